@@ -1,0 +1,71 @@
+# Needs make and Python 3.11 or newer with venv and pip; everything else goes into .venv, by hash, from requirements/.
+# ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check bench dist lock clean
+
+# The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
+FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
+	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done
+PYTHON ?= $(shell $(FIND_PYTHON))
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install
+# What has no wheel is built with what requirements/build.txt brought, and with nothing from outside.
+LOCKED := $(INSTALL) --require-hashes --no-build-isolation --use-pep517 --requirement
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url $(ARGS)
+
+help: ## Say what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+serve: .venv/serve ## Run the server, with a Postgres of its own unless DATABASE_URI is set
+	@$(BIN)/threadkeep serve $(ARGS)
+
+test: .venv/dev ## Run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/dev ## Check format, lint and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/basedpyright
+
+bench: .venv/dev ## Measure speed
+	@$(BIN)/python bench/run.py $(ARGS)
+
+dist: .venv/build ## Build the wheel and the source archive into dist/
+	@$(BIN)/python -m hatchling build --clean
+
+lock: .venv/lock ## Write requirements/*.txt anew; ARGS=--upgrade takes newer releases
+	@$(COMPILE) --group dev pyproject.toml --output-file requirements/dev.txt
+	@$(COMPILE) --constraint requirements/dev.txt pyproject.toml --output-file requirements/serve.txt
+	@$(COMPILE) --constraint requirements/dev.txt requirements/build.in --output-file requirements/build.txt
+	@$(COMPILE) requirements/lock.in --output-file requirements/lock.txt
+
+clean: ## Remove .venv and everything that was built; data stays
+	@rm -rf .venv dist build .pytest_cache .ruff_cache .hypothesis
+
+.venv/made:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: python3-venv)" >&2; exit 1; }
+	@echo "making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear .venv
+	@touch $@
+
+.venv/build: .venv/made requirements/build.txt
+	@$(LOCKED) requirements/build.txt
+	@touch $@
+
+.venv/serve: .venv/build requirements/serve.txt pyproject.toml
+	@echo "installing what the server needs"
+	@$(LOCKED) requirements/serve.txt
+	@$(INSTALL) --no-index --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/dev: .venv/serve requirements/dev.txt
+	@echo "installing what the tests need"
+	@$(LOCKED) requirements/dev.txt
+	@touch $@
+
+.venv/lock: .venv/made requirements/lock.txt
+	@$(LOCKED) requirements/lock.txt
+	@touch $@

@@ -1,0 +1,288 @@
+"""The built-in agent: a model, its tools, and the loop between them, in LangGraph's functional API.
+
+Each model call and each tool call is a task: a run that goes on after a crash or a question to a human repeats none that
+has finished. Without a model's name it runs on the offline model, needs no key and calls no host.
+"""
+
+import ast
+import hashlib
+import importlib
+import json
+import math
+import re
+import zoneinfo
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any, cast
+from urllib.parse import quote
+from uuid import NAMESPACE_OID, uuid4, uuid5
+
+import anyio.to_thread
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, ToolCall, ToolMessage, convert_to_messages
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool, ToolException, tool
+from langgraph.config import get_config, get_store
+from langgraph.func import entrypoint, task
+from langgraph.graph.message import add_messages
+from langgraph.pregel import Pregel
+from langgraph.runtime import Runtime
+from langgraph.store.base import BaseStore
+from langgraph.types import interrupt
+from typing_extensions import TypedDict  # pydantic makes the input's schema, and wants this one before 3.12
+
+from threadkeep.offline_model import OfflineModel
+from threadkeep.problems import StartRefused
+
+TURNS = 8
+"""The most model calls for one input."""
+
+EXPRESSION_CHARS = 200
+NUMBER_BITS = 4096
+"""The largest integer the calculator makes: some 1,200 digits, and no power takes longer than a moment."""
+
+FACT_CHARS = 1000
+FACTS = 100
+"""The most facts one recall gives back."""
+
+
+class Conversation(TypedDict):
+    """Messages as LangChain knows them. As input: the new ones; as output and state: all of the thread's.
+
+    The input may also be dicts, or one bare string for one human message.
+    """
+
+    messages: list[AnyMessage]
+
+
+def build(model: str | None = None, base_url: str | None = None) -> Pregel[Any, Any, Any, Any]:
+    """The agent's graph, without a checkpointer or a store: whoever runs it binds them.
+
+    `model` is `provider:name`; None is the offline model. StartRefused where the model can't be had.
+    """
+    return graph_of(OfflineModel() if model is None else _language_model(model, base_url))
+
+
+def graph_of(model: BaseChatModel) -> Pregel[Any, Any, Any, Any]:
+    """The agent on this model."""
+    bound = model.bind_tools(TOOLS)
+
+    @task
+    async def call_model(messages: list[BaseMessage], answer_s: float | None) -> AIMessage:
+        if answer_s is not None and isinstance(model, OfflineModel):
+            return await bound.ainvoke(messages, answer_s=answer_s)
+        return await bound.ainvoke(messages)
+
+    @entrypoint()
+    async def agent(
+        inputs: Conversation, *, previous: Conversation | None = None, config: RunnableConfig, runtime: Runtime
+    ) -> entrypoint.final[Conversation, Conversation]:
+        answer_s = _simulated_latency_s(config)
+        messages = _joined(previous, _received(inputs, runtime))
+        for _ in range(TURNS):
+            reply = await call_model(messages, answer_s)
+            messages = [*messages, reply]
+            if not reply.tool_calls:
+                break
+            started = [call_tool(call) for call in reply.tool_calls]
+            messages += [await result for result in started]
+        else:
+            messages.append(AIMessage(f"I stopped after {TURNS} model calls.", id=_message_id(runtime, "stopped")))
+        whole = Conversation(messages=cast("list[AnyMessage]", messages))
+        return entrypoint.final(value=whole, save=whole)
+
+    return cast("Pregel[Any, Any, Any, Any]", agent)
+
+
+@task
+async def call_tool(call: ToolCall) -> ToolMessage:
+    """Run one tool; a wrong call is an answer to the model, not the end of the run."""
+    known = TOOLS_BY_NAME.get(call["name"])
+    if known is None:
+        text = f"there is no tool {call['name']}; the tools are {', '.join(TOOLS_BY_NAME)}"
+        return ToolMessage(text, tool_call_id=call["id"], name=call["name"], status="error", id=str(uuid4()))
+    result = await known.ainvoke(ToolCall(name=call["name"], args=call["args"], id=call["id"], type="tool_call"))
+    return cast("ToolMessage", result).model_copy(update={"id": str(uuid4())})
+
+
+def _received(inputs: object, runtime: Runtime) -> list[BaseMessage]:
+    """The input's messages, each with an id that is the same when the run is resumed."""
+    messages = cast("dict[str, object]", inputs).get("messages") if isinstance(inputs, dict) else None
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    if not isinstance(messages, list):
+        raise ValueError("the input is an object with `messages`: a list of messages, or a string")
+    try:
+        converted = convert_to_messages(cast("list[BaseMessage]", messages))
+    except (ValueError, TypeError, NotImplementedError):
+        raise ValueError("each message has a `role` or a `type`, and `content`") from None
+    return [
+        message if message.id else message.model_copy(update={"id": _message_id(runtime, str(index))})
+        for index, message in enumerate(converted)
+    ]
+
+
+def _message_id(runtime: Runtime, part: str) -> str:
+    """An id from the execution's own id, which a resumed run keeps."""
+    info = runtime.execution_info
+    return str(uuid5(NAMESPACE_OID, f"{info.thread_id}/{info.task_id}/{part}" if info else part))
+
+
+def _joined(previous: Conversation | None, received: list[BaseMessage]) -> list[BaseMessage]:
+    before = previous["messages"] if previous else []
+    return cast("list[BaseMessage]", add_messages(cast("Any", before), cast("Any", received)))
+
+
+def _simulated_latency_s(config: RunnableConfig) -> float | None:
+    """`configurable.simulated_latency_s`, kept between 0 and 10; only the offline model heeds it."""
+    given = config.get("configurable", {}).get("simulated_latency_s")
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float) or math.isnan(given):
+        raise ValueError("`simulated_latency_s` is a number of seconds from 0 to 10")
+    return min(10.0, max(0.0, float(given)))
+
+
+def _language_model(model: str, base_url: str | None) -> BaseChatModel:
+    address = {"base_url": base_url} if base_url else {}
+    try:
+        models = importlib.import_module("langchain.chat_models")
+        return models.init_chat_model(model, **address)
+    except ImportError as missing:
+        raise StartRefused(f'MODEL {model} needs more packages: pip install "threadkeep[models]" ({missing})') from None
+    except Exception as error:  # each provider has an error of its own for a missing key
+        reason = str(error).partition("\n")[0]
+        raise StartRefused(f"MODEL {model} can't be used: {reason}") from error
+
+
+@tool
+async def calculator(expression: str) -> str:
+    """Calculate an arithmetic expression of numbers, brackets and + - * / // % **."""
+    if len(expression) > EXPRESSION_CHARS:
+        raise ToolException(f"the expression is longer than {EXPRESSION_CHARS} characters")
+    if not re.fullmatch(r"[\d.eE+\-*/%()\s_]+", expression):
+        raise ToolException("only numbers, brackets and + - * / // % ** are understood")
+    try:
+        value = _value(ast.parse(expression.strip(), mode="eval").body)
+    except (SyntaxError, MemoryError, RecursionError):
+        raise ToolException("this is not a complete expression") from None
+    except ZeroDivisionError:
+        raise ToolException("division by zero") from None
+    except OverflowError:
+        raise ToolException("the result is too large") from None
+    return str(value) if isinstance(value, int) else f"{value:.15g}"
+
+
+def _value(node: ast.expr) -> int | float:
+    match node:
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            return _bounded(value)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _value(operand)
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return _bounded(_power(_value(left), _value(right)))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY:
+            return _bounded(BINARY[type(op)](_value(left), _value(right)))
+        case _:
+            raise ToolException("only numbers, brackets and + - * / // % ** are understood")
+
+
+BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: lambda left, right: left + right,
+    ast.Sub: lambda left, right: left - right,
+    ast.Mult: lambda left, right: left * right,
+    ast.Div: lambda left, right: left / right,
+    ast.FloorDiv: lambda left, right: left // right,
+    ast.Mod: lambda left, right: left % right,
+}
+
+
+def _power(base: int | float, exponent: int | float) -> int | float:
+    """The power, refused by its size before it is worked out."""
+    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > NUMBER_BITS:
+        raise ToolException(f"the result is too large: numbers here have up to {NUMBER_BITS} bits")
+    return base**exponent
+
+
+def _bounded(value: object) -> int | float:
+    match value:
+        case int() if value.bit_length() <= NUMBER_BITS:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case int() | float():
+            raise ToolException(f"the result is too large: numbers here have up to {NUMBER_BITS} bits")
+        case _:
+            raise ToolException("the result is not a real number")
+
+
+@tool
+async def clock(zone: str = "UTC") -> str:
+    """Tell the time in a time zone: an IANA name such as Europe/Berlin, or the city of one."""
+    wanted = zone.strip().replace(" ", "_").lower()
+    # The zones are files, read at first use: not in the event loop.
+    name = (await anyio.to_thread.run_sync(_zones)).get(wanted)
+    if name is None:
+        raise ToolException(f"there is no time zone {zone[:80]!r}; an IANA name such as Europe/Berlin is needed")
+    now = datetime.now(await anyio.to_thread.run_sync(zoneinfo.ZoneInfo, name))
+    return f"{now:%A %Y-%m-%d %H:%M:%S} in {name} (UTC{now:%z})"
+
+
+@cache
+def _zones() -> dict[str, str]:
+    """Every zone's name, found by the whole of it or by its city, in lower case."""
+    names = sorted(zoneinfo.available_timezones())
+    return {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}
+
+
+@tool
+async def remember(fact: str) -> str:
+    """Keep a fact for the user. Facts belong to the user and are there in all of the user's threads."""
+    if not fact.strip() or len(fact) > FACT_CHARS:
+        raise ToolException(f"a fact has 1 to {FACT_CHARS} characters")
+    key = hashlib.sha256(fact.strip().encode(errors="surrogatepass")).hexdigest()[:32]
+    await _store().aput(_namespace(), key, {"fact": fact.strip()}, index=False)
+    return f"I keep in mind that {fact.strip()}."
+
+
+@tool
+async def recall() -> str:
+    """Give back the facts kept for the user, from all of the user's threads; at most the last 100 of them."""
+    items = await _store().asearch(_namespace(), limit=FACTS)
+    facts = [str(item.value.get("fact", "")) for item in sorted(items, key=lambda item: item.created_at)]
+    if not facts:
+        return "I keep no facts for you."
+    return "I keep in mind:\n" + "\n".join(f"- {fact}" for fact in facts)
+
+
+def _store() -> BaseStore:
+    store = cast("BaseStore | None", get_store())
+    if store is None:
+        raise ToolException("facts can't be kept here: this server runs the agent without a store")
+    return store
+
+
+def _namespace() -> tuple[str, ...]:
+    """Where the user's facts are. A label of the store may hold no full stop, as an address of mail does."""
+    known = get_config().get("configurable", {})
+    user = known.get("langgraph_auth_user_id") or known.get("user_id") or "anonymous"
+    return ("facts", quote(str(user), safe="", errors="surrogatepass").replace(".", "%2E"))
+
+
+@tool
+async def ask_human(question: str) -> str:
+    """Ask a human and wait for the answer, for as long as it takes. The run stops until then."""
+    reply: object = interrupt({"question": question})
+    return reply if isinstance(reply, str) else json.dumps(reply, ensure_ascii=False)
+
+
+TOOLS: Sequence[BaseTool] = (calculator, clock, remember, recall, ask_human)
+TOOLS_BY_NAME = {known.name: known for known in TOOLS}
+
+for _known in TOOLS:
+    # A wrong argument or a refused one is told to the model, which may do better.
+    _known.handle_tool_error = True
+    _known.handle_validation_error = True

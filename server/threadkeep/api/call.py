@@ -1,0 +1,145 @@
+"""Call: a request whose body, query and ids have been read and whose caller is known.
+
+What every endpoint gets. It can only be made from an `Operation` of the table of routes, so that no endpoint forgets
+to ask who is calling.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypedDict, TypeVar, cast
+from uuid import UUID
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from threadkeep import auth, wire
+from threadkeep.auth import Event
+from threadkeep.db.filters import Filters
+from threadkeep.engine.assistants import Assistants
+from threadkeep.engine.engine import Engine
+from threadkeep.problems import Invalid, TooLarge, UnsupportedMedia
+
+BodyT = TypeVar("BodyT")
+QueryT = TypeVar("QueryT")
+
+
+class State(TypedDict):
+    """What the lifespan opened."""
+
+    engine: Engine
+    assistants: Assistants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[BodyT, QueryT]):
+    """One request, read and authorized."""
+
+    request: Request[State]
+    body: BodyT
+    query: QueryT
+    filters: Filters
+
+    @property
+    def engine(self) -> Engine:
+        return self.request.state["engine"]
+
+    @property
+    def assistants(self) -> Assistants:
+        return self.request.state["assistants"]
+
+    async def read_body(self) -> bytes:
+        """The body as it came, for an endpoint that reads it in its own way."""
+        return await _bytes(self.request)
+
+    @property
+    def thread_id(self) -> UUID:
+        return _uuid(self.request, "thread_id", "thread")
+
+    @property
+    def run_id(self) -> UUID:
+        return _uuid(self.request, "run_id", "run")
+
+    @property
+    def assistant_id(self) -> UUID:
+        """By the assistant's id, or by a graph's name."""
+        return self.assistants.id_of(self.request.path_params["assistant_id"])
+
+
+def _uuid(request: Request[State], name: str, kind: str) -> UUID:
+    try:
+        return UUID(request.path_params[name])
+    except ValueError:
+        raise Invalid(f"Invalid {kind} ID: must be a UUID") from None
+
+
+Endpoint = Callable[[Call[Any, Any]], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One line of the table of routes: all that is known of an endpoint, for the router, for auth and for the spec."""
+
+    method: str
+    path: str
+    endpoint: Endpoint
+    event: Event
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+
+    async def __call__(self, request: Request[State]) -> Response:
+        """Read the request, ask who is calling, and answer."""
+        filters = await auth.authorize(self.event, request)
+        body = await read_body(request, self.body) if self.body else None
+        query = read_query(request, self.query) if self.query else None
+        return await self.endpoint(Call(request=request, body=body, query=query, filters=filters))
+
+
+async def read_body(request: Request[State], model: type[BaseModel]) -> BaseModel:
+    """The body as `model`; Invalid, TooLarge or UnsupportedMedia where it is none."""
+    return validated(model, decode(await _bytes(request)))
+
+
+async def _bytes(request: Request[State]) -> bytes:
+    """The body, counted while it is read, so that a chunked one is bounded too."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise UnsupportedMedia("the body must not be compressed")
+    limit = request.state["engine"].settings.body_bytes
+    read = bytearray()
+    try:
+        async for chunk in request.stream():
+            read += chunk
+            if len(read) > limit:
+                raise TooLarge(f"the body is above {limit} bytes")
+    except ClientDisconnect:
+        raise Invalid("the body ended too soon") from None
+    return bytes(read)
+
+
+def decode(raw: bytes) -> object:
+    """Strict JSON; NUL becomes U+FFFD, as on the reference."""
+    try:
+        return cast("object", orjson.loads(wire.without_nul(raw)))
+    except orjson.JSONDecodeError:
+        raise Invalid("Invalid JSON in request body") from None
+
+
+def read_query(request: Request[State], model: type[BaseModel]) -> BaseModel:
+    """The query parameters as `model`; a name given several times is a list."""
+    given = request.query_params
+    found: dict[str, object] = {}
+    for name in given:
+        several = given.getlist(name)
+        found[name] = several if len(several) > 1 else several[0]
+    return validated(model, found)
+
+
+def validated(model: type[BaseModel], value: object) -> BaseModel:
+    """`value` as `model`; Invalid, with each place named, where it is none."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        errors = [{"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]} for item in error.errors()]
+        lines = [f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {item['msg']}" for item in error.errors()]
+        raise Invalid("\n".join(lines), errors=errors) from None

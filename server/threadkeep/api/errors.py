@@ -1,0 +1,53 @@
+"""Errors: every expected exception as JSON, in one place. The unexpected end in `middleware.Requests`."""
+
+import logging
+from http import HTTPStatus
+from typing import Any, cast
+
+import psycopg
+from psycopg.errors import QueryCanceled
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - what starlette's own router raises
+from starlette.requests import Request
+from starlette.responses import Response
+
+from threadkeep.api.answers import json_answer
+from threadkeep.problems import Problem, QueryTimeout, Unavailable
+
+log = logging.getLogger(__name__)
+
+
+async def on_problem(request: Request[Any], error: Exception) -> Response:
+    """A Problem: its status, `detail`, `code`, and its own fields."""
+    del request
+    problem = cast("Problem", error)
+    shown: dict[str, object] = {"detail": problem.detail, "code": problem.code, **problem.fields}
+    if isinstance(problem, QueryTimeout):
+        shown["error"] = problem.detail
+    return json_answer(shown, problem.status, problem.headers)
+
+
+async def on_router_error(request: Request[Any], error: Exception) -> Response:
+    """No such path, or not with that method."""
+    del request
+    refused = cast("RouterError", error)
+    code = HTTPStatus(refused.status_code).phrase.lower().replace(" ", "-")
+    return json_answer({"detail": refused.detail, "code": code}, refused.status_code, dict(refused.headers or {}))
+
+
+async def on_database(request: Request[Any], error: Exception) -> Response:
+    """Postgres is away, full, or too slow: come again."""
+    log.warning("the database did not answer", exc_info=error)
+    return await on_problem(request, Unavailable())
+
+
+HANDLERS: dict[Any, Any] = {
+    Problem: on_problem,
+    RouterError: on_router_error,
+    psycopg.OperationalError: on_database,
+    QueryCanceled: on_database,
+    PoolTimeout: on_database,
+    PoolClosed: on_database,
+    TooManyRequests: on_database,
+}
+"""For `Starlette(exception_handlers=…)`."""

@@ -1,0 +1,111 @@
+"""Query: one question, one answer, for programs that want no more.
+
+Without a `thread_id` each question is a conversation of its own; with one, the conversation goes on.
+"""
+
+from typing import Any, cast
+from uuid import UUID
+
+import anyio
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from threadkeep import wire
+from threadkeep.api.answers import json_answer, run_headers
+from threadkeep.api.call import Call, decode, validated
+from threadkeep.api.runs import stop
+from threadkeep.db.cancels import Target
+from threadkeep.engine import follow
+from threadkeep.engine.admit import Admission, Admitted, run_foreground
+from threadkeep.engine.spec import RunSpec
+from threadkeep.problems import Problem, QueryTimeout
+
+DEFAULT_GRAPH = "agent"
+"""Who answers, where it is served; otherwise the project's first graph."""
+
+
+class QueryBody(BaseModel):
+    """The question, as a body or as query parameters."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    query: str = Field(min_length=1)
+    user_id: str | None = Field(default=None, max_length=200)
+    thread_id: UUID | None = None
+
+
+class QueryFailed(Problem):
+    """The agent failed."""
+
+    status, code = 502, "run-failed"
+
+
+class QueryInterrupted(Problem):
+    """The agent asks something first, which this endpoint can't hand on."""
+
+    status, code = 409, "interrupted"
+
+
+async def query(call: Call[None, None]) -> Response:
+    """POST /query: `{"query", "user_id"?, "thread_id"?}` -> `{"response", "thread_id", "run_id"}`."""
+    asked = await _asked(call)
+    admitted: Admitted | None = None
+    with anyio.move_on_after(call.engine.settings.query_timeout_s):
+        admitted = await run_foreground(call.engine, call.filters, await _admission(call, asked))
+        answer = await _answer(call, admitted)
+        return json_answer(
+            {"response": _text(answer), "thread_id": admitted.thread_id, "run_id": admitted.run_id},
+            headers=run_headers(admitted.thread_id, admitted.run_id),
+        )
+    if admitted is None:
+        raise QueryTimeout("Request timeout")
+    target = Target(thread_id=admitted.thread_id, run_ids=[admitted.run_id])
+    await stop(call.engine, call.filters, target, "interrupt", "the query ran over its time limit")
+    raise QueryTimeout("Request timeout", thread_id=str(admitted.thread_id), run_id=str(admitted.run_id))
+
+
+async def _asked(call: Call[None, None]) -> QueryBody:
+    """From the body; where that is empty, from the query parameters."""
+    raw = await call.read_body()
+    given = decode(raw) if raw.strip() else dict(call.request.query_params)
+    return cast("QueryBody", validated(QueryBody, given))
+
+
+async def _admission(call: Call[None, None], asked: QueryBody) -> Admission:
+    graphs = call.engine.graphs
+    graph_id = DEFAULT_GRAPH if DEFAULT_GRAPH in graphs else next(iter(graphs))
+    configurable = {"user_id": asked.user_id} if asked.user_id else {}
+    return Admission(
+        spec=RunSpec(
+            input={"messages": [{"role": "user", "content": asked.query}]}, config={"configurable": configurable}
+        ),
+        chosen=await call.assistants.choose(call.filters, graph_id),
+        thread_id=asked.thread_id,
+        metadata={"user_id": asked.user_id} if asked.user_id else {},
+    )
+
+
+async def _answer(call: Call[None, None], admitted: Admitted) -> Any:
+    if admitted.live is not None and (outcome := await admitted.live.wait()):
+        raw = outcome.answer
+    else:
+        raw = await follow.answer(call.engine, call.filters, admitted.thread_id, admitted.run_id)
+    answer = orjson.loads(raw)
+    ids = {"thread_id": str(admitted.thread_id), "run_id": str(admitted.run_id)}
+    if isinstance(answer, dict) and "__error__" in answer:
+        raise QueryFailed("the agent failed", cause=cast("dict[str, Any]", answer)["__error__"], **ids)
+    if isinstance(answer, dict) and "__interrupt__" in answer:
+        asks = cast("dict[str, Any]", answer)["__interrupt__"]
+        raise QueryInterrupted("the agent waits for an answer; resume it with a run", interrupts=asks, **ids)
+    return answer
+
+
+def _text(answer: Any) -> str:
+    """The last message's text; of a graph without messages, its state as JSON."""
+    messages = answer.get("messages") if isinstance(answer, dict) else None
+    content = messages[-1].get("content") if messages and isinstance(messages[-1], dict) else answer
+    if isinstance(content, list):
+        blocks = cast("list[Any]", content)
+        return "".join(block.get("text", "") if isinstance(block, dict) else str(block) for block in blocks)
+    return content if isinstance(content, str) else wire.dumps(content).decode()

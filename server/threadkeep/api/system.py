@@ -1,0 +1,90 @@
+"""System: is it alive, is it ready, what is it."""
+
+import importlib.metadata
+
+import psycopg
+from psycopg_pool import PoolTimeout
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+
+from threadkeep import __version__
+from threadkeep.api.answers import json_answer
+from threadkeep.api.call import Call
+from threadkeep.db import migrate
+from threadkeep.engine.engine import Engine
+
+
+class OkQuery(BaseModel):
+    """The query of the health check."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    check_db: bool = False
+
+
+async def ok(call: Call[None, OkQuery]) -> Response:
+    """GET /ok: it answers; with `check_db=1`, so does Postgres."""
+    if not call.query.check_db:
+        return json_answer({"ok": True})
+    healthy = await _database_answers(call.engine)
+    services = {"postgres": "healthy" if healthy else "unhealthy"}
+    return json_answer({"ok": healthy, "services": services}, 200 if healthy else 503)
+
+
+async def livez(call: Call[None, None]) -> Response:
+    """GET /livez: the event loop turns. Asks nobody else."""
+    del call
+    return json_answer({"ok": True})
+
+
+async def readyz(call: Call[None, None]) -> Response:
+    """GET /readyz: it takes requests: Postgres answers, its tables are up to date, and the server is not stopping."""
+    engine = call.engine
+    checks = {
+        "database": await _database_answers(engine),
+        "migrations": await _is_migrated(engine),
+        "accepting": not engine.slots.draining,
+    }
+    ready = all(checks.values())
+    return json_answer({"ready": ready, "checks": checks}, 200 if ready else 503)
+
+
+async def info(call: Call[None, None]) -> Response:
+    """GET /info: versions, what the server offers, its limits and its present load."""
+    engine = call.engine
+    settings, slots = engine.settings, engine.slots
+    return json_answer(
+        {
+            "version": __version__,
+            "langgraph_py_version": importlib.metadata.version("langgraph"),
+            "flags": {"assistants": True, "crons": False, "langsmith": False, "langsmith_tracing_replicas": False},
+            "host": {"kind": "self-hosted", "project_id": None, "revision_id": None, "tenant_id": None},
+            "server": "threadkeep",
+            "limits": {
+                "run_slots": slots.total,
+                "max_waiting": settings.max_waiting,
+                "queue_timeout_s": settings.queue_timeout_s,
+                "query_timeout_s": settings.query_timeout_s,
+                "run_timeout_s": settings.run_timeout_s,
+                "body_bytes": settings.body_bytes,
+            },
+            "load": {"running": slots.running, "waiting": slots.waiting},
+        }
+    )
+
+
+async def _database_answers(engine: Engine) -> bool:
+    try:
+        async with engine.pool.connection() as conn:
+            await conn.execute("SELECT 1")
+    except (psycopg.OperationalError, PoolTimeout):
+        return False
+    return True
+
+
+async def _is_migrated(engine: Engine) -> bool:
+    try:
+        async with engine.pool.connection() as conn:
+            return await migrate.is_current(conn)
+    except (psycopg.OperationalError, PoolTimeout):
+        return False

@@ -1,0 +1,80 @@
+"""Waiting: an answer that takes as long as a run does.
+
+One that comes soon is a plain response with its length and its right status. After some seconds the head goes out and
+a newline every few seconds, which JSON allows before a value, so that no proxy hangs up; an error is then told as
+`__error__` in a 200, as the clients expect.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from threadkeep import wire
+from threadkeep.api.answers import raw_json
+from threadkeep.engine.failures import describe
+from threadkeep.problems import Problem
+
+HEARTBEAT_S = 5.0
+
+
+class WaitingAnswer(Response):
+    """Sends what `answer` returns, JSON, when it returns."""
+
+    def __init__(
+        self,
+        answer: Callable[[], Awaitable[bytes]],
+        *,
+        headers: dict[str, str],
+        on_disconnect: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        super().__init__(headers=headers, media_type="application/json")
+        del self.headers["content-length"]
+        self._answer = answer
+        self._own_headers = headers
+        self._on_disconnect = on_disconnect
+        self._ready = anyio.Event()
+        self._body: bytes | Problem = b""
+        self._begun = False
+        """The head is out."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._until_gone, receive, tasks.cancel_scope)
+            tasks.start_soon(self._find)
+            with anyio.move_on_after(HEARTBEAT_S):
+                await self._ready.wait()
+            if not self._ready.is_set():
+                await self._beat(send)
+            elif isinstance(self._body, bytes):
+                await raw_json(self._body, headers=self._own_headers)(scope, receive, send)
+            tasks.cancel_scope.cancel()
+        if isinstance(self._body, Problem) and not self._begun:
+            raise self._body
+
+    async def _find(self) -> None:
+        try:
+            self._body = await self._answer()
+        except Problem as problem:
+            self._body = problem
+        self._ready.set()
+
+    async def _beat(self, send: Send) -> None:
+        self._begun = True
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        while not self._ready.is_set():
+            await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+            with anyio.move_on_after(HEARTBEAT_S):
+                await self._ready.wait()
+        body = self._body
+        told = body if isinstance(body, bytes) else wire.dumps({"__error__": describe(body)})
+        await send({"type": "http.response.body", "body": told, "more_body": False})
+
+    async def _until_gone(self, receive: Receive, scope: anyio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+        if self._on_disconnect is not None:
+            with anyio.CancelScope(shield=True):
+                await self._on_disconnect()

@@ -1,0 +1,82 @@
+"""CLI: `threadkeep serve`, `migrate`, `bench`, `version`."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from threadkeep import __version__
+from threadkeep.problems import StartRefused
+
+PROJECT_FILE = "langgraph.json"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Threadkeep: a self-hosted agent server for LangGraph graphs, on Postgres alone."""
+
+
+@main.command()
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+@click.option("--host", help="The address to listen on (HOST; 127.0.0.1).")
+@click.option("--port", type=int, help="The port to listen on (PORT; 2024).")
+def serve(config: Path | None, host: str | None, port: int | None) -> None:
+    """Serve the graphs of a langgraph.json, or, where there is none, the built-in agent."""
+    from threadkeep import serving
+
+    given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+    with refusals():
+        serving.serve(_project_file(config), given)
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Change nothing; exit with 1 where something is to be applied.")
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+def migrate(config: Path | None, *, check: bool) -> None:
+    """Bring the database's tables up to date."""
+    from threadkeep import serving
+
+    with refusals():
+        names = serving.migrate(_project_file(config), check=check)
+    verb = "to apply" if check else "applied"
+    click.echo(f"{verb}: {', '.join(names)}" if names else "up to date")
+    if check and names:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--url", help="A running server; by default one is started on a database of its own.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where the results go.")
+def bench(url: str | None, out: Path) -> None:
+    """Repeat the workflow concurrency test: speed-up, contention, isolation, persistence."""
+    from threadkeep import concurrency_report
+
+    options: dict[str, Any] = {"url": url, "out": out}
+    with refusals():
+        sys.exit(concurrency_report.run(**options))
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(__version__)
+
+
+def _project_file(config: Path | None) -> Path | None:
+    """The project file to read: the one named, else the folder's own, else none."""
+    if config is not None:
+        return config
+    return Path(PROJECT_FILE) if Path(PROJECT_FILE).is_file() else None
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Tell why the start was refused in a line, without a trace."""
+    try:
+        yield
+    except StartRefused as refused:
+        click.secho(f"threadkeep: {refused}", fg="red", err=True)
+        sys.exit(1)

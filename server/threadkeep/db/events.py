@@ -1,0 +1,56 @@
+"""Run events: what a kept run has streamed, by position.
+
+Appended in batches by the process that executes the run; read by whoever comes later or from elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from threadkeep.db import rows
+from threadkeep.db.pool import Conn
+
+PAGE = 500
+"""Events read at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """One event of a run's stream. `position` counts from 1; `data` is one line of JSON."""
+
+    position: int
+    event: str
+    data: str
+
+
+async def append(conn: Conn, run_id: UUID, batch: Sequence[RunEvent]) -> None:
+    """Write a batch; a position that is there already stays as it is."""
+    await conn.execute(
+        """
+        INSERT INTO run_events (run_id, position, event, data)
+        SELECT %(run_id)s, * FROM unnest(%(positions)s::int[], %(events)s::text[], %(data)s::text[])
+        ON CONFLICT DO NOTHING
+        """,
+        {
+            "run_id": run_id,
+            "positions": [item.position for item in batch],
+            "events": [item.event for item in batch],
+            "data": [item.data for item in batch],
+        },
+    )
+
+
+async def read(conn: Conn, run_id: UUID, after: int) -> list[RunEvent]:
+    """Up to `PAGE` events behind position `after`, in order."""
+    cursor = conn.cursor(row_factory=rows.of(RunEvent))
+    await cursor.execute(
+        """
+        SELECT position, event, data
+          FROM run_events
+         WHERE run_id = %(run_id)s AND position > %(after)s
+         ORDER BY position
+         LIMIT %(page)s
+        """,
+        {"run_id": run_id, "after": after, "page": PAGE},
+    )
+    return await cursor.fetchall()

@@ -1,0 +1,28 @@
+"""Rows: from a result to a frozen dataclass.
+
+Columns that the dataclass does not know are passed over, so that an older process reads a newer table.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from psycopg import AsyncCursor
+
+Row = TypeVar("Row")
+
+
+def of(kind: type[Row]) -> Callable[[AsyncCursor[Any]], Callable[[Sequence[Any]], Row]]:
+    """A row factory that makes `kind`, a dataclass whose field names are columns."""
+    wanted = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType] - `kind` is a dataclass
+
+    def factory(cursor: AsyncCursor[Any]) -> Callable[[Sequence[Any]], Row]:
+        names = [column.name for column in cursor.description or ()]
+        places = [(name, names.index(name)) for name in wanted if name in names]
+
+        def make(row: Sequence[Any]) -> Row:
+            return kind(**{name: row[place] for name, place in places})
+
+        return make
+
+    return factory

@@ -1,0 +1,1 @@
+"""What executes: runs, their live streams, the queue's worker. Knows no HTTP."""

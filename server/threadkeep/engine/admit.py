@@ -1,0 +1,142 @@
+"""Admit: from a request to a run that is going on, is in line, or is refused.
+
+A foreground run takes its slot first and is opened then, so that Postgres never says `running` of what has no place
+to run. Where its thread is busy it waits in the queue like any other, and its slot goes back at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from threadkeep import ids, wire
+from threadkeep.db import runs
+from threadkeep.db.filters import Filters
+from threadkeep.db.runs import Claimed, NewRun, Opened, Run
+from threadkeep.engine.assistants import Chosen
+from threadkeep.engine.engine import Engine
+from threadkeep.engine.execute import start
+from threadkeep.engine.job import Job
+from threadkeep.engine.live import LiveRun
+from threadkeep.engine.spec import RunSpec
+from threadkeep.problems import NotFound, ThreadBusy
+from threadkeep.wire import Json
+
+SPEC_FIELDS = frozenset(RunSpec.model_fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """A run that a client asks for."""
+
+    spec: RunSpec
+    chosen: Chosen
+    thread_id: UUID | None
+    """None: a thread of its own."""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    multitask_strategy: str = "enqueue"
+    create_thread: bool = False
+    after_s: float = 0
+    temporary: bool = False
+    kept: bool = False
+    """Its events are to be there later and elsewhere."""
+    watched: bool = False
+    """The client that asks reads its events."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A run that was let in."""
+
+    run_id: UUID
+    thread_id: UUID
+    run: Run | None
+    """Its row; None for a stateless one."""
+    live: LiveRun | None
+    """Set where it runs here already."""
+
+
+async def run_stateless(engine: Engine, asked: Admission) -> Admitted:
+    """Run a graph without a thread: no row, no checkpoint, no statement. Overloaded where there is no slot."""
+    slot = await engine.slots.take()
+    job = Job(
+        run_id=ids.uuid7(),
+        thread_id=ids.uuid7(),
+        assistant_id=asked.chosen.assistant_id,
+        graph_id=asked.chosen.graph_id,
+        spec=asked.chosen.applied_to(asked.spec),
+        metadata=asked.metadata,
+    )
+    live = start(engine, job, slot, watched=asked.watched)
+    return Admitted(run_id=job.run_id, thread_id=job.thread_id, run=None, live=live)
+
+
+async def run_foreground(engine: Engine, filters: Filters, asked: Admission) -> Admitted:
+    """Start a run now, or put it in line behind what goes on on its thread.
+
+    Overloaded where there is no slot, NotFound without the thread, ThreadBusy where the strategy is `reject`.
+    """
+    if asked.after_s > 0:
+        return await enqueue(engine, filters, asked)
+    async with engine.slots.hold() as slot:
+        new = _new_run(asked, engine.worker_id)
+        run = _accepted(engine, await runs.open_run(engine.pool, filters, new), new)
+        if run.status != "running":
+            return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=None)
+        live = start(engine, Job.of(_claimed(run, new)), slot.passed_on(), watched=asked.watched)
+        return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=live)
+
+
+async def enqueue(engine: Engine, filters: Filters, asked: Admission) -> Admitted:
+    """Put a run in the queue, for any process that has a slot. NotFound and ThreadBusy as above."""
+    new = _new_run(asked, None)
+    run = _accepted(engine, await runs.open_run(engine.pool, filters, new), new)
+    return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=None)
+
+
+def _new_run(asked: Admission, worker_id: UUID | None) -> NewRun:
+    spec = asked.chosen.applied_to(asked.spec)
+    return NewRun(
+        run_id=ids.uuid7(),
+        thread_id=asked.thread_id or ids.uuid7(),
+        assistant_id=asked.chosen.assistant_id,
+        graph_id=asked.chosen.graph_id,
+        metadata=asked.metadata,
+        kwargs=wire.dumps(spec.model_dump(include=SPEC_FIELDS, exclude_none=True)),
+        multitask_strategy=asked.multitask_strategy,
+        after_s=asked.after_s,
+        temporary=asked.temporary,
+        kept=asked.kept,
+        create_thread=asked.create_thread or asked.thread_id is None,
+        worker_id=worker_id,
+    )
+
+
+def _accepted(engine: Engine, opened: Opened, new: NewRun) -> Run:
+    """The run's row, its superseded ones told to stop; or why there is none."""
+    if opened.run is None and not opened.thread_found:
+        raise NotFound("Thread or assistant not found.")
+    if opened.run is None:
+        raise ThreadBusy(
+            "Thread is already running a task. Wait for it to finish or choose a different multitask strategy.",
+            run_id=str(opened.busy_with),
+        )
+    for run_id in opened.superseded:
+        if live := engine.live.get(run_id):
+            action = "rollback" if new.multitask_strategy == "rollback" else "interrupt"
+            live.cancel(action, f"superseded by run {new.run_id}")
+    return opened.run
+
+
+def _claimed(run: Run, new: NewRun) -> Claimed:
+    return Claimed(
+        run_id=run.run_id,
+        thread_id=run.thread_id,
+        assistant_id=run.assistant_id,
+        graph_id=new.graph_id,
+        metadata=run.metadata,
+        kwargs=Json(new.kwargs),
+        attempt=1,
+        temporary=new.temporary,
+        kept=new.kept,
+    )

@@ -1,0 +1,98 @@
+"""Assistants as runs need them: by id or graph name, without a look in Postgres each time.
+
+What was read is used for `FRESH_S` seconds; a change in this process is seen at once, one elsewhere after that.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from threadkeep.db import assistants
+from threadkeep.db.assistants import Assistant
+from threadkeep.db.filters import Filters
+from threadkeep.db.pool import Pool
+from threadkeep.engine.spec import RunSpec
+from threadkeep.problems import Invalid, NotFound
+
+FRESH_S = 5.0
+REMEMBERED = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """An assistant as a run uses it."""
+
+    assistant_id: UUID
+    graph_id: str
+    config: Mapping[str, Any]
+    context: Mapping[str, Any]
+
+    def applied_to(self, spec: RunSpec) -> RunSpec:
+        """`spec` with the assistant's configuration under the run's own."""
+        if not self.config and not self.context:
+            return spec
+        configurable = {**self.config.get("configurable", {}), **spec.config.get("configurable", {})}
+        config = {**self.config, **spec.config, "configurable": configurable}
+        context = {**self.context, **(spec.context or {})} or None
+        return spec.model_copy(update={"config": config, "context": context})
+
+
+class Assistants:
+    """The assistants that runs were lately started with."""
+
+    def __init__(self, pool: Pool, graph_ids: Iterable[str]) -> None:
+        self._pool = pool
+        self._graph_ids = frozenset(graph_ids)
+        self._known: OrderedDict[tuple[bytes, UUID], tuple[float, Chosen]] = OrderedDict()
+        """By who may see it and its id."""
+
+    async def choose(self, filters: Filters, named: str) -> Chosen:
+        """The assistant of an id or a graph's name.
+
+        Invalid where it is neither, NotFound where there is none of the caller's or its graph is not served.
+        """
+        assistant_id = self.id_of(named)
+        now = time.monotonic()
+        key = (orjson.dumps(filters.match, option=orjson.OPT_SORT_KEYS), assistant_id)
+        if (found := self._known.get(key)) and found[0] > now:
+            return found[1]
+        async with self._pool.connection() as conn:
+            assistant = await assistants.get(conn, filters, assistant_id)
+        if assistant is None or assistant.graph_id not in self._graph_ids:
+            raise NotFound("Thread or assistant not found.")
+        chosen = _chosen(assistant)
+        self._known[key] = (now + FRESH_S, chosen)
+        while len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return chosen
+
+    def id_of(self, named: str) -> UUID:
+        """The id that `named` is, or that of the graph's own assistant."""
+        if named in self._graph_ids:
+            return assistants.system_id(named)
+        try:
+            return UUID(named)
+        except ValueError:
+            known = ", ".join(sorted(self._graph_ids))
+            raise Invalid(
+                f"Invalid assistant: {named[:100]!r}. Must be either: an assistant's UUID, or a graph: {known}"
+            ) from None
+
+    def forget(self, assistant_id: UUID) -> None:
+        """It was changed: read it anew."""
+        for key in [key for key in self._known if key[1] == assistant_id]:
+            del self._known[key]
+
+
+def _chosen(assistant: Assistant) -> Chosen:
+    return Chosen(
+        assistant_id=assistant.assistant_id,
+        graph_id=assistant.graph_id,
+        config=assistant.config.load(),
+        context=assistant.context.load(),
+    )

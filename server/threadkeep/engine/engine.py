@@ -1,0 +1,37 @@
+"""Engine: what a process needs to execute runs, opened by the lifespan and handed down as one parameter."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+from anyio.abc import TaskGroup
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.store.base import BaseStore
+
+from threadkeep.db.listen import Wakeups
+from threadkeep.db.pool import Pool
+from threadkeep.engine.live import LiveRuns
+from threadkeep.engine.slots import Slots
+from threadkeep.graphs import LoadedGraph
+from threadkeep.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """The parts that runs share in one process."""
+
+    settings: Settings
+    graphs: Mapping[str, LoadedGraph]
+    pool: Pool
+    """Of our own tables."""
+    saver: BaseCheckpointSaver[str]
+    store: BaseStore
+    slots: Slots
+    wakeups: Wakeups
+    tasks: TaskGroup
+    """The owner of every run: a request that goes away does not take its run along."""
+    live: LiveRuns = field(default_factory=LiveRuns)
+    worker_id: UUID = field(default_factory=uuid4)

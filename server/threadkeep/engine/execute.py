@@ -1,0 +1,215 @@
+"""Execute: a run from its first step to its one final state.
+
+The graph runs inside a slot and a cancel scope of its own; whatever it raises ends the run and nothing else. The
+final write is shielded: a run whose graph has ended is told so, even while the process stops.
+"""
+
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import anyio
+
+from threadkeep import wire
+from threadkeep.db import checkpoints, runs
+from threadkeep.db.listen import run_topic
+from threadkeep.db.runs import CancelAction, Ending
+from threadkeep.engine import state
+from threadkeep.engine.engine import Engine
+from threadkeep.engine.failures import describe
+from threadkeep.engine.job import Job
+from threadkeep.engine.keep import keeping
+from threadkeep.engine.live import LiveRun, Outcome
+from threadkeep.engine.slots import Slot
+from threadkeep.engine.stream import INTERRUPT, Streamed, has_static_interrupts, stream
+from threadkeep.graphs import Graph
+
+log = logging.getLogger(__name__)
+
+Cut: TypeAlias = Literal["none", "cancelled", "timeout"]
+FINISH_S = 30.0
+"""How long the final write of a run may take."""
+
+
+class Escaped(RuntimeError):
+    """A graph raised what is no ordinary exception, which must not travel on through the server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclusion:
+    """What came out of a graph: the final state of its run and thread, and the answer to whoever waits."""
+
+    ending: Ending
+    answer: bytes
+
+
+def start(engine: Engine, job: Job, slot: Slot, *, watched: bool) -> LiveRun:
+    """Execute `job` in the engine's own task group, and give `slot` back as soon as its graph has ended."""
+    kept = job.claimed is not None and job.claimed.kept
+    live = LiveRun(job.run_id, job.thread_id, watched=watched or kept)
+    engine.live.add(live)
+    engine.wakeups.wake(run_topic(job.run_id))
+    engine.tasks.start_soon(execute, engine, job, live, slot, name=f"run {job.run_id}")
+    return live
+
+
+async def execute(engine: Engine, job: Job, live: LiveRun, slot: Slot) -> None:
+    """Run a job to its end. Raises nothing but the cancellation of the process's own stop."""
+    began = time.monotonic()
+    try:
+        async with keeping(engine.pool, live, kept=job.claimed is not None and job.claimed.kept):
+            live.append("metadata", wire.dumps({"run_id": job.run_id, "attempt": job.attempt}))
+            conclusion = await _conclude(engine, job, live)
+            slot.give_back()
+            if conclusion.ending.error is not None and live.cancelled is None:
+                live.append("error", wire.dumps(conclusion.ending.error))
+        await _finish(engine, job, live, conclusion)
+    finally:
+        slot.give_back()
+        engine.live.remove(live)
+        if live.outcome is None:
+            live.abandon()
+    fields = {"run_id": str(job.run_id), "thread_id": str(job.thread_id), "graph_id": job.graph_id}
+    log.info(
+        "run finished",
+        extra=fields | {"status": conclusion.ending.status, "duration_s": round(time.monotonic() - began, 3)},
+    )
+
+
+async def _conclude(engine: Engine, job: Job, live: LiveRun) -> Conclusion:
+    """Run the graph, and read what it leaves."""
+    streamed = Streamed()
+    try:
+        opened = engine.graphs[job.graph_id].open(job.config(), durable=job.durable, context=job.spec.context)
+        async with opened as graph:
+            cut = await _within_limits(engine, graph, job, live, streamed)
+            with anyio.fail_after(FINISH_S, shield=True):
+                return await _settle(engine, graph, job, live, (cut, streamed))
+    except Exception as failure:
+        if live.cancelled is None:
+            log.exception("run failed", extra={"run_id": str(job.run_id), "graph_id": job.graph_id})
+        return _failed(streamed, describe(failure))
+
+
+async def _within_limits(engine: Engine, graph: Graph, job: Job, live: LiveRun, streamed: Streamed) -> Cut:
+    """Run the graph until it ends, is cancelled, or its time is over."""
+    with live.scope:
+        with anyio.move_on_after(engine.settings.run_timeout_s):
+            async with _contained():
+                await stream(graph, job, live, streamed)
+            return "none"
+        return "timeout"
+    return "cancelled"
+
+
+@asynccontextmanager
+async def _contained() -> AsyncGenerator[None, None]:
+    """Turn what only a graph can have raised here, and nothing above us expects, into an ordinary exception."""
+    try:
+        yield
+    except anyio.get_cancelled_exc_class():
+        if anyio.current_effective_deadline() == -math.inf:
+            raise
+        raise Escaped("a node of the graph cancelled itself") from None
+    except Exception:
+        raise
+    except GeneratorExit:
+        raise
+    except BaseException as failure:
+        raise Escaped(f"a node of the graph raised {type(failure).__name__}") from failure
+
+
+async def _settle(engine: Engine, graph: Graph, job: Job, live: LiveRun, end: tuple[Cut, Streamed]) -> Conclusion:
+    cut, streamed = end
+    if cut == "timeout":
+        seconds = engine.settings.run_timeout_s
+        return _failed(streamed, {"error": "TimeoutError", "message": f"the run took over {seconds:g} s"}, "timeout")
+    if cut == "cancelled":
+        return await _cancelled(engine, graph, job, live)
+    if streamed.interrupts is not None or (job.durable and has_static_interrupts(graph, job)):
+        return await _interrupted(graph, job, streamed)
+    values = wire.dumps(streamed.values)
+    return Conclusion(ending=_ending(values), answer=values)
+
+
+async def _interrupted(graph: Graph, job: Job, streamed: Streamed) -> Conclusion:
+    """The graph stopped to ask, or before or after a node."""
+    values = wire.dumps(streamed.values)
+    answer = values
+    if streamed.interrupts:
+        answer = wire.dumps(_with(streamed.values, INTERRUPT, streamed.interrupts))
+    if not job.durable:
+        return Conclusion(ending=_ending(values), answer=answer)
+    snapshot = await graph.aget_state(thread_config(job))
+    status = "interrupted" if snapshot.next else "idle"
+    ending = Ending(
+        status="success", thread_status=status, values=values, interrupts=state.interrupts(snapshot), error=None
+    )
+    return Conclusion(ending=ending, answer=answer)
+
+
+async def _cancelled(engine: Engine, graph: Graph, job: Job, live: LiveRun) -> Conclusion:
+    """The state that the last checkpoint holds; after a rollback, the one before the run."""
+    action, reason = live.cancelled or ("interrupt", "cancelled")
+    if not job.durable:
+        ending = Ending(status="interrupted", thread_status="idle", values=None, interrupts={}, error=None)
+        return Conclusion(ending=ending, answer=b"{}")
+    if action == "rollback":
+        async with engine.pool.connection() as conn:
+            await checkpoints.delete_of_run(conn, job.thread_id, job.run_id)
+    snapshot = await graph.aget_state(thread_config(job))
+    values = wire.dumps(snapshot.values or {})
+    ending = Ending(
+        status="interrupted",
+        thread_status="interrupted" if snapshot.next and action == "interrupt" else "idle",
+        values=values,
+        interrupts=state.interrupts(snapshot),
+        error=_cancel_error(action, reason),
+        remove=action == "rollback",
+    )
+    return Conclusion(ending=ending, answer=values)
+
+
+def _cancel_error(action: CancelAction, reason: str) -> Mapping[str, str]:
+    return {"error": "UserRollback" if action == "rollback" else "UserInterrupt", "message": reason}
+
+
+def _failed(streamed: Streamed, error: Mapping[str, str], status: Literal["error", "timeout"] = "error") -> Conclusion:
+    values = None
+    if streamed.values is not None:
+        try:
+            values = wire.dumps(streamed.values)
+        except wire.Unserializable:
+            values = None
+    ending = Ending(status=status, thread_status="error", values=values, interrupts={}, error=error)
+    return Conclusion(ending=ending, answer=wire.dumps({"__error__": error}))
+
+
+def _ending(values: bytes) -> Ending:
+    return Ending(status="success", thread_status="idle", values=values, interrupts={}, error=None)
+
+
+def _with(values: Any, key: str, value: object) -> dict[str, object]:
+    """`values` with one key more; a graph whose output is no object has it under `value`."""
+    if isinstance(values, Mapping):
+        return {**values, key: value}
+    return {key: value} if values is None else {"value": values, key: value}
+
+
+def thread_config(job: Job) -> Any:
+    """The config that names the thread's newest checkpoint."""
+    return {"configurable": {"thread_id": str(job.thread_id), "checkpoint_ns": ""}}
+
+
+async def _finish(engine: Engine, job: Job, live: LiveRun, conclusion: Conclusion) -> None:
+    """Write the final state, then tell the readers: who hears of the end finds it in Postgres."""
+    if job.claimed is not None:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(FINISH_S):
+            own = await runs.finish(engine.pool, job.claimed, engine.worker_id, conclusion.ending)
+            if not own:
+                log.warning("run was taken over by another process", extra={"run_id": str(job.run_id)})
+    live.end(Outcome(status=conclusion.ending.status, answer=conclusion.answer))

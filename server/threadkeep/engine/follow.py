@@ -1,0 +1,123 @@
+"""Follow: a run's stream and its answer, wherever and whenever it is executed.
+
+In the executing process a reader reads the ring; elsewhere or later it reads `run_events`, woken by NOTIFY with a
+slow look behind it. A reader of a run that waits here goes over to the ring when the run starts here.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from uuid import UUID
+
+from threadkeep import wire
+from threadkeep.db import events, runs
+from threadkeep.db.events import PAGE
+from threadkeep.db.filters import Filters
+from threadkeep.db.listen import run_topic
+from threadkeep.db.runs import FINAL, Stored
+from threadkeep.engine.engine import Engine
+from threadkeep.engine.live import Event, Followed, Gap, LiveRun
+from threadkeep.engine.stream import INTERRUPT
+from threadkeep.problems import NotFound
+
+POLL_S = 5.0
+"""How often a follower looks again though nobody woke it."""
+
+
+async def follow(engine: Engine, run_id: UUID, after: int | None) -> AsyncGenerator[Followed, None]:
+    """The run's events behind position `after`, until it ends; `after=None`: only those from now on."""
+    live = engine.live.get(run_id)
+    position = after or 0
+    if live is not None and after is None:
+        position = live.last
+        live.watched = True
+    if live is None:
+        async with aclosing(_stored(engine, run_id, position)) as stored:
+            async for item in stored:
+                position = item.position
+                yield item
+        live = engine.live.get(run_id)
+    if live is not None:
+        async with aclosing(_ring(engine, live, position)) as ring:
+            async for item in ring:
+                yield item
+
+
+async def _ring(engine: Engine, live: LiveRun, position: int) -> AsyncGenerator[Followed, None]:
+    """The ring behind `position`; a gap at its beginning is filled from Postgres as far as that goes."""
+    async with aclosing(live.follow(position)) as ring:
+        async for item in ring:
+            if isinstance(item, Gap):
+                for missed in await _between(engine, live.run_id, position, item.position):
+                    position = missed.position
+                    yield missed
+                if position >= item.position:
+                    continue
+            position = item.position
+            yield item
+
+
+async def _between(engine: Engine, run_id: UUID, after: int, until: int) -> list[Event]:
+    found: list[Event] = []
+    async with engine.pool.connection() as conn:
+        while after < until and (page := await events.read(conn, run_id, after)):
+            found.extend(Event(item.position, item.event, item.data.encode()) for item in page)
+            after = page[-1].position
+    return [event for event in found if event.position <= until]
+
+
+async def _stored(engine: Engine, run_id: UUID, position: int) -> AsyncGenerator[Event, None]:
+    """What Postgres holds, as it comes; ends with the run, or where this process starts to execute it."""
+    with engine.wakeups.on(run_topic(run_id)) as signal:
+        while True:
+            async with engine.pool.connection() as conn:
+                status = await runs.status(conn, run_id)
+                page = await events.read(conn, run_id, position)
+            for item in page:
+                position = item.position
+                yield Event(item.position, item.event, item.data.encode())
+            if len(page) == PAGE:
+                continue
+            if status is None or status in FINAL or engine.live.get(run_id) is not None:
+                return
+            await signal.wait(POLL_S)
+
+
+async def answer(engine: Engine, filters: Filters, thread_id: UUID, run_id: UUID) -> bytes:
+    """What the run answers, once it has ended: JSON. NotFound where there is no such run, or none any more."""
+    with engine.wakeups.on(run_topic(run_id)) as signal:
+        while True:
+            live = engine.live.get(run_id)
+            if live is not None and (outcome := await live.wait()) is not None:
+                return outcome.answer
+            async with engine.pool.connection() as conn:
+                stored = await runs.get_stored(conn, filters, thread_id, run_id)
+            if stored is None:
+                raise NotFound("Run not found")
+            if stored.status in FINAL:
+                return _of_stored(stored)
+            if engine.live.get(run_id) is None:
+                await signal.wait(POLL_S)
+
+
+def _of_stored(stored: Stored) -> bytes:
+    """The answer of a run that ended before: the thread's values, its open interrupts, or the run's error."""
+    if stored.status in {"error", "timeout"} and stored.error is not None:
+        return wire.dumps({"__error__": stored.error})
+    if (found := stored.interrupts.load()) and stored.values is not None:
+        values = stored.values.load()
+        asked = [interrupt for several in found.values() for interrupt in several]
+        return wire.dumps({**values, INTERRUPT: asked} if isinstance(values, dict) else {INTERRUPT: asked})
+    return wire.dumps(stored.values)
+
+
+async def ended(engine: Engine, run_id: UUID) -> None:
+    """Wait until the run has ended, or is gone."""
+    with engine.wakeups.on(run_topic(run_id)) as signal:
+        while True:
+            if live := engine.live.get(run_id):
+                await live.wait()
+            async with engine.pool.connection() as conn:
+                status = await runs.status(conn, run_id)
+            if status is None or status in FINAL:
+                return
+            await signal.wait(POLL_S)

@@ -1,0 +1,48 @@
+"""Heartbeat: says that this process is alive, from a thread with a connection of its own.
+
+A thread, so that a graph that blocks the event loop keeps its lease; a connection of its own, so that it never waits
+behind user work.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import psycopg
+
+from threadkeep.db import workers
+from threadkeep.db.pool import conninfo
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 30.0
+"""A process that has been silent for so long is dead to the others."""
+BEAT_S = 5.0
+
+
+@contextmanager
+def beating(uri: str, worker_id: UUID) -> Iterator[None]:
+    """Keep the row of `workers` fresh while the block runs; then take it away."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_beat, args=(uri, worker_id, stop), name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=BEAT_S)
+
+
+def _beat(uri: str, worker_id: UUID, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            with psycopg.connect(conninfo(uri), autocommit=True) as conn:
+                while not stop.wait(BEAT_S):
+                    if not workers.renew(conn, worker_id):
+                        log.error("the others took this process for dead; its runs may be executed elsewhere")
+                workers.delete(conn, worker_id)
+        except psycopg.OperationalError:
+            log.warning("the heartbeat's connection was lost", exc_info=True)
+            stop.wait(1.0)

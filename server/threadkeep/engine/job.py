@@ -1,0 +1,96 @@
+"""Job: a run as the process that executes it knows it, and what its graph is called with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+from uuid import UUID
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.types import Command as GraphCommand
+from langgraph.types import Send
+
+from threadkeep.db.runs import Claimed
+from threadkeep.engine.spec import Command, RunSpec
+
+RESERVED = ("__", "langgraph_auth")
+"""Prefixes of `configurable` keys that only the server sets."""
+OWNED = frozenset(
+    {"thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map", "run_id", "assistant_id", "graph_id"}
+)
+"""`configurable` keys that the server sets, whatever a client wrote there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A run to execute. `claimed` is None for a stateless one, which has no row and leaves nothing behind."""
+
+    run_id: UUID
+    thread_id: UUID
+    assistant_id: UUID
+    graph_id: str
+    spec: RunSpec
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    attempt: int = 1
+    claimed: Claimed | None = None
+
+    @classmethod
+    def of(cls, claimed: Claimed) -> "Job":
+        """The job of a row of `runs`."""
+        return cls(
+            run_id=claimed.run_id,
+            thread_id=claimed.thread_id,
+            assistant_id=claimed.assistant_id,
+            graph_id=claimed.graph_id,
+            spec=RunSpec.model_validate_json(claimed.kwargs.raw),
+            metadata=claimed.metadata.load(),
+            attempt=claimed.attempt,
+            claimed=claimed,
+        )
+
+    @property
+    def durable(self) -> bool:
+        """It has a thread, whose checkpoints are kept."""
+        return self.claimed is not None
+
+    def graph_input(self) -> Any:
+        """What the graph is called with; a command goes before an input, as agent-chat-ui sends both."""
+        return graph_command(self.spec.command) if self.spec.command else self.spec.input
+
+    def config(self) -> RunnableConfig:
+        """The graph's config: the client's, and the server's keys over it."""
+        sent = self.spec.config
+        ids = {"run_id": str(self.run_id), "assistant_id": str(self.assistant_id), "graph_id": self.graph_id}
+        configurable = client_configurable(sent) | (self.spec.context or {}) | ids | {"thread_id": str(self.thread_id)}
+        if start := self.spec.start_checkpoint:
+            configurable["checkpoint_id"] = start.checkpoint_id
+            configurable["checkpoint_ns"] = start.checkpoint_ns
+        config: dict[str, Any] = {
+            "configurable": configurable,
+            "metadata": {**self.metadata, **ids, "thread_id": str(self.thread_id), "run_attempt": self.attempt},
+            "run_id": self.run_id,
+        }
+        return cast("RunnableConfig", config | {key: sent[key] for key in ("tags", "recursion_limit") if key in sent})
+
+
+def client_configurable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A client's `configurable` without the keys that are the server's."""
+    sent = cast("dict[str, Any]", config.get("configurable") or {})
+    return {key: value for key, value in sent.items() if key not in OWNED and not key.startswith(RESERVED)}
+
+
+def graph_command(command: Command) -> GraphCommand[Any]:
+    """LangGraph's command of the protocol's."""
+    update = command.update
+    return GraphCommand(resume=command.resume, update=update, goto=_goto(command.goto))
+
+
+def _goto(goto: Any) -> Any:
+    """A node's name, a Send, or several."""
+    if goto is None:
+        return ()
+    if isinstance(goto, Sequence) and not isinstance(goto, str):
+        return [_goto(one) for one in cast("Sequence[Any]", goto)]
+    if isinstance(goto, Mapping):
+        sent = cast("Mapping[str, Any]", goto)
+        return Send(sent["node"], sent.get("input"))
+    return goto

@@ -1,0 +1,162 @@
+"""Live: the stream of a run in the process that executes it.
+
+A ring of the latest events, each already JSON, however many read it. Readers keep a position of their own and never
+slow the run down: one that falls behind the ring is told of the gap.
+"""
+
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+from uuid import UUID
+
+import anyio
+
+from threadkeep.db.runs import CancelAction, FinalStatus
+
+RING_EVENTS = 4096
+RING_BYTES = 4 * 1024 * 1024
+"""What a run's ring holds at most; the older go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a run's stream. `position` counts from 1; `data` is one line of JSON."""
+
+    position: int
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Events up to `position` are no longer there: the reader fell behind."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended, for those who wait for its answer."""
+
+    status: FinalStatus
+    answer: bytes
+    """JSON: the final values, with `__interrupt__` or `__error__` where there is one."""
+
+
+Followed: TypeAlias = Event | Gap
+
+
+class LiveRun:
+    """A run that this process executes, or is about to."""
+
+    def __init__(self, run_id: UUID, thread_id: UUID, *, watched: bool) -> None:
+        self.run_id = run_id
+        self.thread_id = thread_id
+        self.watched = watched
+        """Somebody reads its events, or they are kept; before that none are made."""
+        self.scope = anyio.CancelScope()
+        """Around the graph; cancelled through `cancel`."""
+        self.cancelled: tuple[CancelAction, str] | None = None
+        """What a cancel asked for, and its reason."""
+        self.outcome: Outcome | None = None
+        self.sealed = False
+        self.abandoned = False
+        self._ring: deque[Event] = deque()
+        self._bytes = 0
+        self._last = 0
+        self._changed = anyio.Event()
+
+    @property
+    def last(self) -> int:
+        """The position of the newest event; 0 before the first."""
+        return self._last
+
+    def append(self, name: str, data: bytes) -> Event:
+        """Add an event and wake the readers."""
+        self._last += 1
+        event = Event(self._last, name, data)
+        self._ring.append(event)
+        self._bytes += len(data)
+        while len(self._ring) > RING_EVENTS or (self._bytes > RING_BYTES and len(self._ring) > 1):
+            self._bytes -= len(self._ring.popleft().data)
+        self._wake()
+        return event
+
+    def seal(self) -> None:
+        """No more events will come; the outcome is still to be written."""
+        self.sealed = True
+        self._wake()
+
+    def end(self, outcome: Outcome) -> None:
+        """Close the stream: readers get what is left, and stop."""
+        self.outcome = outcome
+        self._wake()
+
+    def abandon(self) -> None:
+        """Close the stream without an outcome: the process stops, and another will execute the run."""
+        self.abandoned = True
+        self._wake()
+
+    def cancel(self, action: CancelAction, reason: str) -> None:
+        """Stop the graph; the first call's action and reason stand."""
+        if self.cancelled is None and self.outcome is None:
+            self.cancelled = (action, reason)
+            self.scope.cancel()
+
+    async def follow(self, after: int) -> AsyncGenerator[Followed, None]:
+        """Events behind position `after`, in order, until the run ends. A gap is told, never passed over."""
+        position = after
+        while True:
+            for item in self.behind(position):
+                position = item.position
+                yield item
+            if position >= self._last:
+                if self.outcome is not None or self.abandoned:
+                    return
+                await self.changed()
+
+    async def wait(self) -> Outcome | None:
+        """The outcome, when there is one; None where the process stops before."""
+        while self.outcome is None and not self.abandoned:
+            await self.changed()
+        return self.outcome
+
+    async def changed(self) -> None:
+        """Wait until there is an event more, or the stream is closed."""
+        await self._changed.wait()
+
+    def behind(self, position: int) -> list[Followed]:
+        """What the ring holds behind `position`, a gap first where older events are gone."""
+        if not self._ring or self._last <= position:
+            return []
+        oldest = self._ring[0].position
+        found: list[Followed] = []
+        if oldest > position + 1:
+            found.append(Gap(oldest - 1))
+        fresh = min(len(self._ring), self._last - position)
+        found.extend(self._ring[index] for index in range(len(self._ring) - fresh, len(self._ring)))
+        return found
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+
+class LiveRuns:
+    """The runs that this process executes, by id."""
+
+    def __init__(self) -> None:
+        self._runs: dict[UUID, LiveRun] = {}
+
+    def add(self, live: LiveRun) -> None:
+        self._runs[live.run_id] = live
+
+    def remove(self, live: LiveRun) -> None:
+        self._runs.pop(live.run_id, None)
+
+    def get(self, run_id: UUID) -> LiveRun | None:
+        return self._runs.get(run_id)
+
+    def all(self) -> Mapping[UUID, LiveRun]:
+        return self._runs

@@ -1,0 +1,64 @@
+"""RunSpec: what a graph is to do, as the client said it; also the `kwargs` of a run's row."""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+StreamMode: TypeAlias = Literal[
+    "values", "updates", "messages", "messages-tuple", "custom", "debug", "tasks", "checkpoints", "events"
+]
+Nodes: TypeAlias = Literal["*"] | list[str]
+
+
+def _several(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class Command(BaseModel):
+    """An answer to interrupts, a jump, or an update of the state (`langgraph.types.Command`)."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    resume: Any = None
+    """The answer; or interrupt id -> answer, where several wait."""
+    update: dict[str, Any] | list[tuple[str, Any]] | None = None
+    goto: Any = None
+    """A node's name, a `{"node", "input"}`, or a list of these."""
+
+
+class Checkpoint(BaseModel):
+    """A checkpoint of the thread to start from. `thread_id` is the path's, whatever a client writes here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    checkpoint_id: str | None = None
+    checkpoint_ns: str = ""
+    checkpoint_map: dict[str, Any] | None = None
+
+
+class RunSpec(BaseModel):
+    """The part of a run's body that says how its graph is run."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    input: Any = None
+    """None and no command: go on from where the thread stands."""
+    command: Command | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    """`tags`, `recursion_limit`, `configurable`."""
+    context: dict[str, Any] | None = None
+    checkpoint: Checkpoint | None = None
+    checkpoint_id: str | None = None
+    interrupt_before: Nodes | None = None
+    interrupt_after: Nodes | None = None
+    stream_mode: Annotated[list[StreamMode], BeforeValidator(_several)] = Field(default_factory=lambda: ["values"])
+    stream_subgraphs: bool = False
+    stream_resumable: bool = False
+    durability: Literal["sync", "async", "exit"] = "async"
+
+    @property
+    def start_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to start from, by whichever of the two fields."""
+        if self.checkpoint and self.checkpoint.checkpoint_id:
+            return self.checkpoint
+        return Checkpoint(checkpoint_id=self.checkpoint_id) if self.checkpoint_id else None

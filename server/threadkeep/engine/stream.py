@@ -1,0 +1,112 @@
+"""Stream: one graph, run to its end, its chunks made events on the way.
+
+Nothing here knows the database: a stateless run is this and no more.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, cast
+
+from langgraph.pregel import Pregel
+from langgraph.types import StreamMode as GraphMode
+
+from threadkeep import wire
+from threadkeep.engine.job import Job
+from threadkeep.engine.live import LiveRun
+from threadkeep.engine.parts import Namespace, Parts, graph_modes
+
+Chunk = tuple[Namespace, GraphMode, Any]
+INTERRUPT = "__interrupt__"
+
+
+@dataclass(slots=True)
+class Streamed:
+    """What a graph has said so far."""
+
+    values: Any = None
+    """The state after the last finished step; None before the first."""
+    interrupts: Any = None
+    """`__interrupt__` of the last values, where the graph stopped to ask."""
+
+
+async def stream(graph: Pregel[Any, Any, Any, Any], job: Job, live: LiveRun, streamed: Streamed) -> None:
+    """Run `graph` to its end, an interrupt, or an exception, which goes on to the caller."""
+    parts = Parts(job.spec.stream_mode)
+    async with aclosing(_chunks(graph, job, live)) as chunks:
+        async for namespace, mode, chunk in chunks:
+            if mode == "values" and not namespace:
+                _remember(streamed, chunk)
+            if live.watched:
+                for name, data in parts.of(namespace, mode, chunk):
+                    live.append(name, wire.dumps(data))
+
+
+def _remember(streamed: Streamed, values: Any) -> None:
+    if isinstance(values, dict) and INTERRUPT in values:
+        found = cast("dict[str, Any]", values)
+        streamed.interrupts = found[INTERRUPT]
+        streamed.values = {key: value for key, value in found.items() if key != INTERRUPT}
+        return
+    streamed.interrupts = None
+    streamed.values = values
+
+
+async def _chunks(graph: Pregel[Any, Any, Any, Any], job: Job, live: LiveRun) -> AsyncGenerator[Chunk, None]:
+    arguments = call_arguments(graph, job)
+    if "events" in job.spec.stream_mode:
+        async for chunk in _events(graph, job, live, arguments):
+            yield chunk
+        return
+    subgraphs = job.spec.stream_subgraphs
+    async for item in graph.astream(job.graph_input(), job.config(), subgraphs=subgraphs, **arguments):
+        yield cast("Chunk", item) if subgraphs else cast("Chunk", ((), *item))
+
+
+async def _events(
+    graph: Pregel[Any, Any, Any, Any], job: Job, live: LiveRun, arguments: dict[str, Any]
+) -> AsyncIterator[Chunk]:
+    """LangChain's own events, and the graph's chunks, which are events of the root run among them."""
+    root = str(job.run_id)
+    events = graph.astream_events(job.graph_input(), job.config(), version="v2", subgraphs=True, **arguments)
+    async for event in events:
+        if event["event"] == "on_chain_stream" and event["run_id"] == root:
+            namespace, mode, chunk = cast("Chunk", event["data"]["chunk"])
+            if not namespace or job.spec.stream_subgraphs:
+                yield namespace, mode, chunk
+        if live.watched:
+            live.append("events", wire.dumps(event))
+
+
+def call_arguments(graph: Pregel[Any, Any, Any, Any], job: Job) -> dict[str, Any]:
+    """The keyword arguments of `astream`, only those that say something."""
+    spec = job.spec
+    arguments: dict[str, Any] = {"stream_mode": graph_modes(spec.stream_mode)}
+    if spec.interrupt_before:
+        arguments["interrupt_before"] = spec.interrupt_before
+    if spec.interrupt_after:
+        arguments["interrupt_after"] = spec.interrupt_after
+    if job.durable:
+        arguments["durability"] = spec.durability
+    if (context := graph_context(graph, job)) is not None:
+        arguments["context"] = context
+    return arguments
+
+
+def graph_context(graph: Pregel[Any, Any, Any, Any], job: Job) -> Any:
+    """The run's context; without one, the `configurable` keys that the graph's context knows."""
+    if job.spec.context or graph.context_schema is None:
+        return job.spec.context
+    schema = graph.get_context_jsonschema() or {}
+    known = schema.get("properties", {})
+    configurable = cast("dict[str, Any]", job.spec.config.get("configurable") or {})
+    mirrored = {key: value for key, value in configurable.items() if key in known}
+    return mirrored or None
+
+
+def has_static_interrupts(graph: Pregel[Any, Any, Any, Any], job: Job) -> bool:
+    """The graph may stop before or after a node without saying so in its values."""
+    spec = job.spec
+    return bool(
+        spec.interrupt_before or spec.interrupt_after or graph.interrupt_before_nodes or graph.interrupt_after_nodes
+    )

@@ -1,0 +1,36 @@
+"""Sweeper: at the start and on a timer, puts right what a dead process left behind."""
+
+import logging
+
+import anyio
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from threadkeep.db import runs, workers
+from threadkeep.engine.engine import Engine
+from threadkeep.engine.heartbeat import LEASE_S
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 10.0
+MAX_ATTEMPTS = 3
+"""A run whose process died so often is not tried again."""
+
+
+async def sweep(engine: Engine) -> None:
+    """Sweep on a timer, until cancelled."""
+    while True:
+        try:
+            await sweep_once(engine)
+        except (psycopg.OperationalError, PoolTimeout):
+            log.warning("the sweep could not be made", exc_info=True)
+        await anyio.sleep(SWEEP_S)
+
+
+async def sweep_once(engine: Engine) -> None:
+    """Take over the runs of dead processes."""
+    async with engine.pool.connection() as conn:
+        await workers.sweep(conn, LEASE_S)
+        orphans = await runs.take_over(conn, MAX_ATTEMPTS)
+    if orphans:
+        log.warning("runs of a dead process were taken over", extra={"runs": [str(run_id) for run_id in orphans]})

@@ -1,0 +1,82 @@
+"""Worker: takes pending runs off the queue, when there is a slot for them.
+
+It takes a slot first and a run then, so that a run is never claimed by a process that can't execute it.
+"""
+
+import logging
+
+import anyio
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from threadkeep.db import runs
+from threadkeep.db.listen import CANCEL, PENDING
+from threadkeep.engine.engine import Engine
+from threadkeep.engine.execute import start
+from threadkeep.engine.job import Job
+
+log = logging.getLogger(__name__)
+
+POLL_S = 5.0
+"""How often the queue is looked at though nobody said that there is something in it."""
+
+
+async def work(engine: Engine) -> None:
+    """Execute what is in the queue, until cancelled."""
+    with engine.wakeups.on(PENDING) as signal:
+        while True:
+            wait_s = POLL_S
+            try:
+                while await claim_once(engine):
+                    pass
+                wait_s = await _until_next(engine)
+            except (psycopg.OperationalError, PoolTimeout):
+                log.warning("the queue can't be read", exc_info=True)
+            await signal.wait(wait_s)
+
+
+async def claim_once(engine: Engine) -> bool:
+    """Start one pending run; False where there was none to start."""
+    async with engine.pool.connection() as conn:
+        if not await runs.any_due(conn):
+            return False
+    slot = await engine.slots.take_patiently()
+    try:
+        with anyio.CancelScope(shield=True):
+            async with engine.pool.connection() as conn:
+                claimed = await runs.claim(conn, engine.worker_id)
+        if claimed is None:
+            return False
+        start(engine, Job.of(claimed), slot, watched=True)
+    except BaseException:
+        slot.give_back()
+        raise
+    return True
+
+
+async def _until_next(engine: Engine) -> float:
+    async with engine.pool.connection() as conn:
+        due_s = await runs.seconds_to_next(conn)
+    return POLL_S if due_s is None else max(0.0, min(POLL_S, due_s))
+
+
+async def obey_cancels(engine: Engine) -> None:
+    """Stop the runs of this process that another one was asked to cancel, until cancelled."""
+    with engine.wakeups.on(CANCEL) as signal:
+        while True:
+            try:
+                await obey_cancels_once(engine)
+            except (psycopg.OperationalError, PoolTimeout):
+                log.warning("cancels can't be read", exc_info=True)
+            await signal.wait(POLL_S)
+
+
+async def obey_cancels_once(engine: Engine) -> None:
+    """Stop what is to be stopped now."""
+    if not engine.live.all():
+        return
+    async with engine.pool.connection() as conn:
+        wanted = await runs.cancels(conn, engine.worker_id)
+    for run_id, action, reason in wanted:
+        if live := engine.live.get(run_id):
+            live.cancel(action, reason)

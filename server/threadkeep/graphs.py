@@ -1,0 +1,322 @@
+"""Graphs: what `langgraph.json` names, imported once and handed to each run with the server's checkpointer and store.
+
+Static graphs are joined with these when they are bound, once; a factory is called for each use, in the event loop, so
+a synchronous one that blocks stops every other run while it lasts. Types of LangGraph that are loose end here.
+"""
+
+import copy
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import logging
+import os
+import re
+import sys
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+from langchain_core.runnables import Runnable, RunnableConfig
+
+# This one is private, and so are the two runtimes: `with_config` drops a graph's list of its own state types, and a
+# factory declares its runtime by the public alias `ServerRuntime`, which can't be called.
+from langgraph._internal._serde import build_serde_allowlist
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import StateGraph
+from langgraph.pregel import Pregel
+from langgraph.pregel.protocol import PregelProtocol
+from langgraph.store.base import BaseStore
+from langgraph_sdk.runtime import AccessContext, _ExecutionRuntime, _ReadRuntime  # pyright: ignore[reportPrivateUsage]
+from pydantic import BaseModel
+
+from threadkeep.problems import StartRefused
+from threadkeep.project import Project, add_to_path, split_target
+
+log = logging.getLogger(__name__)
+
+Graph: TypeAlias = Pregel[Any, Any, Any, Any]
+"""A graph that can run. A RemoteGraph passes for one: it keeps its threads elsewhere and gets no checkpointer."""
+
+Checkpointer: TypeAlias = BaseCheckpointSaver[Any]
+
+Want: TypeAlias = Literal["config", "runtime"]
+
+CONFIG_WORDS = frozenset({"_empty", "Any", "Dict", "Mapping", "dict"})
+"""Names in the annotation of an only parameter that leave it to be the config."""
+
+RUNTIME_WORDS = frozenset({"ServerRuntime", "_ExecutionRuntime", "_ReadRuntime"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factory:
+    """A function that makes a graph or the context manager of one, and what it is to be called with."""
+
+    call: Callable[..., Any]
+    wants: Mapping[str, Want]
+    """By parameter; in the order of the signature."""
+    positional: frozenset[str]
+    """Those of `wants` that can't be given by name."""
+    context_type: type[Any] | None
+    """`C` of a parameter annotated `ServerRuntime[C]`."""
+
+
+class LoadedGraph:
+    """One entry of `graphs`. Until it is bound it has neither checkpointer nor store."""
+
+    def __init__(self, graph_id: str, source: Graph | Factory, *, description: str | None = None) -> None:
+        self.graph_id = graph_id
+        self.description = description
+        self._source = source
+        self._told = False
+        self.bind(checkpointer=None, store=None)
+
+    def bind(self, *, checkpointer: Checkpointer | None, store: BaseStore | None) -> None:
+        """Give the graph the server's checkpointer and store, in place of any that it was compiled with."""
+        self._checkpointer = checkpointer
+        self._store = store
+        self._durable = self._stateless = None
+        if not isinstance(self._source, Factory):
+            self._durable = self._join(self._source, durable=True)
+            self._stateless = self._join(self._source, durable=False)
+
+    @asynccontextmanager
+    async def open(
+        self,
+        config: RunnableConfig,
+        *,
+        durable: bool,
+        access: AccessContext = "threads.create_run",
+        context: object = None,
+    ) -> AsyncGenerator[Graph, None]:
+        """The graph for one use; with `durable=False` it has no checkpointer, but still the store.
+
+        A static graph is the same object each time. A factory is called with `config` or a runtime, whatever it asks
+        for; what it raises comes through, and TypeError where it makes no graph.
+        """
+        ready = self._durable if durable else self._stateless
+        if ready is not None:
+            yield ready
+            return
+        factory = cast("Factory", self._source)
+        async with AsyncExitStack() as stack:
+            made = await self._make(stack, factory, config, self._runtime(factory, config, access, context))
+            yield self._join(made, durable=durable)
+
+    async def _make(self, stack: AsyncExitStack, factory: Factory, config: RunnableConfig, runtime: object) -> Graph:
+        given = {name: config if want == "config" else runtime for name, want in factory.wants.items()}
+        args = [value for name, value in given.items() if name in factory.positional]
+        made = factory.call(*args, **{name: value for name, value in given.items() if name not in factory.positional})
+        if inspect.isawaitable(made):
+            made = await made
+        if isinstance(made, AbstractAsyncContextManager):
+            made = await stack.enter_async_context(cast("AbstractAsyncContextManager[object]", made))
+        elif isinstance(made, AbstractContextManager):
+            made = stack.enter_context(cast("AbstractContextManager[object]", made))
+        graph = _as_graph(made)
+        if graph is None:
+            raise TypeError(f"the factory of graph {self.graph_id} made {_kind(made)}, which is no graph")
+        return graph
+
+    def _runtime(self, factory: Factory, config: RunnableConfig, access: AccessContext, context: object) -> object:
+        if "runtime" not in factory.wants.values():
+            return None
+        user = config.get("configurable", {}).get("langgraph_auth_user")
+        store = cast("BaseStore", self._store)  # None only where the server was given no store
+        if access != "threads.create_run":
+            read: _ReadRuntime[Any] = _ReadRuntime(access_context=access, user=user, store=store)
+            return read
+        typed = _coerced(context, factory.context_type)
+        return _ExecutionRuntime(access_context=access, user=user, store=store, context=typed)
+
+    def _join(self, graph: Graph, *, durable: bool) -> Graph:
+        """A shallow copy with the server's checkpointer and store. `Pregel.copy` would lose what is not a parameter."""
+        if not is_local(graph):
+            return graph
+        joined: Any = copy.copy(graph)
+        self._tell_replaced(joined.checkpointer, joined.store)
+        joined.checkpointer = None
+        joined.store = self._store
+        if durable and self._checkpointer is not None:
+            joined.checkpointer = self._checkpointer.with_allowlist(state_types(graph))
+        return joined
+
+    def _tell_replaced(self, *own: object) -> None:
+        names = [type(part).__name__ for part in own if not isinstance(part, bool | None)]
+        if names and not self._told:
+            log.warning("a graph's own persistence is replaced", extra={"graph_id": self.graph_id, "replaced": names})
+            self._told = True
+
+
+Graphs: TypeAlias = Mapping[str, LoadedGraph]
+
+
+def load_graphs(project: Project) -> Graphs:
+    """Import every graph of the project; StartRefused where one can't be. Factories are not called yet."""
+    loaded: dict[str, LoadedGraph] = {}
+    for graph_id, target in project.graphs.items():
+        key = f"graphs.{graph_id}"
+        found = load_object(project.root, target.path, key=key)
+        loaded[graph_id] = accept(graph_id, found, where=f"{key}: {target.path}", description=target.description)
+    return loaded
+
+
+def accept(graph_id: str, found: object, *, where: str, description: str | None = None) -> LoadedGraph:
+    """What a target named, as a graph or a factory of graphs; StartRefused, naming `where`, if it is neither."""
+    try:
+        graph = _as_graph(found)
+        source = _as_factory(found) if graph is None else graph
+    except Exception as error:
+        log.exception("a graph can't be compiled", extra={"graph_id": graph_id})
+        raise StartRefused(f"{where}: {type(error).__name__}: {error}") from error
+    if isinstance(source, str):
+        raise StartRefused(f"{where}: {source}")
+    return LoadedGraph(graph_id, source, description=description)
+
+
+def state_types(graph: Graph) -> set[tuple[str, ...]]:
+    """The types, as `(module, name)`, that checkpoints of a graph and of its subgraphs may hold."""
+    whole: Any = graph
+    types: set[tuple[str, ...]] = set()
+    for part in [whole, *(subgraph for _, subgraph in whole.get_subgraphs(recurse=True) if is_local(subgraph))]:
+        schemas = [*part.builder.schemas] if hasattr(part, "builder") else []
+        types |= build_serde_allowlist(schemas=[*schemas, part.context_schema], channels=part.channels)
+    return types
+
+
+def is_local(graph: object) -> bool:
+    """Whether a graph runs in this process; a RemoteGraph does not."""
+    return isinstance(graph, Pregel)
+
+
+def load_object(root: Path, target: str, *, key: str) -> object:
+    """What `./file.py:name` or `package.module:name` names, for the key of langgraph.json that StartRefused tells of."""
+    try:
+        place, name = split_target(target)
+    except ValueError as error:
+        raise StartRefused(f"{key}: {error}") from None
+    module = _module(root, place, f"{key}: {target}")
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        near = difflib.get_close_matches(name, [each for each in vars(module) if not each.startswith("__")])
+        hint = f"; there is {', '.join(near)}" if near else ""
+        raise StartRefused(f"{key}: {target}: {place} has no {name}{hint}") from None
+
+
+def _module(root: Path, place: str, where: str) -> ModuleType:
+    if place.endswith(".py") and not (root / place).is_file():
+        raise StartRefused(f"{where}: there is no file {root / place}")
+    try:
+        return _import_file(root, root / place) if place.endswith(".py") else importlib.import_module(place)
+    except (Exception, SystemExit) as error:
+        log.exception("a module of the project can't be imported", extra={"place": place})
+        hint = ""
+        if "relative import" in str(error):
+            hint = "; a file is no part of a package: name it as package.module:name, or import from the package's name"
+        raise StartRefused(f"{where}: {type(error).__name__}: {error}{hint}") from error
+
+
+def _import_file(root: Path, file: Path) -> ModuleType:
+    """Run a file as a module whose name depends on its place under `root` alone.
+
+    Checkpoints name types by module, so the name has to be the same after a restart and on every replica. A file that
+    was imported already is not run again.
+    """
+    path = file.resolve()
+    name = "graph_file__" + re.sub(r"\W", "_", os.path.relpath(path, root.resolve()).removesuffix(".py"))
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ != str(path):  # two names fell together, or a second project came
+        name += "_" + hashlib.sha256(str(path).encode()).hexdigest()[:8]
+        known = sys.modules.get(name)
+    if known is not None:
+        return known
+    add_to_path(path.parent)
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _as_graph(found: object) -> Graph | None:
+    if isinstance(found, StateGraph):
+        return cast("Any", found).compile()
+    return cast("Graph", found) if isinstance(found, PregelProtocol) else None
+
+
+def _as_factory(found: object) -> Factory | str:
+    """The factory, or the reason why this can't be one."""
+    if not callable(found) or isinstance(found, (type, Runnable)):
+        return f"found {_kind(cast('object', found))}, which is neither a graph nor a function that makes one"
+    if inspect.isasyncgenfunction(found) or inspect.isgeneratorfunction(found):
+        return "found a generator function; decorate it with contextlib.asynccontextmanager or contextmanager"
+    parameters = [each for each in _signature(found).parameters.values() if each.kind.name[:3] != "VAR"]
+    wants: dict[str, Want] = {each.name: want for each in parameters if (want := _want(each)) is not None}
+    required = [each for each in parameters if each.name not in wants and each.default is each.empty]
+    if len(parameters) == len(required) == 1 and _words(required[0]) & CONFIG_WORDS:
+        wants[required.pop().name] = "config"
+    if required:
+        names = ", ".join(each.name for each in required)
+        return f"found a function that asks for {names}; a factory gets a RunnableConfig and a ServerRuntime at most"
+    return Factory(
+        call=found,
+        wants=wants,
+        positional=frozenset(each.name for each in parameters if each.kind is each.POSITIONAL_ONLY),
+        context_type=next((_context_type(each) for each in parameters if wants.get(each.name) == "runtime"), None),
+    )
+
+
+def _signature(call: Callable[..., object]) -> inspect.Signature:
+    """With annotations as types, or all as text where one names what exists for the type checker only."""
+    try:
+        return inspect.signature(call, eval_str=True)
+    except (NameError, AttributeError, TypeError):
+        return inspect.signature(call)
+
+
+def _want(parameter: inspect.Parameter) -> Want | None:
+    """By annotation, then by name."""
+    words = _words(parameter)
+    if "RunnableConfig" in words:
+        return "config"
+    if words & RUNTIME_WORDS:
+        return "runtime"
+    return cast("Want", parameter.name) if parameter.name in {"config", "runtime"} else None
+
+
+def _words(parameter: inspect.Parameter) -> set[str]:
+    """The names in an annotation, `_empty` where there is none."""
+    annotation: object = parameter.annotation
+    return set(re.findall(r"\w+", annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)))
+
+
+def _context_type(parameter: inspect.Parameter) -> type[Any] | None:
+    given = get_args(parameter.annotation)
+    return given[0] if len(given) == 1 and isinstance(given[0], type) else None
+
+
+def _coerced(context: object, wanted: type[Any] | None) -> object:
+    """A JSON object as the dataclass or model that a factory declares; anything else as it came."""
+    is_model = wanted is not None and (issubclass(wanted, BaseModel) or dataclasses.is_dataclass(wanted))
+    if is_model and isinstance(context, Mapping):
+        return cast("Any", wanted)(**context)
+    return context
+
+
+def _kind(found: object) -> str:
+    if isinstance(found, functools.partial):
+        return "a partial"
+    return f"the class {found.__name__}" if isinstance(found, type) else f"an object of type {type(found).__name__}"

@@ -1,0 +1,68 @@
+"""Logs: a fixed sentence and fields, as JSON lines or as text for a terminal.
+
+The fields of `logging`'s `extra` are the line's own. Context (request, thread, run) comes from `bound`.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
+_context: ContextVar[Mapping[str, str]] = ContextVar("log_context")
+
+
+@contextmanager
+def bound(**fields: str) -> Iterator[None]:
+    """Add `fields` to every line that is logged inside the block, in tasks started there too."""
+    token = _context.set({**_context.get({}), **fields})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def configure(level: str, *, json: bool | None) -> None:
+    """Log to standard error, everything of `level` and above."""
+    as_json = not sys.stderr.isatty() if json is None else json
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if as_json else Text())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("httpx", "httpcore", "psycopg.pool"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    own = {name: value for name, value in record.__dict__.items() if name not in STANDARD}
+    return {**_context.get({}), **own}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "logger": record.name,
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+class Text(logging.Formatter):
+    """For a person: time, level, sentence, fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
+        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        line = f"{time} {record.levelname.lower():7} {record.getMessage()}" + (f"  {fields}" if fields else "")
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

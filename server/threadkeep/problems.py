@@ -1,0 +1,101 @@
+"""Problems: every error a client may see is a type that knows its status and its `code`.
+
+Raised anywhere, rendered in one place (`api/errors.py`) as `{"detail", "code"}` plus the problem's own fields.
+"""
+
+from typing import ClassVar
+
+
+class Problem(Exception):
+    """An error with an HTTP status. `detail` is written for the client; it never holds `str()` of another exception."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal-error"
+
+    def __init__(self, detail: str, /, *, headers: dict[str, str] | None = None, **fields: object) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = headers or {}
+        self.fields = fields
+
+
+class InvalidRequest(Problem):
+    """The request was understood and can't be carried out as it stands."""
+
+    status, code = 400, "invalid-request"
+
+
+class Forbidden(Problem):
+    """Known, and not allowed."""
+
+    status, code = 403, "forbidden"
+
+
+class NotFound(Problem):
+    """There is no such thing, or none of the caller's."""
+
+    status, code = 404, "not-found"
+
+
+class Conflict(Problem):
+    """What is there already stands against the request."""
+
+    status, code = 409, "conflict"
+
+
+class ThreadBusy(Conflict):
+    """A run is going on and `multitask_strategy` is `reject`, or the state was to be changed under it."""
+
+    code = "thread-busy"
+
+
+class TooLarge(Problem):
+    """The body is above the limit."""
+
+    status, code = 413, "too-large"
+
+
+class UnsupportedMedia(Problem):
+    """The body came in an encoding that is not read."""
+
+    status, code = 415, "unsupported-media"
+
+
+class Invalid(Problem):
+    """The body, a query parameter or an id has the wrong form. `errors` names each place."""
+
+    status, code = 422, "invalid"
+
+
+class Unsupported(Problem):
+    """A documented field that this server does not offer. `field` names it."""
+
+    status, code = 422, "unsupported"
+
+
+class Overloaded(Problem):
+    """Every slot is taken and the line is full, or the wait was too long."""
+
+    status, code = 503, "overloaded"
+
+    def __init__(self, detail: str, /, *, retry_after_s: int = 1, **fields: object) -> None:
+        super().__init__(detail, headers={"retry-after": str(retry_after_s)}, **fields)
+
+
+class Unavailable(Problem):
+    """Postgres does not answer."""
+
+    status, code = 503, "unavailable"
+
+    def __init__(self, detail: str = "the database is not available", /, *, retry_after_s: int = 1) -> None:
+        super().__init__(detail, headers={"retry-after": str(retry_after_s)})
+
+
+class QueryTimeout(Problem):
+    """`/query` ran over its time limit; its run was stopped."""
+
+    status, code = 504, "timeout"
+
+
+class StartRefused(Exception):
+    """Something can't be loaded, and the server does not start without it. The text is for the operator."""

@@ -1,0 +1,346 @@
+"""The project: a user's `langgraph.json`, read as it stands.
+
+A key that is not understood is never a silent one: it is ignored with a line in the log where it can't change what a
+run does, and stops the start where it could.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, TypeAlias, cast
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from threadkeep.problems import StartRefused
+
+log = logging.getLogger(__name__)
+
+BUILD_ONLY = frozenset(
+    {
+        "api_version",
+        "base_image",
+        "dockerfile_lines",
+        "image_distro",
+        "keep_pkg_tools",
+        "node_version",
+        "pip_config_file",
+        "pip_installer",
+        "python_version",
+        "source",
+    }
+)
+"""Keys that only describe how an image is built, with those that start with `_INTERNAL`: ignored."""
+
+NOT_SUPPORTED: Mapping[str, tuple[object, ...]] = {
+    "auth": (),
+    "encryption": (),
+    "priority": (),
+    "store.path": (),
+    "checkpointer.path": (),
+    "checkpointer.uri": (),
+    "checkpointer.backend": ("default",),
+    "checkpointer.serde.pickle_fallback": (),
+}
+"""Keys that stop the start, each with the values that ask for nothing (an empty value asks for nothing either)."""
+
+Modules: TypeAlias = tuple[tuple[str, ...], ...] | Literal[True] | None
+
+
+def _object(value: object) -> Mapping[str, object]:
+    """A JSON object as it is; an empty one in place of anything else."""
+    return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
+
+
+class _Section(BaseModel):
+    """A JSON object. A null is as good as nothing; unknown keys are kept, to be named in the log."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: object) -> object:
+        if isinstance(value, Mapping):
+            return {key: item for key, item in _object(cast("object", value)).items() if item is not None}
+        return value
+
+    def unknown_keys(self, prefix: str = "") -> Iterator[str]:
+        """The dotted names of the keys that no field has, at any depth."""
+        yield from (prefix + key for key in self.model_extra or {})
+        for name in type(self).model_fields:
+            value: object = getattr(self, name)
+            if isinstance(value, _Section):
+                yield from value.unknown_keys(f"{prefix}{name}.")
+
+
+class GraphTarget(_Section):
+    """Where a graph is: `./file.py:name` or `package.module:name`."""
+
+    path: str
+    description: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("path")
+    @classmethod
+    def _python(cls, path: str) -> str:
+        split_target(path)
+        return path
+
+
+class StoreIndex(_Section):
+    dims: int = Field(gt=0)
+    embed: str
+    """`provider:model`, or the target of a function."""
+    fields: tuple[str, ...] | None = None
+
+
+class StoreTTL(_Section):
+    """Times in minutes."""
+
+    refresh_on_read: bool = True
+    default_ttl: float | None = Field(default=None, gt=0)
+    sweep_interval_minutes: float | None = Field(default=None, gt=0)
+
+
+class Store(_Section):
+    path: str | None = None
+    index: StoreIndex | None = None
+    ttl: StoreTTL | None = None
+
+
+class CheckpointerTTL(_Section):
+    """Times in minutes."""
+
+    strategy: Literal["delete", "keep_latest"] = "delete"
+    default_ttl: float | None = Field(default=None, gt=0)
+    sweep_interval_minutes: float | None = Field(default=None, gt=0)
+    sweep_limit: int | None = Field(default=None, gt=0)
+
+
+class Serde(_Section):
+    """Types that a checkpoint may hold beside those of the graph's own state: `[module, name]` each, or true for all."""
+
+    allowed_json_modules: Modules = None
+    allowed_msgpack_modules: Modules = None
+    pickle_fallback: bool = False
+
+
+class Checkpointer(_Section):
+    path: str | None = None
+    backend: str = "default"
+    uri: str | None = None
+    ttl: CheckpointerTTL | None = None
+    serde: Serde = Serde()
+
+
+class Cors(_Section):
+    allow_origins: tuple[str, ...] = ()
+    allow_methods: tuple[str, ...] = ()
+    allow_headers: tuple[str, ...] = ()
+    allow_credentials: bool = False
+    allow_origin_regex: str | None = None
+    expose_headers: tuple[str, ...] = ()
+    max_age: int = 600
+
+
+class HeaderNames(_Section):
+    """Which request headers: patterns where `*` stands for anything."""
+
+    includes: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+
+
+class Http(_Section):
+    app: str | None = None
+    disable_assistants: bool = False
+    disable_threads: bool = False
+    disable_runs: bool = False
+    disable_store: bool = False
+    disable_meta: bool = False
+    disable_webhooks: bool = False
+    disable_mcp: bool = False
+    disable_a2a: bool = False
+    disable_ui: bool = False
+    cors: Cors | None = None
+    mount_prefix: str | None = None
+    configurable_headers: HeaderNames = HeaderNames()
+    logging_headers: HeaderNames = HeaderNames()
+    enable_custom_route_auth: bool = False
+    middleware_order: Literal["auth_first", "middleware_first"] | None = None
+
+
+class WebhookUrl(_Section):
+    require_https: bool = False
+    allowed_domains: tuple[str, ...] | None = None
+    allowed_ports: tuple[int, ...] | None = None
+    max_url_length: int | None = Field(default=None, gt=0)
+    disable_loopback: bool = True
+    disable_private_ips: bool = False
+
+
+class Webhooks(_Section):
+    env_prefix: str = "LG_WEBHOOK_"
+    """Only variables with this prefix may stand in a header's `${{ env.NAME }}`."""
+    headers: Mapping[str, str] = Field(default_factory=dict)
+    allowed_fields: tuple[str, ...] | None = None
+    url: WebhookUrl = WebhookUrl()
+
+
+class Auth(_Section):
+    path: str | None = None
+    disable_studio_auth: bool = False
+    allow_langsmith_api_keys: bool = False
+    openapi: Mapping[str, object] = Field(default_factory=dict)
+    cache: Mapping[str, object] = Field(default_factory=dict)
+
+
+class Project(_Section):
+    """What is served. Field names are those of `langgraph.json`; `ui` and `ui_config` do nothing here."""
+
+    root: Path
+    """The folder of the file; every relative path starts here."""
+    graphs: Mapping[str, GraphTarget] = Field(min_length=1)
+    env: Mapping[str, str] | str = Field(default_factory=dict)
+    """The variables themselves, or the path of a file of them."""
+    dependencies: tuple[str, ...] = ()
+    store: Store = Store()
+    checkpointer: Checkpointer = Checkpointer()
+    http: Http = Http()
+    webhooks: Webhooks = Webhooks()
+    auth: Auth = Auth()
+
+    @property
+    def builtin(self) -> bool:
+        """No `langgraph.json`: the built-in agent is served."""
+        return not self.graphs
+
+    @field_validator("env", mode="before")
+    @classmethod
+    def _variables(cls, value: object) -> object:
+        if isinstance(value, str):
+            return value
+        variables = _object(value)
+        if isinstance(value, Mapping) and all(type(item) in {str, int, float} for item in variables.values()):
+            return {name: str(item) for name, item in variables.items()}
+        raise ValueError("is neither an object of strings nor the path of a file")
+
+
+def load(path: Path) -> Project:
+    """Read a `langgraph.json`; StartRefused, with file, key and reason, where it can't be served as it stands."""
+    content = _content(path)
+    _refuse_unsupported(path, content)
+    try:
+        project = Project.model_validate({**content, "root": path.resolve().parent})
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+        raise StartRefused(f"{path}: " + "; ".join(lines)) from None
+    _tell_ignored(project)
+    return project
+
+
+def builtin() -> Project:
+    """What is served where there is no `langgraph.json`: no graph but the built-in agent, in the current folder."""
+    return Project.model_construct(root=Path.cwd(), graphs={})
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """The file or module of `./file.py:name`, `file.py:name` or `package.module:name`, and the name; else ValueError."""
+    place, _, name = target.rpartition(":")
+    is_module = all(part.isidentifier() for part in place.split("."))
+    if not name.isidentifier() or not (place.endswith(".py") or is_module):
+        raise ValueError(f"{target!r} is neither ./file.py:name nor package.module:name")
+    return place, name
+
+
+def apply_environment(project: Project) -> None:
+    """Set the project's variables that the process does not have, and make its folders importable.
+
+    Folders go to the end of `sys.path`: a project's `queue.py` must not take the place of a module that the server
+    imports. Nothing is installed; a distribution that is missing is named in the log.
+    """
+    for name, value in _variables(project).items():
+        os.environ.setdefault(name, value)
+    missing: list[str] = []
+    add_to_path(project.root)
+    for dependency in project.dependencies:
+        folder = project.root / dependency
+        if folder.is_dir():
+            add_to_path(folder)
+            add_to_path(folder / "src")
+        elif dependency.startswith("."):
+            raise StartRefused(f"{project.root / 'langgraph.json'}: dependencies: there is no folder {dependency}")
+        elif not _is_installed(dependency):
+            missing.append(dependency)
+    if missing:
+        log.warning("dependencies of the project are not installed", extra={"dependencies": missing})
+
+
+def add_to_path(folder: Path) -> None:
+    """Make the modules of a folder importable, behind those that are already; nothing where it is no folder."""
+    entry = str(folder.resolve())
+    if folder.is_dir() and entry not in sys.path:
+        sys.path.append(entry)
+
+
+def _content(path: Path) -> Mapping[str, object]:
+    try:
+        content: object = json.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise StartRefused(f"{path}: can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise StartRefused(f"{path}: is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise StartRefused(f"{path}: is not a JSON object")
+    return _object(cast("object", content))
+
+
+def _refuse_unsupported(path: Path, content: Mapping[str, object]) -> None:
+    for key, harmless in NOT_SUPPORTED.items():
+        value: object = content
+        for part in key.split("."):
+            value = _object(value).get(part)
+        if value and value not in harmless:
+            raise StartRefused(f"{path}: {key}: not supported")
+
+
+def _tell_ignored(project: Project) -> None:
+    unknown = set(project.unknown_keys()) - {"$schema"}
+    build = {key for key in unknown if key in BUILD_ONLY or key.startswith("_INTERNAL")}
+    if build:
+        log.info("keys that only build an image are ignored", extra={"keys": sorted(build)})
+    if unknown > build:
+        log.warning("keys that do nothing on this server are ignored", extra={"keys": sorted(unknown - build)})
+
+
+def _variables(project: Project) -> Mapping[str, str]:
+    if not isinstance(project.env, str):
+        return project.env
+    file = project.root / project.env
+    if not file.is_file():
+        # Such a file is rarely deployed: where secrets come with the process, there is none.
+        log.warning("the project's env file does not exist", extra={"file": str(file)})
+        return {}
+    return {name: value for name, value in dotenv_values(file).items() if value is not None}
+
+
+def _is_installed(dependency: str) -> bool:
+    """Whether a requirement's distribution or module is there, in whatever version; False where it has no name."""
+    name = re.match(r"[A-Za-z0-9][\w.-]*(?=\s*($|[\[<>=!~;@ ]))", dependency)
+    if name is None:
+        return False
+    try:
+        importlib.metadata.distribution(name[0])
+    except importlib.metadata.PackageNotFoundError:
+        module = name[0].replace("-", "_")
+        return module.isidentifier() and importlib.util.find_spec(module) is not None
+    return True

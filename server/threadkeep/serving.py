@@ -1,0 +1,116 @@
+"""Serving: from a project file to a listening server: environment, settings, database, graphs, uvicorn.
+
+The order matters: the project's `env` may hold settings, and graphs are imported before the event loop runs, for
+they may block.
+"""
+
+import logging
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import uvicorn
+
+from threadkeep import agent, graphs, logs, project, settings
+from threadkeep.app import create_app
+from threadkeep.db import embedded
+from threadkeep.db import migrate as migrations
+from threadkeep.graphs import LoadedGraph
+from threadkeep.problems import StartRefused
+from threadkeep.project import Project
+from threadkeep.settings import Settings
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_S = 75
+"""Idle connections are kept longer than any client's pool keeps them, so that it is never we who hang up on a request."""
+
+
+def serve(file: Path | None, given: Mapping[str, Any]) -> None:
+    """Serve until told to stop; StartRefused where something can't be loaded. `given` goes over the environment."""
+    found, chosen = prepare(file, given)
+    loaded = load_graphs(found, chosen)
+    with listening_socket(chosen) as listener, database(chosen) as uri:
+        anyio.run(migrations.migrate, chosen.database_direct_uri or uri)
+        app = create_app(chosen, uri, loaded)
+        print_greeting(chosen, listener.getsockname()[1], uri, sorted(loaded))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=int(chosen.drain_s),
+                lifespan="on",
+            )
+        )
+        server.run(sockets=[listener])
+        if not server.started:
+            raise StartRefused("the server could not start; the log says why")
+
+
+def migrate(file: Path | None, *, check: bool) -> list[str]:
+    """Apply what is missing, or, with `check`, only say what that is."""
+    _, chosen = prepare(file, {})
+    with database(chosen) as uri:
+        direct = chosen.database_direct_uri or uri
+        return anyio.run(migrations.pending if check else migrations.migrate, direct)
+
+
+def prepare(file: Path | None, given: Mapping[str, Any]) -> tuple[Project, Settings]:
+    """The project and the settings, with logging in force."""
+    found = project.load(file) if file else project.builtin()
+    project.apply_environment(found)
+    chosen = settings.load(given)
+    logs.configure(chosen.log_level, json=chosen.log_json)
+    return found, chosen
+
+
+def load_graphs(found: Project, chosen: Settings) -> Mapping[str, LoadedGraph]:
+    """The project's graphs, or the built-in agent."""
+    if not found.builtin:
+        return graphs.load_graphs(found)
+    built = agent.build(chosen.model, chosen.model_base_url)
+    description = "The built-in agent: a calculator, a clock, a memory, and a human to ask"
+    return {"agent": graphs.accept("agent", built, where="the built-in agent", description=description)}
+
+
+@contextmanager
+def database(chosen: Settings) -> Iterator[str]:
+    """The operator's Postgres, or the embedded one, running until the block ends."""
+    if chosen.database_uri is not None:
+        yield chosen.database_uri
+        return
+    with embedded.running(chosen.data_dir) as uri:
+        yield uri
+
+
+@contextmanager
+def listening_socket(chosen: Settings) -> Iterator[socket.socket]:
+    """The bound socket, before anything slow is done; StartRefused where the port is taken."""
+    family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((chosen.host, chosen.port))
+        except OSError as error:
+            reason = error.strerror or "it can't be bound"
+            raise StartRefused(f"{chosen.host}:{chosen.port}: {reason}; choose another with --port") from None
+        yield listener
+
+
+def print_greeting(chosen: Settings, port: int, uri: str, names: list[str]) -> None:
+    """How to talk to the server, for whoever started it."""
+    host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
+    url = f"http://{host}:{port}"
+    example = """-H 'content-type: application/json' -d '{"query": "My name is Ada."}'"""
+    print(f"\nThreadkeep serves {', '.join(names)} on {url}\n", flush=True)  # noqa: T201 - for the person who started it
+    print(f"  ask       curl -s {url}/query {example}")  # noqa: T201
+    print(f'  python    langgraph_sdk.get_client(url="{url}")')  # noqa: T201
+    if chosen.database_uri is None:
+        print(f"  postgres  psql '{uri}'   (data in {chosen.data_dir})")  # noqa: T201
+    print(flush=True)  # noqa: T201

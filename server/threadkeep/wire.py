@@ -1,0 +1,108 @@
+"""Wire: from Python to JSON, the way the LangGraph clients read it.
+
+A message is its plain fields, a dataclass an object, a set a list; what has no JSON form is its text.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any, cast
+
+import orjson
+from pydantic import BaseModel
+
+OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+NUL_ESCAPE = b"\\u0000"
+REPLACEMENT_ESCAPE = b"\\ufffd"
+MAX_DEPTH = 200
+
+
+class Json:
+    """JSON that is there already: sent on as it is, read only where somebody asks.
+
+    No dataclass, for orjson would take it apart.
+    """
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: bytes | str) -> None:
+        self.raw = raw.encode() if isinstance(raw, str) else bytes(raw)
+
+    def load(self) -> Any:
+        """What it says."""
+        return orjson.loads(self.raw)
+
+
+class Unserializable(ValueError):
+    """A value of the graph's that has no JSON form: too deep, or part of itself."""
+
+
+def dumps(value: object) -> bytes:
+    """`value` as one line of JSON that Postgres takes too; Unserializable where it has no end.
+
+    NUL becomes U+FFFD, as on the reference: jsonb refuses it. So does a lone surrogate, which UTF-8 can't hold.
+    """
+    try:
+        encoded = orjson.dumps(value, _default, OPTIONS)
+    except (TypeError, ValueError, RecursionError):
+        encoded = orjson.dumps(_plain(value, MAX_DEPTH), _default, OPTIONS)
+    return without_nul(encoded)
+
+
+def without_nul(encoded: bytes) -> bytes:
+    """JSON with U+FFFD for each escaped NUL; an escaped backslash before `u0000` is no escape of NUL."""
+    if NUL_ESCAPE not in encoded:
+        return encoded
+    halves = encoded.split(b"\\\\")
+    return b"\\\\".join(half.replace(NUL_ESCAPE, REPLACEMENT_ESCAPE) for half in halves)
+
+
+def _default(value: object) -> object:
+    """What orjson asks for on a type it does not know."""
+    if isinstance(value, Json):
+        return orjson.Fragment(value.raw)
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[object, object]", value))
+    if isinstance(value, (set, frozenset, deque)):
+        return list(cast("Iterable[object]", value))
+    return _by_duck(value)
+
+
+def _by_duck(value: object) -> object:
+    if callable(fields := getattr(value, "_asdict", None)):  # a NamedTuple, which orjson does not take for a tuple
+        return cast("Callable[[], object]", fields)()
+    if isinstance(value, tuple):
+        return list(cast("tuple[object, ...]", value))
+    if isinstance(value, type) and issubclass(value, BaseModel):
+        return value.model_json_schema()
+    if isinstance(value, BaseException):
+        return repr(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value).decode("utf-8", "replace")
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)
+
+
+def _plain(value: Any, depth: int) -> object:
+    """The slow way, for what orjson refused: surrogates replaced, huge integers as text, keys as text."""
+    if depth == 0:
+        raise Unserializable("the value is nested too deeply, or contains itself")
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 63:
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, Json)):
+        return value
+    if isinstance(value, Mapping):
+        items = cast("Mapping[object, object]", value).items()
+        return {str(_plain(str(key), depth - 1)): _plain(item, depth - 1) for key, item in items}
+    if isinstance(value, (list, tuple, set, frozenset, deque)) and not hasattr(value, "_asdict"):
+        return [_plain(item, depth - 1) for item in cast("Iterable[object]", value)]
+    return _plain(_default(value), depth - 1) if not is_dataclass(value) else _plain(_fields(value), depth - 1)
+
+
+def _fields(value: Any) -> dict[str, object]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}

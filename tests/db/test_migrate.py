@@ -1,0 +1,180 @@
+"""Migrations: applied once, by one process at a time, and never edited."""
+
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from anyio import Path as AsyncPath
+from psycopg import AsyncConnection, sql
+
+from threadkeep.db import embedded, migrate
+from threadkeep.problems import StartRefused
+
+FILES = {
+    "0001_parrots.sql": "CREATE TABLE parrots (name text); CREATE TABLE perches (name text);",
+    "0002_feathers.sql": "ALTER TABLE parrots ADD COLUMN feathers integer;",
+}
+LIBRARIES = ["checkpoints", "store"]
+MIGRATE = "import anyio, sys, pathlib; from threadkeep.db.migrate import migrate;"
+MIGRATE += "anyio.run(lambda: migrate(sys.argv[1], folder=pathlib.Path(sys.argv[2])))"
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    with embedded.running(tmp_path_factory.mktemp("postgres"), durable=False) as uri:
+        yield uri
+
+
+@pytest.fixture
+def uri(postgres: str) -> str:
+    """An empty database."""
+    name = f"empty_{uuid4().hex}"
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    return postgres.replace("/threadkeep?", f"/{name}?")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, statements in FILES.items():
+        (tmp_path / name).write_text(statements)
+    return tmp_path
+
+
+def relations(uri: str) -> set[str]:
+    with psycopg.connect(uri) as conn:
+        found = conn.execute("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")
+        return {str(row[0]) for row in found}
+
+
+def invalid_indexes(uri: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(uri) as conn:
+        return conn.execute("SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid").fetchall()
+
+
+async def is_current(uri: str, folder: Path) -> bool:
+    async with await AsyncConnection.connect(uri) as conn:
+        return await migrate.is_current(conn, folder=folder)
+
+
+async def test_an_empty_database_is_brought_up_to_date_once(uri: str, folder: Path) -> None:
+    """Ours: a second run applies nothing, and `pending` and `is_current` agree with it."""
+    assert await migrate.pending(uri, folder=folder) == ["0001_parrots", "0002_feathers", *LIBRARIES]
+    assert relations(uri) == set()
+    assert not await is_current(uri, folder)
+
+    assert await migrate.migrate(uri, folder=folder) == ["0001_parrots", "0002_feathers", *LIBRARIES]
+    assert {"parrots", "perches", "checkpoints", "checkpoint_writes", "store"} <= relations(uri)
+
+    assert await migrate.migrate(uri, folder=folder) == []
+    assert await migrate.pending(uri, folder=folder) == []
+    assert await is_current(uri, folder)
+
+
+async def test_a_new_file_is_applied_on_top(uri: str, folder: Path) -> None:
+    """Ours: forward only, and only what is new."""
+    await migrate.migrate(uri, folder=folder)
+    await AsyncPath(folder / "0003_beaks.sql").write_text("CREATE TABLE beaks (name text)")
+
+    assert not await is_current(uri, folder)
+    assert await migrate.migrate(uri, folder=folder) == ["0003_beaks"]
+
+
+def test_three_processes_migrate_an_empty_database_at_once(uri: str, folder: Path) -> None:
+    """Ours: replicas start together. The savers' own setup lets two of three die, or hangs under a plain lock."""
+    command = [sys.executable, "-c", MIGRATE, uri, str(folder)]
+    racing = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+
+    said = [process.communicate(timeout=60)[1] for process in racing]
+
+    assert [process.returncode for process in racing] == [0, 0, 0], said
+    assert {"parrots", "perches", "checkpoints", "checkpoint_blobs", "checkpoint_writes", "store"} <= relations(uri)
+    assert invalid_indexes(uri) == []
+
+
+async def test_an_edited_file_is_refused_by_name(uri: str, folder: Path) -> None:
+    """Ours: what a database went through is what the files say."""
+    await migrate.migrate(uri, folder=folder)
+    await AsyncPath(folder / "0001_parrots.sql").write_text("CREATE TABLE parrots (name text NOT NULL)")
+
+    with pytest.raises(StartRefused, match="0001_parrots was changed"):
+        await migrate.migrate(uri, folder=folder)
+    with pytest.raises(StartRefused, match="0001_parrots was changed"):
+        await migrate.pending(uri, folder=folder)
+
+
+async def test_a_missing_file_is_refused_by_name(uri: str, folder: Path) -> None:
+    """Ours: an applied migration that is gone was another release's."""
+    await migrate.migrate(uri, folder=folder)
+    await AsyncPath(folder / "0001_parrots.sql").unlink()
+
+    with pytest.raises(StartRefused, match=r"0001_parrots was applied .* gone"):
+        await migrate.migrate(uri, folder=folder)
+
+
+async def test_an_older_release_runs_beside_a_newer_one(
+    uri: str, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ours: during a rolling update the old replicas start again on the new database."""
+    await migrate.migrate(uri, folder=folder)
+    await AsyncPath(folder / "0002_feathers.sql").unlink()
+
+    assert await migrate.migrate(uri, folder=folder) == []
+    assert [record.getMessage() for record in caplog.records] == ["the database is newer than this release"]
+    assert await is_current(uri, folder)
+
+
+async def test_nothing_of_a_failed_file_stays(uri: str, folder: Path) -> None:
+    """Ours: each file is one transaction, and those before it are kept."""
+    await AsyncPath(folder / "0002_feathers.sql").write_text("CREATE TABLE halfway (name text); SELECT 1 / 0")
+
+    with pytest.raises(StartRefused, match="0002_feathers failed"):
+        await migrate.migrate(uri, folder=folder)
+
+    assert "parrots" in relations(uri)
+    assert "halfway" not in relations(uri)
+    assert await migrate.pending(uri, folder=folder) == ["0002_feathers", *LIBRARIES]
+
+
+async def test_an_index_left_invalid_is_mended(uri: str, folder: Path) -> None:
+    """Ours: a setup killed within CREATE INDEX CONCURRENTLY leaves an index that IF NOT EXISTS passes over."""
+    await migrate.migrate(uri, folder=folder)
+    with psycopg.connect(uri) as conn:
+        conn.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'checkpoints_thread_id_idx'::regclass")
+    assert not await is_current(uri, folder)
+
+    assert await migrate.migrate(uri, folder=folder) == ["checkpoints"]
+
+    assert invalid_indexes(uri) == []
+    assert await is_current(uri, folder)
+
+
+async def test_who_waits_too_long_for_another_process_gives_up(
+    uri: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: every wait has an end."""
+    monkeypatch.setattr(migrate, "LOCK_WAIT_S", 0.3)
+    with psycopg.connect(uri) as conn:
+        conn.execute("SELECT pg_advisory_lock(%s)", (migrate.LOCK,))
+
+        with pytest.raises(StartRefused, match="another process"):
+            await migrate.migrate(uri, folder=folder)
+
+
+@pytest.mark.parametrize("names", [[], ["1_short.sql"], ["0001_one.sql", "0001_two.sql"], ["0001.sql"]])
+def test_a_folder_without_order_is_refused(names: list[str], tmp_path: Path) -> None:
+    """Ours: the order of migrations is their number, and there is always one."""
+    for name in names:
+        (tmp_path / name).touch()
+
+    with pytest.raises(StartRefused, match="migration"):
+        migrate.read(tmp_path)
+
+
+def test_the_migrations_that_come_with_the_package_are_found() -> None:
+    """Ours: from a checkout as from the wheel."""
+    assert migrate.read()[0].number == 1
