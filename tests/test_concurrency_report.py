@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import anyio
+import psutil
 import pytest
 import uvicorn
 from starlette.applications import Starlette
@@ -25,7 +26,7 @@ from threadkeep.concurrency_report.serve import serving
 from threadkeep.concurrency_report.verdicts import Verdict, judge
 
 SLOTS = 12
-SMALL = Plan(latency_s=0.05, rounds=1, many=40)
+SMALL = Plan(latency_s=0.05, rounds=1, many=40, many_share=0.25)
 LONG = Plan(latency_s=0.05, rounds=1, many=60, many_share=8)
 """Its flood lasts longer than it takes to send."""
 SPEED_UP, OVERHEAD = "equal length", "over one alone, 12 slots"
@@ -128,11 +129,6 @@ async def own(fault: str) -> Measured:
     return await measure_own(SMALL, lambda _: None, command=peer(fault))
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_a_sound_server_keeps_every_promise_that_is_not_about_speed() -> None:
     """Ours: threads, cap, answers and memory, through a kill and a restart."""
     measured = await own("sound")
@@ -202,6 +198,27 @@ def test_a_server_that_does_not_start_is_told_with_its_last_words(
     assert "no room at the inn" in told
 
 
+async def test_sigterm_stops_the_server_that_was_started(tmp_path: Path) -> None:
+    """Ours: a report that is ended leaves no server behind."""
+    script = (
+        "import sys; from pathlib import Path; from threadkeep.concurrency_report import run; "
+        "sys.exit(run(url=None, out=Path(sys.argv[1]), command=sys.argv[2:]))"
+    )
+    with anyio.fail_after(30):
+        async with await anyio.open_process([sys.executable, "-c", script, str(tmp_path), *peer("sound")]) as report:
+            assert report.stderr is not None
+            told = ""
+            while "7 of equal length" not in told:
+                told += (await report.stderr.receive()).decode()
+            servers = psutil.Process(report.pid).children()
+            report.terminate()
+            code = await report.wait()
+
+    assert code == 2
+    assert len(servers) == 1
+    assert not [server for server in servers if server.is_running()]
+
+
 def test_an_address_where_nobody_listens_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ours: exit code 2 says that nothing was measured."""
     assert run(url="http://127.0.0.1:9", out=tmp_path) == 2
@@ -220,7 +237,7 @@ def test_the_speed_up_is_the_sequential_time_over_the_median_of_the_rounds() -> 
 @pytest.mark.parametrize(("slots", "allowed"), [(12, 0.25), (15, 0.05), (200, 0.05), (5, 1.05), (None, 0.25)])
 def test_the_burst_is_allowed_its_second_wave_and_five_percent(slots: int | None, allowed: float) -> None:
     """Ours: 3 of 15 wait for one of 12 slots, which alone makes the mean 20 % longer."""
-    burst = Burst(slots=slots, alone=(turn(0, 1),), at_once=(tuple(turn(0, 1) for _ in range(15)),))
+    burst = Burst(slots=slots, alone=turn(0, 1), at_once=(tuple(turn(0, 1) for _ in range(15)),))
 
     assert burst.allowed == pytest.approx(allowed)
     assert burst.overhead == 0

@@ -4,7 +4,7 @@ The lifespan opens what requests share, in the order in which it is needed, and 
 """
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ from threadkeep.db.checkpoints import Checkpoints
 from threadkeep.db.listen import Wakeups, listening
 from threadkeep.db.pool import Pool
 from threadkeep.engine.assistants import Assistants
-from threadkeep.engine.drain import drained
+from threadkeep.engine.drain import drain
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.heartbeat import beating
 from threadkeep.engine.slots import Slots
@@ -46,7 +46,7 @@ def create_app(settings: Settings, uri: str, graphs: Mapping[str, LoadedGraph]) 
     """The application that serves `graphs` on the migrated Postgres at `uri`."""
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
+    async def lifespan(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
         del app
         async with open_state(settings, uri, graphs) as state:
             yield state
@@ -74,7 +74,7 @@ def route(operation: Operation) -> Route:
 
 
 @asynccontextmanager
-async def open_state(settings: Settings, uri: str, graphs: Mapping[str, LoadedGraph]) -> AsyncIterator[State]:
+async def open_state(settings: Settings, uri: str, graphs: Mapping[str, LoadedGraph]) -> AsyncGenerator[State]:
     """All that requests and background duties share, open until the block ends."""
     direct = settings.database_direct_uri or uri
     async with (
@@ -94,7 +94,7 @@ async def open_state(settings: Settings, uri: str, graphs: Mapping[str, LoadedGr
                     duties.start_soon(duty, engine, name=duty.__name__)
                 yield State(engine=engine, assistants=Assistants(api_pool, graphs))
                 duties.cancel_scope.cancel()
-            await drained(engine)
+            await drain(engine)
 
 
 def _engine(

@@ -4,7 +4,7 @@ The table of routes names the event of each (`api/routes.py`); nothing reaches a
 made here. There are no principals yet: everybody may see everything.
 """
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from starlette.requests import Request
 
@@ -37,7 +37,7 @@ Event: TypeAlias = Literal[
 """`langgraph_sdk.Auth`'s resources and actions; `public`: for anybody, and it sees no tenant's rows."""
 
 
-async def authorize(event: Event, request: Request) -> Filters:
+async def authorize(event: Event, request: Request[Any]) -> Filters:
     """What the caller of `request` may see; Forbidden where not even that."""
     del event, request
     return EVERYTHING

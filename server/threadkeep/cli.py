@@ -1,7 +1,7 @@
 """CLI: `threadkeep serve`, `migrate`, `bench`, `version`."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def _project_file(config: Path | None) -> Path | None:
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def refusals() -> Generator[None]:
     """Tell why the start was refused in a line, without a trace."""
     try:
         yield

@@ -5,7 +5,7 @@ The fields of `logging`'s `extra` are the line's own. Context (request, thread, 
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ _context: ContextVar[Mapping[str, str]] = ContextVar("log_context")
 
 
 @contextmanager
-def bound(**fields: str) -> Iterator[None]:
+def bound(**fields: str) -> Generator[None]:
     """Add `fields` to every line that is logged inside the block, in tasks started there too."""
     token = _context.set({**_context.get({}), **fields})
     try:

@@ -6,7 +6,7 @@ they may block.
 
 import logging
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def load_graphs(found: Project, chosen: Settings) -> Mapping[str, LoadedGraph]:
 
 
 @contextmanager
-def database(chosen: Settings) -> Iterator[str]:
+def database(chosen: Settings) -> Generator[str]:
     """The operator's Postgres, or the embedded one, running until the block ends."""
     if chosen.database_uri is not None:
         yield chosen.database_uri
@@ -90,7 +90,7 @@ def database(chosen: Settings) -> Iterator[str]:
 
 
 @contextmanager
-def listening_socket(chosen: Settings) -> Iterator[socket.socket]:
+def listening_socket(chosen: Settings) -> Generator[socket.socket]:
     """The bound socket, before anything slow is done; StartRefused where the port is taken."""
     family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:

@@ -5,7 +5,6 @@ A message is its plain fields, a dataclass an object, a set a list; what has no 
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, is_dataclass
 from typing import Any, cast
 
 import orjson
@@ -77,16 +76,12 @@ def _by_duck(value: object) -> object:
         return list(cast("tuple[object, ...]", value))
     if isinstance(value, type) and issubclass(value, BaseModel):
         return value.model_json_schema()
-    if isinstance(value, BaseException):
-        return repr(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value).decode("utf-8", "replace")
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return str(value)
+    if isinstance(value, (bytes, bytearray)):
+        return value.decode("utf-8", "replace")
+    return repr(value) if isinstance(value, BaseException) else str(cast("object", value))
 
 
-def _plain(value: Any, depth: int) -> object:
+def _plain(value: Any, depth: int) -> Any:
     """The slow way, for what orjson refused: surrogates replaced, huge integers as text, keys as text."""
     if depth == 0:
         raise Unserializable("the value is nested too deeply, or contains itself")
@@ -99,10 +94,8 @@ def _plain(value: Any, depth: int) -> object:
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()
         return {str(_plain(str(key), depth - 1)): _plain(item, depth - 1) for key, item in items}
-    if isinstance(value, (list, tuple, set, frozenset, deque)) and not hasattr(value, "_asdict"):
-        return [_plain(item, depth - 1) for item in cast("Iterable[object]", value)]
-    return _plain(_default(value), depth - 1) if not is_dataclass(value) else _plain(_fields(value), depth - 1)
-
-
-def _fields(value: Any) -> dict[str, object]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    if type(value) in {list, tuple, set, frozenset, deque}:
+        return [_plain(item, depth - 1) for item in value]
+    if fields := getattr(value, "__dataclass_fields__", None):
+        return {name: _plain(getattr(value, name), depth - 1) for name in fields}
+    return _plain(_default(value), depth - 1)

@@ -4,13 +4,14 @@ What every endpoint gets. It can only be made from an `Operation` of the table o
 to ask who is calling.
 """
 
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar, cast
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -85,7 +86,8 @@ class Operation:
     path: str
     endpoint: Endpoint
     event: Event
-    body: type[BaseModel] | None = None
+    body: Any = None
+    """A pydantic model, or a type of several, such as `list[Model]`."""
     query: type[BaseModel] | None = None
 
     async def __call__(self, request: Request[State]) -> Response:
@@ -96,7 +98,15 @@ class Operation:
         return await self.endpoint(Call(request=request, body=body, query=query, filters=filters))
 
 
-async def read_body(request: Request[State], model: type[BaseModel]) -> BaseModel:
+def operation(
+    name: str, endpoint: Endpoint, event: Event, *, body: Any = None, query: type[BaseModel] | None = None
+) -> Operation:
+    """A line of the table; `name` is the method and the path, `body` what pydantic can make of the JSON."""
+    method, path = name.split(" ")
+    return Operation(method=method, path=path, endpoint=endpoint, event=event, body=body, query=query)
+
+
+async def read_body(request: Request[State], model: Any) -> object:
     """The body as `model`; Invalid, TooLarge or UnsupportedMedia where it is none."""
     return validated(model, decode(await _bytes(request)))
 
@@ -125,7 +135,7 @@ def decode(raw: bytes) -> object:
         raise Invalid("Invalid JSON in request body") from None
 
 
-def read_query(request: Request[State], model: type[BaseModel]) -> BaseModel:
+def read_query(request: Request[State], model: type[BaseModel]) -> Any:
     """The query parameters as `model`; a name given several times is a list."""
     given = request.query_params
     found: dict[str, object] = {}
@@ -135,10 +145,15 @@ def read_query(request: Request[State], model: type[BaseModel]) -> BaseModel:
     return validated(model, found)
 
 
-def validated(model: type[BaseModel], value: object) -> BaseModel:
+@functools.cache
+def _adapter(model: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(model)
+
+
+def validated(model: Any, value: object) -> Any:
     """`value` as `model`; Invalid, with each place named, where it is none."""
     try:
-        return model.model_validate(value)
+        return _adapter(model).validate_python(value)
     except ValidationError as error:
         errors = [{"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]} for item in error.errors()]
         lines = [f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {item['msg']}" for item in error.errors()]

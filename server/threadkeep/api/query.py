@@ -14,7 +14,7 @@ from starlette.responses import Response
 from threadkeep import wire
 from threadkeep.api.answers import json_answer, run_headers
 from threadkeep.api.call import Call, decode, validated
-from threadkeep.api.runs import stop
+from threadkeep.api.joins import stop
 from threadkeep.db.cancels import Target
 from threadkeep.engine import follow
 from threadkeep.engine.admit import Admission, Admitted, run_foreground
@@ -92,20 +92,23 @@ async def _answer(call: Call[None, None], admitted: Admitted) -> Any:
     else:
         raw = await follow.answer(call.engine, call.filters, admitted.thread_id, admitted.run_id)
     answer = orjson.loads(raw)
-    ids = {"thread_id": str(admitted.thread_id), "run_id": str(admitted.run_id)}
-    if isinstance(answer, dict) and "__error__" in answer:
-        raise QueryFailed("the agent failed", cause=cast("dict[str, Any]", answer)["__error__"], **ids)
-    if isinstance(answer, dict) and "__interrupt__" in answer:
-        asks = cast("dict[str, Any]", answer)["__interrupt__"]
-        raise QueryInterrupted("the agent waits for an answer; resume it with a run", interrupts=asks, **ids)
-    return answer
+    if not isinstance(answer, dict):
+        return answer
+    found = cast("dict[str, Any]", answer)
+    thread_id, run_id = str(admitted.thread_id), str(admitted.run_id)
+    if cause := found.get("__error__"):
+        raise QueryFailed("the agent failed", cause=cause, thread_id=thread_id, run_id=run_id)
+    if asks := found.get("__interrupt__"):
+        detail = "the agent waits for an answer; resume it with a run"
+        raise QueryInterrupted(detail, interrupts=asks, thread_id=thread_id, run_id=run_id)
+    return found
 
 
 def _text(answer: Any) -> str:
     """The last message's text; of a graph without messages, its state as JSON."""
-    messages = answer.get("messages") if isinstance(answer, dict) else None
-    content = messages[-1].get("content") if messages and isinstance(messages[-1], dict) else answer
+    content: Any = answer
+    if isinstance(answer, dict) and (messages := cast("dict[str, Any]", answer).get("messages")):
+        content = messages[-1]["content"]
     if isinstance(content, list):
-        blocks = cast("list[Any]", content)
-        return "".join(block.get("text", "") if isinstance(block, dict) else str(block) for block in blocks)
+        return "".join(block["text"] for block in cast("list[Any]", content) if "text" in block)
     return content if isinstance(content, str) else wire.dumps(content).decode()

@@ -1,123 +1,63 @@
 """Routes: one table of all there is.
 
 Each line names the auth event that guards it, so that none can be added without one. The router, the spec and the
-tests read the table.
+tests read the table. Where two paths fit a request, the earlier line has it.
 """
 
-from threadkeep.api import assistants, query, runs, system, threads
-from threadkeep.api.call import Operation
+from threadkeep.api import assistants, joins, query, runs, system, threads
+from threadkeep.api.call import Operation, operation
 
 SYSTEM = (
-    Operation(method="GET", path="/", endpoint=system.ok, event="public", query=system.OkQuery),
-    Operation(method="GET", path="/ok", endpoint=system.ok, event="public", query=system.OkQuery),
-    Operation(method="GET", path="/livez", endpoint=system.livez, event="public"),
-    Operation(method="GET", path="/readyz", endpoint=system.readyz, event="public"),
-    Operation(method="GET", path="/info", endpoint=system.info, event="public"),
+    operation("GET /", system.ok, "public", query=system.OkQuery),
+    operation("GET /ok", system.ok, "public", query=system.OkQuery),
+    operation("GET /livez", system.livez, "public"),
+    operation("GET /readyz", system.readyz, "public"),
+    operation("GET /info", system.info, "public"),
 )
-ASSISTANTS = (
-    Operation(
-        method="POST",
-        path="/assistants/search",
-        endpoint=assistants.search,
-        event="assistants.search",
-        body=assistants.SearchBody,
-    ),
-)
+ASSISTANTS = (operation("POST /assistants/search", assistants.search, "assistants.search", body=assistants.SearchBody),)
 THREADS = (
-    Operation(method="POST", path="/threads", endpoint=threads.create, event="threads.create", body=threads.ThreadBody),
-    Operation(method="GET", path="/threads/{thread_id}", endpoint=threads.get, event="threads.read"),
-    Operation(method="DELETE", path="/threads/{thread_id}", endpoint=threads.delete, event="threads.delete"),
-    Operation(
-        method="GET",
-        path="/threads/{thread_id}/state",
-        endpoint=threads.state,
-        event="threads.read",
-        query=threads.StateQuery,
-    ),
-    Operation(
-        method="GET",
-        path="/threads/{thread_id}/history",
-        endpoint=threads.list_history,
-        event="threads.read",
-        query=threads.HistoryQuery,
-    ),
-    Operation(
-        method="POST",
-        path="/threads/{thread_id}/history",
-        endpoint=threads.search_history,
-        event="threads.read",
-        body=threads.HistoryBody,
-    ),
+    operation("POST /threads", threads.create, "threads.create", body=threads.ThreadBody),
+    operation("GET /threads/{thread_id}", threads.get, "threads.read"),
+    operation("DELETE /threads/{thread_id}", threads.delete, "threads.delete"),
+    operation("GET /threads/{thread_id}/state", threads.state, "threads.read", query=threads.StateQuery),
+    operation("GET /threads/{thread_id}/history", threads.list_history, "threads.read", query=threads.HistoryQuery),
+    operation("POST /threads/{thread_id}/history", threads.search_history, "threads.read", body=threads.HistoryBody),
 )
 THREAD_RUNS = (
-    Operation(
-        method="POST",
-        path="/threads/{thread_id}/runs",
-        endpoint=runs.create,
-        event="threads.create_run",
-        body=runs.ThreadRunBody,
+    operation("POST /threads/{thread_id}/runs", runs.create, "threads.create_run", body=runs.ThreadRunBody),
+    operation("POST /threads/{thread_id}/runs/stream", runs.stream, "threads.create_run", body=runs.ThreadRunBody),
+    operation("POST /threads/{thread_id}/runs/wait", runs.wait, "threads.create_run", body=runs.ThreadRunBody),
+    operation("GET /threads/{thread_id}/runs", joins.search, "threads.read", query=joins.ListQuery),
+    operation("GET /threads/{thread_id}/runs/{run_id}", joins.get, "threads.read"),
+    operation("DELETE /threads/{thread_id}/runs/{run_id}", joins.delete, "threads.delete"),
+    operation("GET /threads/{thread_id}/runs/{run_id}/join", joins.join, "threads.read", query=joins.JoinQuery),
+    operation(
+        "GET /threads/{thread_id}/runs/{run_id}/stream", joins.join_stream, "threads.read", query=joins.JoinQuery
     ),
-    Operation(
-        method="POST",
-        path="/threads/{thread_id}/runs/stream",
-        endpoint=runs.stream,
-        event="threads.create_run",
-        body=runs.ThreadRunBody,
-    ),
-    Operation(
-        method="POST",
-        path="/threads/{thread_id}/runs/wait",
-        endpoint=runs.wait,
-        event="threads.create_run",
-        body=runs.ThreadRunBody,
-    ),
-    Operation(method="GET", path="/threads/{thread_id}/runs/{run_id}", endpoint=runs.get, event="threads.read"),
-    Operation(method="DELETE", path="/threads/{thread_id}/runs/{run_id}", endpoint=runs.delete, event="threads.delete"),
-    Operation(
-        method="GET",
-        path="/threads/{thread_id}/runs/{run_id}/join",
-        endpoint=runs.join,
-        event="threads.read",
-        query=runs.JoinQuery,
-    ),
-    Operation(
-        method="GET",
-        path="/threads/{thread_id}/runs/{run_id}/stream",
-        endpoint=runs.join_stream,
-        event="threads.read",
-        query=runs.JoinQuery,
-    ),
-    Operation(
-        method="POST",
-        path="/threads/{thread_id}/runs/{run_id}/cancel",
-        endpoint=runs.cancel,
-        event="threads.update",
-        query=runs.CancelQuery,
+    operation(
+        "POST /threads/{thread_id}/runs/{run_id}/cancel", joins.cancel, "threads.update", query=joins.CancelQuery
     ),
 )
 STATELESS_RUNS = (
-    Operation(
-        method="POST",
-        path="/runs",
-        endpoint=runs.create_stateless,
-        event="threads.create_run",
-        body=runs.StatelessRunBody,
-    ),
-    Operation(
-        method="POST",
-        path="/runs/stream",
-        endpoint=runs.stream_stateless,
-        event="threads.create_run",
-        body=runs.StatelessRunBody,
-    ),
-    Operation(
-        method="POST",
-        path="/runs/wait",
-        endpoint=runs.wait_stateless,
-        event="threads.create_run",
-        body=runs.StatelessRunBody,
+    operation("POST /runs", runs.create_stateless, "threads.create_run", body=runs.StatelessRunBody),
+    operation("POST /runs/stream", runs.stream_stateless, "threads.create_run", body=runs.StatelessRunBody),
+    operation("POST /runs/wait", runs.wait_stateless, "threads.create_run", body=runs.StatelessRunBody),
+    operation("POST /runs/batch", runs.create_batch, "threads.create_run", body=runs.Batch),
+    operation(
+        "POST /runs/cancel", joins.cancel_many, "threads.update", body=joins.CancelManyBody, query=joins.CancelManyQuery
     ),
 )
-QUERY = (Operation(method="POST", path="/query", endpoint=query.query, event="threads.create_run"),)
+CRONS: tuple[Operation, ...] = ()
+STORE: tuple[Operation, ...] = ()
+QUERY = (operation("POST /query", query.query, "threads.create_run"),)
 
-TABLE: tuple[Operation, ...] = (*SYSTEM, *ASSISTANTS, *THREADS, *THREAD_RUNS, *STATELESS_RUNS, *QUERY)
+TABLE: tuple[Operation, ...] = (
+    *SYSTEM,
+    *ASSISTANTS,
+    *THREADS,
+    *THREAD_RUNS,
+    *STATELESS_RUNS,
+    *CRONS,
+    *STORE,
+    *QUERY,
+)

@@ -2,25 +2,22 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 from starlette.responses import Response
 
-from threadkeep.api.answers import json_answer, no_content, raw_json, run_headers
+from threadkeep.api.answers import json_answer, run_headers
 from threadkeep.api.call import Call
+from threadkeep.api.joins import canceller
 from threadkeep.api.sse import EventStream
 from threadkeep.api.waiting import WaitingAnswer
-from threadkeep.db import cancels, runs
-from threadkeep.db.cancels import Target
 from threadkeep.db.filters import Filters
-from threadkeep.db.runs import CancelAction
 from threadkeep.engine import follow
 from threadkeep.engine.admit import Admission, Admitted, enqueue, run_foreground, run_stateless
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.live import Followed
 from threadkeep.engine.spec import RunSpec
-from threadkeep.problems import InvalidRequest, NotFound, Unavailable, Unsupported
+from threadkeep.problems import InvalidRequest, Unavailable, Unsupported
 
 MAX_RECURSION = 1000
 """The highest `config.recursion_limit`."""
@@ -69,30 +66,7 @@ class StatelessRunBody(RunBody):
     on_completion: Literal["delete", "keep"] = "delete"
 
 
-def _modes(value: object) -> object:
-    """A repeated key, one word, or (the JS SDK 2.0) a JSON list; empty is no filter."""
-    if isinstance(value, str):
-        return [word.strip(' []"') for word in value.split(",") if word.strip(' []"')] or None
-    return value
-
-
-class JoinQuery(BaseModel):
-    """The query of a join."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    stream_mode: Annotated[list[str] | None, BeforeValidator(_modes)] = None
-    cancel_on_disconnect: bool = False
-
-
-class CancelQuery(BaseModel):
-    """The query of a cancel."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    wait: bool = False
-    action: CancelAction = "interrupt"
-    reason: str | None = None
+Batch = Annotated[list[StatelessRunBody], Field(min_length=1, max_length=1000)]
 
 
 async def create(call: Call[ThreadRunBody, None]) -> Response:
@@ -125,7 +99,7 @@ async def wait(call: Call[ThreadRunBody, None]) -> Response:
 
 async def stream_stateless(call: Call[StatelessRunBody, None]) -> Response:
     """POST /runs/stream: run without a thread, and read the events."""
-    asked = await _without_thread(call, watched=True)
+    asked = await _without_thread(call, call.body, watched=True)
     admitted = await _admit_stateless(call, asked)
     return EventStream(
         _followed(call.engine, admitted),
@@ -137,7 +111,7 @@ async def stream_stateless(call: Call[StatelessRunBody, None]) -> Response:
 
 async def wait_stateless(call: Call[StatelessRunBody, None]) -> Response:
     """POST /runs/wait: run without a thread, and read the final values."""
-    admitted = await _admit_stateless(call, await _without_thread(call))
+    admitted = await _admit_stateless(call, await _without_thread(call, call.body))
     return WaitingAnswer(
         _answer(call.engine, call.filters, admitted),
         headers=run_headers(admitted.thread_id, admitted.run_id, "join" if admitted.run else None),
@@ -145,90 +119,18 @@ async def wait_stateless(call: Call[StatelessRunBody, None]) -> Response:
     )
 
 
+async def create_batch(call: Call[list[StatelessRunBody], None]) -> Response:
+    """POST /runs/batch: leave several runs in the queue, each on a thread of its own."""
+    asked = [await _without_thread(call, body, kept=True) for body in call.body]
+    admitted = [await enqueue(call.engine, call.filters, one) for one in asked]
+    return json_answer([one.run for one in admitted])
+
+
 async def create_stateless(call: Call[StatelessRunBody, None]) -> Response:
     """POST /runs: leave a run in the queue, on a thread of its own."""
-    asked = await _without_thread(call, kept=True)
+    asked = await _without_thread(call, call.body, kept=True)
     admitted = await enqueue(call.engine, call.filters, asked)
     return json_answer(admitted.run, headers=run_headers(admitted.thread_id, admitted.run_id))
-
-
-async def get(call: Call[None, None]) -> Response:
-    """GET /threads/{thread_id}/runs/{run_id}."""
-    thread_id, run_id = call.thread_id, call.run_id
-    async with call.engine.pool.connection() as conn:
-        run = await runs.get(conn, call.filters, thread_id, run_id)
-    if run is None:
-        raise NotFound("Run not found")
-    return json_answer(run)
-
-
-async def join(call: Call[None, JoinQuery]) -> Response:
-    """GET /threads/{thread_id}/runs/{run_id}/join: the final values of a run that somebody started."""
-    thread_id, run_id = await _known(call)
-    return WaitingAnswer(
-        lambda: follow.answer(call.engine, call.filters, thread_id, run_id),
-        headers=run_headers(thread_id, run_id, "join"),
-        on_disconnect=_canceller(call, thread_id, run_id) if call.query.cancel_on_disconnect else None,
-    )
-
-
-async def join_stream(call: Call[None, JoinQuery]) -> Response:
-    """GET /threads/{thread_id}/runs/{run_id}/stream: the events of a run that somebody started.
-
-    `Last-Event-ID` names the last one that the client has; `-1` or `0` asks for all; without it, those from now on.
-    """
-    thread_id, run_id = await _known(call)
-    return EventStream(
-        follow.follow(call.engine, run_id, last_event_id(call)),
-        headers=run_headers(thread_id, run_id, "stream"),
-        with_ids=True,
-        modes=call.query.stream_mode,
-        on_disconnect=_canceller(call, thread_id, run_id) if call.query.cancel_on_disconnect else None,
-    )
-
-
-async def cancel(call: Call[None, CancelQuery]) -> Response:
-    """POST /threads/{thread_id}/runs/{run_id}/cancel: stop a run; with `wait`, answer when it has stopped."""
-    thread_id, run_id = await _known(call)
-    target = Target(thread_id=thread_id, run_ids=[run_id])
-    reason = call.query.reason or "interrupt requested via POST /threads/{thread_id}/runs/{run_id}/cancel"
-    if not await stop(call.engine, call.filters, target, call.query.action, reason):
-        raise NotFound("No matching runs to cancel: the run has ended")
-    if call.query.wait:
-        await follow.ended(call.engine, run_id)
-        return raw_json(b"{}", headers=run_headers(thread_id, run_id))
-    return Response(status_code=202)
-
-
-async def delete(call: Call[None, None]) -> Response:
-    """DELETE /threads/{thread_id}/runs/{run_id}: forget a run; one that goes on is stopped first."""
-    thread_id, run_id = await _known(call)
-    target = Target(thread_id=thread_id, run_ids=[run_id])
-    await stop(call.engine, call.filters, target, "interrupt", "the run was deleted")
-    await follow.ended(call.engine, run_id)
-    async with call.engine.pool.connection() as conn:
-        await runs.delete(conn, call.filters, thread_id, run_id)
-    return no_content()
-
-
-async def stop(engine: Engine, filters: Filters, target: Target, action: CancelAction, reason: str) -> int:
-    """Cancel what `target` names: here at once, elsewhere by a wake-up. How many runs were told."""
-    told = await cancels.cancel(engine.pool, filters, target, action, reason)
-    for one in told:
-        if one.was_running and (live := engine.live.get(one.run_id)):
-            live.cancel(action, reason)
-    return len(told)
-
-
-def last_event_id(call: Call[Any, Any]) -> int | None:
-    """The position behind which a client wants the events; None: from now on."""
-    sent = call.request.headers.get("last-event-id", "").strip()
-    if not sent:
-        return None
-    digits = sent.removeprefix("-").split("-", 1)[0]
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 9 or sent.startswith("-"):
-        return 0
-    return int(digits)
 
 
 async def _on_thread(call: Call[ThreadRunBody, None], *, kept: bool = False, watched: bool = False) -> Admission:
@@ -248,9 +150,8 @@ async def _on_thread(call: Call[ThreadRunBody, None], *, kept: bool = False, wat
 
 
 async def _without_thread(
-    call: Call[StatelessRunBody, None], *, kept: bool = False, watched: bool = False
+    call: Call[Any, None], body: StatelessRunBody, *, kept: bool = False, watched: bool = False
 ) -> Admission:
-    body = call.body
     if body.command and body.command.resume is not None:
         raise InvalidRequest("You must provide a thread_id when resuming.")
     return Admission(
@@ -270,15 +171,6 @@ async def _admit_stateless(call: Call[StatelessRunBody, None], asked: Admission)
     if asked.temporary and not asked.kept and asked.after_s == 0:
         return await run_stateless(call.engine, asked)
     return await run_foreground(call.engine, call.filters, asked)
-
-
-async def _known(call: Call[Any, Any]) -> tuple[UUID, UUID]:
-    """The ids of the path, of a run that is there; NotFound otherwise, before any stream begins."""
-    thread_id, run_id = call.thread_id, call.run_id
-    async with call.engine.pool.connection() as conn:
-        if await runs.get(conn, call.filters, thread_id, run_id) is None:
-            raise NotFound("Run not found")
-    return thread_id, run_id
 
 
 def _answer(engine: Engine, filters: Filters, admitted: Admitted) -> Callable[[], Awaitable[bytes]]:
@@ -308,12 +200,4 @@ def _on_disconnect(call: Call[Any, Any], admitted: Admitted) -> Callable[[], Awa
             live.cancel("interrupt", "the client disconnected")
 
         return cancel_here
-    return _canceller(call, admitted.thread_id, admitted.run_id)
-
-
-def _canceller(call: Call[Any, Any], thread_id: UUID, run_id: UUID) -> Callable[[], Awaitable[None]]:
-    async def cancel_run() -> None:
-        target = Target(thread_id=thread_id, run_ids=[run_id])
-        await stop(call.engine, call.filters, target, "interrupt", "the client disconnected")
-
-    return cancel_run
+    return canceller(call, admitted.thread_id, admitted.run_id)

@@ -44,13 +44,13 @@ class Progress:
 
 
 def run(
-    *, url: str | None, out: Path, latency_s: float = 1.0, rounds: int = 3, command: Sequence[str] = COMMAND
+    *, url: str | None, out: Path, latency_s: float = 1.5, rounds: int = 3, command: Sequence[str] = COMMAND
 ) -> int:
     """Measure the server at `url`, or one started by `command` where it is None; write two files into `out`.
 
     The exit code: 0 where every promise that could be tested held, 1 where one broke, 2 where nothing could be
-    measured. `latency_s` is the simulated latency of the longest answer; below about 0.5 the server's own
-    milliseconds weigh more than the promises allow for.
+    measured. `latency_s` is the simulated latency of the seven equal answers, the others' in proportion; below about
+    1 the server's own milliseconds weigh more than the promises allow for.
     """
     out.mkdir(parents=True, exist_ok=True)
     plan = Plan(latency_s=latency_s, rounds=rounds)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anyio
 
+from threadkeep import settings
 from threadkeep.concurrency_report import scenarios
 from threadkeep.concurrency_report.client import Client, connected
 from threadkeep.concurrency_report.plan import NAMES, Burst, Measured, Memory, Plan
@@ -36,25 +37,26 @@ async def measure_own(plan: Plan, say: Callable[[str], None], *, command: Sequen
             say("starting a server")
             async with serving(folder, command=command) as server, connected(server.url) as client:
                 measured = await _measure(client, server.url, plan, say)
-                await client.forget()
-                threads = await scenarios.tell(client, PERSISTENT)
+                await scenarios.tell(client, PERSISTENT)
                 say("killing the server, and starting it again on the same data")
                 await server.kill()
-            persistence, roomy = await _again(folder, command, threads, plan, say)
+            persistence, roomy = await _again(folder, command, client.threads, plan, say)
             return replace(measured, started=True, persistence=persistence, roomy=roomy)
 
 
 async def _again(
-    folder: Path, command: Sequence[str], threads: list[str], plan: Plan, say: Callable[[str], None]
+    folder: Path, command: Sequence[str], made: list[str], plan: Plan, say: Callable[[str], None]
 ) -> tuple[Memory, Burst]:
+    """Ask the last threads made before the kill, and put the burst to a server with a slot for each."""
     slots = scenarios.BURST
     async with serving(folder, command=command, run_slots=slots) as server, connected(server.url) as client:
-        client.threads.extend(threads)
-        persistence = await scenarios.ask(client, threads)
+        client.threads.extend(made)
+        persistence = await scenarios.ask(client, made[-PERSISTENT:])
         await scenarios.warm_up(client)
         say(f"{slots} at once, with {slots} slots")
         roomy = await scenarios.burst(client, plan)
-        await client.forget()
+        if settings.load().database_uri is not None:  # else the data goes with the folder
+            await client.forget()
         return persistence, roomy
 
 

@@ -89,8 +89,8 @@ def _head(measured: Measured, verdicts: Sequence[Verdict], at: datetime) -> str:
     note = "" if measured.simulates else f"<p><strong>{NOT_SIMULATED}</strong></p>"
     return (
         f"<h1>{outcome}{rest}</h1><p>Many conversations at once on {escape(whose)}, version {escape(measured.version)}, "
-        f"measured over HTTP on {at:%d %B %Y, %H:%M} UTC. The longest answer of the model was simulated to take "
-        f"{measured.plan.latency_s:g} s; what runs at once is the median of {measured.plan.rounds} rounds.</p>{note}"
+        f"measured over HTTP on {at:%d %B %Y, %H:%M} UTC. An answer of the model was simulated to take "
+        f"{measured.plan.many_latency_s:.3g} to {measured.plan.burst_latency_s:.3g} s.</p>{note}"
     )
 
 
@@ -185,7 +185,7 @@ def _flood(flood: Flood, slots: int | None) -> str:
         return ""
     text = (
         f"Latency of each, seen by its client: median {statistics.median(latencies):.2f} s, longest "
-        f"{max(latencies):.2f} s, for answers that take the model {flood.latency_s:g} s."
+        f"{max(latencies):.2f} s, for answers that take the model {flood.latency_s:.3g} s."
     )
     drawing = charts.histogram(latencies, f"How many of {size} answers came after how many seconds")
     section = _section(f"{size} at once", text, drawing)

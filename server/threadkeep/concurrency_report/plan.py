@@ -31,21 +31,31 @@ NAMES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The amounts. With the defaults a report takes about 50 seconds."""
+    """The amounts. With the defaults a report takes about a minute."""
 
-    latency_s: float = 1.0
-    """The simulated latency of the longest answer."""
+    latency_s: float = 1.5
+    """The simulated latency of each of the seven answers of equal length."""
     rounds: int = 3
-    """How often what runs at once is measured; the median counts."""
+    """How often seven at once are measured; the median counts."""
     many: int = 200
     """Turns of the large burst."""
-    many_share: float = 0.25
+    many_share: float = 1 / 6
     """How long each of those takes, as a share of `latency_s`; short, for they come in many waves."""
+
+    @property
+    def burst_rounds(self) -> int:
+        """How often fifteen at once are measured: once less, for a round takes four times as long."""
+        return max(1, self.rounds - 1)
+
+    @property
+    def mixed_latency_s(self) -> float:
+        """Of the longest of the seven answers of mixed length."""
+        return self.latency_s * 2 / 3
 
     @property
     def burst_latency_s(self) -> float:
         """Of each of the 15: longer, for the share that is the server's own is looked for to 5 %."""
-        return 1.5 * self.latency_s
+        return 2 * self.latency_s
 
     @property
     def many_latency_s(self) -> float:
@@ -104,13 +114,13 @@ class Burst:
     """Fifteen equal turns at once, beside one alone."""
 
     slots: int | None
-    alone: tuple[Turn, ...]
+    alone: Turn
     at_once: tuple[tuple[Turn, ...], ...]
 
     @property
     def alone_s(self) -> float:
-        """The latency of one alone; the median."""
-        return statistics.median(turn.latency_s for turn in self.alone)
+        """The latency of one alone."""
+        return self.alone.latency_s
 
     @property
     def mean_s(self) -> float:

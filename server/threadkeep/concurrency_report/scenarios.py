@@ -36,8 +36,9 @@ async def warm_up(client: Client) -> None:
 async def race(client: Client, plan: Plan, *, mixed: bool) -> Race:
     """Seven turns, each on its own thread: one after the other, then at once in each round."""
     shares = tuple(share if mixed else 1.0 for _, share in QUESTIONS)
+    longest_s = plan.mixed_latency_s if mixed else plan.latency_s
     turns = [
-        lambda question=question, share=share: client.turn(question, share * plan.latency_s)
+        lambda question=question, share=share: client.turn(question, share * longest_s)
         for (question, _), share in zip(QUESTIONS, shares, strict=True)
     ]
     in_turn = [await turn() for turn in turns]
@@ -46,14 +47,10 @@ async def race(client: Client, plan: Plan, *, mixed: bool) -> Race:
 
 
 async def burst(client: Client, plan: Plan) -> Burst:
-    """In each round one turn alone, then fifteen at once, on threads that are there already."""
-    alone: list[Turn] = []
-    together: list[tuple[Turn, ...]] = []
-    for _ in range(plan.rounds):
-        alone += await _reports(client, plan, 1)
-        together.append(await _reports(client, plan, BURST))
-    slots = (await client.info()).limits.run_slots
-    return Burst(slots=slots, alone=tuple(alone), at_once=tuple(together))
+    """One turn alone, then fifteen at once in each round, on threads that are there already."""
+    alone = await _reports(client, plan, 1)
+    together = [await _reports(client, plan, BURST) for _ in range(plan.burst_rounds)]
+    return Burst(slots=(await client.info()).limits.run_slots, alone=alone[0], at_once=tuple(together))
 
 
 async def _reports(client: Client, plan: Plan, count: int) -> tuple[Turn, ...]:

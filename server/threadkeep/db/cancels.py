@@ -33,7 +33,7 @@ class Cancelled:
 
 async def cancel(pool: Pool, filters: Filters, target: Target, action: CancelAction, reason: str) -> list[Cancelled]:
     """Cancel what `target` names and the caller may see, in one transaction; which runs that were."""
-    parameters = {
+    parameters: dict[str, object] = {
         "thread_id": target.thread_id,
         "run_ids": None if target.run_ids is None else list(target.run_ids),
         "statuses": list(target.statuses),
@@ -47,8 +47,8 @@ async def cancel(pool: Pool, filters: Filters, target: Target, action: CancelAct
             """
             WITH cancelled AS (
                 UPDATE runs
-                   SET status        = CASE status WHEN 'pending' THEN 'interrupted' ELSE status END,
-                       finished_at   = CASE status WHEN 'pending' THEN now() END,
+                   SET status        = CASE runs.status WHEN 'pending' THEN 'interrupted' ELSE runs.status END,
+                       finished_at   = CASE runs.status WHEN 'pending' THEN now() END,
                        cancel_action = %(action)s,
                        cancel_reason = %(reason)s,
                        updated_at    = now()
@@ -114,3 +114,16 @@ async def _settle_threads(conn: Conn, parameters: dict[str, object]) -> None:
         """,
         parameters,
     )
+
+
+async def wanted(conn: Conn, worker_id: UUID) -> Sequence[tuple[UUID, CancelAction, str]]:
+    """The running runs of this process that are to stop: id, action, reason."""
+    cursor = await conn.execute(
+        """
+        SELECT run_id, cancel_action, coalesce(cancel_reason, 'cancelled')
+          FROM runs
+         WHERE worker_id = %(worker_id)s AND status = 'running' AND cancel_action IS NOT NULL
+        """,
+        {"worker_id": worker_id},
+    )
+    return await cursor.fetchall()

@@ -4,7 +4,7 @@ Tables and rows are the stock saver's, so that either reads what the other wrote
 `asyncio.Lock` round every statement, pool or not: with it, all runs of a process wait for one connection.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -20,7 +20,7 @@ class Checkpoints(AsyncPostgresSaver):
     """The checkpointer of every graph, on the pool of running graphs."""
 
     @asynccontextmanager
-    async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow]]:
         pool: Any = self.conn
         async with pool.connection() as conn, conn.cursor(binary=True, row_factory=dict_row) as cursor:
             if not pipeline:

@@ -6,7 +6,7 @@ looks again on a slow beat of its own.
 
 import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from uuid import UUID
 
@@ -63,7 +63,7 @@ class Wakeups:
         self._signals: dict[str, set[Signal]] = defaultdict(set)
 
     @contextmanager
-    def on(self, topic: str) -> Iterator[Signal]:
+    def on(self, topic: str) -> Generator[Signal]:
         """A signal that is set whenever `topic` is told of, here or elsewhere."""
         signal = Signal()
         self._signals[topic].add(signal)
@@ -86,7 +86,7 @@ class Wakeups:
 
 
 @asynccontextmanager
-async def listening(uri: str) -> AsyncIterator[Wakeups]:
+async def listening(uri: str) -> AsyncGenerator[Wakeups]:
     """Hand on what other processes tell, until the block ends; a lost connection is opened again."""
     wakeups = Wakeups()
     async with anyio.create_task_group() as tasks:

@@ -5,7 +5,7 @@ and encoded again. `runs` connections decode it, for the checkpointer and the st
 statements inside `pipeline` are one round trip and one transaction, each seeing what was committed before it began.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -45,21 +45,21 @@ def conninfo(uri: str, *, direct: bool = True) -> str:
 
 
 @asynccontextmanager
-async def open_api_pool(settings: Settings, uri: str) -> AsyncIterator[Pool]:
+async def open_api_pool(settings: Settings, uri: str) -> AsyncGenerator[Pool]:
     """The pool of the API and the queue; JSON columns come as `Json`."""
     async with _open(settings, uri, "api", settings.api_connections, _configure_api) as pool:
         yield pool
 
 
 @asynccontextmanager
-async def open_runs_pool(settings: Settings, uri: str) -> AsyncIterator[Pool]:
+async def open_runs_pool(settings: Settings, uri: str) -> AsyncGenerator[Pool]:
     """The pool of running graphs: a slow checkpoint never makes a reader wait."""
     async with _open(settings, uri, "runs", settings.run_connections, _configure_runs) as pool:
         yield pool
 
 
 @asynccontextmanager
-async def _open(settings: Settings, uri: str, name: str, size: int, configure: Any) -> AsyncIterator[Pool]:
+async def _open(settings: Settings, uri: str, name: str, size: int, configure: Any) -> AsyncGenerator[Pool]:
     direct = settings.database_direct_uri is None
     pool = AsyncConnectionPool[Conn](
         conninfo(uri, direct=direct),
@@ -87,7 +87,7 @@ async def _configure_runs(conn: Conn) -> None:
 
 
 @asynccontextmanager
-async def pipeline(pool: Pool) -> AsyncIterator[Conn]:
+async def pipeline(pool: Pool) -> AsyncGenerator[Conn]:
     """A connection on which all statements until the end of the block are one round trip and one transaction.
 
     Results are read after the block. A row locked by the first statement stays locked until the last.

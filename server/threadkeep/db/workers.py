@@ -3,10 +3,12 @@
 A process whose row is gone is dead to the others: its runs are put back. Only Postgres's clock is compared.
 """
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from psycopg import Connection
+from psycopg.types.json import Jsonb
 
 from threadkeep.db.pool import Conn
 
@@ -29,9 +31,9 @@ def renew(conn: Connection[Any], worker_id: UUID) -> bool:
     return bool(row and row[0])
 
 
-def delete(conn: Connection[Any], worker_id: UUID) -> None:
+async def delete(conn: Conn, worker_id: UUID) -> None:
     """Say that this process has gone."""
-    conn.execute("DELETE FROM workers WHERE worker_id = %(worker_id)s", {"worker_id": worker_id})
+    await conn.execute("DELETE FROM workers WHERE worker_id = %(worker_id)s", {"worker_id": worker_id})
 
 
 async def sweep(conn: Conn, lease_s: float) -> int:
@@ -40,3 +42,56 @@ async def sweep(conn: Conn, lease_s: float) -> int:
         "DELETE FROM workers WHERE renewed_at < now() - make_interval(secs => %(lease_s)s)", {"lease_s": lease_s}
     )
     return done.rowcount
+
+
+async def put_back(conn: Conn, worker_id: UUID) -> int:
+    """Return this process's running runs to the queue, the attempt not counted: it is stopping. How many."""
+    done = await conn.execute(
+        """
+        UPDATE runs
+           SET status = 'pending', worker_id = NULL, attempt = greatest(attempt - 1, 0), kept = true, updated_at = now()
+         WHERE worker_id = %(worker_id)s AND status = 'running'
+        """,
+        {"worker_id": worker_id},
+    )
+    if done.rowcount:
+        await conn.execute("SELECT pg_notify('threadkeep', 'pending')")
+    return done.rowcount
+
+
+async def take_over(conn: Conn, max_attempts: int) -> Sequence[UUID]:
+    """Put the runs of dead processes back in the queue, or end those that were tried often enough; which."""
+    cursor = await conn.execute(
+        """
+        WITH orphans AS (
+            SELECT run_id, thread_id, attempt
+              FROM runs
+             WHERE status = 'running'
+               AND NOT EXISTS (SELECT FROM workers WHERE workers.worker_id = runs.worker_id)
+               FOR UPDATE SKIP LOCKED
+        ), moved AS (
+            UPDATE runs
+               SET status      = CASE WHEN orphans.attempt >= %(max_attempts)s THEN 'error' ELSE 'pending' END,
+                   finished_at = CASE WHEN orphans.attempt >= %(max_attempts)s THEN now() END,
+                   error       = CASE WHEN orphans.attempt >= %(max_attempts)s THEN %(error)s END,
+                   worker_id   = NULL,
+                   kept        = true,
+                   updated_at  = now()
+              FROM orphans
+             WHERE runs.run_id = orphans.run_id
+            RETURNING runs.run_id, runs.thread_id, runs.status
+        ), failed AS (
+            UPDATE threads
+               SET status = CASE WHEN EXISTS (SELECT FROM runs WHERE runs.thread_id = threads.thread_id
+                                                AND runs.status = 'pending') THEN 'busy' ELSE 'error' END,
+                   error = %(error)s, updated_at = now()
+             WHERE thread_id IN (SELECT thread_id FROM moved WHERE status = 'error')
+        )
+        SELECT run_id, pg_notify('threadkeep', 'pending'), pg_notify('threadkeep', 'run:' || run_id) FROM moved
+        """,
+        {
+            "max_attempts": max_attempts,
+            "error": Jsonb({"error": "WorkerDied", "message": "the process died each time that it ran this"}),
+        },
+    )
+    return [row[0] for row in await cursor.fetchall()]

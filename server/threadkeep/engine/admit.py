@@ -10,9 +10,10 @@ from typing import Any
 from uuid import UUID
 
 from threadkeep import ids, wire
-from threadkeep.db import runs
+from threadkeep.db import queue
 from threadkeep.db.filters import Filters
-from threadkeep.db.runs import Claimed, NewRun, Opened, Run
+from threadkeep.db.queue import Claimed, NewRun, Opened
+from threadkeep.db.runs import Run
 from threadkeep.engine.assistants import Chosen
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.execute import start
@@ -22,7 +23,7 @@ from threadkeep.engine.spec import RunSpec
 from threadkeep.problems import NotFound, ThreadBusy
 from threadkeep.wire import Json
 
-SPEC_FIELDS = frozenset(RunSpec.model_fields)
+SPEC_FIELDS = set(RunSpec.model_fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,7 @@ async def run_foreground(engine: Engine, filters: Filters, asked: Admission) -> 
         return await enqueue(engine, filters, asked)
     async with engine.slots.hold() as slot:
         new = _new_run(asked, engine.worker_id)
-        run = _accepted(engine, await runs.open_run(engine.pool, filters, new), new)
+        run = _accepted(engine, await queue.open_run(engine.pool, filters, new), new)
         if run.status != "running":
             return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=None)
         live = start(engine, Job.of(_claimed(run, new)), slot.passed_on(), watched=asked.watched)
@@ -90,7 +91,7 @@ async def run_foreground(engine: Engine, filters: Filters, asked: Admission) -> 
 async def enqueue(engine: Engine, filters: Filters, asked: Admission) -> Admitted:
     """Put a run in the queue, for any process that has a slot. NotFound and ThreadBusy as above."""
     new = _new_run(asked, None)
-    run = _accepted(engine, await runs.open_run(engine.pool, filters, new), new)
+    run = _accepted(engine, await queue.open_run(engine.pool, filters, new), new)
     return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=None)
 
 

@@ -15,9 +15,10 @@ from typing import Any, Literal, TypeAlias
 import anyio
 
 from threadkeep import wire
-from threadkeep.db import checkpoints, runs
+from threadkeep.db import checkpoints, queue
 from threadkeep.db.listen import run_topic
-from threadkeep.db.runs import CancelAction, Ending
+from threadkeep.db.queue import Ending
+from threadkeep.db.runs import CancelAction
 from threadkeep.engine import state
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.failures import describe
@@ -25,7 +26,7 @@ from threadkeep.engine.job import Job
 from threadkeep.engine.keep import keeping
 from threadkeep.engine.live import LiveRun, Outcome
 from threadkeep.engine.slots import Slot
-from threadkeep.engine.stream import INTERRUPT, Streamed, has_static_interrupts, stream
+from threadkeep.engine.stream import INTERRUPT, Streamed, has_static_interrupts, stream, with_key
 from threadkeep.graphs import Graph
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ async def _interrupted(graph: Graph, job: Job, streamed: Streamed) -> Conclusion
     values = wire.dumps(streamed.values)
     answer = values
     if streamed.interrupts:
-        answer = wire.dumps(_with(streamed.values, INTERRUPT, streamed.interrupts))
+        answer = wire.dumps(with_key(streamed.values, INTERRUPT, streamed.interrupts))
     if not job.durable:
         return Conclusion(ending=_ending(values), answer=answer)
     snapshot = await graph.aget_state(thread_config(job))
@@ -193,13 +194,6 @@ def _ending(values: bytes) -> Ending:
     return Ending(status="success", thread_status="idle", values=values, interrupts={}, error=None)
 
 
-def _with(values: Any, key: str, value: object) -> dict[str, object]:
-    """`values` with one key more; a graph whose output is no object has it under `value`."""
-    if isinstance(values, Mapping):
-        return {**values, key: value}
-    return {key: value} if values is None else {"value": values, key: value}
-
-
 def thread_config(job: Job) -> Any:
     """The config that names the thread's newest checkpoint."""
     return {"configurable": {"thread_id": str(job.thread_id), "checkpoint_ns": ""}}
@@ -209,7 +203,7 @@ async def _finish(engine: Engine, job: Job, live: LiveRun, conclusion: Conclusio
     """Write the final state, then tell the readers: who hears of the end finds it in Postgres."""
     if job.claimed is not None:
         with anyio.CancelScope(shield=True), anyio.move_on_after(FINISH_S):
-            own = await runs.finish(engine.pool, job.claimed, engine.worker_id, conclusion.ending)
+            own = await queue.finish(engine.pool, job.claimed, engine.worker_id, conclusion.ending)
             if not own:
                 log.warning("run was taken over by another process", extra={"run_id": str(job.run_id)})
     live.end(Outcome(status=conclusion.ending.status, answer=conclusion.answer))

@@ -6,6 +6,7 @@ slow look behind it. A reader of a run that waits here goes over to the ring whe
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 from uuid import UUID
 
 from threadkeep import wire
@@ -16,7 +17,7 @@ from threadkeep.db.listen import run_topic
 from threadkeep.db.runs import FINAL, Stored
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.live import Event, Followed, Gap, LiveRun
-from threadkeep.engine.stream import INTERRUPT
+from threadkeep.engine.stream import INTERRUPT, with_key
 from threadkeep.problems import NotFound
 
 POLL_S = 5.0
@@ -104,9 +105,9 @@ def _of_stored(stored: Stored) -> bytes:
     if stored.status in {"error", "timeout"} and stored.error is not None:
         return wire.dumps({"__error__": stored.error})
     if (found := stored.interrupts.load()) and stored.values is not None:
-        values = stored.values.load()
+        values: Any = stored.values.load()
         asked = [interrupt for several in found.values() for interrupt in several]
-        return wire.dumps({**values, INTERRUPT: asked} if isinstance(values, dict) else {INTERRUPT: asked})
+        return wire.dumps(with_key(values, INTERRUPT, asked))
     return wire.dumps(stored.values)
 
 

@@ -6,7 +6,7 @@ behind user work.
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -23,8 +23,8 @@ BEAT_S = 5.0
 
 
 @contextmanager
-def beating(uri: str, worker_id: UUID) -> Iterator[None]:
-    """Keep the row of `workers` fresh while the block runs; then take it away."""
+def beating(uri: str, worker_id: UUID) -> Generator[None]:
+    """Keep the row of `workers` fresh while the block runs. The thread is not waited for: it ends by itself."""
     stop = threading.Event()
     thread = threading.Thread(target=_beat, args=(uri, worker_id, stop), name="heartbeat", daemon=True)
     thread.start()
@@ -32,7 +32,6 @@ def beating(uri: str, worker_id: UUID) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(timeout=BEAT_S)
 
 
 def _beat(uri: str, worker_id: UUID, stop: threading.Event) -> None:
@@ -42,7 +41,6 @@ def _beat(uri: str, worker_id: UUID, stop: threading.Event) -> None:
                 while not stop.wait(BEAT_S):
                     if not workers.renew(conn, worker_id):
                         log.error("the others took this process for dead; its runs may be executed elsewhere")
-                workers.delete(conn, worker_id)
         except psycopg.OperationalError:
             log.warning("the heartbeat's connection was lost", exc_info=True)
             stop.wait(1.0)

@@ -9,7 +9,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command as GraphCommand
 from langgraph.types import Send
 
-from threadkeep.db.runs import Claimed
+from threadkeep.db.queue import Claimed
 from threadkeep.engine.spec import Command, RunSpec
 
 RESERVED = ("__", "langgraph_auth")

@@ -4,7 +4,7 @@ Only kept runs have one: background, resumable, or watched from elsewhere. It ne
 than the ring holds.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -22,7 +22,7 @@ BATCH = 500
 
 
 @asynccontextmanager
-async def keeping(pool: Pool, live: LiveRun, *, kept: bool) -> AsyncIterator[None]:
+async def keeping(pool: Pool, live: LiveRun, *, kept: bool) -> AsyncGenerator[None]:
     """While the block runs, write the run's events; when it ends, all of them are in Postgres."""
     if not kept:
         yield

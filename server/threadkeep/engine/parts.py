@@ -69,7 +69,7 @@ class Parts:
             return
         whole = known + message if isinstance(known, BaseMessageChunk) else message
         self._messages[message_id] = cast("BaseMessage", whole)
-        yield named("messages/partial", namespace), [message_chunk_to_message(cast("BaseMessageChunk", whole))]
+        yield named("messages/partial", namespace), [message_chunk_to_message(whole)]
 
 
 def named(event: str, namespace: Namespace) -> str:

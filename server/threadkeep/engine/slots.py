@@ -4,7 +4,7 @@ A slot is held exactly while a graph runs. Waiters are served in the order they 
 and in time, and whoever finds it full is told at once.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -76,14 +76,18 @@ class Slots:
             return slot
         raise Overloaded("no slot became free in time", retry_after_s=5)
 
-    async def take_patiently(self) -> Slot:
+    @asynccontextmanager
+    async def hold_patiently(self) -> AsyncGenerator[Slot]:
         """A slot, however long it takes: for the worker, whose runs wait in Postgres and not in the line."""
         slot = Slot(self._limiter)
         await self._limiter.acquire_on_behalf_of(slot)
-        return slot
+        try:
+            yield slot
+        finally:
+            slot.give_back()
 
     @asynccontextmanager
-    async def hold(self) -> AsyncIterator[Slot]:
+    async def hold(self) -> AsyncGenerator[Slot]:
         """A slot for the length of a block, unless somebody gave it back before."""
         slot = await self.take()
         try:

@@ -3,7 +3,7 @@
 Nothing here knows the database: a stateless run is this and no more.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
@@ -27,7 +27,7 @@ class Streamed:
     values: Any = None
     """The state after the last finished step; None before the first."""
     interrupts: Any = None
-    """`__interrupt__` of the last values, where the graph stopped to ask."""
+    """What the graph stopped to ask, of all its tasks: each comes in values of its own."""
 
 
 async def stream(graph: Pregel[Any, Any, Any, Any], job: Job, live: LiveRun, streamed: Streamed) -> None:
@@ -45,7 +45,9 @@ async def stream(graph: Pregel[Any, Any, Any, Any], job: Job, live: LiveRun, str
 def _remember(streamed: Streamed, values: Any) -> None:
     if isinstance(values, dict) and INTERRUPT in values:
         found = cast("dict[str, Any]", values)
-        streamed.interrupts = found[INTERRUPT]
+        known = {interrupt.id for interrupt in streamed.interrupts or ()}
+        fresh = [interrupt for interrupt in found[INTERRUPT] if interrupt.id not in known]
+        streamed.interrupts = [*(streamed.interrupts or ()), *fresh]
         streamed.values = {key: value for key, value in found.items() if key != INTERRUPT}
         return
     streamed.interrupts = None
@@ -59,7 +61,8 @@ async def _chunks(graph: Pregel[Any, Any, Any, Any], job: Job, live: LiveRun) ->
             yield chunk
         return
     subgraphs = job.spec.stream_subgraphs
-    async for item in graph.astream(job.graph_input(), job.config(), subgraphs=subgraphs, **arguments):
+    runnable: Any = graph
+    async for item in runnable.astream(job.graph_input(), job.config(), subgraphs=subgraphs, **arguments):
         yield cast("Chunk", item) if subgraphs else cast("Chunk", ((), *item))
 
 
@@ -68,10 +71,11 @@ async def _events(
 ) -> AsyncIterator[Chunk]:
     """LangChain's own events, and the graph's chunks, which are events of the root run among them."""
     root = str(job.run_id)
-    events = graph.astream_events(job.graph_input(), job.config(), version="v2", subgraphs=True, **arguments)
+    runnable: Any = graph
+    events = runnable.astream_events(job.graph_input(), job.config(), version="v2", subgraphs=True, **arguments)
     async for event in events:
         if event["event"] == "on_chain_stream" and event["run_id"] == root:
-            namespace, mode, chunk = cast("Chunk", event["data"]["chunk"])
+            namespace, mode, chunk = cast("Chunk", event["data"].get("chunk"))
             if not namespace or job.spec.stream_subgraphs:
                 yield namespace, mode, chunk
         if live.watched:
@@ -110,3 +114,10 @@ def has_static_interrupts(graph: Pregel[Any, Any, Any, Any], job: Job) -> bool:
     return bool(
         spec.interrupt_before or spec.interrupt_after or graph.interrupt_before_nodes or graph.interrupt_after_nodes
     )
+
+
+def with_key(values: Any, key: str, value: object) -> dict[str, object]:
+    """`values` with one key more; a graph whose output is no object has it under `value`."""
+    if isinstance(values, Mapping):
+        return {**cast("Mapping[str, object]", values), key: value}
+    return {key: value} if values is None else {"value": values, key: value}

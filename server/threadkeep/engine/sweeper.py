@@ -6,7 +6,7 @@ import anyio
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from threadkeep.db import runs, workers
+from threadkeep.db import workers
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.heartbeat import LEASE_S
 
@@ -31,6 +31,6 @@ async def sweep_once(engine: Engine) -> None:
     """Take over the runs of dead processes."""
     async with engine.pool.connection() as conn:
         await workers.sweep(conn, LEASE_S)
-        orphans = await runs.take_over(conn, MAX_ATTEMPTS)
+        orphans = await workers.take_over(conn, MAX_ATTEMPTS)
     if orphans:
         log.warning("runs of a dead process were taken over", extra={"runs": [str(run_id) for run_id in orphans]})

@@ -9,8 +9,9 @@ import anyio
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from threadkeep.db import runs
+from threadkeep.db import cancels, queue
 from threadkeep.db.listen import CANCEL, PENDING
+from threadkeep.db.queue import Claimed
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.execute import start
 from threadkeep.engine.job import Job
@@ -38,25 +39,27 @@ async def work(engine: Engine) -> None:
 async def claim_once(engine: Engine) -> bool:
     """Start one pending run; False where there was none to start."""
     async with engine.pool.connection() as conn:
-        if not await runs.any_due(conn):
+        if not await queue.any_due(conn):
             return False
-    slot = await engine.slots.take_patiently()
-    try:
-        with anyio.CancelScope(shield=True):
-            async with engine.pool.connection() as conn:
-                claimed = await runs.claim(conn, engine.worker_id)
-        if claimed is None:
-            return False
-        start(engine, Job.of(claimed), slot, watched=True)
-    except BaseException:
-        slot.give_back()
-        raise
-    return True
+    async with engine.slots.hold_patiently() as slot:
+        claimed = await _claim(engine)
+        if claimed is not None:
+            start(engine, Job.of(claimed), slot.passed_on(), watched=True)
+    return claimed is not None
+
+
+async def _claim(engine: Engine) -> Claimed | None:
+    """Shielded: a run that was claimed is started, or it would look as if it ran."""
+    claimed = None
+    with anyio.CancelScope(shield=True):
+        async with engine.pool.connection() as conn:
+            claimed = await queue.claim(conn, engine.worker_id)
+    return claimed
 
 
 async def _until_next(engine: Engine) -> float:
     async with engine.pool.connection() as conn:
-        due_s = await runs.seconds_to_next(conn)
+        due_s = await queue.seconds_to_next(conn)
     return POLL_S if due_s is None else max(0.0, min(POLL_S, due_s))
 
 
@@ -76,7 +79,7 @@ async def obey_cancels_once(engine: Engine) -> None:
     if not engine.live.all():
         return
     async with engine.pool.connection() as conn:
-        wanted = await runs.cancels(conn, engine.worker_id)
+        wanted = await cancels.wanted(conn, engine.worker_id)
     for run_id, action, reason in wanted:
         if live := engine.live.get(run_id):
             live.cancel(action, reason)

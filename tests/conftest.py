@@ -1,0 +1,133 @@
+"""Fixtures: a real Postgres for the session, a database for each test, a real server in the test's own event loop."""
+
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import httpx
+import psycopg
+import pytest
+import uvicorn
+from blockbuster import BlockBuster
+from langgraph_sdk import get_client
+from langgraph_sdk.client import LangGraphClient
+
+import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
+from graphs import GRAPHS, Gate
+from threadkeep.app import create_app
+from threadkeep.db import embedded, migrate
+from threadkeep.graphs import LoadedGraph, accept
+from threadkeep.settings import Settings
+
+TEMPLATE = "threadkeep_template"
+WAIT_S = 5.0
+"""The longest that a test waits for anything."""
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine's reaches a test."""
+    for name in list(os.environ):
+        if name.startswith(("THREADKEEP_", "PG", "DATABASE_", "POSTGRES_", "LANGGRAPH_API", "LANGSMITH_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_blocking_calls() -> Iterator[None]:
+    """A call that blocks the event loop, from our own code, fails the test."""
+    guard = BlockBuster(scanned_modules=["threadkeep"])
+    guard.activate()
+    try:
+        yield
+    finally:
+        guard.deactivate()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of an embedded Postgres whose template database is migrated."""
+    with embedded.running(tmp_path_factory.mktemp("postgres"), durable=False) as uri:
+        _administer(uri, f"CREATE DATABASE {TEMPLATE}")
+        anyio.run(migrate.migrate, psycopg.conninfo.make_conninfo(uri, dbname=TEMPLATE))
+        yield uri
+
+
+@pytest.fixture
+def database(postgres: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URI of a migrated database of the test's own."""
+    name = f"test_{abs(hash(request.node.nodeid)):x}"
+    _administer(postgres, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    _administer(postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    yield psycopg.conninfo.make_conninfo(postgres, dbname=name)
+    _administer(postgres, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def _administer(uri: str, statement: Any) -> None:
+    with psycopg.connect(uri, autocommit=True) as conn:
+        conn.execute(statement)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Holds the node of the graph `gated` until the test opens it."""
+    gate = Gate()
+    token = Gate.current.set(gate)
+    Gate.latest = gate
+    yield gate
+    Gate.current.reset(token)
+
+
+@pytest.fixture
+def settings(database: str, tmp_path: Path) -> Settings:
+    """The defaults, on the test's database."""
+    return Settings(database_uri=database, data_dir=tmp_path, host="127.0.0.1", port=0)
+
+
+@asynccontextmanager
+async def serving(settings: Settings, graphs: Mapping[str, LoadedGraph] | None = None) -> AsyncIterator[str]:
+    """A server of `graphs` (by default the test graphs), listening on a port of its own; yields its URL."""
+    loaded = graphs or {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
+    app = create_app(settings, str(settings.database_uri), loaded)
+    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve)
+        with anyio.fail_after(WAIT_S * 2):
+            while not server.started:
+                await anyio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            Gate.open_all()
+            server.should_exit = True
+
+
+@pytest.fixture
+async def url(settings: Settings) -> AsyncIterator[str]:
+    """The URL of a server of the test graphs."""
+    async with serving(settings) as url:
+        yield url
+
+
+@pytest.fixture
+async def client(url: str) -> AsyncIterator[LangGraphClient]:
+    """The official client."""
+    async with get_client(url=url, api_key=None) as client:
+        yield client
+
+
+@pytest.fixture
+async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
+    """For what the official client does not show."""
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        yield http
