@@ -39,11 +39,13 @@ CREATE TABLE threads (
     error            jsonb,
     ttl_strategy     text        CHECK (ttl_strategy IN ('delete', 'keep_latest')),
     ttl_minutes      double precision CHECK (ttl_minutes > 0),
+    watched_until    timestamptz,
     created_at       timestamptz NOT NULL DEFAULT now(),
     updated_at       timestamptz NOT NULL DEFAULT now(),
     state_updated_at timestamptz NOT NULL DEFAULT now(),
     CHECK ((ttl_strategy IS NULL) = (ttl_minutes IS NULL))
 );
+COMMENT ON COLUMN threads.watched_until IS 'somebody follows the whole thread: until then its runs keep their events';
 CREATE INDEX threads_created_at ON threads (created_at DESC, thread_id DESC);
 CREATE INDEX threads_metadata ON threads USING gin (metadata jsonb_path_ops);
 CREATE INDEX threads_ttl ON threads (updated_at) WHERE ttl_minutes IS NOT NULL;

@@ -63,6 +63,10 @@ class Call(Generic[BodyT, QueryT]):
         return _uuid(self.request, "run_id", "run")
 
     @property
+    def cron_id(self) -> UUID:
+        return _uuid(self.request, "cron_id", "cron")
+
+    @property
     def assistant_id(self) -> UUID:
         """By the assistant's id, or by a graph's name."""
         return self.assistants.id_of(self.request.path_params["assistant_id"])

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from threadkeep.api.answers import json_answer, no_content, raw_json, run_headers
 from threadkeep.api.call import Call
 from threadkeep.api.paging import MAX_OFFSET, selected
-from threadkeep.api.sse import EventStream
+from threadkeep.api.sse import EventStream, run_frames
 from threadkeep.api.threads import known as known_thread
 from threadkeep.api.waiting import WaitingAnswer
 from threadkeep.db import cancels, runs
@@ -22,7 +22,7 @@ from threadkeep.engine.engine import Engine
 from threadkeep.problems import InvalidRequest, NotFound
 
 
-def _modes(value: object) -> object:
+def split_modes(value: object) -> object:
     """A repeated key, one word, or (the JS SDK 2.0) a JSON list; empty is no filter."""
     if isinstance(value, str):
         return [word.strip(' []"') for word in value.split(",") if word.strip(' []"')] or None
@@ -34,7 +34,7 @@ class JoinQuery(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    stream_mode: Annotated[list[str] | None, BeforeValidator(_modes)] = None
+    stream_mode: Annotated[list[str] | None, BeforeValidator(split_modes)] = None
     cancel_on_disconnect: bool = False
 
 
@@ -69,7 +69,7 @@ class ListQuery(BaseModel):
     limit: int = Field(default=10, ge=1, le=1000)
     offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
     status: str | None = None
-    select: Annotated[list[RunField] | None, BeforeValidator(_modes)] = None
+    select: Annotated[list[RunField] | None, BeforeValidator(split_modes)] = None
 
 
 class CancelManyQuery(BaseModel):
@@ -146,10 +146,10 @@ async def join_stream(call: Call[None, JoinQuery]) -> Response:
     """
     thread_id, run_id = await _known(call)
     return EventStream(
-        follow.follow(call.engine, run_id, last_event_id(call)),
+        run_frames(
+            follow.follow(call.engine, run_id, last_event_id(call)), with_ids=True, modes=call.query.stream_mode
+        ),
         headers=run_headers(thread_id, run_id, "stream"),
-        with_ids=True,
-        modes=call.query.stream_mode,
         on_disconnect=canceller(call, thread_id, run_id) if call.query.cancel_on_disconnect else None,
     )
 

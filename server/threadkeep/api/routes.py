@@ -4,7 +4,7 @@ Each line names the auth event that guards it, so that none can be added without
 tests read the table. Where two paths fit a request, the earlier line has it.
 """
 
-from threadkeep.api import assistants, joins, query, runs, system, threads
+from threadkeep.api import assistants, joins, query, runs, system, thread_stream, threads
 from threadkeep.api.call import Operation, operation
 
 SYSTEM = (
@@ -14,7 +14,36 @@ SYSTEM = (
     operation("GET /readyz", system.readyz, "public"),
     operation("GET /info", system.info, "public"),
 )
-ASSISTANTS = (operation("POST /assistants/search", assistants.search, "assistants.search", body=assistants.SearchBody),)
+ASSISTANTS = (
+    operation("POST /assistants", assistants.create, "assistants.create", body=assistants.AssistantBody),
+    operation("POST /assistants/search", assistants.search, "assistants.search", body=assistants.SearchBody),
+    operation("POST /assistants/count", assistants.count, "assistants.search", body=assistants.CountBody),
+    operation("GET /assistants/{assistant_id}", assistants.get, "assistants.read"),
+    operation("PATCH /assistants/{assistant_id}", assistants.update, "assistants.update", body=assistants.ChangeBody),
+    operation(
+        "DELETE /assistants/{assistant_id}", assistants.delete, "assistants.delete", query=assistants.DeleteQuery
+    ),
+    operation(
+        "POST /assistants/{assistant_id}/versions", assistants.versions, "assistants.read", body=assistants.VersionsBody
+    ),
+    operation(
+        "POST /assistants/{assistant_id}/latest", assistants.restore, "assistants.update", body=assistants.LatestBody
+    ),
+    operation("GET /assistants/{assistant_id}/graph", assistants.draw, "assistants.read", query=assistants.GraphQuery),
+    operation("GET /assistants/{assistant_id}/schemas", assistants.describe, "assistants.read"),
+    operation(
+        "GET /assistants/{assistant_id}/subgraphs",
+        assistants.subgraphs,
+        "assistants.read",
+        query=assistants.SubgraphsQuery,
+    ),
+    operation(
+        "GET /assistants/{assistant_id}/subgraphs/{namespace}",
+        assistants.subgraphs,
+        "assistants.read",
+        query=assistants.SubgraphsQuery,
+    ),
+)
 THREADS = (
     operation("POST /threads", threads.create, "threads.create", body=threads.ThreadBody),
     operation("GET /threads/{thread_id}", threads.get, "threads.read"),
@@ -22,6 +51,11 @@ THREADS = (
     operation("GET /threads/{thread_id}/state", threads.state, "threads.read", query=threads.StateQuery),
     operation("GET /threads/{thread_id}/history", threads.list_history, "threads.read", query=threads.HistoryQuery),
     operation("POST /threads/{thread_id}/history", threads.search_history, "threads.read", body=threads.HistoryBody),
+)
+THREAD_STREAM = (
+    operation(
+        "GET /threads/{thread_id}/stream", thread_stream.stream, "threads.read", query=thread_stream.ThreadStreamQuery
+    ),
 )
 THREAD_RUNS = (
     operation("POST /threads/{thread_id}/runs", runs.create, "threads.create_run", body=runs.ThreadRunBody),
@@ -55,6 +89,7 @@ TABLE: tuple[Operation, ...] = (
     *SYSTEM,
     *ASSISTANTS,
     *THREADS,
+    *THREAD_STREAM,
     *THREAD_RUNS,
     *STATELESS_RUNS,
     *CRONS,

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from threadkeep.api.answers import json_answer, run_headers
 from threadkeep.api.call import Call
 from threadkeep.api.joins import canceller
-from threadkeep.api.sse import EventStream
+from threadkeep.api.sse import EventStream, run_frames
 from threadkeep.api.waiting import WaitingAnswer
 from threadkeep.db.filters import Filters
 from threadkeep.engine import follow
@@ -80,9 +80,8 @@ async def stream(call: Call[ThreadRunBody, None]) -> Response:
     asked = await _on_thread(call, kept=call.body.stream_resumable, watched=True)
     admitted = await run_foreground(call.engine, call.filters, asked)
     return EventStream(
-        follow.follow(call.engine, admitted.run_id, 0),
+        run_frames(follow.follow(call.engine, admitted.run_id, 0), with_ids=call.body.stream_resumable),
         headers=run_headers(admitted.thread_id, admitted.run_id, "stream"),
-        with_ids=call.body.stream_resumable,
         on_disconnect=_on_disconnect(call, admitted),
     )
 
@@ -102,9 +101,8 @@ async def stream_stateless(call: Call[StatelessRunBody, None]) -> Response:
     asked = await _without_thread(call, call.body, watched=True)
     admitted = await _admit_stateless(call, asked)
     return EventStream(
-        _followed(call.engine, admitted),
+        run_frames(_followed(call.engine, admitted), with_ids=call.body.stream_resumable),
         headers=run_headers(admitted.thread_id, admitted.run_id, "stream" if admitted.run else None),
-        with_ids=call.body.stream_resumable,
         on_disconnect=_on_disconnect(call, admitted),
     )
 

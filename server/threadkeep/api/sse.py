@@ -12,7 +12,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from threadkeep.engine.live import Event, Followed, Gap
+from threadkeep.engine.live import Followed, Gap
 from threadkeep.engine.parts import mode_of
 
 HEARTBEAT_S = 5.0
@@ -28,29 +28,37 @@ HEADERS = {
 }
 
 
-def frame(event: Event, *, with_id: bool) -> bytes:
+def encode(name: str, data: bytes, event_id: str = "") -> bytes:
     """One event on the wire. Its data is one line of JSON, so that nothing in it can end the frame."""
-    head = b"event: " + event.name.encode() + b"\r\ndata: " + event.data
-    return head + (b"\r\nid: %d\r\n\r\n" % event.position if with_id else b"\r\n\r\n")
+    end = f"\r\nid: {event_id}\r\n\r\n" if event_id else "\r\n\r\n"
+    return b"event: " + name.encode() + b"\r\ndata: " + data + end.encode()
+
+
+async def run_frames(
+    followed: AsyncGenerator[Followed], *, with_ids: bool, modes: Collection[str] | None = None
+) -> AsyncGenerator[bytes]:
+    """A run's events as they are sent, those of `modes` alone; a gap is a comment."""
+    async with aclosing(followed) as items:
+        async for item in items:
+            if isinstance(item, Gap):
+                yield b": gap until %d\r\n\r\n" % item.position
+            elif modes is None or item.name in ALWAYS or mode_of(item.name) in modes:
+                yield encode(item.name, item.data, str(item.position) if with_ids else "")
 
 
 class EventStream(Response):
-    """Sends a run's events as they come, until the run has ended or the client has gone."""
+    """Sends frames as they come, until there are no more or the client has gone."""
 
     def __init__(
         self,
-        followed: AsyncGenerator[Followed, None],
+        frames: AsyncGenerator[bytes],
         *,
         headers: dict[str, str],
-        with_ids: bool,
-        modes: Collection[str] | None = None,
         on_disconnect: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(headers=HEADERS | headers)
         del self.headers["content-length"]
-        self._followed = followed
-        self._with_ids = with_ids
-        self._modes = modes
+        self._frames = frames
         self._on_disconnect = on_disconnect
         self._sending = anyio.Lock()
         self._silent = True
@@ -61,21 +69,12 @@ class EventStream(Response):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._until_gone, receive, tasks.cancel_scope)
             tasks.start_soon(self._beat, send)
-            await self._send_events(send)
+            async with aclosing(self._frames) as frames:
+                async for frame in frames:
+                    await self._write(send, frame)
+            async with self._sending:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
             tasks.cancel_scope.cancel()
-
-    async def _send_events(self, send: Send) -> None:
-        async with aclosing(self._followed) as followed:
-            async for item in followed:
-                if isinstance(item, Gap):
-                    await self._write(send, b": gap until %d\r\n\r\n" % item.position)
-                elif self._wants(item):
-                    await self._write(send, frame(item, with_id=self._with_ids))
-        async with self._sending:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def _wants(self, event: Event) -> bool:
-        return self._modes is None or event.name in ALWAYS or mode_of(event.name) in self._modes
 
     async def _write(self, send: Send, data: bytes) -> None:
         self._silent = False

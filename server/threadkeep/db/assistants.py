@@ -1,6 +1,8 @@
-"""Assistants: a graph with a configuration, in versions.
+"""Assistants: a graph with a configuration.
 
-Each graph has a system assistant whose id follows from the graph's name, as on the reference.
+Each graph has a system assistant whose id follows from the graph's name, as on the reference. Every change makes a
+version (`assistant_versions`), in the statement that makes the change. `context` is what a run gets, and
+`config.configurable` always shows the same.
 """
 
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from threadkeep.db import rows
 from threadkeep.db.filters import Filters
-from threadkeep.db.pool import Conn
+from threadkeep.db.pool import Conn, Pool, pipeline
 from threadkeep.wire import Json
 
 NAMESPACE: Final = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
@@ -35,6 +37,34 @@ class Assistant:
     updated_at: datetime
     version: int
     description: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAssistant:
+    """An assistant to be made."""
+
+    assistant_id: UUID
+    graph_id: str
+    name: str
+    description: str | None
+    config: Mapping[str, Any]
+    """Without `configurable`."""
+    context: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What becomes of an assistant. None: it stays as it is."""
+
+    graph_id: str | None = None
+    name: str | None = None
+    description: str | None = None
+    config: Mapping[str, Any] | None = None
+    """Without `configurable`."""
+    context: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+    """Merged into the assistant's own; all else replaces."""
 
 
 def system_id(graph_id: str) -> UUID:
@@ -63,6 +93,109 @@ async def ensure_system(conn: Conn, descriptions: Mapping[str, str | None]) -> N
                 "metadata": Jsonb({"created_by": "system"}),
             },
         )
+
+
+async def create(conn: Conn, new: NewAssistant) -> Assistant | None:
+    """Make an assistant and its first version; None where the id is taken, by whomever."""
+    cursor = conn.cursor(row_factory=rows.of(Assistant))
+    await cursor.execute(
+        """
+        WITH made AS (
+            INSERT INTO assistants (assistant_id, graph_id, name, description, config, context, metadata)
+            VALUES (%(assistant_id)s, %(graph_id)s, %(name)s, %(description)s, %(config)s, %(context)s, %(metadata)s)
+            ON CONFLICT (assistant_id) DO NOTHING
+            RETURNING *
+        ), noted AS (
+            INSERT INTO assistant_versions (assistant_id, version, graph_id, name, description, config, context,
+                                            metadata, created_at)
+            SELECT assistant_id, version, graph_id, name, description, config, context, metadata, created_at FROM made
+        )
+        SELECT * FROM made
+        """,
+        {
+            "assistant_id": new.assistant_id,
+            "graph_id": new.graph_id,
+            "name": new.name,
+            "description": new.description,
+            "config": Jsonb({**new.config, "configurable": new.context} if new.context else new.config),
+            "context": Jsonb(new.context),
+            "metadata": Jsonb(new.metadata),
+        },
+    )
+    return await cursor.fetchone()
+
+
+async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Change) -> Assistant | None:
+    """Change an assistant and make that its newest version; None where there is none of the caller's.
+
+    The row is locked first, so that a change sees the one before it, and its number is the next.
+    """
+    async with pipeline(pool) as conn:
+        cursor = conn.cursor(row_factory=rows.of(Assistant))
+        await lock(conn, assistant_id)
+        await cursor.execute(
+            """
+            WITH changed AS (
+                UPDATE assistants
+                   SET version     = 1 + (SELECT max(version) FROM assistant_versions
+                                           WHERE assistant_id = %(assistant_id)s),
+                       graph_id    = coalesce(%(graph_id)s, graph_id),
+                       name        = coalesce(%(name)s, name),
+                       description = coalesce(%(description)s, description),
+                       config      = (coalesce(%(config)s::jsonb, config) - 'configurable')
+                                     || CASE WHEN coalesce(%(context)s::jsonb, context) = '{}' THEN '{}'
+                                             ELSE jsonb_build_object('configurable',
+                                                                     coalesce(%(context)s::jsonb, context)) END,
+                       context     = coalesce(%(context)s::jsonb, context),
+                       metadata    = metadata || %(metadata)s || %(match)s,
+                       updated_at  = now()
+                 WHERE assistant_id = %(assistant_id)s AND metadata @> %(match)s
+                RETURNING *
+            ), noted AS (
+                INSERT INTO assistant_versions (assistant_id, version, graph_id, name, description, config, context,
+                                                metadata, created_at)
+                SELECT assistant_id, version, graph_id, name, description, config, context, metadata, updated_at
+                  FROM changed
+            )
+            SELECT * FROM changed
+            """,
+            {
+                "assistant_id": assistant_id,
+                "graph_id": change.graph_id,
+                "name": change.name,
+                "description": change.description,
+                "config": None if change.config is None else Jsonb(change.config),
+                "context": None if change.context is None else Jsonb(change.context),
+                "metadata": Jsonb(change.metadata or {}),
+                "match": filters.jsonb,
+            },
+        )
+    return await cursor.fetchone()
+
+
+async def lock(conn: Conn, assistant_id: UUID) -> None:
+    """Hold the assistant until the transaction ends, so that the next statement sees what is."""
+    await conn.execute(
+        "SELECT FROM assistants WHERE assistant_id = %(assistant_id)s FOR UPDATE", {"assistant_id": assistant_id}
+    )
+
+
+async def delete(conn: Conn, filters: Filters, assistant_id: UUID) -> bool:
+    """Delete the assistant with its versions; False where there is none of the caller's."""
+    gone = await conn.execute(
+        "DELETE FROM assistants WHERE assistant_id = %(assistant_id)s AND metadata @> %(match)s",
+        {"assistant_id": assistant_id, "match": filters.jsonb},
+    )
+    return gone.rowcount == 1
+
+
+async def threads_of(conn: Conn, filters: Filters, assistant_id: UUID) -> list[UUID]:
+    """The ids of the caller's threads on which the assistant was the last to run, or that a client marked as its."""
+    cursor = await conn.execute(
+        "SELECT thread_id FROM threads WHERE metadata @> %(mark)s AND metadata @> %(match)s",
+        {"mark": Jsonb({"assistant_id": str(assistant_id)}), "match": filters.jsonb},
+    )
+    return [row[0] for row in await cursor.fetchall()]
 
 
 async def get(conn: Conn, filters: Filters, assistant_id: UUID) -> Assistant | None:

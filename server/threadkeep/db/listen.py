@@ -33,6 +33,11 @@ def run_topic(run_id: UUID) -> str:
     return f"run:{run_id}"
 
 
+def thread_topic(thread_id: UUID) -> str:
+    """Wakes those who follow the whole thread: it has a new run, or its state was changed."""
+    return f"thread:{thread_id}"
+
+
 async def notify(conn: Conn, topic: str) -> None:
     """Wake whoever waits for `topic`, in every process, when this transaction commits."""
     await conn.execute("SELECT pg_notify('threadkeep', %(topic)s)", {"topic": topic})

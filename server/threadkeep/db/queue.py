@@ -6,9 +6,10 @@ locks the thread's row in the same transaction, so that what it then sees is wha
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
+from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
 from threadkeep.db import rows, threads
@@ -16,6 +17,8 @@ from threadkeep.db.filters import EVERYTHING, Filters
 from threadkeep.db.pool import Conn, Pool, pipeline
 from threadkeep.db.runs import FinalStatus, Run, ThreadStatus
 from threadkeep.wire import Json
+
+Cursor: TypeAlias = AsyncCursor[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,8 @@ class Opened:
     run: Run | None
     """None: there is no such thread, or it is busy and the strategy is `reject`."""
     thread_found: bool
+    kept: bool
+    """Its events are to be written: asked for, or somebody watches the thread."""
     busy_with: UUID | None
     """The run that was going on or waiting on the thread."""
     superseded: Sequence[UUID]
@@ -83,6 +88,20 @@ class Ending:
 
 async def open_run(pool: Pool, filters: Filters, new: NewRun) -> Opened:
     """Open a run on its thread, in one round trip: `running` where it may start here and now, else `pending`."""
+    async with pipeline(pool) as conn:
+        results = await _open(conn, filters, new)
+    return await _opened(*results)
+
+
+async def open_run_in(conn: Conn, filters: Filters, new: NewRun) -> Opened:
+    """As `open_run`, as a part of the transaction that the caller has begun on `conn`."""
+    async with conn.pipeline():
+        results = await _open(conn, filters, new)
+    return await _opened(*results)
+
+
+async def _open(conn: Conn, filters: Filters, new: NewRun) -> tuple[Cursor, AsyncCursor[Run], Cursor]:
+    """Send the statements; what they say of the thread, the run, and the runs it superseded, for `_opened`."""
     parameters = {
         "run_id": new.run_id,
         "thread_id": new.thread_id,
@@ -98,65 +117,76 @@ async def open_run(pool: Pool, filters: Filters, new: NewRun) -> Opened:
         "worker_id": new.worker_id,
         "match": filters.jsonb,
     }
-    async with pipeline(pool) as conn:
-        if new.create_thread:
-            await _create_thread(conn, filters, new)
-        await lock_thread(conn, new.thread_id)
-        run = conn.cursor(row_factory=rows.of(Run))
-        state = await conn.execute(
-            """
-            SELECT (SELECT run_id FROM runs
-                     WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running') AND run_after <= now()
-                     ORDER BY queue_position LIMIT 1) AS busy_with,
-                   EXISTS (SELECT FROM threads
-                            WHERE thread_id = %(thread_id)s AND metadata @> %(match)s) AS thread_found
-            """,
-            parameters,
+    if new.create_thread:
+        await _create_thread(conn, filters, new)
+    await lock_thread(conn, new.thread_id)
+    run = conn.cursor(row_factory=rows.of(Run))
+    await run.execute(
+        """
+        WITH thread AS (
+            SELECT metadata, watched_until FROM threads WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+        ), busy AS (
+            SELECT FROM runs
+             WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running') AND run_after <= now()
+             LIMIT 1
+        ), start AS (
+            SELECT CASE WHEN %(worker_id)s::uuid IS NOT NULL AND NOT EXISTS (SELECT FROM busy)
+                        THEN 'running' ELSE 'pending' END AS status
+        ), opened AS (
+            INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, metadata, kwargs,
+                              multitask_strategy, attempt, worker_id, run_after, temporary, kept, started_at)
+            SELECT %(run_id)s, %(thread_id)s, %(assistant_id)s, %(graph_id)s, start.status,
+                   thread.metadata || %(metadata)s, %(kwargs)s::jsonb, %(strategy)s,
+                   CASE start.status WHEN 'running' THEN 1 ELSE 0 END,
+                   CASE start.status WHEN 'running' THEN %(worker_id)s::uuid END,
+                   now() + make_interval(secs => %(after_s)s), %(temporary)s,
+                   %(kept)s OR start.status = 'pending' OR coalesce(thread.watched_until > now(), false),
+                   CASE start.status WHEN 'running' THEN now() END
+              FROM thread, start
+             WHERE NOT (%(strategy)s = 'reject' AND EXISTS (SELECT FROM busy))
+            RETURNING *
+        ), marked AS (
+            UPDATE threads
+               SET status = 'busy', metadata = metadata || %(mark)s, updated_at = now()
+             WHERE thread_id = (SELECT thread_id FROM opened)
         )
-        await run.execute(
-            """
-            WITH thread AS (
-                SELECT metadata FROM threads WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
-            ), busy AS (
-                SELECT FROM runs
-                 WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running') AND run_after <= now()
-                 LIMIT 1
-            ), start AS (
-                SELECT CASE WHEN %(worker_id)s::uuid IS NOT NULL AND NOT EXISTS (SELECT FROM busy)
-                            THEN 'running' ELSE 'pending' END AS status
-            ), opened AS (
-                INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, metadata, kwargs,
-                                  multitask_strategy, attempt, worker_id, run_after, temporary, kept, started_at)
-                SELECT %(run_id)s, %(thread_id)s, %(assistant_id)s, %(graph_id)s, start.status,
-                       thread.metadata || %(metadata)s, %(kwargs)s::jsonb, %(strategy)s,
-                       CASE start.status WHEN 'running' THEN 1 ELSE 0 END,
-                       CASE start.status WHEN 'running' THEN %(worker_id)s::uuid END,
-                       now() + make_interval(secs => %(after_s)s), %(temporary)s,
-                       %(kept)s OR start.status = 'pending',
-                       CASE start.status WHEN 'running' THEN now() END
-                  FROM thread, start
-                 WHERE NOT (%(strategy)s = 'reject' AND EXISTS (SELECT FROM busy))
-                RETURNING *
-            ), marked AS (
-                UPDATE threads
-                   SET status = 'busy', metadata = metadata || %(mark)s, updated_at = now()
-                 WHERE thread_id = (SELECT thread_id FROM opened)
-            )
-            SELECT * FROM opened
-            """,
-            parameters,
-        )
-        superseded = await _supersede(conn, new)
-        await conn.execute(
-            """
-            SELECT pg_notify('threadkeep', 'pending') FROM runs WHERE run_id = %(run_id)s AND status = 'pending'
-            """,
-            parameters,
-        )
-    busy_with, thread_found = await state.fetchone() or (None, False)
+        SELECT * FROM opened
+        """,
+        parameters,
+    )
+    state = await conn.execute(
+        """
+        SELECT (SELECT run_id FROM runs
+                 WHERE thread_id = %(thread_id)s AND run_id <> %(run_id)s
+                   AND status IN ('pending', 'running') AND run_after <= now()
+                 ORDER BY queue_position LIMIT 1) AS busy_with,
+               EXISTS (SELECT FROM threads
+                        WHERE thread_id = %(thread_id)s AND metadata @> %(match)s) AS thread_found,
+               (SELECT kept FROM runs WHERE run_id = %(run_id)s) AS kept
+        """,
+        parameters,
+    )
+    superseded = await _supersede(conn, new)
+    await conn.execute(
+        """
+        SELECT pg_notify('threadkeep', topic)
+          FROM runs
+          JOIN threads USING (thread_id)
+         CROSS JOIN LATERAL (VALUES ('pending', runs.status = 'pending'),
+                                    ('thread:' || thread_id, watched_until > now())) AS told (topic, applies)
+         WHERE run_id = %(run_id)s AND applies
+        """,
+        parameters,
+    )
+    return state, run, superseded
+
+
+async def _opened(state: Cursor, run: AsyncCursor[Run], superseded: Cursor) -> Opened:
+    busy_with, thread_found, kept = await state.fetchone() or (None, False, None)
     return Opened(
         run=await run.fetchone(),
         thread_found=thread_found,
+        kept=bool(kept),
         busy_with=busy_with,
         superseded=[row[0] for row in await superseded.fetchall() if row[1]],
     )
@@ -305,4 +335,17 @@ async def finish(pool: Pool, claimed: Claimed, worker_id: UUID, ending: Ending) 
             await conn.execute("DELETE FROM runs WHERE run_id = %(run_id)s AND finished_at IS NOT NULL", parameters)
         if claimed.temporary:
             await threads.delete(conn, EVERYTHING, [claimed.thread_id])
+    return done.rowcount == 1
+
+
+async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float) -> bool:
+    """Have the thread's runs keep their events for so long; False where there is none of the caller's."""
+    done = await conn.execute(
+        """
+        UPDATE threads
+           SET watched_until = now() + make_interval(secs => %(seconds)s)
+         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+        """,
+        {"thread_id": thread_id, "seconds": seconds, "match": filters.jsonb},
+    )
     return done.rowcount == 1

@@ -77,6 +77,45 @@ async def status(conn: Conn, run_id: UUID) -> RunStatus | None:
     return row[0] if row else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A run among those of its thread, for who follows them all."""
+
+    run_id: UUID
+    queue_position: int
+
+
+async def listed(conn: Conn, thread_id: UUID, *, after: int | None) -> list[Listed]:
+    """The thread's runs behind a queue position, in order; `after=None`: those that wait or run now."""
+    cursor = conn.cursor(row_factory=rows.of(Listed))
+    await cursor.execute(
+        """
+        SELECT run_id, queue_position
+          FROM runs
+         WHERE thread_id = %(thread_id)s
+           AND CASE WHEN %(after)s::bigint IS NULL THEN status IN ('pending', 'running')
+                    ELSE queue_position > %(after)s END
+         ORDER BY queue_position
+        """,
+        {"thread_id": thread_id, "after": after},
+    )
+    return await cursor.fetchall()
+
+
+async def last_position(conn: Conn, thread_id: UUID, *, before: datetime | None = None) -> int:
+    """The queue position of the thread's newest run, of those made before a time; 0 where there is none."""
+    cursor = await conn.execute(
+        """
+        SELECT coalesce(max(queue_position), 0)
+          FROM runs
+         WHERE thread_id = %(thread_id)s AND (%(before)s::timestamptz IS NULL OR created_at < %(before)s)
+        """,
+        {"thread_id": thread_id, "before": before},
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else 0
+
+
 async def delete(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> bool:
     """Forget a run that has ended, with its events; False where there is none such of the caller's."""
     done = await conn.execute(

@@ -1,15 +1,15 @@
 """Threads: what a client sees of a conversation, beside its checkpoints.
 
-Every statement on `threads` alone is here; those that move a run and its thread together are in `runs`.
+Every statement on a thread's row is here, but those that look for threads (`thread_search`), those that move a run and
+its thread together (`queue`), and those that end a thread's time (`expiry`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, LiteralString
+from typing import Any, Literal
 from uuid import UUID
 
-from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from threadkeep.db import rows
@@ -45,48 +45,25 @@ class Ttl:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """One page of a listing, and how many there are in all."""
+class NewThread:
+    """A thread to be made."""
 
-    items: list[Thread]
-    total: int
+    thread_id: UUID
+    metadata: Mapping[str, Any]
+    ttl: Ttl | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """What to look for among threads. None: any."""
+class Settled:
+    """What a thread's row says of its newest checkpoint while no run goes on."""
 
-    ids: Sequence[UUID] | None = None
-    metadata: Mapping[str, Any] | None = None
-    values: Mapping[str, Any] | None = None
-    status: str | None = None
-
-    @property
-    def parameters(self) -> dict[str, object]:
-        return {
-            "ids": None if self.ids is None else list(self.ids),
-            "metadata": Jsonb(self.metadata or {}),
-            "values": None if self.values is None else Jsonb(self.values),
-            "status": self.status,
-        }
+    status: Literal["idle", "interrupted"]
+    values: bytes
+    """JSON."""
+    interrupts: Mapping[str, Any]
 
 
-ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
-    ("thread_id", "asc"): "thread_id ASC",
-    ("thread_id", "desc"): "thread_id DESC",
-    ("status", "asc"): "status ASC, thread_id ASC",
-    ("status", "desc"): "status DESC, thread_id DESC",
-    ("created_at", "asc"): "created_at ASC, thread_id ASC",
-    ("created_at", "desc"): "created_at DESC, thread_id DESC",
-    ("updated_at", "asc"): "updated_at ASC, thread_id ASC",
-    ("updated_at", "desc"): "updated_at DESC, thread_id DESC",
-    ("state_updated_at", "asc"): "state_updated_at ASC, thread_id ASC",
-    ("state_updated_at", "desc"): "state_updated_at DESC, thread_id DESC",
-}
-"""(sort_by, sort_order) -> ORDER BY; the id behind it makes pages stable."""
-
-
-async def create(conn: Conn, thread_id: UUID, metadata: Mapping[str, Any], ttl: Ttl | None = None) -> Thread | None:
+async def create(conn: Conn, new: NewThread) -> Thread | None:
     """Make a thread; None where the id is taken, by whomever."""
     cursor = conn.cursor(row_factory=rows.of(Thread))
     await cursor.execute(
@@ -97,10 +74,10 @@ async def create(conn: Conn, thread_id: UUID, metadata: Mapping[str, Any], ttl: 
         RETURNING *
         """,
         {
-            "thread_id": thread_id,
-            "metadata": Jsonb(metadata),
-            "strategy": ttl.strategy if ttl else None,
-            "minutes": ttl.minutes if ttl else None,
+            "thread_id": new.thread_id,
+            "metadata": Jsonb(new.metadata),
+            "strategy": new.ttl.strategy if new.ttl else None,
+            "minutes": new.ttl.minutes if new.ttl else None,
         },
     )
     return await cursor.fetchone()
@@ -178,42 +155,60 @@ async def delete(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> li
     return [row[0] for row in await cursor.fetchall()]
 
 
-async def search(
-    conn: Conn, filters: Filters, wanted: Search, *, order: tuple[str, str], limit: int, offset: int
-) -> Page:
-    """Threads that match, in `order` (a key of `ORDERS`), and the number of all that match."""
-    matching = await count(conn, filters, wanted)
+async def settle(conn: Conn, thread_id: UUID, settled: Settled) -> Thread | None:
+    """Make the row tell what the newest checkpoint holds; `busy` stays where a run waits for its time."""
     cursor = conn.cursor(row_factory=rows.of(Thread))
-    query = sql.SQL(
+    await cursor.execute(
         """
-        SELECT *
-          FROM threads
-         WHERE metadata @> %(match)s
-           AND metadata @> %(metadata)s
-           AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
-           AND (%(values)s::jsonb IS NULL OR "values" @> %(values)s)
-           AND (%(status)s::text IS NULL OR status = %(status)s)
-         ORDER BY {order}
-         LIMIT %(limit)s OFFSET %(offset)s
-        """
-    ).format(order=sql.SQL(ORDERS[order]))
-    await cursor.execute(query, wanted.parameters | {"match": filters.jsonb, "limit": limit, "offset": offset})
-    return Page(items=await cursor.fetchall(), total=matching)
+        UPDATE threads
+           SET status = CASE WHEN EXISTS (SELECT FROM runs
+                                           WHERE runs.thread_id = threads.thread_id
+                                             AND runs.status IN ('pending', 'running'))
+                             THEN 'busy' ELSE %(status)s END,
+               "values" = %(values)s::jsonb, interrupts = %(interrupts)s, error = NULL,
+               updated_at = now(), state_updated_at = now()
+         WHERE thread_id = %(thread_id)s
+        RETURNING *
+        """,
+        {
+            "thread_id": thread_id,
+            "status": settled.status,
+            "values": settled.values.decode(),
+            "interrupts": Jsonb(settled.interrupts),
+        },
+    )
+    return await cursor.fetchone()
 
 
-async def count(conn: Conn, filters: Filters, wanted: Search) -> int:
-    """How many threads match."""
+async def busy_with(conn: Conn, thread_id: UUID) -> UUID | None:
+    """The run that goes on or whose turn has come; None where there is none. Holds while the thread is locked."""
     cursor = await conn.execute(
         """
-        SELECT count(*)
-          FROM threads
-         WHERE metadata @> %(match)s
-           AND metadata @> %(metadata)s
-           AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
-           AND (%(values)s::jsonb IS NULL OR "values" @> %(values)s)
-           AND (%(status)s::text IS NULL OR status = %(status)s)
+        SELECT run_id
+          FROM runs
+         WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running') AND run_after <= now()
+         ORDER BY queue_position
+         LIMIT 1
         """,
-        wanted.parameters | {"match": filters.jsonb},
+        {"thread_id": thread_id},
     )
     row = await cursor.fetchone()
-    return row[0] if row else 0
+    return row[0] if row else None
+
+
+async def lock_free(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
+    """Those of the threads that no run is on or waits for; until the transaction ends no run starts there either.
+
+    `status` decides, not a look at `runs`: it is read again once the row is locked.
+    """
+    cursor = await conn.execute(
+        """
+        SELECT thread_id
+          FROM threads
+         WHERE thread_id = ANY(%(thread_ids)s) AND metadata @> %(match)s AND status <> 'busy'
+         ORDER BY thread_id
+           FOR UPDATE
+        """,
+        {"thread_ids": list(thread_ids), "match": filters.jsonb},
+    )
+    return [row[0] for row in await cursor.fetchall()]

@@ -12,6 +12,7 @@ from uuid import UUID
 from threadkeep import ids, wire
 from threadkeep.db import queue
 from threadkeep.db.filters import Filters
+from threadkeep.db.pool import Conn
 from threadkeep.db.queue import Claimed, NewRun, Opened
 from threadkeep.db.runs import Run
 from threadkeep.engine.assistants import Chosen
@@ -81,10 +82,11 @@ async def run_foreground(engine: Engine, filters: Filters, asked: Admission) -> 
         return await enqueue(engine, filters, asked)
     async with engine.slots.hold() as slot:
         new = _new_run(asked, engine.worker_id)
-        run = _accepted(engine, await queue.open_run(engine.pool, filters, new), new)
+        opened = await queue.open_run(engine.pool, filters, new)
+        run = _accepted(engine, opened, new)
         if run.status != "running":
             return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=None)
-        live = start(engine, Job.of(_claimed(run, new)), slot.passed_on(), watched=asked.watched)
+        live = start(engine, Job.of(_claimed(run, new, kept=opened.kept)), slot.passed_on(), watched=asked.watched)
         return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=live)
 
 
@@ -93,6 +95,16 @@ async def enqueue(engine: Engine, filters: Filters, asked: Admission) -> Admitte
     new = _new_run(asked, None)
     run = _accepted(engine, await queue.open_run(engine.pool, filters, new), new)
     return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=None)
+
+
+async def enqueue_in(conn: Conn, filters: Filters, asked: Admission) -> Run | None:
+    """As `enqueue`, as a part of the transaction that the caller has begun on `conn`.
+
+    None where there is no such thread, or it is busy and the strategy is `reject`. Superseded runs are told to stop
+    when the transaction commits.
+    """
+    opened = await queue.open_run_in(conn, filters, _new_run(asked, None))
+    return opened.run
 
 
 def _new_run(asked: Admission, worker_id: UUID | None) -> NewRun:
@@ -129,7 +141,7 @@ def _accepted(engine: Engine, opened: Opened, new: NewRun) -> Run:
     return opened.run
 
 
-def _claimed(run: Run, new: NewRun) -> Claimed:
+def _claimed(run: Run, new: NewRun, *, kept: bool) -> Claimed:
     return Claimed(
         run_id=run.run_id,
         thread_id=run.thread_id,
@@ -139,5 +151,5 @@ def _claimed(run: Run, new: NewRun) -> Claimed:
         kwargs=Json(new.kwargs),
         attempt=1,
         temporary=new.temporary,
-        kept=new.kept,
+        kept=kept,
     )

@@ -16,6 +16,7 @@ from threadkeep.db import assistants
 from threadkeep.db.assistants import Assistant
 from threadkeep.db.filters import Filters
 from threadkeep.db.pool import Pool
+from threadkeep.engine.job import client_configurable
 from threadkeep.engine.spec import RunSpec
 from threadkeep.problems import Invalid, NotFound
 
@@ -33,12 +34,17 @@ class Chosen:
     context: Mapping[str, Any]
 
     def applied_to(self, spec: RunSpec) -> RunSpec:
-        """`spec` with the assistant's configuration under the run's own."""
+        """`spec` with the assistant's configuration under the run's own.
+
+        A run's `configurable` says another context, too, where the assistant says one.
+        """
         if not self.config and not self.context:
             return spec
-        configurable = {**self.config.get("configurable", {}), **spec.config.get("configurable", {})}
+        own = client_configurable(spec.config)
+        configurable = {**self.config.get("configurable", {}), **own}
         config = {**self.config, **spec.config, "configurable": configurable}
-        context = {**self.context, **(spec.context or {})} or None
+        said = {key: own.get(key, value) for key, value in self.context.items()}
+        context = {**said, **(spec.context or {})} or None
         return spec.model_copy(update={"config": config, "context": context})
 
 
@@ -50,6 +56,7 @@ class Assistants:
         self._graph_ids = frozenset(graph_ids)
         self._known: OrderedDict[tuple[bytes, UUID], tuple[float, Chosen]] = OrderedDict()
         """By who may see it and its id."""
+        self._changes = 0
 
     async def choose(self, filters: Filters, named: str) -> Chosen:
         """The assistant of an id or a graph's name.
@@ -61,12 +68,14 @@ class Assistants:
         key = (orjson.dumps(filters.match, option=orjson.OPT_SORT_KEYS), assistant_id)
         if (found := self._known.get(key)) and found[0] > now:
             return found[1]
+        changes = self._changes
         async with self._pool.connection() as conn:
             assistant = await assistants.get(conn, filters, assistant_id)
         if assistant is None or assistant.graph_id not in self._graph_ids:
             raise NotFound("Thread or assistant not found.")
         chosen = _chosen(assistant)
-        self._known[key] = (now + FRESH_S, chosen)
+        if changes == self._changes:  # else it may have been read before a change of its own
+            self._known[key] = (now + FRESH_S, chosen)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return chosen
@@ -85,6 +94,7 @@ class Assistants:
 
     def forget(self, assistant_id: UUID) -> None:
         """It was changed: read it anew."""
+        self._changes += 1
         for key in [key for key in self._known if key[1] == assistant_id]:
             del self._known[key]
 

@@ -7,12 +7,13 @@ from uuid import UUID, uuid4
 
 from anyio.abc import TaskGroup
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.store.base import BaseStore
 
 from threadkeep.db.listen import Wakeups
 from threadkeep.db.pool import Pool
+from threadkeep.db.store import Store
 from threadkeep.engine.live import LiveRuns
 from threadkeep.engine.slots import Slots
+from threadkeep.engine.webhook_policy import Policy
 from threadkeep.graphs import LoadedGraph
 from threadkeep.settings import Settings
 
@@ -28,10 +29,11 @@ class Engine:
     pool: Pool
     """Of our own tables."""
     saver: BaseCheckpointSaver[str]
-    store: BaseStore
+    store: Store
     slots: Slots
     wakeups: Wakeups
     tasks: TaskGroup
     """The owner of every run: a request that goes away does not take its run along."""
+    webhooks: Policy = field(default_factory=Policy)
     live: LiveRuns = field(default_factory=LiveRuns)
     worker_id: UUID = field(default_factory=uuid4)

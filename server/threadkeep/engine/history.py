@@ -1,21 +1,38 @@
-"""History: a thread's states, read through its graph, which alone knows what its channels mean."""
+"""History: a thread's states, read through its graph, which alone knows what its channels mean.
 
-from collections.abc import AsyncIterator, Mapping
+A read is the saver's one statement for all checkpoints that are asked for, and one more for each subgraph whose state
+is asked for too. It takes no slot.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import StateSnapshot
+from langgraph_sdk.runtime import AccessContext
 
 from threadkeep.db.threads import Thread
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.state import thread_state
-from threadkeep.graphs import Graph
+from threadkeep.graphs import Graph, LoadedGraph
+from threadkeep.problems import NotFound
 
 EMPTY = StateSnapshot(
     values={}, next=(), config={}, metadata=None, created_at=None, parent_config=None, tasks=(), interrupts=()
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class At:
+    """A checkpoint of a thread: without an id the newest, in a subgraph's namespace or the graph's own."""
+
+    checkpoint_id: str | None = None
+    checkpoint_ns: str = ""
+
+
+NEWEST = At()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,65 +42,57 @@ class Wanted:
     limit: int
     before: str | None = None
     metadata: Mapping[str, Any] | None = None
-    checkpoint_ns: str = ""
-    checkpoint_id: str | None = None
+    at: At = NEWEST
 
 
-def checkpoint_id(named: Any) -> str | None:
-    """The id in whatever form a client names a checkpoint: an id, a checkpoint object, or a config around one."""
-    if not named or isinstance(named, str):
-        return named or None
-    if isinstance(named, Mapping):
-        found = cast("Mapping[str, Any]", named)
-        inner = found.get("configurable")
-        return checkpoint_id((inner if isinstance(inner, Mapping) else found).get("checkpoint_id"))
-    return None
-
-
-def graph_id(thread: Thread) -> str | None:
-    """The graph that last ran on the thread; None before the first run."""
-    return thread.metadata.load().get("graph_id")
-
-
-async def state(engine: Engine, thread: Thread, *, subgraphs: bool = False, at: Any = None) -> dict[str, object]:
-    """The ThreadState at checkpoint `at` (an id, with or without a namespace), by default the newest."""
-    async with _graph(engine, thread) as graph:
-        if graph is None:
-            return thread_state(EMPTY)
+async def state(engine: Engine, thread: Thread, at: At = NEWEST, *, subgraphs: bool = False) -> dict[str, object]:
+    """The ThreadState at a checkpoint; of one that there is not, an empty one."""
+    loaded = graph_of(engine, thread)
+    if loaded is None:
+        return thread_state(EMPTY)
+    async with opened(loaded, thread) as graph:
         return thread_state(await graph.aget_state(config(thread, at), subgraphs=subgraphs))
 
 
 async def states(engine: Engine, thread: Thread, wanted: Wanted) -> list[dict[str, object]]:
     """ThreadStates, the newest first, of all branches."""
-    async with _graph(engine, thread) as graph:
-        if graph is None:
-            return []
-        at = {"checkpoint_ns": wanted.checkpoint_ns, "checkpoint_id": wanted.checkpoint_id}
-        before = config(thread, {"checkpoint_id": wanted.before}) if wanted.before else None
+    loaded = graph_of(engine, thread)
+    if loaded is None:
+        return []
+    before = config(thread, At(checkpoint_id=wanted.before)) if wanted.before else None
+    async with opened(loaded, thread) as graph:
         found = graph.aget_state_history(
-            config(thread, at), filter=dict(wanted.metadata or {}), before=before, limit=wanted.limit
+            config(thread, wanted.at), filter=dict(wanted.metadata or {}), before=before, limit=wanted.limit
         )
         return [thread_state(snapshot) async for snapshot in found]
 
 
-def config(thread: Thread, at: Any = None) -> RunnableConfig:
-    """The config that names a checkpoint of the thread, and of no other, whatever a client says."""
-    named = cast("Mapping[str, Any]", at) if isinstance(at, Mapping) else {"checkpoint_id": at}
-    configurable: dict[str, Any] = {
-        "thread_id": str(thread.thread_id),
-        "checkpoint_ns": str(named.get("checkpoint_ns") or ""),
-    }
-    if named.get("checkpoint_id"):
-        configurable["checkpoint_id"] = str(named["checkpoint_id"])
+def config(thread: Thread, at: At = NEWEST) -> RunnableConfig:
+    """The config that names a checkpoint of the thread, and of no other."""
+    configurable = {"thread_id": str(thread.thread_id), "checkpoint_ns": at.checkpoint_ns}
+    if at.checkpoint_id:
+        configurable["checkpoint_id"] = at.checkpoint_id
     return {"configurable": configurable}
 
 
-@asynccontextmanager
-async def _graph(engine: Engine, thread: Thread) -> AsyncIterator[Graph | None]:
-    """The thread's graph, for reading; None where none has run yet, or it is no longer served."""
-    loaded = engine.graphs.get(graph_id(thread) or "")
+def graph_of(engine: Engine, thread: Thread) -> LoadedGraph | None:
+    """The graph that last ran on the thread; None before the first run, NotFound where it is no longer served."""
+    graph_id = cast("object", thread.metadata.load().get("graph_id"))
+    return served(engine, graph_id) if graph_id else None
+
+
+def served(engine: Engine, graph_id: object) -> LoadedGraph:
+    """The graph of that name, which came from a client; NotFound where there is none."""
+    loaded = engine.graphs.get(graph_id) if isinstance(graph_id, str) else None
     if loaded is None:
-        yield None
-        return
-    async with loaded.open(config(thread), durable=True, access="threads.read") as graph:
+        raise NotFound(f"Graph {str(graph_id)[:100]!r} not found. Expected one of: {sorted(engine.graphs)}")
+    return loaded
+
+
+@asynccontextmanager
+async def opened(
+    loaded: LoadedGraph, thread: Thread, access: AccessContext = "threads.read"
+) -> AsyncGenerator[Graph]:
+    """The graph, for what a client does with a thread beside running it."""
+    async with loaded.open(config(thread), durable=True, access=access) as graph:
         yield graph

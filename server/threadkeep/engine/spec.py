@@ -55,6 +55,8 @@ class RunSpec(BaseModel):
     stream_subgraphs: bool = False
     stream_resumable: bool = False
     durability: Literal["sync", "async", "exit"] = "async"
+    webhook: str | None = Field(default=None, min_length=1, max_length=10_000)
+    """An address that is told when the run has ended."""
 
     @property
     def start_checkpoint(self) -> Checkpoint | None:

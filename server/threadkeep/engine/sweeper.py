@@ -1,4 +1,4 @@
-"""Sweeper: at the start and on a timer, puts right what a dead process left behind."""
+"""Sweeper: at the start and on a timer, puts right what a dead process left behind, and ends what is over."""
 
 import logging
 
@@ -9,6 +9,7 @@ from psycopg_pool import PoolTimeout
 from threadkeep.db import workers
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.heartbeat import LEASE_S
+from threadkeep.engine.retention import expire_once
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,10 @@ async def sweep(engine: Engine) -> None:
 
 
 async def sweep_once(engine: Engine) -> None:
-    """Take over the runs of dead processes."""
+    """Take over the runs of dead processes, and end the threads whose time to live is over."""
     async with engine.pool.connection() as conn:
         await workers.sweep(conn, LEASE_S)
         orphans = await workers.take_over(conn, MAX_ATTEMPTS)
     if orphans:
         log.warning("runs of a dead process were taken over", extra={"runs": [str(run_id) for run_id in orphans]})
+    await expire_once(engine)

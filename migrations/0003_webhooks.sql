@@ -1,0 +1,46 @@
+-- Webhooks that are still to be sent, one a run.
+CREATE TABLE webhook_deliveries (
+    run_id     uuid        PRIMARY KEY,
+    url        text        NOT NULL,
+    body       jsonb       NOT NULL,
+    attempt    integer     NOT NULL DEFAULT 0,
+    send_after timestamptz NOT NULL DEFAULT now(),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE webhook_deliveries IS 'no reference to runs: a run that is deleted at its end has its webhook sent too';
+
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (send_after);
+
+-- A trigger, so that no way in which a run can end forgets its webhook, and a run that asked for none pays nothing.
+CREATE FUNCTION leave_webhook() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO webhook_deliveries (run_id, url, body)
+    SELECT NEW.run_id,
+           NEW.kwargs ->> 'webhook',
+           jsonb_build_object(
+               'run_id', NEW.run_id,
+               'thread_id', NEW.thread_id,
+               'assistant_id', NEW.assistant_id,
+               'metadata', NEW.metadata,
+               'status', NEW.status,
+               'kwargs', NEW.kwargs,
+               'multitask_strategy', NEW.multitask_strategy,
+               'created_at', NEW.created_at,
+               'updated_at', NEW.updated_at,
+               'run_started_at', NEW.started_at,
+               'run_ended_at', NEW.finished_at,
+               'values', threads."values"
+           ) || CASE WHEN NEW.error IS NULL THEN '{}'::jsonb ELSE jsonb_build_object('error', NEW.error) END
+      FROM threads
+     WHERE threads.thread_id = NEW.thread_id
+    ON CONFLICT (run_id) DO NOTHING;
+    PERFORM pg_notify('threadkeep', 'webhook');
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER run_has_ended
+ AFTER UPDATE OF status ON runs
+   FOR EACH ROW
+  WHEN (OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL AND NEW.kwargs ? 'webhook')
+EXECUTE FUNCTION leave_webhook();

@@ -1,0 +1,60 @@
+"""Retention: what of threads goes, when a client says so or when their time to live is over.
+
+`delete` takes a thread with all it has; `keep_latest` takes the checkpoints behind its newest.
+"""
+
+import logging
+from collections.abc import Sequence
+from uuid import UUID
+
+from threadkeep.db import expiry, threads
+from threadkeep.db.filters import EVERYTHING, Filters
+from threadkeep.engine.engine import Engine
+from threadkeep.problems import Unsupported
+
+log = logging.getLogger(__name__)
+
+DELETE_BATCH = 500
+PRUNE_BATCH = 50
+"""Fewer than are deleted, for each takes several statements, and their rows are locked meanwhile."""
+
+
+async def keep_latest(engine: Engine, filters: Filters, thread_ids: Sequence[UUID]) -> int:
+    """Take the old checkpoints of threads; of how many. Busy ones are passed over.
+
+    Unsupported, and nothing done, where a thread's graph has a DeltaChannel, whose values are spread over them.
+    """
+    async with engine.pool.connection() as conn, conn.transaction():
+        free = await threads.lock_free(conn, filters, thread_ids)
+        try:
+            await engine.saver.aprune([str(thread_id) for thread_id in free], strategy="keep_latest")
+        except NotImplementedError:
+            raise Unsupported(
+                "keep_latest can't prune a thread whose graph uses a DeltaChannel", field="strategy"
+            ) from None
+    return len(free)
+
+
+async def expire_once(engine: Engine) -> None:
+    """Delete or prune a batch of threads whose time is over; what is left comes next time."""
+    async with engine.pool.connection() as conn, conn.transaction():
+        gone = await expiry.lock_expired(conn, "delete", DELETE_BATCH)
+        if gone:
+            await threads.delete(conn, EVERYTHING, gone)
+    async with engine.pool.connection() as conn, conn.transaction():
+        pruned = await expiry.lock_expired(conn, "keep_latest", PRUNE_BATCH)
+        for thread_id in pruned:
+            await _prune(engine, thread_id)
+        if pruned:
+            await expiry.mark_swept(conn, pruned)
+    if gone or pruned:
+        log.info("threads expired", extra={"deleted": len(gone), "pruned": len(pruned)})
+
+
+async def _prune(engine: Engine, thread_id: UUID) -> None:
+    try:
+        await engine.saver.aprune([str(thread_id)], strategy="keep_latest")
+    except NotImplementedError:
+        log.warning(
+            "a thread can't be pruned: its graph uses a DeltaChannel", extra={"expired_thread_id": str(thread_id)}
+        )

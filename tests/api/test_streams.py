@@ -1,0 +1,193 @@
+"""Streams: the events of a run, as both SDKs parse them."""
+
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from langgraph_sdk.client import LangGraphClient
+
+from graphs import Gate
+
+
+async def events(client: LangGraphClient, graph: str, given: Any, **options: Any) -> list[tuple[str, Any]]:
+    """All events of a run on a new thread."""
+    thread = await client.threads.create()
+    parts = client.runs.stream(thread["thread_id"], graph, input=given, **options)
+    return [(part.event, part.data) async for part in parts]
+
+
+async def test_stream_begins_with_metadata_and_tells_the_state_after_each_step(client: LangGraphClient) -> None:
+    """Protocol: `values`, the default mode; no `end` event."""
+    (first, *others) = await events(client, "chain", {"items": ["in"]})
+
+    assert first[0] == "metadata"
+    assert set(first[1]) == {"run_id", "attempt"}
+    assert others == [
+        ("values", {"items": ["in"]}),
+        ("values", {"items": ["in", "first"]}),
+        ("values", {"items": ["in", "first", "second"]}),
+    ]
+
+
+async def test_updates_name_the_node(client: LangGraphClient) -> None:
+    """Protocol: `updates`."""
+    found = await events(client, "chain", {"items": []}, stream_mode="updates")
+
+    assert found[1:] == [("updates", {"first": {"items": ["first"]}}), ("updates", {"second": {"items": ["second"]}})]
+
+
+async def test_several_modes_come_in_one_stream(client: LangGraphClient) -> None:
+    """Protocol: any set of modes."""
+    found = await events(client, "writing", {"items": []}, stream_mode=["updates", "custom", "values"])
+
+    assert found[1:] == [
+        ("values", {"items": []}),
+        ("custom", {"progress": 1}),
+        ("updates", {"write": {"items": ["written"]}}),
+        ("values", {"items": ["written"]}),
+    ]
+
+
+async def test_tokens_come_one_by_one_with_their_metadata(client: LangGraphClient) -> None:
+    """Protocol: `messages-tuple`."""
+    messages = {"messages": [{"role": "user", "content": "hi"}]}
+    found = await events(client, "speaking", messages, stream_mode="messages-tuple")
+
+    tokens = [data for name, data in found if name == "messages"]
+    assert "".join(chunk["content"] for chunk, _ in tokens) == "word0 word1 word2 word3 word4"
+    assert len(tokens) >= 5
+    chunk, metadata = tokens[0]
+    assert chunk["type"] == "AIMessageChunk"
+    assert metadata["langgraph_node"] == "speak"
+    assert {"run_id", "thread_id", "assistant_id", "graph_id", "langgraph_step"} <= set(metadata)
+
+
+async def test_messages_mode_sends_the_message_so_far(client: LangGraphClient) -> None:
+    """Protocol: `messages`: metadata once, then partial messages."""
+    messages = {"messages": [{"role": "user", "content": "hi"}]}
+    found = await events(client, "speaking", messages, stream_mode="messages")
+
+    names = [name for name, _ in found[1:]]
+    assert names[0] == "messages/metadata"
+    assert set(names[1:]) == {"messages/partial"}
+    assert found[-1][1][0]["content"] == "word0 word1 word2 word3 word4"
+    assert found[-1][1][0]["type"] == "ai"
+
+
+async def test_tasks_checkpoints_and_debug_tell_the_machinery(client: LangGraphClient) -> None:
+    """Protocol: `tasks`, `checkpoints`, `debug`; a checkpoint's config holds the ids and nothing of the server's."""
+    found = await events(client, "chain", {"items": []}, stream_mode=["tasks", "checkpoints", "debug"])
+
+    tasks = [data for name, data in found if name == "tasks"]
+    assert [task["name"] for task in tasks] == ["first", "first", "second", "second"]
+    assert tasks[1]["result"] == {"items": ["first"]}
+    checkpoints = [data for name, data in found if name == "checkpoints"]
+    assert [checkpoint["next"] for checkpoint in checkpoints] == [["__start__"], ["first"], ["second"], []]
+    assert {"thread_id", "checkpoint_id", "checkpoint_ns"} <= set(checkpoints[-1]["config"]["configurable"])
+    assert not [key for key in checkpoints[-1]["config"]["configurable"] if key.startswith("__")]
+    assert {data["type"] for name, data in found if name == "debug"} == {"checkpoint", "task", "task_result"}
+
+
+async def test_events_mode_is_langchains_own(client: LangGraphClient) -> None:
+    """Protocol: `events`, beside another mode."""
+    found = await events(client, "chain", {"items": []}, stream_mode=["events", "values"])
+
+    kinds = [data["event"] for name, data in found if name == "events"]
+    assert (kinds[0], kinds[-1]) == ("on_chain_start", "on_chain_end")
+    assert [data for name, data in found if name == "values"][-1] == {"items": ["first", "second"]}
+
+
+async def test_subgraphs_speak_under_their_namespace(client: LangGraphClient) -> None:
+    """Protocol: `stream_subgraphs`: the name carries the namespace."""
+    found = await events(client, "parent", {"items": []}, stream_mode="updates", stream_subgraphs=True)
+
+    (inner,) = [name for name, _ in found if name.startswith("updates|child:")]
+    assert dict(found)[inner] == {"inner": {"items": ["first"]}}
+    assert dict(await events(client, "parent", {"items": []}, stream_mode="updates")).keys() == {"metadata", "updates"}
+
+
+async def test_interrupt_is_the_last_thing_that_is_told(client: LangGraphClient) -> None:
+    """Protocol: `__interrupt__` in values and updates."""
+    found = await events(client, "asking", {"items": []}, stream_mode=["values", "updates"])
+
+    (asked,) = dict(found)["values"]["__interrupt__"]
+    assert asked["value"] == {"question": "which?"}
+    assert set(asked) == {"value", "id", "response_schema"}
+    assert {"__interrupt__": [asked]} in [data for name, data in found if name == "updates"]
+
+
+async def test_failure_is_an_error_event(client: LangGraphClient) -> None:
+    """Protocol: the last event of a failed run."""
+    found = await events(client, "failing", {"items": []})
+
+    assert found[-1] == ("error", {"error": "ValueError", "message": "the node failed"})
+
+
+async def test_stateless_stream_needs_no_thread(client: LangGraphClient) -> None:
+    """Protocol: POST /runs/stream."""
+    found = [(part.event, part.data) async for part in client.runs.stream(None, "chain", input={"items": []})]
+
+    assert found[-1] == ("values", {"items": ["first", "second"]})
+
+
+async def test_frames_headers_and_ids_are_as_the_clients_read_them(http: httpx.AsyncClient) -> None:
+    """Protocol: SSE framing, the two location headers, `id:` only when resumable."""
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    body = {"assistant_id": "chain", "input": {"items": []}, "stream_resumable": True}
+
+    answer = await http.post(f"/threads/{thread_id}/runs/stream", json=body)
+
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-accel-buffering"] == "no"
+    run = answer.headers["content-location"]
+    assert answer.headers["location"] == f"{run}/stream"
+    frames = answer.text.strip().split("\r\n\r\n")
+    assert [frame.split("\r\n")[0] for frame in frames] == ["event: metadata"] + ["event: values"] * 3
+    assert [frame.split("\r\n")[2] for frame in frames] == ["id: 1", "id: 2", "id: 3", "id: 4"]
+    replay = await http.get(answer.headers["location"], headers={"last-event-id": "-1"})
+    assert replay.text == answer.text
+    rest = await http.get(answer.headers["location"], headers={"last-event-id": "2"})
+    assert rest.text.startswith("event: values\r\n")
+    assert rest.text.count("\r\nid: ") == 2
+
+
+async def test_reader_who_joins_a_running_run_gets_what_comes_from_then_on(
+    client: LangGraphClient, gate: Gate
+) -> None:
+    """Protocol: join stream, live."""
+    thread = await client.threads.create()
+    run = await client.runs.create(thread["thread_id"], "gated", input={"items": []})
+    await gate.entered()
+    found: list[tuple[str, Any]] = []
+
+    async def read() -> None:
+        joined = client.runs.join_stream(thread["thread_id"], run["run_id"])
+        found.extend([(part.event, part.data) async for part in joined])
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            gate.open()
+    assert found[-1] == ("values", {"items": ["gated"]})
+
+
+@pytest.mark.parametrize(("on_disconnect", "status"), [("cancel", "interrupted"), ("continue", "success")])
+async def test_lost_connection_stops_the_run_only_on_request(
+    client: LangGraphClient, http: httpx.AsyncClient, gate: Gate, on_disconnect: str, status: str
+) -> None:
+    """Protocol: `on_disconnect`."""
+    thread_id = (await client.threads.create())["thread_id"]
+    body = {"assistant_id": "gated", "input": {"items": []}, "on_disconnect": on_disconnect}
+
+    async with http.stream("POST", f"/threads/{thread_id}/runs/stream", json=body) as answer:
+        await gate.entered()
+        run_id = answer.headers["content-location"].rsplit("/", 1)[1]
+    if on_disconnect == "continue":
+        gate.open()
+
+    with anyio.fail_after(5):
+        await client.runs.join(thread_id, run_id)
+    assert (await client.runs.get(thread_id, run_id))["status"] == status
