@@ -1,6 +1,7 @@
 """Fixtures: a real Postgres for the session, a database for each test, a real server in the test's own event loop."""
 
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from graphs import GRAPHS, Gate
 from threadkeep.app import create_app
 from threadkeep.db import embedded, migrate
 from threadkeep.graphs import LoadedGraph, accept
+from threadkeep.project import Project
 from threadkeep.settings import Settings
 
 TEMPLATE = "threadkeep_template"
@@ -53,9 +55,12 @@ def _no_blocking_calls() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URI of an embedded Postgres whose template database is migrated."""
-    with embedded.running(tmp_path_factory.mktemp("postgres"), durable=False) as uri:
+def postgres() -> Iterator[str]:
+    """The URI of an embedded Postgres whose template database is migrated.
+
+    Not in pytest's own folder, of which it keeps the last three: a fourth session would lose its data.
+    """
+    with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder), durable=False) as uri:
         _administer(uri, f"CREATE DATABASE {TEMPLATE}")
         anyio.run(migrate.migrate, psycopg.conninfo.make_conninfo(uri, dbname=TEMPLATE))
         yield uri
@@ -93,10 +98,12 @@ def settings(database: str, tmp_path: Path) -> Settings:
 
 
 @asynccontextmanager
-async def serving(settings: Settings, graphs: Mapping[str, LoadedGraph] | None = None) -> AsyncIterator[str]:
+async def serving(
+    settings: Settings, graphs: Mapping[str, LoadedGraph] | None = None, project: Project | None = None
+) -> AsyncIterator[str]:
     """A server of `graphs` (by default the test graphs), listening on a port of its own; yields its URL."""
     loaded = graphs or {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
-    app = create_app(settings, str(settings.database_uri), loaded)
+    app = await anyio.to_thread.run_sync(create_app, settings, str(settings.database_uri), loaded, project)
     config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     async with anyio.create_task_group() as tasks:

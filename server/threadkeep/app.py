@@ -4,19 +4,18 @@ The lifespan opens what requests share, in the order in which it is needed, and 
 """
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.store.postgres.aio import AsyncPostgresStore
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
+from threadkeep.api import mount
 from threadkeep.api.call import Operation, State
 from threadkeep.api.errors import HANDLERS
 from threadkeep.api.middleware import Requests
@@ -25,44 +24,51 @@ from threadkeep.db import assistants, pool, workers
 from threadkeep.db.checkpoints import Checkpoints
 from threadkeep.db.listen import Wakeups, listening
 from threadkeep.db.pool import Pool
+from threadkeep.db.store import Store
+from threadkeep.engine import webhook_policy
 from threadkeep.engine.assistants import Assistants
 from threadkeep.engine.drain import drain
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.heartbeat import beating
+from threadkeep.engine.scheduler import schedule
 from threadkeep.engine.slots import Slots
+from threadkeep.engine.store import store_opener, sweep_items
 from threadkeep.engine.sweeper import sweep
+from threadkeep.engine.webhook_policy import Policy
+from threadkeep.engine.webhooks import deliver
 from threadkeep.engine.worker import obey_cancels, work
 from threadkeep.graphs import LoadedGraph
-from threadkeep.settings import Settings
+from threadkeep.project import Project, builtin
+from threadkeep.settings import Settings, environment
 
 log = logging.getLogger(__name__)
 
-LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
-EXPOSED = ("content-location", "location", "x-pagination-total", "x-pagination-next", "x-request-id")
-"""Without Content-Location a browser's useStream can't rejoin a run."""
 
+def create_app(
+    settings: Settings, uri: str, graphs: Mapping[str, LoadedGraph], project: Project | None = None
+) -> Starlette:
+    """The application that serves `graphs` on the migrated Postgres at `uri`.
 
-def create_app(settings: Settings, uri: str, graphs: Mapping[str, LoadedGraph]) -> Starlette:
-    """The application that serves `graphs` on the migrated Postgres at `uri`."""
+    `project` says how: its `http` and `store`. StartRefused where these ask for what can't be loaded.
+    """
+    project = project or builtin()
+    http = project.http
+    mount.refuse_unhonoured(http)
+    custom = mount.load_custom(project)
+    open_store = store_opener(project)
+    webhooks = webhook_policy.of(project, environment(project.webhooks.env_prefix))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
         del app
-        async with open_state(settings, uri, graphs) as state:
-            yield state
+        async with mount.lifespan_of(custom) as theirs, open_state(
+            settings, uri, graphs, project, open_store, webhooks
+        ) as state:
+            yield {**theirs, **state}
 
     return Starlette(
-        routes=[route(operation) for operation in TABLE],
-        middleware=[
-            Middleware(
-                CORSMiddleware,
-                allow_origin_regex=LOOPBACK_ORIGINS,
-                allow_methods=["*"],
-                allow_headers=["*"],
-                expose_headers=EXPOSED,
-            ),
-            Middleware(Requests),
-        ],
+        routes=mount.joined(http, mount.served(http, [route(operation) for operation in TABLE]), custom),
+        middleware=[mount.cors(http), Middleware(Requests)],
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
@@ -74,7 +80,14 @@ def route(operation: Operation) -> Route:
 
 
 @asynccontextmanager
-async def open_state(settings: Settings, uri: str, graphs: Mapping[str, LoadedGraph]) -> AsyncGenerator[State]:
+async def open_state(
+    settings: Settings,
+    uri: str,
+    graphs: Mapping[str, LoadedGraph],
+    project: Project,
+    open_store: Callable[[Pool], Store],
+    webhooks: Policy,
+) -> AsyncGenerator[State]:
     """All that requests and background duties share, open until the block ends."""
     direct = settings.database_direct_uri or uri
     async with (
@@ -84,15 +97,16 @@ async def open_state(settings: Settings, uri: str, graphs: Mapping[str, LoadedGr
         anyio.create_task_group() as tasks,
     ):
         await pool.check_capacity(api_pool, settings)
-        engine = _engine(settings, graphs, (api_pool, runs_pool), wakeups, tasks)
+        kept = Checkpoints(runs_pool, serde=JsonPlusSerializer()), open_store(runs_pool)
+        engine = _engine(settings, graphs, (api_pool, *kept), wakeups, tasks, webhooks)
         async with api_pool.connection() as conn:
             await workers.create(conn, engine.worker_id)
             await assistants.ensure_system(conn, {name: graph.description for name, graph in graphs.items()})
         with beating(direct, engine.worker_id):
             async with anyio.create_task_group() as duties:
-                for duty in (work, obey_cancels, sweep):
+                for duty in (work, obey_cancels, sweep, sweep_items, schedule, deliver):
                     duties.start_soon(duty, engine, name=duty.__name__)
-                yield State(engine=engine, assistants=Assistants(api_pool, graphs))
+                yield State(engine=engine, assistants=Assistants(api_pool, graphs), project=project)
                 duties.cancel_scope.cancel()
             await drain(engine)
 
@@ -100,14 +114,13 @@ async def open_state(settings: Settings, uri: str, graphs: Mapping[str, LoadedGr
 def _engine(
     settings: Settings,
     graphs: Mapping[str, LoadedGraph],
-    pools: tuple[Pool, Pool],
+    kept: tuple[Pool, Checkpoints, Store],
     wakeups: Wakeups,
     tasks: TaskGroup,
+    webhooks: Policy,
 ) -> Engine:
     """The engine, its graphs bound to the checkpointer and the store."""
-    api_pool, runs_pool = pools
-    saver = Checkpoints(runs_pool, serde=JsonPlusSerializer())
-    store = AsyncPostgresStore(runs_pool)
+    api_pool, saver, store = kept
     for graph in graphs.values():
         graph.bind(checkpointer=saver, store=store)
     return Engine(
@@ -119,4 +132,5 @@ def _engine(
         slots=Slots(settings.run_slots, max_waiting=settings.max_waiting, timeout_s=settings.queue_timeout_s),
         wakeups=wakeups,
         tasks=tasks,
+        webhooks=webhooks,
     )

@@ -13,11 +13,13 @@ from typing import Any
 
 import anyio
 import uvicorn
+from langgraph.store.postgres.base import PostgresIndexConfig
 
 from threadkeep import agent, graphs, logs, project, settings
 from threadkeep.app import create_app
 from threadkeep.db import embedded
 from threadkeep.db import migrate as migrations
+from threadkeep.engine.store import index_config
 from threadkeep.graphs import LoadedGraph
 from threadkeep.problems import StartRefused
 from threadkeep.project import Project
@@ -34,8 +36,8 @@ def serve(file: Path | None, given: Mapping[str, Any]) -> None:
     found, chosen = prepare(file, given)
     loaded = load_graphs(found, chosen)
     with listening_socket(chosen) as listener, database(chosen) as uri:
-        anyio.run(migrations.migrate, chosen.database_direct_uri or uri)
-        app = create_app(chosen, uri, loaded)
+        anyio.run(_migrate, chosen.database_direct_uri or uri, index_config(found))
+        app = create_app(chosen, uri, loaded, found)
         print_greeting(chosen, listener.getsockname()[1], uri, sorted(loaded))
         server = uvicorn.Server(
             uvicorn.Config(
@@ -55,10 +57,18 @@ def serve(file: Path | None, given: Mapping[str, Any]) -> None:
 
 def migrate(file: Path | None, *, check: bool) -> list[str]:
     """Apply what is missing, or, with `check`, only say what that is."""
-    _, chosen = prepare(file, {})
+    found, chosen = prepare(file, {})
+    index = index_config(found)
     with database(chosen) as uri:
-        direct = chosen.database_direct_uri or uri
-        return anyio.run(migrations.pending if check else migrations.migrate, direct)
+        return anyio.run(_pending if check else _migrate, chosen.database_direct_uri or uri, index)
+
+
+async def _migrate(uri: str, index: PostgresIndexConfig | None) -> list[str]:
+    return await migrations.migrate(uri, index=index)
+
+
+async def _pending(uri: str, index: PostgresIndexConfig | None) -> list[str]:
+    return await migrations.pending(uri, index=index)
 
 
 def prepare(file: Path | None, given: Mapping[str, Any]) -> tuple[Project, Settings]:

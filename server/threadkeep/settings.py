@@ -120,6 +120,11 @@ def load(given: Mapping[str, Any] | None = None) -> Settings:
         raise StartRefused("settings: " + "; ".join(lines)) from None
 
 
+def environment(prefix: str) -> dict[str, str]:
+    """The variables of this environment whose names begin with `prefix`, for what a project may quote."""
+    return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+
+
 def _refuse_unknown(names: Iterable[str]) -> None:
     known = environment_names()
     for name in names:

@@ -153,9 +153,7 @@ async def test_frames_headers_and_ids_are_as_the_clients_read_them(http: httpx.A
     assert rest.text.count("\r\nid: ") == 2
 
 
-async def test_reader_who_joins_a_running_run_gets_what_comes_from_then_on(
-    client: LangGraphClient, gate: Gate
-) -> None:
+async def test_reader_who_joins_a_running_run_gets_what_comes_from_then_on(client: LangGraphClient, gate: Gate) -> None:
     """Protocol: join stream, live."""
     thread = await client.threads.create()
     run = await client.runs.create(thread["thread_id"], "gated", input={"items": []})

@@ -16,11 +16,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from threadkeep import auth, wire
+from threadkeep.api import headers
 from threadkeep.auth import Event
 from threadkeep.db.filters import Filters
 from threadkeep.engine.assistants import Assistants
 from threadkeep.engine.engine import Engine
+from threadkeep.engine.spec import RunSpec
 from threadkeep.problems import Invalid, TooLarge, UnsupportedMedia
+from threadkeep.project import Project
 
 BodyT = TypeVar("BodyT")
 QueryT = TypeVar("QueryT")
@@ -31,6 +34,7 @@ class State(TypedDict):
 
     engine: Engine
     assistants: Assistants
+    project: Project
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,10 @@ class Call(Generic[BodyT, QueryT]):
     @property
     def assistants(self) -> Assistants:
         return self.request.state["assistants"]
+
+    def configured(self, spec: RunSpec) -> RunSpec:
+        """`spec` with those headers of the request that langgraph.json hands on to graphs."""
+        return headers.configured(spec, self.request.headers, self.request.state["project"].http.configurable_headers)
 
     async def read_body(self) -> bytes:
         """The body as it came, for an endpoint that reads it in its own way."""

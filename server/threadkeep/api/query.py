@@ -76,10 +76,11 @@ async def _admission(call: Call[None, None], asked: QueryBody) -> Admission:
     graphs = call.engine.graphs
     graph_id = DEFAULT_GRAPH if DEFAULT_GRAPH in graphs else next(iter(graphs))
     configurable = {"user_id": asked.user_id} if asked.user_id else {}
+    spec = RunSpec(
+        input={"messages": [{"role": "user", "content": asked.query}]}, config={"configurable": configurable}
+    )
     return Admission(
-        spec=RunSpec(
-            input={"messages": [{"role": "user", "content": asked.query}]}, config={"configurable": configurable}
-        ),
+        spec=call.configured(spec),
         chosen=await call.assistants.choose(call.filters, graph_id),
         thread_id=asked.thread_id,
         metadata={"user_id": asked.user_id} if asked.user_id else {},

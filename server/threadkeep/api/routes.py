@@ -4,7 +4,19 @@ Each line names the auth event that guards it, so that none can be added without
 tests read the table. Where two paths fit a request, the earlier line has it.
 """
 
-from threadkeep.api import assistants, joins, query, runs, system, thread_stream, threads
+from threadkeep.api import (
+    assistants,
+    crons,
+    joins,
+    query,
+    runs,
+    store,
+    system,
+    thread_search,
+    thread_state,
+    thread_stream,
+    threads,
+)
 from threadkeep.api.call import Operation, operation
 
 SYSTEM = (
@@ -46,11 +58,36 @@ ASSISTANTS = (
 )
 THREADS = (
     operation("POST /threads", threads.create, "threads.create", body=threads.ThreadBody),
-    operation("GET /threads/{thread_id}", threads.get, "threads.read"),
+    operation("POST /threads/search", thread_search.search, "threads.search", body=thread_search.SearchBody),
+    operation("POST /threads/count", thread_search.count, "threads.search", body=thread_search.CountBody),
+    operation("POST /threads/prune", threads.prune, "threads.delete", body=threads.PruneBody),
+    operation("GET /threads/{thread_id}", threads.get, "threads.read", query=threads.ThreadQuery),
+    operation("PATCH /threads/{thread_id}", threads.update, "threads.update", body=threads.ThreadPatch),
     operation("DELETE /threads/{thread_id}", threads.delete, "threads.delete"),
-    operation("GET /threads/{thread_id}/state", threads.state, "threads.read", query=threads.StateQuery),
-    operation("GET /threads/{thread_id}/history", threads.list_history, "threads.read", query=threads.HistoryQuery),
-    operation("POST /threads/{thread_id}/history", threads.search_history, "threads.read", body=threads.HistoryBody),
+    operation("POST /threads/{thread_id}/copy", threads.copy, "threads.create"),
+    operation("GET /threads/{thread_id}/storage", threads.storage, "threads.read"),
+    operation("GET /threads/{thread_id}/state", thread_state.get, "threads.read", query=thread_state.StateQuery),
+    operation(
+        "POST /threads/{thread_id}/state", thread_state.update, "threads.update", body=thread_state.StateUpdateBody
+    ),
+    operation(
+        "POST /threads/{thread_id}/state/checkpoint",
+        thread_state.get_at_checkpoint,
+        "threads.read",
+        body=thread_state.StateBody,
+    ),
+    operation(
+        "GET /threads/{thread_id}/state/{checkpoint_id}",
+        thread_state.get_at,
+        "threads.read",
+        query=thread_state.StateQuery,
+    ),
+    operation(
+        "GET /threads/{thread_id}/history", thread_state.list_history, "threads.read", query=thread_state.HistoryQuery
+    ),
+    operation(
+        "POST /threads/{thread_id}/history", thread_state.search_history, "threads.read", body=thread_state.HistoryBody
+    ),
 )
 THREAD_STREAM = (
     operation(
@@ -58,6 +95,9 @@ THREAD_STREAM = (
     ),
 )
 THREAD_RUNS = (
+    operation(
+        "GET /threads/{thread_id}/stream", thread_stream.stream, "threads.read", query=thread_stream.ThreadStreamQuery
+    ),
     operation("POST /threads/{thread_id}/runs", runs.create, "threads.create_run", body=runs.ThreadRunBody),
     operation("POST /threads/{thread_id}/runs/stream", runs.stream, "threads.create_run", body=runs.ThreadRunBody),
     operation("POST /threads/{thread_id}/runs/wait", runs.wait, "threads.create_run", body=runs.ThreadRunBody),
@@ -81,15 +121,28 @@ STATELESS_RUNS = (
         "POST /runs/cancel", joins.cancel_many, "threads.update", body=joins.CancelManyBody, query=joins.CancelManyQuery
     ),
 )
-CRONS: tuple[Operation, ...] = ()
-STORE: tuple[Operation, ...] = ()
+CRONS = (
+    operation("POST /runs/crons", crons.create, "crons.create", body=crons.CronBody),
+    operation("POST /threads/{thread_id}/runs/crons", crons.create_on_thread, "crons.create", body=crons.CronBody),
+    operation("POST /runs/crons/search", crons.search, "crons.search", body=crons.SearchBody),
+    operation("POST /runs/crons/count", crons.count, "crons.search", body=crons.CountBody),
+    operation("GET /runs/crons/{cron_id}", crons.get, "crons.read"),
+    operation("PATCH /runs/crons/{cron_id}", crons.update, "crons.update", body=crons.CronPatch),
+    operation("DELETE /runs/crons/{cron_id}", crons.delete, "crons.delete"),
+)
+STORE = (
+    operation("PUT /store/items", store.put, "store.put", body=store.PutBody),
+    operation("GET /store/items", store.get, "store.get", query=store.ItemQuery),
+    operation("DELETE /store/items", store.delete, "store.delete", body=store.ItemBody),
+    operation("POST /store/items/search", store.search, "store.search", body=store.SearchBody),
+    operation("POST /store/namespaces", store.list_namespaces, "store.list_namespaces", body=store.NamespacesBody),
+)
 QUERY = (operation("POST /query", query.query, "threads.create_run"),)
 
 TABLE: tuple[Operation, ...] = (
     *SYSTEM,
     *ASSISTANTS,
     *THREADS,
-    *THREAD_STREAM,
     *THREAD_RUNS,
     *STATELESS_RUNS,
     *CRONS,

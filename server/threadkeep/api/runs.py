@@ -134,8 +134,9 @@ async def create_stateless(call: Call[StatelessRunBody, None]) -> Response:
 async def _on_thread(call: Call[ThreadRunBody, None], *, kept: bool = False, watched: bool = False) -> Admission:
     body = call.body
     spec = body.spec
+    call.engine.webhooks.check(spec.webhook)
     return Admission(
-        spec=spec,
+        spec=call.configured(spec),
         chosen=await call.assistants.choose(call.filters, body.assistant_id),
         thread_id=call.thread_id,
         metadata=body.metadata,
@@ -152,8 +153,9 @@ async def _without_thread(
 ) -> Admission:
     if body.command and body.command.resume is not None:
         raise InvalidRequest("You must provide a thread_id when resuming.")
+    call.engine.webhooks.check(body.webhook)
     return Admission(
-        spec=body.spec,
+        spec=call.configured(body.spec),
         chosen=await call.assistants.choose(call.filters, body.assistant_id),
         thread_id=None,
         metadata=body.metadata,
@@ -165,8 +167,8 @@ async def _without_thread(
 
 
 async def _admit_stateless(call: Call[StatelessRunBody, None], asked: Admission) -> Admitted:
-    """In memory alone, unless the run is to be kept, resumed or delayed."""
-    if asked.temporary and not asked.kept and asked.after_s == 0:
+    """In memory alone, unless the run is to be kept, resumed, delayed, or told of."""
+    if asked.temporary and not asked.kept and asked.after_s == 0 and asked.spec.webhook is None:
         return await run_stateless(call.engine, asked)
     return await run_foreground(call.engine, call.filters, asked)
 

@@ -1,8 +1,7 @@
 """System: is it alive, is it ready, what is it."""
 
-import importlib.metadata
-
 import psycopg
+from langgraph.version import __version__ as langgraph_version
 from psycopg_pool import PoolTimeout
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
@@ -56,7 +55,7 @@ async def info(call: Call[None, None]) -> Response:
     return json_answer(
         {
             "version": __version__,
-            "langgraph_py_version": importlib.metadata.version("langgraph"),
+            "langgraph_py_version": langgraph_version,
             "flags": {"assistants": True, "crons": False, "langsmith": False, "langsmith_tracing_replicas": False},
             "host": {"kind": "self-hosted", "project_id": None, "revision_id": None, "tenant_id": None},
             "server": "threadkeep",

@@ -1,4 +1,4 @@
-"""Threads: make one, read it, its state and its history, delete it."""
+"""Threads: make one, read it, change it, copy it, delete it, and see what it takes. Its state: `thread_state`."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -9,10 +9,14 @@ from starlette.responses import Response
 from threadkeep import ids
 from threadkeep.api.answers import json_answer, no_content
 from threadkeep.api.call import Call
-from threadkeep.db import threads
-from threadkeep.db.threads import Thread, Ttl
-from threadkeep.engine import history
+from threadkeep.db import thread_checkpoints, threads
+from threadkeep.db.threads import NewThread, Thread, Ttl
+from threadkeep.engine import retention, updates
+from threadkeep.engine.updates import Superstep
 from threadkeep.problems import Conflict, NotFound
+
+MAX_TTL = 10 * 365 * 24 * 60
+"""Minutes."""
 
 
 class TtlBody(BaseModel):
@@ -20,7 +24,7 @@ class TtlBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    ttl: float = Field(gt=0, le=10 * 365 * 24 * 60)
+    ttl: float = Field(gt=0, le=MAX_TTL)
     strategy: Literal["delete", "keep_latest"] = "delete"
 
     @property
@@ -29,8 +33,8 @@ class TtlBody(BaseModel):
 
 
 def _ttl(value: object) -> object:
-    """The SDK sends minutes alone, too."""
-    return {"ttl": value} if isinstance(value, (int, float)) else value
+    """Minutes alone will do."""
+    return {"ttl": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 class ThreadBody(BaseModel):
@@ -42,90 +46,111 @@ class ThreadBody(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
     if_exists: Literal["raise", "do_nothing"] = "raise"
     ttl: Annotated[TtlBody | None, BeforeValidator(_ttl)] = None
+    supersteps: list[Superstep] = Field(default_factory=list[Superstep])
 
 
-class StateQuery(BaseModel):
-    """The query of a state."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    subgraphs: bool = False
-
-
-class HistoryQuery(BaseModel):
-    """The query of a history."""
+class ThreadPatch(BaseModel):
+    """The body of a thread's change."""
 
     model_config = ConfigDict(extra="ignore")
 
-    limit: int = Field(default=1, ge=1, le=1000)
-    before: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    ttl: Annotated[TtlBody | None, BeforeValidator(_ttl)] = None
 
 
-class HistoryBody(BaseModel):
-    """The body of a history."""
+class ThreadQuery(BaseModel):
+    """The query of a thread: `ttl` among what to include tells when it goes."""
 
     model_config = ConfigDict(extra="ignore")
 
-    limit: int = Field(default=1, ge=1, le=1000)
-    before: Any = None
-    metadata: dict[str, Any] | None = None
-    checkpoint: dict[str, Any] | None = None
+    include: str | list[str] = ""
+
+    @property
+    def with_ttl(self) -> bool:
+        named = [self.include] if isinstance(self.include, str) else self.include
+        return any("ttl" in names.split(",") for names in named)
+
+
+class PruneBody(BaseModel):
+    """The body of a prune."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    thread_ids: list[UUID] = Field(max_length=1000)
+    strategy: Literal["delete", "keep_latest"] = "delete"
 
 
 async def create(call: Call[ThreadBody, None]) -> Response:
-    """POST /threads."""
+    """POST /threads: with `supersteps`, in the state that they leave."""
     body = call.body
-    thread_id = body.thread_id or ids.uuid7()
-    metadata = {**body.metadata, **call.filters.match}
-    async with call.engine.pool.connection() as conn:
-        thread = await threads.create(conn, thread_id, metadata, body.ttl.row if body.ttl else None)
-        if thread is None and body.if_exists == "do_nothing":
-            thread = await threads.get(conn, call.filters, thread_id)
+    new = NewThread(
+        thread_id=body.thread_id or ids.uuid7(),
+        metadata={**body.metadata, **call.filters.match},
+        ttl=body.ttl.row if body.ttl else call.engine.thread_ttl,
+    )
+    thread = await updates.create_thread(call.engine, new, body.supersteps)
+    if thread is None and body.if_exists == "do_nothing":
+        async with call.engine.pool.connection() as conn:
+            thread = await threads.get(conn, call.filters, new.thread_id)
     if thread is None:
-        raise Conflict(f"Thread with ID {thread_id} already exists")
+        raise Conflict(f"Thread with ID {new.thread_id} already exists")
     return json_answer(thread)
 
 
-async def get(call: Call[None, None]) -> Response:
+async def get(call: Call[None, ThreadQuery]) -> Response:
     """GET /threads/{thread_id}."""
-    return json_answer(await known(call))
+    thread = await known(call)
+    if not call.query.with_ttl:
+        return json_answer(thread)
+    async with call.engine.pool.connection() as conn:
+        found = await threads.get_ttl(conn, call.filters, call.thread_id)
+    shown: dict[str, object] = {name: getattr(thread, name) for name in Thread.__dataclass_fields__}
+    return json_answer(shown | {"ttl": found and _shown_ttl(*found)})
+
+
+def _shown_ttl(ttl: Ttl, expires_at: object) -> dict[str, object]:
+    return {"strategy": ttl.strategy, "ttl_minutes": ttl.minutes, "expires_at": expires_at}
+
+
+async def update(call: Call[ThreadPatch, None]) -> Response:
+    """PATCH /threads/{thread_id}: the metadata are merged; whose thread it is stays."""
+    metadata = {**call.body.metadata, **call.filters.match}
+    ttl = call.body.ttl.row if call.body.ttl else None
+    async with call.engine.pool.connection() as conn:
+        thread = await threads.update(conn, call.filters, call.thread_id, metadata, ttl)
+    if thread is None:
+        raise NotFound("Not Found")
+    return no_content() if "return=minimal" in call.request.headers.get("prefer", "") else json_answer(thread)
 
 
 async def delete(call: Call[None, None]) -> Response:
     """DELETE /threads/{thread_id}: its runs, their events and its checkpoints go with it."""
-    thread_id = call.thread_id
-    async with call.engine.pool.connection() as conn:
-        gone = await threads.delete(conn, call.filters, [thread_id])
-    if not gone:
-        raise NotFound(f"Thread with ID {thread_id} not found")
+    if not await retention.delete(call.engine, call.filters, [call.thread_id]):
+        raise NotFound(f"Thread with ID {call.thread_id} not found")
     return no_content()
 
 
-async def state(call: Call[None, StateQuery]) -> Response:
-    """GET /threads/{thread_id}/state: at the newest checkpoint."""
-    thread = await known(call)
-    return json_answer(await history.state(call.engine, thread, subgraphs=call.query.subgraphs))
+async def copy(call: Call[None, None]) -> Response:
+    """POST /threads/{thread_id}/copy: a new thread with the same checkpoints; runs are not copied."""
+    return json_answer(await updates.copy_thread(call.engine, call.filters, call.thread_id))
 
 
-async def list_history(call: Call[None, HistoryQuery]) -> Response:
-    """GET /threads/{thread_id}/history: states, the newest first."""
-    thread = await known(call)
-    wanted = history.Wanted(limit=call.query.limit, before=history.checkpoint_id(call.query.before))
-    return json_answer(await history.states(call.engine, thread, wanted))
+async def prune(call: Call[PruneBody, None]) -> Response:
+    """POST /threads/prune: delete threads, or with `keep_latest` all but their newest checkpoints; how many."""
+    if call.body.strategy == "keep_latest":
+        pruned = await retention.keep_latest(call.engine, call.filters, call.body.thread_ids)
+    else:
+        pruned = len(await retention.delete(call.engine, call.filters, call.body.thread_ids))
+    return json_answer({"pruned_count": pruned})
 
 
-async def search_history(call: Call[HistoryBody, None]) -> Response:
-    """POST /threads/{thread_id}/history: the same, with more to ask for."""
-    thread = await known(call)
-    body = call.body
-    wanted = history.Wanted(
-        limit=body.limit,
-        before=history.checkpoint_id(body.before),
-        metadata=body.metadata,
-        checkpoint_ns=(body.checkpoint or {}).get("checkpoint_ns", ""),
-        checkpoint_id=(body.checkpoint or {}).get("checkpoint_id"),
-    )
-    return json_answer(await history.states(call.engine, thread, wanted))
+async def storage(call: Call[None, None]) -> Response:
+    """GET /threads/{thread_id}/storage: the bytes of its checkpoints, by table and channel."""
+    async with call.engine.pool.connection() as conn:
+        found = await thread_checkpoints.storage(conn, call.filters, call.thread_id)
+    if found is None:
+        raise NotFound(f"Thread with ID {call.thread_id} not found")
+    return json_answer(found)
 
 
 async def known(call: Call[Any, Any]) -> Thread:

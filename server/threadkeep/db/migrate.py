@@ -20,6 +20,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.postgres import AsyncPostgresStore
 from langgraph.store.postgres.base import PostgresIndexConfig
 from psycopg import AsyncConnection, sql
+from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, UndefinedFile
 from psycopg.rows import DictRow, class_row, dict_row, scalar_row, tuple_row
 
 from threadkeep.problems import StartRefused
@@ -81,29 +82,40 @@ STORE = Library(
     version=len(AsyncPostgresStore.MIGRATIONS) - 1,
 )
 LIBRARIES = (CHECKPOINTS, STORE)
+VECTORS = Library(
+    name="vectors",
+    tables=("vector_migrations", "store_vectors"),
+    versions="SELECT max(v) AS v FROM vector_migrations",
+    version=len(AsyncPostgresStore.VECTOR_MIGRATIONS) - 1,
+)
+"""Of the store, where its items are indexed."""
 
 
 async def migrate(uri: str, *, index: PostgresIndexConfig | None = None, folder: Path | None = None) -> list[str]:
     """Bring the database up to this release; the names of what was applied now.
 
     `index` makes the store's vector tables too. `folder` stands in for our own migrations. StartRefused where an
-    applied file was edited or is gone, where a file fails, and where another process is at it after `LOCK_WAIT_S`.
+    applied file was edited or is gone, where a file fails, where there is no pgvector for `index` or its tables are
+    for other vectors, and where another process is at it after `LOCK_WAIT_S`.
     A transaction pooler in between would lose the lock: `uri` is the direct address.
     """
     migrations = await to_thread.run_sync(read, folder)
     async with _connected(uri) as conn:
         _tell_newer(await _applied(conn), migrations)
-        if index is None and not await _behind(conn, migrations):
-            return []
-        async with _locked(conn):
-            return await _apply(conn, migrations, index)
+        applied: list[str] = []
+        if await _behind(conn, migrations, _libraries(index)):
+            async with _locked(conn):
+                applied = await _apply(conn, migrations, index)
+        if index is not None:
+            await _refuse_other_vectors(conn, index)
+        return applied
 
 
-async def pending(uri: str, *, folder: Path | None = None) -> list[str]:
+async def pending(uri: str, *, index: PostgresIndexConfig | None = None, folder: Path | None = None) -> list[str]:
     """What `migrate` would apply; changes nothing. StartRefused where an applied file was edited or is gone."""
     migrations = await to_thread.run_sync(read, folder)
     async with _connected(uri) as conn:
-        return await _behind(conn, migrations)
+        return await _behind(conn, migrations, _libraries(index))
 
 
 async def is_current(conn: AsyncConnection[object], *, folder: Path | None = None) -> bool:
@@ -164,11 +176,17 @@ async def _try_lock(conn: AsyncConnection[DictRow]) -> bool:
     return row is not None and bool(row["got"])
 
 
-async def _behind(conn: AsyncConnection[object], migrations: list[Migration]) -> list[str]:
+def _libraries(index: PostgresIndexConfig | None) -> tuple[Library, ...]:
+    return LIBRARIES if index is None else (*LIBRARIES, VECTORS)
+
+
+async def _behind(
+    conn: AsyncConnection[object], migrations: list[Migration], libraries: tuple[Library, ...]
+) -> list[str]:
     applied = await _applied(conn)
     _refuse_changed(applied, migrations)
     ours = [one.name for one in migrations if one.number not in applied]
-    return ours + [library.name for library in LIBRARIES if await _is_behind(conn, library)]
+    return ours + [library.name for library in libraries if await _is_behind(conn, library)]
 
 
 async def _applied(conn: AsyncConnection[object]) -> dict[int, Applied]:
@@ -199,7 +217,7 @@ def _tell_newer(applied: dict[int, Applied], migrations: list[Migration]) -> Non
 async def _apply(
     conn: AsyncConnection[DictRow], migrations: list[Migration], index: PostgresIndexConfig | None
 ) -> list[str]:
-    behind = await _behind(conn, migrations)
+    behind = await _behind(conn, migrations, _libraries(index))
     await conn.execute(
         """
         CREATE TABLE IF NOT EXISTS threadkeep_migrations (
@@ -216,9 +234,39 @@ async def _apply(
     await _mend_indexes(conn)
     if CHECKPOINTS.name in behind:
         await AsyncPostgresSaver(conn).setup()
-    if STORE.name in behind or index is not None:
-        await AsyncPostgresStore(conn, index=index).setup()
+    if STORE.name in behind:
+        await AsyncPostgresStore(conn).setup()
+    if VECTORS.name in behind:
+        await _make_vectors(conn, index)
     return behind
+
+
+async def _make_vectors(conn: AsyncConnection[DictRow], index: PostgresIndexConfig | None) -> None:
+    try:
+        await AsyncPostgresStore(conn, index=index).setup()
+    except (FeatureNotSupported, UndefinedFile, InsufficientPrivilege) as error:
+        raise StartRefused(
+            "store.index needs the extension pgvector, which this Postgres does not give: "
+            f"{error.diag.message_primary}; install it, and have its superuser run CREATE EXTENSION vector"
+        ) from error
+
+
+async def _refuse_other_vectors(conn: AsyncConnection[object], index: PostgresIndexConfig) -> None:
+    """A column of vectors has a length, which nothing changes once the table is made."""
+    async with conn.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute(
+            """
+            SELECT atttypmod
+              FROM pg_attribute
+             WHERE attrelid = to_regclass('store_vectors') AND attname = 'embedding' AND NOT attisdropped
+            """
+        )
+        found, wanted = await cursor.fetchone(), index.get("dims")
+    if found != wanted:
+        raise StartRefused(
+            f"store.index.dims is {wanted}, and the database holds vectors of {found}: give it back its number, "
+            "or drop the tables store_vectors and vector_migrations and put the items again"
+        )
 
 
 async def _apply_one(conn: AsyncConnection[DictRow], one: Migration) -> None:
@@ -272,7 +320,7 @@ async def _invalid_indexes(conn: AsyncConnection[object], library: Library) -> l
 
 
 async def _mend_indexes(conn: AsyncConnection[DictRow]) -> None:
-    for library in LIBRARIES:
+    for library in (*LIBRARIES, VECTORS):
         for invalid in await _invalid_indexes(conn, library):
             await conn.execute(sql.SQL("REINDEX INDEX CONCURRENTLY {}").format(invalid))
             log.warning("index mended", extra={"index": invalid.as_string()})

@@ -133,10 +133,9 @@ class Store(AsyncPostgresStore):
         if not puts:
             return []
         ordered = sorted(puts, key=lambda each: (each[1].namespace, each[1].key))
-        # Its own annotation leaves the parameters open.
-        prepared, embedding = cast(
-            "tuple[list[tuple[str, list[object]]], Any]", self._prepare_batch_PUT_queries(ordered)
-        )
+        # The stock method does not say of what its parameters are a sequence.
+        prepare = cast("Any", self._prepare_batch_PUT_queries)
+        prepared, embedding = prepare(ordered)
         statements: list[tuple[Any, Any]] = [(query, [_param(each) for each in params]) for query, params in prepared]
         if self.index_config is not None:
             statements.append(_drop_vectors(ordered))

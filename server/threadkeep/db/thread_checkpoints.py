@@ -11,21 +11,13 @@ from threadkeep.db.threads import Thread
 from threadkeep.wire import Json
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Copied(Thread):
-    """The new thread."""
-
-    source_busy: bool
-    """A run goes on there: the checkpoints are ahead of the row."""
-
-
-async def copy(conn: Conn, filters: Filters, source_id: UUID, thread_id: UUID) -> Copied | None:
+async def copy(conn: Conn, filters: Filters, source_id: UUID, thread_id: UUID) -> tuple[Thread, bool] | None:
     """Copy a thread and its checkpoints, which keep their ids, as they are at one moment; its runs are not copied.
 
-    None where there is no such thread of the caller's. A single statement: its parts see one and the same snapshot.
+    The new thread, and whether a run was on the source, so that its checkpoints are ahead of its row; None where there
+    is no such thread of the caller's. A single statement: its parts see one and the same snapshot.
     """
-    cursor = conn.cursor(row_factory=rows.of(Copied))
-    await cursor.execute(
+    cursor = await conn.execute(
         """
         WITH source AS (
             SELECT * FROM threads WHERE thread_id = %(source_id)s AND metadata @> %(match)s
@@ -63,7 +55,8 @@ async def copy(conn: Conn, filters: Filters, source_id: UUID, thread_id: UUID) -
             "match": filters.jsonb,
         },
     )
-    return await cursor.fetchone()
+    row = await cursor.fetchone()
+    return (rows.of(Thread)(cursor)(row), row[-1]) if row else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,7 +134,10 @@ async def update(
 
 
 async def delete(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
-    """Delete threads with their runs, events and checkpoints, all or nothing; which of them there were."""
+    """Delete threads with their runs, events and checkpoints, all or nothing; which of them there were.
+
+    Who locked them before, in the same transaction, misses no checkpoint that was written while it waited.
+    """
     cursor = await conn.execute(
         """
         WITH gone AS (
@@ -194,6 +197,20 @@ async def busy_with(conn: Conn, thread_id: UUID) -> UUID | None:
     )
     row = await cursor.fetchone()
     return row[0] if row else None
+
+
+async def lock(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> None:
+    """Hold the rows of the caller's threads until the transaction ends, taken in an order in which none waits for ever."""
+    await conn.execute(
+        """
+        SELECT
+          FROM threads
+         WHERE thread_id = ANY(%(thread_ids)s) AND metadata @> %(match)s
+         ORDER BY thread_id
+           FOR UPDATE
+        """,
+        {"thread_ids": list(thread_ids), "match": filters.jsonb},
+    )
 
 
 async def lock_free(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:

@@ -11,6 +11,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from threadkeep.db.listen import Wakeups
 from threadkeep.db.pool import Pool
 from threadkeep.db.store import Store
+from threadkeep.db.threads import Ttl
 from threadkeep.engine.live import LiveRuns
 from threadkeep.engine.slots import Slots
 from threadkeep.engine.webhook_policy import Policy
@@ -35,5 +36,7 @@ class Engine:
     tasks: TaskGroup
     """The owner of every run: a request that goes away does not take its run along."""
     webhooks: Policy = field(default_factory=Policy)
+    thread_ttl: Ttl | None = None
+    """Of a new thread for which the client gives none."""
     live: LiveRuns = field(default_factory=LiveRuns)
     worker_id: UUID = field(default_factory=uuid4)

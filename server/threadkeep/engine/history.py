@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
+from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import StateSnapshot
@@ -50,8 +51,8 @@ async def state(engine: Engine, thread: Thread, at: At = NEWEST, *, subgraphs: b
     loaded = graph_of(engine, thread)
     if loaded is None:
         return thread_state(EMPTY)
-    async with opened(loaded, thread) as graph:
-        return thread_state(await graph.aget_state(config(thread, at), subgraphs=subgraphs))
+    async with opened(loaded, thread.thread_id) as graph:
+        return thread_state(await graph.aget_state(config(thread.thread_id, at), subgraphs=subgraphs))
 
 
 async def states(engine: Engine, thread: Thread, wanted: Wanted) -> list[dict[str, object]]:
@@ -59,17 +60,17 @@ async def states(engine: Engine, thread: Thread, wanted: Wanted) -> list[dict[st
     loaded = graph_of(engine, thread)
     if loaded is None:
         return []
-    before = config(thread, At(checkpoint_id=wanted.before)) if wanted.before else None
-    async with opened(loaded, thread) as graph:
+    before = config(thread.thread_id, At(checkpoint_id=wanted.before)) if wanted.before else None
+    async with opened(loaded, thread.thread_id) as graph:
         found = graph.aget_state_history(
-            config(thread, wanted.at), filter=dict(wanted.metadata or {}), before=before, limit=wanted.limit
+            config(thread.thread_id, wanted.at), filter=dict(wanted.metadata or {}), before=before, limit=wanted.limit
         )
         return [thread_state(snapshot) async for snapshot in found]
 
 
-def config(thread: Thread, at: At = NEWEST) -> RunnableConfig:
+def config(thread_id: UUID, at: At = NEWEST) -> RunnableConfig:
     """The config that names a checkpoint of the thread, and of no other."""
-    configurable = {"thread_id": str(thread.thread_id), "checkpoint_ns": at.checkpoint_ns}
+    configurable = {"thread_id": str(thread_id), "checkpoint_ns": at.checkpoint_ns}
     if at.checkpoint_id:
         configurable["checkpoint_id"] = at.checkpoint_id
     return {"configurable": configurable}
@@ -90,9 +91,7 @@ def served(engine: Engine, graph_id: object) -> LoadedGraph:
 
 
 @asynccontextmanager
-async def opened(
-    loaded: LoadedGraph, thread: Thread, access: AccessContext = "threads.read"
-) -> AsyncGenerator[Graph]:
+async def opened(loaded: LoadedGraph, thread_id: UUID, access: AccessContext = "threads.read") -> AsyncGenerator[Graph]:
     """The graph, for what a client does with a thread beside running it."""
-    async with loaded.open(config(thread), durable=True, access=access) as graph:
+    async with loaded.open(config(thread_id), durable=True, access=access) as graph:
         yield graph

@@ -19,6 +19,17 @@ PRUNE_BATCH = 50
 """Fewer than are deleted, for each takes several statements, and their rows are locked meanwhile."""
 
 
+async def delete(engine: Engine, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
+    """Delete threads, and stop the runs that this process has on them; which there were."""
+    async with engine.pool.connection() as conn, conn.transaction():
+        await threads.lock(conn, filters, thread_ids)
+        gone = await threads.delete(conn, filters, thread_ids)
+    for live in list(engine.live.all().values()):
+        if live.thread_id in gone:
+            live.cancel("interrupt", "the thread was deleted")
+    return gone
+
+
 async def keep_latest(engine: Engine, filters: Filters, thread_ids: Sequence[UUID]) -> int:
     """Take the old checkpoints of threads; of how many. Busy ones are passed over.
 

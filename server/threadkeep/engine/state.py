@@ -23,7 +23,7 @@ def thread_state(snapshot: StateSnapshot) -> dict[str, object]:
         "values": {} if snapshot.values is None else snapshot.values,
         "next": list(snapshot.next),
         "tasks": [_task(task) for task in snapshot.tasks],
-        "metadata": snapshot.metadata or {},
+        "metadata": snapshot.metadata,
         "created_at": _utc(snapshot.created_at),
         "checkpoint": checkpoint,
         "parent_checkpoint": parent,
@@ -49,13 +49,14 @@ def settled(snapshot: StateSnapshot) -> Settled:
 
 def _task(task: PregelTask) -> dict[str, object]:
     state = task.state
+    whole: Any = task  # the type of `path` is not whole
     return {
         "id": task.id,
         "name": task.name,
-        "path": list(task.path),
+        "path": list(whole.path),
         "error": repr(task.error) if isinstance(task.error, BaseException) else task.error,
         "interrupts": [_interrupt(found) for found in task.interrupts],
-        "checkpoint": checkpoint_of(cast("RunnableConfig", state)) if isinstance(state, Mapping) else None,
+        "checkpoint": checkpoint_of(state) if isinstance(state, Mapping) else None,
         "state": thread_state(state) if isinstance(state, StateSnapshot) else None,
         "result": task.result,
     }

@@ -1,7 +1,9 @@
 """Store: what `store` in langgraph.json asks for, made ready before the store is opened, and the sweep of its items."""
 
+import functools
 import importlib
 import logging
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import anyio
@@ -11,6 +13,8 @@ from langgraph.store.base import TTLConfig
 from langgraph.store.postgres.base import PostgresIndexConfig
 from psycopg_pool import PoolTimeout
 
+from threadkeep.db.pool import Pool
+from threadkeep.db.store import Store
 from threadkeep.engine.engine import Engine
 from threadkeep.graphs import load_object
 from threadkeep.problems import StartRefused
@@ -40,6 +44,11 @@ def index_config(project: Project) -> PostgresIndexConfig | None:
     if index.fields:
         config["fields"] = list(index.fields)
     return config
+
+
+def store_opener(project: Project) -> Callable[[Pool], Store]:
+    """What opens the project's store. Its embedding is imported here, which may block. StartRefused as above."""
+    return functools.partial(Store, index=index_config(project), ttl=ttl_config(project))
 
 
 def ttl_config(project: Project) -> TTLConfig:

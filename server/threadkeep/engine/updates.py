@@ -28,7 +28,7 @@ from threadkeep.engine.failures import describe
 from threadkeep.engine.history import At
 from threadkeep.engine.job import graph_command
 from threadkeep.engine.spec import Command
-from threadkeep.graphs import Graph
+from threadkeep.graphs import Graph, LoadedGraph
 from threadkeep.problems import InvalidRequest, NotFound, Problem, ThreadBusy
 
 log = logging.getLogger(__name__)
@@ -81,31 +81,46 @@ class Change:
 async def update_state(engine: Engine, filters: Filters, thread_id: UUID, change: Change) -> RunnableConfig:
     """Add a checkpoint to the thread; the config that names it.
 
-    NotFound without the thread, ThreadBusy while a run is on it, InvalidRequest where no graph has run on it yet or
-    its graph does not take the values.
+    NotFound without the thread or the checkpoint, ThreadBusy while a run is on it, InvalidRequest where no graph has
+    run on it yet or its graph does not take the values.
     """
-    async with engine.pool.connection() as conn, conn.transaction():
-        thread = await _free_thread(conn, filters, thread_id)
-        async with _graph(engine, thread) as graph:
-            added = await _apply(graph, history.config(thread, change.at), [Superstep(updates=[change.update])])
-            await _settle(conn, graph, thread)
+    config = history.config(thread_id, change.at)
+    loaded = await _graph_of(engine, filters, thread_id)
+    async with (
+        history.opened(loaded, thread_id, "threads.update") as graph,
+        engine.pool.connection() as conn,
+        conn.transaction(),
+    ):
+        await _hold_free(conn, thread_id)
+        if change.at.checkpoint_id and (await graph.aget_state(config)).created_at is None:
+            raise NotFound(f"Checkpoint {change.at.checkpoint_id} not found")
+        added = await _apply(graph, config, [Superstep(updates=[change.update])])
+        await _settle(conn, graph, thread_id)
     return added
 
 
-async def create_thread(
-    engine: Engine, filters: Filters, new: NewThread, supersteps: Sequence[Superstep]
-) -> Thread | None:
+async def create_thread(engine: Engine, new: NewThread, supersteps: Sequence[Superstep]) -> Thread | None:
     """Make a thread whose state is what `supersteps` leave, or none at all; None where the id is taken.
 
-    InvalidRequest and NotFound as above, by `graph_id` of its metadata.
+    InvalidRequest where its metadata name no graph or the graph does not take the values, NotFound where there is no
+    such graph.
     """
-    async with engine.pool.connection() as conn, conn.transaction():
-        thread = await threads.create(conn, new)
-        if thread is None or not supersteps:
-            return thread
-        async with _graph(engine, thread) as graph, _all_or_nothing(engine, thread):
-            await _apply(graph, history.config(thread), supersteps)
-            return await _settle(conn, graph, thread)
+    if not supersteps:
+        async with engine.pool.connection() as conn:
+            return await threads.create(conn, new)
+    graph_id: object = new.metadata.get("graph_id")
+    if not graph_id:
+        raise InvalidRequest("supersteps need a graph: set 'graph_id' in the metadata")
+    async with (
+        history.opened(history.served(engine, graph_id), new.thread_id, "threads.update") as graph,
+        engine.pool.connection() as conn,
+        conn.transaction(),
+    ):
+        if await threads.create(conn, new) is None:
+            return None
+        async with _all_or_nothing(engine, new.thread_id):
+            await _apply(graph, history.config(new.thread_id), supersteps)
+            return await _settle(conn, graph, new.thread_id)
 
 
 async def copy_thread(engine: Engine, filters: Filters, thread_id: UUID) -> Thread:
@@ -115,35 +130,35 @@ async def copy_thread(engine: Engine, filters: Filters, thread_id: UUID) -> Thre
     """
     async with engine.pool.connection() as conn:
         copied = await thread_checkpoints.copy(conn, filters, thread_id, ids.uuid7())
-        if copied is None:
-            raise NotFound(f"Thread with ID {thread_id} not found")
-        if not copied.source_busy or copied.metadata.load().get("graph_id") not in engine.graphs:
-            return copied.thread
-        async with _graph(engine, copied) as graph:
-            return await _settle(conn, graph, copied)
+    if copied is None:
+        raise NotFound(f"Thread with ID {thread_id} not found")
+    thread, source_busy = copied
+    loaded = engine.graphs.get(thread.metadata.load().get("graph_id"))
+    if not source_busy or loaded is None:
+        return thread
+    async with history.opened(loaded, thread.thread_id) as graph, engine.pool.connection() as conn:
+        return await _settle(conn, graph, thread.thread_id)
 
 
-async def _free_thread(conn: Conn, filters: Filters, thread_id: UUID) -> Thread:
-    """The thread, locked."""
-    await queue.lock_thread(conn, thread_id)
-    thread = await threads.get(conn, filters, thread_id)
+async def _graph_of(engine: Engine, filters: Filters, thread_id: UUID) -> LoadedGraph:
+    """The thread's graph, which is opened before the thread is held, for a factory may take its time."""
+    async with engine.pool.connection() as conn:
+        thread = await threads.get(conn, filters, thread_id)
     if thread is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
-    if run_id := await threads.busy_with(conn, thread_id):
-        raise ThreadBusy("Thread is running a task: its state can be updated when that has ended.", run_id=str(run_id))
-    return thread
-
-
-@asynccontextmanager
-async def _graph(engine: Engine, thread: Thread) -> AsyncGenerator[Graph]:
     loaded = history.graph_of(engine, thread)
     if loaded is None:
         raise InvalidRequest(
-            f"Thread '{thread.thread_id}' has no assigned graph ID. Make a run on it first, or set 'graph_id' in its "
-            "metadata."
+            f"Thread '{thread_id}' has no assigned graph ID. Make a run on it first, or set 'graph_id' in its metadata."
         )
-    async with history.opened(loaded, thread, "threads.update") as graph:
-        yield graph
+    return loaded
+
+
+async def _hold_free(conn: Conn, thread_id: UUID) -> None:
+    """Hold the thread until the transaction ends; ThreadBusy where a run is on it."""
+    await queue.lock_thread(conn, thread_id)
+    if run_id := await threads.busy_with(conn, thread_id):
+        raise ThreadBusy("Thread is running a task: its state can be updated when that has ended.", run_id=str(run_id))
 
 
 async def _apply(graph: Graph, config: RunnableConfig, supersteps: Sequence[Superstep]) -> RunnableConfig:
@@ -158,21 +173,21 @@ async def _apply(graph: Graph, config: RunnableConfig, supersteps: Sequence[Supe
         raise UpdateTimeout(f"the graph took over {UPDATE_S:g} s to update its state") from None
 
 
-async def _settle(conn: Conn, graph: Graph, thread: Thread) -> Thread:
+async def _settle(conn: Conn, graph: Graph, thread_id: UUID) -> Thread:
     """Make the thread's row tell what its newest checkpoint holds."""
-    snapshot = await graph.aget_state(history.config(thread))
-    row = await threads.settle(conn, thread.thread_id, state.settled(snapshot))
+    snapshot = await graph.aget_state(history.config(thread_id))
+    row = await threads.settle(conn, thread_id, state.settled(snapshot))
     if row is None:
-        raise NotFound(f"Thread with ID {thread.thread_id} not found")
+        raise NotFound(f"Thread with ID {thread_id} not found")
     return row
 
 
 @asynccontextmanager
-async def _all_or_nothing(engine: Engine, thread: Thread) -> AsyncGenerator[None]:
+async def _all_or_nothing(engine: Engine, thread_id: UUID) -> AsyncGenerator[None]:
     """Take back the checkpoints of a thread that is not to be: they were written on connections of the saver's own."""
     try:
         yield
     except BaseException:
         with anyio.move_on_after(CLEAN_S, shield=True):
-            await engine.saver.adelete_thread(str(thread.thread_id))
+            await engine.saver.adelete_thread(str(thread_id))
         raise

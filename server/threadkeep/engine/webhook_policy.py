@@ -53,7 +53,7 @@ class Policy:
     max_url: int = MAX_URL
     loopback: bool = False
     private: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: dict[str, str] = field(default_factory=dict[str, str])
     """Sent with each webhook."""
     fields: frozenset[str] = frozenset()
     """The keys of the body that are sent; empty: all."""
@@ -75,7 +75,7 @@ class Policy:
         host = parsed.host.rstrip(".").lower()
         if not host:
             raise Invalid(f"Invalid webhook hostname {parsed.host!r}")
-        if (parsed.port or PORTS[parsed.scheme]) not in (self.ports or {parsed.port or PORTS[parsed.scheme]}):
+        if self.ports and (parsed.port or PORTS[parsed.scheme]) not in self.ports:
             raise Invalid("Webhook host blocked: port not allowed")
         if self.domains and not any(_is_below(host, domain) for domain in self.domains):
             raise Invalid("Webhook host blocked: domain not allowed")

@@ -1,0 +1,147 @@
+"""Mount: the `http` key of langgraph.json: what is served, where, to which origins, and beside which routes of the user's.
+
+Health checks, metrics and the spec keep their paths whatever the user's application has there.
+"""
+
+import copy
+import logging
+import re
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import BaseRoute, Mount, Router
+
+from threadkeep.api.errors import HANDLERS
+from threadkeep.graphs import load_object
+from threadkeep.problems import StartRefused
+from threadkeep.project import Cors, Http, Project
+
+log = logging.getLogger(__name__)
+
+LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+EXPOSED = ("content-location", "location", "x-pagination-total", "x-pagination-next", "x-request-id")
+"""Without Content-Location a browser's useStream can't rejoin a run."""
+STRANGER = "https://stranger.invalid"
+"""An origin that only a pattern for every origin fits."""
+
+HEALTH = frozenset({"/", "/ok", "/livez", "/readyz", "/metrics"})
+"""What stays at the root, too, below a `mount_prefix`: who asks does not know it."""
+KEPT = frozenset({"/ok", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})
+"""Paths that a user's application can't take."""
+
+SECTIONS: Mapping[str, str] = {
+    "disable_assistants": r"/assistants(/.*)?",
+    "disable_runs": r"(/threads/\{thread_id\})?/runs(/.*)?|/threads/\{thread_id\}/commands|/query",
+    "disable_threads": r"/threads(?!/\{thread_id\}/runs)(/.*)?",
+    "disable_store": r"/store/.*",
+    "disable_meta": r"/info|/metrics|/docs|/openapi\.json",
+    "disable_mcp": r"/mcp(/.*)?",
+    "disable_a2a": r"/a2a/.*|/\.well-known/agent-card\.json",
+}
+"""Each switch of `http`, and the paths that it takes away."""
+
+
+def served(http: Http, routes: Iterable[BaseRoute]) -> list[BaseRoute]:
+    """The routes that no switch takes away."""
+    off = [pattern for switch, pattern in SECTIONS.items() if getattr(http, switch)]
+    return [route for route in routes if not any(re.fullmatch(pattern, _path(route)) for pattern in off)]
+
+
+def cors(http: Http) -> Middleware:
+    """Which origins a browser may call from; without `http.cors`, this machine's. StartRefused for a list that is none."""
+    chosen = http.cors or Cors()
+    origins, pattern = chosen.allow_origins, chosen.allow_origin_regex
+    if not origins and pattern is None:
+        pattern = LOOPBACK_ORIGINS
+    if chosen.allow_credentials and ("*" in origins or _fits_all(pattern)):
+        raise StartRefused("http.cors: allow_credentials with every origin would let any site act as its visitor")
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_origin_regex=pattern,
+        allow_methods=chosen.allow_methods or ["*"],
+        allow_headers=chosen.allow_headers or ["*"],
+        allow_credentials=chosen.allow_credentials,
+        expose_headers=list(dict.fromkeys((*EXPOSED, *(name.lower() for name in chosen.expose_headers)))),
+        max_age=chosen.max_age,
+    )
+
+
+def _fits_all(pattern: str | None) -> bool:
+    try:
+        return pattern is not None and re.fullmatch(pattern, STRANGER) is not None
+    except re.error as error:
+        raise StartRefused(f"http.cors.allow_origin_regex: {error}") from None
+
+
+def joined(http: Http, routes: Sequence[BaseRoute], custom: Starlette | None) -> list[BaseRoute]:
+    """The routes of the whole application: ours, the user's, and the prefix above both."""
+    prefix = _prefix(http)
+    inner = list(routes) if custom is None else _around(custom, routes)
+    if not prefix:
+        return inner
+    return [*(route for route in routes if _path(route) in HEALTH), Mount(prefix, routes=inner)]
+
+
+def _prefix(http: Http) -> str:
+    prefix = (http.mount_prefix or "").rstrip("/")
+    if prefix and not re.fullmatch(r"(/[\w.~-]+)+", prefix):
+        raise StartRefused(f"http.mount_prefix: {http.mount_prefix!r} is no path such as /agents")
+    return prefix
+
+
+def _around(custom: Starlette, routes: Sequence[BaseRoute]) -> list[BaseRoute]:
+    """Ours where no route of the user's fits; the user's middleware and error handling stand around both."""
+    kept = [route for route in routes if _path(route) in KEPT]
+    core = ExceptionMiddleware(Router(routes), HANDLERS)
+    # Never the user's own routes: a path of KEPT that is switched off is nobody's.
+    theirs = [route for route in custom.router.routes if _path(route) not in KEPT]
+    custom.router.routes = [*theirs, Mount("", app=core)]
+    return [*kept, Mount("", app=custom)]
+
+
+def load_custom(project: Project) -> Starlette | None:
+    """The user's own application, a copy that may be changed; None where there is none. StartRefused if it is no Starlette."""
+    target = project.http.app
+    if not target:
+        return None
+    found = load_object(project.root, target, key="http.app")
+    if not isinstance(found, Starlette):
+        raise StartRefused(f"http.app: {target} is no application of Starlette or of what is built on it")
+    custom = copy.copy(found)
+    custom.router = copy.copy(found.router)
+    custom.middleware_stack = None
+    return custom
+
+
+@asynccontextmanager
+async def lifespan_of(custom: Starlette | None) -> AsyncGenerator[Mapping[str, Any]]:
+    """The lifespan of the user's application, and the state that it gives its requests."""
+    if custom is None:
+        yield {}
+        return
+    async with custom.router.lifespan_context(custom) as state:
+        yield state or {}
+
+
+def refuse_unhonoured(http: Http) -> None:
+    """StartRefused for what would leave a door open if it were ignored; a line in the log for the rest."""
+    if http.enable_custom_route_auth:
+        raise StartRefused(
+            "http.enable_custom_route_auth: not supported: nothing here would guard the routes of http.app"
+        )
+    ignored = {
+        "http.logging_headers": http.logging_headers.includes,
+        "http.middleware_order": http.middleware_order,
+    }
+    if keys := sorted(key for key, value in ignored.items() if value):
+        log.warning("keys that do nothing on this server are ignored", extra={"keys": keys})
+
+
+def _path(route: BaseRoute) -> str:
+    return cast("str", getattr(route, "path", ""))

@@ -1,0 +1,65 @@
+"""POST /query: one question, one answer."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from conftest import serving
+from threadkeep import agent
+from threadkeep.graphs import accept
+from threadkeep.settings import Settings
+
+
+@pytest.fixture
+async def http(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A server of the built-in agent."""
+    graphs = {"agent": accept("agent", agent.build(), where="tests")}
+    async with serving(settings, graphs) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
+        yield http
+
+
+async def test_conversation_goes_on_by_its_thread(http: httpx.AsyncClient) -> None:
+    """Ours: memory in a thread, and in no other."""
+    first = (await http.post("/query", json={"query": "My name is Ada."})).json()
+
+    second = await http.post("/query", json={"query": "What is my name?", "thread_id": first["thread_id"]})
+    stranger = await http.post("/query", json={"query": "What is my name?"})
+
+    assert set(first) == {"response", "thread_id", "run_id"}
+    assert "Ada" in second.json()["response"]
+    assert second.json()["thread_id"] == first["thread_id"]
+    assert "Ada" not in stranger.json()["response"]
+    assert stranger.json()["thread_id"] != first["thread_id"]
+
+
+async def test_question_may_come_as_query_parameters(http: httpx.AsyncClient) -> None:
+    """Ours: as in the original test, whose endpoint took them so."""
+    answer = await http.post("/query", params={"query": "What is 17 * 23?", "user_id": "u1"})
+
+    assert answer.status_code == 200
+    assert "391" in answer.json()["response"]
+
+
+async def test_thread_of_nobody_is_not_found(http: httpx.AsyncClient) -> None:
+    """Ours: a mistyped id does not silently begin a new conversation."""
+    answer = await http.post("/query", json={"query": "hi", "thread_id": "6b1c5b0e-3f4e-4b5e-9a53-3b8b8f4d7c11"})
+
+    assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"query": ""}', b'{"query": 1}', b"[]", b'{"query":"x","thread_id":"y"}'])
+async def test_bad_question_gets_a_clear_error(http: httpx.AsyncClient, body: bytes) -> None:
+    """Ours: every error is JSON with `detail` and `code`."""
+    answer = await http.post("/query", content=body)
+
+    assert answer.status_code == 422
+    assert set(answer.json()) >= {"detail", "code"}
+
+
+async def test_agent_that_asks_back_says_so(http: httpx.AsyncClient) -> None:
+    """Ours: an interrupt can't be answered here; the answer says where."""
+    answer = await http.post("/query", json={"query": "Ask a human whether to go on."})
+
+    assert (answer.status_code, answer.json()["code"]) == (409, "interrupted")
+    assert answer.json()["interrupts"][0]["value"]["question"]
