@@ -1,13 +1,14 @@
 """Graphs that the tests run: real and small."""
 
 import operator
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import ContextVar
 from typing import Annotated, Any, ClassVar, TypedDict
 
 import anyio
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
+from langgraph.channels.delta import DeltaChannel
 from langgraph.config import get_stream_writer
 from langgraph.func import entrypoint
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -130,6 +131,20 @@ def _two_questions() -> StateGraph[Any, Any, Any, Any]:
     graph.add_node("right", _ask_again)
     graph.add_edge(START, "left")
     graph.add_edge(START, "right")
+    return graph
+
+
+def delta_graph() -> StateGraph[Any, Any, Any, Any]:
+    """One whose values are spread over its checkpoints."""
+
+    def extended(held: list[Any], added: Sequence[list[Any]]) -> list[Any]:
+        return [*held, *(item for items in added for item in items)]
+
+    state: Any = TypedDict("state", {"items": Annotated[list[Any], DeltaChannel(extended)]})
+    graph: StateGraph[Any, Any, Any, Any] = StateGraph(state)
+    graph.add_node("first", _first, input_schema=state)
+    graph.add_edge(START, "first")
+    graph.add_edge("first", END)
     return graph
 
 

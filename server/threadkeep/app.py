@@ -21,13 +21,13 @@ from threadkeep.api.errors import HANDLERS
 from threadkeep.api.middleware import Requests
 from threadkeep.api.routes import TABLE
 from threadkeep.db import assistants, pool, workers
-from threadkeep.db.checkpoints import Checkpoints
+from threadkeep.db.checkpoints import Checkpoints, open_checkpoints
 from threadkeep.db.listen import Wakeups, listening
 from threadkeep.db.pool import Pool
 from threadkeep.db.store import Store
 from threadkeep.engine import webhook_policy
 from threadkeep.engine.assistants import Assistants
-from threadkeep.engine.drain import drain
+from threadkeep.engine.drain import drain, drain_when_told
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.heartbeat import beating
 from threadkeep.engine.scheduler import schedule
@@ -60,10 +60,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
-        del app
-        async with mount.lifespan_of(custom) as theirs, open_state(
-            settings, uri, graphs, project, open_store, webhooks
-        ) as state:
+        async with (
+            mount.lifespan_of(custom) as theirs,
+            open_state(settings, uri, graphs, project, open_store, webhooks) as state,
+        ):
+            app.state.stopping = state["engine"].stopping
             yield {**theirs, **state}
 
     return Starlette(
@@ -94,21 +95,30 @@ async def open_state(
         pool.open_api_pool(settings, uri) as api_pool,
         pool.open_runs_pool(settings, uri) as runs_pool,
         listening(direct) as wakeups,
+        open_checkpoints(runs_pool, _serde(project)) as saver,
         anyio.create_task_group() as tasks,
     ):
         await pool.check_capacity(api_pool, settings)
-        kept = Checkpoints(runs_pool, serde=JsonPlusSerializer()), open_store(runs_pool)
+        kept = saver, open_store(runs_pool)
         engine = _engine(settings, graphs, (api_pool, *kept), wakeups, tasks, webhooks)
         async with api_pool.connection() as conn:
             await workers.create(conn, engine.worker_id)
             await assistants.ensure_system(conn, {name: graph.description for name, graph in graphs.items()})
         with beating(direct, engine.worker_id):
             async with anyio.create_task_group() as duties:
-                for duty in (work, obey_cancels, sweep, sweep_items, schedule, deliver):
+                for duty in (drain_when_told, work, obey_cancels, sweep, sweep_items, schedule, deliver):
                     duties.start_soon(duty, engine, name=duty.__name__)
                 yield State(engine=engine, assistants=Assistants(api_pool, graphs), project=project)
                 duties.cancel_scope.cancel()
             await drain(engine)
+
+
+def _serde(project: Project) -> JsonPlusSerializer:
+    """Strict: beside LangGraph's own and each graph's state types, only what `checkpointer.serde` names is revived."""
+    serde = project.checkpointer.serde
+    return JsonPlusSerializer(
+        allowed_json_modules=serde.allowed_json_modules, allowed_msgpack_modules=serde.allowed_msgpack_modules
+    )
 
 
 def _engine(

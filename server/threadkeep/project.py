@@ -250,7 +250,7 @@ def load(path: Path) -> Project:
 
 def builtin() -> Project:
     """What is served where there is no `langgraph.json`: no graph but the built-in agent, in the current folder."""
-    return Project.model_construct(root=Path(), graphs={})
+    return Project.model_construct(root=Path.cwd(), graphs={})
 
 
 def split_target(target: str) -> tuple[str, str]:

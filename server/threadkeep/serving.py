@@ -9,6 +9,7 @@ import socket
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import anyio
@@ -31,6 +32,24 @@ KEEP_ALIVE_S = 75
 """Idle connections are kept longer than any client's pool keeps them, so that it is never we who hang up on a request."""
 
 
+STREAMS_END_S = 5
+"""How long connections may take to end when the runs have been drained."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but the runs are drained when the signal comes, for uvicorn first waits for the connections that wait
+    for them; and a stop that was asked for is no failure: the exit code is 0."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the drain, a second one ends the process at once."""
+        del sig, frame
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        app: Any = self.config.app
+        if stopping := getattr(app.state, "stopping", None):
+            stopping.set()
+
+
 def serve(file: Path | None, given: Mapping[str, Any]) -> None:
     """Serve until told to stop; StartRefused where something can't be loaded. `given` goes over the environment."""
     found, chosen = prepare(file, given)
@@ -38,15 +57,15 @@ def serve(file: Path | None, given: Mapping[str, Any]) -> None:
     with listening_socket(chosen) as listener, database(chosen) as uri:
         anyio.run(_migrate, chosen.database_direct_uri or uri, index_config(found))
         app = create_app(chosen, uri, loaded, found)
-        print_greeting(chosen, listener.getsockname()[1], uri, sorted(loaded))
-        server = uvicorn.Server(
+        print_greeting(chosen, listener.getsockname()[1], uri, sorted(loaded), found.http.mount_prefix or "")
+        server = Server(
             uvicorn.Config(
                 app,
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=int(chosen.drain_s),
+                timeout_graceful_shutdown=int(chosen.drain_s) + STREAMS_END_S,
                 lifespan="on",
             )
         )
@@ -113,10 +132,10 @@ def listening_socket(chosen: Settings) -> Generator[socket.socket]:
         yield listener
 
 
-def print_greeting(chosen: Settings, port: int, uri: str, names: list[str]) -> None:
+def print_greeting(chosen: Settings, port: int, uri: str, names: list[str], prefix: str) -> None:
     """How to talk to the server, for whoever started it."""
     host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
-    url = f"http://{host}:{port}"
+    url = f"http://{host}:{port}{prefix.rstrip('/')}"
     example = """-H 'content-type: application/json' -d '{"query": "My name is Ada."}'"""
     print(f"\nThreadkeep serves {', '.join(names)} on {url}\n", flush=True)  # noqa: T201 - for the person who started it
     print(f"  ask       curl -s {url}/query {example}")  # noqa: T201

@@ -10,6 +10,7 @@ import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.func import entrypoint
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.runtime import Runtime
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 from typing_extensions import TypedDict
@@ -96,6 +97,10 @@ def _deep() -> StateGraph[Any, Any, Any, Any]:
     return _around(inner.compile())
 
 
+async def _choose(state: Any, config: RunnableConfig, runtime: Runtime[Choice]) -> dict[str, Any]:
+    return {"items": [config["configurable"]["model"], runtime.context["model"]]}
+
+
 def _made(config: RunnableConfig) -> Any:
     return _chain(Items, config["configurable"].get("name", "unnamed")).compile()
 
@@ -112,6 +117,7 @@ GRAPHS: dict[str, Any] = {
     "count": _count,
     "deep": _deep(),
     "made": _made,
+    "choosing": StateGraph(Items, context_schema=Choice).add_node("choose", _choose).add_edge(START, "choose"),
 }
 
 
@@ -182,6 +188,19 @@ async def test_factory_makes_the_graph_of_the_assistants_configuration(client: L
 
     assert [node["id"] for node in own["nodes"]] == ["__start__", "unnamed", "__end__"]
     assert [node["id"] for node in configured["nodes"]] == ["__start__", "chosen", "__end__"]
+
+
+async def test_run_gets_the_assistants_context_under_its_own(client: LangGraphClient) -> None:
+    """Protocol: by `configurable` and by `context`, whichever the assistant and the run say it with."""
+    made = await client.assistants.create("choosing", context={"model": "small"})
+
+    for said, model in [
+        ({}, "small"),
+        ({"config": {"configurable": {"model": "big"}}}, "big"),
+        ({"context": {"model": "big"}}, "big"),
+    ]:
+        answer = await client.runs.wait(None, made["assistant_id"], input={"items": []}, **said)
+        assert answer == {"items": [model, model]}
 
 
 async def test_schemas_of_a_state_graph(client: LangGraphClient) -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import BadRequestError, NotFoundError, UnprocessableEntityError
+
 from threadkeep.db.assistants import system_id
 
 NEW_YEAR = "0 0 1 1 *"

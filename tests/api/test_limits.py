@@ -39,17 +39,23 @@ async def test_beyond_the_line_requests_are_told_at_once_to_come_again(settings:
     """Ours: a bounded line; 503 with Retry-After behind it, and nobody else suffers."""
     short = settings.model_copy(update={"run_slots": 1, "max_waiting": 2})
     found: list[httpx.Response] = []
-    async with serving(short) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(20):
-                tasks.start_soon(_status, http, found)
-            with anyio.fail_after(5):
-                while len(found) < 17:
-                    await anyio.sleep(0.01)
-            refused = list(found)
-            assert (await http.get("/livez")).status_code == 200
-            assert (await http.post("/threads", json={})).status_code == 200
-            gate.open()
+    async with (
+        serving(short) as url,
+        httpx.AsyncClient(base_url=url, timeout=10) as http,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(20):
+            tasks.start_soon(_status, http, found)
+        with anyio.fail_after(5):
+            while len(found) < 17:
+                await anyio.sleep(0.01)
+        refused = list(found)
+        assert (await http.get("/livez")).status_code == 200
+        assert (await http.post("/threads", json={})).status_code == 200
+        gate.open()
+        with anyio.fail_after(5):
+            while len(found) < 20:
+                await anyio.sleep(0.01)
 
     assert {answer.status_code for answer in refused} == {503}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
@@ -61,12 +67,18 @@ async def test_who_waits_too_long_is_told_to_come_again(settings: Settings, gate
     """Ours: the line is bounded in time too."""
     hasty = settings.model_copy(update={"run_slots": 1, "queue_timeout_s": 0.2})
     found: list[httpx.Response] = []
-    async with serving(hasty) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_status, http, found)
-            await gate.entered()
-            refused = await http.post("/runs/wait", json=RUN)
-            gate.open()
+    async with (
+        serving(hasty) as url,
+        httpx.AsyncClient(base_url=url, timeout=10) as http,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(_status, http, found)
+        await gate.entered()
+        refused = await http.post("/runs/wait", json=RUN)
+        gate.open()
+        with anyio.fail_after(5):
+            while not found:
+                await anyio.sleep(0.01)
 
     assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
     assert found[0].status_code == 200

@@ -5,8 +5,8 @@ to ask who is calling.
 """
 
 import functools
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypedDict, TypeVar, cast
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from threadkeep.db.filters import Filters
 from threadkeep.engine.assistants import Assistants
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.spec import RunSpec
-from threadkeep.problems import Invalid, TooLarge, UnsupportedMedia
+from threadkeep.problems import Invalid, Problem, TooLarge, UnsupportedMedia
 from threadkeep.project import Project
 
 BodyT = TypeVar("BodyT")
@@ -91,6 +91,36 @@ Endpoint = Callable[[Call[Any, Any]], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an operation answers, for the spec alone."""
+
+    shape: Any = None
+    """A row, a type that pydantic describes, or a list of one; None: no body, or one that is no JSON."""
+    status: int = 200
+    media: str | None = "application/json"
+    """None: no body."""
+    others: Mapping[int, Any] = field(default_factory=dict[int, Any])
+    """Further statuses that are no problem, and their shapes."""
+    refusals: tuple[type[Problem], ...] = ()
+    """Beside those that follow from its event, its path, its query and its body."""
+
+
+def gives(shape: Any, *refusals: type[Problem], others: Mapping[int, Any] | None = None) -> Answer:
+    """200 and JSON."""
+    return Answer(shape=shape, refusals=refusals, others=others or {})
+
+
+def done(*refusals: type[Problem], status: int = 204, others: Mapping[int, Any] | None = None) -> Answer:
+    """Nothing but the status."""
+    return Answer(status=status, media=None, refusals=refusals, others=others or {})
+
+
+def events(*refusals: type[Problem]) -> Answer:
+    """A stream of events."""
+    return Answer(media="text/event-stream", refusals=refusals)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
     """One line of the table of routes: all that is known of an endpoint, for the router, for auth and for the spec."""
 
@@ -100,7 +130,15 @@ class Operation:
     event: Event
     body: Any = None
     """A pydantic model, or a type of several, such as `list[Model]`."""
+    own_body: Any = None
+    """What an endpoint takes that reads the body in its own way."""
     query: type[BaseModel] | None = None
+    answer: Answer = field(default_factory=Answer)
+
+    @property
+    def shown_body(self) -> Any:
+        """What the body is, whoever reads it."""
+        return self.body or self.own_body
 
     async def __call__(self, request: Request[State]) -> Response:
         """Read the request, ask who is calling, and answer."""
@@ -111,11 +149,19 @@ class Operation:
 
 
 def operation(
-    name: str, endpoint: Endpoint, event: Event, *, body: Any = None, query: type[BaseModel] | None = None
+    name: str,
+    endpoint: Endpoint,
+    event: Event,
+    *,
+    body: Any = None,
+    query: type[BaseModel] | None = None,
+    answer: Answer | None = None,
 ) -> Operation:
     """A line of the table; `name` is the method and the path, `body` what pydantic can make of the JSON."""
     method, path = name.split(" ")
-    return Operation(method=method, path=path, endpoint=endpoint, event=event, body=body, query=query)
+    return Operation(
+        method=method, path=path, endpoint=endpoint, event=event, body=body, query=query, answer=answer or Answer()
+    )
 
 
 async def read_body(request: Request[State], model: Any) -> object:

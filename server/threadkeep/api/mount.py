@@ -58,7 +58,7 @@ def cors(http: Http) -> Middleware:
     origins, pattern = chosen.allow_origins, chosen.allow_origin_regex
     if not origins and pattern is None:
         pattern = LOOPBACK_ORIGINS
-    if chosen.allow_credentials and ("*" in origins or _fits_all(pattern)):
+    if _every_origin(origins, pattern) and chosen.allow_credentials:
         raise StartRefused("http.cors: allow_credentials with every origin would let any site act as its visitor")
     return Middleware(
         CORSMiddleware,
@@ -72,9 +72,9 @@ def cors(http: Http) -> Middleware:
     )
 
 
-def _fits_all(pattern: str | None) -> bool:
+def _every_origin(origins: tuple[str, ...], pattern: str | None) -> bool:
     try:
-        return pattern is not None and re.fullmatch(pattern, STRANGER) is not None
+        return "*" in origins or bool(pattern and re.fullmatch(pattern, STRANGER))
     except re.error as error:
         raise StartRefused(f"http.cors.allow_origin_regex: {error}") from None
 
@@ -114,7 +114,8 @@ def load_custom(project: Project) -> Starlette | None:
     if not isinstance(found, Starlette):
         raise StartRefused(f"http.app: {target} is no application of Starlette or of what is built on it")
     custom = copy.copy(found)
-    custom.router = copy.copy(found.router)
+    custom.router = Router(found.router.routes)  # a copied one would go on calling the original
+    custom.router.lifespan_context = found.router.lifespan_context
     custom.middleware_stack = None
     return custom
 

@@ -56,7 +56,7 @@ async def info(call: Call[None, None]) -> Response:
         {
             "version": __version__,
             "langgraph_py_version": langgraph_version,
-            "flags": {"assistants": True, "crons": False, "langsmith": False, "langsmith_tracing_replicas": False},
+            "flags": {"assistants": True, "crons": True, "langsmith": False, "langsmith_tracing_replicas": False},
             "host": {"kind": "self-hosted", "project_id": None, "revision_id": None, "tenant_id": None},
             "server": "threadkeep",
             "limits": {

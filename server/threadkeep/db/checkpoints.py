@@ -1,33 +1,169 @@
-"""Checkpoints: the stock saver without its one lock, and what it has no method for.
+"""Checkpoints: the checkpointer of every graph.
 
 Tables and rows are the stock saver's, so that either reads what the other wrote. The stock one holds an
-`asyncio.Lock` round every statement, pool or not: with it, all runs of a process wait for one connection.
+`asyncio.Lock` round every statement, pool or not, and hops through a thread to serialise; this one reads on any
+connection of its pool, writes by group commit, and serialises in place what is small.
 """
 
-from collections.abc import AsyncGenerator
+import asyncio
+import json
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
+import orjson
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    get_serializable_checkpoint_metadata,
+)
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.types import _DeltaSnapshot  # pyright: ignore[reportPrivateUsage] - the stock saver's
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
-from threadkeep.db.pool import Conn
+from threadkeep.db.group_commit import GroupCommit, Rows, committing
+from threadkeep.db.pool import Conn, Pool
+
+LARGE_BYTES = 1024 * 1024
+"""A channel that was once above this is serialised in a thread from then on: below, the hop costs more than the work."""
+REMEMBERED_CHANNELS = 10_000
+
+Packed = TypeVar("Packed", bound=Sequence[Any])
 
 
 class Checkpoints(AsyncPostgresSaver):
-    """The checkpointer of every graph, on the pool of running graphs."""
+    """The stock saver's tables, without its lock. A copy (`with_allowlist`) shares pool and group commit."""
+
+    def __init__(self, pool: Pool, commits: GroupCommit, serde: SerializerProtocol | None = None) -> None:
+        super().__init__(cast("Any", pool), serde=serde)
+        self._pool = pool
+        self._commits = commits
+        self._large: set[str] = set()
+        """Channels whose values are large."""
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow]]:
-        pool: Any = self.conn
-        async with pool.connection() as conn, conn.cursor(binary=True, row_factory=dict_row) as cursor:
+        async with self._pool.connection() as conn, conn.cursor(binary=True, row_factory=dict_row) as cursor:
             if not pipeline:
                 yield cursor
                 return
             async with conn.pipeline():
                 yield cursor
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Save a checkpoint; returns when it is durable, with the config that names it."""
+        named = config.get("configurable", {})
+        thread_id, namespace = named["thread_id"], named["checkpoint_ns"]
+        inline, blobs = _split(checkpoint["channel_values"])
+        versions = {channel: version for channel, version in new_versions.items() if channel in blobs}
+        packed = await self._packed(
+            list(versions), lambda: self._dump_blobs(thread_id, namespace, blobs, cast("Any", versions))
+        )
+        row = (
+            thread_id,
+            namespace,
+            checkpoint["id"],
+            named.get("checkpoint_id"),
+            _json({**checkpoint, "channel_values": inline}),
+            _json(get_serializable_checkpoint_metadata(config, metadata)),
+        )
+        await self._commits.write(Rows(blobs=packed, checkpoints=[row]))
+        return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Save what a task wrote; returns when it is durable."""
+        named = config.get("configurable", {})
+        place = (named["thread_id"], named["checkpoint_ns"], named["checkpoint_id"])
+        packed = await self._packed(
+            [channel for channel, _ in writes], lambda: self._dump_writes(*place, task_id, task_path, writes)
+        )
+        replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
+        await self._commits.write(Rows(replacing=packed) if replaces else Rows(adding=packed))
+
+    async def _packed(self, channels: list[str], dump: Callable[[], list[Packed]]) -> list[Packed]:
+        """The rows of `dump`, made in a thread where one of the channels has been large before."""
+        packed = await asyncio.to_thread(dump) if self._large.intersection(channels) else dump()
+        if len(self._large) < REMEMBERED_CHANNELS:
+            sizes = zip(channels, (len(row[-1] or b"") for row in packed), strict=False)
+            self._large.update(channel for channel, size in sizes if size > LARGE_BYTES)
+        return packed
+
+    async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
+        """As the stock saver's, but in place: the hop through a thread costs more than small writes do."""
+        named = {"thread_id": value["thread_id"], "checkpoint_ns": value["checkpoint_ns"]}
+        inline: dict[str, Any] = value["checkpoint"].get("channel_values") or {}
+        blobs = self._load_blobs(value["channel_values"])
+        checkpoint: Any = {**value["checkpoint"], "channel_values": {**inline, **blobs}}
+        parent = value["parent_checkpoint_id"]
+        return CheckpointTuple(
+            {"configurable": {**named, "checkpoint_id": value["checkpoint_id"]}},
+            checkpoint,
+            value["metadata"],
+            {"configurable": {**named, "checkpoint_id": parent}} if parent else None,
+            self._load_writes(value["pending_writes"]),
+        )
+
+
+@asynccontextmanager
+async def open_checkpoints(pool: Pool, serde: SerializerProtocol | None = None) -> AsyncGenerator[Checkpoints]:
+    """The checkpointer on `pool`, its group commit running until the block ends."""
+    async with committing(pool) as commits:
+        yield Checkpoints(pool, commits, serde)
+
+
+def _split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What stands in the checkpoint's JSON, and what becomes a blob, by the stock saver's rule.
+
+    A primitive that jsonb can't hold as it is (NaN, infinity, NUL or a surrogate in a text) becomes a blob too, which
+    either saver reads.
+    """
+    inline: dict[str, Any] = {}
+    blobs: dict[str, Any] = {}
+    for channel, value in values.items():
+        if isinstance(value, _DeltaSnapshot):
+            inline[channel], blobs[channel] = True, value
+        elif value is None or (isinstance(value, (str, int, float, bool)) and _is_plain(value)):
+            inline[channel] = value
+        else:
+            blobs[channel] = value
+    return inline, blobs
+
+
+def _is_plain(value: str | float) -> bool:
+    if isinstance(value, str):
+        return "\0" not in value and (value.isascii() or _is_utf8(value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _json(value: object) -> str:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # an integer above 64 bits
+        return json.dumps(value, allow_nan=False)
 
 
 async def delete_of_run(conn: Conn, thread_id: UUID, run_id: UUID) -> None:

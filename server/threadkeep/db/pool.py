@@ -1,8 +1,9 @@
 """Connections: pools that differ in who may wait for them, and the two habits every statement relies on.
 
-`api` connections hand JSON columns through unread (`wire.Json`): a row that goes to a client is not decoded
-and encoded again. `runs` connections decode it, for the checkpointer and the store. All are in autocommit: several
-statements inside `pipeline` are one round trip and one transaction, each seeing what was committed before it began.
+`api` connections hand JSON columns through unread (`wire.Json`): a row that goes to a client is not decoded and
+encoded again. `runs` connections decode it, for the checkpointer and the store, with Python's own `json`: orjson makes
+floats of integers above 64 bits. All are in autocommit: several statements inside `pipeline` are one round trip and
+one transaction, each seeing what was committed before it began.
 """
 
 from collections.abc import AsyncGenerator
@@ -25,6 +26,9 @@ Pool: TypeAlias = AsyncConnectionPool[Conn]
 
 POOL_TIMEOUT_S = 5.0
 """The longest wait for a connection; then the request is answered 503."""
+
+MAX_WAITING = 2000
+"""Those who wait for a connection of one pool; one more is answered 503."""
 
 STATEMENT_TIMEOUT_MS = 30_000
 
@@ -67,7 +71,7 @@ async def _open(settings: Settings, uri: str, name: str, size: int, configure: A
         min_size=1,
         max_size=size,
         timeout=POOL_TIMEOUT_S,
-        max_waiting=settings.max_waiting,
+        max_waiting=MAX_WAITING,
         name=name,
         configure=configure,
         open=False,
@@ -83,7 +87,6 @@ async def _configure_api(conn: Conn) -> None:
 
 async def _configure_runs(conn: Conn) -> None:
     conn.row_factory = dict_row
-    set_json_loads(orjson.loads, conn)
 
 
 @asynccontextmanager

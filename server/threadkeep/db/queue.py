@@ -18,7 +18,7 @@ from threadkeep.db.pool import Conn, Pool, pipeline
 from threadkeep.db.runs import FinalStatus, Run, ThreadStatus
 from threadkeep.wire import Json
 
-Cursor: TypeAlias = AsyncCursor[tuple[Any, ...]]
+Results: TypeAlias = tuple[AsyncCursor[Any], AsyncCursor[Run], AsyncCursor[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,17 +90,17 @@ async def open_run(pool: Pool, filters: Filters, new: NewRun) -> Opened:
     """Open a run on its thread, in one round trip: `running` where it may start here and now, else `pending`."""
     async with pipeline(pool) as conn:
         results = await _open(conn, filters, new)
-    return await _opened(*results)
+    return await _opened(results)
 
 
 async def open_run_in(conn: Conn, filters: Filters, new: NewRun) -> Opened:
     """As `open_run`, as a part of the transaction that the caller has begun on `conn`."""
     async with conn.pipeline():
         results = await _open(conn, filters, new)
-    return await _opened(*results)
+    return await _opened(results)
 
 
-async def _open(conn: Conn, filters: Filters, new: NewRun) -> tuple[Cursor, AsyncCursor[Run], Cursor]:
+async def _open(conn: Conn, filters: Filters, new: NewRun) -> Results:
     """Send the statements; what they say of the thread, the run, and the runs it superseded, for `_opened`."""
     parameters = {
         "run_id": new.run_id,
@@ -181,7 +181,8 @@ async def _open(conn: Conn, filters: Filters, new: NewRun) -> tuple[Cursor, Asyn
     return state, run, superseded
 
 
-async def _opened(state: Cursor, run: AsyncCursor[Run], superseded: Cursor) -> Opened:
+async def _opened(results: Results) -> Opened:
+    state, run, superseded = results
     busy_with, thread_found, kept = await state.fetchone() or (None, False, None)
     return Opened(
         run=await run.fetchone(),

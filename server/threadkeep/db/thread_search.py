@@ -70,7 +70,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found(Thread):
+class FoundThread(Thread):
     """A thread with what was extracted from it, by alias."""
 
     extracted: Json | None
@@ -81,7 +81,7 @@ class Page:
     """One page of a listing, and how many there are in all."""
 
     items: Sequence[Thread]
-    """`Found` where something was to be extracted."""
+    """`FoundThread` where something was to be extracted."""
     total: int
 
 
@@ -123,7 +123,7 @@ async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted) -
     ).format(order=sql.SQL(ORDERS[wanted.order]))
     async with pipeline(pool) as conn:
         counted = await _count(conn, filters, search)
-        cursor = conn.cursor(row_factory=rows.of(Found if wanted.extract else Thread))
+        cursor = conn.cursor(row_factory=rows.of(FoundThread if wanted.extract else Thread))
         await cursor.execute(query, search.parameters | wanted.parameters | {"match": filters.jsonb})
     (total,) = await counted.fetchone() or (0,)
     return Page(items=await cursor.fetchall(), total=total)

@@ -199,11 +199,14 @@ async def busy_with(conn: Conn, thread_id: UUID) -> UUID | None:
     return row[0] if row else None
 
 
-async def lock(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> None:
-    """Hold the rows of the caller's threads until the transaction ends, taken in an order in which none waits for ever."""
-    await conn.execute(
+async def lock(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
+    """Hold those of the threads that are the caller's until the transaction ends: no run of theirs moves meanwhile.
+
+    They are taken in order, so that of two who want the same none waits for ever.
+    """
+    cursor = await conn.execute(
         """
-        SELECT
+        SELECT thread_id
           FROM threads
          WHERE thread_id = ANY(%(thread_ids)s) AND metadata @> %(match)s
          ORDER BY thread_id
@@ -211,6 +214,7 @@ async def lock(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> None
         """,
         {"thread_ids": list(thread_ids), "match": filters.jsonb},
     )
+    return [row[0] for row in await cursor.fetchall()]
 
 
 async def lock_free(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:

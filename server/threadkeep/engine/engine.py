@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
+import anyio
 from anyio.abc import TaskGroup
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
@@ -38,5 +39,7 @@ class Engine:
     webhooks: Policy = field(default_factory=Policy)
     thread_ttl: Ttl | None = None
     """Of a new thread for which the client gives none."""
+    stopping: anyio.Event = field(default_factory=anyio.Event)
+    """Set when the process is told to stop."""
     live: LiveRuns = field(default_factory=LiveRuns)
     worker_id: UUID = field(default_factory=uuid4)

@@ -60,7 +60,8 @@ class Job:
         """The graph's config: the client's, and the server's keys over it."""
         sent = self.spec.config
         ids = {"run_id": str(self.run_id), "assistant_id": str(self.assistant_id), "graph_id": self.graph_id}
-        configurable = client_configurable(sent) | (self.spec.context or {}) | ids | {"thread_id": str(self.thread_id)}
+        mirrored = client_configurable({"configurable": self.spec.context})
+        configurable = client_configurable(sent) | mirrored | ids | {"thread_id": str(self.thread_id)}
         if start := self.spec.start_checkpoint:
             configurable["checkpoint_id"] = start.checkpoint_id
             configurable["checkpoint_ns"] = start.checkpoint_ns

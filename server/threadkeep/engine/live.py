@@ -60,6 +60,8 @@ class LiveRun:
         self.cancelled: tuple[CancelAction, str] | None = None
         """What a cancel asked for, and its reason."""
         self.outcome: Outcome | None = None
+        self.gone = anyio.Event()
+        """The process has nothing more to do for it."""
         self.sealed = False
         self.abandoned = False
         self._ring: deque[Event] = deque()
@@ -154,6 +156,7 @@ class LiveRuns:
 
     def remove(self, live: LiveRun) -> None:
         self._runs.pop(live.run_id, None)
+        live.gone.set()
 
     def get(self, run_id: UUID) -> LiveRun | None:
         return self._runs.get(run_id)

@@ -12,7 +12,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import StreamMode as GraphMode
 
 from threadkeep import wire
-from threadkeep.engine.job import Job
+from threadkeep.engine.job import Job, client_configurable
 from threadkeep.engine.live import LiveRun
 from threadkeep.engine.parts import Namespace, Parts, graph_modes
 
@@ -98,14 +98,12 @@ def call_arguments(graph: Pregel[Any, Any, Any, Any], job: Job) -> dict[str, Any
 
 
 def graph_context(graph: Pregel[Any, Any, Any, Any], job: Job) -> Any:
-    """The run's context; without one, the `configurable` keys that the graph's context knows."""
-    if job.spec.context or graph.context_schema is None:
+    """What the graph's context schema knows of the run's `configurable` and context; a graph without one gets all."""
+    if graph.context_schema is None:
         return job.spec.context
-    schema = graph.get_context_jsonschema() or {}
-    known = schema.get("properties", {})
-    configurable = cast("dict[str, Any]", job.spec.config.get("configurable") or {})
-    mirrored = {key: value for key, value in configurable.items() if key in known}
-    return mirrored or None
+    given = {**client_configurable(job.spec.config), **(job.spec.context or {})}
+    known = (graph.get_context_jsonschema() or {}).get("properties", given)
+    return {key: value for key, value in given.items() if key in known} or None
 
 
 def has_static_interrupts(graph: Pregel[Any, Any, Any, Any], job: Job) -> bool:

@@ -18,7 +18,7 @@ from langgraph.types import StateUpdate
 from pydantic import BaseModel, ConfigDict
 
 from threadkeep import ids
-from threadkeep.db import queue, thread_checkpoints, threads
+from threadkeep.db import thread_checkpoints, threads
 from threadkeep.db.filters import Filters
 from threadkeep.db.pool import Conn
 from threadkeep.db.threads import NewThread, Thread
@@ -91,7 +91,7 @@ async def update_state(engine: Engine, filters: Filters, thread_id: UUID, change
         engine.pool.connection() as conn,
         conn.transaction(),
     ):
-        await _hold_free(conn, thread_id)
+        await _hold_free(conn, filters, thread_id)
         if change.at.checkpoint_id and (await graph.aget_state(config)).created_at is None:
             raise NotFound(f"Checkpoint {change.at.checkpoint_id} not found")
         added = await _apply(graph, config, [Superstep(updates=[change.update])])
@@ -154,9 +154,10 @@ async def _graph_of(engine: Engine, filters: Filters, thread_id: UUID) -> Loaded
     return loaded
 
 
-async def _hold_free(conn: Conn, thread_id: UUID) -> None:
+async def _hold_free(conn: Conn, filters: Filters, thread_id: UUID) -> None:
     """Hold the thread until the transaction ends; ThreadBusy where a run is on it."""
-    await queue.lock_thread(conn, thread_id)
+    if not await threads.lock(conn, filters, [thread_id]):
+        raise NotFound(f"Thread with ID {thread_id} not found")
     if run_id := await threads.busy_with(conn, thread_id):
         raise ThreadBusy("Thread is running a task: its state can be updated when that has ended.", run_id=str(run_id))
 

@@ -22,6 +22,8 @@ Address: TypeAlias = IPv4Address | IPv6Address
 MAX_URL = 2048
 """Characters of an address, unless the project says otherwise."""
 PORTS = {"http": 80, "https": 443}
+HOST = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]+")
+"""A name, or an IPv6 address."""
 VARIABLE = re.compile(r"\$\{\{\s*env\.(\w+)\s*\}\}")
 
 SHARED = ipaddress.ip_network("100.64.0.0/10")
@@ -72,11 +74,10 @@ class Policy:
         except (httpx.InvalidURL, ValueError):
             raise Invalid("Invalid webhook URL") from None
         self._check_scheme(parsed)
-        host = parsed.host.rstrip(".").lower()
-        if not host:
-            raise Invalid(f"Invalid webhook hostname {parsed.host!r}")
-        if self.ports and (parsed.port or PORTS[parsed.scheme]) not in self.ports:
-            raise Invalid("Webhook host blocked: port not allowed")
+        host = parsed.raw_host.decode("ascii").rstrip(".").lower()
+        if not HOST.fullmatch(host):
+            raise Invalid(f"Invalid webhook hostname {host!r}")
+        self._check_port(parsed.port or PORTS[parsed.scheme])
         if self.domains and not any(_is_below(host, domain) for domain in self.domains):
             raise Invalid("Webhook host blocked: domain not allowed")
         if literal := _literal(host):
@@ -90,6 +91,10 @@ class Policy:
             raise Invalid(f"Webhook host blocked: scheme {url.scheme!r} not allowed")
         if self.require_https and url.scheme != "https":
             raise Invalid("Webhook must use https")
+
+    def _check_port(self, port: int) -> None:
+        if port > 65535 or (self.ports and port not in self.ports):
+            raise Invalid(f"Webhook host blocked: port {port} not allowed")
 
     def check_address(self, address: Address) -> None:
         """Invalid where nothing must be sent to `address`."""

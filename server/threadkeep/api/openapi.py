@@ -1,0 +1,318 @@
+"""OpenAPI: the table of routes as an OpenAPI 3.1 document.
+
+All of it follows from the table, the pydantic models of bodies and queries, the rows, and the docstrings.
+"""
+
+import ast
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from http import HTTPStatus
+from typing import Any, Final, cast, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, Field, TypeAdapter, create_model
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
+
+from threadkeep import __version__
+from threadkeep.api import shapes
+from threadkeep.api.call import Operation
+from threadkeep.api.paging import PageBody
+from threadkeep.problems import (
+    Forbidden,
+    Invalid,
+    NotFound,
+    Problem,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+)
+from threadkeep.wire import Json
+
+TAGS: Final[tuple[tuple[str, str, str], ...]] = (
+    (r"/assistants.*", "Assistants", "Graphs with a configuration."),
+    (r"(/threads/\{thread_id\})?/runs/crons.*", "Crons", "Runs on a schedule."),
+    (r"/threads/\{thread_id\}/runs.*", "Thread Runs", "Runs on a thread, whose state they go on from and leave."),
+    (r"/threads.*", "Threads", "Conversations: what they hold, held before, and are to hold."),
+    (r"/runs.*|/query", "Stateless Runs", "Runs that bring no thread along."),
+    (r"/store.*", "Store", "What graphs and clients remember beside threads."),
+    (r".*", "System", "Is the server alive, is it ready, what is it."),
+)
+"""A pattern of paths, and the tag of those that no earlier pattern fits."""
+
+UUID_SCHEMA: Final = {"type": "string", "format": "uuid"}
+PATH_PARAMETERS: Final[Mapping[str, tuple[dict[str, str], str]]] = {
+    "assistant_id": ({"type": "string"}, "The assistant's id, or the name of a graph: its own assistant."),
+    "checkpoint_id": ({"type": "string"}, ""),
+    "cron_id": (UUID_SCHEMA, ""),
+    "namespace": ({"type": "string"}, "The names of the nodes that lead to the subgraph, between `|`."),
+    "run_id": (UUID_SCHEMA, ""),
+    "thread_id": (UUID_SCHEMA, ""),
+}
+LAST_EVENT_ID: Final = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "The id of the last event that the client has; `-1` asks for all.",
+    "schema": {"type": "string"},
+}
+TOTALS: Final = {
+    "x-pagination-total": {"description": "Of all that match.", "schema": {"type": "integer"}},
+    "x-pagination-next": {"description": "The next `offset`, where there is more.", "schema": {"type": "integer"}},
+}
+
+Schema = dict[str, Any]
+Key = tuple[str, str, str]
+"""Method, path and role of a type: `body`, `query`, or a status."""
+
+
+class Schemas(GenerateJsonSchema):
+    """JSON schemas with the docstrings under attributes, and without titles made up from names."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Never: `Thread Id` says no more than `thread_id`."""
+        del schema
+        return False
+
+    def model_schema(self, schema: Any) -> Schema:
+        """Of a pydantic model."""
+        return _described(super().model_schema(schema), schema["cls"])
+
+    def typed_dict_schema(self, schema: Any) -> Schema:
+        """Of a TypedDict."""
+        return _described(super().typed_dict_schema(schema), schema["cls"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The schemas of every type that the table names."""
+
+    schemas: Mapping[Key, Schema]
+    components: Schema
+
+
+def document(table: Iterable[Operation], prefix: str = "") -> Schema:
+    """The OpenAPI document of the operations of `table`, which are served below `prefix`."""
+    shown = [operation for operation in table if operation.path != "/"]  # `/ok` by another name
+    parts = _parts(shown)
+    paths: dict[str, dict[str, Schema]] = {}
+    for operation in shown:
+        taken = {one["operationId"] for of_path in paths.values() for one in of_path.values()}
+        entry = _operation(operation, parts)
+        if entry["operationId"] in taken:
+            entry["operationId"] += "_" + re.sub(r"\W+", "_", operation.path.rsplit("/", 1)[1]).strip("_")
+        paths.setdefault(operation.path, {})[operation.method.lower()] = entry
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Threadkeep", "version": __version__},
+        "servers": [{"url": prefix or "/"}],
+        "tags": [{"name": name, "description": description} for _, name, description in TAGS],
+        "paths": paths,
+        "components": {"schemas": parts.components},
+    }
+
+
+def _operation(operation: Operation, parts: _Parts) -> Schema:
+    endpoint = cast("Any", operation.endpoint)
+    summary, _, more = _docstring(operation).partition("\n")
+    entry: Schema = {
+        "operationId": f"{endpoint.__module__.rsplit('.', 1)[1]}_{endpoint.__name__}",
+        "tags": [_tag(operation.path)],
+        "summary": summary.rstrip("."),
+    }
+    if more.strip():
+        entry["description"] = more.strip()
+    if parameters := [*_path_parameters(operation), *_query_parameters(operation, parts), *_headers(operation)]:
+        entry["parameters"] = parameters
+    if body := parts.schemas.get((operation.method, operation.path, "body")):
+        entry["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    entry["responses"] = dict(sorted(_responses(operation, parts)))
+    return entry
+
+
+def _docstring(operation: Operation) -> str:
+    """What the endpoint's docstring says behind the method and the path."""
+    text = inspect.getdoc(operation.endpoint) or ""
+    said = re.sub(r"^[A-Z]+ /\S*?[.:](\s|$)", "", text)
+    return said[:1].upper() + said[1:]
+
+
+def _tag(path: str) -> str:
+    return next(name for pattern, name, _ in TAGS if re.fullmatch(pattern, path))
+
+
+def _path_parameters(operation: Operation) -> Iterator[Schema]:
+    for name in re.findall(r"\{(\w+)\}", operation.path):
+        schema, description = PATH_PARAMETERS[name]
+        parameter: Schema = {"name": name, "in": "path", "required": True, "schema": schema}
+        yield parameter | ({"description": description} if description else {})
+
+
+def _query_parameters(operation: Operation, parts: _Parts) -> Iterator[Schema]:
+    found = parts.schemas.get((operation.method, operation.path, "query"))
+    if found is None:
+        return
+    model: Schema = parts.components[found["$ref"].rsplit("/", 1)[1]] if "$ref" in found else found
+    for name, described in model["properties"].items():
+        schema = _without_null({key: value for key, value in described.items() if key != "description"})
+        parameter: Schema = {"name": name, "in": "query", "required": name in model.get("required", ()), "schema": schema}
+        yield parameter | ({"description": described["description"]} if "description" in described else {})
+
+
+def _without_null(schema: Schema) -> Schema:
+    """A query has no null: a parameter is there or not."""
+    if schema.get("default", ...) is None:
+        del schema["default"]
+    options = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
+    if not options:
+        return schema
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    return rest | (options[0] if len(options) == 1 else {"anyOf": options})
+
+
+def _headers(operation: Operation) -> Iterator[Schema]:
+    if operation.method == "GET" and operation.answer.media == "text/event-stream":
+        yield LAST_EVENT_ID
+
+
+def _responses(operation: Operation, parts: _Parts) -> Iterator[tuple[str, Schema]]:
+    answer = operation.answer
+    for status in (answer.status, *answer.others):
+        schema = parts.schemas.get((operation.method, operation.path, str(status)))
+        response: Schema = {"description": HTTPStatus(status).phrase}
+        if schema is not None:
+            response["content"] = {"application/json": {"schema": schema}}
+        elif status == answer.status and answer.media:
+            response["content"] = {answer.media: {"schema": {"type": "string"}}}
+        if isinstance(operation.body, type) and issubclass(operation.body, PageBody):
+            response["headers"] = TOTALS
+        yield str(status), response
+    by_status: dict[int, list[str]] = {}
+    for kind in _refusals(operation):
+        by_status.setdefault(kind.status, []).append(inspect.getdoc(kind) or "")
+    problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for status, texts in by_status.items():
+        if status not in answer.others:
+            yield str(status), {"description": " ".join(texts), "content": problem}
+
+
+def _refusals(operation: Operation) -> Iterator[type[Problem]]:
+    """Each kind of problem once."""
+    found: dict[type[Problem], None] = {}
+    if operation.event != "public":
+        found |= dict.fromkeys((Forbidden, Unavailable))
+    if "{" in operation.path:
+        found |= dict.fromkeys((Invalid, NotFound))
+    if operation.query or operation.shown_body:
+        found[Invalid] = None
+    if operation.shown_body:
+        found |= dict.fromkeys((TooLarge, UnsupportedMedia))
+    yield from found | dict.fromkeys(operation.answer.refusals)
+
+
+def _parts(table: Iterable[Operation]) -> _Parts:
+    wanted: list[tuple[Key, JsonSchemaMode, TypeAdapter[Any]]] = [
+        (key, "validation" if key[2] in {"body", "query"} else "serialization", TypeAdapter(kind))
+        for operation in table
+        for key, kind in _types(operation)
+    ]
+    wanted.append((("", "", "problem"), "serialization", TypeAdapter(shapes.Problem)))
+    made, rest = TypeAdapter.json_schemas(
+        wanted, ref_template="#/components/schemas/{model}", schema_generator=Schemas
+    )
+    components: Schema = rest["$defs"]
+    names = {name: _plain_name(name) for name in components}
+    renamed = {names[name]: _renamed(schema, names) for name, schema in components.items()}
+    return _Parts({key: _renamed(schema, names) for (key, _), schema in made.items()}, dict(sorted(renamed.items())))
+
+
+def _types(operation: Operation) -> Iterator[tuple[Key, Any]]:
+    """The types that an operation names, by what they are to it."""
+    answer, body = operation.answer, operation.shown_body
+    if body:
+        yield (operation.method, operation.path, "body"), body
+    if operation.query:
+        yield (operation.method, operation.path, "query"), operation.query
+    selects = any("select" in getattr(model, "model_fields", ()) for model in (body, operation.query))
+    for status, shape in {answer.status: answer.shape, **answer.others}.items():
+        if shape is not None:
+            yield (operation.method, operation.path, str(status)), _model(shape, selects=selects)
+
+
+def _model(shape: Any, *, selects: bool) -> Any:
+    """`shape` as pydantic can describe it: a row becomes a model; with `selects`, one of which no field need be there."""
+    if get_origin(shape) is list:
+        return list[_model(get_args(shape)[0], selects=selects)]
+    return _row_model(shape, selects) if isinstance(shape, type) and is_dataclass(shape) else shape
+
+
+@functools.cache
+def _row_model(row: Any, selects: bool) -> type[BaseModel]:  # noqa: FBT001 - `cache` is by position
+    hints = get_type_hints(row)
+    named: dict[str, Any] = {}
+    for one in fields(row):
+        required = not selects and one.default is MISSING
+        text = _attribute_docs(row).get(one.name)
+        named[one.name] = (_json_type(one.name, hints[one.name]), Field(... if required else None, description=text))
+    return create_model(f"Selected{row.__name__}" if selects else row.__name__, **named)
+
+
+def _json_type(name: str, hint: Any) -> Any:
+    """What a column of JSON holds: an object, but for the state of a thread, which is what its graph says."""
+    if name == "values":
+        return Any
+    if hint is Json:
+        return dict[str, Any]
+    return dict[str, Any] | None if Json in get_args(hint) else hint
+
+
+def _described(schema: Schema, kind: type) -> Schema:
+    """The JSON schema of `kind`, with the docstrings under its attributes."""
+    for base in reversed(kind.__mro__):
+        for name, text in _attribute_docs(base).items():
+            if name in schema.get("properties", {}):
+                schema["properties"][name].setdefault("description", text)
+    return schema
+
+
+def _attribute_docs(kind: type) -> Mapping[str, str]:
+    """The docstrings under the attributes of a class of ours."""
+    return _docs_of_module(kind.__module__).get(kind.__qualname__, {})
+
+
+@functools.cache
+def _docs_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
+    """Class -> attribute -> docstring; read from the source, for Python forgets them."""
+    if not name.startswith("threadkeep."):
+        return {}
+    tree = ast.parse(inspect.getsource(sys.modules[name]))
+    return {node.name: dict(_docs_of_class(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _docs_of_class(tree: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for before, after in zip(tree.body, tree.body[1:], strict=False):
+        match before, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield name, inspect.cleandoc(text)
+            case _:
+                pass
+
+
+def _plain_name(name: str) -> str:
+    """`CronsSearchBody` for `threadkeep__api__crons__SearchBody`: several modules have one of that name."""
+    *modules, plain = name.split("__")
+    return modules[-1].split("_")[0].capitalize() + plain if modules else name
+
+
+def _renamed(schema: Any, names: Mapping[str, str]) -> Any:
+    """`schema` with the names of components that `names` gives."""
+    if isinstance(schema, list):
+        return [_renamed(one, names) for one in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    found = cast("dict[str, Any]", schema)
+    if isinstance(ref := found.get("$ref"), str):
+        head, _, name = ref.rpartition("/")
+        found = found | {"$ref": f"{head}/{names[name]}"}
+    return {key: _renamed(value, names) for key, value in found.items()}

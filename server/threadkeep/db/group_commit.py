@@ -1,0 +1,203 @@
+"""Group commit: the checkpoint writes of all runs, gathered into one transaction after the other on one connection.
+
+While a transaction is on its way, what comes meanwhile is gathered for the next. Each caller is woken when its own
+rows are durable. Where a transaction fails, its writers are tried one by one, so that a write that fails, fails alone.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+import anyio
+import psycopg
+
+from threadkeep.db.pool import Conn, Pool
+
+MAX_ROWS = 2000
+"""Rows of one transaction, so that a large fan-out does not make the others wait long."""
+
+Blob: TypeAlias = tuple[str, str, str, str, str, bytes | None]
+"""thread, namespace, channel, version, type, bytes"""
+CheckpointRow: TypeAlias = tuple[str, str, str, str | None, str, str]
+"""thread, namespace, id, parent's id, checkpoint as JSON, metadata as JSON"""
+WriteRow: TypeAlias = tuple[str, str, str, str, str, int, str, str, bytes]
+"""thread, namespace, checkpoint's id, task's id, task's path, index, channel, type, bytes"""
+Row = TypeVar("Row", bound=Sequence[Any])
+
+
+@dataclass(slots=True, kw_only=True)
+class Rows:
+    """What one caller wants to have written, all or nothing."""
+
+    blobs: Sequence[Blob] = ()
+    checkpoints: Sequence[CheckpointRow] = ()
+    replacing: Sequence[WriteRow] = ()
+    """Writes that take the place of an earlier one: errors, interrupts, answers."""
+    adding: Sequence[WriteRow] = ()
+    """Writes of which the first stands."""
+
+    def __len__(self) -> int:
+        return len(self.blobs) + len(self.checkpoints) + len(self.replacing) + len(self.adding)
+
+
+@dataclass(slots=True)
+class _Waiter:
+    rows: Rows
+    done: anyio.Event = field(default_factory=anyio.Event)
+    failure: BaseException | None = None
+    gone: bool = False
+    """Its caller was cancelled before its rows were sent."""
+
+
+class GroupCommit:
+    """The queue and its one writer."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._queue: list[_Waiter] = []
+        self._filled = anyio.Event()
+
+    async def write(self, rows: Rows) -> None:
+        """Write `rows`; returns when they are durable, raises what Postgres says of them."""
+        waiter = _Waiter(rows)
+        self._queue.append(waiter)
+        self._filled.set()
+        try:
+            await waiter.done.wait()
+        finally:
+            waiter.gone = True
+        if waiter.failure is not None:
+            raise waiter.failure
+
+    async def run(self) -> None:
+        """Write what is queued, until cancelled; a transaction that has begun is finished first."""
+        while True:
+            await self._filled.wait()
+            self._filled = anyio.Event()
+            while batch := self._take():
+                with anyio.CancelScope(shield=True):
+                    await self._write_together(batch)
+
+    def _take(self) -> list[_Waiter]:
+        batch: list[_Waiter] = []
+        total = 0
+        while self._queue and total < MAX_ROWS:
+            waiter = self._queue.pop(0)
+            if not waiter.gone:
+                batch.append(waiter)
+                total += len(waiter.rows)
+        return batch
+
+    async def _write_together(self, batch: list[_Waiter]) -> None:
+        try:
+            async with self._pool.connection() as conn:
+                await _insert(conn, [waiter.rows for waiter in batch])
+        except (psycopg.Error, OSError) as failure:
+            if len(batch) > 1:
+                for waiter in batch:
+                    await self._write_together([waiter])
+                return
+            batch[0].failure = failure
+        for waiter in batch:
+            waiter.done.set()
+
+
+@asynccontextmanager
+async def committing(pool: Pool) -> AsyncGenerator[GroupCommit]:
+    """A group commit whose writer runs until the block ends."""
+    commits = GroupCommit(pool)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(commits.run, name="group commit")
+        yield commits
+        tasks.cancel_scope.cancel()
+
+
+async def _insert(conn: Conn, batch: list[Rows]) -> None:
+    """One round trip and one transaction. Rows of one key twice are one row: Postgres changes none twice at once."""
+    blobs = _first(batch, lambda rows: rows.blobs, 4)
+    checkpoints = _last(batch, lambda rows: rows.checkpoints, 3)
+    replacing = _last(batch, lambda rows: rows.replacing, 6)
+    adding = _first(batch, lambda rows: rows.adding, 6)
+    async with conn.pipeline():
+        if blobs:
+            await _insert_blobs(conn, blobs)
+        if checkpoints:
+            await _insert_checkpoints(conn, checkpoints)
+        if replacing:
+            await _replace_writes(conn, replacing)
+        if adding:
+            await _add_writes(conn, adding)
+
+
+def _last(batch: list[Rows], part: Callable[[Rows], Sequence[Row]], key: int) -> list[Row]:
+    return list({_key(row, key): row for rows in batch for row in part(rows)}.values())
+
+
+def _first(batch: list[Rows], part: Callable[[Rows], Sequence[Row]], key: int) -> list[Row]:
+    found: dict[tuple[object, ...], Row] = {}
+    for rows in batch:
+        for row in part(rows):
+            found.setdefault(_key(row, key), row)
+    return list(found.values())
+
+
+def _key(row: Sequence[Any], length: int) -> tuple[object, ...]:
+    """The primary key; of a write, the task's path stands before the index and is no part of it."""
+    return tuple(row[:length]) if length < 6 else (*row[:4], row[5])
+
+
+def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+async def _insert_blobs(conn: Conn, rows: list[Blob]) -> None:
+    await conn.execute(
+        """
+        INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+        SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %b::bytea[])
+        ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+        """,
+        _columns(rows),
+    )
+
+
+async def _insert_checkpoints(conn: Conn, rows: list[CheckpointRow]) -> None:
+    await conn.execute(
+        """
+        INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+        SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint::jsonb, metadata::jsonb
+          FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+            AS given (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+        ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+        DO UPDATE SET checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
+        """,
+        _columns(rows),
+    )
+
+
+async def _replace_writes(conn: Conn, rows: list[WriteRow]) -> None:
+    await conn.execute(
+        """
+        INSERT INTO checkpoint_writes
+               (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+        SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+                             %s::int[], %s::text[], %s::text[], %b::bytea[])
+        ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+        DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
+        """,
+        _columns(rows),
+    )
+
+
+async def _add_writes(conn: Conn, rows: list[WriteRow]) -> None:
+    await conn.execute(
+        """
+        INSERT INTO checkpoint_writes
+               (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+        SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+                             %s::int[], %s::text[], %s::text[], %b::bytea[])
+        ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
+        """,
+        _columns(rows),
+    )

@@ -1,0 +1,138 @@
+"""What of threads goes when their time to live is over."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import anyio
+import anyio.to_thread
+import psycopg
+import pytest
+
+from graphs import GRAPHS, delta_graph
+from threadkeep import ids
+from threadkeep.app import create_app
+from threadkeep.db import threads
+from threadkeep.db.filters import EVERYTHING
+from threadkeep.db.threads import NewThread, Ttl
+from threadkeep.engine import history, updates
+from threadkeep.engine.engine import Engine
+from threadkeep.engine.retention import expire_once
+from threadkeep.engine.updates import Superstep, Update
+from threadkeep.graphs import accept
+from threadkeep.settings import Settings
+
+
+@pytest.fixture
+async def engine(settings: Settings) -> AsyncIterator[Engine]:
+    """An engine of the test graphs."""
+    loaded = {name: accept(name, graph, where="tests") for name, graph in {**GRAPHS, "delta": delta_graph()}.items()}
+    app = await anyio.to_thread.run_sync(create_app, settings, str(settings.database_uri), loaded)
+    async with app.router.lifespan_context(app) as state:
+        opened: Any = state
+        yield opened["engine"]
+
+
+async def _thread(engine: Engine, strategy: str | None, graph_id: str = "chain") -> UUID:
+    """A thread with three checkpoints that lives for an hour."""
+    ttl = Ttl(strategy=strategy, minutes=60) if strategy else None
+    new = NewThread(thread_id=ids.uuid7(), metadata={"graph_id": graph_id}, ttl=ttl)
+    steps = [Superstep(updates=[Update(values={"items": [word]}, as_node="first")]) for word in ("a", "b", "c")]
+    assert await updates.create_thread(engine, new, steps) is not None
+    return new.thread_id
+
+
+async def _later(settings: Settings, minutes: int) -> None:
+    """Let every thread have been touched so much earlier."""
+    async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
+        await conn.execute(
+            """
+            UPDATE threads
+               SET updated_at   = updated_at - make_interval(mins => %(minutes)s),
+                   ttl_swept_at = ttl_swept_at - make_interval(mins => %(minutes)s)
+            """,
+            {"minutes": minutes},
+        )
+
+
+async def _checkpoints(engine: Engine, thread_id: UUID) -> int | None:
+    """How many the thread has; None where it is gone."""
+    async with engine.pool.connection() as conn:
+        thread = await threads.get(conn, EVERYTHING, thread_id)
+    return len(await history.states(engine, thread, history.Wanted(limit=100))) if thread else None
+
+
+async def _left_over(settings: Settings, thread_id: UUID) -> int:
+    async with await psycopg.AsyncConnection.connect(str(settings.database_uri)) as conn:
+        cursor = await conn.execute("SELECT count(*) FROM checkpoints WHERE thread_id = %s", (str(thread_id),))
+        return (await cursor.fetchone() or (0,))[0]
+
+
+async def test_threads_go_when_their_time_is_over(engine: Engine, settings: Settings) -> None:
+    """Protocol: `ttl`, which the in-memory reference never sweeps."""
+    deleted, pruned, kept = [await _thread(engine, strategy) for strategy in ("delete", "keep_latest", None)]
+
+    await _later(settings, 59)
+    await expire_once(engine)
+    assert [await _checkpoints(engine, one) for one in (deleted, pruned, kept)] == [3, 3, 3]
+
+    await _later(settings, 2)
+    await expire_once(engine)
+    assert [await _checkpoints(engine, one) for one in (deleted, pruned, kept)] == [None, 1, 3]
+    assert await _left_over(settings, deleted) == 0
+
+
+async def test_thread_that_was_pruned_is_left_alone_until_it_is_touched(engine: Engine, settings: Settings) -> None:
+    """Ours: the sweep does not do the same again each time, and does not move the thread up in a list."""
+    thread_id = await _thread(engine, "keep_latest")
+    await _later(settings, 61)
+    async with engine.pool.connection() as conn:
+        before = await threads.get(conn, EVERYTHING, thread_id)
+        await expire_once(engine)
+        after = await threads.get(conn, EVERYTHING, thread_id)
+    assert before is not None
+    assert after is not None
+    assert after.updated_at == before.updated_at
+
+    change = updates.Change(at=history.NEWEST, update=Update(values={"items": ["d"]}, as_node="first"))
+    await updates.update_state(engine, EVERYTHING, thread_id, change)
+    await expire_once(engine)
+    assert await _checkpoints(engine, thread_id) == 2
+
+    await _later(settings, 61)
+    await expire_once(engine)
+    assert await _checkpoints(engine, thread_id) == 1
+
+
+async def test_busy_thread_is_spared(engine: Engine, settings: Settings) -> None:
+    """Ours: a run that takes longer than its thread was to live ends in peace."""
+    spared = [await _thread(engine, strategy) for strategy in ("delete", "keep_latest")]
+    async with engine.pool.connection() as conn:
+        await conn.execute("UPDATE threads SET status = 'busy'")
+    await _later(settings, 61)
+
+    await expire_once(engine)
+
+    assert [await _checkpoints(engine, one) for one in spared] == [3, 3]
+
+
+async def test_replicas_that_sweep_at_once_do_not_meet(engine: Engine, settings: Settings) -> None:
+    """Ours: locked rows are passed over."""
+    there = [await _thread(engine, strategy) for strategy in ("delete", "keep_latest") * 4]
+    await _later(settings, 61)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(expire_once, engine)
+
+    assert [await _checkpoints(engine, one) for one in there] == [None, 1] * 4
+
+
+async def test_thread_that_can_not_be_pruned_does_not_stop_the_others(engine: Engine, settings: Settings) -> None:
+    """Ours: LangGraph refuses a DeltaChannel; the log says so."""
+    spread, other = await _thread(engine, "keep_latest", "delta"), await _thread(engine, "keep_latest")
+    await _later(settings, 61)
+
+    await expire_once(engine)
+
+    assert [await _checkpoints(engine, one) for one in (spread, other)] == [3, 1]

@@ -1,0 +1,272 @@
+"""Scheduler: each tick of a cron starts one run, in the whole fleet."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import anyio
+import anyio.to_thread
+import psycopg
+import pytest
+from langgraph_sdk.client import LangGraphClient
+
+from graphs import GRAPHS, Gate
+from threadkeep.app import create_app
+from threadkeep.db import crons
+from threadkeep.engine import scheduler, ticks
+from threadkeep.engine.engine import Engine
+from threadkeep.engine.scheduler import schedule_once
+from threadkeep.graphs import accept
+from threadkeep.problems import Invalid
+from threadkeep.settings import Settings
+
+YEARLY = "0 0 1 1 *"
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Engine]:
+    """An engine of the test graphs, with all its duties."""
+    loaded = {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
+    app = await anyio.to_thread.run_sync(create_app, settings, str(settings.database_uri), loaded)
+    async with app.router.lifespan_context(app) as state:
+        assert state is not None
+        yield state["engine"]
+
+
+@pytest.fixture
+async def engine(settings: Settings) -> AsyncIterator[Engine]:
+    """A process beside the server of `client`, on the same database."""
+    async with opened(settings) as engine:
+        yield engine
+
+
+async def _due(engine: Engine, cron_id: str, ago: timedelta = timedelta(seconds=1)) -> None:
+    """The cron's tick has come `ago`."""
+    async with engine.pool.connection() as conn:
+        await conn.execute("UPDATE crons SET next_run_date = now() - %s WHERE cron_id = %s", (ago, cron_id))
+
+
+async def _settled(engine: Engine) -> list[tuple[str, datetime | None]]:
+    """Each cron with its next tick, when no process is firing any more."""
+    async with engine.pool.connection() as conn, conn.transaction():
+        cursor = await conn.execute("SELECT cron_id::text, next_run_date FROM crons ORDER BY cron_id FOR UPDATE")
+        return await cursor.fetchall()
+
+
+async def _runs(engine: Engine) -> list[str]:
+    """The cron of each run there is."""
+    async with engine.pool.connection() as conn:
+        cursor = await conn.execute("SELECT metadata ->> 'cron_id' FROM runs ORDER BY 1")
+        return [row[0] for row in await cursor.fetchall()]
+
+
+async def _made(client: LangGraphClient, **fields: Any) -> str:
+    made: dict[str, Any] = dict(
+        await client.crons.create("chain", **{"schedule": YEARLY, "on_run_completed": "keep", "input": {}} | fields)
+    )
+    return made["cron_id"]
+
+
+async def test_each_tick_is_fired_once_by_however_many_processes(client: LangGraphClient, settings: Settings) -> None:
+    """Ours: three processes on one database."""
+    made = sorted([await _made(client) for _ in range(12)])
+    async with opened(settings) as first, opened(settings) as second:
+        for cron_id in made:
+            await _due(first, cron_id)
+
+        async with anyio.create_task_group() as tasks:
+            for engine in (first, second, first, second):
+                tasks.start_soon(schedule_once, engine)
+
+        assert [cron_id for cron_id, at in await _settled(first) if at and at > datetime.now(UTC)] == made
+        assert await _runs(first) == made
+
+
+async def test_ticks_that_nobody_saw_are_made_up_for_by_one_run(client: LangGraphClient, engine: Engine) -> None:
+    """Ours: after three days of silence a cron of every minute runs once."""
+    cron_id = await _made(client, schedule="* * * * *")
+    await _due(engine, cron_id, timedelta(days=3))
+
+    await schedule_once(engine)
+
+    [(_, next_run_date)] = await _settled(engine)
+    assert next_run_date is not None
+    assert timedelta(0) < next_run_date - datetime.now(UTC) <= timedelta(minutes=1)
+    assert (await _runs(engine)).count(cron_id) == 1
+
+
+async def test_tick_of_a_process_that_dies_while_it_fires_is_left_to_another(
+    client: LangGraphClient, engine: Engine, database: str
+) -> None:
+    """Ours: a tick is held, and never taken before its run is there."""
+    cron_id = await _made(client)
+    async with await psycopg.AsyncConnection.connect(database) as dying:
+        claimed = None
+        while claimed is None:  # the servers' own schedulers may be quicker
+            await dying.rollback()
+            await _due(engine, cron_id)
+            claimed = await crons.claim(dying, UUID(cron_id))
+        before = await _runs(engine)
+        await crons.advance(dying, UUID(cron_id), None)
+        await schedule_once(engine)
+        meanwhile = await _runs(engine)
+        await dying.close()
+
+    await schedule_once(engine)
+
+    await _settled(engine)
+    assert (meanwhile, await _runs(engine)) == (before, [*before, cron_id])
+
+
+async def test_near_tick_is_not_slept_through(client: LangGraphClient, gate: Gate) -> None:
+    """Ours: a new cron wakes the scheduler, which looks by itself only each five seconds."""
+    assert scheduler.POLL_S == 5
+    await client.crons.create("gated", schedule="* * * * * *", input={})
+
+    with anyio.fail_after(4):
+        await gate.entered()
+
+
+async def test_run_of_a_cron_knows_its_cron_and_leaves_no_thread(
+    client: LangGraphClient, engine: Engine, gate: Gate
+) -> None:
+    """Protocol: metadata and configurable have the `cron_id`; `on_run_completed` is `delete`, unless said otherwise."""
+    made: dict[str, Any] = dict(
+        await client.crons.create("gated", schedule=YEARLY, input={"items": ["in"]}, metadata={"team": "a"})
+    )
+    cron_id = made["cron_id"]
+    await _due(engine, cron_id)
+    await schedule_once(engine)
+    await gate.entered()
+    [thread] = await client.threads.search(metadata={"cron_id": cron_id})
+    [run] = await client.runs.list(thread["thread_id"])
+
+    gate.open()
+
+    assert await client.runs.join(thread["thread_id"], run["run_id"]) == {"items": ["in", "gated"]}
+    assert run["metadata"]["team"] == "a"
+    assert run["metadata"]["cron_id"] == cron_id
+    kwargs: Any = run["kwargs"]
+    assert kwargs["config"]["configurable"] == {"cron_id": cron_id}
+    assert await client.threads.search() == []
+
+
+async def test_cron_on_a_thread_goes_on_with_it(client: LangGraphClient, engine: Engine) -> None:
+    """Protocol: every run of such a cron is on the one thread."""
+    thread = await client.threads.create()
+    made: dict[str, Any] = dict(
+        await client.crons.create_for_thread(thread["thread_id"], "chain", schedule=YEARLY, input={"items": ["in"]})
+    )
+
+    for _ in range(2):
+        await _due(engine, made["cron_id"])
+        await schedule_once(engine)
+        await _settled(engine)
+        [run, *_] = await client.runs.list(thread["thread_id"])
+        await client.runs.join(thread["thread_id"], run["run_id"])
+
+    state = await client.threads.get_state(thread["thread_id"])
+    assert state["values"] == {"items": ["in", "first", "second"] * 2}
+
+
+async def test_tick_on_a_busy_thread_is_passed_over_where_the_cron_says_reject(
+    client: LangGraphClient, engine: Engine, gate: Gate
+) -> None:
+    """Protocol: `multitask_strategy`. Ours: that tick is gone, the next one comes."""
+    thread = await client.threads.create()
+    made: dict[str, Any] = dict(
+        await client.crons.create_for_thread(
+            thread["thread_id"], "chain", schedule=YEARLY, multitask_strategy="reject", input={}
+        )
+    )
+    await client.runs.create(thread["thread_id"], "gated", input={})
+    await gate.entered()
+    await _due(engine, made["cron_id"])
+
+    await schedule_once(engine)
+
+    [(_, next_run_date)] = await _settled(engine)
+    assert next_run_date == datetime(datetime.now(UTC).year + 1, 1, 1, tzinfo=UTC)
+    assert await _runs(engine) == [None]
+
+
+async def test_disabled_and_ended_crons_do_not_fire(client: LangGraphClient, engine: Engine) -> None:
+    """Protocol: `enabled`, `end_time`."""
+    disabled = await _made(client, enabled=False)
+    ended = await _made(client, end_time=datetime.now(UTC) + timedelta(days=400))
+    await client.crons.update(ended, enabled=False)
+    async with engine.pool.connection() as conn:
+        await conn.execute("UPDATE crons SET end_time = now() - interval '1 s', enabled = (cron_id = %s)", (ended,))
+    await _due(engine, disabled)
+    await _due(engine, ended)
+
+    await schedule_once(engine)
+
+    found = dict(await _settled(engine))
+    assert found[ended] is None
+    assert found[disabled] is not None
+    assert await _runs(engine) == []
+
+
+async def test_cron_whose_graph_is_gone_holds_up_nobody(
+    client: LangGraphClient, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ours: it is passed over with a warning, and the others run."""
+    orphan, broken, sound = [await _made(client) for _ in range(3)]
+    async with engine.pool.connection() as conn:
+        await conn.execute("UPDATE crons SET assistant_id = gen_random_uuid() WHERE cron_id = %s", (orphan,))
+        await conn.execute("""UPDATE crons SET payload = '{"stream_mode": 7}' WHERE cron_id = %s""", (broken,))
+    for cron_id, ago in ((orphan, 3), (broken, 2), (sound, 1)):
+        await _due(engine, cron_id, timedelta(seconds=ago))
+
+    await schedule_once(engine)
+
+    assert all(at and at > datetime.now(UTC) for _, at in await _settled(engine))
+    assert await _runs(engine) == [sound]
+    warnings = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
+    assert warnings == {
+        "cron passed over: its assistant or graph is gone",
+        "cron passed over: its runs are no longer allowed",
+    }
+
+
+async def test_waiting_time_ends_with_the_next_tick(client: LangGraphClient, engine: Engine) -> None:
+    """Ours: seconds to the next tick, five at most, none for what is disabled."""
+    assert await schedule_once(engine) == scheduler.POLL_S
+    cron_id = await _made(client)
+    await _due(engine, cron_id, timedelta(seconds=-2))
+
+    assert 0 <= await schedule_once(engine) <= 2
+
+    await client.crons.update(cron_id, enabled=False)
+    assert await schedule_once(engine) == scheduler.POLL_S
+
+
+@pytest.mark.parametrize(
+    ("schedule", "after", "tick"),
+    [
+        pytest.param("30 2 * * *", "2026-03-29T00:00Z", "2026-03-29T01:00Z", id="the hour is left out"),
+        pytest.param("30 2 * * *", "2026-03-29T01:00Z", "2026-03-30T00:30Z", id="once on that day"),
+        pytest.param("30 2 * * *", "2026-10-24T22:00Z", "2026-10-25T00:30Z", id="the first of two hours"),
+        pytest.param("30 2 * * *", "2026-10-25T00:30Z", "2026-10-26T01:30Z", id="not the second"),
+        pytest.param("30 2 * * *", "2026-10-25T01:10Z", "2026-10-26T01:30Z", id="asked for in between"),
+        pytest.param("*/30 * * * *", "2026-10-25T00:30Z", "2026-10-25T01:00Z", id="every half hour all the same"),
+        pytest.param("0 9 * * MON", "2026-03-28T00:00Z", "2026-03-30T07:00Z", id="nine is nine in summer"),
+        pytest.param("0 9 * * * 15", "2026-03-28T00:00Z", "2026-03-28T08:00:15Z", id="with seconds"),
+    ],
+)
+def test_tick_is_of_the_crons_zone(schedule: str, after: str, tick: str) -> None:
+    """Ours: a cron of a fixed hour runs once a day, on the days on which the clocks change, too."""
+    found = ticks.next_tick(schedule, BERLIN, datetime.fromisoformat(after))
+
+    assert found == datetime.fromisoformat(tick)
+
+
+def test_schedule_without_a_date_is_refused() -> None:
+    """Ours: it would be asked for its next date for ever."""
+    with pytest.raises(Invalid):
+        ticks.next_tick("0 0 30 2 *", UTC, datetime.now(UTC))

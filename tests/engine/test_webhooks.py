@@ -1,0 +1,432 @@
+"""Webhooks: whoever a run named is told once that it has ended, and nobody else."""
+
+import json
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import anyio.to_thread
+import httpx
+import psycopg
+import pytest
+import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from langgraph_sdk import get_client
+from langgraph_sdk.client import LangGraphClient
+from langgraph_sdk.errors import UnprocessableEntityError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from conftest import WAIT_S, serving
+from graphs import GRAPHS, Gate
+from threadkeep.app import create_app
+from threadkeep.db import deliveries
+from threadkeep.db.assistants import system_id
+from threadkeep.db.deliveries import Delivery
+from threadkeep.engine import webhooks
+from threadkeep.engine.engine import Engine
+from threadkeep.engine.webhook_policy import Policy
+from threadkeep.graphs import accept
+from threadkeep.problems import Invalid
+from threadkeep.project import Project, Webhooks, builtin
+from threadkeep.settings import Settings
+from threadkeep.wire import Json
+
+
+class Receiver:
+    """An HTTP server that keeps what it is sent."""
+
+    def __init__(self, listener: socket.socket, scheme: str = "http") -> None:
+        self.listener = listener
+        self.url = f"{scheme}://localhost:{listener.getsockname()[1]}"
+        self.got: list[tuple[str, dict[str, str], Any]] = []
+        """Path, headers, body."""
+        self.status = 200
+        self.hold = anyio.Event()
+        self.hold.set()
+        self._changed = anyio.Event()
+
+    async def answer(self, request: Request) -> Response:
+        self.got.append((request.url.path, dict(request.headers), await request.json()))
+        self._changed.set()
+        await self.hold.wait()
+        return Response(status_code=self.status, headers={"location": "/elsewhere"})
+
+    async def has(self, number: int) -> list[Any]:
+        """The bodies, when there are `number` of them."""
+        with anyio.fail_after(WAIT_S):
+            while len(self.got) < number:
+                self._changed = anyio.Event()
+                await self._changed.wait()
+        return [body for _, _, body in self.got]
+
+
+@asynccontextmanager
+async def listening(receiver: Receiver, **options: Any) -> AsyncIterator[None]:
+    """Answer until the block ends."""
+    app = Starlette(routes=[Route("/{path:path}", receiver.answer, methods=["GET", "POST"])])
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1, **options))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.serve, [receiver.listener])
+        with anyio.fail_after(WAIT_S):
+            while not server.started:
+                await anyio.sleep(0.01)
+        try:
+            yield
+        finally:
+            receiver.hold.set()
+            server.should_exit = True
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@pytest.fixture
+async def receiver(listener: socket.socket) -> AsyncIterator[Receiver]:
+    receiver = Receiver(listener)
+    async with listening(receiver):
+        yield receiver
+
+
+def project(url: dict[str, Any] | None = None, **section: Any) -> Project:
+    """A project that allows loopback."""
+    opened = {"disable_loopback": False, "require_https": False} | (url or {})
+    return builtin().model_copy(update={"webhooks": Webhooks.model_validate({"url": opened, **section})})
+
+
+@asynccontextmanager
+async def connected(settings: Settings, project: Project) -> AsyncIterator[LangGraphClient]:
+    """The official client of a server of `project`."""
+    async with serving(settings, project=project) as url, get_client(url=url, api_key=None) as client:
+        yield client
+
+
+@pytest.fixture
+async def telling(settings: Settings) -> AsyncIterator[LangGraphClient]:
+    """A client of a server that may call loopback."""
+    async with connected(settings, project()) as client:
+        yield client
+
+
+@pytest.fixture
+async def engine(settings: Settings) -> AsyncIterator[Engine]:
+    """A process that may call loopback."""
+    loaded = {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
+    app = await anyio.to_thread.run_sync(create_app, settings, str(settings.database_uri), loaded, project())
+    async with app.router.lifespan_context(app) as state:
+        assert state is not None
+        yield state["engine"]
+
+
+async def _none_left(uri: str) -> None:
+    """Wait until nothing is to be sent any more."""
+    async with await psycopg.AsyncConnection.connect(uri, autocommit=True) as conn:
+        with anyio.fail_after(WAIT_S):
+            while await (await conn.execute("SELECT FROM webhook_deliveries")).fetchone():
+                await anyio.sleep(0.01)
+
+
+async def test_end_of_a_run_is_told_with_its_row_and_its_values(
+    telling: LangGraphClient, receiver: Receiver, database: str
+) -> None:
+    """Protocol: the run, when it ran, what it left. Ours: nothing of who asked for it."""
+    thread = await telling.threads.create(metadata={"topic": "x"})
+    url = f"{receiver.url}/done?token=1"
+    await telling.runs.wait(
+        thread["thread_id"],
+        "chain",
+        input={"items": ["in"]},
+        metadata={"n": 1},
+        config={"tags": ["t"], "configurable": {"api_key": "secret"}},
+        webhook=url,
+    )
+
+    [body] = await receiver.has(1)
+    [run] = await telling.runs.list(thread["thread_id"])
+    times = [datetime.fromisoformat(body.pop(name)) for name in ("run_started_at", "run_ended_at", "webhook_sent_at")]
+    assert times == sorted(times)
+    assert body == {
+        "run_id": run["run_id"],
+        "thread_id": thread["thread_id"],
+        "assistant_id": str(system_id("chain")),
+        "metadata": run["metadata"],
+        "status": "success",
+        "kwargs": dict(run["kwargs"]) | {"config": {"tags": ["t"]}},  # pyright: ignore[reportGeneralTypeIssues, reportTypedDictNotRequiredAccess] - the SDK's Run has no kwargs
+        "multitask_strategy": "enqueue",
+        "created_at": body["created_at"],
+        "updated_at": body["updated_at"],
+        "values": {"items": ["in", "first", "second"]},
+    }
+    path, headers, _ = receiver.got[0]
+    assert (path, headers["host"], headers["content-type"]) == ("/done", receiver.url[7:], "application/json")
+    await _none_left(database)
+    assert len(receiver.got) == 1
+
+
+async def test_failed_run_is_told_with_its_error(telling: LangGraphClient, receiver: Receiver) -> None:
+    """Protocol: `error` stands in the body of a run that failed."""
+    thread = await telling.threads.create()
+    await telling.runs.wait(thread["thread_id"], "failing", input={}, webhook=receiver.url, raise_error=False)
+
+    [body] = await receiver.has(1)
+
+    assert body["status"] == "error"
+    assert body["error"] == {"error": "ValueError", "message": "the node failed"}
+    assert body["values"] == {"items": ["first"]}
+
+
+async def test_every_kind_of_run_tells_once(telling: LangGraphClient, receiver: Receiver, database: str) -> None:
+    """Protocol: wait, stream and background, with a thread and without, and what waits and is cancelled."""
+    thread_id = (await telling.threads.create())["thread_id"]
+
+    async def streamed(where: str | None, webhook: str) -> None:
+        async for _ in telling.runs.stream(where, "chain", input={}, webhook=webhook):
+            pass
+
+    for where, name in ((thread_id, "on"), (None, "without")):
+        await telling.runs.wait(where, "chain", input={}, webhook=f"{receiver.url}/wait-{name}")
+        await streamed(where, f"{receiver.url}/stream-{name}")
+        run = await telling.runs.create(where, "chain", input={}, webhook=f"{receiver.url}/create-{name}")
+        if where:
+            await telling.runs.join(where, run["run_id"])
+    late = await telling.runs.create(
+        thread_id, "chain", input={}, webhook=f"{receiver.url}/cancelled", after_seconds=1000
+    )
+    await telling.runs.cancel(thread_id, late["run_id"])
+
+    bodies = await receiver.has(7)
+    await _none_left(database)
+    kinds = [f"/{kind}-{name}" for kind in ("wait", "stream", "create") for name in ("on", "without")]
+    assert sorted(path for path, _, _ in receiver.got) == sorted([*kinds, "/cancelled"])
+    assert sorted(body["status"] for body in bodies) == ["interrupted"] + ["success"] * 6
+    assert await telling.threads.count() == 1
+
+
+async def test_run_does_not_wait_for_its_webhook(telling: LangGraphClient, receiver: Receiver) -> None:
+    """Ours: an address that does not answer costs a run nothing."""
+    receiver.hold = anyio.Event()
+    thread = await telling.threads.create()
+    first = await telling.runs.wait(thread["thread_id"], "counter", input=1, webhook=receiver.url)
+    await receiver.has(1)
+
+    with anyio.fail_after(WAIT_S):
+        second = await telling.runs.wait(thread["thread_id"], "counter", input=1, webhook=receiver.url)
+        await receiver.has(2)
+
+    assert (first, second) == (1, 2)
+
+
+async def test_webhook_outlives_the_process_that_ran_its_run(
+    settings: Settings, listener: socket.socket, database: str
+) -> None:
+    """Ours: it lies in Postgres until it is sent."""
+    address = listener.getsockname()
+    listener.close()
+    async with connected(settings, project()) as client:
+        await client.runs.wait(None, "chain", input={}, webhook=f"http://localhost:{address[1]}/late")
+
+    with socket.create_server(address) as again:
+        receiver = Receiver(again)
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+            await conn.execute("UPDATE webhook_deliveries SET send_after = now()")
+        async with listening(receiver), connected(settings, project()):
+            [body] = await receiver.has(1)
+
+    assert body["status"] == "success"
+
+
+async def test_webhook_that_is_held_comes_due_when_its_holder_is_silent(engine: Engine) -> None:
+    """Ours: nobody else sends it meanwhile."""
+    async with engine.pool.connection() as conn, conn.transaction():  # so that the engine does not see it
+        await _put(conn, "http://localhost/")
+        first = await deliveries.claim(conn, lease_s=60)
+        held = await deliveries.claim(conn, lease_s=60)
+        await conn.execute("UPDATE webhook_deliveries SET send_after = now()")
+        second = await deliveries.claim(conn, lease_s=60)
+        assert first is not None
+        await deliveries.delete(conn, first.run_id)
+
+    assert second is not None
+    assert (first.attempt, held, second.attempt) == (1, None, 2)
+
+
+async def _put(conn: Any, url: str, *, delayed: bool = False) -> Delivery:
+    """A webhook to be sent; `delayed`: not by the engine's own sender."""
+    run_id, body = uuid4(), {"kwargs": {}, "values": {}}
+    await conn.execute(
+        """
+        INSERT INTO webhook_deliveries (run_id, url, body, send_after)
+        VALUES (%s, %s, %s::jsonb, CASE WHEN %s THEN now() + interval '1 h' ELSE now() END)
+        """,
+        (run_id, url, json.dumps(body), delayed),
+    )
+    return Delivery(run_id=run_id, url=url, body=Json(json.dumps(body)), attempt=1)
+
+
+async def _rest(engine: Engine, run_id: UUID) -> timedelta | None:
+    """How long it is put off for; None: it is done with."""
+    async with engine.pool.connection() as conn:
+        cursor = await conn.execute("SELECT send_after - now() FROM webhook_deliveries WHERE run_id = %s", (run_id,))
+        row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+@pytest.mark.parametrize(
+    ("status", "attempt", "again"),
+    [
+        (200, 1, False),
+        (204, 1, False),
+        (302, 1, False),
+        (400, 1, False),
+        (404, 1, False),
+        (429, 1, True),
+        (500, 1, True),
+        (503, 2, True),
+        (503, 3, False),
+    ],
+)
+async def test_address_that_is_overloaded_is_tried_three_times(
+    engine: Engine, receiver: Receiver, status: int, attempt: int, again: bool
+) -> None:
+    """Protocol: again on 429 and 5xx. Ours: a redirect is not followed."""
+    receiver.status = status
+    async with engine.pool.connection() as conn:
+        put = await _put(conn, receiver.url, delayed=True)
+    delivery = Delivery(run_id=put.run_id, url=put.url, body=put.body, attempt=attempt)
+
+    async with webhooks.open_client() as client:
+        await webhooks.send(engine, client, delivery)
+
+    rest = await _rest(engine, put.run_id)
+    assert (rest is not None) == again
+    assert rest is None or rest <= timedelta(seconds=webhooks.PAUSES_S[attempt - 1])
+    assert [path for path, _, _ in receiver.got] == ["/"]
+
+
+async def test_address_that_is_silent_is_given_up_in_time(
+    engine: Engine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: five seconds for all of a try; here a tenth of one."""
+    assert webhooks.TIMEOUT_S == 5
+    monkeypatch.setattr(webhooks, "TIMEOUT_S", 0.1)
+    receiver.hold = anyio.Event()
+    async with engine.pool.connection() as conn:
+        delivery = await _put(conn, receiver.url, delayed=True)
+
+    with anyio.fail_after(WAIT_S):
+        async with webhooks.open_client() as client:
+            await webhooks.send(engine, client, delivery)
+
+    assert (await _rest(engine, delivery.run_id) or timedelta.max) <= timedelta(seconds=1)
+
+
+async def test_name_is_judged_by_the_addresses_it_has(engine: Engine) -> None:
+    """Ours: what a name resolves to is judged when it is called, and that very address is called."""
+    assert await webhooks._addresses(engine.webhooks, httpx.URL("http://localhost:1")) != []
+    with pytest.raises(Invalid, match="loopback"):
+        await webhooks._addresses(Policy(), httpx.URL("http://localhost:1"))
+
+
+async def test_certificate_is_that_of_the_name_though_an_address_is_called(
+    engine: Engine, listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: a pinned address changes nothing about whom TLS trusts."""
+    certificate, key = _certificate(tmp_path, "localhost")
+    receiver = Receiver(listener, "https")
+    async with engine.pool.connection() as conn:
+        by_name = await _put(conn, receiver.url, delayed=True)
+        by_address = await _put(conn, receiver.url.replace("localhost", "127.0.0.1"), delayed=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+    async with listening(receiver, ssl_certfile=certificate, ssl_keyfile=key), webhooks.open_client() as client:
+        await webhooks.send(engine, client, by_name)
+        await webhooks.send(engine, client, by_address)
+
+    assert [headers["host"] for _, headers, _ in receiver.got] == [receiver.url.removeprefix("https://")]
+
+
+def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate that vouches for itself, for `name` and no address; and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = folder / "certificate.pem", folder / "key.pem"
+    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    files[1].write_bytes(pem)
+    ssl.create_default_context().load_verify_locations(files[0])
+    return files
+
+
+async def test_refused_address_refuses_the_run(client: LangGraphClient, http: httpx.AsyncClient) -> None:
+    """Protocol: 422 with the reference's words; of a batch, nothing is started."""
+    with pytest.raises(UnprocessableEntityError) as refused:
+        await client.runs.create(None, "chain", input={}, webhook="http://127.0.0.1/")
+    batch = [{"assistant_id": "chain"}, {"assistant_id": "chain", "webhook": "http://127.0.0.1/"}]
+    answer = await http.post("/runs/batch", json=batch)
+
+    assert refused.value.response.json()["detail"] == "Webhook host blocked: loopback IP range"
+    assert (answer.status_code, await client.threads.count()) == (422, 0)
+
+
+async def test_headers_and_fields_are_the_projects(
+    settings: Settings, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protocol: `webhooks.headers` with templates, `allowed_fields`."""
+    monkeypatch.setenv("LG_WEBHOOK_TOKEN", "abc")
+    chosen = project(headers={"authorization": "Bearer ${{ env.LG_WEBHOOK_TOKEN }}"}, allowed_fields=["status"])
+
+    async with connected(settings, chosen) as client:
+        await client.runs.wait(None, "chain", input={}, webhook=receiver.url)
+        bodies = await receiver.has(1)
+
+    assert bodies == [{"status": "success"}]
+    assert receiver.got[0][1]["authorization"] == "Bearer abc"
+
+
+async def test_project_may_turn_webhooks_off(settings: Settings, receiver: Receiver, database: str) -> None:
+    """Protocol: `http.disable_webhooks`: the run is executed, and nothing is sent."""
+    off = project()
+    off = off.model_copy(update={"http": off.http.model_copy(update={"disable_webhooks": True})})
+
+    async with connected(settings, off) as client:
+        assert await client.runs.wait(None, "counter", input=1, webhook="http://10.0.0.1/") == 1
+        await _none_left(database)
+
+    assert receiver.got == []
+
+
+async def test_webhook_of_a_rolled_back_run_is_sent_too(
+    telling: LangGraphClient, receiver: Receiver, gate: Gate
+) -> None:
+    """Ours: its row is gone, and its end is told."""
+    thread = await telling.threads.create()
+    run = await telling.runs.create(thread["thread_id"], "gated", input={}, webhook=receiver.url)
+    await gate.entered()
+
+    await telling.runs.cancel(thread["thread_id"], run["run_id"], action="rollback", wait=True)
+
+    [body] = await receiver.has(1)
+    assert (body["run_id"], body["status"]) == (run["run_id"], "interrupted")
+    assert await telling.runs.list(thread["thread_id"]) == []
