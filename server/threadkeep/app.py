@@ -1,11 +1,12 @@
 """App: settings and graphs -> a Starlette application. Where all is joined.
 
-The lifespan opens what requests share, in the order in which it is needed, and closes it in the other.
+What can't be loaded stops the start here, before anything is opened. The lifespan then opens what requests share, in
+the order in which it is needed, and closes it in the other.
 """
 
-import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -15,8 +16,8 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from threadkeep.api import mount
-from threadkeep.api.call import Operation, State
+from threadkeep.api import docs, mount
+from threadkeep.api.call import Docs, Operation, State
 from threadkeep.api.errors import HANDLERS
 from threadkeep.api.middleware import Requests
 from threadkeep.api.routes import TABLE
@@ -25,6 +26,7 @@ from threadkeep.db.checkpoints import Checkpoints, open_checkpoints
 from threadkeep.db.listen import Wakeups, listening
 from threadkeep.db.pool import Pool
 from threadkeep.db.store import Store
+from threadkeep.db.threads import Ttl
 from threadkeep.engine import webhook_policy
 from threadkeep.engine.assistants import Assistants
 from threadkeep.engine.drain import drain, drain_when_told
@@ -41,7 +43,40 @@ from threadkeep.graphs import LoadedGraph
 from threadkeep.project import Project, builtin
 from threadkeep.settings import Settings, environment
 
-log = logging.getLogger(__name__)
+DUTIES = (drain_when_told, work, obey_cancels, sweep, sweep_items, schedule, deliver)
+"""What goes on in the background of every process, until it stops."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be opened: all that was read and loaded before."""
+
+    settings: Settings
+    uri: str
+    graphs: Mapping[str, LoadedGraph]
+    project: Project
+    open_store: Callable[[Pool], Store]
+    webhooks: Policy
+    docs: Docs
+
+    @property
+    def direct_uri(self) -> str:
+        """Past a transaction pooler, for LISTEN and the heartbeat."""
+        return self.settings.database_direct_uri or self.uri
+
+    @property
+    def thread_ttl(self) -> Ttl | None:
+        """`checkpointer.ttl`: of new threads for which the client gives none."""
+        ttl = self.project.checkpointer.ttl
+        return Ttl(strategy=ttl.strategy, minutes=ttl.default_ttl) if ttl and ttl.default_ttl else None
+
+    @property
+    def serde(self) -> JsonPlusSerializer:
+        """Strict: beside LangGraph's own and each graph's state types, only what `checkpointer.serde` names is revived."""
+        serde = self.project.checkpointer.serde
+        return JsonPlusSerializer(
+            allowed_json_modules=serde.allowed_json_modules, allowed_msgpack_modules=serde.allowed_msgpack_modules
+        )
 
 
 def create_app(
@@ -49,27 +84,32 @@ def create_app(
 ) -> Starlette:
     """The application that serves `graphs` on the migrated Postgres at `uri`.
 
-    `project` says how: its `http` and `store`. StartRefused where these ask for what can't be loaded.
+    `project` says how: its `http`, `store`, `checkpointer` and `webhooks`. StartRefused where these ask for what
+    can't be loaded.
     """
     project = project or builtin()
-    http = project.http
-    mount.refuse_unhonoured(http)
+    mount.refuse_unhonoured(project.http)
     custom = mount.load_custom(project)
-    open_store = store_opener(project)
-    webhooks = webhook_policy.of(project, environment(project.webhooks.env_prefix))
+    served = mount.served(project.http, TABLE)
+    plan = Plan(
+        settings=settings,
+        uri=uri,
+        graphs=graphs,
+        project=project,
+        open_store=store_opener(project),
+        webhooks=webhook_policy.of(project, environment(project.webhooks.env_prefix)),
+        docs=docs.load(served, mount.prefix(project.http)),
+    )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
-        async with (
-            mount.lifespan_of(custom) as theirs,
-            open_state(settings, uri, graphs, project, open_store, webhooks) as state,
-        ):
+        async with mount.lifespan_of(custom) as theirs, open_state(plan) as state:
             app.state.stopping = state["engine"].stopping
             yield {**theirs, **state}
 
     return Starlette(
-        routes=mount.joined(http, mount.served(http, [route(operation) for operation in TABLE]), custom),
-        middleware=[mount.cors(http), Middleware(Requests)],
+        routes=mount.joined(project.http, [route(operation) for operation in served], custom),
+        middleware=[mount.cors(project.http), Middleware(Requests)],
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
@@ -81,66 +121,64 @@ def route(operation: Operation) -> Route:
 
 
 @asynccontextmanager
-async def open_state(
-    settings: Settings,
-    uri: str,
-    graphs: Mapping[str, LoadedGraph],
-    project: Project,
-    open_store: Callable[[Pool], Store],
-    webhooks: Policy,
-) -> AsyncGenerator[State]:
+async def open_state(plan: Plan) -> AsyncGenerator[State]:
     """All that requests and background duties share, open until the block ends."""
-    direct = settings.database_direct_uri or uri
     async with (
-        pool.open_api_pool(settings, uri) as api_pool,
-        pool.open_runs_pool(settings, uri) as runs_pool,
-        listening(direct) as wakeups,
-        open_checkpoints(runs_pool, _serde(project)) as saver,
+        pool.open_api_pool(plan.settings, plan.uri) as api_pool,
+        pool.open_runs_pool(plan.settings, plan.uri) as runs_pool,
+        listening(plan.direct_uri) as wakeups,
+        open_checkpoints(runs_pool, plan.serde) as saver,
         anyio.create_task_group() as tasks,
     ):
-        await pool.check_capacity(api_pool, settings)
-        kept = saver, open_store(runs_pool)
-        engine = _engine(settings, graphs, (api_pool, *kept), wakeups, tasks, webhooks)
-        async with api_pool.connection() as conn:
-            await workers.create(conn, engine.worker_id)
-            await assistants.ensure_system(conn, {name: graph.description for name, graph in graphs.items()})
-        with beating(direct, engine.worker_id):
+        await pool.check_capacity(api_pool, plan.settings)
+        engine = _engine(plan, Parts(api_pool, saver, plan.open_store(runs_pool), wakeups, tasks))
+        await _announce(engine)
+        with beating(plan.direct_uri, engine.worker_id, plan.settings.lease_s):
             async with anyio.create_task_group() as duties:
-                for duty in (drain_when_told, work, obey_cancels, sweep, sweep_items, schedule, deliver):
+                for duty in DUTIES:
                     duties.start_soon(duty, engine, name=duty.__name__)
-                yield State(engine=engine, assistants=Assistants(api_pool, graphs), project=project)
+                yield State(
+                    engine=engine,
+                    assistants=Assistants(api_pool, plan.graphs),
+                    project=plan.project,
+                    docs=plan.docs,
+                )
                 duties.cancel_scope.cancel()
             await drain(engine)
 
 
-def _serde(project: Project) -> JsonPlusSerializer:
-    """Strict: beside LangGraph's own and each graph's state types, only what `checkpointer.serde` names is revived."""
-    serde = project.checkpointer.serde
-    return JsonPlusSerializer(
-        allowed_json_modules=serde.allowed_json_modules, allowed_msgpack_modules=serde.allowed_msgpack_modules
-    )
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the lifespan has opened."""
+
+    pool: Pool
+    saver: Checkpoints
+    store: Store
+    wakeups: Wakeups
+    tasks: TaskGroup
 
 
-def _engine(
-    settings: Settings,
-    graphs: Mapping[str, LoadedGraph],
-    kept: tuple[Pool, Checkpoints, Store],
-    wakeups: Wakeups,
-    tasks: TaskGroup,
-    webhooks: Policy,
-) -> Engine:
+def _engine(plan: Plan, parts: Parts) -> Engine:
     """The engine, its graphs bound to the checkpointer and the store."""
-    api_pool, saver, store = kept
-    for graph in graphs.values():
-        graph.bind(checkpointer=saver, store=store)
+    for graph in plan.graphs.values():
+        graph.bind(checkpointer=parts.saver, store=parts.store)
+    settings = plan.settings
     return Engine(
         settings=settings,
-        graphs=graphs,
-        pool=api_pool,
-        saver=saver,
-        store=store,
+        graphs=plan.graphs,
+        pool=parts.pool,
+        saver=parts.saver,
+        store=parts.store,
         slots=Slots(settings.run_slots, max_waiting=settings.max_waiting, timeout_s=settings.queue_timeout_s),
-        wakeups=wakeups,
-        tasks=tasks,
-        webhooks=webhooks,
+        wakeups=parts.wakeups,
+        tasks=parts.tasks,
+        webhooks=plan.webhooks,
+        thread_ttl=plan.thread_ttl,
     )
+
+
+async def _announce(engine: Engine) -> None:
+    """Say that this process is there, and that its graphs can be run."""
+    async with engine.pool.connection() as conn:
+        await workers.create(conn, engine.worker_id)
+        await assistants.ensure_system(conn, {name: graph.description for name, graph in engine.graphs.items()})

@@ -52,6 +52,14 @@ class Settings(BaseSettings):
         default=3600, validation_alias=AliasChoices("THREADKEEP_RUN_TIMEOUT", "BG_JOB_TIMEOUT_SECS")
     )
     """The time limit of a run, in seconds; then its status is `timeout`."""
+    lease_s: Seconds = Field(default=30, ge=1, validation_alias="THREADKEEP_LEASE")
+    """A process that has been silent for so long is dead to the others, in seconds."""
+    sweep_s: Seconds = Field(default=10, validation_alias="THREADKEEP_SWEEP")
+    """How often each process looks for runs of dead ones, in seconds."""
+    max_attempts: int = Field(
+        default=3, ge=1, validation_alias=AliasChoices("THREADKEEP_MAX_ATTEMPTS", "BG_JOB_MAX_RETRIES")
+    )
+    """How often a run is begun; one whose process died so often ends as `error`."""
     drain_s: Seconds = Field(default=20, validation_alias="THREADKEEP_DRAIN")
     """How long runs may go on after SIGTERM, in seconds."""
 

@@ -159,7 +159,7 @@ class SubgraphsQuery(BaseModel):
 
 
 async def create(call: Call[AssistantBody, None]) -> Response:
-    """POST /assistants."""
+    """POST /assistants: make an assistant."""
     body = call.body
     _check_graph(call, body.graph_id)
     new = NewAssistant(
@@ -181,12 +181,12 @@ async def create(call: Call[AssistantBody, None]) -> Response:
 
 
 async def get(call: Call[None, None]) -> Response:
-    """GET /assistants/{assistant_id}."""
+    """GET /assistants/{assistant_id}: read an assistant."""
     return json_answer(await _known(call))
 
 
 async def update(call: Call[ChangeBody, None]) -> Response:
-    """PATCH /assistants/{assistant_id}: metadata merges, all else replaces; the outcome is a new version."""
+    """PATCH /assistants/{assistant_id}: change an assistant: metadata merge, all else replaces, as a new version."""
     body, assistant_id = call.body, call.assistant_id
     if body.graph_id is not None:
         _check_graph(call, body.graph_id)
@@ -206,7 +206,7 @@ async def update(call: Call[ChangeBody, None]) -> Response:
 
 
 async def delete(call: Call[None, DeleteQuery]) -> Response:
-    """DELETE /assistants/{assistant_id}: with its versions and, if asked for, its threads, all or nothing."""
+    """DELETE /assistants/{assistant_id}: delete one, its versions and, if asked for, its threads: all or nothing."""
     assistant_id = call.assistant_id
     async with call.engine.pool.connection() as conn, conn.transaction():
         if not await assistants.delete(conn, call.filters, assistant_id):
@@ -219,7 +219,7 @@ async def delete(call: Call[None, DeleteQuery]) -> Response:
 
 
 async def search(call: Call[SearchBody, None]) -> Response:
-    """POST /assistants/search."""
+    """POST /assistants/search: search assistants."""
     body = call.body
     order = (body.sort_by, body.sort_order)
     async with call.engine.pool.connection() as conn:
@@ -231,13 +231,13 @@ async def search(call: Call[SearchBody, None]) -> Response:
 
 
 async def count(call: Call[CountBody, None]) -> Response:
-    """POST /assistants/count."""
+    """POST /assistants/count: count assistants."""
     async with call.engine.pool.connection() as conn:
         return json_answer(await assistants.count(conn, call.filters, call.body.wanted))
 
 
 async def versions(call: Call[VersionsBody, None]) -> Response:
-    """POST /assistants/{assistant_id}/versions: the newest first."""
+    """POST /assistants/{assistant_id}/versions: list the versions of an assistant, the newest first."""
     body, assistant_id = call.body, call.assistant_id
     async with call.engine.pool.connection() as conn:
         found = await assistant_versions.search(
@@ -260,17 +260,17 @@ async def restore(call: Call[LatestBody, None]) -> Response:
 
 
 async def draw(call: Call[None, GraphQuery]) -> Response:
-    """GET /assistants/{assistant_id}/graph: its nodes and edges."""
+    """GET /assistants/{assistant_id}/graph: draw its graph: nodes and edges."""
     return json_answer(await schemas.drawing(call.engine, await _known(call), xray=call.query.xray))
 
 
 async def describe(call: Call[None, None]) -> Response:
-    """GET /assistants/{assistant_id}/schemas."""
+    """GET /assistants/{assistant_id}/schemas: read the JSON schemas of its graph."""
     return json_answer(await schemas.of_assistant(call.engine, await _known(call)))
 
 
 async def subgraphs(call: Call[None, SubgraphsQuery]) -> Response:
-    """GET /assistants/{assistant_id}/subgraphs[/{namespace}]: the schemas of each."""
+    """GET /assistants/{assistant_id}/subgraphs[/{namespace}]: read the JSON schemas of its graph's subgraphs."""
     namespace = call.request.path_params.get("namespace")
     assistant = await _known(call)
     found = await schemas.of_subgraphs(call.engine, assistant, namespace=namespace, recurse=call.query.recurse)

@@ -29,12 +29,25 @@ BodyT = TypeVar("BodyT")
 QueryT = TypeVar("QueryT")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Docs:
+    """What tells of the server itself, made once."""
+
+    spec: bytes
+    """`/openapi.json`."""
+    page: bytes
+    """`/docs`."""
+    policy: str
+    """The page's Content-Security-Policy."""
+
+
 class State(TypedDict):
     """What the lifespan opened."""
 
     engine: Engine
     assistants: Assistants
     project: Project
+    docs: Docs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +133,7 @@ def events(*refusals: type[Problem]) -> Answer:
     return Answer(media="text/event-stream", refusals=refusals)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Operation:
     """One line of the table of routes: all that is known of an endpoint, for the router, for auth and for the spec."""
 
@@ -128,12 +141,12 @@ class Operation:
     path: str
     endpoint: Endpoint
     event: Event
+    answer: Answer
     body: Any = None
     """A pydantic model, or a type of several, such as `list[Model]`."""
     own_body: Any = None
     """What an endpoint takes that reads the body in its own way."""
     query: type[BaseModel] | None = None
-    answer: Answer = field(default_factory=Answer)
 
     @property
     def shown_body(self) -> Any:
@@ -152,15 +165,15 @@ def operation(
     name: str,
     endpoint: Endpoint,
     event: Event,
+    answer: Answer,
     *,
     body: Any = None,
     query: type[BaseModel] | None = None,
-    answer: Answer | None = None,
 ) -> Operation:
     """A line of the table; `name` is the method and the path, `body` what pydantic can make of the JSON."""
     method, path = name.split(" ")
     return Operation(
-        method=method, path=path, endpoint=endpoint, event=event, body=body, query=query, answer=answer or Answer()
+        method=method, path=path, endpoint=endpoint, event=event, answer=answer, body=body, query=query
     )
 
 

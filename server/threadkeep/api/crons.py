@@ -119,17 +119,17 @@ class SearchBody(CountBody, PageBody):
 
 
 async def create(call: Call[CronBody, None]) -> Response:
-    """POST /runs/crons: each run gets a thread of its own."""
+    """POST /runs/crons: make a cron; each of its runs gets a thread of its own."""
     return await _create(call, None)
 
 
 async def create_on_thread(call: Call[CronBody, None]) -> Response:
-    """POST /threads/{thread_id}/runs/crons: every run is on this thread."""
+    """POST /threads/{thread_id}/runs/crons: make a cron; every run of it is on this thread."""
     return await _create(call, call.thread_id)
 
 
 async def search(call: Call[SearchBody, None]) -> Response:
-    """POST /runs/crons/search."""
+    """POST /runs/crons/search: search crons."""
     body, wanted = call.body, _wanted(call)
     order = (body.sort_by, body.sort_order)
     async with call.engine.pool.connection() as conn:
@@ -139,13 +139,13 @@ async def search(call: Call[SearchBody, None]) -> Response:
 
 
 async def count(call: Call[CountBody, None]) -> Response:
-    """POST /runs/crons/count."""
+    """POST /runs/crons/count: count crons."""
     async with call.engine.pool.connection() as conn:
         return json_answer(await crons.count(conn, call.filters, _wanted(call)))
 
 
 async def get(call: Call[None, None]) -> Response:
-    """GET /runs/crons/{cron_id}."""
+    """GET /runs/crons/{cron_id}: read a cron."""
     cron_id = call.cron_id
     async with call.engine.pool.connection() as conn:
         cron = await crons.get(conn, call.filters, cron_id)
@@ -155,7 +155,7 @@ async def get(call: Call[None, None]) -> Response:
 
 
 async def update(call: Call[CronPatch, None]) -> Response:
-    """PATCH /runs/crons/{cron_id}: what is not named stays as it is."""
+    """PATCH /runs/crons/{cron_id}: change a cron; what is not named stays as it is."""
     cron_id, changes = call.cron_id, call.body.changes
     if not changes:
         raise InvalidRequest("Request body cannot be empty")
@@ -174,7 +174,7 @@ async def update(call: Call[CronPatch, None]) -> Response:
 
 
 async def delete(call: Call[None, None]) -> Response:
-    """DELETE /runs/crons/{cron_id}: the runs it has started stay."""
+    """DELETE /runs/crons/{cron_id}: delete a cron; the runs that it has started stay."""
     cron_id = call.cron_id
     async with call.engine.pool.connection() as conn:
         gone = await crons.delete(conn, call.filters, cron_id)

@@ -101,7 +101,7 @@ class CancelManyBody(BaseModel):
 
 
 async def search(call: Call[None, ListQuery]) -> Response:
-    """GET /threads/{thread_id}/runs: the newest first."""
+    """GET /threads/{thread_id}/runs: list a thread's runs, the newest first."""
     await known_thread(call)
     asked = call.query
     async with call.engine.pool.connection() as conn:
@@ -120,7 +120,7 @@ async def cancel_many(call: Call[CancelManyBody, CancelManyQuery]) -> Response:
 
 
 async def get(call: Call[None, None]) -> Response:
-    """GET /threads/{thread_id}/runs/{run_id}."""
+    """GET /threads/{thread_id}/runs/{run_id}: read a run."""
     thread_id, run_id = call.thread_id, call.run_id
     async with call.engine.pool.connection() as conn:
         run = await runs.get(conn, call.filters, thread_id, run_id)
@@ -130,7 +130,7 @@ async def get(call: Call[None, None]) -> Response:
 
 
 async def join(call: Call[None, JoinQuery]) -> Response:
-    """GET /threads/{thread_id}/runs/{run_id}/join: the final values of a run that somebody started."""
+    """GET /threads/{thread_id}/runs/{run_id}/join: wait for the final values of a run that somebody started."""
     thread_id, run_id = await _known(call)
     return WaitingAnswer(
         lambda: follow.answer(call.engine, call.filters, thread_id, run_id),
@@ -140,7 +140,7 @@ async def join(call: Call[None, JoinQuery]) -> Response:
 
 
 async def join_stream(call: Call[None, JoinQuery]) -> Response:
-    """GET /threads/{thread_id}/runs/{run_id}/stream: the events of a run that somebody started.
+    """GET /threads/{thread_id}/runs/{run_id}/stream: follow the events of a run that somebody started.
 
     `Last-Event-ID` names the last one that the client has; `-1` or `0` asks for all; without it, those from now on.
     """

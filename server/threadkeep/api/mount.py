@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Mount, Router
 
+from threadkeep.api.call import Operation
 from threadkeep.api.errors import HANDLERS
 from threadkeep.graphs import load_object
 from threadkeep.problems import StartRefused
@@ -46,10 +47,10 @@ SECTIONS: Mapping[str, str] = {
 """Each switch of `http`, and the paths that it takes away."""
 
 
-def served(http: Http, routes: Iterable[BaseRoute]) -> list[BaseRoute]:
-    """The routes that no switch takes away."""
+def served(http: Http, table: Iterable[Operation]) -> list[Operation]:
+    """The operations that no switch takes away."""
     off = [pattern for switch, pattern in SECTIONS.items() if getattr(http, switch)]
-    return [route for route in routes if not any(re.fullmatch(pattern, _path(route)) for pattern in off)]
+    return [one for one in table if not any(re.fullmatch(pattern, one.path) for pattern in off)]
 
 
 def cors(http: Http) -> Middleware:
@@ -81,18 +82,19 @@ def _every_origin(origins: tuple[str, ...], pattern: str | None) -> bool:
 
 def joined(http: Http, routes: Sequence[BaseRoute], custom: Starlette | None) -> list[BaseRoute]:
     """The routes of the whole application: ours, the user's, and the prefix above both."""
-    prefix = _prefix(http)
+    above = prefix(http)
     inner = list(routes) if custom is None else _around(custom, routes)
-    if not prefix:
+    if not above:
         return inner
-    return [*(route for route in routes if _path(route) in HEALTH), Mount(prefix, routes=inner)]
+    return [*(route for route in routes if _path(route) in HEALTH), Mount(above, routes=inner)]
 
 
-def _prefix(http: Http) -> str:
-    prefix = (http.mount_prefix or "").rstrip("/")
-    if prefix and not re.fullmatch(r"(/[\w.~-]+)+", prefix):
+def prefix(http: Http) -> str:
+    """The path that all routes stand below; empty without `mount_prefix`. StartRefused where it is none."""
+    path = (http.mount_prefix or "").rstrip("/")
+    if path and not re.fullmatch(r"(/[\w.~-]+)+", path):
         raise StartRefused(f"http.mount_prefix: {http.mount_prefix!r} is no path such as /agents")
-    return prefix
+    return path
 
 
 def _around(custom: Starlette, routes: Sequence[BaseRoute]) -> list[BaseRoute]:

@@ -3,23 +3,18 @@
 All of it follows from the table, the pydantic models of bodies and queries, the rows, and the docstrings.
 """
 
-import ast
-import functools
 import inspect
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, cast, get_args, get_origin, get_type_hints
-
-from pydantic import BaseModel, Field, TypeAdapter, create_model
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
+from typing import Any, Final, TypeAlias, cast
 
 from threadkeep import __version__
 from threadkeep.api import shapes
 from threadkeep.api.call import Operation
 from threadkeep.api.paging import PageBody
+from threadkeep.api.schema import Mode, Schema, mentioned, model, of_types
 from threadkeep.problems import (
     Forbidden,
     Invalid,
@@ -29,7 +24,6 @@ from threadkeep.problems import (
     Unavailable,
     UnsupportedMedia,
 )
-from threadkeep.wire import Json
 
 TAGS: Final[tuple[tuple[str, str, str], ...]] = (
     (r"/assistants.*", "Assistants", "Graphs with a configuration."),
@@ -62,26 +56,8 @@ TOTALS: Final = {
     "x-pagination-next": {"description": "The next `offset`, where there is more.", "schema": {"type": "integer"}},
 }
 
-Schema = dict[str, Any]
-Key = tuple[str, str, str]
+Key: TypeAlias = tuple[str, str, str]
 """Method, path and role of a type: `body`, `query`, or a status."""
-
-
-class Schemas(GenerateJsonSchema):
-    """JSON schemas with the docstrings under attributes, and without titles made up from names."""
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        """Never: `Thread Id` says no more than `thread_id`."""
-        del schema
-        return False
-
-    def model_schema(self, schema: Any) -> Schema:
-        """Of a pydantic model."""
-        return _described(super().model_schema(schema), schema["cls"])
-
-    def typed_dict_schema(self, schema: Any) -> Schema:
-        """Of a TypedDict."""
-        return _described(super().typed_dict_schema(schema), schema["cls"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +85,7 @@ def document(table: Iterable[Operation], prefix: str = "") -> Schema:
         "servers": [{"url": prefix or "/"}],
         "tags": [{"name": name, "description": description} for _, name, description in TAGS],
         "paths": paths,
-        "components": {"schemas": parts.components},
+        "components": {"schemas": mentioned(parts.components, paths)},
     }
 
 
@@ -156,14 +132,17 @@ def _query_parameters(operation: Operation, parts: _Parts) -> Iterator[Schema]:
     model: Schema = parts.components[found["$ref"].rsplit("/", 1)[1]] if "$ref" in found else found
     for name, described in model["properties"].items():
         schema = _without_null({key: value for key, value in described.items() if key != "description"})
-        parameter: Schema = {"name": name, "in": "query", "required": name in model.get("required", ()), "schema": schema}
+        parameter: Schema = {
+            "name": name,
+            "in": "query",
+            "required": name in model.get("required", ()),
+            "schema": schema,
+        }
         yield parameter | ({"description": described["description"]} if "description" in described else {})
 
 
 def _without_null(schema: Schema) -> Schema:
     """A query has no null: a parameter is there or not."""
-    if schema.get("default", ...) is None:
-        del schema["default"]
     options = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
     if not options:
         return schema
@@ -185,7 +164,7 @@ def _responses(operation: Operation, parts: _Parts) -> Iterator[tuple[str, Schem
             response["content"] = {"application/json": {"schema": schema}}
         elif status == answer.status and answer.media:
             response["content"] = {answer.media: {"schema": {"type": "string"}}}
-        if isinstance(operation.body, type) and issubclass(operation.body, PageBody):
+        if PageBody in getattr(operation.body, "__mro__", ()):
             response["headers"] = TOTALS
         yield str(status), response
     by_status: dict[int, list[str]] = {}
@@ -212,19 +191,11 @@ def _refusals(operation: Operation) -> Iterator[type[Problem]]:
 
 
 def _parts(table: Iterable[Operation]) -> _Parts:
-    wanted: list[tuple[Key, JsonSchemaMode, TypeAdapter[Any]]] = [
-        (key, "validation" if key[2] in {"body", "query"} else "serialization", TypeAdapter(kind))
-        for operation in table
-        for key, kind in _types(operation)
-    ]
-    wanted.append((("", "", "problem"), "serialization", TypeAdapter(shapes.Problem)))
-    made, rest = TypeAdapter.json_schemas(
-        wanted, ref_template="#/components/schemas/{model}", schema_generator=Schemas
-    )
-    components: Schema = rest["$defs"]
-    names = {name: _plain_name(name) for name in components}
-    renamed = {names[name]: _renamed(schema, names) for name, schema in components.items()}
-    return _Parts({key: _renamed(schema, names) for (key, _), schema in made.items()}, dict(sorted(renamed.items())))
+    wanted: dict[Key, tuple[Any, Mode]] = {("", "", "problem"): (shapes.Problem, "serialization")}
+    for operation in table:
+        for key, kind in _types(operation):
+            wanted[key] = kind, "validation" if key[2] in {"body", "query"} else "serialization"
+    return _Parts(*of_types(wanted))
 
 
 def _types(operation: Operation) -> Iterator[tuple[Key, Any]]:
@@ -234,85 +205,7 @@ def _types(operation: Operation) -> Iterator[tuple[Key, Any]]:
         yield (operation.method, operation.path, "body"), body
     if operation.query:
         yield (operation.method, operation.path, "query"), operation.query
-    selects = any("select" in getattr(model, "model_fields", ()) for model in (body, operation.query))
+    selects = any("select" in getattr(kind, "model_fields", ()) for kind in (body, operation.query))
     for status, shape in {answer.status: answer.shape, **answer.others}.items():
         if shape is not None:
-            yield (operation.method, operation.path, str(status)), _model(shape, selects=selects)
-
-
-def _model(shape: Any, *, selects: bool) -> Any:
-    """`shape` as pydantic can describe it: a row becomes a model; with `selects`, one of which no field need be there."""
-    if get_origin(shape) is list:
-        return list[_model(get_args(shape)[0], selects=selects)]
-    return _row_model(shape, selects) if isinstance(shape, type) and is_dataclass(shape) else shape
-
-
-@functools.cache
-def _row_model(row: Any, selects: bool) -> type[BaseModel]:  # noqa: FBT001 - `cache` is by position
-    hints = get_type_hints(row)
-    named: dict[str, Any] = {}
-    for one in fields(row):
-        required = not selects and one.default is MISSING
-        text = _attribute_docs(row).get(one.name)
-        named[one.name] = (_json_type(one.name, hints[one.name]), Field(... if required else None, description=text))
-    return create_model(f"Selected{row.__name__}" if selects else row.__name__, **named)
-
-
-def _json_type(name: str, hint: Any) -> Any:
-    """What a column of JSON holds: an object, but for the state of a thread, which is what its graph says."""
-    if name == "values":
-        return Any
-    if hint is Json:
-        return dict[str, Any]
-    return dict[str, Any] | None if Json in get_args(hint) else hint
-
-
-def _described(schema: Schema, kind: type) -> Schema:
-    """The JSON schema of `kind`, with the docstrings under its attributes."""
-    for base in reversed(kind.__mro__):
-        for name, text in _attribute_docs(base).items():
-            if name in schema.get("properties", {}):
-                schema["properties"][name].setdefault("description", text)
-    return schema
-
-
-def _attribute_docs(kind: type) -> Mapping[str, str]:
-    """The docstrings under the attributes of a class of ours."""
-    return _docs_of_module(kind.__module__).get(kind.__qualname__, {})
-
-
-@functools.cache
-def _docs_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
-    """Class -> attribute -> docstring; read from the source, for Python forgets them."""
-    if not name.startswith("threadkeep."):
-        return {}
-    tree = ast.parse(inspect.getsource(sys.modules[name]))
-    return {node.name: dict(_docs_of_class(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
-
-
-def _docs_of_class(tree: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    for before, after in zip(tree.body, tree.body[1:], strict=False):
-        match before, after:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                yield name, inspect.cleandoc(text)
-            case _:
-                pass
-
-
-def _plain_name(name: str) -> str:
-    """`CronsSearchBody` for `threadkeep__api__crons__SearchBody`: several modules have one of that name."""
-    *modules, plain = name.split("__")
-    return modules[-1].split("_")[0].capitalize() + plain if modules else name
-
-
-def _renamed(schema: Any, names: Mapping[str, str]) -> Any:
-    """`schema` with the names of components that `names` gives."""
-    if isinstance(schema, list):
-        return [_renamed(one, names) for one in cast("list[Any]", schema)]
-    if not isinstance(schema, dict):
-        return schema
-    found = cast("dict[str, Any]", schema)
-    if isinstance(ref := found.get("$ref"), str):
-        head, _, name = ref.rpartition("/")
-        found = found | {"$ref": f"{head}/{names[name]}"}
-    return {key: _renamed(value, names) for key, value in found.items()}
+            yield (operation.method, operation.path, str(status)), model(shape, selects=selects)

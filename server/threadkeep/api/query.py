@@ -48,7 +48,7 @@ class QueryInterrupted(Problem):
 
 
 async def query(call: Call[None, None]) -> Response:
-    """POST /query: `{"query", "user_id"?, "thread_id"?}` -> `{"response", "thread_id", "run_id"}`."""
+    """POST /query: ask one question, and get one answer; the same names as query parameters will do, without a body."""
     asked = await _asked(call)
     admitted: Admitted | None = None
     with anyio.move_on_after(call.engine.settings.query_timeout_s):

@@ -4,7 +4,7 @@ Each line names the auth event that guards it, so that none can be added without
 tests read the table. Where two paths fit a request, the earlier line has it.
 """
 
-from typing import Any, Never
+from typing import Any
 
 from threadkeep.api import (
     assistants,
@@ -30,16 +30,7 @@ from threadkeep.db.thread_checkpoints import Storage
 from threadkeep.db.thread_search import FoundThread
 from threadkeep.db.threads import Thread
 from threadkeep.engine.updates import UpdateTimeout
-from threadkeep.problems import (
-    Conflict,
-    Invalid,
-    InvalidRequest,
-    NotFound,
-    Overloaded,
-    QueryTimeout,
-    ThreadBusy,
-    Unsupported,
-)
+from threadkeep.problems import Conflict, InvalidRequest, NotFound, Overloaded, QueryTimeout, ThreadBusy, Unsupported
 
 STATELESS = (InvalidRequest, NotFound, Unsupported)
 """What may stand against a run without a thread."""
@@ -47,91 +38,280 @@ ON_THREAD = (*STATELESS, ThreadBusy)
 """And against one on a thread."""
 
 SYSTEM = (
-    operation("GET /", system.ok, "public", query=system.OkQuery, answer=gives(shapes.Ok, others={503: shapes.Ok})),
-    operation("GET /ok", system.ok, "public", query=system.OkQuery, answer=gives(shapes.Ok, Invalid, others={503: shapes.Ok})),
-    operation("GET /livez", system.livez, "public", answer=gives(shapes.Ok)),
-    operation("GET /readyz", system.readyz, "public", answer=gives(shapes.Ready, others={503: shapes.Ready})),
-    operation("GET /info", system.info, "public", answer=gives(shapes.Info)),
-    operation("GET /openapi.json", docs.spec, "public", answer=gives(dict[str, Any])),
-    operation("GET /docs", docs.page, "public", answer=Answer(media="text/html")),
+    operation("GET /", system.ok, "public", gives(shapes.Ok, others={503: shapes.Ok}), query=system.OkQuery),
+    operation("GET /ok", system.ok, "public", gives(shapes.Ok, others={503: shapes.Ok}), query=system.OkQuery),
+    operation("GET /livez", system.livez, "public", gives(shapes.Ok)),
+    operation("GET /readyz", system.readyz, "public", gives(shapes.Ready, others={503: shapes.Ready})),
+    operation("GET /info", system.info, "public", gives(shapes.Info)),
+    operation("GET /openapi.json", docs.spec, "public", gives(dict[str, Any])),
+    operation("GET /docs", docs.page, "public", Answer(media="text/html")),
 )
 ASSISTANTS = (
-    operation("POST /assistants", assistants.create, "assistants.create", body=assistants.AssistantBody, answer=gives(Assistant, InvalidRequest, NotFound, Conflict)),
-    operation("POST /assistants/search", assistants.search, "assistants.search", body=assistants.SearchBody, answer=gives(list[Assistant])),
-    operation("POST /assistants/count", assistants.count, "assistants.search", body=assistants.CountBody, answer=gives(int)),
-    operation("GET /assistants/{assistant_id}", assistants.get, "assistants.read", answer=gives(Assistant)),
-    operation("PATCH /assistants/{assistant_id}", assistants.update, "assistants.update", body=assistants.ChangeBody, answer=gives(Assistant, InvalidRequest)),
-    operation("DELETE /assistants/{assistant_id}", assistants.delete, "assistants.delete", query=assistants.DeleteQuery, answer=done()),
-    operation("POST /assistants/{assistant_id}/versions", assistants.versions, "assistants.read", body=assistants.VersionsBody, answer=gives(list[AssistantVersion])),
-    operation("POST /assistants/{assistant_id}/latest", assistants.restore, "assistants.update", body=assistants.LatestBody, answer=gives(Assistant)),
-    operation("GET /assistants/{assistant_id}/graph", assistants.draw, "assistants.read", query=assistants.GraphQuery, answer=gives(shapes.Drawing)),
-    operation("GET /assistants/{assistant_id}/schemas", assistants.describe, "assistants.read", answer=gives(shapes.GraphSchemas)),
-    operation("GET /assistants/{assistant_id}/subgraphs",
+    operation(
+        "POST /assistants",
+        assistants.create,
+        "assistants.create",
+        gives(Assistant, InvalidRequest, NotFound, Conflict),
+        body=assistants.AssistantBody,
+    ),
+    operation(
+        "POST /assistants/search",
+        assistants.search,
+        "assistants.search",
+        gives(list[Assistant]),
+        body=assistants.SearchBody,
+    ),
+    operation("POST /assistants/count", assistants.count, "assistants.search", gives(int), body=assistants.CountBody),
+    operation("GET /assistants/{assistant_id}", assistants.get, "assistants.read", gives(Assistant)),
+    operation(
+        "PATCH /assistants/{assistant_id}",
+        assistants.update,
+        "assistants.update",
+        gives(Assistant, InvalidRequest),
+        body=assistants.ChangeBody,
+    ),
+    operation(
+        "DELETE /assistants/{assistant_id}",
+        assistants.delete,
+        "assistants.delete",
+        done(),
+        query=assistants.DeleteQuery,
+    ),
+    operation(
+        "POST /assistants/{assistant_id}/versions",
+        assistants.versions,
+        "assistants.read",
+        gives(list[AssistantVersion]),
+        body=assistants.VersionsBody,
+    ),
+    operation(
+        "POST /assistants/{assistant_id}/latest",
+        assistants.restore,
+        "assistants.update",
+        gives(Assistant),
+        body=assistants.LatestBody,
+    ),
+    operation(
+        "GET /assistants/{assistant_id}/graph",
+        assistants.draw,
+        "assistants.read",
+        gives(shapes.Drawing),
+        query=assistants.GraphQuery,
+    ),
+    operation(
+        "GET /assistants/{assistant_id}/schemas", assistants.describe, "assistants.read", gives(shapes.GraphSchemas)
+    ),
+    operation(
+        "GET /assistants/{assistant_id}/subgraphs",
         assistants.subgraphs,
         "assistants.read",
-        query=assistants.SubgraphsQuery, answer=gives(dict[str, shapes.SubgraphSchemas])),
-    operation("GET /assistants/{assistant_id}/subgraphs/{namespace}",
+        gives(dict[str, shapes.SubgraphSchemas]),
+        query=assistants.SubgraphsQuery,
+    ),
+    operation(
+        "GET /assistants/{assistant_id}/subgraphs/{namespace}",
         assistants.subgraphs,
         "assistants.read",
-        query=assistants.SubgraphsQuery, answer=gives(dict[str, shapes.SubgraphSchemas])),
+        gives(dict[str, shapes.SubgraphSchemas]),
+        query=assistants.SubgraphsQuery,
+    ),
 )
 THREADS = (
-    operation("POST /threads", threads.create, "threads.create", body=threads.ThreadBody, answer=gives(Thread, InvalidRequest, NotFound, Conflict, UpdateTimeout)),
-    operation("POST /threads/search", thread_search.search, "threads.search", body=thread_search.SearchBody, answer=gives(list[FoundThread])),
-    operation("POST /threads/count", thread_search.count, "threads.search", body=thread_search.CountBody, answer=gives(int)),
-    operation("POST /threads/prune", threads.prune, "threads.delete", body=threads.PruneBody, answer=gives(shapes.Pruned)),
-    operation("GET /threads/{thread_id}", threads.get, "threads.read", query=threads.ThreadQuery, answer=gives(shapes.ReadThread)),
-    operation("PATCH /threads/{thread_id}", threads.update, "threads.update", body=threads.ThreadPatch, answer=gives(Thread, others={204: None})),
-    operation("DELETE /threads/{thread_id}", threads.delete, "threads.delete", answer=done()),
-    operation("POST /threads/{thread_id}/copy", threads.copy, "threads.create", answer=gives(Thread)),
-    operation("GET /threads/{thread_id}/storage", threads.storage, "threads.read", answer=gives(Storage)),
-    operation("GET /threads/{thread_id}/state", thread_state.get, "threads.read", query=thread_state.StateQuery, answer=gives(shapes.ThreadState)),
-    operation("POST /threads/{thread_id}/state", thread_state.update, "threads.update", body=thread_state.StateUpdateBody, answer=gives(shapes.UpdatedState, InvalidRequest, ThreadBusy, UpdateTimeout)),
-    operation("POST /threads/{thread_id}/state/checkpoint",
+    operation(
+        "POST /threads",
+        threads.create,
+        "threads.create",
+        gives(Thread, InvalidRequest, NotFound, Conflict, UpdateTimeout),
+        body=threads.ThreadBody,
+    ),
+    operation(
+        "POST /threads/search",
+        thread_search.search,
+        "threads.search",
+        gives(list[FoundThread]),
+        body=thread_search.SearchBody,
+    ),
+    operation("POST /threads/count", thread_search.count, "threads.search", gives(int), body=thread_search.CountBody),
+    operation("POST /threads/prune", threads.prune, "threads.delete", gives(shapes.Pruned), body=threads.PruneBody),
+    operation(
+        "GET /threads/{thread_id}", threads.get, "threads.read", gives(shapes.ReadThread), query=threads.ThreadQuery
+    ),
+    operation(
+        "PATCH /threads/{thread_id}",
+        threads.update,
+        "threads.update",
+        gives(Thread, others={204: None}),
+        body=threads.ThreadPatch,
+    ),
+    operation("DELETE /threads/{thread_id}", threads.delete, "threads.delete", done()),
+    operation("POST /threads/{thread_id}/copy", threads.copy, "threads.create", gives(Thread)),
+    operation("GET /threads/{thread_id}/storage", threads.storage, "threads.read", gives(Storage)),
+    operation(
+        "GET /threads/{thread_id}/state",
+        thread_state.get,
+        "threads.read",
+        gives(shapes.ThreadState),
+        query=thread_state.StateQuery,
+    ),
+    operation(
+        "POST /threads/{thread_id}/state",
+        thread_state.update,
+        "threads.update",
+        gives(shapes.UpdatedState, InvalidRequest, ThreadBusy, UpdateTimeout),
+        body=thread_state.StateUpdateBody,
+    ),
+    operation(
+        "POST /threads/{thread_id}/state/checkpoint",
         thread_state.get_at_checkpoint,
         "threads.read",
-        body=thread_state.StateBody, answer=gives(shapes.ThreadState)),
-    operation("GET /threads/{thread_id}/state/{checkpoint_id}",
+        gives(shapes.ThreadState),
+        body=thread_state.StateBody,
+    ),
+    operation(
+        "GET /threads/{thread_id}/state/{checkpoint_id}",
         thread_state.get_at,
         "threads.read",
-        query=thread_state.StateQuery, answer=gives(shapes.ThreadState)),
-    operation("GET /threads/{thread_id}/history", thread_state.list_history, "threads.read", query=thread_state.HistoryQuery, answer=gives(list[shapes.ThreadState])),
-    operation("POST /threads/{thread_id}/history", thread_state.search_history, "threads.read", body=thread_state.HistoryBody, answer=gives(list[shapes.ThreadState])),
+        gives(shapes.ThreadState),
+        query=thread_state.StateQuery,
+    ),
+    operation(
+        "GET /threads/{thread_id}/history",
+        thread_state.list_history,
+        "threads.read",
+        gives(list[shapes.ThreadState]),
+        query=thread_state.HistoryQuery,
+    ),
+    operation(
+        "POST /threads/{thread_id}/history",
+        thread_state.search_history,
+        "threads.read",
+        gives(list[shapes.ThreadState]),
+        body=thread_state.HistoryBody,
+    ),
 )
 THREAD_RUNS = (
-    operation("GET /threads/{thread_id}/stream", thread_stream.stream, "threads.read", query=thread_stream.ThreadStreamQuery, answer=events()),
-    operation("POST /threads/{thread_id}/runs", runs.create, "threads.create_run", body=runs.ThreadRunBody, answer=gives(Run, *ON_THREAD)),
-    operation("POST /threads/{thread_id}/runs/stream", runs.stream, "threads.create_run", body=runs.ThreadRunBody, answer=events(*ON_THREAD, Overloaded)),
-    operation("POST /threads/{thread_id}/runs/wait", runs.wait, "threads.create_run", body=runs.ThreadRunBody, answer=gives(Any, *ON_THREAD, Overloaded)),
-    operation("GET /threads/{thread_id}/runs", joins.search, "threads.read", query=joins.ListQuery, answer=gives(list[Run])),
-    operation("GET /threads/{thread_id}/runs/{run_id}", joins.get, "threads.read", answer=gives(Run)),
-    operation("DELETE /threads/{thread_id}/runs/{run_id}", joins.delete, "threads.delete", answer=done()),
-    operation("GET /threads/{thread_id}/runs/{run_id}/join", joins.join, "threads.read", query=joins.JoinQuery, answer=gives(Any)),
-    operation("GET /threads/{thread_id}/runs/{run_id}/stream", joins.join_stream, "threads.read", query=joins.JoinQuery, answer=events()),
-    operation("POST /threads/{thread_id}/runs/{run_id}/cancel", joins.cancel, "threads.update", query=joins.CancelQuery, answer=done(status=202, others={200: dict[str, Never]})),
+    operation(
+        "GET /threads/{thread_id}/stream",
+        thread_stream.stream,
+        "threads.read",
+        events(),
+        query=thread_stream.ThreadStreamQuery,
+    ),
+    operation(
+        "POST /threads/{thread_id}/runs",
+        runs.create,
+        "threads.create_run",
+        gives(Run, *ON_THREAD),
+        body=runs.ThreadRunBody,
+    ),
+    operation(
+        "POST /threads/{thread_id}/runs/stream",
+        runs.stream,
+        "threads.create_run",
+        events(*ON_THREAD, Overloaded),
+        body=runs.ThreadRunBody,
+    ),
+    operation(
+        "POST /threads/{thread_id}/runs/wait",
+        runs.wait,
+        "threads.create_run",
+        gives(Any, *ON_THREAD, Overloaded),
+        body=runs.ThreadRunBody,
+    ),
+    operation("GET /threads/{thread_id}/runs", joins.search, "threads.read", gives(list[Run]), query=joins.ListQuery),
+    operation("GET /threads/{thread_id}/runs/{run_id}", joins.get, "threads.read", gives(Run)),
+    operation("DELETE /threads/{thread_id}/runs/{run_id}", joins.delete, "threads.delete", done()),
+    operation(
+        "GET /threads/{thread_id}/runs/{run_id}/join", joins.join, "threads.read", gives(Any), query=joins.JoinQuery
+    ),
+    operation(
+        "GET /threads/{thread_id}/runs/{run_id}/stream",
+        joins.join_stream,
+        "threads.read",
+        events(),
+        query=joins.JoinQuery,
+    ),
+    operation(
+        "POST /threads/{thread_id}/runs/{run_id}/cancel",
+        joins.cancel,
+        "threads.update",
+        done(status=202, others={200: shapes.Nothing}),
+        query=joins.CancelQuery,
+    ),
 )
 STATELESS_RUNS = (
-    operation("POST /runs", runs.create_stateless, "threads.create_run", body=runs.StatelessRunBody, answer=gives(Run, *STATELESS)),
-    operation("POST /runs/stream", runs.stream_stateless, "threads.create_run", body=runs.StatelessRunBody, answer=events(*STATELESS, Overloaded)),
-    operation("POST /runs/wait", runs.wait_stateless, "threads.create_run", body=runs.StatelessRunBody, answer=gives(Any, *STATELESS, Overloaded)),
-    operation("POST /runs/batch", runs.create_batch, "threads.create_run", body=runs.Batch, answer=gives(list[Run], *STATELESS)),
-    operation("POST /runs/cancel", joins.cancel_many, "threads.update", body=joins.CancelManyBody, query=joins.CancelManyQuery, answer=done(InvalidRequest, NotFound)),
+    operation(
+        "POST /runs", runs.create_stateless, "threads.create_run", gives(Run, *STATELESS), body=runs.StatelessRunBody
+    ),
+    operation(
+        "POST /runs/stream",
+        runs.stream_stateless,
+        "threads.create_run",
+        events(*STATELESS, Overloaded),
+        body=runs.StatelessRunBody,
+    ),
+    operation(
+        "POST /runs/wait",
+        runs.wait_stateless,
+        "threads.create_run",
+        gives(Any, *STATELESS, Overloaded),
+        body=runs.StatelessRunBody,
+    ),
+    operation(
+        "POST /runs/batch", runs.create_batch, "threads.create_run", gives(list[Run], *STATELESS), body=runs.Batch
+    ),
+    operation(
+        "POST /runs/cancel",
+        joins.cancel_many,
+        "threads.update",
+        done(InvalidRequest, NotFound),
+        body=joins.CancelManyBody,
+        query=joins.CancelManyQuery,
+    ),
 )
 CRONS = (
-    operation("POST /runs/crons", crons.create, "crons.create", body=crons.CronBody, answer=gives(Cron, InvalidRequest, NotFound, Unsupported)),
-    operation("POST /threads/{thread_id}/runs/crons", crons.create_on_thread, "crons.create", body=crons.CronBody, answer=gives(Cron, InvalidRequest, Unsupported)),
-    operation("POST /runs/crons/search", crons.search, "crons.search", body=crons.SearchBody, answer=gives(list[Cron])),
-    operation("POST /runs/crons/count", crons.count, "crons.search", body=crons.CountBody, answer=gives(int)),
-    operation("GET /runs/crons/{cron_id}", crons.get, "crons.read", answer=gives(Cron)),
-    operation("PATCH /runs/crons/{cron_id}", crons.update, "crons.update", body=crons.CronPatch, answer=gives(Cron, InvalidRequest, Unsupported)),
-    operation("DELETE /runs/crons/{cron_id}", crons.delete, "crons.delete", answer=done()),
+    operation(
+        "POST /runs/crons",
+        crons.create,
+        "crons.create",
+        gives(Cron, InvalidRequest, NotFound, Unsupported),
+        body=crons.CronBody,
+    ),
+    operation(
+        "POST /threads/{thread_id}/runs/crons",
+        crons.create_on_thread,
+        "crons.create",
+        gives(Cron, InvalidRequest, Unsupported),
+        body=crons.CronBody,
+    ),
+    operation("POST /runs/crons/search", crons.search, "crons.search", gives(list[Cron]), body=crons.SearchBody),
+    operation("POST /runs/crons/count", crons.count, "crons.search", gives(int), body=crons.CountBody),
+    operation("GET /runs/crons/{cron_id}", crons.get, "crons.read", gives(Cron)),
+    operation(
+        "PATCH /runs/crons/{cron_id}",
+        crons.update,
+        "crons.update",
+        gives(Cron, InvalidRequest, Unsupported),
+        body=crons.CronPatch,
+    ),
+    operation("DELETE /runs/crons/{cron_id}", crons.delete, "crons.delete", done()),
 )
 STORE = (
-    operation("PUT /store/items", store.put, "store.put", body=store.PutBody, answer=done()),
-    operation("GET /store/items", store.get, "store.get", query=store.ItemQuery, answer=gives(shapes.Item | None, InvalidRequest)),
-    operation("DELETE /store/items", store.delete, "store.delete", body=store.ItemBody, answer=done()),
-    operation("POST /store/items/search", store.search, "store.search", body=store.SearchBody, answer=gives(shapes.FoundItems)),
-    operation("POST /store/namespaces", store.list_namespaces, "store.list_namespaces", body=store.NamespacesBody, answer=gives(shapes.Namespaces)),
+    operation("PUT /store/items", store.put, "store.put", done(), body=store.PutBody),
+    operation(
+        "GET /store/items", store.get, "store.get", gives(shapes.Item | None, InvalidRequest), query=store.ItemQuery
+    ),
+    operation("DELETE /store/items", store.delete, "store.delete", done(), body=store.ItemBody),
+    operation(
+        "POST /store/items/search", store.search, "store.search", gives(shapes.FoundItems), body=store.SearchBody
+    ),
+    operation(
+        "POST /store/namespaces",
+        store.list_namespaces,
+        "store.list_namespaces",
+        gives(shapes.Namespaces),
+        body=store.NamespacesBody,
+    ),
 )
 QUERY = (
     Operation(
@@ -140,19 +320,8 @@ QUERY = (
         endpoint=query.query,
         event="threads.create_run",
         own_body=query.QueryBody,
-        answer=gives(
-            shapes.QueryAnswer, NotFound, query.QueryInterrupted, query.QueryFailed, Overloaded, QueryTimeout
-        ),
+        answer=gives(shapes.QueryAnswer, NotFound, query.QueryInterrupted, query.QueryFailed, Overloaded, QueryTimeout),
     ),
 )
 
-TABLE: tuple[Operation, ...] = (
-    *SYSTEM,
-    *ASSISTANTS,
-    *THREADS,
-    *THREAD_RUNS,
-    *STATELESS_RUNS,
-    *CRONS,
-    *STORE,
-    *QUERY,
-)
+TABLE: tuple[Operation, ...] = (*SYSTEM, *ASSISTANTS, *THREADS, *THREAD_RUNS, *STATELESS_RUNS, *CRONS, *STORE, *QUERY)

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NotRequired, TypeAlias
 
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from threadkeep.db.threads import Thread
 
@@ -28,6 +28,10 @@ class Problem(TypedDict):
     code: str
     """For programs: one word for each kind of problem."""
     errors: NotRequired[list[ErrorPlace]]
+
+
+class Nothing(TypedDict):
+    """An object without fields."""
 
 
 class Ok(TypedDict):
@@ -149,7 +153,7 @@ class Pruned(TypedDict):
     pruned_count: int
 
 
-class Checkpoint(TypedDict):
+class StateCheckpoint(TypedDict):
     """The ids of a checkpoint; without `checkpoint_id`, the newest of its namespace."""
 
     thread_id: str
@@ -173,7 +177,7 @@ class Task(TypedDict):
     path: list[Any]
     error: str | None
     interrupts: list[Interrupt]
-    checkpoint: Checkpoint | None
+    checkpoint: StateCheckpoint | None
     """Of a subgraph that waits: where to ask for its state."""
     state: Any
     """With `subgraphs`: the subgraph's own state, in this form."""
@@ -188,8 +192,8 @@ class ThreadState(TypedDict):
     tasks: NotRequired[list[Task]]
     metadata: NotRequired[dict[str, Any] | None]
     created_at: NotRequired[datetime | None]
-    checkpoint: NotRequired[Checkpoint | None]
-    parent_checkpoint: NotRequired[Checkpoint | None]
+    checkpoint: NotRequired[StateCheckpoint | None]
+    parent_checkpoint: NotRequired[StateCheckpoint | None]
     interrupts: NotRequired[list[Interrupt]]
     checkpoint_id: NotRequired[str | None]
     parent_checkpoint_id: NotRequired[str | None]
@@ -198,8 +202,8 @@ class ThreadState(TypedDict):
 class UpdatedState(TypedDict):
     """The checkpoint that a change of the state has made."""
 
-    checkpoint: Checkpoint
-    configurable: Checkpoint
+    checkpoint: StateCheckpoint
+    configurable: StateCheckpoint
     checkpoint_id: str
 
 

@@ -131,7 +131,7 @@ async def put(call: Call[PutBody, None]) -> Response:
 
 
 async def get(call: Call[None, ItemQuery]) -> Response:
-    """GET /store/items: the item, or `null`."""
+    """GET /store/items: read an item; `null` where there is none."""
     query = call.query
     if query.key is None:
         raise InvalidRequest("Key is required")
@@ -143,13 +143,13 @@ async def get(call: Call[None, ItemQuery]) -> Response:
 
 
 async def delete(call: Call[ItemBody, None]) -> Response:
-    """DELETE /store/items: it is gone, whether or not it was there."""
+    """DELETE /store/items: delete an item; it need not be there."""
     await call.engine.store.adelete(tuple(call.body.namespace), call.body.key)
     return no_content()
 
 
 async def search(call: Call[SearchBody, None]) -> Response:
-    """POST /store/items/search: the items below a namespace, by what is in them."""
+    """POST /store/items/search: search the items below a namespace, by what is in them."""
     body = call.body
     items = await call.engine.store.asearch(
         tuple(body.namespace_prefix),
@@ -163,7 +163,7 @@ async def search(call: Call[SearchBody, None]) -> Response:
 
 
 async def list_namespaces(call: Call[NamespacesBody, None]) -> Response:
-    """POST /store/namespaces: where there are items."""
+    """POST /store/namespaces: list the namespaces that have items."""
     body = call.body
     found = await call.engine.store.alist_namespaces(
         prefix=tuple(body.prefix or ()),

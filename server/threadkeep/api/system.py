@@ -22,7 +22,7 @@ class OkQuery(BaseModel):
 
 
 async def ok(call: Call[None, OkQuery]) -> Response:
-    """GET /ok: it answers; with `check_db=1`, so does Postgres."""
+    """GET /ok: whether the server answers; with `check_db=1`, whether Postgres does."""
     if not call.query.check_db:
         return json_answer({"ok": True})
     healthy = await _database_answers(call.engine)
@@ -31,13 +31,13 @@ async def ok(call: Call[None, OkQuery]) -> Response:
 
 
 async def livez(call: Call[None, None]) -> Response:
-    """GET /livez: the event loop turns. Asks nobody else."""
+    """GET /livez: whether the event loop turns; asks nobody else."""
     del call
     return json_answer({"ok": True})
 
 
 async def readyz(call: Call[None, None]) -> Response:
-    """GET /readyz: it takes requests: Postgres answers, its tables are up to date, and the server is not stopping."""
+    """GET /readyz: whether it takes requests: Postgres answers, its tables are up to date, the server is not stopping."""
     engine = call.engine
     checks = {
         "database": await _database_answers(engine),

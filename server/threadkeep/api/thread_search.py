@@ -87,7 +87,7 @@ def _extract(alias: str, path: str) -> Extract:
 
 
 async def search(call: Call[SearchBody, None]) -> Response:
-    """POST /threads/search."""
+    """POST /threads/search: search threads."""
     body = call.body
     looked_for = Search(ids=body.ids, metadata=body.metadata, values=body.values, status=body.status)
     found = await thread_search.search(call.engine.pool, call.filters, looked_for, body.wanted)
@@ -98,7 +98,7 @@ async def search(call: Call[SearchBody, None]) -> Response:
 
 
 async def count(call: Call[CountBody, None]) -> Response:
-    """POST /threads/count: a number."""
+    """POST /threads/count: count threads."""
     looked_for = Search(metadata=call.body.metadata, values=call.body.values, status=call.body.status)
     async with call.engine.pool.connection() as conn:
         return json_answer(await thread_search.count(conn, call.filters, looked_for))

@@ -112,23 +112,23 @@ class HistoryBody(HistoryQuery):
 
 
 async def get(call: Call[None, StateQuery]) -> Response:
-    """GET /threads/{thread_id}/state: at the newest checkpoint."""
+    """GET /threads/{thread_id}/state: read the state at the newest checkpoint."""
     return await _state(call, NEWEST, call.query)
 
 
 async def get_at(call: Call[None, StateQuery]) -> Response:
-    """GET /threads/{thread_id}/state/{checkpoint_id}."""
+    """GET /threads/{thread_id}/state/{checkpoint_id}: read the state at a checkpoint."""
     place: Place = validated(Place, {"checkpoint_id": call.request.path_params["checkpoint_id"]})
     return await _state(call, place.at, call.query)
 
 
 async def get_at_checkpoint(call: Call[StateBody, None]) -> Response:
-    """POST /threads/{thread_id}/state/checkpoint: of a subgraph too; without an id, at its newest."""
+    """POST /threads/{thread_id}/state/checkpoint: read the state at a checkpoint, of a subgraph too."""
     return await _state(call, call.body.checkpoint.at, call.body)
 
 
 async def update(call: Call[StateUpdateBody, None]) -> Response:
-    """POST /threads/{thread_id}/state: add a checkpoint, on the newest or on another one, which makes a branch."""
+    """POST /threads/{thread_id}/state: change the state, from the newest checkpoint or from another one."""
     change = Change(at=call.body.at, update=call.body)
     config = await updates.update_state(call.engine, call.filters, call.thread_id, change)
     checkpoint = cast("dict[str, object]", checkpoint_of(config))
@@ -138,13 +138,13 @@ async def update(call: Call[StateUpdateBody, None]) -> Response:
 
 
 async def list_history(call: Call[None, HistoryQuery]) -> Response:
-    """GET /threads/{thread_id}/history: states, the newest first."""
+    """GET /threads/{thread_id}/history: list states, the newest first."""
     wanted = Wanted(limit=call.query.limit, before=call.query.before)
     return json_answer(await history.states(call.engine, await known(call), wanted))
 
 
 async def search_history(call: Call[HistoryBody, None]) -> Response:
-    """POST /threads/{thread_id}/history: the same, with more to ask for."""
+    """POST /threads/{thread_id}/history: list states, the newest first, with more to ask for."""
     body = call.body
     wanted = Wanted(
         limit=body.limit,

@@ -81,7 +81,7 @@ class PruneBody(BaseModel):
 
 
 async def create(call: Call[ThreadBody, None]) -> Response:
-    """POST /threads: with `supersteps`, in the state that they leave."""
+    """POST /threads: make a thread; with `supersteps`, in the state that they leave."""
     body = call.body
     new = NewThread(
         thread_id=body.thread_id or ids.uuid7(),
@@ -98,7 +98,7 @@ async def create(call: Call[ThreadBody, None]) -> Response:
 
 
 async def get(call: Call[None, ThreadQuery]) -> Response:
-    """GET /threads/{thread_id}."""
+    """GET /threads/{thread_id}: read a thread."""
     thread = await known(call)
     if not call.query.with_ttl:
         return json_answer(thread)
@@ -113,7 +113,7 @@ def _shown_ttl(ttl: Ttl, expires_at: object) -> dict[str, object]:
 
 
 async def update(call: Call[ThreadPatch, None]) -> Response:
-    """PATCH /threads/{thread_id}: the metadata are merged; whose thread it is stays."""
+    """PATCH /threads/{thread_id}: change a thread: metadata are merged; whose thread it is stays."""
     metadata = {**call.body.metadata, **call.filters.match}
     ttl = call.body.ttl.row if call.body.ttl else None
     async with call.engine.pool.connection() as conn:
@@ -124,14 +124,14 @@ async def update(call: Call[ThreadPatch, None]) -> Response:
 
 
 async def delete(call: Call[None, None]) -> Response:
-    """DELETE /threads/{thread_id}: its runs, their events and its checkpoints go with it."""
+    """DELETE /threads/{thread_id}: delete a thread; its runs, their events and its checkpoints go with it."""
     if not await retention.delete(call.engine, call.filters, [call.thread_id]):
         raise NotFound(f"Thread with ID {call.thread_id} not found")
     return no_content()
 
 
 async def copy(call: Call[None, None]) -> Response:
-    """POST /threads/{thread_id}/copy: a new thread with the same checkpoints; runs are not copied."""
+    """POST /threads/{thread_id}/copy: make a new thread with the same checkpoints; runs are not copied."""
     return json_answer(await updates.copy_thread(call.engine, call.filters, call.thread_id))
 
 
@@ -145,7 +145,7 @@ async def prune(call: Call[PruneBody, None]) -> Response:
 
 
 async def storage(call: Call[None, None]) -> Response:
-    """GET /threads/{thread_id}/storage: the bytes of its checkpoints, by table and channel."""
+    """GET /threads/{thread_id}/storage: tell the bytes of its checkpoints, by table and channel."""
     async with call.engine.pool.connection() as conn:
         found = await thread_checkpoints.storage(conn, call.filters, call.thread_id)
     if found is None:

@@ -16,6 +16,7 @@ from threadkeep.db import rows, threads
 from threadkeep.db.filters import EVERYTHING, Filters
 from threadkeep.db.pool import Conn, Pool, pipeline
 from threadkeep.db.runs import FinalStatus, Run, ThreadStatus
+from threadkeep.db.threads import Ttl
 from threadkeep.wire import Json
 
 Results: TypeAlias = tuple[AsyncCursor[Any], AsyncCursor[Run], AsyncCursor[Any]]
@@ -53,6 +54,8 @@ class NewRun:
     kept: bool = True
     """Write its events to `run_events`; a run that has to wait is kept in any case, for any process may execute it."""
     create_thread: bool = False
+    thread_ttl: Ttl | None = None
+    """Of a thread that is made for it."""
     worker_id: UUID | None = None
     """The process that starts it at once if its thread is free; None: it waits for a worker."""
 
@@ -197,10 +200,16 @@ async def _create_thread(conn: Conn, filters: Filters, new: NewRun) -> None:
     """Make the thread where it is missing; its metadata is the run's, and satisfies the caller's own filter."""
     await conn.execute(
         """
-        INSERT INTO threads (thread_id, metadata) VALUES (%(thread_id)s, %(metadata)s)
+        INSERT INTO threads (thread_id, metadata, ttl_strategy, ttl_minutes)
+        VALUES (%(thread_id)s, %(metadata)s, %(strategy)s, %(minutes)s)
         ON CONFLICT (thread_id) DO NOTHING
         """,
-        {"thread_id": new.thread_id, "metadata": Jsonb({**new.metadata, **filters.match})},
+        {
+            "thread_id": new.thread_id,
+            "metadata": Jsonb({**new.metadata, **filters.match}),
+            "strategy": new.thread_ttl and new.thread_ttl.strategy,
+            "minutes": new.thread_ttl and new.thread_ttl.minutes,
+        },
     )
 
 

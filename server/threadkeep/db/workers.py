@@ -59,6 +59,21 @@ async def put_back(conn: Conn, worker_id: UUID) -> int:
     return done.rowcount
 
 
+async def put_back_lost(conn: Conn, worker_id: UUID, executed: Sequence[UUID], grace_s: float) -> int:
+    """Return to the queue what this process is said to run and does not: its end could not be written, or its
+    beginning was not heard of. Only what began over `grace_s` seconds ago; how many."""
+    done = await conn.execute(
+        """
+        UPDATE runs
+           SET status = 'pending', worker_id = NULL, kept = true, updated_at = now()
+         WHERE worker_id = %(worker_id)s AND status = 'running' AND run_id <> ALL(%(executed)s)
+           AND started_at < now() - make_interval(secs => %(grace_s)s)
+        """,
+        {"worker_id": worker_id, "executed": list(executed), "grace_s": grace_s},
+    )
+    return done.rowcount
+
+
 async def take_over(conn: Conn, max_attempts: int) -> Sequence[UUID]:
     """Put the runs of dead processes back in the queue, or end those that were tried often enough; which."""
     cursor = await conn.execute(

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+import anyio
+
 from threadkeep import ids, wire
 from threadkeep.db import queue
 from threadkeep.db.filters import Filters
@@ -20,10 +22,12 @@ from threadkeep.engine.engine import Engine
 from threadkeep.engine.execute import start
 from threadkeep.engine.job import Job
 from threadkeep.engine.live import LiveRun
+from threadkeep.engine.slots import Slot
 from threadkeep.engine.spec import RunSpec
 from threadkeep.problems import NotFound, ThreadBusy
 from threadkeep.wire import Json
 
+NOT_OPENED = Opened(run=None, thread_found=False, kept=False, busy_with=None, superseded=())
 SPEC_FIELDS = set(RunSpec.model_fields)
 
 
@@ -81,33 +85,40 @@ async def run_foreground(engine: Engine, filters: Filters, asked: Admission) -> 
     if asked.after_s > 0:
         return await enqueue(engine, filters, asked)
     async with engine.slots.hold() as slot:
-        new = _new_run(asked, engine.worker_id)
+        return await _open_here(engine, filters, asked, slot)
+
+
+async def _open_here(engine: Engine, filters: Filters, asked: Admission, slot: Slot) -> Admitted:
+    """Open the run and start it, undivided: what is `running` in Postgres is executed, whoever has left meanwhile."""
+    new, live = _new_run(engine, asked, engine.worker_id), None
+    opened: Opened = NOT_OPENED
+    with anyio.CancelScope(shield=True):
         opened = await queue.open_run(engine.pool, filters, new)
-        run = _accepted(engine, opened, new)
-        if run.status != "running":
-            return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=None)
-        live = start(engine, Job.of(_claimed(run, new, kept=opened.kept)), slot.passed_on(), watched=asked.watched)
-        return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=live)
+        if opened.run is not None and opened.run.status == "running":
+            job = Job.of(_claimed(opened.run, new, kept=opened.kept))
+            live = start(engine, job, slot.passed_on(), watched=asked.watched)
+    run = _accepted(engine, opened, new)
+    return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=live)
 
 
 async def enqueue(engine: Engine, filters: Filters, asked: Admission) -> Admitted:
     """Put a run in the queue, for any process that has a slot. NotFound and ThreadBusy as above."""
-    new = _new_run(asked, None)
+    new = _new_run(engine, asked, None)
     run = _accepted(engine, await queue.open_run(engine.pool, filters, new), new)
     return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=None)
 
 
-async def enqueue_in(conn: Conn, filters: Filters, asked: Admission) -> Run | None:
+async def enqueue_in(engine: Engine, conn: Conn, filters: Filters, asked: Admission) -> Run | None:
     """As `enqueue`, as a part of the transaction that the caller has begun on `conn`.
 
     None where there is no such thread, or it is busy and the strategy is `reject`. Superseded runs are told to stop
     when the transaction commits.
     """
-    opened = await queue.open_run_in(conn, filters, _new_run(asked, None))
+    opened = await queue.open_run_in(conn, filters, _new_run(engine, asked, None))
     return opened.run
 
 
-def _new_run(asked: Admission, worker_id: UUID | None) -> NewRun:
+def _new_run(engine: Engine, asked: Admission, worker_id: UUID | None) -> NewRun:
     spec = asked.chosen.applied_to(asked.spec)
     return NewRun(
         run_id=ids.uuid7(),
@@ -121,6 +132,7 @@ def _new_run(asked: Admission, worker_id: UUID | None) -> NewRun:
         temporary=asked.temporary,
         kept=asked.kept,
         create_thread=asked.create_thread or asked.thread_id is None,
+        thread_ttl=engine.thread_ttl,
         worker_id=worker_id,
     )
 

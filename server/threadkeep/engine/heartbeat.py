@@ -17,16 +17,15 @@ from threadkeep.db.pool import conninfo
 
 log = logging.getLogger(__name__)
 
-LEASE_S = 30.0
-"""A process that has been silent for so long is dead to the others."""
-BEAT_S = 5.0
+BEATS = 6
+"""Heartbeats in the time of one lease."""
 
 
 @contextmanager
-def beating(uri: str, worker_id: UUID) -> Generator[None]:
+def beating(uri: str, worker_id: UUID, lease_s: float) -> Generator[None]:
     """Keep the row of `workers` fresh while the block runs. The thread is not waited for: it ends by itself."""
     stop = threading.Event()
-    thread = threading.Thread(target=_beat, args=(uri, worker_id, stop), name="heartbeat", daemon=True)
+    thread = threading.Thread(target=_beat, args=(uri, worker_id, lease_s / BEATS, stop), name="heartbeat", daemon=True)
     thread.start()
     try:
         yield
@@ -34,11 +33,11 @@ def beating(uri: str, worker_id: UUID) -> Generator[None]:
         stop.set()
 
 
-def _beat(uri: str, worker_id: UUID, stop: threading.Event) -> None:
+def _beat(uri: str, worker_id: UUID, beat_s: float, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             with psycopg.connect(conninfo(uri), autocommit=True) as conn:
-                while not stop.wait(BEAT_S):
+                while not stop.wait(beat_s):
                     if not workers.renew(conn, worker_id):
                         log.error("the others took this process for dead; its runs may be executed elsewhere")
         except psycopg.OperationalError:

@@ -94,7 +94,7 @@ async def _open(engine: Engine, conn: Conn, cron: Cron, chosen: Chosen) -> None:
     except (ValidationError, Problem):
         log.warning("cron passed over: its runs are no longer allowed", extra={"cron_id": str(cron.cron_id)})
         return
-    run = await enqueue_in(conn, EVERYTHING, asked)
+    run = await enqueue_in(engine, conn, EVERYTHING, asked)
     if run is None:
         log.info("cron passed over: its thread is busy", extra={"cron_id": str(cron.cron_id)})
         return

@@ -8,14 +8,9 @@ from psycopg_pool import PoolTimeout
 
 from threadkeep.db import workers
 from threadkeep.engine.engine import Engine
-from threadkeep.engine.heartbeat import LEASE_S
 from threadkeep.engine.retention import expire_once
 
 log = logging.getLogger(__name__)
-
-SWEEP_S = 10.0
-MAX_ATTEMPTS = 3
-"""A run whose process died so often is not tried again."""
 
 
 async def sweep(engine: Engine) -> None:
@@ -25,14 +20,16 @@ async def sweep(engine: Engine) -> None:
             await sweep_once(engine)
         except (psycopg.OperationalError, PoolTimeout):
             log.warning("the sweep could not be made", exc_info=True)
-        await anyio.sleep(SWEEP_S)
+        await anyio.sleep(engine.settings.sweep_s)
 
 
 async def sweep_once(engine: Engine) -> None:
     """Take over the runs of dead processes, and end the threads whose time to live is over."""
+    settings = engine.settings
     async with engine.pool.connection() as conn:
-        await workers.sweep(conn, LEASE_S)
-        orphans = await workers.take_over(conn, MAX_ATTEMPTS)
+        await workers.sweep(conn, settings.lease_s)
+        orphans = await workers.take_over(conn, settings.max_attempts)
+        await workers.put_back_lost(conn, engine.worker_id, list(engine.live.all()), settings.lease_s)
     if orphans:
         log.warning("runs of a dead process were taken over", extra={"runs": [str(run_id) for run_id in orphans]})
     await expire_once(engine)

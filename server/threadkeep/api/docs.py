@@ -1,0 +1,49 @@
+"""Docs: the spec, and a page that shows it. The page brings all it needs: it works without an internet."""
+
+import base64
+import functools
+import hashlib
+import re
+from collections.abc import Iterable
+from importlib import resources
+
+from starlette.responses import Response
+
+from threadkeep import wire
+from threadkeep.api import openapi
+from threadkeep.api.answers import raw_json
+from threadkeep.api.call import Call, Docs, Operation
+
+
+def load(served: Iterable[Operation], prefix: str) -> Docs:
+    """The spec of `served` below `prefix`, and the page."""
+    page = resources.files("threadkeep.api").joinpath("docs.html").read_text("utf-8")
+    script, style = (_hash(page, tag) for tag in ("script", "style"))
+    return Docs(
+        spec=_encoded(tuple(served), prefix),
+        page=page.encode(),
+        policy=f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    )
+
+
+@functools.cache
+def _encoded(served: tuple[Operation, ...], prefix: str) -> bytes:
+    return wire.dumps(openapi.document(served, prefix))
+
+
+def _hash(page: str, tag: str) -> str:
+    found = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    digest = hashlib.sha256(found[1].encode() if found else b"").digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+async def spec(call: Call[None, None]) -> Response:
+    """GET /openapi.json: this description of the server."""
+    return raw_json(call.request.state["docs"].spec)
+
+
+async def page(call: Call[None, None]) -> Response:
+    """GET /docs: a page that shows the spec and tries its operations."""
+    docs = call.request.state["docs"]
+    return Response(docs.page, media_type="text/html", headers={"content-security-policy": docs.policy})

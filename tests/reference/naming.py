@@ -1,0 +1,50 @@
+"""Naming: ids and times, which differ at every request, become names by their order of appearance."""
+
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?"
+PATTERN = re.compile(rf"(?P<time>{TIME})|(?P<before>/threads/|/runs/)?(?P<id>{UUID}|\b[0-9a-f]{{32}}\b)")
+NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
+"""Of the ids that graphs' own assistants have on every server."""
+KINDS = {"/threads/": "thread", "/runs/": "run"}
+CLOCKS = ("__request_start_time_ms__",)
+"""Keys whose numbers are times."""
+
+
+class Names:
+    """The names that one case's ids have on one server. A graph's own assistant keeps its graph's name."""
+
+    def __init__(self, graphs: list[str]) -> None:
+        self._given = {str(uuid.uuid5(NAMESPACE, graph)): f"<assistant of {graph}>" for graph in graphs}
+        self._count: dict[str, int] = {}
+
+    def named(self, value: Any, key: str = "") -> Any:
+        """`value` with names in place of its ids; `key` is the field it stands in, and says what it is the id of."""
+        if isinstance(value, Mapping):
+            return {self._text(str(name), "task"): self.named(item, str(name)) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self.named(item, key) for item in value]
+        if isinstance(value, str):
+            kind = key.removesuffix("_id") if key.endswith("_id") else "id"
+            return self._text(value, kind)
+        return "<time>" if key in CLOCKS and isinstance(value, int | float) else value
+
+    def _text(self, text: str, kind: str) -> str:
+        def name(found: re.Match[str]) -> str:
+            if found["time"]:
+                return "<time>"
+            before = found["before"] or ""
+            return before + self._name(found["id"], KINDS.get(before, kind))
+
+        return PATTERN.sub(name, text)
+
+    def _name(self, identifier: str, kind: str) -> str:
+        if identifier not in self._given:
+            kind = kind.removeprefix("parent_")
+            self._count[kind] = self._count.get(kind, 0) + 1
+            self._given[identifier] = f"<{kind} {self._count[kind]}>"
+        return self._given[identifier]
