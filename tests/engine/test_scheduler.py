@@ -131,6 +131,12 @@ async def test_near_tick_is_not_slept_through(client: LangGraphClient, gate: Gat
         await gate.entered()
 
 
+async def _open_when_joined(gate: Gate) -> None:
+    """A thread that goes with its run can't be joined when the run has ended."""
+    await anyio.sleep(0.5)
+    gate.open()
+
+
 async def test_run_of_a_cron_knows_its_cron_and_leaves_no_thread(
     client: LangGraphClient, engine: Engine, gate: Gate
 ) -> None:
@@ -145,9 +151,11 @@ async def test_run_of_a_cron_knows_its_cron_and_leaves_no_thread(
     [thread] = await client.threads.search(metadata={"cron_id": cron_id})
     [run] = await client.runs.list(thread["thread_id"])
 
-    gate.open()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_open_when_joined, gate)
+        joined = await client.runs.join(thread["thread_id"], run["run_id"])
 
-    assert await client.runs.join(thread["thread_id"], run["run_id"]) == {"items": ["in", "gated"]}
+    assert joined == {"items": ["in", "gated"]}
     assert run["metadata"]["team"] == "a"
     assert run["metadata"]["cron_id"] == cron_id
     kwargs: Any = run["kwargs"]

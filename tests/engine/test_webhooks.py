@@ -101,10 +101,13 @@ async def receiver(listener: socket.socket) -> AsyncIterator[Receiver]:
         yield receiver
 
 
+BUILTIN = builtin()
+
+
 def project(url: dict[str, Any] | None = None, **section: Any) -> Project:
     """A project that allows loopback."""
     opened = {"disable_loopback": False, "require_https": False} | (url or {})
-    return builtin().model_copy(update={"webhooks": Webhooks.model_validate({"url": opened, **section})})
+    return BUILTIN.model_copy(update={"webhooks": Webhooks.model_validate({"url": opened, **section})})
 
 
 @asynccontextmanager

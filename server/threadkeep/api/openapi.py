@@ -27,12 +27,20 @@ from threadkeep.problems import (
 
 TAGS: Final[tuple[tuple[str, str, str], ...]] = (
     (r"/assistants.*", "Assistants", "Graphs with a configuration."),
-    (r"(/threads/\{thread_id\})?/runs/crons.*", "Crons", "Runs on a schedule."),
-    (r"/threads/\{thread_id\}/runs.*", "Thread Runs", "Runs on a thread, whose state they go on from and leave."),
-    (r"/threads.*", "Threads", "Conversations: what they hold, held before, and are to hold."),
-    (r"/runs.*|/query", "Stateless Runs", "Runs that bring no thread along."),
+    (
+        r"/threads(?!/\{thread_id\}/runs).*",
+        "Threads",
+        "Conversations: what they hold, held before, and are to hold.",
+    ),
+    (
+        r"/threads/\{thread_id\}/runs(?!/crons).*",
+        "Thread Runs",
+        "Runs on a thread, from the state that it holds to the one that they leave.",
+    ),
+    (r"/runs(?!/crons).*|/query", "Stateless Runs", "Runs that bring no thread along."),
+    (r".*/runs/crons.*", "Crons", "Runs on a schedule."),
     (r"/store.*", "Store", "What graphs and clients remember beside threads."),
-    (r".*", "System", "Is the server alive, is it ready, what is it."),
+    (r".*", "System", "Whether the server is alive and ready, and what it is."),
 )
 """A pattern of paths, and the tag of those that no earlier pattern fits."""
 

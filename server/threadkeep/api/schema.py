@@ -3,6 +3,7 @@
 import ast
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -101,7 +102,7 @@ def _attribute_docs(kind: type) -> Mapping[str, str]:
 
 @functools.cache
 def _docs_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
-    """Class -> attribute -> docstring; read from the source, for Python forgets them."""
+    """Class -> attribute -> docstring, in JSON's words; read from the source, for Python forgets them."""
     if not name.startswith("threadkeep."):
         return {}
     tree = ast.parse(inspect.getsource(sys.modules[name]))
@@ -112,7 +113,7 @@ def _docs_of_class(tree: ast.ClassDef) -> Iterator[tuple[str, str]]:
     for before, after in zip(tree.body, tree.body[1:], strict=False):
         match before, after:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                yield name, inspect.cleandoc(text)
+                yield name, re.sub(r"\bNone\b", "null", inspect.cleandoc(text))
             case _:
                 pass
 

@@ -1,0 +1,115 @@
+"""The spec, and the page that shows it."""
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from openapi_spec_validator import validate
+
+from conftest import WAIT_S, serving
+from threadkeep.api import openapi
+from threadkeep.api.routes import TABLE
+from threadkeep.project import Project
+from threadkeep.settings import Settings
+
+DESCRIBED = [operation for operation in TABLE if operation.path != "/"]
+
+
+@pytest.fixture(scope="module")
+def spec() -> dict[str, Any]:
+    return openapi.document(TABLE)
+
+
+def _project(root: Path, **http: Any) -> Project:
+    return Project.model_validate({"root": root, "graphs": {"g": "g.py:g"}, "http": http})
+
+
+async def test_spec_is_what_the_server_says_of_itself(http: httpx.AsyncClient, spec: dict[str, Any]) -> None:
+    """Protocol: /openapi.json, OpenAPI 3.1."""
+    answer = await http.get("/openapi.json")
+
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == spec
+    assert spec["openapi"] == "3.1.0"
+    await anyio.to_thread.run_sync(validate, spec)
+
+
+def test_every_route_is_described_and_nothing_else(spec: dict[str, Any]) -> None:
+    """Ours: the spec is made from the table; `/` is `/ok` by another name."""
+    described = {(method.upper(), path) for path, methods in spec["paths"].items() for method in methods}
+
+    assert described == {(operation.method, operation.path) for operation in DESCRIBED}
+
+
+@pytest.mark.parametrize("operation", DESCRIBED, ids=lambda one: f"{one.method} {one.path}")
+def test_operation_says_what_it_is_takes_and_answers(spec: dict[str, Any], operation: Any) -> None:
+    """Ours: a line of the table without a docstring or a shape is not finished."""
+    entry = spec["paths"][operation.path][operation.method.lower()]
+    success = entry["responses"][str(operation.answer.status)]
+    parameters = {one["name"] for one in entry.get("parameters", []) if one["in"] == "path"}
+
+    assert entry["summary"]
+    assert len(entry["tags"]) == 1
+    assert bool(entry.get("requestBody")) == bool(operation.shown_body)
+    assert parameters == set(re.findall(r"\{(\w+)\}", operation.path))
+    assert list(success.get("content", {})) == ([operation.answer.media] if operation.answer.media else [])
+    if operation.answer.media == "application/json":
+        assert operation.answer.shape is not None
+    problem = {"$ref": "#/components/schemas/Problem"}
+    others = {int(status): one for status, one in entry["responses"].items() if int(status) >= 400}
+    for status, response in others.items():
+        assert status in operation.answer.others or response["content"]["application/json"]["schema"] == problem
+
+
+def test_names_of_operations_are_their_own(spec: dict[str, Any]) -> None:
+    """OpenAPI: `operationId` is unique; generated clients name their methods by it."""
+    names = [entry["operationId"] for methods in spec["paths"].values() for entry in methods.values()]
+
+    assert sorted(set(names)) == sorted(names)
+
+
+def test_rows_and_bodies_are_described_by_what_stands_in_the_source(spec: dict[str, Any]) -> None:
+    """Ours: JSON columns are objects, docstrings under attributes are descriptions, `select` makes fields optional."""
+    schemas = spec["components"]["schemas"]
+
+    assert schemas["Run"]["properties"]["metadata"] == {"type": "object", "additionalProperties": True}
+    assert "run_id" in schemas["Run"]["required"]
+    assert "required" not in schemas["SelectedRun"]
+    assert schemas["Cron"]["properties"]["timezone"]["description"] == "null: UTC."
+    assert schemas["Command"]["properties"]["resume"]["description"].startswith("The answer")
+
+
+async def test_what_is_disabled_is_not_described_and_the_prefix_is_named(settings: Settings, tmp_path: Path) -> None:
+    """Ours: the spec tells of this server, not of all that there could be."""
+    project = _project(tmp_path, mount_prefix="/pre", disable_store=True)
+    async with (
+        serving(settings, project=project) as url,
+        httpx.AsyncClient(base_url=url + "/pre", timeout=WAIT_S) as http,
+    ):
+        spec = (await http.get("/openapi.json")).json()
+        page = await http.get("/docs")
+
+    assert spec["servers"] == [{"url": "/pre"}]
+    assert [path for path in spec["paths"] if path.startswith("/store")] == []
+    assert "/threads" in spec["paths"]
+    assert page.status_code == 200
+
+
+async def test_page_needs_nothing_from_elsewhere(http: httpx.AsyncClient) -> None:
+    """Ours: /docs works without an internet, and its policy lets it load nothing."""
+    answer = await http.get("/docs")
+    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert re.findall(r"https?://", answer.text) == []
+    assert policy["default-src"] == "'none'"
+    assert policy["connect-src"] == "'self'"
+    for tag in ("script", "style"):
+        [inline] = re.findall(rf"<{tag}>(.*?)</{tag}>", answer.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        assert policy[f"{tag}-src"] == f"'sha256-{digest}'"
