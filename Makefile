@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench dist lock clean
+.PHONY: help serve test check bench schema dist lock clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -32,6 +32,9 @@ check: .venv/dev ## Check format, lint and types
 
 bench: .venv/dev ## Measure speed
 	@$(BIN)/python bench/run.py $(ARGS)
+
+schema: .venv/dev ## Write docs/schema.sql anew from the migrations
+	@$(BIN)/python tests/schema.py
 
 dist: .venv/build ## Build the wheel and the source archive into dist/
 	@$(BIN)/python -m hatchling build --clean

@@ -5,6 +5,7 @@ A message is its plain fields, a dataclass an object, a set a list; what has no 
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date, time
 from typing import Any, cast
 
 import orjson
@@ -89,7 +90,7 @@ def _plain(value: Any, depth: int) -> Any:
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 63:
         return str(value)
-    if value is None or isinstance(value, (bool, int, float, Json)):
+    if value is None or isinstance(value, (bool, int, float, Json, date, time)):
         return value
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()

@@ -78,7 +78,7 @@ def _record_all(url: str, cases: Sequence[Case]) -> dict[str, list[Step]]:
 
 def _record(url: str, case: Case) -> list[Step]:
     """The steps of a case, in names; one that stops early says why in a last step."""
-    with httpx.Client(base_url=url, timeout=WAIT_S) as http:
+    with httpx.Client(base_url=url, timeout=WAIT_S, limits=httpx.Limits(max_keepalive_connections=0)) as http:
         server = Server(case.__name__, http)
         try:
             case(server)

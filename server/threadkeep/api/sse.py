@@ -1,7 +1,7 @@
 """SSE: a run's events as `text/event-stream`, by the rules that both official SDKs parse by.
 
 A comment every few seconds of silence keeps proxies from hanging up. The response notices at once that the client
-has gone; what then happens to the run is the caller's choice. No `end` event: docs/decisions/0007-end-of-stream.md
+has gone; what then happens to the run is the caller's choice. No `end` event: docs/decisions/0008-end-of-stream.md
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection

@@ -24,11 +24,13 @@ class RunEvent:
 
 
 async def append(conn: Conn, run_id: UUID, batch: Sequence[RunEvent]) -> None:
-    """Write a batch; a position that is there already stays as it is."""
+    """Write a batch; a position that is there already stays as it is, and a run that was deleted gets none."""
     await conn.execute(
         """
+        WITH run AS (SELECT run_id FROM runs WHERE run_id = %(run_id)s FOR KEY SHARE)
         INSERT INTO run_events (run_id, position, event, data)
-        SELECT %(run_id)s, * FROM unnest(%(positions)s::int[], %(events)s::text[], %(data)s::text[])
+        SELECT run.run_id, item.*
+          FROM run, unnest(%(positions)s::int[], %(events)s::text[], %(data)s::text[]) AS item
         ON CONFLICT DO NOTHING
         """,
         {

@@ -69,6 +69,9 @@ async def execute(engine: Engine, job: Job, live: LiveRun, slot: Slot) -> None:
             if conclusion.ending.error is not None and live.cancelled is None:
                 live.append("error", wire.dumps(conclusion.ending.error))
         await _finish(engine, job, live, conclusion)
+    except Exception:
+        log.exception("run not finished", extra={"run_id": str(job.run_id), "graph_id": job.graph_id})
+        return
     finally:
         slot.give_back()
         engine.live.remove(live)
