@@ -1,6 +1,6 @@
 """The spec against the server: what a machine makes up from the one, the other answers as the one says."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import psycopg
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
-from schemathesis import Case, GenerationMode
+from schemathesis import Case
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -27,11 +27,9 @@ from threadkeep.settings import Settings
 ENDLESS = "/threads/{thread_id}/stream"
 """It follows a thread until the client leaves: no answer of it can be looked at as a whole."""
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-RUNS = ("/runs", "/runs/wait", "/runs/stream", "/runs/batch", "/runs/crons")
+INPUT = {"items": []}
 
-spec = schemathesis.openapi.from_dict(
-    openapi.document(operation for operation in TABLE if operation.path != ENDLESS)
-)
+spec = schemathesis.openapi.from_dict(openapi.document(line for line in TABLE if line.path != ENDLESS))
 spec.config.phases.update(phases=["fuzzing"])
 bounded = settings(
     max_examples=8, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -53,8 +51,55 @@ def base_url(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield url
 
 
+@pytest.fixture(scope="module")
+def http(base_url: str) -> Iterator[httpx.Client]:
+    """For what there has to be before an operation can do its work."""
+    with httpx.Client(base_url=base_url, timeout=WAIT_S) as http:
+        yield http
+
+
 @spec.parametrize()
 @bounded
 def test_answers_are_those_of_the_spec(case: Case, base_url: str) -> None:
     """Ours: whatever is sent, an answer has a status and a shape that the spec names, and none is a 500."""
     case.call_and_validate(base_url=base_url, checks=CHECKS, timeout=WAIT_S)
+
+
+@spec.parametrize()
+@bounded
+def test_answers_about_what_there_is_are_those_of_the_spec(case: Case, base_url: str, http: httpx.Client) -> None:
+    """Ours: the same where threads, runs, crons and assistants are found, and runs do run."""
+    _name_what_there_is(case, http)
+    case.call_and_validate(base_url=base_url, checks=CHECKS, timeout=WAIT_S)
+
+
+def _name_what_there_is(case: Case, http: httpx.Client) -> None:
+    """Put ids of what is there, and what a graph takes, in the place of some of what was made up."""
+    for name in case.path_parameters:
+        case.path_parameters[name] = _made(name, case, http)
+    bodies = case.body if isinstance(case.body, list) else [case.body]
+    for body in bodies:
+        if isinstance(body, dict):
+            body |= {name: value for name, value in FITTING.items() if name in body}
+            body.pop("webhook", None)  # nobody is to be called
+
+
+FITTING = {"assistant_id": "chain", "graph_id": "chain", "input": INPUT, "schedule": "0 0 1 1 *", "after_seconds": 0}
+
+
+def _made(name: str, case: Case, http: httpx.Client) -> str:
+    """The id of something new; of a run or a checkpoint on the thread that `case` names already."""
+    on_thread = f"/threads/{case.path_parameters.get('thread_id')}"
+    run = {"assistant_id": "chain", "input": INPUT}
+    if name == "thread_id":
+        thread_id: str = http.post("/threads", json={"metadata": {"graph_id": "chain"}}).json()["thread_id"]
+        http.post(f"/threads/{thread_id}/runs/wait", json=run).raise_for_status()
+        return thread_id
+    made: dict[str, Callable[[], Any]] = {
+        "run_id": lambda: http.post(f"{on_thread}/runs", json=run).json()["run_id"],
+        "checkpoint_id": lambda: http.get(f"{on_thread}/state").json()["checkpoint_id"],
+        "cron_id": lambda: http.post("/runs/crons", json=run | {"schedule": "0 0 1 1 *"}).json()["cron_id"],
+        "assistant_id": lambda: http.post("/assistants", json={"graph_id": "parent"}).json()["assistant_id"],
+        "namespace": lambda: "child",
+    }
+    return made[name]()

@@ -27,13 +27,26 @@ def compare(reference: Sequence[Step], ours: Sequence[Step]) -> Iterator[Differe
     answers = {step.name: step for step in ours}
     for step in reference:
         other = answers.pop(step.name, None)
-        pairs = _fields("", step.answer, other.answer) if other else iter([("step", "came to it", ABSENT)])
+        pairs = _answers(step.answer, other.answer) if other else iter([("step", "came to it", ABSENT)])
         for name, theirs, mine in pairs:
             yield Difference(step=step.name, request=step.request, field=name, reference=theirs, ours=mine)
     for step in answers.values():
         yield Difference(
             step=step.name, request=step.request, field="step", reference=ABSENT, ours="came to it"
         )
+
+
+def _answers(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Field by field; of answers with different statuses only these and the bodies as a whole."""
+    if theirs.get("status") == mine.get("status"):
+        yield from _fields("", theirs, mine)
+        return
+    yield "status", theirs.get("status", ABSENT), mine.get("status", ABSENT)
+    yield "body", _content(theirs), _content(mine)
+
+
+def _content(answer: Mapping[str, Any]) -> Any:
+    return answer.get("body", answer.get("events", answer.get("stopped", ABSENT)))
 
 
 def _fields(name: str, theirs: Any, mine: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -11,6 +11,8 @@ PATTERN = re.compile(rf"(?P<time>{TIME})|(?P<before>/threads/|/runs/)?(?P<id>{UU
 NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 """Of the ids that graphs' own assistants have on every server."""
 KINDS = {"/threads/": "thread", "/runs/": "run"}
+LASTING = ("thread", "assistant", "cron")
+"""Kinds whose names hold for a whole case; those of the others hold within an answer."""
 CLOCKS = ("__request_start_time_ms__",)
 """Keys whose numbers are times."""
 
@@ -22,10 +24,17 @@ class Names:
         self._given = {str(uuid.uuid5(NAMESPACE, graph)): f"<assistant of {graph}>" for graph in graphs}
         self._count: dict[str, int] = {}
 
+    def answer(self, answer: Mapping[str, Any]) -> Any:
+        """An answer in names. Metadata gets its names last: what one server leaves out there must not shift the rest."""
+        self._given = {identifier: name for identifier, name in self._given.items() if name[1:].startswith(LASTING)}
+        self._count = {kind: count for kind, count in self._count.items() if kind in LASTING}
+        self.named(_without_metadata(answer))
+        return self.named(answer)
+
     def named(self, value: Any, key: str = "") -> Any:
         """`value` with names in place of its ids; `key` is the field it stands in, and says what it is the id of."""
         if isinstance(value, Mapping):
-            return {self._text(str(name), "task"): self.named(item, str(name)) for name, item in value.items()}
+            return {self._text(str(name), "id"): self.named(item, str(name)) for name, item in value.items()}
         if isinstance(value, list):
             return [self.named(item, key) for item in value]
         if isinstance(value, str):
@@ -48,3 +57,9 @@ class Names:
             self._count[kind] = self._count.get(kind, 0) + 1
             self._given[identifier] = f"<{kind} {self._count[kind]}>"
         return self._given[identifier]
+
+
+def _without_metadata(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_metadata(item) for key, item in value.items() if key not in {"metadata", "kwargs"}}
+    return [_without_metadata(item) for item in value] if isinstance(value, list) else value

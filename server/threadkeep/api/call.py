@@ -5,7 +5,7 @@ to ask who is calling.
 """
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypedDict, TypeVar, cast
 from uuid import UUID
@@ -24,6 +24,9 @@ from threadkeep.engine.engine import Engine
 from threadkeep.engine.spec import RunSpec
 from threadkeep.problems import Invalid, Problem, TooLarge, UnsupportedMedia
 from threadkeep.project import Project
+
+MAX_DEPTH = 100
+"""Of a body: what is built on it, and Python's own JSON, go a good deal deeper, but not for ever."""
 
 BodyT = TypeVar("BodyT")
 QueryT = TypeVar("QueryT")
@@ -172,9 +175,7 @@ def operation(
 ) -> Operation:
     """A line of the table; `name` is the method and the path, `body` what pydantic can make of the JSON."""
     method, path = name.split(" ")
-    return Operation(
-        method=method, path=path, endpoint=endpoint, event=event, answer=answer, body=body, query=query
-    )
+    return Operation(method=method, path=path, endpoint=endpoint, event=event, answer=answer, body=body, query=query)
 
 
 async def read_body(request: Request[State], model: Any) -> object:
@@ -199,19 +200,38 @@ async def _bytes(request: Request[State]) -> bytes:
 
 
 def decode(raw: bytes) -> object:
-    """Strict JSON; NUL becomes U+FFFD, as on the reference."""
+    """Strict JSON, nested no deeper than what can be sent again; NUL becomes U+FFFD, as on the reference."""
     try:
-        return cast("object", orjson.loads(wire.without_nul(raw)))
+        found = cast("object", orjson.loads(wire.without_nul(raw)))
     except orjson.JSONDecodeError:
         raise Invalid("Invalid JSON in request body") from None
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _is_deep(found):
+        raise Invalid(f"the body is nested more than {MAX_DEPTH} levels deep")
+    return found
+
+
+def _is_deep(value: object) -> bool:
+    """By a walk level by level: a recursive one would end where it matters."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in _inner(outer) if isinstance(inner, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+def _inner(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return cast("dict[str, object]", value).values()
+    return cast("list[object]", value) if isinstance(value, list) else ()
 
 
 def read_query(request: Request[State], model: type[BaseModel]) -> Any:
-    """The query parameters as `model`; a name given several times is a list."""
+    """The query parameters as `model`; a name given several times is a list, and NUL becomes U+FFFD, as in a body."""
     given = request.query_params
     found: dict[str, object] = {}
     for name in given:
-        several = given.getlist(name)
+        several = [value.replace("\0", "\N{REPLACEMENT CHARACTER}") for value in given.getlist(name)]
         found[name] = several if len(several) > 1 else several[0]
     return validated(model, found)
 

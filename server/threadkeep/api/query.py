@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from threadkeep import wire
 from threadkeep.api.answers import json_answer, run_headers
-from threadkeep.api.call import Call, decode, validated
+from threadkeep.api.call import Call, decode, read_query, validated
 from threadkeep.api.joins import stop
 from threadkeep.db.cancels import Target
 from threadkeep.engine import follow
@@ -68,8 +68,8 @@ async def query(call: Call[None, None]) -> Response:
 async def _asked(call: Call[None, None]) -> QueryBody:
     """From the body; where that is empty, from the query parameters."""
     raw = await call.read_body()
-    given = decode(raw) if raw.strip() else dict(call.request.query_params)
-    return cast("QueryBody", validated(QueryBody, given))
+    asked = validated(QueryBody, decode(raw)) if raw.strip() else read_query(call.request, QueryBody)
+    return cast("QueryBody", asked)
 
 
 async def _admission(call: Call[None, None], asked: QueryBody) -> Admission:

@@ -21,6 +21,8 @@ MAX_LABELS = 32
 MAX_NAMESPACE_BYTES = 1000
 MAX_KEY_BYTES = 1000
 """Both stand in an index of Postgres, which holds some 2,700 bytes a row."""
+MIN_TTL_MINUTES = 0.001
+"""Below it, the exponent of Python's notation is no interval to Postgres."""
 MAX_TTL_MINUTES = 10 * 365 * 24 * 60
 RESERVED_ROOT = "langgraph"
 """LangGraph keeps items of its own below it."""
@@ -81,7 +83,7 @@ class PutBody(ItemBody):
     value: dict[str, Any]
     index: Literal[False] | Annotated[list[str], Field(max_length=100)] | None = None
     """The fields to find it by, in place of those of langgraph.json; false: none."""
-    ttl: Annotated[float, Field(gt=0, le=MAX_TTL_MINUTES)] | None = None
+    ttl: Annotated[float, Field(ge=MIN_TTL_MINUTES, le=MAX_TTL_MINUTES)] | None = None
     """Minutes; null: for ever; absent: as langgraph.json says."""
 
 

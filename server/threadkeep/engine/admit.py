@@ -12,10 +12,11 @@ from uuid import UUID
 import anyio
 
 from threadkeep import ids, wire
-from threadkeep.db import queue
+from threadkeep.db import openings
 from threadkeep.db.filters import Filters
+from threadkeep.db.openings import NewRun, Opened
 from threadkeep.db.pool import Conn
-from threadkeep.db.queue import Claimed, NewRun, Opened
+from threadkeep.db.queue import Claimed
 from threadkeep.db.runs import Run
 from threadkeep.engine.assistants import Chosen
 from threadkeep.engine.engine import Engine
@@ -93,7 +94,7 @@ async def _open_here(engine: Engine, filters: Filters, asked: Admission, slot: S
     new, live = _new_run(engine, asked, engine.worker_id), None
     opened: Opened = NOT_OPENED
     with anyio.CancelScope(shield=True):
-        opened = await queue.open_run(engine.pool, filters, new)
+        opened = await openings.open_run(engine.pool, filters, new)
         if opened.run is not None and opened.run.status == "running":
             job = Job.of(_claimed(opened.run, new, kept=opened.kept))
             live = start(engine, job, slot.passed_on(), watched=asked.watched)
@@ -104,7 +105,7 @@ async def _open_here(engine: Engine, filters: Filters, asked: Admission, slot: S
 async def enqueue(engine: Engine, filters: Filters, asked: Admission) -> Admitted:
     """Put a run in the queue, for any process that has a slot. NotFound and ThreadBusy as above."""
     new = _new_run(engine, asked, None)
-    run = _accepted(engine, await queue.open_run(engine.pool, filters, new), new)
+    run = _accepted(engine, await openings.open_run(engine.pool, filters, new), new)
     return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=None)
 
 
@@ -114,7 +115,7 @@ async def enqueue_in(engine: Engine, conn: Conn, filters: Filters, asked: Admiss
     None where there is no such thread, or it is busy and the strategy is `reject`. Superseded runs are told to stop
     when the transaction commits.
     """
-    opened = await queue.open_run_in(conn, filters, _new_run(engine, asked, None))
+    opened = await openings.open_run_in(conn, filters, _new_run(engine, asked, None))
     return opened.run
 
 
