@@ -53,10 +53,14 @@ else await client.threads.delete(copy.thread_id);
 
 const run = await client.runs.create(id, "chain", { input: { items: [] }, streamResumable: true });
 const told = [];
-for await (const part of client.threads.joinStream(id, { lastEventId: "-1", streamMode: ["run_modes"] })) {
+const leaving = new AbortController();
+const options = { lastEventId: "-1", streamMode: ["run_modes"], signal: leaving.signal };
+for await (const part of client.threads.joinStream(id, options)) {
   told.push([part.event, part.data]);
   if (part.data.status === "run_done" && part.data.run_id === run.run_id) break;
 }
+// Without it the SDK keeps the connection.
+leaving.abort();
 assert.deepEqual(told.at(-1), ["metadata", { status: "run_done", run_id: run.run_id }]);
 assert.deepEqual(told.filter(([event]) => event === "values").at(-1)[1], (await client.threads.getState(id)).values);
 

@@ -70,10 +70,16 @@ def _pairs(theirs: list[Any], mine: list[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _aligned(theirs: list[Any], mine: list[Any]) -> Iterator[tuple[Any, Any]]:
-    matcher = SequenceMatcher(None, [e["event"] for e in theirs], [e["event"] for e in mine], autojunk=False)
+    matcher = SequenceMatcher(None, [_sort(event) for event in theirs], [_sort(event) for event in mine], autojunk=False)
     for kind, first, first_end, second, second_end in matcher.get_opcodes():
         if kind == "equal":
             yield from zip(theirs[first:first_end], mine[second:second_end], strict=True)
         else:
             yield from ((event, ABSENT) for event in theirs[first:first_end])
             yield from ((ABSENT, event) for event in mine[second:second_end])
+
+
+def _sort(event: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What an event is, but for its content; LangChain's own say it in their data."""
+    data = event.get("data")
+    return (event["event"], *(data.get(key) for key in ("event", "type"))) if isinstance(data, dict) else (event["event"],)

@@ -41,6 +41,8 @@ class Server:
     case: str
     http: httpx.Client
     steps: list[Step] = field(default_factory=list)
+    threads: list[str] = field(default_factory=list)
+    """Those made on the way, in their order."""
 
     def __call__(self, name: str, request: str, body: object = None, /, **options: Any) -> Any:
         """Send `request` ("POST /threads/{thread}", names in braces from `at`); the body, or the list of events.
@@ -63,7 +65,8 @@ class Server:
         """The id of a new thread; not recorded."""
         made = self.http.post("/threads", json=body)
         made.raise_for_status()
-        return str(made.json()["thread_id"])
+        self.threads.append(made.json()["thread_id"])
+        return self.threads[-1]
 
     def start(self, thread: str, **body: Any) -> str:
         """The id of a new background run; not recorded."""

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from threadkeep import auth, wire
 from threadkeep.api import headers
+from threadkeep.api.shapes import Event as ServerEvent
 from threadkeep.auth import Event
 from threadkeep.db.filters import Filters
 from threadkeep.engine.assistants import Assistants
@@ -111,7 +112,7 @@ class Answer:
     """What an operation answers, for the spec alone."""
 
     shape: Any = None
-    """A row, a type that pydantic describes, or a list of one; None: no body, or one that is no JSON."""
+    """A row, a type that pydantic describes, or a list of one; of a stream, its events. None: no body, or a text."""
     status: int = 200
     media: str | None = "application/json"
     """None: no body."""
@@ -133,7 +134,7 @@ def done(*refusals: type[Problem], status: int = 204, others: Mapping[int, Any] 
 
 def events(*refusals: type[Problem]) -> Answer:
     """A stream of events."""
-    return Answer(media="text/event-stream", refusals=refusals)
+    return Answer(shape=ServerEvent, media="text/event-stream", refusals=refusals)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

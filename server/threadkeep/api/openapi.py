@@ -166,12 +166,11 @@ def _headers(operation: Operation) -> Iterator[Schema]:
 def _responses(operation: Operation, parts: _Parts) -> Iterator[tuple[str, Schema]]:
     answer = operation.answer
     for status in (answer.status, *answer.others):
-        schema = parts.schemas.get((operation.method, operation.path, str(status)))
         response: Schema = {"description": HTTPStatus(status).phrase}
-        if schema is not None:
-            response["content"] = {"application/json": {"schema": schema}}
-        elif status == answer.status and answer.media:
-            response["content"] = {answer.media: {"schema": {"type": "string"}}}
+        schema = parts.schemas.get((operation.method, operation.path, str(status)), {"type": "string"})
+        media = answer.media if status == answer.status else answer.others[status] and "application/json"
+        if media:
+            response["content"] = {media: {"schema": schema}}
         if PageBody in getattr(operation.body, "__mro__", ()):
             response["headers"] = TOTALS
         yield str(status), response

@@ -21,6 +21,8 @@ from threadkeep.problems import InvalidRequest, Unavailable, Unsupported
 
 MAX_RECURSION = 1000
 """The highest `config.recursion_limit`."""
+RESERVED = frozenset({"run_id", "thread_id", "assistant_id", "graph_id", "cron_id", "run_attempt"})
+"""Metadata that the server writes; a client's are dropped, as on the reference."""
 UNSUPPORTED = ("feedback_keys", "langsmith_tracer")
 """Documented fields that need LangSmith."""
 
@@ -36,6 +38,13 @@ class RunBody(RunSpec):
     langsmith_tracer: dict[str, Any] | None = None
     on_disconnect: Literal["cancel", "continue"] = "continue"
     after_seconds: float = Field(default=0, ge=0, le=10 * 365 * 86400)
+
+    @property
+    def own_metadata(self) -> dict[str, Any]:
+        """What the client says of the run, by either field."""
+        told = self.config.get("metadata")
+        said = {**(told if isinstance(told, dict) else {}), **self.metadata}
+        return {key: value for key, value in said.items() if key not in RESERVED}
 
     @property
     def spec(self) -> RunSpec:
@@ -139,7 +148,7 @@ async def _on_thread(call: Call[ThreadRunBody, None], *, kept: bool = False, wat
         spec=call.configured(spec),
         chosen=await call.assistants.choose(call.filters, body.assistant_id),
         thread_id=call.thread_id,
-        metadata=body.metadata,
+        metadata=body.own_metadata,
         multitask_strategy=body.multitask_strategy,
         create_thread=body.if_not_exists == "create",
         after_s=body.after_seconds,
@@ -158,7 +167,7 @@ async def _without_thread(
         spec=call.configured(body.spec),
         chosen=await call.assistants.choose(call.filters, body.assistant_id),
         thread_id=None,
-        metadata=body.metadata,
+        metadata=body.own_metadata,
         after_s=body.after_seconds,
         temporary=body.on_completion == "delete",
         kept=kept or body.stream_resumable,

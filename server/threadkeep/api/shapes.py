@@ -34,6 +34,17 @@ class Nothing(TypedDict):
     """An object without fields."""
 
 
+class Event(TypedDict):
+    """An event of a stream (`text/event-stream`)."""
+
+    event: str
+    """What it is: `metadata`, `error`, or a stream mode, with `|` and a namespace behind it where it is a subgraph's."""
+    data: str
+    """JSON, on one line."""
+    id: NotRequired[str]
+    """For `Last-Event-ID`, where the stream can be taken up again."""
+
+
 class Ok(TypedDict):
     """The server answers."""
 

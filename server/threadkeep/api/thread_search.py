@@ -65,7 +65,7 @@ class SearchBody(PageBody):
     metadata: dict[str, Any] | None = None
     values: dict[str, Any] | None = None
     status: Status | None = None
-    sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] = "created_at"
+    sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] = "updated_at"
     select: list[ThreadField] | None = None
     extract: dict[Alias, Path] | None = Field(default=None, max_length=MAX_EXTRACTS)
 

@@ -34,6 +34,8 @@ class NewRun:
     assistant_id: UUID
     graph_id: str
     metadata: Mapping[str, Any]
+    """Over that of the assistant and of the thread."""
+    assistant_metadata: Mapping[str, Any]
     kwargs: bytes
     """JSON."""
     multitask_strategy: str = "enqueue"
@@ -85,6 +87,7 @@ async def _open(conn: Conn, filters: Filters, new: NewRun) -> Results:
         "assistant_id": new.assistant_id,
         "graph_id": new.graph_id,
         "metadata": Jsonb(new.metadata),
+        "assistant_metadata": Jsonb(new.assistant_metadata),
         "mark": Jsonb({"graph_id": new.graph_id, "assistant_id": str(new.assistant_id)}),
         "kwargs": new.kwargs.decode(),
         "strategy": new.multitask_strategy,
@@ -113,7 +116,7 @@ async def _open(conn: Conn, filters: Filters, new: NewRun) -> Results:
             INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, metadata, kwargs,
                               multitask_strategy, attempt, worker_id, run_after, temporary, kept, started_at)
             SELECT %(run_id)s, %(thread_id)s, %(assistant_id)s, %(graph_id)s, start.status,
-                   thread.metadata || %(metadata)s, %(kwargs)s::jsonb, %(strategy)s,
+                   %(assistant_metadata)s || thread.metadata || %(metadata)s || %(mark)s, %(kwargs)s::jsonb, %(strategy)s,
                    CASE start.status WHEN 'running' THEN 1 ELSE 0 END,
                    CASE start.status WHEN 'running' THEN %(worker_id)s::uuid END,
                    now() + make_interval(secs => %(after_s)s), %(temporary)s,

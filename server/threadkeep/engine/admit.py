@@ -72,7 +72,7 @@ async def run_stateless(engine: Engine, asked: Admission) -> Admitted:
         assistant_id=asked.chosen.assistant_id,
         graph_id=asked.chosen.graph_id,
         spec=asked.chosen.applied_to(asked.spec),
-        metadata=asked.metadata,
+        metadata={**asked.chosen.metadata, **asked.metadata},
     )
     live = start(engine, job, slot, watched=asked.watched)
     return Admitted(run_id=job.run_id, thread_id=job.thread_id, run=None, live=live)
@@ -127,6 +127,7 @@ def _new_run(engine: Engine, asked: Admission, worker_id: UUID | None) -> NewRun
         assistant_id=asked.chosen.assistant_id,
         graph_id=asked.chosen.graph_id,
         metadata=asked.metadata,
+        assistant_metadata=asked.chosen.metadata,
         kwargs=wire.dumps(spec.model_dump(include=SPEC_FIELDS, exclude_none=True)),
         multitask_strategy=asked.multitask_strategy,
         after_s=asked.after_s,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import anyio
 import orjson
 
 from threadkeep.db import assistants
@@ -23,6 +24,9 @@ from threadkeep.problems import Invalid, NotFound
 FRESH_S = 5.0
 REMEMBERED = 1000
 
+Key: TypeAlias = tuple[bytes, UUID]
+"""Who may see it, and its id."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
@@ -32,6 +36,7 @@ class Chosen:
     graph_id: str
     config: Mapping[str, Any]
     context: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     def applied_to(self, spec: RunSpec) -> RunSpec:
         """`spec` with the assistant's configuration under the run's own.
@@ -57,6 +62,7 @@ class Assistants:
         self._known: OrderedDict[tuple[bytes, UUID], tuple[float, Chosen]] = OrderedDict()
         """By who may see it and its id."""
         self._changes = 0
+        self._reading = anyio.Lock()
 
     async def choose(self, filters: Filters, named: str) -> Chosen:
         """The assistant of an id or a graph's name.
@@ -68,14 +74,20 @@ class Assistants:
         key = (orjson.dumps(filters.match, option=orjson.OPT_SORT_KEYS), assistant_id)
         if (found := self._known.get(key)) and found[0] > now:
             return found[1]
+        async with self._reading:  # a thousand requests at once read it once
+            if (found := self._known.get(key)) and found[0] > now:
+                return found[1]
+            return await self._read(filters, key)
+
+    async def _read(self, filters: Filters, key: Key) -> Chosen:
         changes = self._changes
         async with self._pool.connection() as conn:
-            assistant = await assistants.get(conn, filters, assistant_id)
+            assistant = await assistants.get(conn, filters, key[1])
         if assistant is None or assistant.graph_id not in self._graph_ids:
             raise NotFound("Thread or assistant not found.")
         chosen = _chosen(assistant)
         if changes == self._changes:  # else it may have been read before a change of its own
-            self._known[key] = (now + FRESH_S, chosen)
+            self._known[key] = (time.monotonic() + FRESH_S, chosen)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return chosen
@@ -105,4 +117,5 @@ def _chosen(assistant: Assistant) -> Chosen:
         graph_id=assistant.graph_id,
         config=assistant.config.load(),
         context=assistant.context.load(),
+        metadata=assistant.metadata.load(),
     )

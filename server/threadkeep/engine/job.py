@@ -54,7 +54,8 @@ class Job:
 
     def graph_input(self) -> Any:
         """What the graph is called with; a command goes before an input, as agent-chat-ui sends both."""
-        return graph_command(self.spec.command) if self.spec.command else self.spec.input
+        command = self.spec.command
+        return graph_command(command) if command and command.says_something else self.spec.input
 
     def config(self) -> RunnableConfig:
         """The graph's config: the client's, and the server's keys over it."""
@@ -69,6 +70,7 @@ class Job:
             "configurable": configurable,
             "metadata": {**self.metadata, **ids, "thread_id": str(self.thread_id), "run_attempt": self.attempt},
             "run_id": self.run_id,
+            "run_name": self.graph_id,
         }
         return cast("RunnableConfig", config | {key: sent[key] for key in ("tags", "recursion_limit") if key in sent})
 

@@ -10,6 +10,7 @@ from langchain_core.messages import BaseMessage, BaseMessageChunk, message_chunk
 from langgraph.types import StreamMode as GraphMode
 
 from threadkeep.engine.spec import StreamMode
+from threadkeep.engine.state import checkpoint_of
 
 Namespace: TypeAlias = tuple[str, ...]
 Part: TypeAlias = tuple[str, object]
@@ -82,7 +83,9 @@ def _cleaned(mode: GraphMode, chunk: Any) -> object:
     if mode == "checkpoints":
         return _clean_checkpoint(chunk)
     if mode == "debug" and chunk.get("type") == "checkpoint":
-        return chunk | {"payload": _clean_checkpoint(chunk["payload"])}
+        payload = _clean_checkpoint(chunk["payload"])
+        ids = {"checkpoint": checkpoint_of(payload["config"]), "parent_checkpoint": checkpoint_of(payload["parent_config"])}
+        return chunk | {"payload": payload | ids}
     return chunk
 
 

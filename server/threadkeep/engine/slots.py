@@ -61,15 +61,19 @@ class Slots:
         """From here on nobody gets a slot: the process is stopping."""
         self.draining = True
 
+    def refuse_if_full(self) -> None:
+        """Overloaded where there is no place in the line, or the process is stopping."""
+        if self.draining:
+            raise Overloaded("the server is stopping")
+        if self.running >= self.total and self.waiting >= self._max_waiting:
+            raise Overloaded("every slot is taken and the line is full", retry_after_s=2)
+
     async def take(self, *, timeout_s: float | None = None) -> Slot:
         """A slot, after a wait of at most `timeout_s` (by default the line's own limit).
 
         Overloaded where the line is full, the wait was too long, or the process is stopping.
         """
-        if self.draining:
-            raise Overloaded("the server is stopping")
-        if self.running >= self.total and self.waiting >= self._max_waiting:
-            raise Overloaded("every slot is taken and the line is full", retry_after_s=2)
+        self.refuse_if_full()
         slot = Slot(self._limiter)
         with anyio.move_on_after(self._timeout_s if timeout_s is None else timeout_s):
             await self._limiter.acquire_on_behalf_of(slot)

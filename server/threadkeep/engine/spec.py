@@ -25,6 +25,11 @@ class Command(BaseModel):
     goto: Any = None
     """A node's name, a `{"node", "input"}`, or a list of these."""
 
+    @property
+    def says_something(self) -> bool:
+        """Else it is as good as none: LangGraph takes no empty one."""
+        return self.resume is not None or self.update is not None or bool(self.goto)
+
 
 class Checkpoint(BaseModel):
     """A checkpoint of the thread to start from. `thread_id` is the path's, whatever a client writes here."""

@@ -78,7 +78,7 @@ async def _events(
             namespace, mode, chunk = cast("Chunk", event["data"].get("chunk"))
             if not namespace or job.spec.stream_subgraphs:
                 yield namespace, mode, chunk
-        if live.watched:
+        elif live.watched:
             live.append("events", wire.dumps(event))
 
 
@@ -98,12 +98,15 @@ def call_arguments(graph: Pregel[Any, Any, Any, Any], job: Job) -> dict[str, Any
 
 
 def graph_context(graph: Pregel[Any, Any, Any, Any], job: Job) -> Any:
-    """What the graph's context schema knows of the run's `configurable` and context; a graph without one gets all."""
-    if graph.context_schema is None:
-        return job.spec.context
+    """What the graph's context schema knows of the run's `configurable` and context; a graph without one gets all.
+
+    A schema is filled in even where nothing is given, so that its defaults are there.
+    """
     given = {**client_configurable(job.spec.config), **(job.spec.context or {})}
+    if graph.context_schema is None:
+        return given or None
     known = (graph.get_context_jsonschema() or {}).get("properties", given)
-    return {key: value for key, value in given.items() if key in known} or None
+    return {key: value for key, value in given.items() if key in known}
 
 
 def has_static_interrupts(graph: Pregel[Any, Any, Any, Any], job: Job) -> bool:

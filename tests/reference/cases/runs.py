@@ -86,19 +86,19 @@ def run_refused(server: Server) -> None:
         "stream_mode": 5,
     }
     for name, value in wrong.items():
-        server(f"{name} {value!r}", WAIT, plain | {name: value}, at=at)
+        server(f"{name} {value!r}", WAIT, plain | {name: value}, at={"thread": server.thread()})
     hooks = ("http://127.0.0.1/hook", "https://localhost/hook", "ftp://example.com", "nope", "https://10.0.0.1/hook")
     for address in hooks:
-        server(f"webhook {address}", WAIT, plain | {"webhook": address}, at=at)
+        server(f"webhook {address}", WAIT, plain | {"webhook": address}, at={"thread": server.thread()})
     both = {"config": {"configurable": {"a": 1}}, "context": {"b": 2}}
-    server("configurable and context", WAIT, plain | both, at=at)
-    server("unknown field", WAIT, plain | {"colour": "red"}, at=at)
-    server("recursion limit 0", WAIT, plain | {"config": {"recursion_limit": 0}}, at=at)
-    server("recursion limit text", WAIT, plain | {"config": {"recursion_limit": "x"}}, at=at)
-    server("feedback keys", WAIT, plain | {"feedback_keys": ["score"]}, at=at)
-    server("unknown checkpoint", WAIT, {"assistant_id": "chain", "checkpoint_id": NOWHERE}, at=at)
+    server("configurable and context", WAIT, plain | both, at={"thread": server.thread()})
+    server("unknown field", WAIT, plain | {"colour": "red"}, at={"thread": server.thread()})
+    server("recursion limit 0", WAIT, plain | {"config": {"recursion_limit": 0}}, at={"thread": server.thread()})
+    server("recursion limit text", WAIT, plain | {"config": {"recursion_limit": "x"}}, at={"thread": server.thread()})
+    server("feedback keys", WAIT, plain | {"feedback_keys": ["score"]}, at={"thread": server.thread()})
+    server("unknown checkpoint", WAIT, {"assistant_id": "chain", "checkpoint_id": NOWHERE}, at={"thread": server.thread()})
     server("resume without thread", "POST /runs/wait", {"assistant_id": "asking", "command": {"resume": 1}})
-    server("resume what does not wait", WAIT, {"assistant_id": "chain", "command": {"resume": 1}}, at=at)
+    server("resume what does not wait", WAIT, {"assistant_id": "chain", "command": {"resume": 1}}, at={"thread": server.thread()})
 
 
 def run_wait(server: Server) -> None:
@@ -123,6 +123,21 @@ def run_wait(server: Server) -> None:
     nul = {"assistant_id": "chain", "input": {"items": ["a\x00b"]}}
     server("a NUL", WAIT, nul, at={"thread": server.thread()})
     server("NaN", WAIT, content='{"assistant_id":"chain","input":{"items":[NaN]}}', at={"thread": server.thread()})
+
+
+def run_context(server: Server) -> None:
+    """What a graph sees of a context, with and without a schema."""
+    given: dict[str, dict[str, object]] = {
+        "nothing": {},
+        "empty": {"context": {}},
+        "a name": {"context": {"name": "Ada"}},
+        "a configurable name": {"config": {"configurable": {"name": "Ada"}}},
+        "more": {"context": {"name": "Ada", "zz": 1}},
+        "other": {"context": {"zz": 1}},
+    }
+    for graph in ("configured", "configured_strictly", "unconfigured"):
+        for name, asked in given.items():
+            server(f"{graph}, {name}", WAIT, {"assistant_id": graph, "input": X} | asked, at={"thread": server.thread()})
 
 
 def run_metadata(server: Server) -> None:
@@ -224,6 +239,7 @@ CASES = (
     run_rows,
     run_refused,
     run_wait,
+    run_context,
     run_metadata,
     run_commands,
     run_forks,

@@ -34,6 +34,13 @@ class Tone:
     greeting: str = "hello"
 
 
+@dataclass
+class Name:
+    """What a caller must say."""
+
+    name: str
+
+
 class Private(Exception):
     """Of no class whose message clients see."""
 
@@ -87,6 +94,10 @@ async def _greet(state: Items, runtime: Runtime[Tone]) -> dict[str, Any]:
     return {"items": [runtime.context.greeting if runtime.context else "no context"]}
 
 
+async def _show(state: Items, runtime: Runtime[Any]) -> dict[str, Any]:
+    return {"items": [repr(runtime.context)]}
+
+
 def _chain(state: type[Any] = Items, context: type[Any] | None = None, **nodes: Callable[..., Any]) -> StateGraph:
     graph = StateGraph(state, context_schema=context)
     for name, node in nodes.items():
@@ -136,3 +147,5 @@ speaking = _chain(MessagesState, speak=_speak).compile()
 parent = _chain(child=_chain(inner=_first).compile(), last=_third).compile()
 asking_parent = _chain(child=_chain(inner=_ask).compile(), last=_third).compile()
 configured = _chain(Items, Tone, greet=_greet).compile()
+configured_strictly = _chain(Items, Name, show=_show).compile()
+unconfigured = _chain(show=_show).compile()
