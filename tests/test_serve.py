@@ -143,3 +143,42 @@ async def test_unknown_setting_stops_the_start(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert "did you mean THREADKEEP_RUN_SLOTS?" in done.stderr.decode()
+
+
+async def test_stream_of_a_run_that_was_taken_over_goes_on_behind_what_was_told(database: str, tmp_path: Path) -> None:
+    """Ours: ids go up over attempts, nothing twice; that the run began anew is told by its `metadata`."""
+    fast = {"DATABASE_URI": database, "THREADKEEP_LEASE": "1", "THREADKEEP_SWEEP": "0.3"}
+    run = {
+        "assistant_id": "agent",
+        "input": {"messages": [{"role": "user", "content": "hello"}]},
+        "config": {"configurable": {"simulated_latency_s": 2}},
+        "stream_mode": "messages-tuple",
+        "stream_resumable": True,
+    }
+    async with serving_process(tmp_path, **fast) as (process, http):
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        async with http.stream("POST", f"/threads/{thread_id}/runs/stream", json=run) as answer:
+            location = answer.headers["location"]
+            told = [line async for line in _ids(answer, 4)]
+            await anyio.sleep(0.2)
+            process.kill()
+
+    async with serving_process(tmp_path, **fast) as (_, http):
+        with anyio.fail_after(15):
+            rest = (await http.get(location, headers={"last-event-id": str(told[-1])})).text
+
+    ids = [int(line[4:]) for line in rest.splitlines() if line.startswith("id: ")]
+    assert told == [1, 2, 3, 4]
+    assert ids == sorted(set(ids))
+    assert ids[0] > told[-1]
+    assert '"attempt":2' in rest
+
+
+async def _ids(answer: httpx.Response, count: int) -> AsyncIterator[int]:
+    """The first ids of a stream."""
+    async for line in answer.aiter_lines():
+        if line.startswith("id: "):
+            yield int(line[4:])
+            count -= 1
+            if count == 0:
+                return

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -128,8 +128,9 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
         pool.open_runs_pool(plan.settings, plan.uri) as runs_pool,
         listening(plan.direct_uri) as wakeups,
         open_checkpoints(runs_pool, plan.serde) as saver,
-        anyio.create_task_group() as tasks,
+        anyio.create_task_group() as owners,
     ):
+        tasks = await owners.start(own_runs, name="runs")
         await pool.check_capacity(api_pool, plan.settings)
         engine = _engine(plan, Parts(api_pool, saver, plan.open_store(runs_pool), wakeups, tasks))
         await _announce(engine)
@@ -145,6 +146,14 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
                 )
                 duties.cancel_scope.cancel()
             await drain(engine)
+            owners.cancel_scope.cancel()
+
+
+async def own_runs(*, task_status: TaskStatus[TaskGroup]) -> None:
+    """A task group for the runs, in a task of its own: cancelling it takes nothing else along."""
+    async with anyio.create_task_group() as tasks:
+        task_status.started(tasks)
+        await anyio.sleep_forever()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,16 @@
 """The spec against the server: what a machine makes up from the one, the other answers as the one says."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import anyio
-import anyio.from_thread
 import httpx
 import psycopg
 import pytest
@@ -19,10 +24,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from conftest import TEMPLATE, WAIT_S, serving
+from conftest import TEMPLATE, WAIT_S
 from threadkeep.api import openapi
 from threadkeep.api.routes import TABLE
-from threadkeep.settings import Settings
 
 ENDLESS = "/threads/{thread_id}/stream"
 """It follows a thread until the client leaves: no answer of it can be looked at as a whole."""
@@ -36,41 +40,63 @@ bounded = settings(
 )
 
 
+GRAPHS = Path(__file__).parents[1] / "graphs.py"
+PROJECT = {"graphs": {"chain": "./project.py:chain", "parent": "./project.py:parent"}}
+START_S = 30.0
+
+
 @pytest.fixture(scope="module")
-def base_url(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of the test graphs in a thread: schemathesis waits for its answers in this one."""
+def http(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A server of two graphs, in a process of its own: Hypothesis wants all of the randomness in this one."""
+    folder = tmp_path_factory.mktemp("schemathesis")
+    (folder / "langgraph.json").write_text(json.dumps(PROJECT))
+    (folder / "project.py").write_text(
+        "from graphs import GRAPHS\n\nchain, parent = GRAPHS['chain'], GRAPHS['parent']\n"
+    )
     with psycopg.connect(postgres, autocommit=True) as conn:
         conn.execute("DROP DATABASE IF EXISTS schemathesis WITH (FORCE)")
         conn.execute(f"CREATE DATABASE schemathesis TEMPLATE {TEMPLATE}")
-    database = psycopg.conninfo.make_conninfo(postgres, dbname="schemathesis")
-    chosen = Settings(database_uri=database, data_dir=Path(tmp_path_factory.mktemp("data")), port=0)
-    with (
-        anyio.from_thread.start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(serving(chosen)) as url,
-    ):
-        yield url
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "DATABASE_URI": psycopg.conninfo.make_conninfo(postgres, dbname="schemathesis"),
+        "PYTHONPATH": str(GRAPHS.parent),
+        "PORT": str(port),
+        "LOG_LEVEL": "warning",
+    }
+    process = subprocess.Popen([sys.executable, "-m", "threadkeep", "serve"], cwd=folder, env=environment)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S) as http:
+            _wait_until_ready(process, http)
+            yield http
+    finally:
+        process.kill()
+        process.wait()
 
 
-@pytest.fixture(scope="module")
-def http(base_url: str) -> Iterator[httpx.Client]:
-    """For what there has to be before an operation can do its work."""
-    with httpx.Client(base_url=base_url, timeout=WAIT_S) as http:
-        yield http
+def _wait_until_ready(process: subprocess.Popen[bytes], http: httpx.Client) -> None:
+    end = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < end:
+        with suppress(httpx.TransportError):
+            if http.get("/readyz").is_success:
+                return
+        time.sleep(0.05)  # noqa: TID251 - there is no event loop here
+    raise AssertionError("the server did not start")
 
 
 @spec.parametrize()
 @bounded
-def test_answers_are_those_of_the_spec(case: Case, base_url: str) -> None:
+def test_answers_are_those_of_the_spec(case: Case, http: httpx.Client) -> None:
     """Ours: whatever is sent, an answer has a status and a shape that the spec names, and none is a 500."""
-    case.call_and_validate(base_url=base_url, checks=CHECKS, timeout=WAIT_S)
+    case.call_and_validate(base_url=str(http.base_url), checks=CHECKS, timeout=WAIT_S)
 
 
 @spec.parametrize()
 @bounded
-def test_answers_about_what_there_is_are_those_of_the_spec(case: Case, base_url: str, http: httpx.Client) -> None:
+def test_answers_about_what_there_is_are_those_of_the_spec(case: Case, http: httpx.Client) -> None:
     """Ours: the same where threads, runs, crons and assistants are found, and runs do run."""
     _name_what_there_is(case, http)
-    case.call_and_validate(base_url=base_url, checks=CHECKS, timeout=WAIT_S)
+    case.call_and_validate(base_url=str(http.base_url), checks=CHECKS, timeout=WAIT_S)
 
 
 def _name_what_there_is(case: Case, http: httpx.Client) -> None:

@@ -87,8 +87,7 @@ def _record(url: str, case: Case) -> list[Step]:
             stop = {"stopped": traceback.format_exc(limit=0).strip()}
             server.steps.append(Step(name=f"{case.__name__}: stopped", request="", answer=stop))
     graphs = list(json.loads((servers.PROJECT / "langgraph.json").read_text())["graphs"])
-    names = Names(graphs)
-    names.named(server.threads, "thread_id")
+    names = Names(graphs, server.threads)
     return [Step(name=step.name, request=step.request, answer=names.answer(step.answer)) for step in server.steps]
 
 

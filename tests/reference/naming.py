@@ -11,23 +11,26 @@ PATTERN = re.compile(rf"(?P<time>{TIME})|(?P<before>/threads/|/runs/)?(?P<id>{UU
 NAMESPACE = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 """Of the ids that graphs' own assistants have on every server."""
 KINDS = {"/threads/": "thread", "/runs/": "run"}
-LASTING = ("thread", "assistant", "cron")
-"""Kinds whose names hold for a whole case; those of the others hold within an answer."""
 CLOCKS = ("__request_start_time_ms__",)
 """Keys whose numbers are times."""
 
 
 class Names:
-    """The names that one case's ids have on one server. A graph's own assistant keeps its graph's name."""
+    """The names that ids have in one case on one server.
 
-    def __init__(self, graphs: list[str]) -> None:
-        self._given = {str(uuid.uuid5(NAMESPACE, graph)): f"<assistant of {graph}>" for graph in graphs}
+    Those of the graphs' own assistants and of the case's threads hold for the whole case, others for one answer.
+    """
+
+    def __init__(self, graphs: list[str], threads: list[str]) -> None:
+        self._lasting = {str(uuid.uuid5(NAMESPACE, graph)): f"<assistant of {graph}>" for graph in graphs}
+        self._lasting |= {thread: f"<thread {number}>" for number, thread in enumerate(threads, 1)}
+        self._made = len(threads)
+        self._given: dict[str, str] = {}
         self._count: dict[str, int] = {}
 
     def answer(self, answer: Mapping[str, Any]) -> Any:
         """An answer in names. Metadata gets its names last: what one server leaves out there must not shift the rest."""
-        self._given = {identifier: name for identifier, name in self._given.items() if name[1:].startswith(LASTING)}
-        self._count = {kind: count for kind, count in self._count.items() if kind in LASTING}
+        self._given, self._count = dict(self._lasting), {"thread": self._made}
         self.named(_without_metadata(answer))
         return self.named(answer)
 

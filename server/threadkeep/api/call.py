@@ -23,7 +23,7 @@ from threadkeep.db.filters import Filters
 from threadkeep.engine.assistants import Assistants
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.spec import RunSpec
-from threadkeep.problems import Invalid, Problem, TooLarge, UnsupportedMedia
+from threadkeep.problems import Invalid, Overloaded, Problem, TooLarge, UnsupportedMedia
 from threadkeep.project import Project
 
 MAX_DEPTH = 100
@@ -160,6 +160,8 @@ class Operation:
     async def __call__(self, request: Request[State]) -> Response:
         """Read the request, ask who is calling, and answer."""
         filters = await auth.authorize(self.event, request)
+        if Overloaded in self.answer.refusals:  # told before its body is read: a flood is to cost little
+            request.state["engine"].slots.refuse_if_full()
         body = await read_body(request, self.body) if self.body else None
         query = read_query(request, self.query) if self.query else None
         return await self.endpoint(Call(request=request, body=body, query=query, filters=filters))

@@ -42,6 +42,15 @@ async def append(conn: Conn, run_id: UUID, batch: Sequence[RunEvent]) -> None:
     )
 
 
+async def last(conn: Conn, run_id: UUID) -> int:
+    """The position of the newest event; 0 where there is none."""
+    cursor = await conn.execute(
+        "SELECT coalesce(max(position), 0) FROM run_events WHERE run_id = %(run_id)s", {"run_id": run_id}
+    )
+    found = await cursor.fetchone()
+    return int(found[0]) if found else 0
+
+
 async def read(conn: Conn, run_id: UUID, after: int) -> list[RunEvent]:
     """Up to `PAGE` events behind position `after`, in order."""
     cursor = conn.cursor(row_factory=rows.of(RunEvent))

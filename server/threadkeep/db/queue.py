@@ -18,6 +18,10 @@ from threadkeep.db.runs import FinalStatus, ThreadStatus
 from threadkeep.wire import Json
 
 
+STRIDE = 1000
+"""Positions left out between two attempts: the first may have told its readers more than it could still write."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
     """A run that this process now executes."""
@@ -31,6 +35,8 @@ class Claimed:
     attempt: int
     temporary: bool
     kept: bool
+    events_before: int = 0
+    """The position behind which this attempt's events begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +85,9 @@ async def claim(conn: Conn, worker_id: UUID) -> Claimed | None:
              LIMIT 1
                FOR UPDATE SKIP LOCKED
          )
-        RETURNING *
+        RETURNING *, (SELECT coalesce(max(position) + %(stride)s, 0) FROM run_events WHERE run_id = runs.run_id) AS events_before
         """,
-        {"worker_id": worker_id},
+        {"worker_id": worker_id, "stride": STRIDE},
     )
     return await cursor.fetchone()
 

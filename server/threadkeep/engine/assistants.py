@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import anyio
@@ -59,7 +59,7 @@ class Assistants:
     def __init__(self, pool: Pool, graph_ids: Iterable[str]) -> None:
         self._pool = pool
         self._graph_ids = frozenset(graph_ids)
-        self._known: OrderedDict[tuple[bytes, UUID], tuple[float, Chosen]] = OrderedDict()
+        self._known: OrderedDict[Key, tuple[float, Chosen]] = OrderedDict()
         """By who may see it and its id."""
         self._changes = 0
         self._reading = anyio.Lock()

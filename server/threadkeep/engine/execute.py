@@ -51,7 +51,8 @@ class Conclusion:
 def start(engine: Engine, job: Job, slot: Slot, *, watched: bool) -> LiveRun:
     """Execute `job` in the engine's own task group, and give `slot` back as soon as its graph has ended."""
     kept = job.claimed is not None and job.claimed.kept
-    live = LiveRun(job.run_id, job.thread_id, watched=watched or kept)
+    before = job.claimed.events_before if job.claimed else 0
+    live = LiveRun(job.run_id, job.thread_id, watched=watched or kept, events_before=before)
     engine.live.add(live)
     engine.wakeups.wake(run_topic(job.run_id))
     engine.tasks.start_soon(execute, engine, job, live, slot, name=f"run {job.run_id}")

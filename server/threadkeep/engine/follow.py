@@ -31,6 +31,9 @@ async def follow(engine: Engine, run_id: UUID, after: int | None) -> AsyncGenera
     if live is not None and after is None:
         position = live.last
         live.watched = True
+    if live is None and after is None:
+        async with engine.pool.connection() as conn:
+            position = await events.last(conn, run_id)
     if live is None:
         async with aclosing(_stored(engine, run_id, position)) as stored:
             async for item in stored:

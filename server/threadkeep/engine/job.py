@@ -1,6 +1,6 @@
 """Job: a run as the process that executes it knows it, and what its graph is called with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import UUID
@@ -10,7 +10,7 @@ from langgraph.types import Command as GraphCommand
 from langgraph.types import Send
 
 from threadkeep.db.queue import Claimed
-from threadkeep.engine.spec import Command, RunSpec
+from threadkeep.engine.spec import Command, Packet, RunSpec
 
 RESERVED = ("__", "langgraph_auth")
 """Prefixes of `configurable` keys that only the server sets."""
@@ -87,13 +87,10 @@ def graph_command(command: Command) -> GraphCommand[Any]:
     return GraphCommand(resume=command.resume, update=update, goto=_goto(command.goto))
 
 
-def _goto(goto: Any) -> Any:
+def _goto(goto: str | Packet | list[str | Packet] | None) -> Any:
     """A node's name, a Send, or several."""
-    if goto is None:
-        return ()
-    if isinstance(goto, Sequence) and not isinstance(goto, str):
-        return [_goto(one) for one in cast("Sequence[Any]", goto)]
-    if isinstance(goto, Mapping):
-        sent = cast("Mapping[str, Any]", goto)
-        return Send(sent["node"], sent.get("input"))
-    return goto
+    if isinstance(goto, Packet):
+        return Send(goto.node, goto.input)
+    if isinstance(goto, list):
+        return [_goto(one) for one in goto]
+    return () if goto is None else goto

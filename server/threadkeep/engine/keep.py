@@ -34,7 +34,7 @@ async def keeping(pool: Pool, live: LiveRun, *, kept: bool) -> AsyncGenerator[No
 
 
 async def _keep(pool: Pool, live: LiveRun) -> None:
-    position = 0
+    position = live.events_before
     while True:
         batch = live.behind(position)
         for start in range(0, len(batch), BATCH):

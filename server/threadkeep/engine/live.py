@@ -50,7 +50,7 @@ Followed: TypeAlias = Event | Gap
 class LiveRun:
     """A run that this process executes, or is about to."""
 
-    def __init__(self, run_id: UUID, thread_id: UUID, *, watched: bool) -> None:
+    def __init__(self, run_id: UUID, thread_id: UUID, *, watched: bool, events_before: int = 0) -> None:
         self.run_id = run_id
         self.thread_id = thread_id
         self.watched = watched
@@ -66,7 +66,9 @@ class LiveRun:
         self.abandoned = False
         self._ring: deque[Event] = deque()
         self._bytes = 0
-        self._last = 0
+        self.events_before = events_before
+        """The position behind which its events begin; those before it are an earlier attempt's."""
+        self._last = events_before
         self._changed = anyio.Event()
 
     @property

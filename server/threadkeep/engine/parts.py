@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, cast
 from langchain_core.messages import BaseMessage, BaseMessageChunk, message_chunk_to_message
 from langgraph.types import StreamMode as GraphMode
 
+from threadkeep.engine.failures import describe
 from threadkeep.engine.spec import StreamMode
 from threadkeep.engine.state import checkpoint_of
 
@@ -16,7 +17,7 @@ Namespace: TypeAlias = tuple[str, ...]
 Part: TypeAlias = tuple[str, object]
 """An event's name and its data."""
 
-INTERNAL_PREFIXES = ("__pregel", "langgraph_auth", "checkpoint_map")
+INTERNAL_PREFIXES = ("__pregel", "langgraph_auth")
 """Keys of `configurable` that never leave the server."""
 
 
@@ -79,14 +80,30 @@ def named(event: str, namespace: Namespace) -> str:
 
 
 def _cleaned(mode: GraphMode, chunk: Any) -> object:
-    """A checkpoint's config as clients may see it: its own ids, and what the client set itself."""
+    """Checkpoints with their own ids and what the client set itself alone; errors as clients are told of them."""
     if mode == "checkpoints":
         return _clean_checkpoint(chunk)
-    if mode == "debug" and chunk.get("type") == "checkpoint":
-        payload = _clean_checkpoint(chunk["payload"])
-        ids = {"checkpoint": checkpoint_of(payload["config"]), "parent_checkpoint": checkpoint_of(payload["parent_config"])}
-        return chunk | {"payload": payload | ids}
+    if mode == "tasks":
+        return _described(chunk)
+    if mode == "debug":
+        payload = chunk["payload"]
+        return chunk | {"payload": _debugged(payload) if chunk["type"] == "checkpoint" else _described(payload)}
     return chunk
+
+
+def _described(task: dict[str, Any]) -> dict[str, Any]:
+    error = task.get("error")
+    return task | {"error": describe(error)} if isinstance(error, BaseException) else task
+
+
+def _debugged(payload: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint with its ids, as a thread's state has them, and those of the subgraphs of its tasks."""
+    shown = _clean_checkpoint(payload)
+    for task in shown["tasks"]:
+        if isinstance(task.get("state"), dict):
+            task["checkpoint"] = checkpoint_of(task.pop("state"))
+    ids = {"checkpoint": checkpoint_of(shown["config"]), "parent_checkpoint": checkpoint_of(shown["parent_config"])}
+    return shown | ids
 
 
 def _clean_checkpoint(payload: dict[str, Any]) -> dict[str, Any]:

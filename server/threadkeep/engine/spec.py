@@ -11,7 +11,17 @@ Nodes: TypeAlias = Literal["*"] | list[str]
 
 
 def _several(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    """One mode or several; of none, `values`."""
+    return [value] if isinstance(value, str) else ["values"] if value == [] else value
+
+
+class Packet(BaseModel):
+    """A node, and what it gets in place of the state (`langgraph.types.Send`)."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    node: str
+    input: Any = None
 
 
 class Command(BaseModel):
@@ -22,8 +32,8 @@ class Command(BaseModel):
     resume: Any = None
     """The answer; or interrupt id -> answer, where several wait."""
     update: dict[str, Any] | list[tuple[str, Any]] | None = None
-    goto: Any = None
-    """A node's name, a `{"node", "input"}`, or a list of these."""
+    goto: str | Packet | list[str | Packet] | None = None
+    """Where to go on."""
 
     @property
     def says_something(self) -> bool:

@@ -37,12 +37,12 @@ async def work(engine: Engine) -> None:
 
 
 async def claim_once(engine: Engine) -> bool:
-    """Start one pending run; False where there was none to start."""
+    """Start one pending run; False where there was none to start, or the process is stopping."""
     async with engine.pool.connection() as conn:
-        if not await queue.any_due(conn):
+        if engine.slots.draining or not await queue.any_due(conn):
             return False
     async with engine.slots.hold_patiently() as slot:
-        claimed = await _claim(engine)
+        claimed = None if engine.slots.draining else await _claim(engine)
         if claimed is not None:
             start(engine, Job.of(claimed), slot.passed_on(), watched=True)
     return claimed is not None
