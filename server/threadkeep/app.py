@@ -30,8 +30,9 @@ from threadkeep.db.threads import Ttl
 from threadkeep.engine import webhook_policy
 from threadkeep.engine.assistants import Assistants
 from threadkeep.engine.drain import drain, drain_when_told
-from threadkeep.engine.engine import Engine
+from threadkeep.engine.engine import Engine, Expiry
 from threadkeep.engine.heartbeat import beating
+from threadkeep.engine.retention import expire
 from threadkeep.engine.scheduler import schedule
 from threadkeep.engine.slots import Slots
 from threadkeep.engine.store import store_opener, sweep_items
@@ -43,7 +44,7 @@ from threadkeep.graphs import LoadedGraph
 from threadkeep.project import Project, builtin
 from threadkeep.settings import Settings, environment
 
-DUTIES = (drain_when_told, work, obey_cancels, sweep, sweep_items, schedule, deliver)
+DUTIES = (drain_when_told, work, obey_cancels, sweep, expire, sweep_items, schedule, deliver)
 """What goes on in the background of every process, until it stops."""
 
 
@@ -69,6 +70,15 @@ class Plan:
         """`checkpointer.ttl`: of new threads for which the client gives none."""
         ttl = self.project.checkpointer.ttl
         return Ttl(strategy=ttl.strategy, minutes=ttl.default_ttl) if ttl and ttl.default_ttl else None
+
+    @property
+    def expiry(self) -> Expiry:
+        """`checkpointer.ttl`: how often expired threads are ended, and how many at a time."""
+        ttl, usual = self.project.checkpointer.ttl, Expiry()
+        if ttl is None:
+            return usual
+        every_s = ttl.sweep_interval_minutes * 60 if ttl.sweep_interval_minutes else usual.every_s
+        return Expiry(every_s=every_s, limit=ttl.sweep_limit or usual.limit)
 
     @property
     def serde(self) -> JsonPlusSerializer:
@@ -182,6 +192,7 @@ def _engine(plan: Plan, parts: Parts) -> Engine:
         wakeups=parts.wakeups,
         tasks=parts.tasks,
         webhooks=plan.webhooks,
+        expiry=plan.expiry,
         thread_ttl=plan.thread_ttl,
     )
 

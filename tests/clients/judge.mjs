@@ -32,5 +32,5 @@ export async function until(ask, isRight) {
   for (;;) if (isRight(await ask())) return;
 }
 
-/** Let the nodes of the graph `gated` go on; the test hears it. */
-export const openTheGate = () => console.log("open the gate");
+/** Ask the test, which alone can do it: "open the gate", "cut the line". */
+export const wish = (words) => console.log(words);

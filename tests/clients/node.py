@@ -1,15 +1,15 @@
-"""Node: the scripts of this folder, run against a server, with the gate of the graph `gated` within their reach."""
+"""Node: the scripts of this folder, run against a server. What a script says by `tell`, the test does."""
 
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import anyio
 import pytest
+from anyio.abc import ByteReceiveStream
 from anyio.streams.text import TextReceiveStream
-
-from graphs import Gate
 
 FOLDER = Path(__file__).parent
 LINES: tuple[Literal["1x", "2x"], ...] = ("1x", "2x")
@@ -21,26 +21,27 @@ _missing = shutil.which("node") is None or not (FOLDER / "node_modules" / ".pack
 needs_node = pytest.mark.skipif(_missing, reason="node or its packages are missing: make clients")
 
 
-async def run_script(name: str, url: str, line: str, gate: Gate | None = None) -> str:
-    """What the script printed; its errors, where it failed, are the test's. "open the gate" opens `gate`."""
+async def run_script(name: str, url: str, line: str, wishes: Mapping[str, Callable[[], None]] | None = None) -> str:
+    """What the script printed; where it failed, its errors are the test's.
+
+    A line that it prints is a wish, where `wishes` has it: what belongs to it is done at once.
+    """
     said = ["", ""]
     command = ["node", f"{name}.mjs", url, line]
     # No proxy or option of the machine's reaches the script.
     async with await anyio.open_process(command, cwd=FOLDER, env={"PATH": os.environ["PATH"]}) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        out, err = TextReceiveStream(process.stdout), TextReceiveStream(process.stderr)
 
-        async def hear(stream: TextReceiveStream, place: int) -> None:
-            async for text in stream:
+        async def hear(stream: ByteReceiveStream | None, place: int) -> None:
+            assert stream is not None
+            async for text in TextReceiveStream(stream):
                 said[place] += text
-                if gate is not None and "open the gate\n" in said[0]:
-                    gate.open()
+                for wish in text.splitlines():
+                    (wishes or {}).get(wish, str)()
 
         with anyio.move_on_after(SCRIPT_S) as limit:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(hear, out, 0)
-                tasks.start_soon(hear, err, 1)
+                tasks.start_soon(hear, process.stdout, 0)
+                tasks.start_soon(hear, process.stderr, 1)
             await process.wait()
         if limit.cancelled_caught:
             process.kill()

@@ -53,7 +53,7 @@ async def chat_url(settings: Settings, gate: Gate) -> AsyncIterator[str]:
 @needs_node
 async def test_chat_in_the_browser_goes_as_its_users_expect(chat_url: str, gate: Gate) -> None:
     """Protocol: chat.mjs: first message, edit, regenerate, reload, question, error, queue, stop."""
-    await run_script("chat", chat_url, "1x", gate)
+    await run_script("chat", chat_url, "1x", {"open the gate": gate.open})
 
 
 async def test_page_may_ask_and_may_read_what_the_hook_needs(http: httpx.AsyncClient) -> None:

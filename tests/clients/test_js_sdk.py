@@ -22,7 +22,7 @@ NOT_OFFERED = {"threads.stream"}
 @pytest.mark.parametrize("subject", SUBJECTS)
 async def test_sdk_finds_all_as_it_should_be(url: str, gate: Gate, subject: str, line: str) -> None:
     """Protocol: what the script of that name asks and expects."""
-    await run_script(subject, url, line, gate)
+    await run_script(subject, url, line)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ async def narrow_url(settings: Settings) -> AsyncIterator[str]:
 @pytest.mark.parametrize("line", LINES)
 async def test_full_server_is_told_from_a_broken_one(narrow_url: str, gate: Gate, line: str) -> None:
     """Ours: 503 in JSON, before a stream begins."""
-    await run_script("full", narrow_url, line, gate)
+    await run_script("full", narrow_url, line)
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -163,7 +163,7 @@ async def cancel(call: Call[None, CancelQuery]) -> Response:
         raise NotFound("No matching runs to cancel: the run has ended")
     if call.query.wait:
         await follow.ended(call.engine, run_id)
-        return raw_json(b"{}", headers=run_headers(thread_id, run_id))
+        return raw_json(b"{}", headers=run_headers(thread_id, run_id, "join"))
     return Response(status_code=202)
 
 

@@ -1,7 +1,7 @@
 """Runs: start one and read its stream, wait for its answer, or leave it in the queue; join it; stop it."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 from starlette.responses import Response
@@ -42,8 +42,8 @@ class RunBody(RunSpec):
     @property
     def own_metadata(self) -> dict[str, Any]:
         """What the client says of the run, by either field."""
-        told = self.config.get("metadata")
-        said = {**(told if isinstance(told, dict) else {}), **self.metadata}
+        told: object = self.config.get("metadata")
+        said = {**(cast("dict[str, Any]", told) if isinstance(told, dict) else {}), **self.metadata}
         return {key: value for key, value in said.items() if key not in RESERVED}
 
     @property

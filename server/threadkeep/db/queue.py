@@ -17,7 +17,6 @@ from threadkeep.db.pool import Conn, Pool, pipeline
 from threadkeep.db.runs import FinalStatus, ThreadStatus
 from threadkeep.wire import Json
 
-
 STRIDE = 1000
 """Positions left out between two attempts: the first may have told its readers more than it could still write."""
 

@@ -23,6 +23,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Expiry:
+    """How threads whose time to live is over are ended: `limit` of them every `every_s` seconds."""
+
+    every_s: float = 10
+    limit: int = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """The parts that runs share in one process."""
 
@@ -37,6 +45,7 @@ class Engine:
     tasks: TaskGroup
     """The owner of every run: a request that goes away does not take its run along."""
     webhooks: Policy = field(default_factory=Policy)
+    expiry: Expiry = field(default_factory=Expiry)
     thread_ttl: Ttl | None = None
     """Of a new thread for which the client gives none."""
     stopping: anyio.Event = field(default_factory=anyio.Event)

@@ -7,6 +7,10 @@ import logging
 from collections.abc import Sequence
 from uuid import UUID
 
+import anyio
+import psycopg
+from psycopg_pool import PoolTimeout
+
 from threadkeep.db import expiry, threads
 from threadkeep.db.filters import EVERYTHING, Filters
 from threadkeep.engine.engine import Engine
@@ -14,9 +18,8 @@ from threadkeep.problems import Unsupported
 
 log = logging.getLogger(__name__)
 
-DELETE_BATCH = 500
 PRUNE_BATCH = 50
-"""Fewer than are deleted, for each takes several statements, and their rows are locked meanwhile."""
+"""Threads pruned at once, at most; fewer than are deleted, for each takes several statements, and their rows are locked meanwhile."""
 
 
 async def delete(engine: Engine, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
@@ -46,14 +49,25 @@ async def keep_latest(engine: Engine, filters: Filters, thread_ids: Sequence[UUI
     return len(free)
 
 
+async def expire(engine: Engine) -> None:
+    """End the threads whose time is over, on a timer, until cancelled."""
+    while True:
+        try:
+            await expire_once(engine)
+        except (psycopg.OperationalError, PoolTimeout):
+            log.warning("expired threads can't be ended", exc_info=True)
+        await anyio.sleep(engine.expiry.every_s)
+
+
 async def expire_once(engine: Engine) -> None:
     """Delete or prune a batch of threads whose time is over; what is left comes next time."""
+    limit = engine.expiry.limit
     async with engine.pool.connection() as conn, conn.transaction():
-        gone = await expiry.lock_expired(conn, "delete", DELETE_BATCH)
+        gone = await expiry.lock_expired(conn, "delete", limit)
         if gone:
             await threads.delete(conn, EVERYTHING, gone)
     async with engine.pool.connection() as conn, conn.transaction():
-        pruned = await expiry.lock_expired(conn, "keep_latest", PRUNE_BATCH)
+        pruned = await expiry.lock_expired(conn, "keep_latest", min(limit, PRUNE_BATCH))
         for thread_id in pruned:
             await _prune(engine, thread_id)
         if pruned:

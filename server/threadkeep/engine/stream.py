@@ -43,6 +43,7 @@ async def stream(graph: Pregel[Any, Any, Any, Any], job: Job, live: LiveRun, str
 
 
 def _remember(streamed: Streamed, values: Any) -> None:
+    """Values may follow an interrupt: those of the step's other tasks, while its question stays open."""
     if isinstance(values, dict) and INTERRUPT in values:
         found = cast("dict[str, Any]", values)
         known = {interrupt.id for interrupt in streamed.interrupts or ()}
@@ -50,7 +51,6 @@ def _remember(streamed: Streamed, values: Any) -> None:
         streamed.interrupts = [*(streamed.interrupts or ()), *fresh]
         streamed.values = {key: value for key, value in found.items() if key != INTERRUPT}
         return
-    streamed.interrupts = None
     streamed.values = values
 
 

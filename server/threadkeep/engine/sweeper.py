@@ -1,4 +1,4 @@
-"""Sweeper: at the start and on a timer, puts right what a dead process left behind, and ends what is over."""
+"""Sweeper: at the start and on a timer, puts right what a dead process left behind."""
 
 import logging
 
@@ -8,7 +8,6 @@ from psycopg_pool import PoolTimeout
 
 from threadkeep.db import workers
 from threadkeep.engine.engine import Engine
-from threadkeep.engine.retention import expire_once
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ async def sweep(engine: Engine) -> None:
 
 
 async def sweep_once(engine: Engine) -> None:
-    """Take over the runs of dead processes, and end the threads whose time to live is over."""
+    """Take over the runs of dead processes."""
     settings = engine.settings
     async with engine.pool.connection() as conn:
         await workers.sweep(conn, settings.lease_s)
@@ -32,4 +31,3 @@ async def sweep_once(engine: Engine) -> None:
         await workers.put_back_lost(conn, engine.worker_id, list(engine.live.all()), settings.lease_s)
     if orphans:
         log.warning("runs of a dead process were taken over", extra={"runs": [str(run_id) for run_id in orphans]})
-    await expire_once(engine)

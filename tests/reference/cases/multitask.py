@@ -18,7 +18,7 @@ def _second(server: Server, strategy: str) -> None:
     server("update while busy", "POST /threads/{thread}/state", {"values": {"items": ["u"]}}, at=at)
     server.settled(at["thread"])
     server("first, in the end", "GET /threads/{thread}/runs/{first}", at=at)
-    if "run_id" in made:
+    if "status" in made:
         server("second, in the end", "GET /threads/{thread}/runs/{second}", at=at | {"second": made["run_id"]})
     server("thread, in the end", "GET /threads/{thread}", at=at)
     server("state, in the end", "GET /threads/{thread}/state", at=at)
