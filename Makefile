@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench schema dist lock clean
+.PHONY: help serve test clients check bench schema dist lock clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -25,6 +25,8 @@ serve: .venv/serve ## Run the server, with a Postgres of its own unless DATABASE
 test: .venv/dev ## Run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
+clients: tests/clients/node_modules ## Install the JavaScript clients that some tests drive
+
 check: .venv/dev ## Check format, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -46,7 +48,7 @@ lock: .venv/lock ## Write requirements/*.txt anew; ARGS=--upgrade takes newer re
 	@$(COMPILE) requirements/lock.in --output-file requirements/lock.txt
 
 clean: ## Remove .venv and everything that was built; data stays
-	@rm -rf .venv dist build .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules
 
 .venv/made:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: python3-venv)" >&2; exit 1; }
@@ -67,6 +69,10 @@ clean: ## Remove .venv and everything that was built; data stays
 .venv/dev: .venv/serve requirements/dev.txt
 	@echo "installing what the tests need"
 	@$(LOCKED) requirements/dev.txt
+	@touch $@
+
+tests/clients/node_modules: tests/clients/package-lock.json
+	@npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@
 
 .venv/lock: .venv/made requirements/lock.txt

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import threadkeep
 
 PACKAGE = Path(threadkeep.__file__).parent
@@ -24,7 +25,7 @@ def _imports(module: Path) -> Iterator[str]:
 
 
 def _part(name: str) -> str:
-    return name.split(".")[0]
+    return name.partition(".")[0]
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module.parts[0] in LAYERS], ids=str)

@@ -35,7 +35,8 @@ assert.deepEqual(await nodes(), ["__start__", "child", "last", "__end__"]);
 assert.ok((await nodes({ xray: true })).includes("child:inner"));
 assert.equal((await client.assistants.getSchemas(id)).input_schema.properties.items.type, "array");
 assert.deepEqual(Object.keys(await client.assistants.getSubgraphs(id)), ["child"]);
-assert.deepEqual(Object.keys(await client.assistants.getSubgraphs(id, { namespace: "child", recurse: true })), ["child"]);
+const child = await client.assistants.getSubgraphs(id, { namespace: "child", recurse: true });
+assert.deepEqual(Object.keys(child), ["child"]);
 
 assert.equal(await client.assistants.delete(id, { deleteThreads: true }), undefined);
 await refused(404, client.assistants.get(id));

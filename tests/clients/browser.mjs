@@ -2,7 +2,15 @@
 // fails, and of an answer only the headers that the server exposes are seen.
 import assert from "node:assert/strict";
 
-const SAFE_HEADERS = ["cache-control", "content-language", "content-length", "content-type", "expires", "last-modified", "pragma"];
+const SAFE_HEADERS = [
+  "cache-control",
+  "content-language",
+  "content-length",
+  "content-type",
+  "expires",
+  "last-modified",
+  "pragma",
+];
 const SAFE_METHODS = ["GET", "HEAD", "POST"];
 
 export const origin = "http://localhost:3000";

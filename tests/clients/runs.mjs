@@ -7,15 +7,16 @@ const { thread_id: thread } = await client.threads.create();
 
 const told = [];
 const onRunCreated = (ids) => told.push(ids);
-const run = await client.runs.create(thread, "chain", { input, streamResumable: true, metadata: { n: 1 }, onRunCreated });
+const options = { input, streamResumable: true, metadata: { n: 1 }, onRunCreated };
+const run = await client.runs.create(thread, "chain", options);
 assert.deepEqual(await client.runs.join(thread, run.run_id), done);
 const ended = await client.runs.get(thread, run.run_id);
 assert.deepEqual([ended.status, ended.metadata.n, ended.multitask_strategy], ["success", 1, "enqueue"]);
 assert.deepEqual(await client.runs.list(thread, { status: "success" }), [ended]);
 assert.deepEqual(await client.runs.list(thread, { select: ["run_id"] }), [{ run_id: run.run_id }]);
 
-const replayed = await gather(client.runs.joinStream(thread, run.run_id, { lastEventId: "-1", streamMode: ["values"] }));
-assert.deepEqual(replayed, [
+const fromTheStart = { lastEventId: "-1", streamMode: ["values"] };
+assert.deepEqual(await gather(client.runs.joinStream(thread, run.run_id, fromTheStart)), [
   ["metadata", { run_id: run.run_id, attempt: 1 }],
   ["values", { items: [] }],
   ["values", { items: ["first"] }],

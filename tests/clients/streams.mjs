@@ -5,7 +5,8 @@ const input = { items: [] };
 
 async function stream(graph, streamMode, options = {}) {
   const { thread_id } = await client.threads.create();
-  const [[event, data], ...rest] = await gather(client.runs.stream(thread_id, graph, { input, streamMode, ...options }));
+  const parts = client.runs.stream(thread_id, graph, { input, streamMode, ...options });
+  const [[event, data], ...rest] = await gather(parts);
   assert.deepEqual([event, Object.keys(data)], ["metadata", ["run_id", "attempt"]]);
   return rest;
 }

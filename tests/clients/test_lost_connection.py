@@ -24,7 +24,11 @@ class Wire:
         """Serve one connection."""
         with anyio.CancelScope() as scope:
             self._open.add(scope)
-            async with near, await anyio.connect_tcp("127.0.0.1", self._port) as far, anyio.create_task_group() as tasks:
+            async with (
+                near,
+                await anyio.connect_tcp("127.0.0.1", self._port) as far,
+                anyio.create_task_group() as tasks,
+            ):
                 tasks.start_soon(_copy, near, far, scope)
                 tasks.start_soon(_copy, far, near, scope)
         self._open.discard(scope)
@@ -50,7 +54,8 @@ async def wire(url: str) -> AsyncIterator[tuple[str, Wire]]:
     wire = Wire(url)
     async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, wire.carry)
-        yield f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}", wire
+        port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - anyio's `extra`, not Django's
+        yield f"http://127.0.0.1:{port}", wire
         tasks.cancel_scope.cancel()
 
 

@@ -51,7 +51,9 @@ async def test_it_is_invoked_with_a_thread_and_without(client: LangGraphClient, 
 
     assert await chain.ainvoke(EMPTY) == DONE
     assert await chain.ainvoke(EMPTY, config) == DONE
-    assert await chain.ainvoke({"items": ["again"]}, config) == {"items": ["first", "second", "again", "first", "second"]}
+    assert await chain.ainvoke({"items": ["again"]}, config) == {
+        "items": ["first", "second", "again", "first", "second"]
+    }
     assert [thread["thread_id"] for thread in await client.threads.search()] == [config["configurable"]["thread_id"]]
 
 

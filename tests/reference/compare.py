@@ -1,8 +1,8 @@
 """Compare: the same requests to LangGraph's own server and to ours; exits with 1 where a difference has no reason.
 
-    python tests/reference/compare.py                         starts both, compares, writes docs/differences.md
-    python tests/reference/compare.py --only runs --show      the cases named so, and every difference
-    python tests/reference/compare.py --urls http://… http://…   two servers that run already (reference, ours)
+python tests/reference/compare.py                         starts both, compares, writes docs/differences.md
+python tests/reference/compare.py --only runs --show      the cases named so, and every difference
+python tests/reference/compare.py --urls http://… http://…   two servers that run already (reference, ours)
 """
 
 import argparse
@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-
 import known
 import page
 import servers

@@ -31,9 +31,7 @@ def compare(reference: Sequence[Step], ours: Sequence[Step]) -> Iterator[Differe
         for name, theirs, mine in pairs:
             yield Difference(step=step.name, request=step.request, field=name, reference=theirs, ours=mine)
     for step in answers.values():
-        yield Difference(
-            step=step.name, request=step.request, field="step", reference=ABSENT, ours="came to it"
-        )
+        yield Difference(step=step.name, request=step.request, field="step", reference=ABSENT, ours="came to it")
 
 
 def _answers(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -70,7 +68,9 @@ def _pairs(theirs: list[Any], mine: list[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _aligned(theirs: list[Any], mine: list[Any]) -> Iterator[tuple[Any, Any]]:
-    matcher = SequenceMatcher(None, [_sort(event) for event in theirs], [_sort(event) for event in mine], autojunk=False)
+    matcher = SequenceMatcher(
+        None, [_sort(event) for event in theirs], [_sort(event) for event in mine], autojunk=False
+    )
     for kind, first, first_end, second, second_end in matcher.get_opcodes():
         if kind == "equal":
             yield from zip(theirs[first:first_end], mine[second:second_end], strict=True)
@@ -82,4 +82,6 @@ def _aligned(theirs: list[Any], mine: list[Any]) -> Iterator[tuple[Any, Any]]:
 def _sort(event: Mapping[str, Any]) -> tuple[Any, ...]:
     """What an event is, but for its content; LangChain's own say it in their data."""
     data = event.get("data")
-    return (event["event"], *(data.get(key) for key in ("event", "type"))) if isinstance(data, dict) else (event["event"],)
+    return (
+        (event["event"], *(data.get(key) for key in ("event", "type"))) if isinstance(data, dict) else (event["event"],)
+    )

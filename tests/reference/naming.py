@@ -37,7 +37,8 @@ class Names:
     def named(self, value: Any, key: str = "") -> Any:
         """`value` with names in place of its ids; `key` is the field it stands in, and says what it is the id of."""
         if isinstance(value, Mapping):
-            return {self._text(str(name), "id"): self.named(item, str(name)) for name, item in value.items()}
+            items = sorted(value.items(), key=lambda item: str(item[1])) if _by_id(value) else value.items()
+            return {self._text(str(name), "id"): self.named(item, str(name)) for name, item in items}
         if isinstance(value, list):
             return [self.named(item, key) for item in value]
         if isinstance(value, str):
@@ -60,6 +61,11 @@ class Names:
             self._count[kind] = self._count.get(kind, 0) + 1
             self._given[identifier] = f"<{kind} {self._count[kind]}>"
         return self._given[identifier]
+
+
+def _by_id(value: Mapping[Any, Any]) -> bool:
+    """Its keys are ids, in no order that means something."""
+    return bool(value) and all(PATTERN.fullmatch(str(key)) for key in value)
 
 
 def _without_metadata(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ HEADERS = (
     "x-pagination-total",
 )
 """What clients and proxies read."""
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+"""An id that nothing has."""
 WAIT_S = 20.0
 """The longest that a case waits for a server."""
 
@@ -78,9 +81,9 @@ class Server:
         """Run to the end; not recorded."""
         self.http.post(f"/threads/{thread}/runs/wait", json=body).raise_for_status()
 
-    def until(self, path: str, *statuses: str) -> None:
+    def until(self, path: str, *statuses: str, within_s: float = WAIT_S) -> None:
         """Wait until what stands at `path` has one of these statuses, or is gone."""
-        end = time.monotonic() + WAIT_S
+        end = time.monotonic() + within_s
         while (found := self.http.get(path)).is_success and found.json()["status"] not in statuses:
             if time.monotonic() > end:
                 raise TimeoutError(f"{path} is still {found.json()['status']}")
@@ -89,6 +92,12 @@ class Server:
     def settled(self, thread: str) -> None:
         """Wait until nothing goes on on `thread`."""
         self.until(f"/threads/{thread}", "idle", "interrupted", "error")
+
+    def ended(self, thread: str, run: str) -> None:
+        """Wait until `run` has ended, and a while for its thread: the reference leaves some busy."""
+        self.until(f"/threads/{thread}/runs/{run}", "success", "error", "interrupted", "timeout")
+        with suppress(TimeoutError):
+            self.until(f"/threads/{thread}", "idle", "interrupted", "error", within_s=3)
 
     def entered(self, thread: str, run: str) -> None:
         """Wait until the graph `slow` is in its slow node: the step before it is kept."""
@@ -102,6 +111,8 @@ class Server:
 
 def _answer(response: httpx.Response) -> dict[str, Any]:
     headers = {name: response.headers[name] for name in HEADERS if name in response.headers}
+    if "allow" in headers:
+        headers["allow"] = ", ".join(sorted(headers["allow"].split(", ")))
     answer: dict[str, Any] = {"status": response.status_code, "headers": headers}
     if headers.get("content-type", "").startswith("text/event-stream"):
         return answer | {"events": list(_events(response.text))}
@@ -117,10 +128,13 @@ def _events(text: str) -> Iterator[dict[str, Any]]:
     for frame in text.replace("\r\n", "\n").split("\n\n"):
         lines = [line.partition(": ") for line in frame.split("\n") if line and not line.startswith(":")]
         if lines:
-            yield {name: _data(value) if name == "data" else value for name, _, value in lines}
+            yield {name: _field(name, value) for name, _, value in lines}
 
 
-def _data(text: str) -> Any:
+def _field(name: str, text: str) -> Any:
+    """An event's field; ids, which say nothing but their order, are all alike."""
+    if name != "data":
+        return "(an id)" if name == "id" else text
     try:
         return httpx.Response(200, text=text).json()
     except ValueError:

@@ -113,7 +113,7 @@ async def search(call: Call[None, ListQuery]) -> Response:
 
 async def cancel_many(call: Call[CancelManyBody, CancelManyQuery]) -> Response:
     """POST /runs/cancel: stop several runs."""
-    reason = "interrupt requested via POST /runs/cancel"
+    reason = f"{call.query.action} requested via POST /runs/cancel"
     if not await stop(call.engine, call.filters, call.body.target, call.query.action, reason):
         raise NotFound("No runs found to cancel.")
     return no_content()
@@ -158,7 +158,8 @@ async def cancel(call: Call[None, CancelQuery]) -> Response:
     """POST /threads/{thread_id}/runs/{run_id}/cancel: stop a run; with `wait`, answer when it has stopped."""
     thread_id, run_id = await _known(call)
     target = Target(thread_id=thread_id, run_ids=[run_id])
-    reason = call.query.reason or "interrupt requested via POST /threads/{thread_id}/runs/{run_id}/cancel"
+    told = f"{call.query.action} requested via POST /threads/{{thread_id}}/runs/{{run_id}}/cancel"
+    reason = call.query.reason or told
     if not await stop(call.engine, call.filters, target, call.query.action, reason):
         raise NotFound("No matching runs to cancel: the run has ended")
     if call.query.wait:

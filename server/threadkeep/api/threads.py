@@ -45,7 +45,7 @@ class ThreadBody(BaseModel):
     thread_id: UUID | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     if_exists: Literal["raise", "do_nothing"] = "raise"
-    ttl: Annotated[TtlBody | None, BeforeValidator(_ttl)] = None
+    ttl: Annotated[TtlBody | None, BeforeValidator(_ttl, json_schema_input_type=TtlBody | float | None)] = None
     supersteps: list[Superstep] = Field(default_factory=list[Superstep])
 
 
@@ -55,7 +55,7 @@ class ThreadPatch(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     metadata: dict[str, Any] = Field(default_factory=dict)
-    ttl: Annotated[TtlBody | None, BeforeValidator(_ttl)] = None
+    ttl: Annotated[TtlBody | None, BeforeValidator(_ttl, json_schema_input_type=TtlBody | float | None)] = None
 
 
 class ThreadQuery(BaseModel):

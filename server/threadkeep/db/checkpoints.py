@@ -36,6 +36,9 @@ LARGE_BYTES = 1024 * 1024
 """A channel that was once above this is serialised in a thread from then on: below, the hop costs more than the work."""
 REMEMBERED_CHANNELS = 10_000
 
+DURABILITY = "__pregel_durability"
+"""Where LangGraph hands a run's durability down."""
+
 Packed = TypeVar("Packed", bound=Sequence[Any])
 
 
@@ -81,7 +84,7 @@ class Checkpoints(AsyncPostgresSaver):
             _json({**checkpoint, "channel_values": inline}),
             _json(get_serializable_checkpoint_metadata(config, metadata)),
         )
-        await self._commits.write(Rows(blobs=packed, checkpoints=[row]))
+        await self._commits.write(Rows(blobs=packed, checkpoints=[row], flushed=_is_flushed(config)))
         return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
@@ -94,7 +97,10 @@ class Checkpoints(AsyncPostgresSaver):
             [channel for channel, _ in writes], lambda: self._dump_writes(*place, task_id, task_path, writes)
         )
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        await self._commits.write(Rows(replacing=packed) if replaces else Rows(adding=packed))
+        flushed = _is_flushed(config)
+        await self._commits.write(
+            Rows(replacing=packed, flushed=flushed) if replaces else Rows(adding=packed, flushed=flushed)
+        )
 
     async def _packed(self, channels: list[str], dump: Callable[[], list[Packed]]) -> list[Packed]:
         """The rows of `dump`, made in a thread where one of the channels has been large before."""
@@ -125,6 +131,11 @@ async def open_checkpoints(pool: Pool, serde: SerializerProtocol | None = None) 
     """The checkpointer on `pool`, its group commit running until the block ends."""
     async with committing(pool) as commits:
         yield Checkpoints(pool, commits, serde)
+
+
+def _is_flushed(config: RunnableConfig) -> bool:
+    """Each step has to be on disk: unless a run said that it wants less. Its end is on disk in any case."""
+    return config.get("configurable", {}).get(DURABILITY, "sync") == "sync"
 
 
 def _split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

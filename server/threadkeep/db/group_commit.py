@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 import anyio
 import psycopg
 
-from threadkeep.db.pool import Conn, Pool
+from threadkeep.db.pool import Conn, Pool, defer_flush
 
 MAX_ROWS = 2000
 """Rows of one transaction, so that a large fan-out does not make the others wait long."""
@@ -36,6 +36,9 @@ class Rows:
     """Writes that take the place of an earlier one: errors, interrupts, answers."""
     adding: Sequence[WriteRow] = ()
     """Writes of which the first stands."""
+    flushed: bool = True
+    """Not before they are on disk. Otherwise it is enough that Postgres has them: whoever commits after them with a
+    flush, as the end of a run does, flushes them too."""
 
     def __len__(self) -> int:
         return len(self.blobs) + len(self.checkpoints) + len(self.replacing) + len(self.adding)
@@ -120,6 +123,8 @@ async def _insert(conn: Conn, batch: list[Rows]) -> None:
     replacing = _last(batch, lambda rows: rows.replacing, 6)
     adding = _first(batch, lambda rows: rows.adding, 6)
     async with conn.pipeline():
+        if not any(rows.flushed for rows in batch):
+            await defer_flush(conn)
         if blobs:
             await _insert_blobs(conn, blobs)
         if checkpoints:

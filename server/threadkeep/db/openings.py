@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from threadkeep.db import rows
 from threadkeep.db.filters import Filters
-from threadkeep.db.pool import Conn, Pool, pipeline
+from threadkeep.db.pool import Conn, Pool, defer_flush, pipeline
 from threadkeep.db.queue import lock_thread
 from threadkeep.db.runs import Run
 from threadkeep.db.threads import Ttl
@@ -99,6 +99,8 @@ async def _open(conn: Conn, filters: Filters, new: NewRun) -> Results:
     }
     if new.create_thread:
         await _create_thread(conn, filters, new)
+    if new.worker_id is not None:  # nobody is told of the run before its end, which is on disk
+        await defer_flush(conn)
     await lock_thread(conn, new.thread_id)
     run = conn.cursor(row_factory=rows.of(Run))
     await run.execute(

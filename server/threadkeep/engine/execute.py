@@ -205,9 +205,12 @@ def thread_config(job: Job) -> Any:
 
 async def _finish(engine: Engine, job: Job, live: LiveRun, conclusion: Conclusion) -> None:
     """Write the final state, then tell the readers: who hears of the end finds it in Postgres."""
+    answer, own = conclusion.answer, True
     if job.claimed is not None:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(FINISH_S):
+        own = False
+        with anyio.move_on_after(FINISH_S, shield=True):
             own = await queue.finish(engine.pool, job.claimed, engine.worker_id, conclusion.ending)
-            if not own:
-                log.warning("run was taken over by another process", extra={"run_id": str(job.run_id)})
-    live.end(Outcome(status=conclusion.ending.status, answer=conclusion.answer))
+    if not own:
+        log.warning("the end of a run could not be written", extra={"run_id": str(job.run_id)})
+        answer = wire.dumps({"__error__": {"error": "RunLost", "message": "the run's end could not be written"}})
+    live.end(Outcome(status=conclusion.ending.status, answer=answer))

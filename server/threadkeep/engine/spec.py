@@ -66,7 +66,9 @@ class RunSpec(BaseModel):
     checkpoint_id: str | None = None
     interrupt_before: Nodes | None = None
     interrupt_after: Nodes | None = None
-    stream_mode: Annotated[list[StreamMode], BeforeValidator(_several)] = Field(default_factory=lambda: ["values"])
+    stream_mode: Annotated[
+        list[StreamMode], BeforeValidator(_several, json_schema_input_type=StreamMode | list[StreamMode])
+    ] = Field(default_factory=lambda: ["values"])
     stream_subgraphs: bool = False
     stream_resumable: bool = False
     durability: Literal["sync", "async", "exit"] = "async"

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
-from cases import assistants, crons, interrupts, lifecycle, multitask, runs, state, store, streams, system, threads
 from recording import Server
+
+from cases import assistants, crons, interrupts, lifecycle, multitask, runs, state, store, streams, system, threads
 
 Case: TypeAlias = Callable[[Server], None]
 
@@ -24,5 +25,3 @@ CASES: tuple[Case, ...] = (
     *store.CASES,
     *ALONE,
 )
-NOWHERE = "00000000-0000-4000-8000-000000000000"
-"""An id that nothing has."""

@@ -3,9 +3,7 @@
 import uuid
 
 from naming import NAMESPACE
-from recording import Server
-
-NOWHERE = "00000000-0000-4000-8000-000000000000"
+from recording import NOWHERE, Server
 
 
 def system_id(graph: str) -> str:
@@ -97,7 +95,9 @@ def assistant_search(server: Server) -> None:
     server("limit 0", search, {"limit": 0})
     server("limit 1001", search, {"limit": 1001})
     server("offset -1", search, {"offset": -1})
-    server("systems", search, {"metadata": {"created_by": "system"}, "limit": 2, "sort_by": "name", "sort_order": "asc"})
+    server(
+        "systems", search, {"metadata": {"created_by": "system"}, "limit": 2, "sort_by": "name", "sort_order": "asc"}
+    )
     server("count", "POST /assistants/count", {"metadata": mark})
     server("count by name", "POST /assistants/count", {"metadata": mark, "name": "et"})
     server("count by graph", "POST /assistants/count", {"graph_id": "counter"})

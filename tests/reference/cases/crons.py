@@ -1,8 +1,7 @@
 """Crons: rows alone; none comes due while it is compared."""
 
-from recording import Server
+from recording import NOWHERE, Server
 
-NOWHERE = "00000000-0000-4000-8000-000000000000"
 CREATE = "POST /runs/crons"
 CRON = "/runs/crons/{cron}"
 YEARLY = {"schedule": "0 0 1 1 *", "assistant_id": "chain"}

@@ -1,8 +1,7 @@
 """Lifecycle: runs that are joined, stopped, delayed, deleted."""
 
-from recording import Server
+from recording import NOWHERE, Server
 
-NOWHERE = "00000000-0000-4000-8000-000000000000"
 RUN = "GET /threads/{thread}/runs/{run}"
 CANCEL = "POST /threads/{thread}/runs/{run}/cancel"
 JOIN = "GET /threads/{thread}/runs/{run}/join"
@@ -24,7 +23,7 @@ def cancel_one(server: Server) -> None:
             at = _slow(server)
             name = f"{action}, wait {wait}"
             server(name, CANCEL, at=at, query={"action": action, "wait": wait})
-            server.settled(at["thread"])
+            server.ended(at["thread"], at["run"])
             server(f"{name}: run", RUN, at=at)
             server(f"{name}: thread", "GET /threads/{thread}", at=at)
             server(f"{name}: state", "GET /threads/{thread}/state", at=at)

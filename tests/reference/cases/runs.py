@@ -1,9 +1,9 @@
 """Runs: what is asked, what is refused, what is kept of it."""
 
-from cases.assistants import system_id
-from recording import Server
+from recording import NOWHERE, Server
 
-NOWHERE = "00000000-0000-4000-8000-000000000000"
+from cases.assistants import system_id
+
 CREATE = "POST /threads/{thread}/runs"
 WAIT = "POST /threads/{thread}/runs/wait"
 RUN = "GET /threads/{thread}/runs/{run}"
@@ -96,9 +96,16 @@ def run_refused(server: Server) -> None:
     server("recursion limit 0", WAIT, plain | {"config": {"recursion_limit": 0}}, at={"thread": server.thread()})
     server("recursion limit text", WAIT, plain | {"config": {"recursion_limit": "x"}}, at={"thread": server.thread()})
     server("feedback keys", WAIT, plain | {"feedback_keys": ["score"]}, at={"thread": server.thread()})
-    server("unknown checkpoint", WAIT, {"assistant_id": "chain", "checkpoint_id": NOWHERE}, at={"thread": server.thread()})
+    server(
+        "unknown checkpoint", WAIT, {"assistant_id": "chain", "checkpoint_id": NOWHERE}, at={"thread": server.thread()}
+    )
     server("resume without thread", "POST /runs/wait", {"assistant_id": "asking", "command": {"resume": 1}})
-    server("resume what does not wait", WAIT, {"assistant_id": "chain", "command": {"resume": 1}}, at={"thread": server.thread()})
+    server(
+        "resume what does not wait",
+        WAIT,
+        {"assistant_id": "chain", "command": {"resume": 1}},
+        at={"thread": server.thread()},
+    )
 
 
 def run_wait(server: Server) -> None:
@@ -137,7 +144,9 @@ def run_context(server: Server) -> None:
     }
     for graph in ("configured", "configured_strictly", "unconfigured"):
         for name, asked in given.items():
-            server(f"{graph}, {name}", WAIT, {"assistant_id": graph, "input": X} | asked, at={"thread": server.thread()})
+            server(
+                f"{graph}, {name}", WAIT, {"assistant_id": graph, "input": X} | asked, at={"thread": server.thread()}
+            )
 
 
 def run_metadata(server: Server) -> None:

@@ -1,8 +1,7 @@
 """State: what a thread holds, now and earlier, and changing it by hand."""
 
-from recording import Server
+from recording import NOWHERE, Server
 
-NOWHERE = "00000000-0000-4000-8000-000000000000"
 STATE = "GET /threads/{thread}/state"
 UPDATE = "POST /threads/{thread}/state"
 HISTORY = "POST /threads/{thread}/history"

@@ -1,8 +1,6 @@
 """Threads: rows, search, copies."""
 
-from recording import Server
-
-NOWHERE = "00000000-0000-4000-8000-000000000000"
+from recording import NOWHERE, Server
 
 
 def thread_rows(server: Server) -> None:

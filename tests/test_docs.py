@@ -1,0 +1,64 @@
+"""The page on the protocol: every route and every field is there, and none that is not."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from threadkeep.api.call import Operation
+from threadkeep.api.routes import TABLE
+
+PAGE = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text()
+ROUTE = re.compile(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`]*)`")
+ROUTE_ROW = re.compile(r"^\| `([A-Z]+ /[^`]*)` \| [^|]+ \| (\d{3}) \|$", re.MULTILINE)
+FIELDS = re.compile(r"^(Body|Query) of (`[^|]*?)\n\n\| Field \|[^\n]*\n\| ---[^\n]*\n((?:\|[^\n]*\n?)+)", re.MULTILINE)
+NAME = re.compile(r"^\| `(\w+)` \|", re.MULTILINE)
+
+
+def name(operation: Operation) -> str:
+    return f"{operation.method} {operation.path}"
+
+
+def listed(kind: Literal["Body", "Query"], route: str) -> list[str]:
+    """The fields that the page lists for the body or the query of a route."""
+    tables = [rows for of, routes, rows in FIELDS.findall(PAGE) if of == kind and route in ROUTE.findall(routes)]
+    return sorted(field for rows in tables for field in NAME.findall(rows))
+
+
+def fields(kind: Any) -> list[str]:
+    """The fields of a model, or of the items of a list of them."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return sorted(kind.model_fields)
+    return fields(get_args(kind)[0]) if kind else []
+
+
+def test_every_route_is_on_the_page_with_its_status_and_no_other() -> None:
+    """Ours: what is served can be read of."""
+    shown = [(route, int(status)) for route, status in ROUTE_ROW.findall(PAGE)]
+
+    assert sorted(shown) == sorted((name(operation), operation.answer.status) for operation in TABLE)
+
+
+@pytest.mark.parametrize("operation", TABLE, ids=name)
+def test_every_field_of_a_route_is_on_the_page_and_no_other(operation: Operation) -> None:
+    """Ours: what is read of a request can be read of, and what a client finds here is read."""
+    assert listed("Body", name(operation)) == fields(operation.shown_body)
+    assert listed("Query", name(operation)) == fields(operation.query)
+
+
+def test_tables_of_fields_are_of_routes_that_are_served() -> None:
+    """Ours: a table of a route that has gone goes with it."""
+    of = {route for _, routes, _ in FIELDS.findall(PAGE) for route in ROUTE.findall(routes)}
+
+    assert of - {name(operation) for operation in TABLE} == set()
+
+
+def test_what_is_said_not_to_be_served_is_not() -> None:
+    """Ours: a route that comes is moved from the one list to the other."""
+    [text] = re.findall(r"^Not served: (.*?)\n\n", PAGE, re.MULTILINE | re.DOTALL)
+    absent = set(re.findall(r"`(/[^`]+)`", text))
+
+    assert absent
+    assert absent & {operation.path for operation in TABLE} == set()
