@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients check bench schema dist lock clean
+.PHONY: help serve test clients check bench reference schema dist lock clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -17,7 +17,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url $(ARGS)
 
 help: ## Say what there is to make
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: .venv/serve ## Run the server, with a Postgres of its own unless DATABASE_URI is set
 	@$(BIN)/threadkeep serve $(ARGS)
@@ -35,6 +35,9 @@ check: .venv/dev ## Check format, lint and types
 bench: .venv/dev ## Measure speed
 	@$(BIN)/python bench/run.py $(ARGS)
 
+reference: .venv/serve .venv-reference/made ## Compare the answers with those of LangGraph's own server
+	@$(BIN)/python tests/reference/compare.py $(ARGS)
+
 schema: .venv/dev ## Write docs/schema.sql anew from the migrations
 	@$(BIN)/python tests/schema.py
 
@@ -46,9 +49,10 @@ lock: .venv/lock ## Write requirements/*.txt anew; ARGS=--upgrade takes newer re
 	@$(COMPILE) --constraint requirements/dev.txt pyproject.toml --output-file requirements/serve.txt
 	@$(COMPILE) --constraint requirements/dev.txt requirements/build.in --output-file requirements/build.txt
 	@$(COMPILE) requirements/lock.in --output-file requirements/lock.txt
+	@$(COMPILE) --constraint requirements/serve.txt requirements/reference.in --output-file requirements/reference.txt
 
-clean: ## Remove .venv and everything that was built; data stays
-	@rm -rf .venv dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules
+clean: ## Remove both .venv and everything that was built; data stays
+	@rm -rf .venv .venv-reference dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules
 
 .venv/made:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: python3-venv)" >&2; exit 1; }
@@ -73,6 +77,14 @@ clean: ## Remove .venv and everything that was built; data stays
 
 tests/clients/node_modules: tests/clients/package-lock.json
 	@npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+# An environment of its own: the server has its own licence (Elastic 2.0), and is only there to be asked.
+.venv-reference/made: .venv/serve requirements/build.txt requirements/reference.txt
+	@echo "installing LangGraph's own server"
+	@$(BIN)/python -m venv .venv-reference
+	@.venv-reference/$(LOCKED:.venv/%=%) requirements/build.txt
+	@.venv-reference/$(LOCKED:.venv/%=%) requirements/reference.txt
 	@touch $@
 
 .venv/lock: .venv/made requirements/lock.txt

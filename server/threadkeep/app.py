@@ -29,6 +29,7 @@ from threadkeep.db.store import Store
 from threadkeep.db.threads import Ttl
 from threadkeep.engine import webhook_policy
 from threadkeep.engine.assistants import Assistants
+from threadkeep.engine.contain import containing
 from threadkeep.engine.drain import drain, drain_when_told
 from threadkeep.engine.engine import Engine, Expiry
 from threadkeep.engine.heartbeat import beating
@@ -144,7 +145,7 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
         await pool.check_capacity(api_pool, plan.settings)
         engine = _engine(plan, Parts(api_pool, saver, plan.open_store(runs_pool), wakeups, tasks))
         await _announce(engine)
-        with beating(plan.direct_uri, engine.worker_id, plan.settings.lease_s):
+        with containing(), beating(plan.direct_uri, engine.worker_id, plan.settings.lease_s):
             async with anyio.create_task_group() as duties:
                 for duty in DUTIES:
                     duties.start_soon(duty, engine, name=duty.__name__)

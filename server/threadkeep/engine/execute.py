@@ -5,10 +5,8 @@ final write is shielded: a run whose graph has ended is told so, even while the 
 """
 
 import logging
-import math
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -20,6 +18,7 @@ from threadkeep.db.listen import run_topic
 from threadkeep.db.queue import Ending
 from threadkeep.db.runs import CancelAction
 from threadkeep.engine import state
+from threadkeep.engine.contain import contained
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.failures import describe
 from threadkeep.engine.job import Job
@@ -34,10 +33,6 @@ log = logging.getLogger(__name__)
 Cut: TypeAlias = Literal["none", "cancelled", "timeout"]
 FINISH_S = 30.0
 """How long the final write of a run may take."""
-
-
-class Escaped(RuntimeError):
-    """A graph raised what is no ordinary exception, which must not travel on through the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,28 +99,11 @@ async def _within_limits(engine: Engine, graph: Graph, job: Job, live: LiveRun, 
     """Run the graph until it ends, is cancelled, or its time is over."""
     with live.scope:
         with anyio.move_on_after(engine.settings.run_timeout_s):
-            async with _contained():
+            async with contained():
                 await stream(graph, job, live, streamed)
             return "none"
         return "timeout"
     return "cancelled"
-
-
-@asynccontextmanager
-async def _contained() -> AsyncGenerator[None, None]:
-    """Turn what only a graph can have raised here, and nothing above us expects, into an ordinary exception."""
-    try:
-        yield
-    except anyio.get_cancelled_exc_class():
-        if anyio.current_effective_deadline() == -math.inf:
-            raise
-        raise Escaped("a node of the graph cancelled itself") from None
-    except Exception:
-        raise
-    except GeneratorExit:
-        raise
-    except BaseException as failure:
-        raise Escaped(f"a node of the graph raised {type(failure).__name__}") from failure
 
 
 async def _settle(engine: Engine, graph: Graph, job: Job, live: LiveRun, end: tuple[Cut, Streamed]) -> Conclusion:

@@ -1,0 +1,93 @@
+"""A graph that does its worst ends its own run, and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypedDict
+
+import httpx
+import pytest
+from langgraph.graph import START, StateGraph
+
+from conftest import serving
+from threadkeep.graphs import accept
+from threadkeep.settings import Settings
+
+
+class Odd(BaseException):
+    """No Exception."""
+
+
+class Unprintable(Exception):
+    """Its text can't be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def _itself() -> list[Any]:
+    endless: list[Any] = []
+    endless.append(endless)
+    return endless
+
+
+RAISED: dict[str, Callable[[], BaseException]] = {
+    "SystemExit": SystemExit,
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "Odd": Odd,
+    "CancelledError": asyncio.CancelledError,
+    "Unprintable": Unprintable,
+    "ExceptionGroup": lambda: ExceptionGroup("several", [ValueError("one")]),
+    "StopAsyncIteration": StopAsyncIteration,
+}
+RETURNED: dict[str, Callable[[], Any]] = {"function": lambda: _itself, "endless": _itself, "huge": lambda: 2**80}
+
+
+class Wish(TypedDict):
+    """What the node is to do."""
+
+    wish: Any
+
+
+async def _fulfil(state: Wish) -> Wish:
+    wish = state["wish"]
+    if wish in RAISED:
+        raise RAISED[wish]()
+    return {"wish": RETURNED[wish]() if wish in RETURNED else wish}
+
+
+@pytest.fixture
+async def http(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A server of a graph that does what it is told."""
+    graph = StateGraph(Wish)
+    graph.add_node("fulfil", _fulfil)
+    graph.add_edge(START, "fulfil")
+    graphs = {"bad": accept("bad", graph, where="tests")}
+    async with serving(settings, graphs) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
+        yield http
+
+
+@pytest.mark.parametrize("wish", [*RAISED, *RETURNED])
+@pytest.mark.parametrize("modes", [["values"], ["messages-tuple", "custom"]], ids=["values", "tokens"])
+async def test_run_ends_as_error_and_the_thread_can_go_on(http: httpx.AsyncClient, wish: str, modes: list[str]) -> None:
+    """Ours: whatever a node raises or leaves, in the run's own task or in one of LangGraph's."""
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    run = {"assistant_id": "bad", "stream_mode": modes}
+
+    failed = await http.post(f"/threads/{thread_id}/runs/wait", json={**run, "input": {"wish": wish}})
+    (row,) = (await http.get(f"/threads/{thread_id}/runs")).json()
+    thread = (await http.get(f"/threads/{thread_id}")).json()
+    after = await http.post(f"/threads/{thread_id}/runs/wait", json={**run, "input": {"wish": "peace"}})
+
+    assert set(failed.json()["__error__"]) == {"error", "message"}
+    assert (row["status"], thread["status"]) == ("error", "error")
+    assert after.json() == {"wish": "peace"}
+    assert (await http.get("/info")).json()["load"]["running"] == 0
+
+
+@pytest.mark.parametrize(("wish", "told"), [("a\0b", "a�b"), ("plain", "plain")])
+async def test_what_json_can_not_hold_is_replaced(http: httpx.AsyncClient, wish: str, told: str) -> None:
+    """Protocol: NUL becomes U+FFFD."""
+    answer = await http.post("/runs/wait", json={"assistant_id": "bad", "input": {"wish": wish}})
+
+    assert answer.json() == {"wish": told}
