@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+ADDRESS = re.compile(r"http://127\.0\.0\.1:\d{4,5}")
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d)?"
 PATTERN = re.compile(rf"(?P<time>{TIME})|(?P<before>/threads/|/runs/)?(?P<id>{UUID}|\b[0-9a-f]{{32}}\b)")
@@ -37,7 +38,11 @@ class Names:
     def named(self, value: Any, key: str = "") -> Any:
         """`value` with names in place of its ids; `key` is the field it stands in, and says what it is the id of."""
         if isinstance(value, Mapping):
-            items = sorted(value.items(), key=lambda item: str(item[1])) if _by_id(value) else value.items()
+            items = (
+                sorted(value.items(), key=lambda item: PATTERN.sub("", str(item[1])))
+                if _by_id(value)
+                else value.items()
+            )
             return {self._text(str(name), "id"): self.named(item, str(name)) for name, item in items}
         if isinstance(value, list):
             return [self.named(item, key) for item in value]
@@ -53,7 +58,7 @@ class Names:
             before = found["before"] or ""
             return before + self._name(found["id"], KINDS.get(before, kind))
 
-        return PATTERN.sub(name, text)
+        return PATTERN.sub(name, ADDRESS.sub("<address>", text))
 
     def _name(self, identifier: str, kind: str) -> str:
         if identifier not in self._given:

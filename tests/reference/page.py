@@ -14,7 +14,7 @@ tests/reference/differences.toml.
 """
 WIDTH = 110
 """The longest answer that a line shows, in characters."""
-ROWS = 12
+ROWS = 8
 """The most examples that a reason shows."""
 
 

@@ -52,7 +52,11 @@ async def contained() -> AsyncGenerator[None]:
 
 
 def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> "asyncio.Task[Any]":
-    return asyncio.Task(_wrapped(coroutine) if _inside.get() else coroutine, loop=loop, **options)
+    if not _inside.get():
+        return asyncio.Task(coroutine, loop=loop, **options)
+    task = asyncio.Task(_wrapped(coroutine), loop=loop, **options)
+    task.add_done_callback(lambda _: coroutine.close())  # cancelled before its first step, it was never begun
+    return task
 
 
 async def _wrapped(coroutine: Coroutine[Any, Any, Any]) -> Any:
