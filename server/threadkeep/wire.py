@@ -6,6 +6,7 @@ A message is its plain fields, a dataclass an object, a set a list; what has no 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, time
+from enum import Enum
 from typing import Any, cast
 
 import orjson
@@ -83,14 +84,16 @@ def _by_duck(value: object) -> object:
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """The slow way, for what orjson refused: surrogates replaced, huge integers as text, keys as text."""
+    """The slow way, for what orjson refused: surrogates replaced, huge integers as they are, keys as text."""
     if depth == 0:
         raise Unserializable("the value is nested too deeply, or contains itself")
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 63:
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, Json, date, time)):
+    if isinstance(value, Enum):
+        return _plain(value.value, depth - 1)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Json(str(value))  # a number of any length, which orjson would refuse
+    if value is None or isinstance(value, (bool, float, Json, date, time)) or type(value).__module__ == "numpy":
         return value
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()
