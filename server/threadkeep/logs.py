@@ -27,6 +27,11 @@ def bound(**fields: str) -> Generator[None]:
         _context.reset(token)
 
 
+def request_id() -> str | None:
+    """The id of the request that is being answered, or that started what goes on; None where none did."""
+    return _context.get({}).get("request_id")
+
+
 def configure(level: str, *, json: bool | None) -> None:
     """Log to standard error, everything of `level` and above."""
     as_json = not sys.stderr.isatty() if json is None else json

@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", validation_alias="LOG_LEVEL")
     log_json: bool | None = Field(default=None, validation_alias="LOG_JSON")
     """JSON lines; unset: JSON unless standard error is a terminal."""
+    expose_errors: bool = Field(default=False, validation_alias="THREADKEEP_EXPOSE_ERRORS")
+    """Tell clients the text of every exception of a graph, not only of Python's and LangGraph's ordinary ones."""
     body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, validation_alias="THREADKEEP_BODY_BYTES")
     """The largest request body."""
 

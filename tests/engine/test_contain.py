@@ -79,7 +79,7 @@ async def test_run_ends_as_error_and_the_thread_can_go_on(http: httpx.AsyncClien
     thread = (await http.get(f"/threads/{thread_id}")).json()
     after = await http.post(f"/threads/{thread_id}/runs/wait", json={**run, "input": {"wish": "peace"}})
 
-    assert set(failed.json()["__error__"]) == {"error", "message"}
+    assert set(failed.json()["__error__"]) - {"request_id"} == {"error", "message"}
     assert (row["status"], thread["status"]) == ("error", "error")
     assert after.json() == {"wish": "peace"}
     assert (await http.get("/info")).json()["load"]["running"] == 0
@@ -91,3 +91,30 @@ async def test_what_json_can_not_hold_is_replaced(http: httpx.AsyncClient, wish:
     answer = await http.post("/runs/wait", json={"assistant_id": "bad", "input": {"wish": wish}})
 
     assert answer.json() == {"wish": told}
+
+
+class ProviderError(Exception):
+    """Of a library: its text may hold what a client must not see."""
+
+
+@pytest.mark.parametrize("expose", [False, True])
+async def test_text_of_a_librarys_error_is_told_only_where_the_operator_says_so(
+    settings: Settings, expose: bool
+) -> None:
+    """Ours: otherwise its class, and a request id to ask the operator by; never a trace."""
+
+    async def fail(state: Wish) -> Wish:
+        raise ProviderError("the key sk-123 is wrong")
+
+    graph = StateGraph(Wish)
+    graph.add_node("fail", fail)
+    graph.add_edge(START, "fail")
+    graphs = {"bad": accept("bad", graph, where="tests")}
+    chosen = settings.model_copy(update={"expose_errors": expose})
+    async with serving(chosen, graphs) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
+        body = {"assistant_id": "bad", "input": {"wish": 1}}
+        answer = await http.post("/runs/wait", json=body, headers={"x-request-id": "mine-1"})
+
+    hidden = {"error": "ProviderError", "message": "An internal error occurred", "request_id": "mine-1"}
+    shown = {"error": "ProviderError", "message": "the key sk-123 is wrong"}
+    assert answer.json()["__error__"] == (shown if expose else hidden)

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import anyio
 
-from threadkeep import wire
+from threadkeep import logs, wire
 from threadkeep.db import checkpoints, queue
 from threadkeep.db.listen import run_topic
 from threadkeep.db.queue import Ending
@@ -92,7 +92,8 @@ async def _conclude(engine: Engine, job: Job, live: LiveRun) -> Conclusion:
     except Exception as failure:
         if live.cancelled is None:
             log.exception("run failed", extra={"run_id": str(job.run_id), "graph_id": job.graph_id})
-        return _failed(streamed, describe(failure))
+        request_id = logs.request_id() or str(job.run_id)
+        return _failed(streamed, describe(failure, expose=engine.settings.expose_errors, request_id=request_id))
 
 
 async def _within_limits(engine: Engine, graph: Graph, job: Job, live: LiveRun, streamed: Streamed) -> Cut:

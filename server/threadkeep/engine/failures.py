@@ -21,10 +21,11 @@ MAX_MESSAGE = 10_000
 """Characters of a message that are told."""
 
 
-def describe(failure: BaseException, *, expose: bool = False) -> dict[str, str]:
-    """`{"error": class, "message": text}` of an exception."""
+def describe(failure: BaseException, *, expose: bool = False, request_id: str | None = None) -> dict[str, str]:
+    """`{"error": class, "message": text}` of an exception; of one whose text is not told, the `request_id` to ask by."""
     told = expose or isinstance(failure, TOLD) or type(failure).__module__ == "langgraph.errors"
-    return {"error": type(failure).__name__, "message": _text(failure) if told else HIDDEN}
+    described = {"error": type(failure).__name__, "message": _text(failure) if told else HIDDEN}
+    return described if told or request_id is None else described | {"request_id": request_id}
 
 
 def _text(failure: BaseException) -> str:
