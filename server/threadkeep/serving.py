@@ -4,6 +4,7 @@ The order matters: the project's `env` may hold settings, and graphs are importe
 they may block.
 """
 
+import gc
 import logging
 import socket
 from collections.abc import Generator, Mapping
@@ -69,6 +70,8 @@ def serve(file: Path | None, given: Mapping[str, Any]) -> None:
                 lifespan="on",
             )
         )
+        gc.collect()
+        gc.freeze()  # what was imported stays: a collection in the middle of a flood need not look at it again
         server.run(sockets=[listener])
         if not server.started:
             raise StartRefused("the server could not start; the log says why")
