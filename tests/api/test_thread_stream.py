@@ -75,3 +75,22 @@ async def test_lifecycle_mode_tells_beginnings_and_ends_only(client: LangGraphCl
         tasks.cancel_scope.cancel()
 
     assert [name for name, _ in reader.events] == ["metadata", "metadata"]
+
+
+async def test_thread_stream_is_picked_up_within_the_second_of_two_quick_runs(client: LangGraphClient) -> None:
+    """Protocol: `Last-Event-ID`: nothing of what was told comes again, of no run."""
+    thread_id = (await client.threads.create())["thread_id"]
+    reader = Reader(client, thread_id)
+    async with anyio.create_task_group() as tasks:
+        await _reading(tasks, reader)
+        await client.runs.wait(thread_id, "chain", input={"items": ["one"]})
+        await client.runs.wait(thread_id, "chain", input={"items": ["two"]})
+        await reader.ended(2)
+        tasks.cancel_scope.cancel()
+
+    again = Reader(client, thread_id, last_event_id=reader.parts[6].id)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(again.read)
+        await again.ended(1)
+        tasks.cancel_scope.cancel()
+    assert again.events == reader.events[7:]

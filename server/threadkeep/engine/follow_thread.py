@@ -61,11 +61,10 @@ async def follow_thread(
                 found = running + await runs.listed(conn, thread_id, after=position)
             running = []
             for run in found:
-                position = run.queue_position
+                position = max(position, run.queue_position)
                 async with aclosing(_run(engine, run, modes, after)) as events:
                     async for event in events:
                         yield event
-                after = None
             if (update := await states.newest()) is not None:
                 yield update
             if not found:
