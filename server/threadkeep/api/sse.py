@@ -12,6 +12,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from threadkeep.api.disconnect import until_gone
 from threadkeep.engine.live import Followed, Gap
 from threadkeep.engine.parts import mode_of
 
@@ -67,7 +68,7 @@ class EventStream(Response):
         del scope
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._until_gone, receive, tasks.cancel_scope)
+            tasks.start_soon(until_gone, receive, tasks.cancel_scope, self._on_disconnect)
             tasks.start_soon(self._beat, send)
             async with aclosing(self._frames) as frames:
                 async for frame in frames:
@@ -87,11 +88,3 @@ class EventStream(Response):
             if self._silent:
                 await self._write(send, HEARTBEAT)
             self._silent = True
-
-    async def _until_gone(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
-        if self._on_disconnect is not None:
-            with anyio.CancelScope(shield=True):
-                await self._on_disconnect()

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from threadkeep import wire
 from threadkeep.api.answers import raw_json
+from threadkeep.api.disconnect import until_gone
 from threadkeep.engine.failures import describe
 from threadkeep.problems import Problem
 
@@ -41,7 +42,7 @@ class WaitingAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._until_gone, receive, tasks.cancel_scope)
+            tasks.start_soon(until_gone, receive, tasks.cancel_scope, self._on_disconnect)
             tasks.start_soon(self._find)
             with anyio.move_on_after(HEARTBEAT_S):
                 await self._ready.wait()
@@ -70,11 +71,3 @@ class WaitingAnswer(Response):
         body = self._body
         told = body if isinstance(body, bytes) else wire.dumps({"__error__": describe(body)})
         await send({"type": "http.response.body", "body": told, "more_body": False})
-
-    async def _until_gone(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
-        if self._on_disconnect is not None:
-            with anyio.CancelScope(shield=True):
-                await self._on_disconnect()

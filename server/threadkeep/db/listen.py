@@ -18,7 +18,6 @@ from threadkeep.db.pool import Conn, conninfo
 
 log = logging.getLogger(__name__)
 
-CHANNEL = "threadkeep"
 PENDING = "pending"
 """A run may be claimed."""
 CANCEL = "cancel"
