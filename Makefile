@@ -2,12 +2,16 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients check bench reference schema dist lock clean
+.PHONY: help serve test clients check bench scale peers reference schema dist lock clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done
 PYTHON ?= $(shell $(FIND_PYTHON))
+# Aegra, which `make bench` measures beside ours, needs 3.12.
+FIND_NEWER_PYTHON = for name in python3.14 python3.13 python3.12 python3; do \
+	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo $$name && break; done
+PEERS_PYTHON ?= $(shell $(FIND_NEWER_PYTHON))
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install
@@ -32,8 +36,15 @@ check: .venv/dev ## Check format, lint and types
 	@$(BIN)/ruff check .
 	@$(BIN)/basedpyright
 
-bench: .venv/dev ## Measure speed
+bench: .venv/dev peers ## Measure speed, beside other servers where they can be installed
 	@$(BIN)/python bench/run.py $(ARGS)
+
+scale: .venv/dev ## Measure what speed costs as things grow
+	@$(BIN)/python bench/scale.py $(ARGS)
+
+peers: .venv/serve ## Install the servers that `make bench` measures beside ours, each in a .venv of its own
+	@$(MAKE) --silent .venv-reference/made || echo "without LangGraph's own server: it could not be installed" >&2
+	@$(MAKE) --silent .venv-peers/made || echo "without Aegra: it could not be installed" >&2
 
 reference: .venv/serve .venv-reference/made ## Compare the answers with those of LangGraph's own server
 	@$(BIN)/python tests/reference/compare.py $(ARGS)
@@ -50,9 +61,11 @@ lock: .venv/lock ## Write requirements/*.txt anew; ARGS=--upgrade takes newer re
 	@$(COMPILE) --constraint requirements/dev.txt requirements/build.in --output-file requirements/build.txt
 	@$(COMPILE) requirements/lock.in --output-file requirements/lock.txt
 	@$(COMPILE) --constraint requirements/serve.txt requirements/reference.in --output-file requirements/reference.txt
+	@$(subst --python-version 3.11,--python-version 3.12,$(COMPILE)) requirements/peers.in \
+		--output-file requirements/peers.txt
 
 clean: ## Remove both .venv and everything that was built; data stays
-	@rm -rf .venv .venv-reference dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules
+	@rm -rf .venv .venv-reference .venv-peers dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules
 
 .venv/made:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: python3-venv)" >&2; exit 1; }
@@ -85,6 +98,14 @@ tests/clients/node_modules: tests/clients/package-lock.json
 	@$(BIN)/python -m venv .venv-reference
 	@.venv-reference/$(LOCKED:.venv/%=%) requirements/build.txt
 	@.venv-reference/$(LOCKED:.venv/%=%) requirements/reference.txt
+	@touch $@
+
+.venv-peers/made: .venv/serve requirements/peers.txt
+	@test -n "$(PEERS_PYTHON)" || { echo "Aegra needs Python 3.12 or newer: PEERS_PYTHON=..." >&2; exit 1; }
+	@echo "installing Aegra"
+	@$(PEERS_PYTHON) -m venv .venv-peers
+	@.venv-peers/$(LOCKED:.venv/%=%) requirements/build.txt
+	@.venv-peers/$(LOCKED:.venv/%=%) requirements/peers.txt
 	@touch $@
 
 .venv/lock: .venv/made requirements/lock.txt

@@ -1,9 +1,11 @@
-"""The graph in this process, without a server: no saver, the stock saver, ours. Prints runs a second as JSON.
+"""The graph in this process, without a server: no saver, the stock saver, ours. Prints JSON.
 
-A process of its own, on uvloop as the server is: `python bench/inside.py POSTGRES_URI SECONDS CLIENTS`.
+A process of its own, on uvloop as the server is: `python bench/inside.py POSTGRES_URI SECONDS CLIENTS`. Each case has
+runs a second, the median of a run in milliseconds, and this process' CPU a run.
 """
 
 import json
+import statistics
 import sys
 import time
 import uuid
@@ -16,27 +18,32 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
-from echo import INPUT, builder
+from graphs.echo import INPUT, builder
 from threadkeep.db.checkpoints import open_checkpoints
 from threadkeep.db.pool import open_runs_pool
 from threadkeep.settings import Settings
 
 
-async def rate(saver: Any, seconds: float, clients: int, **options: Any) -> float:
-    """Runs a second of `clients` at once, each run on a thread of its own."""
-    graph, done, end = builder.compile(checkpointer=saver), 0, time.perf_counter() + seconds
+async def measured(saver: Any, seconds: float, clients: int, **options: Any) -> dict[str, float]:
+    """`clients` at once, each run on a thread of its own."""
+    graph, latencies = builder.compile(checkpointer=saver), list[float]()
+    end = time.perf_counter() + seconds
 
     async def client() -> None:
-        nonlocal done
-        while time.perf_counter() < end:
+        while (began := time.perf_counter()) < end:
             await graph.ainvoke(INPUT, {"configurable": {"thread_id": str(uuid.uuid4())}}, **options)
-            done += 1
+            latencies.append(time.perf_counter() - began)
 
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     async with anyio.create_task_group() as tasks:
         for _ in range(clients):
             tasks.start_soon(client)
-    return done / (time.perf_counter() - began)
+    return {
+        "runs": len(latencies),
+        "rate": len(latencies) / (time.perf_counter() - began),
+        "p50_ms": statistics.median(latencies) * 1000,
+        "cpu_ms": (time.process_time() - cpu) * 1000 / len(latencies),
+    }
 
 
 async def main(uri: str, seconds: float, clients: int) -> None:
@@ -50,10 +57,10 @@ async def main(uri: str, seconds: float, clients: int) -> None:
         open_checkpoints(own_pool) as ours,
     ):
         stock = AsyncPostgresSaver(pool)  # pyright: ignore[reportArgumentType] - a pool of dict rows
-        found = {"graph alone": await rate(None, seconds, clients)}
+        found = {"no saver": await measured(None, seconds, clients)}
         for durability in ("async", "exit"):
-            found[f"stock saver, {durability}"] = await rate(stock, seconds, clients, durability=durability)
-            found[f"our saver, {durability}"] = await rate(ours, seconds, clients, durability=durability)
+            found[f"stock saver, {durability}"] = await measured(stock, seconds, clients, durability=durability)
+            found[f"our saver, {durability}"] = await measured(ours, seconds, clients, durability=durability)
     print(json.dumps(found))
 
 

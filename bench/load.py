@@ -1,78 +1,89 @@
-"""A load on a server of the LangGraph API, from a process of its own: `python bench/load.py PORT KIND CLIENTS SECONDS`.
+"""A load on servers of the LangGraph API, from a process of its own; prints JSON.
 
-KIND: `stateless`, `new thread` (a thread for each run) or `same thread` (one thread a client). One connection a
-client, and no HTTP library: on two cores a client that is slow would be what is measured. Prints JSON.
+KIND: `stateless`; `new thread` (a thread for each run, one request); `two requests` (the same, the thread made by a
+request of its own); `same thread` (one thread a client, again and again). Clients take the ports in turn.
 """
 
+import argparse
 import json
 import statistics
-import sys
 import time
+import uuid
+from dataclasses import dataclass, field
 
 import anyio
 import uvloop
-from anyio.abc import SocketStream
-from anyio.streams.buffered import BufferedByteReceiveStream
+
+from connection import Connection, connected, dumped
 
 RUN = {"assistant_id": "echo", "input": {"messages": [{"role": "user", "content": "hello"}]}}
+STATELESS = dumped(RUN)
+CREATING = dumped({**RUN, "if_not_exists": "create"})
+KINDS = ("stateless", "new thread", "two requests", "same thread")
 
 
-class Client:
-    """One keep-alive connection."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Until when or how often, and how long each run took, in seconds."""
 
-    def __init__(self, stream: SocketStream) -> None:
-        self._stream = stream
-        self._received = BufferedByteReceiveStream(stream)
+    kind: str
+    end: float
+    runs: int
+    latencies: list[float] = field(default_factory=list[float])
 
-    async def post(self, path: str, body: object) -> bytes:
-        """The answer's body; RuntimeError where the status is not 200."""
-        data = json.dumps(body).encode()
-        head = (
-            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-        )
-        await self._stream.send(head.encode() + data)
-        answer = await self._received.receive_until(b"\r\n\r\n", 65536)
-        lines = answer.decode().lower().split("\r\n")
-        length = next((int(line[15:]) for line in lines if line.startswith("content-length:")), None)
-        content = await (self._chunks() if length is None else self._received.receive_exactly(length))
-        if " 200 " not in lines[0]:
-            raise RuntimeError(f"{lines[0]}: {content[:200]!r}")
-        return content
-
-    async def _chunks(self) -> bytes:
-        content = b""
-        while size := int(await self._received.receive_until(b"\r\n", 64), 16):
-            content += await self._received.receive_exactly(size)
-            await self._received.receive_exactly(2)
-        await self._received.receive_exactly(2)
-        return content
+    def goes_on(self) -> bool:
+        """Whether one more run is to be started."""
+        return len(self.latencies) < self.runs and time.perf_counter() < self.end
 
 
-async def _client(port: int, kind: str, end: float, latencies: list[float]) -> None:
-    async with await anyio.connect_tcp("127.0.0.1", port) as stream:
-        client = Client(stream)
-        thread_id = ""
-        while time.perf_counter() < end:
+async def run_once(connection: Connection, kind: str, thread_id: str) -> None:
+    """One run of the graph, its answer looked at; RuntimeError where it is not the right one."""
+    if kind == "stateless":
+        answer = await connection.post("/runs/wait", STATELESS)
+    else:
+        if kind == "two requests":
+            await connection.post("/threads", dumped({"thread_id": thread_id}))
+        answer = await connection.post(f"/threads/{thread_id}/runs/wait", CREATING)
+    if b"echo: hello" not in answer:
+        raise RuntimeError(f"a wrong answer: {answer[:300]!r}")
+
+
+async def _client(port: int, load: Load) -> None:
+    async with connected(port) as connection:
+        thread_id = str(uuid.uuid4())
+        while load.goes_on():
+            if load.kind != "same thread":
+                thread_id = str(uuid.uuid4())
             began = time.perf_counter()
-            if kind == "new thread" or (kind == "same thread" and not thread_id):
-                thread_id = json.loads(await client.post("/threads", {}))["thread_id"]
-            path = f"/threads/{thread_id}/runs/wait" if thread_id else "/runs/wait"
-            answer = await client.post(path, RUN)
-            if b"echo: hello" not in answer:
-                raise RuntimeError(f"a wrong answer: {answer[:200]!r}")
-            latencies.append(time.perf_counter() - began)
+            await run_once(connection, load.kind, thread_id)
+            load.latencies.append(time.perf_counter() - began)
 
 
-async def main(port: int, kind: str, clients: int, seconds: float) -> None:
+async def main(ports: list[int], clients: int, load: Load) -> None:
     """One load, and its figures."""
-    latencies: list[float] = []
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     async with anyio.create_task_group() as tasks:
-        for _ in range(clients):
-            tasks.start_soon(_client, port, kind, began + seconds, latencies)
+        for number in range(clients):
+            tasks.start_soon(_client, ports[number % len(ports)], load)
     elapsed = time.perf_counter() - began
-    print(json.dumps({"rate": len(latencies) / elapsed, "p50_ms": statistics.median(latencies) * 1000}))
+    found = load.latencies
+    figures = {
+        "runs": len(found),
+        "rate": len(found) / elapsed,
+        "p50_ms": statistics.median(found) * 1000,
+        "p99_ms": statistics.quantiles(found, n=100, method="inclusive")[98] * 1000 if len(found) > 1 else 0,
+        "client_cpu_ms": (time.process_time() - cpu) * 1000 / len(found),
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ports", type=lambda text: [int(port) for port in text.split(",")])
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("clients", type=int)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--runs", type=int, default=1_000_000)
+    chosen = parser.parse_args()
+    end = time.perf_counter() + chosen.seconds
+    uvloop.run(main(chosen.ports, chosen.clients, Load(kind=chosen.kind, end=end, runs=chosen.runs)))

@@ -1,134 +1,200 @@
-"""`make bench`: what the server costs beyond the graph itself, side by side on one Postgres, as ratios.
+"""`make bench`: what the server costs beyond the graph itself, beside its peers, on one Postgres, as ratios.
 
-Interleaved rounds, medians; machines differ and drift, so only the ratios of one run mean something. Prints a table
-and writes bench/results/results.json. Bounded: ROUNDS x about 40 s.
+Interleaved rounds, medians; machines differ and drift, so only the ratios of one run mean something. Prints the table,
+writes bench/results/speed.json and, with --write, its part of docs/benchmarks.md. `--core` leaves the peers, memory
+and the second process out.
 """
 
 import argparse
 import json
 import os
 import platform
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio
 import psycopg
 
+import figures
+import report
+import servers
+from servers import Server
 from threadkeep.db import embedded, migrate
 
 HERE = Path(__file__).parent
-CLIENTS = 12
-LOADS = [
-    ("stateless", 1),
+CORE = [
     ("stateless", 12),
     ("new thread", 1),
     ("new thread", 12),
+]
+MORE = [
+    ("stateless", 1),
+    ("stateless", 64),
+    ("new thread", 24),
     ("new thread", 64),
+    ("two requests", 1),
+    ("two requests", 12),
+    ("same thread", 1),
     ("same thread", 12),
+    ("same thread", 64),
 ]
-RATIOS = [
-    ("our saver over the stock one, 12 at once, async", "our saver, async", "stock saver, async"),
-    ("our saver over the stock one, 12 at once, exit", "our saver, exit", "stock saver, exit"),
-    (
-        "server, new thread each, 12 clients, over the stock saver in process",
-        "server, new thread, 12",
-        "stock saver, async",
-    ),
-    ("server, stateless, 12 clients, over the graph alone in process", "server, stateless, 12", "graph alone"),
-]
+OF_PEERS = [("stateless", 12), ("new thread", 1), ("new thread", 12)]
+STREAMS = [("tokens", "new thread")]
+MORE_STREAMS = [("tokens", "stateless"), ("model", "new thread")]
+WARM_UP = 1000
+BATCHES = 4
+"""Of 1,000 runs each, between which memory is looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What one command measures with."""
+
+    uri: str
+    seconds: float
+    core: bool
+    server: Server
+    peers: list[Server]
+
+    def round(self) -> dict[str, float]:
+        """Everything once, one after the other, beginning with empty tables."""
+        empty(self.uri)
+        found = self._inside(12) | self._inside(1)
+        for kind, clients in CORE if self.core else [*CORE, *MORE]:
+            found |= self._load([self.server], f"ours, {kind}, {clients}", kind, clients)
+        for graph, kind in STREAMS if self.core else [*STREAMS, *MORE_STREAMS]:
+            found |= self._streams(self.server, graph, kind)
+        for peer in self.peers:
+            for kind, clients in OF_PEERS:
+                found |= self._load([peer], f"{peer.name}, {kind}, {clients}", kind, clients)
+        if not self.core:
+            with servers.ours(self.uri) as second:
+                found |= self._load([self.server, second], "two of ours, new thread, 24", "new thread", 24)
+        return found
+
+    def _inside(self, clients: int) -> dict[str, float]:
+        cases = output("inside.py", self.uri, self.seconds, clients)
+        return {f"{case}, {clients}: {name}": value for case, one in cases.items() for name, value in one.items()}
+
+    def _load(self, under_load: list[Server], label: str, kind: str, clients: int) -> dict[str, float]:
+        """The load's own figures, and what the servers and Postgres spent on a run."""
+        ports = ",".join(str(one.port) for one in under_load)
+        postgres = servers.postgres(self.uri)
+        before = sum(one.cpu_s() for one in under_load), postgres.cpu_s() if postgres else 0
+        found = output("load.py", ports, kind, clients, "--seconds", self.seconds)
+        found["cpu_ms"] = (sum(one.cpu_s() for one in under_load) - before[0]) * 1000 / found["runs"]
+        if postgres:
+            found["postgres_cpu_ms"] = (postgres.cpu_s() - before[1]) * 1000 / found["runs"]
+        return {f"{label}: {name}": value for name, value in found.items()}
+
+    def _streams(self, server: Server, graph: str, kind: str) -> dict[str, float]:
+        found = output("streams.py", server.port, graph, kind, 12, "--seconds", self.seconds)
+        return {f"{server.name}, {graph}, {kind}, 12: {name}": value for name, value in found.items()}
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, choices=range(1, 21))
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
+    parser.add_argument("--core", action="store_true", help="without peers, memory and a second process")
+    parser.add_argument("--write", action="store_true", help="write the figures into docs/benchmarks.md")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder)) as uri:
-        anyio.run(migrate.migrate, uri)
-        with _server(uri) as port:
-            rounds = [_round(uri, port, chosen.seconds, number + 1) for number in range(chosen.rounds)]
-    results = _results(rounds)
-    target = HERE / "results"
-    target.mkdir(exist_ok=True)
-    (target / "results.json").write_text(json.dumps(results, indent=1))
-    print(_table(results))
+    with database() as uri, ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        server = stack.enter_context(servers.ours(uri))
+        idle = {"ours: memory_mb": server.memory_mb(), "ours: start_s": server.start_s}
+        peers = [] if chosen.core else started_peers(stack, Path(folder), uri)
+        idle |= {f"{peer.name}: memory_mb": peer.memory_mb() for peer in peers}
+        idle |= {f"{peer.name}: start_s": peer.start_s for peer in peers}
+        bench = Bench(uri=uri, seconds=chosen.seconds, core=chosen.core, server=server, peers=peers)
+        rounds: list[dict[str, float]] = []
+        for number in range(chosen.rounds):
+            say(f"round {number + 1} of {chosen.rounds}")
+            rounds.append(bench.round())
+        if not chosen.core:
+            idle |= growth(uri, server)
+        rounds = [one | idle for one in rounds]
+    results = {"machine": machine(), "command": command(), "rounds": rounds}
+    report.keep("speed", results)
+    print("\n".join([results["machine"], "", *figures.table(figures.SPEED, rounds), "", *report.rates(rounds)]))
+    if chosen.write:
+        report.write("speed", results)
 
 
-def _round(uri: str, port: int, seconds: float, number: int) -> dict[str, float]:
-    print(f"round {number}", file=sys.stderr, flush=True)
-    found: dict[str, float] = _measured("inside.py", uri, seconds, CLIENTS)
-    for kind, clients in LOADS:
-        load = _measured("load.py", port, kind, clients, seconds)
-        found[f"server, {kind}, {clients}"] = load["rate"]
-        found[f"server, {kind}, {clients}: p50 ms"] = load["p50_ms"]
-    _forget(uri)
+def started_peers(stack: ExitStack, folder: Path, uri: str) -> list[Server]:
+    """Those that are installed and start; of the others a line says why not."""
+    found: list[Server] = []
+    for program, opened in (
+        (servers.REFERENCE, servers.dev_server(folder)),
+        (servers.AEGRA, servers.aegra(folder, uri)),
+    ):
+        if not program.exists():
+            say(f"without a peer: {program} is not there, `make peers` says why")
+            continue
+        try:
+            found.append(stack.enter_context(opened))
+        except RuntimeError as error:
+            say(f"without a peer: {error}")
     return found
 
 
-def _measured(script: str, *arguments: object) -> dict[str, float]:
+def growth(uri: str, server: Server) -> dict[str, float]:
+    """Resident memory over batches of 1,000 stateful runs, behind a warm-up: the growth of one batch."""
+    say("memory")
+    empty(uri)
+    output("load.py", server.port, "new thread", 12, "--runs", WARM_UP)
+    sizes = [server.memory_mb()]
+    for _ in range(BATCHES):
+        output("load.py", server.port, "new thread", 12, "--runs", 1000)
+        sizes.append(server.memory_mb())
+    return {"ours: growth_mb": (sizes[-1] - sizes[0]) / BATCHES, "ours: memory_after_mb": sizes[-1]}
+
+
+@contextmanager
+def database() -> Generator[str]:
+    """DATABASE_URI, whose tables of ours are emptied, or an embedded Postgres of the bench's own."""
+    if uri := os.environ.get("DATABASE_URI"):
+        anyio.run(migrate.migrate, uri)
+        yield uri
+        return
+    with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder)) as uri:
+        anyio.run(migrate.migrate, uri)
+        yield uri
+
+
+def output(script: str, *arguments: object) -> dict[str, float]:
+    """What a script of the bench prints; RuntimeError with its last words where it fails."""
     command = [sys.executable, str(HERE / script), *map(str, arguments)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=120).stdout)
+    done = subprocess.run(command, check=False, capture_output=True, timeout=300)
+    if done.returncode != 0:
+        raise RuntimeError(f"{script} {arguments}: {done.stderr.decode(errors='replace')[-2000:]}")
+    return json.loads(done.stdout)
 
 
-def _forget(uri: str) -> None:
+def empty(uri: str) -> None:
     """Each round begins with empty tables, so that the later ones measure the same."""
     with psycopg.connect(uri, autocommit=True) as conn:
         conn.execute("TRUNCATE threads, runs, run_events, checkpoints, checkpoint_blobs, checkpoint_writes CASCADE")
 
 
-@contextmanager
-def _server(uri: str) -> Iterator[int]:
-    """A server of the echo graph; its port."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    environment = os.environ | {"DATABASE_URI": uri, "PORT": str(port), "LOG_LEVEL": "info", "LOG_JSON": "true"}
-    command = [sys.executable, "-m", "threadkeep", "serve", "--config", str(HERE / "langgraph.json")]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            _wait_until_ready(port)
-            yield port
-        finally:
-            process.terminate()
+def say(line: str) -> None:
+    """To whoever waits."""
+    print(line, file=sys.stderr, flush=True)
 
 
-def _wait_until_ready(port: int) -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)  # noqa: TID251 - no event loop here
-        else:
-            return
-    raise TimeoutError("the server did not start")
+def machine() -> str:
+    """What it was measured on."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def _results(rounds: list[dict[str, float]]) -> dict[str, Any]:
-    figures = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
-    ratios = {label: statistics.median(one[over] / one[under] for one in rounds) for label, over, under in RATIOS}
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    return {"machine": machine, "rounds": len(rounds), "ratios": ratios, "figures": figures}
-
-
-def _table(results: dict[str, Any]) -> str:
-    lines = [f"{results['machine']}, medians of {results['rounds']} rounds", "", "| ratio | |", "|---|---|"]
-    ratios, figures = results["ratios"], results["figures"]
-    lines += [f"| {label} | {value:.2f}x |" for label, value in ratios.items()]
-    lines += ["", "| figure | |", "|---|---|"]
-    lines += [f"| {label} | {value:.1f} |" for label, value in figures.items()]
-    return "\n".join(lines)
+def command() -> str:
+    """What was typed."""
+    return " ".join(["python", "bench/" + Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,16 @@
 -- The tables of a migrated database: ours, the checkpointer's and the store's. Written by `make schema`.
 
+CREATE FUNCTION hold_lease(holder uuid) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM FROM workers WHERE worker_id = holder FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'process % was taken for dead', holder USING ERRCODE = 'TK001';
+    END IF;
+END
+$$;
+
 CREATE FUNCTION leave_webhook() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -29,6 +40,97 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION raise_wall() RETURNS void
+    LANGUAGE plpgsql
+    AS $_$
+DECLARE
+    own       CONSTANT text := $e$metadata @> nullif(current_setting('threadkeep.match', true), '')::jsonb$e$;
+    in_thread CONSTANT text := $e$EXISTS (SELECT FROM threads
+ WHERE threads.thread_id = CASE WHEN %1$s.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                                THEN %1$s.thread_id::uuid END)$e$;
+    in_space  CONSTANT text := $e$prefix ~>=~ current_setting('threadkeep.space_from', true)
+ AND prefix ~<~ current_setting('threadkeep.space_to', true)$e$;
+    policy    record;
+    named     name;
+BEGIN
+    IF to_regrole('threadkeep_tenant') IS NULL THEN
+        BEGIN
+            CREATE ROLE threadkeep_tenant NOLOGIN;
+        EXCEPTION
+            WHEN duplicate_object OR unique_violation THEN NULL; -- the migration of another database was quicker
+            WHEN insufficient_privilege THEN RETURN;
+        END;
+    END IF;
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        BEGIN
+            EXECUTE format('GRANT threadkeep_tenant TO %I', current_user);
+        EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error THEN NULL; -- granted by others, or not
+        END;
+    END IF;
+    IF NOT has_schema_privilege('threadkeep_tenant', current_schema(), 'USAGE') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO threadkeep_tenant', current_schema());
+    END IF;
+
+    -- Requests also note what is nobody's (idempotency keys, wake-ups, webhooks to be sent); of API keys they see nothing.
+    FOR named IN
+        SELECT relname FROM pg_class
+         WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND pg_get_userbyid(relowner) = current_user
+           AND relname <> 'api_keys' AND relname NOT LIKE '%migrations'
+           AND NOT has_table_privilege('threadkeep_tenant', oid, 'DELETE')
+    LOOP
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO threadkeep_tenant', named);
+    END LOOP;
+
+    FOR policy IN
+        SELECT *
+          FROM (VALUES ('threads', own, own),
+                       ('assistants', own, own),
+                       ('assistant_versions',
+                        'EXISTS (SELECT FROM assistants WHERE assistants.assistant_id = assistant_versions.assistant_id)',
+                        own),
+                       ('crons', own, own),
+                       ('runs', 'EXISTS (SELECT FROM threads WHERE threads.thread_id = runs.thread_id)', NULL),
+                       ('run_events', 'EXISTS (SELECT FROM runs WHERE runs.run_id = run_events.run_id)', NULL),
+                       -- A copy writes the thread and its checkpoints in one statement, which sees neither yet.
+                       ('checkpoints', format(in_thread, 'checkpoints'), 'true'),
+                       ('checkpoint_blobs', format(in_thread, 'checkpoint_blobs'), 'true'),
+                       ('checkpoint_writes', format(in_thread, 'checkpoint_writes'), 'true'),
+                       ('store', in_space, NULL),
+                       ('store_vectors', in_space, NULL)) AS wanted (name, seen, written)
+         WHERE to_regclass(wanted.name) IS NOT NULL
+           AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(wanted.name) AND polname = 'tenant')
+    LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', policy.name);
+        EXECUTE format('CREATE POLICY tenant ON %I TO threadkeep_tenant USING (%s) WITH CHECK (%s)',
+                       policy.name, policy.seen, coalesce(policy.written, policy.seen));
+        IF policy.name = 'assistants' THEN
+            CREATE POLICY tenant_of_graph ON assistants FOR SELECT TO threadkeep_tenant USING (of_graph);
+        END IF;
+    END LOOP;
+END
+$_$;
+
+COMMENT ON FUNCTION raise_wall() IS 'row-level security, as far as the role that migrates may';
+
+CREATE TABLE api_keys (
+    key_id uuid NOT NULL,
+    secret_sha256 bytea NOT NULL,
+    prefix text NOT NULL,
+    name text NOT NULL,
+    identity text NOT NULL,
+    scopes text[] DEFAULT '{}'::text[] NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    last_used_at timestamp with time zone,
+    revoked_at timestamp with time zone,
+    CONSTRAINT api_keys_identity_check CHECK ((identity <> ''::text)),
+    CONSTRAINT api_keys_secret_sha256_check CHECK ((octet_length(secret_sha256) = 32))
+);
+
+COMMENT ON COLUMN api_keys.prefix IS 'how the secret begins, to tell keys apart';
+
+COMMENT ON COLUMN api_keys.scopes IS 'auth events such as threads.read or threads.*; none: all';
+
 CREATE TABLE assistant_versions (
     assistant_id uuid NOT NULL,
     version integer NOT NULL,
@@ -53,11 +155,14 @@ CREATE TABLE assistants (
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    of_graph boolean DEFAULT false NOT NULL,
     CONSTRAINT assistants_config_check CHECK ((jsonb_typeof(config) = 'object'::text)),
     CONSTRAINT assistants_context_check CHECK ((jsonb_typeof(context) = 'object'::text)),
     CONSTRAINT assistants_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
     CONSTRAINT assistants_version_check CHECK ((version >= 1))
 );
+
+COMMENT ON COLUMN assistants.of_graph IS 'the assistant that a graph has of its own: everybody may read it and run it';
 
 CREATE TABLE checkpoint_blobs (
     thread_id text NOT NULL,
@@ -109,13 +214,42 @@ CREATE TABLE crons (
     next_run_date timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    filters jsonb DEFAULT '{}'::jsonb NOT NULL,
+    principal jsonb,
     CONSTRAINT a_thread_is_deleted_or_given CHECK (((thread_id IS NULL) = (on_run_completed IS NOT NULL))),
+    CONSTRAINT crons_filters_check CHECK ((jsonb_typeof(filters) = 'object'::text)),
     CONSTRAINT crons_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
     CONSTRAINT crons_on_run_completed_check CHECK ((on_run_completed = ANY (ARRAY['delete'::text, 'keep'::text]))),
     CONSTRAINT crons_payload_check CHECK ((jsonb_typeof(payload) = 'object'::text))
 );
 
 COMMENT ON COLUMN crons.next_run_date IS 'the one tick that is to be fired next; who fires it moves it on in the same transaction';
+
+COMMENT ON COLUMN crons.filters IS 'what whoever made it may see; its runs see no more';
+
+CREATE TABLE idempotency_keys (
+    principal text NOT NULL,
+    key text NOT NULL,
+    request bytea NOT NULL,
+    thread_ids uuid[] NOT NULL,
+    ids uuid[] NOT NULL,
+    opened boolean DEFAULT false NOT NULL,
+    reservation uuid NOT NULL,
+    worker_id uuid NOT NULL,
+    reserved_until timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON COLUMN idempotency_keys.principal IS 'who sent it; empty while there is no authentication';
+
+COMMENT ON COLUMN idempotency_keys.request IS 'SHA-256 of method, path and body';
+
+COMMENT ON COLUMN idempotency_keys.ids IS 'of the runs or the cron that are made, in order; of a thread none';
+
+COMMENT ON COLUMN idempotency_keys.opened IS 'set in the transaction that makes what the ids name';
+
+COMMENT ON COLUMN idempotency_keys.worker_id IS 'the process that makes it; where that is dead, another may';
 
 CREATE TABLE run_events (
     run_id uuid NOT NULL,
@@ -146,6 +280,7 @@ CREATE TABLE runs (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     started_at timestamp with time zone,
     finished_at timestamp with time zone,
+    principal jsonb,
     CONSTRAINT final_has_an_end CHECK (((status = ANY (ARRAY['pending'::text, 'running'::text])) = (finished_at IS NULL))),
     CONSTRAINT running_has_a_worker CHECK (((status = 'running'::text) = (worker_id IS NOT NULL))),
     CONSTRAINT runs_cancel_action_check CHECK ((cancel_action = ANY (ARRAY['interrupt'::text, 'rollback'::text]))),
@@ -204,6 +339,7 @@ CREATE TABLE threads (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     state_updated_at timestamp with time zone DEFAULT now() NOT NULL,
     ttl_swept_at timestamp with time zone,
+    temporary_until timestamp with time zone,
     CONSTRAINT threads_check CHECK (((ttl_strategy IS NULL) = (ttl_minutes IS NULL))),
     CONSTRAINT threads_config_check CHECK ((jsonb_typeof(config) = 'object'::text)),
     CONSTRAINT threads_interrupts_check CHECK ((jsonb_typeof(interrupts) = 'object'::text)),
@@ -214,6 +350,8 @@ CREATE TABLE threads (
 );
 
 COMMENT ON COLUMN threads.watched_until IS 'somebody follows the whole thread: until then its runs keep their events';
+
+COMMENT ON COLUMN threads.temporary_until IS 'made for one run alone: found by no search, and deleted after this';
 
 CREATE TABLE webhook_deliveries (
     run_id uuid NOT NULL,
@@ -231,6 +369,12 @@ CREATE TABLE workers (
     started_at timestamp with time zone DEFAULT now() NOT NULL,
     renewed_at timestamp with time zone DEFAULT now() NOT NULL
 );
+
+ALTER TABLE ONLY api_keys
+    ADD CONSTRAINT api_keys_pkey PRIMARY KEY (key_id);
+
+ALTER TABLE ONLY api_keys
+    ADD CONSTRAINT api_keys_secret_sha256_key UNIQUE (secret_sha256);
 
 ALTER TABLE ONLY assistant_versions
     ADD CONSTRAINT assistant_versions_pkey PRIMARY KEY (assistant_id, version);
@@ -252,6 +396,9 @@ ALTER TABLE ONLY checkpoints
 
 ALTER TABLE ONLY crons
     ADD CONSTRAINT crons_pkey PRIMARY KEY (cron_id);
+
+ALTER TABLE ONLY idempotency_keys
+    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (principal, key);
 
 ALTER TABLE ONLY run_events
     ADD CONSTRAINT run_events_pkey PRIMARY KEY (run_id, "position");
@@ -295,6 +442,8 @@ CREATE INDEX crons_metadata ON crons USING gin (metadata jsonb_path_ops);
 
 CREATE INDEX crons_of_a_thread ON crons USING btree (thread_id);
 
+CREATE INDEX idempotency_keys_expires_at ON idempotency_keys USING btree (expires_at);
+
 CREATE INDEX idx_store_expires_at ON store USING btree (expires_at) WHERE (expires_at IS NOT NULL);
 
 CREATE UNIQUE INDEX one_running_run_a_thread ON runs USING btree (thread_id) WHERE (status = 'running'::text);
@@ -310,6 +459,8 @@ CREATE INDEX store_prefix_idx ON store USING btree (prefix text_pattern_ops);
 CREATE INDEX threads_created_at ON threads USING btree (created_at DESC, thread_id DESC);
 
 CREATE INDEX threads_metadata ON threads USING gin (metadata jsonb_path_ops);
+
+CREATE INDEX threads_temporary ON threads USING btree (temporary_until) WHERE (temporary_until IS NOT NULL);
 
 CREATE INDEX threads_ttl ON threads USING btree (updated_at) WHERE (ttl_minutes IS NOT NULL);
 
@@ -328,3 +479,73 @@ ALTER TABLE ONLY run_events
 
 ALTER TABLE ONLY runs
     ADD CONSTRAINT runs_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES threads(thread_id) ON DELETE CASCADE;
+
+ALTER TABLE assistant_versions ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE assistants ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE checkpoint_blobs ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE checkpoint_writes ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE checkpoints ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE crons ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE run_events ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE runs ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE store ENABLE ROW LEVEL SECURITY;
+
+CREATE POLICY tenant ON assistant_versions TO threadkeep_tenant USING ((EXISTS ( SELECT
+   FROM assistants
+  WHERE (assistants.assistant_id = assistant_versions.assistant_id)))) WITH CHECK ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+
+CREATE POLICY tenant ON assistants TO threadkeep_tenant USING ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) WITH CHECK ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+
+CREATE POLICY tenant ON checkpoint_blobs TO threadkeep_tenant USING ((EXISTS ( SELECT
+   FROM threads
+  WHERE (threads.thread_id =
+        CASE
+            WHEN (checkpoint_blobs.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'::text) THEN (checkpoint_blobs.thread_id)::uuid
+            ELSE NULL::uuid
+        END)))) WITH CHECK (true);
+
+CREATE POLICY tenant ON checkpoint_writes TO threadkeep_tenant USING ((EXISTS ( SELECT
+   FROM threads
+  WHERE (threads.thread_id =
+        CASE
+            WHEN (checkpoint_writes.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'::text) THEN (checkpoint_writes.thread_id)::uuid
+            ELSE NULL::uuid
+        END)))) WITH CHECK (true);
+
+CREATE POLICY tenant ON checkpoints TO threadkeep_tenant USING ((EXISTS ( SELECT
+   FROM threads
+  WHERE (threads.thread_id =
+        CASE
+            WHEN (checkpoints.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'::text) THEN (checkpoints.thread_id)::uuid
+            ELSE NULL::uuid
+        END)))) WITH CHECK (true);
+
+CREATE POLICY tenant ON crons TO threadkeep_tenant USING ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) WITH CHECK ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+
+CREATE POLICY tenant ON run_events TO threadkeep_tenant USING ((EXISTS ( SELECT
+   FROM runs
+  WHERE (runs.run_id = run_events.run_id)))) WITH CHECK ((EXISTS ( SELECT
+   FROM runs
+  WHERE (runs.run_id = run_events.run_id))));
+
+CREATE POLICY tenant ON runs TO threadkeep_tenant USING ((EXISTS ( SELECT
+   FROM threads
+  WHERE (threads.thread_id = runs.thread_id)))) WITH CHECK ((EXISTS ( SELECT
+   FROM threads
+  WHERE (threads.thread_id = runs.thread_id))));
+
+CREATE POLICY tenant ON store TO threadkeep_tenant USING (((prefix ~>=~ current_setting('threadkeep.space_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.space_to'::text, true)))) WITH CHECK (((prefix ~>=~ current_setting('threadkeep.space_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.space_to'::text, true))));
+
+CREATE POLICY tenant ON threads TO threadkeep_tenant USING ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) WITH CHECK ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+
+CREATE POLICY tenant_of_graph ON assistants FOR SELECT TO threadkeep_tenant USING (of_graph);
+
+ALTER TABLE threads ENABLE ROW LEVEL SECURITY;

@@ -4,24 +4,27 @@ What can't be loaded stops the start here, before anything is opened. The lifesp
 the order in which it is needed, and closes it in the other.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
+from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from threadkeep.api import docs, mount
+from threadkeep.api import docs, metrics, mount
 from threadkeep.api.call import Docs, Operation, State
 from threadkeep.api.errors import HANDLERS
-from threadkeep.api.middleware import Requests
-from threadkeep.api.routes import TABLE
-from threadkeep.db import assistants, pool, workers
+from threadkeep.api.middleware import Guarded, Requests
+from threadkeep.api.routes import SOCKETS, TABLE
+from threadkeep.api.scrape import Scrape
+from threadkeep.auth import opening
+from threadkeep.db import assistants, bounds, encryption, pool, workers
 from threadkeep.db.checkpoints import Checkpoints, open_checkpoints
 from threadkeep.db.listen import Wakeups, listening
 from threadkeep.db.pool import Pool
@@ -32,20 +35,40 @@ from threadkeep.engine.assistants import Assistants
 from threadkeep.engine.contain import containing
 from threadkeep.engine.drain import drain, drain_when_told
 from threadkeep.engine.engine import Engine, Expiry
-from threadkeep.engine.heartbeat import beating
+from threadkeep.engine.heartbeat import beating, replace_lost
+from threadkeep.engine.keep import keep_watched
+from threadkeep.engine.leftovers import clear
+from threadkeep.engine.quotas import Quotas
 from threadkeep.engine.retention import expire
 from threadkeep.engine.scheduler import schedule
 from threadkeep.engine.slots import Slots
 from threadkeep.engine.store import store_opener, sweep_items
 from threadkeep.engine.sweeper import sweep
+from threadkeep.engine.watchdog import watch
 from threadkeep.engine.webhook_policy import Policy
 from threadkeep.engine.webhooks import deliver
 from threadkeep.engine.worker import obey_cancels, work
 from threadkeep.graphs import LoadedGraph
+from threadkeep.metrics import Metrics
 from threadkeep.project import Project, builtin
 from threadkeep.settings import Settings, environment
+from threadkeep.tracing import Tracing
+from threadkeep.tracing import opened as opened_tracing
 
-DUTIES = (drain_when_told, work, obey_cancels, sweep, expire, sweep_items, schedule, deliver)
+DUTIES = (
+    drain_when_told,
+    replace_lost,
+    work,
+    obey_cancels,
+    keep_watched,
+    sweep,
+    expire,
+    clear,
+    sweep_items,
+    schedule,
+    deliver,
+    watch,
+)
 """What goes on in the background of every process, until it stops."""
 
 
@@ -60,6 +83,10 @@ class Plan:
     open_store: Callable[[Pool], Store]
     webhooks: Policy
     docs: Docs
+    metrics: Metrics
+    metrics_guarded: bool
+    tracing: Tracing | None
+    auth: opening.Loaded
 
     @property
     def direct_uri(self) -> str:
@@ -82,12 +109,13 @@ class Plan:
         return Expiry(every_s=every_s, limit=ttl.sweep_limit or usual.limit)
 
     @property
-    def serde(self) -> JsonPlusSerializer:
+    def serde(self) -> SerializerProtocol:
         """Strict: beside LangGraph's own and each graph's state types, only what `checkpointer.serde` names is revived."""
         serde = self.project.checkpointer.serde
-        return JsonPlusSerializer(
+        strict = JsonPlusSerializer(
             allowed_json_modules=serde.allowed_json_modules, allowed_msgpack_modules=serde.allowed_msgpack_modules
         )
+        return encryption.serializer(strict, self.settings.aes_key_bytes)
 
 
 def create_app(
@@ -99,9 +127,11 @@ def create_app(
     can't be loaded.
     """
     project = project or builtin()
-    mount.refuse_unhonoured(project.http)
+    auth = opening.load(settings, project)
+    mount.refuse_unhonoured(project.http, has_door=auth.kind != "none")
     custom = mount.load_custom(project)
-    served = mount.served(project.http, TABLE)
+    served = [one for one in mount.served(project.http, TABLE) if one.path != "/metrics" or metrics.is_served(settings)]
+    tracing = opened_tracing(environment("OTEL_"))
     plan = Plan(
         settings=settings,
         uri=uri,
@@ -109,21 +139,33 @@ def create_app(
         project=project,
         open_store=store_opener(project),
         webhooks=webhook_policy.of(project, environment(project.webhooks.env_prefix)),
-        docs=docs.load(served, mount.prefix(project.http)),
+        docs=docs.load(served, mount.prefix(project.http), auth.kind, project.auth),
+        auth=auth,
+        metrics=Metrics(graphs, [(one.method, one.path) for one in served]),
+        metrics_guarded=metrics.is_guarded(settings, has_door=auth.kind != "none"),
+        tracing=tracing,
     )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
         async with mount.lifespan_of(custom) as theirs, open_state(plan) as state:
-            app.state.stopping = state["engine"].stopping
+            app.state.stopping, app.state.hurried = state["engine"].stopping, state["engine"].hurried
             yield {**theirs, **state}
 
+    requests = Middleware(Requests, metrics=plan.metrics, tracing=plan.tracing)
     return Starlette(
-        routes=mount.joined(project.http, [route(operation) for operation in served], custom),
-        middleware=[mount.cors(project.http), Middleware(Requests)],
+        routes=mount.joined(project.http, routes(served), custom),
+        middleware=[Middleware(Guarded), mount.cors(project.http, settings.host), requests],
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
+
+
+def routes(served: Sequence[Operation]) -> list[BaseRoute]:
+    """What is served: operations, and the sockets on their paths."""
+    paths = {one.path for one in served}
+    sockets = [WebSocketRoute(one.path, one.__call__) for one in SOCKETS if one.path in paths]
+    return [*(route(operation) for operation in served), *sockets]
 
 
 def route(operation: Operation) -> Route:
@@ -137,27 +179,37 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
     async with (
         pool.open_api_pool(plan.settings, plan.uri) as api_pool,
         pool.open_runs_pool(plan.settings, plan.uri) as runs_pool,
+        plan.auth.opened(api_pool) as door,
         listening(plan.direct_uri) as wakeups,
-        open_checkpoints(runs_pool, plan.serde) as saver,
+        open_checkpoints(
+            runs_pool, plan.serde, plan.metrics.committed, channel_bytes=plan.settings.channel_bytes
+        ) as saver,
         anyio.create_task_group() as owners,
     ):
         tasks = await owners.start(own_runs, name="runs")
         await pool.check_capacity(api_pool, plan.settings)
+        await bounds.find_wall(api_pool, runs_pool, needed=door is not None)
         engine = _engine(plan, Parts(api_pool, saver, plan.open_store(runs_pool), wakeups, tasks))
         await _announce(engine)
-        with containing(), beating(plan.direct_uri, engine.worker_id, plan.settings.lease_s):
-            async with anyio.create_task_group() as duties:
+        scrape = Scrape(engine, {"api": api_pool, "runs": runs_pool}, plan.metrics_guarded)
+        with containing(), beating(plan.direct_uri, engine.lease, plan.settings.lease_s):
+            async with metrics.on_port(scrape, plan.settings), anyio.create_task_group() as duties:
                 for duty in DUTIES:
                     duties.start_soon(duty, engine, name=duty.__name__)
                 yield State(
                     engine=engine,
+                    quotas=Quotas(plan.settings, api_pool, engine.live),
                     assistants=Assistants(api_pool, plan.graphs),
                     project=plan.project,
                     docs=plan.docs,
+                    door=door,
+                    scrape=scrape,
                 )
                 duties.cancel_scope.cancel()
             await drain(engine)
             owners.cancel_scope.cancel()
+    if plan.tracing is not None:
+        await plan.tracing.close()
 
 
 async def own_runs(*, task_status: TaskStatus[TaskGroup]) -> None:
@@ -189,9 +241,16 @@ def _engine(plan: Plan, parts: Parts) -> Engine:
         pool=parts.pool,
         saver=parts.saver,
         store=parts.store,
-        slots=Slots(settings.run_slots, max_waiting=settings.max_waiting, timeout_s=settings.queue_timeout_s),
+        slots=Slots(
+            settings.run_slots,
+            max_waiting=settings.max_waiting,
+            timeout_s=settings.queue_timeout_s,
+            waited=plan.metrics.slot_wait.observe,
+        ),
         wakeups=parts.wakeups,
         tasks=parts.tasks,
+        metrics=plan.metrics,
+        tracing=plan.tracing,
         webhooks=plan.webhooks,
         expiry=plan.expiry,
         thread_ttl=plan.thread_ttl,

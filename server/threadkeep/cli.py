@@ -1,4 +1,4 @@
-"""CLI: `threadkeep serve`, `migrate`, `bench`, `version`."""
+"""CLI: `threadkeep serve`, `migrate`, `keys`, `bench`, `version`."""
 
 import sys
 from collections.abc import Generator
@@ -45,6 +45,52 @@ def migrate(config: Path | None, *, check: bool) -> None:
     click.echo(f"{verb}: {', '.join(names)}" if names else "up to date")
     if check and names:
         sys.exit(1)
+
+
+@main.group()
+def keys() -> None:
+    """API keys, for AUTH_TYPE=api_key: make, list and revoke them."""
+
+
+@keys.command("create")
+@click.option("--identity", required=True, help="Whose key it is: what is made with it is theirs.")
+@click.option("--name", default="", help="To tell it from others.")
+@click.option(
+    "--scope", "scopes", multiple=True, help="What it is good for, e.g. threads.read, store.*; by default all."
+)
+@click.option("--expires-in-days", type=click.FloatRange(min=0, min_open=True), help="By default it does not expire.")
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+def create_key(
+    identity: str, name: str, scopes: tuple[str, ...], expires_in_days: float | None, config: Path | None
+) -> None:
+    """Make a key and print it: this once, for only its hash is kept."""
+    from threadkeep.auth import commands
+
+    lives_s = expires_in_days * 86_400 if expires_in_days else None
+    with refusals():
+        click.echo(commands.create(_project_file(config), identity, name, scopes, lives_s))
+
+
+@keys.command("list")
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+def list_keys(config: Path | None) -> None:
+    """List all keys, revoked ones too; secrets are not among it."""
+    from threadkeep.auth import commands
+
+    with refusals():
+        for line in commands.lines(_project_file(config)):
+            click.echo(line)
+
+
+@keys.command("revoke")
+@click.argument("key")
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+def revoke_key(key: str, config: Path | None) -> None:
+    """Revoke the KEY of an id or a prefix; within 5 seconds it opens nothing any more."""
+    from threadkeep.auth import commands
+
+    with refusals():
+        click.echo(commands.revoke(_project_file(config), key))
 
 
 @main.command()

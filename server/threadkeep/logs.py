@@ -3,6 +3,7 @@
 The fields of `logging`'s `extra` are the line's own. Context (request, thread, run) comes from `bound`.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Generator, Mapping
@@ -32,9 +33,9 @@ def request_id() -> str | None:
     return _context.get({}).get("request_id")
 
 
-def configure(level: str, *, json: bool | None) -> None:
+def configure(level: str, *, as_json: bool | None) -> None:
     """Log to standard error, everything of `level` and above."""
-    as_json = not sys.stderr.isatty() if json is None else json
+    as_json = not sys.stderr.isatty() if as_json is None else as_json
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if as_json else Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -60,7 +61,15 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # a lone surrogate, an integer beyond 64 bits
+            return json.dumps(line, default=str, skipkeys=True)
+
+
+def _in_a_line(text: str) -> str:
+    """`text` where it is harmless, else escaped: what a client sends is to forge no line, nor move the cursor."""
+    return text if text.isprintable() else repr(text)
 
 
 class Text(logging.Formatter):
@@ -68,6 +77,6 @@ class Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        fields = " ".join(f"{name}={_in_a_line(str(value))}" for name, value in _fields(record).items())
         line = f"{time} {record.levelname.lower():7} {record.getMessage()}" + (f"  {fields}" if fields else "")
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -25,6 +25,15 @@ class InvalidRequest(Problem):
     status, code = 400, "invalid-request"
 
 
+class Unauthenticated(Problem):
+    """Who calls is not known. `WWW-Authenticate` says how to tell."""
+
+    status, code = 401, "unauthenticated"
+
+    def __init__(self, detail: str, /, *, challenge: str = "Bearer", headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail, headers={"www-authenticate": challenge, **(headers or {})})
+
+
 class Forbidden(Problem):
     """Known, and not allowed."""
 
@@ -47,6 +56,33 @@ class ThreadBusy(Conflict):
     """A run is going on and `multitask_strategy` is `reject`, or the state was to be changed under it."""
 
     code = "thread-busy"
+
+
+class BodyTimeout(Problem):
+    """The body did not come in time."""
+
+    status, code = 408, "body-timeout"
+
+
+class KeyInUse(Conflict):
+    """The first request with this Idempotency-Key is still being let in."""
+
+    code = "key-in-use"
+
+    def __init__(self, detail: str, /, *, retry_after_s: int = 1) -> None:
+        super().__init__(detail, headers={"retry-after": str(retry_after_s)})
+
+
+class KeyReused(Problem):
+    """The Idempotency-Key stands for another request."""
+
+    status, code = 422, "key-reused"
+
+
+class CheckpointUnreadable(Conflict):
+    """What is kept of the thread's state can't be read: changed, of a type that is not allowed, or of another key."""
+
+    code = "checkpoint-unreadable"
 
 
 class TooLarge(Problem):
@@ -73,6 +109,15 @@ class Unsupported(Problem):
     status, code = 422, "unsupported"
 
 
+class TooMany(Problem):
+    """The principal has had its share."""
+
+    status, code = 429, "too-many-requests"
+
+    def __init__(self, detail: str, /, *, retry_after_s: int = 1, **fields: object) -> None:
+        super().__init__(detail, headers={"retry-after": str(retry_after_s)}, **fields)
+
+
 class Overloaded(Problem):
     """Every slot is taken and the line is full, or the wait was too long."""
 
@@ -95,6 +140,12 @@ class QueryTimeout(Problem):
     """`/query` ran over its time limit; its run was stopped."""
 
     status, code = 504, "timeout"
+
+
+class SearchTimeout(Problem):
+    """A search over its time limit; it was stopped."""
+
+    status, code = 503, "search-timeout"
 
 
 class StartRefused(Exception):

@@ -39,7 +39,7 @@ BUILD_ONLY = frozenset(
 """Keys that only describe how an image is built, with those that start with `_INTERNAL`: ignored."""
 
 NOT_SUPPORTED: Mapping[str, tuple[object, ...]] = {
-    "auth": (),
+    "auth.allow_langsmith_api_keys": (),
     "encryption": (),
     "priority": (),
     "store.path": (),

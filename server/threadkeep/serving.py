@@ -6,7 +6,10 @@ they may block.
 
 import gc
 import logging
+import os
 import socket
+import threading
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +22,7 @@ from langgraph.store.postgres.base import PostgresIndexConfig
 
 from threadkeep import agent, graphs, logs, project, settings
 from threadkeep.app import create_app
+from threadkeep.auth import opening
 from threadkeep.db import embedded
 from threadkeep.db import migrate as migrations
 from threadkeep.engine.store import index_config
@@ -35,25 +39,44 @@ KEEP_ALIVE_S = 75
 
 STREAMS_END_S = 5
 """How long connections may take to end when the runs have been drained."""
+HURRY_S = 3.0
+"""What a second signal leaves: then the process ends whatever it does."""
 
 
 class Server(uvicorn.Server):
     """uvicorn, but the runs are drained when the signal comes, for uvicorn first waits for the connections that wait
     for them; and a stop that was asked for is no failure: the exit code is 0."""
 
+    linger_s: float = 0
+    """How long the listeners stay open after the first signal."""
+    _told_at: float | None = None
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the drain, a second one ends the process at once."""
         del sig, frame
-        self.force_exit = self.should_exit
-        self.should_exit = True
+        again, self._told_at = self._told_at is not None, self._told_at or time.monotonic()
         app: Any = self.config.app
-        if stopping := getattr(app.state, "stopping", None):
-            stopping.set()
+        if told := getattr(app.state, "hurried" if again else "stopping", None):
+            told.set()
+        else:
+            self.should_exit = True  # it has not started
+        if again:
+            self.force_exit = self.should_exit = True
+            last = threading.Timer(HURRY_S, os._exit, [1])
+            last.daemon = True
+            last.start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop listening: some time after the signal, so that load balancers see it coming."""
+        if self._told_at is not None and time.monotonic() - self._told_at >= self.linger_s:
+            self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def serve(file: Path | None, given: Mapping[str, Any]) -> None:
     """Serve until told to stop; StartRefused where something can't be loaded. `given` goes over the environment."""
     found, chosen = prepare(file, given)
+    opening.check(chosen, found)
     loaded = load_graphs(found, chosen)
     with listening_socket(chosen) as listener, database(chosen) as uri:
         anyio.run(_migrate, chosen.database_direct_uri or uri, index_config(found))
@@ -70,6 +93,7 @@ def serve(file: Path | None, given: Mapping[str, Any]) -> None:
                 lifespan="on",
             )
         )
+        server.linger_s = chosen.linger_s
         gc.collect()
         gc.freeze()  # what was imported stays: a collection in the middle of a flood need not look at it again
         server.run(sockets=[listener])
@@ -98,7 +122,7 @@ def prepare(file: Path | None, given: Mapping[str, Any]) -> tuple[Project, Setti
     found = project.load(file) if file else project.builtin()
     project.apply_environment(found)
     chosen = settings.load(given)
-    logs.configure(chosen.log_level, json=chosen.log_json)
+    logs.configure(chosen.log_level, as_json=chosen.log_json)
     return found, chosen
 
 
@@ -127,6 +151,8 @@ def listening_socket(chosen: Settings) -> Generator[socket.socket]:
     family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it: who reads nothing is cut, with what is unsent
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(chosen.write_timeout_s * 1000))
         try:
             listener.bind((chosen.host, chosen.port))
         except OSError as error:

@@ -8,10 +8,10 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import platformdirs
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from threadkeep.problems import StartRefused
@@ -19,6 +19,7 @@ from threadkeep.problems import StartRefused
 LIBPQ_NAMES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
 """Any of these says that libpq's own variables describe the database."""
 
+AuthType: TypeAlias = Literal["none", "api_key", "jwt", "custom"]
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -52,6 +53,8 @@ class Settings(BaseSettings):
         default=3600, validation_alias=AliasChoices("THREADKEEP_RUN_TIMEOUT", "BG_JOB_TIMEOUT_SECS")
     )
     """The time limit of a run, in seconds; then its status is `timeout`."""
+    stop_grace_s: Seconds = Field(default=5, validation_alias="THREADKEEP_STOP_GRACE")
+    """How long a graph may take to stop when it is told to, in seconds; then its run is closed without it."""
     lease_s: Seconds = Field(default=30, ge=1, validation_alias="THREADKEEP_LEASE")
     """A process that has been silent for so long is dead to the others, in seconds."""
     sweep_s: Seconds = Field(default=10, validation_alias="THREADKEEP_SWEEP")
@@ -62,6 +65,16 @@ class Settings(BaseSettings):
     """How often a run is begun; one whose process died so often ends as `error`."""
     drain_s: Seconds = Field(default=20, validation_alias="THREADKEEP_DRAIN")
     """How long runs may go on after SIGTERM, in seconds."""
+    linger_s: float = Field(default=2, ge=0, validation_alias="THREADKEEP_LINGER")
+    """How long requests are still taken after SIGTERM, in seconds: load balancers look first."""
+    idempotency_s: Seconds = Field(default=86_400, validation_alias="THREADKEEP_IDEMPOTENCY")
+    """How long an Idempotency-Key stands for what it made, in seconds."""
+    unsent_events: int = Field(default=256, ge=1, validation_alias="THREADKEEP_UNSENT_EVENTS")
+    """How many events of a run a stream may be behind while its client does not read; then it is cut."""
+    unsent_bytes: int = Field(default=1024 * 1024, ge=1, validation_alias="THREADKEEP_UNSENT_BYTES")
+    """Likewise, in bytes."""
+    write_timeout_s: Seconds = Field(default=30, validation_alias="THREADKEEP_WRITE_TIMEOUT")
+    """How long a client may read nothing of what is sent to it, in seconds; then its connection is cut."""
 
     api_connections: int = Field(default=6, ge=1, validation_alias="THREADKEEP_API_CONNECTIONS")
     """Connections for requests that read and write our tables."""
@@ -73,10 +86,53 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", validation_alias="LOG_LEVEL")
     log_json: bool | None = Field(default=None, validation_alias="LOG_JSON")
     """JSON lines; unset: JSON unless standard error is a terminal."""
+    metrics: Literal["off", "public", "auth"] | None = Field(default=None, validation_alias="THREADKEEP_METRICS")
+    """Who gets `/metrics`. None: everybody while `host` is this machine's own, else as with `auth`."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535, validation_alias="THREADKEEP_METRICS_PORT")
+    """A port for `/metrics` alone, which is then not on the other one; whoever reaches it is not asked who they are."""
     expose_errors: bool = Field(default=False, validation_alias="THREADKEEP_EXPOSE_ERRORS")
     """Tell clients the text of every exception of a graph, not only of Python's and LangGraph's ordinary ones."""
     body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, validation_alias="THREADKEEP_BODY_BYTES")
     """The largest request body."""
+    max_queued: int = Field(default=10_000, ge=0, validation_alias="THREADKEEP_MAX_QUEUED")
+    """Runs that wait in the queue, in the whole fleet; one more is answered 503. 0: any number."""
+    principal_requests: int = Field(default=6000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_REQUESTS")
+    """Requests of one principal within a minute, in each process; one more is answered 429. 0: any number."""
+    principal_streams: int = Field(default=200, ge=0, validation_alias="THREADKEEP_PRINCIPAL_STREAMS")
+    """Streams and waits that one principal has open, in each process. 0: any number."""
+    principal_runs: int = Field(default=100, ge=0, validation_alias="THREADKEEP_PRINCIPAL_RUNS")
+    """Runs of one principal that go on or wait for a slot, in each process. 0: any number."""
+    principal_waiting: int = Field(default=1000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_WAITING")
+    """Runs of one principal that wait in the queue. 0: any number."""
+    channel_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, validation_alias="THREADKEEP_CHANNEL_BYTES")
+    """The largest value of one channel of a graph's state; a run that leaves a larger one ends as `error`."""
+    aes_key: SecretStr | None = Field(default=None, validation_alias="LANGGRAPH_AES_KEY")
+    """Encrypts checkpoints at rest: 16, 24 or 32 bytes. None: they are not."""
+    body_timeout_s: Seconds = Field(default=30, validation_alias="THREADKEEP_BODY_TIMEOUT")
+    """How long a request body may take to come, in seconds; then 408."""
+    search_timeout_s: Seconds = Field(default=5, le=30, validation_alias="THREADKEEP_SEARCH_TIMEOUT")
+    """How long Postgres may take over each statement of a search or a count, in seconds; then 503."""
+
+    auth_type: AuthType | None = Field(default=None, validation_alias=AliasChoices("AUTH_TYPE", "THREADKEEP_AUTH_TYPE"))
+    """How callers are known. None: by the project's `auth` where it has one, else not at all."""
+    allow_unauthenticated: bool = Field(
+        default=False, validation_alias=AliasChoices("ALLOW_UNAUTHENTICATED", "THREADKEEP_ALLOW_UNAUTHENTICATED")
+    )
+    """Serve others than this machine though nobody is asked who they are."""
+    jwt_issuer: str | None = Field(default=None, validation_alias="THREADKEEP_JWT_ISSUER")
+    """`iss` of every token."""
+    jwt_audience: str | None = Field(default=None, validation_alias="THREADKEEP_JWT_AUDIENCE")
+    """`aud` of every token, or several with commas between."""
+    jwt_jwks_url: str | None = Field(default=None, validation_alias="THREADKEEP_JWT_JWKS_URL")
+    """Where the issuer's keys are."""
+    jwt_public_key: str | None = Field(default=None, validation_alias="THREADKEEP_JWT_PUBLIC_KEY")
+    """The issuer's key, PEM, in place of an address."""
+    jwt_secret: SecretStr | None = Field(default=None, validation_alias="THREADKEEP_JWT_SECRET")
+    """What the issuer and this server share, in place of a public key."""
+    jwt_algorithms: str | None = Field(default=None, validation_alias="THREADKEEP_JWT_ALGORITHMS")
+    """Those that a token may be signed with, with commas between. None: RS256 and ES256; with a secret HS256."""
+    jwt_leeway_s: float = Field(default=30, ge=0, le=300, validation_alias="THREADKEEP_JWT_LEEWAY")
+    """How much an issuer's clock may differ, in seconds."""
 
     model: str | None = Field(default=None, validation_alias="MODEL")
     """The built-in agent's model, `provider:name`; None: the offline model."""
@@ -92,6 +148,18 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+    @field_validator("aes_key")
+    @classmethod
+    def _key_length(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) not in {16, 24, 32}:
+            raise ValueError("LANGGRAPH_AES_KEY must be 16, 24 or 32 bytes long")
+        return value
+
+    @property
+    def aes_key_bytes(self) -> bytes | None:
+        """The key that checkpoints are encrypted with."""
+        return self.aes_key.get_secret_value().encode() if self.aes_key else None
 
     @field_validator("database_uri", "database_direct_uri")
     @classmethod

@@ -7,10 +7,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
 from threadkeep.api.answers import json_answer, no_content, page
+from threadkeep.api.bounds import Condition
 from threadkeep.api.call import Call
 from threadkeep.api.paging import MAX_OFFSET, PageBody, selected
 from threadkeep.db import assistant_versions, assistants, threads
 from threadkeep.db.assistants import Assistant, Change, NewAssistant, Search
+from threadkeep.db.searching import searching
 from threadkeep.engine import schemas
 from threadkeep.engine.job import client_configurable
 from threadkeep.problems import Conflict, InvalidRequest, NotFound
@@ -100,7 +102,7 @@ class CountBody(BaseModel):
 
     graph_id: str | None = None
     name: Name | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Condition | None = None
 
     @property
     def wanted(self) -> Search:
@@ -111,7 +113,7 @@ class SearchBody(PageBody, CountBody):
     """The body of a search for assistants."""
 
     sort_by: Literal["assistant_id", "created_at", "updated_at", "name", "graph_id"] = "created_at"
-    select: list[AssistantField] | None = None
+    select: Annotated[list[AssistantField], Field(max_length=100)] | None = None
 
 
 class VersionsBody(BaseModel):
@@ -119,7 +121,7 @@ class VersionsBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    metadata: dict[str, Any] | None = None
+    metadata: Condition | None = None
     limit: int = Field(default=10, ge=1, le=1000)
     offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
 
@@ -169,12 +171,14 @@ async def create(call: Call[AssistantBody, None]) -> Response:
         description=body.description,
         config=body.plain_config or {},
         context=body.settled_context or {},
-        metadata={**(body.metadata or {}), **call.filters.match},
+        metadata=call.filters.stamped(body.metadata or {}),
     )
     async with call.engine.pool.connection() as conn:
         assistant = await assistants.create(conn, new)
-        if assistant is None and body.if_exists == "do_nothing":
-            assistant = await assistants.get(conn, call.filters, new.assistant_id)
+    if assistant is None and body.if_exists == "do_nothing":
+        readable = await call.allowed("assistants.read", {"assistant_id": new.assistant_id, "metadata": {}})
+        async with call.engine.pool.connection() as conn:
+            assistant = await assistants.get(conn, readable, new.assistant_id)
     if assistant is None:
         raise Conflict(f"Assistant {new.assistant_id} already exists")
     return json_answer(assistant)
@@ -222,7 +226,7 @@ async def search(call: Call[SearchBody, None]) -> Response:
     """POST /assistants/search: search assistants."""
     body = call.body
     order = (body.sort_by, body.sort_order)
-    async with call.engine.pool.connection() as conn:
+    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
         found = await assistants.search(
             conn, call.filters, body.wanted, order=order, limit=body.limit, offset=body.offset
         )
@@ -232,7 +236,7 @@ async def search(call: Call[SearchBody, None]) -> Response:
 
 async def count(call: Call[CountBody, None]) -> Response:
     """POST /assistants/count: count assistants."""
-    async with call.engine.pool.connection() as conn:
+    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
         return json_answer(await assistants.count(conn, call.filters, call.body.wanted))
 
 

@@ -4,30 +4,31 @@ What every endpoint gets. It can only be made from an `Operation` of the table o
 to ask who is calling.
 """
 
-import functools
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypedDict, TypeVar, cast
 from uuid import UUID
 
-import orjson
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from pydantic import BaseModel
+from starlette.requests import Request
 from starlette.responses import Response
 
-from threadkeep import auth, wire
-from threadkeep.api import headers
+from threadkeep.api import headers, values
+from threadkeep.api.answers import Bound
+from threadkeep.api.decoding import read_body, read_bytes, read_query
+from threadkeep.api.doors import entered
+from threadkeep.api.scrape import Scrape
 from threadkeep.api.shapes import Event as ServerEvent
-from threadkeep.auth import Event
-from threadkeep.db.filters import Filters
+from threadkeep.api.shares import Held
+from threadkeep.auth import Door, Event, Principal, Value
+from threadkeep.db.bounds import bound_to
+from threadkeep.db.filters import EVERYTHING, Filters
 from threadkeep.engine.assistants import Assistants
 from threadkeep.engine.engine import Engine
+from threadkeep.engine.quotas import Quotas
 from threadkeep.engine.spec import RunSpec
-from threadkeep.problems import Invalid, Overloaded, Problem, TooLarge, UnsupportedMedia
+from threadkeep.problems import Forbidden, Invalid, Overloaded, Problem
 from threadkeep.project import Project
-
-MAX_DEPTH = 100
-"""Of a body: what is built on it, and Python's own JSON, go a good deal deeper, but not for ever."""
 
 BodyT = TypeVar("BodyT")
 QueryT = TypeVar("QueryT")
@@ -52,6 +53,10 @@ class State(TypedDict):
     assistants: Assistants
     project: Project
     docs: Docs
+    quotas: Quotas
+    door: Door | None
+    """None: authentication is off."""
+    scrape: Scrape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,24 @@ class Call(Generic[BodyT, QueryT]):
     body: BodyT
     query: QueryT
     filters: Filters
+    principal: Principal | None = None
+    """None: authentication is off, or the path is for anybody."""
+    marks: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Metadata that authorization wrote, for an endpoint whose body has none."""
+
+    async def allowed(self, event: Event, value: Value) -> Filters:
+        """What the caller may see of a further event than the table's; `value` may be changed. Forbidden."""
+        door = self.request.state["door"]
+        if door is None:
+            return EVERYTHING
+        if self.principal is None:
+            raise Forbidden("the path is for anybody, and shows nobody's")
+        return await door.authorize(self.principal, event, value)
+
+    @property
+    def user(self) -> Mapping[str, Any] | None:
+        """The caller as their graphs see them; None: authentication is off."""
+        return self.principal.user if self.principal else None
 
     @property
     def engine(self) -> Engine:
@@ -77,7 +100,7 @@ class Call(Generic[BodyT, QueryT]):
 
     async def read_body(self) -> bytes:
         """The body as it came, for an endpoint that reads it in its own way."""
-        return await _bytes(self.request)
+        return await read_bytes(self.request)
 
     @property
     def thread_id(self) -> UUID:
@@ -102,6 +125,12 @@ def _uuid(request: Request[State], name: str, kind: str) -> UUID:
         return UUID(request.path_params[name])
     except ValueError:
         raise Invalid(f"Invalid {kind} ID: must be a UUID") from None
+
+
+def _ids(call: Call[Any, Any]) -> dict[str, UUID]:
+    """The ids of the path, as what they are."""
+    names = {"thread_id", "run_id", "cron_id", "assistant_id"} & call.request.path_params.keys()
+    return {name: getattr(call, name) for name in sorted(names)}
 
 
 Endpoint = Callable[[Call[Any, Any]], Awaitable[Response]]
@@ -157,14 +186,60 @@ class Operation:
         """What the body is, whoever reads it."""
         return self.body or self.own_body
 
+    @property
+    def is_long(self) -> bool:
+        """Its answer may take as long as a run."""
+        return self.answer.media == "text/event-stream" or self.path.endswith(("/wait", "/join"))
+
     async def __call__(self, request: Request[State]) -> Response:
-        """Read the request, ask who is calling, and answer."""
-        filters = await auth.authorize(self.event, request)
+        """Ask who is calling, read the request, ask what they may, and answer."""
+        door = None if self.event == "public" else request.state["door"]
+        if door is None:
+            return await self._answered(request, None)
+        principal, request = await entered(door, request)
+        quotas = request.state["quotas"]
+        quotas.request(principal.identity)
+        if not self.is_long:
+            return await self._answered(request, principal)
+        is_run = self.event == "threads.create_run"
+        with quotas.held(principal.identity, is_run=is_run) as held:
+            return Held(await self._answered(request, principal), held.pop_all())
+
+    async def _answered(self, request: Request[State], principal: Principal | None) -> Response:
         if Overloaded in self.answer.refusals:  # told before its body is read: a flood is to cost little
             request.state["engine"].slots.refuse_if_full()
         body = await read_body(request, self.body) if self.body else None
         query = read_query(request, self.query) if self.query else None
-        return await self.endpoint(Call(request=request, body=body, query=query, filters=filters))
+        if self.event == "threads.create_run" and not self.is_long:
+            await request.state["quotas"].enqueue(principal and principal.identity, _runs_of(body))
+        call = Call(request=request, body=body, query=query, filters=EVERYTHING, principal=principal)
+        if principal is None:
+            return await self.endpoint(call)
+        call = await self._authorized(call)
+        with bound_to(call.filters):
+            return Bound(await self.endpoint(call), call.filters)
+
+    async def _authorized(self, call: Call[Any, Any]) -> Call[Any, Any]:
+        """`call` with the filters of its caller, and with what authorization made of its body and query."""
+        if isinstance(call.body, list):
+            return await self._all_authorized(call, cast("list[BaseModel]", call.body))
+        value = values.of(self.event, _ids(call), call.body or call.query)
+        filters = await call.allowed(self.event, value)
+        body, query = values.applied(value, call.body), values.applied(value, call.query)
+        return replace(call, body=body, query=query, filters=filters, marks=value.get("metadata") or {})
+
+    async def _all_authorized(self, call: Call[Any, Any], bodies: list[BaseModel]) -> Call[Any, Any]:
+        """Each of several bodies is asked about; all must be the same caller's."""
+        asked = [(body, values.of(self.event, _ids(call), body)) for body in bodies]
+        filters = [await call.allowed(self.event, value) for _, value in asked]
+        if any(one != filters[0] for one in filters):
+            raise Forbidden("these can't be asked for together")
+        return replace(call, body=[values.applied(value, body) for body, value in asked], filters=filters[0])
+
+
+def _runs_of(body: Any) -> int:
+    """How many runs a body asks for."""
+    return len(body) if isinstance(body, list) else 1
 
 
 def operation(
@@ -179,76 +254,3 @@ def operation(
     """A line of the table; `name` is the method and the path, `body` what pydantic can make of the JSON."""
     method, path = name.split(" ")
     return Operation(method=method, path=path, endpoint=endpoint, event=event, answer=answer, body=body, query=query)
-
-
-async def read_body(request: Request[State], model: Any) -> object:
-    """The body as `model`; Invalid, TooLarge or UnsupportedMedia where it is none."""
-    return validated(model, decode(await _bytes(request)))
-
-
-async def _bytes(request: Request[State]) -> bytes:
-    """The body, counted while it is read, so that a chunked one is bounded too."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise UnsupportedMedia("the body must not be compressed")
-    limit = request.state["engine"].settings.body_bytes
-    read = bytearray()
-    try:
-        async for chunk in request.stream():
-            read += chunk
-            if len(read) > limit:
-                raise TooLarge(f"the body is above {limit} bytes")
-    except ClientDisconnect:
-        raise Invalid("the body ended too soon") from None
-    return bytes(read)
-
-
-def decode(raw: bytes) -> object:
-    """Strict JSON, nested no deeper than what can be sent again; NUL becomes U+FFFD, as on the reference."""
-    try:
-        found = cast("object", orjson.loads(wire.without_nul(raw)))
-    except orjson.JSONDecodeError:
-        raise Invalid("Invalid JSON in request body") from None
-    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _is_deep(found):
-        raise Invalid(f"the body is nested more than {MAX_DEPTH} levels deep")
-    return found
-
-
-def _is_deep(value: object) -> bool:
-    """By a walk level by level: a recursive one would end where it matters."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [inner for outer in level for inner in _inner(outer) if isinstance(inner, (dict, list))]
-        if not level:
-            return False
-    return True
-
-
-def _inner(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return cast("dict[str, object]", value).values()
-    return cast("list[object]", value) if isinstance(value, list) else ()
-
-
-def read_query(request: Request[State], model: type[BaseModel]) -> Any:
-    """The query parameters as `model`; a name given several times is a list, and NUL becomes U+FFFD, as in a body."""
-    given = request.query_params
-    found: dict[str, object] = {}
-    for name in given:
-        several = [value.replace("\0", "\N{REPLACEMENT CHARACTER}") for value in given.getlist(name)]
-        found[name] = several if len(several) > 1 else several[0]
-    return validated(model, found)
-
-
-@functools.cache
-def _adapter(model: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(model)
-
-
-def validated(model: Any, value: object) -> Any:
-    """`value` as `model`; Invalid, with each place named, where it is none."""
-    try:
-        return _adapter(model).validate_python(value)
-    except ValidationError as error:
-        errors = [{"loc": list(item["loc"]), "msg": item["msg"], "type": item["type"]} for item in error.errors()]
-        lines = [f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {item['msg']}" for item in error.errors()]
-        raise Invalid("\n".join(lines), errors=errors) from None

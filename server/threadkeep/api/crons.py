@@ -9,13 +9,16 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from threadkeep import ids
+from threadkeep.api import idempotent
 from threadkeep.api.answers import json_answer, no_content, page
-from threadkeep.api.call import Call, validated
+from threadkeep.api.bounds import Condition
+from threadkeep.api.call import Call
+from threadkeep.api.decoding import validated
 from threadkeep.api.paging import PageBody, selected
 from threadkeep.api.runs import RunBody
 from threadkeep.db import crons
 from threadkeep.db.crons import Definition, OnRunCompleted, Search
+from threadkeep.db.searching import searching
 from threadkeep.engine import ticks
 from threadkeep.engine.assistants import Chosen
 from threadkeep.engine.spec import Nodes, StreamMode
@@ -108,14 +111,14 @@ class CountBody(BaseModel):
     """Or a graph's name."""
     thread_id: UUID | None = None
     enabled: bool | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Condition | None = None
 
 
 class SearchBody(CountBody, PageBody):
     """The body of a search for crons."""
 
     sort_by: CronOrder = "created_at"
-    select: list[CronField] | None = None
+    select: Annotated[list[CronField], Field(max_length=100)] | None = None
 
 
 async def create(call: Call[CronBody, None]) -> Response:
@@ -132,7 +135,7 @@ async def search(call: Call[SearchBody, None]) -> Response:
     """POST /runs/crons/search: search crons."""
     body, wanted = call.body, _wanted(call)
     order = (body.sort_by, body.sort_order)
-    async with call.engine.pool.connection() as conn:
+    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
         found = await crons.search(conn, call.filters, wanted, order=order, limit=body.limit, offset=body.offset)
         total = await crons.count(conn, call.filters, wanted)
     return page([selected(one, list(body.select or [])) for one in found], total, body.offset)
@@ -140,7 +143,7 @@ async def search(call: Call[SearchBody, None]) -> Response:
 
 async def count(call: Call[CountBody, None]) -> Response:
     """POST /runs/crons/count: count crons."""
-    async with call.engine.pool.connection() as conn:
+    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
         return json_answer(await crons.count(conn, call.filters, _wanted(call)))
 
 
@@ -163,7 +166,7 @@ async def update(call: Call[CronPatch, None]) -> Response:
         cron = await crons.lock(conn, call.filters, cron_id)
         if cron is None:
             raise NotFound(f"Cron '{cron_id}' not found")
-        metadata = {**cron.metadata.load(), **changes.get("metadata", {})}
+        metadata = call.filters.changed(cron.metadata.load(), changes.get("metadata", {}))
         payload = {**cron.payload.load(), **changes, "metadata": metadata}
         body: CronBody = validated(CronBody, payload)
         definition = await _definition(call, body, payload, thread_id=cron.thread_id, now=await crons.clock(conn))
@@ -192,8 +195,7 @@ async def _create(call: Call[CronBody, None], thread_id: UUID | None) -> Respons
     async with call.engine.pool.connection() as conn:
         now = await crons.clock(conn)
     definition = await _definition(call, body, payload, thread_id=thread_id, now=now)
-    async with call.engine.pool.connection() as conn, conn.transaction():
-        cron = await crons.create(conn, call.filters, ids.uuid7(), (chosen.assistant_id, thread_id), definition)
+    cron = await idempotent.create_cron(call, (chosen.assistant_id, thread_id), definition)
     if cron is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
     return json_answer(cron)
@@ -221,6 +223,7 @@ async def _definition(
         payload=payload,
         metadata=body.metadata,
         next_run_date=ticks.next_run_date(body.schedule, zone, now, body.end_time),
+        principal=call.user,
     )
 
 

@@ -13,18 +13,27 @@ from threadkeep import wire
 from threadkeep.api import openapi
 from threadkeep.api.answers import raw_json
 from threadkeep.api.call import Call, Docs, Operation
+from threadkeep.api.security import secured
+from threadkeep.project import Auth
+from threadkeep.settings import AuthType
 
 
-def load(served: Iterable[Operation], prefix: str) -> Docs:
-    """The spec of `served` below `prefix`, and the page."""
+def load(served: Iterable[Operation], prefix: str, kind: AuthType, auth: Auth) -> Docs:
+    """The spec of `served` below `prefix`, and the page; `kind` and `auth` say how callers are known."""
     page = resources.files("threadkeep.api").joinpath("docs.html").read_text("utf-8")
     script, style = (_hash(page, tag) for tag in ("script", "style"))
     return Docs(
-        spec=_encoded(tuple(served), prefix),
+        spec=_secured(tuple(served), prefix, kind, auth),
         page=page.encode(),
         policy=f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     )
+
+
+def _secured(served: tuple[Operation, ...], prefix: str, kind: AuthType, auth: Auth) -> bytes:
+    if kind == "none":
+        return _encoded(served, prefix)
+    return wire.dumps(secured(openapi.document(served, prefix), served, kind, auth))
 
 
 @functools.cache

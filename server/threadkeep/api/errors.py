@@ -4,14 +4,14 @@ import logging
 from http import HTTPStatus
 from typing import Any, cast
 
-import psycopg
 from psycopg.errors import QueryCanceled
-from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+from psycopg_pool import PoolClosed
 from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - what starlette's own router raises
 from starlette.requests import Request
 from starlette.responses import Response
 
 from threadkeep.api.answers import json_answer
+from threadkeep.db.outage import AWAY
 from threadkeep.problems import Problem, QueryTimeout, Unavailable
 
 log = logging.getLogger(__name__)
@@ -44,10 +44,8 @@ async def on_database(request: Request[Any], error: Exception) -> Response:
 HANDLERS: dict[Any, Any] = {
     Problem: on_problem,
     RouterError: on_router_error,
-    psycopg.OperationalError: on_database,
+    **dict.fromkeys(AWAY, on_database),
     QueryCanceled: on_database,
-    PoolTimeout: on_database,
     PoolClosed: on_database,
-    TooManyRequests: on_database,
 }
 """For `Starlette(exception_handlers=…)`."""

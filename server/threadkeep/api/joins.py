@@ -10,7 +10,7 @@ from starlette.responses import Response
 from threadkeep.api.answers import json_answer, no_content, raw_json, run_headers
 from threadkeep.api.call import Call
 from threadkeep.api.paging import MAX_OFFSET, selected
-from threadkeep.api.sse import EventStream, run_frames
+from threadkeep.api.sse import EventStream, Reading, run_frames
 from threadkeep.api.threads import known as known_thread
 from threadkeep.api.waiting import WaitingAnswer
 from threadkeep.db import cancels, runs
@@ -145,12 +145,13 @@ async def join_stream(call: Call[None, JoinQuery]) -> Response:
     `Last-Event-ID` names the last one that the client has; `-1` or `0` asks for all; without it, those from now on.
     """
     thread_id, run_id = await _known(call)
+    reading = Reading(call.engine, run_id)
+    followed = follow.follow(call.engine, run_id, last_event_id(call))
     return EventStream(
-        run_frames(
-            follow.follow(call.engine, run_id, last_event_id(call)), with_ids=True, modes=call.query.stream_mode
-        ),
+        run_frames(followed, with_ids=True, modes=call.query.stream_mode, reading=reading),
         headers=run_headers(thread_id, run_id, "stream"),
         on_disconnect=canceller(call, thread_id, run_id) if call.query.cancel_on_disconnect else None,
+        reading=reading,
     )
 
 

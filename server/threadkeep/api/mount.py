@@ -17,7 +17,9 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Mount, Router
 
 from threadkeep.api.call import Operation
+from threadkeep.api.doors import DooredRoute
 from threadkeep.api.errors import HANDLERS
+from threadkeep.auth.jwks import is_loopback
 from threadkeep.graphs import load_object
 from threadkeep.problems import StartRefused
 from threadkeep.project import Cors, Http, Project
@@ -53,11 +55,14 @@ def served(http: Http, table: Iterable[Operation]) -> list[Operation]:
     return [one for one in table if not any(re.fullmatch(pattern, one.path) for pattern in off)]
 
 
-def cors(http: Http) -> Middleware:
-    """Which origins a browser may call from; without `http.cors`, this machine's. StartRefused for a list that is none."""
+def cors(http: Http, host: str) -> Middleware:
+    """Which origins a browser may call from; without `http.cors` this machine's, where no other can reach `host`.
+
+    StartRefused for a list that is none.
+    """
     chosen = http.cors or Cors()
     origins, pattern = chosen.allow_origins, chosen.allow_origin_regex
-    if not origins and pattern is None:
+    if not origins and pattern is None and is_loopback(host):
         pattern = LOOPBACK_ORIGINS
     if _every_origin(origins, pattern) and chosen.allow_credentials:
         raise StartRefused("http.cors: allow_credentials with every origin would let any site act as its visitor")
@@ -83,7 +88,7 @@ def _every_origin(origins: tuple[str, ...], pattern: str | None) -> bool:
 def joined(http: Http, routes: Sequence[BaseRoute], custom: Starlette | None) -> list[BaseRoute]:
     """The routes of the whole application: ours, the user's, and the prefix above both."""
     above = prefix(http)
-    inner = list(routes) if custom is None else _around(custom, routes)
+    inner = list(routes) if custom is None else _around(custom, routes, doored=http.enable_custom_route_auth)
     if not above:
         return inner
     return [*(route for route in routes if _path(route) in HEALTH), Mount(above, routes=inner)]
@@ -97,12 +102,14 @@ def prefix(http: Http) -> str:
     return path
 
 
-def _around(custom: Starlette, routes: Sequence[BaseRoute]) -> list[BaseRoute]:
+def _around(custom: Starlette, routes: Sequence[BaseRoute], *, doored: bool) -> list[BaseRoute]:
     """Ours where no route of the user's fits; the user's middleware and error handling stand around both."""
     kept = [route for route in routes if _path(route) in KEPT]
     core = ExceptionMiddleware(Router(routes), HANDLERS)
     # Never the user's own routes: a path of KEPT that is switched off is nobody's.
-    theirs = [route for route in custom.router.routes if _path(route) not in KEPT]
+    theirs: list[BaseRoute] = [route for route in custom.router.routes if _path(route) not in KEPT]
+    if doored:
+        theirs = [DooredRoute(route) for route in theirs]
     custom.router.routes = [*theirs, Mount("", app=core)]
     return [*kept, Mount("", app=custom)]
 
@@ -132,12 +139,10 @@ async def lifespan_of(custom: Starlette | None) -> AsyncGenerator[Mapping[str, A
         yield state or {}
 
 
-def refuse_unhonoured(http: Http) -> None:
+def refuse_unhonoured(http: Http, *, has_door: bool) -> None:
     """StartRefused for what would leave a door open if it were ignored; a line in the log for the rest."""
-    if http.enable_custom_route_auth:
-        raise StartRefused(
-            "http.enable_custom_route_auth: not supported: nothing here would guard the routes of http.app"
-        )
+    if http.enable_custom_route_auth and not has_door:
+        raise StartRefused("http.enable_custom_route_auth: there is no authentication that could guard http.app")
     ignored = {
         "http.logging_headers": http.logging_headers.includes,
         "http.middleware_order": http.middleware_order,

@@ -16,11 +16,13 @@ from threadkeep.api.call import Operation
 from threadkeep.api.paging import PageBody
 from threadkeep.api.schema import Mode, Schema, mentioned, model, of_types
 from threadkeep.problems import (
+    BodyTimeout,
     Forbidden,
     Invalid,
     NotFound,
     Problem,
     TooLarge,
+    TooMany,
     Unavailable,
     UnsupportedMedia,
 )
@@ -187,13 +189,13 @@ def _refusals(operation: Operation) -> Iterator[type[Problem]]:
     """Each kind of problem once."""
     found: dict[type[Problem], None] = {}
     if operation.event != "public":
-        found |= dict.fromkeys((Forbidden, Unavailable))
+        found |= dict.fromkeys((Forbidden, TooMany, Unavailable))
     if "{" in operation.path:
         found |= dict.fromkeys((Invalid, NotFound))
     if operation.query or operation.shown_body:
         found[Invalid] = None
     if operation.shown_body:
-        found |= dict.fromkeys((TooLarge, UnsupportedMedia))
+        found |= dict.fromkeys((BodyTimeout, TooLarge, UnsupportedMedia))
     yield from found | dict.fromkeys(operation.answer.refusals)
 
 

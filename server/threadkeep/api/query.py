@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from threadkeep import wire
 from threadkeep.api.answers import json_answer, run_headers
-from threadkeep.api.call import Call, decode, read_query, validated
+from threadkeep.api.call import Call
+from threadkeep.api.decoding import decode, read_query, validated
 from threadkeep.api.joins import stop
 from threadkeep.db.cancels import Target
 from threadkeep.engine import follow
@@ -83,7 +84,8 @@ async def _admission(call: Call[None, None], asked: QueryBody) -> Admission:
         spec=call.configured(spec),
         chosen=await call.assistants.choose(call.filters, graph_id),
         thread_id=asked.thread_id,
-        metadata={"user_id": asked.user_id} if asked.user_id else {},
+        metadata={**call.marks, **({"user_id": asked.user_id} if asked.user_id else {})},
+        user=call.user,
     )
 
 

@@ -8,9 +8,13 @@ from typing import Any
 
 from threadkeep.api import (
     assistants,
+    commands,
     crons,
     docs,
+    event_socket,
+    event_stream,
     joins,
+    metrics,
     query,
     runs,
     shapes,
@@ -22,6 +26,7 @@ from threadkeep.api import (
     threads,
 )
 from threadkeep.api.call import Answer, Operation, done, events, gives, operation
+from threadkeep.api.socket import SocketOperation
 from threadkeep.db.assistant_versions import AssistantVersion
 from threadkeep.db.assistants import Assistant
 from threadkeep.db.crons import Cron
@@ -43,6 +48,7 @@ SYSTEM = (
     operation("GET /livez", system.livez, "public", gives(shapes.Ok)),
     operation("GET /readyz", system.readyz, "public", gives(shapes.Ready, others={503: shapes.Ready})),
     operation("GET /info", system.info, "public", gives(shapes.Info)),
+    operation("GET /metrics", metrics.metrics, "public", Answer(media="text/plain")),
     operation("GET /openapi.json", docs.spec, "public", gives(dict[str, Any])),
     operation("GET /docs", docs.page, "public", Answer(media="text/html")),
 )
@@ -144,7 +150,7 @@ THREADS = (
         body=threads.ThreadPatch,
     ),
     operation("DELETE /threads/{thread_id}", threads.delete, "threads.delete", done()),
-    operation("POST /threads/{thread_id}/copy", threads.copy, "threads.create", gives(Thread)),
+    operation("POST /threads/{thread_id}/copy", threads.copy, "threads.read", gives(Thread)),
     operation("GET /threads/{thread_id}/storage", threads.storage, "threads.read", gives(Storage)),
     operation(
         "GET /threads/{thread_id}/state",
@@ -196,6 +202,22 @@ THREAD_RUNS = (
         "threads.read",
         events(),
         query=thread_stream.ThreadStreamQuery,
+    ),
+    Operation(
+        method="POST",
+        path="/threads/{thread_id}/commands",
+        endpoint=commands.command,
+        event="threads.read",
+        own_body=commands.CommandBody,
+        answer=gives(dict[str, Any], *ON_THREAD),
+    ),
+    Operation(
+        method="POST",
+        path="/threads/{thread_id}/stream/events",
+        endpoint=event_stream.stream,
+        event="threads.read",
+        own_body=event_stream.EventStreamBody,
+        answer=events(InvalidRequest),
     ),
     operation(
         "POST /threads/{thread_id}/runs",
@@ -325,3 +347,8 @@ QUERY = (
 )
 
 TABLE: tuple[Operation, ...] = (*SYSTEM, *ASSISTANTS, *THREADS, *THREAD_RUNS, *STATELESS_RUNS, *CRONS, *STORE, *QUERY)
+
+SOCKETS: tuple[SocketOperation, ...] = (
+    SocketOperation(path="/threads/{thread_id}/stream/events", endpoint=event_socket.serve, event="threads.read"),
+)
+"""WebSockets. Each stands on the path of an operation, and is served where that is."""

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field
 from starlette.responses import Response
 
+from threadkeep.api import idempotent
 from threadkeep.api.answers import json_answer, run_headers
 from threadkeep.api.call import Call
 from threadkeep.api.joins import canceller
-from threadkeep.api.sse import EventStream, run_frames
+from threadkeep.api.sse import EventStream, Reading, run_frames
 from threadkeep.api.waiting import WaitingAnswer
 from threadkeep.db.filters import Filters
 from threadkeep.engine import follow
@@ -80,24 +81,27 @@ Batch = Annotated[list[StatelessRunBody], Field(min_length=1, max_length=1000)]
 
 async def create(call: Call[ThreadRunBody, None]) -> Response:
     """POST /threads/{thread_id}/runs: leave a run in the queue."""
-    admitted = await enqueue(call.engine, call.filters, await _on_thread(call, kept=True))
+    admitted = await idempotent.admit(call, await on_thread(call, kept=True), enqueue)
     return json_answer(admitted.run, headers=run_headers(admitted.thread_id, admitted.run_id))
 
 
 async def stream(call: Call[ThreadRunBody, None]) -> Response:
     """POST /threads/{thread_id}/runs/stream: run, and read the events."""
-    asked = await _on_thread(call, kept=call.body.stream_resumable, watched=True)
-    admitted = await run_foreground(call.engine, call.filters, asked)
+    asked = await on_thread(call, kept=call.body.stream_resumable or _keyed(call), watched=True)
+    admitted = await idempotent.admit(call, asked, run_foreground)
+    reading = Reading(call.engine, admitted.run_id)
+    followed = follow.follow(call.engine, admitted.run_id, 0)
     return EventStream(
-        run_frames(follow.follow(call.engine, admitted.run_id, 0), with_ids=call.body.stream_resumable),
+        run_frames(followed, with_ids=call.body.stream_resumable, reading=reading),
         headers=run_headers(admitted.thread_id, admitted.run_id, "stream"),
         on_disconnect=_on_disconnect(call, admitted),
+        reading=reading,
     )
 
 
 async def wait(call: Call[ThreadRunBody, None]) -> Response:
     """POST /threads/{thread_id}/runs/wait: run, and read the final values."""
-    admitted = await run_foreground(call.engine, call.filters, await _on_thread(call))
+    admitted = await idempotent.admit(call, await on_thread(call), run_foreground)
     return WaitingAnswer(
         _answer(call.engine, call.filters, admitted),
         headers=run_headers(admitted.thread_id, admitted.run_id, "join"),
@@ -107,12 +111,14 @@ async def wait(call: Call[ThreadRunBody, None]) -> Response:
 
 async def stream_stateless(call: Call[StatelessRunBody, None]) -> Response:
     """POST /runs/stream: run without a thread, and read the events."""
-    asked = await _without_thread(call, call.body, watched=True)
+    asked = await _without_thread(call, call.body, kept=_keyed(call), watched=True)
     admitted = await _admit_stateless(call, asked)
+    reading = Reading(call.engine, admitted.run_id, admitted.live)
     return EventStream(
-        run_frames(_followed(call.engine, admitted), with_ids=call.body.stream_resumable),
+        run_frames(_followed(call.engine, admitted), with_ids=call.body.stream_resumable, reading=reading),
         headers=run_headers(admitted.thread_id, admitted.run_id, "stream" if admitted.run else None),
         on_disconnect=_on_disconnect(call, admitted),
+        reading=reading,
     )
 
 
@@ -129,6 +135,8 @@ async def wait_stateless(call: Call[StatelessRunBody, None]) -> Response:
 async def create_batch(call: Call[list[StatelessRunBody], None]) -> Response:
     """POST /runs/batch: leave several runs in the queue, each on a thread of its own."""
     asked = [await _without_thread(call, body, kept=True) for body in call.body]
+    if key := idempotent.key_of(call):
+        return json_answer(await idempotent.enqueue_several(call, key, asked))
     admitted = [await enqueue(call.engine, call.filters, one) for one in asked]
     return json_answer([one.run for one in admitted])
 
@@ -136,11 +144,11 @@ async def create_batch(call: Call[list[StatelessRunBody], None]) -> Response:
 async def create_stateless(call: Call[StatelessRunBody, None]) -> Response:
     """POST /runs: leave a run in the queue, on a thread of its own."""
     asked = await _without_thread(call, call.body, kept=True)
-    admitted = await enqueue(call.engine, call.filters, asked)
+    admitted = await idempotent.admit(call, asked, enqueue)
     return json_answer(admitted.run, headers=run_headers(admitted.thread_id, admitted.run_id))
 
 
-async def _on_thread(call: Call[ThreadRunBody, None], *, kept: bool = False, watched: bool = False) -> Admission:
+async def on_thread(call: Call[ThreadRunBody, None], *, kept: bool = False, watched: bool = False) -> Admission:
     body = call.body
     spec = body.spec
     call.engine.webhooks.check(spec.webhook)
@@ -154,6 +162,7 @@ async def _on_thread(call: Call[ThreadRunBody, None], *, kept: bool = False, wat
         after_s=body.after_seconds,
         kept=kept,
         watched=watched,
+        user=call.user,
     )
 
 
@@ -172,14 +181,21 @@ async def _without_thread(
         temporary=body.on_completion == "delete",
         kept=kept or body.stream_resumable,
         watched=watched,
+        user=call.user,
     )
 
 
 async def _admit_stateless(call: Call[StatelessRunBody, None], asked: Admission) -> Admitted:
-    """In memory alone, unless the run is to be kept, resumed, delayed, or told of."""
-    if asked.temporary and not asked.kept and asked.after_s == 0 and asked.spec.webhook is None:
-        return await run_stateless(call.engine, asked)
-    return await run_foreground(call.engine, call.filters, asked)
+    """In memory alone, unless the run is to be kept, resumed, delayed, told of, or found by its key."""
+    in_memory = asked.temporary and not asked.kept and asked.after_s == 0 and asked.spec.webhook is None
+    if in_memory and not _keyed(call):
+        return await run_stateless(call.engine, call.filters, asked)
+    return await idempotent.admit(call, asked, run_foreground)
+
+
+def _keyed(call: Call[Any, Any]) -> bool:
+    """It may be sent again, and is then to be followed from its beginning."""
+    return idempotent.HEADER in call.request.headers
 
 
 def _answer(engine: Engine, filters: Filters, admitted: Admitted) -> Callable[[], Awaitable[bytes]]:

@@ -97,6 +97,8 @@ class Info(TypedDict):
     flags: dict[str, bool]
     host: dict[str, str | None]
     server: str
+    row_level_security: bool
+    """Postgres itself shows a principal's requests only what is theirs."""
     limits: Limits
     load: Load
 

@@ -12,8 +12,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from threadkeep.api.answers import json_answer, no_content
+from threadkeep.api.bounds import Condition
 from threadkeep.api.call import Call
 from threadkeep.api.paging import MAX_OFFSET
+from threadkeep.db.searching import in_time
 from threadkeep.db.store import OPERATORS
 from threadkeep.problems import Invalid, InvalidRequest
 
@@ -104,7 +106,7 @@ class SearchBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     namespace_prefix: Namespace = Field(default_factory=list)
-    filter: Annotated[dict[str, Any], AfterValidator(_filter)] | None = None
+    filter: Annotated[Condition, AfterValidator(_filter)] | None = None
     """What keys of the value are: a value itself, or `{"$gt": 3}`."""
     limit: int = Field(default=10, ge=1, le=1000)
     offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
@@ -153,7 +155,7 @@ async def delete(call: Call[ItemBody, None]) -> Response:
 async def search(call: Call[SearchBody, None]) -> Response:
     """POST /store/items/search: search the items below a namespace, by what is in them."""
     body = call.body
-    items = await call.engine.store.asearch(
+    found = call.engine.store.asearch(
         tuple(body.namespace_prefix),
         query=body.query or None,
         filter=body.filter,
@@ -161,20 +163,21 @@ async def search(call: Call[SearchBody, None]) -> Response:
         offset=body.offset,
         refresh_ttl=body.refresh_ttl,
     )
+    items = await in_time(found, call.engine.settings.search_timeout_s)
     return json_answer({"items": [_shown(item) for item in items]})
 
 
 async def list_namespaces(call: Call[NamespacesBody, None]) -> Response:
     """POST /store/namespaces: list the namespaces that have items."""
     body = call.body
-    found = await call.engine.store.alist_namespaces(
+    found = call.engine.store.alist_namespaces(
         prefix=tuple(body.prefix or ()),
         suffix=tuple(body.suffix or ()),
         max_depth=body.max_depth,
         limit=body.limit,
         offset=body.offset,
     )
-    return json_answer({"namespaces": found})
+    return json_answer({"namespaces": await in_time(found, call.engine.settings.search_timeout_s)})
 
 
 def _of_query(given: str | list[str]) -> tuple[str, ...]:

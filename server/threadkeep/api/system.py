@@ -1,8 +1,6 @@
 """System: is it alive, is it ready, what is it."""
 
-import psycopg
 from langgraph.version import __version__ as langgraph_version
-from psycopg_pool import PoolTimeout
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
@@ -10,6 +8,7 @@ from threadkeep import __version__
 from threadkeep.api.answers import json_answer
 from threadkeep.api.call import Call
 from threadkeep.db import migrate
+from threadkeep.db.outage import AWAY
 from threadkeep.engine.engine import Engine
 
 
@@ -42,7 +41,7 @@ async def readyz(call: Call[None, None]) -> Response:
     checks = {
         "database": await _database_answers(engine),
         "migrations": await _is_migrated(engine),
-        "accepting": not engine.slots.draining,
+        "accepting": not engine.stopping.is_set(),
     }
     ready = all(checks.values())
     return json_answer({"ready": ready, "checks": checks}, 200 if ready else 503)
@@ -59,6 +58,7 @@ async def info(call: Call[None, None]) -> Response:
             "flags": {"assistants": True, "crons": True, "langsmith": False, "langsmith_tracing_replicas": False},
             "host": {"kind": "self-hosted", "project_id": None, "revision_id": None, "tenant_id": None},
             "server": "threadkeep",
+            "row_level_security": engine.pool.walled,
             "limits": {
                 "run_slots": slots.total,
                 "max_waiting": settings.max_waiting,
@@ -76,7 +76,7 @@ async def _database_answers(engine: Engine) -> bool:
     try:
         async with engine.pool.connection() as conn:
             await conn.execute("SELECT 1")
-    except (psycopg.OperationalError, PoolTimeout):
+    except AWAY:
         return False
     return True
 
@@ -85,5 +85,5 @@ async def _is_migrated(engine: Engine) -> bool:
     try:
         async with engine.pool.connection() as conn:
             return await migrate.is_current(conn)
-    except (psycopg.OperationalError, PoolTimeout):
+    except AWAY:
         return False

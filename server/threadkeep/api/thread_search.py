@@ -1,7 +1,7 @@
 """Thread search: which threads there are, and what of each the client wants to see."""
 
 import re
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -9,9 +9,11 @@ from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from threadkeep.api.answers import json_answer, page
+from threadkeep.api.bounds import MAX_IDS, Condition
 from threadkeep.api.call import Call
 from threadkeep.api.paging import PageBody, selected
 from threadkeep.db import thread_search
+from threadkeep.db.searching import searching
 from threadkeep.db.thread_search import Extract, Root, Search, Wanted
 
 Status = Literal["idle", "busy", "interrupted", "error"]
@@ -53,20 +55,20 @@ class CountBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    metadata: dict[str, Any] | None = None
-    values: dict[str, Any] | None = None
+    metadata: Condition | None = None
+    values: Condition | None = None
     status: Status | None = None
 
 
 class SearchBody(PageBody):
     """The body of a search for threads."""
 
-    ids: list[UUID] | None = Field(default=None, max_length=1000)
-    metadata: dict[str, Any] | None = None
-    values: dict[str, Any] | None = None
+    ids: list[UUID] | None = Field(default=None, max_length=MAX_IDS)
+    metadata: Condition | None = None
+    values: Condition | None = None
     status: Status | None = None
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] = "updated_at"
-    select: list[ThreadField] | None = None
+    select: Annotated[list[ThreadField], Field(max_length=100)] | None = None
     extract: dict[Alias, Path] | None = Field(default=None, max_length=MAX_EXTRACTS)
 
     @property
@@ -90,7 +92,8 @@ async def search(call: Call[SearchBody, None]) -> Response:
     """POST /threads/search: search threads."""
     body = call.body
     looked_for = Search(ids=body.ids, metadata=body.metadata, values=body.values, status=body.status)
-    found = await thread_search.search(call.engine.pool, call.filters, looked_for, body.wanted)
+    timeout_s = call.engine.settings.search_timeout_s
+    found = await thread_search.search(call.engine.pool, call.filters, looked_for, body.wanted, timeout_s=timeout_s)
     fields: list[str] = list(body.select or [])
     if fields and body.extract:
         fields.append("extracted")
@@ -100,5 +103,5 @@ async def search(call: Call[SearchBody, None]) -> Response:
 async def count(call: Call[CountBody, None]) -> Response:
     """POST /threads/count: count threads."""
     looked_for = Search(metadata=call.body.metadata, values=call.body.values, status=call.body.status)
-    async with call.engine.pool.connection() as conn:
+    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
         return json_answer(await thread_search.count(conn, call.filters, looked_for))

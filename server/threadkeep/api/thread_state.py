@@ -8,7 +8,9 @@ from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from threadkeep.api.answers import json_answer
-from threadkeep.api.call import Call, validated
+from threadkeep.api.bounds import Condition
+from threadkeep.api.call import Call
+from threadkeep.api.decoding import validated
 from threadkeep.api.threads import known
 from threadkeep.engine import history, updates
 from threadkeep.engine.history import NEWEST, At, Wanted
@@ -106,7 +108,7 @@ class HistoryQuery(BaseModel):
 class HistoryBody(HistoryQuery):
     """The body of a history."""
 
-    metadata: dict[str, Any] | None = None
+    metadata: Condition | None = None
     checkpoint: Place | None = None
     select: Select = None
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
 from threadkeep import ids
+from threadkeep.api import idempotent
 from threadkeep.api.answers import json_answer, no_content
 from threadkeep.api.call import Call
 from threadkeep.db import thread_checkpoints, threads
@@ -85,13 +86,14 @@ async def create(call: Call[ThreadBody, None]) -> Response:
     body = call.body
     new = NewThread(
         thread_id=body.thread_id or ids.uuid7(),
-        metadata={**body.metadata, **call.filters.match},
+        metadata=call.filters.stamped(body.metadata),
         ttl=body.ttl.row if body.ttl else call.engine.thread_ttl,
     )
-    thread = await updates.create_thread(call.engine, new, body.supersteps)
+    thread = await idempotent.create_thread(call, new, body.supersteps)
     if thread is None and body.if_exists == "do_nothing":
+        readable = await call.allowed("threads.read", {"thread_id": new.thread_id, "metadata": {}})
         async with call.engine.pool.connection() as conn:
-            thread = await threads.get(conn, call.filters, new.thread_id)
+            thread = await threads.get(conn, readable, new.thread_id)
     if thread is None:
         raise Conflict(f"Thread with ID {new.thread_id} already exists")
     return json_answer(thread)
@@ -114,10 +116,9 @@ def _shown_ttl(ttl: Ttl, expires_at: object) -> dict[str, object]:
 
 async def update(call: Call[ThreadPatch, None]) -> Response:
     """PATCH /threads/{thread_id}: change a thread: metadata are merged; whose thread it is stays."""
-    metadata = {**call.body.metadata, **call.filters.match}
     ttl = call.body.ttl.row if call.body.ttl else None
     async with call.engine.pool.connection() as conn:
-        thread = await threads.update(conn, call.filters, call.thread_id, metadata, ttl)
+        thread = await threads.update(conn, call.filters, call.thread_id, call.body.metadata, ttl)
     if thread is None:
         raise NotFound("Not Found")
     return no_content() if "return=minimal" in call.request.headers.get("prefer", "") else json_answer(thread)
@@ -132,7 +133,10 @@ async def delete(call: Call[None, None]) -> Response:
 
 async def copy(call: Call[None, None]) -> Response:
     """POST /threads/{thread_id}/copy: make a new thread with the same checkpoints; runs are not copied."""
-    return json_answer(await updates.copy_thread(call.engine, call.filters, call.thread_id))
+    value: dict[str, Any] = {"metadata": {}}
+    of_new = await call.allowed("threads.create", value)
+    marks = {**value["metadata"], **of_new.match}
+    return json_answer(await updates.copy_thread(call.engine, call.filters, call.thread_id, marks))
 
 
 async def prune(call: Call[PruneBody, None]) -> Response:

@@ -5,6 +5,7 @@ a newline every few seconds, which JSON allows before a value, so that no proxy 
 `__error__` in a 200, as the clients expect.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -14,10 +15,16 @@ from starlette.types import Receive, Scope, Send
 from threadkeep import wire
 from threadkeep.api.answers import raw_json
 from threadkeep.api.disconnect import until_gone
+from threadkeep.db.outage import AWAY
+from threadkeep.engine.engine import Engine
 from threadkeep.engine.failures import describe
-from threadkeep.problems import Problem
+from threadkeep.problems import Problem, Unavailable
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
+LEAVE_S = 0.5
+"""What has an answer when the process leaves still gives it."""
 
 
 class WaitingAnswer(Response):
@@ -44,6 +51,7 @@ class WaitingAnswer(Response):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_gone, receive, tasks.cancel_scope, self._on_disconnect)
             tasks.start_soon(self._find)
+            tasks.start_soon(self._give_up, scope["state"]["engine"])
             with anyio.move_on_after(HEARTBEAT_S):
                 await self._ready.wait()
             if not self._ready.is_set():
@@ -59,6 +67,9 @@ class WaitingAnswer(Response):
             self._body = await self._answer()
         except Problem as problem:
             self._body = problem
+        except AWAY:
+            log.warning("the database went away from an answer that waits", exc_info=True)
+            self._body = Unavailable()
         self._ready.set()
 
     async def _beat(self, send: Send) -> None:

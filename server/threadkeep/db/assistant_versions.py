@@ -36,7 +36,7 @@ class AssistantVersion:
 async def search(
     conn: Conn, filters: Filters, assistant_id: UUID, metadata: Mapping[str, Any], *, limit: int, offset: int
 ) -> list[AssistantVersion]:
-    """Versions of an assistant of the caller's whose own metadata contains `metadata`, the newest first."""
+    """Versions of an assistant that the caller may see whose own metadata contains `metadata`, the newest first."""
     cursor = conn.cursor(row_factory=rows.of(AssistantVersion))
     await cursor.execute(
         """
@@ -44,7 +44,7 @@ async def search(
           FROM assistant_versions AS version
           JOIN assistants AS assistant USING (assistant_id)
          WHERE assistant_id = %(assistant_id)s
-           AND assistant.metadata @> %(match)s
+           AND (assistant.metadata @> %(match)s OR assistant.of_graph)
            AND version.metadata @> %(metadata)s
          ORDER BY version.version DESC
          LIMIT %(limit)s OFFSET %(offset)s
@@ -78,7 +78,8 @@ async def restore(pool: Pool, filters: Filters, assistant_id: UUID, version: int
                    description = version.description,
                    config      = version.config,
                    context     = version.context,
-                   metadata    = version.metadata || %(match)s,
+                   metadata    = CASE WHEN version.metadata @> %(match)s THEN version.metadata
+                                      ELSE version.metadata || %(match)s END,
                    updated_at  = now()
               FROM assistant_versions AS version
              WHERE assistant.assistant_id = %(assistant_id)s

@@ -1,6 +1,7 @@
 """Assistants: a graph with a configuration.
 
-Each graph has a system assistant whose id follows from the graph's name, as on the reference. Every change makes a
+Each graph has a system assistant whose id follows from the graph's name, as on the reference; everybody may read it and
+run it (`of_graph`, which no client can write). Every change makes a
 version (`assistant_versions`), in the statement that makes the change. `context` is what a run gets, and
 `config.configurable` always shows the same.
 """
@@ -73,13 +74,20 @@ def system_id(graph_id: str) -> UUID:
 
 
 async def ensure_system(conn: Conn, descriptions: Mapping[str, str | None]) -> None:
-    """Make each graph's own assistant where it is missing; `descriptions` is by graph id."""
+    """Make each graph's own assistant where it is missing; `descriptions` is by graph id.
+
+    Its id can be known before there is the graph: what a client made under it goes.
+    """
     for graph_id, description in descriptions.items():
+        await conn.execute(
+            "DELETE FROM assistants WHERE assistant_id = %(assistant_id)s AND NOT of_graph",
+            {"assistant_id": system_id(graph_id)},
+        )
         await conn.execute(
             """
             WITH made AS (
-                INSERT INTO assistants (assistant_id, graph_id, name, description, metadata)
-                VALUES (%(assistant_id)s, %(graph_id)s, %(graph_id)s, %(description)s, %(metadata)s)
+                INSERT INTO assistants (assistant_id, graph_id, name, description, metadata, of_graph)
+                VALUES (%(assistant_id)s, %(graph_id)s, %(graph_id)s, %(description)s, %(metadata)s, true)
                 ON CONFLICT (assistant_id) DO NOTHING
                 RETURNING *
             )
@@ -147,7 +155,8 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Chang
                                              ELSE jsonb_build_object('configurable',
                                                                      coalesce(%(context)s::jsonb, context)) END,
                        context     = coalesce(%(context)s::jsonb, context),
-                       metadata    = metadata || %(metadata)s || %(match)s,
+                       metadata    = CASE WHEN metadata || %(metadata)s @> %(match)s THEN metadata || %(metadata)s
+                                          ELSE metadata || (%(metadata)s::jsonb - %(reserved)s::text[]) END,
                        updated_at  = now()
                  WHERE assistant_id = %(assistant_id)s AND metadata @> %(match)s
                 RETURNING *
@@ -168,6 +177,7 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Chang
                 "context": None if change.context is None else Jsonb(change.context),
                 "metadata": Jsonb(change.metadata or {}),
                 "match": filters.jsonb,
+                "reserved": filters.reserved,
             },
         )
     return await cursor.fetchone()
@@ -199,10 +209,13 @@ async def threads_of(conn: Conn, filters: Filters, assistant_id: UUID) -> list[U
 
 
 async def get(conn: Conn, filters: Filters, assistant_id: UUID) -> Assistant | None:
-    """The assistant, or None where there is none that the caller may see."""
+    """The assistant, or None where there is none that the caller may see: their own, or a graph's."""
     cursor = conn.cursor(row_factory=rows.of(Assistant))
     await cursor.execute(
-        "SELECT * FROM assistants WHERE assistant_id = %(assistant_id)s AND metadata @> %(match)s",
+        """
+        SELECT * FROM assistants
+         WHERE assistant_id = %(assistant_id)s AND (metadata @> %(match)s OR of_graph)
+        """,
         {"assistant_id": assistant_id, "match": filters.jsonb},
     )
     return await cursor.fetchone()
@@ -240,13 +253,13 @@ ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
 async def search(
     conn: Conn, filters: Filters, wanted: Search, *, order: tuple[str, str], limit: int, offset: int
 ) -> list[Assistant]:
-    """Assistants that match, in `order` (a key of `ORDERS`)."""
+    """Assistants that match, the caller's and those of graphs, in `order` (a key of `ORDERS`)."""
     cursor = conn.cursor(row_factory=rows.of(Assistant))
     query = sql.SQL(
         """
         SELECT *
           FROM assistants
-         WHERE metadata @> %(match)s AND metadata @> %(metadata)s
+         WHERE (metadata @> %(match)s OR of_graph) AND metadata @> %(metadata)s
            AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
            AND (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(name)) > 0)
          ORDER BY {order}
@@ -263,7 +276,7 @@ async def count(conn: Conn, filters: Filters, wanted: Search) -> int:
         """
         SELECT count(*)
           FROM assistants
-         WHERE metadata @> %(match)s AND metadata @> %(metadata)s
+         WHERE (metadata @> %(match)s OR of_graph) AND metadata @> %(metadata)s
            AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
            AND (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(name)) > 0)
         """,

@@ -109,6 +109,7 @@ async def _settle_threads(conn: Conn, parameters: dict[str, object]) -> None:
         DELETE FROM runs
          WHERE %(action)s = 'rollback' AND cancel_action = 'rollback' AND started_at IS NULL
            AND status = 'interrupted'
+           AND EXISTS (SELECT FROM threads WHERE threads.thread_id = runs.thread_id AND threads.metadata @> %(match)s)
            AND (%(thread_id)s::uuid IS NULL OR thread_id = %(thread_id)s)
            AND (%(run_ids)s::uuid[] IS NULL OR run_id = ANY(%(run_ids)s))
         """,
@@ -116,14 +117,30 @@ async def _settle_threads(conn: Conn, parameters: dict[str, object]) -> None:
     )
 
 
-async def wanted(conn: Conn, worker_id: UUID) -> Sequence[tuple[UUID, CancelAction, str]]:
-    """The running runs of this process that are to stop: id, action, reason."""
+async def wanted(conn: Conn, worker_id: UUID, run_ids: Sequence[UUID]) -> Sequence[tuple[UUID, CancelAction, str]]:
+    """Which of the runs that this process executes are to stop: id, action, reason. Those that are gone, too."""
     cursor = await conn.execute(
         """
-        SELECT run_id, cancel_action, coalesce(cancel_reason, 'cancelled')
-          FROM runs
-         WHERE worker_id = %(worker_id)s AND status = 'running' AND cancel_action IS NOT NULL
+        SELECT live.run_id, coalesce(runs.cancel_action, 'interrupt'),
+               CASE WHEN runs.run_id IS NULL THEN 'the thread was deleted'
+                    ELSE coalesce(runs.cancel_reason, 'cancelled') END
+          FROM unnest(%(run_ids)s::uuid[]) AS live (run_id) LEFT JOIN runs ON runs.run_id = live.run_id
+         WHERE runs.run_id IS NULL
+            OR (runs.worker_id = %(worker_id)s AND runs.status = 'running' AND runs.cancel_action IS NOT NULL)
         """,
-        {"worker_id": worker_id},
+        {"worker_id": worker_id, "run_ids": list(run_ids)},
     )
     return await cursor.fetchall()
+
+
+async def tell_of_deletion(conn: Conn, thread_ids: Sequence[UUID]) -> None:
+    """Wake those who execute or follow runs of threads that this transaction deletes: they will find them gone."""
+    await conn.execute(
+        """
+        SELECT pg_notify('threadkeep', 'run:' || run_id),
+               CASE WHEN status = 'running' THEN pg_notify('threadkeep', 'cancel') END
+          FROM runs
+         WHERE thread_id = ANY(%(thread_ids)s) AND status IN ('pending', 'running')
+        """,
+        {"thread_ids": list(thread_ids)},
+    )

@@ -7,6 +7,7 @@ connection of its pool, writes by group commit, and serialises in place what is 
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -25,19 +26,30 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot  # pyright: ignore[reportPrivateUsage] - the stock saver's
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
-from threadkeep.db.group_commit import GroupCommit, Rows, committing
+from threadkeep.db.caps import LARGE_BYTES, check, seems_large
+from threadkeep.db.group_commit import Committed, GroupCommit, Rows, committing
+from threadkeep.db.outage import outlast_in_run
 from threadkeep.db.pool import Conn, Pool
+from threadkeep.problems import CheckpointUnreadable
 
-LARGE_BYTES = 1024 * 1024
-"""A channel that was once above this is serialised in a thread from then on: below, the hop costs more than the work."""
+log = logging.getLogger(__name__)
+
+CHANNEL_BYTES = 16 * 1024 * 1024
+"""The largest value of a channel, unless the operator says otherwise."""
 REMEMBERED_CHANNELS = 10_000
 
 DURABILITY = "__pregel_durability"
 """Where LangGraph hands a run's durability down."""
+LEASE = "__pregel_threadkeep_lease"
+"""The `configurable` key of the lease that a run is held by; LangGraph tells nobody of keys that begin so."""
+
+CALLER = "langgraph_auth"
+"""How the `configurable` keys begin that hold the user of a run: LangGraph would put their texts into the metadata."""
 
 Packed = TypeVar("Packed", bound=Sequence[Any])
 
@@ -48,6 +60,7 @@ class Checkpoints(AsyncPostgresSaver):
     def __init__(self, pool: Pool, commits: GroupCommit, serde: SerializerProtocol | None = None) -> None:
         super().__init__(cast("Any", pool), serde=serde)
         self._pool = pool
+        self.channel_bytes = CHANNEL_BYTES
         self._commits = commits
         self._large: set[str] = set()
         """Channels whose values are large."""
@@ -71,10 +84,11 @@ class Checkpoints(AsyncPostgresSaver):
         """Save a checkpoint; returns when it is durable, with the config that names it."""
         named = config.get("configurable", {})
         thread_id, namespace = named["thread_id"], named["checkpoint_ns"]
-        inline, blobs = _split(checkpoint["channel_values"])
+        inline, blobs = _split(checkpoint["channel_values"], all_apart=isinstance(self.serde, EncryptedSerializer))
         versions = {channel: version for channel, version in new_versions.items() if channel in blobs}
         packed = await self._packed(
-            list(versions), lambda: self._dump_blobs(thread_id, namespace, blobs, cast("Any", versions))
+            [(channel, blobs[channel]) for channel in versions],
+            lambda: self._dump_blobs(thread_id, namespace, blobs, cast("Any", versions)),
         )
         row = (
             thread_id,
@@ -82,9 +96,11 @@ class Checkpoints(AsyncPostgresSaver):
             checkpoint["id"],
             named.get("checkpoint_id"),
             _json({**checkpoint, "channel_values": inline}),
-            _json(get_serializable_checkpoint_metadata(config, metadata)),
+            _json(get_serializable_checkpoint_metadata(without_caller(config), metadata)),
         )
-        await self._commits.write(Rows(blobs=packed, checkpoints=[row], flushed=_is_flushed(config)))
+        await self._commits.write(
+            Rows(blobs=packed, checkpoints=[row], flushed=_is_flushed(config), lease=named.get(LEASE))
+        )
         return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
@@ -93,25 +109,42 @@ class Checkpoints(AsyncPostgresSaver):
         """Save what a task wrote; returns when it is durable."""
         named = config.get("configurable", {})
         place = (named["thread_id"], named["checkpoint_ns"], named["checkpoint_id"])
-        packed = await self._packed(
-            [channel for channel, _ in writes], lambda: self._dump_writes(*place, task_id, task_path, writes)
-        )
+        packed = await self._packed(writes, lambda: self._dump_writes(*place, task_id, task_path, writes))
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        flushed = _is_flushed(config)
-        await self._commits.write(
-            Rows(replacing=packed, flushed=flushed) if replaces else Rows(adding=packed, flushed=flushed)
-        )
+        rows = Rows(replacing=packed) if replaces else Rows(adding=packed)
+        rows.flushed, rows.lease = _is_flushed(config), named.get(LEASE)
+        await self._commits.write(rows)
 
-    async def _packed(self, channels: list[str], dump: Callable[[], list[Packed]]) -> list[Packed]:
-        """The rows of `dump`, made in a thread where one of the channels has been large before."""
-        packed = await asyncio.to_thread(dump) if self._large.intersection(channels) else dump()
-        if len(self._large) < REMEMBERED_CHANNELS:
-            sizes = zip(channels, (len(row[-1] or b"") for row in packed), strict=False)
-            self._large.update(channel for channel, size in sizes if size > LARGE_BYTES)
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that `config` names, or the thread's newest."""
+        return await outlast_in_run(lambda: super(Checkpoints, self).aget_tuple(config))
+
+    async def _packed(self, values: Sequence[tuple[str, Any]], dump: Callable[[], list[Packed]]) -> list[Packed]:
+        """The rows of `dump`, one for each of `values`, made in a thread where one of these is large, or has been before.
+
+        StateTooLarge where one is above the cap.
+        """
+        large = any(channel in self._large or seems_large(value) for channel, value in values)
+        packed = await asyncio.to_thread(dump) if large else dump()
+        for (channel, _), row in zip(values, packed, strict=True):
+            if (size := len(row[-1] or b"")) > LARGE_BYTES:
+                check(channel, size, self.channel_bytes)
+                if len(self._large) < REMEMBERED_CHANNELS:
+                    self._large.add(channel)
         return packed
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
-        """As the stock saver's, but in place: the hop through a thread costs more than small writes do."""
+        """As the stock saver's, but in place: the hop through a thread costs more than small writes do.
+
+        CheckpointUnreadable where it holds what is not read back, whatever the reason.
+        """
+        try:
+            return self._loaded(value)
+        except Exception as failure:
+            log.warning("a checkpoint can't be read", extra={"thread_id": value["thread_id"]}, exc_info=failure)
+            raise CheckpointUnreadable("checkpoint unreadable", checkpoint_id=value["checkpoint_id"]) from None
+
+    def _loaded(self, value: DictRow) -> CheckpointTuple:
         named = {"thread_id": value["thread_id"], "checkpoint_ns": value["checkpoint_ns"]}
         inline: dict[str, Any] = value["checkpoint"].get("channel_values") or {}
         blobs = self._load_blobs(value["channel_values"])
@@ -127,10 +160,18 @@ class Checkpoints(AsyncPostgresSaver):
 
 
 @asynccontextmanager
-async def open_checkpoints(pool: Pool, serde: SerializerProtocol | None = None) -> AsyncGenerator[Checkpoints]:
+async def open_checkpoints(
+    pool: Pool,
+    serde: SerializerProtocol | None = None,
+    committed: Committed = lambda _rows, _seconds: None,
+    *,
+    channel_bytes: int = CHANNEL_BYTES,
+) -> AsyncGenerator[Checkpoints]:
     """The checkpointer on `pool`, its group commit running until the block ends."""
-    async with committing(pool) as commits:
-        yield Checkpoints(pool, commits, serde)
+    async with committing(pool, committed) as commits:
+        saver = Checkpoints(pool, commits, serde)
+        saver.channel_bytes = channel_bytes
+        yield saver
 
 
 def _is_flushed(config: RunnableConfig) -> bool:
@@ -138,18 +179,18 @@ def _is_flushed(config: RunnableConfig) -> bool:
     return config.get("configurable", {}).get(DURABILITY, "sync") == "sync"
 
 
-def _split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(values: dict[str, Any], *, all_apart: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """What stands in the checkpoint's JSON, and what becomes a blob, by the stock saver's rule.
 
-    A primitive that jsonb can't hold as it is (NaN, infinity, NUL or a surrogate in a text) becomes a blob too, which
-    either saver reads.
+    A primitive that jsonb can't hold as it is (NaN, infinity, NUL or a surrogate in a text), a long text, and with
+    `all_apart` every one, becomes a blob too, which either saver reads.
     """
     inline: dict[str, Any] = {}
     blobs: dict[str, Any] = {}
     for channel, value in values.items():
         if isinstance(value, _DeltaSnapshot):
             inline[channel], blobs[channel] = True, value
-        elif value is None or (isinstance(value, (str, int, float, bool)) and _is_plain(value)):
+        elif value is None or (not all_apart and isinstance(value, (str, int, float, bool)) and _is_plain(value)):
             inline[channel] = value
         else:
             blobs[channel] = value
@@ -158,7 +199,7 @@ def _split(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _is_plain(value: str | float) -> bool:
     if isinstance(value, str):
-        return "\0" not in value and (value.isascii() or _is_utf8(value))
+        return len(value) <= LARGE_BYTES and "\0" not in value and (value.isascii() or _is_utf8(value))
     return not isinstance(value, float) or math.isfinite(value)
 
 
@@ -201,3 +242,12 @@ async def delete_of_run(conn: Conn, thread_id: UUID, run_id: UUID) -> None:
         """,
         {"thread_id": str(thread_id), "run_id": str(run_id)},
     )
+
+
+def without_caller(config: RunnableConfig) -> RunnableConfig:
+    """`config` without the user of its run, which is in no checkpoint."""
+    configurable = cast("dict[str, Any]", config.get("configurable") or {})
+    if not any(key.startswith(CALLER) for key in configurable):
+        return config
+    kept = {key: value for key, value in configurable.items() if not key.startswith(CALLER)}
+    return cast("RunnableConfig", {**config, "configurable": kept})

@@ -52,6 +52,14 @@ class Cron:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tick(Cron):
+    """A cron whose tick is fired: the row, and what no client sees of it."""
+
+    principal: Json | None
+    """The user of whoever said last what it does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
     """What a client says of a cron, and the tick that follows from it."""
 
@@ -63,6 +71,8 @@ class Definition:
     payload: Mapping[str, Any]
     metadata: Mapping[str, Any]
     next_run_date: datetime | None
+    principal: Mapping[str, Any] | None = None
+    """Who says it: the user of its runs."""
 
     @property
     def parameters(self) -> dict[str, object]:
@@ -75,6 +85,7 @@ class Definition:
             "payload": Jsonb(self.payload),
             "metadata": Jsonb(self.metadata),
             "next_run_date": self.next_run_date,
+            "principal": Jsonb(self.principal) if self.principal is not None else None,
         }
 
 
@@ -85,6 +96,8 @@ class Due:
     cron_id: UUID
     thread_id: UUID | None
     assistant_id: UUID
+    filters: Json
+    """What whoever made it may see; its runs see no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,14 +158,16 @@ async def create(
             SELECT FROM threads WHERE thread_id = %(thread_id)s::uuid AND metadata @> %(match)s FOR KEY SHARE
         )
         INSERT INTO crons (cron_id, assistant_id, thread_id, schedule, timezone, end_time, enabled, on_run_completed,
-                           payload, metadata, next_run_date)
+                           payload, metadata, next_run_date, principal, filters)
         SELECT %(cron_id)s, %(assistant_id)s, %(thread_id)s, %(schedule)s, %(timezone)s, %(end_time)s, %(enabled)s,
-               %(on_run_completed)s, %(payload)s, %(metadata)s::jsonb || %(match)s, %(next_run_date)s
+               %(on_run_completed)s, %(payload)s, %(metadata)s, %(next_run_date)s, %(principal)s,
+               %(match)s
          WHERE %(thread_id)s::uuid IS NULL OR EXISTS (SELECT FROM thread)
         RETURNING *
         """,
         definition.parameters
-        | {"cron_id": cron_id, "assistant_id": assistant_id, "thread_id": thread_id, "match": filters.jsonb},
+        | {"cron_id": cron_id, "assistant_id": assistant_id, "thread_id": thread_id, "match": filters.jsonb}
+        | {"metadata": Jsonb(filters.stamped(definition.metadata))},
     )
     cron = await cursor.fetchone()
     await notify(conn, CRONS)
@@ -187,7 +202,8 @@ async def update(conn: Conn, filters: Filters, cron_id: UUID, definition: Defini
         UPDATE crons
            SET schedule = %(schedule)s, timezone = %(timezone)s, end_time = %(end_time)s, enabled = %(enabled)s,
                on_run_completed = %(on_run_completed)s, payload = %(payload)s,
-               metadata = %(metadata)s::jsonb || %(match)s, next_run_date = %(next_run_date)s, updated_at = now()
+               metadata = %(metadata)s, next_run_date = %(next_run_date)s,
+               principal = coalesce(%(principal)s, principal), updated_at = now()
          WHERE cron_id = %(cron_id)s AND metadata @> %(match)s
         RETURNING *
         """,
@@ -250,7 +266,7 @@ async def due(conn: Conn, at: datetime) -> Sequence[Due]:
     cursor = conn.cursor(row_factory=rows.of(Due))
     await cursor.execute(
         """
-        SELECT cron_id, thread_id, assistant_id
+        SELECT cron_id, thread_id, assistant_id, filters
           FROM crons
          WHERE enabled AND next_run_date <= %(at)s
          ORDER BY next_run_date
@@ -260,12 +276,12 @@ async def due(conn: Conn, at: datetime) -> Sequence[Due]:
     return await cursor.fetchall()
 
 
-async def claim(conn: Conn, cron_id: UUID) -> Cron | None:
+async def claim(conn: Conn, cron_id: UUID) -> Tick | None:
     """Hold a cron whose tick is due, or None where it is not, or no longer, or another process holds it.
 
     The caller fires the tick and calls `advance` in the same transaction.
     """
-    cursor = conn.cursor(row_factory=rows.of(Cron))
+    cursor = conn.cursor(row_factory=rows.of(Tick))
     await cursor.execute(
         """
         SELECT *

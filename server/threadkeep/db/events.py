@@ -23,18 +23,27 @@ class RunEvent:
     data: str
 
 
-async def append(conn: Conn, run_id: UUID, batch: Sequence[RunEvent]) -> None:
-    """Write a batch; a position that is there already stays as it is, and a run that was deleted gets none."""
+async def append(conn: Conn, run_id: UUID, worker_id: UUID, batch: Sequence[RunEvent]) -> None:
+    """Write a batch of a run that `worker_id` executes, and wake its readers in other processes.
+
+    A position that is there already stays as it is; a run that was deleted, or is no longer `worker_id`'s, gets none.
+    They need not be on disk before the run's end is, which flushes them too.
+    """
     await conn.execute(
         """
-        WITH run AS (SELECT run_id FROM runs WHERE run_id = %(run_id)s FOR KEY SHARE)
-        INSERT INTO run_events (run_id, position, event, data)
-        SELECT run.run_id, item.*
-          FROM run, unnest(%(positions)s::int[], %(events)s::text[], %(data)s::text[]) AS item
-        ON CONFLICT DO NOTHING
+        WITH run AS (
+            SELECT run_id FROM runs WHERE run_id = %(run_id)s AND worker_id = %(worker_id)s FOR KEY SHARE
+        ), added AS (
+            INSERT INTO run_events (run_id, position, event, data)
+            SELECT run.run_id, item.*
+              FROM run, unnest(%(positions)s::int[], %(events)s::text[], %(data)s::text[]) AS item
+            ON CONFLICT DO NOTHING
+        )
+        SELECT pg_notify('threadkeep', 'run:' || run_id), set_config('synchronous_commit', 'off', true) FROM run
         """,
         {
             "run_id": run_id,
+            "worker_id": worker_id,
             "positions": [item.position for item in batch],
             "events": [item.event for item in batch],
             "data": [item.data for item in batch],

@@ -30,6 +30,22 @@ async def lock_expired(conn: Conn, strategy: str, limit: int) -> list[UUID]:
     return [row[0] for row in await cursor.fetchall()]
 
 
+async def lock_temporary(conn: Conn, limit: int) -> list[UUID]:
+    """Up to `limit` temporary threads that are no longer needed, likewise."""
+    cursor = await conn.execute(
+        """
+        SELECT thread_id
+          FROM threads
+         WHERE temporary_until < now() AND status <> 'busy'
+         ORDER BY temporary_until
+         LIMIT %(limit)s
+           FOR UPDATE SKIP LOCKED
+        """,
+        {"limit": limit},
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
 async def mark_swept(conn: Conn, thread_ids: Sequence[UUID]) -> None:
     """Say that the threads have had their due."""
     await conn.execute(

@@ -4,14 +4,19 @@ While a transaction is on its way, what comes meanwhile is gathered for the next
 rows are durable. Where a transaction fails, its writers are tried one by one, so that a write that fails, fails alone.
 """
 
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
+from uuid import UUID
 
 import anyio
 import psycopg
+from psycopg_pool import PoolTimeout
 
+from threadkeep.db import workers
+from threadkeep.db.outage import is_away, outlast
 from threadkeep.db.pool import Conn, Pool, defer_flush
 
 MAX_ROWS = 2000
@@ -23,6 +28,8 @@ CheckpointRow: TypeAlias = tuple[str, str, str, str | None, str, str]
 """thread, namespace, id, parent's id, checkpoint as JSON, metadata as JSON"""
 WriteRow: TypeAlias = tuple[str, str, str, str, str, int, str, str, bytes]
 """thread, namespace, checkpoint's id, task's id, task's path, index, channel, type, bytes"""
+Committed: TypeAlias = Callable[[int, float], None]
+"""Told of each transaction: how many callers' rows, and how many seconds."""
 Row = TypeVar("Row", bound=Sequence[Any])
 
 
@@ -36,6 +43,8 @@ class Rows:
     """Writes that take the place of an earlier one: errors, interrupts, answers."""
     adding: Sequence[WriteRow] = ()
     """Writes of which the first stands."""
+    lease: UUID | None = None
+    """What the run is held by; the rows are refused where it was lost."""
     flushed: bool = True
     """Not before they are on disk. Otherwise it is enough that Postgres has them: whoever commits after them with a
     flush, as the end of a run does, flushes them too."""
@@ -56,8 +65,9 @@ class _Waiter:
 class GroupCommit:
     """The queue and its one writer."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, committed: Committed) -> None:
         self._pool = pool
+        self._committed = committed
         self._queue: list[_Waiter] = []
         self._filled = anyio.Event()
 
@@ -79,8 +89,10 @@ class GroupCommit:
             await self._filled.wait()
             self._filled = anyio.Event()
             while batch := self._take():
+                began = time.monotonic()
                 with anyio.CancelScope(shield=True):
                     await self._write_together(batch)
+                self._committed(len(batch), time.monotonic() - began)
 
     def _take(self) -> list[_Waiter]:
         batch: list[_Waiter] = []
@@ -94,22 +106,36 @@ class GroupCommit:
 
     async def _write_together(self, batch: list[_Waiter]) -> None:
         try:
-            async with self._pool.connection() as conn:
-                await _insert(conn, [waiter.rows for waiter in batch])
-        except (psycopg.Error, OSError) as failure:
-            if len(batch) > 1:
+            await self._insert_patiently([waiter.rows for waiter in batch])
+        except (psycopg.Error, PoolTimeout, OSError) as failure:
+            if is_away(failure):
+                for waiter in batch:
+                    waiter.failure = failure
+            elif len(batch) > 1:
                 for waiter in batch:
                     await self._write_together([waiter])
                 return
-            batch[0].failure = failure
+            else:
+                batch[0].failure = failure
         for waiter in batch:
             waiter.done.set()
 
+    async def _insert_patiently(self, batch: list[Rows]) -> None:
+        """A run's rows wait for Postgres to come back; a request's alone do not."""
+        if any(rows.lease for rows in batch):
+            await outlast(lambda: self._insert(batch))
+        else:
+            await self._insert(batch)
+
+    async def _insert(self, batch: list[Rows]) -> None:
+        async with self._pool.connection() as conn:
+            await _insert(conn, batch)
+
 
 @asynccontextmanager
-async def committing(pool: Pool) -> AsyncGenerator[GroupCommit]:
+async def committing(pool: Pool, committed: Committed) -> AsyncGenerator[GroupCommit]:
     """A group commit whose writer runs until the block ends."""
-    commits = GroupCommit(pool)
+    commits = GroupCommit(pool, committed)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(commits.run, name="group commit")
         yield commits
@@ -125,6 +151,8 @@ async def _insert(conn: Conn, batch: list[Rows]) -> None:
     async with conn.pipeline():
         if not any(rows.flushed for rows in batch):
             await defer_flush(conn)
+        for lease in {rows.lease for rows in batch if rows.lease}:
+            await workers.hold(conn, lease)
         if blobs:
             await _insert_blobs(conn, blobs)
         if checkpoints:

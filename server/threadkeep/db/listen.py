@@ -22,6 +22,8 @@ PENDING = "pending"
 """A run may be claimed."""
 CANCEL = "cancel"
 """A running run is to stop."""
+WATCH = "watch"
+"""A running run's events are to be written: somebody follows it in another process."""
 
 RECONNECT_S = 1.0
 """Pause before a lost listening connection is opened again."""

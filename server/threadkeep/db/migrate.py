@@ -103,7 +103,7 @@ async def migrate(uri: str, *, index: PostgresIndexConfig | None = None, folder:
     async with _connected(uri) as conn:
         _tell_newer(await _applied(conn), migrations)
         applied: list[str] = []
-        if await _behind(conn, migrations, _libraries(index)):
+        if await _behind(conn, migrations, _libraries(index)) or await _has_no_wall(conn):
             async with _locked(conn):
                 applied = await _apply(conn, migrations, index)
         if index is not None:
@@ -238,7 +238,22 @@ async def _apply(
         await AsyncPostgresStore(conn).setup()
     if VECTORS.name in behind:
         await _make_vectors(conn, index)
+    if await _has_wall_function(conn):
+        await conn.execute("SELECT raise_wall()")
     return behind
+
+
+async def _has_no_wall(conn: AsyncConnection[object]) -> bool:
+    """Row-level security is not there, for it could not be had before; perhaps now it can."""
+    async with conn.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute("SELECT NOT relrowsecurity FROM pg_class WHERE oid = to_regclass('threads')")
+        return bool(await cursor.fetchone()) and await _has_wall_function(conn)
+
+
+async def _has_wall_function(conn: AsyncConnection[object]) -> bool:
+    async with conn.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute("SELECT to_regprocedure('raise_wall()') IS NOT NULL")
+        return bool(await cursor.fetchone())
 
 
 async def _make_vectors(conn: AsyncConnection[DictRow], index: PostgresIndexConfig | None) -> None:

@@ -11,10 +11,11 @@ from uuid import UUID
 from psycopg import AsyncCursor
 from psycopg.types.json import Jsonb
 
-from threadkeep.db import rows
+from threadkeep.db import idempotency, rows
 from threadkeep.db.filters import Filters
+from threadkeep.db.idempotency import Key
 from threadkeep.db.pool import Conn, Pool, defer_flush, pipeline
-from threadkeep.db.queue import lock_thread
+from threadkeep.db.queue import TEMPORARY_S, lock_thread
 from threadkeep.db.runs import Run
 from threadkeep.db.threads import Ttl
 
@@ -46,6 +47,10 @@ class NewRun:
     create_thread: bool = False
     thread_ttl: Ttl | None = None
     """Of a thread that is made for it."""
+    principal: bytes | None = None
+    """JSON: the user of whoever asks."""
+    key: Key | None = None
+    """The Idempotency-Key by which it is asked for, reserved before."""
     worker_id: UUID | None = None
     """The process that starts it at once if its thread is free; None: it waits for a worker."""
 
@@ -86,10 +91,11 @@ async def _open(conn: Conn, filters: Filters, new: NewRun) -> Results:
         "thread_id": new.thread_id,
         "assistant_id": new.assistant_id,
         "graph_id": new.graph_id,
-        "metadata": Jsonb(new.metadata),
+        "metadata": Jsonb(filters.unreserved(new.metadata)),  # the thread's own say whose it is
         "assistant_metadata": Jsonb(new.assistant_metadata),
         "mark": Jsonb({"graph_id": new.graph_id, "assistant_id": str(new.assistant_id)}),
         "kwargs": new.kwargs.decode(),
+        "principal": new.principal.decode() if new.principal else None,
         "strategy": new.multitask_strategy,
         "after_s": new.after_s,
         "temporary": new.temporary,
@@ -116,9 +122,10 @@ async def _open(conn: Conn, filters: Filters, new: NewRun) -> Results:
                         THEN 'running' ELSE 'pending' END AS status
         ), opened AS (
             INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, metadata, kwargs,
-                              multitask_strategy, attempt, worker_id, run_after, temporary, kept, started_at)
+                              principal, multitask_strategy, attempt, worker_id, run_after, temporary, kept, started_at)
             SELECT %(run_id)s, %(thread_id)s, %(assistant_id)s, %(graph_id)s, start.status,
-                   %(assistant_metadata)s || thread.metadata || %(metadata)s || %(mark)s, %(kwargs)s::jsonb, %(strategy)s,
+                   %(assistant_metadata)s || thread.metadata || %(metadata)s || %(mark)s, %(kwargs)s::jsonb,
+                   %(principal)s::jsonb, %(strategy)s,
                    CASE start.status WHEN 'running' THEN 1 ELSE 0 END,
                    CASE start.status WHEN 'running' THEN %(worker_id)s::uuid END,
                    now() + make_interval(secs => %(after_s)s), %(temporary)s,
@@ -136,6 +143,8 @@ async def _open(conn: Conn, filters: Filters, new: NewRun) -> Results:
         """,
         parameters,
     )
+    if new.key is not None:
+        await idempotency.settle(conn, new.key, new.run_id)
     state = await conn.execute(
         """
         SELECT EXISTS (SELECT FROM threads WHERE thread_id = %(thread_id)s AND metadata @> %(match)s) AS thread_found,
@@ -174,15 +183,17 @@ async def _create_thread(conn: Conn, filters: Filters, new: NewRun) -> None:
     """Make the thread where it is missing; its metadata is the run's, and satisfies the caller's own filter."""
     await conn.execute(
         """
-        INSERT INTO threads (thread_id, metadata, ttl_strategy, ttl_minutes)
-        VALUES (%(thread_id)s, %(metadata)s, %(strategy)s, %(minutes)s)
+        INSERT INTO threads (thread_id, metadata, ttl_strategy, ttl_minutes, temporary_until)
+        VALUES (%(thread_id)s, %(metadata)s, %(strategy)s, %(minutes)s,
+                now() + make_interval(secs => %(temporary_s)s))
         ON CONFLICT (thread_id) DO NOTHING
         """,
         {
             "thread_id": new.thread_id,
-            "metadata": Jsonb({**new.metadata, **filters.match}),
+            "metadata": Jsonb(filters.stamped(new.metadata)),
             "strategy": new.thread_ttl and new.thread_ttl.strategy,
             "minutes": new.thread_ttl and new.thread_ttl.minutes,
+            "temporary_s": TEMPORARY_S if new.temporary else None,
         },
     )
 

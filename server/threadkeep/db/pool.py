@@ -15,14 +15,15 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
-from psycopg_pool import AsyncConnectionPool
 
+from threadkeep.db.bounds import BoundPool
+from threadkeep.db.cut import refuse_cut
 from threadkeep.problems import StartRefused
 from threadkeep.settings import Settings
 from threadkeep.wire import Json
 
 Conn: TypeAlias = AsyncConnection[Any]
-Pool: TypeAlias = AsyncConnectionPool[Conn]
+Pool: TypeAlias = BoundPool
 
 POOL_TIMEOUT_S = 5.0
 """The longest wait for a connection; then the request is answered 503."""
@@ -30,12 +31,21 @@ POOL_TIMEOUT_S = 5.0
 MAX_WAITING = 2000
 """Those who wait for a connection of one pool; one more is answered 503."""
 
+RECONNECT_S = 2.0
+"""For how long the pool itself tries to connect again, ever more slowly; after that, each request does."""
+
 STATEMENT_TIMEOUT_MS = 30_000
+IDLE_IN_TRANSACTION_MS = 10_000
+"""Of a process that was stopped in the middle of a transaction: its locks keep nobody waiting for longer."""
 
 
 def conninfo(uri: str, *, direct: bool = True) -> str:
     """`uri` with what every connection of ours needs: it finds out soon that the other side is gone, and it thinks in UTC."""
-    options = {"options": f"-c timezone=UTC -c statement_timeout={STATEMENT_TIMEOUT_MS}"} if direct else {}
+    given = (
+        f"-c timezone=UTC -c statement_timeout={STATEMENT_TIMEOUT_MS} "
+        f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}"
+    )
+    options = {"options": given} if direct else {}
     return make_conninfo(
         uri,
         application_name="threadkeep",
@@ -65,15 +75,17 @@ async def open_runs_pool(settings: Settings, uri: str) -> AsyncGenerator[Pool]:
 @asynccontextmanager
 async def _open(settings: Settings, uri: str, name: str, size: int, configure: Any) -> AsyncGenerator[Pool]:
     direct = settings.database_direct_uri is None
-    pool = AsyncConnectionPool[Conn](
+    pool = BoundPool(
         conninfo(uri, direct=direct),
         kwargs={"autocommit": True, "prepare_threshold": 2 if direct else None},
         min_size=1,
         max_size=size,
         timeout=POOL_TIMEOUT_S,
         max_waiting=MAX_WAITING,
+        reconnect_timeout=RECONNECT_S,
         name=name,
         configure=configure,
+        check=refuse_cut,
         open=False,
     )
     async with pool:
@@ -95,7 +107,7 @@ async def pipeline(pool: Pool) -> AsyncGenerator[Conn]:
 
     Results are read after the block. A row locked by the first statement stays locked until the last.
     """
-    async with pool.connection() as conn, conn.pipeline():
+    async with pool.pipeline() as conn:
         yield conn
 
 

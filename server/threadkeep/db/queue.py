@@ -11,14 +11,16 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from threadkeep.db import rows, threads
-from threadkeep.db.filters import EVERYTHING, Filters
+from threadkeep.db import rows
+from threadkeep.db.filters import Filters
 from threadkeep.db.pool import Conn, Pool, pipeline
 from threadkeep.db.runs import FinalStatus, ThreadStatus
 from threadkeep.wire import Json
 
-STRIDE = 1000
-"""Positions left out between two attempts: the first may have told its readers more than it could still write."""
+TEMPORARY_S = 300.0
+"""How long a temporary thread stays after its run, so that the answer can be had from another process or once more."""
+STRIDE = 100_000
+"""Positions left out between two attempts: the first may have told its readers more than it wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +33,17 @@ class Claimed:
     graph_id: str
     metadata: Json
     kwargs: Json
+    principal: Json | None
+    """The user of whoever asked for it."""
     attempt: int
+    worker_id: UUID
+    """The lease under which it is executed."""
     temporary: bool
     kept: bool
     events_before: int = 0
     """The position behind which this attempt's events begin."""
+    waited_s: float | None = None
+    """How long it had been due; None where it never waited in the queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +92,9 @@ async def claim(conn: Conn, worker_id: UUID) -> Claimed | None:
              LIMIT 1
                FOR UPDATE SKIP LOCKED
          )
-        RETURNING *, (SELECT coalesce(max(position) + %(stride)s, 0) FROM run_events WHERE run_id = runs.run_id) AS events_before
+        RETURNING *, coalesce((SELECT max(position) + %(stride)s FROM run_events WHERE run_id = runs.run_id),
+                              CASE WHEN attempt > 1 THEN %(stride)s ELSE 0 END) AS events_before,
+                  extract(epoch FROM now() - run_after)::float AS waited_s
         """,
         {"worker_id": worker_id, "stride": STRIDE},
     )
@@ -111,22 +121,23 @@ async def seconds_to_next(conn: Conn) -> float | None:
     return row[0] if row else None
 
 
-async def finish(pool: Pool, claimed: Claimed, worker_id: UUID, ending: Ending) -> bool:
+async def finish(pool: Pool, claimed: Claimed, ending: Ending, *, followed: bool) -> bool:
     """Close a run that this process executes, and its thread; False where the run was no longer its own.
 
-    One round trip; it also wakes the next in line, and whoever follows the run in another process.
+    One round trip; it also wakes the next in line and, where the run is `followed`, those who do so in other processes.
     """
     parameters = {
         "run_id": claimed.run_id,
         "thread_id": claimed.thread_id,
-        "worker_id": worker_id,
+        "worker_id": claimed.worker_id,
         "status": ending.status,
         "thread_status": ending.thread_status,
         "values": ending.values.decode() if ending.values is not None else None,
         "interrupts": Jsonb(ending.interrupts),
         "error": Jsonb(ending.error) if ending.error is not None else None,
-        "followed": f"run:{claimed.run_id}",
-        "kept": claimed.kept,
+        "followed": f"run:{claimed.run_id}" if followed else None,
+        "temporary": claimed.temporary,
+        "temporary_s": TEMPORARY_S,
     }
     async with pipeline(pool) as conn:
         await lock_thread(conn, claimed.thread_id)
@@ -144,21 +155,22 @@ async def finish(pool: Pool, claimed: Claimed, worker_id: UUID, ending: Ending) 
                                                      AND runs.status = 'pending')
                                      THEN 'busy' ELSE %(thread_status)s END,
                        "values" = coalesce(%(values)s::jsonb, "values"),
-                       interrupts = %(interrupts)s, error = %(error)s, updated_at = now(), state_updated_at = now()
+                       interrupts = %(interrupts)s, error = %(error)s, updated_at = now(), state_updated_at = now(),
+                       temporary_until = CASE WHEN %(temporary)s
+                                              THEN greatest(temporary_until, now() + make_interval(secs => %(temporary_s)s))
+                                              ELSE temporary_until END
                   FROM closed
                  WHERE threads.thread_id = closed.thread_id
                 RETURNING threads.status
             )
             SELECT CASE WHEN status = 'busy' THEN pg_notify('threadkeep', 'pending') END,
-                   CASE WHEN %(kept)s THEN pg_notify('threadkeep', %(followed)s) END
+                   pg_notify('threadkeep', %(followed)s)
               FROM settled
             """,
             parameters,
         )
         if ending.remove:
             await conn.execute("DELETE FROM runs WHERE run_id = %(run_id)s AND finished_at IS NOT NULL", parameters)
-        if claimed.temporary:
-            await threads.delete(conn, EVERYTHING, [claimed.thread_id])
     return done.rowcount == 1
 
 

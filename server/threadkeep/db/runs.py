@@ -1,5 +1,6 @@
 """Runs: their rows, for those who ask about them. What moves a run is in `queue` and `cancels`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
@@ -56,6 +57,21 @@ async def get(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Ru
     return await cursor.fetchone()
 
 
+async def get_several(conn: Conn, filters: Filters, run_ids: Sequence[UUID]) -> list[Run]:
+    """Those of the runs that are there and the caller's, in the order of the ids."""
+    cursor = conn.cursor(row_factory=rows.of(Run))
+    await cursor.execute(
+        """
+        SELECT runs.*
+          FROM runs JOIN threads USING (thread_id)
+         WHERE run_id = ANY(%(run_ids)s) AND threads.metadata @> %(match)s
+         ORDER BY array_position(%(run_ids)s, run_id)
+        """,
+        {"run_ids": list(run_ids), "match": filters.jsonb},
+    )
+    return await cursor.fetchall()
+
+
 async def get_stored(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Stored | None:
     """What the run has answered, or None where there is none of the caller's on that thread."""
     cursor = conn.cursor(row_factory=rows.of(Stored))
@@ -75,6 +91,32 @@ async def status(conn: Conn, run_id: UUID) -> RunStatus | None:
     cursor = await conn.execute("SELECT status FROM runs WHERE run_id = %(run_id)s", {"run_id": run_id})
     row = await cursor.fetchone()
     return row[0] if row else None
+
+
+async def watch(conn: Conn, run_id: UUID) -> RunStatus | None:
+    """As `status`; and from now on the run's events are kept, wherever it runs."""
+    cursor = await conn.execute(
+        """
+        WITH asked AS (
+            UPDATE runs SET kept = true
+             WHERE run_id = %(run_id)s AND status = 'running' AND NOT kept
+            RETURNING pg_notify('threadkeep', 'watch')
+        )
+        SELECT status, (SELECT count(*) FROM asked) FROM runs WHERE run_id = %(run_id)s
+        """,
+        {"run_id": run_id},
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+async def watched(conn: Conn, run_ids: Sequence[UUID]) -> list[UUID]:
+    """Which of these running runs are to be kept."""
+    cursor = await conn.execute(
+        "SELECT run_id FROM runs WHERE run_id = ANY(%(run_ids)s) AND status = 'running' AND kept",
+        {"run_ids": list(run_ids)},
+    )
+    return [row[0] for row in await cursor.fetchall()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

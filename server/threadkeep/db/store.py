@@ -19,6 +19,9 @@ from langgraph.store.postgres.aio import AsyncPostgresStore
 from langgraph.store.postgres.base import PLACEHOLDER, PostgresIndexConfig
 from psycopg.types.json import Jsonb
 
+from threadkeep.db import bounds, spaces
+from threadkeep.db.bounds import Bounds
+from threadkeep.db.outage import outlast_in_run
 from threadkeep.db.pool import Pool
 from threadkeep.wire import without_nul
 
@@ -40,6 +43,8 @@ class _Waiting:
     """An operation that waits for a round trip, and then what came of it."""
 
     op: Op
+    bounds: Bounds | None
+    """Of whoever waits."""
     done: bool = False
     result: Result = None
     error: Exception | None = None
@@ -64,8 +69,19 @@ class Store(AsyncPostgresStore):
         """Start no task: whoever waits first does the work of all who wait."""
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """Several operations are one round trip and one transaction; one alone may go with those of others."""
-        every = list(ops)
+        """Several operations are one round trip and one transaction; one alone may go with those of others.
+
+        They are those of the caller's space, see `spaces`.
+        """
+        space = spaces.current()
+        if space is None:
+            every = list(ops)
+            return await outlast_in_run(lambda: self._abatch(every))
+        moved = [spaces.inside(space, op) for op in ops]
+        results = await outlast_in_run(lambda: self._abatch(moved))
+        return [spaces.outside(result) for result in results]
+
+    async def _abatch(self, every: list[Op]) -> list[Result]:
         if len(every) == 1 and self._is_quick(every[0]):
             return [await self._gathered(every[0])]
         return await super().abatch(every)
@@ -77,7 +93,7 @@ class Store(AsyncPostgresStore):
         return isinstance(op, GetOp)
 
     async def _gathered(self, op: Op) -> Result:
-        mine = _Waiting(op)
+        mine = _Waiting(op, bounds.current())
         self._waiting.append(mine)
         try:
             async with self._turn:
@@ -93,9 +109,13 @@ class Store(AsyncPostgresStore):
     async def _run_waiting(self) -> None:
         """Do all that waits; where the caller is cancelled over it, the others wait on and do it themselves."""
         batch, self._waiting = self._waiting, []
+        own = bounds.current()
         try:
-            await self._run(batch)
+            for whose in dict.fromkeys(each.bounds for each in batch):
+                bounds.set_bounds(whose)
+                await self._run([each for each in batch if each.bounds == whose])
         finally:
+            bounds.set_bounds(own)
             self._waiting[:0] = [each for each in batch if not each.done]
 
     async def _run(self, batch: Sequence[_Waiting]) -> None:

@@ -1,8 +1,11 @@
 """Thread checkpoints: what is done to all checkpoints of a thread at once, for which the saver has no method."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
+
+from psycopg.types.json import Jsonb
 
 from threadkeep.db import rows
 from threadkeep.db.filters import Filters
@@ -11,11 +14,13 @@ from threadkeep.db.threads import Thread
 from threadkeep.wire import Json
 
 
-async def copy(conn: Conn, filters: Filters, source_id: UUID, thread_id: UUID) -> tuple[Thread, bool] | None:
+async def copy(
+    conn: Conn, filters: Filters, source_id: UUID, thread_id: UUID, marks: Mapping[str, Any]
+) -> tuple[Thread, bool] | None:
     """Copy a thread and its checkpoints, which keep their ids, as they are at one moment; its runs are not copied.
 
-    The new thread, and whether a run was on the source, so that its checkpoints are ahead of its row; None where there
-    is no such thread of the caller's. A single statement: its parts see one and the same snapshot.
+    `marks` go over its metadata. The new thread, and whether a run was on the source, so that its checkpoints are ahead
+    of its row; None where there is no such thread of the caller's. A single statement: its parts see one and the same snapshot.
     """
     cursor = await conn.execute(
         """
@@ -24,8 +29,8 @@ async def copy(conn: Conn, filters: Filters, source_id: UUID, thread_id: UUID) -
         ), copied AS (
             INSERT INTO threads (thread_id, status, metadata, config, "values", interrupts, error,
                                  ttl_strategy, ttl_minutes)
-            SELECT %(thread_id)s, CASE status WHEN 'busy' THEN 'idle' ELSE status END, metadata, config, "values",
-                   interrupts, error, ttl_strategy, ttl_minutes
+            SELECT %(thread_id)s, CASE status WHEN 'busy' THEN 'idle' ELSE status END, metadata || %(marks)s, config,
+                   "values", interrupts, error, ttl_strategy, ttl_minutes
               FROM source
             RETURNING *
         ), checkpoints_copied AS (
@@ -52,6 +57,7 @@ async def copy(conn: Conn, filters: Filters, source_id: UUID, thread_id: UUID) -
             "from": str(source_id),
             "thread_id": thread_id,
             "to": str(thread_id),
+            "marks": Jsonb(marks),
             "match": filters.jsonb,
         },
     )

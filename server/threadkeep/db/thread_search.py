@@ -10,7 +10,8 @@ from psycopg.types.json import Jsonb
 
 from threadkeep.db import rows
 from threadkeep.db.filters import Filters
-from threadkeep.db.pool import Conn, Pool, pipeline
+from threadkeep.db.pool import Conn, Pool
+from threadkeep.db.searching import searching
 from threadkeep.db.threads import Thread
 from threadkeep.wire import Json
 
@@ -100,8 +101,8 @@ ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
 """(sort_by, sort_order) -> ORDER BY; the id behind it makes pages stable."""
 
 
-async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted) -> Page:
-    """A page of the threads that match and the number of them all, in one round trip."""
+async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *, timeout_s: float) -> Page:
+    """A page of the threads that match and the number of them all, in one round trip. SearchTimeout as `searching`."""
     query = sql.SQL(
         """
         SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, interrupts, error,
@@ -117,11 +118,12 @@ async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted) -
            AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
            AND (%(values)s::jsonb IS NULL OR "values" @> %(values)s)
            AND (%(status)s::text IS NULL OR status = %(status)s)
+           AND temporary_until IS NULL
          ORDER BY {order}
          LIMIT %(limit)s OFFSET %(offset)s
         """
     ).format(order=sql.SQL(ORDERS[wanted.order]))
-    async with pipeline(pool) as conn:
+    async with searching(pool, timeout_s) as conn:
         counted = await _count(conn, filters, search)
         cursor = conn.cursor(row_factory=rows.of(FoundThread if wanted.extract else Thread))
         await cursor.execute(query, search.parameters | wanted.parameters | {"match": filters.jsonb})
@@ -145,6 +147,7 @@ async def _count(conn: Conn, filters: Filters, search: Search) -> Any:
            AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
            AND (%(values)s::jsonb IS NULL OR "values" @> %(values)s)
            AND (%(status)s::text IS NULL OR status = %(status)s)
+           AND temporary_until IS NULL
         """,
         search.parameters | {"match": filters.jsonb},
     )

@@ -110,12 +110,16 @@ async def get_ttl(conn: Conn, filters: Filters, thread_id: UUID) -> tuple[Ttl, d
 async def update(
     conn: Conn, filters: Filters, thread_id: UUID, metadata: Mapping[str, Any], ttl: Ttl | None = None
 ) -> Thread | None:
-    """Merge `metadata` into the thread's; a `ttl` replaces its own. None where there is none of the caller's."""
+    """Merge `metadata` into the thread's; a `ttl` replaces its own. None where there is none of the caller's.
+
+    Whose thread it is stays: where it would not be the caller's any more, that part of `metadata` is passed over.
+    """
     cursor = conn.cursor(row_factory=rows.of(Thread))
     await cursor.execute(
         """
         UPDATE threads
-           SET metadata     = metadata || %(metadata)s,
+           SET metadata     = CASE WHEN metadata || %(metadata)s @> %(match)s THEN metadata || %(metadata)s
+                                   ELSE metadata || (%(metadata)s::jsonb - %(reserved)s::text[]) END,
                ttl_strategy = coalesce(%(strategy)s, ttl_strategy),
                ttl_minutes  = coalesce(%(minutes)s, ttl_minutes),
                updated_at   = now()
@@ -128,6 +132,7 @@ async def update(
             "strategy": ttl.strategy if ttl else None,
             "minutes": ttl.minutes if ttl else None,
             "match": filters.jsonb,
+            "reserved": filters.reserved,
         },
     )
     return await cursor.fetchone()

@@ -1,12 +1,14 @@
-"""Workers: one row a process, renewed by a heartbeat for all its runs at once.
+"""Workers: one row a process, renewed by a heartbeat for all its runs at once. The row is the process's lease.
 
-A process whose row is gone is dead to the others: its runs are put back. Only Postgres's clock is compared.
+A process whose row is gone is dead to the others: its runs are put back, and whatever it still writes for them is
+refused (`hold_lease`). A row that is gone never comes back. Only Postgres's clock is compared.
 """
 
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
@@ -22,13 +24,24 @@ def renew(conn: Connection[Any], worker_id: UUID) -> bool:
     """Say that this process is still there; False where the others took it for dead meanwhile."""
     row = conn.execute(
         """
-        INSERT INTO workers (worker_id) VALUES (%(worker_id)s)
-        ON CONFLICT (worker_id) DO UPDATE SET renewed_at = now()
-        RETURNING xmax <> 0
+        UPDATE workers SET renewed_at = now() WHERE worker_id = %(worker_id)s RETURNING true
         """,
         {"worker_id": worker_id},
     ).fetchone()
-    return bool(row and row[0])
+    return row is not None
+
+
+async def hold(conn: Conn, worker_id: UUID) -> None:
+    """Go on only where `worker_id` is not taken for dead, nor will be before this transaction ends.
+
+    Otherwise the transaction fails; `lease_lost` knows the error.
+    """
+    await conn.execute("SELECT hold_lease(%(worker_id)s)", {"worker_id": worker_id})
+
+
+def lease_lost(failure: BaseException) -> bool:
+    """Whether it is the error of `hold`."""
+    return isinstance(failure, psycopg.Error) and failure.sqlstate == "TK001"
 
 
 async def delete(conn: Conn, worker_id: UUID) -> None:
@@ -36,10 +49,21 @@ async def delete(conn: Conn, worker_id: UUID) -> None:
     await conn.execute("DELETE FROM workers WHERE worker_id = %(worker_id)s", {"worker_id": worker_id})
 
 
-async def sweep(conn: Conn, lease_s: float) -> int:
-    """Forget the processes that have been silent for `lease_s` seconds; how many."""
+async def sweep(conn: Conn, own_id: UUID, lease_s: float) -> int:
+    """Forget the other processes that have been silent for `lease_s` seconds; how many.
+
+    One that writes at this moment is passed over, until its transaction has ended.
+    """
     done = await conn.execute(
-        "DELETE FROM workers WHERE renewed_at < now() - make_interval(secs => %(lease_s)s)", {"lease_s": lease_s}
+        """
+        DELETE FROM workers
+         WHERE worker_id IN (
+            SELECT worker_id
+              FROM workers
+             WHERE renewed_at < now() - make_interval(secs => %(lease_s)s) AND worker_id <> %(own_id)s
+               FOR UPDATE SKIP LOCKED)
+        """,
+        {"own_id": own_id, "lease_s": lease_s},
     )
     return done.rowcount
 

@@ -4,7 +4,7 @@ A foreground run takes its slot first and is opened then, so that Postgres never
 to run. Where its thread is busy it waits in the queue like any other, and its slot goes back at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -12,8 +12,9 @@ from uuid import UUID
 import anyio
 
 from threadkeep import ids, wire
-from threadkeep.db import openings
+from threadkeep.db import idempotency, openings
 from threadkeep.db.filters import Filters
+from threadkeep.db.idempotency import Key
 from threadkeep.db.openings import NewRun, Opened
 from threadkeep.db.pool import Conn
 from threadkeep.db.queue import Claimed
@@ -49,6 +50,12 @@ class Admission:
     """Its events are to be there later and elsewhere."""
     watched: bool = False
     """The client that asks reads its events."""
+    user: Mapping[str, Any] | None = None
+    """Who asks, for the graph; None where authentication is off."""
+    run_id: UUID | None = None
+    """Chosen before, with `key`."""
+    key: Key | None = None
+    """The Idempotency-Key of the request, which stands for the run as soon as there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +70,7 @@ class Admitted:
     """Set where it runs here already."""
 
 
-async def run_stateless(engine: Engine, asked: Admission) -> Admitted:
+async def run_stateless(engine: Engine, filters: Filters, asked: Admission) -> Admitted:
     """Run a graph without a thread: no row, no checkpoint, no statement. Overloaded where there is no slot."""
     slot = await engine.slots.take()
     job = Job(
@@ -72,7 +79,8 @@ async def run_stateless(engine: Engine, asked: Admission) -> Admitted:
         assistant_id=asked.chosen.assistant_id,
         graph_id=asked.chosen.graph_id,
         spec=asked.chosen.applied_to(asked.spec),
-        metadata={**asked.chosen.metadata, **asked.metadata},
+        metadata=filters.stamped({**asked.chosen.metadata, **asked.metadata}),
+        user=asked.user,
     )
     live = start(engine, job, slot, watched=asked.watched)
     return Admitted(run_id=job.run_id, thread_id=job.thread_id, run=None, live=live)
@@ -96,7 +104,7 @@ async def _open_here(engine: Engine, filters: Filters, asked: Admission, slot: S
     with anyio.CancelScope(shield=True):
         opened = await openings.open_run(engine.pool, filters, new)
         if opened.run is not None and opened.run.status == "running":
-            job = Job.of(_claimed(opened.run, new, kept=opened.kept))
+            job = Job.of(_claimed(engine, opened.run, new, kept=opened.kept))
             live = start(engine, job, slot.passed_on(), watched=asked.watched)
     run = _accepted(engine, opened, new)
     return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=live)
@@ -107,6 +115,14 @@ async def enqueue(engine: Engine, filters: Filters, asked: Admission) -> Admitte
     new = _new_run(engine, asked, None)
     run = _accepted(engine, await openings.open_run(engine.pool, filters, new), new)
     return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=None)
+
+
+async def enqueue_all(engine: Engine, filters: Filters, asked: Sequence[Admission], key: Key) -> list[Run]:
+    """Put runs in the queue that each get a thread of their own, all or none; `key` stands for them together."""
+    async with engine.pool.connection() as conn, conn.transaction():
+        found = [await enqueue_in(engine, conn, filters, one) for one in asked]
+        await idempotency.settle(conn, key)
+    return [run for run in found if run is not None]
 
 
 async def enqueue_in(engine: Engine, conn: Conn, filters: Filters, asked: Admission) -> Run | None:
@@ -121,8 +137,11 @@ async def enqueue_in(engine: Engine, conn: Conn, filters: Filters, asked: Admiss
 
 def _new_run(engine: Engine, asked: Admission, worker_id: UUID | None) -> NewRun:
     spec = asked.chosen.applied_to(asked.spec)
+    run_id = asked.run_id or ids.uuid7()
+    if engine.tracing is not None:
+        engine.tracing.asked_for(str(run_id))
     return NewRun(
-        run_id=ids.uuid7(),
+        run_id=run_id,
         thread_id=asked.thread_id or ids.uuid7(),
         assistant_id=asked.chosen.assistant_id,
         graph_id=asked.chosen.graph_id,
@@ -135,6 +154,8 @@ def _new_run(engine: Engine, asked: Admission, worker_id: UUID | None) -> NewRun
         kept=asked.kept,
         create_thread=asked.create_thread or asked.thread_id is None,
         thread_ttl=engine.thread_ttl,
+        principal=wire.dumps(asked.user) if asked.user is not None else None,
+        key=asked.key,
         worker_id=worker_id,
     )
 
@@ -155,7 +176,7 @@ def _accepted(engine: Engine, opened: Opened, new: NewRun) -> Run:
     return opened.run
 
 
-def _claimed(run: Run, new: NewRun, *, kept: bool) -> Claimed:
+def _claimed(engine: Engine, run: Run, new: NewRun, *, kept: bool) -> Claimed:
     return Claimed(
         run_id=run.run_id,
         thread_id=run.thread_id,
@@ -163,7 +184,9 @@ def _claimed(run: Run, new: NewRun, *, kept: bool) -> Claimed:
         graph_id=new.graph_id,
         metadata=run.metadata,
         kwargs=Json(new.kwargs),
+        principal=Json(new.principal) if new.principal else None,
         attempt=1,
+        worker_id=new.worker_id or engine.worker_id,
         temporary=new.temporary,
         kept=kept,
     )

@@ -13,7 +13,7 @@ from uuid import UUID
 import anyio
 import orjson
 
-from threadkeep.db import assistants
+from threadkeep.db import assistants, bounds
 from threadkeep.db.assistants import Assistant
 from threadkeep.db.filters import Filters
 from threadkeep.db.pool import Pool
@@ -81,8 +81,9 @@ class Assistants:
 
     async def _read(self, filters: Filters, key: Key) -> Chosen:
         changes = self._changes
-        async with self._pool.connection() as conn:
-            assistant = await assistants.get(conn, filters, key[1])
+        with bounds.bound_to(filters):
+            async with self._pool.connection() as conn:
+                assistant = await assistants.get(conn, filters, key[1])
         if assistant is None or assistant.graph_id not in self._graph_ids:
             raise NotFound("Thread or assistant not found.")
         chosen = _chosen(assistant)

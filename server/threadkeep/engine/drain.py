@@ -1,6 +1,7 @@
 """Drain: what becomes of the runs of a process that is told to stop.
 
-No new run starts; those that go on get their time; the rest are stopped and put back in the queue for another
+At once it says that it is not ready and claims no more runs; for a while it still takes requests, for those who send
+them look at that only now and then. Runs get their time; the rest are stopped and put back in the queue for another
 process. Only then do the streams end, and with them the connections that uvicorn waits for.
 """
 
@@ -18,17 +19,21 @@ PUT_BACK_S = 5.0
 
 
 async def drain_when_told(engine: Engine) -> None:
-    """Wait until the process is told to stop, then drain."""
+    """Wait until the process is told to stop, and some more, in which requests are still taken; then drain."""
     await engine.stopping.wait()
-    await drain(engine)
+    lingered_s = min(engine.settings.linger_s, engine.settings.drain_s)
+    with anyio.move_on_after(lingered_s):
+        await engine.hurried.wait()
+    await drain(engine, within_s=engine.settings.drain_s - lingered_s)
 
 
-async def drain(engine: Engine) -> None:
-    """Let the runs end, `drain_s` seconds at most, and put back what is left. A second call finds nothing to do."""
+async def drain(engine: Engine, *, within_s: float | None = None) -> None:
+    """Let the runs end, within `drain_s` seconds, and put back what is left. A second call finds nothing to do."""
+    engine.stopping.set()
     engine.slots.drain()
-    with anyio.move_on_after(engine.settings.drain_s, shield=True):
-        while live := next(iter(engine.live.all().values()), None):
-            await live.gone.wait()
+    with anyio.move_on_after(engine.settings.drain_s if within_s is None else within_s, shield=True):
+        await _ended_or_hurried(engine)
+    engine.leaving.set()
     engine.tasks.cancel_scope.cancel()
     put_back = 0
     with anyio.move_on_after(PUT_BACK_S, shield=True):
@@ -37,3 +42,16 @@ async def drain(engine: Engine) -> None:
             await workers.delete(conn, engine.worker_id)
     if put_back:
         log.info("runs were put back in the queue", extra={"runs": put_back})
+
+
+async def _ended_or_hurried(engine: Engine) -> None:
+    async with anyio.create_task_group() as waiting:
+
+        async def until_ended() -> None:
+            while live := next(iter(engine.live.all().values()), None):
+                await live.gone.wait()
+            waiting.cancel_scope.cancel()
+
+        waiting.start_soon(until_ended)
+        await engine.hurried.wait()
+        waiting.cancel_scope.cancel()

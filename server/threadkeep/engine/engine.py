@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import anyio
 from anyio.abc import TaskGroup
@@ -13,11 +13,15 @@ from threadkeep.db.listen import Wakeups
 from threadkeep.db.pool import Pool
 from threadkeep.db.store import Store
 from threadkeep.db.threads import Ttl
+from threadkeep.engine.lease import Lease
 from threadkeep.engine.live import LiveRuns
 from threadkeep.engine.slots import Slots
+from threadkeep.engine.stuck import Stuck
 from threadkeep.engine.webhook_policy import Policy
 from threadkeep.graphs import LoadedGraph
+from threadkeep.metrics import Metrics
 from threadkeep.settings import Settings
+from threadkeep.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +48,24 @@ class Engine:
     wakeups: Wakeups
     tasks: TaskGroup
     """The owner of every run: a request that goes away does not take its run along."""
+    metrics: Metrics = field(default_factory=Metrics)
+    tracing: Tracing | None = None
+    """None: no spans are made."""
     webhooks: Policy = field(default_factory=Policy)
     expiry: Expiry = field(default_factory=Expiry)
     thread_ttl: Ttl | None = None
     """Of a new thread for which the client gives none."""
     stopping: anyio.Event = field(default_factory=anyio.Event)
     """Set when the process is told to stop."""
+    hurried: anyio.Event = field(default_factory=anyio.Event)
+    """Set when it is told so again."""
+    leaving: anyio.Event = field(default_factory=anyio.Event)
+    """Set when the runs have had their time: what is still open is ended now, unfinished."""
     live: LiveRuns = field(default_factory=LiveRuns)
-    worker_id: UUID = field(default_factory=uuid4)
+    stuck: Stuck = field(default_factory=Stuck)
+    lease: Lease = field(default_factory=Lease)
+
+    @property
+    def worker_id(self) -> UUID:
+        """What this process's runs are held by now."""
+        return self.lease.worker_id

@@ -13,17 +13,19 @@ from typing import Any, Literal, TypeAlias
 import anyio
 
 from threadkeep import logs, wire
-from threadkeep.db import checkpoints, queue
+from threadkeep.db import bounds, checkpoints, queue, spaces
 from threadkeep.db.listen import run_topic
-from threadkeep.db.queue import Ending
+from threadkeep.db.outage import OUTLAST_S, enter_run, outlast
+from threadkeep.db.queue import Claimed, Ending
 from threadkeep.db.runs import CancelAction
 from threadkeep.engine import state
 from threadkeep.engine.contain import contained
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.failures import describe
 from threadkeep.engine.job import Job
-from threadkeep.engine.keep import keeping
+from threadkeep.engine.keep import keep, kept_all
 from threadkeep.engine.live import LiveRun, Outcome
+from threadkeep.engine.measure import measured
 from threadkeep.engine.slots import Slot
 from threadkeep.engine.stream import INTERRUPT, Streamed, has_static_interrupts, stream, with_key
 from threadkeep.graphs import Graph
@@ -31,8 +33,8 @@ from threadkeep.graphs import Graph
 log = logging.getLogger(__name__)
 
 Cut: TypeAlias = Literal["none", "cancelled", "timeout"]
-FINISH_S = 30.0
-"""How long the final write of a run may take."""
+FINISH_S = OUTLAST_S + 5
+"""How long the final write of a run may take: an outage of Postgres, and a little more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,23 +49,30 @@ def start(engine: Engine, job: Job, slot: Slot, *, watched: bool) -> LiveRun:
     """Execute `job` in the engine's own task group, and give `slot` back as soon as its graph has ended."""
     kept = job.claimed is not None and job.claimed.kept
     before = job.claimed.events_before if job.claimed else 0
-    live = LiveRun(job.run_id, job.thread_id, watched=watched or kept, events_before=before)
+    live = LiveRun(job.run_id, job.thread_id, watched=watched, durable=job.durable, events_before=before)
+    live.identity = job.user["identity"] if job.user else None
     engine.live.add(live)
+    if kept:
+        keep(engine, live)
     engine.wakeups.wake(run_topic(job.run_id))
-    engine.tasks.start_soon(execute, engine, job, live, slot, name=f"run {job.run_id}")
+    engine.tasks.start_soon(measured, execute, engine, job, live, slot, name=f"run {job.run_id}")
     return live
 
 
 async def execute(engine: Engine, job: Job, live: LiveRun, slot: Slot) -> None:
     """Run a job to its end. Raises nothing but the cancellation of the process's own stop."""
     began = time.monotonic()
+    enter_run()
+    bounds.unbind(spaces.of_run(engine.settings.auth_type, job.metadata))
     try:
-        async with keeping(engine.pool, live, kept=job.claimed is not None and job.claimed.kept):
-            live.append("metadata", wire.dumps({"run_id": job.run_id, "attempt": job.attempt}))
-            conclusion = await _conclude(engine, job, live)
-            slot.give_back()
-            if conclusion.ending.error is not None and live.cancelled is None:
-                live.append("error", wire.dumps(conclusion.ending.error))
+        live.append("metadata", wire.dumps({"run_id": job.run_id, "attempt": job.attempt}))
+        conclusion = await _conclude(engine, job, live)
+        slot.give_back()
+        if live.abandoned:
+            return
+        if conclusion.ending.error is not None and live.cancelled is None:
+            live.append("error", wire.dumps(conclusion.ending.error))
+        await kept_all(live)
         await _finish(engine, job, live, conclusion)
     except Exception:
         log.exception("run not finished", extra={"run_id": str(job.run_id), "graph_id": job.graph_id})
@@ -97,11 +106,16 @@ async def _conclude(engine: Engine, job: Job, live: LiveRun) -> Conclusion:
 
 
 async def _within_limits(engine: Engine, graph: Graph, job: Job, live: LiveRun, streamed: Streamed) -> Cut:
-    """Run the graph until it ends, is cancelled, or its time is over."""
+    """Run the graph until it ends, is cancelled, or its time is over; one that then goes on is left behind."""
+
+    async def run() -> None:
+        async with contained():
+            await stream(graph, job, live, streamed)
+
     with live.scope:
         with anyio.move_on_after(engine.settings.run_timeout_s):
-            async with contained():
-                await stream(graph, job, live, streamed)
+            about = {"run_id": str(job.run_id), "thread_id": str(job.thread_id), "graph_id": job.graph_id}
+            await engine.stuck.run(run, grace_s=engine.settings.stop_grace_s, about=about)
             return "none"
         return "timeout"
     return "cancelled"
@@ -183,13 +197,17 @@ def thread_config(job: Job) -> Any:
 
 
 async def _finish(engine: Engine, job: Job, live: LiveRun, conclusion: Conclusion) -> None:
-    """Write the final state, then tell the readers: who hears of the end finds it in Postgres."""
-    answer, own = conclusion.answer, True
-    if job.claimed is not None:
-        own = False
-        with anyio.move_on_after(FINISH_S, shield=True):
-            own = await queue.finish(engine.pool, job.claimed, engine.worker_id, conclusion.ending)
-    if not own:
-        log.warning("the end of a run could not be written", extra={"run_id": str(job.run_id)})
-        answer = wire.dumps({"__error__": {"error": "RunLost", "message": "the run's end could not be written"}})
-    live.end(Outcome(status=conclusion.ending.status, answer=answer))
+    """Write the final state, then tell the readers: who hears of the end finds it in Postgres.
+
+    Where it can't be written, or is another process's to write, they are left to what Postgres will say.
+    """
+    if job.claimed is not None and not await _write_end(engine, job.claimed, live, conclusion.ending):
+        log.warning("the end of a run is not this process's to write", extra={"run_id": str(job.run_id)})
+        return
+    live.end(Outcome(status=conclusion.ending.status, answer=conclusion.answer))
+
+
+async def _write_end(engine: Engine, claimed: Claimed, live: LiveRun, ending: Ending) -> bool:
+    followed = live.keeper is not None
+    with anyio.fail_after(FINISH_S, shield=True):
+        return await outlast(lambda: queue.finish(engine.pool, claimed, ending, followed=followed))

@@ -26,24 +26,27 @@ POLL_S = 5.0
 
 async def follow(engine: Engine, run_id: UUID, after: int | None) -> AsyncGenerator[Followed, None]:
     """The run's events behind position `after`, until it ends; `after=None`: only those from now on."""
-    live = engine.live.get(run_id)
-    position = after or 0
-    if live is not None and after is None:
-        position = live.last
-        live.watched = True
-    if live is None and after is None:
-        async with engine.pool.connection() as conn:
-            position = await events.last(conn, run_id)
-    if live is None:
-        async with aclosing(_stored(engine, run_id, position)) as stored:
-            async for item in stored:
+    position = await _newest(engine, run_id) if after is None else after
+    while True:
+        live = engine.live.get(run_id)
+        if live is not None:
+            live.watched = True
+        source = _stored(engine, run_id, position) if live is None else _ring(engine, live, position)
+        async with aclosing(source) as items:
+            async for item in items:
                 position = item.position
                 yield item
-        live = engine.live.get(run_id)
-    if live is not None:
-        async with aclosing(_ring(engine, live, position)) as ring:
-            async for item in ring:
-                yield item
+        if live is None and engine.live.get(run_id) is None:
+            return
+        if live is not None and (live.outcome is not None or engine.stopping.is_set()):
+            return
+
+
+async def _newest(engine: Engine, run_id: UUID) -> int:
+    if live := engine.live.get(run_id):
+        return live.last
+    async with engine.pool.connection() as conn:
+        return await events.last(conn, run_id)
 
 
 async def _ring(engine: Engine, live: LiveRun, position: int) -> AsyncGenerator[Followed, None]:
@@ -74,7 +77,7 @@ async def _stored(engine: Engine, run_id: UUID, position: int) -> AsyncGenerator
     with engine.wakeups.on(run_topic(run_id)) as signal:
         while True:
             async with engine.pool.connection() as conn:
-                status = await runs.status(conn, run_id)
+                status = await runs.watch(conn, run_id)
                 page = await events.read(conn, run_id, position)
             for item in page:
                 position = item.position

@@ -9,6 +9,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command as GraphCommand
 from langgraph.types import Send
 
+from threadkeep.auth.principal import User
+from threadkeep.db.checkpoints import LEASE
 from threadkeep.db.queue import Claimed
 from threadkeep.engine.spec import Command, Packet, RunSpec
 
@@ -31,6 +33,8 @@ class Job:
     spec: RunSpec
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     attempt: int = 1
+    user: Mapping[str, Any] | None = None
+    """Who asked for it, as `authenticate` said; None where authentication is off."""
     claimed: Claimed | None = None
 
     @classmethod
@@ -44,6 +48,7 @@ class Job:
             spec=RunSpec.model_validate_json(claimed.kwargs.raw),
             metadata=claimed.metadata.load(),
             attempt=claimed.attempt,
+            user=claimed.principal.load() if claimed.principal else None,
             claimed=claimed,
         )
 
@@ -63,6 +68,10 @@ class Job:
         ids = {"run_id": str(self.run_id), "assistant_id": str(self.assistant_id), "graph_id": self.graph_id}
         mirrored = client_configurable({"configurable": self.spec.context})
         configurable = client_configurable(sent) | mirrored | ids | {"thread_id": str(self.thread_id)}
+        if self.claimed is not None:
+            configurable[LEASE] = self.claimed.worker_id
+        if self.user is not None:
+            configurable |= of_user(self.user)
         if start := self.spec.start_checkpoint:
             configurable["checkpoint_id"] = start.checkpoint_id
             configurable["checkpoint_ns"] = start.checkpoint_ns
@@ -73,6 +82,15 @@ class Job:
             "run_name": self.graph_id,
         }
         return cast("RunnableConfig", config | {key: sent[key] for key in ("tags", "recursion_limit") if key in sent})
+
+
+def of_user(user: Mapping[str, Any]) -> dict[str, Any]:
+    """What a graph reads of its user in `configurable`; no client ever sees it, see `parts` and `checkpoints`."""
+    return {
+        "langgraph_auth_user": User(user),
+        "langgraph_auth_user_id": user["identity"],
+        "langgraph_auth_permissions": list(user["permissions"]),
+    }
 
 
 def client_configurable(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,41 +4,85 @@ Only kept runs have one: background, resumable, or watched from elsewhere. It ne
 than the ring holds.
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import logging
+from uuid import UUID
 
 import anyio
+import psycopg
+from psycopg_pool import PoolTimeout
 
-from threadkeep.db import events
+from threadkeep.db import bounds, events, runs
 from threadkeep.db.events import RunEvent
-from threadkeep.db.listen import notify, run_topic
+from threadkeep.db.listen import WATCH
+from threadkeep.db.outage import outlast
 from threadkeep.db.pool import Pool
+from threadkeep.engine.engine import Engine
 from threadkeep.engine.live import Event, Gap, LiveRun
+
+log = logging.getLogger(__name__)
 
 LINGER_S = 0.02
 """How long an event may wait for others to be written with it."""
 BATCH = 500
 """Events written at once."""
+POLL_S = 5.0
 
 
-@asynccontextmanager
-async def keeping(pool: Pool, live: LiveRun, *, kept: bool) -> AsyncGenerator[None]:
-    """While the block runs, write the run's events; when it ends, all of them are in Postgres."""
-    if not kept:
-        yield
+def keep(engine: Engine, live: LiveRun) -> None:
+    """From here on write the run's events, beginning with what the ring holds."""
+    live.watched = True
+    live.keeper = anyio.Event()
+    engine.tasks.start_soon(_keep, engine, live, live.keeper, name=f"keep {live.run_id}")
+
+
+async def kept_all(live: LiveRun) -> None:
+    """No more events will come; wait until all of them are in Postgres, where they are kept."""
+    live.seal()
+    if live.keeper is not None:
+        await live.keeper.wait()
+
+
+async def keep_watched(engine: Engine) -> None:
+    """Begin to keep the runs of this process that somebody wants to follow in another one, until cancelled."""
+    with engine.wakeups.on(WATCH) as signal:
+        while True:
+            try:
+                await keep_watched_once(engine)
+            except (psycopg.OperationalError, PoolTimeout):
+                log.warning("watched runs can't be read", exc_info=True)
+            await signal.wait(POLL_S)
+
+
+async def keep_watched_once(engine: Engine) -> None:
+    """Begin to keep what is watched now."""
+    unkept = [run_id for run_id, live in engine.live.all().items() if live.keeper is None and live.durable]
+    if not unkept:
         return
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_keep, pool, live, name=f"keep {live.run_id}")
-        yield
-        live.seal()
+    async with engine.pool.connection() as conn:
+        watched = await runs.watched(conn, unkept)
+    for run_id in watched:
+        live = engine.live.get(run_id)
+        if live is not None and live.keeper is None and not live.sealed:
+            keep(engine, live)
 
 
-async def _keep(pool: Pool, live: LiveRun) -> None:
-    position = live.events_before
-    while True:
+async def _keep(engine: Engine, live: LiveRun, done: anyio.Event) -> None:
+    bounds.unbind(None)
+    try:
+        await _write_all(engine, live)
+    except Exception:
+        log.exception("a run's events can't be kept", extra={"run_id": str(live.run_id)})
+    finally:
+        done.set()
+
+
+async def _write_all(engine: Engine, live: LiveRun) -> None:
+    position, worker_id = live.events_before, engine.worker_id
+    while not live.abandoned:
         batch = live.behind(position)
         for start in range(0, len(batch), BATCH):
-            await _write(pool, live, batch[start : start + BATCH])
+            part = batch[start : start + BATCH]
+            await outlast(lambda part=part: _write(engine.pool, live, worker_id, part))
         if batch:
             position = batch[-1].position
         elif live.sealed:
@@ -49,15 +93,15 @@ async def _keep(pool: Pool, live: LiveRun) -> None:
             await anyio.sleep(LINGER_S)
 
 
-async def _write(pool: Pool, live: LiveRun, batch: list[Event | Gap]) -> None:
+async def _write(pool: Pool, live: LiveRun, worker_id: UUID, batch: list[Event | Gap]) -> None:
     async with pool.connection() as conn:
         await events.append(
             conn,
             live.run_id,
+            worker_id,
             [
                 RunEvent(position=item.position, event=item.name, data=item.data.decode())
                 for item in batch
                 if isinstance(item, Event)
             ],
         )
-        await notify(conn, run_topic(live.run_id))

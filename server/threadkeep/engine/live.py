@@ -50,16 +50,26 @@ Followed: TypeAlias = Event | Gap
 class LiveRun:
     """A run that this process executes, or is about to."""
 
-    def __init__(self, run_id: UUID, thread_id: UUID, *, watched: bool, events_before: int = 0) -> None:
+    def __init__(
+        self, run_id: UUID, thread_id: UUID, *, watched: bool, durable: bool = True, events_before: int = 0
+    ) -> None:
         self.run_id = run_id
         self.thread_id = thread_id
+        self.durable = durable
+        """It has a row, by which other processes know of it."""
         self.watched = watched
         """Somebody reads its events, or they are kept; before that none are made."""
         self.scope = anyio.CancelScope()
         """Around the graph; cancelled through `cancel`."""
         self.cancelled: tuple[CancelAction, str] | None = None
         """What a cancel asked for, and its reason."""
+        self.identity: str | None = None
+        """Of the principal who asked for it."""
+        self.first_at: float | None = None
+        """Monotonic: when the graph first said something."""
         self.outcome: Outcome | None = None
+        self.keeper: anyio.Event | None = None
+        """There where its events are written to Postgres; set when all of them are."""
         self.gone = anyio.Event()
         """The process has nothing more to do for it."""
         self.sealed = False
@@ -98,9 +108,14 @@ class LiveRun:
         self._wake()
 
     def abandon(self) -> None:
-        """Close the stream without an outcome: the process stops, and another will execute the run."""
+        """Close the stream without an outcome: another process executes the run, or will."""
         self.abandoned = True
         self._wake()
+
+    def lose(self) -> None:
+        """Another process executes the run already: stop the graph, and write nothing of it."""
+        self.abandon()
+        self.scope.cancel()
 
     def cancel(self, action: CancelAction, reason: str) -> None:
         """Stop the graph; the first call's action and reason stand."""
@@ -119,6 +134,11 @@ class LiveRun:
                 if self.outcome is not None or self.abandoned:
                     return
                 await self.changed()
+
+    def is_beyond(self, position: int, *, events: int, size: int) -> bool:
+        """Whether more than `events` events or `size` bytes have come behind `position`."""
+        count = self._last - position
+        return count > events or sum(len(item.data) for item in list(self._ring)[-count:] if count) > size
 
     async def wait(self) -> Outcome | None:
         """The outcome, when there is one; None where the process stops before."""
@@ -157,7 +177,8 @@ class LiveRuns:
         self._runs[live.run_id] = live
 
     def remove(self, live: LiveRun) -> None:
-        self._runs.pop(live.run_id, None)
+        if self._runs.get(live.run_id) is live:  # not another attempt of the same run
+            del self._runs[live.run_id]
         live.gone.set()
 
     def get(self, run_id: UUID) -> LiveRun | None:

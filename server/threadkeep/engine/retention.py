@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import anyio
-import psycopg
-from psycopg_pool import PoolTimeout
 
-from threadkeep.db import expiry, threads
+from threadkeep.db import cancels, expiry, threads
 from threadkeep.db.filters import EVERYTHING, Filters
+from threadkeep.db.outage import AWAY
 from threadkeep.engine.engine import Engine
 from threadkeep.problems import Unsupported
 
@@ -23,9 +22,9 @@ PRUNE_BATCH = 50
 
 
 async def delete(engine: Engine, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
-    """Delete threads, and stop the runs that this process has on them; which there were."""
+    """Delete threads, and stop the runs that go on on them: here at once, elsewhere by a wake-up; which there were."""
     async with engine.pool.connection() as conn, conn.transaction():
-        await threads.lock(conn, filters, thread_ids)
+        await cancels.tell_of_deletion(conn, await threads.lock(conn, filters, thread_ids))
         gone = await threads.delete(conn, filters, thread_ids)
     for live in list(engine.live.all().values()):
         if live.thread_id in gone:
@@ -54,7 +53,7 @@ async def expire(engine: Engine) -> None:
     while True:
         try:
             await expire_once(engine)
-        except (psycopg.OperationalError, PoolTimeout):
+        except AWAY:
             log.warning("expired threads can't be ended", exc_info=True)
         await anyio.sleep(engine.expiry.every_s)
 

@@ -8,13 +8,12 @@ import logging
 from datetime import datetime
 from typing import Any
 
-import psycopg
-from psycopg_pool import PoolTimeout
 from pydantic import ValidationError
 
 from threadkeep.db import crons, queue
-from threadkeep.db.crons import CRONS, Cron, Due
-from threadkeep.db.filters import EVERYTHING
+from threadkeep.db.crons import CRONS, Due, Tick
+from threadkeep.db.filters import Filters
+from threadkeep.db.outage import AWAY
 from threadkeep.db.pool import Conn
 from threadkeep.engine import ticks
 from threadkeep.engine.admit import Admission, enqueue_in
@@ -36,7 +35,7 @@ async def schedule(engine: Engine) -> None:
             wait_s = POLL_S
             try:
                 wait_s = await schedule_once(engine)
-            except (psycopg.OperationalError, PoolTimeout):
+            except AWAY:
                 log.warning("crons can't be read", exc_info=True)
             await signal.wait(wait_s)
 
@@ -50,7 +49,7 @@ async def schedule_once(engine: Engine) -> float:
     for one in due:
         try:
             await _fire(engine, assistants, one)
-        except (psycopg.OperationalError, PoolTimeout):
+        except AWAY:
             raise
         except Exception:
             log.exception("cron could not be fired", extra={"cron_id": str(one.cron_id)})
@@ -64,7 +63,8 @@ async def _fire(engine: Engine, assistants: Assistants, due: Due) -> None:
 
     The thread is locked before the cron, in the order in which a thread that is deleted takes its crons along.
     """
-    chosen = await _chosen(assistants, due)
+    filters = Filters(due.filters.load())
+    chosen = await _chosen(assistants, filters, due)
     async with engine.pool.connection() as conn, conn.transaction():
         if due.thread_id is not None:
             await queue.lock_thread(conn, due.thread_id)
@@ -73,35 +73,36 @@ async def _fire(engine: Engine, assistants: Assistants, due: Due) -> None:
             return
         now = await crons.clock(conn)
         if chosen is not None and not (cron.end_time and cron.end_time < now):
-            await _open(engine, conn, cron, chosen)
+            await _open(engine, conn, filters, (cron, chosen))
         await crons.advance(conn, cron.cron_id, await _next(cron, now))
 
 
-async def _chosen(assistants: Assistants, due: Due) -> Chosen | None:
+async def _chosen(assistants: Assistants, filters: Filters, due: Due) -> Chosen | None:
     """The cron's assistant; None, with a line in the log, where it or its graph is gone."""
     try:
-        return await assistants.choose(EVERYTHING, str(due.assistant_id))
+        return await assistants.choose(filters, str(due.assistant_id))
     except Problem:
         fields = {"cron_id": str(due.cron_id), "assistant_id": str(due.assistant_id)}
         log.warning("cron passed over: its assistant or graph is gone", extra=fields)
         return None
 
 
-async def _open(engine: Engine, conn: Conn, cron: Cron, chosen: Chosen) -> None:
+async def _open(engine: Engine, conn: Conn, filters: Filters, tick: tuple[Tick, Chosen]) -> None:
+    cron, chosen = tick
     try:
         asked = _admission(cron, chosen)
         engine.webhooks.check(asked.spec.webhook)
     except (ValidationError, Problem):
         log.warning("cron passed over: its runs are no longer allowed", extra={"cron_id": str(cron.cron_id)})
         return
-    run = await enqueue_in(engine, conn, EVERYTHING, asked)
+    run = await enqueue_in(engine, conn, filters, asked)
     if run is None:
         log.info("cron passed over: its thread is busy", extra={"cron_id": str(cron.cron_id)})
         return
     log.info("cron fired", extra={"cron_id": str(cron.cron_id), "run_id": str(run.run_id)})
 
 
-def _admission(cron: Cron, chosen: Chosen) -> Admission:
+def _admission(cron: Tick, chosen: Chosen) -> Admission:
     """The run of one tick; it knows its cron, as on the reference, by its metadata and its `configurable`."""
     payload: dict[str, Any] = cron.payload.load()
     mark = {"cron_id": str(cron.cron_id)}
@@ -115,10 +116,11 @@ def _admission(cron: Cron, chosen: Chosen) -> Admission:
         multitask_strategy=payload.get("multitask_strategy", "enqueue"),
         temporary=cron.on_run_completed == "delete",
         kept=True,
+        user=cron.principal.load() if cron.principal else None,
     )
 
 
-async def _next(cron: Cron, now: datetime) -> datetime | None:
+async def _next(cron: Tick, now: datetime) -> datetime | None:
     """The next tick; None, with a line in the log, where the zone has gone from the machine's list."""
     try:
         zone = await ticks.zone(cron.timezone)

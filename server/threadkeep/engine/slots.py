@@ -4,7 +4,8 @@ A slot is held exactly while a graph runs. Waiters are served in the order they 
 and in time, and whoever finds it full is told at once.
 """
 
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -36,10 +37,14 @@ class Slot:
 class Slots:
     """The process's `anyio.CapacityLimiter`, with a bounded line before it."""
 
-    def __init__(self, total: int, *, max_waiting: int, timeout_s: float) -> None:
+    def __init__(
+        self, total: int, *, max_waiting: int, timeout_s: float, waited: Callable[[float], None] = lambda _: None
+    ) -> None:
         self._limiter = anyio.CapacityLimiter(total)
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
+        self._waited = waited
+        """Told how long each request waited."""
         self.draining = False
         """The process is stopping."""
 
@@ -74,9 +79,10 @@ class Slots:
         Overloaded where the line is full, the wait was too long, or the process is stopping.
         """
         self.refuse_if_full()
-        slot = Slot(self._limiter)
+        slot, began = Slot(self._limiter), time.monotonic()
         with anyio.move_on_after(self._timeout_s if timeout_s is None else timeout_s):
             await self._limiter.acquire_on_behalf_of(slot)
+            self._waited(time.monotonic() - began)
             return slot
         raise Overloaded("no slot became free in time", retry_after_s=5)
 

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 import anyio
-import psycopg
 from langchain_core.embeddings import Embeddings
 from langgraph.store.base import TTLConfig
 from langgraph.store.postgres.base import PostgresIndexConfig
-from psycopg_pool import PoolTimeout
 
+from threadkeep.db.outage import AWAY
 from threadkeep.db.pool import Pool
 from threadkeep.db.store import Store
 from threadkeep.engine.engine import Engine
@@ -64,7 +63,7 @@ async def sweep_items(engine: Engine) -> None:
     while True:
         try:
             await sweep_items_once(engine)
-        except (psycopg.OperationalError, PoolTimeout):
+        except AWAY:
             log.warning("expired items could not be swept", exc_info=True)
         await anyio.sleep(60 * (minutes or SWEEP_MINUTES))
 

@@ -3,6 +3,7 @@
 Nothing here knows the database: a stateless run is this and no more.
 """
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ async def stream(graph: Pregel[Any, Any, Any, Any], job: Job, live: LiveRun, str
     parts = Parts(job.spec.stream_mode)
     async with aclosing(_chunks(graph, job, live)) as chunks:
         async for namespace, mode, chunk in chunks:
+            if live.first_at is None:
+                live.first_at = time.monotonic()
             if mode == "values" and not namespace:
                 _remember(streamed, chunk)
             if live.watched:

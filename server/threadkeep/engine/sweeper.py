@@ -26,8 +26,10 @@ async def sweep_once(engine: Engine) -> None:
     """Take over the runs of dead processes."""
     settings = engine.settings
     async with engine.pool.connection() as conn:
-        await workers.sweep(conn, settings.lease_s)
+        if engine.lease.may_judge(settings.lease_s):
+            await workers.sweep(conn, engine.worker_id, settings.lease_s)
         orphans = await workers.take_over(conn, settings.max_attempts)
         await workers.put_back_lost(conn, engine.worker_id, list(engine.live.all()), settings.lease_s)
     if orphans:
+        engine.metrics.takeovers.inc(len(orphans))
         log.warning("runs of a dead process were taken over", extra={"runs": [str(run_id) for run_id in orphans]})

@@ -5,7 +5,7 @@ checkpoint and the row are there when it ends. Its time is bounded, for the edge
 """
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,9 @@ from langgraph.types import StateUpdate
 from pydantic import BaseModel, ConfigDict
 
 from threadkeep import ids
-from threadkeep.db import thread_checkpoints, threads
+from threadkeep.db import idempotency, thread_checkpoints, threads
 from threadkeep.db.filters import Filters
+from threadkeep.db.idempotency import Key
 from threadkeep.db.pool import Conn
 from threadkeep.db.threads import NewThread, Thread
 from threadkeep.engine import history, state
@@ -99,15 +100,16 @@ async def update_state(engine: Engine, filters: Filters, thread_id: UUID, change
     return added
 
 
-async def create_thread(engine: Engine, new: NewThread, supersteps: Sequence[Superstep]) -> Thread | None:
+async def create_thread(
+    engine: Engine, new: NewThread, supersteps: Sequence[Superstep], key: Key | None = None
+) -> Thread | None:
     """Make a thread whose state is what `supersteps` leave, or none at all; None where the id is taken.
 
-    InvalidRequest where its metadata name no graph or the graph does not take the values, NotFound where there is no
+    `key` stands for it as soon as it is there. InvalidRequest where its metadata name no graph or the graph does not take the values, NotFound where there is no
     such graph.
     """
     if not supersteps:
-        async with engine.pool.connection() as conn:
-            return await threads.create(conn, new)
+        return await _create_empty(engine, new, key)
     graph_id: object = new.metadata.get("graph_id")
     if not graph_id:
         raise InvalidRequest("supersteps need a graph: set 'graph_id' in the metadata")
@@ -120,16 +122,29 @@ async def create_thread(engine: Engine, new: NewThread, supersteps: Sequence[Sup
             return None
         async with _all_or_nothing(engine, new.thread_id):
             await _apply(graph, history.config(new.thread_id), supersteps)
+            if key is not None:
+                await idempotency.settle(conn, key)
             return await _settle(conn, graph, new.thread_id)
 
 
-async def copy_thread(engine: Engine, filters: Filters, thread_id: UUID) -> Thread:
-    """A new thread with the checkpoints of another one; NotFound without that.
+async def _create_empty(engine: Engine, new: NewThread, key: Key | None) -> Thread | None:
+    if key is None:
+        async with engine.pool.connection() as conn:
+            return await threads.create(conn, new)
+    async with engine.pool.connection() as conn, conn.transaction():
+        thread = await threads.create(conn, new)
+        if thread is not None:
+            await idempotency.settle(conn, key)
+    return thread
+
+
+async def copy_thread(engine: Engine, filters: Filters, thread_id: UUID, marks: Mapping[str, Any]) -> Thread:
+    """A new thread with the checkpoints of another one, and `marks` over its metadata; NotFound without that.
 
     From a busy one it gets what the run has written so far, and its row tells of that.
     """
     async with engine.pool.connection() as conn:
-        copied = await thread_checkpoints.copy(conn, filters, thread_id, ids.uuid7())
+        copied = await thread_checkpoints.copy(conn, filters, thread_id, ids.uuid7(), marks)
     if copied is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
     thread, source_busy = copied

@@ -12,12 +12,11 @@ from typing import Any, Literal, TypeAlias
 
 import anyio
 import httpx
-import psycopg
-from psycopg_pool import PoolTimeout
 
 from threadkeep import __version__, wire
 from threadkeep.db import deliveries
 from threadkeep.db.deliveries import WEBHOOK, Delivery
+from threadkeep.db.outage import AWAY
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.webhook_policy import Policy
 from threadkeep.problems import Invalid
@@ -49,7 +48,7 @@ async def deliver(engine: Engine) -> None:
                     while delivery := await _claim(engine, places):
                         tasks.start_soon(_send, engine, client, places, delivery, name=f"webhook {delivery.run_id}")
                     wait_s = await _until_next(engine)
-                except (psycopg.OperationalError, PoolTimeout):
+                except AWAY:
                     log.warning("webhooks can't be read", exc_info=True)
                 await signal.wait(wait_s)
 

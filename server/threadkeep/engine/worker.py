@@ -39,11 +39,13 @@ async def work(engine: Engine) -> None:
 async def claim_once(engine: Engine) -> bool:
     """Start one pending run; False where there was none to start, or the process is stopping."""
     async with engine.pool.connection() as conn:
-        if engine.slots.draining or not await queue.any_due(conn):
+        if engine.stopping.is_set() or not await queue.any_due(conn):
             return False
     async with engine.slots.hold_patiently() as slot:
-        claimed = None if engine.slots.draining else await _claim(engine)
+        claimed = None if engine.stopping.is_set() else await _claim(engine)
         if claimed is not None:
+            if claimed.waited_s is not None and claimed.attempt == 1:
+                engine.metrics.queue_wait.observe(claimed.waited_s)
             start(engine, Job.of(claimed), slot.passed_on(), watched=True)
     return claimed is not None
 
@@ -76,10 +78,11 @@ async def obey_cancels(engine: Engine) -> None:
 
 async def obey_cancels_once(engine: Engine) -> None:
     """Stop what is to be stopped now."""
-    if not engine.live.all():
+    stored = [live.run_id for live in engine.live.all().values() if live.durable]
+    if not stored:
         return
     async with engine.pool.connection() as conn:
-        wanted = await cancels.wanted(conn, engine.worker_id)
+        wanted = await cancels.wanted(conn, engine.worker_id, stored)
     for run_id, action, reason in wanted:
         if live := engine.live.get(run_id):
             live.cancel(action, reason)

@@ -1,14 +1,6 @@
-"""Auth: who may do what, as `Filters` for the statements.
+"""Events: what a request is about to do, in the words of `langgraph_sdk.Auth`. The table of routes names one for each."""
 
-The table of routes names the event of each (`api/routes.py`); nothing reaches a tenant's rows without the `Filters`
-made here. There are no principals yet: everybody may see everything.
-"""
-
-from typing import Any, Literal, TypeAlias
-
-from starlette.requests import Request
-
-from threadkeep.db.filters import EVERYTHING, Filters
+from typing import Literal, TypeAlias
 
 Event: TypeAlias = Literal[
     "assistants.create",
@@ -35,9 +27,3 @@ Event: TypeAlias = Literal[
     "public",
 ]
 """`langgraph_sdk.Auth`'s resources and actions; `public`: for anybody, and it sees no tenant's rows."""
-
-
-async def authorize(event: Event, request: Request[Any]) -> Filters:
-    """What the caller of `request` may see; Forbidden where not even that."""
-    del event, request
-    return EVERYTHING

@@ -1,0 +1,103 @@
+"""One keep-alive HTTP connection, without an HTTP library: on two cores a client that is slow would be what is measured."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import cast
+
+HEAD_END = b"\r\n\r\n"
+CHUNKS_END = b"0\r\n\r\n"
+
+
+class Connection(asyncio.Protocol):
+    """Sends a request, and gives its whole answer, or the answer's bytes as they come."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._woken = asyncio.Event()
+        self._closed = False
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        self._woken.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._closed = True
+        self._woken.set()
+
+    async def post(self, path: str, body: bytes) -> bytes:
+        """The answer's body, chunks and all; RuntimeError where the status is not 200."""
+        self._send(path, body)
+        head = await self._head()
+        length = next((int(line[15:]) for line in head if line.startswith("content-length:")), None)
+        while not self._complete(length):
+            await self._more()
+        content, self._received = bytes(self._received), bytearray()
+        if " 200 " not in head[0]:
+            raise RuntimeError(f"{path}: {head[0]}: {content[:300]!r}")
+        return content
+
+    async def stream(self, path: str, body: bytes) -> AsyncGenerator[bytes]:
+        """What the answer holds, as it comes, until its end; RuntimeError where the status is not 200."""
+        self._send(path, body)
+        head = await self._head()
+        if " 200 " not in head[0]:
+            raise RuntimeError(f"{path}: {head[0]}")
+        while True:
+            part, self._received = bytes(self._received), bytearray()
+            if part:
+                yield part
+            if part.endswith(CHUNKS_END):
+                return
+            if not self._received:
+                await self._more()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def _send(self, path: str, body: bytes) -> None:
+        if self._transport is None:
+            raise RuntimeError("not connected")
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        self._transport.write(head.encode() + body)
+
+    async def _head(self) -> list[str]:
+        while (end := self._received.find(HEAD_END)) < 0:
+            await self._more()
+        head = self._received[:end].decode().lower().split("\r\n")
+        del self._received[: end + 4]
+        return head
+
+    def _complete(self, length: int | None) -> bool:
+        return self._received.endswith(CHUNKS_END) if length is None else len(self._received) >= length
+
+    async def _more(self) -> None:
+        if self._closed:
+            raise RuntimeError("the server hung up")
+        self._woken.clear()
+        await self._woken.wait()
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncGenerator[Connection]:
+    """A connection to a server on loopback."""
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def dumped(value: object) -> bytes:
+    """`value` as JSON."""
+    return json.dumps(value).encode()

@@ -1,0 +1,181 @@
+"""What is to be shown: each figure, out of what a round measured, with what it must be and what we aim at."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TypeAlias
+
+Round: TypeAlias = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One line of the table."""
+
+    name: str
+    needs: Sequence[str]
+    """What a round must have measured."""
+    of: Callable[..., float]
+    """The figure, out of what it needs."""
+    must: float
+    aim: float
+    at_least: bool = True
+    """The more the better."""
+    unit: str = "x"
+
+    def value(self, rounds: Sequence[Round]) -> float | None:
+        """The median over the rounds; None where it was not measured."""
+        found = [self.of(*(one[name] for name in self.needs)) for one in rounds if set(self.needs) <= set(one)]
+        return median(found) if found else None
+
+    def verdict(self, value: float) -> str:
+        """How `value` stands."""
+        if value >= self.aim if self.at_least else value <= self.aim:
+            return "aim"
+        return "must" if (value >= self.must if self.at_least else value <= self.must) else "**missed**"
+
+
+def _ratio(over: float, under: float) -> float:
+    return over / under
+
+
+def _more(one: float, other: float) -> float:
+    return one - other
+
+
+def _same(value: float) -> float:
+    return value
+
+
+SPEED = [
+    Figure(
+        name="stateful over HTTP, a new thread each, 12 clients, over the same graph in process with the stock saver",
+        needs=["ours, new thread, 12: rate", "stock saver, async, 12: rate"],
+        of=_ratio,
+        must=1.3,
+        aim=2,
+    ),
+    Figure(
+        name="the same over Aegra",
+        needs=["ours, new thread, 12: rate", "Aegra, new thread, 12: rate"],
+        of=_ratio,
+        must=6,
+        aim=12,
+    ),
+    Figure(
+        name="the same over LangGraph's development server, which keeps threads in memory",
+        needs=["ours, new thread, 12: rate", "dev server, new thread, 12: rate"],
+        of=_ratio,
+        must=2,
+        aim=4,
+    ),
+    Figure(
+        name="stateless over HTTP, 12 clients, over `ainvoke` in process without a saver",
+        needs=["ours, stateless, 12: rate", "no saver, 12: rate"],
+        of=_ratio,
+        must=0.55,
+        aim=0.75,
+    ),
+    Figure(
+        name="in process: our saver over the stock one, 12 at once, durability `async`",
+        needs=["our saver, async, 12: rate", "stock saver, async, 12: rate"],
+        of=_ratio,
+        must=2,
+        aim=3,
+    ),
+    Figure(
+        name="in process: our saver over the stock one, 12 at once, durability `exit`",
+        needs=["our saver, exit, 12: rate", "stock saver, exit, 12: rate"],
+        of=_ratio,
+        must=1.3,
+        aim=1.8,
+    ),
+    Figure(
+        name="one client, stateful over HTTP: its p50 less that of the stock saver in process",
+        needs=["ours, new thread, 1: p50_ms", "stock saver, async, 1: p50_ms"],
+        of=_more,
+        must=3,
+        aim=0,
+        at_least=False,
+        unit=" ms",
+    ),
+    Figure(
+        name="a stream's first token after the graph yields it, 12 streams, p50",
+        needs=["ours, tokens, new thread, 12: first_p50_ms"],
+        of=_same,
+        must=2,
+        aim=0.5,
+        at_least=False,
+        unit=" ms",
+    ),
+    Figure(
+        name="the same, p99",
+        needs=["ours, tokens, new thread, 12: first_p99_ms"],
+        of=_same,
+        must=10,
+        aim=3,
+        at_least=False,
+        unit=" ms",
+    ),
+    Figure(
+        name="two processes over one, stateful, 24 clients, 2 cores",
+        needs=["two of ours, new thread, 24: rate", "ours, new thread, 24: rate"],
+        of=_ratio,
+        must=1.6,
+        aim=1.9,
+    ),
+    Figure(
+        name="resident memory, idle",
+        needs=["ours: memory_mb"],
+        of=_same,
+        must=130,
+        aim=100,
+        at_least=False,
+        unit=" MB",
+    ),
+    Figure(
+        name="growth of it in 1,000 runs",
+        needs=["ours: growth_mb"],
+        of=_same,
+        must=4,
+        aim=0,
+        at_least=False,
+        unit=" MB",
+    ),
+]
+
+SCALE = [
+    Figure(
+        name="a turn on a thread of 200 turns over its second",
+        needs=["turn 200: p50_ms", "turn 2: p50_ms"],
+        of=_ratio,
+        must=2,
+        aim=1.2,
+        at_least=False,
+    ),
+    Figure(
+        name="p50 of a run with 1,000,000 checkpoints in the database over an empty one",
+        needs=["filled, new thread, 12: p50_ms", "empty, new thread, 12: p50_ms"],
+        of=_ratio,
+        must=1.3,
+        aim=1.1,
+        at_least=False,
+    ),
+]
+
+
+def table(figures: Sequence[Figure], rounds: Sequence[Round]) -> list[str]:
+    """The lines of a Markdown table of what was measured."""
+    lines = ["| figure | measured | must | aim | reached |", "|---|---|---|---|---|"]
+    for one in figures:
+        value = one.value(rounds)
+        if value is None:
+            lines.append(f"| {one.name} | not measured | {_bound(one, one.must)} | {_bound(one, one.aim)} | |")
+            continue
+        bounds = f"{_bound(one, one.must)} | {_bound(one, one.aim)}"
+        lines.append(f"| {one.name} | {value:.2f}{one.unit} | {bounds} | {one.verdict(value)} |")
+    return lines
+
+
+def _bound(one: Figure, value: float) -> str:
+    return f"{'≥' if one.at_least else '≤'} {value:g}{one.unit}"

@@ -1,0 +1,187 @@
+"""The servers that are measured: ours and its peers, each a process on a free port of loopback, and what they cost."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote, unquote
+
+import psutil
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+GRAPHS = Path(__file__).parent / "graphs"
+REFERENCE = Path(__file__).parent.parent / ".venv-reference" / "bin" / "langgraph"
+AEGRA = Path(__file__).parent.parent / ".venv-peers" / "bin" / "uvicorn"
+START_S = 90.0
+STOP_S = 30.0
+KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+"""What a server gets of this environment: nothing that would set it up differently."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One that is ready."""
+
+    name: str
+    port: int
+    process: psutil.Process
+    start_s: float
+    """From the start of its process to its first answer."""
+
+    def _family(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+    def memory_mb(self) -> float:
+        """Resident memory, its children's too."""
+        return sum(one.memory_info().rss for one in self._family()) / 1e6
+
+    def cpu_s(self) -> float:
+        """CPU seconds so far, its children's too."""
+        return sum(sum(one.cpu_times()[:2]) for one in self._family())
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """Its processes, where it runs on this machine."""
+
+    postmaster: psutil.Process
+
+    def cpu_s(self) -> float:
+        """CPU seconds so far, those of connections that have ended too."""
+        own = self.postmaster.cpu_times()
+        return sum(own[:4]) + sum(sum(one.cpu_times()[:2]) for one in self.postmaster.children())
+
+
+def postgres(uri: str) -> Postgres | None:
+    """The Postgres behind `uri`; None where it is another machine's or another user's."""
+    with psycopg.connect(uri) as conn:
+        row = conn.execute("SELECT pg_backend_pid()").fetchone()
+        try:
+            parent = psutil.Process(row[0]).parent() if row else None
+        except psutil.Error:
+            return None
+        return Postgres(parent) if parent and "postgres" in parent.name() else None
+
+
+@contextmanager
+def ours(uri: str, **settings: str) -> Generator[Server]:
+    """This server on the database `uri`."""
+    port = _free_port()
+    command = [sys.executable, "-m", "threadkeep", "serve", "--config", str(GRAPHS / "langgraph.json")]
+    env = {"DATABASE_URI": uri, "PORT": str(port), "LOG_LEVEL": "info", "LOG_JSON": "true", **settings}
+    if path := os.environ.get("PYTHONPATH"):  # to measure another version of it
+        env["PYTHONPATH"] = path
+    with _running("ours", command, port, GRAPHS, env) as server:
+        yield server
+
+
+@contextmanager
+def dev_server(folder: Path) -> Generator[Server]:
+    """LangGraph's development server, which keeps everything in memory; it writes beside its project: a copy."""
+    project = shutil.copytree(GRAPHS, folder / "dev", ignore=shutil.ignore_patterns("__pycache__"))
+    port = _free_port()
+    options = ["--no-browser", "--no-reload", "--n-jobs-per-worker", "12", "--port", str(port)]
+    env = {"LANGSMITH_TRACING": "false", "LANGGRAPH_CLI_NO_ANALYTICS": "1", "LOG_LEVEL": "warning"}
+    with _running("dev server", [str(REFERENCE), "dev", *options], port, project, env) as server:
+        yield server
+
+
+@contextmanager
+def aegra(folder: Path, uri: str) -> Generator[Server]:
+    """Aegra on a database of its own in the same Postgres; its queue in process, for it has no Redis here."""
+    project = shutil.copytree(GRAPHS, folder / "aegra", ignore=shutil.ignore_patterns("__pycache__"))
+    with psycopg.connect(uri, autocommit=True) as conn:
+        conn.execute("DROP DATABASE IF EXISTS aegra WITH (FORCE)")
+        conn.execute("CREATE DATABASE aegra")
+    port = _free_port()
+    env = {
+        "DATABASE_URL": _url(uri, "aegra"),
+        "AEGRA_CONFIG": str(project / "aegra.json"),
+        "REDIS_BROKER_ENABLED": "false",
+        "AUTH_TYPE": "noop",
+        "LOG_LEVEL": "WARNING",
+        "ENV_MODE": "PRODUCTION",
+    }
+    options = ["aegra_api.main:app", "--host", "127.0.0.1", "--port", str(port), "--no-access-log"]
+    with _running("Aegra", [str(AEGRA), *options], port, project, env) as server:
+        yield server
+
+
+def _url(uri: str, name: str) -> str:
+    """The database `name` of the same Postgres, as SQLAlchemy reads it too."""
+    parts = conninfo_to_dict(uri)
+    user, password, host = (quote(str(parts.get(key) or ""), safe="") for key in ("user", "password", "host"))
+    who = f"{user}:{password}" if password else user
+    if host.startswith("%2F"):
+        return f"postgresql://{who}@/{name}?host={unquote(host)}"
+    return f"postgresql://{who}@{host}:{parts.get('port') or 5432}/{name}"
+
+
+@contextmanager
+def _running(name: str, command: Sequence[str], port: int, cwd: Path, env: Mapping[str, str]) -> Generator[Server]:
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, cwd=cwd, env=kept | dict(env), stdout=log, stderr=subprocess.STDOUT) as process,
+    ):
+        try:
+            if not _is_up(process, port):
+                raise RuntimeError(f"{name} did not start: {_last_words(log)}")
+            took = time.monotonic() - began
+            yield Server(name=name, port=port, process=psutil.Process(process.pid), start_s=took)
+        finally:
+            _stop(process)
+
+
+def _is_up(process: subprocess.Popen[bytes], port: int) -> bool:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end and process.poll() is None:
+        if _answers(port):
+            return True
+        time.sleep(0.05)  # noqa: TID251 - no event loop here
+    return False
+
+
+def _last_words(log: IO[bytes]) -> str:
+    log.seek(0)
+    return log.read().decode(errors="replace")[-2000:]
+
+
+def _answers(port: int) -> bool:
+    """Whether it can run a graph: some answer `/ok` before they can."""
+    body = json.dumps({"assistant_id": "echo", "input": {"messages": [{"role": "user", "content": "hi"}]}}).encode()
+    head = {"content-type": "application/json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/runs/wait", data=body, headers=head)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return b"echo: hi" in answer.read()
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

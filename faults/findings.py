@@ -1,0 +1,20 @@
+"""Findings: what a scenario measured, and what it found broken."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Findings:
+    """Of one scenario. It goes on after a broken promise, so that all of them are told."""
+
+    did: str
+    figures: dict[str, Any] = field(default_factory=dict[str, Any])
+    broken: list[str] = field(default_factory=list[str])
+    skipped: str | None = None
+    """Why it could not be tried here."""
+
+    def expect(self, holds: bool, promise: str) -> None:  # noqa: FBT001 - a condition, not a flag
+        """Note `promise` as broken unless it `holds`."""
+        if not holds:
+            self.broken.append(promise)

@@ -1,0 +1,107 @@
+"""Graphs of the scenarios: what they do is written to a journal that no crash takes along."""
+
+import asyncio
+import json
+import operator
+import os
+import time
+from typing import Annotated, Any
+
+import anyio
+from langchain_core.runnables import RunnableConfig
+from langgraph.config import get_stream_writer
+from langgraph.graph import END, START, StateGraph
+from typing_extensions import TypedDict
+
+
+class Talk(TypedDict, total=False):
+    """A conversation: each run adds what it heard, step by step."""
+
+    items: Annotated[list[str], operator.add]
+    marker: str
+    pause_s: float
+
+
+class Inside(TypedDict, total=False):
+    """What `inside` sees."""
+
+    tasks: int
+
+
+class Count(TypedDict, total=False):
+    """What `counting` is asked for."""
+
+    until: int
+    pause_s: float
+    counted: int
+
+
+def _journal(node: str, config: RunnableConfig) -> None:
+    """Append a line in one write: who did what when. The monotonic clock is the same for all processes of a machine."""
+    configurable = config.get("configurable", {})
+    line = {
+        "at": time.monotonic(),
+        "pid": os.getpid(),
+        "node": node,
+        "thread_id": configurable.get("thread_id"),
+        "run_id": str(configurable.get("run_id") or config.get("metadata", {}).get("run_id")),
+    }
+    journal = os.open(os.environ["FAULTS_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(journal, json.dumps(line).encode() + b"\n")
+    finally:
+        os.close(journal)
+
+
+async def _hear(state: Talk, config: RunnableConfig) -> Talk:
+    _journal("hear", config)
+    return {"items": [f"heard {state['marker']}"]}
+
+
+async def _think(state: Talk, config: RunnableConfig) -> Talk:
+    _journal("think", config)
+    await anyio.sleep(state.get("pause_s", 0))
+    return {"items": [f"thought {state['marker']}"]}
+
+
+async def _say(state: Talk, config: RunnableConfig) -> Talk:
+    _journal("say", config)
+    return {"items": [f"said {state['marker']}"]}
+
+
+def _step(number: int) -> Any:
+    async def step(state: Talk, config: RunnableConfig) -> Talk:
+        _journal(f"step {number}", config)
+        await anyio.sleep(state.get("pause_s", 0))
+        return {"items": [f"step {number} by {os.getpid()}"]}
+
+    return step
+
+
+async def _count(state: Count, config: RunnableConfig) -> Count:
+    _journal("count", config)
+    write = get_stream_writer()
+    for number in range(state["until"]):
+        write({"number": number})
+        await anyio.sleep(state.get("pause_s", 0))
+    return {"counted": state["until"]}
+
+
+async def _look(state: Inside) -> Inside:
+    """How many tasks the event loop has, ours among them."""
+    return {"tasks": len(asyncio.all_tasks())}
+
+
+def _chain(schema: Any, **nodes: Any) -> Any:
+    graph = StateGraph(schema)
+    for name, node in nodes.items():
+        graph.add_node(name, node)
+    for before, after in zip([START, *nodes], [*nodes, END], strict=True):
+        graph.add_edge(before, after)
+    return graph.compile()
+
+
+talking = _chain(Talk, hear=_hear, think=_think, say=_say)
+stepping = _chain(Talk, **{f"step_{number}": _step(number) for number in range(6)})
+counting = _chain(Count, count=_count)
+inside = _chain(Inside, look=_look)

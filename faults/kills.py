@@ -1,0 +1,79 @@
+"""Kills: `kill -9` in the middle of runs, round after round; what was acknowledged is done, once, and soon."""
+
+import random
+import time
+from collections.abc import Sequence
+from datetime import datetime
+
+import anyio
+import psycopg
+
+from faults.findings import Findings
+from faults.servers import Place, Quick, Replica, replicas
+from faults.traffic import Ledger, Talker, audit, settled
+
+CLIENTS = 8
+SLACK_S = 1.5
+"""What a machine with two cores may take on top, while a server starts on it."""
+
+
+async def scenario(place: Place, *, rounds: int = 20, count: int = 1) -> Findings:
+    """Kill one of `count` servers again and again under load, start it anew, and look at what is left."""
+    found = Findings(f"{rounds} times kill -9 under load, {count} server(s)")
+    quick, ledger, until, chosen = Quick(), Ledger(), anyio.Event(), random.Random(rounds)
+    killed: list[tuple[datetime, Sequence[str]]] = []
+    starts: list[float] = []
+    async with replicas(place, count, quick.settings) as fleet:
+        async with anyio.create_task_group() as tasks:
+            for number in range(CLIENTS):
+                talker = Talker(lambda: [one.url for one in fleet], ledger, chosen=random.Random(number))
+                tasks.start_soon(talker.talk, until)
+            for _ in range(rounds):
+                await anyio.sleep(chosen.uniform(0.3, 1.0))
+                killed.append(await _kill(place.database, chosen.choice(fleet), starts))
+            until.set()
+        found.expect(await settled(place.database, 30), "a run that was acknowledged does not end")
+        await audit(place.database, fleet[0].url, ledger, found)
+    waits = await _waits(place.database, killed)
+    latest = max(quick.lease_s + quick.sweep_s, (max(starts) if count == 1 else 0) + quick.sweep_s) + SLACK_S
+    found.figures |= {
+        "taken over": len(waits),
+        "longest takeover s": round(max(waits, default=0), 2),
+        "promised s": round(latest, 2),
+    }
+    found.expect(bool(waits), "no run was cut off: the scenario broke nothing")
+    found.expect(max(waits, default=0) <= latest, f"a takeover took {max(waits, default=0):.1f} s of {latest:.1f} s")
+    return found
+
+
+async def _kill(database: str, replica: Replica, starts: list[float]) -> tuple[datetime, Sequence[str]]:
+    """Kill it and start it again; when that was by Postgres's clock, and which runs were cut off."""
+    await replica.kill()
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+        row = await (await conn.execute("SELECT clock_timestamp()")).fetchone()
+        # Its heartbeat is the one that stands still: the others' go on.
+        cut = await (
+            await conn.execute(
+                """
+                SELECT run_id::text FROM runs JOIN workers USING (worker_id)
+                 WHERE status = 'running' AND runs.started_at <= clock_timestamp()
+                """
+            )
+        ).fetchall()
+    assert row is not None
+    began = time.monotonic()
+    await replica.start()
+    starts.append(time.monotonic() - began)
+    return row[0], [run_id for (run_id,) in cut]
+
+
+async def _waits(database: str, killed: Sequence[tuple[datetime, Sequence[str]]]) -> list[float]:
+    """How long the runs that were cut off waited, from the kill to the beginning of the next attempt, in seconds."""
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+        begun = dict(
+            await (await conn.execute("SELECT run_id::text, started_at FROM runs WHERE attempt > 1")).fetchall()
+        )
+    last = {run_id: at for at, runs in killed for run_id in runs}
+    return [
+        (begun[run_id] - at).total_seconds() for run_id, at in last.items() if run_id in begun and begun[run_id] > at
+    ]

@@ -1,0 +1,217 @@
+"""Outages of Postgres under load: stopped, crashed, cut off, read-only, slow, silent. Then it is back."""
+
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import anyio
+import httpx
+
+from faults.findings import Findings
+from faults.postgres import Postgres, Proxy, own_postgres, proxied
+from faults.servers import Place, Replica, replicas
+from faults.traffic import Ledger, Talker, audit, settled
+
+CLIENTS = 6
+BACK_S = 5.0
+"""From the moment in which Postgres is there again to the first success."""
+SETTINGS = {"THREADKEEP_LEASE": "20", "THREADKEEP_SWEEP": "1"}
+"""A lease that the outage does not use up: the runs are to be finished by the process that has them."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a client that asks again and again is answered."""
+
+    live: list[int] = field(default_factory=list[int])
+    ready: list[int] = field(default_factory=list[int])
+    wrote: list[int] = field(default_factory=list[int])
+    read: list[int] = field(default_factory=list[int])
+    without_retry_after: int = 0
+    slowest_s: float = 0
+    slowest_live_s: float = 0
+    succeeded_at: float | None = None
+
+    async def look(self, http: httpx.AsyncClient) -> None:
+        """Ask each of them once."""
+        began = time.monotonic()
+        self.live.append((await http.get("/livez")).status_code)
+        self.slowest_live_s = max(self.slowest_live_s, time.monotonic() - began)
+        self.ready.append((await http.get("/readyz")).status_code)
+        self.read.append((await http.post("/threads/count", json={})).status_code)
+        began = time.monotonic()
+        answer = await http.post("/threads", json={})
+        self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+        self.wrote.append(answer.status_code)
+        self.without_retry_after += answer.status_code == 503 and "retry-after" not in answer.headers
+        if answer.status_code == 200:
+            self.succeeded_at = time.monotonic()
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A server under load, and what is seen of it."""
+
+    replica: Replica
+    ledger: Ledger
+    pid: int
+    found: Findings
+
+    async def watched(self, seconds: float) -> Seen:
+        """Look at it for so long."""
+        seen = Seen()
+        async with httpx.AsyncClient(base_url=self.replica.url, timeout=40) as http:
+            with anyio.move_on_after(seconds):
+                while True:
+                    await seen.look(http)
+                    await anyio.sleep(0.1)
+        return seen
+
+    async def until_success(self) -> float:
+        """Seconds until a write succeeds."""
+        began, seen = time.monotonic(), Seen()
+        async with httpx.AsyncClient(base_url=self.replica.url, timeout=40) as http:
+            with anyio.move_on_after(40):
+                while seen.succeeded_at is None:
+                    await seen.look(http)
+                    await anyio.sleep(0.05)
+        return time.monotonic() - began
+
+
+@asynccontextmanager
+async def under_load(folder: Path, postgres: Postgres, uri: str, found: Findings) -> AsyncGenerator[Loaded]:
+    """A server with clients on it; when the block ends they stop, and what they were told is looked for."""
+    place, until = Place(folder, uri), anyio.Event()
+    async with replicas(place, 1, SETTINGS) as [replica]:
+        loaded = Loaded(replica, Ledger(), replica.pid, found)
+        async with anyio.create_task_group() as tasks:
+            for number in range(CLIENTS):
+                talker = Talker(lambda: [replica.url], loaded.ledger, pause_s=0.3, chosen=random.Random(number))
+                tasks.start_soon(talker.talk, until)
+            await anyio.sleep(0.7)
+            yield loaded
+            await anyio.sleep(0.7)
+            until.set()
+        found.expect(await settled(postgres.uri, 40), "a run that was acknowledged does not end")
+        await audit(postgres.uri, replica.url, loaded.ledger, found)
+        found.expect(replica.pid == loaded.pid and await replica.exited(0) is None, "the process has ended")
+        told = {str(error)[:160] for error in loaded.ledger.errors}
+        found.expect(not told, f"{len(loaded.ledger.errors)} runs were told to have failed: {sorted(told)[:3]}")
+        found.expect("500" not in loaded.ledger.answered, "a client was answered 500")
+
+
+async def stopped(place: Place, *, mode: Literal["fast", "immediate"], seconds: float = 10) -> Findings:
+    """Postgres is stopped for a while."""
+    found = Findings(f"Postgres stopped ({mode}) for {seconds:g} s under load, and started")
+    async with (
+        own_postgres(place.folder) as postgres,
+        under_load(place.folder, postgres, postgres.uri, found) as loaded,
+    ):
+        await postgres.stop(mode)
+        seen = await loaded.watched(seconds)
+        await postgres.start()
+        await _back(loaded, found)
+        _meanwhile(seen, found)
+    return found
+
+
+async def cut(place: Place, *, times: int = 5) -> Findings:
+    """Every connection is cut, again and again; Postgres itself goes on."""
+    found = Findings(f"{times} times pg_terminate_backend of every connection, under load")
+    async with (
+        own_postgres(place.folder) as postgres,
+        under_load(place.folder, postgres, postgres.uri, found) as loaded,
+    ):
+        for _ in range(times):
+            await postgres.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+            await anyio.sleep(0.5)
+        await _back(loaded, found)
+    return found
+
+
+async def read_only(place: Place, *, seconds: float = 5) -> Findings:
+    """The database takes no writes for a while, as a standby or a full disk would."""
+    found = Findings(f"a read-only database for {seconds:g} s under load")
+    async with (
+        own_postgres(place.folder) as postgres,
+        under_load(place.folder, postgres, postgres.uri, found) as loaded,
+    ):
+        await postgres.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+        seen = await loaded.watched(seconds)
+        await postgres.execute(
+            "SET default_transaction_read_only = off",
+            "ALTER SYSTEM RESET default_transaction_read_only",
+            "SELECT pg_reload_conf()",
+        )
+        await _back(loaded, found)
+        found.figures["writes meanwhile"] = sorted(set(seen.wrote))
+        found.figures["reads meanwhile"] = sorted(set(seen.read))
+        found.expect(set(seen.wrote[1:]) == {503}, f"writes to a read-only database: {sorted(set(seen.wrote))}")
+        found.expect(set(seen.read) == {200}, f"reads of a read-only database: {sorted(set(seen.read))}")
+        found.expect(set(seen.live) == {200}, f"liveness: {sorted(set(seen.live))}")
+        found.expect(not seen.without_retry_after, f"{seen.without_retry_after} times 503 without Retry-After")
+    return found
+
+
+async def slow(place: Place, *, seconds: float = 5, delay_s: float = 0.05) -> Findings:
+    """Each answer of Postgres comes late."""
+
+    async def disturb(proxy: Proxy, loaded: Loaded) -> Seen:
+        proxy.delay_s = delay_s
+        seen = await loaded.watched(seconds)
+        proxy.delay_s = 0
+        return seen
+
+    found = Findings(f"Postgres answers {delay_s * 1000:g} ms late for {seconds:g} s")
+    seen = await _through_proxy(place, found, disturb)
+    found.figures["slowest write s"] = round(seen.slowest_s, 2)
+    found.expect(set(seen.live) == {200}, f"liveness: {sorted(set(seen.live))}")
+    found.expect(set(seen.wrote) == {200}, f"writes: {sorted(set(seen.wrote))}")
+    return found
+
+
+async def black_hole(place: Place, *, seconds: float = 15) -> Findings:
+    """Connections stay open and nothing arrives: a firewall that forgot them."""
+
+    async def disturb(proxy: Proxy, loaded: Loaded) -> Seen:
+        proxy.swallows = True
+        seen = await loaded.watched(seconds)
+        proxy.close_hole()
+        return seen
+
+    found = Findings(f"a black hole before Postgres for {seconds:g} s")
+    seen = await _through_proxy(place, found, disturb)
+    _meanwhile(seen, found)
+    return found
+
+
+async def _through_proxy(place: Place, found: Findings, disturb: Callable[[Proxy, Loaded], Awaitable[Seen]]) -> Seen:
+    async with own_postgres(place.folder) as postgres, proxied(postgres.uri) as (proxy, uri):
+        async with under_load(place.folder, postgres, uri, found) as loaded:
+            seen = await disturb(proxy, loaded)
+            await _back(loaded, found)
+    return seen
+
+
+async def _back(loaded: Loaded, found: Findings) -> None:
+    took = await loaded.until_success()
+    found.figures["first success after s"] = round(took, 2)
+    found.expect(took <= BACK_S, f"the first success came {took:.1f} s after Postgres")
+
+
+def _meanwhile(seen: Seen, found: Findings) -> None:
+    """Alive, not ready, and each request answered with when to come again."""
+    found.figures["answers meanwhile"] = sorted(set(seen.wrote))
+    found.figures["slowest answer s"] = round(seen.slowest_s, 2)
+    found.figures["slowest /livez s"] = round(seen.slowest_live_s, 2)
+    found.expect(set(seen.live) == {200}, f"liveness: {sorted(set(seen.live))}")
+    found.expect(set(seen.ready) == {503}, f"readiness: {sorted(set(seen.ready))}")
+    found.expect(set(seen.wrote) == {503}, f"writes: {sorted(set(seen.wrote))}")
+    found.expect(not seen.without_retry_after, f"{seen.without_retry_after} times 503 without Retry-After")

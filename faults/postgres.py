@@ -1,0 +1,138 @@
+"""Postgres: one of a scenario's own, to be stopped, crashed and started again; and a TCP proxy to stand before it."""
+
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import anyio
+import anyio.to_thread
+import psycopg
+from anyio.abc import ByteStream, SocketStream
+
+from threadkeep.db import embedded, migrate
+from threadkeep.db.embedded import Cluster
+
+DATABASE = "postgres"
+
+
+@dataclass(slots=True)
+class Postgres:
+    """An embedded Postgres without the comfort of being kept alive."""
+
+    cluster: Cluster
+
+    @property
+    def uri(self) -> str:
+        return self.cluster.uri()
+
+    async def stop(self, mode: Literal["fast", "immediate"]) -> None:
+        """`fast` cuts every connection; `immediate` is a crash, after which it recovers."""
+        await anyio.to_thread.run_sync(self._stop, mode)
+
+    def _stop(self, mode: str) -> None:
+        stopped = self.cluster.run("pg_ctl", "stop", f"--pgdata={self.cluster.data}", f"--mode={mode}", "--wait")
+        assert stopped.returncode == 0, stopped.stdout
+
+    async def start(self) -> None:
+        """Start it on the data that it left, and wait until it takes connections."""
+        await anyio.to_thread.run_sync(embedded._ensure_running, self.cluster)
+
+    async def execute(self, *statements: str) -> list[Any]:
+        """As the superuser, each in a transaction of its own; the rows of the last."""
+        rows: list[Any] = []
+        async with await psycopg.AsyncConnection.connect(self.cluster.uri("postgres"), autocommit=True) as conn:
+            for statement in statements:
+                cursor = await conn.execute(statement.encode())
+                rows = await cursor.fetchall() if cursor.description else []
+        return rows
+
+
+@asynccontextmanager
+async def own_postgres(folder: Path) -> AsyncGenerator[Postgres]:
+    """A migrated one, running; it is stopped at the end, whoever is connected."""
+    cluster = await anyio.to_thread.run_sync(lambda: embedded._cluster(folder / "data", durable=False))
+    postgres = Postgres(cluster)
+    await anyio.to_thread.run_sync(_make, cluster)
+    try:
+        await migrate.migrate(postgres.uri)
+        yield postgres
+    finally:
+        with anyio.CancelScope(shield=True):
+            await postgres.stop("immediate")
+
+
+def _make(cluster: Cluster) -> None:
+    with embedded._locked(cluster) as lock:
+        embedded._ensure_data(cluster, lock)
+        embedded._ensure_running(cluster)
+        embedded._ensure_database(cluster)
+
+
+@dataclass(slots=True)
+class Proxy:
+    """A network between the server and Postgres. What is on its way may be delayed, or never arrive."""
+
+    port: int
+    target: str
+    delay_s: float = 0.0
+    """Before each piece of what Postgres answers."""
+    swallows: bool = False
+    """A black hole: connections stay open, new ones are taken, and nothing arrives."""
+    _wakes: anyio.Event = field(default_factory=anyio.Event)
+
+    def close_hole(self) -> None:
+        """Let everything pass from now on; what was swallowed is gone, and so are its connections."""
+        self.swallows = False
+        self._wakes.set()
+        self._wakes = anyio.Event()
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Until cancelled."""
+        async with await anyio.abc.SocketListener.from_socket(listener) as listening:
+            await listening.serve(self._pass)
+
+    async def _pass(self, client: SocketStream) -> None:
+        async with client:
+            if self.swallows:
+                await self._wakes.wait()
+                return
+            async with await anyio.connect_unix(self.target) as server, anyio.create_task_group() as tasks:
+                tasks.start_soon(self._pump, client, server, False, tasks.cancel_scope)
+                tasks.start_soon(self._pump, server, client, True, tasks.cancel_scope)
+
+    async def _pump(self, source: ByteStream, sink: ByteStream, slow: bool, both: anyio.CancelScope) -> None:  # noqa: FBT001
+        try:
+            while True:
+                piece = await source.receive()
+                if self.swallows:
+                    await self._wakes.wait()
+                    break
+                if slow and self.delay_s:
+                    await anyio.sleep(self.delay_s)
+                await sink.send(piece)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        both.cancel()
+
+
+@asynccontextmanager
+async def proxied(uri: str) -> AsyncGenerator[tuple[Proxy, str]]:
+    """A proxy before the Postgres at `uri`, and the URI through it."""
+    parts = urlsplit(uri)
+    folder = unquote(parse_qs(parts.query)["host"][0])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(512)
+        listener.setblocking(False)
+        proxy = Proxy(listener.getsockname()[1], f"{folder}/.s.PGSQL.5432")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(proxy.serve, listener)
+            yield (
+                proxy,
+                f"postgresql://{parts.username}@127.0.0.1:{proxy.port}{parts.path}?sslmode=disable&gssencmode=disable",
+            )
+            tasks.cancel_scope.cancel()

@@ -1,0 +1,100 @@
+"""`make faults`: every scenario, one after the other, each on a database of its own; a table and, with `--json`, a file.
+
+    make faults ARGS="kills races --json faults.json"
+
+Exit code 1 where a promise did not hold. Bounded: about six minutes on two cores.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psycopg
+
+import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
+from faults import kills, outages, pauses, races, resumes, stops, storms
+from faults.findings import Findings
+from faults.servers import Place
+from threadkeep.db import embedded, migrate
+
+SCENARIOS: dict[str, Callable[[Place], Awaitable[Findings]]] = {
+    "kills": partial(kills.scenario, count=1),
+    "kills-of-two": partial(kills.scenario, count=2),
+    "races": races.scenario,
+    "resumes": resumes.scenario,
+    "pauses": pauses.scenario,
+    "sigterm": stops.terminated,
+    "rolling": stops.rolling,
+    "storms": storms.scenario,
+    "outage-fast": partial(outages.stopped, mode="fast"),
+    "outage-immediate": partial(outages.stopped, mode="immediate"),
+    "cut-connections": outages.cut,
+    "read-only": outages.read_only,
+    "slow-postgres": outages.slow,
+    "black-hole": outages.black_hole,
+}
+
+
+def main() -> None:
+    """Run the scenarios that were named, or all, and print what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="scenario", help=f"of {', '.join(SCENARIOS)}; by default all")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--keep", type=Path, help="a folder in which logs and journals stay")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.names) - set(SCENARIOS):
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder) / "data", durable=False) as uri:
+        for name in chosen.names or SCENARIOS:
+            results[name] = _run(name, uri, (chosen.keep or Path(folder)) / name)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(results, indent=1))
+    broken = [name for name, result in results.items() if result["broken"]]
+    print(f"\n{len(results) - len(broken)} of {len(results)} scenarios hold" + (f"; not: {broken}" if broken else ""))
+    sys.exit(1 if broken else 0)
+
+
+def _run(name: str, uri: str, folder: Path) -> dict[str, Any]:
+    """One scenario; a scenario that fails itself is a broken promise too."""
+    began = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        found = anyio.run(SCENARIOS[name], _place(name, uri, folder))
+    except Exception as failure:  # noqa: BLE001 - the others are still to be run
+        found = Findings(name, broken=["".join(traceback.format_exception(failure)[-6:])])
+    seconds = round(time.monotonic() - began, 1)
+    verdict = f"skipped: {found.skipped}" if found.skipped else "BROKEN" if found.broken else "holds"
+    print(f"\n{name}: {found.did}: {verdict} ({seconds} s)")
+    for label, figure in found.figures.items():
+        print(f"  {label:34} {figure}")
+    for promise in found.broken:
+        print(f"  BROKEN: {promise}")
+    return {
+        "did": found.did,
+        "seconds": seconds,
+        "figures": found.figures,
+        "broken": found.broken,
+        "skipped": found.skipped,
+    }
+
+
+def _place(name: str, uri: str, folder: Path) -> Place:
+    database = "faults_" + name.replace("-", "_")
+    with psycopg.connect(uri, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {database}".encode())
+    place = Place(folder, psycopg.conninfo.make_conninfo(uri, dbname=database))
+    anyio.run(migrate.migrate, place.database)
+    return place
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Storms: clients that connect and vanish, at every point at which a client can; nothing of theirs stays."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import orjson
+import psycopg
+from anyio.abc import SocketStream
+
+from faults.findings import Findings
+from faults.servers import Place, Quick, Replica, replicas
+from faults.traffic import TIMEOUT, open_runs
+
+AT_ONCE = 60
+WAYS = ("stream", "stream kept", "wait", "join", "head", "body", "silent")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a process holds."""
+
+    slots: int
+    waiting: int
+    files: int
+    tasks: int
+    sessions: int
+    """Of Postgres, that are not idle."""
+
+
+async def scenario(place: Place, *, clients: int = 300) -> Findings:
+    """`clients` of every kind, each gone after a moment; then what the process holds is what it held before."""
+    found = Findings(f"{clients} clients that connect and vanish")
+    settings = Quick().settings | {"THREADKEEP_RUN_SLOTS": "12"}
+    async with replicas(place, 1, settings) as [replica]:
+        async with httpx.AsyncClient(base_url=replica.url, timeout=TIMEOUT) as http:
+            threads = [(await http.post("/threads", json={})).json()["thread_id"] for _ in range(10)]
+            await _vanish(replica, threads, 2 * len(WAYS))  # pools and caches are filled by the first
+            before = await _until_quiet(place, replica, http)
+            seen = await _vanish(replica, threads, clients)
+            after = await _until_quiet(place, replica, http, files=before.files)
+    found.figures |= {"ways": dict(seen), "before": asdict(before), "after": asdict(after)}
+    found.expect(after.slots == 0 and after.waiting == 0, f"slots: {after}")
+    found.expect(after.files <= before.files + 2, f"file handles: {before.files}, then {after.files}")
+    found.expect(after.tasks <= before.tasks, f"tasks: {before.tasks}, then {after.tasks}")
+    found.expect(after.sessions == 0, f"connections of the pool that are in use: {after.sessions}")
+    return found
+
+
+async def _vanish(replica: Replica, threads: Sequence[str], count: int) -> Counter[str]:
+    limit, seen, chosen = anyio.CapacityLimiter(AT_ONCE), Counter[str](), random.Random(count)
+
+    async def one(number: int) -> None:
+        way = WAYS[number % len(WAYS)]
+        async with limit:
+            stream = await anyio.connect_tcp("127.0.0.1", replica.port)
+            try:
+                await stream.send(_request(way, chosen.choice(threads)))
+                with anyio.move_on_after(chosen.uniform(0.0, 0.6)):
+                    while True:
+                        await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                pass
+            finally:
+                await _hang_up(stream)
+        seen[way] += 1
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(count):
+            tasks.start_soon(one, number)
+    return seen
+
+
+async def _hang_up(stream: SocketStream) -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.aclose_forcefully(stream)
+
+
+def _request(way: str, thread_id: str) -> bytes:
+    """What is sent before the client vanishes; the last three are never whole."""
+    body: dict[str, Any] = {
+        "assistant_id": "counting",
+        "input": {"until": 20, "pause_s": 0.05},
+        "stream_mode": ["custom", "values"],
+        "stream_resumable": way == "stream kept",
+    }
+    raw = orjson.dumps(body)
+    if way == "join":
+        return f"GET /threads/{thread_id}/stream HTTP/1.1\r\nhost: faults\r\n\r\n".encode()
+    path = "wait" if way == "wait" else "stream"
+    head = (
+        f"POST /threads/{thread_id}/runs/{path} HTTP/1.1\r\nhost: faults\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+    ).encode()
+    whole = head + raw
+    return {"silent": b"", "head": head[:40], "body": whole[: len(head) + 20]}.get(way, whole)
+
+
+async def _until_quiet(place: Place, replica: Replica, http: httpx.AsyncClient, files: int = 0) -> Held:
+    """What it holds when nothing goes on any more: every run has ended, and what was let go of is gone."""
+    with anyio.move_on_after(40):
+        while await open_runs(place.database):
+            await anyio.sleep(0.1)
+    held = await _held(place, replica, http)
+    with anyio.move_on_after(8):
+        while held.slots or held.waiting or held.sessions or (files and held.files > files):
+            await anyio.sleep(0.2)
+            held = await _held(place, replica, http)
+    return held
+
+
+async def _held(place: Place, replica: Replica, http: httpx.AsyncClient) -> Held:
+    load = (await http.get("/info")).json()["load"]
+    async with await psycopg.AsyncConnection.connect(place.database, autocommit=True) as conn:
+        row = await (
+            await conn.execute(
+                """
+                SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'
+                """
+            )
+        ).fetchone()
+    tasks = (await http.post("/runs/wait", json={"assistant_id": "inside", "input": {}})).json()["tasks"]
+    return Held(
+        slots=load["running"],
+        waiting=load["waiting"],
+        files=len(list(Path(f"/proc/{replica.pid}/fd").iterdir())),
+        tasks=tasks,
+        sessions=row[0] if row else 0,
+    )

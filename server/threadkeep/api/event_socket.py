@@ -1,0 +1,158 @@
+"""Event socket: commands and events of the protocol v2 on one WebSocket.
+
+Each subscription follows the thread by itself, from recent runs on: a client drops what it has by `event_id`.
+"""
+
+from contextlib import aclosing
+from typing import Any, Final, cast
+
+import anyio
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from threadkeep import ids, wire
+from threadkeep.api.call import Call
+from threadkeep.api.commands import METHODS, CommandBody, Done, Methods, Params, Refused, perform, read_command
+from threadkeep.api.event_stream import gap_frame
+from threadkeep.api.socket import DATABASE, error_frame, refuse
+from threadkeep.api.threads import known
+from threadkeep.engine.live import Gap
+from threadkeep.engine.protocol import subscription
+from threadkeep.engine.protocol.follow import follow_protocol
+from threadkeep.engine.protocol.subscription import Subscription
+from threadkeep.problems import InvalidRequest, NotFound, Problem, TooLarge, Unavailable
+
+MAX_SUBSCRIPTIONS: Final = 32
+"""Of one socket."""
+SLOW_S: Final = 30.0
+"""How long a client may take to read one frame before it is cut."""
+SERVICE_RESTART: Final = 1012
+TRY_AGAIN: Final = 1013
+"""Close codes: come again, to another process or when there is time to read."""
+
+
+async def serve(call: Call[None, None], websocket: WebSocket) -> None:
+    """WS /threads/{thread_id}/stream/events: commands in, their answers and the events subscribed to out."""
+    await _Session(call, websocket).run()
+
+
+class _Session:
+    """One socket, its subscriptions, and the lock that keeps frames whole."""
+
+    def __init__(self, call: Call[None, None], websocket: WebSocket) -> None:
+        self._call = call
+        self._websocket = websocket
+        self._sending = anyio.Lock()
+        self._tasks = anyio.create_task_group()
+        self._subscriptions: dict[str, anyio.CancelScope] = {}
+        self._unanswered: list[anyio.Event] = []
+        """Set when the answer is out that names a subscription: its events come behind it."""
+        self._methods: Methods = {
+            **METHODS,
+            "subscription.subscribe": self._subscribe,
+            "subscription.unsubscribe": self._unsubscribe,
+            "subscription.reconnect": self._reconnect,
+        }
+
+    async def run(self) -> None:
+        """Carry out commands until the client leaves."""
+        async with self._tasks:
+            try:
+                while True:
+                    await self._command(await self._websocket.receive_text())
+            except (WebSocketDisconnect, KeyError):  # KeyError: a binary frame, which the protocol does not have
+                self._tasks.cancel_scope.cancel()
+
+    async def _command(self, text: str) -> None:
+        raw = text.encode()
+        if len(raw) > self._call.engine.settings.body_bytes:
+            await self._close(TooLarge("the command is too large"))
+            return
+        try:
+            sent = read_command(raw)
+        except InvalidRequest as problem:
+            await self._send(wire.dumps(error_frame(problem)))
+            return
+        await self._send(wire.dumps(await self._performed(sent)))
+        while self._unanswered:
+            self._unanswered.pop().set()
+
+    async def _performed(self, sent: CommandBody) -> dict[str, Any]:
+        try:
+            return await perform(self._call, sent, self._methods)
+        except Problem as problem:
+            return error_frame(problem) | {"id": sent.id}
+        except DATABASE:
+            return error_frame(Unavailable()) | {"id": sent.id}
+
+    async def _subscribe(self, call: Call[Any, Any], params: Params) -> Done:
+        """Events of some channels, from recent runs or from `since` on."""
+        try:
+            wanted, since = subscription.parse(params), subscription.parse_since(params)
+        except InvalidRequest as problem:
+            raise Refused("invalid_argument", problem.detail) from None
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            raise Refused("invalid_argument", f"a socket has at most {MAX_SUBSCRIPTIONS} subscriptions")
+        await known(call)
+        subscription_id = str(ids.uuid7())
+        self._subscriptions[subscription_id] = anyio.CancelScope()
+        self._unanswered.append(answered := anyio.Event())
+        self._tasks.start_soon(self._follow, subscription_id, wanted, since, answered)
+        return Done({"subscription_id": subscription_id, "replayed_events": 0})
+
+    async def _unsubscribe(self, call: Call[Any, Any], params: Params) -> Done:
+        del call
+        scope = self._subscriptions.pop(str(params.get("subscription_id")), None)
+        if scope is None:
+            raise Refused("no_such_subscription", "There is no such subscription on this connection.")
+        scope.cancel()
+        return Done({})
+
+    async def _reconnect(self, call: Call[Any, Any], params: Params) -> Done:
+        """Subscriptions end with their socket; those that are asked for are there or are not."""
+        del call
+        asked = params.get("subscriptions")
+        wanted = cast("list[object]", asked) if isinstance(asked, list) else []
+        return Done({"restored": bool(wanted) and all(str(one) in self._subscriptions for one in wanted)})
+
+    async def _follow(
+        self, subscription_id: str, wanted: Subscription, since: int | None, answered: anyio.Event
+    ) -> None:
+        engine = self._call.engine
+        with self._subscriptions[subscription_id]:
+            await answered.wait()
+            try:
+                told = follow_protocol(
+                    engine, self._call.filters, self._call.thread_id, since=since, channels=wanted.families
+                )
+                async with aclosing(told) as items:
+                    async for item in items:
+                        if isinstance(item, Gap):
+                            await self._send(gap_frame(item))
+                        elif wanted.wants(item):
+                            await self._send(item.encode())
+            except DATABASE:
+                await self._close(Unavailable())
+                return
+            if engine.stopping.is_set():
+                await self._end(SERVICE_RESTART)
+            else:
+                await self._close(NotFound(f"Thread with ID {self._call.thread_id} not found"))
+
+    async def _send(self, frame: bytes) -> None:
+        """One frame; a client that does not read is cut."""
+        with anyio.move_on_after(SLOW_S) as limit:
+            async with self._sending:
+                await self._websocket.send_text(frame.decode())
+        if limit.cancelled_caught:
+            await self._end(TRY_AGAIN)
+
+    async def _close(self, problem: Problem) -> None:
+        with anyio.move_on_after(SLOW_S):
+            async with self._sending:
+                await refuse(self._websocket, problem)
+        self._tasks.cancel_scope.cancel()
+
+    async def _end(self, code: int) -> None:
+        with anyio.move_on_after(1):
+            await self._websocket.close(code)
+        self._tasks.cancel_scope.cancel()

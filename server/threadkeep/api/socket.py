@@ -1,0 +1,97 @@
+"""Socket: a WebSocket of the table of routes, behind the same door as every other path.
+
+A browser opens a WebSocket to any origin and can't read why one was refused. So the origin is looked at here, by the
+rule of `http.cors`, and a refusal is told on the open socket: an error frame, and 4000 + the status as the code.
+"""
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+from starlette.websockets import WebSocket
+
+from threadkeep import wire
+from threadkeep.api import mount, values
+from threadkeep.api.call import Call
+from threadkeep.auth import Event
+from threadkeep.db.bounds import bound_to
+from threadkeep.db.filters import EVERYTHING
+from threadkeep.problems import Forbidden, Problem, Unavailable
+
+log = logging.getLogger(__name__)
+
+CLOSE_BASE: Final = 4000
+"""What a close code is above the HTTP status that it stands for."""
+CODES: Final = {401: "permission_denied", 403: "permission_denied", 422: "invalid_argument", 400: "invalid_argument"}
+"""The protocol's error code for a status; else `unknown_error`."""
+DATABASE: Final = (psycopg.OperationalError, PoolTimeout, PoolClosed, TooManyRequests)
+
+Endpoint = Callable[[Call[None, None], WebSocket], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SocketOperation:
+    """A line of the table that is a WebSocket. `endpoint` gets it accepted, with its caller known."""
+
+    path: str
+    endpoint: Endpoint
+    event: Event
+
+    async def __call__(self, websocket: WebSocket) -> None:
+        """Ask who is calling and what they may, and hand over."""
+        await websocket.accept()
+        try:
+            if not _is_welcome(websocket):
+                raise Forbidden("this origin may not call")
+            call = await self._call(websocket)
+            with bound_to(call.filters) if call.principal else nullcontext():
+                await self.endpoint(call, websocket)
+        except Problem as problem:
+            await refuse(websocket, problem)
+        except DATABASE as error:
+            log.warning("the database did not answer", exc_info=error)
+            await refuse(websocket, Unavailable())
+
+    async def _call(self, websocket: WebSocket) -> Call[None, None]:
+        """What an operation makes of a request; of these, an endpoint uses only what a WebSocket has, too."""
+        request = cast("Any", websocket)
+        door = websocket.state["door"]
+        principal = await door.authenticate(websocket) if door else None
+        call: Call[None, None] = Call(request=request, body=None, query=None, filters=EVERYTHING, principal=principal)
+        if principal is None:
+            return call
+        value = values.of(self.event, {"thread_id": call.thread_id}, None)
+        return replace(call, filters=await call.allowed(self.event, value))
+
+
+def error_frame(problem: Problem) -> dict[str, Any]:
+    """A problem in the protocol's words."""
+    return {"type": "error", "id": None, "error": CODES.get(problem.status, "unknown_error"), "message": problem.detail}
+
+
+async def refuse(websocket: WebSocket, problem: Problem) -> None:
+    """Say why, and close."""
+    await websocket.send_text(wire.dumps(error_frame(problem)).decode())
+    await websocket.close(CLOSE_BASE + problem.status, problem.code)
+
+
+def _is_welcome(websocket: WebSocket) -> bool:
+    """No browser's page, or one of an origin that may call."""
+    origin = websocket.headers.get("origin")
+    if origin is None or urlsplit(origin).netloc == websocket.headers.get("host"):
+        return True
+    cors = websocket.state["project"].http.cors
+    if cors is None or not (cors.allow_origins or cors.allow_origin_regex):
+        local = mount.is_loopback(websocket.state["engine"].settings.host)
+        return local and re.fullmatch(mount.LOOPBACK_ORIGINS, origin) is not None
+    return (
+        "*" in cors.allow_origins
+        or origin in cors.allow_origins
+        or bool(cors.allow_origin_regex and re.fullmatch(cors.allow_origin_regex, origin))
+    )

@@ -1,0 +1,136 @@
+"""Custom: the project's own `langgraph_sdk.Auth`: its `authenticate`, and its handlers of what may be done.
+
+Whatever a project's code raises keeps the door shut. Only `HTTPException` is told to the caller, in its own words.
+"""
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, cast
+
+import anyio.to_thread
+from langgraph_sdk import Auth
+from langgraph_sdk.auth.exceptions import HTTPException
+from langgraph_sdk.auth.types import AuthContext
+from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - projects raise FastAPI's, which is one
+from starlette.requests import HTTPConnection
+
+from threadkeep.auth.door import CHALLENGE, Value
+from threadkeep.auth.events import Event
+from threadkeep.auth.given import Given, ProjectFault, as_filters, as_principal
+from threadkeep.auth.keys import ALL_EVENTS
+from threadkeep.auth.principal import Principal, User
+from threadkeep.db.filters import Filters
+from threadkeep.graphs import load_object
+from threadkeep.problems import Conflict, Forbidden, NotFound, Problem, StartRefused, Unauthenticated, Unavailable
+from threadkeep.project import Project
+
+log = logging.getLogger(__name__)
+
+ANY: Final = "*"
+RESOURCES: Final = {event.split(".")[0] for event in ALL_EVENTS} | {ANY}
+ACTIONS: Final = {event.split(".")[1] for event in ALL_EVENTS} | {ANY}
+WORDS: Final[Mapping[int, type[Problem]]] = {404: NotFound, 409: Conflict}
+"""What a project may answer beside 401, 403 and 503; anything else is a 403."""
+
+Handler = Callable[..., Awaitable[Any]]
+
+
+class CustomDoor:
+    """The door that a project brings."""
+
+    def __init__(self, auth: Auth) -> None:
+        found: Any = auth
+        self._authenticate: Callable[..., Any] = found._authenticate_handler  # noqa: SLF001 - named there as the server's
+        self._handlers: Mapping[tuple[str, str], list[Handler]] = found._handlers  # noqa: SLF001 - the same
+        self._global: list[Handler] = found._global_handlers  # noqa: SLF001 - the same
+        self._parameters = tuple(inspect.signature(self._authenticate).parameters)
+        self.reads_body = bool({"body", "request"} & set(self._parameters))
+        self._is_async = inspect.iscoroutinefunction(inspect.unwrap(self._authenticate))
+
+    async def authenticate(self, connection: HTTPConnection) -> Principal:
+        """Whom the project's `authenticate` makes of the request."""
+        given = Given(connection)
+        try:
+            arguments = {name: await given.of(name) for name in self._parameters if name in Given.NAMES}
+            if self._is_async:
+                found = await self._authenticate(**arguments)
+            else:
+                found = await anyio.to_thread.run_sync(lambda: self._authenticate(**arguments))
+                found = await found if inspect.isawaitable(found) else found
+            return as_principal(found)
+        except (HTTPException, RouterError) as refused:
+            raise _told(refused) from None
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise ProjectFault(f"authenticate raised {type(error).__name__}") from error
+
+    async def authorize(self, principal: Principal, event: Event, value: Value) -> Filters:
+        """What the project's most specific handler lets the principal see; everything where it has none."""
+        resource, action = event.split(".")
+        handler = self._handler(resource, action)
+        if handler is None:
+            return Filters({})
+        context = AuthContext(
+            permissions=list(principal.permissions),
+            user=cast("Any", User(principal.user)),
+            resource=cast("Any", resource),
+            action=cast("Any", action),
+        )
+        try:
+            result = await handler(ctx=context, value=value)
+        except (HTTPException, RouterError) as refused:
+            raise _told(refused) from None
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise ProjectFault(f"a handler raised {type(error).__name__}") from error
+        if result is False:
+            raise Forbidden("Forbidden")
+        return as_filters(result)
+
+    def _handler(self, resource: str, action: str) -> Handler | None:
+        for key in ((resource, action), (resource, ANY), (ANY, action)):
+            if found := self._handlers.get(key):
+                return found[-1]
+        return self._global[-1] if self._global else None
+
+
+def _told(refused: HTTPException | RouterError) -> Problem:
+    """The project's refusal as one of ours, with its words and headers."""
+    headers = {name.lower(): value for name, value in (refused.headers or {}).items()}
+    detail = str(refused.detail)
+    if refused.status_code == Unauthenticated.status:
+        return Unauthenticated(detail, challenge=CHALLENGE, headers=headers)
+    if refused.status_code == Unavailable.status:
+        return Unavailable(detail)
+    return WORDS.get(refused.status_code, Forbidden)(detail, headers=headers)
+
+
+def load(project: Project) -> CustomDoor:
+    """The door of langgraph.json's `auth`; StartRefused where it is none or asks for what is not there."""
+    target = project.auth.path or ""
+    where = f"auth.path: {target}"
+    found = load_object(project.root, target, key="auth.path")
+    if not isinstance(found, Auth):
+        raise StartRefused(f"{where}: this is no langgraph_sdk.Auth")
+    authenticate: Any = found._authenticate_handler  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - named there as the server's
+    if authenticate is None:
+        raise StartRefused(f"{where}: it has no @auth.authenticate, so nobody could be known")
+    _check_parameters(where, authenticate)
+    for resource, action in found._handlers:  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - the same
+        if resource not in RESOURCES or action not in ACTIONS:
+            raise StartRefused(
+                f"{where}: a handler of {resource}.{action} would never be called: there is no such event"
+            )
+    if project.auth.cache:
+        log.warning("auth.cache is ignored: authenticate is asked each time")
+    return CustomDoor(found)
+
+
+def _check_parameters(where: str, authenticate: Callable[..., Any]) -> None:
+    for name, parameter in inspect.signature(authenticate).parameters.items():
+        if parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
+            continue
+        known = name in Given.NAMES and parameter.kind is not parameter.POSITIONAL_ONLY
+        if not known and parameter.default is parameter.empty:
+            raise StartRefused(
+                f"{where}: authenticate asks for {name!r}; it may ask, by name, for {', '.join(sorted(Given.NAMES))}"
+            )

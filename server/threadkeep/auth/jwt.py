@@ -1,0 +1,189 @@
+"""JWT: tokens that an issuer signed, for this server. Who is meant is `sub`.
+
+Which algorithms count is the operator's to say, never the token's: a token is read with the one kind of key that there
+is, public or shared, and only with algorithms for that kind.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import jwt as pyjwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from starlette.requests import HTTPConnection
+
+from threadkeep.auth.door import Value, token, unknown
+from threadkeep.auth.events import Event
+from threadkeep.auth.jwks import Jwk, Jwks
+from threadkeep.auth.ownership import own
+from threadkeep.auth.principal import Principal, principal
+from threadkeep.db.filters import Filters
+from threadkeep.problems import StartRefused
+from threadkeep.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MAX_TOKEN: Final = 16_384
+"""Characters."""
+KINDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), "RSA"),
+    **dict.fromkeys(("ES256", "ES384", "ES512"), "EC"),
+    "EdDSA": "OKP",
+}
+"""Algorithms of public keys, and the kind of key (`kty`) that each is for."""
+SHARED: Final = frozenset({"HS256", "HS384", "HS512"})
+MIN_SECRET: Final = 32
+"""Bytes: a shorter one can be found by trying."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a token must say."""
+
+    issuer: str
+    audience: Sequence[str]
+    algorithms: frozenset[str]
+    leeway_s: float
+
+
+class JwtDoor:
+    """The door for signed tokens. Exactly one of `jwks` and `key` is there."""
+
+    reads_body = False
+
+    def __init__(self, rules: Rules, *, jwks: Jwks | None = None, key: Any = None) -> None:
+        self._rules = rules
+        self._jwks = jwks
+        self._key = key
+
+    async def open(self) -> None:
+        """Fetch what is to be fetched; StartRefused."""
+        if self._jwks is not None:
+            await self._jwks.open()
+
+    async def authenticate(self, connection: HTTPConnection) -> Principal:
+        """Whom the token names."""
+        shown = token(connection)
+        if len(shown) > MAX_TOKEN:
+            raise unknown()
+        try:
+            claims = await self._claims(shown)
+            return _caller(claims)
+        except (pyjwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError) as error:
+            log.info("a token was refused", extra={"reason": type(error).__name__})
+            raise unknown() from None
+
+    async def authorize(self, principal: Principal, event: Event, value: Value) -> Filters:
+        """What is the caller's own."""
+        return own(principal, event, value)
+
+    async def _claims(self, shown: str) -> Mapping[str, Any]:
+        head = pyjwt.get_unverified_header(shown)
+        algorithm = head.get("alg")
+        if not isinstance(algorithm, str) or algorithm not in self._rules.algorithms:
+            raise pyjwt.InvalidAlgorithmError("not allowed")
+        if self._jwks is None:
+            return self._decoded(shown, self._key, algorithm)
+        kid = head.get("kid")
+        keys = [key for key in await self._jwks.matching(kid) if _signs(key, algorithm)]
+        if len(keys) != 1:  # none, or several of which the token names none
+            raise pyjwt.InvalidKeyError("no one key fits")
+        return self._decoded(shown, pyjwt.PyJWK(dict(keys[0]), algorithm).key, algorithm)
+
+    def _decoded(self, shown: str, key: Any, algorithm: str) -> Mapping[str, Any]:
+        rules = self._rules
+        return pyjwt.decode(
+            shown,
+            key,
+            algorithms=[algorithm],
+            audience=list(rules.audience),
+            issuer=rules.issuer,
+            leeway=rules.leeway_s,
+            options={"require": ["exp", "sub", "iss", "aud"]},
+        )
+
+
+def _signs(key: Jwk, algorithm: str) -> bool:
+    """Whether a key of the issuer's is one for this algorithm, and for signatures at all."""
+    if key.get("kty") != KINDS.get(algorithm) or key.get("use", "sig") != "sig":
+        return False
+    return key.get("alg", algorithm) == algorithm
+
+
+def _caller(claims: Mapping[str, Any]) -> Principal:
+    names = (claims.get(name) for name in ("name", "preferred_username", "email"))
+    shown = next((name for name in names if isinstance(name, str) and name), "")
+    return principal(claims["sub"], shown, _permissions(claims), user={"claims": dict(claims)})
+
+
+def _permissions(claims: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the issuer grants, by whichever name: `scope`, `scp` or `permissions`, a text or a list."""
+    for name in ("permissions", "scope", "scp"):
+        said: object = claims.get(name)
+        if isinstance(said, str):
+            return tuple(said.split())
+        if isinstance(said, list):
+            return tuple(str(each) for each in cast("list[object]", said))
+    return ()
+
+
+def load(settings: Settings) -> JwtDoor:
+    """The door that the settings describe; StartRefused where they leave open whose tokens count."""
+    if not settings.jwt_issuer or not settings.jwt_audience:
+        raise StartRefused("AUTH_TYPE=jwt needs THREADKEEP_JWT_ISSUER and THREADKEEP_JWT_AUDIENCE")
+    given = [name for name in ("jwt_jwks_url", "jwt_public_key", "jwt_secret") if getattr(settings, name)]
+    if len(given) != 1:
+        raise StartRefused(
+            "AUTH_TYPE=jwt needs exactly one of THREADKEEP_JWT_JWKS_URL, THREADKEEP_JWT_PUBLIC_KEY and "
+            "THREADKEEP_JWT_SECRET"
+        )
+    rules = Rules(
+        issuer=settings.jwt_issuer,
+        audience=[name.strip() for name in settings.jwt_audience.split(",") if name.strip()],
+        algorithms=_algorithms(settings),
+        leeway_s=settings.jwt_leeway_s,
+    )
+    if settings.jwt_jwks_url:
+        return JwtDoor(rules, jwks=Jwks(settings.jwt_jwks_url))
+    if settings.jwt_public_key:
+        return JwtDoor(rules, key=_public_key(settings.jwt_public_key, rules.algorithms))
+    return JwtDoor(rules, key=_secret(settings))
+
+
+def _algorithms(settings: Settings) -> frozenset[str]:
+    possible = SHARED if settings.jwt_secret else frozenset(KINDS)
+    named = settings.jwt_algorithms or ("HS256" if settings.jwt_secret else "RS256,ES256")
+    chosen = frozenset(name.strip() for name in named.split(",") if name.strip())
+    if wrong := sorted(chosen - possible):
+        raise StartRefused(
+            f"THREADKEEP_JWT_ALGORITHMS: {wrong[0]} is not possible with this kind of key; "
+            f"there are {', '.join(sorted(possible))}"
+        )
+    return chosen
+
+
+def _public_key(text: str, algorithms: frozenset[str]) -> object:
+    try:
+        key = load_pem_public_key(text.replace("\\n", "\n").encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise StartRefused("THREADKEEP_JWT_PUBLIC_KEY: this is no public key in PEM") from None
+    kinds = {RSAPublicKey: "RSA", EllipticCurvePublicKey: "EC", Ed25519PublicKey: "OKP", Ed448PublicKey: "OKP"}
+    kind = next((name for of, name in kinds.items() if isinstance(key, of)), None)
+    if not any(KINDS[name] == kind for name in algorithms):
+        raise StartRefused(
+            f"THREADKEEP_JWT_PUBLIC_KEY: none of {', '.join(sorted(algorithms))} is for this kind of key"
+        )
+    return key
+
+
+def _secret(settings: Settings) -> bytes:
+    secret = settings.jwt_secret.get_secret_value().encode() if settings.jwt_secret else b""
+    if len(secret) < MIN_SECRET:
+        raise StartRefused(f"THREADKEEP_JWT_SECRET: at least {MIN_SECRET} bytes")
+    return secret

@@ -1,0 +1,53 @@
+"""Principal: who is calling, once a door has let them in, and the same person as a graph sees them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_IDENTITY = 250
+"""Characters. An identity stands in indexes, and in front of namespaces of the store."""
+
+
+class User(dict[str, Any]):
+    """What graphs and handlers get: a mapping that gives its items as attributes too, as LangGraph's own does."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A caller who is known."""
+
+    identity: str
+    display_name: str
+    permissions: tuple[str, ...] = ()
+    user: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """JSON; what a graph gets as `langgraph_auth_user`."""
+
+
+def principal(
+    identity: str,
+    display_name: str = "",
+    permissions: tuple[str, ...] = (),
+    *,
+    user: Mapping[str, Any] | None = None,
+) -> Principal:
+    """The principal of an identity; `user` has further keys of its user. ValueError where it is no identity."""
+    if not identity or len(identity) > MAX_IDENTITY or "\0" in identity or not identity.isprintable():
+        raise ValueError(f"an identity is 1 to {MAX_IDENTITY} printable characters")
+    own: dict[str, Any] = {
+        "identity": identity,
+        "display_name": display_name or identity,
+        "is_authenticated": True,
+        "permissions": list(permissions),
+    }
+    return Principal(
+        identity=identity,
+        display_name=display_name or identity,
+        permissions=permissions,
+        user={**(user or {}), **own},
+    )

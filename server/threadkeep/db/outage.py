@@ -1,0 +1,58 @@
+"""Outage: work of the server's own that waits until Postgres is back.
+
+A request is answered 503 and comes again; a run can't come again, so that what it writes is tried for a while. Only
+what may be done twice is tried twice: inserts that pass over what is there, changes that name the state they leave.
+"""
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import TypeVar
+
+import anyio
+import psycopg
+from psycopg.errors import ProgramLimitExceeded, ReadOnlySqlTransaction
+from psycopg_pool import PoolTimeout, TooManyRequests
+
+log = logging.getLogger(__name__)
+
+AWAY = (psycopg.OperationalError, psycopg.InterfaceError, ReadOnlySqlTransaction, PoolTimeout, TooManyRequests)
+"""What says of Postgres, and not of the statement, that it can't be carried out: gone, full, read-only, too slow."""
+OUTLAST_S = 30.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+
+Result = TypeVar("Result")
+
+_in_run: ContextVar[bool] = ContextVar("in_run", default=False)
+
+
+def enter_run() -> None:
+    """From here on this task, and those that it starts, work for a run."""
+    _in_run.set(True)
+
+
+async def outlast_in_run(work: Callable[[], Awaitable[Result]]) -> Result:
+    """What `work` gives; where it is done for a run, tried again as `outlast` does. A request is answered at once."""
+    return await (outlast(work) if _in_run.get() else work())
+
+
+async def outlast(work: Callable[[], Awaitable[Result]]) -> Result:
+    """What `work` gives, tried again for up to 30 s while Postgres is away; then what it raised last."""
+    end, pause_s = time.monotonic() + OUTLAST_S, FIRST_PAUSE_S
+    while True:
+        try:
+            return await work()
+        except AWAY as failure:
+            if not is_away(failure) or time.monotonic() > end:
+                raise
+            if pause_s == FIRST_PAUSE_S:
+                log.warning("the database is away; a write waits for it", exc_info=True)
+        await anyio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the load, no secret
+        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+
+def is_away(failure: BaseException) -> bool:
+    """Whether the same may succeed a little later."""
+    return isinstance(failure, AWAY) and not isinstance(failure, ProgramLimitExceeded)

@@ -1,0 +1,126 @@
+"""Blocks: a message's content as the protocol streams it, block by block.
+
+What providers send is made uniform by langchain-core (`content_blocks`); here each block gets its number, a start,
+its deltas and, at the end, its whole.
+"""
+
+from typing import Any, Final, TypeAlias, cast
+
+import orjson
+from langchain_core.messages import AIMessage, AIMessageChunk
+
+Block: TypeAlias = dict[str, Any]
+Data: TypeAlias = dict[str, Any]
+"""The data of an event of the channel `messages`."""
+
+CHUNKS: Final = {"tool_call_chunk": "tool_call", "server_tool_call_chunk": "server_tool_call"}
+"""Blocks whose arguments come in pieces of JSON, and what they are when whole."""
+TEXTS: Final = {"text": "text", "reasoning": "reasoning"}
+"""Blocks that come in pieces of text, and the field that holds it."""
+BESIDE_TEXT: Final = ("tool_call_chunks", "tool_calls", "invalid_tool_calls", "additional_kwargs")
+"""Fields of a message that make more blocks than its text."""
+HEAVY: Final = frozenset({"args", "data", "base64", "output", "value"})
+"""Fields that are sent once, with the whole block."""
+
+
+class Blocks:
+    """The blocks of one message that is coming in."""
+
+    def __init__(self) -> None:
+        self._open: dict[object, tuple[int, Block]] = {}
+
+    def add(self, message: Block) -> list[Data]:
+        """The events of one more piece of the message, as JSON has it."""
+        events: list[Data] = []
+        for key, block in _blocks(message):
+            if key not in self._open:
+                self._open[key] = (len(self._open), dict(block))
+                events.append(_start(self._open[key][0], block))
+            else:
+                _merge(self._open[key][1], block)
+            if (delta := _delta(block)) is not None:
+                events.append({"event": "content-block-delta", "index": self._open[key][0], "delta": delta})
+        return events
+
+    def finish(self) -> list[Data]:
+        """The whole blocks."""
+        return [
+            {"event": "content-block-finish", "index": index, "content": _whole(block)}
+            for index, block in self._open.values()
+        ]
+
+
+def _blocks(message: Block) -> list[tuple[object, Block]]:
+    """Each block with what it is known by over the pieces: its own index, else its type and place."""
+    content = message.get("content")
+    if isinstance(content, str) and not any(message.get(field) for field in BESIDE_TEXT):
+        return [(("text", 0), {"type": "text", "text": content})] if content else []
+    found: list[tuple[object, Block]] = []
+    for place, block in enumerate(_uniform(message)):
+        index = block.get("index")
+        found.append(((block.get("type"), place) if index is None else index, block))
+    return found
+
+
+def _uniform(message: Block) -> list[Block]:
+    """langchain-core's view of a piece; of what it can't read, the text."""
+    kind = AIMessageChunk if message.get("type") == "AIMessageChunk" else AIMessage
+    fields = {key: value for key, value in message.items() if key != "type" and value is not None}
+    try:
+        built = kind(**fields)
+        blocks = [cast("Block", dict(block)) for block in built.content_blocks]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        text = message.get("content")
+        return [{"type": "text", "text": text}] if isinstance(text, str) else []
+    if kind is AIMessage:
+        blocks.extend({"type": "invalid_tool_call", **call} for call in built.invalid_tool_calls)
+    return blocks
+
+
+def _start(index: int, block: Block) -> Data:
+    kind = block.get("type", "text")
+    if field := TEXTS.get(kind):
+        content = {key: value for key, value in block.items() if key not in {"index", "annotations"}} | {field: ""}
+    elif kind in CHUNKS:
+        content = {key: value for key, value in block.items() if key != "extras"} | {"args": ""}
+    else:
+        content = {key: value for key, value in block.items() if key not in HEAVY}
+        content |= {"args": {}} if "args" in block and kind != "invalid_tool_call" else {}
+        content |= {"value": {}} if "value" in block else {}
+    return {"event": "content-block-start", "index": index, "content": content}
+
+
+def _delta(block: Block) -> Block | None:
+    kind = block.get("type", "text")
+    if field := TEXTS.get(kind):
+        return {"type": f"{kind}-delta", field: block[field]} if block.get(field) else None
+    if kind in CHUNKS:
+        return {"type": "tool-call-delta", "args": block["args"]} if block.get("args") else None
+    return None
+
+
+def _merge(whole: Block, block: Block) -> None:
+    kind = block.get("type", "text")
+    grows = TEXTS.get(kind) or ("args" if kind in CHUNKS else None)
+    if grows is None or whole.get("type") != kind:
+        whole.clear()
+        whole.update(block)
+        return
+    grown = (whole.get(grows) or "") + (block.get(grows) or "")
+    whole.update({key: value for key, value in block.items() if value is not None})
+    whole[grows] = grown
+
+
+def _whole(block: Block) -> Block:
+    kind = block.get("type", "text")
+    if kind not in CHUNKS:
+        return block if kind == "text" and "index" not in block else {k: v for k, v in block.items() if k != "index"}
+    named = {"id": block.get("id"), "name": block.get("name")}
+    raw = block.get("args") or "{}"
+    try:
+        args = cast("object", orjson.loads(raw))
+    except orjson.JSONDecodeError:
+        args = None
+    if isinstance(args, dict):
+        return {"type": CHUNKS[kind], **named, "args": cast("Block", args)}
+    return {"type": "invalid_tool_call", **named, "args": raw, "error": "the arguments are not a JSON object"}

@@ -1,0 +1,112 @@
+"""Follow a thread in the protocol: its runs one after the other, from a position on, wherever each is executed."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final, TypeAlias
+from uuid import UUID
+
+import anyio
+
+from threadkeep.db import events as stored_events
+from threadkeep.db import queue, runs, thread_runs
+from threadkeep.db.filters import Filters
+from threadkeep.db.listen import Signal, thread_topic
+from threadkeep.db.pool import Conn
+from threadkeep.db.runs import FINAL
+from threadkeep.engine.engine import Engine
+from threadkeep.engine.follow import follow
+from threadkeep.engine.live import Gap
+from threadkeep.engine.protocol import events
+from threadkeep.engine.protocol.events import ProtocolEvent
+from threadkeep.engine.protocol.subscription import CHANNELS
+from threadkeep.engine.protocol.translate import Translation
+
+RECENT_S: Final = 120.0
+"""Who names no position gets the runs that ended so long ago, too: clients open their streams after `run.start`."""
+WATCH_S: Final = 3600.0
+"""For how long runs of a watched thread keep their events, from each run's end on."""
+POLL_S: Final = 5.0
+
+Told: TypeAlias = ProtocolEvent | Gap
+
+
+async def follow_protocol(
+    engine: Engine, filters: Filters, thread_id: UUID, *, since: int | None, channels: frozenset[str] = CHANNELS
+) -> AsyncGenerator[Told]:
+    """The thread's events behind `since`; without it, from the first recent run on. Ends where the thread is gone.
+
+    Events outside `channels` may be among them. A position that the thread has not come to is as good as none.
+    """
+    with engine.wakeups.on(thread_topic(thread_id)) as signal:
+        async with engine.pool.connection() as conn:
+            floor, since = await _floor(conn, filters, thread_id, since)
+        done: set[UUID] = set()
+        while not engine.stopping.is_set():
+            async with engine.pool.connection() as conn:
+                if not await queue.watch(conn, filters, thread_id, WATCH_S):
+                    return
+                found = await thread_runs.watched(conn, filters, thread_id, after=floor)
+            run = next((one for one in found if one.run_id not in done and one.due), None)
+            if run is None:
+                await _woken(engine, signal)
+                continue
+            async with aclosing(_run(engine, filters, thread_id, Translation(run, channels))) as told:
+                async for item in told:
+                    if isinstance(item, Gap) or since is None or events.is_new(item.seq, since):
+                        yield item
+            done.add(run.run_id)
+            if found[0].run_id == run.run_id:
+                floor = run.queue_position
+
+
+async def _woken(engine: Engine, signal: Signal) -> None:
+    """Wait until somebody says that there is something new, or the process stops."""
+    async with anyio.create_task_group() as tasks:
+
+        async def stop() -> None:
+            await engine.stopping.wait()
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(stop)
+        await signal.wait(POLL_S)
+        tasks.cancel_scope.cancel()
+
+
+async def _floor(conn: Conn, filters: Filters, thread_id: UUID, since: int | None) -> tuple[int, int | None]:
+    """The queue position behind which runs are wanted, and `since` where it is a place in the thread."""
+    last = await runs.last_position(conn, thread_id)
+    if since is None or since > events.end(last, events.LAST_INDEX):
+        return await thread_runs.before_recent(conn, filters, thread_id, RECENT_S), None
+    return events.queue_position(since, last) - 1, since
+
+
+async def _run(engine: Engine, filters: Filters, thread_id: UUID, translation: Translation) -> AsyncGenerator[Told]:
+    """One run's events and its end. Nothing of the end is told where the process stops before."""
+    run_id, position = translation.run.run_id, 0
+    replayed = await _replayed(engine, run_id)
+    while True:
+        async with aclosing(follow(engine, run_id, position)) as items:
+            async for item in items:
+                position = item.position
+                if isinstance(item, Gap):
+                    yield item
+                    continue
+                for event in translation.of(item, live=position > replayed):
+                    yield event
+        async with engine.pool.connection() as conn:
+            ending = await thread_runs.ending(conn, filters, thread_id, run_id)
+        if ending is None or ending.status in FINAL:
+            for event in translation.end(ending):
+                yield event
+            return
+        if engine.stopping.is_set():
+            return
+
+
+async def _replayed(engine: Engine, run_id: UUID) -> int:
+    """The position of the last event that was there before the reader."""
+    if (live := engine.live.get(run_id)) is not None:
+        live.watched = True
+        return live.last
+    async with engine.pool.connection() as conn:
+        return await stored_events.last(conn, run_id)

@@ -1,0 +1,104 @@
+"""Messages: the chunks of the v1 mode `messages-tuple` as message-start, content blocks and message-finish."""
+
+from typing import Any, Final, cast
+
+import orjson
+
+from threadkeep import wire
+from threadkeep.engine.protocol.blocks import Blocks, Data
+from threadkeep.engine.protocol.events import Namespace
+
+ROLES: Final = {"ai": "ai", "human": "human", "system": "system"}
+"""Types of whole messages that are told, and the protocol's word for them. A tool's answer is on `tools`."""
+
+
+class _Open:
+    """A message that is coming in."""
+
+    def __init__(self, message_id: str, node: str | None) -> None:
+        self.message_id = message_id
+        self.node = node
+        self.blocks = Blocks()
+        self.usage: dict[str, Any] = {}
+        self.metadata: dict[str, Any] = {}
+
+    def observe(self, message: Data) -> None:
+        """Keep what is told at the end."""
+        if message.get("response_metadata"):
+            self.metadata.update(message["response_metadata"])
+        if message.get("usage_metadata"):
+            self.usage = _added(self.usage, message["usage_metadata"])
+
+    def start(self, role: str, message: Data) -> Data:
+        said = cast("Data", message.get("response_metadata") or {})
+        known = {"provider": said.get("model_provider"), "model": said.get("model_name"), "langgraph_node": self.node}
+        metadata = {key: value for key, value in known.items() if isinstance(value, str)}
+        return {
+            "event": "message-start",
+            "role": role,
+            "id": self.message_id,
+            "run_id": self.message_id,
+            "metadata": metadata,
+        }
+
+    def finish(self) -> list[Data]:
+        end: Data = {"event": "message-finish"}
+        if self.usage:
+            end["usage"] = self.usage
+        if self.metadata:
+            end["metadata"] = self.metadata
+        return [*self.blocks.finish(), end]
+
+
+class Messages:
+    """The messages of one run that are coming in, and their namespaces."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[Namespace, str], _Open] = {}
+
+    def of(self, namespace: Namespace, data: bytes) -> tuple[str | None, list[bytes]]:
+        """The node that speaks, and the data of the events that one v1 event makes."""
+        message, metadata = cast("tuple[Data, Data]", orjson.loads(data))
+        node = cast("str | None", metadata.get("langgraph_node"))
+        key = (namespace, str(message.get("id")))
+        several = len(self._open) > (1 if key in self._open else 0)
+        events = self._of_chunk(key, message, node)
+        if several:
+            events = [event | {"run_id": key[1], "message_id": key[1]} for event in events]
+        return node, [wire.dumps(event) for event in events]
+
+    def _of_chunk(self, key: tuple[Namespace, str], message: Data, node: str | None) -> list[Data]:
+        chunk = message.get("type") == "AIMessageChunk"
+        role = "ai" if chunk else ROLES.get(str(message.get("type")))
+        if role is None:
+            return []
+        events: list[Data] = []
+        if (known := self._open.get(key)) is None:
+            known = self._open[key] = _Open(key[1], node)
+            events.append(known.start(role, message))
+        known.observe(message)
+        events.extend(known.blocks.add(message))
+        if not chunk or message.get("chunk_position") == "last":
+            events.extend(self._open.pop(key).finish())
+        return events
+
+    def close(self, failure: str | None) -> list[tuple[Namespace, str | None, bytes]]:
+        """What is to be told of messages that did not come to their end, each with namespace and node."""
+        told: list[tuple[Namespace, str | None, bytes]] = []
+        for (namespace, message_id), known in self._open.items():
+            events = known.finish() if failure is None else [{"event": "error", "message": failure}]
+            named = {"run_id": message_id, "message_id": message_id}
+            told.extend((namespace, known.node, wire.dumps(event | named)) for event in events)
+        self._open.clear()
+        return told
+
+
+def _added(usage: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Token counts come in pieces too."""
+    total = dict(usage)
+    for key, value in more.items():
+        if isinstance(value, dict):
+            total[key] = {**total.get(key, {}), **cast("dict[str, Any]", value)}
+        elif isinstance(value, int):
+            total[key] = total.get(key, 0) + value
+    return total

@@ -1,0 +1,71 @@
+"""Stuck: graphs that are told to stop and do not, because a node swallows its cancellation.
+
+A graph runs in a task of its own, which no task group owns: a group waits for its tasks, and nobody is to wait for
+this one for ever. Whoever stops a run gives its graph some seconds; then it is left behind, logged and counted, and
+the run is closed without it. What it goes on to write has lost its lease.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+import anyio
+
+log = logging.getLogger(__name__)
+
+TELLINGS = 3
+"""How often a graph is told to stop within its grace: a node that retries swallows the first."""
+
+
+class Stuck:
+    """The graphs of this process that were left behind."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.total = 0
+        """How many there have been."""
+
+    @property
+    def running(self) -> int:
+        """How many still run."""
+        return len(self._tasks)
+
+    async def run(self, graph: Callable[[], Awaitable[None]], *, grace_s: float, about: Mapping[str, object]) -> None:
+        """Run a graph to its end; when cancelled, stop it first, and leave it behind `grace_s` later."""
+
+        async def whole() -> None:
+            await graph()
+
+        task = asyncio.get_running_loop().create_task(whole(), name=f"graph of run {about.get('run_id')}")
+        try:
+            await asyncio.shield(task)
+        except anyio.get_cancelled_exc_class():
+            if not await _stop(task, grace_s):
+                self._leave(task, about)
+            raise
+
+    def _leave(self, task: "asyncio.Task[None]", about: Mapping[str, object]) -> None:
+        self.total += 1
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        log.error("a graph does not stop: it was left behind", extra={**about, "stuck": self.running})
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        log.warning(
+            "a graph that was left behind has ended",
+            extra={"task": task.get_name(), "error": type(failure).__name__ if failure else None},
+        )
+
+
+async def _stop(task: "asyncio.Task[None]", grace_s: float) -> bool:
+    """Tell a task to stop, several times; False where it goes on behind `grace_s`."""
+    with anyio.CancelScope(shield=True):
+        for _ in range(TELLINGS):
+            task.cancel()
+            done, _pending = await asyncio.wait([task], timeout=grace_s / TELLINGS)
+            if done:
+                _ = task.cancelled() or task.exception()  # it was told to end, so that how it did says nothing
+                return True
+    return False

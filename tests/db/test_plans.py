@@ -1,0 +1,213 @@
+"""What Postgres does for each statement of ours on a filled database, told by its own `auto_explain`.
+
+The statements are those that a server sends while a client uses it, with their own parameters; none is copied here.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import httpx
+import psycopg
+import pytest
+
+from conftest import TEMPLATE, WAIT_S, serving
+from threadkeep.settings import Settings
+
+THREADS = 20_000
+LARGE = {"threads", "runs", "run_events", "checkpoints", "checkpoint_blobs", "checkpoint_writes", "store"}
+"""Tables that grow with use. Read from one end to the other they make everything slow, the more the longer."""
+FILL = """
+    INSERT INTO threads (thread_id, metadata, status, ttl_strategy, ttl_minutes, created_at, updated_at)
+    SELECT ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid,
+           jsonb_build_object('owner', 'user' || mod(n, 1000), 'topic', n),
+           CASE WHEN mod(n, 1000) = 0 THEN 'interrupted' ELSE 'idle' END,
+           CASE WHEN mod(n, 10) = 0 THEN 'delete' END, CASE WHEN mod(n, 10) = 0 THEN 1e6 END,
+           now() - n * interval '1 minute', now() - n * interval '1 minute'
+      FROM generate_series(1, %(threads)s) AS n;
+    INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, finished_at)
+    SELECT gen_random_uuid(), thread_id, gen_random_uuid(), 'chain', 'success', now() FROM threads;
+    INSERT INTO run_events (run_id, position, event, data)
+    SELECT run_id, position, 'values', '{}' FROM runs, generate_series(1, 3) AS position;
+    INSERT INTO checkpoints (thread_id, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+    SELECT thread_id::text, '1ef00000-0000-6000-8000-00000000000' || n, NULL, '{"channel_versions": {}}', '{}'
+      FROM threads, generate_series(1, 3) AS n;
+    INSERT INTO checkpoint_blobs (thread_id, channel, version, type, blob)
+    SELECT thread_id::text, 'items', n::text, 'msgpack', 'x' FROM threads, generate_series(1, 3) AS n;
+    INSERT INTO checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, type, blob)
+    SELECT thread_id, checkpoint_id, 'task', 0, 'items', 'msgpack', 'x' FROM checkpoints;
+    INSERT INTO store (prefix, key, value) SELECT 'user' || mod(n, 1000), n::text, '{}' FROM generate_series(1, 20000) AS n;
+    ANALYZE;
+"""
+EXPLAINED = (
+    "session_preload_libraries = 'auto_explain'",
+    "auto_explain.log_min_duration = 0",
+    "auto_explain.log_format = 'json'",
+    "auto_explain.log_nested_statements = on",
+)
+
+
+@pytest.fixture(scope="module")
+def database(postgres: str) -> Iterator[str]:
+    """A database with `THREADS` threads in it, each connection to which logs its plans."""
+    name = "test_plans"
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        uri = psycopg.conninfo.make_conninfo(postgres, dbname=name)
+        with psycopg.connect(uri, autocommit=True) as filled, psycopg.ClientCursor(filled) as cursor:
+            cursor.execute(FILL, {"threads": THREADS})
+        for setting in EXPLAINED:
+            conn.execute(f"ALTER DATABASE {name} SET {setting}")
+        yield uri
+        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """What was planned since it was made."""
+
+    uri: str
+    """Of a database whose plans are not logged."""
+    begin: int
+
+    def scans(self) -> set[tuple[str, str]]:
+        """(table, statement) of each plan that reads a large table from one end to the other."""
+        return {(table, text) for plan in self._all() for table, text in _scans(plan["Plan"], plan["Query Text"])}
+
+    def tables(self) -> set[str]:
+        """Large tables that some plan reads."""
+        return {name for plan in self._all() for name in _tables(plan["Plan"])} & LARGE
+
+    def _all(self) -> list[dict[str, Any]]:
+        with psycopg.connect(self.uri) as conn:
+            row = conn.execute("SELECT pg_read_file('server.log', %s, 100000000)", [self.begin]).fetchone()
+        assert row is not None
+        found = re.findall(r"plan:\n((?:\t.*(?:\n|$))+)", row[0])
+        return [json.loads("".join(line[1:] for line in text.splitlines())) for text in found]
+
+
+def _scans(node: dict[str, Any], text: str) -> list[tuple[str, str]]:
+    own = node["Node Type"] == "Seq Scan" and node["Relation Name"] in LARGE
+    below = [scan for one in node.get("Plans", []) for scan in _scans(one, text)]
+    return [(node["Relation Name"], " ".join(text.split())), *below] if own else below
+
+
+def _tables(node: dict[str, Any]) -> set[str]:
+    return {node.get("Relation Name", "")}.union(*map(_tables, node.get("Plans", [])))
+
+
+@pytest.fixture
+def plans(postgres: str) -> Plans:
+    """Of what follows."""
+    with psycopg.connect(postgres) as conn:
+        row = conn.execute("SELECT size FROM pg_stat_file('server.log')").fetchone()
+    assert row is not None
+    return Plans(postgres, row[0])
+
+
+@asynccontextmanager
+async def _asking(settings: Settings, **changed: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async with (
+        serving(settings.model_copy(update=changed)) as url,
+        httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http,
+    ):
+        yield http
+
+
+async def _asked(http: httpx.AsyncClient, method: str, path: str, body: Any = None) -> Any:
+    answer = await http.request(method, path, json=body)
+    assert answer.is_success, answer.text
+    return answer
+
+
+REPEATED = 8
+"""Often enough for Postgres to choose a plan that holds for any parameters."""
+RUN = {"assistant_id": "chain", "input": {"items": ["given"]}, "if_not_exists": "create"}
+OLD = "00000000-0000-4000-8000-000000000007"
+
+
+async def test_a_run_from_its_opening_to_its_end_reads_no_table_whole(settings: Settings, plans: Plans) -> None:
+    """Ours: open, checkpoint, stream and finish cost the same whatever else is in the database."""
+    thread_id = uuid.uuid4()
+    async with _asking(settings) as http:
+        for _ in range(REPEATED):
+            await _asked(http, "POST", f"/threads/{uuid.uuid4()}/runs/wait", RUN)
+            await _asked(http, "POST", f"/threads/{thread_id}/runs/wait", RUN)
+            await _asked(http, "POST", f"/threads/{thread_id}/runs/stream", RUN)
+            await _asked(http, "POST", f"/threads/{thread_id}/runs/wait", RUN | {"multitask_strategy": "rollback"})
+    assert plans.scans() == set()
+    assert {"threads", "runs", "checkpoints"} <= plans.tables()
+
+
+async def test_a_background_run_and_its_events_read_no_table_whole(settings: Settings, plans: Plans) -> None:
+    """Ours: claim, events, join and cancel go by index."""
+    thread_id = uuid.uuid4()
+    async with _asking(settings) as http:
+        for _ in range(REPEATED):
+            body = RUN | {"stream_resumable": True}
+            run_id = (await _asked(http, "POST", f"/threads/{thread_id}/runs", body)).json()["run_id"]
+            await _asked(http, "GET", f"/threads/{thread_id}/runs/{run_id}/join")
+            await _asked(http, "GET", f"/threads/{thread_id}/runs/{run_id}/stream")
+            await _asked(http, "GET", f"/threads/{thread_id}/runs/{run_id}")
+            await http.post(f"/threads/{thread_id}/runs/{run_id}/cancel")
+    assert plans.scans() == set()
+    assert {"threads", "runs", "run_events"} <= plans.tables()
+
+
+async def test_what_is_read_of_a_thread_reads_no_table_whole(settings: Settings, plans: Plans) -> None:
+    """Ours: a thread, its state, its history, its runs and its copy cost what the thread holds."""
+    thread_id = uuid.uuid4()
+    async with _asking(settings) as http:
+        await _asked(http, "POST", f"/threads/{thread_id}/runs/wait", RUN)
+        for _ in range(REPEATED):
+            await _asked(http, "GET", f"/threads/{thread_id}")
+            await _asked(http, "GET", f"/threads/{thread_id}/state")
+            await _asked(http, "POST", f"/threads/{thread_id}/history", {"limit": 5})
+            await _asked(http, "GET", f"/threads/{thread_id}/runs")
+            await _asked(http, "PATCH", f"/threads/{thread_id}", {"metadata": {"seen": True}})
+            await _asked(http, "POST", f"/threads/{thread_id}/state", {"values": {"items": ["x"]}, "as_node": "first"})
+            copy = (await _asked(http, "POST", f"/threads/{thread_id}/copy", {})).json()["thread_id"]
+            await _asked(http, "DELETE", f"/threads/{copy}")
+    assert plans.scans() == set()
+    assert {"threads", "runs", "checkpoints", "checkpoint_blobs", "checkpoint_writes"} <= plans.tables()
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"metadata": {"topic": 7}}, {"metadata": {"owner": "user7"}}, {"status": "interrupted"}, {"ids": [OLD]}],
+    ids=["metadata", "owner", "status", "ids"],
+)
+async def test_threads_are_found_by_index(wanted: dict[str, Any], settings: Settings, plans: Plans) -> None:
+    """Ours: a search that narrows does not look at every thread, nor does its count."""
+    async with _asking(settings) as http:
+        for _ in range(REPEATED):
+            found = await _asked(http, "POST", "/threads/search", {"limit": 10, **wanted})
+            assert found.json()
+            await _asked(http, "POST", "/threads/count", wanted)
+    assert plans.scans() == set()
+
+
+async def test_the_store_reads_no_table_whole(settings: Settings, plans: Plans) -> None:
+    """Ours: items and namespaces are found by prefix."""
+    async with _asking(settings) as http:
+        for number in range(REPEATED):
+            item = {"namespace": ["user7"], "key": str(number), "value": {}}
+            await _asked(http, "PUT", "/store/items", item)
+            await _asked(http, "GET", f"/store/items?namespace=user7&key={number}")
+            await _asked(http, "POST", "/store/items/search", {"namespace_prefix": ["user7"], "limit": 10})
+    assert plans.scans() == set()
+
+
+async def test_sweeps_read_no_table_whole(settings: Settings, plans: Plans) -> None:
+    """Ours: what is looked for every few seconds is found by index: expired threads, lost runs, due work."""
+    async with _asking(settings, sweep_s=0.1, lease_s=1.0):
+        with anyio.fail_after(WAIT_S):
+            while not {"threads", "runs"} <= plans.tables():
+                await anyio.sleep(0.2)
+    assert plans.scans() == set()

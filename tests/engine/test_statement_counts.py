@@ -1,0 +1,193 @@
+"""What a run costs in Postgres: every statement and round trip, counted on the wire by a proxy, as exact numbers.
+
+A number here that has to be changed is a cost that has to be wanted.
+"""
+
+import asyncio
+import re
+import struct
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from conftest import WAIT_S, serving
+from threadkeep.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of one request in Postgres: a round trip is what is waited for once, whatever the statements in it."""
+
+    round_trips: int
+    """Those that touch a table of ours."""
+    statements: int
+    """All that is in them."""
+    checkpointer: int
+    """Round trips of the checkpointer alone, at most: how many writes leave together is a matter of time."""
+
+
+COSTS: Mapping[str, Cost] = {
+    # No thread, so nothing to keep.
+    "stateless wait": Cost(round_trips=0, statements=0, checkpointer=0),
+    # Opened in one round trip: make the thread, do not flush, lock the thread, open the run, say what became of it.
+    # Finished in one: lock the thread, close run and thread.
+    # The checkpointer: read what is there; the input's checkpoint, each node's writes, each step's checkpoint.
+    "new thread, wait": Cost(round_trips=2, statements=7, checkpointer=6),
+    "second turn, wait": Cost(round_trips=2, statements=7, checkpointer=6),
+    # Reading along costs nothing.
+    "new thread, stream": Cost(round_trips=2, statements=7, checkpointer=6),
+    # One statement that makes the thread.
+    "POST /threads": Cost(round_trips=1, statements=1, checkpointer=0),
+}
+WARM_UP = 6
+"""Requests before the count: the first ones prepare their statements."""
+OURS = re.compile(r"\b(threads|runs|run_events|workers)\b")
+COUNTED = 8
+"""Requests that are counted, one after the other; the least of them is the cost: the others met a sweep or a beat."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """The round trips since the last `clear`, each with its statements."""
+
+    round_trips: list[list[str]] = field(default_factory=list[list[str]])
+
+    def cost(self) -> Cost:
+        """What it comes to; a round trip without a table of ours or the checkpointer's counts as ours."""
+        checkpoints = [one for one in self.round_trips if any("checkpoint" in statement for statement in one)]
+        alone = [one for one in checkpoints if not any(OURS.search(statement) for statement in one)]
+        own = [one for one in self.round_trips if one not in alone]
+        return Cost(round_trips=len(own), statements=sum(map(len, own)), checkpointer=len(alone))
+
+    def __str__(self) -> str:
+        return "\n\n".join("\n".join(" ".join(line.split()) for line in one) for one in self.round_trips)
+
+
+class Frontend:
+    """One connection's messages from client to server: https://www.postgresql.org/docs/current/protocol-message-formats.html"""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+        self._rest = b""
+        self._started = False
+        self._prepared: dict[bytes, str] = {}
+        self._portals: dict[bytes, str] = {}
+        self._sent: list[str] = []
+
+    def read(self, data: bytes) -> None:
+        """Count the messages in `data`; the last one may be told in parts."""
+        self._rest += data
+        if not self._started and len(self._rest) >= 4:
+            length = struct.unpack("!i", self._rest[:4])[0]
+            if len(self._rest) >= length:
+                self._started, self._rest = True, self._rest[length:]
+        while self._started and len(self._rest) >= 5:
+            length = struct.unpack("!i", self._rest[1:5])[0] + 1
+            if len(self._rest) < length:
+                return
+            kind, content, self._rest = self._rest[:1], self._rest[5:length], self._rest[length:]
+            self._message(kind, content)
+
+    def _message(self, kind: bytes, content: bytes) -> None:
+        if kind == b"P":
+            name, text, *_ = content.split(b"\0")
+            self._prepared[name] = text.decode()
+        elif kind == b"B":
+            portal, name, *_ = content.split(b"\0")
+            self._portals[portal] = self._prepared[name]
+        elif kind == b"E":
+            self._sent.append(self._portals[content.split(b"\0")[0]])
+        elif kind == b"Q":
+            self._sent.append(content[:-1].decode())
+        if kind in {b"S", b"Q"}:
+            self._traffic.round_trips.append(self._sent)
+            self._sent = []
+
+
+@asynccontextmanager
+async def _counting(uri: str, folder: Path) -> AsyncIterator[tuple[str, Traffic]]:
+    """The URI of a proxy before the Postgres at `uri`, and what goes through it."""
+    traffic, behind = Traffic(), f"{conninfo_to_dict(uri)['host']}/.s.PGSQL.5432"
+
+    async def connection(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        here.add(to_client)
+        server, to_server = await asyncio.open_unix_connection(behind)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_hand_on, client, to_server, Frontend(traffic).read)
+            tasks.start_soon(_hand_on, server, to_client, None)
+        here.discard(to_client)
+
+    here: set[asyncio.StreamWriter] = set()
+    async with await asyncio.start_unix_server(connection, folder / ".s.PGSQL.5432"):
+        yield make_conninfo(uri, host=str(folder)), traffic
+        with anyio.fail_after(WAIT_S):
+            while here:
+                await anyio.sleep(0.01)
+
+
+async def _hand_on(
+    source: asyncio.StreamReader, target: asyncio.StreamWriter, look: Callable[[bytes], None] | None
+) -> None:
+    while data := await source.read(65536):
+        if look is not None:
+            look(data)
+        target.write(data)
+    target.close()
+    await target.wait_closed()
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For the proxy's socket, whose path may be 104 bytes long."""
+    return tmp_path_factory.mktemp("proxy")
+
+
+RUN = {"assistant_id": "chain", "input": {"items": ["given"]}}
+Ask = Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
+
+
+async def _on_new_thread(http: httpx.AsyncClient, ending: str) -> httpx.Response:
+    return await http.post(f"/threads/{uuid.uuid4()}/runs/{ending}", json=RUN | {"if_not_exists": "create"})
+
+
+def _asks() -> Mapping[str, Ask]:
+    thread_id = str(uuid.uuid4())
+    again = RUN | {"if_not_exists": "create"}
+    return {
+        "stateless wait": lambda http: http.post("/runs/wait", json=RUN),
+        "new thread, wait": lambda http: _on_new_thread(http, "wait"),
+        "second turn, wait": lambda http: http.post(f"/threads/{thread_id}/runs/wait", json=again),
+        "new thread, stream": lambda http: _on_new_thread(http, "stream"),
+        "POST /threads": lambda http: http.post("/threads", json={}),
+    }
+
+
+@pytest.mark.parametrize("name", list(COSTS))
+async def test_a_request_costs_so_many_statements_and_round_trips(name: str, settings: Settings, folder: Path) -> None:
+    """Ours: at most two round trips beyond the checkpointer's for a run on a thread, none for a stateless one."""
+    quiet = {"sweep_s": 3600.0, "lease_s": 3600.0}
+    ask = _asks()[name]
+    async with _counting(str(settings.database_uri), folder) as (uri, traffic):
+        counted = settings.model_copy(update=quiet | {"database_uri": uri})
+        async with serving(counted) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+            for _ in range(WARM_UP):
+                assert (await ask(http)).is_success
+            found = [await _traffic(ask, http, traffic) for _ in range(COUNTED)]
+
+    least = min(found, key=lambda one: one.cost().round_trips + one.cost().checkpointer)
+    cost, wanted = least.cost(), COSTS[name]
+    assert (cost.round_trips, cost.statements) == (wanted.round_trips, wanted.statements), str(least)
+    assert cost.checkpointer <= wanted.checkpointer, str(least)
+
+
+async def _traffic(ask: Ask, http: httpx.AsyncClient, traffic: Traffic) -> Traffic:
+    traffic.round_trips.clear()
+    assert (await ask(http)).is_success
+    return Traffic(list(traffic.round_trips))

@@ -1,0 +1,139 @@
+"""A server under a flood of requests that mean harm goes on as if there had been none."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from conftest import serving
+from hostile.corpus import RUN, Attack, attacks
+from threadkeep.settings import Settings
+
+ATTACKERS = 8
+ANSWER_S = 15.0
+"""The longest that an answer to one request may take."""
+ALL_S = 240.0
+TRUTH = '\N{SNOWMAN}\u2028 "quoted" \\ \r\n \x7f'
+
+
+async def _make(http: httpx.AsyncClient) -> dict[str, str]:
+    """Ids of one thing of each kind."""
+    thread_id = (await http.post("/threads", json={"metadata": {"graph_id": "chain"}})).json()["thread_id"]
+    await http.post(f"/threads/{thread_id}/runs/wait", json=RUN)
+    run_id = (await http.get(f"/threads/{thread_id}/runs")).json()[0]["run_id"]
+    cron = (await http.post("/runs/crons", json=RUN | {"schedule": "0 0 1 1 *"})).json()
+    assistant = (await http.post("/assistants", json={"graph_id": "parent"})).json()
+    return {
+        "thread_id": thread_id,
+        "run_id": run_id,
+        "cron_id": cron["cron_id"],
+        "assistant_id": assistant["assistant_id"],
+        "checkpoint_id": (await http.get(f"/threads/{thread_id}/state")).json()["checkpoint_id"],
+        "namespace": "child",
+    }
+
+
+async def _everything(http: httpx.AsyncClient, ids: dict[str, str]) -> list[Any]:
+    """All that can be read of what was made before."""
+    thread = f"/threads/{ids['thread_id']}"
+    paths = (
+        thread,
+        f"{thread}/state",
+        f"{thread}/history?limit=100",
+        f"{thread}/runs",
+        f"/runs/crons/{ids['cron_id']}",
+        f"/assistants/{ids['assistant_id']}",
+        "/store/items?namespace=truth&key=k",
+    )
+    return [(await http.get(path)).json() for path in paths]
+
+
+class Attackers:
+    """Send requests, and keep what is wrong with the answers."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self.statuses: Counter[int] = Counter()
+        self.wrong: list[str] = []
+
+    async def send_all(self, corpus: Iterable[Attack]) -> None:
+        queue = iter(corpus)
+
+        async def work() -> None:
+            for attack in queue:
+                await self._send(attack)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(ATTACKERS):
+                tasks.start_soon(work)
+
+    async def _send(self, attack: Attack) -> None:
+        url = self._http.base_url.copy_with(raw_path=attack.path.encode())
+        headers = [(name.encode(), value.encode("latin-1")) for name, value in attack.headers.items()]
+        request = self._http.build_request(attack.method, url, content=attack.body, headers=headers)
+        said = f"{attack.method} {attack.path[:120]} {dict(attack.headers)} {(attack.body or b'')[:200]!r}"
+        try:
+            with anyio.fail_after(ANSWER_S):
+                self._judge(said[:600], await self._answer(request))
+        except (TimeoutError, httpx.TransportError) as error:
+            self.wrong.append(f"{type(error).__name__}: {said[:600]}")
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        """The answer; of a stream, which may have no end, its head."""
+        answer = await self._http.send(request, stream=True)
+        try:
+            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                await answer.aread()
+        finally:
+            await answer.aclose()
+        return answer
+
+    def _judge(self, said: str, answer: httpx.Response) -> None:
+        self.statuses[answer.status_code] += 1
+        overloaded = answer.status_code == 503 and "retry-after" in answer.headers
+        if answer.status_code >= 500 and not overloaded:
+            self.wrong.append(f"{answer.status_code} {answer.text[:200]}: {said}")
+        elif answer.status_code >= 400 and not _is_problem(answer):
+            self.wrong.append(f"no problem {answer.status_code} {answer.text[:200]}: {said}")
+        elif "x-injected" in answer.headers:
+            self.wrong.append(f"a header was injected: {said}")
+
+
+def _is_problem(answer: httpx.Response) -> bool:
+    found = answer.json() if answer.headers.get("content-type") == "application/json" else None
+    return isinstance(found, dict) and {"detail", "code"} <= found.keys()
+
+
+@pytest.fixture
+def patient(settings: Settings) -> Settings:
+    """Limits that such a flood would otherwise meet."""
+    return settings.model_copy(update={"run_slots": 8, "max_queued": 0})
+
+
+async def test_no_hostile_request_harms_the_server_or_what_it_keeps(patient: Settings) -> None:
+    """Ours: no 5xx, no error that is not JSON, nobody waits for ever, and what was there is there, unchanged."""
+    limits = httpx.Limits(max_connections=ATTACKERS * 2)
+    async with serving(patient) as url, httpx.AsyncClient(base_url=url, timeout=ANSWER_S, limits=limits) as http:
+        kept, lost = await _make(http), await _make(http)
+        item = {"namespace": ["truth"], "key": "k", "value": {TRUTH: [TRUTH, 2**63, -(2**63), 1.5e-7, None, {"a": []}]}}
+        assert (await http.put("/store/items", json=item)).status_code == 204
+        patched = await http.patch(f"/threads/{kept['thread_id']}", json={"metadata": item["value"]})
+        before = await _everything(http, kept)
+        corpus = list(attacks(lost))
+        attackers = Attackers(http)
+        with anyio.fail_after(ALL_S):
+            await attackers.send_all(corpus)
+        after = await _everything(http, kept)
+        alive = await http.get("/livez")
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        answer = await http.post(f"/threads/{thread_id}/runs/wait", json=RUN)
+
+    assert attackers.wrong == []
+    assert len(corpus) >= 2000
+    assert attackers.statuses[422] > len(corpus) / 4
+    assert (alive.status_code, answer.status_code, patched.status_code) == (200, 200, 200)
+    assert after == before
+    assert before[0]["metadata"][TRUTH] == item["value"][TRUTH]

@@ -1,0 +1,119 @@
+"""Graphs of which the tests of the protocol v2 get at least one event on each channel: real and small."""
+
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar, TypedDict
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.tools import tool
+from langgraph.config import get_stream_writer
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
+from langgraph.types import interrupt
+
+from graphs import GRAPHS, Gate
+
+
+class Words(BaseChatModel):
+    """A model that streams: a tool call for who asks for a sum, else words."""
+
+    words: ClassVar[tuple[str, ...]] = ("one ", "two ", "three ", "four")
+
+    @property
+    def _llm_type(self) -> str:
+        return "words"
+
+    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("".join(self.words)))])
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        last = messages[-1]
+        if "sum" in str(last.content) and not isinstance(last, ToolMessage):
+            for name, args in (("add", ""), (None, '{"a": 2,'), (None, ' "b": 3}')):
+                call = tool_call_chunk(name=name, args=args, id="call-1" if name else None, index=0)
+                yield ChatGenerationChunk(message=AIMessageChunk("", tool_call_chunks=[call]))
+            return
+        for number, word in enumerate(self.words):
+            if number == 2 and "wait" in str(last.content) and Gate.latest is not None:
+                await Gate.latest.pass_through()
+            yield ChatGenerationChunk(message=AIMessageChunk(word))
+
+
+@tool
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+async def _speak(state: MessagesState) -> Any:
+    return {"messages": [await Words().ainvoke(state["messages"])]}
+
+
+def _next(state: MessagesState) -> str:
+    last = state["messages"][-1]
+    return "tools" if isinstance(last, AIMessage) and last.tool_calls else END
+
+
+def _agent() -> StateGraph[Any, Any, Any, Any]:
+    graph = StateGraph(MessagesState)
+    graph.add_node("speak", _speak)
+    graph.add_node("tools", ToolNode([add]))
+    graph.add_edge(START, "speak")
+    graph.add_conditional_edges("speak", _next, ["tools", END])
+    graph.add_edge("tools", "speak")
+    return graph
+
+
+class Text(TypedDict):
+    text: str
+
+
+async def _tell(state: Text) -> Text:
+    write = get_stream_writer()
+    write({"name": "progress", "payload": {"done": 1}})
+    write("plain")
+    return {"text": state["text"] + " told"}
+
+
+async def _ask(state: Text) -> Text:
+    return {"text": f"{state['text']} {interrupt({'question': 'who?'})}"}
+
+
+async def _ask_more(state: Text) -> Text:
+    return {"text": f"{state['text']} {interrupt('and why?')}"}
+
+
+def _chain(**nodes: Any) -> StateGraph[Any, Any, Any, Any]:
+    graph = StateGraph(Text)
+    for name, node in nodes.items():
+        graph.add_node(name, node)
+    for before, after in zip([START, *nodes], [*nodes, END], strict=True):
+        graph.add_edge(before, after)
+    return graph
+
+
+def _crew() -> StateGraph[Any, Any, Any, Any]:
+    graph = StateGraph(MessagesState)
+    graph.add_node("agent", _agent().compile())
+    graph.add_edge(START, "agent")
+    graph.add_edge("agent", END)
+    return graph
+
+
+PROTOCOL_GRAPHS: dict[str, Any] = {
+    "agent": _agent(),
+    "crew": _crew(),
+    "telling": _chain(tell=_tell),
+    "asking_text": _chain(tell=_tell, ask=_ask),
+    "nested": _chain(child=_chain(tell=_tell, ask=_ask_more).compile()),
+    **{name: GRAPHS[name] for name in ("failing", "gated", "chain", "two_questions", "parent")},
+}
