@@ -1,4 +1,5 @@
-# Built from the locks, by hash. The image holds no data: set DATABASE_URI to a Postgres.
+# Built from the locks, by hash. The image holds no data: set DATABASE_URI to a Postgres. It listens on all addresses,
+# so say how callers are known, too: AUTH_TYPE=api_key, for instance; without that it does not start.
 FROM python:3.13-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /source

@@ -20,7 +20,6 @@ from pathlib import Path
 import anyio
 import psycopg
 
-import figures
 import report
 import servers
 from servers import Server
@@ -74,6 +73,7 @@ class Bench:
                 found |= self._load([peer], f"{peer.name}, {kind}, {clients}", kind, clients)
         if not self.core:
             with servers.ours(self.uri) as second:
+                self._load([second], "warm-up", "new thread", 12)
                 found |= self._load([self.server, second], "two of ours, new thread, 24", "new thread", 24)
         return found
 
@@ -121,7 +121,7 @@ def main() -> None:
         rounds = [one | idle for one in rounds]
     results = {"machine": machine(), "command": command(), "rounds": rounds}
     report.keep("speed", results)
-    print("\n".join([results["machine"], "", *figures.table(figures.SPEED, rounds), "", *report.rates(rounds)]))
+    print("\n".join(report.speed(results)))
     if chosen.write:
         report.write("speed", results)
 

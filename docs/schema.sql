@@ -1,5 +1,39 @@
 -- The tables of a migrated database: ours, the checkpointer's and the store's. Written by `make schema`.
 
+CREATE FUNCTION finish_run(ended uuid, of_thread uuid, holder uuid, run_status text, thread_status text, thread_values jsonb, thread_interrupts jsonb, failure jsonb, temporary_s double precision, followed boolean, removed boolean) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    waiting boolean;
+BEGIN
+    PERFORM FROM threads WHERE thread_id = of_thread FOR UPDATE;
+    UPDATE runs
+       SET status = run_status, error = failure, finished_at = now(), updated_at = now(), worker_id = NULL
+     WHERE run_id = ended AND status = 'running' AND worker_id = holder;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    waiting := EXISTS (SELECT FROM runs WHERE thread_id = of_thread AND status = 'pending');
+    UPDATE threads
+       SET status = CASE WHEN waiting THEN 'busy' ELSE thread_status END,
+           "values" = coalesce(thread_values, "values"),
+           interrupts = thread_interrupts, error = failure, updated_at = now(), state_updated_at = now(),
+           temporary_until = CASE WHEN temporary_s IS NULL THEN temporary_until
+                                  ELSE greatest(temporary_until, now() + make_interval(secs => temporary_s)) END
+     WHERE thread_id = of_thread;
+    IF waiting THEN
+        PERFORM pg_notify('threadkeep', 'pending');
+    END IF;
+    IF followed THEN
+        PERFORM pg_notify('threadkeep', 'run:' || ended);
+    END IF;
+    IF removed THEN
+        DELETE FROM runs WHERE run_id = ended;
+    END IF;
+    RETURN true;
+END
+$$;
+
 CREATE FUNCTION hold_lease(holder uuid) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -37,6 +71,78 @@ BEGIN
     ON CONFLICT (run_id) DO NOTHING;
     PERFORM pg_notify('threadkeep', 'webhook');
     RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION open_run(asked jsonb, OUT thread_found boolean, OUT new_thread boolean, OUT busy_with uuid, OUT status text, OUT kept boolean, OUT metadata jsonb, OUT created_at timestamp with time zone, OUT superseded uuid[]) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+DECLARE
+    asked_run    CONSTANT uuid    := asked ->> 'run_id';
+    asked_thread CONSTANT uuid    := asked ->> 'thread_id';
+    starter      CONSTANT uuid    := asked ->> 'worker_id';
+    strategy     CONSTANT text    := asked ->> 'strategy';
+    mark         CONSTANT jsonb   := asked -> 'mark';
+    watched      boolean := false;
+    found_in     jsonb;
+BEGIN
+    IF starter IS NOT NULL THEN -- nobody is told of the run before its end, which is on disk
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    new_thread := false;
+    IF asked -> 'new_thread' IS NOT NULL THEN
+        INSERT INTO threads (thread_id, status, metadata, ttl_strategy, ttl_minutes, temporary_until)
+        VALUES (asked_thread, 'busy', asked -> 'new_thread' -> 'metadata' || mark,
+                asked -> 'new_thread' ->> 'ttl_strategy', (asked -> 'new_thread' ->> 'ttl_minutes')::float,
+                now() + make_interval(secs => (asked -> 'new_thread' ->> 'temporary_s')::float))
+        ON CONFLICT (thread_id) DO NOTHING
+        RETURNING threads.metadata INTO found_in;
+        new_thread := FOUND;
+    END IF;
+    IF NOT new_thread THEN
+        SELECT threads.metadata, coalesce(threads.watched_until > now(), false) INTO found_in, watched
+          FROM threads
+         WHERE threads.thread_id = asked_thread AND threads.metadata @> (asked -> 'match')
+           FOR UPDATE;
+        thread_found := FOUND;
+        IF NOT thread_found THEN
+            RETURN;
+        END IF;
+        SELECT runs.run_id INTO busy_with
+          FROM runs
+         WHERE runs.thread_id = asked_thread AND runs.status IN ('pending', 'running') AND runs.run_after <= now()
+         ORDER BY runs.queue_position
+         LIMIT 1;
+        IF busy_with IS NOT NULL AND strategy = 'reject' THEN
+            RETURN;
+        END IF;
+        UPDATE threads
+           SET status = 'busy', metadata = threads.metadata || mark, updated_at = now()
+         WHERE threads.thread_id = asked_thread;
+    END IF;
+    thread_found := true;
+    status := CASE WHEN starter IS NOT NULL AND busy_with IS NULL THEN 'running' ELSE 'pending' END;
+    kept := (asked ->> 'kept')::boolean OR status = 'pending' OR watched;
+    created_at := now();
+    metadata := (asked -> 'assistant_metadata') || found_in || (asked -> 'metadata') || mark;
+    INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
+                      multitask_strategy, attempt, worker_id, run_after, temporary, kept, started_at)
+    VALUES (asked_run, asked_thread, (asked ->> 'assistant_id')::uuid, asked ->> 'graph_id', open_run.status,
+            open_run.metadata, asked -> 'kwargs', nullif(asked -> 'principal', 'null'), strategy,
+            CASE open_run.status WHEN 'running' THEN 1 ELSE 0 END,
+            CASE open_run.status WHEN 'running' THEN starter END,
+            now() + make_interval(secs => (asked ->> 'after_s')::float), (asked ->> 'temporary')::boolean,
+            open_run.kept, CASE open_run.status WHEN 'running' THEN now() END);
+    IF busy_with IS NOT NULL AND strategy IN ('interrupt', 'rollback') THEN
+        superseded := supersede(asked_thread, asked_run, strategy);
+    END IF;
+    IF status = 'pending' THEN
+        PERFORM pg_notify('threadkeep', 'pending');
+    END IF;
+    IF watched THEN
+        PERFORM pg_notify('threadkeep', 'thread:' || asked_thread);
+    END IF;
 END
 $$;
 
@@ -82,7 +188,7 @@ BEGIN
     END LOOP;
 
     FOR policy IN
-        SELECT *
+        SELECT wanted.*
           FROM (VALUES ('threads', own, own),
                        ('assistants', own, own),
                        ('assistant_versions',
@@ -97,10 +203,12 @@ BEGIN
                        ('checkpoint_writes', format(in_thread, 'checkpoint_writes'), 'true'),
                        ('store', in_space, NULL),
                        ('store_vectors', in_space, NULL)) AS wanted (name, seen, written)
-         WHERE to_regclass(wanted.name) IS NOT NULL
-           AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(wanted.name) AND polname = 'tenant')
+          JOIN pg_class ON pg_class.oid = to_regclass(wanted.name)
+         WHERE NOT relrowsecurity
+            OR NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'tenant')
     LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', policy.name);
+        CONTINUE WHEN EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(policy.name) AND polname = 'tenant');
         EXECUTE format('CREATE POLICY tenant ON %I TO threadkeep_tenant USING (%s) WITH CHECK (%s)',
                        policy.name, policy.seen, coalesce(policy.written, policy.seen));
         IF policy.name = 'assistants' THEN
@@ -111,6 +219,34 @@ END
 $_$;
 
 COMMENT ON FUNCTION raise_wall() IS 'row-level security, as far as the role that migrates may';
+
+CREATE FUNCTION set_expiry() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    NEW.expires_at := NEW.updated_at + make_interval(secs => NEW.ttl_minutes * 60);
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION supersede(of_thread uuid, by_run uuid, strategy text) RETURNS uuid[]
+    LANGUAGE sql
+    AS $$
+    WITH superseded AS (
+        UPDATE runs
+           SET status        = CASE status WHEN 'pending' THEN 'interrupted' ELSE status END,
+               finished_at   = CASE status WHEN 'pending' THEN now() END,
+               cancel_action = strategy,
+               cancel_reason = 'superseded by run ' || by_run,
+               updated_at    = now()
+         WHERE thread_id = of_thread AND run_id <> by_run AND status IN ('pending', 'running')
+        RETURNING run_id, status = 'running' AS running
+    ), told AS (
+        SELECT run_id, running, pg_notify('threadkeep', 'cancel'), pg_notify('threadkeep', 'run:' || run_id)
+          FROM superseded
+    )
+    SELECT array_agg(run_id) FILTER (WHERE running) FROM told
+$$;
 
 CREATE TABLE api_keys (
     key_id uuid NOT NULL,
@@ -340,6 +476,7 @@ CREATE TABLE threads (
     state_updated_at timestamp with time zone DEFAULT now() NOT NULL,
     ttl_swept_at timestamp with time zone,
     temporary_until timestamp with time zone,
+    expires_at timestamp with time zone,
     CONSTRAINT threads_check CHECK (((ttl_strategy IS NULL) = (ttl_minutes IS NULL))),
     CONSTRAINT threads_config_check CHECK ((jsonb_typeof(config) = 'object'::text)),
     CONSTRAINT threads_interrupts_check CHECK ((jsonb_typeof(interrupts) = 'object'::text)),
@@ -351,7 +488,9 @@ CREATE TABLE threads (
 
 COMMENT ON COLUMN threads.watched_until IS 'somebody follows the whole thread: until then its runs keep their events';
 
-COMMENT ON COLUMN threads.temporary_until IS 'made for one run alone: found by no search, and deleted after this';
+COMMENT ON COLUMN threads.temporary_until IS 'made for one run alone: after that no search finds it, and after this it is deleted';
+
+COMMENT ON COLUMN threads.expires_at IS '`updated_at` and the time to live, set by a trigger';
 
 CREATE TABLE webhook_deliveries (
     run_id uuid NOT NULL,
@@ -448,6 +587,8 @@ CREATE INDEX idx_store_expires_at ON store USING btree (expires_at) WHERE (expir
 
 CREATE UNIQUE INDEX one_running_run_a_thread ON runs USING btree (thread_id) WHERE (status = 'running'::text);
 
+CREATE INDEX runs_of_a_principal ON runs USING btree (((principal ->> 'identity'::text))) WHERE ((status = 'pending'::text) AND (principal IS NOT NULL));
+
 CREATE INDEX runs_of_a_thread ON runs USING btree (thread_id, queue_position DESC);
 
 CREATE INDEX runs_of_a_worker ON runs USING btree (worker_id) WHERE (status = 'running'::text);
@@ -458,15 +599,17 @@ CREATE INDEX store_prefix_idx ON store USING btree (prefix text_pattern_ops);
 
 CREATE INDEX threads_created_at ON threads USING btree (created_at DESC, thread_id DESC);
 
+CREATE INDEX threads_expires_at ON threads USING btree (expires_at) WHERE (expires_at IS NOT NULL);
+
 CREATE INDEX threads_metadata ON threads USING gin (metadata jsonb_path_ops);
 
 CREATE INDEX threads_temporary ON threads USING btree (temporary_until) WHERE (temporary_until IS NOT NULL);
 
-CREATE INDEX threads_ttl ON threads USING btree (updated_at) WHERE (ttl_minutes IS NOT NULL);
-
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries USING btree (send_after);
 
 CREATE TRIGGER run_has_ended AFTER UPDATE OF status ON runs FOR EACH ROW WHEN (((old.finished_at IS NULL) AND (new.finished_at IS NOT NULL) AND (new.kwargs ? 'webhook'::text))) EXECUTE FUNCTION leave_webhook();
+
+CREATE TRIGGER thread_expires BEFORE INSERT OR UPDATE ON threads FOR EACH ROW WHEN (((new.ttl_minutes IS NOT NULL) OR (new.expires_at IS NOT NULL))) EXECUTE FUNCTION set_expiry();
 
 ALTER TABLE ONLY assistant_versions
     ADD CONSTRAINT assistant_versions_assistant_id_fkey FOREIGN KEY (assistant_id) REFERENCES assistants(assistant_id) ON DELETE CASCADE;

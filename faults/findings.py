@@ -14,7 +14,7 @@ class Findings:
     skipped: str | None = None
     """Why it could not be tried here."""
 
-    def expect(self, holds: bool, promise: str) -> None:  # noqa: FBT001 - a condition, not a flag
+    def expect(self, holds: bool, promise: str) -> None:
         """Note `promise` as broken unless it `holds`."""
         if not holds:
             self.broken.append(promise)

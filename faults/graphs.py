@@ -87,7 +87,7 @@ async def _count(state: Count, config: RunnableConfig) -> Count:
     return {"counted": state["until"]}
 
 
-async def _look(state: Inside) -> Inside:
+async def _look(state: Inside) -> Inside:  # noqa: ARG001 - the form of a node
     """How many tasks the event loop has, ours among them."""
     return {"tasks": len(asyncio.all_tasks())}
 

@@ -13,14 +13,15 @@ from faults.servers import Place, Quick, Replica, replicas
 from faults.traffic import Ledger, Talker, audit, settled
 
 CLIENTS = 8
+QUICK = Quick()
 SLACK_S = 1.5
 """What a machine with two cores may take on top, while a server starts on it."""
 
 
-async def scenario(place: Place, *, rounds: int = 20, count: int = 1) -> Findings:
+async def scenario(place: Place, *, rounds: int = 20, count: int = 1, quick: Quick = QUICK) -> Findings:
     """Kill one of `count` servers again and again under load, start it anew, and look at what is left."""
     found = Findings(f"{rounds} times kill -9 under load, {count} server(s)")
-    quick, ledger, until, chosen = Quick(), Ledger(), anyio.Event(), random.Random(rounds)
+    ledger, until, chosen = Ledger(), anyio.Event(), random.Random(rounds)
     killed: list[tuple[datetime, Sequence[str]]] = []
     starts: list[float] = []
     async with replicas(place, count, quick.settings) as fleet:

@@ -19,6 +19,8 @@ from faults.traffic import Ledger, Talker, audit, settled
 CLIENTS = 6
 BACK_S = 5.0
 """From the moment in which Postgres is there again to the first success."""
+POOL_WAIT_S = 5.0
+"""The last answer of those asked for in time comes so much later."""
 SETTINGS = {"THREADKEEP_LEASE": "20", "THREADKEEP_SWEEP": "1"}
 """A lease that the outage does not use up: the runs are to be finished by the process that has them."""
 
@@ -37,12 +39,36 @@ class Seen:
     succeeded_at: float | None = None
 
     async def look(self, http: httpx.AsyncClient) -> None:
-        """Ask each of them once."""
+        """Ask all of it, at the same time: one that hangs keeps no other waiting."""
+        async with anyio.create_task_group() as tasks:
+            for ask in (self._live, self._ready, self._read, self._write):
+                tasks.start_soon(ask, http)
+
+    async def keep_looking(self, http: httpx.AsyncClient, seconds: float) -> None:
+        """For so long; what is still to be answered then is waited for."""
+        end = time.monotonic() + seconds
+
+        async def again(ask: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
+            while time.monotonic() < end:
+                await ask(http)
+                await anyio.sleep(0.1)
+
+        async with anyio.create_task_group() as tasks:
+            for ask in (self._live, self._ready, self._read, self._write):
+                tasks.start_soon(again, ask)
+
+    async def _live(self, http: httpx.AsyncClient) -> None:
         began = time.monotonic()
         self.live.append((await http.get("/livez")).status_code)
         self.slowest_live_s = max(self.slowest_live_s, time.monotonic() - began)
+
+    async def _ready(self, http: httpx.AsyncClient) -> None:
         self.ready.append((await http.get("/readyz")).status_code)
+
+    async def _read(self, http: httpx.AsyncClient) -> None:
         self.read.append((await http.post("/threads/count", json={})).status_code)
+
+    async def _write(self, http: httpx.AsyncClient) -> None:
         began = time.monotonic()
         answer = await http.post("/threads", json={})
         self.slowest_s = max(self.slowest_s, time.monotonic() - began)
@@ -64,11 +90,8 @@ class Loaded:
     async def watched(self, seconds: float) -> Seen:
         """Look at it for so long."""
         seen = Seen()
-        async with httpx.AsyncClient(base_url=self.replica.url, timeout=40) as http:
-            with anyio.move_on_after(seconds):
-                while True:
-                    await seen.look(http)
-                    await anyio.sleep(0.1)
+        async with httpx.AsyncClient(base_url=self.replica.url, timeout=60) as http:
+            await seen.keep_looking(http, seconds)
         return seen
 
     async def until_success(self) -> float:
@@ -112,7 +135,9 @@ async def stopped(place: Place, *, mode: Literal["fast", "immediate"], seconds: 
         under_load(place.folder, postgres, postgres.uri, found) as loaded,
     ):
         await postgres.stop(mode)
-        seen = await loaded.watched(seconds)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.sleep, seconds)
+            seen = await loaded.watched(max(0.5, seconds - POOL_WAIT_S))
         await postgres.start()
         await _back(loaded, found)
         _meanwhile(seen, found)
@@ -182,9 +207,14 @@ async def black_hole(place: Place, *, seconds: float = 15) -> Findings:
 
     async def disturb(proxy: Proxy, loaded: Loaded) -> Seen:
         proxy.swallows = True
-        seen = await loaded.watched(seconds)
-        proxy.close_hole()
-        return seen
+        async with anyio.create_task_group() as tasks:
+
+            async def end() -> None:
+                await anyio.sleep(seconds)
+                proxy.close_hole()
+
+            tasks.start_soon(end)
+            return await loaded.watched(seconds - 2 * POOL_WAIT_S)
 
     found = Findings(f"a black hole before Postgres for {seconds:g} s")
     seen = await _through_proxy(place, found, disturb)
@@ -193,10 +223,13 @@ async def black_hole(place: Place, *, seconds: float = 15) -> Findings:
 
 
 async def _through_proxy(place: Place, found: Findings, disturb: Callable[[Proxy, Loaded], Awaitable[Seen]]) -> Seen:
-    async with own_postgres(place.folder) as postgres, proxied(postgres.uri) as (proxy, uri):
-        async with under_load(place.folder, postgres, uri, found) as loaded:
-            seen = await disturb(proxy, loaded)
-            await _back(loaded, found)
+    async with (
+        own_postgres(place.folder) as postgres,
+        proxied(postgres.uri) as (proxy, uri),
+        under_load(place.folder, postgres, uri, found) as loaded,
+    ):
+        seen = await disturb(proxy, loaded)
+        await _back(loaded, found)
     return seen
 
 

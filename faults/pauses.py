@@ -23,7 +23,7 @@ async def scenario(place: Place, *, pause_s: float = 0.5, rounds: int = 3) -> Fi
     notices: list[float] = []
     async with replicas(place, 2, Quick().settings) as (a, b):
         for _ in range(rounds):
-            runs = await _round(place, a, b, pause_s, found)
+            runs = await _round(place, a, pause_s, found)
             if not runs:
                 break
             notices.append(await _until_idle(a, found))
@@ -34,8 +34,8 @@ async def scenario(place: Place, *, pause_s: float = 0.5, rounds: int = 3) -> Fi
     return found
 
 
-async def _round(place: Place, a: Replica, b: Replica, pause_s: float, found: Findings) -> Sequence[tuple[str, str]]:
-    """Runs of A that B has taken over while A goes on: pairs of thread and run."""
+async def _round(place: Place, a: Replica, pause_s: float, found: Findings) -> Sequence[tuple[str, str]]:
+    """Runs of A that another has taken over while A goes on: pairs of thread and run."""
     runs = await _of_one_process(place.database, [await _start(a, way, pause_s) for way in WAYS])
     await anyio.sleep(pause_s * 1.5)  # some steps are done, and none of the runs has ended
     a.tell(signal.SIGSTOP)

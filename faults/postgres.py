@@ -1,12 +1,12 @@
 """Postgres: one of a scenario's own, to be stopped, crashed and started again; and a TCP proxy to stand before it."""
 
 import socket
+import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import anyio
 import anyio.to_thread
@@ -54,15 +54,20 @@ class Postgres:
 @asynccontextmanager
 async def own_postgres(folder: Path) -> AsyncGenerator[Postgres]:
     """A migrated one, running; it is stopped at the end, whoever is connected."""
-    cluster = await anyio.to_thread.run_sync(lambda: embedded._cluster(folder / "data", durable=False))
-    postgres = Postgres(cluster)
-    await anyio.to_thread.run_sync(_make, cluster)
-    try:
-        await migrate.migrate(postgres.uri)
-        yield postgres
-    finally:
-        with anyio.CancelScope(shield=True):
-            await postgres.stop("immediate")
+    with tempfile.TemporaryDirectory(dir=folder) as data:
+        cluster = await anyio.to_thread.run_sync(lambda: embedded._cluster(Path(data), durable=False))
+        postgres = Postgres(cluster)
+        await anyio.to_thread.run_sync(_make, cluster)
+        try:
+            await anyio.to_thread.run_sync(_migrate, postgres.uri)
+            yield postgres
+        finally:
+            with anyio.CancelScope(shield=True):
+                await postgres.stop("immediate")
+
+
+def _migrate(uri: str) -> None:
+    anyio.run(migrate.migrate, uri)
 
 
 def _make(cluster: Cluster) -> None:
@@ -104,7 +109,7 @@ class Proxy:
                 tasks.start_soon(self._pump, client, server, False, tasks.cancel_scope)
                 tasks.start_soon(self._pump, server, client, True, tasks.cancel_scope)
 
-    async def _pump(self, source: ByteStream, sink: ByteStream, slow: bool, both: anyio.CancelScope) -> None:  # noqa: FBT001
+    async def _pump(self, source: ByteStream, sink: ByteStream, slow: bool, both: anyio.CancelScope) -> None:
         try:
             while True:
                 piece = await source.receive()
@@ -122,17 +127,14 @@ class Proxy:
 @asynccontextmanager
 async def proxied(uri: str) -> AsyncGenerator[tuple[Proxy, str]]:
     """A proxy before the Postgres at `uri`, and the URI through it."""
-    parts = urlsplit(uri)
-    folder = unquote(parse_qs(parts.query)["host"][0])
+    parts = psycopg.conninfo.conninfo_to_dict(uri)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(512)
         listener.setblocking(False)
-        proxy = Proxy(listener.getsockname()[1], f"{folder}/.s.PGSQL.5432")
+        proxy = Proxy(listener.getsockname()[1], f"{parts['host']}/.s.PGSQL.5432")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(proxy.serve, listener)
-            yield (
-                proxy,
-                f"postgresql://{parts.username}@127.0.0.1:{proxy.port}{parts.path}?sslmode=disable&gssencmode=disable",
-            )
+            address = f"127.0.0.1:{proxy.port}/{parts['dbname']}"
+            yield proxy, f"postgresql://{parts['user']}@{address}?sslmode=disable&gssencmode=disable"
             tasks.cancel_scope.cancel()

@@ -56,9 +56,11 @@ async def scenario(place: Place, *, pause_s: float = 0.06) -> Findings:
         ended = await _half(a, pause_s=0.0)
         await _until_ended(b, ended[0])
         elsewhere = await _queued(a, pause_s=pause_s)
-        async with httpx.AsyncClient(timeout=TIMEOUT) as http:
-            async with http.stream("GET", f"{b.url}{elsewhere[0]}", headers={"last-event-id": "0"}) as followed:
-                await elsewhere[1].take(followed, until=2)
+        async with (
+            httpx.AsyncClient(timeout=TIMEOUT) as http,
+            http.stream("GET", f"{b.url}{elsewhere[0]}", headers={"last-event-id": "0"}) as followed,
+        ):
+            await elsewhere[1].take(followed, until=2)
         running = await _half(a, pause_s=pause_s)
         await a.kill()
         for name, (location, read) in {"ended": ended, "running": running, "background": elsewhere}.items():

@@ -20,7 +20,7 @@ import anyio
 import psycopg
 
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
-from faults import kills, outages, pauses, races, resumes, stops, storms
+from faults import balancer, kills, outages, partitions, pauses, pooler, races, resumes, stops, storms
 from faults.findings import Findings
 from faults.servers import Place
 from threadkeep.db import embedded, migrate
@@ -40,6 +40,9 @@ SCENARIOS: dict[str, Callable[[Place], Awaitable[Findings]]] = {
     "read-only": outages.read_only,
     "slow-postgres": outages.slow,
     "black-hole": outages.black_hole,
+    "nginx": balancer.scenario,
+    "pgbouncer": pooler.scenario,
+    "partitions": partitions.scenario,
 }
 
 

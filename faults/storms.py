@@ -37,19 +37,22 @@ async def scenario(place: Place, *, clients: int = 300) -> Findings:
     """`clients` of every kind, each gone after a moment; then what the process holds is what it held before."""
     found = Findings(f"{clients} clients that connect and vanish")
     settings = Quick().settings | {"THREADKEEP_RUN_SLOTS": "12"}
-    async with replicas(place, 1, settings) as [replica]:
-        async with httpx.AsyncClient(base_url=replica.url, timeout=TIMEOUT) as http:
-            threads = [(await http.post("/threads", json={})).json()["thread_id"] for _ in range(10)]
-            await _vanish(replica, threads, 2 * len(WAYS))  # pools and caches are filled by the first
-            before = await _until_quiet(place, replica, http)
-            seen = await _vanish(replica, threads, clients)
-            after = await _until_quiet(place, replica, http, files=before.files)
+    async with replicas(place, 1, settings) as [replica], _client(replica) as http:
+        threads = [(await http.post("/threads", json={})).json()["thread_id"] for _ in range(10)]
+        await _vanish(replica, threads, 2 * len(WAYS))  # pools and caches are filled by the first
+        before = await _until_quiet(place, replica, http)
+        seen = await _vanish(replica, threads, clients)
+        after = await _until_quiet(place, replica, http, files=before.files)
     found.figures |= {"ways": dict(seen), "before": asdict(before), "after": asdict(after)}
     found.expect(after.slots == 0 and after.waiting == 0, f"slots: {after}")
     found.expect(after.files <= before.files + 2, f"file handles: {before.files}, then {after.files}")
     found.expect(after.tasks <= before.tasks, f"tasks: {before.tasks}, then {after.tasks}")
     found.expect(after.sessions == 0, f"connections of the pool that are in use: {after.sessions}")
     return found
+
+
+def _client(replica: Replica) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=replica.url, timeout=TIMEOUT)
 
 
 async def _vanish(replica: Replica, threads: Sequence[str], count: int) -> Counter[str]:
@@ -85,7 +88,7 @@ def _request(way: str, thread_id: str) -> bytes:
     """What is sent before the client vanishes; the last three are never whole."""
     body: dict[str, Any] = {
         "assistant_id": "counting",
-        "input": {"until": 20, "pause_s": 0.05},
+        "input": {"until": 10, "pause_s": 0.04},
         "stream_mode": ["custom", "values"],
         "stream_resumable": way == "stream kept",
     }
@@ -129,7 +132,11 @@ async def _held(place: Place, replica: Replica, http: httpx.AsyncClient) -> Held
     return Held(
         slots=load["running"],
         waiting=load["waiting"],
-        files=len(list(Path(f"/proc/{replica.pid}/fd").iterdir())),
+        files=_files(replica.pid),
         tasks=tasks,
         sessions=row[0] if row else 0,
     )
+
+
+def _files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))

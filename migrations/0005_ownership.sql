@@ -50,7 +50,7 @@ BEGIN
     END LOOP;
 
     FOR policy IN
-        SELECT *
+        SELECT wanted.*
           FROM (VALUES ('threads', own, own),
                        ('assistants', own, own),
                        ('assistant_versions',
@@ -65,10 +65,12 @@ BEGIN
                        ('checkpoint_writes', format(in_thread, 'checkpoint_writes'), 'true'),
                        ('store', in_space, NULL),
                        ('store_vectors', in_space, NULL)) AS wanted (name, seen, written)
-         WHERE to_regclass(wanted.name) IS NOT NULL
-           AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(wanted.name) AND polname = 'tenant')
+          JOIN pg_class ON pg_class.oid = to_regclass(wanted.name)
+         WHERE NOT relrowsecurity
+            OR NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'tenant')
     LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', policy.name);
+        CONTINUE WHEN EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(policy.name) AND polname = 'tenant');
         EXECUTE format('CREATE POLICY tenant ON %I TO threadkeep_tenant USING (%s) WITH CHECK (%s)',
                        policy.name, policy.seen, coalesce(policy.written, policy.seen));
         IF policy.name = 'assistants' THEN

@@ -22,5 +22,5 @@ CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);
 
 -- The thread of a stateless run stays for a while after the run, so that its answer can be had once more.
 ALTER TABLE threads ADD COLUMN temporary_until timestamptz;
-COMMENT ON COLUMN threads.temporary_until IS 'made for one run alone: found by no search, and deleted after this';
+COMMENT ON COLUMN threads.temporary_until IS 'made for one run alone: after that no search finds it, and after this it is deleted';
 CREATE INDEX threads_temporary ON threads (temporary_until) WHERE temporary_until IS NOT NULL;

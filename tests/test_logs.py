@@ -3,14 +3,21 @@
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import httpx
+import psycopg
 import pytest
 
 from conftest import serving
 from threadkeep import ids
 from threadkeep.api.audit import STRANGERS, Audit
+from threadkeep.auth import commands
+from threadkeep.auth.keys import SHOWN, new_key
+from threadkeep.db import api_keys
 from threadkeep.logs import JsonLines, Text, bound
 from threadkeep.settings import Settings
 
@@ -42,6 +49,16 @@ def kept() -> Iterator[_Kept]:
     yield handler
     root.setLevel(before)
     root.removeHandler(handler)
+
+
+@pytest.fixture
+def root_logger() -> Iterator[None]:
+    """As before, once the test is over: a command of ours sets it up for its own process."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 async def test_a_request_and_its_run_are_a_line_each(http: httpx.AsyncClient, kept: _Kept) -> None:
@@ -118,6 +135,45 @@ async def test_callers_who_are_not_let_in_are_told_of(settings: Settings, kept: 
     assert len(lines) == STRANGERS
     assert (lines[0]["who"], lines[0]["action"], lines[0]["status"]) == (None, "threads.search", 401)
     assert SECRET not in json.dumps(kept.lines)
+
+
+async def test_lines_name_the_caller(settings: Settings, kept: _Kept) -> None:
+    """Ours: who removed what, and whom a scope kept from it."""
+    guarded = settings.model_copy(update={"auth_type": "api_key"})
+    keys = {"ada": await _key(settings, "ada"), "bob": await _key(settings, "bob", "threads.read")}
+    async with serving(guarded) as url, httpx.AsyncClient(base_url=url) as http:
+        thread = (await http.post("/threads", json={}, headers={"x-api-key": keys["ada"]})).json()["thread_id"]
+        assert (await http.post("/threads", json={}, headers={"x-api-key": keys["bob"]})).status_code == 403
+        await http.delete(f"/threads/{thread}", headers={"x-api-key": keys["ada"]})
+
+    audited = [line for line in kept.lines if line["logger"] == "threadkeep.audit"]
+    assert [(line["message"], line["who"], line["action"], line["status"]) for line in audited] == [
+        ("forbidden", "bob", "threads.create", 403),
+        ("removed", "ada", "threads.delete", 204),
+    ]
+    assert [line["who"] for line in kept.of("request")] == ["ada", "bob", "ada"]
+    assert not any(key in json.dumps(kept.lines) for key in keys.values())
+
+
+async def _key(settings: Settings, identity: str, *scopes: str) -> str:
+    secret, row = new_key(identity, "test", scopes, None)
+    async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
+        await api_keys.create(conn, row)
+    return secret
+
+
+async def test_keys_that_are_made_and_revoked_are_lines_of_the_audit(
+    settings: Settings, kept: _Kept, root_logger: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: who may come in changed; the key itself is told once, and not here."""
+    monkeypatch.setenv("DATABASE_URI", str(settings.database_uri))
+    monkeypatch.chdir(tmp_path)
+    secret = await anyio.to_thread.run_sync(commands.create, None, "ada", "test", (), None)
+    await anyio.to_thread.run_sync(commands.revoke, None, secret[:SHOWN])
+
+    audited = [line for line in kept.lines if line["logger"] == "threadkeep.audit"]
+    assert [(line["message"], line["of"]) for line in audited] == [("key created", "ada"), ("key revoked", "ada")]
+    assert secret not in json.dumps(kept.lines)
 
 
 def test_what_the_audit_left_out_is_told_later(kept: _Kept) -> None:

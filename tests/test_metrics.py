@@ -3,9 +3,11 @@
 import math
 import socket
 import timeit
+from typing import Literal
 
 import anyio
 import httpx
+import psycopg
 import pytest
 from langgraph_sdk.client import LangGraphClient
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
@@ -13,6 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from conftest import serving
 from graphs import Gate
+from threadkeep.api.metrics import is_guarded
+from threadkeep.auth.keys import new_key
+from threadkeep.db import api_keys
 from threadkeep.metrics import Load, Metrics
 from threadkeep.problems import StartRefused
 from threadkeep.settings import Settings
@@ -161,6 +166,34 @@ async def test_metrics_have_a_port_of_their_own(settings: Settings, free_port: i
         assert (await http.get("/metrics")).status_code == 404
         assert (await beside.get("/info")).status_code == 404
         assert (await _samples(beside))[_key("slots")] == 12
+
+
+async def test_guarded_metrics_are_for_known_callers(settings: Settings) -> None:
+    """Ours: THREADKEEP_METRICS=auth, and unset on an address that others reach; the queue is all tenants'."""
+    secret, row = new_key("prometheus", "test", (), None)
+    async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
+        await api_keys.create(conn, row)
+    guarded = settings.model_copy(update={"metrics": "auth", "auth_type": "api_key"})
+    async with serving(guarded) as url, httpx.AsyncClient(base_url=url) as http:
+        assert (await http.get("/metrics")).status_code == 401
+        http.headers["authorization"] = f"Bearer {secret}"
+        assert (await _samples(http))[_key("queue_depth")] == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "metrics", "guarded"),
+    [
+        ("127.0.0.1", None, False),
+        ("0.0.0.0", None, True),  # noqa: S104 - nobody listens there
+        ("0.0.0.0", "public", False),  # noqa: S104
+        ("127.0.0.1", "auth", True),
+    ],
+)
+def test_who_gets_metrics_follows_from_the_address(
+    host: str, metrics: Literal["public", "auth"] | None, guarded: bool
+) -> None:
+    """Ours: open on this machine, guarded elsewhere, unless somebody said otherwise."""
+    assert is_guarded(Settings(host=host, metrics=metrics), has_door=True) is guarded
 
 
 async def test_guarded_metrics_without_authentication_stop_the_start(settings: Settings) -> None:

@@ -156,7 +156,7 @@ def test_a_wrong_value_stops_the_start_and_is_named(write: WRITE, keys: dict[str
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ({"auth": {"path": "./auth.py:auth"}}, "auth: not supported"),
+        ({"auth": {"allow_langsmith_api_keys": True}}, "auth.allow_langsmith_api_keys: not supported"),
         ({"encryption": {"path": "./e.py:e"}}, "encryption: not supported"),
         ({"priority": "./p.py:p"}, "priority: not supported"),
         ({"store": {"path": "./s.py:s"}}, "store.path: not supported"),

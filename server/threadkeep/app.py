@@ -4,7 +4,8 @@ What can't be loaded stops the start here, before anything is opened. The lifesp
 the order in which it is needed, and closes it in the other.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,9 @@ DUTIES = (
     watch,
 )
 """What goes on in the background of every process, until it stops."""
+DUTY_PAUSE_S = 1.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +174,7 @@ def routes(served: Sequence[Operation]) -> list[BaseRoute]:
 
 def route(operation: Operation) -> Route:
     """The router's form of a line of the table."""
-    return Route(operation.path, operation.__call__, methods=[operation.method])
+    return Route(operation.path, operation, methods=[operation.method])
 
 
 @asynccontextmanager
@@ -195,7 +199,7 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
         with containing(), beating(plan.direct_uri, engine.lease, plan.settings.lease_s):
             async with metrics.on_port(scrape, plan.settings), anyio.create_task_group() as duties:
                 for duty in DUTIES:
-                    duties.start_soon(duty, engine, name=duty.__name__)
+                    duties.start_soon(go_on, duty, engine, name=duty.__name__)
                 yield State(
                     engine=engine,
                     quotas=Quotas(plan.settings, api_pool, engine.live),
@@ -210,6 +214,18 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
             owners.cancel_scope.cancel()
     if plan.tracing is not None:
         await plan.tracing.close()
+
+
+async def go_on(duty: Callable[[Engine], Awaitable[None]], engine: Engine) -> None:
+    """Do a duty, and again where it failed in a way that nobody foresaw: without it the process would be of no use."""
+    while True:
+        try:
+            await duty(engine)
+        except Exception:
+            log.exception("a background duty failed and starts anew", extra={"duty": duty.__name__})
+            await anyio.sleep(DUTY_PAUSE_S)
+        else:
+            return
 
 
 async def own_runs(*, task_status: TaskStatus[TaskGroup]) -> None:

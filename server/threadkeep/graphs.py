@@ -36,6 +36,7 @@ from langgraph.store.base import BaseStore
 from langgraph_sdk.runtime import AccessContext, _ExecutionRuntime, _ReadRuntime  # pyright: ignore[reportPrivateUsage]
 from pydantic import BaseModel
 
+from threadkeep.auth.principal import configurable_of, looked_at_by
 from threadkeep.problems import StartRefused
 from threadkeep.project import Project, add_to_path, split_target
 
@@ -105,6 +106,8 @@ class LoadedGraph:
             yield ready
             return
         factory = cast("Factory", self._source)
+        if access != "threads.create_run" and (user := looked_at_by()) is not None:
+            config = {**config, "configurable": {**config.get("configurable", {}), **configurable_of(user)}}
         async with AsyncExitStack() as stack:
             made = await self._make(stack, factory, config, self._runtime(factory, config, access, context))
             yield self._join(made, durable=durable)

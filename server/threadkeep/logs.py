@@ -36,6 +36,9 @@ def request_id() -> str | None:
 def configure(level: str, *, as_json: bool | None) -> None:
     """Log to standard error, everything of `level` and above."""
     as_json = not sys.stderr.isatty() if as_json is None else as_json
+    # What no line shows need not be found out: logging's own advice (docs.python.org, "Logging HOWTO", Optimization).
+    logging._srcfile = None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - it has no public name
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if as_json else Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -91,6 +91,8 @@ def serve(file: Path | None, given: Mapping[str, Any]) -> None:
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(chosen.drain_s) + STREAMS_END_S,
                 lifespan="on",
+                ws="websockets-sansio",
+                ws_max_size=chosen.body_bytes,
             )
         )
         server.linger_s = chosen.linger_s

@@ -26,7 +26,9 @@ Seconds = Annotated[float, Field(gt=0)]
 class Settings(BaseSettings):
     """What the operator set; every field's environment names are its aliases."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True, hide_input_in_errors=True, extra="ignore", populate_by_name=True, env_ignore_empty=True
+    )
 
     database_uri: str | None = Field(
         default=None, validation_alias=AliasChoices("DATABASE_URI", "POSTGRES_URI", "DATABASE_URL")
@@ -104,7 +106,7 @@ class Settings(BaseSettings):
     """Runs of one principal that go on or wait for a slot, in each process. 0: any number."""
     principal_waiting: int = Field(default=1000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_WAITING")
     """Runs of one principal that wait in the queue. 0: any number."""
-    channel_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, validation_alias="THREADKEEP_CHANNEL_BYTES")
+    channel_bytes: int = Field(default=16 * 1024 * 1024, ge=1024 * 1024, validation_alias="THREADKEEP_CHANNEL_BYTES")
     """The largest value of one channel of a graph's state; a run that leaves a larger one ends as `error`."""
     aes_key: SecretStr | None = Field(default=None, validation_alias="LANGGRAPH_AES_KEY")
     """Encrypts checkpoints at rest: 16, 24 or 32 bytes. None: they are not."""

@@ -13,8 +13,8 @@ from conftest import WAIT_S, serving
 from graphs import Gate
 from threadkeep.settings import Settings
 
-CHAIN = {"assistant_id": "chain", "input": {"items": ["in"]}}
-GATED = {"assistant_id": "gated", "input": {"items": ["in"]}}
+CHAIN: dict[str, Any] = {"assistant_id": "chain", "input": {"items": ["in"]}}
+GATED: dict[str, Any] = {"assistant_id": "gated", "input": {"items": ["in"]}}
 VALUES = {"items": ["in", "first", "second"]}
 
 
@@ -129,7 +129,7 @@ async def test_same_cron_is_made_once(http: httpx.AsyncClient) -> None:
 async def test_key_of_another_request_is_refused(http: httpx.AsyncClient) -> None:
     """Ours: another body, or another path, is 422: the client has mixed something up."""
     await http.post("/runs", json=CHAIN, headers=keyed("k"))
-    other_body = await http.post("/runs", json=CHAIN | {"input": {"items": []}}, headers=keyed("k"))
+    other_body = await http.post("/runs", json=CHAIN | {"input": None}, headers=keyed("k"))
     other_path = await http.post("/runs/wait", json=CHAIN, headers=keyed("k"))
 
     assert [(one.status_code, one.json()["code"]) for one in (other_body, other_path)] == [(422, "key-reused")] * 2
@@ -156,12 +156,12 @@ async def test_refused_run_leaves_the_key_free(http: httpx.AsyncClient) -> None:
 async def test_request_that_is_still_being_let_in_is_a_conflict(settings: Settings, gate: Gate) -> None:
     """Ours: while the first waits for a slot, the second is told to come again."""
     narrow = settings.model_copy(update={"run_slots": 1})
+    found: list[httpx.Response] = []
     async with (
         serving(narrow) as url,
         httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http,
         anyio.create_task_group() as tasks,
     ):
-        found: list[httpx.Response] = []
 
         async def ask() -> None:
             found.append(await http.post("/runs/wait", json=GATED, headers=keyed("slow")))
@@ -174,8 +174,8 @@ async def test_request_that_is_still_being_let_in_is_a_conflict(settings: Settin
                 await anyio.sleep(0.01)
         refused = await http.post("/runs/wait", json=GATED, headers=keyed("slow"))
         gate.open()
+        assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (409, "key-in-use", "1")
 
-    assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (409, "key-in-use", "1")
     assert [answer.json() for answer in found] == [{"items": ["in", "gated"]}]
 
 

@@ -27,6 +27,7 @@ from schemathesis.specs.openapi.checks import (
 from conftest import TEMPLATE, WAIT_S
 from threadkeep.api import openapi
 from threadkeep.api.routes import TABLE
+from threadkeep.auth.keys import SIGN
 
 ENDLESS = "/threads/{thread_id}/stream"
 """It follows a thread until the client leaves: no answer of it can be looked at as a whole."""
@@ -59,6 +60,7 @@ def http(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ht
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = os.environ | {
+        "AUTH_TYPE": "api_key",
         "DATABASE_URI": psycopg.conninfo.make_conninfo(postgres, dbname="schemathesis"),
         "PYTHONPATH": str(GRAPHS.parent),
         "PORT": str(port),
@@ -66,12 +68,20 @@ def http(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ht
     }
     process = subprocess.Popen([sys.executable, "-m", "threadkeep", "serve"], cwd=folder, env=environment)
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S) as http:
+        headers = {"x-api-key": _new_key(folder, environment)}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT_S, headers=headers) as http:
             _wait_until_ready(process, http)
             yield http
     finally:
         process.kill()
         process.wait()
+
+
+def _new_key(folder: Path, environment: dict[str, str]) -> str:
+    """A key that may do everything, as an operator makes it."""
+    command = [sys.executable, "-m", "threadkeep", "keys", "create", "--identity", "ada"]
+    made = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
+    return next(word for word in made.stdout.split() if word.startswith(SIGN))
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], http: httpx.Client) -> None:
@@ -88,7 +98,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], http: httpx.Client) -> N
 @bounded
 def test_answers_are_those_of_the_spec(case: Case, http: httpx.Client) -> None:
     """Ours: whatever is sent, an answer has a status and a shape that the spec names, and none is a 500."""
-    case.call_and_validate(base_url=str(http.base_url), checks=CHECKS, timeout=WAIT_S)
+    case.call_and_validate(base_url=str(http.base_url), headers=dict(http.headers), checks=CHECKS, timeout=WAIT_S)
 
 
 @spec.parametrize()
@@ -96,7 +106,7 @@ def test_answers_are_those_of_the_spec(case: Case, http: httpx.Client) -> None:
 def test_answers_about_what_there_is_are_those_of_the_spec(case: Case, http: httpx.Client) -> None:
     """Ours: the same where threads, runs, crons and assistants are found, and runs do run."""
     _name_what_there_is(case, http)
-    case.call_and_validate(base_url=str(http.base_url), checks=CHECKS, timeout=WAIT_S)
+    case.call_and_validate(base_url=str(http.base_url), headers=dict(http.headers), checks=CHECKS, timeout=WAIT_S)
 
 
 def _name_what_there_is(case: Case, http: httpx.Client) -> None:

@@ -1,7 +1,7 @@
 """A project's own `langgraph_sdk.Auth`: what its functions get, what follows from what they return, and how they fail."""
 
 import copy
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 import seen
 from conftest import WAIT_S, serving
@@ -55,10 +57,9 @@ async def scope(ctx, value):
 
 
 @pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
+def _forget() -> None:
     seen.CALLS.clear()
     seen.GIVEN.clear()
-    yield
 
 
 def project(folder: Path, *parts: str, **more: Any) -> Project:
@@ -80,7 +81,7 @@ async def guarded(settings: Settings, folder: Path, *parts: str, **more: Any) ->
 
 BOB = {"authorization": "Bearer bob"}
 ID = "00000000-0000-4000-8000-000000000000"
-IDS = {name: ID for name in ("thread_id", "run_id", "cron_id", "checkpoint_id", "namespace")}
+IDS = dict.fromkeys(("thread_id", "run_id", "cron_id", "checkpoint_id", "namespace"), ID)
 RUN = {"assistant_id": "chain", "input": {}}
 ITEM = {"namespace": ["n"], "key": "k", "value": {}}
 BODIES: dict[str, Any] = {
@@ -145,7 +146,8 @@ async def authenticate(request, body, path, method, path_params, query_params, h
         made = await http.post("/threads", json=body, params={"q": "1"}, headers={"x-own": "o"})
 
     assert made.json()["metadata"] == {"a": 1}
-    assert seen.GIVEN == [
+    [given] = seen.GIVEN
+    assert given == (
         {
             "body": body,
             "path": "/threads",
@@ -160,7 +162,7 @@ async def authenticate(request, body, path, method, path_params, query_params, h
             "same": True,
             "again": body,
         }
-    ]
+    )
 
 
 async def test_body_that_authenticate_reads_is_bounded_too(settings: Settings, tmp_path: Path) -> None:
@@ -278,7 +280,7 @@ async def create(ctx, value):
 @auth.on.threads.create_run
 async def run(ctx, value):
     value["metadata"]["by"] = ctx.user["identity"]
-    value["kwargs"]["input"] = {"steps": ["written"]}
+    value["kwargs"]["input"] = {"items": ["written"]}
 
 @auth.on.store
 async def scope(ctx, value):
@@ -293,7 +295,7 @@ async def scope(ctx, value):
         found = (await http.post("/store/items/search", json={}, headers=BOB)).json()
 
     assert thread["metadata"] == {"a": 1, "by": "ada", "team": "blue", "may": ["read"]}
-    assert (run["metadata"]["by"], run["kwargs"]["input"]) == ("ada", {"steps": ["written"]})
+    assert (run["metadata"]["by"], run["kwargs"]["input"]) == ("ada", {"items": ["written"]})
     assert item["namespace"] == ["ada", "n"]
     assert listed == {"namespaces": [["ada", "n"]]}
     assert found == {"items": []}
@@ -322,6 +324,20 @@ async def test_documented_handler_keeps_users_apart(settings: Settings, tmp_path
 
     assert [answer.status_code for answer in foreign] == [404, 404, 404, 409]
     assert own["metadata"]["owner"] == "ada"
+
+
+async def test_what_a_handler_writes_for_every_event_hides_no_history(settings: Settings, tmp_path: Path) -> None:
+    """Ours: the `metadata` of a history's body are those of checkpoints, not of a row."""
+    async with guarded(settings, tmp_path, BY_NAME, OWNING) as http:
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        await http.post(f"/threads/{thread_id}/runs/wait", json=RUN)
+        await http.post(f"/threads/{thread_id}/state", json={"values": {"items": ["by hand"]}})
+        history = (await http.post(f"/threads/{thread_id}/history", json={"limit": 100})).json()
+        versions = (await http.post("/assistants", json={"graph_id": "chain"})).json()
+        listed = (await http.post(f"/assistants/{versions['assistant_id']}/versions", json={})).json()
+
+    assert history[0]["values"]["items"][-1] == "by hand"
+    assert [one["version"] for one in listed] == [1]
 
 
 async def test_a_thread_that_may_only_be_made_is_not_read_by_the_way(settings: Settings, tmp_path: Path) -> None:
@@ -454,11 +470,15 @@ async def test_own_routes_are_behind_the_same_door(settings: Settings, tmp_path:
     (tmp_path / "web.py").write_text(
         "from starlette.applications import Starlette\n"
         "from starlette.responses import PlainTextResponse\n"
-        "from starlette.routing import Mount, Route\n"
+        "from starlette.routing import Mount, Route, WebSocketRoute\n"
         "async def hello(request):\n"
         "    return PlainTextResponse(f'hello {request.user.identity} {(await request.body()).decode()}')\n"
+        "async def socket(websocket):\n"
+        "    await websocket.accept()\n"
+        "    await websocket.send_text(websocket.user.identity)\n"
+        "    await websocket.close()\n"
         "inner = Mount('/inner', routes=[Route('/hello', hello)])\n"
-        "app = Starlette(routes=[Route('/hello', hello, methods=['POST']), inner])\n"
+        "app = Starlette(routes=[Route('/hello', hello, methods=['POST']), inner, WebSocketRoute('/socket', socket)])\n"
     )
     http_key = {"app": "./web.py:app", "enable_custom_route_auth": True}
     async with guarded(settings, tmp_path, BY_NAME, http=http_key) as http:
@@ -467,7 +487,13 @@ async def test_own_routes_are_behind_the_same_door(settings: Settings, tmp_path:
         inner = await http.get("/inner/hello", headers={"authorization": ""})
         ours = await http.get("/ok", headers={"authorization": ""})
         threads = await http.post("/threads", json={})
+        address = str(http.base_url).replace("http:", "ws:").rstrip("/") + "/socket"
+        async with connect(address, additional_headers={"authorization": "Bearer ada"}) as websocket:
+            told = await websocket.recv()
+        with pytest.raises(InvalidStatus) as closed:
+            await connect(address)
 
+    assert (told, closed.value.response.status_code) == ("ada", 403)
     assert known.text == "hello ada you"
     assert (unknown.status_code, unknown.json()["detail"], inner.status_code) == (401, "who are you?", 401)
     assert (ours.status_code, threads.status_code) == (200, 200)

@@ -66,6 +66,7 @@ class Issuer:
     url: str = ""
 
     async def answer(self, request: Request) -> Response:
+        del request
         self.asked += 1
         return JSONResponse({"keys": self.keys}, self.status)
 

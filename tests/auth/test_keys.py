@@ -2,19 +2,21 @@
 
 from collections.abc import Awaitable, Callable
 
+import anyio
 import httpx
 import psycopg
 import pytest
 from langgraph_sdk import get_client
 from langgraph_sdk.errors import AuthenticationError, NotFoundError
 
+from conftest import WAIT_S
 from threadkeep.api.routes import TABLE
 from threadkeep.auth import keys
 from threadkeep.auth.keys import KeyDoor, digest, new_key
 
 MakeKey = Callable[..., Awaitable[str]]
 NOBODY = "00000000-0000-4000-8000-000000000000"
-PATH_IDS = {name: NOBODY for name in ("thread_id", "run_id", "assistant_id", "cron_id", "checkpoint_id", "namespace")}
+PATH_IDS = dict.fromkeys(("thread_id", "run_id", "assistant_id", "cron_id", "checkpoint_id", "namespace"), NOBODY)
 
 
 async def test_every_route_but_the_public_ones_asks_for_a_key(stranger: httpx.AsyncClient) -> None:
@@ -198,7 +200,7 @@ async def test_secret_is_nowhere_in_the_database_and_its_use_is_written_down(
 
 def test_scope_that_is_none_is_refused_when_the_key_is_made() -> None:
     """Ours: a scope that is misspelt would be a key that opens nothing, or a limit that is none."""
-    with pytest.raises(ValueError, match="no scope threads.rad"):
+    with pytest.raises(ValueError, match=r"no scope threads\.rad"):
         new_key("ada", "", ("threads.rad",), None)
 
 
@@ -221,3 +223,27 @@ async def test_not_found_is_told_as_the_sdk_knows_it(keyed_url: str, ada: httpx.
     async with get_client(url=keyed_url, api_key=await make_key("bob")) as client:
         with pytest.raises(NotFoundError):
             await client.threads.get_state(thread_id)
+
+
+async def test_key_that_expires_is_believed_no_longer_than_it_lives(
+    stranger: httpx.AsyncClient, make_key: MakeKey
+) -> None:
+    """Ours: what is remembered of a key ends with it."""
+    key = {"x-api-key": await make_key("ada", lives_s=0.5)}
+    assert (await stranger.post("/threads/count", json={}, headers=key)).status_code == 200
+    with anyio.fail_after(WAIT_S):
+        while (await stranger.post("/threads/count", json={}, headers=key)).status_code == 200:
+            await anyio.sleep(0.05)
+
+
+async def test_key_is_asked_for_once_however_many_requests_come(
+    keyed_url: str, make_key: MakeKey, database: str
+) -> None:
+    """Ours: a request costs no statement for its key while that is fresh."""
+    key = await make_key("ada")
+    async with httpx.AsyncClient(base_url=keyed_url, timeout=WAIT_S, headers={"x-api-key": key}) as http:
+        await http.post("/threads/count", json={})
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+            await conn.execute("DROP TABLE api_keys")
+        for _ in range(3):
+            assert (await http.post("/threads/count", json={})).status_code == 200

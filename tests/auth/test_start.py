@@ -15,6 +15,7 @@ from threadkeep.project import Project, builtin
 from threadkeep.settings import Settings
 
 PROJECT = {"graphs": {"chain": "./graph.py:graph"}, "auth": {"path": "./door.py:auth"}}
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - it is to be refused
 GRAPH = """
 from langgraph.graph import START, StateGraph
 graph = StateGraph(dict).add_node("same", lambda state: state).add_edge(START, "same").compile()
@@ -39,8 +40,8 @@ def threadkeep(folder: Path, *arguments: str, **settings: str) -> subprocess.Com
     ("settings", "line"),
     [
         ({"AUTH_TYPE": "oauth"}, "settings: AUTH_TYPE: Input should be 'none', 'api_key', 'jwt' or 'custom'"),
-        ({"HOST": "0.0.0.0"}, "HOST=0.0.0.0 can be reached by others, and nobody is asked who they are"),
-        ({"HOST": "0.0.0.0", "AUTH_TYPE": "none"}, "or say ALLOW_UNAUTHENTICATED=true"),
+        ({"HOST": EVERYWHERE}, "HOST=0.0.0.0 can be reached by others, and nobody is asked who they are"),
+        ({"HOST": EVERYWHERE, "AUTH_TYPE": "none"}, "or say ALLOW_UNAUTHENTICATED=true"),
         ({"AUTH_TYPE": "custom"}, "AUTH_TYPE=custom needs auth.path in langgraph.json"),
         (
             {
@@ -94,13 +95,13 @@ def test_auth_file_that_does_not_load_stops_the_start(
         ("127.0.0.2", {}, False),
         ("localhost", {}, False),
         ("::1", {}, False),
-        ("0.0.0.0", {}, True),
+        (EVERYWHERE, {}, True),
         ("::", {}, True),
         ("", {}, True),
         ("192.168.1.2", {}, True),
         ("localhost.example.com", {}, True),
-        ("0.0.0.0", {"allow_unauthenticated": True}, False),
-        ("0.0.0.0", {"auth_type": "api_key"}, False),
+        (EVERYWHERE, {"allow_unauthenticated": True}, False),
+        (EVERYWHERE, {"auth_type": "api_key"}, False),
     ],
 )
 def test_none_is_for_the_loopback_only(host: str, given: dict[str, object], refused: bool) -> None:

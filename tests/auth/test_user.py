@@ -12,6 +12,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.runtime import get_runtime
 from langgraph_sdk.runtime import ServerRuntime
 
+import seen
 from conftest import WAIT_S, serving
 from threadkeep.auth.keys import new_key
 from threadkeep.db import api_keys
@@ -46,6 +47,7 @@ looking = StateGraph(Told).add_node("look", look).add_edge(START, "look").compil
 
 def making(runtime: ServerRuntime) -> Any:
     """A factory, which may ask too."""
+    seen.GIVEN.append({"access": runtime.access_context, "user": runtime.user and runtime.user.identity})
 
     def tell(state: Told) -> Told:
         return {"by_config": {}, "by_runtime": runtime.user.identity if runtime.user else ""}
@@ -92,6 +94,20 @@ async def test_graph_knows_its_user_however_it_is_run(ada: httpx.AsyncClient) ->
 
     assert stateless == waited == queued == {"by_config": ADA, "by_runtime": "ada"}
     assert made["by_runtime"] == "ada"
+
+
+async def test_factory_knows_who_looks_at_its_graph(ada: httpx.AsyncClient) -> None:
+    """Protocol: `runtime.user` is there in every access."""
+    thread_id = (await ada.post("/threads", json={})).json()["thread_id"]
+    await ada.post(f"/threads/{thread_id}/runs/wait", json=RUN | {"assistant_id": "making"})
+    seen.GIVEN.clear()
+
+    for path in (f"/threads/{thread_id}/state", f"/threads/{thread_id}/history", "/assistants/making/schemas"):
+        assert (await ada.get(path)).status_code == 200
+    await ada.post(f"/threads/{thread_id}/state", json={"values": {"by_runtime": "x"}})
+
+    assert {one["user"] for one in seen.GIVEN} == {"ada"}
+    assert {one["access"] for one in seen.GIVEN} == {"threads.read", "threads.update", "assistants.read"}
 
 
 async def test_run_that_another_process_executes_knows_its_user(settings: Settings, key: str) -> None:

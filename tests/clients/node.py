@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,13 +21,21 @@ _missing = shutil.which("node") is None or not (FOLDER / "node_modules" / ".pack
 needs_node = pytest.mark.skipif(_missing, reason="node or its packages are missing: make clients")
 
 
-async def run_script(name: str, url: str, line: str, wishes: Mapping[str, Callable[[], None]] | None = None) -> str:
+async def run_script(
+    name: str,
+    url: str,
+    line: str,
+    wishes: Mapping[str, Callable[[], None]] | None = None,
+    *,
+    options: Sequence[str] = (),
+    more: Sequence[str] = (),
+) -> str:
     """What the script printed; where it failed, its errors are the test's.
 
     A line that it prints is a wish, where `wishes` has it: what belongs to it is done at once.
     """
     said = ["", ""]
-    command = ["node", f"{name}.mjs", url, line]
+    command = ["node", *options, f"{name}.mjs", url, line, *more]
     # No proxy or option of the machine's reaches the script.
     async with await anyio.open_process(command, cwd=FOLDER, env={"PATH": os.environ["PATH"]}) as process:
 

@@ -30,6 +30,17 @@ def _itself() -> list[Any]:
     return endless
 
 
+def _deep() -> Any:
+    value: Any = 1
+    for _ in range(5000):
+        value = {"a": value}
+    return value
+
+
+def _endlessly(depth: int) -> BaseException:
+    return _endlessly(depth + 1)
+
+
 RAISED: dict[str, Callable[[], BaseException]] = {
     "SystemExit": SystemExit,
     "KeyboardInterrupt": KeyboardInterrupt,
@@ -38,9 +49,16 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "CancelledError": asyncio.CancelledError,
     "Unprintable": Unprintable,
     "ExceptionGroup": lambda: ExceptionGroup("several", [ValueError("one")]),
+    "BaseExceptionGroup": lambda: BaseExceptionGroup("several", [SystemExit(1), ValueError("one")]),
     "StopAsyncIteration": StopAsyncIteration,
+    "RecursionError": lambda: _endlessly(0),
 }
-RETURNED: dict[str, Callable[[], Any]] = {"function": lambda: _itself, "endless": _itself, "huge": lambda: 2**80}
+RETURNED: dict[str, Callable[[], Any]] = {
+    "function": lambda: _itself,
+    "endless": _itself,
+    "deep": _deep,
+    "huge": lambda: 2**80,
+}
 
 
 class Wish(TypedDict):

@@ -36,13 +36,12 @@ class Cost:
 COSTS: Mapping[str, Cost] = {
     # No thread, so nothing to keep.
     "stateless wait": Cost(round_trips=0, statements=0, checkpointer=0),
-    # Opened in one round trip: make the thread, do not flush, lock the thread, open the run, say what became of it.
-    # Finished in one: lock the thread, close run and thread.
+    # `open_run`: make the thread, lock it, open the run. `finish_run`: lock the thread, close run and thread.
     # The checkpointer: read what is there; the input's checkpoint, each node's writes, each step's checkpoint.
-    "new thread, wait": Cost(round_trips=2, statements=7, checkpointer=6),
-    "second turn, wait": Cost(round_trips=2, statements=7, checkpointer=6),
+    "new thread, wait": Cost(round_trips=2, statements=2, checkpointer=6),
+    "second turn, wait": Cost(round_trips=2, statements=2, checkpointer=6),
     # Reading along costs nothing.
-    "new thread, stream": Cost(round_trips=2, statements=7, checkpointer=6),
+    "new thread, stream": Cost(round_trips=2, statements=2, checkpointer=6),
     # One statement that makes the thread.
     "POST /threads": Cost(round_trips=1, statements=1, checkpointer=0),
 }

@@ -1,7 +1,9 @@
 """Watchdog: a node that blocks the event loop is named."""
 
+import itertools
 import logging
 import time
+from typing import Any
 
 import anyio
 import httpx
@@ -29,6 +31,12 @@ def _blocking() -> StateGraph[Items]:
     return graph
 
 
+def _told(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """What was said of the node and then; a busy machine may have stood still before."""
+    records = [vars(record) for record in caplog.records if record.name == "threadkeep.engine.watchdog"]
+    return list(itertools.dropwhile(lambda record: "node" not in record, records))
+
+
 async def test_a_node_that_blocks_the_loop_is_named(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """Ours: a warning after 1 s says which line of which node of which run, and the run ends as any other."""
     graphs = {"blocking": accept("blocking", _blocking(), where="tests")}
@@ -38,15 +46,15 @@ async def test_a_node_that_blocks_the_loop_is_named(settings: Settings, caplog: 
             path = f"/threads/{thread}/runs/wait"
             answer = await http.post(path, json={"assistant_id": "blocking", "input": {"items": []}})
             with anyio.fail_after(5):
-                while len(caplog.records) < 2:
+                while len(told := _told(caplog)) < 2:
                     await anyio.sleep(0.05)
 
     assert answer.json() == {"items": ["counted"]}
-    blocked, over = (vars(record) for record in caplog.records)
+    blocked, over = told[:2]
     assert (blocked["msg"], over["msg"]) == ("a node blocks the event loop", "the event loop turns again")
     named = {name: blocked[name] for name in ("node", "graph_id", "thread_id", "run_id")}
     run_id = answer.headers["content-location"].rpartition("/")[2]
     assert named == {"node": "counting", "graph_id": "blocking", "thread_id": thread, "run_id": run_id}
     assert blocked["where"].startswith(f"{__file__}:")
     assert blocked["where"].endswith(" in _counting")
-    assert 1.0 < blocked["blocked_s"] < over["blocked_s"] < 5
+    assert 1.0 <= blocked["blocked_s"] < over["blocked_s"] < 5

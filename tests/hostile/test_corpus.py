@@ -8,6 +8,7 @@ import anyio
 import httpx
 import pytest
 
+from auth.conftest import MakeKey
 from conftest import serving
 from hostile.corpus import RUN, Attack, attacks
 from threadkeep.settings import Settings
@@ -107,6 +108,10 @@ def _is_problem(answer: httpx.Response) -> bool:
     return isinstance(found, dict) and {"detail", "code"} <= found.keys()
 
 
+NINTH = 9
+"""Of the corpus, what is sent again where callers are known."""
+
+
 @pytest.fixture
 def patient(settings: Settings) -> Settings:
     """Limits that such a flood would otherwise meet."""
@@ -137,3 +142,23 @@ async def test_no_hostile_request_harms_the_server_or_what_it_keeps(patient: Set
     assert (alive.status_code, answer.status_code, patched.status_code) == (200, 200, 200)
     assert after == before
     assert before[0]["metadata"][TRUTH] == item["value"][TRUTH]
+
+
+async def test_no_hostile_request_of_a_known_caller_harms_another(patient: Settings, make_key: MakeKey) -> None:
+    """Ours: the same with API keys, by one of two callers; the other's things are as they were."""
+    chosen = patient.model_copy(update={"auth_type": "api_key", "principal_requests": 0})
+    async with serving(chosen) as url:
+        keys = [{"x-api-key": await make_key(name)} for name in ("ada", "eve")]
+        ada, eve = (httpx.AsyncClient(base_url=url, timeout=ANSWER_S, headers=key) for key in keys)
+        async with ada, eve:
+            hers = await _make(ada)
+            before = await _everything(ada, hers)
+            corpus = [attack for ids in (await _make(eve), hers) for attack in list(attacks(ids))[::NINTH]]
+            attackers = Attackers(eve)
+            with anyio.fail_after(ALL_S):
+                await attackers.send_all(corpus)
+            after = await _everything(ada, hers)
+
+    assert attackers.wrong == []
+    assert len(corpus) >= 2000
+    assert after == before

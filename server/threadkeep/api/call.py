@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from threadkeep.api import headers, values
 from threadkeep.api.answers import Bound
@@ -21,6 +22,7 @@ from threadkeep.api.scrape import Scrape
 from threadkeep.api.shapes import Event as ServerEvent
 from threadkeep.api.shares import Held
 from threadkeep.auth import Door, Event, Principal, Value
+from threadkeep.auth.principal import acting
 from threadkeep.db.bounds import bound_to
 from threadkeep.db.filters import EVERYTHING, Filters
 from threadkeep.engine.assistants import Assistants
@@ -127,10 +129,13 @@ def _uuid(request: Request[State], name: str, kind: str) -> UUID:
         raise Invalid(f"Invalid {kind} ID: must be a UUID") from None
 
 
-def _ids(call: Call[Any, Any]) -> dict[str, UUID]:
-    """The ids of the path, as what they are."""
+def _ids(call: Call[Any, Any], body: object) -> dict[str, UUID]:
+    """The ids of the path, as what they are, and that of the assistant that a run's body names."""
     names = {"thread_id", "run_id", "cron_id", "assistant_id"} & call.request.path_params.keys()
-    return {name: getattr(call, name) for name in sorted(names)}
+    found: dict[str, UUID] = {name: getattr(call, name) for name in sorted(names)}
+    if isinstance(named := getattr(body, "assistant_id", None), str):
+        found["assistant_id"] = call.assistants.id_of(named)
+    return found
 
 
 Endpoint = Callable[[Call[Any, Any]], Awaitable[Response]]
@@ -179,6 +184,8 @@ class Operation:
     """A pydantic model, or a type of several, such as `list[Model]`."""
     own_body: Any = None
     """What an endpoint takes that reads the body in its own way."""
+    reader: Callable[[Request[Any]], Awaitable[BaseModel]] | None = None
+    """How `own_body` is read where it is needed to know what is asked for."""
     query: type[BaseModel] | None = None
 
     @property
@@ -191,7 +198,12 @@ class Operation:
         """Its answer may take as long as a run."""
         return self.answer.media == "text/event-stream" or self.path.endswith(("/wait", "/join"))
 
-    async def __call__(self, request: Request[State]) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The operation as an ASGI application, which the router calls as it is."""
+        response = await self.answered(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    async def answered(self, request: Request[State]) -> Response:
         """Ask who is calling, read the request, ask what they may, and answer."""
         door = None if self.event == "public" else request.state["door"]
         if door is None:
@@ -208,7 +220,7 @@ class Operation:
     async def _answered(self, request: Request[State], principal: Principal | None) -> Response:
         if Overloaded in self.answer.refusals:  # told before its body is read: a flood is to cost little
             request.state["engine"].slots.refuse_if_full()
-        body = await read_body(request, self.body) if self.body else None
+        body = await self._read(request)
         query = read_query(request, self.query) if self.query else None
         if self.event == "threads.create_run" and not self.is_long:
             await request.state["quotas"].enqueue(principal and principal.identity, _runs_of(body))
@@ -216,25 +228,32 @@ class Operation:
         if principal is None:
             return await self.endpoint(call)
         call = await self._authorized(call)
-        with bound_to(call.filters):
+        with bound_to(call.filters), acting(principal):
             return Bound(await self.endpoint(call), call.filters)
+
+    async def _read(self, request: Request[State]) -> Any:
+        if self.reader is not None:
+            return await self.reader(request)
+        return await read_body(request, self.body) if self.body else None
 
     async def _authorized(self, call: Call[Any, Any]) -> Call[Any, Any]:
         """`call` with the filters of its caller, and with what authorization made of its body and query."""
         if isinstance(call.body, list):
             return await self._all_authorized(call, cast("list[BaseModel]", call.body))
-        value = values.of(self.event, _ids(call), call.body or call.query)
+        value = values.of(self.event, _ids(call, call.body), call.body or call.query)
         filters = await call.allowed(self.event, value)
-        body, query = values.applied(value, call.body), values.applied(value, call.query)
+        body, query = (values.applied(self.event, value, said) for said in (call.body, call.query))
         return replace(call, body=body, query=query, filters=filters, marks=value.get("metadata") or {})
 
     async def _all_authorized(self, call: Call[Any, Any], bodies: list[BaseModel]) -> Call[Any, Any]:
         """Each of several bodies is asked about; all must be the same caller's."""
-        asked = [(body, values.of(self.event, _ids(call), body)) for body in bodies]
+        asked = [(body, values.of(self.event, _ids(call, body), body)) for body in bodies]
         filters = [await call.allowed(self.event, value) for _, value in asked]
         if any(one != filters[0] for one in filters):
             raise Forbidden("these can't be asked for together")
-        return replace(call, body=[values.applied(value, body) for body, value in asked], filters=filters[0])
+        return replace(
+            call, body=[values.applied(self.event, value, body) for body, value in asked], filters=filters[0]
+        )
 
 
 def _runs_of(body: Any) -> int:

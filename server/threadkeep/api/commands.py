@@ -157,7 +157,7 @@ async def _run(call: Call[Any, Any], said: Params) -> Done:
         raise Refused("invalid_argument", problem.detail) from None
     value = values.of("threads.create_run", {"thread_id": call.thread_id}, body)
     filters = await call.allowed("threads.create_run", value)
-    allowed = replace(call, body=values.applied(value, body), filters=filters)
+    allowed = replace(call, body=values.applied("threads.create_run", value, body), filters=filters)
     with bound_to(filters) if call.principal else nullcontext():
         asked = await on_thread(allowed, kept=True, watched=True)
         slots = call.engine.slots

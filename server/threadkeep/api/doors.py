@@ -9,11 +9,11 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from threadkeep.api.decoding import read_bytes
-from threadkeep.api.errors import on_problem
+from threadkeep.api.errors import HANDLERS
 from threadkeep.auth import Door, Principal
 from threadkeep.auth.principal import User
-from threadkeep.problems import Problem
 
+REFUSALS: tuple[type[Exception], ...] = tuple(HANDLERS)
 POLICY_VIOLATION = 1008
 """The code with which a WebSocket that nobody may open is closed."""
 
@@ -65,14 +65,16 @@ class DooredRoute(BaseRoute):
                 receive = request.receive
             else:
                 principal = await door.authenticate(HTTPConnection(scope))
-        except Problem as refused:
+        except REFUSALS as refused:
             await _refuse(refused, scope, receive, send)
             return
         await self._route.handle({**scope, "user": User(principal.user)}, receive, send)
 
 
-async def _refuse(refused: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+async def _refuse(refused: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """As for a route of ours: the application around this one would make a 500 of it."""
     if scope["type"] == "http":
-        await (await on_problem(Request(scope), refused))(scope, receive, send)
+        answer = next(HANDLERS[kind] for kind in type(refused).__mro__ if kind in HANDLERS)
+        await (await answer(Request(scope), refused))(scope, receive, send)
         return
-    await WebSocket(scope, receive, send).close(POLICY_VIOLATION, refused.detail)
+    await WebSocket(scope, receive, send).close(POLICY_VIOLATION)

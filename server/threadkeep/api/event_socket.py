@@ -1,9 +1,12 @@
 """Event socket: commands and events of the protocol v2 on one WebSocket.
 
-Each subscription follows the thread by itself, from recent runs on: a client drops what it has by `event_id`.
+However many subscriptions there are, the thread is followed once and its events leave in order: a client may take the
+end of a run for the end of all that it subscribed to. A new subscription begins with recent runs, of which the others
+get nothing again.
 """
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import anyio
@@ -14,10 +17,10 @@ from threadkeep.api.call import Call
 from threadkeep.api.commands import METHODS, CommandBody, Done, Methods, Params, Refused, perform, read_command
 from threadkeep.api.event_stream import gap_frame
 from threadkeep.api.socket import DATABASE, error_frame, refuse
-from threadkeep.api.threads import known
 from threadkeep.engine.live import Gap
 from threadkeep.engine.protocol import subscription
-from threadkeep.engine.protocol.follow import follow_protocol
+from threadkeep.engine.protocol.events import ProtocolEvent, is_new
+from threadkeep.engine.protocol.follow import Told, follow_protocol, watch
 from threadkeep.engine.protocol.subscription import Subscription
 from threadkeep.problems import InvalidRequest, NotFound, Problem, TooLarge, Unavailable
 
@@ -35,6 +38,18 @@ async def serve(call: Call[None, None], websocket: WebSocket) -> None:
     await _Session(call, websocket).run()
 
 
+@dataclass(slots=True)
+class _Subscribed:
+    """A subscription, and the seq up to which it was served; None: from recent runs on."""
+
+    wanted: Subscription
+    served: int | None
+
+    def lacks(self, event: ProtocolEvent) -> bool:
+        """It was not served that far yet."""
+        return self.served is None or is_new(event.seq, self.served)
+
+
 class _Session:
     """One socket, its subscriptions, and the lock that keeps frames whole."""
 
@@ -43,9 +58,12 @@ class _Session:
         self._websocket = websocket
         self._sending = anyio.Lock()
         self._tasks = anyio.create_task_group()
-        self._subscriptions: dict[str, anyio.CancelScope] = {}
-        self._unanswered: list[anyio.Event] = []
-        """Set when the answer is out that names a subscription: its events come behind it."""
+        self._subscriptions: dict[str, _Subscribed] = {}
+        self._changed = False
+        """There are new subscriptions: the thread is to be followed anew."""
+        self._following = anyio.CancelScope()
+        self._turn = anyio.Lock()
+        """Of him who follows."""
         self._methods: Methods = {
             **METHODS,
             "subscription.subscribe": self._subscribe,
@@ -73,8 +91,11 @@ class _Session:
             await self._send(wire.dumps(error_frame(problem)))
             return
         await self._send(wire.dumps(await self._performed(sent)))
-        while self._unanswered:
-            self._unanswered.pop().set()
+        if self._changed:
+            self._changed = False
+            self._following.cancel()
+            self._following = anyio.CancelScope()
+            self._tasks.start_soon(self._follow, self._following)
 
     async def _performed(self, sent: CommandBody) -> dict[str, Any]:
         try:
@@ -92,19 +113,16 @@ class _Session:
             raise Refused("invalid_argument", problem.detail) from None
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise Refused("invalid_argument", f"a socket has at most {MAX_SUBSCRIPTIONS} subscriptions")
-        await known(call)
+        await watch(call.engine, call.filters, call.thread_id)
         subscription_id = str(ids.uuid7())
-        self._subscriptions[subscription_id] = anyio.CancelScope()
-        self._unanswered.append(answered := anyio.Event())
-        self._tasks.start_soon(self._follow, subscription_id, wanted, since, answered)
+        self._subscriptions[subscription_id] = _Subscribed(wanted, since)
+        self._changed = True
         return Done({"subscription_id": subscription_id, "replayed_events": 0})
 
     async def _unsubscribe(self, call: Call[Any, Any], params: Params) -> Done:
         del call
-        scope = self._subscriptions.pop(str(params.get("subscription_id")), None)
-        if scope is None:
+        if self._subscriptions.pop(str(params.get("subscription_id")), None) is None:
             raise Refused("no_such_subscription", "There is no such subscription on this connection.")
-        scope.cancel()
         return Done({})
 
     async def _reconnect(self, call: Call[Any, Any], params: Params) -> Done:
@@ -114,29 +132,53 @@ class _Session:
         wanted = cast("list[object]", asked) if isinstance(asked, list) else []
         return Done({"restored": bool(wanted) and all(str(one) in self._subscriptions for one in wanted)})
 
-    async def _follow(
-        self, subscription_id: str, wanted: Subscription, since: int | None, answered: anyio.Event
-    ) -> None:
-        engine = self._call.engine
-        with self._subscriptions[subscription_id]:
-            await answered.wait()
-            try:
-                told = follow_protocol(
-                    engine, self._call.filters, self._call.thread_id, since=since, channels=wanted.families
-                )
-                async with aclosing(told) as items:
-                    async for item in items:
-                        if isinstance(item, Gap):
-                            await self._send(gap_frame(item))
-                        elif wanted.wants(item):
-                            await self._send(item.encode())
-            except DATABASE:
-                await self._close(Unavailable())
-                return
-            if engine.stopping.is_set():
-                await self._end(SERVICE_RESTART)
-            else:
-                await self._close(NotFound(f"Thread with ID {self._call.thread_id} not found"))
+    async def _follow(self, scope: anyio.CancelScope) -> None:
+        """Serve all subscriptions, until there is one more."""
+        async with self._turn:
+            with scope:
+                await self._serve()
+            if not scope.cancel_called:
+                await self._leave()
+
+    async def _serve(self) -> None:
+        several = list(self._subscriptions.values())
+        places = [one.served for one in several if one.served is not None]
+        told = follow_protocol(
+            self._call.engine,
+            self._call.filters,
+            self._call.thread_id,
+            since=min(places) if len(places) == len(several) and places else None,
+            channels=frozenset[str]().union(*(one.wanted.families for one in several)),
+        )
+        with suppress(*DATABASE):
+            async with aclosing(told) as items:
+                async for item in items:
+                    with anyio.CancelScope(shield=True):
+                        await self._tell(item)
+
+    async def _tell(self, item: Told) -> None:
+        if isinstance(item, Gap):
+            await self._send(gap_frame(item))
+            return
+        lacking = [one for one in self._subscriptions.values() if one.lacks(item)]
+        if any(one.wanted.wants(item) for one in lacking):
+            await self._send(item.encode())
+        for one in lacking:
+            one.served = item.seq
+
+    async def _leave(self) -> None:
+        """The thread can't be followed any longer: the process stops, Postgres is away, or the thread is gone."""
+        if self._call.engine.stopping.is_set():
+            await self._end(SERVICE_RESTART)
+            return
+        try:
+            await watch(self._call.engine, self._call.filters, self._call.thread_id)
+        except NotFound as problem:
+            await self._close(problem)
+            return
+        except DATABASE:
+            pass
+        await self._close(Unavailable())
 
     async def _send(self, frame: bytes) -> None:
         """One frame; a client that does not read is cut."""

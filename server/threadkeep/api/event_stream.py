@@ -11,10 +11,9 @@ from threadkeep import wire
 from threadkeep.api.call import Call
 from threadkeep.api.decoding import decode
 from threadkeep.api.sse import EventStream, encode
-from threadkeep.api.threads import known
 from threadkeep.engine.live import Gap
 from threadkeep.engine.protocol import subscription
-from threadkeep.engine.protocol.follow import Told, follow_protocol
+from threadkeep.engine.protocol.follow import Told, follow_protocol, watch
 from threadkeep.engine.protocol.subscription import Subscription
 from threadkeep.problems import Invalid, InvalidRequest
 
@@ -38,8 +37,8 @@ async def stream(call: Call[None, None]) -> Response:
     """POST /threads/{thread_id}/stream/events: follow a thread in the protocol v2; `since` replays what came after it."""
     params = read_object(await call.read_body())
     wanted, since = subscription.parse(params), subscription.parse_since(params)
-    thread = await known(call)
-    told = follow_protocol(call.engine, call.filters, thread.thread_id, since=since, channels=wanted.families)
+    await watch(call.engine, call.filters, call.thread_id)
+    told = follow_protocol(call.engine, call.filters, call.thread_id, since=since, channels=wanted.families)
     return EventStream(_frames(told, wanted), headers={})
 
 

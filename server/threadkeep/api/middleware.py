@@ -151,7 +151,7 @@ class _Answer:
 
 def _operation(scope: Scope) -> Operation | None:
     """The line of the table that answered; None where none did, as for a route of the user's."""
-    found = getattr(scope.get("endpoint"), "__self__", None)
+    found = scope.get("endpoint")
     return found if isinstance(found, Operation) else None
 
 

@@ -19,6 +19,7 @@ from threadkeep.problems import (
     BodyTimeout,
     Forbidden,
     Invalid,
+    KeyReused,
     NotFound,
     Problem,
     TooLarge,
@@ -60,6 +61,12 @@ LAST_EVENT_ID: Final = {
     "in": "header",
     "description": "The id of the last event that the client has; `-1` asks for all.",
     "schema": {"type": "string"},
+}
+IDEMPOTENCY_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same request with the same key makes nothing more, for a day.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
 TOTALS: Final = {
     "x-pagination-total": {"description": "Of all that match.", "schema": {"type": "integer"}},
@@ -163,6 +170,8 @@ def _without_null(schema: Schema) -> Schema:
 def _headers(operation: Operation) -> Iterator[Schema]:
     if operation.method == "GET" and operation.answer.media == "text/event-stream":
         yield LAST_EVENT_ID
+    if KeyReused in operation.answer.refusals:
+        yield IDEMPOTENCY_KEY
 
 
 def _responses(operation: Operation, parts: _Parts) -> Iterator[tuple[str, Schema]]:

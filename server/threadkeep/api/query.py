@@ -9,12 +9,13 @@ from uuid import UUID
 import anyio
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from threadkeep import wire
 from threadkeep.api.answers import json_answer, run_headers
 from threadkeep.api.call import Call
-from threadkeep.api.decoding import decode, read_query, validated
+from threadkeep.api.decoding import decode, read_bytes, read_query, validated
 from threadkeep.api.joins import stop
 from threadkeep.db.cancels import Target
 from threadkeep.engine import follow
@@ -48,12 +49,11 @@ class QueryInterrupted(Problem):
     status, code = 409, "interrupted"
 
 
-async def query(call: Call[None, None]) -> Response:
+async def query(call: Call[QueryBody, None]) -> Response:
     """POST /query: ask one question, and get one answer; the same names as query parameters will do, without a body."""
-    asked = await _asked(call)
     admitted: Admitted | None = None
     with anyio.move_on_after(call.engine.settings.query_timeout_s):
-        admitted = await run_foreground(call.engine, call.filters, await _admission(call, asked))
+        admitted = await run_foreground(call.engine, call.filters, await _admission(call))
         answer = await _answer(call, admitted)
         return json_answer(
             {"response": _text(answer), "thread_id": admitted.thread_id, "run_id": admitted.run_id},
@@ -66,15 +66,15 @@ async def query(call: Call[None, None]) -> Response:
     raise QueryTimeout("Request timeout", thread_id=str(admitted.thread_id), run_id=str(admitted.run_id))
 
 
-async def _asked(call: Call[None, None]) -> QueryBody:
+async def read(request: Request[Any]) -> QueryBody:
     """From the body; where that is empty, from the query parameters."""
-    raw = await call.read_body()
-    asked = validated(QueryBody, decode(raw)) if raw.strip() else read_query(call.request, QueryBody)
+    raw = await read_bytes(request)
+    asked = validated(QueryBody, decode(raw)) if raw.strip() else read_query(request, QueryBody)
     return cast("QueryBody", asked)
 
 
-async def _admission(call: Call[None, None], asked: QueryBody) -> Admission:
-    graphs = call.engine.graphs
+async def _admission(call: Call[QueryBody, None]) -> Admission:
+    asked, graphs = call.body, call.engine.graphs
     graph_id = DEFAULT_GRAPH if DEFAULT_GRAPH in graphs else next(iter(graphs))
     configurable = {"user_id": asked.user_id} if asked.user_id else {}
     spec = RunSpec(
@@ -89,7 +89,7 @@ async def _admission(call: Call[None, None], asked: QueryBody) -> Admission:
     )
 
 
-async def _answer(call: Call[None, None], admitted: Admitted) -> Any:
+async def _answer(call: Call[QueryBody, None], admitted: Admitted) -> Any:
     if admitted.live is not None and (outcome := await admitted.live.wait()):
         raw = outcome.answer
     else:

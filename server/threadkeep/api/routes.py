@@ -35,9 +35,21 @@ from threadkeep.db.thread_checkpoints import Storage
 from threadkeep.db.thread_search import FoundThread
 from threadkeep.db.threads import Thread
 from threadkeep.engine.updates import UpdateTimeout
-from threadkeep.problems import Conflict, InvalidRequest, NotFound, Overloaded, QueryTimeout, ThreadBusy, Unsupported
+from threadkeep.problems import (
+    Conflict,
+    InvalidRequest,
+    KeyInUse,
+    KeyReused,
+    NotFound,
+    Overloaded,
+    QueryTimeout,
+    ThreadBusy,
+    Unsupported,
+)
 
-STATELESS = (InvalidRequest, NotFound, Unsupported)
+KEYED = (KeyInUse, KeyReused)
+"""What may stand against a request with an Idempotency-Key."""
+STATELESS = (InvalidRequest, NotFound, Unsupported, *KEYED)
 """What may stand against a run without a thread."""
 ON_THREAD = (*STATELESS, ThreadBusy)
 """And against one on a thread."""
@@ -127,7 +139,7 @@ THREADS = (
         "POST /threads",
         threads.create,
         "threads.create",
-        gives(Thread, InvalidRequest, NotFound, Conflict, UpdateTimeout),
+        gives(Thread, InvalidRequest, NotFound, Conflict, UpdateTimeout, *KEYED),
         body=threads.ThreadBody,
     ),
     operation(
@@ -296,14 +308,14 @@ CRONS = (
         "POST /runs/crons",
         crons.create,
         "crons.create",
-        gives(Cron, InvalidRequest, NotFound, Unsupported),
+        gives(Cron, InvalidRequest, NotFound, Unsupported, *KEYED),
         body=crons.CronBody,
     ),
     operation(
         "POST /threads/{thread_id}/runs/crons",
         crons.create_on_thread,
         "crons.create",
-        gives(Cron, InvalidRequest, Unsupported),
+        gives(Cron, InvalidRequest, Unsupported, *KEYED),
         body=crons.CronBody,
     ),
     operation("POST /runs/crons/search", crons.search, "crons.search", gives(list[Cron]), body=crons.SearchBody),
@@ -342,11 +354,13 @@ QUERY = (
         endpoint=query.query,
         event="threads.create_run",
         own_body=query.QueryBody,
+        reader=query.read,
         answer=gives(shapes.QueryAnswer, NotFound, query.QueryInterrupted, query.QueryFailed, Overloaded, QueryTimeout),
     ),
 )
 
-TABLE: tuple[Operation, ...] = (*SYSTEM, *ASSISTANTS, *THREADS, *THREAD_RUNS, *STATELESS_RUNS, *CRONS, *STORE, *QUERY)
+TABLE: tuple[Operation, ...] = (*STATELESS_RUNS, *THREAD_RUNS, *THREADS, *SYSTEM, *ASSISTANTS, *CRONS, *STORE, *QUERY)
+"""The busiest first: the router looks at one after the other."""
 
 SOCKETS: tuple[SocketOperation, ...] = (
     SocketOperation(path="/threads/{thread_id}/stream/events", endpoint=event_socket.serve, event="threads.read"),

@@ -101,7 +101,7 @@ async def stream(call: Call[ThreadRunBody, None]) -> Response:
 
 async def wait(call: Call[ThreadRunBody, None]) -> Response:
     """POST /threads/{thread_id}/runs/wait: run, and read the final values."""
-    admitted = await idempotent.admit(call, await on_thread(call), run_foreground)
+    admitted = await idempotent.admit(call, await on_thread(call, kept=_keyed(call)), run_foreground)
     return WaitingAnswer(
         _answer(call.engine, call.filters, admitted),
         headers=run_headers(admitted.thread_id, admitted.run_id, "join"),
@@ -124,7 +124,7 @@ async def stream_stateless(call: Call[StatelessRunBody, None]) -> Response:
 
 async def wait_stateless(call: Call[StatelessRunBody, None]) -> Response:
     """POST /runs/wait: run without a thread, and read the final values."""
-    admitted = await _admit_stateless(call, await _without_thread(call, call.body))
+    admitted = await _admit_stateless(call, await _without_thread(call, call.body, kept=_keyed(call)))
     return WaitingAnswer(
         _answer(call.engine, call.filters, admitted),
         headers=run_headers(admitted.thread_id, admitted.run_id, "join" if admitted.run else None),
@@ -204,7 +204,9 @@ def _answer(engine: Engine, filters: Filters, admitted: Admitted) -> Callable[[]
             return await follow.answer(engine, filters, admitted.thread_id, admitted.run_id)
         if outcome := await admitted.live.wait():
             return outcome.answer
-        raise Unavailable("the server is stopping")
+        if admitted.run is None or engine.stopping.is_set():
+            raise Unavailable("the server is stopping")
+        return await follow.answer(engine, filters, admitted.thread_id, admitted.run_id)  # another process has it now
 
     return answer
 

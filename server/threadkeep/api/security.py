@@ -26,7 +26,7 @@ def secured(document: Schema, table: Iterable[Operation], kind: AuthType, auth: 
     if not schemes:
         return document
     document["components"]["securitySchemes"] = schemes
-    security = own.get("security") or [{name: []} for name in schemes]
+    security: list[Any] = own.get("security") or [{name: []} for name in schemes]
     problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     refusal = {"description": inspect.getdoc(Unauthenticated) or "", "content": problem}
     for operation in table:
@@ -34,7 +34,8 @@ def secured(document: Schema, table: Iterable[Operation], kind: AuthType, auth: 
         if entry is not None and operation.event != "public":
             entry["security"] = security
             entry["responses"] = dict(sorted({**entry["responses"], "401": refusal}.items()))
-    for path, said in (own.get("paths") or {}).items():
+    paths = cast("Mapping[str, Mapping[str, Any]]", own.get("paths") or {})
+    for path, said in paths.items():
         for method, more in said.items():
             document["paths"].get(path, {}).get(method, {}).update(more)
     return document

@@ -1,5 +1,6 @@
 """System: is it alive, is it ready, what is it."""
 
+import anyio
 from langgraph.version import __version__ as langgraph_version
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
@@ -10,6 +11,9 @@ from threadkeep.api.call import Call
 from threadkeep.db import migrate
 from threadkeep.db.outage import AWAY
 from threadkeep.engine.engine import Engine
+
+CHECK_S = 1.0
+"""How long a health check waits for Postgres: probes do not wait long themselves."""
 
 
 class OkQuery(BaseModel):
@@ -38,9 +42,10 @@ async def livez(call: Call[None, None]) -> Response:
 async def readyz(call: Call[None, None]) -> Response:
     """GET /readyz: whether it takes requests: Postgres answers, its tables are up to date, the server is not stopping."""
     engine = call.engine
+    answers = await _database_answers(engine)
     checks = {
-        "database": await _database_answers(engine),
-        "migrations": await _is_migrated(engine),
+        "database": answers,
+        "migrations": answers and await _is_migrated(engine),
         "accepting": not engine.stopping.is_set(),
     }
     ready = all(checks.values())
@@ -74,16 +79,18 @@ async def info(call: Call[None, None]) -> Response:
 
 async def _database_answers(engine: Engine) -> bool:
     try:
-        async with engine.pool.connection() as conn:
-            await conn.execute("SELECT 1")
-    except AWAY:
+        with anyio.fail_after(CHECK_S):
+            async with engine.pool.connection() as conn:
+                await conn.execute("SELECT 1")
+    except (*AWAY, TimeoutError):
         return False
     return True
 
 
 async def _is_migrated(engine: Engine) -> bool:
     try:
-        async with engine.pool.connection() as conn:
-            return await migrate.is_current(conn)
-    except AWAY:
+        with anyio.fail_after(CHECK_S):
+            async with engine.pool.connection() as conn:
+                return await migrate.is_current(conn)
+    except (*AWAY, TimeoutError):
         return False

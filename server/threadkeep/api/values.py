@@ -28,7 +28,6 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
         "after_seconds",
     ),
     "assistants.create": ("assistant_id", "graph_id", "config", "context", "metadata", "if_exists", "name"),
-    "assistants.read": ("metadata",),
     "assistants.update": ("graph_id", "config", "context", "metadata", "name", "version"),
     "assistants.search": ("graph_id", "metadata", "limit", "offset"),
     "crons.create": ("assistant_id", "schedule", "end_time", "metadata"),
@@ -42,6 +41,23 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """By event, the fields of its body or query that its value has, under the same names."""
 RUNNING: Final = frozenset({"threads.create_run", "crons.create", "crons.update"})
+USUAL: Final[Mapping[str, Value]] = {
+    "threads.read": {"run_id": None},
+    "threads.update": {"thread_id": None, "action": None},
+    "threads.delete": {"thread_id": None, "run_id": None},
+    "threads.create_run": {
+        "assistant_id": None,
+        "thread_id": None,
+        "run_id": None,
+        "status": "pending",
+        "prevent_insert_if_inflight": False,
+        "multitask_strategy": "enqueue",
+        "if_not_exists": "reject",
+        "after_seconds": 0,
+    },
+    "crons.create": {"cron_id": None, "thread_id": None, "user_id": None},
+}
+"""What a value holds in any case."""
 NAMESPACES: Final = ("namespace", "namespace_prefix", "prefix")
 """How the bodies of the store call what handlers know as `namespace`."""
 CHANGEABLE: Final = ("metadata", "key")
@@ -52,32 +68,38 @@ ModelT = TypeVar("ModelT", bound=BaseModel | None)
 
 def of(event: Event, ids: Mapping[str, UUID], body: BaseModel | None) -> Value:
     """The value of an event: the ids of its path, and what its body or query says."""
-    value: Value = {name: _plain(getattr(body, name)) for name in FIELDS.get(event, ()) if hasattr(body, name)}
+    said = {name: _plain(getattr(body, name)) for name in FIELDS.get(event, ()) if hasattr(body, name)}
+    value: Value = {**USUAL.get(event, {}), **said}
     if event.startswith("store."):
         value["namespace"] = next((_labels(getattr(body, name)) for name in NAMESPACES if hasattr(body, name)), ())
-        return value | ids
+        return {**value, **ids}
     value["metadata"] = value.get("metadata") or {}
     if event in RUNNING:
-        said = {name for name in KWARGS if name in (body.model_fields_set if body else ())}
+        spec = {name for name in KWARGS if name in (body.model_fields_set if body else ())}
         value["kwargs" if event == "threads.create_run" else "payload"] = {
-            name: _plain(getattr(body, name)) for name in sorted(said)
+            name: _plain(getattr(body, name)) for name in sorted(spec)
         }
-    return value | ids
+    return {**value, **ids}
 
 
-def applied(value: Value, body: ModelT) -> ModelT:
-    """`body`, or a query, with what was changed in its value."""
+def applied(event: Event, value: Value, body: ModelT) -> ModelT:
+    """`body`, or a query, with what was changed in its value.
+
+    Metadata that a handler writes for every event are those of a row or of a search for rows; where a body asks for
+    something else by that name, such as the history's, they are nothing to it.
+    """
     if body is None:
         return body
-    changes = {name: value[name] for name in CHANGEABLE if name in value and name in type(body).model_fields}
+    own = [name for name in CHANGEABLE if name in FIELDS.get(event, ()) and name in type(body).model_fields]
+    changes = {name: value[name] for name in own if name in value}
     if changes.get("metadata") == {} and not getattr(body, "metadata", None):
         del changes["metadata"]  # what was not said stays unsaid
     for name in NAMESPACES:
         if "namespace" in value and name in type(body).model_fields:
             changes[name] = _checked(value["namespace"])
-    for name, said in (value.get("kwargs") or value.get("payload") or {}).items():
-        if name in type(body).model_fields and not isinstance(getattr(body, name), BaseModel):
-            changes[name] = said
+    said = cast("dict[str, Any]", value.get("kwargs") or value.get("payload") or {})
+    known = [name for name in said if name in type(body).model_fields]
+    changes |= {name: said[name] for name in known if not isinstance(getattr(body, name), BaseModel)}
     return body.model_copy(update=changes) if changes else body
 
 
@@ -100,5 +122,4 @@ def _labels(namespace: str | Sequence[str] | None) -> tuple[str, ...]:
         return tuple(namespace.split(".")) if namespace else ()
     if namespace is None:
         return ()
-    labels = cast("Sequence[str]", namespace)
-    return tuple(label for part in labels for label in part.split("."))
+    return tuple(label for part in namespace for label in part.split("."))

@@ -23,6 +23,7 @@ from threadkeep.problems import Problem, Unavailable
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
+SOON_S = 0.25
 LEAVE_S = 0.5
 """What has an answer when the process leaves still gives it."""
 
@@ -48,6 +49,9 @@ class WaitingAnswer(Response):
         """The head is out."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (body := await self._soon()) is not None:
+            await raw_json(body, headers=self._own_headers)(scope, receive, send)
+            return
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_gone, receive, tasks.cancel_scope, self._on_disconnect)
             tasks.start_soon(self._find)
@@ -62,15 +66,31 @@ class WaitingAnswer(Response):
         if isinstance(self._body, Problem) and not self._begun:
             raise self._body
 
+    async def _soon(self) -> bytes | None:
+        """The answer, where it is there before a lost client need be looked for: most runs cost no task for that."""
+        with anyio.move_on_after(SOON_S):
+            return await self._answer()
+        return None
+
     async def _find(self) -> None:
         try:
-            self._body = await self._answer()
+            self._settle(await self._answer())
         except Problem as problem:
-            self._body = problem
+            self._settle(problem)
         except AWAY:
             log.warning("the database went away from an answer that waits", exc_info=True)
-            self._body = Unavailable()
-        self._ready.set()
+            self._settle(Unavailable())
+
+    async def _give_up(self, engine: Engine) -> None:
+        """A process that leaves waits for no run of another one."""
+        await engine.leaving.wait()
+        await anyio.sleep(LEAVE_S)
+        self._settle(Unavailable("the server is stopping"))
+
+    def _settle(self, body: bytes | Problem) -> None:
+        if not self._ready.is_set():
+            self._body = body
+            self._ready.set()
 
     async def _beat(self, send: Send) -> None:
         self._begun = True

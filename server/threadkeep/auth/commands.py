@@ -1,5 +1,6 @@
 """Commands: `threadkeep keys`: what each does, beside reading its options."""
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from threadkeep.db.api_keys import ApiKey
 from threadkeep.db.pool import Conn
 from threadkeep.problems import StartRefused
 
+audit = logging.getLogger("threadkeep.audit")
 T = TypeVar("T")
 HEAD = ("id", "prefix", "identity", "name", "scopes", "created", "expires", "last used", "state")
 
@@ -28,6 +30,7 @@ def create(file: Path | None, identity: str, name: str, scopes: tuple[str, ...],
     except ValueError as error:
         raise StartRefused(str(error)) from None
     _with_database(file, lambda conn: api_keys.create(conn, row))
+    audit.info("key created", extra={"of": row.identity, "prefix": row.prefix, "scopes": list(row.scopes)})
     return secret
 
 
@@ -43,6 +46,8 @@ def revoke(file: Path | None, named: str) -> str:
     revoked = _with_database(file, lambda conn: api_keys.revoke(conn, named))
     if not revoked:
         raise StartRefused(f"there is no key {named} that could be revoked")
+    for key in revoked:
+        audit.info("key revoked", extra={"of": key.identity, "prefix": key.prefix})
     return "revoked " + ", ".join(f"{key.prefix} of {key.identity}" for key in revoked)
 
 

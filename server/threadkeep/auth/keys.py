@@ -1,10 +1,12 @@
 """Keys: API keys, each of one identity. A secret is 256 random bits, and only its SHA-256 is kept.
 
-What was found is used for `FRESH_S` seconds, so that a key that is revoked opens nothing after that, in any process.
+What was found is used for `FRESH_S + GRACE_S` seconds at most: a key that is revoked opens nothing after that, in any
+process.
 """
 
 import hashlib
 import logging
+import math
 import secrets
 import time
 from collections import OrderedDict
@@ -28,7 +30,9 @@ from threadkeep.problems import Forbidden
 
 log = logging.getLogger(__name__)
 
-FRESH_S: Final = 5.0
+FRESH_S = 4.0
+GRACE_S: Final = 1.0
+"""Added to it once, while one request asks anew: the others need not wait."""
 REMEMBERED: Final = 10_000
 SIGN: Final = "tk_"
 """How every secret begins, so that one that was published is found."""
@@ -41,12 +45,15 @@ SCOPES: Final = ALL_EVENTS | {f"{event.split('.')[0]}.*" for event in ALL_EVENTS
 """What a key may be limited to: an event, or all of a resource."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Known:
     """A caller that was found lately, until `until` of the monotonic clock."""
 
     caller: Principal
     until: float
+    ends: float
+    """When the key expires."""
+    in_grace: bool = False
 
 
 class KeyDoor:
@@ -65,9 +72,12 @@ class KeyDoor:
             raise unknown()
         hashed = digest(shown)
         known = self._known.get(hashed)
-        if known is None or known.until <= time.monotonic():
-            known = await self._find(hashed)
-        return known.caller
+        now = time.monotonic()
+        if known is not None and known.until > now:
+            return known.caller
+        if known is not None and not known.in_grace:
+            known.until, known.in_grace = min(known.until + GRACE_S, known.ends), True
+        return (await self._find(hashed)).caller
 
     async def authorize(self, principal: Principal, event: Event, value: Value) -> Filters:
         """What is the caller's own, if the key's scopes reach as far."""
@@ -76,16 +86,16 @@ class KeyDoor:
         return own(principal, event, value)
 
     async def _find(self, hashed: bytes) -> Known:
-        self._known.pop(hashed, None)
         asked = time.monotonic()
         async with self._pool.connection() as conn:
             found = await api_keys.find_valid(conn, hashed)
         if found is None:
+            self._known.pop(hashed, None)
             raise unknown()
         if not found.used_lately:
             await self._touch(found)
-        fresh_s = FRESH_S if found.expires_in_s is None else min(FRESH_S, found.expires_in_s)
-        known = self._known[hashed] = Known(_caller(found), asked + fresh_s)
+        ends = math.inf if found.expires_in_s is None else asked + found.expires_in_s
+        known = self._known[hashed] = Known(_caller(found), min(asked + FRESH_S, ends), ends)
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return known

@@ -66,6 +66,16 @@ def _of(filters: Filters) -> Bounds | None:
     return Bounds(orjson.dumps(filters.match).decode(), *space)
 
 
+@contextmanager
+def as_server() -> Generator[None]:
+    """Until the block ends, what is done is the server's own work, such as counting what is everybody's."""
+    token = _bounds.set(None)
+    try:
+        yield
+    finally:
+        _bounds.reset(token)
+
+
 def set_bounds(bounds: Bounds | None) -> None:
     """For work that is done on behalf of whoever asked for it: as `current` said there."""
     _bounds.set(bounds)

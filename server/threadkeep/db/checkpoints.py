@@ -9,8 +9,8 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -51,7 +51,24 @@ LEASE = "__pregel_threadkeep_lease"
 CALLER = "langgraph_auth"
 """How the `configurable` keys begin that hold the user of a run: LangGraph would put their texts into the metadata."""
 
+FRESH = "__pregel_threadkeep_fresh"
+"""The `configurable` key of a `Fresh`, for the first run of a thread."""
+
 Packed = TypeVar("Packed", bound=Sequence[Any])
+
+
+class Fresh:
+    """Says that a thread was made for this run, so that its newest checkpoint need not be looked for, once."""
+
+    def __init__(self) -> None:
+        self._read = False
+
+    def is_first_read(self, named: Mapping[str, Any]) -> bool:
+        """Whether this reads the newest checkpoint of the thread itself, for the first time."""
+        if self._read or named.get("checkpoint_ns") or named.get("checkpoint_id"):
+            return False
+        self._read = True
+        return True
 
 
 class Checkpoints(AsyncPostgresSaver):
@@ -117,7 +134,21 @@ class Checkpoints(AsyncPostgresSaver):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the thread's newest."""
+        with _readable(config):
+            named = config.get("configurable", {})
+        if (fresh := named.get(FRESH)) and fresh.is_first_read(named):
+            return None
+        named = config.get("configurable", {})
+        if (fresh := named.get(FRESH)) and fresh.is_first_read(named):
+            return None
         return await outlast_in_run(lambda: super(Checkpoints, self).aget_tuple(config))
+
+    async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
+        """The checkpoints of a thread, the newest first, as the stock saver has them."""
+        async with aclosing(cast("AsyncGenerator[CheckpointTuple]", super().alist(config, **options))) as checkpoints:
+            with _readable(config or {}):
+                async for found in checkpoints:
+                    yield found
 
     async def _packed(self, values: Sequence[tuple[str, Any]], dump: Callable[[], list[Packed]]) -> list[Packed]:
         """The rows of `dump`, one for each of `values`, made in a thread where one of these is large, or has been before.
@@ -127,10 +158,10 @@ class Checkpoints(AsyncPostgresSaver):
         large = any(channel in self._large or seems_large(value) for channel, value in values)
         packed = await asyncio.to_thread(dump) if large else dump()
         for (channel, _), row in zip(values, packed, strict=True):
-            if (size := len(row[-1] or b"")) > LARGE_BYTES:
-                check(channel, size, self.channel_bytes)
-                if len(self._large) < REMEMBERED_CHANNELS:
-                    self._large.add(channel)
+            size = len(row[-1] or b"")
+            check(channel, size, self.channel_bytes)
+            if size > LARGE_BYTES and len(self._large) < REMEMBERED_CHANNELS:
+                self._large.add(channel)
         return packed
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
@@ -140,9 +171,8 @@ class Checkpoints(AsyncPostgresSaver):
         """
         try:
             return self._loaded(value)
-        except Exception as failure:
-            log.warning("a checkpoint can't be read", extra={"thread_id": value["thread_id"]}, exc_info=failure)
-            raise CheckpointUnreadable("checkpoint unreadable", checkpoint_id=value["checkpoint_id"]) from None
+        except Exception as failure:  # noqa: BLE001 - a row may hold anything
+            raise _unreadable(value["thread_id"], failure) from None
 
     def _loaded(self, value: DictRow) -> CheckpointTuple:
         named = {"thread_id": value["thread_id"], "checkpoint_ns": value["checkpoint_ns"]}
@@ -157,6 +187,20 @@ class Checkpoints(AsyncPostgresSaver):
             {"configurable": {**named, "checkpoint_id": parent}} if parent else None,
             self._load_writes(value["pending_writes"]),
         )
+
+
+@contextmanager
+def _readable(config: RunnableConfig) -> Generator[None]:
+    """CheckpointUnreadable where a row is not even of the form that it should have."""
+    try:
+        yield
+    except (TypeError, KeyError, AttributeError, ValueError) as failure:
+        raise _unreadable(config.get("configurable", {}).get("thread_id"), failure) from None
+
+
+def _unreadable(thread_id: object, failure: Exception) -> CheckpointUnreadable:
+    log.warning("a checkpoint can't be read", extra={"thread_id": str(thread_id)}, exc_info=failure)
+    return CheckpointUnreadable("checkpoint unreadable")
 
 
 @asynccontextmanager
@@ -246,7 +290,7 @@ async def delete_of_run(conn: Conn, thread_id: UUID, run_id: UUID) -> None:
 
 def without_caller(config: RunnableConfig) -> RunnableConfig:
     """`config` without the user of its run, which is in no checkpoint."""
-    configurable = cast("dict[str, Any]", config.get("configurable") or {})
+    configurable = config.get("configurable") or {}
     if not any(key.startswith(CALLER) for key in configurable):
         return config
     kept = {key: value for key, value in configurable.items() if not key.startswith(CALLER)}

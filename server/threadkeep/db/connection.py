@@ -1,4 +1,4 @@
-"""Connection: psycopg's, closed where a pipeline fails.
+"""Connection: psycopg's, closed where a pipeline fails, or where Postgres says nothing for too long.
 
 What comes behind a statement that fails is passed over by Postgres, and psycopg may take one of those for prepared: each
 later use on this connection would then fail, for as long as the pool keeps it. A pool replaces what comes back closed.
@@ -6,11 +6,18 @@ later use on this connection would then fail, for as long as the pool keeps it. 
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import psycopg
 from psycopg import AsyncConnection, AsyncPipeline
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
+
+Result = TypeVar("Result")
+
+SILENT_S = 35.0
+"""Above the statement timeout, with which Postgres itself ends what is slow: a server that hangs answers nothing at all."""
 
 
 class Connection(AsyncConnection[Any]):
@@ -23,4 +30,13 @@ class Connection(AsyncConnection[Any]):
                 yield pipeline
         except (psycopg.Error, anyio.get_cancelled_exc_class()):
             await self.close()
+            raise
+
+    async def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:  # noqa: ASYNC109 - psycopg's own
+        """As psycopg's, with an end: OperationalError where nothing comes."""
+        try:
+            return await super().wait(gen, interval, SILENT_S if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                await self.close()
             raise

@@ -20,7 +20,7 @@ async def refuse_cut(conn: Conn) -> None:
     poll = select.poll()
     poll.register(conn.pgconn.socket, select.POLLIN | select.POLLHUP | select.POLLERR)
     if conn.closed or poll.poll(0):
-        pool = conn._pool  # noqa: SLF001 - how a connection knows its pool
+        pool = conn._pool  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - how a connection knows its pool
         if isinstance(pool, AsyncConnectionPool):
             await pool.drain()
         raise OperationalError("the connection was cut")

@@ -36,7 +36,7 @@ async def append(conn: Conn, run_id: UUID, worker_id: UUID, batch: Sequence[RunE
         ), added AS (
             INSERT INTO run_events (run_id, position, event, data)
             SELECT run.run_id, item.*
-              FROM run, unnest(%(positions)s::int[], %(events)s::text[], %(data)s::text[]) AS item
+              FROM run, unnest(%(positions)b::int[], %(events)b::text[], string_to_array(%(lines)s, E'\n')) AS item
             ON CONFLICT DO NOTHING
         )
         SELECT pg_notify('threadkeep', 'run:' || run_id), set_config('synchronous_commit', 'off', true) FROM run
@@ -46,7 +46,7 @@ async def append(conn: Conn, run_id: UUID, worker_id: UUID, batch: Sequence[RunE
             "worker_id": worker_id,
             "positions": [item.position for item in batch],
             "events": [item.event for item in batch],
-            "data": [item.data for item in batch],
+            "lines": "\n".join(item.data for item in batch),  # an array of text is escaped by Python, at length
         },
     )
 

@@ -18,10 +18,9 @@ async def lock_expired(conn: Conn, strategy: str, limit: int) -> list[UUID]:
         """
         SELECT thread_id
           FROM threads
-         WHERE ttl_strategy = %(strategy)s AND ttl_minutes IS NOT NULL AND status <> 'busy'
-           AND updated_at + make_interval(secs => ttl_minutes * 60) < now()
+         WHERE ttl_strategy = %(strategy)s AND expires_at < now() AND status <> 'busy'
            AND (ttl_swept_at IS NULL OR ttl_swept_at < updated_at)
-         ORDER BY updated_at
+         ORDER BY expires_at
          LIMIT %(limit)s
            FOR UPDATE SKIP LOCKED
         """,

@@ -12,10 +12,9 @@ from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import anyio
-import psycopg
-from psycopg_pool import PoolTimeout
 
 from threadkeep.db import workers
+from threadkeep.db.arrays import Blobs, Ints, Texts
 from threadkeep.db.outage import is_away, outlast
 from threadkeep.db.pool import Conn, Pool, defer_flush
 
@@ -31,6 +30,7 @@ WriteRow: TypeAlias = tuple[str, str, str, str, str, int, str, str, bytes]
 Committed: TypeAlias = Callable[[int, float], None]
 """Told of each transaction: how many callers' rows, and how many seconds."""
 Row = TypeVar("Row", bound=Sequence[Any])
+KINDS = {"t": Texts, "b": Blobs, "n": Ints}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,7 +107,7 @@ class GroupCommit:
     async def _write_together(self, batch: list[_Waiter]) -> None:
         try:
             await self._insert_patiently([waiter.rows for waiter in batch])
-        except (psycopg.Error, PoolTimeout, OSError) as failure:
+        except Exception as failure:  # noqa: BLE001 - whatever it is goes to the one whose rows they are
             if is_away(failure):
                 for waiter in batch:
                     waiter.failure = failure
@@ -133,7 +133,7 @@ class GroupCommit:
 
 
 @asynccontextmanager
-async def committing(pool: Pool, committed: Committed) -> AsyncGenerator[GroupCommit]:
+async def committing(pool: Pool, committed: Committed = lambda _rows, _seconds: None) -> AsyncGenerator[GroupCommit]:
     """A group commit whose writer runs until the block ends."""
     commits = GroupCommit(pool, committed)
     async with anyio.create_task_group() as tasks:
@@ -180,18 +180,20 @@ def _key(row: Sequence[Any], length: int) -> tuple[object, ...]:
     return tuple(row[:length]) if length < 6 else (*row[:4], row[5])
 
 
-def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+def _columns(rows: Iterable[Sequence[Any]], kinds: str) -> list[Texts | Blobs | Ints]:
+    """The rows' columns as arrays; `kinds` has a letter a column: a text, bytes, or a number."""
+    columns = zip(*rows, strict=True)
+    return [KINDS[kind](column) for kind, column in zip(kinds, columns, strict=True)]
 
 
 async def _insert_blobs(conn: Conn, rows: list[Blob]) -> None:
     await conn.execute(
         """
         INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-        SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %b::bytea[])
+        SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[])
         ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
         """,
-        _columns(rows),
+        _columns(rows, "tttttb"),
     )
 
 
@@ -205,7 +207,7 @@ async def _insert_checkpoints(conn: Conn, rows: list[CheckpointRow]) -> None:
         ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
         DO UPDATE SET checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
         """,
-        _columns(rows),
+        _columns(rows, "tttttt"),
     )
 
 
@@ -215,11 +217,11 @@ async def _replace_writes(conn: Conn, rows: list[WriteRow]) -> None:
         INSERT INTO checkpoint_writes
                (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
         SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
-                             %s::int[], %s::text[], %s::text[], %b::bytea[])
+                             %s::int[], %s::text[], %s::text[], %s::bytea[])
         ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
         DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
         """,
-        _columns(rows),
+        _columns(rows, "tttttnttb"),
     )
 
 
@@ -229,8 +231,8 @@ async def _add_writes(conn: Conn, rows: list[WriteRow]) -> None:
         INSERT INTO checkpoint_writes
                (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
         SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
-                             %s::int[], %s::text[], %s::text[], %b::bytea[])
+                             %s::int[], %s::text[], %s::text[], %s::bytea[])
         ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
         """,
-        _columns(rows),
+        _columns(rows, "tttttnttb"),
     )

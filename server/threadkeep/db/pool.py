@@ -16,7 +16,9 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 
+from threadkeep.db import arrays
 from threadkeep.db.bounds import BoundPool
+from threadkeep.db.connection import Connection
 from threadkeep.db.cut import refuse_cut
 from threadkeep.problems import StartRefused
 from threadkeep.settings import Settings
@@ -77,6 +79,7 @@ async def _open(settings: Settings, uri: str, name: str, size: int, configure: A
     direct = settings.database_direct_uri is None
     pool = BoundPool(
         conninfo(uri, direct=direct),
+        connection_class=Connection,
         kwargs={"autocommit": True, "prepare_threshold": 2 if direct else None},
         min_size=1,
         max_size=size,
@@ -99,6 +102,7 @@ async def _configure_api(conn: Conn) -> None:
 
 async def _configure_runs(conn: Conn) -> None:
     conn.row_factory = dict_row
+    arrays.register(conn)
 
 
 @asynccontextmanager

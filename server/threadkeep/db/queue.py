@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from threadkeep.db import rows
 from threadkeep.db.filters import Filters
-from threadkeep.db.pool import Conn, Pool, pipeline
+from threadkeep.db.pool import Conn, Pool
 from threadkeep.db.runs import FinalStatus, ThreadStatus
 from threadkeep.wire import Json
 
@@ -40,6 +40,8 @@ class Claimed:
     """The lease under which it is executed."""
     temporary: bool
     kept: bool
+    new_thread: bool = False
+    """The thread was made for it: it has no checkpoint yet."""
     events_before: int = 0
     """The position behind which this attempt's events begin."""
     waited_s: float | None = None
@@ -135,43 +137,21 @@ async def finish(pool: Pool, claimed: Claimed, ending: Ending, *, followed: bool
         "values": ending.values.decode() if ending.values is not None else None,
         "interrupts": Jsonb(ending.interrupts),
         "error": Jsonb(ending.error) if ending.error is not None else None,
-        "followed": f"run:{claimed.run_id}" if followed else None,
-        "temporary": claimed.temporary,
-        "temporary_s": TEMPORARY_S,
+        "temporary_s": TEMPORARY_S if claimed.temporary else None,
+        "followed": followed,
+        "remove": ending.remove,
     }
-    async with pipeline(pool) as conn:
-        await lock_thread(conn, claimed.thread_id)
+    async with pool.connection() as conn:
         done = await conn.execute(
             """
-            WITH closed AS (
-                UPDATE runs
-                   SET status = %(status)s, error = %(error)s, finished_at = now(), updated_at = now(), worker_id = NULL
-                 WHERE run_id = %(run_id)s AND status = 'running' AND worker_id = %(worker_id)s
-                RETURNING thread_id
-            ), settled AS (
-                UPDATE threads
-                   SET status = CASE WHEN EXISTS (SELECT FROM runs
-                                                   WHERE runs.thread_id = threads.thread_id
-                                                     AND runs.status = 'pending')
-                                     THEN 'busy' ELSE %(thread_status)s END,
-                       "values" = coalesce(%(values)s::jsonb, "values"),
-                       interrupts = %(interrupts)s, error = %(error)s, updated_at = now(), state_updated_at = now(),
-                       temporary_until = CASE WHEN %(temporary)s
-                                              THEN greatest(temporary_until, now() + make_interval(secs => %(temporary_s)s))
-                                              ELSE temporary_until END
-                  FROM closed
-                 WHERE threads.thread_id = closed.thread_id
-                RETURNING threads.status
-            )
-            SELECT CASE WHEN status = 'busy' THEN pg_notify('threadkeep', 'pending') END,
-                   pg_notify('threadkeep', %(followed)s)
-              FROM settled
+            SELECT finish_run(%(run_id)s, %(thread_id)s, %(worker_id)s, %(status)s, %(thread_status)s,
+                              %(values)s::jsonb, %(interrupts)s, %(error)s::jsonb, %(temporary_s)s, %(followed)s,
+                              %(remove)s)
             """,
             parameters,
         )
-        if ending.remove:
-            await conn.execute("DELETE FROM runs WHERE run_id = %(run_id)s AND finished_at IS NOT NULL", parameters)
-    return done.rowcount == 1
+        row = await done.fetchone()
+    return bool(row and row[0])
 
 
 async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float) -> bool:

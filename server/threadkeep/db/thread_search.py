@@ -118,7 +118,7 @@ async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *
            AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
            AND (%(values)s::jsonb IS NULL OR "values" @> %(values)s)
            AND (%(status)s::text IS NULL OR status = %(status)s)
-           AND temporary_until IS NULL
+           AND (temporary_until IS NULL OR status = 'busy')
          ORDER BY {order}
          LIMIT %(limit)s OFFSET %(offset)s
         """
@@ -147,7 +147,7 @@ async def _count(conn: Conn, filters: Filters, search: Search) -> Any:
            AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
            AND (%(values)s::jsonb IS NULL OR "values" @> %(values)s)
            AND (%(status)s::text IS NULL OR status = %(status)s)
-           AND temporary_until IS NULL
+           AND (temporary_until IS NULL OR status = 'busy')
         """,
         search.parameters | {"match": filters.jsonb},
     )

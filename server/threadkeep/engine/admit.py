@@ -29,7 +29,7 @@ from threadkeep.engine.spec import RunSpec
 from threadkeep.problems import NotFound, ThreadBusy
 from threadkeep.wire import Json
 
-NOT_OPENED = Opened(run=None, thread_found=False, kept=False, busy_with=None, superseded=())
+NOT_OPENED = Opened(run=None, thread_found=False, new_thread=False, kept=False, busy_with=None, superseded=())
 SPEC_FIELDS = set(RunSpec.model_fields)
 
 
@@ -104,7 +104,7 @@ async def _open_here(engine: Engine, filters: Filters, asked: Admission, slot: S
     with anyio.CancelScope(shield=True):
         opened = await openings.open_run(engine.pool, filters, new)
         if opened.run is not None and opened.run.status == "running":
-            job = Job.of(_claimed(engine, opened.run, new, kept=opened.kept))
+            job = Job.of(_claimed(engine, opened.run, new, opened))
             live = start(engine, job, slot.passed_on(), watched=asked.watched)
     run = _accepted(engine, opened, new)
     return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=live)
@@ -176,7 +176,7 @@ def _accepted(engine: Engine, opened: Opened, new: NewRun) -> Run:
     return opened.run
 
 
-def _claimed(engine: Engine, run: Run, new: NewRun, *, kept: bool) -> Claimed:
+def _claimed(engine: Engine, run: Run, new: NewRun, opened: Opened) -> Claimed:
     return Claimed(
         run_id=run.run_id,
         thread_id=run.thread_id,
@@ -188,5 +188,6 @@ def _claimed(engine: Engine, run: Run, new: NewRun, *, kept: bool) -> Claimed:
         attempt=1,
         worker_id=new.worker_id or engine.worker_id,
         temporary=new.temporary,
-        kept=kept,
+        kept=opened.kept,
+        new_thread=opened.new_thread,
     )

@@ -96,6 +96,9 @@ async def _conclude(engine: Engine, job: Job, live: LiveRun) -> Conclusion:
         opened = engine.graphs[job.graph_id].open(job.config(), durable=job.durable, context=job.spec.context)
         async with opened as graph:
             cut = await _within_limits(engine, graph, job, live, streamed)
+            if cut == "none" and not _may_be_interrupted(graph, job, streamed):
+                values = wire.dumps(streamed.values)
+                return Conclusion(ending=_ending(values), answer=values)
             with anyio.fail_after(FINISH_S, shield=True):
                 return await _settle(engine, graph, job, live, (cut, streamed))
     except Exception as failure:
@@ -112,13 +115,17 @@ async def _within_limits(engine: Engine, graph: Graph, job: Job, live: LiveRun, 
         async with contained():
             await stream(graph, job, live, streamed)
 
+    live.scope.deadline = anyio.current_time() + engine.settings.run_timeout_s
     with live.scope:
-        with anyio.move_on_after(engine.settings.run_timeout_s):
-            about = {"run_id": str(job.run_id), "thread_id": str(job.thread_id), "graph_id": job.graph_id}
-            await engine.stuck.run(run, grace_s=engine.settings.stop_grace_s, about=about)
-            return "none"
-        return "timeout"
-    return "cancelled"
+        about = {"run_id": str(job.run_id), "thread_id": str(job.thread_id), "graph_id": job.graph_id}
+        await engine.stuck.run(run, grace_s=engine.settings.stop_grace_s, about=about)
+        return "none"
+    return "cancelled" if live.cancelled or live.abandoned else "timeout"
+
+
+def _may_be_interrupted(graph: Graph, job: Job, streamed: Streamed) -> bool:
+    """The graph asked, or may have stopped before or after a node without saying so."""
+    return streamed.interrupts is not None or (job.durable and has_static_interrupts(graph, job))
 
 
 async def _settle(engine: Engine, graph: Graph, job: Job, live: LiveRun, end: tuple[Cut, Streamed]) -> Conclusion:
@@ -128,10 +135,7 @@ async def _settle(engine: Engine, graph: Graph, job: Job, live: LiveRun, end: tu
         return _failed(streamed, {"error": "TimeoutError", "message": f"the run took over {seconds:g} s"}, "timeout")
     if cut == "cancelled":
         return await _cancelled(engine, graph, job, live)
-    if streamed.interrupts is not None or (job.durable and has_static_interrupts(graph, job)):
-        return await _interrupted(graph, job, streamed)
-    values = wire.dumps(streamed.values)
-    return Conclusion(ending=_ending(values), answer=values)
+    return await _interrupted(graph, job, streamed)
 
 
 async def _interrupted(graph: Graph, job: Job, streamed: Streamed) -> Conclusion:

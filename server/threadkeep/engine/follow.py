@@ -6,15 +6,17 @@ slow look behind it. A reader of a run that waits here goes over to the ring whe
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from threadkeep import wire
 from threadkeep.db import events, runs
-from threadkeep.db.events import PAGE
+from threadkeep.db.events import PAGE, RunEvent
 from threadkeep.db.filters import Filters
 from threadkeep.db.listen import run_topic
-from threadkeep.db.runs import FINAL, Stored
+from threadkeep.db.outage import outlast
+from threadkeep.db.runs import FINAL, RunStatus, Stored
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.live import Event, Followed, Gap, LiveRun
 from threadkeep.engine.stream import INTERRUPT, with_key
@@ -76,9 +78,7 @@ async def _stored(engine: Engine, run_id: UUID, position: int) -> AsyncGenerator
     """What Postgres holds, as it comes; ends with the run, or where this process starts to execute it."""
     with engine.wakeups.on(run_topic(run_id)) as signal:
         while True:
-            async with engine.pool.connection() as conn:
-                status = await runs.watch(conn, run_id)
-                page = await events.read(conn, run_id, position)
+            status, page = await outlast(partial(_look, engine, run_id, position))
             for item in page:
                 position = item.position
                 yield Event(item.position, item.event, item.data.encode())
@@ -89,6 +89,12 @@ async def _stored(engine: Engine, run_id: UUID, position: int) -> AsyncGenerator
             await signal.wait(POLL_S)
 
 
+async def _look(engine: Engine, run_id: UUID, position: int) -> tuple[RunStatus | None, list[RunEvent]]:
+    """Where the run stands, then what it has said: what comes between the two is read the next time."""
+    async with engine.pool.connection() as conn:
+        return await runs.watch(conn, run_id), await events.read(conn, run_id, position)
+
+
 async def answer(engine: Engine, filters: Filters, thread_id: UUID, run_id: UUID) -> bytes:
     """What the run answers, once it has ended: JSON. NotFound where there is no such run, or none any more."""
     with engine.wakeups.on(run_topic(run_id)) as signal:
@@ -96,14 +102,22 @@ async def answer(engine: Engine, filters: Filters, thread_id: UUID, run_id: UUID
             live = engine.live.get(run_id)
             if live is not None and (outcome := await live.wait()) is not None:
                 return outcome.answer
-            async with engine.pool.connection() as conn:
-                stored = await runs.get_stored(conn, filters, thread_id, run_id)
+            stored = await outlast(lambda: _stored_answer(engine, filters, thread_id, run_id))
             if stored is None:
                 raise NotFound("Run not found")
             if stored.status in FINAL:
                 return _of_stored(stored)
             if engine.live.get(run_id) is None:
                 await signal.wait(POLL_S)
+
+
+async def _stored_answer(engine: Engine, filters: Filters, thread_id: UUID, run_id: UUID) -> Stored | None:
+    """Of a run that goes on elsewhere it is said there that somebody waits, who is then woken by its end."""
+    async with engine.pool.connection() as conn:
+        stored = await runs.get_stored(conn, filters, thread_id, run_id)
+        if stored is not None and stored.status not in FINAL and await runs.watch(conn, run_id) in FINAL:
+            stored = await runs.get_stored(conn, filters, thread_id, run_id)
+    return stored
 
 
 def _of_stored(stored: Stored) -> bytes:
@@ -123,8 +137,12 @@ async def ended(engine: Engine, run_id: UUID) -> None:
         while True:
             if live := engine.live.get(run_id):
                 await live.wait()
-            async with engine.pool.connection() as conn:
-                status = await runs.status(conn, run_id)
+            status = await outlast(lambda: _status(engine, run_id))
             if status is None or status in FINAL:
                 return
             await signal.wait(POLL_S)
+
+
+async def _status(engine: Engine, run_id: UUID) -> RunStatus | None:
+    async with engine.pool.connection() as conn:
+        return await runs.status(conn, run_id)

@@ -9,8 +9,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command as GraphCommand
 from langgraph.types import Send
 
-from threadkeep.auth.principal import User
-from threadkeep.db.checkpoints import LEASE
+from threadkeep.auth.principal import configurable_of
+from threadkeep.db.checkpoints import FRESH, LEASE, Fresh
 from threadkeep.db.queue import Claimed
 from threadkeep.engine.spec import Command, Packet, RunSpec
 
@@ -70,8 +70,10 @@ class Job:
         configurable = client_configurable(sent) | mirrored | ids | {"thread_id": str(self.thread_id)}
         if self.claimed is not None:
             configurable[LEASE] = self.claimed.worker_id
+            if self.claimed.new_thread:
+                configurable[FRESH] = Fresh()
         if self.user is not None:
-            configurable |= of_user(self.user)
+            configurable |= configurable_of(self.user)
         if start := self.spec.start_checkpoint:
             configurable["checkpoint_id"] = start.checkpoint_id
             configurable["checkpoint_ns"] = start.checkpoint_ns
@@ -82,15 +84,6 @@ class Job:
             "run_name": self.graph_id,
         }
         return cast("RunnableConfig", config | {key: sent[key] for key in ("tags", "recursion_limit") if key in sent})
-
-
-def of_user(user: Mapping[str, Any]) -> dict[str, Any]:
-    """What a graph reads of its user in `configurable`; no client ever sees it, see `parts` and `checkpoints`."""
-    return {
-        "langgraph_auth_user": User(user),
-        "langgraph_auth_user_id": user["identity"],
-        "langgraph_auth_permissions": list(user["permissions"]),
-    }
 
 
 def client_configurable(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,21 +8,19 @@ import logging
 from uuid import UUID
 
 import anyio
-import psycopg
-from psycopg_pool import PoolTimeout
 
 from threadkeep.db import bounds, events, runs
 from threadkeep.db.events import RunEvent
 from threadkeep.db.listen import WATCH
-from threadkeep.db.outage import outlast
+from threadkeep.db.outage import AWAY, outlast
 from threadkeep.db.pool import Pool
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.live import Event, Gap, LiveRun
 
 log = logging.getLogger(__name__)
 
-LINGER_S = 0.02
-"""How long an event may wait for others to be written with it."""
+LINGER_S, LINGERS = 0.02, 5
+"""How long an event may wait for others to be written with it, in so many parts: the run may end meanwhile."""
 BATCH = 500
 """Events written at once."""
 POLL_S = 5.0
@@ -48,7 +46,7 @@ async def keep_watched(engine: Engine) -> None:
         while True:
             try:
                 await keep_watched_once(engine)
-            except (psycopg.OperationalError, PoolTimeout):
+            except AWAY:
                 log.warning("watched runs can't be read", exc_info=True)
             await signal.wait(POLL_S)
 
@@ -89,8 +87,15 @@ async def _write_all(engine: Engine, live: LiveRun) -> None:
             return
         else:
             await live.changed()
-        if not live.sealed:
-            await anyio.sleep(LINGER_S)
+        await _linger(live, position)
+
+
+async def _linger(live: LiveRun, position: int) -> None:
+    """Let events gather: a transaction for each token would cost more than the token. None may fall out of the ring."""
+    for _ in range(LINGERS):
+        if live.sealed or live.last - position >= BATCH or live.crowded:
+            return
+        await anyio.sleep(LINGER_S)
 
 
 async def _write(pool: Pool, live: LiveRun, worker_id: UUID, batch: list[Event | Gap]) -> None:

@@ -86,6 +86,11 @@ class LiveRun:
         """The position of the newest event; 0 before the first."""
         return self._last
 
+    @property
+    def crowded(self) -> bool:
+        """The ring holds so much that who writes it down should not wait."""
+        return self._bytes > RING_BYTES // 2
+
     def append(self, name: str, data: bytes) -> Event:
         """Add an event and wake the readers."""
         self._last += 1

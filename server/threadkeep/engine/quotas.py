@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
-from threadkeep.db import backlog
+from threadkeep.db import backlog, bounds
 from threadkeep.db.backlog import Backlog
 from threadkeep.db.pool import Pool
 from threadkeep.engine.live import LiveRuns
@@ -102,8 +102,9 @@ class Quotas:
         at, found = self._backlogs.get(identity, (-COUNT_S, None))
         if found is not None and now - at < COUNT_S:
             return found
-        async with self._pool.connection() as conn:
-            found = await backlog.count(conn, identity, at_most=at_most)
+        with bounds.as_server():  # what others have waiting counts, too
+            async with self._pool.connection() as conn:
+                found = await backlog.count(conn, identity, at_most=at_most)
         if len(self._backlogs) >= REMEMBERED:
             self._backlogs.clear()
         self._backlogs[identity] = (now, found)

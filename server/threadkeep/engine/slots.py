@@ -80,6 +80,10 @@ class Slots:
         """
         self.refuse_if_full()
         slot, began = Slot(self._limiter), time.monotonic()
+        if not self.waiting and self.running < self.total:
+            self._limiter.acquire_on_behalf_of_nowait(slot)
+            self._waited(0.0)
+            return slot
         with anyio.move_on_after(self._timeout_s if timeout_s is None else timeout_s):
             await self._limiter.acquire_on_behalf_of(slot)
             self._waited(time.monotonic() - began)

@@ -3,10 +3,9 @@
 import logging
 
 import anyio
-import psycopg
-from psycopg_pool import PoolTimeout
 
 from threadkeep.db import workers
+from threadkeep.db.outage import AWAY
 from threadkeep.engine.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -17,7 +16,7 @@ async def sweep(engine: Engine) -> None:
     while True:
         try:
             await sweep_once(engine)
-        except (psycopg.OperationalError, PoolTimeout):
+        except AWAY:
             log.warning("the sweep could not be made", exc_info=True)
         await anyio.sleep(engine.settings.sweep_s)
 

@@ -6,11 +6,10 @@ It takes a slot first and a run then, so that a run is never claimed by a proces
 import logging
 
 import anyio
-import psycopg
-from psycopg_pool import PoolTimeout
 
 from threadkeep.db import cancels, queue
 from threadkeep.db.listen import CANCEL, PENDING
+from threadkeep.db.outage import AWAY
 from threadkeep.db.queue import Claimed
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.execute import start
@@ -31,7 +30,7 @@ async def work(engine: Engine) -> None:
                 while await claim_once(engine):
                     pass
                 wait_s = await _until_next(engine)
-            except (psycopg.OperationalError, PoolTimeout):
+            except AWAY:
                 log.warning("the queue can't be read", exc_info=True)
             await signal.wait(wait_s)
 
@@ -71,7 +70,7 @@ async def obey_cancels(engine: Engine) -> None:
         while True:
             try:
                 await obey_cancels_once(engine)
-            except (psycopg.OperationalError, PoolTimeout):
+            except AWAY:
                 log.warning("cancels can't be read", exc_info=True)
             await signal.wait(POLL_S)
 

@@ -20,6 +20,7 @@ from threadkeep.engine.protocol import events
 from threadkeep.engine.protocol.events import ProtocolEvent
 from threadkeep.engine.protocol.subscription import CHANNELS
 from threadkeep.engine.protocol.translate import Translation
+from threadkeep.problems import NotFound
 
 RECENT_S: Final = 120.0
 """Who names no position gets the runs that ended so long ago, too: clients open their streams after `run.start`."""
@@ -28,6 +29,16 @@ WATCH_S: Final = 3600.0
 POLL_S: Final = 5.0
 
 Told: TypeAlias = ProtocolEvent | Gap
+
+
+async def watch(engine: Engine, filters: Filters, thread_id: UUID) -> None:
+    """Have the thread's runs keep their events from now on; NotFound where there is none of the caller's.
+
+    To be awaited before a client hears that it is watching: a run that it starts then is kept.
+    """
+    async with engine.pool.connection() as conn:
+        if not await queue.watch(conn, filters, thread_id, WATCH_S):
+            raise NotFound(f"Thread with ID {thread_id} not found")
 
 
 async def follow_protocol(

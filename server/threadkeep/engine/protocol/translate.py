@@ -80,6 +80,7 @@ class Translation:
 
     def end(self, ending: Ending | None) -> list[ProtocolEvent]:
         """The run's end: what was left open, the questions that are open, and how it ended. None: it is gone."""
+        begun = [] if self._attempts or ending is None else [self._running()]
         ending = ending or GONE
         status, error = self._outcome(ending)
         if ending.finished_at is not None:
@@ -98,7 +99,7 @@ class Translation:
             made += self._questions((), asked, events.end(self._position, 2))
         said = {"event": status, "graph_name": self.run.graph_id}
         change = Change((), said if error is None else said | {"error": error})
-        return [*made, self._lifecycle(change, events.end(self._position, events.LAST_INDEX - 1))]
+        return [*begun, *made, self._lifecycle(change, events.end(self._position, events.LAST_INDEX - 1))]
 
     @property
     def _position(self) -> int:
@@ -122,8 +123,11 @@ class Translation:
                     self._messages.close("another process took the run over")
                 )
             ]
+        return [self._running()]
+
+    def _running(self) -> ProtocolEvent:
         said = {"event": "running", "graph_name": self.run.graph_id}
-        return [self._lifecycle(Change((), said), events.base(self._position) + 1)]
+        return self._lifecycle(Change((), said), events.base(self._position) + 1)
 
     def _values(self, entry: Event, namespace: Namespace) -> list[ProtocolEvent]:
         data, asked = entry.data, list[dict[str, Any]]()

@@ -1,0 +1,143 @@
+"""The protocol v2 against v1: what a token costs the server that twelve threads stream at once.
+
+Starts a server of its own on an embedded Postgres, lets twelve clients stream the graph `words` through v1
+(`/runs/stream`, messages and values), through v1 with all that v2 streams (every mode, subgraphs, resumable), and through
+v2 (`run.start`, then the events of a thread), in turns, and compares the CPU time of the server's process. Prints a table.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anyio
+import httpx
+import psutil
+
+FOLDER = Path(__file__).parent / "graphs"
+GIVEN = {"messages": [{"role": "user", "content": "hello"}]}
+STREAM = {"assistant_id": "words", "input": GIVEN, "if_not_exists": "create"}
+EVERY = ["values", "updates", "messages-tuple", "custom", "tasks", "checkpoints", "tools"]
+CHANNELS = ["values", "messages", "lifecycle", "input", "tools", "updates", "custom", "tasks", "checkpoints"]
+LIMIT = 1.3
+"""The most that v2 may cost, of v1."""
+
+Way = Callable[[httpx.AsyncClient], Awaitable[int]]
+
+
+async def v1(http: httpx.AsyncClient) -> int:
+    """A run of v1; the tokens that came."""
+    return await _run(http, {"stream_mode": ["messages-tuple", "values"]})
+
+
+async def v1_everything(http: httpx.AsyncClient) -> int:
+    """The same with all that v2 streams."""
+    return await _run(http, {"stream_mode": EVERY, "stream_subgraphs": True, "stream_resumable": True})
+
+
+async def _run(http: httpx.AsyncClient, more: dict[str, object]) -> int:
+    tokens = 0
+    async with http.stream("POST", f"/threads/{uuid.uuid4()}/runs/stream", json=STREAM | more) as answer:
+        async for line in answer.aiter_lines():
+            tokens += line == "event: messages"
+    return tokens - 1  # the model's last chunk is empty
+
+
+async def v2(http: httpx.AsyncClient) -> int:
+    """A run of v2, watched to its end; the tokens that came."""
+    thread, tokens = f"/threads/{uuid.uuid4()}", 0
+    params = {"assistant_id": "words", "input": GIVEN}
+    started = await http.post(f"{thread}/commands", json={"id": 1, "method": "run.start", "params": params})
+    started.raise_for_status()
+    async with http.stream("POST", f"{thread}/stream/events", json={"channels": CHANNELS}) as answer:
+        async for line in answer.aiter_lines():
+            tokens += '"text-delta"' in line
+            if line.startswith("data: ") and '"completed"' in line and json.loads(line[6:])["method"] == "lifecycle":
+                return tokens
+    raise RuntimeError("the stream ended before its run")
+
+
+WAYS: dict[str, Way] = {"v1": v1, "v1, every mode, resumable": v1_everything, "v2": v2}
+
+
+async def measure(port: int, server: psutil.Process, clients: int, seconds: float, rounds: int) -> dict[str, float]:
+    """CPU milliseconds of the server a token, the median of the rounds, by way."""
+    found: dict[str, list[float]] = {name: [] for name in WAYS}
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, limits=limits) as http:
+        for _ in range(rounds + 1):
+            for name, way in WAYS.items():
+                before = _cpu(server)
+                tokens = await _at_once(http, way, clients, seconds)
+                found[name].append((_cpu(server) - before) * 1000 / tokens)
+    return {name: statistics.median(costs[1:]) for name, costs in found.items()}
+
+
+def _cpu(server: psutil.Process) -> float:
+    times = server.cpu_times()
+    return times.user + times.system
+
+
+async def _at_once(http: httpx.AsyncClient, way: Way, clients: int, seconds: float) -> int:
+    end, total = time.monotonic() + seconds, 0
+
+    async def client() -> None:
+        nonlocal total
+        while time.monotonic() < end:
+            tokens = await way(http)
+            total += tokens
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(clients):
+            tasks.start_soon(client)
+    return total
+
+
+def main(clients: int, seconds: float, rounds: int) -> int:
+    """Print the table; 1 where v2 costs too much."""
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        command = [sys.executable, "-m", "threadkeep", "serve", "--port", str(port)]
+        environment = {"PATH": os.environ["PATH"], "HOME": folder, "THREADKEEP_DATA_DIR": folder}
+        with subprocess.Popen(command, cwd=FOLDER, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:  # noqa: E501, S603
+            try:
+                _wait(port)
+                found = asyncio.run(measure(port, psutil.Process(server.pid), clients, seconds, rounds))
+            finally:
+                server.terminate()
+    print(f"{clients} streams at once, {rounds} rounds of {seconds:g} s, CPU of the server\n")
+    print("| way | ms a token | of v1 |\n|---|---|---|")
+    for name, cost in found.items():
+        print(f"| {name} | {cost:.3f} | {cost / found['v1']:.2f} |")
+    return int(found["v2"] > LIMIT * found["v1"])
+
+
+def _wait(port: int) -> None:
+    for _ in range(600):
+        try:
+            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError("the server did not start")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    raise SystemExit(main(given.clients, given.seconds, given.rounds))

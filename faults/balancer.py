@@ -1,0 +1,114 @@
+"""Balancer: three servers behind nginx, in turn and without stickiness; one of them is killed under load."""
+
+import random
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import httpx
+
+from faults.findings import Findings
+from faults.resumes import Read
+from faults.servers import Place, Quick, Replica, free_port, replicas
+from faults.traffic import TIMEOUT, Ledger, Talker, audit, settled
+
+EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "nginx.conf"
+CLIENTS = 12
+
+
+async def scenario(place: Place, *, seconds: float = 4) -> Findings:
+    """Load through nginx; runs that one server executes are followed and cancelled through the others."""
+    found = Findings("three servers behind nginx, round robin, one killed under load and started again")
+    if shutil.which("nginx") is None:
+        found.skipped = "nginx is not installed"
+        return found
+    ledger, until = Ledger(), anyio.Event()
+    async with replicas(place, 3, Quick().settings) as fleet, nginx(place.folder, fleet) as url:
+        await _follow_and_cancel(url, found)
+        async with anyio.create_task_group() as tasks:
+            for number in range(CLIENTS):
+                tasks.start_soon(Talker(lambda: [url], ledger, chosen=random.Random(number)).talk, until)
+            await anyio.sleep(seconds / 2)
+            calm = dict(ledger.answered)
+            await fleet[1].kill()
+            await anyio.sleep(seconds / 2)
+            await fleet[1].start()
+            until.set()
+        found.expect(await settled(place.database, 20), "a run that was acknowledged does not end")
+        await audit(place.database, fleet[0].url, ledger, found)
+    executed = Counter(line["pid"] for line in place.told() if line["node"] == "hear")
+    found.figures |= {"answers before the kill": calm, "runs by process": sorted(executed.values(), reverse=True)}
+    found.expect(set(calm) == {"200"}, f"requests that failed while nothing was broken: {calm}")
+    found.expect(len(executed) >= 3, f"only {len(executed)} processes executed runs")
+    found.expect("500" not in ledger.answered, "a client was answered 500")
+    return found
+
+
+async def _follow_and_cancel(url: str, found: Findings) -> None:
+    """Several requests of one run in turn to all of the servers: a live stream, a second reader, the cancel."""
+    body = {"assistant_id": "counting", "input": {"until": 400, "pause_s": 0.05}, "stream_mode": ["custom"]}
+    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT) as http:
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        run_id = (await http.post(f"/threads/{thread_id}/runs", json=body)).json()["run_id"]
+        path = f"/threads/{thread_id}/runs/{run_id}"
+        reads = [Read() for _ in range(3)]
+        with anyio.fail_after(20):
+            for read in reads:
+                async with http.stream("GET", f"{path}/stream", headers={"last-event-id": "0"}) as answer:
+                    await read.take(answer, until=5)
+            cancelled = await http.post(f"{path}/cancel", params={"wait": "true"})
+            status = (await http.get(path)).json()["status"]
+    found.figures["cancelled through another"] = status
+    found.expect(all(read.numbers == list(range(6)) for read in reads), "a reader through another server misses events")
+    found.expect(cancelled.status_code in {200, 204} and status == "interrupted", f"the cancel: {status}")
+
+
+@asynccontextmanager
+async def nginx(folder: Path, fleet: Sequence[Replica]) -> AsyncGenerator[str]:
+    """nginx with the configuration of the documentation, on plain HTTP; its URL."""
+    port = free_port()
+    config = folder / "nginx.conf"
+    config.write_text(_configured(EXAMPLE.read_text(), folder, port, [replica.port for replica in fleet]))
+    command = ["nginx", "-p", str(folder), "-c", str(config), "-g", f"daemon off; pid {folder}/nginx.pid; user root;"]
+    with (folder / "log-nginx").open("ab") as output:
+        process = await anyio.to_thread.run_sync(lambda: subprocess.Popen(command, stdout=output, stderr=output))
+    try:
+        await _until_listening(process, port, folder / "log-nginx")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(process.wait)
+
+
+def _configured(example: str, folder: Path, port: int, ports: Sequence[int]) -> str:
+    """The example with this scenario's addresses, and without what needs a certificate."""
+    servers = "\n".join(f"        server 127.0.0.1:{one};" for one in ports)
+    text = re.sub(r"^ +server 127\.0\.0\.1:2024;.*$", servers, example, flags=re.MULTILINE)
+    text = re.sub(r"    server \{\n        listen 80;.*?\n    \}\n", "", text, flags=re.DOTALL)
+    text = re.sub(r"^ +ssl_.*\n", "", text, flags=re.MULTILINE)
+    text = text.replace("listen 443 ssl;", f"listen 127.0.0.1:{port};")
+    text = text.replace("/var/log/nginx/access.log", f"{folder}/access.log")
+    text = text.replace("worker_processes auto;", f"worker_processes 1;\nerror_log {folder}/error.log;")
+    bodies = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    kept = "".join(f"    {name}_temp_path {folder}/{name};\n" for name in bodies)
+    return text.replace("http {\n", "http {\n" + kept, 1)
+
+
+async def _until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    with anyio.fail_after(10):
+        while True:
+            if process.poll() is not None:
+                raise AssertionError(await anyio.Path(log).read_text())
+            try:
+                await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+            except OSError:
+                await anyio.sleep(0.05)
+            else:
+                return

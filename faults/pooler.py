@@ -1,0 +1,114 @@
+"""Pooler: servers whose Postgres is behind PgBouncer in transaction mode."""
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from faults.findings import Findings
+from faults.postgres import Postgres, own_postgres
+from faults.servers import Place, Quick, free_port, replicas
+from faults.traffic import Ledger, Talker, audit, settled
+
+CLIENTS = 12
+SESSIONS = 6
+"""Fewer than the two servers would open by themselves."""
+
+CONFIG = """
+[databases]
+threadkeep = host={host} port=5432 user=threadkeep
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = {sessions}
+max_client_conn = 500
+"""
+
+
+async def scenario(place: Place, *, seconds: float = 4) -> Findings:
+    """Two servers under load, every statement but those of LISTEN, heartbeat and migrations through the pooler."""
+    found = Findings(f"two servers behind PgBouncer in transaction mode with {SESSIONS} sessions, under load")
+    if shutil.which("pgbouncer") is None:
+        found.skipped = "pgbouncer is not installed"
+        return found
+    ledger, until = Ledger(), anyio.Event()
+    async with own_postgres(place.folder) as postgres, pgbouncer(place.folder, postgres) as uri:
+        await postgres.execute(
+            "ALTER ROLE threadkeep SET timezone = 'UTC'", "ALTER ROLE threadkeep SET statement_timeout = '30s'"
+        )
+        settings = Quick().settings | {"DATABASE_DIRECT_URI": postgres.uri}
+        async with replicas(Place(place.folder, uri), 2, settings) as fleet:
+            async with anyio.create_task_group() as tasks:
+                for number in range(CLIENTS):
+                    talker = Talker(lambda: [one.url for one in fleet], ledger, chosen=random.Random(number))
+                    tasks.start_soon(talker.talk, until)
+                await anyio.sleep(seconds / 2)
+                found.figures["sessions of the pooler"] = await _sessions(postgres)
+                await fleet[1].kill()
+                await fleet[1].start()
+                await anyio.sleep(seconds / 2)
+                until.set()
+            found.expect(await settled(postgres.uri, 20), "a run that was acknowledged does not end")
+            await audit(postgres.uri, fleet[0].url, ledger, found)
+    found.expect("500" not in ledger.answered, "a client was answered 500")
+    return found
+
+
+async def _sessions(postgres: Postgres) -> int:
+    """Those that are not LISTEN's, the heartbeat's or this scenario's."""
+    rows = await postgres.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND datname = 'threadkeep'"
+    )
+    return int(rows[0][0])
+
+
+@asynccontextmanager
+async def pgbouncer(folder: Path, postgres: Postgres) -> AsyncGenerator[str]:
+    """PgBouncer before `postgres`, as the user who runs that; its URI."""
+    port, user = free_port(), postgres.cluster.user
+    config = postgres.cluster.socket_folder / "pgbouncer.ini"
+    config.write_text(CONFIG.format(host=postgres.cluster.socket_folder, port=port, sessions=SESSIONS))
+    if user.switch_to is not None:
+        os.chown(config, user.switch_to, user.gid)
+    with (folder / "log-pgbouncer").open("ab") as output:
+        process = await anyio.to_thread.run_sync(
+            lambda: subprocess.Popen(
+                ["pgbouncer", str(config)],
+                cwd="/",
+                user=user.switch_to,
+                group=None if user.switch_to is None else user.gid,
+                extra_groups=None if user.switch_to is None else [],
+                stdout=output,
+                stderr=output,
+            )
+        )
+    try:
+        await _until_listening(process, port, folder / "log-pgbouncer")
+        yield f"postgresql://threadkeep@127.0.0.1:{port}/threadkeep?sslmode=disable&gssencmode=disable"
+    finally:
+        process.kill()
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(process.wait)
+
+
+async def _until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    with anyio.fail_after(10):
+        while True:
+            if process.poll() is not None:
+                raise AssertionError(await anyio.Path(log).read_text())
+            try:
+                await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+            except OSError:
+                await anyio.sleep(0.05)
+            else:
+                return

@@ -1,0 +1,73 @@
+"""Arrays: lists as parameters, in Postgres's binary form.
+
+psycopg dumps a list item by item through its general machinery, which was a fifth of the time of a group commit. Here
+a list knows its type, and is packed in one go. The form: PostgreSQL's `array_send`.
+"""
+
+from collections.abc import Sequence
+from struct import Struct
+
+from psycopg import AsyncConnection
+from psycopg.adapt import Buffer, Dumper
+from psycopg.pq import Format
+
+HEADER = Struct("!iiIii")
+LENGTH = Struct("!i")
+NUMBER = Struct("!ii")
+NULL = LENGTH.pack(-1)
+TEXT_OID, TEXTS_OID = 25, 1009
+BYTES_OID, BLOBS_OID = 17, 1001
+INT_OID, INTS_OID = 23, 1007
+
+
+class Texts(list[object]):
+    """`text[]`; what is no text is written as one, as a channel's version that is a number."""
+
+
+class Blobs(list[bytes | None]):
+    """`bytea[]`"""
+
+
+class Ints(list[int]):
+    """`int[]`"""
+
+
+class TextsDumper(Dumper):
+    format = Format.BINARY
+    oid = TEXTS_OID
+
+    def dump(self, obj: Texts) -> Buffer:
+        return _packed(TEXT_OID, [None if item is None else str(item).encode() for item in obj])
+
+
+class BlobsDumper(Dumper):
+    format = Format.BINARY
+    oid = BLOBS_OID
+
+    def dump(self, obj: Blobs) -> Buffer:
+        return _packed(BYTES_OID, obj)
+
+
+class IntsDumper(Dumper):
+    format = Format.BINARY
+    oid = INTS_OID
+
+    def dump(self, obj: Ints) -> Buffer:
+        return HEADER.pack(1, 0, INT_OID, len(obj), 1) + b"".join([NUMBER.pack(4, item) for item in obj])
+
+
+def _packed(oid: int, items: Sequence[bytes | None]) -> bytes:
+    """One dimension, counted from 1."""
+    parts = [HEADER.pack(1, 1, oid, len(items), 1)]
+    for item in items:
+        if item is None:
+            parts.append(NULL)
+        else:
+            parts += (LENGTH.pack(len(item)), item)
+    return b"".join(parts)
+
+
+def register(conn: AsyncConnection[object]) -> None:
+    """Have `conn` know these types."""
+    for kind, dumper in ((Texts, TextsDumper), (Blobs, BlobsDumper), (Ints, IntsDumper)):
+        conn.adapters.register_dumper(kind, dumper)

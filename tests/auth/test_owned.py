@@ -1,0 +1,205 @@
+"""Owned: what a principal of the built-in authentication makes is theirs, wherever it is made, and stays so."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypedDict
+
+import anyio
+import httpx
+import psycopg
+import pytest
+from langgraph.config import get_config, get_store
+from langgraph.graph import START, StateGraph
+
+from conftest import WAIT_S, serving
+from graphs import GRAPHS
+from threadkeep.graphs import accept
+from threadkeep.settings import Settings
+
+MakeKey = Callable[..., Awaitable[str]]
+
+
+class Said(TypedDict, total=False):
+    """What is to be remembered, and all that is."""
+
+    text: str
+    remembered: list[str]
+
+
+async def _remember(state: Said) -> Said:
+    """As a chat app's graph does: by the user's id, below a label of the app's own."""
+    user = get_config()["configurable"].get("user_id", "me")
+    namespace = ("memories", user)
+    await get_store().aput(namespace, state["text"], {"text": state["text"]})
+    return {"remembered": sorted(item.key for item in await get_store().asearch(namespace))}
+
+
+def _remember_in_a_thread(state: Said) -> Said:
+    get_store().put(("memories", "me"), state["text"], {"text": state["text"]})
+    return {"remembered": sorted(item.key for item in get_store().search(("memories",)))}
+
+
+def _graph(node: Any) -> Any:
+    builder: Any = StateGraph(Said)
+    builder.add_node("remember", node)
+    builder.add_edge(START, "remember")
+    return builder.compile()
+
+
+@pytest.fixture
+async def url(settings: Settings) -> AsyncIterator[str]:
+    """A server with graphs that remember, asking for keys."""
+    graphs = {**GRAPHS, "remembering": _graph(_remember), "in_a_thread": _graph(_remember_in_a_thread)}
+    loaded = {name: accept(name, graph, where="tests") for name, graph in graphs.items()}
+    async with serving(settings.model_copy(update={"auth_type": "api_key"}), loaded) as url:
+        yield url
+
+
+@pytest.fixture
+async def ada(url: str, make_key: MakeKey) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S, headers={"x-api-key": await make_key("ada")}) as http:
+        yield http
+
+
+@pytest.fixture
+async def bob(url: str, make_key: MakeKey) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S, headers={"x-api-key": await make_key("b.ob")}) as http:
+        yield http
+
+
+async def _ok(http: httpx.AsyncClient, method: str, path: str, body: object = None) -> Any:
+    answer = await http.request(method, path, json=body)
+    assert answer.is_success, answer.text
+    return answer.json() if answer.content else None
+
+
+FORGED = {"metadata": {"owner": "bob", "created_by": "system", "mine": True}}
+OWNED = {"owner": "ada", "created_by": "system", "mine": True}
+
+
+async def test_the_owner_of_a_thread_can_not_be_forged(ada: httpx.AsyncClient) -> None:
+    """Issue: the owner is set by the server alone: on create, patch and copy."""
+    made = await _ok(ada, "POST", "/threads", FORGED)
+    patched = await _ok(ada, "PATCH", f"/threads/{made['thread_id']}", {"metadata": {"owner": ["ada", "bob"], "x": 1}})
+    copied = await _ok(ada, "POST", f"/threads/{made['thread_id']}/copy")
+
+    assert made["metadata"] == OWNED
+    assert patched["metadata"] == OWNED | {"x": 1}
+    assert copied["metadata"] == OWNED | {"x": 1}
+
+
+@pytest.mark.parametrize("path", ["/threads/{}/runs", "/runs"])
+async def test_the_owner_of_a_run_can_not_be_forged(ada: httpx.AsyncClient, path: str) -> None:
+    """Issue: a run's metadata too, by whichever field."""
+    thread = await _ok(ada, "POST", "/threads", {})
+    forged = {"assistant_id": "chain", "input": {"items": []}, **FORGED, "config": {"metadata": {"owner": "eve"}}}
+    kept = {"on_completion": "keep"} if path == "/runs" else {}
+
+    run = await _ok(ada, "POST", path.format(thread["thread_id"]), forged | kept)
+
+    assert run["metadata"]["owner"] == "ada"
+    assert (await _ok(ada, "GET", f"/threads/{run['thread_id']}"))["metadata"]["owner"] == "ada"
+
+
+async def test_the_owner_of_an_assistant_and_of_its_versions_can_not_be_forged(
+    ada: httpx.AsyncClient, bob: httpx.AsyncClient
+) -> None:
+    """Issue: nor can it be made everybody's."""
+    made = await _ok(ada, "POST", "/assistants", {"graph_id": "chain", **FORGED})
+    path = f"/assistants/{made['assistant_id']}"
+    changed = await _ok(ada, "PATCH", path, {"name": "new", **FORGED})
+    restored = await _ok(ada, "POST", f"{path}/latest", {"version": 1})
+    versions = await _ok(ada, "POST", f"{path}/versions", {})
+
+    assert [made["metadata"], changed["metadata"], restored["metadata"]] == [OWNED] * 3
+    assert [one["metadata"] for one in versions] == [OWNED] * 2
+    assert (await bob.get(path)).status_code == 404
+
+
+async def test_the_owner_of_a_cron_and_of_its_runs_can_not_be_forged(ada: httpx.AsyncClient, database: str) -> None:
+    """Issue: runs that a cron makes carry its owner."""
+    body = {"assistant_id": "remembering", "input": {"text": "by cron"}, "schedule": "* * * * *"}
+    made = await _ok(ada, "POST", "/runs/crons", body | FORGED | {"on_run_completed": "keep"})
+    path = f"/runs/crons/{made['cron_id']}"
+    patched = await _ok(ada, "PATCH", path, {"metadata": {"owner": "eve", "x": 1}})
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+        await conn.execute("UPDATE crons SET next_run_date = now()")
+        await conn.execute("NOTIFY threadkeep, 'crons'")
+    with anyio.fail_after(2 * WAIT_S):
+        while not (found := await _ok(ada, "POST", "/threads/search", {"status": "idle"})):
+            await anyio.lowlevel.checkpoint()
+    (run,) = await _ok(ada, "GET", f"/threads/{found[0]['thread_id']}/runs")
+
+    assert (made["metadata"], patched["metadata"]) == (OWNED, OWNED | {"x": 1})
+    assert run["metadata"]["owner"] == "ada"
+    assert await _keys(ada, ["memories"]) == ["by cron"]
+
+
+async def _keys(http: httpx.AsyncClient, prefix: list[str]) -> list[str]:
+    found = await _ok(http, "POST", "/store/items/search", {"namespace_prefix": prefix})
+    return sorted(item["key"] for item in found["items"])
+
+
+async def test_the_assistants_of_graphs_are_everybodys_to_run_and_nobodys_to_change(ada: httpx.AsyncClient) -> None:
+    """Protocol: an assistant that a graph has of its own is run by the graph's name."""
+    (system,) = await _ok(ada, "POST", "/assistants/search", {"graph_id": "chain"})
+    path = f"/assistants/{system['assistant_id']}"
+
+    assert system["metadata"] == {"created_by": "system"}
+    assert (await _ok(ada, "GET", path))["name"] == "chain"
+    assert len(await _ok(ada, "POST", f"{path}/versions", {})) == 1
+    assert await _ok(ada, "POST", "/assistants/count", {"graph_id": "chain"}) == 1
+    assert (await ada.patch(path, json={"name": "mine"})).status_code == 404
+    assert (await ada.post(f"{path}/latest", json={"version": 1})).status_code == 404
+    assert (await ada.delete(path)).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/threads/{}/runs/wait", "/runs/wait"], ids=["on a thread", "stateless"])
+@pytest.mark.parametrize("graph", ["remembering", "in_a_thread"])
+async def test_what_a_graph_remembers_its_user_reads_under_the_same_name_and_nobody_else_does(
+    ada: httpx.AsyncClient, bob: httpx.AsyncClient, graph: str, path: str
+) -> None:
+    """Ours: a run works in the part of the store that its owner's requests see."""
+    for http, text in ((ada, "ada's"), (bob, "bob's")):
+        thread = await _ok(http, "POST", "/threads", {})
+        body = {"assistant_id": graph, "input": {"text": text}}
+        ended = await _ok(http, "POST", path.format(thread["thread_id"]), body)
+
+        assert ended["remembered"] == [text]
+        assert await _keys(http, ["memories", "me"]) == [text]
+        item = (await http.get("/store/items", params={"namespace": "memories.me", "key": text})).json()
+        assert item["namespace"] == ["memories", "me"]
+        assert await _ok(http, "POST", "/store/namespaces", {}) == {"namespaces": [["memories", "me"]]}
+
+
+async def test_a_run_of_the_queue_remembers_for_its_owner(ada: httpx.AsyncClient) -> None:
+    """Ours: whichever process executes it."""
+    thread = await _ok(ada, "POST", "/threads", {})
+    path = f"/threads/{thread['thread_id']}/runs"
+    run = await _ok(ada, "POST", path, {"assistant_id": "remembering", "input": {"text": "later"}})
+
+    assert (await _ok(ada, "GET", f"{path}/{run['run_id']}/join"))["remembered"] == ["later"]
+    assert await _keys(ada, []) == ["later"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "listed"),
+    [
+        ({}, [["a", "b", "c"], ["a", "x"], ["b"]]),
+        ({"max_depth": 1}, [["a"], ["b"]]),
+        ({"prefix": ["a"]}, [["a", "b", "c"], ["a", "x"]]),
+        ({"prefix": ["*", "x"]}, [["a", "x"]]),
+        ({"suffix": ["x"]}, [["a", "x"]]),
+        ({"suffix": ["*", "b"]}, []),
+        ({"suffix": ["b"]}, [["b"]]),
+        ({"limit": 1, "offset": 1}, [["a", "x"]]),
+    ],
+    ids=str,
+)
+async def test_namespaces_are_listed_as_if_there_were_no_others(
+    ada: httpx.AsyncClient, asked: dict[str, Any], listed: list[list[str]]
+) -> None:
+    """Ours: the label that keeps them apart never shows, nor does it count."""
+    for namespace in (["a", "b", "c"], ["a", "x"], ["b"]):
+        await _ok(ada, "PUT", "/store/items", {"namespace": namespace, "key": "k", "value": {}})
+
+    assert await _ok(ada, "POST", "/store/namespaces", asked) == {"namespaces": listed}

@@ -1,0 +1,96 @@
+"""How much one principal may have at once; others do not notice."""
+
+from collections.abc import AsyncIterator
+
+import anyio
+import httpx
+import pytest
+
+from auth.conftest import MakeKey
+from conftest import WAIT_S, serving
+from graphs import Gate
+from threadkeep.settings import Settings
+
+RUN = {"assistant_id": "gated", "input": {"items": []}}
+CAPS = {"principal_streams": 2, "principal_runs": 2, "principal_waiting": 3, "max_queued": 5}
+
+
+@pytest.fixture
+async def two(settings: Settings, make_key: MakeKey) -> AsyncIterator[list[httpx.AsyncClient]]:
+    """Ada and Bob, on a server whose caps are low."""
+    chosen = settings.model_copy(update={"auth_type": "api_key", **CAPS})
+    async with serving(chosen) as url:
+        keys = [await make_key(name) for name in ("ada", "bob")]
+        ada, bob = (httpx.AsyncClient(base_url=url, timeout=WAIT_S, headers={"x-api-key": key}) for key in keys)
+        async with ada, bob:
+            yield [ada, bob]
+
+
+def _is_too_many(answer: httpx.Response) -> bool:
+    return (
+        answer.status_code == 429
+        and answer.json().keys() == {"detail", "code"}
+        and answer.json()["code"] == "too-many-requests"
+        and int(answer.headers["retry-after"]) >= 1
+    )
+
+
+async def test_requests_a_minute_are_counted(settings: Settings, make_key: MakeKey) -> None:
+    """Ours: 429 with Retry-After, told before anything is read; another principal's are not touched."""
+    chosen = settings.model_copy(update={"auth_type": "api_key", "principal_requests": 5})
+    async with serving(chosen) as url, httpx.AsyncClient(base_url=url) as http:
+        ada, bob = {"x-api-key": await make_key("ada")}, {"x-api-key": await make_key("bob")}
+        answers = [await http.post("/threads/count", json={}, headers=ada) for _ in range(7)]
+        other = await http.post("/threads/count", json={}, headers=bob)
+        public = await http.get("/livez", headers=ada)
+
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 2
+    assert _is_too_many(answers[-1])
+    assert (other.status_code, public.status_code) == (200, 200)
+
+
+async def test_open_streams_and_runs_are_counted_until_they_end(two: list[httpx.AsyncClient], gate: Gate) -> None:
+    """Ours: the third is refused while two go on; when they have ended there is room again."""
+    ada, bob = two
+    found: list[int] = []
+
+    async def wait(http: httpx.AsyncClient) -> None:
+        found.append((await http.post("/runs/wait", json=RUN)).status_code)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait, ada)
+        tasks.start_soon(wait, ada)
+        await gate.entered(2)
+        refused = [await ada.post("/runs/wait", json=RUN), await ada.post("/runs/stream", json=RUN)]
+        short = await ada.post("/threads", json={})
+        tasks.start_soon(wait, bob)
+        await gate.entered()
+        gate.open()
+    after = await ada.post("/runs/wait", json=RUN)
+
+    assert all(map(_is_too_many, refused))
+    assert (found, short.status_code, after.status_code) == ([200] * 3, 200, 200)
+
+
+async def test_what_waits_in_the_queue_is_counted(two: list[httpx.AsyncClient]) -> None:
+    """Ours: beyond one's own share 429, beyond the queue's length 503; a batch counts as what it holds."""
+    ada, bob = two
+    later = RUN | {"after_seconds": 3600}
+    mine = [await ada.post("/runs", json=later) for _ in range(4)]
+    batches = [await bob.post("/runs/batch", json=[later] * many) for many in (3, 2, 1)]
+
+    assert [answer.status_code for answer in mine] == [200, 200, 200, 429]
+    assert _is_too_many(mine[-1])
+    assert [answer.status_code for answer in batches] == [503, 200, 503]
+    assert batches[0].json() == {"detail": "the queue is full", "code": "overloaded"}
+    assert int(batches[0].headers["retry-after"]) >= 1
+
+
+async def test_without_authentication_nobody_is_counted(settings: Settings) -> None:
+    """Ours: who can't be told from others has no share of their own."""
+    chosen = settings.model_copy(update={"principal_requests": 1, **CAPS})
+    async with serving(chosen) as url, httpx.AsyncClient(base_url=url) as http:
+        later = RUN | {"after_seconds": 3600}
+        answers = [await http.post("/runs", json=later) for _ in range(6)]
+
+    assert [answer.status_code for answer in answers] == [200] * 5 + [503]

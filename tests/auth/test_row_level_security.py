@@ -1,0 +1,259 @@
+"""Row-level security: what Postgres itself shows to a request, whatever the statement forgot to say."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from uuid import UUID, uuid4
+
+import anyio
+import psycopg
+import pytest
+from psycopg import sql
+
+from threadkeep.db import assistants, bounds, migrate, spaces, threads
+from threadkeep.db.bounds import bound_to
+from threadkeep.db.filters import EVERYTHING, Filters
+from threadkeep.db.pool import Conn, Pool, open_api_pool, open_runs_pool, pipeline
+from threadkeep.db.store import Store
+from threadkeep.db.threads import NewThread
+from threadkeep.settings import Settings
+
+ADA = Filters({"owner": "ada"}, space=spaces.label("ada"))
+BOB = Filters({"owner": "bob"}, space=spaces.label("bob"))
+TABLES = (
+    "threads",
+    "runs",
+    "run_events",
+    "assistants",
+    "assistant_versions",
+    "crons",
+    "store",
+    "checkpoints",
+    "checkpoint_blobs",
+    "checkpoint_writes",
+)
+
+
+@pytest.fixture
+async def pool(settings: Settings, database: str) -> AsyncIterator[Pool]:
+    """The API's pool, with the wall found."""
+    async with open_api_pool(settings, database) as pool:
+        await bounds.find_wall(pool, needed=True)
+        assert pool.walled
+        yield pool
+
+
+async def _counts(pool: Pool) -> dict[str, int]:
+    """How many rows an unfiltered statement finds, by table."""
+    async with pool.connection() as conn:
+        found: dict[str, int] = {}
+        for table in TABLES:
+            cursor = await conn.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table)))
+            (found[table],) = await cursor.fetchone() or (-1,)
+        return found
+
+
+async def _furnish(database: str) -> UUID:
+    """One row of Ada's in every table."""
+    thread_id, run_id, assistant_id = uuid4(), uuid4(), uuid4()
+    owned = json.dumps(ADA.match)
+    names = {"thread": thread_id, "run": run_id, "assistant": assistant_id, "owned": owned, "text": str(thread_id)}
+    statements = (
+        "INSERT INTO threads (thread_id, metadata) VALUES (%(thread)s, %(owned)s)",
+        "INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status) "
+        "VALUES (%(run)s, %(thread)s, %(assistant)s, 'chain', 'pending')",
+        "INSERT INTO run_events (run_id, position, event, data) VALUES (%(run)s, 1, 'values', '{}')",
+        "INSERT INTO assistants (assistant_id, graph_id, name, metadata) "
+        "VALUES (%(assistant)s, 'chain', 'hers', %(owned)s)",
+        "INSERT INTO assistant_versions (assistant_id, version, graph_id, name, config, context, metadata) "
+        "VALUES (%(assistant)s, 1, 'chain', 'hers', '{}', '{}', %(owned)s)",
+        "INSERT INTO crons (cron_id, assistant_id, thread_id, schedule, payload, metadata) "
+        "VALUES (%(run)s, %(assistant)s, %(thread)s, '* * * * *', '{}', %(owned)s)",
+        "INSERT INTO checkpoints (thread_id, checkpoint_id, checkpoint) VALUES (%(text)s, '1', '{}')",
+        "INSERT INTO checkpoint_blobs (thread_id, channel, version, type) VALUES (%(text)s, 'items', '1', 'empty')",
+        "INSERT INTO checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, blob) "
+        "VALUES (%(text)s, '1', '1', 0, 'items', '')",
+        "INSERT INTO checkpoints (thread_id, checkpoint_id, checkpoint) VALUES ('of another program', '1', '{}')",
+        "INSERT INTO store (prefix, key, value) VALUES ('owner:ada.memories', 'note', '{}')",
+    )
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+        for statement in statements:
+            await conn.execute(statement, names)  # pyright: ignore[reportArgumentType] - literals, all of them
+    return thread_id
+
+
+async def test_an_unfiltered_statement_of_somebody_else_finds_nothing(pool: Pool, database: str) -> None:
+    """Issue: written by Ada, read by Bob through a deliberately unfiltered query: nothing."""
+    await _furnish(database)
+
+    with bound_to(BOB):
+        assert await _counts(pool) == dict.fromkeys(TABLES, 0)
+    with bound_to(ADA):
+        assert await _counts(pool) == dict.fromkeys(TABLES, 1)
+    assert await _counts(pool) == dict.fromkeys(TABLES, 1) | {"checkpoints": 2}
+
+
+async def test_an_unfiltered_write_of_somebody_else_changes_nothing(pool: Pool, database: str) -> None:
+    """Ours: the wall stands before writing too."""
+    thread_id = await _furnish(database)
+
+    with bound_to(BOB):
+        assert await _changed(pool, 'UPDATE threads SET metadata = \'{"owner": "bob"}\'') == 0
+        assert await _changed(pool, "DELETE FROM threads") == 0
+        assert await _changed(pool, "DELETE FROM checkpoints") == 0
+        assert await _changed(pool, "DELETE FROM store") == 0
+        for forged in (
+            'INSERT INTO threads (thread_id, metadata) VALUES (gen_random_uuid(), \'{"owner": "ada"}\')',
+            "INSERT INTO store (prefix, key, value) VALUES ('owner:ada.memories', 'forged', '{}')",
+            "INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status) "
+            f"VALUES (gen_random_uuid(), '{thread_id}', gen_random_uuid(), 'chain', 'pending')",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+                await _changed(pool, forged)
+    assert await _counts(pool) == dict.fromkeys(TABLES, 1) | {"checkpoints": 2}
+
+
+async def _changed(pool: Pool, statement: str) -> int:
+    async with pool.connection() as conn:
+        return (await conn.execute(statement)).rowcount  # pyright: ignore[reportArgumentType] - the tests' own
+
+
+async def test_of_api_keys_a_request_sees_nothing_at_all(pool: Pool) -> None:
+    """Ours: hashes of secrets are for the door alone."""
+    with bound_to(BOB), pytest.raises(psycopg.errors.InsufficientPrivilege, match="api_keys"):
+        await _changed(pool, "SELECT FROM api_keys")
+
+
+async def test_a_pipeline_is_bound_in_its_own_round_trip_and_to_its_end(pool: Pool, database: str) -> None:
+    """Ours: also behind a result that is read before its end."""
+    await _furnish(database)
+
+    with bound_to(BOB):
+        async with pipeline(pool) as conn:
+            first = await conn.execute("SELECT count(*) FROM threads")
+            assert await first.fetchone() == (0,)
+            second = await conn.execute("SELECT count(*) FROM threads")
+        assert await second.fetchone() == (0,)
+    async with pipeline(pool) as conn:
+        third = await conn.execute("SELECT count(*), current_user = session_user FROM threads")
+    assert await third.fetchone() == (1, True)
+
+
+@pytest.mark.parametrize("take", [pipeline, Pool.connection], ids=["pipeline", "connection"])
+async def test_a_connection_that_goes_back_is_nobodys(
+    pool: Pool, take: Callable[[Pool], AbstractAsyncContextManager[Conn]]
+) -> None:
+    """Ours: also after an error, in the statement or in what was done with it."""
+
+    async def fail(statement: str) -> None:
+        async with take(pool) as conn:
+            await conn.execute(statement)
+            raise LookupError
+
+    with bound_to(BOB):
+        for statement in ("SELECT 1", "SELECT 1/0"):
+            with pytest.raises((psycopg.errors.DivisionByZero, LookupError)):
+                await fail(statement)
+    async with pool.connection() as conn:
+        cursor = await conn.execute(
+            "SELECT current_user = session_user, coalesce(current_setting('threadkeep.match', true), '')"
+        )
+        assert await cursor.fetchone() == (True, "")
+
+
+async def test_without_a_principal_nothing_is_sent_beside_the_statement(pool: Pool) -> None:
+    """Ours: nobody pays for a wall that nobody stands behind."""
+    async with pool.connection() as conn:
+        cursor = await conn.execute("SELECT current_user = session_user AND now() = statement_timestamp()")
+        assert await cursor.fetchone() == (True,)
+    with bound_to(EVERYTHING):
+        assert bounds.current() is None
+
+
+async def test_the_store_gathers_operations_of_several_callers_and_mixes_none_up(
+    settings: Settings, database: str
+) -> None:
+    """Ours: whoever comes first does the work of all who wait, each within their own bounds."""
+    async with open_api_pool(settings, database) as api_pool, open_runs_pool(settings, database) as runs_pool:
+        await bounds.find_wall(api_pool, runs_pool, needed=True)
+        store = Store(runs_pool)
+        found: dict[str, object] = {}
+
+        async def work(name: str, filters: Filters) -> None:
+            with bound_to(filters):
+                await store.aput(("memories",), "note", {"of": name})
+                item = await store.aget(("memories",), "note")
+                assert item is not None
+                found[name] = (item.namespace, item.value, await store.alist_namespaces())
+
+        async with anyio.create_task_group() as tasks:
+            for name, filters in (("ada", ADA), ("bob", BOB)) * 5:
+                tasks.start_soon(work, name, filters)
+
+        assert found == {name: (("memories",), {"of": name}, [("memories",)]) for name in ("ada", "bob")}
+        assert sorted(await store.alist_namespaces()) == [("owner:ada", "memories"), ("owner:bob", "memories")]
+
+
+async def test_a_role_that_may_not_be_taken_is_told_of_and_filters_hold_alone(
+    settings: Settings, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ours: row-level security is on where the database's role allows it; a line at the start says where not."""
+    await _administer(
+        database,
+        "DROP ROLE IF EXISTS plain_server",
+        "CREATE ROLE plain_server LOGIN BYPASSRLS",
+        "GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO plain_server",
+    )
+    uri = psycopg.conninfo.make_conninfo(database, user="plain_server")
+    try:
+        async with open_api_pool(settings, uri) as pool:
+            with caplog.at_level(logging.WARNING, logger="threadkeep"):
+                await bounds.find_wall(pool, needed=True)
+            assert not pool.walled
+            assert "there is no row-level security behind the filters" in caplog.text
+            with bound_to(BOB):
+                async with pool.connection() as conn:
+                    made = await threads.create(conn, NewThread(thread_id=uuid4(), metadata=BOB.match))
+                    assert made is not None
+                    assert await threads.get(conn, ADA, made.thread_id) is None
+    finally:
+        await _administer(database, "DROP OWNED BY plain_server", "DROP ROLE plain_server")
+
+
+async def _administer(uri: str, *statements: str) -> None:
+    async with await psycopg.AsyncConnection.connect(uri, autocommit=True) as conn:
+        for statement in statements:
+            await conn.execute(statement)  # pyright: ignore[reportArgumentType] - the tests' own
+
+
+async def test_a_database_without_the_wall_gets_it_at_the_next_start(database: str) -> None:
+    """Ours: the role may have been out of reach when the tables were made."""
+    tables = [sql.SQL("ALTER TABLE {} DISABLE ROW LEVEL SECURITY").format(sql.Identifier(name)) for name in TABLES]
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+        for statement in tables:
+            await conn.execute(statement)
+
+        assert await migrate.migrate(database) == []
+
+        cursor = await conn.execute(
+            "SELECT bool_and(relrowsecurity) FROM pg_class WHERE relname = ANY(%s)", [list(TABLES)]
+        )
+        assert await cursor.fetchone() == (True,)
+
+
+async def test_an_id_that_a_graph_will_have_can_not_be_taken_before_it(pool: Pool, database: str) -> None:
+    """Ours: a graph's assistant is what everybody runs by its name, and its id can be known before there is the graph."""
+    squatted = assistants.system_id("tomorrow")
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+        await conn.execute(
+            "INSERT INTO assistants (assistant_id, graph_id, name, metadata) VALUES (%s, 'chain', 'mine', %s)",
+            [squatted, json.dumps({"owner": "bob", "created_by": "system"})],
+        )
+
+    async with pool.connection() as conn:
+        await assistants.ensure_system(conn, {"tomorrow": None})
+        found = await assistants.get(conn, ADA, squatted)
+
+    assert found is not None
+    assert (found.graph_id, found.name, found.metadata.load()) == ("tomorrow", "tomorrow", {"created_by": "system"})

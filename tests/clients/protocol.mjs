@@ -1,0 +1,180 @@
+// `client.threads.stream`, over SSE and over a WebSocket: a thread is watched, whatever runs on it.
+import assert from "node:assert/strict";
+import { client, gather, until, wish } from "./judge.mjs";
+
+const WORDS = "one two three four";
+const said = (content) => ({ messages: [{ type: "human", content }] });
+const transport = process.argv[4] ?? "sse";
+const open = (assistantId, options = {}) => client.threads.stream({ assistantId, transport, ...options });
+
+/** The items of an async iterable. */
+async function all(items) {
+  const found = [];
+  for await (const item of items) found.push(item);
+  return found;
+}
+/** Events of a subscription, up to the end of a run. */
+async function untilEnd(events, end = "completed") {
+  const found = [];
+  for await (const event of events) {
+    found.push(event);
+    const { namespace, data } = event.params;
+    if (event.method === "lifecycle" && namespace.length === 0 && data.event === end) return found;
+  }
+  return found;
+}
+
+/** The thread's values, when they are what the answer makes of them: `thread.output` holds those of the question. */
+const become = (thread, isRight) => until(() => client.threads.getState(thread.threadId), ({ values }) => isRight(values));
+
+// Messages token by token, values, the output.
+{
+  const thread = open("agent");
+  const texts = (async () => {
+    for await (const message of thread.messages) return await all(message.text);
+  })();
+  const values = all(thread.values);
+  await thread.run.start({ input: said("hello") });
+  assert.deepEqual(await texts, ["one ", "two ", "three ", "four"]);
+  assert.equal((await thread.output).messages.at(-1).content, WORDS);
+  assert.equal((await values).at(-1).messages.at(-1).content, WORDS);
+  await thread.close();
+}
+
+// Updates, custom, tasks and checkpoints, on which the reference is silent; a custom channel by its name.
+{
+  const thread = open("telling");
+  const told = thread.extensions.progress;
+  await thread.run.start({ input: { text: "it is" } });
+  const subscription = await thread.subscribe(["updates", "custom", "tasks", "checkpoints", "lifecycle"]);
+  const events = await untilEnd(subscription);
+  const data = (method) => events.filter((event) => event.method === method).map((event) => event.params.data);
+  assert.deepEqual(data("updates"), [{ node: "tell", values: { text: "it is told" } }]);
+  assert.deepEqual(data("custom"), [{ name: "progress", payload: { done: 1 } }, { payload: "plain" }]);
+  assert.deepEqual(data("tasks").map(({ name }) => name), ["tell", "tell"]);
+  assert.deepEqual(data("checkpoints").map(({ step }) => step), [-1, 0, 1]);
+  assert.deepEqual(data("checkpoints")[1].parent_id, data("checkpoints")[0].id);
+  assert.deepEqual(await told, { done: 1 });
+  await thread.close();
+}
+
+// A tool call: its arguments in the message, its run on `tools`.
+{
+  const thread = open("agent");
+  await thread.run.start({ input: said("a sum, please") });
+  const calls = all(thread.toolCalls);
+  const [call] = await calls;
+  assert.deepEqual([call.name, call.input], ["add", { a: 2, b: 3 }]);
+  assert.equal(String((await call.output).content ?? (await call.output)), "5");
+  await thread.close();
+}
+
+// A subgraph, with its messages.
+{
+  const thread = open("crew");
+  const found = (async () => {
+    for await (const child of thread.subgraphs) {
+      for await (const message of child.messages) return [child.name ?? child.namespace[0].split(":")[0], await message.text];
+    }
+  })();
+  await thread.run.start({ input: said("hello") });
+  assert.deepEqual(await found, ["agent", WORDS]);
+  await thread.close();
+}
+
+// A question, and its answer.
+{
+  const thread = open("asking_text");
+  await thread.run.start({ input: { text: "it is" } });
+  await untilEnd(await thread.subscribe(["lifecycle", "input"]), "interrupted");
+  const [{ interruptId, payload, namespace }] = thread.interrupts;
+  assert.deepEqual(payload, { question: "who?" });
+  await thread.respondInput({ interrupt_id: interruptId, namespace, response: "Ada" });
+  await become(thread, ({ text }) => text === "it is told Ada");
+  await thread.close();
+}
+
+// Two questions, answered at once.
+{
+  const thread = open("two_questions");
+  await thread.run.start({ input: { items: [] } });
+  await untilEnd(await thread.subscribe(["lifecycle", "input"]), "interrupted");
+  assert.equal(thread.interrupts.length, 2);
+  const responses = thread.interrupts.map(({ interruptId, namespace, payload }) => ({
+    interrupt_id: interruptId,
+    namespace,
+    response: payload.question,
+  }));
+  await thread.respondInput({ responses });
+  await become(thread, ({ items }) => items.toSorted().join() === "and which?,which?");
+  await thread.close();
+}
+
+// A run of v1 watched here, and a run of here joined there: the same tokens.
+{
+  const { thread_id } = await client.threads.create();
+  const thread = client.threads.stream(thread_id, { assistantId: "agent", transport });
+  const watched = untilEnd(await thread.subscribe(["messages", "lifecycle"]));
+  const streamMode = ["messages-tuple"];
+  const parts = await gather(client.runs.stream(thread_id, "agent", { input: said("hello"), streamMode }));
+  const v1 = (found) => found.filter(([event]) => event === "messages").map(([, [chunk]]) => chunk.content).join("");
+  const v2 = (found) => found.map(({ params }) => params.data.delta?.text ?? "").join("");
+  assert.equal(v1(parts), WORDS);
+  assert.equal(v2(await watched), WORDS);
+  await thread.close();
+
+  const other = open("agent");
+  const { run_id } = await other.run.start({ input: said("hello") });
+  const joined = await gather(client.runs.joinStream(other.threadId, run_id, { lastEventId: "-1", streamMode }));
+  assert.equal(v1(joined), WORDS);
+  await other.close();
+}
+
+// Two watchers; one of them loses its line in the middle of a message, and misses nothing and has nothing twice.
+{
+  let cuts = 1;
+  const cutting = async (input, init) => {
+    if (cuts === 0 && String(input).endsWith("/stream/events")) wish("open the gate");
+    const answer = await fetch(input, init);
+    if (!String(input).endsWith("/stream/events") || !JSON.parse(init.body).channels.includes("messages") || cuts-- <= 0) return answer;
+    const reader = answer.body.getReader();
+    const decoder = new TextDecoder();
+    let text = "";
+    const body = new ReadableStream({
+      async pull(controller) {
+        const { done, value } = await reader.read();
+        text += done ? "" : decoder.decode(value);
+        if (done) return controller.close();
+        controller.enqueue(value);
+        if (text.includes('"two "')) {
+          await reader.cancel();
+          controller.error(new TypeError("the line is cut"));
+        }
+      },
+    });
+    return new Response(body, { status: answer.status, headers: answer.headers });
+  };
+  const webSocketFactory = (address) => {
+    const socket = new WebSocket(address);
+    const isFirst = cuts-- > 0;
+    let subscribed = 0;
+    socket.addEventListener("message", ({ data }) => {
+      if (isFirst && data.includes('"two "')) socket.close();
+      subscribed += data.includes('"subscription_id"') ? 1 : 0;
+      if (!isFirst && subscribed === 2) wish("open the gate");
+    });
+    return socket;
+  };
+  const thread = open("agent", { fetch: cutting, webSocketFactory, reconnectDelayMs: () => 10 });
+  await thread.run.start({ input: said("wait") });
+  const channels = ["messages", "values", "lifecycle"];
+  const subscription = await thread.subscribe(channels);
+  const other = client.threads.stream(thread.threadId, { assistantId: "agent", transport });
+  const [mine, theirs] = await Promise.all([untilEnd(subscription), other.subscribe(channels).then(untilEnd)]);
+  assert.equal(cuts < 1, true);
+  assert.deepEqual(mine.map(({ event_id }) => event_id), theirs.map(({ event_id }) => event_id));
+  assert.deepEqual(mine.map(({ seq }) => seq), theirs.map(({ seq }) => seq));
+  assert.equal(mine.map(({ params }) => params.data.delta?.text ?? "").join(""), WORDS);
+  await thread.close();
+  await other.close();
+}

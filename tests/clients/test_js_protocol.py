@@ -1,0 +1,30 @@
+"""`@langchain/langgraph-sdk` 1.15: `client.threads.stream`, the protocol v2, over SSE and over a WebSocket."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from clients.node import needs_node, run_script
+from conftest import serving
+from graphs import Gate
+from protocol_graphs import PROTOCOL_GRAPHS
+from threadkeep.graphs import accept
+from threadkeep.settings import Settings
+
+pytestmark = needs_node
+
+
+@pytest.fixture
+async def url(settings: Settings) -> AsyncIterator[str]:
+    """A server of the protocol's graphs."""
+    loaded = {name: accept(name, graph, where="tests") for name, graph in PROTOCOL_GRAPHS.items()}
+    async with serving(settings, loaded) as url:
+        yield url
+
+
+@pytest.mark.parametrize("transport", ["sse", "websocket"])
+async def test_threads_stream_of_the_js_sdk(url: str, gate: Gate, transport: str) -> None:
+    """Protocol: messages, values, updates, custom, tools, subgraphs, questions, lost lines, and runs of v1."""
+    await run_script(
+        "protocol", url, "1x", {"open the gate": gate.open}, options=["--experimental-websocket"], more=[transport]
+    )

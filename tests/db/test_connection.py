@@ -1,0 +1,47 @@
+"""Connections that a failure leaves behind."""
+
+import anyio
+import psycopg
+import pytest
+
+from faults.postgres import proxied
+from threadkeep.db import connection
+from threadkeep.db.pool import Pool, open_api_pool, pipeline
+from threadkeep.settings import Settings
+
+
+async def test_pipeline_that_failed_spoils_nothing_for_those_that_follow(settings: Settings) -> None:
+    """Ours: psycopg takes what a failed pipeline passed over for prepared, and the pool keeps the connection."""
+    one = settings.model_copy(update={"api_connections": 1})
+    async with open_api_pool(one, str(settings.database_uri)) as pool:
+        for divisor in (1, 1, 0, 1, 1):
+            if divisor:
+                assert await _divided(pool, divisor) == 42
+                continue
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                await _divided(pool, divisor)
+
+
+async def _divided(pool: Pool, divisor: int) -> int:
+    async with pipeline(pool) as conn:
+        await conn.execute("SELECT 1 / %(divisor)s::int", {"divisor": divisor})
+        cursor = await conn.execute("SELECT 42 * %(one)s::int", {"one": 1})
+    row = await cursor.fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def test_postgres_that_hangs_keeps_nobody_waiting_for_ever(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: every request ends; the connection is not used again, and the next one works."""
+    monkeypatch.setattr(connection, "SILENT_S", 0.5)
+    one = settings.model_copy(update={"api_connections": 1})
+    async with proxied(str(settings.database_uri)) as (proxy, uri), open_api_pool(one, uri) as pool:
+        assert await _divided(pool, 1) == 42
+        proxy.swallows = True
+        with anyio.fail_after(5), pytest.raises(psycopg.OperationalError):
+            await _divided(pool, 1)
+        proxy.close_hole()
+
+        assert await _divided(pool, 1) == 42

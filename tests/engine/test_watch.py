@@ -1,0 +1,124 @@
+"""Two processes, one database: a run of the one is followed, joined and stopped in the other."""
+
+from collections.abc import AsyncIterator
+
+import anyio
+import anyio.abc
+import httpx
+import psycopg
+import pytest
+
+from conftest import WAIT_S, serving
+from graphs import Gate
+from threadkeep.settings import Settings
+
+GATED = {"assistant_id": "gated", "input": {"items": ["in"]}}
+ENDED = {"items": ["in", "gated"]}
+
+
+@pytest.fixture
+async def replicas(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
+    """Clients of two servers on one database."""
+    async with (
+        serving(settings) as one,
+        serving(settings) as other,
+        httpx.AsyncClient(base_url=one, timeout=WAIT_S) as http,
+        httpx.AsyncClient(base_url=other, timeout=WAIT_S) as elsewhere,
+    ):
+        yield http, elsewhere
+
+
+async def running(http: httpx.AsyncClient, gate: Gate, tasks: anyio.abc.TaskGroup) -> str:
+    """The path of a run in the foreground of `http`'s process, which nobody asked to keep."""
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+
+    async def wait() -> None:
+        await http.post(f"/threads/{thread_id}/runs/wait", json=GATED)
+
+    tasks.start_soon(wait)
+    await gate.entered()
+    (run,) = (await http.get(f"/threads/{thread_id}/runs")).json()
+    return f"/threads/{thread_id}/runs/{run['run_id']}"
+
+
+async def test_run_of_another_process_is_followed(
+    replicas: tuple[httpx.AsyncClient, httpx.AsyncClient], gate: Gate
+) -> None:
+    """Ours: a foreground run that is not resumable is kept from the moment on in which somebody asks elsewhere."""
+    http, elsewhere = replicas
+    told: list[str] = []
+    with anyio.fail_after(WAIT_S):
+        async with anyio.create_task_group() as tasks:
+            path = await running(http, gate, tasks)
+            async with elsewhere.stream("GET", f"{path}/stream", headers={"last-event-id": "-1"}) as answer:
+                lines = answer.aiter_lines()
+                assert await anext(lines) == "event: metadata"
+                gate.open()
+                told += [line async for line in lines]
+
+    assert 'data: {"items":["in","gated"]}' in told
+
+
+async def test_run_of_another_process_is_joined_without_a_delay(
+    replicas: tuple[httpx.AsyncClient, httpx.AsyncClient], gate: Gate
+) -> None:
+    """Ours: who joins elsewhere is woken by the run's end, not by the slow look behind it."""
+    http, elsewhere = replicas
+    found: list[object] = []
+    with anyio.fail_after(WAIT_S - 1):
+        async with anyio.create_task_group() as tasks:
+            path = await running(http, gate, tasks)
+
+            async def join() -> None:
+                found.append((await elsewhere.get(f"{path}/join")).json())
+
+            tasks.start_soon(join)
+            await anyio.sleep(0.3)
+            gate.open()
+
+    assert found == [ENDED]
+
+
+async def test_temporary_run_is_joined_elsewhere_and_after_its_end(
+    replicas: tuple[httpx.AsyncClient, httpx.AsyncClient], gate: Gate, settings: Settings
+) -> None:
+    """Ours: POST /runs deletes its thread some minutes after the end, and no search finds it meanwhile."""
+    http, elsewhere = replicas
+    found: list[object] = []
+    run = (await http.post("/runs", json=GATED)).json()
+    path = f"/threads/{run['thread_id']}/runs/{run['run_id']}"
+    await gate.entered()
+    async with anyio.create_task_group() as tasks:
+        for one in replicas:
+
+            async def join(one: httpx.AsyncClient = one) -> None:
+                found.append((await one.get(f"{path}/join")).json())
+
+            tasks.start_soon(join)
+        await anyio.sleep(0.1)
+        gate.open()
+
+    assert found == [ENDED, ENDED]
+    assert (await elsewhere.get(f"{path}/join")).json() == ENDED
+    stream = await elsewhere.get(f"{path}/stream", headers={"last-event-id": "-1"})
+    assert stream.text.count("event: values") == 2
+    assert (await http.post("/threads/search", json={})).json() == []
+    async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
+        left = await (await conn.execute("SELECT temporary_until - now() FROM threads")).fetchone()
+    assert left is not None
+    assert 240 < left[0].total_seconds() <= 300
+
+
+async def test_thread_that_is_deleted_elsewhere_takes_its_run_along(
+    replicas: tuple[httpx.AsyncClient, httpx.AsyncClient], gate: Gate
+) -> None:
+    """Ours: the run is stopped in the process that executes it, and its slot is free again."""
+    http, elsewhere = replicas
+    with anyio.fail_after(WAIT_S - 1):
+        async with anyio.create_task_group() as tasks:
+            path = await running(http, gate, tasks)
+            assert (await elsewhere.delete(path.split("/runs/", 1)[0])).status_code == 204
+            while gate.inside:
+                await anyio.sleep(0.01)
+            while (await http.get("/info")).json()["load"]["running"]:
+                await anyio.sleep(0.01)

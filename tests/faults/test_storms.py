@@ -1,0 +1,11 @@
+"""Clients that connect and vanish: `make faults` sends 300."""
+
+from faults import storms
+from faults.servers import Place
+
+
+async def test_clients_that_vanish_leave_nothing_behind(place: Place) -> None:
+    """Ours: slots, file handles, tasks and connections are what they were, wherever the clients went."""
+    found = await storms.scenario(place, clients=56)
+
+    assert found.broken == []

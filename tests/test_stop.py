@@ -1,0 +1,111 @@
+"""Told to stop: what load balancers, clients and the operator see of it."""
+
+import signal
+import subprocess
+import time
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import httpx
+import psycopg
+import pytest
+
+from test_serve import serving_process
+
+
+def asking(seconds: float, **more: Any) -> dict[str, Any]:
+    """A run that takes so long."""
+    return {
+        "assistant_id": "agent",
+        "input": {"messages": [{"role": "user", "content": "hello"}]},
+        "config": {"configurable": {"simulated_latency_s": seconds}},
+        "stream_mode": "values",
+    } | more
+
+
+async def told_to_stop(process: subprocess.Popen[bytes], stream: AbstractAsyncContextManager[httpx.Response]) -> bytes:
+    """Tell the process to stop when the stream has begun; what the stream says until it breaks off."""
+    received = b""
+    async with stream as answer:
+        process.send_signal(signal.SIGTERM)
+        try:
+            async for chunk in answer.aiter_raw():
+                received += chunk
+        except httpx.RemoteProtocolError:
+            return received
+    raise AssertionError("the stream ended as if its run had")
+
+
+async def test_listener_stays_open_for_a_while_but_is_not_ready(database: str, tmp_path: Path) -> None:
+    """Ours: readiness is false at once; requests are taken until load balancers have seen it, and refused then."""
+    async with serving_process(tmp_path, DATABASE_URI=database, THREADKEEP_LINGER="1.5") as (process, http):
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        with anyio.fail_after(1):
+            while (await http.get("/readyz")).status_code != 503:
+                await anyio.sleep(0.02)
+        async with httpx.AsyncClient(base_url=http.base_url) as another:
+            answer = await another.post("/query", json={"query": "What is 6 * 7?"})
+        with anyio.fail_after(10):
+            code = await anyio.to_thread.run_sync(process.wait)
+
+        async with httpx.AsyncClient(base_url=http.base_url) as another:
+            with pytest.raises(httpx.ConnectError):
+                await another.get("/livez")
+    assert (answer.status_code, code) == (200, 0)
+    assert time.monotonic() - began >= 1.5
+
+
+async def test_stream_of_a_run_that_does_not_end_in_time_is_told_when_to_come_again(
+    database: str, tmp_path: Path
+) -> None:
+    """Ours: the last it gets is a comment and `retry`; it does not look as if it had ended; the run is put back."""
+    quick = {"DATABASE_URI": database, "THREADKEEP_LINGER": "0.2", "THREADKEEP_DRAIN": "1"}
+    async with serving_process(tmp_path, **quick) as (process, http):
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        run = asking(60, stream_resumable=True)
+        with anyio.fail_after(15):
+            received = await told_to_stop(process, http.stream("POST", f"/threads/{thread_id}/runs/stream", json=run))
+        with anyio.fail_after(10):
+            code = await anyio.to_thread.run_sync(process.wait)
+
+    assert code == 0
+    assert received.endswith(b": the server is stopping\r\nretry: 1000\r\n")
+    async with await psycopg.AsyncConnection.connect(database) as conn:
+        found = await (await conn.execute("SELECT status, attempt FROM runs")).fetchall()
+    assert found == [("pending", 0)]
+
+
+async def test_stream_of_a_thread_is_ended_as_soon_as_no_run_goes_on(database: str, tmp_path: Path) -> None:
+    """Ours: streams that never end by themselves hold no process back."""
+    async with serving_process(tmp_path, DATABASE_URI=database, THREADKEEP_LINGER="0.2") as (process, http):
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        began = time.monotonic()
+        with anyio.fail_after(10):
+            await told_to_stop(process, http.stream("GET", f"/threads/{thread_id}/stream"))
+        with anyio.fail_after(10):
+            code = await anyio.to_thread.run_sync(process.wait)
+
+    assert code == 0
+    assert time.monotonic() - began < 6
+
+
+async def test_second_signal_ends_the_process_at_once(database: str, tmp_path: Path) -> None:
+    """Ours: without waiting for the runs, which are put back all the same."""
+    async with serving_process(tmp_path, DATABASE_URI=database) as (process, http):
+        run_id = (await http.post("/runs", json=asking(60))).json()["run_id"]
+        with anyio.fail_after(5):
+            while (await http.get("/info")).json()["load"]["running"] == 0:
+                await anyio.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        await anyio.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        with anyio.fail_after(5):
+            await anyio.to_thread.run_sync(process.wait)
+
+    async with await psycopg.AsyncConnection.connect(database) as conn:
+        found = await (await conn.execute("SELECT run_id::text, status, attempt FROM runs")).fetchall()
+    assert found == [(run_id, "pending", 0)]
