@@ -7,9 +7,7 @@ DECLARE
     waiting boolean;
 BEGIN
     PERFORM FROM threads WHERE thread_id = of_thread FOR UPDATE;
-    UPDATE runs
-       SET status = run_status, error = failure, finished_at = now(), updated_at = now(), worker_id = NULL
-     WHERE run_id = ended AND status = 'running' AND worker_id = holder;
+    PERFORM FROM runs WHERE run_id = ended AND status = 'running' AND worker_id = holder FOR UPDATE;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
@@ -21,6 +19,9 @@ BEGIN
            temporary_until = CASE WHEN temporary_s IS NULL THEN temporary_until
                                   ELSE greatest(temporary_until, now() + make_interval(secs => temporary_s)) END
      WHERE thread_id = of_thread;
+    UPDATE runs -- last, for its webhook tells the thread's values
+       SET status = run_status, error = failure, finished_at = now(), updated_at = now(), worker_id = NULL
+     WHERE run_id = ended;
     IF waiting THEN
         PERFORM pg_notify('threadkeep', 'pending');
     END IF;

@@ -92,6 +92,11 @@ async def _look(state: Inside) -> Inside:  # noqa: ARG001 - the form of a node
     return {"tasks": len(asyncio.all_tasks())}
 
 
+async def _die(state: Talk) -> Talk:
+    """End the process, as running out of memory would."""
+    os._exit(len(state["marker"]))
+
+
 def _chain(schema: Any, **nodes: Any) -> Any:
     graph = StateGraph(schema)
     for name, node in nodes.items():
@@ -105,3 +110,4 @@ talking = _chain(Talk, hear=_hear, think=_think, say=_say)
 stepping = _chain(Talk, **{f"step_{number}": _step(number) for number in range(6)})
 counting = _chain(Count, count=_count)
 inside = _chain(Inside, look=_look)
+dying = _chain(Talk, die=_die)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import anyio
+import httpx
 import psycopg
 
 from faults.findings import Findings
@@ -78,3 +79,27 @@ async def _waits(database: str, killed: Sequence[tuple[datetime, Sequence[str]]]
     return [
         (begun[run_id] - at).total_seconds() for run_id, at in last.items() if run_id in begun and begun[run_id] > at
     ]
+
+
+async def fatal(place: Place, *, attempts: int = 3) -> Findings:
+    """A run whose graph ends the process, each time that a supervisor has started it again."""
+    found = Findings(f"a graph that ends its process, {attempts} attempts")
+    settings = Quick(lease_s=1.0, sweep_s=0.2).settings | {"THREADKEEP_MAX_ATTEMPTS": str(attempts)}
+    async with replicas(place, 1, settings) as [replica], httpx.AsyncClient(base_url=replica.url, timeout=10) as http:
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        body = {"assistant_id": "dying", "input": {"marker": "<fatal>"}}
+        run_id = (await http.post(f"/threads/{thread_id}/runs", json=body)).json()["run_id"]
+        deaths = 0
+        with anyio.move_on_after(20 + 5 * attempts):
+            while deaths < attempts and await replica.exited(10) is not None:
+                deaths += 1
+                await replica.start(wait=deaths == attempts)
+        found.expect(await settled(place.database, 5), "a run that kills its process does not end")
+        run = (await http.get(f"/threads/{thread_id}/runs/{run_id}")).json()
+        other = await http.post(f"/threads/{thread_id}/runs/wait", json={**body, "assistant_id": "talking"})
+        alive = await replica.exited(0.5) is None
+    found.figures |= {"deaths": deaths, "status": run["status"]}
+    found.expect(deaths == attempts, f"the process died {deaths} times")
+    found.expect(run["status"] == "error", f"the run is {run['status']}")
+    found.expect(alive and other.status_code == 200, f"the thread is of no more use: {other.text[:200]}")
+    return found

@@ -25,6 +25,12 @@ SETTINGS = {"THREADKEEP_LEASE": "20", "THREADKEEP_SWEEP": "1"}
 """A lease that the outage does not use up: the runs are to be finished by the process that has them."""
 
 
+CUT = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+     WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+
+
 @dataclass(slots=True)
 class Seen:
     """What a client that asks again and again is answered."""
@@ -134,14 +140,18 @@ async def stopped(place: Place, *, mode: Literal["fast", "immediate"], seconds: 
         own_postgres(place.folder) as postgres,
         under_load(place.folder, postgres, postgres.uri, found) as loaded,
     ):
-        await postgres.stop(mode)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.sleep, seconds)
-            seen = await loaded.watched(max(0.5, seconds - POOL_WAIT_S))
-        await postgres.start()
-        await _back(loaded, found)
-        _meanwhile(seen, found)
+        await _outage(postgres, loaded, mode, seconds)
     return found
+
+
+async def _outage(postgres: Postgres, loaded: Loaded, mode: Literal["fast", "immediate"], seconds: float) -> None:
+    await postgres.stop(mode)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.sleep, seconds)
+        seen = await loaded.watched(max(0.5, seconds - POOL_WAIT_S))
+    await postgres.start()
+    await _back(loaded, loaded.found)
+    _meanwhile(seen, loaded.found)
 
 
 async def cut(place: Place, *, times: int = 5) -> Findings:
@@ -152,10 +162,7 @@ async def cut(place: Place, *, times: int = 5) -> Findings:
         under_load(place.folder, postgres, postgres.uri, found) as loaded,
     ):
         for _ in range(times):
-            await postgres.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-            )
+            await postgres.execute(CUT)
             await anyio.sleep(0.5)
         await _back(loaded, found)
     return found
@@ -168,20 +175,50 @@ async def read_only(place: Place, *, seconds: float = 5) -> Findings:
         own_postgres(place.folder) as postgres,
         under_load(place.folder, postgres, postgres.uri, found) as loaded,
     ):
-        await postgres.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
-        seen = await loaded.watched(seconds)
-        await postgres.execute(
-            "SET default_transaction_read_only = off",
-            "ALTER SYSTEM RESET default_transaction_read_only",
-            "SELECT pg_reload_conf()",
-        )
+        seen = await _without_writes(postgres, loaded, seconds)
         await _back(loaded, found)
-        found.figures["writes meanwhile"] = sorted(set(seen.wrote))
-        found.figures["reads meanwhile"] = sorted(set(seen.read))
-        found.expect(set(seen.wrote[1:]) == {503}, f"writes to a read-only database: {sorted(set(seen.wrote))}")
-        found.expect(set(seen.read) == {200}, f"reads of a read-only database: {sorted(set(seen.read))}")
-        found.expect(set(seen.live) == {200}, f"liveness: {sorted(set(seen.live))}")
-        found.expect(not seen.without_retry_after, f"{seen.without_retry_after} times 503 without Retry-After")
+        _judge_read_only(seen, found)
+    return found
+
+
+async def _without_writes(postgres: Postgres, loaded: Loaded, seconds: float) -> Seen:
+    await postgres.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+    await anyio.sleep(0.2)  # a session learns of it when it is next idle
+    seen = await loaded.watched(seconds)
+    await postgres.execute(
+        "SET default_transaction_read_only = off",
+        "ALTER SYSTEM RESET default_transaction_read_only",
+        "SELECT pg_reload_conf()",
+    )
+    return seen
+
+
+def _judge_read_only(seen: Seen, found: Findings) -> None:
+    found.figures["writes meanwhile"] = sorted(set(seen.wrote))
+    found.figures["reads meanwhile"] = sorted(set(seen.read))
+    found.expect(set(seen.wrote) == {503}, f"writes to a read-only database: {sorted(set(seen.wrote))}")
+    found.expect(set(seen.read) == {200}, f"reads of a read-only database: {sorted(set(seen.read))}")
+    found.expect(set(seen.live) == {200}, f"liveness: {sorted(set(seen.live))}")
+    found.expect(not seen.without_retry_after, f"{seen.without_retry_after} times 503 without Retry-After")
+
+
+async def one_after_the_other(place: Place, *, seconds: float = 1) -> Findings:
+    """Connections cut, no writes, slow answers, a crash: all of it under the same load, each of them short."""
+    found = Findings("Postgres cut off, read-only, slow and crashed, one after the other under load")
+    async with (
+        own_postgres(place.folder) as postgres,
+        proxied(postgres.uri) as (proxy, uri),
+        under_load(place.folder, postgres, uri, found) as loaded,
+    ):
+        await postgres.execute(CUT)
+        await _back(loaded, found)
+        _judge_read_only(await _without_writes(postgres, loaded, seconds), found)
+        await _back(loaded, found)
+        proxy.delay_s = 0.05
+        seen = await loaded.watched(seconds)
+        proxy.delay_s = 0
+        found.expect(set(seen.wrote) == {200}, f"writes to a slow Postgres: {sorted(set(seen.wrote))}")
+        await _outage(postgres, loaded, "immediate", seconds)
     return found
 
 

@@ -76,8 +76,8 @@ async def _sessions(postgres: Postgres) -> int:
 async def pgbouncer(folder: Path, postgres: Postgres) -> AsyncGenerator[str]:
     """PgBouncer before `postgres`, as the user who runs that; its URI."""
     port, user = free_port(), postgres.cluster.user
-    config = postgres.cluster.socket_folder / "pgbouncer.ini"
-    config.write_text(CONFIG.format(host=postgres.cluster.socket_folder, port=port, sessions=SESSIONS))
+    config = postgres.socket_folder / "pgbouncer.ini"
+    await anyio.Path(config).write_text(CONFIG.format(host=postgres.socket_folder, port=port, sessions=SESSIONS))
     if user.switch_to is not None:
         os.chown(config, user.switch_to, user.gid)
     with (folder / "log-pgbouncer").open("ab") as output:

@@ -3,7 +3,7 @@
 import socket
 import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +24,10 @@ class Postgres:
     """An embedded Postgres without the comfort of being kept alive."""
 
     cluster: Cluster
-
-    @property
-    def uri(self) -> str:
-        return self.cluster.uri()
+    uri: str
+    admin_uri: str
+    """Of a database that no server uses."""
+    socket_folder: Path
 
     async def stop(self, mode: Literal["fast", "immediate"]) -> None:
         """`fast` cuts every connection; `immediate` is a crash, after which it recovers."""
@@ -44,7 +44,7 @@ class Postgres:
     async def execute(self, *statements: str) -> list[Any]:
         """As the superuser, each in a transaction of its own; the rows of the last."""
         rows: list[Any] = []
-        async with await psycopg.AsyncConnection.connect(self.cluster.uri("postgres"), autocommit=True) as conn:
+        async with await psycopg.AsyncConnection.connect(self.admin_uri, autocommit=True) as conn:
             for statement in statements:
                 cursor = await conn.execute(statement.encode())
                 rows = await cursor.fetchall() if cursor.description else []
@@ -55,26 +55,22 @@ class Postgres:
 async def own_postgres(folder: Path) -> AsyncGenerator[Postgres]:
     """A migrated one, running; it is stopped at the end, whoever is connected."""
     with tempfile.TemporaryDirectory(dir=folder) as data:
-        cluster = await anyio.to_thread.run_sync(lambda: embedded._cluster(Path(data), durable=False))
-        postgres = Postgres(cluster)
-        await anyio.to_thread.run_sync(_make, cluster)
+        postgres = await anyio.to_thread.run_sync(_make, Path(data))
         try:
-            await anyio.to_thread.run_sync(_migrate, postgres.uri)
             yield postgres
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), suppress(AssertionError):  # it may be stopped already
                 await postgres.stop("immediate")
 
 
-def _migrate(uri: str) -> None:
-    anyio.run(migrate.migrate, uri)
-
-
-def _make(cluster: Cluster) -> None:
+def _make(data: Path) -> Postgres:
+    cluster = embedded._cluster(data, durable=False)
     with embedded._locked(cluster) as lock:
         embedded._ensure_data(cluster, lock)
         embedded._ensure_running(cluster)
         embedded._ensure_database(cluster)
+    anyio.run(migrate.migrate, cluster.uri())
+    return Postgres(cluster, cluster.uri(), cluster.uri("postgres"), cluster.socket_folder)
 
 
 @dataclass(slots=True)
@@ -105,7 +101,11 @@ class Proxy:
             if self.swallows:
                 await self._wakes.wait()
                 return
-            async with await anyio.connect_unix(self.target) as server, anyio.create_task_group() as tasks:
+            try:
+                server = await anyio.connect_unix(self.target)
+            except OSError:  # Postgres is stopped
+                return
+            async with server, anyio.create_task_group() as tasks:
                 tasks.start_soon(self._pump, client, server, False, tasks.cancel_scope)
                 tasks.start_soon(self._pump, server, client, True, tasks.cancel_scope)
 

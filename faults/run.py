@@ -28,6 +28,7 @@ from threadkeep.db import embedded, migrate
 SCENARIOS: dict[str, Callable[[Place], Awaitable[Findings]]] = {
     "kills": partial(kills.scenario, count=1),
     "kills-of-two": partial(kills.scenario, count=2),
+    "fatal-runs": kills.fatal,
     "races": races.scenario,
     "resumes": resumes.scenario,
     "pauses": pauses.scenario,

@@ -62,8 +62,8 @@ class Replica:
         assert self.process is not None
         return self.process.pid
 
-    async def start(self) -> float:
-        """Start it and wait until it is ready; how long that took, in seconds."""
+    async def start(self, *, wait: bool = True) -> float:
+        """Start it and, unless told otherwise, wait until it is ready; how long that took, in seconds."""
         began = time.monotonic()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         environment |= {
@@ -86,7 +86,8 @@ class Replica:
                     start_new_session=True,
                 )
             )
-        await self.until_ready()
+        if wait:
+            await self.until_ready()
         self.starts += 1
         return time.monotonic() - began
 
@@ -128,7 +129,7 @@ class Replica:
 
 def _project(place: Place) -> Path:
     """A langgraph.json of the scenarios' graphs."""
-    names = ("talking", "stepping", "counting", "inside")
+    names = ("talking", "stepping", "counting", "inside", "dying")
     graphs = {name: f"./graphs.py:{name}" for name in names}
     file = place.folder / "langgraph.json"
     if not file.exists():

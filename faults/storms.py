@@ -30,7 +30,7 @@ class Held:
     files: int
     tasks: int
     sessions: int
-    """Of Postgres, that are not idle."""
+    """Of Postgres, that are in use. Idle ones are not counted, nor their files: a pool keeps what it once needed."""
 
 
 async def scenario(place: Place, *, clients: int = 300) -> Findings:
@@ -123,18 +123,20 @@ async def _held(place: Place, replica: Replica, http: httpx.AsyncClient) -> Held
         row = await (
             await conn.execute(
                 """
-                SELECT count(*) FROM pg_stat_activity
-                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'
+                SELECT count(*) FILTER (WHERE state <> 'idle'), count(*)
+                  FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()
                 """
             )
         ).fetchone()
+    assert row is not None
     tasks = (await http.post("/runs/wait", json={"assistant_id": "inside", "input": {}})).json()["tasks"]
     return Held(
         slots=load["running"],
         waiting=load["waiting"],
-        files=_files(replica.pid),
+        files=_files(replica.pid) - row[1],
         tasks=tasks,
-        sessions=row[0] if row else 0,
+        sessions=row[0],
     )
 
 

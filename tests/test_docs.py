@@ -62,3 +62,22 @@ def test_what_is_said_not_to_be_served_is_not() -> None:
 
     assert absent
     assert absent & {operation.path for operation in TABLE} == set()
+
+
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+
+
+def test_every_test_that_the_design_names_exists() -> None:
+    """Ours: what is said to hold is held by something."""
+    root = Path(__file__).parents[1]
+    named = NAMED_TEST.findall((root / "docs" / "design.md").read_text())
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if not re.search(
+            rf"^(?:async )?def {test}\(", (root / file).read_text() if (root / file).exists() else "", re.MULTILINE
+        )
+    ]
+
+    assert named
+    assert missing == []

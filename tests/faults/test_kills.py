@@ -1,16 +1,18 @@
-"""`kill -9` in the middle of runs: `make faults` does it for 20 rounds."""
-
-import pytest
+"""`kill -9` in the middle of runs: `make faults` does it for 20 rounds, to one server and to two."""
 
 from faults import kills
 from faults.servers import Place, Quick
 
 
-@pytest.mark.parametrize(("count", "rounds"), [(1, 1), (2, 2)])
-async def test_what_was_acknowledged_is_done_once_though_servers_are_killed(
-    place: Place, count: int, rounds: int
-) -> None:
+async def test_what_was_acknowledged_is_done_once_though_servers_are_killed(place: Place) -> None:
     """Ours: every run ends, every message is there once, no thread stays busy, and that within lease and sweep."""
-    found = await kills.scenario(place, rounds=rounds, count=count, quick=Quick(lease_s=1.5, sweep_s=0.3))
+    found = await kills.scenario(place, rounds=2, count=2, quick=Quick(lease_s=1.5, sweep_s=0.3))
+
+    assert found.broken == []
+
+
+async def test_run_that_kills_its_process_is_not_tried_for_ever(place: Place) -> None:
+    """Ours: the attempt is counted before the graph begins; then it is an error, and the thread of use again."""
+    found = await kills.fatal(place, attempts=2)
 
     assert found.broken == []

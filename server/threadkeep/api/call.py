@@ -258,7 +258,7 @@ class Operation:
 
 def _runs_of(body: Any) -> int:
     """How many runs a body asks for."""
-    return len(body) if isinstance(body, list) else 1
+    return len(cast("list[object]", body)) if isinstance(body, list) else 1
 
 
 def operation(

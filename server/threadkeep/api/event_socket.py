@@ -150,7 +150,7 @@ class _Session:
             since=min(places) if len(places) == len(several) and places else None,
             channels=frozenset[str]().union(*(one.wanted.families for one in several)),
         )
-        with suppress(*DATABASE):
+        with suppress(NotFound, *DATABASE):
             async with aclosing(told) as items:
                 async for item in items:
                     with anyio.CancelScope(shield=True):

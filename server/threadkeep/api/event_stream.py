@@ -1,7 +1,7 @@
 """Event stream: a thread's events in the protocol v2, until the client leaves."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +15,7 @@ from threadkeep.engine.live import Gap
 from threadkeep.engine.protocol import subscription
 from threadkeep.engine.protocol.follow import Told, follow_protocol, watch
 from threadkeep.engine.protocol.subscription import Subscription
-from threadkeep.problems import Invalid, InvalidRequest
+from threadkeep.problems import Invalid, InvalidRequest, NotFound
 
 
 class EventStreamBody(BaseModel):
@@ -43,12 +43,13 @@ async def stream(call: Call[None, None]) -> Response:
 
 
 async def _frames(told: AsyncGenerator[Told], wanted: Subscription) -> AsyncGenerator[bytes]:
-    async with aclosing(told) as items:
-        async for item in items:
-            if isinstance(item, Gap):
-                yield encode("error", gap_frame(item))
-            elif wanted.wants(item):
-                yield encode(item.method, item.encode(), str(item.seq))
+    with suppress(NotFound):  # the thread was deleted
+        async with aclosing(told) as items:
+            async for item in items:
+                if isinstance(item, Gap):
+                    yield encode("error", gap_frame(item))
+                elif wanted.wants(item):
+                    yield encode(item.method, item.encode(), str(item.seq))
 
 
 def gap_frame(gap: Gap) -> bytes:

@@ -118,9 +118,9 @@ class BoundPool(AsyncConnectionPool[Conn]):
         return super().connection(timeout) if bounds is None else self._bound(bounds, timeout)
 
     @asynccontextmanager
-    async def _bound(self, bounds: Bounds, timeout: float | None) -> AsyncGenerator[Conn]:
+    async def _bound(self, bounds: Bounds, wait_s: float | None) -> AsyncGenerator[Conn]:
         """The stock pool commits what is left open, or rolls it back after an exception."""
-        async with super().connection(timeout) as conn:
+        async with super().connection(wait_s) as conn:
             async with conn.pipeline():
                 await _bind(conn, bounds)
             yield conn

@@ -134,14 +134,11 @@ class Checkpoints(AsyncPostgresSaver):
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the thread's newest."""
-        with _readable(config):
-            named = config.get("configurable", {})
-        if (fresh := named.get(FRESH)) and fresh.is_first_read(named):
-            return None
         named = config.get("configurable", {})
         if (fresh := named.get(FRESH)) and fresh.is_first_read(named):
             return None
-        return await outlast_in_run(lambda: super(Checkpoints, self).aget_tuple(config))
+        with _readable(config):
+            return await outlast_in_run(lambda: super(Checkpoints, self).aget_tuple(config))
 
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
         """The checkpoints of a thread, the newest first, as the stock saver has them."""

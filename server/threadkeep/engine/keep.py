@@ -19,7 +19,7 @@ from threadkeep.engine.live import Event, Gap, LiveRun
 
 log = logging.getLogger(__name__)
 
-LINGER_S, LINGERS = 0.02, 5
+LINGER_S, LINGERS = 0.02, 10
 """How long an event may wait for others to be written with it, in so many parts: the run may end meanwhile."""
 BATCH = 500
 """Events written at once."""

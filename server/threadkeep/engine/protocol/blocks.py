@@ -19,34 +19,59 @@ TEXTS: Final = {"text": "text", "reasoning": "reasoning"}
 """Blocks that come in pieces of text, and the field that holds it."""
 BESIDE_TEXT: Final = ("tool_call_chunks", "tool_calls", "invalid_tool_calls", "additional_kwargs")
 """Fields of a message that make more blocks than its text."""
+PLAIN: Final = 2
+"""Fields of a piece that has only its type and its text."""
 HEAVY: Final = frozenset({"args", "data", "base64", "output", "value"})
 """Fields that are sent once, with the whole block."""
+
+
+class _Growing:
+    """A block that is coming in. Its text is put together once, at the end."""
+
+    def __init__(self, index: int, block: Block) -> None:
+        self.index = index
+        self._block = dict(block)
+        self._field = _growing(block)
+        self._pieces = [block.get(self._field) or ""] if self._field else []
+
+    def add(self, block: Block) -> None:
+        if self._field is None or self._block.get("type") != block.get("type"):
+            self._block, self._field = dict(block), _growing(block)
+            self._pieces = [block.get(self._field) or ""] if self._field else []
+            return
+        self._pieces.append(block.get(self._field) or "")
+        if len(block) > PLAIN:
+            self._block.update({key: value for key, value in block.items() if value is not None})
+
+    def whole(self) -> Block:
+        return _whole(self._block | {self._field: "".join(self._pieces)} if self._field else self._block)
 
 
 class Blocks:
     """The blocks of one message that is coming in."""
 
     def __init__(self) -> None:
-        self._open: dict[object, tuple[int, Block]] = {}
+        self._open: dict[object, _Growing] = {}
 
     def add(self, message: Block) -> list[Data]:
         """The events of one more piece of the message, as JSON has it."""
         events: list[Data] = []
         for key, block in _blocks(message):
-            if key not in self._open:
-                self._open[key] = (len(self._open), dict(block))
-                events.append(_start(self._open[key][0], block))
+            growing = self._open.get(key)
+            if growing is None:
+                growing = self._open[key] = _Growing(len(self._open), block)
+                events.append(_start(growing.index, block))
             else:
-                _merge(self._open[key][1], block)
+                growing.add(block)
             if (delta := _delta(block)) is not None:
-                events.append({"event": "content-block-delta", "index": self._open[key][0], "delta": delta})
+                events.append({"event": "content-block-delta", "index": growing.index, "delta": delta})
         return events
 
     def finish(self) -> list[Data]:
         """The whole blocks."""
         return [
-            {"event": "content-block-finish", "index": index, "content": _whole(block)}
-            for index, block in self._open.values()
+            {"event": "content-block-finish", "index": growing.index, "content": growing.whole()}
+            for growing in self._open.values()
         ]
 
 
@@ -99,16 +124,10 @@ def _delta(block: Block) -> Block | None:
     return None
 
 
-def _merge(whole: Block, block: Block) -> None:
+def _growing(block: Block) -> str | None:
+    """The field that comes in pieces; None: each piece is whole."""
     kind = block.get("type", "text")
-    grows = TEXTS.get(kind) or ("args" if kind in CHUNKS else None)
-    if grows is None or whole.get("type") != kind:
-        whole.clear()
-        whole.update(block)
-        return
-    grown = (whole.get(grows) or "") + (block.get(grows) or "")
-    whole.update({key: value for key, value in block.items() if value is not None})
-    whole[grows] = grown
+    return TEXTS.get(kind) or ("args" if kind in CHUNKS else None)
 
 
 def _whole(block: Block) -> Block:

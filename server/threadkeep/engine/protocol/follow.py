@@ -11,8 +11,8 @@ from threadkeep.db import events as stored_events
 from threadkeep.db import queue, runs, thread_runs
 from threadkeep.db.filters import Filters
 from threadkeep.db.listen import Signal, thread_topic
-from threadkeep.db.pool import Conn
 from threadkeep.db.runs import FINAL
+from threadkeep.db.thread_runs import Ending, WatchedRun
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.follow import follow
 from threadkeep.engine.live import Gap
@@ -36,30 +36,29 @@ async def watch(engine: Engine, filters: Filters, thread_id: UUID) -> None:
 
     To be awaited before a client hears that it is watching: a run that it starts then is kept.
     """
-    async with engine.pool.connection() as conn:
-        if not await queue.watch(conn, filters, thread_id, WATCH_S):
-            raise NotFound(f"Thread with ID {thread_id} not found")
+    with anyio.CancelScope(shield=True):  # a client that leaves now would take the connection along
+        async with engine.pool.connection() as conn:
+            if not await queue.watch(conn, filters, thread_id, WATCH_S):
+                raise NotFound(f"Thread with ID {thread_id} not found")
 
 
 async def follow_protocol(
     engine: Engine, filters: Filters, thread_id: UUID, *, since: int | None, channels: frozenset[str] = CHANNELS
 ) -> AsyncGenerator[Told]:
-    """The thread's events behind `since`; without it, from the first recent run on. Ends where the thread is gone.
+    """The events of a thread that is watched, behind `since`; without it, from the first recent run on.
 
-    Events outside `channels` may be among them. A position that the thread has not come to is as good as none.
+    Events outside `channels` may be among them. A position that the thread has not come to is as good as none. Ends where
+    the process stops; NotFound where the thread is gone.
     """
     with engine.wakeups.on(thread_topic(thread_id)) as signal:
-        async with engine.pool.connection() as conn:
-            floor, since = await _floor(conn, filters, thread_id, since)
+        floor, since = await _floor(engine, filters, thread_id, since)
         done: set[UUID] = set()
         while not engine.stopping.is_set():
-            async with engine.pool.connection() as conn:
-                if not await queue.watch(conn, filters, thread_id, WATCH_S):
-                    return
-                found = await thread_runs.watched(conn, filters, thread_id, after=floor)
+            found = await _runs(engine, filters, thread_id, floor)
             run = next((one for one in found if one.run_id not in done and one.due), None)
             if run is None:
-                await _woken(engine, signal)
+                if not await _woken(engine, signal):
+                    await watch(engine, filters, thread_id)
                 continue
             async with aclosing(_run(engine, filters, thread_id, Translation(run, channels))) as told:
                 async for item in told:
@@ -70,8 +69,17 @@ async def follow_protocol(
                 floor = run.queue_position
 
 
-async def _woken(engine: Engine, signal: Signal) -> None:
-    """Wait until somebody says that there is something new, or the process stops."""
+async def _runs(engine: Engine, filters: Filters, thread_id: UUID, floor: int) -> list[WatchedRun]:
+    found: list[WatchedRun] = []
+    with anyio.CancelScope(shield=True):
+        async with engine.pool.connection() as conn:
+            found = await thread_runs.watched(conn, filters, thread_id, after=floor)
+    return found
+
+
+async def _woken(engine: Engine, signal: Signal) -> bool:
+    """Wait until somebody says that there is something new, or the process stops; False where nobody did for long."""
+    woken = False
     async with anyio.create_task_group() as tasks:
 
         async def stop() -> None:
@@ -79,16 +87,22 @@ async def _woken(engine: Engine, signal: Signal) -> None:
             tasks.cancel_scope.cancel()
 
         tasks.start_soon(stop)
-        await signal.wait(POLL_S)
+        woken = await signal.wait(POLL_S)
         tasks.cancel_scope.cancel()
+    return woken
 
 
-async def _floor(conn: Conn, filters: Filters, thread_id: UUID, since: int | None) -> tuple[int, int | None]:
+async def _floor(engine: Engine, filters: Filters, thread_id: UUID, since: int | None) -> tuple[int, int | None]:
     """The queue position behind which runs are wanted, and `since` where it is a place in the thread."""
-    last = await runs.last_position(conn, thread_id)
-    if since is None or since > events.end(last, events.LAST_INDEX):
-        return await thread_runs.before_recent(conn, filters, thread_id, RECENT_S), None
-    return events.queue_position(since, last) - 1, since
+    last, recent = 0, 0
+    with anyio.CancelScope(shield=True):
+        async with engine.pool.connection() as conn:
+            if since is not None:
+                last = await runs.last_position(conn, thread_id)
+            if since is None or since > events.end(last, events.LAST_INDEX):
+                since = None
+                recent = await thread_runs.before_recent(conn, filters, thread_id, RECENT_S)
+    return (recent, None) if since is None else (events.queue_position(since, last) - 1, since)
 
 
 async def _run(engine: Engine, filters: Filters, thread_id: UUID, translation: Translation) -> AsyncGenerator[Told]:
@@ -104,8 +118,7 @@ async def _run(engine: Engine, filters: Filters, thread_id: UUID, translation: T
                     continue
                 for event in translation.of(item, live=position > replayed):
                     yield event
-        async with engine.pool.connection() as conn:
-            ending = await thread_runs.ending(conn, filters, thread_id, run_id)
+        ending = await _ending(engine, filters, thread_id, run_id)
         if ending is None or ending.status in FINAL:
             for event in translation.end(ending):
                 yield event
@@ -114,10 +127,21 @@ async def _run(engine: Engine, filters: Filters, thread_id: UUID, translation: T
             return
 
 
+async def _ending(engine: Engine, filters: Filters, thread_id: UUID, run_id: UUID) -> Ending | None:
+    ending: Ending | None = None
+    with anyio.CancelScope(shield=True):
+        async with engine.pool.connection() as conn:
+            ending = await thread_runs.ending(conn, filters, thread_id, run_id)
+    return ending
+
+
 async def _replayed(engine: Engine, run_id: UUID) -> int:
     """The position of the last event that was there before the reader."""
     if (live := engine.live.get(run_id)) is not None:
         live.watched = True
         return live.last
-    async with engine.pool.connection() as conn:
-        return await stored_events.last(conn, run_id)
+    last = 0
+    with anyio.CancelScope(shield=True):
+        async with engine.pool.connection() as conn:
+            last = await stored_events.last(conn, run_id)
+    return last
