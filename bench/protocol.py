@@ -110,7 +110,9 @@ def main(clients: int, seconds: float, rounds: int) -> int:
         free.close()
         command = [sys.executable, "-m", "threadkeep", "serve", "--port", str(port)]
         environment = {"PATH": os.environ["PATH"], "HOME": folder, "THREADKEEP_DATA_DIR": folder}
-        with subprocess.Popen(command, cwd=FOLDER, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:  # noqa: E501, S603
+        with subprocess.Popen(
+            command, cwd=FOLDER, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as server:
             try:
                 _wait(port)
                 found = asyncio.run(measure(port, psutil.Process(server.pid), clients, seconds, rounds))
@@ -130,7 +132,7 @@ def _wait(port: int) -> None:
                 return
         except httpx.TransportError:
             pass
-        time.sleep(0.1)
+        time.sleep(0.1)  # noqa: TID251 - nothing else goes on here
     raise RuntimeError("the server did not start")
 
 

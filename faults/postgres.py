@@ -1,5 +1,6 @@
 """Postgres: one of a scenario's own, to be stopped, crashed and started again; and a TCP proxy to stand before it."""
 
+import asyncio
 import socket
 import tempfile
 from collections.abc import AsyncGenerator
@@ -74,6 +75,38 @@ def _make(data: Path) -> Postgres:
 
 
 @dataclass(slots=True)
+class Unix(ByteStream):
+    """A connection to a socket file. anyio's own sets a future twice when it is cancelled while something comes."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        if piece := await self._read(max_bytes):
+            return piece
+        raise anyio.EndOfStream
+
+    async def _read(self, max_bytes: int) -> bytes:
+        try:
+            return await self.reader.read(max_bytes)
+        except OSError as error:
+            raise anyio.BrokenResourceError from error
+
+    async def send(self, item: bytes) -> None:
+        try:
+            self.writer.write(item)
+            await self.writer.drain()
+        except OSError as error:
+            raise anyio.BrokenResourceError from error
+
+    async def send_eof(self) -> None:
+        self.writer.write_eof()
+
+    async def aclose(self) -> None:
+        self.writer.close()
+
+
+@dataclass(slots=True)
 class Proxy:
     """A network between the server and Postgres. What is on its way may be delayed, or never arrive."""
 
@@ -102,7 +135,7 @@ class Proxy:
                 await self._wakes.wait()
                 return
             try:
-                server = await anyio.connect_unix(self.target)
+                server = Unix(*await asyncio.open_unix_connection(self.target))
             except OSError:  # Postgres is stopped
                 return
             async with server, anyio.create_task_group() as tasks:

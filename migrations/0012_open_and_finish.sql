@@ -24,7 +24,7 @@ DECLARE
     watched      boolean := false;
     found_in     jsonb;
 BEGIN
-    IF starter IS NOT NULL THEN -- nobody is told of the run before its end, which is on disk
+    IF NOT (asked ->> 'told')::boolean THEN -- nobody hears of the run before its end, which is on disk
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
     new_thread := false;
@@ -120,7 +120,7 @@ DECLARE
 BEGIN
     PERFORM FROM threads WHERE thread_id = of_thread FOR UPDATE;
     PERFORM FROM runs WHERE run_id = ended AND status = 'running' AND worker_id = holder FOR UPDATE;
-    IF NOT FOUND THEN
+    IF NOT FOUND OR NOT EXISTS (SELECT FROM witnesses WHERE worker_id = holder) THEN
         RETURN false;
     END IF;
     waiting := EXISTS (SELECT FROM runs WHERE thread_id = of_thread AND status = 'pending');

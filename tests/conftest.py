@@ -39,7 +39,9 @@ def anyio_backend() -> str:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting of the machine's reaches a test."""
     for name in list(os.environ):
-        if name.startswith(("THREADKEEP_", "PG", "AUTH_", "ALLOW_", "DATABASE_", "POSTGRES_", "LANGGRAPH_API", "LANGSMITH_")):
+        if name.startswith(
+            ("THREADKEEP_", "PG", "AUTH_", "ALLOW_", "DATABASE_", "POSTGRES_", "LANGGRAPH_API", "LANGSMITH_")
+        ):
             monkeypatch.delenv(name)
 
 

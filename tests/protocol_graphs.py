@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar, TypedDict
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.messages.tool import tool_call_chunk
@@ -26,16 +25,10 @@ class Words(BaseChatModel):
     def _llm_type(self) -> str:
         return "words"
 
-    def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
+    def _generate(self, _: list[BaseMessage], *__: Any, **___: Any) -> ChatResult:
         return ChatResult(generations=[ChatGeneration(message=AIMessage("".join(self.words)))])
 
-    async def _astream(
-        self,
-        messages: list[BaseMessage],
-        stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[ChatGenerationChunk]:
+    async def _astream(self, messages: list[BaseMessage], *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
         last = messages[-1]
         if "sum" in str(last.content) and not isinstance(last, ToolMessage):
             for name, args in (("add", ""), (None, '{"a": 2,'), (None, ' "b": 3}')):
@@ -78,6 +71,8 @@ class Text(TypedDict):
 
 
 async def _tell(state: Text) -> Text:
+    if "wait" in state["text"] and Gate.latest is not None:
+        await Gate.latest.pass_through()
     write = get_stream_writer()
     write({"name": "progress", "payload": {"done": 1}})
     write("plain")

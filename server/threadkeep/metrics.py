@@ -74,6 +74,8 @@ class Load:
     """How long the first of them has been due."""
     heartbeat_s: float
     """Since this process last told the others that it is alive."""
+    stuck: int = 0
+    """Graphs that did not stop when they were told to, and still run."""
     pools: Mapping[str, PoolStats] = field(default_factory=dict[str, PoolStats])
 
 
@@ -136,6 +138,7 @@ class _LoadGauges:
 
         self._slots = gauge("slots", "Graphs that may run at once")
         self._running = gauge("slots_in_use", "Graphs that run now")
+        self._stuck = gauge("graphs_stuck", "Graphs that were left behind, for they did not stop, and still run")
         self._line = gauge("line_waiting", "Requests that wait for a slot")
         self._queued = gauge(
             "queue_depth", "Runs due in the queue of all processes; NaN while Postgres does not answer"
@@ -151,6 +154,7 @@ class _LoadGauges:
         self._slots.set(load.slots)
         self._running.set(load.running)
         self._line.set(load.line)
+        self._stuck.set(load.stuck)
         self._queued.set(math.nan if load.queued is None else load.queued)
         self._oldest.set(math.nan if load.oldest_s is None else load.oldest_s)
         self._heartbeat.set(load.heartbeat_s)

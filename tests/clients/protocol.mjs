@@ -4,7 +4,7 @@ import { client, gather, until, wish } from "./judge.mjs";
 
 const WORDS = "one two three four";
 const said = (content) => ({ messages: [{ type: "human", content }] });
-const transport = process.argv[4] ?? "sse";
+const [transport, subject] = process.argv.slice(4);
 const open = (assistantId, options = {}) => client.threads.stream({ assistantId, transport, ...options });
 
 /** The items of an async iterable. */
@@ -28,7 +28,7 @@ async function untilEnd(events, end = "completed") {
 const become = (thread, isRight) => until(() => client.threads.getState(thread.threadId), ({ values }) => isRight(values));
 
 // Messages token by token, values, the output.
-{
+if (subject === "messages") {
   const thread = open("agent");
   const texts = (async () => {
     for await (const message of thread.messages) return await all(message.text);
@@ -42,14 +42,15 @@ const become = (thread, isRight) => until(() => client.threads.getState(thread.t
 }
 
 // Updates, custom, tasks and checkpoints, on which the reference is silent; a custom channel by its name.
-{
+if (subject === "channels") {
   const thread = open("telling");
   const told = thread.extensions.progress;
-  await thread.run.start({ input: { text: "it is" } });
+  await thread.run.start({ input: { text: "wait, it is" } });
   const subscription = await thread.subscribe(["updates", "custom", "tasks", "checkpoints", "lifecycle"]);
+  wish("open the gate");
   const events = await untilEnd(subscription);
   const data = (method) => events.filter((event) => event.method === method).map((event) => event.params.data);
-  assert.deepEqual(data("updates"), [{ node: "tell", values: { text: "it is told" } }]);
+  assert.deepEqual(data("updates"), [{ node: "tell", values: { text: "wait, it is told" } }]);
   assert.deepEqual(data("custom"), [{ name: "progress", payload: { done: 1 } }, { payload: "plain" }]);
   assert.deepEqual(data("tasks").map(({ name }) => name), ["tell", "tell"]);
   assert.deepEqual(data("checkpoints").map(({ step }) => step), [-1, 0, 1]);
@@ -59,7 +60,7 @@ const become = (thread, isRight) => until(() => client.threads.getState(thread.t
 }
 
 // A tool call: its arguments in the message, its run on `tools`.
-{
+if (subject === "tools") {
   const thread = open("agent");
   await thread.run.start({ input: said("a sum, please") });
   const calls = all(thread.toolCalls);
@@ -70,20 +71,23 @@ const become = (thread, isRight) => until(() => client.threads.getState(thread.t
 }
 
 // A subgraph, with its messages.
-{
+if (subject === "subgraphs") {
   const thread = open("crew");
   const found = (async () => {
     for await (const child of thread.subgraphs) {
-      for await (const message of child.messages) return [child.name ?? child.namespace[0].split(":")[0], await message.text];
+      for await (const message of child.messages) {
+        wish("open the gate");
+        return [child.name ?? child.namespace[0].split(":")[0], await message.text];
+      }
     }
   })();
-  await thread.run.start({ input: said("hello") });
+  await thread.run.start({ input: said("wait") });
   assert.deepEqual(await found, ["agent", WORDS]);
   await thread.close();
 }
 
 // A question, and its answer.
-{
+if (subject === "question") {
   const thread = open("asking_text");
   await thread.run.start({ input: { text: "it is" } });
   await untilEnd(await thread.subscribe(["lifecycle", "input"]), "interrupted");
@@ -95,7 +99,7 @@ const become = (thread, isRight) => until(() => client.threads.getState(thread.t
 }
 
 // Two questions, answered at once.
-{
+if (subject === "questions") {
   const thread = open("two_questions");
   await thread.run.start({ input: { items: [] } });
   await untilEnd(await thread.subscribe(["lifecycle", "input"]), "interrupted");
@@ -111,7 +115,7 @@ const become = (thread, isRight) => until(() => client.threads.getState(thread.t
 }
 
 // A run of v1 watched here, and a run of here joined there: the same tokens.
-{
+if (subject === "v1") {
   const { thread_id } = await client.threads.create();
   const thread = client.threads.stream(thread_id, { assistantId: "agent", transport });
   const watched = untilEnd(await thread.subscribe(["messages", "lifecycle"]));
@@ -131,7 +135,7 @@ const become = (thread, isRight) => until(() => client.threads.getState(thread.t
 }
 
 // Two watchers; one of them loses its line in the middle of a message, and misses nothing and has nothing twice.
-{
+if (subject === "watchers") {
   let cuts = 1;
   const cutting = async (input, init) => {
     if (cuts === 0 && String(input).endsWith("/stream/events")) wish("open the gate");
@@ -170,7 +174,10 @@ const become = (thread, isRight) => until(() => client.threads.getState(thread.t
   const channels = ["messages", "values", "lifecycle"];
   const subscription = await thread.subscribe(channels);
   const other = client.threads.stream(thread.threadId, { assistantId: "agent", transport });
-  const [mine, theirs] = await Promise.all([untilEnd(subscription), other.subscribe(channels).then(untilEnd)]);
+  const [mine, theirs] = await Promise.all([
+    untilEnd(subscription),
+    other.subscribe(channels).then((events) => untilEnd(events)),
+  ]);
   assert.equal(cuts < 1, true);
   assert.deepEqual(mine.map(({ event_id }) => event_id), theirs.map(({ event_id }) => event_id));
   assert.deepEqual(mine.map(({ seq }) => seq), theirs.map(({ seq }) => seq));

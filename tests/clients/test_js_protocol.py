@@ -23,8 +23,11 @@ async def url(settings: Settings) -> AsyncIterator[str]:
 
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
-async def test_threads_stream_of_the_js_sdk(url: str, gate: Gate, transport: str) -> None:
-    """Protocol: messages, values, updates, custom, tools, subgraphs, questions, lost lines, and runs of v1."""
-    await run_script(
-        "protocol", url, "1x", {"open the gate": gate.open}, options=["--experimental-websocket"], more=[transport]
-    )
+@pytest.mark.parametrize(
+    "subject", ["messages", "channels", "tools", "subgraphs", "question", "questions", "v1", "watchers"]
+)
+async def test_threads_stream_of_the_js_sdk(url: str, gate: Gate, subject: str, transport: str) -> None:
+    """Protocol: what the script expects of that subject; a run waits where it would be over before it is watched."""
+    more = [transport, subject]
+    options = ["--experimental-websocket"]
+    await run_script("protocol", url, "1x", {"open the gate": gate.open}, options=options, more=more)

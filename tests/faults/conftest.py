@@ -1,5 +1,7 @@
 """Where the scenarios happen: the test's own folder and database."""
 
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -8,5 +10,7 @@ from faults.servers import Place
 
 
 @pytest.fixture
-def place(database: str, tmp_path: Path) -> Place:
-    return Place(tmp_path, database)
+def place(database: str) -> Generator[Place]:
+    """Not below pytest's own folder, which a session beside this one closes to the user that Postgres runs as."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Place(Path(folder), database)

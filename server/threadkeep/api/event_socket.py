@@ -59,6 +59,8 @@ class _Session:
         self._sending = anyio.Lock()
         self._tasks = anyio.create_task_group()
         self._subscriptions: dict[str, _Subscribed] = {}
+        self._recent = 0
+        """The queue position behind which runs are recent."""
         self._changed = False
         """There are new subscriptions: the thread is to be followed anew."""
         self._following = anyio.CancelScope()
@@ -113,7 +115,7 @@ class _Session:
             raise Refused("invalid_argument", problem.detail) from None
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise Refused("invalid_argument", f"a socket has at most {MAX_SUBSCRIPTIONS} subscriptions")
-        await watch(call.engine, call.filters, call.thread_id)
+        self._recent = await watch(call.engine, call.filters, call.thread_id)
         subscription_id = str(ids.uuid7())
         self._subscriptions[subscription_id] = _Subscribed(wanted, since)
         self._changed = True
@@ -147,6 +149,7 @@ class _Session:
             self._call.engine,
             self._call.filters,
             self._call.thread_id,
+            recent=self._recent,
             since=min(places) if len(places) == len(several) and places else None,
             channels=frozenset[str]().union(*(one.wanted.families for one in several)),
         )

@@ -18,7 +18,7 @@ from threadkeep.engine.admit import Admission, Admitted, enqueue, run_foreground
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.live import Followed
 from threadkeep.engine.spec import RunSpec
-from threadkeep.problems import InvalidRequest, Unavailable, Unsupported
+from threadkeep.problems import InvalidRequest, NotFound, Unavailable, Unsupported
 
 MAX_RECURSION = 1000
 """The highest `config.recursion_limit`."""
@@ -206,7 +206,12 @@ def _answer(engine: Engine, filters: Filters, admitted: Admitted) -> Callable[[]
             return outcome.answer
         if admitted.run is None or engine.stopping.is_set():
             raise Unavailable("the server is stopping")
-        return await follow.answer(engine, filters, admitted.thread_id, admitted.run_id)  # another process has it now
+        try:  # another process has it now
+            return await follow.answer(engine, filters, admitted.thread_id, admitted.run_id)
+        except NotFound:
+            if admitted.live.cancelled:
+                raise
+            raise Unavailable("the database crashed before the run was on disk: send it again") from None
 
     return answer
 

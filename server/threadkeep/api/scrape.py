@@ -42,6 +42,7 @@ class Scrape:
         self.engine.metrics.show(
             Load(
                 slots=slots.total,
+                stuck=self.engine.stuck.running,
                 running=slots.running,
                 line=slots.waiting,
                 queued=queued,

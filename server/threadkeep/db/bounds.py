@@ -8,7 +8,7 @@ connection, or a pooler's, is never left bound. Nobody pays for it while nobody 
 
 import logging
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -112,8 +112,10 @@ class BoundPool(AsyncConnectionPool[Conn]):
     walled = False
     """The database has the policies, and lets this process switch to the role that they are for (`find_wall`)."""
 
-    def connection(self, timeout: float | None = None) -> Any:
-        """As the stock pool's, an `AbstractAsyncContextManager[Conn]`."""
+    def connection(  # pyright: ignore[reportIncompatibleMethodOverride] - the stock one names a private class
+        self, timeout: float | None = None
+    ) -> AbstractAsyncContextManager[Conn]:
+        """As the stock pool's."""
         bounds = _bounds.get() if self.walled else None
         return super().connection(timeout) if bounds is None else self._bound(bounds, timeout)
 

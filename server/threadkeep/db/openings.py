@@ -38,6 +38,8 @@ class NewRun:
     temporary: bool = False
     kept: bool = True
     """Write its events to `run_events`; a run that has to wait is kept in any case, for any process may execute it."""
+    told: bool = True
+    """Somebody hears of it before its end: it is on disk when this is answered."""
     create_thread: bool = False
     thread_ttl: Ttl | None = None
     """Of a thread that is made for it."""
@@ -139,6 +141,7 @@ def _asked(filters: Filters, new: NewRun) -> str:
         "after_s": new.after_s,
         "temporary": new.temporary,
         "kept": new.kept,
+        "told": new.told,
         "worker_id": new.worker_id,
         "match": filters.match,
     }

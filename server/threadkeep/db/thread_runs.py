@@ -52,28 +52,34 @@ async def watched(conn: Conn, filters: Filters, thread_id: UUID, *, after: int) 
     return await cursor.fetchall()
 
 
-async def before_recent(conn: Conn, filters: Filters, thread_id: UUID, recent_s: float) -> int:
-    """The queue position before the first run that goes on, waits, or ended within `recent_s` seconds.
+async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float, recent_s: float) -> int | None:
+    """Have the thread's runs keep their events for so long; None where there is none of the caller's.
 
-    Where the thread waits for an answer, the run that asked is recent however long it is ago.
+    Else the queue position before the first run that goes on, waits, or ended within `recent_s` seconds. Where the thread
+    waits for an answer, the run that asked is recent however long it is ago.
     """
     cursor = await conn.execute(
         """
+        WITH watched AS (
+            UPDATE threads
+               SET watched_until = now() + make_interval(secs => %(seconds)s)
+             WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+            RETURNING thread_id, status
+        )
         SELECT coalesce(
                    min(queue_position) FILTER (
                        WHERE finished_at IS NULL OR finished_at > now() - make_interval(secs => %(recent_s)s)
                    ) - 1,
-                   max(queue_position) - (threads.status = 'interrupted')::int,
+                   max(queue_position) - (watched.status = 'interrupted')::int,
                    0
                )
-          FROM threads LEFT JOIN runs USING (thread_id)
-         WHERE thread_id = %(thread_id)s AND threads.metadata @> %(match)s
-         GROUP BY threads.thread_id
+          FROM watched LEFT JOIN runs USING (thread_id)
+         GROUP BY watched.thread_id, watched.status
         """,
-        {"thread_id": thread_id, "recent_s": recent_s, "match": filters.jsonb},
+        {"thread_id": thread_id, "seconds": seconds, "recent_s": recent_s, "match": filters.jsonb},
     )
     row = await cursor.fetchone()
-    return int(row[0]) if row else 0
+    return int(row[0]) if row else None
 
 
 async def first_going_on(conn: Conn, thread_id: UUID, run_id: UUID) -> int:

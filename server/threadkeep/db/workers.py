@@ -17,14 +17,24 @@ from threadkeep.db.pool import Conn
 
 async def create(conn: Conn, worker_id: UUID) -> None:
     """Say that this process is there."""
-    await conn.execute("INSERT INTO workers (worker_id) VALUES (%(worker_id)s)", {"worker_id": worker_id})
+    await conn.execute(
+        """
+        WITH witness AS (INSERT INTO witnesses (worker_id) VALUES (%(worker_id)s))
+        INSERT INTO workers (worker_id) VALUES (%(worker_id)s)
+        """,
+        {"worker_id": worker_id},
+    )
 
 
 def renew(conn: Connection[Any], worker_id: UUID) -> bool:
-    """Say that this process is still there; False where the others took it for dead meanwhile."""
+    """Say that this process is still there; False where its lease is lost: the others took it for dead meanwhile, or
+    Postgres crashed and may have lost what it wrote."""
     row = conn.execute(
         """
-        UPDATE workers SET renewed_at = now() WHERE worker_id = %(worker_id)s RETURNING true
+        UPDATE workers
+           SET renewed_at = now()
+         WHERE worker_id = %(worker_id)s AND EXISTS (SELECT FROM witnesses WHERE worker_id = %(worker_id)s)
+        RETURNING true
         """,
         {"worker_id": worker_id},
     ).fetchone()
@@ -46,7 +56,13 @@ def lease_lost(failure: BaseException) -> bool:
 
 async def delete(conn: Conn, worker_id: UUID) -> None:
     """Say that this process has gone."""
-    await conn.execute("DELETE FROM workers WHERE worker_id = %(worker_id)s", {"worker_id": worker_id})
+    await conn.execute(
+        """
+        WITH witness AS (DELETE FROM witnesses WHERE worker_id = %(worker_id)s)
+        DELETE FROM workers WHERE worker_id = %(worker_id)s
+        """,
+        {"worker_id": worker_id},
+    )
 
 
 async def sweep(conn: Conn, own_id: UUID, lease_s: float) -> int:
@@ -56,12 +72,15 @@ async def sweep(conn: Conn, own_id: UUID, lease_s: float) -> int:
     """
     done = await conn.execute(
         """
-        DELETE FROM workers
-         WHERE worker_id IN (
+        WITH silent AS (
             SELECT worker_id
               FROM workers
              WHERE renewed_at < now() - make_interval(secs => %(lease_s)s) AND worker_id <> %(own_id)s
-               FOR UPDATE SKIP LOCKED)
+               FOR UPDATE SKIP LOCKED
+        ), witnesses_gone AS (
+            DELETE FROM witnesses USING silent WHERE witnesses.worker_id = silent.worker_id
+        )
+        DELETE FROM workers USING silent WHERE workers.worker_id = silent.worker_id
         """,
         {"own_id": own_id, "lease_s": lease_s},
     )

@@ -152,6 +152,7 @@ def _new_run(engine: Engine, asked: Admission, worker_id: UUID | None) -> NewRun
         after_s=asked.after_s,
         temporary=asked.temporary,
         kept=asked.kept,
+        told=asked.watched or asked.kept or worker_id is None,
         create_thread=asked.create_thread or asked.thread_id is None,
         thread_ttl=engine.thread_ttl,
         principal=wire.dumps(asked.user) if asked.user is not None else None,

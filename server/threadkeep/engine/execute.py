@@ -18,6 +18,7 @@ from threadkeep.db.listen import run_topic
 from threadkeep.db.outage import OUTLAST_S, enter_run, outlast
 from threadkeep.db.queue import Claimed, Ending
 from threadkeep.db.runs import CancelAction
+from threadkeep.db.workers import lease_lost
 from threadkeep.engine import state
 from threadkeep.engine.contain import contained
 from threadkeep.engine.engine import Engine
@@ -102,10 +103,19 @@ async def _conclude(engine: Engine, job: Job, live: LiveRun) -> Conclusion:
             with anyio.fail_after(FINISH_S, shield=True):
                 return await _settle(engine, graph, job, live, (cut, streamed))
     except Exception as failure:
-        if live.cancelled is None:
+        if lease_lost(failure):
+            _lose(engine, job, live)
+        elif live.cancelled is None:
             log.exception("run failed", extra={"run_id": str(job.run_id), "graph_id": job.graph_id})
         request_id = logs.request_id() or str(job.run_id)
         return _failed(streamed, describe(failure, expose=engine.settings.expose_errors, request_id=request_id))
+
+
+def _lose(engine: Engine, job: Job, live: LiveRun) -> None:
+    """Postgres says that the run is no longer this process's; so, before the next heartbeat, are all of the same lease."""
+    live.lose()
+    if job.claimed is not None and job.claimed.worker_id == engine.worker_id:
+        engine.lease.lost.set()
 
 
 async def _within_limits(engine: Engine, graph: Graph, job: Job, live: LiveRun, streamed: Streamed) -> Cut:

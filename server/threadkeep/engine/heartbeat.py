@@ -3,7 +3,8 @@
 A thread, so that a graph that blocks the event loop keeps its lease; a connection of its own, so that it never waits
 behind user work. A process that was stopped for longer than its lease (a pause, a frozen machine, a cut network) goes
 on as if nothing had happened, while others execute its runs: Postgres refuses what it still writes for them, and here
-it lets go of them and goes on under a new id.
+it lets go of them and goes on under a new id. The same where Postgres crashed: what it had not yet on disk is gone, and
+with it perhaps a checkpoint that a run builds on.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from threadkeep.db.outage import AWAY
 from threadkeep.db.pool import conninfo
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.lease import Lease
+from threadkeep.engine.sweeper import sweep_once
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ async def replace_lost(engine: Engine) -> None:
     """Whenever the lease is lost, let go of the runs that were held by it and take another; until cancelled."""
     while True:
         await engine.lease.lost.wait()
-        log.error("the others took this process for dead: its runs are theirs", extra={"lost_runs": _let_go(engine)})
+        log.error("the lease is lost: its runs are put back in the queue", extra={"lost_runs": _let_go(engine)})
         await _take_another(engine)
 
 
@@ -91,6 +93,8 @@ async def _take_another(engine: Engine) -> None:
         try:
             async with engine.pool.connection() as conn:
                 await workers.create(conn, fresh)
+                await workers.delete(conn, engine.worker_id)  # so that the sweep finds its runs
             engine.lease.take(fresh)
+            await sweep_once(engine)
         except AWAY:
             await anyio.sleep(RETRY_S)

@@ -21,6 +21,8 @@ BESIDE_TEXT: Final = ("tool_call_chunks", "tool_calls", "invalid_tool_calls", "a
 """Fields of a message that make more blocks than its text."""
 PLAIN: Final = 2
 """Fields of a piece that has only its type and its text."""
+PLAIN_TEXT: Final = ("text", 0)
+"""What text without an index of its own is known by."""
 HEAVY: Final = frozenset({"args", "data", "base64", "output", "value"})
 """Fields that are sent once, with the whole block."""
 
@@ -67,6 +69,14 @@ class Blocks:
                 events.append({"event": "content-block-delta", "index": growing.index, "delta": delta})
         return events
 
+    def add_text(self, text: str) -> bool:
+        """More of the message's one block, where that is plain text; False where it is not."""
+        growing = self._open.get(PLAIN_TEXT)
+        if growing is None or len(self._open) > 1:
+            return False
+        growing.add({"type": "text", "text": text})
+        return True
+
     def finish(self) -> list[Data]:
         """The whole blocks."""
         return [
@@ -79,7 +89,7 @@ def _blocks(message: Block) -> list[tuple[object, Block]]:
     """Each block with what it is known by over the pieces: its own index, else its type and place."""
     content = message.get("content")
     if isinstance(content, str) and not any(message.get(field) for field in BESIDE_TEXT):
-        return [(("text", 0), {"type": "text", "text": content})] if content else []
+        return [(PLAIN_TEXT, {"type": "text", "text": content})] if content else []
     found: list[tuple[object, Block]] = []
     for place, block in enumerate(_uniform(message)):
         index = block.get("index")

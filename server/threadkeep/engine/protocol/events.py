@@ -6,8 +6,7 @@ they stay below 2**53, the last integer that JavaScript counts with. What is bey
 such events are sent again to who returns from there, and clients drop what they have by `event_id`.
 """
 
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import orjson
 
@@ -23,8 +22,7 @@ MAX_SEQ: Final = (1 << 53) - 1
 Namespace: TypeAlias = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ProtocolEvent:
+class ProtocolEvent(NamedTuple):
     """One event as a client gets it. `data` is one line of JSON."""
 
     channel: str

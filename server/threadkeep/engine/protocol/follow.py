@@ -8,7 +8,7 @@ from uuid import UUID
 import anyio
 
 from threadkeep.db import events as stored_events
-from threadkeep.db import queue, runs, thread_runs
+from threadkeep.db import runs, thread_runs
 from threadkeep.db.filters import Filters
 from threadkeep.db.listen import Signal, thread_topic
 from threadkeep.db.runs import FINAL
@@ -31,34 +31,45 @@ POLL_S: Final = 5.0
 Told: TypeAlias = ProtocolEvent | Gap
 
 
-async def watch(engine: Engine, filters: Filters, thread_id: UUID) -> None:
+async def watch(engine: Engine, filters: Filters, thread_id: UUID) -> int:
     """Have the thread's runs keep their events from now on; NotFound where there is none of the caller's.
 
-    To be awaited before a client hears that it is watching: a run that it starts then is kept.
+    To be awaited before a client hears that it is watching: a run that it starts then is kept. Comes back with the queue
+    position behind which runs are recent.
     """
+    recent: int | None = None
     with anyio.CancelScope(shield=True):  # a client that leaves now would take the connection along
         async with engine.pool.connection() as conn:
-            if not await queue.watch(conn, filters, thread_id, WATCH_S):
-                raise NotFound(f"Thread with ID {thread_id} not found")
+            recent = await thread_runs.watch(conn, filters, thread_id, WATCH_S, RECENT_S)
+    if recent is None:
+        raise NotFound(f"Thread with ID {thread_id} not found")
+    return recent
 
 
 async def follow_protocol(
-    engine: Engine, filters: Filters, thread_id: UUID, *, since: int | None, channels: frozenset[str] = CHANNELS
+    engine: Engine,
+    filters: Filters,
+    thread_id: UUID,
+    *,
+    recent: int,
+    since: int | None,
+    channels: frozenset[str] = CHANNELS,
 ) -> AsyncGenerator[Told]:
-    """The events of a thread that is watched, behind `since`; without it, from the first recent run on.
+    """The events of a thread that is watched, behind `since`; without it, behind `recent`, as `watch` gave it.
 
     Events outside `channels` may be among them. A position that the thread has not come to is as good as none. Ends where
     the process stops; NotFound where the thread is gone.
     """
     with engine.wakeups.on(thread_topic(thread_id)) as signal:
-        floor, since = await _floor(engine, filters, thread_id, since)
+        floor, since = (recent, None) if since is None else await _floor(engine, thread_id, recent, since)
+        found = await _runs(engine, filters, thread_id, floor)
         done: set[UUID] = set()
         while not engine.stopping.is_set():
-            found = await _runs(engine, filters, thread_id, floor)
             run = next((one for one in found if one.run_id not in done and one.due), None)
             if run is None:
                 if not await _woken(engine, signal):
                     await watch(engine, filters, thread_id)
+                found = await _runs(engine, filters, thread_id, floor)
                 continue
             async with aclosing(_run(engine, filters, thread_id, Translation(run, channels))) as told:
                 async for item in told:
@@ -92,17 +103,14 @@ async def _woken(engine: Engine, signal: Signal) -> bool:
     return woken
 
 
-async def _floor(engine: Engine, filters: Filters, thread_id: UUID, since: int | None) -> tuple[int, int | None]:
+async def _floor(engine: Engine, thread_id: UUID, recent: int, since: int) -> tuple[int, int | None]:
     """The queue position behind which runs are wanted, and `since` where it is a place in the thread."""
-    last, recent = 0, 0
+    last = 0
     with anyio.CancelScope(shield=True):
         async with engine.pool.connection() as conn:
-            if since is not None:
-                last = await runs.last_position(conn, thread_id)
-            if since is None or since > events.end(last, events.LAST_INDEX):
-                since = None
-                recent = await thread_runs.before_recent(conn, filters, thread_id, RECENT_S)
-    return (recent, None) if since is None else (events.queue_position(since, last) - 1, since)
+            last = await runs.last_position(conn, thread_id)
+    known = since <= events.end(last, events.LAST_INDEX)
+    return (events.queue_position(since, last) - 1, since) if known else (recent, None)
 
 
 async def _run(engine: Engine, filters: Filters, thread_id: UUID, translation: Translation) -> AsyncGenerator[Told]:

@@ -5,11 +5,15 @@ from typing import Any, Final, cast
 import orjson
 
 from threadkeep import wire
-from threadkeep.engine.protocol.blocks import Blocks, Data
+from threadkeep.engine.protocol.blocks import BESIDE_TEXT, Blocks, Data
 from threadkeep.engine.protocol.events import Namespace
 
 ROLES: Final = {"ai": "ai", "human": "human", "system": "system"}
 """Types of whole messages that are told, and the protocol's word for them. A tool's answer is on `tools`."""
+
+
+DELTA: Final = b'{"event":"content-block-delta","index":0,"delta":{"type":"text-delta","text":%b}}'
+MORE: Final = (*BESIDE_TEXT, "response_metadata", "usage_metadata")
 
 
 class _Open:
@@ -62,10 +66,17 @@ class Messages:
         node = cast("str | None", metadata.get("langgraph_node"))
         key = (namespace, str(message.get("id")))
         several = len(self._open) > (1 if key in self._open else 0)
+        if not several and (text := _plain_text(message)) and self._continues(key, message):
+            return node, [DELTA % orjson.dumps(text)]
         events = self._of_chunk(key, message, node)
         if several:
             events = [event | {"run_id": key[1], "message_id": key[1]} for event in events]
         return node, [wire.dumps(event) for event in events]
+
+    def _continues(self, key: tuple[Namespace, str], message: Data) -> bool:
+        """The chunk is more of the text that is coming in, and no more than that: what nearly every chunk is."""
+        known = self._open.get(key)
+        return known is not None and message.get("chunk_position") is None and known.blocks.add_text(message["content"])
 
     def _of_chunk(self, key: tuple[Namespace, str], message: Data, node: str | None) -> list[Data]:
         chunk = message.get("type") == "AIMessageChunk"
@@ -91,6 +102,12 @@ class Messages:
             told.extend((namespace, known.node, wire.dumps(event | named)) for event in events)
         self._open.clear()
         return told
+
+
+def _plain_text(message: Data) -> str | None:
+    """The text of a chunk that holds nothing else."""
+    content = message.get("content")
+    return content if isinstance(content, str) and not any(message.get(field) for field in MORE) else None
 
 
 def _added(usage: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
