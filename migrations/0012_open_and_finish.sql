@@ -48,7 +48,8 @@ BEGIN
         END IF;
         SELECT runs.run_id INTO busy_with
           FROM runs
-         WHERE runs.thread_id = asked_thread AND runs.status IN ('pending', 'running') AND runs.run_after <= now()
+         WHERE runs.thread_id = asked_thread AND runs.status IN ('pending', 'running')
+           AND runs.run_after <= clock_timestamp() -- not now(): what the lock waited for may have begun after this
          ORDER BY runs.queue_position
          LIMIT 1;
         IF busy_with IS NOT NULL AND strategy = 'reject' THEN

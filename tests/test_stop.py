@@ -109,3 +109,38 @@ async def test_second_signal_ends_the_process_at_once(database: str, tmp_path: P
     async with await psycopg.AsyncConnection.connect(database) as conn:
         found = await (await conn.execute("SELECT run_id::text, status, attempt FROM runs")).fetchall()
     assert found == [(run_id, "pending", 0)]
+
+
+DEAF = """
+import time
+
+from langgraph.graph import StateGraph
+
+
+def sleeper(state: dict) -> dict:
+    time.sleep(600)
+    return state
+
+
+graph = StateGraph(dict).add_node("sleeper", sleeper).set_entry_point("sleeper").compile()
+"""
+
+
+async def test_node_that_can_not_be_stopped_does_not_keep_the_process(database: str, tmp_path: Path) -> None:
+    """Ours: one that sleeps in a thread is left behind, its run put back, and the exit code is 0."""
+    (tmp_path / "deaf.py").write_text(DEAF)
+    (tmp_path / "langgraph.json").write_text('{"dependencies": ["."], "graphs": {"deaf": "./deaf.py:graph"}}')
+    quick = {"DATABASE_URI": database, "THREADKEEP_LINGER": "0", "THREADKEEP_DRAIN": "0.5", "THREADKEEP_STOP_GRACE": "1"}
+    async with serving_process(tmp_path, **quick) as (process, http):
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        made = await http.post(f"/threads/{thread_id}/runs", json={"assistant_id": "deaf", "input": {}})
+        with anyio.fail_after(10):
+            while (await http.get(f"/threads/{thread_id}/runs/{made.json()['run_id']}")).json()["status"] != "running":
+                await anyio.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        with anyio.fail_after(15):
+            code = await anyio.to_thread.run_sync(process.wait)
+
+    async with await psycopg.AsyncConnection.connect(database) as conn:
+        row = await (await conn.execute("SELECT status FROM runs")).fetchone()
+    assert (code, row) == (0, ("pending",))

@@ -4,6 +4,7 @@ The order matters: the project's `env` may hold settings, and graphs are importe
 they may block.
 """
 
+import asyncio
 import gc
 import logging
 import os
@@ -66,6 +67,12 @@ class Server(uvicorn.Server):
             last.daemon = True
             last.start()
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but what does not end does not keep the process: a deaf graph stays behind in its loop."""
+        loop = (self.config.get_loop_factory() or asyncio.new_event_loop)()
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(self.serve(sockets=sockets))
+
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop listening: some time after the signal, so that load balancers see it coming."""
         if self._told_at is not None and time.monotonic() - self._told_at >= self.linger_s:
@@ -101,6 +108,14 @@ def serve(file: Path | None, given: Mapping[str, Any]) -> None:
         server.run(sockets=[listener])
         if not server.started:
             raise StartRefused("the server could not start; the log says why")
+    _leave()
+
+
+def _leave() -> None:
+    """End now where a node still runs in a thread, for which Python would wait at its exit. Everything is closed."""
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(0)
 
 
 def migrate(file: Path | None, *, check: bool) -> list[str]:

@@ -23,6 +23,7 @@ from threadkeep.api.shapes import Event as ServerEvent
 from threadkeep.api.shares import Held
 from threadkeep.auth import Door, Event, Principal, Value
 from threadkeep.auth.principal import acting
+from threadkeep.db import bounds
 from threadkeep.db.bounds import bound_to
 from threadkeep.db.filters import EVERYTHING, Filters
 from threadkeep.engine.assistants import Assistants
@@ -206,6 +207,8 @@ class Operation:
     async def answered(self, request: Request[State]) -> Response:
         """Ask who is calling, read the request, ask what they may, and answer."""
         door = None if self.event == "public" else request.state["door"]
+        if bounds.current() is not None:  # uvicorn begins a pipelined request in the context of the one before it
+            bounds.unbind(None)
         if door is None:
             return await self._answered(request, None)
         principal, request = await entered(door, request)
