@@ -9,11 +9,13 @@ from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
+from psycopg import AsyncCursor
+
 from threadkeep import wire
-from threadkeep.db import idempotency, rows
+from threadkeep.db import bounds, idempotency, rows
 from threadkeep.db.filters import Filters
 from threadkeep.db.idempotency import Key
-from threadkeep.db.pool import Conn, Pool
+from threadkeep.db.pool import Conn, Pool, pipeline
 from threadkeep.db.queue import TEMPORARY_S
 from threadkeep.db.runs import Run, RunStatus
 from threadkeep.db.threads import Ttl
@@ -68,32 +70,6 @@ class Opened:
     """Running runs that the new one told to stop."""
 
 
-async def open_run(pool: Pool, filters: Filters, new: NewRun) -> Opened:
-    """Open a run on its thread, in one round trip: `running` where it may start here and now, else `pending`."""
-    async with pool.connection() as conn:
-        if new.key is None:
-            return await open_run_in(conn, filters, new)
-        async with conn.transaction():
-            return await open_run_in(conn, filters, new)
-
-
-async def open_run_in(conn: Conn, filters: Filters, new: NewRun) -> Opened:
-    """As `open_run`, as a part of the transaction that the caller has begun on `conn`."""
-    cursor = conn.cursor(row_factory=rows.of(_Answer))
-    await cursor.execute("SELECT * FROM open_run(%(asked)s::jsonb)", {"asked": _asked(filters, new)})
-    answer = cast("_Answer", await cursor.fetchone())  # a function that returns no set always gives a row
-    if new.key is not None:
-        await idempotency.settle(conn, new.key, new.run_id)
-    return Opened(
-        run=_run(new, answer),
-        thread_found=answer.thread_found,
-        new_thread=answer.new_thread,
-        kept=bool(answer.kept),
-        busy_with=answer.busy_with,
-        superseded=answer.superseded or (),
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
     """A row of the function `open_run` (`migrations/0012_open_and_finish.sql`)."""
@@ -106,6 +82,45 @@ class _Answer:
     metadata: Json | None
     created_at: datetime | None
     superseded: list[UUID] | None
+
+
+async def open_run(pool: Pool, filters: Filters, new: NewRun) -> Opened:
+    """Open a run on its thread, in one round trip: `running` where it may start here and now, else `pending`."""
+    if new.key is not None:
+        async with pool.connection() as conn, conn.transaction():
+            return await open_run_in(conn, filters, new)
+    if bounds.current() is None:
+        async with pool.connection() as conn:
+            return await open_run_in(conn, filters, new)
+    async with pipeline(pool) as conn:  # the bounds go along in the same round trip
+        cursor = await _call(conn, filters, new)
+    return _opened(new, await cursor.fetchone())
+
+
+async def open_run_in(conn: Conn, filters: Filters, new: NewRun) -> Opened:
+    """As `open_run`, as a part of the transaction that the caller has begun on `conn`."""
+    cursor = await _call(conn, filters, new)
+    opened = _opened(new, await cursor.fetchone())
+    if new.key is not None:
+        await idempotency.settle(conn, new.key, new.run_id)
+    return opened
+
+
+async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_Answer]:
+    cursor = conn.cursor(row_factory=rows.of(_Answer))
+    return await cursor.execute("SELECT * FROM open_run(%(asked)s::jsonb)", {"asked": _asked(filters, new)})
+
+
+def _opened(new: NewRun, row: _Answer | None) -> Opened:
+    answer = cast("_Answer", row)  # a function that returns no set always gives a row
+    return Opened(
+        run=_run(new, answer),
+        thread_found=answer.thread_found,
+        new_thread=answer.new_thread,
+        kept=bool(answer.kept),
+        busy_with=answer.busy_with,
+        superseded=answer.superseded or (),
+    )
 
 
 def _run(new: NewRun, answer: _Answer) -> Run | None:
