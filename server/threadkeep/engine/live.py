@@ -79,7 +79,9 @@ class LiveRun:
         self.events_before = events_before
         """The position behind which its events begin; those before it are an earlier attempt's."""
         self._last = events_before
-        self._changed = anyio.Event()
+        self._closed = anyio.Event()
+        self._changed: anyio.Event | None = None
+        """There while somebody waits for the next event."""
 
     @property
     def last(self) -> int:
@@ -110,11 +112,13 @@ class LiveRun:
     def end(self, outcome: Outcome) -> None:
         """Close the stream: readers get what is left, and stop."""
         self.outcome = outcome
+        self._closed.set()
         self._wake()
 
     def abandon(self) -> None:
         """Close the stream without an outcome: another process executes the run, or will."""
         self.abandoned = True
+        self._closed.set()
         self._wake()
 
     def lose(self) -> None:
@@ -147,12 +151,13 @@ class LiveRun:
 
     async def wait(self) -> Outcome | None:
         """The outcome, when there is one; None where the process stops before."""
-        while self.outcome is None and not self.abandoned:
-            await self.changed()
+        await self._closed.wait()
         return self.outcome
 
     async def changed(self) -> None:
         """Wait until there is an event more, or the stream is closed."""
+        if self._changed is None:
+            self._changed = anyio.Event()
         await self._changed.wait()
 
     def behind(self, position: int) -> list[Followed]:
@@ -168,8 +173,9 @@ class LiveRun:
         return found
 
     def _wake(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
 
 class LiveRuns:
