@@ -130,7 +130,12 @@ async def test_node_that_can_not_be_stopped_does_not_keep_the_process(database: 
     """Ours: one that sleeps in a thread is left behind, its run put back, and the exit code is 0."""
     (tmp_path / "deaf.py").write_text(DEAF)
     (tmp_path / "langgraph.json").write_text('{"dependencies": ["."], "graphs": {"deaf": "./deaf.py:graph"}}')
-    quick = {"DATABASE_URI": database, "THREADKEEP_LINGER": "0", "THREADKEEP_DRAIN": "0.5", "THREADKEEP_STOP_GRACE": "1"}
+    quick = {
+        "DATABASE_URI": database,
+        "THREADKEEP_LINGER": "0",
+        "THREADKEEP_DRAIN": "0.5",
+        "THREADKEEP_STOP_GRACE": "1",
+    }
     async with serving_process(tmp_path, **quick) as (process, http):
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
         made = await http.post(f"/threads/{thread_id}/runs", json={"assistant_id": "deaf", "input": {}})

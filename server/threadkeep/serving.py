@@ -20,6 +20,7 @@ from typing import Any
 import anyio
 import uvicorn
 from langgraph.store.postgres.base import PostgresIndexConfig
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from threadkeep import agent, graphs, logs, project, settings
 from threadkeep.app import create_app
@@ -42,6 +43,15 @@ STREAMS_END_S = 5
 """How long connections may take to end when the runs have been drained."""
 HURRY_S = 3.0
 """What a second signal leaves: then the process ends whatever it does."""
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's, but an open socket is closed by its endpoint when the runs have had their time, not before."""
+
+    def shutdown(self) -> None:
+        """The listeners are closed: refuse what is not open yet."""
+        if not self.handshake_complete or self.close_sent:
+            super().shutdown()
 
 
 class Server(uvicorn.Server):
@@ -98,7 +108,7 @@ def serve(file: Path | None, given: Mapping[str, Any]) -> None:
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(chosen.drain_s) + STREAMS_END_S,
                 lifespan="on",
-                ws="websockets-sansio",
+                ws=SocketProtocol,
                 ws_max_size=chosen.body_bytes,
             )
         )

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import platformdirs
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -166,11 +168,16 @@ class Settings(BaseSettings):
     @field_validator("database_uri", "database_direct_uri")
     @classmethod
     def _plain_scheme(cls, value: str | None) -> str | None:
-        """Drop a driver's name (`postgresql+psycopg://`), which libpq does not know."""
+        """Drop a driver's name (`postgresql+psycopg://`), which libpq does not know; refuse what it can't read."""
         if value is None or "://" not in value:
             return value
         scheme, rest = value.split("://", 1)
-        return f"{scheme.split('+', 1)[0]}://{rest}"
+        plain = f"{scheme.split('+', 1)[0]}://{rest}"
+        try:
+            conninfo_to_dict(plain)
+        except psycopg.ProgrammingError:
+            raise ValueError("libpq can't read it") from None  # its own words may hold the password
+        return plain
 
     @model_validator(mode="after")
     def _libpq(self) -> Self:

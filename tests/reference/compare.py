@@ -18,11 +18,12 @@ from pathlib import Path
 import httpx
 import known
 import page
-import servers
 from cases import ALONE, CASES, Case
 from comparing import Difference, compare
 from naming import Names
 from recording import WAIT_S, Server, Step
+
+import servers
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -17,6 +17,7 @@ from threadkeep.api.call import Call
 from threadkeep.api.commands import METHODS, CommandBody, Done, Methods, Params, Refused, perform, read_command
 from threadkeep.api.event_stream import gap_frame
 from threadkeep.api.socket import DATABASE, error_frame, refuse
+from threadkeep.api.sse import LEAVE_S
 from threadkeep.engine.live import Gap
 from threadkeep.engine.protocol import subscription
 from threadkeep.engine.protocol.events import ProtocolEvent, is_new
@@ -76,6 +77,7 @@ class _Session:
     async def run(self) -> None:
         """Carry out commands until the client leaves."""
         async with self._tasks:
+            self._tasks.start_soon(self._end_with_the_process)
             try:
                 while True:
                     await self._command(await self._websocket.receive_text())
@@ -171,7 +173,7 @@ class _Session:
 
     async def _leave(self) -> None:
         """The thread can't be followed any longer: the process stops, Postgres is away, or the thread is gone."""
-        if self._call.engine.stopping.is_set():
+        if self._call.engine.leaving.is_set():
             await self._end(SERVICE_RESTART)
             return
         try:
@@ -182,6 +184,12 @@ class _Session:
         except DATABASE:
             pass
         await self._close(Unavailable())
+
+    async def _end_with_the_process(self) -> None:
+        """Also where nothing is followed; what is being followed ends by itself."""
+        await self._call.engine.leaving.wait()
+        await anyio.sleep(LEAVE_S)
+        await self._end(SERVICE_RESTART)
 
     async def _send(self, frame: bytes) -> None:
         """One frame; a client that does not read is cut."""

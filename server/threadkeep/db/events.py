@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from threadkeep.db import rows
+from threadkeep.db.arrays import Ints, Texts
 from threadkeep.db.pool import Conn
 
 PAGE = 500
@@ -36,7 +37,7 @@ async def append(conn: Conn, run_id: UUID, worker_id: UUID, batch: Sequence[RunE
         ), added AS (
             INSERT INTO run_events (run_id, position, event, data)
             SELECT run.run_id, item.*
-              FROM run, unnest(%(positions)b::int[], %(events)b::text[], string_to_array(%(lines)s, E'\n')) AS item
+              FROM run, unnest(%(positions)b, %(events)b, string_to_array(%(lines)s, E'\n')) AS item
             ON CONFLICT DO NOTHING
         )
         SELECT pg_notify('threadkeep', 'run:' || run_id), set_config('synchronous_commit', 'off', true) FROM run
@@ -44,8 +45,8 @@ async def append(conn: Conn, run_id: UUID, worker_id: UUID, batch: Sequence[RunE
         {
             "run_id": run_id,
             "worker_id": worker_id,
-            "positions": [item.position for item in batch],
-            "events": [item.event for item in batch],
+            "positions": Ints(item.position for item in batch),
+            "events": Texts(item.event for item in batch),
             "lines": "\n".join(item.data for item in batch),  # an array of text is escaped by Python, at length
         },
     )

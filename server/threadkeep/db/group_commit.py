@@ -149,10 +149,11 @@ async def _insert(conn: Conn, batch: list[Rows]) -> None:
     replacing = _last(batch, lambda rows: rows.replacing, 6)
     adding = _first(batch, lambda rows: rows.adding, 6)
     async with conn.pipeline():
-        if not any(rows.flushed for rows in batch):
+        deferred, leases = not any(rows.flushed for rows in batch), {rows.lease for rows in batch if rows.lease}
+        for lease in leases:
+            await workers.hold(conn, lease, deferred=deferred)
+        if deferred and not leases:
             await defer_flush(conn)
-        for lease in {rows.lease for rows in batch if rows.lease}:
-            await workers.hold(conn, lease)
         if blobs:
             await _insert_blobs(conn, blobs)
         if checkpoints:

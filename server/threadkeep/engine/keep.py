@@ -19,8 +19,8 @@ from threadkeep.engine.live import Event, Gap, LiveRun
 
 log = logging.getLogger(__name__)
 
-LINGER_S, LINGERS = 0.02, 10
-"""How long an event may wait for others to be written with it, in so many parts: the run may end meanwhile."""
+LINGER_S = 0.4
+"""How long an event may wait for others to be written with it."""
 BATCH = 500
 """Events written at once."""
 POLL_S = 5.0
@@ -87,15 +87,16 @@ async def _write_all(engine: Engine, live: LiveRun) -> None:
             return
         else:
             await live.changed()
-        await _linger(live, position)
+        await _linger(live)
 
 
-async def _linger(live: LiveRun, position: int) -> None:
+async def _linger(live: LiveRun) -> None:
     """Let events gather: a transaction for each token would cost more than the token. None may fall out of the ring."""
-    for _ in range(LINGERS):
-        if live.sealed or live.last - position >= BATCH or live.crowded:
-            return
-        await anyio.sleep(LINGER_S)
+    if live.sealed or live.crowded:
+        return
+    live.pressed = anyio.Event()
+    with anyio.move_on_after(LINGER_S):
+        await live.pressed.wait()
 
 
 async def _write(pool: Pool, live: LiveRun, worker_id: UUID, batch: list[Event | Gap]) -> None:

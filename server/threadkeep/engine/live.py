@@ -17,6 +17,8 @@ from threadkeep.db.runs import CancelAction, FinalStatus
 RING_EVENTS = 4096
 RING_BYTES = 4 * 1024 * 1024
 """What a run's ring holds at most; the older go first."""
+PRESS_EVENTS = 256
+"""After so many events who writes them down is not to wait any longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class LiveRun:
         self.outcome: Outcome | None = None
         self.keeper: anyio.Event | None = None
         """There where its events are written to Postgres; set when all of them are."""
+        self.pressed = anyio.Event()
+        """Set when that one is not to wait for more events."""
         self.gone = anyio.Event()
         """The process has nothing more to do for it."""
         self.sealed = False
@@ -101,12 +105,15 @@ class LiveRun:
         self._bytes += len(data)
         while len(self._ring) > RING_EVENTS or (self._bytes > RING_BYTES and len(self._ring) > 1):
             self._bytes -= len(self._ring.popleft().data)
+        if self._last % PRESS_EVENTS == 0 or self.crowded:
+            self.pressed.set()
         self._wake()
         return event
 
     def seal(self) -> None:
         """No more events will come; the outcome is still to be written."""
         self.sealed = True
+        self.pressed.set()
         self._wake()
 
     def end(self, outcome: Outcome) -> None:

@@ -64,7 +64,7 @@ async def follow_protocol(
         floor, since = (recent, None) if since is None else await _floor(engine, thread_id, recent, since)
         found = await _runs(engine, filters, thread_id, floor)
         done: set[UUID] = set()
-        while not engine.stopping.is_set():
+        while not engine.leaving.is_set():
             run = next((one for one in found if one.run_id not in done and one.due), None)
             if run is None:
                 if not await _woken(engine, signal):
@@ -89,12 +89,12 @@ async def _runs(engine: Engine, filters: Filters, thread_id: UUID, floor: int) -
 
 
 async def _woken(engine: Engine, signal: Signal) -> bool:
-    """Wait until somebody says that there is something new, or the process stops; False where nobody did for long."""
+    """Wait until somebody says that there is something new, or the process leaves; False where nobody did for long."""
     woken = False
     async with anyio.create_task_group() as tasks:
 
         async def stop() -> None:
-            await engine.stopping.wait()
+            await engine.leaving.wait()
             tasks.cancel_scope.cancel()
 
         tasks.start_soon(stop)
@@ -131,7 +131,7 @@ async def _run(engine: Engine, filters: Filters, thread_id: UUID, translation: T
             for event in translation.end(ending):
                 yield event
             return
-        if engine.stopping.is_set():
+        if engine.leaving.is_set():
             return
 
 

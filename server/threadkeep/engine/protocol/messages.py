@@ -1,6 +1,6 @@
 """Messages: the chunks of the v1 mode `messages-tuple` as message-start, content blocks and message-finish."""
 
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
@@ -13,6 +13,8 @@ ROLES: Final = {"ai": "ai", "human": "human", "system": "system"}
 
 
 DELTA: Final = b'{"event":"content-block-delta","index":0,"delta":{"type":"text-delta","text":%b}}'
+BEGIN: Final = b'[{"content":"'
+"""How a chunk begins whose content is text."""
 MORE: Final = (*BESIDE_TEXT, "response_metadata", "usage_metadata")
 
 
@@ -54,20 +56,48 @@ class _Open:
         return [*self.blocks.finish(), end]
 
 
+class _Repeated(NamedTuple):
+    """The JSON of the latest chunk, of which mostly the text alone changes: then the next need not be read."""
+
+    namespace: Namespace
+    end: bytes
+    """What stands behind the text."""
+    node: str | None
+    blocks: Blocks
+
+    def text_of(self, namespace: Namespace, data: bytes) -> bytes | None:
+        """The JSON of the text of a chunk that is like the latest in all else."""
+        if namespace != self.namespace or not (data.startswith(BEGIN) and data.endswith(self.end)):
+            return None
+        text = data[len(BEGIN) : -len(self.end)]
+        return b'"%b"' % text if text and b'"' not in text and not text.endswith(b"\\") else None
+
+
 class Messages:
     """The messages of one run that are coming in, and their namespaces."""
 
     def __init__(self) -> None:
         self._open: dict[tuple[Namespace, str], _Open] = {}
+        self._repeated: _Repeated | None = None
 
     def of(self, namespace: Namespace, data: bytes) -> tuple[str | None, list[bytes]]:
         """The node that speaks, and the data of the events that one v1 event makes."""
+        same = self._repeated
+        if same is not None and (raw := same.text_of(namespace, data)) and same.blocks.add_text(orjson.loads(raw)):
+            return same.node, [DELTA % raw]
+        return self._read(namespace, data)
+
+    def _read(self, namespace: Namespace, data: bytes) -> tuple[str | None, list[bytes]]:
+        self._repeated = None
         message, metadata = cast("tuple[Data, Data]", orjson.loads(data))
         node = cast("str | None", metadata.get("langgraph_node"))
         key = (namespace, str(message.get("id")))
         several = len(self._open) > (1 if key in self._open else 0)
         if not several and (text := _plain_text(message)) and self._continues(key, message):
-            return node, [DELTA % orjson.dumps(text)]
+            raw = orjson.dumps(text)
+            if data.startswith(BEGIN[:-1] + raw):
+                self._repeated = _Repeated(namespace, data[len(BEGIN) + len(raw) - 2 :], node, self._open[key].blocks)
+            return node, [DELTA % raw]
         events = self._of_chunk(key, message, node)
         if several:
             events = [event | {"run_id": key[1], "message_id": key[1]} for event in events]
@@ -95,6 +125,7 @@ class Messages:
 
     def close(self, failure: str | None) -> list[tuple[Namespace, str | None, bytes]]:
         """What is to be told of messages that did not come to their end, each with namespace and node."""
+        self._repeated = None
         told: list[tuple[Namespace, str | None, bytes]] = []
         for (namespace, message_id), known in self._open.items():
             events = known.finish() if failure is None else [{"event": "error", "message": failure}]

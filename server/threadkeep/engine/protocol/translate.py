@@ -21,7 +21,6 @@ from threadkeep.engine.protocol.subgraphs import Change, Subgraphs
 from threadkeep.engine.protocol.subscription import CHANNELS
 
 INTERRUPT: Final = "__interrupt__"
-UUID_MILLISECONDS: Final = 16
 UUID7, UUID6 = 7, 6
 EPOCH_1582_MS: Final = 12_219_292_800_000
 CHECKPOINT: Final = ("source", "step")

@@ -1,0 +1,67 @@
+"""WebSockets ask who is calling, as every route does: what is somebody else's is not there."""
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from auth.conftest import MakeKey
+from threadkeep.api.routes import SOCKETS
+
+RUN = {"assistant_id": "chain", "input": {"items": []}}
+COMMANDS: tuple[dict[str, Any], ...] = (
+    {"method": "run.start", "params": RUN},
+    {"method": "agent.getTree", "params": {}},
+    {"method": "input.respond", "params": {"interrupt_id": "x", "response": 1}},
+    {"method": "subscription.subscribe", "params": {"channels": ["values", "lifecycle"]}},
+)
+
+
+def opened(url: str, path: str, key: str | None) -> connect:
+    headers = {"x-api-key": key} if key else {}
+    return connect(f"{url.replace('http', 'ws')}{path}", additional_headers=headers)
+
+
+async def close_code(socket: ClientConnection) -> int | None:
+    """How the server closes it."""
+    with anyio.fail_after(5), suppress(ConnectionClosed):
+        while True:
+            await socket.recv()
+    return socket.close_code
+
+
+@pytest.mark.parametrize("path", [one.path for one in SOCKETS])
+async def test_nobody_is_told_so_and_closed(keyed_url: str, ada: httpx.AsyncClient, path: str) -> None:
+    """Issue: without a key, or with a wrong one, 4401, whatever the path names."""
+    thread_id = (await ada.post("/threads", json={})).json()["thread_id"]
+    codes: list[int | None] = []
+    for key in (None, "tk_wrong"):
+        async with opened(keyed_url, path.format(thread_id=thread_id), key) as socket:
+            codes.append(await close_code(socket))
+
+    assert codes == [4401, 4401]
+
+
+@pytest.mark.parametrize("path", [one.path for one in SOCKETS])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda each: each["method"])
+async def test_somebody_elses_thread_is_not_there(
+    keyed_url: str, ada: httpx.AsyncClient, make_key: MakeKey, path: str, command: dict[str, Any]
+) -> None:
+    """Issue: an error that says no more than of a thread that there is not, and nothing changed."""
+    thread_id = (await ada.post("/threads", json={"metadata": {"note": "hers"}})).json()["thread_id"]
+    await ada.post(f"/threads/{thread_id}/runs/wait", json=RUN)
+    before = (await ada.get(f"/threads/{thread_id}")).json(), (await ada.get(f"/threads/{thread_id}/runs")).json()
+    with anyio.fail_after(5):
+        async with opened(keyed_url, path.format(thread_id=thread_id), await make_key("bob")) as socket:
+            await socket.send(json.dumps({"id": 1} | command))
+            answer = json.loads(await socket.recv())
+    after = (await ada.get(f"/threads/{thread_id}")).json(), (await ada.get(f"/threads/{thread_id}/runs")).json()
+
+    assert (answer["type"], answer["id"]) == ("error", 1)
+    assert "not found" in answer["message"].lower()
+    assert after == before
