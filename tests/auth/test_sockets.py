@@ -11,9 +11,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from auth.conftest import MakeKey
+from conftest import serving
 from threadkeep.api.routes import SOCKETS
+from threadkeep.settings import Settings
 
-RUN = {"assistant_id": "chain", "input": {"items": []}}
+RUN: dict[str, Any] = {"assistant_id": "chain", "input": {"items": []}}
 COMMANDS: tuple[dict[str, Any], ...] = (
     {"method": "run.start", "params": RUN},
     {"method": "agent.getTree", "params": {}},
@@ -65,3 +67,21 @@ async def test_somebody_elses_thread_is_not_there(
     assert (answer["type"], answer["id"]) == ("error", 1)
     assert "not found" in answer["message"].lower()
     assert after == before
+
+
+async def test_open_sockets_count_as_streams(settings: Settings, make_key: MakeKey) -> None:
+    """Ours: the third is closed with 4429 while two are open; another principal's are not touched."""
+    chosen = settings.model_copy(update={"auth_type": "api_key", "principal_streams": 2})
+    path = "/threads/00000000-0000-4000-8000-000000000001/stream/events"
+    hers, his = await make_key("ada"), await make_key("bob")
+    command = json.dumps({"id": 1, "method": "nonsense"})
+    async with serving(chosen) as url, opened(url, path, hers) as one, opened(url, path, hers) as two:
+        for socket in (one, two):
+            await socket.send(command)
+            await socket.recv()
+        async with opened(url, path, hers) as third, opened(url, path, his) as other:
+            code = await close_code(third)
+            await other.send(command)
+            answer = json.loads(await other.recv())
+
+    assert (code, answer["error"]) == (4429, "unknown_command")

@@ -7,7 +7,7 @@ rule of `http.cors`, and a refusal is told on the open socket: an error frame, a
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -50,7 +50,7 @@ class SocketOperation:
             if not _is_welcome(websocket):
                 raise Forbidden("this origin may not call")
             call = await self._call(websocket)
-            with bound_to(call.filters) if call.principal else nullcontext():
+            with _counted(call, websocket), bound_to(call.filters) if call.principal else nullcontext():
                 await self.endpoint(call, websocket)
         except Problem as problem:
             await refuse(websocket, problem)
@@ -68,6 +68,15 @@ class SocketOperation:
             return call
         value = values.of(self.event, {"thread_id": call.thread_id}, None)
         return replace(call, filters=await call.allowed(self.event, value))
+
+
+def _counted(call: Call[None, None], websocket: WebSocket) -> AbstractContextManager[object]:
+    """The socket is one of its principal's open streams; TooMany where there are too many of them."""
+    if call.principal is None:
+        return nullcontext()
+    quotas = websocket.state["quotas"]
+    quotas.request(call.principal.identity)
+    return quotas.stream(call.principal.identity)
 
 
 def error_frame(problem: Problem) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from threadkeep.engine.live import Event, Gap, LiveRun
 
 log = logging.getLogger(__name__)
 
-LINGER_S = 0.4
+LINGER_S = 0.2
 """How long an event may wait for others to be written with it."""
 BATCH = 500
 """Events written at once."""
