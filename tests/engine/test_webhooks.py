@@ -343,6 +343,29 @@ async def test_name_is_judged_by_the_addresses_it_has(engine: Engine) -> None:
         await webhooks._addresses(Policy(), httpx.URL("http://localhost:1"))
 
 
+async def test_name_that_changes_its_address_reaches_only_the_one_that_was_judged(
+    engine: Engine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: a name is resolved once, and the address that was judged is called: DNS rebinding comes too late."""
+    answers = ["127.0.0.1", "169.254.169.254"]
+    asked: list[str] = []
+
+    async def rebinding(host: str, port: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[len(asked) - 1], port))]
+
+    monkeypatch.setattr(anyio, "getaddrinfo", rebinding)
+    async with engine.pool.connection() as conn:
+        delivery = await _put(conn, receiver.url.replace("localhost", "rebinds.example"), delayed=True)
+
+    async with webhooks.open_client() as client:
+        await webhooks.send(engine, client, delivery)
+        assert [path for path, _, _ in receiver.got] == ["/"]
+        with pytest.raises(Invalid, match="blocked IP range"):
+            await webhooks._addresses(engine.webhooks, httpx.URL("http://rebinds.example"))
+    assert asked == ["rebinds.example", "rebinds.example"]
+
+
 async def test_certificate_is_that_of_the_name_though_an_address_is_called(
     engine: Engine, listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
