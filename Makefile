@@ -26,8 +26,8 @@ help: ## Say what there is to make
 serve: .venv/serve ## Run the server, with a Postgres of its own unless DATABASE_URI is set
 	@$(BIN)/threadkeep serve $(ARGS)
 
-test: .venv/dev ## Run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: .venv/dev ## Run the tests, three files at once: they mostly wait
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 clients: tests/clients/node_modules ## Install the JavaScript clients that some tests drive
 

@@ -115,7 +115,7 @@ async def test_what_can_never_run_is_refused(http: httpx.AsyncClient, body: dict
     assert (await http.post("/runs/crons/count", json={})).json() == 0
 
 
-@pytest.mark.parametrize("named", ["nope", str(uuid.uuid4())])
+@pytest.mark.parametrize("named", ["nope", "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"])
 async def test_unknown_assistant_is_not_found(client: LangGraphClient, named: str) -> None:
     """Protocol: 404 with the assistant's name."""
     with pytest.raises(NotFoundError) as refused:
