@@ -8,7 +8,7 @@ DECLARE
 BEGIN
     PERFORM FROM threads WHERE thread_id = of_thread FOR UPDATE;
     PERFORM FROM runs WHERE run_id = ended AND status = 'running' AND worker_id = holder FOR UPDATE;
-    IF NOT FOUND THEN
+    IF NOT FOUND OR NOT EXISTS (SELECT FROM witnesses WHERE worker_id = holder) THEN
         RETURN false;
     END IF;
     waiting := EXISTS (SELECT FROM runs WHERE thread_id = of_thread AND status = 'pending');
@@ -40,8 +40,8 @@ CREATE FUNCTION hold_lease(holder uuid) RETURNS void
     AS $$
 BEGIN
     PERFORM FROM workers WHERE worker_id = holder FOR KEY SHARE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'process % was taken for dead', holder USING ERRCODE = 'TK001';
+    IF NOT FOUND OR NOT EXISTS (SELECT FROM witnesses WHERE worker_id = holder) THEN
+        RAISE EXCEPTION 'the lease of process % is lost', holder USING ERRCODE = 'TK001';
     END IF;
 END
 $$;
@@ -88,7 +88,7 @@ DECLARE
     watched      boolean := false;
     found_in     jsonb;
 BEGIN
-    IF starter IS NOT NULL THEN -- nobody is told of the run before its end, which is on disk
+    IF NOT (asked ->> 'told')::boolean THEN -- nobody hears of the run before its end, which is on disk
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
     new_thread := false;
@@ -112,7 +112,8 @@ BEGIN
         END IF;
         SELECT runs.run_id INTO busy_with
           FROM runs
-         WHERE runs.thread_id = asked_thread AND runs.status IN ('pending', 'running') AND runs.run_after <= now()
+         WHERE runs.thread_id = asked_thread AND runs.status IN ('pending', 'running')
+           AND runs.run_after <= clock_timestamp() -- not now(): what the lock waited for may have begun after this
          ORDER BY runs.queue_position
          LIMIT 1;
         IF busy_with IS NOT NULL AND strategy = 'reject' THEN
@@ -504,6 +505,12 @@ CREATE TABLE webhook_deliveries (
 
 COMMENT ON TABLE webhook_deliveries IS 'no reference to runs: a run that is deleted at its end has its webhook sent too';
 
+CREATE UNLOGGED TABLE witnesses (
+    worker_id uuid NOT NULL
+);
+
+COMMENT ON TABLE witnesses IS 'one row a process: Postgres has not crashed since it took its lease';
+
 CREATE TABLE workers (
     worker_id uuid NOT NULL,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -560,6 +567,9 @@ ALTER TABLE ONLY threads
 
 ALTER TABLE ONLY webhook_deliveries
     ADD CONSTRAINT webhook_deliveries_pkey PRIMARY KEY (run_id);
+
+ALTER TABLE ONLY witnesses
+    ADD CONSTRAINT witnesses_pkey PRIMARY KEY (worker_id);
 
 ALTER TABLE ONLY workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (worker_id);

@@ -104,13 +104,20 @@ async def listening(uri: str) -> AsyncGenerator[Wakeups]:
 async def _listen(uri: str, wakeups: Wakeups) -> None:
     while True:
         try:
-            async with await AsyncConnection.connect(conninfo(uri), autocommit=True) as conn:
+            async with await _connected(uri) as conn:
                 await conn.execute("LISTEN threadkeep")
                 wakeups.wake_all()
                 await _hand_on(conn.notifies(), wakeups)
         except psycopg.OperationalError:
             log.warning("the listening connection was lost", exc_info=True)
         await anyio.sleep(RECONNECT_S)
+
+
+async def _connected(uri: str) -> AsyncConnection:
+    """Shielded: psycopg leaves a connection open whose making is cancelled. It takes 5 s at most, see `conninfo`."""
+    with anyio.CancelScope(shield=True):
+        conn = await AsyncConnection.connect(conninfo(uri), autocommit=True)
+    return conn
 
 
 async def _hand_on(notifies: AsyncGenerator[Notify], wakeups: Wakeups) -> None:
