@@ -27,6 +27,7 @@ WATCH = "watch"
 
 RECONNECT_S = 1.0
 """Pause before a lost listening connection is opened again."""
+CONNECT_S = 30.0
 
 
 def run_topic(run_id: UUID) -> str:
@@ -114,10 +115,9 @@ async def _listen(uri: str, wakeups: Wakeups) -> None:
 
 
 async def _connected(uri: str) -> AsyncConnection:
-    """Shielded: psycopg leaves a connection open whose making is cancelled. It takes 5 s at most, see `conninfo`."""
-    with anyio.CancelScope(shield=True):
-        conn = await AsyncConnection.connect(conninfo(uri), autocommit=True)
-    return conn
+    """Shielded: psycopg leaves a connection open whose making is cancelled. `conninfo` gives up sooner."""
+    with anyio.fail_after(CONNECT_S, shield=True):
+        return await AsyncConnection.connect(conninfo(uri), autocommit=True)
 
 
 async def _hand_on(notifies: AsyncGenerator[Notify], wakeups: Wakeups) -> None:
