@@ -188,7 +188,9 @@ def test_what_the_audit_left_out_is_told_later(kept: _Kept) -> None:
     assert [line.get("untold_before") for line in kept.lines] == [None] * STRANGERS + [7]
 
 
-@pytest.mark.parametrize("value", ["\ud800", 2**70, float("nan"), {1: object()}], ids=["surrogate", "huge", "nan", "object"])
+@pytest.mark.parametrize(
+    "value", ["\ud800", 2**70, float("nan"), {1: object()}], ids=["surrogate", "huge", "nan", "object"]
+)
 def test_every_line_is_written_whatever_it_holds(value: object) -> None:
     """Ours: what can't be JSON is not a reason for silence."""
     record = logging.makeLogRecord({"msg": "said", "levelname": "INFO", "value": value})
