@@ -3,19 +3,18 @@
 import random
 import re
 import shutil
-import subprocess
+import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 import httpx
 
 from faults.findings import Findings
 from faults.resumes import Read
-from faults.servers import Place, Quick, Replica, free_port, replicas
+from faults.servers import Place, Quick, Replica, free_port, program, replicas
 from faults.traffic import TIMEOUT, Ledger, Talker, audit, settled
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "nginx.conf"
@@ -76,15 +75,8 @@ async def nginx(folder: Path, fleet: Sequence[Replica]) -> AsyncGenerator[str]:
     config = folder / "nginx.conf"
     config.write_text(_configured(EXAMPLE.read_text(), folder, port, [replica.port for replica in fleet]))
     command = ["nginx", "-p", str(folder), "-c", str(config), "-g", f"daemon off; pid {folder}/nginx.pid; user root;"]
-    with (folder / "log-nginx").open("ab") as output:
-        process = await anyio.to_thread.run_sync(lambda: subprocess.Popen(command, stdout=output, stderr=output))
-    try:
-        await _until_listening(process, port, folder / "log-nginx")
+    async with program(command, port, folder / "log-nginx", stop=signal.SIGTERM):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(process.wait)
 
 
 def _configured(example: str, folder: Path, port: int, ports: Sequence[int]) -> str:
@@ -99,16 +91,3 @@ def _configured(example: str, folder: Path, port: int, ports: Sequence[int]) -> 
     bodies = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     kept = "".join(f"    {name}_temp_path {folder}/{name};\n" for name in bodies)
     return text.replace("http {\n", "http {\n" + kept, 1)
-
-
-async def _until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    with anyio.fail_after(10):
-        while True:
-            if process.poll() is not None:
-                raise AssertionError(await anyio.Path(log).read_text())
-            try:
-                await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
-            except OSError:
-                await anyio.sleep(0.05)
-            else:
-                return

@@ -3,17 +3,16 @@
 import os
 import random
 import shutil
-import subprocess
+import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 
 from faults.findings import Findings
 from faults.postgres import Postgres, own_postgres
-from faults.servers import Place, Quick, free_port, replicas
+from faults.servers import Place, Quick, free_port, program, replicas
 from faults.traffic import Ledger, Talker, audit, settled
 
 CLIENTS = 12
@@ -80,35 +79,9 @@ async def pgbouncer(folder: Path, postgres: Postgres) -> AsyncGenerator[str]:
     await anyio.Path(config).write_text(CONFIG.format(host=postgres.socket_folder, port=port, sessions=SESSIONS))
     if user.switch_to is not None:
         os.chown(config, user.switch_to, user.gid)
-    with (folder / "log-pgbouncer").open("ab") as output:
-        process = await anyio.to_thread.run_sync(
-            lambda: subprocess.Popen(
-                ["pgbouncer", str(config)],
-                cwd="/",
-                user=user.switch_to,
-                group=None if user.switch_to is None else user.gid,
-                extra_groups=None if user.switch_to is None else [],
-                stdout=output,
-                stderr=output,
-            )
-        )
-    try:
-        await _until_listening(process, port, folder / "log-pgbouncer")
+    group = None if user.switch_to is None else user.gid
+    others = None if user.switch_to is None else []
+    options = {"cwd": "/", "user": user.switch_to, "group": group, "extra_groups": others}
+    command = ["pgbouncer", str(config)]
+    async with program(command, port, folder / "log-pgbouncer", stop=signal.SIGKILL, **options):
         yield f"postgresql://threadkeep@127.0.0.1:{port}/threadkeep?sslmode=disable&gssencmode=disable"
-    finally:
-        process.kill()
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(process.wait)
-
-
-async def _until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    with anyio.fail_after(10):
-        while True:
-            if process.poll() is not None:
-                raise AssertionError(await anyio.Path(log).read_text())
-            try:
-                await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
-            except OSError:
-                await anyio.sleep(0.05)
-            else:
-                return

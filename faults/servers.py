@@ -1,4 +1,4 @@
-"""Servers: `threadkeep serve` as processes of their own, started, killed, stopped and continued."""
+"""Servers: `threadkeep serve` as processes of their own, started, killed, stopped and continued; programs beside them."""
 
 import json
 import os
@@ -7,10 +7,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -136,6 +137,37 @@ def _project(place: Place) -> Path:
         (place.folder / "graphs.py").write_text(GRAPHS.read_text())
         file.write_text(json.dumps({"dependencies": ["."], "graphs": graphs}))
     return file
+
+
+@asynccontextmanager
+async def program(
+    command: Sequence[str], port: int, log: Path, *, stop: signal.Signals, **options: Any
+) -> AsyncGenerator[None]:
+    """A program beside the servers, from when it listens on `port` until the block ends; `stop` ends it."""
+    with log.open("ab") as output:
+        process = await anyio.to_thread.run_sync(
+            lambda: subprocess.Popen(command, stdout=output, stderr=output, **options)
+        )
+    try:
+        await _until_listening(process, port, log)
+        yield
+    finally:
+        process.send_signal(stop)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(process.wait)
+
+
+async def _until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    with anyio.fail_after(10):
+        while True:
+            if process.poll() is not None:
+                raise AssertionError(await anyio.Path(log).read_text())
+            try:
+                await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+            except OSError:
+                await anyio.sleep(0.05)
+            else:
+                return
 
 
 def free_port() -> int:

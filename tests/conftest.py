@@ -140,3 +140,15 @@ async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
     """For what the official client does not show."""
     async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         yield http
+
+
+@pytest.fixture
+async def replicas(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
+    """Clients of two servers on one database."""
+    async with (
+        serving(settings) as one,
+        serving(settings) as other,
+        httpx.AsyncClient(base_url=one, timeout=WAIT_S) as http,
+        httpx.AsyncClient(base_url=other, timeout=WAIT_S) as elsewhere,
+    ):
+        yield http, elsewhere

@@ -1,6 +1,5 @@
 """Idempotency-Key: a request that is sent again, for its answer was lost, does nothing more."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -31,18 +30,6 @@ async def execute(uri: str, statement: Any, *parameters: Any) -> list[tuple[Any,
 
 async def new_thread(http: httpx.AsyncClient) -> str:
     return (await http.post("/threads", json={})).json()["thread_id"]
-
-
-@pytest.fixture
-async def replicas(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
-    """Two servers on one database."""
-    async with (
-        serving(settings) as one,
-        serving(settings) as other,
-        httpx.AsyncClient(base_url=one, timeout=WAIT_S) as http,
-        httpx.AsyncClient(base_url=other, timeout=WAIT_S) as elsewhere,
-    ):
-        yield http, elsewhere
 
 
 async def test_same_request_gets_the_same_thread(http: httpx.AsyncClient) -> None:

@@ -13,6 +13,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from conftest import WAIT_S, serving
+from tenancy import TABLES
 from threadkeep.api.routes import TABLE
 from threadkeep.db import spaces
 from threadkeep.db.bounds import BoundPool
@@ -53,18 +54,6 @@ async def own(ctx, value):
 async def own_namespace(ctx, value):
     value["namespace"] = (ctx.user.identity, *(value.get("namespace") or ()))
 """
-TABLES = (
-    "threads",
-    "runs",
-    "run_events",
-    "assistants",
-    "assistant_versions",
-    "crons",
-    "store",
-    "checkpoints",
-    "checkpoint_blobs",
-    "checkpoint_writes",
-)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tenancy import TABLES
 from threadkeep.db import assistants, bounds, migrate, spaces, threads
 from threadkeep.db.bounds import bound_to
 from threadkeep.db.filters import EVERYTHING, Filters
@@ -21,18 +22,6 @@ from threadkeep.settings import Settings
 
 ADA = Filters({"owner": "ada"}, space=spaces.label("ada"))
 BOB = Filters({"owner": "bob"}, space=spaces.label("bob"))
-TABLES = (
-    "threads",
-    "runs",
-    "run_events",
-    "assistants",
-    "assistant_versions",
-    "crons",
-    "store",
-    "checkpoints",
-    "checkpoint_blobs",
-    "checkpoint_writes",
-)
 
 
 @pytest.fixture

@@ -1,31 +1,16 @@
 """Two processes, one database: a run of the one is followed, joined and stopped in the other."""
 
-from collections.abc import AsyncIterator
-
 import anyio
 import anyio.abc
 import httpx
 import psycopg
-import pytest
 
-from conftest import WAIT_S, serving
+from conftest import WAIT_S
 from graphs import Gate
 from threadkeep.settings import Settings
 
 GATED = {"assistant_id": "gated", "input": {"items": ["in"]}}
 ENDED = {"items": ["in", "gated"]}
-
-
-@pytest.fixture
-async def replicas(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
-    """Clients of two servers on one database."""
-    async with (
-        serving(settings) as one,
-        serving(settings) as other,
-        httpx.AsyncClient(base_url=one, timeout=WAIT_S) as http,
-        httpx.AsyncClient(base_url=other, timeout=WAIT_S) as elsewhere,
-    ):
-        yield http, elsewhere
 
 
 async def running(http: httpx.AsyncClient, gate: Gate, tasks: anyio.abc.TaskGroup) -> str:

@@ -1,0 +1,14 @@
+"""The tables whose rows are somebody's."""
+
+TABLES = (
+    "threads",
+    "runs",
+    "run_events",
+    "assistants",
+    "assistant_versions",
+    "crons",
+    "store",
+    "checkpoints",
+    "checkpoint_blobs",
+    "checkpoint_writes",
+)
