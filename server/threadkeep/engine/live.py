@@ -143,10 +143,11 @@ class LiveRun:
         """Events behind position `after`, in order, until the run ends. A gap is told, never passed over."""
         position = after
         while True:
-            for item in self.behind(position):
+            fresh = self.behind(position)
+            for item in fresh:
                 position = item.position
                 yield item
-            if position >= self._last:
+            if not fresh:
                 if self.outcome is not None or self.abandoned:
                     return
                 await self.changed()
@@ -200,7 +201,9 @@ class LiveRuns:
         live.gone.set()
 
     def get(self, run_id: UUID) -> LiveRun | None:
-        return self._runs.get(run_id)
+        """None also where this process has let go of it."""
+        live = self._runs.get(run_id)
+        return None if live is None or live.abandoned else live
 
     def all(self) -> Mapping[UUID, LiveRun]:
         return self._runs
