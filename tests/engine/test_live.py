@@ -4,6 +4,7 @@ from contextlib import aclosing
 from uuid import uuid4
 
 import anyio
+import anyio.lowlevel
 
 from threadkeep.engine.live import Event, LiveRun, Outcome
 
@@ -16,13 +17,12 @@ async def test_reader_who_is_behind_an_attempt_that_has_said_nothing_waits_for_i
 
     async def read() -> None:
         async with aclosing(live.follow(21)) as items:
-            async for item in items:
-                got.append(item.position)
+            got.extend([item.position async for item in items])
 
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             assert not got
             assert live.append("metadata", b"{}") == Event(1_001, "metadata", b"{}")
             live.end(Outcome("success", b"{}"))
