@@ -88,9 +88,6 @@ DECLARE
     watched      boolean := false;
     found_in     jsonb;
 BEGIN
-    IF NOT (asked ->> 'told')::boolean THEN -- nobody hears of the run before its end, which is on disk
-        PERFORM set_config('synchronous_commit', 'off', true);
-    END IF;
     new_thread := false;
     IF asked -> 'new_thread' IS NOT NULL THEN
         INSERT INTO threads (thread_id, status, metadata, ttl_strategy, ttl_minutes, temporary_until)
@@ -141,6 +138,8 @@ BEGIN
     END IF;
     IF status = 'pending' THEN
         PERFORM pg_notify('threadkeep', 'pending');
+    ELSIF NOT (asked ->> 'told')::boolean THEN -- nobody hears of the run before its end, which is on disk
+        PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
     IF watched THEN
         PERFORM pg_notify('threadkeep', 'thread:' || asked_thread);

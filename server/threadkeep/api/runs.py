@@ -24,6 +24,7 @@ MAX_RECURSION = 1000
 """The highest `config.recursion_limit`."""
 RESERVED = frozenset({"run_id", "thread_id", "assistant_id", "graph_id", "cron_id", "run_attempt"})
 """Metadata that the server writes; a client's are dropped, as on the reference."""
+NOT_ON_DISK = "the database crashed before the run was on disk: send it again"
 UNSUPPORTED = ("feedback_keys", "langsmith_tracer")
 """Documented fields that need LangSmith."""
 
@@ -106,6 +107,7 @@ async def wait(call: Call[ThreadRunBody, None]) -> Response:
         _answer(call.engine, call.filters, admitted),
         headers=run_headers(admitted.thread_id, admitted.run_id, "join"),
         on_disconnect=_on_disconnect(call, admitted),
+        confirm=_confirm(call.engine, admitted),
     )
 
 
@@ -129,6 +131,7 @@ async def wait_stateless(call: Call[StatelessRunBody, None]) -> Response:
         _answer(call.engine, call.filters, admitted),
         headers=run_headers(admitted.thread_id, admitted.run_id, "join" if admitted.run else None),
         on_disconnect=_on_disconnect(call, admitted),
+        confirm=_confirm(call.engine, admitted),
     )
 
 
@@ -211,9 +214,22 @@ def _answer(engine: Engine, filters: Filters, admitted: Admitted) -> Callable[[]
         except NotFound:
             if admitted.live.cancelled:
                 raise
-            raise Unavailable("the database crashed before the run was on disk: send it again") from None
+            raise Unavailable(NOT_ON_DISK) from None
 
     return answer
+
+
+def _confirm(engine: Engine, admitted: Admitted) -> Callable[[], Awaitable[None]] | None:
+    """Says, before the client hears of a run that was opened without a flush, that it is in Postgres."""
+    if admitted.live is None or admitted.run is None:
+        return None
+    live = admitted.live
+
+    async def confirm() -> None:
+        if await follow.known(engine, live.run_id) is None and not live.cancelled:
+            raise Unavailable(NOT_ON_DISK)
+
+    return confirm
 
 
 def _followed(engine: Engine, admitted: Admitted) -> AsyncGenerator[Followed, None]:

@@ -37,12 +37,15 @@ class WaitingAnswer(Response):
         *,
         headers: dict[str, str],
         on_disconnect: Callable[[], Awaitable[None]] | None = None,
+        confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(headers=headers, media_type="application/json")
         del self.headers["content-length"]
         self._answer = answer
         self._own_headers = headers
         self._on_disconnect = on_disconnect
+        self._confirm = confirm
+        """Raises where what the head is about to acknowledge is not there."""
         self._ready = anyio.Event()
         self._body: bytes | Problem = b""
         self._begun = False
@@ -54,10 +57,12 @@ class WaitingAnswer(Response):
             return
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_gone, receive, tasks.cancel_scope, self._on_disconnect)
-            tasks.start_soon(self._find)
+            tasks.start_soon(self._settle_with, self._find)
             tasks.start_soon(self._give_up, scope["state"]["engine"])
             with anyio.move_on_after(HEARTBEAT_S):
                 await self._ready.wait()
+            if not self._ready.is_set() and self._confirm is not None:
+                await self._settle_with(self._confirm)
             if not self._ready.is_set():
                 await self._beat(send)
             elif isinstance(self._body, bytes):
@@ -73,8 +78,12 @@ class WaitingAnswer(Response):
         return None
 
     async def _find(self) -> None:
+        self._settle(await self._answer())
+
+    async def _settle_with(self, work: Callable[[], Awaitable[None]]) -> None:
+        """What `work` raises is the answer."""
         try:
-            self._settle(await self._answer())
+            await work()
         except Problem as problem:
             self._settle(problem)
         except AWAY:

@@ -118,14 +118,17 @@ async def _settle_threads(conn: Conn, parameters: dict[str, object]) -> None:
 
 
 async def wanted(conn: Conn, worker_id: UUID, run_ids: Sequence[UUID]) -> Sequence[tuple[UUID, CancelAction, str]]:
-    """Which of the runs that this process executes are to stop: id, action, reason. Those that are gone, too."""
+    """Which of the runs that this process executes are to stop: id, action, reason. Those that are gone, too.
+
+    Gone by a crash is not deleted: there the process has lost its lease as well, and with it its runs.
+    """
     cursor = await conn.execute(
         """
         SELECT live.run_id, coalesce(runs.cancel_action, 'interrupt'),
                CASE WHEN runs.run_id IS NULL THEN 'the thread was deleted'
                     ELSE coalesce(runs.cancel_reason, 'cancelled') END
           FROM unnest(%(run_ids)s::uuid[]) AS live (run_id) LEFT JOIN runs ON runs.run_id = live.run_id
-         WHERE runs.run_id IS NULL
+         WHERE (runs.run_id IS NULL AND EXISTS (SELECT FROM witnesses WHERE worker_id = %(worker_id)s))
             OR (runs.worker_id = %(worker_id)s AND runs.status = 'running' AND runs.cancel_action IS NOT NULL)
         """,
         {"worker_id": worker_id, "run_ids": list(run_ids)},

@@ -137,10 +137,15 @@ async def ended(engine: Engine, run_id: UUID) -> None:
         while True:
             if live := engine.live.get(run_id):
                 await live.wait()
-            status = await outlast(lambda: _status(engine, run_id))
+            status = await known(engine, run_id)
             if status is None or status in FINAL:
                 return
             await signal.wait(POLL_S)
+
+
+async def known(engine: Engine, run_id: UUID) -> RunStatus | None:
+    """Where the run stands, as soon as Postgres can say; None: there is no such run."""
+    return await outlast(lambda: _status(engine, run_id))
 
 
 async def _status(engine: Engine, run_id: UUID) -> RunStatus | None:

@@ -1,0 +1,67 @@
+"""What a client that waits is told of a run that was opened without a flush."""
+
+from uuid import UUID
+
+import anyio
+import httpx
+import psycopg
+from psycopg.rows import TupleRow
+
+from conftest import serving
+from graphs import Gate
+from threadkeep import ids
+from threadkeep.db.filters import EVERYTHING
+from threadkeep.db.openings import NewRun, open_run_in
+from threadkeep.settings import Settings
+
+
+async def test_client_who_waits_hears_only_of_a_run_that_is_in_postgres(settings: Settings, gate: Gate) -> None:
+    """Ours: acknowledged means in Postgres. A crash may take what was not flushed; 503, and not a 200 with an error."""
+    answers: list[httpx.Response] = []
+
+    async def wait() -> None:
+        body: dict[str, object] = {"assistant_id": "gated", "input": {"items": []}, "if_not_exists": "create"}
+        answers.append(await http.post(f"/threads/{ids.uuid7()}/runs/wait", json=body))
+
+    async with (
+        serving(settings.model_copy(update={"lease_s": 120})) as url,
+        httpx.AsyncClient(base_url=url, timeout=20) as http,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(wait)
+        await gate.entered()
+        async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
+            await conn.execute("DELETE FROM runs")  # as a crash leaves it
+            await conn.execute("DELETE FROM witnesses")
+
+    (answer,) = answers
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "content-location" not in answer.headers
+
+
+async def test_only_a_run_that_begins_at_once_is_opened_without_a_flush(settings: Settings) -> None:
+    """Ours: a run that waits in the queue may be begun, and told of, by any process."""
+    thread_id, seen = ids.uuid7(), list[object]()
+    async with await psycopg.AsyncConnection[TupleRow].connect(str(settings.database_uri)) as conn:
+        for _ in range(2):
+            opened = await open_run_in(conn, EVERYTHING, _asked(thread_id))
+            flushed = await (await conn.execute("SHOW synchronous_commit")).fetchone()
+            await conn.commit()
+            seen.append((opened.run and opened.run.status, flushed))
+
+    assert seen == [("running", ("off",)), ("pending", ("on",))]
+
+
+def _asked(thread_id: UUID) -> NewRun:
+    return NewRun(
+        run_id=ids.uuid7(),
+        thread_id=thread_id,
+        assistant_id=ids.uuid7(),
+        graph_id="chain",
+        metadata={},
+        assistant_metadata={},
+        kwargs=b"{}",
+        told=False,
+        create_thread=True,
+        worker_id=ids.uuid7(),
+    )
