@@ -16,9 +16,10 @@ from threadkeep.db.embedded import running
 from threadkeep.problems import StartRefused
 
 SERVER = """
-import sys
+import signal, sys
 from pathlib import Path
 from threadkeep.db.embedded import running
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 with running(Path(sys.argv[1]), durable=False) as uri:
     print(uri, flush=True)
     sys.stdin.read()
