@@ -30,14 +30,17 @@ class Words(BaseChatModel):
 
     async def _astream(self, messages: list[BaseMessage], *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
         last = messages[-1]
+        gate = Gate.latest if "wait" in str(last.content) else None
         if "sum" in str(last.content) and not isinstance(last, ToolMessage):
+            if gate is not None:
+                await gate.pass_through()
             for name, args in (("add", ""), (None, '{"a": 2,'), (None, ' "b": 3}')):
                 call = tool_call_chunk(name=name, args=args, id="call-1" if name else None, index=0)
                 yield ChatGenerationChunk(message=AIMessageChunk("", tool_call_chunks=[call]))
             return
         for number, word in enumerate(self.words):
-            if number == 2 and "wait" in str(last.content) and Gate.latest is not None:
-                await Gate.latest.pass_through()
+            if number == 2 and gate is not None:
+                await gate.pass_through()
             yield ChatGenerationChunk(message=AIMessageChunk(word))
 
 

@@ -13,10 +13,6 @@ from threadkeep.settings import Settings
 
 pytestmark = needs_node
 
-TRIES = (False, False, True)
-"""The SDK hands the end that one subscription is told of to all of them: a short run may look over to one whose replay is
-still on its way. Which of the two comes first is the machine's mood, and no server's."""
-
 
 @pytest.fixture
 async def url(settings: Settings) -> AsyncIterator[str]:
@@ -32,16 +28,5 @@ async def url(settings: Settings) -> AsyncIterator[str]:
 )
 async def test_threads_stream_of_the_js_sdk(url: str, gate: Gate, subject: str, transport: str) -> None:
     """Protocol: what the script expects of that subject; a run waits where it would be over before it is watched."""
-    for last in TRIES:
-        try:
-            return await _judge(url, gate, transport, subject)
-        except AssertionError:  # on a busy machine: see TRIES
-            if last:
-                raise
-    return None
-
-
-async def _judge(url: str, gate: Gate, transport: str, subject: str) -> None:
-    more = [transport, subject]
     options = ["--experimental-websocket"]
-    await run_script("protocol", url, "1x", {"open the gate": gate.open}, options=options, more=more)
+    await run_script("protocol", url, "1x", {"open the gate": gate.open}, options=options, more=[transport, subject])
