@@ -105,7 +105,7 @@ async def listening(uri: str) -> AsyncGenerator[Wakeups]:
 async def _listen(uri: str, wakeups: Wakeups) -> None:
     while True:
         try:
-            async with await _connected(uri) as conn:
+            async with _connected(uri) as conn:
                 await conn.execute("LISTEN threadkeep")
                 wakeups.wake_all()
                 await _hand_on(conn.notifies(), wakeups)
@@ -114,10 +114,15 @@ async def _listen(uri: str, wakeups: Wakeups) -> None:
         await anyio.sleep(RECONNECT_S)
 
 
-async def _connected(uri: str) -> AsyncConnection:
-    """Shielded: psycopg leaves a connection open whose making is cancelled. `conninfo` gives up sooner."""
+@asynccontextmanager
+async def _connected(uri: str) -> AsyncGenerator[AsyncConnection]:
+    """Psycopg leaves a connection open whose making, or whose last rollback, is cancelled. `conninfo` gives up sooner."""
     with anyio.fail_after(CONNECT_S, shield=True):
-        return await AsyncConnection.connect(conninfo(uri), autocommit=True)
+        conn = await AsyncConnection.connect(conninfo(uri), autocommit=True)
+    try:
+        yield conn
+    finally:
+        await conn.close()
 
 
 async def _hand_on(notifies: AsyncGenerator[Notify], wakeups: Wakeups) -> None:
