@@ -24,30 +24,46 @@ class RunEvent:
     data: str
 
 
-async def append(conn: Conn, run_id: UUID, worker_id: UUID, batch: Sequence[RunEvent]) -> None:
-    """Write a batch of a run that `worker_id` executes, and wake its readers in other processes.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events of a run that `worker_id` executes."""
 
-    A position that is there already stays as it is; a run that was deleted, or is no longer `worker_id`'s, gets none.
-    They need not be on disk before the run's end is, which flushes them too.
+    run_id: UUID
+    worker_id: UUID
+    events: Sequence[RunEvent]
+
+
+async def append(conn: Conn, batches: Sequence[Batch]) -> None:
+    """Write batches of several runs, each of another, and wake their readers in other processes.
+
+    A position that is there already stays as it is; a run that was deleted, or is no longer its worker's, gets none.
+    They need not be on disk before their run's end is, which flushes them too.
     """
+    rows = [(place, event) for place, batch in enumerate(batches, 1) for event in batch.events]
     await conn.execute(
         """
         WITH run AS (
-            SELECT run_id FROM runs WHERE run_id = %(run_id)s AND worker_id = %(worker_id)s FOR KEY SHARE
+            SELECT runs.run_id, held.place
+              FROM unnest(%(run_ids)b::uuid[], %(worker_ids)b::uuid[]) WITH ORDINALITY AS held(run_id, worker_id, place)
+              JOIN runs ON runs.run_id = held.run_id AND runs.worker_id = held.worker_id
+               FOR KEY SHARE OF runs
         ), added AS (
             INSERT INTO run_events (run_id, position, event, data)
-            SELECT run.run_id, item.*
-              FROM run, unnest(%(positions)b, %(events)b, string_to_array(%(lines)s, E'\n')) AS item
+            SELECT run.run_id, item.position, item.event, item.data
+              FROM unnest(%(places)b, %(positions)b, %(events)b, string_to_array(%(lines)s, E'\n'))
+                   AS item(place, position, event, data)
+              JOIN run ON run.place = item.place
             ON CONFLICT DO NOTHING
         )
         SELECT pg_notify('threadkeep', 'run:' || run_id), set_config('synchronous_commit', 'off', true) FROM run
         """,
         {
-            "run_id": run_id,
-            "worker_id": worker_id,
-            "positions": Ints(item.position for item in batch),
-            "events": Texts(item.event for item in batch),
-            "lines": "\n".join(item.data for item in batch),  # an array of text is escaped by Python, at length
+            "run_ids": Texts(batch.run_id for batch in batches),
+            "worker_ids": Texts(batch.worker_id for batch in batches),
+            "places": Ints(place for place, _ in rows),
+            "positions": Ints(event.position for _, event in rows),
+            "events": Texts(event.event for _, event in rows),
+            "lines": "\n".join(event.data for _, event in rows),  # an array of text is escaped by Python, at length
         },
     )
 

@@ -9,6 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
+from threadkeep.db.event_commit import EventCommit
 from threadkeep.db.listen import Wakeups
 from threadkeep.db.pool import Pool
 from threadkeep.db.store import Store
@@ -62,6 +63,7 @@ class Engine:
     leaving: anyio.Event = field(default_factory=anyio.Event)
     """Set when the runs have had their time: what is still open is ended now, unfinished."""
     live: LiveRuns = field(default_factory=LiveRuns)
+    event_commit: EventCommit = field(default_factory=EventCommit)
     stuck: Stuck = field(default_factory=Stuck)
     lease: Lease = field(default_factory=Lease)
 

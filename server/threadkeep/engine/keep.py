@@ -9,18 +9,17 @@ from uuid import UUID
 
 import anyio
 
-from threadkeep.db import bounds, events, runs
-from threadkeep.db.events import RunEvent
+from threadkeep.db import bounds, runs
+from threadkeep.db.events import Batch, RunEvent
 from threadkeep.db.listen import WATCH
 from threadkeep.db.outage import AWAY, outlast
-from threadkeep.db.pool import Pool
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.live import Event, Gap, LiveRun
 
 log = logging.getLogger(__name__)
 
 LINGER_S = 0.2
-"""How long an event may wait for others to be written with it."""
+"""The beat in which all runs' events are written, so that they go together."""
 BATCH = 500
 """Events written at once."""
 POLL_S = 5.0
@@ -79,8 +78,8 @@ async def _write_all(engine: Engine, live: LiveRun) -> None:
     while not live.abandoned:
         batch = live.behind(position)
         for start in range(0, len(batch), BATCH):
-            part = batch[start : start + BATCH]
-            await outlast(lambda part=part: _write(engine.pool, live, worker_id, part))
+            part = _batch(live, worker_id, batch[start : start + BATCH])
+            await outlast(lambda part=part: engine.event_commit.write(engine.pool, part))
         if batch:
             position = batch[-1].position
         elif live.sealed:
@@ -91,23 +90,18 @@ async def _write_all(engine: Engine, live: LiveRun) -> None:
 
 
 async def _linger(live: LiveRun) -> None:
-    """Let events gather: a transaction for each token would cost more than the token. None may fall out of the ring."""
+    """Let events gather, to be written with those of the other runs; none may fall out of the ring."""
     if live.sealed or live.crowded:
         return
     live.pressed = anyio.Event()
-    with anyio.move_on_after(LINGER_S):
+    with anyio.move_on_after(LINGER_S - anyio.current_time() % LINGER_S):
         await live.pressed.wait()
 
 
-async def _write(pool: Pool, live: LiveRun, worker_id: UUID, batch: list[Event | Gap]) -> None:
-    async with pool.connection() as conn:
-        await events.append(
-            conn,
-            live.run_id,
-            worker_id,
-            [
-                RunEvent(position=item.position, event=item.name, data=item.data.decode())
-                for item in batch
-                if isinstance(item, Event)
-            ],
-        )
+def _batch(live: LiveRun, worker_id: UUID, items: list[Event | Gap]) -> Batch:
+    found = [
+        RunEvent(position=item.position, event=item.name, data=item.data.decode())
+        for item in items
+        if isinstance(item, Event)
+    ]
+    return Batch(live.run_id, worker_id, found)
