@@ -113,5 +113,5 @@ PROTOCOL_GRAPHS: dict[str, Any] = {
     "telling": _chain(tell=_tell),
     "asking_text": _chain(tell=_tell, ask=_ask),
     "nested": _chain(child=_chain(tell=_tell, ask=_ask_more).compile()),
-    **{name: GRAPHS[name] for name in ("failing", "gated", "chain", "two_questions", "parent")},
+    **{name: GRAPHS[name] for name in ("failing", "gated", "chain", "asking", "two_questions", "parent")},
 }

@@ -230,6 +230,34 @@ async def test_a_question_in_a_subgraph_is_told_once_and_answered(http: httpx.As
     assert data(events, "values", [])[-1] == {"text": "it is told so"}
 
 
+async def test_an_answer_may_change_the_state(http: httpx.AsyncClient) -> None:
+    """Protocol: `update` beside the answer, as LangGraph's `Command` has it."""
+    events = await _answered(http, "asking_text", {"text": "it is"}, update={"text": "it was"})
+
+    assert data(events, "values", [])[-1] == {"text": "it was Ada"}
+
+
+async def test_an_answer_may_jump(http: httpx.AsyncClient) -> None:
+    """Protocol: `goto` beside the answer: that node runs in the step of the one that asked."""
+    events = await _answered(http, "asking", {"items": []}, goto="second")
+    ran = [update["node"] for update in data(events, "updates", [])]
+
+    assert (sorted(ran[:2]), ran[2:]) == (["ask", "second"], ["second"])
+
+
+async def _answered(
+    http: httpx.AsyncClient, graph: str, given: dict[str, Any], **beside: object
+) -> list[dict[str, Any]]:
+    """The events of the run that goes on after the answer Ada."""
+    thread_id = str(uuid4())
+    await send(http, thread_id, "run.start", assistant_id=graph, input=given)
+    [asked] = data(await watch(http, thread_id, end="interrupted"), "input.requested")
+    answered = await send(
+        http, thread_id, "input.respond", interrupt_id=asked["interrupt_id"], response="Ada", **beside
+    )
+    return await watch(http, thread_id, since=answered["meta"]["applied_through_seq"])
+
+
 async def test_the_tree_shows_the_graphs_that_go_on(http: httpx.AsyncClient, gate: Gate) -> None:
     """Protocol: `agent.getTree` is of the run that goes on; without one, `no_such_run`."""
     thread_id = str(uuid4())

@@ -1,0 +1,83 @@
+"""Events of several runs that are written together."""
+
+from uuid import UUID
+
+import anyio
+import psycopg
+
+from threadkeep import ids
+from threadkeep.db import events, pool
+from threadkeep.db.event_commit import EventCommit
+from threadkeep.db.events import Batch, RunEvent
+from threadkeep.db.filters import EVERYTHING
+from threadkeep.db.openings import NewRun, open_run_in
+from threadkeep.settings import Settings
+
+WORKER = ids.uuid7()
+
+
+async def test_runs_that_come_together_are_one_statement_and_each_gets_its_own(settings: Settings) -> None:
+    """Ours: a run that is another worker's gets none, and takes nothing from the others."""
+    async with pool.open_api_pool(settings, str(settings.database_uri)) as api:
+        runs = [await _run(api) for _ in range(3)]
+        commit = EventCommit()
+        async with anyio.create_task_group() as tasks:
+            for number, run_id in enumerate(runs):
+                worker = ids.uuid7() if number == 1 else WORKER
+                tasks.start_soon(commit.write, api, Batch(run_id, worker, _said(f'"{number}"', '"more"')))
+        found = [await _read(api, run_id) for run_id in runs]
+
+    assert found == [['"0"', '"more"'], [], ['"2"', '"more"']]
+
+
+async def test_a_batch_that_fails_fails_alone(settings: Settings) -> None:
+    """Ours: the others of the same statement are written all the same."""
+    failed: list[UUID] = []
+
+    async def write(run_id: UUID, said: str) -> None:
+        try:
+            await commit.write(api, Batch(run_id, WORKER, _said(said)))
+        except psycopg.DataError:
+            failed.append(run_id)
+
+    async with pool.open_api_pool(settings, str(settings.database_uri)) as api:
+        runs = [await _run(api) for _ in range(3)]
+        commit = EventCommit()
+        async with anyio.create_task_group() as tasks:
+            for run_id, said in zip(runs, ['"good"', '"\x00"', '"good too"'], strict=True):
+                tasks.start_soon(write, run_id, said)
+        found = [await _read(api, run_id) for run_id in runs]
+
+    assert failed == [runs[1]]
+    assert found == [['"good"'], [], ['"good too"']]
+
+
+def _said(*data: str) -> list[RunEvent]:
+    return [RunEvent(position=position, event="custom", data=one) for position, one in enumerate(data, 1)]
+
+
+async def _read(api: pool.Pool, run_id: UUID) -> list[str]:
+    async with api.connection() as conn:
+        return [event.data for event in await events.read(conn, run_id, 0)]
+
+
+async def _run(api: pool.Pool) -> UUID:
+    run_id = ids.uuid7()
+    async with api.connection() as conn, conn.transaction():
+        await open_run_in(conn, EVERYTHING, _new(run_id))
+    return run_id
+
+
+def _new(run_id: UUID) -> NewRun:
+    return NewRun(
+        run_id=run_id,
+        thread_id=ids.uuid7(),
+        assistant_id=ids.uuid7(),
+        graph_id="chain",
+        metadata={},
+        assistant_metadata={},
+        kwargs=b"{}",
+        told=False,
+        create_thread=True,
+        worker_id=WORKER,
+    )
