@@ -1,8 +1,10 @@
 """Graphs of which the tests of the protocol v2 get at least one event on each channel: real and small."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar, TypedDict
 
+import anyio.lowlevel
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.messages.tool import tool_call_chunk
@@ -41,7 +43,31 @@ class Words(BaseChatModel):
         for number, word in enumerate(self.words):
             if number == 2 and gate is not None:
                 await gate.pass_through()
+            await anyio.lowlevel.checkpoint()  # another model's turn, where there is one
             yield ChatGenerationChunk(message=AIMessageChunk(word))
+
+
+class Thoughts(BaseChatModel):
+    """A model that thinks, says and shows: blocks of three kinds."""
+
+    pieces: ClassVar[tuple[Any, ...]] = (
+        {"type": "reasoning", "reasoning": "so, ", "index": 0},
+        {"type": "reasoning", "reasoning": "well", "index": 0},
+        {"type": "text", "text": "here ", "index": 1},
+        {"type": "text", "text": "it is", "index": 1},
+        {"type": "image", "base64": "AAAA", "mime_type": "image/png", "index": 2},
+    )
+
+    @property
+    def _llm_type(self) -> str:
+        return "thoughts"
+
+    def _generate(self, _: list[BaseMessage], *__: Any, **___: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(list(self.pieces)))])
+
+    async def _astream(self, *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for piece in self.pieces:
+            yield ChatGenerationChunk(message=AIMessageChunk([piece]))
 
 
 @tool
@@ -52,6 +78,19 @@ def add(a: int, b: int) -> int:
 
 async def _speak(state: MessagesState) -> Any:
     return {"messages": [await Words().ainvoke(state["messages"])]}
+
+
+async def _think(state: MessagesState) -> Any:
+    return {"messages": [await Thoughts().ainvoke(state["messages"])]}
+
+
+async def _speak_twice(state: MessagesState) -> Any:
+    """Two models at once, in one node."""
+    return {"messages": await asyncio.gather(*(Words().ainvoke(state["messages"]) for _ in range(2)))}
+
+
+def _messages(node: Any) -> StateGraph[Any, Any, Any, Any]:
+    return StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").add_edge("node", END)
 
 
 def _next(state: MessagesState) -> str:
@@ -110,6 +149,8 @@ def _crew() -> StateGraph[Any, Any, Any, Any]:
 PROTOCOL_GRAPHS: dict[str, Any] = {
     "agent": _agent(),
     "crew": _crew(),
+    "thinking": _messages(_think),
+    "two_voices": _messages(_speak_twice),
     "telling": _chain(tell=_tell),
     "asking_text": _chain(tell=_tell, ask=_ask),
     "nested": _chain(child=_chain(tell=_tell, ask=_ask_more).compile()),

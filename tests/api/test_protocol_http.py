@@ -230,6 +230,38 @@ async def test_a_question_in_a_subgraph_is_told_once_and_answered(http: httpx.As
     assert data(events, "values", [])[-1] == {"text": "it is told so"}
 
 
+async def test_blocks_that_are_no_text_are_told_too(http: httpx.AsyncClient) -> None:
+    """Protocol: each block has its start, its deltas and its whole; what is large comes with the whole."""
+    thread_id = str(uuid4())
+    await send(http, thread_id, "run.start", assistant_id="thinking", input=said("hello"))
+    told = data(await watch(http, thread_id), "messages")
+    starts = [one["content"] for one in told if one["event"] == "content-block-start"]
+    deltas = [one["delta"] for one in told if one["event"] == "content-block-delta"]
+    wholes = [one["content"] for one in told if one["event"] == "content-block-finish"]
+
+    assert [one["type"] for one in starts] == ["reasoning", "text", "image"]
+    assert "base64" not in starts[2]
+    assert [one.get("reasoning", one.get("text")) for one in deltas] == ["so, ", "well", "here ", "it is"]
+    assert [one["type"] for one in wholes] == ["reasoning", "text", "image"]
+    assert (wholes[0]["reasoning"], wholes[1]["text"], wholes[2]["base64"]) == ("so, well", "here it is", "AAAA")
+
+
+async def test_parallel_messages_of_one_node_are_told_apart(http: httpx.AsyncClient) -> None:
+    """Protocol: while several come in, each event names its message."""
+    thread_id = str(uuid4())
+    await send(http, thread_id, "run.start", assistant_id="two_voices", input=said("hello"))
+    told = data(await watch(http, thread_id), "messages")
+    texts: dict[str, str] = {}
+    for one in told:
+        if one["event"] == "message-start":
+            texts[one["id"]] = ""
+        if one["event"] == "content-block-delta":
+            alone = next(iter(texts)) if len(texts) == 1 else ""
+            texts[one.get("message_id", alone)] += one["delta"]["text"]
+
+    assert list(texts.values()) == ["one two three four"] * 2
+
+
 async def test_an_answer_may_change_the_state(http: httpx.AsyncClient) -> None:
     """Protocol: `update` beside the answer, as LangGraph's `Command` has it."""
     events = await _answered(http, "asking_text", {"text": "it is"}, update={"text": "it was"})

@@ -27,6 +27,8 @@ class _Open:
         self.blocks = Blocks()
         self.usage: dict[str, Any] = {}
         self.metadata: dict[str, Any] = {}
+        self.named = False
+        """Others came in beside it: from then on its events say whose they are."""
 
     def observe(self, message: Data) -> None:
         """Keep what is told at the end."""
@@ -92,16 +94,25 @@ class Messages:
         message, metadata = cast("tuple[Data, Data]", orjson.loads(data))
         node = cast("str | None", metadata.get("langgraph_node"))
         key = (namespace, str(message.get("id")))
-        several = len(self._open) > (1 if key in self._open else 0)
-        if not several and (text := _plain_text(message)) and self._continues(key, message):
+        named = self._name_parallel(key)
+        if not named and (text := _plain_text(message)) and self._continues(key, message):
             raw = orjson.dumps(text)
             if data.startswith(BEGIN[:-1] + raw):
                 self._repeated = _Repeated(namespace, data[len(BEGIN) + len(raw) - 2 :], node, self._open[key].blocks)
             return node, [DELTA % raw]
         events = self._of_chunk(key, message, node)
-        if several:
+        if named:
             events = [event | {"run_id": key[1], "message_id": key[1]} for event in events]
         return node, [wire.dumps(event) for event in events]
+
+    def _name_parallel(self, key: tuple[Namespace, str]) -> bool:
+        """Whether the message's events are to name it: others come in beside it, or did before."""
+        known = self._open.get(key)
+        if len(self._open) > (known is not None):
+            for one in self._open.values():
+                one.named = True
+            return True
+        return known is not None and known.named
 
     def _continues(self, key: tuple[Namespace, str], message: Data) -> bool:
         """The chunk is more of the text that is coming in, and no more than that: what nearly every chunk is."""
@@ -115,7 +126,9 @@ class Messages:
             return []
         events: list[Data] = []
         if (known := self._open.get(key)) is None:
+            parallel = bool(self._open)
             known = self._open[key] = _Open(key[1], node)
+            known.named = parallel
             events.append(known.start(role, message))
         known.observe(message)
         events.extend(known.blocks.add(message))
