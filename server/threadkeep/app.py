@@ -25,8 +25,9 @@ from threadkeep.api.middleware import Guarded, Requests
 from threadkeep.api.routes import SOCKETS, TABLE
 from threadkeep.api.scrape import Scrape
 from threadkeep.auth import opening
-from threadkeep.db import assistants, bounds, encryption, pool, workers
+from threadkeep.db import assistants, bounds, encryption, event_commit, pool, workers
 from threadkeep.db.checkpoints import Checkpoints, open_checkpoints
+from threadkeep.db.event_commit import EventCommit
 from threadkeep.db.listen import Wakeups, listening
 from threadkeep.db.pool import Pool
 from threadkeep.db.store import Store
@@ -188,12 +189,13 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
         open_checkpoints(
             runs_pool, plan.serde, plan.metrics.committed, channel_bytes=plan.settings.channel_bytes
         ) as saver,
+        event_commit.committing(api_pool) as events,
         anyio.create_task_group() as owners,
     ):
         tasks = await owners.start(own_runs, name="runs")
         await pool.check_capacity(api_pool, plan.settings)
         await bounds.find_wall(api_pool, runs_pool, needed=door is not None)
-        engine = _engine(plan, Parts(api_pool, saver, plan.open_store(runs_pool), wakeups, tasks))
+        engine = _engine(plan, Parts(api_pool, saver, plan.open_store(runs_pool), events, wakeups, tasks))
         await _announce(engine)
         scrape = Scrape(engine, {"api": api_pool, "runs": runs_pool}, plan.metrics_guarded)
         with containing(), beating(plan.direct_uri, engine.lease, plan.settings.lease_s):
@@ -242,6 +244,7 @@ class Parts:
     pool: Pool
     saver: Checkpoints
     store: Store
+    event_commit: EventCommit
     wakeups: Wakeups
     tasks: TaskGroup
 
@@ -263,6 +266,7 @@ def _engine(plan: Plan, parts: Parts) -> Engine:
             timeout_s=settings.queue_timeout_s,
             waited=plan.metrics.slot_wait.observe,
         ),
+        event_commit=parts.event_commit,
         wakeups=parts.wakeups,
         tasks=parts.tasks,
         metrics=plan.metrics,

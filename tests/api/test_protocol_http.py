@@ -424,6 +424,23 @@ async def test_commands_and_events_share_a_socket(url: str) -> None:
     ]
 
 
+async def test_subscriptions_that_come_together_are_served_together(url: str, http: httpx.AsyncClient) -> None:
+    """JS SDK: who returns asks anew for all that he had, and takes an end that one is told of for the end of all."""
+    thread_id = str(uuid4())
+    await send(http, thread_id, "run.start", assistant_id="agent", input=said("hello"))
+    await watch(http, thread_id)
+    found: list[dict[str, Any]] = []
+    with anyio.fail_after(10):
+        async with connect(f"{url.replace('http', 'ws')}/threads/{thread_id}/stream/events") as socket:
+            for number, channels in enumerate((["lifecycle"], ["messages", "lifecycle"])):
+                asked = {"id": number, "method": "subscription.subscribe", "params": {"channels": channels}}
+                await socket.send(json.dumps(asked))
+            while not found or not _is_end(found[-1], "completed"):
+                found.append(json.loads(await socket.recv()))
+
+    assert data(found[2:], "messages")[-1]["event"] == "message-finish"
+
+
 @pytest.mark.parametrize(("origin", "code"), [("https://evil.example", 4403), ("http://localhost:3000", None)])
 async def test_a_page_of_another_origin_gets_no_socket(url: str, origin: str, code: int | None) -> None:
     """Ours: a browser sends WebSockets anywhere; the rule is that of `http.cors`."""

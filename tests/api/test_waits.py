@@ -1,7 +1,5 @@
 """What a client that waits is told of a run that was opened without a flush."""
 
-from uuid import UUID
-
 import anyio
 import httpx
 import psycopg
@@ -9,9 +7,10 @@ from psycopg.rows import TupleRow
 
 from conftest import serving
 from graphs import Gate
+from new_runs import new_run
 from threadkeep import ids
 from threadkeep.db.filters import EVERYTHING
-from threadkeep.db.openings import NewRun, open_run_in
+from threadkeep.db.openings import open_run_in
 from threadkeep.settings import Settings
 
 
@@ -44,24 +43,9 @@ async def test_only_a_run_that_begins_at_once_is_opened_without_a_flush(settings
     thread_id, seen = ids.uuid7(), list[object]()
     async with await psycopg.AsyncConnection[TupleRow].connect(str(settings.database_uri)) as conn:
         for _ in range(2):
-            opened = await open_run_in(conn, EVERYTHING, _asked(thread_id))
+            opened = await open_run_in(conn, EVERYTHING, new_run(thread_id, ids.uuid7()))
             flushed = await (await conn.execute("SHOW synchronous_commit")).fetchone()
             await conn.commit()
             seen.append((opened.run and opened.run.status, flushed))
 
     assert seen == [("running", ("off",)), ("pending", ("on",))]
-
-
-def _asked(thread_id: UUID) -> NewRun:
-    return NewRun(
-        run_id=ids.uuid7(),
-        thread_id=thread_id,
-        assistant_id=ids.uuid7(),
-        graph_id="chain",
-        metadata={},
-        assistant_metadata={},
-        kwargs=b"{}",
-        told=False,
-        create_thread=True,
-        worker_id=ids.uuid7(),
-    )

@@ -5,12 +5,13 @@ from uuid import UUID
 import anyio
 import psycopg
 
+from new_runs import new_run
 from threadkeep import ids
 from threadkeep.db import events, pool
-from threadkeep.db.event_commit import EventCommit
+from threadkeep.db.event_commit import committing
 from threadkeep.db.events import Batch, RunEvent
 from threadkeep.db.filters import EVERYTHING
-from threadkeep.db.openings import NewRun, open_run_in
+from threadkeep.db.openings import open_run_in
 from threadkeep.settings import Settings
 
 WORKER = ids.uuid7()
@@ -20,11 +21,10 @@ async def test_runs_that_come_together_are_one_statement_and_each_gets_its_own(s
     """Ours: a run that is another worker's gets none, and takes nothing from the others."""
     async with pool.open_api_pool(settings, str(settings.database_uri)) as api:
         runs = [await _run(api) for _ in range(3)]
-        commit = EventCommit()
-        async with anyio.create_task_group() as tasks:
+        async with committing(api) as commit, anyio.create_task_group() as tasks:
             for number, run_id in enumerate(runs):
                 worker = ids.uuid7() if number == 1 else WORKER
-                tasks.start_soon(commit.write, api, Batch(run_id, worker, _said(f'"{number}"', '"more"')))
+                tasks.start_soon(commit.write, Batch(run_id, worker, _said(f'"{number}"', '"more"')))
         found = [await _read(api, run_id) for run_id in runs]
 
     assert found == [['"0"', '"more"'], [], ['"2"', '"more"']]
@@ -36,14 +36,13 @@ async def test_a_batch_that_fails_fails_alone(settings: Settings) -> None:
 
     async def write(run_id: UUID, said: str) -> None:
         try:
-            await commit.write(api, Batch(run_id, WORKER, _said(said)))
+            await commit.write(Batch(run_id, WORKER, _said(said)))
         except psycopg.DataError:
             failed.append(run_id)
 
     async with pool.open_api_pool(settings, str(settings.database_uri)) as api:
         runs = [await _run(api) for _ in range(3)]
-        commit = EventCommit()
-        async with anyio.create_task_group() as tasks:
+        async with committing(api) as commit, anyio.create_task_group() as tasks:
             for run_id, said in zip(runs, ['"good"', '"\x00"', '"good too"'], strict=True):
                 tasks.start_soon(write, run_id, said)
         found = [await _read(api, run_id) for run_id in runs]
@@ -62,22 +61,7 @@ async def _read(api: pool.Pool, run_id: UUID) -> list[str]:
 
 
 async def _run(api: pool.Pool) -> UUID:
-    run_id = ids.uuid7()
+    run = new_run(ids.uuid7(), WORKER)
     async with api.connection() as conn, conn.transaction():
-        await open_run_in(conn, EVERYTHING, _new(run_id))
-    return run_id
-
-
-def _new(run_id: UUID) -> NewRun:
-    return NewRun(
-        run_id=run_id,
-        thread_id=ids.uuid7(),
-        assistant_id=ids.uuid7(),
-        graph_id="chain",
-        metadata={},
-        assistant_metadata={},
-        kwargs=b"{}",
-        told=False,
-        create_thread=True,
-        worker_id=WORKER,
-    )
+        await open_run_in(conn, EVERYTHING, run)
+    return run.run_id

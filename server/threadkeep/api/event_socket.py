@@ -27,8 +27,6 @@ from threadkeep.problems import InvalidRequest, NotFound, Problem, TooLarge, Una
 
 MAX_SUBSCRIPTIONS: Final = 32
 """Of one socket."""
-GATHER_S: Final = 0.01
-"""Subscriptions that come so close together are served together: who returns asks anew for all that he had."""
 SLOW_S: Final = 30.0
 """How long a client may take to read one frame before it is cut."""
 SERVICE_RESTART: Final = 1012
@@ -142,7 +140,6 @@ class _Session:
         """Serve all subscriptions, until there is one more."""
         async with self._turn:
             with scope:
-                await anyio.sleep(GATHER_S)
                 await self._serve()
             if not scope.cancel_called:
                 await self._leave()

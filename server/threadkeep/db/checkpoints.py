@@ -32,9 +32,10 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
 from threadkeep.db.caps import LARGE_BYTES, check, seems_large
-from threadkeep.db.group_commit import Committed, GroupCommit, Rows, committing
+from threadkeep.db.group_commit import GroupCommit, Rows, committing
 from threadkeep.db.outage import outlast_in_run
 from threadkeep.db.pool import Conn, Pool
+from threadkeep.db.together import Committed
 from threadkeep.problems import CheckpointUnreadable
 
 log = logging.getLogger(__name__)

@@ -1,22 +1,17 @@
-"""Group commit: the checkpoint writes of all runs, gathered into one transaction after the other on one connection.
+"""Group commit: the checkpoint writes of all runs, gathered into one transaction after the other on one connection."""
 
-While a transaction is on its way, what comes meanwhile is gathered for the next. Each caller is woken when its own
-rows are durable. Where a transaction fails, its writers are tried one by one, so that a write that fails, fails alone.
-"""
-
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
-import anyio
-
 from threadkeep.db import workers
 from threadkeep.db.arrays import Blobs, Ints, Texts
-from threadkeep.db.outage import is_away, outlast
+from threadkeep.db.outage import outlast
 from threadkeep.db.pool import Conn, Pool, defer_flush
+from threadkeep.db.together import Committed, Together
 
 MAX_ROWS = 2000
 """Rows of one transaction, so that a large fan-out does not make the others wait long."""
@@ -27,8 +22,6 @@ CheckpointRow: TypeAlias = tuple[str, str, str, str | None, str, str]
 """thread, namespace, id, parent's id, checkpoint as JSON, metadata as JSON"""
 WriteRow: TypeAlias = tuple[str, str, str, str, str, int, str, str, bytes]
 """thread, namespace, checkpoint's id, task's id, task's path, index, channel, type, bytes"""
-Committed: TypeAlias = Callable[[int, float], None]
-"""Told of each transaction: how many callers' rows, and how many seconds."""
 Row = TypeVar("Row", bound=Sequence[Any])
 KINDS = {"t": Texts, "b": Blobs, "n": Ints}
 
@@ -53,93 +46,25 @@ class Rows:
         return len(self.blobs) + len(self.checkpoints) + len(self.replacing) + len(self.adding)
 
 
-@dataclass(slots=True)
-class _Waiter:
-    rows: Rows
-    done: anyio.Event = field(default_factory=anyio.Event)
-    failure: BaseException | None = None
-    gone: bool = False
-    """Its caller was cancelled before its rows were sent."""
-
-
-class GroupCommit:
-    """The queue and its one writer."""
-
-    def __init__(self, pool: Pool, committed: Committed) -> None:
-        self._pool = pool
-        self._committed = committed
-        self._queue: list[_Waiter] = []
-        self._filled = anyio.Event()
-
-    async def write(self, rows: Rows) -> None:
-        """Write `rows`; returns when they are durable, raises what Postgres says of them."""
-        waiter = _Waiter(rows)
-        self._queue.append(waiter)
-        self._filled.set()
-        try:
-            await waiter.done.wait()
-        finally:
-            waiter.gone = True
-        if waiter.failure is not None:
-            raise waiter.failure
-
-    async def run(self) -> None:
-        """Write what is queued, until cancelled; a transaction that has begun is finished first."""
-        while True:
-            await self._filled.wait()
-            self._filled = anyio.Event()
-            while batch := self._take():
-                began = time.monotonic()
-                with anyio.CancelScope(shield=True):
-                    await self._write_together(batch)
-                self._committed(len(batch), time.monotonic() - began)
-
-    def _take(self) -> list[_Waiter]:
-        batch: list[_Waiter] = []
-        total = 0
-        while self._queue and total < MAX_ROWS:
-            waiter = self._queue.pop(0)
-            if not waiter.gone:
-                batch.append(waiter)
-                total += len(waiter.rows)
-        return batch
-
-    async def _write_together(self, batch: list[_Waiter]) -> None:
-        try:
-            await self._insert_patiently([waiter.rows for waiter in batch])
-        except Exception as failure:  # noqa: BLE001 - whatever it is goes to the one whose rows they are
-            if is_away(failure):
-                for waiter in batch:
-                    waiter.failure = failure
-            elif len(batch) > 1:
-                for waiter in batch:
-                    await self._write_together([waiter])
-                return
-            else:
-                batch[0].failure = failure
-        for waiter in batch:
-            waiter.done.set()
-
-    async def _insert_patiently(self, batch: list[Rows]) -> None:
-        """A run's rows wait for Postgres to come back; a request's alone do not."""
-        if any(rows.lease for rows in batch):
-            await outlast(lambda: self._insert(batch))
-        else:
-            await self._insert(batch)
-
-    async def _insert(self, batch: list[Rows]) -> None:
-        async with self._pool.connection() as conn:
-            await _insert(conn, batch)
+GroupCommit: TypeAlias = Together[Rows]
 
 
 @asynccontextmanager
-async def committing(pool: Pool, committed: Committed = lambda _rows, _seconds: None) -> AsyncGenerator[GroupCommit]:
+async def committing(pool: Pool, committed: Committed = lambda _callers, _seconds: None) -> AsyncGenerator[GroupCommit]:
     """A group commit whose writer runs until the block ends."""
-    commits = GroupCommit(pool, committed)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(commits.run, name="group commit")
+    gathered = Together(partial(_insert_patiently, pool), size=len, most=MAX_ROWS, committed=committed)
+    async with gathered.running() as commits:
         yield commits
-        tasks.cancel_scope.cancel()
+
+
+async def _insert_patiently(pool: Pool, batch: list[Rows]) -> None:
+    """A run's rows wait for Postgres to come back; a request's alone do not."""
+
+    async def insert() -> None:
+        async with pool.connection() as conn:
+            await _insert(conn, batch)
+
+    await (outlast(insert) if any(rows.lease for rows in batch) else insert())
 
 
 async def _insert(conn: Conn, batch: list[Rows]) -> None:

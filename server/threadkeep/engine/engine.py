@@ -46,6 +46,7 @@ class Engine:
     saver: BaseCheckpointSaver[str]
     store: Store
     slots: Slots
+    event_commit: EventCommit
     wakeups: Wakeups
     tasks: TaskGroup
     """The owner of every run: a request that goes away does not take its run along."""
@@ -63,7 +64,6 @@ class Engine:
     leaving: anyio.Event = field(default_factory=anyio.Event)
     """Set when the runs have had their time: what is still open is ended now, unfinished."""
     live: LiveRuns = field(default_factory=LiveRuns)
-    event_commit: EventCommit = field(default_factory=EventCommit)
     stuck: Stuck = field(default_factory=Stuck)
     lease: Lease = field(default_factory=Lease)
 

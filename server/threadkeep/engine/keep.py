@@ -9,7 +9,7 @@ from uuid import UUID
 
 import anyio
 
-from threadkeep.db import bounds, runs
+from threadkeep.db import runs
 from threadkeep.db.events import Batch, RunEvent
 from threadkeep.db.listen import WATCH
 from threadkeep.db.outage import AWAY, outlast
@@ -64,7 +64,6 @@ async def keep_watched_once(engine: Engine) -> None:
 
 
 async def _keep(engine: Engine, live: LiveRun, done: anyio.Event) -> None:
-    bounds.unbind(None)
     try:
         await _write_all(engine, live)
     except Exception:
@@ -79,7 +78,7 @@ async def _write_all(engine: Engine, live: LiveRun) -> None:
         batch = live.behind(position)
         for start in range(0, len(batch), BATCH):
             part = _batch(live, worker_id, batch[start : start + BATCH])
-            await outlast(lambda part=part: engine.event_commit.write(engine.pool, part))
+            await outlast(lambda part=part: engine.event_commit.write(part))
         if batch:
             position = batch[-1].position
         elif live.sealed:

@@ -21,14 +21,14 @@ MORE: Final = (*BESIDE_TEXT, "response_metadata", "usage_metadata")
 class _Open:
     """A message that is coming in."""
 
-    def __init__(self, message_id: str, node: str | None) -> None:
+    def __init__(self, message_id: str, node: str | None, *, named: bool) -> None:
         self.message_id = message_id
         self.node = node
+        self.named = named
+        """Others came in beside it: from then on its events say whose they are."""
         self.blocks = Blocks()
         self.usage: dict[str, Any] = {}
         self.metadata: dict[str, Any] = {}
-        self.named = False
-        """Others came in beside it: from then on its events say whose they are."""
 
     def observe(self, message: Data) -> None:
         """Keep what is told at the end."""
@@ -100,7 +100,7 @@ class Messages:
             if data.startswith(BEGIN[:-1] + raw):
                 self._repeated = _Repeated(namespace, data[len(BEGIN) + len(raw) - 2 :], node, self._open[key].blocks)
             return node, [DELTA % raw]
-        events = self._of_chunk(key, message, node)
+        events = self._of_chunk(key, message, node, named=named)
         if named:
             events = [event | {"run_id": key[1], "message_id": key[1]} for event in events]
         return node, [wire.dumps(event) for event in events]
@@ -119,16 +119,14 @@ class Messages:
         known = self._open.get(key)
         return known is not None and message.get("chunk_position") is None and known.blocks.add_text(message["content"])
 
-    def _of_chunk(self, key: tuple[Namespace, str], message: Data, node: str | None) -> list[Data]:
+    def _of_chunk(self, key: tuple[Namespace, str], message: Data, node: str | None, *, named: bool) -> list[Data]:
         chunk = message.get("type") == "AIMessageChunk"
         role = "ai" if chunk else ROLES.get(str(message.get("type")))
         if role is None:
             return []
         events: list[Data] = []
         if (known := self._open.get(key)) is None:
-            parallel = bool(self._open)
-            known = self._open[key] = _Open(key[1], node)
-            known.named = parallel
+            known = self._open[key] = _Open(key[1], node, named=named)
             events.append(known.start(role, message))
         known.observe(message)
         events.extend(known.blocks.add(message))
