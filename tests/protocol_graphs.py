@@ -121,6 +121,16 @@ async def _tell(state: Text) -> Text:
     return {"text": state["text"] + " told"}
 
 
+async def _chat(state: Text) -> Text:
+    """Say so much that a reader is still at it when something else happens, and wait."""
+    write = get_stream_writer()
+    for number in range(1_000):
+        write(number)
+    if Gate.latest is not None:
+        await Gate.latest.pass_through()
+    return state
+
+
 async def _ask(state: Text) -> Text:
     return {"text": f"{state['text']} {interrupt({'question': 'who?'})}"}
 
@@ -152,6 +162,7 @@ PROTOCOL_GRAPHS: dict[str, Any] = {
     "thinking": _messages(_think),
     "two_voices": _messages(_speak_twice),
     "telling": _chain(tell=_tell),
+    "chatting": _chain(chat=_chat),
     "asking_text": _chain(tell=_tell, ask=_ask),
     "nested": _chain(child=_chain(tell=_tell, ask=_ask_more).compile()),
     **{name: GRAPHS[name] for name in ("failing", "gated", "chain", "asking", "two_questions", "parent")},

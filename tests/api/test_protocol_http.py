@@ -441,6 +441,30 @@ async def test_subscriptions_that_come_together_are_served_together(url: str, ht
     assert data(found[2:], "messages")[-1]["event"] == "message-finish"
 
 
+async def test_a_subscription_gets_all_while_another_is_being_served(
+    url: str, http: httpx.AsyncClient, gate: Gate
+) -> None:
+    """Ours: how far the others were served says nothing of one that has just come."""
+    thread_id = str(uuid4())
+    await send(http, thread_id, "run.start", assistant_id="chatting", input={"text": ""})
+    await gate.entered()
+    found: list[dict[str, Any]] = []
+    with anyio.fail_after(10):
+        async with connect(f"{url.replace('http', 'ws')}/threads/{thread_id}/stream/events") as socket:
+            for number, channels in enumerate((["custom"], ["checkpoints", "lifecycle"])):
+                asked = {"id": number, "method": "subscription.subscribe", "params": {"channels": channels}}
+                await socket.send(json.dumps(asked))
+                while not found or found[-1]["type"] != "event":
+                    found.append(json.loads(await socket.recv()))
+            gate.open()
+            while not found or not _is_end(found[-1], "completed"):
+                found.append(json.loads(await socket.recv()))
+    events = [one for one in found if one["type"] == "event"]
+
+    assert [one["step"] for one in data(events, "checkpoints")] == [-1, 0, 1]
+    assert [one["payload"] for one in data(events, "custom")] == list(range(1_000))
+
+
 @pytest.mark.parametrize(("origin", "code"), [("https://evil.example", 4403), ("http://localhost:3000", None)])
 async def test_a_page_of_another_origin_gets_no_socket(url: str, origin: str, code: int | None) -> None:
     """Ours: a browser sends WebSockets anywhere; the rule is that of `http.cors`."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from threadkeep import ids, wire
@@ -39,7 +40,7 @@ async def serve(call: Call[None, None], websocket: WebSocket) -> None:
     await _Session(call, websocket).run()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Subscribed:
     """A subscription, and the seq up to which it was served; None: from recent runs on."""
 
@@ -62,9 +63,8 @@ class _Session:
         self._subscriptions: dict[str, _Subscribed] = {}
         self._recent = 0
         """The queue position behind which runs are recent."""
-        self._changed = False
-        """There are new subscriptions: the thread is to be followed anew."""
         self._following = anyio.CancelScope()
+        """Around who follows the thread; cancelled by a new subscription, for the thread is to be followed anew then."""
         self._turn = anyio.Lock()
         """Of him who follows."""
         self._methods: Methods = {
@@ -95,9 +95,7 @@ class _Session:
             await self._send(wire.dumps(error_frame(problem)))
             return
         await self._send(wire.dumps(await self._performed(sent)))
-        if self._changed:
-            self._changed = False
-            self._following.cancel()
+        if self._following.cancel_called:
             self._following = anyio.CancelScope()
             self._tasks.start_soon(self._follow, self._following)
 
@@ -120,7 +118,7 @@ class _Session:
         self._recent = await watch(call.engine, call.filters, call.thread_id)
         subscription_id = str(ids.uuid7())
         self._subscriptions[subscription_id] = _Subscribed(wanted, since)
-        self._changed = True
+        self._following.cancel()
         return Done({"subscription_id": subscription_id, "replayed_events": 0})
 
     async def _unsubscribe(self, call: Call[Any, Any], params: Params) -> Done:
@@ -158,14 +156,16 @@ class _Session:
         with suppress(NotFound, *DATABASE):
             async with aclosing(told) as items:
                 async for item in items:
+                    await checkpoint_if_cancelled()  # nothing else here is sure to notice
                     with anyio.CancelScope(shield=True):
-                        await self._tell(item)
+                        await self._tell(item, several)
 
-    async def _tell(self, item: Told) -> None:
+    async def _tell(self, item: Told, several: list[_Subscribed]) -> None:
+        """What those are to get that were there when the following began; who came since begins anew."""
         if isinstance(item, Gap):
             await self._send(gap_frame(item))
             return
-        lacking = [one for one in self._subscriptions.values() if one.lacks(item)]
+        lacking = [one for one in several if one.lacks(item) and one in self._subscriptions.values()]
         if any(one.wanted.wants(item) for one in lacking):
             await self._send(item.encode())
         for one in lacking:
