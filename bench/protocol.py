@@ -2,7 +2,8 @@
 
 Starts a server of its own on an embedded Postgres, lets twelve clients stream the graph `words` through v1
 (`/runs/stream`, messages and values), through v1 with all that v2 streams (every mode, subgraphs, resumable), and through
-v2 (`run.start`, then the events of a thread), in turns, and compares the CPU time of the server's process. Prints a table.
+v2 (`run.start`, then the events of a thread), in turns, and compares the CPU time of the server's process. Prints a table;
+with --write it goes into docs/benchmarks.md.
 """
 
 import argparse
@@ -23,11 +24,15 @@ import anyio
 import httpx
 import psutil
 
+import report
+from run import command
+
 FOLDER = Path(__file__).parent / "graphs"
 GIVEN = {"messages": [{"role": "user", "content": "hello"}]}
 STREAM = {"assistant_id": "words", "input": GIVEN, "if_not_exists": "create"}
 EVERY = ["values", "updates", "messages-tuple", "custom", "tasks", "checkpoints", "tools"]
 CHANNELS = ["values", "messages", "lifecycle", "input", "tools", "updates", "custom", "tasks", "checkpoints"]
+CLIENTS = 12
 LIMIT = 1.3
 """The most that v2 may cost, of v1."""
 
@@ -102,27 +107,29 @@ async def _at_once(http: httpx.AsyncClient, way: Way, clients: int, seconds: flo
     return total
 
 
-def main(clients: int, seconds: float, rounds: int) -> int:
-    """Print the table; 1 where v2 costs too much."""
+def measured(clients: int, seconds: float, rounds: int) -> dict[str, float]:
+    """CPU milliseconds a token by way, of a server that is started for it."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        command = [sys.executable, "-m", "threadkeep", "serve", "--port", str(port)]
+        serve = [sys.executable, "-m", "threadkeep", "serve", "--port", str(port)]
         environment = {"PATH": os.environ["PATH"], "HOME": folder, "THREADKEEP_DATA_DIR": folder}
         with subprocess.Popen(
-            command, cwd=FOLDER, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            serve, cwd=FOLDER, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as server:
             try:
                 _wait(port)
                 found = asyncio.run(measure(port, psutil.Process(server.pid), clients, seconds, rounds))
             finally:
                 server.terminate()
-    print(f"{clients} streams at once, {rounds} rounds of {seconds:g} s, CPU of the server\n")
-    print("| way | ms a token | of v1 |\n|---|---|---|")
-    for name, cost in found.items():
-        print(f"| {name} | {cost:.3f} | {cost / found['v1']:.2f} |")
-    return int(found["v2"] > LIMIT * found["v1"])
+    return found
+
+
+def table(found: dict[str, float]) -> list[str]:
+    """The ways, and what they cost, as Markdown."""
+    rows = [f"| {name} | {cost:.3f} | {cost / found['v1']:.2f}x |" for name, cost in found.items()]
+    return [f"| {CLIENTS} token streams | CPU ms a token | of v1 |", "|---|---|---|", *rows]
 
 
 def _wait(port: int) -> None:
@@ -136,10 +143,23 @@ def _wait(port: int) -> None:
     raise RuntimeError("the server did not start")
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Measure, print, write; 1 where v2 costs too much."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
-    raise SystemExit(main(given.clients, given.seconds, given.rounds))
+    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
+    chosen = parser.parse_args()
+    found = measured(CLIENTS, chosen.seconds, chosen.rounds)
+    lines = table(found)
+    print("\n".join(lines))
+    if chosen.write:
+        report.put(
+            "protocol",
+            [f"Medians of {chosen.rounds} rounds, by `{command()}`; v2 is to cost at most {LIMIT}x:", "", *lines],
+        )
+    return int(found["v2"] > LIMIT * found["v1"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

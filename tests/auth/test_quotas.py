@@ -1,6 +1,7 @@
 """How much one principal may have at once; others do not notice."""
 
 from collections.abc import AsyncIterator
+from uuid import uuid4
 
 import anyio
 import httpx
@@ -70,6 +71,35 @@ async def test_open_streams_and_runs_are_counted_until_they_end(two: list[httpx.
 
     assert all(map(_is_too_many, refused))
     assert (found, short.status_code, after.status_code) == ([200] * 3, 200, 200)
+
+
+async def test_runs_of_the_protocol_v2_are_counted(two: list[httpx.AsyncClient], gate: Gate) -> None:
+    """Ours: what a command starts counts while it goes on, as what v1 starts does."""
+    ada, bob = two
+    command = {"id": 1, "method": "run.start", "params": RUN}
+    answers = [await http.post(f"/threads/{uuid4()}/commands", json=command) for http in (ada, ada, ada, bob)]
+    await gate.entered(3)
+    gate.open()
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 200]
+    assert _is_too_many(answers[2])
+
+
+async def test_runs_of_the_protocol_v2_wait_in_the_same_queue(
+    settings: Settings, make_key: MakeKey, gate: Gate
+) -> None:
+    """Ours: where no slot is free they count against what may wait."""
+    chosen = settings.model_copy(update={"auth_type": "api_key", **CAPS, "principal_waiting": 1, "run_slots": 1})
+    command = {"id": 1, "method": "run.start", "params": RUN}
+    async with serving(chosen) as url:
+        headers = {"x-api-key": await make_key("ada")}
+        async with httpx.AsyncClient(base_url=url, timeout=WAIT_S, headers=headers) as ada:
+            answers = [await ada.post(f"/threads/{uuid4()}/commands", json=command) for _ in range(3)]
+            await gate.entered()
+            gate.open()
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[2].json()["detail"] == "1 runs wait already; at most 1 may"
 
 
 async def test_what_waits_in_the_queue_is_counted(two: list[httpx.AsyncClient]) -> None:

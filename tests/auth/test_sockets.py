@@ -85,3 +85,18 @@ async def test_open_sockets_count_as_streams(settings: Settings, make_key: MakeK
             answer = json.loads(await other.recv())
 
     assert (code, answer["error"]) == (4429, "unknown_command")
+
+
+async def test_commands_count_as_requests(settings: Settings, make_key: MakeKey) -> None:
+    """Ours: the opening is one, and each command; what is too much is refused, and the socket stays."""
+    chosen = settings.model_copy(update={"auth_type": "api_key", "principal_requests": 3})
+    path = "/threads/00000000-0000-4000-8000-000000000001/stream/events"
+    answers: list[dict[str, Any]] = []
+    async with serving(chosen) as url, opened(url, path, await make_key("ada")) as socket:
+        for command_id in range(4):
+            await socket.send(json.dumps({"id": command_id, "method": "nonsense"}))
+            answers.append(json.loads(await socket.recv()))
+
+    assert [answer["id"] for answer in answers] == [0, 1, 2, 3]
+    assert [answer["error"] for answer in answers] == ["unknown_command"] * 2 + ["unknown_error"] * 2
+    assert answers[3]["message"] == "more than 3 requests within a minute"

@@ -23,7 +23,7 @@ from threadkeep.api.threads import known
 from threadkeep.db import thread_runs, threads
 from threadkeep.db.bounds import bound_to
 from threadkeep.db.thread_runs import NewestRun
-from threadkeep.engine.admit import enqueue, run_foreground
+from threadkeep.engine.admit import Admission, Admitted, enqueue, run_foreground
 from threadkeep.engine.follow import ended
 from threadkeep.engine.protocol import events
 from threadkeep.engine.protocol.tree import tree
@@ -160,12 +160,21 @@ async def _run(call: Call[Any, Any], said: Params) -> Done:
     allowed = replace(call, body=values.applied("threads.create_run", value, body), filters=filters)
     with bound_to(filters) if call.principal else nullcontext():
         asked = await on_thread(allowed, kept=True, watched=True)
-        slots = call.engine.slots
-        now = slots.running < slots.total and not slots.waiting
-        admitted = await (run_foreground if now else enqueue)(call.engine, filters, asked)
+        admitted = await _admitted(allowed, asked)
         async with call.engine.pool.connection() as conn:
             first = await thread_runs.first_going_on(conn, call.thread_id, admitted.run_id)
     return Done({"run_id": str(admitted.run_id)}, events.base(first))
+
+
+async def _admitted(call: Call[Any, Any], asked: Admission) -> Admitted:
+    """Start the run now where a slot is free, else put it in the queue; it counts like a run of v1."""
+    quotas, slots = call.request.state["quotas"], call.engine.slots
+    identity = call.principal and call.principal.identity
+    if slots.waiting or slots.running >= slots.total:
+        await quotas.enqueue(identity, 1)
+        return await enqueue(call.engine, call.filters, asked)
+    with quotas.foreground(identity) if identity else nullcontext():
+        return await run_foreground(call.engine, call.filters, asked)
 
 
 def _forked(said: Params) -> Params:

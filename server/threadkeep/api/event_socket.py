@@ -101,11 +101,17 @@ class _Session:
 
     async def _performed(self, sent: CommandBody) -> dict[str, Any]:
         try:
+            self._count()
             return await perform(self._call, sent, self._methods)
         except Problem as problem:
             return error_frame(problem) | {"id": sent.id}
         except DATABASE:
             return error_frame(Unavailable()) | {"id": sent.id}
+
+    def _count(self) -> None:
+        """A command is one request of its principal's, as it is over HTTP."""
+        if self._call.principal is not None:
+            self._call.request.state["quotas"].request(self._call.principal.identity)
 
     async def _subscribe(self, call: Call[Any, Any], params: Params) -> Done:
         """Events of some channels, from recent runs or from `since` on."""
