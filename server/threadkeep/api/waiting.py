@@ -39,22 +39,20 @@ class WaitingAnswer(Response):
         on_disconnect: Callable[[], Awaitable[None]] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(headers=headers, media_type="application/json")
-        del self.headers["content-length"]
         self._answer = answer
-        self._own_headers = headers
+        self._headers = headers
         self._on_disconnect = on_disconnect
         self._confirm = confirm
         """Raises where what the head is about to acknowledge is not there."""
-        self._ready = anyio.Event()
         self._body: bytes | Problem = b""
         self._begun = False
         """The head is out."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (body := await self._soon()) is not None:
-            await raw_json(body, headers=self._own_headers)(scope, receive, send)
+            await raw_json(body, headers=self._headers)(scope, receive, send)
             return
+        self._ready = anyio.Event()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_gone, receive, tasks.cancel_scope, self._on_disconnect)
             tasks.start_soon(self._settle_with, self._find)
@@ -66,7 +64,7 @@ class WaitingAnswer(Response):
             if not self._ready.is_set():
                 await self._beat(send)
             elif isinstance(self._body, bytes):
-                await raw_json(self._body, headers=self._own_headers)(scope, receive, send)
+                await raw_json(self._body, headers=self._headers)(scope, receive, send)
             tasks.cancel_scope.cancel()
         if isinstance(self._body, Problem) and not self._begun:
             raise self._body
@@ -103,7 +101,9 @@ class WaitingAnswer(Response):
 
     async def _beat(self, send: Send) -> None:
         self._begun = True
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        head = raw_json(b"", headers=self._headers)
+        del head.headers["content-length"]
+        await send({"type": "http.response.start", "status": 200, "headers": head.raw_headers})
         while not self._ready.is_set():
             await send({"type": "http.response.body", "body": b"\n", "more_body": True})
             with anyio.move_on_after(HEARTBEAT_S):

@@ -58,7 +58,8 @@ class Assistants:
 
     def __init__(self, pool: Pool, graph_ids: Iterable[str]) -> None:
         self._pool = pool
-        self._graph_ids = frozenset(graph_ids)
+        self._of_graph = {graph_id: assistants.system_id(graph_id) for graph_id in graph_ids}
+        """The id of each graph's own assistant."""
         self._known: OrderedDict[Key, tuple[float, Chosen]] = OrderedDict()
         """By who may see it and its id."""
         self._changes = 0
@@ -84,7 +85,7 @@ class Assistants:
         with bounds.bound_to(filters):
             async with self._pool.connection() as conn:
                 assistant = await assistants.get(conn, filters, key[1])
-        if assistant is None or assistant.graph_id not in self._graph_ids:
+        if assistant is None or assistant.graph_id not in self._of_graph:
             raise NotFound("Thread or assistant not found.")
         chosen = _chosen(assistant)
         if changes == self._changes:  # else it may have been read before a change of its own
@@ -95,12 +96,12 @@ class Assistants:
 
     def id_of(self, named: str) -> UUID:
         """The id that `named` is, or that of the graph's own assistant."""
-        if named in self._graph_ids:
-            return assistants.system_id(named)
+        if (own := self._of_graph.get(named)) is not None:
+            return own
         try:
             return UUID(named)
         except ValueError:
-            known = ", ".join(sorted(self._graph_ids))
+            known = ", ".join(sorted(self._of_graph))
             raise Invalid(
                 f"Invalid assistant: {named[:100]!r}. Must be either: an assistant's UUID, or a graph: {known}"
             ) from None

@@ -72,8 +72,8 @@ class LiveRun:
         self.outcome: Outcome | None = None
         self.keeper: anyio.Event | None = None
         """There where its events are written to Postgres; set when all of them are."""
-        self.pressed = anyio.Event()
-        """Set when that one is not to wait for more events."""
+        self.pressed: anyio.Event | None = None
+        """There while that one waits for more events; set when it is not to."""
         self.gone = anyio.Event()
         """The process has nothing more to do for it."""
         self.sealed = False
@@ -106,14 +106,14 @@ class LiveRun:
         while len(self._ring) > RING_EVENTS or (self._bytes > RING_BYTES and len(self._ring) > 1):
             self._bytes -= len(self._ring.popleft().data)
         if self._last % PRESS_EVENTS == 0 or self.crowded:
-            self.pressed.set()
+            self._press()
         self._wake()
         return event
 
     def seal(self) -> None:
         """No more events will come; the outcome is still to be written."""
         self.sealed = True
-        self.pressed.set()
+        self._press()
         self._wake()
 
     def end(self, outcome: Outcome) -> None:
@@ -179,6 +179,10 @@ class LiveRun:
         fresh = min(len(self._ring), self._last - position)
         found.extend(self._ring[index] for index in range(len(self._ring) - fresh, len(self._ring)))
         return found
+
+    def _press(self) -> None:
+        if self.pressed is not None:
+            self.pressed.set()
 
     def _wake(self) -> None:
         if self._changed is not None:
