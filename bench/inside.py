@@ -19,7 +19,8 @@ from psycopg_pool import AsyncConnectionPool
 
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
 from graphs.echo import INPUT, builder
-from threadkeep.db.checkpoints import open_checkpoints
+from threadkeep.db.checkpoints import Checkpoints
+from threadkeep.db.group_commit import committing
 from threadkeep.db.pool import open_runs_pool
 from threadkeep.settings import Settings
 
@@ -54,8 +55,9 @@ async def main(uri: str, seconds: float, clients: int) -> None:
     async with (
         AsyncConnectionPool(uri, min_size=size, max_size=size, kwargs=arguments, open=False) as pool,
         open_runs_pool(settings, uri) as own_pool,
-        open_checkpoints(own_pool) as ours,
+        committing(own_pool) as commits,
     ):
+        ours = Checkpoints(own_pool, commits)
         stock = AsyncPostgresSaver(pool)  # pyright: ignore[reportArgumentType] - a pool of dict rows
         found = {"no saver": await measured(None, seconds, clients)}
         for durability in ("async", "exit"):

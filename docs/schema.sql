@@ -1,5 +1,21 @@
 -- The tables of a migrated database: ours, the checkpointer's and the store's. Written by `make schema`.
 
+CREATE FUNCTION finish_run(ending jsonb) RETURNS boolean
+    LANGUAGE sql
+    AS $$
+    SELECT finish_run((ending ->> 'run_id')::uuid,
+                      (ending ->> 'thread_id')::uuid,
+                      (ending ->> 'worker_id')::uuid,
+                      ending ->> 'status',
+                      ending ->> 'thread_status',
+                      ending -> 'values',
+                      ending -> 'interrupts',
+                      nullif(ending -> 'error', 'null'),
+                      (ending ->> 'temporary_s')::float,
+                      (ending ->> 'followed')::boolean,
+                      (ending ->> 'remove')::boolean)
+$$;
+
 CREATE FUNCTION finish_run(ended uuid, of_thread uuid, holder uuid, run_status text, thread_status text, thread_values jsonb, thread_interrupts jsonb, failure jsonb, temporary_s double precision, followed boolean, removed boolean) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
@@ -35,6 +51,22 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION finish_runs(endings jsonb[]) RETURNS jsonb
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    ending jsonb;
+    done jsonb := '{}';
+BEGIN
+    FOREACH ending IN ARRAY endings LOOP
+        IF NOT is_held((ending ->> 'thread_id')::uuid) THEN
+            done := done || jsonb_build_object(ending ->> 'run_id', finish_run(ending));
+        END IF;
+    END LOOP;
+    RETURN done;
+END
+$$;
+
 CREATE FUNCTION hold_lease(holder uuid) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -43,6 +75,15 @@ BEGIN
     IF NOT FOUND OR NOT EXISTS (SELECT FROM witnesses WHERE worker_id = holder) THEN
         RAISE EXCEPTION 'the lease of process % is lost', holder USING ERRCODE = 'TK001';
     END IF;
+END
+$$;
+
+CREATE FUNCTION is_held(thread uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM FROM threads WHERE thread_id = thread FOR UPDATE SKIP LOCKED;
+    RETURN NOT FOUND AND EXISTS (SELECT FROM threads WHERE thread_id = thread);
 END
 $$;
 
@@ -144,6 +185,20 @@ BEGIN
     IF watched THEN
         PERFORM pg_notify('threadkeep', 'thread:' || asked_thread);
     END IF;
+END
+$$;
+
+CREATE FUNCTION open_runs(asked jsonb[]) RETURNS TABLE(place integer, thread_found boolean, new_thread boolean, busy_with uuid, status text, kept boolean, metadata jsonb, created_at timestamp with time zone, superseded uuid[])
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+BEGIN
+    FOR number IN 1 .. cardinality(asked) LOOP
+        IF is_held((asked[number] ->> 'thread_id')::uuid) THEN
+            CONTINUE;
+        END IF;
+        RETURN QUERY SELECT number, opened.* FROM open_run(asked[number]) AS opened;
+    END LOOP;
 END
 $$;
 

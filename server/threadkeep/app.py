@@ -25,10 +25,12 @@ from threadkeep.api.middleware import Guarded, Requests
 from threadkeep.api.routes import SOCKETS, TABLE
 from threadkeep.api.scrape import Scrape
 from threadkeep.auth import opening
-from threadkeep.db import assistants, bounds, encryption, event_commit, pool, workers
-from threadkeep.db.checkpoints import Checkpoints, open_checkpoints
+from threadkeep.db import assistants, bounds, encryption, event_commit, group_commit, openings, pool, workers
+from threadkeep.db.checkpoints import Checkpoints
 from threadkeep.db.event_commit import EventCommit
+from threadkeep.db.group_commit import GroupCommit
 from threadkeep.db.listen import Wakeups, listening
+from threadkeep.db.openings import Openings
 from threadkeep.db.pool import Pool
 from threadkeep.db.store import Store
 from threadkeep.db.threads import Ttl
@@ -186,16 +188,18 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
         pool.open_runs_pool(plan.settings, plan.uri) as runs_pool,
         plan.auth.opened(api_pool) as door,
         listening(plan.direct_uri) as wakeups,
-        open_checkpoints(
-            runs_pool, plan.serde, plan.metrics.committed, channel_bytes=plan.settings.channel_bytes
-        ) as saver,
+        openings.opening(api_pool) as opens,
+        group_commit.committing(runs_pool, plan.metrics.committed) as commits,
         event_commit.committing(api_pool) as events,
         anyio.create_task_group() as owners,
     ):
         tasks = await owners.start(own_runs, name="runs")
         await pool.check_capacity(api_pool, plan.settings)
         await bounds.find_wall(api_pool, runs_pool, needed=door is not None)
-        engine = _engine(plan, Parts(api_pool, saver, plan.open_store(runs_pool), events, wakeups, tasks))
+        saver = Checkpoints(runs_pool, commits, plan.serde, channel_bytes=plan.settings.channel_bytes)
+        engine = _engine(
+            plan, Parts(api_pool, opens, saver, commits, plan.open_store(runs_pool), events, wakeups, tasks)
+        )
         await _announce(engine)
         scrape = Scrape(engine, {"api": api_pool, "runs": runs_pool}, plan.metrics_guarded)
         with containing(), beating(plan.direct_uri, engine.lease, plan.settings.lease_s):
@@ -242,7 +246,9 @@ class Parts:
     """What the lifespan has opened."""
 
     pool: Pool
+    openings: Openings
     saver: Checkpoints
+    commits: GroupCommit
     store: Store
     event_commit: EventCommit
     wakeups: Wakeups
@@ -266,6 +272,8 @@ def _engine(plan: Plan, parts: Parts) -> Engine:
             timeout_s=settings.queue_timeout_s,
             waited=plan.metrics.slot_wait.observe,
         ),
+        openings=parts.openings,
+        commits=parts.commits,
         event_commit=parts.event_commit,
         wakeups=parts.wakeups,
         tasks=parts.tasks,

@@ -16,7 +16,7 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg.rows import dict_row
 
-from threadkeep.db.checkpoints import Checkpoints, open_checkpoints
+from threadkeep.db.checkpoints import Checkpoints
 from threadkeep.db.group_commit import Rows, committing
 from threadkeep.db.pool import Pool, open_runs_pool
 from threadkeep.settings import Settings
@@ -30,8 +30,8 @@ async def pool(database: str) -> AsyncIterator[Pool]:
 
 @pytest.fixture
 async def ours(pool: Pool) -> AsyncIterator[Checkpoints]:
-    async with open_checkpoints(pool) as saver:
-        yield saver
+    async with committing(pool) as commits:
+        yield Checkpoints(pool, commits)
 
 
 @pytest.fixture

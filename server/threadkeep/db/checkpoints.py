@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
 import orjson
@@ -22,6 +22,7 @@ from langgraph.checkpoint.base import (
     Checkpoint,
     CheckpointMetadata,
     CheckpointTuple,
+    DeltaChannelHistory,
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
@@ -32,11 +33,13 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
 from threadkeep.db.caps import LARGE_BYTES, check, seems_large
-from threadkeep.db.group_commit import GroupCommit, Rows, committing
+from threadkeep.db.group_commit import GroupCommit, Rows
 from threadkeep.db.outage import outlast_in_run
 from threadkeep.db.pool import Conn, Pool
-from threadkeep.db.together import Committed
 from threadkeep.problems import CheckpointUnreadable
+
+if TYPE_CHECKING:
+    from threadkeep.db.write_behind import WriteBehind
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +49,8 @@ REMEMBERED_CHANNELS = 10_000
 
 DURABILITY = "__pregel_durability"
 """Where LangGraph hands a run's durability down."""
-LEASE = "__pregel_threadkeep_lease"
-"""The `configurable` key of the lease that a run is held by; LangGraph tells nobody of keys that begin so."""
+WRITES = "__pregel_threadkeep_writes"
+"""The `configurable` key of a run's `WriteBehind`; LangGraph tells nobody of keys that begin so."""
 
 CALLER = "langgraph_auth"
 """How the `configurable` keys begin that hold the user of a run: LangGraph would put their texts into the metadata."""
@@ -75,10 +78,17 @@ class Fresh:
 class Checkpoints(AsyncPostgresSaver):
     """The stock saver's tables, without its lock. A copy (`with_allowlist`) shares pool and group commit."""
 
-    def __init__(self, pool: Pool, commits: GroupCommit, serde: SerializerProtocol | None = None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        commits: GroupCommit,
+        serde: SerializerProtocol | None = None,
+        *,
+        channel_bytes: int = CHANNEL_BYTES,
+    ) -> None:
         super().__init__(cast("Any", pool), serde=serde)
         self._pool = pool
-        self.channel_bytes = CHANNEL_BYTES
+        self.channel_bytes = channel_bytes
         self._commits = commits
         self._large: set[str] = set()
         """Channels whose values are large."""
@@ -99,7 +109,7 @@ class Checkpoints(AsyncPostgresSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Save a checkpoint; returns when it is durable, with the config that names it."""
+        """Save a checkpoint, as durable as its run asks for; the config that names it."""
         named = config.get("configurable", {})
         thread_id, namespace = named["thread_id"], named["checkpoint_ns"]
         inline, blobs = _split(checkpoint["channel_values"], all_apart=isinstance(self.serde, EncryptedSerializer))
@@ -116,21 +126,30 @@ class Checkpoints(AsyncPostgresSaver):
             _json({**checkpoint, "channel_values": inline}),
             _json(get_serializable_checkpoint_metadata(without_caller(config), metadata)),
         )
-        await self._commits.write(
-            Rows(blobs=packed, checkpoints=[row], flushed=_is_flushed(config), lease=named.get(LEASE))
-        )
+        await self._write(named, Rows(blobs=packed, checkpoints=[row]))
         return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Save what a task wrote; returns when it is durable."""
+        """Save what a task wrote, as durable as its run asks for. Errors and interrupts are waited for in any case."""
         named = config.get("configurable", {})
         place = (named["thread_id"], named["checkpoint_ns"], named["checkpoint_id"])
         packed = await self._packed(writes, lambda: self._dump_writes(*place, task_id, task_path, writes))
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        rows = Rows(replacing=packed) if replaces else Rows(adding=packed)
-        rows.flushed, rows.lease = _is_flushed(config), named.get(LEASE)
+        await self._write(named, Rows(replacing=packed) if replaces else Rows(adding=packed))
+
+    async def _write(self, named: Mapping[str, Any], rows: Rows) -> None:
+        """Hand `rows` to the group commit, and wait for them unless they are written behind.
+
+        Each step has to be on disk, unless a run said that it wants less. Its end is on disk in any case.
+        """
+        writes: WriteBehind | None = named.get(WRITES)
+        rows.flushed = named.get(DURABILITY, "sync") == "sync"
+        if writes is not None and not rows.flushed and not rows.replacing:
+            await writes.put(rows)
+            return
+        rows.lease = writes and writes.lease
         await self._commits.write(rows)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
@@ -138,15 +157,24 @@ class Checkpoints(AsyncPostgresSaver):
         named = config.get("configurable", {})
         if (fresh := named.get(FRESH)) and fresh.is_first_read(named):
             return None
+        await _caught_up(config)
         with _readable(config):
             return await outlast_in_run(lambda: super(Checkpoints, self).aget_tuple(config))
 
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
         """The checkpoints of a thread, the newest first, as the stock saver has them."""
+        await _caught_up(config)
         async with aclosing(cast("AsyncGenerator[CheckpointTuple]", super().alist(config, **options))) as checkpoints:
             with _readable(config or {}):
                 async for found in checkpoints:
                     yield found
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What the channels were made of, as the stock saver has it."""
+        await _caught_up(config)
+        return await super().aget_delta_channel_history(config=config, channels=channels)
 
     async def _packed(self, values: Sequence[tuple[str, Any]], dump: Callable[[], list[Packed]]) -> list[Packed]:
         """The rows of `dump`, one for each of `values`, made in a thread where one of these is large, or has been before.
@@ -187,6 +215,13 @@ class Checkpoints(AsyncPostgresSaver):
         )
 
 
+async def _caught_up(config: RunnableConfig | None) -> None:
+    """Let a run that reads see what it has written."""
+    writes: WriteBehind | None = (config or {}).get("configurable", {}).get(WRITES)
+    if writes is not None:
+        await writes.settled()
+
+
 @contextmanager
 def _readable(config: RunnableConfig) -> Generator[None]:
     """CheckpointUnreadable where a row is not even of the form that it should have."""
@@ -199,26 +234,6 @@ def _readable(config: RunnableConfig) -> Generator[None]:
 def _unreadable(thread_id: object, failure: Exception) -> CheckpointUnreadable:
     log.warning("a checkpoint can't be read", extra={"thread_id": str(thread_id)}, exc_info=failure)
     return CheckpointUnreadable("checkpoint unreadable")
-
-
-@asynccontextmanager
-async def open_checkpoints(
-    pool: Pool,
-    serde: SerializerProtocol | None = None,
-    committed: Committed = lambda _rows, _seconds: None,
-    *,
-    channel_bytes: int = CHANNEL_BYTES,
-) -> AsyncGenerator[Checkpoints]:
-    """The checkpointer on `pool`, its group commit running until the block ends."""
-    async with committing(pool, committed) as commits:
-        saver = Checkpoints(pool, commits, serde)
-        saver.channel_bytes = channel_bytes
-        yield saver
-
-
-def _is_flushed(config: RunnableConfig) -> bool:
-    """Each step has to be on disk: unless a run said that it wants less. Its end is on disk in any case."""
-    return config.get("configurable", {}).get(DURABILITY, "sync") == "sync"
 
 
 def _split(values: dict[str, Any], *, all_apart: bool) -> tuple[dict[str, Any], dict[str, Any]]:

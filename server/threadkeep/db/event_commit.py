@@ -3,7 +3,7 @@
 A transaction for each stream would cost more than its tokens.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, TypeAlias
@@ -16,7 +16,7 @@ from threadkeep.db.together import Together
 MOST_CHARACTERS: Final = 4 * 1024 * 1024
 """Of one statement, so that many large events are not put together in memory."""
 
-EventCommit: TypeAlias = Together[Batch]
+EventCommit: TypeAlias = Together[Batch, None]
 
 
 @asynccontextmanager
@@ -30,6 +30,7 @@ def _characters(batch: Batch) -> int:
     return sum(len(event.data) for event in batch.events)
 
 
-async def _append(pool: Pool, batches: list[Batch]) -> None:
+async def _append(pool: Pool, batches: list[Batch]) -> Sequence[None]:
     async with pool.connection() as conn:
         await events.append(conn, batches)
+    return [None] * len(batches)

@@ -1,17 +1,20 @@
-"""Group commit: the checkpoint writes of all runs, gathered into one transaction after the other on one connection."""
+"""Group commit: the checkpoint writes of all runs, and the ends of runs, gathered into one transaction after the other.
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+Each transaction is one statement on one connection, so one round trip, however many runs have something in it.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
 
-from threadkeep.db import workers
+from threadkeep import wire
 from threadkeep.db.arrays import Blobs, Ints, Texts
 from threadkeep.db.outage import outlast
-from threadkeep.db.pool import Conn, Pool, defer_flush
-from threadkeep.db.together import Committed, Together
+from threadkeep.db.pool import Conn, Pool
+from threadkeep.db.together import Committed, Handed, Together
 
 MAX_ROWS = 2000
 """Rows of one transaction, so that a large fan-out does not make the others wait long."""
@@ -23,7 +26,7 @@ CheckpointRow: TypeAlias = tuple[str, str, str, str | None, str, str]
 WriteRow: TypeAlias = tuple[str, str, str, str, str, int, str, str, bytes]
 """thread, namespace, checkpoint's id, task's id, task's path, index, channel, type, bytes"""
 Row = TypeVar("Row", bound=Sequence[Any])
-KINDS = {"t": Texts, "b": Blobs, "n": Ints}
+KINDS: Final = {"t": Texts, "b": Blobs, "n": Ints}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,57 +39,101 @@ class Rows:
     """Writes that take the place of an earlier one: errors, interrupts, answers."""
     adding: Sequence[WriteRow] = ()
     """Writes of which the first stands."""
+    end: Mapping[str, object] | None = None
+    """The end of a run, as `queue.end_of` says it."""
     lease: UUID | None = None
     """What the run is held by; the rows are refused where it was lost."""
     flushed: bool = True
     """Not before they are on disk. Otherwise it is enough that Postgres has them: whoever commits after them with a
     flush, as the end of a run does, flushes them too."""
+    after: Sequence["Handed[Rows, Any]"] = ()
+    """What was handed in before by the same run: where that could not be written, neither can these."""
 
     def __len__(self) -> int:
-        return len(self.blobs) + len(self.checkpoints) + len(self.replacing) + len(self.adding)
+        return len(self.blobs) + len(self.checkpoints) + len(self.replacing) + len(self.adding) + (self.end is not None)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the values in them."""
+        return sum(len(row[-1] or b"") for rows in (self.blobs, self.replacing, self.adding) for row in rows)
 
 
-GroupCommit: TypeAlias = Together[Rows]
+GroupCommit: TypeAlias = Together[Rows, bool | None]
+"""What comes of an end: True, it is written; False, the run is no longer its worker's; None, its thread is locked by
+somebody for whom the others shall not wait. Of other rows nothing comes."""
 
 
 @asynccontextmanager
 async def committing(pool: Pool, committed: Committed = lambda _callers, _seconds: None) -> AsyncGenerator[GroupCommit]:
     """A group commit whose writer runs until the block ends."""
-    gathered = Together(partial(_insert_patiently, pool), size=len, most=MAX_ROWS, committed=committed)
+    gathered = Together(partial(_write_patiently, pool), size=len, most=MAX_ROWS, committed=committed)
     async with gathered.running() as commits:
         yield commits
 
 
-async def _insert_patiently(pool: Pool, batch: list[Rows]) -> None:
+async def _write_patiently(pool: Pool, batch: list[Rows]) -> list[bool | None]:
     """A run's rows wait for Postgres to come back; a request's alone do not."""
+    for before in (before for rows in batch for before in rows.after):
+        if before.failure is not None:
+            raise before.failure
 
-    async def insert() -> None:
+    async def write() -> Mapping[str, bool]:
         async with pool.connection() as conn:
-            await _insert(conn, batch)
+            return await _write(conn, batch)
 
-    await (outlast(insert) if any(rows.lease for rows in batch) else insert())
+    written = await (outlast(write) if any(rows.lease for rows in batch) else write())
+    return [written.get(str(rows.end["run_id"])) if rows.end else None for rows in batch]
 
 
-async def _insert(conn: Conn, batch: list[Rows]) -> None:
-    """One round trip and one transaction. Rows of one key twice are one row: Postgres changes none twice at once."""
-    blobs = _first(batch, lambda rows: rows.blobs, 4)
-    checkpoints = _last(batch, lambda rows: rows.checkpoints, 3)
-    replacing = _last(batch, lambda rows: rows.replacing, 6)
-    adding = _first(batch, lambda rows: rows.adding, 6)
-    async with conn.pipeline():
-        deferred, leases = not any(rows.flushed for rows in batch), {rows.lease for rows in batch if rows.lease}
-        for lease in leases:
-            await workers.hold(conn, lease, deferred=deferred)
-        if deferred and not leases:
-            await defer_flush(conn)
-        if blobs:
-            await _insert_blobs(conn, blobs)
-        if checkpoints:
-            await _insert_checkpoints(conn, checkpoints)
-        if replacing:
-            await _replace_writes(conn, replacing)
-        if adding:
-            await _add_writes(conn, adding)
+async def _write(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
+    """Write a batch; by run, whether its end is written. The ends whose thread is locked are left out.
+
+    Rows of one key twice are one row: Postgres changes none twice at once. The lease is asked for in the same
+    statement, which fails where it was lost (`workers.lease_lost`).
+    """
+    cursor = await conn.execute(
+        """
+        WITH blobs AS (
+            INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+            SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[])
+            ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+        ), checkpoints AS (
+            INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+            SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint::jsonb, metadata::jsonb
+              FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+                AS given (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+            ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+            DO UPDATE SET checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
+        ), replacing AS (
+            INSERT INTO checkpoint_writes
+                   (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+            SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+                                 %s::int[], %s::text[], %s::text[], %s::bytea[])
+            ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+            DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
+        ), adding AS (
+            INSERT INTO checkpoint_writes
+                   (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+            SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+                                 %s::int[], %s::text[], %s::text[], %s::bytea[])
+            ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
+        )
+        SELECT (SELECT count(hold_lease(lease::uuid)) FROM unnest(%s::text[]) AS lease),
+               (SELECT set_config('synchronous_commit', 'off', true) WHERE %s),
+               finish_runs(%s::text[]::jsonb[]) AS ended
+        """,
+        [
+            *_columns(_first(batch, lambda rows: rows.blobs, 4), "tttttb"),
+            *_columns(_last(batch, lambda rows: rows.checkpoints, 3), "tttttt"),
+            *_columns(_last(batch, lambda rows: rows.replacing, 6), "tttttnttb"),
+            *_columns(_first(batch, lambda rows: rows.adding, 6), "tttttnttb"),
+            Texts({rows.lease for rows in batch if rows.lease}),
+            not any(rows.flushed for rows in batch),
+            Texts(wire.dumps(rows.end).decode() for rows in batch if rows.end),
+        ],
+    )
+    row = await cursor.fetchone()
+    return row["ended"] if row else {}
 
 
 def _last(batch: list[Rows], part: Callable[[Rows], Sequence[Row]], key: int) -> list[Row]:
@@ -108,57 +155,5 @@ def _key(row: Sequence[Any], length: int) -> tuple[object, ...]:
 
 def _columns(rows: Iterable[Sequence[Any]], kinds: str) -> list[Texts | Blobs | Ints]:
     """The rows' columns as arrays; `kinds` has a letter a column: a text, bytes, or a number."""
-    columns = zip(*rows, strict=True)
+    columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
     return [KINDS[kind](column) for kind, column in zip(kinds, columns, strict=True)]
-
-
-async def _insert_blobs(conn: Conn, rows: list[Blob]) -> None:
-    await conn.execute(
-        """
-        INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-        SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[])
-        ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
-        """,
-        _columns(rows, "tttttb"),
-    )
-
-
-async def _insert_checkpoints(conn: Conn, rows: list[CheckpointRow]) -> None:
-    await conn.execute(
-        """
-        INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-        SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint::jsonb, metadata::jsonb
-          FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
-            AS given (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
-        ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-        DO UPDATE SET checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
-        """,
-        _columns(rows, "tttttt"),
-    )
-
-
-async def _replace_writes(conn: Conn, rows: list[WriteRow]) -> None:
-    await conn.execute(
-        """
-        INSERT INTO checkpoint_writes
-               (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-        SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
-                             %s::int[], %s::text[], %s::text[], %s::bytea[])
-        ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-        DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
-        """,
-        _columns(rows, "tttttnttb"),
-    )
-
-
-async def _add_writes(conn: Conn, rows: list[WriteRow]) -> None:
-    await conn.execute(
-        """
-        INSERT INTO checkpoint_writes
-               (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-        SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
-                             %s::int[], %s::text[], %s::text[], %s::bytea[])
-        ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
-        """,
-        _columns(rows, "tttttnttb"),
-    )

@@ -1,24 +1,29 @@
 """Openings: from a request to a row of `runs`, which runs at once or waits in the queue.
 
-One transaction on a locked thread, so that what it finds going on there is what goes on.
+On a locked thread, so that what is found going on there is what goes on. Runs that are asked for at once are opened in one
+statement; one whose thread somebody holds waits for it alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeAlias, cast
 from uuid import UUID
 
 from psycopg import AsyncCursor
 
 from threadkeep import wire
 from threadkeep.db import bounds, idempotency, rows
+from threadkeep.db.arrays import Texts
 from threadkeep.db.filters import Filters
 from threadkeep.db.idempotency import Key
 from threadkeep.db.pool import Conn, Pool, pipeline
 from threadkeep.db.queue import TEMPORARY_S
 from threadkeep.db.runs import Run, RunStatus
 from threadkeep.db.threads import Ttl
+from threadkeep.db.together import Together
 from threadkeep.wire import Json
 
 
@@ -84,17 +89,63 @@ class _Answer:
     superseded: list[UUID] | None
 
 
-async def open_run(pool: Pool, filters: Filters, new: NewRun) -> Opened:
-    """Open a run on its thread, in one round trip: `running` where it may start here and now, else `pending`."""
-    if new.key is not None:
-        async with pool.connection() as conn, conn.transaction():
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed(_Answer):
+    """Of one of several runs."""
+
+    place: int
+    """From 1."""
+
+
+Gathered: TypeAlias = Together[str, _Answer | None]
+MOST_RUNS = 100
+"""Opened in one statement."""
+
+
+class Openings:
+    """Opens the runs of this process."""
+
+    def __init__(self, pool: Pool, told: Gathered, untold: Gathered) -> None:
+        self._pool = pool
+        self._told = told
+        """Those that are to be on disk before their callers hear of them."""
+        self._untold = untold
+
+    async def open_run(self, filters: Filters, new: NewRun) -> Opened:
+        """Open a run on its thread, in one round trip: `running` where it may start here and now, else `pending`."""
+        if new.key is not None:
+            async with self._pool.connection() as conn, conn.transaction():
+                return await open_run_in(conn, filters, new)
+        if bounds.current() is not None:
+            async with pipeline(self._pool) as conn:  # the bounds go along in the same round trip
+                cursor = await _call(conn, filters, new)
+            return _opened(new, await cursor.fetchone())
+        gathered = self._told if new.told else self._untold
+        if (answer := await gathered.write(_asked(filters, new))) is not None:
+            return _opened(new, answer)
+        async with self._pool.connection() as conn:
             return await open_run_in(conn, filters, new)
-    if bounds.current() is None:
-        async with pool.connection() as conn:
-            return await open_run_in(conn, filters, new)
-    async with pipeline(pool) as conn:  # the bounds go along in the same round trip
-        cursor = await _call(conn, filters, new)
-    return _opened(new, await cursor.fetchone())
+
+
+@asynccontextmanager
+async def opening(pool: Pool) -> AsyncGenerator[Openings]:
+    """What opens runs on `pool`, its writers running until the block ends."""
+
+    def gathered() -> Gathered:
+        return Together(partial(_open_all, pool), size=lambda _: 1, most=MOST_RUNS)
+
+    async with gathered().running() as told, gathered().running() as untold:
+        yield Openings(pool, told, untold)
+
+
+async def _open_all(pool: Pool, asked: list[str]) -> list[_Answer | None]:
+    """Of each what became of it; None where its thread is locked, and the others shall not wait for that."""
+    async with pool.connection() as conn:
+        cursor = await conn.cursor(row_factory=rows.of(_Placed)).execute(
+            "SELECT * FROM open_runs(%(asked)b::text[]::jsonb[])", {"asked": Texts(asked)}
+        )
+        answers = {placed.place: placed for placed in await cursor.fetchall()}
+    return [answers.get(place) for place in range(1, len(asked) + 1)]
 
 
 async def open_run_in(conn: Conn, filters: Filters, new: NewRun) -> Opened:

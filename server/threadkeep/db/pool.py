@@ -98,6 +98,7 @@ async def _open(settings: Settings, uri: str, name: str, size: int, configure: A
 async def _configure_api(conn: Conn) -> None:
     set_json_loads(Json, conn)
     set_json_dumps(orjson.dumps, conn)
+    arrays.register(conn)
 
 
 async def _configure_runs(conn: Conn) -> None:

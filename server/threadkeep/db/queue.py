@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from psycopg.types.json import Jsonb
-
+from threadkeep import wire
 from threadkeep.db import rows
 from threadkeep.db.filters import Filters
 from threadkeep.db.pool import Conn, Pool
@@ -123,33 +122,32 @@ async def seconds_to_next(conn: Conn) -> float | None:
     return row[0] if row else None
 
 
-async def finish(pool: Pool, claimed: Claimed, ending: Ending, *, followed: bool) -> bool:
-    """Close a run that this process executes, and its thread; False where the run was no longer its own.
+def end_of(claimed: Claimed, ending: Ending, *, followed: bool) -> Mapping[str, object]:
+    """What the function `finish_run` is to know to close a run that this process executes, and its thread.
 
-    One round trip; it also wakes the next in line and, where the run is `followed`, those who do so in other processes.
+    It also wakes the next in line and, where the run is `followed`, those who do so in other processes. Without `values`
+    the thread's stay as they are.
     """
-    parameters = {
+    end: dict[str, object] = {
         "run_id": claimed.run_id,
         "thread_id": claimed.thread_id,
         "worker_id": claimed.worker_id,
         "status": ending.status,
         "thread_status": ending.thread_status,
-        "values": ending.values.decode() if ending.values is not None else None,
-        "interrupts": Jsonb(ending.interrupts),
-        "error": Jsonb(ending.error) if ending.error is not None else None,
+        "interrupts": ending.interrupts,
+        "error": ending.error,
         "temporary_s": TEMPORARY_S if claimed.temporary else None,
         "followed": followed,
         "remove": ending.remove,
     }
+    return end if ending.values is None else end | {"values": Json(ending.values)}
+
+
+async def finish(pool: Pool, end: Mapping[str, object]) -> bool:
+    """Close a run in a transaction of its own, behind whoever holds its thread; False where it was no longer its
+    worker's. Most ends go along with checkpoints (`db/group_commit.py`)."""
     async with pool.connection() as conn:
-        done = await conn.execute(
-            """
-            SELECT finish_run(%(run_id)s, %(thread_id)s, %(worker_id)s, %(status)s, %(thread_status)s,
-                              %(values)s::jsonb, %(interrupts)s, %(error)s::jsonb, %(temporary_s)s, %(followed)s,
-                              %(remove)s)
-            """,
-            parameters,
-        )
+        done = await conn.execute("SELECT finish_run(%(end)s::jsonb)", {"end": wire.dumps(end).decode()})
         row = await done.fetchone()
     return bool(row and row[0])
 

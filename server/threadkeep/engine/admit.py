@@ -102,9 +102,9 @@ async def _open_here(engine: Engine, filters: Filters, asked: Admission, slot: S
     new, live = _new_run(engine, asked, engine.worker_id), None
     opened: Opened = NOT_OPENED
     with anyio.CancelScope(shield=True):
-        opened = await openings.open_run(engine.pool, filters, new)
+        opened = await engine.openings.open_run(filters, new)
         if opened.run is not None and opened.run.status == "running":
-            job = Job.of(_claimed(engine, opened.run, new, opened))
+            job = Job.of(_claimed(engine, opened.run, new, opened), engine.commits)
             live = start(engine, job, slot.passed_on(), watched=asked.watched)
     run = _accepted(engine, opened, new)
     return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=live)
@@ -113,7 +113,7 @@ async def _open_here(engine: Engine, filters: Filters, asked: Admission, slot: S
 async def enqueue(engine: Engine, filters: Filters, asked: Admission) -> Admitted:
     """Put a run in the queue, for any process that has a slot. NotFound and ThreadBusy as above."""
     new = _new_run(engine, asked, None)
-    run = _accepted(engine, await openings.open_run(engine.pool, filters, new), new)
+    run = _accepted(engine, await engine.openings.open_run(filters, new), new)
     return Admitted(run_id=run.run_id, thread_id=run.thread_id, run=run, live=None)
 
 

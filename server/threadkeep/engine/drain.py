@@ -37,6 +37,7 @@ async def drain(engine: Engine, *, within_s: float | None = None) -> None:
     engine.tasks.cancel_scope.cancel()
     put_back = 0
     with anyio.move_on_after(PUT_BACK_S, shield=True):
+        await engine.commits.idle()  # before another process goes on from the last checkpoint
         async with engine.pool.connection() as conn:
             put_back = await workers.put_back(conn, engine.worker_id)
             await workers.delete(conn, engine.worker_id)

@@ -10,7 +10,9 @@ from anyio.abc import TaskGroup
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from threadkeep.db.event_commit import EventCommit
+from threadkeep.db.group_commit import GroupCommit
 from threadkeep.db.listen import Wakeups
+from threadkeep.db.openings import Openings
 from threadkeep.db.pool import Pool
 from threadkeep.db.store import Store
 from threadkeep.db.threads import Ttl
@@ -46,6 +48,9 @@ class Engine:
     saver: BaseCheckpointSaver[str]
     store: Store
     slots: Slots
+    openings: Openings
+    commits: GroupCommit
+    """Of checkpoints and of the ends of runs."""
     event_commit: EventCommit
     wakeups: Wakeups
     tasks: TaskGroup

@@ -16,7 +16,7 @@ from threadkeep import logs, wire
 from threadkeep.db import bounds, checkpoints, queue, spaces
 from threadkeep.db.listen import run_topic
 from threadkeep.db.outage import OUTLAST_S, enter_run, outlast
-from threadkeep.db.queue import Claimed, Ending
+from threadkeep.db.queue import Ending
 from threadkeep.db.runs import CancelAction
 from threadkeep.db.workers import lease_lost
 from threadkeep.engine import state
@@ -71,15 +71,14 @@ async def execute(engine: Engine, job: Job, live: LiveRun, slot: Slot) -> None:
         slot.give_back()
         if live.abandoned:
             return
-        if conclusion.ending.error is not None and live.cancelled is None:
-            live.append("error", wire.dumps(conclusion.ending.error))
-        await kept_all(live)
-        await _finish(engine, job, live, conclusion)
+        conclusion = await _finish(engine, job, live, conclusion)
     except Exception:
         log.exception("run not finished", extra={"run_id": str(job.run_id), "graph_id": job.graph_id})
         return
     finally:
         slot.give_back()
+        if job.writes is not None:
+            job.writes.close()
         engine.live.remove(live)
         if live.outcome is None:
             live.abandon()
@@ -97,18 +96,25 @@ async def _conclude(engine: Engine, job: Job, live: LiveRun) -> Conclusion:
         opened = engine.graphs[job.graph_id].open(job.config(), durable=job.durable, context=job.spec.context)
         async with opened as graph:
             cut = await _within_limits(engine, graph, job, live, streamed)
+            if job.writes is not None and live.keeper is not None:
+                await job.writes.settled()  # what fails here is told among the events that are kept
             if cut == "none" and not _may_be_interrupted(graph, job, streamed):
                 values = wire.dumps(streamed.values)
                 return Conclusion(ending=_ending(values), answer=values)
             with anyio.fail_after(FINISH_S, shield=True):
                 return await _settle(engine, graph, job, live, (cut, streamed))
-    except Exception as failure:
-        if lease_lost(failure):
-            _lose(engine, job, live)
-        elif live.cancelled is None:
-            log.exception("run failed", extra={"run_id": str(job.run_id), "graph_id": job.graph_id})
-        request_id = logs.request_id() or str(job.run_id)
-        return _failed(streamed, describe(failure, expose=engine.settings.expose_errors, request_id=request_id))
+    except Exception as failure:  # noqa: BLE001 - whatever it is, it is this run's, and logged there
+        return _fell(engine, job, live, failure, streamed)
+
+
+def _fell(engine: Engine, job: Job, live: LiveRun, failure: Exception, streamed: Streamed | None = None) -> Conclusion:
+    """Whatever was raised, by the graph or by what writes its checkpoints, is the run's error."""
+    if lease_lost(failure):
+        _lose(engine, job, live)
+    elif live.cancelled is None:
+        log.error("run failed", extra={"run_id": str(job.run_id), "graph_id": job.graph_id}, exc_info=failure)
+    request_id = logs.request_id() or str(job.run_id)
+    return _failed(streamed, describe(failure, expose=engine.settings.expose_errors, request_id=request_id))
 
 
 def _lose(engine: Engine, job: Job, live: LiveRun) -> None:
@@ -140,6 +146,8 @@ def _may_be_interrupted(graph: Graph, job: Job, streamed: Streamed) -> bool:
 
 async def _settle(engine: Engine, graph: Graph, job: Job, live: LiveRun, end: tuple[Cut, Streamed]) -> Conclusion:
     cut, streamed = end
+    if job.writes is not None:
+        await job.writes.settled()
     if cut == "timeout":
         seconds = engine.settings.run_timeout_s
         return _failed(streamed, {"error": "TimeoutError", "message": f"the run took over {seconds:g} s"}, "timeout")
@@ -190,9 +198,11 @@ def _cancel_error(action: CancelAction, reason: str) -> Mapping[str, str]:
     return {"error": "UserRollback" if action == "rollback" else "UserInterrupt", "message": reason}
 
 
-def _failed(streamed: Streamed, error: Mapping[str, str], status: Literal["error", "timeout"] = "error") -> Conclusion:
+def _failed(
+    streamed: Streamed | None, error: Mapping[str, str], status: Literal["error", "timeout"] = "error"
+) -> Conclusion:
     values = None
-    if streamed.values is not None:
+    if streamed is not None and streamed.values is not None:
         try:
             values = wire.dumps(streamed.values)
         except wire.Unserializable:
@@ -210,18 +220,38 @@ def thread_config(job: Job) -> Any:
     return {"configurable": {"thread_id": str(job.thread_id), "checkpoint_ns": ""}}
 
 
-async def _finish(engine: Engine, job: Job, live: LiveRun, conclusion: Conclusion) -> None:
-    """Write the final state, then tell the readers: who hears of the end finds it in Postgres.
+async def _finish(engine: Engine, job: Job, live: LiveRun, conclusion: Conclusion) -> Conclusion:
+    """Write the final state, then tell the readers: who hears of the end finds it in Postgres. What it came to be.
 
     Where it can't be written, or is another process's to write, they are left to what Postgres will say.
     """
-    if job.claimed is not None and not await _write_end(engine, job.claimed, live, conclusion.ending):
+    _tell_error(live, conclusion)
+    await kept_all(live)
+    try:
+        written = await _write_end(engine, job, live, conclusion.ending)
+    except Exception as failure:
+        if not (lease_lost(failure) or (job.writes is not None and job.writes.failure is failure)):
+            raise
+        conclusion = _fell(engine, job, live, failure)
+        _tell_error(live, conclusion)
+        written = not live.abandoned and await _write_end(engine, job, live, conclusion.ending, alone=True)
+    if written:
+        live.end(Outcome(status=conclusion.ending.status, answer=conclusion.answer))
+    else:
         log.warning("the end of a run is not this process's to write", extra={"run_id": str(job.run_id)})
-        return
-    live.end(Outcome(status=conclusion.ending.status, answer=conclusion.answer))
+    return conclusion
 
 
-async def _write_end(engine: Engine, claimed: Claimed, live: LiveRun, ending: Ending) -> bool:
-    followed = live.keeper is not None
+def _tell_error(live: LiveRun, conclusion: Conclusion) -> None:
+    if conclusion.ending.error is not None and live.cancelled is None:
+        live.append("error", wire.dumps(conclusion.ending.error))
+
+
+async def _write_end(engine: Engine, job: Job, live: LiveRun, ending: Ending, *, alone: bool = False) -> bool:
+    """Behind the run's other writes, or `alone` where these can't be made; False where it is not this process's."""
+    if job.claimed is None or job.writes is None:
+        return True
+    end = queue.end_of(job.claimed, ending, followed=live.keeper is not None)
     with anyio.fail_after(FINISH_S, shield=True):
-        return await outlast(lambda: queue.finish(engine.pool, claimed, ending, followed=followed))
+        done = None if alone else await job.writes.end(end)
+        return await outlast(lambda: queue.finish(engine.pool, end)) if done is None else done

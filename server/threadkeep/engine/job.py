@@ -10,8 +10,10 @@ from langgraph.types import Command as GraphCommand
 from langgraph.types import Send
 
 from threadkeep.auth.principal import configurable_of
-from threadkeep.db.checkpoints import FRESH, LEASE, Fresh
+from threadkeep.db.checkpoints import FRESH, WRITES, Fresh
+from threadkeep.db.group_commit import GroupCommit
 from threadkeep.db.queue import Claimed
+from threadkeep.db.write_behind import WriteBehind
 from threadkeep.engine.spec import Command, Packet, RunSpec
 
 RESERVED = ("__", "langgraph_auth")
@@ -36,9 +38,11 @@ class Job:
     user: Mapping[str, Any] | None = None
     """Who asked for it, as `authenticate` said; None where authentication is off."""
     claimed: Claimed | None = None
+    writes: WriteBehind | None = None
+    """What it writes of itself; set exactly when `claimed` is."""
 
     @classmethod
-    def of(cls, claimed: Claimed) -> "Job":
+    def of(cls, claimed: Claimed, commits: GroupCommit) -> "Job":
         """The job of a row of `runs`."""
         return cls(
             run_id=claimed.run_id,
@@ -50,6 +54,7 @@ class Job:
             attempt=claimed.attempt,
             user=claimed.principal.load() if claimed.principal else None,
             claimed=claimed,
+            writes=WriteBehind(commits, claimed.worker_id),
         )
 
     @property
@@ -69,7 +74,7 @@ class Job:
         mirrored = client_configurable({"configurable": self.spec.context})
         configurable = client_configurable(sent) | mirrored | ids | {"thread_id": str(self.thread_id)}
         if self.claimed is not None:
-            configurable[LEASE] = self.claimed.worker_id
+            configurable[WRITES] = self.writes
             if self.claimed.new_thread:
                 configurable[FRESH] = Fresh()
         if self.user is not None:

@@ -45,7 +45,7 @@ async def claim_once(engine: Engine) -> bool:
         if claimed is not None:
             if claimed.waited_s is not None and claimed.attempt == 1:
                 engine.metrics.queue_wait.observe(claimed.waited_s)
-            start(engine, Job.of(claimed), slot.passed_on(), watched=True)
+            start(engine, Job.of(claimed, engine.commits), slot.passed_on(), watched=True)
     return claimed is not None
 
 
