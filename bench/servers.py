@@ -61,7 +61,15 @@ class Postgres:
     def cpu_s(self) -> float:
         """CPU seconds so far, those of connections that have ended too."""
         own = self.postmaster.cpu_times()
-        return sum(own[:4]) + sum(sum(one.cpu_times()[:2]) for one in self.postmaster.children())
+        return sum(own[:4]) + sum(map(_own_cpu_s, self.postmaster.children()))
+
+
+def _own_cpu_s(process: psutil.Process) -> float:
+    """What ended meanwhile counts with its parent from then on."""
+    try:
+        return sum(process.cpu_times()[:2])
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def postgres(uri: str) -> Postgres | None:

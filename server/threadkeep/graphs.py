@@ -17,7 +17,13 @@ import os
 import re
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -87,24 +93,26 @@ class LoadedGraph:
             self._durable = self._join(self._source, durable=True)
             self._stateless = self._join(self._source, durable=False)
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self,
         config: RunnableConfig,
         *,
         durable: bool,
         access: AccessContext = "threads.create_run",
         context: object = None,
-    ) -> AsyncGenerator[Graph, None]:
+    ) -> AbstractAsyncContextManager[Graph]:
         """The graph for one use; with `durable=False` it has no checkpointer, but still the store.
 
         A static graph is the same object each time. A factory is called with `config` or a runtime, whatever it asks
         for; what it raises comes through, and TypeError where it makes no graph.
         """
         ready = self._durable if durable else self._stateless
-        if ready is not None:
-            yield ready
-            return
+        return self._made(config, access, context, durable=durable) if ready is None else nullcontext(ready)
+
+    @asynccontextmanager
+    async def _made(
+        self, config: RunnableConfig, access: AccessContext, context: object, *, durable: bool
+    ) -> AsyncGenerator[Graph, None]:
         factory = cast("Factory", self._source)
         if access != "threads.create_run" and (user := looked_at_by()) is not None:
             config = {**config, "configurable": {**config.get("configurable", {}), **configurable_of(user)}}

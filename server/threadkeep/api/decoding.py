@@ -62,19 +62,22 @@ async def read_bytes(request: Request[Any]) -> bytes:
 
 
 async def _counted(request: Request[Any], limit: int) -> bytes:
-    refused = TooLarge(f"the body is above {limit} bytes", headers={"connection": "close"})
     told = request.headers.get("content-length", "")
     if told.isascii() and told.isdecimal() and (len(told) > len(str(limit)) or int(told) > limit):
-        raise refused
+        raise _too_large(limit)
     read = bytearray()
     try:
         async for chunk in request.stream():
             read += chunk
             if len(read) > limit:
-                raise refused
+                raise _too_large(limit)
     except ClientDisconnect:
         raise Invalid("the body ended too soon") from None
     return bytes(read)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is above {limit} bytes", headers={"connection": "close"})
 
 
 def decode(raw: bytes) -> object:

@@ -5,9 +5,9 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Final
+from typing import Final, cast
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,7 +28,8 @@ QUIET = frozenset({"/livez", "/readyz", "/ok", "/", "/metrics"})
 SHOWN_CHARACTERS = 200
 """Of a path or an id, in a log."""
 RUN_PATH: Final = re.compile(r"/threads/([0-9a-f-]{36})/runs/([0-9a-f-]{36})")
-STREAM: Final = "text/event-stream"
+STREAM: Final = b"text/event-stream"
+REQUEST_ID: Final = b"x-request-id"
 
 GUARDS: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 NO_PAGE: Final = (
@@ -56,10 +57,9 @@ class Guarded:
 
 def _guard(message: Message) -> None:
     """Over none that the answer has of its own: a page may need another policy."""
-    sent: list[tuple[bytes, bytes]] = list(message["headers"])
-    named = {name.lower(): value for name, value in sent}
+    named = dict(cast("list[tuple[bytes, bytes]]", message["headers"]))  # ASGI has their names in lower case
     wanted = GUARDS + NO_PAGE if named.get(b"content-type", b"").split(b";")[0] in PROGRAMS else GUARDS
-    message["headers"] = [*sent, *((name, value) for name, value in wanted if name not in named)]
+    message["headers"] = [*message["headers"], *(guard for guard in wanted if guard[0] not in named)]
 
 
 class Requests:
@@ -130,11 +130,13 @@ class _Answer:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers["x-request-id"] = self._request_id
+            sent = cast("list[tuple[bytes, bytes]]", message["headers"])
+            named = dict(sent)
+            others = sent if REQUEST_ID not in named else [pair for pair in sent if pair[0] != REQUEST_ID]
+            message["headers"] = [*others, (REQUEST_ID, self._request_id.encode())]
             self.status, self.began_s = message["status"], self.seconds()
-            self.location = headers.get("content-location", "")
-            if headers.get("content-type", "").startswith(STREAM):
+            self.location = named.get(b"content-location", b"").decode("latin-1")
+            if named.get(b"content-type", b"").startswith(STREAM):
                 self._streams = True
                 self._metrics.streams.inc()
         await self._send(message)

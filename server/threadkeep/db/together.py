@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import anyio
 
 from threadkeep.db.outage import is_away
+from threadkeep.flag import Flag
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,20 +27,23 @@ LINGER_S = 0.005
 class Handed(Generic[Item, Result]):
     """An item that was handed in, and what became of it."""
 
-    __slots__ = ("_event", "_result", "_want", "done", "failure", "gone", "item")
+    __slots__ = ("_done", "_result", "_want", "failure", "gone", "item")
 
     def __init__(self, item: Item, want: Callable[[], None]) -> None:
         self.item = item
         self._want = want
         """Says that somebody waits."""
-        self.done = False
         self.failure: Exception | None = None
         """What Postgres said of it, when `done`."""
         self.gone = False
         """Its caller was cancelled before it was sent."""
         self._result: Any = None
-        self._event: anyio.Event | None = None
-        """There while somebody waits."""
+        self._done = Flag()
+
+    @property
+    def done(self) -> bool:
+        """It is written, or could not be."""
+        return self._done.is_set()
 
     async def written(self) -> Result:
         """What came of it, when it is committed; raises what Postgres says of it."""
@@ -51,15 +55,13 @@ class Handed(Generic[Item, Result]):
     async def settled(self) -> None:
         """Wait until it is written, or could not be."""
         if not self.done:
-            self._event = self._event or anyio.Event()
             self._want()
-            await self._event.wait()
+            await self._done.wait()
 
     def settle(self, result: Result | None, failure: Exception | None = None) -> None:
         """Wake who waits for it."""
-        self.done, self._result, self.failure = True, result, failure
-        if self._event is not None:
-            self._event.set()
+        self._result, self.failure = result, failure
+        self._done.set()
 
 
 class Together(Generic[Item, Result]):

@@ -7,8 +7,8 @@ becomes an ordinary exception.
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Coroutine, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -33,12 +33,11 @@ def containing() -> Generator[None]:
         loop.set_task_factory(before)
 
 
-@asynccontextmanager
-async def contained() -> AsyncGenerator[None]:
-    """Run a graph in the block: Exception and our own cancellation come through, anything else as Escaped."""
+async def contained(graph: Callable[[], Awaitable[None]]) -> None:
+    """Run a graph: Exception and our own cancellation come through, anything else as Escaped."""
     token = _inside.set(True)
     try:
-        yield
+        await graph()
     except anyio.get_cancelled_exc_class():
         if anyio.current_effective_deadline() == -math.inf:
             raise

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -28,7 +29,7 @@ from threadkeep.engine.keep import keep, kept_all
 from threadkeep.engine.live import LiveRun, Outcome
 from threadkeep.engine.measure import measured
 from threadkeep.engine.slots import Slot
-from threadkeep.engine.stream import INTERRUPT, Streamed, has_static_interrupts, stream, with_key
+from threadkeep.engine.stream import INTERRUPT, Called, Streamed, has_static_interrupts, stream, with_key
 from threadkeep.graphs import Graph
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def start(engine: Engine, job: Job, slot: Slot, *, watched: bool) -> LiveRun:
     if kept:
         keep(engine, live)
     engine.wakeups.wake(run_topic(job.run_id))
-    engine.tasks.start_soon(measured, execute, engine, job, live, slot, name=f"run {job.run_id}")
+    engine.tasks.start_soon(measured, execute, engine, job, live, slot, name=f"run {job.about['run_id']}")
     return live
 
 
@@ -66,7 +67,7 @@ async def execute(engine: Engine, job: Job, live: LiveRun, slot: Slot) -> None:
     enter_run()
     bounds.unbind(spaces.of_run(engine.settings.auth_type, job.metadata))
     try:
-        live.append("metadata", wire.dumps({"run_id": job.run_id, "attempt": job.attempt}))
+        live.append("metadata", wire.dumps({"run_id": job.about["run_id"], "attempt": job.attempt}))
         conclusion = await _conclude(engine, job, live)
         slot.give_back()
         if live.abandoned:
@@ -82,20 +83,23 @@ async def execute(engine: Engine, job: Job, live: LiveRun, slot: Slot) -> None:
         engine.live.remove(live)
         if live.outcome is None:
             live.abandon()
-    fields = {"run_id": str(job.run_id), "thread_id": str(job.thread_id), "graph_id": job.graph_id}
-    log.info(
-        "run finished",
-        extra=fields | {"status": conclusion.ending.status, "duration_s": round(time.monotonic() - began, 3)},
-    )
+    took = {"status": conclusion.ending.status, "duration_s": round(time.monotonic() - began, 3)}
+    log.info("run finished", extra={**_shown(job), **took})
+
+
+def _shown(job: Job) -> dict[str, str]:
+    """What a log tells of a run."""
+    return {key: job.about[key] for key in ("run_id", "thread_id", "graph_id")}
 
 
 async def _conclude(engine: Engine, job: Job, live: LiveRun) -> Conclusion:
     """Run the graph, and read what it leaves."""
     streamed = Streamed()
     try:
-        opened = engine.graphs[job.graph_id].open(job.config(), durable=job.durable, context=job.spec.context)
+        config = job.config()
+        opened = engine.graphs[job.graph_id].open(config, durable=job.durable, context=job.spec.context)
         async with opened as graph:
-            cut = await _within_limits(engine, graph, job, live, streamed)
+            cut = await _within_limits(engine, Called(graph, job, config), live, streamed)
             if job.writes is not None and live.keeper is not None:
                 await job.writes.settled()  # what fails here is told among the events that are kept
             if cut == "none" and not _may_be_interrupted(graph, job, streamed):
@@ -124,17 +128,12 @@ def _lose(engine: Engine, job: Job, live: LiveRun) -> None:
         engine.lease.lost.set()
 
 
-async def _within_limits(engine: Engine, graph: Graph, job: Job, live: LiveRun, streamed: Streamed) -> Cut:
+async def _within_limits(engine: Engine, called: Called, live: LiveRun, streamed: Streamed) -> Cut:
     """Run the graph until it ends, is cancelled, or its time is over; one that then goes on is left behind."""
-
-    async def run() -> None:
-        async with contained():
-            await stream(graph, job, live, streamed)
-
     live.scope.deadline = anyio.current_time() + engine.settings.run_timeout_s
     with live.scope:
-        about = {"run_id": str(job.run_id), "thread_id": str(job.thread_id), "graph_id": job.graph_id}
-        await engine.stuck.run(run, grace_s=engine.settings.stop_grace_s, about=about)
+        running = contained(partial(stream, called, live, streamed))
+        await engine.stuck.run(running, grace_s=engine.settings.stop_grace_s, about=_shown(called.job))
         return "none"
     return "cancelled" if live.cancelled or live.abandoned else "timeout"
 

@@ -40,6 +40,13 @@ class Job:
     claimed: Claimed | None = None
     writes: WriteBehind | None = None
     """What it writes of itself; set exactly when `claimed` is."""
+    about: Mapping[str, str] = field(init=False)
+    """Its ids as texts, for logs and configs."""
+
+    def __post_init__(self) -> None:
+        ids = {"run_id": str(self.run_id), "thread_id": str(self.thread_id)}
+        about = {**ids, "assistant_id": str(self.assistant_id), "graph_id": self.graph_id}
+        object.__setattr__(self, "about", about)
 
     @classmethod
     def of(cls, claimed: Claimed, commits: GroupCommit) -> "Job":
@@ -70,9 +77,8 @@ class Job:
     def config(self) -> RunnableConfig:
         """The graph's config: the client's, and the server's keys over it."""
         sent = self.spec.config
-        ids = {"run_id": str(self.run_id), "assistant_id": str(self.assistant_id), "graph_id": self.graph_id}
         mirrored = client_configurable({"configurable": self.spec.context})
-        configurable = client_configurable(sent) | mirrored | ids | {"thread_id": str(self.thread_id)}
+        configurable: dict[str, Any] = {**client_configurable(sent), **mirrored, **self.about}
         if self.claimed is not None:
             configurable[WRITES] = self.writes
             if self.claimed.new_thread:
@@ -84,16 +90,19 @@ class Job:
             configurable["checkpoint_ns"] = start.checkpoint_ns
         config: dict[str, Any] = {
             "configurable": configurable,
-            "metadata": {**self.metadata, **ids, "thread_id": str(self.thread_id), "run_attempt": self.attempt},
+            "metadata": {**self.metadata, **self.about, "run_attempt": self.attempt},
             "run_id": self.run_id,
             "run_name": self.graph_id,
         }
-        return cast("RunnableConfig", config | {key: sent[key] for key in ("tags", "recursion_limit") if key in sent})
+        config |= {key: sent[key] for key in ("tags", "recursion_limit") if key in sent}
+        return cast("RunnableConfig", config)
 
 
 def client_configurable(config: Mapping[str, Any]) -> dict[str, Any]:
     """A client's `configurable` without the keys that are the server's."""
-    sent = cast("dict[str, Any]", config.get("configurable") or {})
+    sent: dict[str, Any] | None = config.get("configurable")
+    if not sent:
+        return {}
     return {key: value for key, value in sent.items() if key not in OWNED and not key.startswith(RESERVED)}
 
 

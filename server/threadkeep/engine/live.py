@@ -13,6 +13,7 @@ from uuid import UUID
 import anyio
 
 from threadkeep.db.runs import CancelAction, FinalStatus
+from threadkeep.flag import Flag
 
 RING_EVENTS = 4096
 RING_BYTES = 4 * 1024 * 1024
@@ -74,7 +75,7 @@ class LiveRun:
         """There where its events are written to Postgres; set when all of them are."""
         self.pressed: anyio.Event | None = None
         """There while that one waits for more events; set when it is not to."""
-        self.gone = anyio.Event()
+        self.gone = Flag()
         """The process has nothing more to do for it."""
         self.sealed = False
         self.abandoned = False
@@ -83,7 +84,7 @@ class LiveRun:
         self.events_before = events_before
         """The position behind which its events begin; those before it are an earlier attempt's."""
         self._last = events_before
-        self._closed = anyio.Event()
+        self._closed = Flag()
         self._changed: anyio.Event | None = None
         """There while somebody waits for the next event."""
 

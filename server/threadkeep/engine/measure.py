@@ -15,14 +15,8 @@ Execute = Callable[[Engine, Job, LiveRun, Slot], Awaitable[None]]
 async def measured(execute: Execute, engine: Engine, job: Job, live: LiveRun, slot: Slot) -> None:
     """`execute` the run, and count how it ended."""
     began = time.monotonic()
-    ids = {
-        "run_id": str(job.run_id),
-        "thread_id": str(job.thread_id),
-        "assistant_id": str(job.assistant_id),
-        "graph_id": job.graph_id,
-    }
     tracing = engine.tracing
-    with nullcontext() if tracing is None else tracing.run(ids, lambda: _outcome(live)):
+    with nullcontext() if tracing is None else tracing.run(job.about, lambda: _outcome(live)):
         try:
             await execute(engine, job, live, slot)
         finally:

@@ -45,6 +45,7 @@ class Slots:
         self._timeout_s = timeout_s
         self._waited = waited
         """Told how long each request waited."""
+        self._line = 0
         self.draining = False
         """The process is stopping."""
 
@@ -60,7 +61,7 @@ class Slots:
     @property
     def waiting(self) -> int:
         """Requests in line."""
-        return self._limiter.statistics().tasks_waiting
+        return self._line
 
     def drain(self) -> None:
         """From here on nobody gets a slot: the process is stopping."""
@@ -79,22 +80,30 @@ class Slots:
         Overloaded where the line is full, the wait was too long, or the process is stopping.
         """
         self.refuse_if_full()
-        slot, began = Slot(self._limiter), time.monotonic()
-        if not self.waiting and self.running < self.total:
+        slot = Slot(self._limiter)
+        if not self._line and self.running < self.total:
             self._limiter.acquire_on_behalf_of_nowait(slot)
             self._waited(0.0)
             return slot
+        began = time.monotonic()
         with anyio.move_on_after(self._timeout_s if timeout_s is None else timeout_s):
-            await self._limiter.acquire_on_behalf_of(slot)
+            await self._stand_in_line(slot)
             self._waited(time.monotonic() - began)
             return slot
         raise Overloaded("no slot became free in time", retry_after_s=5)
+
+    async def _stand_in_line(self, slot: Slot) -> None:
+        self._line += 1
+        try:
+            await self._limiter.acquire_on_behalf_of(slot)
+        finally:
+            self._line -= 1
 
     @asynccontextmanager
     async def hold_patiently(self) -> AsyncGenerator[Slot]:
         """A slot, however long it takes: for the worker, whose runs wait in Postgres and not in the line."""
         slot = Slot(self._limiter)
-        await self._limiter.acquire_on_behalf_of(slot)
+        await self._stand_in_line(slot)
         try:
             yield slot
         finally:

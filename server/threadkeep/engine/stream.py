@@ -4,20 +4,19 @@ Nothing here knows the database: a stateless run is this and no more.
 """
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, cast
 
-from langgraph.pregel import Pregel
-from langgraph.types import StreamMode as GraphMode
+from langchain_core.runnables import RunnableConfig
 
 from threadkeep import wire
 from threadkeep.engine.job import Job, client_configurable
 from threadkeep.engine.live import LiveRun
-from threadkeep.engine.parts import Namespace, Parts, graph_modes
+from threadkeep.engine.parts import Parts, graph_modes
+from threadkeep.graphs import Graph
 
-Chunk = tuple[Namespace, GraphMode, Any]
 INTERRUPT = "__interrupt__"
 
 
@@ -31,17 +30,28 @@ class Streamed:
     """What the graph stopped to ask, of all its tasks: each comes in values of its own."""
 
 
-async def stream(graph: Pregel[Any, Any, Any, Any], job: Job, live: LiveRun, streamed: Streamed) -> None:
-    """Run `graph` to its end, an interrupt, or an exception, which goes on to the caller."""
-    parts = Parts(job.spec.stream_mode)
-    async with aclosing(_chunks(graph, job, live)) as chunks:
-        async for namespace, mode, chunk in chunks:
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A graph, and what it is called with."""
+
+    graph: Graph
+    job: Job
+    config: RunnableConfig
+
+
+async def stream(called: Called, live: LiveRun, streamed: Streamed) -> None:
+    """Run a graph to its end, an interrupt, or an exception, which goes on to the caller."""
+    spec = called.job.spec
+    parts = Parts(spec.stream_mode)
+    async with aclosing(_chunks(called, live)) as chunks:
+        async for chunk in chunks:
+            namespace, mode, value = chunk if spec.stream_subgraphs else ((), *chunk)
             if live.first_at is None:
                 live.first_at = time.monotonic()
             if mode == "values" and not namespace:
-                _remember(streamed, chunk)
+                _remember(streamed, value)
             if live.watched:
-                for name, data in parts.of(namespace, mode, chunk):
+                for name, data in parts.of(namespace, mode, value):
                     live.append(name, wire.dumps(data))
 
 
@@ -57,35 +67,32 @@ def _remember(streamed: Streamed, values: Any) -> None:
     streamed.values = values
 
 
-async def _chunks(graph: Pregel[Any, Any, Any, Any], job: Job, live: LiveRun) -> AsyncGenerator[Chunk, None]:
-    arguments = call_arguments(graph, job)
+def _chunks(called: Called, live: LiveRun) -> AsyncGenerator[Any, None]:
+    """Mode and value of each chunk; before them its namespace, where those of subgraphs are asked for too."""
+    job, runnable = called.job, cast("Any", called.graph)
+    arguments = call_arguments(called.graph, job)
     if "events" in job.spec.stream_mode:
-        async for chunk in _events(graph, job, live, arguments):
-            yield chunk
-        return
-    subgraphs = job.spec.stream_subgraphs
-    runnable: Any = graph
-    async for item in runnable.astream(job.graph_input(), job.config(), subgraphs=subgraphs, **arguments):
-        yield cast("Chunk", item) if subgraphs else cast("Chunk", ((), *item))
+        return _events(called, live, arguments)
+    return runnable.astream(job.graph_input(), called.config, subgraphs=job.spec.stream_subgraphs, **arguments)
 
 
-async def _events(
-    graph: Pregel[Any, Any, Any, Any], job: Job, live: LiveRun, arguments: dict[str, Any]
-) -> AsyncIterator[Chunk]:
+async def _events(called: Called, live: LiveRun, arguments: dict[str, Any]) -> AsyncGenerator[Any, None]:
     """LangChain's own events, and the graph's chunks, which are events of the root run among them."""
-    root = str(job.run_id)
-    runnable: Any = graph
-    events = runnable.astream_events(job.graph_input(), job.config(), version="v2", subgraphs=True, **arguments)
+    job, runnable = called.job, cast("Any", called.graph)
+    root, subgraphs = job.about["run_id"], job.spec.stream_subgraphs
+    events = runnable.astream_events(job.graph_input(), called.config, version="v2", subgraphs=True, **arguments)
     async for event in events:
         if event["event"] == "on_chain_stream" and event["run_id"] == root:
-            namespace, mode, chunk = cast("Chunk", event["data"].get("chunk"))
-            if not namespace or job.spec.stream_subgraphs:
-                yield namespace, mode, chunk
+            namespace, *chunk = event["data"].get("chunk")
+            if subgraphs:
+                yield namespace, *chunk
+            elif not namespace:
+                yield chunk
         elif live.watched:
             live.append("events", wire.dumps(event))
 
 
-def call_arguments(graph: Pregel[Any, Any, Any, Any], job: Job) -> dict[str, Any]:
+def call_arguments(graph: Graph, job: Job) -> dict[str, Any]:
     """The keyword arguments of `astream`, only those that say something."""
     spec = job.spec
     arguments: dict[str, Any] = {"stream_mode": graph_modes(spec.stream_mode)}
@@ -100,7 +107,7 @@ def call_arguments(graph: Pregel[Any, Any, Any, Any], job: Job) -> dict[str, Any
     return arguments
 
 
-def graph_context(graph: Pregel[Any, Any, Any, Any], job: Job) -> Any:
+def graph_context(graph: Graph, job: Job) -> Any:
     """What the graph's context schema knows of the run's `configurable` and context; a graph without one gets all.
 
     A schema is filled in even where nothing is given, so that its defaults are there.
@@ -112,7 +119,7 @@ def graph_context(graph: Pregel[Any, Any, Any, Any], job: Job) -> Any:
     return {key: value for key, value in given.items() if key in known}
 
 
-def has_static_interrupts(graph: Pregel[Any, Any, Any, Any], job: Job) -> bool:
+def has_static_interrupts(graph: Graph, job: Job) -> bool:
     """The graph may stop before or after a node without saying so in its values."""
     spec = job.spec
     return bool(

@@ -7,7 +7,8 @@ the run is closed without it. What it goes on to write has lost its lease.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 import anyio
 
@@ -30,13 +31,9 @@ class Stuck:
         """How many still run."""
         return len(self._tasks)
 
-    async def run(self, graph: Callable[[], Awaitable[None]], *, grace_s: float, about: Mapping[str, object]) -> None:
+    async def run(self, graph: Coroutine[Any, Any, None], *, grace_s: float, about: Mapping[str, object]) -> None:
         """Run a graph to its end; when cancelled, stop it first, and leave it behind `grace_s` later."""
-
-        async def whole() -> None:
-            await graph()
-
-        task = asyncio.get_running_loop().create_task(whole(), name=f"graph of run {about.get('run_id')}")
+        task = asyncio.get_running_loop().create_task(graph, name=f"graph of run {about.get('run_id')}")
         try:
             await asyncio.shield(task)
         except anyio.get_cancelled_exc_class():
