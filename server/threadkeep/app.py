@@ -13,7 +13,6 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -32,6 +31,7 @@ from threadkeep.db.group_commit import GroupCommit
 from threadkeep.db.listen import Wakeups, listening
 from threadkeep.db.openings import Openings
 from threadkeep.db.pool import Pool
+from threadkeep.db.serde import Serializer
 from threadkeep.db.store import Store
 from threadkeep.db.threads import Ttl
 from threadkeep.engine import webhook_policy
@@ -119,7 +119,7 @@ class Plan:
     def serde(self) -> SerializerProtocol:
         """Strict: beside LangGraph's own and each graph's state types, only what `checkpointer.serde` names is revived."""
         serde = self.project.checkpointer.serde
-        strict = JsonPlusSerializer(
+        strict = Serializer(
             allowed_json_modules=serde.allowed_json_modules, allowed_msgpack_modules=serde.allowed_msgpack_modules
         )
         return encryption.serializer(strict, self.settings.aes_key_bytes)

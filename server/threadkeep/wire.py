@@ -12,6 +12,8 @@ from typing import Any, cast
 import orjson
 from pydantic import BaseModel
 
+from threadkeep import messages
+
 OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 NUL_ESCAPE = b"\\u0000"
 REPLACEMENT_ESCAPE = b"\\ufffd"
@@ -62,6 +64,8 @@ def _default(value: object) -> object:
     """What orjson asks for on a type it does not know."""
     if isinstance(value, Json):
         return orjson.Fragment(value.raw)
+    if (fields := messages.fields_of(value)) is not None:
+        return fields
     if isinstance(value, BaseModel):
         return value.model_dump()
     if isinstance(value, Mapping):

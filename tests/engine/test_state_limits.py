@@ -157,3 +157,40 @@ def test_key_of_another_length_stops_the_start(settings: Settings, key: str) -> 
     with pytest.raises(ValidationError, match="must be 16, 24 or 32 bytes long") as caught:
         Settings(aes_key=key)  # pyright: ignore[reportArgumentType]
     assert key not in str(caught.value)
+
+
+REFUSED = "NUL \0 in a name"
+"""Of a channel: it goes into the checkpoint's JSON, and Postgres takes it in no form."""
+
+
+async def _say_what_is_refused(_state: Any) -> Any:
+    return {"text": "said", REFUSED: "x"}
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+async def test_run_whose_checkpoints_postgres_refuses_ends_as_error(settings: Settings, durability: str) -> None:
+    """Ours: whether it was waited for, streamed or left in the queue, and whenever Postgres says so."""
+    state: Any = TypedDict("state", {"text": str, REFUSED: str}, total=False)
+    graph: StateGraph[Any, Any, Any, Any] = StateGraph(state)
+    graph.add_node("say", _say_what_is_refused)
+    graph.add_edge(START, "say")
+    graphs = {"growing": accept("growing", graph, where="tests")}
+    async with serving(settings, graphs) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        threads = [await _thread(http) for _ in range(3)]
+        body = {"assistant_id": "growing", "input": {"text": "hello"}, "durability": durability}
+
+        waited = await http.post(f"/threads/{threads[0]}/runs/wait", json=body)
+        streamed = await http.post(f"/threads/{threads[1]}/runs/stream", json=body)
+        queued = (await http.post(f"/threads/{threads[2]}/runs", json=body)).json()
+        joined = await http.get(f"/threads/{threads[2]}/runs/{queued['run_id']}/join")
+        followed = await http.get(
+            f"/threads/{threads[2]}/runs/{queued['run_id']}/stream", headers={"last-event-id": "-1"}
+        )
+
+        assert set(waited.json()) == {"__error__"}
+        assert set(joined.json()) == {"__error__"}
+        assert streamed.text.count("event: error") == 1
+        assert followed.text.count("event: error") == 1
+        for thread_id in threads:
+            assert (await http.get(f"/threads/{thread_id}")).json()["status"] == "error"
+            assert [run["status"] for run in (await http.get(f"/threads/{thread_id}/runs")).json()] == ["error"]

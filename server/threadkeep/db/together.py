@@ -52,6 +52,10 @@ class Handed(Generic[Item, Result]):
             raise self.failure
         return self._result
 
+    def hurry(self) -> None:
+        """Have it written as if somebody waited for it."""
+        self._want()
+
     async def settled(self) -> None:
         """Wait until it is written, or could not be."""
         if not self.done:

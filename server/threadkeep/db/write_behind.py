@@ -18,6 +18,9 @@ MOST_WRITES: Final = 32
 MOST_BYTES: Final = 4 * 1024 * 1024
 """What a run may have on its way; with more it waits, so that one that outruns Postgres does not fill the memory."""
 
+LARGE_BYTES: Final = 16 * 1024
+"""Not held back to go together with more: Postgres has work with it, which it had better begin meanwhile."""
+
 
 class WriteBehind:
     """The writes of one run under one lease."""
@@ -42,8 +45,11 @@ class WriteBehind:
         if self._closed:
             raise RuntimeError("the run has ended, and its graph still writes")
         rows.lease = self.lease
-        self._on_the_way.append(self._commits.put(rows))
-        self._bytes += rows.size_bytes
+        handed, size_bytes = self._commits.put(rows), rows.size_bytes
+        if size_bytes > LARGE_BYTES:
+            handed.hurry()
+        self._on_the_way.append(handed)
+        self._bytes += size_bytes
         if len(self._on_the_way) > MOST_WRITES or self._bytes > MOST_BYTES:
             await self.settled()
 

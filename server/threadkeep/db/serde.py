@@ -1,0 +1,62 @@
+"""Serde: the stock serializer, quicker where a state is made of messages. Either reads what the other wrote."""
+
+from typing import Any, Final, cast
+
+import ormsgpack
+from langgraph.checkpoint.serde.jsonplus import (
+    EXT_PYDANTIC_V2,
+    JsonPlusSerializer,
+    _msgpack_default,  # pyright: ignore[reportPrivateUsage] - what a value is to be written as; no public name
+    _option,  # pyright: ignore[reportPrivateUsage]
+)
+
+from threadkeep import messages
+
+WRITTEN: Final = [str, str, dict, str]
+"""What a model is written as: its module and its class, its fields, how it was once read."""
+
+
+class Serializer(JsonPlusSerializer):
+    """Messages past pydantic, all else as LangGraph's own does it."""
+
+    def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        """Type and bytes; MsgpackEncodeError of what has no form."""
+        if isinstance(obj, (list, dict)):
+            return "msgpack", ormsgpack.packb(obj, default=_default, option=_option)
+        return super().dumps_typed(obj)
+
+    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+        """What was written, its types looked up in the allowlist."""
+        kind, written = data
+        if kind == "msgpack":
+            return ormsgpack.unpackb(written, ext_hook=self._revived, option=ormsgpack.OPT_NON_STR_KEYS)
+        return super().loads_typed(data)
+
+    def _revived(self, code: int, data: bytes) -> Any:
+        if code == EXT_PYDANTIC_V2 and (message := _message(data)) is not None:
+            return message
+        return self._unpack_ext_hook(code, data)
+
+
+def _default(value: Any) -> Any:
+    """What a value is written as that msgpack does not know."""
+    fields = messages.fields_of(value)
+    if fields is None:
+        return _msgpack_default(value)
+    written = (*messages.KINDS[type(value)], fields, "model_validate_json")
+    try:
+        return ormsgpack.Ext(EXT_PYDANTIC_V2, ormsgpack.packb(written, option=_option))
+    except ormsgpack.MsgpackEncodeError:  # something within is no plain value
+        return _msgpack_default(value)
+
+
+def _message(data: bytes) -> Any:
+    """The message that `data` holds; None where it holds anything else, or more than plain values."""
+    try:
+        written = ormsgpack.unpackb(data, option=ormsgpack.OPT_NON_STR_KEYS)
+    except ValueError:
+        return None
+    if type(written) is not list or list(map(type, cast("list[object]", written))) != WRITTEN:
+        return None
+    module, name, fields, _ = cast("tuple[str, str, dict[str, Any], str]", written)
+    return messages.made_of((module, name), fields)

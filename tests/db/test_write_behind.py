@@ -1,0 +1,207 @@
+"""What a run writes behind itself, and its end behind that."""
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import anyio
+import psycopg
+import pytest
+
+from conftest import WAIT_S
+from new_runs import new_run
+from threadkeep import ids
+from threadkeep.db import group_commit, pool, queue, workers
+from threadkeep.db.filters import EVERYTHING
+from threadkeep.db.group_commit import GroupCommit, Rows
+from threadkeep.db.openings import opening
+from threadkeep.db.pool import Pool
+from threadkeep.db.queue import Claimed, Ending
+from threadkeep.db.write_behind import MOST_WRITES, WriteBehind
+from threadkeep.settings import Settings
+from threadkeep.wire import Json
+
+WORKER = ids.uuid7()
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[Pool]:
+    async with pool.open_api_pool(settings, str(settings.database_uri)) as api:
+        async with api.connection() as conn:
+            await workers.create(conn, WORKER)
+        yield api
+
+
+@asynccontextmanager
+async def _committing(settings: Settings, batches: list[int]) -> AsyncIterator[GroupCommit]:
+    """A group commit, and how many callers' each transaction was."""
+    async with (
+        pool.open_runs_pool(settings, str(settings.database_uri)) as runs,
+        group_commit.committing(runs, lambda callers, _: batches.append(callers)) as commits,
+    ):
+        yield commits
+
+
+@pytest.fixture
+def batches() -> list[int]:
+    return []
+
+
+@pytest.fixture
+async def commits(settings: Settings, batches: list[int]) -> AsyncIterator[GroupCommit]:
+    async with _committing(settings, batches) as commits:
+        yield commits
+
+
+async def test_what_nobody_waits_for_goes_with_the_end_of_its_run(
+    api: Pool, commits: GroupCommit, batches: list[int]
+) -> None:
+    """Ours: one transaction for a short run, however many steps it had."""
+    claimed = await _running(api)
+    writes = WriteBehind(commits, WORKER)
+
+    for number in range(5):
+        await writes.put(_blob(claimed.thread_id, number))
+    assert await _blobs(api) == 0
+    assert await writes.end(_end(claimed)) is True
+
+    assert batches == [6]
+    assert await _blobs(api) == 5
+    assert await _status(api, claimed.run_id) == "success"
+
+
+async def test_it_is_written_soon_though_nobody_waits(api: Pool, commits: GroupCommit) -> None:
+    """Ours: a step of a long run is kept long before the run ends."""
+    await WriteBehind(commits, WORKER).put(_blob(uuid.uuid4(), 0))
+
+    with anyio.fail_after(WAIT_S):
+        await commits.idle()
+
+    assert await _blobs(api) == 1
+
+
+async def test_run_waits_where_it_outruns_postgres(api: Pool, commits: GroupCommit) -> None:
+    """Ours: what is on the way is bounded."""
+    writes = WriteBehind(commits, WORKER)
+
+    for number in range(MOST_WRITES + 1):
+        await writes.put(_blob(uuid.uuid4(), number))
+
+    assert await _blobs(api) == MOST_WRITES + 1
+
+
+async def test_nothing_is_written_behind_what_could_not_be(api: Pool, commits: GroupCommit) -> None:
+    """Ours: a run whose checkpoint is refused has not succeeded, and others do not notice."""
+    claimed, other = await _running(api), await _running(api)
+    writes, good = WriteBehind(commits, WORKER), WriteBehind(commits, WORKER)
+    await writes.put(_blob("a NUL \0", 0))
+    await good.put(_blob(other.thread_id, 0))
+
+    with pytest.raises(psycopg.DataError):
+        await writes.end(_end(claimed))
+    assert await good.end(_end(other)) is True
+
+    assert writes.failure is not None
+    assert await _status(api, claimed.run_id) == "running"
+    assert await _status(api, other.run_id) == "success"
+
+
+async def test_who_writes_on_is_told_of_what_could_not_be_written(commits: GroupCommit) -> None:
+    """Ours: a long run stops at its next step, not at its end."""
+    writes = WriteBehind(commits, WORKER)
+    await writes.put(_blob("a NUL \0", 0))
+    await commits.idle()
+
+    with pytest.raises(psycopg.DataError):
+        await writes.put(_blob(uuid.uuid4(), 1))
+    with pytest.raises(psycopg.DataError):
+        await writes.settled()
+
+
+async def test_graph_that_was_left_behind_writes_nothing_more(api: Pool, commits: GroupCommit) -> None:
+    """Ours: its run is closed."""
+    claimed = await _running(api)
+    writes = WriteBehind(commits, WORKER)
+    await writes.end(_end(claimed))
+
+    with pytest.raises(RuntimeError):
+        await writes.put(_blob(claimed.thread_id, 0))
+
+
+async def test_writes_of_a_lost_lease_are_refused_with_the_end(api: Pool, commits: GroupCommit) -> None:
+    """Ours: fencing, in the transaction that would make them."""
+    claimed = await _running(api)
+    writes = WriteBehind(commits, WORKER)
+    await writes.put(_blob(claimed.thread_id, 0))
+    async with api.connection() as conn:
+        await workers.delete(conn, WORKER)
+
+    with pytest.raises(psycopg.Error) as refused:
+        await writes.end(_end(claimed))
+
+    assert workers.lease_lost(refused.value)
+    assert await _blobs(api) == 0
+    assert await _status(api, claimed.run_id) == "running"
+
+
+async def test_end_on_a_thread_that_somebody_holds_keeps_no_other_waiting(api: Pool, commits: GroupCommit) -> None:
+    """Ours: it is said to be held, and is then closed alone, behind whoever holds the thread."""
+    held, free = await _running(api), await _running(api)
+    async with api.connection() as conn, conn.transaction():
+        await queue.lock_thread(conn, held.thread_id)
+        found = dict[str, bool | None]()
+
+        async def end(name: str, claimed: Claimed) -> None:
+            found[name] = await WriteBehind(commits, WORKER).end(_end(claimed))
+
+        with anyio.fail_after(WAIT_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(end, "held", held)
+                tasks.start_soon(end, "free", free)
+
+    assert found == {"held": None, "free": True}
+    assert await queue.finish(api, _end(held)) is True
+    assert await _status(api, held.run_id) == "success"
+
+
+async def _running(api: Pool) -> Claimed:
+    """A run that has begun."""
+    run = new_run(ids.uuid7(), WORKER)
+    async with opening(api) as openings:
+        await openings.open_run(EVERYTHING, run)
+    return Claimed(
+        run_id=run.run_id,
+        thread_id=run.thread_id,
+        assistant_id=run.assistant_id,
+        graph_id=run.graph_id,
+        metadata=Json(b"{}"),
+        kwargs=Json(b"{}"),
+        principal=None,
+        attempt=1,
+        worker_id=WORKER,
+        temporary=False,
+        kept=False,
+    )
+
+
+def _end(claimed: Claimed) -> Any:
+    ending = Ending(status="success", thread_status="idle", values=b'{"items": []}', interrupts={}, error=None)
+    return queue.end_of(claimed, ending, followed=False)
+
+
+def _blob(thread_id: UUID | str, number: int) -> Rows:
+    return Rows(blobs=[(str(thread_id), "", "items", str(number), "msgpack", b"1")], flushed=False)
+
+
+async def _blobs(api: Pool) -> int:
+    async with api.connection() as conn:
+        row = await (await conn.execute("SELECT count(*) FROM checkpoint_blobs")).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def _status(api: Pool, run_id: UUID) -> str:
+    async with api.connection() as conn:
+        row = await (await conn.execute("SELECT status FROM runs WHERE run_id = %s", [run_id])).fetchone()
+    return str(row[0]) if row else ""
