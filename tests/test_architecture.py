@@ -9,7 +9,7 @@ import pytest
 import threadkeep
 
 PACKAGE = Path(threadkeep.__file__).parent
-SHARED = {"problems", "settings", "wire", "logs", "ids"}
+SHARED = {"problems", "settings", "wire", "logs", "ids", "flag"}
 """Used by all, using none of the others."""
 LAYERS = {"db": 0, "engine": 1, "api": 2}
 """An import goes down, or stays."""

@@ -10,7 +10,8 @@ from langgraph.checkpoint.serde.jsonplus import (
     _option,  # pyright: ignore[reportPrivateUsage]
 )
 
-from threadkeep import messages
+from threadkeep import wire
+from threadkeep.db import messages
 
 WRITTEN: Final = [str, str, dict, str]
 """What a model is written as: its module and its class, its fields, how it was once read."""
@@ -40,7 +41,7 @@ class Serializer(JsonPlusSerializer):
 
 def _default(value: Any) -> Any:
     """What a value is written as that msgpack does not know."""
-    fields = messages.fields_of(value)
+    fields = wire.fields_of(value)
     if fields is None:
         return _msgpack_default(value)
     written = (*messages.KINDS[type(value)], fields, "model_validate_json")

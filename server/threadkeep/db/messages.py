@@ -1,16 +1,18 @@
-"""Messages: LangChain's four kinds as plain fields and back, without pydantic's general way.
+"""Messages: LangChain's four kinds out of their fields, without pydantic's general way.
 
-A long thread is mostly messages, and each turn reads and writes all of them. What they are here, they are through
-pydantic too: whatever might not be is left to it.
+A long thread is mostly messages, and each turn reads all of them. What they become here, they become through pydantic too:
+whatever might not is left to it.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from threadkeep import wire
 
 KINDS: Final[Mapping[type[BaseMessage], tuple[str, str]]] = {
-    kind: (kind.__module__, kind.__name__) for kind in (AIMessage, HumanMessage, SystemMessage, ToolMessage)
+    kind: (kind.__module__, kind.__name__) for kind in wire.MESSAGES
 }
 """Each kind, by exact class, and how a checkpoint names it."""
 FIELDS: Final[Mapping[type[BaseMessage], frozenset[str]]] = {kind: frozenset(kind.model_fields) for kind in KINDS}
@@ -19,13 +21,6 @@ TOOL_CALL: Final = frozenset({"name", "args", "id", "type"})
 USAGE: Final = frozenset(
     {"input_tokens", "output_tokens", "total_tokens", "input_token_details", "output_token_details"}
 )
-
-
-def fields_of(value: object) -> dict[str, Any] | None:
-    """The fields of a message, not to be changed; None of anything else, and of one that has further ones."""
-    if type(value) not in KINDS or cast("BaseMessage", value).__pydantic_extra__:
-        return None
-    return value.__dict__
 
 
 def made_of(name: tuple[str, str], fields: dict[str, Any]) -> BaseMessage | None:

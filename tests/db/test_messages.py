@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.checkpoint.serde.jsonplus import EXT_PYDANTIC_V2, JsonPlusSerializer
 
-from threadkeep import messages, wire
+from threadkeep import wire
+from threadkeep.db import messages
 from threadkeep.db.serde import Serializer
 
 OURS, STOCK = Serializer(), JsonPlusSerializer()
