@@ -36,6 +36,9 @@ check: .venv/dev ## Check format, lint and types
 	@$(BIN)/ruff check .
 	@$(BIN)/basedpyright
 
+faults: .venv/dev ## Break servers and Postgres for real; about six minutes
+	@$(BIN)/python -m faults.run $(ARGS)
+
 bench: .venv/dev peers ## Measure speed, beside other servers where they can be installed
 	@$(BIN)/python bench/run.py $(ARGS)
 

@@ -81,3 +81,18 @@ def test_every_test_that_the_design_names_exists() -> None:
 
     assert named
     assert missing == []
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_target_that_a_page_names_can_be_made() -> None:
+    """Ours: `make` says nothing of a target that is declared and has no rule."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    declared = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split()
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    named = {name for page in pages for name in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE)}
+
+    assert {*declared, *named} - targets == set()
+    assert {"serve", "test", "faults"} <= named
