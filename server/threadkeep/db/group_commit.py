@@ -3,12 +3,15 @@
 Each transaction is one statement on one connection, so one round trip, however many runs have something in it.
 """
 
+import functools
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
+
+from psycopg import sql
 
 from threadkeep import wire
 from threadkeep.db.arrays import Blobs, Ints, Texts
@@ -86,54 +89,95 @@ async def _write_patiently(pool: Pool, batch: list[Rows]) -> list[bool | None]:
 
 
 async def _write(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
-    """Write a batch; by run, whether its end is written. The ends whose thread is locked are left out.
+    """Write a batch in one statement; by run, whether its end is written. The ends whose thread is locked are left out.
 
-    Rows of one key twice are one row: Postgres changes none twice at once. The lease is asked for in the same
-    statement, which fails where it was lost (`workers.lease_lost`).
+    The lease is asked for in the same statement, which fails where it was lost (`workers.lease_lost`).
     """
-    cursor = await conn.execute(
-        """
-        WITH blobs AS (
+    given = {name: rows for name, rows in _merged(batch).items() if rows}
+    columns = [column for name, rows in given.items() for column in _columns(rows, INSERTS[name][1])]
+    leases = Texts({rows.lease for rows in batch if rows.lease})
+    ends = Texts(wire.dumps(rows.end).decode() for rows in batch if rows.end)
+    deferred = not any(rows.flushed for rows in batch)
+    cursor = await conn.execute(_statement(tuple(given)), [*columns, leases, deferred, ends])
+    row = await cursor.fetchone()
+    return row["ended"] if row else {}
+
+
+def _merged(batch: list[Rows]) -> Mapping[str, list[Any]]:
+    """Rows of one key twice are one row: Postgres changes none twice in a statement."""
+    return {
+        "blobs": _first(batch, lambda rows: rows.blobs, 4),
+        "checkpoints": _last(batch, lambda rows: rows.checkpoints, 3),
+        "replacing": _last(batch, lambda rows: rows.replacing, 6),
+        "adding": _first(batch, lambda rows: rows.adding, 6),
+    }
+
+
+INSERTS: Final[Mapping[str, tuple[sql.SQL, str]]] = {
+    "blobs": (
+        sql.SQL(
+            """
             INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
             SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[])
             ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
-        ), checkpoints AS (
+            """
+        ),
+        "tttttb",
+    ),
+    "checkpoints": (
+        sql.SQL(
+            """
             INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
             SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint::jsonb, metadata::jsonb
               FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
                 AS given (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
             ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
             DO UPDATE SET checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
-        ), replacing AS (
+            """
+        ),
+        "tttttt",
+    ),
+    "replacing": (
+        sql.SQL(
+            """
             INSERT INTO checkpoint_writes
                    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
             SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
                                  %s::int[], %s::text[], %s::text[], %s::bytea[])
             ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
             DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
-        ), adding AS (
+            """
+        ),
+        "tttttnttb",
+    ),
+    "adding": (
+        sql.SQL(
+            """
             INSERT INTO checkpoint_writes
                    (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
             SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
                                  %s::int[], %s::text[], %s::text[], %s::bytea[])
             ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
-        )
-        SELECT (SELECT count(hold_lease(lease::uuid)) FROM unnest(%s::text[]) AS lease),
-               (SELECT set_config('synchronous_commit', 'off', true) WHERE %s),
-               finish_runs(%s::text[]::jsonb[]) AS ended
-        """,
-        [
-            *_columns(_first(batch, lambda rows: rows.blobs, 4), "tttttb"),
-            *_columns(_last(batch, lambda rows: rows.checkpoints, 3), "tttttt"),
-            *_columns(_last(batch, lambda rows: rows.replacing, 6), "tttttnttb"),
-            *_columns(_first(batch, lambda rows: rows.adding, 6), "tttttnttb"),
-            Texts({rows.lease for rows in batch if rows.lease}),
-            not any(rows.flushed for rows in batch),
-            Texts(wire.dumps(rows.end).decode() for rows in batch if rows.end),
-        ],
-    )
-    row = await cursor.fetchone()
-    return row["ended"] if row else {}
+            """
+        ),
+        "tttttnttb",
+    ),
+}
+"""By kind of rows: how they are inserted, and a letter for each column as `_columns` takes it."""
+LAST: Final = sql.SQL(
+    """
+    SELECT (SELECT count(hold_lease(lease::uuid)) FROM unnest(%s::text[]) AS lease),
+           (SELECT set_config('synchronous_commit', 'off', true) WHERE %s),
+           finish_runs(%s::text[]::jsonb[]) AS ended
+    """
+)
+
+
+@functools.cache
+def _statement(kinds: tuple[str, ...]) -> bytes:
+    """The inserts of `kinds`, and behind them the lease and the ends: an insert of nothing costs too."""
+    inserts = [sql.SQL("{} AS ({})").format(sql.Identifier(kind), INSERTS[kind][0]) for kind in kinds]
+    return (sql.SQL("WITH {} {}").format(sql.SQL(", ").join(inserts), LAST) if inserts else LAST).as_bytes(None)
 
 
 def _last(batch: list[Rows], part: Callable[[Rows], Sequence[Row]], key: int) -> list[Row]:
@@ -155,5 +199,5 @@ def _key(row: Sequence[Any], length: int) -> tuple[object, ...]:
 
 def _columns(rows: Iterable[Sequence[Any]], kinds: str) -> list[Texts | Blobs | Ints]:
     """The rows' columns as arrays; `kinds` has a letter a column: a text, bytes, or a number."""
-    columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
+    columns = zip(*rows, strict=True)
     return [KINDS[kind](column) for kind, column in zip(kinds, columns, strict=True)]
