@@ -149,7 +149,8 @@ class Checkpoints(AsyncPostgresSaver):
         if writes is not None and not rows.flushed and not rows.replacing:
             await writes.put(rows)
             return
-        rows.lease = writes and writes.lease
+        if writes is not None:
+            writes.admit(rows)
         await self._commits.write(rows)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:

@@ -37,14 +37,19 @@ class WriteBehind:
         """Of the first write that could not be made: those behind it are not made either."""
         return next((handed.failure for handed in self._on_the_way if handed.failure is not None), None)
 
-    async def put(self, rows: Rows) -> None:
-        """Hand `rows` on; waits only where too much is on its way. Raises what became of an earlier write."""
+    def admit(self, rows: Rows) -> None:
+        """Let `rows` be written under the run's lease. Raises what became of an earlier write, and RuntimeError of a run
+        that has ended."""
         self._forget_written()
         if (failure := self.failure) is not None:
             raise failure
         if self._closed:
             raise RuntimeError("the run has ended, and its graph still writes")
         rows.lease = self.lease
+
+    async def put(self, rows: Rows) -> None:
+        """Hand `rows` on, as `admit` lets them; waits only where too much is on its way."""
+        self.admit(rows)
         handed, size_bytes = self._commits.put(rows), rows.size_bytes
         if size_bytes > LARGE_BYTES:
             handed.hurry()

@@ -145,11 +145,11 @@ def _may_be_interrupted(graph: Graph, job: Job, streamed: Streamed) -> bool:
 
 async def _settle(engine: Engine, graph: Graph, job: Job, live: LiveRun, end: tuple[Cut, Streamed]) -> Conclusion:
     cut, streamed = end
-    if job.writes is not None:
-        await job.writes.settled()
     if cut == "timeout":
         seconds = engine.settings.run_timeout_s
         return _failed(streamed, {"error": "TimeoutError", "message": f"the run took over {seconds:g} s"}, "timeout")
+    if job.writes is not None:
+        await job.writes.settled()  # what follows reads the state, or takes it back
     if cut == "cancelled":
         return await _cancelled(engine, graph, job, live)
     return await _interrupted(graph, job, streamed)
