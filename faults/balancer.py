@@ -34,6 +34,7 @@ async def scenario(place: Place, *, seconds: float = 4) -> Findings:
             for number in range(CLIENTS):
                 tasks.start_soon(Talker(lambda: [url], ledger, chosen=random.Random(number)).talk, until)
             await anyio.sleep(seconds / 2)
+            await ledger.first_answer()
             calm = dict(ledger.answered)
             await fleet[1].kill()
             await anyio.sleep(seconds / 2)

@@ -31,6 +31,12 @@ class Ledger:
     errors: list[Any] = field(default_factory=list[Any])
     _numbers: Any = field(default_factory=itertools.count)
 
+    async def first_answer(self, within_s: float = 20) -> None:
+        """Wait until somebody was answered: on a busy machine that may take as long as all that a scenario plans."""
+        with anyio.move_on_after(within_s):
+            while not self.answered:
+                await anyio.sleep(0.05)
+
     def marker(self, thread_id: str) -> str:
         """A word that nobody has sent before."""
         marker = f"<{next(self._numbers)}>"

@@ -113,7 +113,16 @@ def _merged(batch: list[Rows]) -> Mapping[str, list[Any]]:
     }
 
 
-INSERTS: Final[Mapping[str, tuple[sql.SQL, str]]] = {
+INTO_WRITES: Final = sql.SQL(
+    """
+    INSERT INTO checkpoint_writes
+           (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+                         %s::int[], %s::text[], %s::text[], %s::bytea[])
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) {}
+    """
+)
+INSERTS: Final[Mapping[str, tuple[sql.Composable, str]]] = {
     "blobs": (
         sql.SQL(
             """
@@ -138,30 +147,12 @@ INSERTS: Final[Mapping[str, tuple[sql.SQL, str]]] = {
         "tttttt",
     ),
     "replacing": (
-        sql.SQL(
-            """
-            INSERT INTO checkpoint_writes
-                   (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-            SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
-                                 %s::int[], %s::text[], %s::text[], %s::bytea[])
-            ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-            DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob
-            """
+        INTO_WRITES.format(
+            sql.SQL("DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob")
         ),
         "tttttnttb",
     ),
-    "adding": (
-        sql.SQL(
-            """
-            INSERT INTO checkpoint_writes
-                   (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
-            SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
-                                 %s::int[], %s::text[], %s::text[], %s::bytea[])
-            ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
-            """
-        ),
-        "tttttnttb",
-    ),
+    "adding": (INTO_WRITES.format(sql.SQL("DO NOTHING")), "tttttnttb"),
 }
 """By kind of rows: how they are inserted, and a letter for each column as `_columns` takes it."""
 LAST: Final = sql.SQL(
