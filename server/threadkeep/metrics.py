@@ -98,8 +98,12 @@ class Metrics:
         self.slot_wait = self._histogram("slot_wait_seconds", "Requests waiting for a slot", WAIT_S)
         self.queue_wait = self._histogram("queue_wait_seconds", "Queued runs, from due to claimed", WAIT_S)
         self.loop_lag = self._histogram("event_loop_lag_seconds", "How late the event loop is", LAG_S)
-        self.commit_seconds = self._histogram("commit_seconds", "Group commits of checkpoints", COMMIT_S)
-        self.commit_writes = self._histogram("commit_writes", "Checkpoint writes in one group commit", BATCH)
+        self.commit_seconds = self._histogram(
+            "commit_seconds", "Group commits of checkpoints and of the ends of runs", COMMIT_S
+        )
+        self.commit_writes = self._histogram(
+            "commit_writes", "Checkpoint writes and ends of runs in one group commit", BATCH
+        )
         self.events = Counter("threadkeep_run_events", "Events that runs have streamed", registry=registry)
         self.takeovers = Counter("threadkeep_lease_takeovers", "Runs of dead processes taken over", registry=registry)
         self.streams = self._gauge("sse_streams", "Event streams that are open")

@@ -1,5 +1,6 @@
 """Runs that are opened at once."""
 
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -110,3 +111,20 @@ async def test_run_on_a_thread_that_is_not_there_is_not_opened(openings: Opening
     assert isinstance(found, Opened)
     assert (found.run, found.thread_found) == (None, False)
     assert _of(other) == ("running", True)
+
+
+async def test_two_processes_that_make_the_same_threads_do_not_wait_for_each_other(api: Pool) -> None:
+    """Ours: however they come, one of the two begins on each thread, and the other waits in line."""
+    async with opening(api) as here, opening(api) as there:
+        for _ in range(5):
+            threads = [ids.uuid7() for _ in range(10)]
+            found: list[list[Opened | psycopg.Error]] = []
+
+            async def ask(openings: Openings, wanted: list[NewRun], found: list[list[Opened | psycopg.Error]]) -> None:
+                found.append(await _all(openings, *wanted))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask, here, [new_run(one, WORKER) for one in threads], found)
+                tasks.start_soon(ask, there, [new_run(one, WORKER) for one in reversed(threads)], found)
+
+            assert sorted(str(_of(one)[0]) for one in itertools.chain(*found)) == ["pending"] * 10 + ["running"] * 10

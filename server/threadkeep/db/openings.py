@@ -4,12 +4,13 @@ On a locked thread, so that what is found going on there is what goes on. Runs t
 statement; one whose thread somebody holds waits for it alone.
 """
 
+import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
 from psycopg import AsyncCursor
@@ -97,7 +98,18 @@ class _Placed(_Answer):
     """From 1."""
 
 
-Gathered: TypeAlias = Together[str, _Answer | None]
+class _Asked(NamedTuple):
+    """A run to be opened with others. Sorted, those of all processes are in one order, and none waits for another that
+    waits for it; those of one thread stay as they came."""
+
+    thread_id: UUID
+    number: int
+    """In the order of coming."""
+    run: str
+    """What the function `open_run` is to know: JSON."""
+
+
+Gathered: TypeAlias = Together[_Asked, _Answer | None]
 MOST_RUNS = 100
 """Opened in one statement."""
 
@@ -110,6 +122,7 @@ class Openings:
         self._told = told
         """Those that are to be on disk before their callers hear of them."""
         self._untold = untold
+        self._numbers = itertools.count()
 
     async def open_run(self, filters: Filters, new: NewRun) -> Opened:
         """Open a run on its thread, in one round trip: `running` where it may start here and now, else `pending`."""
@@ -121,7 +134,8 @@ class Openings:
                 cursor = await _call(conn, filters, new)
             return _opened(new, await cursor.fetchone())
         gathered = self._told if new.told else self._untold
-        if (answer := await gathered.write(_asked(filters, new))) is not None:
+        asked = _Asked(new.thread_id, next(self._numbers), _asked(filters, new))
+        if (answer := await gathered.write(asked)) is not None:
             return _opened(new, answer)
         async with self._pool.connection() as conn:
             return await open_run_in(conn, filters, new)
@@ -138,14 +152,15 @@ async def opening(pool: Pool) -> AsyncGenerator[Openings]:
         yield Openings(pool, told, untold)
 
 
-async def _open_all(pool: Pool, asked: list[str]) -> list[_Answer | None]:
+async def _open_all(pool: Pool, asked: list[_Asked]) -> list[_Answer | None]:
     """Of each what became of it; None where its thread is locked, and the others shall not wait for that."""
+    ordered = sorted(asked)
     async with pool.connection() as conn:
         cursor = await conn.cursor(row_factory=rows.of(_Placed)).execute(
-            "SELECT * FROM open_runs(%(asked)b::text[]::jsonb[])", {"asked": Texts(asked)}
+            "SELECT * FROM open_runs(%(asked)b::text[]::jsonb[])", {"asked": Texts(one.run for one in ordered)}
         )
-        answers = {placed.place: placed for placed in await cursor.fetchall()}
-    return [answers.get(place) for place in range(1, len(asked) + 1)]
+        answers = {ordered[placed.place - 1].number: placed for placed in await cursor.fetchall()}
+    return [answers.get(one.number) for one in asked]
 
 
 async def open_run_in(conn: Conn, filters: Filters, new: NewRun) -> Opened:
