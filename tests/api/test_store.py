@@ -241,7 +241,7 @@ async def test_operations_that_come_together_fail_one_by_one(store: Store) -> No
     assert sorted(failed) == ["DataError", "TypeError"]
 
 
-async def test_caller_that_goes_away_takes_no_other_along(store: Store) -> None:
+async def test_caller_that_goes_away_takes_no_other_along(store: Store, database: str) -> None:
     """Ours: whoever waits first does the work of all, and may be cancelled in the middle of it."""
     answers: list[str] = []
 
@@ -249,12 +249,16 @@ async def test_caller_that_goes_away_takes_no_other_along(store: Store) -> None:
         await store.aput(("a",), key, {})
         answers.append(key)
 
-    async with anyio.create_task_group() as tasks, anyio.create_task_group() as leaving:
+    async with (
+        anyio.create_task_group() as tasks,
+        anyio.create_task_group() as leaving,
+        await psycopg.AsyncConnection.connect(database) as conn,  # commits when the block ends
+    ):
+        await conn.execute("LOCK TABLE store")
         leaving.start_soon(put, "first")
         for number in range(5):
             tasks.start_soon(put, f"k{number}")
-        await anyio.lowlevel.checkpoint()
-        await anyio.lowlevel.checkpoint()
+        await anyio.sleep(0.1)
         leaving.cancel_scope.cancel()
 
     assert sorted(answers) == [f"k{number}" for number in range(5)]
