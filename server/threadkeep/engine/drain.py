@@ -14,6 +14,8 @@ from threadkeep.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
+OPENING_S = 0.02
+"""How often it is looked whether a run that has a slot is there."""
 PUT_BACK_S = 5.0
 """How long the last write may take; after it the others take the runs over by themselves."""
 
@@ -49,8 +51,11 @@ async def _ended_or_hurried(engine: Engine) -> None:
     async with anyio.create_task_group() as waiting:
 
         async def until_ended() -> None:
-            while live := next(iter(engine.live.all().values()), None):
-                await live.gone.wait()
+            while engine.live.all() or engine.slots.running:
+                if live := next(iter(engine.live.all().values()), None):
+                    await live.gone.wait()
+                else:  # it has its slot, and is being opened: put back, it would be made twice by a client that asks again
+                    await anyio.sleep(OPENING_S)
             waiting.cancel_scope.cancel()
 
         waiting.start_soon(until_ended)
