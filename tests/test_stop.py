@@ -149,3 +149,27 @@ async def test_node_that_can_not_be_stopped_does_not_keep_the_process(database: 
     async with await psycopg.AsyncConnection.connect(database) as conn:
         row = await (await conn.execute("SELECT status FROM runs")).fetchone()
     assert (code, row) == (0, ("pending",))
+
+
+async def test_run_that_is_being_opened_is_waited_for(database: str, tmp_path: Path) -> None:
+    """Ours: told to come again, its client would make it a second time, for it is opened all the same."""
+    quick = {"DATABASE_URI": database, "THREADKEEP_LINGER": "0", "THREADKEEP_DRAIN": "8"}
+    answers: list[httpx.Response] = []
+    async with serving_process(tmp_path, **quick) as (process, http):
+        path = f"/threads/{(await http.post('/threads', json={})).json()['thread_id']}/runs/wait"
+
+        async def ask() -> None:
+            answers.append(await http.post(path, json=asking(0)))
+
+        with anyio.fail_after(15):
+            async with anyio.create_task_group() as tasks, await psycopg.AsyncConnection.connect(database) as conn:
+                await conn.execute("SELECT FROM threads FOR UPDATE")  # until the block ends
+                tasks.start_soon(ask)
+                await anyio.sleep(0.5)
+                process.send_signal(signal.SIGTERM)
+                await anyio.sleep(0.5)
+            code = await anyio.to_thread.run_sync(process.wait)
+
+    assert ([answer.status_code for answer in answers], code) == ([200], 0)
+    async with await psycopg.AsyncConnection.connect(database) as conn:
+        assert await (await conn.execute("SELECT status FROM runs")).fetchall() == [("success",)]
