@@ -63,7 +63,7 @@ def without_nul(encoded: bytes) -> bytes:
 
 def fields_of(value: object) -> dict[str, Any] | None:
     """The fields of a message, not to be changed; None of anything else. A long state is mostly these, and pydantic's
-    general way takes ten times as long."""
+    general way takes several times as long."""
     if type(value) not in MESSAGES or cast("BaseMessage", value).__pydantic_extra__:
         return None
     return value.__dict__

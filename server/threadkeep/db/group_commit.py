@@ -91,7 +91,8 @@ async def _write_patiently(pool: Pool, batch: list[Rows]) -> list[bool | None]:
 async def _write(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
     """Write a batch in one statement; by run, whether its end is written. The ends whose thread is locked are left out.
 
-    The lease is asked for in the same statement, which fails where it was lost (`workers.lease_lost`).
+    The lease is asked for in the same statement, which fails where it was lost (`workers.lease_lost`). Where no rows of
+    the batch are to be flushed, it is not waited for on disk (docs/decisions/0010-deferred-flush.md).
     """
     given = {name: rows for name, rows in _merged(batch).items() if rows}
     columns = [column for name, rows in given.items() for column in _columns(rows, INSERTS[name][1])]

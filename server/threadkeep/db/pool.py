@@ -128,11 +128,6 @@ async def pipeline(pool: Pool) -> AsyncGenerator[Conn]:
         yield conn
 
 
-async def defer_flush(conn: Conn) -> None:
-    """Let this transaction be committed before it is on disk (docs/decisions/0010-deferred-flush.md)."""
-    await conn.execute("SELECT set_config('synchronous_commit', 'off', true)")
-
-
 async def check_capacity(pool: Pool, settings: Settings) -> None:
     """StartRefused where Postgres can't give this process all the connections it may want."""
     async with pool.connection() as conn:

@@ -41,22 +41,8 @@ def renew(conn: Connection[Any], worker_id: UUID) -> bool:
     return row is not None
 
 
-async def hold(conn: Conn, worker_id: UUID, *, deferred: bool) -> None:
-    """Go on only where `worker_id` is not taken for dead, nor will be before this transaction ends.
-
-    Otherwise the transaction fails; `lease_lost` knows the error. A `deferred` transaction is not waited for on disk
-    (docs/decisions/0010-deferred-flush.md).
-    """
-    await conn.execute(
-        """
-        SELECT hold_lease(%(worker_id)s), CASE WHEN %(deferred)s THEN set_config('synchronous_commit', 'off', true) END
-        """,
-        {"worker_id": worker_id, "deferred": deferred},
-    )
-
-
 def lease_lost(failure: BaseException) -> bool:
-    """Whether it is the error of `hold`."""
+    """Whether it is the error of the function `hold_lease`, which a transaction for a run asks (`db/group_commit.py`)."""
     return isinstance(failure, psycopg.Error) and failure.sqlstate == "TK001"
 
 
