@@ -1,4 +1,4 @@
-"""What a client that waits is told of a run that was opened without a flush."""
+"""What a client that waits is told of a run that a crash of Postgres took, or took back."""
 
 import anyio
 import httpx
@@ -36,6 +36,30 @@ async def test_client_who_waits_hears_only_of_a_run_that_is_in_postgres(settings
     (answer,) = answers
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert "content-location" not in answer.headers
+
+
+async def test_reader_of_a_run_whose_end_is_refused_hears_no_error(settings: Settings, gate: Gate) -> None:
+    """Ours: a run that is made again has not failed. With a crash the lease is lost, and its end is the first to learn."""
+    events: list[str] = []
+
+    async def read() -> None:
+        body: dict[str, object] = {"assistant_id": "gated", "input": {"items": []}, "if_not_exists": "create"}
+        async with http.stream("POST", f"/threads/{ids.uuid7()}/runs/stream", json=body) as answer:
+            events.extend([line async for line in answer.aiter_lines() if line.startswith(("event:", "data:"))])
+
+    async with (
+        serving(settings.model_copy(update={"lease_s": 120})) as url,
+        httpx.AsyncClient(base_url=url, timeout=20) as http,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(read)
+        await gate.entered()
+        async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
+            await conn.execute("DELETE FROM witnesses")
+        gate.open()
+
+    assert "event: error" not in events
+    assert events[-2:] == ["event: values", 'data: {"items":["gated"]}']
 
 
 async def test_only_a_run_that_begins_at_once_is_opened_without_a_flush(settings: Settings) -> None:

@@ -72,7 +72,7 @@ async def execute(engine: Engine, job: Job, live: LiveRun, slot: Slot) -> None:
         slot.give_back()
         if live.abandoned:
             return
-        conclusion = await _finish(engine, job, live, conclusion)
+        await _finish(engine, job, live, conclusion)
     except Exception:
         log.exception("run not finished", extra={"run_id": str(job.run_id), "graph_id": job.graph_id})
         return
@@ -83,8 +83,9 @@ async def execute(engine: Engine, job: Job, live: LiveRun, slot: Slot) -> None:
         engine.live.remove(live)
         if live.outcome is None:
             live.abandon()
-    took = {"status": conclusion.ending.status, "duration_s": round(time.monotonic() - began, 3)}
-    log.info("run finished", extra={**_shown(job), **took})
+    if live.outcome is not None:
+        took = {"status": live.outcome.status, "duration_s": round(time.monotonic() - began, 3)}
+        log.info("run finished", extra={**_shown(job), **took})
 
 
 def _shown(job: Job) -> dict[str, str]:
@@ -219,8 +220,8 @@ def thread_config(job: Job) -> Any:
     return {"configurable": {"thread_id": str(job.thread_id), "checkpoint_ns": ""}}
 
 
-async def _finish(engine: Engine, job: Job, live: LiveRun, conclusion: Conclusion) -> Conclusion:
-    """Write the final state, then tell the readers: who hears of the end finds it in Postgres. What it came to be.
+async def _finish(engine: Engine, job: Job, live: LiveRun, conclusion: Conclusion) -> None:
+    """Write the final state, then tell the readers: who hears of the end finds it in Postgres.
 
     Where it can't be written, or is another process's to write, they are left to what Postgres will say.
     """
@@ -238,11 +239,11 @@ async def _finish(engine: Engine, job: Job, live: LiveRun, conclusion: Conclusio
         live.end(Outcome(status=conclusion.ending.status, answer=conclusion.answer))
     else:
         log.warning("the end of a run is not this process's to write", extra={"run_id": str(job.run_id)})
-    return conclusion
 
 
 def _tell_error(live: LiveRun, conclusion: Conclusion) -> None:
-    if conclusion.ending.error is not None and live.cancelled is None:
+    """Not of a run that another process makes again: it has not failed."""
+    if conclusion.ending.error is not None and live.cancelled is None and not live.abandoned:
         live.append("error", wire.dumps(conclusion.ending.error))
 
 
