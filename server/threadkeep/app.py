@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -191,15 +190,11 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
         openings.opening(api_pool) as opens,
         group_commit.committing(runs_pool, plan.metrics.committed) as commits,
         event_commit.committing(api_pool) as events,
-        anyio.create_task_group() as owners,
     ):
-        tasks = await owners.start(own_runs, name="runs")
         await pool.check_capacity(api_pool, plan.settings)
         await bounds.find_wall(api_pool, runs_pool, needed=door is not None)
         saver = Checkpoints(runs_pool, commits, plan.serde, channel_bytes=plan.settings.channel_bytes)
-        engine = _engine(
-            plan, Parts(api_pool, opens, saver, commits, plan.open_store(runs_pool), events, wakeups, tasks)
-        )
+        engine = _engine(plan, Parts(api_pool, opens, saver, commits, plan.open_store(runs_pool), events, wakeups))
         await _announce(engine)
         scrape = Scrape(engine, {"api": api_pool, "runs": runs_pool}, plan.metrics_guarded)
         with containing(), beating(plan.direct_uri, engine.lease, plan.settings.lease_s):
@@ -217,7 +212,7 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
                 )
                 duties.cancel_scope.cancel()
             await drain(engine)
-            owners.cancel_scope.cancel()
+            await engine.live.ended()
     if plan.tracing is not None:
         await plan.tracing.close()
 
@@ -234,13 +229,6 @@ async def go_on(duty: Callable[[Engine], Awaitable[None]], engine: Engine) -> No
             return
 
 
-async def own_runs(*, task_status: TaskStatus[TaskGroup]) -> None:
-    """A task group for the runs, in a task of its own: cancelling it takes nothing else along."""
-    async with anyio.create_task_group() as tasks:
-        task_status.started(tasks)
-        await anyio.sleep_forever()
-
-
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the lifespan has opened."""
@@ -252,7 +240,6 @@ class Parts:
     store: Store
     event_commit: EventCommit
     wakeups: Wakeups
-    tasks: TaskGroup
 
 
 def _engine(plan: Plan, parts: Parts) -> Engine:
@@ -276,7 +263,6 @@ def _engine(plan: Plan, parts: Parts) -> Engine:
         commits=parts.commits,
         event_commit=parts.event_commit,
         wakeups=parts.wakeups,
-        tasks=parts.tasks,
         metrics=plan.metrics,
         tracing=plan.tracing,
         webhooks=plan.webhooks,

@@ -1,20 +1,19 @@
 """Flag: something that comes to be true once, and that some may wait for.
 
-As `anyio.Event`, but it costs next to nothing where nobody waits, as with most runs: an event of anyio's first finds out
-which event loop it is for.
+As `asyncio.Event`, but never cleared, and it costs next to nothing where nobody waits, as with most runs.
 """
 
-import anyio
+import asyncio
 
 
 class Flag:
     """False until it is set, for good."""
 
-    __slots__ = ("_event", "_is_set")
+    __slots__ = ("_is_set", "_waiting")
 
     def __init__(self) -> None:
         self._is_set = False
-        self._event: anyio.Event | None = None
+        self._waiting: list[asyncio.Future[None]] = []
 
     def is_set(self) -> bool:
         return self._is_set
@@ -22,11 +21,17 @@ class Flag:
     def set(self) -> None:
         """Wake all who wait; a second call does nothing."""
         self._is_set = True
-        if self._event is not None:
-            self._event.set()
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
 
     async def wait(self) -> None:
         """Return when it is set."""
-        if not self._is_set:
-            self._event = self._event or anyio.Event()
-            await self._event.wait()
+        if self._is_set:
+            return
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        try:
+            await waiting
+        finally:
+            self._waiting.remove(waiting)

@@ -36,7 +36,7 @@ async def drain(engine: Engine, *, within_s: float | None = None) -> None:
     with anyio.move_on_after(engine.settings.drain_s if within_s is None else within_s, shield=True):
         await _ended_or_hurried(engine)
     engine.leaving.set()
-    engine.tasks.cancel_scope.cancel()
+    engine.live.stop()
     put_back = 0
     with anyio.move_on_after(PUT_BACK_S, shield=True):
         await engine.commits.idle()  # before another process goes on from the last checkpoint

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import anyio
-from anyio.abc import TaskGroup
 from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from threadkeep.db.event_commit import EventCommit
@@ -53,8 +52,6 @@ class Engine:
     """Of checkpoints and of the ends of runs."""
     event_commit: EventCommit
     wakeups: Wakeups
-    tasks: TaskGroup
-    """The owner of every run: a request that goes away does not take its run along."""
     metrics: Metrics = field(default_factory=Metrics)
     tracing: Tracing | None = None
     """None: no spans are made."""

@@ -30,6 +30,7 @@ from threadkeep.engine.live import LiveRun, Outcome
 from threadkeep.engine.measure import measured
 from threadkeep.engine.slots import Slot
 from threadkeep.engine.stream import INTERRUPT, Called, Streamed, has_static_interrupts, stream, with_key
+from threadkeep.engine.stuck import Limits
 from threadkeep.graphs import Graph
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Conclusion:
 
 
 def start(engine: Engine, job: Job, slot: Slot, *, watched: bool) -> LiveRun:
-    """Execute `job` in the engine's own task group, and give `slot` back as soon as its graph has ended."""
+    """Execute `job` in a task of its own, and give `slot` back as soon as its graph has ended."""
     kept = job.claimed is not None and job.claimed.kept
     before = job.claimed.events_before if job.claimed else 0
     live = LiveRun(job.run_id, job.thread_id, watched=watched, durable=job.durable, events_before=before)
@@ -57,12 +58,12 @@ def start(engine: Engine, job: Job, slot: Slot, *, watched: bool) -> LiveRun:
     if kept:
         keep(engine, live)
     engine.wakeups.wake(run_topic(job.run_id))
-    engine.tasks.start_soon(measured, execute, engine, job, live, slot, name=f"run {job.about['run_id']}")
+    engine.live.work(measured(execute, engine, job, live, slot), name=f"run {job.about['run_id']}")
     return live
 
 
 async def execute(engine: Engine, job: Job, live: LiveRun, slot: Slot) -> None:
-    """Run a job to its end. Raises nothing but the cancellation of the process's own stop."""
+    """Run a job to its end. Raises nothing."""
     began = time.monotonic()
     enter_run()
     bounds.unbind(spaces.of_run(engine.settings.auth_type, job.metadata))
@@ -70,7 +71,7 @@ async def execute(engine: Engine, job: Job, live: LiveRun, slot: Slot) -> None:
         live.append("metadata", wire.dumps({"run_id": job.about["run_id"], "attempt": job.attempt}))
         conclusion = await _conclude(engine, job, live)
         slot.give_back()
-        if live.abandoned:
+        if conclusion is None or live.abandoned:
             return
         await _finish(engine, job, live, conclusion)
     except Exception:
@@ -93,14 +94,16 @@ def _shown(job: Job) -> dict[str, str]:
     return {key: job.about[key] for key in ("run_id", "thread_id", "graph_id")}
 
 
-async def _conclude(engine: Engine, job: Job, live: LiveRun) -> Conclusion:
-    """Run the graph, and read what it leaves."""
+async def _conclude(engine: Engine, job: Job, live: LiveRun) -> Conclusion | None:
+    """Run the graph, and read what it leaves; None where the run was let go of meanwhile."""
     streamed = Streamed()
     try:
         config = job.config()
         opened = engine.graphs[job.graph_id].open(config, durable=job.durable, context=job.spec.context)
         async with opened as graph:
             cut = await _within_limits(engine, Called(graph, job, config), live, streamed)
+            if live.abandoned:
+                return None
             if job.writes is not None and live.keeper is not None:
                 await job.writes.settled()  # what fails here is told among the events that are kept
             if cut == "none" and not _may_be_interrupted(graph, job, streamed):
@@ -131,12 +134,11 @@ def _lose(engine: Engine, job: Job, live: LiveRun) -> None:
 
 async def _within_limits(engine: Engine, called: Called, live: LiveRun, streamed: Streamed) -> Cut:
     """Run the graph until it ends, is cancelled, or its time is over; one that then goes on is left behind."""
-    live.scope.deadline = anyio.current_time() + engine.settings.run_timeout_s
-    with live.scope:
-        running = contained(partial(stream, called, live, streamed))
-        await engine.stuck.run(running, grace_s=engine.settings.stop_grace_s, about=_shown(called.job))
+    running = contained(partial(stream, called, live, streamed))
+    limits = Limits(engine.settings.run_timeout_s, engine.settings.stop_grace_s)
+    if await engine.stuck.run(running, live.over, limits, _shown(called.job)):
         return "none"
-    return "cancelled" if live.cancelled or live.abandoned else "timeout"
+    return "cancelled" if live.cancelled else "timeout"
 
 
 def _may_be_interrupted(graph: Graph, job: Job, streamed: Streamed) -> bool:

@@ -29,7 +29,7 @@ def keep(engine: Engine, live: LiveRun) -> None:
     """From here on write the run's events, beginning with what the ring holds."""
     live.watched = True
     live.keeper = anyio.Event()
-    engine.tasks.start_soon(_keep, engine, live, live.keeper, name=f"keep {live.run_id}")
+    engine.live.work(_keep(engine, live, live.keeper), name=f"keep {live.run_id}")
 
 
 async def kept_all(live: LiveRun) -> None:

@@ -4,10 +4,11 @@ A ring of the latest events, each already JSON, however many read it. Readers ke
 slow the run down: one that falls behind the ring is told of the gap.
 """
 
+import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import anyio
@@ -62,8 +63,8 @@ class LiveRun:
         """It has a row, by which other processes know of it."""
         self.watched = watched
         """Somebody reads its events, or they are kept; before that none are made."""
-        self.scope = anyio.CancelScope()
-        """Around the graph; cancelled through `cancel`."""
+        self.over = Flag()
+        """The graph has ended, or is to end now."""
         self.cancelled: tuple[CancelAction, str] | None = None
         """What a cancel asked for, and its reason."""
         self.identity: str | None = None
@@ -132,13 +133,13 @@ class LiveRun:
     def lose(self) -> None:
         """Another process executes the run already: stop the graph, and write nothing of it."""
         self.abandon()
-        self.scope.cancel()
+        self.over.set()
 
     def cancel(self, action: CancelAction, reason: str) -> None:
         """Stop the graph; the first call's action and reason stand."""
         if self.cancelled is None and self.outcome is None:
             self.cancelled = (action, reason)
-            self.scope.cancel()
+            self.over.set()
 
     async def follow(self, after: int) -> AsyncGenerator[Followed, None]:
         """Events behind position `after`, in order, until the run ends. A gap is told, never passed over."""
@@ -192,13 +193,34 @@ class LiveRun:
 
 
 class LiveRuns:
-    """The runs that this process executes, by id."""
+    """The runs that this process executes, by id, and the tasks that work for them.
+
+    No task group owns these: whoever stops a run sets its `over`, and a group would cost a short run a twentieth more.
+    """
 
     def __init__(self) -> None:
         self._runs: dict[UUID, LiveRun] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, live: LiveRun) -> None:
         self._runs[live.run_id] = live
+
+    def work(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do `work` for a run in a task of its own: a request that goes away does not take it along."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def stop(self) -> None:
+        """Let go of all whose graph still runs, without a word in Postgres."""
+        for live in self._runs.values():
+            if not live.over.is_set():
+                live.lose()
+
+    async def ended(self) -> None:
+        """Wait until no task works for a run any more."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     def remove(self, live: LiveRun) -> None:
         if self._runs.get(live.run_id) is live:  # not another attempt of the same run
