@@ -1,5 +1,6 @@
 """Logs: what a line holds, what none ever holds, and the audit's own."""
 
+import contextvars
 import json
 import logging
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from threadkeep.api.audit import STRANGERS, Audit
 from threadkeep.auth import commands
 from threadkeep.auth.keys import SHOWN, new_key
 from threadkeep.db import api_keys
-from threadkeep.logs import JsonLines, Text, bound
+from threadkeep.logs import JsonLines, Text, bind
 from threadkeep.settings import Settings
 
 SECRET = "hunter2-the-secret"
@@ -198,13 +199,17 @@ def test_every_line_is_written_whatever_it_holds(value: object) -> None:
     assert json.loads(JsonLines().format(record))["message"] == "said"
 
 
+def _formatted_in_a_request(record: logging.LogRecord) -> str:
+    bind(request_id=str(ids.uuid7()))
+    return Text().format(record)
+
+
 def test_a_line_for_people_is_one_line() -> None:
     """Ours: nobody forges a second one by what they send."""
-    with bound(request_id=str(ids.uuid7())):
-        record = logging.makeLogRecord(
-            {"msg": "request", "levelname": "INFO", "path": "/a\r\n00:00:00 error forged\x1b[2J"}
-        )
+    record = logging.makeLogRecord(
+        {"msg": "request", "levelname": "INFO", "path": "/a\r\n00:00:00 error forged\x1b[2J"}
+    )
 
-        line = Text().format(record)
+    line = contextvars.copy_context().run(_formatted_in_a_request, record)
 
     assert line.isprintable()

@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from threadkeep.api import docs, metrics, mount
 from threadkeep.api.call import Docs, Operation, State
 from threadkeep.api.errors import HANDLERS
-from threadkeep.api.middleware import Guarded, Requests
+from threadkeep.api.middleware import Requests
 from threadkeep.api.routes import SOCKETS, TABLE
 from threadkeep.api.scrape import Scrape
 from threadkeep.auth import opening
@@ -161,7 +161,7 @@ def create_app(
     requests = Middleware(Requests, metrics=plan.metrics, tracing=plan.tracing)
     return Starlette(
         routes=mount.joined(project.http, routes(served), custom),
-        middleware=[Middleware(Guarded), mount.cors(project.http, settings.host), requests],
+        middleware=[mount.cors(project.http, settings.host), requests],
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )

@@ -22,16 +22,25 @@ class Flag:
         """Wake all who wait; a second call does nothing."""
         self._is_set = True
         for waiting in self._waiting:
-            if not waiting.done():
-                waiting.set_result(None)
+            _wake(waiting)
 
-    async def wait(self) -> None:
-        """Return when it is set."""
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Return when it is set, or False when it is not within `timeout_s`."""
         if self._is_set:
-            return
-        waiting = asyncio.get_running_loop().create_future()
+            return True
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[None] = loop.create_future()
+        late = None if timeout_s is None else loop.call_later(timeout_s, _wake, waiting)
         self._waiting.append(waiting)
         try:
             await waiting
         finally:
             self._waiting.remove(waiting)
+            if late is not None:
+                late.cancel()
+        return self._is_set
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)

@@ -1,13 +1,12 @@
 """Logs: a fixed sentence and fields, as JSON lines or as text for a terminal.
 
-The fields of `logging`'s `extra` are the line's own. Context (request, thread, run) comes from `bound`.
+The fields of `logging`'s `extra` are the line's own. Context (request, thread, run) comes from `bind`.
 """
 
 import json
 import logging
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -18,14 +17,9 @@ STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"
 _context: ContextVar[Mapping[str, str]] = ContextVar("log_context")
 
 
-@contextmanager
-def bound(**fields: str) -> Generator[None]:
-    """Add `fields` to every line that is logged inside the block, in tasks started there too."""
-    token = _context.set({**_context.get({}), **fields})
-    try:
-        yield
-    finally:
-        _context.reset(token)
+def bind(**fields: str) -> None:
+    """Add `fields` to every line that is logged from here on in this task, and in those that it starts."""
+    _context.set({**_context.get({}), **fields})
 
 
 def request_id() -> str | None:

@@ -168,7 +168,7 @@ async def _run(call: Call[Any, Any], said: Params) -> Done:
 
 async def _admitted(call: Call[Any, Any], asked: Admission) -> Admitted:
     """Start the run now where a slot is free, else put it in the queue; it counts like a run of v1."""
-    quotas, slots = call.request.state["quotas"], call.engine.slots
+    quotas, slots = call.state["quotas"], call.engine.slots
     identity = call.principal and call.principal.identity
     if slots.waiting or slots.running >= slots.total:
         await quotas.enqueue(identity, 1)

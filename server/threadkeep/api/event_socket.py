@@ -111,7 +111,7 @@ class _Session:
     def _count(self) -> None:
         """A command is one request of its principal's, as it is over HTTP."""
         if self._call.principal is not None:
-            self._call.request.state["quotas"].request(self._call.principal.identity)
+            self._call.state["quotas"].request(self._call.principal.identity)
 
     async def _subscribe(self, call: Call[Any, Any], params: Params) -> Done:
         """Events of some channels, from recent runs or from `since` on."""

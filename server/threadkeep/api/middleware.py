@@ -3,8 +3,6 @@
 import logging
 import re
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Final, cast
 
 from starlette.datastructures import Headers
@@ -15,7 +13,7 @@ from threadkeep import ids
 from threadkeep.api.answers import json_answer
 from threadkeep.api.audit import Audit
 from threadkeep.api.call import Operation
-from threadkeep.logs import bound
+from threadkeep.logs import bind
 from threadkeep.metrics import UNMATCHED, Metrics
 from threadkeep.tracing import Tracing
 
@@ -30,36 +28,6 @@ SHOWN_CHARACTERS = 200
 RUN_PATH: Final = re.compile(r"/threads/([0-9a-f-]{36})/runs/([0-9a-f-]{36})")
 STREAM: Final = b"text/event-stream"
 REQUEST_ID: Final = b"x-request-id"
-
-GUARDS: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-NO_PAGE: Final = (
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-)
-"""Of what is for programs: it is no page, no part of one, and nothing to keep."""
-PROGRAMS: Final = (b"application/json", b"text/event-stream", b"")
-
-
-class Guarded:
-    """Gives each answer the headers that keep a browser from making more of it than it is."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                _guard(message)
-            await send(message)
-
-        await self._app(scope, receive, send_guarded)
-
-
-def _guard(message: Message) -> None:
-    """Over none that the answer has of its own: a page may need another policy."""
-    named = dict(cast("list[tuple[bytes, bytes]]", message["headers"]))  # ASGI has their names in lower case
-    wanted = GUARDS + NO_PAGE if named.get(b"content-type", b"").split(b";")[0] in PROGRAMS else GUARDS
-    message["headers"] = [*message["headers"], *(guard for guard in wanted if guard[0] not in named)]
 
 
 class Requests:
@@ -80,28 +48,32 @@ class Requests:
         sent = headers.get("x-request-id", "")
         request_id = sent if PLAIN_ID.fullmatch(sent) else str(ids.uuid7())
         scope["request_id"] = request_id
+        bind(request_id=request_id)
         answer = _Answer(send, request_id, self._metrics)
-        traced = self._tracing if scope["path"] not in QUIET else None
-        with (
-            bound(request_id=request_id),
-            traced.request(scope["method"], headers) if traced else nullcontext() as span,
-        ):
+        if self._tracing is None or scope["path"] in QUIET:
+            await self._answered(scope, receive, answer)
+            return
+        with self._tracing.request(scope["method"], headers) as span:
             try:
-                await self._app(scope, receive, answer.send)
-            except Exception:
-                log.exception("request failed")
-                if answer.status == 0:
-                    await _internal_error(request_id)(scope, receive, answer.send)
+                await self._answered(scope, receive, answer)
             finally:
-                answer.over()
                 operation = _operation(scope)
-                about = _ids(scope, answer) if operation else {}
-                self._tell(scope, answer, operation, about)
-                if traced and span:
-                    about = {"request_id": request_id, **about}
-                    traced.answered(span, operation and _name(operation), answer.status, about)
+                about = {"request_id": request_id, **_ids(scope, answer)}
+                self._tracing.answered(span, operation and _name(operation), answer.status, about)
 
-    def _tell(self, scope: Scope, answer: "_Answer", operation: Operation | None, about: Mapping[str, str]) -> None:
+    async def _answered(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+        try:
+            await self._app(scope, receive, answer.send)
+        except Exception:
+            log.exception("request failed")
+            if answer.status == 0:
+                await _internal_error(answer.request_id)(scope, receive, answer.send)
+        finally:
+            answer.over()
+            self._tell(scope, answer)
+
+    def _tell(self, scope: Scope, answer: "_Answer") -> None:
+        operation, about = _operation(scope), _ids(scope, answer)
         pair = (operation.method, operation.path) if operation else (UNMATCHED, UNMATCHED)
         self._metrics.of_route(pair).answered(answer.status, answer.began_s)
         self._audit.answered(scope, operation, answer.status, about)
@@ -118,7 +90,7 @@ class _Answer:
 
     def __init__(self, send: Send, request_id: str, metrics: Metrics) -> None:
         self._send = send
-        self._request_id = request_id
+        self.request_id = request_id
         self._metrics = metrics
         self._asked_at = time.monotonic()
         self._streams = False
@@ -133,7 +105,7 @@ class _Answer:
             sent = cast("list[tuple[bytes, bytes]]", message["headers"])
             named = dict(sent)
             others = sent if REQUEST_ID not in named else [pair for pair in sent if pair[0] != REQUEST_ID]
-            message["headers"] = [*others, (REQUEST_ID, self._request_id.encode())]
+            message["headers"] = [*others, (REQUEST_ID, self.request_id.encode())]
             self.status, self.began_s = message["status"], self.seconds()
             self.location = named.get(b"content-location", b"").decode("latin-1")
             if named.get(b"content-type", b"").startswith(STREAM):
@@ -162,7 +134,9 @@ def _name(operation: Operation) -> str:
 
 
 def _ids(scope: Scope, answer: _Answer) -> dict[str, str]:
-    """The ids of the path, and those of the run that the request has made."""
+    """The ids of the path, and those of the run that the request has made; none where no line of the table answered."""
+    if _operation(scope) is None:
+        return {}
     found = {name: str(value)[:SHOWN_CHARACTERS] for name, value in scope.get("path_params", {}).items()}
     if made := RUN_PATH.fullmatch(answer.location):
         found |= {"thread_id": made[1], "run_id": made[2]}

@@ -12,10 +12,10 @@ from typing import Any, cast
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Mount, Router
 
+from threadkeep.api.browsers import Browsers
 from threadkeep.api.call import Operation
 from threadkeep.api.doors import DooredRoute
 from threadkeep.api.errors import HANDLERS
@@ -67,7 +67,7 @@ def cors(http: Http, host: str) -> Middleware:
     if _every_origin(origins, pattern) and chosen.allow_credentials:
         raise StartRefused("http.cors: allow_credentials with every origin would let any site act as its visitor")
     return Middleware(
-        CORSMiddleware,
+        Browsers,
         allow_origins=origins,
         allow_origin_regex=pattern,
         allow_methods=chosen.allow_methods or ["*"],

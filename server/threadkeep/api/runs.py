@@ -105,6 +105,7 @@ async def wait(call: Call[ThreadRunBody, None]) -> Response:
     admitted = await idempotent.admit(call, await on_thread(call, kept=_keyed(call)), run_foreground)
     return WaitingAnswer(
         _answer(call.engine, call.filters, admitted),
+        live=admitted.live,
         headers=run_headers(admitted.thread_id, admitted.run_id, "join"),
         on_disconnect=_on_disconnect(call, admitted),
         confirm=_confirm(call.engine, admitted),
@@ -129,6 +130,7 @@ async def wait_stateless(call: Call[StatelessRunBody, None]) -> Response:
     admitted = await _admit_stateless(call, await _without_thread(call, call.body, kept=_keyed(call)))
     return WaitingAnswer(
         _answer(call.engine, call.filters, admitted),
+        live=admitted.live,
         headers=run_headers(admitted.thread_id, admitted.run_id, "join" if admitted.run else None),
         on_disconnect=_on_disconnect(call, admitted),
         confirm=_confirm(call.engine, admitted),

@@ -5,7 +5,6 @@ a newline every few seconds, which JSON allows before a value, so that no proxy 
 `__error__` in a 200, as the clients expect.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -19,6 +18,7 @@ from threadkeep.api.disconnect import until_gone
 from threadkeep.db.outage import AWAY
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.failures import describe
+from threadkeep.engine.live import LiveRun
 from threadkeep.problems import Problem, Unavailable
 
 log = logging.getLogger(__name__)
@@ -37,11 +37,14 @@ class WaitingAnswer(Response):
         answer: Callable[[], Awaitable[bytes]],
         *,
         headers: dict[str, str],
+        live: LiveRun | None = None,
         on_disconnect: Callable[[], Awaitable[None]] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._answer = answer
         self._headers = headers
+        self._live = live
+        """The run, where it goes on here: most end soon, before a lost client need be looked for."""
         self._on_disconnect = on_disconnect
         self._confirm = confirm
         """Raises where what the head is about to acknowledge is not there."""
@@ -50,8 +53,8 @@ class WaitingAnswer(Response):
         """The head is out."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (body := await self._soon()) is not None:
-            await raw_json(body, headers=self._headers)(scope, receive, send)
+        if self._live is not None and (outcome := await self._live.wait(SOON_S)) is not None:
+            await raw_json(outcome.answer, headers=self._headers)(scope, receive, send)
             return
         self._ready = anyio.Event()
         async with anyio.create_task_group() as tasks:
@@ -69,17 +72,6 @@ class WaitingAnswer(Response):
             tasks.cancel_scope.cancel()
         if isinstance(self._body, Problem) and not self._begun:
             raise self._body
-
-    async def _soon(self) -> bytes | None:
-        """The answer, where it is there before a lost client need be looked for: most runs cost no task for that."""
-        soon = asyncio.timeout(SOON_S)  # a scope of anyio's costs each run four times as much
-        try:
-            async with soon:
-                return await self._answer()
-        except TimeoutError:
-            if not soon.expired():
-                raise
-        return None
 
     async def _find(self) -> None:
         self._settle(await self._answer())

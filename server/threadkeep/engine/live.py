@@ -159,9 +159,9 @@ class LiveRun:
         count = self._last - position
         return count > events or sum(len(item.data) for item in list(self._ring)[-count:] if count) > size
 
-    async def wait(self) -> Outcome | None:
-        """The outcome, when there is one; None where the process stops before."""
-        await self._closed.wait()
+    async def wait(self, within_s: float | None = None) -> Outcome | None:
+        """The outcome, when there is one; None where the process stops before, or there is none `within_s`."""
+        await self._closed.wait(within_s)
         return self.outcome
 
     async def changed(self) -> None:
