@@ -17,6 +17,7 @@ from threadkeep.db import messages
 from threadkeep.db.serde import Serializer
 
 OURS, STOCK = Serializer(), JsonPlusSerializer()
+HOW = "model_validate_json"
 
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 plain = st.none() | st.booleans() | st.integers(-(2**31), 2**31) | text
@@ -104,13 +105,13 @@ def test_fields_that_a_constructor_would_look_at_are_left_to_it(changed: Mapping
     """Ours: a row that was tampered with becomes no message that pydantic would not have made."""
     fields = AIMessage("hello", id="1").model_dump()
 
-    assert messages.made_of(messages.KINDS[AIMessage], {**fields}) == AIMessage("hello", id="1")
-    assert messages.made_of(messages.KINDS[AIMessage], {**fields, **changed}) is None
+    assert messages.read([*messages.KINDS[AIMessage], {**fields}, HOW]) == AIMessage("hello", id="1")
+    assert messages.read([*messages.KINDS[AIMessage], {**fields, **changed}, HOW]) is None
 
 
 def test_only_messages_are_made_by_name() -> None:
     """Ours: whatever a row names."""
-    assert messages.made_of(("os", "system"), {"command": "true"}) is None
+    assert messages.read(["os", "system", {"command": "true"}, HOW]) is None
 
 
 @pytest.mark.parametrize(

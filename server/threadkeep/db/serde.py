@@ -1,6 +1,6 @@
 """Serde: the stock serializer, quicker where a state is made of messages. Either reads what the other wrote."""
 
-from typing import Any, Final, cast
+from typing import Any
 
 import ormsgpack
 from langgraph.checkpoint.serde.jsonplus import (
@@ -12,9 +12,6 @@ from langgraph.checkpoint.serde.jsonplus import (
 
 from threadkeep import wire
 from threadkeep.db import messages
-
-WRITTEN: Final = [str, str, dict, str]
-"""What a model is written as: its module and its class, its fields, how it was once read."""
 
 
 class Serializer(JsonPlusSerializer):
@@ -34,8 +31,13 @@ class Serializer(JsonPlusSerializer):
         return super().loads_typed(data)
 
     def _revived(self, code: int, data: bytes) -> Any:
-        if code == EXT_PYDANTIC_V2 and (message := _message(data)) is not None:
-            return message
+        if code == EXT_PYDANTIC_V2:
+            try:
+                message = messages.read(ormsgpack.unpackb(data, option=ormsgpack.OPT_NON_STR_KEYS))
+            except ValueError:  # it holds more than plain values
+                message = None
+            if message is not None:
+                return message
         return self._unpack_ext_hook(code, data)
 
 
@@ -49,15 +51,3 @@ def _default(value: Any) -> Any:
         return ormsgpack.Ext(EXT_PYDANTIC_V2, ormsgpack.packb(written, option=_option))
     except ormsgpack.MsgpackEncodeError:  # something within is no plain value
         return _msgpack_default(value)
-
-
-def _message(data: bytes) -> Any:
-    """The message that `data` holds; None where it holds anything else, or more than plain values."""
-    try:
-        written = ormsgpack.unpackb(data, option=ormsgpack.OPT_NON_STR_KEYS)
-    except ValueError:
-        return None
-    if type(written) is not list or list(map(type, cast("list[object]", written))) != WRITTEN:
-        return None
-    module, name, fields, _ = cast("tuple[str, str, dict[str, Any], str]", written)
-    return messages.made_of((module, name), fields)
