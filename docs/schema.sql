@@ -1,66 +1,56 @@
 -- The tables of a migrated database: ours, the checkpointer's and the store's. Written by `make schema`.
 
-CREATE FUNCTION finish_run(ending jsonb) RETURNS boolean
-    LANGUAGE sql
-    AS $$
-    SELECT finish_run((ending ->> 'run_id')::uuid,
-                      (ending ->> 'thread_id')::uuid,
-                      (ending ->> 'worker_id')::uuid,
-                      ending ->> 'status',
-                      ending ->> 'thread_status',
-                      ending -> 'values',
-                      ending -> 'interrupts',
-                      nullif(ending -> 'error', 'null'),
-                      (ending ->> 'temporary_s')::float,
-                      (ending ->> 'followed')::boolean,
-                      (ending ->> 'remove')::boolean)
-$$;
-
-CREATE FUNCTION finish_run(ended uuid, of_thread uuid, holder uuid, run_status text, thread_status text, thread_values jsonb, thread_interrupts jsonb, failure jsonb, temporary_s double precision, followed boolean, removed boolean) RETURNS boolean
+CREATE FUNCTION finish_run(ending jsonb, thread_values json) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    ended uuid := ending ->> 'run_id';
+    of_thread uuid := ending ->> 'thread_id';
+    failure jsonb := nullif(ending -> 'error', 'null');
+    temporary_s float := ending ->> 'temporary_s';
     waiting boolean;
 BEGIN
     PERFORM FROM threads WHERE thread_id = of_thread FOR UPDATE;
-    PERFORM FROM runs WHERE run_id = ended AND status = 'running' AND worker_id = holder FOR UPDATE;
-    IF NOT FOUND OR NOT EXISTS (SELECT FROM witnesses WHERE worker_id = holder) THEN
+    PERFORM FROM runs
+      WHERE run_id = ended AND status = 'running' AND worker_id = (ending ->> 'worker_id')::uuid
+        FOR UPDATE;
+    IF NOT FOUND OR NOT EXISTS (SELECT FROM witnesses WHERE worker_id = (ending ->> 'worker_id')::uuid) THEN
         RETURN false;
     END IF;
     waiting := EXISTS (SELECT FROM runs WHERE thread_id = of_thread AND status = 'pending');
     UPDATE threads
-       SET status = CASE WHEN waiting THEN 'busy' ELSE thread_status END,
+       SET status = CASE WHEN waiting THEN 'busy' ELSE ending ->> 'thread_status' END,
            "values" = coalesce(thread_values, "values"),
-           interrupts = thread_interrupts, error = failure, updated_at = now(), state_updated_at = now(),
+           interrupts = ending -> 'interrupts', error = failure, updated_at = now(), state_updated_at = now(),
            temporary_until = CASE WHEN temporary_s IS NULL THEN temporary_until
                                   ELSE greatest(temporary_until, now() + make_interval(secs => temporary_s)) END
      WHERE thread_id = of_thread;
     UPDATE runs -- last, for its webhook tells the thread's values
-       SET status = run_status, error = failure, finished_at = now(), updated_at = now(), worker_id = NULL
+       SET status = ending ->> 'status', error = failure, finished_at = now(), updated_at = now(), worker_id = NULL
      WHERE run_id = ended;
     IF waiting THEN
         PERFORM pg_notify('threadkeep', 'pending');
     END IF;
-    IF followed THEN
+    IF (ending ->> 'followed')::boolean THEN
         PERFORM pg_notify('threadkeep', 'run:' || ended);
     END IF;
-    IF removed THEN
+    IF (ending ->> 'remove')::boolean THEN
         DELETE FROM runs WHERE run_id = ended;
     END IF;
     RETURN true;
 END
 $$;
 
-CREATE FUNCTION finish_runs(endings jsonb[]) RETURNS jsonb
+CREATE FUNCTION finish_runs(endings jsonb[], thread_values json[]) RETURNS jsonb
     LANGUAGE plpgsql
     AS $$
 DECLARE
-    ending jsonb;
     done jsonb := '{}';
 BEGIN
-    FOREACH ending IN ARRAY endings LOOP
-        IF NOT is_held((ending ->> 'thread_id')::uuid) THEN
-            done := done || jsonb_build_object(ending ->> 'run_id', finish_run(ending));
+    FOR number IN 1 .. cardinality(endings) LOOP
+        IF NOT is_held((endings[number] ->> 'thread_id')::uuid) THEN
+            done := done || jsonb_build_object(endings[number] ->> 'run_id',
+                                               finish_run(endings[number], thread_values[number]));
         END IF;
     END LOOP;
     RETURN done;
@@ -521,7 +511,7 @@ CREATE TABLE threads (
     status text DEFAULT 'idle'::text NOT NULL,
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
     config jsonb DEFAULT '{}'::jsonb NOT NULL,
-    "values" jsonb,
+    "values" json,
     interrupts jsonb DEFAULT '{}'::jsonb NOT NULL,
     error jsonb,
     ttl_strategy text,
@@ -541,6 +531,7 @@ CREATE TABLE threads (
     CONSTRAINT threads_ttl_minutes_check CHECK ((ttl_minutes > (0)::double precision)),
     CONSTRAINT threads_ttl_strategy_check CHECK ((ttl_strategy = ANY (ARRAY['delete'::text, 'keep_latest'::text])))
 );
+ALTER TABLE ONLY threads ALTER COLUMN "values" SET STORAGE EXTERNAL;
 
 COMMENT ON COLUMN threads.watched_until IS 'somebody follows the whole thread: until then its runs keep their events';
 

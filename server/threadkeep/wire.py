@@ -61,20 +61,13 @@ def without_nul(encoded: bytes) -> bytes:
     return b"\\\\".join(half.replace(NUL_ESCAPE, REPLACEMENT_ESCAPE) for half in halves)
 
 
-def fields_of(value: object) -> dict[str, Any] | None:
-    """The fields of a message, not to be changed; None of anything else. A long state is mostly these, and pydantic's
-    general way takes several times as long."""
-    if type(value) not in MESSAGES or cast("BaseMessage", value).__pydantic_extra__:
-        return None
-    return value.__dict__
-
-
 def _default(value: object) -> object:
-    """What orjson asks for on a type it does not know."""
+    """What orjson asks for on a type it does not know. A long state is mostly messages: pydantic's general way would take
+    several times as long."""
+    if type(value) in MESSAGES and not cast("BaseMessage", value).__pydantic_extra__:
+        return value.__dict__
     if isinstance(value, Json):
         return orjson.Fragment(value.raw)
-    if (fields := fields_of(value)) is not None:
-        return fields
     if isinstance(value, BaseModel):
         return value.model_dump()
     if isinstance(value, Mapping):

@@ -21,7 +21,7 @@ INT_OID, INTS_OID = 23, 1007
 
 
 class Texts(list[object]):
-    """`text[]`; what is no text is written as one, as a channel's version that is a number."""
+    """`text[]`; bytes are UTF-8 already, what else is no text is written as one, as a channel's version that is a number."""
 
 
 class Blobs(list[bytes | None]):
@@ -37,7 +37,7 @@ class TextsDumper(Dumper):
     oid = TEXTS_OID
 
     def dump(self, obj: Texts) -> Buffer:
-        return _packed(TEXT_OID, [None if item is None else str(item).encode() for item in obj])
+        return _packed(TEXT_OID, [_text(item) for item in obj])
 
 
 class BlobsDumper(Dumper):
@@ -54,6 +54,10 @@ class IntsDumper(Dumper):
 
     def dump(self, obj: Ints) -> Buffer:
         return HEADER.pack(1, 0, INT_OID, len(obj), 1) + b"".join([NUMBER.pack(4, item) for item in obj])
+
+
+def _text(item: object) -> bytes | None:
+    return item if item is None or isinstance(item, bytes) else str(item).encode()
 
 
 def _packed(oid: int, items: Sequence[bytes | None]) -> bytes:

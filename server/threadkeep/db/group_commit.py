@@ -13,10 +13,10 @@ from uuid import UUID
 
 from psycopg import sql
 
-from threadkeep import wire
 from threadkeep.db.arrays import Blobs, Ints, Texts
 from threadkeep.db.outage import outlast
 from threadkeep.db.pool import Conn, Pool
+from threadkeep.db.queue import End
 from threadkeep.db.together import Committed, Handed, Together
 
 MAX_ROWS = 2000
@@ -42,8 +42,8 @@ class Rows:
     """Writes that take the place of an earlier one: errors, interrupts, answers."""
     adding: Sequence[WriteRow] = ()
     """Writes of which the first stands."""
-    end: Mapping[str, object] | None = None
-    """The end of a run, as `queue.end_of` says it."""
+    end: End | None = None
+    """The end of a run."""
     lease: UUID | None = None
     """What the run is held by; the rows are refused where it was lost."""
     flushed: bool = True
@@ -85,7 +85,7 @@ async def _write_patiently(pool: Pool, batch: list[Rows]) -> list[bool | None]:
             return await _write(conn, batch)
 
     written = await (outlast(write) if any(rows.lease for rows in batch) else write())
-    return [written.get(str(rows.end["run_id"])) if rows.end else None for rows in batch]
+    return [written.get(str(rows.end.run_id)) if rows.end else None for rows in batch]
 
 
 async def _write(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
@@ -97,9 +97,10 @@ async def _write(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
     given = {name: rows for name, rows in _merged(batch).items() if rows}
     columns = [column for name, rows in given.items() for column in _columns(rows, INSERTS[name][1])]
     leases = Texts({rows.lease for rows in batch if rows.lease})
-    ends = Texts(wire.dumps(rows.end).decode() for rows in batch if rows.end)
+    ends = [rows.end for rows in batch if rows.end]
+    told, values = Texts(end.told for end in ends), Texts(end.values for end in ends)
     deferred = not any(rows.flushed for rows in batch)
-    cursor = await conn.execute(_statement(tuple(given)), [*columns, leases, deferred, ends])
+    cursor = await conn.execute(_statement(tuple(given)), [*columns, leases, deferred, told, values])
     row = await cursor.fetchone()
     return row["ended"] if row else {}
 
@@ -160,7 +161,7 @@ LAST: Final = sql.SQL(
     """
     SELECT (SELECT count(hold_lease(lease::uuid)) FROM unnest(%s::text[]) AS lease),
            (SELECT set_config('synchronous_commit', 'off', true) WHERE %s),
-           finish_runs(%s::text[]::jsonb[]) AS ended
+           finish_runs(%s::text[]::jsonb[], %s::text[]::json[]) AS ended
     """
 )
 

@@ -61,6 +61,17 @@ class Ending:
     """The run's row goes too: it was rolled back."""
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """What the function `finish_run` is to know to close a run that this process executes, and its thread."""
+
+    run_id: UUID
+    told: bytes
+    """JSON: of the run and its thread."""
+    values: bytes | None
+    """JSON: what the thread then holds; None: what it held before."""
+
+
 async def lock_thread(conn: Conn, thread_id: UUID) -> None:
     """Hold the thread's row until the transaction ends: from here on nobody else moves its runs."""
     await conn.execute("SELECT FROM threads WHERE thread_id = %(thread_id)s FOR UPDATE", {"thread_id": thread_id})
@@ -122,13 +133,10 @@ async def seconds_to_next(conn: Conn) -> float | None:
     return row[0] if row else None
 
 
-def end_of(claimed: Claimed, ending: Ending, *, followed: bool) -> Mapping[str, object]:
-    """What the function `finish_run` is to know to close a run that this process executes, and its thread.
-
-    It also wakes the next in line and, where the run is `followed`, those who do so in other processes. Without `values`
-    the thread's stay as they are.
-    """
-    end: dict[str, object] = {
+def end_of(claimed: Claimed, ending: Ending, *, followed: bool) -> End:
+    """How to close a run. It also wakes the next in line and, where the run is `followed`, those who do so in other
+    processes."""
+    told: dict[str, object] = {
         "run_id": claimed.run_id,
         "thread_id": claimed.thread_id,
         "worker_id": claimed.worker_id,
@@ -140,14 +148,17 @@ def end_of(claimed: Claimed, ending: Ending, *, followed: bool) -> Mapping[str, 
         "followed": followed,
         "remove": ending.remove,
     }
-    return end if ending.values is None else end | {"values": Json(ending.values)}
+    return End(claimed.run_id, wire.dumps(told), ending.values)
 
 
-async def finish(pool: Pool, end: Mapping[str, object]) -> bool:
+async def finish(pool: Pool, end: End) -> bool:
     """Close a run in a transaction of its own, behind whoever holds its thread; False where it was no longer its
     worker's. Most ends go along with checkpoints (`db/group_commit.py`)."""
     async with pool.connection() as conn:
-        done = await conn.execute("SELECT finish_run(%(end)s::jsonb)", {"end": wire.dumps(end).decode()})
+        done = await conn.execute(
+            "SELECT finish_run(%(told)s::jsonb, %(values)s::json)",
+            {"told": end.told.decode(), "values": None if end.values is None else end.values.decode()},
+        )
         row = await done.fetchone()
     return bool(row and row[0])
 

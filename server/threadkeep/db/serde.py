@@ -10,7 +10,6 @@ from langgraph.checkpoint.serde.jsonplus import (
     _option,  # pyright: ignore[reportPrivateUsage]
 )
 
-from threadkeep import wire
 from threadkeep.db import messages
 
 
@@ -43,11 +42,11 @@ class Serializer(JsonPlusSerializer):
 
 def _default(value: Any) -> Any:
     """What a value is written as that msgpack does not know."""
-    fields = wire.fields_of(value)
-    if fields is None:
+    name = messages.KINDS.get(type(value))
+    if name is None or value.__pydantic_extra__:
         return _msgpack_default(value)
-    written = (*messages.KINDS[type(value)], fields, "model_validate_json")
     try:
-        return ormsgpack.Ext(EXT_PYDANTIC_V2, ormsgpack.packb(written, option=_option))
+        written = ormsgpack.packb((*name, value.__dict__, "model_validate_json"), option=_option)
+        return ormsgpack.Ext(EXT_PYDANTIC_V2, written)
     except ormsgpack.MsgpackEncodeError:  # something within is no plain value
         return _msgpack_default(value)

@@ -1,19 +1,24 @@
 """Thread search: which threads there are, a page at a time, and what of each is read."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, LiteralString, TypeAlias
+from typing import Any, Final, Literal, LiteralString, TypeAlias, cast
 from uuid import UUID
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from threadkeep import wire
 from threadkeep.db import rows
 from threadkeep.db.filters import Filters
 from threadkeep.db.pool import Conn, Pool
 from threadkeep.db.searching import searching
 from threadkeep.db.threads import Thread
 from threadkeep.wire import Json
+
+MOST_WORDS = 8
+SPECIAL, BACKSLASHED = r"[%_\\]", r"\\\g<0>"
 
 Root: TypeAlias = Literal["values", "metadata", "config", "interrupts"]
 
@@ -33,8 +38,28 @@ class Search:
             "ids": None if self.ids is None else list(self.ids),
             "metadata": Jsonb(self.metadata or {}),
             "values": None if self.values is None else Jsonb(self.values),
+            "words": like_patterns(self.values),
             "status": self.status,
         }
+
+
+def like_patterns(wanted: object) -> list[str]:
+    """What stands in the text of every JSON that contains `wanted`: its keys and texts, the longest few, for LIKE."""
+    words = sorted(set(_words(wanted)), key=len, reverse=True)[:MOST_WORDS]
+    encoded = [wire.dumps(word).decode() for word in words]
+    return [f"%{re.sub(SPECIAL, BACKSLASHED, word)}%" for word in encoded]
+
+
+def _words(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in cast("Mapping[str, object]", value).items():
+            yield key
+            yield from _words(inner)
+    elif isinstance(value, list):
+        for inner in cast("list[object]", value):
+            yield from _words(inner)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +132,7 @@ async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *
         """
         SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, interrupts, error,
                CASE WHEN %(with_values)s THEN "values" END AS "values",
-               (SELECT jsonb_object_agg(one.alias, CASE one.root WHEN 'values' THEN "values" #> one.path
+               (SELECT jsonb_object_agg(one.alias, CASE one.root WHEN 'values' THEN ("values" #> one.path)::jsonb
                                                                  WHEN 'metadata' THEN metadata #> one.path
                                                                  WHEN 'config' THEN config #> one.path
                                                                  WHEN 'interrupts' THEN interrupts #> one.path END)
@@ -116,7 +141,8 @@ async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *
          WHERE metadata @> %(match)s
            AND metadata @> %(metadata)s
            AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
-           AND (%(values)s::jsonb IS NULL OR "values" @> %(values)s)
+           AND (%(values)s::jsonb IS NULL
+                OR CASE WHEN "values"::text LIKE ALL(%(words)s::text[]) THEN "values"::jsonb @> %(values)s END)
            AND (%(status)s::text IS NULL OR status = %(status)s)
            AND (temporary_until IS NULL OR status = 'busy')
          ORDER BY {order}
@@ -145,7 +171,8 @@ async def _count(conn: Conn, filters: Filters, search: Search) -> Any:
          WHERE metadata @> %(match)s
            AND metadata @> %(metadata)s
            AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
-           AND (%(values)s::jsonb IS NULL OR "values" @> %(values)s)
+           AND (%(values)s::jsonb IS NULL
+                OR CASE WHEN "values"::text LIKE ALL(%(words)s::text[]) THEN "values"::jsonb @> %(values)s END)
            AND (%(status)s::text IS NULL OR status = %(status)s)
            AND (temporary_until IS NULL OR status = 'busy')
         """,

@@ -173,7 +173,7 @@ async def settle(conn: Conn, thread_id: UUID, settled: Settled) -> Thread | None
                                            WHERE runs.thread_id = threads.thread_id
                                              AND runs.status IN ('pending', 'running'))
                              THEN 'busy' ELSE %(status)s END,
-               "values" = %(values)s::jsonb, interrupts = %(interrupts)s, error = NULL,
+               "values" = %(values)s::json, interrupts = %(interrupts)s, error = NULL,
                updated_at = now(), state_updated_at = now()
          WHERE thread_id = %(thread_id)s
         RETURNING *

@@ -5,11 +5,11 @@ commit in their order, and the end of the run behind them, in the same transacti
 """
 
 from collections import deque
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from threadkeep.db.group_commit import GroupCommit, Rows
+from threadkeep.db.queue import End
 
 if TYPE_CHECKING:
     from threadkeep.db.together import Handed
@@ -64,7 +64,7 @@ class WriteBehind:
             await self._on_the_way[0].written()
             self._forget_written()
 
-    async def end(self, end: Mapping[str, object]) -> bool | None:
+    async def end(self, end: End) -> bool | None:
         """Write the end of the run behind its other writes, or raise what became of these; see `GroupCommit`."""
         self.close()
         return await self._commits.write(Rows(end=end, lease=self.lease, after=tuple(self._on_the_way)))
