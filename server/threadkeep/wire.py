@@ -55,7 +55,7 @@ def dumps(value: object) -> bytes:
 
 def without_nul(encoded: bytes) -> bytes:
     """JSON with U+FFFD for each escaped NUL; an escaped backslash before `u0000` is no escape of NUL."""
-    if NUL_ESCAPE not in encoded:
+    if b"\\" not in encoded or NUL_ESCAPE not in encoded:  # one byte is found much sooner than six
         return encoded
     halves = encoded.split(b"\\\\")
     return b"\\\\".join(half.replace(NUL_ESCAPE, REPLACEMENT_ESCAPE) for half in halves)

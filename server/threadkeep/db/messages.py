@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from threadkeep import wire
 
-KINDS: Final[Mapping[type[Any], tuple[str, str]]] = {
+KINDS: Final[Mapping[type[BaseMessage], tuple[str, str]]] = {
     kind: (kind.__module__, kind.__name__) for kind in wire.MESSAGES
 }
 """Each kind, by exact class, and how a checkpoint names it."""

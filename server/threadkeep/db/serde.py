@@ -42,7 +42,8 @@ class Serializer(JsonPlusSerializer):
 
 def _default(value: Any) -> Any:
     """What a value is written as that msgpack does not know."""
-    name = messages.KINDS.get(type(value))
+    kind: type[Any] = type(value)
+    name = messages.KINDS.get(kind)
     if name is None or value.__pydantic_extra__:
         return _msgpack_default(value)
     try:
