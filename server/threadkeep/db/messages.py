@@ -11,11 +11,11 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from threadkeep import wire
 
-KINDS: Final[Mapping[type[BaseMessage], tuple[str, str]]] = {
+KINDS: Final[Mapping[type[object], tuple[str, str]]] = {
     kind: (kind.__module__, kind.__name__) for kind in wire.MESSAGES
 }
 """Each kind, by exact class, and how a checkpoint names it."""
-BY_NAME: Final = {kind.__name__: (kind, kind.__module__, set(kind.model_fields)) for kind in KINDS}
+BY_NAME: Final = {kind.__name__: (kind, kind.__module__, set(kind.model_fields)) for kind in wire.MESSAGES}
 """The kind, its module and its fields."""
 TOOL_CALL: Final = frozenset({"name", "args", "id", "type"})
 USAGE: Final = frozenset(

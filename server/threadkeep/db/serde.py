@@ -1,6 +1,6 @@
 """Serde: the stock serializer, quicker where a state is made of messages. Either reads what the other wrote."""
 
-from typing import Any
+from typing import Any, cast
 
 import ormsgpack
 from langgraph.checkpoint.serde.jsonplus import (
@@ -40,14 +40,13 @@ class Serializer(JsonPlusSerializer):
         return self._unpack_ext_hook(code, data)
 
 
-def _default(value: Any) -> Any:
+def _default(value: object) -> Any:
     """What a value is written as that msgpack does not know."""
-    kind: type[Any] = type(value)
-    name = messages.KINDS.get(kind)
-    if name is None or value.__pydantic_extra__:
+    name, message = messages.KINDS.get(type(value)), cast("Any", value)
+    if name is None or message.__pydantic_extra__:
         return _msgpack_default(value)
     try:
-        written = ormsgpack.packb((*name, value.__dict__, "model_validate_json"), option=_option)
+        written = ormsgpack.packb((*name, message.__dict__, "model_validate_json"), option=_option)
         return ormsgpack.Ext(EXT_PYDANTIC_V2, written)
     except ormsgpack.MsgpackEncodeError:  # something within is no plain value
         return _msgpack_default(value)
