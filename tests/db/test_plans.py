@@ -84,6 +84,10 @@ class Plans:
         """Large tables that some plan reads."""
         return {name for plan in self._all() for name in _tables(plan["Plan"])} & LARGE
 
+    def conditions(self, table: str) -> list[str]:
+        """By what each plan finds its rows in `table`."""
+        return [found for plan in self._all() for found in _conditions(plan["Plan"], table)]
+
     def _all(self) -> list[dict[str, Any]]:
         with psycopg.connect(self.uri) as conn:
             row = conn.execute("SELECT pg_read_file('server.log', %s, 100000000)", [self.begin]).fetchone()
@@ -96,6 +100,11 @@ def _scans(node: dict[str, Any], text: str) -> list[tuple[str, str]]:
     own = node["Node Type"] == "Seq Scan" and node["Relation Name"] in LARGE
     below = [scan for one in node.get("Plans", []) for scan in _scans(one, text)]
     return [(node["Relation Name"], " ".join(text.split())), *below] if own else below
+
+
+def _conditions(node: dict[str, Any], table: str) -> list[str]:
+    own = [node.get("Index Cond", "")] if node.get("Relation Name") == table and "Scan" in node["Node Type"] else []
+    return [*own, *(found for one in node.get("Plans", []) for found in _conditions(one, table))]
 
 
 def _tables(node: dict[str, Any]) -> set[str]:
@@ -130,6 +139,19 @@ REPEATED = 8
 """Often enough for Postgres to choose a plan that holds for any parameters."""
 RUN = {"assistant_id": "chain", "input": {"items": ["given"]}, "if_not_exists": "create"}
 OLD = "00000000-0000-4000-8000-000000000007"
+
+
+async def test_a_state_is_read_without_those_before_it(settings: Settings, plans: Plans) -> None:
+    """Ours: the stock saver's statement reads the rows of every blob that the thread ever held, the more the longer."""
+    thread_id = uuid.uuid4()
+    async with _asking(settings) as http:
+        await _asked(http, "POST", f"/threads/{thread_id}/runs/wait", RUN)
+        for _ in range(REPEATED):
+            await _asked(http, "GET", f"/threads/{thread_id}/state")
+    found = plans.conditions("checkpoint_blobs")
+
+    assert len(found) >= REPEATED
+    assert all("(version = " in condition for condition in found)
 
 
 async def test_a_run_from_its_opening_to_its_end_reads_no_table_whole(settings: Settings, plans: Plans) -> None:

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from uuid import UUID
 
 import orjson
@@ -60,6 +60,28 @@ FRESH = "__pregel_threadkeep_fresh"
 
 Packed = TypeVar("Packed", bound=Sequence[Any])
 
+SELECT: Final = """
+    SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata,
+           (SELECT array_agg(ARRAY[convert_to(held.channel, 'UTF8'), convert_to(blob.type, 'UTF8'), blob.blob])
+              FROM jsonb_each_text(checkpoint -> 'channel_versions') AS held (channel, version)
+             CROSS JOIN LATERAL (
+                SELECT type, blob
+                  FROM checkpoint_blobs AS kept
+                 WHERE kept.thread_id = checkpoints.thread_id AND kept.checkpoint_ns = checkpoints.checkpoint_ns
+                   AND kept.channel = held.channel AND kept.version = held.version
+                 LIMIT 1 -- there is one; said, so that no plan reads all that the thread ever held
+             ) AS blob
+           ) AS channel_values,
+           (SELECT array_agg(ARRAY[convert_to(task_id, 'UTF8'), convert_to(channel, 'UTF8'), convert_to(type, 'UTF8'), blob,
+                                   convert_to(task_path, 'UTF8'), convert_to(idx::text, 'UTF8')])
+              FROM checkpoint_writes AS written
+             WHERE written.thread_id = checkpoints.thread_id AND written.checkpoint_ns = checkpoints.checkpoint_ns
+               AND written.checkpoint_id = checkpoints.checkpoint_id
+           ) AS pending_writes
+      FROM checkpoints
+"""
+"""A checkpoint with the channels and the writes that belong to it, as the stock saver reads it."""
+
 
 class Fresh:
     """Says that a thread was made for this run, so that its newest checkpoint need not be looked for, once."""
@@ -77,6 +99,8 @@ class Fresh:
 
 class Checkpoints(AsyncPostgresSaver):
     """The stock saver's tables, without its lock. A copy (`with_allowlist`) shares pool and group commit."""
+
+    SELECT_SQL = SELECT
 
     def __init__(
         self,
