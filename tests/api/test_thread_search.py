@@ -38,6 +38,36 @@ async def test_threads_are_found_by_what_they_hold(client: LangGraphClient) -> N
     assert await client.threads.count(values={"items": ["first"]}, status="idle") == 2
 
 
+@pytest.mark.parametrize(
+    ("held", "found", "missed"),
+    [
+        ({"said": '100 % \\ "sure"_'}, {"said": '100 % \\ "sure"_'}, {"said": '100 x \\ "sure"x'}),
+        ({"é ü": {"deep": ["\n\t", "\u2028"]}}, {"é ü": {"deep": ["\u2028"]}}, {"é u": {"deep": ["\u2028"]}}),
+        ({"said": "here", "n": 1}, {"n": 1}, {"said": "here", "n": 2}),
+        ({"a": "b", "c": "d"}, {"a": "b"}, {"a": "d"}),
+        (
+            {f"key {n}": f"text {n}" for n in range(30)},
+            {f"key {n}": f"text {n}" for n in range(20)},
+            {"key 1": "text 2"},
+        ),
+    ],
+    ids=["special", "beyond ASCII", "number", "crossed", "many"],
+)
+async def test_values_are_found_by_containment_whatever_their_text(
+    client: LangGraphClient, held: Any, found: Any, missed: Any
+) -> None:
+    """Ours: what is looked for is first looked for as text; that leaves none out, and lets none in."""
+    other, thread_id = [(await client.threads.create())["thread_id"] for _ in range(2)]
+    await client.runs.wait(other, "chain", input={"items": [{}]})
+    await client.runs.wait(thread_id, "chain", input={"items": [held]})
+
+    (match,) = await client.threads.search(values={"items": [found]})
+
+    assert match["thread_id"] == thread_id
+    assert await client.threads.search(values={"items": [missed]}) == []
+    assert await client.threads.count(values={"items": [found]}) == 1
+
+
 async def test_pages_tell_how_many_there_are(client: LangGraphClient, http: httpx.AsyncClient) -> None:
     """Protocol: the newest first; `x-pagination-total`, here the true total."""
     made = [(await client.threads.create(metadata={"n": number}))["thread_id"] for number in range(5)]

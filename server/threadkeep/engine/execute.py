@@ -1,6 +1,6 @@
 """Execute: a run from its first step to its one final state.
 
-The graph runs inside a slot and a cancel scope of its own; whatever it raises ends the run and nothing else. The
+The graph runs inside a slot and in a task of its own; whatever it raises ends the run and nothing else. The
 final write is shielded: a run whose graph has ended is told so, even while the process stops.
 """
 

@@ -195,7 +195,7 @@ class LiveRun:
 class LiveRuns:
     """The runs that this process executes, by id, and the tasks that work for them.
 
-    No task group owns these: whoever stops a run sets its `over`, and a group would cost a short run a twentieth more.
+    No task group owns these (docs/decisions/0019-tasks-of-runs.md): whoever stops a run sets its `over`.
     """
 
     def __init__(self) -> None:
