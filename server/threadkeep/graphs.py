@@ -116,9 +116,12 @@ class LoadedGraph:
         factory = cast("Factory", self._source)
         if access != "threads.create_run" and (user := looked_at_by()) is not None:
             config = {**config, "configurable": {**config.get("configurable", {}), **configurable_of(user)}}
-        async with AsyncExitStack() as stack:
-            made = await self._make(stack, factory, config, self._runtime(factory, config, access, context))
-            yield self._join(made, durable=durable)
+        try:
+            async with AsyncExitStack() as stack:
+                made = await self._make(stack, factory, config, self._runtime(factory, config, access, context))
+                yield self._join(made, durable=durable)
+        except (SystemExit, KeyboardInterrupt) as left:  # a task that ends by one of these stops the event loop
+            raise RuntimeError(f"the factory of graph {self.graph_id} raised {type(left).__name__}") from left
 
     async def _make(self, stack: AsyncExitStack, factory: Factory, config: RunnableConfig, runtime: object) -> Graph:
         given = {name: config if want == "config" else runtime for name, want in factory.wants.items()}

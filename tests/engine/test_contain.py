@@ -136,3 +136,43 @@ async def test_text_of_a_librarys_error_is_told_only_where_the_operator_says_so(
     hidden = {"error": "ProviderError", "message": "An internal error occurred", "request_id": "mine-1"}
     shown = {"error": "ProviderError", "message": "the key sk-123 is wrong"}
     assert answer.json()["__error__"] == (shown if expose else hidden)
+
+
+async def test_edge_that_leaves_ends_its_request_alone(settings: Settings) -> None:
+    """Ours: a state is updated in the request, and its edges are the project's code."""
+
+    def leave(state: Wish) -> str:
+        raise SystemExit(1)
+
+    graph = StateGraph(Wish)
+    graph.add_node("fulfil", _fulfil)
+    graph.add_edge(START, "fulfil")
+    graph.add_conditional_edges("fulfil", leave)
+    async with (
+        serving(settings, {"bad": accept("bad", graph, where="tests")}) as url,
+        httpx.AsyncClient(base_url=url, timeout=5) as http,
+    ):
+        thread_id = (await http.post("/threads", json={"metadata": {"graph_id": "bad"}})).json()["thread_id"]
+        body = {"values": {"wish": "x"}, "as_node": "fulfil"}
+        updated = await http.post(f"/threads/{thread_id}/state", json=body)
+        alive = await http.get("/livez")
+
+    assert (updated.status_code, updated.json()["code"], alive.status_code) == (500, "internal-error", 200)
+
+
+@pytest.mark.parametrize("raised", [SystemExit(1), KeyboardInterrupt()], ids=["SystemExit", "KeyboardInterrupt"])
+async def test_factory_that_leaves_ends_its_run_alone(settings: Settings, raised: BaseException) -> None:
+    """Ours: a factory that calls `sys.exit`, for a key that is missing, stops no server."""
+
+    def make(config: dict[str, Any]) -> Any:
+        raise raised
+
+    graphs = {"bad": accept("bad", make, where="tests")}
+    async with serving(settings, graphs) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        failed = await http.post(f"/threads/{thread_id}/runs/wait", json={"assistant_id": "bad", "input": {}})
+        schemas = await http.get("/assistants/bad/schemas")
+        alive = await http.get("/livez")
+
+    assert set(failed.json()["__error__"]) - {"request_id"} == {"error", "message"}
+    assert (schemas.status_code, alive.status_code) == (500, 200)

@@ -10,9 +10,11 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
+
+Result = TypeVar("Result")
 
 _inside: ContextVar[bool] = ContextVar("inside_a_graph", default=False)
 
@@ -33,11 +35,11 @@ def containing() -> Generator[None]:
         loop.set_task_factory(before)
 
 
-async def contained(graph: Callable[[], Awaitable[None]]) -> None:
-    """Run a graph: Exception and our own cancellation come through, anything else as Escaped."""
+async def contained(work: Callable[[], Awaitable[Result]]) -> Result:
+    """Run a graph, or what else calls its code: Exception and our own cancellation come through, all else as Escaped."""
     token = _inside.set(True)
     try:
-        await graph()
+        return await work()
     except anyio.get_cancelled_exc_class():
         if anyio.current_effective_deadline() == -math.inf:
             raise

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from threadkeep.db.idempotency import Key
 from threadkeep.db.pool import Conn
 from threadkeep.db.threads import NewThread, Thread
 from threadkeep.engine import history, state
+from threadkeep.engine.contain import contained
 from threadkeep.engine.engine import Engine
 from threadkeep.engine.failures import describe
 from threadkeep.engine.history import At
@@ -181,7 +183,7 @@ async def _apply(graph: Graph, config: RunnableConfig, supersteps: Sequence[Supe
     updates = [[update.state_update for update in step.updates] for step in supersteps]
     try:
         with anyio.fail_after(UPDATE_S):
-            return await graph.abulk_update_state(config, updates)
+            return await contained(partial(graph.abulk_update_state, config, updates))
     except REFUSALS as refusal:
         log.info("an update of a state was refused", extra={"error": type(refusal).__name__})
         raise InvalidRequest(describe(refusal)["message"]) from None

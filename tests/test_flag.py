@@ -1,0 +1,36 @@
+"""The flag: true once, and waited for by several."""
+
+import anyio
+
+from threadkeep.flag import Flag
+
+
+async def test_all_who_wait_are_woken_and_later_ones_do_not_wait() -> None:
+    """Ours."""
+    flag, woken = Flag(), list[bool]()
+
+    async def wait(within_s: float | None) -> None:
+        woken.append(await flag.wait(within_s))
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, None)
+            tasks.start_soon(wait, 60)
+            await anyio.wait_all_tasks_blocked()
+            assert not woken
+            flag.set()
+        await wait(0)
+
+    assert woken == [True, True, True]
+
+
+async def test_who_waits_for_so_long_alone_is_told_that_it_is_not_set() -> None:
+    """Ours: and leaves nothing behind, nor does one that is cancelled."""
+    flag = Flag()
+    with anyio.fail_after(5):
+        assert await flag.wait(0.01) is False
+        with anyio.move_on_after(0.01):
+            await flag.wait()
+
+    assert flag._waiting == []  # pyright: ignore[reportPrivateUsage]
+    assert not flag.is_set()
