@@ -134,7 +134,7 @@ class Openings:
                 cursor = await _call(conn, filters, new)
             return _opened(new, await cursor.fetchone())
         gathered = self._told if new.told else self._untold
-        asked = _Asked(new.thread_id, next(self._numbers), _asked(filters, new))
+        asked = _Asked(new.thread_id, next(self._numbers), _encoded(filters, new))
         if (answer := await gathered.write(asked)) is not None:
             return _opened(new, answer)
         async with self._pool.connection() as conn:
@@ -174,7 +174,7 @@ async def open_run_in(conn: Conn, filters: Filters, new: NewRun) -> Opened:
 
 async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_Answer]:
     cursor = conn.cursor(row_factory=rows.of(_Answer))
-    return await cursor.execute("SELECT * FROM open_run(%(asked)s::jsonb)", {"asked": _asked(filters, new)})
+    return await cursor.execute("SELECT * FROM open_run(%(asked)s::jsonb)", {"asked": _encoded(filters, new)})
 
 
 def _opened(new: NewRun, row: _Answer | None) -> Opened:
@@ -206,7 +206,7 @@ def _run(new: NewRun, answer: _Answer) -> Run | None:
     )
 
 
-def _asked(filters: Filters, new: NewRun) -> str:
+def _encoded(filters: Filters, new: NewRun) -> str:
     """What the function `open_run` is to know: JSON."""
     asked = {
         "run_id": new.run_id,
