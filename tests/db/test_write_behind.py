@@ -166,6 +166,19 @@ async def test_end_on_a_thread_that_somebody_holds_keeps_no_other_waiting(api: P
     assert await _status(api, held.run_id) == "success"
 
 
+async def test_large_states_of_several_runs_go_in_several_transactions(
+    commits: GroupCommit, batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: a transaction is bounded in bytes, too, and so is what waits for it."""
+    monkeypatch.setattr(group_commit, "ROW_BYTES", 1)  # so that 2,000 of them fill a transaction
+
+    handed = [commits.put(Rows(blobs=[(str(ids.uuid7()), "", "items", "1", "msgpack", b"x" * 1000)])) for _ in range(5)]
+    for one in handed:
+        await one.written()
+
+    assert batches == [2, 2, 1]
+
+
 async def _running(api: Pool) -> Claimed:
     """A run that has begun."""
     run = new_run(ids.uuid7(), WORKER)

@@ -21,6 +21,8 @@ from threadkeep.db.together import Committed, Handed, Together
 
 MAX_ROWS = 2000
 """Rows of one transaction, so that a large fan-out does not make the others wait long."""
+ROW_BYTES = 16 * 1024
+"""Of values, which count as a row: large states of several runs do not all go in one."""
 
 Blob: TypeAlias = tuple[str, str, str, str, str, bytes | None]
 """thread, namespace, channel, version, type, bytes"""
@@ -58,7 +60,13 @@ class Rows:
     @property
     def size_bytes(self) -> int:
         """Of the values in them."""
-        return sum(len(row[-1] or b"") for rows in (self.blobs, self.replacing, self.adding) for row in rows)
+        values = 0 if self.end is None else len(self.end.values or b"")
+        return values + sum(len(row[-1] or b"") for rows in (self.blobs, self.replacing, self.adding) for row in rows)
+
+    @property
+    def weight(self) -> int:
+        """In rows: what has many bytes is as much work as many rows."""
+        return len(self) + self.size_bytes // ROW_BYTES
 
 
 GroupCommit: TypeAlias = Together[Rows, bool | None]
@@ -69,7 +77,9 @@ somebody for whom the others shall not wait. Of other rows nothing comes."""
 @asynccontextmanager
 async def committing(pool: Pool, committed: Committed = lambda _callers, _seconds: None) -> AsyncGenerator[GroupCommit]:
     """A group commit whose writer runs until the block ends."""
-    gathered = Together(partial(_write_patiently, pool), size=len, most=MAX_ROWS, committed=committed)
+    gathered = Together(
+        partial(_write_patiently, pool), size=lambda rows: rows.weight, most=MAX_ROWS, committed=committed
+    )
     async with gathered.running() as commits:
         yield commits
 
