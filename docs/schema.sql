@@ -2,6 +2,7 @@
 
 CREATE FUNCTION finish_run(ending jsonb, thread_values json) RETURNS boolean
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
     AS $$
 DECLARE
     ended uuid := ending ->> 'run_id';
@@ -43,6 +44,7 @@ $$;
 
 CREATE FUNCTION finish_runs(endings jsonb[], thread_values json[]) RETURNS jsonb
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
     AS $$
 DECLARE
     done jsonb := '{}';
@@ -108,6 +110,7 @@ $$;
 
 CREATE FUNCTION open_run(asked jsonb, OUT thread_found boolean, OUT new_thread boolean, OUT busy_with uuid, OUT status text, OUT kept boolean, OUT metadata jsonb, OUT created_at timestamp with time zone, OUT superseded uuid[]) RETURNS record
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
     AS $$
 #variable_conflict use_column
 DECLARE
@@ -180,6 +183,7 @@ $$;
 
 CREATE FUNCTION open_runs(asked jsonb[]) RETURNS TABLE(place integer, thread_found boolean, new_thread boolean, busy_with uuid, status text, kept boolean, metadata jsonb, created_at timestamp with time zone, superseded uuid[])
     LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
     AS $$
 #variable_conflict use_column
 BEGIN
