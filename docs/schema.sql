@@ -1,5 +1,26 @@
 -- The tables of a migrated database: ours, the checkpointer's and the store's. Written by `make schema`.
 
+CREATE DOMAIN cancel_action AS text
+	CONSTRAINT cancel_action_check CHECK ((VALUE = ANY (ARRAY['interrupt'::text, 'rollback'::text])));
+
+CREATE DOMAIN jsonb_object AS jsonb
+	CONSTRAINT jsonb_object_check CHECK ((jsonb_typeof(VALUE) = 'object'::text));
+
+CREATE DOMAIN multitask_strategy AS text
+	CONSTRAINT multitask_strategy_check CHECK ((VALUE = ANY (ARRAY['reject'::text, 'enqueue'::text, 'interrupt'::text, 'rollback'::text])));
+
+CREATE DOMAIN run_status AS text
+	CONSTRAINT run_status_check CHECK ((VALUE = ANY (ARRAY['pending'::text, 'running'::text, 'success'::text, 'error'::text, 'timeout'::text, 'interrupted'::text])));
+
+CREATE DOMAIN thread_status AS text
+	CONSTRAINT thread_status_check CHECK ((VALUE = ANY (ARRAY['idle'::text, 'busy'::text, 'interrupted'::text, 'error'::text])));
+
+CREATE DOMAIN ttl_minutes AS double precision
+	CONSTRAINT ttl_minutes_check CHECK ((VALUE > (0)::double precision));
+
+CREATE DOMAIN ttl_strategy AS text
+	CONSTRAINT ttl_strategy_check CHECK ((VALUE = ANY (ARRAY['delete'::text, 'keep_latest'::text])));
+
 CREATE FUNCTION finish_run(ending jsonb, thread_values json) RETURNS boolean
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -450,16 +471,16 @@ CREATE TABLE runs (
     thread_id uuid NOT NULL,
     assistant_id uuid NOT NULL,
     graph_id text NOT NULL,
-    status text NOT NULL,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    kwargs jsonb DEFAULT '{}'::jsonb NOT NULL,
-    multitask_strategy text DEFAULT 'enqueue'::text NOT NULL,
+    status run_status NOT NULL,
+    metadata jsonb_object DEFAULT '{}'::jsonb NOT NULL,
+    kwargs jsonb_object DEFAULT '{}'::jsonb NOT NULL,
+    multitask_strategy multitask_strategy DEFAULT 'enqueue'::text NOT NULL,
     attempt integer DEFAULT 0 NOT NULL,
     worker_id uuid,
     run_after timestamp with time zone DEFAULT now() NOT NULL,
     temporary boolean DEFAULT false NOT NULL,
     kept boolean DEFAULT true NOT NULL,
-    cancel_action text,
+    cancel_action cancel_action,
     cancel_reason text,
     error jsonb,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -467,13 +488,8 @@ CREATE TABLE runs (
     started_at timestamp with time zone,
     finished_at timestamp with time zone,
     principal jsonb,
-    CONSTRAINT final_has_an_end CHECK (((status = ANY (ARRAY['pending'::text, 'running'::text])) = (finished_at IS NULL))),
-    CONSTRAINT running_has_a_worker CHECK (((status = 'running'::text) = (worker_id IS NOT NULL))),
-    CONSTRAINT runs_cancel_action_check CHECK ((cancel_action = ANY (ARRAY['interrupt'::text, 'rollback'::text]))),
-    CONSTRAINT runs_kwargs_check CHECK ((jsonb_typeof(kwargs) = 'object'::text)),
-    CONSTRAINT runs_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
-    CONSTRAINT runs_multitask_strategy_check CHECK ((multitask_strategy = ANY (ARRAY['reject'::text, 'enqueue'::text, 'interrupt'::text, 'rollback'::text]))),
-    CONSTRAINT runs_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'running'::text, 'success'::text, 'error'::text, 'timeout'::text, 'interrupted'::text])))
+    CONSTRAINT final_has_an_end CHECK ((((status)::text = ANY (ARRAY['pending'::text, 'running'::text])) = (finished_at IS NULL))),
+    CONSTRAINT running_has_a_worker CHECK ((((status)::text = 'running'::text) = (worker_id IS NOT NULL)))
 );
 
 COMMENT ON COLUMN runs.temporary IS 'the thread goes with the run: a stateless run whose on_completion is delete';
@@ -512,14 +528,14 @@ CREATE TABLE threadkeep_migrations (
 
 CREATE TABLE threads (
     thread_id uuid NOT NULL,
-    status text DEFAULT 'idle'::text NOT NULL,
+    status thread_status DEFAULT 'idle'::text NOT NULL,
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    config jsonb DEFAULT '{}'::jsonb NOT NULL,
+    config jsonb_object DEFAULT '{}'::jsonb NOT NULL,
     "values" json,
-    interrupts jsonb DEFAULT '{}'::jsonb NOT NULL,
+    interrupts jsonb_object DEFAULT '{}'::jsonb NOT NULL,
     error jsonb,
-    ttl_strategy text,
-    ttl_minutes double precision,
+    ttl_strategy ttl_strategy,
+    ttl_minutes ttl_minutes,
     watched_until timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -528,12 +544,7 @@ CREATE TABLE threads (
     temporary_until timestamp with time zone,
     expires_at timestamp with time zone,
     CONSTRAINT threads_check CHECK (((ttl_strategy IS NULL) = (ttl_minutes IS NULL))),
-    CONSTRAINT threads_config_check CHECK ((jsonb_typeof(config) = 'object'::text)),
-    CONSTRAINT threads_interrupts_check CHECK ((jsonb_typeof(interrupts) = 'object'::text)),
-    CONSTRAINT threads_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
-    CONSTRAINT threads_status_check CHECK ((status = ANY (ARRAY['idle'::text, 'busy'::text, 'interrupted'::text, 'error'::text]))),
-    CONSTRAINT threads_ttl_minutes_check CHECK ((ttl_minutes > (0)::double precision)),
-    CONSTRAINT threads_ttl_strategy_check CHECK ((ttl_strategy = ANY (ARRAY['delete'::text, 'keep_latest'::text])))
+    CONSTRAINT threads_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text))
 );
 ALTER TABLE ONLY threads ALTER COLUMN "values" SET STORAGE EXTERNAL;
 
@@ -645,15 +656,15 @@ CREATE INDEX idempotency_keys_expires_at ON idempotency_keys USING btree (expire
 
 CREATE INDEX idx_store_expires_at ON store USING btree (expires_at) WHERE (expires_at IS NOT NULL);
 
-CREATE UNIQUE INDEX one_running_run_a_thread ON runs USING btree (thread_id) WHERE (status = 'running'::text);
+CREATE UNIQUE INDEX one_running_run_a_thread ON runs USING btree (thread_id) WHERE ((status)::text = 'running'::text);
 
-CREATE INDEX runs_of_a_principal ON runs USING btree (((principal ->> 'identity'::text))) WHERE ((status = 'pending'::text) AND (principal IS NOT NULL));
+CREATE INDEX runs_of_a_principal ON runs USING btree (((principal ->> 'identity'::text))) WHERE (((status)::text = 'pending'::text) AND (principal IS NOT NULL));
 
 CREATE INDEX runs_of_a_thread ON runs USING btree (thread_id, queue_position DESC);
 
-CREATE INDEX runs_of_a_worker ON runs USING btree (worker_id) WHERE (status = 'running'::text);
+CREATE INDEX runs_of_a_worker ON runs USING btree (worker_id) WHERE ((status)::text = 'running'::text);
 
-CREATE INDEX runs_pending ON runs USING btree (queue_position) WHERE (status = 'pending'::text);
+CREATE INDEX runs_pending ON runs USING btree (queue_position) WHERE ((status)::text = 'pending'::text);
 
 CREATE INDEX store_prefix_idx ON store USING btree (prefix text_pattern_ops);
 
@@ -667,7 +678,7 @@ CREATE INDEX threads_temporary ON threads USING btree (temporary_until) WHERE (t
 
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries USING btree (send_after);
 
-CREATE TRIGGER run_has_ended AFTER UPDATE OF status ON runs FOR EACH ROW WHEN (((old.finished_at IS NULL) AND (new.finished_at IS NOT NULL) AND (new.kwargs ? 'webhook'::text))) EXECUTE FUNCTION leave_webhook();
+CREATE TRIGGER run_has_ended AFTER UPDATE OF status ON runs FOR EACH ROW WHEN (((old.finished_at IS NULL) AND (new.finished_at IS NOT NULL) AND ((new.kwargs)::jsonb ? 'webhook'::text))) EXECUTE FUNCTION leave_webhook();
 
 CREATE TRIGGER thread_expires BEFORE INSERT OR UPDATE ON threads FOR EACH ROW WHEN (((new.ttl_minutes IS NOT NULL) OR (new.expires_at IS NOT NULL))) EXECUTE FUNCTION set_expiry();
 
