@@ -34,7 +34,6 @@ CORE = [
 MORE = [
     ("stateless", 1),
     ("stateless", 64),
-    ("new thread", 24),
     ("new thread", 64),
     ("two requests", 1),
     ("two requests", 12),
@@ -74,6 +73,7 @@ class Bench:
         if not self.core:
             with servers.ours(self.uri) as second:
                 self._load([second], "warm-up", "new thread", 12)
+                found |= self._load([self.server], "ours, new thread, 24", "new thread", 24)
                 found |= self._load([self.server, second], "two of ours, new thread, 24", "new thread", 24)
         return found
 
