@@ -1,7 +1,7 @@
 """Execute: a run from its first step to its one final state.
 
 The graph runs inside a slot and in a task of its own; whatever it raises ends the run and nothing else. The
-final write is shielded: a run whose graph has ended is told so, even while the process stops.
+final write has its own time: a run whose graph has ended is told so, even while the process stops.
 """
 
 import logging
@@ -109,7 +109,7 @@ async def _conclude(engine: Engine, job: Job, live: LiveRun) -> Conclusion | Non
             if cut == "none" and not _may_be_interrupted(graph, job, streamed):
                 values = wire.dumps(streamed.values)
                 return Conclusion(ending=_ending(values), answer=values)
-            with anyio.fail_after(FINISH_S, shield=True):
+            with anyio.fail_after(FINISH_S, shield=True):  # a factory's own scope may stand around it
                 return await _settle(engine, graph, job, live, (cut, streamed))
     except Exception as failure:  # noqa: BLE001 - whatever it is, it is this run's, and logged there
         return _fell(engine, job, live, failure, streamed)
@@ -254,6 +254,6 @@ async def _write_end(engine: Engine, job: Job, live: LiveRun, ending: Ending, *,
     if job.claimed is None or job.writes is None:
         return True
     end = queue.end_of(job.claimed, ending, followed=live.keeper is not None)
-    with anyio.fail_after(FINISH_S, shield=True):
+    with anyio.fail_after(FINISH_S):
         done = None if alone else await job.writes.end(end)
         return await outlast(lambda: queue.finish(engine.pool, end)) if done is None else done
