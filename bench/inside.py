@@ -19,9 +19,9 @@ from psycopg_pool import AsyncConnectionPool
 
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
 from graphs.echo import INPUT, builder
-from threadkeep.db.checkpoints import Checkpoints
-from threadkeep.db.group_commit import committing
-from threadkeep.db.pool import open_runs_pool
+from threadkeep.persistence.checkpointer import Checkpoints
+from threadkeep.persistence.group_commit import committing
+from threadkeep.postgres.pool import open_runs_pool
 from threadkeep.settings import Settings
 
 

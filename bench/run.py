@@ -23,7 +23,7 @@ import psycopg
 import report
 import servers
 from servers import Server
-from threadkeep.db import embedded, migrate
+from threadkeep.postgres import embedded, migrate
 
 HERE = Path(__file__).parent
 CORE = [

@@ -22,7 +22,7 @@ from connection import Connection, connected, dumped
 from run import command, database, empty, machine, output, say
 from servers import Server
 from streams import TOKEN
-from threadkeep.db import migrate
+from threadkeep.postgres import migrate
 
 STREAMS = 1000
 LONG = 200

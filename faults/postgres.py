@@ -14,8 +14,8 @@ import anyio.to_thread
 import psycopg
 from anyio.abc import ByteStream, SocketStream
 
-from threadkeep.db import embedded, migrate
-from threadkeep.db.embedded import Cluster
+from threadkeep.postgres import embedded, migrate
+from threadkeep.postgres.embedded import Cluster
 
 DATABASE = "postgres"
 

@@ -23,7 +23,7 @@ import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turn
 from faults import balancer, kills, outages, partitions, pauses, pooler, races, resumes, stops, storms
 from faults.findings import Findings
 from faults.servers import Place
-from threadkeep.db import embedded, migrate
+from threadkeep.postgres import embedded, migrate
 
 SCENARIOS: dict[str, Callable[[Place], Awaitable[Findings]]] = {
     "kills": partial(kills.scenario, count=1),

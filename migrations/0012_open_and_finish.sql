@@ -2,7 +2,7 @@
 -- in them sees what was committed before it, and so what the lock on the thread waited for.
 
 -- Open a run on its thread: `running` where a process asks to start it here and now and nothing else goes on, else
--- `pending`. `asked` is what db/openings.py says of the run; the thread is locked until the transaction ends.
+-- `pending`. `asked` is what tables/run_creation.py says of the run; the thread is locked until the transaction ends.
 CREATE FUNCTION open_run(
     asked jsonb,
     OUT thread_found boolean,

@@ -47,7 +47,7 @@ BEGIN
 END
 $$;
 
--- Close a run that a process executes, and its thread, by what db/queue.py says of its end; false where the run is no
+-- Close a run that a process executes, and its thread, by what tables/queue.py says of its end; false where the run is no
 -- longer that process's. Without `values` the thread's stay.
 CREATE FUNCTION finish_run(ending jsonb) RETURNS boolean LANGUAGE sql AS $$
     SELECT finish_run((ending ->> 'run_id')::uuid,

@@ -19,7 +19,7 @@ DROP FUNCTION finish_runs(jsonb[]);
 DROP FUNCTION finish_run(jsonb);
 DROP FUNCTION finish_run(uuid, uuid, uuid, text, text, jsonb, jsonb, jsonb, float, boolean, boolean);
 
--- Close a run that a process executes, and its thread, by what db/queue.py says of its end; false where the run is no
+-- Close a run that a process executes, and its thread, by what tables/queue.py says of its end; false where the run is no
 -- longer that process's. Without values the thread's stay.
 CREATE FUNCTION finish_run(ending jsonb, thread_values json) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE

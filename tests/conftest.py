@@ -20,8 +20,8 @@ from langgraph_sdk.client import LangGraphClient
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
 from graphs import GRAPHS, Gate
 from threadkeep.app import create_app
-from threadkeep.db import embedded, migrate
 from threadkeep.graphs import LoadedGraph, accept
+from threadkeep.postgres import embedded, migrate
 from threadkeep.project import Project
 from threadkeep.settings import Settings
 

@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
-from threadkeep import ids
-from threadkeep.db.openings import NewRun
+from threadkeep.base import ids
+from threadkeep.tables.run_creation import NewRun
 
 
 def new_run(thread_id: UUID, worker_id: UUID) -> NewRun:

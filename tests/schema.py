@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 
-from threadkeep.db import embedded, migrate
+from threadkeep.postgres import embedded, migrate
 
 FILE = Path(__file__).parents[1] / "docs" / "schema.sql"
 HEAD = "-- The tables of a migrated database: ours, the checkpointer's and the store's. Written by `make schema`.\n\n"

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from threadkeep import agent
-from threadkeep.problems import StartRefused
+from threadkeep.base.problems import StartRefused
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from threadkeep.concurrency_report import run
-from threadkeep.concurrency_report.client import Turn
-from threadkeep.concurrency_report.measure import measure_at, measure_own
-from threadkeep.concurrency_report.plan import NAMES, QUESTIONS, Burst, Flood, Measured, Plan, Race
-from threadkeep.concurrency_report.serve import serving
-from threadkeep.concurrency_report.verdicts import Verdict, judge
+from threadkeep_bench import run
+from threadkeep_bench.client import Turn
+from threadkeep_bench.measure import measure_at, measure_own
+from threadkeep_bench.plan import NAMES, QUESTIONS, Burst, Flood, Measured, Plan, Race
+from threadkeep_bench.serve import serving
+from threadkeep_bench.verdicts import Verdict, judge
 
 SLOTS = 12
 SMALL = Plan(latency_s=0.05, rounds=1, many=40, many_share=0.25)
@@ -201,7 +201,7 @@ def test_a_server_that_does_not_start_is_told_with_its_last_words(
 async def test_sigterm_stops_the_server_that_was_started(tmp_path: Path) -> None:
     """Ours: a report that is ended leaves no server behind."""
     script = (
-        "import sys; from pathlib import Path; from threadkeep.concurrency_report import run; "
+        "import sys; from pathlib import Path; from threadkeep_bench import run; "
         "sys.exit(run(url=None, out=Path(sys.argv[1]), command=sys.argv[2:]))"
     )
     with anyio.fail_after(30):

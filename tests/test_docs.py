@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import pytest
 from pydantic import BaseModel
 
-from threadkeep.api.call import Operation
+from threadkeep.api.operation import Operation
 from threadkeep.api.routes import TABLE
 
 PAGE = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text()

@@ -2,7 +2,7 @@
 
 import anyio
 
-from threadkeep.flag import Flag
+from threadkeep.base.flag import Flag
 
 
 async def test_all_who_wait_are_woken_and_later_ones_do_not_wait() -> None:

@@ -18,8 +18,8 @@ from langgraph.pregel.remote import RemoteGraph
 from langgraph.store.memory import InMemoryStore
 
 from threadkeep import graphs, project
+from threadkeep.base.problems import StartRefused
 from threadkeep.graphs import Graphs, LoadedGraph
-from threadkeep.problems import StartRefused
 
 LOAD = Callable[..., Awaitable[Graphs]]
 

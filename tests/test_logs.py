@@ -14,13 +14,13 @@ import psycopg
 import pytest
 
 from conftest import serving
-from threadkeep import ids
+from threadkeep import key_commands
 from threadkeep.api.audit import STRANGERS, Audit
-from threadkeep.auth import commands
-from threadkeep.auth.keys import SHOWN, new_key
-from threadkeep.db import api_keys
-from threadkeep.logs import JsonLines, Text, bind
+from threadkeep.auth.api_keys import SHOWN, new_key
+from threadkeep.base import ids
+from threadkeep.base.logs import JsonLines, Text, bind
 from threadkeep.settings import Settings
+from threadkeep.tables import api_keys
 
 SECRET = "hunter2-the-secret"
 RUN = {"assistant_id": "chain", "input": {"items": [SECRET]}}
@@ -169,8 +169,8 @@ async def test_keys_that_are_made_and_revoked_are_lines_of_the_audit(
     """Ours: who may come in changed; the key itself is told once, and not here."""
     monkeypatch.setenv("DATABASE_URI", str(settings.database_uri))
     monkeypatch.chdir(tmp_path)
-    secret = await anyio.to_thread.run_sync(commands.create, None, "ada", "test", (), None)
-    await anyio.to_thread.run_sync(commands.revoke, None, secret[:SHOWN])
+    secret = await anyio.to_thread.run_sync(key_commands.create, None, "ada", "test", (), None)
+    await anyio.to_thread.run_sync(key_commands.revoke, None, secret[:SHOWN])
 
     audited = [line for line in kept.lines if line["logger"] == "threadkeep.audit"]
     assert [(line["message"], line["of"]) for line in audited] == [("key created", "ada"), ("key revoked", "ada")]

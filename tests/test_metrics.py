@@ -14,12 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from conftest import serving
 from graphs import Gate
-from threadkeep.api.metrics import is_guarded
-from threadkeep.auth.keys import new_key
-from threadkeep.db import api_keys
-from threadkeep.metrics import Load, Metrics
-from threadkeep.problems import StartRefused
+from threadkeep.api.ops.metrics import is_guarded
+from threadkeep.auth.api_keys import new_key
+from threadkeep.base.metrics import Load, Metrics
+from threadkeep.base.problems import StartRefused
 from threadkeep.settings import Settings
+from threadkeep.tables import api_keys
 
 RUN = {"assistant_id": "chain", "input": {"items": []}}
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from threadkeep import project
-from threadkeep.problems import StartRefused
+from threadkeep.base.problems import StartRefused
 
 WRITE = Callable[..., Path]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from threadkeep import settings
-from threadkeep.problems import StartRefused
+from threadkeep.base.problems import StartRefused
 
 
 def test_address_that_libpq_cannot_read_stops_the_start_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

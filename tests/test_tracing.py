@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from conftest import serving
-from threadkeep import tracing
+from threadkeep.base import tracing
 from threadkeep.settings import Settings
 
 SECRET = "hunter2-the-secret"

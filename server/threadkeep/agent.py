@@ -32,8 +32,8 @@ from langgraph.store.base import BaseStore
 from langgraph.types import interrupt
 from typing_extensions import TypedDict  # pydantic makes the input's schema, and wants this one before 3.12
 
+from threadkeep.base.problems import StartRefused
 from threadkeep.offline_model import OfflineModel
-from threadkeep.problems import StartRefused
 
 TURNS = 8
 """The most model calls for one input."""

@@ -16,47 +16,50 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from threadkeep.api import docs, metrics, mount
-from threadkeep.api.call import Docs, Operation, State
+from threadkeep.api import mount
 from threadkeep.api.errors import HANDLERS
 from threadkeep.api.middleware import Requests
+from threadkeep.api.operation import Docs, Operation, State
+from threadkeep.api.ops import docs, metrics
+from threadkeep.api.ops.scrape import Scrape
 from threadkeep.api.routes import SOCKETS, TABLE
-from threadkeep.api.scrape import Scrape
-from threadkeep.auth import opening
-from threadkeep.db import assistants, bounds, encryption, event_commit, group_commit, openings, pool, workers
-from threadkeep.db.checkpoints import Checkpoints
-from threadkeep.db.event_commit import EventCommit
-from threadkeep.db.group_commit import GroupCommit
-from threadkeep.db.listen import Wakeups, listening
-from threadkeep.db.openings import Openings
-from threadkeep.db.pool import Pool
-from threadkeep.db.serde import Serializer
-from threadkeep.db.store import Store
-from threadkeep.db.threads import Ttl
-from threadkeep.engine import webhook_policy
-from threadkeep.engine.assistants import Assistants
-from threadkeep.engine.contain import containing
-from threadkeep.engine.drain import drain, drain_when_told
-from threadkeep.engine.engine import Engine, Expiry
-from threadkeep.engine.heartbeat import beating, replace_lost
-from threadkeep.engine.keep import keep_watched
-from threadkeep.engine.leftovers import clear
-from threadkeep.engine.quotas import Quotas
-from threadkeep.engine.retention import expire
-from threadkeep.engine.scheduler import schedule
-from threadkeep.engine.slots import Slots
-from threadkeep.engine.store import store_opener, sweep_items
-from threadkeep.engine.sweeper import sweep
-from threadkeep.engine.watchdog import watch
-from threadkeep.engine.webhook_policy import Policy
-from threadkeep.engine.webhooks import deliver
-from threadkeep.engine.worker import obey_cancels, work
+from threadkeep.auth import loading
+from threadkeep.base.metrics import Metrics
+from threadkeep.base.tracing import Tracing
+from threadkeep.base.tracing import opened as opened_tracing
+from threadkeep.duties.cleanup import clear
+from threadkeep.duties.cron_scheduler import schedule
+from threadkeep.duties.heartbeat import beating, replace_lost
+from threadkeep.duties.lease_reaper import sweep
+from threadkeep.duties.shutdown import drain, drain_when_told
+from threadkeep.duties.store_items import store_opener, sweep_items
+from threadkeep.duties.watchdog import watch
+from threadkeep.duties.webhooks import deliver
+from threadkeep.duties.worker import obey_cancels, work
 from threadkeep.graphs import LoadedGraph
-from threadkeep.metrics import Metrics
+from threadkeep.persistence import encryption, group_commit
+from threadkeep.persistence.checkpointer import Checkpoints
+from threadkeep.persistence.group_commit import GroupCommit
+from threadkeep.persistence.serializer import Serializer
+from threadkeep.persistence.store import Store
+from threadkeep.postgres import pool, tenancy
+from threadkeep.postgres.listen import Wakeups, listening
+from threadkeep.postgres.pool import Pool
 from threadkeep.project import Project, builtin
+from threadkeep.runs import event_commit, webhook_policy
+from threadkeep.runs.assistants import Assistants
+from threadkeep.runs.engine import Engine, Expiry
+from threadkeep.runs.event_commit import EventCommit
+from threadkeep.runs.event_recorder import keep_watched
+from threadkeep.runs.isolation import containing
+from threadkeep.runs.quotas import Quotas
+from threadkeep.runs.slots import Slots
+from threadkeep.runs.webhook_policy import Policy
 from threadkeep.settings import Settings, environment
-from threadkeep.tracing import Tracing
-from threadkeep.tracing import opened as opened_tracing
+from threadkeep.tables import assistants, run_creation, workers
+from threadkeep.tables.run_creation import Openings
+from threadkeep.tables.threads import Ttl
+from threadkeep.threads.retention import expire
 
 DUTIES = (
     drain_when_told,
@@ -92,7 +95,7 @@ class Plan:
     metrics: Metrics
     metrics_guarded: bool
     tracing: Tracing | None
-    auth: opening.Loaded
+    auth: loading.Loaded
 
     @property
     def direct_uri(self) -> str:
@@ -133,7 +136,7 @@ def create_app(
     can't be loaded.
     """
     project = project or builtin()
-    auth = opening.load(settings, project)
+    auth = loading.load(settings, project)
     mount.refuse_unhonoured(project.http, has_door=auth.kind != "none")
     custom = mount.load_custom(project)
     served = [one for one in mount.served(project.http, TABLE) if one.path != "/metrics" or metrics.is_served(settings)]
@@ -187,12 +190,12 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
         pool.open_runs_pool(plan.settings, plan.uri) as runs_pool,
         plan.auth.opened(api_pool) as door,
         listening(plan.direct_uri) as wakeups,
-        openings.opening(api_pool) as opens,
+        run_creation.opening(api_pool) as opens,
         group_commit.committing(runs_pool, plan.metrics.committed) as commits,
         event_commit.committing(api_pool) as events,
     ):
         await pool.check_capacity(api_pool, plan.settings)
-        await bounds.find_wall(api_pool, runs_pool, needed=door is not None)
+        await tenancy.find_wall(api_pool, runs_pool, needed=door is not None)
         saver = Checkpoints(runs_pool, commits, plan.serde, channel_bytes=plan.settings.channel_bytes)
         engine = _engine(plan, Parts(api_pool, opens, saver, commits, plan.open_store(runs_pool), events, wakeups))
         await _announce(engine)

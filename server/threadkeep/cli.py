@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from threadkeep import __version__
-from threadkeep.problems import StartRefused
+from threadkeep.base.problems import StartRefused
 
 PROJECT_FILE = "langgraph.json"
 
@@ -64,21 +64,21 @@ def create_key(
     identity: str, name: str, scopes: tuple[str, ...], expires_in_days: float | None, config: Path | None
 ) -> None:
     """Make a key and print it: this once, for only its hash is kept."""
-    from threadkeep.auth import commands
+    from threadkeep import key_commands
 
     lives_s = expires_in_days * 86_400 if expires_in_days else None
     with refusals():
-        click.echo(commands.create(_project_file(config), identity, name, scopes, lives_s))
+        click.echo(key_commands.create(_project_file(config), identity, name, scopes, lives_s))
 
 
 @keys.command("list")
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def list_keys(config: Path | None) -> None:
     """List all keys, revoked ones too; secrets are not among it."""
-    from threadkeep.auth import commands
+    from threadkeep import key_commands
 
     with refusals():
-        for line in commands.lines(_project_file(config)):
+        for line in key_commands.lines(_project_file(config)):
             click.echo(line)
 
 
@@ -87,10 +87,10 @@ def list_keys(config: Path | None) -> None:
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def revoke_key(key: str, config: Path | None) -> None:
     """Revoke the KEY of an id or a prefix; within 5 seconds it opens nothing any more."""
-    from threadkeep.auth import commands
+    from threadkeep import key_commands
 
     with refusals():
-        click.echo(commands.revoke(_project_file(config), key))
+        click.echo(key_commands.revoke(_project_file(config), key))
 
 
 @main.command()
@@ -98,11 +98,11 @@ def revoke_key(key: str, config: Path | None) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where the results go.")
 def bench(url: str | None, out: Path) -> None:
     """Repeat the workflow concurrency test: speed-up, contention, isolation, persistence."""
-    from threadkeep import concurrency_report
+    import threadkeep_bench
 
     options: dict[str, Any] = {"url": url, "out": out}
     with refusals():
-        sys.exit(concurrency_report.run(**options))
+        sys.exit(threadkeep_bench.run(**options))
 
 
 @main.command()

@@ -43,7 +43,7 @@ from langgraph_sdk.runtime import AccessContext, _ExecutionRuntime, _ReadRuntime
 from pydantic import BaseModel
 
 from threadkeep.auth.principal import configurable_of, looked_at_by
-from threadkeep.problems import StartRefused
+from threadkeep.base.problems import StartRefused
 from threadkeep.project import Project, add_to_path, split_target
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias, cast
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from threadkeep.problems import StartRefused
+from threadkeep.base.problems import StartRefused
 
 log = logging.getLogger(__name__)
 

@@ -22,14 +22,15 @@ import uvicorn
 from langgraph.store.postgres.base import PostgresIndexConfig
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from threadkeep import agent, graphs, logs, project, settings
+from threadkeep import agent, graphs, project, settings
 from threadkeep.app import create_app
-from threadkeep.auth import opening
-from threadkeep.db import embedded
-from threadkeep.db import migrate as migrations
-from threadkeep.engine.store import index_config
+from threadkeep.auth import loading
+from threadkeep.base import logs
+from threadkeep.base.problems import StartRefused
+from threadkeep.duties.store_items import index_config
 from threadkeep.graphs import LoadedGraph
-from threadkeep.problems import StartRefused
+from threadkeep.postgres import embedded
+from threadkeep.postgres import migrate as migrations
 from threadkeep.project import Project
 from threadkeep.settings import Settings
 
@@ -93,7 +94,7 @@ class Server(uvicorn.Server):
 def serve(file: Path | None, given: Mapping[str, Any]) -> None:
     """Serve until told to stop; StartRefused where something can't be loaded. `given` goes over the environment."""
     found, chosen = prepare(file, given)
-    opening.check(chosen, found)
+    loading.check(chosen, found)
     loaded = load_graphs(found, chosen)
     with listening_socket(chosen) as listener, database(chosen) as uri:
         anyio.run(_migrate, chosen.database_direct_uri or uri, index_config(found))

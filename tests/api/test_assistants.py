@@ -10,7 +10,7 @@ from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import APIStatusError, BadRequestError, ConflictError, NotFoundError, UnprocessableEntityError
 from langgraph_sdk.schema import Assistant, Config
 
-from threadkeep.db.assistants import system_id
+from threadkeep.tables.assistants import system_id
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 

@@ -10,7 +10,7 @@ import pytest
 from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import BadRequestError, NotFoundError, UnprocessableEntityError
 
-from threadkeep.db.assistants import system_id
+from threadkeep.tables.assistants import system_id
 
 NEW_YEAR = "0 0 1 1 *"
 CHAIN = str(system_id("chain"))

@@ -15,8 +15,8 @@ from langgraph_sdk import get_client
 
 from conftest import WAIT_S, serving
 from threadkeep.app import create_app
+from threadkeep.base.problems import StartRefused
 from threadkeep.graphs import accept
-from threadkeep.problems import StartRefused
 from threadkeep.project import Project
 from threadkeep.settings import Settings
 

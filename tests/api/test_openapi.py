@@ -12,7 +12,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from conftest import WAIT_S, serving
-from threadkeep.api import openapi
+from threadkeep.api.ops import openapi
 from threadkeep.api.routes import TABLE
 from threadkeep.project import Project
 from threadkeep.settings import Settings

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from conftest import serving
 from graphs import Gate
 from protocol_graphs import PROTOCOL_GRAPHS
-from threadkeep.engine.protocol.subscription import CHANNELS
+from threadkeep.api.protocol_v2.subscription import CHANNELS
 from threadkeep.graphs import accept
 from threadkeep.settings import Settings
 

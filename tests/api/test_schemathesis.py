@@ -25,9 +25,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from conftest import TEMPLATE, WAIT_S
-from threadkeep.api import openapi
+from threadkeep.api.ops import openapi
 from threadkeep.api.routes import TABLE
-from threadkeep.auth.keys import SIGN
+from threadkeep.auth.api_keys import SIGN
 
 ENDLESS = "/threads/{thread_id}/stream"
 """It follows a thread until the client leaves: no answer of it can be looked at as a whole."""

@@ -17,9 +17,9 @@ from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import UnprocessableEntityError
 
 from conftest import serving
-from threadkeep.db.pool import open_runs_pool
-from threadkeep.db.store import Store
 from threadkeep.graphs import accept
+from threadkeep.persistence.store import Store
+from threadkeep.postgres.pool import open_runs_pool
 from threadkeep.settings import Settings
 
 

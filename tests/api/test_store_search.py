@@ -12,9 +12,9 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 from conftest import serving
-from threadkeep.db import migrate
-from threadkeep.engine.store import index_config
-from threadkeep.problems import StartRefused
+from threadkeep.base.problems import StartRefused
+from threadkeep.duties.store_items import index_config
+from threadkeep.postgres import migrate
 from threadkeep.project import Project
 from threadkeep.settings import Settings
 

@@ -8,10 +8,10 @@ from psycopg.rows import TupleRow
 from conftest import serving
 from graphs import Gate
 from new_runs import new_run
-from threadkeep import ids
-from threadkeep.db.filters import EVERYTHING
-from threadkeep.db.openings import open_run_in
+from threadkeep.base import ids
+from threadkeep.postgres.filters import EVERYTHING
 from threadkeep.settings import Settings
+from threadkeep.tables.run_creation import open_run_in
 
 
 async def test_client_who_waits_hears_only_of_a_run_that_is_in_postgres(settings: Settings, gate: Gate) -> None:

@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from conftest import WAIT_S, serving
-from threadkeep.auth.keys import new_key
-from threadkeep.db import api_keys
+from threadkeep.auth.api_keys import new_key
 from threadkeep.settings import Settings
+from threadkeep.tables import api_keys
 
 MakeKey = Callable[..., Awaitable[str]]
 

@@ -14,11 +14,11 @@ from websockets.exceptions import InvalidStatus
 
 import seen
 from conftest import WAIT_S, serving
-from threadkeep.api.call import Operation
+from threadkeep.api.operation import Operation
 from threadkeep.api.routes import TABLE
 from threadkeep.auth import custom
-from threadkeep.auth.given import ProjectFault, as_filters, as_principal
-from threadkeep.problems import StartRefused, Unauthenticated
+from threadkeep.auth.custom_values import ProjectFault, as_filters, as_principal
+from threadkeep.base.problems import StartRefused, Unauthenticated
 from threadkeep.project import Project
 from threadkeep.settings import Settings
 

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from conftest import WAIT_S, serving
 from threadkeep.auth import jwks
 from threadkeep.auth import jwt as door
-from threadkeep.problems import StartRefused
+from threadkeep.base.problems import StartRefused
 from threadkeep.settings import Settings
 
 ISSUER, AUDIENCE = "https://issuer.example", "threadkeep"

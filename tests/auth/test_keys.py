@@ -11,8 +11,8 @@ from langgraph_sdk.errors import AuthenticationError, NotFoundError
 
 from conftest import WAIT_S
 from threadkeep.api.routes import TABLE
-from threadkeep.auth import keys
-from threadkeep.auth.keys import KeyDoor, digest, new_key
+from threadkeep.auth import api_keys
+from threadkeep.auth.api_keys import KeyDoor, digest, new_key
 
 MakeKey = Callable[..., Awaitable[str]]
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -171,12 +171,12 @@ async def test_revoked_key_opens_nothing_after_five_seconds(
     stranger: httpx.AsyncClient, make_key: MakeKey, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Issue: revoked within the documented time, in every process; here that time is shorter."""
-    monkeypatch.setattr(keys, "FRESH_S", 0.0)
+    monkeypatch.setattr(api_keys, "FRESH_S", 0.0)
     key = {"x-api-key": await make_key("ada")}
     assert (await stranger.post("/threads", json={}, headers=key)).status_code == 200
 
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
-        assert len(await keys.api_keys.revoke(conn, key["x-api-key"][: keys.SHOWN])) == 1
+        assert len(await api_keys.api_keys.revoke(conn, key["x-api-key"][: api_keys.SHOWN])) == 1
 
     assert (await stranger.post("/threads", json={}, headers=key)).status_code == 401
 
@@ -213,7 +213,7 @@ def test_identity_that_is_none_is_refused(identity: str) -> None:
 
 def test_cache_of_keys_is_bounded() -> None:
     """Promise: memory stays."""
-    assert keys.REMEMBERED == 10_000
+    assert api_keys.REMEMBERED == 10_000
     assert KeyDoor.reads_body is False
 
 

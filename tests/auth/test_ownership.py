@@ -15,9 +15,9 @@ from psycopg.types.json import Jsonb
 from conftest import WAIT_S, serving
 from tenancy import TABLES
 from threadkeep.api.routes import TABLE
-from threadkeep.db import spaces
-from threadkeep.db.bounds import BoundPool
-from threadkeep.db.filters import Filters
+from threadkeep.postgres import store_spaces
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.tenancy import BoundPool
 from threadkeep.project import Auth, GraphTarget, Project
 from threadkeep.settings import Settings
 
@@ -180,7 +180,7 @@ SEARCHES = [
     Case(body={"metadata": {"owner": "ada"}}, status=200),  # the custom handler makes it a search for Bob's
 ]
 COUNTS = [Case(body={"metadata": {"note": SECRET}}, status=200, answer=0)]
-LABEL = spaces.label("ada")
+LABEL = store_spaces.label("ada")
 NAMESPACES = (["memories"], [LABEL, "memories"], ["ada", "memories"])
 
 CASES: dict[str, list[Case]] = {

@@ -12,23 +12,24 @@ import pytest
 from psycopg import sql
 
 from tenancy import TABLES
-from threadkeep.db import assistants, bounds, migrate, spaces, threads
-from threadkeep.db.bounds import bound_to
-from threadkeep.db.filters import EVERYTHING, Filters
-from threadkeep.db.pool import Conn, Pool, open_api_pool, open_runs_pool, pipeline
-from threadkeep.db.store import Store
-from threadkeep.db.threads import NewThread
+from threadkeep.persistence.store import Store
+from threadkeep.postgres import migrate, store_spaces, tenancy
+from threadkeep.postgres.filters import EVERYTHING, Filters
+from threadkeep.postgres.pool import Conn, Pool, open_api_pool, open_runs_pool, pipeline
+from threadkeep.postgres.tenancy import bound_to
 from threadkeep.settings import Settings
+from threadkeep.tables import assistants, threads
+from threadkeep.tables.threads import NewThread
 
-ADA = Filters({"owner": "ada"}, space=spaces.label("ada"))
-BOB = Filters({"owner": "bob"}, space=spaces.label("bob"))
+ADA = Filters({"owner": "ada"}, space=store_spaces.label("ada"))
+BOB = Filters({"owner": "bob"}, space=store_spaces.label("bob"))
 
 
 @pytest.fixture
 async def pool(settings: Settings, database: str) -> AsyncIterator[Pool]:
     """The API's pool, with the wall found."""
     async with open_api_pool(settings, database) as pool:
-        await bounds.find_wall(pool, needed=True)
+        await tenancy.find_wall(pool, needed=True)
         assert pool.walled
         yield pool
 
@@ -157,7 +158,7 @@ async def test_without_a_principal_nothing_is_sent_beside_the_statement(pool: Po
         cursor = await conn.execute("SELECT current_user = session_user AND now() = statement_timestamp()")
         assert await cursor.fetchone() == (True,)
     with bound_to(EVERYTHING):
-        assert bounds.current() is None
+        assert tenancy.current() is None
 
 
 async def test_the_store_gathers_operations_of_several_callers_and_mixes_none_up(
@@ -165,7 +166,7 @@ async def test_the_store_gathers_operations_of_several_callers_and_mixes_none_up
 ) -> None:
     """Ours: whoever comes first does the work of all who wait, each within their own bounds."""
     async with open_api_pool(settings, database) as api_pool, open_runs_pool(settings, database) as runs_pool:
-        await bounds.find_wall(api_pool, runs_pool, needed=True)
+        await tenancy.find_wall(api_pool, runs_pool, needed=True)
         store = Store(runs_pool)
         found: dict[str, object] = {}
 
@@ -198,7 +199,7 @@ async def test_a_role_that_may_not_be_taken_is_told_of_and_filters_hold_alone(
     try:
         async with open_api_pool(settings, uri) as pool:
             with caplog.at_level(logging.WARNING, logger="threadkeep"):
-                await bounds.find_wall(pool, needed=True)
+                await tenancy.find_wall(pool, needed=True)
             assert not pool.walled
             assert "there is no row-level security behind the filters" in caplog.text
             with bound_to(BOB):

@@ -14,10 +14,10 @@ from langgraph_sdk.runtime import ServerRuntime
 
 import seen
 from conftest import WAIT_S, serving
-from threadkeep.auth.keys import new_key
-from threadkeep.db import api_keys
+from threadkeep.auth.api_keys import new_key
 from threadkeep.graphs import accept
 from threadkeep.settings import Settings
+from threadkeep.tables import api_keys
 
 
 class Told(TypedDict):

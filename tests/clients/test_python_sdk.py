@@ -17,8 +17,8 @@ from langgraph_sdk.errors import ConflictError, InternalServerError, NotFoundErr
 
 from conftest import WAIT_S, serving
 from graphs import Gate
-from threadkeep.db.assistants import system_id
 from threadkeep.settings import Settings
+from threadkeep.tables.assistants import system_id
 
 RESOURCES = ("assistants.", "threads.", "runs.", "crons.", "store.")
 ELSEWHERE = {"threads.stream"}

@@ -16,9 +16,9 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg.rows import dict_row
 
-from threadkeep.db.checkpoints import Checkpoints
-from threadkeep.db.group_commit import Rows, committing
-from threadkeep.db.pool import Pool, open_runs_pool
+from threadkeep.persistence.checkpointer import Checkpoints
+from threadkeep.persistence.group_commit import Rows, committing
+from threadkeep.postgres.pool import Pool, open_runs_pool
 from threadkeep.settings import Settings
 
 

@@ -5,8 +5,8 @@ import psycopg
 import pytest
 
 from faults.postgres import proxied
-from threadkeep.db import connection
-from threadkeep.db.pool import Pool, open_api_pool, pipeline
+from threadkeep.postgres import connection
+from threadkeep.postgres.pool import Pool, open_api_pool, pipeline
 from threadkeep.settings import Settings
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from threadkeep.db import os_user
-from threadkeep.db.embedded import running
-from threadkeep.problems import StartRefused
+from threadkeep.base.problems import StartRefused
+from threadkeep.postgres import os_user
+from threadkeep.postgres.embedded import running
 
 SERVER = """
 import signal, sys
 from pathlib import Path
-from threadkeep.db.embedded import running
+from threadkeep.postgres.embedded import running
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 with running(Path(sys.argv[1]), durable=False) as uri:
     print(uri, flush=True)

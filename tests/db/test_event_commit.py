@@ -6,13 +6,14 @@ import anyio
 import psycopg
 
 from new_runs import new_run
-from threadkeep import ids
-from threadkeep.db import events, pool
-from threadkeep.db.event_commit import committing
-from threadkeep.db.events import Batch, RunEvent
-from threadkeep.db.filters import EVERYTHING
-from threadkeep.db.openings import open_run_in
+from threadkeep.base import ids
+from threadkeep.postgres import pool
+from threadkeep.postgres.filters import EVERYTHING
+from threadkeep.runs.event_commit import committing
 from threadkeep.settings import Settings
+from threadkeep.tables import run_events
+from threadkeep.tables.run_creation import open_run_in
+from threadkeep.tables.run_events import Batch, RunEvent
 
 WORKER = ids.uuid7()
 
@@ -57,7 +58,7 @@ def _said(*data: str) -> list[RunEvent]:
 
 async def _read(api: pool.Pool, run_id: UUID) -> list[str]:
     async with api.connection() as conn:
-        return [event.data for event in await events.read(conn, run_id, 0)]
+        return [event.data for event in await run_events.read(conn, run_id, 0)]
 
 
 async def _run(api: pool.Pool) -> UUID:

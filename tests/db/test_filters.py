@@ -7,11 +7,11 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from threadkeep.db import threads
-from threadkeep.db.filters import Filters
-from threadkeep.db.pool import open_api_pool
-from threadkeep.db.threads import NewThread
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.pool import open_api_pool
 from threadkeep.settings import Settings
+from threadkeep.tables import threads
+from threadkeep.tables.threads import NewThread
 
 OWN = {"owner": "ada"}
 SHARED = {"members": ["ada"]}

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.checkpoint.serde.jsonplus import EXT_PYDANTIC_V2, JsonPlusSerializer
 
-from threadkeep import wire
-from threadkeep.db import messages
-from threadkeep.db.serde import Serializer
+from threadkeep.base import json
+from threadkeep.persistence import messages
+from threadkeep.persistence.serializer import Serializer
 
 OURS, STOCK = Serializer(), JsonPlusSerializer()
 HOW = "model_validate_json"
@@ -48,7 +48,7 @@ def test_messages_are_written_and_read_as_the_stock_serializer_does(found: list[
 
     assert written == STOCK.dumps_typed(found)
     assert _inside(OURS.loads_typed(written)) == _inside(STOCK.loads_typed(written))
-    assert orjson.loads(wire.dumps(found)) == orjson.loads(wire.dumps([one.model_dump() for one in found]))
+    assert orjson.loads(json.dumps(found)) == orjson.loads(json.dumps([one.model_dump() for one in found]))
 
 
 def _inside(found: list[BaseMessage]) -> list[tuple[object, ...]]:
@@ -73,7 +73,7 @@ def test_what_is_more_than_plain_is_left_to_pydantic(message: BaseMessage) -> No
 
     assert written == STOCK.dumps_typed([message])
     assert _inside(OURS.loads_typed(written)) == _inside(STOCK.loads_typed(written))
-    assert orjson.loads(wire.dumps(message)) == orjson.loads(wire.dumps(message.model_dump()))
+    assert orjson.loads(json.dumps(message)) == orjson.loads(json.dumps(message.model_dump()))
 
 
 def test_message_that_was_changed_in_place_is_written_as_it_is_now() -> None:

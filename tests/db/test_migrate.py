@@ -11,15 +11,15 @@ import pytest
 from anyio import Path as AsyncPath
 from psycopg import AsyncConnection, sql
 
-from threadkeep.db import embedded, migrate
-from threadkeep.problems import StartRefused
+from threadkeep.base.problems import StartRefused
+from threadkeep.postgres import embedded, migrate
 
 FILES = {
     "0001_parrots.sql": "CREATE TABLE parrots (name text); CREATE TABLE perches (name text);",
     "0002_feathers.sql": "ALTER TABLE parrots ADD COLUMN feathers integer;",
 }
 LIBRARIES = ["checkpoints", "store"]
-MIGRATE = "import anyio, sys, pathlib; from threadkeep.db.migrate import migrate;"
+MIGRATE = "import anyio, sys, pathlib; from threadkeep.postgres.migrate import migrate;"
 MIGRATE += "anyio.run(lambda: migrate(sys.argv[1], folder=pathlib.Path(sys.argv[2])))"
 
 

@@ -10,12 +10,13 @@ import pytest
 
 from conftest import WAIT_S
 from new_runs import new_run
-from threadkeep import ids
-from threadkeep.db import pool, queue
-from threadkeep.db.filters import EVERYTHING
-from threadkeep.db.openings import NewRun, Opened, Openings, opening
-from threadkeep.db.pool import Pool
+from threadkeep.base import ids
+from threadkeep.postgres import pool
+from threadkeep.postgres.filters import EVERYTHING
+from threadkeep.postgres.pool import Pool
 from threadkeep.settings import Settings
+from threadkeep.tables import queue
+from threadkeep.tables.run_creation import NewRun, Opened, Openings, opening
 
 WORKER = ids.uuid7()
 

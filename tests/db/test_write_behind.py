@@ -12,16 +12,18 @@ import pytest
 
 from conftest import WAIT_S
 from new_runs import new_run
-from threadkeep import ids
-from threadkeep.db import group_commit, pool, queue, workers
-from threadkeep.db.filters import EVERYTHING
-from threadkeep.db.group_commit import GroupCommit, Rows
-from threadkeep.db.openings import opening
-from threadkeep.db.pool import Pool
-from threadkeep.db.queue import Claimed, Ending
-from threadkeep.db.write_behind import MOST_WRITES, WriteBehind
+from threadkeep.base import ids
+from threadkeep.base.json import Json
+from threadkeep.persistence import group_commit
+from threadkeep.persistence.group_commit import GroupCommit, Rows
+from threadkeep.persistence.write_behind import MOST_WRITES, WriteBehind
+from threadkeep.postgres import pool
+from threadkeep.postgres.filters import EVERYTHING
+from threadkeep.postgres.pool import Pool
 from threadkeep.settings import Settings
-from threadkeep.wire import Json
+from threadkeep.tables import queue, workers
+from threadkeep.tables.queue import Claimed, Ending
+from threadkeep.tables.run_creation import opening
 
 WORKER = ids.uuid7()
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 import anyio
 import anyio.lowlevel
 
-from threadkeep.engine.live import Event, LiveRun, Outcome
+from threadkeep.runs.event_log import Event, LiveRun, Outcome
 
 
 async def test_reader_who_is_behind_an_attempt_that_has_said_nothing_waits_for_it() -> None:

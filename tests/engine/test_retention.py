@@ -10,17 +10,17 @@ import psycopg
 import pytest
 
 from graphs import GRAPHS, delta_graph
-from threadkeep import ids
 from threadkeep.app import create_app
-from threadkeep.db import threads
-from threadkeep.db.filters import EVERYTHING
-from threadkeep.db.threads import NewThread, Ttl
-from threadkeep.engine import history, updates
-from threadkeep.engine.engine import Engine
-from threadkeep.engine.retention import expire_once
-from threadkeep.engine.updates import Superstep, Update
+from threadkeep.base import ids
 from threadkeep.graphs import accept
+from threadkeep.postgres.filters import EVERYTHING
+from threadkeep.runs.engine import Engine
 from threadkeep.settings import Settings
+from threadkeep.tables import threads
+from threadkeep.tables.threads import NewThread, Ttl
+from threadkeep.threads import history, updates
+from threadkeep.threads.retention import expire_once
+from threadkeep.threads.updates import Superstep, Update
 
 
 @pytest.fixture

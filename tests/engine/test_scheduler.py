@@ -15,13 +15,13 @@ from langgraph_sdk.client import LangGraphClient
 
 from graphs import GRAPHS, Gate
 from threadkeep.app import create_app
-from threadkeep.db import crons
-from threadkeep.engine import scheduler, ticks
-from threadkeep.engine.engine import Engine
-from threadkeep.engine.scheduler import schedule_once
+from threadkeep.base.problems import Invalid
+from threadkeep.duties import cron_schedule, cron_scheduler
+from threadkeep.duties.cron_scheduler import schedule_once
 from threadkeep.graphs import accept
-from threadkeep.problems import Invalid
+from threadkeep.runs.engine import Engine
 from threadkeep.settings import Settings
+from threadkeep.tables import crons
 
 YEARLY = "0 0 1 1 *"
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -124,7 +124,7 @@ async def test_tick_of_a_process_that_dies_while_it_fires_is_left_to_another(
 
 async def test_near_tick_is_not_slept_through(client: LangGraphClient, gate: Gate) -> None:
     """Ours: a new cron wakes the scheduler, which looks by itself only each five seconds."""
-    assert scheduler.POLL_S == 5
+    assert cron_scheduler.POLL_S == 5
     await client.crons.create("gated", schedule="* * * * * *", input={})
 
     with anyio.fail_after(4):
@@ -237,14 +237,14 @@ async def test_cron_whose_graph_is_gone_holds_up_nobody(
 
 async def test_waiting_time_ends_with_the_next_tick(client: LangGraphClient, engine: Engine) -> None:
     """Ours: seconds to the next tick, five at most, none for what is disabled."""
-    assert await schedule_once(engine) == scheduler.POLL_S
+    assert await schedule_once(engine) == cron_scheduler.POLL_S
     cron_id = await _made(client)
     await _due(engine, cron_id, timedelta(seconds=-2))
 
     assert 0 <= await schedule_once(engine) <= 2
 
     await client.crons.update(cron_id, enabled=False)
-    assert await schedule_once(engine) == scheduler.POLL_S
+    assert await schedule_once(engine) == cron_scheduler.POLL_S
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ async def test_waiting_time_ends_with_the_next_tick(client: LangGraphClient, eng
 )
 def test_tick_is_of_the_crons_zone(schedule: str, after: str, tick: str) -> None:
     """Ours: a cron of a fixed hour runs once a day, on the days on which the clocks change, too."""
-    found = ticks.next_tick(schedule, BERLIN, datetime.fromisoformat(after))
+    found = cron_schedule.next_tick(schedule, BERLIN, datetime.fromisoformat(after))
 
     assert found == datetime.fromisoformat(tick)
 
@@ -270,4 +270,4 @@ def test_tick_is_of_the_crons_zone(schedule: str, after: str, tick: str) -> None
 def test_schedule_without_a_date_is_refused() -> None:
     """Ours: it would be asked for its next date for ever."""
     with pytest.raises(Invalid):
-        ticks.next_tick("0 0 30 2 *", UTC, datetime.now(UTC))
+        cron_schedule.next_tick("0 0 30 2 *", UTC, datetime.now(UTC))

@@ -33,14 +33,14 @@ def _blocking() -> StateGraph[Items]:
 
 def _told(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     """What was said of the node and then; a busy machine may have stood still before."""
-    records = [vars(record) for record in caplog.records if record.name == "threadkeep.engine.watchdog"]
+    records = [vars(record) for record in caplog.records if record.name == "threadkeep.duties.watchdog"]
     return list(itertools.dropwhile(lambda record: "node" not in record, records))
 
 
 async def test_a_node_that_blocks_the_loop_is_named(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """Ours: a warning after 1 s says which line of which node of which run, and the run ends as any other."""
     graphs = {"blocking": accept("blocking", _blocking(), where="tests")}
-    with caplog.at_level(logging.WARNING, "threadkeep.engine.watchdog"):
+    with caplog.at_level(logging.WARNING, "threadkeep.duties.watchdog"):
         async with serving(settings, graphs) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
             thread = (await http.post("/threads", json={})).json()["thread_id"]
             path = f"/threads/{thread}/runs/wait"

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from threadkeep.engine import webhook_policy
-from threadkeep.engine.webhook_policy import Policy
-from threadkeep.problems import Invalid, StartRefused
+from threadkeep.base.problems import Invalid, StartRefused
 from threadkeep.project import Project, Webhooks, builtin
+from threadkeep.runs import webhook_policy
+from threadkeep.runs.webhook_policy import Policy
 
 
 def project(section: dict[str, Any]) -> Project:

@@ -30,17 +30,17 @@ from starlette.routing import Route
 from conftest import WAIT_S, serving
 from graphs import GRAPHS, Gate
 from threadkeep.app import create_app
-from threadkeep.db import deliveries
-from threadkeep.db.assistants import system_id
-from threadkeep.db.deliveries import Delivery
-from threadkeep.engine import webhooks
-from threadkeep.engine.engine import Engine
-from threadkeep.engine.webhook_policy import Policy
+from threadkeep.base.json import Json
+from threadkeep.base.problems import Invalid
+from threadkeep.duties import webhooks
 from threadkeep.graphs import accept
-from threadkeep.problems import Invalid
 from threadkeep.project import Project, Webhooks, builtin
+from threadkeep.runs.engine import Engine
+from threadkeep.runs.webhook_policy import Policy
 from threadkeep.settings import Settings
-from threadkeep.wire import Json
+from threadkeep.tables import webhook_deliveries
+from threadkeep.tables.assistants import system_id
+from threadkeep.tables.webhook_deliveries import Delivery
 
 
 class Receiver:
@@ -255,12 +255,12 @@ async def test_webhook_that_is_held_comes_due_when_its_holder_is_silent(engine: 
     """Ours: nobody else sends it meanwhile."""
     async with engine.pool.connection() as conn, conn.transaction():  # so that the engine does not see it
         await _put(conn, "http://localhost/")
-        first = await deliveries.claim(conn, lease_s=60)
-        held = await deliveries.claim(conn, lease_s=60)
+        first = await webhook_deliveries.claim(conn, lease_s=60)
+        held = await webhook_deliveries.claim(conn, lease_s=60)
         await conn.execute("UPDATE webhook_deliveries SET send_after = now()")
-        second = await deliveries.claim(conn, lease_s=60)
+        second = await webhook_deliveries.claim(conn, lease_s=60)
         assert first is not None
-        await deliveries.delete(conn, first.run_id)
+        await webhook_deliveries.delete(conn, first.run_id)
 
     assert second is not None
     assert (first.attempt, held, second.attempt) == (1, None, 2)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from threadkeep.api.call import Operation
+from threadkeep.api.operation import Operation
 from threadkeep.api.routes import TABLE
 
 JSON = {"content-type": "application/json"}

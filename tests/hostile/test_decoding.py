@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threadkeep.api.decoding import MAX_CONTAINERS, MAX_KEYS, decode
-from threadkeep.problems import Invalid
+from threadkeep.api.body import MAX_CONTAINERS, MAX_KEYS, decode
+from threadkeep.base.problems import Invalid
 
 REPEATED = {
     "plainly": b'{"a":1,"a":2}',

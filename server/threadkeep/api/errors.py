@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from threadkeep.api.answers import json_answer
-from threadkeep.db.outage import AWAY
-from threadkeep.problems import Problem, QueryTimeout, Unavailable
+from threadkeep.api.responses import json_answer
+from threadkeep.base.problems import Problem, QueryTimeout, Unavailable
+from threadkeep.postgres.retry import AWAY
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from threadkeep import ids
-from threadkeep.api.answers import json_answer
 from threadkeep.api.audit import Audit
-from threadkeep.api.call import Operation
-from threadkeep.logs import bind
-from threadkeep.metrics import UNMATCHED, Metrics
-from threadkeep.tracing import Tracing
+from threadkeep.api.operation import Operation
+from threadkeep.api.responses import json_answer
+from threadkeep.base import ids
+from threadkeep.base.logs import bind
+from threadkeep.base.metrics import UNMATCHED, Metrics
+from threadkeep.base.tracing import Tracing
 
 log = logging.getLogger(__name__)
 

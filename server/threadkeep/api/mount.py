@@ -15,13 +15,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Mount, Router
 
-from threadkeep.api.browsers import Browsers
-from threadkeep.api.call import Operation
-from threadkeep.api.doors import DooredRoute
+from threadkeep.api.authentication import DooredRoute
+from threadkeep.api.browser_guards import Browsers
 from threadkeep.api.errors import HANDLERS
+from threadkeep.api.operation import Operation
 from threadkeep.auth.jwks import is_loopback
+from threadkeep.base.problems import StartRefused
 from threadkeep.graphs import load_object
-from threadkeep.problems import StartRefused
 from threadkeep.project import Cors, Http, Project
 
 log = logging.getLogger(__name__)

@@ -12,16 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from threadkeep import wire
-from threadkeep.api.answers import json_answer, run_headers
-from threadkeep.api.call import Call
-from threadkeep.api.decoding import decode, read_bytes, read_query, validated
-from threadkeep.api.joins import stop
-from threadkeep.db.cancels import Target
-from threadkeep.engine import follow
-from threadkeep.engine.admit import Admission, Admitted, run_foreground
-from threadkeep.engine.spec import RunSpec
-from threadkeep.problems import Problem, QueryTimeout
+from threadkeep.api.body import decode, read_bytes, read_query, validated
+from threadkeep.api.langgraph.existing_runs import stop
+from threadkeep.api.operation import Call
+from threadkeep.api.responses import json_answer, run_headers
+from threadkeep.base import json
+from threadkeep.base.problems import Problem, QueryTimeout
+from threadkeep.runs import follow
+from threadkeep.runs.admission import Admission, Admitted, run_foreground
+from threadkeep.runs.request import RunSpec
+from threadkeep.tables.cancels import Target
 
 DEFAULT_GRAPH = "agent"
 """Who answers, where it is served; otherwise the project's first graph."""
@@ -114,4 +114,4 @@ def _text(answer: Any) -> str:
         content = messages[-1]["content"]
     if isinstance(content, list):
         return "".join(block["text"] for block in cast("list[Any]", content) if "text" in block)
-    return content if isinstance(content, str) else wire.dumps(content).decode()
+    return content if isinstance(content, str) else json.dumps(content).decode()

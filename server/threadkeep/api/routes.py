@@ -6,36 +6,23 @@ tests read the table. Where two paths fit a request, the earlier line has it.
 
 from typing import Any
 
-from threadkeep.api import (
+from threadkeep.api import query, shapes
+from threadkeep.api.langgraph import (
     assistants,
-    commands,
     crons,
-    docs,
-    event_socket,
-    event_stream,
-    joins,
-    metrics,
-    query,
+    existing_runs,
     runs,
-    shapes,
     store,
-    system,
     thread_search,
     thread_state,
     thread_stream,
     threads,
 )
-from threadkeep.api.call import Answer, Operation, done, events, gives, operation
+from threadkeep.api.operation import Answer, Operation, done, events, gives, operation
+from threadkeep.api.ops import docs, health, metrics
+from threadkeep.api.protocol_v2 import commands, event_socket, event_stream
 from threadkeep.api.socket import SocketOperation
-from threadkeep.db.assistant_versions import AssistantVersion
-from threadkeep.db.assistants import Assistant
-from threadkeep.db.crons import Cron
-from threadkeep.db.runs import Run
-from threadkeep.db.thread_checkpoints import Storage
-from threadkeep.db.thread_search import FoundThread
-from threadkeep.db.threads import Thread
-from threadkeep.engine.updates import UpdateTimeout
-from threadkeep.problems import (
+from threadkeep.base.problems import (
     Conflict,
     InvalidRequest,
     KeyInUse,
@@ -46,6 +33,14 @@ from threadkeep.problems import (
     ThreadBusy,
     Unsupported,
 )
+from threadkeep.tables.assistant_versions import AssistantVersion
+from threadkeep.tables.assistants import Assistant
+from threadkeep.tables.crons import Cron
+from threadkeep.tables.runs import Run
+from threadkeep.tables.thread_checkpoints import Storage
+from threadkeep.tables.thread_search import FoundThread
+from threadkeep.tables.threads import Thread
+from threadkeep.threads.updates import UpdateTimeout
 
 KEYED = (KeyInUse, KeyReused)
 """What may stand against a request with an Idempotency-Key."""
@@ -55,11 +50,11 @@ ON_THREAD = (*STATELESS, ThreadBusy)
 """And against one on a thread."""
 
 SYSTEM = (
-    operation("GET /", system.ok, "public", gives(shapes.Ok, others={503: shapes.Ok}), query=system.OkQuery),
-    operation("GET /ok", system.ok, "public", gives(shapes.Ok, others={503: shapes.Ok}), query=system.OkQuery),
-    operation("GET /livez", system.livez, "public", gives(shapes.Ok)),
-    operation("GET /readyz", system.readyz, "public", gives(shapes.Ready, others={503: shapes.Ready})),
-    operation("GET /info", system.info, "public", gives(shapes.Info)),
+    operation("GET /", health.ok, "public", gives(shapes.Ok, others={503: shapes.Ok}), query=health.OkQuery),
+    operation("GET /ok", health.ok, "public", gives(shapes.Ok, others={503: shapes.Ok}), query=health.OkQuery),
+    operation("GET /livez", health.livez, "public", gives(shapes.Ok)),
+    operation("GET /readyz", health.readyz, "public", gives(shapes.Ready, others={503: shapes.Ready})),
+    operation("GET /info", health.info, "public", gives(shapes.Info)),
     operation("GET /metrics", metrics.metrics, "public", Answer(media="text/plain")),
     operation("GET /openapi.json", docs.spec, "public", gives(dict[str, Any])),
     operation("GET /docs", docs.page, "public", Answer(media="text/html")),
@@ -252,25 +247,35 @@ THREAD_RUNS = (
         gives(Any, *ON_THREAD, Overloaded),
         body=runs.ThreadRunBody,
     ),
-    operation("GET /threads/{thread_id}/runs", joins.search, "threads.read", gives(list[Run]), query=joins.ListQuery),
-    operation("GET /threads/{thread_id}/runs/{run_id}", joins.get, "threads.read", gives(Run)),
-    operation("DELETE /threads/{thread_id}/runs/{run_id}", joins.delete, "threads.delete", done()),
     operation(
-        "GET /threads/{thread_id}/runs/{run_id}/join", joins.join, "threads.read", gives(Any), query=joins.JoinQuery
+        "GET /threads/{thread_id}/runs",
+        existing_runs.search,
+        "threads.read",
+        gives(list[Run]),
+        query=existing_runs.ListQuery,
+    ),
+    operation("GET /threads/{thread_id}/runs/{run_id}", existing_runs.get, "threads.read", gives(Run)),
+    operation("DELETE /threads/{thread_id}/runs/{run_id}", existing_runs.delete, "threads.delete", done()),
+    operation(
+        "GET /threads/{thread_id}/runs/{run_id}/join",
+        existing_runs.join,
+        "threads.read",
+        gives(Any),
+        query=existing_runs.JoinQuery,
     ),
     operation(
         "GET /threads/{thread_id}/runs/{run_id}/stream",
-        joins.join_stream,
+        existing_runs.join_stream,
         "threads.read",
         events(),
-        query=joins.JoinQuery,
+        query=existing_runs.JoinQuery,
     ),
     operation(
         "POST /threads/{thread_id}/runs/{run_id}/cancel",
-        joins.cancel,
+        existing_runs.cancel,
         "threads.update",
         done(status=202, others={200: shapes.Nothing}),
-        query=joins.CancelQuery,
+        query=existing_runs.CancelQuery,
     ),
 )
 STATELESS_RUNS = (
@@ -296,11 +301,11 @@ STATELESS_RUNS = (
     ),
     operation(
         "POST /runs/cancel",
-        joins.cancel_many,
+        existing_runs.cancel_many,
         "threads.update",
         done(InvalidRequest, NotFound),
-        body=joins.CancelManyBody,
-        query=joins.CancelManyQuery,
+        body=existing_runs.CancelManyBody,
+        query=existing_runs.CancelManyQuery,
     ),
 )
 CRONS = (

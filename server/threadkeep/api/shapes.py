@@ -6,7 +6,7 @@ from typing import Any, Literal, NotRequired, TypeAlias
 
 from typing_extensions import TypedDict
 
-from threadkeep.db.threads import Thread
+from threadkeep.tables.threads import Thread
 
 JsonSchema: TypeAlias = dict[str, Any]
 

@@ -16,13 +16,13 @@ import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from starlette.websockets import WebSocket
 
-from threadkeep import wire
-from threadkeep.api import mount, values
-from threadkeep.api.call import Call
+from threadkeep.api import auth_values, mount
+from threadkeep.api.operation import Call
 from threadkeep.auth import Event
-from threadkeep.db.bounds import bound_to
-from threadkeep.db.filters import EVERYTHING
-from threadkeep.problems import Forbidden, Problem, Unavailable
+from threadkeep.base import json
+from threadkeep.base.problems import Forbidden, Problem, Unavailable
+from threadkeep.postgres.filters import EVERYTHING
+from threadkeep.postgres.tenancy import bound_to
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class SocketOperation:
         call: Call[None, None] = Call(request=request, body=None, query=None, filters=EVERYTHING, principal=principal)
         if principal is None:
             return call
-        value = values.of(self.event, {"thread_id": call.thread_id}, None)
+        value = auth_values.of(self.event, {"thread_id": call.thread_id}, None)
         return replace(call, filters=await call.allowed(self.event, value))
 
 
@@ -86,7 +86,7 @@ def error_frame(problem: Problem) -> dict[str, Any]:
 
 async def refuse(websocket: WebSocket, problem: Problem) -> None:
     """Say why, and close."""
-    await websocket.send_text(wire.dumps(error_frame(problem)).decode())
+    await websocket.send_text(json.dumps(error_frame(problem)).decode())
     await websocket.close(CLOSE_BASE + problem.status, problem.code)
 
 

@@ -12,14 +12,14 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from threadkeep import wire
-from threadkeep.api.answers import raw_json
 from threadkeep.api.disconnect import until_gone
-from threadkeep.db.outage import AWAY
-from threadkeep.engine.engine import Engine
-from threadkeep.engine.failures import describe
-from threadkeep.engine.live import LiveRun
-from threadkeep.problems import Problem, Unavailable
+from threadkeep.api.responses import raw_json
+from threadkeep.base import json
+from threadkeep.base.problems import Problem, Unavailable
+from threadkeep.postgres.retry import AWAY
+from threadkeep.runs.engine import Engine
+from threadkeep.runs.event_log import LiveRun
+from threadkeep.runs.failures import describe
 
 log = logging.getLogger(__name__)
 
@@ -107,5 +107,5 @@ class WaitingAnswer(Response):
             with anyio.move_on_after(HEARTBEAT_S):
                 await self._ready.wait()
         body = self._body
-        told = body if isinstance(body, bytes) else wire.dumps({"__error__": describe(body)})
+        told = body if isinstance(body, bytes) else json.dumps({"__error__": describe(body)})
         await send({"type": "http.response.body", "body": told, "more_body": False})

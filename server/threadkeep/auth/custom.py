@@ -15,14 +15,14 @@ from langgraph_sdk.auth.types import AuthContext
 from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - projects raise FastAPI's, which is one
 from starlette.requests import HTTPConnection
 
-from threadkeep.auth.door import CHALLENGE, Value
-from threadkeep.auth.events import Event
-from threadkeep.auth.given import Given, ProjectFault, as_filters, as_principal
-from threadkeep.auth.keys import ALL_EVENTS
+from threadkeep.auth.api_keys import ALL_EVENTS
+from threadkeep.auth.authenticator import CHALLENGE, Value
+from threadkeep.auth.authorization import Event
+from threadkeep.auth.custom_values import Given, ProjectFault, as_filters, as_principal
 from threadkeep.auth.principal import Principal, User
-from threadkeep.db.filters import Filters
+from threadkeep.base.problems import Conflict, Forbidden, NotFound, Problem, StartRefused, Unauthenticated, Unavailable
 from threadkeep.graphs import load_object
-from threadkeep.problems import Conflict, Forbidden, NotFound, Problem, StartRefused, Unauthenticated, Unavailable
+from threadkeep.postgres.filters import Filters
 from threadkeep.project import Project
 
 log = logging.getLogger(__name__)

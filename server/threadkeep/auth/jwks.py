@@ -16,7 +16,7 @@ import anyio
 import httpx
 import orjson
 
-from threadkeep.problems import StartRefused, Unavailable
+from threadkeep.base.problems import StartRefused, Unavailable
 
 log = logging.getLogger(__name__)
 

@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from starlette.requests import HTTPConnection
 
-from threadkeep.auth.door import Value, token, unknown
-from threadkeep.auth.events import Event
+from threadkeep.auth.authenticator import Value, token, unknown
+from threadkeep.auth.authorization import Event
 from threadkeep.auth.jwks import Jwk, Jwks
 from threadkeep.auth.ownership import own
 from threadkeep.auth.principal import Principal, principal
-from threadkeep.db.filters import Filters
-from threadkeep.problems import StartRefused
+from threadkeep.base.problems import StartRefused
+from threadkeep.postgres.filters import Filters
 from threadkeep.settings import Settings
 
 log = logging.getLogger(__name__)

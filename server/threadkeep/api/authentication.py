@@ -1,0 +1,80 @@
+"""Doors: the caller of a request, before anything else is read; also for the routes that a project brings."""
+
+from typing import Any
+
+from starlette.datastructures import URLPath
+from starlette.requests import HTTPConnection, Request
+from starlette.routing import BaseRoute, Match
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from threadkeep.api.body import read_bytes
+from threadkeep.api.errors import HANDLERS
+from threadkeep.auth import Door, Principal
+from threadkeep.auth.principal import User
+
+REFUSALS: tuple[type[Exception], ...] = tuple(HANDLERS)
+POLICY_VIOLATION = 1008
+"""The code with which a WebSocket that nobody may open is closed."""
+
+
+async def entered(door: Door, request: Request[Any]) -> tuple[Principal, Request[Any]]:
+    """Who is calling, and the request to go on with: where the door looks into the body, one that has it still."""
+    if door.reads_body:
+        request = Request(request.scope, replayed(await read_bytes(request), request.receive))
+    principal = await door.authenticate(request)
+    request.scope["principal"] = principal  # for the log and the audit
+    return principal, request
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives `body` again, and then what comes."""
+    given = False
+
+    async def receive_again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again
+
+
+class DooredRoute(BaseRoute):
+    """A route of a project's own application, behind the same door as ours (`http.enable_custom_route_auth`)."""
+
+    def __init__(self, route: BaseRoute) -> None:
+        self._route = route
+        self.path = getattr(route, "path", "")
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As the route itself."""
+        return self._route.matches(scope)
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        """As the route itself."""
+        return self._route.url_path_for(name, **path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The route, for a caller who is known: `request.user` is who."""
+        door: Door = scope["state"]["door"]
+        try:
+            if scope["type"] == "http":
+                principal, request = await entered(door, Request(scope, receive))
+                receive = request.receive
+            else:
+                principal = await door.authenticate(HTTPConnection(scope))
+        except REFUSALS as refused:
+            await _refuse(refused, scope, receive, send)
+            return
+        await self._route.handle({**scope, "user": User(principal.user)}, receive, send)
+
+
+async def _refuse(refused: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """As for a route of ours: the application around this one would make a 500 of it."""
+    if scope["type"] == "http":
+        answer = next(HANDLERS[kind] for kind in type(refused).__mro__ if kind in HANDLERS)
+        await (await answer(Request(scope), refused))(scope, receive, send)
+        return
+    await WebSocket(scope, receive, send).close(POLICY_VIOLATION)

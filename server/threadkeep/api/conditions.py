@@ -1,0 +1,36 @@
+"""Bounds: how much a client may ask for in one condition, so that none is dear to look for."""
+
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+
+from threadkeep.api.body import elements
+
+MAX_CONDITION_KEYS = 100
+MAX_CONDITION_DEPTH = 10
+MAX_IDS = 1000
+"""Ids that one request may name."""
+
+
+def _bounded(condition: dict[str, Any]) -> dict[str, Any]:
+    keys = 0
+    level: list[object] = [condition]
+    for _ in range(MAX_CONDITION_DEPTH):
+        keys += sum(len(elements(each)) for each in level)
+        if keys > MAX_CONDITION_KEYS:
+            raise PydanticCustomError(
+                "too_many_conditions",
+                "must not hold more than {limit} keys and elements",
+                {"limit": MAX_CONDITION_KEYS},
+            )
+        level = [value for each in level for value in elements(each) if isinstance(value, (dict, list))]
+        if not level:
+            return condition
+    raise PydanticCustomError(
+        "too_deep", "must not be nested more than {limit} levels deep", {"limit": MAX_CONDITION_DEPTH}
+    )
+
+
+Condition: TypeAlias = Annotated[dict[str, Any], AfterValidator(_bounded)]
+"""What rows are to contain."""

@@ -1,0 +1,1 @@
+"""The LangGraph API (v1): one module a resource."""

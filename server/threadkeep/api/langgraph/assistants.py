@@ -1,0 +1,297 @@
+"""Assistants: graphs with a configuration: make one, change it, find it, go back to an earlier version."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID, uuid4
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.responses import Response
+
+from threadkeep.api.conditions import Condition
+from threadkeep.api.langgraph import graph_schemas
+from threadkeep.api.operation import Call
+from threadkeep.api.paging import MAX_OFFSET, PageBody, selected
+from threadkeep.api.responses import json_answer, no_content, page
+from threadkeep.base.problems import Conflict, InvalidRequest, NotFound
+from threadkeep.postgres.statement_timeout import searching
+from threadkeep.runs.graph_call import client_configurable
+from threadkeep.tables import assistant_versions, assistants, threads
+from threadkeep.tables.assistants import Assistant, Change, NewAssistant, Search
+
+AssistantField = Literal[
+    "assistant_id",
+    "graph_id",
+    "name",
+    "description",
+    "config",
+    "context",
+    "created_at",
+    "updated_at",
+    "metadata",
+    "version",
+]
+Name = Annotated[str, Field(max_length=1000)]
+Description = Annotated[str, Field(max_length=100_000)]
+
+
+class ConfigBody(BaseModel):
+    """An assistant's config; keys beside these are kept as they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    tags: list[str] | None = None
+    recursion_limit: int | None = None
+    configurable: dict[str, Any] | None = None
+
+
+class ConfiguredBody(BaseModel):
+    """What a creation and a change say in the same way."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    config: ConfigBody | None = None
+    context: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    name: Name | None = None
+    description: Description | None = None
+
+    @property
+    def plain_config(self) -> dict[str, Any] | None:
+        """The config without `configurable`."""
+        return self.config and self.config.model_dump(exclude_unset=True, exclude={"configurable"})
+
+    @property
+    def settled_context(self) -> dict[str, Any] | None:
+        """The context, by whichever of the two names; None where there is neither. InvalidRequest where both say it."""
+        configurable = self.config.configurable if self.config else None
+        if self.context and configurable:
+            raise InvalidRequest(
+                "Cannot specify both configurable and context. Prefer setting context alone. Context was introduced "
+                "in LangGraph 0.6.0 and is the long term planned replacement for configurable."
+            )
+        if configurable is None and self.context is None:
+            return None
+        return client_configurable({"configurable": configurable or self.context})
+
+
+class AssistantBody(ConfiguredBody):
+    """The body of an assistant's creation."""
+
+    graph_id: str
+    assistant_id: UUID | None = None
+    if_exists: Literal["raise", "do_nothing"] = "raise"
+
+
+class ChangeBody(ConfiguredBody):
+    """The body of a change; what it leaves out stays."""
+
+    graph_id: str | None = None
+
+
+class DeleteQuery(BaseModel):
+    """The query of a deletion."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    delete_threads: bool = False
+
+
+class CountBody(BaseModel):
+    """What to look for among assistants."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    graph_id: str | None = None
+    name: Name | None = None
+    metadata: Condition | None = None
+
+    @property
+    def wanted(self) -> Search:
+        return Search(graph_id=self.graph_id, name=self.name, metadata=self.metadata)
+
+
+class SearchBody(PageBody, CountBody):
+    """The body of a search for assistants."""
+
+    sort_by: Literal["assistant_id", "created_at", "updated_at", "name", "graph_id"] = "created_at"
+    select: Annotated[list[AssistantField], Field(max_length=100)] | None = None
+
+
+class VersionsBody(BaseModel):
+    """The body of a listing of versions."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    metadata: Condition | None = None
+    limit: int = Field(default=10, ge=1, le=1000)
+    offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
+
+
+class LatestBody(BaseModel):
+    """Which version is to be the current one."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    version: int = Field(ge=1, le=2**31 - 1)
+
+
+def _depth(value: object) -> bool | int:
+    """`1` in a query is a depth, not `true`."""
+    said = str(value).lower()
+    if said in {"true", "false"}:
+        return said == "true"
+    if said.isascii() and said.isdecimal() and int(said) > 0:
+        return int(said)
+    raise ValueError("Invalid xray value")
+
+
+class GraphQuery(BaseModel):
+    """The query of a drawing."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    xray: Annotated[bool | int, BeforeValidator(_depth)] = False
+
+
+class SubgraphsQuery(BaseModel):
+    """The query of the subgraphs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    recurse: bool = False
+
+
+async def create(call: Call[AssistantBody, None]) -> Response:
+    """POST /assistants: make an assistant."""
+    body = call.body
+    _check_graph(call, body.graph_id)
+    new = NewAssistant(
+        assistant_id=body.assistant_id or uuid4(),
+        graph_id=body.graph_id,
+        name="Untitled" if body.name is None else body.name,
+        description=body.description,
+        config=body.plain_config or {},
+        context=body.settled_context or {},
+        metadata=call.filters.stamped(body.metadata or {}),
+    )
+    async with call.engine.pool.connection() as conn:
+        assistant = await assistants.create(conn, new)
+    if assistant is None and body.if_exists == "do_nothing":
+        readable = await call.allowed("assistants.read", {"assistant_id": new.assistant_id, "metadata": {}})
+        async with call.engine.pool.connection() as conn:
+            assistant = await assistants.get(conn, readable, new.assistant_id)
+    if assistant is None:
+        raise Conflict(f"Assistant {new.assistant_id} already exists")
+    return json_answer(assistant)
+
+
+async def get(call: Call[None, None]) -> Response:
+    """GET /assistants/{assistant_id}: read an assistant."""
+    return json_answer(await _known(call))
+
+
+async def update(call: Call[ChangeBody, None]) -> Response:
+    """PATCH /assistants/{assistant_id}: change an assistant: metadata merge, all else replaces, as a new version."""
+    body, assistant_id = call.body, call.assistant_id
+    if body.graph_id is not None:
+        _check_graph(call, body.graph_id)
+    change = Change(
+        graph_id=body.graph_id,
+        name=body.name,
+        description=body.description,
+        config=body.plain_config,
+        context=body.settled_context,
+        metadata=body.metadata,
+    )
+    assistant = await assistants.update(call.engine.pool, call.filters, assistant_id, change)
+    if assistant is None:
+        raise NotFound(f"Assistant {assistant_id} not found")
+    call.assistants.forget(assistant_id)
+    return json_answer(assistant)
+
+
+async def delete(call: Call[None, DeleteQuery]) -> Response:
+    """DELETE /assistants/{assistant_id}: delete one, its versions and, if asked for, its threads: all or nothing."""
+    assistant_id = call.assistant_id
+    async with call.engine.pool.connection() as conn, conn.transaction():
+        if not await assistants.delete(conn, call.filters, assistant_id):
+            raise NotFound(f"Assistant with ID {assistant_id} not found")
+        if call.query.delete_threads:
+            its = await assistants.threads_of(conn, call.filters, assistant_id)
+            await threads.delete(conn, call.filters, its)
+    call.assistants.forget(assistant_id)
+    return no_content()
+
+
+async def search(call: Call[SearchBody, None]) -> Response:
+    """POST /assistants/search: search assistants."""
+    body = call.body
+    order = (body.sort_by, body.sort_order)
+    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
+        found = await assistants.search(
+            conn, call.filters, body.wanted, order=order, limit=body.limit, offset=body.offset
+        )
+        total = await assistants.count(conn, call.filters, body.wanted)
+    return page([selected(one, list(body.select or [])) for one in found], total, body.offset)
+
+
+async def count(call: Call[CountBody, None]) -> Response:
+    """POST /assistants/count: count assistants."""
+    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
+        return json_answer(await assistants.count(conn, call.filters, call.body.wanted))
+
+
+async def versions(call: Call[VersionsBody, None]) -> Response:
+    """POST /assistants/{assistant_id}/versions: list the versions of an assistant, the newest first."""
+    body, assistant_id = call.body, call.assistant_id
+    async with call.engine.pool.connection() as conn:
+        found = await assistant_versions.search(
+            conn, call.filters, assistant_id, body.metadata or {}, limit=body.limit, offset=body.offset
+        )
+        if not found and await assistants.get(conn, call.filters, assistant_id) is None:
+            raise NotFound(f"Assistant {assistant_id} not found")
+    return json_answer(found)
+
+
+async def restore(call: Call[LatestBody, None]) -> Response:
+    """POST /assistants/{assistant_id}/latest: make a version the current one, all of it."""
+    assistant_id, version = call.assistant_id, call.body.version
+    assistant = await assistant_versions.restore(call.engine.pool, call.filters, assistant_id, version)
+    if assistant is None:
+        await _known(call, f"Assistant {assistant_id} not found")
+        raise NotFound(f"Version {version} not found for assistant {assistant_id}")
+    call.assistants.forget(assistant_id)
+    return json_answer(assistant)
+
+
+async def draw(call: Call[None, GraphQuery]) -> Response:
+    """GET /assistants/{assistant_id}/graph: draw its graph: nodes and edges."""
+    return json_answer(await graph_schemas.drawing(call.engine, await _known(call), xray=call.query.xray))
+
+
+async def describe(call: Call[None, None]) -> Response:
+    """GET /assistants/{assistant_id}/schemas: read the JSON schemas of its graph."""
+    return json_answer(await graph_schemas.of_assistant(call.engine, await _known(call)))
+
+
+async def subgraphs(call: Call[None, SubgraphsQuery]) -> Response:
+    """GET /assistants/{assistant_id}/subgraphs[/{namespace}]: read the JSON schemas of its graph's subgraphs."""
+    namespace = call.request.path_params.get("namespace")
+    assistant = await _known(call)
+    found = await graph_schemas.of_subgraphs(call.engine, assistant, namespace=namespace, recurse=call.query.recurse)
+    return json_answer(found)
+
+
+async def _known(call: Call[Any, Any], otherwise: str = "Not Found") -> Assistant:
+    """The assistant of the path; NotFound, saying `otherwise`, where there is none of the caller's."""
+    assistant_id = call.assistant_id
+    async with call.engine.pool.connection() as conn:
+        assistant = await assistants.get(conn, call.filters, assistant_id)
+    if assistant is None:
+        raise NotFound(otherwise)
+    return assistant
+
+
+def _check_graph(call: Call[Any, Any], graph_id: str) -> None:
+    """NotFound, naming those there are, where there is no such graph."""
+    if graph_id not in call.engine.graphs:
+        raise graph_schemas.unknown_graph(call.engine, graph_id)

@@ -1,0 +1,237 @@
+"""Crons: runs on a schedule; make one, change it, find it, delete it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from threadkeep.api import idempotency
+from threadkeep.api.body import validated
+from threadkeep.api.conditions import Condition
+from threadkeep.api.langgraph.runs import RunBody
+from threadkeep.api.operation import Call
+from threadkeep.api.paging import PageBody, selected
+from threadkeep.api.responses import json_answer, no_content, page
+from threadkeep.base.problems import Invalid, InvalidRequest, NotFound
+from threadkeep.duties import cron_schedule
+from threadkeep.duties.cron_schedule import MAX_SCHEDULE
+from threadkeep.postgres.statement_timeout import searching
+from threadkeep.runs.assistants import Chosen
+from threadkeep.runs.request import Nodes, StreamMode
+from threadkeep.tables import crons
+from threadkeep.tables.crons import Definition, OnRunCompleted, Search
+
+CLEARABLE = frozenset({"end_time", "timezone"})
+"""Fields of which null in an update says something."""
+TIMING = frozenset({"schedule", "timezone", "end_time", "enabled"})
+"""Fields that the next tick follows from."""
+
+CronField = Literal[
+    "cron_id",
+    "assistant_id",
+    "thread_id",
+    "user_id",
+    "end_time",
+    "schedule",
+    "timezone",
+    "payload",
+    "next_run_date",
+    "metadata",
+    "on_run_completed",
+    "enabled",
+    "created_at",
+    "updated_at",
+]
+CronOrder = Literal["cron_id", "assistant_id", "thread_id", "created_at", "updated_at", "next_run_date", "end_time"]
+
+
+def _in_utc(value: datetime) -> datetime:
+    """Without an offset it is UTC."""
+    if value.year < 1900 or value.year > 9000:
+        raise ValueError("is out of range")
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+EndTime = Annotated[datetime, AfterValidator(_in_utc)]
+
+
+class CronBody(RunBody):
+    """The body of a cron's creation: when, and a run's body."""
+
+    schedule: str = Field(min_length=1, max_length=MAX_SCHEDULE)
+    timezone: str | None = Field(default=None, max_length=100)
+    end_time: EndTime | None = None
+    enabled: bool = True
+    on_run_completed: OnRunCompleted = "delete"
+    """Not heeded where the cron has a thread."""
+    multitask_strategy: Literal["reject", "enqueue", "interrupt", "rollback"] = "enqueue"
+
+
+class CronPatch(BaseModel):
+    """The body of a cron's update: what is to be another."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    schedule: str | None = None
+    timezone: str | None = None
+    end_time: EndTime | None = None
+    enabled: bool | None = None
+    on_run_completed: OnRunCompleted | None = None
+    multitask_strategy: Literal["reject", "enqueue", "interrupt", "rollback"] | None = None
+    input: Any = None
+    metadata: dict[str, Any] | None = None
+    """Merged into the cron's."""
+    config: dict[str, Any] | None = None
+    context: dict[str, Any] | None = None
+    webhook: str | None = None
+    interrupt_before: Nodes | None = None
+    interrupt_after: Nodes | None = None
+    stream_mode: StreamMode | list[StreamMode] | None = None
+    stream_subgraphs: bool | None = None
+    stream_resumable: bool | None = None
+    durability: Literal["sync", "async", "exit"] | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What the client said."""
+        sent = self.model_dump(mode="json", exclude_unset=True)
+        return {name: value for name, value in sent.items() if value is not None or name in CLEARABLE}
+
+
+class CountBody(BaseModel):
+    """The body of a count of crons."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    assistant_id: str | None = None
+    """Or a graph's name."""
+    thread_id: UUID | None = None
+    enabled: bool | None = None
+    metadata: Condition | None = None
+
+
+class SearchBody(CountBody, PageBody):
+    """The body of a search for crons."""
+
+    sort_by: CronOrder = "created_at"
+    select: Annotated[list[CronField], Field(max_length=100)] | None = None
+
+
+async def create(call: Call[CronBody, None]) -> Response:
+    """POST /runs/crons: make a cron; each of its runs gets a thread of its own."""
+    return await _create(call, None)
+
+
+async def create_on_thread(call: Call[CronBody, None]) -> Response:
+    """POST /threads/{thread_id}/runs/crons: make a cron; every run of it is on this thread."""
+    return await _create(call, call.thread_id)
+
+
+async def search(call: Call[SearchBody, None]) -> Response:
+    """POST /runs/crons/search: search crons."""
+    body, wanted = call.body, _wanted(call)
+    order = (body.sort_by, body.sort_order)
+    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
+        found = await crons.search(conn, call.filters, wanted, order=order, limit=body.limit, offset=body.offset)
+        total = await crons.count(conn, call.filters, wanted)
+    return page([selected(one, list(body.select or [])) for one in found], total, body.offset)
+
+
+async def count(call: Call[CountBody, None]) -> Response:
+    """POST /runs/crons/count: count crons."""
+    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
+        return json_answer(await crons.count(conn, call.filters, _wanted(call)))
+
+
+async def get(call: Call[None, None]) -> Response:
+    """GET /runs/crons/{cron_id}: read a cron."""
+    cron_id = call.cron_id
+    async with call.engine.pool.connection() as conn:
+        cron = await crons.get(conn, call.filters, cron_id)
+    if cron is None:
+        raise NotFound(f"Cron '{cron_id}' not found")
+    return json_answer(cron)
+
+
+async def update(call: Call[CronPatch, None]) -> Response:
+    """PATCH /runs/crons/{cron_id}: change a cron; what is not named stays as it is."""
+    cron_id, changes = call.cron_id, call.body.changes
+    if not changes:
+        raise InvalidRequest("Request body cannot be empty")
+    async with call.engine.pool.connection() as conn, conn.transaction():
+        cron = await crons.lock(conn, call.filters, cron_id)
+        if cron is None:
+            raise NotFound(f"Cron '{cron_id}' not found")
+        metadata = call.filters.changed(cron.metadata.load(), changes.get("metadata", {}))
+        payload = {**cron.payload.load(), **changes, "metadata": metadata}
+        body: CronBody = validated(CronBody, payload)
+        definition = await _definition(call, body, payload, thread_id=cron.thread_id, now=await crons.clock(conn))
+        if not TIMING & changes.keys():
+            definition = replace(definition, next_run_date=cron.next_run_date)
+        updated = await crons.update(conn, call.filters, cron_id, definition)
+    return json_answer(updated)
+
+
+async def delete(call: Call[None, None]) -> Response:
+    """DELETE /runs/crons/{cron_id}: delete a cron; the runs that it has started stay."""
+    cron_id = call.cron_id
+    async with call.engine.pool.connection() as conn:
+        gone = await crons.delete(conn, call.filters, cron_id)
+    if not gone:
+        raise NotFound(f"Cron '{cron_id}' not found")
+    return no_content()
+
+
+async def _create(call: Call[CronBody, None], thread_id: UUID | None) -> Response:
+    body = call.body
+    chosen = await _chosen(call, body.assistant_id)
+    payload = {**body.model_dump(mode="json", exclude_unset=True), "assistant_id": str(chosen.assistant_id)}
+    if body.checkpoint_during is not None:
+        payload["durability"] = body.spec.durability
+    async with call.engine.pool.connection() as conn:
+        now = await crons.clock(conn)
+    definition = await _definition(call, body, payload, thread_id=thread_id, now=now)
+    cron = await idempotency.create_cron(call, (chosen.assistant_id, thread_id), definition)
+    if cron is None:
+        raise NotFound(f"Thread with ID {thread_id} not found")
+    return json_answer(cron)
+
+
+async def _chosen(call: Call[CronBody, None], named: str) -> Chosen:
+    try:
+        return await call.assistants.choose(call.filters, named)
+    except (Invalid, NotFound):
+        raise NotFound(f"Assistant {named[:100]!r} not found") from None
+
+
+async def _definition(
+    call: Call[Any, None], body: CronBody, payload: Mapping[str, Any], *, thread_id: UUID | None, now: datetime
+) -> Definition:
+    """The cron that `body` describes; Invalid and others where its runs would be refused."""
+    call.engine.webhooks.check(body.spec.webhook)
+    zone = await cron_schedule.zone(body.timezone)
+    return Definition(
+        schedule=body.schedule,
+        timezone=body.timezone,
+        end_time=body.end_time,
+        enabled=body.enabled,
+        on_run_completed=body.on_run_completed if thread_id is None else None,
+        payload=payload,
+        metadata=body.metadata,
+        next_run_date=cron_schedule.next_run_date(body.schedule, zone, now, body.end_time),
+        principal=call.user,
+    )
+
+
+def _wanted(call: Call[Any, None]) -> Search:
+    body: CountBody = call.body
+    return Search(
+        assistant_id=call.assistants.id_of(body.assistant_id) if body.assistant_id else None,
+        thread_id=body.thread_id,
+        enabled=body.enabled,
+        metadata=body.metadata,
+    )

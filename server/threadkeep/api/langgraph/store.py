@@ -1,0 +1,199 @@
+"""Store: what graphs remember beside threads, item by item, for clients too.
+
+Graphs and clients see the same items. A search with a `query` finds by meaning where langgraph.json names an index,
+and is a plain search where it does not.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, cast
+
+from langgraph.store.base import NOT_PROVIDED, Item, SearchItem
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from threadkeep.api.conditions import Condition
+from threadkeep.api.operation import Call
+from threadkeep.api.paging import MAX_OFFSET
+from threadkeep.api.responses import json_answer, no_content
+from threadkeep.base.problems import Invalid, InvalidRequest
+from threadkeep.persistence.store import OPERATORS
+from threadkeep.postgres.statement_timeout import in_time
+
+MAX_LABELS = 32
+MAX_NAMESPACE_BYTES = 1000
+MAX_KEY_BYTES = 1000
+"""Both stand in an index of Postgres, which holds some 2,700 bytes a row."""
+MIN_TTL_MINUTES = 0.001
+"""Below it, the exponent of Python's notation is no interval to Postgres."""
+MAX_TTL_MINUTES = 10 * 365 * 24 * 60
+RESERVED_ROOT = "langgraph"
+"""LangGraph keeps items of its own below it."""
+NUL = "\x00"
+
+
+def _labels(labels: list[str]) -> list[str]:
+    for label in labels:
+        if not label or "." in label:
+            raise ValueError(f"Namespace label {label[:100]!r} must be a non-empty string without periods")
+    if len(".".join(labels).encode()) > MAX_NAMESPACE_BYTES:
+        raise ValueError(f"a namespace takes at most {MAX_NAMESPACE_BYTES} bytes")
+    return labels
+
+
+def _own_root(labels: list[str]) -> list[str]:
+    if not labels:
+        raise ValueError("Namespace cannot be empty.")
+    if labels[0] == RESERVED_ROOT:
+        raise ValueError(f'Root label for namespace cannot be "{RESERVED_ROOT}"')
+    return labels
+
+
+def _key(key: str) -> str:
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise ValueError(f"a key takes at most {MAX_KEY_BYTES} bytes")
+    return key
+
+
+def _filter(wanted: dict[str, Any]) -> dict[str, Any]:
+    for condition in wanted.values():
+        names = cast("dict[str, Any]", condition) if isinstance(condition, dict) else {}
+        operators = {name for name in names if name.startswith("$")}
+        if unknown := operators - OPERATORS:
+            raise ValueError(f"Unsupported operator: {min(unknown)}; there are {', '.join(sorted(OPERATORS))}")
+        if operators and len(operators) < len(names):
+            raise ValueError("operators and plain keys can't stand side by side")
+    return wanted
+
+
+Namespace = Annotated[list[str], Field(max_length=MAX_LABELS), AfterValidator(_labels)]
+Key = Annotated[str, AfterValidator(_key)]
+
+
+class ItemBody(BaseModel):
+    """Which item."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    namespace: Namespace
+    key: Key
+
+
+class PutBody(ItemBody):
+    """The body of a put."""
+
+    namespace: Annotated[Namespace, AfterValidator(_own_root)]
+    value: dict[str, Any]
+    index: Literal[False] | Annotated[list[str], Field(max_length=100)] | None = None
+    """The fields to find it by, in place of those of langgraph.json; false: none."""
+    ttl: Annotated[float, Field(ge=MIN_TTL_MINUTES, le=MAX_TTL_MINUTES)] | None = None
+    """Minutes; null: for ever; absent: as langgraph.json says."""
+
+
+class ItemQuery(BaseModel):
+    """The query of a read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    namespace: str | list[str] = ""
+    """Labels between periods, or one label each time."""
+    key: str | None = None
+    refresh_ttl: bool | None = None
+
+
+class SearchBody(BaseModel):
+    """The body of a search."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    namespace_prefix: Namespace = Field(default_factory=list)
+    filter: Annotated[Condition, AfterValidator(_filter)] | None = None
+    """What keys of the value are: a value itself, or `{"$gt": 3}`."""
+    limit: int = Field(default=10, ge=1, le=1000)
+    offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
+    query: str | None = None
+    refresh_ttl: bool | None = None
+
+
+class NamespacesBody(BaseModel):
+    """The body of a listing of namespaces. In `prefix` and `suffix`, `*` stands for any one label."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prefix: Namespace | None = None
+    suffix: Namespace | None = None
+    max_depth: int | None = Field(default=None, ge=1, le=MAX_LABELS)
+    limit: int = Field(default=100, ge=1, le=1000)
+    offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
+
+
+async def put(call: Call[PutBody, None]) -> Response:
+    """PUT /store/items: make an item, or replace its value."""
+    body = call.body
+    ttl = body.ttl if "ttl" in body.model_fields_set else NOT_PROVIDED
+    await call.engine.store.aput(tuple(body.namespace), body.key, body.value, index=body.index, ttl=ttl)
+    return no_content()
+
+
+async def get(call: Call[None, ItemQuery]) -> Response:
+    """GET /store/items: read an item; `null` where there is none."""
+    query = call.query
+    if query.key is None:
+        raise InvalidRequest("Key is required")
+    namespace = _of_query(query.namespace)
+    # NUL as in bodies: what was put under such a key is found under it.
+    key = query.key.replace(NUL, "\N{REPLACEMENT CHARACTER}")
+    item = await call.engine.store.aget(namespace, key, refresh_ttl=query.refresh_ttl)
+    return json_answer(_shown(item) if item else None)
+
+
+async def delete(call: Call[ItemBody, None]) -> Response:
+    """DELETE /store/items: delete an item; it need not be there."""
+    await call.engine.store.adelete(tuple(call.body.namespace), call.body.key)
+    return no_content()
+
+
+async def search(call: Call[SearchBody, None]) -> Response:
+    """POST /store/items/search: search the items below a namespace, by what is in them."""
+    body = call.body
+    found = call.engine.store.asearch(
+        tuple(body.namespace_prefix),
+        query=body.query or None,
+        filter=body.filter,
+        limit=body.limit,
+        offset=body.offset,
+        refresh_ttl=body.refresh_ttl,
+    )
+    items = await in_time(found, call.engine.settings.search_timeout_s)
+    return json_answer({"items": [_shown(item) for item in items]})
+
+
+async def list_namespaces(call: Call[NamespacesBody, None]) -> Response:
+    """POST /store/namespaces: list the namespaces that have items."""
+    body = call.body
+    found = call.engine.store.alist_namespaces(
+        prefix=tuple(body.prefix or ()),
+        suffix=tuple(body.suffix or ()),
+        max_depth=body.max_depth,
+        limit=body.limit,
+        offset=body.offset,
+    )
+    return json_answer({"namespaces": await in_time(found, call.engine.settings.search_timeout_s)})
+
+
+def _of_query(given: str | list[str]) -> tuple[str, ...]:
+    joined = given if isinstance(given, str) else ".".join(given)
+    try:
+        return tuple(_labels(joined.replace(NUL, "\N{REPLACEMENT CHARACTER}").split(".")))
+    except ValueError as error:
+        raise Invalid(error.args[0]) from None
+
+
+def _shown(item: Item) -> Mapping[str, object]:
+    fields: dict[str, object] = {
+        "namespace": item.namespace,
+        "key": item.key,
+        "value": item.value,
+        "created_at": item.created_at,
+        "updated_at": item.updated_at,
+    }
+    return fields | {"score": item.score} if isinstance(item, SearchItem) else fields

@@ -1,0 +1,176 @@
+"""Thread state: what a thread holds now, at a checkpoint, and held before; and changing it without a run."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, cast
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
+from starlette.responses import Response
+
+from threadkeep.api.body import validated
+from threadkeep.api.conditions import Condition
+from threadkeep.api.langgraph.threads import known
+from threadkeep.api.operation import Call
+from threadkeep.api.responses import json_answer
+from threadkeep.runs.snapshots import checkpoint_of
+from threadkeep.threads import history, updates
+from threadkeep.threads.history import NEWEST, At, Wanted
+from threadkeep.threads.updates import Change, Update
+
+FIELDS = (
+    "values",
+    "next",
+    "tasks",
+    "checkpoint",
+    "metadata",
+    "created_at",
+    "parent_checkpoint",
+    "interrupts",
+    "checkpoint_id",
+    "parent_checkpoint_id",
+)
+
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=2000)]
+"""Of an id or a namespace: what Postgres takes for text, not what LangGraph would have made."""
+
+
+def _several(value: object) -> object:
+    """A repeated key, or one with commas."""
+    return [name for name in value.split(",") if name] if isinstance(value, str) else value
+
+
+def _field(name: str) -> str:
+    if name not in FIELDS and not name.startswith("values."):
+        raise PydanticCustomError("field", "must be one of {names}, or values.<key>", {"names": ", ".join(FIELDS)})
+    return name
+
+
+Select = Annotated[list[Annotated[str, AfterValidator(_field)]] | None, BeforeValidator(_several)]
+
+
+def _id_of(named: object) -> object:
+    """The id in whatever form a client names a checkpoint: an id, a checkpoint object, or a config around one."""
+    if not isinstance(named, Mapping):
+        return named or None
+    found = cast("Mapping[str, object]", named)
+    return _id_of(found.get("configurable") or found.get("checkpoint_id"))
+
+
+class Place(BaseModel):
+    """A checkpoint as a client names it. Its `thread_id` is not read: the path says which thread."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    checkpoint_id: Text | None = None
+    checkpoint_ns: Text | None = None
+
+    @property
+    def at(self) -> At:
+        return At(checkpoint_id=self.checkpoint_id, checkpoint_ns=self.checkpoint_ns or "")
+
+
+class StateQuery(BaseModel):
+    """The query of a state."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    subgraphs: bool = False
+    select: Select = None
+
+
+class StateBody(StateQuery):
+    """The body of a state at a checkpoint."""
+
+    checkpoint: Place
+
+
+class StateUpdateBody(Update):
+    """The body of a change of a state."""
+
+    checkpoint: Place | None = None
+    checkpoint_id: Text | None = None
+    """Deprecated, and heeded."""
+
+    @property
+    def at(self) -> At:
+        return self.checkpoint.at if self.checkpoint else At(checkpoint_id=self.checkpoint_id)
+
+
+class HistoryQuery(BaseModel):
+    """The query of a history."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    limit: int = Field(default=1, ge=1, le=1000)
+    before: Annotated[Text | None, BeforeValidator(_id_of)] = None
+
+
+class HistoryBody(HistoryQuery):
+    """The body of a history."""
+
+    metadata: Condition | None = None
+    checkpoint: Place | None = None
+    select: Select = None
+
+
+async def get(call: Call[None, StateQuery]) -> Response:
+    """GET /threads/{thread_id}/state: read the state at the newest checkpoint."""
+    return await _state(call, NEWEST, call.query)
+
+
+async def get_at(call: Call[None, StateQuery]) -> Response:
+    """GET /threads/{thread_id}/state/{checkpoint_id}: read the state at a checkpoint."""
+    place: Place = validated(Place, {"checkpoint_id": call.request.path_params["checkpoint_id"]})
+    return await _state(call, place.at, call.query)
+
+
+async def get_at_checkpoint(call: Call[StateBody, None]) -> Response:
+    """POST /threads/{thread_id}/state/checkpoint: read the state at a checkpoint, of a subgraph too."""
+    return await _state(call, call.body.checkpoint.at, call.body)
+
+
+async def update(call: Call[StateUpdateBody, None]) -> Response:
+    """POST /threads/{thread_id}/state: change the state, from the newest checkpoint or from another one."""
+    change = Change(at=call.body.at, update=call.body)
+    config = await updates.update_state(call.engine, call.filters, call.thread_id, change)
+    checkpoint = cast("dict[str, object]", checkpoint_of(config))
+    return json_answer(
+        {"checkpoint": checkpoint, "configurable": checkpoint, "checkpoint_id": checkpoint["checkpoint_id"]}
+    )
+
+
+async def list_history(call: Call[None, HistoryQuery]) -> Response:
+    """GET /threads/{thread_id}/history: list states, the newest first."""
+    wanted = Wanted(limit=call.query.limit, before=call.query.before)
+    return json_answer(await history.states(call.engine, await known(call), wanted))
+
+
+async def search_history(call: Call[HistoryBody, None]) -> Response:
+    """POST /threads/{thread_id}/history: list states, the newest first, with more to ask for."""
+    body = call.body
+    wanted = Wanted(
+        limit=body.limit,
+        before=body.before,
+        metadata=body.metadata,
+        at=body.checkpoint.at if body.checkpoint else NEWEST,
+    )
+    found = await history.states(call.engine, await known(call), wanted)
+    return json_answer([_selected(state, body.select) for state in found])
+
+
+async def _state(call: Call[Any, Any], at: At, asked: StateQuery) -> Response:
+    state = await history.state(call.engine, await known(call), at, subgraphs=asked.subgraphs)
+    return json_answer(_selected(state, asked.select))
+
+
+def _selected(state: dict[str, object], select: list[str] | None) -> dict[str, object]:
+    """Only those fields that the client wants; of the values, only the keys that it names (`values.<key>`)."""
+    if not select:
+        return state
+    shown = {name: state[name] for name in FIELDS if name in select}
+    keys = [name.removeprefix("values.") for name in select if name.startswith("values.")]
+    values = state["values"]
+    if keys and "values" not in shown:
+        held = cast("Mapping[str, object]", values if isinstance(values, Mapping) else {})
+        shown["values"] = {key: held[key] for key in keys if key in held}
+    return shown

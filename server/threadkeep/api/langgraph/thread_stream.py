@@ -1,0 +1,51 @@
+"""Thread stream: all that goes on on a thread, over runs, until the client leaves."""
+
+import re
+from collections.abc import AsyncGenerator
+from typing import Annotated, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from starlette.responses import Response
+
+from threadkeep.api.langgraph.existing_runs import split_modes
+from threadkeep.api.langgraph.threads import known
+from threadkeep.api.operation import Call
+from threadkeep.api.streaming import EventStream, encode
+from threadkeep.base.problems import Invalid
+from threadkeep.threads.follow import Place, ThreadEvent, ThreadMode, follow_thread
+
+EVENT_ID: Final = re.compile(r"(\d{1,15})-(\d{1,9})")
+
+Modes = Annotated[list[ThreadMode] | None, BeforeValidator(split_modes)]
+
+
+class ThreadStreamQuery(BaseModel):
+    """The query of a thread's stream. The SDKs say `stream_mode`, the reference `stream_modes`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    stream_mode: Modes = None
+    stream_modes: Modes = None
+
+
+async def stream(call: Call[None, ThreadStreamQuery]) -> Response:
+    """GET /threads/{thread_id}/stream: follow all that goes on on a thread; `Last-Event-ID` replays what came after it."""
+    thread = await known(call)
+    modes: set[ThreadMode] = {*(call.query.stream_mode or ()), *(call.query.stream_modes or ())} or {"run_modes"}
+    events = follow_thread(call.engine, call.filters, thread.thread_id, modes=modes, after=_after(call))
+    return EventStream(_frames(events), headers={})
+
+
+async def _frames(events: AsyncGenerator[ThreadEvent]) -> AsyncGenerator[bytes]:
+    async for event in events:
+        yield encode(event.name, event.data, event.place.event_id)
+
+
+def _after(call: Call[None, ThreadStreamQuery]) -> Place | None:
+    sent = call.request.headers.get("last-event-id", "").strip()
+    if not sent or sent == "-1":
+        return Place(millisecond=0, position=0) if sent else None
+    found = EVENT_ID.fullmatch(sent)
+    if found is None:
+        raise Invalid("Invalid Last-Event-ID: must be milliseconds, a hyphen and a number")
+    return Place(millisecond=int(found[1]), position=int(found[2]))

@@ -1,0 +1,167 @@
+"""Threads: make one, read it, change it, copy it, delete it, and see what it takes. Its state: `thread_state`."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.responses import Response
+
+from threadkeep.api import idempotency
+from threadkeep.api.operation import Call
+from threadkeep.api.responses import json_answer, no_content
+from threadkeep.base import ids
+from threadkeep.base.problems import Conflict, NotFound
+from threadkeep.tables import thread_checkpoints, threads
+from threadkeep.tables.threads import NewThread, Thread, Ttl
+from threadkeep.threads import retention, updates
+from threadkeep.threads.updates import Superstep
+
+MAX_TTL = 10 * 365 * 24 * 60
+"""Minutes."""
+
+
+class TtlBody(BaseModel):
+    """When a thread goes: `ttl` minutes after it was last touched."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    ttl: float = Field(gt=0, le=MAX_TTL)
+    strategy: Literal["delete", "keep_latest"] = "delete"
+
+    @property
+    def row(self) -> Ttl:
+        return Ttl(strategy=self.strategy, minutes=self.ttl)
+
+
+def _ttl(value: object) -> object:
+    """Minutes alone will do."""
+    return {"ttl": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+class ThreadBody(BaseModel):
+    """The body of a thread's creation."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    thread_id: UUID | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    if_exists: Literal["raise", "do_nothing"] = "raise"
+    ttl: Annotated[TtlBody | None, BeforeValidator(_ttl, json_schema_input_type=TtlBody | float | None)] = None
+    supersteps: list[Superstep] = Field(default_factory=list[Superstep])
+
+
+class ThreadPatch(BaseModel):
+    """The body of a thread's change."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    ttl: Annotated[TtlBody | None, BeforeValidator(_ttl, json_schema_input_type=TtlBody | float | None)] = None
+
+
+class ThreadQuery(BaseModel):
+    """The query of a thread: `ttl` among what to include tells when it goes."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include: str | list[str] = ""
+
+    @property
+    def with_ttl(self) -> bool:
+        named = [self.include] if isinstance(self.include, str) else self.include
+        return any("ttl" in names.split(",") for names in named)
+
+
+class PruneBody(BaseModel):
+    """The body of a prune."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    thread_ids: list[UUID] = Field(max_length=1000)
+    strategy: Literal["delete", "keep_latest"] = "delete"
+
+
+async def create(call: Call[ThreadBody, None]) -> Response:
+    """POST /threads: make a thread; with `supersteps`, in the state that they leave."""
+    body = call.body
+    new = NewThread(
+        thread_id=body.thread_id or ids.uuid7(),
+        metadata=call.filters.stamped(body.metadata),
+        ttl=body.ttl.row if body.ttl else call.engine.thread_ttl,
+    )
+    thread = await idempotency.create_thread(call, new, body.supersteps)
+    if thread is None and body.if_exists == "do_nothing":
+        readable = await call.allowed("threads.read", {"thread_id": new.thread_id, "metadata": {}})
+        async with call.engine.pool.connection() as conn:
+            thread = await threads.get(conn, readable, new.thread_id)
+    if thread is None:
+        raise Conflict(f"Thread with ID {new.thread_id} already exists")
+    return json_answer(thread)
+
+
+async def get(call: Call[None, ThreadQuery]) -> Response:
+    """GET /threads/{thread_id}: read a thread."""
+    thread = await known(call)
+    if not call.query.with_ttl:
+        return json_answer(thread)
+    async with call.engine.pool.connection() as conn:
+        found = await threads.get_ttl(conn, call.filters, call.thread_id)
+    shown: dict[str, object] = {name: getattr(thread, name) for name in Thread.__dataclass_fields__}
+    return json_answer(shown | {"ttl": found and _shown_ttl(*found)})
+
+
+def _shown_ttl(ttl: Ttl, expires_at: object) -> dict[str, object]:
+    return {"strategy": ttl.strategy, "ttl_minutes": ttl.minutes, "expires_at": expires_at}
+
+
+async def update(call: Call[ThreadPatch, None]) -> Response:
+    """PATCH /threads/{thread_id}: change a thread: metadata are merged; whose thread it is stays."""
+    ttl = call.body.ttl.row if call.body.ttl else None
+    async with call.engine.pool.connection() as conn:
+        thread = await threads.update(conn, call.filters, call.thread_id, call.body.metadata, ttl)
+    if thread is None:
+        raise NotFound("Not Found")
+    return no_content() if "return=minimal" in call.request.headers.get("prefer", "") else json_answer(thread)
+
+
+async def delete(call: Call[None, None]) -> Response:
+    """DELETE /threads/{thread_id}: delete a thread; its runs, their events and its checkpoints go with it."""
+    if not await retention.delete(call.engine, call.filters, [call.thread_id]):
+        raise NotFound(f"Thread with ID {call.thread_id} not found")
+    return no_content()
+
+
+async def copy(call: Call[None, None]) -> Response:
+    """POST /threads/{thread_id}/copy: make a new thread with the same checkpoints; runs are not copied."""
+    value: dict[str, Any] = {"metadata": {}}
+    of_new = await call.allowed("threads.create", value)
+    marks = {**value["metadata"], **of_new.match}
+    return json_answer(await updates.copy_thread(call.engine, call.filters, call.thread_id, marks))
+
+
+async def prune(call: Call[PruneBody, None]) -> Response:
+    """POST /threads/prune: delete threads, or with `keep_latest` all but their newest checkpoints; how many."""
+    if call.body.strategy == "keep_latest":
+        pruned = await retention.keep_latest(call.engine, call.filters, call.body.thread_ids)
+    else:
+        pruned = len(await retention.delete(call.engine, call.filters, call.body.thread_ids))
+    return json_answer({"pruned_count": pruned})
+
+
+async def storage(call: Call[None, None]) -> Response:
+    """GET /threads/{thread_id}/storage: tell the bytes of its checkpoints, by table and channel."""
+    async with call.engine.pool.connection() as conn:
+        found = await thread_checkpoints.storage(conn, call.filters, call.thread_id)
+    if found is None:
+        raise NotFound(f"Thread with ID {call.thread_id} not found")
+    return json_answer(found)
+
+
+async def known(call: Call[Any, Any]) -> Thread:
+    """The thread of the path; NotFound where there is none of the caller's."""
+    thread_id = call.thread_id
+    async with call.engine.pool.connection() as conn:
+        thread = await threads.get(conn, call.filters, thread_id)
+    if thread is None:
+        raise NotFound(f"Thread with ID {thread_id} not found")
+    return thread

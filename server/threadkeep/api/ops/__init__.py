@@ -1,0 +1,1 @@
+"""Operations: health checks, metrics, the OpenAPI document and its page."""

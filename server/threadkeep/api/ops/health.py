@@ -1,0 +1,96 @@
+"""System: is it alive, is it ready, what is it."""
+
+import anyio
+from langgraph.version import __version__ as langgraph_version
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+
+from threadkeep import __version__
+from threadkeep.api.operation import Call
+from threadkeep.api.responses import json_answer
+from threadkeep.postgres import migrate
+from threadkeep.postgres.retry import AWAY
+from threadkeep.runs.engine import Engine
+
+CHECK_S = 1.0
+"""How long a health check waits for Postgres: probes do not wait long themselves."""
+
+
+class OkQuery(BaseModel):
+    """The query of the health check."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    check_db: bool = False
+
+
+async def ok(call: Call[None, OkQuery]) -> Response:
+    """GET /ok: whether the server answers; with `check_db=1`, whether Postgres does."""
+    if not call.query.check_db:
+        return json_answer({"ok": True})
+    healthy = await _database_answers(call.engine)
+    services = {"postgres": "healthy" if healthy else "unhealthy"}
+    return json_answer({"ok": healthy, "services": services}, 200 if healthy else 503)
+
+
+async def livez(call: Call[None, None]) -> Response:
+    """GET /livez: whether the event loop turns; asks nobody else."""
+    del call
+    return json_answer({"ok": True})
+
+
+async def readyz(call: Call[None, None]) -> Response:
+    """GET /readyz: whether it takes requests: Postgres answers, its tables are up to date, the server is not stopping."""
+    engine = call.engine
+    answers = await _database_answers(engine)
+    checks = {
+        "database": answers,
+        "migrations": answers and await _is_migrated(engine),
+        "accepting": not engine.stopping.is_set(),
+    }
+    ready = all(checks.values())
+    return json_answer({"ready": ready, "checks": checks}, 200 if ready else 503)
+
+
+async def info(call: Call[None, None]) -> Response:
+    """GET /info: versions, what the server offers, its limits and its present load."""
+    engine = call.engine
+    settings, slots = engine.settings, engine.slots
+    return json_answer(
+        {
+            "version": __version__,
+            "langgraph_py_version": langgraph_version,
+            "flags": {"assistants": True, "crons": True, "langsmith": False, "langsmith_tracing_replicas": False},
+            "host": {"kind": "self-hosted", "project_id": None, "revision_id": None, "tenant_id": None},
+            "server": "threadkeep",
+            "row_level_security": engine.pool.walled,
+            "limits": {
+                "run_slots": slots.total,
+                "max_waiting": settings.max_waiting,
+                "queue_timeout_s": settings.queue_timeout_s,
+                "query_timeout_s": settings.query_timeout_s,
+                "run_timeout_s": settings.run_timeout_s,
+                "body_bytes": settings.body_bytes,
+            },
+            "load": {"running": slots.running, "waiting": slots.waiting},
+        }
+    )
+
+
+async def _database_answers(engine: Engine) -> bool:
+    try:
+        with anyio.fail_after(CHECK_S):
+            async with engine.pool.connection() as conn:
+                await conn.execute("SELECT 1")
+    except (*AWAY, TimeoutError):
+        return False
+    return True
+
+
+async def _is_migrated(engine: Engine) -> bool:
+    try:
+        with anyio.fail_after(CHECK_S):
+            async with engine.pool.connection() as conn:
+                return await migrate.is_current(conn)
+    except (*AWAY, TimeoutError):
+        return False

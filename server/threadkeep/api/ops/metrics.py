@@ -1,0 +1,79 @@
+"""Metrics: what this process counts, on the server's own port or on another, and for whom."""
+
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import anyio
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from threadkeep.api.authentication import entered
+from threadkeep.api.operation import Call
+from threadkeep.api.ops.scrape import Scrape
+from threadkeep.auth.jwks import is_loopback
+from threadkeep.base.problems import StartRefused
+from threadkeep.settings import Settings
+
+
+def is_served(settings: Settings) -> bool:
+    """Whether `/metrics` is on the server's own port."""
+    return settings.metrics != "off" and settings.metrics_port is None
+
+
+def is_guarded(settings: Settings, *, has_door: bool) -> bool:
+    """Whether it is for known callers only. StartRefused where that was asked for and nobody is known."""
+    if settings.metrics == "auth" and not has_door:
+        raise StartRefused("THREADKEEP_METRICS=auth: authentication is off, so nothing would guard /metrics")
+    return has_door and (settings.metrics == "auth" or (settings.metrics is None and not is_loopback(settings.host)))
+
+
+async def metrics(call: Call[None, None]) -> Response:
+    """GET /metrics: what this process counts, as Prometheus reads it; OpenMetrics where `Accept` asks for it."""
+    request, scrape = call.request, call.state["scrape"]
+    if scrape.guarded and (door := call.state["door"]):
+        await entered(door, request)
+    return await scrape.answer(request.headers.get("accept", ""))
+
+
+@asynccontextmanager
+async def on_port(scrape: Scrape, settings: Settings) -> AsyncGenerator[int | None]:
+    """Serve `/metrics`, and nothing else, on a port of its own while the block runs; which. None: on none."""
+    if settings.metrics_port is None or settings.metrics == "off":
+        yield None
+        return
+
+    async def answer(request: Request[Any]) -> Response:
+        return await scrape.answer(request.headers.get("accept", ""))
+
+    app = Starlette(routes=[Route("/metrics", answer)])
+    with _bound(settings.host, settings.metrics_port) as listener:
+        server = _Beside(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.serve, [listener], name="metrics")
+            yield listener.getsockname()[1]
+            server.should_exit = True
+
+
+class _Beside(uvicorn.Server):
+    """A server beside another one, whose signals are not its own."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+@contextmanager
+def _bound(host: str, port: int) -> Generator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise StartRefused(f"THREADKEEP_METRICS_PORT: {host}:{port}: {error.strerror}") from None
+        yield listener

@@ -1,0 +1,41 @@
+"""Security: how a client says who it is, for the spec alone."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
+
+from threadkeep.api.operation import Operation
+from threadkeep.api.ops.schema import Schema
+from threadkeep.base.problems import Unauthenticated
+from threadkeep.project import Auth
+from threadkeep.settings import AuthType
+
+BEARER: Final[Schema] = {"type": "http", "scheme": "bearer"}
+SCHEMES: Final[Mapping[AuthType, Schema]] = {
+    "none": {},
+    "api_key": {"key": BEARER, "header": {"type": "apiKey", "in": "header", "name": "x-api-key"}},
+    "jwt": {"token": BEARER | {"bearerFormat": "JWT"}},
+    "custom": {"token": BEARER},
+}
+
+
+def secured(document: Schema, table: Iterable[Operation], kind: AuthType, auth: Auth) -> Schema:
+    """`document` with what its operations ask of their callers; `auth.openapi` of the project says it in other words."""
+    own = cast("Mapping[str, Any]", auth.openapi)
+    schemes = own.get("securitySchemes") or SCHEMES[kind]
+    if not schemes:
+        return document
+    document["components"]["securitySchemes"] = schemes
+    security: list[Any] = own.get("security") or [{name: []} for name in schemes]
+    problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    refusal = {"description": inspect.getdoc(Unauthenticated) or "", "content": problem}
+    for operation in table:
+        entry = document["paths"].get(operation.path, {}).get(operation.method.lower())
+        if entry is not None and operation.event != "public":
+            entry["security"] = security
+            entry["responses"] = dict(sorted({**entry["responses"], "401": refusal}.items()))
+    paths = cast("Mapping[str, Mapping[str, Any]]", own.get("paths") or {})
+    for path, said in paths.items():
+        for method, more in said.items():
+            document["paths"].get(path, {}).get(method, {}).update(more)
+    return document

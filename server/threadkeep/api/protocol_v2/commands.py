@@ -1,0 +1,223 @@
+"""Commands: what a client of the protocol v2 asks of a thread, over HTTP or on a socket.
+
+What the protocol has a code for is answered in its envelope with 200; what stands against any request (no such thread,
+no slot, not allowed) is a Problem with its own status, as everywhere.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias, cast
+
+import anyio
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from threadkeep.api import auth_values
+from threadkeep.api.body import validated
+from threadkeep.api.langgraph.runs import ThreadRunBody, on_thread
+from threadkeep.api.langgraph.threads import known
+from threadkeep.api.operation import Call
+from threadkeep.api.protocol_v2 import events
+from threadkeep.api.protocol_v2.event_stream import read_object
+from threadkeep.api.protocol_v2.tree import tree
+from threadkeep.api.responses import json_answer
+from threadkeep.base.problems import Invalid, InvalidRequest
+from threadkeep.postgres.tenancy import bound_to
+from threadkeep.runs.admission import Admission, Admitted, enqueue, run_foreground
+from threadkeep.runs.follow import ended
+from threadkeep.tables import thread_runs, threads
+from threadkeep.tables.thread_runs import NewestRun
+
+MODES: Final = ("values", "updates", "messages-tuple", "custom", "tasks", "checkpoints", "tools")
+"""What a run streams that was started by a command: all that the channels are made of."""
+SETTLE_S: Final = 10.0
+"""How long an answer to a question waits for the run that asked to end."""
+
+Params: TypeAlias = dict[str, Any]
+
+
+class CommandBody(BaseModel):
+    """A command. `id` comes back in the answer."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: int = Field(ge=0, le=events.MAX_SEQ)
+    method: str = Field(min_length=1, max_length=100)
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class Refused(Exception):
+    """A command that can't be carried out, with the protocol's code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command came to. `applied`: the seq up to which the client's view holds, where the command moved it."""
+
+    result: Mapping[str, Any]
+    applied: int | None = None
+
+
+async def command(call: Call[None, None]) -> Response:
+    """POST /threads/{thread_id}/commands: one command of the protocol v2: start a run, answer a question, show the tree."""
+    sent = read_command(await call.read_body())
+    return json_answer(await perform(call, sent, METHODS))
+
+
+def read_command(raw: bytes) -> CommandBody:
+    """A command; InvalidRequest where it is none."""
+    try:
+        return cast("CommandBody", validated(CommandBody, read_object(raw)))
+    except Invalid as problem:
+        raise InvalidRequest(problem.detail) from None
+
+
+Method: TypeAlias = Callable[[Call[Any, Any], Params], Awaitable[Done]]
+Methods: TypeAlias = Mapping[str, Method]
+
+
+async def perform(call: Call[Any, Any], sent: CommandBody, methods: Methods) -> dict[str, Any]:
+    """The command's envelope, whether it was carried out or not. Problems that are not the protocol's go on."""
+    try:
+        method = methods.get(sent.method)
+        if method is None:
+            raise Refused("unknown_command", f"Unknown protocol command: {sent.method}")
+        done = await method(call, sent.params)
+    except Refused as refused:
+        return {"type": "error", "id": sent.id, "error": refused.code, "message": refused.message}
+    answer: dict[str, Any] = {"type": "success", "id": sent.id, "result": done.result}
+    return answer if done.applied is None else answer | {"meta": {"applied_through_seq": done.applied}}
+
+
+async def run_start(call: Call[Any, Any], params: Params) -> Done:
+    """Start a run, on a new thread where there is none of that id."""
+    if not isinstance(params.get("assistant_id"), str):
+        raise Refused("invalid_argument", "assistant_id must name an assistant or a graph")
+    strategy = params.get("multitask_strategy") or params.get("multitaskStrategy") or "enqueue"
+    said = params | {"multitask_strategy": strategy, "if_not_exists": "create"}
+    return await _run(call, _forked(said))
+
+
+async def input_respond(call: Call[Any, Any], params: Params) -> Done:
+    """Answer one question or several, and go on from there."""
+    answers = _answers(params)
+    thread = await known(call)
+    newest = await _settled(call)
+    if newest is None:
+        raise Refused("no_such_interrupt", "No run of this thread has asked anything.")
+    if newest.status not in {"pending", "running"}:
+        async with call.engine.pool.connection() as conn:
+            thread = await threads.get(conn, call.filters, thread.thread_id) or thread
+        waiting = cast("dict[str, list[Params]]", thread.interrupts.load() or {})
+        asked = {one["id"] for several in waiting.values() for one in several}
+        if unknown := next((one for one in answers if one not in asked), None):
+            raise Refused("no_such_interrupt", f"The thread does not wait for an answer to {unknown}.")
+    known_kwargs: dict[str, Any] = newest.kwargs.load()
+    going_on = {key: params[key] for key in ("update", "goto") if params.get(key) is not None}
+    said: Params = {
+        "assistant_id": str(newest.assistant_id),
+        "command": {"resume": answers, **going_on},
+        "config": _overridden(known_kwargs.get("config"), params.get("config")),
+        "metadata": params.get("metadata") or {},
+    }
+    if known_kwargs.get("context") and not said["config"].get("configurable"):
+        said["context"] = known_kwargs["context"]
+    return await _run(call, said)
+
+
+async def get_tree(call: Call[Any, Any], params: Params) -> Done:
+    """A run's graph and its subgraphs, as far as they have come; without `run_id`, of the run that goes on."""
+    thread = await known(call)
+    found = await tree(call.engine, call.filters, thread.thread_id, params.get("run_id"))
+    if found is None:
+        raise Refused("no_such_run", "No active run is bound to this thread.")
+    return Done({"tree": found})
+
+
+METHODS: Final[Methods] = {
+    "run.start": run_start,
+    "input.respond": input_respond,
+    "agent.getTree": get_tree,
+}
+"""Of those that need no connection of their own."""
+
+
+async def _run(call: Call[Any, Any], said: Params) -> Done:
+    """Start a run with all that the channels are made of, as the caller may."""
+    streamed = {"stream_mode": MODES, "stream_subgraphs": True, "stream_resumable": True}
+    try:
+        body = cast("ThreadRunBody", validated(ThreadRunBody, said | streamed))
+    except Invalid as problem:
+        raise Refused("invalid_argument", problem.detail) from None
+    value = auth_values.of("threads.create_run", {"thread_id": call.thread_id}, body)
+    filters = await call.allowed("threads.create_run", value)
+    allowed = replace(call, body=auth_values.applied("threads.create_run", value, body), filters=filters)
+    with bound_to(filters) if call.principal else nullcontext():
+        asked = await on_thread(allowed, kept=True, watched=True)
+        admitted = await _admitted(allowed, asked)
+        async with call.engine.pool.connection() as conn:
+            first = await thread_runs.first_going_on(conn, call.thread_id, admitted.run_id)
+    return Done({"run_id": str(admitted.run_id)}, events.base(first))
+
+
+async def _admitted(call: Call[Any, Any], asked: Admission) -> Admitted:
+    """Start the run now where a slot is free, else put it in the queue; it counts like a run of v1."""
+    quotas, slots = call.state["quotas"], call.engine.slots
+    identity = call.principal and call.principal.identity
+    if slots.waiting or slots.running >= slots.total:
+        await quotas.enqueue(identity, 1)
+        return await enqueue(call.engine, call.filters, asked)
+    with quotas.foreground(identity) if identity else nullcontext():
+        return await run_foreground(call.engine, call.filters, asked)
+
+
+def _forked(said: Params) -> Params:
+    """The protocol names the checkpoint to start from in `config.configurable`."""
+    config = said.get("config")
+    configurable = cast("Params", config).get("configurable") if isinstance(config, dict) else None
+    checkpoint_id = cast("Params", configurable).get("checkpoint_id") if isinstance(configurable, dict) else None
+    return said | {"checkpoint_id": checkpoint_id} if checkpoint_id else said
+
+
+def _answers(params: Params) -> dict[str, Any]:
+    """Interrupt id -> answer."""
+    several = params.get("responses", [params])
+    entries = cast("list[object]", several) if isinstance(several, list) else []
+    answers: dict[str, Any] = {}
+    for entry in entries:
+        fields = cast("Params", entry) if isinstance(entry, dict) else {}
+        if not isinstance(fields.get("interrupt_id"), str) or "response" not in fields:
+            raise Refused("invalid_argument", "each answer needs an interrupt_id and a response")
+        answers[fields["interrupt_id"]] = fields["response"]
+    if not answers:
+        raise Refused("invalid_argument", "there is no answer")
+    return answers
+
+
+async def _settled(call: Call[Any, Any]) -> NewestRun | None:
+    """The thread's newest run, ended if it can be waited for: a client answers as soon as it hears of the question."""
+    newest = await _newest(call)
+    if newest is not None and newest.status in {"pending", "running"}:
+        with anyio.move_on_after(SETTLE_S):
+            await ended(call.engine, newest.run_id)
+        newest = await _newest(call)
+    return newest
+
+
+async def _newest(call: Call[Any, Any]) -> NewestRun | None:
+    async with call.engine.pool.connection() as conn:
+        return await thread_runs.newest(conn, call.filters, call.thread_id)
+
+
+def _overridden(known_config: object, config: object) -> Params:
+    """The config of the run that asked, with what the answer says over it."""
+    before = cast("Params", known_config) if isinstance(known_config, dict) else {}
+    said = cast("Params", config) if isinstance(config, dict) else {}
+    configurable: Params = {**(before.get("configurable") or {}), **(said.get("configurable") or {})}
+    return before | said | ({"configurable": configurable} if configurable else {})

@@ -1,0 +1,155 @@
+"""Follow a thread in the protocol: its runs one after the other, from a position on, wherever each is executed."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final, TypeAlias
+from uuid import UUID
+
+import anyio
+
+from threadkeep.api.protocol_v2 import events
+from threadkeep.api.protocol_v2.events import ProtocolEvent
+from threadkeep.api.protocol_v2.subscription import CHANNELS
+from threadkeep.api.protocol_v2.translation import Translation
+from threadkeep.base.problems import NotFound
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.listen import Signal, thread_topic
+from threadkeep.runs.engine import Engine
+from threadkeep.runs.event_log import Gap
+from threadkeep.runs.follow import follow
+from threadkeep.tables import run_events as stored_events
+from threadkeep.tables import runs, thread_runs
+from threadkeep.tables.runs import FINAL
+from threadkeep.tables.thread_runs import Ending, WatchedRun
+
+RECENT_S: Final = 120.0
+"""Who names no position gets the runs that ended so long ago, too: clients open their streams after `run.start`."""
+WATCH_S: Final = 3600.0
+"""For how long runs of a watched thread keep their events, from each run's end on."""
+POLL_S: Final = 5.0
+
+Told: TypeAlias = ProtocolEvent | Gap
+
+
+async def watch(engine: Engine, filters: Filters, thread_id: UUID) -> int:
+    """Have the thread's runs keep their events from now on; NotFound where there is none of the caller's.
+
+    To be awaited before a client hears that it is watching: a run that it starts then is kept. Comes back with the queue
+    position behind which runs are recent.
+    """
+    recent: int | None = None
+    with anyio.CancelScope(shield=True):  # a client that leaves now would take the connection along
+        async with engine.pool.connection() as conn:
+            recent = await thread_runs.watch(conn, filters, thread_id, WATCH_S, RECENT_S)
+    if recent is None:
+        raise NotFound(f"Thread with ID {thread_id} not found")
+    return recent
+
+
+async def follow_protocol(
+    engine: Engine,
+    filters: Filters,
+    thread_id: UUID,
+    *,
+    recent: int,
+    since: int | None,
+    channels: frozenset[str] = CHANNELS,
+) -> AsyncGenerator[Told]:
+    """The events of a thread that is watched, behind `since`; without it, behind `recent`, as `watch` gave it.
+
+    Events outside `channels` may be among them. A position that the thread has not come to is as good as none. Ends where
+    the process stops; NotFound where the thread is gone.
+    """
+    with engine.wakeups.on(thread_topic(thread_id)) as signal:
+        floor, since = (recent, None) if since is None else await _floor(engine, thread_id, recent, since)
+        found = await _runs(engine, filters, thread_id, floor)
+        done: set[UUID] = set()
+        while not engine.leaving.is_set():
+            run = next((one for one in found if one.run_id not in done and one.due), None)
+            if run is None:
+                if not await _woken(engine, signal):
+                    await watch(engine, filters, thread_id)
+                found = await _runs(engine, filters, thread_id, floor)
+                continue
+            async with aclosing(_run(engine, filters, thread_id, Translation(run, channels))) as told:
+                async for item in told:
+                    if isinstance(item, Gap) or since is None or events.is_new(item.seq, since):
+                        yield item
+            done.add(run.run_id)
+            if found[0].run_id == run.run_id:
+                floor = run.queue_position
+
+
+async def _runs(engine: Engine, filters: Filters, thread_id: UUID, floor: int) -> list[WatchedRun]:
+    found: list[WatchedRun] = []
+    with anyio.CancelScope(shield=True):
+        async with engine.pool.connection() as conn:
+            found = await thread_runs.watched(conn, filters, thread_id, after=floor)
+    return found
+
+
+async def _woken(engine: Engine, signal: Signal) -> bool:
+    """Wait until somebody says that there is something new, or the process leaves; False where nobody did for long."""
+    woken = False
+    async with anyio.create_task_group() as tasks:
+
+        async def stop() -> None:
+            await engine.leaving.wait()
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(stop)
+        woken = await signal.wait(POLL_S)
+        tasks.cancel_scope.cancel()
+    return woken
+
+
+async def _floor(engine: Engine, thread_id: UUID, recent: int, since: int) -> tuple[int, int | None]:
+    """The queue position behind which runs are wanted, and `since` where it is a place in the thread."""
+    last = 0
+    with anyio.CancelScope(shield=True):
+        async with engine.pool.connection() as conn:
+            last = await runs.last_position(conn, thread_id)
+    known = since <= events.end(last, events.LAST_INDEX)
+    return (events.queue_position(since, last) - 1, since) if known else (recent, None)
+
+
+async def _run(engine: Engine, filters: Filters, thread_id: UUID, translation: Translation) -> AsyncGenerator[Told]:
+    """One run's events and its end. Nothing of the end is told where the process stops before."""
+    run_id, position = translation.run.run_id, 0
+    replayed = await _replayed(engine, run_id)
+    while True:
+        async with aclosing(follow(engine, run_id, position)) as items:
+            async for item in items:
+                position = item.position
+                if isinstance(item, Gap):
+                    yield item
+                    continue
+                for event in translation.of(item, live=position > replayed):
+                    yield event
+        ending = await _ending(engine, filters, thread_id, run_id)
+        if ending is None or ending.status in FINAL:
+            for event in translation.end(ending):
+                yield event
+            return
+        if engine.leaving.is_set():
+            return
+
+
+async def _ending(engine: Engine, filters: Filters, thread_id: UUID, run_id: UUID) -> Ending | None:
+    ending: Ending | None = None
+    with anyio.CancelScope(shield=True):
+        async with engine.pool.connection() as conn:
+            ending = await thread_runs.ending(conn, filters, thread_id, run_id)
+    return ending
+
+
+async def _replayed(engine: Engine, run_id: UUID) -> int:
+    """The position of the last event that was there before the reader."""
+    if (live := engine.live.get(run_id)) is not None:
+        live.watched = True
+        return live.last
+    last = 0
+    with anyio.CancelScope(shield=True):
+        async with engine.pool.connection() as conn:
+            last = await stored_events.last(conn, run_id)
+    return last

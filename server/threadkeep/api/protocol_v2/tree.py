@@ -1,0 +1,63 @@
+"""Tree: a run's graph and its subgraphs, as far as its log tells."""
+
+from typing import Any, cast
+from uuid import UUID
+
+import orjson
+
+from threadkeep.api.protocol_v2.events import Namespace, ProtocolEvent
+from threadkeep.api.protocol_v2.translation import Translation
+from threadkeep.postgres.filters import Filters
+from threadkeep.runs.engine import Engine
+from threadkeep.runs.event_log import Event
+from threadkeep.tables import run_events as stored_events
+from threadkeep.tables import thread_runs
+from threadkeep.tables.runs import FINAL
+from threadkeep.tables.thread_runs import WatchedRun
+
+LIFECYCLE = frozenset({"lifecycle"})
+Node = dict[str, Any]
+
+
+async def tree(engine: Engine, filters: Filters, thread_id: UUID, run_id: object) -> Node | None:
+    """The tree of a run by its id, or of the one that goes on or waits; None where there is none such."""
+    async with engine.pool.connection() as conn:
+        found = await thread_runs.watched(conn, filters, thread_id, after=0)
+        run = next((one for one in found if _is_meant(one, run_id)), None)
+        if run is None:
+            return None
+        ending = await thread_runs.ending(conn, filters, thread_id, run.run_id)
+    translation = Translation(run, LIFECYCLE)
+    told = [event for entry in await _log(engine, run.run_id) for event in translation.of(entry, live=False)]
+    if ending is not None and ending.status in FINAL:
+        told += translation.end(ending)
+    return _planted(run, [event for event in told if event.channel == "lifecycle"])
+
+
+def _is_meant(run: WatchedRun, run_id: object) -> bool:
+    return run.status not in FINAL if run_id is None else str(run.run_id) == run_id
+
+
+async def _log(engine: Engine, run_id: UUID) -> list[Event]:
+    """What is known of the run's log: the ring here, else what is kept."""
+    if (live := engine.live.get(run_id)) is not None:
+        return [item for item in live.behind(0) if isinstance(item, Event)]
+    log: list[Event] = []
+    async with engine.pool.connection() as conn:
+        while page := await stored_events.read(conn, run_id, log[-1].position if log else 0):
+            log += [Event(item.position, item.event, item.data.encode()) for item in page]
+    return log
+
+
+def _planted(run: WatchedRun, told: list[ProtocolEvent]) -> Node:
+    root: Node = {"namespace": [], "status": "started", "graph_name": run.graph_id, "children": []}
+    nodes: dict[Namespace, Node] = {(): root}
+    for event in told:
+        said = cast("Node", orjson.loads(event.data))
+        node = nodes.get(event.namespace)
+        if node is None:
+            node = nodes[event.namespace] = {"namespace": list(event.namespace), "children": []}
+            nodes[event.namespace[:-1]]["children"].append(node)
+        node["status"] = said["event"]
+        node["graph_name"] = said.get("graph_name", run.graph_id)
+    return root

@@ -1,0 +1,169 @@
+"""SSE: a run's events as `text/event-stream`, by the rules that both official SDKs parse by.
+
+A comment every few seconds of silence keeps proxies from hanging up. The response notices at once that the client
+has gone; what then happens to the run is the caller's choice. No `end` event: docs/decisions/0008-end-of-stream.md
+"""
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from contextlib import aclosing
+from typing import Final
+from uuid import UUID
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from threadkeep.api.disconnect import until_gone
+from threadkeep.runs.engine import Engine
+from threadkeep.runs.event_log import Followed, Gap, LiveRun
+from threadkeep.runs.stream_events import mode_of
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 5.0
+"""Between heartbeats: the JS SDK takes three of these as a lost connection."""
+HEARTBEAT: Final = b": heartbeat\r\n\r\n"
+FAREWELL: Final = b": the server is stopping\r\nretry: 1000\r\n"
+"""No blank line ends it: the SDKs would take that for an event without a name."""
+LEAVE_S = 0.5
+"""What is about to end when the process leaves still ends by itself."""
+LOOK_S = 1.0
+"""Between two looks at whether the client reads."""
+ALWAYS = frozenset({"metadata", "error"})
+"""Events that no filter holds back."""
+
+HEADERS = {
+    "cache-control": "no-store",
+    "x-accel-buffering": "no",
+    "content-type": "text/event-stream; charset=utf-8",
+}
+
+
+def encode(name: str, data: bytes, event_id: str = "") -> bytes:
+    """One event on the wire. Its data is one line of JSON, so that nothing in it can end the frame."""
+    end = f"\r\nid: {event_id}\r\n\r\n" if event_id else "\r\n\r\n"
+    return b"event: " + _line(name).encode() + b"\r\ndata: " + data + end.encode()
+
+
+def _line(name: str) -> str:
+    """A name that ends no line: it holds names of nodes, which are the graph author's."""
+    if name.isprintable():
+        return name
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+
+
+class Reading:
+    """How far the client of a run's stream has come."""
+
+    def __init__(self, engine: Engine, run_id: UUID, live: LiveRun | None = None) -> None:
+        self._settings = engine.settings
+        self._live = live or engine.live.get(run_id)
+        self.position = 0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the run, where it is executed here, has gone on for more than the client may leave unread."""
+        events, size = self._settings.unsent_events, self._settings.unsent_bytes
+        return self._live is not None and self._live.is_beyond(self.position, events=events, size=size)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run is known to have ended."""
+        return self._live is not None and self._live.outcome is not None
+
+
+async def run_frames(
+    followed: AsyncGenerator[Followed],
+    *,
+    with_ids: bool,
+    modes: Collection[str] | None = None,
+    reading: Reading | None = None,
+) -> AsyncGenerator[bytes]:
+    """A run's events as they are sent, those of `modes` alone; a gap is a comment. `reading` is told how far it is."""
+    async with aclosing(followed) as items:
+        async for item in items:
+            if reading is not None:
+                reading.position = item.position
+            if isinstance(item, Gap):
+                yield b": gap until %d\r\n\r\n" % item.position
+            elif modes is None or item.name in ALWAYS or mode_of(item.name) in modes:
+                yield encode(item.name, item.data, str(item.position) if with_ids else "")
+
+
+class EventStream(Response):
+    """Sends frames as they come, until there are no more or the client has gone.
+
+    A client that does not read is cut: after a time, or as soon as its run has gone on for too much. Its run goes on.
+    """
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes],
+        *,
+        headers: dict[str, str],
+        on_disconnect: Callable[[], Awaitable[None]] | None = None,
+        reading: Reading | None = None,
+    ) -> None:
+        super().__init__(headers=HEADERS | headers)
+        del self.headers["content-length"]
+        self._frames = frames
+        self._on_disconnect = on_disconnect
+        self._reading = reading
+        self._sending = anyio.Lock()
+        self._silent = True
+        self._blocked_since: float | None = None
+        """Monotonic: since when the frame that is being sent waits for the client to read."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        engine: Engine = scope["state"]["engine"]
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(until_gone, receive, tasks.cancel_scope, self._on_disconnect)
+            tasks.start_soon(self._beat, send)
+            tasks.start_soon(self._cut_if_slow, engine.settings.write_timeout_s, tasks.cancel_scope)
+            tasks.start_soon(self._leave, engine, send, tasks.cancel_scope)
+            async with aclosing(self._frames) as frames:
+                async for frame in frames:
+                    await self._write(send, frame)
+            if engine.leaving.is_set() and not (self._reading and self._reading.is_over):
+                await self._write(send, FAREWELL)
+            else:
+                async with self._sending:
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            tasks.cancel_scope.cancel()
+
+    async def _write(self, send: Send, data: bytes) -> None:
+        self._silent = False
+        async with self._sending:
+            self._blocked_since = time.monotonic()
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            self._blocked_since = None
+
+    async def _beat(self, send: Send) -> None:
+        while True:
+            await anyio.sleep(HEARTBEAT_S)
+            if self._silent and self._blocked_since is None:
+                await self._write(send, HEARTBEAT)
+            self._silent = True
+
+    async def _cut_if_slow(self, timeout_s: float, answering: anyio.CancelScope) -> None:
+        """Twice in a row, so that a burst that is on its way to a quick client is none."""
+        behind = 0
+        while True:
+            await anyio.sleep(LOOK_S)
+            since = self._blocked_since
+            is_behind = since is not None and self._reading is not None and self._reading.is_behind
+            behind = behind + 1 if is_behind else 0
+            if behind >= 2 or (since is not None and time.monotonic() - since > timeout_s):
+                log.warning("a client did not read its stream and was cut")
+                answering.cancel()
+
+    async def _leave(self, engine: Engine, send: Send, answering: anyio.CancelScope) -> None:
+        """The process stops: say when to come again, and end without an end, so that the client does not take it for one."""
+        await engine.leaving.wait()
+        await anyio.sleep(LEAVE_S)
+        with anyio.move_on_after(LEAVE_S):
+            await self._write(send, FAREWELL)
+        answering.cancel()

@@ -1,0 +1,135 @@
+"""Keys: API keys, each of one identity. A secret is 256 random bits, and only its SHA-256 is kept.
+
+What was found is used for `FRESH_S + GRACE_S` seconds at most: a key that is revoked opens nothing after that, in any
+process.
+"""
+
+import hashlib
+import logging
+import math
+import secrets
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final, get_args
+
+import psycopg
+from psycopg_pool import PoolTimeout
+from starlette.requests import HTTPConnection
+
+from threadkeep.auth.authenticator import Value, token, unknown
+from threadkeep.auth.authorization import Event
+from threadkeep.auth.ownership import own
+from threadkeep.auth.principal import Principal, principal
+from threadkeep.base import ids
+from threadkeep.base.problems import Forbidden
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.pool import Pool
+from threadkeep.tables import api_keys
+from threadkeep.tables.api_keys import NewKey, Valid
+
+log = logging.getLogger(__name__)
+
+FRESH_S = 4.0
+GRACE_S: Final = 1.0
+"""Added to it once, while one request asks anew: the others need not wait."""
+REMEMBERED: Final = 10_000
+SIGN: Final = "tk_"
+"""How every secret begins, so that one that was published is found."""
+SECRET_BYTES: Final = 32
+SHOWN: Final = len(SIGN) + 8
+"""Characters of a secret that are kept: 48 of its 256 bits."""
+LENGTH: Final = len(SIGN) + 43
+ALL_EVENTS: Final = frozenset(get_args(Event)) - {"public"}
+SCOPES: Final = ALL_EVENTS | {f"{event.split('.')[0]}.*" for event in ALL_EVENTS}
+"""What a key may be limited to: an event, or all of a resource."""
+
+
+@dataclass(slots=True)
+class Known:
+    """A caller that was found lately, until `until` of the monotonic clock."""
+
+    caller: Principal
+    until: float
+    ends: float
+    """When the key expires."""
+    in_grace: bool = False
+
+
+class KeyDoor:
+    """The door for API keys."""
+
+    reads_body = False
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._known: OrderedDict[bytes, Known] = OrderedDict()
+
+    async def authenticate(self, connection: HTTPConnection) -> Principal:
+        """The owner of the key that is shown."""
+        shown = token(connection)
+        if len(shown) != LENGTH or not shown.startswith(SIGN):
+            raise unknown()
+        hashed = digest(shown)
+        known = self._known.get(hashed)
+        now = time.monotonic()
+        if known is not None and known.until > now:
+            return known.caller
+        if known is not None and not known.in_grace:
+            known.until, known.in_grace = min(known.until + GRACE_S, known.ends), True
+        return (await self._find(hashed)).caller
+
+    async def authorize(self, principal: Principal, event: Event, value: Value) -> Filters:
+        """What is the caller's own, if the key's scopes reach as far."""
+        if principal.permissions and not {event, f"{event.split('.')[0]}.*"} & set(principal.permissions):
+            raise Forbidden(f"the key's scopes don't reach {event}")
+        return own(principal, event, value)
+
+    async def _find(self, hashed: bytes) -> Known:
+        asked = time.monotonic()
+        async with self._pool.connection() as conn:
+            found = await api_keys.find_valid(conn, hashed)
+        if found is None:
+            self._known.pop(hashed, None)
+            raise unknown()
+        if not found.used_lately:
+            await self._touch(found)
+        ends = math.inf if found.expires_in_s is None else asked + found.expires_in_s
+        known = self._known[hashed] = Known(_caller(found), min(asked + FRESH_S, ends), ends)
+        if len(self._known) > REMEMBERED:
+            self._known.popitem(last=False)
+        return known
+
+    async def _touch(self, found: Valid) -> None:
+        """A database that can't be written to may still be read."""
+        try:
+            async with self._pool.connection() as conn:
+                await api_keys.touch(conn, found.key_id)
+        except (psycopg.Error, PoolTimeout):
+            log.warning("the use of a key could not be written down", extra={"key_id": str(found.key_id)})
+
+
+def _caller(found: Valid) -> Principal:
+    return principal(found.identity, permissions=tuple(found.scopes), user={"key_name": found.name})
+
+
+def digest(secret: str) -> bytes:
+    """What is kept of a secret. A fast hash will do: nobody guesses 256 random bits."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def new_key(identity: str, name: str, scopes: tuple[str, ...], lives_s: float | None) -> tuple[str, NewKey]:
+    """A secret, to be told once, and its row. ValueError where the identity or a scope is none."""
+    principal(identity)
+    if wrong := sorted(set(scopes) - SCOPES):
+        raise ValueError(f"there is no scope {wrong[0]}; there are {', '.join(sorted(SCOPES))}")
+    secret = SIGN + secrets.token_urlsafe(SECRET_BYTES)
+    return secret, NewKey(
+        key_id=ids.uuid7(),
+        secret_sha256=digest(secret),
+        prefix=secret[:SHOWN],
+        name=name,
+        identity=identity,
+        scopes=scopes,
+        lives_s=lives_s,
+    )

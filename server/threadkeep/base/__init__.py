@@ -1,0 +1,1 @@
+"""Base: what every other folder uses, and what uses none of them."""

@@ -1,1 +1,0 @@
-"""Every SQL statement of ours: a module a table."""

@@ -1,0 +1,1 @@
+"""Duties: the background work of a process, each with a function for one round."""

@@ -1,0 +1,52 @@
+"""Ticks: when a cron is due.
+
+Five fields, as crontab has them; a sixth, at the end, is seconds, as on the reference. In a zone with summer time a
+cron of a fixed hour runs once on the day of the change, too: after the gap where its hour is left out, and at the
+first of the two where it comes twice.
+"""
+
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo
+
+import anyio.to_thread
+from cronsim import CronSim, CronSimError
+
+from threadkeep.base.problems import Invalid
+
+MAX_SCHEDULE = 200
+"""Characters of a schedule."""
+
+
+async def zone(name: str | None) -> tzinfo:
+    """The time zone of an IANA name; None is UTC. Invalid where there is no such zone."""
+    if name is None:
+        return UTC
+    try:
+        return await anyio.to_thread.run_sync(ZoneInfo, name)
+    except (KeyError, ValueError, OSError):  # unknown; no plain name; a folder of zones
+        raise Invalid(f"Invalid timezone: {name!r}. Use IANA timezone format (e.g. 'America/New_York').") from None
+
+
+def next_tick(schedule: str, zone: tzinfo, after: datetime) -> datetime:
+    """The first tick behind `after`, in UTC; Invalid where the schedule is none or never comes due."""
+    fields = schedule.split()
+    if len(fields) == 6:
+        fields = [fields[5], *fields[:5]]
+    try:
+        for tick in CronSim(" ".join(fields), after.astimezone(zone)):
+            if tick > after:
+                return tick.astimezone(UTC)
+    except CronSimError as error:
+        reason = str(error)
+    else:
+        reason = "it never comes due"
+    raise Invalid(
+        f"Invalid cron schedule: {schedule!r}. Reason: {reason}. Ensure the schedule uses the standard cron format "
+        "(minute hour day_of_month month day_of_week). Example: '*/5 * * * *' for every 5 minutes."
+    )
+
+
+def next_run_date(schedule: str, zone: tzinfo, after: datetime, end: datetime | None) -> datetime | None:
+    """The first tick behind `after`, or None where `end` comes before it. Invalid as above."""
+    tick = next_tick(schedule, zone, after)
+    return None if end is not None and tick > end else tick

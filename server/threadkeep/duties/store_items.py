@@ -1,0 +1,103 @@
+"""Store: what `store` in langgraph.json asks for, made ready before the store is opened, and the sweep of its items."""
+
+import functools
+import importlib
+import logging
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import anyio
+from langchain_core.embeddings import Embeddings
+from langgraph.store.base import TTLConfig
+from langgraph.store.postgres.base import PostgresIndexConfig
+
+from threadkeep.base.problems import StartRefused
+from threadkeep.graphs import load_object
+from threadkeep.persistence.store import Store
+from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.retry import AWAY
+from threadkeep.project import Project
+from threadkeep.runs.engine import Engine
+
+log = logging.getLogger(__name__)
+
+MAX_DIMS: Final = 4000
+"""pgvector's own bound for an index on half precision; at full precision it is `MAX_FULL_DIMS`."""
+MAX_FULL_DIMS: Final = 2000
+SWEEP_MINUTES: Final = 5.0
+"""How often expired items are deleted, where langgraph.json does not say. Until then they are hidden."""
+
+
+def index_config(project: Project) -> PostgresIndexConfig | None:
+    """How items are found by meaning; None where the project asks for no index. StartRefused where it can't be had."""
+    index = project.store.index
+    if index is None:
+        return None
+    if index.dims > MAX_DIMS:
+        raise StartRefused(f"store.index.dims: pgvector indexes at most {MAX_DIMS} dimensions, not {index.dims}")
+    config = PostgresIndexConfig(
+        dims=index.dims,
+        embed=_embeddings(project, index.embed),
+        ann_index_config={"vector_type": "vector" if index.dims <= MAX_FULL_DIMS else "halfvec"},
+    )
+    if index.fields:
+        config["fields"] = list(index.fields)
+    return config
+
+
+def store_opener(project: Project) -> Callable[[Pool], Store]:
+    """What opens the project's store. Its embedding is imported here, which may block. StartRefused as above."""
+    return functools.partial(Store, index=index_config(project), ttl=ttl_config(project))
+
+
+def ttl_config(project: Project) -> TTLConfig:
+    """How long items live. An expired one is never shown, whether or not it has been swept."""
+    ttl = project.store.ttl
+    config: dict[str, object] = {} if ttl is None else ttl.model_dump(exclude_none=True)
+    return cast("TTLConfig", config | {"omit_expired": True})
+
+
+async def sweep_items(engine: Engine) -> None:
+    """Delete expired items on a timer, until cancelled."""
+    minutes: float | None = (engine.store.ttl_config or {}).get("sweep_interval_minutes")
+    while True:
+        try:
+            await sweep_items_once(engine)
+        except AWAY:
+            log.warning("expired items could not be swept", exc_info=True)
+        await anyio.sleep(60 * (minutes or SWEEP_MINUTES))
+
+
+async def sweep_items_once(engine: Engine) -> int:
+    """Delete the items that have expired; how many they were."""
+    swept = await engine.store.sweep_ttl()
+    if swept:
+        log.info("expired items were swept", extra={"items": swept})
+    return swept
+
+
+def _embeddings(project: Project, embed: str) -> Any:
+    """An `Embeddings` or a function, by a target such as `./file.py:name`; any other text is `provider:model`."""
+    place, _, name = embed.rpartition(":")
+    if not place.endswith(".py") and "." not in place:
+        return _of_provider(embed)
+    found = load_object(project.root, embed, key="store.index.embed")
+    if isinstance(found, Embeddings) or (callable(found) and not isinstance(found, type)):
+        return found
+    raise StartRefused(
+        f"store.index.embed: {embed}: {name} is neither an Embeddings object nor a function from texts to vectors"
+    )
+
+
+def _of_provider(embed: str) -> Embeddings:
+    try:
+        init = importlib.import_module("langchain.embeddings").init_embeddings
+    except ImportError:
+        raise StartRefused(
+            f"store.index.embed: {embed}: an embedding by provider needs langchain: pip install 'threadkeep[models]'"
+        ) from None
+    try:
+        return init(embed)
+    except Exception as error:
+        log.exception("the embedding can't be made", extra={"embed": embed})
+        raise StartRefused(f"store.index.embed: {embed}: {type(error).__name__}: {error}") from error

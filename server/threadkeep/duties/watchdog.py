@@ -1,0 +1,125 @@
+"""Watchdog: names the node that keeps the event loop from turning.
+
+A duty of the loop says every now and then that it turns. A thread looks at that, and when nothing was said for a
+while it looks at what the loop's thread is doing: which node of which run, and which line of the user's code.
+"""
+
+import logging
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import anyio
+
+from threadkeep.runs.engine import Engine
+
+log = logging.getLogger(__name__)
+
+TURN_S = 0.25
+"""How often the loop says that it turns, and how often the thread looks."""
+BLOCKED_S = 1.0
+"""A silence after which there is a warning."""
+
+OURS = (
+    str(Path(__file__).parents[1]),
+    *{path for name, path in sysconfig.get_paths().items() if name in {"stdlib", "platstdlib", "purelib", "platlib"}},
+    "<frozen",
+)
+"""Where the code lies that no user wrote."""
+
+
+class Turns:
+    """When the loop last turned."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    async def go_on(self, lag: Callable[[float], None]) -> None:
+        """Say that the loop turns, and how late it was each time, until cancelled."""
+        while True:
+            before = time.monotonic()
+            self.last = before
+            await anyio.sleep(TURN_S)
+            lag(max(0.0, time.monotonic() - before - TURN_S))
+
+
+@contextmanager
+def watching(turns: Turns) -> Generator[None]:
+    """Watch this thread's event loop while the block runs. The thread is not waited for: it ends by itself."""
+    stop = threading.Event()
+    arguments = (turns, threading.get_ident(), stop)
+    threading.Thread(target=_watch, args=arguments, name="watchdog", daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+
+
+async def watch(engine: Engine) -> None:
+    """Measure how late the event loop is, and have somebody warn when it stands still, until cancelled."""
+    turns = Turns()
+    with watching(turns):
+        await turns.go_on(engine.metrics.loop_lag.observe)
+
+
+def _watch(turns: Turns, thread_id: int, stop: threading.Event) -> None:
+    told_of = 0.0
+    while not stop.wait(TURN_S):
+        last = turns.last
+        silent_s = time.monotonic() - last - TURN_S
+        if silent_s > BLOCKED_S and last != told_of:
+            told_of = last
+            _warn(thread_id, silent_s)
+        elif told_of and last != told_of:
+            log.warning("the event loop turns again", extra={"blocked_s": round(last - told_of - TURN_S, 1)})
+            told_of = 0.0
+
+
+def _warn(thread_id: int, silent_s: float) -> None:
+    frame = sys._current_frames().get(thread_id)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the only way
+    fields: dict[str, object] = {"blocked_s": round(silent_s, 1)}
+    if frame is not None:
+        fields |= described(frame)
+    log.warning("a node blocks the event loop" if "node" in fields else "the event loop is blocked", extra=fields)
+
+
+def described(innermost: FrameType) -> dict[str, object]:
+    """Whose code a thread is in: `where`, and, where it is a node's, `node`, `graph_id`, `run_id`, `thread_id`."""
+    frames = list(_outwards(innermost))
+    found: dict[str, object] = {"where": _place(next((one for one in frames if _is_users(one)), innermost))}
+    if (metadata := next((each for each in map(_metadata, frames) if each), None)) is not None:
+        names = {"langgraph_node": "node", "graph_id": "graph_id", "run_id": "run_id", "thread_id": "thread_id"}
+        found |= {ours: str(metadata[theirs]) for theirs, ours in names.items() if theirs in metadata}
+    return found
+
+
+def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _is_users(frame: FrameType) -> bool:
+    return not frame.f_code.co_filename.startswith(OURS)
+
+
+def _place(frame: FrameType) -> str:
+    code = frame.f_code
+    return f"{code.co_filename}:{frame.f_lineno} in {code.co_name}"
+
+
+def _metadata(frame: FrameType) -> Mapping[str, Any] | None:
+    """What LangGraph knows of the node that it runs in this frame, which has its config in a variable of its own."""
+    if "langgraph" not in frame.f_code.co_filename:
+        return None
+    config = frame.f_locals.get("config")
+    if not isinstance(config, dict):
+        return None
+    metadata = cast("dict[str, Any]", config).get("metadata")
+    return cast("dict[str, Any]", metadata) if isinstance(metadata, dict) and "langgraph_node" in metadata else None

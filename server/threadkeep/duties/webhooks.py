@@ -1,0 +1,176 @@
+"""Webhooks: tell the address that a run named that it has ended.
+
+A run never waits for this, and nothing that goes wrong here is its failure. What is to be sent lies in Postgres, so
+that a process that dies leaves it to the next: an address may hear of a run twice, and never not at all for our sake.
+"""
+
+import ipaddress
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
+
+import anyio
+import httpx
+
+from threadkeep import __version__
+from threadkeep.base import json
+from threadkeep.base.problems import Invalid
+from threadkeep.postgres.retry import AWAY
+from threadkeep.runs.engine import Engine
+from threadkeep.runs.webhook_policy import Policy
+from threadkeep.tables import webhook_deliveries
+from threadkeep.tables.webhook_deliveries import WEBHOOK, Delivery
+
+log = logging.getLogger(__name__)
+
+SENDERS = 8
+"""Webhooks that are on their way at once."""
+TRIES = 3
+TIMEOUT_S = 5.0
+"""For one try, from the name's look-up to the status of the answer."""
+PAUSES_S = (1.0, 10.0)
+"""Before the second try, and before the third."""
+LEASE_S = 30.0
+"""A process that took a webhook and was not heard of for so long has died with it."""
+POLL_S = 5.0
+
+Verdict: TypeAlias = Literal["sent", "again", "never"]
+
+
+async def deliver(engine: Engine) -> None:
+    """Send webhooks as they come due, until cancelled."""
+    places = anyio.Semaphore(SENDERS)
+    with engine.wakeups.on(WEBHOOK) as signal:
+        async with open_client() as client, anyio.create_task_group() as tasks:
+            while True:
+                wait_s = POLL_S
+                try:
+                    while delivery := await _claim(engine, places):
+                        tasks.start_soon(_send, engine, client, places, delivery, name=f"webhook {delivery.run_id}")
+                    wait_s = await _until_next(engine)
+                except AWAY:
+                    log.warning("webhooks can't be read", exc_info=True)
+                await signal.wait(wait_s)
+
+
+def open_client() -> httpx.AsyncClient:
+    """A client that goes where it is told and nowhere else: no redirects, no proxy.
+
+    No connection is kept: an address is used under the name that was asked for, whose certificate was checked.
+    """
+    return httpx.AsyncClient(
+        timeout=TIMEOUT_S,
+        trust_env=False,
+        verify=httpx.create_ssl_context(),
+        limits=httpx.Limits(max_keepalive_connections=0),
+        headers={"user-agent": f"threadkeep/{__version__}", "content-type": "application/json"},
+    )
+
+
+async def _claim(engine: Engine, places: anyio.Semaphore) -> Delivery | None:
+    """A place to send from, and what is to be sent; with None the place is given back."""
+    await places.acquire()
+    delivery = None
+    try:
+        async with engine.pool.connection() as conn:
+            delivery = await webhook_deliveries.claim(conn, lease_s=LEASE_S)
+    finally:
+        if delivery is None:
+            places.release()
+    return delivery
+
+
+async def _until_next(engine: Engine) -> float:
+    async with engine.pool.connection() as conn:
+        due_s = await webhook_deliveries.seconds_to_next(conn)
+    return POLL_S if due_s is None else max(0.0, min(POLL_S, due_s))
+
+
+async def _send(engine: Engine, client: httpx.AsyncClient, places: anyio.Semaphore, delivery: Delivery) -> None:
+    try:
+        await send(engine, client, delivery)
+    except Exception:
+        log.exception("webhook could not be sent", extra={"run_id": str(delivery.run_id)})
+    finally:
+        places.release()
+
+
+async def send(engine: Engine, client: httpx.AsyncClient, delivery: Delivery) -> None:
+    """Try once; then it is done with, or put off."""
+    verdict: Verdict = "never"
+    if delivery.attempt <= TRIES and engine.webhooks.enabled:
+        verdict = await _post(engine.webhooks, client, delivery)
+    async with engine.pool.connection() as conn:
+        if verdict == "again" and delivery.attempt < TRIES:
+            await webhook_deliveries.put_off(conn, delivery.run_id, after_s=PAUSES_S[delivery.attempt - 1])
+        else:
+            await webhook_deliveries.delete(conn, delivery.run_id)
+    engine.wakeups.wake(WEBHOOK)
+    level = logging.INFO if verdict == "sent" else logging.WARNING
+    fields = {"run_id": str(delivery.run_id), "verdict": verdict, "attempt": delivery.attempt}
+    log.log(level, "webhook tried", extra=fields)
+
+
+async def _post(policy: Policy, client: httpx.AsyncClient, delivery: Delivery) -> Verdict:
+    """Resolve the name, judge every address it has, and send to those very addresses."""
+    with anyio.move_on_after(TIMEOUT_S):
+        try:
+            url = policy.target(delivery.url)
+            addresses = await _addresses(policy, url)
+            return _verdict(await _status(policy, client, url, addresses, body(policy, delivery.body.load())))
+        except Invalid as refused:
+            log.warning("webhook refused", extra={"run_id": str(delivery.run_id), "reason": refused.detail})
+            return "never"
+        except UnicodeError:  # a label of the name is too long
+            return "never"
+        except (httpx.TransportError, OSError):
+            return "again"
+    return "again"
+
+
+async def _addresses(policy: Policy, url: httpx.URL) -> list[str]:
+    """The addresses of the URL's host; Invalid where one of them must not be reached."""
+    found = await anyio.getaddrinfo(url.raw_host.decode("ascii"), url.port)
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    for address in addresses:
+        policy.check_address(ipaddress.ip_address(address))
+    return addresses
+
+
+async def _status(
+    policy: Policy, client: httpx.AsyncClient, url: httpx.URL, addresses: list[str], content: bytes
+) -> int:
+    """The status of the answer of the first address that takes a connection; the answer itself is not read."""
+    host = {"host": url.netloc.decode("ascii")}
+    certified = {"sni_hostname": url.raw_host.decode("ascii")}
+    failure: httpx.TransportError = httpx.ConnectError("the name has no address")
+    for address in addresses:
+        at = url.copy_with(host=address)
+        request = client.build_request("POST", at, content=content, headers=policy.headers | host, extensions=certified)
+        try:
+            answer = await client.send(request, stream=True)
+        except httpx.ConnectError as refused:
+            failure = refused
+            continue
+        await answer.aclose()
+        return answer.status_code
+    raise failure
+
+
+def _verdict(status: int) -> Verdict:
+    if 200 <= status < 300:
+        return "sent"
+    return "again" if status == 429 or status >= 500 else "never"
+
+
+def body(policy: Policy, run: Mapping[str, Any]) -> bytes:
+    """What is sent: the run's row, what its thread holds, and when.
+
+    Without `configurable`, which may hold the headers and the identity of whoever asked for the run.
+    """
+    kwargs: dict[str, Any] = run["kwargs"]
+    config: dict[str, Any] = kwargs.get("config", {})
+    told = {key: value for key, value in config.items() if key != "configurable"}
+    full: dict[str, Any] = {**run, "kwargs": {**kwargs, "config": told}, "webhook_sent_at": datetime.now(UTC)}
+    return json.dumps({key: value for key, value in full.items() if not policy.fields or key in policy.fields})

@@ -1,1 +1,0 @@
-"""What executes: runs, their live streams, the queue's worker. Knows no HTTP."""

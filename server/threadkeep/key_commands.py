@@ -1,0 +1,84 @@
+"""Commands: `threadkeep keys`: what each does, beside reading its options."""
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import psycopg
+
+from threadkeep import serving
+from threadkeep.auth.api_keys import new_key
+from threadkeep.base.problems import StartRefused
+from threadkeep.postgres import migrate as migrations
+from threadkeep.postgres.pool import Conn
+from threadkeep.tables import api_keys
+from threadkeep.tables.api_keys import ApiKey
+
+audit = logging.getLogger("threadkeep.audit")
+T = TypeVar("T")
+HEAD = ("id", "prefix", "identity", "name", "scopes", "created", "expires", "last used", "state")
+
+
+def create(file: Path | None, identity: str, name: str, scopes: tuple[str, ...], lives_s: float | None) -> str:
+    """Make a key; its secret. StartRefused where the identity or a scope is none."""
+    try:
+        secret, row = new_key(identity, name, scopes, lives_s)
+    except ValueError as error:
+        raise StartRefused(str(error)) from None
+    _with_database(file, lambda conn: api_keys.create(conn, row))
+    audit.info("key created", extra={"of": row.identity, "prefix": row.prefix, "scopes": list(row.scopes)})
+    return secret
+
+
+def lines(file: Path | None) -> list[str]:
+    """Every key, a line each, below a head."""
+    table = [HEAD, *(_shown(key) for key in _with_database(file, api_keys.search))]
+    widths = [max(len(row[column]) for row in table) for column in range(len(HEAD))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def revoke(file: Path | None, named: str) -> str:
+    """Revoke a key; what was revoked. StartRefused where there is none such."""
+    revoked = _with_database(file, lambda conn: api_keys.revoke(conn, named))
+    if not revoked:
+        raise StartRefused(f"there is no key {named} that could be revoked")
+    for key in revoked:
+        audit.info("key revoked", extra={"of": key.identity, "prefix": key.prefix})
+    return "revoked " + ", ".join(f"{key.prefix} of {key.identity}" for key in revoked)
+
+
+def _shown(key: ApiKey) -> tuple[str, ...]:
+    expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
+    state = "revoked" if key.revoked_at else "expired" if expired else "valid"
+    times = (key.created_at, key.expires_at, key.last_used_at)
+    created, expires, used = (f"{time:%Y-%m-%d %H:%M}" if time else "never" for time in times)
+    scopes = ",".join(key.scopes) or "all"
+    return (str(key.key_id), key.prefix, key.identity, key.name, scopes, created, expires, used, state)
+
+
+def _with_database(file: Path | None, act: Callable[[Conn], Awaitable[T]]) -> T:
+    """What `act` does on the project's database, brought up to date before."""
+    found, chosen = serving.prepare(file, {})
+    del found
+    with serving.database(chosen) as uri:
+        return anyio.run(_acted, chosen.database_direct_uri or uri, act)
+
+
+async def _acted(uri: str, act: Callable[[Conn], Awaitable[T]]) -> T:
+    await migrations.migrate(uri)
+    async with _connected(uri) as conn:
+        return await act(conn)
+
+
+@asynccontextmanager
+async def _connected(uri: str) -> AsyncGenerator[Conn]:
+    try:
+        conn = await psycopg.AsyncConnection.connect(uri, autocommit=True)
+    except psycopg.OperationalError as error:
+        raise StartRefused(f"the database does not answer: {error}") from None
+    async with conn:
+        yield conn

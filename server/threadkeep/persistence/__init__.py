@@ -1,0 +1,1 @@
+"""Persistence: what LangGraph itself calls to keep state: the checkpointer, the serializer and the store."""

@@ -1,0 +1,335 @@
+"""Checkpoints: the checkpointer of every graph.
+
+Tables and rows are the stock saver's, so that either reads what the other wrote. The stock one holds an
+`asyncio.Lock` round every statement, pool or not, and hops through a thread to serialise; this one reads on any
+connection of its pool, writes by group commit, and serialises in place what is small.
+"""
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from uuid import UUID
+
+import orjson
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_serializable_checkpoint_metadata,
+)
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
+from langgraph.checkpoint.serde.types import _DeltaSnapshot  # pyright: ignore[reportPrivateUsage] - the stock saver's
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow, dict_row
+
+from threadkeep.base.problems import CheckpointUnreadable
+from threadkeep.persistence.group_commit import GroupCommit, Rows
+from threadkeep.persistence.state_limits import LARGE_BYTES, check, seems_large
+from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.retry import outlast_in_run
+
+if TYPE_CHECKING:
+    from threadkeep.persistence.write_behind import WriteBehind
+
+log = logging.getLogger(__name__)
+
+CHANNEL_BYTES = 16 * 1024 * 1024
+"""The largest value of a channel, unless the operator says otherwise."""
+REMEMBERED_CHANNELS = 10_000
+
+DURABILITY = "__pregel_durability"
+"""Where LangGraph hands a run's durability down."""
+WRITES = "__pregel_threadkeep_writes"
+"""The `configurable` key of a run's `WriteBehind`; LangGraph tells nobody of keys that begin so."""
+
+CALLER = "langgraph_auth"
+"""How the `configurable` keys begin that hold the user of a run: LangGraph would put their texts into the metadata."""
+
+FRESH = "__pregel_threadkeep_fresh"
+"""The `configurable` key of a `Fresh`, for the first run of a thread."""
+
+Packed = TypeVar("Packed", bound=Sequence[Any])
+
+SELECT: Final = """
+    SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata,
+           (SELECT array_agg(ARRAY[convert_to(held.channel, 'UTF8'), convert_to(blob.type, 'UTF8'), blob.blob])
+              FROM jsonb_each_text(checkpoint -> 'channel_versions') AS held (channel, version)
+             CROSS JOIN LATERAL (
+                SELECT type, blob
+                  FROM checkpoint_blobs AS kept
+                 WHERE kept.thread_id = checkpoints.thread_id AND kept.checkpoint_ns = checkpoints.checkpoint_ns
+                   AND kept.channel = held.channel AND kept.version = held.version
+                 LIMIT 1 -- there is one; said, so that no plan reads all that the thread ever held
+             ) AS blob
+           ) AS channel_values,
+           (SELECT array_agg(ARRAY[convert_to(task_id, 'UTF8'), convert_to(channel, 'UTF8'), convert_to(type, 'UTF8'), blob,
+                                   convert_to(task_path, 'UTF8'), convert_to(idx::text, 'UTF8')])
+              FROM checkpoint_writes AS written
+             WHERE written.thread_id = checkpoints.thread_id AND written.checkpoint_ns = checkpoints.checkpoint_ns
+               AND written.checkpoint_id = checkpoints.checkpoint_id
+           ) AS pending_writes
+      FROM checkpoints
+"""
+"""A checkpoint with the channels and the writes that belong to it, as the stock saver reads it."""
+
+
+class Fresh:
+    """Says that a thread was made for this run, so that its newest checkpoint need not be looked for, once."""
+
+    def __init__(self) -> None:
+        self._read = False
+
+    def is_first_read(self, named: Mapping[str, Any]) -> bool:
+        """Whether this reads the newest checkpoint of the thread itself, for the first time."""
+        if self._read or named.get("checkpoint_ns") or named.get("checkpoint_id"):
+            return False
+        self._read = True
+        return True
+
+
+class Checkpoints(AsyncPostgresSaver):
+    """The stock saver's tables, without its lock. A copy (`with_allowlist`) shares pool and group commit."""
+
+    SELECT_SQL = SELECT
+
+    def __init__(
+        self,
+        pool: Pool,
+        commits: GroupCommit,
+        serde: SerializerProtocol | None = None,
+        *,
+        channel_bytes: int = CHANNEL_BYTES,
+    ) -> None:
+        super().__init__(cast("Any", pool), serde=serde)
+        self._pool = pool
+        self.channel_bytes = channel_bytes
+        self._commits = commits
+        self._large: set[str] = set()
+        """Channels whose values are large."""
+
+    @asynccontextmanager
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow]]:
+        async with self._pool.connection() as conn, conn.cursor(binary=True, row_factory=dict_row) as cursor:
+            if not pipeline:
+                yield cursor
+                return
+            async with conn.pipeline():
+                yield cursor
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Save a checkpoint, as durable as its run asks for; the config that names it."""
+        named = config.get("configurable", {})
+        thread_id, namespace = named["thread_id"], named["checkpoint_ns"]
+        inline, blobs = _split(checkpoint["channel_values"], all_apart=isinstance(self.serde, EncryptedSerializer))
+        versions = {channel: version for channel, version in new_versions.items() if channel in blobs}
+        packed = await self._packed(
+            [(channel, blobs[channel]) for channel in versions],
+            lambda: self._dump_blobs(thread_id, namespace, blobs, cast("Any", versions)),
+        )
+        row = (
+            thread_id,
+            namespace,
+            checkpoint["id"],
+            named.get("checkpoint_id"),
+            _json({**checkpoint, "channel_values": inline}),
+            _json(get_serializable_checkpoint_metadata(without_caller(config), metadata)),
+        )
+        await self._write(named, Rows(blobs=packed, checkpoints=[row]))
+        return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Save what a task wrote, as durable as its run asks for. Errors and interrupts are waited for in any case."""
+        named = config.get("configurable", {})
+        place = (named["thread_id"], named["checkpoint_ns"], named["checkpoint_id"])
+        packed = await self._packed(writes, lambda: self._dump_writes(*place, task_id, task_path, writes))
+        replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
+        await self._write(named, Rows(replacing=packed) if replaces else Rows(adding=packed))
+
+    async def _write(self, named: Mapping[str, Any], rows: Rows) -> None:
+        """Hand `rows` to the group commit, and wait for them unless they are written behind.
+
+        Each step has to be on disk, unless a run said that it wants less. Its end is on disk in any case.
+        """
+        writes: WriteBehind | None = named.get(WRITES)
+        rows.flushed = named.get(DURABILITY, "sync") == "sync"
+        if writes is not None and not rows.flushed and not rows.replacing:
+            await writes.put(rows)
+            return
+        if writes is not None:
+            writes.admit(rows)
+        await self._commits.write(rows)
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """The checkpoint that `config` names, or the thread's newest."""
+        named = config.get("configurable", {})
+        if (fresh := named.get(FRESH)) and fresh.is_first_read(named):
+            return None
+        await _caught_up(config)
+        with _readable(config):
+            return await outlast_in_run(lambda: super(Checkpoints, self).aget_tuple(config))
+
+    async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
+        """The checkpoints of a thread, the newest first, as the stock saver has them."""
+        await _caught_up(config)
+        async with aclosing(cast("AsyncGenerator[CheckpointTuple]", super().alist(config, **options))) as checkpoints:
+            with _readable(config or {}):
+                async for found in checkpoints:
+                    yield found
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """What the channels were made of, as the stock saver has it."""
+        await _caught_up(config)
+        return await super().aget_delta_channel_history(config=config, channels=channels)
+
+    async def _packed(self, values: Sequence[tuple[str, Any]], dump: Callable[[], list[Packed]]) -> list[Packed]:
+        """The rows of `dump`, one for each of `values`, made in a thread where one of these is large, or has been before.
+
+        StateTooLarge where one is above the cap.
+        """
+        large = any(channel in self._large or seems_large(value) for channel, value in values)
+        packed = await asyncio.to_thread(dump) if large else dump()
+        for (channel, _), row in zip(values, packed, strict=True):
+            size = len(row[-1] or b"")
+            check(channel, size, self.channel_bytes)
+            if size > LARGE_BYTES and len(self._large) < REMEMBERED_CHANNELS:
+                self._large.add(channel)
+        return packed
+
+    async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
+        """As the stock saver's, but in place: the hop through a thread costs more than small writes do.
+
+        CheckpointUnreadable where it holds what is not read back, whatever the reason.
+        """
+        try:
+            return self._loaded(value)
+        except Exception as failure:  # noqa: BLE001 - a row may hold anything
+            raise _unreadable(value["thread_id"], failure) from None
+
+    def _loaded(self, value: DictRow) -> CheckpointTuple:
+        named = {"thread_id": value["thread_id"], "checkpoint_ns": value["checkpoint_ns"]}
+        inline: dict[str, Any] = value["checkpoint"].get("channel_values") or {}
+        blobs = self._load_blobs(value["channel_values"])
+        checkpoint: Any = {**value["checkpoint"], "channel_values": {**inline, **blobs}}
+        parent = value["parent_checkpoint_id"]
+        return CheckpointTuple(
+            {"configurable": {**named, "checkpoint_id": value["checkpoint_id"]}},
+            checkpoint,
+            value["metadata"],
+            {"configurable": {**named, "checkpoint_id": parent}} if parent else None,
+            self._load_writes(value["pending_writes"]),
+        )
+
+
+async def _caught_up(config: RunnableConfig | None) -> None:
+    """Let a run that reads see what it has written."""
+    writes: WriteBehind | None = (config or {}).get("configurable", {}).get(WRITES)
+    if writes is not None:
+        await writes.settled()
+
+
+@contextmanager
+def _readable(config: RunnableConfig) -> Generator[None]:
+    """CheckpointUnreadable where a row is not even of the form that it should have."""
+    try:
+        yield
+    except (TypeError, KeyError, AttributeError, ValueError) as failure:
+        raise _unreadable(config.get("configurable", {}).get("thread_id"), failure) from None
+
+
+def _unreadable(thread_id: object, failure: Exception) -> CheckpointUnreadable:
+    log.warning("a checkpoint can't be read", extra={"thread_id": str(thread_id)}, exc_info=failure)
+    return CheckpointUnreadable("checkpoint unreadable")
+
+
+def _split(values: dict[str, Any], *, all_apart: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What stands in the checkpoint's JSON, and what becomes a blob, by the stock saver's rule.
+
+    A primitive that jsonb can't hold as it is (NaN, infinity, NUL or a surrogate in a text), a long text, and with
+    `all_apart` every one, becomes a blob too, which either saver reads.
+    """
+    inline: dict[str, Any] = {}
+    blobs: dict[str, Any] = {}
+    for channel, value in values.items():
+        if isinstance(value, _DeltaSnapshot):
+            inline[channel], blobs[channel] = True, value
+        elif value is None or (not all_apart and isinstance(value, (str, int, float, bool)) and _is_plain(value)):
+            inline[channel] = value
+        else:
+            blobs[channel] = value
+    return inline, blobs
+
+
+def _is_plain(value: str | float) -> bool:
+    if isinstance(value, str):
+        return len(value) <= LARGE_BYTES and "\0" not in value and (value.isascii() or _is_utf8(value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _json(value: object) -> str:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # an integer above 64 bits
+        return json.dumps(value, allow_nan=False)
+
+
+async def delete_of_run(conn: Conn, thread_id: UUID, run_id: UUID) -> None:
+    """Take back what a run wrote: its checkpoints, their writes, and the blobs that nothing refers to any more."""
+    await conn.execute(
+        """
+        WITH gone AS (
+            DELETE FROM checkpoints
+             WHERE thread_id = %(thread_id)s AND metadata ->> 'run_id' = %(run_id)s
+            RETURNING checkpoint_ns, checkpoint_id
+        ), writes_gone AS (
+            DELETE FROM checkpoint_writes AS w
+             USING gone
+             WHERE w.thread_id = %(thread_id)s
+               AND w.checkpoint_ns = gone.checkpoint_ns AND w.checkpoint_id = gone.checkpoint_id
+        )
+        DELETE FROM checkpoint_blobs AS b
+         WHERE b.thread_id = %(thread_id)s
+           AND NOT EXISTS (
+            SELECT FROM checkpoints AS c
+             WHERE c.thread_id = b.thread_id AND c.checkpoint_ns = b.checkpoint_ns
+               AND c.checkpoint -> 'channel_versions' ->> b.channel = b.version
+               AND c.metadata ->> 'run_id' IS DISTINCT FROM %(run_id)s)
+        """,
+        {"thread_id": str(thread_id), "run_id": str(run_id)},
+    )
+
+
+def without_caller(config: RunnableConfig) -> RunnableConfig:
+    """`config` without the user of its run, which is in no checkpoint."""
+    configurable = config.get("configurable") or {}
+    if not any(key.startswith(CALLER) for key in configurable):
+        return config
+    kept = {key: value for key, value in configurable.items() if not key.startswith(CALLER)}
+    return cast("RunnableConfig", {**config, "configurable": kept})

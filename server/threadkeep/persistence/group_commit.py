@@ -1,0 +1,206 @@
+"""Group commit: the checkpoint writes of all runs, and the ends of runs, gathered into one transaction after the other.
+
+Each transaction is one statement on one connection, so one round trip, however many runs have something in it.
+"""
+
+import functools
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar
+from uuid import UUID
+
+from psycopg import sql
+
+from threadkeep.postgres.arrays import Blobs, Ints, Texts
+from threadkeep.postgres.batch_writer import Committed, Handed, Together
+from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.retry import outlast
+from threadkeep.tables.queue import End
+
+MAX_ROWS = 2000
+"""Rows of one transaction, so that a large fan-out does not make the others wait long."""
+ROW_BYTES = 16 * 1024
+"""Of values, which count as a row: large states of several runs do not all go in one."""
+
+Blob: TypeAlias = tuple[str, str, str, str, str, bytes | None]
+"""thread, namespace, channel, version, type, bytes"""
+CheckpointRow: TypeAlias = tuple[str, str, str, str | None, str, str]
+"""thread, namespace, id, parent's id, checkpoint as JSON, metadata as JSON"""
+WriteRow: TypeAlias = tuple[str, str, str, str, str, int, str, str, bytes]
+"""thread, namespace, checkpoint's id, task's id, task's path, index, channel, type, bytes"""
+Row = TypeVar("Row", bound=Sequence[Any])
+KINDS: Final = {"t": Texts, "b": Blobs, "n": Ints}
+
+
+@dataclass(slots=True, kw_only=True)
+class Rows:
+    """What one caller wants to have written, all or nothing."""
+
+    blobs: Sequence[Blob] = ()
+    checkpoints: Sequence[CheckpointRow] = ()
+    replacing: Sequence[WriteRow] = ()
+    """Writes that take the place of an earlier one: errors, interrupts, answers."""
+    adding: Sequence[WriteRow] = ()
+    """Writes of which the first stands."""
+    end: End | None = None
+    """The end of a run."""
+    lease: UUID | None = None
+    """What the run is held by; the rows are refused where it was lost."""
+    flushed: bool = True
+    """Not before they are on disk. Otherwise it is enough that Postgres has them: whoever commits after them with a
+    flush, as the end of a run does, flushes them too."""
+    after: Sequence["Handed[Rows, Any]"] = ()
+    """What was handed in before by the same run: where that could not be written, neither can these."""
+
+    def __len__(self) -> int:
+        return len(self.blobs) + len(self.checkpoints) + len(self.replacing) + len(self.adding) + (self.end is not None)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the values in them."""
+        values = 0 if self.end is None else len(self.end.values or b"")
+        return values + sum(len(row[-1] or b"") for rows in (self.blobs, self.replacing, self.adding) for row in rows)
+
+    @property
+    def weight(self) -> int:
+        """In rows: what has many bytes is as much work as many rows."""
+        return len(self) + self.size_bytes // ROW_BYTES
+
+
+GroupCommit: TypeAlias = Together[Rows, bool | None]
+"""What comes of an end: True, it is written; False, the run is no longer its worker's; None, its thread is locked by
+somebody for whom the others shall not wait. Of other rows nothing comes."""
+
+
+@asynccontextmanager
+async def committing(pool: Pool, committed: Committed = lambda _callers, _seconds: None) -> AsyncGenerator[GroupCommit]:
+    """A group commit whose writer runs until the block ends."""
+    gathered = Together(
+        partial(_write_patiently, pool), size=lambda rows: rows.weight, most=MAX_ROWS, committed=committed
+    )
+    async with gathered.running() as commits:
+        yield commits
+
+
+async def _write_patiently(pool: Pool, batch: list[Rows]) -> list[bool | None]:
+    """A run's rows wait for Postgres to come back; a request's alone do not."""
+    for before in (before for rows in batch for before in rows.after):
+        if before.failure is not None:
+            raise before.failure
+
+    async def write() -> Mapping[str, bool]:
+        async with pool.connection() as conn:
+            return await _write(conn, batch)
+
+    written = await (outlast(write) if any(rows.lease for rows in batch) else write())
+    return [written.get(str(rows.end.run_id)) if rows.end else None for rows in batch]
+
+
+async def _write(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
+    """Write a batch in one statement; by run, whether its end is written. The ends whose thread is locked are left out.
+
+    The lease is asked for in the same statement, which fails where it was lost (`workers.lease_lost`). Where no rows of
+    the batch are to be flushed, it is not waited for on disk (docs/decisions/0010-deferred-flush.md).
+    """
+    given = {name: rows for name, rows in _merged(batch).items() if rows}
+    columns = [column for name, rows in given.items() for column in _columns(rows, INSERTS[name][1])]
+    leases = Texts({rows.lease for rows in batch if rows.lease})
+    ends = [rows.end for rows in batch if rows.end]
+    told, values = Texts(end.told for end in ends), Texts(end.values for end in ends)
+    deferred = not any(rows.flushed for rows in batch)
+    cursor = await conn.execute(_statement(tuple(given)), [*columns, leases, deferred, told, values])
+    row = await cursor.fetchone()
+    return row["ended"] if row else {}
+
+
+def _merged(batch: list[Rows]) -> Mapping[str, list[Any]]:
+    """Rows of one key twice are one row: Postgres changes none twice in a statement."""
+    return {
+        "blobs": _first(batch, lambda rows: rows.blobs, 4),
+        "checkpoints": _last(batch, lambda rows: rows.checkpoints, 3),
+        "replacing": _last(batch, lambda rows: rows.replacing, 6),
+        "adding": _first(batch, lambda rows: rows.adding, 6),
+    }
+
+
+INTO_WRITES: Final = sql.SQL(
+    """
+    INSERT INTO checkpoint_writes
+           (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob)
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+                         %s::int[], %s::text[], %s::text[], %s::bytea[])
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) {}
+    """
+)
+INSERTS: Final[Mapping[str, tuple[sql.Composable, str]]] = {
+    "blobs": (
+        sql.SQL(
+            """
+            INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+            SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[])
+            ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+            """
+        ),
+        "tttttb",
+    ),
+    "checkpoints": (
+        sql.SQL(
+            """
+            INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+            SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint::jsonb, metadata::jsonb
+              FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+                AS given (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+            ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+            DO UPDATE SET checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
+            """
+        ),
+        "tttttt",
+    ),
+    "replacing": (
+        INTO_WRITES.format(
+            sql.SQL("DO UPDATE SET channel = EXCLUDED.channel, type = EXCLUDED.type, blob = EXCLUDED.blob")
+        ),
+        "tttttnttb",
+    ),
+    "adding": (INTO_WRITES.format(sql.SQL("DO NOTHING")), "tttttnttb"),
+}
+"""By kind of rows: how they are inserted, and a letter for each column as `_columns` takes it."""
+LAST: Final = sql.SQL(
+    """
+    SELECT (SELECT count(hold_lease(lease::uuid)) FROM unnest(%s::text[]) AS lease),
+           (SELECT set_config('synchronous_commit', 'off', true) WHERE %s),
+           finish_runs(%s::text[]::jsonb[], %s::text[]::json[]) AS ended
+    """
+)
+
+
+@functools.cache
+def _statement(kinds: tuple[str, ...]) -> bytes:
+    """The inserts of `kinds`, and behind them the lease and the ends: an insert of nothing costs too."""
+    inserts = [sql.SQL("{} AS ({})").format(sql.Identifier(kind), INSERTS[kind][0]) for kind in kinds]
+    return (sql.SQL("WITH {} {}").format(sql.SQL(", ").join(inserts), LAST) if inserts else LAST).as_bytes(None)
+
+
+def _last(batch: list[Rows], part: Callable[[Rows], Sequence[Row]], key: int) -> list[Row]:
+    return list({_key(row, key): row for rows in batch for row in part(rows)}.values())
+
+
+def _first(batch: list[Rows], part: Callable[[Rows], Sequence[Row]], key: int) -> list[Row]:
+    found: dict[tuple[object, ...], Row] = {}
+    for rows in batch:
+        for row in part(rows):
+            found.setdefault(_key(row, key), row)
+    return list(found.values())
+
+
+def _key(row: Sequence[Any], length: int) -> tuple[object, ...]:
+    """The primary key; of a write, the task's path stands before the index and is no part of it."""
+    return tuple(row[:length]) if length < 6 else (*row[:4], row[5])
+
+
+def _columns(rows: Iterable[Sequence[Any]], kinds: str) -> list[Texts | Blobs | Ints]:
+    """The rows' columns as arrays; `kinds` has a letter a column: a text, bytes, or a number."""
+    columns = zip(*rows, strict=True)
+    return [KINDS[kind](column) for kind, column in zip(kinds, columns, strict=True)]

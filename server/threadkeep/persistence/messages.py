@@ -1,0 +1,76 @@
+"""Messages: LangChain's four kinds out of what a checkpoint holds of them, without pydantic's general way.
+
+A long thread is mostly messages, and each turn reads all of them. What they become here, they become through pydantic too:
+whatever might not is left to it. Each look costs some hundred times a turn, so that there are few.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from threadkeep.base import json
+
+KINDS: Final[Mapping[type[object], tuple[str, str]]] = {
+    kind: (kind.__module__, kind.__name__) for kind in json.MESSAGES
+}
+"""Each kind, by exact class, and how a checkpoint names it."""
+BY_NAME: Final = {kind.__name__: (kind, kind.__module__, set(kind.model_fields)) for kind in json.MESSAGES}
+"""The kind, its module and its fields."""
+TOOL_CALL: Final = frozenset({"name", "args", "id", "type"})
+USAGE: Final = frozenset(
+    {"input_tokens", "output_tokens", "total_tokens", "input_token_details", "output_token_details"}
+)
+TEXT_OR_NONE: Final = (str, type(None))
+
+
+def read(written: Any) -> BaseMessage | None:
+    """The message that was written as `[module, class, fields, how]`; None of anything else, and where its own constructor
+    might make something else of it."""
+    try:
+        module, name, fields, _ = written
+        kind, its_module, names = BY_NAME[name]
+        if module != its_module or fields.keys() != names or not _is_settled(kind, fields):
+            return None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    message = kind.__new__(kind)
+    _set(message, "__dict__", fields)
+    _set(message, "__pydantic_fields_set__", names.copy())
+    _set(message, "__pydantic_extra__", {})
+    _set(message, "__pydantic_private__", None)
+    return message
+
+
+_set: Final[Callable[[object, str, object], None]] = object.__setattr__
+"""As pydantic's own `model_construct`: a model refuses to be set up in any other way."""
+
+
+def _is_settled(kind: type[BaseMessage], fields: Mapping[str, Any]) -> bool:
+    """Whether no validator of the class has anything to do."""
+    more = fields["additional_kwargs"]
+    if not (
+        type(fields["content"]) is str
+        and type(more) is dict
+        and type(fields["response_metadata"]) is dict
+        and type(fields["id"]) in TEXT_OR_NONE
+        and type(fields["name"]) in TEXT_OR_NONE
+    ) or (more and cast("dict[str, object]", more).get("tool_calls")):
+        return False
+    if kind is AIMessage:
+        return _is_settled_answer(fields)
+    return kind is not ToolMessage or (type(fields["tool_call_id"]) is str and fields["status"] in {"success", "error"})
+
+
+def _is_settled_answer(fields: Mapping[str, Any]) -> bool:
+    usage, calls = cast("object", fields["usage_metadata"]), fields["tool_calls"]
+    if usage is not None and not (type(usage) is dict and cast("dict[str, object]", usage).keys() <= USAGE):
+        return False
+    return not fields["invalid_tool_calls"] and (not calls or all(map(_is_settled_call, calls)))
+
+
+def _is_settled_call(call: object) -> bool:
+    if type(call) is not dict:
+        return False
+    said = cast("dict[str, object]", call)
+    return said.keys() == TOOL_CALL and said["type"] == "tool_call" and type(said["args"]) is dict

@@ -1,0 +1,78 @@
+"""Write-behind: what a run writes of itself and need not wait for.
+
+With durability `async` and `exit` a graph goes on while its checkpoints are on their way. They are handed to the group
+commit in their order, and the end of the run behind them, in the same transaction where that is still to come.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from threadkeep.persistence.group_commit import GroupCommit, Rows
+from threadkeep.tables.queue import End
+
+if TYPE_CHECKING:
+    from threadkeep.postgres.batch_writer import Handed
+
+MOST_WRITES: Final = 32
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""What a run may have on its way; with more it waits, so that one that outruns Postgres does not fill the memory."""
+
+LARGE_BYTES: Final = 16 * 1024
+"""Not held back to go together with more: Postgres has work with it, which it had better begin meanwhile."""
+
+
+class WriteBehind:
+    """The writes of one run under one lease."""
+
+    def __init__(self, commits: GroupCommit, lease: UUID) -> None:
+        self.lease = lease
+        self._commits = commits
+        self._on_the_way: deque[Handed[Rows, Any]] = deque()
+        self._bytes = 0
+        self._closed = False
+
+    @property
+    def failure(self) -> Exception | None:
+        """Of the first write that could not be made: those behind it are not made either."""
+        return next((handed.failure for handed in self._on_the_way if handed.failure is not None), None)
+
+    def admit(self, rows: Rows) -> None:
+        """Let `rows` be written under the run's lease. Raises what became of an earlier write, and RuntimeError of a run
+        that has ended."""
+        self._forget_written()
+        if (failure := self.failure) is not None:
+            raise failure
+        if self._closed:
+            raise RuntimeError("the run has ended, and its graph still writes")
+        rows.lease = self.lease
+
+    async def put(self, rows: Rows) -> None:
+        """Hand `rows` on, as `admit` lets them; waits only where too much is on its way."""
+        self.admit(rows)
+        handed, size_bytes = self._commits.put(rows), rows.size_bytes
+        if size_bytes > LARGE_BYTES:
+            handed.hurry()
+        self._on_the_way.append(handed)
+        self._bytes += size_bytes
+        if len(self._on_the_way) > MOST_WRITES or self._bytes > MOST_BYTES:
+            await self.settled()
+
+    async def settled(self) -> None:
+        """Wait until all of them are written; raises what became of the first that was not."""
+        while self._on_the_way:
+            await self._on_the_way[0].written()
+            self._forget_written()
+
+    async def end(self, end: End) -> bool | None:
+        """Write the end of the run behind its other writes, or raise what became of these; see `GroupCommit`."""
+        self.close()
+        return await self._commits.write(Rows(end=end, lease=self.lease, after=tuple(self._on_the_way)))
+
+    def close(self) -> None:
+        """From here on refuse what a graph writes that was left behind."""
+        self._closed = True
+
+    def _forget_written(self) -> None:
+        while self._on_the_way and self._on_the_way[0].done and self._on_the_way[0].failure is None:
+            self._bytes -= self._on_the_way.popleft().item.size_bytes

@@ -1,0 +1,1 @@
+"""Postgres: connections, transactions, retries, notifications and migrations. Knows no table."""

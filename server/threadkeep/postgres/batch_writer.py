@@ -1,0 +1,165 @@
+"""Together: what many callers write at once leaves in one transaction after the other.
+
+While a transaction is on its way, what comes meanwhile is gathered for the next. Each caller is woken when its own is
+written; what nobody waits for yet waits a little for more. Where a transaction fails, its callers are tried one by one,
+so that what fails, fails alone.
+"""
+
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import anyio
+
+from threadkeep.base.flag import Flag
+from threadkeep.postgres.retry import is_away
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Committed: TypeAlias = Callable[[int, float], None]
+"""Told of each transaction: how many callers', and how many seconds."""
+LINGER_S = 0.005
+"""How long what nobody waits for waits for more."""
+
+
+class Handed(Generic[Item, Result]):
+    """An item that was handed in, and what became of it."""
+
+    __slots__ = ("_done", "_result", "_want", "failure", "gone", "item")
+
+    def __init__(self, item: Item, want: Callable[[], None]) -> None:
+        self.item = item
+        self._want = want
+        """Says that somebody waits."""
+        self.failure: Exception | None = None
+        """What Postgres said of it, when `done`."""
+        self.gone = False
+        """Its caller was cancelled before it was sent."""
+        self._result: Any = None
+        self._done = Flag()
+
+    @property
+    def done(self) -> bool:
+        """It is written, or could not be."""
+        return self._done.is_set()
+
+    async def written(self) -> Result:
+        """What came of it, when it is committed; raises what Postgres says of it."""
+        await self.settled()
+        if self.failure is not None:
+            raise self.failure
+        return self._result
+
+    def hurry(self) -> None:
+        """Have it written as if somebody waited for it."""
+        self._want()
+
+    async def settled(self) -> None:
+        """Wait until it is written, or could not be."""
+        if not self.done:
+            self._want()
+            await self._done.wait()
+
+    def settle(self, result: Result | None, failure: Exception | None = None) -> None:
+        """Wake who waits for it."""
+        self._result, self.failure = result, failure
+        self._done.set()
+
+
+class Together(Generic[Item, Result]):
+    """The queue and its one writer. A transaction gets no more when its items' sizes come to `most`."""
+
+    def __init__(
+        self,
+        write_all: Callable[[list[Item]], Awaitable[Sequence[Result]]],
+        *,
+        size: Callable[[Item], int],
+        most: int,
+        committed: Committed = lambda _callers, _seconds: None,
+    ) -> None:
+        self._write_all = write_all
+        """Gives what came of each item, in their order."""
+        self._size = size
+        self._most = most
+        self._committed = committed
+        self._queue: deque[Handed[Item, Result]] = deque()
+        self._newest: Handed[Item, Result] | None = None
+        self._filled = anyio.Event()
+        """There is something in the queue."""
+        self._wanted = anyio.Event()
+        """And somebody waits for it."""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator["Together[Item, Result]"]:
+        """Its writer runs until the block ends."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._run, name="write together")
+            yield self
+            tasks.cancel_scope.cancel()
+
+    def put(self, item: Item) -> Handed[Item, Result]:
+        """Hand `item` in: it is written behind all that was handed in before, whoever waits for it."""
+        handed = self._newest = Handed[Item, Result](item, self._want)
+        self._queue.append(handed)
+        self._filled.set()
+        return handed
+
+    async def write(self, item: Item) -> Result:
+        """Write `item`; what came of it, when it is committed. Raises what Postgres says of it."""
+        handed = self.put(item)
+        try:
+            return await handed.written()
+        finally:
+            handed.gone = True
+
+    async def idle(self) -> None:
+        """Wait until what was handed in so far has been written, or could not be."""
+        if self._newest is not None:
+            await self._newest.settled()
+
+    async def _run(self) -> None:
+        """Write what is queued, until cancelled; a transaction that has begun is finished first."""
+        while True:
+            await self._filled.wait()
+            if not self._wanted.is_set():
+                with anyio.move_on_after(LINGER_S):
+                    await self._wanted.wait()
+            if batch := self._take():
+                began = time.monotonic()
+                with anyio.CancelScope(shield=True):
+                    await self._write_together(batch)
+                self._committed(len(batch), time.monotonic() - began)
+
+    def _want(self) -> None:
+        self._wanted.set()
+
+    def _take(self) -> list[Handed[Item, Result]]:
+        """What goes into the next transaction; the events then tell of what is left."""
+        batch: list[Handed[Item, Result]] = []
+        total = 0
+        while self._queue and total < self._most:
+            handed = self._queue.popleft()
+            if handed.gone:
+                handed.settle(None)
+                continue
+            batch.append(handed)
+            total += self._size(handed.item)
+        if not self._queue:
+            self._filled, self._wanted = anyio.Event(), anyio.Event()
+        return batch
+
+    async def _write_together(self, batch: list[Handed[Item, Result]]) -> None:
+        try:
+            results = await self._write_all([handed.item for handed in batch])
+        except Exception as failure:  # noqa: BLE001 - whatever it is goes to the one whose item it is
+            if len(batch) > 1 and not is_away(failure):
+                for handed in batch:
+                    await self._write_together([handed])
+                return
+            for handed in batch:
+                handed.settle(None, failure)
+            return
+        for handed, result in zip(batch, results, strict=True):
+            handed.settle(result)

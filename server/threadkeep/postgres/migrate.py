@@ -1,0 +1,341 @@
+"""Migrations: ours, then those that the checkpointer and the store bring.
+
+Ours are `migrations/NNNN_subject.sql`: plain SQL, applied in order, each in one transaction, never edited afterwards.
+One process at a time applies them. The others ask for the lock again and again instead of waiting in it: a statement
+that waits holds a snapshot, and CREATE INDEX CONCURRENTLY waits for everybody's snapshots.
+"""
+
+import hashlib
+import importlib.resources
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+from anyio import fail_after, move_on_after, sleep, to_thread
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.store.postgres import AsyncPostgresStore
+from langgraph.store.postgres.base import PostgresIndexConfig
+from psycopg import AsyncConnection, sql
+from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, UndefinedFile
+from psycopg.rows import DictRow, class_row, dict_row, scalar_row, tuple_row
+
+from threadkeep.base.problems import StartRefused
+
+log = logging.getLogger(__name__)
+
+LOCK = 7_474_500_001
+"""The advisory lock's key: any number, the same in every release."""
+
+LOCK_WAIT_S = 60.0
+"""How long another process may take for its migrations before this one gives up."""
+
+LOCK_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One file of ours."""
+
+    number: int
+    name: str
+    statements: bytes = field(repr=False)
+
+    @property
+    def checksum(self) -> str:
+        """Of the whole file; an edited file is another migration."""
+        return hashlib.sha256(self.statements).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """A row of `threadkeep_migrations`."""
+
+    number: int
+    name: str
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Library:
+    """Tables that LangGraph keeps by itself; `versions` selects the last step taken as `v`."""
+
+    name: str
+    tables: tuple[str, ...]
+    versions: LiteralString
+    version: int
+
+
+CHECKPOINTS = Library(
+    name="checkpoints",
+    tables=("checkpoint_migrations", "checkpoints", "checkpoint_blobs", "checkpoint_writes"),
+    versions="SELECT max(v) AS v FROM checkpoint_migrations",
+    version=len(AsyncPostgresSaver.MIGRATIONS) - 1,
+)
+STORE = Library(
+    name="store",
+    tables=("store_migrations", "store"),
+    versions="SELECT max(v) AS v FROM store_migrations",
+    version=len(AsyncPostgresStore.MIGRATIONS) - 1,
+)
+LIBRARIES = (CHECKPOINTS, STORE)
+VECTORS = Library(
+    name="vectors",
+    tables=("vector_migrations", "store_vectors"),
+    versions="SELECT max(v) AS v FROM vector_migrations",
+    version=len(AsyncPostgresStore.VECTOR_MIGRATIONS) - 1,
+)
+"""Of the store, where its items are indexed."""
+
+
+async def migrate(uri: str, *, index: PostgresIndexConfig | None = None, folder: Path | None = None) -> list[str]:
+    """Bring the database up to this release; the names of what was applied now.
+
+    `index` makes the store's vector tables too. `folder` stands in for our own migrations. StartRefused where an
+    applied file was edited or is gone, where a file fails, where there is no pgvector for `index` or its tables are
+    for other vectors, and where another process is at it after `LOCK_WAIT_S`.
+    A transaction pooler in between would lose the lock: `uri` is the direct address.
+    """
+    migrations = await to_thread.run_sync(read, folder)
+    async with _connected(uri) as conn:
+        _tell_newer(await _applied(conn), migrations)
+        applied: list[str] = []
+        if await _behind(conn, migrations, _libraries(index)) or await _has_no_wall(conn):
+            async with _locked(conn):
+                applied = await _apply(conn, migrations, index)
+        if index is not None:
+            await _refuse_other_vectors(conn, index)
+        return applied
+
+
+async def pending(uri: str, *, index: PostgresIndexConfig | None = None, folder: Path | None = None) -> list[str]:
+    """What `migrate` would apply; changes nothing. StartRefused where an applied file was edited or is gone."""
+    migrations = await to_thread.run_sync(read, folder)
+    async with _connected(uri) as conn:
+        return await _behind(conn, migrations, _libraries(index))
+
+
+async def is_current(conn: AsyncConnection[object], *, folder: Path | None = None) -> bool:
+    """Whether everything that this release needs is applied, by number alone."""
+    migrations = await to_thread.run_sync(read, folder)
+    applied = await _applied(conn)
+    if any(one.number not in applied for one in migrations):
+        return False
+    return not [library for library in LIBRARIES if await _is_behind(conn, library)]
+
+
+def read(folder: Path | None = None) -> list[Migration]:
+    """The files of `folder`, else the wheel's, else the checkout's, in order."""
+    found = [_read_file(path) for path in sorted((folder or _own_folder()).glob("*.sql"))]
+    if not found or [one.number for one in found] != sorted({one.number for one in found}):
+        raise StartRefused(f"migrations: each needs a number of its own, found {[one.name for one in found]}")
+    return found
+
+
+def _own_folder() -> Path:
+    package = Path(str(importlib.resources.files("threadkeep")))
+    shipped = package / "migrations"
+    return shipped if shipped.is_dir() else package.parents[1] / "migrations"
+
+
+def _read_file(path: Path) -> Migration:
+    number, _, subject = path.stem.partition("_")
+    if len(number) != 4 or not number.isdecimal() or not subject:
+        raise StartRefused(f"migration {path.name}: the name is not NNNN_subject.sql")
+    return Migration(number=int(number), name=path.stem, statements=path.read_bytes())
+
+
+@asynccontextmanager
+async def _connected(uri: str) -> AsyncGenerator[AsyncConnection[DictRow]]:
+    conn = await AsyncConnection[DictRow].connect(uri, autocommit=True, prepare_threshold=None, row_factory=dict_row)
+    async with conn:
+        yield conn
+
+
+@asynccontextmanager
+async def _locked(conn: AsyncConnection[DictRow]) -> AsyncGenerator[None]:
+    try:
+        with fail_after(LOCK_WAIT_S):
+            while not await _try_lock(conn):  # noqa: ASYNC110 - Postgres has no other wait without a snapshot
+                await sleep(LOCK_POLL_S)
+    except TimeoutError:
+        raise StartRefused(f"another process has been migrating this database for {LOCK_WAIT_S:.0f} s") from None
+    try:
+        yield
+    finally:
+        with move_on_after(5, shield=True):
+            await conn.execute("SELECT pg_advisory_unlock(%(key)s)", {"key": LOCK})
+
+
+async def _try_lock(conn: AsyncConnection[DictRow]) -> bool:
+    asked = await conn.execute("SELECT pg_try_advisory_lock(%(key)s) AS got", {"key": LOCK})
+    row = await asked.fetchone()
+    return row is not None and bool(row["got"])
+
+
+def _libraries(index: PostgresIndexConfig | None) -> tuple[Library, ...]:
+    return LIBRARIES if index is None else (*LIBRARIES, VECTORS)
+
+
+async def _behind(
+    conn: AsyncConnection[object], migrations: list[Migration], libraries: tuple[Library, ...]
+) -> list[str]:
+    applied = await _applied(conn)
+    _refuse_changed(applied, migrations)
+    ours = [one.name for one in migrations if one.number not in applied]
+    return ours + [library.name for library in libraries if await _is_behind(conn, library)]
+
+
+async def _applied(conn: AsyncConnection[object]) -> dict[int, Applied]:
+    if not await _are_there(conn, "threadkeep_migrations"):
+        return {}
+    async with conn.cursor(row_factory=class_row(Applied)) as cursor:
+        await cursor.execute("SELECT number, name, checksum FROM threadkeep_migrations")
+        return {one.number: one async for one in cursor}
+
+
+def _refuse_changed(applied: dict[int, Applied], migrations: list[Migration]) -> None:
+    here = {one.number: one for one in migrations}
+    for number, one in sorted(applied.items()):
+        if number > migrations[-1].number:
+            continue
+        if number not in here:
+            raise StartRefused(f"migration {one.name} was applied to this database and its file is gone")
+        if here[number].checksum != one.checksum:
+            raise StartRefused(f"migration {here[number].name} was changed after it was applied to this database")
+
+
+def _tell_newer(applied: dict[int, Applied], migrations: list[Migration]) -> None:
+    newer = sorted(one.name for one in applied.values() if one.number > migrations[-1].number)
+    if newer:
+        log.warning("the database is newer than this release", extra={"migrations": newer})
+
+
+async def _apply(
+    conn: AsyncConnection[DictRow], migrations: list[Migration], index: PostgresIndexConfig | None
+) -> list[str]:
+    behind = await _behind(conn, migrations, _libraries(index))
+    await conn.execute(
+        """
+        CREATE TABLE IF NOT EXISTS threadkeep_migrations (
+            number     integer     PRIMARY KEY,
+            name       text        NOT NULL,
+            checksum   text        NOT NULL,
+            applied_at timestamptz NOT NULL DEFAULT now()
+        )
+        """
+    )
+    for one in migrations:
+        if one.name in behind:
+            await _apply_one(conn, one)
+    await _mend_indexes(conn)
+    if CHECKPOINTS.name in behind:
+        await AsyncPostgresSaver(conn).setup()
+    if STORE.name in behind:
+        await AsyncPostgresStore(conn).setup()
+    if VECTORS.name in behind:
+        await _make_vectors(conn, index)
+    if await _has_wall_function(conn):
+        await conn.execute("SELECT raise_wall()")
+    return behind
+
+
+async def _has_no_wall(conn: AsyncConnection[object]) -> bool:
+    """Row-level security is not there, for it could not be had before; perhaps now it can."""
+    async with conn.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute("SELECT NOT relrowsecurity FROM pg_class WHERE oid = to_regclass('threads')")
+        return bool(await cursor.fetchone()) and await _has_wall_function(conn)
+
+
+async def _has_wall_function(conn: AsyncConnection[object]) -> bool:
+    async with conn.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute("SELECT to_regprocedure('raise_wall()') IS NOT NULL")
+        return bool(await cursor.fetchone())
+
+
+async def _make_vectors(conn: AsyncConnection[DictRow], index: PostgresIndexConfig | None) -> None:
+    try:
+        await AsyncPostgresStore(conn, index=index).setup()
+    except (FeatureNotSupported, UndefinedFile, InsufficientPrivilege) as error:
+        raise StartRefused(
+            "store.index needs the extension pgvector, which this Postgres does not give: "
+            f"{error.diag.message_primary}; install it, and have its superuser run CREATE EXTENSION vector"
+        ) from error
+
+
+async def _refuse_other_vectors(conn: AsyncConnection[object], index: PostgresIndexConfig) -> None:
+    """A column of vectors has a length, which nothing changes once the table is made."""
+    async with conn.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute(
+            """
+            SELECT atttypmod
+              FROM pg_attribute
+             WHERE attrelid = to_regclass('store_vectors') AND attname = 'embedding' AND NOT attisdropped
+            """
+        )
+        found, wanted = await cursor.fetchone(), index.get("dims")
+    if found != wanted:
+        raise StartRefused(
+            f"store.index.dims is {wanted}, and the database holds vectors of {found}: give it back its number, "
+            "or drop the tables store_vectors and vector_migrations and put the items again"
+        )
+
+
+async def _apply_one(conn: AsyncConnection[DictRow], one: Migration) -> None:
+    try:
+        async with conn.transaction():
+            await conn.execute(one.statements)
+            await conn.execute(
+                """
+                INSERT INTO threadkeep_migrations (number, name, checksum)
+                VALUES (%(number)s, %(name)s, %(checksum)s)
+                """,
+                {"number": one.number, "name": one.name, "checksum": one.checksum},
+            )
+    except psycopg.Error as error:
+        raise StartRefused(f"migration {one.name} failed, and nothing of it stayed: {error}") from error
+    log.info("migration applied", extra={"migration": one.name})
+
+
+async def _is_behind(conn: AsyncConnection[object], library: Library) -> bool:
+    if not await _are_there(conn, *library.tables):
+        return True
+    async with conn.cursor(row_factory=scalar_row) as cursor:
+        version = await (await cursor.execute(library.versions)).fetchone()
+    return version is None or version < library.version or bool(await _invalid_indexes(conn, library))
+
+
+async def _are_there(conn: AsyncConnection[object], *tables: str) -> bool:
+    async with conn.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute(
+            "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest(%(tables)s::text[]) AS name",
+            {"tables": list(tables)},
+        )
+        return bool(await cursor.fetchone())
+
+
+async def _invalid_indexes(conn: AsyncConnection[object], library: Library) -> list[sql.Identifier]:
+    """What an interrupted CREATE INDEX CONCURRENTLY left: kept up to date, used by no query, and never made again."""
+    async with conn.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(
+            """
+            SELECT namespace.nspname, index.relname
+              FROM pg_index
+              JOIN pg_class index ON index.oid = pg_index.indexrelid
+              JOIN pg_namespace namespace ON namespace.oid = index.relnamespace
+             WHERE NOT pg_index.indisvalid
+               AND pg_index.indrelid IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)
+            """,
+            {"tables": list(library.tables)},
+        )
+        return [sql.Identifier(schema, name) async for schema, name in cursor]
+
+
+async def _mend_indexes(conn: AsyncConnection[DictRow]) -> None:
+    for library in (*LIBRARIES, VECTORS):
+        for invalid in await _invalid_indexes(conn, library):
+            await conn.execute(sql.SQL("REINDEX INDEX CONCURRENTLY {}").format(invalid))
+            log.warning("index mended", extra={"index": invalid.as_string()})

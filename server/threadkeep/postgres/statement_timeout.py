@@ -1,0 +1,42 @@
+"""Searching: a connection for statements whose cost a client's conditions decide."""
+
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import anyio
+from psycopg.errors import QueryCanceled
+
+from threadkeep.base.problems import SearchTimeout
+from threadkeep.postgres.pool import Conn, Pool, pipeline
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def searching(pool: Pool, timeout_s: float) -> AsyncGenerator[Conn]:
+    """As `pipeline`, each statement bounded by `timeout_s`, which is set in the same round trip; SearchTimeout behind it."""
+    try:
+        async with pipeline(pool) as conn:
+            await limit(conn, timeout_s)
+            yield conn
+    except QueryCanceled:
+        raise _too_long(timeout_s) from None
+
+
+async def limit(conn: Conn, timeout_s: float) -> None:
+    """Bound each further statement of this transaction."""
+    await conn.execute(
+        "SELECT set_config('statement_timeout', %(ms)s, true)", {"ms": str(max(1, round(timeout_s * 1000)))}
+    )
+
+
+async def in_time(found: Awaitable[T], timeout_s: float) -> T:
+    """What a search finds whose statements are another's; SearchTimeout, and the statement is cancelled, behind it."""
+    with anyio.move_on_after(timeout_s):
+        return await found
+    raise _too_long(timeout_s)
+
+
+def _too_long(timeout_s: float) -> SearchTimeout:
+    return SearchTimeout(f"the search took over {timeout_s:g} s; narrow it")

@@ -1,0 +1,1 @@
+"""Runs: the one way to run a graph, from a request to its final state."""

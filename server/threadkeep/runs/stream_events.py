@@ -1,0 +1,121 @@
+"""Parts: from what a graph yields to the events of a run's stream.
+
+The names are the protocol's: a mode, behind it the subgraph's namespace (`updates|child:<task id>`).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeAlias, cast
+
+from langchain_core.messages import BaseMessage, BaseMessageChunk, message_chunk_to_message
+from langgraph.types import StreamMode as GraphMode
+
+from threadkeep.runs.failures import describe
+from threadkeep.runs.request import StreamMode
+from threadkeep.runs.snapshots import checkpoint_of
+
+Namespace: TypeAlias = tuple[str, ...]
+Part: TypeAlias = tuple[str, object]
+"""An event's name and its data."""
+
+INTERNAL_PREFIXES = ("__pregel", "langgraph_auth")
+"""Keys of `configurable` that never leave the server."""
+
+
+def graph_modes(modes: Iterable[StreamMode]) -> list[GraphMode]:
+    """What to ask the graph for; `values` always, for the run's answer is made of it."""
+    wanted: dict[GraphMode, None] = {"values": None}
+    for mode in modes:
+        if mode in {"messages", "messages-tuple"}:
+            wanted["messages"] = None
+        elif mode != "events":
+            wanted[cast("GraphMode", mode)] = None
+    return list(wanted)
+
+
+def mode_of(event: str) -> str:
+    """The mode that an event's name belongs to, as a reader may filter by it."""
+    name = event.split("|", 1)[0]
+    if name == "messages":
+        return "messages-tuple"
+    return name.split("/", 1)[0]
+
+
+class Parts:
+    """Turns chunks into events; remembers the messages that `messages` mode sends whole again and again."""
+
+    def __init__(self, modes: Sequence[StreamMode]) -> None:
+        self._modes = frozenset(modes)
+        self._messages: dict[str, BaseMessage] = {}
+
+    def of(self, namespace: Namespace, mode: GraphMode, chunk: Any) -> Iterator[Part]:
+        """The events of one chunk, none where the client did not ask for its mode."""
+        if mode == "messages":
+            yield from self._of_message(namespace, *chunk)
+        elif mode in self._modes:
+            yield named(mode, namespace), _cleaned(mode, chunk)
+
+    def _of_message(self, namespace: Namespace, message: BaseMessage, metadata: dict[str, Any]) -> Iterator[Part]:
+        if "messages-tuple" in self._modes:
+            yield named("messages", namespace), [message, metadata]
+        if "messages" in self._modes:
+            yield from self._whole_message(namespace, message, metadata)
+
+    def _whole_message(self, namespace: Namespace, message: BaseMessage, metadata: dict[str, Any]) -> Iterator[Part]:
+        message_id = str(message.id)
+        known = self._messages.get(message_id)
+        if known is None:
+            yield named("messages/metadata", namespace), {message_id: {"metadata": metadata}}
+        if not isinstance(message, BaseMessageChunk):
+            self._messages[message_id] = message
+            yield named("messages/complete", namespace), [message]
+            return
+        whole = known + message if isinstance(known, BaseMessageChunk) else message
+        self._messages[message_id] = cast("BaseMessage", whole)
+        yield named("messages/partial", namespace), [message_chunk_to_message(whole)]
+
+
+def named(event: str, namespace: Namespace) -> str:
+    """An event's name, with the subgraph it comes from."""
+    return "|".join((event, *namespace)) if namespace else event
+
+
+def _cleaned(mode: GraphMode, chunk: Any) -> object:
+    """Checkpoints with their own ids and what the client set itself alone; errors as clients are told of them."""
+    if mode == "checkpoints":
+        return _clean_checkpoint(chunk)
+    if mode == "tasks":
+        return _described(chunk)
+    if mode == "debug":
+        payload = chunk["payload"]
+        return chunk | {"payload": _debugged(payload) if chunk["type"] == "checkpoint" else _described(payload)}
+    return chunk
+
+
+def _described(task: dict[str, Any]) -> dict[str, Any]:
+    error = task.get("error")
+    return task | {"error": describe(error)} if isinstance(error, BaseException) else task
+
+
+def _debugged(payload: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint with its ids, as a thread's state has them, and those of the subgraphs of its tasks."""
+    shown = _clean_checkpoint(payload)
+    for task in shown["tasks"]:
+        if isinstance(task.get("state"), dict):
+            task["checkpoint"] = checkpoint_of(task.pop("state"))
+    ids = {"checkpoint": checkpoint_of(shown["config"]), "parent_checkpoint": checkpoint_of(shown["parent_config"])}
+    return shown | ids
+
+
+def _clean_checkpoint(payload: dict[str, Any]) -> dict[str, Any]:
+    shown = payload | {key: _clean_config(payload.get(key)) for key in ("config", "parent_config")}
+    if tasks := payload.get("tasks"):
+        shown["tasks"] = [task | {"state": _clean_config(task.get("state"))} for task in tasks]
+    return shown
+
+
+def _clean_config(config: Any) -> Any:
+    if not isinstance(config, dict) or "configurable" not in config:
+        return cast("object", config)
+    found = cast("dict[str, Any]", config)
+    kept = {key: value for key, value in found["configurable"].items() if not key.startswith(INTERNAL_PREFIXES)}
+    return found | {"configurable": kept}

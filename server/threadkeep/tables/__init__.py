@@ -1,0 +1,1 @@
+"""Tables: the SQL statements, one module a table."""

@@ -1,0 +1,120 @@
+"""API keys: who may come in with which secret. The secret itself is never here, only its hash."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from threadkeep.postgres import rows
+from threadkeep.postgres.pool import Conn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A row of `api_keys`, without the hash."""
+
+    key_id: UUID
+    prefix: str
+    name: str
+    identity: str
+    scopes: Sequence[str]
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Valid:
+    """A key that opens the door now."""
+
+    key_id: UUID
+    name: str
+    identity: str
+    scopes: Sequence[str]
+    expires_in_s: float | None
+    """None: never."""
+    used_lately: bool
+    """Its last use is written down, within a minute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKey:
+    """A key to be made. `lives_s` seconds from now it ends; None: never."""
+
+    key_id: UUID
+    secret_sha256: bytes
+    prefix: str
+    name: str
+    identity: str
+    scopes: Sequence[str]
+    lives_s: float | None
+
+
+async def create(conn: Conn, new: NewKey) -> None:
+    """Write a key down."""
+    await conn.execute(
+        """
+        INSERT INTO api_keys (key_id, secret_sha256, prefix, name, identity, scopes, expires_at)
+        VALUES (%(key_id)s, %(secret_sha256)s, %(prefix)s, %(name)s, %(identity)s, %(scopes)s,
+                now() + make_interval(secs => %(lives_s)s))
+        """,
+        {
+            "key_id": new.key_id,
+            "secret_sha256": new.secret_sha256,
+            "prefix": new.prefix,
+            "name": new.name,
+            "identity": new.identity,
+            "scopes": list(new.scopes),
+            "lives_s": new.lives_s,
+        },
+    )
+
+
+async def find_valid(conn: Conn, secret_sha256: bytes) -> Valid | None:
+    """The key of a secret, or None where there is none, it was revoked, or its time is over."""
+    cursor = conn.cursor(row_factory=rows.of(Valid))
+    await cursor.execute(
+        """
+        SELECT key_id, name, identity, scopes, extract(epoch FROM expires_at - now())::float AS expires_in_s,
+               coalesce(last_used_at > now() - interval '1 minute', false) AS used_lately
+          FROM api_keys
+         WHERE secret_sha256 = %(secret_sha256)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+        """,
+        {"secret_sha256": secret_sha256},
+    )
+    return await cursor.fetchone()
+
+
+async def touch(conn: Conn, key_id: UUID) -> None:
+    """Write down that a key was used, once a minute at most."""
+    await conn.execute(
+        """
+        UPDATE api_keys
+           SET last_used_at = now()
+         WHERE key_id = %(key_id)s AND (last_used_at IS NULL OR last_used_at <= now() - interval '1 minute')
+        """,
+        {"key_id": key_id},
+    )
+
+
+async def search(conn: Conn) -> list[ApiKey]:
+    """Every key, the newest first; revoked ones too."""
+    cursor = conn.cursor(row_factory=rows.of(ApiKey))
+    await cursor.execute("SELECT * FROM api_keys ORDER BY created_at DESC, key_id DESC")
+    return await cursor.fetchall()
+
+
+async def revoke(conn: Conn, named: str) -> list[ApiKey]:
+    """Revoke the keys that are valid and of this id, or begin like this; the keys that were."""
+    cursor = conn.cursor(row_factory=rows.of(ApiKey))
+    await cursor.execute(
+        """
+        UPDATE api_keys
+           SET revoked_at = now()
+         WHERE (key_id::text = %(named)s OR prefix = %(named)s) AND revoked_at IS NULL
+        RETURNING *
+        """,
+        {"named": named},
+    )
+    return await cursor.fetchall()

@@ -1,0 +1,94 @@
+"""Assistant versions: every state that an assistant has been in, the current one included.
+
+`assistants` writes them, with each change; here they are read, and made current again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from threadkeep.base.json import Json
+from threadkeep.postgres import rows
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.pool import Conn, Pool, pipeline
+from threadkeep.tables import assistants
+from threadkeep.tables.assistants import Assistant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssistantVersion:
+    """A row of `assistant_versions`; its field names are the protocol's, so that it is also the JSON a client gets."""
+
+    assistant_id: UUID
+    version: int
+    graph_id: str
+    config: Json
+    context: Json
+    metadata: Json
+    created_at: datetime
+    name: str
+    description: str | None
+
+
+async def search(
+    conn: Conn, filters: Filters, assistant_id: UUID, metadata: Mapping[str, Any], *, limit: int, offset: int
+) -> list[AssistantVersion]:
+    """Versions of an assistant that the caller may see whose own metadata contains `metadata`, the newest first."""
+    cursor = conn.cursor(row_factory=rows.of(AssistantVersion))
+    await cursor.execute(
+        """
+        SELECT version.*
+          FROM assistant_versions AS version
+          JOIN assistants AS assistant USING (assistant_id)
+         WHERE assistant_id = %(assistant_id)s
+           AND (assistant.metadata @> %(match)s OR assistant.of_graph)
+           AND version.metadata @> %(metadata)s
+         ORDER BY version.version DESC
+         LIMIT %(limit)s OFFSET %(offset)s
+        """,
+        {
+            "assistant_id": assistant_id,
+            "match": filters.jsonb,
+            "metadata": Jsonb(metadata),
+            "limit": limit,
+            "offset": offset,
+        },
+    )
+    return await cursor.fetchall()
+
+
+async def restore(pool: Pool, filters: Filters, assistant_id: UUID, version: int) -> Assistant | None:
+    """Make a version the assistant's current one; None where there is no such version of the caller's.
+
+    All of it comes back, and `version` is its old number. What `filters` ask for stays, so that nobody loses an
+    assistant by restoring a version from before it was theirs.
+    """
+    async with pipeline(pool) as conn:
+        cursor = conn.cursor(row_factory=rows.of(Assistant))
+        await assistants.lock(conn, assistant_id)
+        await cursor.execute(
+            """
+            UPDATE assistants AS assistant
+               SET version     = version.version,
+                   graph_id    = version.graph_id,
+                   name        = version.name,
+                   description = version.description,
+                   config      = version.config,
+                   context     = version.context,
+                   metadata    = CASE WHEN version.metadata @> %(match)s THEN version.metadata
+                                      ELSE version.metadata || %(match)s END,
+                   updated_at  = now()
+              FROM assistant_versions AS version
+             WHERE assistant.assistant_id = %(assistant_id)s
+               AND assistant.metadata @> %(match)s
+               AND version.assistant_id = assistant.assistant_id
+               AND version.version = %(version)s
+            RETURNING assistant.*
+            """,
+            {"assistant_id": assistant_id, "version": version, "match": filters.jsonb},
+        )
+    return await cursor.fetchone()

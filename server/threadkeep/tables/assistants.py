@@ -1,0 +1,286 @@
+"""Assistants: a graph with a configuration.
+
+Each graph has a system assistant whose id follows from the graph's name, as on the reference; everybody may read it and
+run it (`of_graph`, which no client can write). Every change makes a
+version (`assistant_versions`), in the statement that makes the change. `context` is what a run gets, and
+`config.configurable` always shows the same.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, LiteralString
+from uuid import UUID, uuid5
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from threadkeep.base.json import Json
+from threadkeep.postgres import rows
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.pool import Conn, Pool, pipeline
+
+NAMESPACE: Final = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
+"""Of the uuid5 of a graph's own assistant (langgraph_sdk's clients count on it)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assistant:
+    """A row of `assistants`; its field names are the protocol's, so that it is also the JSON a client gets."""
+
+    assistant_id: UUID
+    graph_id: str
+    config: Json
+    context: Json
+    metadata: Json
+    name: str
+    created_at: datetime
+    updated_at: datetime
+    version: int
+    description: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAssistant:
+    """An assistant to be made."""
+
+    assistant_id: UUID
+    graph_id: str
+    name: str
+    description: str | None
+    config: Mapping[str, Any]
+    """Without `configurable`."""
+    context: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What becomes of an assistant. None: it stays as it is."""
+
+    graph_id: str | None = None
+    name: str | None = None
+    description: str | None = None
+    config: Mapping[str, Any] | None = None
+    """Without `configurable`."""
+    context: Mapping[str, Any] | None = None
+    metadata: Mapping[str, Any] | None = None
+    """Merged into the assistant's own; all else replaces."""
+
+
+def system_id(graph_id: str) -> UUID:
+    """The id of the graph's own assistant."""
+    return uuid5(NAMESPACE, graph_id)
+
+
+async def ensure_system(conn: Conn, descriptions: Mapping[str, str | None]) -> None:
+    """Make each graph's own assistant where it is missing; `descriptions` is by graph id.
+
+    Its id can be known before there is the graph: what a client made under it goes.
+    """
+    for graph_id, description in descriptions.items():
+        await conn.execute(
+            "DELETE FROM assistants WHERE assistant_id = %(assistant_id)s AND NOT of_graph",
+            {"assistant_id": system_id(graph_id)},
+        )
+        await conn.execute(
+            """
+            WITH made AS (
+                INSERT INTO assistants (assistant_id, graph_id, name, description, metadata, of_graph)
+                VALUES (%(assistant_id)s, %(graph_id)s, %(graph_id)s, %(description)s, %(metadata)s, true)
+                ON CONFLICT (assistant_id) DO NOTHING
+                RETURNING *
+            )
+            INSERT INTO assistant_versions (assistant_id, version, graph_id, name, description, config, context, metadata)
+            SELECT assistant_id, version, graph_id, name, description, config, context, metadata FROM made
+            """,
+            {
+                "assistant_id": system_id(graph_id),
+                "graph_id": graph_id,
+                "description": description,
+                "metadata": Jsonb({"created_by": "system"}),
+            },
+        )
+
+
+async def create(conn: Conn, new: NewAssistant) -> Assistant | None:
+    """Make an assistant and its first version; None where the id is taken, by whomever."""
+    cursor = conn.cursor(row_factory=rows.of(Assistant))
+    await cursor.execute(
+        """
+        WITH made AS (
+            INSERT INTO assistants (assistant_id, graph_id, name, description, config, context, metadata)
+            VALUES (%(assistant_id)s, %(graph_id)s, %(name)s, %(description)s, %(config)s, %(context)s, %(metadata)s)
+            ON CONFLICT (assistant_id) DO NOTHING
+            RETURNING *
+        ), noted AS (
+            INSERT INTO assistant_versions (assistant_id, version, graph_id, name, description, config, context,
+                                            metadata, created_at)
+            SELECT assistant_id, version, graph_id, name, description, config, context, metadata, created_at FROM made
+        )
+        SELECT * FROM made
+        """,
+        {
+            "assistant_id": new.assistant_id,
+            "graph_id": new.graph_id,
+            "name": new.name,
+            "description": new.description,
+            "config": Jsonb({**new.config, "configurable": new.context} if new.context else new.config),
+            "context": Jsonb(new.context),
+            "metadata": Jsonb(new.metadata),
+        },
+    )
+    return await cursor.fetchone()
+
+
+async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Change) -> Assistant | None:
+    """Change an assistant and make that its newest version; None where there is none of the caller's.
+
+    The row is locked first, so that a change sees the one before it, and its number is the next.
+    """
+    async with pipeline(pool) as conn:
+        cursor = conn.cursor(row_factory=rows.of(Assistant))
+        await lock(conn, assistant_id)
+        await cursor.execute(
+            """
+            WITH changed AS (
+                UPDATE assistants
+                   SET version     = 1 + (SELECT max(version) FROM assistant_versions
+                                           WHERE assistant_id = %(assistant_id)s),
+                       graph_id    = coalesce(%(graph_id)s, graph_id),
+                       name        = coalesce(%(name)s, name),
+                       description = coalesce(%(description)s, description),
+                       config      = (coalesce(%(config)s::jsonb, config) - 'configurable')
+                                     || CASE WHEN coalesce(%(context)s::jsonb, context) = '{}' THEN '{}'
+                                             ELSE jsonb_build_object('configurable',
+                                                                     coalesce(%(context)s::jsonb, context)) END,
+                       context     = coalesce(%(context)s::jsonb, context),
+                       metadata    = CASE WHEN metadata || %(metadata)s @> %(match)s THEN metadata || %(metadata)s
+                                          ELSE metadata || (%(metadata)s::jsonb - %(reserved)s::text[]) END,
+                       updated_at  = now()
+                 WHERE assistant_id = %(assistant_id)s AND metadata @> %(match)s
+                RETURNING *
+            ), noted AS (
+                INSERT INTO assistant_versions (assistant_id, version, graph_id, name, description, config, context,
+                                                metadata, created_at)
+                SELECT assistant_id, version, graph_id, name, description, config, context, metadata, updated_at
+                  FROM changed
+            )
+            SELECT * FROM changed
+            """,
+            {
+                "assistant_id": assistant_id,
+                "graph_id": change.graph_id,
+                "name": change.name,
+                "description": change.description,
+                "config": None if change.config is None else Jsonb(change.config),
+                "context": None if change.context is None else Jsonb(change.context),
+                "metadata": Jsonb(change.metadata or {}),
+                "match": filters.jsonb,
+                "reserved": filters.reserved,
+            },
+        )
+    return await cursor.fetchone()
+
+
+async def lock(conn: Conn, assistant_id: UUID) -> None:
+    """Hold the assistant until the transaction ends, so that the next statement sees what is."""
+    await conn.execute(
+        "SELECT FROM assistants WHERE assistant_id = %(assistant_id)s FOR UPDATE", {"assistant_id": assistant_id}
+    )
+
+
+async def delete(conn: Conn, filters: Filters, assistant_id: UUID) -> bool:
+    """Delete the assistant with its versions; False where there is none of the caller's."""
+    gone = await conn.execute(
+        "DELETE FROM assistants WHERE assistant_id = %(assistant_id)s AND metadata @> %(match)s",
+        {"assistant_id": assistant_id, "match": filters.jsonb},
+    )
+    return gone.rowcount == 1
+
+
+async def threads_of(conn: Conn, filters: Filters, assistant_id: UUID) -> list[UUID]:
+    """The ids of the caller's threads on which the assistant was the last to run, or that a client marked as its."""
+    cursor = await conn.execute(
+        "SELECT thread_id FROM threads WHERE metadata @> %(mark)s AND metadata @> %(match)s",
+        {"mark": Jsonb({"assistant_id": str(assistant_id)}), "match": filters.jsonb},
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def get(conn: Conn, filters: Filters, assistant_id: UUID) -> Assistant | None:
+    """The assistant, or None where there is none that the caller may see: their own, or a graph's."""
+    cursor = conn.cursor(row_factory=rows.of(Assistant))
+    await cursor.execute(
+        """
+        SELECT * FROM assistants
+         WHERE assistant_id = %(assistant_id)s AND (metadata @> %(match)s OR of_graph)
+        """,
+        {"assistant_id": assistant_id, "match": filters.jsonb},
+    )
+    return await cursor.fetchone()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What to look for among assistants. None: any."""
+
+    graph_id: str | None = None
+    name: str | None = None
+    """A part of the name, in any case."""
+    metadata: Mapping[str, Any] | None = None
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        return {"graph_id": self.graph_id, "name": self.name, "metadata": Jsonb(self.metadata or {})}
+
+
+ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
+    ("assistant_id", "asc"): "assistant_id ASC",
+    ("assistant_id", "desc"): "assistant_id DESC",
+    ("created_at", "asc"): "created_at ASC, assistant_id ASC",
+    ("created_at", "desc"): "created_at DESC, assistant_id DESC",
+    ("updated_at", "asc"): "updated_at ASC, assistant_id ASC",
+    ("updated_at", "desc"): "updated_at DESC, assistant_id DESC",
+    ("name", "asc"): "name ASC, assistant_id ASC",
+    ("name", "desc"): "name DESC, assistant_id DESC",
+    ("graph_id", "asc"): "graph_id ASC, assistant_id ASC",
+    ("graph_id", "desc"): "graph_id DESC, assistant_id DESC",
+}
+"""(sort_by, sort_order) -> ORDER BY; the id behind it makes pages stable."""
+
+
+async def search(
+    conn: Conn, filters: Filters, wanted: Search, *, order: tuple[str, str], limit: int, offset: int
+) -> list[Assistant]:
+    """Assistants that match, the caller's and those of graphs, in `order` (a key of `ORDERS`)."""
+    cursor = conn.cursor(row_factory=rows.of(Assistant))
+    query = sql.SQL(
+        """
+        SELECT *
+          FROM assistants
+         WHERE (metadata @> %(match)s OR of_graph) AND metadata @> %(metadata)s
+           AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
+           AND (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(name)) > 0)
+         ORDER BY {order}
+         LIMIT %(limit)s OFFSET %(offset)s
+        """
+    ).format(order=sql.SQL(ORDERS[order]))
+    await cursor.execute(query, wanted.parameters | {"match": filters.jsonb, "limit": limit, "offset": offset})
+    return await cursor.fetchall()
+
+
+async def count(conn: Conn, filters: Filters, wanted: Search) -> int:
+    """How many assistants match."""
+    cursor = await conn.execute(
+        """
+        SELECT count(*)
+          FROM assistants
+         WHERE (metadata @> %(match)s OR of_graph) AND metadata @> %(metadata)s
+           AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
+           AND (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(name)) > 0)
+        """,
+        wanted.parameters | {"match": filters.jsonb},
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else 0

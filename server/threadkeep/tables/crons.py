@@ -1,0 +1,316 @@
+"""Crons: runs on a schedule.
+
+A row's `next_run_date` is its one tick to come. Whoever fires it holds the row and moves the date on in the same
+transaction as it opens the run: a tick is fired once in the whole fleet, or not yet. Only Postgres's clock is asked
+whether a tick is due.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal, LiteralString, TypeAlias
+from uuid import UUID
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from threadkeep.base.json import Json
+from threadkeep.postgres import rows
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.listen import notify
+from threadkeep.postgres.pool import Conn
+
+CRONS = "crons"
+"""The topic that wakes the scheduler: a tick may be nearer than it thinks."""
+
+OnRunCompleted: TypeAlias = Literal["delete", "keep"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cron:
+    """A row of `crons`; its field names are the protocol's, so that it is also the JSON a client gets."""
+
+    cron_id: UUID
+    assistant_id: UUID
+    thread_id: UUID | None
+    """None: each run gets a thread of its own."""
+    user_id: str | None
+    end_time: datetime | None
+    schedule: str
+    timezone: str | None
+    """None: UTC."""
+    payload: Json
+    """The body of the runs, as the client sent it."""
+    next_run_date: datetime | None
+    """None: `end_time` comes before the next tick."""
+    metadata: Json
+    on_run_completed: OnRunCompleted | None
+    """What becomes of a run's own thread; None where the cron has one thread for all its runs."""
+    enabled: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick(Cron):
+    """A cron whose tick is fired: the row, and what no client sees of it."""
+
+    principal: Json | None
+    """The user of whoever said last what it does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """What a client says of a cron, and the tick that follows from it."""
+
+    schedule: str
+    timezone: str | None
+    end_time: datetime | None
+    enabled: bool
+    on_run_completed: OnRunCompleted | None
+    payload: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    next_run_date: datetime | None
+    principal: Mapping[str, Any] | None = None
+    """Who says it: the user of its runs."""
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        return {
+            "schedule": self.schedule,
+            "timezone": self.timezone,
+            "end_time": self.end_time,
+            "enabled": self.enabled,
+            "on_run_completed": self.on_run_completed,
+            "payload": Jsonb(self.payload),
+            "metadata": Jsonb(self.metadata),
+            "next_run_date": self.next_run_date,
+            "principal": Jsonb(self.principal) if self.principal is not None else None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A cron whose tick has come."""
+
+    cron_id: UUID
+    thread_id: UUID | None
+    assistant_id: UUID
+    filters: Json
+    """What whoever made it may see; its runs see no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What to look for among crons. None: any."""
+
+    assistant_id: UUID | None = None
+    thread_id: UUID | None = None
+    enabled: bool | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        return {
+            "assistant_id": self.assistant_id,
+            "thread_id": self.thread_id,
+            "enabled": self.enabled,
+            "metadata": Jsonb(self.metadata or {}),
+        }
+
+
+ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
+    ("cron_id", "asc"): "cron_id ASC",
+    ("cron_id", "desc"): "cron_id DESC",
+    ("assistant_id", "asc"): "assistant_id ASC, cron_id ASC",
+    ("assistant_id", "desc"): "assistant_id DESC, cron_id DESC",
+    ("thread_id", "asc"): "thread_id ASC NULLS LAST, cron_id ASC",
+    ("thread_id", "desc"): "thread_id DESC NULLS LAST, cron_id DESC",
+    ("created_at", "asc"): "created_at ASC, cron_id ASC",
+    ("created_at", "desc"): "created_at DESC, cron_id DESC",
+    ("updated_at", "asc"): "updated_at ASC, cron_id ASC",
+    ("updated_at", "desc"): "updated_at DESC, cron_id DESC",
+    ("next_run_date", "asc"): "next_run_date ASC NULLS LAST, cron_id ASC",
+    ("next_run_date", "desc"): "next_run_date DESC NULLS LAST, cron_id DESC",
+    ("end_time", "asc"): "end_time ASC NULLS LAST, cron_id ASC",
+    ("end_time", "desc"): "end_time DESC NULLS LAST, cron_id DESC",
+}
+"""(sort_by, sort_order) -> ORDER BY; the id behind it makes pages stable."""
+
+
+async def clock(conn: Conn) -> datetime:
+    """Postgres's time: the one by which ticks are due."""
+    cursor = await conn.execute("SELECT now()")
+    row = await cursor.fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+    return row[0]
+
+
+async def create(
+    conn: Conn, filters: Filters, cron_id: UUID, target: tuple[UUID, UUID | None], definition: Definition
+) -> Cron | None:
+    """Make a cron of the assistant and the thread that `target` names; None where the caller has no such thread."""
+    assistant_id, thread_id = target
+    cursor = conn.cursor(row_factory=rows.of(Cron))
+    await cursor.execute(
+        """
+        WITH thread AS (
+            SELECT FROM threads WHERE thread_id = %(thread_id)s::uuid AND metadata @> %(match)s FOR KEY SHARE
+        )
+        INSERT INTO crons (cron_id, assistant_id, thread_id, schedule, timezone, end_time, enabled, on_run_completed,
+                           payload, metadata, next_run_date, principal, filters)
+        SELECT %(cron_id)s, %(assistant_id)s, %(thread_id)s, %(schedule)s, %(timezone)s, %(end_time)s, %(enabled)s,
+               %(on_run_completed)s, %(payload)s, %(metadata)s, %(next_run_date)s, %(principal)s,
+               %(match)s
+         WHERE %(thread_id)s::uuid IS NULL OR EXISTS (SELECT FROM thread)
+        RETURNING *
+        """,
+        definition.parameters
+        | {"cron_id": cron_id, "assistant_id": assistant_id, "thread_id": thread_id, "match": filters.jsonb}
+        | {"metadata": Jsonb(filters.stamped(definition.metadata))},
+    )
+    cron = await cursor.fetchone()
+    await notify(conn, CRONS)
+    return cron
+
+
+async def get(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
+    """The cron, or None where there is none of the caller's."""
+    cursor = conn.cursor(row_factory=rows.of(Cron))
+    await cursor.execute(
+        "SELECT * FROM crons WHERE cron_id = %(cron_id)s AND metadata @> %(match)s",
+        {"cron_id": cron_id, "match": filters.jsonb},
+    )
+    return await cursor.fetchone()
+
+
+async def lock(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
+    """As `get`; nobody else changes or fires the cron before the transaction ends."""
+    cursor = conn.cursor(row_factory=rows.of(Cron))
+    await cursor.execute(
+        "SELECT * FROM crons WHERE cron_id = %(cron_id)s AND metadata @> %(match)s FOR NO KEY UPDATE",
+        {"cron_id": cron_id, "match": filters.jsonb},
+    )
+    return await cursor.fetchone()
+
+
+async def update(conn: Conn, filters: Filters, cron_id: UUID, definition: Definition) -> Cron | None:
+    """Replace what a client may say of the cron; None where there is none of the caller's."""
+    cursor = conn.cursor(row_factory=rows.of(Cron))
+    await cursor.execute(
+        """
+        UPDATE crons
+           SET schedule = %(schedule)s, timezone = %(timezone)s, end_time = %(end_time)s, enabled = %(enabled)s,
+               on_run_completed = %(on_run_completed)s, payload = %(payload)s,
+               metadata = %(metadata)s, next_run_date = %(next_run_date)s,
+               principal = coalesce(%(principal)s, principal), updated_at = now()
+         WHERE cron_id = %(cron_id)s AND metadata @> %(match)s
+        RETURNING *
+        """,
+        definition.parameters | {"cron_id": cron_id, "match": filters.jsonb},
+    )
+    cron = await cursor.fetchone()
+    await notify(conn, CRONS)
+    return cron
+
+
+async def delete(conn: Conn, filters: Filters, cron_id: UUID) -> bool:
+    """Delete the cron, not its runs; False where there is none of the caller's."""
+    done = await conn.execute(
+        "DELETE FROM crons WHERE cron_id = %(cron_id)s AND metadata @> %(match)s",
+        {"cron_id": cron_id, "match": filters.jsonb},
+    )
+    return done.rowcount == 1
+
+
+async def search(
+    conn: Conn, filters: Filters, wanted: Search, *, order: tuple[str, str], limit: int, offset: int
+) -> list[Cron]:
+    """Crons that match, in `order` (a key of `ORDERS`)."""
+    cursor = conn.cursor(row_factory=rows.of(Cron))
+    query = sql.SQL(
+        """
+        SELECT *
+          FROM crons
+         WHERE metadata @> %(match)s AND metadata @> %(metadata)s
+           AND (%(assistant_id)s::uuid IS NULL OR assistant_id = %(assistant_id)s)
+           AND (%(thread_id)s::uuid IS NULL OR thread_id = %(thread_id)s)
+           AND (%(enabled)s::boolean IS NULL OR enabled = %(enabled)s)
+         ORDER BY {order}
+         LIMIT %(limit)s OFFSET %(offset)s
+        """
+    ).format(order=sql.SQL(ORDERS[order]))
+    await cursor.execute(query, wanted.parameters | {"match": filters.jsonb, "limit": limit, "offset": offset})
+    return await cursor.fetchall()
+
+
+async def count(conn: Conn, filters: Filters, wanted: Search) -> int:
+    """How many crons match."""
+    cursor = await conn.execute(
+        """
+        SELECT count(*)
+          FROM crons
+         WHERE metadata @> %(match)s AND metadata @> %(metadata)s
+           AND (%(assistant_id)s::uuid IS NULL OR assistant_id = %(assistant_id)s)
+           AND (%(thread_id)s::uuid IS NULL OR thread_id = %(thread_id)s)
+           AND (%(enabled)s::boolean IS NULL OR enabled = %(enabled)s)
+        """,
+        wanted.parameters | {"match": filters.jsonb},
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else 0
+
+
+async def due(conn: Conn, at: datetime) -> Sequence[Due]:
+    """The crons whose tick has come by `at`, whosever they are, the latest first served last."""
+    cursor = conn.cursor(row_factory=rows.of(Due))
+    await cursor.execute(
+        """
+        SELECT cron_id, thread_id, assistant_id, filters
+          FROM crons
+         WHERE enabled AND next_run_date <= %(at)s
+         ORDER BY next_run_date
+        """,
+        {"at": at},
+    )
+    return await cursor.fetchall()
+
+
+async def claim(conn: Conn, cron_id: UUID) -> Tick | None:
+    """Hold a cron whose tick is due, or None where it is not, or no longer, or another process holds it.
+
+    The caller fires the tick and calls `advance` in the same transaction.
+    """
+    cursor = conn.cursor(row_factory=rows.of(Tick))
+    await cursor.execute(
+        """
+        SELECT *
+          FROM crons
+         WHERE cron_id = %(cron_id)s AND enabled AND next_run_date <= now()
+           FOR NO KEY UPDATE SKIP LOCKED
+        """,
+        {"cron_id": cron_id},
+    )
+    return await cursor.fetchone()
+
+
+async def advance(conn: Conn, cron_id: UUID, next_run_date: datetime | None) -> None:
+    """Move a claimed cron on to its next tick; None: there is none."""
+    await conn.execute(
+        "UPDATE crons SET next_run_date = %(next_run_date)s WHERE cron_id = %(cron_id)s",
+        {"cron_id": cron_id, "next_run_date": next_run_date},
+    )
+
+
+async def seconds_to_next(conn: Conn, after: datetime) -> float | None:
+    """Seconds until the first tick behind `after`, below 0 where it has come meanwhile; None where there is none."""
+    cursor = await conn.execute(
+        """
+        SELECT extract(epoch FROM min(next_run_date) - now())::float
+          FROM crons
+         WHERE enabled AND next_run_date > %(after)s
+        """,
+        {"after": after},
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None

@@ -1,0 +1,154 @@
+"""Idempotency keys: what a request that names one has made, so that the same request again makes nothing more.
+
+The ids are chosen before anything is made. `opened` is set in the transaction that makes it, and the ids are primary
+keys: whoever dies, hangs or races in between, nothing is made twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from threadkeep.postgres import rows
+from threadkeep.postgres.pool import Conn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A key as a principal sent it with one request."""
+
+    principal: str
+    """Empty while there is no authentication."""
+    key: str
+    request: bytes
+    """A digest of what is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """A claim on a key, by one request in one process."""
+
+    reservation: UUID
+    worker_id: UUID
+    thread_ids: Sequence[UUID]
+    ids: Sequence[UUID]
+    reserve_s: float
+    """After so long another request may take it over; at once where the process is dead."""
+    keep_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What a key stands for."""
+
+    request: bytes
+    thread_ids: Sequence[UUID]
+    ids: Sequence[UUID]
+    opened: bool
+    """It has been made."""
+
+
+async def reserve(conn: Conn, key: Key, wanted: Reservation) -> Held | None:
+    """Take a key that is free, or that whoever took it has left; None where it is another's or was used.
+
+    One that was left keeps its ids, so that if its first taker makes something after all, only one of the two can.
+    """
+    cursor = conn.cursor(row_factory=rows.of(Held))
+    await cursor.execute(
+        """
+        INSERT INTO idempotency_keys AS held
+               (principal, key, request, thread_ids, ids, reservation, worker_id, reserved_until, expires_at)
+        VALUES (%(principal)s, %(key)s, %(request)s, %(thread_ids)s, %(ids)s, %(reservation)s, %(worker_id)s,
+                now() + make_interval(secs => %(reserve_s)s), now() + make_interval(secs => %(keep_s)s))
+        ON CONFLICT (principal, key) DO UPDATE
+           SET request        = EXCLUDED.request,
+               thread_ids     = CASE WHEN held.expires_at < now() THEN EXCLUDED.thread_ids ELSE held.thread_ids END,
+               ids            = CASE WHEN held.expires_at < now() THEN EXCLUDED.ids ELSE held.ids END,
+               opened         = false,
+               reservation    = EXCLUDED.reservation,
+               worker_id      = EXCLUDED.worker_id,
+               reserved_until = EXCLUDED.reserved_until,
+               expires_at     = EXCLUDED.expires_at
+         WHERE held.expires_at < now()
+            OR (NOT held.opened AND held.request = EXCLUDED.request
+                AND (held.reserved_until < now()
+                     OR NOT EXISTS (SELECT FROM workers WHERE workers.worker_id = held.worker_id)))
+        RETURNING request, thread_ids, ids, opened
+        """,
+        {
+            "principal": key.principal,
+            "key": key.key,
+            "request": key.request,
+            "thread_ids": list(wanted.thread_ids),
+            "ids": list(wanted.ids),
+            "reservation": wanted.reservation,
+            "worker_id": wanted.worker_id,
+            "reserve_s": wanted.reserve_s,
+            "keep_s": wanted.keep_s,
+        },
+    )
+    return await cursor.fetchone()
+
+
+async def get(conn: Conn, key: Key) -> Held | None:
+    """What the key stands for; None where it is free."""
+    cursor = conn.cursor(row_factory=rows.of(Held))
+    await cursor.execute(
+        """
+        SELECT request, thread_ids, ids, opened
+          FROM idempotency_keys
+         WHERE principal = %(principal)s AND key = %(key)s
+        """,
+        {"principal": key.principal, "key": key.key},
+    )
+    return await cursor.fetchone()
+
+
+async def settle(conn: Conn, key: Key, run_id: UUID | None = None) -> None:
+    """Say, in the transaction that makes it, that it is made: the run, if it was let in, or whatever else.
+
+    A thread that was made for the run alone then stays as long as the key.
+    """
+    await conn.execute(
+        """
+        WITH opened AS (
+            UPDATE idempotency_keys
+               SET opened = true
+             WHERE principal = %(principal)s AND key = %(key)s
+               AND (%(run_id)s::uuid IS NULL OR EXISTS (SELECT FROM runs WHERE run_id = %(run_id)s))
+            RETURNING thread_ids, expires_at
+        )
+        UPDATE threads
+           SET temporary_until = opened.expires_at
+          FROM opened
+         WHERE threads.thread_id = ANY(opened.thread_ids) AND threads.temporary_until IS NOT NULL
+        """,
+        {"principal": key.principal, "key": key.key, "run_id": run_id},
+    )
+
+
+async def release(conn: Conn, key: Key, reservation: UUID) -> None:
+    """Give back a key with which nothing was made."""
+    await conn.execute(
+        """
+        DELETE FROM idempotency_keys
+         WHERE principal = %(principal)s AND key = %(key)s AND reservation = %(reservation)s AND NOT opened
+        """,
+        {"principal": key.principal, "key": key.key, "reservation": reservation},
+    )
+
+
+async def sweep(conn: Conn, limit: int) -> int:
+    """Forget up to `limit` keys whose time is over; how many."""
+    done = await conn.execute(
+        """
+        DELETE FROM idempotency_keys
+         WHERE (principal, key) IN (
+            SELECT principal, key FROM idempotency_keys
+             WHERE expires_at < now()
+             ORDER BY expires_at
+             LIMIT %(limit)s
+               FOR UPDATE SKIP LOCKED)
+        """,
+        {"limit": limit},
+    )
+    return done.rowcount

@@ -1,0 +1,176 @@
+"""Queue: runs from the request to their end. The table `runs` is the queue.
+
+The states and who moves them: docs/design.md#runs. A statement that decides by what else goes on on a thread first
+locks the thread's row in the same transaction, so that what it then sees is what is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from threadkeep.base import json
+from threadkeep.base.json import Json
+from threadkeep.postgres import rows
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.tables.runs import FinalStatus, ThreadStatus
+
+TEMPORARY_S = 300.0
+"""How long a temporary thread stays after its run, so that the answer can be had from another process or once more."""
+STRIDE = 100_000
+"""Positions left out between two attempts: the first may have told its readers more than it wrote."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A run that this process now executes."""
+
+    run_id: UUID
+    thread_id: UUID
+    assistant_id: UUID
+    graph_id: str
+    metadata: Json
+    kwargs: Json
+    principal: Json | None
+    """The user of whoever asked for it."""
+    attempt: int
+    worker_id: UUID
+    """The lease under which it is executed."""
+    temporary: bool
+    kept: bool
+    new_thread: bool = False
+    """The thread was made for it: it has no checkpoint yet."""
+    events_before: int = 0
+    """The position behind which this attempt's events begin."""
+    waited_s: float | None = None
+    """How long it had been due; None where it never waited in the queue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run ended, and what its thread then holds."""
+
+    status: FinalStatus
+    thread_status: ThreadStatus
+    values: bytes | None
+    """JSON; None leaves the thread's values as they are."""
+    interrupts: Mapping[str, Any]
+    error: Mapping[str, Any] | None
+    remove: bool = False
+    """The run's row goes too: it was rolled back."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What the function `finish_run` is to know to close a run that this process executes, and its thread."""
+
+    run_id: UUID
+    told: bytes
+    """JSON: of the run and its thread."""
+    values: bytes | None
+    """JSON: what the thread then holds; None: what it held before."""
+
+
+async def lock_thread(conn: Conn, thread_id: UUID) -> None:
+    """Hold the thread's row until the transaction ends: from here on nobody else moves its runs."""
+    await conn.execute("SELECT FROM threads WHERE thread_id = %(thread_id)s FOR UPDATE", {"thread_id": thread_id})
+
+
+async def claim(conn: Conn, worker_id: UUID) -> Claimed | None:
+    """Take the oldest pending run whose thread is free and whose turn it is, or None where there is none.
+
+    Two workers never take the same run: its row is locked, and locked rows are skipped. The attempt is counted
+    before the graph starts, so that a run that kills its process is not tried for ever.
+    """
+    cursor = conn.cursor(row_factory=rows.of(Claimed))
+    await cursor.execute(
+        """
+        UPDATE runs
+           SET status = 'running', worker_id = %(worker_id)s, attempt = attempt + 1, started_at = now(),
+               updated_at = now()
+         WHERE run_id = (
+            SELECT run_id
+              FROM runs AS candidate
+             WHERE status = 'pending' AND run_after <= now()
+               AND NOT EXISTS (
+                SELECT FROM runs AS earlier
+                 WHERE earlier.thread_id = candidate.thread_id
+                   AND (earlier.status = 'running'
+                        OR (earlier.status = 'pending' AND earlier.run_after <= now()
+                            AND earlier.queue_position < candidate.queue_position))
+               )
+             ORDER BY queue_position
+             LIMIT 1
+               FOR UPDATE SKIP LOCKED
+         )
+        RETURNING *, coalesce((SELECT max(position) + %(stride)s FROM run_events WHERE run_id = runs.run_id),
+                              CASE WHEN attempt > 1 THEN %(stride)s ELSE 0 END) AS events_before,
+                  extract(epoch FROM now() - run_after)::float AS waited_s
+        """,
+        {"worker_id": worker_id, "stride": STRIDE},
+    )
+    return await cursor.fetchone()
+
+
+async def any_due(conn: Conn) -> bool:
+    """Whether a pending run is due; its thread may still be busy."""
+    cursor = await conn.execute("SELECT EXISTS (SELECT FROM runs WHERE status = 'pending' AND run_after <= now())")
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
+async def seconds_to_next(conn: Conn) -> float | None:
+    """Seconds until the next delayed run is due (`after_seconds`), or None where there is none."""
+    cursor = await conn.execute(
+        """
+        SELECT extract(epoch FROM min(run_after) - now())::float
+          FROM runs
+         WHERE status = 'pending' AND run_after > now()
+        """
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+def end_of(claimed: Claimed, ending: Ending, *, followed: bool) -> End:
+    """How to close a run. It also wakes the next in line and, where the run is `followed`, those who do so in other
+    processes."""
+    told: dict[str, object] = {
+        "run_id": claimed.run_id,
+        "thread_id": claimed.thread_id,
+        "worker_id": claimed.worker_id,
+        "status": ending.status,
+        "thread_status": ending.thread_status,
+        "interrupts": ending.interrupts,
+        "error": ending.error,
+        "temporary_s": TEMPORARY_S if claimed.temporary else None,
+        "followed": followed,
+        "remove": ending.remove,
+    }
+    return End(claimed.run_id, json.dumps(told), ending.values)
+
+
+async def finish(pool: Pool, end: End) -> bool:
+    """Close a run in a transaction of its own, behind whoever holds its thread; False where it was no longer its
+    worker's. Most ends go along with checkpoints (`persistence/group_commit.py`)."""
+    async with pool.connection() as conn:
+        done = await conn.execute(
+            "SELECT finish_run(%(told)s::jsonb, %(values)s::json)",
+            {"told": end.told.decode(), "values": None if end.values is None else end.values.decode()},
+        )
+        row = await done.fetchone()
+    return bool(row and row[0])
+
+
+async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float) -> bool:
+    """Have the thread's runs keep their events for so long; False where there is none of the caller's."""
+    done = await conn.execute(
+        """
+        UPDATE threads
+           SET watched_until = now() + make_interval(secs => %(seconds)s)
+         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+        """,
+        {"thread_id": thread_id, "seconds": seconds, "match": filters.jsonb},
+    )
+    return done.rowcount == 1

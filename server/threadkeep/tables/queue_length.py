@@ -1,0 +1,32 @@
+"""Backlog: how many runs wait in the queue, of all and of one principal."""
+
+from dataclasses import dataclass
+
+from threadkeep.postgres import rows
+from threadkeep.postgres.pool import Conn
+
+
+@dataclass(slots=True, kw_only=True)
+class Backlog:
+    """A count, to which whoever has made it adds what it lets in."""
+
+    pending: int
+    """Of all principals; no more is counted than was asked for."""
+    own: int
+
+
+async def count(conn: Conn, identity: str | None, *, at_most: int) -> Backlog:
+    """The runs that wait for their turn; the principal's own by the index `runs_of_a_principal`."""
+    cursor = conn.cursor(row_factory=rows.of(Backlog))
+    await cursor.execute(
+        """
+        SELECT (SELECT count(*)
+                  FROM (SELECT FROM runs WHERE status = 'pending' LIMIT %(at_most)s) AS waiting) AS pending,
+               (SELECT count(*)
+                  FROM runs
+                 WHERE status = 'pending' AND principal IS NOT NULL
+                   AND principal ->> 'identity' = %(identity)s::text) AS own
+        """,
+        {"identity": identity, "at_most": at_most},
+    )
+    return await cursor.fetchone() or Backlog(pending=0, own=0)

@@ -1,0 +1,237 @@
+"""Openings: from a request to a row of `runs`, which runs at once or waits in the queue.
+
+On a locked thread, so that what is found going on there is what goes on. Runs that are asked for at once are opened in one
+statement; one whose thread somebody holds waits for it alone.
+"""
+
+import itertools
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, cast
+from uuid import UUID
+
+from psycopg import AsyncCursor
+
+from threadkeep.base import json
+from threadkeep.base.json import Json
+from threadkeep.postgres import rows, tenancy
+from threadkeep.postgres.arrays import Texts
+from threadkeep.postgres.batch_writer import Together
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.pool import Conn, Pool, pipeline
+from threadkeep.tables import idempotency_keys
+from threadkeep.tables.idempotency_keys import Key
+from threadkeep.tables.queue import TEMPORARY_S
+from threadkeep.tables.runs import Run, RunStatus
+from threadkeep.tables.threads import Ttl
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """A run to be opened."""
+
+    run_id: UUID
+    thread_id: UUID
+    assistant_id: UUID
+    graph_id: str
+    metadata: Mapping[str, Any]
+    """Over that of the assistant and of the thread."""
+    assistant_metadata: Mapping[str, Any]
+    kwargs: bytes
+    """JSON."""
+    multitask_strategy: str = "enqueue"
+    after_s: float = 0
+    temporary: bool = False
+    kept: bool = True
+    """Write its events to `run_events`; a run that has to wait is kept in any case, for any process may execute it."""
+    told: bool = True
+    """Somebody hears of it before its end: it is on disk when this is answered."""
+    create_thread: bool = False
+    thread_ttl: Ttl | None = None
+    """Of a thread that is made for it."""
+    principal: bytes | None = None
+    """JSON: the user of whoever asks."""
+    key: Key | None = None
+    """The Idempotency-Key by which it is asked for, reserved before."""
+    worker_id: UUID | None = None
+    """The process that starts it at once if its thread is free; None: it waits for a worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What became of a `NewRun`."""
+
+    run: Run | None
+    """None: there is no such thread, or it is busy and the strategy is `reject`."""
+    thread_found: bool
+    new_thread: bool
+    """It was made for this run: there is nothing on it yet."""
+    kept: bool
+    """Its events are to be written: asked for, or somebody watches the thread."""
+    busy_with: UUID | None
+    """The run that was going on or waiting on the thread."""
+    superseded: Sequence[UUID]
+    """Running runs that the new one told to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """A row of the function `open_run` (`migrations/0012_open_and_finish.sql`)."""
+
+    thread_found: bool
+    new_thread: bool
+    busy_with: UUID | None
+    status: RunStatus | None
+    kept: bool | None
+    metadata: Json | None
+    created_at: datetime | None
+    superseded: list[UUID] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed(_Answer):
+    """Of one of several runs."""
+
+    place: int
+    """From 1."""
+
+
+class _Asked(NamedTuple):
+    """A run to be opened with others. Sorted, those of all processes are in one order, and none waits for another that
+    waits for it; those of one thread stay as they came."""
+
+    thread_id: UUID
+    number: int
+    """In the order of coming."""
+    run: str
+    """What the function `open_run` is to know: JSON."""
+
+
+Gathered: TypeAlias = Together[_Asked, _Answer | None]
+MOST_RUNS = 100
+"""Opened in one statement."""
+
+
+class Openings:
+    """Opens the runs of this process."""
+
+    def __init__(self, pool: Pool, told: Gathered, untold: Gathered) -> None:
+        self._pool = pool
+        self._told = told
+        """Those that are to be on disk before their callers hear of them."""
+        self._untold = untold
+        self._numbers = itertools.count()
+
+    async def open_run(self, filters: Filters, new: NewRun) -> Opened:
+        """Open a run on its thread, in one round trip: `running` where it may start here and now, else `pending`."""
+        if new.key is not None:
+            async with self._pool.connection() as conn, conn.transaction():
+                return await open_run_in(conn, filters, new)
+        if tenancy.current() is not None:
+            async with pipeline(self._pool) as conn:  # the bounds go along in the same round trip
+                cursor = await _call(conn, filters, new)
+            return _opened(new, await cursor.fetchone())
+        gathered = self._told if new.told else self._untold
+        asked = _Asked(new.thread_id, next(self._numbers), _encoded(filters, new))
+        if (answer := await gathered.write(asked)) is not None:
+            return _opened(new, answer)
+        async with self._pool.connection() as conn:
+            return await open_run_in(conn, filters, new)
+
+
+@asynccontextmanager
+async def opening(pool: Pool) -> AsyncGenerator[Openings]:
+    """What opens runs on `pool`, its writers running until the block ends."""
+
+    def gathered() -> Gathered:
+        return Together(partial(_open_all, pool), size=lambda _: 1, most=MOST_RUNS)
+
+    async with gathered().running() as told, gathered().running() as untold:
+        yield Openings(pool, told, untold)
+
+
+async def _open_all(pool: Pool, asked: list[_Asked]) -> list[_Answer | None]:
+    """Of each what became of it; None where its thread is locked, and the others shall not wait for that."""
+    ordered = sorted(asked)
+    async with pool.connection() as conn:
+        cursor = await conn.cursor(row_factory=rows.of(_Placed)).execute(
+            "SELECT * FROM open_runs(%(asked)b::text[]::jsonb[])", {"asked": Texts(one.run for one in ordered)}
+        )
+        answers = {ordered[placed.place - 1].number: placed for placed in await cursor.fetchall()}
+    return [answers.get(one.number) for one in asked]
+
+
+async def open_run_in(conn: Conn, filters: Filters, new: NewRun) -> Opened:
+    """As `open_run`, as a part of the transaction that the caller has begun on `conn`."""
+    cursor = await _call(conn, filters, new)
+    opened = _opened(new, await cursor.fetchone())
+    if new.key is not None:
+        await idempotency_keys.settle(conn, new.key, new.run_id)
+    return opened
+
+
+async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_Answer]:
+    cursor = conn.cursor(row_factory=rows.of(_Answer))
+    return await cursor.execute("SELECT * FROM open_run(%(asked)s::jsonb)", {"asked": _encoded(filters, new)})
+
+
+def _opened(new: NewRun, row: _Answer | None) -> Opened:
+    answer = cast("_Answer", row)  # a function that returns no set always gives a row
+    return Opened(
+        run=_run(new, answer),
+        thread_found=answer.thread_found,
+        new_thread=answer.new_thread,
+        kept=bool(answer.kept),
+        busy_with=answer.busy_with,
+        superseded=answer.superseded or (),
+    )
+
+
+def _run(new: NewRun, answer: _Answer) -> Run | None:
+    """The row as it now is, as far as it is not what was asked for."""
+    if answer.status is None or answer.metadata is None or answer.created_at is None:
+        return None
+    return Run(
+        run_id=new.run_id,
+        thread_id=new.thread_id,
+        assistant_id=new.assistant_id,
+        created_at=answer.created_at,
+        updated_at=answer.created_at,
+        status=answer.status,
+        metadata=answer.metadata,
+        kwargs=Json(new.kwargs),
+        multitask_strategy=new.multitask_strategy,
+    )
+
+
+def _encoded(filters: Filters, new: NewRun) -> str:
+    """What the function `open_run` is to know: JSON."""
+    asked = {
+        "run_id": new.run_id,
+        "thread_id": new.thread_id,
+        "assistant_id": new.assistant_id,
+        "graph_id": new.graph_id,
+        "metadata": filters.unreserved(new.metadata),  # the thread's own say whose it is
+        "assistant_metadata": new.assistant_metadata,
+        "mark": {"graph_id": new.graph_id, "assistant_id": new.assistant_id},
+        "kwargs": Json(new.kwargs),
+        "principal": Json(new.principal) if new.principal else None,
+        "strategy": new.multitask_strategy,
+        "after_s": new.after_s,
+        "temporary": new.temporary,
+        "kept": new.kept,
+        "told": new.told,
+        "worker_id": new.worker_id,
+        "match": filters.match,
+    }
+    if new.create_thread:
+        asked["new_thread"] = {
+            "metadata": filters.stamped(new.metadata),  # the run's, and satisfies the caller's own filter
+            "ttl_strategy": new.thread_ttl and new.thread_ttl.strategy,
+            "ttl_minutes": new.thread_ttl and new.thread_ttl.minutes,
+            "temporary_s": TEMPORARY_S if new.temporary else None,
+        }
+    return json.dumps(asked).decode()

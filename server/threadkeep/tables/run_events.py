@@ -1,0 +1,93 @@
+"""Run events: what a kept run has streamed, by position.
+
+Appended in batches by the process that executes the run; read by whoever comes later or from elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from threadkeep.postgres import rows
+from threadkeep.postgres.arrays import Ints, Texts
+from threadkeep.postgres.pool import Conn
+
+PAGE = 500
+"""Events read at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """One event of a run's stream. `position` counts from 1; `data` is one line of JSON."""
+
+    position: int
+    event: str
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events of a run that `worker_id` executes."""
+
+    run_id: UUID
+    worker_id: UUID
+    events: Sequence[RunEvent]
+
+
+async def append(conn: Conn, batches: Sequence[Batch]) -> None:
+    """Write batches of several runs, each of another, and wake their readers in other processes.
+
+    A position that is there already stays as it is; a run that was deleted, or is no longer its worker's, gets none.
+    They need not be on disk before their run's end is, which flushes them too.
+    """
+    rows = [(place, event) for place, batch in enumerate(batches, 1) for event in batch.events]
+    await conn.execute(
+        """
+        WITH run AS (
+            SELECT runs.run_id, held.place
+              FROM unnest(%(run_ids)b::uuid[], %(worker_ids)b::uuid[]) WITH ORDINALITY AS held(run_id, worker_id, place)
+              JOIN runs ON runs.run_id = held.run_id AND runs.worker_id = held.worker_id
+               FOR KEY SHARE OF runs
+        ), added AS (
+            INSERT INTO run_events (run_id, position, event, data)
+            SELECT run.run_id, item.position, item.event, item.data
+              FROM unnest(%(places)b, %(positions)b, %(events)b, string_to_array(%(lines)s, E'\n'))
+                   AS item(place, position, event, data)
+              JOIN run ON run.place = item.place
+            ON CONFLICT DO NOTHING
+        )
+        SELECT pg_notify('threadkeep', 'run:' || run_id), set_config('synchronous_commit', 'off', true) FROM run
+        """,
+        {
+            "run_ids": Texts(batch.run_id for batch in batches),
+            "worker_ids": Texts(batch.worker_id for batch in batches),
+            "places": Ints(place for place, _ in rows),
+            "positions": Ints(event.position for _, event in rows),
+            "events": Texts(event.event for _, event in rows),
+            "lines": "\n".join(event.data for _, event in rows),  # an array of text is escaped by Python, at length
+        },
+    )
+
+
+async def last(conn: Conn, run_id: UUID) -> int:
+    """The position of the newest event; 0 where there is none."""
+    cursor = await conn.execute(
+        "SELECT coalesce(max(position), 0) FROM run_events WHERE run_id = %(run_id)s", {"run_id": run_id}
+    )
+    found = await cursor.fetchone()
+    return int(found[0]) if found else 0
+
+
+async def read(conn: Conn, run_id: UUID, after: int) -> list[RunEvent]:
+    """Up to `PAGE` events behind position `after`, in order."""
+    cursor = conn.cursor(row_factory=rows.of(RunEvent))
+    await cursor.execute(
+        """
+        SELECT position, event, data
+          FROM run_events
+         WHERE run_id = %(run_id)s AND position > %(after)s
+         ORDER BY position
+         LIMIT %(page)s
+        """,
+        {"run_id": run_id, "after": after, "page": PAGE},
+    )
+    return await cursor.fetchall()

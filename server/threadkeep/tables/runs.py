@@ -1,0 +1,190 @@
+"""Runs: their rows, for those who ask about them. What moves a run is in `queue` and `cancels`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias
+from uuid import UUID
+
+from threadkeep.base.json import Json
+from threadkeep.postgres import rows
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.pool import Conn
+
+RunStatus: TypeAlias = Literal["pending", "running", "success", "error", "timeout", "interrupted"]
+FinalStatus: TypeAlias = Literal["success", "error", "timeout", "interrupted"]
+ThreadStatus: TypeAlias = Literal["idle", "interrupted", "error"]
+CancelAction: TypeAlias = Literal["interrupt", "rollback"]
+FINAL: frozenset[str] = frozenset({"success", "error", "timeout", "interrupted"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A row of `runs`; its field names are the protocol's, so that it is also the JSON a client gets."""
+
+    run_id: UUID
+    thread_id: UUID
+    assistant_id: UUID
+    created_at: datetime
+    updated_at: datetime
+    status: RunStatus
+    metadata: Json
+    kwargs: Json
+    multitask_strategy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What a run has answered, as far as its row and its thread's tell."""
+
+    status: RunStatus
+    error: Json | None
+    values: Json | None
+    interrupts: Json
+
+
+async def get(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Run | None:
+    """The run, or None where there is none of the caller's on that thread."""
+    cursor = conn.cursor(row_factory=rows.of(Run))
+    await cursor.execute(
+        """
+        SELECT runs.*
+          FROM runs JOIN threads USING (thread_id)
+         WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s AND threads.metadata @> %(match)s
+        """,
+        {"run_id": run_id, "thread_id": thread_id, "match": filters.jsonb},
+    )
+    return await cursor.fetchone()
+
+
+async def get_several(conn: Conn, filters: Filters, run_ids: Sequence[UUID]) -> list[Run]:
+    """Those of the runs that are there and the caller's, in the order of the ids."""
+    cursor = conn.cursor(row_factory=rows.of(Run))
+    await cursor.execute(
+        """
+        SELECT runs.*
+          FROM runs JOIN threads USING (thread_id)
+         WHERE run_id = ANY(%(run_ids)s) AND threads.metadata @> %(match)s
+         ORDER BY array_position(%(run_ids)s, run_id)
+        """,
+        {"run_ids": list(run_ids), "match": filters.jsonb},
+    )
+    return await cursor.fetchall()
+
+
+async def get_stored(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Stored | None:
+    """What the run has answered, or None where there is none of the caller's on that thread."""
+    cursor = conn.cursor(row_factory=rows.of(Stored))
+    await cursor.execute(
+        """
+        SELECT runs.status, runs.error, threads."values", threads.interrupts
+          FROM runs JOIN threads USING (thread_id)
+         WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s AND threads.metadata @> %(match)s
+        """,
+        {"run_id": run_id, "thread_id": thread_id, "match": filters.jsonb},
+    )
+    return await cursor.fetchone()
+
+
+async def status(conn: Conn, run_id: UUID) -> RunStatus | None:
+    """Where the run stands, for whoever follows it already; None where it is gone."""
+    cursor = await conn.execute("SELECT status FROM runs WHERE run_id = %(run_id)s", {"run_id": run_id})
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+async def watch(conn: Conn, run_id: UUID) -> RunStatus | None:
+    """As `status`; and from now on the run's events are kept, wherever it runs."""
+    cursor = await conn.execute(
+        """
+        WITH asked AS (
+            UPDATE runs SET kept = true
+             WHERE run_id = %(run_id)s AND status = 'running' AND NOT kept
+            RETURNING pg_notify('threadkeep', 'watch')
+        )
+        SELECT status, (SELECT count(*) FROM asked) FROM runs WHERE run_id = %(run_id)s
+        """,
+        {"run_id": run_id},
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+async def watched(conn: Conn, run_ids: Sequence[UUID]) -> list[UUID]:
+    """Which of these running runs are to be kept."""
+    cursor = await conn.execute(
+        "SELECT run_id FROM runs WHERE run_id = ANY(%(run_ids)s) AND status = 'running' AND kept",
+        {"run_ids": list(run_ids)},
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A run among those of its thread, for who follows them all."""
+
+    run_id: UUID
+    queue_position: int
+
+
+async def listed(conn: Conn, thread_id: UUID, *, after: int | None) -> list[Listed]:
+    """The thread's runs behind a queue position, in order; `after=None`: those that wait or run now."""
+    cursor = conn.cursor(row_factory=rows.of(Listed))
+    await cursor.execute(
+        """
+        SELECT run_id, queue_position
+          FROM runs
+         WHERE thread_id = %(thread_id)s
+           AND CASE WHEN %(after)s::bigint IS NULL THEN status IN ('pending', 'running')
+                    ELSE queue_position > %(after)s END
+         ORDER BY queue_position
+        """,
+        {"thread_id": thread_id, "after": after},
+    )
+    return await cursor.fetchall()
+
+
+async def last_position(conn: Conn, thread_id: UUID, *, before: datetime | None = None) -> int:
+    """The queue position of the thread's newest run, of those made before a time; 0 where there is none."""
+    cursor = await conn.execute(
+        """
+        SELECT coalesce(max(queue_position), 0)
+          FROM runs
+         WHERE thread_id = %(thread_id)s AND (%(before)s::timestamptz IS NULL OR created_at < %(before)s)
+        """,
+        {"thread_id": thread_id, "before": before},
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else 0
+
+
+async def delete(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> bool:
+    """Forget a run that has ended, with its events; False where there is none such of the caller's."""
+    done = await conn.execute(
+        """
+        DELETE FROM runs USING threads
+         WHERE runs.thread_id = threads.thread_id AND threads.metadata @> %(match)s
+           AND runs.thread_id = %(thread_id)s AND run_id = %(run_id)s AND finished_at IS NOT NULL
+        """,
+        {"run_id": run_id, "thread_id": thread_id, "match": filters.jsonb},
+    )
+    return done.rowcount == 1
+
+
+async def search(
+    conn: Conn, filters: Filters, thread_id: UUID, *, status: str | None, limit: int, offset: int
+) -> list[Run]:
+    """The thread's runs, the newest first; of one status, or all."""
+    cursor = conn.cursor(row_factory=rows.of(Run))
+    await cursor.execute(
+        """
+        SELECT runs.*
+          FROM runs JOIN threads USING (thread_id)
+         WHERE thread_id = %(thread_id)s AND threads.metadata @> %(match)s
+           AND (%(status)s::text IS NULL OR runs.status = %(status)s)
+         ORDER BY queue_position DESC
+         LIMIT %(limit)s OFFSET %(offset)s
+        """,
+        {"thread_id": thread_id, "status": status, "limit": limit, "offset": offset, "match": filters.jsonb},
+    )
+    return await cursor.fetchall()

@@ -1,0 +1,116 @@
+"""Thread checkpoints: what is done to all checkpoints of a thread at once, for which the saver has no method."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from threadkeep.base.json import Json
+from threadkeep.postgres import rows
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.pool import Conn
+from threadkeep.tables.threads import Thread
+
+
+async def copy(
+    conn: Conn, filters: Filters, source_id: UUID, thread_id: UUID, marks: Mapping[str, Any]
+) -> tuple[Thread, bool] | None:
+    """Copy a thread and its checkpoints, which keep their ids, as they are at one moment; its runs are not copied.
+
+    `marks` go over its metadata. The new thread, and whether a run was on the source, so that its checkpoints are ahead
+    of its row; None where there is no such thread of the caller's. A single statement: its parts see one and the same snapshot.
+    """
+    cursor = await conn.execute(
+        """
+        WITH source AS (
+            SELECT * FROM threads WHERE thread_id = %(source_id)s AND metadata @> %(match)s
+        ), copied AS (
+            INSERT INTO threads (thread_id, status, metadata, config, "values", interrupts, error,
+                                 ttl_strategy, ttl_minutes)
+            SELECT %(thread_id)s, CASE status WHEN 'busy' THEN 'idle' ELSE status END, metadata || %(marks)s, config,
+                   "values", interrupts, error, ttl_strategy, ttl_minutes
+              FROM source
+            RETURNING *
+        ), checkpoints_copied AS (
+            INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint,
+                                     metadata)
+            SELECT %(to)s, c.checkpoint_ns, c.checkpoint_id, c.parent_checkpoint_id, c.type, c.checkpoint,
+                   CASE WHEN c.metadata ? 'thread_id'
+                        THEN jsonb_set(c.metadata, '{thread_id}', to_jsonb(%(to)s::text)) ELSE c.metadata END
+              FROM source JOIN checkpoints AS c ON c.thread_id = %(from)s
+        ), blobs_copied AS (
+            INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+            SELECT %(to)s, b.checkpoint_ns, b.channel, b.version, b.type, b.blob
+              FROM source JOIN checkpoint_blobs AS b ON b.thread_id = %(from)s
+        ), writes_copied AS (
+            INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, blob,
+                                           task_path)
+            SELECT %(to)s, w.checkpoint_ns, w.checkpoint_id, w.task_id, w.idx, w.channel, w.type, w.blob, w.task_path
+              FROM source JOIN checkpoint_writes AS w ON w.thread_id = %(from)s
+        )
+        SELECT copied.*, source.status = 'busy' AS source_busy FROM copied, source
+        """,
+        {
+            "source_id": source_id,
+            "from": str(source_id),
+            "thread_id": thread_id,
+            "to": str(thread_id),
+            "marks": Jsonb(marks),
+            "match": filters.jsonb,
+        },
+    )
+    row = await cursor.fetchone()
+    return (rows.of(Thread)(cursor)(row), row[-1]) if row else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """How much a thread's checkpoints take, in bytes as Postgres stores them, compressed where it compressed them."""
+
+    thread_id: UUID
+    total_bytes: int
+    checkpoints: Json
+    channel_values: Json
+    pending_writes: Json
+
+
+async def storage(conn: Conn, filters: Filters, thread_id: UUID) -> Storage | None:
+    """What the thread takes, or None where there is no such thread of the caller's."""
+    cursor: Any = conn.cursor(row_factory=rows.of(Storage))
+    await cursor.execute(
+        """
+        WITH thread AS (
+            SELECT thread_id, thread_id::text AS text_id
+              FROM threads
+             WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+        ), checkpoint AS (
+            SELECT count(*) AS count,
+                   coalesce(sum(pg_column_size(checkpoint) + pg_column_size(metadata)), 0) AS bytes
+              FROM checkpoints
+             WHERE thread_id = (SELECT text_id FROM thread)
+        ), channel AS (
+            SELECT channel, count(*) AS versions, coalesce(sum(pg_column_size(blob)), 0) AS bytes
+              FROM checkpoint_blobs
+             WHERE thread_id = (SELECT text_id FROM thread)
+             GROUP BY channel
+        ), blob AS (
+            SELECT coalesce(sum(versions), 0) AS count, coalesce(sum(bytes), 0) AS bytes,
+                   coalesce(jsonb_object_agg(channel, jsonb_build_object('versions', versions, 'bytes', bytes)),
+                            '{}') AS by_channel
+              FROM channel
+        ), pending AS (
+            SELECT count(*) AS count, coalesce(sum(pg_column_size(blob)), 0) AS bytes
+              FROM checkpoint_writes
+             WHERE thread_id = (SELECT text_id FROM thread)
+        )
+        SELECT thread.thread_id,
+               (checkpoint.bytes + blob.bytes + pending.bytes)::bigint AS total_bytes,
+               to_jsonb(checkpoint) AS checkpoints, to_jsonb(blob) AS channel_values,
+               to_jsonb(pending) AS pending_writes
+          FROM thread, checkpoint, blob, pending
+        """,
+        {"thread_id": thread_id, "match": filters.jsonb},
+    )
+    return await cursor.fetchone()

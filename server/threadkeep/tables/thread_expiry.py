@@ -1,0 +1,53 @@
+"""Expiry: threads whose time to live is over. It counts from `updated_at`, and a busy thread's is never over.
+
+What decides stands in the thread's own row, so that it is read again once the row is locked.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from threadkeep.postgres.pool import Conn
+
+
+async def lock_expired(conn: Conn, strategy: str, limit: int) -> list[UUID]:
+    """Up to `limit` threads that are due, the oldest first; other replicas pass them over until the transaction ends.
+
+    A thread whose old checkpoints are gone (`keep_latest`) is due again when it was touched since.
+    """
+    cursor = await conn.execute(
+        """
+        SELECT thread_id
+          FROM threads
+         WHERE ttl_strategy = %(strategy)s AND expires_at < now() AND status <> 'busy'
+           AND (ttl_swept_at IS NULL OR ttl_swept_at < updated_at)
+         ORDER BY expires_at
+         LIMIT %(limit)s
+           FOR UPDATE SKIP LOCKED
+        """,
+        {"strategy": strategy, "limit": limit},
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def lock_temporary(conn: Conn, limit: int) -> list[UUID]:
+    """Up to `limit` temporary threads that are no longer needed, likewise."""
+    cursor = await conn.execute(
+        """
+        SELECT thread_id
+          FROM threads
+         WHERE temporary_until < now() AND status <> 'busy'
+         ORDER BY temporary_until
+         LIMIT %(limit)s
+           FOR UPDATE SKIP LOCKED
+        """,
+        {"limit": limit},
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def mark_swept(conn: Conn, thread_ids: Sequence[UUID]) -> None:
+    """Say that the threads have had their due."""
+    await conn.execute(
+        "UPDATE threads SET ttl_swept_at = now() WHERE thread_id = ANY(%(thread_ids)s)",
+        {"thread_ids": list(thread_ids)},
+    )

@@ -1,0 +1,142 @@
+"""A thread's runs as those see them who watch the thread: in order, with what each left."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from threadkeep.base.json import Json
+from threadkeep.postgres import rows
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.pool import Conn
+from threadkeep.tables.runs import RunStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedRun:
+    """A run of a thread that somebody watches."""
+
+    run_id: UUID
+    queue_position: int
+    graph_id: str
+    status: RunStatus
+    due: bool
+    """It is not to wait for its time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run ended, and how its thread stands now."""
+
+    status: RunStatus
+    error: Json | None
+    finished_at: datetime | None
+    thread_status: str
+    interrupts: Json
+    """Of the thread, by task: the run's own where it is the newest."""
+    newest: bool
+
+
+async def watched(conn: Conn, filters: Filters, thread_id: UUID, *, after: int) -> list[WatchedRun]:
+    """The thread's runs behind a queue position, in order."""
+    cursor = conn.cursor(row_factory=rows.of(WatchedRun))
+    await cursor.execute(
+        """
+        SELECT run_id, queue_position, graph_id, runs.status, run_after <= now() AS due
+          FROM runs JOIN threads USING (thread_id)
+         WHERE thread_id = %(thread_id)s AND threads.metadata @> %(match)s AND queue_position > %(after)s
+         ORDER BY queue_position
+         LIMIT 1000
+        """,
+        {"thread_id": thread_id, "after": after, "match": filters.jsonb},
+    )
+    return await cursor.fetchall()
+
+
+async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float, recent_s: float) -> int | None:
+    """Have the thread's runs keep their events for so long; None where there is none of the caller's.
+
+    Else the queue position before the first run that goes on, waits, or ended within `recent_s` seconds. Where the thread
+    waits for an answer, the run that asked is recent however long it is ago.
+    """
+    cursor = await conn.execute(
+        """
+        WITH watched AS (
+            UPDATE threads
+               SET watched_until = now() + make_interval(secs => %(seconds)s)
+             WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+            RETURNING thread_id, status
+        )
+        SELECT coalesce(
+                   min(queue_position) FILTER (
+                       WHERE finished_at IS NULL OR finished_at > now() - make_interval(secs => %(recent_s)s)
+                   ) - 1,
+                   max(queue_position) - (watched.status = 'interrupted')::int,
+                   0
+               )
+          FROM watched LEFT JOIN runs USING (thread_id)
+         GROUP BY watched.thread_id, watched.status
+        """,
+        {"thread_id": thread_id, "seconds": seconds, "recent_s": recent_s, "match": filters.jsonb},
+    )
+    row = await cursor.fetchone()
+    return int(row[0]) if row else None
+
+
+async def first_going_on(conn: Conn, thread_id: UUID, run_id: UUID) -> int:
+    """The queue position of the first run of the thread that goes on or waits, or else that of the run itself."""
+    cursor = await conn.execute(
+        """
+        SELECT coalesce(min(queue_position) FILTER (WHERE finished_at IS NULL AND run_after <= now()),
+                        max(queue_position) FILTER (WHERE run_id = %(run_id)s),
+                        0)
+          FROM runs
+         WHERE thread_id = %(thread_id)s AND (finished_at IS NULL OR run_id = %(run_id)s)
+        """,
+        {"thread_id": thread_id, "run_id": run_id},
+    )
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewestRun:
+    """The run that a thread's questions come from, and what it was started with."""
+
+    run_id: UUID
+    assistant_id: UUID
+    status: RunStatus
+    kwargs: Json
+
+
+async def newest(conn: Conn, filters: Filters, thread_id: UUID) -> NewestRun | None:
+    """The thread's newest run; None where there is none."""
+    cursor = conn.cursor(row_factory=rows.of(NewestRun))
+    await cursor.execute(
+        """
+        SELECT run_id, assistant_id, runs.status, kwargs
+          FROM runs JOIN threads USING (thread_id)
+         WHERE thread_id = %(thread_id)s AND threads.metadata @> %(match)s
+         ORDER BY queue_position DESC
+         LIMIT 1
+        """,
+        {"thread_id": thread_id, "match": filters.jsonb},
+    )
+    return await cursor.fetchone()
+
+
+async def ending(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Ending | None:
+    """How the run stands; None where it is gone."""
+    cursor = conn.cursor(row_factory=rows.of(Ending))
+    await cursor.execute(
+        """
+        SELECT runs.status, runs.error, runs.finished_at, threads.status AS thread_status, threads.interrupts,
+               NOT EXISTS (
+                   SELECT FROM runs AS later
+                    WHERE later.thread_id = runs.thread_id AND later.queue_position > runs.queue_position
+               ) AS newest
+          FROM runs JOIN threads USING (thread_id)
+         WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s AND threads.metadata @> %(match)s
+        """,
+        {"run_id": run_id, "thread_id": thread_id, "match": filters.jsonb},
+    )
+    return await cursor.fetchone()

@@ -1,0 +1,180 @@
+"""Thread search: which threads there are, a page at a time, and what of each is read."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, LiteralString, TypeAlias, cast
+from uuid import UUID
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from threadkeep.base import json
+from threadkeep.base.json import Json
+from threadkeep.postgres import rows
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.statement_timeout import searching
+from threadkeep.tables.threads import Thread
+
+MOST_WORDS = 8
+SPECIAL, BACKSLASHED = r"[%_\\]", r"\\\g<0>"
+
+Root: TypeAlias = Literal["values", "metadata", "config", "interrupts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What to look for among threads. None: any."""
+
+    ids: Sequence[UUID] | None = None
+    metadata: Mapping[str, Any] | None = None
+    values: Mapping[str, Any] | None = None
+    status: str | None = None
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        return {
+            "ids": None if self.ids is None else list(self.ids),
+            "metadata": Jsonb(self.metadata or {}),
+            "values": None if self.values is None else Jsonb(self.values),
+            "words": like_patterns(self.values),
+            "status": self.status,
+        }
+
+
+def like_patterns(wanted: object) -> list[str]:
+    """What stands in the text of every JSON that contains `wanted`: its keys and texts, the longest few, for LIKE."""
+    words = sorted(set(_words(wanted)), key=len, reverse=True)[:MOST_WORDS]
+    encoded = [json.dumps(word).decode() for word in words]
+    return [f"%{re.sub(SPECIAL, BACKSLASHED, word)}%" for word in encoded]
+
+
+def _words(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in cast("Mapping[str, object]", value).items():
+            yield key
+            yield from _words(inner)
+    elif isinstance(value, list):
+        for inner in cast("list[object]", value):
+            yield from _words(inner)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extract:
+    """One value to be read out of a thread's JSON: a column, and the keys and indices that lead there from it."""
+
+    alias: str
+    root: Root
+    path: Sequence[str]
+    """An index may be negative: -1 is the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which page, and what of each thread."""
+
+    order: tuple[str, str]
+    """A key of `ORDERS`."""
+    limit: int
+    offset: int
+    with_values: bool = True
+    """False leaves `values`, which may be large, where it is."""
+    extract: Sequence[Extract] = ()
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        wanted = [{"alias": one.alias, "root": one.root, "path": list(one.path)} for one in self.extract]
+        return {
+            "limit": self.limit,
+            "offset": self.offset,
+            "with_values": self.with_values,
+            "extract": Jsonb(wanted) if wanted else None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundThread(Thread):
+    """A thread with what was extracted from it, by alias."""
+
+    extracted: Json | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page of a listing, and how many there are in all."""
+
+    items: Sequence[Thread]
+    """`FoundThread` where something was to be extracted."""
+    total: int
+
+
+ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
+    ("thread_id", "asc"): "thread_id ASC",
+    ("thread_id", "desc"): "thread_id DESC",
+    ("status", "asc"): "status ASC, thread_id ASC",
+    ("status", "desc"): "status DESC, thread_id DESC",
+    ("created_at", "asc"): "created_at ASC, thread_id ASC",
+    ("created_at", "desc"): "created_at DESC, thread_id DESC",
+    ("updated_at", "asc"): "updated_at ASC, thread_id ASC",
+    ("updated_at", "desc"): "updated_at DESC, thread_id DESC",
+    ("state_updated_at", "asc"): "state_updated_at ASC, thread_id ASC",
+    ("state_updated_at", "desc"): "state_updated_at DESC, thread_id DESC",
+}
+"""(sort_by, sort_order) -> ORDER BY; the id behind it makes pages stable."""
+
+
+async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *, timeout_s: float) -> Page:
+    """A page of the threads that match and the number of them all, in one round trip. SearchTimeout as `searching`."""
+    query = sql.SQL(
+        """
+        SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, interrupts, error,
+               CASE WHEN %(with_values)s THEN "values" END AS "values",
+               (SELECT jsonb_object_agg(one.alias, CASE one.root WHEN 'values' THEN ("values" #> one.path)::jsonb
+                                                                 WHEN 'metadata' THEN metadata #> one.path
+                                                                 WHEN 'config' THEN config #> one.path
+                                                                 WHEN 'interrupts' THEN interrupts #> one.path END)
+                  FROM jsonb_to_recordset(%(extract)s) AS one(alias text, root text, path text[])) AS extracted
+          FROM threads
+         WHERE metadata @> %(match)s
+           AND metadata @> %(metadata)s
+           AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
+           AND (%(values)s::jsonb IS NULL
+                OR CASE WHEN "values"::text LIKE ALL(%(words)s::text[]) THEN "values"::jsonb @> %(values)s END)
+           AND (%(status)s::text IS NULL OR status = %(status)s)
+           AND (temporary_until IS NULL OR status = 'busy')
+         ORDER BY {order}
+         LIMIT %(limit)s OFFSET %(offset)s
+        """
+    ).format(order=sql.SQL(ORDERS[wanted.order]))
+    async with searching(pool, timeout_s) as conn:
+        counted = await _count(conn, filters, search)
+        cursor = conn.cursor(row_factory=rows.of(FoundThread if wanted.extract else Thread))
+        await cursor.execute(query, search.parameters | wanted.parameters | {"match": filters.jsonb})
+    (total,) = await counted.fetchone() or (0,)
+    return Page(items=await cursor.fetchall(), total=total)
+
+
+async def count(conn: Conn, filters: Filters, search: Search) -> int:
+    """How many threads match."""
+    (total,) = await (await _count(conn, filters, search)).fetchone() or (0,)
+    return total
+
+
+async def _count(conn: Conn, filters: Filters, search: Search) -> Any:
+    return await conn.execute(
+        """
+        SELECT count(*)
+          FROM threads
+         WHERE metadata @> %(match)s
+           AND metadata @> %(metadata)s
+           AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
+           AND (%(values)s::jsonb IS NULL
+                OR CASE WHEN "values"::text LIKE ALL(%(words)s::text[]) THEN "values"::jsonb @> %(values)s END)
+           AND (%(status)s::text IS NULL OR status = %(status)s)
+           AND (temporary_until IS NULL OR status = 'busy')
+        """,
+        search.parameters | {"match": filters.jsonb},
+    )

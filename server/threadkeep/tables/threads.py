@@ -1,0 +1,240 @@
+"""Threads: what a client sees of a conversation, beside its checkpoints.
+
+Every statement on a thread's row is here, but those that look for threads (`thread_search`), those that move a run and
+its thread together (`queue`), and those that end a thread's time (`expiry`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from threadkeep.base.json import Json
+from threadkeep.postgres import rows
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.pool import Conn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thread:
+    """A row of `threads`; its field names are the protocol's, so that it is also the JSON a client gets."""
+
+    thread_id: UUID
+    created_at: datetime
+    updated_at: datetime
+    state_updated_at: datetime
+    metadata: Json
+    status: str
+    config: Json
+    values: Json | None
+    """The state after the last run; None before the first."""
+    interrupts: Json
+    """What waits for an answer: task id -> list of `{id, value}`."""
+    error: Json | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ttl:
+    """When a thread goes: `minutes` after it was last touched, by `strategy`."""
+
+    strategy: str
+    minutes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewThread:
+    """A thread to be made."""
+
+    thread_id: UUID
+    metadata: Mapping[str, Any]
+    ttl: Ttl | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What a thread's row says of its newest checkpoint while no run goes on."""
+
+    status: Literal["idle", "interrupted"]
+    values: bytes
+    """JSON."""
+    interrupts: Mapping[str, Any]
+
+
+async def create(conn: Conn, new: NewThread) -> Thread | None:
+    """Make a thread; None where the id is taken, by whomever."""
+    cursor = conn.cursor(row_factory=rows.of(Thread))
+    await cursor.execute(
+        """
+        INSERT INTO threads (thread_id, metadata, ttl_strategy, ttl_minutes)
+        VALUES (%(thread_id)s, %(metadata)s, %(strategy)s, %(minutes)s)
+        ON CONFLICT (thread_id) DO NOTHING
+        RETURNING *
+        """,
+        {
+            "thread_id": new.thread_id,
+            "metadata": Jsonb(new.metadata),
+            "strategy": new.ttl.strategy if new.ttl else None,
+            "minutes": new.ttl.minutes if new.ttl else None,
+        },
+    )
+    return await cursor.fetchone()
+
+
+async def get(conn: Conn, filters: Filters, thread_id: UUID) -> Thread | None:
+    """The thread, or None where there is none of the caller's."""
+    cursor = conn.cursor(row_factory=rows.of(Thread))
+    await cursor.execute(
+        "SELECT * FROM threads WHERE thread_id = %(thread_id)s AND metadata @> %(match)s",
+        {"thread_id": thread_id, "match": filters.jsonb},
+    )
+    return await cursor.fetchone()
+
+
+async def get_ttl(conn: Conn, filters: Filters, thread_id: UUID) -> tuple[Ttl, datetime] | None:
+    """What the thread's time to live is and when it ends, or None where it has none."""
+    cursor = await conn.execute(
+        """
+        SELECT ttl_strategy, ttl_minutes, updated_at + make_interval(secs => ttl_minutes * 60)
+          FROM threads
+         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s AND ttl_minutes IS NOT NULL
+        """,
+        {"thread_id": thread_id, "match": filters.jsonb},
+    )
+    row = await cursor.fetchone()
+    return (Ttl(strategy=row[0], minutes=row[1]), row[2]) if row else None
+
+
+async def update(
+    conn: Conn, filters: Filters, thread_id: UUID, metadata: Mapping[str, Any], ttl: Ttl | None = None
+) -> Thread | None:
+    """Merge `metadata` into the thread's; a `ttl` replaces its own. None where there is none of the caller's.
+
+    Whose thread it is stays: where it would not be the caller's any more, that part of `metadata` is passed over.
+    """
+    cursor = conn.cursor(row_factory=rows.of(Thread))
+    await cursor.execute(
+        """
+        UPDATE threads
+           SET metadata     = CASE WHEN metadata || %(metadata)s @> %(match)s THEN metadata || %(metadata)s
+                                   ELSE metadata || (%(metadata)s::jsonb - %(reserved)s::text[]) END,
+               ttl_strategy = coalesce(%(strategy)s, ttl_strategy),
+               ttl_minutes  = coalesce(%(minutes)s, ttl_minutes),
+               updated_at   = now()
+         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+        RETURNING *
+        """,
+        {
+            "thread_id": thread_id,
+            "metadata": Jsonb(metadata),
+            "strategy": ttl.strategy if ttl else None,
+            "minutes": ttl.minutes if ttl else None,
+            "match": filters.jsonb,
+            "reserved": filters.reserved,
+        },
+    )
+    return await cursor.fetchone()
+
+
+async def delete(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
+    """Delete threads with their runs, events and checkpoints, all or nothing; which of them there were.
+
+    Who locked them before, in the same transaction, misses no checkpoint that was written while it waited.
+    """
+    cursor = await conn.execute(
+        """
+        WITH gone AS (
+            DELETE FROM threads
+             WHERE thread_id = ANY(%(thread_ids)s) AND metadata @> %(match)s
+            RETURNING thread_id
+        ), checkpoints_gone AS (
+            DELETE FROM checkpoints WHERE thread_id IN (SELECT thread_id::text FROM gone)
+        ), blobs_gone AS (
+            DELETE FROM checkpoint_blobs WHERE thread_id IN (SELECT thread_id::text FROM gone)
+        ), writes_gone AS (
+            DELETE FROM checkpoint_writes WHERE thread_id IN (SELECT thread_id::text FROM gone)
+        )
+        SELECT thread_id FROM gone
+        """,
+        {"thread_ids": list(thread_ids), "match": filters.jsonb},
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def settle(conn: Conn, thread_id: UUID, settled: Settled) -> Thread | None:
+    """Make the row tell what the newest checkpoint holds; `busy` stays where a run waits for its time."""
+    cursor = conn.cursor(row_factory=rows.of(Thread))
+    await cursor.execute(
+        """
+        UPDATE threads
+           SET status = CASE WHEN EXISTS (SELECT FROM runs
+                                           WHERE runs.thread_id = threads.thread_id
+                                             AND runs.status IN ('pending', 'running'))
+                             THEN 'busy' ELSE %(status)s END,
+               "values" = %(values)s::json, interrupts = %(interrupts)s, error = NULL,
+               updated_at = now(), state_updated_at = now()
+         WHERE thread_id = %(thread_id)s
+        RETURNING *
+        """,
+        {
+            "thread_id": thread_id,
+            "status": settled.status,
+            "values": settled.values.decode(),
+            "interrupts": Jsonb(settled.interrupts),
+        },
+    )
+    return await cursor.fetchone()
+
+
+async def busy_with(conn: Conn, thread_id: UUID) -> UUID | None:
+    """The run that goes on or whose turn has come; None where there is none. Holds while the thread is locked."""
+    cursor = await conn.execute(
+        """
+        SELECT run_id
+          FROM runs
+         WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running') AND run_after <= now()
+         ORDER BY queue_position
+         LIMIT 1
+        """,
+        {"thread_id": thread_id},
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+async def lock(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
+    """Hold those of the threads that are the caller's until the transaction ends: no run of theirs moves meanwhile.
+
+    They are taken in order, so that of two who want the same none waits for ever.
+    """
+    cursor = await conn.execute(
+        """
+        SELECT thread_id
+          FROM threads
+         WHERE thread_id = ANY(%(thread_ids)s) AND metadata @> %(match)s
+         ORDER BY thread_id
+           FOR UPDATE
+        """,
+        {"thread_ids": list(thread_ids), "match": filters.jsonb},
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def lock_free(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
+    """Those of the threads that no run is on or waits for; until the transaction ends no run starts there either.
+
+    `status` decides, not a look at `runs`: it is read again once the row is locked.
+    """
+    cursor = await conn.execute(
+        """
+        SELECT thread_id
+          FROM threads
+         WHERE thread_id = ANY(%(thread_ids)s) AND metadata @> %(match)s AND status <> 'busy'
+         ORDER BY thread_id
+           FOR UPDATE
+        """,
+        {"thread_ids": list(thread_ids), "match": filters.jsonb},
+    )
+    return [row[0] for row in await cursor.fetchall()]

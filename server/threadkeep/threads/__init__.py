@@ -1,0 +1,1 @@
+"""Threads: their history, state, updates, copies and retention."""

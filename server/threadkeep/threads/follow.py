@@ -1,0 +1,132 @@
+"""Follow a thread: all its runs, one after the other, and the changes of its state between them. It never ends."""
+
+from collections.abc import AsyncGenerator, Collection
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, TypeAlias, cast
+from uuid import UUID
+
+from threadkeep.base import json
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.listen import thread_topic
+from threadkeep.runs.engine import Engine
+from threadkeep.runs.event_log import Event
+from threadkeep.runs.follow import follow
+from threadkeep.tables import queue, runs, threads
+from threadkeep.tables.runs import Listed
+from threadkeep.threads import history
+
+ThreadMode: TypeAlias = Literal["run_modes", "lifecycle", "state_update"]
+
+WATCH_S = 3600.0
+"""For how long runs of a followed thread keep their events, from each run's end on."""
+POLL_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a reader of the thread stands: `position` in the stream of a run made at `millisecond`."""
+
+    millisecond: int
+    position: int
+
+    @property
+    def event_id(self) -> str:
+        """As it is sent: the reference's form."""
+        return f"{self.millisecond}-{self.position}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadEvent:
+    """An event of a run's stream, or of the thread itself."""
+
+    place: Place
+    name: str
+    data: bytes
+
+
+async def follow_thread(
+    engine: Engine, filters: Filters, thread_id: UUID, *, modes: Collection[ThreadMode], after: Place | None
+) -> AsyncGenerator[ThreadEvent]:
+    """What goes on on the thread behind `after`; without it, from now on. Ends where the thread is gone."""
+    with engine.wakeups.on(thread_topic(thread_id)) as signal:
+        position, running = await _start(engine, thread_id, after)
+        states = _States(engine, filters, thread_id, wanted="state_update" in modes)
+        await states.newest()
+        while True:
+            async with engine.pool.connection() as conn:
+                if not await queue.watch(conn, filters, thread_id, WATCH_S):
+                    return
+                found = running + await runs.listed(conn, thread_id, after=position)
+            running = []
+            for run in found:
+                position = max(position, run.queue_position)
+                async with aclosing(_run(engine, run, modes, after)) as events:
+                    async for event in events:
+                        yield event
+            if (update := await states.newest()) is not None:
+                yield update
+            if not found:
+                await signal.wait(POLL_S)
+
+
+async def _start(engine: Engine, thread_id: UUID, after: Place | None) -> tuple[int, list[Listed]]:
+    """The queue position to go on from, and the runs before it that are still going on."""
+    async with engine.pool.connection() as conn:
+        if after is None:
+            return await runs.last_position(conn, thread_id), await runs.listed(conn, thread_id, after=None)
+        made = datetime.fromtimestamp(after.millisecond / 1000, UTC) - timedelta(seconds=1)
+        return await runs.last_position(conn, thread_id, before=made), []
+
+
+async def _run(
+    engine: Engine, run: Listed, modes: Collection[ThreadMode], after: Place | None
+) -> AsyncGenerator[ThreadEvent]:
+    """One run's events and its end. Of what a returning reader has had, nothing again."""
+    millisecond = run.run_id.int >> 80
+    if after is not None and millisecond < after.millisecond:
+        return
+    position = after.position if after is not None and millisecond == after.millisecond else 0
+    async with aclosing(follow(engine, run.run_id, position)) as items:
+        async for item in items:
+            position = item.position
+            if isinstance(item, Event) and _wants(item.name, modes):
+                place = Place(millisecond=millisecond, position=position)
+                yield ThreadEvent(place=place, name=item.name, data=item.data)
+    if after is None or millisecond != after.millisecond or position >= after.position:
+        data = json.dumps({"status": "run_done", "run_id": run.run_id})
+        place = Place(millisecond=millisecond, position=position + 1)
+        yield ThreadEvent(place=place, name="metadata", data=data)
+
+
+def _wants(name: str, modes: Collection[ThreadMode]) -> bool:
+    return "run_modes" in modes or ("lifecycle" in modes and name == "metadata")
+
+
+class _States:
+    """The updates of the thread's state that no run made."""
+
+    def __init__(self, engine: Engine, filters: Filters, thread_id: UUID, *, wanted: bool) -> None:
+        self._engine = engine
+        self._filters = filters
+        self._thread_id = thread_id
+        self._wanted = wanted
+        self._seen: object = None
+
+    async def newest(self) -> ThreadEvent | None:
+        """The newest state, where it is an update that was not told yet."""
+        if not self._wanted:
+            return None
+        async with self._engine.pool.connection() as conn:
+            thread = await threads.get(conn, self._filters, self._thread_id)
+        if thread is None:
+            return None
+        state = await history.state(self._engine, thread)
+        known, self._seen = self._seen, state["checkpoint_id"]
+        metadata = cast("dict[str, object]", state["metadata"])
+        if known == self._seen or metadata.get("source") != "update":
+            return None
+        place = Place(millisecond=int(datetime.now(UTC).timestamp() * 1000), position=0)
+        data = json.dumps({"state": state, "thread_id": self._thread_id})
+        return ThreadEvent(place=place, name="state_update", data=data)

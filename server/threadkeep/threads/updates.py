@@ -1,0 +1,212 @@
+"""Updates: a thread's state changed by a client instead of by a run.
+
+A change holds the thread's row from its look at the runs to the end, so that no run starts in between and both the
+checkpoint and the row are there when it ends. Its time is bounded, for the edges of a graph are its author's code.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import anyio
+from langchain_core.runnables import RunnableConfig
+from langgraph.errors import EmptyInputError, InvalidUpdateError
+from langgraph.types import StateUpdate
+from pydantic import BaseModel, ConfigDict
+
+from threadkeep.base import ids
+from threadkeep.base.problems import InvalidRequest, NotFound, Problem, ThreadBusy
+from threadkeep.graphs import Graph, LoadedGraph
+from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.pool import Conn
+from threadkeep.runs import snapshots
+from threadkeep.runs.engine import Engine
+from threadkeep.runs.failures import describe
+from threadkeep.runs.graph_call import graph_command
+from threadkeep.runs.isolation import contained
+from threadkeep.runs.request import Command
+from threadkeep.tables import idempotency_keys, thread_checkpoints, threads
+from threadkeep.tables.idempotency_keys import Key
+from threadkeep.tables.threads import NewThread, Thread
+from threadkeep.threads import history
+from threadkeep.threads.history import At
+
+log = logging.getLogger(__name__)
+
+UPDATE_S = 20.0
+"""How long a change may take, and so how long a run may have to wait for it."""
+CLEAN_S = 5.0
+
+REFUSALS = (InvalidUpdateError, EmptyInputError, ValueError, TypeError)
+"""What LangGraph, a schema or a reducer raises on values that it does not take."""
+
+
+class UpdateTimeout(Problem):
+    """The graph took too long over a change of its state."""
+
+    status, code = 504, "timeout"
+
+
+class Update(BaseModel):
+    """Values that a node is said to have returned, or the Command."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    values: dict[str, Any] | list[Any] | None = None
+    command: Command | None = None
+    as_node: str | None = None
+
+    @property
+    def state_update(self) -> StateUpdate:
+        given: Any = self.values if self.command is None else graph_command(self.command)
+        return StateUpdate(given, self.as_node)
+
+
+class Superstep(BaseModel):
+    """Updates that are applied as one step."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    updates: list[Update]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change of one thread's state: at which checkpoint, and what."""
+
+    at: At
+    update: Update
+
+
+async def update_state(engine: Engine, filters: Filters, thread_id: UUID, change: Change) -> RunnableConfig:
+    """Add a checkpoint to the thread; the config that names it.
+
+    NotFound without the thread or the checkpoint, ThreadBusy while a run is on it, InvalidRequest where no graph has
+    run on it yet or its graph does not take the values.
+    """
+    config = history.config(thread_id, change.at)
+    loaded = await _graph_of(engine, filters, thread_id)
+    async with (
+        history.opened(loaded, thread_id, "threads.update") as graph,
+        engine.pool.connection() as conn,
+        conn.transaction(),
+    ):
+        await _hold_free(conn, filters, thread_id)
+        if change.at.checkpoint_id and (await graph.aget_state(config)).created_at is None:
+            raise NotFound(f"Checkpoint {change.at.checkpoint_id} not found")
+        added = await _apply(graph, config, [Superstep(updates=[change.update])])
+        await _settle(conn, graph, thread_id)
+    return added
+
+
+async def create_thread(
+    engine: Engine, new: NewThread, supersteps: Sequence[Superstep], key: Key | None = None
+) -> Thread | None:
+    """Make a thread whose state is what `supersteps` leave, or none at all; None where the id is taken.
+
+    `key` stands for it as soon as it is there. InvalidRequest where its metadata name no graph or the graph does not take the values, NotFound where there is no
+    such graph.
+    """
+    if not supersteps:
+        return await _create_empty(engine, new, key)
+    graph_id: object = new.metadata.get("graph_id")
+    if not graph_id:
+        raise InvalidRequest("supersteps need a graph: set 'graph_id' in the metadata")
+    async with (
+        history.opened(history.served(engine, graph_id), new.thread_id, "threads.update") as graph,
+        engine.pool.connection() as conn,
+        conn.transaction(),
+    ):
+        if await threads.create(conn, new) is None:
+            return None
+        async with _all_or_nothing(engine, new.thread_id):
+            await _apply(graph, history.config(new.thread_id), supersteps)
+            if key is not None:
+                await idempotency_keys.settle(conn, key)
+            return await _settle(conn, graph, new.thread_id)
+
+
+async def _create_empty(engine: Engine, new: NewThread, key: Key | None) -> Thread | None:
+    if key is None:
+        async with engine.pool.connection() as conn:
+            return await threads.create(conn, new)
+    async with engine.pool.connection() as conn, conn.transaction():
+        thread = await threads.create(conn, new)
+        if thread is not None:
+            await idempotency_keys.settle(conn, key)
+    return thread
+
+
+async def copy_thread(engine: Engine, filters: Filters, thread_id: UUID, marks: Mapping[str, Any]) -> Thread:
+    """A new thread with the checkpoints of another one, and `marks` over its metadata; NotFound without that.
+
+    From a busy one it gets what the run has written so far, and its row tells of that.
+    """
+    async with engine.pool.connection() as conn:
+        copied = await thread_checkpoints.copy(conn, filters, thread_id, ids.uuid7(), marks)
+    if copied is None:
+        raise NotFound(f"Thread with ID {thread_id} not found")
+    thread, source_busy = copied
+    loaded = engine.graphs.get(thread.metadata.load().get("graph_id"))
+    if not source_busy or loaded is None:
+        return thread
+    async with history.opened(loaded, thread.thread_id) as graph, engine.pool.connection() as conn:
+        return await _settle(conn, graph, thread.thread_id)
+
+
+async def _graph_of(engine: Engine, filters: Filters, thread_id: UUID) -> LoadedGraph:
+    """The thread's graph, which is opened before the thread is held, for a factory may take its time."""
+    async with engine.pool.connection() as conn:
+        thread = await threads.get(conn, filters, thread_id)
+    if thread is None:
+        raise NotFound(f"Thread with ID {thread_id} not found")
+    loaded = history.graph_of(engine, thread)
+    if loaded is None:
+        raise InvalidRequest(
+            f"Thread '{thread_id}' has no assigned graph ID. Make a run on it first, or set 'graph_id' in its metadata."
+        )
+    return loaded
+
+
+async def _hold_free(conn: Conn, filters: Filters, thread_id: UUID) -> None:
+    """Hold the thread until the transaction ends; ThreadBusy where a run is on it."""
+    if not await threads.lock(conn, filters, [thread_id]):
+        raise NotFound(f"Thread with ID {thread_id} not found")
+    if run_id := await threads.busy_with(conn, thread_id):
+        raise ThreadBusy("Thread is running a task: its state can be updated when that has ended.", run_id=str(run_id))
+
+
+async def _apply(graph: Graph, config: RunnableConfig, supersteps: Sequence[Superstep]) -> RunnableConfig:
+    updates = [[update.state_update for update in step.updates] for step in supersteps]
+    try:
+        with anyio.fail_after(UPDATE_S):
+            return await contained(partial(graph.abulk_update_state, config, updates))
+    except REFUSALS as refusal:
+        log.info("an update of a state was refused", extra={"error": type(refusal).__name__})
+        raise InvalidRequest(describe(refusal)["message"]) from None
+    except TimeoutError:
+        raise UpdateTimeout(f"the graph took over {UPDATE_S:g} s to update its state") from None
+
+
+async def _settle(conn: Conn, graph: Graph, thread_id: UUID) -> Thread:
+    """Make the thread's row tell what its newest checkpoint holds."""
+    snapshot = await graph.aget_state(history.config(thread_id))
+    row = await threads.settle(conn, thread_id, snapshots.settled(snapshot))
+    if row is None:
+        raise NotFound(f"Thread with ID {thread_id} not found")
+    return row
+
+
+@asynccontextmanager
+async def _all_or_nothing(engine: Engine, thread_id: UUID) -> AsyncGenerator[None]:
+    """Take back the checkpoints of a thread that is not to be: they were written on connections of the saver's own."""
+    try:
+        yield
+    except BaseException:
+        with anyio.move_on_after(CLEAN_S, shield=True):
+            await engine.saver.adelete_thread(str(thread_id))
+        raise

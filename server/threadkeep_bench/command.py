@@ -1,0 +1,104 @@
+"""`threadkeep bench`: measure, print the table, write the files, and say by the exit code whether all promises held."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+import anyio
+import click
+import httpx
+
+from threadkeep_bench.measure import measure_at, measure_own
+from threadkeep_bench.page import page
+from threadkeep_bench.plan import Measured, Plan
+from threadkeep_bench.render import NOT_SIMULATED, as_json, table
+from threadkeep_bench.serve import COMMAND, NotStarted
+from threadkeep_bench.verdicts import Verdict, judge
+
+JSON_NAME = "workflow_concurrency_test_results.json"
+HTML_NAME = "workflow_concurrency_test_report.html"
+HELD, BROKEN, NOT_MEASURED = 0, 1, 2
+"""Exit codes."""
+
+
+class Progress:
+    """What is going on, on `stream`: a line that is written over on a terminal, a line each elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._terminal = stream.isatty()
+
+    def say(self, text: str) -> None:
+        """Tell the next step."""
+        self._stream.write(f"\r\x1b[K{text} …" if self._terminal else f"{text}\n")
+        self._stream.flush()
+
+    def done(self) -> None:
+        """Leave the terminal's line empty."""
+        if self._terminal:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+def run(
+    *, url: str | None, out: Path, latency_s: float = 1.5, rounds: int = 3, command: Sequence[str] = COMMAND
+) -> int:
+    """Measure the server at `url`, or one started by `command` where it is None; write two files into `out`.
+
+    The exit code: 0 where every promise that could be tested held, 1 where one broke, 2 where nothing could be
+    measured. `latency_s` is the simulated latency of the seven equal answers, the others' in proportion; below about
+    1 the server's own milliseconds weigh more than the promises allow for.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    plan = Plan(latency_s=latency_s, rounds=rounds)
+    progress = Progress(sys.stderr)
+    outcome = anyio.run(_outcome, url, plan, progress, command)
+    progress.done()
+    if isinstance(outcome, str):
+        click.echo(f"nothing was measured: {outcome}", err=True)
+        return NOT_MEASURED
+    verdicts = judge(outcome)
+    _write(outcome, verdicts, out)
+    return BROKEN if any(one.held is False for one in verdicts) else HELD
+
+
+async def _outcome(url: str | None, plan: Plan, progress: Progress, command: Sequence[str]) -> Measured | str:
+    """What was measured, or why nothing was."""
+    outcome: Measured | str = "stopped by a signal"
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_cancel_on_a_signal, tasks.cancel_scope)
+        try:
+            outcome = await _measure(url, plan, progress, command)
+        except (NotStarted, httpx.HTTPError, TimeoutError, ValueError) as error:
+            outcome = f"{type(error).__name__}: {error}"
+        tasks.cancel_scope.cancel()
+    return outcome
+
+
+async def _cancel_on_a_signal(scope: anyio.CancelScope) -> None:
+    """SIGTERM and Ctrl-C end the report in order, so that a server it started is stopped too."""
+    if sys.platform == "win32":
+        return  # its event loop takes no signals; Ctrl-C is a KeyboardInterrupt there
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            scope.cancel()
+            return
+
+
+async def _measure(url: str | None, plan: Plan, progress: Progress, command: Sequence[str]) -> Measured:
+    if url is None:
+        return await measure_own(plan, progress.say, command=command)
+    return await measure_at(url, plan, progress.say)
+
+
+def _write(measured: Measured, verdicts: list[Verdict], out: Path) -> None:
+    at = datetime.now(UTC)
+    (out / JSON_NAME).write_bytes(as_json(measured, verdicts, at))
+    (out / HTML_NAME).write_text(page(measured, verdicts, at), encoding="utf-8")
+    click.echo(table(verdicts))
+    if not measured.simulates:
+        click.echo(NOT_SIMULATED)
+    click.echo(f"\n{out / JSON_NAME}\n{out / HTML_NAME}")
