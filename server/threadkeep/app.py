@@ -56,7 +56,7 @@ from threadkeep.runs.quotas import Quotas
 from threadkeep.runs.slots import Slots
 from threadkeep.runs.webhook_policy import Policy
 from threadkeep.settings import Settings, environment
-from threadkeep.tables import assistants, run_creation, workers
+from threadkeep.tables import TENANT_TABLES, assistants, run_creation, workers
 from threadkeep.tables.run_creation import Openings
 from threadkeep.tables.threads import Ttl
 from threadkeep.threads.retention import expire
@@ -195,7 +195,7 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
         event_commit.committing(api_pool) as events,
     ):
         await pool.check_capacity(api_pool, plan.settings)
-        await tenancy.find_wall(api_pool, runs_pool, needed=door is not None)
+        await tenancy.enable_row_security(api_pool, runs_pool, tables=TENANT_TABLES, needed=door is not None)
         saver = Checkpoints(runs_pool, commits, plan.serde, channel_bytes=plan.settings.channel_bytes)
         engine = _engine(plan, Parts(api_pool, opens, saver, commits, plan.open_store(runs_pool), events, wakeups))
         await _announce(engine)

@@ -27,7 +27,7 @@ from contextlib import (
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from langchain_core.runnables import Runnable, RunnableConfig
 
@@ -42,8 +42,11 @@ from langgraph.store.base import BaseStore
 from langgraph_sdk.runtime import AccessContext, _ExecutionRuntime, _ReadRuntime  # pyright: ignore[reportPrivateUsage]
 from pydantic import BaseModel
 
-from threadkeep.auth.principal import configurable_of, looked_at_by
+from threadkeep.auth.principal import configurable_of
 from threadkeep.base.problems import StartRefused
+from threadkeep.persistence.checkpointer import Checkpoints
+from threadkeep.persistence.store import Store
+from threadkeep.postgres.tenancy import EVERYTHING, Filters
 from threadkeep.project import Project, add_to_path, split_target
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,27 @@ Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 """A graph that can run. A RemoteGraph passes for one: it keeps its threads elsewhere and gets no checkpointer."""
 
 Checkpointer: TypeAlias = BaseCheckpointSaver[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """On whose behalf a graph is opened, beside its config."""
+
+    space: str | None = None
+    """The part of the store that the graph works in (`auth/ownership.py`); None: the whole store."""
+    filters: Filters = EVERYTHING
+    """Row-level security of what the graph reads; a run is the server's own work, so it has none."""
+    user: Mapping[str, Any] | None = None
+    """The caller, for a factory; the config of a run has the user already."""
+
+    @classmethod
+    def of(cls, user: Mapping[str, Any] | None, filters: Filters) -> "Tenant":
+        """A caller who looks at a graph or changes a state."""
+        return cls(space=filters.space, filters=filters, user=user)
+
+
+SERVER: Final = Tenant()
+"""Nobody: authentication is off, or the server opens the graph for itself."""
 
 Want: TypeAlias = Literal["config", "runtime"]
 
@@ -72,6 +96,14 @@ class Factory:
     """Those of `wants` that can't be given by name."""
     context_type: type[Any] | None
     """`C` of a parameter annotated `ServerRuntime[C]`."""
+
+
+class Opening(NamedTuple):
+    """For what, and for whom, a factory makes a graph."""
+
+    access: AccessContext
+    context: object
+    tenant: Tenant
 
 
 class LoadedGraph:
@@ -100,26 +132,27 @@ class LoadedGraph:
         durable: bool,
         access: AccessContext = "threads.create_run",
         context: object = None,
+        tenant: Tenant = SERVER,
     ) -> AbstractAsyncContextManager[Graph]:
-        """The graph for one use; with `durable=False` it has no checkpointer, but still the store.
+        """The graph for one use on behalf of `tenant`; with `durable=False` it has no checkpointer, but still the store.
 
-        A static graph is the same object each time. A factory is called with `config` or a runtime, whatever it asks
-        for; what it raises comes through, and TypeError where it makes no graph.
+        For the server, a static graph is the same object each time. A factory is called with `config` or a runtime,
+        whatever it asks for; what it raises comes through, and TypeError where it makes no graph.
         """
         ready = self._durable if durable else self._stateless
-        return self._made(config, access, context, durable=durable) if ready is None else nullcontext(ready)
+        if ready is None:
+            return self._made(config, Opening(access, context, tenant), durable=durable)
+        return nullcontext(_for_tenant(ready, tenant))
 
     @asynccontextmanager
-    async def _made(
-        self, config: RunnableConfig, access: AccessContext, context: object, *, durable: bool
-    ) -> AsyncGenerator[Graph, None]:
+    async def _made(self, config: RunnableConfig, opening: Opening, *, durable: bool) -> AsyncGenerator[Graph, None]:
         factory = cast("Factory", self._source)
-        if access != "threads.create_run" and (user := looked_at_by()) is not None:
+        if (user := opening.tenant.user) is not None:
             config = {**config, "configurable": {**config.get("configurable", {}), **configurable_of(user)}}
         try:
             async with AsyncExitStack() as stack:
-                made = await self._make(stack, factory, config, self._runtime(factory, config, access, context))
-                yield self._join(made, durable=durable)
+                made = await self._make(stack, factory, config, self._runtime(factory, config, opening))
+                yield _for_tenant(self._join(made, durable=durable), opening.tenant)
         except (SystemExit, KeyboardInterrupt) as left:  # a task that ends by one of these stops the event loop
             raise RuntimeError(f"the factory of graph {self.graph_id} raised {type(left).__name__}") from left
 
@@ -138,16 +171,16 @@ class LoadedGraph:
             raise TypeError(f"the factory of graph {self.graph_id} made {_kind(made)}, which is no graph")
         return graph
 
-    def _runtime(self, factory: Factory, config: RunnableConfig, access: AccessContext, context: object) -> object:
+    def _runtime(self, factory: Factory, config: RunnableConfig, opening: Opening) -> object:
         if "runtime" not in factory.wants.values():
             return None
         user = config.get("configurable", {}).get("langgraph_auth_user")
-        store = cast("BaseStore", self._store)  # None only where the server was given no store
-        if access != "threads.create_run":
-            read: _ReadRuntime[Any] = _ReadRuntime(access_context=access, user=user, store=store)
+        store = cast("BaseStore", _store_of(opening.tenant, self._store))  # None only if the server has no store
+        if opening.access != "threads.create_run":
+            read: _ReadRuntime[Any] = _ReadRuntime(access_context=opening.access, user=user, store=store)
             return read
-        typed = _coerced(context, factory.context_type)
-        return _ExecutionRuntime(access_context=access, user=user, store=store, context=typed)
+        typed = _coerced(opening.context, factory.context_type)
+        return _ExecutionRuntime(access_context=opening.access, user=user, store=store, context=typed)
 
     def _join(self, graph: Graph, *, durable: bool) -> Graph:
         """A shallow copy with the server's checkpointer and store. `Pregel.copy` would lose what is not a parameter."""
@@ -202,6 +235,21 @@ def state_types(graph: Graph) -> set[tuple[str, ...]]:
         schemas = [*part.builder.schemas] if hasattr(part, "builder") else []
         types |= build_serde_allowlist(schemas=[*schemas, part.context_schema], channels=part.channels)
     return types
+
+
+def _for_tenant(graph: Graph, tenant: Tenant) -> Graph:
+    """The graph itself for the server; else a shallow copy, with a checkpointer and a store of the tenant's."""
+    if (tenant.space is None and tenant.filters.restriction is None) or not is_local(graph):
+        return graph
+    scoped: Any = copy.copy(graph)
+    if isinstance(scoped.checkpointer, Checkpoints):
+        scoped.checkpointer = scoped.checkpointer.scoped(tenant.filters)
+    scoped.store = _store_of(tenant, scoped.store)
+    return scoped
+
+
+def _store_of(tenant: Tenant, store: BaseStore | None) -> BaseStore | None:
+    return store.scoped(tenant.space, tenant.filters) if isinstance(store, Store) else store
 
 
 def is_local(graph: object) -> bool:

@@ -9,7 +9,7 @@ from conftest import serving
 from graphs import Gate
 from new_runs import new_run
 from threadkeep.base import ids
-from threadkeep.postgres.filters import EVERYTHING
+from threadkeep.postgres.tenancy import EVERYTHING
 from threadkeep.settings import Settings
 from threadkeep.tables.run_creation import open_run_in
 

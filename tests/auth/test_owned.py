@@ -1,5 +1,6 @@
 """Owned: what a principal of the built-in authentication makes is theirs, wherever it is made, and stays so."""
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypedDict
 
@@ -16,6 +17,8 @@ from threadkeep.graphs import accept
 from threadkeep.settings import Settings
 
 MakeKey = Callable[..., Awaitable[str]]
+
+STATUS = re.compile(rb"HTTP/1\.1 (\d+)")
 
 
 class Said(TypedDict, total=False):
@@ -203,3 +206,38 @@ async def test_namespaces_are_listed_as_if_there_were_no_others(
         await _ok(ada, "PUT", "/store/items", {"namespace": namespace, "key": "k", "value": {}})
 
     assert await _ok(ada, "POST", "/store/namespaces", asked) == {"namespaces": listed}
+
+
+async def test_a_thread_is_made_in_the_state_that_its_owners_supersteps_leave(ada: httpx.AsyncClient) -> None:
+    """Ours: row-level security hid the new thread's checkpoints from the request that made it, so that it had no values."""
+    steps = [{"updates": [{"values": {"items": ["first"]}, "as_node": "first"}]}]
+
+    made = await ada.post("/threads", json={"supersteps": steps, "metadata": {"graph_id": "chain"}})
+
+    assert (made.status_code, made.json()["values"], made.json()["status"]) == (
+        200,
+        {"items": ["first"]},
+        "interrupted",
+    )
+
+
+async def test_requests_on_one_connection_see_what_is_their_own_callers(
+    url: str, ada: httpx.AsyncClient, make_key: MakeKey
+) -> None:
+    """Ours: uvicorn begins a pipelined request in the context of the one before it, which decides nothing."""
+    thread = (await ada.post("/threads", json={})).json()["thread_id"]
+    address = httpx.URL(url)
+    keys = [await make_key("bob"), ada.headers["x-api-key"], await make_key("bob"), ada.headers["x-api-key"]]
+    async with await anyio.connect_tcp(address.host, address.port or 80) as stream:
+        await stream.send(b"".join(_asking(thread, key) for key in keys))
+        answers = b""
+        with anyio.fail_after(WAIT_S):
+            while len(statuses := STATUS.findall(answers)) < len(keys):
+                answers += await stream.receive()
+
+    assert statuses == [b"404", b"200", b"404", b"200"]
+
+
+def _asking(thread: str, key: str) -> bytes:
+    """A request for a thread's state, by hand: no client pipelines."""
+    return f"GET /threads/{thread}/state HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\n\r\n".encode()

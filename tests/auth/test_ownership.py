@@ -13,13 +13,12 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from conftest import WAIT_S, serving
-from tenancy import TABLES
 from threadkeep.api.routes import TABLE
-from threadkeep.postgres import store_spaces
-from threadkeep.postgres.filters import Filters
-from threadkeep.postgres.tenancy import BoundPool
+from threadkeep.auth.ownership import space
+from threadkeep.postgres.tenancy import Filters, TenantPool
 from threadkeep.project import Auth, GraphTarget, Project
 from threadkeep.settings import Settings
+from threadkeep.tables import TENANT_TABLES
 
 MakeKey = Callable[..., Awaitable[str]]
 
@@ -180,7 +179,7 @@ SEARCHES = [
     Case(body={"metadata": {"owner": "ada"}}, status=200),  # the custom handler makes it a search for Bob's
 ]
 COUNTS = [Case(body={"metadata": {"note": SECRET}}, status=200, answer=0)]
-LABEL = store_spaces.label("ada")
+LABEL = space("ada")
 NAMESPACES = (["memories"], [LABEL, "memories"], ["ada", "memories"])
 
 CASES: dict[str, list[Case]] = {
@@ -351,7 +350,7 @@ async def test_filters_hold_where_there_is_no_wall(
     world: World, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: where the database's role allows no row-level security, everything stays whose it is all the same."""
-    monkeypatch.setattr(BoundPool, "walled", property(lambda _: False, lambda *_: None))
+    monkeypatch.setattr(TenantPool, "row_security", property(lambda _: False, lambda *_: None))
 
     assert await _leaks(world, database) == []
 
@@ -413,7 +412,7 @@ async def _rows(database: str) -> set[str]:
     """Every row of every tenant's table, as text."""
     async with await psycopg.AsyncConnection.connect(database) as conn:
         found: set[str] = set()
-        for table in TABLES:
+        for table in TENANT_TABLES:
             cursor = await conn.execute(
                 psycopg.sql.SQL("SELECT {name} || row(t.*)::text FROM {table} AS t").format(
                     name=psycopg.sql.Literal(table), table=psycopg.sql.Identifier(table)

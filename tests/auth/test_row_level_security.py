@@ -11,34 +11,33 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tenancy import TABLES
+from threadkeep.auth.ownership import space
 from threadkeep.persistence.store import Store
-from threadkeep.postgres import migrate, store_spaces, tenancy
-from threadkeep.postgres.filters import EVERYTHING, Filters
-from threadkeep.postgres.pool import Conn, Pool, open_api_pool, open_runs_pool, pipeline
-from threadkeep.postgres.tenancy import bound_to
+from threadkeep.postgres import migrate
+from threadkeep.postgres.pool import Conn, Pool, open_api_pool, open_runs_pool
+from threadkeep.postgres.tenancy import EVERYTHING, Filters, enable_row_security
 from threadkeep.settings import Settings
-from threadkeep.tables import assistants, threads
+from threadkeep.tables import TENANT_TABLES, assistants, threads
 from threadkeep.tables.threads import NewThread
 
-ADA = Filters({"owner": "ada"}, space=store_spaces.label("ada"))
-BOB = Filters({"owner": "bob"}, space=store_spaces.label("bob"))
+ADA = Filters({"owner": "ada"}, space=space("ada"))
+BOB = Filters({"owner": "bob"}, space=space("bob"))
 
 
 @pytest.fixture
 async def pool(settings: Settings, database: str) -> AsyncIterator[Pool]:
-    """The API's pool, with the wall found."""
+    """The API's pool, with row-level security."""
     async with open_api_pool(settings, database) as pool:
-        await tenancy.find_wall(pool, needed=True)
-        assert pool.walled
+        await enable_row_security(pool, tables=TENANT_TABLES, needed=True)
+        assert pool.row_security
         yield pool
 
 
-async def _counts(pool: Pool) -> dict[str, int]:
-    """How many rows an unfiltered statement finds, by table."""
-    async with pool.connection() as conn:
+async def _counts(pool: Pool, filters: Filters = EVERYTHING) -> dict[str, int]:
+    """How many rows a statement without a condition finds, by table."""
+    async with pool.connection(filters) as conn:
         found: dict[str, int] = {}
-        for table in TABLES:
+        for table in TENANT_TABLES:
             cursor = await conn.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table)))
             (found[table],) = await cursor.fetchone() or (-1,)
         return found
@@ -77,41 +76,39 @@ async def test_an_unfiltered_statement_of_somebody_else_finds_nothing(pool: Pool
     """Issue: written by Ada, read by Bob through a deliberately unfiltered query: nothing."""
     await _furnish(database)
 
-    with bound_to(BOB):
-        assert await _counts(pool) == dict.fromkeys(TABLES, 0)
-    with bound_to(ADA):
-        assert await _counts(pool) == dict.fromkeys(TABLES, 1)
-    assert await _counts(pool) == dict.fromkeys(TABLES, 1) | {"checkpoints": 2}
+    assert await _counts(pool, BOB) == dict.fromkeys(TENANT_TABLES, 0)
+    assert await _counts(pool, ADA) == dict.fromkeys(TENANT_TABLES, 1)
+    assert await _counts(pool) == dict.fromkeys(TENANT_TABLES, 1) | {"checkpoints": 2}
 
 
 async def test_an_unfiltered_write_of_somebody_else_changes_nothing(pool: Pool, database: str) -> None:
     """Ours: the wall stands before writing too."""
     thread_id = await _furnish(database)
 
-    with bound_to(BOB):
-        assert await _changed(pool, 'UPDATE threads SET metadata = \'{"owner": "bob"}\'') == 0
-        assert await _changed(pool, "DELETE FROM threads") == 0
-        assert await _changed(pool, "DELETE FROM checkpoints") == 0
-        assert await _changed(pool, "DELETE FROM store") == 0
-        for forged in (
-            'INSERT INTO threads (thread_id, metadata) VALUES (gen_random_uuid(), \'{"owner": "ada"}\')',
-            "INSERT INTO store (prefix, key, value) VALUES ('owner:ada.memories', 'forged', '{}')",
-            "INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status) "
-            f"VALUES (gen_random_uuid(), '{thread_id}', gen_random_uuid(), 'chain', 'pending')",
-        ):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
-                await _changed(pool, forged)
-    assert await _counts(pool) == dict.fromkeys(TABLES, 1) | {"checkpoints": 2}
+    assert await _changed(pool, 'UPDATE threads SET metadata = \'{"owner": "bob"}\'') == 0
+    assert await _changed(pool, "DELETE FROM threads") == 0
+    assert await _changed(pool, "DELETE FROM checkpoints") == 0
+    assert await _changed(pool, "DELETE FROM store") == 0
+    for forged in (
+        'INSERT INTO threads (thread_id, metadata) VALUES (gen_random_uuid(), \'{"owner": "ada"}\')',
+        "INSERT INTO store (prefix, key, value) VALUES ('owner:ada.memories', 'forged', '{}')",
+        "INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status) "
+        f"VALUES (gen_random_uuid(), '{thread_id}', gen_random_uuid(), 'chain', 'pending')",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+            await _changed(pool, forged)
+    assert await _counts(pool) == dict.fromkeys(TENANT_TABLES, 1) | {"checkpoints": 2}
 
 
 async def _changed(pool: Pool, statement: str) -> int:
-    async with pool.connection() as conn:
+    """How many rows a statement of Bob's changes."""
+    async with pool.connection(BOB) as conn:
         return (await conn.execute(statement)).rowcount  # pyright: ignore[reportArgumentType] - the tests' own
 
 
 async def test_of_api_keys_a_request_sees_nothing_at_all(pool: Pool) -> None:
-    """Ours: hashes of secrets are for the door alone."""
-    with bound_to(BOB), pytest.raises(psycopg.errors.InsufficientPrivilege, match="api_keys"):
+    """Ours: hashes of secrets are for the authenticator alone."""
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="api_keys"):
         await _changed(pool, "SELECT FROM api_keys")
 
 
@@ -119,32 +116,30 @@ async def test_a_pipeline_is_bound_in_its_own_round_trip_and_to_its_end(pool: Po
     """Ours: also behind a result that is read before its end."""
     await _furnish(database)
 
-    with bound_to(BOB):
-        async with pipeline(pool) as conn:
-            first = await conn.execute("SELECT count(*) FROM threads")
-            assert await first.fetchone() == (0,)
-            second = await conn.execute("SELECT count(*) FROM threads")
-        assert await second.fetchone() == (0,)
-    async with pipeline(pool) as conn:
+    async with pool.pipeline(BOB) as conn:
+        first = await conn.execute("SELECT count(*) FROM threads")
+        assert await first.fetchone() == (0,)
+        second = await conn.execute("SELECT count(*) FROM threads")
+    assert await second.fetchone() == (0,)
+    async with pool.pipeline() as conn:
         third = await conn.execute("SELECT count(*), current_user = session_user FROM threads")
     assert await third.fetchone() == (1, True)
 
 
-@pytest.mark.parametrize("take", [pipeline, Pool.connection], ids=["pipeline", "connection"])
+@pytest.mark.parametrize("take", [Pool.pipeline, Pool.connection], ids=["pipeline", "connection"])
 async def test_a_connection_that_goes_back_is_nobodys(
-    pool: Pool, take: Callable[[Pool], AbstractAsyncContextManager[Conn]]
+    pool: Pool, take: Callable[[Pool, Filters], AbstractAsyncContextManager[Conn]]
 ) -> None:
     """Ours: also after an error, in the statement or in what was done with it."""
 
     async def fail(statement: str) -> None:
-        async with take(pool) as conn:
+        async with take(pool, BOB) as conn:
             await conn.execute(statement)
             raise LookupError
 
-    with bound_to(BOB):
-        for statement in ("SELECT 1", "SELECT 1/0"):
-            with pytest.raises((psycopg.errors.DivisionByZero, LookupError)):
-                await fail(statement)
+    for statement in ("SELECT 1", "SELECT 1/0"):
+        with pytest.raises((psycopg.errors.DivisionByZero, LookupError)):
+            await fail(statement)
     async with pool.connection() as conn:
         cursor = await conn.execute(
             "SELECT current_user = session_user, coalesce(current_setting('threadkeep.match', true), '')"
@@ -153,29 +148,28 @@ async def test_a_connection_that_goes_back_is_nobodys(
 
 
 async def test_without_a_principal_nothing_is_sent_beside_the_statement(pool: Pool) -> None:
-    """Ours: nobody pays for a wall that nobody stands behind."""
-    async with pool.connection() as conn:
-        cursor = await conn.execute("SELECT current_user = session_user AND now() = statement_timestamp()")
-        assert await cursor.fetchone() == (True,)
-    with bound_to(EVERYTHING):
-        assert tenancy.current() is None
+    """Ours: without authentication nobody pays for row-level security."""
+    for filters in (EVERYTHING, Filters({})):
+        async with pool.connection(filters) as conn:
+            cursor = await conn.execute("SELECT current_user = session_user AND now() = statement_timestamp()")
+            assert await cursor.fetchone() == (True,)
 
 
 async def test_the_store_gathers_operations_of_several_callers_and_mixes_none_up(
     settings: Settings, database: str
 ) -> None:
-    """Ours: whoever comes first does the work of all who wait, each within their own bounds."""
+    """Ours: whoever comes first does the work of all who wait, each with row-level security of their own."""
     async with open_api_pool(settings, database) as api_pool, open_runs_pool(settings, database) as runs_pool:
-        await tenancy.find_wall(api_pool, runs_pool, needed=True)
+        await enable_row_security(api_pool, runs_pool, tables=TENANT_TABLES, needed=True)
         store = Store(runs_pool)
         found: dict[str, object] = {}
 
         async def work(name: str, filters: Filters) -> None:
-            with bound_to(filters):
-                await store.aput(("memories",), "note", {"of": name})
-                item = await store.aget(("memories",), "note")
-                assert item is not None
-                found[name] = (item.namespace, item.value, await store.alist_namespaces())
+            own = store.scoped(filters.space, filters)
+            await own.aput(("memories",), "note", {"of": name})
+            item = await own.aget(("memories",), "note")
+            assert item is not None
+            found[name] = (item.namespace, item.value, await own.alist_namespaces())
 
         async with anyio.create_task_group() as tasks:
             for name, filters in (("ada", ADA), ("bob", BOB)) * 5:
@@ -199,14 +193,13 @@ async def test_a_role_that_may_not_be_taken_is_told_of_and_filters_hold_alone(
     try:
         async with open_api_pool(settings, uri) as pool:
             with caplog.at_level(logging.WARNING, logger="threadkeep"):
-                await tenancy.find_wall(pool, needed=True)
-            assert not pool.walled
+                await enable_row_security(pool, tables=TENANT_TABLES, needed=True)
+            assert not pool.row_security
             assert "there is no row-level security behind the filters" in caplog.text
-            with bound_to(BOB):
-                async with pool.connection() as conn:
-                    made = await threads.create(conn, NewThread(thread_id=uuid4(), metadata=BOB.match))
-                    assert made is not None
-                    assert await threads.get(conn, ADA, made.thread_id) is None
+            async with pool.connection(BOB) as conn:
+                made = await threads.create(conn, NewThread(thread_id=uuid4(), metadata=BOB.match))
+                assert made is not None
+                assert await threads.get(conn, ADA, made.thread_id) is None
     finally:
         await _administer(database, "DROP OWNED BY plain_server", "DROP ROLE plain_server")
 
@@ -219,7 +212,9 @@ async def _administer(uri: str, *statements: str) -> None:
 
 async def test_a_database_without_the_wall_gets_it_at_the_next_start(database: str) -> None:
     """Ours: the role may have been out of reach when the tables were made."""
-    tables = [sql.SQL("ALTER TABLE {} DISABLE ROW LEVEL SECURITY").format(sql.Identifier(name)) for name in TABLES]
+    tables = [
+        sql.SQL("ALTER TABLE {} DISABLE ROW LEVEL SECURITY").format(sql.Identifier(name)) for name in TENANT_TABLES
+    ]
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
         for statement in tables:
             await conn.execute(statement)
@@ -227,7 +222,7 @@ async def test_a_database_without_the_wall_gets_it_at_the_next_start(database: s
         assert await migrate.migrate(database) == []
 
         cursor = await conn.execute(
-            "SELECT bool_and(relrowsecurity) FROM pg_class WHERE relname = ANY(%s)", [list(TABLES)]
+            "SELECT bool_and(relrowsecurity) FROM pg_class WHERE relname = ANY(%s)", [list(TENANT_TABLES)]
         )
         assert await cursor.fetchone() == (True,)
 
@@ -247,3 +242,13 @@ async def test_an_id_that_a_graph_will_have_can_not_be_taken_before_it(pool: Poo
 
     assert found is not None
     assert (found.graph_id, found.name, found.metadata.load()) == ("tomorrow", "tomorrow", {"created_by": "system"})
+
+
+async def test_every_table_with_a_policy_is_looked_for_at_the_start(database: str) -> None:
+    """Ours: `TENANT_TABLES` is the list by which a server tells whether row-level security is there."""
+    async with await psycopg.AsyncConnection.connect(database) as conn:
+        cursor = await conn.execute(
+            "SELECT DISTINCT tablename::text FROM pg_policies WHERE tablename <> 'store_vectors'"
+        )
+
+        assert {row[0] for row in await cursor.fetchall()} == set(TENANT_TABLES)

@@ -6,7 +6,7 @@ import pytest
 
 from faults.postgres import proxied
 from threadkeep.postgres import connection
-from threadkeep.postgres.pool import Pool, open_api_pool, pipeline
+from threadkeep.postgres.pool import Pool, open_api_pool
 from threadkeep.settings import Settings
 
 
@@ -23,7 +23,7 @@ async def test_pipeline_that_failed_spoils_nothing_for_those_that_follow(setting
 
 
 async def _divided(pool: Pool, divisor: int) -> int:
-    async with pipeline(pool) as conn:
+    async with pool.pipeline() as conn:
         await conn.execute("SELECT 1 / %(divisor)s::int", {"divisor": divisor})
         cursor = await conn.execute("SELECT 42 * %(one)s::int", {"one": 1})
     row = await cursor.fetchone()

@@ -8,7 +8,7 @@ import psycopg
 from new_runs import new_run
 from threadkeep.base import ids
 from threadkeep.postgres import pool
-from threadkeep.postgres.filters import EVERYTHING
+from threadkeep.postgres.tenancy import EVERYTHING
 from threadkeep.runs.event_commit import committing
 from threadkeep.settings import Settings
 from threadkeep.tables import run_events

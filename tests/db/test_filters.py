@@ -7,8 +7,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from threadkeep.postgres.filters import Filters
 from threadkeep.postgres.pool import open_api_pool
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.settings import Settings
 from threadkeep.tables import threads
 from threadkeep.tables.threads import NewThread

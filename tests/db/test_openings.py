@@ -12,8 +12,8 @@ from conftest import WAIT_S
 from new_runs import new_run
 from threadkeep.base import ids
 from threadkeep.postgres import pool
-from threadkeep.postgres.filters import EVERYTHING
 from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.tenancy import EVERYTHING
 from threadkeep.settings import Settings
 from threadkeep.tables import queue
 from threadkeep.tables.run_creation import NewRun, Opened, Openings, opening

@@ -18,8 +18,8 @@ from threadkeep.persistence import group_commit
 from threadkeep.persistence.group_commit import GroupCommit, Rows
 from threadkeep.persistence.write_behind import MOST_WRITES, WriteBehind
 from threadkeep.postgres import pool
-from threadkeep.postgres.filters import EVERYTHING
 from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.tenancy import EVERYTHING
 from threadkeep.settings import Settings
 from threadkeep.tables import queue, workers
 from threadkeep.tables.queue import Claimed, Ending

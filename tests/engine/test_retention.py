@@ -12,8 +12,8 @@ import pytest
 from graphs import GRAPHS, delta_graph
 from threadkeep.app import create_app
 from threadkeep.base import ids
-from threadkeep.graphs import accept
-from threadkeep.postgres.filters import EVERYTHING
+from threadkeep.graphs import SERVER, accept
+from threadkeep.postgres.tenancy import EVERYTHING
 from threadkeep.runs.engine import Engine
 from threadkeep.settings import Settings
 from threadkeep.tables import threads
@@ -38,7 +38,7 @@ async def _thread(engine: Engine, strategy: str | None, graph_id: str = "chain")
     ttl = Ttl(strategy=strategy, minutes=60) if strategy else None
     new = NewThread(thread_id=ids.uuid7(), metadata={"graph_id": graph_id}, ttl=ttl)
     steps = [Superstep(updates=[Update(values={"items": [word]}, as_node="first")]) for word in ("a", "b", "c")]
-    assert await updates.create_thread(engine, new, steps) is not None
+    assert await updates.create_thread(engine, SERVER, new, steps) is not None
     return new.thread_id
 
 
@@ -59,7 +59,7 @@ async def _checkpoints(engine: Engine, thread_id: UUID) -> int | None:
     """How many the thread has; None where it is gone."""
     async with engine.pool.connection() as conn:
         thread = await threads.get(conn, EVERYTHING, thread_id)
-    return len(await history.states(engine, thread, history.Wanted(limit=100))) if thread else None
+    return len(await history.states(engine, SERVER, thread, history.Wanted(limit=100))) if thread else None
 
 
 async def _left_over(settings: Settings, thread_id: UUID) -> int:
@@ -95,7 +95,7 @@ async def test_thread_that_was_pruned_is_left_alone_until_it_is_touched(engine: 
     assert after.updated_at == before.updated_at
 
     change = updates.Change(at=history.NEWEST, update=Update(values={"items": ["d"]}, as_node="first"))
-    await updates.update_state(engine, EVERYTHING, thread_id, change)
+    await updates.update_state(engine, SERVER, thread_id, change)
     await expire_once(engine)
     assert await _checkpoints(engine, thread_id) == 2
 

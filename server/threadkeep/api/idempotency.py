@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from threadkeep.api.operation import Call
 from threadkeep.base import ids
 from threadkeep.base.problems import Invalid, KeyInUse, NotFound
-from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.admission import Admission, Admitted, enqueue_all
 from threadkeep.runs.engine import Engine
 from threadkeep.runs.idempotency import Made, once
@@ -82,7 +82,7 @@ async def admit(
 
 
 async def _admitted_before(call: Call[Any, Any], made: Made) -> Admitted:
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         run = await runs.get(conn, call.filters, made.thread_id, made.run_id)
     if run is None:
         raise NotFound(GONE)
@@ -102,7 +102,7 @@ async def enqueue_several(call: Call[Any, Any], key: Key, asked: list[Admission]
                 return await enqueue_all(call.engine, call.filters, keyed, key)
             except UniqueViolation:
                 raise _raced() from None
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         return await runs.get_several(conn, call.filters, made.ids)
 
 
@@ -110,17 +110,17 @@ async def create_thread(call: Call[Any, Any], new: NewThread, supersteps: list[S
     """Make a thread, with a key once; None where the id is taken."""
     key = key_of(call)
     if key is None:
-        return await updates.create_thread(call.engine, new, supersteps)
+        return await updates.create_thread(call.engine, call.tenant, new, supersteps)
     try:
         async with once(call.engine, key, (new.thread_id,), more=0) as made:
             if not made.before:
                 own = replace(new, thread_id=made.thread_id)
-                if thread := await updates.create_thread(call.engine, own, supersteps, key):
+                if thread := await updates.create_thread(call.engine, call.tenant, own, supersteps, key):
                     return thread
                 raise _Taken
     except _Taken:
         return None
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         thread = await threads.get(conn, call.filters, made.thread_id)
     if thread is None:
         raise NotFound(GONE)
@@ -131,17 +131,17 @@ async def create_cron(call: Call[Any, Any], of: tuple[UUID, UUID | None], defini
     """Make a cron `of` an assistant and a thread, with a key once; None where there is no such thread."""
     key = key_of(call)
     if key is None:
-        async with call.engine.pool.connection() as conn, conn.transaction():
+        async with call.engine.pool.connection(call.filters) as conn, conn.transaction():
             return await crons.create(conn, call.filters, ids.uuid7(), of, definition)
     async with once(call.engine, key, ()) as made:
         if not made.before:
-            async with call.engine.pool.connection() as conn, conn.transaction():
+            async with call.engine.pool.connection(call.filters) as conn, conn.transaction():
                 cron = await crons.create(conn, call.filters, made.ids[0], of, definition)
                 if cron is None:
                     raise NotFound(f"Thread with ID {of[1]} not found")
                 await idempotency_keys.settle(conn, key)
                 return cron
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         cron = await crons.get(conn, call.filters, made.ids[0])
     if cron is None:
         raise NotFound(GONE)

@@ -19,14 +19,11 @@ from threadkeep.api.authentication import entered
 from threadkeep.api.body import read_body, read_bytes, read_query
 from threadkeep.api.held_quota import Held
 from threadkeep.api.ops.scrape import Scrape
-from threadkeep.api.responses import Bound
 from threadkeep.api.shapes import Event as ServerEvent
 from threadkeep.auth import Door, Event, Principal, Value
-from threadkeep.auth.principal import acting
 from threadkeep.base.problems import Forbidden, Invalid, Overloaded, Problem
-from threadkeep.postgres import tenancy
-from threadkeep.postgres.filters import EVERYTHING, Filters
-from threadkeep.postgres.tenancy import bound_to
+from threadkeep.graphs import Tenant
+from threadkeep.postgres.tenancy import EVERYTHING, Filters
 from threadkeep.project import Project
 from threadkeep.runs.assistants import Assistants
 from threadkeep.runs.engine import Engine
@@ -98,6 +95,11 @@ class Call(Generic[BodyT, QueryT]):
     def user(self) -> Mapping[str, Any] | None:
         """The caller as their graphs see them; None: authentication is off."""
         return self.principal.user if self.principal else None
+
+    @property
+    def tenant(self) -> Tenant:
+        """The caller to graphs that are opened for them."""
+        return Tenant.of(self.user, self.filters)
 
     @property
     def engine(self) -> Engine:
@@ -220,8 +222,6 @@ class Operation:
         """Ask who is calling, read the request, ask what they may, and answer."""
         state = state_of(request)
         door = None if self.event == "public" else state["door"]
-        if tenancy.current() is not None:  # uvicorn begins a pipelined request in the context of the one before it
-            tenancy.unbind(None)
         if door is None:
             return await self._answered(request, None)
         principal, request = await entered(door, request)
@@ -243,9 +243,7 @@ class Operation:
         call = Call(request=request, body=body, query=query, filters=EVERYTHING, principal=principal)
         if principal is None:
             return await self.endpoint(call)
-        call = await self._authorized(call)
-        with bound_to(call.filters), acting(principal):
-            return Bound(await self.endpoint(call), call.filters)
+        return await self.endpoint(await self._authorized(call))
 
     async def _read(self, request: Request[State]) -> Any:
         if self.reader is not None:

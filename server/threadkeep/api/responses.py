@@ -4,23 +4,8 @@ from typing import Any
 from uuid import UUID
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from threadkeep.base import json
-from threadkeep.postgres.filters import Filters
-from threadkeep.postgres.tenancy import bound_to
-
-
-class Bound(Response):
-    """An answer that is still bound to its caller's rows while it is sent: of a stream, all that is read on the way."""
-
-    def __init__(self, answer: Response, filters: Filters) -> None:
-        self._answer = answer
-        self._filters = filters
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with bound_to(self._filters):
-            await self._answer(scope, receive, send)
 
 
 def json_answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -21,8 +21,7 @@ from threadkeep.api.operation import Call
 from threadkeep.auth import Event
 from threadkeep.base import json
 from threadkeep.base.problems import Forbidden, Problem, Unavailable
-from threadkeep.postgres.filters import EVERYTHING
-from threadkeep.postgres.tenancy import bound_to
+from threadkeep.postgres.tenancy import EVERYTHING
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class SocketOperation:
             if not _is_welcome(websocket):
                 raise Forbidden("this origin may not call")
             call = await self._call(websocket)
-            with _counted(call, websocket), bound_to(call.filters) if call.principal else nullcontext():
+            with _counted(call, websocket):
                 await self.endpoint(call, websocket)
         except Problem as problem:
             await refuse(websocket, problem)

@@ -23,8 +23,8 @@ from threadkeep.auth.ownership import own
 from threadkeep.auth.principal import Principal, principal
 from threadkeep.base import ids
 from threadkeep.base.problems import Forbidden
-from threadkeep.postgres.filters import Filters
 from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables import api_keys
 from threadkeep.tables.api_keys import NewKey, Valid
 

@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 from threadkeep.auth.authorization import Event
 from threadkeep.auth.principal import Principal
 from threadkeep.base.problems import Unauthenticated
-from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.tenancy import Filters
 
 Value: TypeAlias = dict[str, Any]
 """What a request wants, as `langgraph_sdk.auth.types` describes it for each event. It may be changed."""

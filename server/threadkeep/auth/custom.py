@@ -22,7 +22,7 @@ from threadkeep.auth.custom_values import Given, ProjectFault, as_filters, as_pr
 from threadkeep.auth.principal import Principal, User
 from threadkeep.base.problems import Conflict, Forbidden, NotFound, Problem, StartRefused, Unauthenticated, Unavailable
 from threadkeep.graphs import load_object
-from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.project import Project
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from threadkeep.auth.authenticator import CHALLENGE
 from threadkeep.auth.principal import Principal, principal
 from threadkeep.base import json
 from threadkeep.base.problems import Unauthenticated
-from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.tenancy import Filters
 
 USUAL: Final = ("identity", "display_name", "is_authenticated", "permissions")
 

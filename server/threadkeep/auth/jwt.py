@@ -24,7 +24,7 @@ from threadkeep.auth.jwks import Jwk, Jwks
 from threadkeep.auth.ownership import own
 from threadkeep.auth.principal import Principal, principal
 from threadkeep.base.problems import StartRefused
-from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.settings import Settings
 
 log = logging.getLogger(__name__)

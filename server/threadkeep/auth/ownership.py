@@ -1,17 +1,30 @@
 """Ownership: the rule of the doors that are built in: what you make is yours, and you see what is yours.
 
 It is the rule that LangGraph's documentation gives as the example of a handler: the owner stands in the metadata of
-each row. Items of the store have none: everybody has a part of the store (`postgres/store_spaces.py`).
+each row. Items of the store have no metadata, so everybody has a space: a part of the store below a first label of its
+own, which its owner never sees. What a principal calls `("memories",)` is `("owner:alice", "memories")` in the table, for
+the API and for the graphs of the principal's runs alike (docs/decisions/0012-ownership.md).
 """
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final
+from urllib.parse import quote
 
 from threadkeep.auth.authenticator import Value
 from threadkeep.auth.authorization import Event
 from threadkeep.auth.principal import Principal
-from threadkeep.postgres import store_spaces
-from threadkeep.postgres.filters import Filters
-from threadkeep.postgres.store_spaces import OWNER
+from threadkeep.postgres.tenancy import Filters
 
-WRITING = frozenset({"create", "update", "create_run"})
+OWNER: Final = "owner"
+"""The key of a row's metadata that says whose it is, under the built-in authentication. The server alone writes it."""
+WRITING: Final = frozenset({"create", "update", "create_run"})
+BUILT_IN: Final = frozenset({"api_key", "jwt"})
+"""Ways of authentication under which everybody has a space."""
+LABEL: Final = "owner:"
+DIGEST_LABEL: Final = "owner-sha256:"
+MAX_LABEL: Final = 120
+"""Characters. A namespace stands in an index, beside the key."""
 
 
 def own(principal: Principal, event: Event, value: Value) -> Filters:
@@ -19,4 +32,18 @@ def own(principal: Principal, event: Event, value: Value) -> Filters:
     resource, action = event.split(".")
     if resource != "store" and action in WRITING:
         value["metadata"] = {**(value.get("metadata") or {}), OWNER: principal.identity}
-    return Filters({OWNER: principal.identity}, space=store_spaces.label(principal.identity))
+    return Filters({OWNER: principal.identity}, space=space(principal.identity))
+
+
+def space(identity: str) -> str:
+    """The first label of an identity's items: no two identities have the same, and it holds no period."""
+    plain = LABEL + quote(identity, safe="@+ ").replace(".", "%2E")
+    if len(plain) <= MAX_LABEL:
+        return plain
+    return DIGEST_LABEL + sha256(identity.encode()).hexdigest()
+
+
+def space_of_run(auth_type: str | None, metadata: Mapping[str, Any]) -> str | None:
+    """The space in which a run works: that of its owner; None: the whole store, under custom authentication or none."""
+    owner = metadata.get(OWNER) if auth_type in BUILT_IN else None
+    return space(owner) if isinstance(owner, str) else None

@@ -1,8 +1,6 @@
 """Principal: who is calling, once a door has let them in, and the same person as a graph sees them."""
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,24 +27,6 @@ class Principal:
     permissions: tuple[str, ...] = ()
     user: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """JSON; what a graph gets as `langgraph_auth_user`."""
-
-
-_acting: ContextVar[Mapping[str, Any] | None] = ContextVar("acting", default=None)
-
-
-@contextmanager
-def acting(caller: Principal) -> Generator[None]:
-    """Until the block ends, graphs that are opened to be looked at are told of this user, as those that run are."""
-    token = _acting.set(caller.user)
-    try:
-        yield
-    finally:
-        _acting.reset(token)
-
-
-def looked_at_by() -> Mapping[str, Any] | None:
-    """Who looks at a graph in this task; None: authentication is off, or nobody does."""
-    return _acting.get()
 
 
 def configurable_of(user: Mapping[str, Any]) -> dict[str, Any]:

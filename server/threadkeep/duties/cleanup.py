@@ -4,8 +4,8 @@ import logging
 
 import anyio
 
-from threadkeep.postgres.filters import EVERYTHING
 from threadkeep.postgres.retry import AWAY
+from threadkeep.postgres.tenancy import EVERYTHING
 from threadkeep.runs.engine import Engine
 from threadkeep.tables import idempotency_keys, thread_expiry, threads
 

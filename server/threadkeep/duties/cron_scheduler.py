@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from threadkeep.base.problems import Problem
 from threadkeep.duties import cron_schedule
-from threadkeep.postgres.filters import Filters
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.retry import AWAY
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.admission import Admission, enqueue_in
 from threadkeep.runs.assistants import Assistants, Chosen
 from threadkeep.runs.engine import Engine

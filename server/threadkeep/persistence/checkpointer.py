@@ -6,6 +6,7 @@ connection of its pool, writes by group commit, and serialises in place what is 
 """
 
 import asyncio
+import copy
 import json
 import logging
 import math
@@ -37,6 +38,7 @@ from threadkeep.persistence.group_commit import GroupCommit, Rows
 from threadkeep.persistence.state_limits import LARGE_BYTES, check, seems_large
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.retry import outlast_in_run
+from threadkeep.postgres.tenancy import EVERYTHING, Filters
 
 if TYPE_CHECKING:
     from threadkeep.persistence.write_behind import WriteBehind
@@ -98,7 +100,7 @@ class Fresh:
 
 
 class Checkpoints(AsyncPostgresSaver):
-    """The stock saver's tables, without its lock. A copy (`with_allowlist`) shares pool and group commit."""
+    """The stock saver's tables, without its lock. A copy (`with_allowlist`, `scoped`) shares pool and group commit."""
 
     SELECT_SQL = SELECT
 
@@ -112,14 +114,26 @@ class Checkpoints(AsyncPostgresSaver):
     ) -> None:
         super().__init__(cast("Any", pool), serde=serde)
         self._pool = pool
+        self.filters = EVERYTHING
         self.channel_bytes = channel_bytes
         self._commits = commits
         self._large: set[str] = set()
         """Channels whose values are large."""
 
+    def scoped(self, filters: Filters) -> "Checkpoints":
+        """This checkpointer, whose reads see a caller's threads alone; its writes stay the server's own."""
+        if filters.restriction is None:
+            return self
+        scoped = copy.copy(self)
+        scoped.filters = filters
+        return scoped
+
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow]]:
-        async with self._pool.connection() as conn, conn.cursor(binary=True, row_factory=dict_row) as cursor:
+        async with (
+            self._pool.connection(self.filters) as conn,
+            conn.cursor(binary=True, row_factory=dict_row) as cursor,
+        ):
             if not pipeline:
                 yield cursor
                 return

@@ -2,28 +2,44 @@
 
 Tables and rows are the stock store's. It differs in what happens when many ask at once: operations that come together
 are one round trip, as there, but one that fails fails alone, and an embedding, which may take seconds, holds up nobody
-else and no connection.
+else and no connection. A scoped store is a caller's part of it: all its namespaces begin with a label of the caller's own,
+which the caller never sees.
 """
 
+import copy
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import anyio
 import orjson
 import psycopg
-from langgraph.store.base import BaseStore, GetOp, ListNamespacesOp, Op, PutOp, Result, SearchItem, SearchOp, TTLConfig
+from langgraph.store.base import (
+    BaseStore,
+    GetOp,
+    Item,
+    ListNamespacesOp,
+    MatchCondition,
+    Op,
+    PutOp,
+    Result,
+    SearchItem,
+    SearchOp,
+    TTLConfig,
+)
 from langgraph.store.postgres.aio import AsyncPostgresStore
 from langgraph.store.postgres.base import PLACEHOLDER, PostgresIndexConfig
+from psycopg import AsyncCursor
+from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
 from threadkeep.base.json import without_nul
-from threadkeep.postgres import store_spaces, tenancy
 from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.retry import outlast_in_run
-from threadkeep.postgres.tenancy import Bounds
+from threadkeep.postgres.tenancy import EVERYTHING, Filters, Restriction
 
 COMPARISONS: Mapping[str, str] = {
     "$gt": "(jsonb_typeof(value->%s) = jsonb_typeof(%s::jsonb) AND value->%s > %s::jsonb)",
@@ -43,15 +59,23 @@ class _Waiting:
     """An operation that waits for a round trip, and then what came of it."""
 
     op: Op
-    bounds: Bounds | None
-    """Of whoever waits."""
+    store: "Store"
+    """By which it is done: all of one tenant go together."""
     done: bool = False
     result: Result = None
     error: Exception | None = None
 
 
+@dataclass(slots=True, eq=False)
+class _Gathering:
+    """What waits for the next round trip of a store and of its scoped copies."""
+
+    waiting: list[_Waiting] = field(default_factory=list[_Waiting])
+    turn: anyio.Lock = field(default_factory=anyio.Lock)
+
+
 class Store(AsyncPostgresStore):
-    """The store of every graph and of the API."""
+    """The store of every graph and of the API, or a tenant's part of it (`scoped`)."""
 
     # The stock methods of the same names put each operation into the queue of one task.
     aget = BaseStore.aget
@@ -62,24 +86,34 @@ class Store(AsyncPostgresStore):
 
     def __init__(self, pool: Pool, *, index: PostgresIndexConfig | None = None, ttl: TTLConfig | None = None) -> None:
         super().__init__(pool, index=index, ttl=ttl)
-        self._waiting: list[_Waiting] = []
-        self._turn = anyio.Lock()
+        self._pool = pool
+        self._gathering = _Gathering()
+        self.space: str | None = None
+        self.filters = EVERYTHING
+
+    def scoped(self, space: str | None, filters: Filters = EVERYTHING) -> "Store":
+        """This store below the label `space`, or all of it if that is None, with row-level security of `filters`."""
+        scoped = copy.copy(self)
+        scoped.space, scoped.filters = space, filters
+        return scoped
 
     def _ensure_task(self) -> None:
         """Start no task: whoever waits first does the work of all who wait."""
 
-    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """Several operations are one round trip and one transaction; one alone may go with those of others.
+    @property
+    def restriction(self) -> Restriction | None:
+        """What row-level security shows of the table."""
+        return self.filters.restriction
 
-        They are those of the caller's space, see `spaces`.
-        """
-        space = store_spaces.current()
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """Several operations are one round trip and one transaction; one alone may go with those of others."""
+        space = self.space
         if space is None:
             every = list(ops)
             return await outlast_in_run(lambda: self._abatch(every))
-        moved = [store_spaces.inside(space, op) for op in ops]
-        results = await outlast_in_run(lambda: self._abatch(moved))
-        return [store_spaces.outside(result) for result in results]
+        labelled = [_labelled(space, op) for op in ops]
+        results = await outlast_in_run(lambda: self._abatch(labelled))
+        return [_unlabelled(result) for result in results]
 
     async def _abatch(self, every: list[Op]) -> list[Result]:
         if len(every) == 1 and self._is_quick(every[0]):
@@ -93,44 +127,45 @@ class Store(AsyncPostgresStore):
         return isinstance(op, GetOp)
 
     async def _gathered(self, op: Op) -> Result:
-        mine = _Waiting(op, tenancy.current())
-        self._waiting.append(mine)
+        mine, gathering = _Waiting(op, self), self._gathering
+        gathering.waiting.append(mine)
         try:
-            async with self._turn:
+            async with gathering.turn:
                 if not mine.done:  # nobody took it along
-                    await self._run_waiting()
+                    await _run_waiting(gathering)
         finally:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
+            if mine in gathering.waiting:
+                gathering.waiting.remove(mine)
         if mine.error is not None:
             raise mine.error
         return mine.result
 
-    async def _run_waiting(self) -> None:
-        """Do all that waits; where the caller is cancelled over it, the others wait on and do it themselves."""
-        batch, self._waiting = self._waiting, []
-        own = tenancy.current()
-        try:
-            for whose in dict.fromkeys(each.bounds for each in batch):
-                tenancy.set_bounds(whose)
-                await self._run([each for each in batch if each.bounds == whose])
-        finally:
-            tenancy.set_bounds(own)
-            self._waiting[:0] = [each for each in batch if not each.done]
-
-    async def _run(self, batch: Sequence[_Waiting]) -> None:
+    async def run(self, batch: Sequence[_Waiting]) -> None:
+        """Do a batch in one round trip, and give each operation its result or its error."""
         results: list[Result] = [None] * len(batch)
         try:
             results = await super().abatch([each.op for each in batch])
         except Exception as error:  # noqa: BLE001 - it goes to the one whose operation it is
             if len(batch) > 1 and not _is_away(error):
                 for each in batch:
-                    await self._run([each])
+                    await self.run([each])
                 return
             for each in batch:
                 each.error = error
         for each, result in zip(batch, results, strict=True):
             each.result, each.done = result, True
+
+    @asynccontextmanager
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow]]:
+        async with (
+            self._pool.connection(self.filters) as conn,
+            conn.cursor(binary=True, row_factory=dict_row) as cursor,
+        ):
+            if not pipeline:
+                yield cursor
+                return
+            async with conn.pipeline():
+                yield cursor
 
     async def _execute_batch(
         self, grouped_ops: dict[type, list[Indexed]], results: list[Result], conn: object = None
@@ -200,6 +235,51 @@ class Store(AsyncPostgresStore):
         if op.startswith("$"):
             raise ValueError(f"Unsupported operator: {op}")
         return "value->%s @> %s::jsonb", [key, orjson.dumps({op: value}).decode()]
+
+
+async def _run_waiting(gathering: _Gathering) -> None:
+    """Do all that waits. If the caller is cancelled meanwhile, the others wait on and do it themselves."""
+    batch, gathering.waiting = gathering.waiting, []
+    tenants: dict[object, list[_Waiting]] = {}
+    for each in batch:
+        tenants.setdefault(each.store.restriction, []).append(each)
+    try:
+        for of_tenant in tenants.values():
+            await of_tenant[0].store.run(of_tenant)
+    finally:
+        gathering.waiting[:0] = [each for each in batch if not each.done]
+
+
+def _labelled(space: str, op: Op) -> Op:
+    """The operation as it is on the table, below the label `space`."""
+    if isinstance(op, (GetOp, PutOp)):
+        return op._replace(namespace=(space, *op.namespace))
+    if isinstance(op, SearchOp):
+        return op._replace(namespace_prefix=(space, *op.namespace_prefix))
+    return _labelled_listing(space, op)
+
+
+def _labelled_listing(space: str, op: ListNamespacesOp) -> ListNamespacesOp:
+    """A suffix may not match the label itself: at least as many labels as the suffix has follow the label."""
+    conditions: list[MatchCondition] = []
+    for condition in op.match_conditions or ():
+        if condition.match_type == "prefix":
+            conditions.append(condition._replace(path=(space, *condition.path)))
+        else:
+            conditions += [condition, MatchCondition("prefix", (space, *["*"] * len(condition.path)))]
+    depth = None if op.max_depth is None else op.max_depth + 1
+    return op._replace(match_conditions=(*conditions, MatchCondition("prefix", (space,))), max_depth=depth)
+
+
+def _unlabelled(result: Result) -> Result:
+    """The result of an operation, without the label."""
+    outcome: Any = result
+    if isinstance(outcome, list):
+        every = cast("list[Any]", outcome)
+        outcome = [each[1:] if isinstance(each, tuple) else _unlabelled(each) for each in every]
+    elif isinstance(outcome, Item):
+        outcome.namespace = outcome.namespace[1:]
+    return outcome
 
 
 def _is_away(error: Exception) -> bool:

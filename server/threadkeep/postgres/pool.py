@@ -21,11 +21,11 @@ from threadkeep.base.problems import StartRefused
 from threadkeep.postgres import arrays
 from threadkeep.postgres.connection import Connection
 from threadkeep.postgres.dropped_connections import refuse_cut
-from threadkeep.postgres.tenancy import BoundPool
+from threadkeep.postgres.tenancy import TenantPool
 from threadkeep.settings import Settings
 
 Conn: TypeAlias = AsyncConnection[Any]
-Pool: TypeAlias = BoundPool
+Pool: TypeAlias = TenantPool
 
 POOL_TIMEOUT_S = 5.0
 """The longest wait for a connection; then the request is answered 503."""
@@ -77,7 +77,7 @@ async def open_runs_pool(settings: Settings, uri: str) -> AsyncGenerator[Pool]:
 @asynccontextmanager
 async def _open(settings: Settings, uri: str, name: str, size: int, configure: Any) -> AsyncGenerator[Pool]:
     direct = settings.database_direct_uri is None
-    pool = BoundPool(
+    pool = TenantPool(
         conninfo(uri, direct=direct),
         connection_class=Connection,
         kwargs={"autocommit": True, "prepare_threshold": 2 if direct else None},
@@ -116,16 +116,6 @@ async def _compress_quickly(conn: Conn) -> None:
          WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals)
         """
     )
-
-
-@asynccontextmanager
-async def pipeline(pool: Pool) -> AsyncGenerator[Conn]:
-    """A connection on which all statements until the end of the block are one round trip and one transaction.
-
-    Results are read after the block. A row locked by the first statement stays locked until the last.
-    """
-    async with pool.pipeline() as conn:
-        yield conn
 
 
 async def check_capacity(pool: Pool, settings: Settings) -> None:

@@ -8,16 +8,17 @@ import anyio
 from psycopg.errors import QueryCanceled
 
 from threadkeep.base.problems import SearchTimeout
-from threadkeep.postgres.pool import Conn, Pool, pipeline
+from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.tenancy import Filters
 
 T = TypeVar("T")
 
 
 @asynccontextmanager
-async def searching(pool: Pool, timeout_s: float) -> AsyncGenerator[Conn]:
-    """As `pipeline`, each statement bounded by `timeout_s`, which is set in the same round trip; SearchTimeout behind it."""
+async def searching(pool: Pool, filters: Filters, timeout_s: float) -> AsyncGenerator[Conn]:
+    """As `pool.pipeline`, each statement bounded by `timeout_s`; SearchTimeout after that."""
     try:
-        async with pipeline(pool) as conn:
+        async with pool.pipeline(filters) as conn:
             await limit(conn, timeout_s)
             yield conn
     except QueryCanceled:

@@ -1,99 +1,106 @@
-"""Bounds: row-level security, a second wall behind `Filters`, so that a forgotten filter still shows nothing.
+"""Tenancy: whose rows a statement may see, by its own condition and by row-level security behind it.
 
-While a request of a principal is bound, each of its transactions switches to a role for which the policies of
-`migrations/0005_ownership.sql` hold, and says what its rows must contain. Both end with the transaction, so that a
-connection, or a pooler's, is never left bound. Nobody pays for it while nobody is bound, and the server's own work
-(runs, duties) never is.
+Every statement on a tenant's rows takes `Filters`, which only an authenticator makes: `metadata @> %(match)s` stands in
+each. A connection that is taken for the same filters switches to the role `threadkeep_tenant`, for which the policies of
+`migrations/0005_ownership.sql` repeat the condition, so that a statement without it still shows nobody else's rows. Both
+the role and its settings end with the transaction. A connection that is taken without filters is the server's own work.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import orjson
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from threadkeep.base.problems import StartRefused
-from threadkeep.postgres import store_spaces
-from threadkeep.postgres.filters import Filters
 
 log = logging.getLogger(__name__)
 
 Conn: TypeAlias = AsyncConnection[Any]
 
 LAST: Final = "\U0010ffff"
-"""No namespace comes behind it."""
+"""No namespace sorts after it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What the policies compare with."""
+class Restriction(NamedTuple):
+    """The settings that the policies compare a row with."""
 
     match: str
     """JSON."""
     space_from: str
-    """The caller's part of the store: namespaces from here, by bytes."""
+    """The first namespace of the caller's part of the store, by bytes."""
     space_to: str
-    """To here, without this."""
+    """The first namespace after that part."""
 
 
-_bounds: ContextVar[Bounds | None] = ContextVar("bounds", default=None)
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """The rows that a caller may see: `match` is contained in the metadata of each. An empty `match` is all rows."""
+
+    match: Mapping[str, Any]
+    space: str | None = None
+    """The first label of the caller's namespaces in the store (`auth/ownership.py`); None: the whole store."""
+
+    @property
+    def jsonb(self) -> Jsonb:
+        """The parameter `match` of a statement."""
+        return Jsonb(self.match)
+
+    @property
+    def reserved(self) -> list[str]:
+        """The keys of metadata that say whose a row is."""
+        return list(self.match)
+
+    @property
+    def restriction(self) -> Restriction | None:
+        """The settings of row-level security; None: all rows."""
+        if not self.match and self.space is None:
+            return None
+        # "/" sorts right after the period, which follows the label in all namespaces of a space.
+        space = ("", LAST) if self.space is None else (f"{self.space}.", f"{self.space}/")
+        return Restriction(orjson.dumps(self.match).decode(), *space)
+
+    def stamped(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """`metadata` of a new row, with `match` added unless the caller could see the row without it."""
+        return {**metadata} if _contains(metadata, self.match) else {**metadata, **self.match}
+
+    def changed(self, metadata: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+        """`metadata` of the caller's row with `change` merged in, without keys that would make it somebody else's."""
+        merged = {**metadata, **change}
+        return merged if _contains(merged, self.match) else {**metadata, **self.unreserved(change)}
+
+    def unreserved(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """`metadata` without the keys that say whose a row is."""
+        return {key: value for key, value in metadata.items() if key not in self.match}
 
 
-@contextmanager
-def bound_to(filters: Filters) -> Generator[None]:
-    """Until the block ends, this task and those that it starts see only what is the caller's, in the store too."""
-    space = store_spaces.current()
-    token = _bounds.set(_of(filters))
-    store_spaces.enter(filters.space)
-    try:
-        yield
-    finally:
-        _bounds.reset(token)
-        store_spaces.enter(space)
+EVERYTHING: Final = Filters({})
+"""All rows: of the server's own work, and of everybody if authentication is off."""
 
 
-def _of(filters: Filters) -> Bounds | None:
-    if not filters.match and filters.space is None:
-        return None
-    # "/" comes right behind the period, with which all namespaces of a space go on.
-    space = ("", LAST) if filters.space is None else (f"{filters.space}.", f"{filters.space}/")
-    return Bounds(orjson.dumps(filters.match).decode(), *space)
+def _contains(held: object, wanted: object) -> bool:
+    """The result of `held @> wanted` in Postgres; False where the two might differ."""
+    if isinstance(wanted, Mapping):
+        return isinstance(held, Mapping) and all(
+            key in held and _contains(cast("Mapping[str, object]", held)[key], value)
+            for key, value in cast("Mapping[str, object]", wanted).items()
+        )
+    if isinstance(wanted, (list, tuple)):
+        return isinstance(held, (list, tuple)) and all(
+            any(_contains(element, each) for element in cast("Sequence[object]", held))
+            for each in cast("Sequence[object]", wanted)
+        )
+    return type(held) is type(wanted) and held == wanted
 
 
-@contextmanager
-def as_server() -> Generator[None]:
-    """Until the block ends, what is done is the server's own work, such as counting what is everybody's."""
-    token = _bounds.set(None)
-    try:
-        yield
-    finally:
-        _bounds.reset(token)
-
-
-def set_bounds(bounds: Bounds | None) -> None:
-    """For work that is done on behalf of whoever asked for it: as `current` said there."""
-    _bounds.set(bounds)
-
-
-def unbind(space: str | None) -> None:
-    """From here on this task is the server's own, whichever request started it; in the store it works in `space`."""
-    _bounds.set(None)
-    store_spaces.enter(space)
-
-
-def current() -> Bounds | None:
-    """What this task is bound to."""
-    return _bounds.get()
-
-
-async def _bind(conn: Conn, bounds: Bounds) -> None:
-    """Begin a transaction, and hold `bounds` until it ends."""
+async def _restrict(conn: Conn, restriction: Restriction) -> None:
+    """Begin a transaction that sees only the rows of `restriction`."""
     await conn.execute("BEGIN")
     await conn.execute(
         """
@@ -102,60 +109,70 @@ async def _bind(conn: Conn, bounds: Bounds) -> None:
                set_config('threadkeep.space_to', %(space_to)s, true),
                set_config('role', 'threadkeep_tenant', true)
         """,
-        {"match": bounds.match, "space_from": bounds.space_from, "space_to": bounds.space_to},
+        restriction._asdict(),
     )
 
 
-class BoundPool(AsyncConnectionPool[Conn]):
-    """A pool whose connections are bound while their taker is; a block is one transaction then."""
+class TenantPool(AsyncConnectionPool[Conn]):
+    """A pool whose connections see the rows of the filters they are taken for; such a block is one transaction."""
 
-    walled = False
-    """The database has the policies, and lets this process switch to the role that they are for (`find_wall`)."""
+    row_security = False
+    """The database has the policies, and lets this process switch to their role (`enable_row_security`)."""
 
-    def connection(  # pyright: ignore[reportIncompatibleMethodOverride] - the stock one names a private class
-        self, timeout: float | None = None
+    def connection(  # pyright: ignore[reportIncompatibleMethodOverride] - the stock one takes a timeout alone
+        self, filters: Filters = EVERYTHING, *, timeout: float | None = None
     ) -> AbstractAsyncContextManager[Conn]:
-        """As the stock pool's."""
-        bounds = _bounds.get() if self.walled else None
-        return super().connection(timeout) if bounds is None else self._bound(bounds, timeout)
+        """A connection for a caller's rows; without `filters`, one for the server's own work."""
+        restriction = filters.restriction if self.row_security else None
+        return super().connection(timeout) if restriction is None else self._restricted(restriction, timeout)
 
     @asynccontextmanager
-    async def _bound(self, bounds: Bounds, wait_s: float | None) -> AsyncGenerator[Conn]:
-        """The stock pool commits what is left open, or rolls it back after an exception."""
+    async def _restricted(self, restriction: Restriction, wait_s: float | None) -> AsyncGenerator[Conn]:
+        """The stock pool commits the transaction at the end of the block, or rolls it back after an exception."""
         async with super().connection(wait_s) as conn:
             async with conn.pipeline():
-                await _bind(conn, bounds)
+                await _restrict(conn, restriction)
             yield conn
 
     @asynccontextmanager
-    async def pipeline(self) -> AsyncGenerator[Conn]:
-        """A connection in pipeline mode; bound in the same round trip."""
-        bounds = _bounds.get() if self.walled else None
+    async def pipeline(self, filters: Filters = EVERYTHING) -> AsyncGenerator[Conn]:
+        """A connection on which all statements until the end of the block are one round trip and one transaction.
+
+        Results are read after the block. A row locked by the first statement stays locked until the last.
+        """
+        restriction = filters.restriction if self.row_security else None
         async with super().connection() as conn, conn.pipeline():
-            if bounds is None:
+            if restriction is None:
                 yield conn
                 return
-            await _bind(conn, bounds)
+            await _restrict(conn, restriction)
             yield conn
             await conn.execute("COMMIT")
 
 
-async def find_wall(*pools: BoundPool, needed: bool) -> None:
-    """Have the pools bind their connections where that is possible; where it is `needed` and is not, say so.
+async def enable_row_security(*pools: TenantPool, tables: Sequence[str], needed: bool) -> None:
+    """Turn row-level security of the pools on if all `tables` have it; otherwise warn, if it is `needed`.
 
-    StartRefused where the policies would hide everything from the server itself.
+    StartRefused if the policies would hide rows from the server itself.
     """
     async with pools[0].connection() as conn:
-        missing = await _missing(conn)
+        obstacle = await _obstacle(conn, tables)
     for pool in pools:
-        pool.walled = missing is None
-    if missing is not None and needed:
-        log.warning("there is no row-level security behind the filters", extra={"reason": missing})
+        pool.row_security = obstacle is None
+    if obstacle is not None and needed:
+        log.warning("there is no row-level security behind the filters", extra={"reason": obstacle})
 
 
-async def _missing(conn: Conn) -> str | None:
-    hidden = await (await conn.execute("SELECT row_security_active('threads')")).fetchone()
-    if hidden and hidden[0]:
+async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:
+    """Why row-level security can't be used; None: it can."""
+    names = {"tables": list(tables)}
+    hidden = await conn.execute(
+        """
+        SELECT FROM unnest(%(tables)s::text[]) AS name WHERE row_security_active(to_regclass(name))
+        """,
+        names,
+    )
+    if hidden.rowcount:
         raise StartRefused(
             "row-level security hides every row from this server's own database role: make it the owner of the tables, "
             "or have a superuser run ALTER ROLE ... BYPASSRLS"
@@ -168,12 +185,12 @@ async def _missing(conn: Conn) -> str | None:
     cursor = await conn.execute(
         """
         SELECT coalesce(string_agg(name, ', '), '')
-          FROM unnest('{threads,runs,run_events,assistants,assistant_versions,crons,store,
-                        checkpoints,checkpoint_blobs,checkpoint_writes}'::text[]) AS name
+          FROM unnest(%(tables)s::text[]) AS name
           LEFT JOIN pg_class ON pg_class.oid = to_regclass(name)
          WHERE relrowsecurity IS NOT TRUE
             OR NOT has_table_privilege('threadkeep_tenant', pg_class.oid, 'DELETE')
-        """
+        """,
+        names,
     )
     row = await cursor.fetchone()
     return f"not on the tables {row[0]}" if row and row[0] else None

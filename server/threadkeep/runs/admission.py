@@ -14,8 +14,8 @@ import anyio
 from threadkeep.base import ids, json
 from threadkeep.base.json import Json
 from threadkeep.base.problems import NotFound, ThreadBusy
-from threadkeep.postgres.filters import Filters
 from threadkeep.postgres.pool import Conn
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.assistants import Chosen
 from threadkeep.runs.engine import Engine
 from threadkeep.runs.event_log import LiveRun
@@ -119,7 +119,7 @@ async def enqueue(engine: Engine, filters: Filters, asked: Admission) -> Admitte
 
 async def enqueue_all(engine: Engine, filters: Filters, asked: Sequence[Admission], key: Key) -> list[Run]:
     """Put runs in the queue that each get a thread of their own, all or none; `key` stands for them together."""
-    async with engine.pool.connection() as conn, conn.transaction():
+    async with engine.pool.connection(filters) as conn, conn.transaction():
         found = [await enqueue_in(engine, conn, filters, one) for one in asked]
         await idempotency_keys.settle(conn, key)
     return [run for run in found if run is not None]

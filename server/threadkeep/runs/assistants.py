@@ -14,9 +14,8 @@ import anyio
 import orjson
 
 from threadkeep.base.problems import Invalid, NotFound
-from threadkeep.postgres import tenancy
-from threadkeep.postgres.filters import Filters
 from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.graph_call import client_configurable
 from threadkeep.runs.request import RunSpec
 from threadkeep.tables import assistants
@@ -83,9 +82,8 @@ class Assistants:
 
     async def _read(self, filters: Filters, key: Key) -> Chosen:
         changes = self._changes
-        with tenancy.bound_to(filters):
-            async with self._pool.connection() as conn:
-                assistant = await assistants.get(conn, filters, key[1])
+        async with self._pool.connection(filters) as conn:
+            assistant = await assistants.get(conn, filters, key[1])
         if assistant is None or assistant.graph_id not in self._of_graph:
             raise NotFound("Thread or assistant not found.")
         chosen = _chosen(assistant)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import anyio
-from langgraph.checkpoint.base import BaseCheckpointSaver
 
 from threadkeep.base.metrics import Metrics
 from threadkeep.base.tracing import Tracing
 from threadkeep.graphs import LoadedGraph
+from threadkeep.persistence.checkpointer import Checkpoints
 from threadkeep.persistence.group_commit import GroupCommit
 from threadkeep.persistence.store import Store
 from threadkeep.postgres.listen import Wakeups
@@ -44,7 +44,7 @@ class Engine:
     graphs: Mapping[str, LoadedGraph]
     pool: Pool
     """Of our own tables."""
-    saver: BaseCheckpointSaver[str]
+    saver: Checkpoints
     store: Store
     slots: Slots
     openings: Openings

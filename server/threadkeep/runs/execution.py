@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias
 
 import anyio
 
+from threadkeep.auth.ownership import space_of_run
 from threadkeep.base import json, logs
-from threadkeep.graphs import Graph
+from threadkeep.graphs import Graph, Tenant
 from threadkeep.persistence import checkpointer
-from threadkeep.postgres import store_spaces, tenancy
 from threadkeep.postgres.listen import run_topic
 from threadkeep.postgres.retry import OUTLAST_S, enter_run, outlast
 from threadkeep.runs import snapshots
@@ -68,7 +68,6 @@ async def execute(engine: Engine, job: Job, live: LiveRun, slot: Slot) -> None:
     """Run a job to its end. Raises nothing."""
     began = time.monotonic()
     enter_run()
-    tenancy.unbind(store_spaces.of_run(engine.settings.auth_type, job.metadata))
     try:
         live.append("metadata", json.dumps({"run_id": job.about["run_id"], "attempt": job.attempt}))
         conclusion = await _conclude(engine, job, live)
@@ -101,8 +100,9 @@ async def _conclude(engine: Engine, job: Job, live: LiveRun) -> Conclusion | Non
     streamed = Streamed()
     try:
         config = job.config()
-        opened = engine.graphs[job.graph_id].open(config, durable=job.durable, context=job.spec.context)
-        async with opened as graph:
+        tenant = Tenant(space=space_of_run(engine.settings.auth_type, job.metadata))
+        loaded = engine.graphs[job.graph_id]
+        async with loaded.open(config, durable=job.durable, context=job.spec.context, tenant=tenant) as graph:
             cut = await _within_limits(engine, Called(graph, job, config), live, streamed)
             if live.abandoned:
                 return None

@@ -10,7 +10,6 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
 from threadkeep.base.problems import Overloaded, TooMany
-from threadkeep.postgres import tenancy
 from threadkeep.postgres.pool import Pool
 from threadkeep.runs.event_log import LiveRuns
 from threadkeep.settings import Settings
@@ -103,9 +102,8 @@ class Quotas:
         at, found = self._backlogs.get(identity, (-COUNT_S, None))
         if found is not None and now - at < COUNT_S:
             return found
-        with tenancy.as_server():  # what others have waiting counts, too
-            async with self._pool.connection() as conn:
-                found = await queue_length.count(conn, identity, at_most=at_most)
+        async with self._pool.connection() as conn:  # the server's own: the runs of other principals count, too
+            found = await queue_length.count(conn, identity, at_most=at_most)
         if len(self._backlogs) >= REMEMBERED:
             self._backlogs.clear()
         self._backlogs[identity] = (now, found)

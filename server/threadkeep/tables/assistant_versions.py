@@ -13,8 +13,8 @@ from psycopg.types.json import Jsonb
 
 from threadkeep.base.json import Json
 from threadkeep.postgres import rows
-from threadkeep.postgres.filters import Filters
-from threadkeep.postgres.pool import Conn, Pool, pipeline
+from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables import assistants
 from threadkeep.tables.assistants import Assistant
 
@@ -67,7 +67,7 @@ async def restore(pool: Pool, filters: Filters, assistant_id: UUID, version: int
     All of it comes back, and `version` is its old number. What `filters` ask for stays, so that nobody loses an
     assistant by restoring a version from before it was theirs.
     """
-    async with pipeline(pool) as conn:
+    async with pool.pipeline(filters) as conn:
         cursor = conn.cursor(row_factory=rows.of(Assistant))
         await assistants.lock(conn, assistant_id)
         await cursor.execute(

@@ -17,8 +17,8 @@ from psycopg.types.json import Jsonb
 
 from threadkeep.base.json import Json
 from threadkeep.postgres import rows
-from threadkeep.postgres.filters import Filters
-from threadkeep.postgres.pool import Conn, Pool, pipeline
+from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.tenancy import Filters
 
 NAMESPACE: Final = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
 """Of the uuid5 of a graph's own assistant (langgraph_sdk's clients count on it)."""
@@ -138,7 +138,7 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Chang
 
     The row is locked first, so that a change sees the one before it, and its number is the next.
     """
-    async with pipeline(pool) as conn:
+    async with pool.pipeline(filters) as conn:
         cursor = conn.cursor(row_factory=rows.of(Assistant))
         await lock(conn, assistant_id)
         await cursor.execute(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from threadkeep.postgres.filters import Filters
-from threadkeep.postgres.pool import Conn, Pool, pipeline
+from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables.runs import CancelAction
 
 ACTIVE = ("pending", "running")
@@ -41,7 +41,7 @@ async def cancel(pool: Pool, filters: Filters, target: Target, action: CancelAct
         "reason": reason,
         "match": filters.jsonb,
     }
-    async with pipeline(pool) as conn:
+    async with pool.pipeline(filters) as conn:
         await _lock(conn, parameters)
         done = await conn.execute(
             """

@@ -16,9 +16,9 @@ from psycopg.types.json import Jsonb
 
 from threadkeep.base.json import Json
 from threadkeep.postgres import rows
-from threadkeep.postgres.filters import Filters
 from threadkeep.postgres.listen import notify
 from threadkeep.postgres.pool import Conn
+from threadkeep.postgres.tenancy import Filters
 
 CRONS = "crons"
 """The topic that wakes the scheduler: a tick may be nearer than it thinks."""

@@ -12,8 +12,8 @@ from uuid import UUID
 from threadkeep.base import json
 from threadkeep.base.json import Json
 from threadkeep.postgres import rows
-from threadkeep.postgres.filters import Filters
 from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables.runs import FinalStatus, ThreadStatus
 
 TEMPORARY_S = 300.0

@@ -17,11 +17,11 @@ from psycopg import AsyncCursor
 
 from threadkeep.base import json
 from threadkeep.base.json import Json
-from threadkeep.postgres import rows, tenancy
+from threadkeep.postgres import rows
 from threadkeep.postgres.arrays import Texts
 from threadkeep.postgres.batch_writer import Together
-from threadkeep.postgres.filters import Filters
-from threadkeep.postgres.pool import Conn, Pool, pipeline
+from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables import idempotency_keys
 from threadkeep.tables.idempotency_keys import Key
 from threadkeep.tables.queue import TEMPORARY_S
@@ -128,17 +128,17 @@ class Openings:
     async def open_run(self, filters: Filters, new: NewRun) -> Opened:
         """Open a run on its thread, in one round trip: `running` where it may start here and now, else `pending`."""
         if new.key is not None:
-            async with self._pool.connection() as conn, conn.transaction():
+            async with self._pool.connection(filters) as conn, conn.transaction():
                 return await open_run_in(conn, filters, new)
-        if tenancy.current() is not None:
-            async with pipeline(self._pool) as conn:  # the bounds go along in the same round trip
+        if filters.restriction is not None:
+            async with self._pool.pipeline(filters) as conn:  # row-level security goes along in the same round trip
                 cursor = await _call(conn, filters, new)
             return _opened(new, await cursor.fetchone())
         gathered = self._told if new.told else self._untold
         asked = _Asked(new.thread_id, next(self._numbers), _encoded(filters, new))
         if (answer := await gathered.write(asked)) is not None:
             return _opened(new, answer)
-        async with self._pool.connection() as conn:
+        async with self._pool.connection(filters) as conn:
             return await open_run_in(conn, filters, new)
 
 

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from threadkeep.base.json import Json
 from threadkeep.postgres import rows
-from threadkeep.postgres.filters import Filters
 from threadkeep.postgres.pool import Conn
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables.runs import RunStatus
 
 

@@ -12,9 +12,9 @@ from psycopg.types.json import Jsonb
 from threadkeep.base import json
 from threadkeep.base.json import Json
 from threadkeep.postgres import rows
-from threadkeep.postgres.filters import Filters
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.statement_timeout import searching
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables.threads import Thread
 
 MOST_WORDS = 8
@@ -149,7 +149,7 @@ async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *
          LIMIT %(limit)s OFFSET %(offset)s
         """
     ).format(order=sql.SQL(ORDERS[wanted.order]))
-    async with searching(pool, timeout_s) as conn:
+    async with searching(pool, filters, timeout_s) as conn:
         counted = await _count(conn, filters, search)
         cursor = conn.cursor(row_factory=rows.of(FoundThread if wanted.extract else Thread))
         await cursor.execute(query, search.parameters | wanted.parameters | {"match": filters.jsonb})

@@ -14,8 +14,8 @@ from psycopg.types.json import Jsonb
 
 from threadkeep.base.json import Json
 from threadkeep.postgres import rows
-from threadkeep.postgres.filters import Filters
 from threadkeep.postgres.pool import Conn
+from threadkeep.postgres.tenancy import Filters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ from typing import Literal, TypeAlias, cast
 from uuid import UUID
 
 from threadkeep.base import json
-from threadkeep.postgres.filters import Filters
+from threadkeep.graphs import Tenant
 from threadkeep.postgres.listen import thread_topic
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.engine import Engine
 from threadkeep.runs.event_log import Event
 from threadkeep.runs.follow import follow
@@ -47,22 +48,23 @@ class ThreadEvent:
 
 
 async def follow_thread(
-    engine: Engine, filters: Filters, thread_id: UUID, *, modes: Collection[ThreadMode], after: Place | None
+    engine: Engine, tenant: Tenant, thread_id: UUID, *, modes: Collection[ThreadMode], after: Place | None
 ) -> AsyncGenerator[ThreadEvent]:
     """What goes on on the thread behind `after`; without it, from now on. Ends where the thread is gone."""
+    filters = tenant.filters
     with engine.wakeups.on(thread_topic(thread_id)) as signal:
-        position, running = await _start(engine, thread_id, after)
-        states = _States(engine, filters, thread_id, wanted="state_update" in modes)
+        position, running = await _start(engine, filters, thread_id, after)
+        states = _States(engine, tenant, thread_id, wanted="state_update" in modes)
         await states.newest()
         while True:
-            async with engine.pool.connection() as conn:
+            async with engine.pool.connection(filters) as conn:
                 if not await queue.watch(conn, filters, thread_id, WATCH_S):
                     return
                 found = running + await runs.listed(conn, thread_id, after=position)
             running = []
             for run in found:
                 position = max(position, run.queue_position)
-                async with aclosing(_run(engine, run, modes, after)) as events:
+                async with aclosing(_run(engine, filters, run, modes=modes, after=after)) as events:
                     async for event in events:
                         yield event
             if (update := await states.newest()) is not None:
@@ -71,9 +73,9 @@ async def follow_thread(
                 await signal.wait(POLL_S)
 
 
-async def _start(engine: Engine, thread_id: UUID, after: Place | None) -> tuple[int, list[Listed]]:
+async def _start(engine: Engine, filters: Filters, thread_id: UUID, after: Place | None) -> tuple[int, list[Listed]]:
     """The queue position to go on from, and the runs before it that are still going on."""
-    async with engine.pool.connection() as conn:
+    async with engine.pool.connection(filters) as conn:
         if after is None:
             return await runs.last_position(conn, thread_id), await runs.listed(conn, thread_id, after=None)
         made = datetime.fromtimestamp(after.millisecond / 1000, UTC) - timedelta(seconds=1)
@@ -81,14 +83,14 @@ async def _start(engine: Engine, thread_id: UUID, after: Place | None) -> tuple[
 
 
 async def _run(
-    engine: Engine, run: Listed, modes: Collection[ThreadMode], after: Place | None
+    engine: Engine, filters: Filters, run: Listed, *, modes: Collection[ThreadMode], after: Place | None
 ) -> AsyncGenerator[ThreadEvent]:
     """One run's events and its end. Of what a returning reader has had, nothing again."""
     millisecond = run.run_id.int >> 80
     if after is not None and millisecond < after.millisecond:
         return
     position = after.position if after is not None and millisecond == after.millisecond else 0
-    async with aclosing(follow(engine, run.run_id, position)) as items:
+    async with aclosing(follow(engine, filters, run.run_id, position)) as items:
         async for item in items:
             position = item.position
             if isinstance(item, Event) and _wants(item.name, modes):
@@ -107,9 +109,9 @@ def _wants(name: str, modes: Collection[ThreadMode]) -> bool:
 class _States:
     """The updates of the thread's state that no run made."""
 
-    def __init__(self, engine: Engine, filters: Filters, thread_id: UUID, *, wanted: bool) -> None:
+    def __init__(self, engine: Engine, tenant: Tenant, thread_id: UUID, *, wanted: bool) -> None:
         self._engine = engine
-        self._filters = filters
+        self._tenant = tenant
         self._thread_id = thread_id
         self._wanted = wanted
         self._seen: object = None
@@ -118,11 +120,12 @@ class _States:
         """The newest state, where it is an update that was not told yet."""
         if not self._wanted:
             return None
-        async with self._engine.pool.connection() as conn:
-            thread = await threads.get(conn, self._filters, self._thread_id)
+        filters = self._tenant.filters
+        async with self._engine.pool.connection(filters) as conn:
+            thread = await threads.get(conn, filters, self._thread_id)
         if thread is None:
             return None
-        state = await history.state(self._engine, thread)
+        state = await history.state(self._engine, self._tenant, thread)
         known, self._seen = self._seen, state["checkpoint_id"]
         metadata = cast("dict[str, object]", state["metadata"])
         if known == self._seen or metadata.get("source") != "update":

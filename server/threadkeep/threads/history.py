@@ -15,7 +15,7 @@ from langgraph.types import StateSnapshot
 from langgraph_sdk.runtime import AccessContext
 
 from threadkeep.base.problems import NotFound
-from threadkeep.graphs import Graph, LoadedGraph
+from threadkeep.graphs import Graph, LoadedGraph, Tenant
 from threadkeep.runs.engine import Engine
 from threadkeep.runs.snapshots import thread_state
 from threadkeep.tables.threads import Thread
@@ -46,22 +46,24 @@ class Wanted:
     at: At = NEWEST
 
 
-async def state(engine: Engine, thread: Thread, at: At = NEWEST, *, subgraphs: bool = False) -> dict[str, object]:
+async def state(
+    engine: Engine, tenant: Tenant, thread: Thread, at: At = NEWEST, *, subgraphs: bool = False
+) -> dict[str, object]:
     """The ThreadState at a checkpoint; of one that there is not, an empty one."""
     loaded = graph_of(engine, thread)
     if loaded is None:
         return thread_state(EMPTY)
-    async with opened(loaded, thread.thread_id) as graph:
+    async with opened(loaded, tenant, thread.thread_id) as graph:
         return thread_state(await graph.aget_state(config(thread.thread_id, at), subgraphs=subgraphs))
 
 
-async def states(engine: Engine, thread: Thread, wanted: Wanted) -> list[dict[str, object]]:
+async def states(engine: Engine, tenant: Tenant, thread: Thread, wanted: Wanted) -> list[dict[str, object]]:
     """ThreadStates, the newest first, of all branches."""
     loaded = graph_of(engine, thread)
     if loaded is None:
         return []
     before = config(thread.thread_id, At(checkpoint_id=wanted.before)) if wanted.before else None
-    async with opened(loaded, thread.thread_id) as graph:
+    async with opened(loaded, tenant, thread.thread_id) as graph:
         found = graph.aget_state_history(
             config(thread.thread_id, wanted.at), filter=dict(wanted.metadata or {}), before=before, limit=wanted.limit
         )
@@ -91,7 +93,9 @@ def served(engine: Engine, graph_id: object) -> LoadedGraph:
 
 
 @asynccontextmanager
-async def opened(loaded: LoadedGraph, thread_id: UUID, access: AccessContext = "threads.read") -> AsyncGenerator[Graph]:
+async def opened(
+    loaded: LoadedGraph, tenant: Tenant, thread_id: UUID, access: AccessContext = "threads.read"
+) -> AsyncGenerator[Graph]:
     """The graph, for what a client does with a thread beside running it."""
-    async with loaded.open(config(thread_id), durable=True, access=access) as graph:
+    async with loaded.open(config(thread_id), durable=True, access=access, tenant=tenant) as graph:
         yield graph

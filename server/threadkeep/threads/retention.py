@@ -10,8 +10,8 @@ from uuid import UUID
 import anyio
 
 from threadkeep.base.problems import Unsupported
-from threadkeep.postgres.filters import EVERYTHING, Filters
 from threadkeep.postgres.retry import AWAY
+from threadkeep.postgres.tenancy import EVERYTHING, Filters
 from threadkeep.runs.engine import Engine
 from threadkeep.tables import cancels, thread_expiry, threads
 
@@ -23,7 +23,7 @@ PRUNE_BATCH = 50
 
 async def delete(engine: Engine, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
     """Delete threads, and stop the runs that go on on them: here at once, elsewhere by a wake-up; which there were."""
-    async with engine.pool.connection() as conn, conn.transaction():
+    async with engine.pool.connection(filters) as conn, conn.transaction():
         await cancels.tell_of_deletion(conn, await threads.lock(conn, filters, thread_ids))
         gone = await threads.delete(conn, filters, thread_ids)
     for live in list(engine.live.all().values()):
@@ -37,10 +37,10 @@ async def keep_latest(engine: Engine, filters: Filters, thread_ids: Sequence[UUI
 
     Unsupported, and nothing done, where a thread's graph has a DeltaChannel, whose values are spread over them.
     """
-    async with engine.pool.connection() as conn, conn.transaction():
+    async with engine.pool.connection(filters) as conn, conn.transaction():
         free = await threads.lock_free(conn, filters, thread_ids)
         try:
-            await engine.saver.aprune([str(thread_id) for thread_id in free], strategy="keep_latest")
+            await engine.saver.scoped(filters).aprune([str(thread_id) for thread_id in free], strategy="keep_latest")
         except NotImplementedError:
             raise Unsupported(
                 "keep_latest can't prune a thread whose graph uses a DeltaChannel", field="strategy"

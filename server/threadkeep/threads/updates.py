@@ -7,7 +7,7 @@ checkpoint and the row are there when it ends. Its time is bounded, for the edge
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -20,9 +20,9 @@ from pydantic import BaseModel, ConfigDict
 
 from threadkeep.base import ids
 from threadkeep.base.problems import InvalidRequest, NotFound, Problem, ThreadBusy
-from threadkeep.graphs import Graph, LoadedGraph
-from threadkeep.postgres.filters import Filters
+from threadkeep.graphs import Graph, LoadedGraph, Tenant
 from threadkeep.postgres.pool import Conn
+from threadkeep.postgres.tenancy import EVERYTHING, Filters
 from threadkeep.runs import snapshots
 from threadkeep.runs.engine import Engine
 from threadkeep.runs.failures import describe
@@ -82,17 +82,17 @@ class Change:
     update: Update
 
 
-async def update_state(engine: Engine, filters: Filters, thread_id: UUID, change: Change) -> RunnableConfig:
+async def update_state(engine: Engine, tenant: Tenant, thread_id: UUID, change: Change) -> RunnableConfig:
     """Add a checkpoint to the thread; the config that names it.
 
     NotFound without the thread or the checkpoint, ThreadBusy while a run is on it, InvalidRequest where no graph has
     run on it yet or its graph does not take the values.
     """
-    config = history.config(thread_id, change.at)
+    config, filters = history.config(thread_id, change.at), tenant.filters
     loaded = await _graph_of(engine, filters, thread_id)
     async with (
-        history.opened(loaded, thread_id, "threads.update") as graph,
-        engine.pool.connection() as conn,
+        history.opened(loaded, tenant, thread_id, "threads.update") as graph,
+        engine.pool.connection(filters) as conn,
         conn.transaction(),
     ):
         await _hold_free(conn, filters, thread_id)
@@ -104,7 +104,7 @@ async def update_state(engine: Engine, filters: Filters, thread_id: UUID, change
 
 
 async def create_thread(
-    engine: Engine, new: NewThread, supersteps: Sequence[Superstep], key: Key | None = None
+    engine: Engine, tenant: Tenant, new: NewThread, supersteps: Sequence[Superstep], key: Key | None = None
 ) -> Thread | None:
     """Make a thread whose state is what `supersteps` leave, or none at all; None where the id is taken.
 
@@ -112,13 +112,15 @@ async def create_thread(
     such graph.
     """
     if not supersteps:
-        return await _create_empty(engine, new, key)
+        return await _create_empty(engine, tenant.filters, new, key)
     graph_id: object = new.metadata.get("graph_id")
     if not graph_id:
         raise InvalidRequest("supersteps need a graph: set 'graph_id' in the metadata")
+    # The checkpointer reads on a connection of its own, to which the thread is not there yet.
+    maker = replace(tenant, filters=EVERYTHING)
     async with (
-        history.opened(history.served(engine, graph_id), new.thread_id, "threads.update") as graph,
-        engine.pool.connection() as conn,
+        history.opened(history.served(engine, graph_id), maker, new.thread_id, "threads.update") as graph,
+        engine.pool.connection(tenant.filters) as conn,
         conn.transaction(),
     ):
         if await threads.create(conn, new) is None:
@@ -130,23 +132,24 @@ async def create_thread(
             return await _settle(conn, graph, new.thread_id)
 
 
-async def _create_empty(engine: Engine, new: NewThread, key: Key | None) -> Thread | None:
+async def _create_empty(engine: Engine, filters: Filters, new: NewThread, key: Key | None) -> Thread | None:
     if key is None:
-        async with engine.pool.connection() as conn:
+        async with engine.pool.connection(filters) as conn:
             return await threads.create(conn, new)
-    async with engine.pool.connection() as conn, conn.transaction():
+    async with engine.pool.connection(filters) as conn, conn.transaction():
         thread = await threads.create(conn, new)
         if thread is not None:
             await idempotency_keys.settle(conn, key)
     return thread
 
 
-async def copy_thread(engine: Engine, filters: Filters, thread_id: UUID, marks: Mapping[str, Any]) -> Thread:
+async def copy_thread(engine: Engine, tenant: Tenant, thread_id: UUID, marks: Mapping[str, Any]) -> Thread:
     """A new thread with the checkpoints of another one, and `marks` over its metadata; NotFound without that.
 
     From a busy one it gets what the run has written so far, and its row tells of that.
     """
-    async with engine.pool.connection() as conn:
+    filters = tenant.filters
+    async with engine.pool.connection(filters) as conn:
         copied = await thread_checkpoints.copy(conn, filters, thread_id, ids.uuid7(), marks)
     if copied is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
@@ -154,13 +157,13 @@ async def copy_thread(engine: Engine, filters: Filters, thread_id: UUID, marks: 
     loaded = engine.graphs.get(thread.metadata.load().get("graph_id"))
     if not source_busy or loaded is None:
         return thread
-    async with history.opened(loaded, thread.thread_id) as graph, engine.pool.connection() as conn:
+    async with history.opened(loaded, tenant, thread.thread_id) as graph, engine.pool.connection(filters) as conn:
         return await _settle(conn, graph, thread.thread_id)
 
 
 async def _graph_of(engine: Engine, filters: Filters, thread_id: UUID) -> LoadedGraph:
     """The thread's graph, which is opened before the thread is held, for a factory may take its time."""
-    async with engine.pool.connection() as conn:
+    async with engine.pool.connection(filters) as conn:
         thread = await threads.get(conn, filters, thread_id)
     if thread is None:
         raise NotFound(f"Thread with ID {thread_id} not found")

@@ -173,11 +173,11 @@ async def create(call: Call[AssistantBody, None]) -> Response:
         context=body.settled_context or {},
         metadata=call.filters.stamped(body.metadata or {}),
     )
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         assistant = await assistants.create(conn, new)
     if assistant is None and body.if_exists == "do_nothing":
         readable = await call.allowed("assistants.read", {"assistant_id": new.assistant_id, "metadata": {}})
-        async with call.engine.pool.connection() as conn:
+        async with call.engine.pool.connection(readable) as conn:
             assistant = await assistants.get(conn, readable, new.assistant_id)
     if assistant is None:
         raise Conflict(f"Assistant {new.assistant_id} already exists")
@@ -212,7 +212,7 @@ async def update(call: Call[ChangeBody, None]) -> Response:
 async def delete(call: Call[None, DeleteQuery]) -> Response:
     """DELETE /assistants/{assistant_id}: delete one, its versions and, if asked for, its threads: all or nothing."""
     assistant_id = call.assistant_id
-    async with call.engine.pool.connection() as conn, conn.transaction():
+    async with call.engine.pool.connection(call.filters) as conn, conn.transaction():
         if not await assistants.delete(conn, call.filters, assistant_id):
             raise NotFound(f"Assistant with ID {assistant_id} not found")
         if call.query.delete_threads:
@@ -226,7 +226,7 @@ async def search(call: Call[SearchBody, None]) -> Response:
     """POST /assistants/search: search assistants."""
     body = call.body
     order = (body.sort_by, body.sort_order)
-    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
+    async with searching(call.engine.pool, call.filters, call.engine.settings.search_timeout_s) as conn:
         found = await assistants.search(
             conn, call.filters, body.wanted, order=order, limit=body.limit, offset=body.offset
         )
@@ -236,14 +236,14 @@ async def search(call: Call[SearchBody, None]) -> Response:
 
 async def count(call: Call[CountBody, None]) -> Response:
     """POST /assistants/count: count assistants."""
-    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
+    async with searching(call.engine.pool, call.filters, call.engine.settings.search_timeout_s) as conn:
         return json_answer(await assistants.count(conn, call.filters, call.body.wanted))
 
 
 async def versions(call: Call[VersionsBody, None]) -> Response:
     """POST /assistants/{assistant_id}/versions: list the versions of an assistant, the newest first."""
     body, assistant_id = call.body, call.assistant_id
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         found = await assistant_versions.search(
             conn, call.filters, assistant_id, body.metadata or {}, limit=body.limit, offset=body.offset
         )
@@ -265,26 +265,28 @@ async def restore(call: Call[LatestBody, None]) -> Response:
 
 async def draw(call: Call[None, GraphQuery]) -> Response:
     """GET /assistants/{assistant_id}/graph: draw its graph: nodes and edges."""
-    return json_answer(await graph_schemas.drawing(call.engine, await _known(call), xray=call.query.xray))
+    return json_answer(await graph_schemas.drawing(call.engine, call.tenant, await _known(call), xray=call.query.xray))
 
 
 async def describe(call: Call[None, None]) -> Response:
     """GET /assistants/{assistant_id}/schemas: read the JSON schemas of its graph."""
-    return json_answer(await graph_schemas.of_assistant(call.engine, await _known(call)))
+    return json_answer(await graph_schemas.of_assistant(call.engine, call.tenant, await _known(call)))
 
 
 async def subgraphs(call: Call[None, SubgraphsQuery]) -> Response:
     """GET /assistants/{assistant_id}/subgraphs[/{namespace}]: read the JSON schemas of its graph's subgraphs."""
     namespace = call.request.path_params.get("namespace")
     assistant = await _known(call)
-    found = await graph_schemas.of_subgraphs(call.engine, assistant, namespace=namespace, recurse=call.query.recurse)
+    found = await graph_schemas.of_subgraphs(
+        call.engine, call.tenant, assistant, namespace=namespace, recurse=call.query.recurse
+    )
     return json_answer(found)
 
 
 async def _known(call: Call[Any, Any], otherwise: str = "Not Found") -> Assistant:
     """The assistant of the path; NotFound, saying `otherwise`, where there is none of the caller's."""
     assistant_id = call.assistant_id
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         assistant = await assistants.get(conn, call.filters, assistant_id)
     if assistant is None:
         raise NotFound(otherwise)

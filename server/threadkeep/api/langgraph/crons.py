@@ -135,7 +135,7 @@ async def search(call: Call[SearchBody, None]) -> Response:
     """POST /runs/crons/search: search crons."""
     body, wanted = call.body, _wanted(call)
     order = (body.sort_by, body.sort_order)
-    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
+    async with searching(call.engine.pool, call.filters, call.engine.settings.search_timeout_s) as conn:
         found = await crons.search(conn, call.filters, wanted, order=order, limit=body.limit, offset=body.offset)
         total = await crons.count(conn, call.filters, wanted)
     return page([selected(one, list(body.select or [])) for one in found], total, body.offset)
@@ -143,14 +143,14 @@ async def search(call: Call[SearchBody, None]) -> Response:
 
 async def count(call: Call[CountBody, None]) -> Response:
     """POST /runs/crons/count: count crons."""
-    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
+    async with searching(call.engine.pool, call.filters, call.engine.settings.search_timeout_s) as conn:
         return json_answer(await crons.count(conn, call.filters, _wanted(call)))
 
 
 async def get(call: Call[None, None]) -> Response:
     """GET /runs/crons/{cron_id}: read a cron."""
     cron_id = call.cron_id
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         cron = await crons.get(conn, call.filters, cron_id)
     if cron is None:
         raise NotFound(f"Cron '{cron_id}' not found")
@@ -162,7 +162,7 @@ async def update(call: Call[CronPatch, None]) -> Response:
     cron_id, changes = call.cron_id, call.body.changes
     if not changes:
         raise InvalidRequest("Request body cannot be empty")
-    async with call.engine.pool.connection() as conn, conn.transaction():
+    async with call.engine.pool.connection(call.filters) as conn, conn.transaction():
         cron = await crons.lock(conn, call.filters, cron_id)
         if cron is None:
             raise NotFound(f"Cron '{cron_id}' not found")
@@ -179,7 +179,7 @@ async def update(call: Call[CronPatch, None]) -> Response:
 async def delete(call: Call[None, None]) -> Response:
     """DELETE /runs/crons/{cron_id}: delete a cron; the runs that it has started stay."""
     cron_id = call.cron_id
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         gone = await crons.delete(conn, call.filters, cron_id)
     if not gone:
         raise NotFound(f"Cron '{cron_id}' not found")
@@ -192,7 +192,7 @@ async def _create(call: Call[CronBody, None], thread_id: UUID | None) -> Respons
     payload = {**body.model_dump(mode="json", exclude_unset=True), "assistant_id": str(chosen.assistant_id)}
     if body.checkpoint_during is not None:
         payload["durability"] = body.spec.durability
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         now = await crons.clock(conn)
     definition = await _definition(call, body, payload, thread_id=thread_id, now=now)
     cron = await idempotency.create_cron(call, (chosen.assistant_id, thread_id), definition)

@@ -14,7 +14,7 @@ from threadkeep.api.responses import json_answer, no_content, raw_json, run_head
 from threadkeep.api.streaming import EventStream, Reading, run_frames
 from threadkeep.api.waiting import WaitingAnswer
 from threadkeep.base.problems import InvalidRequest, NotFound
-from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs import follow
 from threadkeep.runs.engine import Engine
 from threadkeep.tables import cancels, runs
@@ -104,7 +104,7 @@ async def search(call: Call[None, ListQuery]) -> Response:
     """GET /threads/{thread_id}/runs: list a thread's runs, the newest first."""
     await known_thread(call)
     asked = call.query
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         found = await runs.search(
             conn, call.filters, call.thread_id, status=asked.status, limit=asked.limit, offset=asked.offset
         )
@@ -122,7 +122,7 @@ async def cancel_many(call: Call[CancelManyBody, CancelManyQuery]) -> Response:
 async def get(call: Call[None, None]) -> Response:
     """GET /threads/{thread_id}/runs/{run_id}: read a run."""
     thread_id, run_id = call.thread_id, call.run_id
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         run = await runs.get(conn, call.filters, thread_id, run_id)
     if run is None:
         raise NotFound("Run not found")
@@ -146,7 +146,7 @@ async def join_stream(call: Call[None, JoinQuery]) -> Response:
     """
     thread_id, run_id = await _known(call)
     reading = Reading(call.engine, run_id)
-    followed = follow.follow(call.engine, run_id, last_event_id(call))
+    followed = follow.follow(call.engine, call.filters, run_id, last_event_id(call))
     return EventStream(
         run_frames(followed, with_ids=True, modes=call.query.stream_mode, reading=reading),
         headers=run_headers(thread_id, run_id, "stream"),
@@ -164,7 +164,7 @@ async def cancel(call: Call[None, CancelQuery]) -> Response:
     if not await stop(call.engine, call.filters, target, call.query.action, reason):
         raise NotFound("No matching runs to cancel: the run has ended")
     if call.query.wait:
-        await follow.ended(call.engine, run_id)
+        await follow.ended(call.engine, call.filters, run_id)
         return raw_json(b"{}", headers=run_headers(thread_id, run_id, "join"))
     return Response(status_code=202)
 
@@ -174,8 +174,8 @@ async def delete(call: Call[None, None]) -> Response:
     thread_id, run_id = await _known(call)
     target = Target(thread_id=thread_id, run_ids=[run_id])
     await stop(call.engine, call.filters, target, "interrupt", "the run was deleted")
-    await follow.ended(call.engine, run_id)
-    async with call.engine.pool.connection() as conn:
+    await follow.ended(call.engine, call.filters, run_id)
+    async with call.engine.pool.connection(call.filters) as conn:
         await runs.delete(conn, call.filters, thread_id, run_id)
     return no_content()
 
@@ -203,7 +203,7 @@ def last_event_id(call: Call[Any, Any]) -> int | None:
 async def _known(call: Call[Any, Any]) -> tuple[UUID, UUID]:
     """The ids of the path, of a run that is there; NotFound otherwise, before any stream begins."""
     thread_id, run_id = call.thread_id, call.run_id
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         if await runs.get(conn, call.filters, thread_id, run_id) is None:
             raise NotFound("Run not found")
     return thread_id, run_id

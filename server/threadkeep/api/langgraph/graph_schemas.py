@@ -17,7 +17,7 @@ from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema
 
 from threadkeep.base.problems import NotFound
-from threadkeep.graphs import Graph, is_local
+from threadkeep.graphs import Graph, Tenant, is_local
 from threadkeep.runs.engine import Engine
 from threadkeep.tables.assistants import Assistant
 
@@ -40,7 +40,7 @@ class Lenient(GenerateJsonSchema):
 
 
 @asynccontextmanager
-async def opened(engine: Engine, assistant: Assistant) -> AsyncGenerator[Graph]:
+async def opened(engine: Engine, tenant: Tenant, assistant: Assistant) -> AsyncGenerator[Graph]:
     """The assistant's graph, for reading, with the assistant's configuration. NotFound where it is not served."""
     loaded = engine.graphs.get(assistant.graph_id)
     if loaded is None:
@@ -48,7 +48,7 @@ async def opened(engine: Engine, assistant: Assistant) -> AsyncGenerator[Graph]:
     ids = {"assistant_id": str(assistant.assistant_id), "graph_id": assistant.graph_id}
     configurable = {**assistant.context.load(), **ids}
     config: Any = {**assistant.config.load(), "configurable": configurable}
-    async with loaded.open(config, durable=False, access="assistants.read") as graph:
+    async with loaded.open(config, durable=False, access="assistants.read", tenant=tenant) as graph:
         yield graph
 
 
@@ -57,9 +57,11 @@ def unknown_graph(engine: Engine, graph_id: str) -> NotFound:
     return NotFound(f"Graph {graph_id[:100]!r} not found. Expected one of: {sorted(engine.graphs)}")
 
 
-async def drawing(engine: Engine, assistant: Assistant, *, xray: bool | int) -> dict[str, list[dict[str, Any]]]:
+async def drawing(
+    engine: Engine, tenant: Tenant, assistant: Assistant, *, xray: bool | int
+) -> dict[str, list[dict[str, Any]]]:
     """Nodes and edges; those of subgraphs too with `xray`, down to that depth where it is a number."""
-    async with opened(engine, assistant) as graph:
+    async with opened(engine, tenant, assistant) as graph:
         drawn = (await graph.aget_graph(xray=xray)).to_json()
     for node in drawn["nodes"]:
         if isinstance(described := node.get("data"), dict):
@@ -67,19 +69,19 @@ async def drawing(engine: Engine, assistant: Assistant, *, xray: bool | int) -> 
     return drawn
 
 
-async def of_assistant(engine: Engine, assistant: Assistant) -> dict[str, Any]:
+async def of_assistant(engine: Engine, tenant: Tenant, assistant: Assistant) -> dict[str, Any]:
     """`graph_id` and the five schemas of the assistant's graph, titled by it."""
-    async with opened(engine, assistant) as graph:
+    async with opened(engine, tenant, assistant) as graph:
         named = copy.copy(graph)
         named.name = assistant.graph_id
         return {"graph_id": assistant.graph_id, **await of_graph(named)}
 
 
 async def of_subgraphs(
-    engine: Engine, assistant: Assistant, *, namespace: str | None, recurse: bool
+    engine: Engine, tenant: Tenant, assistant: Assistant, *, namespace: str | None, recurse: bool
 ) -> dict[str, dict[str, Schema]]:
     """Namespace -> the five schemas: of the graph's own subgraphs, of theirs too with `recurse`, or of one alone."""
-    async with opened(engine, assistant) as graph:
+    async with opened(engine, tenant, assistant) as graph:
         if not is_local(graph):
             return {}
         loose: Any = graph

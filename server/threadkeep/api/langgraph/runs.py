@@ -13,7 +13,7 @@ from threadkeep.api.responses import json_answer, run_headers
 from threadkeep.api.streaming import EventStream, Reading, run_frames
 from threadkeep.api.waiting import WaitingAnswer
 from threadkeep.base.problems import InvalidRequest, NotFound, Unavailable, Unsupported
-from threadkeep.postgres.filters import Filters
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs import follow
 from threadkeep.runs.admission import Admission, Admitted, enqueue, run_foreground, run_stateless
 from threadkeep.runs.engine import Engine
@@ -91,7 +91,7 @@ async def stream(call: Call[ThreadRunBody, None]) -> Response:
     asked = await on_thread(call, kept=call.body.stream_resumable or _keyed(call), watched=True)
     admitted = await idempotency.admit(call, asked, run_foreground)
     reading = Reading(call.engine, admitted.run_id)
-    followed = follow.follow(call.engine, admitted.run_id, 0)
+    followed = follow.follow(call.engine, call.filters, admitted.run_id, 0)
     return EventStream(
         run_frames(followed, with_ids=call.body.stream_resumable, reading=reading),
         headers=run_headers(admitted.thread_id, admitted.run_id, "stream"),
@@ -108,7 +108,7 @@ async def wait(call: Call[ThreadRunBody, None]) -> Response:
         live=admitted.live,
         headers=run_headers(admitted.thread_id, admitted.run_id, "join"),
         on_disconnect=_on_disconnect(call, admitted),
-        confirm=_confirm(call.engine, admitted),
+        confirm=_confirm(call.engine, call.filters, admitted),
     )
 
 
@@ -118,7 +118,7 @@ async def stream_stateless(call: Call[StatelessRunBody, None]) -> Response:
     admitted = await _admit_stateless(call, asked)
     reading = Reading(call.engine, admitted.run_id, admitted.live)
     return EventStream(
-        run_frames(_followed(call.engine, admitted), with_ids=call.body.stream_resumable, reading=reading),
+        run_frames(_followed(call, admitted), with_ids=call.body.stream_resumable, reading=reading),
         headers=run_headers(admitted.thread_id, admitted.run_id, "stream" if admitted.run else None),
         on_disconnect=_on_disconnect(call, admitted),
         reading=reading,
@@ -133,7 +133,7 @@ async def wait_stateless(call: Call[StatelessRunBody, None]) -> Response:
         live=admitted.live,
         headers=run_headers(admitted.thread_id, admitted.run_id, "join" if admitted.run else None),
         on_disconnect=_on_disconnect(call, admitted),
-        confirm=_confirm(call.engine, admitted),
+        confirm=_confirm(call.engine, call.filters, admitted),
     )
 
 
@@ -221,22 +221,24 @@ def _answer(engine: Engine, filters: Filters, admitted: Admitted) -> Callable[[]
     return answer
 
 
-def _confirm(engine: Engine, admitted: Admitted) -> Callable[[], Awaitable[None]] | None:
+def _confirm(engine: Engine, filters: Filters, admitted: Admitted) -> Callable[[], Awaitable[None]] | None:
     """Says, before the client hears of a run that was opened without a flush, that it is in Postgres."""
     if admitted.live is None or admitted.run is None:
         return None
     live = admitted.live
 
     async def confirm() -> None:
-        if await follow.known(engine, live.run_id) is None and not live.cancelled:
+        if await follow.known(engine, filters, live.run_id) is None and not live.cancelled:
             raise Unavailable(NOT_ON_DISK)
 
     return confirm
 
 
-def _followed(engine: Engine, admitted: Admitted) -> AsyncGenerator[Followed, None]:
+def _followed(call: Call[Any, Any], admitted: Admitted) -> AsyncGenerator[Followed, None]:
     """A stateless run that has ended already is only in its own ring."""
-    return admitted.live.follow(0) if admitted.live else follow.follow(engine, admitted.run_id, 0)
+    if admitted.live:
+        return admitted.live.follow(0)
+    return follow.follow(call.engine, call.filters, admitted.run_id, 0)
 
 
 def _on_disconnect(call: Call[Any, Any], admitted: Admitted) -> Callable[[], Awaitable[None]] | None:

@@ -16,7 +16,7 @@ from threadkeep.api.operation import Call
 from threadkeep.api.paging import MAX_OFFSET
 from threadkeep.api.responses import json_answer, no_content
 from threadkeep.base.problems import Invalid, InvalidRequest
-from threadkeep.persistence.store import OPERATORS
+from threadkeep.persistence.store import OPERATORS, Store
 from threadkeep.postgres.statement_timeout import in_time
 
 MAX_LABELS = 32
@@ -130,7 +130,7 @@ async def put(call: Call[PutBody, None]) -> Response:
     """PUT /store/items: make an item, or replace its value."""
     body = call.body
     ttl = body.ttl if "ttl" in body.model_fields_set else NOT_PROVIDED
-    await call.engine.store.aput(tuple(body.namespace), body.key, body.value, index=body.index, ttl=ttl)
+    await _store(call).aput(tuple(body.namespace), body.key, body.value, index=body.index, ttl=ttl)
     return no_content()
 
 
@@ -142,20 +142,20 @@ async def get(call: Call[None, ItemQuery]) -> Response:
     namespace = _of_query(query.namespace)
     # NUL as in bodies: what was put under such a key is found under it.
     key = query.key.replace(NUL, "\N{REPLACEMENT CHARACTER}")
-    item = await call.engine.store.aget(namespace, key, refresh_ttl=query.refresh_ttl)
+    item = await _store(call).aget(namespace, key, refresh_ttl=query.refresh_ttl)
     return json_answer(_shown(item) if item else None)
 
 
 async def delete(call: Call[ItemBody, None]) -> Response:
     """DELETE /store/items: delete an item; it need not be there."""
-    await call.engine.store.adelete(tuple(call.body.namespace), call.body.key)
+    await _store(call).adelete(tuple(call.body.namespace), call.body.key)
     return no_content()
 
 
 async def search(call: Call[SearchBody, None]) -> Response:
     """POST /store/items/search: search the items below a namespace, by what is in them."""
     body = call.body
-    found = call.engine.store.asearch(
+    found = _store(call).asearch(
         tuple(body.namespace_prefix),
         query=body.query or None,
         filter=body.filter,
@@ -170,7 +170,7 @@ async def search(call: Call[SearchBody, None]) -> Response:
 async def list_namespaces(call: Call[NamespacesBody, None]) -> Response:
     """POST /store/namespaces: list the namespaces that have items."""
     body = call.body
-    found = call.engine.store.alist_namespaces(
+    found = _store(call).alist_namespaces(
         prefix=tuple(body.prefix or ()),
         suffix=tuple(body.suffix or ()),
         max_depth=body.max_depth,
@@ -178,6 +178,11 @@ async def list_namespaces(call: Call[NamespacesBody, None]) -> Response:
         offset=body.offset,
     )
     return json_answer({"namespaces": await in_time(found, call.engine.settings.search_timeout_s)})
+
+
+def _store(call: Call[Any, Any]) -> Store:
+    """The caller's part of the store."""
+    return call.engine.store.scoped(call.filters.space, call.filters)
 
 
 def _of_query(given: str | list[str]) -> tuple[str, ...]:

@@ -103,5 +103,5 @@ async def search(call: Call[SearchBody, None]) -> Response:
 async def count(call: Call[CountBody, None]) -> Response:
     """POST /threads/count: count threads."""
     looked_for = Search(metadata=call.body.metadata, values=call.body.values, status=call.body.status)
-    async with searching(call.engine.pool, call.engine.settings.search_timeout_s) as conn:
+    async with searching(call.engine.pool, call.filters, call.engine.settings.search_timeout_s) as conn:
         return json_answer(await thread_search.count(conn, call.filters, looked_for))

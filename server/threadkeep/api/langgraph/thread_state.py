@@ -132,7 +132,7 @@ async def get_at_checkpoint(call: Call[StateBody, None]) -> Response:
 async def update(call: Call[StateUpdateBody, None]) -> Response:
     """POST /threads/{thread_id}/state: change the state, from the newest checkpoint or from another one."""
     change = Change(at=call.body.at, update=call.body)
-    config = await updates.update_state(call.engine, call.filters, call.thread_id, change)
+    config = await updates.update_state(call.engine, call.tenant, call.thread_id, change)
     checkpoint = cast("dict[str, object]", checkpoint_of(config))
     return json_answer(
         {"checkpoint": checkpoint, "configurable": checkpoint, "checkpoint_id": checkpoint["checkpoint_id"]}
@@ -142,7 +142,7 @@ async def update(call: Call[StateUpdateBody, None]) -> Response:
 async def list_history(call: Call[None, HistoryQuery]) -> Response:
     """GET /threads/{thread_id}/history: list states, the newest first."""
     wanted = Wanted(limit=call.query.limit, before=call.query.before)
-    return json_answer(await history.states(call.engine, await known(call), wanted))
+    return json_answer(await history.states(call.engine, call.tenant, await known(call), wanted))
 
 
 async def search_history(call: Call[HistoryBody, None]) -> Response:
@@ -154,12 +154,12 @@ async def search_history(call: Call[HistoryBody, None]) -> Response:
         metadata=body.metadata,
         at=body.checkpoint.at if body.checkpoint else NEWEST,
     )
-    found = await history.states(call.engine, await known(call), wanted)
+    found = await history.states(call.engine, call.tenant, await known(call), wanted)
     return json_answer([_selected(state, body.select) for state in found])
 
 
 async def _state(call: Call[Any, Any], at: At, asked: StateQuery) -> Response:
-    state = await history.state(call.engine, await known(call), at, subgraphs=asked.subgraphs)
+    state = await history.state(call.engine, call.tenant, await known(call), at, subgraphs=asked.subgraphs)
     return json_answer(_selected(state, asked.select))
 
 

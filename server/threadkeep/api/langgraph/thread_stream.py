@@ -32,7 +32,7 @@ async def stream(call: Call[None, ThreadStreamQuery]) -> Response:
     """GET /threads/{thread_id}/stream: follow all that goes on on a thread; `Last-Event-ID` replays what came after it."""
     thread = await known(call)
     modes: set[ThreadMode] = {*(call.query.stream_mode or ()), *(call.query.stream_modes or ())} or {"run_modes"}
-    events = follow_thread(call.engine, call.filters, thread.thread_id, modes=modes, after=_after(call))
+    events = follow_thread(call.engine, call.tenant, thread.thread_id, modes=modes, after=_after(call))
     return EventStream(_frames(events), headers={})
 
 

@@ -63,7 +63,7 @@ async def info(call: Call[None, None]) -> Response:
             "flags": {"assistants": True, "crons": True, "langsmith": False, "langsmith_tracing_replicas": False},
             "host": {"kind": "self-hosted", "project_id": None, "revision_id": None, "tenant_id": None},
             "server": "threadkeep",
-            "row_level_security": engine.pool.walled,
+            "row_level_security": engine.pool.row_security,
             "limits": {
                 "run_slots": slots.total,
                 "max_waiting": settings.max_waiting,

@@ -23,7 +23,6 @@ from threadkeep.api.protocol_v2.event_stream import read_object
 from threadkeep.api.protocol_v2.tree import tree
 from threadkeep.api.responses import json_answer
 from threadkeep.base.problems import Invalid, InvalidRequest
-from threadkeep.postgres.tenancy import bound_to
 from threadkeep.runs.admission import Admission, Admitted, enqueue, run_foreground
 from threadkeep.runs.follow import ended
 from threadkeep.tables import thread_runs, threads
@@ -112,7 +111,7 @@ async def input_respond(call: Call[Any, Any], params: Params) -> Done:
     if newest is None:
         raise Refused("no_such_interrupt", "No run of this thread has asked anything.")
     if newest.status not in {"pending", "running"}:
-        async with call.engine.pool.connection() as conn:
+        async with call.engine.pool.connection(call.filters) as conn:
             thread = await threads.get(conn, call.filters, thread.thread_id) or thread
         waiting = cast("dict[str, list[Params]]", thread.interrupts.load() or {})
         asked = {one["id"] for several in waiting.values() for one in several}
@@ -158,11 +157,10 @@ async def _run(call: Call[Any, Any], said: Params) -> Done:
     value = auth_values.of("threads.create_run", {"thread_id": call.thread_id}, body)
     filters = await call.allowed("threads.create_run", value)
     allowed = replace(call, body=auth_values.applied("threads.create_run", value, body), filters=filters)
-    with bound_to(filters) if call.principal else nullcontext():
-        asked = await on_thread(allowed, kept=True, watched=True)
-        admitted = await _admitted(allowed, asked)
-        async with call.engine.pool.connection() as conn:
-            first = await thread_runs.first_going_on(conn, call.thread_id, admitted.run_id)
+    asked = await on_thread(allowed, kept=True, watched=True)
+    admitted = await _admitted(allowed, asked)
+    async with call.engine.pool.connection(filters) as conn:
+        first = await thread_runs.first_going_on(conn, call.thread_id, admitted.run_id)
     return Done({"run_id": str(admitted.run_id)}, events.base(first))
 
 
@@ -205,13 +203,13 @@ async def _settled(call: Call[Any, Any]) -> NewestRun | None:
     newest = await _newest(call)
     if newest is not None and newest.status in {"pending", "running"}:
         with anyio.move_on_after(SETTLE_S):
-            await ended(call.engine, newest.run_id)
+            await ended(call.engine, call.filters, newest.run_id)
         newest = await _newest(call)
     return newest
 
 
 async def _newest(call: Call[Any, Any]) -> NewestRun | None:
-    async with call.engine.pool.connection() as conn:
+    async with call.engine.pool.connection(call.filters) as conn:
         return await thread_runs.newest(conn, call.filters, call.thread_id)
 
 

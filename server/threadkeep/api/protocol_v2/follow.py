@@ -12,8 +12,8 @@ from threadkeep.api.protocol_v2.events import ProtocolEvent
 from threadkeep.api.protocol_v2.subscription import CHANNELS
 from threadkeep.api.protocol_v2.translation import Translation
 from threadkeep.base.problems import NotFound
-from threadkeep.postgres.filters import Filters
 from threadkeep.postgres.listen import Signal, thread_topic
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.engine import Engine
 from threadkeep.runs.event_log import Gap
 from threadkeep.runs.follow import follow
@@ -39,7 +39,7 @@ async def watch(engine: Engine, filters: Filters, thread_id: UUID) -> int:
     """
     recent: int | None = None
     with anyio.CancelScope(shield=True):  # a client that leaves now would take the connection along
-        async with engine.pool.connection() as conn:
+        async with engine.pool.connection(filters) as conn:
             recent = await thread_runs.watch(conn, filters, thread_id, WATCH_S, RECENT_S)
     if recent is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
@@ -61,7 +61,9 @@ async def follow_protocol(
     the process stops; NotFound where the thread is gone.
     """
     with engine.wakeups.on(thread_topic(thread_id)) as signal:
-        floor, since = (recent, None) if since is None else await _floor(engine, thread_id, recent, since)
+        floor, since = (
+            (recent, None) if since is None else await _floor(engine, filters, thread_id, recent=recent, since=since)
+        )
         found = await _runs(engine, filters, thread_id, floor)
         done: set[UUID] = set()
         while not engine.leaving.is_set():
@@ -83,7 +85,7 @@ async def follow_protocol(
 async def _runs(engine: Engine, filters: Filters, thread_id: UUID, floor: int) -> list[WatchedRun]:
     found: list[WatchedRun] = []
     with anyio.CancelScope(shield=True):
-        async with engine.pool.connection() as conn:
+        async with engine.pool.connection(filters) as conn:
             found = await thread_runs.watched(conn, filters, thread_id, after=floor)
     return found
 
@@ -103,11 +105,13 @@ async def _woken(engine: Engine, signal: Signal) -> bool:
     return woken
 
 
-async def _floor(engine: Engine, thread_id: UUID, recent: int, since: int) -> tuple[int, int | None]:
+async def _floor(
+    engine: Engine, filters: Filters, thread_id: UUID, *, recent: int, since: int
+) -> tuple[int, int | None]:
     """The queue position behind which runs are wanted, and `since` where it is a place in the thread."""
     last = 0
     with anyio.CancelScope(shield=True):
-        async with engine.pool.connection() as conn:
+        async with engine.pool.connection(filters) as conn:
             last = await runs.last_position(conn, thread_id)
     known = since <= events.end(last, events.LAST_INDEX)
     return (events.queue_position(since, last) - 1, since) if known else (recent, None)
@@ -116,9 +120,9 @@ async def _floor(engine: Engine, thread_id: UUID, recent: int, since: int) -> tu
 async def _run(engine: Engine, filters: Filters, thread_id: UUID, translation: Translation) -> AsyncGenerator[Told]:
     """One run's events and its end. Nothing of the end is told where the process stops before."""
     run_id, position = translation.run.run_id, 0
-    replayed = await _replayed(engine, run_id)
+    replayed = await _replayed(engine, filters, run_id)
     while True:
-        async with aclosing(follow(engine, run_id, position)) as items:
+        async with aclosing(follow(engine, filters, run_id, position)) as items:
             async for item in items:
                 position = item.position
                 if isinstance(item, Gap):
@@ -138,18 +142,18 @@ async def _run(engine: Engine, filters: Filters, thread_id: UUID, translation: T
 async def _ending(engine: Engine, filters: Filters, thread_id: UUID, run_id: UUID) -> Ending | None:
     ending: Ending | None = None
     with anyio.CancelScope(shield=True):
-        async with engine.pool.connection() as conn:
+        async with engine.pool.connection(filters) as conn:
             ending = await thread_runs.ending(conn, filters, thread_id, run_id)
     return ending
 
 
-async def _replayed(engine: Engine, run_id: UUID) -> int:
+async def _replayed(engine: Engine, filters: Filters, run_id: UUID) -> int:
     """The position of the last event that was there before the reader."""
     if (live := engine.live.get(run_id)) is not None:
         live.watched = True
         return live.last
     last = 0
     with anyio.CancelScope(shield=True):
-        async with engine.pool.connection() as conn:
+        async with engine.pool.connection(filters) as conn:
             last = await stored_events.last(conn, run_id)
     return last
