@@ -1,8 +1,9 @@
 """`make faults`: every scenario, one after the other, each on a database of its own; a table and, with `--json`, a file.
 
     make faults ARGS="kills races --json faults.json"
+    make faults ARGS="model --minutes 60 --seed 7 --only changes,forks"
 
-Exit code 1 where a promise did not hold. Bounded: about six minutes on two cores.
+`model` runs only if it is named. Exit code 1 where a promise did not hold. Bounded: about six minutes on two cores.
 """
 
 import argparse
@@ -22,6 +23,8 @@ import psycopg
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
 from faults import balancer, kills, outages, partitions, pauses, pooler, races, resumes, stops, storms
 from faults.findings import Findings
+from faults.model import scenario as model
+from faults.model.invariants import INVARIANTS
 from faults.servers import Place
 from threadkeep.postgres import embedded, migrate
 
@@ -44,27 +47,47 @@ SCENARIOS: dict[str, Callable[[Place], Awaitable[Findings]]] = {
     "nginx": balancer.scenario,
     "pgbouncer": pooler.scenario,
     "partitions": partitions.scenario,
+    "model": model.scenario,
 }
+ON_REQUEST = frozenset({"model"})
+"""Scenarios that run only if they are named."""
 
 
 def main() -> None:
     """Run the scenarios that were named, or all, and print what came of them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="scenario", help=f"of {', '.join(SCENARIOS)}; by default all")
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--keep", type=Path, help="a folder in which logs and journals stay")
-    chosen = parser.parse_args()
-    if unknown := set(chosen.names) - set(SCENARIOS):
-        parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
+    chosen = _arguments()
+    plan = model.Plan(minutes=chosen.minutes, seed=chosen.seed, only=frozenset(chosen.only))
+    SCENARIOS["model"] = partial(model.scenario, plan=plan)
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder) / "data", durable=False) as uri:
-        for name in chosen.names or SCENARIOS:
+        for name in chosen.names or [name for name in SCENARIOS if name not in ON_REQUEST]:
             results[name] = _run(name, uri, (chosen.keep or Path(folder)) / name)
     if chosen.json:
         chosen.json.write_text(json.dumps(results, indent=1))
     broken = [name for name, result in results.items() if result["broken"]]
     print(f"\n{len(results) - len(broken)} of {len(results)} scenarios hold" + (f"; not: {broken}" if broken else ""))
     sys.exit(1 if broken else 0)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    listed = f"of {', '.join(SCENARIOS)}; by default all but {', '.join(ON_REQUEST)}"
+    parser.add_argument("names", nargs="*", metavar="scenario", help=listed)
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--keep", type=Path, help="a folder in which logs and journals stay")
+    parser.add_argument("--minutes", type=float, default=10, help="how long `model` runs, by default 10")
+    parser.add_argument("--seed", type=int, help="the random choices of `model`, by default others each time")
+    parser.add_argument("--only", type=_list, default=[], help=f"of `model`'s invariants {','.join(INVARIANTS)}")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.names) - set(SCENARIOS):
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
+    if unknown := set(chosen.only) - set(INVARIANTS):
+        parser.error(f"no such invariant: {', '.join(sorted(unknown))}")
+    return chosen
+
+
+def _list(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def _run(name: str, uri: str, folder: Path) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""The ledger: every operation that a client sent, and what the answer promised."""
+
+import itertools
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+NEVER = math.inf
+RUNS = frozenset({"run", "fork_run", "resume"})
+"""Kinds of operations that make a run."""
+CHANGES = RUNS | {"update", "fork_update"}
+"""Kinds of operations that add a token to a thread's log."""
+JOURNAL_LINES = 14
+
+
+@dataclass(slots=True, kw_only=True)
+class Operation:
+    """One request, or several with one Idempotency-Key."""
+
+    kind: str
+    thread_id: str
+    client: int
+    server: int
+    token: str = ""
+    sent: float = 0.0
+    """Wall-clock seconds. Postgres on the same machine reads the same clock."""
+    answered: float = NEVER
+    status: int = 0
+    """Of the answer. 0: the connection was lost, and the operation may or may not have happened."""
+    settled: float = NEVER
+    """Whatever is sent after this moment comes after this operation in the log."""
+    run_id: str = ""
+    about: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def refused(self) -> bool:
+        """The answer says that nothing was done. A 503 does not say so."""
+        return 400 <= self.status < 500
+
+    @property
+    def acknowledged(self) -> bool:
+        """The answer says that it was done."""
+        return 200 <= self.status < 300 and "error" not in self.about
+
+    def line(self, began: float) -> str:
+        """One line of a journal, with seconds since `began`."""
+        took = "unanswered" if self.answered == NEVER else f"{self.status} at {self.answered - began:.3f}"
+        about = " ".join(f"{key}={_short(value)}" for key, value in self.about.items())
+        run = f" run {self.run_id[-6:]}" if self.run_id else ""
+        return (
+            f"{self.sent - began:9.3f} client {self.client} server {self.server} {self.kind} {self.token}{run}: "
+            f"{took} {about}"
+        ).rstrip()
+
+
+def _short(value: object) -> str:
+    text = f"[{len(value)}]" if isinstance(value, list) else str(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """An invariant that does not hold."""
+
+    invariant: str
+    thread_id: str
+    text: str
+    tokens: tuple[str, ...] = ()
+    journal: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n      {line}" for line in self.journal)
+        return f"[{self.invariant}] thread {self.thread_id[-6:]}: {self.text}{lines}"
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Of one scenario."""
+
+    only: frozenset[str] = frozenset()
+    """Invariants to report. Empty: all."""
+    began: float = field(default_factory=time.time)
+    operations: dict[str, list[Operation]] = field(default_factory=lambda: defaultdict(list))
+    """By thread, since it was last verified; those of no thread under the empty name."""
+    of_token: dict[str, Operation] = field(default_factory=dict[str, Operation])
+    of_thread: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Every token that was ever sent to a thread."""
+    forked_at: set[str] = field(default_factory=set[str])
+    """Checkpoints at which a client asked for a fork."""
+    pruned: set[str] = field(default_factory=set[str])
+    """Threads whose older checkpoints a client or a TTL may have removed."""
+    copies: dict[str, Operation] = field(default_factory=dict[str, Operation])
+    """By the id of the new thread."""
+    missing: set[str] = field(default_factory=set[str])
+    """Threads that were last reported as deleted: a hint for clients."""
+    done: Counter[str] = field(default_factory=Counter[str])
+    answers: Counter[str] = field(default_factory=Counter[str])
+    violations: list[Violation] = field(default_factory=list[Violation])
+    kills: int = 0
+    _numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    def begin(self, operation: Operation, prefix: str = "") -> Operation:
+        """Note an operation before it is sent. With `prefix` it gets a token that nobody else has."""
+        if prefix:
+            operation.token = f"{prefix}{next(self._numbers)}"
+            self.of_token[operation.token] = operation
+            self.of_thread[operation.thread_id].add(operation.token)
+        operation.sent = time.time()
+        if operation.kind != "read":
+            self.operations[operation.thread_id].append(operation)
+        self.done[operation.kind] += 1
+        return operation
+
+    def unique(self, prefix: str) -> str:
+        """A name that nobody else has."""
+        return f"{prefix}{next(self._numbers)}"
+
+    def report(self, invariant: str, thread_id: str, text: str, tokens: Iterable[str] = ()) -> None:
+        """Note a violation with the last operations on its thread. The same one is noted once."""
+        if self.only and invariant not in self.only:
+            return
+        names = tuple(tokens)
+        if any((v.invariant, v.thread_id, v.text) == (invariant, thread_id, text) for v in self.violations):
+            return
+        journal = tuple(operation.line(self.began) for operation in self._near(thread_id, names))
+        self.violations.append(
+            Violation(invariant=invariant, thread_id=thread_id, text=text, tokens=names, journal=journal)
+        )
+
+    def _near(self, thread_id: str, tokens: tuple[str, ...]) -> list[Operation]:
+        """The operations with one of `tokens` and those around them, else the last ones of the thread."""
+        noted = sorted([*self.operations[thread_id], *self.operations[""]], key=lambda operation: operation.sent)
+        places = [place for place, operation in enumerate(noted) if operation.token in tokens]
+        if not places:
+            return noted[-JOURNAL_LINES:]
+        first = max(0, places[0] - JOURNAL_LINES // 2)
+        return noted[first : first + JOURNAL_LINES]
