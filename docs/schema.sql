@@ -48,7 +48,8 @@ BEGIN
                                   ELSE greatest(temporary_until, now() + make_interval(secs => temporary_s)) END
      WHERE thread_id = of_thread;
     UPDATE runs -- last, for its webhook tells the thread's values
-       SET status = ending ->> 'status', error = failure, finished_at = now(), updated_at = now(), worker_id = NULL
+       SET status = ending ->> 'status', error = failure, output_keys = ending -> 'output_keys',
+           finished_at = now(), updated_at = now(), worker_id = NULL
      WHERE run_id = ended;
     IF waiting THEN
         PERFORM pg_notify('threadkeep', 'pending');
@@ -119,7 +120,7 @@ BEGIN
                'updated_at', NEW.updated_at,
                'run_started_at', NEW.started_at,
                'run_ended_at', NEW.finished_at,
-               'values', threads."values"
+               'values', output_of(threads."values", NEW.output_keys, NEW.thread_id)
            ) || CASE WHEN NEW.error IS NULL THEN '{}'::jsonb ELSE jsonb_build_object('error', NEW.error) END
       FROM threads
      WHERE threads.thread_id = NEW.thread_id
@@ -214,6 +215,28 @@ BEGIN
         END IF;
         RETURN QUERY SELECT number, opened.* FROM open_run(asked[number]) AS opened;
     END LOOP;
+END
+$$;
+
+CREATE FUNCTION output_of(state json, keys jsonb, of_thread uuid) RETURNS json
+    LANGUAGE plpgsql STABLE
+    SET enable_seqscan TO 'off'
+    AS $$
+BEGIN
+    IF keys IS NULL THEN
+        SELECT runs.output_keys INTO keys
+          FROM runs
+         WHERE runs.thread_id = of_thread AND runs.output_keys IS NOT NULL
+         ORDER BY runs.queue_position DESC
+         LIMIT 1;
+    END IF;
+    IF keys IS NULL OR jsonb_typeof(keys) = 'null' OR json_typeof(state) IS DISTINCT FROM 'object' THEN
+        RETURN state;
+    END IF;
+    IF jsonb_typeof(keys) = 'string' THEN
+        RETURN coalesce(state -> (keys #>> '{}'), 'null');
+    END IF;
+    RETURN (SELECT coalesce(json_object_agg(key, value), '{}') FROM json_each(state) WHERE keys ? key);
 END
 $$;
 
@@ -488,6 +511,7 @@ CREATE TABLE runs (
     started_at timestamp with time zone,
     finished_at timestamp with time zone,
     principal jsonb,
+    output_keys jsonb,
     CONSTRAINT final_has_an_end CHECK ((((status)::text = ANY (ARRAY['pending'::text, 'running'::text])) = (finished_at IS NULL))),
     CONSTRAINT running_has_a_worker CHECK ((((status)::text = 'running'::text) = (worker_id IS NOT NULL)))
 );
@@ -495,6 +519,8 @@ CREATE TABLE runs (
 COMMENT ON COLUMN runs.temporary IS 'the thread goes with the run: a stateless run whose on_completion is delete';
 
 COMMENT ON COLUMN runs.kept IS 'its events are written to run_events';
+
+COMMENT ON COLUMN runs.output_keys IS 'keys of the thread''s values that the run answers with (an array), or the one whose value it is (a string); JSON''s null: all; NULL: its graph did not come to an end';
 
 ALTER TABLE runs ALTER COLUMN queue_position ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME runs_queue_position_seq

@@ -19,6 +19,7 @@ import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from langgraph.graph import START, StateGraph
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import UnprocessableEntityError
@@ -26,6 +27,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from conftest import WAIT_S, serving
 from graphs import GRAPHS, Gate
@@ -189,6 +191,41 @@ async def test_failed_run_is_told_with_its_error(telling: LangGraphClient, recei
     assert body["status"] == "error"
     assert body["error"] == {"error": "ValueError", "message": "the node failed"}
     assert body["values"] == {"items": ["first"]}
+
+
+class Told(TypedDict):
+    """What the graph `narrow` answers with."""
+
+    answer: str
+
+
+class Held(Told):
+    """What it holds."""
+
+    private: str
+
+
+async def _answer(state: Held) -> dict[str, Any]:
+    if state["private"] == "fail":
+        raise ValueError("no answer")
+    return {"answer": "yes"}
+
+
+async def test_output_alone_is_told(settings: Settings, receiver: Receiver) -> None:
+    """A webhook tells what a wait answers with, not the whole state; of a failed run too."""
+    graph = StateGraph(Held, output_schema=Told)
+    graph.add_node("answer", _answer)
+    graph.add_edge(START, "answer")
+    graphs = {"narrow": accept("narrow", graph, where="tests")}
+    async with serving(settings, graphs, project()) as url, get_client(url=url, api_key=None) as client:
+        thread_id = (await client.threads.create())["thread_id"]
+        for private in ("no business of yours", "fail"):
+            given: Any = {"private": private}
+            await client.runs.wait(thread_id, "narrow", input=given, webhook=receiver.url, raise_error=False)
+        told = await receiver.has(2)
+
+        assert [body["values"] for body in told] == [{"answer": "yes"}, {"answer": "yes"}]
+        assert (await client.threads.get(thread_id))["values"] == {"answer": "yes", "private": "fail"}
 
 
 async def test_every_kind_of_run_tells_once(telling: LangGraphClient, receiver: Receiver, database: str) -> None:

@@ -7,7 +7,7 @@ final write has its own time: a run whose graph has ended is told so, even while
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -26,7 +26,16 @@ from threadkeep.runs.event_log import LiveRun, Outcome
 from threadkeep.runs.event_recorder import keep, kept_all
 from threadkeep.runs.failures import describe
 from threadkeep.runs.graph_call import Job
-from threadkeep.runs.graph_runner import INTERRUPT, Called, Streamed, has_static_interrupts, stream, with_key
+from threadkeep.runs.graph_runner import (
+    INTERRUPT,
+    Called,
+    Streamed,
+    has_static_interrupts,
+    output_keys,
+    output_of,
+    stream,
+    with_key,
+)
 from threadkeep.runs.isolation import contained
 from threadkeep.runs.measure import measured
 from threadkeep.runs.slots import Slot
@@ -109,15 +118,15 @@ async def _conclude(engine: Engine, job: Job, live: LiveRun) -> Conclusion | Non
             if job.writes is not None and live.keeper is not None:
                 await job.writes.settled()  # what fails here is told among the events that are kept
             if cut == "none" and not _may_be_interrupted(graph, job, streamed):
-                values = json.dumps(streamed.values)
-                return Conclusion(ending=_ending(values), answer=values)
+                answer = json.dumps(streamed.output)
+                return Conclusion(ending=_ending(streamed, answer), answer=answer)
             with anyio.fail_after(FINISH_S, shield=True):  # a factory's own scope may stand around it
                 return await _settle(engine, graph, job, live, (cut, streamed))
     except Exception as failure:  # noqa: BLE001 - whatever it is, it is this run's, and logged there
         return _fell(engine, job, live, failure, streamed)
 
 
-def _fell(engine: Engine, job: Job, live: LiveRun, failure: Exception, streamed: Streamed | None = None) -> Conclusion:
+def _fell(engine: Engine, job: Job, live: LiveRun, failure: Exception, streamed: Streamed) -> Conclusion:
     """Whatever was raised, by the graph or by what writes its checkpoints, is the run's error."""
     if lease_lost(failure):
         _lose(engine, job, live)
@@ -162,17 +171,16 @@ async def _settle(engine: Engine, graph: Graph, job: Job, live: LiveRun, end: tu
 
 async def _interrupted(graph: Graph, job: Job, streamed: Streamed) -> Conclusion:
     """The graph stopped to ask, or before or after a node."""
-    values = json.dumps(streamed.values)
-    answer = values
+    output = json.dumps(streamed.output)
+    answer, ending = output, _ending(streamed, output)
     if streamed.interrupts:
-        answer = json.dumps(with_key(streamed.values, INTERRUPT, streamed.interrupts))
-    if not job.durable:
-        return Conclusion(ending=_ending(values), answer=answer)
-    snapshot = await graph.aget_state(thread_config(job))
-    status = "interrupted" if snapshot.next else "idle"
-    ending = Ending(
-        status="success", thread_status=status, values=values, interrupts=snapshots.interrupts(snapshot), error=None
-    )
+        answer = json.dumps(with_key(streamed.output, INTERRUPT, streamed.interrupts))
+    if job.durable:
+        snapshot = await graph.aget_state(thread_config(job))
+        status, asked = "interrupted" if snapshot.next else "idle", snapshots.interrupts(snapshot)
+        ending = replace(ending, thread_status=status, interrupts=asked)
+        if streamed.output_keys is not None:
+            ending = replace(ending, values=json.dumps(snapshot.values))
     return Conclusion(ending=ending, answer=answer)
 
 
@@ -186,37 +194,54 @@ async def _cancelled(engine: Engine, graph: Graph, job: Job, live: LiveRun) -> C
         async with engine.pool.connection() as conn:
             await checkpointer.delete_of_run(conn, job.thread_id, job.run_id)
     snapshot = await graph.aget_state(thread_config(job))
-    values = json.dumps(snapshot.values or {})
+    keys, state = output_keys(graph), snapshot.values or {}
     ending = Ending(
         status="interrupted",
         thread_status="interrupted" if snapshot.next and action == "interrupt" else "idle",
-        values=values,
+        values=json.dumps(state),
         interrupts=snapshots.interrupts(snapshot),
         error=_cancel_error(action, reason),
+        output_keys=keys,
         remove=action == "rollback",
     )
-    return Conclusion(ending=ending, answer=values)
+    return Conclusion(ending=ending, answer=json.dumps(output_of(state, keys)))
 
 
 def _cancel_error(action: CancelAction, reason: str) -> Mapping[str, str]:
     return {"error": "UserRollback" if action == "rollback" else "UserInterrupt", "message": reason}
 
 
-def _failed(
-    streamed: Streamed | None, error: Mapping[str, str], status: Literal["error", "timeout"] = "error"
-) -> Conclusion:
+def _failed(streamed: Streamed, error: Mapping[str, str], status: Literal["error", "timeout"] = "error") -> Conclusion:
     values = None
-    if streamed is not None and streamed.values is not None:
+    if streamed.state is not None:
         try:
-            values = json.dumps(streamed.values)
+            values = json.dumps(streamed.state)
         except json.Unserializable:
             values = None
-    ending = Ending(status=status, thread_status="error", values=values, interrupts={}, error=error)
+    ending = Ending(
+        status=status,
+        thread_status="error",
+        values=values,
+        interrupts={},
+        error=error,
+        output_keys=streamed.output_keys,
+    )
     return Conclusion(ending=ending, answer=json.dumps({"__error__": error}))
 
 
-def _ending(values: bytes) -> Ending:
-    return Ending(status="success", thread_status="idle", values=values, interrupts={}, error=None)
+def _ending(streamed: Streamed, output: bytes) -> Ending:
+    """The end of a run that went well; `output` is its answer as JSON, and all that its thread holds if it is the state."""
+    values = output
+    if streamed.output_keys is not None:
+        values = None if streamed.state is None else json.dumps(streamed.state)
+    return Ending(
+        status="success",
+        thread_status="idle",
+        values=values,
+        interrupts={},
+        error=None,
+        output_keys=streamed.output_keys,
+    )
 
 
 def thread_config(job: Job) -> Any:
@@ -236,7 +261,7 @@ async def _finish(engine: Engine, job: Job, live: LiveRun, conclusion: Conclusio
     except Exception as failure:
         if not (lease_lost(failure) or (job.writes is not None and job.writes.failure is failure)):
             raise
-        conclusion = _fell(engine, job, live, failure)
+        conclusion = _fell(engine, job, live, failure, Streamed())
         _tell_error(live, conclusion)
         written = not live.abandoned and await _write_end(engine, job, live, conclusion.ending, alone=True)
     if written:

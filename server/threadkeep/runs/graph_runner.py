@@ -6,16 +6,17 @@ Nothing here knows the database: a stateless run is this and no more.
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 
 from threadkeep.base import json
-from threadkeep.graphs import Graph
+from threadkeep.graphs import Graph, is_local
 from threadkeep.runs.event_log import LiveRun
 from threadkeep.runs.graph_call import Job, client_configurable
 from threadkeep.runs.stream_events import Parts, graph_modes
+from threadkeep.tables.queue import OutputKeys
 
 INTERRUPT = "__interrupt__"
 
@@ -24,10 +25,24 @@ INTERRUPT = "__interrupt__"
 class Streamed:
     """What a graph has said so far."""
 
+    output_keys: OutputKeys = field(default_factory=list[str])
+    """The channels that its output is; None: its whole state. Before it has begun it has no output."""
     values: Any = None
-    """The state after the last finished step; None before the first."""
+    """Its output after the last finished step; None before the first."""
+    checkpointed: Any = None
+    """Its state at the last checkpoint, if its output is only a part of it; None before the first."""
     interrupts: Any = None
     """What the graph stopped to ask, of all its tasks: each comes in values of its own."""
+
+    @property
+    def output(self) -> Any:
+        """What the run answers with; an object without keys if none of the output was ever written."""
+        return {} if self.values is None and isinstance(self.output_keys, list) else self.values
+
+    @property
+    def state(self) -> Any:
+        """What the thread holds; None if it was not told."""
+        return self.values if self.output_keys is None else self.checkpointed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +58,7 @@ async def stream(called: Called, live: LiveRun, streamed: Streamed) -> None:
     """Run a graph to its end, an interrupt, or an exception, which goes on to the caller."""
     spec = called.job.spec
     parts = Parts(spec.stream_mode)
+    streamed.output_keys = output_keys(called.graph)
     async with aclosing(_chunks(called, live)) as chunks:
         async for chunk in chunks:
             namespace, mode, value = chunk if spec.stream_subgraphs else ((), *chunk)
@@ -50,6 +66,8 @@ async def stream(called: Called, live: LiveRun, streamed: Streamed) -> None:
                 live.first_at = time.monotonic()
             if mode == "values" and not namespace:
                 _remember(streamed, value)
+            elif mode == "checkpoints" and not namespace:
+                streamed.checkpointed = value["values"]
             if live.watched:
                 for name, data in parts.of(namespace, mode, value):
                     live.append(name, json.dumps(data))
@@ -95,7 +113,12 @@ async def _events(called: Called, live: LiveRun, arguments: dict[str, Any]) -> A
 def call_arguments(graph: Graph, job: Job) -> dict[str, Any]:
     """The keyword arguments of `astream`, only those that say something."""
     spec = job.spec
-    arguments: dict[str, Any] = {"stream_mode": graph_modes(spec.stream_mode)}
+    modes, keys = graph_modes(spec.stream_mode), output_keys(graph)
+    arguments: dict[str, Any] = {"stream_mode": modes}
+    if keys is not None:
+        arguments["output_keys"] = keys
+        if job.durable and "checkpoints" not in modes:
+            modes.append("checkpoints")  # the thread's row holds the whole state, which `values` does not tell then
     if spec.interrupt_before:
         arguments["interrupt_before"] = spec.interrupt_before
     if spec.interrupt_after:
@@ -117,6 +140,29 @@ def graph_context(graph: Graph, job: Job) -> Any:
         return given or None
     known = (graph.get_context_jsonschema() or {}).get("properties", given)
     return {key: value for key, value in given.items() if key in known}
+
+
+def output_keys(graph: Graph) -> OutputKeys:
+    """The channels that the graph's output schema names; None if these are the whole state.
+
+    `ainvoke` gives these by itself, but `astream` gives the whole state unless it is told.
+    """
+    if not is_local(graph):
+        return None
+    output, state = graph.output_channels, graph.stream_channels_asis
+    if isinstance(output, str) or isinstance(state, str):
+        return None if output == state else cast("OutputKeys", output)
+    return None if set(output) == set(state) else list(output)
+
+
+def output_of(state: Any, keys: OutputKeys) -> Any:
+    """What a graph whose output is `keys` gives of its state."""
+    if keys is None or not isinstance(state, Mapping):
+        return state
+    channels = cast("Mapping[str, Any]", state)
+    if isinstance(keys, str):
+        return channels.get(keys)
+    return {key: channels[key] for key in keys if key in channels}
 
 
 def has_static_interrupts(graph: Graph, job: Job) -> bool:

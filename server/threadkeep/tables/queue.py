@@ -6,7 +6,7 @@ locks the thread's row in the same transaction, so that what it then sees is wha
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from threadkeep.base import json
@@ -18,6 +18,8 @@ from threadkeep.tables.runs import FinalStatus, ThreadStatus
 
 TEMPORARY_S = 300.0
 """How long a temporary thread stays after its run, so that the answer can be had from another process or once more."""
+OutputKeys: TypeAlias = list[str] | str | None
+"""The keys of a thread's values that are its run's answer, or the only one, whose value is; None: all of them."""
 STRIDE = 100_000
 """Positions left out between two attempts: the first may have told its readers more than it wrote."""
 
@@ -57,6 +59,7 @@ class Ending:
     """JSON; None leaves the thread's values as they are."""
     interrupts: Mapping[str, Any]
     error: Mapping[str, Any] | None
+    output_keys: OutputKeys = None
     remove: bool = False
     """The run's row goes too: it was rolled back."""
 
@@ -144,6 +147,7 @@ def end_of(claimed: Claimed, ending: Ending, *, followed: bool) -> End:
         "thread_status": ending.thread_status,
         "interrupts": ending.interrupts,
         "error": ending.error,
+        "output_keys": ending.output_keys,
         "temporary_s": TEMPORARY_S if claimed.temporary else None,
         "followed": followed,
         "remove": ending.remove,

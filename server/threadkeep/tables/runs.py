@@ -77,7 +77,8 @@ async def get_stored(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID
     cursor = conn.cursor(row_factory=rows.of(Stored))
     await cursor.execute(
         """
-        SELECT runs.status, runs.error, threads."values", threads.interrupts
+        SELECT runs.status, runs.error, threads.interrupts,
+               output_of(threads."values", runs.output_keys, thread_id) AS "values"
           FROM runs JOIN threads USING (thread_id)
          WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s AND threads.metadata @> %(match)s
         """,
