@@ -66,9 +66,7 @@ class Connection(asyncio.Protocol):
     def _send(self, path: str, body: bytes) -> None:
         if self._transport is None:
             raise RuntimeError("not connected")
-        head = (
-            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         self._transport.write(head.encode() + body)
 
     async def _head(self) -> list[str]:

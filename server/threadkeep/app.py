@@ -162,9 +162,10 @@ def create_app(
             yield {**theirs, **state}
 
     requests = Middleware(Requests, metrics=plan.metrics, tracing=plan.tracing)
+    page_guard = mount.page_guard(project.http, settings, served, authenticates=auth.kind != "none")
     return Starlette(
         routes=mount.joined(project.http, routes(served), custom),
-        middleware=[mount.cors(project.http, settings.host), requests],
+        middleware=[mount.cors(project.http, settings.host), requests, page_guard],
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )

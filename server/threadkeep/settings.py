@@ -6,6 +6,7 @@ misspelt is a setting that is not in force.
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -87,6 +88,8 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", validation_alias="HOST")
     port: int = Field(default=2024, ge=0, le=65535, validation_alias="PORT")
+    hosts: str | None = Field(default=None, validation_alias="THREADKEEP_HOSTS")
+    """Further names that a request's `Host` may have while authentication is off, with commas between."""
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", validation_alias="LOG_LEVEL")
     log_json: bool | None = Field(default=None, validation_alias="LOG_JSON")
     """JSON lines; unset: JSON unless standard error is a terminal."""
@@ -147,6 +150,19 @@ class Settings(BaseSettings):
     def connections(self) -> int:
         """What this process takes of the server's `max_connections`: both pools, the listener and the heartbeat."""
         return self.api_connections + self.run_connections + 2
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """The names of `hosts`."""
+        return tuple(name.strip(" []").lower() for name in (self.hosts or "").split(",") if name.strip())
+
+    @field_validator("hosts")
+    @classmethod
+    def _names_without_ports(cls, value: str | None) -> str | None:
+        for name in (value or "").split(","):
+            if not re.fullmatch(r"\*|(\*\.)?[\w.-]+|\[?[0-9A-Fa-f:.]+\]?|", name.strip()):
+                raise ValueError(f"{name.strip()!r} is no host name: give names without scheme and port")
+        return value
 
     @field_validator("log_level", mode="before")
     @classmethod

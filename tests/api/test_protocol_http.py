@@ -9,7 +9,6 @@ import anyio
 import httpx
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
 
 from conftest import serving
 from graphs import Gate
@@ -463,22 +462,3 @@ async def test_a_subscription_gets_all_while_another_is_being_served(
 
     assert [one["step"] for one in data(events, "checkpoints")] == [-1, 0, 1]
     assert [one["payload"] for one in data(events, "custom")] == list(range(1_000))
-
-
-@pytest.mark.parametrize(("origin", "code"), [("https://evil.example", 4403), ("http://localhost:3000", None)])
-async def test_a_page_of_another_origin_gets_no_socket(url: str, origin: str, code: int | None) -> None:
-    """Ours: a browser sends WebSockets anywhere; the rule is that of `http.cors`."""
-    thread_id = str(uuid4())
-    address = f"{url.replace('http', 'ws')}/threads/{thread_id}/stream/events"
-    with anyio.fail_after(5):
-        async with connect(address, additional_headers={"origin": origin}) as socket:
-            if code is None:
-                await socket.send(json.dumps({"id": 1, "method": "agent.getTree", "params": {}}))
-            told = json.loads(await socket.recv())
-            closed: int | None = None
-            if code is not None:
-                with pytest.raises(ConnectionClosed) as caught:
-                    await socket.recv()
-                closed = caught.value.rcvd.code if caught.value.rcvd else None
-
-    assert (told["type"], closed) == ("error", code)

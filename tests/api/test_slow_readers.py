@@ -53,7 +53,7 @@ async def url(settings: Settings) -> AsyncIterator[str]:
 
 def _request(path: str, body: object) -> bytes:
     raw = orjson.dumps(body)
-    head = f"POST {path} HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
     return head.encode() + raw
 
 

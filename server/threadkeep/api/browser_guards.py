@@ -1,22 +1,106 @@
-"""Browsers: what a page may have of this server, and what a browser is to make of an answer: no more than it is."""
+"""Browser guards: which web pages may use this server, and the security headers of its answers.
 
-from typing import Final, cast
+A browser sends requests to any address for any page, the address of a server on its own machine included. Three rules
+keep pages out that the operator did not name. Clients that are not browsers do not meet them.
 
+1. A request from a page of another origin is refused unless `http.cors` names the origin. This stops cross-site request
+   forgery and cross-site WebSocket hijacking. The decision is that of Go's `http.CrossOriginProtection`.
+2. A write needs `application/json`. A page can't send that to another origin without a CORS preflight.
+3. Without authentication the `Host` must be this machine, or a name of `THREADKEEP_HOSTS`. This stops DNS rebinding.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Final, cast
+
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import Message, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from threadkeep.api.errors import on_problem
+from threadkeep.base.problems import Forbidden, MisdirectedRequest, Problem, UnsupportedMedia
+from threadkeep.settings import Settings
 
 GUARDS: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
 NO_PAGE: Final = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-"""Of what is for programs: it is no page, no part of one, and nothing to keep."""
+"""Of answers for programs: a browser must not show, frame or cache them."""
 PROGRAMS: Final = (b"application/json", b"text/event-stream", b"")
 VARIES: Final = (b"vary", b"Origin")
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that are not writes."""
+SIMPLE_MEDIA: Final = frozenset({b"application/x-www-form-urlencoded", b"multipart/form-data", b"text/plain"})
+"""The media types that a page can send to any origin without a CORS preflight."""
+DENIAL: Final = "websocket.http.response"
+"""The ASGI extension that answers a WebSocket handshake with an HTTP response."""
+WILDCARD_ADDRESSES: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, nothing is bound to it
+DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowedOrigins:
+    """The origins that CORS allows: names, a pattern that fits the whole origin, or every origin."""
+
+    names: frozenset[str]
+    pattern: re.Pattern[str] | None = None
+
+    @property
+    def every(self) -> bool:
+        """CORS allows any page."""
+        return "*" in self.names
+
+    def allows(self, origin: str) -> bool:
+        """Whether pages of `origin` may call."""
+        return self.every or origin in self.names or bool(self.pattern and self.pattern.fullmatch(origin))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowedHosts:
+    """The values that the `Host` header may have while callers are not authenticated."""
+
+    names: frozenset[str]
+    """In lower case, without ports. `*.example.com` stands for each name below `example.com`, `*` for every name."""
+    any_address: bool = False
+    """Every IP address will do. DNS rebinding needs a name, so this opens nothing."""
+
+    def allows(self, host: str) -> bool:
+        """Whether a request may name `host`, which may have a port."""
+        name = _name_of(host)
+        if name in self.names or name == "localhost" or "*" in self.names:
+            return True
+        try:
+            address = ip_address(name)
+        except ValueError:
+            return name.endswith(".localhost") or self._has_wildcard_for(name)
+        return self.any_address or address.is_loopback
+
+    def _has_wildcard_for(self, name: str) -> bool:
+        labels = name.split(".")
+        return any("*." + ".".join(labels[start:]) in self.names for start in range(1, len(labels)))
+
+
+def _name_of(host: str) -> str:
+    """A `Host` header without its port, in lower case; of an IPv6 address without its brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower().removesuffix(".")
+
+
+def allowed_hosts(settings: Settings) -> AllowedHosts:
+    """This machine, the address that the server is bound to, and the names of `THREADKEEP_HOSTS`."""
+    bound = settings.host.lower()
+    return AllowedHosts(names=frozenset({bound, *settings.host_names}), any_address=bound in WILDCARD_ADDRESSES)
 
 
 class Browsers(CORSMiddleware):
-    """CORS as Starlette does it, and guards on every answer. What comes from no page passes CORS by: that is most."""
+    """CORS as Starlette does it, and security headers on every answer. Most requests have no Origin and skip CORS."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from_page = any(name == b"origin" for name, _ in scope["headers"]) if scope["type"] == "http" else True
@@ -33,9 +117,135 @@ class Browsers(CORSMiddleware):
         else:
             await self.app(scope, receive, send_guarded)
 
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Starlette's answer, but a foreign origin gets 403 and is not allowed into a private network."""
+        response = super().preflight_response(request_headers)
+        if not self.is_allowed_origin(request_headers["origin"]):
+            response.status_code = Forbidden.status
+            if "access-control-allow-private-network" in response.headers:
+                del response.headers["access-control-allow-private-network"]
+        return response
+
 
 def _guard(message: Message) -> None:
-    """Over none that the answer has of its own: a page may need another policy."""
+    """Add the headers that the answer does not set itself: a page may need another policy."""
     named = dict(cast("list[tuple[bytes, bytes]]", message["headers"]))  # ASGI has their names in lower case
     wanted = GUARDS + NO_PAGE if named.get(b"content-type", b"").split(b";")[0] in PROGRAMS else GUARDS
     message["headers"] = [*message["headers"], *(guard for guard in wanted if guard[0] not in named)]
+
+
+class PageGuard:
+    """Refuses requests and WebSockets of pages that may not call: 403 for a foreign origin, 421 for a foreign `Host`."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        origins: AllowedOrigins,
+        hosts: AllowedHosts | None,
+        probes: frozenset[str] = frozenset(),
+        no_documents: Iterable[re.Pattern[str]] = (),
+    ) -> None:
+        """`hosts=None`: any. `probes`: paths that any `Host` may ask for. `no_documents`: paths that no link opens."""
+        self._app = app
+        self._origins = origins
+        self._hosts = hosts
+        self._probes = probes
+        self._no_documents = tuple(no_documents)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        problem = self._refusal(scope) if scope["type"] in {"http", "websocket"} else None
+        if problem is None:
+            await self._app(scope, receive, send)
+        else:
+            await _refuse(problem, scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Problem | None:
+        origin = site = None
+        host = ""
+        for name, value in cast("list[tuple[bytes, bytes]]", scope["headers"]):
+            if name == b"host":
+                host = value.decode("latin-1")
+                if self._hosts is not None and not self._hosts.allows(host) and scope["path"] not in self._probes:
+                    return MisdirectedRequest(
+                        "this server has no such name; its operator can add it to THREADKEEP_HOSTS"
+                    )
+            elif name == b"origin":
+                origin = value.decode("latin-1")
+            elif name == b"sec-fetch-site":
+                site = value
+        if (origin is None and site is None) or not self._is_foreign(scope, origin, site, host):
+            return None
+        return Forbidden("pages of this origin may not call; the operator can name it in http.cors of langgraph.json")
+
+    def _is_foreign(self, scope: Scope, origin: str | None, site: bytes | None, host: str) -> bool:
+        """Whether the page is of another origin that CORS does not allow. Browsers let no page forge `Sec-Fetch-Site`."""
+        if site == b"same-origin":
+            return False
+        if origin is None:
+            return site == b"cross-site" and not (self._origins.every or self._is_link(scope))
+        return not self._origins.allows(origin) and (site == b"cross-site" or not _is_origin_of(host, origin))
+
+    def _is_link(self, scope: Scope) -> bool:
+        """Whether a person opens a document, such as `/docs`, or a login sends them back: no page can read the answer."""
+        headers = Headers(scope=scope)
+        opened = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        return (
+            opened and scope.get("method") == "GET" and not any(one.match(scope["path"]) for one in self._no_documents)
+        )
+
+
+def _is_origin_of(host: str, origin: str) -> bool:
+    """Whether `Host` and `Origin` name the same server. A proxy that ends TLS changes the scheme, so it is not compared."""
+    scheme, _, authority = origin.lower().partition("://")
+    return host.lower() in {authority, authority + DEFAULT_PORTS.get(scheme, "")}
+
+
+async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        response = await on_problem(Request(scope), problem)
+        await response(scope, receive, send)
+        return
+    websocket = WebSocket(scope, receive, send)
+    if DENIAL in scope.get("extensions", {}):
+        await websocket.send_denial_response(await on_problem(cast("Request[Any]", websocket), problem))
+    else:
+        await websocket.close()
+
+
+class JsonWrites:
+    """Refuses with 415 a write that is not sent as JSON."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in READS:
+            _refuse_other_media(scope)
+        await self._app(scope, receive, send)
+
+
+def _refuse_other_media(scope: Scope) -> None:
+    """UnsupportedMedia for what an HTML form or a `no-cors` fetch can send.
+
+    A request without a body needs no content type. One with a body needs it if it comes from a page: a page can leave
+    the type away, but then the browser adds an `Origin`.
+    """
+    media, has_body, from_page = None, False, False
+    for name, value in cast("list[tuple[bytes, bytes]]", scope["headers"]):
+        if name == b"content-type":
+            media = value.split(b";", 1)[0].strip().lower()
+        elif name == b"content-length":
+            has_body = has_body or value.strip(b"0") != b""
+        elif name == b"transfer-encoding":
+            has_body = True
+        elif name in {b"origin", b"sec-fetch-site"}:
+            from_page = True
+    if media is None:
+        refused = has_body and from_page
+    elif has_body:
+        refused = not (media == b"application/json" or (media.startswith(b"application/") and media.endswith(b"+json")))
+    else:
+        refused = media in SIMPLE_MEDIA
+    if refused:
+        raise UnsupportedMedia("a write has to be sent as application/json")

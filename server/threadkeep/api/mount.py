@@ -13,27 +13,30 @@ from typing import Any, cast
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.routing import BaseRoute, Mount, Router
+from starlette.routing import BaseRoute, Mount, Route, Router, compile_path
 
 from threadkeep.api.authentication import DooredRoute
-from threadkeep.api.browser_guards import Browsers
+from threadkeep.api.browser_guards import AllowedOrigins, Browsers, JsonWrites, PageGuard, allowed_hosts
 from threadkeep.api.errors import HANDLERS
 from threadkeep.api.operation import Operation
 from threadkeep.auth.jwks import is_loopback
 from threadkeep.base.problems import StartRefused
 from threadkeep.graphs import load_object
 from threadkeep.project import Cors, Http, Project
+from threadkeep.settings import Settings
 
 log = logging.getLogger(__name__)
 
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
-EXPOSED = ("content-location", "location", "x-pagination-total", "x-pagination-next", "x-request-id")
+EXPOSED = ("content-location", "location", "retry-after", "x-pagination-total", "x-pagination-next", "x-request-id")
 """Without Content-Location a browser's useStream can't rejoin a run."""
 STRANGER = "https://stranger.invalid"
 """An origin that only a pattern for every origin fits."""
 
 HEALTH = frozenset({"/", "/ok", "/livez", "/readyz", "/metrics"})
 """What stays at the root, too, below a `mount_prefix`: who asks does not know it."""
+PROBES = ("/ok", "/livez", "/readyz")
+"""What load balancers ask for, by whatever name they know the server."""
 KEPT = frozenset({"/ok", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})
 """Paths that a user's application can't take."""
 
@@ -56,38 +59,65 @@ def served(http: Http, table: Iterable[Operation]) -> list[Operation]:
 
 
 def cors(http: Http, host: str) -> Middleware:
-    """Which origins a browser may call from; without `http.cors` this machine's, where no other can reach `host`.
-
-    StartRefused for a list that is none.
-    """
-    chosen = http.cors or Cors()
-    origins, pattern = chosen.allow_origins, chosen.allow_origin_regex
-    if not origins and pattern is None and is_loopback(host):
-        pattern = LOOPBACK_ORIGINS
-    if _every_origin(origins, pattern) and chosen.allow_credentials:
+    """CORS for the origins of `origins`. StartRefused if every origin could send credentials."""
+    chosen, allowed = http.cors or Cors(), origins(http, host)
+    if chosen.allow_credentials and allowed.allows(STRANGER):
         raise StartRefused("http.cors: allow_credentials with every origin would let any site act as its visitor")
     return Middleware(
         Browsers,
-        allow_origins=origins,
-        allow_origin_regex=pattern,
+        allow_origins=allowed.names,
+        allow_origin_regex=allowed.pattern.pattern if allowed.pattern else None,
         allow_methods=chosen.allow_methods or ["*"],
         allow_headers=chosen.allow_headers or ["*"],
         allow_credentials=chosen.allow_credentials,
+        allow_private_network=True,
         expose_headers=list(dict.fromkeys((*EXPOSED, *(name.lower() for name in chosen.expose_headers)))),
         max_age=chosen.max_age,
     )
 
 
-def _every_origin(origins: tuple[str, ...], pattern: str | None) -> bool:
+def origins(http: Http, host: str) -> AllowedOrigins:
+    """The origins of `http.cors`. Without it: this machine's, if no other machine can reach `host`.
+
+    StartRefused if the pattern is not a regular expression.
+    """
+    chosen = http.cors or Cors()
+    pattern = chosen.allow_origin_regex
+    if not chosen.allow_origins and pattern is None and is_loopback(host):
+        pattern = LOOPBACK_ORIGINS
     try:
-        return "*" in origins or bool(pattern and re.fullmatch(pattern, STRANGER))
+        compiled = re.compile(pattern) if pattern is not None else None
     except re.error as error:
         raise StartRefused(f"http.cors.allow_origin_regex: {error}") from None
+    return AllowedOrigins(names=frozenset(chosen.allow_origins), pattern=compiled)
+
+
+def page_guard(http: Http, settings: Settings, served: Iterable[Operation], *, authenticates: bool) -> Middleware:
+    """The refusal of pages that may not call, on every route and WebSocket, those of `http.app` included.
+
+    Links may open public paths and the routes of `http.app`, but no other path of ours. Probes may use any name if other
+    machines reach the server: load balancers have names of their own.
+    """
+    above, private = prefix(http), [one for one in served if one.event != "public"]
+    named = () if is_loopback(settings.host) else (*PROBES, *(above + path for path in PROBES))
+    return Middleware(
+        PageGuard,
+        origins=origins(http, settings.host),
+        hosts=None if authenticates else allowed_hosts(settings),
+        probes=frozenset(named),
+        no_documents=[compile_path(above + one.path)[0] for one in private if one.method == "GET"],
+    )
 
 
 def joined(http: Http, routes: Sequence[BaseRoute], custom: Starlette | None) -> list[BaseRoute]:
-    """The routes of the whole application: ours, the user's, and the prefix above both."""
+    """The routes of the whole application: ours, the user's, and the prefix above both.
+
+    Writes to ours have to be JSON. What the user's take is the user's affair.
+    """
     above = prefix(http)
+    for route in routes:
+        if isinstance(route, Route):
+            route.app = JsonWrites(route.app)
     inner = list(routes) if custom is None else _around(custom, routes, doored=http.enable_custom_route_auth)
     if not above:
         return inner

@@ -1,26 +1,24 @@
 """Socket: a WebSocket of the table of routes, behind the same door as every other path.
 
-A browser opens a WebSocket to any origin and can't read why one was refused. So the origin is looked at here, by the
-rule of `http.cors`, and a refusal is told on the open socket: an error frame, and 4000 + the status as the code.
+A browser can't read why a handshake was refused. So a caller who may not use the path is told on the open socket: an
+error frame, and 4000 + the status as the close code. Pages that may not call at all get no socket: `browser_guards`.
 """
 
 import logging
-import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from starlette.websockets import WebSocket
 
-from threadkeep.api import auth_values, mount
+from threadkeep.api import auth_values
 from threadkeep.api.operation import Call
 from threadkeep.auth import Event
 from threadkeep.base import json
-from threadkeep.base.problems import Forbidden, Problem, Unavailable
+from threadkeep.base.problems import Problem, Unavailable
 from threadkeep.postgres.tenancy import EVERYTHING
 
 log = logging.getLogger(__name__)
@@ -46,8 +44,6 @@ class SocketOperation:
         """Ask who is calling and what they may, and hand over."""
         await websocket.accept()
         try:
-            if not _is_welcome(websocket):
-                raise Forbidden("this origin may not call")
             call = await self._call(websocket)
             with _counted(call, websocket):
                 await self.endpoint(call, websocket)
@@ -87,19 +83,3 @@ async def refuse(websocket: WebSocket, problem: Problem) -> None:
     """Say why, and close."""
     await websocket.send_text(json.dumps(error_frame(problem)).decode())
     await websocket.close(CLOSE_BASE + problem.status, problem.code)
-
-
-def _is_welcome(websocket: WebSocket) -> bool:
-    """No browser's page, or one of an origin that may call."""
-    origin = websocket.headers.get("origin")
-    if origin is None or urlsplit(origin).netloc == websocket.headers.get("host"):
-        return True
-    cors = websocket.state["project"].http.cors
-    if cors is None or not (cors.allow_origins or cors.allow_origin_regex):
-        local = mount.is_loopback(websocket.state["engine"].settings.host)
-        return local and re.fullmatch(mount.LOOPBACK_ORIGINS, origin) is not None
-    return (
-        "*" in cors.allow_origins
-        or origin in cors.allow_origins
-        or bool(cors.allow_origin_regex and re.fullmatch(cors.allow_origin_regex, origin))
-    )

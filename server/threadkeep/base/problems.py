@@ -92,9 +92,15 @@ class TooLarge(Problem):
 
 
 class UnsupportedMedia(Problem):
-    """The body came in an encoding that is not read."""
+    """A write has to be JSON, and not compressed."""
 
     status, code = 415, "unsupported-media"
+
+
+class MisdirectedRequest(Problem):
+    """Without authentication the server answers only for its own names: the `Host` header has another one."""
+
+    status, code = 421, "misdirected-request"
 
 
 class Invalid(Problem):

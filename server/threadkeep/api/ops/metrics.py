@@ -8,11 +8,13 @@ from typing import Any
 import anyio
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from threadkeep.api.authentication import entered
+from threadkeep.api.browser_guards import AllowedOrigins, PageGuard, allowed_hosts
 from threadkeep.api.operation import Call
 from threadkeep.api.ops.scrape import Scrape
 from threadkeep.auth.jwks import is_loopback
@@ -50,7 +52,10 @@ async def on_port(scrape: Scrape, settings: Settings) -> AsyncGenerator[int | No
     async def answer(request: Request[Any]) -> Response:
         return await scrape.answer(request.headers.get("accept", ""))
 
-    app = Starlette(routes=[Route("/metrics", answer)])
+    # Prometheus knows a server that other machines reach by a name of its own.
+    hosts = allowed_hosts(settings) if is_loopback(settings.host) else None
+    guard = Middleware(PageGuard, origins=AllowedOrigins(names=frozenset()), hosts=hosts)
+    app = Starlette(routes=[Route("/metrics", answer)], middleware=[guard])
     with _bound(settings.host, settings.metrics_port) as listener:
         server = _Beside(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
         async with anyio.create_task_group() as tasks:

@@ -204,7 +204,9 @@ def _refusals(operation: Operation) -> Iterator[type[Problem]]:
     if operation.query or operation.shown_body:
         found[Invalid] = None
     if operation.shown_body:
-        found |= dict.fromkeys((BodyTimeout, TooLarge, UnsupportedMedia))
+        found |= dict.fromkeys((BodyTimeout, TooLarge))
+    if operation.method != "GET":
+        found[UnsupportedMedia] = None
     yield from found | dict.fromkeys(operation.answer.refusals)
 
 
