@@ -1,0 +1,41 @@
+"""Presence: whether a principal has this server to itself, so that it need not leave anything free for others."""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+SEEN_S: Final = 3600.0
+"""Seconds after its last request for which a principal is reckoned with."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    identity: str
+    at: float
+
+
+class Presence:
+    """The two principals that asked last, which is all that the question needs."""
+
+    def __init__(self) -> None:
+        self._latest: _Seen | None = None
+        self._before: _Seen | None = None
+        """The latest of the others."""
+        self._has_others: bool | None = None
+        """Set by an authenticator that knows all identities (API keys)."""
+
+    def saw(self, identity: str, *, has_others: bool | None = None) -> None:
+        """Note a request. `has_others`: whether there are callers of other identities, if that is known."""
+        self._has_others = has_others
+        if self._latest is not None and self._latest.identity == identity:
+            self._latest.at = time.monotonic()
+            return
+        self._before, self._latest = self._latest, _Seen(identity, time.monotonic())
+
+    def is_alone(self, identity: str) -> bool:
+        """Whether no other principal exists, as far as is known, or else has asked within `SEEN_S` seconds."""
+        if self._has_others is not None:
+            return not self._has_others
+        is_latest = self._latest is not None and self._latest.identity == identity
+        other = self._before if is_latest else self._latest
+        return other is None or time.monotonic() - other.at > SEEN_S
