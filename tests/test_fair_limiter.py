@@ -72,7 +72,9 @@ async def test_a_principal_alone_may_take_everything() -> None:
         assert (limiter.taken, limiter.waiting, queue.served) == (4, 1, ["alone"] * 4)
 
 
-@pytest.mark.parametrize(("total", "reserve", "most"), [(12, 3, 9), (8, 2, 6), (3, 1, 2), (2, 1, 1), (1, 0, 1), (4, 0, 4)])
+@pytest.mark.parametrize(
+    ("total", "reserve", "most"), [(12, 3, 9), (8, 2, 6), (3, 1, 2), (2, 1, 1), (1, 0, 1), (4, 0, 4)]
+)
 async def test_a_principal_leaves_the_reserve_free_for_others(total: int, reserve: int, most: int) -> None:
     limiter = FairLimiter(total, reserve=reserve)
 

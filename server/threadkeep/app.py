@@ -24,6 +24,7 @@ from threadkeep.api.ops import docs, metrics
 from threadkeep.api.ops.scrape import Scrape
 from threadkeep.api.routes import SOCKETS, TABLE
 from threadkeep.auth import loading
+from threadkeep.base.fair_limiter import FairLimiter
 from threadkeep.base.metrics import Metrics
 from threadkeep.base.tracing import Tracing
 from threadkeep.base.tracing import opened as opened_tracing
@@ -258,8 +259,7 @@ def _engine(plan: Plan, parts: Parts) -> Engine:
         saver=parts.saver,
         store=parts.store,
         slots=Slots(
-            settings.run_slots,
-            max_waiting=settings.max_waiting,
+            FairLimiter(settings.run_slots, max_waiting=settings.max_waiting),
             timeout_s=settings.queue_timeout_s,
             waited=plan.metrics.slot_wait.observe,
         ),
