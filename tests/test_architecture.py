@@ -15,7 +15,7 @@ LAYERS = (
     {"postgres"},
     {"tables"},
     {"persistence"},
-    {"auth", "graphs"},
+    {"auth", "graphs", "context_schema"},
     {"runs"},
     {"threads"},
     {"duties"},

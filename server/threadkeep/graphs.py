@@ -5,7 +5,6 @@ a synchronous one that blocks stops every other run while it lasts. Types of Lan
 """
 
 import copy
-import dataclasses
 import difflib
 import functools
 import hashlib
@@ -40,10 +39,10 @@ from langgraph.pregel import Pregel
 from langgraph.pregel.protocol import PregelProtocol
 from langgraph.store.base import BaseStore
 from langgraph_sdk.runtime import AccessContext, _ExecutionRuntime, _ReadRuntime  # pyright: ignore[reportPrivateUsage]
-from pydantic import BaseModel
 
 from threadkeep.auth.principal import configurable_of
 from threadkeep.base.problems import StartRefused
+from threadkeep.context_schema import accepted_keys, is_constructed, runtime_class
 from threadkeep.persistence.checkpointer import Checkpoints
 from threadkeep.persistence.store import Store
 from threadkeep.postgres.tenancy import EVERYTHING, Filters
@@ -189,6 +188,7 @@ class LoadedGraph:
         joined: Any = copy.copy(graph)
         self._tell_replaced(joined.checkpointer, joined.store)
         joined.checkpointer = None
+        joined.context_schema = runtime_class(joined.context_schema)
         joined.store = self._store
         if durable and self._checkpointer is not None:
             joined.checkpointer = self._checkpointer.with_allowlist(state_types(graph))
@@ -372,9 +372,9 @@ def _context_type(parameter: inspect.Parameter) -> type[Any] | None:
 
 def _coerced(context: object, wanted: type[Any] | None) -> object:
     """A JSON object as the dataclass or model that a factory declares; anything else as it came."""
-    is_model = wanted is not None and (issubclass(wanted, BaseModel) or dataclasses.is_dataclass(wanted))
-    if is_model and isinstance(context, Mapping):
-        return cast("Any", wanted)(**context)
+    if is_constructed(wanted) and isinstance(context, Mapping):
+        given = cast("Mapping[str, Any]", context)
+        return cast("Any", wanted)(**accepted_keys(wanted, given))
     return context
 
 

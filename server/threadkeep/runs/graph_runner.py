@@ -12,6 +12,7 @@ from typing import Any, cast
 from langchain_core.runnables import RunnableConfig
 
 from threadkeep.base import json
+from threadkeep.context_schema import context_of
 from threadkeep.graphs import Graph, is_local
 from threadkeep.runs.event_log import LiveRun
 from threadkeep.runs.graph_call import Job, client_configurable
@@ -125,21 +126,10 @@ def call_arguments(graph: Graph, job: Job) -> dict[str, Any]:
         arguments["interrupt_after"] = spec.interrupt_after
     if job.durable:
         arguments["durability"] = spec.durability
-    if (context := graph_context(graph, job)) is not None:
+    context = context_of(graph.context_schema, client_configurable(job.spec.config), job.spec.context)
+    if context is not None:
         arguments["context"] = context
     return arguments
-
-
-def graph_context(graph: Graph, job: Job) -> Any:
-    """What the graph's context schema knows of the run's `configurable` and context; a graph without one gets all.
-
-    A schema is filled in even where nothing is given, so that its defaults are there.
-    """
-    given = {**client_configurable(job.spec.config), **(job.spec.context or {})}
-    if graph.context_schema is None:
-        return given or None
-    known = (graph.get_context_jsonschema() or {}).get("properties", given)
-    return {key: value for key, value in given.items() if key in known}
 
 
 def output_keys(graph: Graph) -> OutputKeys:

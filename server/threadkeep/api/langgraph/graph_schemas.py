@@ -1,42 +1,26 @@
 """Schemas: what a graph looks like, and the JSON schemas of what it takes and gives.
 
-A graph's types are its author's: one that has no JSON schema is null here, and no reason to refuse the others.
+A graph's types are its author's: one that has no JSON schema is described as far as it can be (json_schemas.py).
 Making one takes some milliseconds of the event loop, so others get their turn between two.
 """
 
 import copy
-import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import anyio.lowlevel
 from langgraph.channels.base import BaseChannel
-from pydantic import ConfigDict, Field, create_model
-from pydantic.errors import PydanticUserError
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic import ConfigDict, Field, TypeAdapter, create_model
 
+from threadkeep.api.langgraph.json_schemas import JsonSchema, Lenient, first, of_fields, of_type, title_of
 from threadkeep.base.problems import NotFound
 from threadkeep.graphs import Graph, Tenant, is_local
 from threadkeep.runs.engine import Engine
 from threadkeep.tables.assistants import Assistant
 
-log = logging.getLogger(__name__)
-
-Schema = dict[str, Any] | None
+Schema = JsonSchema | None
 """A JSON schema; None where the types have none."""
-
-NO_SCHEMA = (PydanticUserError, NameError, TypeError, ValueError, AttributeError, KeyError, NotImplementedError)
-"""What pydantic and LangGraph raise at a type that they can't describe."""
-
-
-class Lenient(GenerateJsonSchema):
-    """Anything goes where a type has no JSON schema."""
-
-    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> dict[str, Any]:
-        """The schema of anything."""
-        del schema, error_info
-        return {}
 
 
 @asynccontextmanager
@@ -94,7 +78,7 @@ async def of_graph(graph: Graph) -> dict[str, Schema]:
     """The five schemas; of a graph that runs elsewhere nothing is known."""
     if not is_local(graph):
         return dict.fromkeys(("input_schema", "output_schema", "state_schema", "config_schema", "context_schema"))
-    context = _attempt(graph.get_context_jsonschema)
+    context = _context(graph.context_schema)
     schemas: dict[str, Schema] = {}
     for name, make in (("input_schema", _input), ("output_schema", _output), ("state_schema", _state)):
         await anyio.lowlevel.checkpoint()
@@ -102,48 +86,62 @@ async def of_graph(graph: Graph) -> dict[str, Schema]:
     return schemas | {"config_schema": context or {}, "context_schema": context}
 
 
+def _context(schema: Any) -> Schema:
+    if schema is None:
+        return None
+    return first(lambda: TypeAdapter(schema).json_schema(schema_generator=Lenient), lambda: of_type(schema))
+
+
 def _input(graph: Graph) -> Schema:
-    return _attempt(graph.get_input_jsonschema) or _of_declared(graph, "input_schema", "Input")
+    return first(
+        graph.get_input_jsonschema,
+        lambda: _of_channels(graph, "Input", _declared(graph, "input_schema")),
+        lambda: _of_single_channel(graph, graph.input_channels),
+    )
 
 
 def _output(graph: Graph) -> Schema:
-    return _attempt(graph.get_output_jsonschema) or _of_declared(graph, "output_schema", "Output")
+    return first(
+        graph.get_output_jsonschema,
+        lambda: _of_channels(graph, "Output", _declared(graph, "output_schema")),
+        lambda: _of_single_channel(graph, graph.output_channels),
+    )
 
 
-def _of_declared(graph: Graph, kind: str, suffix: str) -> Schema:
-    """By the channels of a StateGraph's input or output, whose type pydantic does not take.
+def _state(graph: Graph) -> Schema:
+    return _of_channels(graph, "State", graph.stream_channels_list)
+
+
+def _declared(graph: Graph, kind: str) -> Iterable[str] | None:
+    """The channels of a StateGraph's input or output, whose type pydantic does not take.
 
     Such is every `typing.TypedDict` before Python 3.12.
     """
     builder: Any = getattr(graph, "builder", None)
-    if builder is None:
-        return None
-    return _attempt(lambda: _of_channels(graph, suffix, builder.schemas[getattr(builder, kind)]))
+    return None if builder is None else builder.schemas[getattr(builder, kind)]
 
 
-def _state(graph: Graph) -> Schema:
-    return _attempt(lambda: _of_channels(graph, "State", graph.stream_channels_list))
-
-
-def _of_channels(graph: Graph, suffix: str, names: Iterable[str]) -> Schema:
-    """An object with the values of channels. Its fields have numbers, for pydantic refuses some names."""
+def _of_single_channel(graph: Graph, name: Any) -> Schema:
+    """Of a graph that is called with a value instead of an object."""
     channels = cast("Mapping[str, Any]", graph.channels)
-    fields: dict[str, Any] = {
-        f"field_{number}": (channels[name].UpdateType, Field(default=None, alias=name, title=_title(name)))
-        for number, name in enumerate(names)
-        if isinstance(channels.get(name), BaseChannel)
-    }
-    model = create_model(graph.get_name(suffix), __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
-    return model.model_json_schema(schema_generator=Lenient)
+    return of_type(channels[name].UpdateType) if isinstance(name, str) else None
 
 
-def _title(name: str) -> str:
-    return name.replace("_", " ").strip().title()
-
-
-def _attempt(make: Callable[[], Schema]) -> Schema:
-    try:
-        return make()
-    except NO_SCHEMA:
-        log.debug("a graph's type has no JSON schema", exc_info=True)
+def _of_channels(graph: Graph, suffix: str, names: Iterable[str] | None) -> Schema:
+    """An object with the values of channels: at once, or else one by one."""
+    if names is None:
         return None
+    channels = cast("Mapping[str, Any]", graph.channels)
+    fields = {name: channels[name].UpdateType for name in names if isinstance(channels.get(name), BaseChannel)}
+    title = graph.get_name(suffix)
+    return first(lambda: _at_once(title, fields), lambda: of_fields(title, fields))
+
+
+def _at_once(title: str, fields: Mapping[str, Any]) -> Schema:
+    """As pydantic has it. The fields have numbers, for pydantic refuses some names."""
+    numbered: dict[str, Any] = {
+        f"field_{number}": (annotation, Field(default=None, alias=name, title=title_of(name)))
+        for number, (name, annotation) in enumerate(fields.items())
+    }
+    model = create_model(title, __config__=ConfigDict(arbitrary_types_allowed=True), **numbered)
+    return model.model_json_schema(schema_generator=Lenient)

@@ -1,0 +1,171 @@
+"""JSON schemas of types that their authors made for Python alone.
+
+Pydantic describes a type as a whole or not at all. Here what it refuses is taken apart: the fields that have a JSON
+schema keep theirs, and any other value may stand for the rest.
+"""
+
+import dataclasses
+import logging
+import types
+import typing
+import warnings
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Annotated, Any, Final, NotRequired, Required, Union, cast, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.json_schema import GenerateJsonSchema, PydanticJsonSchemaWarning
+from typing_extensions import ReadOnly, is_typeddict
+
+log = logging.getLogger(__name__)
+
+JsonSchema = dict[str, Any]
+
+ANYTHING: Final[JsonSchema] = {}
+MAX_DEPTH: Final = 8
+"""How deep a type is taken apart that pydantic refuses; one that contains itself has no end."""
+MARKS: Final = (Annotated, Required, NotRequired, ReadOnly)
+"""What may stand around a field's type and says nothing of its values."""
+UNIONS: Final = (Union, types.UnionType)
+
+
+class Lenient(GenerateJsonSchema):
+    """Anything goes where a type has no JSON schema."""
+
+    def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchema:
+        """The schema of anything."""
+        del schema, error_info
+        return {}
+
+
+def first(*ways: Callable[[], JsonSchema | None]) -> JsonSchema | None:
+    """What the first way gives that gives something; None if none does. Types are code of the graph's author, so that
+    each way may raise whatever it likes."""
+    for way in ways:
+        try:
+            with warnings.catch_warnings(action="ignore", category=PydanticJsonSchemaWarning):  # a default has no form
+                described = way()
+        except Exception:
+            log.debug("a type has no JSON schema of its own", exc_info=True)
+            continue
+        if described is not None:
+            return described
+    return None
+
+
+def of_fields(title: str, fields: Mapping[str, Any], required: Sequence[str] = (), *, at: str = "#") -> JsonSchema:
+    """An object with values of these types. `at` is its place in the document, as a JSON pointer."""
+    return _of_fields(title, {name: (annotation, name in required) for name, annotation in fields.items()}, at, 0)
+
+
+def of_type(annotation: Any, *, at: str = "#", depth: int = 0) -> JsonSchema:
+    """The schema of a type, as far as there is one."""
+    described = first(lambda: _by_pydantic(annotation, at), lambda: _by_parts(annotation, at, depth))
+    return ANYTHING if described is None else described
+
+
+def _by_pydantic(annotation: Any, at: str) -> JsonSchema:
+    """As pydantic has it, in a model whose only field has the type: plain dataclasses inherit its configuration."""
+    configured = ConfigDict(arbitrary_types_allowed=True)
+    model = create_model("Described", __config__=configured, value=(annotation, Field(default=None)))
+    whole = model.model_json_schema(schema_generator=Lenient, ref_template=f"{at}/$defs/{{model}}")
+    described: JsonSchema = whole["properties"]["value"]
+    described.pop("default", None)
+    if described.get("title") == "Value":
+        del described["title"]
+    definitions: dict[str, JsonSchema] = whole.get("$defs", {})
+    reference = str(described.get("$ref", "")).removeprefix(f"{at}/$defs/")
+    if reference in definitions:
+        described = {**definitions[reference], **{key: value for key, value in described.items() if key != "$ref"}}
+    return described | ({"$defs": definitions} if definitions else {})
+
+
+def _by_parts(annotation: Any, at: str, depth: int) -> JsonSchema | None:
+    """What pydantic refuses, taken apart; None of what has no parts."""
+    if depth == MAX_DEPTH:
+        return None
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in MARKS:
+        return of_type(arguments[0], at=at, depth=depth)
+    if origin in UNIONS:
+        each = [of_type(one, at=f"{at}/anyOf/{index}", depth=depth + 1) for index, one in enumerate(arguments)]
+        return {"anyOf": each}
+    if isinstance(origin, type):
+        return _of_collection(cast("type[object]", origin), arguments, at, depth)
+    fields = _fields(annotation)
+    return None if fields is None else _of_fields(annotation.__name__, fields, at, depth)
+
+
+def _of_collection(kind: type[object], arguments: tuple[Any, ...], at: str, depth: int) -> JsonSchema | None:
+    if issubclass(kind, Mapping):
+        values = of_type(arguments[-1], at=f"{at}/additionalProperties", depth=depth + 1)
+        return {"type": "object", "additionalProperties": values or True}
+    if not issubclass(kind, (Sequence, Set)):
+        return None
+    described: JsonSchema = {"type": "array"}
+    if kind is not tuple or arguments[1:] == (...,):
+        described["items"] = of_type(arguments[0], at=f"{at}/items", depth=depth + 1)
+    return described | ({"uniqueItems": True} if issubclass(kind, Set) else {})
+
+
+def _fields(annotation: Any) -> dict[str, tuple[Any, bool]] | None:
+    """By name, the type of each field of a class and whether it must be given; None of what has no fields."""
+    if is_typeddict(annotation):
+        return {name: (one, name in annotation.__required_keys__) for name, one in _hints(annotation).items()}
+    if not isinstance(annotation, type):
+        return None
+    declared = cast("Any", annotation)
+    if issubclass(declared, BaseModel):
+        return {field.alias or name: (field.annotation, field.is_required()) for name, field in _of_model(declared)}
+    hints = _hints(declared)
+    if dataclasses.is_dataclass(declared):
+        return {
+            field.name: (hints.get(field.name, Any), _has_no_default(field))
+            for field in dataclasses.fields(declared)
+            if field.init
+        }
+    names: tuple[str, ...] | None = getattr(declared, "_fields", None)  # of a NamedTuple
+    return None if names is None else {name: (hints.get(name, Any), True) for name in names}
+
+
+def _of_model(declared: type[BaseModel]) -> Sequence[tuple[str, Any]]:
+    return list(declared.model_fields.items())
+
+
+def _has_no_default(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _hints(annotation: Any) -> Mapping[str, Any]:
+    """The types of a class's fields. If one names what does not exist at runtime, each is looked up alone."""
+    try:
+        return typing.get_type_hints(annotation, include_extras=True)
+    except Exception:  # noqa: BLE001 - an annotation is code of the graph's author
+        return {name: _hint(annotation, name) for name in getattr(annotation, "__annotations__", {})}
+
+
+def _hint(annotation: Any, name: str) -> Any:
+    alone = type(annotation.__name__, (), {"__annotations__": {name: annotation.__annotations__[name]}})
+    alone.__module__ = annotation.__module__
+    try:
+        return typing.get_type_hints(alone, include_extras=True)[name]
+    except Exception:  # noqa: BLE001 - as above
+        return Any
+
+
+def _of_fields(title: str, fields: Mapping[str, tuple[Any, bool]], at: str, depth: int) -> JsonSchema:
+    properties: dict[str, JsonSchema] = {}
+    for name, (annotation, _) in fields.items():
+        described = of_type(annotation, at=f"{at}/properties/{_pointed(name)}", depth=depth + 1)
+        properties[name] = {"title": title_of(name), **described}
+    required = [name for name, (_, is_required) in fields.items() if is_required]
+    return {"title": title, "type": "object", "properties": properties} | ({"required": required} if required else {})
+
+
+def _pointed(name: str) -> str:
+    """A key as a part of a JSON pointer (RFC 6901) in a fragment."""
+    return name.replace("~", "~0").replace("/", "~1").replace("%", "%25").replace(" ", "%20")
+
+
+def title_of(name: str) -> str:
+    """A field's title, as pydantic makes it of its name."""
+    return name.replace("_", " ").strip().title()
