@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from faults.model.ledger import CHANGES, NEVER, RUNS, Ledger, Operation
 from faults.model.observer import LEGAL, Epoch, Observed, ObservedRun
 
-INVARIANTS = ("running", "changes", "forks", "status", "leftovers", "transitions", "idempotency", "answers")
-SLACK_S = 1.0
-"""Between the statement that ends a run and its commit."""
+INVARIANTS = ("running", "changes", "forks", "status", "leftovers", "writes", "transitions", "idempotency", "answers")
+SLACK_S = 3.0
+"""The longest time between the statement that ends a run and its commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,8 +266,8 @@ class Model:
             self._check_end(operation, run)
 
     def _check_end(self, operation: Operation, run: ObservedRun) -> None:
-        if run.went_with_its_thread:
-            return
+        if run.epoch is None or run.epoch.deleted is not None:
+            return  # a deletion of the thread may have ended it before
         if run.rolled_back and "rollback" not in self._cancels(run):
             text = f"the run of {operation.token} is gone, and nobody asked for a rollback"
             self._report("changes", operation.thread_id, text, [operation.token])
@@ -309,7 +309,9 @@ class Model:
             for epoch in self.observed.epochs.get(thread_id, []):
                 if epoch.deleted is not None and epoch.deleted > since and not self._was_deleted(thread_id, epoch):
                     text = f"it was deleted at {epoch.deleted - self.ledger.began:.3f}, and nobody asked for that"
-                    self._report("leftovers", thread_id, text)
+                    if epoch.assistant_id:
+                        text += f" (assistant {epoch.assistant_id[-6:]} was the last to run)"
+                    self.ledger.report("leftovers", thread_id, text, at=epoch.deleted)
 
     def _was_deleted(self, thread_id: str, epoch: Epoch) -> bool:
         at = epoch.deleted or 0

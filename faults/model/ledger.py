@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ RUNS = frozenset({"run", "fork_run", "resume"})
 """Kinds of operations that make a run."""
 CHANGES = RUNS | {"update", "fork_update"}
 """Kinds of operations that add a token to a thread's log."""
-JOURNAL_LINES = 14
+JOURNAL_LINES = 24
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,19 +61,23 @@ def _short(value: object) -> str:
     return text if len(text) < 60 else text[:57] + "..."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Violation:
     """An invariant that does not hold."""
 
     invariant: str
+    round: int
     thread_id: str
     text: str
     tokens: tuple[str, ...] = ()
-    journal: tuple[str, ...] = ()
+    at: float = NEVER
+    """When it happened, wall-clock seconds, if that is known."""
+    journal: Sequence[str] = ()
+    """What happened near that time on the thread."""
 
     def __str__(self) -> str:
         lines = "".join(f"\n      {line}" for line in self.journal)
-        return f"[{self.invariant}] thread {self.thread_id[-6:]}: {self.text}{lines}"
+        return f"[{self.invariant}] round {self.round}, thread {self.thread_id[-6:]}: {self.text}{lines}"
 
 
 @dataclass(slots=True)
@@ -100,6 +104,7 @@ class Ledger:
     answers: Counter[str] = field(default_factory=Counter[str])
     violations: list[Violation] = field(default_factory=list[Violation])
     kills: int = 0
+    round: int = 0
     _numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     def begin(self, operation: Operation, prefix: str = "") -> Operation:
@@ -118,23 +123,34 @@ class Ledger:
         """A name that nobody else has."""
         return f"{prefix}{next(self._numbers)}"
 
-    def report(self, invariant: str, thread_id: str, text: str, tokens: Iterable[str] = ()) -> None:
-        """Note a violation with the last operations on its thread. The same one is noted once."""
+    def report(self, invariant: str, thread_id: str, text: str, tokens: Iterable[str] = (), at: float = NEVER) -> None:
+        """Note a violation. The same one is noted once."""
         if self.only and invariant not in self.only:
             return
-        names = tuple(tokens)
-        if any((v.invariant, v.thread_id, v.text) == (invariant, thread_id, text) for v in self.violations):
-            return
-        journal = tuple(operation.line(self.began) for operation in self._near(thread_id, names))
-        self.violations.append(
-            Violation(invariant=invariant, thread_id=thread_id, text=text, tokens=names, journal=journal)
-        )
+        if not any((v.invariant, v.thread_id, v.text) == (invariant, thread_id, text) for v in self.violations):
+            self.violations.append(
+                Violation(
+                    invariant=invariant,
+                    round=self.round,
+                    thread_id=thread_id,
+                    text=text,
+                    tokens=tuple(tokens),
+                    at=at,
+                )
+            )
 
-    def _near(self, thread_id: str, tokens: tuple[str, ...]) -> list[Operation]:
-        """The operations with one of `tokens` and those around them, else the last ones of the thread."""
-        noted = sorted([*self.operations[thread_id], *self.operations[""]], key=lambda operation: operation.sent)
-        places = [place for place, operation in enumerate(noted) if operation.token in tokens]
-        if not places:
-            return noted[-JOURNAL_LINES:]
-        first = max(0, places[0] - JOURNAL_LINES // 2)
-        return noted[first : first + JOURNAL_LINES]
+    def explain(self, recorded: Mapping[str, Sequence[tuple[float, str]]]) -> None:
+        """Give each violation of this round its journal. `recorded` is what Postgres recorded, by thread."""
+        for violation in self.violations:
+            if violation.round == self.round and not violation.journal:
+                violation.journal = self._near(violation, recorded.get(violation.thread_id, []))
+
+    def _near(self, violation: Violation, recorded: Sequence[tuple[float, str]]) -> Sequence[str]:
+        operations = [*self.operations[violation.thread_id], *self.operations[""]]
+        lines = [(operation.sent, operation.line(self.began)) for operation in operations]
+        lines += [(at, f"{at - self.began:9.3f}   Postgres: {text}") for at, text in recorded]
+        lines.sort()
+        sent = [operation.sent for operation in operations if operation.token in violation.tokens]
+        at = min([violation.at, *sent])
+        first = max(0, sum(line[0] < at for line in lines) - JOURNAL_LINES // 2)
+        return [line for _, line in lines[max(0, min(first, len(lines) - JOURNAL_LINES)) :][:JOURNAL_LINES]]

@@ -119,6 +119,8 @@ class Observed:
     of_token: dict[str, list[ObservedRun]] = field(default_factory=dict[str, list[ObservedRun]])
     fresh_moves: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
     """(run, old status, new status) since the last reading."""
+    lines: dict[str, list[tuple[float, str]]] = field(default_factory=dict[str, list[tuple[float, str]]])
+    """Since the last reading, for people: by thread, when and what."""
     _seq: int = 0
 
     async def install(self) -> None:
@@ -141,9 +143,10 @@ class Observed:
                 {"seq": self._seq},
             )
             rows = await cursor.fetchall()
-        self.fresh_moves = []
+        self.fresh_moves, self.lines = [], {}
         for row in rows:
             self._seq = row["seq"]
+            self.lines.setdefault(row["thread_id"], []).append((row["at"], _line(row)))
             (self._thread if row["run_id"] is None else self._run)(row)
 
     def current(self, thread_id: str) -> Epoch | None:
@@ -200,3 +203,11 @@ class Observed:
                 run.finished, run.finished_seq = row["at"], row["seq"]
         elif run is not None:
             run.deleted, run.deleted_seq, run.deleted_in = row["at"], row["seq"], row["xact"]
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["run_id"] is None:
+        return f"{row['subject']}, epoch {row['epoch']}, last run by assistant {(row['assistant_id'] or 'none')[-6:]}"
+    moved = " -> ".join(status for status in (row["old_status"], row["new_status"]) if status)
+    by = f" by assistant {row['assistant_id'][-6:]}" if row["subject"] == "run insert" else ""
+    return f"{row['subject']} {row['token']} {row['run_id'][-6:]} {moved}{by}"

@@ -2,8 +2,10 @@
 
 import json
 import random
+import signal
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,8 @@ from faults.servers import Place, Quick, replicas
 
 SHOWN = 12
 """Violations that are told in full."""
+STOP_S = 30.0
+"""What a server may take to stop in order."""
 QUIET_S = 120.0
 """The longest wait until every run has ended."""
 
@@ -43,6 +47,10 @@ class Plan:
     kinds: frozenset[str] = frozenset()
     """Operations to choose from (`WEIGHTS`), each in every round. Empty: all, some of them in each round."""
     kills: bool = True
+    first_round: int = 0
+    """Where to begin: the choices of a round follow from the seed and its number alone."""
+    tamper: Callable[[Place, Sequence[str]], Awaitable[None]] | None = None
+    """Breaks something by hand on these threads before each check, to see whether the model finds it."""
 
 
 @dataclass(slots=True)
@@ -51,13 +59,14 @@ class Race:
 
     place: Place
     plan: Plan
-    chosen: random.Random
+    seed: int
     scene: Scene
     model: Model
     tables: Tables
     spans: Spans
     http: httpx.AsyncClient
     rounds: int = 0
+    """That are over."""
     _ever: list[str] = field(default_factory=list[str])
     """Every thread that is still checked for leftovers."""
     _broken_before: bool = False
@@ -71,10 +80,17 @@ class Race:
         """Rounds until the time is over."""
         until = time.monotonic() + self.plan.minutes * 60
         while time.monotonic() < until and not (self.plan.stop_at_first and self.ledger.violations):
-            if self.rounds == 0 or self._broken_before or self.chosen.random() < 0.25:
+            self.ledger.round = self.plan.first_round + self.rounds
+            chosen = self._random("round")
+            if self.rounds == 0 or self._broken_before or chosen.random() < 0.25:
                 await self._fresh_threads()
+            self.scene.kinds = self._kinds(chosen)
             await self._round(min(self.plan.round_s, max(2.0, until - time.monotonic())))
             self.rounds += 1
+
+    def _random(self, whose: object) -> random.Random:
+        """The choices of one part of this round: they do not depend on how fast the others are."""
+        return random.Random(f"{self.seed} {self.ledger.round} {whose}")
 
     async def _fresh_threads(self) -> None:
         """Other threads: what is wrong with one must not be reported again and again."""
@@ -83,31 +99,32 @@ class Race:
         self.scene.threads = [str(uuid4()) for _ in range(self.plan.threads)]
         self._ever += self.scene.threads
         for number, thread_id in enumerate(self.scene.threads):
-            client = Client(self.scene, number, self.chosen, self.http)
+            client = Client(self.scene, number, self._random(f"thread {number}"), self.http)
             await client._make(thread_id)
 
     async def _round(self, seconds: float) -> None:
         began, violations = time.time(), len(self.ledger.violations)
-        self.scene.kinds = self._kinds()
         over = anyio.Event()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._look, over)
             async with anyio.create_task_group() as working:
                 for number in range(self.plan.clients):
-                    client = Client(self.scene, number, random.Random(self.chosen.random()), self.http)
+                    client = Client(self.scene, number, self._random(f"client {number}"), self.http)
                     working.start_soon(client.work, over)
                 working.start_soon(self._kill, over)
                 await anyio.sleep(seconds)
                 over.set()
         await self._quiet()
+        if self.plan.tamper is not None:
+            await self.plan.tamper(self.place, self.scene.threads)
         await self._check(began)
         self._broken_before = len(self.ledger.violations) > violations
 
-    def _kinds(self) -> Sequence[str]:
+    def _kinds(self, chosen: random.Random) -> Sequence[str]:
         """Some kinds of operations: those that delete and fork hide what others lose, if they are always there."""
         if self.plan.kinds:
             return sorted(self.plan.kinds)
-        return [kind for kind in WEIGHTS if kind in ALWAYS or self.chosen.random() < 0.5]
+        return [kind for kind in WEIGHTS if kind in ALWAYS or chosen.random() < 0.5]
 
     async def _look(self, over: anyio.Event) -> None:
         """Check what holds at any time."""
@@ -118,15 +135,19 @@ class Race:
                 await over.wait()
 
     async def _kill(self, over: anyio.Event) -> None:
-        """Kill a server now and then, in every other round, and start it again."""
-        if not self.plan.kills or self.chosen.random() < 0.5:
+        """In every other round, kill a server now and then, or have it stop in order, and start it again."""
+        chosen = self._random("kills")
+        if not self.plan.kills or chosen.random() < 0.5:
             return
         while not over.is_set():
-            with anyio.move_on_after(self.chosen.uniform(1, 6)):
+            with anyio.move_on_after(chosen.uniform(1, 6)):
                 await over.wait()
                 return
-            replica = self.chosen.choice(self.scene.fleet)
+            replica = chosen.choice(self.scene.fleet)
             pid = replica.pid
+            if chosen.random() < 0.25:
+                replica.tell(signal.SIGTERM)
+                await replica.exited(STOP_S)
             await replica.kill()
             self.spans.killed[pid] = time.monotonic()
             self.ledger.kills += 1
@@ -172,13 +193,15 @@ class Race:
             await self.http.delete(f"{self.scene.fleet[0].url}/threads/{copy_id}")
         self._ever += copies
         await self.tables.check_leftovers(self._ever)
+        await self.tables.check_writes(threads)
         self.spans.check(journal(self.place.journal.read_text() if self.place.journal.exists() else ""))
+        self.ledger.explain(self.model.observed.lines)
         for thread_id in threads:
             self.model.accept(thread_id, shown[thread_id])
         self.ledger.operations[""].clear()
 
     async def _shown(self, thread_id: str) -> Shown | None:
-        url = f"{self.chosen.choice(self.scene.fleet).url}/threads/{thread_id}"
+        url = f"{random.choice(self.scene.fleet).url}/threads/{thread_id}"
         thread, state = await self.http.get(url), await self.http.get(f"{url}/state")
         if thread.status_code != 200 or state.status_code != 200:
             if {thread.status_code, state.status_code} != {404}:
@@ -200,23 +223,27 @@ async def scenario(place: Place, plan: Plan | None = None) -> Findings:
     print(f"model: seed {seed}", flush=True)
     async with _race(place, plan, seed) as race:
         await race.run()
-    ledger = race.ledger
-    acknowledged = sum(operation.acknowledged for operation in ledger.of_token.values())
+    _tell(race, found)
+    return found
+
+
+def _tell(race: Race, found: Findings) -> None:
+    """What was done, and which violations came of it."""
+    ledger, observed = race.ledger, race.model.observed
     found.figures |= {
-        "seed": seed,
+        "seed": race.seed,
         "rounds": race.rounds,
         "operations": dict(sorted(ledger.done.items())),
         "answers": dict(sorted(ledger.answers.items())),
-        "acknowledged changes": acknowledged,
-        "runs": len(race.model.observed.runs),
-        "threads deleted": sum(epoch.deleted is not None for of in race.model.observed.epochs.values() for epoch in of),
+        "acknowledged changes": sum(operation.acknowledged for operation in ledger.of_token.values()),
+        "runs": len(observed.runs),
+        "threads deleted": sum(epoch.deleted is not None for epochs in observed.epochs.values() for epoch in epochs),
         "kills": ledger.kills,
-        "violations": len(ledger.violations),
+        "violations": dict(Counter(violation.invariant for violation in ledger.violations)),
     }
     found.broken += [str(violation) for violation in ledger.violations[:SHOWN]]
     if len(ledger.violations) > SHOWN:
         found.broken.append(f"and {len(ledger.violations) - SHOWN} more")
-    return found
 
 
 @asynccontextmanager
@@ -225,13 +252,13 @@ async def _race(place: Place, plan: Plan, seed: int) -> AsyncGenerator[Race]:
     observed, ledger = Observed(place.database), Ledger(plan.only)
     await observed.install()
     async with (
-        replicas(place, 2, Quick().settings) as fleet,
+        replicas(place, 2, {**Quick().settings, "THREADKEEP_LINGER": "0.2"}) as fleet,
         httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=200)) as http,
     ):
         yield Race(
             place=place,
             plan=plan,
-            chosen=random.Random(seed),
+            seed=seed,
             scene=Scene(fleet, ledger, []),
             model=Model(ledger, observed),
             tables=Tables(place.database, ledger, observed),

@@ -47,12 +47,13 @@ class Tables:
         A rolled back run takes its checkpoints along before its end is written, and a run that is taken over goes on
         from its last checkpoint: neither explains a second child.
         """
-        for thread_id, namespace, parent, children in await rows(
+        for thread_id, namespace, parent, children, last in await rows(
             self.database,
             """
             SELECT thread_id, checkpoint_ns, parent_checkpoint_id,
                    array_agg(right(checkpoint_id, 6) || ' (' || coalesce(metadata ->> 'source', '?') || coalesce(
-                             ' of run ' || right(metadata ->> 'run_id', 6), '') || ')' ORDER BY checkpoint_id)
+                             ' of run ' || right(metadata ->> 'run_id', 6), '') || ')' ORDER BY checkpoint_id),
+                   max(checkpoint_id)
               FROM checkpoints
              WHERE thread_id = ANY(%(threads)s)
              GROUP BY thread_id, checkpoint_ns, parent_checkpoint_id
@@ -64,14 +65,14 @@ class Tables:
                 where = f" of namespace {namespace}" if namespace else ""
                 begin = f"checkpoint {parent[-6:]}" if parent else "the beginning"
                 text = f"{begin}{where} has {len(children)} children: {', '.join(children)}"
-                self.ledger.report("forks", thread_id, text)
+                self.ledger.report("forks", self._source(thread_id), text, at=made_at(last))
 
     async def check_parents(self, threads: Sequence[str]) -> None:
         """Each checkpoint's parent is there, unless the thread was pruned."""
         for thread_id, checkpoint_id, parent in await rows(
             self.database,
             """
-            SELECT thread_id, right(checkpoint_id, 6), parent_checkpoint_id
+            SELECT thread_id, checkpoint_id, parent_checkpoint_id
               FROM checkpoints AS child
              WHERE thread_id = ANY(%(threads)s) AND parent_checkpoint_id IS NOT NULL
                AND NOT EXISTS (SELECT FROM checkpoints AS parent
@@ -82,8 +83,13 @@ class Tables:
             threads=list(threads),
         ):
             if thread_id not in self.ledger.pruned and parent not in self.ledger.forked_at:
-                text = f"checkpoint {checkpoint_id} has lost its parent {parent[-6:]}"
-                self.ledger.report("forks", thread_id, text)
+                text = f"checkpoint {checkpoint_id[-6:]} has lost its parent {parent[-6:]}"
+                self.ledger.report("forks", self._source(thread_id), text, at=made_at(checkpoint_id))
+
+    def _source(self, thread_id: str) -> str:
+        """What is wrong with a copy's checkpoints is most often wrong with the thread that was copied."""
+        copied = self.ledger.copies.get(thread_id)
+        return copied.thread_id if copied else thread_id
 
     async def check_leftovers(self, threads: Sequence[str]) -> None:
         """Nothing is there of deleted threads, of runs that are gone, or of checkpoints that are not there."""
@@ -93,9 +99,6 @@ class Tables:
             by_thread[thread_id].append(f"{count} {table}")
         for thread_id, found in by_thread.items():
             self.ledger.report("leftovers", thread_id, f"left of a deleted thread: {', '.join(found)}")
-        for thread_id, checkpoint_id, count in await rows(self.database, STRAY_WRITES, threads=list(threads)):
-            text = f"{count} writes without their checkpoint {checkpoint_id[-6:]}"
-            self.ledger.report("leftovers", thread_id, text)
         own = [thread_id for thread_id in threads if thread_id not in self.ledger.copies]
         for thread_id, run_id, count in await rows(self.database, OF_GONE_RUNS, threads=own):
             run = self.observed.runs.get(run_id)
@@ -103,6 +106,12 @@ class Tables:
             why = "rolled back" if run and run.rolled_back else "deleted with its thread"
             text = f"{count} checkpoints of run {run_id[-6:]} ({token}), which was {why}"
             self.ledger.report("leftovers", thread_id, text, [token])
+
+    async def check_writes(self, threads: Sequence[str]) -> None:
+        """No checkpoint's writes are there without it."""
+        for thread_id, checkpoints, first, count in await rows(self.database, STRAY_WRITES, threads=list(threads)):
+            text = f"{count} writes of {checkpoints} checkpoints that are not there"
+            self.ledger.report("writes", thread_id, text, at=made_at(first))
 
 
 LEFTOVERS = """
@@ -126,14 +135,14 @@ SELECT 'any thread', 'run_events', count(*)
 HAVING count(*) > 0
 """
 STRAY_WRITES = """
-SELECT thread_id, checkpoint_id, count(*)
+SELECT thread_id, count(DISTINCT checkpoint_id), min(checkpoint_id), count(*)
   FROM checkpoint_writes AS written
  WHERE thread_id = ANY(%(threads)s)
    AND EXISTS (SELECT FROM threads WHERE threads.thread_id::text = written.thread_id)
    AND NOT EXISTS (SELECT FROM checkpoints AS c
                     WHERE c.thread_id = written.thread_id AND c.checkpoint_ns = written.checkpoint_ns
                       AND c.checkpoint_id = written.checkpoint_id)
- GROUP BY thread_id, checkpoint_id
+ GROUP BY thread_id
 """
 OF_GONE_RUNS = """
 SELECT thread_id, metadata ->> 'run_id', count(*)
@@ -189,3 +198,10 @@ class Spans:
 def journal(text: str) -> list[dict[str, Any]]:
     """The lines that the graph wrote. The last one may be cut off by a kill."""
     return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def made_at(checkpoint_id: str) -> float:
+    """When a checkpoint was made, by its id, a UUID of version 6: wall-clock seconds."""
+    digits = checkpoint_id.replace("-", "")
+    ticks = int(digits[:12] + digits[13:16], 16)
+    return (ticks - 0x01B2_1DD2_1381_4000) / 1e7
