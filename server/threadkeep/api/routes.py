@@ -23,6 +23,7 @@ from threadkeep.api.ops import docs, health, metrics
 from threadkeep.api.protocol_v2 import commands, event_socket, event_stream
 from threadkeep.api.socket import SocketOperation
 from threadkeep.base.problems import (
+    AnswerTooLarge,
     Conflict,
     InvalidRequest,
     KeyInUse,
@@ -163,7 +164,7 @@ THREADS = (
         "GET /threads/{thread_id}/state",
         thread_state.get,
         "threads.read",
-        gives(shapes.ThreadState),
+        gives(shapes.ThreadState, AnswerTooLarge),
         query=thread_state.StateQuery,
     ),
     operation(
@@ -177,28 +178,28 @@ THREADS = (
         "POST /threads/{thread_id}/state/checkpoint",
         thread_state.get_at_checkpoint,
         "threads.read",
-        gives(shapes.ThreadState),
+        gives(shapes.ThreadState, AnswerTooLarge),
         body=thread_state.StateBody,
     ),
     operation(
         "GET /threads/{thread_id}/state/{checkpoint_id}",
         thread_state.get_at,
         "threads.read",
-        gives(shapes.ThreadState),
+        gives(shapes.ThreadState, AnswerTooLarge),
         query=thread_state.StateQuery,
     ),
     operation(
         "GET /threads/{thread_id}/history",
         thread_state.list_history,
         "threads.read",
-        gives(list[shapes.ThreadState]),
+        gives(list[shapes.ThreadState], AnswerTooLarge),
         query=thread_state.HistoryQuery,
     ),
     operation(
         "POST /threads/{thread_id}/history",
         thread_state.search_history,
         "threads.read",
-        gives(list[shapes.ThreadState]),
+        gives(list[shapes.ThreadState], AnswerTooLarge),
         body=thread_state.HistoryBody,
     ),
 )

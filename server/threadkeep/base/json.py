@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any, Final, cast
 
 import orjson
+from anyio import to_thread
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from pydantic import BaseModel
 
@@ -17,6 +18,8 @@ OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 NUL_ESCAPE = b"\\u0000"
 REPLACEMENT_ESCAPE = b"\\ufffd"
 MAX_DEPTH = 200
+INLINE_BYTES = 64 * 1024
+"""Above it a value is encoded in a thread."""
 MESSAGES: Final[frozenset[type[BaseMessage]]] = frozenset({AIMessage, HumanMessage, SystemMessage, ToolMessage})
 """Whose fields say all that there is to say, as long as there are no further ones."""
 
@@ -51,6 +54,11 @@ def dumps(value: object) -> bytes:
     except (TypeError, ValueError, RecursionError):
         encoded = orjson.dumps(_plain(value, MAX_DEPTH), _default, OPTIONS)
     return without_nul(encoded)
+
+
+async def dumps_apart(value: object, *, size: int) -> bytes:
+    """As `dumps`; in a thread if the value is large, so that the event loop goes on. `size` is about how large, in bytes."""
+    return dumps(value) if size <= INLINE_BYTES else await to_thread.run_sync(dumps, value)
 
 
 def without_nul(encoded: bytes) -> bytes:

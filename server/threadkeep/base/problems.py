@@ -91,6 +91,12 @@ class TooLarge(Problem):
     status, code = 413, "too-large"
 
 
+class AnswerTooLarge(Problem):
+    """The answer would hold more bytes than `THREADKEEP_ANSWER_BYTES`. Ask for less of it (`select`, `extract`)."""
+
+    status, code = 422, "answer-too-large"
+
+
 class UnsupportedMedia(Problem):
     """A write has to be JSON, and not compressed."""
 

@@ -230,11 +230,13 @@ class Checkpoints(AsyncPostgresSaver):
         return packed
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
-        """As the stock saver's, but in place: the hop through a thread costs more than small writes do.
+        """As the stock saver's, but in place unless it is large: the hop through a thread costs more than small writes do.
 
         CheckpointUnreadable where it holds what is not read back, whatever the reason.
         """
         try:
+            if _size(value) > LARGE_BYTES:
+                return await asyncio.to_thread(self._loaded, value)
             return self._loaded(value)
         except Exception as failure:  # noqa: BLE001 - a row may hold anything
             raise _unreadable(value["thread_id"], failure) from None
@@ -252,6 +254,12 @@ class Checkpoints(AsyncPostgresSaver):
             {"configurable": {**named, "checkpoint_id": parent}} if parent else None,
             self._load_writes(value["pending_writes"]),
         )
+
+
+def _size(row: DictRow) -> int:
+    """The bytes of the blobs of a checkpoint's row."""
+    channels, writes = row["channel_values"] or (), row["pending_writes"] or ()
+    return sum(len(channel[2] or b"") for channel in channels) + sum(len(write[3] or b"") for write in writes)
 
 
 async def _caught_up(config: RunnableConfig | None) -> None:

@@ -1,5 +1,6 @@
 """Follow a thread: all its runs, one after the other, and the changes of its state between them. It never ends."""
 
+import logging
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Literal, TypeAlias, cast
 from uuid import UUID
 
 from threadkeep.base import json
+from threadkeep.base.problems import AnswerTooLarge
 from threadkeep.graphs import Tenant
 from threadkeep.postgres.listen import thread_topic
 from threadkeep.postgres.tenancy import Filters
@@ -17,6 +19,8 @@ from threadkeep.runs.follow import follow
 from threadkeep.tables import queue, runs, threads
 from threadkeep.tables.runs import Listed
 from threadkeep.threads import history
+
+log = logging.getLogger(__name__)
 
 ThreadMode: TypeAlias = Literal["run_modes", "lifecycle", "state_update"]
 
@@ -125,7 +129,11 @@ class _States:
             thread = await threads.get(conn, filters, self._thread_id)
         if thread is None:
             return None
-        state = await history.state(self._engine, self._tenant, thread)
+        try:
+            state = (await history.state(self._engine, self._tenant, thread)).state
+        except AnswerTooLarge:
+            log.warning("a state is too large to be told of", extra={"followed_thread_id": str(self._thread_id)})
+            return None
         known, self._seen = self._seen, state["checkpoint_id"]
         metadata = cast("dict[str, object]", state["metadata"])
         if known == self._seen or metadata.get("source") != "update":

@@ -1,24 +1,31 @@
 """History: a thread's states, read through its graph, which alone knows what its channels mean.
 
-A read is the saver's one statement for all checkpoints that are asked for, and one more for each subgraph whose state
-is asked for too. It takes no slot.
+A read takes no slot. The sizes of the checkpoints are asked for first, so that an answer is bounded in bytes before
+anything large is in memory.
 """
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.types import StateSnapshot
 from langgraph_sdk.runtime import AccessContext
 
+from threadkeep.base import json
+from threadkeep.base.answer_budget import AnswerBudget
 from threadkeep.base.problems import NotFound
-from threadkeep.graphs import Graph, LoadedGraph, Tenant
+from threadkeep.graphs import Graph, LoadedGraph, Tenant, is_local
 from threadkeep.runs.engine import Engine
 from threadkeep.runs.snapshots import thread_state
+from threadkeep.tables import checkpoint_sizes
+from threadkeep.tables.checkpoint_sizes import CheckpointSize, Listing
 from threadkeep.tables.threads import Thread
+
+PIECE_BYTES: Final = 1024 * 1024
+"""What is read of a history at once, unless one state is larger."""
 
 EMPTY = StateSnapshot(
     values={}, next=(), config={}, metadata=None, created_at=None, parent_config=None, tasks=(), interrupts=()
@@ -36,6 +43,17 @@ class At:
 NEWEST = At()
 
 
+State: TypeAlias = dict[str, object]
+"""A ThreadState of langgraph_sdk.schema."""
+
+
+class ReadState(NamedTuple):
+    """A state, and the bytes that were read for it."""
+
+    state: State
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """Which states: at most `limit`, behind the checkpoint `before`, whose metadata contains `metadata`."""
@@ -45,29 +63,145 @@ class Wanted:
     metadata: Mapping[str, Any] | None = None
     at: At = NEWEST
 
+    @property
+    def listing(self) -> Listing:
+        """The checkpoints of these states."""
+        return Listing(
+            limit=self.limit,
+            namespace=self.at.checkpoint_ns,
+            checkpoint_id=self.at.checkpoint_id,
+            before=self.before,
+            metadata=self.metadata,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """States of a history, each as JSON."""
+
+    states: Sequence[bytes]
+    next: str | None
+    """If the page ends because of its size: the checkpoint behind which (`before`) the history goes on."""
+
 
 async def state(
     engine: Engine, tenant: Tenant, thread: Thread, at: At = NEWEST, *, subgraphs: bool = False
-) -> dict[str, object]:
-    """The ThreadState at a checkpoint; of one that there is not, an empty one."""
+) -> ReadState:
+    """The ThreadState at a checkpoint; of one that there is not, an empty one. AnswerTooLarge, before it is read."""
     loaded = graph_of(engine, thread)
     if loaded is None:
-        return thread_state(EMPTY)
+        return ReadState(thread_state(EMPTY), 0)
+    whole = config(thread.thread_id, at)
+    budget = AnswerBudget(engine.settings.answer_bytes)
     async with opened(loaded, tenant, thread.thread_id) as graph:
-        return thread_state(await graph.aget_state(config(thread.thread_id, at), subgraphs=subgraphs))
+        if is_local(graph):
+            await _take_state(budget, engine, tenant, thread, at)
+        found = thread_state(await graph.aget_state(whole))
+        if subgraphs and (namespaces := _waiting_subgraphs(found)):
+            if is_local(graph):
+                await _take_subgraphs(budget, engine, tenant, thread, namespaces)
+            found = thread_state(await graph.aget_state(whole, subgraphs=True))
+    return ReadState(found, budget.used)
 
 
-async def states(engine: Engine, tenant: Tenant, thread: Thread, wanted: Wanted) -> list[dict[str, object]]:
-    """ThreadStates, the newest first, of all branches."""
+async def _take_state(budget: AnswerBudget, engine: Engine, tenant: Tenant, thread: Thread, at: At) -> None:
+    listing = Listing(limit=1, namespace=at.checkpoint_ns, checkpoint_id=at.checkpoint_id)
+    async with engine.pool.connection(tenant.filters) as conn:
+        found = await checkpoint_sizes.sizes(conn, tenant.filters, thread.thread_id, listing)
+    for checkpoint in found:
+        budget.take_all(checkpoint.bytes, "the state")
+
+
+async def _take_subgraphs(
+    budget: AnswerBudget, engine: Engine, tenant: Tenant, thread: Thread, namespaces: Sequence[str]
+) -> None:
+    async with engine.pool.connection(tenant.filters) as conn:
+        size = await checkpoint_sizes.newest_below(conn, tenant.filters, thread.thread_id, namespaces)
+    budget.take_all(size, "the state with its subgraphs")
+
+
+def _waiting_subgraphs(found: State) -> list[str]:
+    """The namespaces of the subgraphs whose states `subgraphs=True` would add."""
+    tasks = cast("list[Mapping[str, Any]]", found["tasks"])
+    return [task["checkpoint"]["checkpoint_ns"] for task in tasks if task["checkpoint"]]
+
+
+async def page(
+    engine: Engine, tenant: Tenant, thread: Thread, wanted: Wanted, shown: Callable[[State], object]
+) -> Page:
+    """A page of ThreadStates, the newest first, of all branches; of each what `shown` makes of it.
+
+    AnswerTooLarge if not even one fits. They are read and encoded in pieces, and no more of them than fit: a long history
+    of large states is never in memory at once.
+    """
     loaded = graph_of(engine, thread)
     if loaded is None:
-        return []
-    before = config(thread.thread_id, At(checkpoint_id=wanted.before)) if wanted.before else None
+        return Page(states=[], next=None)
+    answer = _Answer(engine.settings.answer_bytes, shown)
     async with opened(loaded, tenant, thread.thread_id) as graph:
+        if not is_local(graph):
+            await answer.read(graph, thread, wanted, Piece(wanted.limit, 0))
+            return answer.page
+        async with engine.pool.connection(tenant.filters) as conn:
+            found = await checkpoint_sizes.sizes(conn, tenant.filters, thread.thread_id, wanted.listing)
+        for piece in answer.pieces(found):
+            await answer.read(graph, thread, wanted, piece)
+    return answer.page
+
+
+class Piece(NamedTuple):
+    """Checkpoints that are read together."""
+
+    checkpoints: int
+    bytes: int
+
+
+class _Answer:
+    """A page in the making."""
+
+    def __init__(self, limit: int, shown: Callable[[State], object]) -> None:
+        self._stored, self._encoded = AnswerBudget(limit), AnswerBudget(limit)
+        self._shown = shown
+        self._states: list[bytes] = []
+        self._last: str | None = None
+
+    @property
+    def page(self) -> Page:
+        """What there is so far."""
+        is_cut = self._stored.is_cut or self._encoded.is_cut
+        return Page(states=self._states, next=self._last if is_cut else None)
+
+    def pieces(self, found: Iterable[CheckpointSize]) -> list[Piece]:
+        """The checkpoints that fit, in pieces of at most `PIECE_BYTES`, or of one that is larger."""
+        pieces: list[Piece] = []
+        for checkpoint in found:
+            if not self._stored.take(checkpoint.bytes, f"the state at checkpoint {checkpoint.checkpoint_id}"):
+                break
+            if pieces and pieces[-1].bytes + checkpoint.bytes <= PIECE_BYTES:
+                pieces[-1] = Piece(pieces[-1].checkpoints + 1, pieces[-1].bytes + checkpoint.bytes)
+            else:
+                pieces.append(Piece(1, checkpoint.bytes))
+        return pieces
+
+    async def read(self, graph: Graph, thread: Thread, wanted: Wanted, piece: Piece) -> None:
+        """Read the next piece and encode its states; no more once one did not fit."""
+        if self._encoded.is_cut:
+            return
+        before = self._last or wanted.before
         found = graph.aget_state_history(
-            config(thread.thread_id, wanted.at), filter=dict(wanted.metadata or {}), before=before, limit=wanted.limit
+            config(thread.thread_id, wanted.at),
+            filter=dict(wanted.metadata or {}),
+            before=config(thread.thread_id, At(checkpoint_id=before)) if before else None,
+            limit=piece.checkpoints,
         )
-        return [thread_state(snapshot) async for snapshot in found]
+        async with aclosing(cast("AsyncGenerator[StateSnapshot]", found)) as snapshots:
+            async for snapshot in snapshots:
+                checkpoint_id = snapshot.config.get("configurable", {}).get("checkpoint_id")
+                encoded = await json.dumps_apart(self._shown(thread_state(snapshot)), size=piece.bytes)
+                if not self._encoded.take(len(encoded), f"the state at checkpoint {checkpoint_id}"):
+                    return
+                self._states.append(encoded)
+                self._last = checkpoint_id
 
 
 def config(thread_id: UUID, at: At = NEWEST) -> RunnableConfig:

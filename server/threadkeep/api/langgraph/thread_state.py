@@ -11,7 +11,9 @@ from threadkeep.api.body import validated
 from threadkeep.api.conditions import Condition
 from threadkeep.api.langgraph.threads import known
 from threadkeep.api.operation import Call
-from threadkeep.api.responses import json_answer
+from threadkeep.api.responses import json_answer, json_list, json_pieces
+from threadkeep.base.answer_budget import AnswerBudget
+from threadkeep.base.json import dumps_apart
 from threadkeep.runs.snapshots import checkpoint_of
 from threadkeep.threads import history, updates
 from threadkeep.threads.history import NEWEST, At, Wanted
@@ -140,9 +142,11 @@ async def update(call: Call[StateUpdateBody, None]) -> Response:
 
 
 async def list_history(call: Call[None, HistoryQuery]) -> Response:
-    """GET /threads/{thread_id}/history: list states, the newest first."""
-    wanted = Wanted(limit=call.query.limit, before=call.query.before)
-    return json_answer(await history.states(call.engine, call.tenant, await known(call), wanted))
+    """GET /threads/{thread_id}/history: list states, the newest first.
+
+    An answer has a limit in bytes. If `x-pagination-next` is there, the history goes on behind (`before`) that checkpoint.
+    """
+    return await _history(call, Wanted(limit=call.query.limit, before=call.query.before), None)
 
 
 async def search_history(call: Call[HistoryBody, None]) -> Response:
@@ -154,13 +158,21 @@ async def search_history(call: Call[HistoryBody, None]) -> Response:
         metadata=body.metadata,
         at=body.checkpoint.at if body.checkpoint else NEWEST,
     )
-    found = await history.states(call.engine, call.tenant, await known(call), wanted)
-    return json_answer([_selected(state, body.select) for state in found])
+    return await _history(call, wanted, body.select)
+
+
+async def _history(call: Call[Any, Any], wanted: Wanted, select: list[str] | None) -> Response:
+    thread = await known(call)
+    found = await history.page(call.engine, call.tenant, thread, wanted, lambda state: _selected(state, select))
+    return json_list(found.states, {"x-pagination-next": found.next} if found.next else None)
 
 
 async def _state(call: Call[Any, Any], at: At, asked: StateQuery) -> Response:
-    state = await history.state(call.engine, call.tenant, await known(call), at, subgraphs=asked.subgraphs)
-    return json_answer(_selected(state, asked.select))
+    thread = await known(call)
+    found = await history.state(call.engine, call.tenant, thread, at, subgraphs=asked.subgraphs)
+    encoded = await dumps_apart(_selected(found.state, asked.select), size=found.bytes)
+    AnswerBudget(call.engine.settings.answer_bytes).take_all(len(encoded), "the state")
+    return json_pieces([encoded])
 
 
 def _selected(state: dict[str, object], select: list[str] | None) -> dict[str, object]:

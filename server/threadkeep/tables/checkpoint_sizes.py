@@ -1,0 +1,113 @@
+"""Checkpoint sizes: how large a thread's states are, told without reading them, so that an answer can be bounded before."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from psycopg.types.json import Jsonb
+
+from threadkeep.postgres import rows
+from threadkeep.postgres.pool import Conn
+from threadkeep.postgres.tenancy import Filters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSize:
+    """One checkpoint and the bytes of its channels and pending writes, as they are serialised."""
+
+    checkpoint_id: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The checkpoints of one namespace, the newest first: those that LangGraph's saver lists for the same conditions."""
+
+    limit: int
+    namespace: str = ""
+    checkpoint_id: str | None = None
+    """Only this one."""
+    before: str | None = None
+    """Only those with a lower id."""
+    metadata: Mapping[str, Any] | None = None
+    """Only those whose metadata contains this."""
+
+
+async def sizes(conn: Conn, filters: Filters, thread_id: UUID, listing: Listing) -> list[CheckpointSize]:
+    """The sizes of the checkpoints of a listing. Blobs are not read: Postgres knows their lengths."""
+    cursor = conn.cursor(row_factory=rows.of(CheckpointSize))
+    await cursor.execute(
+        """
+        SELECT checkpoint_id,
+               (octet_length(checkpoint::text) + octet_length(metadata::text)
+                + coalesce((SELECT sum(octet_length(stored.blob))
+                              FROM jsonb_each_text(checkpoint -> 'channel_versions') AS held (channel, version)
+                             CROSS JOIN LATERAL (
+                                SELECT blob
+                                  FROM checkpoint_blobs AS kept
+                                 WHERE kept.thread_id = checkpoints.thread_id
+                                   AND kept.checkpoint_ns = checkpoints.checkpoint_ns
+                                   AND kept.channel = held.channel AND kept.version = held.version
+                                 LIMIT 1
+                             ) AS stored), 0)
+                + coalesce((SELECT sum(octet_length(written.blob))
+                              FROM checkpoint_writes AS written
+                             WHERE written.thread_id = checkpoints.thread_id
+                               AND written.checkpoint_ns = checkpoints.checkpoint_ns
+                               AND written.checkpoint_id = checkpoints.checkpoint_id), 0))::bigint AS bytes
+          FROM checkpoints
+         WHERE thread_id = %(thread_id)s AND checkpoint_ns = %(namespace)s
+           AND (%(checkpoint_id)s::text IS NULL OR checkpoint_id = %(checkpoint_id)s)
+           AND (%(before)s::text IS NULL OR checkpoint_id < %(before)s)
+           AND metadata @> %(metadata)s
+           AND EXISTS (SELECT FROM threads WHERE threads.thread_id = %(of_thread)s AND threads.metadata @> %(match)s)
+         ORDER BY checkpoint_id DESC
+         LIMIT %(limit)s
+        """,
+        {
+            "thread_id": str(thread_id),
+            "of_thread": thread_id,
+            "match": filters.jsonb,
+            "namespace": listing.namespace,
+            "checkpoint_id": listing.checkpoint_id,
+            "before": listing.before,
+            "metadata": Jsonb(listing.metadata or {}),
+            "limit": listing.limit,
+        },
+    )
+    return await cursor.fetchall()
+
+
+async def newest_below(conn: Conn, filters: Filters, thread_id: UUID, namespaces: Sequence[str]) -> int:
+    """The bytes of the newest checkpoint of each of some subgraphs, and of those inside them."""
+    cursor = await conn.execute(
+        """
+        SELECT coalesce(sum(stored.bytes), 0)::bigint
+          FROM (SELECT DISTINCT ON (checkpoint_ns) checkpoint_ns, checkpoint, checkpoint_id
+                  FROM checkpoints
+                 WHERE thread_id = %(thread_id)s
+                   AND EXISTS (SELECT
+                                 FROM threads
+                                WHERE threads.thread_id = %(of_thread)s AND threads.metadata @> %(match)s)
+                   AND EXISTS (SELECT
+                                 FROM unnest(%(namespaces)s::text[]) AS asked (namespace)
+                                WHERE checkpoint_ns = namespace OR starts_with(checkpoint_ns, namespace || '|'))
+                 ORDER BY checkpoint_ns, checkpoint_id DESC) AS newest
+         CROSS JOIN LATERAL (
+                SELECT octet_length(newest.checkpoint::text) + coalesce(sum(octet_length(kept.blob)), 0) AS bytes
+                  FROM jsonb_each_text(newest.checkpoint -> 'channel_versions') AS held (channel, version)
+                  JOIN checkpoint_blobs AS kept
+                    ON kept.thread_id = %(thread_id)s AND kept.checkpoint_ns = newest.checkpoint_ns
+                   AND kept.channel = held.channel AND kept.version = held.version
+         ) AS stored
+        """,
+        {
+            "thread_id": str(thread_id),
+            "of_thread": thread_id,
+            "match": filters.jsonb,
+            "namespaces": list(namespaces),
+        },
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else 0

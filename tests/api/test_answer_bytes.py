@@ -1,0 +1,155 @@
+"""Answers are bounded in bytes: lists end early and say where they go on, one thing that is too large is refused."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
+from langgraph_sdk.client import LangGraphClient
+from langgraph_sdk.errors import UnprocessableEntityError
+from typing_extensions import TypedDict
+
+from conftest import WAIT_S, serving
+from threadkeep.graphs import accept
+from threadkeep.settings import Settings
+
+ANSWER_BYTES = 1_000_000
+
+
+class Growing(TypedDict, total=False):
+    """A counter beside something large."""
+
+    blob: str
+    n: int
+    steps: int
+
+
+async def _count(state: Growing) -> Growing:
+    return {"n": (state.get("n") or 0) + 1}
+
+
+def _more(state: Growing) -> str:
+    return "count" if (state.get("n") or 0) < (state.get("steps") or 1) else END
+
+
+def _counting() -> Any:
+    graph = StateGraph(Growing)
+    graph.add_node("count", _count)
+    graph.add_edge(START, "count")
+    graph.add_conditional_edges("count", _more)
+    return graph.compile()
+
+
+def _nested() -> Any:
+    """Two subgraphs that wait side by side, each beside something large."""
+
+    def ask(state: Growing) -> Growing:
+        return {"n": interrupt("go on?"), "blob": state["blob"]}
+
+    inner = StateGraph(Growing)
+    inner.add_node("ask", ask)
+    inner.add_edge(START, "ask")
+    outer = StateGraph(Growing)
+    for name in ("left", "right"):
+        outer.add_node(name, inner.compile())
+        outer.add_edge(START, name)
+    return outer.compile()
+
+
+@pytest.fixture
+async def url(settings: Settings) -> AsyncIterator[str]:
+    """A server whose answers hold at most a million bytes."""
+    graphs = {"counting": _counting(), "nested": _nested()}
+    loaded = {name: accept(name, graph, where="tests") for name, graph in graphs.items()}
+    async with serving(settings.model_copy(update={"answer_bytes": ANSWER_BYTES}), loaded) as url:
+        yield url
+
+
+async def _counted(client: LangGraphClient, size: int, steps: int) -> str:
+    thread_id = (await client.threads.create())["thread_id"]
+    given = {"blob": "x" * size, "steps": steps}
+    await client.runs.wait(thread_id, "counting", input=given, config={"recursion_limit": steps + 5})
+    return thread_id
+
+
+async def test_history_ends_before_the_limit_and_goes_on_before_its_last_state(
+    client: LangGraphClient, http: httpx.AsyncClient
+) -> None:
+    """Ours: one history of large states was 578 MB in memory at once."""
+    thread_id = await _counted(client, 300_000, steps=8)
+    path, seen, sizes = f"/threads/{thread_id}/history", list[dict[str, Any]](), list[int]()
+    before: str | None = None
+
+    while before is not None or not seen:
+        answer = await http.post(path, json={"limit": 100, "before": before})
+        page: list[dict[str, Any]] = answer.json()
+        seen, sizes = seen + page, [*sizes, len(answer.content)]
+        before = answer.headers.get("x-pagination-next")
+        assert before is None or before == page[-1]["checkpoint_id"]
+
+    assert [state["values"].get("n") for state in seen] == [8, 7, 6, 5, 4, 3, 2, 1, None, None]
+    assert max(sizes) <= ANSWER_BYTES
+    assert len(sizes) == 4
+    first: Any = await client.threads.get_history(thread_id, limit=100)
+    assert first == seen[:3]
+    rest: Any = await client.threads.get_history(thread_id, limit=2, before=first[-1]["checkpoint_id"])
+    assert rest == seen[3:5]
+
+
+async def test_history_of_small_states_is_not_cut(client: LangGraphClient, http: httpx.AsyncClient) -> None:
+    thread_id = await _counted(client, 10, steps=30)
+
+    answer = await http.get(f"/threads/{thread_id}/history?limit=1000")
+
+    assert [state["values"].get("n") for state in answer.json()] == [*range(30, 0, -1), None, None]
+    assert "x-pagination-next" not in answer.headers
+
+
+async def test_a_history_with_a_selection_is_bounded_too(client: LangGraphClient, http: httpx.AsyncClient) -> None:
+    thread_id = await _counted(client, 300_000, steps=3)
+
+    answer = await http.post(f"/threads/{thread_id}/history", json={"limit": 100, "select": ["values.n"]})
+
+    assert answer.json() == [{"values": {"n": 3}}, {"values": {"n": 2}}, {"values": {"n": 1}}]
+    assert answer.headers["x-pagination-next"]
+
+
+async def test_a_state_above_the_limit_is_refused_with_the_reason(client: LangGraphClient) -> None:
+    thread_id = await _counted(client, ANSWER_BYTES, steps=1)
+
+    for read in (client.threads.get_state(thread_id), client.threads.get_history(thread_id)):
+        with pytest.raises(UnprocessableEntityError, match="an answer holds at most 1,000,000"):
+            await read
+
+
+async def test_a_state_whose_json_alone_is_above_the_limit_is_refused(client: LangGraphClient) -> None:
+    """A tab is one byte in a checkpoint and two in JSON."""
+    thread_id = (await client.threads.create())["thread_id"]
+    await client.runs.wait(thread_id, "counting", input={"blob": "\t" * 600_000})
+
+    for read in (client.threads.get_state(thread_id), client.threads.get_history(thread_id)):
+        with pytest.raises(UnprocessableEntityError, match="an answer holds at most 1,000,000"):
+            await read
+
+
+async def test_subgraphs_count_with_the_state(client: LangGraphClient) -> None:
+    thread_id = (await client.threads.create())["thread_id"]
+    await client.runs.wait(thread_id, "nested", input={"blob": "x" * 400_000})
+
+    small = await client.threads.get_state(thread_id)
+    assert [task["name"] for task in small["tasks"]] == ["left", "right"]
+    with pytest.raises(UnprocessableEntityError, match="with its subgraphs"):
+        await client.threads.get_state(thread_id, subgraphs=True)
+
+
+async def test_an_answer_larger_than_a_part_is_sent_whole(http: httpx.AsyncClient) -> None:
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    given = {"assistant_id": "counting", "input": {"blob": "x" * 900_000}}
+    await http.post(f"/threads/{thread_id}/runs/wait", json=given, timeout=WAIT_S)
+
+    answer = await http.get(f"/threads/{thread_id}/state")
+
+    assert answer.headers["content-length"] == str(len(answer.content))
+    assert answer.json()["values"]["blob"] == "x" * 900_000
