@@ -13,7 +13,8 @@ CHUNKS_END = b"0\r\n\r\n"
 class Connection(asyncio.Protocol):
     """Sends a request, and gives its whole answer, or the answer's bytes as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, key: str | None = None) -> None:
+        self._key = f"x-api-key: {key}\r\n" if key else ""
         self._received = bytearray()
         self._woken = asyncio.Event()
         self._closed = False
@@ -66,7 +67,10 @@ class Connection(asyncio.Protocol):
     def _send(self, path: str, body: bytes) -> None:
         if self._transport is None:
             raise RuntimeError("not connected")
-        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: localhost\r\n{self._key}"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
         self._transport.write(head.encode() + body)
 
     async def _head(self) -> list[str]:
@@ -87,9 +91,10 @@ class Connection(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def connected(port: int) -> AsyncGenerator[Connection]:
-    """A connection to a server on loopback."""
-    _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+async def connected(port: int, key: str | None = None) -> AsyncGenerator[Connection]:
+    """A connection to a server on loopback, whose requests show `key`."""
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(lambda: Connection(key), "127.0.0.1", port)
     try:
         yield connection
     finally:

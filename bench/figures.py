@@ -77,6 +77,20 @@ SPEED = [
         aim=0.75,
     ),
     Figure(
+        name="stateful over HTTP with API keys, 12 clients, over the same without",
+        needs=["ours with API keys, new thread, 12: rate", "ours without keys, new thread, 12: rate"],
+        of=_ratio,
+        must=0.95,
+        aim=1,
+    ),
+    Figure(
+        name="stateless over HTTP with API keys, 12 clients, over the same without",
+        needs=["ours with API keys, stateless, 12: rate", "ours without keys, stateless, 12: rate"],
+        of=_ratio,
+        must=0.95,
+        aim=1,
+    ),
+    Figure(
         name="in process: our saver over the stock one, 12 at once, durability `async`",
         needs=["our saver, async, 12: rate", "stock saver, async, 12: rate"],
         of=_ratio,

@@ -1,7 +1,7 @@
 """A load on servers of the LangGraph API, from a process of its own; prints JSON.
 
 KIND: `stateless`; `new thread` (a thread for each run, one request); `two requests` (the same, the thread made by a
-request of its own); `same thread` (one thread a client, again and again). Clients take the ports in turn.
+request of its own); `same thread` (one thread a client, again and again). Clients take the ports and the keys in turn.
 """
 
 import argparse
@@ -29,6 +29,8 @@ class Load:
     kind: str
     end: float
     runs: int
+    keys: list[str] = field(default_factory=list[str])
+    """API keys; none: the server asks for none."""
     latencies: list[float] = field(default_factory=list[float])
 
     def goes_on(self) -> bool:
@@ -48,8 +50,8 @@ async def run_once(connection: Connection, kind: str, thread_id: str) -> None:
         raise RuntimeError(f"a wrong answer: {answer[:300]!r}")
 
 
-async def _client(port: int, load: Load) -> None:
-    async with connected(port) as connection:
+async def _client(port: int, key: str | None, load: Load) -> None:
+    async with connected(port, key) as connection:
         thread_id = str(uuid.uuid4())
         while load.goes_on():
             if load.kind != "same thread":
@@ -64,7 +66,8 @@ async def main(ports: list[int], clients: int, load: Load) -> None:
     began, cpu = time.perf_counter(), time.process_time()
     async with anyio.create_task_group() as tasks:
         for number in range(clients):
-            tasks.start_soon(_client, ports[number % len(ports)], load)
+            key = load.keys[number % len(load.keys)] if load.keys else None
+            tasks.start_soon(_client, ports[number % len(ports)], key, load)
     elapsed = time.perf_counter() - began
     found = load.latencies
     figures = {
@@ -84,6 +87,7 @@ if __name__ == "__main__":
     parser.add_argument("clients", type=int)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--runs", type=int, default=1_000_000)
+    parser.add_argument("--keys", type=lambda text: text.split(","), default=[])
     chosen = parser.parse_args()
     end = time.perf_counter() + chosen.seconds
-    uvloop.run(main(chosen.ports, chosen.clients, Load(kind=chosen.kind, end=end, runs=chosen.runs)))
+    uvloop.run(main(chosen.ports, chosen.clients, Load(kind=chosen.kind, end=end, runs=chosen.runs, keys=chosen.keys)))

@@ -41,9 +41,12 @@ MORE = [
     ("same thread", 12),
     ("same thread", 64),
 ]
+WITH_KEYS = [("stateless", 12), ("new thread", 12)]
 OF_PEERS = [("stateless", 12), ("new thread", 1), ("new thread", 12)]
 STREAMS = [("tokens", "new thread")]
 MORE_STREAMS = [("tokens", "stateless"), ("model", "new thread")]
+CALLERS = 12
+"""Identities with an API key."""
 WARM_UP = 1000
 BATCHES = 4
 """Of 1,000 runs each, between which memory is looked at."""
@@ -57,6 +60,8 @@ class Bench:
     seconds: float
     core: bool
     server: Server
+    keyed: Server
+    """The same, for callers with API keys."""
     peers: list[Server]
 
     def round(self) -> dict[str, float]:
@@ -67,6 +72,7 @@ class Bench:
             found |= self._load([self.server], f"ours, {kind}, {clients}", kind, clients)
         for graph, kind in STREAMS if self.core else [*STREAMS, *MORE_STREAMS]:
             found |= self._streams(self.server, graph, kind)
+        found |= self._with_keys()
         for peer in self.peers:
             for kind, clients in OF_PEERS:
                 found |= self._load([peer], f"{peer.name}, {kind}, {clients}", kind, clients)
@@ -75,6 +81,14 @@ class Bench:
                 self._load([second], "warm-up", "new thread", 12)
                 found |= self._load([self.server], "ours, new thread, 24", "new thread", 24)
                 found |= self._load([self.server, second], "two of ours, new thread, 24", "new thread", 24)
+        return found
+
+    def _with_keys(self) -> dict[str, float]:
+        """The load by callers with an API key each, and the same without beside it, in turns: machines drift."""
+        found: dict[str, float] = {}
+        for kind, clients in WITH_KEYS:
+            for server, label in ((self.server, "without keys"), (self.keyed, "with API keys")):
+                found |= self._load([server], f"ours {label}, {kind}, {clients}", kind, clients)
         return found
 
     def _inside(self, clients: int) -> dict[str, float]:
@@ -86,7 +100,8 @@ class Bench:
         ports = ",".join(str(one.port) for one in under_load)
         postgres = servers.postgres(self.uri)
         before = sum(one.cpu_s() for one in under_load), postgres.cpu_s() if postgres else 0
-        found = output("load.py", ports, kind, clients, "--seconds", self.seconds)
+        keys = ",".join(under_load[0].keys)
+        found = output("load.py", ports, kind, clients, "--seconds", self.seconds, *(["--keys", keys] if keys else []))
         found["cpu_ms"] = (sum(one.cpu_s() for one in under_load) - before[0]) * 1000 / found["runs"]
         if postgres:
             found["postgres_cpu_ms"] = (postgres.cpu_s() - before[1]) * 1000 / found["runs"]
@@ -108,10 +123,11 @@ def main() -> None:
     with database() as uri, ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         server = stack.enter_context(servers.ours(uri))
         idle = {"ours: memory_mb": server.memory_mb(), "ours: start_s": server.start_s}
+        keyed = stack.enter_context(servers.ours(uri, keys=anyio.run(servers.make_keys, uri, CALLERS)))
         peers = [] if chosen.core else started_peers(stack, Path(folder), uri)
         idle |= {f"{peer.name}: memory_mb": peer.memory_mb() for peer in peers}
         idle |= {f"{peer.name}: start_s": peer.start_s for peer in peers}
-        bench = Bench(uri=uri, seconds=chosen.seconds, core=chosen.core, server=server, peers=peers)
+        bench = Bench(uri=uri, seconds=chosen.seconds, core=chosen.core, server=server, keyed=keyed, peers=peers)
         rounds: list[dict[str, float]] = []
         for number in range(chosen.rounds):
             say(f"round {number + 1} of {chosen.rounds}")

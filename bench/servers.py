@@ -21,6 +21,9 @@ import psutil
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from threadkeep.auth.api_keys import new_key
+from threadkeep.tables import api_keys
+
 GRAPHS = Path(__file__).parent / "graphs"
 REFERENCE = Path(__file__).parent.parent / ".venv-reference" / "bin" / "langgraph"
 AEGRA = Path(__file__).parent.parent / ".venv-peers" / "bin" / "uvicorn"
@@ -39,6 +42,8 @@ class Server:
     process: psutil.Process
     start_s: float
     """From the start of its process to its first answer."""
+    keys: tuple[str, ...] = ()
+    """API keys, if it asks for them, each of an identity of its own."""
 
     def _family(self) -> list[psutil.Process]:
         return [self.process, *self.process.children(recursive=True)]
@@ -84,15 +89,26 @@ def postgres(uri: str) -> Postgres | None:
 
 
 @contextmanager
-def ours(uri: str, **settings: str) -> Generator[Server]:
-    """This server on the database `uri`."""
+def ours(uri: str, *, keys: tuple[str, ...] = (), **settings: str) -> Generator[Server]:
+    """This server on the database `uri`; with `keys`, it asks for them."""
     port = _free_port()
     command = [sys.executable, "-m", "threadkeep", "serve", "--config", str(GRAPHS / "langgraph.json")]
     env = {"DATABASE_URI": uri, "PORT": str(port), "LOG_LEVEL": "info", "LOG_JSON": "true", **settings}
     if path := os.environ.get("PYTHONPATH"):  # to measure another version of it
         env["PYTHONPATH"] = path
-    with _running("ours", command, port, GRAPHS, env) as server:
+    if keys:  # counted as always, with a limit that no load reaches
+        env |= {"AUTH_TYPE": "api_key", "THREADKEEP_PRINCIPAL_REQUESTS": "1000000000"}
+    with _running("ours", command, port, GRAPHS, env, keys=keys) as server:
         yield server
+
+
+async def make_keys(uri: str, number: int) -> tuple[str, ...]:
+    """API keys of as many identities."""
+    made = [new_key(f"caller {each}", "bench", (), None) for each in range(number)]
+    async with await psycopg.AsyncConnection.connect(uri, autocommit=True) as conn:
+        for _, row in made:
+            await api_keys.create(conn, row)
+    return tuple(secret for secret, _ in made)
 
 
 @contextmanager
@@ -138,7 +154,9 @@ def _url(uri: str, name: str) -> str:
 
 
 @contextmanager
-def _running(name: str, command: Sequence[str], port: int, cwd: Path, env: Mapping[str, str]) -> Generator[Server]:
+def _running(
+    name: str, command: Sequence[str], port: int, cwd: Path, env: Mapping[str, str], *, keys: tuple[str, ...] = ()
+) -> Generator[Server]:
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     began = time.monotonic()
     with (
@@ -146,18 +164,18 @@ def _running(name: str, command: Sequence[str], port: int, cwd: Path, env: Mappi
         subprocess.Popen(command, cwd=cwd, env=kept | dict(env), stdout=log, stderr=subprocess.STDOUT) as process,
     ):
         try:
-            if not _is_up(process, port):
+            if not _is_up(process, port, keys):
                 raise RuntimeError(f"{name} did not start: {_last_words(log)}")
             took = time.monotonic() - began
-            yield Server(name=name, port=port, process=psutil.Process(process.pid), start_s=took)
+            yield Server(name=name, port=port, process=psutil.Process(process.pid), start_s=took, keys=keys)
         finally:
             _stop(process)
 
 
-def _is_up(process: subprocess.Popen[bytes], port: int) -> bool:
+def _is_up(process: subprocess.Popen[bytes], port: int, keys: tuple[str, ...]) -> bool:
     end = time.monotonic() + START_S
     while time.monotonic() < end and process.poll() is None:
-        if _answers(port):
+        if _answers(port, keys):
             return True
         time.sleep(0.05)  # noqa: TID251 - no event loop here
     return False
@@ -168,10 +186,10 @@ def _last_words(log: IO[bytes]) -> str:
     return log.read().decode(errors="replace")[-2000:]
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, keys: tuple[str, ...]) -> bool:
     """Whether it can run a graph: some answer `/ok` before they can."""
     body = json.dumps({"assistant_id": "echo", "input": {"messages": [{"role": "user", "content": "hi"}]}}).encode()
-    head = {"content-type": "application/json"}
+    head = {"content-type": "application/json", **({"x-api-key": keys[0]} if keys else {})}
     request = urllib.request.Request(f"http://127.0.0.1:{port}/runs/wait", data=body, headers=head)
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:

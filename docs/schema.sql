@@ -203,13 +203,21 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION open_runs(asked jsonb[]) RETURNS TABLE(place integer, thread_found boolean, new_thread boolean, busy_with uuid, status text, kept boolean, metadata jsonb, created_at timestamp with time zone, superseded uuid[])
+CREATE FUNCTION open_runs(asked jsonb[], matches text[]) RETURNS TABLE(place integer, thread_found boolean, new_thread boolean, busy_with uuid, status text, kept boolean, metadata jsonb, created_at timestamp with time zone, superseded uuid[])
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     AS $$
 #variable_conflict use_column
+DECLARE
+    of_tenants CONSTANT boolean := cardinality(matches) > 0;
 BEGIN
+    IF of_tenants THEN
+        PERFORM set_config('role', 'threadkeep_tenant', true);
+    END IF;
     FOR number IN 1 .. cardinality(asked) LOOP
+        IF of_tenants THEN
+            PERFORM set_config('threadkeep.match', matches[number], true);
+        END IF;
         IF is_held((asked[number] ->> 'thread_id')::uuid) THEN
             CONTINUE;
         END IF;

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,14 @@ from langgraph_sdk.client import LangGraphClient
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
 from graphs import GRAPHS, Gate
 from threadkeep.app import create_app
+from threadkeep.auth.api_keys import new_key
 from threadkeep.graphs import LoadedGraph, accept
 from threadkeep.postgres import embedded, migrate
 from threadkeep.project import Project
 from threadkeep.settings import Settings
+from threadkeep.tables import api_keys
+
+MakeKey = Callable[..., Awaitable[str]]
 
 TEMPLATE = "threadkeep_template"
 WAIT_S = 5.0
@@ -97,6 +101,19 @@ def gate() -> Iterator[Gate]:
 def settings(database: str, tmp_path: Path) -> Settings:
     """The defaults, on the test's database."""
     return Settings(database_uri=database, data_dir=tmp_path, host="127.0.0.1", port=0)
+
+
+@pytest.fixture
+def make_key(database: str) -> MakeKey:
+    """Makes the key of an identity, as `threadkeep keys create` does."""
+
+    async def make(identity: str, *scopes: str, lives_s: float | None = None) -> str:
+        secret, row = new_key(identity, "test", scopes, lives_s)
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+            await api_keys.create(conn, row)
+        return secret
+
+    return make
 
 
 @asynccontextmanager

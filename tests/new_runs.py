@@ -6,8 +6,8 @@ from threadkeep.base import ids
 from threadkeep.tables.run_creation import NewRun
 
 
-def new_run(thread_id: UUID, worker_id: UUID) -> NewRun:
-    """Of a graph that exists, by nobody; `worker_id` begins it at once if its thread is free, and tells nobody before."""
+def new_run(thread_id: UUID, worker_id: UUID | None) -> NewRun:
+    """Of a graph that exists, by nobody; `worker_id` begins it at once if its thread is free, and tells nobody before; None: it waits."""
     return NewRun(
         run_id=ids.uuid7(),
         thread_id=thread_id,

@@ -4,28 +4,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
 
 from conftest import WAIT_S, serving
-from threadkeep.auth.api_keys import new_key
 from threadkeep.settings import Settings
-from threadkeep.tables import api_keys
 
 MakeKey = Callable[..., Awaitable[str]]
-
-
-@pytest.fixture
-def make_key(database: str) -> MakeKey:
-    """Makes the key of an identity, as `threadkeep keys create` does."""
-
-    async def make(identity: str, *scopes: str, lives_s: float | None = None) -> str:
-        secret, row = new_key(identity, "test", scopes, lives_s)
-        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
-            await api_keys.create(conn, row)
-        return secret
-
-    return make
 
 
 @pytest.fixture

@@ -7,18 +7,20 @@ from dataclasses import replace
 import anyio
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from conftest import WAIT_S
 from new_runs import new_run
 from threadkeep.base import ids
 from threadkeep.postgres import pool
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.tenancy import EVERYTHING
+from threadkeep.postgres.tenancy import EVERYTHING, Filters, enable_row_security
 from threadkeep.settings import Settings
-from threadkeep.tables import queue
+from threadkeep.tables import TENANT_TABLES, queue
 from threadkeep.tables.run_creation import NewRun, Opened, Openings, opening
 
 WORKER = ids.uuid7()
+ADA, BOB = Filters({"owner": "ada"}, space="owner:ada"), Filters({"owner": "bob"}, space="owner:bob")
 
 
 @pytest.fixture
@@ -35,18 +37,23 @@ async def openings(api: Pool) -> AsyncIterator[Openings]:
 
 async def _all(openings: Openings, *wanted: NewRun) -> list[Opened | psycopg.Error]:
     """What becomes of runs that are asked for at once."""
+    return await _all_of(openings, *((EVERYTHING, new) for new in wanted))
+
+
+async def _all_of(openings: Openings, *wanted: tuple[Filters, NewRun]) -> list[Opened | psycopg.Error]:
+    """The same, each asked for by a caller."""
     found: dict[int, Opened | psycopg.Error] = {}
 
-    async def ask(number: int, new: NewRun) -> None:
+    async def ask(number: int, filters: Filters, new: NewRun) -> None:
         try:
-            found[number] = await openings.open_run(EVERYTHING, new)
+            found[number] = await openings.open_run(filters, new)
         except psycopg.Error as error:
             found[number] = error
 
     with anyio.fail_after(WAIT_S):
         async with anyio.create_task_group() as tasks:
-            for number, new in enumerate(wanted):
-                tasks.start_soon(ask, number, new)
+            for number, (filters, new) in enumerate(wanted):
+                tasks.start_soon(ask, number, filters, new)
     return [found[number] for number in range(len(wanted))]
 
 
@@ -129,3 +136,74 @@ async def test_two_processes_that_make_the_same_threads_do_not_wait_for_each_oth
                 tasks.start_soon(ask, there, [new_run(one, WORKER) for one in reversed(threads)], found)
 
             assert sorted(str(_of(one)[0]) for one in itertools.chain(*found)) == ["pending"] * 10 + ["running"] * 10
+
+
+@pytest.fixture
+async def row_security(api: Pool) -> None:
+    await enable_row_security(api, tables=TENANT_TABLES, needed=True)
+    assert api.row_security
+
+
+@pytest.mark.usefixtures("row_security")
+async def test_runs_of_several_callers_are_opened_in_one_transaction_each_on_their_own_threads(
+    api: Pool, openings: Openings
+) -> None:
+    """Issue 14: with API keys as fast as without; whose thread it is, is asked for each."""
+    hers, new = ids.uuid7(), [new_run(ids.uuid7(), WORKER) for _ in range(3)]
+    await openings.open_run(ADA, new_run(hers, WORKER))
+
+    found = await _all_of(openings, (ADA, new[0]), (BOB, new_run(hers, WORKER)), (BOB, new[1]), (ADA, new[2]))
+
+    assert [_of(one) for one in found] == [("running", True), (None, False), ("running", True), ("running", True)]
+    async with api.connection() as conn:
+        cursor = await conn.execute(
+            """
+            SELECT threads.metadata ->> 'owner', runs.xmin::text
+              FROM threads JOIN runs USING (thread_id)
+             WHERE thread_id = ANY(%(threads)s) ORDER BY array_position(%(threads)s, thread_id)
+            """,
+            {"threads": [one.thread_id for one in new]},
+        )
+        rows = await cursor.fetchall()
+    assert [owner for owner, _ in rows] == ["ada", "bob", "ada"]
+    assert len({transaction for _, transaction in rows}) == 1
+
+
+@pytest.mark.usefixtures("row_security")
+async def test_row_level_security_holds_for_each_run_that_is_opened_with_others(
+    api: Pool, openings: Openings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: where the statement forgets whose thread it is, Postgres does not; and the connection is nobody's afterwards."""
+    hers, his = ids.uuid7(), ids.uuid7()
+    await _all_of(openings, (ADA, new_run(hers, WORKER)), (BOB, new_run(his, WORKER)))
+    monkeypatch.setattr(Filters, "jsonb", property(lambda _: Jsonb({})))
+
+    found = await _all_of(openings, (BOB, new_run(hers, None)), (ADA, new_run(hers, None)), (ADA, new_run(his, None)))
+
+    assert [_of(one) for one in found] == [(None, False), ("pending", False), (None, False)]
+    async with api.connection() as conn:
+        cursor = await conn.execute(
+            "SELECT current_user = session_user, coalesce(current_setting('threadkeep.match', true), '')"
+        )
+        assert await cursor.fetchone() == (True, "")
+
+
+@pytest.mark.usefixtures("row_security")
+async def test_a_run_on_a_thread_that_another_transaction_holds_is_opened_under_row_level_security_too(
+    api: Pool, openings: Openings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: it is opened alone, once the thread is free."""
+    hers, opened = ids.uuid7(), list[Opened]()
+    await openings.open_run(ADA, new_run(hers, WORKER))
+    monkeypatch.setattr(Filters, "jsonb", property(lambda _: Jsonb({})))
+
+    async def ask(filters: Filters) -> None:
+        opened.append(await openings.open_run(filters, new_run(hers, None)))
+
+    with anyio.fail_after(WAIT_S):
+        async with anyio.create_task_group() as tasks, api.connection() as conn, conn.transaction():
+            await queue.lock_thread(conn, hers)
+            tasks.start_soon(ask, BOB)
+            tasks.start_soon(ask, ADA)
+
+    assert sorted(str(_of(one)[0]) for one in opened) == ["None", "pending"]

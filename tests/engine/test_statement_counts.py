@@ -17,7 +17,7 @@ import httpx
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from conftest import WAIT_S, serving
+from conftest import WAIT_S, MakeKey, serving
 from threadkeep.settings import Settings
 
 COSTS: Mapping[str, Sequence[str]] = {
@@ -32,12 +32,11 @@ COSTS: Mapping[str, Sequence[str]] = {
     # One statement that makes the thread.
     "POST /threads": ["INSERT"],
 }
-"""The round trips of a request, each of one statement: the function of ours in it, or else its first word."""
 WARM_UP = 6
 """Requests before the count: the first ones prepare their statements."""
 OURS = re.compile(r"open_runs|finish_runs")
-COUNTED = 8
-"""Requests that are counted, one after the other; the least of them is the cost: the others met a sweep or a beat."""
+COUNTED = 40
+"""Requests that are counted at most, one after the other."""
 
 
 @dataclass(slots=True)
@@ -161,17 +160,38 @@ def _asks() -> Mapping[str, Ask]:
 @pytest.mark.parametrize("name", list(COSTS))
 async def test_a_request_costs_so_many_statements_and_round_trips(name: str, settings: Settings, folder: Path) -> None:
     """Ours: a run on a thread costs two round trips, one more where there is a state to read, a stateless one none."""
+    least = await _least(name, settings, folder, {})
+
+    assert least.cost() == COSTS[name], str(least)
+
+
+@pytest.mark.parametrize("name", [name for name in COSTS if name != "POST /threads"])
+async def test_a_run_with_an_api_key_costs_as_many_statements_and_round_trips(
+    name: str, settings: Settings, folder: Path, make_key: MakeKey
+) -> None:
+    """Issue 14: with API keys as fast as without."""
+    keyed = settings.model_copy(update={"auth_type": "api_key"})
+
+    least = await _least(name, keyed, folder, {"x-api-key": await make_key("ada")})
+
+    assert least.cost() == COSTS[name], str(least)
+
+
+async def _least(name: str, settings: Settings, folder: Path, headers: Mapping[str, str]) -> Traffic:
+    """What a request costs at least: others meet a sweep, a beat, or a busy machine, on which writes part."""
+    ask, found = _asks()[name], list[Traffic]()
     quiet = {"sweep_s": 3600.0, "lease_s": 3600.0}
-    ask = _asks()[name]
     async with _counting(str(settings.database_uri), folder) as (uri, traffic):
         counted = settings.model_copy(update=quiet | {"database_uri": uri})
-        async with serving(counted) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        async with (
+            serving(counted) as url,
+            httpx.AsyncClient(base_url=url, timeout=WAIT_S, headers=dict(headers)) as http,
+        ):
             for _ in range(WARM_UP):
                 assert (await ask(http)).is_success
-            found = [await _traffic(ask, http, traffic) for _ in range(COUNTED)]
-
-    least = min(found, key=lambda one: len(one.cost()))
-    assert least.cost() == COSTS[name], str(least)
+            while len(found) < COUNTED and (not found or found[-1].cost() != COSTS[name]):
+                found.append(await _traffic(ask, http, traffic))
+    return min(found, key=lambda one: len(one.cost()))
 
 
 async def _traffic(ask: Ask, http: httpx.AsyncClient, traffic: Traffic) -> Traffic:

@@ -119,11 +119,15 @@ class TenantPool(AsyncConnectionPool[Conn]):
     row_security = False
     """The database has the policies, and lets this process switch to their role (`enable_row_security`)."""
 
+    def restriction(self, filters: Filters) -> Restriction | None:
+        """What row-level security holds for `filters` on these connections; None: nothing."""
+        return filters.restriction if self.row_security else None
+
     def connection(  # pyright: ignore[reportIncompatibleMethodOverride] - the stock one takes a timeout alone
         self, filters: Filters = EVERYTHING, *, timeout: float | None = None
     ) -> AbstractAsyncContextManager[Conn]:
         """A connection for a caller's rows; without `filters`, one for the server's own work."""
-        restriction = filters.restriction if self.row_security else None
+        restriction = self.restriction(filters)
         return super().connection(timeout) if restriction is None else self._restricted(restriction, timeout)
 
     @asynccontextmanager
@@ -140,7 +144,7 @@ class TenantPool(AsyncConnectionPool[Conn]):
 
         Results are read after the block. A row locked by the first statement stays locked until the last.
         """
-        restriction = filters.restriction if self.row_security else None
+        restriction = self.restriction(filters)
         async with super().connection() as conn, conn.pipeline():
             if restriction is None:
                 yield conn

@@ -1,12 +1,12 @@
 """Openings: from a request to a row of `runs`, which runs at once or waits in the queue.
 
 On a locked thread, so that what is found going on there is what goes on. Runs that are asked for at once are opened in one
-statement; one whose thread somebody holds waits for it alone.
+statement, each under row-level security of its own caller. One whose thread somebody holds waits for it alone.
 """
 
 import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -108,9 +108,13 @@ class _Asked(NamedTuple):
     """In the order of coming."""
     run: str
     """What the function `open_run` is to know: JSON."""
+    match: str | None
+    """Row-level security of the caller: JSON; None: all rows. Of one statement, all have it or none has."""
 
 
 Gathered: TypeAlias = Together[_Asked, _Answer | None]
+Kind: TypeAlias = tuple[bool, bool]
+"""Whether runs are to be on disk before their callers hear of them, and whether row-level security holds for them."""
 MOST_RUNS = 100
 """Opened in one statement."""
 
@@ -118,11 +122,9 @@ MOST_RUNS = 100
 class Openings:
     """Opens the runs of this process."""
 
-    def __init__(self, pool: Pool, told: Gathered, untold: Gathered) -> None:
+    def __init__(self, pool: Pool, gathered: Mapping[Kind, Gathered]) -> None:
         self._pool = pool
-        self._told = told
-        """Those that are to be on disk before their callers hear of them."""
-        self._untold = untold
+        self._gathered = gathered
         self._numbers = itertools.count()
 
     async def open_run(self, filters: Filters, new: NewRun) -> Opened:
@@ -130,27 +132,28 @@ class Openings:
         if new.key is not None:
             async with self._pool.connection(filters) as conn, conn.transaction():
                 return await open_run_in(conn, filters, new)
-        if filters.restriction is not None:
-            async with self._pool.pipeline(filters) as conn:  # row-level security goes along in the same round trip
-                cursor = await _call(conn, filters, new)
-            return _opened(new, await cursor.fetchone())
-        gathered = self._told if new.told else self._untold
-        asked = _Asked(new.thread_id, next(self._numbers), _encoded(filters, new))
-        if (answer := await gathered.write(asked)) is not None:
+        restriction = self._pool.restriction(filters)
+        match = None if restriction is None else restriction.match
+        asked = _Asked(new.thread_id, next(self._numbers), _encoded(filters, new), match)
+        if (answer := await self._gathered[new.told, match is not None].write(asked)) is not None:
             return _opened(new, answer)
-        async with self._pool.connection(filters) as conn:
-            return await open_run_in(conn, filters, new)
+        async with self._pool.pipeline(filters) as conn:
+            cursor = await _call(conn, filters, new)
+        return _opened(new, await cursor.fetchone())
 
 
 @asynccontextmanager
 async def opening(pool: Pool) -> AsyncGenerator[Openings]:
     """What opens runs on `pool`, its writers running until the block ends."""
-
-    def gathered() -> Gathered:
-        return Together(partial(_open_all, pool), size=lambda _: 1, most=MOST_RUNS)
-
-    async with gathered().running() as told, gathered().running() as untold:
-        yield Openings(pool, told, untold)
+    gathered: dict[Kind, Gathered] = {
+        (told, restricted): Together(partial(_open_all, pool), size=lambda _: 1, most=MOST_RUNS)
+        for told in (True, False)
+        for restricted in (True, False)
+    }
+    async with AsyncExitStack() as stack:
+        for each in gathered.values():
+            await stack.enter_async_context(each.running())
+        yield Openings(pool, gathered)
 
 
 async def _open_all(pool: Pool, asked: list[_Asked]) -> list[_Answer | None]:
@@ -158,7 +161,11 @@ async def _open_all(pool: Pool, asked: list[_Asked]) -> list[_Answer | None]:
     ordered = sorted(asked)
     async with pool.connection() as conn:
         cursor = await conn.cursor(row_factory=rows.of(_Placed)).execute(
-            "SELECT * FROM open_runs(%(asked)b::text[]::jsonb[])", {"asked": Texts(one.run for one in ordered)}
+            "SELECT * FROM open_runs(%(asked)b::text[]::jsonb[], %(matches)b::text[])",
+            {
+                "asked": Texts(one.run for one in ordered),
+                "matches": Texts(one.match for one in ordered if one.match is not None),
+            },
         )
         answers = {ordered[placed.place - 1].number: placed for placed in await cursor.fetchall()}
     return [answers.get(one.number) for one in asked]
@@ -225,7 +232,7 @@ def _encoded(filters: Filters, new: NewRun) -> str:
         "kept": new.kept,
         "told": new.told,
         "worker_id": new.worker_id,
-        "match": filters.match,
+        "match": filters.jsonb.obj,
     }
     if new.create_thread:
         asked["new_thread"] = {
