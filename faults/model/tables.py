@@ -138,6 +138,7 @@ STRAY_WRITES = """
 SELECT thread_id, count(DISTINCT checkpoint_id), min(checkpoint_id), count(*)
   FROM checkpoint_writes AS written
  WHERE thread_id = ANY(%(threads)s)
+   AND channel <> '__resume__' -- LangGraph notes an answer even where there is no checkpoint yet
    AND EXISTS (SELECT FROM threads WHERE threads.thread_id::text = written.thread_id)
    AND NOT EXISTS (SELECT FROM checkpoints AS c
                     WHERE c.thread_id = written.thread_id AND c.checkpoint_ns = written.checkpoint_ns
