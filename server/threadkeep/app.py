@@ -147,7 +147,7 @@ def create_app(
         uri=uri,
         graphs=graphs,
         project=project,
-        open_store=store_opener(project),
+        open_store=store_opener(project, settings.channel_bytes),
         webhooks=webhook_policy.of(project, environment(project.webhooks.env_prefix)),
         docs=docs.load(served, mount.prefix(project.http), auth.kind, project.auth),
         auth=auth,

@@ -153,3 +153,105 @@ async def test_an_answer_larger_than_a_part_is_sent_whole(http: httpx.AsyncClien
 
     assert answer.headers["content-length"] == str(len(answer.content))
     assert answer.json()["values"]["blob"] == "x" * 900_000
+
+
+async def _pages(http: httpx.AsyncClient, path: str, body: dict[str, Any] | None) -> list[list[dict[str, Any]]]:
+    """All pages of a listing, each asked for at the offset that the one before named."""
+    pages, offset = list[list[dict[str, Any]]](), 0
+    while True:
+        asked = {"limit": 100, "offset": offset}
+        if body is None:
+            answer = await http.get(path, params=asked)
+        else:
+            answer = await http.post(path, json=body | asked)
+        assert answer.status_code == 200, answer.text[:300]
+        assert len(answer.content) <= ANSWER_BYTES
+        items: Any = answer.json()
+        pages.append(items["items"] if isinstance(items, dict) else items)
+        if (following := answer.headers.get("x-pagination-next")) is None:
+            return pages
+        assert int(following) == offset + len(pages[-1])
+        offset = int(following)
+
+
+async def test_a_search_for_threads_ends_before_the_limit_and_goes_on(
+    client: LangGraphClient, http: httpx.AsyncClient
+) -> None:
+    """Ours: one search answered 457 MB."""
+    made = [await _counted(client, 300_000, steps=1) for _ in range(5)]
+
+    pages = await _pages(http, "/threads/search", {"sort_by": "created_at", "sort_order": "asc"})
+    without_values = await _pages(http, "/threads/search", {"select": ["thread_id"]})
+
+    assert [[thread["thread_id"] for thread in page] for page in pages] == [made[:3], made[3:]]
+    assert all(thread["values"]["blob"] == "x" * 300_000 for page in pages for thread in page)
+    assert [len(page) for page in without_values] == [5]
+    found = await client.threads.search(limit=100)
+    assert len(found) == 3
+
+
+async def test_a_thread_that_no_answer_holds_is_refused_with_its_place(
+    client: LangGraphClient, http: httpx.AsyncClient
+) -> None:
+    await _counted(client, ANSWER_BYTES, steps=1)
+    small = await _counted(client, 10, steps=1)
+    asked = {"sort_by": "created_at", "sort_order": "asc", "limit": 5}
+
+    refused = await http.post("/threads/search", json=asked)
+    behind = await http.post("/threads/search", json=asked | {"offset": 1})
+    selected = await http.post("/threads/search", json=asked | {"select": ["thread_id", "metadata"]})
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "answer-too-large")
+    assert refused.json()["detail"].startswith("the entry at offset 0 takes 1,00")
+    assert [thread["thread_id"] for thread in behind.json()] == [small]
+    assert len(selected.json()) == 2
+
+
+async def test_what_compresses_well_counts_in_full(http: httpx.AsyncClient) -> None:
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    asked = {"assistant_id": "counting", "input": {"blob": "x" * 300_000}}
+    for _ in range(5):
+        await http.post(f"/threads/{thread_id}/runs", json=asked)
+
+    pages = await _pages(http, f"/threads/{thread_id}/runs", None)
+
+    assert [len(page) for page in pages] == [3, 2]
+    assert all(run["kwargs"]["input"] == asked["input"] for page in pages for run in page)
+
+
+async def test_crons_are_listed_in_bounded_pages(http: httpx.AsyncClient) -> None:
+    for number in range(5):
+        cron = {"assistant_id": "counting", "schedule": "0 0 1 1 *", "input": {"blob": str(number) * 300_000}}
+        assert (await http.post("/runs/crons", json=cron)).status_code == 200
+
+    pages = await _pages(http, "/runs/crons/search", {})
+
+    assert [len(page) for page in pages] == [3, 2]
+
+
+async def test_items_are_listed_in_bounded_pages(client: LangGraphClient, http: httpx.AsyncClient) -> None:
+    for number in range(5):
+        await client.store.put_item(["notes"], str(number), {"text": "x" * 300_000, "number": number})
+
+    pages = await _pages(http, "/store/items/search", {"namespace_prefix": ["notes"]})
+
+    assert [[item["value"]["number"] for item in page] for page in pages] == [[4, 3, 2], [1, 0]]
+    assert {tuple(item["namespace"]) for page in pages for item in page} == {("notes",)}
+
+
+async def test_an_item_that_no_answer_holds_is_refused(client: LangGraphClient) -> None:
+    await client.store.put_item(["notes"], "large", {"text": "x" * ANSWER_BYTES})
+
+    for read in (client.store.get_item(["notes"], "large"), client.store.search_items(["notes"])):
+        with pytest.raises(UnprocessableEntityError, match="an answer holds at most 1,000,000"):
+            await read
+
+
+async def test_an_item_above_the_limit_of_the_store_is_refused(settings: Settings) -> None:
+    """A channel's limit is an item's, too: 16 MiB by default."""
+    smaller = settings.model_copy(update={"channel_bytes": 1024 * 1024})
+    async with serving(smaller) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        item = {"namespace": ["notes"], "key": "large", "value": {"text": "x" * 1024 * 1024}}
+        answer = await http.put("/store/items", json=item)
+
+    assert (answer.status_code, answer.json()["code"]) == (413, "too-large")

@@ -1,7 +1,7 @@
 """Answers: responses, with the headers that the clients read."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from starlette.responses import Response
@@ -55,11 +55,16 @@ class PiecesResponse(Response):
 
 def json_list(items: Iterable[bytes], headers: dict[str, str] | None = None) -> Response:
     """A list of items that are JSON already."""
+    return json_pieces(joined(items), headers)
+
+
+def joined(items: Iterable[bytes]) -> list[bytes]:
+    """The pieces of a JSON list of `items`."""
     pieces = [b"["]
     for item in items:
         pieces += [item, b","]
     pieces[-1:] = [b"]"] if len(pieces) > 1 else [b"[", b"]"]
-    return json_pieces(pieces, headers)
+    return pieces
 
 
 def json_pieces(pieces: Sequence[bytes], headers: dict[str, str] | None = None) -> Response:
@@ -72,14 +77,6 @@ def json_pieces(pieces: Sequence[bytes], headers: dict[str, str] | None = None) 
 def no_content() -> Response:
     """Done, and nothing to say: 204, for the JS SDK reads a body on every other status."""
     return Response(status_code=204)
-
-
-def page(items: list[Any], total: int, offset: int) -> Response:
-    """A listing, with `x-pagination-total` (of all that match) and, where there is more, `x-pagination-next`."""
-    headers = {"x-pagination-total": str(total)}
-    if offset + len(items) < total and items:
-        headers["x-pagination-next"] = str(offset + len(items))
-    return json_answer(items, headers=headers)
 
 
 def run_headers(thread_id: UUID, run_id: UUID, follow: str | None = None) -> dict[str, str]:

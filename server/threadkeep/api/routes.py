@@ -32,6 +32,7 @@ from threadkeep.base.problems import (
     Overloaded,
     QueryTimeout,
     ThreadBusy,
+    TooLarge,
     Unsupported,
 )
 from threadkeep.tables.assistant_versions import AssistantVersion
@@ -72,7 +73,7 @@ ASSISTANTS = (
         "POST /assistants/search",
         assistants.search,
         "assistants.search",
-        gives(list[Assistant]),
+        gives(list[Assistant], AnswerTooLarge),
         body=assistants.SearchBody,
     ),
     operation("POST /assistants/count", assistants.count, "assistants.search", gives(int), body=assistants.CountBody),
@@ -95,7 +96,7 @@ ASSISTANTS = (
         "POST /assistants/{assistant_id}/versions",
         assistants.versions,
         "assistants.read",
-        gives(list[AssistantVersion]),
+        gives(list[AssistantVersion], AnswerTooLarge),
         body=assistants.VersionsBody,
     ),
     operation(
@@ -142,7 +143,7 @@ THREADS = (
         "POST /threads/search",
         thread_search.search,
         "threads.search",
-        gives(list[FoundThread]),
+        gives(list[FoundThread], AnswerTooLarge),
         body=thread_search.SearchBody,
     ),
     operation("POST /threads/count", thread_search.count, "threads.search", gives(int), body=thread_search.CountBody),
@@ -252,7 +253,7 @@ THREAD_RUNS = (
         "GET /threads/{thread_id}/runs",
         existing_runs.search,
         "threads.read",
-        gives(list[Run]),
+        gives(list[Run], AnswerTooLarge),
         query=existing_runs.ListQuery,
     ),
     operation("GET /threads/{thread_id}/runs/{run_id}", existing_runs.get, "threads.read", gives(Run)),
@@ -324,7 +325,13 @@ CRONS = (
         gives(Cron, InvalidRequest, Unsupported, *KEYED),
         body=crons.CronBody,
     ),
-    operation("POST /runs/crons/search", crons.search, "crons.search", gives(list[Cron]), body=crons.SearchBody),
+    operation(
+        "POST /runs/crons/search",
+        crons.search,
+        "crons.search",
+        gives(list[Cron], AnswerTooLarge),
+        body=crons.SearchBody,
+    ),
     operation("POST /runs/crons/count", crons.count, "crons.search", gives(int), body=crons.CountBody),
     operation("GET /runs/crons/{cron_id}", crons.get, "crons.read", gives(Cron)),
     operation(
@@ -337,13 +344,21 @@ CRONS = (
     operation("DELETE /runs/crons/{cron_id}", crons.delete, "crons.delete", done()),
 )
 STORE = (
-    operation("PUT /store/items", store.put, "store.put", done(), body=store.PutBody),
+    operation("PUT /store/items", store.put, "store.put", done(TooLarge), body=store.PutBody),
     operation(
-        "GET /store/items", store.get, "store.get", gives(shapes.Item | None, InvalidRequest), query=store.ItemQuery
+        "GET /store/items",
+        store.get,
+        "store.get",
+        gives(shapes.Item | None, InvalidRequest, AnswerTooLarge),
+        query=store.ItemQuery,
     ),
     operation("DELETE /store/items", store.delete, "store.delete", done(), body=store.ItemBody),
     operation(
-        "POST /store/items/search", store.search, "store.search", gives(shapes.FoundItems), body=store.SearchBody
+        "POST /store/items/search",
+        store.search,
+        "store.search",
+        gives(shapes.FoundItems, AnswerTooLarge),
+        body=store.SearchBody,
     ),
     operation(
         "POST /store/namespaces",

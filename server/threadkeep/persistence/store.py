@@ -7,12 +7,13 @@ which the caller never sees.
 """
 
 import copy
+import functools
 import json
 import math
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import anyio
 import orjson
@@ -37,7 +38,8 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
 from threadkeep.base.json import without_nul
-from threadkeep.postgres.pool import Pool
+from threadkeep.base.problems import TooLarge
+from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.retry import outlast_in_run
 from threadkeep.postgres.tenancy import EVERYTHING, Filters, Restriction
 
@@ -50,6 +52,12 @@ COMPARISONS: Mapping[str, str] = {
 """The stock store compares as text, where 9 is above 10."""
 OPERATORS = frozenset({"$eq", "$ne", *COMPARISONS})
 
+ITEM_BYTES: Final = 16 * 1024 * 1024
+"""The largest value of an item, unless the operator says otherwise."""
+
+AnyOp = TypeVar("AnyOp", bound=Op)
+Statement: TypeAlias = tuple[Any, Sequence[Any]]
+"""A query and its parameters, as the stock store makes them."""
 Indexed = tuple[int, Any]
 """An operation, behind its place among those of a call."""
 
@@ -84,9 +92,18 @@ class Store(AsyncPostgresStore):
     adelete = BaseStore.adelete
     alist_namespaces = BaseStore.alist_namespaces
 
-    def __init__(self, pool: Pool, *, index: PostgresIndexConfig | None = None, ttl: TTLConfig | None = None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        index: PostgresIndexConfig | None = None,
+        ttl: TTLConfig | None = None,
+        item_bytes: int = ITEM_BYTES,
+    ) -> None:
         super().__init__(pool, index=index, ttl=ttl)
         self._pool = pool
+        self.item_bytes = item_bytes
+        """The largest value of an item."""
         self._gathering = _Gathering()
         self.space: str | None = None
         self.filters = EVERYTHING
@@ -155,6 +172,25 @@ class Store(AsyncPostgresStore):
         for each, result in zip(batch, results, strict=True):
             each.result, each.done = result, True
 
+    def labelled(self, op: AnyOp) -> AnyOp:
+        """The operation as it is on the table, below the label of the space."""
+        return op if self.space is None else cast("AnyOp", _labelled(self.space, op))
+
+    def get_statement(self, op: GetOp) -> Statement:
+        """The statement of a labelled operation, for one who reads its rows in another form."""
+        prepare = cast("Any", self._get_batch_GET_ops_queries)
+        [(query, params, _, _)] = prepare([(0, op)])
+        return query, params
+
+    async def search_statement(self, op: SearchOp) -> Statement:
+        """Likewise; its question is embedded."""
+        [(_, query, params)] = await self._searches([(0, op)])
+        return query, params
+
+    def connection(self) -> AbstractAsyncContextManager[Conn]:
+        """A connection that sees what the store shows."""
+        return self._pool.connection(self.filters)
+
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow]]:
         async with (
@@ -191,7 +227,10 @@ class Store(AsyncPostgresStore):
         # The stock method does not say of what its parameters are a sequence.
         prepare = cast("Any", self._prepare_batch_PUT_queries)
         prepared, embedding = prepare(ordered)
-        statements: list[tuple[Any, Any]] = [(query, [_param(each) for each in params]) for query, params in prepared]
+        limit = self.item_bytes
+        statements: list[tuple[Any, Any]] = [
+            (query, [_param(each, limit) for each in params]) for query, params in prepared
+        ]
         if self.index_config is not None:
             statements.append(_drop_vectors(ordered))
         if embedding is not None:
@@ -299,19 +338,21 @@ def _found(row: Mapping[str, Any]) -> SearchItem:
     )
 
 
-def _param(value: object) -> object:
+def _param(value: object, limit: int) -> object:
     """A parameter of a put: JSON without NUL; minutes that the table keeps as an integer, never as none at all."""
     if isinstance(value, Jsonb):
-        return Jsonb(value.obj, dumps=_dumps)
+        return Jsonb(value.obj, dumps=functools.partial(_dumps, limit=limit))
     return math.ceil(value) if isinstance(value, float) else value
 
 
-def _dumps(value: object) -> bytes:
-    """Strict: what is no JSON would come back as something else."""
+def _dumps(value: object, limit: int) -> bytes:
+    """Strict: what is no JSON would come back as something else. TooLarge above `limit` bytes."""
     try:
         encoded = orjson.dumps(value)
     except TypeError:  # also a lone surrogate, which is replaced, and what is really no JSON, which raises again
         encoded = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    if len(encoded) > limit:
+        raise TooLarge(f"the value of an item has {len(encoded):,} bytes; the store keeps at most {limit:,}")
     return without_nul(encoded)
 
 

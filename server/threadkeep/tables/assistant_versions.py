@@ -9,10 +9,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from threadkeep.base.json import Json
 from threadkeep.postgres import rows
+from threadkeep.postgres.bounded_page import PageRequest, SizedRow, bounded, sized
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables import assistants
@@ -35,11 +37,11 @@ class AssistantVersion:
 
 
 async def search(
-    conn: Conn, filters: Filters, assistant_id: UUID, metadata: Mapping[str, Any], *, limit: int, offset: int
-) -> list[AssistantVersion]:
+    conn: Conn, filters: Filters, assistant_id: UUID, metadata: Mapping[str, Any], page: PageRequest
+) -> list[SizedRow[AssistantVersion]]:
     """Versions of an assistant that the caller may see whose own metadata contains `metadata`, the newest first."""
-    cursor = conn.cursor(row_factory=rows.of(AssistantVersion))
-    await cursor.execute(
+    cursor = conn.cursor(row_factory=sized(AssistantVersion))
+    listing = sql.SQL(
         """
         SELECT version.*
           FROM assistant_versions AS version
@@ -49,15 +51,10 @@ async def search(
            AND version.metadata @> %(metadata)s
          ORDER BY version.version DESC
          LIMIT %(limit)s OFFSET %(offset)s
-        """,
-        {
-            "assistant_id": assistant_id,
-            "match": filters.jsonb,
-            "metadata": Jsonb(metadata),
-            "limit": limit,
-            "offset": offset,
-        },
+        """
     )
+    parameters = {"assistant_id": assistant_id, "match": filters.jsonb, "metadata": Jsonb(metadata)}
+    await cursor.execute(bounded(listing, "metadata", "config", "context"), parameters | page.parameters)
     return await cursor.fetchall()
 
 

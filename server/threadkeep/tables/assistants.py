@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 
 from threadkeep.base.json import Json
 from threadkeep.postgres import rows
+from threadkeep.postgres.bounded_page import PageRequest, SizedRow, bounded, sized
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.tenancy import Filters
 
@@ -251,11 +252,11 @@ ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
 
 
 async def search(
-    conn: Conn, filters: Filters, wanted: Search, *, order: tuple[str, str], limit: int, offset: int
-) -> list[Assistant]:
+    conn: Conn, filters: Filters, wanted: Search, *, order: tuple[str, str], page: PageRequest
+) -> list[SizedRow[Assistant]]:
     """Assistants that match, the caller's and those of graphs, in `order` (a key of `ORDERS`)."""
-    cursor = conn.cursor(row_factory=rows.of(Assistant))
-    query = sql.SQL(
+    cursor = conn.cursor(row_factory=sized(Assistant))
+    listing = sql.SQL(
         """
         SELECT *
           FROM assistants
@@ -266,7 +267,8 @@ async def search(
          LIMIT %(limit)s OFFSET %(offset)s
         """
     ).format(order=sql.SQL(ORDERS[order]))
-    await cursor.execute(query, wanted.parameters | {"match": filters.jsonb, "limit": limit, "offset": offset})
+    parameters = wanted.parameters | page.parameters | {"match": filters.jsonb}
+    await cursor.execute(bounded(listing, "metadata", "config", "context"), parameters)
     return await cursor.fetchall()
 
 

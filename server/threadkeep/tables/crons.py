@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from threadkeep.base.json import Json
 from threadkeep.postgres import rows
+from threadkeep.postgres.bounded_page import PageRequest, SizedRow, bounded, sized
 from threadkeep.postgres.listen import notify
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import Filters
@@ -224,11 +225,11 @@ async def delete(conn: Conn, filters: Filters, cron_id: UUID) -> bool:
 
 
 async def search(
-    conn: Conn, filters: Filters, wanted: Search, *, order: tuple[str, str], limit: int, offset: int
-) -> list[Cron]:
+    conn: Conn, filters: Filters, wanted: Search, *, order: tuple[str, str], page: PageRequest
+) -> list[SizedRow[Cron]]:
     """Crons that match, in `order` (a key of `ORDERS`)."""
-    cursor = conn.cursor(row_factory=rows.of(Cron))
-    query = sql.SQL(
+    cursor = conn.cursor(row_factory=sized(Cron))
+    listing = sql.SQL(
         """
         SELECT *
           FROM crons
@@ -240,7 +241,8 @@ async def search(
          LIMIT %(limit)s OFFSET %(offset)s
         """
     ).format(order=sql.SQL(ORDERS[order]))
-    await cursor.execute(query, wanted.parameters | {"match": filters.jsonb, "limit": limit, "offset": offset})
+    parameters = wanted.parameters | page.parameters | {"match": filters.jsonb}
+    await cursor.execute(bounded(listing, "payload", "metadata"), parameters)
     return await cursor.fetchall()
 
 

@@ -6,8 +6,11 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 from uuid import UUID
 
+from psycopg import sql
+
 from threadkeep.base.json import Json
 from threadkeep.postgres import rows
+from threadkeep.postgres.bounded_page import PageRequest, SizedRow, bounded, sized
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import Filters
 
@@ -173,11 +176,11 @@ async def delete(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) ->
 
 
 async def search(
-    conn: Conn, filters: Filters, thread_id: UUID, *, status: str | None, limit: int, offset: int
-) -> list[Run]:
+    conn: Conn, filters: Filters, thread_id: UUID, *, status: str | None, page: PageRequest
+) -> list[SizedRow[Run]]:
     """The thread's runs, the newest first; of one status, or all."""
-    cursor = conn.cursor(row_factory=rows.of(Run))
-    await cursor.execute(
+    cursor = conn.cursor(row_factory=sized(Run))
+    listing = sql.SQL(
         """
         SELECT runs.*
           FROM runs JOIN threads USING (thread_id)
@@ -185,7 +188,10 @@ async def search(
            AND (%(status)s::text IS NULL OR runs.status = %(status)s)
          ORDER BY queue_position DESC
          LIMIT %(limit)s OFFSET %(offset)s
-        """,
-        {"thread_id": thread_id, "status": status, "limit": limit, "offset": offset, "match": filters.jsonb},
+        """
+    )
+    await cursor.execute(
+        bounded(listing, "kwargs", "metadata"),
+        {"thread_id": thread_id, "status": status, "match": filters.jsonb} | page.parameters,
     )
     return await cursor.fetchall()

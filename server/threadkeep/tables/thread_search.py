@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from threadkeep.base import json
 from threadkeep.base.json import Json
-from threadkeep.postgres import rows
+from threadkeep.postgres.bounded_page import PageRequest, SizedRow, bounded, sized
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.statement_timeout import searching
 from threadkeep.postgres.tenancy import Filters
@@ -78,8 +78,7 @@ class Wanted:
 
     order: tuple[str, str]
     """A key of `ORDERS`."""
-    limit: int
-    offset: int
+    page: PageRequest
     with_values: bool = True
     """False leaves `values`, which may be large, where it is."""
     extract: Sequence[Extract] = ()
@@ -87,9 +86,7 @@ class Wanted:
     @property
     def parameters(self) -> dict[str, object]:
         wanted = [{"alias": one.alias, "root": one.root, "path": list(one.path)} for one in self.extract]
-        return {
-            "limit": self.limit,
-            "offset": self.offset,
+        return self.page.parameters | {
             "with_values": self.with_values,
             "extract": Jsonb(wanted) if wanted else None,
         }
@@ -106,8 +103,8 @@ class FoundThread(Thread):
 class Page:
     """One page of a listing, and how many there are in all."""
 
-    items: Sequence[Thread]
-    """`FoundThread` where something was to be extracted."""
+    items: Sequence[SizedRow[Thread]]
+    """`FoundThread` where something was to be extracted. `values` larger than the whole page may be are left out."""
     total: int
 
 
@@ -128,10 +125,11 @@ ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
 
 async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *, timeout_s: float) -> Page:
     """A page of the threads that match and the number of them all, in one round trip. SearchTimeout as `searching`."""
-    query = sql.SQL(
+    listing = sql.SQL(
         """
         SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, interrupts, error,
-               CASE WHEN %(with_values)s THEN "values" END AS "values",
+               CASE WHEN %(with_values)s AND pg_column_size("values") <= %(answer_bytes)s THEN "values" END AS "values",
+               CASE WHEN %(with_values)s THEN coalesce(pg_column_size("values"), 0) ELSE 0 END AS values_bytes,
                (SELECT jsonb_object_agg(one.alias, CASE one.root WHEN 'values' THEN ("values" #> one.path)::jsonb
                                                                  WHEN 'metadata' THEN metadata #> one.path
                                                                  WHEN 'config' THEN config #> one.path
@@ -151,8 +149,10 @@ async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *
     ).format(order=sql.SQL(ORDERS[wanted.order]))
     async with searching(pool, filters, timeout_s) as conn:
         counted = await _count(conn, filters, search)
-        cursor = conn.cursor(row_factory=rows.of(FoundThread if wanted.extract else Thread))
-        await cursor.execute(query, search.parameters | wanted.parameters | {"match": filters.jsonb})
+        cursor = conn.cursor(row_factory=sized(FoundThread if wanted.extract else Thread))
+        parameters = search.parameters | wanted.parameters | {"match": filters.jsonb}
+        columns = ("metadata", "config", "interrupts", "error", "extracted")
+        await cursor.execute(bounded(listing, *columns, apart="values_bytes"), parameters)
     (total,) = await counted.fetchone() or (0,)
     return Page(items=await cursor.fetchall(), total=total)
 

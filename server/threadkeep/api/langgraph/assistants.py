@@ -9,9 +9,10 @@ from starlette.responses import Response
 from threadkeep.api.conditions import Condition
 from threadkeep.api.langgraph import graph_schemas
 from threadkeep.api.operation import Call
-from threadkeep.api.paging import MAX_OFFSET, PageBody, selected
-from threadkeep.api.responses import json_answer, no_content, page
+from threadkeep.api.paging import MAX_OFFSET, PageBody, bounded_page, selected
+from threadkeep.api.responses import json_answer, no_content
 from threadkeep.base.problems import Conflict, InvalidRequest, NotFound
+from threadkeep.postgres.bounded_page import PageRequest
 from threadkeep.postgres.statement_timeout import searching
 from threadkeep.runs.graph_call import client_configurable
 from threadkeep.tables import assistant_versions, assistants, threads
@@ -225,13 +226,11 @@ async def delete(call: Call[None, DeleteQuery]) -> Response:
 async def search(call: Call[SearchBody, None]) -> Response:
     """POST /assistants/search: search assistants."""
     body = call.body
-    order = (body.sort_by, body.sort_order)
+    order, request = (body.sort_by, body.sort_order), body.page(call.engine.settings.answer_bytes)
     async with searching(call.engine.pool, call.filters, call.engine.settings.search_timeout_s) as conn:
-        found = await assistants.search(
-            conn, call.filters, body.wanted, order=order, limit=body.limit, offset=body.offset
-        )
+        found = await assistants.search(conn, call.filters, body.wanted, order=order, page=request)
         total = await assistants.count(conn, call.filters, body.wanted)
-    return page([selected(one, list(body.select or [])) for one in found], total, body.offset)
+    return await bounded_page(found, request, lambda row: selected(row, list(body.select or [])), total=total)
 
 
 async def count(call: Call[CountBody, None]) -> Response:
@@ -243,13 +242,12 @@ async def count(call: Call[CountBody, None]) -> Response:
 async def versions(call: Call[VersionsBody, None]) -> Response:
     """POST /assistants/{assistant_id}/versions: list the versions of an assistant, the newest first."""
     body, assistant_id = call.body, call.assistant_id
+    page = PageRequest(limit=body.limit, offset=body.offset, answer_bytes=call.engine.settings.answer_bytes)
     async with call.engine.pool.connection(call.filters) as conn:
-        found = await assistant_versions.search(
-            conn, call.filters, assistant_id, body.metadata or {}, limit=body.limit, offset=body.offset
-        )
+        found = await assistant_versions.search(conn, call.filters, assistant_id, body.metadata or {}, page)
         if not found and await assistants.get(conn, call.filters, assistant_id) is None:
             raise NotFound(f"Assistant {assistant_id} not found")
-    return json_answer(found)
+    return await bounded_page(found, page)
 
 
 async def restore(call: Call[LatestBody, None]) -> Response:

@@ -14,8 +14,8 @@ from threadkeep.api.body import validated
 from threadkeep.api.conditions import Condition
 from threadkeep.api.langgraph.runs import RunBody
 from threadkeep.api.operation import Call
-from threadkeep.api.paging import PageBody, selected
-from threadkeep.api.responses import json_answer, no_content, page
+from threadkeep.api.paging import PageBody, bounded_page, selected
+from threadkeep.api.responses import json_answer, no_content
 from threadkeep.base.problems import Invalid, InvalidRequest, NotFound
 from threadkeep.duties import cron_schedule
 from threadkeep.duties.cron_schedule import MAX_SCHEDULE
@@ -134,11 +134,11 @@ async def create_on_thread(call: Call[CronBody, None]) -> Response:
 async def search(call: Call[SearchBody, None]) -> Response:
     """POST /runs/crons/search: search crons."""
     body, wanted = call.body, _wanted(call)
-    order = (body.sort_by, body.sort_order)
+    order, request = (body.sort_by, body.sort_order), body.page(call.engine.settings.answer_bytes)
     async with searching(call.engine.pool, call.filters, call.engine.settings.search_timeout_s) as conn:
-        found = await crons.search(conn, call.filters, wanted, order=order, limit=body.limit, offset=body.offset)
+        found = await crons.search(conn, call.filters, wanted, order=order, page=request)
         total = await crons.count(conn, call.filters, wanted)
-    return page([selected(one, list(body.select or [])) for one in found], total, body.offset)
+    return await bounded_page(found, request, lambda cron: selected(cron, list(body.select or [])), total=total)
 
 
 async def count(call: Call[CountBody, None]) -> Response:

@@ -9,11 +9,12 @@ from starlette.responses import Response
 
 from threadkeep.api.langgraph.threads import known as known_thread
 from threadkeep.api.operation import Call
-from threadkeep.api.paging import MAX_OFFSET, selected
+from threadkeep.api.paging import MAX_OFFSET, bounded_page, selected
 from threadkeep.api.responses import json_answer, no_content, raw_json, run_headers
 from threadkeep.api.streaming import EventStream, Reading, run_frames
 from threadkeep.api.waiting import WaitingAnswer
 from threadkeep.base.problems import InvalidRequest, NotFound
+from threadkeep.postgres.bounded_page import PageRequest
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs import follow
 from threadkeep.runs.engine import Engine
@@ -104,11 +105,10 @@ async def search(call: Call[None, ListQuery]) -> Response:
     """GET /threads/{thread_id}/runs: list a thread's runs, the newest first."""
     await known_thread(call)
     asked = call.query
+    page = PageRequest(limit=asked.limit, offset=asked.offset, answer_bytes=call.engine.settings.answer_bytes)
     async with call.engine.pool.connection(call.filters) as conn:
-        found = await runs.search(
-            conn, call.filters, call.thread_id, status=asked.status, limit=asked.limit, offset=asked.offset
-        )
-    return json_answer([selected(run, list(asked.select or [])) for run in found])
+        found = await runs.search(conn, call.filters, call.thread_id, status=asked.status, page=page)
+    return await bounded_page(found, page, lambda run: selected(run, list(asked.select or [])))
 
 
 async def cancel_many(call: Call[CancelManyBody, CancelManyQuery]) -> Response:

@@ -4,19 +4,23 @@ Graphs and clients see the same items. A search with a `query` finds by meaning 
 and is a plain search where it does not.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
-from langgraph.store.base import NOT_PROVIDED, Item, SearchItem
+from langgraph.store.base import NOT_PROVIDED, GetOp, SearchOp
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from threadkeep.api.conditions import Condition
 from threadkeep.api.operation import Call
-from threadkeep.api.paging import MAX_OFFSET
-from threadkeep.api.responses import json_answer, no_content
+from threadkeep.api.paging import MAX_OFFSET, bounded_list
+from threadkeep.api.responses import json_answer, json_pieces, no_content
+from threadkeep.base import json
+from threadkeep.base.answer_budget import AnswerBudget
 from threadkeep.base.problems import Invalid, InvalidRequest
+from threadkeep.persistence import store_pages
 from threadkeep.persistence.store import OPERATORS, Store
+from threadkeep.persistence.store_pages import StoredItem
+from threadkeep.postgres.bounded_page import PageRequest
 from threadkeep.postgres.statement_timeout import in_time
 
 MAX_LABELS = 32
@@ -142,8 +146,13 @@ async def get(call: Call[None, ItemQuery]) -> Response:
     namespace = _of_query(query.namespace)
     # NUL as in bodies: what was put under such a key is found under it.
     key = query.key.replace(NUL, "\N{REPLACEMENT CHARACTER}")
-    item = await _store(call).aget(namespace, key, refresh_ttl=query.refresh_ttl)
-    return json_answer(_shown(item) if item else None)
+    op = GetOp(namespace, key, refresh_ttl=_refreshes(call, query.refresh_ttl))
+    item = await store_pages.get(_store(call), op)
+    if item is None:
+        return json_answer(None)
+    encoded = json.dumps(_shown(call, item))
+    AnswerBudget(call.engine.settings.answer_bytes).take_all(len(encoded), "the item")
+    return json_pieces([encoded])
 
 
 async def delete(call: Call[ItemBody, None]) -> Response:
@@ -153,18 +162,23 @@ async def delete(call: Call[ItemBody, None]) -> Response:
 
 
 async def search(call: Call[SearchBody, None]) -> Response:
-    """POST /store/items/search: search the items below a namespace, by what is in them."""
-    body = call.body
-    found = _store(call).asearch(
+    """POST /store/items/search: search the items below a namespace, by what is in them.
+
+    An answer has a limit in bytes. If `x-pagination-next` is there, the search goes on at that offset.
+    """
+    body, settings = call.body, call.engine.settings
+    op = SearchOp(
         tuple(body.namespace_prefix),
         query=body.query or None,
         filter=body.filter,
         limit=body.limit,
         offset=body.offset,
-        refresh_ttl=body.refresh_ttl,
+        refresh_ttl=_refreshes(call, body.refresh_ttl),
     )
-    items = await in_time(found, call.engine.settings.search_timeout_s)
-    return json_answer({"items": [_shown(item) for item in items]})
+    page = PageRequest(limit=body.limit, offset=body.offset, answer_bytes=settings.answer_bytes)
+    items = await in_time(store_pages.search(_store(call), op, page.answer_bytes), settings.search_timeout_s)
+    listing = await bounded_list(items, page, lambda item: _shown(call, item) | {"score": item.score})
+    return json_pieces([b'{"items":', *listing.pieces, b"}"], listing.headers)
 
 
 async def list_namespaces(call: Call[NamespacesBody, None]) -> Response:
@@ -193,12 +207,17 @@ def _of_query(given: str | list[str]) -> tuple[str, ...]:
         raise Invalid(error.args[0]) from None
 
 
-def _shown(item: Item) -> Mapping[str, object]:
-    fields: dict[str, object] = {
-        "namespace": item.namespace,
+def _refreshes(call: Call[Any, Any], asked: bool | None) -> bool:
+    """Whether a read begins the time of an item anew: as asked, or as langgraph.json says."""
+    config = cast("dict[str, Any]", call.engine.store.ttl_config or {})
+    return bool(config.get("refresh_on_read", True)) if asked is None else asked
+
+
+def _shown(call: Call[Any, Any], item: StoredItem) -> dict[str, object]:
+    return {
+        "namespace": item.namespace(call.filters.space),
         "key": item.key,
         "value": item.value,
         "created_at": item.created_at,
         "updated_at": item.updated_at,
     }
-    return fields | {"score": item.score} if isinstance(item, SearchItem) else fields

@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from threadkeep.api.conditions import MAX_IDS, Condition
 from threadkeep.api.operation import Call
-from threadkeep.api.paging import PageBody, selected
-from threadkeep.api.responses import json_answer, page
+from threadkeep.api.paging import PageBody, bounded_page, selected
+from threadkeep.api.responses import json_answer
 from threadkeep.postgres.statement_timeout import searching
 from threadkeep.tables import thread_search
 from threadkeep.tables.thread_search import Extract, Root, Search, Wanted
@@ -71,12 +71,11 @@ class SearchBody(PageBody):
     select: Annotated[list[ThreadField], Field(max_length=100)] | None = None
     extract: dict[Alias, Path] | None = Field(default=None, max_length=MAX_EXTRACTS)
 
-    @property
-    def wanted(self) -> Wanted:
+    def wanted(self, answer_bytes: int) -> Wanted:
+        """The page that is asked for, of at most `answer_bytes`."""
         return Wanted(
             order=(self.sort_by, self.sort_order),
-            limit=self.limit,
-            offset=self.offset,
+            page=self.page(answer_bytes),
             with_values=not self.select or "values" in self.select,
             extract=[_extract(alias, path) for alias, path in (self.extract or {}).items()],
         )
@@ -90,14 +89,16 @@ def _extract(alias: str, path: str) -> Extract:
 
 async def search(call: Call[SearchBody, None]) -> Response:
     """POST /threads/search: search threads."""
-    body = call.body
+    body, settings = call.body, call.engine.settings
     looked_for = Search(ids=body.ids, metadata=body.metadata, values=body.values, status=body.status)
-    timeout_s = call.engine.settings.search_timeout_s
-    found = await thread_search.search(call.engine.pool, call.filters, looked_for, body.wanted, timeout_s=timeout_s)
+    wanted = body.wanted(settings.answer_bytes)
+    found = await thread_search.search(
+        call.engine.pool, call.filters, looked_for, wanted, timeout_s=settings.search_timeout_s
+    )
     fields: list[str] = list(body.select or [])
     if fields and body.extract:
         fields.append("extracted")
-    return page([selected(one, fields) for one in found.items], found.total, body.offset)
+    return await bounded_page(found.items, wanted.page, lambda thread: selected(thread, fields), total=found.total)
 
 
 async def count(call: Call[CountBody, None]) -> Response:

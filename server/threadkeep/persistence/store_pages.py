@@ -1,0 +1,90 @@
+"""Store pages: items for the API, whose values are handed through as JSON text and are bounded in bytes.
+
+The statements are the stock store's. A graph gets its items decoded, by `Store` itself.
+"""
+
+import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from typing import Any, LiteralString, cast
+
+from langgraph.store.base import GetOp, SearchOp
+from psycopg import AsyncCursor, sql
+from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
+
+from threadkeep.base.json import Json
+from threadkeep.persistence.store import Store
+from threadkeep.postgres.bounded_page import SizedRow, bounded, sized
+from threadkeep.postgres.pool import Conn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredItem:
+    """A row of `store`."""
+
+    prefix: str
+    """The namespace, its labels joined by periods."""
+    key: str
+    value: Json
+    created_at: datetime
+    updated_at: datetime
+    score: float | None = None
+    """How near it is to the question of a search."""
+
+    def namespace(self, space: str | None) -> list[str]:
+        """The labels, without that of the caller's space."""
+        labels = self.prefix.split(".")
+        return labels if space is None else labels[1:]
+
+
+async def get(store: Store, op: GetOp) -> StoredItem | None:
+    """An item, or None. With `refresh_ttl` its time begins anew."""
+    labelled = store.labelled(op)
+    query, params = store.get_statement(labelled)
+    async with _cursor(store) as cursor:
+        await cursor.execute(query, params)
+        row = await cursor.fetchone()
+    return None if row is None else StoredItem(prefix=".".join(labelled.namespace), **row)
+
+
+async def search(store: Store, op: SearchOp, answer_bytes: int) -> list[SizedRow[StoredItem]]:
+    """A page of the items that match, of at most `answer_bytes`, or the first one. With `refresh_ttl` as `get`."""
+    listing, named = _with_names(*await store.search_statement(store.labelled(op)._replace(refresh_ttl=False)))
+    async with _cursor(store) as cursor:
+        cursor.row_factory = sized(StoredItem)
+        await cursor.execute(bounded(listing, "value"), named | {"answer_bytes": answer_bytes})
+        items = await cursor.fetchall()
+        if op.refresh_ttl and items:
+            await _refresh(cursor.connection, [item.row for item in items])
+    return items
+
+
+@asynccontextmanager
+async def _cursor(store: Store) -> AsyncGenerator[AsyncCursor[Any]]:
+    """A cursor that leaves JSON as it is."""
+    async with store.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
+        set_json_loads(Json, cursor)
+        yield cursor
+
+
+def _with_names(query: str, params: Sequence[object]) -> tuple[sql.Composable, dict[str, object]]:
+    """A statement with named parameters in place of positional ones, so that it can be a part of another."""
+    numbers = count()
+    named = re.sub("%s", lambda _: f"%(given_{next(numbers)})s", query)
+    return sql.SQL(cast("LiteralString", named)), {f"given_{number}": value for number, value in enumerate(params)}
+
+
+async def _refresh(conn: Conn, items: Sequence[StoredItem]) -> None:
+    await conn.execute(
+        """
+        UPDATE store
+           SET expires_at = now() + make_interval(mins => ttl_minutes)
+          FROM unnest(%(prefixes)s::text[], %(keys)s::text[]) AS read (prefix, key)
+         WHERE store.prefix = read.prefix AND store.key = read.key AND ttl_minutes IS NOT NULL
+        """,
+        {"prefixes": [item.prefix for item in items], "keys": [item.key for item in items]},
+    )
