@@ -9,10 +9,11 @@ import pytest
 from langgraph_sdk import get_client
 from langgraph_sdk.errors import AuthenticationError, NotFoundError
 
-from conftest import WAIT_S
+from conftest import WAIT_S, serving
 from threadkeep.api.routes import TABLE
 from threadkeep.auth import api_keys
 from threadkeep.auth.api_keys import KeyDoor, digest, new_key
+from threadkeep.settings import Settings
 
 MakeKey = Callable[..., Awaitable[str]]
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -168,17 +169,22 @@ async def test_key_ends_when_its_time_is_over(stranger: httpx.AsyncClient, make_
 
 
 async def test_revoked_key_opens_nothing_after_five_seconds(
-    stranger: httpx.AsyncClient, make_key: MakeKey, database: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, make_key: MakeKey, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Issue: revoked within the documented time, in every process; here that time is shorter."""
+    assert api_keys.FRESH_S + api_keys.GRACE_S <= 5
     monkeypatch.setattr(api_keys, "FRESH_S", 0.0)
     key = {"x-api-key": await make_key("ada")}
-    assert (await stranger.post("/threads", json={}, headers=key)).status_code == 200
+    async with (
+        serving(settings.model_copy(update={"auth_type": "api_key"})) as url,
+        httpx.AsyncClient(base_url=url, timeout=WAIT_S, headers=key) as http,
+    ):
+        assert (await http.post("/threads", json={})).status_code == 200
 
-    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
-        assert len(await api_keys.api_keys.revoke(conn, key["x-api-key"][: api_keys.SHOWN])) == 1
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+            assert len(await api_keys.api_keys.revoke(conn, key["x-api-key"][: api_keys.SHOWN])) == 1
 
-    assert (await stranger.post("/threads", json={}, headers=key)).status_code == 401
+        assert (await http.post("/threads", json={})).status_code == 401
 
 
 async def test_secret_is_nowhere_in_the_database_and_its_use_is_written_down(

@@ -8,10 +8,8 @@ import hashlib
 import logging
 import math
 import secrets
-import time
-from collections import OrderedDict
-from dataclasses import dataclass
-from typing import Final, get_args
+from functools import partial
+from typing import Final, NamedTuple, get_args
 
 import psycopg
 from psycopg_pool import PoolTimeout
@@ -23,6 +21,7 @@ from threadkeep.auth.ownership import own
 from threadkeep.auth.principal import Principal, principal
 from threadkeep.base import ids
 from threadkeep.base.problems import Forbidden
+from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables import api_keys
@@ -45,15 +44,11 @@ SCOPES: Final = ALL_EVENTS | {f"{event.split('.')[0]}.*" for event in ALL_EVENTS
 """What a key may be limited to: an event, or all of a resource."""
 
 
-@dataclass(slots=True)
-class Known:
-    """A caller that was found lately, until `until` of the monotonic clock."""
+class Known(NamedTuple):
+    """The caller of a key, and for how many seconds the key was still valid when it was read."""
 
     caller: Principal
-    until: float
-    ends: float
-    """When the key expires."""
-    in_grace: bool = False
+    lives_s: float
 
 
 class KeyDoor:
@@ -63,7 +58,9 @@ class KeyDoor:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._known: OrderedDict[bytes, Known] = OrderedDict()
+        self._known: TtlCache[bytes, Known] = TtlCache(
+            capacity=REMEMBERED, ttl_s=FRESH_S, grace_s=GRACE_S, lives_s=lambda known: known.lives_s
+        )
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         """The owner of the key that is shown."""
@@ -71,13 +68,8 @@ class KeyDoor:
         if len(shown) != LENGTH or not shown.startswith(SIGN):
             raise unknown()
         hashed = digest(shown)
-        known = self._known.get(hashed)
-        now = time.monotonic()
-        if known is not None and known.until > now:
-            return known.caller
-        if known is not None and not known.in_grace:
-            known.until, known.in_grace = min(known.until + GRACE_S, known.ends), True
-        return (await self._find(hashed)).caller
+        known = self._known.get(hashed) or await self._known.get_or_read(hashed, partial(self._find, hashed))
+        return known.caller
 
     async def authorize(self, principal: Principal, event: Event, value: Value) -> Filters:
         """What is the caller's own, if the key's scopes reach as far."""
@@ -86,19 +78,15 @@ class KeyDoor:
         return own(principal, event, value)
 
     async def _find(self, hashed: bytes) -> Known:
-        asked = time.monotonic()
+        """The caller as Postgres knows the key now. Unauthenticated if it is not valid, and then nothing is kept of it."""
         async with self._pool.connection() as conn:
             found = await api_keys.find_valid(conn, hashed)
         if found is None:
-            self._known.pop(hashed, None)
+            self._known.forget(hashed)
             raise unknown()
         if not found.used_lately:
             await self._touch(found)
-        ends = math.inf if found.expires_in_s is None else asked + found.expires_in_s
-        known = self._known[hashed] = Known(_caller(found), min(asked + FRESH_S, ends), ends)
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return known
+        return Known(_caller(found), math.inf if found.expires_in_s is None else found.expires_in_s)
 
     async def _touch(self, found: Valid) -> None:
         """A database that can't be written to may still be read."""

@@ -1,13 +1,13 @@
 """JWKS: an issuer's public keys, fetched from its address, kept, and fetched again when they change.
 
-Keys older than `REFRESH_S` are fetched anew when they are next needed; until `TOO_OLD_S` old ones will do while the
-issuer does not answer, and then none does: the door is closed. A token that names a key nobody knows makes for one more
-fetch, but not for one each time.
+Keys older than `REFRESH_S` are fetched anew when they are next needed. While the issuer does not answer, they are used
+until they are `TOO_OLD_S` old, and then no token is accepted. A token that names an unknown key causes one more fetch,
+but not one each time.
 """
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ import httpx
 import orjson
 
 from threadkeep.base.problems import StartRefused, Unavailable
+from threadkeep.base.ttl_cache import TtlCache
 
 log = logging.getLogger(__name__)
 
@@ -37,58 +38,50 @@ class NoKeys(Exception):
 class Jwks:
     """The keys at one address."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
         check_address(url)
         self._url = url
-        self._keys: list[Jwk] = []
-        self._fetched = float("-inf")
-        """When there last were keys, by the monotonic clock."""
-        self._asked_for_unknown = float("-inf")
-        self._failed = float("-inf")
-        self._fetching = anyio.Lock()
+        self._keys: TtlCache[None, list[Jwk]] = TtlCache(
+            capacity=1, ttl_s=REFRESH_S, grace_s=TOO_OLD_S - REFRESH_S, retry_s=RETRY_S, clock=clock
+        )
+        self._keys_for_unknown: TtlCache[None, list[Jwk]] = TtlCache(
+            capacity=1, ttl_s=RETRY_S, retry_s=RETRY_S, clock=clock
+        )
+        """Those that were fetched because of a token that names an unknown key."""
 
     async def open(self) -> None:
-        """Fetch the keys for the first time; StartRefused where there are none."""
+        """Fetch the keys for the first time. StartRefused if there are none."""
         try:
-            await self._fetch()
+            self._keys.put(None, await self._fetch())
         except NoKeys as error:
             raise StartRefused(f"THREADKEEP_JWT_JWKS_URL: {self._url}: {error}") from None
 
     async def matching(self, kid: str | None) -> list[Jwk]:
-        """The keys of an id, or all where a token names none; Unavailable where all that is known is too old."""
-        await self._refresh()
-        found = self._of(kid)
-        if found or time.monotonic() - self._asked_for_unknown < RETRY_S:
-            return found
-        async with self._fetching:
-            if not (found := self._of(kid)) and time.monotonic() - self._asked_for_unknown >= RETRY_S:
-                self._asked_for_unknown = time.monotonic()
-                await self._try_fetch()
-                found = self._of(kid)
-        return found
-
-    def _of(self, kid: str | None) -> list[Jwk]:
-        return [key for key in self._keys if kid is None or key.get("kid") == kid]
-
-    async def _refresh(self) -> None:
-        """See that the keys are fresh, or at least not too old."""
-        if time.monotonic() - self._fetched < REFRESH_S:
-            return
-        async with self._fetching:
-            now = time.monotonic()
-            if now - self._fetched >= REFRESH_S and now - self._failed >= RETRY_S:
-                await self._try_fetch()
-        if time.monotonic() - self._fetched >= TOO_OLD_S:
-            raise Unavailable("the issuer of tokens does not answer", retry_after_s=int(RETRY_S))
-
-    async def _try_fetch(self) -> None:
+        """The keys of an id, or all if a token names none. Unavailable if all that is known is too old."""
         try:
-            await self._fetch()
-        except NoKeys as error:
-            self._failed = time.monotonic()
-            log.warning("the issuer's keys can't be fetched", extra={"url": self._url, "reason": str(error)})
+            keys = await self._keys.get_or_read(None, self._fetch_or_warn)
+        except NoKeys:
+            raise Unavailable("the issuer of tokens does not answer", retry_after_s=int(RETRY_S)) from None
+        if matches := _of(keys, kid):
+            return matches
+        try:
+            return _of(await self._keys_for_unknown.get_or_read(None, self._fetch_for_unknown), kid)
+        except NoKeys:
+            return []
 
-    async def _fetch(self) -> None:
+    async def _fetch_for_unknown(self) -> list[Jwk]:
+        keys = await self._fetch_or_warn()
+        self._keys.put(None, keys)
+        return keys
+
+    async def _fetch_or_warn(self) -> list[Jwk]:
+        try:
+            return await self._fetch()
+        except NoKeys as error:
+            log.warning("the issuer's keys can't be fetched", extra={"url": self._url, "reason": str(error)})
+            raise
+
+    async def _fetch(self) -> list[Jwk]:
         raw = await _get(self._url)
         try:
             found = cast("object", orjson.loads(raw))
@@ -97,8 +90,11 @@ class Jwks:
         keys = cast("dict[str, object]", found).get("keys") if isinstance(found, dict) else None
         if not isinstance(keys, list):
             raise NoKeys("what it answers has no keys")
-        self._keys = [cast("Jwk", key) for key in cast("list[object]", keys) if isinstance(key, dict)]
-        self._fetched = time.monotonic()
+        return [cast("Jwk", key) for key in cast("list[object]", keys) if isinstance(key, dict)]
+
+
+def _of(keys: Sequence[Jwk], kid: str | None) -> list[Jwk]:
+    return [key for key in keys if kid is None or key.get("kid") == kid]
 
 
 async def _get(url: str) -> bytes:

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
+import anyio
 import orjson
 import psycopg
 from psycopg import AsyncConnection
@@ -129,6 +130,17 @@ class TenantPool(AsyncConnectionPool[Conn]):
         """A connection for a caller's rows; without `filters`, one for the server's own work."""
         restriction = self.restriction(filters)
         return super().connection(timeout) if restriction is None else self._restricted(restriction, timeout)
+
+    @asynccontextmanager
+    async def shielded(self, filters: Filters = EVERYTHING) -> AsyncGenerator[Conn]:
+        """A connection whose block is finished though its task is cancelled meanwhile.
+
+        A cancellation in the middle of a statement closes the connection. So a reader that many may cancel, such as one
+        whose client leaves, takes its connections here. The block must be short: nothing ends it early.
+        """
+        with anyio.CancelScope(shield=True):
+            async with self.connection(filters) as conn:
+                yield conn
 
     @asynccontextmanager
     async def _restricted(self, restriction: Restriction, wait_s: float | None) -> AsyncGenerator[Conn]:
