@@ -11,11 +11,11 @@ import threadkeep
 PACKAGE = Path(threadkeep.__file__).parent
 LAYERS = (
     {"base"},
-    {"settings", "project"},
+    {"settings", "project", "importing"},
     {"postgres"},
     {"tables"},
     {"persistence"},
-    {"auth", "graphs", "context_schema"},
+    {"auth", "graphs", "context_schema", "remote_graph"},
     {"runs"},
     {"threads"},
     {"duties"},

@@ -159,16 +159,45 @@ def test_a_wrong_value_stops_the_start_and_is_named(write: WRITE, keys: dict[str
         ({"auth": {"allow_langsmith_api_keys": True}}, "auth.allow_langsmith_api_keys: not supported"),
         ({"encryption": {"path": "./e.py:e"}}, "encryption: not supported"),
         ({"priority": "./p.py:p"}, "priority: not supported"),
-        ({"store": {"path": "./s.py:s"}}, "store.path: not supported"),
-        ({"checkpointer": {"path": "./c.py:c"}}, "checkpointer.path: not supported"),
-        ({"checkpointer": {"backend": "mongo"}}, "checkpointer.backend: not supported"),
-        ({"checkpointer": {"uri": "mongodb://h"}}, "checkpointer.uri: not supported"),
         ({"checkpointer": {"serde": {"pickle_fallback": True}}}, "checkpointer.serde.pickle_fallback: not supported"),
     ],
 )
 def test_a_key_that_would_be_missed_stops_the_start(write: WRITE, keys: dict[str, object], reason: str) -> None:
     """Ours: a server without the auth, encryption or storage that was asked for does not run."""
     assert refusal(write(**keys)) == reason
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"store": {"path": "./s.py:s"}}, ["store.path"]),
+        ({"checkpointer": {"path": "./c.py:c"}}, ["checkpointer.path"]),
+        ({"checkpointer": {"backend": "mongo", "uri": "mongodb://h"}}, ["checkpointer.uri", "checkpointer.backend"]),
+        ({"checkpointer": {"backend": "default"}, "store": {"path": ""}}, []),
+    ],
+)
+def test_persistence_of_the_projects_own_is_replaced_by_postgres(
+    write: WRITE, caplog: pytest.LogCaptureFixture, keys: dict[str, object], named: list[str]
+) -> None:
+    """Ours: the graphs run, and one line says what keeps their state. A setting makes it strict."""
+    read = project.load(write(**keys))
+    project.refuse_replaced(read, strict=False)
+
+    assert [line.__dict__["keys"] for line in caplog.records] == ([named] if named else [])
+    if named:
+        with pytest.raises(StartRefused, match=r"^" + ", ".join(named)):
+            project.refuse_replaced(read, strict=True)
+
+
+@pytest.mark.parametrize("section", ["configurable_headers", "logging_headers"])
+def test_patterns_of_headers_have_older_names(write: WRITE, section: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Protocol: `include` and `exclude`; the present names go over them."""
+    older = project.load(write(http={section: {"include": ["x-*"], "exclude": ["x-a"]}}))
+    both = project.load(write(http={section: {"include": ["y-*"], "includes": ["x-*"], "exclude": ["x-a"]}}))
+
+    names = project.HeaderNames(includes=("x-*",), excludes=("x-a",))
+    assert (getattr(older.http, section), getattr(both.http, section)) == (names, names)
+    assert caplog.records == []
 
 
 def test_a_file_without_graphs_is_refused(tmp_path: Path) -> None:

@@ -149,7 +149,16 @@ def create_app(
         project=project,
         open_store=store_opener(project, settings.channel_bytes),
         webhooks=webhook_policy.of(project, environment(project.webhooks.env_prefix)),
-        docs=docs.load(served, mount.prefix(project.http), auth.kind, project.auth),
+        docs=docs.load(
+            docs.Described(
+                served=tuple(served),
+                prefix=mount.prefix(project.http),
+                kind=auth.kind,
+                auth=project.auth,
+                app=custom,
+                kept=mount.KEPT,
+            )
+        ),
         auth=auth,
         metrics=Metrics(graphs, [(one.method, one.path) for one in served]),
         metrics_guarded=metrics.is_guarded(settings, has_door=auth.kind != "none"),

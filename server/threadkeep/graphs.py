@@ -5,16 +5,10 @@ a synchronous one that blocks stops every other run while it lasts. Types of Lan
 """
 
 import copy
-import difflib
 import functools
-import hashlib
-import importlib
-import importlib.util
 import inspect
 import logging
-import os
 import re
-import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
@@ -25,7 +19,6 @@ from contextlib import (
 )
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -37,16 +30,19 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import StateGraph
 from langgraph.pregel import Pregel
 from langgraph.pregel.protocol import PregelProtocol
+from langgraph.pregel.remote import RemoteGraph
 from langgraph.store.base import BaseStore
 from langgraph_sdk.runtime import AccessContext, _ExecutionRuntime, _ReadRuntime  # pyright: ignore[reportPrivateUsage]
 
 from threadkeep.auth.principal import configurable_of
 from threadkeep.base.problems import StartRefused
 from threadkeep.context_schema import accepted_keys, is_constructed, runtime_class
+from threadkeep.importing import load_object, reason
 from threadkeep.persistence.checkpointer import Checkpoints
 from threadkeep.persistence.store import Store
 from threadkeep.postgres.tenancy import EVERYTHING, Filters
-from threadkeep.project import Project, add_to_path, split_target
+from threadkeep.project import Project
+from threadkeep.remote_graph import ServedRemoteGraph
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +180,7 @@ class LoadedGraph:
     def _join(self, graph: Graph, *, durable: bool) -> Graph:
         """A shallow copy with the server's checkpointer and store. `Pregel.copy` would lose what is not a parameter."""
         if not is_local(graph):
-            return graph
+            return cast("Graph", ServedRemoteGraph.of(cast("RemoteGraph", graph))) if _is_remote(graph) else graph
         joined: Any = copy.copy(graph)
         self._tell_replaced(joined.checkpointer, joined.store)
         joined.checkpointer = None
@@ -210,18 +206,24 @@ def load_graphs(project: Project) -> Graphs:
     for graph_id, target in project.graphs.items():
         key = f"graphs.{graph_id}"
         found = load_object(project.root, target.path, key=key)
-        loaded[graph_id] = accept(graph_id, found, where=f"{key}: {target.path}", description=target.description)
+        where = f"{key}: {target.path}"
+        loaded[graph_id] = accept(graph_id, found, where=where, description=target.description, root=project.root)
     return loaded
 
 
-def accept(graph_id: str, found: object, *, where: str, description: str | None = None) -> LoadedGraph:
-    """What a target named, as a graph or a factory of graphs; StartRefused, naming `where`, if it is neither."""
+def accept(
+    graph_id: str, found: object, *, where: str, description: str | None = None, root: Path | None = None
+) -> LoadedGraph:
+    """What a target named, as a graph or a factory of graphs; StartRefused, naming `where`, if it is neither.
+
+    `root` is the project's folder, whose lines an error tells of.
+    """
     try:
         graph = _as_graph(found)
         source = _as_factory(found) if graph is None else graph
     except Exception as error:
-        log.exception("a graph can't be compiled", extra={"graph_id": graph_id})
-        raise StartRefused(f"{where}: {type(error).__name__}: {error}") from error
+        log.debug("a graph can't be compiled", extra={"graph_id": graph_id}, exc_info=True)
+        raise StartRefused(f"{where}: {reason(error, root or Path.cwd())}") from error
     if isinstance(source, str):
         raise StartRefused(f"{where}: {source}")
     return LoadedGraph(graph_id, source, description=description)
@@ -257,60 +259,8 @@ def is_local(graph: object) -> bool:
     return isinstance(graph, Pregel)
 
 
-def load_object(root: Path, target: str, *, key: str) -> object:
-    """What `./file.py:name` or `package.module:name` names, for the key of langgraph.json that StartRefused tells of."""
-    try:
-        place, name = split_target(target)
-    except ValueError as error:
-        raise StartRefused(f"{key}: {error}") from None
-    module = _module(root, place, f"{key}: {target}")
-    try:
-        return getattr(module, name)
-    except AttributeError:
-        near = difflib.get_close_matches(name, [each for each in vars(module) if not each.startswith("__")])
-        hint = f"; there is {', '.join(near)}" if near else ""
-        raise StartRefused(f"{key}: {target}: {place} has no {name}{hint}") from None
-
-
-def _module(root: Path, place: str, where: str) -> ModuleType:
-    if place.endswith(".py") and not (root / place).is_file():
-        raise StartRefused(f"{where}: there is no file {root / place}")
-    try:
-        return _import_file(root, root / place) if place.endswith(".py") else importlib.import_module(place)
-    except (Exception, SystemExit) as error:
-        log.exception("a module of the project can't be imported", extra={"place": place})
-        hint = ""
-        if "relative import" in str(error):
-            hint = "; a file is no part of a package: name it as package.module:name, or import from the package's name"
-        raise StartRefused(f"{where}: {type(error).__name__}: {error}{hint}") from error
-
-
-def _import_file(root: Path, file: Path) -> ModuleType:
-    """Run a file as a module whose name depends on its place under `root` alone.
-
-    Checkpoints name types by module, so the name has to be the same after a restart and on every replica. A file that
-    was imported already is not run again.
-    """
-    path = file.resolve()
-    name = "graph_file__" + re.sub(r"\W", "_", os.path.relpath(path, root.resolve()).removesuffix(".py"))
-    known = sys.modules.get(name)
-    if known is not None and known.__file__ != str(path):  # two names fell together, or a second project came
-        name += "_" + hashlib.sha256(str(path).encode()).hexdigest()[:8]
-        known = sys.modules.get(name)
-    if known is not None:
-        return known
-    add_to_path(path.parent)
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+def _is_remote(graph: object) -> bool:
+    return isinstance(graph, RemoteGraph)
 
 
 def _as_graph(found: object) -> Graph | None:

@@ -42,13 +42,17 @@ NOT_SUPPORTED: Mapping[str, tuple[object, ...]] = {
     "auth.allow_langsmith_api_keys": (),
     "encryption": (),
     "priority": (),
+    "checkpointer.serde.pickle_fallback": (),
+}
+"""Keys that stop the start, each with the values that ask for nothing (an empty value asks for nothing either)."""
+
+REPLACED: Mapping[str, tuple[object, ...]] = {
     "store.path": (),
     "checkpointer.path": (),
     "checkpointer.uri": (),
     "checkpointer.backend": ("default",),
-    "checkpointer.serde.pickle_fallback": (),
 }
-"""Keys that stop the start, each with the values that ask for nothing (an empty value asks for nothing either)."""
+"""Keys that name another store or checkpointer, in whose place Postgres is used; likewise."""
 
 Modules: TypeAlias = tuple[tuple[str, ...], ...] | Literal[True] | None
 
@@ -159,6 +163,16 @@ class HeaderNames(_Section):
     includes: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _older_names(cls, value: object) -> object:
+        """`include` and `exclude`, as older documentation has it. The present names go over them."""
+        if not isinstance(value, Mapping):
+            return value
+        names = {"include": "includes", "exclude": "excludes"}
+        older = {names[key]: item for key, item in _object(cast("object", value)).items() if key in names}
+        return {**older, **{key: item for key, item in _object(cast("object", value)).items() if key not in names}}
+
 
 class Http(_Section):
     app: str | None = None
@@ -268,13 +282,14 @@ def apply_environment(project: Project) -> None:
     Folders go to the end of `sys.path`: a project's `queue.py` must not take the place of a module that the server
     imports. Nothing is installed; a distribution that is missing is named in the log.
     """
-    for name, value in _variables(project).items():
+    for name, value in variables(project).items():
         os.environ.setdefault(name, value)
     missing: list[str] = []
-    add_to_path(project.root)
+    for folder in (project.root, project.root / "src", Path.cwd()):
+        add_to_path(folder)
     for dependency in project.dependencies:
-        folder = project.root / dependency
-        if folder.is_dir():
+        folder = locate(project.root, dependency)
+        if folder is not None and folder.is_dir():
             add_to_path(folder)
             add_to_path(folder / "src")
         elif dependency.startswith("."):
@@ -283,6 +298,31 @@ def apply_environment(project: Project) -> None:
             missing.append(dependency)
     if missing:
         log.warning("dependencies of the project are not installed", extra={"dependencies": missing})
+
+
+def locate(root: Path, path: str) -> Path | None:
+    """The file or folder of a relative path, in the project's folder or else in the working directory; None: neither."""
+    return next((found for found in (root / path, Path.cwd() / path) if found.exists()), None)
+
+
+def refuse_replaced(project: Project, *, strict: bool) -> None:
+    """Say in one line that Postgres takes the place of a store or checkpointer of the project's own.
+
+    StartRefused if `strict`.
+    """
+    keys = [key for key, harmless in REPLACED.items() if (value := _at(project, key)) and value not in harmless]
+    if keys and strict:
+        raise StartRefused(
+            f"{', '.join(keys)}: the store and the checkpointer are Postgres (THREADKEEP_STRICT_PERSISTENCE)"
+        )
+    if keys:
+        log.warning("Postgres is used in place of the project's own persistence", extra={"keys": keys})
+
+
+def _at(section: object, key: str) -> object:
+    for name in key.split("."):
+        section = getattr(section, name)
+    return section
 
 
 def add_to_path(folder: Path) -> None:
@@ -322,13 +362,14 @@ def _tell_ignored(project: Project) -> None:
         log.warning("keys that do nothing on this server are ignored", extra={"keys": sorted(unknown - build)})
 
 
-def _variables(project: Project) -> Mapping[str, str]:
+def variables(project: Project) -> Mapping[str, str]:
+    """The variables of the project's `env`, by name."""
     if not isinstance(project.env, str):
         return project.env
-    file = project.root / project.env
-    if not file.is_file():
+    file = locate(project.root, project.env)
+    if file is None or not file.is_file():
         # Such a file is rarely deployed: where secrets come with the process, there is none.
-        log.warning("the project's env file does not exist", extra={"file": str(file)})
+        log.warning("the project's env file does not exist", extra={"file": str(project.root / project.env)})
         return {}
     return {name: value for name, value in dotenv_values(file).items() if value is not None}
 

@@ -12,6 +12,7 @@ import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph_sdk import get_client
+from openapi_spec_validator import validate
 
 from conftest import WAIT_S, serving
 from threadkeep.app import create_app
@@ -320,3 +321,130 @@ async def test_what_does_nothing_is_said_in_the_log(
 
     [line] = [record for record in caplog.records if record.name == "threadkeep.api.mount"]
     assert line.__dict__["keys"] == ["http.logging_headers", "http.middleware_order"]
+
+
+RAISING = """
+from starlette.applications import Starlette
+from starlette.endpoints import HTTPEndpoint
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Mount, Route
+
+
+async def refuse(request):
+    \"\"\"Refuse with a status.
+
+    Whatever it is.
+    \"\"\"
+    raise HTTPException(request.path_params["status"], "no", headers={"x-why": "because"})
+
+
+async def answer(request):
+    return JSONResponse({"error": "said"}, 402)
+
+
+async def read(request):
+    return JSONResponse(await request.json())
+
+
+class Things(HTTPEndpoint):
+    async def get(self, request):
+        \"\"\"List the things.\"\"\"
+        return JSONResponse([])
+
+    async def post(self, request):
+        return JSONResponse({})
+
+
+class Own(Starlette):
+    def openapi(self):
+        run = {"$ref": "#/components/schemas/Run"}
+        content = {"application/json": {"schema": run}}
+        get = {"operationId": "runs_create", "responses": {"200": {"description": "A run", "content": content}}}
+        return {
+            "paths": {"/mine": {"get": get}, "/ok": {"get": get}},
+            "components": {"schemas": {"Run": {"type": "object", "properties": {"next": run}}}},
+            "tags": [{"name": "Mine"}, {"name": "Crons"}],
+        }
+
+
+routes = [
+    Route("/refuse/{status:int}", refuse),
+    Route("/answer", answer, methods=["POST"]),
+    Route("/read", read, methods=["POST"]),
+    Mount("/below", routes=[Route("/things", Things)]),
+    Route("/hidden", answer, include_in_schema=False),
+    Route("/openapi.json", answer),
+]
+app = Starlette(routes=routes)
+handled = Starlette(
+    routes=routes, exception_handlers={HTTPException: lambda request, error: PlainTextResponse("mine", error.status_code)}
+)
+own = Own(routes=routes)
+"""
+
+
+@asynccontextmanager
+async def _raising(settings: Settings, root: Path, name: str, **http: Any) -> AsyncIterator[httpx.AsyncClient]:
+    (root / "raising.py").write_text(RAISING)
+    async with _http(settings, _project(root, app=f"./raising.py:{name}", **http)) as client:
+        yield client
+
+
+async def test_errors_of_own_routes_are_json_with_their_status(settings: Settings, tmp_path: Path) -> None:
+    """Protocol: an HTTPException is `{"detail"}` with its status and headers; a body that is no JSON is a 400."""
+    statuses = (400, 409, 418, 499, 503, 599)
+    async with _raising(settings, tmp_path, "app") as http:
+        refused = [await http.get(f"/refuse/{status}") for status in statuses]
+        empty = await http.get("/refuse/304")
+        said = await http.post("/answer")
+        unread = await http.post("/read", content=b"{")
+
+    assert [answer.status_code for answer in refused] == list(statuses)
+    assert {answer.json()["detail"] for answer in refused} == {"no"}
+    assert {answer.headers["x-why"] for answer in refused} == {"because"}
+    assert (empty.status_code, empty.content) == (304, b"")
+    assert (said.status_code, said.json()) == (402, {"error": "said"})
+    assert (unread.status_code, unread.json()["detail"]) == (400, "the body is not JSON")
+
+
+async def test_own_handlers_of_errors_go_before_ours(settings: Settings, tmp_path: Path) -> None:
+    """Ours: an application that makes its own answers keeps them."""
+    async with _raising(settings, tmp_path, "handled") as http:
+        answer = await http.get("/refuse/418")
+
+    assert (answer.status_code, answer.text) == (418, "mine")
+
+
+async def test_own_routes_are_in_the_spec(settings: Settings, tmp_path: Path) -> None:
+    """Protocol: `/openapi.json` holds the routes of `http.app`."""
+    async with _raising(settings, tmp_path, "app") as http:
+        spec = (await http.get("/openapi.json")).json()
+
+    refuse = spec["paths"]["/refuse/{status}"]["get"]
+    assert refuse["parameters"] == [{"name": "status", "in": "path", "required": True, "schema": {"type": "integer"}}]
+    assert (refuse["summary"], refuse["description"]) == ("Refuse with a status", "Whatever it is.")
+    assert list(spec["paths"]["/answer"]) == ["post"]
+    assert spec["paths"]["/below/things"]["get"]["summary"] == "List the things"
+    assert sorted(spec["paths"]["/below/things"]) == ["get", "post"]
+    assert "/hidden" not in spec["paths"]
+    assert spec["paths"]["/openapi.json"]["get"]["summary"] == "This description of the server"
+    assert "/threads" in spec["paths"]
+    await anyio.to_thread.run_sync(validate, spec)
+
+
+async def test_an_application_that_describes_itself_is_asked(settings: Settings, tmp_path: Path) -> None:
+    """Protocol: FastAPI's description is merged; names that both use are kept apart."""
+    async with _raising(settings, tmp_path, "own", mount_prefix="/pre") as http:
+        spec = (await http.get("/pre/openapi.json")).json()
+
+    ours = spec["paths"]["/threads/{thread_id}/runs"]["post"]["operationId"]
+    mine = spec["paths"]["/mine"]["get"]
+    ref = "#/components/schemas/RunOfApp"
+    assert mine["operationId"] not in {ours, ""}
+    assert mine["responses"]["200"]["content"]["application/json"]["schema"] == {"$ref": ref}
+    assert spec["components"]["schemas"]["RunOfApp"] == {"type": "object", "properties": {"next": {"$ref": ref}}}
+    assert "run_id" in spec["components"]["schemas"]["Run"]["properties"]
+    assert spec["paths"]["/ok"]["get"]["operationId"] != mine["operationId"]
+    assert [tag["name"] for tag in spec["tags"]].count("Crons") == 1
+    await anyio.to_thread.run_sync(validate, spec)

@@ -448,6 +448,49 @@ def test_user_may_be_an_object() -> None:
         as_principal({"identity": "ada", "is_authenticated": False})
 
 
+@pytest.mark.parametrize(
+    "returned",
+    [
+        "['read'], 'ada'",
+        "('read',), {'identity': 'ada'}",
+        "AuthCredentials(['read']), SimpleUser('ada')",
+        "['read'], Person(identity='ada')",
+        "{'identity': 'ada', 'permissions': ['read']}",
+    ],
+)
+async def test_authenticate_may_return_its_scopes_and_the_user(
+    settings: Settings, tmp_path: Path, returned: str
+) -> None:
+    """Protocol: what older projects return, Starlette's own types included."""
+    code = f"""
+from dataclasses import dataclass
+from starlette.authentication import AuthCredentials, SimpleUser
+
+@dataclass
+class Person:
+    identity: str
+
+@auth.authenticate
+async def authenticate(authorization):
+    return {returned}
+
+@auth.on.threads
+async def record(ctx, value):
+    seen.CALLS.append((ctx.user.identity, ctx.permissions))
+"""
+    async with guarded(settings, tmp_path, code) as http:
+        answer = await http.post("/threads", json={})
+
+    assert (answer.status_code, seen.CALLS) == (200, [("ada", ["read"])])
+
+
+@pytest.mark.parametrize("returned", [(), ("ada",), (["read"], "ada", 1), ("read", "ada"), (["read"], None)])
+def test_other_tuples_are_nobody(returned: object) -> None:
+    """Ours: a text is no list of scopes."""
+    with pytest.raises(ProjectFault):
+        as_principal(returned)
+
+
 BROKEN = {
     "is no Python": "def (",
     "raises": "raise RuntimeError('no')",

@@ -56,7 +56,7 @@ def making(runtime: ServerRuntime) -> Any:
 
 
 ADA = {"item": "ada", "attribute": "ada", "shown": "ada", "id": "ada", "permissions": []}
-NOBODY = {"item": None, "attribute": None, "shown": None, "id": None, "permissions": None}
+NOBODY = {"item": None, "attribute": None, "shown": None, "id": "", "permissions": []}
 RUN = {"assistant_id": "looking", "input": {"by_runtime": ""}}
 
 

@@ -1,6 +1,7 @@
 """`RemoteGraph`: a graph of this server, used from another program like a graph of its own."""
 
 import uuid
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -241,3 +242,77 @@ async def test_messages_of_the_local_program_arrive_as_such(client: LangGraphCli
     values = await remote(client, "speaking").ainvoke({"messages": [HumanMessage("hi", id="question")]})
 
     assert [(one["type"], one["id"]) for one in values["messages"]] == [("human", "question"), ("ai", "answer-1")]
+
+
+@pytest.fixture
+async def served(settings: Settings, client: LangGraphClient) -> AsyncIterator[LangGraphClient]:
+    """A client of a second server, whose graphs are those of the first, on the same database."""
+    names = ("chain", "asking", "failing", "speaking")
+    graphs = {name: accept(name, remote(client, name), where="tests") for name in names}
+    async with serving(settings, graphs) as url, get_client(url=url, api_key=None) as second:
+        yield second
+
+
+async def test_one_that_is_served_runs_with_a_thread_and_without(served: LangGraphClient) -> None:
+    """Protocol: a RemoteGraph may stand in `graphs`. Its thread goes on where it runs."""
+    thread_id = (await served.threads.create())["thread_id"]
+    stateless = await served.runs.wait(None, "chain", input=EMPTY)
+    first = await served.runs.wait(thread_id, "chain", input=EMPTY, config={"configurable": {"tone": "kind"}})
+    second = await served.runs.wait(thread_id, "chain", input={"items": ["again"]})
+    state = await served.threads.get_state(thread_id)
+    history = await served.threads.get_history(thread_id, limit=100)
+
+    assert (stateless, first) == (DONE, DONE)
+    assert second == state["values"] == {"items": ["first", "second", "again", "first", "second"]}
+    assert {one["checkpoint"]["thread_id"] for one in history} == {thread_id}
+    assert (await served.threads.get(thread_id))["values"] == second
+
+
+async def test_one_that_is_served_streams_in_every_mode(served: LangGraphClient) -> None:
+    """Protocol: the events of a graph of this process, messages word by word."""
+    hello: Any = {"messages": [{"role": "user", "content": "hello"}]}
+    streamed = [
+        (part.event, part.data)
+        async for part in served.runs.stream(
+            None, "speaking", input=hello, stream_mode=["values", "updates", "messages-tuple", "events", "debug"]
+        )
+    ]
+    words = [data[0]["content"] for event, data in streamed if event == "messages"]
+    modes = {event for event, _ in streamed}
+
+    assert {"metadata", "values", "updates", "messages", "debug"} <= modes
+    assert "error" not in modes
+    assert len(words) > 1
+    assert "".join(words) == "word0 word1 word2 word3 word4"
+
+
+async def test_one_that_is_served_asks_and_is_answered(served: LangGraphClient) -> None:
+    """Protocol: an interrupt there is one here; so is its answer."""
+    thread_id = (await served.threads.create())["thread_id"]
+    asked = await served.runs.wait(thread_id, "asking", input=EMPTY)
+    waiting = await served.threads.get(thread_id)
+    done = await served.runs.wait(thread_id, "asking", command={"resume": "this"})
+
+    assert [one["value"] for one in asked["__interrupt__"]] == [{"question": "which?"}]
+    assert waiting["status"] == "interrupted"
+    assert done == {"items": ["first", "this", "second"]}
+
+
+async def test_one_that_is_served_can_be_updated_and_described(served: LangGraphClient) -> None:
+    """Protocol: the state is the other server's. Nothing is known of its schemas here."""
+    thread_id = (await served.threads.create())["thread_id"]
+    await served.runs.wait(thread_id, "chain", input=EMPTY)
+    await served.threads.update_state(thread_id, {"items": ["mine"]}, as_node="second")
+    drawn = await served.assistants.get_graph("chain")
+    schemas = await served.assistants.get_schemas("chain")
+
+    assert (await served.threads.get_state(thread_id))["values"] == {"items": ["first", "second", "mine"]}
+    assert "first" in {node["id"] for node in drawn["nodes"]}
+    assert schemas["input_schema"] is None
+
+
+async def test_one_that_is_served_fails_like_any_other(served: LangGraphClient) -> None:
+    """Ours: the run ends as `error`."""
+    failed: Any = await served.runs.wait(None, "failing", input=EMPTY, raise_error=False)
+
+    assert failed["__error__"]["error"] == "RemoteException"

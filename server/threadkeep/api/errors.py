@@ -11,10 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from threadkeep.api.responses import json_answer
-from threadkeep.base.problems import Problem, QueryTimeout, Unavailable
+from threadkeep.base.problems import InvalidRequest, Problem, QueryTimeout, Unavailable
 from threadkeep.postgres.retry import AWAY
 
 log = logging.getLogger(__name__)
+
+BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED})
+"""Statuses whose answers have no body."""
 
 
 async def on_problem(request: Request[Any], error: Exception) -> Response:
@@ -28,11 +31,27 @@ async def on_problem(request: Request[Any], error: Exception) -> Response:
 
 
 async def on_router_error(request: Request[Any], error: Exception) -> Response:
-    """No such path, or not with that method."""
+    """No such path, or not with that method; or what a route of the project's own application raised."""
     del request
     refused = cast("RouterError", error)
-    code = HTTPStatus(refused.status_code).phrase.lower().replace(" ", "-")
-    return json_answer({"detail": refused.detail, "code": code}, refused.status_code, dict(refused.headers or {}))
+    status, headers = refused.status_code, dict(refused.headers or {})
+    if status < HTTPStatus.OK or status in BODILESS:
+        return Response(status_code=status, headers=headers)
+    return json_answer({"detail": refused.detail, "code": _code(status)}, status, headers)
+
+
+def _code(status: int) -> str:
+    """A status in words; those that no standard names are an `error`."""
+    try:
+        return HTTPStatus(status).phrase.lower().replace(" ", "-")
+    except ValueError:
+        return "error"
+
+
+async def on_no_json(request: Request[Any], error: Exception) -> Response:
+    """A route of the project's own application read a body that is no JSON."""
+    del error
+    return await on_problem(request, InvalidRequest("the body is not JSON"))
 
 
 async def on_database(request: Request[Any], error: Exception) -> Response:

@@ -8,20 +8,22 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from json import JSONDecodeError
 from typing import Any, cast
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - what a project's own routes raise
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Mount, Route, Router, compile_path
 
 from threadkeep.api.authentication import DooredRoute
 from threadkeep.api.browser_guards import AllowedOrigins, Browsers, JsonWrites, PageGuard, allowed_hosts
-from threadkeep.api.errors import HANDLERS
+from threadkeep.api.errors import HANDLERS, on_no_json, on_router_error
 from threadkeep.api.operation import Operation
 from threadkeep.auth.jwks import is_loopback
 from threadkeep.base.problems import StartRefused
-from threadkeep.graphs import load_object
+from threadkeep.importing import load_object
 from threadkeep.project import Cors, Http, Project
 from threadkeep.settings import Settings
 
@@ -39,6 +41,9 @@ PROBES = ("/ok", "/livez", "/readyz")
 """What load balancers ask for, by whatever name they know the server."""
 KEPT = frozenset({"/ok", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})
 """Paths that a user's application can't take."""
+
+FOR_APPS: Mapping[Any, Any] = {RouterError: on_router_error, JSONDecodeError: on_no_json}
+"""For an application that does not handle these itself: the answer is JSON, and the status is the error's own."""
 
 SECTIONS: Mapping[str, str] = {
     "disable_assistants": r"/assistants(/.*)?",
@@ -156,6 +161,7 @@ def load_custom(project: Project) -> Starlette | None:
     custom.router = Router(found.router.routes)  # a copied one would go on calling the original
     custom.router.lifespan_context = found.router.lifespan_context
     custom.middleware_stack = None
+    custom.exception_handlers = {**FOR_APPS, **found.exception_handlers}
     return custom
 
 

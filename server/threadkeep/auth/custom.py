@@ -21,7 +21,7 @@ from threadkeep.auth.authorization import Event
 from threadkeep.auth.custom_values import Given, ProjectFault, as_filters, as_principal
 from threadkeep.auth.principal import Principal, User
 from threadkeep.base.problems import Conflict, Forbidden, NotFound, Problem, StartRefused, Unauthenticated, Unavailable
-from threadkeep.graphs import load_object
+from threadkeep.importing import load_object
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.project import Project
 

@@ -98,8 +98,11 @@ class Given:
 
 
 def as_principal(found: object) -> Principal:
-    """The principal that `authenticate` returned, as a text, a mapping or an object. ProjectFault, Unauthenticated."""
-    said = {"identity": found} if isinstance(found, str) else _mapping(found)
+    """The principal that `authenticate` returned. ProjectFault, Unauthenticated.
+
+    A user is a text, a mapping or an object. In older projects it comes as the second of a pair, after its scopes.
+    """
+    said = _mapping_of_pair(cast("tuple[object, ...]", found)) if isinstance(found, tuple) else _mapping(found)
     if said.get("is_authenticated", True) is not True:
         raise Unauthenticated("Unauthorized", challenge=CHALLENGE)
     identity, permissions = said.get("identity"), said.get("permissions") or ()
@@ -115,7 +118,19 @@ def as_principal(found: object) -> Principal:
         raise ProjectFault(str(error)) from error
 
 
+def _mapping_of_pair(found: tuple[object, ...]) -> dict[str, Any]:
+    """A user with the scopes that stand before it: a list, or Starlette's AuthCredentials."""
+    if hasattr(found, "_fields"):  # a named tuple is a user
+        return _mapping(cast("Any", found)._asdict())
+    if len(found) != 2:
+        raise ProjectFault(f"authenticate returned a tuple of {len(found)}; a pair is the scopes and the user")
+    scopes, user = found
+    return {**_mapping(user), "permissions": getattr(scopes, "scopes", scopes)}
+
+
 def _mapping(found: object) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"identity": found}
     if isinstance(found, Mapping):
         return {str(key): value for key, value in cast("Mapping[object, Any]", found).items()}
     if isinstance(found, BaseModel):
@@ -125,7 +140,16 @@ def _mapping(found: object) -> dict[str, Any]:
         own = {each.name: getattr(found, each.name) for each in dataclasses.fields(found)}
     elif hasattr(found, "__dict__"):
         own = {name: value for name, value in vars(found).items() if not name.startswith("_")}
-    return own | {name: getattr(found, name) for name in USUAL if hasattr(found, name)}
+    usual = {name: value for name in USUAL if (value := _attribute(found, name)) is not None}
+    return {"identity": usual.get("display_name"), **own, **usual}
+
+
+def _attribute(found: object, name: str) -> Any:
+    """An attribute; None where there is none. Starlette's own users have an `identity` that is not implemented."""
+    try:
+        return getattr(found, name, None)
+    except NotImplementedError:
+        return None
 
 
 def as_filters(result: object) -> Filters:

@@ -29,6 +29,14 @@ class Principal:
     """JSON; what a graph gets as `langgraph_auth_user`."""
 
 
+NOBODY: Mapping[str, Any] = {
+    "langgraph_auth_user": None,
+    "langgraph_auth_user_id": "",
+    "langgraph_auth_permissions": [],
+}
+"""What a graph reads of its user in `configurable` while authentication is off."""
+
+
 def configurable_of(user: Mapping[str, Any]) -> dict[str, Any]:
     """What a graph reads of its user in `configurable`; no client ever sees it, see `parts` and `checkpoints`."""
     return {

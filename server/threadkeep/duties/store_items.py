@@ -12,7 +12,7 @@ from langgraph.store.base import TTLConfig
 from langgraph.store.postgres.base import PostgresIndexConfig
 
 from threadkeep.base.problems import StartRefused
-from threadkeep.graphs import load_object
+from threadkeep.importing import load_object
 from threadkeep.persistence.store import ITEM_BYTES, Store
 from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.retry import AWAY

@@ -9,7 +9,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command as GraphCommand
 from langgraph.types import Send
 
-from threadkeep.auth.principal import configurable_of
+from threadkeep.auth.principal import NOBODY, configurable_of
 from threadkeep.persistence.checkpointer import FRESH, WRITES, Fresh
 from threadkeep.persistence.group_commit import GroupCommit
 from threadkeep.persistence.write_behind import WriteBehind
@@ -83,8 +83,7 @@ class Job:
             configurable[WRITES] = self.writes
             if self.claimed.new_thread:
                 configurable[FRESH] = Fresh()
-        if self.user is not None:
-            configurable |= configurable_of(self.user)
+        configurable |= NOBODY if self.user is None else configurable_of(self.user)
         if start := self.spec.start_checkpoint:
             configurable["checkpoint_id"] = start.checkpoint_id
             configurable["checkpoint_ns"] = start.checkpoint_ns

@@ -4,13 +4,15 @@ import base64
 import functools
 import hashlib
 import re
-from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import resources
 
+from starlette.applications import Starlette
 from starlette.responses import Response
 
 from threadkeep.api.operation import Call, Docs, Operation
 from threadkeep.api.ops import openapi
+from threadkeep.api.ops.app_routes import merged
 from threadkeep.api.ops.security_schemes import secured
 from threadkeep.api.responses import raw_json
 from threadkeep.base import json
@@ -18,22 +20,42 @@ from threadkeep.project import Auth
 from threadkeep.settings import AuthType
 
 
-def load(served: Iterable[Operation], prefix: str, kind: AuthType, auth: Auth) -> Docs:
-    """The spec of `served` below `prefix`, and the page; `kind` and `auth` say how callers are known."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """What the spec tells of."""
+
+    served: tuple[Operation, ...]
+    prefix: str
+    """The path that all of it stands below."""
+    kind: AuthType
+    auth: Auth
+    """With `kind`: how callers are known."""
+    app: Starlette | None = None
+    """The project's own application."""
+    kept: frozenset[str] = frozenset()
+    """Paths that it can't take."""
+
+
+def load(described: Described) -> Docs:
+    """The spec, and the page that shows it."""
     page = resources.files("threadkeep.api.ops").joinpath("docs.html").read_text("utf-8")
     script, style = (_hash(page, tag) for tag in ("script", "style"))
     return Docs(
-        spec=_secured(tuple(served), prefix, kind, auth),
+        spec=_spec(described),
         page=page.encode(),
         policy=f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     )
 
 
-def _secured(served: tuple[Operation, ...], prefix: str, kind: AuthType, auth: Auth) -> bytes:
-    if kind == "none":
+def _spec(described: Described) -> bytes:
+    served, prefix = described.served, described.prefix
+    if described.kind == "none" and described.app is None:
         return _encoded(served, prefix)
-    return json.dumps(secured(openapi.document(served, prefix), served, kind, auth))
+    document = secured(openapi.document(served, prefix), served, described.kind, described.auth)
+    if described.app is not None:
+        document = merged(document, described.app, described.kept)
+    return json.dumps(document)
 
 
 @functools.cache

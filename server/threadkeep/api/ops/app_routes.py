@@ -1,0 +1,115 @@
+"""App routes: those of a project's own application (`http.app`), for the spec.
+
+An application that describes itself (FastAPI) is asked for its description. Of one that does not (Starlette), the
+paths, methods and docstrings are known.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Mount, Route
+
+from threadkeep.api.ops.schema import Schema
+
+METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
+PARAMETER: Final = re.compile(r"\{(\w+)(?::(\w+))?\}")
+TYPES: Final[Mapping[str, Schema]] = {
+    "int": {"type": "integer"},
+    "float": {"type": "number"},
+    "uuid": {"type": "string", "format": "uuid"},
+}
+REF: Final = "#/components/schemas/"
+
+
+def merged(document: Schema, custom: Starlette, kept: Iterable[str]) -> Schema:
+    """`document` with the operations of the application, which go before ours; paths of `kept` stay ours."""
+    theirs = _description(custom)
+    names = _free_names(theirs.get("components", {}).get("schemas", {}), document["components"]["schemas"])
+    taken = {entry["operationId"] for path in document["paths"].values() for entry in path.values()}
+    for path, operations in _renamed(theirs.get("paths", {}), names).items():
+        if path not in kept:
+            found = {method: entry for method, entry in operations.items() if method in METHODS}
+            document["paths"][path] = document["paths"].get(path, {}) | _with_free_ids(found, taken)
+    for kind, components in theirs.get("components", {}).items():
+        renamed = _renamed(components, names)
+        if kind == "schemas":
+            renamed = {names[name]: schema for name, schema in renamed.items()}
+        document["components"][kind] = {**renamed, **document["components"].get(kind, {})}
+    known = {tag["name"] for tag in document["tags"]}
+    document["tags"] += [tag for tag in theirs.get("tags", []) if tag["name"] not in known]
+    return document
+
+
+def _description(custom: Starlette) -> Schema:
+    describe = getattr(custom, "openapi", None)
+    if callable(describe):
+        return cast("Callable[[], Schema]", describe)()
+    paths: dict[str, Schema] = {}
+    for path, route in _routes(custom.routes):
+        plain = PARAMETER.sub(r"{\1}", path)
+        paths.setdefault(plain, {}).update(_operations(path, route))
+    return {"paths": paths}
+
+
+def _routes(routes: Iterable[BaseRoute], above: str = "") -> Iterator[tuple[str, Route]]:
+    for route in routes:
+        if isinstance(route, Route) and route.include_in_schema:
+            yield above + route.path, route
+        elif isinstance(route, Mount):
+            yield from _routes(route.routes, above + route.path)
+
+
+def _operations(path: str, route: Route) -> Iterator[tuple[str, Schema]]:
+    """Of a function by its methods; of a class (HTTPEndpoint) by those that it has."""
+    if inspect.isclass(route.endpoint):
+        handlers = {name: getattr(route.endpoint, name) for name in METHODS if hasattr(route.endpoint, name)}
+    else:
+        methods = sorted(name.lower() for name in route.methods or ["GET"])
+        handlers = {name: route.endpoint for name in methods if name != "head"}
+    for method, handler in handlers.items():
+        name = route.name if len(handlers) == 1 else f"{route.name}_{method}"
+        yield method, _operation(path, name, handler)
+
+
+def _operation(path: str, name: str, handler: Any) -> Schema:
+    summary, _, description = (inspect.getdoc(handler) or name).partition("\n")
+    entry: Schema = {"operationId": re.sub(r"\W+", "_", name), "summary": summary.rstrip(".")}
+    if description.strip():
+        entry["description"] = description.strip()
+    parameters = [
+        {"name": parameter, "in": "path", "required": True, "schema": TYPES.get(kind, {"type": "string"})}
+        for parameter, kind in PARAMETER.findall(path)
+    ]
+    if parameters:
+        entry["parameters"] = parameters
+    return entry | {"responses": {"200": {"description": HTTPStatus.OK.phrase}}}
+
+
+def _with_free_ids(operations: Schema, taken: set[str]) -> Schema:
+    for entry in operations.values():
+        if "operationId" in entry:
+            while entry["operationId"] in taken:
+                entry["operationId"] += "_of_app"
+            taken.add(entry["operationId"])
+    return operations
+
+
+def _free_names(theirs: Iterable[str], ours: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"{name}OfApp" if name in ours else name for name in theirs}
+
+
+def _renamed(part: Any, names: Mapping[str, str]) -> Any:
+    """A copy of a part of a description, with the schemas' names that `names` gives."""
+    if isinstance(part, list):
+        return [_renamed(each, names) for each in cast("list[Any]", part)]
+    if not isinstance(part, dict):
+        return part
+    copied = {key: _renamed(value, names) for key, value in cast("dict[str, Any]", part).items()}
+    ref = copied.get("$ref")
+    if isinstance(ref, str) and ref.startswith(REF):
+        copied["$ref"] = REF + names.get(ref.removeprefix(REF), ref.removeprefix(REF))
+    return copied

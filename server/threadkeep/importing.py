@@ -1,0 +1,186 @@
+"""Importing: the object that a target of langgraph.json names, `./file.py:name` or `package.module:name`.
+
+A file that belongs to a package is imported as a part of it, as `python -m` does, so that its relative imports work.
+The name of a module depends on its place in the project alone, and on the name of the project's folder only if that is the
+package: checkpoints name types by module, so a name must be the same after a restart and on every replica.
+"""
+
+import ast
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+from threadkeep.base.problems import StartRefused
+from threadkeep.project import add_to_path, locate, split_target
+
+log = logging.getLogger(__name__)
+
+
+def load_object(root: Path, target: str, *, key: str) -> object:
+    """Import the object that `target` names. StartRefused names `key` of langgraph.json and the reason in one line."""
+    try:
+        place, name = split_target(target)
+    except ValueError as error:
+        raise StartRefused(f"{key}: {error}") from None
+    module = _module(root, place, f"{key}: {target}")
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        near = difflib.get_close_matches(name, [each for each in vars(module) if not each.startswith("__")])
+        hint = f"; there is {', '.join(near)}" if near else ""
+        raise StartRefused(f"{key}: {target}: {place} has no {name}{hint}") from None
+
+
+def reason(error: BaseException, root: Path) -> str:
+    """The type and text of an error of the project's code, with the project's last line that took part in it."""
+    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_within(frame.filename, root)]
+    if not lines or isinstance(error, SyntaxError):  # a SyntaxError names its own place
+        return text
+    return f"{text} ({os.path.relpath(lines[-1].filename, root)}, line {lines[-1].lineno})"
+
+
+def _is_within(filename: str, root: Path) -> bool:
+    path = Path(filename)
+    ours = path.is_relative_to(Path(__file__).parent) or "site-packages" in path.parts
+    return path.is_relative_to(root.resolve()) and not ours
+
+
+def _module(root: Path, place: str, where: str) -> ModuleType:
+    if place.endswith(".py") and locate(root, place) is None:
+        raise StartRefused(f"{where}: there is no file {root / place}")
+    try:
+        if place.endswith(".py"):
+            return _import_file(root, cast("Path", locate(root, place)).resolve())
+        return importlib.import_module(place)
+    except (Exception, SystemExit) as error:
+        log.debug("a module of the project can't be imported", extra={"place": place}, exc_info=True)
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name and error.name != place.partition(".")[0]:
+            hint = "; the server installs nothing: is it installed where the server runs?"
+        raise StartRefused(f"{where}: {reason(error, root)}{hint}") from error
+
+
+def _import_file(root: Path, path: Path) -> ModuleType:
+    """The module of a file. A file that was imported already is not run again."""
+    package = _regular_package(path) or _namespace_package(root, path)
+    if package is None:
+        add_to_path(path.parent)
+        return _import_alone(root, path)
+    base, names = package.parent, [package.name, *path.relative_to(package).with_suffix("").parts]
+    if names[-1] == "__init__":
+        names.pop()
+    add_to_path(base)
+    add_to_path(path.parent)  # behind its package: some projects run the file itself too
+    if not _is_importable(package):
+        names[0] = _import_package(root, package).__name__
+    module = importlib.import_module(".".join(names))
+    return module if module.__file__ == str(path) else _import_alone(root, path)
+
+
+def _regular_package(path: Path) -> Path | None:
+    """The outermost folder of the packages, by `__init__.py`, that a file is in."""
+    if not (path.parent / "__init__.py").is_file():
+        return None
+    package = path.parent
+    while (package.parent / "__init__.py").is_file():
+        package = package.parent
+    return package
+
+
+def _namespace_package(root: Path, path: Path) -> Path | None:
+    """The folder that stands for the package of a file without `__init__.py` beside it, if its imports need one."""
+    depth = _relative_depth(path)
+    if depth == 0:
+        return None
+    outermost = path.parents[depth - 1]
+    bases = [Path(entry) for entry in sys.path if outermost != Path(entry) and outermost.is_relative_to(entry or "/-")]
+    inside = [base for base in bases if base.is_relative_to(root.resolve()) or base.is_relative_to(Path.cwd())]
+    if not inside:
+        return outermost
+    nearest = max(inside, key=lambda base: len(base.parts))
+    return nearest / outermost.relative_to(nearest).parts[0]
+
+
+def _relative_depth(path: Path) -> int:
+    """How many folders up the relative imports of a file reach, its own folder being 1; 0 if it has none."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return 0  # the import tells of it
+    return max((node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0)
+
+
+def _is_importable(package: Path) -> bool:
+    """Whether the folder is the package that `import` finds by the folder's name."""
+    if "." in package.name:
+        return False
+    known = sys.modules.get(package.name)
+    spec = known.__spec__ if known is not None else PathFinder.find_spec(package.name)
+    locations = (spec and spec.submodule_search_locations) or []
+    return any(Path(location).resolve() == package for location in locations)
+
+
+def _import_package(root: Path, package: Path) -> ModuleType:
+    """The package of a folder whose own name is taken, under a name that is made from its place."""
+    file = package / "__init__.py"
+    name, known = _name_of_place(root, package, str(file) if file.is_file() else None)
+    if known is not None:
+        return known
+    if file.is_file():
+        return _executed(importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(package)]))
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = [str(package)]
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    return sys.modules[name]
+
+
+def _import_alone(root: Path, path: Path) -> ModuleType:
+    """The module of a file that belongs to no package, under a name that is made from its place."""
+    name, known = _name_of_place(root, path, str(path))
+    if known is not None:
+        return known
+    return _executed(importlib.util.spec_from_file_location(name, path))
+
+
+def _name_of_place(root: Path, path: Path, file: str | None) -> tuple[str, ModuleType | None]:
+    """A module's name by its place under `root`, and the module if it is there already."""
+    place = os.path.relpath(path, root.resolve()).removesuffix(".py")
+    name = "graph_file__" + re.sub(r"\W", "_", place)
+    known = sys.modules.get(name)
+    if known is not None and [*_files(known)] != [file or str(path)]:  # two places fell together, or a second project
+        name += "_" + hashlib.sha256(str(path).encode()).hexdigest()[:8]
+        known = sys.modules.get(name)
+    return name, known
+
+
+def _files(module: ModuleType) -> Iterator[str]:
+    """The file of a module, or the folder of a namespace package."""
+    if module.__file__ is not None:
+        yield module.__file__
+    else:
+        yield from module.__path__
+
+
+def _executed(spec: ModuleSpec | None) -> ModuleType:
+    if spec is None or spec.loader is None:
+        raise ImportError("this is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
