@@ -328,3 +328,43 @@ def test_other_forms_are_no_target(target: str) -> None:
     """Ours: refused when the file is read."""
     with pytest.raises(ValueError, match=r"neither \./file\.py:name nor package\.module:name"):
         project.split_target(target)
+
+
+def test_an_image_of_the_platform_has_the_project_in_its_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protocol: `LANGSERVE_GRAPHS` and its like; what is not supported stops the start here too."""
+    monkeypatch.chdir(tmp_path)
+    assert project.from_environment() is None
+
+    monkeypatch.setenv("LANGSERVE_GRAPHS", json.dumps({"agent": "/deps/app/agent.py:graph"}))
+    monkeypatch.setenv("LANGGRAPH_AUTH", json.dumps({"path": "/deps/app/auth.py:auth"}))
+    monkeypatch.setenv("LANGGRAPH_HTTP", json.dumps({"mount_prefix": "/pre"}))
+    read = project.from_environment()
+    assert read == project.Project(
+        root=tmp_path,
+        graphs={"agent": project.GraphTarget(path="/deps/app/agent.py:graph")},
+        auth=project.Auth(path="/deps/app/auth.py:auth"),
+        http=project.Http(mount_prefix="/pre"),
+    )
+
+    monkeypatch.setenv("LANGGRAPH_ENCRYPTION", json.dumps({"path": "./e.py:e"}))
+    with pytest.raises(StartRefused, match="LANGSERVE_GRAPHS: encryption: not supported"):
+        project.from_environment()
+    monkeypatch.setenv("LANGGRAPH_STORE", "{")
+    with pytest.raises(StartRefused, match="LANGGRAPH_STORE: is not JSON"):
+        project.from_environment()
+
+
+def test_the_platforms_prefix_and_origins_are_those_of_http(write: WRITE) -> None:
+    """Protocol: `MOUNT_PREFIX` goes over the file, `CORS_ALLOW_ORIGINS` does not."""
+    own = project.load(write(http={"mount_prefix": "/own", "cors": {"allow_origins": ["https://a"], "max_age": 5}}))
+    none = project.load(write(http={"cors": {"max_age": 5}}))
+
+    named = project.with_mount(none, "/pre", "https://b, https://c").http
+    assert (named.mount_prefix, named.cors) == (
+        "/pre",
+        project.Cors(allow_origins=("https://b", "https://c"), max_age=5),
+    )
+    assert project.with_mount(own, "/pre", "https://b").http.cors == own.http.cors
+    assert project.with_mount(own, None, None) is own

@@ -1,5 +1,6 @@
 """The server as a process: what it keeps when it is killed, and how it stops when it is told to."""
 
+import json
 import os
 import signal
 import socket
@@ -23,11 +24,12 @@ def _free_port() -> int:
 
 @asynccontextmanager
 async def serving_process(
-    folder: Path, **settings: str
+    folder: Path, **settings: str | None
 ) -> AsyncIterator[tuple[subprocess.Popen[bytes], httpx.AsyncClient]]:
     """`threadkeep serve` in a process of its own; killed at the end, if it still runs."""
     port = _free_port()
-    environment = {**os.environ, "HOME": str(folder), "PORT": str(port), "LOG_LEVEL": "warning", **settings}
+    said = {**os.environ, "HOME": str(folder), "PORT": str(port), "LOG_LEVEL": "warning", **settings}
+    environment = {name: value for name, value in said.items() if value is not None}
     with (folder / "log").open("ab") as output:
         process = await anyio.to_thread.run_sync(
             lambda: subprocess.Popen(
@@ -172,6 +174,52 @@ async def test_stream_of_a_run_that_was_taken_over_goes_on_behind_what_was_told(
     assert ids == sorted(set(ids))
     assert ids[0] > told[-1]
     assert '"attempt":2' in rest
+
+
+LOOKING = """
+import os
+from typing import Any
+from typing_extensions import TypedDict
+from langgraph.graph import START, StateGraph
+
+NAMES = ("DATABASE_URL", "PGHOST", "PGOPTIONS", "HOST", "AUTH_TYPE", "LOG_LEVEL", "LOG_JSON", "TOKEN")
+
+class State(TypedDict, total=False):
+    seen: Any
+
+async def look(state: State) -> State:
+    return {"seen": {name: os.environ.get(name) for name in NAMES}}
+
+graph = StateGraph(State).add_node(look).add_edge(START, "look").compile()
+"""
+
+
+async def test_a_projects_env_is_for_its_graphs_and_steers_no_server(tmp_path: Path) -> None:
+    """Issue: an app's own `DATABASE_URL`, `PGHOST` or `LOG_LEVEL` neither stops the start nor is taken for a setting."""
+    app = {
+        "DATABASE_URL": "sqlite:///app.db",
+        "PGHOST": "db.app.invalid",
+        "PGOPTIONS": "-c no_such_parameter=1",
+        "HOST": "0.0.0.0",  # noqa: S104 - that this is not taken is the point
+        "AUTH_TYPE": "oauth",
+        "LOG_LEVEL": "VERBOSE",
+        "LOG_JSON": "/var/log/app.json",
+        "TOKEN": "secret",
+    }
+    own = {"THREADKEEP_LOG_LEVEL": "info", "THREADKEEP_DATA_DIR": str(tmp_path / "data"), "REDIS_URI": "redis://r"}
+    (tmp_path / "looking.py").write_text(LOOKING)
+    (tmp_path / ".env").write_text("\n".join(f"{name}={value}" for name, value in {**app, **own}.items()))
+    (tmp_path / "langgraph.json").write_text('{"graphs": {"looking": "./looking.py:graph"}, "env": ".env"}')
+    async with serving_process(tmp_path, LOG_LEVEL=None) as (_, http):
+        seen = (await http.post("/runs/wait", json={"assistant_id": "looking", "input": {}})).json()["seen"]
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
+    told = {line["message"]: line for line in lines}
+
+    assert seen == app
+    assert told["settings read"]["from_project"] == ["THREADKEEP_DATA_DIR", "THREADKEEP_LOG_LEVEL"]
+    assert told["settings read"]["left_to_the_project"] == sorted(app.keys() - {"TOKEN", "PGOPTIONS"})
+    assert told["variables that do nothing on this server are ignored"]["variables"] == ["REDIS_URI"]
+    assert "secret" not in (tmp_path / "log").read_text()
 
 
 async def _ids(answer: httpx.Response, count: int) -> AsyncIterator[int]:

@@ -62,10 +62,9 @@ def _shown(key: ApiKey) -> tuple[str, ...]:
 
 def _with_database(file: Path | None, act: Callable[[Conn], Awaitable[T]]) -> T:
     """What `act` does on the project's database, brought up to date before."""
-    found, chosen = serving.prepare(file, {})
-    del found
-    with serving.database(chosen) as uri:
-        return anyio.run(_acted, chosen.database_direct_uri or uri, act)
+    prepared = serving.prepare(file, {})
+    with serving.database(prepared) as uri:
+        return anyio.run(_acted, prepared.settings.database_direct_uri or uri, act)
 
 
 async def _acted(uri: str, act: Callable[[Conn], Awaitable[T]]) -> T:

@@ -54,6 +54,17 @@ REPLACED: Mapping[str, tuple[object, ...]] = {
 }
 """Keys that name another store or checkpointer, in whose place Postgres is used; likewise."""
 
+PLATFORM_KEYS: Mapping[str, str] = {
+    "graphs": "LANGSERVE_GRAPHS",
+    "auth": "LANGGRAPH_AUTH",
+    "checkpointer": "LANGGRAPH_CHECKPOINTER",
+    "encryption": "LANGGRAPH_ENCRYPTION",
+    "http": "LANGGRAPH_HTTP",
+    "store": "LANGGRAPH_STORE",
+    "webhooks": "LANGGRAPH_WEBHOOKS",
+}
+"""Keys of langgraph.json, and the variables in which an image of the platform has them as JSON."""
+
 Modules: TypeAlias = tuple[tuple[str, ...], ...] | Literal[True] | None
 
 
@@ -251,15 +262,46 @@ class Project(_Section):
 
 def load(path: Path) -> Project:
     """Read a `langgraph.json`; StartRefused, with file, key and reason, where it can't be served as it stands."""
-    content = _content(path)
-    _refuse_unsupported(path, content)
+    return _checked(str(path), _content(path), path.resolve().parent)
+
+
+def from_environment() -> Project | None:
+    """The project that the variables of a platform's image describe; None where these name no graphs. StartRefused."""
+    if not os.environ.get(PLATFORM_KEYS["graphs"]):
+        return None
+    content: dict[str, object] = {}
+    for key, name in PLATFORM_KEYS.items():
+        try:
+            content[key] = json.loads(os.environ.get(name) or "null")
+        except ValueError as error:
+            raise StartRefused(f"{name}: is not JSON: {error}") from None
+    return _checked(PLATFORM_KEYS["graphs"], content, Path.cwd())
+
+
+def platform_names() -> list[str]:
+    """The variables of a platform's image that are set, of which a langgraph.json takes the place."""
+    return sorted(name for name in PLATFORM_KEYS.values() if os.environ.get(name))
+
+
+def _checked(where: str, content: Mapping[str, object], root: Path) -> Project:
+    _refuse_unsupported(where, content)
     try:
-        project = Project.model_validate({**content, "root": path.resolve().parent})
+        project = Project.model_validate({**content, "root": root})
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
-        raise StartRefused(f"{path}: " + "; ".join(lines)) from None
+        raise StartRefused(f"{where}: " + "; ".join(lines)) from None
     _tell_ignored(project)
     return project
+
+
+def with_mount(project: Project, prefix: str | None, origins: str | None) -> Project:
+    """The project below `prefix`, callable from `origins`, where these are given and langgraph.json names no origins."""
+    said: dict[str, object] = {"mount_prefix": prefix} if prefix else {}
+    cors = project.http.cors or Cors()
+    if origins and not cors.allow_origins and cors.allow_origin_regex is None:
+        named = tuple(origin.strip() for origin in origins.split(",") if origin.strip())
+        said["cors"] = cors.model_copy(update={"allow_origins": named})
+    return project.model_copy(update={"http": project.http.model_copy(update=said)}) if said else project
 
 
 def builtin() -> Project:
@@ -276,13 +318,15 @@ def split_target(target: str) -> tuple[str, str]:
     return place, name
 
 
-def apply_environment(project: Project) -> None:
+def apply_environment(project: Project, said: Mapping[str, str] | None = None) -> None:
     """Set the project's variables that the process does not have, and make its folders importable.
+
+    `said` are the variables, if they were read before.
 
     Folders go to the end of `sys.path`: a project's `queue.py` must not take the place of a module that the server
     imports. Nothing is installed; a distribution that is missing is named in the log.
     """
-    for name, value in variables(project).items():
+    for name, value in (variables(project) if said is None else said).items():
         os.environ.setdefault(name, value)
     missing: list[str] = []
     for folder in (project.root, project.root / "src", Path.cwd()):
@@ -344,13 +388,13 @@ def _content(path: Path) -> Mapping[str, object]:
     return _object(cast("object", content))
 
 
-def _refuse_unsupported(path: Path, content: Mapping[str, object]) -> None:
+def _refuse_unsupported(where: str, content: Mapping[str, object]) -> None:
     for key, harmless in NOT_SUPPORTED.items():
         value: object = content
         for part in key.split("."):
             value = _object(value).get(part)
         if value and value not in harmless:
-            raise StartRefused(f"{path}: {key}: not supported")
+            raise StartRefused(f"{where}: {key}: not supported")
 
 
 def _tell_ignored(project: Project) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,7 +26,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from threadkeep import agent, graphs, project, settings
 from threadkeep.app import create_app
 from threadkeep.auth import loading
-from threadkeep.base import logs
+from threadkeep.base import libpq, logs
 from threadkeep.base.problems import StartRefused
 from threadkeep.duties.store_items import index_config
 from threadkeep.graphs import LoadedGraph
@@ -93,10 +94,11 @@ class Server(uvicorn.Server):
 
 def serve(file: Path | None, given: Mapping[str, Any]) -> None:
     """Serve until told to stop; StartRefused where something can't be loaded. `given` goes over the environment."""
-    found, chosen = prepare(file, given)
+    prepared = prepare(file, given)
+    found, chosen = prepared.project, prepared.settings
     loading.check(chosen, found)
     loaded = load_graphs(found, chosen)
-    with listening_socket(chosen) as listener, database(chosen) as uri:
+    with listening_socket(chosen) as listener, database(prepared) as uri:
         anyio.run(_migrate, chosen.database_direct_uri or uri, index_config(found))
         app = create_app(chosen, uri, loaded, found)
         print_greeting(chosen, listener.getsockname()[1], uri, sorted(loaded), found.http.mount_prefix or "")
@@ -106,6 +108,7 @@ def serve(file: Path | None, given: Mapping[str, Any]) -> None:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                forwarded_allow_ips=prepared.trusted_proxies,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(chosen.drain_s) + STREAMS_END_S,
                 lifespan="on",
@@ -140,10 +143,10 @@ def _leave() -> None:
 
 def migrate(file: Path | None, *, check: bool) -> list[str]:
     """Apply what is missing, or, with `check`, only say what that is."""
-    found, chosen = prepare(file, {})
-    index = index_config(found)
-    with database(chosen) as uri:
-        return anyio.run(_pending if check else _migrate, chosen.database_direct_uri or uri, index)
+    prepared = prepare(file, {})
+    index = index_config(prepared.project)
+    with database(prepared) as uri:
+        return anyio.run(_pending if check else _migrate, prepared.settings.database_direct_uri or uri, index)
 
 
 async def _migrate(uri: str, index: PostgresIndexConfig | None) -> list[str]:
@@ -154,13 +157,44 @@ async def _pending(uri: str, index: PostgresIndexConfig | None) -> list[str]:
     return await migrations.pending(uri, index=index)
 
 
-def prepare(file: Path | None, given: Mapping[str, Any]) -> tuple[Project, Settings]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A project, the settings, and what else of the process's own environment the project's `env` must not change."""
+
+    project: Project
+    settings: Settings
+    foreign: frozenset[str]
+    """libpq's variables that only the project sets: for its graphs, not for the server."""
+    trusted_proxies: str
+    """Addresses whose `X-Forwarded-…` are believed, with commas between."""
+
+
+def prepare(file: Path | None, given: Mapping[str, Any]) -> Prepared:
     """The project and the settings, with logging in force."""
-    found = project.load(file) if file else project.builtin()
-    project.apply_environment(found)
-    chosen = settings.load(given)
+    logs.configure(settings.early_log_level(), as_json=None)
+    found = project.load(file) if file else project.from_environment() or project.builtin()
+    variables = project.variables(found)
+    chosen = settings.load(given, variables)
     logs.configure(chosen.log_level, as_json=chosen.log_json)
-    return found, chosen
+    _tell_origins(file, variables)
+    project.refuse_replaced(found, strict=chosen.strict_persistence)
+    prepared = Prepared(
+        project=project.with_mount(found, chosen.mount_prefix, chosen.cors_allow_origins),
+        settings=chosen,
+        foreign=libpq.foreign_names(variables, settings.environment("PG")),
+        trusted_proxies=settings.environment("FORWARDED_ALLOW_IPS").get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
+    )
+    project.apply_environment(found, variables)
+    return prepared
+
+
+def _tell_origins(file: Path | None, variables: Mapping[str, str]) -> None:
+    """Say which settings were read from where, and which of the platform's names do nothing here."""
+    if origins := settings.origins(variables):
+        log.info("settings read", extra=origins)
+    idle = settings.without_effect(variables) + (project.platform_names() if file else [])
+    if idle:
+        log.warning("variables that do nothing on this server are ignored", extra={"variables": idle})
 
 
 def load_graphs(found: Project, chosen: Settings) -> Mapping[str, LoadedGraph]:
@@ -173,13 +207,14 @@ def load_graphs(found: Project, chosen: Settings) -> Mapping[str, LoadedGraph]:
 
 
 @contextmanager
-def database(chosen: Settings) -> Generator[str]:
+def database(prepared: Prepared) -> Generator[str]:
     """The operator's Postgres, or the embedded one, running until the block ends."""
+    chosen = prepared.settings
     if chosen.database_uri is not None:
         yield chosen.database_uri
         return
-    with embedded.running(chosen.data_dir) as uri:
-        yield uri
+    with embedded.running(chosen.data_dir, foreign=prepared.foreign) as uri:
+        yield libpq.pinned(uri, prepared.foreign)
 
 
 @contextmanager

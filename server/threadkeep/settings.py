@@ -1,7 +1,8 @@
 """Settings: the only reader of the environment.
 
 Read once, frozen, handed down as a parameter. An unknown `THREADKEEP_` name stops the start: a setting that is
-misspelt is a setting that is not in force.
+misspelt is a setting that is not in force. The `env` of langgraph.json belongs to the project: of it, only the names
+that begin with `THREADKEEP_` and those of LangGraph's platform are settings.
 """
 
 import difflib
@@ -9,35 +10,105 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 import platformdirs
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
+from threadkeep.base import libpq
 from threadkeep.base.problems import StartRefused
 
-LIBPQ_NAMES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
-"""Any of these says that libpq's own variables describe the database."""
+PREFIX: Final = "THREADKEEP_"
+PLATFORM: Final = frozenset(
+    {
+        "BG_JOB_MAX_RETRIES",
+        "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS",
+        "BG_JOB_TIMEOUT_SECS",
+        "CORS_ALLOW_ORIGINS",
+        "DATABASE_URI",
+        "HTTP_MAX_REQUEST_BODY_BYTES",
+        "LANGGRAPH_AES_KEY",
+        "LANGGRAPH_POSTGRES_POOL_MAX_SIZE",
+        "MOUNT_PREFIX",
+        "N_JOBS_PER_WORKER",
+        "POSTGRES_URI",
+    }
+)
+"""Names of LangGraph's platform that are settings here, and that a project's `env` may set too."""
+
+WITHOUT_EFFECT: Final = frozenset(
+    {
+        "ALLOW_PRIVATE_NETWORK",
+        "BG_JOB_ISOLATED_LOOPS",
+        "CORS_CONFIG",
+        "CRON_SCHEDULER_BATCH_SIZE",
+        "CRON_SCHEDULER_SLEEP_TIME",
+        "DISPATCH_MODE",
+        "FF_CRONS_ENABLED",
+        "FF_USE_REDIS_QUEUE",
+        "FF_V2_EVENT_STREAMING",
+        "LANGGRAPH_AES_JSON_KEYS",
+        "LANGGRAPH_ALLOW_BLOCKING",
+        "LANGGRAPH_AUTH_TYPE",
+        "LANGGRAPH_CHECKPOINTER_POSTGRES_POOL_MIN_SIZE",
+        "LANGGRAPH_CHECKPOINTER_POSTGRES_POOL_TIMEOUT_SECONDS",
+        "LANGGRAPH_CLOUD_LICENSE_KEY",
+        "LANGGRAPH_METRICS_ENABLED",
+        "LANGGRAPH_METRICS_ENDPOINT",
+        "LANGGRAPH_POSTGRES_EXTENSIONS",
+        "LANGGRAPH_THREAD_TTL",
+        "LANGGRAPH_UI",
+        "LOG_COLOR",
+        "MAX_STREAM_CHUNK_SIZE_BYTES",
+        "METRIC_PREFIX",
+        "REDIS_CLUSTER",
+        "REDIS_KEY_PREFIX",
+        "REDIS_MAX_CONNECTIONS",
+        "REDIS_URI",
+        "REDIS_URI_CUSTOM",
+        "RESUMABLE_STREAM_TTL_SECONDS",
+        "STATS_INTERVAL_SECS",
+    }
+)
+"""Names of the platform that ask for nothing that there is here. They are told in one line of the log."""
+
+LEVELS: Final[Mapping[str, str]] = {
+    "trace": "debug",
+    "notset": "debug",
+    "warn": "warning",
+    "critical": "error",
+    "fatal": "error",
+}
+"""Other programs' names of log levels."""
 
 AuthType: TypeAlias = Literal["none", "api_key", "jwt", "custom"]
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """What the operator set; every field's environment names are its aliases."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, hide_input_in_errors=True, extra="ignore", populate_by_name=True, env_ignore_empty=True
-    )
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="ignore", populate_by_name=True)
 
     database_uri: str | None = Field(
-        default=None, validation_alias=AliasChoices("DATABASE_URI", "POSTGRES_URI", "DATABASE_URL")
+        default=None,
+        validation_alias=AliasChoices("THREADKEEP_DATABASE_URI", "DATABASE_URI", "POSTGRES_URI", "DATABASE_URL"),
     )
     """Postgres to use. None: the embedded one, in `data_dir`."""
-    database_direct_uri: str | None = Field(default=None, validation_alias="DATABASE_DIRECT_URI")
+    database_direct_uri: str | None = Field(
+        default=None, validation_alias=AliasChoices("THREADKEEP_DATABASE_DIRECT_URI", "DATABASE_DIRECT_URI")
+    )
     """The same database past a transaction pooler, for LISTEN; where set, `database_uri` gets no prepared statements."""
     data_dir: Path = Field(
         default_factory=lambda: platformdirs.user_data_path("threadkeep"), validation_alias="THREADKEEP_DATA_DIR"
@@ -68,7 +139,9 @@ class Settings(BaseSettings):
         default=3, ge=1, validation_alias=AliasChoices("THREADKEEP_MAX_ATTEMPTS", "BG_JOB_MAX_RETRIES")
     )
     """How often a run is begun; one whose process died so often ends as `error`."""
-    drain_s: Seconds = Field(default=20, validation_alias="THREADKEEP_DRAIN")
+    drain_s: Seconds = Field(
+        default=20, validation_alias=AliasChoices("THREADKEEP_DRAIN", "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS")
+    )
     """How long runs may go on after SIGTERM, in seconds."""
     linger_s: float = Field(default=2, ge=0, validation_alias="THREADKEEP_LINGER")
     """How long requests are still taken after SIGTERM, in seconds: load balancers look first."""
@@ -85,13 +158,23 @@ class Settings(BaseSettings):
     """Connections for requests that read and write our tables."""
     run_connections: int = Field(default=8, ge=1, validation_alias="THREADKEEP_RUN_CONNECTIONS")
     """Connections for the checkpoints and the store of running graphs."""
+    pool_max_size: int | None = Field(default=None, ge=2, validation_alias="LANGGRAPH_POSTGRES_POOL_MAX_SIZE")
+    """The most connections of both pools together. Both are made smaller where they would have more."""
+    strict_persistence: bool = Field(default=False, validation_alias="THREADKEEP_STRICT_PERSISTENCE")
+    """Stop the start where langgraph.json names a store or a checkpointer of its own."""
 
-    host: str = Field(default="127.0.0.1", validation_alias="HOST")
-    port: int = Field(default=2024, ge=0, le=65535, validation_alias="PORT")
+    host: str = Field(default="127.0.0.1", validation_alias=AliasChoices("THREADKEEP_HOST", "HOST"))
+    port: int = Field(default=2024, ge=0, le=65535, validation_alias=AliasChoices("THREADKEEP_PORT", "PORT"))
+    mount_prefix: str | None = Field(default=None, validation_alias="MOUNT_PREFIX")
+    """Goes over `http.mount_prefix` of langgraph.json."""
+    cors_allow_origins: str | None = Field(default=None, validation_alias="CORS_ALLOW_ORIGINS")
+    """Origins that a browser may call from, with commas between, where langgraph.json names none."""
     hosts: str | None = Field(default=None, validation_alias="THREADKEEP_HOSTS")
     """Further names that a request's `Host` may have while authentication is off, with commas between."""
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", validation_alias="LOG_LEVEL")
-    log_json: bool | None = Field(default=None, validation_alias="LOG_JSON")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", validation_alias=AliasChoices("THREADKEEP_LOG_LEVEL", "LOG_LEVEL")
+    )
+    log_json: bool | None = Field(default=None, validation_alias=AliasChoices("THREADKEEP_LOG_JSON", "LOG_JSON"))
     """JSON lines; unset: JSON unless standard error is a terminal."""
     metrics: Literal["off", "public", "auth"] | None = Field(default=None, validation_alias="THREADKEEP_METRICS")
     """Who gets `/metrics`. None: everybody while `host` is this machine's own, else as with `auth`."""
@@ -99,7 +182,11 @@ class Settings(BaseSettings):
     """A port for `/metrics` alone, which is then not on the other one; whoever reaches it is not asked who they are."""
     expose_errors: bool = Field(default=False, validation_alias="THREADKEEP_EXPOSE_ERRORS")
     """Tell clients the text of every exception of a graph, not only of Python's and LangGraph's ordinary ones."""
-    body_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, validation_alias="THREADKEEP_BODY_BYTES")
+    body_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        ge=1024,
+        validation_alias=AliasChoices("THREADKEEP_BODY_BYTES", "HTTP_MAX_REQUEST_BODY_BYTES"),
+    )
     """The largest request body."""
     max_queued: int = Field(default=10_000, ge=0, validation_alias="THREADKEEP_MAX_QUEUED")
     """Runs that wait in the queue, in the whole fleet; one more is answered 503. 0: any number."""
@@ -122,10 +209,10 @@ class Settings(BaseSettings):
     search_timeout_s: Seconds = Field(default=5, le=30, validation_alias="THREADKEEP_SEARCH_TIMEOUT")
     """How long Postgres may take over each statement of a search or a count, in seconds; then 503."""
 
-    auth_type: AuthType | None = Field(default=None, validation_alias=AliasChoices("AUTH_TYPE", "THREADKEEP_AUTH_TYPE"))
+    auth_type: AuthType | None = Field(default=None, validation_alias=AliasChoices("THREADKEEP_AUTH_TYPE", "AUTH_TYPE"))
     """How callers are known. None: by the project's `auth` where it has one, else not at all."""
     allow_unauthenticated: bool = Field(
-        default=False, validation_alias=AliasChoices("ALLOW_UNAUTHENTICATED", "THREADKEEP_ALLOW_UNAUTHENTICATED")
+        default=False, validation_alias=AliasChoices("THREADKEEP_ALLOW_UNAUTHENTICATED", "ALLOW_UNAUTHENTICATED")
     )
     """Serve others than this machine though nobody is asked who they are."""
     jwt_issuer: str | None = Field(default=None, validation_alias="THREADKEEP_JWT_ISSUER")
@@ -143,9 +230,11 @@ class Settings(BaseSettings):
     jwt_leeway_s: float = Field(default=30, ge=0, le=300, validation_alias="THREADKEEP_JWT_LEEWAY")
     """How much an issuer's clock may differ, in seconds."""
 
-    model: str | None = Field(default=None, validation_alias="MODEL")
+    model: str | None = Field(default=None, validation_alias=AliasChoices("THREADKEEP_MODEL", "MODEL"))
     """The built-in agent's model, `provider:name`; None: the offline model."""
-    model_base_url: str | None = Field(default=None, validation_alias="MODEL_BASE_URL")
+    model_base_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("THREADKEEP_MODEL_BASE_URL", "MODEL_BASE_URL")
+    )
     """An OpenAI-compatible address for `model`."""
 
     @property
@@ -168,8 +257,8 @@ class Settings(BaseSettings):
 
     @field_validator("log_level", mode="before")
     @classmethod
-    def _lower(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
+    def _level(cls, value: object) -> object:
+        return log_level(value) if isinstance(value, str) else value
 
     @field_validator("aes_key")
     @classmethod
@@ -185,49 +274,121 @@ class Settings(BaseSettings):
 
     @field_validator("database_uri", "database_direct_uri")
     @classmethod
-    def _plain_scheme(cls, value: str | None) -> str | None:
-        """Drop a driver's name (`postgresql+psycopg://`), which libpq does not know; refuse what it can't read."""
-        if value is None or "://" not in value:
-            return value
-        scheme, rest = value.split("://", 1)
-        plain = f"{scheme.split('+', 1)[0]}://{rest}"
-        try:
-            conninfo_to_dict(plain)
-        except psycopg.ProgrammingError:
-            raise ValueError("libpq can't read it") from None  # its own words may hold the password
-        return plain
+    def _address(cls, value: str | None) -> str | None:
+        return libpq.plain(value) if value else value
 
     @model_validator(mode="after")
-    def _libpq(self) -> Self:
-        if self.database_uri is None and any(os.environ.get(name) for name in LIBPQ_NAMES):
-            object.__setattr__(self, "database_uri", "")  # an empty conninfo: libpq reads its own variables
+    def _pools(self) -> Self:
+        together = self.api_connections + self.run_connections
+        if self.pool_max_size is not None and self.pool_max_size < together:
+            api = max(1, self.pool_max_size * self.api_connections // together)
+            object.__setattr__(self, "api_connections", api)
+            object.__setattr__(self, "run_connections", self.pool_max_size - api)
         return self
+
+
+def log_level(text: str) -> str:
+    """A log level by whichever name other programs have for it."""
+    return LEVELS.get(text.strip().lower(), text.strip().lower())
+
+
+def names_of(field: FieldInfo) -> tuple[str, ...]:
+    """The environment names of a setting; the first that is set counts."""
+    alias = field.validation_alias
+    return tuple(str(one) for one in alias.choices) if isinstance(alias, AliasChoices) else (str(alias),)
 
 
 def environment_names() -> set[str]:
     """Every environment name that a setting has."""
-    names: set[str] = set()
-    for field in Settings.model_fields.values():
-        alias = field.validation_alias
-        names.update(str(choice) for choice in alias.choices) if isinstance(alias, AliasChoices) else names.add(
-            str(alias)
-        )
-    return names
+    return {name for field in Settings.model_fields.values() for name in names_of(field)}
 
 
-def load(given: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of this environment, `given` ones over it; StartRefused where one is unknown or has no sense."""
-    _refuse_unknown(name for name in os.environ if name.startswith("THREADKEEP_"))
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def load(given: Mapping[str, Any] | None = None, project: Mapping[str, str] = NOTHING) -> Settings:
+    """The settings of this environment, `given` ones over it; StartRefused where one is unknown or has no sense.
+
+    `project` are the variables of the project's `env`, before they are set. A variable of the process goes over them.
+    """
+    _refuse_unknown(name for name in (*os.environ, *project) if name.startswith(PREFIX))
+    values: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    for setting, field in Settings.model_fields.items():
+        if found := _found(names_of(field), project):
+            names[setting], values[setting] = found
+    if "database_uri" not in values and any(os.environ.get(name) for name in libpq.DATABASE_NAMES):
+        values["database_uri"] = ""  # an empty conninfo: libpq reads its own variables
     try:
-        return Settings(**(given or {}))
+        chosen = Settings(**{**values, **(given or {})})
     except ValidationError as error:
-        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
-        raise StartRefused("settings: " + "; ".join(lines)) from None
+        raise StartRefused("settings: " + "; ".join(_lines(error, names))) from None
+    return _pinned(chosen, libpq.foreign_names(project, os.environ))
+
+
+def _found(names: tuple[str, ...], project: Mapping[str, str]) -> tuple[str, str] | None:
+    """The name that is set, and its value; an empty one is none."""
+    for name in names:
+        if value := os.environ.get(name):
+            return name, value
+    for name in names:
+        if (value := project.get(name)) and _is_setting(name, value):
+            return name, value
+    return None
+
+
+def _is_setting(name: str, value: str) -> bool:
+    """Whether a variable of a project's `env` is the server's."""
+    if name in {"DATABASE_URI", "POSTGRES_URI"} and not libpq.is_postgres(value):
+        return False  # the app's own database
+    return name.startswith(PREFIX) or name in PLATFORM
+
+
+def _lines(error: ValidationError, names: Mapping[str, str]) -> Iterable[str]:
+    for item in error.errors():
+        setting = ".".join(str(part) for part in item["loc"])
+        said = item["msg"].removeprefix("Value error, ")
+        hint = ""
+        if names.get(setting) == "DATABASE_URL":
+            hint = "; if it is another program's, set DATABASE_URI, which goes over it"
+        yield f"{names.get(setting, setting)}: {said}{hint}"
+
+
+def _pinned(chosen: Settings, foreign: frozenset[str]) -> Settings:
+    uris = {"database_uri": chosen.database_uri, "database_direct_uri": chosen.database_direct_uri}
+    said = {name: libpq.pinned(uri, foreign) for name, uri in uris.items() if uri is not None}
+    return chosen.model_copy(update=said)
+
+
+def origins(project: Mapping[str, str] = NOTHING) -> dict[str, list[str]]:
+    """The names that settings were read from, by where they stand, and those of the project that are not settings."""
+    read = {
+        found[0]: "from_process" if os.environ.get(found[0]) else "from_project"
+        for field in Settings.model_fields.values()
+        if (found := _found(names_of(field), project))
+    }
+    generic = (environment_names() | set(libpq.DATABASE_NAMES)) & {*project} - {*os.environ}
+    told = {place: sorted(name for name in read if read[name] == place) for place in ("from_process", "from_project")}
+    told["left_to_the_project"] = sorted(name for name in generic if not _is_setting(name, project[name]))
+    return {place: names for place, names in told.items() if names}
+
+
+def without_effect(project: Mapping[str, str] = NOTHING) -> list[str]:
+    """The platform's names that are set here and ask for what there is not."""
+    said = {**project, **os.environ}
+    return sorted(name for name in WITHOUT_EFFECT if said.get(name, "").lower() not in {"", "0", "false"})
 
 
 def environment(prefix: str) -> dict[str, str]:
     """The variables of this environment whose names begin with `prefix`, for what a project may quote."""
     return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+
+
+def early_log_level() -> str:
+    """The process's log level, for what is logged before the settings are known; `info` where it is none."""
+    found = _found(names_of(Settings.model_fields["log_level"]), NOTHING)
+    level = log_level(found[1]) if found else "info"
+    return level if level in {"debug", "info", "warning", "error"} else "info"
 
 
 def _refuse_unknown(names: Iterable[str]) -> None:

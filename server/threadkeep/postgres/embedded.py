@@ -15,14 +15,16 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
 from psycopg import pq
+from psycopg.conninfo import make_conninfo
 
+from threadkeep.base import libpq
 from threadkeep.base.problems import StartRefused
 from threadkeep.postgres import os_user
 
@@ -75,6 +77,8 @@ class Cluster:
     binaries: Path
     user: os_user.User
     durable: bool
+    foreign: frozenset[str] = frozenset()
+    """libpq's variables that are not for this cluster's connections."""
 
     @property
     def data(self) -> Path:
@@ -94,6 +98,10 @@ class Cluster:
     def uri(self, database: str = NAME) -> str:
         """For psycopg and psql."""
         return f"postgresql://{NAME}@/{database}?host={quote(str(self.socket_folder), safe='/')}&port=5432"
+
+    def conninfo(self, database: str = NAME) -> str:
+        """For our own connections."""
+        return libpq.pinned(self.uri(database), self.foreign)
 
     def run(self, program: str, *args: str, hold: int | None = None) -> subprocess.CompletedProcess[str]:
         """Run one of Postgres' programs as its user, out of reach of our terminal's Ctrl-C.
@@ -119,20 +127,20 @@ class Cluster:
 
 
 @contextmanager
-def running(data_dir: Path, *, durable: bool = True) -> Generator[str]:
+def running(data_dir: Path, *, durable: bool = True, foreign: frozenset[str] = frozenset()) -> Generator[str]:
     """Postgres on `data_dir`; yields the URI of its database `threadkeep`.
 
     At the end Postgres is stopped, unless somebody else is connected: another server on the same data, a psql.
     Where the caller was killed it goes on, and the next start finds it. Without `durable` (tests) a crash of the
-    machine loses data. StartRefused where it can't be had.
+    machine loses data. `foreign` are variables of libpq's that are not ours. StartRefused where it can't be had.
     """
-    cluster = _cluster(data_dir, durable=durable)
+    cluster = replace(_cluster(data_dir, durable=durable), foreign=foreign)
     with _locked(cluster) as lock:
         _ensure_data(cluster, lock)
         _ensure_running(cluster)
         _ensure_database(cluster)
         # Held to the end, so that a server that stops meanwhile sees that somebody is here.
-        presence = psycopg.connect(cluster.uri(), autocommit=True)
+        presence = psycopg.connect(cluster.conninfo(), autocommit=True)
     try:
         yield cluster.uri()
     finally:
@@ -214,7 +222,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _ping(cluster: Cluster) -> pq.Ping:
-    return pq.Ping(pq.PGconn.ping(f"{cluster.uri()}&connect_timeout=5".encode()))
+    return pq.Ping(pq.PGconn.ping(make_conninfo(cluster.conninfo(), connect_timeout=5).encode()))
 
 
 def _ensure_running(cluster: Cluster) -> None:
@@ -271,7 +279,7 @@ def _forget_stale_pid(cluster: Cluster) -> None:
 
 
 def _ensure_database(cluster: Cluster) -> None:
-    with psycopg.connect(cluster.uri("postgres"), autocommit=True) as conn:
+    with psycopg.connect(cluster.conninfo("postgres"), autocommit=True) as conn:
         if conn.execute("SELECT 1 FROM pg_database WHERE datname = 'threadkeep'").fetchone() is None:
             conn.execute("CREATE DATABASE threadkeep")
 
@@ -295,7 +303,7 @@ def _stop(cluster: Cluster) -> None:
 def _others(cluster: Cluster) -> bool:
     """Whether anybody but this process is connected. A connection that was just closed gets a moment to leave."""
     deadline = time.monotonic() + LEAVE_S
-    with psycopg.connect(cluster.uri("postgres"), autocommit=True) as conn:
+    with psycopg.connect(cluster.conninfo("postgres"), autocommit=True) as conn:
         while conn.execute(
             """
             SELECT 1 FROM pg_stat_activity
