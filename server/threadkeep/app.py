@@ -1,13 +1,13 @@
-"""App: settings and graphs -> a Starlette application. Where all is joined.
+"""App: settings and graphs -> a Starlette application. Everything is joined here.
 
-What can't be loaded stops the start here, before anything is opened. The lifespan then opens what requests share, in
-the order in which it is needed, and closes it in the other.
+What can't be loaded stops the start here, before anything is opened. The lifespan then opens what requests share, in the
+order in which it is needed, and closes it in the other.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -19,24 +19,26 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from threadkeep.api import mount
 from threadkeep.api.errors import HANDLERS
 from threadkeep.api.middleware import Requests
-from threadkeep.api.operation import Docs, Operation, State
+from threadkeep.api.operation import STATE, Docs, Operation, State
 from threadkeep.api.ops import docs, metrics
 from threadkeep.api.ops.scrape import Scrape
 from threadkeep.api.routes import SOCKETS, TABLE
-from threadkeep.auth import loading
+from threadkeep.auth import Door, loading
 from threadkeep.base.fair_limiter import FairLimiter
 from threadkeep.base.metrics import Metrics
+from threadkeep.base.signals import ProcessSignals
 from threadkeep.base.tracing import Tracing
 from threadkeep.base.tracing import opened as opened_tracing
-from threadkeep.duties.cleanup import clear
-from threadkeep.duties.cron_scheduler import schedule
-from threadkeep.duties.heartbeat import beating, replace_lost
-from threadkeep.duties.lease_reaper import sweep
-from threadkeep.duties.shutdown import drain, drain_when_told
-from threadkeep.duties.store_items import store_opener, sweep_items
-from threadkeep.duties.watchdog import watch
-from threadkeep.duties.webhooks import deliver
-from threadkeep.duties.worker import obey_cancels, work
+from threadkeep.duties.cleanup import Cleanup
+from threadkeep.duties.cron_scheduler import CronScheduler
+from threadkeep.duties.heartbeat import LeaseReplacement, heartbeat
+from threadkeep.duties.lease_reaper import LeaseReaper
+from threadkeep.duties.periodic import Duty, repeat
+from threadkeep.duties.shutdown import Shutdown
+from threadkeep.duties.store_items import StoreSweep, store_opener
+from threadkeep.duties.watchdog import LoopLag, watching
+from threadkeep.duties.webhooks import WebhookSender, webhook_sender
+from threadkeep.duties.worker import CancelledRuns, Worker
 from threadkeep.graphs import LoadedGraph
 from threadkeep.persistence import encryption, group_commit
 from threadkeep.persistence.checkpointer import Checkpoints
@@ -47,37 +49,25 @@ from threadkeep.postgres import pool, tenancy
 from threadkeep.postgres.listen import Wakeups, listening
 from threadkeep.postgres.pool import Pool
 from threadkeep.project import Project, builtin
-from threadkeep.runs import event_commit, webhook_policy
+from threadkeep.runs import webhook_policy
 from threadkeep.runs.assistants import Assistants
-from threadkeep.runs.engine import Engine, Expiry
-from threadkeep.runs.event_commit import EventCommit
-from threadkeep.runs.event_recorder import keep_watched
+from threadkeep.runs.event_recorder import EventRecorder, FollowedRuns, recording
+from threadkeep.runs.execution import Executions
+from threadkeep.runs.executor import Executor
+from threadkeep.runs.follow import Follower
+from threadkeep.runs.idempotency import IdempotencyKeys
 from threadkeep.runs.isolation import containing
+from threadkeep.runs.lease import Lease
 from threadkeep.runs.quotas import Quotas
+from threadkeep.runs.service import RunService
 from threadkeep.runs.slots import Slots
 from threadkeep.runs.webhook_policy import Policy
 from threadkeep.settings import Settings, environment
 from threadkeep.tables import TENANT_TABLES, assistants, run_creation, workers
 from threadkeep.tables.run_creation import Openings
 from threadkeep.tables.threads import Ttl
-from threadkeep.threads.retention import expire
-
-DUTIES = (
-    drain_when_told,
-    replace_lost,
-    work,
-    obey_cancels,
-    keep_watched,
-    sweep,
-    expire,
-    clear,
-    sweep_items,
-    schedule,
-    deliver,
-    watch,
-)
-"""What goes on in the background of every process, until it stops."""
-DUTY_PAUSE_S = 1.0
+from threadkeep.threads.history import ThreadParts
+from threadkeep.threads.retention import ThreadExpiry
 
 log = logging.getLogger(__name__)
 
@@ -110,15 +100,6 @@ class Plan:
         return Ttl(strategy=ttl.strategy, minutes=ttl.default_ttl) if ttl and ttl.default_ttl else None
 
     @property
-    def expiry(self) -> Expiry:
-        """`checkpointer.ttl`: how often expired threads are ended, and how many at a time."""
-        ttl, usual = self.project.checkpointer.ttl, Expiry()
-        if ttl is None:
-            return usual
-        every_s = ttl.sweep_interval_minutes * 60 if ttl.sweep_interval_minutes else usual.every_s
-        return Expiry(every_s=every_s, limit=ttl.sweep_limit or usual.limit)
-
-    @property
     def serde(self) -> SerializerProtocol:
         """Strict: beside LangGraph's own and each graph's state types, only what `checkpointer.serde` names is revived."""
         serde = self.project.checkpointer.serde
@@ -133,15 +114,14 @@ def create_app(
 ) -> Starlette:
     """The application that serves `graphs` on the migrated Postgres at `uri`.
 
-    `project` says how: its `http`, `store`, `checkpointer` and `webhooks`. StartRefused where these ask for what
-    can't be loaded.
+    `project` says how: its `http`, `store`, `checkpointer` and `webhooks`. StartRefused if these ask for what can't be
+    loaded.
     """
     project = project or builtin()
     auth = loading.load(settings, project)
     mount.refuse_unhonoured(project.http, has_door=auth.kind != "none")
     custom = mount.load_custom(project)
     served = [one for one in mount.served(project.http, TABLE) if one.path != "/metrics" or metrics.is_served(settings)]
-    tracing = opened_tracing(environment("OTEL_"))
     plan = Plan(
         settings=settings,
         uri=uri,
@@ -162,14 +142,14 @@ def create_app(
         auth=auth,
         metrics=Metrics(graphs, [(one.method, one.path) for one in served]),
         metrics_guarded=metrics.is_guarded(settings, has_door=auth.kind != "none"),
-        tracing=tracing,
+        tracing=opened_tracing(environment("OTEL_")),
     )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
         async with mount.lifespan_of(custom) as theirs, open_state(plan) as state:
-            app.state.stopping, app.state.hurried = state["engine"].stopping, state["engine"].hurried
-            yield {**theirs, **state}
+            app.state.stopping, app.state.hurried = state.signals.stopping, state.signals.hurried
+            yield {**theirs, STATE: state}
 
     requests = Middleware(Requests, metrics=plan.metrics, tracing=plan.tracing)
     page_guard = mount.page_guard(project.http, settings, served, authenticates=auth.kind != "none")
@@ -185,107 +165,202 @@ def routes(served: Sequence[Operation]) -> list[BaseRoute]:
     """What is served: operations, and the sockets on their paths."""
     paths = {one.path for one in served}
     sockets = [WebSocketRoute(one.path, one.__call__) for one in SOCKETS if one.path in paths]
-    return [*(route(operation) for operation in served), *sockets]
-
-
-def route(operation: Operation) -> Route:
-    """The router's form of a line of the table."""
-    return Route(operation.path, operation, methods=[operation.method])
+    return [*(Route(one.path, one, methods=[one.method]) for one in served), *sockets]
 
 
 @asynccontextmanager
 async def open_state(plan: Plan) -> AsyncGenerator[State]:
     """All that requests and background duties share, open until the block ends."""
-    async with (
-        pool.open_api_pool(plan.settings, plan.uri) as api_pool,
-        pool.open_runs_pool(plan.settings, plan.uri) as runs_pool,
-        plan.auth.opened(api_pool) as door,
-        listening(plan.direct_uri) as wakeups,
-        run_creation.opening(api_pool) as opens,
-        group_commit.committing(runs_pool, plan.metrics.committed) as commits,
-        event_commit.committing(api_pool) as events,
-    ):
-        await pool.check_capacity(api_pool, plan.settings)
-        await tenancy.enable_row_security(api_pool, runs_pool, tables=TENANT_TABLES, needed=door is not None)
-        saver = Checkpoints(runs_pool, commits, plan.serde, channel_bytes=plan.settings.channel_bytes)
-        engine = _engine(plan, Parts(api_pool, opens, saver, commits, plan.open_store(runs_pool), events, wakeups))
-        await _announce(engine)
-        scrape = Scrape(engine, {"api": api_pool, "runs": runs_pool}, plan.metrics_guarded)
-        with containing(), beating(plan.direct_uri, engine.lease, plan.settings.lease_s):
-            async with metrics.on_port(scrape, plan.settings), anyio.create_task_group() as duties:
-                for duty in DUTIES:
-                    duties.start_soon(go_on, duty, engine, name=duty.__name__)
-                yield State(
-                    engine=engine,
-                    quotas=Quotas(plan.settings, api_pool, engine.live),
-                    assistants=Assistants(api_pool, plan.graphs),
-                    project=plan.project,
-                    docs=plan.docs,
-                    door=door,
-                    scrape=scrape,
-                )
-                duties.cancel_scope.cancel()
-            await drain(engine)
-            await engine.live.ended()
+    async with opened(plan) as parts:
+        await pool.check_capacity(parts.pool, plan.settings)
+        needed = parts.door is not None
+        await tenancy.enable_row_security(parts.pool, parts.runs_pool, tables=TENANT_TABLES, needed=needed)
+        await _announce(plan, parts)
+        state = _state(plan, parts)
+        shutdown = _shutdown(plan, parts)
+        lag = LoopLag(plan.metrics)
+        with (
+            containing(),
+            heartbeat(plan.direct_uri, parts.lease, plan.settings.lease_s, parts.wakeups),
+            watching(lag),
+        ):
+            async with metrics.on_port(state.scrape, plan.settings), anyio.create_task_group() as tasks:
+                tasks.start_soon(shutdown.drain_when_told, name="shutdown")
+                for duty in (lag, *_duties(plan, parts, state)):
+                    tasks.start_soon(repeat, duty, parts.wakeups, name=type(duty).__name__)
+                yield state
+                tasks.cancel_scope.cancel()
+            await shutdown.drain()
+            await parts.executions.all_ended()
     if plan.tracing is not None:
         await plan.tracing.close()
 
 
-async def go_on(duty: Callable[[Engine], Awaitable[None]], engine: Engine) -> None:
-    """Do a duty, and again where it failed in a way that nobody foresaw: without it the process would be of no use."""
-    while True:
-        try:
-            await duty(engine)
-        except Exception:
-            log.exception("a background duty failed and starts anew", extra={"duty": duty.__name__})
-            await anyio.sleep(DUTY_PAUSE_S)
-        else:
-            return
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the lifespan has opened."""
+    """What the lifespan has opened: connections, writers and the registries of this process."""
 
     pool: Pool
-    openings: Openings
-    saver: Checkpoints
-    commits: GroupCommit
-    store: Store
-    event_commit: EventCommit
+    """Of the API and the queue."""
+    runs_pool: Pool
+    """Of running graphs."""
+    door: Door | None
     wakeups: Wakeups
+    openings: Openings
+    commits: GroupCommit
+    recorder: EventRecorder
+    sender: WebhookSender
+    checkpoints: Checkpoints
+    store: Store
+    slots: Slots
+    executions: Executions
+    lease: Lease
+    signals: ProcessSignals = field(default_factory=ProcessSignals)
 
 
-def _engine(plan: Plan, parts: Parts) -> Engine:
-    """The engine, its graphs bound to the checkpointer and the store."""
+@asynccontextmanager
+async def opened(plan: Plan) -> AsyncGenerator[Parts]:
+    """The parts, open until the block ends."""
+    settings, executions, lease = plan.settings, Executions(), Lease()
+    async with (
+        pool.open_api_pool(settings, plan.uri) as api_pool,
+        pool.open_runs_pool(settings, plan.uri) as runs_pool,
+        plan.auth.opened(api_pool) as door,
+        listening(plan.direct_uri) as wakeups,
+        run_creation.opening(api_pool) as openings,
+        group_commit.committing(runs_pool, plan.metrics.committed) as commits,
+        recording(api_pool, executions, lease) as recorder,
+        webhook_sender(api_pool, wakeups, plan.webhooks) as sender,
+    ):
+        yield Parts(
+            pool=api_pool,
+            runs_pool=runs_pool,
+            door=door,
+            wakeups=wakeups,
+            openings=openings,
+            commits=commits,
+            recorder=recorder,
+            sender=sender,
+            checkpoints=Checkpoints(runs_pool, commits, plan.serde, channel_bytes=settings.channel_bytes),
+            store=plan.open_store(runs_pool),
+            slots=Slots(
+                FairLimiter(settings.run_slots, max_waiting=settings.max_waiting),
+                timeout_s=settings.queue_timeout_s,
+                waited=plan.metrics.slot_wait.observe,
+            ),
+            executions=executions,
+            lease=lease,
+        )
+
+
+def _state(plan: Plan, parts: Parts) -> State:
+    """What endpoints get. Binds the graphs to the checkpointer and the store."""
     for graph in plan.graphs.values():
-        graph.bind(checkpointer=parts.saver, store=parts.store)
+        graph.bind(checkpointer=parts.checkpoints, store=parts.store)
+    runs = _run_service(plan, parts)
+    return State(
+        settings=plan.settings,
+        project=plan.project,
+        docs=plan.docs,
+        door=parts.door,
+        signals=parts.signals,
+        pool=parts.pool,
+        wakeups=parts.wakeups,
+        graphs=plan.graphs,
+        threads=ThreadParts(
+            pool=parts.pool,
+            graphs=plan.graphs,
+            checkpoints=parts.checkpoints,
+            executions=parts.executions,
+            answer_bytes=plan.settings.answer_bytes,
+        ),
+        store=parts.store,
+        slots=parts.slots,
+        quotas=runs.quotas,
+        assistants=runs.assistants,
+        runs=runs,
+        scrape=Scrape(
+            pools={"api": parts.pool, "runs": parts.runs_pool},
+            slots=parts.slots,
+            abandoned=runs.executor.abandoned,
+            lease=parts.lease,
+            metrics=plan.metrics,
+            guarded=plan.metrics_guarded,
+        ),
+    )
+
+
+def _run_service(plan: Plan, parts: Parts) -> RunService:
+    """The one way to run, with the parts that it uses."""
     settings = plan.settings
-    return Engine(
+    executor = Executor(
         settings=settings,
         graphs=plan.graphs,
         pool=parts.pool,
-        saver=parts.saver,
-        store=parts.store,
-        slots=Slots(
-            FairLimiter(settings.run_slots, max_waiting=settings.max_waiting),
-            timeout_s=settings.queue_timeout_s,
-            waited=plan.metrics.slot_wait.observe,
-        ),
-        openings=parts.openings,
         commits=parts.commits,
-        event_commit=parts.event_commit,
+        recorder=parts.recorder,
         wakeups=parts.wakeups,
+        lease=parts.lease,
         metrics=plan.metrics,
         tracing=plan.tracing,
+        executions=parts.executions,
+    )
+    return RunService(
+        pool=parts.pool,
+        slots=parts.slots,
+        openings=parts.openings,
+        executor=executor,
+        follower=Follower(pool=parts.pool, wakeups=parts.wakeups, executions=parts.executions, signals=parts.signals),
+        assistants=Assistants(parts.pool, plan.graphs),
+        quotas=Quotas(settings, parts.pool, parts.executions),
+        keys=IdempotencyKeys(pool=parts.pool, lease=parts.lease, settings=settings),
         webhooks=plan.webhooks,
-        expiry=plan.expiry,
         thread_ttl=plan.thread_ttl,
     )
 
 
-async def _announce(engine: Engine) -> None:
+def _duties(plan: Plan, parts: Parts, state: State) -> Sequence[Duty]:
+    """What goes on in the background of every process, until it stops."""
+    api_pool, executions, lease = parts.pool, parts.executions, parts.lease
+    reaper = LeaseReaper(
+        pool=api_pool, executions=executions, lease=lease, settings=plan.settings, metrics=plan.metrics
+    )
+    worker = Worker(
+        pool=api_pool,
+        slots=parts.slots,
+        executor=state.runs.executor,
+        lease=lease,
+        signals=parts.signals,
+        metrics=plan.metrics,
+    )
+    return (
+        LeaseReplacement(pool=api_pool, lease=lease, executions=executions, reaper=reaper),
+        worker,
+        CancelledRuns(pool=api_pool, executions=executions, lease=lease),
+        FollowedRuns(pool=api_pool, executions=executions, recorder=parts.recorder),
+        reaper,
+        ThreadExpiry(pool=api_pool, checkpoints=parts.checkpoints, ttl=plan.project.checkpointer.ttl),
+        Cleanup(pool=api_pool),
+        StoreSweep(store=parts.store),
+        CronScheduler(pool=api_pool, graphs=plan.graphs, runs=state.runs),
+        parts.sender,
+    )
+
+
+def _shutdown(plan: Plan, parts: Parts) -> Shutdown:
+    return Shutdown(
+        settings=plan.settings,
+        signals=parts.signals,
+        slots=parts.slots,
+        executions=parts.executions,
+        commits=parts.commits,
+        pool=parts.pool,
+        lease=parts.lease,
+    )
+
+
+async def _announce(plan: Plan, parts: Parts) -> None:
     """Say that this process is there, and that its graphs can be run."""
-    async with engine.pool.connection() as conn:
-        await workers.create(conn, engine.worker_id)
-        await assistants.ensure_system(conn, {name: graph.description for name, graph in engine.graphs.items()})
+    async with parts.pool.connection() as conn:
+        await workers.create(conn, parts.lease.worker_id)
+        await assistants.ensure_system(conn, {name: graph.description for name, graph in plan.graphs.items()})

@@ -13,6 +13,7 @@ from graphs import Gate
 from threadkeep.settings import Settings
 
 RUN = {"assistant_id": "gated", "input": {"items": []}}
+RUN_NOW = {"assistant_id": "chain", "input": {"items": []}}
 CAPS = {"principal_streams": 2, "principal_runs": 2, "principal_waiting": 3, "max_queued": 5}
 
 
@@ -124,3 +125,28 @@ async def test_without_authentication_nobody_is_counted(settings: Settings) -> N
         answers = [await http.post("/runs", json=later) for _ in range(6)]
 
     assert [answer.status_code for answer in answers] == [200] * 5 + [503]
+
+
+async def test_a_query_counts_as_a_run_and_not_as_a_place_in_the_queue(two: list[httpx.AsyncClient]) -> None:
+    """Issue: a full queue does not refuse it, as it does not refuse `/runs/wait`."""
+    ada, bob = two
+    later = {"assistant_id": "chain", "input": {"items": []}, "after_seconds": 3600}
+    queued = [(await http.post("/runs", json=later)).status_code for http in (ada, ada, ada, bob, bob)]
+    full = await bob.post("/runs", json=later)
+    answers = [await bob.post("/query", json={"query": "hello"}), await bob.post("/runs/wait", json=RUN_NOW)]
+
+    assert (queued, full.status_code) == ([200] * 5, 503)
+    assert [answer.status_code for answer in answers] == [200, 200]
+
+
+async def test_a_query_counts_against_its_principals_runs(two: list[httpx.AsyncClient], gate: Gate) -> None:
+    """Issue: it did not, so that a principal could have any number of them at once."""
+    ada, bob = two
+    for _ in range(2):
+        await ada.post("/runs", json=RUN)
+    await gate.entered(2)
+    refused = await ada.post("/query", json={"query": "hello"})
+    other = await bob.post("/query", json={"query": "hello"})
+
+    assert _is_too_many(refused)
+    assert other.status_code == 200

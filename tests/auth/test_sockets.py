@@ -13,9 +13,11 @@ from websockets.exceptions import ConnectionClosed
 from auth.conftest import MakeKey
 from conftest import serving
 from threadkeep.api.routes import SOCKETS
+from threadkeep.project import builtin
 from threadkeep.settings import Settings
 
 RUN: dict[str, Any] = {"assistant_id": "chain", "input": {"items": []}}
+BUILTIN = builtin()
 COMMANDS: tuple[dict[str, Any], ...] = (
     {"method": "run.start", "params": RUN},
     {"method": "agent.getTree", "params": {}},
@@ -100,3 +102,23 @@ async def test_commands_count_as_requests(settings: Settings, make_key: MakeKey)
     assert [answer["id"] for answer in answers] == [0, 1, 2, 3]
     assert [answer["error"] for answer in answers] == ["unknown_command"] * 2 + ["unknown_error"] * 2
     assert answers[3]["message"] == "more than 3 requests within a minute"
+
+
+async def test_what_is_switched_off_is_off_on_the_socket_too(settings: Settings) -> None:
+    """Issue: `http.disable_runs` takes the commands that start runs away from the socket, and leaves its events."""
+    switched = BUILTIN.model_copy(update={"http": BUILTIN.http.model_copy(update={"disable_runs": True})})
+    async with serving(settings, project=switched) as url, httpx.AsyncClient(base_url=url) as http:
+        thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+        answers: dict[str, Any] = {}
+        with anyio.fail_after(5):
+            async with opened(url, f"/threads/{thread_id}/stream/events", None) as socket:
+                for command in COMMANDS:
+                    await socket.send(json.dumps({"id": 1} | command))
+                    answers[command["method"]] = json.loads(await socket.recv())
+        thread = (await http.get(f"/threads/{thread_id}")).json()
+
+    errors = {method: answer.get("error") for method, answer in answers.items()}
+    assert errors == dict.fromkeys(("run.start", "agent.getTree", "input.respond"), "unknown_command") | {
+        "subscription.subscribe": None
+    }
+    assert thread["status"] == "idle"

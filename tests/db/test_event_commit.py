@@ -9,7 +9,9 @@ from new_runs import new_run
 from threadkeep.base import ids
 from threadkeep.postgres import pool
 from threadkeep.postgres.tenancy import EVERYTHING
-from threadkeep.runs.event_commit import committing
+from threadkeep.runs.event_recorder import recording
+from threadkeep.runs.execution import Executions
+from threadkeep.runs.lease import Lease
 from threadkeep.settings import Settings
 from threadkeep.tables import run_events
 from threadkeep.tables.run_creation import open_run_in
@@ -22,10 +24,10 @@ async def test_runs_that_come_together_are_one_statement_and_each_gets_its_own(s
     """Ours: a run that is another worker's gets none, and takes nothing from the others."""
     async with pool.open_api_pool(settings, str(settings.database_uri)) as api:
         runs = [await _run(api) for _ in range(3)]
-        async with committing(api) as commit, anyio.create_task_group() as tasks:
+        async with recording(api, Executions(), Lease()) as recorder, anyio.create_task_group() as tasks:
             for number, run_id in enumerate(runs):
                 worker = ids.uuid7() if number == 1 else WORKER
-                tasks.start_soon(commit.write, Batch(run_id, worker, _said(f'"{number}"', '"more"')))
+                tasks.start_soon(recorder.write, Batch(run_id, worker, _said(f'"{number}"', '"more"')))
         found = [await _read(api, run_id) for run_id in runs]
 
     assert found == [['"0"', '"more"'], [], ['"2"', '"more"']]
@@ -37,13 +39,13 @@ async def test_a_batch_that_fails_fails_alone(settings: Settings) -> None:
 
     async def write(run_id: UUID, said: str) -> None:
         try:
-            await commit.write(Batch(run_id, WORKER, _said(said)))
+            await recorder.write(Batch(run_id, WORKER, _said(said)))
         except psycopg.DataError:
             failed.append(run_id)
 
     async with pool.open_api_pool(settings, str(settings.database_uri)) as api:
         runs = [await _run(api) for _ in range(3)]
-        async with committing(api) as commit, anyio.create_task_group() as tasks:
+        async with recording(api, Executions(), Lease()) as recorder, anyio.create_task_group() as tasks:
             for run_id, said in zip(runs, ['"good"', '"\x00"', '"good too"'], strict=True):
                 tasks.start_soon(write, run_id, said)
         found = [await _read(api, run_id) for run_id in runs]

@@ -22,7 +22,7 @@ async def execute(uri: str, statement: Any) -> list[tuple[Any, ...]]:
 
 async def test_what_is_over_is_deleted_and_the_rest_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours: a temporary thread goes with its run, its events and its checkpoints; a key with nothing."""
-    monkeypatch.setattr(cleanup, "CLEAR_S", 0.05)
+    monkeypatch.setattr(cleanup, "CLEANUP_S", 0.05)
     uri = str(settings.database_uri)
     async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         made = [(await http.post("/runs", json=RUN, headers={"idempotency-key": name})).json() for name in "ab"]

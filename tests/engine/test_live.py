@@ -1,22 +1,21 @@
 """The ring of a run, and those who read it."""
 
 from contextlib import aclosing
-from uuid import uuid4
 
 import anyio
 import anyio.lowlevel
 
-from threadkeep.runs.event_log import Event, LiveRun, Outcome
+from threadkeep.runs.event_log import Event, EventLog
 
 
 async def test_reader_who_is_behind_an_attempt_that_has_said_nothing_waits_for_it() -> None:
     """Ours: a second attempt counts on from a higher position. Its first readers must not keep the event loop from it:
     they did, and with it the server stood still."""
-    live = LiveRun(uuid4(), uuid4(), watched=True, events_before=1_000)
+    log = EventLog(is_wanted=True, starts_after=1_000)
     got: list[int] = []
 
     async def read() -> None:
-        async with aclosing(live.follow(21)) as items:
+        async with aclosing(log.follow(21)) as items:
             got.extend([item.position async for item in items])
 
     with anyio.fail_after(5):
@@ -24,7 +23,7 @@ async def test_reader_who_is_behind_an_attempt_that_has_said_nothing_waits_for_i
             tasks.start_soon(read)
             await anyio.lowlevel.checkpoint()
             assert not got
-            assert live.append("metadata", b"{}") == Event(1_001, "metadata", b"{}")
-            live.end(Outcome("success", b"{}"))
+            assert log.append("metadata", b"{}") == Event(1_001, "metadata", b"{}")
+            log.close()
 
     assert got == [1_000, 1_001], "the gap between the attempts, then what the second says"

@@ -11,15 +11,17 @@ import anyio
 import anyio.to_thread
 import psycopg
 import pytest
+from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
+from conftest import serving
 from graphs import GRAPHS, Gate
+from threadkeep.api.operation import STATE, State
 from threadkeep.app import create_app
 from threadkeep.base.problems import Invalid
 from threadkeep.duties import cron_schedule, cron_scheduler
-from threadkeep.duties.cron_scheduler import schedule_once
+from threadkeep.duties.cron_scheduler import CronScheduler
 from threadkeep.graphs import accept
-from threadkeep.runs.engine import Engine
 from threadkeep.settings import Settings
 from threadkeep.tables import crons
 
@@ -28,45 +30,53 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Engine]:
-    """An engine of the test graphs, with all its duties."""
+async def opened(settings: Settings) -> AsyncIterator[State]:
+    """A process that serves the test graphs, with all its duties."""
     loaded = {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
     app = await anyio.to_thread.run_sync(create_app, settings, str(settings.database_uri), loaded)
     async with app.router.lifespan_context(app) as state:
         assert state is not None
-        yield state["engine"]
+        yield state[STATE]
 
 
 @pytest.fixture
-async def engine(settings: Settings) -> AsyncIterator[Engine]:
+async def process(settings: Settings) -> AsyncIterator[State]:
     """A process beside the server of `client`, on the same database."""
-    async with opened(settings) as engine:
-        yield engine
+    async with opened(settings) as process:
+        yield process
 
 
-async def _due(engine: Engine, cron_id: str, ago: timedelta = timedelta(seconds=1)) -> None:
+async def schedule_once(process: State) -> float:
+    """One round of the duty."""
+    return await CronScheduler(pool=process.pool, graphs=process.graphs, runs=process.runs).run_once()
+
+
+async def _due(process: State, cron_id: str, ago: timedelta = timedelta(seconds=1)) -> None:
     """The cron's tick has come `ago`."""
-    async with engine.pool.connection() as conn:
+    async with process.pool.connection() as conn:
         await conn.execute("UPDATE crons SET next_run_date = now() - %s WHERE cron_id = %s", (ago, cron_id))
 
 
-async def _settled(engine: Engine) -> list[tuple[str, datetime | None]]:
+async def _settled(process: State) -> list[tuple[str, datetime | None]]:
     """Each cron with its next tick, when no process is firing any more."""
-    async with engine.pool.connection() as conn, conn.transaction():
+    async with process.pool.connection() as conn, conn.transaction():
         cursor = await conn.execute("SELECT cron_id::text, next_run_date FROM crons ORDER BY cron_id FOR UPDATE")
         return await cursor.fetchall()
 
 
-async def _runs(engine: Engine) -> list[str]:
+async def _runs(process: State) -> list[str]:
     """The cron of each run there is."""
-    async with engine.pool.connection() as conn:
+    async with process.pool.connection() as conn:
         cursor = await conn.execute("SELECT metadata ->> 'cron_id' FROM runs ORDER BY 1")
         return [row[0] for row in await cursor.fetchall()]
 
 
 async def _made(client: LangGraphClient, **fields: Any) -> str:
     made: dict[str, Any] = dict(
-        await client.crons.create("chain", **{"schedule": YEARLY, "on_run_completed": "keep", "input": {}} | fields)
+        await client.crons.create(
+            fields.pop("assistant_id", "chain"),
+            **{"schedule": YEARLY, "on_run_completed": "keep", "input": {}} | fields,
+        )
     )
     return made["cron_id"]
 
@@ -79,28 +89,28 @@ async def test_each_tick_is_fired_once_by_however_many_processes(client: LangGra
             await _due(first, cron_id)
 
         async with anyio.create_task_group() as tasks:
-            for engine in (first, second, first, second):
-                tasks.start_soon(schedule_once, engine)
+            for process in (first, second, first, second):
+                tasks.start_soon(schedule_once, process)
 
         assert [cron_id for cron_id, at in await _settled(first) if at and at > datetime.now(UTC)] == made
         assert await _runs(first) == made
 
 
-async def test_ticks_that_nobody_saw_are_made_up_for_by_one_run(client: LangGraphClient, engine: Engine) -> None:
+async def test_ticks_that_nobody_saw_are_made_up_for_by_one_run(client: LangGraphClient, process: State) -> None:
     """Ours: after three days of silence a cron of every minute runs once."""
     cron_id = await _made(client, schedule="* * * * *")
-    await _due(engine, cron_id, timedelta(days=3))
+    await _due(process, cron_id, timedelta(days=3))
 
-    await schedule_once(engine)
+    await schedule_once(process)
 
-    [(_, next_run_date)] = await _settled(engine)
+    [(_, next_run_date)] = await _settled(process)
     assert next_run_date is not None
     assert timedelta(0) < next_run_date - datetime.now(UTC) <= timedelta(minutes=1)
-    assert (await _runs(engine)).count(cron_id) == 1
+    assert (await _runs(process)).count(cron_id) == 1
 
 
 async def test_tick_of_a_process_that_dies_while_it_fires_is_left_to_another(
-    client: LangGraphClient, engine: Engine, database: str
+    client: LangGraphClient, process: State, database: str
 ) -> None:
     """Ours: a tick is held, and never taken before its run is there."""
     cron_id = await _made(client)
@@ -108,18 +118,18 @@ async def test_tick_of_a_process_that_dies_while_it_fires_is_left_to_another(
         claimed = None
         while claimed is None:  # the servers' own schedulers may be quicker
             await dying.rollback()
-            await _due(engine, cron_id)
+            await _due(process, cron_id)
             claimed = await crons.claim(dying, UUID(cron_id))
-        before = await _runs(engine)
+        before = await _runs(process)
         await crons.advance(dying, UUID(cron_id), None)
-        await schedule_once(engine)
-        meanwhile = await _runs(engine)
+        await schedule_once(process)
+        meanwhile = await _runs(process)
         await dying.close()
 
-    await schedule_once(engine)
+    await schedule_once(process)
 
-    await _settled(engine)
-    assert (meanwhile, await _runs(engine)) == (before, [*before, cron_id])
+    await _settled(process)
+    assert (meanwhile, await _runs(process)) == (before, [*before, cron_id])
 
 
 async def test_near_tick_is_not_slept_through(client: LangGraphClient, gate: Gate) -> None:
@@ -132,15 +142,15 @@ async def test_near_tick_is_not_slept_through(client: LangGraphClient, gate: Gat
 
 
 async def test_run_of_a_cron_knows_its_cron_and_leaves_no_thread(
-    client: LangGraphClient, engine: Engine, gate: Gate
+    client: LangGraphClient, process: State, gate: Gate
 ) -> None:
     """Protocol: metadata and configurable have the `cron_id`; `on_run_completed` is `delete`, unless said otherwise."""
     made: dict[str, Any] = dict(
         await client.crons.create("gated", schedule=YEARLY, input={"items": ["in"]}, metadata={"team": "a"})
     )
     cron_id = made["cron_id"]
-    await _due(engine, cron_id)
-    await schedule_once(engine)
+    await _due(process, cron_id)
+    await schedule_once(process)
     await gate.entered()
     [thread] = await client.threads.search(metadata={"cron_id": cron_id})
     [run] = await client.runs.list(thread["thread_id"])
@@ -156,7 +166,7 @@ async def test_run_of_a_cron_knows_its_cron_and_leaves_no_thread(
             await anyio.sleep(0.05)
 
 
-async def test_cron_on_a_thread_goes_on_with_it(client: LangGraphClient, engine: Engine) -> None:
+async def test_cron_on_a_thread_goes_on_with_it(client: LangGraphClient, process: State) -> None:
     """Protocol: every run of such a cron is on the one thread."""
     thread = await client.threads.create()
     made: dict[str, Any] = dict(
@@ -164,9 +174,9 @@ async def test_cron_on_a_thread_goes_on_with_it(client: LangGraphClient, engine:
     )
 
     for _ in range(2):
-        await _due(engine, made["cron_id"])
-        await schedule_once(engine)
-        await _settled(engine)
+        await _due(process, made["cron_id"])
+        await schedule_once(process)
+        await _settled(process)
         [run, *_] = await client.runs.list(thread["thread_id"])
         await client.runs.join(thread["thread_id"], run["run_id"])
 
@@ -175,7 +185,7 @@ async def test_cron_on_a_thread_goes_on_with_it(client: LangGraphClient, engine:
 
 
 async def test_tick_on_a_busy_thread_is_passed_over_where_the_cron_says_reject(
-    client: LangGraphClient, engine: Engine, gate: Gate
+    client: LangGraphClient, process: State, gate: Gate
 ) -> None:
     """Protocol: `multitask_strategy`. Ours: that tick is gone, the next one comes."""
     thread = await client.threads.create()
@@ -186,65 +196,65 @@ async def test_tick_on_a_busy_thread_is_passed_over_where_the_cron_says_reject(
     )
     await client.runs.create(thread["thread_id"], "gated", input={})
     await gate.entered()
-    await _due(engine, made["cron_id"])
+    await _due(process, made["cron_id"])
 
-    await schedule_once(engine)
+    await schedule_once(process)
 
-    [(_, next_run_date)] = await _settled(engine)
+    [(_, next_run_date)] = await _settled(process)
     assert next_run_date == datetime(datetime.now(UTC).year + 1, 1, 1, tzinfo=UTC)
-    assert await _runs(engine) == [None]
+    assert await _runs(process) == [None]
 
 
-async def test_disabled_and_ended_crons_do_not_fire(client: LangGraphClient, engine: Engine) -> None:
+async def test_disabled_and_ended_crons_do_not_fire(client: LangGraphClient, process: State) -> None:
     """Protocol: `enabled`, `end_time`."""
     disabled = await _made(client, enabled=False)
     ended = await _made(client, end_time=datetime.now(UTC) + timedelta(days=400))
     await client.crons.update(ended, enabled=False)
-    async with engine.pool.connection() as conn:
+    async with process.pool.connection() as conn:
         await conn.execute("UPDATE crons SET end_time = now() - interval '1 s', enabled = (cron_id = %s)", (ended,))
-    await _due(engine, disabled)
-    await _due(engine, ended)
+    await _due(process, disabled)
+    await _due(process, ended)
 
-    await schedule_once(engine)
+    await schedule_once(process)
 
-    found = dict(await _settled(engine))
+    found = dict(await _settled(process))
     assert found[ended] is None
     assert found[disabled] is not None
-    assert await _runs(engine) == []
+    assert await _runs(process) == []
 
 
 async def test_cron_whose_graph_is_gone_holds_up_nobody(
-    client: LangGraphClient, engine: Engine, caplog: pytest.LogCaptureFixture
+    client: LangGraphClient, process: State, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ours: it is passed over with a warning, and the others run."""
     orphan, broken, sound = [await _made(client) for _ in range(3)]
-    async with engine.pool.connection() as conn:
+    async with process.pool.connection() as conn:
         await conn.execute("UPDATE crons SET assistant_id = gen_random_uuid() WHERE cron_id = %s", (orphan,))
         await conn.execute("""UPDATE crons SET payload = '{"stream_mode": 7}' WHERE cron_id = %s""", (broken,))
     for cron_id, ago in ((orphan, 3), (broken, 2), (sound, 1)):
-        await _due(engine, cron_id, timedelta(seconds=ago))
+        await _due(process, cron_id, timedelta(seconds=ago))
 
-    await schedule_once(engine)
+    await schedule_once(process)
 
-    assert all(at and at > datetime.now(UTC) for _, at in await _settled(engine))
-    assert await _runs(engine) == [sound]
+    assert all(at and at > datetime.now(UTC) for _, at in await _settled(process))
+    assert await _runs(process) == [sound]
     warnings = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
     assert warnings == {
         "cron passed over: its assistant or graph is gone",
-        "cron passed over: its runs are no longer allowed",
+        "cron passed over: its run is refused",
     }
 
 
-async def test_waiting_time_ends_with_the_next_tick(client: LangGraphClient, engine: Engine) -> None:
+async def test_waiting_time_ends_with_the_next_tick(client: LangGraphClient, process: State) -> None:
     """Ours: seconds to the next tick, five at most, none for what is disabled."""
-    assert await schedule_once(engine) == cron_scheduler.POLL_S
+    assert await schedule_once(process) == cron_scheduler.POLL_S
     cron_id = await _made(client)
-    await _due(engine, cron_id, timedelta(seconds=-2))
+    await _due(process, cron_id, timedelta(seconds=-2))
 
-    assert 0 <= await schedule_once(engine) <= 2
+    assert 0 <= await schedule_once(process) <= 2
 
     await client.crons.update(cron_id, enabled=False)
-    assert await schedule_once(engine) == cron_scheduler.POLL_S
+    assert await schedule_once(process) == cron_scheduler.POLL_S
 
 
 @pytest.mark.parametrize(
@@ -271,3 +281,19 @@ def test_schedule_without_a_date_is_refused() -> None:
     """Ours: it would be asked for its next date for ever."""
     with pytest.raises(Invalid):
         cron_schedule.next_tick("0 0 30 2 *", UTC, datetime.now(UTC))
+
+
+async def test_runs_of_crons_count_as_their_owners(settings: Settings, gate: Gate) -> None:
+    """Issue: they were not counted, so that one user's filled the queue of all."""
+    chosen = settings.model_copy(update={"run_slots": 1, "principal_waiting": 3})
+    async with serving(chosen) as url, get_client(url=url, api_key=None) as client, opened(chosen) as process:
+        made = [await _made(client, assistant_id="gated") for _ in range(8)]
+        async with process.pool.connection() as conn:
+            await conn.execute("""UPDATE crons SET principal = '{"identity": "ada", "permissions": []}'""")
+        for cron_id in made:
+            await _due(process, cron_id)
+        await schedule_once(process)
+        await _settled(process)
+        number = len(await _runs(process))
+
+    assert 3 <= number <= 3 + 2, "what waits, and what two processes with a slot each have begun"

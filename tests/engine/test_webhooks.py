@@ -4,7 +4,7 @@ import json
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,14 @@ from typing_extensions import TypedDict
 
 from conftest import WAIT_S, serving
 from graphs import GRAPHS, Gate
+from threadkeep.api.operation import STATE, State
 from threadkeep.app import create_app
 from threadkeep.base.json import Json
 from threadkeep.base.problems import Invalid
 from threadkeep.duties import webhooks
+from threadkeep.duties.webhooks import WebhookSender
 from threadkeep.graphs import accept
 from threadkeep.project import Project, Webhooks, builtin
-from threadkeep.runs.engine import Engine
 from threadkeep.runs.webhook_policy import Policy
 from threadkeep.settings import Settings
 from threadkeep.tables import webhook_deliveries
@@ -127,13 +128,18 @@ async def telling(settings: Settings) -> AsyncIterator[LangGraphClient]:
 
 
 @pytest.fixture
-async def engine(settings: Settings) -> AsyncIterator[Engine]:
+async def process(settings: Settings) -> AsyncIterator[State]:
     """A process that may call loopback."""
     loaded = {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
     app = await anyio.to_thread.run_sync(create_app, settings, str(settings.database_uri), loaded, project())
     async with app.router.lifespan_context(app) as state:
         assert state is not None
-        yield state["engine"]
+        yield state[STATE]
+
+
+def _sender(process: State) -> AbstractAsyncContextManager[WebhookSender]:
+    """A sender beside the process's own."""
+    return webhooks.webhook_sender(process.pool, process.wakeups, process.runs.webhooks)
 
 
 async def _none_left(uri: str) -> None:
@@ -288,9 +294,9 @@ async def test_webhook_outlives_the_process_that_ran_its_run(
     assert body["status"] == "success"
 
 
-async def test_webhook_that_is_held_comes_due_when_its_holder_is_silent(engine: Engine) -> None:
+async def test_webhook_that_is_held_comes_due_when_its_holder_is_silent(process: State) -> None:
     """Ours: nobody else sends it meanwhile."""
-    async with engine.pool.connection() as conn, conn.transaction():  # so that the engine does not see it
+    async with process.pool.connection() as conn, conn.transaction():  # so that the process does not see it
         await _put(conn, "http://localhost/")
         first = await webhook_deliveries.claim(conn, lease_s=60)
         held = await webhook_deliveries.claim(conn, lease_s=60)
@@ -304,7 +310,7 @@ async def test_webhook_that_is_held_comes_due_when_its_holder_is_silent(engine: 
 
 
 async def _put(conn: Any, url: str, *, delayed: bool = False) -> Delivery:
-    """A webhook to be sent; `delayed`: not by the engine's own sender."""
+    """A webhook to be sent; `delayed`: not by the process's own sender."""
     run_id, body = uuid4(), {"kwargs": {}, "values": {}}
     await conn.execute(
         """
@@ -316,9 +322,9 @@ async def _put(conn: Any, url: str, *, delayed: bool = False) -> Delivery:
     return Delivery(run_id=run_id, url=url, body=Json(json.dumps(body)), attempt=1)
 
 
-async def _rest(engine: Engine, run_id: UUID) -> timedelta | None:
+async def _rest(process: State, run_id: UUID) -> timedelta | None:
     """How long it is put off for; None: it is done with."""
-    async with engine.pool.connection() as conn:
+    async with process.pool.connection() as conn:
         cursor = await conn.execute("SELECT send_after - now() FROM webhook_deliveries WHERE run_id = %s", (run_id,))
         row = await cursor.fetchone()
     return row[0] if row else None
@@ -339,49 +345,49 @@ async def _rest(engine: Engine, run_id: UUID) -> timedelta | None:
     ],
 )
 async def test_address_that_is_overloaded_is_tried_three_times(
-    engine: Engine, receiver: Receiver, status: int, attempt: int, again: bool
+    process: State, receiver: Receiver, status: int, attempt: int, again: bool
 ) -> None:
     """Protocol: again on 429 and 5xx. Ours: a redirect is not followed."""
     receiver.status = status
-    async with engine.pool.connection() as conn:
+    async with process.pool.connection() as conn:
         put = await _put(conn, receiver.url, delayed=True)
     delivery = Delivery(run_id=put.run_id, url=put.url, body=put.body, attempt=attempt)
 
-    async with webhooks.open_client() as client:
-        await webhooks.send(engine, client, delivery)
+    async with _sender(process) as sender:
+        await sender.send(delivery)
 
-    rest = await _rest(engine, put.run_id)
+    rest = await _rest(process, put.run_id)
     assert (rest is not None) == again
     assert rest is None or rest <= timedelta(seconds=webhooks.PAUSES_S[attempt - 1])
     assert [path for path, _, _ in receiver.got] == ["/"]
 
 
 async def test_address_that_is_silent_is_given_up_in_time(
-    engine: Engine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    process: State, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: five seconds for all of a try; here a tenth of one."""
     assert webhooks.TIMEOUT_S == 5
     monkeypatch.setattr(webhooks, "TIMEOUT_S", 0.1)
     receiver.hold = anyio.Event()
-    async with engine.pool.connection() as conn:
+    async with process.pool.connection() as conn:
         delivery = await _put(conn, receiver.url, delayed=True)
 
     with anyio.fail_after(WAIT_S):
-        async with webhooks.open_client() as client:
-            await webhooks.send(engine, client, delivery)
+        async with _sender(process) as sender:
+            await sender.send(delivery)
 
-    assert (await _rest(engine, delivery.run_id) or timedelta.max) <= timedelta(seconds=1)
+    assert (await _rest(process, delivery.run_id) or timedelta.max) <= timedelta(seconds=1)
 
 
-async def test_name_is_judged_by_the_addresses_it_has(engine: Engine) -> None:
+async def test_name_is_judged_by_the_addresses_it_has(process: State) -> None:
     """Ours: what a name resolves to is judged when it is called, and that very address is called."""
-    assert await webhooks._addresses(engine.webhooks, httpx.URL("http://localhost:1")) != []
+    assert await webhooks._addresses(process.runs.webhooks, httpx.URL("http://localhost:1")) != []
     with pytest.raises(Invalid, match="loopback"):
         await webhooks._addresses(Policy(), httpx.URL("http://localhost:1"))
 
 
 async def test_name_that_changes_its_address_reaches_only_the_one_that_was_judged(
-    engine: Engine, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    process: State, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: a name is resolved once, and the address that was judged is called: DNS rebinding comes too late."""
     answers = ["127.0.0.1", "169.254.169.254"]
@@ -392,31 +398,31 @@ async def test_name_that_changes_its_address_reaches_only_the_one_that_was_judge
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[len(asked) - 1], port))]
 
     monkeypatch.setattr(anyio, "getaddrinfo", rebinding)
-    async with engine.pool.connection() as conn:
+    async with process.pool.connection() as conn:
         delivery = await _put(conn, receiver.url.replace("localhost", "rebinds.example"), delayed=True)
 
-    async with webhooks.open_client() as client:
-        await webhooks.send(engine, client, delivery)
+    async with _sender(process) as sender:
+        await sender.send(delivery)
         assert [path for path, _, _ in receiver.got] == ["/"]
         with pytest.raises(Invalid, match="blocked IP range"):
-            await webhooks._addresses(engine.webhooks, httpx.URL("http://rebinds.example"))
+            await webhooks._addresses(process.runs.webhooks, httpx.URL("http://rebinds.example"))
     assert asked == ["rebinds.example", "rebinds.example"]
 
 
 async def test_certificate_is_that_of_the_name_though_an_address_is_called(
-    engine: Engine, listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    process: State, listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: a pinned address changes nothing about whom TLS trusts."""
     certificate, key = _certificate(tmp_path, "localhost")
     receiver = Receiver(listener, "https")
-    async with engine.pool.connection() as conn:
+    async with process.pool.connection() as conn:
         by_name = await _put(conn, receiver.url, delayed=True)
         by_address = await _put(conn, receiver.url.replace("localhost", "127.0.0.1"), delayed=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
 
-    async with listening(receiver, ssl_certfile=certificate, ssl_keyfile=key), webhooks.open_client() as client:
-        await webhooks.send(engine, client, by_name)
-        await webhooks.send(engine, client, by_address)
+    async with listening(receiver, ssl_certfile=certificate, ssl_keyfile=key), _sender(process) as sender:
+        await sender.send(by_name)
+        await sender.send(by_address)
 
     assert [headers["host"] for _, headers, _ in receiver.got] == [receiver.url.removeprefix("https://")]
 

@@ -58,7 +58,7 @@ class DooredRoute(BaseRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The route, for a caller who is known: `request.user` is who."""
-        door: Door = scope["state"]["door"]
+        door: Door = scope["state"]["threadkeep"].door
         try:
             if scope["type"] == "http":
                 principal, request = await entered(door, Request(scope, receive))

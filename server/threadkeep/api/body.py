@@ -55,7 +55,7 @@ async def read_bytes(request: Request[Any]) -> bytes:
     """The body, counted while it is read, so that a chunked one is bounded too; BodyTimeout where it comes too slowly."""
     if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
         raise UnsupportedMedia("the body must not be compressed")
-    settings = request.scope["state"]["engine"].settings
+    settings = request.scope["state"]["threadkeep"].settings
     try:
         async with asyncio.timeout(settings.body_timeout_s):  # a scope of anyio's costs each request four times as much
             return await _counted(request, settings.body_bytes)

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from threadkeep.api.audit import Audit
+from threadkeep.api.audit import REMOVALS, SENTENCES, Audit
 from threadkeep.api.operation import Operation
 from threadkeep.api.responses import json_answer
 from threadkeep.base import ids
@@ -76,7 +76,8 @@ class Requests:
         operation, about = _operation(scope), _ids(scope, answer)
         pair = (operation.method, operation.path) if operation else (UNMATCHED, UNMATCHED)
         self._metrics.of_route(pair).answered(answer.status, answer.began_s)
-        self._audit.answered(scope, operation, answer.status, about)
+        if answer.status in SENTENCES or (operation is not None and operation.event in REMOVALS):
+            self._audit.answered(scope, operation, answer.status, about)
         if scope["path"] in QUIET:
             return
         fields = {"method": scope["method"], "path": scope["path"][:SHOWN_CHARACTERS], "status": answer.status}

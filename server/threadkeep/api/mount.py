@@ -45,22 +45,10 @@ KEPT = frozenset({"/ok", "/livez", "/readyz", "/metrics", "/docs", "/openapi.jso
 FOR_APPS: Mapping[Any, Any] = {RouterError: on_router_error, JSONDecodeError: on_no_json}
 """For an application that does not handle these itself: the answer is JSON, and the status is the error's own."""
 
-SECTIONS: Mapping[str, str] = {
-    "disable_assistants": r"/assistants(/.*)?",
-    "disable_runs": r"(/threads/\{thread_id\})?/runs(/.*)?|/threads/\{thread_id\}/commands|/query",
-    "disable_threads": r"/threads(?!/\{thread_id\}/runs)(/.*)?",
-    "disable_store": r"/store/.*",
-    "disable_meta": r"/info|/metrics|/docs|/openapi\.json",
-    "disable_mcp": r"/mcp(/.*)?",
-    "disable_a2a": r"/a2a/.*|/\.well-known/agent-card\.json",
-}
-"""Each switch of `http`, and the paths that it takes away."""
-
 
 def served(http: Http, table: Iterable[Operation]) -> list[Operation]:
     """The operations that no switch takes away."""
-    off = [pattern for switch, pattern in SECTIONS.items() if getattr(http, switch)]
-    return [one for one in table if not any(re.fullmatch(pattern, one.path) for pattern in off)]
+    return [operation for operation in table if not any(getattr(http, switch) for switch in operation.switches)]
 
 
 def cors(http: Http, host: str) -> Middleware:

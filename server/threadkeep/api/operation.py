@@ -1,37 +1,69 @@
-"""Call: a request whose body, query and ids have been read and whose caller is known.
+"""Operation: a line of the route table, and the `Call` that its endpoint gets.
 
-What every endpoint gets. It can only be made from an `Operation` of the table of routes, so that no endpoint forgets
-to ask who is calling.
+A call can only be made from an operation, so that no endpoint forgets to ask who is calling. What kind of operation it
+is, who authorizes it and which switch takes it away are fields of the line. Nothing is inferred from its path.
 """
 
+import hashlib
+import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypedDict, TypeVar, cast
+from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
 from uuid import UUID
 
 from pydantic import BaseModel
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from threadkeep.api import auth_values, configurable_headers
 from threadkeep.api.authentication import entered
 from threadkeep.api.body import read_body, read_bytes, read_query
-from threadkeep.api.held_quota import Held
 from threadkeep.api.ops.scrape import Scrape
+from threadkeep.api.responses import Counted
 from threadkeep.api.shapes import Event as ServerEvent
-from threadkeep.auth import Door, Event, Principal, Value
-from threadkeep.base.problems import Forbidden, Invalid, Overloaded, Problem
-from threadkeep.graphs import Tenant
+from threadkeep.auth import Door, Event, Value
+from threadkeep.auth.caller import ANYBODY, Caller
+from threadkeep.base.fair_limiter import ANONYMOUS
+from threadkeep.base.problems import Invalid, Problem
+from threadkeep.base.signals import ProcessSignals
+from threadkeep.graphs import LoadedGraph, Tenant
+from threadkeep.persistence.store import Store
+from threadkeep.postgres.listen import Wakeups
+from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.tenancy import EVERYTHING, Filters
 from threadkeep.project import Project
 from threadkeep.runs.assistants import Assistants
-from threadkeep.runs.engine import Engine
 from threadkeep.runs.quotas import Quotas
-from threadkeep.runs.request import RunSpec
+from threadkeep.runs.service import RunService
+from threadkeep.runs.slots import Slots
+from threadkeep.settings import Settings
+from threadkeep.tables.idempotency_keys import Key
+from threadkeep.threads.history import ThreadParts
 
 BodyT = TypeVar("BodyT")
 QueryT = TypeVar("QueryT")
+
+Kind: TypeAlias = Literal["public", "read", "write", "run", "background", "stream"]
+"""`public`: for anybody. `run`: it is answered when a run has ended, and takes a slot. `background`: it leaves runs in the
+queue. `stream`: it is answered for as long as something goes on."""
+Switch: TypeAlias = Literal[
+    "disable_assistants",
+    "disable_runs",
+    "disable_threads",
+    "disable_store",
+    "disable_meta",
+    "disable_mcp",
+    "disable_a2a",
+]
+"""The key of `http` in langgraph.json that takes an operation away."""
+IDEMPOTENCY_HEADER: Final = "idempotency-key"
+IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+"""Visible ASCII."""
+LONG: Final[frozenset[Kind]] = frozenset({"run", "stream"})
+"""Answers that count as one of their principal's open streams."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,34 +78,47 @@ class Docs:
     """The page's Content-Security-Policy."""
 
 
-class State(TypedDict):
-    """What the lifespan opened."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """What the lifespan opened, for endpoints."""
 
-    engine: Engine
-    assistants: Assistants
+    settings: Settings
     project: Project
     docs: Docs
-    quotas: Quotas
     door: Door | None
     """None: authentication is off."""
+    signals: ProcessSignals
+    pool: Pool
+    wakeups: Wakeups
+    graphs: Mapping[str, LoadedGraph]
+    threads: ThreadParts
+    store: Store
+    slots: Slots
+    quotas: Quotas
+    assistants: Assistants
+    runs: RunService
     scrape: Scrape
 
 
-def state_of(request: Request[State]) -> State:
+STATE: Final = "threadkeep"
+"""The key of the lifespan's state under which this is found. A project's own application may have others."""
+
+
+def state_of(connection: HTTPConnection) -> State:
     """Past `request.state`, which makes two objects more of each look."""
-    return cast("State", request.scope["state"])
+    return connection.scope["state"][STATE]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[BodyT, QueryT]):
-    """One request, read and authorized."""
+    """One request, read, and authorized unless that is left to the service that the endpoint calls."""
 
-    request: Request[State]
+    request: Request[Any]
     body: BodyT
     query: QueryT
-    filters: Filters
-    principal: Principal | None = None
-    """None: authentication is off, or the path is for anybody."""
+    caller: Caller = ANYBODY
+    authorized: Filters | None = None
+    """None: the service that the endpoint calls authorizes the caller."""
     marks: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Metadata that authorization wrote, for an endpoint whose body has none."""
 
@@ -82,38 +127,46 @@ class Call(Generic[BodyT, QueryT]):
         """What the lifespan opened."""
         return state_of(self.request)
 
-    async def allowed(self, event: Event, value: Value) -> Filters:
-        """What the caller may see of a further event than the table's; `value` may be changed. Forbidden."""
-        door = self.state["door"]
-        if door is None:
-            return EVERYTHING
-        if self.principal is None:
-            raise Forbidden("the path is for anybody, and shows nobody's")
-        return await door.authorize(self.principal, event, value)
-
     @property
-    def user(self) -> Mapping[str, Any] | None:
-        """The caller as their graphs see them; None: authentication is off."""
-        return self.principal.user if self.principal else None
+    def filters(self) -> Filters:
+        """The rows that the caller may see."""
+        if self.authorized is None:
+            raise RuntimeError("this operation is authorized by the service that it calls")
+        return self.authorized
 
     @property
     def tenant(self) -> Tenant:
         """The caller to graphs that are opened for them."""
-        return Tenant.of(self.user, self.filters)
+        return Tenant.of(self.caller.user, self.filters)
 
-    @property
-    def engine(self) -> Engine:
-        return self.state["engine"]
+    async def allowed(self, event: Event, value: Value) -> Filters:
+        """The rows that the caller may see for one more event than the table's. Forbidden."""
+        return await self.caller.authorize(event, value)
 
     @property
     def assistants(self) -> Assistants:
-        return self.state["assistants"]
+        return self.state.assistants
 
-    def configured(self, spec: RunSpec) -> RunSpec:
-        """`spec` with those headers of the request that langgraph.json hands on to graphs."""
-        return configurable_headers.configured(
-            spec, self.request.headers, self.state["project"].http.configurable_headers
-        )
+    @property
+    def forwarded_headers(self) -> Mapping[str, str]:
+        """The headers of the request that langgraph.json hands on to graphs, in a run's `configurable`."""
+        names = self.state.project.http.configurable_headers
+        return configurable_headers.matching(self.request.headers, names) if names.includes else {}
+
+    @property
+    def idempotency_key(self) -> Key | None:
+        """The key of the request, or None if it has none. Invalid if it is too long or has other characters.
+
+        The same request is the same method, path and body, of the same principal.
+        """
+        sent = self.request.headers.get(IDEMPOTENCY_HEADER)
+        if sent is None:
+            return None
+        if not IDEMPOTENCY_KEY.fullmatch(sent):
+            raise Invalid("Idempotency-Key must be 1 to 255 visible ASCII characters")
+        parts = [self.request.method, self.request.url.path, _plain(self.body)]
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
+        return Key(principal=self.caller.identity or "", key=sent, request=digest)
 
     async def read_body(self) -> bytes:
         """The body as it came, for an endpoint that reads it in its own way."""
@@ -137,11 +190,17 @@ class Call(Generic[BodyT, QueryT]):
         return self.assistants.id_of(self.request.path_params["assistant_id"])
 
 
-def _uuid(request: Request[State], name: str, kind: str) -> UUID:
+def _uuid(request: Request[Any], name: str, kind: str) -> UUID:
     try:
         return UUID(request.path_params[name])
     except ValueError:
         raise Invalid(f"Invalid {kind} ID: must be a UUID") from None
+
+
+def _plain(body: object) -> object:
+    if isinstance(body, list):
+        return [_plain(each) for each in cast("list[object]", body)]
+    return body.model_dump() if isinstance(body, BaseModel) else body
 
 
 def _ids(call: Call[Any, Any], body: object) -> dict[str, UUID]:
@@ -186,104 +245,80 @@ def events(*refusals: type[Problem]) -> Answer:
     return Answer(shape=ServerEvent, media="text/event-stream", refusals=refusals)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Operation:
     """One line of the table of routes: all that is known of an endpoint, for the router, for auth and for the spec."""
 
-    method: str
-    path: str
+    name: str
+    """The method and the path."""
     endpoint: Endpoint
     event: Event
+    kind: Kind
     answer: Answer
+    _: KW_ONLY
     body: Any = None
     """A pydantic model, or a type of several, such as `list[Model]`."""
     own_body: Any = None
     """What an endpoint takes that reads the body in its own way."""
     reader: Callable[[Request[Any]], Awaitable[BaseModel]] | None = None
-    """How `own_body` is read where it is needed to know what is asked for."""
+    """How `own_body` is read, if an endpoint does not read it itself."""
     query: type[BaseModel] | None = None
+    switches: tuple[Switch, ...] = ()
+    """Each takes it away."""
+    authorized_by: Literal["operation", "service"] = "operation"
+    """`service`: what the endpoint calls asks for every permission (`auth/authorization.py`)."""
+    method: str = field(init=False)
+    path: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        method, path = self.name.split(" ")
+        object.__setattr__(self, "method", method)
+        object.__setattr__(self, "path", path)
 
     @property
     def shown_body(self) -> Any:
         """What the body is, whoever reads it."""
         return self.body or self.own_body
 
-    @property
-    def is_long(self) -> bool:
-        """Its answer may take as long as a run."""
-        return self.answer.media == "text/event-stream" or self.path.endswith(("/wait", "/join"))
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The operation as an ASGI application, which the router calls as it is."""
         response = await self.answered(Request(scope, receive, send))
         await response(scope, receive, send)
 
-    async def answered(self, request: Request[State]) -> Response:
+    async def answered(self, request: Request[Any]) -> Response:
         """Ask who is calling, read the request, ask what they may, and answer."""
         state = state_of(request)
-        door = None if self.event == "public" else state["door"]
-        if door is None:
-            return await self._answered(request, None)
-        principal, request = await entered(door, request)
-        quotas = state["quotas"]
-        quotas.request(principal.identity)
-        if not self.is_long:
-            return await self._answered(request, principal)
-        is_run = self.event == "threads.create_run"
-        with quotas.held(principal.identity, is_run=is_run) as held:
-            return Held(await self._answered(request, principal), held.pop_all())
+        if self.kind == "public" or state.door is None:
+            return await self._answered(request, ANYBODY)
+        principal, request = await entered(state.door, request)
+        caller = Caller(principal, state.door)
+        state.quotas.request(principal.identity)
+        if self.kind not in LONG:
+            return await self._answered(request, caller)
+        with ExitStack() as counted:
+            counted.enter_context(state.quotas.stream(principal.identity))
+            return Counted(await self._answered(request, caller), counted.pop_all())
 
-    async def _answered(self, request: Request[State], principal: Principal | None) -> Response:
-        if Overloaded in self.answer.refusals:  # told before its body is read: a flood is to cost little
-            state_of(request)["engine"].slots.refuse_if_full()
+    async def _answered(self, request: Request[Any], caller: Caller) -> Response:
+        if self.kind == "run":  # refused before its body is read: a flood is to cost little
+            state_of(request).slots.refuse_if_full(caller.identity or ANONYMOUS)
         body = await self._read(request)
         query = read_query(request, self.query) if self.query else None
-        if self.event == "threads.create_run" and not self.is_long:
-            await state_of(request)["quotas"].enqueue(principal and principal.identity, _runs_of(body))
-        call = Call(request=request, body=body, query=query, filters=EVERYTHING, principal=principal)
-        if principal is None:
+        call = Call(request=request, body=body, query=query, caller=caller)
+        if self.authorized_by == "service":
             return await self.endpoint(call)
+        if caller.authenticator is None:
+            return await self.endpoint(replace(call, authorized=EVERYTHING))
         return await self.endpoint(await self._authorized(call))
 
-    async def _read(self, request: Request[State]) -> Any:
+    async def _read(self, request: Request[Any]) -> Any:
         if self.reader is not None:
             return await self.reader(request)
         return await read_body(request, self.body) if self.body else None
 
     async def _authorized(self, call: Call[Any, Any]) -> Call[Any, Any]:
         """`call` with the filters of its caller, and with what authorization made of its body and query."""
-        if isinstance(call.body, list):
-            return await self._all_authorized(call, cast("list[BaseModel]", call.body))
         value = auth_values.of(self.event, _ids(call, call.body), call.body or call.query)
-        filters = await call.allowed(self.event, value)
+        filters = await call.caller.authorize(self.event, value)
         body, query = (auth_values.applied(self.event, value, said) for said in (call.body, call.query))
-        return replace(call, body=body, query=query, filters=filters, marks=value.get("metadata") or {})
-
-    async def _all_authorized(self, call: Call[Any, Any], bodies: list[BaseModel]) -> Call[Any, Any]:
-        """Each of several bodies is asked about; all must be the same caller's."""
-        asked = [(body, auth_values.of(self.event, _ids(call, body), body)) for body in bodies]
-        filters = [await call.allowed(self.event, value) for _, value in asked]
-        if any(one != filters[0] for one in filters):
-            raise Forbidden("these can't be asked for together")
-        return replace(
-            call, body=[auth_values.applied(self.event, value, body) for body, value in asked], filters=filters[0]
-        )
-
-
-def _runs_of(body: Any) -> int:
-    """How many runs a body asks for."""
-    return len(cast("list[object]", body)) if isinstance(body, list) else 1
-
-
-def operation(
-    name: str,
-    endpoint: Endpoint,
-    event: Event,
-    answer: Answer,
-    *,
-    body: Any = None,
-    query: type[BaseModel] | None = None,
-) -> Operation:
-    """A line of the table; `name` is the method and the path, `body` what pydantic can make of the JSON."""
-    method, path = name.split(" ")
-    return Operation(method=method, path=path, endpoint=endpoint, event=event, answer=answer, body=body, query=query)
+        return replace(call, body=body, query=query, authorized=filters, marks=value.get("metadata") or {})

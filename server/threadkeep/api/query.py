@@ -13,15 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from threadkeep.api.body import decode, read_bytes, read_query, validated
-from threadkeep.api.langgraph.existing_runs import stop
 from threadkeep.api.operation import Call
 from threadkeep.api.responses import json_answer, run_headers
 from threadkeep.base import json
 from threadkeep.base.problems import Problem, QueryTimeout
-from threadkeep.runs import follow
-from threadkeep.runs.admission import Admission, Admitted, run_foreground
-from threadkeep.runs.request import RunSpec
-from threadkeep.tables.cancels import Target
+from threadkeep.runs.request import RunRequest, RunSpec
+from threadkeep.runs.service import RunHandle
 
 DEFAULT_GRAPH = "agent"
 """Who answers, where it is served; otherwise the project's first graph."""
@@ -51,19 +48,18 @@ class QueryInterrupted(Problem):
 
 async def query(call: Call[QueryBody, None]) -> Response:
     """POST /query: ask one question, and get one answer; the same names as query parameters will do, without a body."""
-    admitted: Admitted | None = None
-    with anyio.move_on_after(call.engine.settings.query_timeout_s):
-        admitted = await run_foreground(call.engine, call.filters, await _admission(call))
-        answer = await _answer(call, admitted)
+    handle: RunHandle | None = None
+    with anyio.move_on_after(call.state.settings.query_timeout_s):
+        handle = await call.state.runs.start(call.caller, _request(call))
+        answer = _checked(handle, orjson.loads(await handle.result()))
         return json_answer(
-            {"response": _text(answer), "thread_id": admitted.thread_id, "run_id": admitted.run_id},
-            headers=run_headers(admitted.thread_id, admitted.run_id),
+            {"response": _text(answer), "thread_id": handle.thread_id, "run_id": handle.run_id},
+            headers=run_headers(handle.thread_id, handle.run_id),
         )
-    if admitted is None:
+    if handle is None:
         raise QueryTimeout("Request timeout")
-    target = Target(thread_id=admitted.thread_id, run_ids=[admitted.run_id])
-    await stop(call.engine, call.filters, target, "interrupt", "the query ran over its time limit")
-    raise QueryTimeout("Request timeout", thread_id=str(admitted.thread_id), run_id=str(admitted.run_id))
+    await handle.cancel("the query ran over its time limit")
+    raise QueryTimeout("Request timeout", thread_id=str(handle.thread_id), run_id=str(handle.run_id))
 
 
 async def read(request: Request[Any]) -> QueryBody:
@@ -73,38 +69,30 @@ async def read(request: Request[Any]) -> QueryBody:
     return cast("QueryBody", asked)
 
 
-async def _admission(call: Call[QueryBody, None]) -> Admission:
-    asked, graphs = call.body, call.engine.graphs
-    graph_id = DEFAULT_GRAPH if DEFAULT_GRAPH in graphs else next(iter(graphs))
-    configurable = {"user_id": asked.user_id} if asked.user_id else {}
-    spec = RunSpec(
-        input={"messages": [{"role": "user", "content": asked.query}]}, config={"configurable": configurable}
-    )
-    return Admission(
-        spec=call.configured(spec),
-        chosen=await call.assistants.choose(call.filters, graph_id),
+def _request(call: Call[QueryBody, None]) -> RunRequest:
+    """The question as a run of the default graph, on the thread that it names or on a new one."""
+    asked, graphs = call.body, call.state.graphs
+    told = {"user_id": asked.user_id} if asked.user_id else {}
+    return RunRequest(
+        spec=RunSpec(input={"messages": [{"role": "user", "content": asked.query}]}, config={"configurable": told}),
+        assistant=DEFAULT_GRAPH if DEFAULT_GRAPH in graphs else next(iter(graphs)),
         thread_id=asked.thread_id,
-        metadata={**call.marks, **({"user_id": asked.user_id} if asked.user_id else {})},
-        user=call.user,
+        metadata=told,
+        configurable=call.forwarded_headers,
     )
 
 
-async def _answer(call: Call[QueryBody, None], admitted: Admitted) -> Any:
-    if admitted.live is not None and (outcome := await admitted.live.wait()):
-        raw = outcome.answer
-    else:
-        raw = await follow.answer(call.engine, call.filters, admitted.thread_id, admitted.run_id)
-    answer = orjson.loads(raw)
+def _checked(handle: RunHandle, answer: object) -> Any:
+    """The graph's state. QueryFailed if the run failed, QueryInterrupted if the graph asks something."""
     if not isinstance(answer, dict):
         return answer
-    found = cast("dict[str, Any]", answer)
-    thread_id, run_id = str(admitted.thread_id), str(admitted.run_id)
-    if cause := found.get("__error__"):
-        raise QueryFailed("the agent failed", cause=cause, thread_id=thread_id, run_id=run_id)
-    if asks := found.get("__interrupt__"):
-        detail = "the agent waits for an answer; resume it with a run"
-        raise QueryInterrupted(detail, interrupts=asks, thread_id=thread_id, run_id=run_id)
-    return found
+    state = cast("dict[str, Any]", answer)
+    run: dict[str, Any] = {"thread_id": str(handle.thread_id), "run_id": str(handle.run_id)}
+    if cause := state.get("__error__"):
+        raise QueryFailed("the agent failed", cause=cause, **run)
+    if asks := state.get("__interrupt__"):
+        raise QueryInterrupted("the agent waits for an answer; resume it with a run", interrupts=asks, **run)
+    return state
 
 
 def _text(answer: Any) -> str:

@@ -1,13 +1,28 @@
-"""Answers: responses, with the headers that the clients read."""
+"""Responses: JSON, with the headers that the clients read, and the response that takes as long as a run does."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Final
 from uuid import UUID
 
+import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from threadkeep.base import json
+from threadkeep.base.problems import Problem, Unavailable
+from threadkeep.postgres.retry import AWAY
+from threadkeep.runs.failures import describe
+from threadkeep.runs.service import RunHandle
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 5.0
+SOON_S = 0.25
+"""Most runs end within this time. Only then is it looked for clients that have gone."""
+LEAVE_S = 0.5
+"""What has an answer when the process leaves still gives it."""
 
 PART_BYTES: Final = 256 * 1024
 """What is handed to the connection at once."""
@@ -19,7 +34,7 @@ def json_answer(value: object, status: int = 200, headers: dict[str, str] | None
 
 
 def raw_json(encoded: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON that is there already."""
+    """JSON that is encoded already."""
     return Response(encoded, status, headers, media_type="application/json")
 
 
@@ -75,17 +90,122 @@ def json_pieces(pieces: Sequence[bytes], headers: dict[str, str] | None = None) 
 
 
 def no_content() -> Response:
-    """Done, and nothing to say: 204, for the JS SDK reads a body on every other status."""
+    """Done, and nothing to say: 204, because the JS SDK reads a body on every other status."""
     return Response(status_code=204)
 
 
 def run_headers(thread_id: UUID, run_id: UUID, follow: str | None = None) -> dict[str, str]:
     """Where the run is, and, with `follow` (`stream`, `join`), where a client that lost it finds it again.
 
-    Paths, for the Python SDK refuses another origin and the JS SDK appends them to its own.
+    Paths, because the Python SDK refuses another origin and the JS SDK appends them to its own.
     """
     location = f"/threads/{thread_id}/runs/{run_id}"
     headers = {"content-location": location}
     if follow:
         headers["location"] = f"{location}/{follow}"
     return headers
+
+
+class Counted(Response):
+    """A response that counts against its principal's quota until it has been sent."""
+
+    def __init__(self, response: Response, counted: ExitStack) -> None:
+        self._response = response
+        self._counted = counted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._counted:
+            await self._response(scope, receive, send)
+
+
+class RunResult(Response):
+    """Sends a run's answer when there is one.
+
+    An answer that comes soon is a plain response with its length and its right status. After some seconds the head goes
+    out and then a newline every few seconds, which JSON allows before a value, so that no proxy hangs up. An error is then
+    told as `__error__` in a 200, as the clients expect.
+    """
+
+    def __init__(self, handle: RunHandle, *, headers: dict[str, str], cancels: bool = False) -> None:
+        self._handle = handle
+        self._headers = headers
+        self._cancels = cancels
+        """The run is cancelled if the client goes away."""
+        self._body: bytes | Problem = b""
+        self._has_begun = False
+        """The head is out."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        execution = self._handle.execution
+        if execution is not None and (outcome := await execution.wait(SOON_S)) is not None:
+            await raw_json(outcome.answer, headers=self._headers)(scope, receive, send)
+            return
+        self._ready = anyio.Event()
+        on_disconnect = self._cancel if self._cancels else None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(until_gone, receive, tasks.cancel_scope, on_disconnect)
+            tasks.start_soon(self._settle_with, self._find)
+            tasks.start_soon(self._give_up)
+            with anyio.move_on_after(HEARTBEAT_S):
+                await self._ready.wait()
+            if not self._ready.is_set():
+                await self._settle_with(self._handle.confirm)  # the head acknowledges the run
+            if not self._ready.is_set():
+                await self._beat(send)
+            elif isinstance(self._body, bytes):
+                await raw_json(self._body, headers=self._headers)(scope, receive, send)
+            tasks.cancel_scope.cancel()
+        if isinstance(self._body, Problem) and not self._has_begun:
+            raise self._body
+
+    async def _cancel(self) -> None:
+        await self._handle.cancel("the client disconnected")
+
+    async def _find(self) -> None:
+        self._settle(await self._handle.result())
+
+    async def _settle_with(self, work: Callable[[], Awaitable[None]]) -> None:
+        """What `work` raises is the answer."""
+        try:
+            await work()
+        except Problem as problem:
+            self._settle(problem)
+        except AWAY:
+            log.warning("the database went away from an answer that waits", exc_info=True)
+            self._settle(Unavailable())
+
+    async def _give_up(self) -> None:
+        """A process that leaves waits for no run of another one."""
+        await self._handle.follower.signals.leaving.wait()
+        await anyio.sleep(LEAVE_S)
+        self._settle(Unavailable("the server is stopping"))
+
+    def _settle(self, body: bytes | Problem) -> None:
+        if not self._ready.is_set():
+            self._body = body
+            self._ready.set()
+
+    async def _beat(self, send: Send) -> None:
+        self._has_begun = True
+        head = raw_json(b"", headers=self._headers)
+        del head.headers["content-length"]
+        await send({"type": "http.response.start", "status": 200, "headers": head.raw_headers})
+        while not self._ready.is_set():
+            await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+            with anyio.move_on_after(HEARTBEAT_S):
+                await self._ready.wait()
+        body = self._body
+        told = body if isinstance(body, bytes) else json.dumps({"__error__": describe(body)})
+        await send({"type": "http.response.body", "body": told, "more_body": False})
+
+
+async def until_gone(
+    receive: Receive, answering: anyio.CancelScope, on_disconnect: Callable[[], Awaitable[None]] | None
+) -> None:
+    """Wait until the client has gone. Then stop `answering`, and do `on_disconnect`, which nothing interrupts."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    answering.cancel()
+    if on_disconnect is not None:
+        with anyio.CancelScope(shield=True):
+            await on_disconnect()

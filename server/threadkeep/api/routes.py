@@ -1,7 +1,7 @@
 """Routes: one table of all there is.
 
-Each line names the auth event that guards it, so that none can be added without one. The router, the spec and the
-tests read the table. Where two paths fit a request, the earlier line has it.
+Each line says which event guards it, what kind of operation it is, and which switch of langgraph.json takes it away. The
+router, the quotas, the spec and the tests read the table. If two paths fit a request, the earlier line has it.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from threadkeep.api.langgraph import (
     thread_stream,
     threads,
 )
-from threadkeep.api.operation import Answer, Operation, done, events, gives, operation
+from threadkeep.api.operation import Answer, Operation, done, events, gives
 from threadkeep.api.ops import docs, health, metrics
 from threadkeep.api.protocol_v2 import commands, event_socket, event_stream
 from threadkeep.api.socket import SocketOperation
@@ -52,331 +52,601 @@ ON_THREAD = (*STATELESS, ThreadBusy)
 """And against one on a thread."""
 
 SYSTEM = (
-    operation("GET /", health.ok, "public", gives(shapes.Ok, others={503: shapes.Ok}), query=health.OkQuery),
-    operation("GET /ok", health.ok, "public", gives(shapes.Ok, others={503: shapes.Ok}), query=health.OkQuery),
-    operation("GET /livez", health.livez, "public", gives(shapes.Ok)),
-    operation("GET /readyz", health.readyz, "public", gives(shapes.Ready, others={503: shapes.Ready})),
-    operation("GET /info", health.info, "public", gives(shapes.Info)),
-    operation("GET /metrics", metrics.metrics, "public", Answer(media="text/plain")),
-    operation("GET /openapi.json", docs.spec, "public", gives(dict[str, Any])),
-    operation("GET /docs", docs.page, "public", Answer(media="text/html")),
+    Operation(
+        "GET /",
+        health.ok,
+        "public",
+        "public",
+        gives(shapes.Ok, others={503: shapes.Ok}),
+        query=health.OkQuery,
+    ),
+    Operation(
+        "GET /ok",
+        health.ok,
+        "public",
+        "public",
+        gives(shapes.Ok, others={503: shapes.Ok}),
+        query=health.OkQuery,
+    ),
+    Operation(
+        "GET /livez",
+        health.livez,
+        "public",
+        "public",
+        gives(shapes.Ok),
+    ),
+    Operation(
+        "GET /readyz",
+        health.readyz,
+        "public",
+        "public",
+        gives(shapes.Ready, others={503: shapes.Ready}),
+    ),
+    Operation(
+        "GET /info",
+        health.info,
+        "public",
+        "public",
+        gives(shapes.Info),
+        switches=("disable_meta",),
+    ),
+    Operation(
+        "GET /metrics",
+        metrics.metrics,
+        "public",
+        "public",
+        Answer(media="text/plain"),
+        switches=("disable_meta",),
+    ),
+    Operation(
+        "GET /openapi.json",
+        docs.spec,
+        "public",
+        "public",
+        gives(dict[str, Any]),
+        switches=("disable_meta",),
+    ),
+    Operation(
+        "GET /docs",
+        docs.page,
+        "public",
+        "public",
+        Answer(media="text/html"),
+        switches=("disable_meta",),
+    ),
 )
 ASSISTANTS = (
-    operation(
+    Operation(
         "POST /assistants",
         assistants.create,
         "assistants.create",
+        "write",
         gives(Assistant, InvalidRequest, NotFound, Conflict),
         body=assistants.AssistantBody,
+        switches=("disable_assistants",),
     ),
-    operation(
+    Operation(
         "POST /assistants/search",
         assistants.search,
         "assistants.search",
+        "read",
         gives(list[Assistant], AnswerTooLarge),
         body=assistants.SearchBody,
+        switches=("disable_assistants",),
     ),
-    operation("POST /assistants/count", assistants.count, "assistants.search", gives(int), body=assistants.CountBody),
-    operation("GET /assistants/{assistant_id}", assistants.get, "assistants.read", gives(Assistant)),
-    operation(
+    Operation(
+        "POST /assistants/count",
+        assistants.count,
+        "assistants.search",
+        "read",
+        gives(int),
+        body=assistants.CountBody,
+        switches=("disable_assistants",),
+    ),
+    Operation(
+        "GET /assistants/{assistant_id}",
+        assistants.get,
+        "assistants.read",
+        "read",
+        gives(Assistant),
+        switches=("disable_assistants",),
+    ),
+    Operation(
         "PATCH /assistants/{assistant_id}",
         assistants.update,
         "assistants.update",
+        "write",
         gives(Assistant, InvalidRequest),
         body=assistants.ChangeBody,
+        switches=("disable_assistants",),
     ),
-    operation(
+    Operation(
         "DELETE /assistants/{assistant_id}",
         assistants.delete,
         "assistants.delete",
+        "write",
         done(),
         query=assistants.DeleteQuery,
+        switches=("disable_assistants",),
     ),
-    operation(
+    Operation(
         "POST /assistants/{assistant_id}/versions",
         assistants.versions,
         "assistants.read",
+        "read",
         gives(list[AssistantVersion], AnswerTooLarge),
         body=assistants.VersionsBody,
+        switches=("disable_assistants",),
     ),
-    operation(
+    Operation(
         "POST /assistants/{assistant_id}/latest",
         assistants.restore,
         "assistants.update",
+        "write",
         gives(Assistant),
         body=assistants.LatestBody,
+        switches=("disable_assistants",),
     ),
-    operation(
+    Operation(
         "GET /assistants/{assistant_id}/graph",
         assistants.draw,
         "assistants.read",
+        "read",
         gives(shapes.Drawing),
         query=assistants.GraphQuery,
+        switches=("disable_assistants",),
     ),
-    operation(
-        "GET /assistants/{assistant_id}/schemas", assistants.describe, "assistants.read", gives(shapes.GraphSchemas)
+    Operation(
+        "GET /assistants/{assistant_id}/schemas",
+        assistants.describe,
+        "assistants.read",
+        "read",
+        gives(shapes.GraphSchemas),
+        switches=("disable_assistants",),
     ),
-    operation(
+    Operation(
         "GET /assistants/{assistant_id}/subgraphs",
         assistants.subgraphs,
         "assistants.read",
+        "read",
         gives(dict[str, shapes.SubgraphSchemas]),
         query=assistants.SubgraphsQuery,
+        switches=("disable_assistants",),
     ),
-    operation(
+    Operation(
         "GET /assistants/{assistant_id}/subgraphs/{namespace}",
         assistants.subgraphs,
         "assistants.read",
+        "read",
         gives(dict[str, shapes.SubgraphSchemas]),
         query=assistants.SubgraphsQuery,
+        switches=("disable_assistants",),
     ),
 )
 THREADS = (
-    operation(
+    Operation(
         "POST /threads",
         threads.create,
         "threads.create",
+        "write",
         gives(Thread, InvalidRequest, NotFound, Conflict, UpdateTimeout, *KEYED),
         body=threads.ThreadBody,
+        switches=("disable_threads",),
     ),
-    operation(
+    Operation(
         "POST /threads/search",
         thread_search.search,
         "threads.search",
+        "read",
         gives(list[FoundThread], AnswerTooLarge),
         body=thread_search.SearchBody,
+        switches=("disable_threads",),
     ),
-    operation("POST /threads/count", thread_search.count, "threads.search", gives(int), body=thread_search.CountBody),
-    operation("POST /threads/prune", threads.prune, "threads.delete", gives(shapes.Pruned), body=threads.PruneBody),
-    operation(
-        "GET /threads/{thread_id}", threads.get, "threads.read", gives(shapes.ReadThread), query=threads.ThreadQuery
+    Operation(
+        "POST /threads/count",
+        thread_search.count,
+        "threads.search",
+        "read",
+        gives(int),
+        body=thread_search.CountBody,
+        switches=("disable_threads",),
     ),
-    operation(
+    Operation(
+        "POST /threads/prune",
+        threads.prune,
+        "threads.delete",
+        "write",
+        gives(shapes.Pruned),
+        body=threads.PruneBody,
+        switches=("disable_threads",),
+    ),
+    Operation(
+        "GET /threads/{thread_id}",
+        threads.get,
+        "threads.read",
+        "read",
+        gives(shapes.ReadThread),
+        query=threads.ThreadQuery,
+        switches=("disable_threads",),
+    ),
+    Operation(
         "PATCH /threads/{thread_id}",
         threads.update,
         "threads.update",
+        "write",
         gives(Thread, others={204: None}),
         body=threads.ThreadPatch,
+        switches=("disable_threads",),
     ),
-    operation("DELETE /threads/{thread_id}", threads.delete, "threads.delete", done()),
-    operation("POST /threads/{thread_id}/copy", threads.copy, "threads.read", gives(Thread)),
-    operation("GET /threads/{thread_id}/storage", threads.storage, "threads.read", gives(Storage)),
-    operation(
+    Operation(
+        "DELETE /threads/{thread_id}",
+        threads.delete,
+        "threads.delete",
+        "write",
+        done(),
+        switches=("disable_threads",),
+    ),
+    Operation(
+        "POST /threads/{thread_id}/copy",
+        threads.copy,
+        "threads.read",
+        "write",
+        gives(Thread),
+        switches=("disable_threads",),
+    ),
+    Operation(
+        "GET /threads/{thread_id}/storage",
+        threads.storage,
+        "threads.read",
+        "read",
+        gives(Storage),
+        switches=("disable_threads",),
+    ),
+    Operation(
         "GET /threads/{thread_id}/state",
         thread_state.get,
         "threads.read",
+        "read",
         gives(shapes.ThreadState, AnswerTooLarge),
         query=thread_state.StateQuery,
+        switches=("disable_threads",),
     ),
-    operation(
+    Operation(
         "POST /threads/{thread_id}/state",
         thread_state.update,
         "threads.update",
+        "write",
         gives(shapes.UpdatedState, InvalidRequest, ThreadBusy, UpdateTimeout),
         body=thread_state.StateUpdateBody,
+        switches=("disable_threads",),
     ),
-    operation(
+    Operation(
         "POST /threads/{thread_id}/state/checkpoint",
         thread_state.get_at_checkpoint,
         "threads.read",
+        "read",
         gives(shapes.ThreadState, AnswerTooLarge),
         body=thread_state.StateBody,
+        switches=("disable_threads",),
     ),
-    operation(
+    Operation(
         "GET /threads/{thread_id}/state/{checkpoint_id}",
         thread_state.get_at,
         "threads.read",
+        "read",
         gives(shapes.ThreadState, AnswerTooLarge),
         query=thread_state.StateQuery,
+        switches=("disable_threads",),
     ),
-    operation(
+    Operation(
         "GET /threads/{thread_id}/history",
         thread_state.list_history,
         "threads.read",
+        "read",
         gives(list[shapes.ThreadState], AnswerTooLarge),
         query=thread_state.HistoryQuery,
+        switches=("disable_threads",),
     ),
-    operation(
+    Operation(
         "POST /threads/{thread_id}/history",
         thread_state.search_history,
         "threads.read",
+        "read",
         gives(list[shapes.ThreadState], AnswerTooLarge),
         body=thread_state.HistoryBody,
+        switches=("disable_threads",),
     ),
 )
 THREAD_RUNS = (
-    operation(
+    Operation(
         "GET /threads/{thread_id}/stream",
         thread_stream.stream,
         "threads.read",
+        "stream",
         events(),
         query=thread_stream.ThreadStreamQuery,
+        switches=("disable_threads",),
     ),
     Operation(
-        method="POST",
-        path="/threads/{thread_id}/commands",
-        endpoint=commands.command,
-        event="threads.read",
+        "POST /threads/{thread_id}/commands",
+        commands.command,
+        "threads.read",
+        "write",
+        gives(dict[str, Any], *ON_THREAD),
+        switches=("disable_runs", "disable_threads"),
         own_body=commands.CommandBody,
-        answer=gives(dict[str, Any], *ON_THREAD),
     ),
     Operation(
-        method="POST",
-        path="/threads/{thread_id}/stream/events",
-        endpoint=event_stream.stream,
-        event="threads.read",
+        "POST /threads/{thread_id}/stream/events",
+        event_stream.stream,
+        "threads.read",
+        "stream",
+        events(InvalidRequest),
+        switches=("disable_threads",),
         own_body=event_stream.EventStreamBody,
-        answer=events(InvalidRequest),
     ),
-    operation(
+    Operation(
         "POST /threads/{thread_id}/runs",
         runs.create,
         "threads.create_run",
+        "background",
         gives(Run, *ON_THREAD),
         body=runs.ThreadRunBody,
+        switches=("disable_runs",),
+        authorized_by="service",
     ),
-    operation(
+    Operation(
         "POST /threads/{thread_id}/runs/stream",
         runs.stream,
         "threads.create_run",
+        "run",
         events(*ON_THREAD, Overloaded),
         body=runs.ThreadRunBody,
+        switches=("disable_runs",),
+        authorized_by="service",
     ),
-    operation(
+    Operation(
         "POST /threads/{thread_id}/runs/wait",
         runs.wait,
         "threads.create_run",
+        "run",
         gives(Any, *ON_THREAD, Overloaded),
         body=runs.ThreadRunBody,
+        switches=("disable_runs",),
+        authorized_by="service",
     ),
-    operation(
+    Operation(
         "GET /threads/{thread_id}/runs",
         existing_runs.search,
         "threads.read",
+        "read",
         gives(list[Run], AnswerTooLarge),
         query=existing_runs.ListQuery,
+        switches=("disable_runs",),
     ),
-    operation("GET /threads/{thread_id}/runs/{run_id}", existing_runs.get, "threads.read", gives(Run)),
-    operation("DELETE /threads/{thread_id}/runs/{run_id}", existing_runs.delete, "threads.delete", done()),
-    operation(
+    Operation(
+        "GET /threads/{thread_id}/runs/{run_id}",
+        existing_runs.get,
+        "threads.read",
+        "read",
+        gives(Run),
+        switches=("disable_runs",),
+        authorized_by="service",
+    ),
+    Operation(
+        "DELETE /threads/{thread_id}/runs/{run_id}",
+        existing_runs.delete,
+        "threads.delete",
+        "write",
+        done(),
+        switches=("disable_runs",),
+        authorized_by="service",
+    ),
+    Operation(
         "GET /threads/{thread_id}/runs/{run_id}/join",
         existing_runs.join,
         "threads.read",
+        "stream",
         gives(Any),
         query=existing_runs.JoinQuery,
+        switches=("disable_runs",),
+        authorized_by="service",
     ),
-    operation(
+    Operation(
         "GET /threads/{thread_id}/runs/{run_id}/stream",
         existing_runs.join_stream,
         "threads.read",
+        "stream",
         events(),
         query=existing_runs.JoinQuery,
+        switches=("disable_runs",),
+        authorized_by="service",
     ),
-    operation(
+    Operation(
         "POST /threads/{thread_id}/runs/{run_id}/cancel",
         existing_runs.cancel,
         "threads.update",
+        "write",
         done(status=202, others={200: shapes.Nothing}),
         query=existing_runs.CancelQuery,
+        switches=("disable_runs",),
+        authorized_by="service",
     ),
 )
 STATELESS_RUNS = (
-    operation(
-        "POST /runs", runs.create_stateless, "threads.create_run", gives(Run, *STATELESS), body=runs.StatelessRunBody
+    Operation(
+        "POST /runs",
+        runs.create_stateless,
+        "threads.create_run",
+        "background",
+        gives(Run, *STATELESS),
+        body=runs.StatelessRunBody,
+        switches=("disable_runs",),
+        authorized_by="service",
     ),
-    operation(
+    Operation(
         "POST /runs/stream",
         runs.stream_stateless,
         "threads.create_run",
+        "run",
         events(*STATELESS, Overloaded),
         body=runs.StatelessRunBody,
+        switches=("disable_runs",),
+        authorized_by="service",
     ),
-    operation(
+    Operation(
         "POST /runs/wait",
         runs.wait_stateless,
         "threads.create_run",
+        "run",
         gives(Any, *STATELESS, Overloaded),
         body=runs.StatelessRunBody,
+        switches=("disable_runs",),
+        authorized_by="service",
     ),
-    operation(
-        "POST /runs/batch", runs.create_batch, "threads.create_run", gives(list[Run], *STATELESS), body=runs.Batch
+    Operation(
+        "POST /runs/batch",
+        runs.create_batch,
+        "threads.create_run",
+        "background",
+        gives(list[Run], *STATELESS),
+        body=runs.Batch,
+        switches=("disable_runs",),
+        authorized_by="service",
     ),
-    operation(
+    Operation(
         "POST /runs/cancel",
         existing_runs.cancel_many,
         "threads.update",
+        "write",
         done(InvalidRequest, NotFound),
         body=existing_runs.CancelManyBody,
         query=existing_runs.CancelManyQuery,
+        switches=("disable_runs",),
+        authorized_by="service",
     ),
 )
 CRONS = (
-    operation(
+    Operation(
         "POST /runs/crons",
         crons.create,
         "crons.create",
+        "write",
         gives(Cron, InvalidRequest, NotFound, Unsupported, *KEYED),
         body=crons.CronBody,
+        switches=("disable_runs",),
     ),
-    operation(
+    Operation(
         "POST /threads/{thread_id}/runs/crons",
         crons.create_on_thread,
         "crons.create",
+        "write",
         gives(Cron, InvalidRequest, Unsupported, *KEYED),
         body=crons.CronBody,
+        switches=("disable_runs",),
     ),
-    operation(
+    Operation(
         "POST /runs/crons/search",
         crons.search,
         "crons.search",
+        "read",
         gives(list[Cron], AnswerTooLarge),
         body=crons.SearchBody,
+        switches=("disable_runs",),
     ),
-    operation("POST /runs/crons/count", crons.count, "crons.search", gives(int), body=crons.CountBody),
-    operation("GET /runs/crons/{cron_id}", crons.get, "crons.read", gives(Cron)),
-    operation(
+    Operation(
+        "POST /runs/crons/count",
+        crons.count,
+        "crons.search",
+        "read",
+        gives(int),
+        body=crons.CountBody,
+        switches=("disable_runs",),
+    ),
+    Operation(
+        "GET /runs/crons/{cron_id}",
+        crons.get,
+        "crons.read",
+        "read",
+        gives(Cron),
+        switches=("disable_runs",),
+    ),
+    Operation(
         "PATCH /runs/crons/{cron_id}",
         crons.update,
         "crons.update",
+        "write",
         gives(Cron, InvalidRequest, Unsupported),
         body=crons.CronPatch,
+        switches=("disable_runs",),
     ),
-    operation("DELETE /runs/crons/{cron_id}", crons.delete, "crons.delete", done()),
+    Operation(
+        "DELETE /runs/crons/{cron_id}",
+        crons.delete,
+        "crons.delete",
+        "write",
+        done(),
+        switches=("disable_runs",),
+    ),
 )
 STORE = (
-    operation("PUT /store/items", store.put, "store.put", done(TooLarge), body=store.PutBody),
-    operation(
+    Operation(
+        "PUT /store/items",
+        store.put,
+        "store.put",
+        "write",
+        done(TooLarge),
+        body=store.PutBody,
+        switches=("disable_store",),
+    ),
+    Operation(
         "GET /store/items",
         store.get,
         "store.get",
+        "read",
         gives(shapes.Item | None, InvalidRequest, AnswerTooLarge),
         query=store.ItemQuery,
+        switches=("disable_store",),
     ),
-    operation("DELETE /store/items", store.delete, "store.delete", done(), body=store.ItemBody),
-    operation(
+    Operation(
+        "DELETE /store/items",
+        store.delete,
+        "store.delete",
+        "write",
+        done(),
+        body=store.ItemBody,
+        switches=("disable_store",),
+    ),
+    Operation(
         "POST /store/items/search",
         store.search,
         "store.search",
+        "read",
         gives(shapes.FoundItems, AnswerTooLarge),
         body=store.SearchBody,
+        switches=("disable_store",),
     ),
-    operation(
+    Operation(
         "POST /store/namespaces",
         store.list_namespaces,
         "store.list_namespaces",
+        "read",
         gives(shapes.Namespaces),
         body=store.NamespacesBody,
+        switches=("disable_store",),
     ),
 )
 QUERY = (
     Operation(
-        method="POST",
-        path="/query",
-        endpoint=query.query,
-        event="threads.create_run",
+        "POST /query",
+        query.query,
+        "threads.create_run",
+        "run",
+        gives(shapes.QueryAnswer, NotFound, query.QueryInterrupted, query.QueryFailed, Overloaded, QueryTimeout),
+        switches=("disable_runs",),
+        authorized_by="service",
         own_body=query.QueryBody,
         reader=query.read,
-        answer=gives(shapes.QueryAnswer, NotFound, query.QueryInterrupted, query.QueryFailed, Overloaded, QueryTimeout),
     ),
 )
 

@@ -15,11 +15,11 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from starlette.websockets import WebSocket
 
 from threadkeep.api import auth_values
-from threadkeep.api.operation import Call
+from threadkeep.api.operation import Call, state_of
 from threadkeep.auth import Event
+from threadkeep.auth.caller import ANYBODY, Caller
 from threadkeep.base import json
 from threadkeep.base.problems import Problem, Unavailable
-from threadkeep.postgres.tenancy import EVERYTHING
 
 log = logging.getLogger(__name__)
 
@@ -56,22 +56,20 @@ class SocketOperation:
     async def _call(self, websocket: WebSocket) -> Call[None, None]:
         """What an operation makes of a request; of these, an endpoint uses only what a WebSocket has, too."""
         request = cast("Any", websocket)
-        door = websocket.state["door"]
-        principal = await door.authenticate(websocket) if door else None
-        call: Call[None, None] = Call(request=request, body=None, query=None, filters=EVERYTHING, principal=principal)
-        if principal is None:
-            return call
+        door = state_of(websocket).door
+        caller = ANYBODY if door is None else Caller(await door.authenticate(websocket), door)
+        call: Call[None, None] = Call(request=request, body=None, query=None, caller=caller)
         value = auth_values.of(self.event, {"thread_id": call.thread_id}, None)
-        return replace(call, filters=await call.allowed(self.event, value))
+        return replace(call, authorized=await caller.authorize(self.event, value))
 
 
 def _counted(call: Call[None, None], websocket: WebSocket) -> AbstractContextManager[object]:
     """The socket is one of its principal's open streams; TooMany where there are too many of them."""
-    if call.principal is None:
+    if (identity := call.caller.identity) is None:
         return nullcontext()
-    quotas = websocket.state["quotas"]
-    quotas.request(call.principal.identity)
-    return quotas.stream(call.principal.identity)
+    quotas = state_of(websocket).quotas
+    quotas.request(identity)
+    return quotas.stream(identity)
 
 
 def error_frame(problem: Problem) -> dict[str, Any]:

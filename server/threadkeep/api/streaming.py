@@ -6,19 +6,21 @@ has gone; what then happens to the run is the caller's choice. No `end` event: d
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
-from typing import Final
-from uuid import UUID
+from typing import Final, Protocol
 
 import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from threadkeep.api.disconnect import until_gone
-from threadkeep.runs.engine import Engine
-from threadkeep.runs.event_log import Followed, Gap, LiveRun
+from threadkeep.api.responses import until_gone
+from threadkeep.base.signals import ProcessSignals
+from threadkeep.runs.event_log import Followed, Gap
+from threadkeep.runs.execution import Execution
+from threadkeep.runs.service import RunHandle
 from threadkeep.runs.stream_events import mode_of
+from threadkeep.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -57,21 +59,22 @@ def _line(name: str) -> str:
 class Reading:
     """How far the client of a run's stream has come."""
 
-    def __init__(self, engine: Engine, run_id: UUID, live: LiveRun | None = None) -> None:
-        self._settings = engine.settings
-        self._live = live or engine.live.get(run_id)
+    def __init__(self, execution: Execution | None, settings: Settings) -> None:
+        self._execution = execution
+        """None: the run is executed in another process, or has ended."""
+        self._settings = settings
         self.position = 0
 
     @property
     def is_behind(self) -> bool:
-        """Whether the run, where it is executed here, has gone on for more than the client may leave unread."""
+        """Whether the run has gone on for more than the client may leave unread."""
         events, size = self._settings.unsent_events, self._settings.unsent_bytes
-        return self._live is not None and self._live.is_beyond(self.position, events=events, size=size)
+        return self._execution is not None and self._execution.log.is_beyond(self.position, events=events, size=size)
 
     @property
     def is_over(self) -> bool:
         """Whether the run is known to have ended."""
-        return self._live is not None and self._live.outcome is not None
+        return self._execution is not None and self._execution.outcome is not None
 
 
 async def run_frames(
@@ -92,6 +95,16 @@ async def run_frames(
                 yield encode(item.name, item.data, str(item.position) if with_ids else "")
 
 
+class Process(Protocol):
+    """What a stream has to know of its process."""
+
+    @property
+    def signals(self) -> ProcessSignals: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+
 class EventStream(Response):
     """Sends frames as they come, until there are no more or the client has gone.
 
@@ -101,15 +114,18 @@ class EventStream(Response):
     def __init__(
         self,
         frames: AsyncGenerator[bytes],
+        process: Process,
         *,
         headers: dict[str, str],
-        on_disconnect: Callable[[], Awaitable[None]] | None = None,
+        cancels: RunHandle | None = None,
         reading: Reading | None = None,
     ) -> None:
         super().__init__(headers=HEADERS | headers)
         del self.headers["content-length"]
         self._frames = frames
-        self._on_disconnect = on_disconnect
+        self._process = process
+        self._cancels = cancels
+        """The run that is cancelled if the client goes away."""
         self._reading = reading
         self._sending = anyio.Lock()
         self._silent = True
@@ -117,22 +133,28 @@ class EventStream(Response):
         """Monotonic: since when the frame that is being sent waits for the client to read."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        engine: Engine = scope["state"]["engine"]
+        del scope
+        signals, timeout_s = self._process.signals, self._process.settings.write_timeout_s
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(until_gone, receive, tasks.cancel_scope, self._on_disconnect)
+            on_disconnect = self._cancel if self._cancels else None
+            tasks.start_soon(until_gone, receive, tasks.cancel_scope, on_disconnect)
             tasks.start_soon(self._beat, send)
-            tasks.start_soon(self._cut_if_slow, engine.settings.write_timeout_s, tasks.cancel_scope)
-            tasks.start_soon(self._leave, engine, send, tasks.cancel_scope)
+            tasks.start_soon(self._cut_if_slow, timeout_s, tasks.cancel_scope)
+            tasks.start_soon(self._leave, signals, send, tasks.cancel_scope)
             async with aclosing(self._frames) as frames:
                 async for frame in frames:
                     await self._write(send, frame)
-            if engine.leaving.is_set() and not (self._reading and self._reading.is_over):
+            if signals.leaving.is_set() and not (self._reading and self._reading.is_over):
                 await self._write(send, FAREWELL)
             else:
                 async with self._sending:
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
             tasks.cancel_scope.cancel()
+
+    async def _cancel(self) -> None:
+        if self._cancels is not None:
+            await self._cancels.cancel("the client disconnected")
 
     async def _write(self, send: Send, data: bytes) -> None:
         self._silent = False
@@ -160,9 +182,9 @@ class EventStream(Response):
                 log.warning("a client did not read its stream and was cut")
                 answering.cancel()
 
-    async def _leave(self, engine: Engine, send: Send, answering: anyio.CancelScope) -> None:
+    async def _leave(self, signals: ProcessSignals, send: Send, answering: anyio.CancelScope) -> None:
         """The process stops: say when to come again, and end without an end, so that the client does not take it for one."""
-        await engine.leaving.wait()
+        await signals.leaving.wait()
         await anyio.sleep(LEAVE_S)
         with anyio.move_on_after(LEAVE_S):
             await self._write(send, FAREWELL)

@@ -1,6 +1,12 @@
-"""Events: what a request is about to do, in the words of `langgraph_sdk.Auth`. The table of routes names one for each."""
+"""Authorization: the events that a caller must be allowed, in the words of `langgraph_sdk.Auth`.
 
-from typing import Literal, TypeAlias
+A line of the route table names one event. An operation that touches several resources, or that several API surfaces
+offer, stands in `PERMISSIONS` with all of its events. Each event is asked for once.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
 
 Event: TypeAlias = Literal[
     "assistants.create",
@@ -27,3 +33,56 @@ Event: TypeAlias = Literal[
     "public",
 ]
 """`langgraph_sdk.Auth`'s resources and actions; `public`: for anybody, and it sees no tenant's rows."""
+
+Resource: TypeAlias = Literal["assistant", "thread", "cron"]
+Operation: TypeAlias = Literal[
+    "run.start", "run.read", "run.follow", "run.cancel", "run.delete", "cron.create", "cron.update", "assistant.delete"
+]
+"""What touches several resources, or is offered by several API surfaces."""
+Condition: TypeAlias = Literal[
+    "always",
+    "the assistant is not a graph's own",
+    "the thread may be created",
+    "the strategy stops other runs",
+    "the run is cancelled on disconnect",
+    "the threads are deleted too",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """An event that must be allowed, and the resource that is then looked up with the filters of this event."""
+
+    event: Event
+    resource: Resource
+    condition: Condition = "always"
+
+
+RUN_START: Final = (
+    Permission("threads.create_run", "thread"),
+    Permission("assistants.read", "assistant", "the assistant is not a graph's own"),
+    Permission("threads.create", "thread", "the thread may be created"),
+    Permission("threads.update", "thread", "the strategy stops other runs"),
+)
+PERMISSIONS: Final[Mapping[Operation, tuple[Permission, ...]]] = {
+    "run.start": RUN_START,
+    "run.read": (Permission("threads.read", "thread"),),
+    "run.follow": (
+        Permission("threads.read", "thread"),
+        Permission("threads.update", "thread", "the run is cancelled on disconnect"),
+    ),
+    "run.cancel": (Permission("threads.update", "thread"),),
+    "run.delete": (Permission("threads.delete", "thread"),),
+    "cron.create": (Permission("crons.create", "cron"), *RUN_START),
+    "cron.update": (Permission("crons.update", "cron"), *RUN_START),
+    "assistant.delete": (
+        Permission("assistants.delete", "assistant"),
+        Permission("threads.delete", "thread", "the threads are deleted too"),
+    ),
+}
+"""The permissions that an operation needs, in the order in which they are asked for (docs/how-to/authentication.md)."""
+
+
+def permissions(operation: Operation, conditions: Collection[Condition] = ()) -> list[Permission]:
+    """The permissions that an operation needs if these conditions hold."""
+    return [each for each in PERMISSIONS[operation] if each.condition == "always" or each.condition in conditions]

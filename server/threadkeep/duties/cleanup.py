@@ -1,39 +1,40 @@
-"""Leftovers: what stays for a while after its time, and then goes: threads of stateless runs, idempotency keys."""
+"""Cleanup: deletes what stays for a while after its time: threads of stateless runs, and idempotency keys."""
 
-import logging
+from dataclasses import dataclass
+from typing import ClassVar
 
-import anyio
-
-from threadkeep.postgres.retry import AWAY
+from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.tenancy import EVERYTHING
-from threadkeep.runs.engine import Engine
 from threadkeep.tables import idempotency_keys, thread_expiry, threads
 
-log = logging.getLogger(__name__)
-
-CLEAR_S = 10.0
-"""Between two looks."""
+CLEANUP_S = 10.0
+"""Between two rounds."""
 BATCH = 500
 """Deleted in one transaction."""
 
 
-async def clear(engine: Engine) -> None:
-    """Clear on a timer, until cancelled."""
-    while True:
-        try:
-            while await clear_once(engine):
-                pass
-        except AWAY:
-            log.warning("leftovers can't be cleared", exc_info=True)
-        await anyio.sleep(CLEAR_S)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleanup:
+    """Duty: delete temporary threads and idempotency keys whose time is over."""
 
+    pool: Pool
+    topic: ClassVar[str | None] = None
 
-async def clear_once(engine: Engine) -> bool:
-    """Delete a batch of each; whether there may be more."""
-    async with engine.pool.connection() as conn, conn.transaction():
-        gone = await thread_expiry.lock_temporary(conn, BATCH)
-        if gone:
-            await threads.delete(conn, EVERYTHING, gone)
-    async with engine.pool.connection() as conn:
-        forgotten = await idempotency_keys.sweep(conn, BATCH)
-    return BATCH in {len(gone), forgotten}
+    @property
+    def interval_s(self) -> float:
+        return CLEANUP_S
+
+    async def run_once(self) -> None:
+        """Delete batches until nothing is left."""
+        while await self._delete_batch():
+            pass
+
+    async def _delete_batch(self) -> bool:
+        """Delete a batch of each. True if there may be more."""
+        async with self.pool.connection() as conn, conn.transaction():
+            expired = await thread_expiry.lock_temporary(conn, BATCH)
+            if expired:
+                await threads.delete(conn, EVERYTHING, expired)
+        async with self.pool.connection() as conn:
+            keys = await idempotency_keys.sweep(conn, BATCH)
+        return BATCH in {len(expired), keys}

@@ -5,20 +5,22 @@ while no process was there are made up for by one run, not by one each.
 """
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
 from threadkeep.base.problems import Problem
 from threadkeep.duties import cron_schedule
-from threadkeep.postgres.pool import Conn
+from threadkeep.graphs import LoadedGraph
+from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.retry import AWAY
-from threadkeep.postgres.tenancy import Filters
-from threadkeep.runs.admission import Admission, enqueue_in
-from threadkeep.runs.assistants import Assistants, Chosen
-from threadkeep.runs.engine import Engine
-from threadkeep.runs.request import RunSpec
+from threadkeep.postgres.tenancy import EVERYTHING, Filters
+from threadkeep.runs.assistants import Assistants, ResolvedAssistant
+from threadkeep.runs.request import RunRequest, RunSpec
+from threadkeep.runs.service import Admitted, RunService
 from threadkeep.tables import crons, queue
 from threadkeep.tables.crons import CRONS, Due, Tick
 
@@ -28,95 +30,88 @@ POLL_S = 5.0
 """How often crons are looked at though nobody said that there is a new one."""
 
 
-async def schedule(engine: Engine) -> None:
-    """Fire ticks as they come, until cancelled."""
-    with engine.wakeups.on(CRONS) as signal:
-        while True:
-            wait_s = POLL_S
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CronScheduler:
+    """Duty: start the runs of crons that are due."""
+
+    pool: Pool
+    graphs: Mapping[str, LoadedGraph]
+    runs: RunService
+    topic: ClassVar[str | None] = CRONS
+    interval_s: float = POLL_S
+
+    async def run_once(self) -> float:
+        """Fire every cron that is due. Returns the seconds until the next one is, `POLL_S` at most."""
+        assistants = Assistants(self.pool, self.graphs)
+        async with self.pool.connection() as conn:
+            now = await crons.clock(conn)
+            due = await crons.due(conn, now)
+        for cron in due:
             try:
-                wait_s = await schedule_once(engine)
+                await self._fire(assistants, cron)
             except AWAY:
-                log.warning("crons can't be read", exc_info=True)
-            await signal.wait(wait_s)
+                raise
+            except Exception:
+                log.exception("cron could not be fired", extra={"cron_id": str(cron.cron_id)})
+        async with self.pool.connection() as conn:
+            next_s = await crons.seconds_to_next(conn, now)
+        return POLL_S if next_s is None else max(0.0, min(POLL_S, next_s))
 
+    async def _fire(self, assistants: Assistants, due: Due) -> None:
+        """Start the run and move the cron on, in one transaction. Nothing if another process did.
 
-async def schedule_once(engine: Engine) -> float:
-    """Fire every tick that is due; seconds until the next is, `POLL_S` at most."""
-    assistants = Assistants(engine.pool, engine.graphs)
-    async with engine.pool.connection() as conn:
-        now = await crons.clock(conn)
-        due = await crons.due(conn, now)
-    for one in due:
+        The thread is locked before the cron, in the order in which a thread that is deleted takes its crons along.
+        """
+        assistant = await _assistant(assistants, due)
+        async with self.pool.connection() as conn, conn.transaction():
+            if due.thread_id is not None:
+                await queue.lock_thread(conn, due.thread_id)
+            cron = await crons.claim(conn, due.cron_id)
+            if cron is None:
+                return
+            now = await crons.clock(conn)
+            if assistant is not None and not (cron.end_time and cron.end_time < now):
+                await self._start_run(conn, cron, assistant, Filters(due.filters.load()))
+            await crons.advance(conn, cron.cron_id, await _next(cron, now))
+
+    async def _start_run(self, conn: Conn, cron: Tick, assistant: ResolvedAssistant, filters: Filters) -> None:
+        """What stands against the run is a line in the log, and the cron goes on to its next tick."""
+        fields = {"cron_id": str(cron.cron_id)}
         try:
-            await _fire(engine, assistants, one)
-        except AWAY:
-            raise
-        except Exception:
-            log.exception("cron could not be fired", extra={"cron_id": str(one.cron_id)})
-    async with engine.pool.connection() as conn:
-        next_s = await crons.seconds_to_next(conn, now)
-    return POLL_S if next_s is None else max(0.0, min(POLL_S, next_s))
-
-
-async def _fire(engine: Engine, assistants: Assistants, due: Due) -> None:
-    """Open the tick's run and move the cron on, in one transaction; nothing where another process did.
-
-    The thread is locked before the cron, in the order in which a thread that is deleted takes its crons along.
-    """
-    filters = Filters(due.filters.load())
-    chosen = await _chosen(assistants, filters, due)
-    async with engine.pool.connection() as conn, conn.transaction():
-        if due.thread_id is not None:
-            await queue.lock_thread(conn, due.thread_id)
-        cron = await crons.claim(conn, due.cron_id)
-        if cron is None:
+            user = cron.principal.load() if cron.principal else None
+            admitted = Admitted(request=_request(cron), filters=filters, assistant=assistant, user=user)
+            run = await self.runs.fire(conn, admitted)
+        except (ValidationError, Problem) as refused:
+            log.warning("cron passed over: its run is refused", extra=fields | {"reason": type(refused).__name__})
             return
-        now = await crons.clock(conn)
-        if chosen is not None and not (cron.end_time and cron.end_time < now):
-            await _open(engine, conn, filters, (cron, chosen))
-        await crons.advance(conn, cron.cron_id, await _next(cron, now))
+        if run is None:
+            log.info("cron passed over: its thread is busy", extra=fields)
+            return
+        log.info("cron fired", extra=fields | {"run_id": str(run.run_id)})
 
 
-async def _chosen(assistants: Assistants, filters: Filters, due: Due) -> Chosen | None:
-    """The cron's assistant; None, with a line in the log, where it or its graph is gone."""
+async def _assistant(assistants: Assistants, due: Due) -> ResolvedAssistant | None:
+    """The cron's assistant, which its maker was allowed to read. None if it or its graph is gone."""
     try:
-        return await assistants.choose(filters, str(due.assistant_id))
+        return await assistants.resolve(EVERYTHING, str(due.assistant_id))
     except Problem:
         fields = {"cron_id": str(due.cron_id), "assistant_id": str(due.assistant_id)}
         log.warning("cron passed over: its assistant or graph is gone", extra=fields)
         return None
 
 
-async def _open(engine: Engine, conn: Conn, filters: Filters, tick: tuple[Tick, Chosen]) -> None:
-    cron, chosen = tick
-    try:
-        asked = _admission(cron, chosen)
-        engine.webhooks.check(asked.spec.webhook)
-    except (ValidationError, Problem):
-        log.warning("cron passed over: its runs are no longer allowed", extra={"cron_id": str(cron.cron_id)})
-        return
-    run = await enqueue_in(engine, conn, filters, asked)
-    if run is None:
-        log.info("cron passed over: its thread is busy", extra={"cron_id": str(cron.cron_id)})
-        return
-    log.info("cron fired", extra={"cron_id": str(cron.cron_id), "run_id": str(run.run_id)})
-
-
-def _admission(cron: Tick, chosen: Chosen) -> Admission:
-    """The run of one tick; it knows its cron, as on the reference, by its metadata and its `configurable`."""
+def _request(cron: Tick) -> RunRequest:
+    """The run of one tick. It knows its cron, as on the reference, by its metadata and its `configurable`."""
     payload: dict[str, Any] = cron.payload.load()
     mark = {"cron_id": str(cron.cron_id)}
-    spec = RunSpec.model_validate(payload)
-    config = {**spec.config, "configurable": {**spec.config.get("configurable", {}), **mark}}
-    return Admission(
-        spec=spec.model_copy(update={"config": config}),
-        chosen=chosen,
+    return RunRequest(
+        spec=RunSpec.model_validate(payload),
+        assistant=str(cron.assistant_id),
         thread_id=cron.thread_id,
         metadata={**cron.metadata.load(), **mark},
         multitask_strategy=payload.get("multitask_strategy", "enqueue"),
         temporary=cron.on_run_completed == "delete",
-        kept=True,
-        user=cron.principal.load() if cron.principal else None,
+        configurable=mark,
     )
 
 

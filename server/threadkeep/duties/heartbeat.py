@@ -13,88 +13,97 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from uuid import uuid4
+from dataclasses import dataclass
+from typing import ClassVar
+from uuid import UUID, uuid4
 
-import anyio
 import psycopg
 
-from threadkeep.duties.lease_reaper import sweep_once
-from threadkeep.postgres.pool import conninfo
-from threadkeep.postgres.retry import AWAY
-from threadkeep.runs.engine import Engine
-from threadkeep.runs.lease import Lease
+from threadkeep.duties.lease_reaper import LeaseReaper
+from threadkeep.postgres.listen import Wakeups
+from threadkeep.postgres.pool import Pool, conninfo
+from threadkeep.runs.execution import Executions
+from threadkeep.runs.lease import LEASE_LOST, Lease
 from threadkeep.tables import workers
 
 log = logging.getLogger(__name__)
 
 BEATS = 6
 """Heartbeats in the time of one lease."""
-RETRY_S = 0.5
 
 
 @contextmanager
-def beating(uri: str, lease: Lease, lease_s: float) -> Generator[None]:
-    """Keep the lease's row fresh while the block runs. The thread is not waited for: it ends by itself."""
-    beat = _Beat(uri, lease, lease_s / BEATS)
-    threading.Thread(target=beat.go_on, name="heartbeat", daemon=True).start()
+def heartbeat(uri: str, lease: Lease, lease_s: float, wakeups: Wakeups) -> Generator[None]:
+    """Renew the lease's row while the block runs. The thread is not waited for: it ends by itself."""
+    thread = _Heartbeat(uri, lease, lease_s / BEATS, wakeups)
+    threading.Thread(target=thread.run, name="heartbeat", daemon=True).start()
     try:
         yield
     finally:
-        beat.stop.set()
+        thread.stop.set()
 
 
-class _Beat:
-    def __init__(self, uri: str, lease: Lease, every_s: float) -> None:
+class _Heartbeat:
+    def __init__(self, uri: str, lease: Lease, every_s: float, wakeups: Wakeups) -> None:
         self._uri = uri
         self._lease = lease
         self._every_s = every_s
+        self._wakeups = wakeups
         self._loop = asyncio.get_running_loop()
         self.stop = threading.Event()
 
-    def go_on(self) -> None:
+    def run(self) -> None:
         while not self.stop.is_set():
             try:
                 with psycopg.connect(conninfo(self._uri), autocommit=True) as conn:
                     while not self.stop.wait(self._every_s):
                         self._renew(conn)
             except psycopg.Error:
-                self._lease.broken_at = time.monotonic()
+                self._lease.failed_at = time.monotonic()
                 log.warning("the heartbeat's connection was lost", exc_info=True)
                 self.stop.wait(min(1.0, self._every_s))
 
     def _renew(self, conn: psycopg.Connection) -> None:
-        worker_id, lost = self._lease.worker_id, self._lease.lost
+        worker_id = self._lease.worker_id
         if workers.renew(conn, worker_id):
-            self._lease.beaten_at = time.monotonic()
+            self._lease.renewed_at = time.monotonic()
         elif not self.stop.is_set():
-            self._loop.call_soon_threadsafe(lost.set)
+            self._loop.call_soon_threadsafe(self._lose, worker_id)
+
+    def _lose(self, worker_id: UUID) -> None:
+        """In the event loop."""
+        self._lease.lose(worker_id)
+        self._wakeups.wake(LEASE_LOST)
 
 
-async def replace_lost(engine: Engine) -> None:
-    """Whenever the lease is lost, let go of the runs that were held by it and take another; until cancelled."""
-    while True:
-        await engine.lease.lost.wait()
-        log.error("the lease is lost: its runs are put back in the queue", extra={"lost_runs": _let_go(engine)})
-        await _take_another(engine)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseReplacement:
+    """Duty: if the lease is lost, let go of the runs that were held by it, and take another."""
 
+    pool: Pool
+    lease: Lease
+    executions: Executions
+    reaper: LeaseReaper
+    topic: ClassVar[str | None] = LEASE_LOST
+    interval_s: float = 0.5
 
-def _let_go(engine: Engine) -> int:
-    """Stop the runs that have a row, without a word in Postgres; how many."""
-    lost = [live for live in engine.live.all().values() if live.durable]
-    for live in lost:
-        engine.live.remove(live)
-        live.lose()
-    return len(lost)
+    async def run_once(self) -> None:
+        """Nothing while the lease holds."""
+        if not self.lease.is_lost:
+            return
+        if lost := self._let_go():
+            log.error("the lease is lost: its runs are put back in the queue", extra={"lost_runs": lost})
+        fresh = uuid4()
+        async with self.pool.connection() as conn:
+            await workers.create(conn, fresh)
+            await workers.delete(conn, self.lease.worker_id)  # so that the reaper finds its runs
+        self.lease.take(fresh)
+        await self.reaper.run_once()
 
-
-async def _take_another(engine: Engine) -> None:
-    fresh = uuid4()
-    while engine.worker_id != fresh:
-        try:
-            async with engine.pool.connection() as conn:
-                await workers.create(conn, fresh)
-                await workers.delete(conn, engine.worker_id)  # so that the sweep finds its runs
-            engine.lease.take(fresh)
-            await sweep_once(engine)
-        except AWAY:
-            await anyio.sleep(RETRY_S)
+    def _let_go(self) -> int:
+        """Stop the runs that have a row, and write nothing of them. Returns how many."""
+        lost = [execution for execution in self.executions if execution.is_durable]
+        for execution in lost:
+            self.executions.remove(execution)
+            execution.lose()
+        return len(lost)

@@ -1,34 +1,43 @@
-"""Sweeper: at the start and on a timer, puts right what a dead process left behind."""
+"""Lease reaper: puts right what a dead process left behind."""
 
 import logging
+from dataclasses import dataclass
+from typing import ClassVar
 
-import anyio
-
-from threadkeep.postgres.retry import AWAY
-from threadkeep.runs.engine import Engine
+from threadkeep.base.metrics import Metrics
+from threadkeep.postgres.pool import Pool
+from threadkeep.runs.execution import Executions
+from threadkeep.runs.lease import Lease
+from threadkeep.settings import Settings
 from threadkeep.tables import workers
 
 log = logging.getLogger(__name__)
 
 
-async def sweep(engine: Engine) -> None:
-    """Sweep on a timer, until cancelled."""
-    while True:
-        try:
-            await sweep_once(engine)
-        except AWAY:
-            log.warning("the sweep could not be made", exc_info=True)
-        await anyio.sleep(engine.settings.sweep_s)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseReaper:
+    """Duty: take over the runs of dead processes."""
 
+    pool: Pool
+    executions: Executions
+    lease: Lease
+    settings: Settings
+    metrics: Metrics
+    topic: ClassVar[str | None] = None
 
-async def sweep_once(engine: Engine) -> None:
-    """Take over the runs of dead processes."""
-    settings = engine.settings
-    async with engine.pool.connection() as conn:
-        if engine.lease.may_judge(settings.lease_s):
-            await workers.sweep(conn, engine.worker_id, settings.lease_s)
-        orphans = await workers.take_over(conn, settings.max_attempts)
-        await workers.put_back_lost(conn, engine.worker_id, list(engine.live.all()), settings.lease_s)
-    if orphans:
-        engine.metrics.takeovers.inc(len(orphans))
-        log.warning("runs of a dead process were taken over", extra={"runs": [str(run_id) for run_id in orphans]})
+    @property
+    def interval_s(self) -> float:
+        """`THREADKEEP_SWEEP`."""
+        return self.settings.sweep_s
+
+    async def run_once(self) -> None:
+        """Delete leases that are too old, and put the runs that have none back in the queue."""
+        settings, executed = self.settings, [execution.run_id for execution in self.executions]
+        async with self.pool.connection() as conn:
+            if self.lease.may_judge(settings.lease_s):
+                await workers.sweep(conn, self.lease.worker_id, settings.lease_s)
+            orphans = await workers.take_over(conn, settings.max_attempts)
+            await workers.put_back_lost(conn, self.lease.worker_id, executed, settings.lease_s)
+        if orphans:
+            self.metrics.takeovers.inc(len(orphans))
+            log.warning("runs of a dead process were taken over", extra={"runs": [str(run_id) for run_id in orphans]})

@@ -4,9 +4,9 @@ import functools
 import importlib
 import logging
 from collections.abc import Callable
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, cast
 
-import anyio
 from langchain_core.embeddings import Embeddings
 from langgraph.store.base import TTLConfig
 from langgraph.store.postgres.base import PostgresIndexConfig
@@ -15,9 +15,7 @@ from threadkeep.base.problems import StartRefused
 from threadkeep.importing import load_object
 from threadkeep.persistence.store import ITEM_BYTES, Store
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.retry import AWAY
 from threadkeep.project import Project
-from threadkeep.runs.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -57,23 +55,23 @@ def ttl_config(project: Project) -> TTLConfig:
     return cast("TTLConfig", config | {"omit_expired": True})
 
 
-async def sweep_items(engine: Engine) -> None:
-    """Delete expired items on a timer, until cancelled."""
-    minutes: float | None = (engine.store.ttl_config or {}).get("sweep_interval_minutes")
-    while True:
-        try:
-            await sweep_items_once(engine)
-        except AWAY:
-            log.warning("expired items could not be swept", exc_info=True)
-        await anyio.sleep(60 * (minutes or SWEEP_MINUTES))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSweep:
+    """Duty: delete the items of the store that have expired."""
 
+    store: Store
+    topic: ClassVar[str | None] = None
 
-async def sweep_items_once(engine: Engine) -> int:
-    """Delete the items that have expired; how many they were."""
-    swept = await engine.store.sweep_ttl()
-    if swept:
-        log.info("expired items were swept", extra={"items": swept})
-    return swept
+    @property
+    def interval_s(self) -> float:
+        """`store.ttl.sweep_interval_minutes` of langgraph.json."""
+        minutes: float | None = (self.store.ttl_config or {}).get("sweep_interval_minutes")
+        return 60 * (minutes or SWEEP_MINUTES)
+
+    async def run_once(self) -> None:
+        """Delete the items that have expired by now."""
+        if swept := await self.store.sweep_ttl():
+            log.info("expired items were swept", extra={"items": swept})
 
 
 def _embeddings(project: Project, embed: str) -> Any:

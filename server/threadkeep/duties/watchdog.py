@@ -9,15 +9,13 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-import anyio
-
-from threadkeep.runs.engine import Engine
+from threadkeep.base.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -34,26 +32,30 @@ OURS = (
 """Where the code lies that no user wrote."""
 
 
-class Turns:
-    """When the loop last turned."""
+class LoopLag:
+    """Duty: say that the loop turns, and measure how late it was."""
 
-    def __init__(self) -> None:
-        self.last = time.monotonic()
+    topic: ClassVar[str | None] = None
+    interval_s: float = TURN_S
 
-    async def go_on(self, lag: Callable[[float], None]) -> None:
-        """Say that the loop turns, and how late it was each time, until cancelled."""
-        while True:
-            before = time.monotonic()
-            self.last = before
-            await anyio.sleep(TURN_S)
-            lag(max(0.0, time.monotonic() - before - TURN_S))
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self.last_turn = time.monotonic()
+        self._waits = False
+
+    async def run_once(self) -> None:
+        """One turn of the loop, `TURN_S` seconds after the last if it was not late."""
+        before, self.last_turn = self.last_turn, time.monotonic()
+        if self._waits:
+            self._metrics.loop_lag.observe(max(0.0, self.last_turn - before - TURN_S))
+        self._waits = True
 
 
 @contextmanager
-def watching(turns: Turns) -> Generator[None]:
+def watching(lag: LoopLag) -> Generator[None]:
     """Watch this thread's event loop while the block runs. The thread is not waited for: it ends by itself."""
     stop = threading.Event()
-    arguments = (turns, threading.get_ident(), stop)
+    arguments = (lag, threading.get_ident(), stop)
     threading.Thread(target=_watch, args=arguments, name="watchdog", daemon=True).start()
     try:
         yield
@@ -61,17 +63,10 @@ def watching(turns: Turns) -> Generator[None]:
         stop.set()
 
 
-async def watch(engine: Engine) -> None:
-    """Measure how late the event loop is, and have somebody warn when it stands still, until cancelled."""
-    turns = Turns()
-    with watching(turns):
-        await turns.go_on(engine.metrics.loop_lag.observe)
-
-
-def _watch(turns: Turns, thread_id: int, stop: threading.Event) -> None:
+def _watch(lag: LoopLag, thread_id: int, stop: threading.Event) -> None:
     told_of = 0.0
     while not stop.wait(TURN_S):
-        last = turns.last
+        last = lag.last_turn
         silent_s = time.monotonic() - last - TURN_S
         if silent_s > BLOCKED_S and last != told_of:
             told_of = last

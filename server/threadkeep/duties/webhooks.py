@@ -6,18 +6,20 @@ that a process that dies leaves it to the next: an address may hear of a run twi
 
 import ipaddress
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import anyio
 import httpx
+from anyio.abc import TaskGroup
 
 from threadkeep import __version__
 from threadkeep.base import json
 from threadkeep.base.problems import Invalid
-from threadkeep.postgres.retry import AWAY
-from threadkeep.runs.engine import Engine
+from threadkeep.postgres.listen import Wakeups
+from threadkeep.postgres.pool import Pool
 from threadkeep.runs.webhook_policy import Policy
 from threadkeep.tables import webhook_deliveries
 from threadkeep.tables.webhook_deliveries import WEBHOOK, Delivery
@@ -33,25 +35,75 @@ PAUSES_S = (1.0, 10.0)
 """Before the second try, and before the third."""
 LEASE_S = 30.0
 """A process that took a webhook and was not heard of for so long has died with it."""
-POLL_S = 5.0
 
 Verdict: TypeAlias = Literal["sent", "again", "never"]
 
 
-async def deliver(engine: Engine) -> None:
-    """Send webhooks as they come due, until cancelled."""
-    places = anyio.Semaphore(SENDERS)
-    with engine.wakeups.on(WEBHOOK) as signal:
-        async with open_client() as client, anyio.create_task_group() as tasks:
-            while True:
-                wait_s = POLL_S
-                try:
-                    while delivery := await _claim(engine, places):
-                        tasks.start_soon(_send, engine, client, places, delivery, name=f"webhook {delivery.run_id}")
-                    wait_s = await _until_next(engine)
-                except AWAY:
-                    log.warning("webhooks can't be read", exc_info=True)
-                await signal.wait(wait_s)
+class WebhookSender:
+    """Duty: send webhooks as they come due."""
+
+    topic: ClassVar[str | None] = WEBHOOK
+    interval_s: float = 5.0
+
+    def __init__(
+        self, pool: Pool, wakeups: Wakeups, policy: Policy, client: httpx.AsyncClient, tasks: TaskGroup
+    ) -> None:
+        self._pool = pool
+        self._wakeups = wakeups
+        self._policy = policy
+        self._client = client
+        self._tasks = tasks
+        self._places = anyio.Semaphore(SENDERS)
+
+    async def run_once(self) -> float | None:
+        """Begin to send everything that is due. Returns the seconds until the next is."""
+        while delivery := await self._claim():
+            self._tasks.start_soon(self._send, delivery, name=f"webhook {delivery.run_id}")
+        async with self._pool.connection() as conn:
+            return await webhook_deliveries.seconds_to_next(conn)
+
+    async def _claim(self) -> Delivery | None:
+        """A place to send from, and a delivery. If there is none, the place is given back."""
+        await self._places.acquire()
+        delivery = None
+        try:
+            async with self._pool.connection() as conn:
+                delivery = await webhook_deliveries.claim(conn, lease_s=LEASE_S)
+        finally:
+            if delivery is None:
+                self._places.release()
+        return delivery
+
+    async def _send(self, delivery: Delivery) -> None:
+        try:
+            await self.send(delivery)
+        except Exception:
+            log.exception("webhook could not be sent", extra={"run_id": str(delivery.run_id)})
+        finally:
+            self._places.release()
+
+    async def send(self, delivery: Delivery) -> None:
+        """Try once. Then the delivery is done with, or put off."""
+        verdict: Verdict = "never"
+        if delivery.attempt <= TRIES and self._policy.enabled:
+            verdict = await _post(self._policy, self._client, delivery)
+        async with self._pool.connection() as conn:
+            if verdict == "again" and delivery.attempt < TRIES:
+                await webhook_deliveries.put_off(conn, delivery.run_id, after_s=PAUSES_S[delivery.attempt - 1])
+            else:
+                await webhook_deliveries.delete(conn, delivery.run_id)
+        self._wakeups.wake(WEBHOOK)
+        level = logging.INFO if verdict == "sent" else logging.WARNING
+        fields = {"run_id": str(delivery.run_id), "verdict": verdict, "attempt": delivery.attempt}
+        log.log(level, "webhook tried", extra=fields)
+
+
+@asynccontextmanager
+async def webhook_sender(pool: Pool, wakeups: Wakeups, policy: Policy) -> AsyncGenerator[WebhookSender]:
+    """A sender. What it is sending when the block ends is cut off, and another process sends it again."""
+    async with open_client() as client, anyio.create_task_group() as tasks:
+        yield WebhookSender(pool, wakeups, policy, client, tasks)
+        tasks.cancel_scope.cancel()
 
 
 def open_client() -> httpx.AsyncClient:
@@ -66,50 +118,6 @@ def open_client() -> httpx.AsyncClient:
         limits=httpx.Limits(max_keepalive_connections=0),
         headers={"user-agent": f"threadkeep/{__version__}", "content-type": "application/json"},
     )
-
-
-async def _claim(engine: Engine, places: anyio.Semaphore) -> Delivery | None:
-    """A place to send from, and what is to be sent; with None the place is given back."""
-    await places.acquire()
-    delivery = None
-    try:
-        async with engine.pool.connection() as conn:
-            delivery = await webhook_deliveries.claim(conn, lease_s=LEASE_S)
-    finally:
-        if delivery is None:
-            places.release()
-    return delivery
-
-
-async def _until_next(engine: Engine) -> float:
-    async with engine.pool.connection() as conn:
-        due_s = await webhook_deliveries.seconds_to_next(conn)
-    return POLL_S if due_s is None else max(0.0, min(POLL_S, due_s))
-
-
-async def _send(engine: Engine, client: httpx.AsyncClient, places: anyio.Semaphore, delivery: Delivery) -> None:
-    try:
-        await send(engine, client, delivery)
-    except Exception:
-        log.exception("webhook could not be sent", extra={"run_id": str(delivery.run_id)})
-    finally:
-        places.release()
-
-
-async def send(engine: Engine, client: httpx.AsyncClient, delivery: Delivery) -> None:
-    """Try once; then it is done with, or put off."""
-    verdict: Verdict = "never"
-    if delivery.attempt <= TRIES and engine.webhooks.enabled:
-        verdict = await _post(engine.webhooks, client, delivery)
-    async with engine.pool.connection() as conn:
-        if verdict == "again" and delivery.attempt < TRIES:
-            await webhook_deliveries.put_off(conn, delivery.run_id, after_s=PAUSES_S[delivery.attempt - 1])
-        else:
-            await webhook_deliveries.delete(conn, delivery.run_id)
-    engine.wakeups.wake(WEBHOOK)
-    level = logging.INFO if verdict == "sent" else logging.WARNING
-    fields = {"run_id": str(delivery.run_id), "verdict": verdict, "attempt": delivery.attempt}
-    log.log(level, "webhook tried", extra=fields)
 
 
 async def _post(policy: Policy, client: httpx.AsyncClient, delivery: Delivery) -> Verdict:

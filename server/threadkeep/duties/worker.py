@@ -1,87 +1,85 @@
-"""Worker: takes pending runs off the queue, when there is a slot for them.
+"""Worker: takes pending runs off the queue when there is a slot for them.
 
 It takes a slot first and a run then, so that a run is never claimed by a process that can't execute it.
 """
 
-import logging
+from dataclasses import dataclass
+from typing import ClassVar
 
 import anyio
 
+from threadkeep.base.metrics import Metrics
+from threadkeep.base.signals import ProcessSignals
 from threadkeep.postgres.listen import CANCEL, PENDING
-from threadkeep.postgres.retry import AWAY
-from threadkeep.runs.engine import Engine
-from threadkeep.runs.execution import start
-from threadkeep.runs.graph_call import Job
+from threadkeep.postgres.pool import Pool
+from threadkeep.runs.execution import Executions
+from threadkeep.runs.executor import Executor
+from threadkeep.runs.lease import Lease
+from threadkeep.runs.slots import Slots
 from threadkeep.tables import cancels, queue
 from threadkeep.tables.queue import Claimed
 
-log = logging.getLogger(__name__)
 
-POLL_S = 5.0
-"""How often the queue is looked at though nobody said that there is something in it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """Duty: execute what is in the queue."""
 
+    pool: Pool
+    slots: Slots
+    executor: Executor
+    lease: Lease
+    signals: ProcessSignals
+    metrics: Metrics
+    topic: ClassVar[str | None] = PENDING
+    interval_s: float = 5.0
 
-async def work(engine: Engine) -> None:
-    """Execute what is in the queue, until cancelled."""
-    with engine.wakeups.on(PENDING) as signal:
-        while True:
-            wait_s = POLL_S
-            try:
-                while await claim_once(engine):
-                    pass
-                wait_s = await _until_next(engine)
-            except AWAY:
-                log.warning("the queue can't be read", exc_info=True)
-            await signal.wait(wait_s)
+    async def run_once(self) -> float | None:
+        """Claim until nothing is due. Returns the seconds until the next delayed run is due."""
+        while await self.claim_one():
+            pass
+        async with self.pool.connection() as conn:
+            return await queue.seconds_to_next(conn)
 
-
-async def claim_once(engine: Engine) -> bool:
-    """Start one pending run; False where there was none to start, or the process is stopping."""
-    async with engine.pool.connection() as conn:
-        if engine.stopping.is_set() or not await queue.any_due(conn):
-            return False
-    async with engine.slots.hold_patiently() as slot:
-        claimed = None if engine.stopping.is_set() else await _claim(engine)
-        if claimed is not None:
+    async def claim_one(self) -> bool:
+        """Start one pending run. False if there is none to start, or the process is stopping."""
+        async with self.pool.connection() as conn:
+            if self.signals.stopping.is_set() or not await queue.any_due(conn):
+                return False
+        async with self.slots.hold_patiently() as slot:
+            claimed = None if self.signals.stopping.is_set() else await self._claim()
+            if claimed is None:
+                return False
             if claimed.waited_s is not None and claimed.attempt == 1:
-                engine.metrics.queue_wait.observe(claimed.waited_s)
-            start(engine, Job.of(claimed, engine.commits), slot.passed_on(), watched=True)
-    return claimed is not None
+                self.metrics.queue_wait.observe(claimed.waited_s)
+            self.executor.start_claimed(claimed, slot.passed_on(), read_by_caller=True)
+        return True
+
+    async def _claim(self) -> Claimed | None:
+        """Shielded: a run that was claimed is started, or it would look as if it ran."""
+        claimed = None
+        with anyio.CancelScope(shield=True):
+            async with self.pool.connection() as conn:
+                claimed = await queue.claim(conn, self.lease.worker_id)
+        return claimed
 
 
-async def _claim(engine: Engine) -> Claimed | None:
-    """Shielded: a run that was claimed is started, or it would look as if it ran."""
-    claimed = None
-    with anyio.CancelScope(shield=True):
-        async with engine.pool.connection() as conn:
-            claimed = await queue.claim(conn, engine.worker_id)
-    return claimed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelledRuns:
+    """Duty: stop the runs of this process that another one was asked to cancel, or whose thread was deleted."""
 
+    pool: Pool
+    executions: Executions
+    lease: Lease
+    topic: ClassVar[str | None] = CANCEL
+    interval_s: float = 5.0
 
-async def _until_next(engine: Engine) -> float:
-    async with engine.pool.connection() as conn:
-        due_s = await queue.seconds_to_next(conn)
-    return POLL_S if due_s is None else max(0.0, min(POLL_S, due_s))
-
-
-async def obey_cancels(engine: Engine) -> None:
-    """Stop the runs of this process that another one was asked to cancel, until cancelled."""
-    with engine.wakeups.on(CANCEL) as signal:
-        while True:
-            try:
-                await obey_cancels_once(engine)
-            except AWAY:
-                log.warning("cancels can't be read", exc_info=True)
-            await signal.wait(POLL_S)
-
-
-async def obey_cancels_once(engine: Engine) -> None:
-    """Stop what is to be stopped now."""
-    stored = [live.run_id for live in engine.live.all().values() if live.durable]
-    if not stored:
-        return
-    async with engine.pool.connection() as conn:
-        wanted = await cancels.wanted(conn, engine.worker_id, stored)
-    for run_id, action, reason in wanted:
-        if live := engine.live.get(run_id):
-            live.cancel(action, reason)
+    async def run_once(self) -> None:
+        """Stop what is to be stopped now."""
+        durable = [execution.run_id for execution in self.executions if execution.is_durable]
+        if not durable:
+            return
+        async with self.pool.connection() as conn:
+            wanted = await cancels.wanted(conn, self.lease.worker_id, durable)
+        for run_id, action, reason in wanted:
+            if execution := self.executions.get(run_id):
+                execution.cancel(action, reason)

@@ -19,7 +19,7 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import Forbidden, StartRefused
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,20 @@ class Filters:
         # "/" sorts right after the period, which follows the label in all namespaces of a space.
         space = ("", LAST) if self.space is None else (f"{self.space}.", f"{self.space}/")
         return Restriction(orjson.dumps(self.match).decode(), *space)
+
+    def narrowed(self, other: "Filters") -> "Filters":
+        """The rows that both let through. Forbidden if the two contradict each other."""
+        if other == self or not other.match:
+            return self
+        if not self.match:
+            return other
+        if any(self.match.get(key, value) != value for key, value in other.match.items()):
+            raise Forbidden("these permissions are for different rows")
+        return Filters({**self.match, **other.match}, self.space or other.space)
+
+    def in_common(self, other: "Filters") -> "Filters":
+        """The filters of a connection whose statements use both. If they differ, the statements' conditions hold alone."""
+        return self if self == other else EVERYTHING
 
     def stamped(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """`metadata` of a new row, with `match` added unless the caller could see the row without it."""

@@ -15,9 +15,8 @@ import orjson
 
 from threadkeep.base.problems import Invalid, NotFound
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.tenancy import Filters
-from threadkeep.runs.graph_call import client_configurable
-from threadkeep.runs.request import RunSpec
+from threadkeep.postgres.tenancy import EVERYTHING, Filters
+from threadkeep.runs.request import RunSpec, client_configurable
 from threadkeep.tables import assistants
 from threadkeep.tables.assistants import Assistant
 
@@ -29,7 +28,7 @@ Key: TypeAlias = tuple[bytes, UUID]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
+class ResolvedAssistant:
     """An assistant as a run uses it."""
 
     assistant_id: UUID
@@ -60,38 +59,46 @@ class Assistants:
         self._pool = pool
         self._of_graph = {graph_id: assistants.system_id(graph_id) for graph_id in graph_ids}
         """The id of each graph's own assistant."""
-        self._known: OrderedDict[Key, tuple[float, Chosen]] = OrderedDict()
+        self._own = frozenset(self._of_graph.values())
+        self._known: OrderedDict[Key, tuple[float, ResolvedAssistant]] = OrderedDict()
         """By who may see it and its id."""
         self._changes = 0
         self._reading = anyio.Lock()
 
-    async def choose(self, filters: Filters, named: str) -> Chosen:
-        """The assistant of an id or a graph's name.
+    async def resolve(self, filters: Filters, named: str) -> ResolvedAssistant:
+        """The assistant of an id or a graph's name. A graph's own assistant is everybody's, whatever the filters.
 
-        Invalid where it is neither, NotFound where there is none of the caller's or its graph is not served.
+        Invalid if it is neither, NotFound if the caller has no such assistant or its graph is not served here.
         """
         assistant_id = self.id_of(named)
-        now = time.monotonic()
+        if self.is_of_graph(assistant_id):
+            filters = EVERYTHING
         key = (orjson.dumps(filters.match, option=orjson.OPT_SORT_KEYS), assistant_id)
-        if (found := self._known.get(key)) and found[0] > now:
-            return found[1]
+        if assistant := self._cached(key):
+            return assistant
         async with self._reading:  # a thousand requests at once read it once
-            if (found := self._known.get(key)) and found[0] > now:
-                return found[1]
-            return await self._read(filters, key)
+            return self._cached(key) or await self._read(filters, key)
 
-    async def _read(self, filters: Filters, key: Key) -> Chosen:
+    def _cached(self, key: Key) -> ResolvedAssistant | None:
+        fresh_until, assistant = self._known.get(key, (0.0, None))
+        return assistant if fresh_until > time.monotonic() else None
+
+    async def _read(self, filters: Filters, key: Key) -> ResolvedAssistant:
         changes = self._changes
         async with self._pool.connection(filters) as conn:
-            assistant = await assistants.get(conn, filters, key[1])
-        if assistant is None or assistant.graph_id not in self._of_graph:
+            row = await assistants.get(conn, filters, key[1])
+        if row is None or row.graph_id not in self._of_graph:
             raise NotFound("Thread or assistant not found.")
-        chosen = _chosen(assistant)
+        assistant = _resolved(row)
         if changes == self._changes:  # else it may have been read before a change of its own
-            self._known[key] = (time.monotonic() + FRESH_S, chosen)
+            self._known[key] = (time.monotonic() + FRESH_S, assistant)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
-        return chosen
+        return assistant
+
+    def is_of_graph(self, assistant_id: UUID) -> bool:
+        """Whether it is a graph's own assistant, which the server makes."""
+        return assistant_id in self._own
 
     def id_of(self, named: str) -> UUID:
         """The id that `named` is, or that of the graph's own assistant."""
@@ -112,8 +119,8 @@ class Assistants:
             del self._known[key]
 
 
-def _chosen(assistant: Assistant) -> Chosen:
-    return Chosen(
+def _resolved(assistant: Assistant) -> ResolvedAssistant:
+    return ResolvedAssistant(
         assistant_id=assistant.assistant_id,
         graph_id=assistant.graph_id,
         config=assistant.config.load(),

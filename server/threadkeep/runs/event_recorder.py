@@ -1,106 +1,136 @@
-"""Keep: a reader of a run's ring that writes what it reads to Postgres, in batches.
+"""Event recorder: writes the events of runs to `run_events`, so that they can be read later and in other processes.
 
-Only kept runs have one: background, resumable, or watched from elsewhere. It never lets the run outrun it by more
-than the ring holds.
+Only some runs are recorded: background runs, resumable ones, and those that somebody follows in another process. The
+recorder reads the ring as any reader does, and never lets the run outrun it by more than the ring holds. What all runs
+have to write in one beat goes into one statement: a transaction for each stream would cost more than its tokens.
 """
 
 import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Final
 from uuid import UUID
 
 import anyio
 
+from threadkeep.postgres.batch_writer import Together
 from threadkeep.postgres.listen import WATCH
-from threadkeep.postgres.retry import AWAY, outlast
-from threadkeep.runs.engine import Engine
-from threadkeep.runs.event_log import Event, Gap, LiveRun
-from threadkeep.tables import runs
+from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.retry import outlast
+from threadkeep.runs.event_log import Event, EventLog, Followed, Recording
+from threadkeep.runs.execution import Execution, Executions
+from threadkeep.runs.lease import Lease
+from threadkeep.tables import run_events, runs
 from threadkeep.tables.run_events import Batch, RunEvent
 
 log = logging.getLogger(__name__)
 
-LINGER_S = 0.2
-"""The beat in which all runs' events are written, so that they go together."""
-BATCH = 500
-"""Events written at once."""
-POLL_S = 5.0
+BEAT_S = 0.2
+"""All recorded runs write their events in this beat."""
+BATCH_EVENTS = 500
+"""Events of one run that are written at once."""
+BATCH_CHARACTERS: Final = 4 * 1024 * 1024
+"""Of one statement, so that many large events are not put together in memory."""
 
 
-def keep(engine: Engine, live: LiveRun) -> None:
-    """From here on write the run's events, beginning with what the ring holds."""
-    live.watched = True
-    live.keeper = anyio.Event()
-    engine.live.work(_keep(engine, live, live.keeper), name=f"keep {live.run_id}")
+class EventRecorder:
+    """Records the runs of one process."""
+
+    def __init__(self, writer: "Together[Batch, None]", executions: Executions, lease: Lease) -> None:
+        self._writer = writer
+        self._executions = executions
+        self._lease = lease
+
+    def record(self, execution: Execution) -> None:
+        """From here on write the run's events, beginning with what the ring holds."""
+        execution.log.is_wanted = True
+        recording = execution.log.recording = Recording()
+        self._executions.start_task(self._record(execution, recording), name=f"record {execution.run_id}")
+
+    async def write(self, batch: Batch) -> None:
+        """Write some events of a run, together with those of the other runs. Waits while Postgres is away."""
+        await outlast(lambda: self._writer.write(batch))
+
+    async def _record(self, execution: Execution, recording: Recording) -> None:
+        try:
+            await self._write_all(execution)
+        except Exception:
+            log.exception("events of a run not recorded", extra={"run_id": str(execution.run_id)})
+        finally:
+            recording.done.set()
+
+    async def _write_all(self, execution: Execution) -> None:
+        events, worker_id = execution.log, self._lease.worker_id
+        position = events.starts_after
+        while not execution.is_lost:
+            items = events.behind(position)
+            for start in range(0, len(items), BATCH_EVENTS):
+                await self.write(_batch(execution.run_id, worker_id, items[start : start + BATCH_EVENTS]))
+            if items:
+                position = items[-1].position
+            elif events.state != "open":
+                return
+            else:
+                await events.changed()
+            await _wait_for_beat(events)
 
 
-async def kept_all(live: LiveRun) -> None:
-    """No more events will come; wait until all of them are in Postgres, where they are kept."""
-    live.seal()
-    if live.keeper is not None:
-        await live.keeper.wait()
+@asynccontextmanager
+async def recording(pool: Pool, executions: Executions, lease: Lease) -> AsyncGenerator[EventRecorder]:
+    """A recorder that works until the block ends."""
+    writer = Together(partial(_append, pool), size=_characters, most=BATCH_CHARACTERS)
+    async with writer.running():
+        yield EventRecorder(writer, executions, lease)
 
 
-async def keep_watched(engine: Engine) -> None:
-    """Begin to keep the runs of this process that somebody wants to follow in another one, until cancelled."""
-    with engine.wakeups.on(WATCH) as signal:
-        while True:
-            try:
-                await keep_watched_once(engine)
-            except AWAY:
-                log.warning("watched runs can't be read", exc_info=True)
-            await signal.wait(POLL_S)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowedRuns:
+    """Duty: begin to record the runs of this process that somebody follows in another one."""
 
+    pool: Pool
+    executions: Executions
+    recorder: EventRecorder
+    topic: ClassVar[str | None] = WATCH
+    interval_s: float = 5.0
 
-async def keep_watched_once(engine: Engine) -> None:
-    """Begin to keep what is watched now."""
-    unkept = [run_id for run_id, live in engine.live.all().items() if live.keeper is None and live.durable]
-    if not unkept:
-        return
-    async with engine.pool.connection() as conn:
-        watched = await runs.watched(conn, unkept)
-    for run_id in watched:
-        live = engine.live.get(run_id)
-        if live is not None and live.keeper is None and not live.sealed:
-            keep(engine, live)
-
-
-async def _keep(engine: Engine, live: LiveRun, done: anyio.Event) -> None:
-    try:
-        await _write_all(engine, live)
-    except Exception:
-        log.exception("a run's events can't be kept", extra={"run_id": str(live.run_id)})
-    finally:
-        done.set()
-
-
-async def _write_all(engine: Engine, live: LiveRun) -> None:
-    position, worker_id = live.events_before, engine.worker_id
-    while not live.abandoned:
-        batch = live.behind(position)
-        for start in range(0, len(batch), BATCH):
-            part = _batch(live, worker_id, batch[start : start + BATCH])
-            await outlast(lambda part=part: engine.event_commit.write(part))
-        if batch:
-            position = batch[-1].position
-        elif live.sealed:
+    async def run_once(self) -> None:
+        """Look which runs are followed, and record those."""
+        unrecorded = [each.run_id for each in self.executions if each.is_durable and each.log.recording is None]
+        if not unrecorded:
             return
-        else:
-            await live.changed()
-        await _linger(live)
+        async with self.pool.connection() as conn:
+            followed = await runs.watched(conn, unrecorded)
+        for run_id in followed:
+            execution = self.executions.get(run_id)
+            if execution is not None and execution.log.recording is None and execution.log.state == "open":
+                self.recorder.record(execution)
 
 
-async def _linger(live: LiveRun) -> None:
-    """Let events gather, to be written with those of the other runs; none may fall out of the ring."""
-    if live.sealed or live.crowded:
+async def _wait_for_beat(events: EventLog) -> None:
+    """Let events gather. None may fall out of the ring."""
+    if events.recording is None or events.state != "open" or events.is_crowded:
         return
-    live.pressed = anyio.Event()
-    with anyio.move_on_after(LINGER_S - anyio.current_time() % LINGER_S):
-        await live.pressed.wait()
+    hurry = events.recording.hurry = anyio.Event()
+    with anyio.move_on_after(BEAT_S - anyio.current_time() % BEAT_S):
+        await hurry.wait()
 
 
-def _batch(live: LiveRun, worker_id: UUID, items: list[Event | Gap]) -> Batch:
-    found = [
+def _batch(run_id: UUID, worker_id: UUID, items: list[Followed]) -> Batch:
+    events = [
         RunEvent(position=item.position, event=item.name, data=item.data.decode())
         for item in items
         if isinstance(item, Event)
     ]
-    return Batch(live.run_id, worker_id, found)
+    return Batch(run_id, worker_id, events)
+
+
+def _characters(batch: Batch) -> int:
+    return sum(len(event.data) for event in batch.events)
+
+
+async def _append(pool: Pool, batches: list[Batch]) -> Sequence[None]:
+    async with pool.connection() as conn:
+        await run_events.append(conn, batches)
+    return [None] * len(batches)

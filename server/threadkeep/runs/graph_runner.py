@@ -1,105 +1,102 @@
-"""Stream: one graph, run to its end, its chunks made events on the way.
+"""Graph runner: what a graph is called with, and its chunks made events on the way.
 
 Nothing here knows the database: a stateless run is this and no more.
 """
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.types import Command as GraphCommand
+from langgraph.types import Send
+from langgraph.types import StreamMode as GraphMode
 
+from threadkeep.auth.principal import NOBODY, configurable_of
 from threadkeep.base import json
 from threadkeep.context_schema import context_of
 from threadkeep.graphs import Graph, is_local
-from threadkeep.runs.event_log import LiveRun
-from threadkeep.runs.graph_call import Job, client_configurable
-from threadkeep.runs.stream_events import Parts, graph_modes
+from threadkeep.persistence.checkpointer import FRESH, WRITES, Fresh
+from threadkeep.runs.execution import Execution
+from threadkeep.runs.request import Command, Packet, StreamMode, client_configurable
+from threadkeep.runs.stream_events import StreamEvents
 from threadkeep.tables.queue import OutputKeys
 
-INTERRUPT = "__interrupt__"
+INTERRUPT: Final = "__interrupt__"
 
 
 @dataclass(slots=True)
-class Streamed:
+class GraphOutput:
     """What a graph has said so far."""
 
     output_keys: OutputKeys = field(default_factory=list[str])
-    """The channels that its output is; None: its whole state. Before it has begun it has no output."""
+    """The channels that its output is. None: its whole state. Before it has begun it has no output."""
     values: Any = None
-    """Its output after the last finished step; None before the first."""
+    """Its output after the last finished step. None before the first."""
     checkpointed: Any = None
-    """Its state at the last checkpoint, if its output is only a part of it; None before the first."""
+    """Its state at the last checkpoint, if its output is only a part of it. None before the first."""
     interrupts: Any = None
-    """What the graph stopped to ask, of all its tasks: each comes in values of its own."""
+    """The interrupts that the graph stopped at, of all its tasks: each comes in values of its own."""
 
     @property
-    def output(self) -> Any:
-        """What the run answers with; an object without keys if none of the output was ever written."""
+    def answer(self) -> Any:
+        """What the run answers with. An object without keys if none of the output was ever written."""
         return {} if self.values is None and isinstance(self.output_keys, list) else self.values
 
     @property
     def state(self) -> Any:
-        """What the thread holds; None if it was not told."""
+        """What the thread holds. None if it was not told."""
         return self.values if self.output_keys is None else self.checkpointed
 
+    def add(self, values: Any) -> None:
+        """Values may follow an interrupt: those of the step's other tasks, while its question stays open."""
+        if not isinstance(values, dict) or INTERRUPT not in values:
+            self.values = values
+            return
+        state = cast("dict[str, Any]", values)
+        known = {interrupt.id for interrupt in self.interrupts or ()}
+        fresh = [interrupt for interrupt in state[INTERRUPT] if interrupt.id not in known]
+        self.interrupts = [*(self.interrupts or ()), *fresh]
+        self.values = {key: value for key, value in state.items() if key != INTERRUPT}
 
-@dataclass(frozen=True, slots=True)
-class Called:
-    """A graph, and what it is called with."""
 
-    graph: Graph
-    job: Job
-    config: RunnableConfig
-
-
-async def stream(called: Called, live: LiveRun, streamed: Streamed) -> None:
-    """Run a graph to its end, an interrupt, or an exception, which goes on to the caller."""
-    spec = called.job.spec
-    parts = Parts(spec.stream_mode)
-    streamed.output_keys = output_keys(called.graph)
-    async with aclosing(_chunks(called, live)) as chunks:
+async def run_graph(graph: Graph, config: RunnableConfig, execution: Execution, output: GraphOutput) -> None:
+    """Run a graph to its end, to an interrupt, or to an exception, which goes on to the caller."""
+    spec, log = execution.spec, execution.log
+    events: StreamEvents | None = None
+    output.output_keys = output_keys(graph)
+    async with aclosing(_chunks(graph, config, execution)) as chunks:
         async for chunk in chunks:
             namespace, mode, value = chunk if spec.stream_subgraphs else ((), *chunk)
-            if live.first_at is None:
-                live.first_at = time.monotonic()
+            if execution.first_chunk_at is None:
+                execution.first_chunk_at = time.monotonic()
             if mode == "values" and not namespace:
-                _remember(streamed, value)
+                output.add(value)
             elif mode == "checkpoints" and not namespace:
-                streamed.checkpointed = value["values"]
-            if live.watched:
-                for name, data in parts.of(namespace, mode, value):
-                    live.append(name, json.dumps(data))
+                output.checkpointed = value["values"]
+            if log.is_wanted:
+                events = events or StreamEvents(spec.stream_mode)
+                for name, data in events.of_chunk(namespace, mode, value):
+                    log.append(name, json.dumps(data))
 
 
-def _remember(streamed: Streamed, values: Any) -> None:
-    """Values may follow an interrupt: those of the step's other tasks, while its question stays open."""
-    if isinstance(values, dict) and INTERRUPT in values:
-        found = cast("dict[str, Any]", values)
-        known = {interrupt.id for interrupt in streamed.interrupts or ()}
-        fresh = [interrupt for interrupt in found[INTERRUPT] if interrupt.id not in known]
-        streamed.interrupts = [*(streamed.interrupts or ()), *fresh]
-        streamed.values = {key: value for key, value in found.items() if key != INTERRUPT}
-        return
-    streamed.values = values
+def _chunks(graph: Graph, config: RunnableConfig, execution: Execution) -> AsyncGenerator[Any, None]:
+    """Mode and value of each chunk, and before them its namespace if those of subgraphs are wanted too."""
+    runnable, arguments = cast("Any", graph), call_arguments(graph, execution)
+    if "events" in execution.spec.stream_mode:
+        return _langchain_events(graph, config, execution, arguments)
+    return runnable.astream(graph_input(execution), config, subgraphs=execution.spec.stream_subgraphs, **arguments)
 
 
-def _chunks(called: Called, live: LiveRun) -> AsyncGenerator[Any, None]:
-    """Mode and value of each chunk; before them its namespace, where those of subgraphs are asked for too."""
-    job, runnable = called.job, cast("Any", called.graph)
-    arguments = call_arguments(called.graph, job)
-    if "events" in job.spec.stream_mode:
-        return _events(called, live, arguments)
-    return runnable.astream(job.graph_input(), called.config, subgraphs=job.spec.stream_subgraphs, **arguments)
-
-
-async def _events(called: Called, live: LiveRun, arguments: dict[str, Any]) -> AsyncGenerator[Any, None]:
-    """LangChain's own events, and the graph's chunks, which are events of the root run among them."""
-    job, runnable = called.job, cast("Any", called.graph)
-    root, subgraphs = job.about["run_id"], job.spec.stream_subgraphs
-    events = runnable.astream_events(job.graph_input(), called.config, version="v2", subgraphs=True, **arguments)
+async def _langchain_events(
+    graph: Graph, config: RunnableConfig, execution: Execution, arguments: dict[str, Any]
+) -> AsyncGenerator[Any, None]:
+    """LangChain's own events. The graph's chunks are events of the root run among them."""
+    runnable, log = cast("Any", graph), execution.log
+    root, subgraphs = execution.ids["run_id"], execution.spec.stream_subgraphs
+    events = runnable.astream_events(graph_input(execution), config, version="v2", subgraphs=True, **arguments)
     async for event in events:
         if event["event"] == "on_chain_stream" and event["run_id"] == root:
             namespace, *chunk = event["data"].get("chunk")
@@ -107,33 +104,62 @@ async def _events(called: Called, live: LiveRun, arguments: dict[str, Any]) -> A
                 yield namespace, *chunk
             elif not namespace:
                 yield chunk
-        elif live.watched:
-            live.append("events", json.dumps(event))
+        elif log.is_wanted:
+            log.append("events", json.dumps(event))
 
 
-def call_arguments(graph: Graph, job: Job) -> dict[str, Any]:
+def graph_config(execution: Execution) -> RunnableConfig:
+    """The graph's config: the client's, and the server's keys over it."""
+    sent = execution.spec.config
+    mirrored = client_configurable({"configurable": execution.spec.context})
+    configurable: dict[str, Any] = {**client_configurable(sent), **mirrored, **execution.ids}
+    if execution.claimed is not None:
+        configurable[WRITES] = execution.writes
+        if execution.claimed.new_thread:
+            configurable[FRESH] = Fresh()
+    configurable |= NOBODY if execution.user is None else configurable_of(execution.user)
+    if start := execution.spec.start_checkpoint:
+        configurable["checkpoint_id"] = start.checkpoint_id
+        configurable["checkpoint_ns"] = start.checkpoint_ns
+    config: dict[str, Any] = {
+        "configurable": configurable,
+        "metadata": {**execution.metadata, **execution.ids, "run_attempt": execution.attempt},
+        "run_id": execution.run_id,
+        "run_name": execution.graph_id,
+    }
+    config |= {key: sent[key] for key in ("tags", "recursion_limit") if key in sent}
+    return cast("RunnableConfig", config)
+
+
+def graph_input(execution: Execution) -> Any:
+    """What the graph is called with. A command goes before an input, as agent-chat-ui sends both."""
+    command = execution.spec.command
+    return graph_command(command) if command and command.says_something else execution.spec.input
+
+
+def call_arguments(graph: Graph, execution: Execution) -> dict[str, Any]:
     """The keyword arguments of `astream`, only those that say something."""
-    spec = job.spec
+    spec = execution.spec
     modes, keys = graph_modes(spec.stream_mode), output_keys(graph)
     arguments: dict[str, Any] = {"stream_mode": modes}
     if keys is not None:
         arguments["output_keys"] = keys
-        if job.durable and "checkpoints" not in modes:
+        if execution.is_durable and "checkpoints" not in modes:
             modes.append("checkpoints")  # the thread's row holds the whole state, which `values` does not tell then
     if spec.interrupt_before:
         arguments["interrupt_before"] = spec.interrupt_before
     if spec.interrupt_after:
         arguments["interrupt_after"] = spec.interrupt_after
-    if job.durable:
+    if execution.is_durable:
         arguments["durability"] = spec.durability
-    context = context_of(graph.context_schema, client_configurable(job.spec.config), job.spec.context)
+    context = context_of(graph.context_schema, client_configurable(spec.config), spec.context)
     if context is not None:
         arguments["context"] = context
     return arguments
 
 
 def output_keys(graph: Graph) -> OutputKeys:
-    """The channels that the graph's output schema names; None if these are the whole state.
+    """The channels that the graph's output schema names. None if these are the whole state.
 
     `ainvoke` gives these by itself, but `astream` gives the whole state unless it is told.
     """
@@ -155,16 +181,41 @@ def output_of(state: Any, keys: OutputKeys) -> Any:
     return {key: channels[key] for key in keys if key in channels}
 
 
-def has_static_interrupts(graph: Graph, job: Job) -> bool:
+def graph_modes(modes: Iterable[StreamMode]) -> list[GraphMode]:
+    """The stream modes to ask the graph for. Always `values`, because the run's answer is made of them."""
+    wanted: dict[GraphMode, None] = {"values": None}
+    for mode in modes:
+        if mode in {"messages", "messages-tuple"}:
+            wanted["messages"] = None
+        elif mode != "events":
+            wanted[cast("GraphMode", mode)] = None
+    return list(wanted)
+
+
+def graph_command(command: Command) -> GraphCommand[Any]:
+    """LangGraph's command of the protocol's."""
+    return GraphCommand(resume=command.resume, update=command.update, goto=_goto(command.goto))
+
+
+def _goto(goto: str | Packet | list[str | Packet] | None) -> Any:
+    """A node's name, a Send, or several."""
+    if isinstance(goto, Packet):
+        return Send(goto.node, goto.input)
+    if isinstance(goto, list):
+        return [_goto(each) for each in goto]
+    return () if goto is None else goto
+
+
+def has_static_interrupts(graph: Graph, execution: Execution) -> bool:
     """The graph may stop before or after a node without saying so in its values."""
-    spec = job.spec
+    spec = execution.spec
     return bool(
         spec.interrupt_before or spec.interrupt_after or graph.interrupt_before_nodes or graph.interrupt_after_nodes
     )
 
 
 def with_key(values: Any, key: str, value: object) -> dict[str, object]:
-    """`values` with one key more; a graph whose output is no object has it under `value`."""
+    """`values` with one key more. If the graph's output is not an object, it stands under `value`."""
     if isinstance(values, Mapping):
         return {**cast("Mapping[str, object]", values), key: value}
     return {key: value} if values is None else {"value": values, key: value}

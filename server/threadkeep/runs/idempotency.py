@@ -6,16 +6,21 @@ A key is reserved, with the ids of what is to be made, before anything is; a req
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID, uuid4
 
 import anyio
+from psycopg.errors import UniqueViolation
 
 from threadkeep.base import ids
 from threadkeep.base.problems import KeyInUse, KeyReused
-from threadkeep.runs.engine import Engine
+from threadkeep.postgres.pool import Pool
+from threadkeep.runs.lease import Lease
+from threadkeep.settings import Settings
 from threadkeep.tables import idempotency_keys
 from threadkeep.tables.idempotency_keys import Held, Key, Reservation
 
+GONE: Final = "what this Idempotency-Key made is gone"
 RESERVE_S = 60.0
 """What letting a request in may take beside the wait for a slot."""
 RELEASE_S = 5.0
@@ -42,42 +47,55 @@ class Made:
         return self.ids[0]
 
 
-@asynccontextmanager
-async def once(engine: Engine, key: Key, thread_ids: tuple[UUID, ...], *, more: int = 1) -> AsyncGenerator[Made]:
-    """The ids under which the block makes what is asked for, on `thread_ids`, or those under which it was made.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyKeys:
+    """Lets each request with a key have its effect once."""
 
-    `more` ids are chosen beside the threads'. The block settles `key` in the transaction that makes it; where it
-    raises, the key is free again. KeyReused where it stands for another request, KeyInUse where that one is still
-    being let in.
-    """
-    wanted = Reservation(
-        reservation=uuid4(),
-        worker_id=engine.worker_id,
-        thread_ids=thread_ids,
-        ids=[ids.uuid7() for _ in range(more)],
-        reserve_s=engine.settings.queue_timeout_s + RESERVE_S,
-        keep_s=engine.settings.idempotency_s,
-    )
-    held = await _reserve(engine, key, wanted)
-    made = Made(key=key, thread_ids=tuple(held.thread_ids), ids=tuple(held.ids), before=held.opened)
-    if made.before:
-        yield made
-        return
-    try:
-        yield made
-    except BaseException:
+    pool: Pool
+    lease: Lease
+    settings: Settings
+
+    @asynccontextmanager
+    async def once(self, key: Key, thread_ids: tuple[UUID, ...], *, more: int = 1) -> AsyncGenerator[Made]:
+        """The ids under which the block makes what is asked for, on `thread_ids`, or those under which it was made.
+
+        `more` ids are chosen beside the threads'. The block settles `key` in the transaction that makes it. If it
+        raises, the key is free again. KeyReused if the key stands for another request, KeyInUse if the first request
+        is still being let in.
+        """
+        wanted = Reservation(
+            reservation=uuid4(),
+            worker_id=self.lease.worker_id,
+            thread_ids=thread_ids,
+            ids=[ids.uuid7() for _ in range(more)],
+            reserve_s=self.settings.queue_timeout_s + RESERVE_S,
+            keep_s=self.settings.idempotency_s,
+        )
+        held = await self._reserve(key, wanted)
+        made = Made(key=key, thread_ids=tuple(held.thread_ids), ids=tuple(held.ids), before=held.opened)
+        if made.before:
+            yield made
+            return
+        try:
+            yield made
+        except UniqueViolation:  # another request took the key over, or this one took it over from another
+            await self._release(key, wanted)
+            raise KeyInUse("another request with this Idempotency-Key was let in at the same time") from None
+        except BaseException:
+            await self._release(key, wanted)
+            raise
+
+    async def _reserve(self, key: Key, wanted: Reservation) -> Held:
+        async with self.pool.connection() as conn:
+            taken = await idempotency_keys.reserve(conn, key, wanted)
+            held = taken or await idempotency_keys.get(conn, key)
+        if held is not None and held.request != key.request:
+            raise KeyReused("this Idempotency-Key was sent with another request")
+        if held is None or (taken is None and not held.opened):
+            raise KeyInUse("the first request with this Idempotency-Key is still being let in")
+        return held
+
+    async def _release(self, key: Key, wanted: Reservation) -> None:
         with anyio.move_on_after(RELEASE_S, shield=True):
-            async with engine.pool.connection() as conn:
+            async with self.pool.connection() as conn:
                 await idempotency_keys.release(conn, key, wanted.reservation)
-        raise
-
-
-async def _reserve(engine: Engine, key: Key, wanted: Reservation) -> Held:
-    async with engine.pool.connection() as conn:
-        taken = await idempotency_keys.reserve(conn, key, wanted)
-        held = taken or await idempotency_keys.get(conn, key)
-    if held is not None and held.request != key.request:
-        raise KeyReused("this Idempotency-Key was sent with another request")
-    if held is None or (taken is None and not held.opened):
-        raise KeyInUse("the first request with this Idempotency-Key is still being let in")
-    return held

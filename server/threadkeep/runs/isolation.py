@@ -1,18 +1,31 @@
-"""Contain: whatever a graph raises ends its own run, and neither the server nor the event loop.
+"""Isolation: what a graph does ends its own run, and neither the server nor the event loop.
 
 A task that ends by SystemExit or KeyboardInterrupt stops asyncio's event loop, and LangGraph runs nodes as tasks of
-their own. So tasks that are made while a graph runs are wrapped, by a task factory: what they raise beyond Exception
-becomes an ordinary exception.
+their own. So a task factory wraps the tasks that are made while a graph runs: what they raise beyond Exception becomes
+an ordinary exception.
+
+A node may also swallow its cancellation. So a graph runs in a task that no task group owns: a group waits for its tasks,
+and nobody is to wait for this one for ever. If a graph does not stop within its grace period, its task is abandoned,
+logged and counted, and its run is closed without it. What the task goes on to write has lost its lease.
 """
 
 import asyncio
+import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import anyio
+
+from threadkeep.base.flag import Flag
+
+log = logging.getLogger(__name__)
+
+CANCELS = 3
+"""How often a graph is cancelled within its grace period: a node that retries swallows the first."""
 
 Result = TypeVar("Result")
 
@@ -20,7 +33,7 @@ _inside: ContextVar[bool] = ContextVar("inside_a_graph", default=False)
 
 
 class Escaped(RuntimeError):
-    """A graph raised what is no ordinary exception, which must not travel on through the server."""
+    """A graph raised something that is not an Exception, which must not travel on through the server."""
 
 
 @contextmanager
@@ -36,7 +49,10 @@ def containing() -> Generator[None]:
 
 
 async def contained(work: Callable[[], Awaitable[Result]]) -> Result:
-    """Run a graph, or what else calls its code: Exception and our own cancellation come through, all else as Escaped."""
+    """Run a graph, or something else that calls its code.
+
+    Exceptions and our own cancellation come through. Everything else comes as Escaped.
+    """
     token = _inside.set(True)
     try:
         return await work()
@@ -71,3 +87,68 @@ async def _wrapped(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def _escaped(failure: BaseException) -> Escaped:
     return Escaped(f"a node of the graph raised {type(failure).__name__}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a graph may run, and how long it may take to stop, in seconds."""
+
+    timeout_s: float
+    grace_s: float
+
+
+class AbandonedTasks:
+    """Runs graphs in tasks, and keeps count of those that did not stop."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.total = 0
+        """How many there have been."""
+
+    @property
+    def running(self) -> int:
+        """How many still run."""
+        return len(self._tasks)
+
+    async def run(self, graph: Coroutine[Any, Any, None], stop: Flag, limits: Limits, ids: Mapping[str, str]) -> bool:
+        """Run a graph until it ends, `stop` is set, or its time is over. Then stop it, or abandon its task.
+
+        True if it came to its end. Raises what the graph raised then. `ids` are for the log.
+        """
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(graph, name=f"graph of run {ids.get('run_id')}")
+        task.add_done_callback(lambda _: stop.set())
+        timeout = loop.call_later(limits.timeout_s, stop.set)
+        await stop.wait()
+        timeout.cancel()
+        if task.done():
+            task.result()
+            return True
+        if not await _cancelled(task, limits.grace_s):
+            self._abandon(task, ids)
+        return False
+
+    def _abandon(self, task: "asyncio.Task[None]", ids: Mapping[str, str]) -> None:
+        self.total += 1
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        log.error("a graph does not stop: its task was abandoned", extra={**ids, "abandoned": self.running})
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        log.warning(
+            "an abandoned task has ended",
+            extra={"task": task.get_name(), "error": type(failure).__name__ if failure else None},
+        )
+
+
+async def _cancelled(task: "asyncio.Task[None]", grace_s: float) -> bool:
+    """Cancel a task, several times. False if it goes on behind `grace_s`."""
+    for _ in range(CANCELS):
+        task.cancel()
+        done, _pending = await asyncio.wait([task], timeout=grace_s / CANCELS)
+        if done:
+            _ = task.cancelled() or task.exception()  # it was cancelled, so its exception says nothing
+            return True
+    return False

@@ -7,11 +7,11 @@ the queue is bounded.
 
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from threadkeep.base.problems import Overloaded, TooMany
 from threadkeep.postgres.pool import Pool
-from threadkeep.runs.event_log import LiveRuns
+from threadkeep.runs.execution import Executions
 from threadkeep.settings import Settings
 from threadkeep.tables import queue_length
 from threadkeep.tables.queue_length import Backlog
@@ -26,15 +26,15 @@ QUEUE_RETRY_S = 5
 class Quotas:
     """The counts of one process."""
 
-    def __init__(self, settings: Settings, pool: Pool, live: LiveRuns) -> None:
+    def __init__(self, settings: Settings, pool: Pool, executions: Executions) -> None:
         self._settings = settings
         self._pool = pool
-        self._live = live
+        self._executions = executions
         self._left: dict[str, tuple[float, float]] = {}
         """Requests that a principal may still make, as of a time."""
         self._streams: dict[str, int] = {}
-        self._opening: dict[str, int] = {}
-        """Foreground runs that are asked for, and answered."""
+        self._starting: dict[str, int] = {}
+        """Foreground runs that are being started."""
         self._backlogs: dict[str | None, tuple[float, Backlog]] = {}
 
     def request(self, identity: str) -> None:
@@ -67,47 +67,41 @@ class Quotas:
 
     @contextmanager
     def foreground(self, identity: str) -> Generator[None]:
-        """Count a run that somebody waits for, while the block runs; TooMany where too many of the principal's go on."""
+        """Count a foreground run while it is being started. TooMany if too many of the principal's go on."""
         cap = self._settings.principal_runs
-        if cap and sum(live.identity == identity for live in self._live.all().values()) >= cap:
+        if not cap:
+            yield
+            return
+        if self._starting.get(identity, 0) + self._executions.count_of(identity) >= cap:
             raise TooMany(f"{cap} runs go on already")
-        with _counted(self._opening, identity, cap, "runs go on"):
+        with _counted(self._starting, identity, 0, ""):
             yield
 
-    @contextmanager
-    def held(self, identity: str, *, is_run: bool) -> Generator[ExitStack]:
-        """`stream`, and `foreground` where the answer is a run's; for longer than the block where it is taken over."""
-        with ExitStack() as held:
-            held.enter_context(self.stream(identity))
-            if is_run:
-                held.enter_context(self.foreground(identity))
-            yield held
-
     async def enqueue(self, identity: str | None, runs: int) -> None:
-        """Count runs that are to wait in the queue; Overloaded where it is full, TooMany beyond the principal's share."""
+        """Count runs that are to wait in the queue. Overloaded if it is full, TooMany beyond the principal's share."""
         settings = self._settings
         share = settings.principal_waiting if identity is not None else 0
         if not settings.max_queued and not share:
             return
-        found = await self._backlog(identity, settings.max_queued)
-        if settings.max_queued and found.pending + runs > settings.max_queued:
+        backlog = await self._backlog(identity, settings.max_queued)
+        if settings.max_queued and backlog.pending + runs > settings.max_queued:
             raise Overloaded("the queue is full", retry_after_s=QUEUE_RETRY_S)
-        if share and found.own + runs > share:
-            raise TooMany(f"{found.own} runs wait already; at most {share} may", retry_after_s=QUEUE_RETRY_S)
-        found.pending += runs
-        found.own += runs
+        if share and backlog.own + runs > share:
+            raise TooMany(f"{backlog.own} runs wait already; at most {share} may", retry_after_s=QUEUE_RETRY_S)
+        backlog.pending += runs
+        backlog.own += runs
 
     async def _backlog(self, identity: str | None, at_most: int) -> Backlog:
         now = time.monotonic()
-        at, found = self._backlogs.get(identity, (-COUNT_S, None))
-        if found is not None and now - at < COUNT_S:
-            return found
+        read_at, backlog = self._backlogs.get(identity, (-COUNT_S, None))
+        if backlog is not None and now - read_at < COUNT_S:
+            return backlog
         async with self._pool.connection() as conn:  # the server's own: the runs of other principals count, too
-            found = await queue_length.count(conn, identity, at_most=at_most)
+            backlog = await queue_length.count(conn, identity, at_most=at_most)
         if len(self._backlogs) >= REMEMBERED:
             self._backlogs.clear()
-        self._backlogs[identity] = (now, found)
-        return found
+        self._backlogs[identity] = (now, backlog)
+        return backlog
 
 
 @contextmanager

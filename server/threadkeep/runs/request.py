@@ -1,13 +1,30 @@
-"""RunSpec: what a graph is to do, as the client said it; also the `kwargs` of a run's row."""
+"""Request: what a caller asks for when it starts a run.
 
-from typing import Annotated, Any, Literal, TypeAlias
+`RunSpec` is the part that the graph is called with, and the `kwargs` of the run's row. `RunRequest` is all of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal, TypeAlias
+from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from threadkeep.tables.idempotency_keys import Key
 
 StreamMode: TypeAlias = Literal[
     "values", "updates", "messages", "messages-tuple", "custom", "debug", "tasks", "checkpoints", "events", "tools"
 ]
 Nodes: TypeAlias = Literal["*"] | list[str]
+MultitaskStrategy: TypeAlias = Literal["reject", "enqueue", "interrupt", "rollback"]
+"""What becomes of a run on a thread on which another goes on."""
+
+RESERVED_PREFIXES: Final = ("__", "langgraph_auth")
+"""Of `configurable` keys that only the server sets."""
+OWNED_KEYS: Final = frozenset(
+    {"thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map", "run_id", "assistant_id", "graph_id"}
+)
+"""`configurable` keys that the server sets, whatever a client wrote there."""
 
 
 def _several(value: object) -> object:
@@ -81,3 +98,65 @@ class RunSpec(BaseModel):
         if self.checkpoint and self.checkpoint.checkpoint_id:
             return self.checkpoint
         return Checkpoint(checkpoint_id=self.checkpoint_id) if self.checkpoint_id else None
+
+
+def client_configurable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A client's `configurable` without the keys that are the server's."""
+    sent: dict[str, Any] | None = config.get("configurable")
+    if not sent:
+        return {}
+    return {
+        key: value for key, value in sent.items() if key not in OWNED_KEYS and not key.startswith(RESERVED_PREFIXES)
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """A run that a caller asks for, from any API surface."""
+
+    spec: RunSpec
+    assistant: str
+    """The id of an assistant, or the name of a graph."""
+    thread_id: UUID | None = None
+    """None: the run gets a thread of its own, or none at all."""
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    multitask_strategy: MultitaskStrategy = "enqueue"
+    create_thread: bool = False
+    """If there is no thread of that id, create one."""
+    after_s: float = 0
+    temporary: bool = False
+    """The run's own thread is deleted some time after it."""
+    resumable: bool = False
+    """Its events can be read later, and in other processes."""
+    read_by_caller: bool = False
+    """The caller reads its events."""
+    configurable: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Keys of `configurable` that go over the client's: forwarded headers, the id of a cron."""
+    key: Key | None = None
+    """The idempotency key of the request."""
+
+    @property
+    def stops_others(self) -> bool:
+        """Its strategy stops the runs that go on on the thread."""
+        return self.multitask_strategy in {"interrupt", "rollback"}
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """It is executed from memory alone: no row, no checkpoint, no statement of ours."""
+        return (
+            self.thread_id is None
+            and self.temporary
+            and not self.resumable
+            and self.after_s == 0
+            and self.spec.webhook is None
+            and self.key is None
+        )
+
+    @property
+    def graph_spec(self) -> RunSpec:
+        """`spec` with the `configurable` of the server over the client's."""
+        if not self.configurable:
+            return self.spec
+        sent: dict[str, Any] = self.spec.config.get("configurable") or {}
+        config = {**self.spec.config, "configurable": {**sent, **self.configurable}}
+        return self.spec.model_copy(update={"config": config})

@@ -1,9 +1,9 @@
-"""Parts: from what a graph yields to the events of a run's stream.
+"""Stream events: from the chunks of a graph to the events of a run's stream.
 
 The names are the protocol's: a mode, behind it the subgraph's namespace (`updates|child:<task id>`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias, cast
 
 from langchain_core.messages import BaseMessage, BaseMessageChunk, message_chunk_to_message
@@ -14,22 +14,11 @@ from threadkeep.runs.request import StreamMode
 from threadkeep.runs.snapshots import checkpoint_of
 
 Namespace: TypeAlias = tuple[str, ...]
-Part: TypeAlias = tuple[str, object]
+NamedEvent: TypeAlias = tuple[str, object]
 """An event's name and its data."""
 
 INTERNAL_PREFIXES = ("__pregel", "langgraph_auth")
 """Keys of `configurable` that never leave the server."""
-
-
-def graph_modes(modes: Iterable[StreamMode]) -> list[GraphMode]:
-    """What to ask the graph for; `values` always, for the run's answer is made of it."""
-    wanted: dict[GraphMode, None] = {"values": None}
-    for mode in modes:
-        if mode in {"messages", "messages-tuple"}:
-            wanted["messages"] = None
-        elif mode != "events":
-            wanted[cast("GraphMode", mode)] = None
-    return list(wanted)
 
 
 def mode_of(event: str) -> str:
@@ -40,27 +29,29 @@ def mode_of(event: str) -> str:
     return name.split("/", 1)[0]
 
 
-class Parts:
+class StreamEvents:
     """Turns chunks into events; remembers the messages that `messages` mode sends whole again and again."""
 
     def __init__(self, modes: Sequence[StreamMode]) -> None:
         self._modes = frozenset(modes)
         self._messages: dict[str, BaseMessage] = {}
 
-    def of(self, namespace: Namespace, mode: GraphMode, chunk: Any) -> Iterator[Part]:
+    def of_chunk(self, namespace: Namespace, mode: GraphMode, chunk: Any) -> Iterator[NamedEvent]:
         """The events of one chunk, none where the client did not ask for its mode."""
         if mode == "messages":
             yield from self._of_message(namespace, *chunk)
         elif mode in self._modes:
             yield named(mode, namespace), _cleaned(mode, chunk)
 
-    def _of_message(self, namespace: Namespace, message: BaseMessage, metadata: dict[str, Any]) -> Iterator[Part]:
+    def _of_message(self, namespace: Namespace, message: BaseMessage, metadata: dict[str, Any]) -> Iterator[NamedEvent]:
         if "messages-tuple" in self._modes:
             yield named("messages", namespace), [message, metadata]
         if "messages" in self._modes:
             yield from self._whole_message(namespace, message, metadata)
 
-    def _whole_message(self, namespace: Namespace, message: BaseMessage, metadata: dict[str, Any]) -> Iterator[Part]:
+    def _whole_message(
+        self, namespace: Namespace, message: BaseMessage, metadata: dict[str, Any]
+    ) -> Iterator[NamedEvent]:
         message_id = str(message.id)
         known = self._messages.get(message_id)
         if known is None:

@@ -91,6 +91,19 @@ class Definition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewCron:
+    """A cron to be made."""
+
+    assistant_id: UUID
+    thread_id: UUID | None
+    definition: Definition
+    filters: Filters
+    """Of the cron itself."""
+    runs: Filters
+    """Of the threads that its runs may be on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
     """A cron whose tick has come."""
 
@@ -147,11 +160,8 @@ async def clock(conn: Conn) -> datetime:
     return row[0]
 
 
-async def create(
-    conn: Conn, filters: Filters, cron_id: UUID, target: tuple[UUID, UUID | None], definition: Definition
-) -> Cron | None:
-    """Make a cron of the assistant and the thread that `target` names; None where the caller has no such thread."""
-    assistant_id, thread_id = target
+async def create(conn: Conn, cron_id: UUID, new: NewCron) -> Cron | None:
+    """Make a cron. None if the caller has no such thread."""
     cursor = conn.cursor(row_factory=rows.of(Cron))
     await cursor.execute(
         """
@@ -166,9 +176,9 @@ async def create(
          WHERE %(thread_id)s::uuid IS NULL OR EXISTS (SELECT FROM thread)
         RETURNING *
         """,
-        definition.parameters
-        | {"cron_id": cron_id, "assistant_id": assistant_id, "thread_id": thread_id, "match": filters.jsonb}
-        | {"metadata": Jsonb(filters.stamped(definition.metadata))},
+        new.definition.parameters
+        | {"cron_id": cron_id, "assistant_id": new.assistant_id, "thread_id": new.thread_id}
+        | {"match": new.runs.jsonb, "metadata": Jsonb(new.filters.stamped(new.definition.metadata))},
     )
     cron = await cursor.fetchone()
     await notify(conn, CRONS)
@@ -195,8 +205,8 @@ async def lock(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
     return await cursor.fetchone()
 
 
-async def update(conn: Conn, filters: Filters, cron_id: UUID, definition: Definition) -> Cron | None:
-    """Replace what a client may say of the cron; None where there is none of the caller's."""
+async def update(conn: Conn, filters: Filters, cron_id: UUID, definition: Definition, *, runs: Filters) -> Cron | None:
+    """Replace what a client may say of the cron; None where there is none of the caller's. Its runs then see `runs`."""
     cursor = conn.cursor(row_factory=rows.of(Cron))
     await cursor.execute(
         """
@@ -204,11 +214,11 @@ async def update(conn: Conn, filters: Filters, cron_id: UUID, definition: Defini
            SET schedule = %(schedule)s, timezone = %(timezone)s, end_time = %(end_time)s, enabled = %(enabled)s,
                on_run_completed = %(on_run_completed)s, payload = %(payload)s,
                metadata = %(metadata)s, next_run_date = %(next_run_date)s,
-               principal = coalesce(%(principal)s, principal), updated_at = now()
+               principal = coalesce(%(principal)s, principal), filters = %(runs)s, updated_at = now()
          WHERE cron_id = %(cron_id)s AND metadata @> %(match)s
         RETURNING *
         """,
-        definition.parameters | {"cron_id": cron_id, "match": filters.jsonb},
+        definition.parameters | {"cron_id": cron_id, "match": filters.jsonb, "runs": runs.jsonb},
     )
     cron = await cursor.fetchone()
     await notify(conn, CRONS)

@@ -13,12 +13,12 @@ from threadkeep.base.problems import AnswerTooLarge
 from threadkeep.graphs import Tenant
 from threadkeep.postgres.listen import thread_topic
 from threadkeep.postgres.tenancy import Filters
-from threadkeep.runs.engine import Engine
 from threadkeep.runs.event_log import Event
-from threadkeep.runs.follow import follow
+from threadkeep.runs.follow import Follower
 from threadkeep.tables import queue, runs, threads
 from threadkeep.tables.runs import Listed
 from threadkeep.threads import history
+from threadkeep.threads.history import ThreadParts
 
 log = logging.getLogger(__name__)
 
@@ -52,23 +52,29 @@ class ThreadEvent:
 
 
 async def follow_thread(
-    engine: Engine, tenant: Tenant, thread_id: UUID, *, modes: Collection[ThreadMode], after: Place | None
+    follower: Follower,
+    parts: ThreadParts,
+    tenant: Tenant,
+    thread_id: UUID,
+    *,
+    modes: Collection[ThreadMode],
+    after: Place | None,
 ) -> AsyncGenerator[ThreadEvent]:
     """What goes on on the thread behind `after`; without it, from now on. Ends where the thread is gone."""
     filters = tenant.filters
-    with engine.wakeups.on(thread_topic(thread_id)) as signal:
-        position, running = await _start(engine, filters, thread_id, after)
-        states = _States(engine, tenant, thread_id, wanted="state_update" in modes)
+    with follower.wakeups.on(thread_topic(thread_id)) as signal:
+        position, running = await _start(follower, filters, thread_id, after)
+        states = _States(parts, tenant, thread_id, wanted="state_update" in modes)
         await states.newest()
         while True:
-            async with engine.pool.connection(filters) as conn:
+            async with follower.pool.connection(filters) as conn:
                 if not await queue.watch(conn, filters, thread_id, WATCH_S):
                     return
                 found = running + await runs.listed(conn, thread_id, after=position)
             running = []
             for run in found:
                 position = max(position, run.queue_position)
-                async with aclosing(_run(engine, filters, run, modes=modes, after=after)) as events:
+                async with aclosing(_run(follower, filters, run, modes=modes, after=after)) as events:
                     async for event in events:
                         yield event
             if (update := await states.newest()) is not None:
@@ -77,9 +83,11 @@ async def follow_thread(
                 await signal.wait(POLL_S)
 
 
-async def _start(engine: Engine, filters: Filters, thread_id: UUID, after: Place | None) -> tuple[int, list[Listed]]:
+async def _start(
+    follower: Follower, filters: Filters, thread_id: UUID, after: Place | None
+) -> tuple[int, list[Listed]]:
     """The queue position to go on from, and the runs before it that are still going on."""
-    async with engine.pool.connection(filters) as conn:
+    async with follower.pool.connection(filters) as conn:
         if after is None:
             return await runs.last_position(conn, thread_id), await runs.listed(conn, thread_id, after=None)
         made = datetime.fromtimestamp(after.millisecond / 1000, UTC) - timedelta(seconds=1)
@@ -87,14 +95,14 @@ async def _start(engine: Engine, filters: Filters, thread_id: UUID, after: Place
 
 
 async def _run(
-    engine: Engine, filters: Filters, run: Listed, *, modes: Collection[ThreadMode], after: Place | None
+    follower: Follower, filters: Filters, run: Listed, *, modes: Collection[ThreadMode], after: Place | None
 ) -> AsyncGenerator[ThreadEvent]:
     """One run's events and its end. Of what a returning reader has had, nothing again."""
     millisecond = run.run_id.int >> 80
     if after is not None and millisecond < after.millisecond:
         return
     position = after.position if after is not None and millisecond == after.millisecond else 0
-    async with aclosing(follow(engine, filters, run.run_id, position)) as items:
+    async with aclosing(follower.events(filters, run.run_id, position)) as items:
         async for item in items:
             position = item.position
             if isinstance(item, Event) and _wants(item.name, modes):
@@ -113,8 +121,8 @@ def _wants(name: str, modes: Collection[ThreadMode]) -> bool:
 class _States:
     """The updates of the thread's state that no run made."""
 
-    def __init__(self, engine: Engine, tenant: Tenant, thread_id: UUID, *, wanted: bool) -> None:
-        self._engine = engine
+    def __init__(self, parts: ThreadParts, tenant: Tenant, thread_id: UUID, *, wanted: bool) -> None:
+        self._parts = parts
         self._tenant = tenant
         self._thread_id = thread_id
         self._wanted = wanted
@@ -125,12 +133,12 @@ class _States:
         if not self._wanted:
             return None
         filters = self._tenant.filters
-        async with self._engine.pool.connection(filters) as conn:
+        async with self._parts.pool.connection(filters) as conn:
             thread = await threads.get(conn, filters, self._thread_id)
         if thread is None:
             return None
         try:
-            state = (await history.state(self._engine, self._tenant, thread)).state
+            state = (await history.state(self._parts, self._tenant, thread)).state
         except AnswerTooLarge:
             log.warning("a state is too large to be told of", extra={"followed_thread_id": str(self._thread_id)})
             return None

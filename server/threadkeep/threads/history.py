@@ -18,7 +18,9 @@ from threadkeep.base import json
 from threadkeep.base.answer_budget import AnswerBudget
 from threadkeep.base.problems import NotFound
 from threadkeep.graphs import Graph, LoadedGraph, Tenant, is_local
-from threadkeep.runs.engine import Engine
+from threadkeep.persistence.checkpointer import Checkpoints
+from threadkeep.postgres.pool import Pool
+from threadkeep.runs.execution import Executions
 from threadkeep.runs.snapshots import thread_state
 from threadkeep.tables import checkpoint_sizes
 from threadkeep.tables.checkpoint_sizes import CheckpointSize, Listing
@@ -30,6 +32,21 @@ PIECE_BYTES: Final = 1024 * 1024
 EMPTY = StateSnapshot(
     values={}, next=(), config={}, metadata=None, created_at=None, parent_config=None, tasks=(), interrupts=()
 )
+
+
+Graphs: TypeAlias = Mapping[str, LoadedGraph]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadParts:
+    """What reads, changes and deletions of threads use."""
+
+    pool: Pool
+    graphs: Graphs
+    checkpoints: Checkpoints
+    executions: Executions
+    answer_bytes: int
+    """The most that an answer may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,37 +102,37 @@ class Page:
 
 
 async def state(
-    engine: Engine, tenant: Tenant, thread: Thread, at: At = NEWEST, *, subgraphs: bool = False
+    parts: ThreadParts, tenant: Tenant, thread: Thread, at: At = NEWEST, *, subgraphs: bool = False
 ) -> ReadState:
     """The ThreadState at a checkpoint; of one that there is not, an empty one. AnswerTooLarge, before it is read."""
-    loaded = graph_of(engine, thread)
+    loaded = graph_of(parts.graphs, thread)
     if loaded is None:
         return ReadState(thread_state(EMPTY), 0)
     whole = config(thread.thread_id, at)
-    budget = AnswerBudget(engine.settings.answer_bytes)
+    budget = AnswerBudget(parts.answer_bytes)
     async with opened(loaded, tenant, thread.thread_id) as graph:
         if is_local(graph):
-            await _take_state(budget, engine, tenant, thread, at)
+            await _take_state(budget, parts, tenant, thread, at)
         found = thread_state(await graph.aget_state(whole))
         if subgraphs and (namespaces := _waiting_subgraphs(found)):
             if is_local(graph):
-                await _take_subgraphs(budget, engine, tenant, thread, namespaces)
+                await _take_subgraphs(budget, parts, tenant, thread, namespaces)
             found = thread_state(await graph.aget_state(whole, subgraphs=True))
     return ReadState(found, budget.used)
 
 
-async def _take_state(budget: AnswerBudget, engine: Engine, tenant: Tenant, thread: Thread, at: At) -> None:
+async def _take_state(budget: AnswerBudget, parts: ThreadParts, tenant: Tenant, thread: Thread, at: At) -> None:
     listing = Listing(limit=1, namespace=at.checkpoint_ns, checkpoint_id=at.checkpoint_id)
-    async with engine.pool.connection(tenant.filters) as conn:
+    async with parts.pool.connection(tenant.filters) as conn:
         found = await checkpoint_sizes.sizes(conn, tenant.filters, thread.thread_id, listing)
     for checkpoint in found:
         budget.take_all(checkpoint.bytes, "the state")
 
 
 async def _take_subgraphs(
-    budget: AnswerBudget, engine: Engine, tenant: Tenant, thread: Thread, namespaces: Sequence[str]
+    budget: AnswerBudget, parts: ThreadParts, tenant: Tenant, thread: Thread, namespaces: Sequence[str]
 ) -> None:
-    async with engine.pool.connection(tenant.filters) as conn:
+    async with parts.pool.connection(tenant.filters) as conn:
         size = await checkpoint_sizes.newest_below(conn, tenant.filters, thread.thread_id, namespaces)
     budget.take_all(size, "the state with its subgraphs")
 
@@ -127,22 +144,22 @@ def _waiting_subgraphs(found: State) -> list[str]:
 
 
 async def page(
-    engine: Engine, tenant: Tenant, thread: Thread, wanted: Wanted, shown: Callable[[State], object]
+    parts: ThreadParts, tenant: Tenant, thread: Thread, wanted: Wanted, shown: Callable[[State], object]
 ) -> Page:
     """A page of ThreadStates, the newest first, of all branches; of each what `shown` makes of it.
 
     AnswerTooLarge if not even one fits. They are read and encoded in pieces, and no more of them than fit: a long history
     of large states is never in memory at once.
     """
-    loaded = graph_of(engine, thread)
+    loaded = graph_of(parts.graphs, thread)
     if loaded is None:
         return Page(states=[], next=None)
-    answer = _Answer(engine.settings.answer_bytes, shown)
+    answer = _Answer(parts.answer_bytes, shown)
     async with opened(loaded, tenant, thread.thread_id) as graph:
         if not is_local(graph):
             await answer.read(graph, thread, wanted, Piece(wanted.limit, 0))
             return answer.page
-        async with engine.pool.connection(tenant.filters) as conn:
+        async with parts.pool.connection(tenant.filters) as conn:
             found = await checkpoint_sizes.sizes(conn, tenant.filters, thread.thread_id, wanted.listing)
         for piece in answer.pieces(found):
             await answer.read(graph, thread, wanted, piece)
@@ -212,17 +229,17 @@ def config(thread_id: UUID, at: At = NEWEST) -> RunnableConfig:
     return {"configurable": configurable}
 
 
-def graph_of(engine: Engine, thread: Thread) -> LoadedGraph | None:
+def graph_of(graphs: Graphs, thread: Thread) -> LoadedGraph | None:
     """The graph that last ran on the thread; None before the first run, NotFound where it is no longer served."""
     graph_id = cast("object", thread.metadata.load().get("graph_id"))
-    return served(engine, graph_id) if graph_id else None
+    return served(graphs, graph_id) if graph_id else None
 
 
-def served(engine: Engine, graph_id: object) -> LoadedGraph:
+def served(graphs: Graphs, graph_id: object) -> LoadedGraph:
     """The graph of that name, which came from a client; NotFound where there is none."""
-    loaded = engine.graphs.get(graph_id) if isinstance(graph_id, str) else None
+    loaded = graphs.get(graph_id) if isinstance(graph_id, str) else None
     if loaded is None:
-        raise NotFound(f"Graph {str(graph_id)[:100]!r} not found. Expected one of: {sorted(engine.graphs)}")
+        raise NotFound(f"Graph {str(graph_id)[:100]!r} not found. Expected one of: {sorted(graphs)}")
     return loaded
 
 

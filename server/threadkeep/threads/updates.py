@@ -24,16 +24,15 @@ from threadkeep.graphs import Graph, LoadedGraph, Tenant
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import EVERYTHING, Filters
 from threadkeep.runs import snapshots
-from threadkeep.runs.engine import Engine
 from threadkeep.runs.failures import describe
-from threadkeep.runs.graph_call import graph_command
+from threadkeep.runs.graph_runner import graph_command
 from threadkeep.runs.isolation import contained
 from threadkeep.runs.request import Command
 from threadkeep.tables import idempotency_keys, thread_checkpoints, threads
 from threadkeep.tables.idempotency_keys import Key
 from threadkeep.tables.threads import NewThread, Thread
 from threadkeep.threads import history
-from threadkeep.threads.history import At
+from threadkeep.threads.history import At, ThreadParts
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +81,17 @@ class Change:
     update: Update
 
 
-async def update_state(engine: Engine, tenant: Tenant, thread_id: UUID, change: Change) -> RunnableConfig:
+async def update_state(parts: ThreadParts, tenant: Tenant, thread_id: UUID, change: Change) -> RunnableConfig:
     """Add a checkpoint to the thread; the config that names it.
 
     NotFound without the thread or the checkpoint, ThreadBusy while a run is on it, InvalidRequest where no graph has
     run on it yet or its graph does not take the values.
     """
     config, filters = history.config(thread_id, change.at), tenant.filters
-    loaded = await _graph_of(engine, filters, thread_id)
+    loaded = await _graph_of(parts, filters, thread_id)
     async with (
         history.opened(loaded, tenant, thread_id, "threads.update") as graph,
-        engine.pool.connection(filters) as conn,
+        parts.pool.connection(filters) as conn,
         conn.transaction(),
     ):
         await _hold_free(conn, filters, thread_id)
@@ -104,7 +103,7 @@ async def update_state(engine: Engine, tenant: Tenant, thread_id: UUID, change: 
 
 
 async def create_thread(
-    engine: Engine, tenant: Tenant, new: NewThread, supersteps: Sequence[Superstep], key: Key | None = None
+    parts: ThreadParts, tenant: Tenant, new: NewThread, supersteps: Sequence[Superstep], key: Key | None = None
 ) -> Thread | None:
     """Make a thread whose state is what `supersteps` leave, or none at all; None where the id is taken.
 
@@ -112,62 +111,62 @@ async def create_thread(
     such graph.
     """
     if not supersteps:
-        return await _create_empty(engine, tenant.filters, new, key)
+        return await _create_empty(parts, tenant.filters, new, key)
     graph_id: object = new.metadata.get("graph_id")
     if not graph_id:
         raise InvalidRequest("supersteps need a graph: set 'graph_id' in the metadata")
     # The checkpointer reads on a connection of its own, to which the thread is not there yet.
     maker = replace(tenant, filters=EVERYTHING)
     async with (
-        history.opened(history.served(engine, graph_id), maker, new.thread_id, "threads.update") as graph,
-        engine.pool.connection(tenant.filters) as conn,
+        history.opened(history.served(parts.graphs, graph_id), maker, new.thread_id, "threads.update") as graph,
+        parts.pool.connection(tenant.filters) as conn,
         conn.transaction(),
     ):
         if await threads.create(conn, new) is None:
             return None
-        async with _all_or_nothing(engine, new.thread_id):
+        async with _all_or_nothing(parts, new.thread_id):
             await _apply(graph, history.config(new.thread_id), supersteps)
             if key is not None:
                 await idempotency_keys.settle(conn, key)
             return await _settle(conn, graph, new.thread_id)
 
 
-async def _create_empty(engine: Engine, filters: Filters, new: NewThread, key: Key | None) -> Thread | None:
+async def _create_empty(parts: ThreadParts, filters: Filters, new: NewThread, key: Key | None) -> Thread | None:
     if key is None:
-        async with engine.pool.connection(filters) as conn:
+        async with parts.pool.connection(filters) as conn:
             return await threads.create(conn, new)
-    async with engine.pool.connection(filters) as conn, conn.transaction():
+    async with parts.pool.connection(filters) as conn, conn.transaction():
         thread = await threads.create(conn, new)
         if thread is not None:
             await idempotency_keys.settle(conn, key)
     return thread
 
 
-async def copy_thread(engine: Engine, tenant: Tenant, thread_id: UUID, marks: Mapping[str, Any]) -> Thread:
+async def copy_thread(parts: ThreadParts, tenant: Tenant, thread_id: UUID, marks: Mapping[str, Any]) -> Thread:
     """A new thread with the checkpoints of another one, and `marks` over its metadata; NotFound without that.
 
     From a busy one it gets what the run has written so far, and its row tells of that.
     """
     filters = tenant.filters
-    async with engine.pool.connection(filters) as conn:
+    async with parts.pool.connection(filters) as conn:
         copied = await thread_checkpoints.copy(conn, filters, thread_id, ids.uuid7(), marks)
     if copied is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
     thread, source_busy = copied
-    loaded = engine.graphs.get(thread.metadata.load().get("graph_id"))
+    loaded = parts.graphs.get(thread.metadata.load().get("graph_id"))
     if not source_busy or loaded is None:
         return thread
-    async with history.opened(loaded, tenant, thread.thread_id) as graph, engine.pool.connection(filters) as conn:
+    async with history.opened(loaded, tenant, thread.thread_id) as graph, parts.pool.connection(filters) as conn:
         return await _settle(conn, graph, thread.thread_id)
 
 
-async def _graph_of(engine: Engine, filters: Filters, thread_id: UUID) -> LoadedGraph:
+async def _graph_of(parts: ThreadParts, filters: Filters, thread_id: UUID) -> LoadedGraph:
     """The thread's graph, which is opened before the thread is held, for a factory may take its time."""
-    async with engine.pool.connection(filters) as conn:
+    async with parts.pool.connection(filters) as conn:
         thread = await threads.get(conn, filters, thread_id)
     if thread is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
-    loaded = history.graph_of(engine, thread)
+    loaded = history.graph_of(parts.graphs, thread)
     if loaded is None:
         raise InvalidRequest(
             f"Thread '{thread_id}' has no assigned graph ID. Make a run on it first, or set 'graph_id' in its metadata."
@@ -205,11 +204,11 @@ async def _settle(conn: Conn, graph: Graph, thread_id: UUID) -> Thread:
 
 
 @asynccontextmanager
-async def _all_or_nothing(engine: Engine, thread_id: UUID) -> AsyncGenerator[None]:
+async def _all_or_nothing(parts: ThreadParts, thread_id: UUID) -> AsyncGenerator[None]:
     """Take back the checkpoints of a thread that is not to be: they were written on connections of the saver's own."""
     try:
         yield
     except BaseException:
         with anyio.move_on_after(CLEAN_S, shield=True):
-            await engine.saver.adelete_thread(str(thread_id))
+            await parts.checkpoints.adelete_thread(str(thread_id))
         raise

@@ -11,10 +11,12 @@ from threadkeep.api.langgraph import graph_schemas
 from threadkeep.api.operation import Call
 from threadkeep.api.paging import MAX_OFFSET, PageBody, bounded_page, selected
 from threadkeep.api.responses import json_answer, no_content
+from threadkeep.auth.authorization import permissions
 from threadkeep.base.problems import Conflict, InvalidRequest, NotFound
 from threadkeep.postgres.bounded_page import PageRequest
 from threadkeep.postgres.statement_timeout import searching
-from threadkeep.runs.graph_call import client_configurable
+from threadkeep.postgres.tenancy import EVERYTHING, Filters
+from threadkeep.runs.request import client_configurable
 from threadkeep.tables import assistant_versions, assistants, threads
 from threadkeep.tables.assistants import Assistant, Change, NewAssistant, Search
 
@@ -174,11 +176,11 @@ async def create(call: Call[AssistantBody, None]) -> Response:
         context=body.settled_context or {},
         metadata=call.filters.stamped(body.metadata or {}),
     )
-    async with call.engine.pool.connection(call.filters) as conn:
+    async with call.state.pool.connection(call.filters) as conn:
         assistant = await assistants.create(conn, new)
     if assistant is None and body.if_exists == "do_nothing":
         readable = await call.allowed("assistants.read", {"assistant_id": new.assistant_id, "metadata": {}})
-        async with call.engine.pool.connection(readable) as conn:
+        async with call.state.pool.connection(readable) as conn:
             assistant = await assistants.get(conn, readable, new.assistant_id)
     if assistant is None:
         raise Conflict(f"Assistant {new.assistant_id} already exists")
@@ -203,7 +205,7 @@ async def update(call: Call[ChangeBody, None]) -> Response:
         context=body.settled_context,
         metadata=body.metadata,
     )
-    assistant = await assistants.update(call.engine.pool, call.filters, assistant_id, change)
+    assistant = await assistants.update(call.state.pool, call.filters, assistant_id, change)
     if assistant is None:
         raise NotFound(f"Assistant {assistant_id} not found")
     call.assistants.forget(assistant_id)
@@ -212,22 +214,32 @@ async def update(call: Call[ChangeBody, None]) -> Response:
 
 async def delete(call: Call[None, DeleteQuery]) -> Response:
     """DELETE /assistants/{assistant_id}: delete one, its versions and, if asked for, its threads: all or nothing."""
-    assistant_id = call.assistant_id
-    async with call.engine.pool.connection(call.filters) as conn, conn.transaction():
+    assistant_id, with_threads = call.assistant_id, call.query.delete_threads
+    deletable = await _deletable_threads(call) if with_threads else call.filters
+    async with call.state.pool.connection(call.filters.in_common(deletable)) as conn, conn.transaction():
         if not await assistants.delete(conn, call.filters, assistant_id):
             raise NotFound(f"Assistant with ID {assistant_id} not found")
-        if call.query.delete_threads:
-            its = await assistants.threads_of(conn, call.filters, assistant_id)
-            await threads.delete(conn, call.filters, its)
+        if with_threads:
+            its = await assistants.threads_of(conn, deletable, assistant_id)
+            await threads.delete(conn, deletable, its)
     call.assistants.forget(assistant_id)
     return no_content()
+
+
+async def _deletable_threads(call: Call[None, DeleteQuery]) -> Filters:
+    """The threads that the caller may delete. Forbidden if none."""
+    filters = EVERYTHING
+    for permission in permissions("assistant.delete", ["the threads are deleted too"]):
+        if permission.resource == "thread":
+            filters = await call.allowed(permission.event, {"thread_id": None, "run_id": None, "metadata": {}})
+    return filters
 
 
 async def search(call: Call[SearchBody, None]) -> Response:
     """POST /assistants/search: search assistants."""
     body = call.body
-    order, request = (body.sort_by, body.sort_order), body.page(call.engine.settings.answer_bytes)
-    async with searching(call.engine.pool, call.filters, call.engine.settings.search_timeout_s) as conn:
+    order, request = (body.sort_by, body.sort_order), body.page(call.state.settings.answer_bytes)
+    async with searching(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
         found = await assistants.search(conn, call.filters, body.wanted, order=order, page=request)
         total = await assistants.count(conn, call.filters, body.wanted)
     return await bounded_page(found, request, lambda row: selected(row, list(body.select or [])), total=total)
@@ -235,15 +247,15 @@ async def search(call: Call[SearchBody, None]) -> Response:
 
 async def count(call: Call[CountBody, None]) -> Response:
     """POST /assistants/count: count assistants."""
-    async with searching(call.engine.pool, call.filters, call.engine.settings.search_timeout_s) as conn:
+    async with searching(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
         return json_answer(await assistants.count(conn, call.filters, call.body.wanted))
 
 
 async def versions(call: Call[VersionsBody, None]) -> Response:
     """POST /assistants/{assistant_id}/versions: list the versions of an assistant, the newest first."""
     body, assistant_id = call.body, call.assistant_id
-    page = PageRequest(limit=body.limit, offset=body.offset, answer_bytes=call.engine.settings.answer_bytes)
-    async with call.engine.pool.connection(call.filters) as conn:
+    page = PageRequest(limit=body.limit, offset=body.offset, answer_bytes=call.state.settings.answer_bytes)
+    async with call.state.pool.connection(call.filters) as conn:
         found = await assistant_versions.search(conn, call.filters, assistant_id, body.metadata or {}, page)
         if not found and await assistants.get(conn, call.filters, assistant_id) is None:
             raise NotFound(f"Assistant {assistant_id} not found")
@@ -253,7 +265,7 @@ async def versions(call: Call[VersionsBody, None]) -> Response:
 async def restore(call: Call[LatestBody, None]) -> Response:
     """POST /assistants/{assistant_id}/latest: make a version the current one, all of it."""
     assistant_id, version = call.assistant_id, call.body.version
-    assistant = await assistant_versions.restore(call.engine.pool, call.filters, assistant_id, version)
+    assistant = await assistant_versions.restore(call.state.pool, call.filters, assistant_id, version)
     if assistant is None:
         await _known(call, f"Assistant {assistant_id} not found")
         raise NotFound(f"Version {version} not found for assistant {assistant_id}")
@@ -263,12 +275,14 @@ async def restore(call: Call[LatestBody, None]) -> Response:
 
 async def draw(call: Call[None, GraphQuery]) -> Response:
     """GET /assistants/{assistant_id}/graph: draw its graph: nodes and edges."""
-    return json_answer(await graph_schemas.drawing(call.engine, call.tenant, await _known(call), xray=call.query.xray))
+    return json_answer(
+        await graph_schemas.drawing(call.state.graphs, call.tenant, await _known(call), xray=call.query.xray)
+    )
 
 
 async def describe(call: Call[None, None]) -> Response:
     """GET /assistants/{assistant_id}/schemas: read the JSON schemas of its graph."""
-    return json_answer(await graph_schemas.of_assistant(call.engine, call.tenant, await _known(call)))
+    return json_answer(await graph_schemas.of_assistant(call.state.graphs, call.tenant, await _known(call)))
 
 
 async def subgraphs(call: Call[None, SubgraphsQuery]) -> Response:
@@ -276,7 +290,7 @@ async def subgraphs(call: Call[None, SubgraphsQuery]) -> Response:
     namespace = call.request.path_params.get("namespace")
     assistant = await _known(call)
     found = await graph_schemas.of_subgraphs(
-        call.engine, call.tenant, assistant, namespace=namespace, recurse=call.query.recurse
+        call.state.graphs, call.tenant, assistant, namespace=namespace, recurse=call.query.recurse
     )
     return json_answer(found)
 
@@ -284,7 +298,7 @@ async def subgraphs(call: Call[None, SubgraphsQuery]) -> Response:
 async def _known(call: Call[Any, Any], otherwise: str = "Not Found") -> Assistant:
     """The assistant of the path; NotFound, saying `otherwise`, where there is none of the caller's."""
     assistant_id = call.assistant_id
-    async with call.engine.pool.connection(call.filters) as conn:
+    async with call.state.pool.connection(call.filters) as conn:
         assistant = await assistants.get(conn, call.filters, assistant_id)
     if assistant is None:
         raise NotFound(otherwise)
@@ -293,5 +307,5 @@ async def _known(call: Call[Any, Any], otherwise: str = "Not Found") -> Assistan
 
 def _check_graph(call: Call[Any, Any], graph_id: str) -> None:
     """NotFound, naming those there are, where there is no such graph."""
-    if graph_id not in call.engine.graphs:
-        raise graph_schemas.unknown_graph(call.engine, graph_id)
+    if graph_id not in call.state.graphs:
+        raise graph_schemas.unknown_graph(call.state.graphs, graph_id)

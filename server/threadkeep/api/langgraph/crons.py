@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -20,10 +20,11 @@ from threadkeep.base.problems import Invalid, InvalidRequest, NotFound
 from threadkeep.duties import cron_schedule
 from threadkeep.duties.cron_schedule import MAX_SCHEDULE
 from threadkeep.postgres.statement_timeout import searching
-from threadkeep.runs.assistants import Chosen
-from threadkeep.runs.request import Nodes, StreamMode
+from threadkeep.postgres.tenancy import Filters
+from threadkeep.runs.assistants import ResolvedAssistant
+from threadkeep.runs.request import MultitaskStrategy, Nodes, RunRequest, StreamMode
 from threadkeep.tables import crons
-from threadkeep.tables.crons import Definition, OnRunCompleted, Search
+from threadkeep.tables.crons import Cron, Definition, NewCron, OnRunCompleted, Search
 
 CLEARABLE = frozenset({"end_time", "timezone"})
 """Fields of which null in an update says something."""
@@ -68,7 +69,7 @@ class CronBody(RunBody):
     enabled: bool = True
     on_run_completed: OnRunCompleted = "delete"
     """Not heeded where the cron has a thread."""
-    multitask_strategy: Literal["reject", "enqueue", "interrupt", "rollback"] = "enqueue"
+    multitask_strategy: MultitaskStrategy = "enqueue"
 
 
 class CronPatch(BaseModel):
@@ -81,7 +82,7 @@ class CronPatch(BaseModel):
     end_time: EndTime | None = None
     enabled: bool | None = None
     on_run_completed: OnRunCompleted | None = None
-    multitask_strategy: Literal["reject", "enqueue", "interrupt", "rollback"] | None = None
+    multitask_strategy: MultitaskStrategy | None = None
     input: Any = None
     metadata: dict[str, Any] | None = None
     """Merged into the cron's."""
@@ -134,8 +135,8 @@ async def create_on_thread(call: Call[CronBody, None]) -> Response:
 async def search(call: Call[SearchBody, None]) -> Response:
     """POST /runs/crons/search: search crons."""
     body, wanted = call.body, _wanted(call)
-    order, request = (body.sort_by, body.sort_order), body.page(call.engine.settings.answer_bytes)
-    async with searching(call.engine.pool, call.filters, call.engine.settings.search_timeout_s) as conn:
+    order, request = (body.sort_by, body.sort_order), body.page(call.state.settings.answer_bytes)
+    async with searching(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
         found = await crons.search(conn, call.filters, wanted, order=order, page=request)
         total = await crons.count(conn, call.filters, wanted)
     return await bounded_page(found, request, lambda cron: selected(cron, list(body.select or [])), total=total)
@@ -143,18 +144,13 @@ async def search(call: Call[SearchBody, None]) -> Response:
 
 async def count(call: Call[CountBody, None]) -> Response:
     """POST /runs/crons/count: count crons."""
-    async with searching(call.engine.pool, call.filters, call.engine.settings.search_timeout_s) as conn:
+    async with searching(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
         return json_answer(await crons.count(conn, call.filters, _wanted(call)))
 
 
 async def get(call: Call[None, None]) -> Response:
     """GET /runs/crons/{cron_id}: read a cron."""
-    cron_id = call.cron_id
-    async with call.engine.pool.connection(call.filters) as conn:
-        cron = await crons.get(conn, call.filters, cron_id)
-    if cron is None:
-        raise NotFound(f"Cron '{cron_id}' not found")
-    return json_answer(cron)
+    return json_answer(await _known(call))
 
 
 async def update(call: Call[CronPatch, None]) -> Response:
@@ -162,24 +158,45 @@ async def update(call: Call[CronPatch, None]) -> Response:
     cron_id, changes = call.cron_id, call.body.changes
     if not changes:
         raise InvalidRequest("Request body cannot be empty")
-    async with call.engine.pool.connection(call.filters) as conn, conn.transaction():
+    runs = await _authorized_runs(call, await _known(call), changes)
+    async with call.state.pool.connection(call.filters) as conn, conn.transaction():
         cron = await crons.lock(conn, call.filters, cron_id)
         if cron is None:
             raise NotFound(f"Cron '{cron_id}' not found")
-        metadata = call.filters.changed(cron.metadata.load(), changes.get("metadata", {}))
-        payload = {**cron.payload.load(), **changes, "metadata": metadata}
-        body: CronBody = validated(CronBody, payload)
+        body, payload = _merged(call, cron, changes)
         definition = await _definition(call, body, payload, thread_id=cron.thread_id, now=await crons.clock(conn))
         if not TIMING & changes.keys():
             definition = replace(definition, next_run_date=cron.next_run_date)
-        updated = await crons.update(conn, call.filters, cron_id, definition)
+        updated = await crons.update(conn, call.filters, cron_id, definition, runs=runs)
     return json_answer(updated)
+
+
+def _merged(call: Call[CronPatch, None], cron: Cron, changes: Mapping[str, Any]) -> tuple[CronBody, dict[str, Any]]:
+    """The cron's body with the changes, as a model and as it is kept."""
+    metadata = call.filters.changed(cron.metadata.load(), changes.get("metadata", {}))
+    payload = {**cron.payload.load(), **changes, "metadata": metadata}
+    return cast("CronBody", validated(CronBody, payload)), payload
+
+
+async def _authorized_runs(call: Call[CronPatch, None], cron: Cron, changes: Mapping[str, Any]) -> Filters:
+    """The threads that the cron's runs may be on, with the changes. Forbidden if the caller may not start them."""
+    body, _ = _merged(call, cron, changes)
+    request = _request(body, str(cron.assistant_id), cron.thread_id)
+    return (await call.state.runs.authorize(call.caller, request)).threads
+
+
+async def _known(call: Call[Any, Any]) -> Cron:
+    async with call.state.pool.connection(call.filters) as conn:
+        cron = await crons.get(conn, call.filters, call.cron_id)
+    if cron is None:
+        raise NotFound(f"Cron '{call.cron_id}' not found")
+    return cron
 
 
 async def delete(call: Call[None, None]) -> Response:
     """DELETE /runs/crons/{cron_id}: delete a cron; the runs that it has started stay."""
     cron_id = call.cron_id
-    async with call.engine.pool.connection(call.filters) as conn:
+    async with call.state.pool.connection(call.filters) as conn:
         gone = await crons.delete(conn, call.filters, cron_id)
     if not gone:
         raise NotFound(f"Cron '{cron_id}' not found")
@@ -188,22 +205,40 @@ async def delete(call: Call[None, None]) -> Response:
 
 async def _create(call: Call[CronBody, None], thread_id: UUID | None) -> Response:
     body = call.body
-    chosen = await _chosen(call, body.assistant_id)
-    payload = {**body.model_dump(mode="json", exclude_unset=True), "assistant_id": str(chosen.assistant_id)}
+    authorized = await call.state.runs.authorize(call.caller, _request(body, body.assistant_id, thread_id))
+    assistant = await _assistant(call, authorized.assistants, body.assistant_id)
+    payload = {**body.model_dump(mode="json", exclude_unset=True), "assistant_id": str(assistant.assistant_id)}
     if body.checkpoint_during is not None:
         payload["durability"] = body.spec.durability
-    async with call.engine.pool.connection(call.filters) as conn:
+    async with call.state.pool.connection() as conn:
         now = await crons.clock(conn)
-    definition = await _definition(call, body, payload, thread_id=thread_id, now=now)
-    cron = await idempotency.create_cron(call, (chosen.assistant_id, thread_id), definition)
+    new = NewCron(
+        assistant_id=assistant.assistant_id,
+        thread_id=thread_id,
+        definition=await _definition(call, body, payload, thread_id=thread_id, now=now),
+        filters=call.filters,
+        runs=authorized.threads,
+    )
+    cron = await idempotency.create_cron(call, new)
     if cron is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
     return json_answer(cron)
 
 
-async def _chosen(call: Call[CronBody, None], named: str) -> Chosen:
+def _request(body: CronBody, assistant: str, thread_id: UUID | None) -> RunRequest:
+    """The runs of a cron, for authorization."""
+    return RunRequest(
+        spec=body.spec,
+        assistant=assistant,
+        thread_id=thread_id,
+        metadata=body.own_metadata,
+        multitask_strategy=body.multitask_strategy,
+    )
+
+
+async def _assistant(call: Call[CronBody, None], filters: Filters, named: str) -> ResolvedAssistant:
     try:
-        return await call.assistants.choose(call.filters, named)
+        return await call.assistants.resolve(filters, named)
     except (Invalid, NotFound):
         raise NotFound(f"Assistant {named[:100]!r} not found") from None
 
@@ -212,7 +247,7 @@ async def _definition(
     call: Call[Any, None], body: CronBody, payload: Mapping[str, Any], *, thread_id: UUID | None, now: datetime
 ) -> Definition:
     """The cron that `body` describes; Invalid and others where its runs would be refused."""
-    call.engine.webhooks.check(body.spec.webhook)
+    call.state.runs.webhooks.check(body.spec.webhook)
     zone = await cron_schedule.zone(body.timezone)
     return Definition(
         schedule=body.schedule,
@@ -223,7 +258,7 @@ async def _definition(
         payload=payload,
         metadata=body.metadata,
         next_run_date=cron_schedule.next_run_date(body.schedule, zone, now, body.end_time),
-        principal=call.user,
+        principal=call.caller.user,
     )
 
 

@@ -1,6 +1,5 @@
-"""Joins: a run that somebody started: read it, follow it, stop it, forget it."""
+"""Existing runs: a run that somebody started: read it, follow it, stop it, delete it."""
 
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -10,15 +9,12 @@ from starlette.responses import Response
 from threadkeep.api.langgraph.threads import known as known_thread
 from threadkeep.api.operation import Call
 from threadkeep.api.paging import MAX_OFFSET, bounded_page, selected
-from threadkeep.api.responses import json_answer, no_content, raw_json, run_headers
+from threadkeep.api.responses import RunResult, json_answer, no_content, raw_json, run_headers
 from threadkeep.api.streaming import EventStream, Reading, run_frames
-from threadkeep.api.waiting import WaitingAnswer
 from threadkeep.base.problems import InvalidRequest, NotFound
 from threadkeep.postgres.bounded_page import PageRequest
-from threadkeep.postgres.tenancy import Filters
-from threadkeep.runs import follow
-from threadkeep.runs.engine import Engine
-from threadkeep.tables import cancels, runs
+from threadkeep.runs.service import RunHandle
+from threadkeep.tables import runs
 from threadkeep.tables.cancels import ACTIVE, Target
 from threadkeep.tables.runs import CancelAction
 
@@ -105,38 +101,31 @@ async def search(call: Call[None, ListQuery]) -> Response:
     """GET /threads/{thread_id}/runs: list a thread's runs, the newest first."""
     await known_thread(call)
     asked = call.query
-    page = PageRequest(limit=asked.limit, offset=asked.offset, answer_bytes=call.engine.settings.answer_bytes)
-    async with call.engine.pool.connection(call.filters) as conn:
+    page = PageRequest(limit=asked.limit, offset=asked.offset, answer_bytes=call.state.settings.answer_bytes)
+    async with call.state.pool.connection(call.filters) as conn:
         found = await runs.search(conn, call.filters, call.thread_id, status=asked.status, page=page)
     return await bounded_page(found, page, lambda run: selected(run, list(asked.select or [])))
 
 
 async def cancel_many(call: Call[CancelManyBody, CancelManyQuery]) -> Response:
     """POST /runs/cancel: stop several runs."""
-    reason = f"{call.query.action} requested via POST /runs/cancel"
-    if not await stop(call.engine, call.filters, call.body.target, call.query.action, reason):
+    action = call.query.action
+    reason = f"{action} requested via POST /runs/cancel"
+    if not await call.state.runs.cancel(call.caller, call.body.target, action, reason):
         raise NotFound("No runs found to cancel.")
     return no_content()
 
 
 async def get(call: Call[None, None]) -> Response:
     """GET /threads/{thread_id}/runs/{run_id}: read a run."""
-    thread_id, run_id = call.thread_id, call.run_id
-    async with call.engine.pool.connection(call.filters) as conn:
-        run = await runs.get(conn, call.filters, thread_id, run_id)
-    if run is None:
-        raise NotFound("Run not found")
-    return json_answer(run)
+    return json_answer(await call.state.runs.get(call.caller, call.thread_id, call.run_id))
 
 
 async def join(call: Call[None, JoinQuery]) -> Response:
     """GET /threads/{thread_id}/runs/{run_id}/join: wait for the final values of a run that somebody started."""
-    thread_id, run_id = await _known(call)
-    return WaitingAnswer(
-        lambda: follow.answer(call.engine, call.filters, thread_id, run_id),
-        headers=run_headers(thread_id, run_id, "join"),
-        on_disconnect=canceller(call, thread_id, run_id) if call.query.cancel_on_disconnect else None,
-    )
+    handle = await _followed(call)
+    headers = run_headers(handle.thread_id, handle.run_id, "join")
+    return RunResult(handle, headers=headers, cancels=call.query.cancel_on_disconnect)
 
 
 async def join_stream(call: Call[None, JoinQuery]) -> Response:
@@ -144,49 +133,34 @@ async def join_stream(call: Call[None, JoinQuery]) -> Response:
 
     `Last-Event-ID` names the last one that the client has; `-1` or `0` asks for all; without it, those from now on.
     """
-    thread_id, run_id = await _known(call)
-    reading = Reading(call.engine, run_id)
-    followed = follow.follow(call.engine, call.filters, run_id, last_event_id(call))
+    handle = await _followed(call)
+    reading = Reading(handle.execution, call.state.settings)
     return EventStream(
-        run_frames(followed, with_ids=True, modes=call.query.stream_mode, reading=reading),
-        headers=run_headers(thread_id, run_id, "stream"),
-        on_disconnect=canceller(call, thread_id, run_id) if call.query.cancel_on_disconnect else None,
+        run_frames(handle.events(last_event_id(call)), with_ids=True, modes=call.query.stream_mode, reading=reading),
+        call.state,
+        headers=run_headers(handle.thread_id, handle.run_id, "stream"),
+        cancels=handle if call.query.cancel_on_disconnect else None,
         reading=reading,
     )
 
 
 async def cancel(call: Call[None, CancelQuery]) -> Response:
     """POST /threads/{thread_id}/runs/{run_id}/cancel: stop a run; with `wait`, answer when it has stopped."""
-    thread_id, run_id = await _known(call)
-    target = Target(thread_id=thread_id, run_ids=[run_id])
-    told = f"{call.query.action} requested via POST /threads/{{thread_id}}/runs/{{run_id}}/cancel"
-    reason = call.query.reason or told
-    if not await stop(call.engine, call.filters, target, call.query.action, reason):
-        raise NotFound("No matching runs to cancel: the run has ended")
-    if call.query.wait:
-        await follow.ended(call.engine, call.filters, run_id)
-        return raw_json(b"{}", headers=run_headers(thread_id, run_id, "join"))
+    asked = call.query
+    reason = asked.reason or (f"{asked.action} requested via POST /threads/{{thread_id}}/runs/{{run_id}}/cancel")
+    handle = await call.state.runs.cancel_one(
+        call.caller, call.thread_id, call.run_id, action=asked.action, reason=reason
+    )
+    if asked.wait:
+        await handle.ended()
+        return raw_json(b"{}", headers=run_headers(handle.thread_id, handle.run_id, "join"))
     return Response(status_code=202)
 
 
 async def delete(call: Call[None, None]) -> Response:
     """DELETE /threads/{thread_id}/runs/{run_id}: forget a run; one that goes on is stopped first."""
-    thread_id, run_id = await _known(call)
-    target = Target(thread_id=thread_id, run_ids=[run_id])
-    await stop(call.engine, call.filters, target, "interrupt", "the run was deleted")
-    await follow.ended(call.engine, call.filters, run_id)
-    async with call.engine.pool.connection(call.filters) as conn:
-        await runs.delete(conn, call.filters, thread_id, run_id)
+    await call.state.runs.delete(call.caller, call.thread_id, call.run_id)
     return no_content()
-
-
-async def stop(engine: Engine, filters: Filters, target: Target, action: CancelAction, reason: str) -> int:
-    """Cancel what `target` names: here at once, elsewhere by a wake-up. How many runs were told."""
-    told = await cancels.cancel(engine.pool, filters, target, action, reason)
-    for one in told:
-        if one.was_running and (live := engine.live.get(one.run_id)):
-            live.cancel(action, reason)
-    return len(told)
 
 
 def last_event_id(call: Call[Any, Any]) -> int | None:
@@ -200,18 +174,7 @@ def last_event_id(call: Call[Any, Any]) -> int | None:
     return int(digits)
 
 
-async def _known(call: Call[Any, Any]) -> tuple[UUID, UUID]:
-    """The ids of the path, of a run that is there; NotFound otherwise, before any stream begins."""
-    thread_id, run_id = call.thread_id, call.run_id
-    async with call.engine.pool.connection(call.filters) as conn:
-        if await runs.get(conn, call.filters, thread_id, run_id) is None:
-            raise NotFound("Run not found")
-    return thread_id, run_id
-
-
-def canceller(call: Call[Any, Any], thread_id: UUID, run_id: UUID) -> Callable[[], Awaitable[None]]:
-    async def cancel_run() -> None:
-        target = Target(thread_id=thread_id, run_ids=[run_id])
-        await stop(call.engine, call.filters, target, "interrupt", "the client disconnected")
-
-    return cancel_run
+async def _followed(call: Call[None, JoinQuery]) -> RunHandle:
+    """The run of the path. NotFound before any stream begins."""
+    cancels = call.query.cancel_on_disconnect
+    return await call.state.runs.follow(call.caller, call.thread_id, call.run_id, may_cancel=cancels)

@@ -16,19 +16,19 @@ from pydantic import ConfigDict, Field, TypeAdapter, create_model
 from threadkeep.api.langgraph.json_schemas import JsonSchema, Lenient, first, of_fields, of_type, title_of
 from threadkeep.base.problems import NotFound
 from threadkeep.graphs import Graph, Tenant, is_local
-from threadkeep.runs.engine import Engine
 from threadkeep.tables.assistants import Assistant
+from threadkeep.threads.history import Graphs
 
 Schema = JsonSchema | None
 """A JSON schema; None where the types have none."""
 
 
 @asynccontextmanager
-async def opened(engine: Engine, tenant: Tenant, assistant: Assistant) -> AsyncGenerator[Graph]:
+async def opened(graphs: Graphs, tenant: Tenant, assistant: Assistant) -> AsyncGenerator[Graph]:
     """The assistant's graph, for reading, with the assistant's configuration. NotFound where it is not served."""
-    loaded = engine.graphs.get(assistant.graph_id)
+    loaded = graphs.get(assistant.graph_id)
     if loaded is None:
-        raise unknown_graph(engine, assistant.graph_id)
+        raise unknown_graph(graphs, assistant.graph_id)
     ids = {"assistant_id": str(assistant.assistant_id), "graph_id": assistant.graph_id}
     configurable = {**assistant.context.load(), **ids}
     config: Any = {**assistant.config.load(), "configurable": configurable}
@@ -36,16 +36,16 @@ async def opened(engine: Engine, tenant: Tenant, assistant: Assistant) -> AsyncG
         yield graph
 
 
-def unknown_graph(engine: Engine, graph_id: str) -> NotFound:
+def unknown_graph(graphs: Graphs, graph_id: str) -> NotFound:
     """The problem of a graph that this server does not have."""
-    return NotFound(f"Graph {graph_id[:100]!r} not found. Expected one of: {sorted(engine.graphs)}")
+    return NotFound(f"Graph {graph_id[:100]!r} not found. Expected one of: {sorted(graphs)}")
 
 
 async def drawing(
-    engine: Engine, tenant: Tenant, assistant: Assistant, *, xray: bool | int
+    graphs: Graphs, tenant: Tenant, assistant: Assistant, *, xray: bool | int
 ) -> dict[str, list[dict[str, Any]]]:
     """Nodes and edges; those of subgraphs too with `xray`, down to that depth where it is a number."""
-    async with opened(engine, tenant, assistant) as graph:
+    async with opened(graphs, tenant, assistant) as graph:
         drawn = (await graph.aget_graph(xray=xray)).to_json()
     for node in drawn["nodes"]:
         if isinstance(described := node.get("data"), dict):
@@ -53,19 +53,19 @@ async def drawing(
     return drawn
 
 
-async def of_assistant(engine: Engine, tenant: Tenant, assistant: Assistant) -> dict[str, Any]:
+async def of_assistant(graphs: Graphs, tenant: Tenant, assistant: Assistant) -> dict[str, Any]:
     """`graph_id` and the five schemas of the assistant's graph, titled by it."""
-    async with opened(engine, tenant, assistant) as graph:
+    async with opened(graphs, tenant, assistant) as graph:
         named = copy.copy(graph)
         named.name = assistant.graph_id
         return {"graph_id": assistant.graph_id, **await of_graph(named)}
 
 
 async def of_subgraphs(
-    engine: Engine, tenant: Tenant, assistant: Assistant, *, namespace: str | None, recurse: bool
+    graphs: Graphs, tenant: Tenant, assistant: Assistant, *, namespace: str | None, recurse: bool
 ) -> dict[str, dict[str, Schema]]:
     """Namespace -> the five schemas: of the graph's own subgraphs, of theirs too with `recurse`, or of one alone."""
-    async with opened(engine, tenant, assistant) as graph:
+    async with opened(graphs, tenant, assistant) as graph:
         if not is_local(graph):
             return {}
         loose: Any = graph

@@ -151,7 +151,7 @@ async def get(call: Call[None, ItemQuery]) -> Response:
     if item is None:
         return json_answer(None)
     encoded = json.dumps(_shown(call, item))
-    AnswerBudget(call.engine.settings.answer_bytes).take_all(len(encoded), "the item")
+    AnswerBudget(call.state.settings.answer_bytes).take_all(len(encoded), "the item")
     return json_pieces([encoded])
 
 
@@ -166,7 +166,7 @@ async def search(call: Call[SearchBody, None]) -> Response:
 
     An answer has a limit in bytes. If `x-pagination-next` is there, the search goes on at that offset.
     """
-    body, settings = call.body, call.engine.settings
+    body, settings = call.body, call.state.settings
     op = SearchOp(
         tuple(body.namespace_prefix),
         query=body.query or None,
@@ -191,12 +191,12 @@ async def list_namespaces(call: Call[NamespacesBody, None]) -> Response:
         limit=body.limit,
         offset=body.offset,
     )
-    return json_answer({"namespaces": await in_time(found, call.engine.settings.search_timeout_s)})
+    return json_answer({"namespaces": await in_time(found, call.state.settings.search_timeout_s)})
 
 
 def _store(call: Call[Any, Any]) -> Store:
     """The caller's part of the store."""
-    return call.engine.store.scoped(call.filters.space, call.filters)
+    return call.state.store.scoped(call.filters.space, call.filters)
 
 
 def _of_query(given: str | list[str]) -> tuple[str, ...]:
@@ -209,7 +209,7 @@ def _of_query(given: str | list[str]) -> tuple[str, ...]:
 
 def _refreshes(call: Call[Any, Any], asked: bool | None) -> bool:
     """Whether a read begins the time of an item anew: as asked, or as langgraph.json says."""
-    config = cast("dict[str, Any]", call.engine.store.ttl_config or {})
+    config = cast("dict[str, Any]", call.state.store.ttl_config or {})
     return bool(config.get("refresh_on_read", True)) if asked is None else asked
 
 

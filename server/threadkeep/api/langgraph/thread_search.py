@@ -89,11 +89,11 @@ def _extract(alias: str, path: str) -> Extract:
 
 async def search(call: Call[SearchBody, None]) -> Response:
     """POST /threads/search: search threads."""
-    body, settings = call.body, call.engine.settings
+    body, settings = call.body, call.state.settings
     looked_for = Search(ids=body.ids, metadata=body.metadata, values=body.values, status=body.status)
     wanted = body.wanted(settings.answer_bytes)
     found = await thread_search.search(
-        call.engine.pool, call.filters, looked_for, wanted, timeout_s=settings.search_timeout_s
+        call.state.pool, call.filters, looked_for, wanted, timeout_s=settings.search_timeout_s
     )
     fields: list[str] = list(body.select or [])
     if fields and body.extract:
@@ -104,5 +104,5 @@ async def search(call: Call[SearchBody, None]) -> Response:
 async def count(call: Call[CountBody, None]) -> Response:
     """POST /threads/count: count threads."""
     looked_for = Search(metadata=call.body.metadata, values=call.body.values, status=call.body.status)
-    async with searching(call.engine.pool, call.filters, call.engine.settings.search_timeout_s) as conn:
+    async with searching(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
         return json_answer(await thread_search.count(conn, call.filters, looked_for))

@@ -134,7 +134,7 @@ async def get_at_checkpoint(call: Call[StateBody, None]) -> Response:
 async def update(call: Call[StateUpdateBody, None]) -> Response:
     """POST /threads/{thread_id}/state: change the state, from the newest checkpoint or from another one."""
     change = Change(at=call.body.at, update=call.body)
-    config = await updates.update_state(call.engine, call.tenant, call.thread_id, change)
+    config = await updates.update_state(call.state.threads, call.tenant, call.thread_id, change)
     checkpoint = cast("dict[str, object]", checkpoint_of(config))
     return json_answer(
         {"checkpoint": checkpoint, "configurable": checkpoint, "checkpoint_id": checkpoint["checkpoint_id"]}
@@ -163,15 +163,15 @@ async def search_history(call: Call[HistoryBody, None]) -> Response:
 
 async def _history(call: Call[Any, Any], wanted: Wanted, select: list[str] | None) -> Response:
     thread = await known(call)
-    found = await history.page(call.engine, call.tenant, thread, wanted, lambda state: _selected(state, select))
+    found = await history.page(call.state.threads, call.tenant, thread, wanted, lambda state: _selected(state, select))
     return json_list(found.states, {"x-pagination-next": found.next} if found.next else None)
 
 
 async def _state(call: Call[Any, Any], at: At, asked: StateQuery) -> Response:
     thread = await known(call)
-    found = await history.state(call.engine, call.tenant, thread, at, subgraphs=asked.subgraphs)
+    found = await history.state(call.state.threads, call.tenant, thread, at, subgraphs=asked.subgraphs)
     encoded = await dumps_apart(_selected(found.state, asked.select), size=found.bytes)
-    AnswerBudget(call.engine.settings.answer_bytes).take_all(len(encoded), "the state")
+    AnswerBudget(call.state.settings.answer_bytes).take_all(len(encoded), "the state")
     return json_pieces([encoded])
 
 

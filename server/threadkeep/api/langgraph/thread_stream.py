@@ -32,8 +32,10 @@ async def stream(call: Call[None, ThreadStreamQuery]) -> Response:
     """GET /threads/{thread_id}/stream: follow all that goes on on a thread; `Last-Event-ID` replays what came after it."""
     thread = await known(call)
     modes: set[ThreadMode] = {*(call.query.stream_mode or ()), *(call.query.stream_modes or ())} or {"run_modes"}
-    events = follow_thread(call.engine, call.tenant, thread.thread_id, modes=modes, after=_after(call))
-    return EventStream(_frames(events), headers={})
+    events = follow_thread(
+        call.state.runs.follower, call.state.threads, call.tenant, thread.thread_id, modes=modes, after=_after(call)
+    )
+    return EventStream(_frames(events), call.state, headers={})
 
 
 async def _frames(events: AsyncGenerator[ThreadEvent]) -> AsyncGenerator[bytes]:

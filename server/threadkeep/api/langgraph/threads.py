@@ -87,12 +87,12 @@ async def create(call: Call[ThreadBody, None]) -> Response:
     new = NewThread(
         thread_id=body.thread_id or ids.uuid7(),
         metadata=call.filters.stamped(body.metadata),
-        ttl=body.ttl.row if body.ttl else call.engine.thread_ttl,
+        ttl=body.ttl.row if body.ttl else call.state.runs.thread_ttl,
     )
     thread = await idempotency.create_thread(call, new, body.supersteps)
     if thread is None and body.if_exists == "do_nothing":
         readable = await call.allowed("threads.read", {"thread_id": new.thread_id, "metadata": {}})
-        async with call.engine.pool.connection(readable) as conn:
+        async with call.state.pool.connection(readable) as conn:
             thread = await threads.get(conn, readable, new.thread_id)
     if thread is None:
         raise Conflict(f"Thread with ID {new.thread_id} already exists")
@@ -104,7 +104,7 @@ async def get(call: Call[None, ThreadQuery]) -> Response:
     thread = await known(call)
     if not call.query.with_ttl:
         return json_answer(thread)
-    async with call.engine.pool.connection(call.filters) as conn:
+    async with call.state.pool.connection(call.filters) as conn:
         found = await threads.get_ttl(conn, call.filters, call.thread_id)
     shown: dict[str, object] = {name: getattr(thread, name) for name in Thread.__dataclass_fields__}
     return json_answer(shown | {"ttl": found and _shown_ttl(*found)})
@@ -117,7 +117,7 @@ def _shown_ttl(ttl: Ttl, expires_at: object) -> dict[str, object]:
 async def update(call: Call[ThreadPatch, None]) -> Response:
     """PATCH /threads/{thread_id}: change a thread: metadata are merged; whose thread it is stays."""
     ttl = call.body.ttl.row if call.body.ttl else None
-    async with call.engine.pool.connection(call.filters) as conn:
+    async with call.state.pool.connection(call.filters) as conn:
         thread = await threads.update(conn, call.filters, call.thread_id, call.body.metadata, ttl)
     if thread is None:
         raise NotFound("Not Found")
@@ -126,7 +126,7 @@ async def update(call: Call[ThreadPatch, None]) -> Response:
 
 async def delete(call: Call[None, None]) -> Response:
     """DELETE /threads/{thread_id}: delete a thread; its runs, their events and its checkpoints go with it."""
-    if not await retention.delete(call.engine, call.filters, [call.thread_id]):
+    if not await retention.delete(call.state.threads, call.filters, [call.thread_id]):
         raise NotFound(f"Thread with ID {call.thread_id} not found")
     return no_content()
 
@@ -136,21 +136,21 @@ async def copy(call: Call[None, None]) -> Response:
     value: dict[str, Any] = {"metadata": {}}
     of_new = await call.allowed("threads.create", value)
     marks = {**value["metadata"], **of_new.match}
-    return json_answer(await updates.copy_thread(call.engine, call.tenant, call.thread_id, marks))
+    return json_answer(await updates.copy_thread(call.state.threads, call.tenant, call.thread_id, marks))
 
 
 async def prune(call: Call[PruneBody, None]) -> Response:
     """POST /threads/prune: delete threads, or with `keep_latest` all but their newest checkpoints; how many."""
     if call.body.strategy == "keep_latest":
-        pruned = await retention.keep_latest(call.engine, call.filters, call.body.thread_ids)
+        pruned = await retention.keep_latest(call.state.threads, call.filters, call.body.thread_ids)
     else:
-        pruned = len(await retention.delete(call.engine, call.filters, call.body.thread_ids))
+        pruned = len(await retention.delete(call.state.threads, call.filters, call.body.thread_ids))
     return json_answer({"pruned_count": pruned})
 
 
 async def storage(call: Call[None, None]) -> Response:
     """GET /threads/{thread_id}/storage: tell the bytes of its checkpoints, by table and channel."""
-    async with call.engine.pool.connection(call.filters) as conn:
+    async with call.state.pool.connection(call.filters) as conn:
         found = await thread_checkpoints.storage(conn, call.filters, call.thread_id)
     if found is None:
         raise NotFound(f"Thread with ID {call.thread_id} not found")
@@ -160,7 +160,7 @@ async def storage(call: Call[None, None]) -> Response:
 async def known(call: Call[Any, Any]) -> Thread:
     """The thread of the path; NotFound where there is none of the caller's."""
     thread_id = call.thread_id
-    async with call.engine.pool.connection(call.filters) as conn:
+    async with call.state.pool.connection(call.filters) as conn:
         thread = await threads.get(conn, call.filters, thread_id)
     if thread is None:
         raise NotFound(f"Thread with ID {thread_id} not found")

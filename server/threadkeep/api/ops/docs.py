@@ -71,10 +71,10 @@ def _hash(page: str, tag: str) -> str:
 
 async def spec(call: Call[None, None]) -> Response:
     """GET /openapi.json: this description of the server."""
-    return raw_json(call.state["docs"].spec)
+    return raw_json(call.state.docs.spec)
 
 
 async def page(call: Call[None, None]) -> Response:
     """GET /docs: a page that shows the spec and tries its operations."""
-    docs = call.state["docs"]
+    docs = call.state.docs
     return Response(docs.page, media_type="text/html", headers={"content-security-policy": docs.policy})

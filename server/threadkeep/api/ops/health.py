@@ -9,8 +9,8 @@ from threadkeep import __version__
 from threadkeep.api.operation import Call
 from threadkeep.api.responses import json_answer
 from threadkeep.postgres import migrate
+from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.retry import AWAY
-from threadkeep.runs.engine import Engine
 
 CHECK_S = 1.0
 """How long a health check waits for Postgres: probes do not wait long themselves."""
@@ -28,7 +28,7 @@ async def ok(call: Call[None, OkQuery]) -> Response:
     """GET /ok: whether the server answers; with `check_db=1`, whether Postgres does."""
     if not call.query.check_db:
         return json_answer({"ok": True})
-    healthy = await _database_answers(call.engine)
+    healthy = await _database_answers(call.state.pool)
     services = {"postgres": "healthy" if healthy else "unhealthy"}
     return json_answer({"ok": healthy, "services": services}, 200 if healthy else 503)
 
@@ -41,12 +41,12 @@ async def livez(call: Call[None, None]) -> Response:
 
 async def readyz(call: Call[None, None]) -> Response:
     """GET /readyz: whether it takes requests: Postgres answers, its tables are up to date, the server is not stopping."""
-    engine = call.engine
-    answers = await _database_answers(engine)
+    state = call.state
+    answers = await _database_answers(state.pool)
     checks = {
         "database": answers,
-        "migrations": answers and await _is_migrated(engine),
-        "accepting": not engine.stopping.is_set(),
+        "migrations": answers and await _is_migrated(state.pool),
+        "accepting": not state.signals.stopping.is_set(),
     }
     ready = all(checks.values())
     return json_answer({"ready": ready, "checks": checks}, 200 if ready else 503)
@@ -54,8 +54,7 @@ async def readyz(call: Call[None, None]) -> Response:
 
 async def info(call: Call[None, None]) -> Response:
     """GET /info: versions, what the server offers, its limits and its present load."""
-    engine = call.engine
-    settings, slots = engine.settings, engine.slots
+    settings, slots = call.state.settings, call.state.slots
     return json_answer(
         {
             "version": __version__,
@@ -63,7 +62,7 @@ async def info(call: Call[None, None]) -> Response:
             "flags": {"assistants": True, "crons": True, "langsmith": False, "langsmith_tracing_replicas": False},
             "host": {"kind": "self-hosted", "project_id": None, "revision_id": None, "tenant_id": None},
             "server": "threadkeep",
-            "row_level_security": engine.pool.row_security,
+            "row_level_security": call.state.pool.row_security,
             "limits": {
                 "run_slots": slots.total,
                 "max_waiting": settings.max_waiting,
@@ -77,20 +76,20 @@ async def info(call: Call[None, None]) -> Response:
     )
 
 
-async def _database_answers(engine: Engine) -> bool:
+async def _database_answers(pool: Pool) -> bool:
     try:
         with anyio.fail_after(CHECK_S):
-            async with engine.pool.connection() as conn:
+            async with pool.connection() as conn:
                 await conn.execute("SELECT 1")
     except (*AWAY, TimeoutError):
         return False
     return True
 
 
-async def _is_migrated(engine: Engine) -> bool:
+async def _is_migrated(pool: Pool) -> bool:
     try:
         with anyio.fail_after(CHECK_S):
-            async with engine.pool.connection() as conn:
+            async with pool.connection() as conn:
                 return await migrate.is_current(conn)
     except (*AWAY, TimeoutError):
         return False

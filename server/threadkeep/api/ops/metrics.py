@@ -36,8 +36,8 @@ def is_guarded(settings: Settings, *, has_door: bool) -> bool:
 
 async def metrics(call: Call[None, None]) -> Response:
     """GET /metrics: what this process counts, as Prometheus reads it; OpenMetrics where `Accept` asks for it."""
-    request, scrape = call.request, call.state["scrape"]
-    if scrape.guarded and (door := call.state["door"]):
+    request, scrape = call.request, call.state.scrape
+    if scrape.guarded and (door := call.state.door):
         await entered(door, request)
     return await scrape.answer(request.headers.get("accept", ""))
 

@@ -12,9 +12,11 @@ from prometheus_client.exposition import choose_encoder
 from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.responses import Response
 
-from threadkeep.base.metrics import Load, PoolStats
+from threadkeep.base.metrics import Load, Metrics, PoolStats
 from threadkeep.postgres.pool import Pool
-from threadkeep.runs.engine import Engine
+from threadkeep.runs.isolation import AbandonedTasks
+from threadkeep.runs.lease import Lease
+from threadkeep.runs.slots import Slots
 from threadkeep.tables import queue_depth
 
 QUERY_S = 1.0
@@ -23,12 +25,16 @@ FRESH_S = 1.0
 """How long what it said is told again: whoever asks more often costs Postgres nothing."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Scrape:
     """Tells what is counted, and what is read when somebody asks."""
 
-    engine: Engine
     pools: Mapping[str, Pool]
+    """`api` and `runs`."""
+    slots: Slots
+    abandoned: AbandonedTasks
+    lease: Lease
+    metrics: Metrics
     guarded: bool = False
     """On the server's own port it is for known callers only."""
     _queue: tuple[int | None, float | None] = (None, None)
@@ -38,21 +44,21 @@ class Scrape:
     async def answer(self, accept: str) -> Response:
         """The exposition, in the form that `accept` asks for; made in a thread, for it may be long."""
         queued, oldest_s = await self._depth()
-        slots, pools = self.engine.slots, dict[str, PoolStats](self.pools)
-        self.engine.metrics.show(
+        slots, pools = self.slots, dict[str, PoolStats](self.pools)
+        self.metrics.show(
             Load(
                 slots=slots.total,
-                stuck=self.engine.stuck.running,
+                stuck=self.abandoned.running,
                 running=slots.running,
                 line=slots.waiting,
                 queued=queued,
                 oldest_s=oldest_s,
-                heartbeat_s=time.monotonic() - self.engine.lease.beaten_at,
+                heartbeat_s=time.monotonic() - self.lease.renewed_at,
                 pools=pools,
             )
         )
         encoder, media = choose_encoder(accept)
-        body = await anyio.to_thread.run_sync(encoder, self.engine.metrics.registry)
+        body = await anyio.to_thread.run_sync(encoder, self.metrics.registry)
         return Response(body, headers={"content-type": media, "cache-control": "no-store"})
 
     async def _depth(self) -> tuple[int | None, float | None]:
@@ -64,7 +70,7 @@ class Scrape:
     async def _read(self) -> tuple[int | None, float | None]:
         with anyio.move_on_after(QUERY_S):
             try:
-                async with self.engine.pool.connection() as conn:
+                async with self.pools["api"].connection() as conn:
                     return await queue_depth.read(conn)
             except (psycopg.Error, PoolTimeout, TooManyRequests):
                 pass

@@ -5,7 +5,6 @@ no slot, not allowed) is a Problem with its own status, as everywhere.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, cast
 
@@ -13,18 +12,16 @@ import anyio
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from threadkeep.api import auth_values
 from threadkeep.api.body import validated
 from threadkeep.api.langgraph.runs import ThreadRunBody, on_thread
 from threadkeep.api.langgraph.threads import known
-from threadkeep.api.operation import Call
+from threadkeep.api.operation import Call, Switch
 from threadkeep.api.protocol_v2 import events
 from threadkeep.api.protocol_v2.event_stream import read_object
 from threadkeep.api.protocol_v2.tree import tree
 from threadkeep.api.responses import json_answer
 from threadkeep.base.problems import Invalid, InvalidRequest
-from threadkeep.runs.admission import Admission, Admitted, enqueue, run_foreground
-from threadkeep.runs.follow import ended
+from threadkeep.project import Http
 from threadkeep.tables import thread_runs, threads
 from threadkeep.tables.thread_runs import NewestRun
 
@@ -111,7 +108,7 @@ async def input_respond(call: Call[Any, Any], params: Params) -> Done:
     if newest is None:
         raise Refused("no_such_interrupt", "No run of this thread has asked anything.")
     if newest.status not in {"pending", "running"}:
-        async with call.engine.pool.connection(call.filters) as conn:
+        async with call.state.pool.connection(call.filters) as conn:
             thread = await threads.get(conn, call.filters, thread.thread_id) or thread
         waiting = cast("dict[str, list[Params]]", thread.interrupts.load() or {})
         asked = {one["id"] for several in waiting.values() for one in several}
@@ -133,7 +130,7 @@ async def input_respond(call: Call[Any, Any], params: Params) -> Done:
 async def get_tree(call: Call[Any, Any], params: Params) -> Done:
     """A run's graph and its subgraphs, as far as they have come; without `run_id`, of the run that goes on."""
     thread = await known(call)
-    found = await tree(call.engine, call.filters, thread.thread_id, params.get("run_id"))
+    found = await tree(call.state.runs.follower, call.filters, thread.thread_id, params.get("run_id"))
     if found is None:
         raise Refused("no_such_run", "No active run is bound to this thread.")
     return Done({"tree": found})
@@ -145,6 +142,13 @@ METHODS: Final[Methods] = {
     "agent.getTree": get_tree,
 }
 """Of those that need no connection of their own."""
+SWITCHES: Final[Mapping[str, Switch]] = dict.fromkeys(METHODS, "disable_runs")
+"""The key of `http` in langgraph.json that takes a method away."""
+
+
+def served(http: Http) -> Methods:
+    """The methods that no switch takes away. A socket has them although its path is served for its events."""
+    return {name: method for name, method in METHODS.items() if not getattr(http, SWITCHES[name])}
 
 
 async def _run(call: Call[Any, Any], said: Params) -> Done:
@@ -154,25 +158,10 @@ async def _run(call: Call[Any, Any], said: Params) -> Done:
         body = cast("ThreadRunBody", validated(ThreadRunBody, said | streamed))
     except Invalid as problem:
         raise Refused("invalid_argument", problem.detail) from None
-    value = auth_values.of("threads.create_run", {"thread_id": call.thread_id}, body)
-    filters = await call.allowed("threads.create_run", value)
-    allowed = replace(call, body=auth_values.applied("threads.create_run", value, body), filters=filters)
-    asked = await on_thread(allowed, kept=True, watched=True)
-    admitted = await _admitted(allowed, asked)
-    async with call.engine.pool.connection(filters) as conn:
-        first = await thread_runs.first_going_on(conn, call.thread_id, admitted.run_id)
-    return Done({"run_id": str(admitted.run_id)}, events.base(first))
-
-
-async def _admitted(call: Call[Any, Any], asked: Admission) -> Admitted:
-    """Start the run now where a slot is free, else put it in the queue; it counts like a run of v1."""
-    quotas, slots = call.state["quotas"], call.engine.slots
-    identity = call.principal and call.principal.identity
-    if slots.waiting or slots.running >= slots.total:
-        await quotas.enqueue(identity, 1)
-        return await enqueue(call.engine, call.filters, asked)
-    with quotas.foreground(identity) if identity else nullcontext():
-        return await run_foreground(call.engine, call.filters, asked)
+    handle = await call.state.runs.start_soon(call.caller, on_thread(replace(call, body=body), read_by_caller=True))
+    async with call.state.pool.connection(handle.filters) as conn:
+        first = await thread_runs.first_going_on(conn, handle.thread_id, handle.run_id)
+    return Done({"run_id": str(handle.run_id)}, events.base(first))
 
 
 def _forked(said: Params) -> Params:
@@ -203,13 +192,13 @@ async def _settled(call: Call[Any, Any]) -> NewestRun | None:
     newest = await _newest(call)
     if newest is not None and newest.status in {"pending", "running"}:
         with anyio.move_on_after(SETTLE_S):
-            await ended(call.engine, call.filters, newest.run_id)
+            await call.state.runs.follower.ended(call.filters, newest.run_id)
         newest = await _newest(call)
     return newest
 
 
 async def _newest(call: Call[Any, Any]) -> NewestRun | None:
-    async with call.engine.pool.connection(call.filters) as conn:
+    async with call.state.pool.connection(call.filters) as conn:
         return await thread_runs.newest(conn, call.filters, call.thread_id)
 
 

@@ -14,9 +14,8 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from threadkeep.api.operation import Call
-from threadkeep.api.protocol_v2 import subscription
+from threadkeep.api.protocol_v2 import commands, subscription
 from threadkeep.api.protocol_v2.commands import (
-    METHODS,
     CommandBody,
     Done,
     Methods,
@@ -77,7 +76,7 @@ class _Session:
         self._turn = anyio.Lock()
         """Of him who follows."""
         self._methods: Methods = {
-            **METHODS,
+            **commands.served(call.state.project.http),
             "subscription.subscribe": self._subscribe,
             "subscription.unsubscribe": self._unsubscribe,
             "subscription.reconnect": self._reconnect,
@@ -95,7 +94,7 @@ class _Session:
 
     async def _command(self, text: str) -> None:
         raw = text.encode()
-        if len(raw) > self._call.engine.settings.body_bytes:
+        if len(raw) > self._call.state.settings.body_bytes:
             await self._close(TooLarge("the command is too large"))
             return
         try:
@@ -119,8 +118,8 @@ class _Session:
 
     def _count(self) -> None:
         """A command is one request of its principal's, as it is over HTTP."""
-        if self._call.principal is not None:
-            self._call.state["quotas"].request(self._call.principal.identity)
+        if (identity := self._call.caller.identity) is not None:
+            self._call.state.quotas.request(identity)
 
     async def _subscribe(self, call: Call[Any, Any], params: Params) -> Done:
         """Events of some channels, from recent runs or from `since` on."""
@@ -130,7 +129,7 @@ class _Session:
             raise Refused("invalid_argument", problem.detail) from None
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise Refused("invalid_argument", f"a socket has at most {MAX_SUBSCRIPTIONS} subscriptions")
-        self._recent = await watch(call.engine, call.filters, call.thread_id)
+        self._recent = await watch(call.state.runs.follower, call.filters, call.thread_id)
         subscription_id = str(ids.uuid7())
         self._subscriptions[subscription_id] = _Subscribed(wanted, since)
         self._following.cancel()
@@ -161,7 +160,7 @@ class _Session:
         several = list(self._subscriptions.values())
         places = [one.served for one in several if one.served is not None]
         told = follow_protocol(
-            self._call.engine,
+            self._call.state.runs.follower,
             self._call.filters,
             self._call.thread_id,
             recent=self._recent,
@@ -188,11 +187,11 @@ class _Session:
 
     async def _leave(self) -> None:
         """The thread can't be followed any longer: the process stops, Postgres is away, or the thread is gone."""
-        if self._call.engine.leaving.is_set():
+        if self._call.state.signals.leaving.is_set():
             await self._end(SERVICE_RESTART)
             return
         try:
-            await watch(self._call.engine, self._call.filters, self._call.thread_id)
+            await watch(self._call.state.runs.follower, self._call.filters, self._call.thread_id)
         except NotFound as problem:
             await self._close(problem)
             return
@@ -202,7 +201,7 @@ class _Session:
 
     async def _end_with_the_process(self) -> None:
         """Also where nothing is followed; what is being followed ends by itself."""
-        await self._call.engine.leaving.wait()
+        await self._call.state.signals.leaving.wait()
         await anyio.sleep(LEAVE_S)
         await self._end(SERVICE_RESTART)
 

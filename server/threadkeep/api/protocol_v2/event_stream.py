@@ -37,11 +37,11 @@ async def stream(call: Call[None, None]) -> Response:
     """POST /threads/{thread_id}/stream/events: follow a thread in the protocol v2; `since` replays what came after it."""
     params = read_object(await call.read_body())
     wanted, since = subscription.parse(params), subscription.parse_since(params)
-    recent = await watch(call.engine, call.filters, call.thread_id)
+    recent = await watch(call.state.runs.follower, call.filters, call.thread_id)
     told = follow_protocol(
-        call.engine, call.filters, call.thread_id, recent=recent, since=since, channels=wanted.families
+        call.state.runs.follower, call.filters, call.thread_id, recent=recent, since=since, channels=wanted.families
     )
-    return EventStream(_frames(told, wanted), headers={})
+    return EventStream(_frames(told, wanted), call.state, headers={})
 
 
 async def _frames(told: AsyncGenerator[Told], wanted: Subscription) -> AsyncGenerator[bytes]:

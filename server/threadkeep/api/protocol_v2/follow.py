@@ -14,9 +14,8 @@ from threadkeep.api.protocol_v2.translation import Translation
 from threadkeep.base.problems import NotFound
 from threadkeep.postgres.listen import Signal, thread_topic
 from threadkeep.postgres.tenancy import Filters
-from threadkeep.runs.engine import Engine
 from threadkeep.runs.event_log import Gap
-from threadkeep.runs.follow import follow
+from threadkeep.runs.follow import Follower
 from threadkeep.tables import run_events as stored_events
 from threadkeep.tables import runs, thread_runs
 from threadkeep.tables.runs import FINAL
@@ -31,7 +30,7 @@ POLL_S: Final = 5.0
 Told: TypeAlias = ProtocolEvent | Gap
 
 
-async def watch(engine: Engine, filters: Filters, thread_id: UUID) -> int:
+async def watch(follower: Follower, filters: Filters, thread_id: UUID) -> int:
     """Have the thread's runs keep their events from now on; NotFound where there is none of the caller's.
 
     To be awaited before a client hears that it is watching: a run that it starts then is kept. Comes back with the queue
@@ -39,7 +38,7 @@ async def watch(engine: Engine, filters: Filters, thread_id: UUID) -> int:
     """
     recent: int | None = None
     with anyio.CancelScope(shield=True):  # a client that leaves now would take the connection along
-        async with engine.pool.connection(filters) as conn:
+        async with follower.pool.connection(filters) as conn:
             recent = await thread_runs.watch(conn, filters, thread_id, WATCH_S, RECENT_S)
     if recent is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
@@ -47,7 +46,7 @@ async def watch(engine: Engine, filters: Filters, thread_id: UUID) -> int:
 
 
 async def follow_protocol(
-    engine: Engine,
+    follower: Follower,
     filters: Filters,
     thread_id: UUID,
     *,
@@ -60,20 +59,20 @@ async def follow_protocol(
     Events outside `channels` may be among them. A position that the thread has not come to is as good as none. Ends where
     the process stops; NotFound where the thread is gone.
     """
-    with engine.wakeups.on(thread_topic(thread_id)) as signal:
+    with follower.wakeups.on(thread_topic(thread_id)) as signal:
         floor, since = (
-            (recent, None) if since is None else await _floor(engine, filters, thread_id, recent=recent, since=since)
+            (recent, None) if since is None else await _floor(follower, filters, thread_id, recent=recent, since=since)
         )
-        found = await _runs(engine, filters, thread_id, floor)
+        found = await _runs(follower, filters, thread_id, floor)
         done: set[UUID] = set()
-        while not engine.leaving.is_set():
+        while not follower.signals.leaving.is_set():
             run = next((one for one in found if one.run_id not in done and one.due), None)
             if run is None:
-                if not await _woken(engine, signal):
-                    await watch(engine, filters, thread_id)
-                found = await _runs(engine, filters, thread_id, floor)
+                if not await _woken(follower, signal):
+                    await watch(follower, filters, thread_id)
+                found = await _runs(follower, filters, thread_id, floor)
                 continue
-            async with aclosing(_run(engine, filters, thread_id, Translation(run, channels))) as told:
+            async with aclosing(_run(follower, filters, thread_id, Translation(run, channels))) as told:
                 async for item in told:
                     if isinstance(item, Gap) or since is None or events.is_new(item.seq, since):
                         yield item
@@ -82,21 +81,21 @@ async def follow_protocol(
                 floor = run.queue_position
 
 
-async def _runs(engine: Engine, filters: Filters, thread_id: UUID, floor: int) -> list[WatchedRun]:
+async def _runs(follower: Follower, filters: Filters, thread_id: UUID, floor: int) -> list[WatchedRun]:
     found: list[WatchedRun] = []
     with anyio.CancelScope(shield=True):
-        async with engine.pool.connection(filters) as conn:
+        async with follower.pool.connection(filters) as conn:
             found = await thread_runs.watched(conn, filters, thread_id, after=floor)
     return found
 
 
-async def _woken(engine: Engine, signal: Signal) -> bool:
+async def _woken(follower: Follower, signal: Signal) -> bool:
     """Wait until somebody says that there is something new, or the process leaves; False where nobody did for long."""
     woken = False
     async with anyio.create_task_group() as tasks:
 
         async def stop() -> None:
-            await engine.leaving.wait()
+            await follower.signals.leaving.wait()
             tasks.cancel_scope.cancel()
 
         tasks.start_soon(stop)
@@ -106,23 +105,23 @@ async def _woken(engine: Engine, signal: Signal) -> bool:
 
 
 async def _floor(
-    engine: Engine, filters: Filters, thread_id: UUID, *, recent: int, since: int
+    follower: Follower, filters: Filters, thread_id: UUID, *, recent: int, since: int
 ) -> tuple[int, int | None]:
     """The queue position behind which runs are wanted, and `since` where it is a place in the thread."""
     last = 0
     with anyio.CancelScope(shield=True):
-        async with engine.pool.connection(filters) as conn:
+        async with follower.pool.connection(filters) as conn:
             last = await runs.last_position(conn, thread_id)
     known = since <= events.end(last, events.LAST_INDEX)
     return (events.queue_position(since, last) - 1, since) if known else (recent, None)
 
 
-async def _run(engine: Engine, filters: Filters, thread_id: UUID, translation: Translation) -> AsyncGenerator[Told]:
+async def _run(follower: Follower, filters: Filters, thread_id: UUID, translation: Translation) -> AsyncGenerator[Told]:
     """One run's events and its end. Nothing of the end is told where the process stops before."""
     run_id, position = translation.run.run_id, 0
-    replayed = await _replayed(engine, filters, run_id)
+    replayed = await _replayed(follower, filters, run_id)
     while True:
-        async with aclosing(follow(engine, filters, run_id, position)) as items:
+        async with aclosing(follower.events(filters, run_id, position)) as items:
             async for item in items:
                 position = item.position
                 if isinstance(item, Gap):
@@ -130,30 +129,30 @@ async def _run(engine: Engine, filters: Filters, thread_id: UUID, translation: T
                     continue
                 for event in translation.of(item, live=position > replayed):
                     yield event
-        ending = await _ending(engine, filters, thread_id, run_id)
+        ending = await _ending(follower, filters, thread_id, run_id)
         if ending is None or ending.status in FINAL:
             for event in translation.end(ending):
                 yield event
             return
-        if engine.leaving.is_set():
+        if follower.signals.leaving.is_set():
             return
 
 
-async def _ending(engine: Engine, filters: Filters, thread_id: UUID, run_id: UUID) -> Ending | None:
+async def _ending(follower: Follower, filters: Filters, thread_id: UUID, run_id: UUID) -> Ending | None:
     ending: Ending | None = None
     with anyio.CancelScope(shield=True):
-        async with engine.pool.connection(filters) as conn:
+        async with follower.pool.connection(filters) as conn:
             ending = await thread_runs.ending(conn, filters, thread_id, run_id)
     return ending
 
 
-async def _replayed(engine: Engine, filters: Filters, run_id: UUID) -> int:
+async def _replayed(follower: Follower, filters: Filters, run_id: UUID) -> int:
     """The position of the last event that was there before the reader."""
-    if (live := engine.live.get(run_id)) is not None:
-        live.watched = True
-        return live.last
+    if (execution := follower.executions.get(run_id)) is not None:
+        execution.log.is_wanted = True
+        return execution.log.last
     last = 0
     with anyio.CancelScope(shield=True):
-        async with engine.pool.connection(filters) as conn:
+        async with follower.pool.connection(filters) as conn:
             last = await stored_events.last(conn, run_id)
     return last

@@ -8,8 +8,8 @@ import orjson
 from threadkeep.api.protocol_v2.events import Namespace, ProtocolEvent
 from threadkeep.api.protocol_v2.translation import Translation
 from threadkeep.postgres.tenancy import Filters
-from threadkeep.runs.engine import Engine
 from threadkeep.runs.event_log import Event
+from threadkeep.runs.follow import Follower
 from threadkeep.tables import run_events as stored_events
 from threadkeep.tables import thread_runs
 from threadkeep.tables.runs import FINAL
@@ -19,16 +19,16 @@ LIFECYCLE = frozenset({"lifecycle"})
 Node = dict[str, Any]
 
 
-async def tree(engine: Engine, filters: Filters, thread_id: UUID, run_id: object) -> Node | None:
+async def tree(follower: Follower, filters: Filters, thread_id: UUID, run_id: object) -> Node | None:
     """The tree of a run by its id, or of the one that goes on or waits; None where there is none such."""
-    async with engine.pool.connection(filters) as conn:
+    async with follower.pool.connection(filters) as conn:
         found = await thread_runs.watched(conn, filters, thread_id, after=0)
         run = next((one for one in found if _is_meant(one, run_id)), None)
         if run is None:
             return None
         ending = await thread_runs.ending(conn, filters, thread_id, run.run_id)
     translation = Translation(run, LIFECYCLE)
-    told = [event for entry in await _log(engine, filters, run.run_id) for event in translation.of(entry, live=False)]
+    told = [event for entry in await _log(follower, filters, run.run_id) for event in translation.of(entry, live=False)]
     if ending is not None and ending.status in FINAL:
         told += translation.end(ending)
     return _planted(run, [event for event in told if event.channel == "lifecycle"])
@@ -38,12 +38,12 @@ def _is_meant(run: WatchedRun, run_id: object) -> bool:
     return run.status not in FINAL if run_id is None else str(run.run_id) == run_id
 
 
-async def _log(engine: Engine, filters: Filters, run_id: UUID) -> list[Event]:
+async def _log(follower: Follower, filters: Filters, run_id: UUID) -> list[Event]:
     """What is known of the run's log: the ring here, else what is kept."""
-    if (live := engine.live.get(run_id)) is not None:
-        return [item for item in live.behind(0) if isinstance(item, Event)]
+    if (execution := follower.executions.get(run_id)) is not None:
+        return [item for item in execution.log.behind(0) if isinstance(item, Event)]
     log: list[Event] = []
-    async with engine.pool.connection(filters) as conn:
+    async with follower.pool.connection(filters) as conn:
         while page := await stored_events.read(conn, run_id, log[-1].position if log else 0):
             log += [Event(item.position, item.event, item.data.encode()) for item in page]
     return log

@@ -1,0 +1,314 @@
+"""Executor: executes runs in this process, each from its first step to its one final state.
+
+The graph runs inside a slot and in a task of its own. Whatever it raises ends its run and nothing else. The final write
+has its own time: it is made although the run was stopped or the process is stopping.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import anyio
+
+from threadkeep.auth.ownership import BUILT_IN, space_of_run
+from threadkeep.base import json, logs
+from threadkeep.base.metrics import Metrics
+from threadkeep.base.tracing import Tracing
+from threadkeep.graphs import SERVER, Graph, LoadedGraph, Tenant
+from threadkeep.persistence import checkpointer
+from threadkeep.persistence.group_commit import GroupCommit
+from threadkeep.postgres.listen import Wakeups, run_topic
+from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.retry import OUTLAST_S, enter_run, outlast
+from threadkeep.runs import snapshots
+from threadkeep.runs.event_recorder import EventRecorder
+from threadkeep.runs.execution import Execution, Executions, Outcome
+from threadkeep.runs.failures import describe
+from threadkeep.runs.graph_runner import (
+    INTERRUPT,
+    GraphOutput,
+    graph_config,
+    has_static_interrupts,
+    output_keys,
+    output_of,
+    run_graph,
+    with_key,
+)
+from threadkeep.runs.isolation import AbandonedTasks, Limits, contained
+from threadkeep.runs.lease import LEASE_LOST, Lease
+from threadkeep.runs.slots import Slot
+from threadkeep.settings import Settings
+from threadkeep.tables import queue
+from threadkeep.tables.queue import Claimed, Ending
+from threadkeep.tables.runs import CancelAction, ThreadStatus
+from threadkeep.tables.workers import lease_lost
+
+log = logging.getLogger(__name__)
+
+Stop: TypeAlias = Literal["cancelled", "timeout"]
+FINISH_S = OUTLAST_S + 5
+"""Seconds that the final write of a run may take: an outage of Postgres, and a little more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a graph leaves: the final state of its run and thread, and the answer to whoever waits."""
+
+    ending: Ending
+    answer: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executor:
+    """What executions share in one process."""
+
+    settings: Settings
+    graphs: Mapping[str, LoadedGraph]
+    pool: Pool
+    commits: GroupCommit
+    """Of checkpoints, and of the ends of runs."""
+    recorder: EventRecorder
+    wakeups: Wakeups
+    lease: Lease
+    metrics: Metrics
+    tracing: Tracing | None
+    executions: Executions
+    abandoned: AbandonedTasks = field(default_factory=AbandonedTasks)
+
+    def start_claimed(self, claimed: Claimed, slot: Slot, *, read_by_caller: bool) -> Execution:
+        """Execute a row of `runs` that this process has claimed."""
+        return self.start(Execution.of_row(claimed, self.commits, read_by_caller=read_by_caller), slot)
+
+    def start(self, execution: Execution, slot: Slot) -> Execution:
+        """Execute a run in a task of its own, and give `slot` back as soon as its graph has ended."""
+        self.executions.add(execution)
+        if execution.claimed is not None:
+            if execution.claimed.kept:
+                self.recorder.record(execution)
+            self.wakeups.wake(run_topic(execution.run_id))
+        self.executions.start_task(self._measure(execution, slot), name=f"run {execution.ids['run_id']}")
+        return execution
+
+    async def _measure(self, execution: Execution, slot: Slot) -> None:
+        """Execute a run, trace it, and count how it ended."""
+        began, tracing = time.monotonic(), self.tracing
+        with nullcontext() if tracing is None else tracing.run(execution.ids, lambda: execution.status):
+            try:
+                await self._execute(execution, slot)
+            finally:
+                took_s, first = time.monotonic() - began, execution.first_chunk_at
+                if counted := self.metrics.of_graph(execution.graph_id):
+                    counted.ended(execution.status, took_s, None if first is None else first - began)
+                self.metrics.events.inc(execution.log.last - execution.log.starts_after)
+            if execution.outcome is not None:
+                end = {"status": execution.status, "duration_s": round(took_s, 3)}
+                log.info("run finished", extra=_log_fields(execution) | end)
+
+    async def _execute(self, execution: Execution, slot: Slot) -> None:
+        """Run the graph, give the slot back, and write the end. Raises nothing."""
+        enter_run()
+        try:
+            first = {"run_id": execution.ids["run_id"], "attempt": execution.attempt}
+            execution.log.append("metadata", json.dumps(first))
+            result = await self._run(execution)
+            slot.give_back()
+            if result is not None and not execution.is_lost:
+                await self._finish(execution, result)
+        except Exception:
+            log.exception("run not finished", extra=_log_fields(execution))
+        finally:
+            slot.give_back()
+            if execution.writes is not None:
+                execution.writes.close()
+            self.executions.remove(execution)
+            execution.lose()  # of a run that is finished this changes nothing
+
+    async def _run(self, execution: Execution) -> Result | None:
+        """Run the graph, and read what it leaves. None if the run was lost meanwhile."""
+        output = GraphOutput()
+        try:
+            config, loaded = graph_config(execution), self.graphs[execution.graph_id]
+            tenant, context = SERVER, execution.spec.context
+            if self.settings.auth_type in BUILT_IN:
+                tenant = Tenant(space=space_of_run(self.settings.auth_type, execution.metadata))
+            async with loaded.open(config, durable=execution.is_durable, context=context, tenant=tenant) as graph:
+                execution.run()
+                work = contained(partial(run_graph, graph, config, execution, output))
+                stop = await self._within_limits(execution, work)
+                if execution.is_lost:
+                    return None
+                if execution.writes is not None and execution.log.recording is not None:
+                    await execution.writes.settled()  # its failure is told among the events that are recorded
+                if stop is None and not _may_be_interrupted(graph, execution, output):
+                    return _success(output)
+                with anyio.fail_after(FINISH_S, shield=True):  # a factory's own scope may stand around it
+                    return await self._read_result(graph, execution, output, stop)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, it is this run's, and logged there
+            return self._failed(execution, failure, output)
+
+    async def _within_limits(self, execution: Execution, work: Any) -> Stop | None:
+        """Run the graph until it ends, is cancelled, or its time is over. None if it came to its end."""
+        limits = Limits(self.settings.run_timeout_s, self.settings.stop_grace_s)
+        if await self.abandoned.run(work, execution.stop, limits, execution.ids):
+            return None
+        return "cancelled" if execution.cancellation else "timeout"
+
+    async def _read_result(self, graph: Graph, execution: Execution, output: GraphOutput, stop: Stop | None) -> Result:
+        """The result of a run whose graph was stopped, or stopped to ask."""
+        if stop == "timeout":
+            message = f"the run took over {self.settings.run_timeout_s:g} s"
+            return _error(output, {"error": "TimeoutError", "message": message}, "timeout")
+        if execution.writes is not None:
+            await execution.writes.settled()  # what follows reads the state, or takes it back
+        if stop == "cancelled":
+            return await self._cancelled(graph, execution)
+        return await _interrupted(graph, execution, output)
+
+    async def _cancelled(self, graph: Graph, execution: Execution) -> Result:
+        """The state at the last checkpoint. After a rollback, at the one before the run."""
+        asked = execution.cancellation
+        action, reason = (asked.action, asked.reason) if asked else ("interrupt", "cancelled")
+        if not execution.is_durable:
+            ending = Ending(status="interrupted", thread_status="idle", values=None, interrupts={}, error=None)
+            return Result(ending=ending, answer=b"{}")
+        if action == "rollback":
+            async with self.pool.connection() as conn:
+                await checkpointer.delete_of_run(conn, execution.thread_id, execution.run_id)
+        snapshot = await graph.aget_state(_thread_config(execution))
+        keys, state = output_keys(graph), snapshot.values or {}
+        ending = Ending(
+            status="interrupted",
+            thread_status="interrupted" if snapshot.next and action == "interrupt" else "idle",
+            values=json.dumps(state),
+            interrupts=snapshots.interrupts(snapshot),
+            error=_cancel_error(action, reason),
+            output_keys=keys,
+            remove=action == "rollback",
+        )
+        return Result(ending=ending, answer=json.dumps(output_of(state, keys)))
+
+    def _failed(self, execution: Execution, failure: Exception, output: GraphOutput) -> Result:
+        """Whatever was raised, by the graph or by the writes of its checkpoints, is the run's error."""
+        if lease_lost(failure):
+            self._lose(execution)
+        elif execution.cancellation is None:
+            log.error("run failed", extra=_log_fields(execution), exc_info=failure)
+        request_id = logs.request_id() or execution.ids["run_id"]
+        return _error(output, describe(failure, expose=self.settings.expose_errors, request_id=request_id))
+
+    def _lose(self, execution: Execution) -> None:
+        """Postgres says that this process has lost the run, and so, before the next heartbeat, all of the same lease."""
+        execution.lose()
+        if execution.claimed is not None:
+            self.lease.lose(execution.claimed.worker_id)
+            self.wakeups.wake(LEASE_LOST)
+
+    async def _finish(self, execution: Execution, result: Result) -> None:
+        """Write the final state, then tell the readers: whoever hears of the end finds it in Postgres.
+
+        If it can't be written, or is another process's to write, the readers are left to what Postgres says.
+        """
+        _tell_error(execution, result)
+        execution.finish()
+        if execution.log.recording is not None:
+            await execution.log.recording.done.wait()
+        try:
+            written = await self._write_end(execution, result.ending)
+        except Exception as failure:
+            own = execution.writes is not None and execution.writes.failure is failure
+            if not (own or lease_lost(failure)):
+                raise
+            result = self._failed(execution, failure, GraphOutput())
+            _tell_error(execution, result)
+            written = not execution.is_lost and await self._write_end(execution, result.ending, alone=True)
+        if written:
+            execution.end(Outcome(result.ending.status, result.answer))
+        else:
+            log.warning("run result dropped: another process owns this run now", extra=_log_fields(execution))
+
+    async def _write_end(self, execution: Execution, ending: Ending, *, alone: bool = False) -> bool:
+        """Write the end behind the run's other writes, or `alone` if these can't be made. False: another process owns it."""
+        if execution.claimed is None or execution.writes is None:
+            return True
+        end = queue.end_of(execution.claimed, ending, followed=execution.log.recording is not None)
+        with anyio.fail_after(FINISH_S):
+            written = None if alone else await execution.writes.end(end)
+            return await outlast(lambda: queue.finish(self.pool, end)) if written is None else written
+
+
+def _may_be_interrupted(graph: Graph, execution: Execution, output: GraphOutput) -> bool:
+    """The graph asked, or may have stopped before or after a node without saying so."""
+    return output.interrupts is not None or (execution.is_durable and has_static_interrupts(graph, execution))
+
+
+async def _interrupted(graph: Graph, execution: Execution, output: GraphOutput) -> Result:
+    """The graph stopped to ask, or before or after a node."""
+    result = _success(output)
+    answer, ending = result.answer, result.ending
+    if output.interrupts:
+        answer = json.dumps(with_key(output.answer, INTERRUPT, output.interrupts))
+    if execution.is_durable:
+        snapshot = await graph.aget_state(_thread_config(execution))
+        status: ThreadStatus = "interrupted" if snapshot.next else "idle"
+        ending = replace(ending, thread_status=status, interrupts=snapshots.interrupts(snapshot))
+        if output.output_keys is not None:
+            ending = replace(ending, values=json.dumps(snapshot.values))
+    return Result(ending=ending, answer=answer)
+
+
+def _success(output: GraphOutput) -> Result:
+    """The thread holds the answer itself, unless that is only a part of the graph's state."""
+    answer = values = json.dumps(output.answer)
+    if output.output_keys is not None:
+        values = None if output.state is None else json.dumps(output.state)
+    ending = Ending(
+        status="success",
+        thread_status="idle",
+        values=values,
+        interrupts={},
+        error=None,
+        output_keys=output.output_keys,
+    )
+    return Result(ending=ending, answer=answer)
+
+
+def _error(output: GraphOutput, error: Mapping[str, str], status: Literal["error", "timeout"] = "error") -> Result:
+    values = None
+    if output.state is not None:
+        try:
+            values = json.dumps(output.state)
+        except json.Unserializable:
+            values = None
+    ending = Ending(
+        status=status,
+        thread_status="error",
+        values=values,
+        interrupts={},
+        error=error,
+        output_keys=output.output_keys,
+    )
+    return Result(ending=ending, answer=json.dumps({"__error__": error}))
+
+
+def _cancel_error(action: CancelAction, reason: str) -> Mapping[str, str]:
+    return {"error": "UserRollback" if action == "rollback" else "UserInterrupt", "message": reason}
+
+
+def _tell_error(execution: Execution, result: Result) -> None:
+    """Not of a run that another process makes again: it has not failed."""
+    if result.ending.error is not None and execution.cancellation is None and not execution.is_lost:
+        execution.log.append("error", json.dumps(result.ending.error))
+
+
+def _thread_config(execution: Execution) -> Any:
+    """The config that names the thread's newest checkpoint."""
+    return {"configurable": {"thread_id": execution.ids["thread_id"], "checkpoint_ns": ""}}
+
+
+def _log_fields(execution: Execution) -> dict[str, str]:
+    """What a log tells of a run."""
+    return {key: execution.ids[key] for key in ("run_id", "thread_id", "graph_id")}

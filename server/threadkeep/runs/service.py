@@ -1,0 +1,498 @@
+"""Run service: the one way to start, enqueue, follow, cancel and delete runs, for every API surface and for crons.
+
+A surface translates its request into a `RunRequest`, and a `RunHandle` into bytes. Every policy is here, once, in this
+order: authorization of each resource, quota, idempotency, webhook policy, assistant, slot or queue.
+
+A foreground run takes its slot first and gets its row then, so that Postgres never says `running` of what has no place
+to run. If its thread is busy, the run waits in the queue like any other, and its slot goes back at once.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+from uuid import UUID
+
+import anyio
+from pydantic import BaseModel
+
+from threadkeep.auth.authenticator import Value
+from threadkeep.auth.authorization import Condition, Event, Operation, permissions
+from threadkeep.auth.caller import Caller
+from threadkeep.base import ids, json
+from threadkeep.base.fair_limiter import ANONYMOUS
+from threadkeep.base.json import Json
+from threadkeep.base.problems import Forbidden, NotFound, ThreadBusy, Unavailable
+from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.tenancy import EVERYTHING, Filters
+from threadkeep.runs.assistants import Assistants, ResolvedAssistant
+from threadkeep.runs.event_log import EventLog, Followed
+from threadkeep.runs.execution import Execution
+from threadkeep.runs.executor import Executor
+from threadkeep.runs.follow import Follower
+from threadkeep.runs.idempotency import GONE, IdempotencyKeys, Made
+from threadkeep.runs.quotas import Quotas
+from threadkeep.runs.request import RunRequest, RunSpec
+from threadkeep.runs.slots import Slot, Slots
+from threadkeep.runs.webhook_policy import Policy
+from threadkeep.tables import cancels, idempotency_keys, run_creation, runs
+from threadkeep.tables.cancels import Target
+from threadkeep.tables.idempotency_keys import Key
+from threadkeep.tables.queue import Claimed
+from threadkeep.tables.run_creation import NewRun, Opened, Openings
+from threadkeep.tables.runs import CancelAction, Run
+from threadkeep.tables.threads import Ttl
+
+SPEC_FIELDS: Final = set(RunSpec.model_fields)
+NOT_OPENED: Final = Opened(run=None, thread_found=False, new_thread=False, kept=False, busy_with=None, superseded=())
+NOT_ON_DISK: Final = "the database crashed before the run was on disk: send it again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorized:
+    """A run request, with what authorization changed in it, and the filters of each resource that it touches."""
+
+    request: RunRequest
+    threads: Filters = EVERYTHING
+    assistants: Filters = EVERYTHING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A run request that nothing stands against any more but the slots and its thread."""
+
+    request: RunRequest
+    filters: Filters
+    """Of its thread."""
+    assistant: ResolvedAssistant
+    user: Mapping[str, Any] | None
+    """The user, for the graph. None if authentication is off."""
+    run_id: UUID | None = None
+    """Chosen before, with an idempotency key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunHandle:
+    """A run that a caller may wait for, read and stop."""
+
+    run_id: UUID
+    thread_id: UUID
+    run: Run | None
+    """Its row. None for a run that is executed from memory alone."""
+    execution: Execution | None
+    """Set if this process executes it."""
+    filters: Filters
+    follower: Follower
+    stop: Callable[[str], Awaitable[None]]
+
+    async def result(self) -> bytes:
+        """The run's answer as JSON, when it has ended. Unavailable if this process stops before."""
+        execution, follower = self.execution, self.follower
+        if execution is None:
+            return await follower.answer(self.filters, self.thread_id, self.run_id)
+        if outcome := await execution.wait():
+            return outcome.answer
+        if self.run is None or follower.signals.stopping.is_set():
+            raise Unavailable("the server is stopping")
+        try:  # another process has it now
+            return await follower.answer(self.filters, self.thread_id, self.run_id)
+        except NotFound:
+            if execution.cancellation:
+                raise
+            raise Unavailable(NOT_ON_DISK) from None
+
+    def events(self, after: int | None = 0) -> AsyncGenerator[Followed, None]:
+        """The run's events behind position `after`, until it ends. `after=None`: only those from now on."""
+        if self.execution is not None and self.run is None:  # nobody else knows of it
+            return self.execution.log.follow(after or 0)
+        return self.follower.events(self.filters, self.run_id, after, self.execution)
+
+    async def ended(self) -> None:
+        """Wait until the run has ended, or is gone."""
+        await self.follower.ended(self.filters, self.run_id)
+
+    async def cancel(self, reason: str) -> None:
+        """Stop the run, if it still goes on."""
+        await self.stop(reason)
+
+    async def confirm(self) -> None:
+        """Unavailable if the run, which was opened without a flush, is not in Postgres."""
+        execution = self.execution
+        if self.run is None or execution is None:
+            return
+        if await self.follower.status(self.filters, self.run_id) is None and not execution.cancellation:
+            raise Unavailable(NOT_ON_DISK)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunService:
+    """The parts that every way to a run shares in one process."""
+
+    pool: Pool
+    slots: Slots
+    openings: Openings
+    executor: Executor
+    follower: Follower
+    assistants: Assistants
+    quotas: Quotas
+    keys: IdempotencyKeys
+    webhooks: Policy
+    thread_ttl: Ttl | None
+    """Of a new thread for which the client gives none."""
+
+    async def start(self, caller: Caller, request: RunRequest) -> RunHandle:
+        """Start a run now, or put it in the queue behind what goes on on its thread.
+
+        Overloaded if there is no slot, NotFound without the thread, ThreadBusy if the strategy is `reject`.
+        """
+        if request.after_s > 0:
+            return await self.enqueue(caller, request)
+        authorized = await self.authorize(caller, request)
+        if caller.identity is None:
+            return await self._admit(caller, authorized, self._start)
+        with self.quotas.foreground(caller.identity):
+            return await self._admit(caller, authorized, self._start)
+
+    async def start_soon(self, caller: Caller, request: RunRequest) -> RunHandle:
+        """Start a run now if a slot is free, else put it in the queue. For a caller who does not wait for it."""
+        if not self.slots.is_free(_holder(caller.user)):
+            return await self.enqueue(caller, request)
+        return await self.start(caller, request)
+
+    async def enqueue(self, caller: Caller, request: RunRequest) -> RunHandle:
+        """Put a run in the queue, for any process that has a slot. NotFound and ThreadBusy as above."""
+        authorized = await self.authorize(caller, request)
+        await self.quotas.enqueue(caller.identity, 1)
+        return await self._admit(caller, authorized, self._enqueue)
+
+    async def enqueue_batch(self, caller: Caller, requests: Sequence[RunRequest]) -> list[Run]:
+        """Put runs in the queue that each get a thread of their own. With an idempotency key, all or none."""
+        authorized = [await self.authorize(caller, request) for request in requests]
+        await self.quotas.enqueue(caller.identity, len(requests))
+        if (key := requests[0].key) is not None:
+            return await self._enqueue_batch_once(caller, authorized, key)
+        admitted = [await self._checked(caller, each) for each in authorized]  # all of them, before any is there
+        handles = [await self._enqueue(each) for each in admitted]
+        return [handle.run for handle in handles if handle.run is not None]
+
+    async def fire(self, conn: Conn, admitted: Admitted) -> Run | None:
+        """Put the run of a cron in the queue, as a part of the transaction that the caller has begun on `conn`.
+
+        None if its thread is gone, or is busy and the strategy is `reject`. Superseded runs are told to stop when the
+        transaction commits. Overloaded, TooMany, Invalid.
+        """
+        await self.quotas.enqueue(None if admitted.user is None else admitted.user["identity"], 1)
+        self.webhooks.check(admitted.request.spec.webhook)
+        opened = await self._open_in(conn, admitted)
+        return opened.run
+
+    async def authorize(self, caller: Caller, request: RunRequest) -> Authorized:
+        """Ask for every permission that starting the run needs. Forbidden."""
+        if caller.authenticator is None:
+            return Authorized(request=request)
+        assistant_id = self.assistants.id_of(request.assistant)
+        conditions = _conditions(request, is_own=self.assistants.is_of_graph(assistant_id))
+        threads = assistants = EVERYTHING
+        for permission in permissions("run.start", conditions):
+            value = _value(permission.event, request, assistant_id)
+            filters = await caller.authorize(permission.event, value)
+            if permission.resource == "assistant":
+                assistants = filters
+                continue
+            threads = threads.narrowed(filters)
+            request = _changed(request, permission.event, value)
+        return Authorized(request=request, threads=threads, assistants=assistants)
+
+    async def get(self, caller: Caller, thread_id: UUID, run_id: UUID) -> Run:
+        """The row of a run. NotFound."""
+        filters = await _allowed(caller, "run.read", {"thread_id": thread_id, "run_id": run_id})
+        return await self._row(filters, thread_id, run_id)
+
+    async def follow(self, caller: Caller, thread_id: UUID, run_id: UUID, *, may_cancel: bool = False) -> RunHandle:
+        """A run that somebody started. `may_cancel`: the caller wants to stop it if it disconnects. NotFound."""
+        value = {"thread_id": thread_id, "run_id": run_id, "action": "interrupt"}
+        conditions: tuple[Condition, ...] = ("the run is cancelled on disconnect",) if may_cancel else ()
+        filters = await _allowed(caller, "run.follow", value, conditions)
+        run = await self._row(filters, thread_id, run_id)
+        return self._handle(filters, run, self.executor.executions.get(run_id))
+
+    async def cancel(self, caller: Caller, target: Target, action: CancelAction, reason: str) -> int:
+        """Stop the runs that `target` names: here at once, elsewhere by a wake-up. Returns how many were told."""
+        filters = await _allowed(caller, "run.cancel", {"thread_id": target.thread_id, "action": action})
+        return await self._cancel(filters, target, action, reason)
+
+    async def cancel_one(
+        self, caller: Caller, thread_id: UUID, run_id: UUID, *, action: CancelAction, reason: str
+    ) -> RunHandle:
+        """Stop one run. NotFound if there is none, or it has ended."""
+        filters = await _allowed(caller, "run.cancel", {"thread_id": thread_id, "run_id": run_id, "action": action})
+        run = await self._row(filters, thread_id, run_id)
+        target = Target(thread_id=thread_id, run_ids=[run_id])
+        if not await self._cancel(filters, target, action, reason):
+            raise NotFound("No matching runs to cancel: the run has ended")
+        return self._handle(filters, run)
+
+    async def delete(self, caller: Caller, thread_id: UUID, run_id: UUID) -> None:
+        """Delete a run. One that goes on is stopped first. NotFound."""
+        filters = await _allowed(caller, "run.delete", {"thread_id": thread_id, "run_id": run_id})
+        await self._row(filters, thread_id, run_id)
+        target = Target(thread_id=thread_id, run_ids=[run_id])
+        await self._cancel(filters, target, "interrupt", "the run was deleted")
+        await self.follower.ended(filters, run_id)
+        async with self.pool.connection(filters) as conn:
+            await runs.delete(conn, filters, thread_id, run_id)
+
+    async def _admit(
+        self, caller: Caller, authorized: Authorized, open_run: Callable[[Admitted], Awaitable[RunHandle]]
+    ) -> RunHandle:
+        """Open a run in a way. With an idempotency key once: the same request again gets the same run."""
+        request = authorized.request
+        if request.key is None:
+            return await open_run(await self._checked(caller, authorized))
+        async with self.keys.once(request.key, (request.thread_id or ids.uuid7(),)) as made:
+            if not made.before:
+                admitted = await self._checked(caller, authorized)
+                return await open_run(_under_key(admitted, made.thread_id, made.run_id))
+        return self._handle(authorized.threads, await self._made_before(authorized.threads, made))
+
+    async def _enqueue_batch_once(self, caller: Caller, authorized: Sequence[Authorized], key: Key) -> list[Run]:
+        filters = authorized[0].threads
+        if any(each.threads != filters for each in authorized):
+            raise Forbidden("these can't be asked for together")
+        fresh = tuple(ids.uuid7() for _ in authorized)
+        async with self.keys.once(key, fresh, more=len(fresh)) as made:
+            if not made.before:
+                admitted = [await self._checked(caller, each) for each in authorized]
+                named = zip(admitted, made.thread_ids, made.ids, strict=True)
+                async with self.pool.connection(filters) as conn, conn.transaction():
+                    opened = [await self._open_in(conn, _under_key(*each)) for each in named]
+                    await idempotency_keys.settle(conn, key)
+                return [each.run for each in opened if each.run is not None]
+        async with self.pool.connection(filters) as conn:
+            return await runs.get_several(conn, filters, made.ids)
+
+    async def _made_before(self, filters: Filters, made: Made) -> Run:
+        async with self.pool.connection(filters) as conn:
+            run = await runs.get(conn, filters, made.thread_id, made.run_id)
+        if run is None:
+            raise NotFound(GONE)
+        return run
+
+    async def _checked(self, caller: Caller, authorized: Authorized) -> Admitted:
+        """Check the webhook, and find the assistant."""
+        request = authorized.request
+        if request.spec.webhook is not None:
+            self.webhooks.check(request.spec.webhook)
+        assistant = await self.assistants.resolve(authorized.assistants, request.assistant)
+        return Admitted(request=request, filters=authorized.threads, assistant=assistant, user=caller.user)
+
+    async def _start(self, admitted: Admitted) -> RunHandle:
+        if admitted.request.leaves_nothing:
+            return self._start_in_memory(admitted, await self.slots.take(_holder(admitted.user)))
+        async with self.slots.hold(_holder(admitted.user)) as slot:
+            return await self._start_with_row(admitted, slot)
+
+    def _start_in_memory(self, admitted: Admitted, slot: Slot) -> RunHandle:
+        """No row, no checkpoint, no statement."""
+        request, assistant = admitted.request, admitted.assistant
+        metadata = {**assistant.metadata, **request.metadata}
+        execution = Execution(
+            run_id=ids.uuid7(),
+            thread_id=ids.uuid7(),
+            assistant_id=assistant.assistant_id,
+            graph_id=assistant.graph_id,
+            spec=assistant.applied_to(request.graph_spec),
+            metadata=metadata if admitted.filters is EVERYTHING else admitted.filters.stamped(metadata),
+            user=admitted.user,
+            log=EventLog(is_wanted=request.read_by_caller),
+        )
+        self.executor.start(execution, slot)
+        return self._handle(admitted.filters, None, execution)
+
+    async def _start_with_row(self, admitted: Admitted, slot: Slot) -> RunHandle:
+        """Open the run and start it, undivided: what is `running` in Postgres is executed, whoever has left meanwhile."""
+        new, execution = self._new_run(admitted, self.executor.lease.worker_id), None
+        opened = NOT_OPENED
+        with anyio.CancelScope(shield=True):
+            opened = await self.openings.open_run(admitted.filters, new)
+            if opened.run is not None and opened.run.status == "running":
+                claimed = _claimed(opened.run, new, opened)
+                read = admitted.request.read_by_caller
+                execution = self.executor.start_claimed(claimed, slot.passed_on(), read_by_caller=read)
+        return self._handle(admitted.filters, self._accepted(opened, new), execution)
+
+    async def _enqueue(self, admitted: Admitted) -> RunHandle:
+        new = self._new_run(admitted, None)
+        return self._handle(admitted.filters, self._accepted(await self.openings.open_run(admitted.filters, new), new))
+
+    async def _open_in(self, conn: Conn, admitted: Admitted) -> Opened:
+        return await run_creation.open_run_in(conn, admitted.filters, self._new_run(admitted, None))
+
+    def _new_run(self, admitted: Admitted, worker_id: UUID | None) -> NewRun:
+        """The row to insert. With a `worker_id` it runs at once if its thread is free."""
+        request, assistant = admitted.request, admitted.assistant
+        run_id = admitted.run_id or ids.uuid7()
+        if self.executor.tracing is not None:
+            self.executor.tracing.asked_for(str(run_id))
+        spec = assistant.applied_to(request.graph_spec)
+        kept = request.resumable or request.key is not None or worker_id is None
+        return NewRun(
+            run_id=run_id,
+            thread_id=request.thread_id or ids.uuid7(),
+            assistant_id=assistant.assistant_id,
+            graph_id=assistant.graph_id,
+            metadata=request.metadata,
+            assistant_metadata=assistant.metadata,
+            kwargs=json.dumps(spec.model_dump(include=SPEC_FIELDS, exclude_none=True)),
+            multitask_strategy=request.multitask_strategy,
+            after_s=request.after_s,
+            temporary=request.temporary,
+            kept=kept,
+            told=request.read_by_caller or kept,
+            create_thread=request.create_thread or request.thread_id is None,
+            thread_ttl=self.thread_ttl,
+            principal=json.dumps(admitted.user) if admitted.user is not None else None,
+            key=request.key,
+            worker_id=worker_id,
+        )
+
+    def _accepted(self, opened: Opened, new: NewRun) -> Run:
+        """The run's row, when the superseded runs were told to stop. NotFound or ThreadBusy if there is none."""
+        if opened.run is None and not opened.thread_found:
+            raise NotFound("Thread or assistant not found.")
+        if opened.run is None:
+            raise ThreadBusy(
+                "Thread is already running a task. Wait for it to finish or choose a different multitask strategy.",
+                run_id=str(opened.busy_with),
+            )
+        for run_id in opened.superseded:
+            if execution := self.executor.executions.get(run_id):
+                action: CancelAction = "rollback" if new.multitask_strategy == "rollback" else "interrupt"
+                execution.cancel(action, f"superseded by run {new.run_id}")
+        return opened.run
+
+    def _handle(self, filters: Filters, run: Run | None, execution: Execution | None = None) -> RunHandle:
+        named = cast("Run | Execution", run or execution)
+        run_id, thread_id = named.run_id, named.thread_id
+
+        async def stop(reason: str) -> None:
+            if run is None and execution is not None:
+                execution.cancel("interrupt", reason)
+                return
+            await self._cancel(filters, Target(thread_id=thread_id, run_ids=[run_id]), "interrupt", reason)
+
+        return RunHandle(
+            run_id=run_id,
+            thread_id=thread_id,
+            run=run,
+            execution=execution,
+            filters=filters,
+            follower=self.follower,
+            stop=stop,
+        )
+
+    async def _row(self, filters: Filters, thread_id: UUID, run_id: UUID) -> Run:
+        async with self.pool.connection(filters) as conn:
+            run = await runs.get(conn, filters, thread_id, run_id)
+        if run is None:
+            raise NotFound("Run not found")
+        return run
+
+    async def _cancel(self, filters: Filters, target: Target, action: CancelAction, reason: str) -> int:
+        cancelled = await cancels.cancel(self.pool, filters, target, action, reason)
+        for each in cancelled:
+            if each.was_running and (execution := self.executor.executions.get(each.run_id)):
+                execution.cancel(action, reason)
+        return len(cancelled)
+
+
+async def _allowed(caller: Caller, operation: Operation, value: Value, conditions: Sequence[Condition] = ()) -> Filters:
+    """The filters of a thread for an operation on one of its runs. Forbidden."""
+    if caller.authenticator is None:
+        return EVERYTHING
+    threads = EVERYTHING
+    for permission in permissions(operation, conditions):
+        threads = threads.narrowed(await caller.authorize(permission.event, {**value, "metadata": {}}))
+    return threads
+
+
+def _holder(user: Mapping[str, Any] | None) -> str:
+    """The principal that a slot is counted for."""
+    return ANONYMOUS if user is None else user["identity"]
+
+
+def _conditions(request: RunRequest, *, is_own: bool) -> set[Condition]:
+    """The conditions of `PERMISSIONS` that hold for a run request."""
+    held: set[Condition] = set()
+    if not is_own:
+        held.add("the assistant is not a graph's own")
+    if request.thread_id is not None and request.create_thread:
+        held.add("the thread may be created")
+    if request.stops_others:
+        held.add("the strategy stops other runs")
+    return held
+
+
+def _value(event: Event, request: RunRequest, assistant_id: UUID) -> Value:
+    """The value of an event as `langgraph_sdk.auth.types` describes it."""
+    if event == "assistants.read":
+        return {"assistant_id": assistant_id, "metadata": {}}
+    if event == "threads.create":
+        return {"thread_id": request.thread_id, "metadata": {**request.metadata}, "if_exists": "do_nothing"}
+    if event == "threads.update":
+        return {"thread_id": request.thread_id, "metadata": {}, "action": request.multitask_strategy}
+    spec = request.spec
+    sent = sorted(SPEC_FIELDS & spec.model_fields_set)
+    return {
+        "assistant_id": assistant_id,
+        "thread_id": request.thread_id,
+        "run_id": None,
+        "status": "pending",
+        "metadata": {**request.metadata},
+        "prevent_insert_if_inflight": False,
+        "multitask_strategy": request.multitask_strategy,
+        "if_not_exists": "create" if request.create_thread else "reject",
+        "after_seconds": request.after_s,
+        "kwargs": {name: _plain(getattr(spec, name)) for name in sent},
+    }
+
+
+def _plain(value: object) -> Any:
+    return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+
+
+def _changed(request: RunRequest, event: Event, value: Value) -> RunRequest:
+    """The request with what a handler changed: the metadata, and the plain fields of the run's `kwargs`."""
+    if event == "threads.update":
+        return request
+    kwargs: Mapping[str, Any] = value.get("kwargs") or {}
+    spec = request.spec
+    changes = {
+        name: kwargs[name] for name in SPEC_FIELDS & kwargs.keys() if not isinstance(getattr(spec, name), BaseModel)
+    }
+    spec = spec.model_copy(update=changes) if changes else spec
+    return replace(request, spec=spec, metadata=value.get("metadata") or {})
+
+
+def _under_key(admitted: Admitted, thread_id: UUID, run_id: UUID) -> Admitted:
+    """With the ids that were reserved for its idempotency key."""
+    request = admitted.request
+    create = request.create_thread or request.thread_id is None
+    return replace(admitted, request=replace(request, thread_id=thread_id, create_thread=create), run_id=run_id)
+
+
+def _claimed(run: Run, new: NewRun, opened: Opened) -> Claimed:
+    """What a worker would have read of the run, had it been in the queue."""
+    return Claimed(
+        run_id=run.run_id,
+        thread_id=run.thread_id,
+        assistant_id=run.assistant_id,
+        graph_id=new.graph_id,
+        metadata=run.metadata,
+        kwargs=Json(new.kwargs),
+        principal=Json(new.principal) if new.principal else None,
+        attempt=1,
+        worker_id=cast("UUID", new.worker_id),
+        temporary=new.temporary,
+        kept=opened.kept,
+        new_thread=opened.new_thread,
+    )
