@@ -21,44 +21,269 @@ CREATE DOMAIN ttl_minutes AS double precision
 CREATE DOMAIN ttl_strategy AS text
 	CONSTRAINT ttl_strategy_check CHECK ((VALUE = ANY (ARRAY['delete'::text, 'keep_latest'::text])));
 
-CREATE FUNCTION finish_run(ending jsonb, thread_values json) RETURNS boolean
+CREATE FUNCTION cancel_runs(of_thread uuid, run_ids uuid[], statuses text[], action text, reason text, match jsonb) RETURNS TABLE(run_id uuid, was_running boolean)
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+DECLARE
+    held uuid[];
+    cancelled record;
+BEGIN
+    SELECT array_agg(thread_id) INTO held
+      FROM (SELECT thread_id
+              FROM threads
+             WHERE metadata @> match
+               AND thread_id IN (SELECT thread_id
+                                   FROM runs
+                                  WHERE status IN ('pending', 'running')
+                                    AND (of_thread IS NULL OR thread_id = of_thread)
+                                    AND (run_ids IS NULL OR run_id = ANY(run_ids)))
+             ORDER BY thread_id
+               FOR NO KEY UPDATE) AS locked;
+    FOR cancelled IN
+        UPDATE runs
+           SET status        = CASE status WHEN 'pending' THEN 'interrupted' ELSE status END,
+               finished_at   = CASE status WHEN 'pending' THEN clock_timestamp() END,
+               cancel_action = action,
+               cancel_reason = reason,
+               updated_at    = clock_timestamp()
+         WHERE thread_id = ANY(held) AND status = ANY(statuses) AND status IN ('pending', 'running')
+           AND (of_thread IS NULL OR thread_id = of_thread)
+           AND (run_ids IS NULL OR run_id = ANY(run_ids))
+        RETURNING run_id, thread_id, status = 'running' AS was_running, started_at IS NOT NULL AS began
+    LOOP
+        IF action = 'rollback' AND NOT cancelled.was_running THEN
+            PERFORM delete_run_checkpoints(cancelled.thread_id, cancelled.run_id)
+              WHERE cancelled.began; -- its process died, or was stopped
+            DELETE FROM runs WHERE run_id = cancelled.run_id;
+        END IF;
+        PERFORM pg_notify('threadkeep', 'run:' || cancelled.run_id);
+        IF cancelled.was_running THEN
+            PERFORM pg_notify('threadkeep', 'cancel');
+        END IF;
+        run_id := cancelled.run_id;
+        was_running := cancelled.was_running;
+        RETURN NEXT;
+    END LOOP;
+    -- A thread on which nothing executes or waits any more shows what it held before.
+    UPDATE threads
+       SET status = CASE WHEN interrupts <> '{}' THEN 'interrupted' WHEN error IS NOT NULL THEN 'error' ELSE 'idle' END,
+           updated_at = clock_timestamp()
+     WHERE thread_id = ANY(held) AND status = 'busy'
+       AND NOT EXISTS (SELECT FROM runs
+                        WHERE runs.thread_id = threads.thread_id AND runs.status IN ('pending', 'running'));
+END
+$$;
+
+CREATE FUNCTION check_leases(run_ids uuid[], worker_ids uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    AS $$
+DECLARE
+    held int;
+    lost uuid;
+BEGIN
+    SELECT count(*) INTO held FROM (
+        SELECT
+          FROM unnest(run_ids, worker_ids) AS lease (run_id, worker_id)
+          JOIN workers ON workers.worker_id = lease.worker_id
+          JOIN witnesses ON witnesses.worker_id = lease.worker_id
+          JOIN runs ON runs.run_id = lease.run_id AND runs.worker_id = lease.worker_id AND runs.status = 'running'
+         ORDER BY lease.run_id
+           FOR KEY SHARE OF workers, runs
+    ) AS leases;
+    IF held = cardinality(run_ids) THEN
+        RETURN;
+    END IF;
+    SELECT worker_id INTO lost
+      FROM unnest(worker_ids) AS worker_id
+     WHERE NOT EXISTS (SELECT FROM workers JOIN witnesses USING (worker_id) WHERE workers.worker_id = worker_id.worker_id)
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the lease of process % is lost', lost USING ERRCODE = 'TK001';
+    END IF;
+    RAISE EXCEPTION 'a run is gone, has ended, or is executed by another process' USING ERRCODE = 'TK002';
+END
+$$;
+
+CREATE FUNCTION claim_run(claimer uuid, stride integer) RETURNS TABLE(run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, metadata jsonb, kwargs jsonb, principal jsonb, attempt integer, worker_id uuid, temporary boolean, kept boolean, events_before integer, waited_s double precision)
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    candidate uuid;
+    due_by timestamptz;
+BEGIN
+    FOR _ IN 1 .. 10 LOOP
+        due_by := clock_timestamp();
+        SELECT runs.run_id INTO candidate
+          FROM runs JOIN threads USING (thread_id)
+         WHERE runs.status = 'pending' AND runs.run_after <= due_by
+           AND NOT EXISTS (
+            SELECT FROM runs AS earlier
+             WHERE earlier.thread_id = runs.thread_id
+               AND (earlier.status = 'running'
+                    OR (earlier.status = 'pending' AND earlier.run_after <= due_by
+                        AND earlier.queue_position < runs.queue_position)))
+         ORDER BY runs.queue_position
+         LIMIT 1
+           FOR NO KEY UPDATE OF threads SKIP LOCKED;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+        -- The thread is held: what this statement sees of its runs is what there is.
+        RETURN QUERY
+        UPDATE runs
+           SET status = 'running', worker_id = claimer, attempt = attempt + 1, started_at = clock_timestamp(),
+               updated_at = clock_timestamp()
+         WHERE runs.run_id = candidate AND status = 'pending'
+           AND NOT EXISTS (
+            SELECT FROM runs AS earlier
+             WHERE earlier.thread_id = runs.thread_id
+               AND (earlier.status = 'running'
+                    OR (earlier.status = 'pending' AND earlier.run_after <= due_by
+                        AND earlier.queue_position < runs.queue_position)))
+        RETURNING runs.run_id, runs.thread_id, assistant_id, graph_id, metadata::jsonb, kwargs::jsonb, principal, attempt,
+                  worker_id, temporary, kept,
+                  coalesce((SELECT max(position) + stride FROM run_events WHERE run_events.run_id = runs.run_id),
+                           CASE WHEN attempt > 1 THEN stride ELSE 0 END),
+                  extract(epoch FROM due_by - run_after)::float;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION delete_run_checkpoints(of_thread uuid, of_run uuid) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+DECLARE
+    thread CONSTANT text := of_thread;
+BEGIN
+    DELETE FROM checkpoints WHERE thread_id = thread AND metadata ->> 'run_id' = of_run::text;
+    DELETE FROM checkpoint_writes AS written
+     USING run_undo_log AS undo
+     WHERE undo.run_id = of_run AND written.thread_id = thread AND written.checkpoint_ns = undo.checkpoint_ns
+       AND written.checkpoint_id = undo.checkpoint_id AND written.task_id = undo.task_id AND written.idx = undo.idx;
+    INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, blob, task_path)
+    SELECT thread, checkpoint_ns, checkpoint_id, task_id, idx, channel, type, blob, task_path
+      FROM run_undo_log
+     WHERE run_id = of_run AND existed;
+    DELETE FROM run_undo_log WHERE run_id = of_run;
+    -- Writes of the deleted checkpoints, and of those that were never written.
+    DELETE FROM checkpoint_writes
+     WHERE thread_id = thread
+       AND (checkpoint_ns, checkpoint_id) NOT IN (
+        SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE thread_id = thread);
+    DELETE FROM checkpoint_blobs -- NOT IN is hashed, however few rows the planner expects of this thread
+     WHERE thread_id = thread
+       AND (checkpoint_ns, channel, version) NOT IN (
+        SELECT checkpoint_ns, held.channel, held.version
+          FROM checkpoints, jsonb_each_text(checkpoint -> 'channel_versions') AS held (channel, version)
+         WHERE thread_id = thread AND held.version IS NOT NULL);
+END
+$$;
+
+CREATE FUNCTION delete_threads(thread_ids uuid[], match jsonb) RETURNS SETOF uuid
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    held uuid[];
+BEGIN
+    SELECT array_agg(thread_id) INTO held
+      FROM (SELECT thread_id
+              FROM threads
+             WHERE thread_id = ANY(thread_ids) AND metadata @> match
+             ORDER BY thread_id
+               FOR UPDATE) AS locked;
+    IF held IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM FROM runs WHERE thread_id = ANY(held) ORDER BY run_id FOR UPDATE;
+    PERFORM pg_notify('threadkeep', 'run:' || run_id),
+            CASE WHEN status = 'running' THEN pg_notify('threadkeep', 'cancel') END
+       FROM runs
+      WHERE thread_id = ANY(held) AND status IN ('pending', 'running');
+    DELETE FROM checkpoints WHERE thread_id = ANY(held::text[]);
+    DELETE FROM checkpoint_blobs WHERE thread_id = ANY(held::text[]);
+    DELETE FROM checkpoint_writes WHERE thread_id = ANY(held::text[]);
+    DELETE FROM webhook_deliveries WHERE thread_id = ANY(held);
+    DELETE FROM threads WHERE thread_id = ANY(held);
+    RETURN QUERY SELECT unnest(held);
+END
+$$;
+
+CREATE FUNCTION end_rolled_back(of_thread uuid, of_run uuid) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM delete_run_checkpoints(of_thread, of_run);
+    UPDATE threads
+       SET status = CASE WHEN EXISTS (SELECT FROM runs
+                                       WHERE runs.thread_id = of_thread AND run_id <> of_run
+                                         AND runs.status IN ('pending', 'running')) THEN 'busy'
+                         WHEN interrupts <> '{}' THEN 'interrupted'
+                         WHEN error IS NOT NULL THEN 'error' ELSE 'idle' END,
+           updated_at = clock_timestamp()
+     WHERE thread_id = of_thread;
+    UPDATE runs -- for its webhook
+       SET status = 'interrupted', finished_at = clock_timestamp(), updated_at = clock_timestamp(), worker_id = NULL
+     WHERE run_id = of_run AND finished_at IS NULL;
+    DELETE FROM runs WHERE run_id = of_run;
+    PERFORM pg_notify('threadkeep', 'pending'), pg_notify('threadkeep', 'run:' || of_run);
+END
+$$;
+
+CREATE FUNCTION finish_run(ending jsonb, thread_values json, in_batch boolean DEFAULT false) RETURNS boolean
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     AS $$
 DECLARE
     ended uuid := ending ->> 'run_id';
     of_thread uuid := ending ->> 'thread_id';
+    removed boolean := ending ->> 'remove';
     failure jsonb := nullif(ending -> 'error', 'null');
     temporary_s float := ending ->> 'temporary_s';
+    asked text;
     waiting boolean;
+    ended_at timestamptz;
 BEGIN
-    PERFORM FROM threads WHERE thread_id = of_thread FOR UPDATE;
-    PERFORM FROM runs
-      WHERE run_id = ended AND status = 'running' AND worker_id = (ending ->> 'worker_id')::uuid
-        FOR UPDATE;
+    PERFORM FROM threads WHERE thread_id = of_thread FOR NO KEY UPDATE;
+    SELECT cancel_action INTO asked
+      FROM runs
+     WHERE run_id = ended AND status = 'running' AND worker_id = (ending ->> 'worker_id')::uuid
+       FOR NO KEY UPDATE;
     IF NOT FOUND OR NOT EXISTS (SELECT FROM witnesses WHERE worker_id = (ending ->> 'worker_id')::uuid) THEN
         RETURN false;
     END IF;
+    IF asked = 'rollback' OR removed THEN
+        IF in_batch THEN
+            RETURN NULL;
+        END IF;
+        PERFORM end_rolled_back(of_thread, ended);
+        RETURN true;
+    END IF;
+    ended_at := clock_timestamp();
     waiting := EXISTS (SELECT FROM runs WHERE thread_id = of_thread AND status = 'pending');
     UPDATE threads
        SET status = CASE WHEN waiting THEN 'busy' ELSE ending ->> 'thread_status' END,
            "values" = coalesce(thread_values, "values"),
-           interrupts = ending -> 'interrupts', error = failure, updated_at = now(), state_updated_at = now(),
+           interrupts = ending -> 'interrupts', error = failure, updated_at = ended_at, state_updated_at = ended_at,
            temporary_until = CASE WHEN temporary_s IS NULL THEN temporary_until
-                                  ELSE greatest(temporary_until, now() + make_interval(secs => temporary_s)) END
+                                  ELSE greatest(temporary_until, ended_at + make_interval(secs => temporary_s)) END
      WHERE thread_id = of_thread;
     UPDATE runs -- last, for its webhook tells the thread's values
        SET status = ending ->> 'status', error = failure, output_keys = ending -> 'output_keys',
-           finished_at = now(), updated_at = now(), worker_id = NULL
+           finished_at = ended_at, updated_at = ended_at, worker_id = NULL
      WHERE run_id = ended;
     IF waiting THEN
         PERFORM pg_notify('threadkeep', 'pending');
     END IF;
     IF (ending ->> 'followed')::boolean THEN
         PERFORM pg_notify('threadkeep', 'run:' || ended);
-    END IF;
-    IF (ending ->> 'remove')::boolean THEN
-        DELETE FROM runs WHERE run_id = ended;
     END IF;
     RETURN true;
 END
@@ -74,21 +299,10 @@ BEGIN
     FOR number IN 1 .. cardinality(endings) LOOP
         IF NOT is_held((endings[number] ->> 'thread_id')::uuid) THEN
             done := done || jsonb_build_object(endings[number] ->> 'run_id',
-                                               finish_run(endings[number], thread_values[number]));
+                                               finish_run(endings[number], thread_values[number], true));
         END IF;
     END LOOP;
     RETURN done;
-END
-$$;
-
-CREATE FUNCTION hold_lease(holder uuid) RETURNS void
-    LANGUAGE plpgsql
-    AS $$
-BEGIN
-    PERFORM FROM workers WHERE worker_id = holder FOR KEY SHARE;
-    IF NOT FOUND OR NOT EXISTS (SELECT FROM witnesses WHERE worker_id = holder) THEN
-        RAISE EXCEPTION 'the lease of process % is lost', holder USING ERRCODE = 'TK001';
-    END IF;
 END
 $$;
 
@@ -96,7 +310,7 @@ CREATE FUNCTION is_held(thread uuid) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    PERFORM FROM threads WHERE thread_id = thread FOR UPDATE SKIP LOCKED;
+    PERFORM FROM threads WHERE thread_id = thread FOR NO KEY UPDATE SKIP LOCKED;
     RETURN NOT FOUND AND EXISTS (SELECT FROM threads WHERE thread_id = thread);
 END
 $$;
@@ -105,8 +319,9 @@ CREATE FUNCTION leave_webhook() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    INSERT INTO webhook_deliveries (run_id, url, body)
+    INSERT INTO webhook_deliveries (run_id, thread_id, url, body)
     SELECT NEW.run_id,
+           NEW.thread_id,
            NEW.kwargs ->> 'webhook',
            jsonb_build_object(
                'run_id', NEW.run_id,
@@ -145,50 +360,57 @@ DECLARE
     found_in     jsonb;
 BEGIN
     new_thread := false;
-    IF asked -> 'new_thread' IS NOT NULL THEN
-        INSERT INTO threads (thread_id, status, metadata, ttl_strategy, ttl_minutes, temporary_until)
-        VALUES (asked_thread, 'busy', asked -> 'new_thread' -> 'metadata' || mark,
-                asked -> 'new_thread' ->> 'ttl_strategy', (asked -> 'new_thread' ->> 'ttl_minutes')::float,
-                now() + make_interval(secs => (asked -> 'new_thread' ->> 'temporary_s')::float))
-        ON CONFLICT (thread_id) DO NOTHING
-        RETURNING threads.metadata INTO found_in;
-        new_thread := FOUND;
-    END IF;
-    IF NOT new_thread THEN
+    FOR _ IN 1 .. 3 LOOP -- a thread that is there for the insert may be deleted before it is locked
+        IF asked -> 'new_thread' IS NOT NULL THEN
+            INSERT INTO threads (thread_id, status, metadata, ttl_strategy, ttl_minutes, temporary_until)
+            VALUES (asked_thread, 'busy', asked -> 'new_thread' -> 'metadata' || mark,
+                    asked -> 'new_thread' ->> 'ttl_strategy', (asked -> 'new_thread' ->> 'ttl_minutes')::float,
+                    now() + make_interval(secs => (asked -> 'new_thread' ->> 'temporary_s')::float))
+            ON CONFLICT (thread_id) DO NOTHING
+            RETURNING threads.metadata INTO found_in;
+            new_thread := FOUND;
+            EXIT WHEN new_thread;
+        END IF;
         SELECT threads.metadata, coalesce(threads.watched_until > now(), false) INTO found_in, watched
           FROM threads
          WHERE threads.thread_id = asked_thread AND threads.metadata @> (asked -> 'match')
-           FOR UPDATE;
+           FOR NO KEY UPDATE;
         thread_found := FOUND;
+        EXIT WHEN thread_found OR asked -> 'new_thread' IS NULL;
+    END LOOP;
+    created_at := clock_timestamp(); -- not now(): the lock may have been waited for
+    IF NOT new_thread THEN
         IF NOT thread_found THEN
             RETURN;
         END IF;
         SELECT runs.run_id INTO busy_with
           FROM runs
          WHERE runs.thread_id = asked_thread AND runs.status IN ('pending', 'running')
-           AND runs.run_after <= clock_timestamp() -- not now(): what the lock waited for may have begun after this
+           AND runs.run_after <= open_run.created_at
          ORDER BY runs.queue_position
          LIMIT 1;
         IF busy_with IS NOT NULL AND strategy = 'reject' THEN
             RETURN;
         END IF;
         UPDATE threads
-           SET status = 'busy', metadata = threads.metadata || mark, updated_at = now()
+           SET status = 'busy', metadata = threads.metadata || mark, updated_at = open_run.created_at
          WHERE threads.thread_id = asked_thread;
     END IF;
     thread_found := true;
     status := CASE WHEN starter IS NOT NULL AND busy_with IS NULL THEN 'running' ELSE 'pending' END;
     kept := (asked ->> 'kept')::boolean OR status = 'pending' OR watched;
-    created_at := now();
     metadata := (asked -> 'assistant_metadata') || found_in || (asked -> 'metadata') || mark;
     INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
-                      multitask_strategy, attempt, worker_id, run_after, temporary, kept, started_at)
+                      multitask_strategy, attempt, worker_id, run_after, temporary, kept, started_at,
+                      created_at, updated_at)
     VALUES (asked_run, asked_thread, (asked ->> 'assistant_id')::uuid, asked ->> 'graph_id', open_run.status,
             open_run.metadata, asked -> 'kwargs', nullif(asked -> 'principal', 'null'), strategy,
             CASE open_run.status WHEN 'running' THEN 1 ELSE 0 END,
             CASE open_run.status WHEN 'running' THEN starter END,
-            now() + make_interval(secs => (asked ->> 'after_s')::float), (asked ->> 'temporary')::boolean,
-            open_run.kept, CASE open_run.status WHEN 'running' THEN now() END);
+            open_run.created_at + make_interval(secs => (asked ->> 'after_s')::float),
+            (asked ->> 'temporary')::boolean,
+            open_run.kept, CASE open_run.status WHEN 'running' THEN open_run.created_at END,
+            open_run.created_at, open_run.created_at);
     IF busy_with IS NOT NULL AND strategy IN ('interrupt', 'rollback') THEN
         superseded := supersede(asked_thread, asked_run, strategy);
     END IF;
@@ -322,6 +544,103 @@ $_$;
 
 COMMENT ON FUNCTION raise_wall() IS 'row-level security, as far as the role that migrates may';
 
+CREATE FUNCTION recover_runs(max_attempts integer, failure jsonb) RETURNS SETOF uuid
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    held uuid[];
+    orphan record;
+BEGIN
+    SELECT array_agg(thread_id) INTO held
+      FROM (SELECT threads.thread_id
+              FROM threads JOIN runs USING (thread_id)
+             WHERE runs.status = 'running'
+               AND NOT EXISTS (SELECT FROM workers WHERE workers.worker_id = runs.worker_id)
+             ORDER BY threads.thread_id
+               FOR NO KEY UPDATE OF threads SKIP LOCKED) AS locked;
+    IF held IS NULL THEN
+        RETURN;
+    END IF;
+    FOR orphan IN
+        SELECT run_id, thread_id, attempt, cancel_action
+          FROM runs
+         WHERE thread_id = ANY(held) AND status = 'running'
+           AND NOT EXISTS (SELECT FROM workers WHERE workers.worker_id = runs.worker_id)
+         ORDER BY run_id
+           FOR UPDATE
+    LOOP
+        IF orphan.cancel_action = 'rollback' THEN
+            PERFORM end_rolled_back(orphan.thread_id, orphan.run_id);
+        ELSIF orphan.attempt < max_attempts THEN
+            UPDATE runs
+               SET status = 'pending', worker_id = NULL, kept = true, updated_at = clock_timestamp()
+             WHERE run_id = orphan.run_id;
+        ELSE
+            UPDATE threads
+               SET status = CASE WHEN EXISTS (SELECT FROM runs WHERE thread_id = orphan.thread_id AND status = 'pending')
+                                 THEN 'busy' ELSE 'error' END,
+                   error = failure, updated_at = clock_timestamp()
+             WHERE thread_id = orphan.thread_id;
+            UPDATE runs
+               SET status = 'error', finished_at = clock_timestamp(), error = failure, worker_id = NULL, kept = true,
+                   updated_at = clock_timestamp()
+             WHERE run_id = orphan.run_id;
+        END IF;
+        PERFORM pg_notify('threadkeep', 'pending'), pg_notify('threadkeep', 'run:' || orphan.run_id);
+        RETURN NEXT orphan.run_id;
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION requeue_runs(holder uuid, still_executed uuid[], idle_s double precision, count_attempt boolean) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    requeued int := 0;
+    abandoned record;
+BEGIN
+    PERFORM FROM threads
+      WHERE thread_id IN (SELECT thread_id FROM runs
+                           WHERE worker_id = holder AND status = 'running' AND run_id <> ALL(still_executed))
+      ORDER BY thread_id
+        FOR NO KEY UPDATE;
+    FOR abandoned IN
+        SELECT run_id, thread_id, cancel_action
+          FROM runs
+         WHERE worker_id = holder AND status = 'running' AND run_id <> ALL(still_executed)
+           AND started_at <= clock_timestamp() - make_interval(secs => idle_s)
+         ORDER BY run_id
+           FOR UPDATE
+    LOOP
+        IF abandoned.cancel_action = 'rollback' THEN
+            PERFORM end_rolled_back(abandoned.thread_id, abandoned.run_id);
+            CONTINUE;
+        END IF;
+        UPDATE runs
+           SET status = 'pending', worker_id = NULL, kept = true, updated_at = clock_timestamp(),
+               attempt = CASE WHEN count_attempt THEN attempt ELSE greatest(attempt - 1, 0) END
+         WHERE run_id = abandoned.run_id;
+        requeued := requeued + 1;
+        PERFORM pg_notify('threadkeep', 'pending');
+    END LOOP;
+    RETURN requeued;
+END
+$$;
+
+CREATE FUNCTION rollback_run(of_thread uuid, of_run uuid, holder uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM FROM threads WHERE thread_id = of_thread FOR NO KEY UPDATE;
+    PERFORM FROM runs WHERE run_id = of_run AND status = 'running' AND worker_id = holder FOR UPDATE;
+    IF NOT FOUND OR NOT EXISTS (SELECT FROM witnesses WHERE worker_id = holder) THEN
+        RETURN false;
+    END IF;
+    PERFORM delete_run_checkpoints(of_thread, of_run);
+    RETURN true;
+END
+$$;
+
 CREATE FUNCTION set_expiry() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -332,22 +651,31 @@ END
 $$;
 
 CREATE FUNCTION supersede(of_thread uuid, by_run uuid, strategy text) RETURNS uuid[]
-    LANGUAGE sql
+    LANGUAGE plpgsql
     AS $$
-    WITH superseded AS (
+DECLARE
+    superseded record;
+    running uuid[];
+BEGIN
+    FOR superseded IN
         UPDATE runs
            SET status        = CASE status WHEN 'pending' THEN 'interrupted' ELSE status END,
-               finished_at   = CASE status WHEN 'pending' THEN now() END,
+               finished_at   = CASE status WHEN 'pending' THEN clock_timestamp() END,
                cancel_action = strategy,
                cancel_reason = 'superseded by run ' || by_run,
-               updated_at    = now()
+               updated_at    = clock_timestamp()
          WHERE thread_id = of_thread AND run_id <> by_run AND status IN ('pending', 'running')
-        RETURNING run_id, status = 'running' AS running
-    ), told AS (
-        SELECT run_id, running, pg_notify('threadkeep', 'cancel'), pg_notify('threadkeep', 'run:' || run_id)
-          FROM superseded
-    )
-    SELECT array_agg(run_id) FILTER (WHERE running) FROM told
+        RETURNING run_id, status = 'running' AS was_running, started_at IS NOT NULL AS began
+    LOOP
+        PERFORM pg_notify('threadkeep', 'cancel'), pg_notify('threadkeep', 'run:' || superseded.run_id);
+        IF superseded.was_running THEN
+            running := running || superseded.run_id;
+        ELSIF strategy = 'rollback' AND superseded.began THEN
+            PERFORM delete_run_checkpoints(of_thread, superseded.run_id);
+        END IF;
+    END LOOP;
+    RETURN running;
+END
 $$;
 
 CREATE TABLE api_keys (
@@ -496,6 +824,23 @@ CREATE TABLE run_events (
     data text NOT NULL
 );
 
+CREATE TABLE run_undo_log (
+    run_id uuid NOT NULL,
+    checkpoint_ns text NOT NULL,
+    checkpoint_id text NOT NULL,
+    task_id text NOT NULL,
+    idx integer NOT NULL,
+    existed boolean NOT NULL,
+    channel text,
+    type text,
+    blob bytea,
+    task_path text
+);
+
+COMMENT ON TABLE run_undo_log IS 'rows of checkpoint_writes as they were before a run changed those of an earlier run';
+
+COMMENT ON COLUMN run_undo_log.existed IS 'false: there was no such row, and a rollback deletes it';
+
 CREATE TABLE runs (
     run_id uuid NOT NULL,
     queue_position bigint NOT NULL,
@@ -594,7 +939,8 @@ CREATE TABLE webhook_deliveries (
     body jsonb NOT NULL,
     attempt integer DEFAULT 0 NOT NULL,
     send_after timestamp with time zone DEFAULT now() NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    thread_id uuid NOT NULL
 );
 
 COMMENT ON TABLE webhook_deliveries IS 'no reference to runs: a run that is deleted at its end has its webhook sent too';
@@ -643,6 +989,9 @@ ALTER TABLE ONLY idempotency_keys
 
 ALTER TABLE ONLY run_events
     ADD CONSTRAINT run_events_pkey PRIMARY KEY (run_id, "position");
+
+ALTER TABLE ONLY run_undo_log
+    ADD CONSTRAINT run_undo_log_pkey PRIMARY KEY (run_id, checkpoint_ns, checkpoint_id, task_id, idx);
 
 ALTER TABLE ONLY runs
     ADD CONSTRAINT runs_pkey PRIMARY KEY (run_id);
@@ -712,6 +1061,8 @@ CREATE INDEX threads_temporary ON threads USING btree (temporary_until) WHERE (t
 
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries USING btree (send_after);
 
+CREATE INDEX webhook_deliveries_thread_id ON webhook_deliveries USING btree (thread_id);
+
 CREATE TRIGGER run_has_ended AFTER UPDATE OF status ON runs FOR EACH ROW WHEN (((old.finished_at IS NULL) AND (new.finished_at IS NOT NULL) AND ((new.kwargs)::jsonb ? 'webhook'::text))) EXECUTE FUNCTION leave_webhook();
 
 CREATE TRIGGER thread_expires BEFORE INSERT OR UPDATE ON threads FOR EACH ROW WHEN (((new.ttl_minutes IS NOT NULL) OR (new.expires_at IS NOT NULL))) EXECUTE FUNCTION set_expiry();
@@ -724,6 +1075,9 @@ ALTER TABLE ONLY crons
 
 ALTER TABLE ONLY run_events
     ADD CONSTRAINT run_events_run_id_fkey FOREIGN KEY (run_id) REFERENCES runs(run_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY run_undo_log
+    ADD CONSTRAINT run_undo_log_run_id_fkey FOREIGN KEY (run_id) REFERENCES runs(run_id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY runs
     ADD CONSTRAINT runs_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES threads(thread_id) ON DELETE CASCADE;

@@ -15,7 +15,7 @@ from new_runs import new_run
 from threadkeep.base import ids
 from threadkeep.base.json import Json
 from threadkeep.persistence import group_commit
-from threadkeep.persistence.group_commit import GroupCommit, Rows
+from threadkeep.persistence.group_commit import Fence, GroupCommit, Rows
 from threadkeep.persistence.write_behind import MOST_WRITES, WriteBehind
 from threadkeep.postgres import pool
 from threadkeep.postgres.pool import Pool
@@ -62,7 +62,7 @@ async def test_what_nobody_waits_for_goes_with_the_end_of_its_run(
 ) -> None:
     """Ours: one transaction for a short run, however many steps it had."""
     claimed = await _running(api)
-    writes = WriteBehind(commits, WORKER)
+    writes = _writes(commits, claimed)
 
     for number in range(5):
         await writes.put(_blob(claimed.thread_id, number))
@@ -76,7 +76,8 @@ async def test_what_nobody_waits_for_goes_with_the_end_of_its_run(
 
 async def test_it_is_written_soon_though_nobody_waits(api: Pool, commits: GroupCommit) -> None:
     """Ours: a step of a long run is kept long before the run ends."""
-    await WriteBehind(commits, WORKER).put(_blob(uuid.uuid4(), 0))
+    claimed = await _running(api)
+    await _writes(commits, claimed).put(_blob(claimed.thread_id, 0))
 
     with anyio.fail_after(WAIT_S):
         await commits.idle()
@@ -86,10 +87,11 @@ async def test_it_is_written_soon_though_nobody_waits(api: Pool, commits: GroupC
 
 async def test_run_waits_where_it_outruns_postgres(api: Pool, commits: GroupCommit) -> None:
     """Ours: what is on the way is bounded."""
-    writes = WriteBehind(commits, WORKER)
+    claimed = await _running(api)
+    writes = _writes(commits, claimed)
 
     for number in range(MOST_WRITES + 1):
-        await writes.put(_blob(uuid.uuid4(), number))
+        await writes.put(_blob(claimed.thread_id, number))
 
     assert await _blobs(api) == MOST_WRITES + 1
 
@@ -97,7 +99,7 @@ async def test_run_waits_where_it_outruns_postgres(api: Pool, commits: GroupComm
 async def test_nothing_is_written_behind_what_could_not_be(api: Pool, commits: GroupCommit) -> None:
     """Ours: a run whose checkpoint is refused has not succeeded, and others do not notice."""
     claimed, other = await _running(api), await _running(api)
-    writes, good = WriteBehind(commits, WORKER), WriteBehind(commits, WORKER)
+    writes, good = _writes(commits, claimed), _writes(commits, other)
     await writes.put(_blob("a NUL \0", 0))
     await good.put(_blob(other.thread_id, 0))
 
@@ -110,9 +112,9 @@ async def test_nothing_is_written_behind_what_could_not_be(api: Pool, commits: G
     assert await _status(api, other.run_id) == "success"
 
 
-async def test_who_writes_on_is_told_of_what_could_not_be_written(commits: GroupCommit) -> None:
+async def test_who_writes_on_is_told_of_what_could_not_be_written(api: Pool, commits: GroupCommit) -> None:
     """Ours: a long run stops at its next step, not at its end."""
-    writes = WriteBehind(commits, WORKER)
+    writes = _writes(commits, await _running(api))
     await writes.put(_blob("a NUL \0", 0))
     await commits.idle()
 
@@ -125,7 +127,7 @@ async def test_who_writes_on_is_told_of_what_could_not_be_written(commits: Group
 async def test_graph_that_was_left_behind_writes_nothing_more(api: Pool, commits: GroupCommit) -> None:
     """Ours: its run is closed."""
     claimed = await _running(api)
-    writes = WriteBehind(commits, WORKER)
+    writes = _writes(commits, claimed)
     await writes.end(_end(claimed))
 
     with pytest.raises(RuntimeError):
@@ -135,7 +137,7 @@ async def test_graph_that_was_left_behind_writes_nothing_more(api: Pool, commits
 async def test_writes_of_a_lost_lease_are_refused_with_the_end(api: Pool, commits: GroupCommit) -> None:
     """Ours: fencing, in the transaction that would make them."""
     claimed = await _running(api)
-    writes = WriteBehind(commits, WORKER)
+    writes = _writes(commits, claimed)
     await writes.put(_blob(claimed.thread_id, 0))
     async with api.connection() as conn:
         await workers.delete(conn, WORKER)
@@ -156,7 +158,7 @@ async def test_end_on_a_thread_that_somebody_holds_keeps_no_other_waiting(api: P
         found = dict[str, bool | None]()
 
         async def end(name: str, claimed: Claimed) -> None:
-            found[name] = await WriteBehind(commits, WORKER).end(_end(claimed))
+            found[name] = await _writes(commits, claimed).end(_end(claimed))
 
         with anyio.fail_after(WAIT_S):
             async with anyio.create_task_group() as tasks:
@@ -199,6 +201,10 @@ async def _running(api: Pool) -> Claimed:
         temporary=False,
         kept=False,
     )
+
+
+def _writes(commits: GroupCommit, claimed: Claimed) -> WriteBehind:
+    return WriteBehind(commits, Fence(claimed.run_id, claimed.worker_id))
 
 
 def _end(claimed: Claimed) -> Any:

@@ -13,7 +13,6 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
-from uuid import UUID
 
 import orjson
 from langchain_core.runnables import RunnableConfig
@@ -27,13 +26,17 @@ from langgraph.checkpoint.base import (
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.postgres.base import PRUNE_SNAPSHOT_SQL
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.types import _DeltaSnapshot  # pyright: ignore[reportPrivateUsage] - the stock saver's
 from psycopg import AsyncCursor
+from psycopg.pq import Format
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_loads
 
 from threadkeep.base.problems import CheckpointUnreadable
+from threadkeep.persistence import group_commit
 from threadkeep.persistence.group_commit import GroupCommit, Rows
 from threadkeep.persistence.state_limits import LARGE_BYTES, check, seems_large
 from threadkeep.postgres.pool import Conn, Pool
@@ -175,7 +178,11 @@ class Checkpoints(AsyncPostgresSaver):
         place = (named["thread_id"], named["checkpoint_ns"], named["checkpoint_id"])
         packed = await self._packed(writes, lambda: self._dump_writes(*place, task_id, task_path, writes))
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        await self._write(named, Rows(replacing=packed) if replaces else Rows(adding=packed))
+        rows = Rows(replacing=packed) if replaces else Rows(adding=packed)
+        run: WriteBehind | None = named.get(WRITES)
+        if run is not None and run.is_inherited(*place[1:]):
+            rows.undo = [(str(run.fence.run_id), *place, task_id, row[5]) for row in packed]
+        await self._write(named, rows)
 
     async def _write(self, named: Mapping[str, Any], rows: Rows) -> None:
         """Hand `rows` to the group commit, and wait for them unless they are written behind.
@@ -187,9 +194,7 @@ class Checkpoints(AsyncPostgresSaver):
         if writes is not None and not rows.flushed and not rows.replacing:
             await writes.put(rows)
             return
-        if writes is not None:
-            writes.admit(rows)
-        await self._commits.write(rows)
+        await (self._commits if writes is None else writes).write(rows)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the thread's newest."""
@@ -198,7 +203,9 @@ class Checkpoints(AsyncPostgresSaver):
             return None
         await _caught_up(config)
         with _readable(config):
-            return await outlast_in_run(lambda: super(Checkpoints, self).aget_tuple(config))
+            checkpoint = await outlast_in_run(lambda: super(Checkpoints, self).aget_tuple(config))
+        _note_inherited(config, checkpoint)
+        return checkpoint
 
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
         """The checkpoints of a thread, the newest first, as the stock saver has them."""
@@ -206,6 +213,7 @@ class Checkpoints(AsyncPostgresSaver):
         async with aclosing(cast("AsyncGenerator[CheckpointTuple]", super().alist(config, **options))) as checkpoints:
             with _readable(config or {}):
                 async for found in checkpoints:
+                    _note_inherited(config, found)
                     yield found
 
     async def aget_delta_channel_history(
@@ -262,11 +270,53 @@ def _size(row: DictRow) -> int:
     return sum(len(channel[2] or b"") for channel in channels) + sum(len(write[3] or b"") for write in writes)
 
 
+class TransactionCheckpoints(Checkpoints):
+    """Reads and writes in the caller's transaction on one connection: all or nothing, with what else it does there."""
+
+    def __init__(self, checkpoints: Checkpoints, conn: Conn) -> None:
+        self.__dict__.update(checkpoints.__dict__)
+        self._conn = conn
+
+    @asynccontextmanager
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow]]:
+        del pipeline
+        cursor: AsyncCursor[DictRow] = _CursorInTransaction(self._conn, row_factory=dict_row)
+        cursor.format = Format.BINARY
+        set_json_loads(json.loads, cursor)
+        async with cursor:
+            yield cursor
+
+    async def _write(self, named: Mapping[str, Any], rows: Rows) -> None:
+        del named
+        await group_commit.write_all(self._conn, [rows])
+
+
+class _CursorInTransaction(AsyncCursor[DictRow]):
+    """Passes over the stock saver's change of the isolation level, which comes too late in a transaction that has begun.
+
+    It is for one snapshot of the thread, and nobody else writes to a thread that the caller holds.
+    """
+
+    async def execute(self, query: Any, params: Any = None, **options: Any) -> "_CursorInTransaction":
+        if query != PRUNE_SNAPSHOT_SQL:
+            await super().execute(query, params, **options)
+        return self
+
+
 async def _caught_up(config: RunnableConfig | None) -> None:
     """Let a run that reads see what it has written."""
     writes: WriteBehind | None = (config or {}).get("configurable", {}).get(WRITES)
     if writes is not None:
         await writes.settled()
+
+
+def _note_inherited(config: RunnableConfig | None, read: CheckpointTuple | None) -> None:
+    """A run that reads a checkpoint of an earlier one may write to it."""
+    writes: WriteBehind | None = (config or {}).get("configurable", {}).get(WRITES)
+    if writes is None or read is None or read.metadata.get("run_id") == str(writes.fence.run_id):
+        return
+    named = read.config.get("configurable", {})
+    writes.inherit(named["checkpoint_ns"], named["checkpoint_id"])
 
 
 @contextmanager
@@ -320,32 +370,6 @@ def _json(value: object) -> str:
         return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError:  # an integer above 64 bits
         return json.dumps(value, allow_nan=False)
-
-
-async def delete_of_run(conn: Conn, thread_id: UUID, run_id: UUID) -> None:
-    """Take back what a run wrote: its checkpoints, their writes, and the blobs that nothing refers to any more."""
-    await conn.execute(
-        """
-        WITH gone AS (
-            DELETE FROM checkpoints
-             WHERE thread_id = %(thread_id)s AND metadata ->> 'run_id' = %(run_id)s
-            RETURNING checkpoint_ns, checkpoint_id
-        ), writes_gone AS (
-            DELETE FROM checkpoint_writes AS w
-             USING gone
-             WHERE w.thread_id = %(thread_id)s
-               AND w.checkpoint_ns = gone.checkpoint_ns AND w.checkpoint_id = gone.checkpoint_id
-        )
-        DELETE FROM checkpoint_blobs AS b
-         WHERE b.thread_id = %(thread_id)s
-           AND NOT EXISTS (
-            SELECT FROM checkpoints AS c
-             WHERE c.thread_id = b.thread_id AND c.checkpoint_ns = b.checkpoint_ns
-               AND c.checkpoint -> 'channel_versions' ->> b.channel = b.version
-               AND c.metadata ->> 'run_id' IS DISTINCT FROM %(run_id)s)
-        """,
-        {"thread_id": str(thread_id), "run_id": str(run_id)},
-    )
 
 
 def without_caller(config: RunnableConfig) -> RunnableConfig:

@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from psycopg import sql
+from psycopg.rows import tuple_row
 
 from threadkeep.postgres.arrays import Blobs, Ints, Texts
 from threadkeep.postgres.batch_writer import Committed, Handed, Together
@@ -30,8 +31,17 @@ CheckpointRow: TypeAlias = tuple[str, str, str, str | None, str, str]
 """thread, namespace, id, parent's id, checkpoint as JSON, metadata as JSON"""
 WriteRow: TypeAlias = tuple[str, str, str, str, str, int, str, str, bytes]
 """thread, namespace, checkpoint's id, task's id, task's path, index, channel, type, bytes"""
+UndoRow: TypeAlias = tuple[str, str, str, str, str, int]
+"""run, thread, namespace, checkpoint's id, task's id, index"""
 Row = TypeVar("Row", bound=Sequence[Any])
 KINDS: Final = {"t": Texts, "b": Blobs, "n": Ints}
+
+
+class Fence(NamedTuple):
+    """A run and the lease of the process that executes it. Writes are refused once either is lost."""
+
+    run_id: UUID
+    worker_id: UUID
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,8 +56,10 @@ class Rows:
     """Writes of which the first stands."""
     end: End | None = None
     """The end of a run."""
-    lease: UUID | None = None
-    """What the run is held by; the rows are refused where it was lost."""
+    undo: Sequence[UndoRow] = ()
+    """Keys of rows in `checkpoint_writes` whose content before this write is kept for a rollback of the run."""
+    fence: Fence | None = None
+    """The run that writes; the rows are refused if it is no longer this process's (`workers.is_fenced`)."""
     flushed: bool = True
     """Not before they are on disk. Otherwise it is enough that Postgres has them: whoever commits after them with a
     flush, as the end of a run does, flushes them too."""
@@ -55,7 +67,8 @@ class Rows:
     """What was handed in before by the same run: where that could not be written, neither can these."""
 
     def __len__(self) -> int:
-        return len(self.blobs) + len(self.checkpoints) + len(self.replacing) + len(self.adding) + (self.end is not None)
+        written = (self.blobs, self.checkpoints, self.replacing, self.adding, self.undo)
+        return sum(map(len, written)) + (self.end is not None)
 
     @property
     def size_bytes(self) -> int:
@@ -92,27 +105,29 @@ async def _write_patiently(pool: Pool, batch: list[Rows]) -> list[bool | None]:
 
     async def write() -> Mapping[str, bool]:
         async with pool.connection() as conn:
-            return await _write(conn, batch)
+            return await write_all(conn, batch)
 
-    written = await (outlast(write) if any(rows.lease for rows in batch) else write())
+    written = await (outlast(write) if any(rows.fence for rows in batch) else write())
     return [written.get(str(rows.end.run_id)) if rows.end else None for rows in batch]
 
 
-async def _write(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
+async def write_all(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
     """Write a batch in one statement; by run, whether its end is written. The ends whose thread is locked are left out.
 
-    The lease is asked for in the same statement, which fails where it was lost (`workers.lease_lost`). Where no rows of
+    The same statement holds the runs that write, and fails if one of them is lost (`workers.is_fenced`). If no rows of
     the batch are to be flushed, it is not waited for on disk (docs/decisions/0010-deferred-flush.md).
     """
     given = {name: rows for name, rows in _merged(batch).items() if rows}
     columns = [column for name, rows in given.items() for column in _columns(rows, INSERTS[name][1])]
-    leases = Texts({rows.lease for rows in batch if rows.lease})
+    fences = {rows.fence for rows in batch if rows.fence}
+    run_ids, worker_ids = Texts(fence.run_id for fence in fences), Texts(fence.worker_id for fence in fences)
     ends = [rows.end for rows in batch if rows.end]
     told, values = Texts(end.told for end in ends), Texts(end.values for end in ends)
     deferred = not any(rows.flushed for rows in batch)
-    cursor = await conn.execute(_statement(tuple(given)), [*columns, leases, deferred, told, values])
+    cursor = conn.cursor(row_factory=tuple_row)
+    await cursor.execute(_statement(tuple(given)), [*columns, run_ids, worker_ids, deferred, told, values])
     row = await cursor.fetchone()
-    return row["ended"] if row else {}
+    return row[2] if row else {}
 
 
 def _merged(batch: list[Rows]) -> Mapping[str, list[Any]]:
@@ -122,6 +137,7 @@ def _merged(batch: list[Rows]) -> Mapping[str, list[Any]]:
         "checkpoints": _last(batch, lambda rows: rows.checkpoints, 3),
         "replacing": _last(batch, lambda rows: rows.replacing, 6),
         "adding": _first(batch, lambda rows: rows.adding, 6),
+        "undo": list({row: row for rows in batch for row in rows.undo}),
     }
 
 
@@ -165,20 +181,36 @@ INSERTS: Final[Mapping[str, tuple[sql.Composable, str]]] = {
         "tttttnttb",
     ),
     "adding": (INTO_WRITES.format(sql.SQL("DO NOTHING")), "tttttnttb"),
+    "undo": (
+        sql.SQL(
+            """
+            INSERT INTO run_undo_log (run_id, checkpoint_ns, checkpoint_id, task_id, idx,
+                                      existed, channel, type, blob, task_path)
+            SELECT changed.run_id::uuid, changed.checkpoint_ns, changed.checkpoint_id, changed.task_id, changed.idx,
+                   before.thread_id IS NOT NULL, before.channel, before.type, before.blob, before.task_path
+              FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[])
+                AS changed (run_id, thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+              LEFT JOIN checkpoint_writes AS before USING (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+            ON CONFLICT DO NOTHING
+            """
+        ),
+        "tttttn",
+    ),
 }
 """By kind of rows: how they are inserted, and a letter for each column as `_columns` takes it."""
 LAST: Final = sql.SQL(
     """
-    SELECT (SELECT count(hold_lease(lease::uuid)) FROM unnest(%s::text[]) AS lease),
+    SELECT check_leases(%s::text[]::uuid[], %s::text[]::uuid[]),
            (SELECT set_config('synchronous_commit', 'off', true) WHERE %s),
-           finish_runs(%s::text[]::jsonb[], %s::text[]::json[]) AS ended
+           finish_runs(%s::text[]::jsonb[], %s::text[]::json[])
     """
 )
+"""The main query, which Postgres runs before the inserts in front of it: first the runs are held."""
 
 
 @functools.cache
 def _statement(kinds: tuple[str, ...]) -> bytes:
-    """The inserts of `kinds`, and behind them the lease and the ends: an insert of nothing costs too."""
+    """The inserts of `kinds`, the leases and the ends: an insert of nothing costs too."""
     inserts = [sql.SQL("{} AS ({})").format(sql.Identifier(kind), INSERTS[kind][0]) for kind in kinds]
     return (sql.SQL("WITH {} {}").format(sql.SQL(", ").join(inserts), LAST) if inserts else LAST).as_bytes(None)
 

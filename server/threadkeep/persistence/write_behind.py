@@ -6,9 +6,8 @@ commit in their order, and the end of the run behind them, in the same transacti
 
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
 
-from threadkeep.persistence.group_commit import GroupCommit, Rows
+from threadkeep.persistence.group_commit import Fence, GroupCommit, Rows
 from threadkeep.tables.queue import End
 
 if TYPE_CHECKING:
@@ -25,11 +24,15 @@ LARGE_BYTES: Final = 16 * 1024
 class WriteBehind:
     """The writes of one run under one lease."""
 
-    def __init__(self, commits: GroupCommit, lease: UUID) -> None:
-        self.lease = lease
+    def __init__(self, commits: GroupCommit, fence: Fence) -> None:
+        self.fence = fence
         self._commits = commits
         self._on_the_way: deque[Handed[Rows, Any]] = deque()
         self._bytes = 0
+        self._awaited: set[Handed[Rows, Any]] = set()
+        """Writes that the graph waits for, or waited for until it was cancelled."""
+        self._inherited: set[tuple[str, str]] = set()
+        """(namespace, id) of checkpoints that the run read and did not write: it resumes there."""
         self._closed = False
 
     @property
@@ -37,7 +40,15 @@ class WriteBehind:
         """Of the first write that could not be made: those behind it are not made either."""
         return next((handed.failure for handed in self._on_the_way if handed.failure is not None), None)
 
-    def admit(self, rows: Rows) -> None:
+    def inherit(self, namespace: str, checkpoint_id: str) -> None:
+        """Say that the run read a checkpoint of an earlier run: what it writes to that one is noted in the undo log."""
+        self._inherited.add((namespace, checkpoint_id))
+
+    def is_inherited(self, namespace: str, checkpoint_id: str) -> bool:
+        """Whether the checkpoint is an earlier run's."""
+        return (namespace, checkpoint_id) in self._inherited
+
+    def _admit(self, rows: Rows) -> None:
         """Let `rows` be written under the run's lease. Raises what became of an earlier write, and RuntimeError of a run
         that has ended."""
         self._forget_written()
@@ -45,11 +56,27 @@ class WriteBehind:
             raise failure
         if self._closed:
             raise RuntimeError("the run has ended, and its graph still writes")
-        rows.lease = self.lease
+        rows.fence = self.fence
+
+    async def write(self, rows: Rows) -> None:
+        """Write `rows`, and wait until they are committed. Raises what Postgres says of them, and as `put` does."""
+        self._admit(rows)
+        handed = self._commits.put(rows)
+        self._awaited.add(handed)
+        try:
+            await handed.written()
+        finally:
+            if handed.done:
+                self._awaited.discard(handed)
+            else:
+                handed.gone = True
 
     async def put(self, rows: Rows) -> None:
-        """Hand `rows` on, as `admit` lets them; waits only where too much is on its way."""
-        self.admit(rows)
+        """Hand `rows` on, and wait only if too much is on its way.
+
+        Raises what became of an earlier write, and RuntimeError if the run has ended.
+        """
+        self._admit(rows)
         handed, size_bytes = self._commits.put(rows), rows.size_bytes
         if size_bytes > LARGE_BYTES:
             handed.hurry()
@@ -67,11 +94,23 @@ class WriteBehind:
     async def end(self, end: End) -> bool | None:
         """Write the end of the run behind its other writes, or raise what became of these; see `GroupCommit`."""
         self.close()
-        return await self._commits.write(Rows(end=end, lease=self.lease, after=tuple(self._on_the_way)))
+        return await self._commits.write(Rows(end=end, fence=self.fence, after=tuple(self._on_the_way)))
 
     def close(self) -> None:
         """From here on refuse what a graph writes that was left behind."""
         self._closed = True
+
+    async def close_and_settle(self) -> None:
+        """Refuse further writes, and wait until no earlier one is on its way any more.
+
+        A cancelled graph no longer waits for what it has handed in, and it may be committed after that. Raises what
+        became of the first write that was to be written behind and could not be.
+        """
+        self.close()
+        for handed in list(self._awaited):
+            await handed.settled()
+        self._awaited.clear()
+        await self.settled()
 
     def _forget_written(self) -> None:
         while self._on_the_way and self._on_the_way[0].done and self._on_the_way[0].failure is None:

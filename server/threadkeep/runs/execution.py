@@ -19,7 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from threadkeep.base.flag import Flag
-from threadkeep.persistence.group_commit import GroupCommit
+from threadkeep.persistence.group_commit import Fence, GroupCommit
 from threadkeep.persistence.write_behind import WriteBehind
 from threadkeep.runs.event_log import EventLog
 from threadkeep.runs.request import RunSpec
@@ -105,7 +105,7 @@ class Execution:
             attempt=claimed.attempt,
             user=claimed.principal.load() if claimed.principal else None,
             claimed=claimed,
-            writes=WriteBehind(commits, claimed.worker_id),
+            writes=WriteBehind(commits, Fence(claimed.run_id, claimed.worker_id)),
             log=EventLog(is_wanted=read_by_caller, starts_after=claimed.events_before),
         )
 

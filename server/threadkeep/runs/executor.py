@@ -19,7 +19,6 @@ from threadkeep.base import json, logs
 from threadkeep.base.metrics import Metrics
 from threadkeep.base.tracing import Tracing
 from threadkeep.graphs import SERVER, Graph, LoadedGraph, Tenant
-from threadkeep.persistence import checkpointer
 from threadkeep.persistence.group_commit import GroupCommit
 from threadkeep.postgres.listen import Wakeups, run_topic
 from threadkeep.postgres.pool import Pool
@@ -45,7 +44,7 @@ from threadkeep.settings import Settings
 from threadkeep.tables import queue
 from threadkeep.tables.queue import Claimed, Ending
 from threadkeep.tables.runs import CancelAction, ThreadStatus
-from threadkeep.tables.workers import lease_lost
+from threadkeep.tables.workers import is_fenced, lease_lost
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +140,8 @@ class Executor:
                 stop = await self._within_limits(execution, work)
                 if execution.is_lost:
                     return None
+                if execution.writes is not None and stop is not None:
+                    await execution.writes.close_and_settle()  # what follows reads the state, or takes it back
                 if execution.writes is not None and execution.log.recording is not None:
                     await execution.writes.settled()  # its failure is told among the events that are recorded
                 if stop is None and not _may_be_interrupted(graph, execution, output):
@@ -169,20 +170,20 @@ class Executor:
         return await _interrupted(graph, execution, output)
 
     async def _cancelled(self, graph: Graph, execution: Execution) -> Result:
-        """The state at the last checkpoint. After a rollback, at the one before the run."""
+        """The state at the last checkpoint. After a rollback, the one before the run, which may wait for an answer."""
         asked = execution.cancellation
         action, reason = (asked.action, asked.reason) if asked else ("interrupt", "cancelled")
         if not execution.is_durable:
             ending = Ending(status="interrupted", thread_status="idle", values=None, interrupts={}, error=None)
             return Result(ending=ending, answer=b"{}")
-        if action == "rollback":
+        if action == "rollback" and execution.claimed is not None:
             async with self.pool.connection() as conn:
-                await checkpointer.delete_of_run(conn, execution.thread_id, execution.run_id)
+                await queue.rollback(conn, execution.claimed)
         snapshot = await graph.aget_state(_thread_config(execution))
         keys, state = output_keys(graph), snapshot.values or {}
         ending = Ending(
             status="interrupted",
-            thread_status="interrupted" if snapshot.next and action == "interrupt" else "idle",
+            thread_status="interrupted" if snapshot.next else "idle",
             values=json.dumps(state),
             interrupts=snapshots.interrupts(snapshot),
             error=_cancel_error(action, reason),
@@ -195,6 +196,8 @@ class Executor:
         """Whatever was raised, by the graph or by the writes of its checkpoints, is the run's error."""
         if lease_lost(failure):
             self._lose(execution)
+        elif is_fenced(failure):
+            execution.lose()
         elif execution.cancellation is None:
             log.error("run failed", extra=_log_fields(execution), exc_info=failure)
         request_id = logs.request_id() or execution.ids["run_id"]
@@ -220,7 +223,7 @@ class Executor:
             written = await self._write_end(execution, result.ending)
         except Exception as failure:
             own = execution.writes is not None and execution.writes.failure is failure
-            if not (own or lease_lost(failure)):
+            if not (own or is_fenced(failure)):
                 raise
             result = self._failed(execution, failure, GraphOutput())
             _tell_error(execution, result)

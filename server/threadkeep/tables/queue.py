@@ -1,7 +1,7 @@
 """Queue: runs from the request to their end. The table `runs` is the queue.
 
-The states and who moves them: docs/design.md#runs. A statement that decides by what else goes on on a thread first
-locks the thread's row in the same transaction, so that what it then sees is what is.
+The states and who moves them: docs/design.md#runs. Each move holds the thread's row, and decides by a later statement in
+the same transaction (`migrations/0018_gate.sql`).
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,8 @@ from threadkeep.tables.runs import FinalStatus, ThreadStatus
 
 TEMPORARY_S = 300.0
 """How long a temporary thread stays after its run, so that the answer can be had from another process or once more."""
+HELD_S = 0.1
+"""After so long a thread that another transaction held is tried again."""
 OutputKeys: TypeAlias = list[str] | str | None
 """The keys of a thread's values that are its run's answer, or the only one, whose value is; None: all of them."""
 STRIDE = 100_000
@@ -77,41 +79,20 @@ class End:
 
 async def lock_thread(conn: Conn, thread_id: UUID) -> None:
     """Hold the thread's row until the transaction ends: from here on nobody else moves its runs."""
-    await conn.execute("SELECT FROM threads WHERE thread_id = %(thread_id)s FOR UPDATE", {"thread_id": thread_id})
+    await conn.execute(
+        "SELECT FROM threads WHERE thread_id = %(thread_id)s FOR NO KEY UPDATE", {"thread_id": thread_id}
+    )
 
 
 async def claim(conn: Conn, worker_id: UUID) -> Claimed | None:
-    """Take the oldest pending run whose thread is free and whose turn it is, or None where there is none.
+    """Claim the oldest pending run that may start, or return None.
 
-    Two workers never take the same run: its row is locked, and locked rows are skipped. The attempt is counted
-    before the graph starts, so that a run that kills its process is not tried for ever.
+    A thread that another transaction holds is passed over, so that two workers never claim the same run. The attempt is
+    counted before the graph starts, so that a run that kills its process is not tried for ever.
     """
     cursor = conn.cursor(row_factory=rows.of(Claimed))
     await cursor.execute(
-        """
-        UPDATE runs
-           SET status = 'running', worker_id = %(worker_id)s, attempt = attempt + 1, started_at = now(),
-               updated_at = now()
-         WHERE run_id = (
-            SELECT run_id
-              FROM runs AS candidate
-             WHERE status = 'pending' AND run_after <= now()
-               AND NOT EXISTS (
-                SELECT FROM runs AS earlier
-                 WHERE earlier.thread_id = candidate.thread_id
-                   AND (earlier.status = 'running'
-                        OR (earlier.status = 'pending' AND earlier.run_after <= now()
-                            AND earlier.queue_position < candidate.queue_position))
-               )
-             ORDER BY queue_position
-             LIMIT 1
-               FOR UPDATE SKIP LOCKED
-         )
-        RETURNING *, coalesce((SELECT max(position) + %(stride)s FROM run_events WHERE run_id = runs.run_id),
-                              CASE WHEN attempt > 1 THEN %(stride)s ELSE 0 END) AS events_before,
-                  extract(epoch FROM now() - run_after)::float AS waited_s
-        """,
-        {"worker_id": worker_id, "stride": STRIDE},
+        "SELECT * FROM claim_run(%(worker_id)s, %(stride)s)", {"worker_id": worker_id, "stride": STRIDE}
     )
     return await cursor.fetchone()
 
@@ -124,13 +105,26 @@ async def any_due(conn: Conn) -> bool:
 
 
 async def seconds_to_next(conn: Conn) -> float | None:
-    """Seconds until the next delayed run is due (`after_seconds`), or None where there is none."""
+    """Seconds until a run may be claimed: one that is delayed (`after_seconds`), or whose thread was held just now.
+
+    None if there is none of either.
+    """
     cursor = await conn.execute(
         """
-        SELECT extract(epoch FROM min(run_after) - now())::float
-          FROM runs
-         WHERE status = 'pending' AND run_after > now()
-        """
+        SELECT CASE WHEN EXISTS (
+                   SELECT FROM runs
+                    WHERE status = 'pending' AND run_after <= now()
+                      AND NOT EXISTS (SELECT FROM runs AS earlier
+                                       WHERE earlier.thread_id = runs.thread_id
+                                         AND (earlier.status = 'running'
+                                              OR (earlier.status = 'pending' AND earlier.run_after <= now()
+                                                  AND earlier.queue_position < runs.queue_position))))
+               THEN %(held_s)s
+               ELSE (SELECT extract(epoch FROM min(run_after) - now())::float
+                       FROM runs
+                      WHERE status = 'pending' AND run_after > now()) END
+        """,
+        {"held_s": HELD_S},
     )
     row = await cursor.fetchone()
     return row[0] if row else None
@@ -164,6 +158,19 @@ async def finish(pool: Pool, end: End) -> bool:
             {"told": end.told.decode(), "values": None if end.values is None else end.values.decode()},
         )
         row = await done.fetchone()
+    return bool(row and row[0])
+
+
+async def rollback(conn: Conn, claimed: Claimed) -> bool:
+    """Take back what a run wrote that this process executes, or do nothing and return False if it no longer does.
+
+    Nothing of the run may be on its way any more (`WriteBehind.close_and_settle`).
+    """
+    done = await conn.execute(
+        "SELECT rollback_run(%(thread_id)s, %(run_id)s, %(worker_id)s)",
+        {"thread_id": claimed.thread_id, "run_id": claimed.run_id, "worker_id": claimed.worker_id},
+    )
+    row = await done.fetchone()
     return bool(row and row[0])
 
 

@@ -46,6 +46,7 @@ async def append(conn: Conn, batches: Sequence[Batch]) -> None:
             SELECT runs.run_id, held.place
               FROM unnest(%(run_ids)b::uuid[], %(worker_ids)b::uuid[]) WITH ORDINALITY AS held(run_id, worker_id, place)
               JOIN runs ON runs.run_id = held.run_id AND runs.worker_id = held.worker_id
+             ORDER BY runs.run_id
                FOR KEY SHARE OF runs
         ), added AS (
             INSERT INTO run_events (run_id, position, event, data)

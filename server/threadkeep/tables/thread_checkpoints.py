@@ -14,18 +14,16 @@ from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables.threads import Thread
 
 
-async def copy(
-    conn: Conn, filters: Filters, source_id: UUID, thread_id: UUID, marks: Mapping[str, Any]
-) -> tuple[Thread, bool] | None:
-    """Copy a thread and its checkpoints, which keep their ids, as they are at one moment; its runs are not copied.
+async def copy(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mapping[str, Any]) -> tuple[Thread, bool]:
+    """Copy a thread that the caller holds, with its checkpoints, which keep their ids, but without its runs.
 
     `marks` go over its metadata. The new thread, and whether a run was on the source, so that its checkpoints are ahead
-    of its row; None where there is no such thread of the caller's. A single statement: its parts see one and the same snapshot.
+    of its row. A single statement: its parts see one snapshot of what the run writes meanwhile.
     """
     cursor = await conn.execute(
         """
         WITH source AS (
-            SELECT * FROM threads WHERE thread_id = %(source_id)s AND metadata @> %(match)s
+            SELECT * FROM threads WHERE thread_id = %(source_id)s
         ), copied AS (
             INSERT INTO threads (thread_id, status, metadata, config, "values", interrupts, error,
                                  ttl_strategy, ttl_minutes)
@@ -58,11 +56,10 @@ async def copy(
             "thread_id": thread_id,
             "to": str(thread_id),
             "marks": Jsonb(marks),
-            "match": filters.jsonb,
         },
     )
-    row = await cursor.fetchone()
-    return (rows.of(Thread)(cursor)(row), row[-1]) if row else None
+    row: Any = await cursor.fetchone()  # the source is held
+    return rows.of(Thread)(cursor)(row), row[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,12 +30,13 @@ async def lock_expired(conn: Conn, strategy: str, limit: int) -> list[UUID]:
 
 
 async def lock_temporary(conn: Conn, limit: int) -> list[UUID]:
-    """Up to `limit` temporary threads that are no longer needed, likewise."""
+    """Up to `limit` temporary threads that are no longer needed, likewise. One with a webhook still to be sent stays."""
     cursor = await conn.execute(
         """
         SELECT thread_id
           FROM threads
          WHERE temporary_until < now() AND status <> 'busy'
+           AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE webhook_deliveries.thread_id = threads.thread_id)
          ORDER BY temporary_until
          LIMIT %(limit)s
            FOR UPDATE SKIP LOCKED

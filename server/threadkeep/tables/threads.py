@@ -1,7 +1,7 @@
 """Threads: what a client sees of a conversation, beside its checkpoints.
 
 Every statement on a thread's row is here, but those that look for threads (`thread_search`), those that move a run and
-its thread together (`queue`), and those that end a thread's time (`expiry`).
+its thread together (`queue`), and those that look for threads whose time is over (`thread_expiry`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -139,25 +139,12 @@ async def update(
 
 
 async def delete(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
-    """Delete threads with their runs, events and checkpoints, all or nothing; which of them there were.
+    """Delete those of the threads that are the caller's, with all that they have, and return their ids.
 
-    Who locked them before, in the same transaction, misses no checkpoint that was written while it waited.
+    The processes that execute their runs are told to stop. What these still write is refused.
     """
     cursor = await conn.execute(
-        """
-        WITH gone AS (
-            DELETE FROM threads
-             WHERE thread_id = ANY(%(thread_ids)s) AND metadata @> %(match)s
-            RETURNING thread_id
-        ), checkpoints_gone AS (
-            DELETE FROM checkpoints WHERE thread_id IN (SELECT thread_id::text FROM gone)
-        ), blobs_gone AS (
-            DELETE FROM checkpoint_blobs WHERE thread_id IN (SELECT thread_id::text FROM gone)
-        ), writes_gone AS (
-            DELETE FROM checkpoint_writes WHERE thread_id IN (SELECT thread_id::text FROM gone)
-        )
-        SELECT thread_id FROM gone
-        """,
+        "SELECT delete_threads(%(thread_ids)s::uuid[], %(match)s)",
         {"thread_ids": list(thread_ids), "match": filters.jsonb},
     )
     return [row[0] for row in await cursor.fetchall()]
@@ -189,12 +176,15 @@ async def settle(conn: Conn, thread_id: UUID, settled: Settled) -> Thread | None
 
 
 async def busy_with(conn: Conn, thread_id: UUID) -> UUID | None:
-    """The run that goes on or whose turn has come; None where there is none. Holds while the thread is locked."""
+    """The run that executes or is due on a locked thread, or None. It holds until the lock is released.
+
+    A statement of its own behind the lock, and not by now(): the lock may have been waited for.
+    """
     cursor = await conn.execute(
         """
         SELECT run_id
           FROM runs
-         WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running') AND run_after <= now()
+         WHERE thread_id = %(thread_id)s AND status IN ('pending', 'running') AND run_after <= clock_timestamp()
          ORDER BY queue_position
          LIMIT 1
         """,
@@ -204,26 +194,25 @@ async def busy_with(conn: Conn, thread_id: UUID) -> UUID | None:
     return row[0] if row else None
 
 
-async def lock(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
-    """Hold those of the threads that are the caller's until the transaction ends: no run of theirs moves meanwhile.
+async def lock(conn: Conn, filters: Filters, thread_id: UUID, *, within_s: float) -> bool:
+    """Hold the thread until the transaction ends, for which the caller may take `within_s` seconds between statements.
 
-    They are taken in order, so that of two who want the same none waits for ever.
+    No run of the thread starts, ends or is created meanwhile. False if there is no such thread of the caller's.
     """
     cursor = await conn.execute(
         """
-        SELECT thread_id
+        SELECT set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true)
           FROM threads
-         WHERE thread_id = ANY(%(thread_ids)s) AND metadata @> %(match)s
-         ORDER BY thread_id
-           FOR UPDATE
+         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+           FOR NO KEY UPDATE
         """,
-        {"thread_ids": list(thread_ids), "match": filters.jsonb},
+        {"thread_id": thread_id, "match": filters.jsonb, "idle_ms": str(round(within_s * 1000))},
     )
-    return [row[0] for row in await cursor.fetchall()]
+    return await cursor.fetchone() is not None
 
 
 async def lock_free(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
-    """Those of the threads that no run is on or waits for; until the transaction ends no run starts there either.
+    """Hold those of the threads that are the caller's and on which no run executes or waits, and return their ids.
 
     `status` decides, not a look at `runs`: it is read again once the row is locked.
     """
@@ -233,7 +222,7 @@ async def lock_free(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) ->
           FROM threads
          WHERE thread_id = ANY(%(thread_ids)s) AND metadata @> %(match)s AND status <> 'busy'
          ORDER BY thread_id
-           FOR UPDATE
+           FOR NO KEY UPDATE
         """,
         {"thread_ids": list(thread_ids), "match": filters.jsonb},
     )

@@ -1,7 +1,7 @@
 """Workers: one row a process, renewed by a heartbeat for all its runs at once. The row is the process's lease.
 
 A process whose row is gone is dead to the others: its runs are put back, and whatever it still writes for them is
-refused (`hold_lease`). A row that is gone never comes back. Only Postgres's clock is compared.
+refused (`check_leases`). A row that is gone never comes back. Only Postgres's clock is compared.
 """
 
 from collections.abc import Sequence
@@ -42,8 +42,16 @@ def renew(conn: Connection[Any], worker_id: UUID) -> bool:
 
 
 def lease_lost(failure: BaseException) -> bool:
-    """Whether it is the error of the function `hold_lease`, which a transaction for a run asks (`persistence/group_commit.py`)."""
+    """Whether Postgres refused a write because the process has lost its lease (function `check_leases`)."""
     return isinstance(failure, psycopg.Error) and failure.sqlstate == "TK001"
+
+
+def is_fenced(failure: BaseException) -> bool:
+    """Whether Postgres refused a write because the process does not execute the run any more (function `check_leases`).
+
+    The lease is lost, or the run alone: it was deleted with its thread, has ended, or was put back in the queue.
+    """
+    return isinstance(failure, psycopg.Error) and failure.sqlstate in {"TK001", "TK002"}
 
 
 async def delete(conn: Conn, worker_id: UUID) -> None:
@@ -81,64 +89,26 @@ async def sweep(conn: Conn, own_id: UUID, lease_s: float) -> int:
 
 async def put_back(conn: Conn, worker_id: UUID) -> int:
     """Return this process's running runs to the queue, the attempt not counted: it is stopping. How many."""
-    done = await conn.execute(
-        """
-        UPDATE runs
-           SET status = 'pending', worker_id = NULL, attempt = greatest(attempt - 1, 0), kept = true, updated_at = now()
-         WHERE worker_id = %(worker_id)s AND status = 'running'
-        """,
-        {"worker_id": worker_id},
-    )
-    if done.rowcount:
-        await conn.execute("SELECT pg_notify('threadkeep', 'pending')")
-    return done.rowcount
+    cursor = await conn.execute("SELECT requeue_runs(%(worker_id)s, '{}', 0, false)", {"worker_id": worker_id})
+    row = await cursor.fetchone()
+    return row[0] if row else 0
 
 
 async def put_back_lost(conn: Conn, worker_id: UUID, executed: Sequence[UUID], grace_s: float) -> int:
     """Return to the queue what this process is said to run and does not: its end could not be written, or its
     beginning was not heard of. Only what began over `grace_s` seconds ago; how many."""
-    done = await conn.execute(
-        """
-        UPDATE runs
-           SET status = 'pending', worker_id = NULL, kept = true, updated_at = now()
-         WHERE worker_id = %(worker_id)s AND status = 'running' AND run_id <> ALL(%(executed)s)
-           AND started_at < now() - make_interval(secs => %(grace_s)s)
-        """,
+    cursor = await conn.execute(
+        "SELECT requeue_runs(%(worker_id)s, %(executed)s::uuid[], %(grace_s)s, true)",
         {"worker_id": worker_id, "executed": list(executed), "grace_s": grace_s},
     )
-    return done.rowcount
+    row = await cursor.fetchone()
+    return row[0] if row else 0
 
 
 async def take_over(conn: Conn, max_attempts: int) -> Sequence[UUID]:
     """Put the runs of dead processes back in the queue, or end those that were tried often enough; which."""
     cursor = await conn.execute(
-        """
-        WITH orphans AS (
-            SELECT run_id, thread_id, attempt
-              FROM runs
-             WHERE status = 'running'
-               AND NOT EXISTS (SELECT FROM workers WHERE workers.worker_id = runs.worker_id)
-               FOR UPDATE SKIP LOCKED
-        ), moved AS (
-            UPDATE runs
-               SET status      = CASE WHEN orphans.attempt >= %(max_attempts)s THEN 'error' ELSE 'pending' END,
-                   finished_at = CASE WHEN orphans.attempt >= %(max_attempts)s THEN now() END,
-                   error       = CASE WHEN orphans.attempt >= %(max_attempts)s THEN %(error)s END,
-                   worker_id   = NULL,
-                   kept        = true,
-                   updated_at  = now()
-              FROM orphans
-             WHERE runs.run_id = orphans.run_id
-            RETURNING runs.run_id, runs.thread_id, runs.status
-        ), failed AS (
-            UPDATE threads
-               SET status = CASE WHEN EXISTS (SELECT FROM runs WHERE runs.thread_id = threads.thread_id
-                                                AND runs.status = 'pending') THEN 'busy' ELSE 'error' END,
-                   error = %(error)s, updated_at = now()
-             WHERE thread_id IN (SELECT thread_id FROM moved WHERE status = 'error')
-        )
-        SELECT run_id, pg_notify('threadkeep', 'pending'), pg_notify('threadkeep', 'run:' || run_id) FROM moved
-        """,
+        "SELECT recover_runs(%(max_attempts)s, %(error)s)",
         {
             "max_attempts": max_attempts,
             "error": Jsonb({"error": "WorkerDied", "message": "the process died each time that it ran this"}),

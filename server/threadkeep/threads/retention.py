@@ -10,11 +10,11 @@ from typing import ClassVar
 from uuid import UUID
 
 from threadkeep.base.problems import Unsupported
-from threadkeep.persistence.checkpointer import Checkpoints
-from threadkeep.postgres.pool import Pool
+from threadkeep.persistence.checkpointer import Checkpoints, TransactionCheckpoints
+from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.tenancy import EVERYTHING, Filters
 from threadkeep.project import CheckpointerTTL
-from threadkeep.tables import cancels, thread_expiry, threads
+from threadkeep.tables import thread_expiry, threads
 from threadkeep.threads.history import ThreadParts
 
 log = logging.getLogger(__name__)
@@ -24,16 +24,21 @@ EXPIRE_BATCH = 500
 """Of one round, unless langgraph.json says otherwise."""
 PRUNE_BATCH = 50
 """Threads pruned at once, at most; fewer than are deleted, for each takes several statements, and their rows are locked meanwhile."""
+DELETE_BATCH = 50
+"""Threads that a client deletes at once, at most. A run of theirs that writes, and what else is committed with it, waits
+as long."""
 
 
 async def delete(parts: ThreadParts, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
-    """Delete threads, and stop the runs that go on on them: here at once, elsewhere by a wake-up; which there were."""
-    async with parts.pool.connection(filters) as conn, conn.transaction():
-        await cancels.tell_of_deletion(conn, await threads.lock(conn, filters, thread_ids))
-        gone = await threads.delete(conn, filters, thread_ids)
-    for execution in parts.executions:
-        if execution.thread_id in gone:
-            execution.cancel("interrupt", "the thread was deleted")
+    """Delete threads with all that they have, and stop their runs in whatever process; which there were.
+
+    Each batch is a transaction. Cancelled in between, some are gone and the rest are whole.
+    """
+    ordered = sorted(set(thread_ids))
+    gone: list[UUID] = []
+    for start in range(0, len(ordered), DELETE_BATCH):
+        async with parts.pool.connection(filters) as conn:
+            gone += await threads.delete(conn, filters, ordered[start : start + DELETE_BATCH])
     return gone
 
 
@@ -45,9 +50,7 @@ async def keep_latest(parts: ThreadParts, filters: Filters, thread_ids: Sequence
     async with parts.pool.connection(filters) as conn, conn.transaction():
         free = await threads.lock_free(conn, filters, thread_ids)
         try:
-            await parts.checkpoints.scoped(filters).aprune(
-                [str(thread_id) for thread_id in free], strategy="keep_latest"
-            )
+            await _prune(parts.checkpoints, conn, free)
         except NotImplementedError:
             raise Unsupported(
                 "keep_latest can't prune a thread whose graph uses a DeltaChannel", field="strategy"
@@ -80,16 +83,22 @@ class ThreadExpiry:
         async with self.pool.connection() as conn, conn.transaction():
             pruned = await thread_expiry.lock_expired(conn, "keep_latest", min(limit, PRUNE_BATCH))
             for thread_id in pruned:
-                await self._prune(thread_id)
+                await self._prune_if_possible(conn, thread_id)
             if pruned:
                 await thread_expiry.mark_swept(conn, pruned)
         if gone or pruned:
             log.info("threads expired", extra={"deleted": len(gone), "pruned": len(pruned)})
 
-    async def _prune(self, thread_id: UUID) -> None:
+    async def _prune_if_possible(self, conn: Conn, thread_id: UUID) -> None:
         try:
-            await self.checkpoints.aprune([str(thread_id)], strategy="keep_latest")
+            await _prune(self.checkpoints, conn, [thread_id])
         except NotImplementedError:
             log.warning(
                 "a thread can't be pruned: its graph uses a DeltaChannel", extra={"expired_thread_id": str(thread_id)}
             )
+
+
+async def _prune(checkpoints: Checkpoints, conn: Conn, thread_ids: Sequence[UUID]) -> None:
+    """Take the old checkpoints of threads that the caller's transaction holds. NotImplementedError as LangGraph's."""
+    bound = TransactionCheckpoints(checkpoints, conn)
+    await bound.aprune([str(thread_id) for thread_id in thread_ids], strategy="keep_latest")

@@ -1,13 +1,13 @@
 """Updates: a thread's state changed by a client instead of by a run.
 
-A change holds the thread's row from its look at the runs to the end, so that no run starts in between and both the
-checkpoint and the row are there when it ends. Its time is bounded, for the edges of a graph are its author's code.
+A change holds the thread, and is one transaction (`gate`). Its time is bounded, because the edges of a graph are its
+author's code.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -19,7 +19,7 @@ from langgraph.types import StateUpdate
 from pydantic import BaseModel, ConfigDict
 
 from threadkeep.base import ids
-from threadkeep.base.problems import InvalidRequest, NotFound, Problem, ThreadBusy
+from threadkeep.base.problems import InvalidRequest, NotFound, Problem
 from threadkeep.graphs import Graph, LoadedGraph, Tenant
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import EVERYTHING, Filters
@@ -31,14 +31,15 @@ from threadkeep.runs.request import Command
 from threadkeep.tables import idempotency_keys, thread_checkpoints, threads
 from threadkeep.tables.idempotency_keys import Key
 from threadkeep.tables.threads import NewThread, Thread
-from threadkeep.threads import history
+from threadkeep.threads import gate, history
 from threadkeep.threads.history import At, ThreadParts
 
 log = logging.getLogger(__name__)
 
 UPDATE_S = 20.0
 """How long a change may take, and so how long a run may have to wait for it."""
-CLEAN_S = 5.0
+HOLD_S = UPDATE_S + 5
+"""After so long without a statement Postgres takes the thread from a process that stands still."""
 
 REFUSALS = (InvalidUpdateError, EmptyInputError, ValueError, TypeError)
 """What LangGraph, a schema or a reducer raises on values that it does not take."""
@@ -90,11 +91,10 @@ async def update_state(parts: ThreadParts, tenant: Tenant, thread_id: UUID, chan
     config, filters = history.config(thread_id, change.at), tenant.filters
     loaded = await _graph_of(parts, filters, thread_id)
     async with (
-        history.opened(loaded, tenant, thread_id, "threads.update") as graph,
-        parts.pool.connection(filters) as conn,
-        conn.transaction(),
+        history.opened(loaded, tenant, thread_id, "threads.update") as opened,
+        gate.held(parts.pool, filters, thread_id, within_s=HOLD_S) as conn,
     ):
-        await _hold_free(conn, filters, thread_id)
+        graph = gate.in_transaction(opened, conn)
         if change.at.checkpoint_id and (await graph.aget_state(config)).created_at is None:
             raise NotFound(f"Checkpoint {change.at.checkpoint_id} not found")
         added = await _apply(graph, config, [Superstep(updates=[change.update])])
@@ -115,20 +115,19 @@ async def create_thread(
     graph_id: object = new.metadata.get("graph_id")
     if not graph_id:
         raise InvalidRequest("supersteps need a graph: set 'graph_id' in the metadata")
-    # The checkpointer reads on a connection of its own, to which the thread is not there yet.
-    maker = replace(tenant, filters=EVERYTHING)
     async with (
-        history.opened(history.served(parts.graphs, graph_id), maker, new.thread_id, "threads.update") as graph,
+        history.opened(history.served(parts.graphs, graph_id), tenant, new.thread_id, "threads.update") as opened,
         parts.pool.connection(tenant.filters) as conn,
         conn.transaction(),
     ):
         if await threads.create(conn, new) is None:
             return None
-        async with _all_or_nothing(parts, new.thread_id):
-            await _apply(graph, history.config(new.thread_id), supersteps)
-            if key is not None:
-                await idempotency_keys.settle(conn, key)
-            return await _settle(conn, graph, new.thread_id)
+        await threads.lock(conn, EVERYTHING, new.thread_id, within_s=HOLD_S)
+        graph = gate.in_transaction(opened, conn)
+        await _apply(graph, history.config(new.thread_id), supersteps)
+        if key is not None:
+            await idempotency_keys.settle(conn, key)
+        return await _settle(conn, graph, new.thread_id)
 
 
 async def _create_empty(parts: ThreadParts, filters: Filters, new: NewThread, key: Key | None) -> Thread | None:
@@ -148,38 +147,37 @@ async def copy_thread(parts: ThreadParts, tenant: Tenant, thread_id: UUID, marks
     From a busy one it gets what the run has written so far, and its row tells of that.
     """
     filters = tenant.filters
-    async with parts.pool.connection(filters) as conn:
-        copied = await thread_checkpoints.copy(conn, filters, thread_id, ids.uuid7(), marks)
-    if copied is None:
-        raise NotFound(f"Thread with ID {thread_id} not found")
-    thread, source_busy = copied
-    loaded = parts.graphs.get(thread.metadata.load().get("graph_id"))
-    if not source_busy or loaded is None:
-        return thread
-    async with history.opened(loaded, tenant, thread.thread_id) as graph, parts.pool.connection(filters) as conn:
-        return await _settle(conn, graph, thread.thread_id)
+    source = await _thread(parts, filters, thread_id)
+    loaded = parts.graphs.get(source.metadata.load().get("graph_id"))
+    async with (
+        nullcontext() if loaded is None else history.opened(loaded, tenant, thread_id) as graph,
+        parts.pool.connection(filters) as conn,
+        conn.transaction(),
+    ):
+        if not await threads.lock(conn, filters, thread_id, within_s=HOLD_S):
+            raise NotFound(f"Thread with ID {thread_id} not found")
+        thread, source_busy = await thread_checkpoints.copy(conn, thread_id, ids.uuid7(), marks)
+        if graph is None or not source_busy:
+            return thread
+        return await _settle(conn, gate.in_transaction(graph, conn), thread.thread_id)
 
 
-async def _graph_of(parts: ThreadParts, filters: Filters, thread_id: UUID) -> LoadedGraph:
-    """The thread's graph, which is opened before the thread is held, for a factory may take its time."""
+async def _thread(parts: ThreadParts, filters: Filters, thread_id: UUID) -> Thread:
     async with parts.pool.connection(filters) as conn:
         thread = await threads.get(conn, filters, thread_id)
     if thread is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
-    loaded = history.graph_of(parts.graphs, thread)
+    return thread
+
+
+async def _graph_of(parts: ThreadParts, filters: Filters, thread_id: UUID) -> LoadedGraph:
+    """The thread's graph, which is opened before the thread is held, for a factory may take its time."""
+    loaded = history.graph_of(parts.graphs, await _thread(parts, filters, thread_id))
     if loaded is None:
         raise InvalidRequest(
             f"Thread '{thread_id}' has no assigned graph ID. Make a run on it first, or set 'graph_id' in its metadata."
         )
     return loaded
-
-
-async def _hold_free(conn: Conn, filters: Filters, thread_id: UUID) -> None:
-    """Hold the thread until the transaction ends; ThreadBusy where a run is on it."""
-    if not await threads.lock(conn, filters, [thread_id]):
-        raise NotFound(f"Thread with ID {thread_id} not found")
-    if run_id := await threads.busy_with(conn, thread_id):
-        raise ThreadBusy("Thread is running a task: its state can be updated when that has ended.", run_id=str(run_id))
 
 
 async def _apply(graph: Graph, config: RunnableConfig, supersteps: Sequence[Superstep]) -> RunnableConfig:
@@ -201,14 +199,3 @@ async def _settle(conn: Conn, graph: Graph, thread_id: UUID) -> Thread:
     if row is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
     return row
-
-
-@asynccontextmanager
-async def _all_or_nothing(parts: ThreadParts, thread_id: UUID) -> AsyncGenerator[None]:
-    """Take back the checkpoints of a thread that is not to be: they were written on connections of the saver's own."""
-    try:
-        yield
-    except BaseException:
-        with anyio.move_on_after(CLEAN_S, shield=True):
-            await parts.checkpoints.adelete_thread(str(thread_id))
-        raise
