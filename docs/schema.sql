@@ -56,6 +56,8 @@ BEGIN
             PERFORM delete_run_checkpoints(cancelled.thread_id, cancelled.run_id)
               WHERE cancelled.began; -- its process died, or was stopped
             DELETE FROM runs WHERE run_id = cancelled.run_id;
+        ELSIF NOT cancelled.was_running THEN
+            DELETE FROM run_undo_log WHERE run_undo_log.run_id = cancelled.run_id;
         END IF;
         PERFORM pg_notify('threadkeep', 'run:' || cancelled.run_id);
         IF cancelled.was_running THEN
@@ -279,6 +281,7 @@ BEGIN
        SET status = ending ->> 'status', error = failure, output_keys = ending -> 'output_keys',
            finished_at = ended_at, updated_at = ended_at, worker_id = NULL
      WHERE run_id = ended;
+    DELETE FROM run_undo_log WHERE run_id = ended;
     IF waiting THEN
         PERFORM pg_notify('threadkeep', 'pending');
     END IF;
@@ -343,6 +346,29 @@ BEGIN
     PERFORM pg_notify('threadkeep', 'webhook');
     RETURN NULL;
 END
+$$;
+
+CREATE TABLE run_undo_log (
+    run_id uuid NOT NULL,
+    checkpoint_ns text NOT NULL,
+    checkpoint_id text NOT NULL,
+    task_id text NOT NULL,
+    idx integer NOT NULL,
+    existed boolean NOT NULL,
+    channel text,
+    type text,
+    blob bytea,
+    task_path text
+);
+
+COMMENT ON TABLE run_undo_log IS 'rows of checkpoint_writes as they were before a run changed those of an earlier run';
+
+COMMENT ON COLUMN run_undo_log.existed IS 'false: there was no such row, and a rollback deletes it';
+
+CREATE FUNCTION log_undo(entries run_undo_log[]) RETURNS void
+    LANGUAGE sql
+    AS $$
+    INSERT INTO run_undo_log SELECT * FROM unnest(entries) ON CONFLICT DO NOTHING
 $$;
 
 CREATE FUNCTION open_run(asked jsonb, OUT thread_found boolean, OUT new_thread boolean, OUT busy_with uuid, OUT status text, OUT kept boolean, OUT metadata jsonb, OUT created_at timestamp with time zone, OUT superseded uuid[]) RETURNS record
@@ -585,6 +611,7 @@ BEGIN
                SET status = 'error', finished_at = clock_timestamp(), error = failure, worker_id = NULL, kept = true,
                    updated_at = clock_timestamp()
              WHERE run_id = orphan.run_id;
+            DELETE FROM run_undo_log WHERE run_id = orphan.run_id;
         END IF;
         PERFORM pg_notify('threadkeep', 'pending'), pg_notify('threadkeep', 'run:' || orphan.run_id);
         RETURN NEXT orphan.run_id;
@@ -672,6 +699,8 @@ BEGIN
             running := running || superseded.run_id;
         ELSIF strategy = 'rollback' AND superseded.began THEN
             PERFORM delete_run_checkpoints(of_thread, superseded.run_id);
+        ELSE
+            DELETE FROM run_undo_log WHERE run_id = superseded.run_id;
         END IF;
     END LOOP;
     RETURN running;
@@ -823,23 +852,6 @@ CREATE TABLE run_events (
     event text NOT NULL,
     data text NOT NULL
 );
-
-CREATE TABLE run_undo_log (
-    run_id uuid NOT NULL,
-    checkpoint_ns text NOT NULL,
-    checkpoint_id text NOT NULL,
-    task_id text NOT NULL,
-    idx integer NOT NULL,
-    existed boolean NOT NULL,
-    channel text,
-    type text,
-    blob bytea,
-    task_path text
-);
-
-COMMENT ON TABLE run_undo_log IS 'rows of checkpoint_writes as they were before a run changed those of an earlier run';
-
-COMMENT ON COLUMN run_undo_log.existed IS 'false: there was no such row, and a rollback deletes it';
 
 CREATE TABLE runs (
     run_id uuid NOT NULL,

@@ -54,6 +54,11 @@ CREATE TABLE run_undo_log (
 COMMENT ON TABLE run_undo_log IS 'rows of checkpoint_writes as they were before a run changed those of an earlier run';
 COMMENT ON COLUMN run_undo_log.existed IS 'false: there was no such row, and a rollback deletes it';
 
+-- Note what stood in checkpoint_writes before. The first note of a row stays.
+CREATE FUNCTION log_undo(entries run_undo_log[]) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO run_undo_log SELECT * FROM unnest(entries) ON CONFLICT DO NOTHING
+$$;
+
 -- Fencing: hold the rows of runs that a process executes, and of the process, until the transaction ends. A transaction
 -- that takes a run away from its process locks the run FOR UPDATE, and so comes before or after, never between.
 -- TK001: the process has lost its lease. TK002: the run is gone, has ended, or is another process's.
@@ -232,6 +237,7 @@ BEGIN
                SET status = 'error', finished_at = clock_timestamp(), error = failure, worker_id = NULL, kept = true,
                    updated_at = clock_timestamp()
              WHERE run_id = orphan.run_id;
+            DELETE FROM run_undo_log WHERE run_id = orphan.run_id;
         END IF;
         PERFORM pg_notify('threadkeep', 'pending'), pg_notify('threadkeep', 'run:' || orphan.run_id);
         RETURN NEXT orphan.run_id;
@@ -347,6 +353,8 @@ BEGIN
             PERFORM delete_run_checkpoints(cancelled.thread_id, cancelled.run_id)
               WHERE cancelled.began; -- its process died, or was stopped
             DELETE FROM runs WHERE run_id = cancelled.run_id;
+        ELSIF NOT cancelled.was_running THEN
+            DELETE FROM run_undo_log WHERE run_undo_log.run_id = cancelled.run_id;
         END IF;
         PERFORM pg_notify('threadkeep', 'run:' || cancelled.run_id);
         IF cancelled.was_running THEN
@@ -387,6 +395,8 @@ BEGIN
             running := running || superseded.run_id;
         ELSIF strategy = 'rollback' AND superseded.began THEN
             PERFORM delete_run_checkpoints(of_thread, superseded.run_id);
+        ELSE
+            DELETE FROM run_undo_log WHERE run_id = superseded.run_id;
         END IF;
     END LOOP;
     RETURN running;
@@ -547,6 +557,7 @@ BEGIN
        SET status = ending ->> 'status', error = failure, output_keys = ending -> 'output_keys',
            finished_at = ended_at, updated_at = ended_at, worker_id = NULL
      WHERE run_id = ended;
+    DELETE FROM run_undo_log WHERE run_id = ended;
     IF waiting THEN
         PERFORM pg_notify('threadkeep', 'pending');
     END IF;

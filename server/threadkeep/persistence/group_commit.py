@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from psycopg import sql
-from psycopg.rows import tuple_row
+from psycopg.rows import dict_row
 
 from threadkeep.postgres.arrays import Blobs, Ints, Texts
 from threadkeep.postgres.batch_writer import Committed, Handed, Together
@@ -124,10 +124,14 @@ async def write_all(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
     ends = [rows.end for rows in batch if rows.end]
     told, values = Texts(end.told for end in ends), Texts(end.values for end in ends)
     deferred = not any(rows.flushed for rows in batch)
-    cursor = conn.cursor(row_factory=tuple_row)
-    await cursor.execute(_statement(tuple(given)), [*columns, run_ids, worker_ids, deferred, told, values])
+    undo = list({row: row for rows in batch for row in rows.undo})
+    before = _columns(undo, "tttttn") if undo else []
+    cursor = conn.cursor(row_factory=dict_row)
+    await cursor.execute(
+        _statement(tuple(given), undo=bool(undo)), [*columns, run_ids, worker_ids, *before, deferred, told, values]
+    )
     row = await cursor.fetchone()
-    return row[2] if row else {}
+    return row["finished"] if row else {}
 
 
 def _merged(batch: list[Rows]) -> Mapping[str, list[Any]]:
@@ -137,7 +141,6 @@ def _merged(batch: list[Rows]) -> Mapping[str, list[Any]]:
         "checkpoints": _last(batch, lambda rows: rows.checkpoints, 3),
         "replacing": _last(batch, lambda rows: rows.replacing, 6),
         "adding": _first(batch, lambda rows: rows.adding, 6),
-        "undo": list({row: row for rows in batch for row in rows.undo}),
     }
 
 
@@ -181,38 +184,36 @@ INSERTS: Final[Mapping[str, tuple[sql.Composable, str]]] = {
         "tttttnttb",
     ),
     "adding": (INTO_WRITES.format(sql.SQL("DO NOTHING")), "tttttnttb"),
-    "undo": (
-        sql.SQL(
-            """
-            INSERT INTO run_undo_log (run_id, checkpoint_ns, checkpoint_id, task_id, idx,
-                                      existed, channel, type, blob, task_path)
-            SELECT changed.run_id::uuid, changed.checkpoint_ns, changed.checkpoint_id, changed.task_id, changed.idx,
-                   before.thread_id IS NOT NULL, before.channel, before.type, before.blob, before.task_path
-              FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[])
-                AS changed (run_id, thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-              LEFT JOIN checkpoint_writes AS before USING (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-            ON CONFLICT DO NOTHING
-            """
-        ),
-        "tttttn",
-    ),
 }
 """By kind of rows: how they are inserted, and a letter for each column as `_columns` takes it."""
+UNDO: Final = sql.SQL(
+    """
+           (SELECT log_undo(array_agg(
+                       ROW(changed.run_id::uuid, changed.checkpoint_ns, changed.checkpoint_id, changed.task_id, changed.idx,
+                           before.thread_id IS NOT NULL, before.channel, before.type, before.blob, before.task_path
+                       )::run_undo_log))
+              FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[])
+                AS changed (run_id, thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+              LEFT JOIN checkpoint_writes AS before USING (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)),
+    """
+)
 LAST: Final = sql.SQL(
     """
     SELECT check_leases(%s::text[]::uuid[], %s::text[]::uuid[]),
+           {}
            (SELECT set_config('synchronous_commit', 'off', true) WHERE %s),
-           finish_runs(%s::text[]::jsonb[], %s::text[]::json[])
+           finish_runs(%s::text[]::jsonb[], %s::text[]::json[]) AS finished
     """
 )
 """The main query, which Postgres runs before the inserts in front of it: first the runs are held."""
 
 
 @functools.cache
-def _statement(kinds: tuple[str, ...]) -> bytes:
+def _statement(kinds: tuple[str, ...], *, undo: bool) -> bytes:
     """The inserts of `kinds`, the leases and the ends: an insert of nothing costs too."""
     inserts = [sql.SQL("{} AS ({})").format(sql.Identifier(kind), INSERTS[kind][0]) for kind in kinds]
-    return (sql.SQL("WITH {} {}").format(sql.SQL(", ").join(inserts), LAST) if inserts else LAST).as_bytes(None)
+    main = LAST.format(UNDO if undo else sql.SQL(""))
+    return (sql.SQL("WITH {} {}").format(sql.SQL(", ").join(inserts), main) if inserts else main).as_bytes(None)
 
 
 def _last(batch: list[Rows], part: Callable[[Rows], Sequence[Row]], key: int) -> list[Row]:

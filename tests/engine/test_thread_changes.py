@@ -1,0 +1,338 @@
+"""What a client does to a thread while a run executes on it, in this process or in another one."""
+
+import itertools
+import operator
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, NamedTuple, TypeAlias
+
+import anyio
+import httpx
+import psycopg
+import pytest
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
+from psycopg.rows import tuple_row
+from typing_extensions import TypedDict
+
+from conftest import WAIT_S, serving
+from graphs import GRAPHS, Gate
+from threadkeep.duties import cleanup
+from threadkeep.graphs import accept
+from threadkeep.settings import Settings
+
+TABLES = ("checkpoints", "checkpoint_blobs", "checkpoint_writes", "runs", "run_events", "crons", "webhook_deliveries")
+Delete: TypeAlias = Callable[[httpx.AsyncClient, str, str], Awaitable[httpx.Response]]
+
+
+class Items(TypedDict, total=False):
+    items: Annotated[list[Any], operator.add]
+
+
+async def _wait(state: Items) -> Items:
+    if Gate.latest is not None:
+        await Gate.latest.pass_through()
+    return {"items": ["passed"]}
+
+
+async def _ask_and_wait(state: Items) -> Items:
+    answer = interrupt("first?")
+    await _wait(state)
+    return {"items": [answer]}
+
+
+async def _ask_twice(state: Items) -> Items:
+    return {"items": [interrupt("first?"), interrupt("second?")]}
+
+
+async def _wait_before(state: Items) -> str:
+    """Where a change of the state takes its time."""
+    if Gate.latest is not None and "held" in state["items"]:
+        await Gate.latest.pass_through()
+    return END
+
+
+def _graph(**nodes: Any) -> Any:
+    graph = StateGraph(Items)
+    for name, node in nodes.items():
+        graph.add_node(name, node)
+    for before, after in zip([START, *nodes], [*nodes, END], strict=True):
+        graph.add_edge(before, after)
+    return graph
+
+
+def _holding() -> Any:
+    graph = StateGraph(Items)
+    graph.add_node("add", lambda _: {"items": ["added"]})
+    graph.add_edge(START, "add")
+    graph.add_conditional_edges("add", _wait_before, [END])
+    return graph
+
+
+def _first(state: Items) -> Items:
+    return {"items": ["first"]}
+
+
+MINE = {
+    "stepping": _graph(first=_first, gate=_wait, last=_first),
+    "answered": _graph(first=_first, ask=_ask_and_wait),
+    "asking_then": _graph(ask=lambda _: {"items": [interrupt("first?")]}, gate=_wait),
+    "asking_twice": _graph(ask=_ask_twice, gate=_wait),
+    "holding": _holding(),
+}
+
+
+@asynccontextmanager
+async def _server(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    loaded = {name: accept(name, graph, where="tests") for name, graph in {**GRAPHS, **MINE}.items()}
+    async with (
+        serving(settings, loaded) as url,
+        httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http,
+    ):
+        yield http
+
+
+@pytest.fixture
+async def http(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with _server(settings) as http:
+        yield http
+
+
+@pytest.fixture
+async def elsewhere(settings: Settings, http: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncClient]:
+    """Another process, which is told to claim nothing: what is started at the first one executes there."""
+    async with _server(settings) as elsewhere:
+        yield elsewhere
+
+
+async def _sql(settings: Settings, statement: Any, *parameters: object) -> list[tuple[Any, ...]]:
+    conn = await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True, row_factory=tuple_row)
+    async with conn:
+        cursor = await conn.execute(statement, parameters)
+        return await cursor.fetchall() if cursor.description else []
+
+
+async def _left(settings: Settings, thread_id: str) -> dict[str, int]:
+    """How many rows of a thread there are, by table."""
+    left: dict[str, int] = {}
+    for table in TABLES:
+        where = "thread_id::text = %s"
+        if table == "run_events":
+            where = "NOT EXISTS (SELECT FROM runs WHERE runs.run_id = run_events.run_id) OR %s = ''"
+        [(left[table],)] = await _sql(settings, f"SELECT count(*) FROM {table} WHERE {where}", thread_id)
+    return left
+
+
+async def _until_idle(http: httpx.AsyncClient, thread_id: str) -> dict[str, Any]:
+    with anyio.fail_after(WAIT_S):
+        while (thread := (await http.get(f"/threads/{thread_id}")).json())["status"] == "busy":
+            await anyio.sleep(0.02)
+    return thread
+
+
+async def _delete(http: httpx.AsyncClient, thread_id: str, assistant_id: str) -> httpx.Response:
+    return await http.delete(f"/threads/{thread_id}")
+
+
+async def _prune(http: httpx.AsyncClient, thread_id: str, assistant_id: str) -> httpx.Response:
+    return await http.post("/threads/prune", json={"thread_ids": [thread_id], "strategy": "delete"})
+
+
+async def _delete_assistant(http: httpx.AsyncClient, thread_id: str, assistant_id: str) -> httpx.Response:
+    return await http.delete(f"/assistants/{assistant_id}", params={"delete_threads": "true"})
+
+
+class Deletion(NamedTuple):
+    """How a thread is deleted, in the process of its run or in another one, and when the run writes its checkpoints."""
+
+    delete: Delete
+    here: bool
+    durability: str
+
+
+@pytest.mark.parametrize(
+    "deletion",
+    [
+        Deletion(*each)
+        for each in itertools.product([_delete, _prune, _delete_assistant], [True, False], ["sync", "async", "exit"])
+    ],
+    ids=lambda deletion: f"{deletion.delete.__name__}-{deletion.here}-{deletion.durability}",
+)
+async def test_thread_deleted_during_a_run_leaves_nothing(
+    http: httpx.AsyncClient, elsewhere: httpx.AsyncClient, settings: Settings, gate: Gate, deletion: Deletion
+) -> None:
+    """Ours: the run is told to stop, what it still writes is refused, and the same id made anew is empty."""
+    delete, here, durability = deletion
+    assistant = (await http.post("/assistants", json={"graph_id": "stepping"})).json()["assistant_id"]
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    run = {"assistant_id": assistant, "input": {"items": ["secret"]}, "durability": durability}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(lambda: http.post(f"/threads/{thread_id}/runs/wait", json=run))
+        await gate.entered()
+        answer = await delete(http if here else elsewhere, thread_id, assistant)
+        assert answer.is_success, answer.text
+        with anyio.fail_after(WAIT_S):
+            while gate.inside:
+                await anyio.sleep(0.01)
+
+    assert await _left(settings, thread_id) == dict.fromkeys(TABLES, 0)
+    made = await http.post("/threads", json={"thread_id": thread_id, "metadata": {"graph_id": "stepping"}})
+    assert made.json()["values"] is None
+    assert (await http.get(f"/threads/{thread_id}/state")).json()["values"] == {}
+
+
+async def test_thread_that_expires_leaves_nothing(
+    http: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: a webhook that could not be sent yet goes with its thread; the thread of a stateless run waits for it."""
+    monkeypatch.setattr(cleanup, "CLEAR_S", 0.05)
+    with_webhook = {"assistant_id": "chain", "input": {"items": []}, "webhook": "https://nowhere.invalid/"}
+    kept = (await http.post("/threads", json={"ttl": 60})).json()["thread_id"]
+    await http.post(f"/threads/{kept}/runs/wait", json=with_webhook)
+    ended = (await http.post("/runs", json=with_webhook)).json()
+    await http.get(f"/threads/{ended['thread_id']}/runs/{ended['run_id']}/join")
+    await _sql(
+        settings,
+        "INSERT INTO webhook_deliveries (run_id, thread_id, url, body, send_after)"
+        " SELECT gen_random_uuid(), thread_id, 'https://nowhere.invalid/', '{}', now() + interval '1 h' FROM threads",
+    )
+
+    assert (await http.delete(f"/threads/{kept}")).is_success
+    assert await _left(settings, kept) == dict.fromkeys(TABLES, 0)
+
+    await _sql(settings, "UPDATE threads SET temporary_until = now()")
+    await anyio.sleep(0.3)  # several rounds
+    assert (await http.get(f"/threads/{ended['thread_id']}")).is_success
+    await _sql(settings, "DELETE FROM webhook_deliveries")
+    with anyio.fail_after(WAIT_S):
+        while (await http.get(f"/threads/{ended['thread_id']}")).status_code != 404:
+            await anyio.sleep(0.02)
+    assert await _left(settings, ended["thread_id"]) == dict.fromkeys(TABLES, 0)
+
+
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+@pytest.mark.parametrize(
+    ("graph", "answers"), [("answered", ["a"]), ("asking_then", ["a"]), ("asking_twice", ["a", "b"])]
+)
+async def test_rolled_back_answer_was_never_given(
+    http: httpx.AsyncClient, settings: Settings, gate: Gate, graph: str, answers: list[str], durability: str
+) -> None:
+    """Ours: LangGraph writes an answer to the checkpoint of the run that asked; a rollback takes it back from there."""
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    base = {"assistant_id": graph, "durability": durability}
+    await http.post(f"/threads/{thread_id}/runs/wait", json=base | {"input": {"items": ["in"]}})
+    for answer in answers[:-1]:
+        await http.post(f"/threads/{thread_id}/runs/wait", json=base | {"command": {"resume": answer}})
+    before = (await http.get(f"/threads/{thread_id}/state")).json()
+    row = await _until_idle(http, thread_id)
+    writes = await _sql(settings, "SELECT * FROM checkpoint_writes ORDER BY 1, 2, 3, 4, 5")
+
+    resumed = base | {"command": {"resume": answers[-1]}}
+    run = (await http.post(f"/threads/{thread_id}/runs", json=resumed)).json()
+    await gate.entered()
+    path = f"/threads/{thread_id}/runs/{run['run_id']}/cancel"
+    assert (await http.post(path, params={"action": "rollback", "wait": "true"})).is_success
+
+    assert (await http.get(f"/threads/{thread_id}/state")).json() == before
+    assert await _sql(settings, "SELECT * FROM checkpoint_writes ORDER BY 1, 2, 3, 4, 5") == writes
+    assert await _sql(settings, "SELECT * FROM run_undo_log") == []
+    after = await _until_idle(http, thread_id)
+    changing = {"updated_at", "state_updated_at"}
+    assert {k: v for k, v in after.items() if k not in changing} == {k: v for k, v in row.items() if k not in changing}
+
+    gate.open()
+    other = base | {"command": {"resume": "other"}}
+    values = (await http.post(f"/threads/{thread_id}/runs/wait", json=other)).json()
+    assert "other" in values["items"]
+    assert answers[-1] not in values["items"]
+    assert await _sql(settings, "SELECT * FROM run_undo_log") == []
+
+
+async def test_rollback_waits_for_a_write_that_is_on_its_way(
+    http: httpx.AsyncClient, settings: Settings, gate: Gate
+) -> None:
+    """Ours: with durability `sync` a checkpoint may be committed after its graph was cancelled."""
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    run = {"assistant_id": "stepping", "input": {"items": ["rolled back"]}, "durability": "sync"}
+    started = (await http.post(f"/threads/{thread_id}/runs", json=run)).json()["run_id"]
+    await gate.entered()
+    cancelled: list[httpx.Response] = []
+
+    async def cancel() -> None:
+        path = f"/threads/{thread_id}/runs/{started}/cancel"
+        cancelled.append(await http.post(path, params={"action": "rollback", "wait": "true"}))
+
+    conn = await psycopg.AsyncConnection.connect(str(settings.database_uri))
+    async with anyio.create_task_group() as tasks, conn:
+        await conn.execute("SELECT FROM workers FOR UPDATE")  # a commit of checkpoints waits for it
+        gate.open()
+        await _until_blocked(settings, "INTO checkpoint")
+        tasks.start_soon(cancel)
+        with anyio.fail_after(WAIT_S):
+            while not await _sql(settings, "SELECT 1 FROM runs WHERE cancel_action = 'rollback'"):
+                await anyio.sleep(0.01)
+        await anyio.sleep(0.2)  # the graph is cancelled, and its write is still on its way
+        await conn.rollback()
+
+    assert [answer.status_code for answer in cancelled] == [200]
+    assert await _left(settings, thread_id) == dict.fromkeys(TABLES, 0)
+
+
+async def _until_blocked(settings: Settings, text: str) -> None:
+    with anyio.fail_after(WAIT_S):
+        while not await _sql(
+            settings,
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            " AND position(%s IN query) > 0",
+            text,
+        ):
+            await anyio.sleep(0.01)
+
+
+async def test_delayed_run_that_comes_due_during_a_change_begins_after_it(
+    http: httpx.AsyncClient, settings: Settings, gate: Gate
+) -> None:
+    """Ours: both are in the history, one after the other."""
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    run = {"assistant_id": "holding", "input": {"items": ["run"]}}
+    await http.post(f"/threads/{thread_id}/runs/wait", json=run)
+    delayed = (await http.post(f"/threads/{thread_id}/runs", json=run | {"after_seconds": 3600})).json()["run_id"]
+    updated: list[httpx.Response] = []
+
+    async def update() -> None:
+        change = {"values": {"items": ["held"]}, "as_node": "add"}
+        updated.append(await http.post(f"/threads/{thread_id}/state", json=change))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(update)
+        await gate.entered()
+        await _sql(settings, "UPDATE runs SET run_after = now() WHERE run_id = %s", delayed)
+        await _sql(settings, "NOTIFY threadkeep, 'pending'")
+        await anyio.sleep(0.5)  # a worker looks several times
+        assert await _sql(settings, "SELECT status FROM runs WHERE run_id = %s", delayed) == [("pending",)]
+        gate.open()
+    with anyio.fail_after(WAIT_S):
+        await http.get(f"/threads/{thread_id}/runs/{delayed}/join")
+
+    assert [answer.status_code for answer in updated] == [200]
+    values = (await http.get(f"/threads/{thread_id}/state")).json()["values"]
+    assert values["items"] == ["run", "added", "held", "run", "added"]
+    forks = """
+        SELECT parent_checkpoint_id FROM checkpoints WHERE parent_checkpoint_id IS NOT NULL
+         GROUP BY parent_checkpoint_id HAVING count(*) > 1
+    """
+    assert await _sql(settings, forks) == []
+
+
+async def test_supersteps_of_which_one_fails_leave_nothing(http: httpx.AsyncClient, settings: Settings) -> None:
+    """Ours: thread and checkpoints are one transaction."""
+    thread_id = str(uuid.uuid4())
+    steps = [{"values": {"items": ["a"]}, "as_node": name} for name in ("first", "nobody")]
+    body = {"thread_id": thread_id, "metadata": {"graph_id": "chain"}, "supersteps": [{"updates": [s]} for s in steps]}
+
+    answer = await http.post("/threads", json=body)
+
+    assert answer.status_code == 400, answer.text
+    assert (await http.get(f"/threads/{thread_id}")).status_code == 404
+    assert await _left(settings, thread_id) == dict.fromkeys(TABLES, 0)
