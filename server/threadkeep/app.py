@@ -271,7 +271,6 @@ def _state(plan: Plan, parts: Parts) -> State:
             pool=parts.pool,
             graphs=plan.graphs,
             checkpoints=parts.checkpoints,
-            executions=parts.executions,
             answer_bytes=plan.settings.answer_bytes,
         ),
         store=parts.store,

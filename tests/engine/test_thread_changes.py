@@ -186,7 +186,7 @@ async def test_thread_that_expires_leaves_nothing(
     http: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: a webhook that could not be sent yet goes with its thread; the thread of a stateless run waits for it."""
-    monkeypatch.setattr(cleanup, "CLEAR_S", 0.05)
+    monkeypatch.setattr(cleanup, "CLEANUP_S", 0.05)
     with_webhook = {"assistant_id": "chain", "input": {"items": []}, "webhook": "https://nowhere.invalid/"}
     kept = (await http.post("/threads", json={"ttl": 60})).json()["thread_id"]
     await http.post(f"/threads/{kept}/runs/wait", json=with_webhook)

@@ -20,7 +20,6 @@ from threadkeep.base.problems import NotFound
 from threadkeep.graphs import Graph, LoadedGraph, Tenant, is_local
 from threadkeep.persistence.checkpointer import Checkpoints
 from threadkeep.postgres.pool import Pool
-from threadkeep.runs.execution import Executions
 from threadkeep.runs.snapshots import thread_state
 from threadkeep.tables import checkpoint_sizes
 from threadkeep.tables.checkpoint_sizes import CheckpointSize, Listing
@@ -44,7 +43,6 @@ class ThreadParts:
     pool: Pool
     graphs: Graphs
     checkpoints: Checkpoints
-    executions: Executions
     answer_bytes: int
     """The most that an answer may have."""
 
