@@ -147,7 +147,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
-        async with mount.lifespan_of(custom) as theirs, open_state(plan) as state:
+        async with mount.lifespan_of(custom, project.root) as theirs, open_state(plan) as state:
             app.state.stopping, app.state.hurried = state.signals.stopping, state.signals.hurried
             yield {**theirs, STATE: state}
 

@@ -1,15 +1,18 @@
 """CLI: `threadkeep serve`, `migrate`, `keys`, `bench`, `version`."""
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from threadkeep import __version__
 from threadkeep.base.problems import StartRefused
+
+if TYPE_CHECKING:
+    from threadkeep.preparing import Prepared
 
 PROJECT_FILE = "langgraph.json"
 
@@ -25,11 +28,13 @@ def main() -> None:
 @click.option("--port", type=int, help="The port to listen on (PORT; 2024).")
 def serve(config: Path | None, host: str | None, port: int | None) -> None:
     """Serve the graphs of a langgraph.json, or, where there is none, the built-in agent."""
-    from threadkeep import serving
-
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     with refusals():
-        serving.serve(_project_file(config), given)
+        prepared = _prepared(config, given)
+
+        from threadkeep import serving
+
+        serving.serve(prepared)
 
 
 @main.command()
@@ -37,10 +42,12 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def migrate(config: Path | None, *, check: bool) -> None:
     """Bring the database's tables up to date."""
-    from threadkeep import serving
-
     with refusals():
-        names = serving.migrate(_project_file(config), check=check)
+        prepared = _prepared(config)
+
+        from threadkeep import serving
+
+        names = serving.migrate(prepared, check=check)
     verb = "to apply" if check else "applied"
     click.echo(f"{verb}: {', '.join(names)}" if names else "up to date")
     if check and names:
@@ -64,21 +71,25 @@ def create_key(
     identity: str, name: str, scopes: tuple[str, ...], expires_in_days: float | None, config: Path | None
 ) -> None:
     """Make a key and print it: this once, for only its hash is kept."""
-    from threadkeep import key_commands
-
     lives_s = expires_in_days * 86_400 if expires_in_days else None
     with refusals():
-        click.echo(key_commands.create(_project_file(config), identity, name, scopes, lives_s))
+        prepared = _prepared(config)
+
+        from threadkeep import key_commands
+
+        click.echo(key_commands.create(prepared, identity, name, scopes, lives_s))
 
 
 @keys.command("list")
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def list_keys(config: Path | None) -> None:
     """List all keys, revoked ones too; secrets are not among it."""
-    from threadkeep import key_commands
-
     with refusals():
-        for line in key_commands.lines(_project_file(config)):
+        prepared = _prepared(config)
+
+        from threadkeep import key_commands
+
+        for line in key_commands.lines(prepared):
             click.echo(line)
 
 
@@ -87,10 +98,12 @@ def list_keys(config: Path | None) -> None:
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def revoke_key(key: str, config: Path | None) -> None:
     """Revoke the KEY of an id or a prefix; within 5 seconds it opens nothing any more."""
-    from threadkeep import key_commands
-
     with refusals():
-        click.echo(key_commands.revoke(_project_file(config), key))
+        prepared = _prepared(config)
+
+        from threadkeep import key_commands
+
+        click.echo(key_commands.revoke(prepared, key))
 
 
 @main.command()
@@ -109,6 +122,13 @@ def bench(url: str | None, out: Path) -> None:
 def version() -> None:
     """Print the version."""
     click.echo(__version__)
+
+
+def _prepared(config: Path | None, given: Mapping[str, Any] | None = None) -> "Prepared":
+    """The project and the settings. What is heavy is imported afterwards: a mistake in these is told at once."""
+    from threadkeep.preparing import prepare
+
+    return prepare(_project_file(config), given or {})
 
 
 def _project_file(config: Path | None) -> Path | None:

@@ -1,10 +1,8 @@
 """Commands: `threadkeep keys`: what each does, beside reading its options."""
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -15,6 +13,7 @@ from threadkeep.auth.api_keys import new_key
 from threadkeep.base.problems import StartRefused
 from threadkeep.postgres import migrate as migrations
 from threadkeep.postgres.pool import Conn
+from threadkeep.preparing import Prepared, patient
 from threadkeep.tables import api_keys
 from threadkeep.tables.api_keys import ApiKey
 
@@ -23,27 +22,27 @@ T = TypeVar("T")
 HEAD = ("id", "prefix", "identity", "name", "scopes", "created", "expires", "last used", "state")
 
 
-def create(file: Path | None, identity: str, name: str, scopes: tuple[str, ...], lives_s: float | None) -> str:
+def create(prepared: Prepared, identity: str, name: str, scopes: tuple[str, ...], lives_s: float | None) -> str:
     """Make a key; its secret. StartRefused where the identity or a scope is none."""
     try:
         secret, row = new_key(identity, name, scopes, lives_s)
     except ValueError as error:
         raise StartRefused(str(error)) from None
-    _with_database(file, lambda conn: api_keys.create(conn, row))
+    _with_database(prepared, lambda conn: api_keys.create(conn, row))
     audit.info("key created", extra={"of": row.identity, "prefix": row.prefix, "scopes": list(row.scopes)})
     return secret
 
 
-def lines(file: Path | None) -> list[str]:
+def lines(prepared: Prepared) -> list[str]:
     """Every key, a line each, below a head."""
-    table = [HEAD, *(_shown(key) for key in _with_database(file, api_keys.search))]
+    table = [HEAD, *(_shown(key) for key in _with_database(prepared, api_keys.search))]
     widths = [max(len(row[column]) for row in table) for column in range(len(HEAD))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
-def revoke(file: Path | None, named: str) -> str:
+def revoke(prepared: Prepared, named: str) -> str:
     """Revoke a key; what was revoked. StartRefused where there is none such."""
-    revoked = _with_database(file, lambda conn: api_keys.revoke(conn, named))
+    revoked = _with_database(prepared, lambda conn: api_keys.revoke(conn, named))
     if not revoked:
         raise StartRefused(f"there is no key {named} that could be revoked")
     for key in revoked:
@@ -60,24 +59,13 @@ def _shown(key: ApiKey) -> tuple[str, ...]:
     return (str(key.key_id), key.prefix, key.identity, key.name, scopes, created, expires, used, state)
 
 
-def _with_database(file: Path | None, act: Callable[[Conn], Awaitable[T]]) -> T:
+def _with_database(prepared: Prepared, act: Callable[[Conn], Awaitable[T]]) -> T:
     """What `act` does on the project's database, brought up to date before."""
-    prepared = serving.prepare(file, {})
     with serving.database(prepared) as uri:
         return anyio.run(_acted, prepared.settings.database_direct_uri or uri, act)
 
 
 async def _acted(uri: str, act: Callable[[Conn], Awaitable[T]]) -> T:
-    await migrations.migrate(uri)
-    async with _connected(uri) as conn:
+    await migrations.migrate(patient(uri))
+    async with await psycopg.AsyncConnection.connect(patient(uri), autocommit=True) as conn:
         return await act(conn)
-
-
-@asynccontextmanager
-async def _connected(uri: str) -> AsyncGenerator[Conn]:
-    try:
-        conn = await psycopg.AsyncConnection.connect(uri, autocommit=True)
-    except psycopg.OperationalError as error:
-        raise StartRefused(f"the database does not answer: {error}") from None
-    async with conn:
-        yield conn

@@ -1,7 +1,6 @@
-"""Serving: from a project file to a listening server: environment, settings, database, graphs, uvicorn.
+"""Serving: from a prepared project to a listening server: graphs, database, uvicorn.
 
-The order matters: the project's `env` may hold settings, and graphs are imported before the event loop runs, for
-they may block.
+Graphs are imported before the event loop runs, for they may block.
 """
 
 import asyncio
@@ -11,27 +10,28 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import anyio
 import uvicorn
 from langgraph.store.postgres.base import PostgresIndexConfig
+from starlette.applications import Starlette
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from threadkeep import agent, graphs, project, settings
+from threadkeep import agent, graphs
 from threadkeep.app import create_app
 from threadkeep.auth import loading
-from threadkeep.base import libpq, logs
+from threadkeep.base import libpq
 from threadkeep.base.problems import StartRefused
 from threadkeep.duties.store_items import index_config
 from threadkeep.graphs import LoadedGraph
-from threadkeep.postgres import embedded
+from threadkeep.postgres import embedded, start_errors
 from threadkeep.postgres import migrate as migrations
+from threadkeep.preparing import Prepared, patient
 from threadkeep.project import Project
 from threadkeep.settings import Settings
 
@@ -62,7 +62,18 @@ class Server(uvicorn.Server):
 
     linger_s: float = 0
     """How long the listeners stay open after the first signal."""
+    greet: Callable[[], None] = staticmethod(lambda: None)
+    """Called when it has started."""
     _told_at: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but a failure does not end the process: the caller tells of it, and closes what is open."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            self.should_exit = True
+        if self.started:
+            self.greet()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the drain, a second one ends the process at once."""
@@ -92,16 +103,44 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def serve(file: Path | None, given: Mapping[str, Any]) -> None:
-    """Serve until told to stop; StartRefused where something can't be loaded. `given` goes over the environment."""
-    prepared = prepare(file, given)
+class Started:
+    """The application as uvicorn sees it; why it could not start is kept, and told in a line in place of a trace."""
+
+    def __init__(self, app: Starlette) -> None:
+        self._app = app
+        self.state = app.state
+        self.failure: Exception | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application itself, but for a failure of its start."""
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "lifespan.startup.complete"
+            if started:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if started:
+                raise
+            self.failure = error
+            await send({"type": "lifespan.startup.failed", "message": ""})
+
+
+def serve(prepared: Prepared) -> None:
+    """Serve until told to stop; StartRefused where something can't be loaded."""
     found, chosen = prepared.project, prepared.settings
     loading.check(chosen, found)
     loaded = load_graphs(found, chosen)
     with listening_socket(chosen) as listener, database(prepared) as uri:
         anyio.run(_migrate, chosen.database_direct_uri or uri, index_config(found))
-        app = create_app(chosen, uri, loaded, found)
-        print_greeting(chosen, listener.getsockname()[1], uri, sorted(loaded), found.http.mount_prefix or "")
+        app = Started(create_app(chosen, uri, loaded, found))
         server = Server(
             uvicorn.Config(
                 app,
@@ -117,11 +156,21 @@ def serve(file: Path | None, given: Mapping[str, Any]) -> None:
             )
         )
         server.linger_s = chosen.linger_s
+        port, prefix = listener.getsockname()[1], found.http.mount_prefix or ""
+        server.greet = lambda: print_greeting(chosen, port, uri, sorted(loaded), prefix)
+        logging.getLogger("uvicorn.error").addFilter(_tells_more)
         spare_the_collector()
         server.run(sockets=[listener])
+        if app.failure is not None:
+            raise app.failure
         if not server.started:
             raise StartRefused("the server could not start; the log says why")
     _leave()
+
+
+def _tells_more(record: logging.LogRecord) -> bool:
+    """Not that the start failed: why is told in a line of its own."""
+    return not record.getMessage().startswith("Application startup failed")
 
 
 def spare_the_collector() -> None:
@@ -141,60 +190,19 @@ def _leave() -> None:
         os._exit(0)
 
 
-def migrate(file: Path | None, *, check: bool) -> list[str]:
+def migrate(prepared: Prepared, *, check: bool) -> list[str]:
     """Apply what is missing, or, with `check`, only say what that is."""
-    prepared = prepare(file, {})
     index = index_config(prepared.project)
     with database(prepared) as uri:
         return anyio.run(_pending if check else _migrate, prepared.settings.database_direct_uri or uri, index)
 
 
 async def _migrate(uri: str, index: PostgresIndexConfig | None) -> list[str]:
-    return await migrations.migrate(uri, index=index)
+    return await migrations.migrate(patient(uri), index=index)
 
 
 async def _pending(uri: str, index: PostgresIndexConfig | None) -> list[str]:
-    return await migrations.pending(uri, index=index)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A project, the settings, and what else of the process's own environment the project's `env` must not change."""
-
-    project: Project
-    settings: Settings
-    foreign: frozenset[str]
-    """libpq's variables that only the project sets: for its graphs, not for the server."""
-    trusted_proxies: str
-    """Addresses whose `X-Forwarded-…` are believed, with commas between."""
-
-
-def prepare(file: Path | None, given: Mapping[str, Any]) -> Prepared:
-    """The project and the settings, with logging in force."""
-    logs.configure(settings.early_log_level(), as_json=None)
-    found = project.load(file) if file else project.from_environment() or project.builtin()
-    variables = project.variables(found)
-    chosen = settings.load(given, variables)
-    logs.configure(chosen.log_level, as_json=chosen.log_json)
-    _tell_origins(file, variables)
-    project.refuse_replaced(found, strict=chosen.strict_persistence)
-    prepared = Prepared(
-        project=project.with_mount(found, chosen.mount_prefix, chosen.cors_allow_origins),
-        settings=chosen,
-        foreign=libpq.foreign_names(variables, settings.environment("PG")),
-        trusted_proxies=settings.environment("FORWARDED_ALLOW_IPS").get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
-    )
-    project.apply_environment(found, variables)
-    return prepared
-
-
-def _tell_origins(file: Path | None, variables: Mapping[str, str]) -> None:
-    """Say which settings were read from where, and which of the platform's names do nothing here."""
-    if origins := settings.origins(variables):
-        log.info("settings read", extra=origins)
-    idle = settings.without_effect(variables) + (project.platform_names() if file else [])
-    if idle:
-        log.warning("variables that do nothing on this server are ignored", extra={"variables": idle})
+    return await migrations.pending(patient(uri), index=index)
 
 
 def load_graphs(found: Project, chosen: Settings) -> Mapping[str, LoadedGraph]:
@@ -208,10 +216,14 @@ def load_graphs(found: Project, chosen: Settings) -> Mapping[str, LoadedGraph]:
 
 @contextmanager
 def database(prepared: Prepared) -> Generator[str]:
-    """The operator's Postgres, or the embedded one, running until the block ends."""
+    """The operator's Postgres, or the embedded one, running until the block ends.
+
+    What is wrong with it is a StartRefused of one line. An answer is waited for `CONNECT_S` seconds at most.
+    """
     chosen = prepared.settings
     if chosen.database_uri is not None:
-        yield chosen.database_uri
+        with start_errors.in_a_line(chosen.database_direct_uri or chosen.database_uri):
+            yield chosen.database_uri
         return
     with embedded.running(chosen.data_dir, foreign=prepared.foreign) as uri:
         yield libpq.pinned(uri, prepared.foreign)

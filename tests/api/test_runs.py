@@ -230,7 +230,7 @@ async def test_delayed_run_stays_pending_until_its_time(client: LangGraphClient)
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("feedback_keys", ["quality"]), ("config", {"recursion_limit": 10**9}), ("stream_mode", ["bogus"])],
+    [("config", {"recursion_limit": 10**9}), ("stream_mode", ["bogus"])],
 )
 async def test_what_is_not_supported_is_refused_by_name(http: httpx.AsyncClient, field: str, value: object) -> None:
     """Ours: a documented field is never accepted and ignored."""
@@ -238,3 +238,21 @@ async def test_what_is_not_supported_is_refused_by_name(http: httpx.AsyncClient,
 
     assert answer.status_code == 422
     assert field in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("feedback_keys", ["quality"]), ("langsmith_tracer", {"project_name": "p", "example_id": None})],
+)
+async def test_fields_of_langsmith_are_taken_without_effect(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, field: str, value: object
+) -> None:
+    """Issue: Studio and older clients send them. The log says so once."""
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    body = {"assistant_id": "chain", "input": {"items": []}, field: value}
+    paths = ("/runs/wait", f"/threads/{thread_id}/runs/wait")
+    answers = [await http.post(path, json=body) for path in paths]
+
+    assert [answer.json() for answer in answers] == [{"items": ["first", "second"]}] * 2
+    told = [line.__dict__["field"] for line in caplog.records if "LangSmith" in line.getMessage()]
+    assert told in ([field], [])  # once for each process

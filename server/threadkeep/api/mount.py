@@ -7,8 +7,9 @@ import copy
 import logging
 import re
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from json import JSONDecodeError
+from pathlib import Path
 from typing import Any, cast
 
 from starlette.applications import Starlette
@@ -23,7 +24,7 @@ from threadkeep.api.errors import HANDLERS, on_no_json, on_router_error
 from threadkeep.api.operation import Operation
 from threadkeep.auth.jwks import is_loopback
 from threadkeep.base.problems import StartRefused
-from threadkeep.importing import load_object
+from threadkeep.importing import load_object, reason
 from threadkeep.project import Cors, Http, Project
 from threadkeep.settings import Settings
 
@@ -154,12 +155,17 @@ def load_custom(project: Project) -> Starlette | None:
 
 
 @asynccontextmanager
-async def lifespan_of(custom: Starlette | None) -> AsyncGenerator[Mapping[str, Any]]:
-    """The lifespan of the user's application, and the state that it gives its requests."""
+async def lifespan_of(custom: Starlette | None, root: Path) -> AsyncGenerator[Mapping[str, Any]]:
+    """The lifespan of the user's application, and the state that it gives its requests. StartRefused if it fails."""
     if custom is None:
         yield {}
         return
-    async with custom.router.lifespan_context(custom) as state:
+    async with AsyncExitStack() as stack:
+        try:
+            state = await stack.enter_async_context(custom.router.lifespan_context(custom))
+        except Exception as error:
+            log.debug("the lifespan of http.app failed", exc_info=True)
+            raise StartRefused(f"http.app: its lifespan raised {reason(error, root)}") from error
         yield state or {}
 
 

@@ -119,13 +119,20 @@ async def _compress_quickly(conn: Conn) -> None:
 
 
 async def check_capacity(pool: Pool, settings: Settings) -> None:
-    """StartRefused where Postgres can't give this process all the connections it may want."""
+    """StartRefused where Postgres can't give this process all the connections it may want.
+
+    Its role and its database may have limits of their own, below the server's.
+    """
     async with pool.connection() as conn:
         row = await (
             await conn.execute(
                 """
-                SELECT current_setting('max_connections')::int
-                     - current_setting('superuser_reserved_connections')::int AS usable
+                SELECT LEAST(
+                         current_setting('max_connections')::int
+                           - current_setting('superuser_reserved_connections')::int,
+                         (SELECT NULLIF(rolconnlimit, -1) FROM pg_roles WHERE rolname = session_user),
+                         (SELECT NULLIF(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
+                       ) AS usable
                 """
             )
         ).fetchone()

@@ -1,5 +1,7 @@
 """Runs: start one and read its stream, wait for its answer, or leave it in the queue."""
 
+import functools
+import logging
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
@@ -17,8 +19,16 @@ MAX_RECURSION = 1000
 """The highest `config.recursion_limit`."""
 RESERVED = frozenset({"run_id", "thread_id", "assistant_id", "graph_id", "cron_id", "run_attempt"})
 """Metadata that the server writes; a client's are dropped, as on the reference."""
-UNSUPPORTED = ("feedback_keys", "langsmith_tracer")
-"""Documented fields that need LangSmith."""
+OF_LANGSMITH = ("feedback_keys", "langsmith_tracer")
+"""Documented fields that need LangSmith. LangGraph Studio and older clients send them without being asked."""
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def _tell_without_effect(field: str) -> None:
+    """Say once that a field that clients send does nothing here."""
+    log.warning("a field of LangSmith's has no effect on this server", extra={"field": field})
 
 
 class RunBody(RunSpec):
@@ -28,8 +38,10 @@ class RunBody(RunSpec):
     metadata: dict[str, Any] = Field(default_factory=dict)
     checkpoint_during: bool | None = None
     """Deprecated: `false` is `durability="exit"`."""
-    feedback_keys: list[str] | None = None
-    langsmith_tracer: dict[str, Any] | None = None
+    feedback_keys: Any = None
+    """Has no effect: there is no LangSmith here."""
+    langsmith_tracer: Any = None
+    """Has no effect: there is no LangSmith here."""
     on_disconnect: Literal["cancel", "continue"] = "continue"
     after_seconds: float = Field(default=0, ge=0, le=10 * 365 * 86400)
 
@@ -43,9 +55,9 @@ class RunBody(RunSpec):
     @property
     def spec(self) -> RunSpec:
         """What concerns the graph alone. Refuses what this server can't do or what contradicts itself."""
-        for name in UNSUPPORTED:
+        for name in OF_LANGSMITH:
             if getattr(self, name):
-                raise Unsupported(f"{name} needs LangSmith, which this server does not use", field=name)
+                _tell_without_effect(name)
         limit = self.config.get("recursion_limit")
         if limit is not None and not (type(limit) is int and 1 <= limit <= MAX_RECURSION):
             raise Unsupported(f"config.recursion_limit must be from 1 to {MAX_RECURSION}", field="config")

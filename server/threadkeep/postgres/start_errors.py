@@ -1,0 +1,89 @@
+"""Start errors: why a database can't be used, as one line for the operator.
+
+libpq and Postgres say it well enough, but for the trace around it. Their words never hold a password, unless one with an
+`@` was taken for a host.
+"""
+
+import logging
+import re
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Final, cast
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.errors import InsufficientPrivilege
+from psycopg_pool import PoolTimeout
+
+from threadkeep.base.problems import StartRefused
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_HOST: Final = re.compile(r"failed to resolve host|could not translate host name|Name or service not known")
+HINTS: Final[tuple[tuple[str, str], ...]] = (
+    (r"Connection refused|No such file or directory", "is Postgres running there?"),
+    (r"timeout expired|timed out|not receive", "can this machine reach it?"),
+    (r"too many (clients|connections)|connection slots", "close some, or raise its max_connections"),
+    (r'database ".*" does not exist', "CREATE DATABASE makes it"),
+    (r"no pg_hba\.conf entry", "its pg_hba.conf has to allow it"),
+)
+"""Words of libpq's or Postgres', and what to do about it."""
+
+
+@contextmanager
+def in_a_line(uri: str) -> Generator[None]:
+    """Raise StartRefused in place of a database's error. `uri` is the address that is used in the block."""
+    try:
+        yield
+    except (psycopg.Error, PoolTimeout, ExceptionGroup) as error:
+        leaves = list(_leaves(error))
+        for refused in leaves:
+            if isinstance(refused, StartRefused):
+                raise refused from None
+        found = next((leaf for leaf in leaves if isinstance(leaf, (psycopg.Error, PoolTimeout))), None)
+        if found is None:
+            raise
+        log.debug("the database can't be used", exc_info=error)
+        raise StartRefused(f"database{_place(uri)}: {_words(found, uri)}") from error
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors of a group, of whatever depth."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _place(uri: str) -> str:
+    """The host, port and name of an address, but for what may be a piece of a password."""
+    said = conninfo_to_dict(uri)
+    host, port, name = said.get("host"), said.get("port"), said.get("dbname")
+    if not host or "@" in str(host):
+        return ""
+    return f" {host}" + (f":{port}" if port else "") + (f"/{name}" if name else "")
+
+
+def _words(error: BaseException, uri: str) -> str:
+    if isinstance(error, InsufficientPrivilege):
+        return f"{_message(error)}: grant it to the role, or run `threadkeep migrate` as one that may"
+    if isinstance(error, PoolTimeout):
+        return "no connection could be made in time: does it have enough of them?"
+    host = str(conninfo_to_dict(uri).get("host") or "")
+    if UNKNOWN_HOST.search(str(error)):
+        if "@" in host:
+            return "its host is not known: an @ in a user's name or a password is written %40"
+        return "its host is not known"
+    message = _message(error)
+    hint = next((hint for words, hint in HINTS if re.search(words, message)), None)
+    return message + (f"; {hint}" if hint else "")
+
+
+def _message(error: BaseException) -> str:
+    """Postgres' own sentence, else the last line of what libpq said of its last attempt."""
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return error.diag.message_primary
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Is the server running" not in line]
+    last = lines[-1] if lines else type(error).__name__
+    return re.sub(r"^.*?(?:FATAL|failed):\s+", "", re.sub(r"^.*?FATAL:\s+", "", last))

@@ -1,0 +1,81 @@
+"""Preparing: the project, the settings, and whether the database answers, before anything heavy is imported.
+
+So that what is wrong with these is told at once.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from threadkeep import project, settings
+from threadkeep.base import libpq, logs
+from threadkeep.postgres import start_errors
+from threadkeep.project import Project
+from threadkeep.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CONNECT_S: Final = 5
+"""How long Postgres may take to answer at the start, unless its address says otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A project, the settings, and what else of the process's own environment the project's `env` must not change."""
+
+    project: Project
+    settings: Settings
+    foreign: frozenset[str]
+    """libpq's variables that only the project sets: for its graphs, not for the server."""
+    trusted_proxies: str
+    """Addresses whose `X-Forwarded-…` are believed, with commas between."""
+
+
+def prepare(file: Path | None, given: Mapping[str, Any]) -> Prepared:
+    """The project and the settings, with logging in force. StartRefused, also where the database does not answer.
+
+    `given` goes over the environment.
+    """
+    logs.configure(settings.early_log_level(), as_json=None)
+    found = project.load(file) if file else project.from_environment() or project.builtin()
+    variables = project.variables(found)
+    chosen = settings.load(given, variables)
+    logs.configure(chosen.log_level, as_json=chosen.log_json)
+    _tell_origins(file, variables)
+    project.refuse_replaced(found, strict=chosen.strict_persistence)
+    prepared = Prepared(
+        project=project.with_mount(found, chosen.mount_prefix, chosen.cors_allow_origins),
+        settings=chosen,
+        foreign=libpq.foreign_names(variables, settings.environment("PG")),
+        trusted_proxies=settings.environment("FORWARDED_ALLOW_IPS").get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
+    )
+    project.apply_environment(found, variables)
+    _connect(chosen)
+    return prepared
+
+
+def _connect(chosen: Settings) -> None:
+    """StartRefused where the operator's database lets nobody in."""
+    for uri in (chosen.database_uri, chosen.database_direct_uri):
+        if uri is not None:
+            with start_errors.in_a_line(uri):
+                psycopg.connect(patient(uri)).close()
+
+
+def _tell_origins(file: Path | None, variables: Mapping[str, str]) -> None:
+    """Say which settings were read from where, and which of the platform's names do nothing here."""
+    if origins := settings.origins(variables):
+        log.info("settings read", extra=origins)
+    idle = settings.without_effect(variables) + (project.platform_names() if file else [])
+    if idle:
+        log.warning("variables that do nothing on this server are ignored", extra={"variables": idle})
+
+
+def patient(uri: str) -> str:
+    """The address with a limit to the wait for an answer, unless it has one."""
+    return uri if "connect_timeout" in conninfo_to_dict(uri) else make_conninfo(uri, connect_timeout=CONNECT_S)

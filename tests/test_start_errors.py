@@ -1,0 +1,148 @@
+"""Mistakes at the start: one line that says what is wrong, no trace, for each command that needs the project."""
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from psycopg.conninfo import make_conninfo
+
+GRAPH = """
+from typing_extensions import TypedDict
+from langgraph.graph import START, StateGraph
+
+class State(TypedDict, total=False):
+    said: str
+
+async def say(state: State) -> State:
+    return {"said": "yes"}
+
+graph = StateGraph(State).add_node(say).add_edge(START, "say").compile()
+"""
+COMMANDS = {"serve": ["serve", "--port", "0"], "migrate": ["migrate"], "keys": ["keys", "list"]}
+
+
+def write(folder: Path, config: dict[str, Any], **files: str) -> None:
+    """A project whose graph is `g`."""
+    (folder / "langgraph.json").write_text(json.dumps({"graphs": {"g": "./graph.py:graph"}, **config}))
+    for name, text in {"graph": GRAPH, **files}.items():
+        (folder / f"{name}.py").write_text(text)
+
+
+async def refusal(folder: Path, command: str, **environment: str) -> tuple[str, list[dict[str, Any]]]:
+    """The line with which a command refuses to start, and what was logged before it."""
+    said = {**os.environ, "HOME": str(folder), "THREADKEEP_DATA_DIR": str(folder / "data"), **environment}
+    with anyio.fail_after(60):
+        done = await anyio.run_process(
+            [sys.executable, "-m", "threadkeep", *COMMANDS[command]], check=False, env=said, cwd=str(folder)
+        )
+    *logged, line = done.stderr.decode().splitlines()
+    assert (done.returncode, done.stdout) == (1, b""), done.stderr.decode()
+    assert line.startswith("threadkeep: "), done.stderr.decode()
+    return line.removeprefix("threadkeep: "), [json.loads(one) for one in logged]
+
+
+def closed_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+NO_DATABASE = 'database "nope" does not exist; CREATE DATABASE makes it'
+NO_ROLE = 'role "nobody" does not exist'
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_a_database_that_is_not_there_is_told_by_every_command(
+    postgres: str, tmp_path: Path, command: str
+) -> None:
+    """Issue: no trace, for serve, migrate and keys alike."""
+    write(tmp_path, {})
+    line, logged = await refusal(tmp_path, command, DATABASE_URI=make_conninfo(postgres, dbname="nope"))
+
+    assert line.startswith("database ")
+    assert line.endswith(f"/nope: {NO_DATABASE}")
+    assert [one["message"] for one in logged] == ["settings read"]
+
+
+async def test_each_mistake_in_an_address_is_told_in_its_words(postgres: str, tmp_path: Path) -> None:
+    """Issue: unreachable host, no such role, an unescaped @, an unknown parameter. Nothing of a password is told."""
+    write(tmp_path, {})
+    port = closed_port()
+    uris = {
+        make_conninfo(postgres, user="nobody"): NO_ROLE,
+        f"postgresql://app:secret@127.0.0.1:{port}/d": f"database 127.0.0.1:{port}/d: connection to server at "
+        f'"127.0.0.1", port {port} failed: Connection refused; is Postgres running there?',
+        "postgresql://app:secret@no-such-host.invalid/d": "database no-such-host.invalid/d: its host is not known",
+        "postgresql://app:se@cret@127.0.0.1/d": "database: its host is not known: an @ in a user's name or a password "
+        "is written %40",
+        "postgresql://app:secret@127.0.0.1/d?pgbouncer=true": "settings: DATABASE_URI: libpq has no parameter "
+        "pgbouncer; leave it out",
+    }
+    for uri, reason in uris.items():
+        line, logged = await refusal(tmp_path, "migrate", DATABASE_URI=uri)
+        assert line.endswith(reason), line
+        assert "cret" not in line + json.dumps(logged)
+
+
+async def test_too_few_connections_are_told(database: str, tmp_path: Path) -> None:
+    """Issue: before anything listens, and without the ExceptionGroup of what was being opened."""
+    write(tmp_path, {})
+    line, logged = await refusal(tmp_path, "serve", DATABASE_URI=database, THREADKEEP_RUN_CONNECTIONS="400")
+
+    assert line.startswith("this process may open 408 connections")
+    assert "Traceback" not in json.dumps(logged)
+
+
+FAILING = """
+from contextlib import asynccontextmanager
+from starlette.applications import Starlette
+
+@asynccontextmanager
+async def lifespan(app):
+    raise RuntimeError("no cache")
+    yield
+
+app = Starlette(lifespan=lifespan)
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "source", "reason"),
+    [
+        ({}, "import langchain_nowhere", "No module named 'langchain_nowhere' (graph.py, line 1); the server installs"),
+        ({}, "graph = 1 / 0", "graphs.g: ./graph.py:graph: ZeroDivisionError: division by zero (graph.py, line 1)"),
+        ({"graphs": {"g": 5}}, GRAPH, "graphs.g: Input should be a valid dictionary"),
+        (
+            {"http": {"app": "./web.py:app"}},
+            GRAPH,
+            "http.app: its lifespan raised RuntimeError: no cache (web.py, line 7)",
+        ),
+    ],
+)
+async def test_a_mistake_in_the_project_is_told(
+    database: str, tmp_path: Path, config: dict[str, Any], source: str, reason: str
+) -> None:
+    """Issue: a missing dependency, a wrong key, code that raises."""
+    write(tmp_path, config, graph=source, web=FAILING)
+    line, logged = await refusal(tmp_path, "serve", DATABASE_URI=database)
+
+    assert reason in line
+    assert [one for one in logged if one["level"] != "info"] == []
+
+
+async def test_keys_and_dependencies_that_do_nothing_are_named(postgres: str, tmp_path: Path) -> None:
+    """Issue: the line that tells of them names them, though it comes before the settings are read."""
+    write(
+        tmp_path, {"grpahs": {}, "http": {"mount": "/x"}, "dependencies": ["no-such-thing"], "python_version": "3.12"}
+    )
+    _, logged = await refusal(tmp_path, "migrate", DATABASE_URI=make_conninfo(postgres, dbname="nope"))
+    told = {one["message"]: one for one in logged}
+
+    assert told["keys that do nothing on this server are ignored"]["keys"] == ["grpahs", "http.mount"]
+    assert told["keys that only build an image are ignored"]["keys"] == ["python_version"]
+    assert told["dependencies of the project are not installed"]["dependencies"] == ["no-such-thing"]
