@@ -336,3 +336,41 @@ async def test_supersteps_of_which_one_fails_leave_nothing(http: httpx.AsyncClie
     assert answer.status_code == 400, answer.text
     assert (await http.get(f"/threads/{thread_id}")).status_code == 404
     assert await _left(settings, thread_id) == dict.fromkeys(TABLES, 0)
+
+
+async def test_run_at_a_checkpoint_that_is_gone_fails_and_loses_nothing(http: httpx.AsyncClient) -> None:
+    """Ours: the run does not start from an empty state instead."""
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    run = {"assistant_id": "stepping", "input": {"items": ["kept"]}}
+    before = (await http.post(f"/threads/{thread_id}/runs/wait", json=run)).json()
+    gone = str(uuid.uuid4())
+
+    answer = (await http.post(f"/threads/{thread_id}/runs/wait", json=run | {"checkpoint_id": gone})).json()
+
+    assert answer["__error__"] == {"error": "NotFound", "message": f"Checkpoint {gone} not found"}
+    assert (await http.get(f"/threads/{thread_id}/state")).json()["values"] == before
+
+
+async def test_assistant_is_deleted_without_a_thread_that_another_took_over(
+    http: httpx.AsyncClient, settings: Settings
+) -> None:
+    """Ours: the assistant is compared when the thread's row is locked, not before."""
+    assistant = (await http.post("/assistants", json={"graph_id": "stepping"})).json()["assistant_id"]
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    await http.post(f"/threads/{thread_id}/runs/wait", json={"assistant_id": assistant, "input": {"items": []}})
+    deleted: list[httpx.Response] = []
+
+    async def delete() -> None:
+        deleted.append(await _delete_assistant(http, thread_id, assistant))
+
+    async with await psycopg.AsyncConnection.connect(str(settings.database_uri)) as holder:
+        await holder.execute("SELECT FROM threads WHERE thread_id = %s FOR UPDATE", [thread_id])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(delete)
+            await _until_blocked(settings, "delete_threads")
+            other = "jsonb_set(metadata, '{assistant_id}', to_jsonb(gen_random_uuid()::text))"
+            await holder.execute(f"UPDATE threads SET metadata = {other} WHERE thread_id = %s", [thread_id])
+            await holder.commit()
+
+    assert [answer.status_code for answer in deleted] == [204]
+    assert (await http.get(f"/threads/{thread_id}")).status_code == 200

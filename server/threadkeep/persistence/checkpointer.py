@@ -35,7 +35,7 @@ from psycopg.pq import Format
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 
-from threadkeep.base.problems import CheckpointUnreadable
+from threadkeep.base.problems import CheckpointUnreadable, NotFound
 from threadkeep.persistence import group_commit
 from threadkeep.persistence.group_commit import GroupCommit, Rows
 from threadkeep.persistence.state_limits import LARGE_BYTES, check, seems_large
@@ -197,13 +197,16 @@ class Checkpoints(AsyncPostgresSaver):
         await (self._commits if writes is None else writes).write(rows)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """The checkpoint that `config` names, or the thread's newest."""
+        """The checkpoint that `config` names, or the thread's newest. NotFound if a run starts at one that is gone."""
         named = config.get("configurable", {})
         if (fresh := named.get(FRESH)) and fresh.is_first_read(named):
             return None
         await _caught_up(config)
         with _readable(config):
             checkpoint = await outlast_in_run(lambda: super(Checkpoints, self).aget_tuple(config))
+        if checkpoint is None and WRITES in named and named.get("checkpoint_id") and not named.get("checkpoint_ns"):
+            # LangGraph would start from nothing, and the thread would lose what it holds.
+            raise NotFound(f"Checkpoint {named['checkpoint_id']} not found")
         _note_inherited(config, checkpoint)
         return checkpoint
 

@@ -138,14 +138,18 @@ async def update(
     return await cursor.fetchone()
 
 
-async def delete(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
+async def delete(
+    conn: Conn, filters: Filters, thread_ids: Sequence[UUID], *, of_assistant: UUID | None = None
+) -> list[UUID]:
     """Delete those of the threads that are the caller's, with all that they have, and return their ids.
 
-    The processes that execute their runs are told to stop. What these still write is refused.
+    `of_assistant` spares a thread on which another assistant has run by the time that its row is locked. The processes
+    that execute their runs are told to stop. What these still write is refused.
     """
+    match = filters.match if of_assistant is None else {**filters.match, "assistant_id": str(of_assistant)}
     cursor = await conn.execute(
         "SELECT delete_threads(%(thread_ids)s::uuid[], %(match)s)",
-        {"thread_ids": list(thread_ids), "match": filters.jsonb},
+        {"thread_ids": list(thread_ids), "match": Jsonb(match)},
     )
     return [row[0] for row in await cursor.fetchall()]
 

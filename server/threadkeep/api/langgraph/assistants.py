@@ -221,7 +221,7 @@ async def delete(call: Call[None, DeleteQuery]) -> Response:
             raise NotFound(f"Assistant with ID {assistant_id} not found")
         if with_threads:
             its = await assistants.threads_of(conn, deletable, assistant_id)
-            await threads.delete(conn, deletable, its)
+            await threads.delete(conn, deletable, its, of_assistant=assistant_id)
     call.assistants.forget(assistant_id)
     return no_content()
 
