@@ -19,6 +19,7 @@ from langgraph_sdk.client import LangGraphClient
 
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
 from graphs import GRAPHS, Gate
+from threadkeep.api.connections import uvicorn_config
 from threadkeep.app import create_app
 from threadkeep.auth.api_keys import new_key
 from threadkeep.graphs import LoadedGraph, accept
@@ -118,12 +119,18 @@ def make_key(database: str) -> MakeKey:
 
 @asynccontextmanager
 async def serving(
-    settings: Settings, graphs: Mapping[str, LoadedGraph] | None = None, project: Project | None = None
+    settings: Settings,
+    graphs: Mapping[str, LoadedGraph] | None = None,
+    project: Project | None = None,
+    *,
+    keep_alive_s: int = 5,
 ) -> AsyncIterator[str]:
     """A server of `graphs` (by default the test graphs), listening on a port of its own; yields its URL."""
     loaded = graphs or {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
     app = await anyio.to_thread.run_sync(create_app, settings, str(settings.database_uri), loaded, project)
-    config = uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=1)
+    config = uvicorn_config(
+        app, settings, port=0, lifespan="on", timeout_graceful_shutdown=1, timeout_keep_alive=keep_alive_s
+    )
     server = uvicorn.Server(config)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.serve)

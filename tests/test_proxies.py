@@ -176,7 +176,7 @@ async def test_a_body_above_the_limit_is_refused(kind: str, settings: Settings, 
 
 
 async def test_a_head_that_comes_too_slowly_is_cut_off(kind: str, settings: Settings, tmp_path: Path) -> None:
-    """Ours: against slowloris, which the server itself has no deadline for (here 1 s, in the example 10 s)."""
+    """Ours: against slowloris, before it reaches the server (here 1 s, in the example 10 s)."""
     async with serving(settings) as url, _before(kind, tmp_path, url) as port:
         with anyio.fail_after(WAIT_S):
             stream = await anyio.connect_tcp(

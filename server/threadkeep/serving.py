@@ -20,9 +20,9 @@ import uvicorn
 from langgraph.store.postgres.base import PostgresIndexConfig
 from starlette.applications import Starlette
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from threadkeep import agent, graphs
+from threadkeep.api.connections import uvicorn_config
 from threadkeep.app import create_app
 from threadkeep.auth import loading
 from threadkeep.base import libpq
@@ -41,19 +41,13 @@ KEEP_ALIVE_S = 75
 """Idle connections are kept longer than any client's pool keeps them, so that it is never we who hang up on a request."""
 COLLECT_AFTER = 20_000
 """Objects made and not yet freed, after which Python looks for cycles among them; its own threshold is 700."""
+LOCAL_SEGMENT_BYTES = 32_000
+"""The largest TCP segment. Those of a network are smaller, those of this machine are 64 kB by default: Linux then buffers
+4 MB of a request before the server has read a byte of it, in place of 1.6 MB."""
 STREAMS_END_S = 5
 """How long connections may take to end when the runs have been drained."""
 HURRY_S = 3.0
 """What a second signal leaves: then the process ends whatever it does."""
-
-
-class SocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's, but an open socket is closed by its endpoint when the runs have had their time, not before."""
-
-    def shutdown(self) -> None:
-        """The listeners are closed: refuse what is not open yet."""
-        if not self.handshake_complete or self.close_sent:
-            super().shutdown()
 
 
 class Server(uvicorn.Server):
@@ -142,17 +136,13 @@ def serve(prepared: Prepared) -> None:
         anyio.run(_migrate, chosen.database_direct_uri or uri, index_config(found))
         app = Started(create_app(chosen, uri, loaded, found))
         server = Server(
-            uvicorn.Config(
+            uvicorn_config(
                 app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
+                chosen,
                 forwarded_allow_ips=prepared.trusted_proxies,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(chosen.drain_s) + STREAMS_END_S,
                 lifespan="on",
-                ws=SocketProtocol,
-                ws_max_size=chosen.body_bytes,
             )
         )
         server.linger_s = chosen.linger_s
@@ -237,6 +227,8 @@ def listening_socket(chosen: Settings) -> Generator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it: who reads nothing is cut, with what is unsent
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(chosen.write_timeout_s * 1000))
+        if hasattr(socket, "TCP_MAXSEG"):  # connections inherit it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, LOCAL_SEGMENT_BYTES)
         try:
             listener.bind((chosen.host, chosen.port))
         except OSError as error:

@@ -204,6 +204,12 @@ class Settings(BaseModel):
     """The largest answer of a state, a history, a search or the store. Lists end before it and say where they go on."""
     aes_key: SecretStr | None = Field(default=None, validation_alias="LANGGRAPH_AES_KEY")
     """Encrypts checkpoints at rest: 16, 24 or 32 bytes. None: they are not."""
+    head_bytes: int = Field(default=64 * 1024, ge=1024, validation_alias="THREADKEEP_HEAD_BYTES")
+    """The largest head of a request: its first line and its headers. Above it 431."""
+    head_lines: int = Field(default=100, ge=10, validation_alias="THREADKEEP_HEAD_LINES")
+    """The most headers of a request. Above it 431."""
+    head_timeout_s: Seconds = Field(default=10, validation_alias="THREADKEEP_HEAD_TIMEOUT")
+    """How long a head may take to come after its first byte, in seconds; then 408."""
     body_timeout_s: Seconds = Field(default=30, validation_alias="THREADKEEP_BODY_TIMEOUT")
     """How long a request body may take to come, in seconds; then 408."""
     search_timeout_s: Seconds = Field(default=5, le=30, validation_alias="THREADKEEP_SEARCH_TIMEOUT")

@@ -8,8 +8,7 @@ import anyio
 import httpx
 import pytest
 
-from auth.conftest import MakeKey
-from conftest import serving
+from conftest import MakeKey, serving
 from hostile.corpus import RUN, Attack, attacks
 from threadkeep.settings import Settings
 

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from threadkeep.api.authentication import entered
 from threadkeep.api.browser_guards import AllowedOrigins, PageGuard, allowed_hosts
+from threadkeep.api.connections import uvicorn_config
 from threadkeep.api.operation import Call
 from threadkeep.api.ops.scrape import Scrape
 from threadkeep.auth.jwks import is_loopback
@@ -57,7 +58,7 @@ async def on_port(scrape: Scrape, settings: Settings) -> AsyncGenerator[int | No
     guard = Middleware(PageGuard, origins=AllowedOrigins(names=frozenset()), hosts=hosts)
     app = Starlette(routes=[Route("/metrics", answer)], middleware=[guard])
     with _bound(settings.host, settings.metrics_port) as listener:
-        server = _Beside(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
+        server = _Beside(uvicorn_config(app, settings, lifespan="off"))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.serve, [listener], name="metrics")
             yield listener.getsockname()[1]

@@ -1,0 +1,303 @@
+"""Connections: uvicorn's HTTP and WebSocket protocols, with bounds on what a client may send.
+
+uvicorn bounds neither the head of a request nor the rest of a body that nobody reads. Both are sent before a caller is
+authenticated, so the bounds hold for everybody, and for WebSocket handshakes too.
+
+- A head has a size, a number of lines and a time. Beyond them the answer is 431 or 408, and the connection is closed.
+- An answer may be sent before the body has come, such as 401 or 413. The rest of the body is then read and dropped, up to
+  a size and a time: if the connection were closed at once, the client would see a reset in place of the answer.
+"""
+
+import asyncio
+import enum
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, ClassVar, Final, cast
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets import http11
+
+from threadkeep.base import json
+from threadkeep.settings import Settings
+
+DROPPED_BODY_BYTES: Final = 64 * 1024 * 1024
+"""How much of a body is read after the answer; then the connection is cut."""
+DROPPED_HEAD_BYTES: Final = 64 * 1024
+DROPPED_HEAD_S: Final = 1.0
+"""Likewise after the refusal of a head, of which there is less to expect."""
+PROBLEMS: Final = {400: "bad-request", 408: "head-timeout", 431: "head-too-large"}
+"""The `code` of each refusal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a client may send. Times are in seconds."""
+
+    head_bytes: int
+    head_lines: int
+    head_timeout_s: float
+    body_timeout_s: float
+
+
+class Reading(enum.Enum):
+    """Where the parser is."""
+
+    BETWEEN = "between two requests"
+    HEAD = "in a head"
+    BODY = "in a body"
+    REFUSED = "nowhere: nothing more is parsed"
+    UPGRADED = "elsewhere: the connection is a WebSocket"
+
+
+class HeadTooLarge(Exception):
+    """Raised in a callback of the parser, to stop it."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, bounded by `limits`."""
+
+    limits: ClassVar[Limits]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reading = Reading.BETWEEN
+        self._pending = 0
+        """Bytes received since the parser last gave something out, or since the head began."""
+        self._dropped = 0
+        """Bytes received after the answer to their request."""
+        self._closes_after_body = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """A connection that never sends anything is closed as an idle one is; uvicorn would keep it for ever."""
+        super().connection_made(transport)
+        self._answers = AnswerTransport(transport, self)
+        self._wait_for_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn leaves the keep-alive timer if the connection ended with an error."""
+        self._cancel_deadline()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and refuse or drop if it is too much."""
+        if self._reading is Reading.REFUSED:
+            self._drop(len(data), DROPPED_HEAD_BYTES)
+            return
+        self._pending += len(data)
+        super().data_received(data)
+        if self._is_over() or self.transport.is_closing():
+            return
+        if self._pending > self.limits.head_bytes:  # of a head, of a trailer or of a chunk's extensions
+            self._refuse(431)
+        elif self._reading is Reading.HEAD:
+            if self._deadline is None:
+                self._deadline = self.loop.call_later(self.limits.head_timeout_s, self._refuse, 408)
+        elif not self._is_answering():
+            self._received_unasked(len(data))
+
+    def _received_unasked(self, count: int) -> None:
+        """Take the rest of a body that was answered already, or the empty lines that may stand before a head."""
+        if self._reading is Reading.BODY:
+            self._drop(count, DROPPED_BODY_BYTES)
+        elif self.timeout_keep_alive_task is None:
+            self._wait_for_request()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._reading = Reading.UPGRADED
+        super().handle_websocket_upgrade()
+
+    def on_message_begin(self) -> None:
+        self._reading = Reading.HEAD
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if len(self.headers) > self.limits.head_lines or (
+            self._pending > self.limits.head_bytes and self._head_bytes() > self.limits.head_bytes
+        ):
+            raise HeadTooLarge
+        self._reading = Reading.BODY
+        self._pending = 0
+        self._cancel_deadline()
+        super().on_headers_complete()
+        if (cycle := self._cycle) is not None:  # None: a WebSocket's handshake
+            cycle.transport = cast("asyncio.Transport", self._answers)
+
+    def on_body(self, body: bytes) -> None:
+        self._pending = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._reading = Reading.BETWEEN
+        self._pending = 0
+        self._cancel_deadline()
+        super().on_message_complete()
+        if self._closes_after_body:
+            self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """The answer is sent; if its request is not all here yet, the rest has a bounded size and time."""
+        is_last = not self.pipeline
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self._reading is Reading.REFUSED:
+            if is_last:
+                self.transport.close()
+        elif self._reading is Reading.BODY and not self._is_answering():
+            self._dropped = 0
+            self._cancel_deadline()
+            self._deadline = self.loop.call_later(self.limits.body_timeout_s, self.transport.close)
+
+    def close_after_body(self) -> None:
+        """Close the connection, but not while a client is still sending: it would lose the answer to a reset."""
+        if self._reading is Reading.BODY:
+            self._closes_after_body = True
+        else:
+            self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """The parser stopped. uvicorn would answer even in the middle of the answer to an earlier request."""
+        del msg
+        too_large = self._reading is Reading.HEAD and (
+            len(self.headers) > self.limits.head_lines or self._head_bytes() > self.limits.head_bytes
+        )
+        self._refuse(431 if too_large else 400)
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _refuse(self, status: int) -> None:
+        """Parse nothing more, answer for the connection, and close it.
+
+        Answers to earlier requests are not cut: their end closes the connection, and then there is no refusal.
+        """
+        if self.transport.is_closing():
+            return
+        in_body, self._reading = self._reading is Reading.BODY, Reading.REFUSED
+        self._dropped = 0
+        self._cancel_deadline()
+        if in_body and self.cycle.response_complete:
+            self.transport.close()
+        elif in_body and self.pipeline:
+            self.pipeline.popleft()  # the request itself, which waits behind the others
+        elif in_body and not self.cycle.response_started:
+            self.cycle.disconnected = True  # the endpoint waits for a body that does not come
+            self.cycle.message_event.set()
+            self._answer(status)
+        elif not self._is_answering():
+            self._answer(status)
+
+    def _answer(self, status: int) -> None:
+        detail = {
+            400: "the request is malformed",
+            408: f"the head of the request did not come within {self.limits.head_timeout_s:g} s",
+            431: f"the head of the request is above {self.limits.head_bytes} bytes or {self.limits.head_lines} lines",
+        }[status]
+        body = json.dumps({"detail": detail, "code": PROBLEMS[status]})
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.write_eof()
+        self._deadline = self.loop.call_later(DROPPED_HEAD_S, self.transport.close)
+        self._drop(self._pending - self.limits.head_bytes, DROPPED_HEAD_BYTES)
+
+    def _drop(self, count: int, limit: int) -> None:
+        self._dropped += count
+        if self._dropped > limit:
+            self.transport.close()
+
+    def _is_over(self) -> bool:
+        return self._reading is Reading.REFUSED or self._reading is Reading.UPGRADED
+
+    def _is_answering(self) -> bool:
+        return self._cycle is not None and not self._cycle.response_complete
+
+    @property
+    def _cycle(self) -> RequestResponseCycle | None:
+        """The last request whose head was read, and its answer."""
+        return cast("RequestResponseCycle | None", self.cycle)
+
+    def _wait_for_request(self) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class AnswerTransport:
+    """The transport that an answer is written to. Its `close` waits for the body of the request."""
+
+    __slots__ = ("_protocol", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport, protocol: HttpProtocol) -> None:
+        self._protocol = protocol
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+
+    def close(self) -> None:
+        """Close the connection when the request is all here."""
+        self._protocol.close_after_body()
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSockets. An open socket is closed by its endpoint after the runs have had their time, not before."""
+
+    def data_received(self, data: bytes) -> None:
+        """A handshake that can't be read is answered; uvicorn would leave the client waiting."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated and not self.transport.is_closing():
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+
+    async def send(self, message: Any) -> None:
+        """An HTTP answer to a handshake completes it; uvicorn would log it as an error of the application."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
+
+    def shutdown(self) -> None:
+        """The listeners are closed: refuse sockets that are not open yet."""
+        if not self.handshake_complete or self.close_sent:
+            super().shutdown()
+
+
+def uvicorn_config(app: ASGIApp, settings: Settings, **options: Any) -> uvicorn.Config:
+    """The configuration of a server whose connections are bounded by `settings`."""
+    # uvicorn makes its protocols itself, so a class has to bring the limits along.
+    limits = Limits(
+        head_bytes=settings.head_bytes,
+        head_lines=settings.head_lines,
+        head_timeout_s=settings.head_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
+    )
+    bounded = type("BoundedHttpProtocol", (HttpProtocol,), {"limits": limits})
+    _widen_handshakes(limits)
+    return uvicorn.Config(
+        app,
+        http=bounded,
+        ws=SocketProtocol,
+        ws_max_size=settings.body_bytes,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        **options,
+    )
+
+
+def _widen_handshakes(limits: Limits) -> None:
+    """Let a WebSocket's handshake be as large as any other head: the limits of `websockets` are below ours.
+
+    They are constants of the module, which its users set by environment variables.
+    """
+    http11.MAX_LINE_LENGTH = max(http11.MAX_LINE_LENGTH, limits.head_bytes)
+    http11.MAX_NUM_HEADERS = max(http11.MAX_NUM_HEADERS, limits.head_lines)
