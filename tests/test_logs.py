@@ -4,6 +4,7 @@ import contextvars
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import anyio.to_thread
 import httpx
 import psycopg
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin
 
 from conftest import serving
+from test_serve import serving_process
 from threadkeep import key_commands
 from threadkeep.api.audit import STRANGERS, Audit
 from threadkeep.auth.api_keys import SHOWN, new_key
@@ -154,6 +159,117 @@ async def test_lines_name_the_caller(settings: Settings, kept: _Kept) -> None:
     ]
     assert [line["who"] for line in kept.of("request")] == ["ada", "bob", "ada"]
     assert not any(key in json.dumps(kept.lines) for key in keys.values())
+
+
+SOCKET = "/threads/00000000-0000-4000-8000-000000000001/stream/events"
+
+
+async def _socket(url: str, command: dict[str, Any] | None = None, **headers: str) -> None:
+    """Open the socket, send a command if there is one, and wait until it is answered or closed."""
+    with suppress(InvalidStatus, ConnectionClosed):
+        async with connect(url.replace("http", "ws") + SOCKET, additional_headers=headers, proxy=None) as socket:
+            if command is not None:
+                await socket.send(json.dumps({"id": 1, **command}))
+                await socket.recv()
+                return
+            async for _ in socket:
+                pass
+
+
+async def test_refusals_of_sockets_are_lines_of_the_audit(settings: Settings, kept: _Kept) -> None:
+    """Issue: as of every other route: no key, a scope that is not enough, a command that needs another one, a page."""
+    guarded = settings.model_copy(update={"auth_type": "api_key"})
+    keys = [await _key(settings, "ada", "store.get"), await _key(settings, "bob", "threads.read")]
+    async with serving(guarded) as url:
+        await _socket(url)
+        await _socket(url, **{"x-api-key": keys[0]})
+        await _socket(url, {"method": "run.start", "params": RUN}, **{"x-api-key": keys[1]})
+        await _socket(url, origin="https://evil.example", cookie=SECRET)
+    async with serving(settings) as url:
+        await _socket(url, host="evil.example")
+
+    route = "WS /threads/{thread_id}/stream/events"
+    audited = [line for line in kept.lines if line["logger"] == "threadkeep.audit"]
+    names = ("message", "who", "action", "route", "status", "command", "from")
+    assert [tuple(line.get(name) for name in names) for line in audited] == [
+        ("authentication failed", None, "threads.read", route, 401, None, "127.0.0.1"),
+        ("forbidden", "ada", "threads.read", route, 403, None, "127.0.0.1"),
+        ("forbidden", "bob", "threads.read", route, 403, "run.start", "127.0.0.1"),
+        ("forbidden", None, None, None, 403, None, "127.0.0.1"),
+        ("misdirected", None, None, None, 421, None, "127.0.0.1"),
+    ]
+    assert [(line["path"], line["status"], line.get("who")) for line in kept.of("socket")] == [
+        (SOCKET, 401, None),
+        (SOCKET, 403, "ada"),
+        (SOCKET, 101, "bob"),
+        (SOCKET, 403, None),
+        (SOCKET, 421, None),
+    ]
+    assert not any(secret in json.dumps(kept.lines) for secret in (*keys, SECRET))
+
+
+async def test_a_page_that_floods_fills_no_disk(http: httpx.AsyncClient, kept: _Kept) -> None:
+    """Ours: whoever is not known has a few lines in each window, whatever they are refused for."""
+    for _ in range(STRANGERS + 5):
+        assert (await http.get("/info", headers={"origin": "https://evil.example"})).status_code == 403
+
+    assert len(kept.of("forbidden")) == STRANGERS
+
+
+GRAPH = """
+import logging
+import httpx
+from langgraph.graph import START, StateGraph
+from typing import TypedDict
+
+class State(TypedDict, total=False):
+    text: str
+    url: str
+
+async def tell(state):
+    logging.getLogger(__name__).debug("a line of the project's own")
+    for name in ("openai._base_client", "anthropic", "urllib3.connectionpool", "websockets.client", "mcp", "psycopg"):
+        logging.getLogger(name).debug("sent %s", state["text"])
+    async with httpx.AsyncClient(trust_env=False) as http:
+        await http.get(state["url"] + "/livez", params={"token": state["text"]}, headers={"x-api-key": state["text"]})
+    return {"text": "done"}
+
+builder = StateGraph(State)
+builder.add_node("tell", tell)
+builder.add_edge(START, "tell")
+graph = builder.compile()
+"""
+
+
+async def test_no_logger_tells_a_secret_at_any_level(settings: Settings, tmp_path: Path) -> None:
+    """Issue: at LOG_LEVEL=debug neither a key, a token, a cookie nor a payload, of uvicorn and every library too."""
+    (tmp_path / "mine.py").write_text(GRAPH)
+    (tmp_path / "langgraph.json").write_text(json.dumps({"graphs": {"mine": "./mine.py:graph"}}))
+    key = await _key(settings, "ada")
+    sent = {"x-api-key": key, "cookie": f"session={SECRET}", "x-token": SECRET}
+    started = {"DATABASE_URI": str(settings.database_uri), "AUTH_TYPE": "api_key", "LOG_LEVEL": "debug"}
+    async with serving_process(tmp_path, **started) as (_, http):
+        url = str(http.base_url)
+        run = {"assistant_id": "mine", "input": {"text": SECRET, "url": url}}
+        thread = (await http.post("/threads", json={"metadata": {"note": SECRET}}, headers=sent)).json()["thread_id"]
+        for path in (f"/threads/{thread}/runs/wait", f"/threads/{thread}/runs/stream"):
+            answer = await http.post(path, params={"token": SECRET}, json=run, headers=sent)
+            assert answer.status_code == 200, answer.text
+        await http.post("/threads", content=SECRET, headers={**sent, "authorization": f"Bearer {SECRET}"})
+        address = f"{url.replace('http', 'ws')}/threads/{thread}/stream/events?token={SECRET}"
+        async with connect(address, additional_headers=sent, proxy=None) as socket:
+            await socket.send(json.dumps({"id": 1, "method": "run.start", "params": run}))
+            await socket.recv()
+        with suppress(InvalidStatus):
+            async with connect(address, origin=Origin("https://evil.example"), proxy=None):
+                pass
+    log = await anyio.Path(tmp_path / "log").read_text()
+
+    assert '"message":"a line of the project\'s own"' in log
+    assert '"message":"socket"' in log
+    assert '"level":"error"' not in log
+    assert SECRET not in log
+    assert key not in log
 
 
 async def _key(settings: Settings, identity: str, *scopes: str) -> str:

@@ -45,7 +45,7 @@ def prepare(file: Path | None, given: Mapping[str, Any]) -> Prepared:
     found = project.load(file) if file else project.from_environment() or project.builtin()
     variables = project.variables(found)
     chosen = settings.load(given, variables)
-    logs.configure(chosen.log_level, as_json=chosen.log_json)
+    logs.configure(chosen.log_level, as_json=chosen.log_json, project=found.root)
     _tell_origins(file, variables)
     project.refuse_replaced(found, strict=chosen.strict_persistence)
     prepared = Prepared(

@@ -1,22 +1,25 @@
 """Audit: who was refused, and who took something away: a line of its own for each, in the log `threadkeep.audit`.
 
-Who, what, which id, and what came of it; never what a request holds.
+Each line has the caller, the action, the ids and the status. It never has anything else of the request.
 """
 
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from starlette.types import Scope
 
 log = logging.getLogger("threadkeep.audit")
 
 STRANGERS = 10
-"""Lines about callers who are not let in, in each `WINDOW_S`: a flood of them must not fill the disk."""
+"""Lines about callers who are not known, in each `WINDOW_S`: a flood of them must not fill the disk."""
 WINDOW_S = 10.0
 REMOVALS = frozenset({"assistants.delete", "threads.delete", "crons.delete", "store.delete"})
-SENTENCES: Mapping[int, str] = {401: "authentication failed", 403: "forbidden"}
+SENTENCES: Mapping[int, str] = {401: "authentication failed", 403: "forbidden", 421: "misdirected"}
+"""The refusals that stand in the audit log. 421: a name that is not this server's."""
+AUDIT: Final = "threadkeep.audit"
+"""The key of an ASGI scope under which its application's `Audit` is found."""
 
 
 class Audit:
@@ -28,25 +31,35 @@ class Audit:
         self._untold = 0
 
     def answered(self, scope: Scope, operation: Any, status: int, ids: Mapping[str, str]) -> None:
-        """A request was answered: a line, if it was refused for who asked, or took something away."""
-        if status == 401:
-            self._stranger(_fields(scope, operation, status, ids))
-        elif status == 403:
-            log.warning(SENTENCES[403], extra=_fields(scope, operation, status, ids))
+        """Write a line if the request was refused because of its caller, or took something away."""
+        if status in SENTENCES:
+            self._refused(SENTENCES[status], _fields(scope, operation, status, ids))
         elif operation is not None and operation.event in REMOVALS and status < 300:
             log.info("removed", extra=_fields(scope, operation, status, ids))
 
-    def _stranger(self, fields: dict[str, object]) -> None:
+    def _refused(self, sentence: str, fields: dict[str, object]) -> None:
+        if fields["who"] is not None or self._may_tell(fields):
+            log.warning(sentence, extra=fields)
+
+    def _may_tell(self, fields: dict[str, object]) -> bool:
+        """Whether there may be one more line of somebody who is not known; it says how many were left out."""
         now = time.monotonic()
         if now - self._window > WINDOW_S:
             self._window, self._told = now, 0
         if self._told == STRANGERS:
             self._untold += 1
-            return
+            return False
         self._told += 1
         if self._untold:
             fields["untold_before"], self._untold = self._untold, 0
-        log.warning(SENTENCES[401], extra=fields)
+        return True
+
+
+def refused_command(scope: Scope, operation: Any, status: int, command: str) -> None:
+    """Write a line if a command on an open socket was refused because of its caller."""
+    audit: Audit | None = scope.get(AUDIT)
+    if audit is not None and status in SENTENCES:
+        audit.answered(scope, operation, status, {**scope["path_params"], "command": command})
 
 
 def _fields(scope: Scope, operation: Any, status: int, ids: Mapping[str, str]) -> dict[str, object]:

@@ -64,7 +64,7 @@ class DooredRoute(BaseRoute):
                 principal, request = await entered(door, Request(scope, receive))
                 receive = request.receive
             else:
-                principal = await door.authenticate(HTTPConnection(scope))
+                principal = scope["principal"] = await door.authenticate(HTTPConnection(scope))
         except REFUSALS as refused:
             await _refuse(refused, scope, receive, send)
             return

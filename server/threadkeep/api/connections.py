@@ -10,6 +10,7 @@ authenticated, so the bounds hold for everybody, and for WebSocket handshakes to
 
 import asyncio
 import enum
+import logging
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, cast
@@ -22,6 +23,8 @@ from websockets import http11
 
 from threadkeep.base import json
 from threadkeep.settings import Settings
+
+log: Final = logging.getLogger("uvicorn.sockets")
 
 DROPPED_BODY_BYTES: Final = 64 * 1024 * 1024
 """How much of a body is read after the answer; then the connection is cut."""
@@ -251,6 +254,12 @@ class AnswerTransport:
 
 class SocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSockets. An open socket is closed by its endpoint after the runs have had their time, not before."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """uvicorn logs the address of each socket with its query, and `websockets` at `debug` all headers and frames."""
+        super().__init__(*args, **kwargs)
+        self.logger = self.conn.logger = log
+        self.conn.debug = False
 
     def data_received(self, data: bytes) -> None:
         """A handshake that can't be read is answered; uvicorn would leave the client waiting."""

@@ -9,9 +9,11 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from threadkeep.api.audit import REMOVALS, SENTENCES, Audit
+from threadkeep.api.audit import AUDIT, REMOVALS, SENTENCES, Audit
+from threadkeep.api.authentication import POLICY_VIOLATION
 from threadkeep.api.operation import Operation
 from threadkeep.api.responses import json_answer
+from threadkeep.api.socket import CLOSE_BASE, SocketOperation
 from threadkeep.base import ids
 from threadkeep.base.logs import bind
 from threadkeep.base.metrics import UNMATCHED, Metrics
@@ -41,7 +43,7 @@ class Requests:
         self._audit = Audit()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -49,6 +51,9 @@ class Requests:
         request_id = sent if PLAIN_ID.fullmatch(sent) else str(ids.uuid7())
         scope["request_id"] = request_id
         bind(request_id=request_id)
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+            return
         answer = _Answer(send, request_id, self._metrics)
         if self._tracing is None or scope["path"] in QUIET:
             await self._answered(scope, receive, answer)
@@ -72,6 +77,23 @@ class Requests:
             answer.over()
             self._tell(scope, answer)
 
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a WebSocket, and log how it ended. Its refusals are audited as those of requests are."""
+        closing = _Closing(send)
+        scope[AUDIT] = self._audit
+        try:
+            await self._app(scope, receive, closing.send)
+        finally:
+            about = {name: str(value)[:SHOWN_CHARACTERS] for name, value in scope.get("path_params", {}).items()}
+            operation = scope.get("endpoint")
+            self._audit.answered(
+                scope, operation if isinstance(operation, SocketOperation) else None, closing.status, about
+            )
+            fields = {"path": scope["path"][:SHOWN_CHARACTERS], "status": closing.status, **about}
+            if principal := scope.get("principal"):
+                fields["who"] = principal.identity
+            log.info("socket", extra={**fields, "duration_s": round(closing.seconds(), 4)})
+
     def _tell(self, scope: Scope, answer: "_Answer") -> None:
         operation, about = _operation(scope), _ids(scope, answer)
         pair = (operation.method, operation.path) if operation else (UNMATCHED, UNMATCHED)
@@ -84,6 +106,37 @@ class Requests:
         if principal := scope.get("principal"):
             fields["who"] = principal.identity
         log.info("request", extra={**fields, **about, "duration_s": round(answer.seconds(), 4)})
+
+
+class _Closing:
+    """How a WebSocket ended, as an HTTP status. 101: it was opened, and not refused later."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._began = time.monotonic()
+        self.status = 0
+        """0: nothing yet."""
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self.status = 101
+        elif kind == "websocket.http.response.start":
+            self.status = message["status"]
+        elif kind == "websocket.close":
+            self.status = _status_of(message.get("code", 1000), opened=self.status == 101)
+        await self._send(message)
+
+    def seconds(self) -> float:
+        """Since the handshake began."""
+        return time.monotonic() - self._began
+
+
+def _status_of(code: int, *, opened: bool) -> int:
+    """The HTTP status that a close code stands for; a socket that is closed before it opens is answered 403."""
+    if not opened or code == POLICY_VIOLATION:
+        return 403
+    return code - CLOSE_BASE if CLOSE_BASE + 400 <= code < CLOSE_BASE + 600 else 101
 
 
 class _Answer:

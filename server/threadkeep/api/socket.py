@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
@@ -39,9 +39,11 @@ class SocketOperation:
     path: str
     endpoint: Endpoint
     event: Event
+    method: Literal["WS"] = "WS"
 
     async def __call__(self, websocket: WebSocket) -> None:
         """Ask who is calling and what they may, and hand over."""
+        websocket.scope["endpoint"] = self  # for the log and the audit, as the router does for other operations
         await websocket.accept()
         try:
             call = await self._call(websocket)
@@ -57,7 +59,11 @@ class SocketOperation:
         """What an operation makes of a request; of these, an endpoint uses only what a WebSocket has, too."""
         request = cast("Any", websocket)
         door = state_of(websocket).door
-        caller = ANYBODY if door is None else Caller(await door.authenticate(websocket), door)
+        caller = ANYBODY
+        if door is not None:
+            principal = await door.authenticate(websocket)
+            websocket.scope["principal"] = principal
+            caller = Caller(principal, door)
         call: Call[None, None] = Call(request=request, body=None, query=None, caller=caller)
         value = auth_values.of(self.event, {"thread_id": call.thread_id}, None)
         return replace(call, authorized=await caller.authorize(self.event, value))

@@ -13,6 +13,7 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from threadkeep.api.audit import refused_command
 from threadkeep.api.operation import Call
 from threadkeep.api.protocol_v2 import commands, subscription
 from threadkeep.api.protocol_v2.commands import (
@@ -112,6 +113,8 @@ class _Session:
             self._count()
             return await perform(self._call, sent, self._methods)
         except Problem as problem:
+            scope = self._websocket.scope
+            refused_command(scope, scope["endpoint"], problem.status, sent.method)
             return error_frame(problem) | {"id": sent.id}
         except DATABASE:
             return error_frame(Unavailable()) | {"id": sent.id}
