@@ -315,6 +315,7 @@ def _run_service(plan: Plan, parts: Parts) -> RunService:
         keys=IdempotencyKeys(pool=parts.pool, lease=parts.lease, settings=settings),
         webhooks=plan.webhooks,
         thread_ttl=plan.thread_ttl,
+        metadata_bytes=settings.metadata_bytes,
     )
 
 

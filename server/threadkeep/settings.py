@@ -202,6 +202,8 @@ class Settings(BaseModel):
     """The largest value of one channel of a graph's state; a run that leaves a larger one ends as `error`."""
     answer_bytes: int = Field(default=16 * 1024 * 1024, ge=64 * 1024, validation_alias="THREADKEEP_ANSWER_BYTES")
     """The largest answer of a state, a history, a search or the store. Lists end before it and say where they go on."""
+    metadata_bytes: int = Field(default=64 * 1024, ge=1024, validation_alias="THREADKEEP_METADATA_BYTES")
+    """The largest `metadata`, `config` or `context` of a thread, a run, an assistant or a cron."""
     aes_key: SecretStr | None = Field(default=None, validation_alias="LANGGRAPH_AES_KEY")
     """Encrypts checkpoints at rest: 16, 24 or 32 bytes. None: they are not."""
     head_bytes: int = Field(default=64 * 1024, ge=1024, validation_alias="THREADKEEP_HEAD_BYTES")

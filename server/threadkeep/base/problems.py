@@ -86,7 +86,7 @@ class CheckpointUnreadable(Conflict):
 
 
 class TooLarge(Problem):
-    """The body is above the limit."""
+    """The body is above the limit, or an object in it that has a limit of its own."""
 
     status, code = 413, "too-large"
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from threadkeep.auth.authenticator import Value
 from threadkeep.auth.authorization import Condition, Event, Operation, permissions
 from threadkeep.auth.caller import Caller
-from threadkeep.base import ids, json
+from threadkeep.base import ids, json, small_json
 from threadkeep.base.fair_limiter import ANONYMOUS
 from threadkeep.base.json import Json
 from threadkeep.base.problems import Forbidden, NotFound, ThreadBusy, Unavailable
@@ -138,6 +138,8 @@ class RunService:
     webhooks: Policy
     thread_ttl: Ttl | None
     """Of a new thread for which the client gives none."""
+    metadata_bytes: int
+    """The most that the metadata, config or context of a run may have."""
 
     async def start(self, caller: Caller, request: RunRequest) -> RunHandle:
         """Start a run now, or put it in the queue behind what goes on on its thread.
@@ -181,7 +183,7 @@ class RunService:
         transaction commits. Overloaded, TooMany, Invalid.
         """
         await self.quotas.enqueue(None if admitted.user is None else admitted.user["identity"], 1)
-        self.webhooks.check(admitted.request.spec.webhook)
+        self._check(admitted.request)
         opened = await self._open_in(conn, admitted)
         return opened.run
 
@@ -278,12 +280,18 @@ class RunService:
         return run
 
     async def _checked(self, caller: Caller, authorized: Authorized) -> Admitted:
-        """Check the webhook, and find the assistant."""
+        """Check the request, and find the assistant."""
         request = authorized.request
-        if request.spec.webhook is not None:
-            self.webhooks.check(request.spec.webhook)
+        self._check(request)
         assistant = await self.assistants.resolve(authorized.assistants, request.assistant)
         return Admitted(request=request, filters=authorized.threads, assistant=assistant, user=caller.user)
+
+    def _check(self, request: RunRequest) -> None:
+        """Invalid if its webhook is not allowed, TooLarge if it has an object that is too large."""
+        spec = request.spec
+        if spec.webhook is not None:
+            self.webhooks.check(spec.webhook)
+        small_json.check(self.metadata_bytes, metadata=request.metadata, config=spec.config, context=spec.context)
 
     async def _start(self, admitted: Admitted) -> RunHandle:
         if admitted.request.leaves_nothing:

@@ -67,6 +67,8 @@ class Change:
     context: Mapping[str, Any] | None = None
     metadata: Mapping[str, Any] | None = None
     """Merged into the assistant's own; all else replaces."""
+    metadata_bytes: int
+    """What its metadata may have after the change."""
 
 
 def system_id(graph_id: str) -> UUID:
@@ -135,7 +137,8 @@ async def create(conn: Conn, new: NewAssistant) -> Assistant | None:
 
 
 async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Change) -> Assistant | None:
-    """Change an assistant and make that its newest version; None where there is none of the caller's.
+    """Change an assistant and make that its newest version. None if there is none of the caller's, or if its metadata
+    would be too large.
 
     The row is locked first, so that a change sees the one before it, and its number is the next.
     """
@@ -160,6 +163,7 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Chang
                                           ELSE metadata || (%(metadata)s::jsonb - %(reserved)s::text[]) END,
                        updated_at  = now()
                  WHERE assistant_id = %(assistant_id)s AND metadata @> %(match)s
+                   AND octet_length((metadata || %(metadata)s)::text) <= %(metadata_bytes)s
                 RETURNING *
             ), noted AS (
                 INSERT INTO assistant_versions (assistant_id, version, graph_id, name, description, config, context,
@@ -177,6 +181,7 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Chang
                 "config": None if change.config is None else Jsonb(change.config),
                 "context": None if change.context is None else Jsonb(change.context),
                 "metadata": Jsonb(change.metadata or {}),
+                "metadata_bytes": change.metadata_bytes,
                 "match": filters.jsonb,
                 "reserved": filters.reserved,
             },

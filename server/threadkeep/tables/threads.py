@@ -107,10 +107,20 @@ async def get_ttl(conn: Conn, filters: Filters, thread_id: UUID) -> tuple[Ttl, d
     return (Ttl(strategy=row[0], minutes=row[1]), row[2]) if row else None
 
 
-async def update(
-    conn: Conn, filters: Filters, thread_id: UUID, metadata: Mapping[str, Any], ttl: Ttl | None = None
-) -> Thread | None:
-    """Merge `metadata` into the thread's; a `ttl` replaces its own. None where there is none of the caller's.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change of a thread's row."""
+
+    metadata: Mapping[str, Any]
+    """Merged into its own."""
+    ttl: Ttl | None = None
+    """In place of its own."""
+    metadata_bytes: int
+    """What its metadata may have after the change."""
+
+
+async def update(conn: Conn, filters: Filters, thread_id: UUID, change: Change) -> Thread | None:
+    """Change the thread. None if there is none of the caller's, or its metadata would be too large.
 
     Whose thread it is stays: where it would not be the caller's any more, that part of `metadata` is passed over.
     """
@@ -124,13 +134,15 @@ async def update(
                ttl_minutes  = coalesce(%(minutes)s, ttl_minutes),
                updated_at   = now()
          WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+           AND (%(metadata)s::jsonb = '{}' OR octet_length((metadata || %(metadata)s)::text) <= %(metadata_bytes)s)
         RETURNING *
         """,
         {
             "thread_id": thread_id,
-            "metadata": Jsonb(metadata),
-            "strategy": ttl.strategy if ttl else None,
-            "minutes": ttl.minutes if ttl else None,
+            "metadata": Jsonb(change.metadata),
+            "metadata_bytes": change.metadata_bytes,
+            "strategy": change.ttl.strategy if change.ttl else None,
+            "minutes": change.ttl.minutes if change.ttl else None,
             "match": filters.jsonb,
             "reserved": filters.reserved,
         },

@@ -12,7 +12,8 @@ from threadkeep.api.operation import Call
 from threadkeep.api.paging import MAX_OFFSET, PageBody, bounded_page, selected
 from threadkeep.api.responses import json_answer, no_content
 from threadkeep.auth.authorization import permissions
-from threadkeep.base.problems import Conflict, InvalidRequest, NotFound
+from threadkeep.base import json, small_json
+from threadkeep.base.problems import Conflict, InvalidRequest, NotFound, Problem
 from threadkeep.postgres.bounded_page import PageRequest
 from threadkeep.postgres.statement_timeout import searching
 from threadkeep.postgres.tenancy import EVERYTHING, Filters
@@ -167,6 +168,7 @@ async def create(call: Call[AssistantBody, None]) -> Response:
     """POST /assistants: make an assistant."""
     body = call.body
     _check_graph(call, body.graph_id)
+    _check_sizes(call)
     new = NewAssistant(
         assistant_id=body.assistant_id or uuid4(),
         graph_id=body.graph_id,
@@ -187,6 +189,11 @@ async def create(call: Call[AssistantBody, None]) -> Response:
     return json_answer(assistant)
 
 
+def _check_sizes(call: Call[AssistantBody, None] | Call[ChangeBody, None]) -> None:
+    body, limit = call.body, call.state.settings.metadata_bytes
+    small_json.check(limit, metadata=body.metadata, config=body.plain_config, context=body.settled_context)
+
+
 async def get(call: Call[None, None]) -> Response:
     """GET /assistants/{assistant_id}: read an assistant."""
     return json_answer(await _known(call))
@@ -197,7 +204,9 @@ async def update(call: Call[ChangeBody, None]) -> Response:
     body, assistant_id = call.body, call.assistant_id
     if body.graph_id is not None:
         _check_graph(call, body.graph_id)
+    _check_sizes(call)
     change = Change(
+        metadata_bytes=call.state.settings.metadata_bytes,
         graph_id=body.graph_id,
         name=body.name,
         description=body.description,
@@ -207,7 +216,7 @@ async def update(call: Call[ChangeBody, None]) -> Response:
     )
     assistant = await assistants.update(call.state.pool, call.filters, assistant_id, change)
     if assistant is None:
-        raise NotFound(f"Assistant {assistant_id} not found")
+        raise await _not_updated(call)
     call.assistants.forget(assistant_id)
     return json_answer(assistant)
 
@@ -303,6 +312,13 @@ async def _known(call: Call[Any, Any], otherwise: str = "Not Found") -> Assistan
     if assistant is None:
         raise NotFound(otherwise)
     return assistant
+
+
+async def _not_updated(call: Call[ChangeBody, None]) -> Problem:
+    """Why there was nothing to update."""
+    missing, limit = f"Assistant {call.assistant_id} not found", call.state.settings.metadata_bytes
+    metadata = (await _known(call, missing)).metadata.load() | (call.body.metadata or {})
+    return small_json.too_large("metadata", limit) if len(json.dumps(metadata)) > limit else NotFound(missing)
 
 
 def _check_graph(call: Call[Any, Any], graph_id: str) -> None:

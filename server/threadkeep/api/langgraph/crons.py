@@ -16,6 +16,7 @@ from threadkeep.api.langgraph.runs import RunBody
 from threadkeep.api.operation import Call
 from threadkeep.api.paging import PageBody, bounded_page, selected
 from threadkeep.api.responses import json_answer, no_content
+from threadkeep.base import small_json
 from threadkeep.base.problems import Invalid, InvalidRequest, NotFound
 from threadkeep.duties import cron_schedule
 from threadkeep.duties.cron_schedule import MAX_SCHEDULE
@@ -248,6 +249,8 @@ async def _definition(
 ) -> Definition:
     """The cron that `body` describes; Invalid and others where its runs would be refused."""
     call.state.runs.webhooks.check(body.spec.webhook)
+    limit = call.state.settings.metadata_bytes
+    small_json.check(limit, metadata=body.metadata, config=body.config, context=body.context)
     zone = await cron_schedule.zone(body.timezone)
     return Definition(
         schedule=body.schedule,
