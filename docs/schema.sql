@@ -108,7 +108,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION claim_run(claimer uuid, stride integer) RETURNS TABLE(run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, metadata jsonb, kwargs jsonb, principal jsonb, attempt integer, worker_id uuid, temporary boolean, kept boolean, events_before integer, waited_s double precision)
+CREATE FUNCTION claim_run(claimer uuid, stride integer, after_principal text, held_back text[]) RETURNS TABLE(run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, metadata jsonb, kwargs jsonb, principal jsonb, attempt integer, worker_id uuid, temporary boolean, kept boolean, events_before integer, waited_s double precision)
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     AS $$
@@ -122,15 +122,33 @@ BEGIN
         SELECT runs.run_id INTO candidate
           FROM runs JOIN threads USING (thread_id)
          WHERE runs.status = 'pending' AND runs.run_after <= due_by
+           AND coalesce(runs.principal ->> 'identity', '') > after_principal
+           AND coalesce(runs.principal ->> 'identity', '') <> ALL (held_back)
            AND NOT EXISTS (
             SELECT FROM runs AS earlier
              WHERE earlier.thread_id = runs.thread_id
                AND (earlier.status = 'running'
                     OR (earlier.status = 'pending' AND earlier.run_after <= due_by
                         AND earlier.queue_position < runs.queue_position)))
-         ORDER BY runs.queue_position
+         ORDER BY coalesce(runs.principal ->> 'identity', ''), runs.queue_position
          LIMIT 1
            FOR NO KEY UPDATE OF threads SKIP LOCKED;
+        IF NOT FOUND THEN
+            SELECT runs.run_id INTO candidate
+              FROM runs JOIN threads USING (thread_id)
+             WHERE runs.status = 'pending' AND runs.run_after <= due_by
+               AND coalesce(runs.principal ->> 'identity', '') <= after_principal
+               AND coalesce(runs.principal ->> 'identity', '') <> ALL (held_back)
+               AND NOT EXISTS (
+                SELECT FROM runs AS earlier
+                 WHERE earlier.thread_id = runs.thread_id
+                   AND (earlier.status = 'running'
+                        OR (earlier.status = 'pending' AND earlier.run_after <= due_by
+                            AND earlier.queue_position < runs.queue_position)))
+             ORDER BY coalesce(runs.principal ->> 'identity', ''), runs.queue_position
+             LIMIT 1
+               FOR NO KEY UPDATE OF threads SKIP LOCKED;
+        END IF;
         IF NOT FOUND THEN
             RETURN;
         END IF;
@@ -1053,13 +1071,13 @@ CREATE INDEX idx_store_expires_at ON store USING btree (expires_at) WHERE (expir
 
 CREATE UNIQUE INDEX one_running_run_a_thread ON runs USING btree (thread_id) WHERE ((status)::text = 'running'::text);
 
-CREATE INDEX runs_of_a_principal ON runs USING btree (((principal ->> 'identity'::text))) WHERE (((status)::text = 'pending'::text) AND (principal IS NOT NULL));
-
 CREATE INDEX runs_of_a_thread ON runs USING btree (thread_id, queue_position DESC);
 
 CREATE INDEX runs_of_a_worker ON runs USING btree (worker_id) WHERE ((status)::text = 'running'::text);
 
 CREATE INDEX runs_pending ON runs USING btree (queue_position) WHERE ((status)::text = 'pending'::text);
+
+CREATE INDEX runs_pending_of_principals ON runs USING btree (COALESCE((principal ->> 'identity'::text), ''::text), queue_position) WHERE ((status)::text = 'pending'::text);
 
 CREATE INDEX store_prefix_idx ON store USING btree (prefix text_pattern_ops);
 

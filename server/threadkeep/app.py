@@ -24,7 +24,8 @@ from threadkeep.api.ops import docs, metrics
 from threadkeep.api.ops.scrape import Scrape
 from threadkeep.api.routes import SOCKETS, TABLE
 from threadkeep.auth import Door, loading
-from threadkeep.base.fair_limiter import FairLimiter
+from threadkeep.auth.presence import Presence
+from threadkeep.base.fair_limiter import FairLimiter, quarter
 from threadkeep.base.metrics import Metrics
 from threadkeep.base.signals import ProcessSignals
 from threadkeep.base.tracing import Tracing
@@ -213,6 +214,7 @@ class Parts:
     checkpoints: Checkpoints
     store: Store
     slots: Slots
+    presence: Presence
     executions: Executions
     lease: Lease
     signals: ProcessSignals = field(default_factory=ProcessSignals)
@@ -221,7 +223,7 @@ class Parts:
 @asynccontextmanager
 async def opened(plan: Plan) -> AsyncGenerator[Parts]:
     """The parts, open until the block ends."""
-    settings, executions, lease = plan.settings, Executions(), Lease()
+    settings, executions, lease, presence = plan.settings, Executions(), Lease(), Presence()
     async with (
         pool.open_api_pool(settings, plan.uri) as api_pool,
         pool.open_runs_pool(settings, plan.uri) as runs_pool,
@@ -243,14 +245,21 @@ async def opened(plan: Plan) -> AsyncGenerator[Parts]:
             sender=sender,
             checkpoints=Checkpoints(runs_pool, commits, plan.serde, channel_bytes=settings.channel_bytes),
             store=plan.open_store(runs_pool),
-            slots=Slots(
-                FairLimiter(settings.run_slots, max_waiting=settings.max_waiting),
-                timeout_s=settings.queue_timeout_s,
-                waited=plan.metrics.slot_wait.observe,
-            ),
+            slots=_slots(plan, presence),
+            presence=presence,
             executions=executions,
             lease=lease,
         )
+
+
+def _slots(plan: Plan, presence: Presence) -> Slots:
+    """The slots of this process, which principals share."""
+    settings = plan.settings
+    reserve = quarter(settings.run_slots) if settings.slot_reserve is None else settings.slot_reserve
+    limiter = FairLimiter(
+        settings.run_slots, reserve=reserve, max_waiting=settings.max_waiting, is_alone=presence.is_alone
+    )
+    return Slots(limiter, timeout_s=settings.queue_timeout_s, waited=plan.metrics.slot_wait.observe)
 
 
 def _state(plan: Plan, parts: Parts) -> State:
@@ -311,7 +320,7 @@ def _run_service(plan: Plan, parts: Parts) -> RunService:
         executor=executor,
         follower=Follower(pool=parts.pool, wakeups=parts.wakeups, executions=parts.executions, signals=parts.signals),
         assistants=Assistants(parts.pool, plan.graphs),
-        quotas=Quotas(settings, parts.pool, parts.executions),
+        quotas=Quotas(settings, parts.pool, parts.executions, parts.presence),
         keys=IdempotencyKeys(pool=parts.pool, lease=parts.lease, settings=settings),
         webhooks=plan.webhooks,
         thread_ttl=plan.thread_ttl,
@@ -332,6 +341,7 @@ def _duties(plan: Plan, parts: Parts, state: State) -> Sequence[Duty]:
         lease=lease,
         signals=parts.signals,
         metrics=plan.metrics,
+        wakeups=parts.wakeups,
     )
     return (
         LeaseReplacement(pool=api_pool, lease=lease, executions=executions, reaper=reaper),

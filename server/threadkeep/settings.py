@@ -119,6 +119,8 @@ class Settings(BaseModel):
         default=12, ge=1, le=1000, validation_alias=AliasChoices("THREADKEEP_RUN_SLOTS", "N_JOBS_PER_WORKER")
     )
     """Graphs that run at once in this process."""
+    slot_reserve: int | None = Field(default=None, ge=0, validation_alias="THREADKEEP_SLOT_RESERVE")
+    """Slots that one principal leaves free for others while there are others. None: a quarter."""
     max_waiting: int = Field(default=1000, ge=0, validation_alias="THREADKEEP_MAX_WAITING")
     """Requests that wait for a slot; one more is answered 503."""
     queue_timeout_s: Seconds = Field(default=30, validation_alias="THREADKEEP_QUEUE_TIMEOUT")

@@ -292,7 +292,7 @@ class Operation:
             return await self._answered(request, ANYBODY)
         principal, request = await entered(state.door, request)
         caller = Caller(principal, state.door)
-        state.quotas.request(principal.identity)
+        state.quotas.request(principal.identity, has_others=principal.has_others)
         if self.kind not in LONG:
             return await self._answered(request, caller)
         with ExitStack() as counted:

@@ -98,7 +98,12 @@ class KeyDoor:
 
 
 def _caller(found: Valid) -> Principal:
-    return principal(found.identity, permissions=tuple(found.scopes), user={"key_name": found.name})
+    return principal(
+        found.identity,
+        permissions=tuple(found.scopes),
+        user={"key_name": found.name},
+        has_others=found.has_others,
+    )
 
 
 def digest(secret: str) -> bytes:

@@ -25,8 +25,9 @@ class Presence:
         """Set by an authenticator that knows all identities (API keys)."""
 
     def saw(self, identity: str, *, has_others: bool | None = None) -> None:
-        """Note a request. `has_others`: whether there are callers of other identities, if that is known."""
-        self._has_others = has_others
+        """Note a request. `has_others`: whether other identities may call, as far as the authenticator knows."""
+        if has_others is not None:
+            self._has_others = has_others
         if self._latest is not None and self._latest.identity == identity:
             self._latest.at = time.monotonic()
             return

@@ -27,6 +27,8 @@ class Principal:
     permissions: tuple[str, ...] = ()
     user: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """JSON; what a graph gets as `langgraph_auth_user`."""
+    has_others: bool | None = None
+    """Whether there are other identities that may call; None if the authenticator can't know."""
 
 
 NOBODY: Mapping[str, Any] = {
@@ -52,6 +54,7 @@ def principal(
     permissions: tuple[str, ...] = (),
     *,
     user: Mapping[str, Any] | None = None,
+    has_others: bool | None = None,
 ) -> Principal:
     """The principal of an identity; `user` has further keys of its user. ValueError where it is no identity."""
     if not identity or len(identity) > MAX_IDENTITY or "\0" in identity or not identity.isprintable():
@@ -67,4 +70,5 @@ def principal(
         display_name=display_name or identity,
         permissions=permissions,
         user={**(user or {}), **own},
+        has_others=has_others,
     )

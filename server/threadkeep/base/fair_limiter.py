@@ -76,6 +76,7 @@ class FairLimiter:
         self._held = Counter[str]()
         self._lines: OrderedDict[str, deque[_Waiter]] = OrderedDict()
         """Waiters by holder. The turn is the first one's."""
+        self._told: Callable[[], None] | None = None
         self.waiting = 0
         """Waiters of all holders, without `BACKGROUND`."""
 
@@ -102,6 +103,10 @@ class FairLimiter:
     def held_back(self) -> list[str]:
         """The holders to which the place that `BACKGROUND` holds may not be assigned."""
         return [holder for holder in self._held if not self.may_take(holder, freed=1)]
+
+    def tell_of_release(self, told: Callable[[], None]) -> None:
+        """Call `told` when the next place is released, once: a holder that was held back may then have one."""
+        self._told = told
 
     def refuse_if_full(self, holder: str) -> None:
         """Overloaded if `holder` would have to wait and the queue has no room for it."""
@@ -142,6 +147,9 @@ class FairLimiter:
         self._limiter.release_on_behalf_of(place)
         self._count(place.holder, -1)
         self._dispatch()
+        told, self._told = self._told, None
+        if told is not None:
+            told()
 
     def move(self, place: Place, holder: str) -> None:
         """For `Place.assign` alone."""

@@ -3,14 +3,17 @@
 It takes a slot first and a run then, so that a run is never claimed by a process that can't execute it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import anyio
 
+from threadkeep.base.fair_limiter import ANONYMOUS
 from threadkeep.base.metrics import Metrics
 from threadkeep.base.signals import ProcessSignals
-from threadkeep.postgres.listen import CANCEL, PENDING
+from threadkeep.postgres.listen import CANCEL, PENDING, Wakeups
 from threadkeep.postgres.pool import Pool
 from threadkeep.runs.execution import Executions
 from threadkeep.runs.executor import Executor
@@ -20,9 +23,9 @@ from threadkeep.tables import cancels, queue
 from threadkeep.tables.queue import Claimed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Worker:
-    """Duty: execute what is in the queue."""
+    """Duty: execute what is in the queue, round robin over principals."""
 
     pool: Pool
     slots: Slots
@@ -30,18 +33,26 @@ class Worker:
     lease: Lease
     signals: ProcessSignals
     metrics: Metrics
+    wakeups: Wakeups
     topic: ClassVar[str | None] = PENDING
     interval_s: float = 5.0
+    served: str = ANONYMOUS
+    """The principal that had its turn last."""
+    held_back: Sequence[str] = ()
+    """The principals that had no turn because they hold too many slots of this process."""
 
     async def run_once(self) -> float | None:
         """Claim until nothing is due. Returns the seconds until the next delayed run is due."""
-        while await self.claim_one():
+        while await self.claim_one() or any(self.slots.is_free(holder) for holder in self.held_back):
             pass
+        if self.held_back:
+            self.slots.tell_of_release(partial(self.wakeups.wake, PENDING))
         async with self.pool.connection() as conn:
-            return await queue.seconds_to_next(conn)
+            return await queue.seconds_to_next(conn, self.held_back)
 
     async def claim_one(self) -> bool:
         """Start one pending run. False if there is none to start, or the process is stopping."""
+        self.held_back = ()
         async with self.pool.connection() as conn:
             if self.signals.stopping.is_set() or not await queue.any_due(conn):
                 return False
@@ -49,6 +60,8 @@ class Worker:
             claimed = None if self.signals.stopping.is_set() else await self._claim()
             if claimed is None:
                 return False
+            self.served = _holder(claimed)
+            slot.assign(self.served)
             if claimed.waited_s is not None and claimed.attempt == 1:
                 self.metrics.queue_wait.observe(claimed.waited_s)
             self.executor.start_claimed(claimed, slot.passed_on(), read_by_caller=True)
@@ -57,10 +70,18 @@ class Worker:
     async def _claim(self) -> Claimed | None:
         """Shielded: a run that was claimed is started, or it would look as if it ran."""
         claimed = None
+        self.held_back = self.slots.held_back()
         with anyio.CancelScope(shield=True):
             async with self.pool.connection() as conn:
-                claimed = await queue.claim(conn, self.lease.worker_id)
+                claimed = await queue.claim(
+                    conn, self.lease.worker_id, after_principal=self.served, held_back=self.held_back
+                )
         return claimed
+
+
+def _holder(claimed: Claimed) -> str:
+    """The principal whose run it is."""
+    return claimed.principal.load()["identity"] if claimed.principal else ANONYMOUS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

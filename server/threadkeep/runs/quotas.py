@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from threadkeep.auth.presence import Presence
 from threadkeep.base.problems import Overloaded, TooMany
 from threadkeep.postgres.pool import Pool
 from threadkeep.runs.execution import Executions
@@ -26,8 +27,9 @@ QUEUE_RETRY_S = 5
 class Quotas:
     """The counts of one process."""
 
-    def __init__(self, settings: Settings, pool: Pool, executions: Executions) -> None:
+    def __init__(self, settings: Settings, pool: Pool, executions: Executions, presence: Presence) -> None:
         self._settings = settings
+        self._presence = presence
         self._pool = pool
         self._executions = executions
         self._left: dict[str, tuple[float, float]] = {}
@@ -37,11 +39,12 @@ class Quotas:
         """Foreground runs that are being started."""
         self._backlogs: dict[str | None, tuple[float, Backlog]] = {}
 
-    def request(self, identity: str) -> None:
-        """Count one request; TooMany where the principal has made too many within a minute.
+    def request(self, identity: str, *, has_others: bool | None = None) -> None:
+        """Count one request, `has_others` as `Presence.saw`; TooMany where the principal has made too many within a minute.
 
         What is not used adds up to a minute's share, so that a burst is as good as a steady stream.
         """
+        self._presence.saw(identity, has_others=has_others)
         share = self._settings.principal_requests
         if share == 0:
             return

@@ -79,6 +79,10 @@ class Slots:
         """The holders that may not get the slot which the worker holds."""
         return self._limiter.held_back()
 
+    def tell_of_release(self, told: Callable[[], None]) -> None:
+        """Call `told` when the next slot is given back, once."""
+        self._limiter.tell_of_release(told)
+
     def refuse_if_full(self, holder: str = ANONYMOUS) -> None:
         """Overloaded if the queue has no room for `holder`, or the process is stopping."""
         if self.draining:

@@ -36,6 +36,8 @@ class Valid:
     """None: never."""
     used_lately: bool
     """Its last use is written down, within a minute."""
+    has_others: bool
+    """There are valid keys of other identities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,11 @@ async def find_valid(conn: Conn, secret_sha256: bytes) -> Valid | None:
     await cursor.execute(
         """
         SELECT key_id, name, identity, scopes, extract(epoch FROM expires_at - now())::float AS expires_in_s,
-               coalesce(last_used_at > now() - interval '1 minute', false) AS used_lately
+               coalesce(last_used_at > now() - interval '1 minute', false) AS used_lately,
+               EXISTS (SELECT
+                         FROM api_keys AS other
+                        WHERE other.identity <> api_keys.identity AND other.revoked_at IS NULL
+                          AND (other.expires_at IS NULL OR other.expires_at > now())) AS has_others
           FROM api_keys
          WHERE secret_sha256 = %(secret_sha256)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
         """,

@@ -4,7 +4,7 @@ The states and who moves them: docs/design.md#runs. Each move holds the thread's
 the same transaction (`migrations/0018_gate.sql`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -84,15 +84,24 @@ async def lock_thread(conn: Conn, thread_id: UUID) -> None:
     )
 
 
-async def claim(conn: Conn, worker_id: UUID) -> Claimed | None:
-    """Claim the oldest pending run that may start, or return None.
+async def claim(
+    conn: Conn, worker_id: UUID, *, after_principal: str = "", held_back: Sequence[str] = ()
+) -> Claimed | None:
+    """Claim the next pending run that may start, or return None.
 
-    A thread that another transaction holds is passed over, so that two workers never claim the same run. The attempt is
+    It is the oldest of the principal whose turn comes after `after_principal`; those of `held_back` have no turn. A
+    thread that another transaction holds is passed over, so that two workers never claim the same run. The attempt is
     counted before the graph starts, so that a run that kills its process is not tried for ever.
     """
     cursor = conn.cursor(row_factory=rows.of(Claimed))
     await cursor.execute(
-        "SELECT * FROM claim_run(%(worker_id)s, %(stride)s)", {"worker_id": worker_id, "stride": STRIDE}
+        "SELECT * FROM claim_run(%(worker_id)s, %(stride)s, %(after_principal)s, %(held_back)s)",
+        {
+            "worker_id": worker_id,
+            "stride": STRIDE,
+            "after_principal": after_principal,
+            "held_back": list(held_back),
+        },
     )
     return await cursor.fetchone()
 
@@ -104,16 +113,17 @@ async def any_due(conn: Conn) -> bool:
     return bool(row and row[0])
 
 
-async def seconds_to_next(conn: Conn) -> float | None:
+async def seconds_to_next(conn: Conn, held_back: Sequence[str] = ()) -> float | None:
     """Seconds until a run may be claimed: one that is delayed (`after_seconds`), or whose thread was held just now.
 
-    None if there is none of either.
+    None if there is none of either. The principals `held_back` wait for a slot, and not for a time.
     """
     cursor = await conn.execute(
         """
         SELECT CASE WHEN EXISTS (
                    SELECT FROM runs
                     WHERE status = 'pending' AND run_after <= now()
+                      AND coalesce(principal ->> 'identity', '') <> ALL (%(held_back)s)
                       AND NOT EXISTS (SELECT FROM runs AS earlier
                                        WHERE earlier.thread_id = runs.thread_id
                                          AND (earlier.status = 'running'
@@ -124,7 +134,7 @@ async def seconds_to_next(conn: Conn) -> float | None:
                        FROM runs
                       WHERE status = 'pending' AND run_after > now()) END
         """,
-        {"held_s": HELD_S},
+        {"held_s": HELD_S, "held_back": list(held_back)},
     )
     row = await cursor.fetchone()
     return row[0] if row else None

@@ -16,7 +16,7 @@ class Backlog:
 
 
 async def count(conn: Conn, identity: str | None, *, at_most: int) -> Backlog:
-    """The runs that wait for their turn; the principal's own by the index `runs_of_a_principal`."""
+    """The runs that wait for their turn; the principal's own by the index `runs_pending_of_principals`."""
     cursor = conn.cursor(row_factory=rows.of(Backlog))
     await cursor.execute(
         """
@@ -24,8 +24,7 @@ async def count(conn: Conn, identity: str | None, *, at_most: int) -> Backlog:
                   FROM (SELECT FROM runs WHERE status = 'pending' LIMIT %(at_most)s) AS waiting) AS pending,
                (SELECT count(*)
                   FROM runs
-                 WHERE status = 'pending' AND principal IS NOT NULL
-                   AND principal ->> 'identity' = %(identity)s::text) AS own
+                 WHERE status = 'pending' AND coalesce(principal ->> 'identity', '') = %(identity)s::text) AS own
         """,
         {"identity": identity, "at_most": at_most},
     )

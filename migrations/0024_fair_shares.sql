@@ -1,0 +1,87 @@
+-- The queue is served round robin over principals, first in, first out within one. Without a known principal: ''.
+CREATE INDEX runs_pending_of_principals ON runs ((coalesce(principal ->> 'identity', '')), queue_position)
+ WHERE status = 'pending';
+DROP INDEX runs_of_a_principal;
+
+DROP FUNCTION claim_run(uuid, int);
+
+-- As before, but in turns: the first run of the principal behind `after_principal` that may start, or, if there is none
+-- behind, of the first one. The runs of the principals `held_back` stay in the queue.
+CREATE FUNCTION claim_run(claimer uuid, stride int, after_principal text, held_back text[]) RETURNS TABLE (
+    run_id uuid,
+    thread_id uuid,
+    assistant_id uuid,
+    graph_id text,
+    metadata jsonb,
+    kwargs jsonb,
+    principal jsonb,
+    attempt int,
+    worker_id uuid,
+    temporary boolean,
+    kept boolean,
+    events_before int,
+    waited_s float
+) LANGUAGE plpgsql SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    candidate uuid;
+    due_by timestamptz;
+BEGIN
+    FOR _ IN 1 .. 10 LOOP
+        due_by := clock_timestamp();
+        SELECT runs.run_id INTO candidate
+          FROM runs JOIN threads USING (thread_id)
+         WHERE runs.status = 'pending' AND runs.run_after <= due_by
+           AND coalesce(runs.principal ->> 'identity', '') > after_principal
+           AND coalesce(runs.principal ->> 'identity', '') <> ALL (held_back)
+           AND NOT EXISTS (
+            SELECT FROM runs AS earlier
+             WHERE earlier.thread_id = runs.thread_id
+               AND (earlier.status = 'running'
+                    OR (earlier.status = 'pending' AND earlier.run_after <= due_by
+                        AND earlier.queue_position < runs.queue_position)))
+         ORDER BY coalesce(runs.principal ->> 'identity', ''), runs.queue_position
+         LIMIT 1
+           FOR NO KEY UPDATE OF threads SKIP LOCKED;
+        IF NOT FOUND THEN
+            SELECT runs.run_id INTO candidate
+              FROM runs JOIN threads USING (thread_id)
+             WHERE runs.status = 'pending' AND runs.run_after <= due_by
+               AND coalesce(runs.principal ->> 'identity', '') <= after_principal
+               AND coalesce(runs.principal ->> 'identity', '') <> ALL (held_back)
+               AND NOT EXISTS (
+                SELECT FROM runs AS earlier
+                 WHERE earlier.thread_id = runs.thread_id
+                   AND (earlier.status = 'running'
+                        OR (earlier.status = 'pending' AND earlier.run_after <= due_by
+                            AND earlier.queue_position < runs.queue_position)))
+             ORDER BY coalesce(runs.principal ->> 'identity', ''), runs.queue_position
+             LIMIT 1
+               FOR NO KEY UPDATE OF threads SKIP LOCKED;
+        END IF;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+        -- The thread is held: what this statement sees of its runs is what there is.
+        RETURN QUERY
+        UPDATE runs
+           SET status = 'running', worker_id = claimer, attempt = attempt + 1, started_at = clock_timestamp(),
+               updated_at = clock_timestamp()
+         WHERE runs.run_id = candidate AND status = 'pending'
+           AND NOT EXISTS (
+            SELECT FROM runs AS earlier
+             WHERE earlier.thread_id = runs.thread_id
+               AND (earlier.status = 'running'
+                    OR (earlier.status = 'pending' AND earlier.run_after <= due_by
+                        AND earlier.queue_position < runs.queue_position)))
+        RETURNING runs.run_id, runs.thread_id, assistant_id, graph_id, metadata::jsonb, kwargs::jsonb, principal, attempt,
+                  worker_id, temporary, kept,
+                  coalesce((SELECT max(position) + stride FROM run_events WHERE run_events.run_id = runs.run_id),
+                           CASE WHEN attempt > 1 THEN stride ELSE 0 END),
+                  extract(epoch FROM due_by - run_after)::float;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END LOOP;
+END
+$$;
