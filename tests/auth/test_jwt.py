@@ -220,6 +220,17 @@ async def test_while_no_keys_are_known_requests_are_told_to_come_again(
     assert closed.headers["retry-after"]
 
 
+async def test_token_is_accepted_no_longer_than_it_lives(settings: Settings, issuer: Issuer) -> None:
+    """Ours: what is remembered of a token ends with it."""
+    async with asking(settings, jwt_jwks_url=issuer.url, jwt_leeway_s=0) as http:
+        shown = token(exp=time.time() + 2)
+        assert await status(http, shown) == 200
+        with fail_after(WAIT_S):
+            while await status(http, shown) == 200:
+                await sleep(0.05)
+    assert time.time() < pyjwt.decode(shown, options={"verify_signature": False})["exp"] + 1
+
+
 async def test_a_public_key_or_a_secret_will_do(settings: Settings) -> None:
     """Issue: static keys as an option."""
     async with asking(settings, jwt_public_key=pem(RSA)) as http:

@@ -1,7 +1,7 @@
 """Keys: API keys, each of one identity. A secret is 256 random bits, and only its SHA-256 is kept.
 
-What was found is used for `FRESH_S + GRACE_S` seconds at most: a key that is revoked opens nothing after that, in any
-process.
+A key that was looked up is accepted for `FRESH_S + GRACE_S` seconds at most without another look: one that is revoked
+opens nothing after that, in any process.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from threadkeep.tables.api_keys import NewKey, Valid
 
 log = logging.getLogger(__name__)
 
-FRESH_S = 4.0
+FRESH_S: Final = 3.0
 GRACE_S: Final = 1.0
 """Added to it once, while one request asks anew: the others need not wait."""
 REMEMBERED: Final = 10_000

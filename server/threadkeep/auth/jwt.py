@@ -4,10 +4,13 @@ Which algorithms count is the operator's to say, never the token's: a token is r
 is, public or shared, and only with algorithms for that kind.
 """
 
+import hashlib
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from functools import partial
+from typing import Any, Final, NamedTuple, cast
 
 import jwt as pyjwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -24,6 +27,7 @@ from threadkeep.auth.jwks import Jwk, Jwks
 from threadkeep.auth.ownership import own
 from threadkeep.auth.principal import Principal, principal
 from threadkeep.base.problems import StartRefused
+from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.settings import Settings
 
@@ -40,6 +44,16 @@ KINDS: Final[Mapping[str, str]] = {
 SHARED: Final = frozenset({"HS256", "HS384", "HS512"})
 MIN_SECRET: Final = 32
 """Bytes: a shorter one can be found by trying."""
+FRESH_S: Final = 3.0
+"""How long a token that was verified is accepted without another look, if it does not expire before."""
+REMEMBERED: Final = 10_000
+
+
+class Verified(NamedTuple):
+    """The caller of a token, and for how many seconds the token was still valid when it was verified."""
+
+    caller: Principal
+    lives_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +75,9 @@ class JwtDoor:
         self._rules = rules
         self._jwks = jwks
         self._key = key
+        self._verified: TtlCache[bytes, Verified] = TtlCache(
+            capacity=REMEMBERED, ttl_s=FRESH_S, lives_s=lambda verified: verified.lives_s
+        )
 
     async def open(self) -> None:
         """Fetch what is to be fetched; StartRefused."""
@@ -72,9 +89,15 @@ class JwtDoor:
         shown = token(connection)
         if len(shown) > MAX_TOKEN:
             raise unknown()
+        hashed = hashlib.sha256(shown.encode()).digest()
+        verified = self._verified.get(hashed) or await self._verified.get_or_read(hashed, partial(self._verify, shown))
+        return verified.caller
+
+    async def _verify(self, shown: str) -> Verified:
+        """The caller that a token names. Unauthenticated if it is not valid."""
         try:
             claims = await self._claims(shown)
-            return _caller(claims)
+            return Verified(_caller(claims), int(claims["exp"]) + self._rules.leeway_s - time.time())
         except (pyjwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError) as error:
             log.info("a token was refused", extra={"reason": type(error).__name__})
             raise unknown() from None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 MAX_IDENTITY = 250
@@ -10,6 +11,12 @@ MAX_IDENTITY = 250
 
 class User(dict[str, Any]):
     """What graphs and handlers get: a mapping that gives its items as attributes too, as LangGraph's own does."""
+
+    # Those that every user has. LangGraph looks each of them up for each run, which `__getattr__` makes slow.
+    identity = property(itemgetter("identity"))
+    display_name = property(itemgetter("display_name"))
+    is_authenticated = property(itemgetter("is_authenticated"))
+    permissions = property(itemgetter("permissions"))
 
     def __getattr__(self, name: str) -> Any:
         try:
