@@ -24,6 +24,7 @@ from threadkeep.api.audit import STRANGERS, Audit
 from threadkeep.auth.api_keys import SHOWN, new_key
 from threadkeep.base import ids
 from threadkeep.base.logs import JsonLines, Text, bind
+from threadkeep.preparing import prepare
 from threadkeep.settings import Settings
 from threadkeep.tables import api_keys
 
@@ -285,8 +286,9 @@ async def test_keys_that_are_made_and_revoked_are_lines_of_the_audit(
     """Ours: who may come in changed; the key itself is told once, and not here."""
     monkeypatch.setenv("DATABASE_URI", str(settings.database_uri))
     monkeypatch.chdir(tmp_path)
-    secret = await anyio.to_thread.run_sync(key_commands.create, None, "ada", "test", (), None)
-    await anyio.to_thread.run_sync(key_commands.revoke, None, secret[:SHOWN])
+    prepared = await anyio.to_thread.run_sync(prepare, None, {})
+    secret = await anyio.to_thread.run_sync(key_commands.create, prepared, "ada", "test", (), None)
+    await anyio.to_thread.run_sync(key_commands.revoke, prepared, secret[:SHOWN])
 
     audited = [line for line in kept.lines if line["logger"] == "threadkeep.audit"]
     assert [(line["message"], line["of"]) for line in audited] == [("key created", "ada"), ("key revoked", "ada")]

@@ -67,7 +67,9 @@ async def test_a_change_does_not_make_a_row_somebody_elses(
     async with open_api_pool(settings, database) as pool, pool.connection() as conn:
         made = await threads.create(conn, NewThread(thread_id=uuid4(), metadata=before))
         assert made is not None
-        changed = await threads.update(conn, filters, made.thread_id, change)
+        changed = await threads.update(
+            conn, filters, made.thread_id, threads.Change(metadata=change, metadata_bytes=65_536)
+        )
 
     assert changed is not None
     assert changed.metadata.load() == before | left

@@ -14,6 +14,8 @@ from anyio import to_thread
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from pydantic import BaseModel
 
+from threadkeep.base.problems import TooLarge
+
 OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 NUL_ESCAPE = b"\\u0000"
 REPLACEMENT_ESCAPE = b"\\ufffd"
@@ -117,3 +119,18 @@ def _plain(value: Any, depth: int) -> Any:
     if fields := getattr(value, "__dataclass_fields__", None):
         return {name: _plain(getattr(value, name), depth - 1) for name in fields}
     return _plain(_default(value), depth - 1)
+
+
+def check_bytes(limit: int, **named: Mapping[str, object] | None) -> None:
+    """TooLarge if one of the objects, named as the client named it, has more than `limit` bytes as JSON.
+
+    Metadata, config and context are read with every run and every list, so each has a limit.
+    """
+    for name, value in named.items():
+        if value and len(dumps(value)) > limit:
+            raise too_large(name, limit)
+
+
+def too_large(name: str, limit: int) -> TooLarge:
+    """The refusal of an object, or of what a change would make of it."""
+    return TooLarge(f"{name} would have more than {limit:,} bytes")

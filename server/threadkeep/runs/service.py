@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from threadkeep.auth.authenticator import Value
 from threadkeep.auth.authorization import Condition, Event, Operation, permissions
 from threadkeep.auth.caller import Caller
-from threadkeep.base import ids, json, small_json
+from threadkeep.base import ids, json
 from threadkeep.base.fair_limiter import ANONYMOUS
 from threadkeep.base.json import Json
 from threadkeep.base.problems import Forbidden, NotFound, ThreadBusy, Unavailable
@@ -291,7 +291,7 @@ class RunService:
         spec = request.spec
         if spec.webhook is not None:
             self.webhooks.check(spec.webhook)
-        small_json.check(self.metadata_bytes, metadata=request.metadata, config=spec.config, context=spec.context)
+        json.check_bytes(self.metadata_bytes, metadata=request.metadata, config=spec.config, context=spec.context)
 
     async def _start(self, admitted: Admitted) -> RunHandle:
         if admitted.request.leaves_nothing:

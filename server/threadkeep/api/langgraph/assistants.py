@@ -12,7 +12,7 @@ from threadkeep.api.operation import Call
 from threadkeep.api.paging import MAX_OFFSET, PageBody, bounded_page, selected
 from threadkeep.api.responses import json_answer, no_content
 from threadkeep.auth.authorization import permissions
-from threadkeep.base import json, small_json
+from threadkeep.base import json
 from threadkeep.base.problems import Conflict, InvalidRequest, NotFound, Problem
 from threadkeep.postgres.bounded_page import PageRequest
 from threadkeep.postgres.statement_timeout import searching
@@ -191,7 +191,7 @@ async def create(call: Call[AssistantBody, None]) -> Response:
 
 def _check_sizes(call: Call[AssistantBody, None] | Call[ChangeBody, None]) -> None:
     body, limit = call.body, call.state.settings.metadata_bytes
-    small_json.check(limit, metadata=body.metadata, config=body.plain_config, context=body.settled_context)
+    json.check_bytes(limit, metadata=body.metadata, config=body.plain_config, context=body.settled_context)
 
 
 async def get(call: Call[None, None]) -> Response:
@@ -318,7 +318,7 @@ async def _not_updated(call: Call[ChangeBody, None]) -> Problem:
     """Why there was nothing to update."""
     missing, limit = f"Assistant {call.assistant_id} not found", call.state.settings.metadata_bytes
     metadata = (await _known(call, missing)).metadata.load() | (call.body.metadata or {})
-    return small_json.too_large("metadata", limit) if len(json.dumps(metadata)) > limit else NotFound(missing)
+    return json.too_large("metadata", limit) if len(json.dumps(metadata)) > limit else NotFound(missing)
 
 
 def _check_graph(call: Call[Any, Any], graph_id: str) -> None:

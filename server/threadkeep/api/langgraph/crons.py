@@ -16,7 +16,7 @@ from threadkeep.api.langgraph.runs import RunBody
 from threadkeep.api.operation import Call
 from threadkeep.api.paging import PageBody, bounded_page, selected
 from threadkeep.api.responses import json_answer, no_content
-from threadkeep.base import small_json
+from threadkeep.base import json
 from threadkeep.base.problems import Invalid, InvalidRequest, NotFound
 from threadkeep.duties import cron_schedule
 from threadkeep.duties.cron_schedule import MAX_SCHEDULE
@@ -250,7 +250,7 @@ async def _definition(
     """The cron that `body` describes; Invalid and others where its runs would be refused."""
     call.state.runs.webhooks.check(body.spec.webhook)
     limit = call.state.settings.metadata_bytes
-    small_json.check(limit, metadata=body.metadata, config=body.config, context=body.context)
+    json.check_bytes(limit, metadata=body.metadata, config=body.config, context=body.context)
     zone = await cron_schedule.zone(body.timezone)
     return Definition(
         schedule=body.schedule,

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from threadkeep.api import idempotency
 from threadkeep.api.operation import Call
 from threadkeep.api.responses import json_answer, no_content
-from threadkeep.base import ids, small_json
+from threadkeep.base import ids, json
 from threadkeep.base.problems import Conflict, NotFound
 from threadkeep.tables import thread_checkpoints, threads
 from threadkeep.tables.threads import Change, NewThread, Thread, Ttl
@@ -84,7 +84,7 @@ class PruneBody(BaseModel):
 async def create(call: Call[ThreadBody, None]) -> Response:
     """POST /threads: make a thread; with `supersteps`, in the state that they leave."""
     body = call.body
-    small_json.check(call.state.settings.metadata_bytes, metadata=body.metadata)
+    json.check_bytes(call.state.settings.metadata_bytes, metadata=body.metadata)
     new = NewThread(
         thread_id=body.thread_id or ids.uuid7(),
         metadata=call.filters.stamped(body.metadata),
@@ -118,12 +118,12 @@ def _shown_ttl(ttl: Ttl, expires_at: object) -> dict[str, object]:
 async def update(call: Call[ThreadPatch, None]) -> Response:
     """PATCH /threads/{thread_id}: change a thread: metadata are merged; whose thread it is stays."""
     body, limit = call.body, call.state.settings.metadata_bytes
-    small_json.check(limit, metadata=body.metadata)
+    json.check_bytes(limit, metadata=body.metadata)
     change = Change(metadata=body.metadata, ttl=body.ttl.row if body.ttl else None, metadata_bytes=limit)
     async with call.state.pool.connection(call.filters) as conn:
         thread = await threads.update(conn, call.filters, call.thread_id, change)
         if thread is None and await threads.get(conn, call.filters, call.thread_id) is not None:
-            raise small_json.too_large("metadata", limit)
+            raise json.too_large("metadata", limit)
     if thread is None:
         raise NotFound("Not Found")
     return no_content() if "return=minimal" in call.request.headers.get("prefer", "") else json_answer(thread)
