@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, TypeAlias
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from threadkeep.tables.idempotency_keys import Key
 
@@ -68,6 +69,20 @@ class Checkpoint(BaseModel):
     checkpoint_map: dict[str, Any] | None = None
 
 
+def _with_configurable(config: dict[str, Any]) -> dict[str, Any]:
+    """`configurable` must be an object. Null is the same as none."""
+    configurable = config.get("configurable")
+    if configurable is None:
+        return {key: value for key, value in config.items() if key != "configurable"}
+    if not isinstance(configurable, dict):
+        raise PydanticCustomError("configurable", "configurable must be an object")
+    return config
+
+
+RunConfig: TypeAlias = Annotated[dict[str, Any], AfterValidator(_with_configurable)]
+"""A `RunnableConfig` as clients send it, wherever it can stand."""
+
+
 class RunSpec(BaseModel):
     """The part of a run's body that says how its graph is run."""
 
@@ -76,7 +91,7 @@ class RunSpec(BaseModel):
     input: Any = None
     """None and no command: go on from where the thread stands."""
     command: Command | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: RunConfig = Field(default_factory=dict)
     """`tags`, `recursion_limit`, `configurable`."""
     context: dict[str, Any] | None = None
     checkpoint: Checkpoint | None = None

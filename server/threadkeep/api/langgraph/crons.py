@@ -23,7 +23,7 @@ from threadkeep.duties.cron_schedule import MAX_SCHEDULE
 from threadkeep.postgres.statement_timeout import searching
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.assistants import ResolvedAssistant
-from threadkeep.runs.request import MultitaskStrategy, Nodes, RunRequest, StreamMode
+from threadkeep.runs.request import MultitaskStrategy, Nodes, RunConfig, RunRequest, StreamMode
 from threadkeep.tables import crons
 from threadkeep.tables.crons import Cron, Definition, NewCron, OnRunCompleted, Search
 
@@ -87,7 +87,7 @@ class CronPatch(BaseModel):
     input: Any = None
     metadata: dict[str, Any] | None = None
     """Merged into the cron's."""
-    config: dict[str, Any] | None = None
+    config: RunConfig | None = None
     context: dict[str, Any] | None = None
     webhook: str | None = None
     interrupt_before: Nodes | None = None

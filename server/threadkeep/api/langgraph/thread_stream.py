@@ -1,6 +1,7 @@
 """Thread stream: all that goes on on a thread, over runs, until the client leaves."""
 
 import re
+import time
 from collections.abc import AsyncGenerator
 from typing import Annotated, Final
 
@@ -14,6 +15,9 @@ from threadkeep.api.streaming import EventStream, encode
 from threadkeep.base.problems import Invalid
 from threadkeep.threads.follow import Place, ThreadEvent, ThreadMode, follow_thread
 
+CLOCKS_DIFFER_MS: Final = 60_000
+"""Milliseconds by which the clock of the process that made a run may be ahead of this one's."""
+GAP: Final = b": gap, the events from now on follow\r\n\r\n"
 EVENT_ID: Final = re.compile(r"(\d{1,15})-(\d{1,9})")
 
 Modes = Annotated[list[ThreadMode] | None, BeforeValidator(split_modes)]
@@ -32,13 +36,23 @@ async def stream(call: Call[None, ThreadStreamQuery]) -> Response:
     """GET /threads/{thread_id}/stream: follow all that goes on on a thread; `Last-Event-ID` replays what came after it."""
     thread = await known(call)
     modes: set[ThreadMode] = {*(call.query.stream_mode or ()), *(call.query.stream_modes or ())} or {"run_modes"}
+    after = _after(call)
+    has_gap = after is not None and after.millisecond > time.time() * 1000 + CLOCKS_DIFFER_MS
     events = follow_thread(
-        call.state.runs.follower, call.state.threads, call.tenant, thread.thread_id, modes=modes, after=_after(call)
+        call.state.runs.follower,
+        call.state.threads,
+        call.tenant,
+        thread.thread_id,
+        modes=modes,
+        after=None if has_gap else after,
     )
-    return EventStream(_frames(events), call.state, headers={})
+    return EventStream(_frames(events, has_gap=has_gap), call.state, headers={})
 
 
-async def _frames(events: AsyncGenerator[ThreadEvent]) -> AsyncGenerator[bytes]:
+async def _frames(events: AsyncGenerator[ThreadEvent], *, has_gap: bool) -> AsyncGenerator[bytes]:
+    """The events as they are sent. A gap is told first: no run of this thread had the id that the client named."""
+    if has_gap:
+        yield GAP
     async for event in events:
         yield encode(event.name, event.data, event.place.event_id)
 
