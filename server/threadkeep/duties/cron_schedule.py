@@ -5,7 +5,9 @@ cron of a fixed hour runs once on the day of the change, too: after the gap wher
 first of the two where it comes twice.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import anyio.to_thread
@@ -27,9 +29,21 @@ async def zone(name: str | None) -> tzinfo:
         raise Invalid(f"Invalid timezone: {name!r}. Use IANA timezone format (e.g. 'America/New_York').") from None
 
 
+ALIASES: Final[Mapping[str, str]] = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+"""Names of schedules, as crontab(5) has them."""
+
+
 def next_tick(schedule: str, zone: tzinfo, after: datetime) -> datetime:
     """The first tick behind `after`, in UTC; Invalid where the schedule is none or never comes due."""
-    fields = schedule.split()
+    fields = ALIASES.get(schedule.strip().lower(), schedule).split()
     if len(fields) == 6:
         fields = [fields[5], *fields[:5]]
     try:
