@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from threadkeep.api import mount
+from threadkeep.api import loopback, mount
 from threadkeep.api.errors import HANDLERS
 from threadkeep.api.middleware import Requests
 from threadkeep.api.operation import STATE, Docs, Operation, State
@@ -148,9 +148,14 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
-        async with mount.lifespan_of(custom, project.root) as theirs, open_state(plan) as state:
+        async with (
+            loopback.opened(app, mount.prefix(project.http)) as within,
+            mount.lifespan_of(custom, project.root) as theirs,
+            open_state(plan) as state,
+        ):
             app.state.stopping, app.state.hurried = state.signals.stopping, state.signals.hurried
-            yield {**theirs, STATE: state}
+            within.state = {**theirs, STATE: state}
+            yield within.state
 
     requests = Middleware(Requests, metrics=plan.metrics, tracing=plan.tracing)
     page_guard = mount.page_guard(project.http, settings, served, authenticates=auth.kind != "none")

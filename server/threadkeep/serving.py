@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from starlette.types import Message, Receive, Scope, Send
 
 from threadkeep import agent, graphs
+from threadkeep.api import loopback
 from threadkeep.api.connections import uvicorn_config
 from threadkeep.app import create_app
 from threadkeep.auth import loading
@@ -130,6 +131,7 @@ class Started:
 def serve(prepared: Prepared) -> None:
     """Serve until told to stop; StartRefused where something can't be loaded."""
     found, chosen = prepared.project, prepared.settings
+    loopback.install()  # before the graphs' modules make clients
     loading.check(chosen, found)
     loaded = load_graphs(found, chosen)
     with listening_socket(chosen) as listener, database(prepared) as uri:

@@ -11,7 +11,8 @@ from starlette.websockets import WebSocket
 from threadkeep.api.body import read_bytes
 from threadkeep.api.errors import HANDLERS
 from threadkeep.auth import Door, Principal
-from threadkeep.auth.principal import User
+from threadkeep.auth.principal import User, of_user
+from threadkeep.runs.calling_run import CALLING_RUN
 
 REFUSALS: tuple[type[Exception], ...] = tuple(HANDLERS)
 POLICY_VIOLATION = 1008
@@ -19,7 +20,13 @@ POLICY_VIOLATION = 1008
 
 
 async def entered(door: Door, request: Request[Any]) -> tuple[Principal, Request[Any]]:
-    """Who is calling, and the request to go on with: where the door looks into the body, one that has it still."""
+    """Who is calling, and the request to go on with: where the door looks into the body, one that has it still.
+
+    A request from within a graph is its run's user's, whatever it shows.
+    """
+    if (run := request.scope.get(CALLING_RUN)) is not None:
+        request.scope["principal"] = of_user(run.user)
+        return request.scope["principal"], request
     if door.reads_body:
         request = Request(request.scope, replayed(await read_bytes(request), request.receive))
     principal = await door.authenticate(request)

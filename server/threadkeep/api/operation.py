@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
 from uuid import UUID
@@ -27,7 +27,7 @@ from threadkeep.api.shapes import Event as ServerEvent
 from threadkeep.auth import Door, Event, Value
 from threadkeep.auth.caller import ANYBODY, Caller
 from threadkeep.base.fair_limiter import ANONYMOUS
-from threadkeep.base.problems import Invalid, Problem
+from threadkeep.base.problems import Conflict, Invalid, Problem
 from threadkeep.base.signals import ProcessSignals
 from threadkeep.graphs import LoadedGraph, Tenant
 from threadkeep.persistence.store import Store
@@ -36,6 +36,7 @@ from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.tenancy import EVERYTHING, Filters
 from threadkeep.project import Project
 from threadkeep.runs.assistants import Assistants
+from threadkeep.runs.calling_run import CALLING_RUN, CallingRun
 from threadkeep.runs.quotas import Quotas
 from threadkeep.runs.service import RunService
 from threadkeep.runs.slots import Slots
@@ -197,6 +198,12 @@ def _uuid(request: Request[Any], name: str, kind: str) -> UUID:
         raise Invalid(f"Invalid {kind} ID: must be a UUID") from None
 
 
+def _refuse_own_thread(run: CallingRun, request: Request[Any]) -> None:
+    """Conflict where a graph would wait for its own end."""
+    if "thread_id" in request.path_params and _uuid(request, "thread_id", "thread") in run.threads:
+        raise Conflict("a run can't wait for its own thread, or for that of a run which waits for it")
+
+
 def _plain(body: object) -> object:
     if isinstance(body, list):
         return [_plain(each) for each in cast("list[object]", body)]
@@ -283,15 +290,21 @@ class Operation:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The operation as an ASGI application, which the router calls as it is."""
         response = await self.answered(Request(scope, receive, send))
-        await response(scope, receive, send)
+        run: CallingRun | None = scope.get(CALLING_RUN)
+        async with run.slot.aside() if run is not None and self.kind in LONG else nullcontext():
+            await response(scope, receive, send)
 
     async def answered(self, request: Request[Any]) -> Response:
         """Ask who is calling, read the request, ask what they may, and answer."""
         state = state_of(request)
+        run: CallingRun | None = request.scope.get(CALLING_RUN)
+        if run is not None and self.kind in LONG:
+            _refuse_own_thread(run, request)
+        slot = run and run.slot
         if self.kind == "public" or state.door is None:
-            return await self._answered(request, ANYBODY)
+            return await self._answered(request, ANYBODY if slot is None else Caller(None, None, slot))
         principal, request = await entered(state.door, request)
-        caller = Caller(principal, state.door)
+        caller = Caller(principal, state.door, slot)
         state.quotas.request(principal.identity, has_others=principal.has_others)
         if self.kind not in LONG:
             return await self._answered(request, caller)
@@ -300,7 +313,7 @@ class Operation:
             return Counted(await self._answered(request, caller), counted.pop_all())
 
     async def _answered(self, request: Request[Any], caller: Caller) -> Response:
-        if self.kind == "run":  # refused before its body is read: a flood is to cost little
+        if self.kind == "run" and caller.slot is None:  # refused before its body is read: a flood is to cost little
             state_of(request).slots.refuse_if_full(caller.identity or ANONYMOUS)
         body = await self._read(request)
         query = read_query(request, self.query) if self.query else None

@@ -17,6 +17,8 @@ class Caller:
 
     principal: Principal | None
     authenticator: Door | None
+    slot: Any = None
+    """The slot of the graph that calls from within (`runs/slots.py`), which waits for the runs that it asks for."""
 
     identity: str | None = field(init=False)
     """The principal's identity. None: nobody known, and so nobody to count."""

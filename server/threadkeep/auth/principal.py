@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
+from threadkeep.base.problems import Unauthenticated
+
 MAX_IDENTITY = 250
 """Characters. An identity stands in indexes, and in front of namespaces of the store."""
 
@@ -79,3 +81,10 @@ def principal(
         user={**(user or {}), **own},
         has_others=has_others,
     )
+
+
+def of_user(user: Mapping[str, Any] | None) -> Principal:
+    """The principal that a run's user was. Unauthenticated if the run has none: it was made without authentication."""
+    if user is None:
+        raise Unauthenticated("the run that calls has no user")
+    return principal(user["identity"], str(user.get("display_name") or ""), tuple(user["permissions"]), user=user)

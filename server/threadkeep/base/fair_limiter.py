@@ -9,7 +9,7 @@ a place although the others' are held for long.
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, cast
 
 import anyio
 
@@ -48,9 +48,10 @@ class Place:
 
 
 class _Waiter:
-    __slots__ = ("changed", "place", "refused")
+    __slots__ = ("changed", "holder", "place", "refused")
 
     def __init__(self) -> None:
+        self.holder = ANONYMOUS
         self.changed = anyio.Event()
         self.place: Place | None = None
         self.refused = False
@@ -77,8 +78,10 @@ class FairLimiter:
         self._lines: OrderedDict[str, deque[_Waiter]] = OrderedDict()
         """Waiters by holder. The turn is the first one's."""
         self._told: Callable[[], None] | None = None
+        self._first: deque[_Waiter] = deque()
+        """Waiters that had a place and let others have it. They go before all others."""
         self.waiting = 0
-        """Waiters of all holders, without `BACKGROUND`."""
+        """Waiters of all holders, without `BACKGROUND` and those that go first."""
 
     @property
     def taken(self) -> int:
@@ -98,7 +101,7 @@ class FairLimiter:
 
     def may_take_now(self, holder: str) -> bool:
         """Whether `holder` gets a place without waiting. If places are free, no other waiter may have one."""
-        return holder not in self._lines and self.may_take(holder)
+        return not self._first and holder not in self._lines and self.may_take(holder)
 
     def held_back(self) -> list[str]:
         """The holders to which the place that `BACKGROUND` holds may not be assigned."""
@@ -132,6 +135,23 @@ class FairLimiter:
         if waiter.place is None:
             raise Overloaded("the queue is full, mostly of your own requests", retry_after_s=2)
         return waiter.place
+
+    async def acquire_first(self, holder: str) -> Place:
+        """The next place that is free, before all others and however long it takes."""
+        waiter = _Waiter()
+        self._first.append(waiter)
+        waiter.holder = holder
+        self._dispatch()
+        try:
+            await waiter.changed.wait()
+        except BaseException:
+            if waiter.place is None:
+                self._first.remove(waiter)
+                self._dispatch()
+            else:
+                waiter.place.release()
+            raise
+        return cast("Place", waiter.place)
 
     @asynccontextmanager
     async def hold(self, holder: str) -> AsyncGenerator[Place]:
@@ -174,7 +194,11 @@ class FairLimiter:
 
     def _dispatch(self) -> None:
         """Give free places to those whose turn it is and who may have one."""
-        while self._lines:
+        while self._first and self.taken < self.total:
+            first = self._first.popleft()
+            first.place = self._grant(first.holder)
+            first.changed.set()
+        while self._lines and not self._first:
             holder = next((each for each in self._lines if self.may_take(each)), None)
             if holder is None:
                 return

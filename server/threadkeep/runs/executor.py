@@ -23,7 +23,7 @@ from threadkeep.persistence.group_commit import GroupCommit
 from threadkeep.postgres.listen import Wakeups, run_topic
 from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.retry import OUTLAST_S, enter_run, outlast
-from threadkeep.runs import snapshots
+from threadkeep.runs import calling_run, snapshots
 from threadkeep.runs.event_recorder import EventRecorder
 from threadkeep.runs.execution import Execution, Executions, Outcome
 from threadkeep.runs.failures import describe
@@ -110,6 +110,7 @@ class Executor:
     async def _execute(self, execution: Execution, slot: Slot) -> None:
         """Run the graph, give the slot back, and write the end. Raises nothing."""
         enter_run()
+        calling_run.enter(execution, slot)
         try:
             first = {"run_id": execution.ids["run_id"], "attempt": execution.attempt}
             execution.log.append("metadata", json.dumps(first))

@@ -66,6 +66,8 @@ class Admitted:
     assistant: ResolvedAssistant
     user: Mapping[str, Any] | None
     """The user, for the graph. None if authentication is off."""
+    parent: Slot | None = None
+    """The slot of the graph that asks for it from within. None: it is asked for from outside."""
     run_id: UUID | None = None
     """Chosen before, with an idempotency key."""
 
@@ -284,7 +286,9 @@ class RunService:
         request = authorized.request
         self._check(request)
         assistant = await self.assistants.resolve(authorized.assistants, request.assistant)
-        return Admitted(request=request, filters=authorized.threads, assistant=assistant, user=caller.user)
+        return Admitted(
+            request=request, filters=authorized.threads, assistant=assistant, user=caller.user, parent=caller.slot
+        )
 
     def _check(self, request: RunRequest) -> None:
         """Invalid if its webhook is not allowed, TooLarge if it has an object that is too large."""
@@ -295,8 +299,9 @@ class RunService:
 
     async def _start(self, admitted: Admitted) -> RunHandle:
         if admitted.request.leaves_nothing:
-            return self._start_in_memory(admitted, await self.slots.take(_holder(admitted.user)))
-        async with self.slots.hold(_holder(admitted.user)) as slot:
+            slot = await self.slots.take_for(_holder(admitted.user), admitted.parent)
+            return self._start_in_memory(admitted, slot)
+        async with self.slots.hold(_holder(admitted.user), admitted.parent) as slot:
             return await self._start_with_row(admitted, slot)
 
     def _start_in_memory(self, admitted: Admitted, slot: Slot) -> RunHandle:

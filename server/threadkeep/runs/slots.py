@@ -17,26 +17,65 @@ from threadkeep.base.problems import Overloaded
 class Slot:
     """The slot of one graph. It is given back once, by its last owner."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, limiter: FairLimiter) -> None:
         self._place: Place | None = place
+        self._limiter = limiter
+        self._holder = place.holder
+        self._is_over = False
+        self._waits = 0
+        """Requests of the graph's for which it waits."""
+        self._going_on = anyio.Lock()
 
     def give_back(self) -> None:
         """Let the next one run. A second call does nothing."""
-        if self._place is not None:
-            self._place.release()
-            self._place = None
+        self._is_over = True
+        self._release()
 
     def passed_on(self) -> "Slot":
         """The same slot for another owner: giving this one back does nothing any more."""
         if self._place is None:
             raise RuntimeError("the slot was given back")
-        other, self._place = Slot(self._place), None
+        other, self._place = Slot(self._place, self._limiter), None
         return other
 
     def assign(self, holder: str) -> None:
         """Count the slot as the holder's whose run it is for."""
+        self._holder = holder
         if self._place is not None:
             self._place.assign(holder)
+
+    async def for_child(self) -> "Slot":
+        """A slot for a run that the graph of this one waits for: this one, or, if it is lent, the next that is free."""
+        if self._place is not None:
+            return self.passed_on()
+        return Slot(await self._limiter.acquire_first(self._holder), self._limiter)
+
+    @asynccontextmanager
+    async def aside(self) -> AsyncGenerator[None]:
+        """Let others run while the graph waits for a run. It goes on when it has a slot again, before all who wait."""
+        self._waits += 1
+        self._release()
+        try:
+            yield
+        finally:
+            self._waits -= 1
+            await self._go_on()
+
+    async def _go_on(self) -> None:
+        """Take a place again, if the graph waits for nothing any more."""
+        async with self._going_on:  # of several that end at once, one takes it
+            if self._waits or self._is_over or self._place is not None:
+                return
+            place = await self._limiter.acquire_first(self._holder)
+            if self._waits or self._is_over:  # it waits again, or was stopped, meanwhile
+                place.release()
+            else:
+                self._place = place
+
+    def _release(self) -> None:
+        if self._place is not None:
+            self._place.release()
+            self._place = None
 
 
 class Slots:
@@ -96,29 +135,33 @@ class Slots:
         """
         self.refuse_if_full(holder)
         if self._limiter.may_take_now(holder):
-            slot = Slot(await self._limiter.acquire(holder))
+            slot = Slot(await self._limiter.acquire(holder), self._limiter)
             self._waited(0.0)
             return slot
         began = time.monotonic()
         with anyio.move_on_after(self._timeout_s if timeout_s is None else timeout_s):
-            slot = Slot(await self._limiter.acquire(holder))
+            slot = Slot(await self._limiter.acquire(holder), self._limiter)
             self._waited(time.monotonic() - began)
             return slot
         raise Overloaded("no slot became free in time", retry_after_s=5)
 
+    async def take_for(self, holder: str, parent: Slot | None) -> Slot:
+        """A slot for a request from outside, or for one of a graph, which has the slot `parent` and waits meanwhile."""
+        return await self.take(holder) if parent is None else await parent.for_child()
+
     @asynccontextmanager
     async def hold_patiently(self) -> AsyncGenerator[Slot]:
         """A slot, however long it takes: for the worker, whose runs wait in Postgres and not in this queue."""
-        slot = Slot(await self._limiter.acquire(BACKGROUND))
+        slot = Slot(await self._limiter.acquire(BACKGROUND), self._limiter)
         try:
             yield slot
         finally:
             slot.give_back()
 
     @asynccontextmanager
-    async def hold(self, holder: str = ANONYMOUS) -> AsyncGenerator[Slot]:
-        """A slot for the length of a block, unless it is given back before."""
-        slot = await self.take(holder)
+    async def hold(self, holder: str = ANONYMOUS, parent: Slot | None = None) -> AsyncGenerator[Slot]:
+        """A slot for the length of a block, unless it is given back before. See `take_for`."""
+        slot = await self.take_for(holder, parent)
         try:
             yield slot
         finally:
