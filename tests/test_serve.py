@@ -210,8 +210,10 @@ async def test_a_projects_env_is_for_its_graphs_and_steers_no_server(tmp_path: P
     (tmp_path / "looking.py").write_text(LOOKING)
     (tmp_path / ".env").write_text("\n".join(f"{name}={value}" for name, value in {**app, **own}.items()))
     (tmp_path / "langgraph.json").write_text('{"graphs": {"looking": "./looking.py:graph"}, "env": ".env"}')
-    async with serving_process(tmp_path, LOG_LEVEL=None) as (_, http):
+    async with serving_process(tmp_path, LOG_LEVEL=None) as (process, http):
         seen = (await http.post("/runs/wait", json={"assistant_id": "looking", "input": {}})).json()["seen"]
+        process.terminate()  # a killed server leaves its Postgres behind
+        await anyio.to_thread.run_sync(process.wait)
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
     told = {line["message"]: line for line in lines}
 

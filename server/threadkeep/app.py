@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from threadkeep import sdk_cache
 from threadkeep.api import loopback, mount
 from threadkeep.api.errors import HANDLERS
 from threadkeep.api.middleware import Requests
@@ -150,6 +151,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
         async with (
             loopback.opened(app, mount.prefix(project.http)) as within,
+            sdk_cache.opened(),
             mount.lifespan_of(custom, project.root) as theirs,
             open_state(plan) as state,
         ):

@@ -1,0 +1,235 @@
+"""SDK cache: `cache_get`, `cache_set` and `swr` of `langgraph_sdk.cache`, in the memory of this process.
+
+The SDK imports them from LangGraph's own server. They are put in its module in their place. Every graph and user of the
+process shares one cache. Values are kept as JSON, so that nobody changes another's.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+
+import anyio
+import langgraph_sdk.cache as sdk
+import orjson
+from anyio.abc import TaskGroup
+
+log = logging.getLogger(__name__)
+
+MAX_AGE: Final = timedelta(days=1)
+"""The longest life of a value, and the usual one."""
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""Of all values together. More drops those that were read longest ago."""
+SWR_PREFIX: Final = "swr:"
+"""Before the keys of `swr`, which are others than those of `cache_set`."""
+UNSET: Final[Any] = object()
+
+Loader = Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A value, as JSON, and its times on the monotonic clock."""
+
+    raw: bytes
+    stored_at: float
+    ends_at: float
+
+
+@dataclass(slots=True)
+class Load:
+    """A load of a key that is going on, and what comes of it for those who wait."""
+
+    over: anyio.Event = field(default_factory=anyio.Event)
+    outcome: bytes | Exception | None = None
+    """None when it is over: it was cancelled."""
+    is_outdated: bool = False
+    """The key was set meanwhile: what is loaded is not kept."""
+
+
+class MemoryCache:
+    """Values by key, bounded in bytes and in time."""
+
+    def __init__(self, *, max_bytes: int = MAX_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._bytes = 0
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._loads: dict[str, Load] = {}
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a key, if it is there and has not ended."""
+        entry = self._entries.get(key)
+        if entry is None or self._clock() >= entry.ends_at:
+            return None
+        self._entries.move_to_end(key)
+        return entry
+
+    def age_s(self, entry: Entry) -> float:
+        """Seconds since it was stored."""
+        return self._clock() - entry.stored_at
+
+    def put(self, key: str, value: object, ttl: timedelta | None) -> bytes:
+        """Keep a value as JSON; the JSON. ValueError if it has none, or is larger than the cache."""
+        raw = orjson.dumps(value)
+        if len(raw) > self._max_bytes:
+            raise ValueError(f"a value of {len(raw)} bytes is larger than the whole cache")
+        if running := self._loads.get(key):
+            running.is_outdated = True
+        now = self._clock()
+        self._drop(key)
+        life = MAX_AGE if ttl is None or ttl <= timedelta(0) else min(ttl, MAX_AGE)
+        self._entries[key] = Entry(raw, now, now + life.total_seconds())
+        self._bytes += len(raw)
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+        return raw
+
+    async def load(self, key: str, loader: Loader, ttl: timedelta) -> bytes:
+        """What `loader` gives, as JSON; it is called once for all who want the key meanwhile. Raises what it raises."""
+        while running := self._loads.get(key):
+            await running.over.wait()
+            if isinstance(running.outcome, Exception):
+                raise running.outcome
+            if running.outcome is not None:
+                return running.outcome
+        running = self._loads[key] = Load()
+        try:
+            running.outcome = self._loaded(key, await loader(), ttl, running)
+        except Exception as error:
+            running.outcome = error
+            raise
+        finally:
+            del self._loads[key]
+            running.over.set()
+        return running.outcome
+
+    def is_loading(self, key: str) -> bool:
+        """Whether a load of the key is going on."""
+        return key in self._loads
+
+    def _loaded(self, key: str, value: object, ttl: timedelta, running: Load) -> bytes:
+        entry = self.get(key) if running.is_outdated else None
+        return entry.raw if entry is not None else self.put(key, value, ttl)
+
+    def _drop(self, key: str) -> None:
+        if (entry := self._entries.pop(key, None)) is not None:
+            self._bytes -= len(entry.raw)
+
+
+class SwrResult(sdk.SWRResult[Any]):
+    """A value of `swr`, and where it came from."""
+
+    def __init__(self, value: Any, status: sdk.CacheStatus, swr: "Swr") -> None:
+        self.value = value
+        self.status = status
+        self._swr = swr
+
+    async def mutate(self, value: Any = UNSET) -> Any:
+        """Set the value, or load it anew if none is given. The new value."""
+        self.value = await self._swr.reload() if value is UNSET else self._swr.store(value)
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Swr:
+    """One key of `swr`, with how its value is loaded and for how long it is good."""
+
+    cache: MemoryCache
+    key: str
+    loader: Loader
+    max_age: timedelta
+    model: Any
+    """A pydantic model, or None: values are JSON."""
+
+    async def reload(self) -> Any:
+        """Load the value and keep it."""
+        return self.read(await self.cache.load(self.key, self._json, self.max_age))
+
+    def store(self, value: Any) -> Any:
+        """Keep a value; the same."""
+        self.cache.put(self.key, self._plain(value), self.max_age)
+        return value
+
+    def read(self, raw: bytes) -> Any:
+        """A value of its JSON."""
+        value = orjson.loads(raw)
+        return value if self.model is None else self.model.model_validate(value)
+
+    async def _json(self) -> Any:
+        return self._plain(await self.loader())
+
+    def _plain(self, value: Any) -> Any:
+        return value if self.model is None else value.model_dump(mode="json")
+
+
+@dataclass(frozen=True, slots=True)
+class SdkCache:
+    """The functions that the SDK calls, and the tasks that load stale values anew."""
+
+    tasks: TaskGroup
+    loop: asyncio.AbstractEventLoop
+    memory: MemoryCache = field(default_factory=MemoryCache)
+
+    async def cache_get(self, key: str) -> Any | None:
+        """The value of a key, or None."""
+        entry = self.memory.get(key)
+        return None if entry is None else orjson.loads(entry.raw)
+
+    async def cache_set(self, key: str, value: Any, ttl: timedelta | None = None) -> None:
+        """Keep a value for `ttl`, at most and by default a day."""
+        self.memory.put(key, value, ttl)
+
+    async def swr(
+        self, key: str, loader: Loader, *, fresh_for: timedelta, max_age: timedelta, model: Any = None
+    ) -> SwrResult:
+        """A value that is not older than `max_age`; one older than `fresh_for` is loaded anew in the background."""
+        if fresh_for < timedelta(0) or max_age <= timedelta(0) or min(fresh_for, MAX_AGE) > max_age:
+            raise ValueError("0 <= fresh_for <= max_age is asked for, and max_age > 0")
+        wanted = Swr(self.memory, SWR_PREFIX + key, loader, min(max_age, MAX_AGE), model)
+        entry = self.memory.get(wanted.key)
+        if entry is None or self.memory.age_s(entry) >= wanted.max_age.total_seconds():
+            return SwrResult(await wanted.reload(), "miss" if entry is None else "expired", wanted)
+        if self.memory.age_s(entry) < fresh_for.total_seconds():
+            return SwrResult(wanted.read(entry.raw), "fresh", wanted)
+        if not self.memory.is_loading(wanted.key):
+            await self._reload_soon(wanted)
+        return SwrResult(wanted.read(entry.raw), "stale", wanted)
+
+    async def _reload_soon(self, wanted: Swr) -> None:
+        """In the background; at once for a node that has an event loop of its own, which may end with it."""
+        if asyncio.get_running_loop() is self.loop:
+            self.tasks.start_soon(_reload_quietly, wanted)
+        else:
+            await _reload_quietly(wanted)
+
+
+async def _reload_quietly(wanted: Swr) -> None:
+    """A load that fails leaves the old value, until it has reached its age."""
+    try:
+        await wanted.reload()
+    except Exception:
+        log.debug("a stale value could not be loaded anew", extra={"key": wanted.key}, exc_info=True)
+
+
+@asynccontextmanager
+async def opened() -> AsyncGenerator[SdkCache]:
+    """Put the functions into the SDK while the block runs."""
+    loose: Any = sdk
+    names = {"_cache_get": "cache_get", "_cache_set": "cache_set", "_api_swr": "swr"}
+    before = {name: getattr(loose, name) for name in names}
+    async with anyio.create_task_group() as tasks:
+        cache = SdkCache(tasks, asyncio.get_running_loop())
+        for name, own in names.items():
+            setattr(loose, name, getattr(cache, own))
+        try:
+            yield cache
+        finally:
+            for name, value in before.items():
+                setattr(loose, name, value)
+            tasks.cancel_scope.cancel()
