@@ -26,7 +26,7 @@ from threadkeep.postgres import embedded, migrate
 from threadkeep.settings import Settings
 
 PACKAGE = f"{Path(threadkeep.__file__).parent}/"
-TIMES = 5
+TIMES = 20
 RUN: dict[str, Any] = {"assistant_id": "chain", "input": {"items": []}}
 MARK_START, MARK_END = "<!-- walk -->", "<!-- /walk -->"
 
