@@ -21,6 +21,9 @@ CREATE DOMAIN ttl_minutes AS double precision
 CREATE DOMAIN ttl_strategy AS text
 	CONSTRAINT ttl_strategy_check CHECK ((VALUE = ANY (ARRAY['delete'::text, 'keep_latest'::text])));
 
+CREATE DOMAIN version_number AS integer
+	CONSTRAINT version_number_check CHECK ((VALUE >= 1));
+
 CREATE FUNCTION cancel_runs(of_thread uuid, run_ids uuid[], statuses text[], action text, reason text, match jsonb) RETURNS TABLE(run_id uuid, was_running boolean)
     LANGUAGE plpgsql
     AS $$
@@ -77,6 +80,36 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION cancel_superseded_runs(of_thread uuid, by_run uuid, strategy text) RETURNS uuid[]
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    superseded record;
+    running uuid[];
+BEGIN
+    FOR superseded IN
+        UPDATE runs
+           SET status        = CASE status WHEN 'pending' THEN 'interrupted' ELSE status END,
+               finished_at   = CASE status WHEN 'pending' THEN clock_timestamp() END,
+               cancel_action = strategy,
+               cancel_reason = 'superseded by run ' || by_run,
+               updated_at    = clock_timestamp()
+         WHERE thread_id = of_thread AND run_id <> by_run AND status IN ('pending', 'running')
+        RETURNING run_id, status = 'running' AS was_running, started_at IS NOT NULL AS began
+    LOOP
+        PERFORM pg_notify('threadkeep', 'cancel'), pg_notify('threadkeep', 'run:' || superseded.run_id);
+        IF superseded.was_running THEN
+            running := running || superseded.run_id;
+        ELSIF strategy = 'rollback' AND superseded.began THEN
+            PERFORM delete_run_checkpoints(of_thread, superseded.run_id);
+        ELSE
+            DELETE FROM run_undo_log WHERE run_id = superseded.run_id;
+        END IF;
+    END LOOP;
+    RETURN running;
+END
+$$;
+
 CREATE FUNCTION check_leases(run_ids uuid[], worker_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -89,7 +122,7 @@ BEGIN
         SELECT
           FROM unnest(run_ids, worker_ids) AS lease (run_id, worker_id)
           JOIN workers ON workers.worker_id = lease.worker_id
-          JOIN witnesses ON witnesses.worker_id = lease.worker_id
+          JOIN crash_markers ON crash_markers.worker_id = lease.worker_id
           JOIN runs ON runs.run_id = lease.run_id AND runs.worker_id = lease.worker_id AND runs.status = 'running'
          ORDER BY lease.run_id
            FOR KEY SHARE OF workers, runs
@@ -97,9 +130,10 @@ BEGIN
     IF held = cardinality(run_ids) THEN
         RETURN;
     END IF;
-    SELECT worker_id INTO lost
-      FROM unnest(worker_ids) AS worker_id
-     WHERE NOT EXISTS (SELECT FROM workers JOIN witnesses USING (worker_id) WHERE workers.worker_id = worker_id.worker_id)
+    SELECT lease.worker_id INTO lost
+      FROM unnest(worker_ids) AS lease (worker_id)
+     WHERE NOT EXISTS (SELECT FROM workers JOIN crash_markers USING (worker_id)
+                        WHERE workers.worker_id = lease.worker_id)
      LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'the lease of process % is lost', lost USING ERRCODE = 'TK001';
@@ -108,7 +142,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION claim_run(claimer uuid, stride integer, after_principal text, held_back text[]) RETURNS TABLE(run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, metadata jsonb, kwargs jsonb, principal jsonb, attempt integer, worker_id uuid, temporary boolean, kept boolean, events_before integer, waited_s double precision)
+CREATE FUNCTION claim_run(claimer uuid, positions_per_attempt integer, after_principal text, held_back text[]) RETURNS TABLE(run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, metadata jsonb, kwargs jsonb, principal jsonb, attempt integer, worker_id uuid, ephemeral boolean, record_events boolean, events_before integer, waited_s double precision)
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     AS $$
@@ -165,13 +199,116 @@ BEGIN
                     OR (earlier.status = 'pending' AND earlier.run_after <= due_by
                         AND earlier.queue_position < runs.queue_position)))
         RETURNING runs.run_id, runs.thread_id, assistant_id, graph_id, metadata::jsonb, kwargs::jsonb, principal, attempt,
-                  worker_id, temporary, kept,
-                  coalesce((SELECT max(position) + stride FROM run_events WHERE run_events.run_id = runs.run_id),
-                           CASE WHEN attempt > 1 THEN stride ELSE 0 END),
+                  worker_id, ephemeral, record_events,
+                  coalesce((SELECT max(position) + positions_per_attempt
+                              FROM run_events
+                             WHERE run_events.run_id = runs.run_id),
+                           CASE WHEN attempt > 1 THEN positions_per_attempt ELSE 0 END),
                   extract(epoch FROM due_by - run_after)::float;
         IF FOUND THEN
             RETURN;
         END IF;
+    END LOOP;
+END
+$$;
+
+CREATE FUNCTION create_run(run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s double precision, ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb, new_thread_metadata jsonb, ttl_strategy text, ttl_minutes double precision, ephemeral_s double precision, metadata jsonb, record_events boolean, OUT merged_metadata jsonb, OUT events_recorded boolean, OUT thread_found boolean, OUT thread_created boolean, OUT active_run_id uuid, OUT status text, OUT created_at timestamp with time zone, OUT superseded_run_ids uuid[]) RETURNS record
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    mark CONSTANT jsonb := jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id);
+    thread_metadata jsonb;
+    thread_is_followed boolean := false;
+BEGIN
+    thread_created := false;
+    FOR _ IN 1 .. 3 LOOP -- a thread that is there for the insert may be deleted before it is locked
+        IF new_thread_metadata IS NOT NULL THEN
+            INSERT INTO threads (thread_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until)
+            VALUES (create_run.thread_id, 'busy', new_thread_metadata || mark, create_run.ttl_strategy,
+                    create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s))
+            ON CONFLICT (thread_id) DO NOTHING
+            RETURNING threads.metadata INTO thread_metadata;
+            thread_created := FOUND;
+            EXIT WHEN thread_created;
+        END IF;
+        SELECT threads.metadata, coalesce(threads.record_events_until > now(), false)
+          INTO thread_metadata, thread_is_followed
+          FROM threads
+         WHERE threads.thread_id = create_run.thread_id AND threads.metadata @> metadata_filter
+           FOR NO KEY UPDATE;
+        thread_found := FOUND;
+        EXIT WHEN thread_found OR new_thread_metadata IS NULL;
+    END LOOP;
+    created_at := clock_timestamp(); -- not now(): the lock may have been waited for
+    IF NOT thread_created THEN
+        IF NOT thread_found THEN
+            RETURN;
+        END IF;
+        SELECT runs.run_id INTO active_run_id
+          FROM runs
+         WHERE runs.thread_id = create_run.thread_id AND runs.status IN ('pending', 'running')
+           AND runs.run_after <= create_run.created_at
+         ORDER BY runs.queue_position
+         LIMIT 1;
+        IF active_run_id IS NOT NULL AND create_run.multitask_strategy = 'reject' THEN
+            RETURN;
+        END IF;
+        UPDATE threads
+           SET status = 'busy', metadata = threads.metadata || mark, updated_at = create_run.created_at
+         WHERE threads.thread_id = create_run.thread_id;
+    END IF;
+    thread_found := true;
+    status := CASE WHEN create_run.worker_id IS NOT NULL AND active_run_id IS NULL THEN 'running' ELSE 'pending' END;
+    events_recorded := record_events OR status = 'pending' OR thread_is_followed;
+    merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
+    INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
+                      multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, started_at,
+                      created_at, updated_at)
+    VALUES (create_run.run_id, create_run.thread_id, create_run.assistant_id, create_run.graph_id, create_run.status,
+            merged_metadata, create_run.kwargs, create_run.principal, create_run.multitask_strategy,
+            CASE create_run.status WHEN 'running' THEN 1 ELSE 0 END,
+            CASE create_run.status WHEN 'running' THEN create_run.worker_id END,
+            create_run.created_at + make_interval(secs => delay_s), create_run.ephemeral, events_recorded,
+            CASE create_run.status WHEN 'running' THEN create_run.created_at END,
+            create_run.created_at, create_run.created_at);
+    IF active_run_id IS NOT NULL AND create_run.multitask_strategy IN ('interrupt', 'rollback') THEN
+        superseded_run_ids := cancel_superseded_runs(create_run.thread_id, create_run.run_id,
+                                                     create_run.multitask_strategy);
+    END IF;
+    IF status = 'pending' THEN
+        PERFORM pg_notify('threadkeep', 'pending');
+    ELSIF NOT synchronous_commit THEN -- nobody hears of the run before its end, which is on disk
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    IF thread_is_followed THEN
+        PERFORM pg_notify('threadkeep', 'thread:' || create_run.thread_id);
+    END IF;
+END
+$$;
+
+CREATE FUNCTION create_runs(run_id uuid[], thread_id uuid[], assistant_id uuid[], graph_id text[], assistant_metadata jsonb[], kwargs jsonb[], principal jsonb[], multitask_strategy text[], delay_s double precision[], ephemeral boolean[], synchronous_commit boolean[], worker_id uuid[], metadata_filter jsonb[], new_thread_metadata jsonb[], ttl_strategy text[], ttl_minutes double precision[], ephemeral_s double precision[], metadata jsonb[], record_events boolean[], restriction text[]) RETURNS TABLE(ordinal integer, merged_metadata jsonb, events_recorded boolean, thread_found boolean, thread_created boolean, active_run_id uuid, status text, created_at timestamp with time zone, superseded_run_ids uuid[])
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    AS $$
+DECLARE
+    is_restricted CONSTANT boolean := cardinality(restriction) > 0;
+BEGIN
+    IF is_restricted THEN
+        PERFORM set_config('role', 'threadkeep_tenant', true);
+    END IF;
+    FOR i IN 1 .. cardinality(run_id) LOOP
+        IF is_restricted THEN
+            PERFORM set_config('threadkeep.match', restriction[i], true);
+        END IF;
+        CONTINUE WHEN is_locked_elsewhere(thread_id[i]);
+        RETURN QUERY
+        SELECT i, created.*
+          FROM create_run(run_id[i], thread_id[i], assistant_id[i], graph_id[i], assistant_metadata[i], kwargs[i],
+                          principal[i], multitask_strategy[i], delay_s[i], ephemeral[i], synchronous_commit[i],
+                          worker_id[i], metadata_filter[i], new_thread_metadata[i], ttl_strategy[i], ttl_minutes[i],
+                          ephemeral_s[i], metadata[i], record_events[i]) AS created;
     END LOOP;
 END
 $$;
@@ -236,7 +373,93 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION end_rolled_back(of_thread uuid, of_run uuid) RETURNS void
+CREATE FUNCTION enable_row_level_security() RETURNS void
+    LANGUAGE plpgsql
+    AS $_$
+DECLARE
+    own       CONSTANT text := $e$metadata @> nullif(current_setting('threadkeep.match', true), '')::jsonb$e$;
+    in_thread CONSTANT text := $e$EXISTS (SELECT FROM threads
+ WHERE threads.thread_id = CASE WHEN %1$s.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                                THEN %1$s.thread_id::uuid END)$e$;
+    in_space  CONSTANT text := $e$prefix ~>=~ current_setting('threadkeep.space_from', true)
+ AND prefix ~<~ current_setting('threadkeep.space_to', true)$e$;
+    own_tables CONSTANT text[] := ARRAY[
+        'threads', 'runs', 'run_events', 'run_undo_log', 'assistants', 'assistant_versions', 'crons', 'checkpoints',
+        'checkpoint_blobs', 'checkpoint_writes', 'store', 'store_vectors',
+        -- Without policies: requests also write what is nobody's. Of API keys they see nothing.
+        'idempotency_keys', 'webhook_deliveries', 'workers', 'crash_markers'];
+    policy    record;
+    relation  regclass;
+BEGIN
+    IF to_regrole('threadkeep_tenant') IS NULL THEN
+        BEGIN
+            CREATE ROLE threadkeep_tenant NOLOGIN;
+        EXCEPTION
+            WHEN duplicate_object OR unique_violation THEN NULL; -- the migration of another database was quicker
+            WHEN insufficient_privilege THEN RETURN;
+        END;
+    END IF;
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        BEGIN
+            EXECUTE format('GRANT threadkeep_tenant TO %I', current_user);
+        EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error THEN NULL; -- granted by others, or not
+        END;
+    END IF;
+    IF NOT has_schema_privilege('threadkeep_tenant', current_schema(), 'USAGE') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO threadkeep_tenant', current_schema());
+    END IF;
+    FOR relation IN
+        SELECT oid::regclass
+          FROM pg_class
+         WHERE relnamespace = current_schema()::regnamespace AND relname = ANY(own_tables)
+           AND NOT has_table_privilege('threadkeep_tenant', oid, 'DELETE')
+    LOOP
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO threadkeep_tenant', relation);
+    END LOOP;
+
+    FOR policy IN
+        SELECT pg_class.oid::regclass AS relation, wanted.policy_name, wanted.command, wanted.seen,
+               CASE WHEN wanted.command = 'ALL' THEN format('WITH CHECK (%s)', coalesce(wanted.written, wanted.seen)) END
+               AS written, relrowsecurity,
+               md5(concat_ws('|', wanted.seen, wanted.written)) AS definition
+          FROM (VALUES ('threads', 'tenant', 'ALL', own, NULL),
+                       ('assistants', 'tenant', 'ALL', own, NULL),
+                       ('assistants', 'tenant_system', 'SELECT', 'is_system', NULL),
+                       ('assistant_versions', 'tenant', 'ALL',
+                        'EXISTS (SELECT FROM assistants WHERE assistants.assistant_id = assistant_versions.assistant_id)',
+                        own),
+                       ('crons', 'tenant', 'ALL', own, NULL),
+                       ('runs', 'tenant', 'ALL',
+                        'EXISTS (SELECT FROM threads WHERE threads.thread_id = runs.thread_id)', NULL),
+                       ('run_events', 'tenant', 'ALL',
+                        'EXISTS (SELECT FROM runs WHERE runs.run_id = run_events.run_id)', NULL),
+                       ('run_undo_log', 'tenant', 'ALL',
+                        'EXISTS (SELECT FROM runs WHERE runs.run_id = run_undo_log.run_id)', NULL),
+                       -- A copy writes the thread and its checkpoints in one statement, which sees neither yet.
+                       ('checkpoints', 'tenant', 'ALL', format(in_thread, 'checkpoints'), 'true'),
+                       ('checkpoint_blobs', 'tenant', 'ALL', format(in_thread, 'checkpoint_blobs'), 'true'),
+                       ('checkpoint_writes', 'tenant', 'ALL', format(in_thread, 'checkpoint_writes'), 'true'),
+                       ('store', 'tenant', 'ALL', in_space, NULL),
+                       ('store_vectors', 'tenant', 'ALL', in_space, NULL))
+            AS wanted (name, policy_name, command, seen, written)
+          JOIN pg_class ON pg_class.relname = wanted.name AND relnamespace = current_schema()::regnamespace
+    LOOP
+        IF NOT policy.relrowsecurity THEN
+            EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', policy.relation);
+        END IF;
+        CONTINUE WHEN EXISTS (
+            SELECT FROM pg_policy
+             WHERE polrelid = policy.relation AND polname = policy.policy_name
+               AND obj_description(oid, 'pg_policy') = policy.definition);
+        EXECUTE format('DROP POLICY IF EXISTS %I ON %s', policy.policy_name, policy.relation);
+        EXECUTE format('CREATE POLICY %I ON %s FOR %s TO threadkeep_tenant USING (%s) %s', policy.policy_name,
+                       policy.relation, policy.command, policy.seen, policy.written);
+        EXECUTE format('COMMENT ON POLICY %I ON %s IS %L', policy.policy_name, policy.relation, policy.definition);
+    END LOOP;
+END
+$_$;
+
+CREATE FUNCTION end_rolled_back_run(of_thread uuid, of_run uuid) RETURNS void
     LANGUAGE plpgsql
     AS $$
 BEGIN
@@ -257,86 +480,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION finish_run(ending jsonb, thread_values json, in_batch boolean DEFAULT false) RETURNS boolean
-    LANGUAGE plpgsql
-    SET enable_seqscan TO 'off'
-    AS $$
-DECLARE
-    ended uuid := ending ->> 'run_id';
-    of_thread uuid := ending ->> 'thread_id';
-    removed boolean := ending ->> 'remove';
-    failure jsonb := nullif(ending -> 'error', 'null');
-    temporary_s float := ending ->> 'temporary_s';
-    asked text;
-    waiting boolean;
-    ended_at timestamptz;
-BEGIN
-    PERFORM FROM threads WHERE thread_id = of_thread FOR NO KEY UPDATE;
-    SELECT cancel_action INTO asked
-      FROM runs
-     WHERE run_id = ended AND status = 'running' AND worker_id = (ending ->> 'worker_id')::uuid
-       FOR NO KEY UPDATE;
-    IF NOT FOUND OR NOT EXISTS (SELECT FROM witnesses WHERE worker_id = (ending ->> 'worker_id')::uuid) THEN
-        RETURN false;
-    END IF;
-    IF asked = 'rollback' OR removed THEN
-        IF in_batch THEN
-            RETURN NULL;
-        END IF;
-        PERFORM end_rolled_back(of_thread, ended);
-        RETURN true;
-    END IF;
-    ended_at := clock_timestamp();
-    waiting := EXISTS (SELECT FROM runs WHERE thread_id = of_thread AND status = 'pending');
-    UPDATE threads
-       SET status = CASE WHEN waiting THEN 'busy' ELSE ending ->> 'thread_status' END,
-           "values" = coalesce(thread_values, "values"),
-           interrupts = ending -> 'interrupts', error = failure, updated_at = ended_at, state_updated_at = ended_at,
-           temporary_until = CASE WHEN temporary_s IS NULL THEN temporary_until
-                                  ELSE greatest(temporary_until, ended_at + make_interval(secs => temporary_s)) END
-     WHERE thread_id = of_thread;
-    UPDATE runs -- last, for its webhook tells the thread's values
-       SET status = ending ->> 'status', error = failure, output_keys = ending -> 'output_keys',
-           finished_at = ended_at, updated_at = ended_at, worker_id = NULL
-     WHERE run_id = ended;
-    DELETE FROM run_undo_log WHERE run_id = ended;
-    IF waiting THEN
-        PERFORM pg_notify('threadkeep', 'pending');
-    END IF;
-    IF (ending ->> 'followed')::boolean THEN
-        PERFORM pg_notify('threadkeep', 'run:' || ended);
-    END IF;
-    RETURN true;
-END
-$$;
-
-CREATE FUNCTION finish_runs(endings jsonb[], thread_values json[]) RETURNS jsonb
-    LANGUAGE plpgsql
-    SET enable_seqscan TO 'off'
-    AS $$
-DECLARE
-    done jsonb := '{}';
-BEGIN
-    FOR number IN 1 .. cardinality(endings) LOOP
-        IF NOT is_held((endings[number] ->> 'thread_id')::uuid) THEN
-            done := done || jsonb_build_object(endings[number] ->> 'run_id',
-                                               finish_run(endings[number], thread_values[number], true));
-        END IF;
-    END LOOP;
-    RETURN done;
-END
-$$;
-
-CREATE FUNCTION is_held(thread uuid) RETURNS boolean
-    LANGUAGE plpgsql
-    AS $$
-BEGIN
-    PERFORM FROM threads WHERE thread_id = thread FOR NO KEY UPDATE SKIP LOCKED;
-    RETURN NOT FOUND AND EXISTS (SELECT FROM threads WHERE thread_id = thread);
-END
-$$;
-
-CREATE FUNCTION leave_webhook() RETURNS trigger
+CREATE FUNCTION enqueue_webhook() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
@@ -366,6 +510,82 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION finish_run(finished_run uuid, of_thread uuid, holder uuid, run_status text, thread_status text, thread_values json, thread_interrupts jsonb, failure jsonb, answer_keys jsonb, ephemeral_ttl_s double precision, notify_readers boolean, delete_run boolean, in_batch boolean DEFAULT false) RETURNS boolean
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    AS $$
+DECLARE
+    asked text;
+    is_busy boolean;
+    ended_at timestamptz;
+BEGIN
+    PERFORM FROM threads WHERE thread_id = of_thread FOR NO KEY UPDATE;
+    SELECT cancel_action INTO asked
+      FROM runs
+     WHERE run_id = finished_run AND status = 'running' AND worker_id = holder
+       FOR NO KEY UPDATE;
+    IF NOT FOUND OR NOT EXISTS (SELECT FROM crash_markers WHERE worker_id = holder) THEN
+        RETURN false;
+    END IF;
+    IF asked = 'rollback' OR delete_run THEN
+        IF in_batch THEN
+            RETURN NULL;
+        END IF;
+        PERFORM end_rolled_back_run(of_thread, finished_run);
+        RETURN true;
+    END IF;
+    ended_at := clock_timestamp();
+    is_busy := EXISTS (SELECT FROM runs WHERE thread_id = of_thread AND status = 'pending');
+    UPDATE threads
+       SET status = CASE WHEN is_busy THEN 'busy' ELSE thread_status END,
+           "values" = coalesce(thread_values, "values"),
+           interrupts = thread_interrupts, error = failure, updated_at = ended_at, state_updated_at = ended_at,
+           ephemeral_until = CASE WHEN ephemeral_ttl_s IS NULL THEN ephemeral_until
+                                  ELSE greatest(ephemeral_until, ended_at + make_interval(secs => ephemeral_ttl_s)) END
+     WHERE thread_id = of_thread;
+    UPDATE runs -- last, because its webhook contains the thread's values
+       SET status = run_status, error = failure, output_keys = answer_keys, finished_at = ended_at,
+           updated_at = ended_at, worker_id = NULL
+     WHERE run_id = finished_run;
+    DELETE FROM run_undo_log WHERE run_id = finished_run;
+    IF is_busy THEN
+        PERFORM pg_notify('threadkeep', 'pending');
+    END IF;
+    IF notify_readers THEN
+        PERFORM pg_notify('threadkeep', 'run:' || finished_run);
+    END IF;
+    RETURN true;
+END
+$$;
+
+CREATE FUNCTION finish_runs(finished_runs uuid[], of_threads uuid[], holders uuid[], run_statuses text[], thread_statuses text[], thread_values json[], thread_interrupts jsonb[], failures jsonb[], answer_keys jsonb[], ephemeral_ttl_s double precision[], notify_readers boolean[], delete_run boolean[]) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    AS $$
+DECLARE
+    results jsonb := '{}';
+BEGIN
+    FOR i IN 1 .. cardinality(finished_runs) LOOP
+        CONTINUE WHEN is_locked_elsewhere(of_threads[i]);
+        results := results || jsonb_build_object(
+            finished_runs[i],
+            finish_run(finished_runs[i], of_threads[i], holders[i], run_statuses[i], thread_statuses[i],
+                       thread_values[i], thread_interrupts[i], failures[i], answer_keys[i], ephemeral_ttl_s[i],
+                       notify_readers[i], delete_run[i], true));
+    END LOOP;
+    RETURN results;
+END
+$$;
+
+CREATE FUNCTION is_locked_elsewhere(thread uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM FROM threads WHERE thread_id = thread FOR NO KEY UPDATE SKIP LOCKED;
+    RETURN NOT FOUND AND EXISTS (SELECT FROM threads WHERE thread_id = thread);
+END
+$$;
+
 CREATE TABLE run_undo_log (
     run_id uuid NOT NULL,
     checkpoint_ns text NOT NULL,
@@ -389,109 +609,6 @@ CREATE FUNCTION log_undo(entries run_undo_log[]) RETURNS void
     INSERT INTO run_undo_log SELECT * FROM unnest(entries) ON CONFLICT DO NOTHING
 $$;
 
-CREATE FUNCTION open_run(asked jsonb, OUT thread_found boolean, OUT new_thread boolean, OUT busy_with uuid, OUT status text, OUT kept boolean, OUT metadata jsonb, OUT created_at timestamp with time zone, OUT superseded uuid[]) RETURNS record
-    LANGUAGE plpgsql
-    SET enable_seqscan TO 'off'
-    AS $$
-#variable_conflict use_column
-DECLARE
-    asked_run    CONSTANT uuid    := asked ->> 'run_id';
-    asked_thread CONSTANT uuid    := asked ->> 'thread_id';
-    starter      CONSTANT uuid    := asked ->> 'worker_id';
-    strategy     CONSTANT text    := asked ->> 'strategy';
-    mark         CONSTANT jsonb   := asked -> 'mark';
-    watched      boolean := false;
-    found_in     jsonb;
-BEGIN
-    new_thread := false;
-    FOR _ IN 1 .. 3 LOOP -- a thread that is there for the insert may be deleted before it is locked
-        IF asked -> 'new_thread' IS NOT NULL THEN
-            INSERT INTO threads (thread_id, status, metadata, ttl_strategy, ttl_minutes, temporary_until)
-            VALUES (asked_thread, 'busy', asked -> 'new_thread' -> 'metadata' || mark,
-                    asked -> 'new_thread' ->> 'ttl_strategy', (asked -> 'new_thread' ->> 'ttl_minutes')::float,
-                    now() + make_interval(secs => (asked -> 'new_thread' ->> 'temporary_s')::float))
-            ON CONFLICT (thread_id) DO NOTHING
-            RETURNING threads.metadata INTO found_in;
-            new_thread := FOUND;
-            EXIT WHEN new_thread;
-        END IF;
-        SELECT threads.metadata, coalesce(threads.watched_until > now(), false) INTO found_in, watched
-          FROM threads
-         WHERE threads.thread_id = asked_thread AND threads.metadata @> (asked -> 'match')
-           FOR NO KEY UPDATE;
-        thread_found := FOUND;
-        EXIT WHEN thread_found OR asked -> 'new_thread' IS NULL;
-    END LOOP;
-    created_at := clock_timestamp(); -- not now(): the lock may have been waited for
-    IF NOT new_thread THEN
-        IF NOT thread_found THEN
-            RETURN;
-        END IF;
-        SELECT runs.run_id INTO busy_with
-          FROM runs
-         WHERE runs.thread_id = asked_thread AND runs.status IN ('pending', 'running')
-           AND runs.run_after <= open_run.created_at
-         ORDER BY runs.queue_position
-         LIMIT 1;
-        IF busy_with IS NOT NULL AND strategy = 'reject' THEN
-            RETURN;
-        END IF;
-        UPDATE threads
-           SET status = 'busy', metadata = threads.metadata || mark, updated_at = open_run.created_at
-         WHERE threads.thread_id = asked_thread;
-    END IF;
-    thread_found := true;
-    status := CASE WHEN starter IS NOT NULL AND busy_with IS NULL THEN 'running' ELSE 'pending' END;
-    kept := (asked ->> 'kept')::boolean OR status = 'pending' OR watched;
-    metadata := (asked -> 'assistant_metadata') || found_in || (asked -> 'metadata') || mark;
-    INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
-                      multitask_strategy, attempt, worker_id, run_after, temporary, kept, started_at,
-                      created_at, updated_at)
-    VALUES (asked_run, asked_thread, (asked ->> 'assistant_id')::uuid, asked ->> 'graph_id', open_run.status,
-            open_run.metadata, asked -> 'kwargs', nullif(asked -> 'principal', 'null'), strategy,
-            CASE open_run.status WHEN 'running' THEN 1 ELSE 0 END,
-            CASE open_run.status WHEN 'running' THEN starter END,
-            open_run.created_at + make_interval(secs => (asked ->> 'after_s')::float),
-            (asked ->> 'temporary')::boolean,
-            open_run.kept, CASE open_run.status WHEN 'running' THEN open_run.created_at END,
-            open_run.created_at, open_run.created_at);
-    IF busy_with IS NOT NULL AND strategy IN ('interrupt', 'rollback') THEN
-        superseded := supersede(asked_thread, asked_run, strategy);
-    END IF;
-    IF status = 'pending' THEN
-        PERFORM pg_notify('threadkeep', 'pending');
-    ELSIF NOT (asked ->> 'told')::boolean THEN -- nobody hears of the run before its end, which is on disk
-        PERFORM set_config('synchronous_commit', 'off', true);
-    END IF;
-    IF watched THEN
-        PERFORM pg_notify('threadkeep', 'thread:' || asked_thread);
-    END IF;
-END
-$$;
-
-CREATE FUNCTION open_runs(asked jsonb[], matches text[]) RETURNS TABLE(place integer, thread_found boolean, new_thread boolean, busy_with uuid, status text, kept boolean, metadata jsonb, created_at timestamp with time zone, superseded uuid[])
-    LANGUAGE plpgsql
-    SET enable_seqscan TO 'off'
-    AS $$
-#variable_conflict use_column
-DECLARE
-    of_tenants CONSTANT boolean := cardinality(matches) > 0;
-BEGIN
-    IF of_tenants THEN
-        PERFORM set_config('role', 'threadkeep_tenant', true);
-    END IF;
-    FOR number IN 1 .. cardinality(asked) LOOP
-        IF of_tenants THEN
-            PERFORM set_config('threadkeep.match', matches[number], true);
-        END IF;
-        IF is_held((asked[number] ->> 'thread_id')::uuid) THEN
-            CONTINUE;
-        END IF;
-        RETURN QUERY SELECT number, opened.* FROM open_run(asked[number]) AS opened;
-    END LOOP;
-END
-$$;
-
 CREATE FUNCTION output_of(state json, keys jsonb, of_thread uuid) RETURNS json
     LANGUAGE plpgsql STABLE
     SET enable_seqscan TO 'off'
@@ -513,80 +630,6 @@ BEGIN
     RETURN (SELECT coalesce(json_object_agg(key, value), '{}') FROM json_each(state) WHERE keys ? key);
 END
 $$;
-
-CREATE FUNCTION raise_wall() RETURNS void
-    LANGUAGE plpgsql
-    AS $_$
-DECLARE
-    own       CONSTANT text := $e$metadata @> nullif(current_setting('threadkeep.match', true), '')::jsonb$e$;
-    in_thread CONSTANT text := $e$EXISTS (SELECT FROM threads
- WHERE threads.thread_id = CASE WHEN %1$s.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-                                THEN %1$s.thread_id::uuid END)$e$;
-    in_space  CONSTANT text := $e$prefix ~>=~ current_setting('threadkeep.space_from', true)
- AND prefix ~<~ current_setting('threadkeep.space_to', true)$e$;
-    policy    record;
-    named     name;
-BEGIN
-    IF to_regrole('threadkeep_tenant') IS NULL THEN
-        BEGIN
-            CREATE ROLE threadkeep_tenant NOLOGIN;
-        EXCEPTION
-            WHEN duplicate_object OR unique_violation THEN NULL; -- the migration of another database was quicker
-            WHEN insufficient_privilege THEN RETURN;
-        END;
-    END IF;
-    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
-        BEGIN
-            EXECUTE format('GRANT threadkeep_tenant TO %I', current_user);
-        EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error THEN NULL; -- granted by others, or not
-        END;
-    END IF;
-    IF NOT has_schema_privilege('threadkeep_tenant', current_schema(), 'USAGE') THEN
-        EXECUTE format('GRANT USAGE ON SCHEMA %I TO threadkeep_tenant', current_schema());
-    END IF;
-
-    -- Requests also note what is nobody's (idempotency keys, wake-ups, webhooks to be sent); of API keys they see nothing.
-    FOR named IN
-        SELECT relname FROM pg_class
-         WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND pg_get_userbyid(relowner) = current_user
-           AND relname <> 'api_keys' AND relname NOT LIKE '%migrations'
-           AND NOT has_table_privilege('threadkeep_tenant', oid, 'DELETE')
-    LOOP
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO threadkeep_tenant', named);
-    END LOOP;
-
-    FOR policy IN
-        SELECT wanted.*
-          FROM (VALUES ('threads', own, own),
-                       ('assistants', own, own),
-                       ('assistant_versions',
-                        'EXISTS (SELECT FROM assistants WHERE assistants.assistant_id = assistant_versions.assistant_id)',
-                        own),
-                       ('crons', own, own),
-                       ('runs', 'EXISTS (SELECT FROM threads WHERE threads.thread_id = runs.thread_id)', NULL),
-                       ('run_events', 'EXISTS (SELECT FROM runs WHERE runs.run_id = run_events.run_id)', NULL),
-                       -- A copy writes the thread and its checkpoints in one statement, which sees neither yet.
-                       ('checkpoints', format(in_thread, 'checkpoints'), 'true'),
-                       ('checkpoint_blobs', format(in_thread, 'checkpoint_blobs'), 'true'),
-                       ('checkpoint_writes', format(in_thread, 'checkpoint_writes'), 'true'),
-                       ('store', in_space, NULL),
-                       ('store_vectors', in_space, NULL)) AS wanted (name, seen, written)
-          JOIN pg_class ON pg_class.oid = to_regclass(wanted.name)
-         WHERE NOT relrowsecurity
-            OR NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polname = 'tenant')
-    LOOP
-        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', policy.name);
-        CONTINUE WHEN EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(policy.name) AND polname = 'tenant');
-        EXECUTE format('CREATE POLICY tenant ON %I TO threadkeep_tenant USING (%s) WITH CHECK (%s)',
-                       policy.name, policy.seen, coalesce(policy.written, policy.seen));
-        IF policy.name = 'assistants' THEN
-            CREATE POLICY tenant_of_graph ON assistants FOR SELECT TO threadkeep_tenant USING (of_graph);
-        END IF;
-    END LOOP;
-END
-$_$;
-
-COMMENT ON FUNCTION raise_wall() IS 'row-level security, as far as the role that migrates may';
 
 CREATE FUNCTION recover_runs(max_attempts integer, failure jsonb) RETURNS SETOF uuid
     LANGUAGE plpgsql
@@ -614,10 +657,10 @@ BEGIN
            FOR UPDATE
     LOOP
         IF orphan.cancel_action = 'rollback' THEN
-            PERFORM end_rolled_back(orphan.thread_id, orphan.run_id);
+            PERFORM end_rolled_back_run(orphan.thread_id, orphan.run_id);
         ELSIF orphan.attempt < max_attempts THEN
             UPDATE runs
-               SET status = 'pending', worker_id = NULL, kept = true, updated_at = clock_timestamp()
+               SET status = 'pending', worker_id = NULL, record_events = true, updated_at = clock_timestamp()
              WHERE run_id = orphan.run_id;
         ELSE
             UPDATE threads
@@ -626,7 +669,7 @@ BEGIN
                    error = failure, updated_at = clock_timestamp()
              WHERE thread_id = orphan.thread_id;
             UPDATE runs
-               SET status = 'error', finished_at = clock_timestamp(), error = failure, worker_id = NULL, kept = true,
+               SET status = 'error', finished_at = clock_timestamp(), error = failure, worker_id = NULL, record_events = true,
                    updated_at = clock_timestamp()
              WHERE run_id = orphan.run_id;
             DELETE FROM run_undo_log WHERE run_id = orphan.run_id;
@@ -658,11 +701,11 @@ BEGIN
            FOR UPDATE
     LOOP
         IF abandoned.cancel_action = 'rollback' THEN
-            PERFORM end_rolled_back(abandoned.thread_id, abandoned.run_id);
+            PERFORM end_rolled_back_run(abandoned.thread_id, abandoned.run_id);
             CONTINUE;
         END IF;
         UPDATE runs
-           SET status = 'pending', worker_id = NULL, kept = true, updated_at = clock_timestamp(),
+           SET status = 'pending', worker_id = NULL, record_events = true, updated_at = clock_timestamp(),
                attempt = CASE WHEN count_attempt THEN attempt ELSE greatest(attempt - 1, 0) END
          WHERE run_id = abandoned.run_id;
         requeued := requeued + 1;
@@ -678,7 +721,7 @@ CREATE FUNCTION rollback_run(of_thread uuid, of_run uuid, holder uuid) RETURNS b
 BEGIN
     PERFORM FROM threads WHERE thread_id = of_thread FOR NO KEY UPDATE;
     PERFORM FROM runs WHERE run_id = of_run AND status = 'running' AND worker_id = holder FOR UPDATE;
-    IF NOT FOUND OR NOT EXISTS (SELECT FROM witnesses WHERE worker_id = holder) THEN
+    IF NOT FOUND OR NOT EXISTS (SELECT FROM crash_markers WHERE worker_id = holder) THEN
         RETURN false;
     END IF;
     PERFORM delete_run_checkpoints(of_thread, of_run);
@@ -686,42 +729,34 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION set_expiry() RETURNS trigger
+CREATE FUNCTION seconds_to_next_run(held_back text[], held_s double precision) RETURNS double precision
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    due_by CONSTANT timestamptz := clock_timestamp();
+BEGIN
+    IF EXISTS (
+        SELECT FROM runs
+         WHERE status = 'pending' AND run_after <= due_by AND coalesce(principal ->> 'identity', '') <> ALL (held_back)
+           AND NOT EXISTS (
+            SELECT FROM runs AS earlier
+             WHERE earlier.thread_id = runs.thread_id
+               AND (earlier.status = 'running'
+                    OR (earlier.status = 'pending' AND earlier.run_after <= due_by
+                        AND earlier.queue_position < runs.queue_position))))
+    THEN
+        RETURN held_s;
+    END IF;
+    RETURN (SELECT extract(epoch FROM min(run_after) - due_by) FROM runs WHERE status = 'pending' AND run_after > due_by);
+END
+$$;
+
+CREATE FUNCTION set_thread_expiry() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
     NEW.expires_at := NEW.updated_at + make_interval(secs => NEW.ttl_minutes * 60);
     RETURN NEW;
-END
-$$;
-
-CREATE FUNCTION supersede(of_thread uuid, by_run uuid, strategy text) RETURNS uuid[]
-    LANGUAGE plpgsql
-    AS $$
-DECLARE
-    superseded record;
-    running uuid[];
-BEGIN
-    FOR superseded IN
-        UPDATE runs
-           SET status        = CASE status WHEN 'pending' THEN 'interrupted' ELSE status END,
-               finished_at   = CASE status WHEN 'pending' THEN clock_timestamp() END,
-               cancel_action = strategy,
-               cancel_reason = 'superseded by run ' || by_run,
-               updated_at    = clock_timestamp()
-         WHERE thread_id = of_thread AND run_id <> by_run AND status IN ('pending', 'running')
-        RETURNING run_id, status = 'running' AS was_running, started_at IS NOT NULL AS began
-    LOOP
-        PERFORM pg_notify('threadkeep', 'cancel'), pg_notify('threadkeep', 'run:' || superseded.run_id);
-        IF superseded.was_running THEN
-            running := running || superseded.run_id;
-        ELSIF strategy = 'rollback' AND superseded.began THEN
-            PERFORM delete_run_checkpoints(of_thread, superseded.run_id);
-        ELSE
-            DELETE FROM run_undo_log WHERE run_id = superseded.run_id;
-        END IF;
-    END LOOP;
-    RETURN running;
 END
 $$;
 
@@ -746,36 +781,31 @@ COMMENT ON COLUMN api_keys.scopes IS 'auth events such as threads.read or thread
 
 CREATE TABLE assistant_versions (
     assistant_id uuid NOT NULL,
-    version integer NOT NULL,
+    version version_number NOT NULL,
     graph_id text NOT NULL,
     name text NOT NULL,
     description text,
-    config jsonb NOT NULL,
-    context jsonb NOT NULL,
-    metadata jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT assistant_versions_version_check CHECK ((version >= 1))
+    config jsonb_object NOT NULL,
+    context jsonb_object NOT NULL,
+    metadata jsonb_object NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 CREATE TABLE assistants (
     assistant_id uuid NOT NULL,
     graph_id text NOT NULL,
-    version integer DEFAULT 1 NOT NULL,
+    version version_number DEFAULT 1 NOT NULL,
     name text NOT NULL,
     description text,
-    config jsonb DEFAULT '{}'::jsonb NOT NULL,
-    context jsonb DEFAULT '{}'::jsonb NOT NULL,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    config jsonb_object DEFAULT '{}'::jsonb NOT NULL,
+    context jsonb_object DEFAULT '{}'::jsonb NOT NULL,
+    metadata jsonb_object DEFAULT '{}'::jsonb NOT NULL,
+    is_system boolean DEFAULT false NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    of_graph boolean DEFAULT false NOT NULL,
-    CONSTRAINT assistants_config_check CHECK ((jsonb_typeof(config) = 'object'::text)),
-    CONSTRAINT assistants_context_check CHECK ((jsonb_typeof(context) = 'object'::text)),
-    CONSTRAINT assistants_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
-    CONSTRAINT assistants_version_check CHECK ((version >= 1))
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
-COMMENT ON COLUMN assistants.of_graph IS 'the assistant that a graph has of its own: everybody may read it and run it';
+COMMENT ON COLUMN assistants.is_system IS 'the assistant that a graph has of its own: everybody may read it and run it';
 
 CREATE TABLE checkpoint_blobs (
     thread_id text NOT NULL,
@@ -812,57 +842,60 @@ CREATE TABLE checkpoints (
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL
 );
 
+CREATE UNLOGGED TABLE crash_markers (
+    worker_id uuid NOT NULL
+);
+
+COMMENT ON TABLE crash_markers IS 'one row a process: Postgres has not crashed since it took its lease';
+
 CREATE TABLE crons (
     cron_id uuid NOT NULL,
     assistant_id uuid NOT NULL,
     thread_id uuid,
-    user_id text,
     schedule text NOT NULL,
     timezone text,
-    payload jsonb NOT NULL,
-    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    payload jsonb_object NOT NULL,
+    metadata jsonb_object DEFAULT '{}'::jsonb NOT NULL,
+    principal jsonb,
+    metadata_filter jsonb_object DEFAULT '{}'::jsonb NOT NULL,
     on_run_completed text,
     end_time timestamp with time zone,
     enabled boolean DEFAULT true NOT NULL,
     next_run_date timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    filters jsonb DEFAULT '{}'::jsonb NOT NULL,
-    principal jsonb,
-    CONSTRAINT a_thread_is_deleted_or_given CHECK (((thread_id IS NULL) = (on_run_completed IS NOT NULL))),
-    CONSTRAINT crons_filters_check CHECK ((jsonb_typeof(filters) = 'object'::text)),
-    CONSTRAINT crons_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
-    CONSTRAINT crons_on_run_completed_check CHECK ((on_run_completed = ANY (ARRAY['delete'::text, 'keep'::text]))),
-    CONSTRAINT crons_payload_check CHECK ((jsonb_typeof(payload) = 'object'::text))
+    CONSTRAINT cron_has_thread_or_completion_policy CHECK (((thread_id IS NULL) = (on_run_completed IS NOT NULL))),
+    CONSTRAINT crons_on_run_completed_check CHECK ((on_run_completed = ANY (ARRAY['delete'::text, 'keep'::text])))
 );
 
-COMMENT ON COLUMN crons.next_run_date IS 'the one tick that is to be fired next; who fires it moves it on in the same transaction';
+COMMENT ON COLUMN crons.principal IS 'the user of its runs';
 
-COMMENT ON COLUMN crons.filters IS 'what whoever made it may see; its runs see no more';
+COMMENT ON COLUMN crons.metadata_filter IS 'which threads its runs may use: those that its owner may use';
+
+COMMENT ON COLUMN crons.next_run_date IS 'the one fire time to come; the process that fires it moves it on in the same transaction';
 
 CREATE TABLE idempotency_keys (
     principal text NOT NULL,
     key text NOT NULL,
-    request bytea NOT NULL,
+    request_sha256 bytea NOT NULL,
     thread_ids uuid[] NOT NULL,
-    ids uuid[] NOT NULL,
-    opened boolean DEFAULT false NOT NULL,
-    reservation uuid NOT NULL,
+    result_ids uuid[] NOT NULL,
+    completed boolean DEFAULT false NOT NULL,
+    reservation_id uuid NOT NULL,
     worker_id uuid NOT NULL,
     reserved_until timestamp with time zone NOT NULL,
-    expires_at timestamp with time zone NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    expires_at timestamp with time zone NOT NULL
 );
 
-COMMENT ON COLUMN idempotency_keys.principal IS 'who sent it; empty while there is no authentication';
+COMMENT ON COLUMN idempotency_keys.principal IS 'whose key it is; empty if authentication is off';
 
-COMMENT ON COLUMN idempotency_keys.request IS 'SHA-256 of method, path and body';
+COMMENT ON COLUMN idempotency_keys.request_sha256 IS 'of method, path and body';
 
-COMMENT ON COLUMN idempotency_keys.ids IS 'of the runs or the cron that are made, in order; of a thread none';
+COMMENT ON COLUMN idempotency_keys.result_ids IS 'of the runs or the cron that are made, in order; of a thread none';
 
-COMMENT ON COLUMN idempotency_keys.opened IS 'set in the transaction that makes what the ids name';
+COMMENT ON COLUMN idempotency_keys.completed IS 'set in the transaction that makes what the ids name';
 
-COMMENT ON COLUMN idempotency_keys.worker_id IS 'the process that makes it; where that is dead, another may';
+COMMENT ON COLUMN idempotency_keys.worker_id IS 'the process that makes it; if that is dead, another may';
 
 CREATE TABLE run_events (
     run_id uuid NOT NULL,
@@ -880,28 +913,30 @@ CREATE TABLE runs (
     status run_status NOT NULL,
     metadata jsonb_object DEFAULT '{}'::jsonb NOT NULL,
     kwargs jsonb_object DEFAULT '{}'::jsonb NOT NULL,
+    principal jsonb,
     multitask_strategy multitask_strategy DEFAULT 'enqueue'::text NOT NULL,
     attempt integer DEFAULT 0 NOT NULL,
     worker_id uuid,
     run_after timestamp with time zone DEFAULT now() NOT NULL,
-    temporary boolean DEFAULT false NOT NULL,
-    kept boolean DEFAULT true NOT NULL,
+    ephemeral boolean DEFAULT false NOT NULL,
+    record_events boolean DEFAULT true NOT NULL,
     cancel_action cancel_action,
     cancel_reason text,
     error jsonb,
+    output_keys jsonb,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     started_at timestamp with time zone,
     finished_at timestamp with time zone,
-    principal jsonb,
-    output_keys jsonb,
-    CONSTRAINT final_has_an_end CHECK ((((status)::text = ANY (ARRAY['pending'::text, 'running'::text])) = (finished_at IS NULL))),
-    CONSTRAINT running_has_a_worker CHECK ((((status)::text = 'running'::text) = (worker_id IS NOT NULL)))
+    CONSTRAINT finished_run_has_end CHECK ((((status)::text = ANY (ARRAY['pending'::text, 'running'::text])) = (finished_at IS NULL))),
+    CONSTRAINT running_run_has_worker CHECK ((((status)::text = 'running'::text) = (worker_id IS NOT NULL)))
 );
 
-COMMENT ON COLUMN runs.temporary IS 'the thread goes with the run: a stateless run whose on_completion is delete';
+COMMENT ON COLUMN runs.principal IS 'the user who asked, as graphs see them; in no column that an API shows';
 
-COMMENT ON COLUMN runs.kept IS 'its events are written to run_events';
+COMMENT ON COLUMN runs.ephemeral IS 'the thread goes with the run: a stateless run whose on_completion is delete';
+
+COMMENT ON COLUMN runs.record_events IS 'its events are written to run_events';
 
 COMMENT ON COLUMN runs.output_keys IS 'keys of the thread''s values that the run answers with (an array), or the one whose value it is (a string); JSON''s null: all; NULL: its graph did not come to an end';
 
@@ -928,6 +963,13 @@ CREATE TABLE store_migrations (
     v integer NOT NULL
 );
 
+CREATE TABLE threadkeep_functions (
+    name text NOT NULL,
+    checksum text NOT NULL,
+    release text NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE threadkeep_migrations (
     number integer NOT NULL,
     name text NOT NULL,
@@ -945,46 +987,42 @@ CREATE TABLE threads (
     error jsonb,
     ttl_strategy ttl_strategy,
     ttl_minutes ttl_minutes,
-    watched_until timestamp with time zone,
+    expires_at timestamp with time zone,
+    ttl_pruned_at timestamp with time zone,
+    ephemeral_until timestamp with time zone,
+    record_events_until timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     state_updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    ttl_swept_at timestamp with time zone,
-    temporary_until timestamp with time zone,
-    expires_at timestamp with time zone,
-    CONSTRAINT threads_check CHECK (((ttl_strategy IS NULL) = (ttl_minutes IS NULL))),
-    CONSTRAINT threads_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text))
+    CONSTRAINT threads_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
+    CONSTRAINT ttl_has_strategy_and_minutes CHECK (((ttl_strategy IS NULL) = (ttl_minutes IS NULL)))
 );
 ALTER TABLE ONLY threads ALTER COLUMN "values" SET STORAGE EXTERNAL;
 
-COMMENT ON COLUMN threads.watched_until IS 'somebody follows the whole thread: until then its runs keep their events';
-
-COMMENT ON COLUMN threads.temporary_until IS 'made for one run alone: after that no search finds it, and after this it is deleted';
+COMMENT ON COLUMN threads."values" IS 'the state after the last run as it was written: json, not jsonb, and taken apart only to search it';
 
 COMMENT ON COLUMN threads.expires_at IS '`updated_at` and the time to live, set by a trigger';
 
+COMMENT ON COLUMN threads.ttl_pruned_at IS 'when `keep_latest` last took the old checkpoints, which does not change `updated_at`';
+
+COMMENT ON COLUMN threads.ephemeral_until IS 'made for one run: after the run no search finds it, and after this it is deleted';
+
+COMMENT ON COLUMN threads.record_events_until IS 'a client follows the whole thread: until then the events of its runs are recorded';
+
 CREATE TABLE webhook_deliveries (
     run_id uuid NOT NULL,
+    thread_id uuid NOT NULL,
     url text NOT NULL,
     body jsonb NOT NULL,
     attempt integer DEFAULT 0 NOT NULL,
-    send_after timestamp with time zone DEFAULT now() NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    thread_id uuid NOT NULL
+    send_after timestamp with time zone DEFAULT now() NOT NULL
 );
 
-COMMENT ON TABLE webhook_deliveries IS 'no reference to runs: a run that is deleted at its end has its webhook sent too';
-
-CREATE UNLOGGED TABLE witnesses (
-    worker_id uuid NOT NULL
-);
-
-COMMENT ON TABLE witnesses IS 'one row a process: Postgres has not crashed since it took its lease';
+COMMENT ON TABLE webhook_deliveries IS 'without a foreign key to runs: the webhook of a run that is deleted at its end is sent too';
 
 CREATE TABLE workers (
     worker_id uuid NOT NULL,
-    started_at timestamp with time zone DEFAULT now() NOT NULL,
-    renewed_at timestamp with time zone DEFAULT now() NOT NULL
+    heartbeat_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 ALTER TABLE ONLY api_keys
@@ -1011,6 +1049,9 @@ ALTER TABLE ONLY checkpoint_writes
 ALTER TABLE ONLY checkpoints
     ADD CONSTRAINT checkpoints_pkey PRIMARY KEY (thread_id, checkpoint_ns, checkpoint_id);
 
+ALTER TABLE ONLY crash_markers
+    ADD CONSTRAINT crash_markers_pkey PRIMARY KEY (worker_id);
+
 ALTER TABLE ONLY crons
     ADD CONSTRAINT crons_pkey PRIMARY KEY (cron_id);
 
@@ -1032,6 +1073,9 @@ ALTER TABLE ONLY store_migrations
 ALTER TABLE ONLY store
     ADD CONSTRAINT store_pkey PRIMARY KEY (prefix, key);
 
+ALTER TABLE ONLY threadkeep_functions
+    ADD CONSTRAINT threadkeep_functions_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY threadkeep_migrations
     ADD CONSTRAINT threadkeep_migrations_pkey PRIMARY KEY (number);
 
@@ -1040,9 +1084,6 @@ ALTER TABLE ONLY threads
 
 ALTER TABLE ONLY webhook_deliveries
     ADD CONSTRAINT webhook_deliveries_pkey PRIMARY KEY (run_id);
-
-ALTER TABLE ONLY witnesses
-    ADD CONSTRAINT witnesses_pkey PRIMARY KEY (worker_id);
 
 ALTER TABLE ONLY workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (worker_id);
@@ -1063,39 +1104,39 @@ CREATE INDEX crons_due ON crons USING btree (next_run_date) WHERE enabled;
 
 CREATE INDEX crons_metadata ON crons USING gin (metadata jsonb_path_ops);
 
-CREATE INDEX crons_of_a_thread ON crons USING btree (thread_id);
+CREATE INDEX crons_thread_id ON crons USING btree (thread_id);
 
 CREATE INDEX idempotency_keys_expires_at ON idempotency_keys USING btree (expires_at);
 
 CREATE INDEX idx_store_expires_at ON store USING btree (expires_at) WHERE (expires_at IS NOT NULL);
 
-CREATE UNIQUE INDEX one_running_run_a_thread ON runs USING btree (thread_id) WHERE ((status)::text = 'running'::text);
-
-CREATE INDEX runs_of_a_thread ON runs USING btree (thread_id, queue_position DESC);
-
-CREATE INDEX runs_of_a_worker ON runs USING btree (worker_id) WHERE ((status)::text = 'running'::text);
+CREATE UNIQUE INDEX one_running_run_per_thread ON runs USING btree (thread_id) WHERE ((status)::text = 'running'::text);
 
 CREATE INDEX runs_pending ON runs USING btree (queue_position) WHERE ((status)::text = 'pending'::text);
 
-CREATE INDEX runs_pending_of_principals ON runs USING btree (COALESCE((principal ->> 'identity'::text), ''::text), queue_position) WHERE ((status)::text = 'pending'::text);
+CREATE INDEX runs_pending_principal ON runs USING btree (COALESCE((principal ->> 'identity'::text), ''::text), queue_position) WHERE ((status)::text = 'pending'::text);
+
+CREATE INDEX runs_thread_id ON runs USING btree (thread_id, queue_position DESC);
+
+CREATE INDEX runs_worker_id ON runs USING btree (worker_id) WHERE ((status)::text = 'running'::text);
 
 CREATE INDEX store_prefix_idx ON store USING btree (prefix text_pattern_ops);
 
 CREATE INDEX threads_created_at ON threads USING btree (created_at DESC, thread_id DESC);
 
+CREATE INDEX threads_ephemeral_until ON threads USING btree (ephemeral_until) WHERE (ephemeral_until IS NOT NULL);
+
 CREATE INDEX threads_expires_at ON threads USING btree (expires_at) WHERE (expires_at IS NOT NULL);
 
 CREATE INDEX threads_metadata ON threads USING gin (metadata jsonb_path_ops);
-
-CREATE INDEX threads_temporary ON threads USING btree (temporary_until) WHERE (temporary_until IS NOT NULL);
 
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries USING btree (send_after);
 
 CREATE INDEX webhook_deliveries_thread_id ON webhook_deliveries USING btree (thread_id);
 
-CREATE TRIGGER run_has_ended AFTER UPDATE OF status ON runs FOR EACH ROW WHEN (((old.finished_at IS NULL) AND (new.finished_at IS NOT NULL) AND ((new.kwargs)::jsonb ? 'webhook'::text))) EXECUTE FUNCTION leave_webhook();
+CREATE TRIGGER run_finished_webhook AFTER UPDATE OF status ON runs FOR EACH ROW WHEN (((old.finished_at IS NULL) AND (new.finished_at IS NOT NULL) AND ((new.kwargs)::jsonb ? 'webhook'::text))) EXECUTE FUNCTION enqueue_webhook();
 
-CREATE TRIGGER thread_expires BEFORE INSERT OR UPDATE ON threads FOR EACH ROW WHEN (((new.ttl_minutes IS NOT NULL) OR (new.expires_at IS NOT NULL))) EXECUTE FUNCTION set_expiry();
+CREATE TRIGGER thread_expiry BEFORE INSERT OR UPDATE ON threads FOR EACH ROW WHEN (((new.ttl_minutes IS NOT NULL) OR (new.expires_at IS NOT NULL))) EXECUTE FUNCTION set_thread_expiry();
 
 ALTER TABLE ONLY assistant_versions
     ADD CONSTRAINT assistant_versions_assistant_id_fkey FOREIGN KEY (assistant_id) REFERENCES assistants(assistant_id) ON DELETE CASCADE;
@@ -1126,15 +1167,21 @@ ALTER TABLE crons ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE run_events ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE run_undo_log ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE runs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE store ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON assistant_versions TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM assistants
-  WHERE (assistants.assistant_id = assistant_versions.assistant_id)))) WITH CHECK ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+  WHERE (assistants.assistant_id = assistant_versions.assistant_id)))) WITH CHECK (((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
 
-CREATE POLICY tenant ON assistants TO threadkeep_tenant USING ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) WITH CHECK ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+COMMENT ON POLICY tenant ON assistant_versions IS '1310af6239aec6f704e21888471b36f5';
+
+CREATE POLICY tenant ON assistants TO threadkeep_tenant USING (((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) WITH CHECK (((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+
+COMMENT ON POLICY tenant ON assistants IS 'd2c11c7ab2136fd9f6e9f6c6317dd865';
 
 CREATE POLICY tenant ON checkpoint_blobs TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM threads
@@ -1144,6 +1191,8 @@ CREATE POLICY tenant ON checkpoint_blobs TO threadkeep_tenant USING ((EXISTS ( S
             ELSE NULL::uuid
         END)))) WITH CHECK (true);
 
+COMMENT ON POLICY tenant ON checkpoint_blobs IS '9145c66d37087d4703d95fe8bf85711f';
+
 CREATE POLICY tenant ON checkpoint_writes TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM threads
   WHERE (threads.thread_id =
@@ -1151,6 +1200,8 @@ CREATE POLICY tenant ON checkpoint_writes TO threadkeep_tenant USING ((EXISTS ( 
             WHEN (checkpoint_writes.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'::text) THEN (checkpoint_writes.thread_id)::uuid
             ELSE NULL::uuid
         END)))) WITH CHECK (true);
+
+COMMENT ON POLICY tenant ON checkpoint_writes IS 'b27cdad68e339b130445400ad5cfa679';
 
 CREATE POLICY tenant ON checkpoints TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM threads
@@ -1160,7 +1211,11 @@ CREATE POLICY tenant ON checkpoints TO threadkeep_tenant USING ((EXISTS ( SELECT
             ELSE NULL::uuid
         END)))) WITH CHECK (true);
 
-CREATE POLICY tenant ON crons TO threadkeep_tenant USING ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) WITH CHECK ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+COMMENT ON POLICY tenant ON checkpoints IS '741c0dc9ce51a11da8f2dc4360500c82';
+
+CREATE POLICY tenant ON crons TO threadkeep_tenant USING (((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) WITH CHECK (((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+
+COMMENT ON POLICY tenant ON crons IS 'd2c11c7ab2136fd9f6e9f6c6317dd865';
 
 CREATE POLICY tenant ON run_events TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM runs
@@ -1168,16 +1223,34 @@ CREATE POLICY tenant ON run_events TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM runs
   WHERE (runs.run_id = run_events.run_id))));
 
+COMMENT ON POLICY tenant ON run_events IS 'dd4ed14d5d13f69c0fcf5a8e4655ba3f';
+
+CREATE POLICY tenant ON run_undo_log TO threadkeep_tenant USING ((EXISTS ( SELECT
+   FROM runs
+  WHERE (runs.run_id = run_undo_log.run_id)))) WITH CHECK ((EXISTS ( SELECT
+   FROM runs
+  WHERE (runs.run_id = run_undo_log.run_id))));
+
+COMMENT ON POLICY tenant ON run_undo_log IS '1c30510742f7667fd71eda2488934785';
+
 CREATE POLICY tenant ON runs TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM threads
   WHERE (threads.thread_id = runs.thread_id)))) WITH CHECK ((EXISTS ( SELECT
    FROM threads
   WHERE (threads.thread_id = runs.thread_id))));
 
+COMMENT ON POLICY tenant ON runs IS 'ab54dc58ea3cdf600d2d50b0975791fa';
+
 CREATE POLICY tenant ON store TO threadkeep_tenant USING (((prefix ~>=~ current_setting('threadkeep.space_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.space_to'::text, true)))) WITH CHECK (((prefix ~>=~ current_setting('threadkeep.space_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.space_to'::text, true))));
+
+COMMENT ON POLICY tenant ON store IS '552a94bab9ada5bf6cb2ac1e67973b8a';
 
 CREATE POLICY tenant ON threads TO threadkeep_tenant USING ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) WITH CHECK ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
 
-CREATE POLICY tenant_of_graph ON assistants FOR SELECT TO threadkeep_tenant USING (of_graph);
+COMMENT ON POLICY tenant ON threads IS 'd2c11c7ab2136fd9f6e9f6c6317dd865';
+
+CREATE POLICY tenant_system ON assistants FOR SELECT TO threadkeep_tenant USING (is_system);
+
+COMMENT ON POLICY tenant_system ON assistants IS 'c9409711ebff9250bd075037d3d18263';
 
 ALTER TABLE threads ENABLE ROW LEVEL SECURITY;

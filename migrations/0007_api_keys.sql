@@ -13,7 +13,3 @@ CREATE TABLE api_keys (
 );
 COMMENT ON COLUMN api_keys.prefix IS 'how the secret begins, to tell keys apart';
 COMMENT ON COLUMN api_keys.scopes IS 'auth events such as threads.read or threads.*; none: all';
-
--- Who asked, as their graphs see them; in no column that an API shows.
-ALTER TABLE runs ADD COLUMN principal jsonb;
-ALTER TABLE crons ADD COLUMN principal jsonb;

@@ -194,7 +194,7 @@ async def test_key_of_a_process_that_died_is_taken_over_with_its_ids(
     uri = str(settings.database_uri)
     first = (await http.post("/runs", json=CHAIN, headers=keyed("dead"))).json()
     await execute(uri, "DELETE FROM threads")
-    await execute(uri, "UPDATE idempotency_keys SET opened = false, worker_id = gen_random_uuid()")
+    await execute(uri, "UPDATE idempotency_keys SET completed = false, worker_id = gen_random_uuid()")
     again = await http.post("/runs", json=CHAIN, headers=keyed("dead"))
     once_more = await http.post("/runs", json=CHAIN, headers=keyed("dead"))
 
@@ -206,7 +206,7 @@ async def test_taken_key_whose_run_comes_late_makes_no_second_run(http: httpx.As
     """Ours: the first was only slow: its run is there, so the one who took the key over makes none."""
     uri = str(settings.database_uri)
     run_id = (await http.post("/runs", json=CHAIN, headers=keyed("late"))).json()["run_id"]
-    await execute(uri, "UPDATE idempotency_keys SET opened = false, worker_id = gen_random_uuid()")
+    await execute(uri, "UPDATE idempotency_keys SET completed = false, worker_id = gen_random_uuid()")
     refused = await http.post("/runs", json=CHAIN, headers=keyed("late"))
 
     assert (refused.status_code, refused.json()["code"]) == (409, "key-in-use")

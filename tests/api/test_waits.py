@@ -31,7 +31,7 @@ async def test_client_who_waits_hears_only_of_a_run_that_is_in_postgres(settings
         await gate.entered()
         async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
             await conn.execute("DELETE FROM runs")  # as a crash leaves it
-            await conn.execute("DELETE FROM witnesses")
+            await conn.execute("DELETE FROM crash_markers")
 
     (answer,) = answers
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
@@ -55,7 +55,7 @@ async def test_reader_of_a_run_whose_end_is_refused_hears_no_error(settings: Set
         tasks.start_soon(read)
         await gate.entered()
         async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
-            await conn.execute("DELETE FROM witnesses")
+            await conn.execute("DELETE FROM crash_markers")
         gate.open()
 
     assert "event: error" not in events

@@ -53,6 +53,8 @@ async def _furnish(database: str) -> UUID:
         "INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status) "
         "VALUES (%(run)s, %(thread)s, %(assistant)s, 'chain', 'pending')",
         "INSERT INTO run_events (run_id, position, event, data) VALUES (%(run)s, 1, 'values', '{}')",
+        "INSERT INTO run_undo_log (run_id, checkpoint_ns, checkpoint_id, task_id, idx, existed) "
+        "VALUES (%(run)s, '', '1', '1', 0, false)",
         "INSERT INTO assistants (assistant_id, graph_id, name, metadata) "
         "VALUES (%(assistant)s, 'chain', 'hers', %(owned)s)",
         "INSERT INTO assistant_versions (assistant_id, version, graph_id, name, config, context, metadata) "

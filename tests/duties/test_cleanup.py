@@ -29,7 +29,7 @@ async def test_what_is_over_is_deleted_and_the_rest_stays(settings: Settings, mo
         for one in made:
             await http.get(f"/threads/{one['thread_id']}/runs/{one['run_id']}/join")
         gone, left = made[0]["thread_id"], made[1]["thread_id"]
-        await execute(uri, f"UPDATE threads SET temporary_until = now() WHERE thread_id = '{gone}'")
+        await execute(uri, f"UPDATE threads SET ephemeral_until = now() WHERE thread_id = '{gone}'")
         await execute(uri, "UPDATE idempotency_keys SET expires_at = now() WHERE key = 'a'")
         with anyio.fail_after(WAIT_S):
             while (await http.get(f"/threads/{gone}")).status_code != 404:

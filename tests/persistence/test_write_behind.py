@@ -198,8 +198,8 @@ async def _running(api: Pool) -> Claimed:
         principal=None,
         attempt=1,
         worker_id=WORKER,
-        temporary=False,
-        kept=False,
+        ephemeral=False,
+        record_events=False,
     )
 
 

@@ -177,4 +177,90 @@ def test_a_folder_without_order_is_refused(names: list[str], tmp_path: Path) -> 
 
 def test_the_migrations_that_come_with_the_package_are_found() -> None:
     """Ours: from a checkout as from the wheel."""
-    assert migrate.read()[0].number == 1
+    release = migrate.read()
+
+    assert release.migrations[0].number == 1
+    assert "functions/create_run" in {file.name for file in release.functions}
+
+
+FUNCTION = "CREATE OR REPLACE FUNCTION words() RETURNS text LANGUAGE sql AS $$ SELECT {} FROM parrots LIMIT 1 $$"
+
+
+async def test_functions_are_applied_again_if_they_have_changed(uri: str, folder: Path) -> None:
+    """Ours: a change of a function is a diff of its file, and no new migration."""
+    file = AsyncPath(folder / "functions" / "words.sql")
+    await file.parent.mkdir()
+    await file.write_text(FUNCTION.format("'hello'"))
+    assert (await migrate.migrate(uri, folder=folder))[-1] == "functions/words"
+    assert await migrate.migrate(uri, folder=folder) == []
+    assert await is_current(uri, folder)
+
+    await file.write_text(FUNCTION.format("'good-bye'"))
+    assert await migrate.pending(uri, folder=folder) == ["functions/words"]
+    assert await is_current(uri, folder)  # a replica of the release before goes on
+    assert await migrate.migrate(uri, folder=folder) == ["functions/words"]
+
+    with psycopg.connect(uri) as conn:
+        conn.execute("INSERT INTO parrots VALUES ('Polly')")
+        assert conn.execute("SELECT words()").fetchone() == ("good-bye",)
+
+
+async def test_functions_of_a_newer_release_are_left_alone(
+    uri: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: an old replica that starts again during a rolling update does not put its own functions back."""
+    file = AsyncPath(folder / "functions" / "words.sql")
+    await file.parent.mkdir()
+    await file.write_text(FUNCTION.format("'new'"))
+    monkeypatch.setattr(migrate, "__version__", "0.10.0")
+    await migrate.migrate(uri, folder=folder)
+
+    await file.write_text(FUNCTION.format("'old'"))
+    monkeypatch.setattr(migrate, "__version__", "0.9.1")
+    assert await migrate.migrate(uri, folder=folder) == []
+
+
+async def test_functions_that_fail_are_named(uri: str, folder: Path) -> None:
+    """Ours: and the migrations before them are kept."""
+    file = AsyncPath(folder / "functions" / "words.sql")
+    await file.parent.mkdir()
+    await file.write_text(FUNCTION.format("nothing_there"))
+
+    with pytest.raises(StartRefused, match=r"functions/words.sql failed"):
+        await migrate.migrate(uri, folder=folder)
+    assert "parrots" in relations(uri)
+
+
+async def test_a_schema_of_its_own_beside_tables_of_the_same_name(uri: str) -> None:
+    """Ours: the current schema counts, and what somebody else has in `public` is neither used nor touched."""
+    with psycopg.connect(uri, autocommit=True) as conn:
+        for table in ("threads", "runs", "checkpoints", "checkpoint_migrations", "store", "threadkeep_migrations"):
+            conn.execute(sql.SQL("CREATE TABLE public.{} (theirs text)").format(sql.Identifier(table)))
+        conn.execute("CREATE SCHEMA own")
+    own = psycopg.conninfo.make_conninfo(uri, options="-c search_path=own,public")
+
+    applied = await migrate.migrate(own)
+    assert {"0002_threads", "checkpoints", "store", "functions/create_run"} <= set(applied)
+    assert await migrate.migrate(own) == []
+
+    async with await AsyncConnection.connect(own) as conn:
+        assert await migrate.is_current(conn)
+    with psycopg.connect(uri) as conn:
+        columns = conn.execute(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
+        ).fetchall()
+        assert {name for _, name in columns} == {"theirs"}
+        policies = conn.execute("SELECT DISTINCT schemaname FROM pg_policies").fetchall()
+        assert policies == [("own",)]
+
+
+async def test_a_database_of_an_older_development_version_is_refused_with_what_to_do(uri: str) -> None:
+    """Ours: nothing is released before 0.1, and no table is converted."""
+    await migrate.migrate(uri)
+    with psycopg.connect(uri, autocommit=True) as conn:
+        conn.execute(
+            "UPDATE threadkeep_migrations SET name = '0001_threads_and_runs', checksum = 'other' WHERE number = 1"
+        )
+
+    with pytest.raises(StartRefused, match="start with an empty database"):
+        await migrate.migrate(uri)

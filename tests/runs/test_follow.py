@@ -89,7 +89,7 @@ async def test_temporary_run_is_joined_elsewhere_and_after_its_end(
     assert stream.text.count("event: values") == 2
     assert (await http.post("/threads/search", json={})).json() == []
     async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
-        left = await (await conn.execute("SELECT temporary_until - now() FROM threads")).fetchone()
+        left = await (await conn.execute("SELECT ephemeral_until - now() FROM threads")).fetchone()
     assert left is not None
     assert 240 < left[0].total_seconds() <= 300
 

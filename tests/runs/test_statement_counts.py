@@ -23,18 +23,18 @@ from threadkeep.settings import Settings
 COSTS: Mapping[str, Sequence[str]] = {
     # No thread, so nothing to keep.
     "stateless wait": [],
-    # `open_runs`: make the thread, open the run. Then all that the graph has written, and the end of the run with it.
-    "new thread, wait": ["open_runs", "finish_runs"],
+    # `create_runs`: make the thread, open the run. Then all that the graph has written, and the end of the run with it.
+    "new thread, wait": ["create_runs", "finish_runs"],
     # Between the two, the thread's last checkpoint is read.
-    "second turn, wait": ["open_runs", "SELECT", "finish_runs"],
+    "second turn, wait": ["create_runs", "SELECT", "finish_runs"],
     # Reading along costs nothing.
-    "new thread, stream": ["open_runs", "finish_runs"],
+    "new thread, stream": ["create_runs", "finish_runs"],
     # One statement that makes the thread.
     "POST /threads": ["INSERT"],
 }
 WARM_UP = 6
 """Requests before the count: the first ones prepare their statements."""
-OURS = re.compile(r"open_runs|finish_runs")
+OURS = re.compile(r"create_runs|finish_runs")
 COUNTED = 40
 """Requests that are counted at most, one after the other."""
 

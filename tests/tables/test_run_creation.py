@@ -207,3 +207,10 @@ async def test_a_run_on_a_thread_that_another_transaction_holds_is_opened_under_
             tasks.start_soon(ask, ADA)
 
     assert sorted(str(_of(one)[0]) for one in opened) == ["None", "pending"]
+
+
+async def test_a_misspelt_argument_is_refused_by_postgres(api: Pool) -> None:
+    """Ours: functions have typed arguments with names, in place of JSON whose keys nobody checks."""
+    async with api.connection() as conn:
+        with pytest.raises(psycopg.errors.UndefinedFunction):
+            await conn.execute("SELECT * FROM claim_run(claimer => %s, positions_per_atempt => 1)", [WORKER])

@@ -54,7 +54,7 @@ async def _later(settings: Settings, minutes: int) -> None:
             """
             UPDATE threads
                SET updated_at   = updated_at - make_interval(mins => %(minutes)s),
-                   ttl_swept_at = ttl_swept_at - make_interval(mins => %(minutes)s)
+                   ttl_pruned_at = ttl_pruned_at - make_interval(mins => %(minutes)s)
             """,
             {"minutes": minutes},
         )

@@ -201,7 +201,7 @@ async def test_thread_that_expires_leaves_nothing(
     assert (await http.delete(f"/threads/{kept}")).is_success
     assert await _left(settings, kept) == dict.fromkeys(TABLES, 0)
 
-    await _sql(settings, "UPDATE threads SET temporary_until = now()")
+    await _sql(settings, "UPDATE threads SET ephemeral_until = now()")
     await anyio.sleep(0.3)  # several rounds
     assert (await http.get(f"/threads/{ended['thread_id']}")).is_success
     await _sql(settings, "DELETE FROM webhook_deliveries")

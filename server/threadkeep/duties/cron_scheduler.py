@@ -71,7 +71,7 @@ class CronScheduler:
                 return
             now = await crons.clock(conn)
             if assistant is not None and not (cron.end_time and cron.end_time < now):
-                await self._start_run(conn, cron, assistant, Filters(due.filters.load()))
+                await self._start_run(conn, cron, assistant, Filters(due.metadata_filter.load()))
             await crons.advance(conn, cron.cron_id, await _next(cron, now))
 
     async def _start_run(self, conn: Conn, cron: Tick, assistant: ResolvedAssistant, filters: Filters) -> None:

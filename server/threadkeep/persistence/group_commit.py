@@ -18,7 +18,7 @@ from threadkeep.postgres.arrays import Blobs, Ints, Texts
 from threadkeep.postgres.batch_writer import Committed, Handed, Together
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.retry import outlast
-from threadkeep.tables.queue import End
+from threadkeep.tables.queue import FINISH_RUNS, End, end_columns
 
 MAX_ROWS = 2000
 """Rows of one transaction, so that a large fan-out does not make the others wait long."""
@@ -73,7 +73,7 @@ class Rows:
     @property
     def size_bytes(self) -> int:
         """Of the values in them."""
-        values = 0 if self.end is None else len(self.end.values or b"")
+        values = 0 if self.end is None else len(self.end.thread_values or b"")
         return values + sum(len(row[-1] or b"") for rows in (self.blobs, self.replacing, self.adding) for row in rows)
 
     @property
@@ -108,7 +108,7 @@ async def _write_patiently(pool: Pool, batch: list[Rows]) -> list[bool | None]:
             return await write_all(conn, batch)
 
     written = await (outlast(write) if any(rows.fence for rows in batch) else write())
-    return [written.get(str(rows.end.run_id)) if rows.end else None for rows in batch]
+    return [written.get(str(rows.end.finished_run)) if rows.end else None for rows in batch]
 
 
 async def write_all(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
@@ -122,13 +122,13 @@ async def write_all(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
     fences = {rows.fence for rows in batch if rows.fence}
     run_ids, worker_ids = Texts(fence.run_id for fence in fences), Texts(fence.worker_id for fence in fences)
     ends = [rows.end for rows in batch if rows.end]
-    told, values = Texts(end.told for end in ends), Texts(end.values for end in ends)
     deferred = not any(rows.flushed for rows in batch)
     undo = list({row: row for rows in batch for row in rows.undo})
     before = _columns(undo, "tttttn") if undo else []
     cursor = conn.cursor(row_factory=dict_row)
     await cursor.execute(
-        _statement(tuple(given), undo=bool(undo)), [*columns, run_ids, worker_ids, *before, deferred, told, values]
+        _statement(tuple(given), undo=bool(undo)),
+        [*columns, run_ids, worker_ids, *before, deferred, *end_columns(ends)],
     )
     row = await cursor.fetchone()
     return row["finished"] if row else {}
@@ -202,7 +202,7 @@ LAST: Final = sql.SQL(
     SELECT check_leases(%s::text[]::uuid[], %s::text[]::uuid[]),
            {}
            (SELECT set_config('synchronous_commit', 'off', true) WHERE %s),
-           finish_runs(%s::text[]::jsonb[], %s::text[]::json[]) AS finished
+           {} AS finished
     """
 )
 """The main query, which Postgres runs before the inserts in front of it: first the runs are held."""
@@ -212,7 +212,7 @@ LAST: Final = sql.SQL(
 def _statement(kinds: tuple[str, ...], *, undo: bool) -> bytes:
     """The inserts of `kinds`, the leases and the ends: an insert of nothing costs too."""
     inserts = [sql.SQL("{} AS ({})").format(sql.Identifier(kind), INSERTS[kind][0]) for kind in kinds]
-    main = LAST.format(UNDO if undo else sql.SQL(""))
+    main = LAST.format(UNDO if undo else sql.SQL(""), sql.SQL(FINISH_RUNS))
     return (sql.SQL("WITH {} {}").format(sql.SQL(", ").join(inserts), main) if inserts else main).as_bytes(None)
 
 

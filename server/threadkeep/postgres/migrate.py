@@ -1,6 +1,8 @@
 """Migrations: ours, then those that the checkpointer and the store bring.
 
-Ours are `migrations/NNNN_subject.sql`: plain SQL, applied in order, each in one transaction, never edited afterwards.
+Ours are `migrations/NNNN_subject.sql`: plain SQL, applied in order, each in one transaction, never edited afterwards. SQL
+functions and triggers are `migrations/functions/subject.sql`, each applied again if it has changed. All of them, and the
+tables of LangGraph, are in the current schema: the first of the search path.
 One process at a time applies them. The others ask for the lock again and again instead of waiting in it: a statement
 that waits holds a snapshot, and CREATE INDEX CONCURRENTLY waits for everybody's snapshots.
 """
@@ -8,6 +10,7 @@ that waits holds a snapshot, and CREATE INDEX CONCURRENTLY waits for everybody's
 import hashlib
 import importlib.resources
 import logging
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,6 +26,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, UndefinedFile
 from psycopg.rows import DictRow, class_row, dict_row, scalar_row, tuple_row
 
+from threadkeep import __version__
 from threadkeep.base.problems import StartRefused
 
 log = logging.getLogger(__name__)
@@ -34,6 +38,25 @@ LOCK_WAIT_S = 60.0
 """How long another process may take for its migrations before this one gives up."""
 
 LOCK_POLL_S = 0.1
+
+ADVICE = (
+    "before 0.1 the tables may change: start with an empty database (another THREADKEEP_DATA_DIR, or CREATE DATABASE)"
+)
+
+JOURNALS: LiteralString = """
+    CREATE TABLE IF NOT EXISTS threadkeep_migrations (
+        number     integer     PRIMARY KEY,
+        name       text        NOT NULL,
+        checksum   text        NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT now()
+    );
+    CREATE TABLE IF NOT EXISTS threadkeep_functions (
+        name       text        PRIMARY KEY,
+        checksum   text        NOT NULL,
+        release    text        NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT now()
+    );
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +74,46 @@ class Migration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Functions:
+    """One file of functions, which may be applied again and again."""
+
+    name: str
+    statements: bytes = field(repr=False)
+
+    @property
+    def checksum(self) -> str:
+        """Of the whole file; an edited file is applied again."""
+        return hashlib.sha256(self.statements).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """What this release needs of a database."""
+
+    migrations: tuple[Migration, ...]
+    functions: tuple[Functions, ...]
+
+    @property
+    def newest(self) -> int:
+        return self.migrations[-1].number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """A row of `threadkeep_migrations`."""
 
     number: int
     name: str
     checksum: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedFunctions:
+    """A row of `threadkeep_functions`."""
+
+    name: str
+    checksum: str
+    release: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +156,13 @@ async def migrate(uri: str, *, index: PostgresIndexConfig | None = None, folder:
     for other vectors, and where another process is at it after `LOCK_WAIT_S`.
     A transaction pooler in between would lose the lock: `uri` is the direct address.
     """
-    migrations = await to_thread.run_sync(read, folder)
+    release = await to_thread.run_sync(read, folder)
     async with _connected(uri) as conn:
-        _tell_newer(await _applied(conn), migrations)
+        _tell_newer(await _applied(conn), release)
         applied: list[str] = []
-        if await _behind(conn, migrations, _libraries(index)) or await _has_no_wall(conn):
+        if await _behind(conn, release, _libraries(index)) or await _lacks_row_level_security(conn):
             async with _locked(conn):
-                applied = await _apply(conn, migrations, index)
+                applied = await _apply(conn, release, index)
         if index is not None:
             await _refuse_other_vectors(conn, index)
         return applied
@@ -113,26 +170,31 @@ async def migrate(uri: str, *, index: PostgresIndexConfig | None = None, folder:
 
 async def pending(uri: str, *, index: PostgresIndexConfig | None = None, folder: Path | None = None) -> list[str]:
     """What `migrate` would apply; changes nothing. StartRefused where an applied file was edited or is gone."""
-    migrations = await to_thread.run_sync(read, folder)
+    release = await to_thread.run_sync(read, folder)
     async with _connected(uri) as conn:
-        return await _behind(conn, migrations, _libraries(index))
+        return await _behind(conn, release, _libraries(index))
 
 
 async def is_current(conn: AsyncConnection[object], *, folder: Path | None = None) -> bool:
-    """Whether everything that this release needs is applied, by number alone."""
-    migrations = await to_thread.run_sync(read, folder)
+    """Whether everything that this release needs is applied, of the migrations by number alone."""
+    release = await to_thread.run_sync(read, folder)
     applied = await _applied(conn)
-    if any(one.number not in applied for one in migrations):
+    if any(one.number not in applied for one in release.migrations):
+        return False
+    if {file.name for file in release.functions} - (await _function_files(conn)).keys():
         return False
     return not [library for library in LIBRARIES if await _is_behind(conn, library)]
 
 
-def read(folder: Path | None = None) -> list[Migration]:
+def read(folder: Path | None = None) -> Release:
     """The files of `folder`, else the wheel's, else the checkout's, in order."""
-    found = [_read_file(path) for path in sorted((folder or _own_folder()).glob("*.sql"))]
+    place = folder or _own_folder()
+    found = [_read_file(path) for path in sorted(place.glob("*.sql"))]
     if not found or [one.number for one in found] != sorted({one.number for one in found}):
         raise StartRefused(f"migrations: each needs a number of its own, found {[one.name for one in found]}")
-    return found
+    paths = sorted((place / "functions").glob("*.sql"))
+    functions = [Functions(name=f"functions/{path.stem}", statements=path.read_bytes()) for path in paths]
+    return Release(migrations=tuple(found), functions=tuple(functions))
 
 
 def _own_folder() -> Path:
@@ -180,13 +242,39 @@ def _libraries(index: PostgresIndexConfig | None) -> tuple[Library, ...]:
     return LIBRARIES if index is None else (*LIBRARIES, VECTORS)
 
 
-async def _behind(
-    conn: AsyncConnection[object], migrations: list[Migration], libraries: tuple[Library, ...]
-) -> list[str]:
+async def _behind(conn: AsyncConnection[object], release: Release, libraries: tuple[Library, ...]) -> list[str]:
+    """The names of what is missing or outdated, in the order in which it is applied."""
     applied = await _applied(conn)
-    _refuse_changed(applied, migrations)
-    ours = [one.name for one in migrations if one.number not in applied]
-    return ours + [library.name for library in libraries if await _is_behind(conn, library)]
+    _refuse_changed(applied, release)
+    ours = [one.name for one in release.migrations if one.number not in applied]
+    library_names = [library.name for library in libraries if await _is_behind(conn, library)]
+    return ours + library_names + [file.name for file in await _outdated(conn, release, applied)]
+
+
+async def _outdated(conn: AsyncConnection[object], release: Release, applied: dict[int, Applied]) -> list[Functions]:
+    """The files of functions to apply. Those that a newer release has applied are its own, and older releases use them."""
+    if max(applied, default=0) > release.newest:
+        return []
+    there = await _function_files(conn)
+    return [
+        file
+        for file in release.functions
+        if file.name not in there
+        or (there[file.name].checksum != file.checksum and _parts(there[file.name].release) <= _parts(__version__))
+    ]
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    """The numbers of a version, to compare it with another one."""
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+async def _function_files(conn: AsyncConnection[object]) -> dict[str, AppliedFunctions]:
+    if not await _are_there(conn, "threadkeep_functions"):
+        return {}
+    async with conn.cursor(row_factory=class_row(AppliedFunctions)) as cursor:
+        await cursor.execute("SELECT name, checksum, release FROM threadkeep_functions")
+        return {file.name: file async for file in cursor}
 
 
 async def _applied(conn: AsyncConnection[object]) -> dict[int, Applied]:
@@ -197,38 +285,28 @@ async def _applied(conn: AsyncConnection[object]) -> dict[int, Applied]:
         return {one.number: one async for one in cursor}
 
 
-def _refuse_changed(applied: dict[int, Applied], migrations: list[Migration]) -> None:
-    here = {one.number: one for one in migrations}
+def _refuse_changed(applied: dict[int, Applied], release: Release) -> None:
+    here = {one.number: one for one in release.migrations}
     for number, one in sorted(applied.items()):
-        if number > migrations[-1].number:
+        if number > release.newest:
             continue
         if number not in here:
-            raise StartRefused(f"migration {one.name} was applied to this database and its file is gone")
+            raise StartRefused(f"migration {one.name} was applied to this database and its file is gone; {ADVICE}")
         if here[number].checksum != one.checksum:
-            raise StartRefused(f"migration {here[number].name} was changed after it was applied to this database")
+            name = here[number].name
+            raise StartRefused(f"migration {name} was changed after it was applied to this database; {ADVICE}")
 
 
-def _tell_newer(applied: dict[int, Applied], migrations: list[Migration]) -> None:
-    newer = sorted(one.name for one in applied.values() if one.number > migrations[-1].number)
+def _tell_newer(applied: dict[int, Applied], release: Release) -> None:
+    newer = sorted(one.name for one in applied.values() if one.number > release.newest)
     if newer:
         log.warning("the database is newer than this release", extra={"migrations": newer})
 
 
-async def _apply(
-    conn: AsyncConnection[DictRow], migrations: list[Migration], index: PostgresIndexConfig | None
-) -> list[str]:
-    behind = await _behind(conn, migrations, _libraries(index))
-    await conn.execute(
-        """
-        CREATE TABLE IF NOT EXISTS threadkeep_migrations (
-            number     integer     PRIMARY KEY,
-            name       text        NOT NULL,
-            checksum   text        NOT NULL,
-            applied_at timestamptz NOT NULL DEFAULT now()
-        )
-        """
-    )
-    for one in migrations:
+async def _apply(conn: AsyncConnection[DictRow], release: Release, index: PostgresIndexConfig | None) -> list[str]:
+    behind = await _behind(conn, release, _libraries(index))
+    await conn.execute(JOURNALS)
+    for one in release.migrations:
         if one.name in behind:
             await _apply_one(conn, one)
     await _mend_indexes(conn)
@@ -238,22 +316,49 @@ async def _apply(
         await AsyncPostgresStore(conn).setup()
     if VECTORS.name in behind:
         await _make_vectors(conn, index)
-    if await _has_wall_function(conn):
-        await conn.execute("SELECT raise_wall()")
+    for file in release.functions:
+        if file.name in behind:
+            await _apply_functions(conn, file)
+    if await _can_enable_row_level_security(conn):
+        await conn.execute("SELECT enable_row_level_security()")
     return behind
 
 
-async def _has_no_wall(conn: AsyncConnection[object]) -> bool:
-    """Row-level security is not there, for it could not be had before; perhaps now it can."""
+async def _lacks_row_level_security(conn: AsyncConnection[object]) -> bool:
+    """It is not there, because it could not be had before. Perhaps now it can."""
     async with conn.cursor(row_factory=scalar_row) as cursor:
-        await cursor.execute("SELECT NOT relrowsecurity FROM pg_class WHERE oid = to_regclass('threads')")
-        return bool(await cursor.fetchone()) and await _has_wall_function(conn)
+        await cursor.execute(
+            """
+            SELECT NOT relrowsecurity
+              FROM pg_class
+             WHERE relname = 'threads' AND relnamespace = current_schema()::regnamespace
+            """
+        )
+        return bool(await cursor.fetchone()) and await _can_enable_row_level_security(conn)
 
 
-async def _has_wall_function(conn: AsyncConnection[object]) -> bool:
+async def _can_enable_row_level_security(conn: AsyncConnection[object]) -> bool:
     async with conn.cursor(row_factory=scalar_row) as cursor:
-        await cursor.execute("SELECT to_regprocedure('raise_wall()') IS NOT NULL")
+        await cursor.execute("SELECT to_regprocedure('enable_row_level_security()') IS NOT NULL")
         return bool(await cursor.fetchone())
+
+
+async def _apply_functions(conn: AsyncConnection[DictRow], file: Functions) -> None:
+    try:
+        async with conn.transaction():
+            await conn.execute(file.statements)
+            await conn.execute(
+                """
+                INSERT INTO threadkeep_functions (name, checksum, release)
+                VALUES (%(name)s, %(checksum)s, %(release)s)
+                ON CONFLICT (name) DO UPDATE
+                   SET checksum = EXCLUDED.checksum, release = EXCLUDED.release, applied_at = now()
+                """,
+                {"name": file.name, "checksum": file.checksum, "release": __version__},
+            )
+    except psycopg.Error as error:
+        raise StartRefused(f"migrations/{file.name}.sql failed, and nothing of it stayed: {error}") from error
+    log.info("functions applied", extra={"file": file.name})
 
 
 async def _make_vectors(conn: AsyncConnection[DictRow], index: PostgresIndexConfig | None) -> None:
@@ -311,7 +416,11 @@ async def _is_behind(conn: AsyncConnection[object], library: Library) -> bool:
 async def _are_there(conn: AsyncConnection[object], *tables: str) -> bool:
     async with conn.cursor(row_factory=scalar_row) as cursor:
         await cursor.execute(
-            "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest(%(tables)s::text[]) AS name",
+            """
+            SELECT count(*) = cardinality(%(tables)s::text[])
+              FROM pg_class
+             WHERE relname = ANY(%(tables)s) AND relnamespace = current_schema()::regnamespace
+            """,
             {"tables": list(tables)},
         )
         return bool(await cursor.fetchone())
@@ -327,6 +436,7 @@ async def _invalid_indexes(conn: AsyncConnection[object], library: Library) -> l
               JOIN pg_class index ON index.oid = pg_index.indexrelid
               JOIN pg_namespace namespace ON namespace.oid = index.relnamespace
              WHERE NOT pg_index.indisvalid
+               AND namespace.oid = current_schema()::regnamespace
                AND pg_index.indrelid IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)
             """,
             {"tables": list(library.tables)},

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import orjson
 from psycopg import AsyncConnection
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 
@@ -47,7 +47,8 @@ def conninfo(uri: str, *, direct: bool = True) -> str:
         f"-c timezone=UTC -c statement_timeout={STATEMENT_TIMEOUT_MS} "
         f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}"
     )
-    options = {"options": given} if direct else {}
+    own = conninfo_to_dict(uri).get("options")  # a search path, for example
+    options = {"options": f"{own} {given}" if own else given} if direct else {}
     return make_conninfo(
         uri,
         application_name="threadkeep",

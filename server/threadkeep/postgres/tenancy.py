@@ -2,8 +2,8 @@
 
 Every statement on a tenant's rows takes `Filters`, which only an authenticator makes: `metadata @> %(match)s` stands in
 each. A connection that is taken for the same filters switches to the role `threadkeep_tenant`, for which the policies of
-`migrations/0005_ownership.sql` repeat the condition, so that a statement without it still shows nobody else's rows. Both
-the role and its settings end with the transaction. A connection that is taken without filters is the server's own work.
+`migrations/functions/row_level_security.sql` repeat the condition, so that a statement without it still shows nobody
+else's rows. Both the role and its settings end with the transaction. A connection that is taken without filters is the server's own work.
 """
 
 import logging

@@ -86,7 +86,7 @@ class Executor:
         """Execute a run in a task of its own, and give `slot` back as soon as its graph has ended."""
         self.executions.add(execution)
         if execution.claimed is not None:
-            if execution.claimed.kept:
+            if execution.claimed.record_events:
                 self.recorder.record(execution)
             self.wakeups.wake(run_topic(execution.run_id))
         self.executions.start_task(self._measure(execution, slot), name=f"run {execution.ids['run_id']}")

@@ -115,7 +115,7 @@ def graph_config(execution: Execution) -> RunnableConfig:
     configurable: dict[str, Any] = {**client_configurable(sent), **mirrored, **execution.ids}
     if execution.claimed is not None:
         configurable[WRITES] = execution.writes
-        if execution.claimed.new_thread:
+        if execution.claimed.thread_created:
             configurable[FRESH] = Fresh()
     configurable |= NOBODY if execution.user is None else configurable_of(execution.user)
     if start := execution.spec.start_checkpoint:

@@ -72,7 +72,7 @@ class IdempotencyKeys:
             keep_s=self.settings.idempotency_s,
         )
         held = await self._reserve(key, wanted)
-        made = Made(key=key, thread_ids=tuple(held.thread_ids), ids=tuple(held.ids), before=held.opened)
+        made = Made(key=key, thread_ids=tuple(held.thread_ids), ids=tuple(held.result_ids), before=held.completed)
         if made.before:
             yield made
             return
@@ -89,9 +89,9 @@ class IdempotencyKeys:
         async with self.pool.connection() as conn:
             taken = await idempotency_keys.reserve(conn, key, wanted)
             held = taken or await idempotency_keys.get(conn, key)
-        if held is not None and held.request != key.request:
+        if held is not None and held.request_sha256 != key.request:
             raise KeyReused("this Idempotency-Key was sent with another request")
-        if held is None or (taken is None and not held.opened):
+        if held is None or (taken is None and not held.completed):
             raise KeyInUse("the first request with this Idempotency-Key is still being let in")
         return held
 

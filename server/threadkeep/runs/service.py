@@ -505,7 +505,7 @@ def _claimed(run: Run, new: NewRun, opened: Opened) -> Claimed:
         principal=Json(new.principal) if new.principal else None,
         attempt=1,
         worker_id=cast("UUID", new.worker_id),
-        temporary=new.temporary,
-        kept=opened.kept,
-        new_thread=opened.new_thread,
+        ephemeral=new.temporary,
+        record_events=opened.kept,
+        thread_created=opened.new_thread,
     )

@@ -4,6 +4,7 @@ TENANT_TABLES = (
     "threads",
     "runs",
     "run_events",
+    "run_undo_log",
     "assistants",
     "assistant_versions",
     "crons",

@@ -47,7 +47,7 @@ async def search(
           FROM assistant_versions AS version
           JOIN assistants AS assistant USING (assistant_id)
          WHERE assistant_id = %(assistant_id)s
-           AND (assistant.metadata @> %(match)s OR assistant.of_graph)
+           AND (assistant.metadata @> %(match)s OR assistant.is_system)
            AND version.metadata @> %(metadata)s
          ORDER BY version.version DESC
          LIMIT %(limit)s OFFSET %(offset)s

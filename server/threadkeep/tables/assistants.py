@@ -1,7 +1,7 @@
 """Assistants: a graph with a configuration.
 
 Each graph has a system assistant whose id follows from the graph's name, as on the reference; everybody may read it and
-run it (`of_graph`, which no client can write). Every change makes a
+run it (`is_system`, which no client can write). Every change makes a
 version (`assistant_versions`), in the statement that makes the change. `context` is what a run gets, and
 `config.configurable` always shows the same.
 """
@@ -83,13 +83,13 @@ async def ensure_system(conn: Conn, descriptions: Mapping[str, str | None]) -> N
     """
     for graph_id, description in descriptions.items():
         await conn.execute(
-            "DELETE FROM assistants WHERE assistant_id = %(assistant_id)s AND NOT of_graph",
+            "DELETE FROM assistants WHERE assistant_id = %(assistant_id)s AND NOT is_system",
             {"assistant_id": system_id(graph_id)},
         )
         await conn.execute(
             """
             WITH made AS (
-                INSERT INTO assistants (assistant_id, graph_id, name, description, metadata, of_graph)
+                INSERT INTO assistants (assistant_id, graph_id, name, description, metadata, is_system)
                 VALUES (%(assistant_id)s, %(graph_id)s, %(graph_id)s, %(description)s, %(metadata)s, true)
                 ON CONFLICT (assistant_id) DO NOTHING
                 RETURNING *
@@ -220,7 +220,7 @@ async def get(conn: Conn, filters: Filters, assistant_id: UUID) -> Assistant | N
     await cursor.execute(
         """
         SELECT * FROM assistants
-         WHERE assistant_id = %(assistant_id)s AND (metadata @> %(match)s OR of_graph)
+         WHERE assistant_id = %(assistant_id)s AND (metadata @> %(match)s OR is_system)
         """,
         {"assistant_id": assistant_id, "match": filters.jsonb},
     )
@@ -265,7 +265,7 @@ async def search(
         """
         SELECT *
           FROM assistants
-         WHERE (metadata @> %(match)s OR of_graph) AND metadata @> %(metadata)s
+         WHERE (metadata @> %(match)s OR is_system) AND metadata @> %(metadata)s
            AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
            AND (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(name)) > 0)
          ORDER BY {order}
@@ -283,7 +283,7 @@ async def count(conn: Conn, filters: Filters, wanted: Search) -> int:
         """
         SELECT count(*)
           FROM assistants
-         WHERE (metadata @> %(match)s OR of_graph) AND metadata @> %(metadata)s
+         WHERE (metadata @> %(match)s OR is_system) AND metadata @> %(metadata)s
            AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
            AND (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(name)) > 0)
         """,

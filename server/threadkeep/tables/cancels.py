@@ -63,7 +63,7 @@ async def wanted(conn: Conn, worker_id: UUID, run_ids: Sequence[UUID]) -> Sequen
                CASE WHEN runs.run_id IS NULL THEN 'the thread was deleted'
                     ELSE coalesce(runs.cancel_reason, 'cancelled') END
           FROM unnest(%(run_ids)s::uuid[]) AS live (run_id) LEFT JOIN runs ON runs.run_id = live.run_id
-         WHERE (runs.run_id IS NULL AND EXISTS (SELECT FROM witnesses WHERE worker_id = %(worker_id)s))
+         WHERE (runs.run_id IS NULL AND EXISTS (SELECT FROM crash_markers WHERE worker_id = %(worker_id)s))
             OR (runs.worker_id = %(worker_id)s AND runs.status = 'running' AND runs.cancel_action IS NOT NULL)
         """,
         {"worker_id": worker_id, "run_ids": list(run_ids)},

@@ -35,7 +35,6 @@ class Cron:
     assistant_id: UUID
     thread_id: UUID | None
     """None: each run gets a thread of its own."""
-    user_id: str | None
     end_time: datetime | None
     schedule: str
     timezone: str | None
@@ -50,6 +49,8 @@ class Cron:
     enabled: bool
     created_at: datetime
     updated_at: datetime
+    user_id: str | None = None
+    """Of the protocol. This server has no users of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +111,7 @@ class Due:
     cron_id: UUID
     thread_id: UUID | None
     assistant_id: UUID
-    filters: Json
+    metadata_filter: Json
     """What whoever made it may see; its runs see no more."""
 
 
@@ -169,7 +170,7 @@ async def create(conn: Conn, cron_id: UUID, new: NewCron) -> Cron | None:
             SELECT FROM threads WHERE thread_id = %(thread_id)s::uuid AND metadata @> %(match)s FOR KEY SHARE
         )
         INSERT INTO crons (cron_id, assistant_id, thread_id, schedule, timezone, end_time, enabled, on_run_completed,
-                           payload, metadata, next_run_date, principal, filters)
+                           payload, metadata, next_run_date, principal, metadata_filter)
         SELECT %(cron_id)s, %(assistant_id)s, %(thread_id)s, %(schedule)s, %(timezone)s, %(end_time)s, %(enabled)s,
                %(on_run_completed)s, %(payload)s, %(metadata)s, %(next_run_date)s, %(principal)s,
                %(match)s
@@ -214,7 +215,7 @@ async def update(conn: Conn, filters: Filters, cron_id: UUID, definition: Defini
            SET schedule = %(schedule)s, timezone = %(timezone)s, end_time = %(end_time)s, enabled = %(enabled)s,
                on_run_completed = %(on_run_completed)s, payload = %(payload)s,
                metadata = %(metadata)s, next_run_date = %(next_run_date)s,
-               principal = coalesce(%(principal)s, principal), filters = %(runs)s, updated_at = now()
+               principal = coalesce(%(principal)s, principal), metadata_filter = %(runs)s, updated_at = now()
          WHERE cron_id = %(cron_id)s AND metadata @> %(match)s
         RETURNING *
         """,
@@ -278,7 +279,7 @@ async def due(conn: Conn, at: datetime) -> Sequence[Due]:
     cursor = conn.cursor(row_factory=rows.of(Due))
     await cursor.execute(
         """
-        SELECT cron_id, thread_id, assistant_id, filters
+        SELECT cron_id, thread_id, assistant_id, metadata_filter
           FROM crons
          WHERE enabled AND next_run_date <= %(at)s
          ORDER BY next_run_date

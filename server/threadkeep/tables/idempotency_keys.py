@@ -1,6 +1,6 @@
 """Idempotency keys: what a request that names one has made, so that the same request again makes nothing more.
 
-The ids are chosen before anything is made. `opened` is set in the transaction that makes it, and the ids are primary
+The ids are chosen before anything is made. `completed` is set in the transaction that makes it, and the ids are primary
 keys: whoever dies, hangs or races in between, nothing is made twice.
 """
 
@@ -40,10 +40,10 @@ class Reservation:
 class Held:
     """What a key stands for."""
 
-    request: bytes
+    request_sha256: bytes
     thread_ids: Sequence[UUID]
-    ids: Sequence[UUID]
-    opened: bool
+    result_ids: Sequence[UUID]
+    completed: bool
     """It has been made."""
 
 
@@ -56,23 +56,23 @@ async def reserve(conn: Conn, key: Key, wanted: Reservation) -> Held | None:
     await cursor.execute(
         """
         INSERT INTO idempotency_keys AS held
-               (principal, key, request, thread_ids, ids, reservation, worker_id, reserved_until, expires_at)
+               (principal, key, request_sha256, thread_ids, result_ids, reservation_id, worker_id, reserved_until, expires_at)
         VALUES (%(principal)s, %(key)s, %(request)s, %(thread_ids)s, %(ids)s, %(reservation)s, %(worker_id)s,
                 now() + make_interval(secs => %(reserve_s)s), now() + make_interval(secs => %(keep_s)s))
         ON CONFLICT (principal, key) DO UPDATE
-           SET request        = EXCLUDED.request,
+           SET request_sha256 = EXCLUDED.request_sha256,
                thread_ids     = CASE WHEN held.expires_at < now() THEN EXCLUDED.thread_ids ELSE held.thread_ids END,
-               ids            = CASE WHEN held.expires_at < now() THEN EXCLUDED.ids ELSE held.ids END,
-               opened         = false,
-               reservation    = EXCLUDED.reservation,
+               result_ids     = CASE WHEN held.expires_at < now() THEN EXCLUDED.result_ids ELSE held.result_ids END,
+               completed      = false,
+               reservation_id = EXCLUDED.reservation_id,
                worker_id      = EXCLUDED.worker_id,
                reserved_until = EXCLUDED.reserved_until,
                expires_at     = EXCLUDED.expires_at
          WHERE held.expires_at < now()
-            OR (NOT held.opened AND held.request = EXCLUDED.request
+            OR (NOT held.completed AND held.request_sha256 = EXCLUDED.request_sha256
                 AND (held.reserved_until < now()
                      OR NOT EXISTS (SELECT FROM workers WHERE workers.worker_id = held.worker_id)))
-        RETURNING request, thread_ids, ids, opened
+        RETURNING request_sha256, thread_ids, result_ids, completed
         """,
         {
             "principal": key.principal,
@@ -94,7 +94,7 @@ async def get(conn: Conn, key: Key) -> Held | None:
     cursor = conn.cursor(row_factory=rows.of(Held))
     await cursor.execute(
         """
-        SELECT request, thread_ids, ids, opened
+        SELECT request_sha256, thread_ids, result_ids, completed
           FROM idempotency_keys
          WHERE principal = %(principal)s AND key = %(key)s
         """,
@@ -110,17 +110,17 @@ async def settle(conn: Conn, key: Key, run_id: UUID | None = None) -> None:
     """
     await conn.execute(
         """
-        WITH opened AS (
+        WITH completed AS (
             UPDATE idempotency_keys
-               SET opened = true
+               SET completed = true
              WHERE principal = %(principal)s AND key = %(key)s
                AND (%(run_id)s::uuid IS NULL OR EXISTS (SELECT FROM runs WHERE run_id = %(run_id)s))
             RETURNING thread_ids, expires_at
         )
         UPDATE threads
-           SET temporary_until = opened.expires_at
-          FROM opened
-         WHERE threads.thread_id = ANY(opened.thread_ids) AND threads.temporary_until IS NOT NULL
+           SET ephemeral_until = completed.expires_at
+          FROM completed
+         WHERE threads.thread_id = ANY(completed.thread_ids) AND threads.ephemeral_until IS NOT NULL
         """,
         {"principal": key.principal, "key": key.key, "run_id": run_id},
     )
@@ -131,7 +131,7 @@ async def release(conn: Conn, key: Key, reservation: UUID) -> None:
     await conn.execute(
         """
         DELETE FROM idempotency_keys
-         WHERE principal = %(principal)s AND key = %(key)s AND reservation = %(reservation)s AND NOT opened
+         WHERE principal = %(principal)s AND key = %(key)s AND reservation_id = %(reservation)s AND NOT completed
         """,
         {"principal": key.principal, "key": key.key, "reservation": reservation},
     )

@@ -1,17 +1,18 @@
 """Queue: runs from the request to their end. The table `runs` is the queue.
 
 The states and who moves them: docs/design.md#runs. Each move holds the thread's row, and decides by a later statement in
-the same transaction (`migrations/0018_gate.sql`).
+the same transaction (`migrations/functions/`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from threadkeep.base import json
 from threadkeep.base.json import Json
 from threadkeep.postgres import rows
+from threadkeep.postgres.arrays import Texts
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables.runs import FinalStatus, ThreadStatus
@@ -41,9 +42,9 @@ class Claimed:
     attempt: int
     worker_id: UUID
     """The lease under which it is executed."""
-    temporary: bool
-    kept: bool
-    new_thread: bool = False
+    ephemeral: bool
+    record_events: bool
+    thread_created: bool = False
     """The thread was made for it: it has no checkpoint yet."""
     events_before: int = 0
     """The position behind which this attempt's events begin."""
@@ -66,15 +67,39 @@ class Ending:
     """The run's row goes too: it was rolled back."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """What the function `finish_run` is to know to close a run that this process executes, and its thread."""
+    """The arguments of the function `finish_run`, by their names there; JSON as bytes."""
 
-    run_id: UUID
-    told: bytes
-    """JSON: of the run and its thread."""
-    values: bytes | None
-    """JSON: what the thread then holds; None: what it held before."""
+    finished_run: UUID
+    of_thread: UUID
+    holder: UUID
+    run_status: FinalStatus
+    thread_status: ThreadStatus
+    thread_values: bytes | None
+    """None: what the thread held before."""
+    thread_interrupts: bytes
+    failure: bytes | None
+    answer_keys: bytes
+    ephemeral_ttl_s: float | None
+    notify_readers: bool
+    delete_run: bool
+
+
+FINISH_RUNS: Final = """
+    finish_runs(
+        finished_runs => %s::text[]::uuid[], of_threads => %s::text[]::uuid[], holders => %s::text[]::uuid[],
+        run_statuses => %s::text[], thread_statuses => %s::text[], thread_values => %s::text[]::json[],
+        thread_interrupts => %s::text[]::jsonb[], failures => %s::text[]::jsonb[], answer_keys => %s::text[]::jsonb[],
+        ephemeral_ttl_s => %s::text[]::float[], notify_readers => %s::text[]::boolean[],
+        delete_run => %s::text[]::boolean[])
+"""
+"""A call with the columns of several `End`s (`end_columns`)."""
+
+
+def end_columns(ends: Sequence[End]) -> list[Texts]:
+    """The arguments of `FINISH_RUNS`."""
+    return [Texts(getattr(end, field.name) for end in ends) for field in fields(End)]
 
 
 async def lock_thread(conn: Conn, thread_id: UUID) -> None:
@@ -95,7 +120,11 @@ async def claim(
     """
     cursor = conn.cursor(row_factory=rows.of(Claimed))
     await cursor.execute(
-        "SELECT * FROM claim_run(%(worker_id)s, %(stride)s, %(after_principal)s, %(held_back)s)",
+        """
+        SELECT *
+          FROM claim_run(claimer => %(worker_id)s, positions_per_attempt => %(stride)s,
+                         after_principal => %(after_principal)s, held_back => %(held_back)s)
+        """,
         {
             "worker_id": worker_id,
             "stride": STRIDE,
@@ -119,21 +148,7 @@ async def seconds_to_next(conn: Conn, held_back: Sequence[str] = ()) -> float | 
     None if there is none of either. The principals `held_back` wait for a slot, and not for a time.
     """
     cursor = await conn.execute(
-        """
-        SELECT CASE WHEN EXISTS (
-                   SELECT FROM runs
-                    WHERE status = 'pending' AND run_after <= now()
-                      AND coalesce(principal ->> 'identity', '') <> ALL (%(held_back)s)
-                      AND NOT EXISTS (SELECT FROM runs AS earlier
-                                       WHERE earlier.thread_id = runs.thread_id
-                                         AND (earlier.status = 'running'
-                                              OR (earlier.status = 'pending' AND earlier.run_after <= now()
-                                                  AND earlier.queue_position < runs.queue_position))))
-               THEN %(held_s)s
-               ELSE (SELECT extract(epoch FROM min(run_after) - now())::float
-                       FROM runs
-                      WHERE status = 'pending' AND run_after > now()) END
-        """,
+        "SELECT seconds_to_next_run(held_back => %(held_back)s, held_s => %(held_s)s)",
         {"held_s": HELD_S, "held_back": list(held_back)},
     )
     row = await cursor.fetchone()
@@ -143,29 +158,38 @@ async def seconds_to_next(conn: Conn, held_back: Sequence[str] = ()) -> float | 
 def end_of(claimed: Claimed, ending: Ending, *, followed: bool) -> End:
     """How to close a run. It also wakes the next in line and, where the run is `followed`, those who do so in other
     processes."""
-    told: dict[str, object] = {
-        "run_id": claimed.run_id,
-        "thread_id": claimed.thread_id,
-        "worker_id": claimed.worker_id,
-        "status": ending.status,
-        "thread_status": ending.thread_status,
-        "interrupts": ending.interrupts,
-        "error": ending.error,
-        "output_keys": ending.output_keys,
-        "temporary_s": TEMPORARY_S if claimed.temporary else None,
-        "followed": followed,
-        "remove": ending.remove,
-    }
-    return End(claimed.run_id, json.dumps(told), ending.values)
+    return End(
+        finished_run=claimed.run_id,
+        of_thread=claimed.thread_id,
+        holder=claimed.worker_id,
+        run_status=ending.status,
+        thread_status=ending.thread_status,
+        thread_values=ending.values,
+        thread_interrupts=json.dumps(ending.interrupts),
+        failure=None if ending.error is None else json.dumps(ending.error),
+        answer_keys=json.dumps(ending.output_keys),
+        ephemeral_ttl_s=TEMPORARY_S if claimed.ephemeral else None,
+        notify_readers=followed,
+        delete_run=ending.remove,
+    )
 
 
 async def finish(pool: Pool, end: End) -> bool:
     """Close a run in a transaction of its own, behind whoever holds its thread; False where it was no longer its
     worker's. Most ends go along with checkpoints (`persistence/group_commit.py`)."""
+    arguments = {name: part.decode() if isinstance(part, bytes) else part for name, part in asdict(end).items()}
     async with pool.connection() as conn:
         done = await conn.execute(
-            "SELECT finish_run(%(told)s::jsonb, %(values)s::json)",
-            {"told": end.told.decode(), "values": None if end.values is None else end.values.decode()},
+            """
+            SELECT finish_run(
+                finished_run => %(finished_run)s, of_thread => %(of_thread)s, holder => %(holder)s,
+                run_status => %(run_status)s, thread_status => %(thread_status)s,
+                thread_values => %(thread_values)s::json, thread_interrupts => %(thread_interrupts)s::jsonb,
+                failure => %(failure)s::jsonb, answer_keys => %(answer_keys)s::jsonb,
+                ephemeral_ttl_s => %(ephemeral_ttl_s)s::float, notify_readers => %(notify_readers)s,
+                delete_run => %(delete_run)s)
+            """,
+            arguments,
         )
         row = await done.fetchone()
     return bool(row and row[0])
@@ -189,7 +213,7 @@ async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float) -
     done = await conn.execute(
         """
         UPDATE threads
-           SET watched_until = now() + make_interval(secs => %(seconds)s)
+           SET record_events_until = now() + make_interval(secs => %(seconds)s)
          WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
         """,
         {"thread_id": thread_id, "seconds": seconds, "match": filters.jsonb},

@@ -16,7 +16,7 @@ class Backlog:
 
 
 async def count(conn: Conn, identity: str | None, *, at_most: int) -> Backlog:
-    """The runs that wait for their turn; the principal's own by the index `runs_pending_of_principals`."""
+    """The runs that wait for their turn; the principal's own by the index `runs_pending_principal`."""
     cursor = conn.cursor(row_factory=rows.of(Backlog))
     await cursor.execute(
         """

@@ -7,7 +7,7 @@ statement, each under row-level security of its own caller. One whose thread som
 import itertools
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -79,24 +79,50 @@ class Opened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
-    """A row of the function `open_run` (`migrations/0012_open_and_finish.sql`)."""
+    """What the function `create_run` returns (`migrations/functions/create_run.sql`)."""
 
     thread_found: bool
-    new_thread: bool
-    busy_with: UUID | None
+    thread_created: bool
+    active_run_id: UUID | None
     status: RunStatus | None
-    kept: bool | None
-    metadata: Json | None
+    events_recorded: bool | None
+    merged_metadata: Json | None
     created_at: datetime | None
-    superseded: list[UUID] | None
+    superseded_run_ids: list[UUID] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Placed(_Answer):
     """Of one of several runs."""
 
-    place: int
+    ordinal: int
     """From 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Arguments:
+    """The arguments of the function `create_run`, by their names there; JSON as bytes."""
+
+    run_id: UUID
+    thread_id: UUID
+    assistant_id: UUID
+    graph_id: str
+    assistant_metadata: bytes
+    kwargs: bytes
+    principal: bytes | None
+    multitask_strategy: str
+    delay_s: float
+    ephemeral: bool
+    synchronous_commit: bool
+    worker_id: UUID | None
+    metadata_filter: bytes
+    new_thread_metadata: bytes | None
+    """None: the thread is there, or the run is not created."""
+    ttl_strategy: str | None
+    ttl_minutes: float | None
+    ephemeral_s: float | None
+    metadata: bytes
+    record_events: bool
 
 
 class _Asked(NamedTuple):
@@ -106,8 +132,7 @@ class _Asked(NamedTuple):
     thread_id: UUID
     number: int
     """In the order of coming."""
-    run: str
-    """What the function `open_run` is to know: JSON."""
+    arguments: _Arguments
     match: str | None
     """Row-level security of the caller: JSON; None: all rows. Of one statement, all have it or none has."""
 
@@ -134,7 +159,7 @@ class Openings:
                 return await open_run_in(conn, filters, new)
         restriction = self._pool.restriction(filters)
         match = None if restriction is None else restriction.match
-        asked = _Asked(new.thread_id, next(self._numbers), _encoded(filters, new), match)
+        asked = _Asked(new.thread_id, next(self._numbers), _arguments(filters, new), match)
         if (answer := await self._gathered[new.told, match is not None].write(asked)) is not None:
             return _opened(new, answer)
         async with self._pool.pipeline(filters) as conn:
@@ -159,15 +184,28 @@ async def opening(pool: Pool) -> AsyncGenerator[Openings]:
 async def _open_all(pool: Pool, asked: list[_Asked]) -> list[_Answer | None]:
     """Of each what became of it; None where its thread is locked, and the others shall not wait for that."""
     ordered = sorted(asked)
+    columns = {field.name: Texts(getattr(one.arguments, field.name) for one in ordered) for field in fields(_Arguments)}
     async with pool.connection() as conn:
         cursor = await conn.cursor(row_factory=rows.of(_Placed)).execute(
-            "SELECT * FROM open_runs(%(asked)b::text[]::jsonb[], %(matches)b::text[])",
-            {
-                "asked": Texts(one.run for one in ordered),
-                "matches": Texts(one.match for one in ordered if one.match is not None),
-            },
+            """
+            SELECT *
+              FROM create_runs(
+                run_id => %(run_id)b::text[]::uuid[], thread_id => %(thread_id)b::text[]::uuid[],
+                assistant_id => %(assistant_id)b::text[]::uuid[], graph_id => %(graph_id)b::text[],
+                assistant_metadata => %(assistant_metadata)b::text[]::jsonb[],
+                kwargs => %(kwargs)b::text[]::jsonb[], principal => %(principal)b::text[]::jsonb[],
+                multitask_strategy => %(multitask_strategy)b::text[], delay_s => %(delay_s)b::text[]::float[],
+                ephemeral => %(ephemeral)b::text[]::boolean[],
+                synchronous_commit => %(synchronous_commit)b::text[]::boolean[],
+                worker_id => %(worker_id)b::text[]::uuid[], metadata_filter => %(metadata_filter)b::text[]::jsonb[],
+                new_thread_metadata => %(new_thread_metadata)b::text[]::jsonb[],
+                ttl_strategy => %(ttl_strategy)b::text[], ttl_minutes => %(ttl_minutes)b::text[]::float[],
+                ephemeral_s => %(ephemeral_s)b::text[]::float[], metadata => %(metadata)b::text[]::jsonb[],
+                record_events => %(record_events)b::text[]::boolean[], restriction => %(restriction)b::text[])
+            """,
+            columns | {"restriction": Texts(one.match for one in ordered if one.match is not None)},
         )
-        answers = {ordered[placed.place - 1].number: placed for placed in await cursor.fetchall()}
+        answers = {ordered[placed.ordinal - 1].number: placed for placed in await cursor.fetchall()}
     return [answers.get(one.number) for one in asked]
 
 
@@ -181,8 +219,23 @@ async def open_run_in(conn: Conn, filters: Filters, new: NewRun) -> Opened:
 
 
 async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_Answer]:
+    arguments = asdict(_arguments(filters, new))
     cursor = conn.cursor(row_factory=rows.of(_Answer))
-    return await cursor.execute("SELECT * FROM open_run(%(asked)s::jsonb)", {"asked": _encoded(filters, new)})
+    return await cursor.execute(
+        """
+        SELECT *
+          FROM create_run(
+            run_id => %(run_id)s, thread_id => %(thread_id)s, assistant_id => %(assistant_id)s, graph_id => %(graph_id)s,
+            assistant_metadata => %(assistant_metadata)s::jsonb, kwargs => %(kwargs)s::jsonb,
+            principal => %(principal)s::jsonb, multitask_strategy => %(multitask_strategy)s, delay_s => %(delay_s)s,
+            ephemeral => %(ephemeral)s, synchronous_commit => %(synchronous_commit)s, worker_id => %(worker_id)s::uuid,
+            metadata_filter => %(metadata_filter)s::jsonb, new_thread_metadata => %(new_thread_metadata)s::jsonb,
+            ttl_strategy => %(ttl_strategy)s::text, ttl_minutes => %(ttl_minutes)s::float,
+            ephemeral_s => %(ephemeral_s)s::float, metadata => %(metadata)s::jsonb,
+            record_events => %(record_events)s)
+        """,
+        {name: part.decode() if isinstance(part, bytes) else part for name, part in arguments.items()},
+    )
 
 
 def _opened(new: NewRun, row: _Answer | None) -> Opened:
@@ -190,16 +243,16 @@ def _opened(new: NewRun, row: _Answer | None) -> Opened:
     return Opened(
         run=_run(new, answer),
         thread_found=answer.thread_found,
-        new_thread=answer.new_thread,
-        kept=bool(answer.kept),
-        busy_with=answer.busy_with,
-        superseded=answer.superseded or (),
+        new_thread=answer.thread_created,
+        kept=bool(answer.events_recorded),
+        busy_with=answer.active_run_id,
+        superseded=answer.superseded_run_ids or (),
     )
 
 
 def _run(new: NewRun, answer: _Answer) -> Run | None:
     """The row as it now is, as far as it is not what was asked for."""
-    if answer.status is None or answer.metadata is None or answer.created_at is None:
+    if answer.status is None or answer.merged_metadata is None or answer.created_at is None:
         return None
     return Run(
         run_id=new.run_id,
@@ -208,37 +261,33 @@ def _run(new: NewRun, answer: _Answer) -> Run | None:
         created_at=answer.created_at,
         updated_at=answer.created_at,
         status=answer.status,
-        metadata=answer.metadata,
+        metadata=answer.merged_metadata,
         kwargs=Json(new.kwargs),
         multitask_strategy=new.multitask_strategy,
     )
 
 
-def _encoded(filters: Filters, new: NewRun) -> str:
-    """What the function `open_run` is to know: JSON."""
-    asked = {
-        "run_id": new.run_id,
-        "thread_id": new.thread_id,
-        "assistant_id": new.assistant_id,
-        "graph_id": new.graph_id,
-        "metadata": filters.unreserved(new.metadata),  # the thread's own say whose it is
-        "assistant_metadata": new.assistant_metadata,
-        "mark": {"graph_id": new.graph_id, "assistant_id": new.assistant_id},
-        "kwargs": Json(new.kwargs),
-        "principal": Json(new.principal) if new.principal else None,
-        "strategy": new.multitask_strategy,
-        "after_s": new.after_s,
-        "temporary": new.temporary,
-        "kept": new.kept,
-        "told": new.told,
-        "worker_id": new.worker_id,
-        "match": filters.jsonb.obj,
-    }
-    if new.create_thread:
-        asked["new_thread"] = {
-            "metadata": filters.stamped(new.metadata),  # the run's, and satisfies the caller's own filter
-            "ttl_strategy": new.thread_ttl and new.thread_ttl.strategy,
-            "ttl_minutes": new.thread_ttl and new.thread_ttl.minutes,
-            "temporary_s": TEMPORARY_S if new.temporary else None,
-        }
-    return json.dumps(asked).decode()
+def _arguments(filters: Filters, new: NewRun) -> _Arguments:
+    ttl = new.thread_ttl if new.create_thread else None
+    return _Arguments(
+        run_id=new.run_id,
+        thread_id=new.thread_id,
+        assistant_id=new.assistant_id,
+        graph_id=new.graph_id,
+        assistant_metadata=json.dumps(new.assistant_metadata),
+        kwargs=new.kwargs,
+        principal=new.principal,
+        multitask_strategy=new.multitask_strategy,
+        delay_s=new.after_s,
+        ephemeral=new.temporary,
+        synchronous_commit=new.told,
+        worker_id=new.worker_id,
+        metadata_filter=json.dumps(filters.match),
+        # The run's, with what satisfies the caller's own filter.
+        new_thread_metadata=json.dumps(filters.stamped(new.metadata)) if new.create_thread else None,
+        ttl_strategy=ttl and ttl.strategy,
+        ttl_minutes=ttl and ttl.minutes,
+        ephemeral_s=TEMPORARY_S if new.create_thread and new.temporary else None,
+        metadata=json.dumps(filters.unreserved(new.metadata)),  # the thread's own say whose it is
+        record_events=new.kept,
+    )

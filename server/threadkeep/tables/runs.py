@@ -102,8 +102,8 @@ async def watch(conn: Conn, run_id: UUID) -> RunStatus | None:
     cursor = await conn.execute(
         """
         WITH asked AS (
-            UPDATE runs SET kept = true
-             WHERE run_id = %(run_id)s AND status = 'running' AND NOT kept
+            UPDATE runs SET record_events = true
+             WHERE run_id = %(run_id)s AND status = 'running' AND NOT record_events
             RETURNING pg_notify('threadkeep', 'watch')
         )
         SELECT status, (SELECT count(*) FROM asked) FROM runs WHERE run_id = %(run_id)s
@@ -117,7 +117,7 @@ async def watch(conn: Conn, run_id: UUID) -> RunStatus | None:
 async def watched(conn: Conn, run_ids: Sequence[UUID]) -> list[UUID]:
     """Which of these running runs are to be kept."""
     cursor = await conn.execute(
-        "SELECT run_id FROM runs WHERE run_id = ANY(%(run_ids)s) AND status = 'running' AND kept",
+        "SELECT run_id FROM runs WHERE run_id = ANY(%(run_ids)s) AND status = 'running' AND record_events",
         {"run_ids": list(run_ids)},
     )
     return [row[0] for row in await cursor.fetchall()]

@@ -19,7 +19,7 @@ async def lock_expired(conn: Conn, strategy: str, limit: int) -> list[UUID]:
         SELECT thread_id
           FROM threads
          WHERE ttl_strategy = %(strategy)s AND expires_at < now() AND status <> 'busy'
-           AND (ttl_swept_at IS NULL OR ttl_swept_at < updated_at)
+           AND (ttl_pruned_at IS NULL OR ttl_pruned_at < updated_at)
          ORDER BY expires_at
          LIMIT %(limit)s
            FOR UPDATE SKIP LOCKED
@@ -35,9 +35,9 @@ async def lock_temporary(conn: Conn, limit: int) -> list[UUID]:
         """
         SELECT thread_id
           FROM threads
-         WHERE temporary_until < now() AND status <> 'busy'
+         WHERE ephemeral_until < now() AND status <> 'busy'
            AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE webhook_deliveries.thread_id = threads.thread_id)
-         ORDER BY temporary_until
+         ORDER BY ephemeral_until
          LIMIT %(limit)s
            FOR UPDATE SKIP LOCKED
         """,
@@ -49,6 +49,6 @@ async def lock_temporary(conn: Conn, limit: int) -> list[UUID]:
 async def mark_swept(conn: Conn, thread_ids: Sequence[UUID]) -> None:
     """Say that the threads have had their due."""
     await conn.execute(
-        "UPDATE threads SET ttl_swept_at = now() WHERE thread_id = ANY(%(thread_ids)s)",
+        "UPDATE threads SET ttl_pruned_at = now() WHERE thread_id = ANY(%(thread_ids)s)",
         {"thread_ids": list(thread_ids)},
     )

@@ -62,7 +62,7 @@ async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float, r
         """
         WITH watched AS (
             UPDATE threads
-               SET watched_until = now() + make_interval(secs => %(seconds)s)
+               SET record_events_until = now() + make_interval(secs => %(seconds)s)
              WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
             RETURNING thread_id, status
         )

@@ -142,7 +142,7 @@ async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *
            AND (%(values)s::jsonb IS NULL
                 OR CASE WHEN "values"::text LIKE ALL(%(words)s::text[]) THEN "values"::jsonb @> %(values)s END)
            AND (%(status)s::text IS NULL OR status = %(status)s)
-           AND (temporary_until IS NULL OR status = 'busy')
+           AND (ephemeral_until IS NULL OR status = 'busy')
          ORDER BY {order}
          LIMIT %(limit)s OFFSET %(offset)s
         """
@@ -174,7 +174,7 @@ async def _count(conn: Conn, filters: Filters, search: Search) -> Any:
            AND (%(values)s::jsonb IS NULL
                 OR CASE WHEN "values"::text LIKE ALL(%(words)s::text[]) THEN "values"::jsonb @> %(values)s END)
            AND (%(status)s::text IS NULL OR status = %(status)s)
-           AND (temporary_until IS NULL OR status = 'busy')
+           AND (ephemeral_until IS NULL OR status = 'busy')
         """,
         search.parameters | {"match": filters.jsonb},
     )

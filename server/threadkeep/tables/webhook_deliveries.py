@@ -1,6 +1,6 @@
 """Deliveries: webhooks that are still to be sent.
 
-A run that ends leaves its own by a trigger (`migrations/0003_webhooks.sql`), in the transaction that ends it. Who
+A run that ends leaves its own by a trigger (`migrations/functions/webhooks.sql`), in the transaction that ends it. Who
 takes one puts it off, and deletes it when it is done: what a process that dies held comes due again.
 """
 

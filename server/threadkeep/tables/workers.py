@@ -19,7 +19,7 @@ async def create(conn: Conn, worker_id: UUID) -> None:
     """Say that this process is there."""
     await conn.execute(
         """
-        WITH witness AS (INSERT INTO witnesses (worker_id) VALUES (%(worker_id)s))
+        WITH marker AS (INSERT INTO crash_markers (worker_id) VALUES (%(worker_id)s))
         INSERT INTO workers (worker_id) VALUES (%(worker_id)s)
         """,
         {"worker_id": worker_id},
@@ -32,8 +32,8 @@ def renew(conn: Connection[Any], worker_id: UUID) -> bool:
     row = conn.execute(
         """
         UPDATE workers
-           SET renewed_at = now()
-         WHERE worker_id = %(worker_id)s AND EXISTS (SELECT FROM witnesses WHERE worker_id = %(worker_id)s)
+           SET heartbeat_at = now()
+         WHERE worker_id = %(worker_id)s AND EXISTS (SELECT FROM crash_markers WHERE worker_id = %(worker_id)s)
         RETURNING true
         """,
         {"worker_id": worker_id},
@@ -58,7 +58,7 @@ async def delete(conn: Conn, worker_id: UUID) -> None:
     """Say that this process has gone."""
     await conn.execute(
         """
-        WITH witness AS (DELETE FROM witnesses WHERE worker_id = %(worker_id)s)
+        WITH marker AS (DELETE FROM crash_markers WHERE worker_id = %(worker_id)s)
         DELETE FROM workers WHERE worker_id = %(worker_id)s
         """,
         {"worker_id": worker_id},
@@ -75,10 +75,10 @@ async def sweep(conn: Conn, own_id: UUID, lease_s: float) -> int:
         WITH silent AS (
             SELECT worker_id
               FROM workers
-             WHERE renewed_at < now() - make_interval(secs => %(lease_s)s) AND worker_id <> %(own_id)s
+             WHERE heartbeat_at < now() - make_interval(secs => %(lease_s)s) AND worker_id <> %(own_id)s
                FOR UPDATE SKIP LOCKED
-        ), witnesses_gone AS (
-            DELETE FROM witnesses USING silent WHERE witnesses.worker_id = silent.worker_id
+        ), markers_gone AS (
+            DELETE FROM crash_markers USING silent WHERE crash_markers.worker_id = silent.worker_id
         )
         DELETE FROM workers USING silent WHERE workers.worker_id = silent.worker_id
         """,

@@ -1,21 +1,9 @@
--- Webhooks that are still to be sent, one a run.
-CREATE TABLE webhook_deliveries (
-    run_id     uuid        PRIMARY KEY,
-    url        text        NOT NULL,
-    body       jsonb       NOT NULL,
-    attempt    integer     NOT NULL DEFAULT 0,
-    send_after timestamptz NOT NULL DEFAULT now(),
-    created_at timestamptz NOT NULL DEFAULT now()
-);
-COMMENT ON TABLE webhook_deliveries IS 'no reference to runs: a run that is deleted at its end has its webhook sent too';
-
-CREATE INDEX webhook_deliveries_due ON webhook_deliveries (send_after);
-
 -- A trigger, so that no way in which a run can end forgets its webhook, and a run that asked for none pays nothing.
-CREATE FUNCTION leave_webhook() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION enqueue_webhook() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO webhook_deliveries (run_id, url, body)
+    INSERT INTO webhook_deliveries (run_id, thread_id, url, body)
     SELECT NEW.run_id,
+           NEW.thread_id,
            NEW.kwargs ->> 'webhook',
            jsonb_build_object(
                'run_id', NEW.run_id,
@@ -29,7 +17,7 @@ BEGIN
                'updated_at', NEW.updated_at,
                'run_started_at', NEW.started_at,
                'run_ended_at', NEW.finished_at,
-               'values', threads."values"
+               'values', output_of(threads."values", NEW.output_keys, NEW.thread_id)
            ) || CASE WHEN NEW.error IS NULL THEN '{}'::jsonb ELSE jsonb_build_object('error', NEW.error) END
       FROM threads
      WHERE threads.thread_id = NEW.thread_id
@@ -39,8 +27,8 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER run_has_ended
+CREATE OR REPLACE TRIGGER run_finished_webhook
  AFTER UPDATE OF status ON runs
    FOR EACH ROW
   WHEN (OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL AND NEW.kwargs ? 'webhook')
-EXECUTE FUNCTION leave_webhook();
+EXECUTE FUNCTION enqueue_webhook();

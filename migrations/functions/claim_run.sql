@@ -1,13 +1,13 @@
--- The queue is served round robin over principals, first in, first out within one. Without a known principal: ''.
-CREATE INDEX runs_pending_of_principals ON runs ((coalesce(principal ->> 'identity', '')), queue_position)
- WHERE status = 'pending';
-DROP INDEX runs_of_a_principal;
-
-DROP FUNCTION claim_run(uuid, int);
-
--- As before, but in turns: the first run of the principal behind `after_principal` that may start, or, if there is none
--- behind, of the first one. The runs of the principals `held_back` stay in the queue.
-CREATE FUNCTION claim_run(claimer uuid, stride int, after_principal text, held_back text[]) RETURNS TABLE (
+-- Start a pending run, or none: round robin over principals, first in, first out within one (a run of nobody known: ''). It is
+-- the first run of the principal behind `after_principal` that may start, or, if there is none behind, of the first one. The
+-- runs of the principals `held_back` stay in the queue. A run waits while another one executes on its thread, or an earlier
+-- one is due there. A thread that another transaction holds is passed over.
+CREATE OR REPLACE FUNCTION claim_run(
+    claimer uuid,
+    positions_per_attempt int,
+    after_principal text,
+    held_back text[]
+) RETURNS TABLE (
     run_id uuid,
     thread_id uuid,
     assistant_id uuid,
@@ -17,8 +17,8 @@ CREATE FUNCTION claim_run(claimer uuid, stride int, after_principal text, held_b
     principal jsonb,
     attempt int,
     worker_id uuid,
-    temporary boolean,
-    kept boolean,
+    ephemeral boolean,
+    record_events boolean,
     events_before int,
     waited_s float
 ) LANGUAGE plpgsql SET enable_seqscan = off AS $$
@@ -75,13 +75,37 @@ BEGIN
                     OR (earlier.status = 'pending' AND earlier.run_after <= due_by
                         AND earlier.queue_position < runs.queue_position)))
         RETURNING runs.run_id, runs.thread_id, assistant_id, graph_id, metadata::jsonb, kwargs::jsonb, principal, attempt,
-                  worker_id, temporary, kept,
-                  coalesce((SELECT max(position) + stride FROM run_events WHERE run_events.run_id = runs.run_id),
-                           CASE WHEN attempt > 1 THEN stride ELSE 0 END),
+                  worker_id, ephemeral, record_events,
+                  coalesce((SELECT max(position) + positions_per_attempt
+                              FROM run_events
+                             WHERE run_events.run_id = runs.run_id),
+                           CASE WHEN attempt > 1 THEN positions_per_attempt ELSE 0 END),
                   extract(epoch FROM due_by - run_after)::float;
         IF FOUND THEN
             RETURN;
         END IF;
     END LOOP;
+END
+$$;
+
+-- Seconds until a run may be claimed: one that is delayed, or, `held_s`, one whose thread another transaction holds. The
+-- principals `held_back` wait for a slot, and not for a time.
+CREATE OR REPLACE FUNCTION seconds_to_next_run(held_back text[], held_s float) RETURNS float LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    due_by CONSTANT timestamptz := clock_timestamp();
+BEGIN
+    IF EXISTS (
+        SELECT FROM runs
+         WHERE status = 'pending' AND run_after <= due_by AND coalesce(principal ->> 'identity', '') <> ALL (held_back)
+           AND NOT EXISTS (
+            SELECT FROM runs AS earlier
+             WHERE earlier.thread_id = runs.thread_id
+               AND (earlier.status = 'running'
+                    OR (earlier.status = 'pending' AND earlier.run_after <= due_by
+                        AND earlier.queue_position < runs.queue_position))))
+    THEN
+        RETURN held_s;
+    END IF;
+    RETURN (SELECT extract(epoch FROM min(run_after) - due_by) FROM runs WHERE status = 'pending' AND run_after > due_by);
 END
 $$;

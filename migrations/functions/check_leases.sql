@@ -1,0 +1,40 @@
+-- Fencing: hold the rows of runs that a process executes, and of the process, until the transaction ends. A transaction
+-- that takes a run away from its process locks the run FOR UPDATE, and so comes before or after, never between.
+-- TK001: the process has lost its lease. TK002: the run is gone, has ended, or is another process's.
+CREATE OR REPLACE FUNCTION check_leases(run_ids uuid[], worker_ids uuid[]) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+    held int;
+    lost uuid;
+BEGIN
+    SELECT count(*) INTO held FROM (
+        SELECT
+          FROM unnest(run_ids, worker_ids) AS lease (run_id, worker_id)
+          JOIN workers ON workers.worker_id = lease.worker_id
+          JOIN crash_markers ON crash_markers.worker_id = lease.worker_id
+          JOIN runs ON runs.run_id = lease.run_id AND runs.worker_id = lease.worker_id AND runs.status = 'running'
+         ORDER BY lease.run_id
+           FOR KEY SHARE OF workers, runs
+    ) AS leases;
+    IF held = cardinality(run_ids) THEN
+        RETURN;
+    END IF;
+    SELECT lease.worker_id INTO lost
+      FROM unnest(worker_ids) AS lease (worker_id)
+     WHERE NOT EXISTS (SELECT FROM workers JOIN crash_markers USING (worker_id)
+                        WHERE workers.worker_id = lease.worker_id)
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'the lease of process % is lost', lost USING ERRCODE = 'TK001';
+    END IF;
+    RAISE EXCEPTION 'a run is gone, has ended, or is executed by another process' USING ERRCODE = 'TK002';
+END
+$$;
+
+-- Lock a thread, unless another transaction has: then true. False too if there is no such thread.
+CREATE OR REPLACE FUNCTION is_locked_elsewhere(thread uuid) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM threads WHERE thread_id = thread FOR NO KEY UPDATE SKIP LOCKED;
+    RETURN NOT FOUND AND EXISTS (SELECT FROM threads WHERE thread_id = thread);
+END
+$$;

@@ -1,0 +1,191 @@
+-- Create a run on its thread: `running` if a process asks to start it here and now and nothing else executes or is due
+-- there, else `pending`. With `new_thread_metadata` the thread is made if it is missing. The thread is held until the
+-- transaction ends. Each statement sees what was committed before it, and so what the lock waited for. Postgres looks rows
+-- up by key alone, also by a plan that was made while the tables were small (enable_seqscan).
+CREATE OR REPLACE FUNCTION create_run(
+    run_id uuid,
+    thread_id uuid,
+    assistant_id uuid,
+    graph_id text,
+    assistant_metadata jsonb,
+    kwargs jsonb,
+    principal jsonb,
+    multitask_strategy text,
+    delay_s float,
+    ephemeral boolean,
+    synchronous_commit boolean,
+    worker_id uuid,
+    metadata_filter jsonb,
+    new_thread_metadata jsonb,
+    ttl_strategy text,
+    ttl_minutes float,
+    ephemeral_s float,
+    metadata jsonb,
+    record_events boolean,
+    OUT merged_metadata jsonb,
+    OUT events_recorded boolean,
+    OUT thread_found boolean,
+    OUT thread_created boolean,
+    OUT active_run_id uuid,
+    OUT status text,
+    OUT created_at timestamptz,
+    OUT superseded_run_ids uuid[]
+) LANGUAGE plpgsql SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    mark CONSTANT jsonb := jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id);
+    thread_metadata jsonb;
+    thread_is_followed boolean := false;
+BEGIN
+    thread_created := false;
+    FOR _ IN 1 .. 3 LOOP -- a thread that is there for the insert may be deleted before it is locked
+        IF new_thread_metadata IS NOT NULL THEN
+            INSERT INTO threads (thread_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until)
+            VALUES (create_run.thread_id, 'busy', new_thread_metadata || mark, create_run.ttl_strategy,
+                    create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s))
+            ON CONFLICT (thread_id) DO NOTHING
+            RETURNING threads.metadata INTO thread_metadata;
+            thread_created := FOUND;
+            EXIT WHEN thread_created;
+        END IF;
+        SELECT threads.metadata, coalesce(threads.record_events_until > now(), false)
+          INTO thread_metadata, thread_is_followed
+          FROM threads
+         WHERE threads.thread_id = create_run.thread_id AND threads.metadata @> metadata_filter
+           FOR NO KEY UPDATE;
+        thread_found := FOUND;
+        EXIT WHEN thread_found OR new_thread_metadata IS NULL;
+    END LOOP;
+    created_at := clock_timestamp(); -- not now(): the lock may have been waited for
+    IF NOT thread_created THEN
+        IF NOT thread_found THEN
+            RETURN;
+        END IF;
+        SELECT runs.run_id INTO active_run_id
+          FROM runs
+         WHERE runs.thread_id = create_run.thread_id AND runs.status IN ('pending', 'running')
+           AND runs.run_after <= create_run.created_at
+         ORDER BY runs.queue_position
+         LIMIT 1;
+        IF active_run_id IS NOT NULL AND create_run.multitask_strategy = 'reject' THEN
+            RETURN;
+        END IF;
+        UPDATE threads
+           SET status = 'busy', metadata = threads.metadata || mark, updated_at = create_run.created_at
+         WHERE threads.thread_id = create_run.thread_id;
+    END IF;
+    thread_found := true;
+    status := CASE WHEN create_run.worker_id IS NOT NULL AND active_run_id IS NULL THEN 'running' ELSE 'pending' END;
+    events_recorded := record_events OR status = 'pending' OR thread_is_followed;
+    merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
+    INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
+                      multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, started_at,
+                      created_at, updated_at)
+    VALUES (create_run.run_id, create_run.thread_id, create_run.assistant_id, create_run.graph_id, create_run.status,
+            merged_metadata, create_run.kwargs, create_run.principal, create_run.multitask_strategy,
+            CASE create_run.status WHEN 'running' THEN 1 ELSE 0 END,
+            CASE create_run.status WHEN 'running' THEN create_run.worker_id END,
+            create_run.created_at + make_interval(secs => delay_s), create_run.ephemeral, events_recorded,
+            CASE create_run.status WHEN 'running' THEN create_run.created_at END,
+            create_run.created_at, create_run.created_at);
+    IF active_run_id IS NOT NULL AND create_run.multitask_strategy IN ('interrupt', 'rollback') THEN
+        superseded_run_ids := cancel_superseded_runs(create_run.thread_id, create_run.run_id,
+                                                     create_run.multitask_strategy);
+    END IF;
+    IF status = 'pending' THEN
+        PERFORM pg_notify('threadkeep', 'pending');
+    ELSIF NOT synchronous_commit THEN -- nobody hears of the run before its end, which is on disk
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    IF thread_is_followed THEN
+        PERFORM pg_notify('threadkeep', 'thread:' || create_run.thread_id);
+    END IF;
+END
+$$;
+
+-- Create several runs, each on its thread as `create_run` does, with its ordinal from 1. A run whose thread another
+-- transaction holds is left out. `restriction` are the settings of row-level security, one for each run; empty: the
+-- server's own work. The role is the same for all, because after a change of role Postgres plans the statements of a
+-- function anew. It ends with the transaction, as the settings do.
+CREATE OR REPLACE FUNCTION create_runs(
+    run_id uuid[],
+    thread_id uuid[],
+    assistant_id uuid[],
+    graph_id text[],
+    assistant_metadata jsonb[],
+    kwargs jsonb[],
+    principal jsonb[],
+    multitask_strategy text[],
+    delay_s float[],
+    ephemeral boolean[],
+    synchronous_commit boolean[],
+    worker_id uuid[],
+    metadata_filter jsonb[],
+    new_thread_metadata jsonb[],
+    ttl_strategy text[],
+    ttl_minutes float[],
+    ephemeral_s float[],
+    metadata jsonb[],
+    record_events boolean[],
+    restriction text[]
+) RETURNS TABLE (
+    ordinal int,
+    merged_metadata jsonb,
+    events_recorded boolean,
+    thread_found boolean,
+    thread_created boolean,
+    active_run_id uuid,
+    status text,
+    created_at timestamptz,
+    superseded_run_ids uuid[]
+) LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+    is_restricted CONSTANT boolean := cardinality(restriction) > 0;
+BEGIN
+    IF is_restricted THEN
+        PERFORM set_config('role', 'threadkeep_tenant', true);
+    END IF;
+    FOR i IN 1 .. cardinality(run_id) LOOP
+        IF is_restricted THEN
+            PERFORM set_config('threadkeep.match', restriction[i], true);
+        END IF;
+        CONTINUE WHEN is_locked_elsewhere(thread_id[i]);
+        RETURN QUERY
+        SELECT i, created.*
+          FROM create_run(run_id[i], thread_id[i], assistant_id[i], graph_id[i], assistant_metadata[i], kwargs[i],
+                          principal[i], multitask_strategy[i], delay_s[i], ephemeral[i], synchronous_commit[i],
+                          worker_id[i], metadata_filter[i], new_thread_metadata[i], ttl_strategy[i], ttl_minutes[i],
+                          ephemeral_s[i], metadata[i], record_events[i]) AS created;
+    END LOOP;
+END
+$$;
+
+-- End what waits on a thread, and tell what executes there to stop: all but one run. Which were executing.
+CREATE OR REPLACE FUNCTION cancel_superseded_runs(of_thread uuid, by_run uuid, strategy text) RETURNS uuid[]
+LANGUAGE plpgsql AS $$
+DECLARE
+    superseded record;
+    running uuid[];
+BEGIN
+    FOR superseded IN
+        UPDATE runs
+           SET status        = CASE status WHEN 'pending' THEN 'interrupted' ELSE status END,
+               finished_at   = CASE status WHEN 'pending' THEN clock_timestamp() END,
+               cancel_action = strategy,
+               cancel_reason = 'superseded by run ' || by_run,
+               updated_at    = clock_timestamp()
+         WHERE thread_id = of_thread AND run_id <> by_run AND status IN ('pending', 'running')
+        RETURNING run_id, status = 'running' AS was_running, started_at IS NOT NULL AS began
+    LOOP
+        PERFORM pg_notify('threadkeep', 'cancel'), pg_notify('threadkeep', 'run:' || superseded.run_id);
+        IF superseded.was_running THEN
+            running := running || superseded.run_id;
+        ELSIF strategy = 'rollback' AND superseded.began THEN
+            PERFORM delete_run_checkpoints(of_thread, superseded.run_id);
+        ELSE
+            DELETE FROM run_undo_log WHERE run_id = superseded.run_id;
+        END IF;
+    END LOOP;
+    RETURN running;
+END
+$$;

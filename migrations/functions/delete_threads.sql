@@ -1,0 +1,28 @@
+-- Delete threads with all that they have: runs, events, checkpoints, crons, webhooks. Only those whose metadata contain
+-- `match`. Which. A run that writes at this moment is waited for; one that writes later finds its run gone.
+CREATE OR REPLACE FUNCTION delete_threads(thread_ids uuid[], match jsonb) RETURNS SETOF uuid LANGUAGE plpgsql AS $$
+DECLARE
+    held uuid[];
+BEGIN
+    SELECT array_agg(thread_id) INTO held
+      FROM (SELECT thread_id
+              FROM threads
+             WHERE thread_id = ANY(thread_ids) AND metadata @> match
+             ORDER BY thread_id
+               FOR UPDATE) AS locked;
+    IF held IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM FROM runs WHERE thread_id = ANY(held) ORDER BY run_id FOR UPDATE;
+    PERFORM pg_notify('threadkeep', 'run:' || run_id),
+            CASE WHEN status = 'running' THEN pg_notify('threadkeep', 'cancel') END
+       FROM runs
+      WHERE thread_id = ANY(held) AND status IN ('pending', 'running');
+    DELETE FROM checkpoints WHERE thread_id = ANY(held::text[]);
+    DELETE FROM checkpoint_blobs WHERE thread_id = ANY(held::text[]);
+    DELETE FROM checkpoint_writes WHERE thread_id = ANY(held::text[]);
+    DELETE FROM webhook_deliveries WHERE thread_id = ANY(held);
+    DELETE FROM threads WHERE thread_id = ANY(held);
+    RETURN QUERY SELECT unnest(held);
+END
+$$;

@@ -1,0 +1,113 @@
+-- Finish a run that a process executes, and its thread. False: the run is no longer that process's. Without values the
+-- thread's stay. If a rollback was asked for meanwhile, the run is rolled back; not in a batch, whose other statements
+-- still write for the run: then null, and nothing is done.
+CREATE OR REPLACE FUNCTION finish_run(
+    finished_run uuid,
+    of_thread uuid,
+    holder uuid,
+    run_status text,
+    thread_status text,
+    thread_values json,
+    thread_interrupts jsonb,
+    failure jsonb,
+    answer_keys jsonb,
+    ephemeral_ttl_s float,
+    notify_readers boolean,
+    delete_run boolean,
+    in_batch boolean DEFAULT false
+) RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+    asked text;
+    is_busy boolean;
+    ended_at timestamptz;
+BEGIN
+    PERFORM FROM threads WHERE thread_id = of_thread FOR NO KEY UPDATE;
+    SELECT cancel_action INTO asked
+      FROM runs
+     WHERE run_id = finished_run AND status = 'running' AND worker_id = holder
+       FOR NO KEY UPDATE;
+    IF NOT FOUND OR NOT EXISTS (SELECT FROM crash_markers WHERE worker_id = holder) THEN
+        RETURN false;
+    END IF;
+    IF asked = 'rollback' OR delete_run THEN
+        IF in_batch THEN
+            RETURN NULL;
+        END IF;
+        PERFORM end_rolled_back_run(of_thread, finished_run);
+        RETURN true;
+    END IF;
+    ended_at := clock_timestamp();
+    is_busy := EXISTS (SELECT FROM runs WHERE thread_id = of_thread AND status = 'pending');
+    UPDATE threads
+       SET status = CASE WHEN is_busy THEN 'busy' ELSE thread_status END,
+           "values" = coalesce(thread_values, "values"),
+           interrupts = thread_interrupts, error = failure, updated_at = ended_at, state_updated_at = ended_at,
+           ephemeral_until = CASE WHEN ephemeral_ttl_s IS NULL THEN ephemeral_until
+                                  ELSE greatest(ephemeral_until, ended_at + make_interval(secs => ephemeral_ttl_s)) END
+     WHERE thread_id = of_thread;
+    UPDATE runs -- last, because its webhook contains the thread's values
+       SET status = run_status, error = failure, output_keys = answer_keys, finished_at = ended_at,
+           updated_at = ended_at, worker_id = NULL
+     WHERE run_id = finished_run;
+    DELETE FROM run_undo_log WHERE run_id = finished_run;
+    IF is_busy THEN
+        PERFORM pg_notify('threadkeep', 'pending');
+    END IF;
+    IF notify_readers THEN
+        PERFORM pg_notify('threadkeep', 'run:' || finished_run);
+    END IF;
+    RETURN true;
+END
+$$;
+
+-- Finish several runs, except on threads that another transaction holds: by run, as finish_run.
+CREATE OR REPLACE FUNCTION finish_runs(
+    finished_runs uuid[],
+    of_threads uuid[],
+    holders uuid[],
+    run_statuses text[],
+    thread_statuses text[],
+    thread_values json[],
+    thread_interrupts jsonb[],
+    failures jsonb[],
+    answer_keys jsonb[],
+    ephemeral_ttl_s float[],
+    notify_readers boolean[],
+    delete_run boolean[]
+) RETURNS jsonb LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+    results jsonb := '{}';
+BEGIN
+    FOR i IN 1 .. cardinality(finished_runs) LOOP
+        CONTINUE WHEN is_locked_elsewhere(of_threads[i]);
+        results := results || jsonb_build_object(
+            finished_runs[i],
+            finish_run(finished_runs[i], of_threads[i], holders[i], run_statuses[i], thread_statuses[i],
+                       thread_values[i], thread_interrupts[i], failures[i], answer_keys[i], ephemeral_ttl_s[i],
+                       notify_readers[i], delete_run[i], true));
+    END LOOP;
+    RETURN results;
+END
+$$;
+
+-- What a run answers with, by the run's `keys`, of a thread that holds `state`. A run that was ended before its graph had an
+-- end has not said which part that is: the thread's latest run that did says it.
+CREATE OR REPLACE FUNCTION output_of(state json, keys jsonb, of_thread uuid) RETURNS json
+LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
+BEGIN
+    IF keys IS NULL THEN
+        SELECT runs.output_keys INTO keys
+          FROM runs
+         WHERE runs.thread_id = of_thread AND runs.output_keys IS NOT NULL
+         ORDER BY runs.queue_position DESC
+         LIMIT 1;
+    END IF;
+    IF keys IS NULL OR jsonb_typeof(keys) = 'null' OR json_typeof(state) IS DISTINCT FROM 'object' THEN
+        RETURN state;
+    END IF;
+    IF jsonb_typeof(keys) = 'string' THEN
+        RETURN coalesce(state -> (keys #>> '{}'), 'null');
+    END IF;
+    RETURN (SELECT coalesce(json_object_agg(key, value), '{}') FROM json_each(state) WHERE keys ? key);
+END
+$$;

@@ -1,0 +1,86 @@
+-- Row-level security for requests, which switch to the role `threadkeep_tenant` in each transaction. The owner of the tables,
+-- which is the server, sees everything. A function, because LangGraph's tables are made after ours, and because not every
+-- role may do all of it: it does what is left to do, as far as the role that migrates may.
+CREATE OR REPLACE FUNCTION enable_row_level_security() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    own       CONSTANT text := $e$metadata @> nullif(current_setting('threadkeep.match', true), '')::jsonb$e$;
+    in_thread CONSTANT text := $e$EXISTS (SELECT FROM threads
+ WHERE threads.thread_id = CASE WHEN %1$s.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+                                THEN %1$s.thread_id::uuid END)$e$;
+    in_space  CONSTANT text := $e$prefix ~>=~ current_setting('threadkeep.space_from', true)
+ AND prefix ~<~ current_setting('threadkeep.space_to', true)$e$;
+    own_tables CONSTANT text[] := ARRAY[
+        'threads', 'runs', 'run_events', 'run_undo_log', 'assistants', 'assistant_versions', 'crons', 'checkpoints',
+        'checkpoint_blobs', 'checkpoint_writes', 'store', 'store_vectors',
+        -- Without policies: requests also write what is nobody's. Of API keys they see nothing.
+        'idempotency_keys', 'webhook_deliveries', 'workers', 'crash_markers'];
+    policy    record;
+    relation  regclass;
+BEGIN
+    IF to_regrole('threadkeep_tenant') IS NULL THEN
+        BEGIN
+            CREATE ROLE threadkeep_tenant NOLOGIN;
+        EXCEPTION
+            WHEN duplicate_object OR unique_violation THEN NULL; -- the migration of another database was quicker
+            WHEN insufficient_privilege THEN RETURN;
+        END;
+    END IF;
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        BEGIN
+            EXECUTE format('GRANT threadkeep_tenant TO %I', current_user);
+        EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error THEN NULL; -- granted by others, or not
+        END;
+    END IF;
+    IF NOT has_schema_privilege('threadkeep_tenant', current_schema(), 'USAGE') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO threadkeep_tenant', current_schema());
+    END IF;
+    FOR relation IN
+        SELECT oid::regclass
+          FROM pg_class
+         WHERE relnamespace = current_schema()::regnamespace AND relname = ANY(own_tables)
+           AND NOT has_table_privilege('threadkeep_tenant', oid, 'DELETE')
+    LOOP
+        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO threadkeep_tenant', relation);
+    END LOOP;
+
+    FOR policy IN
+        SELECT pg_class.oid::regclass AS relation, wanted.policy_name, wanted.command, wanted.seen,
+               CASE WHEN wanted.command = 'ALL' THEN format('WITH CHECK (%s)', coalesce(wanted.written, wanted.seen)) END
+               AS written, relrowsecurity,
+               md5(concat_ws('|', wanted.seen, wanted.written)) AS definition
+          FROM (VALUES ('threads', 'tenant', 'ALL', own, NULL),
+                       ('assistants', 'tenant', 'ALL', own, NULL),
+                       ('assistants', 'tenant_system', 'SELECT', 'is_system', NULL),
+                       ('assistant_versions', 'tenant', 'ALL',
+                        'EXISTS (SELECT FROM assistants WHERE assistants.assistant_id = assistant_versions.assistant_id)',
+                        own),
+                       ('crons', 'tenant', 'ALL', own, NULL),
+                       ('runs', 'tenant', 'ALL',
+                        'EXISTS (SELECT FROM threads WHERE threads.thread_id = runs.thread_id)', NULL),
+                       ('run_events', 'tenant', 'ALL',
+                        'EXISTS (SELECT FROM runs WHERE runs.run_id = run_events.run_id)', NULL),
+                       ('run_undo_log', 'tenant', 'ALL',
+                        'EXISTS (SELECT FROM runs WHERE runs.run_id = run_undo_log.run_id)', NULL),
+                       -- A copy writes the thread and its checkpoints in one statement, which sees neither yet.
+                       ('checkpoints', 'tenant', 'ALL', format(in_thread, 'checkpoints'), 'true'),
+                       ('checkpoint_blobs', 'tenant', 'ALL', format(in_thread, 'checkpoint_blobs'), 'true'),
+                       ('checkpoint_writes', 'tenant', 'ALL', format(in_thread, 'checkpoint_writes'), 'true'),
+                       ('store', 'tenant', 'ALL', in_space, NULL),
+                       ('store_vectors', 'tenant', 'ALL', in_space, NULL))
+            AS wanted (name, policy_name, command, seen, written)
+          JOIN pg_class ON pg_class.relname = wanted.name AND relnamespace = current_schema()::regnamespace
+    LOOP
+        IF NOT policy.relrowsecurity THEN
+            EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', policy.relation);
+        END IF;
+        CONTINUE WHEN EXISTS (
+            SELECT FROM pg_policy
+             WHERE polrelid = policy.relation AND polname = policy.policy_name
+               AND obj_description(oid, 'pg_policy') = policy.definition);
+        EXECUTE format('DROP POLICY IF EXISTS %I ON %s', policy.policy_name, policy.relation);
+        EXECUTE format('CREATE POLICY %I ON %s FOR %s TO threadkeep_tenant USING (%s) %s', policy.policy_name,
+                       policy.relation, policy.command, policy.seen, policy.written);
+        EXECUTE format('COMMENT ON POLICY %I ON %s IS %L', policy.policy_name, policy.relation, policy.definition);
+    END LOOP;
+END
+$$;
