@@ -74,6 +74,9 @@ SERVER: Final = Tenant()
 
 Want: TypeAlias = Literal["config", "runtime"]
 
+SPACES: Final = 500
+"""Owners of runs for whom a graph's copy with their part of the store is kept."""
+
 CONFIG_WORDS = frozenset({"_empty", "Any", "Dict", "Mapping", "dict"})
 """Names in the annotation of an only parameter that leave it to be the config."""
 
@@ -116,6 +119,7 @@ class LoadedGraph:
         self._checkpointer = checkpointer
         self._store = store
         self._durable = self._stateless = None
+        self._in_space = functools.lru_cache(SPACES)(self._scoped)
         if not isinstance(self._source, Factory):
             self._durable = self._join(self._source, durable=True)
             self._stateless = self._join(self._source, durable=False)
@@ -135,11 +139,16 @@ class LoadedGraph:
         whatever it asks for; what it raises comes through, and TypeError where it makes no graph.
         """
         ready = self._durable if durable else self._stateless
-        if ready is not None and tenant is SERVER:
-            return nullcontext(ready)
         if ready is None:
             return self._made(config, Opening(access, context, tenant), durable=durable)
-        return nullcontext(_for_tenant(ready, tenant))
+        if tenant.filters.restriction is not None:
+            return nullcontext(_for_tenant(ready, tenant))
+        return nullcontext(ready if tenant.space is None else self._in_space(tenant.space, durable))
+
+    def _scoped(self, space: str, durable: bool) -> Graph:
+        """The static graph for the runs of a space's owner."""
+        ready = self._durable if durable else self._stateless
+        return _for_tenant(cast("Graph", ready), Tenant(space=space))
 
     @asynccontextmanager
     async def _made(self, config: RunnableConfig, opening: Opening, *, durable: bool) -> AsyncGenerator[Graph, None]:

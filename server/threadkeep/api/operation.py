@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
 from uuid import UUID
@@ -22,7 +22,7 @@ from threadkeep.api import auth_values, configurable_headers
 from threadkeep.api.authentication import entered
 from threadkeep.api.body import read_body, read_bytes, read_query
 from threadkeep.api.ops.scrape import Scrape
-from threadkeep.api.responses import Counted
+from threadkeep.api.responses import CountedResponse
 from threadkeep.api.shapes import Event as ServerEvent
 from threadkeep.auth import Door, Event, Value
 from threadkeep.auth.caller import ANYBODY, Caller
@@ -308,9 +308,12 @@ class Operation:
         state.quotas.request(principal.identity, has_others=principal.has_others)
         if self.kind not in LONG:
             return await self._answered(request, caller)
-        with ExitStack() as counted:
-            counted.enter_context(state.quotas.stream(principal.identity))
-            return Counted(await self._answered(request, caller), counted.pop_all())
+        counted = state.quotas.stream(principal.identity)
+        try:
+            return CountedResponse(await self._answered(request, caller), counted)
+        except BaseException:
+            counted.end()
+            raise
 
     async def _answered(self, request: Request[Any], caller: Caller) -> Response:
         if self.kind == "run" and caller.slot is None:  # refused before its body is read: a flood is to cost little

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from typing import Final
 from uuid import UUID
 
@@ -14,6 +13,7 @@ from threadkeep.base import json
 from threadkeep.base.problems import Problem, Unavailable
 from threadkeep.postgres.retry import AWAY
 from threadkeep.runs.failures import describe
+from threadkeep.runs.quotas import Counted
 from threadkeep.runs.service import RunHandle
 
 log = logging.getLogger(__name__)
@@ -106,10 +106,10 @@ def run_headers(thread_id: UUID, run_id: UUID, follow: str | None = None) -> dic
     return headers
 
 
-class Counted(Response):
+class CountedResponse(Response):
     """A response that counts against its principal's quota until it has been sent."""
 
-    def __init__(self, response: Response, counted: ExitStack) -> None:
+    def __init__(self, response: Response, counted: Counted) -> None:
         self._response = response
         self._counted = counted
 

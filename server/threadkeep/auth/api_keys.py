@@ -54,7 +54,7 @@ class Known(NamedTuple):
 class KeyDoor:
     """The door for API keys."""
 
-    reads_body = False
+    reads_body = reads_values = False
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -27,6 +27,11 @@ class Door(Protocol):
         """It may look into the body of a request to know its caller."""
         ...
 
+    @property
+    def reads_values(self) -> bool:
+        """`authorize` looks into the value of an event, or changes what is done by it. False: it may be empty."""
+        ...
+
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         """Who is calling; Unauthenticated, or another problem, where nobody is let in."""
         ...
@@ -38,11 +43,17 @@ class Door(Protocol):
 
 def token(connection: HTTPConnection) -> str:
     """What the caller shows: `Authorization: Bearer …`, or `x-api-key`. Unauthenticated where there is neither."""
-    scheme, _, credentials = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and credentials.strip():
-        return credentials.strip()
-    if key := connection.headers.get("x-api-key", "").strip():
-        return key
+    authorization = key = b""
+    for name, value in connection.scope["headers"]:
+        if name == b"authorization":
+            authorization = authorization or value
+        elif name == b"x-api-key":
+            key = key or value
+    scheme, _, credentials = authorization.decode("latin-1").partition(" ")
+    if scheme.lower() == "bearer" and (shown := credentials.strip()):
+        return shown
+    if shown := key.decode("latin-1").strip():
+        return shown
     raise Unauthenticated("a token is needed: Authorization: Bearer …, or x-api-key", challenge=CHALLENGE)
 
 

@@ -39,6 +39,8 @@ Handler = Callable[..., Awaitable[Any]]
 class CustomDoor:
     """The door that a project brings."""
 
+    reads_values = True
+
     def __init__(self, auth: Auth) -> None:
         found: Any = auth
         self._authenticate: Callable[..., Any] = found._authenticate_handler  # noqa: SLF001 - named there as the server's

@@ -69,7 +69,7 @@ class Rules:
 class JwtDoor:
     """The door for signed tokens. Exactly one of `jwks` and `key` is there."""
 
-    reads_body = False
+    reads_body = reads_values = False
 
     def __init__(self, rules: Rules, *, jwks: Jwks | None = None, key: Any = None) -> None:
         self._rules = rules

@@ -7,6 +7,7 @@ the API and for the graphs of the principal's runs alike (docs/decisions/0012-ow
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import quote
@@ -23,6 +24,8 @@ BUILT_IN: Final = frozenset({"api_key", "jwt"})
 """Ways of authentication under which everybody has a space."""
 LABEL: Final = "owner:"
 DIGEST_LABEL: Final = "owner-sha256:"
+REMEMBERED: Final = 10_000
+"""Identities whose filters are kept."""
 MAX_LABEL: Final = 120
 """Characters. A namespace stands in an index, beside the key."""
 
@@ -32,9 +35,16 @@ def own(principal: Principal, event: Event, value: Value) -> Filters:
     resource, action = event.split(".")
     if resource != "store" and action in WRITING:
         value["metadata"] = {**(value.get("metadata") or {}), OWNER: principal.identity}
-    return Filters({OWNER: principal.identity}, space=space(principal.identity))
+    return _filters(principal.identity)
 
 
+@lru_cache(REMEMBERED)
+def _filters(identity: str) -> Filters:
+    """The same object for each request of an identity."""
+    return Filters({OWNER: identity}, space=space(identity))
+
+
+@lru_cache(REMEMBERED)
 def space(identity: str) -> str:
     """The first label of an identity's items: no two identities have the same, and it holds no period."""
     plain = LABEL + quote(identity, safe="@+ ").replace(".", "%2E")

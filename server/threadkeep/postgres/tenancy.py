@@ -9,7 +9,7 @@ else's rows. Both the role and its settings end with the transaction. A connecti
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import anyio
@@ -47,6 +47,11 @@ class Filters:
     match: Mapping[str, Any]
     space: str | None = None
     """The first label of the caller's namespaces in the store (`auth/ownership.py`); None: the whole store."""
+    restriction: Restriction | None = field(init=False, repr=False, compare=False)
+    """The settings of row-level security; None: all rows."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "restriction", _restriction(self.match, self.space))
 
     @property
     def jsonb(self) -> Jsonb:
@@ -57,15 +62,6 @@ class Filters:
     def reserved(self) -> list[str]:
         """The keys of metadata that say whose a row is."""
         return list(self.match)
-
-    @property
-    def restriction(self) -> Restriction | None:
-        """The settings of row-level security; None: all rows."""
-        if not self.match and self.space is None:
-            return None
-        # "/" sorts right after the period, which follows the label in all namespaces of a space.
-        space = ("", LAST) if self.space is None else (f"{self.space}.", f"{self.space}/")
-        return Restriction(orjson.dumps(self.match).decode(), *space)
 
     def narrowed(self, other: "Filters") -> "Filters":
         """The rows that both let through. Forbidden if the two contradict each other."""
@@ -93,6 +89,14 @@ class Filters:
     def unreserved(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """`metadata` without the keys that say whose a row is."""
         return {key: value for key, value in metadata.items() if key not in self.match}
+
+
+def _restriction(match: Mapping[str, Any], space: str | None) -> Restriction | None:
+    if not match and space is None:
+        return None
+    # "/" sorts right after the period, which follows the label in all namespaces of a space.
+    bounds = ("", LAST) if space is None else (f"{space}.", f"{space}/")
+    return Restriction(orjson.dumps(match).decode(), *bounds)
 
 
 EVERYTHING: Final = Filters({})

@@ -172,6 +172,8 @@ class Executions:
 
     def __init__(self) -> None:
         self._executions: dict[UUID, Execution] = {}
+        self._counts: dict[str, int] = {}
+        """By identity of whoever asked."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[Execution]:
@@ -187,16 +189,27 @@ class Executions:
 
     def count_of(self, identity: str) -> int:
         """How many of them a principal asked for."""
-        return sum(each.user is not None and each.user["identity"] == identity for each in self._executions.values())
+        return self._counts.get(identity, 0)
+
+    def _count(self, identity: str, more: int) -> None:
+        self._counts[identity] = self._counts.get(identity, 0) + more
+        if not self._counts[identity]:
+            del self._counts[identity]
 
     def add(self, execution: Execution) -> None:
         """From here on other parts of the process find it."""
+        if (replaced := self._executions.get(execution.run_id)) is not None:  # an earlier attempt of the same run
+            self.remove(replaced)
         self._executions[execution.run_id] = execution
+        if execution.user is not None:
+            self._count(execution.user["identity"], 1)
 
     def remove(self, execution: Execution) -> None:
         """The process has nothing more to do for it."""
         if self._executions.get(execution.run_id) is execution:  # not another attempt of the same run
             del self._executions[execution.run_id]
+            if execution.user is not None:
+                self._count(execution.user["identity"], -1)
 
     def start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Do `work` for a run in a task of its own: a request that goes away does not take it along."""

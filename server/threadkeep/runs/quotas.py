@@ -6,8 +6,7 @@ the queue is bounded.
 """
 
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from typing import Self
 
 from threadkeep.auth.presence import Presence
 from threadkeep.base.problems import Overloaded, TooMany
@@ -62,23 +61,19 @@ class Quotas:
         """Those who have had nothing to do for a minute have their whole share again."""
         self._left = {identity: (left, at) for identity, (left, at) in self._left.items() if now - at < 60}
 
-    @contextmanager
-    def stream(self, identity: str) -> Generator[None]:
-        """Count an answer that may take long, while the block runs; TooMany where the principal has too many open."""
-        with _counted(self._streams, identity, self._settings.principal_streams, "streams and waits are open"):
-            yield
+    def stream(self, identity: str) -> "Counted":
+        """Count an answer that may take long, until it is ended. TooMany if the principal has too many open."""
+        cap = self._settings.principal_streams
+        if cap and self._streams.get(identity, 0) >= cap:
+            raise TooMany(f"{cap} streams and waits are open already")
+        return Counted(self._streams, identity)
 
-    @contextmanager
-    def foreground(self, identity: str) -> Generator[None]:
+    def foreground(self, identity: str) -> "Counted":
         """Count a foreground run while it is being started. TooMany if too many of the principal's go on."""
         cap = self._settings.principal_runs
-        if not cap:
-            yield
-            return
-        if self._starting.get(identity, 0) + self._executions.count_of(identity) >= cap:
+        if cap and self._starting.get(identity, 0) + self._executions.count_of(identity) >= cap:
             raise TooMany(f"{cap} runs go on already")
-        with _counted(self._starting, identity, 0, ""):
-            yield
+        return Counted(self._starting, identity)
 
     async def enqueue(self, identity: str | None, runs: int) -> None:
         """Count runs that are to wait in the queue. Overloaded if it is full, TooMany beyond the principal's share."""
@@ -107,16 +102,26 @@ class Quotas:
         return backlog
 
 
-@contextmanager
-def _counted(counts: dict[str, int], identity: str, cap: int, what: str) -> Generator[None]:
-    number = counts.get(identity, 0)
-    if cap and number >= cap:
-        raise TooMany(f"{cap} {what} already")
-    counts[identity] = number + 1
-    try:
-        yield
-    finally:
-        if counts[identity] == 1:
-            del counts[identity]
+class Counted:
+    """One of a principal's, counted from now until `end`, or until the end of a block."""
+
+    __slots__ = ("_counts", "_identity")
+
+    def __init__(self, counts: dict[str, int], identity: str) -> None:
+        self._counts = counts
+        self._identity = identity
+        counts[identity] = counts.get(identity, 0) + 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Count it no longer. To be called once."""
+        left = self._counts[self._identity] - 1
+        if left:
+            self._counts[self._identity] = left
         else:
-            counts[identity] -= 1
+            del self._counts[self._identity]

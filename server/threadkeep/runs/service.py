@@ -197,13 +197,14 @@ class RunService:
         conditions = _conditions(request, is_own=self.assistants.is_of_graph(assistant_id))
         threads = assistants = EVERYTHING
         for permission in permissions("run.start", conditions):
-            value = _value(permission.event, request, assistant_id)
+            value = _value(permission.event, request, assistant_id) if caller.authenticator.reads_values else {}
             filters = await caller.authorize(permission.event, value)
             if permission.resource == "assistant":
                 assistants = filters
                 continue
             threads = threads.narrowed(filters)
-            request = _changed(request, permission.event, value)
+            if caller.authenticator.reads_values:
+                request = _changed(request, permission.event, value)
         return Authorized(request=request, threads=threads, assistants=assistants)
 
     async def get(self, caller: Caller, thread_id: UUID, run_id: UUID) -> Run:
