@@ -225,6 +225,11 @@ class Settings(BaseModel):
         default=False, validation_alias=AliasChoices("THREADKEEP_ALLOW_UNAUTHENTICATED", "ALLOW_UNAUTHENTICATED")
     )
     """Serve others than this machine though nobody is asked who they are."""
+    auth_recheck_s: float = Field(default=5, ge=0, le=3600, validation_alias="THREADKEEP_AUTH_RECHECK")
+    """How often the `authenticate` of a project's own `Auth` is asked again for an open stream or socket, in seconds.
+
+    0: never, as an `Auth` with tokens that are good for one request needs it. API keys and JWTs are asked every second.
+    """
     jwt_issuer: str | None = Field(default=None, validation_alias="THREADKEEP_JWT_ISSUER")
     """`iss` of every token."""
     jwt_audience: str | None = Field(default=None, validation_alias="THREADKEEP_JWT_AUDIENCE")

@@ -505,7 +505,7 @@ BROKEN = {
 def test_auth_file_that(tmp_path: Path, code: str) -> None:
     """Issue: a broken auth file stops the start."""
     with pytest.raises(StartRefused, match=r"auth.path: ./door.py:auth"):
-        custom.load(project(tmp_path, code))
+        custom.load(project(tmp_path, code), 5)
 
 
 async def test_own_routes_are_behind_the_same_door(settings: Settings, tmp_path: Path) -> None:

@@ -304,7 +304,7 @@ class Operation:
         if self.kind == "public" or state.door is None:
             return await self._answered(request, ANYBODY if slot is None else Caller(None, None, slot))
         principal, request = await entered(state.door, request)
-        caller = Caller(principal, state.door, slot)
+        caller = Caller(principal, state.door, slot, connection=request)
         state.quotas.request(principal.identity, has_others=principal.has_others)
         if self.kind not in LONG:
             return await self._answered(request, caller)

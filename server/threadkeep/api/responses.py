@@ -9,6 +9,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from threadkeep.auth.caller import Caller
 from threadkeep.base import json
 from threadkeep.base.problems import Problem, Unavailable
 from threadkeep.postgres.retry import AWAY
@@ -126,8 +127,9 @@ class RunResult(Response):
     told as `__error__` in a 200, as the clients expect.
     """
 
-    def __init__(self, handle: RunHandle, *, headers: dict[str, str], cancels: bool = False) -> None:
+    def __init__(self, handle: RunHandle, caller: Caller, *, headers: dict[str, str], cancels: bool = False) -> None:
         self._handle = handle
+        self._caller = caller
         self._headers = headers
         self._cancels = cancels
         """The run is cancelled if the client goes away."""
@@ -146,6 +148,7 @@ class RunResult(Response):
             tasks.start_soon(until_gone, receive, tasks.cancel_scope, on_disconnect)
             tasks.start_soon(self._settle_with, self._find)
             tasks.start_soon(self._give_up)
+            tasks.start_soon(self._refuse)
             with anyio.move_on_after(HEARTBEAT_S):
                 await self._ready.wait()
             if not self._ready.is_set():
@@ -179,6 +182,14 @@ class RunResult(Response):
         await self._handle.follower.signals.leaving.wait()
         await anyio.sleep(LEAVE_S)
         self._settle(Unavailable("the server is stopping"))
+
+    async def _refuse(self) -> None:
+        """A caller who is no longer let in gets no answer."""
+        problem = await self._caller.until_refused()
+        log.info("an answer was withheld: its caller is no longer let in")
+        self._settle(problem)
+        if self._cancels:
+            await self._cancel()
 
     def _settle(self, body: bytes | Problem) -> None:
         if not self._ready.is_set():

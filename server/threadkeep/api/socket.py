@@ -63,7 +63,7 @@ class SocketOperation:
         if door is not None:
             principal = await door.authenticate(websocket)
             websocket.scope["principal"] = principal
-            caller = Caller(principal, door)
+            caller = Caller(principal, door, connection=websocket)
         call: Call[None, None] = Call(request=request, body=None, query=None, caller=caller)
         value = auth_values.of(self.event, {"thread_id": call.thread_id}, None)
         return replace(call, authorized=await caller.authorize(self.event, value))

@@ -6,18 +6,22 @@ has gone; what then happens to the run is the caller's choice. No `end` event: d
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
-from typing import Final, Protocol
+from typing import Any, Final
 
 import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from threadkeep.api.operation import Call
 from threadkeep.api.responses import until_gone
+from threadkeep.base import json
+from threadkeep.base.problems import Problem
 from threadkeep.base.signals import ProcessSignals
 from threadkeep.runs.event_log import Followed, Gap
 from threadkeep.runs.execution import Execution
+from threadkeep.runs.failures import describe
 from threadkeep.runs.service import RunHandle
 from threadkeep.runs.stream_events import mode_of
 from threadkeep.settings import Settings
@@ -95,16 +99,6 @@ async def run_frames(
                 yield encode(item.name, item.data, str(item.position) if with_ids else "")
 
 
-class Process(Protocol):
-    """What a stream has to know of its process."""
-
-    @property
-    def signals(self) -> ProcessSignals: ...
-
-    @property
-    def settings(self) -> Settings: ...
-
-
 class EventStream(Response):
     """Sends frames as they come, until there are no more or the client has gone.
 
@@ -114,19 +108,22 @@ class EventStream(Response):
     def __init__(
         self,
         frames: AsyncGenerator[bytes],
-        process: Process,
+        call: Call[Any, Any],
         *,
         headers: dict[str, str],
         cancels: RunHandle | None = None,
         reading: Reading | None = None,
+        render_error: Callable[[Problem], object] = describe,
     ) -> None:
         super().__init__(headers=HEADERS | headers)
         del self.headers["content-length"]
         self._frames = frames
-        self._process = process
+        self._call = call
         self._cancels = cancels
         """The run that is cancelled if the client goes away."""
         self._reading = reading
+        self._render_error = render_error
+        """A problem as the data of an `error` event."""
         self._sending = anyio.Lock()
         self._silent = True
         self._blocked_since: float | None = None
@@ -134,7 +131,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
-        signals, timeout_s = self._process.signals, self._process.settings.write_timeout_s
+        signals, timeout_s = self._call.state.signals, self._call.state.settings.write_timeout_s
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with anyio.create_task_group() as tasks:
             on_disconnect = self._cancel if self._cancels else None
@@ -142,6 +139,8 @@ class EventStream(Response):
             tasks.start_soon(self._beat, send)
             tasks.start_soon(self._cut_if_slow, timeout_s, tasks.cancel_scope)
             tasks.start_soon(self._leave, signals, send, tasks.cancel_scope)
+            if self._call.caller.authenticator is not None:
+                tasks.start_soon(self._refuse, send, tasks.cancel_scope)
             async with aclosing(self._frames) as frames:
                 async for frame in frames:
                     await self._write(send, frame)
@@ -181,6 +180,18 @@ class EventStream(Response):
             if behind >= 2 or (since is not None and time.monotonic() - since > timeout_s):
                 log.warning("a client did not read its stream and was cut")
                 answering.cancel()
+
+    async def _refuse(self, send: Send, answering: anyio.CancelScope) -> None:
+        """End the stream of a caller who is no longer let in, with an `error` event if the client reads it."""
+        problem = await self._call.caller.until_refused()
+        log.info("a stream was closed: its caller is no longer let in")
+        with anyio.move_on_after(LEAVE_S):
+            await self._write(send, encode("error", json.dumps(self._render_error(problem))))
+            async with self._sending:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        answering.cancel()
+        with anyio.CancelScope(shield=True):
+            await self._cancel()
 
     async def _leave(self, signals: ProcessSignals, send: Send, answering: anyio.CancelScope) -> None:
         """The process stops: say when to come again, and end without an end, so that the client does not take it for one."""

@@ -15,7 +15,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 from starlette.requests import HTTPConnection
 
-from threadkeep.auth.authenticator import Value, token, unknown
+from threadkeep.auth.authenticator import RECHECK_S, Value, token, unknown
 from threadkeep.auth.authorization import Event
 from threadkeep.auth.ownership import own
 from threadkeep.auth.principal import Principal, principal
@@ -55,6 +55,7 @@ class KeyDoor:
     """The door for API keys."""
 
     reads_body = reads_values = False
+    recheck_s = RECHECK_S
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -17,6 +17,8 @@ Value: TypeAlias = dict[str, Any]
 """What a request wants, as `langgraph_sdk.auth.types` describes it for each event. It may be changed."""
 
 CHALLENGE = 'Bearer realm="threadkeep"'
+RECHECK_S = 1.0
+"""Of authenticators that are built in, which remember a caller for some seconds."""
 
 
 class Door(Protocol):
@@ -30,6 +32,11 @@ class Door(Protocol):
     @property
     def reads_values(self) -> bool:
         """`authorize` looks into the value of an event, or changes what is done by it. False: it may be empty."""
+        ...
+
+    @property
+    def recheck_s(self) -> float:
+        """Seconds between two questions who is calling, for a stream or socket that stays open. 0: it is never asked."""
         ...
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:

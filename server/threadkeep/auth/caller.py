@@ -1,14 +1,23 @@
 """Caller: who asks for something, and the one who decides what they may do. Every surface hands one to the services."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from threadkeep.auth.authenticator import Door, Value
+import anyio
+from starlette.requests import HTTPConnection
+
+from threadkeep.auth.authenticator import CHALLENGE, Door, Value
 from threadkeep.auth.authorization import Event
 from threadkeep.auth.principal import Principal
-from threadkeep.base.problems import Forbidden
+from threadkeep.base.problems import Forbidden, Problem, Unauthenticated, Unavailable
+from threadkeep.postgres.retry import AWAY
 from threadkeep.postgres.tenancy import EVERYTHING, Filters
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +28,8 @@ class Caller:
     authenticator: Door | None
     slot: Any = None
     """The slot of the graph that calls from within (`runs/slots.py`), which waits for the runs that it asks for."""
+    connection: HTTPConnection | None = field(default=None, repr=False, compare=False)
+    """What they showed themselves with, to ask again who they are."""
 
     identity: str | None = field(init=False)
     """The principal's identity. None: nobody known, and so nobody to count."""
@@ -36,6 +47,55 @@ class Caller:
         if self.principal is None:
             raise Forbidden("the path is for anybody, and shows nobody's")
         return await self.authenticator.authorize(self.principal, event, value)
+
+    async def check(self) -> None:
+        """Ask again who is calling. Unauthenticated, or another problem, if it is nobody or not the same any more."""
+        authenticator, principal = self.authenticator, self.principal
+        if authenticator is None or principal is None or self.connection is None or not authenticator.recheck_s:
+            return
+        now = await authenticator.authenticate(self.connection)
+        if (now.identity, now.permissions) != (principal.identity, principal.permissions):
+            raise Unauthenticated("what this caller may do has changed", challenge=CHALLENGE)
+
+    async def until_refused(self) -> Problem:
+        """Wait until the caller would no longer be let in, and return why.
+
+        While nobody can say, such as while Postgres is away, the caller stays who they were.
+        """
+        if self.authenticator is None or not self.authenticator.recheck_s:
+            await anyio.sleep_forever()
+            raise AssertionError
+        while True:
+            await anyio.sleep(self.authenticator.recheck_s)
+            try:
+                await self.check()
+            except (Unavailable, *AWAY):
+                log.warning("an open stream's caller can't be asked for", exc_info=True)
+            except Problem as problem:
+                return problem
+            except Exception:  # of a project's own authenticate, which lets nobody in by failing
+                log.exception("an open stream's caller can't be asked for")
+                return Unavailable("it can't be said who is calling")
+
+    async def guard(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        """What `work` returns or raises, unless the caller would no longer be let in before: then why."""
+        outcome: Result | Exception = Unavailable()
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                nonlocal outcome
+                outcome = await self.until_refused()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            try:
+                outcome = await work()
+            except Exception as failure:  # noqa: BLE001 - raised below, outside of the task group, which would wrap it
+                outcome = failure
+            tasks.cancel_scope.cancel()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
 
 ANYBODY: Final = Caller(None, None)

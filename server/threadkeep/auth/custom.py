@@ -41,8 +41,9 @@ class CustomDoor:
 
     reads_values = True
 
-    def __init__(self, auth: Auth) -> None:
+    def __init__(self, auth: Auth, recheck_s: float) -> None:
         found: Any = auth
+        self.recheck_s = recheck_s
         self._authenticate: Callable[..., Any] = found._authenticate_handler  # noqa: SLF001 - named there as the server's
         self._handlers: Mapping[tuple[str, str], list[Handler]] = found._handlers  # noqa: SLF001 - the same
         self._global: list[Handler] = found._global_handlers  # noqa: SLF001 - the same
@@ -106,7 +107,7 @@ def _told(refused: HTTPException | RouterError) -> Problem:
     return WORDS.get(refused.status_code, Forbidden)(detail, headers=headers)
 
 
-def load(project: Project) -> CustomDoor:
+def load(project: Project, recheck_s: float) -> CustomDoor:
     """The door of langgraph.json's `auth`; StartRefused where it is none or asks for what is not there."""
     target = project.auth.path or ""
     where = f"auth.path: {target}"
@@ -124,7 +125,7 @@ def load(project: Project) -> CustomDoor:
             )
     if project.auth.cache:
         log.warning("auth.cache is ignored: authenticate is asked each time")
-    return CustomDoor(found)
+    return CustomDoor(found, recheck_s)
 
 
 def _check_parameters(where: str, authenticate: Callable[..., Any]) -> None:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from starlette.requests import HTTPConnection
 
-from threadkeep.auth.authenticator import Value, token, unknown
+from threadkeep.auth.authenticator import RECHECK_S, Value, token, unknown
 from threadkeep.auth.authorization import Event
 from threadkeep.auth.jwks import Jwk, Jwks
 from threadkeep.auth.ownership import own
@@ -70,6 +70,7 @@ class JwtDoor:
     """The door for signed tokens. Exactly one of `jwks` and `key` is there."""
 
     reads_body = reads_values = False
+    recheck_s = RECHECK_S
 
     def __init__(self, rules: Rules, *, jwks: Jwks | None = None, key: Any = None) -> None:
         self._rules = rules

@@ -49,7 +49,7 @@ def load(settings: Settings, project: Project) -> Loaded:
     """Import and read all that is needed; StartRefused, never an open door."""
     kind = kind_of(settings, project)
     if kind == "custom":
-        return Loaded(kind=kind, door=custom.load(project))
+        return Loaded(kind=kind, door=custom.load(project, settings.auth_recheck_s))
     return Loaded(kind=kind, door=jwt.load(settings) if kind == "jwt" else None)
 
 

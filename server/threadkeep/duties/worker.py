@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-import anyio
-
 from threadkeep.base.fair_limiter import ANONYMOUS
 from threadkeep.base.metrics import Metrics
 from threadkeep.base.signals import ProcessSignals
@@ -69,14 +67,9 @@ class Worker:
 
     async def _claim(self) -> Claimed | None:
         """Shielded: a run that was claimed is started, or it would look as if it ran."""
-        claimed = None
         self.held_back = self.slots.held_back()
-        with anyio.CancelScope(shield=True):
-            async with self.pool.connection() as conn:
-                claimed = await queue.claim(
-                    conn, self.lease.worker_id, after_principal=self.served, held_back=self.held_back
-                )
-        return claimed
+        async with self.pool.shielded() as conn:
+            return await queue.claim(conn, self.lease.worker_id, after_principal=self.served, held_back=self.held_back)
 
 
 def _holder(claimed: Claimed) -> str:

@@ -1,19 +1,19 @@
-"""Assistants as runs need them: by id or graph name, without a look in Postgres each time.
+"""Assistants as runs need them: by id or graph name, without a statement each time.
 
-What was read is used for `FRESH_S` seconds; a change in this process is seen at once, one elsewhere after that.
+An assistant that was read is used for `FRESH_S` seconds. A change in this process is seen at once, one elsewhere after
+that.
 """
 
-import time
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 from uuid import UUID
 
-import anyio
 import orjson
 
 from threadkeep.base.problems import Invalid, NotFound
+from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.tenancy import EVERYTHING, Filters
 from threadkeep.runs.request import RunSpec, client_configurable
@@ -60,10 +60,8 @@ class Assistants:
         self._of_graph = {graph_id: assistants.system_id(graph_id) for graph_id in graph_ids}
         """The id of each graph's own assistant."""
         self._own = frozenset(self._of_graph.values())
-        self._known: OrderedDict[Key, tuple[float, ResolvedAssistant]] = OrderedDict()
+        self._known: TtlCache[Key, ResolvedAssistant] = TtlCache(capacity=REMEMBERED, ttl_s=FRESH_S)
         """By who may see it and its id."""
-        self._changes = 0
-        self._reading = anyio.Lock()
 
     async def resolve(self, filters: Filters, named: str) -> ResolvedAssistant:
         """The assistant of an id or a graph's name. A graph's own assistant is everybody's, whatever the filters.
@@ -74,27 +72,14 @@ class Assistants:
         if self.is_of_graph(assistant_id):
             filters = EVERYTHING
         key = (orjson.dumps(filters.match, option=orjson.OPT_SORT_KEYS), assistant_id)
-        if assistant := self._cached(key):
-            return assistant
-        async with self._reading:  # a thousand requests at once read it once
-            return self._cached(key) or await self._read(filters, key)
+        return self._known.get(key) or await self._known.get_or_read(key, partial(self._read, filters, assistant_id))
 
-    def _cached(self, key: Key) -> ResolvedAssistant | None:
-        fresh_until, assistant = self._known.get(key, (0.0, None))
-        return assistant if fresh_until > time.monotonic() else None
-
-    async def _read(self, filters: Filters, key: Key) -> ResolvedAssistant:
-        changes = self._changes
+    async def _read(self, filters: Filters, assistant_id: UUID) -> ResolvedAssistant:
         async with self._pool.connection(filters) as conn:
-            row = await assistants.get(conn, filters, key[1])
+            row = await assistants.get(conn, filters, assistant_id)
         if row is None or row.graph_id not in self._of_graph:
             raise NotFound("Thread or assistant not found.")
-        assistant = _resolved(row)
-        if changes == self._changes:  # else it may have been read before a change of its own
-            self._known[key] = (time.monotonic() + FRESH_S, assistant)
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return assistant
+        return _resolved(row)
 
     def is_of_graph(self, assistant_id: UUID) -> bool:
         """Whether it is a graph's own assistant, which the server makes."""
@@ -114,9 +99,9 @@ class Assistants:
 
     def forget(self, assistant_id: UUID) -> None:
         """It was changed: read it anew."""
-        self._changes += 1
-        for key in [key for key in self._known if key[1] == assistant_id]:
-            del self._known[key]
+        for key in self._known.keys():  # noqa: SIM118 - a copy, also of what is being read
+            if key[1] == assistant_id:
+                self._known.forget(key)
 
 
 def _resolved(assistant: Assistant) -> ResolvedAssistant:

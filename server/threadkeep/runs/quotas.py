@@ -6,10 +6,12 @@ the queue is bounded.
 """
 
 import time
+from functools import partial
 from typing import Self
 
 from threadkeep.auth.presence import Presence
 from threadkeep.base.problems import Overloaded, TooMany
+from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.pool import Pool
 from threadkeep.runs.execution import Executions
 from threadkeep.settings import Settings
@@ -36,7 +38,7 @@ class Quotas:
         self._streams: dict[str, int] = {}
         self._starting: dict[str, int] = {}
         """Foreground runs that are being started."""
-        self._backlogs: dict[str | None, tuple[float, Backlog]] = {}
+        self._backlogs: TtlCache[str | None, Backlog] = TtlCache(capacity=REMEMBERED, ttl_s=COUNT_S)
 
     def request(self, identity: str, *, has_others: bool | None = None) -> None:
         """Count one request, `has_others` as `Presence.saw`; TooMany where the principal has made too many within a minute.
@@ -81,7 +83,7 @@ class Quotas:
         share = settings.principal_waiting if identity is not None else 0
         if not settings.max_queued and not share:
             return
-        backlog = await self._backlog(identity, settings.max_queued)
+        backlog = await self._backlogs.get_or_read(identity, partial(self._count_queue, identity))
         if settings.max_queued and backlog.pending + runs > settings.max_queued:
             raise Overloaded("the queue is full", retry_after_s=QUEUE_RETRY_S)
         if share and backlog.own + runs > share:
@@ -89,17 +91,9 @@ class Quotas:
         backlog.pending += runs
         backlog.own += runs
 
-    async def _backlog(self, identity: str | None, at_most: int) -> Backlog:
-        now = time.monotonic()
-        read_at, backlog = self._backlogs.get(identity, (-COUNT_S, None))
-        if backlog is not None and now - read_at < COUNT_S:
-            return backlog
+    async def _count_queue(self, identity: str | None) -> Backlog:
         async with self._pool.connection() as conn:  # the server's own: the runs of other principals count, too
-            backlog = await queue_length.count(conn, identity, at_most=at_most)
-        if len(self._backlogs) >= REMEMBERED:
-            self._backlogs.clear()
-        self._backlogs[identity] = (now, backlog)
-        return backlog
+            return await queue_length.count(conn, identity, at_most=self._settings.max_queued)
 
 
 class Counted:

@@ -125,7 +125,7 @@ async def join(call: Call[None, JoinQuery]) -> Response:
     """GET /threads/{thread_id}/runs/{run_id}/join: wait for the final values of a run that somebody started."""
     handle = await _followed(call)
     headers = run_headers(handle.thread_id, handle.run_id, "join")
-    return RunResult(handle, headers=headers, cancels=call.query.cancel_on_disconnect)
+    return RunResult(handle, call.caller, headers=headers, cancels=call.query.cancel_on_disconnect)
 
 
 async def join_stream(call: Call[None, JoinQuery]) -> Response:
@@ -137,7 +137,7 @@ async def join_stream(call: Call[None, JoinQuery]) -> Response:
     reading = Reading(handle.execution, call.state.settings)
     return EventStream(
         run_frames(handle.events(last_event_id(call)), with_ids=True, modes=call.query.stream_mode, reading=reading),
-        call.state,
+        call,
         headers=run_headers(handle.thread_id, handle.run_id, "stream"),
         cancels=handle if call.query.cancel_on_disconnect else None,
         reading=reading,

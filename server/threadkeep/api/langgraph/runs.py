@@ -163,7 +163,7 @@ def _without_thread(call: Call[Any, None], body: StatelessRunBody, *, read_by_ca
 def _result(call: Call[Any, None], handle: RunHandle) -> Response:
     """The final values, when there are some."""
     headers = run_headers(handle.thread_id, handle.run_id, "join" if handle.run else None)
-    return RunResult(handle, headers=headers, cancels=call.body.on_disconnect == "cancel")
+    return RunResult(handle, call.caller, headers=headers, cancels=call.body.on_disconnect == "cancel")
 
 
 def _events(call: Call[Any, None], handle: RunHandle) -> Response:
@@ -171,7 +171,7 @@ def _events(call: Call[Any, None], handle: RunHandle) -> Response:
     reading = Reading(handle.execution, call.state.settings)
     return EventStream(
         run_frames(handle.events(), with_ids=call.body.stream_resumable, reading=reading),
-        call.state,
+        call,
         headers=run_headers(handle.thread_id, handle.run_id, "stream" if handle.run else None),
         cancels=handle if call.body.on_disconnect == "cancel" else None,
         reading=reading,

@@ -46,7 +46,7 @@ async def stream(call: Call[None, ThreadStreamQuery]) -> Response:
         modes=modes,
         after=None if has_gap else after,
     )
-    return EventStream(_frames(events, has_gap=has_gap), call.state, headers={})
+    return EventStream(_frames(events, has_gap=has_gap), call, headers={})
 
 
 async def _frames(events: AsyncGenerator[ThreadEvent], *, has_gap: bool) -> AsyncGenerator[bytes]:

@@ -1,9 +1,9 @@
 """Scrape: what is counted and what is read at this moment, as a Prometheus server takes it."""
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -13,6 +13,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.responses import Response
 
 from threadkeep.base.metrics import Load, Metrics, PoolStats
+from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.pool import Pool
 from threadkeep.runs.isolation import AbandonedTasks
 from threadkeep.runs.lease import Lease
@@ -23,6 +24,10 @@ QUERY_S = 1.0
 """How long Postgres may take to say how much waits."""
 FRESH_S = 1.0
 """How long what it said is told again: whoever asks more often costs Postgres nothing."""
+
+
+Depth: TypeAlias = tuple[int | None, float | None]
+"""How many runs wait in the queue, and for how many seconds the oldest has; None: Postgres does not say."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,13 +42,11 @@ class Scrape:
     metrics: Metrics
     guarded: bool = False
     """On the server's own port it is for known callers only."""
-    _queue: tuple[int | None, float | None] = (None, None)
-    _read_at: float = -math.inf
-    _reading: anyio.Lock = field(default_factory=anyio.Lock)
+    _depth: TtlCache[None, Depth] = field(default_factory=lambda: TtlCache(capacity=1, ttl_s=FRESH_S))
 
     async def answer(self, accept: str) -> Response:
         """The exposition, in the form that `accept` asks for; made in a thread, for it may be long."""
-        queued, oldest_s = await self._depth()
+        queued, oldest_s = await self._depth.get_or_read(None, self._read)
         slots, pools = self.slots, dict[str, PoolStats](self.pools)
         self.metrics.show(
             Load(
@@ -61,13 +64,7 @@ class Scrape:
         body = await anyio.to_thread.run_sync(encoder, self.metrics.registry)
         return Response(body, headers={"content-type": media, "cache-control": "no-store"})
 
-    async def _depth(self) -> tuple[int | None, float | None]:
-        async with self._reading:
-            if time.monotonic() - self._read_at > FRESH_S:
-                self._queue, self._read_at = await self._read(), time.monotonic()
-        return self._queue
-
-    async def _read(self) -> tuple[int | None, float | None]:
+    async def _read(self) -> Depth:
         with anyio.move_on_after(QUERY_S):
             try:
                 async with self.pools["api"].connection() as conn:

@@ -5,6 +5,7 @@ end of a run for the end of all that it subscribed to. A new subscription begins
 get nothing again.
 """
 
+import logging
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -34,6 +35,8 @@ from threadkeep.api.streaming import LEAVE_S
 from threadkeep.base import ids, json
 from threadkeep.base.problems import InvalidRequest, NotFound, Problem, TooLarge, Unavailable
 from threadkeep.runs.event_log import Gap
+
+log = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTIONS: Final = 32
 """Of one socket."""
@@ -87,6 +90,7 @@ class _Session:
         """Carry out commands until the client leaves."""
         async with self._tasks:
             self._tasks.start_soon(self._end_with_the_process)
+            self._tasks.start_soon(self._end_with_the_access)
             try:
                 while True:
                     await self._command(await self._websocket.receive_text())
@@ -103,10 +107,24 @@ class _Session:
         except InvalidRequest as problem:
             await self._send(json.dumps(error_frame(problem)))
             return
+        if not await self._is_still_let_in(sent):
+            return
         await self._send(json.dumps(await self._performed(sent)))
         if self._following.cancel_called:
             self._following = anyio.CancelScope()
             self._tasks.start_soon(self._follow, self._following)
+
+    async def _is_still_let_in(self, sent: CommandBody) -> bool:
+        """A command is asked for like a request. The socket of a caller who is no longer let in is closed."""
+        try:
+            await self._call.caller.check()
+        except (Unavailable, *DATABASE):  # nobody can say
+            await self._send(json.dumps(error_frame(Unavailable()) | {"id": sent.id}))
+            return False
+        except Problem as problem:
+            await self._close(problem)
+            return False
+        return True
 
     async def _performed(self, sent: CommandBody) -> dict[str, Any]:
         try:
@@ -207,6 +225,12 @@ class _Session:
         await self._call.state.signals.leaving.wait()
         await anyio.sleep(LEAVE_S)
         await self._end(SERVICE_RESTART)
+
+    async def _end_with_the_access(self) -> None:
+        """Close the socket of a caller who is no longer let in."""
+        problem = await self._call.caller.until_refused()
+        log.info("a socket was closed: its caller is no longer let in")
+        await self._close(problem)
 
     async def _send(self, frame: bytes) -> None:
         """One frame; a client that does not read is cut."""

@@ -12,6 +12,7 @@ from threadkeep.api.operation import Call
 from threadkeep.api.protocol_v2 import subscription
 from threadkeep.api.protocol_v2.follow import Told, follow_protocol, watch
 from threadkeep.api.protocol_v2.subscription import Subscription
+from threadkeep.api.socket import error_frame
 from threadkeep.api.streaming import EventStream, encode
 from threadkeep.base import json
 from threadkeep.base.problems import Invalid, InvalidRequest, NotFound
@@ -41,7 +42,7 @@ async def stream(call: Call[None, None]) -> Response:
     told = follow_protocol(
         call.state.runs.follower, call.filters, call.thread_id, recent=recent, since=since, channels=wanted.families
     )
-    return EventStream(_frames(told, wanted), call.state, headers={})
+    return EventStream(_frames(told, wanted), call, headers={}, render_error=error_frame)
 
 
 async def _frames(told: AsyncGenerator[Told], wanted: Subscription) -> AsyncGenerator[bytes]:

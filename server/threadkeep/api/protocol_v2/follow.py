@@ -36,10 +36,8 @@ async def watch(follower: Follower, filters: Filters, thread_id: UUID) -> int:
     To be awaited before a client hears that it is watching: a run that it starts then is kept. Comes back with the queue
     position behind which runs are recent.
     """
-    recent: int | None = None
-    with anyio.CancelScope(shield=True):  # a client that leaves now would take the connection along
-        async with follower.pool.connection(filters) as conn:
-            recent = await thread_runs.watch(conn, filters, thread_id, WATCH_S, RECENT_S)
+    async with follower.pool.shielded(filters) as conn:
+        recent = await thread_runs.watch(conn, filters, thread_id, WATCH_S, RECENT_S)
     if recent is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
     return recent
@@ -82,11 +80,8 @@ async def follow_protocol(
 
 
 async def _runs(follower: Follower, filters: Filters, thread_id: UUID, floor: int) -> list[WatchedRun]:
-    found: list[WatchedRun] = []
-    with anyio.CancelScope(shield=True):
-        async with follower.pool.connection(filters) as conn:
-            found = await thread_runs.watched(conn, filters, thread_id, after=floor)
-    return found
+    async with follower.pool.shielded(filters) as conn:
+        return await thread_runs.watched(conn, filters, thread_id, after=floor)
 
 
 async def _woken(follower: Follower, signal: Signal) -> bool:
@@ -108,10 +103,8 @@ async def _floor(
     follower: Follower, filters: Filters, thread_id: UUID, *, recent: int, since: int
 ) -> tuple[int, int | None]:
     """The queue position behind which runs are wanted, and `since` where it is a place in the thread."""
-    last = 0
-    with anyio.CancelScope(shield=True):
-        async with follower.pool.connection(filters) as conn:
-            last = await runs.last_position(conn, thread_id)
+    async with follower.pool.shielded(filters) as conn:
+        last = await runs.last_position(conn, thread_id)
     known = since <= events.end(last, events.LAST_INDEX)
     return (events.queue_position(since, last) - 1, since) if known else (recent, None)
 
@@ -139,11 +132,8 @@ async def _run(follower: Follower, filters: Filters, thread_id: UUID, translatio
 
 
 async def _ending(follower: Follower, filters: Filters, thread_id: UUID, run_id: UUID) -> Ending | None:
-    ending: Ending | None = None
-    with anyio.CancelScope(shield=True):
-        async with follower.pool.connection(filters) as conn:
-            ending = await thread_runs.ending(conn, filters, thread_id, run_id)
-    return ending
+    async with follower.pool.shielded(filters) as conn:
+        return await thread_runs.ending(conn, filters, thread_id, run_id)
 
 
 async def _replayed(follower: Follower, filters: Filters, run_id: UUID) -> int:
@@ -151,8 +141,5 @@ async def _replayed(follower: Follower, filters: Filters, run_id: UUID) -> int:
     if (execution := follower.executions.get(run_id)) is not None:
         execution.log.is_wanted = True
         return execution.log.last
-    last = 0
-    with anyio.CancelScope(shield=True):
-        async with follower.pool.connection(filters) as conn:
-            last = await stored_events.last(conn, run_id)
-    return last
+    async with follower.pool.shielded(filters) as conn:
+        return await stored_events.last(conn, run_id)
