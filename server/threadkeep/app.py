@@ -23,6 +23,7 @@ from threadkeep.api.middleware import Requests
 from threadkeep.api.operation import STATE, Docs, Operation, State
 from threadkeep.api.ops import docs, metrics
 from threadkeep.api.ops.scrape import Scrape
+from threadkeep.api.request_shares import RequestShares
 from threadkeep.api.routes import SOCKETS, TABLE
 from threadkeep.auth import Door, loading
 from threadkeep.auth.presence import Presence
@@ -292,6 +293,7 @@ def _state(plan: Plan, parts: Parts) -> State:
         store=parts.store,
         slots=parts.slots,
         quotas=runs.quotas,
+        shares=RequestShares(plan.settings, parts.presence.is_alone),
         assistants=runs.assistants,
         runs=runs,
         scrape=Scrape(

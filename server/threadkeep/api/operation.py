@@ -22,6 +22,7 @@ from threadkeep.api import auth_values, configurable_headers
 from threadkeep.api.authentication import entered
 from threadkeep.api.body import read_body, read_bytes, read_query
 from threadkeep.api.ops.scrape import Scrape
+from threadkeep.api.request_shares import Load, RequestShares
 from threadkeep.api.responses import CountedResponse
 from threadkeep.api.shapes import Event as ServerEvent
 from threadkeep.auth import Door, Event, Value
@@ -96,6 +97,7 @@ class State:
     store: Store
     slots: Slots
     quotas: Quotas
+    shares: RequestShares
     assistants: Assistants
     runs: RunService
     scrape: Scrape
@@ -270,6 +272,8 @@ class Operation:
     reader: Callable[[Request[Any]], Awaitable[BaseModel]] | None = None
     """How `own_body` is read, if an endpoint does not read it itself."""
     query: type[BaseModel] | None = None
+    load: Load = "light"
+    """What it costs. Requests that are not light share a part of the server."""
     switches: tuple[Switch, ...] = ()
     """Each takes it away."""
     authorized_by: Literal["operation", "service"] = "operation"
@@ -321,9 +325,16 @@ class Operation:
         body = await self._read(request)
         query = read_query(request, self.query) if self.query else None
         call = Call(request=request, body=body, query=query, caller=caller)
+        if self.load == "light":
+            return await self._called(call)
+        holder = caller.identity or ANONYMOUS
+        return await state_of(request).shares.answered(self.load, holder, lambda: self._called(call))
+
+    async def _called(self, call: Call[Any, Any]) -> Response:
+        """What the endpoint answers, once the caller is authorized."""
         if self.authorized_by == "service":
             return await self.endpoint(call)
-        if caller.authenticator is None:
+        if call.caller.authenticator is None:
             return await self.endpoint(replace(call, authorized=EVERYTHING))
         return await self.endpoint(await self._authorized(call))
 

@@ -133,6 +133,7 @@ ASSISTANTS = (
         gives(list[Assistant], AnswerTooLarge),
         body=assistants.SearchBody,
         switches=("disable_assistants",),
+        load="search",
     ),
     Operation(
         "POST /assistants/count",
@@ -142,6 +143,7 @@ ASSISTANTS = (
         gives(int),
         body=assistants.CountBody,
         switches=("disable_assistants",),
+        load="search",
     ),
     Operation(
         "GET /assistants/{assistant_id}",
@@ -177,6 +179,7 @@ ASSISTANTS = (
         gives(list[AssistantVersion], AnswerTooLarge),
         body=assistants.VersionsBody,
         switches=("disable_assistants",),
+        load="search",
     ),
     Operation(
         "POST /assistants/{assistant_id}/latest",
@@ -241,6 +244,7 @@ THREADS = (
         gives(list[FoundThread], AnswerTooLarge),
         body=thread_search.SearchBody,
         switches=("disable_threads",),
+        load="search",
     ),
     Operation(
         "POST /threads/count",
@@ -250,6 +254,7 @@ THREADS = (
         gives(int),
         body=thread_search.CountBody,
         switches=("disable_threads",),
+        load="search",
     ),
     Operation(
         "POST /threads/prune",
@@ -265,9 +270,10 @@ THREADS = (
         threads.get,
         "threads.read",
         "read",
-        gives(shapes.ReadThread),
+        gives(shapes.ReadThread, AnswerTooLarge),
         query=threads.ThreadQuery,
         switches=("disable_threads",),
+        load="state",
     ),
     Operation(
         "PATCH /threads/{thread_id}",
@@ -310,6 +316,7 @@ THREADS = (
         gives(shapes.ThreadState, AnswerTooLarge),
         query=thread_state.StateQuery,
         switches=("disable_threads",),
+        load="state",
     ),
     Operation(
         "POST /threads/{thread_id}/state",
@@ -328,6 +335,7 @@ THREADS = (
         gives(shapes.ThreadState, AnswerTooLarge),
         body=thread_state.StateBody,
         switches=("disable_threads",),
+        load="state",
     ),
     Operation(
         "GET /threads/{thread_id}/state/{checkpoint_id}",
@@ -337,6 +345,7 @@ THREADS = (
         gives(shapes.ThreadState, AnswerTooLarge),
         query=thread_state.StateQuery,
         switches=("disable_threads",),
+        load="state",
     ),
     Operation(
         "GET /threads/{thread_id}/history",
@@ -346,6 +355,7 @@ THREADS = (
         gives(list[shapes.ThreadState], AnswerTooLarge),
         query=thread_state.HistoryQuery,
         switches=("disable_threads",),
+        load="state",
     ),
     Operation(
         "POST /threads/{thread_id}/history",
@@ -355,6 +365,7 @@ THREADS = (
         gives(list[shapes.ThreadState], AnswerTooLarge),
         body=thread_state.HistoryBody,
         switches=("disable_threads",),
+        load="state",
     ),
 )
 THREAD_RUNS = (
@@ -423,6 +434,7 @@ THREAD_RUNS = (
         gives(list[Run], AnswerTooLarge),
         query=existing_runs.ListQuery,
         switches=("disable_runs",),
+        load="search",
     ),
     Operation(
         "GET /threads/{thread_id}/runs/{run_id}",
@@ -553,6 +565,7 @@ CRONS = (
         gives(list[Cron], AnswerTooLarge),
         body=crons.SearchBody,
         switches=("disable_runs",),
+        load="search",
     ),
     Operation(
         "POST /runs/crons/count",
@@ -562,6 +575,7 @@ CRONS = (
         gives(int),
         body=crons.CountBody,
         switches=("disable_runs",),
+        load="search",
     ),
     Operation(
         "GET /runs/crons/{cron_id}",
@@ -607,6 +621,7 @@ STORE = (
         gives(shapes.Item | None, InvalidRequest, AnswerTooLarge),
         query=store.ItemQuery,
         switches=("disable_store",),
+        load="state",
     ),
     Operation(
         "DELETE /store/items",
@@ -625,6 +640,7 @@ STORE = (
         gives(shapes.FoundItems, AnswerTooLarge),
         body=store.SearchBody,
         switches=("disable_store",),
+        load="state",
     ),
     Operation(
         "POST /store/namespaces",
@@ -634,6 +650,7 @@ STORE = (
         gives(shapes.Namespaces),
         body=store.NamespacesBody,
         switches=("disable_store",),
+        load="state",
     ),
 )
 QUERY = (

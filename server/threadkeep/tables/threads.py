@@ -93,6 +93,37 @@ async def get(conn: Conn, filters: Filters, thread_id: UUID) -> Thread | None:
     return await cursor.fetchone()
 
 
+async def get_without_values(conn: Conn, filters: Filters, thread_id: UUID) -> Thread | None:
+    """The thread with its `values`, which may be large, left where they are. None as `get`."""
+    cursor = conn.cursor(row_factory=rows.of(Thread))
+    await cursor.execute(
+        """
+        SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, NULL AS "values", interrupts,
+               error
+          FROM threads
+         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+        """,
+        {"thread_id": thread_id, "match": filters.jsonb},
+    )
+    return await cursor.fetchone()
+
+
+async def get_bounded(conn: Conn, filters: Filters, thread_id: UUID, most_bytes: int) -> tuple[Thread, int] | None:
+    """The thread, and the size of its `values`, which are left out if they have more than `most_bytes`. None as `get`."""
+    cursor = await conn.execute(
+        """
+        SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, interrupts, error,
+               CASE WHEN pg_column_size("values") <= %(most_bytes)s THEN "values" END AS "values",
+               coalesce(pg_column_size("values"), 0) AS values_bytes
+          FROM threads
+         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+        """,
+        {"thread_id": thread_id, "match": filters.jsonb, "most_bytes": most_bytes},
+    )
+    row = await cursor.fetchone()
+    return (rows.of(Thread)(cursor)(row), row[-1]) if row else None
+
+
 async def get_ttl(conn: Conn, filters: Filters, thread_id: UUID) -> tuple[Ttl, datetime] | None:
     """What the thread's time to live is and when it ends, or None where it has none."""
     cursor = await conn.execute(

@@ -8,8 +8,9 @@ from starlette.responses import Response
 
 from threadkeep.api import idempotency
 from threadkeep.api.operation import Call
-from threadkeep.api.responses import json_answer, no_content
+from threadkeep.api.responses import json_answer, json_pieces, no_content
 from threadkeep.base import ids, json
+from threadkeep.base.answer_budget import AnswerBudget
 from threadkeep.base.problems import Conflict, NotFound
 from threadkeep.tables import thread_checkpoints, threads
 from threadkeep.tables.threads import Change, NewThread, Thread, Ttl
@@ -102,13 +103,18 @@ async def create(call: Call[ThreadBody, None]) -> Response:
 
 async def get(call: Call[None, ThreadQuery]) -> Response:
     """GET /threads/{thread_id}: read a thread."""
-    thread = await known(call)
-    if not call.query.with_ttl:
-        return json_answer(thread)
+    thread_id, budget = call.thread_id, AnswerBudget(call.state.settings.answer_bytes)
     async with call.state.pool.connection(call.filters) as conn:
-        found = await threads.get_ttl(conn, call.filters, call.thread_id)
+        found = await threads.get_bounded(conn, call.filters, thread_id, budget.limit)
+        ttl = await threads.get_ttl(conn, call.filters, thread_id) if call.query.with_ttl else None
+    if found is None:
+        raise _missing(thread_id)
+    thread, values_bytes = found
+    budget.take_all(values_bytes, "the thread")
     shown: dict[str, object] = {name: getattr(thread, name) for name in Thread.__dataclass_fields__}
-    return json_answer(shown | {"ttl": found and _shown_ttl(*found)})
+    if call.query.with_ttl:
+        shown["ttl"] = ttl and _shown_ttl(*ttl)
+    return json_pieces([await json.dumps_apart(shown, size=values_bytes)])
 
 
 def _shown_ttl(ttl: Ttl, expires_at: object) -> dict[str, object]:
@@ -163,10 +169,14 @@ async def storage(call: Call[None, None]) -> Response:
 
 
 async def known(call: Call[Any, Any]) -> Thread:
-    """The thread of the path; NotFound where there is none of the caller's."""
+    """The thread of the path, without its `values`; NotFound where there is none of the caller's."""
     thread_id = call.thread_id
     async with call.state.pool.connection(call.filters) as conn:
-        thread = await threads.get(conn, call.filters, thread_id)
+        thread = await threads.get_without_values(conn, call.filters, thread_id)
     if thread is None:
-        raise NotFound(f"Thread with ID {thread_id} not found")
+        raise _missing(thread_id)
     return thread
+
+
+def _missing(thread_id: UUID) -> NotFound:
+    return NotFound(f"Thread with ID {thread_id} not found")
