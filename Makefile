@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients check faults bench scale peers reference schema walk dist lock clean
+.PHONY: help serve test clients generators check faults bench scale peers reference schema walk dist lock clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -30,6 +30,8 @@ test: .venv/dev ## Run the tests, three files at once: they mostly wait
 	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 clients: tests/clients/node_modules ## Install the JavaScript clients that some tests drive
+
+generators: .venv-generators/made ## Install the generators of clients that a test runs on /openapi.json
 
 check: .venv/dev ## Check format, lint and types
 	@$(BIN)/ruff format --check .
@@ -66,12 +68,13 @@ lock: .venv/lock ## Write requirements/*.txt anew; ARGS=--upgrade takes newer re
 	@$(COMPILE) --constraint requirements/dev.txt pyproject.toml --output-file requirements/serve.txt
 	@$(COMPILE) --constraint requirements/dev.txt requirements/build.in --output-file requirements/build.txt
 	@$(COMPILE) requirements/lock.in --output-file requirements/lock.txt
+	@$(COMPILE) requirements/generators.in --output-file requirements/generators.txt
 	@$(COMPILE) --constraint requirements/serve.txt requirements/reference.in --output-file requirements/reference.txt
 	@$(subst --python-version 3.11,--python-version 3.12,$(COMPILE)) requirements/peers.in \
 		--output-file requirements/peers.txt
 
 clean: ## Remove both .venv and everything that was built; data stays
-	@rm -rf .venv .venv-reference .venv-peers dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules
+	@rm -rf .venv .venv-reference .venv-peers .venv-generators dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules
 
 .venv/made:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: python3-venv)" >&2; exit 1; }
@@ -104,6 +107,13 @@ tests/clients/node_modules: tests/clients/package-lock.json
 	@$(BIN)/python -m venv .venv-reference
 	@.venv-reference/$(LOCKED:.venv/%=%) requirements/build.txt
 	@.venv-reference/$(LOCKED:.venv/%=%) requirements/reference.txt
+	@touch $@
+
+.venv-generators/made: .venv/serve requirements/build.txt requirements/generators.txt
+	@echo "installing the generators of clients"
+	@$(BIN)/python -m venv .venv-generators
+	@.venv-generators/$(LOCKED:.venv/%=%) requirements/build.txt
+	@.venv-generators/$(LOCKED:.venv/%=%) requirements/generators.txt
 	@touch $@
 
 .venv-peers/made: .venv/serve requirements/peers.txt

@@ -10,6 +10,7 @@ import anyio
 import httpx
 import pytest
 from openapi_spec_validator import validate
+from pydantic import TypeAdapter
 
 from conftest import WAIT_S, serving
 from threadkeep.api.ops import openapi
@@ -71,6 +72,57 @@ def test_names_of_operations_are_their_own(spec: dict[str, Any]) -> None:
     names = [entry["operationId"] for methods in spec["paths"].values() for entry in methods.values()]
 
     assert sorted(set(names)) == sorted(names)
+
+
+def test_every_operation_has_a_name_that_a_person_chose(spec: dict[str, Any]) -> None:
+    """Issue: clients name their functions by it."""
+    assert set(openapi.OPERATION_IDS) == {operation.name for operation in DESCRIBED}
+    assert spec["paths"]["/threads/{thread_id}/runs/wait"]["post"]["operationId"] == "create_run_and_wait"
+
+
+def test_titles_of_schemas_are_their_own(spec: dict[str, Any]) -> None:
+    """Issue: generators name classes by titles, and drop what comes twice."""
+    titles = {name: schema["title"] for name, schema in spec["components"]["schemas"].items() if "title" in schema}
+
+    assert titles == {name: name for name in titles}
+
+
+@pytest.mark.parametrize("name", openapi.EXAMPLES)
+def test_examples_are_right(spec: dict[str, Any], name: str) -> None:
+    """Issue: a body that can be sent as it stands."""
+    [operation] = [each for each in DESCRIBED if each.name == name]
+    shown = spec["paths"][operation.path][operation.method.lower()]["requestBody"]["content"]["application/json"]
+
+    TypeAdapter(operation.shown_body).validate_python(shown["example"])
+
+
+def test_streams_are_texts_whose_events_are_described(spec: dict[str, Any]) -> None:
+    """Issue: generated code reads a stream as text; what an event holds stands beside it."""
+    streams = [operation for operation in DESCRIBED if operation.answer.media == "text/event-stream"]
+    for operation in streams:
+        answer = spec["paths"][operation.path][operation.method.lower()]["responses"]["200"]
+        described = answer["content"]["text/event-stream"]
+        assert described["schema"]["type"] == "string"
+        assert described["x-event-schema"] == {"$ref": "#/components/schemas/Event"}
+
+    assert "Event" in spec["components"]["schemas"]
+    assert streams
+
+
+def test_refusals_that_pass_say_when_to_try_again(spec: dict[str, Any]) -> None:
+    """Issue: `Retry-After`, where the server sends it."""
+    responses = spec["paths"]["/runs/wait"]["post"]["responses"]
+    later = {status for status, response in responses.items() if "Retry-After" in response.get("headers", {})}
+
+    assert later == {"409", "429", "503"}
+
+
+def test_bodies_have_no_defaults_that_clients_would_send(spec: dict[str, Any]) -> None:
+    """Ours: a generated client sends what was set, and its types ask for no more than is required."""
+    body = spec["components"]["schemas"]["ThreadRunBody"]["properties"]
+
+    assert body["durability"]["x-default"] == "async"
+    assert [name for name, schema in body.items() if "default" in schema] == []
 
 
 def test_rows_and_bodies_are_described_by_what_stands_in_the_source(spec: dict[str, Any]) -> None:

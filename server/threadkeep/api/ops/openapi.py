@@ -73,6 +73,107 @@ TOTALS: Final = {
     "x-pagination-next": {"description": "The next `offset`, where there is more.", "schema": {"type": "integer"}},
 }
 
+RETRY_AFTER: Final = {
+    "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer"}}
+}
+OPERATION_IDS: Final[Mapping[str, str]] = {
+    "POST /runs": "create_stateless_run",
+    "POST /runs/stream": "create_stateless_run_and_stream",
+    "POST /runs/wait": "create_stateless_run_and_wait",
+    "POST /runs/batch": "create_stateless_runs",
+    "POST /runs/cancel": "cancel_runs",
+    "GET /threads/{thread_id}/stream": "stream_thread",
+    "POST /threads/{thread_id}/commands": "send_thread_command",
+    "POST /threads/{thread_id}/stream/events": "stream_thread_events",
+    "POST /threads/{thread_id}/runs": "create_run",
+    "GET /threads/{thread_id}/runs": "list_runs",
+    "POST /threads/{thread_id}/runs/stream": "create_run_and_stream",
+    "POST /threads/{thread_id}/runs/wait": "create_run_and_wait",
+    "GET /threads/{thread_id}/runs/{run_id}": "get_run",
+    "DELETE /threads/{thread_id}/runs/{run_id}": "delete_run",
+    "GET /threads/{thread_id}/runs/{run_id}/join": "join_run",
+    "GET /threads/{thread_id}/runs/{run_id}/stream": "stream_run",
+    "POST /threads/{thread_id}/runs/{run_id}/cancel": "cancel_run",
+    "POST /threads": "create_thread",
+    "POST /threads/search": "search_threads",
+    "POST /threads/count": "count_threads",
+    "POST /threads/prune": "prune_threads",
+    "GET /threads/{thread_id}": "get_thread",
+    "PATCH /threads/{thread_id}": "update_thread",
+    "DELETE /threads/{thread_id}": "delete_thread",
+    "POST /threads/{thread_id}/copy": "copy_thread",
+    "GET /threads/{thread_id}/storage": "get_thread_storage",
+    "GET /threads/{thread_id}/state": "get_thread_state",
+    "POST /threads/{thread_id}/state": "update_thread_state",
+    "POST /threads/{thread_id}/state/checkpoint": "find_thread_state",
+    "GET /threads/{thread_id}/state/{checkpoint_id}": "get_thread_state_at_checkpoint",
+    "GET /threads/{thread_id}/history": "list_thread_history",
+    "POST /threads/{thread_id}/history": "search_thread_history",
+    "GET /ok": "check_ok",
+    "GET /livez": "check_liveness",
+    "GET /readyz": "check_readiness",
+    "GET /info": "get_info",
+    "GET /metrics": "get_metrics",
+    "GET /openapi.json": "get_openapi",
+    "GET /docs": "get_docs",
+    "POST /assistants": "create_assistant",
+    "POST /assistants/search": "search_assistants",
+    "POST /assistants/count": "count_assistants",
+    "GET /assistants/{assistant_id}": "get_assistant",
+    "PATCH /assistants/{assistant_id}": "update_assistant",
+    "DELETE /assistants/{assistant_id}": "delete_assistant",
+    "POST /assistants/{assistant_id}/versions": "list_assistant_versions",
+    "POST /assistants/{assistant_id}/latest": "set_latest_assistant_version",
+    "GET /assistants/{assistant_id}/graph": "get_assistant_graph",
+    "GET /assistants/{assistant_id}/schemas": "get_assistant_schemas",
+    "GET /assistants/{assistant_id}/subgraphs": "get_assistant_subgraphs",
+    "GET /assistants/{assistant_id}/subgraphs/{namespace}": "get_assistant_subgraph",
+    "POST /runs/crons": "create_cron",
+    "POST /threads/{thread_id}/runs/crons": "create_thread_cron",
+    "POST /runs/crons/search": "search_crons",
+    "POST /runs/crons/count": "count_crons",
+    "GET /runs/crons/{cron_id}": "get_cron",
+    "PATCH /runs/crons/{cron_id}": "update_cron",
+    "DELETE /runs/crons/{cron_id}": "delete_cron",
+    "PUT /store/items": "put_item",
+    "GET /store/items": "get_item",
+    "DELETE /store/items": "delete_item",
+    "POST /store/items/search": "search_items",
+    "POST /store/namespaces": "list_namespaces",
+    "POST /query": "query",
+}
+"""How generated clients name their functions. An operation that is not here is named by its module and function."""
+
+RUN_EXAMPLE: Final = {
+    "assistant_id": "agent",
+    "input": {"messages": [{"role": "user", "content": "What is 6 * 7?"}]},
+    "stream_mode": ["values"],
+}
+EXAMPLES: Final[Mapping[str, Any]] = {
+    "POST /query": {"query": "My name is Ada."},
+    "POST /runs": RUN_EXAMPLE,
+    "POST /runs/batch": [RUN_EXAMPLE],
+    "POST /runs/crons": RUN_EXAMPLE | {"schedule": "0 9 * * 1-5", "timezone": "Europe/Berlin"},
+    "POST /runs/stream": RUN_EXAMPLE,
+    "POST /runs/wait": RUN_EXAMPLE,
+    "POST /assistants": {"graph_id": "agent", "name": "support", "context": {}},
+    "POST /assistants/search": {"graph_id": "agent", "limit": 10},
+    "POST /threads": {"metadata": {"topic": "sums"}},
+    "POST /threads/search": {"metadata": {"topic": "sums"}, "status": "idle", "limit": 10},
+    "POST /threads/{thread_id}/runs": RUN_EXAMPLE,
+    "POST /threads/{thread_id}/runs/crons": RUN_EXAMPLE | {"schedule": "@daily"},
+    "POST /threads/{thread_id}/runs/stream": RUN_EXAMPLE,
+    "POST /threads/{thread_id}/runs/wait": RUN_EXAMPLE,
+    "POST /threads/{thread_id}/state": {"values": {"messages": []}, "as_node": "agent"},
+    "PUT /store/items": {"namespace": ["notes"], "key": "first", "value": {"text": "hello"}},
+    "DELETE /store/items": {"namespace": ["notes"], "key": "first"},
+    "POST /store/items/search": {"namespace_prefix": ["notes"], "limit": 10},
+}
+"""A body that is right, by operation."""
+STREAM_EXAMPLE: Final = (
+    'event: metadata\ndata: {"run_id": "…", "attempt": 1}\n\nevent: values\ndata: {"messages": []}\n\n'
+)
+
 Key: TypeAlias = tuple[str, str, str]
 """Method, path and role of a type: `body`, `query`, or a status."""
 
@@ -110,7 +211,9 @@ def _operation(operation: Operation, parts: _Parts) -> Schema:
     endpoint = cast("Any", operation.endpoint)
     summary, _, more = _docstring(operation).partition("\n")
     entry: Schema = {
-        "operationId": f"{endpoint.__module__.rsplit('.', 1)[1]}_{endpoint.__name__}",
+        "operationId": OPERATION_IDS.get(
+            operation.name, f"{endpoint.__module__.rsplit('.', 1)[1]}_{endpoint.__name__}"
+        ),
         "tags": [_tag(operation.path)],
         "summary": summary.rstrip("."),
     }
@@ -119,7 +222,10 @@ def _operation(operation: Operation, parts: _Parts) -> Schema:
     if parameters := [*_path_parameters(operation), *_query_parameters(operation, parts), *_headers(operation)]:
         entry["parameters"] = parameters
     if body := parts.schemas.get((operation.method, operation.path, "body")):
-        entry["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+        content: Schema = {"schema": body}
+        if operation.name in EXAMPLES:
+            content["example"] = EXAMPLES[operation.name]
+        entry["requestBody"] = {"required": True, "content": {"application/json": content}}
     entry["responses"] = dict(sorted(_responses(operation, parts)))
     return entry
 
@@ -148,7 +254,10 @@ def _query_parameters(operation: Operation, parts: _Parts) -> Iterator[Schema]:
         return
     model: Schema = parts.components[found["$ref"].rsplit("/", 1)[1]] if "$ref" in found else found
     for name, described in model["properties"].items():
-        schema = _without_null({key: value for key, value in described.items() if key != "description"})
+        kept: Schema = {key: value for key, value in described.items() if key not in {"description", "x-default"}}
+        if "x-default" in described:  # a query that is not sent has it, whatever made the client
+            kept["default"] = described["x-default"]
+        schema = _without_null(kept)
         parameter: Schema = {
             "name": name,
             "in": "query",
@@ -181,17 +290,29 @@ def _responses(operation: Operation, parts: _Parts) -> Iterator[tuple[str, Schem
         schema = parts.schemas.get((operation.method, operation.path, str(status)), {"type": "string"})
         media = answer.media if status == answer.status else answer.others[status] and "application/json"
         if media:
-            response["content"] = {media: {"schema": schema}}
+            response["content"] = {media: _stream(schema) if media == "text/event-stream" else {"schema": schema}}
         if PageBody in getattr(operation.body, "__mro__", ()):
             response["headers"] = TOTALS
         yield str(status), response
     by_status: dict[int, list[str]] = {}
+    later: set[int] = set()
     for kind in _refusals(operation):
         by_status.setdefault(kind.status, []).append(inspect.getdoc(kind) or "")
+        if "retry_after_s" in inspect.signature(kind).parameters:
+            later.add(kind.status)
     problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for status, texts in by_status.items():
         if status not in answer.others:
-            yield str(status), {"description": " ".join(texts), "content": problem}
+            refusal: Schema = {"description": " ".join(texts), "content": problem}
+            yield str(status), refusal | ({"headers": RETRY_AFTER} if status in later else {})
+
+
+def _stream(event: Schema) -> Schema:
+    """Server-sent events: a text to code that is generated, which would take one event's schema for the whole.
+
+    `x-event-schema` says what each event holds. OpenAPI 3.2 calls it `itemSchema`.
+    """
+    return {"schema": {"type": "string", "format": "event-stream"}, "example": STREAM_EXAMPLE, "x-event-schema": event}
 
 
 def _refusals(operation: Operation) -> Iterator[type[Problem]]:

@@ -31,12 +31,14 @@ class Schemas(GenerateJsonSchema):
         return False
 
     def default_schema(self, schema: Any) -> Schema:
-        """Of a field with a default; null says no more than that the field need not be there."""
-        return (
-            super().default_schema(schema)
-            if schema.get("default") is not None
-            else self.generate_inner(schema["schema"])
-        )
+        """Of a field with a default, which is told as `x-default`.
+
+        Generators of clients take `default` for a value that is always there, and send it though nobody set it. Null says
+        no more than that the field need not be there.
+        """
+        described = super().default_schema(schema)
+        value = described.pop("default", None)
+        return described if value is None else described | {"x-default": value}
 
     def model_schema(self, schema: Any) -> Schema:
         """Of a pydantic model."""
@@ -55,7 +57,7 @@ def of_types(types: Mapping[KeyT, tuple[Any, Mode]]) -> tuple[dict[KeyT, Schema]
     made, rest = TypeAdapter.json_schemas(wanted, ref_template="#/components/schemas/{model}", schema_generator=Schemas)
     components: Schema = rest.get("$defs", {})
     names = {name: _plain_name(name) for name in components}
-    renamed = {names[name]: _renamed(schema, names) for name, schema in components.items()}
+    renamed = {names[name]: _titled(_renamed(schema, names), names[name]) for name, schema in components.items()}
     return {key: _renamed(schema, names) for (key, _), schema in made.items()}, renamed
 
 
@@ -142,6 +144,11 @@ def _plain_name(name: str) -> str:
     """`CronsSearchBody` for `threadkeep__api__crons__SearchBody`: several modules have one of that name."""
     *modules, plain = name.split("__")
     return modules[-1].split("_")[0].capitalize() + plain if modules else name
+
+
+def _titled(schema: Schema, name: str) -> Schema:
+    """With the component's own name as its title: generated code names classes by titles, and drops what comes twice."""
+    return schema | {"title": name} if "title" in schema else schema
 
 
 def _renamed(schema: Any, names: Mapping[str, str]) -> Any:
