@@ -24,17 +24,14 @@ NO_EXTRA_ITEMS: Final = getattr(typing_extensions, "NoExtraItems", None)
 """How a TypedDict says that it declares all its keys (PEP 728)."""
 
 
-def context_of(schema: Any, configurable: Mapping[str, Any], context: Mapping[str, Any] | None) -> Any:
-    """The context to call a graph with: the keys of `configurable`, and of `context` over them, that `schema` accepts.
+def context_of(schema: Any, sent: Mapping[str, Any], *, is_asked_for: bool) -> Any:
+    """The context to call a graph with: the keys of `sent` that `schema` accepts.
 
-    A graph without a schema gets all of them, or None if there are none. If the client names no field of a model or
-    dataclass, the context holds the defaults; it is None, as in a plain `ainvoke`, if a field has no default.
+    If the client names no field of a model or dataclass, and no context at all (`is_asked_for`), the context holds the
+    defaults. It is None, as in a plain `ainvoke`, if a field has no default.
     """
-    given = {**configurable, **(context or {})}
-    if schema is None:
-        return given or None
-    accepted = accepted_keys(schema, given)
-    if context or not is_constructed(schema) or not declared_names(schema).isdisjoint(given):
+    accepted = accepted_keys(schema, sent)
+    if is_asked_for or not is_constructed(schema) or not declared_names(schema).isdisjoint(sent):
         return accepted
     try:
         return schema(**accepted)

@@ -8,13 +8,14 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from typing import TypeVar
 
 import anyio
 import psycopg
 from psycopg.errors import ProgramLimitExceeded, ReadOnlySqlTransaction
 from psycopg_pool import PoolTimeout, TooManyRequests
+
+from threadkeep.base import current_run
 
 log = logging.getLogger(__name__)
 
@@ -25,17 +26,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
 Result = TypeVar("Result")
 
-_in_run: ContextVar[bool] = ContextVar("in_run", default=False)
-
-
-def enter_run() -> None:
-    """From here on this task, and those that it starts, work for a run."""
-    _in_run.set(True)
-
 
 async def outlast_in_run(work: Callable[[], Awaitable[Result]]) -> Result:
     """What `work` gives; where it is done for a run, tried again as `outlast` does. A request is answered at once."""
-    return await (outlast(work) if _in_run.get() else work())
+    return await (outlast(work) if current_run.current() is not None else work())
 
 
 async def outlast(work: Callable[[], Awaitable[Result]]) -> Result:

@@ -11,19 +11,21 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
+from uuid import UUID
 
 import anyio
 
 from threadkeep.auth.ownership import BUILT_IN, space_of_run
-from threadkeep.base import json, logs
+from threadkeep.base import current_run, json, logs
 from threadkeep.base.metrics import Metrics
 from threadkeep.base.tracing import Tracing
 from threadkeep.graphs import SERVER, Graph, LoadedGraph, Tenant
 from threadkeep.persistence.group_commit import GroupCommit
 from threadkeep.postgres.listen import Wakeups, run_topic
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.retry import OUTLAST_S, enter_run, outlast
-from threadkeep.runs import calling_run, snapshots
+from threadkeep.postgres.retry import OUTLAST_S, outlast
+from threadkeep.runs import snapshots
+from threadkeep.runs.calling_run import CallingRun
 from threadkeep.runs.event_recorder import EventRecorder
 from threadkeep.runs.execution import Execution, Executions, Outcome
 from threadkeep.runs.failures import describe
@@ -109,8 +111,7 @@ class Executor:
 
     async def _execute(self, execution: Execution, slot: Slot) -> None:
         """Run the graph, give the slot back, and write the end. Raises nothing."""
-        enter_run()
-        calling_run.enter(execution, slot)
+        current_run.enter(_calling_run(execution, slot))
         try:
             first = {"run_id": execution.ids["run_id"], "attempt": execution.attempt}
             execution.log.append("metadata", json.dumps(first))
@@ -316,3 +317,10 @@ def _thread_config(execution: Execution) -> Any:
 def _log_fields(execution: Execution) -> dict[str, str]:
     """What a log tells of a run."""
     return {key: execution.ids[key] for key in ("run_id", "thread_id", "graph_id")}
+
+
+def _calling_run(execution: Execution, slot: Slot) -> CallingRun:
+    """The run as the requests of its graph see it. A run that such a request started keeps its caller's threads."""
+    caller = current_run.current()
+    threads = caller.threads if isinstance(caller, CallingRun) else frozenset[UUID]()
+    return CallingRun(user=execution.user, slot=slot, threads=threads | {execution.thread_id})

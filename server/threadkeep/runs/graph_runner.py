@@ -20,7 +20,7 @@ from threadkeep.context_schema import context_of
 from threadkeep.graphs import Graph, is_local
 from threadkeep.persistence.checkpointer import FRESH, WRITES, Fresh
 from threadkeep.runs.execution import Execution
-from threadkeep.runs.request import Command, Packet, StreamMode, client_configurable
+from threadkeep.runs.request import Command, Packet, RunSpec, StreamMode, client_configurable
 from threadkeep.runs.stream_events import StreamEvents
 from threadkeep.tables.queue import OutputKeys
 
@@ -152,10 +152,18 @@ def call_arguments(graph: Graph, execution: Execution) -> dict[str, Any]:
         arguments["interrupt_after"] = spec.interrupt_after
     if execution.is_durable:
         arguments["durability"] = spec.durability
-    context = context_of(graph.context_schema, client_configurable(spec.config), spec.context)
+    context = _context(graph.context_schema, spec)
     if context is not None:
         arguments["context"] = context
     return arguments
+
+
+def _context(schema: Any, spec: RunSpec) -> Any:
+    """The context to call a graph with: the client's `context` over its `configurable`, as the schema takes it."""
+    sent = {**client_configurable(spec.config), **(spec.context or {})}
+    if schema is None:
+        return sent or None
+    return context_of(schema, sent, is_asked_for=bool(spec.context))
 
 
 def output_keys(graph: Graph) -> OutputKeys:
