@@ -46,6 +46,7 @@ from threadkeep.graphs import LoadedGraph
 from threadkeep.persistence import encryption, group_commit
 from threadkeep.persistence.checkpointer import Checkpoints
 from threadkeep.persistence.group_commit import GroupCommit
+from threadkeep.persistence.project_types import ProjectTypes
 from threadkeep.persistence.serializer import Serializer
 from threadkeep.persistence.store import Store
 from threadkeep.postgres import pool, tenancy
@@ -84,6 +85,7 @@ class Plan:
     graphs: Mapping[str, LoadedGraph]
     project: Project
     open_store: Callable[[Pool], Store]
+    serializer: Serializer
     webhooks: Policy
     docs: Docs
     metrics: Metrics
@@ -104,12 +106,19 @@ class Plan:
 
     @property
     def serde(self) -> SerializerProtocol:
-        """Strict: beside LangGraph's own and each graph's state types, only what `checkpointer.serde` names is revived."""
-        serde = self.project.checkpointer.serde
-        strict = Serializer(
-            allowed_json_modules=serde.allowed_json_modules, allowed_msgpack_modules=serde.allowed_msgpack_modules
-        )
-        return encryption.serializer(strict, self.settings.aes_key_bytes)
+        """Of checkpoints: they are encrypted if there is a key."""
+        return encryption.serializer(self.serializer, self.settings.aes_key_bytes)
+
+
+def strict_serializer(project: Project) -> Serializer:
+    """Beside LangGraph's own, the project's and each graph's state types, only what `checkpointer.serde` names is made
+    again."""
+    serde = project.checkpointer.serde
+    return Serializer(
+        types=ProjectTypes.of(project),
+        allowed_json_modules=serde.allowed_json_modules,
+        allowed_msgpack_modules=serde.allowed_msgpack_modules,
+    )
 
 
 def create_app(
@@ -121,7 +130,7 @@ def create_app(
     loaded.
     """
     project = project or builtin()
-    auth = loading.load(settings, project)
+    auth, serializer = loading.load(settings, project), strict_serializer(project)
     mount.refuse_unhonoured(project.http, has_door=auth.kind != "none")
     custom = mount.load_custom(project)
     served = [one for one in mount.served(project.http, TABLE) if one.path != "/metrics" or metrics.is_served(settings)]
@@ -130,7 +139,8 @@ def create_app(
         uri=uri,
         graphs=graphs,
         project=project,
-        open_store=store_opener(project, settings.channel_bytes),
+        open_store=store_opener(project, settings.channel_bytes, serializer),
+        serializer=serializer,
         webhooks=webhook_policy.of(project, environment(project.webhooks.env_prefix)),
         docs=docs.load(
             docs.Described(

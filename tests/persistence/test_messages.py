@@ -63,7 +63,6 @@ def _inside(found: list[BaseMessage]) -> list[tuple[object, ...]]:
         AIMessage("", invalid_tool_calls=[{"name": "f", "args": "{", "id": "1", "error": None}]),
         AIMessageChunk("a part"),
         ToolMessage("not plain", tool_call_id="1", artifact=uuid.UUID(int=1)),
-        ToolMessage("a message within", tool_call_id="1", artifact=HumanMessage("within")),
     ],
     ids=lambda message: message.text or "calls",
 )
@@ -74,6 +73,14 @@ def test_what_is_more_than_plain_is_left_to_pydantic(message: BaseMessage) -> No
     assert written == STOCK.dumps_typed([message])
     assert _inside(OURS.loads_typed(written)) == _inside(STOCK.loads_typed(written))
     assert orjson.loads(json.dumps(message)) == orjson.loads(json.dumps(message.model_dump()))
+
+
+def test_message_within_a_message_stays_one() -> None:
+    """Ours: the stock serializer makes a dictionary of it."""
+    message = ToolMessage("outer", tool_call_id="1", artifact=HumanMessage("within"))
+
+    assert OURS.loads_typed(OURS.dumps_typed([message])) == [message]
+    assert STOCK.loads_typed(OURS.dumps_typed([message])) == [message]
 
 
 def test_message_that_was_changed_in_place_is_written_as_it_is_now() -> None:

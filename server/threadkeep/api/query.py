@@ -7,7 +7,6 @@ from typing import Any, cast
 from uuid import UUID
 
 import anyio
-import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -51,7 +50,7 @@ async def query(call: Call[QueryBody, None]) -> Response:
     handle: RunHandle | None = None
     with anyio.move_on_after(call.state.settings.query_timeout_s):
         handle = await call.state.runs.start(call.caller, _request(call))
-        answer = _checked(handle, orjson.loads(await call.caller.guard(handle.result)))
+        answer = _checked(handle, json.loads(await call.caller.guard(handle.result)))
         return json_answer(
             {"response": _text(answer), "thread_id": handle.thread_id, "run_id": handle.run_id},
             headers=run_headers(handle.thread_id, handle.run_id),

@@ -1,11 +1,16 @@
 """Wire: from Python to JSON, the way the LangGraph clients read it.
 
-A message is its plain fields, a dataclass an object, a set a list; what has no JSON form is its text.
+A message is its plain fields, a dataclass an object, a set a list, bytes are base64, a table its columns, index and rows;
+what has no JSON form is its text.
 """
 
+import json as stdlib
+import re
+from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date, time
+from datetime import date, time, timedelta
+from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, cast
 
@@ -13,6 +18,7 @@ import orjson
 from anyio import to_thread
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from threadkeep.base.problems import TooLarge
 
@@ -20,6 +26,11 @@ OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 NUL_ESCAPE = b"\\u0000"
 REPLACEMENT_ESCAPE = b"\\ufffd"
 MAX_DEPTH = 200
+LONG_INTEGER: Final = re.compile(rb"\d{19}")
+"""What an integer above 64 bits begins with, and little else."""
+FEW_DIGITS: Final = 10**4000
+MAX_DIGITS: Final = 130_000
+"""Of an integer: Postgres takes 131,072 in JSON."""
 INLINE_BYTES = 64 * 1024
 """Above it a value is encoded in a thread."""
 MESSAGES: Final[frozenset[type[BaseMessage]]] = frozenset({AIMessage, HumanMessage, SystemMessage, ToolMessage})
@@ -39,7 +50,7 @@ class Json:
 
     def load(self) -> Any:
         """What it says."""
-        return orjson.loads(self.raw)
+        return loads(self.raw)
 
 
 class Unserializable(ValueError):
@@ -71,6 +82,34 @@ def without_nul(encoded: bytes) -> bytes:
     return b"\\\\".join(half.replace(NUL_ESCAPE, REPLACEMENT_ESCAPE) for half in halves)
 
 
+def loads(raw: bytes | str) -> Any:
+    """What JSON says, integers of any size as they are: orjson would make floats of those above 64 bits. ValueError if it
+    is no JSON."""
+    said = raw.encode() if isinstance(raw, str) else raw
+    if not LONG_INTEGER.search(said):
+        return orjson.loads(said)
+    try:
+        return stdlib.loads(said, parse_int=integer, parse_constant=_refused)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def digits(value: int) -> str:
+    """An integer's digits. Python's own way refuses more than 4,300 of them."""
+    return str(value) if abs(value) < FEW_DIGITS else format(Decimal(value), "f")
+
+
+def integer(text: str) -> int:
+    """The integer of these digits; ValueError if they are more than `MAX_DIGITS`, or none."""
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"an integer has at most {MAX_DIGITS:,} digits")
+    return int(text) if len(text) <= 4000 else int(Decimal(text))
+
+
 def _default(value: object) -> object:
     """What orjson asks for on a type it does not know. A long state is mostly messages: pydantic's general way would take
     several times as long."""
@@ -79,24 +118,68 @@ def _default(value: object) -> object:
     if isinstance(value, Json):
         return orjson.Fragment(value.raw)
     if isinstance(value, BaseModel):
-        return value.model_dump()
+        return _model(value)
     if isinstance(value, Mapping):
         return dict(cast("Mapping[object, object]", value))
     if isinstance(value, (set, frozenset, deque)):
         return list(cast("Iterable[object]", value))
+    if (library := type(value).__module__.partition(".")[0]) in LIBRARIES:
+        return LIBRARIES[library](value)
     return _by_duck(value)
 
 
+def _model(value: BaseModel) -> object:
+    try:
+        return value.model_dump(warnings=False)
+    except Exception:  # noqa: BLE001 - a serializer is code of the graph's author
+        return dict(value.__dict__)
+
+
 def _by_duck(value: object) -> object:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return b64encode(cast("bytes", value)).decode()
+    if isinstance(value, (date, time)):  # a subclass, which orjson does not take
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return cast("object", to_jsonable_python(value))  # ISO 8601, as pydantic has it
+    if isinstance(value, float):
+        return float(value)
     if callable(fields := getattr(value, "_asdict", None)):  # a NamedTuple, which orjson does not take for a tuple
         return cast("Callable[[], object]", fields)()
     if isinstance(value, tuple):
         return list(cast("tuple[object, ...]", value))
     if isinstance(value, type) and issubclass(value, BaseModel):
         return value.model_json_schema()
-    if isinstance(value, (bytes, bytearray)):
-        return value.decode("utf-8", "replace")
     return repr(value) if isinstance(value, BaseException) else str(cast("object", value))
+
+
+def _of_numpy(value: Any) -> object:
+    """What orjson does not take: arrays of another order or type, and complex, text and time scalars."""
+    kind, size = (value.dtype.kind, value.dtype.itemsize) if hasattr(value, "dtype") else ("", 0)
+    if kind in {"m", "M"}:
+        return value.astype(str).tolist()
+    if kind == "f" and size > 8:  # no plain number stands for it
+        return value.astype("float64").tolist()
+    return value.tolist() if kind and not (kind == "c" and size > 16) else str(value)
+
+
+def _of_pandas(value: Any) -> object:
+    """A table by its columns, index and rows, a column by its name, index and values."""
+    kind = type(value).__name__
+    if kind == "DataFrame":
+        rows = [list(row) for row in value.itertuples(index=False, name=None)]
+        return {"index": list(value.index), "columns": list(value.columns), "data": rows}
+    if kind == "Series":
+        return {"name": value.name, "index": list(value.index), "data": value.tolist()}
+    if kind in {"NaTType", "NAType"}:
+        return None
+    if kind in {"Timestamp", "Timedelta"}:
+        return value.isoformat()
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+LIBRARIES: Final[Mapping[str, Callable[[Any], object]]] = {"numpy": _of_numpy, "pandas": _of_pandas}
+"""Whose values are told by more than their text. Neither is imported for it."""
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -108,9 +191,11 @@ def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, Enum):
         return _plain(value.value, depth - 1)
     if isinstance(value, int) and not isinstance(value, bool):
-        return Json(str(value))  # a number of any length, which orjson would refuse
-    if value is None or isinstance(value, (bool, float, Json, date, time)) or type(value).__module__ == "numpy":
+        return Json(digits(value))  # a number of any length, which orjson would refuse
+    if value is None or isinstance(value, (bool, float, Json, date, time)):
         return value
+    if type(value).__module__ == "numpy":
+        return value if hasattr(value, "dtype") and value.dtype.isnative else _of_numpy(value)
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()
         return {str(_plain(str(key), depth - 1)): _plain(item, depth - 1) for key, item in items}

@@ -85,6 +85,12 @@ class CheckpointUnreadable(Conflict):
     code = "checkpoint-unreadable"
 
 
+class StateInvalid(Conflict):
+    """What is kept of the thread's state does not fit the schema of its graph, which refuses to read it. `detail` says why."""
+
+    code = "state-invalid"
+
+
 class TooLarge(Problem):
     """The body is above the limit, or an object in it that has a limit of its own."""
 

@@ -13,6 +13,7 @@ from langgraph.store.postgres.base import PostgresIndexConfig
 
 from threadkeep.base.problems import StartRefused
 from threadkeep.importing import load_object
+from threadkeep.persistence.serializer import Serializer
 from threadkeep.persistence.store import ITEM_BYTES, Store
 from threadkeep.postgres.pool import Pool
 from threadkeep.project import Project
@@ -43,9 +44,14 @@ def index_config(project: Project) -> PostgresIndexConfig | None:
     return config
 
 
-def store_opener(project: Project, item_bytes: int = ITEM_BYTES) -> Callable[[Pool], Store]:
-    """What opens the project's store, whose items have at most `item_bytes`. Its embedding is imported here, which may block. StartRefused as above."""
-    return functools.partial(Store, index=index_config(project), ttl=ttl_config(project), item_bytes=item_bytes)
+def store_opener(
+    project: Project, item_bytes: int = ITEM_BYTES, serializer: Serializer | None = None
+) -> Callable[[Pool], Store]:
+    """What opens the project's store, whose items have at most `item_bytes`. Its embedding is imported here, which may
+    block. StartRefused as above."""
+    return functools.partial(
+        Store, index=index_config(project), ttl=ttl_config(project), item_bytes=item_bytes, serializer=serializer
+    )
 
 
 def ttl_config(project: Project) -> TTLConfig:

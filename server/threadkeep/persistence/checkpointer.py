@@ -37,7 +37,9 @@ from psycopg.types.json import set_json_loads
 
 from threadkeep.base.problems import CheckpointUnreadable, NotFound
 from threadkeep.persistence import group_commit
+from threadkeep.persistence.encoding import NotKept
 from threadkeep.persistence.group_commit import GroupCommit, Rows
+from threadkeep.persistence.serializer import Serializer
 from threadkeep.persistence.state_limits import LARGE_BYTES, check, seems_large
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.retry import outlast_in_run
@@ -51,6 +53,8 @@ log = logging.getLogger(__name__)
 CHANNEL_BYTES = 16 * 1024 * 1024
 """The largest value of a channel, unless the operator says otherwise."""
 REMEMBERED_CHANNELS = 10_000
+PRIMITIVES = frozenset({str, int, float, bool})
+"""What a checkpoint's JSON holds itself."""
 
 DURABILITY = "__pregel_durability"
 """Where LangGraph hands a run's durability down."""
@@ -115,7 +119,7 @@ class Checkpoints(AsyncPostgresSaver):
         *,
         channel_bytes: int = CHANNEL_BYTES,
     ) -> None:
-        super().__init__(cast("Any", pool), serde=serde)
+        super().__init__(cast("Any", pool), serde=serde or Serializer())
         self._pool = pool
         self.filters = EVERYTHING
         self.channel_bytes = channel_bytes
@@ -229,16 +233,28 @@ class Checkpoints(AsyncPostgresSaver):
     async def _packed(self, values: Sequence[tuple[str, Any]], dump: Callable[[], list[Packed]]) -> list[Packed]:
         """The rows of `dump`, one for each of `values`, made in a thread where one of these is large, or has been before.
 
-        StateTooLarge where one is above the cap.
+        StateTooLarge where one is above the cap, NotKept where one has no form.
         """
         large = any(channel in self._large or seems_large(value) for channel, value in values)
-        packed = await asyncio.to_thread(dump) if large else dump()
+        try:
+            packed = await asyncio.to_thread(dump) if large else dump()
+        except NotKept:
+            raise self._refused(values) from None
         for (channel, _), row in zip(values, packed, strict=True):
             size = len(row[-1] or b"")
             check(channel, size, self.channel_bytes)
             if size > LARGE_BYTES and len(self._large) < REMEMBERED_CHANNELS:
                 self._large.add(channel)
         return packed
+
+    def _refused(self, values: Sequence[tuple[str, Any]]) -> NotKept:
+        """Which channel has no form, and why."""
+        for channel, value in values:
+            try:
+                self.serde.dumps_typed(value)
+            except NotKept as refusal:
+                return NotKept(f"the channel {channel[:100]!r}: {refusal}")
+        return NotKept("a value changed while it was written")
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         """As the stock saver's, but in place unless it is large: the hop through a thread costs more than small writes do.
@@ -339,15 +355,15 @@ def _unreadable(thread_id: object, failure: Exception) -> CheckpointUnreadable:
 def _split(values: dict[str, Any], *, all_apart: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """What stands in the checkpoint's JSON, and what becomes a blob, by the stock saver's rule.
 
-    A primitive that jsonb can't hold as it is (NaN, infinity, NUL or a surrogate in a text), a long text, and with
-    `all_apart` every one, becomes a blob too, which either saver reads.
+    A primitive that jsonb can't hold as it is (NaN, infinity, NUL or a surrogate in a text, an integer above 64 bits), one
+    of a class of its own, a long text, and with `all_apart` every one, becomes a blob too, which either saver reads.
     """
     inline: dict[str, Any] = {}
     blobs: dict[str, Any] = {}
     for channel, value in values.items():
         if isinstance(value, _DeltaSnapshot):
             inline[channel], blobs[channel] = True, value
-        elif value is None or (not all_apart and isinstance(value, (str, int, float, bool)) and _is_plain(value)):
+        elif value is None or (not all_apart and type(value) in PRIMITIVES and _is_plain(value)):
             inline[channel] = value
         else:
             blobs[channel] = value
@@ -357,7 +373,7 @@ def _split(values: dict[str, Any], *, all_apart: bool) -> tuple[dict[str, Any], 
 def _is_plain(value: str | float) -> bool:
     if isinstance(value, str):
         return len(value) <= LARGE_BYTES and "\0" not in value and (value.isascii() or _is_utf8(value))
-    return not isinstance(value, float) or math.isfinite(value)
+    return math.isfinite(value) if isinstance(value, float) else value.bit_length() < 64
 
 
 def _is_utf8(text: str) -> bool:

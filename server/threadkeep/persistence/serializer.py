@@ -1,52 +1,43 @@
-"""Serde: the stock serializer, quicker where a state is made of messages. Either reads what the other wrote."""
+"""The serializer of checkpoints: LangGraph's own form, for more kinds of values, and quicker where a state is messages.
 
+The stock serializer reads what this one wrote, and the other way round.
+"""
+
+from collections.abc import Iterable
 from typing import Any, cast
 
-import ormsgpack
-from langgraph.checkpoint.serde.jsonplus import (
-    EXT_PYDANTIC_V2,
-    JsonPlusSerializer,
-    _msgpack_default,  # pyright: ignore[reportPrivateUsage] - what a value is to be written as; no public name
-    _option,  # pyright: ignore[reportPrivateUsage]
-)
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from threadkeep.persistence import messages
+from threadkeep.persistence.decoding import Decoder
+from threadkeep.persistence.encoding import pack
+from threadkeep.persistence.project_types import NO_TYPES, ProjectTypes
 
 
 class Serializer(JsonPlusSerializer):
-    """Messages past pydantic, all else as LangGraph's own does it."""
+    """Types of the project need not be listed; others beside LangGraph's own must be."""
+
+    def __init__(self, *, types: ProjectTypes = NO_TYPES, **options: Any) -> None:
+        super().__init__(**options)
+        self._types = types
+        self.allow()
+
+    def with_msgpack_allowlist(self, extra_allowlist: Iterable[tuple[str, ...] | type]) -> "Serializer":
+        """This serializer, with further types."""
+        widened = cast("Serializer", super().with_msgpack_allowlist(extra_allowlist))
+        widened.allow()
+        return widened
+
+    def allow(self) -> None:
+        """Read the types that are listed by now."""
+        self._decoder = Decoder(self._allowed_msgpack_modules, self._types)
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """Type and bytes; MsgpackEncodeError of what has no form."""
-        if isinstance(obj, (list, dict)):
-            return "msgpack", ormsgpack.packb(obj, default=_default, option=_option)
-        return super().dumps_typed(obj)
+        """Type and bytes. NotKept if the value has no form."""
+        if obj is None or type(obj) in {bytes, bytearray}:
+            return super().dumps_typed(obj)
+        return "msgpack", pack(obj)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """What was written, its types looked up in the allowlist."""
+        """What was written; a type that is not allowed as its plain value."""
         kind, written = data
-        if kind == "msgpack":
-            return ormsgpack.unpackb(written, ext_hook=self._revived, option=ormsgpack.OPT_NON_STR_KEYS)
-        return super().loads_typed(data)
-
-    def _revived(self, code: int, data: bytes) -> Any:
-        if code == EXT_PYDANTIC_V2:
-            try:
-                message = messages.read(ormsgpack.unpackb(data, option=ormsgpack.OPT_NON_STR_KEYS))
-            except ValueError:  # it holds more than plain values
-                message = None
-            if message is not None:
-                return message
-        return self._unpack_ext_hook(code, data)
-
-
-def _default(value: object) -> Any:
-    """What a value is written as that msgpack does not know."""
-    name, message = messages.KINDS.get(type(value)), cast("Any", value)
-    if name is None or message.__pydantic_extra__:
-        return _msgpack_default(value)
-    try:
-        written = ormsgpack.packb((*name, message.__dict__, "model_validate_json"), option=_option)
-        return ormsgpack.Ext(EXT_PYDANTIC_V2, written)
-    except ormsgpack.MsgpackEncodeError:  # something within is no plain value
-        return _msgpack_default(value)
+        return self._decoder.unpack(written) if kind == "msgpack" else super().loads_typed(data)

@@ -8,7 +8,6 @@ which the caller never sees.
 
 import copy
 import functools
-import json
 import math
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import anyio
-import orjson
 import psycopg
 from langgraph.store.base import (
     BaseStore,
@@ -37,8 +35,11 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
-from threadkeep.base.json import without_nul
+from threadkeep.base import json
 from threadkeep.base.problems import TooLarge
+from threadkeep.persistence import item_values
+from threadkeep.persistence.encoding import NotKept
+from threadkeep.persistence.serializer import Serializer
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.retry import outlast_in_run
 from threadkeep.postgres.tenancy import EVERYTHING, Filters, Restriction
@@ -99,9 +100,12 @@ class Store(AsyncPostgresStore):
         index: PostgresIndexConfig | None = None,
         ttl: TTLConfig | None = None,
         item_bytes: int = ITEM_BYTES,
+        serializer: Serializer | None = None,
     ) -> None:
         super().__init__(pool, index=index, ttl=ttl)
         self._pool = pool
+        self._serializer = serializer or Serializer()
+        """Of values that are no plain JSON."""
         self.item_bytes = item_bytes
         """The largest value of an item."""
         self._gathering = _Gathering()
@@ -125,12 +129,16 @@ class Store(AsyncPostgresStore):
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Several operations are one round trip and one transaction; one alone may go with those of others."""
         space = self.space
-        if space is None:
-            every = list(ops)
-            return await outlast_in_run(lambda: self._abatch(every))
-        labelled = [_labelled(space, op) for op in ops]
-        results = await outlast_in_run(lambda: self._abatch(labelled))
-        return [_unlabelled(result) for result in results]
+        every = list(ops) if space is None else [_labelled(space, op) for op in ops]
+        for result in (results := await outlast_in_run(lambda: self._abatch(every))):
+            self._read_values(result)
+        return results if space is None else [_unlabelled(result) for result in results]
+
+    def _read_values(self, result: Result) -> None:
+        items = result if isinstance(result, list) else [result]
+        for item in items:
+            if isinstance(item, Item):
+                item.value = item_values.read(item.value, self._serializer)
 
     async def _abatch(self, every: list[Op]) -> list[Result]:
         if len(every) == 1 and self._is_quick(every[0]):
@@ -223,10 +231,12 @@ class Store(AsyncPostgresStore):
         """The statements that put and delete, rows always in the same order: two batches never wait for each other."""
         if not puts:
             return []
-        ordered = sorted(puts, key=lambda each: (each[1].namespace, each[1].key))
+        ordered = [(place, self._as_stored(op)) for place, op in sorted(puts, key=_row_of)]
         # The stock method does not say of what its parameters are a sequence.
         prepare = cast("Any", self._prepare_batch_PUT_queries)
         prepared, embedding = prepare(ordered)
+        if embedding is not None:
+            _, embedding = prepare([(place, _as_indexed(op)) for place, op in ordered])
         limit = self.item_bytes
         statements: list[tuple[Any, Any]] = [
             (query, [_param(each, limit) for each in params]) for query, params in prepared
@@ -240,9 +250,17 @@ class Store(AsyncPostgresStore):
             statements.append((query, [each for text, vector in rows for each in (*text[:-1], vector)]))
         return statements
 
+    def _as_stored(self, op: PutOp) -> PutOp:
+        if op.value is None:
+            return op
+        try:
+            return op._replace(value=item_values.stored(op.value, self._serializer))
+        except NotKept as refusal:
+            raise NotKept(f"the item {op.key[:100]!r}: {refusal}") from None
+
     async def _searches(self, searches: Sequence[Indexed]) -> list[tuple[int, Any, Any]]:
         """Each search with its place among the operations; the stock one finds nothing behind the first page."""
-        statements, questions = self._prepare_batch_search_queries(searches)
+        statements, questions = self._prepare_batch_search_queries([(place, _as_shown(op)) for place, op in searches])
         for place, question in questions:
             op: SearchOp = searches[place][1]
             params: list[Any] = statements[place][1]
@@ -264,7 +282,7 @@ class Store(AsyncPostgresStore):
 
     def _get_filter_condition(self, key: str, op: str, value: Any) -> tuple[str, list[Any]]:
         """A condition on one key of a value. Numbers compare as numbers, and only with numbers."""
-        wanted = orjson.dumps(value).decode()
+        wanted = json.dumps(value).decode()
         if op == "$eq":
             return "value->%s = %s::jsonb", [key, wanted]
         if op == "$ne":
@@ -273,7 +291,7 @@ class Store(AsyncPostgresStore):
             return COMPARISONS[op], [key, wanted, key, wanted]
         if op.startswith("$"):
             raise ValueError(f"Unsupported operator: {op}")
-        return "value->%s @> %s::jsonb", [key, orjson.dumps({op: value}).decode()]
+        return "value->%s @> %s::jsonb", [key, json.dumps({op: value}).decode()]
 
 
 async def _run_waiting(gathering: _Gathering) -> None:
@@ -346,14 +364,28 @@ def _param(value: object, limit: int) -> object:
 
 
 def _dumps(value: object, limit: int) -> bytes:
-    """Strict: what is no JSON would come back as something else. TooLarge above `limit` bytes."""
-    try:
-        encoded = orjson.dumps(value)
-    except TypeError:  # also a lone surrogate, which is replaced, and what is really no JSON, which raises again
-        encoded = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    """TooLarge above `limit` bytes."""
+    encoded = json.dumps(value)
     if len(encoded) > limit:
         raise TooLarge(f"the value of an item has {len(encoded):,} bytes; the store keeps at most {limit:,}")
-    return without_nul(encoded)
+    return encoded
+
+
+def _as_shown(op: SearchOp) -> SearchOp:
+    """With its filter as JSON shows values: by that they are found."""
+    if not op.filter or item_values.is_plain(op.filter):
+        return op
+    return op._replace(filter=json.loads(json.dumps(op.filter)))
+
+
+def _as_indexed(op: PutOp) -> PutOp:
+    return op if op.value is None else op._replace(value=item_values.without_written(op.value))
+
+
+def _row_of(put: Indexed) -> tuple[tuple[str, ...], str]:
+    """By which puts are ordered."""
+    op: PutOp = put[1]
+    return op.namespace, op.key
 
 
 def _drop_vectors(puts: Sequence[Indexed]) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import set_json_loads
 
 from threadkeep.base.json import Json
+from threadkeep.persistence import item_values
 from threadkeep.persistence.store import Store
 from threadkeep.postgres.bounded_page import SizedRow, bounded, sized
 from threadkeep.postgres.pool import Conn
@@ -67,7 +68,7 @@ async def search(store: Store, op: SearchOp, answer_bytes: int) -> list[SizedRow
 async def _cursor(store: Store) -> AsyncGenerator[AsyncCursor[Any]]:
     """A cursor that leaves JSON as it is."""
     async with store.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
-        set_json_loads(Json, cursor)
+        set_json_loads(item_values.shown, cursor)
         yield cursor
 
 

@@ -181,7 +181,7 @@ class Executor:
         if action == "rollback" and execution.claimed is not None:
             async with self.pool.connection() as conn:
                 await queue.rollback(conn, execution.claimed)
-        snapshot = await graph.aget_state(_thread_config(execution))
+        snapshot = await snapshots.snapshot_of(graph, _thread_config(execution))
         keys, state = output_keys(graph), snapshot.values or {}
         ending = Ending(
             status="interrupted",
@@ -257,7 +257,7 @@ async def _interrupted(graph: Graph, execution: Execution, output: GraphOutput) 
     if output.interrupts:
         answer = json.dumps(with_key(output.answer, INTERRUPT, output.interrupts))
     if execution.is_durable:
-        snapshot = await graph.aget_state(_thread_config(execution))
+        snapshot = await snapshots.snapshot_of(graph, _thread_config(execution))
         status: ThreadStatus = "interrupted" if snapshot.next else "idle"
         ending = replace(ending, thread_status=status, interrupts=snapshots.interrupts(snapshot))
         if output.output_keys is not None:

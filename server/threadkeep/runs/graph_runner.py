@@ -19,6 +19,7 @@ from threadkeep.base import json
 from threadkeep.context_schema import context_of
 from threadkeep.graphs import Graph, is_local
 from threadkeep.persistence.checkpointer import FRESH, WRITES, Fresh
+from threadkeep.persistence.encoding import NotKept
 from threadkeep.runs.execution import Execution
 from threadkeep.runs.request import Command, Packet, RunSpec, StreamMode, client_configurable
 from threadkeep.runs.stream_events import StreamEvents
@@ -64,9 +65,26 @@ class GraphOutput:
 
 async def run_graph(graph: Graph, config: RunnableConfig, execution: Execution, output: GraphOutput) -> None:
     """Run a graph to its end, to an interrupt, or to an exception, which goes on to the caller."""
+    output.output_keys = output_keys(graph)
+    try:
+        await _stream(graph, config, execution, output)
+    except NotKept:
+        if execution.is_durable:
+            await _forget_what_is_not_kept(graph, config, output)
+        raise
+
+
+async def _forget_what_is_not_kept(graph: Graph, config: RunnableConfig, output: GraphOutput) -> None:
+    """The graph has streamed a state with a value that is in no checkpoint: go back to the state of the last one."""
+    given = config.get("configurable", {})
+    named = {key: given[key] for key in ("thread_id", WRITES)} | {"checkpoint_ns": ""}
+    snapshot = await graph.aget_state({"configurable": named})
+    output.values, output.checkpointed = output_of(snapshot.values, output.output_keys), snapshot.values
+
+
+async def _stream(graph: Graph, config: RunnableConfig, execution: Execution, output: GraphOutput) -> None:
     spec, log = execution.spec, execution.log
     events: StreamEvents | None = None
-    output.output_keys = output_keys(graph)
     async with aclosing(_chunks(graph, config, execution)) as chunks:
         async for chunk in chunks:
             namespace, mode, value = chunk if spec.stream_subgraphs else ((), *chunk)

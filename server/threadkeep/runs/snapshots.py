@@ -1,6 +1,8 @@
 """State: what a thread holds at a checkpoint, in the protocol's form."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, cast
 
@@ -8,7 +10,15 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import PregelTask, StateSnapshot
 
 from threadkeep.base import json
+from threadkeep.base.problems import StateInvalid
+from threadkeep.graphs import Graph
+from threadkeep.runs.failures import describe
 from threadkeep.tables.threads import Settled
+
+log = logging.getLogger(__name__)
+
+REFUSALS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+"""What code of a graph's author raises at values that it did not expect."""
 
 
 def thread_state(snapshot: StateSnapshot) -> dict[str, object]:
@@ -31,6 +41,25 @@ def thread_state(snapshot: StateSnapshot) -> dict[str, object]:
         "checkpoint_id": checkpoint and checkpoint["checkpoint_id"],
         "parent_checkpoint_id": parent and parent.get("checkpoint_id"),
     }
+
+
+async def snapshot_of(graph: Graph, config: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
+    """The graph's state at a checkpoint. StateInvalid if it no longer fits the graph's schema."""
+    with reading():
+        return await graph.aget_state(config, subgraphs=subgraphs)
+
+
+@contextmanager
+def reading() -> Generator[None]:
+    """StateInvalid in place of what a graph's schema, a reducer or an edge raises at a state that it does not take."""
+    try:
+        yield
+    except REFUSALS as refusal:
+        log.info("a state does not fit its graph", extra={"error": type(refusal).__name__})
+        told = describe(refusal)
+        raise StateInvalid(
+            f"the thread's state does not fit its graph: {told['error']}: {told['message']}"
+        ) from refusal
 
 
 def interrupts(snapshot: StateSnapshot) -> dict[str, list[dict[str, object]]]:

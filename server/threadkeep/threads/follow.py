@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, cast
 from uuid import UUID
 
 from threadkeep.base import json
-from threadkeep.base.problems import AnswerTooLarge
+from threadkeep.base.problems import AnswerTooLarge, StateInvalid
 from threadkeep.graphs import Tenant
 from threadkeep.postgres.listen import thread_topic
 from threadkeep.postgres.tenancy import Filters
@@ -139,8 +139,9 @@ class _States:
             return None
         try:
             state = (await history.state(self._parts, self._tenant, thread)).state
-        except AnswerTooLarge:
-            log.warning("a state is too large to be told of", extra={"followed_thread_id": str(self._thread_id)})
+        except (AnswerTooLarge, StateInvalid) as refusal:
+            told = {"followed_thread_id": str(self._thread_id), "reason": refusal.code}
+            log.warning("a state can't be told of", extra=told)
             return None
         known, self._seen = self._seen, state["checkpoint_id"]
         metadata = cast("dict[str, object]", state["metadata"])

@@ -20,7 +20,7 @@ from threadkeep.base.problems import NotFound
 from threadkeep.graphs import Graph, LoadedGraph, Tenant, is_local
 from threadkeep.persistence.checkpointer import Checkpoints
 from threadkeep.postgres.pool import Pool
-from threadkeep.runs.snapshots import thread_state
+from threadkeep.runs.snapshots import reading, snapshot_of, thread_state
 from threadkeep.tables import checkpoint_sizes
 from threadkeep.tables.checkpoint_sizes import CheckpointSize, Listing
 from threadkeep.tables.threads import Thread
@@ -111,11 +111,11 @@ async def state(
     async with opened(loaded, tenant, thread.thread_id) as graph:
         if is_local(graph):
             await _take_state(budget, parts, tenant, thread, at)
-        found = thread_state(await graph.aget_state(whole))
+        found = thread_state(await snapshot_of(graph, whole))
         if subgraphs and (namespaces := _waiting_subgraphs(found)):
             if is_local(graph):
                 await _take_subgraphs(budget, parts, tenant, thread, namespaces)
-            found = thread_state(await graph.aget_state(whole, subgraphs=True))
+            found = thread_state(await snapshot_of(graph, whole, subgraphs=True))
     return ReadState(found, budget.used)
 
 
@@ -209,14 +209,18 @@ class _Answer:
             before=config(thread.thread_id, At(checkpoint_id=before)) if before else None,
             limit=piece.checkpoints,
         )
-        async with aclosing(cast("AsyncGenerator[StateSnapshot]", found)) as snapshots:
-            async for snapshot in snapshots:
-                checkpoint_id = snapshot.config.get("configurable", {}).get("checkpoint_id")
-                encoded = await json.dumps_apart(self._shown(thread_state(snapshot)), size=piece.bytes)
-                if not self._encoded.take(len(encoded), f"the state at checkpoint {checkpoint_id}"):
-                    return
-                self._states.append(encoded)
-                self._last = checkpoint_id
+        with reading():
+            async with aclosing(cast("AsyncGenerator[StateSnapshot]", found)) as snapshots:
+                await self._encode(snapshots, piece)
+
+    async def _encode(self, snapshots: AsyncGenerator[StateSnapshot], piece: Piece) -> None:
+        async for snapshot in snapshots:
+            checkpoint_id = snapshot.config.get("configurable", {}).get("checkpoint_id")
+            encoded = await json.dumps_apart(self._shown(thread_state(snapshot)), size=piece.bytes)
+            if not self._encoded.take(len(encoded), f"the state at checkpoint {checkpoint_id}"):
+                return
+            self._states.append(encoded)
+            self._last = checkpoint_id
 
 
 def config(thread_id: UUID, at: At = NEWEST) -> RunnableConfig:

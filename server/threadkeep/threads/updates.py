@@ -95,7 +95,7 @@ async def update_state(parts: ThreadParts, tenant: Tenant, thread_id: UUID, chan
         gate.held(parts.pool, filters, thread_id, within_s=HOLD_S) as conn,
     ):
         graph = gate.in_transaction(opened, conn)
-        if change.at.checkpoint_id and (await graph.aget_state(config)).created_at is None:
+        if change.at.checkpoint_id and (await snapshots.snapshot_of(graph, config)).created_at is None:
             raise NotFound(f"Checkpoint {change.at.checkpoint_id} not found")
         added = await _apply(graph, config, [Superstep(updates=[change.update])])
         await _settle(conn, graph, thread_id)
@@ -194,7 +194,7 @@ async def _apply(graph: Graph, config: RunnableConfig, supersteps: Sequence[Supe
 
 async def _settle(conn: Conn, graph: Graph, thread_id: UUID) -> Thread:
     """Make the thread's row tell what its newest checkpoint holds."""
-    snapshot = await graph.aget_state(history.config(thread_id))
+    snapshot = await snapshots.snapshot_of(graph, history.config(thread_id))
     row = await threads.settle(conn, thread_id, snapshots.settled(snapshot))
     if row is None:
         raise NotFound(f"Thread with ID {thread_id} not found")

@@ -91,7 +91,7 @@ class Messages:
 
     def _read(self, namespace: Namespace, data: bytes) -> tuple[str | None, list[bytes]]:
         self._repeated = None
-        message, metadata = cast("tuple[Data, Data]", orjson.loads(data))
+        message, metadata = cast("tuple[Data, Data]", json.loads(data))
         node = cast("str | None", metadata.get("langgraph_node"))
         key = (namespace, str(message.get("id")))
         named = self._name_parallel(key)

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias, cast
 from uuid import UUID
 
-import orjson
-
 from threadkeep.api.protocol_v2 import events
 from threadkeep.api.protocol_v2.events import Namespace, ProtocolEvent
 from threadkeep.api.protocol_v2.messages import Messages
@@ -131,7 +129,7 @@ class Translation:
     def _values(self, entry: Event, namespace: Namespace) -> list[ProtocolEvent]:
         data, asked = entry.data, list[dict[str, Any]]()
         if b'"__interrupt__"' in data:
-            values = cast("dict[str, Any]", orjson.loads(data))
+            values = cast("dict[str, Any]", json.loads(data))
             asked = cast("list[dict[str, Any]]", values.pop(INTERRUPT, None) or [])
             data = json.dumps(values)
         made = [self._numbered("values", namespace, data, entry, OWN)]
@@ -153,7 +151,7 @@ class Translation:
     def _updates(self, entry: Event, namespace: Namespace) -> list[ProtocolEvent]:
         if "updates" not in self._channels:
             return []
-        found = cast("dict[str, Any]", orjson.loads(entry.data))
+        found = cast("dict[str, Any]", json.loads(entry.data))
         said = [{"node": node, "values": values} for node, values in found.items() if node != INTERRUPT]
         return [
             self._numbered("updates", namespace, json.dumps(one), entry, OWN + index) for index, one in enumerate(said)
@@ -171,7 +169,7 @@ class Translation:
         """What a node wrote is the payload; an object with a `name` is on the channel of that name."""
         if "custom" not in self._channels:
             return []
-        written = cast("object", orjson.loads(entry.data))
+        written = cast("object", json.loads(entry.data))
         name = cast("dict[str, object]", written).get("name") if isinstance(written, dict) else None
         if not (isinstance(name, str) and name):
             return [self._numbered("custom", namespace, b'{"payload":' + entry.data + b"}", entry, OWN)]
@@ -188,14 +186,14 @@ class Translation:
         own = [self._numbered("tasks", namespace, entry.data, entry, OWN)]
         if "lifecycle" not in self._channels:
             return own
-        task = cast("dict[str, Any]", orjson.loads(entry.data))
+        task = cast("dict[str, Any]", json.loads(entry.data))
         started = self._subgraphs.seen(namespace, task)
         ended = self._subgraphs.of_task(namespace, task)
         return [*self._changes(entry, BEFORE, started), *own, *self._changes(entry, OWN + 1, ended)]
 
     def _checkpoint(self, entry: Event, namespace: Namespace) -> list[ProtocolEvent]:
         """Where to go back to, and how it hangs together: what it holds is in `values`."""
-        found = cast("dict[str, Any]", orjson.loads(entry.data))
+        found = cast("dict[str, Any]", json.loads(entry.data))
         checkpoint_id = _checkpoint_id(found.get("config"))
         if checkpoint_id is None:
             return []

@@ -1,0 +1,285 @@
+"""Encoding: how each kind of value of a graph's state is written, so that it comes back as it was.
+
+The form is LangGraph's own, an extension of msgpack for each way to construct a value, so that the stock saver reads
+what is written here. It reads `[module, name, payload]`. What follows these three is for our own reader (decoding.py).
+"""
+
+import dataclasses
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, Final, cast
+
+import ormsgpack
+from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_TYPES
+from langgraph.checkpoint.serde.jsonplus import (
+    EXT_CONSTRUCTOR_KW_ARGS,
+    EXT_CONSTRUCTOR_POS_ARGS,
+    EXT_CONSTRUCTOR_SINGLE_ARG,
+    EXT_DELTA_SNAPSHOT,
+    EXT_PYDANTIC_V2,
+    _msgpack_default,  # pyright: ignore[reportPrivateUsage] - what a value is to be written as; no public name
+    _option,  # pyright: ignore[reportPrivateUsage]
+)
+from langgraph.checkpoint.serde.types import SendProtocol, _DeltaSnapshot  # pyright: ignore[reportPrivateUsage]
+from langgraph.store.base import Item
+from pydantic import BaseModel
+from pydantic.networks import _BaseMultiHostUrl, _BaseUrl  # pyright: ignore[reportPrivateUsage] - all kinds of URLs
+from pydantic_core import MultiHostUrl, Url
+
+from threadkeep.base import json
+from threadkeep.persistence import dataframes, messages
+
+ANY_KEYS: Final = (
+    _option | ormsgpack.OPT_PASSTHROUGH_SUBCLASS | ormsgpack.OPT_PASSTHROUGH_BIG_INT | ormsgpack.OPT_PASSTHROUGH_TUPLE
+)
+TEXT_KEYS: Final = ANY_KEYS & ~ormsgpack.OPT_NON_STR_KEYS
+"""Refuses other keys, of which msgpack would silently make texts."""
+NATIVE_KEYS: Final = frozenset({str, int, float, bool, bytes, type(None)})
+MAX_INTEGER_BITS: Final = 400_000
+"""Of an integer that is kept: some 120,000 digits. Postgres takes a number of at most 131,072 digits as JSON."""
+FACTORIES: Final[Mapping[object, str]] = {
+    None: "",
+    **{kind: kind.__name__ for kind in (bool, bytes, dict, float, int, list, set, str, tuple)},
+}
+"""What a defaultdict may make its values of, and how that is written."""
+URLS: Final = (_BaseUrl, _BaseMultiHostUrl, Url, MultiHostUrl)
+
+ENDLESS: Final = "a value can't be kept that contains itself, or is nested too deeply"
+
+Place = tuple[str, str]
+
+
+class NotKept(TypeError):
+    """A value has no form in which it would come back as it was."""
+
+
+def pack(value: object) -> bytes:
+    """A value as msgpack. NotKept, with the innermost reason, if it or a part of it has no form."""
+    refusals: list[str] = []
+
+    def encoded_or_told(part: object) -> ormsgpack.Ext:
+        try:
+            return encoded(part)
+        except (TypeError, ValueError, AttributeError, RecursionError) as refusal:
+            refusals.append(ENDLESS if isinstance(refusal, RecursionError) else str(refusal))
+            raise  # msgpack keeps it to itself
+
+    try:
+        return ormsgpack.packb(value, default=encoded_or_told, option=TEXT_KEYS)
+    except TypeError:
+        if refusals:
+            raise NotKept(refusals[0]) from None
+    try:  # a key is no text
+        return ormsgpack.packb(_with_native_keys(value), default=encoded_or_told, option=ANY_KEYS)
+    except (TypeError, RecursionError):
+        raise NotKept(refusals[0] if refusals else ENDLESS) from None
+
+
+def encoded(value: object) -> ormsgpack.Ext:
+    """A value that msgpack does not know, as an extension."""
+    kind = type(value)
+    if kind in messages.KINDS:
+        return _message(cast("Any", value))
+    if (encode := EXACT.get(kind)) is not None:
+        return encode(cast("Any", value))
+    if (parts := dataframes.parts_of(value)) is not None:
+        return ormsgpack.Ext(parts.code, pack(parts.written))
+    for kinds, encode in BY_CLASS:
+        if isinstance(value, kinds):
+            return encode(cast("Any", value))
+    return _dataclass(value) if dataclasses.is_dataclass(value) and kind is not type else _as_langgraph(value)
+
+
+def place_of(value: Any) -> Place:
+    """How the class of a value is named."""
+    return name_of(type(value))
+
+
+def name_of(kind: Any) -> Place:
+    """How a class is named: by its place in its module, or by its bare name if a function made it."""
+    return kind.__module__, kind.__name__ if "<locals>" in kind.__qualname__ else kind.__qualname__
+
+
+def _constructed(code: int, place: Place, payload: object, *further: object) -> ormsgpack.Ext:
+    return ormsgpack.Ext(code, pack([*place, payload, *further]))
+
+
+def _single(value: Any, payload: object, *further: object) -> ormsgpack.Ext:
+    return _constructed(EXT_CONSTRUCTOR_SINGLE_ARG, place_of(value), payload, *further)
+
+
+def _as_langgraph(value: object) -> ormsgpack.Ext:
+    """As the stock serializer has it: dates, paths, decimals, addresses, ids, patterns; NotKept of what it does not know."""
+    try:
+        return cast("ormsgpack.Ext", _msgpack_default(value))
+    except TypeError:
+        kind = type(value)
+        raise NotKept(f"an object of type {kind.__module__}.{kind.__qualname__} can't be kept") from None
+
+
+def _message(message: Any) -> ormsgpack.Ext:
+    """One of LangChain's four kinds, past pydantic if its fields are plain."""
+    if not message.__pydantic_extra__:
+        try:
+            written = (*messages.KINDS[type(message)], message.__dict__, "model_validate_json")
+            return ormsgpack.Ext(EXT_PYDANTIC_V2, ormsgpack.packb(written, option=_option))
+        except TypeError:  # something within is no plain value
+            pass
+    return _known_model(message)
+
+
+def _known_model(model: BaseModel) -> ormsgpack.Ext:
+    """A model that the stock serializer revives, in its very form; but models within it stay models."""
+    return _with_fields(model, place_of(model))
+
+
+def _with_fields(model: BaseModel, place: Place, *details: object) -> ormsgpack.Ext:
+    """Its fields as they are: `model_dump` makes dictionaries of models within it."""
+    try:
+        return _constructed(EXT_PYDANTIC_V2, place, _fields(model), "model_validate_json", *details)
+    except NotKept:  # a field for which its own serializer may have another form
+        return _constructed(EXT_PYDANTIC_V2, place, model.model_dump(), "model_validate_json")
+
+
+def _model(model: BaseModel) -> ormsgpack.Ext:
+    """A model of the project or of a library, with what a constructor does not take."""
+    place = place_of(model)
+    if place in SAFE_MSGPACK_TYPES:
+        return _known_model(model)
+    generic = type(model).__pydantic_generic_metadata__
+    if generic["origin"] is not None:
+        place = name_of(generic["origin"])
+    private, is_whole = _private(model)
+    details = {
+        "set": sorted(model.model_fields_set),
+        "extra": list(model.__pydantic_extra__ or ()),
+        "private": private,
+        "whole": is_whole,
+        "arguments": [list(name_of(one)) for one in generic["args"] if isinstance(one, type)],
+    }
+    return _with_fields(model, place, details)
+
+
+def _fields(model: BaseModel) -> dict[str, Any]:
+    fields = type(model).model_fields
+    kept = {name: model.__dict__[name] for name in fields if name in model.__dict__ and not fields[name].exclude}
+    return {**kept, **(model.__pydantic_extra__ or {})}
+
+
+def _private(model: BaseModel) -> tuple[dict[str, Any], bool]:
+    """The private attributes that can be written, and whether these are all: a lock or a client can't be."""
+    attributes = model.__pydantic_private__ or {}
+    packed = {name: _packed(value) for name, value in attributes.items()}
+    return {name: value for name, value in packed.items() if value is not None}, None not in packed.values()
+
+
+def _packed(value: object) -> ormsgpack.Fragment | None:
+    """A value that stands in another as it was packed; None if it has no form."""
+    try:
+        return ormsgpack.Fragment(pack(value))
+    except NotKept:
+        return None
+
+
+def _enum(member: Enum) -> ormsgpack.Ext:
+    return _single(member, _packed(member.value), member.name)
+
+
+def _dataclass(value: Any) -> ormsgpack.Ext:
+    fields = {
+        field.name: getattr(value, field.name) for field in dataclasses.fields(value) if hasattr(value, field.name)
+    }
+    return _constructed(EXT_CONSTRUCTOR_KW_ARGS, place_of(value), fields)
+
+
+def _tuple(value: tuple[object, ...]) -> ormsgpack.Ext:
+    names = cast("tuple[str, ...] | None", getattr(value, "_fields", None))
+    if names is None:
+        return _single(value, list(value))
+    return _constructed(EXT_CONSTRUCTOR_KW_ARGS, place_of(value), dict(zip(names, value, strict=True)))
+
+
+def _dict(value: Mapping[Any, Any]) -> ormsgpack.Ext:
+    return _single(value, dict(value))
+
+
+def _default_dict(value: "defaultdict[Any, Any]") -> ormsgpack.Ext:
+    factory = FACTORIES.get(cast("Any", value.default_factory))
+    if factory is None:
+        raise NotKept("a defaultdict can't be kept whose values are made by a function")
+    return _single(value, dict(value), factory)
+
+
+def _integer(value: int) -> ormsgpack.Ext:
+    if value.bit_length() > MAX_INTEGER_BITS:
+        raise NotKept(f"an integer of {value.bit_length():,} bits can't be kept; at most {MAX_INTEGER_BITS:,}")
+    return _single(value, json.digits(value))
+
+
+def _send(value: Any) -> ormsgpack.Ext:
+    arguments = [value.node, value.arg]
+    if getattr(value, "timeout", None) is not None:
+        arguments.append(value.timeout)
+    return _constructed(EXT_CONSTRUCTOR_POS_ARGS, place_of(value), arguments)
+
+
+def _positional(*attributes: str) -> Callable[[Any], ormsgpack.Ext]:
+    def encode(value: Any) -> ormsgpack.Ext:
+        arguments = [getattr(value, attribute) for attribute in attributes]
+        return _constructed(EXT_CONSTRUCTOR_POS_ARGS, place_of(value), arguments)
+
+    return encode
+
+
+def _item(item: Item) -> ormsgpack.Ext:
+    return _constructed(EXT_CONSTRUCTOR_KW_ARGS, place_of(item), {name: getattr(item, name) for name in Item.__slots__})
+
+
+EXACT: Final[Mapping[type[Any], Callable[[Any], ormsgpack.Ext]]] = {
+    tuple: _tuple,
+    int: _integer,
+    range: _positional("start", "stop", "step"),
+    slice: _positional("start", "stop", "step"),
+    complex: _positional("real", "imag"),
+    defaultdict: _default_dict,
+    _DeltaSnapshot: lambda snapshot: ormsgpack.Ext(EXT_DELTA_SNAPSHOT, pack(snapshot.value)),
+}
+"""Kinds whose subclasses are something else."""
+BY_CLASS: Final[tuple[tuple[type[Any] | tuple[type[Any], ...], Callable[[Any], ormsgpack.Ext]], ...]] = (
+    (BaseModel, _model),
+    (Enum, _enum),
+    (tuple, _tuple),
+    ((set, frozenset, deque), lambda value: _single(value, list(value))),
+    (SendProtocol, _send),
+    (Item, _item),
+    (URLS, lambda value: _single(value, str(value))),
+    (defaultdict, _default_dict),
+    (dict, _dict),
+    (list, lambda value: _single(value, list(value))),
+    (str, lambda value: _single(value, str.__str__(value))),
+    (bytes, lambda value: _single(value, bytes(value))),
+    (int, lambda value: _single(value, int(value))),
+    (float, lambda value: _single(value, float(value))),
+)
+"""The others, of which the first that fits is taken. Dataclasses have no class in common."""
+
+
+def _with_native_keys(value: Any) -> Any:
+    """The value with each dictionary as a list of pairs whose keys msgpack has no form for, or would make texts of."""
+    if type(value) is list:
+        return [_with_native_keys(part) for part in cast("list[Any]", value)]
+    if type(value) is tuple:
+        return tuple(_with_native_keys(part) for part in cast("tuple[Any, ...]", value))
+    if type(value) is not dict:
+        return value
+    entries = {key: _with_native_keys(part) for key, part in cast("dict[Any, Any]", value).items()}
+    if all(_is_native(key) for key in entries):
+        return entries
+    return _constructed(
+        EXT_CONSTRUCTOR_POS_ARGS, ("builtins", "dict"), [[[key, part] for key, part in entries.items()]]
+    )
+
+
+def _is_native(key: object) -> bool:
+    return type(key) in NATIVE_KEYS and not (type(key) is int and key.bit_length() > 63)

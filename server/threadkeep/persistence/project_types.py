@@ -1,0 +1,128 @@
+"""Types of the project: classes that checkpoints may hold without being listed, because the project's own files define them.
+
+A checkpoint names a type by its module and name. A writer to the database can name anything. So a name is looked up only
+in files of the project, and only a class that holds values is taken, never a function or an import.
+"""
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import logging
+import sys
+import sysconfig
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from functools import reduce
+from pathlib import Path
+from typing import Any, Final, cast
+
+from pydantic import BaseModel
+from pydantic.networks import _BaseUrl  # pyright: ignore[reportPrivateUsage] - what all kinds of URLs are
+from pydantic.v1 import BaseModel as BaseModelV1
+
+from threadkeep.project import Project, split_target
+
+log = logging.getLogger(__name__)
+
+INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
+"""Folders of code from elsewhere, wherever they are."""
+STANDARD_LIBRARY: Final = Path(sysconfig.get_path("stdlib"))
+"""An environment may stand in the project's folder."""
+PLAIN: Final[tuple[Any, ...]] = (str, bytes, bytearray, int, float, list, tuple, dict, set, frozenset, deque)
+"""Classes that hold nothing but their value; of these, a project's own subclass is a type of the project."""
+OURS: Final = "threadkeep"
+
+
+def is_value_class(kind: type[Any]) -> bool:
+    """Whether objects of the class are made of their fields or of a plain value."""
+    return issubclass(kind, (BaseModel, BaseModelV1, _BaseUrl, Enum, *PLAIN)) or dataclasses.is_dataclass(kind)
+
+
+class ProjectTypes:
+    """The classes that the files of some folders define, and those of the packages that graphs are named in."""
+
+    def __init__(self, folders: Iterable[Path] = (), packages: Iterable[str] = ()) -> None:
+        self._folders = frozenset(path for folder in folders for path in (folder.absolute(), folder.resolve()))
+        self._packages = frozenset(packages)
+        self._known: dict[tuple[str, str], type[Any] | None] = {}
+
+    @classmethod
+    def of(cls, project: Project) -> "ProjectTypes":
+        """Those of a project: its folder, its dependencies that are folders, and where its graphs are."""
+        if project.builtin:
+            return cls()
+        places = [split_target(graph.path)[0] for graph in project.graphs.values()]
+        files = [project.root / place for place in places if place.endswith(".py")]
+        dependencies = [project.root / name for name in project.dependencies]
+        folders = [
+            project.root,
+            *(folder for folder in dependencies if folder.is_dir()),
+            *(file.parent for file in files),
+        ]
+        return cls(folders, {place.partition(".")[0] for place in places if not place.endswith(".py")})
+
+    def find(self, module: str, name: str) -> type[Any] | None:
+        """The class of that name; None if the project defines none such."""
+        key = (module, name)
+        if key not in self._known:
+            if len(self._known) > 10_000:  # names come from rows, which may hold anything
+                self._known.clear()
+            self._known[key] = self._found(module, name)
+        return self._known[key]
+
+    def _found(self, module: str, name: str) -> type[Any] | None:
+        loaded = sys.modules.get(module) or self._imported(module, name)
+        if loaded is None or not self._is_own(module, getattr(loaded, "__file__", None)):
+            return None
+        try:
+            kind: object = reduce(getattr, name.split("."), loaded)
+        except AttributeError:
+            return None
+        if not isinstance(kind, type) or kind.__module__ != module or kind.__qualname__ != name:
+            return None
+        return kind if is_value_class(cast("type[Any]", kind)) else None
+
+    def _is_own(self, module: str, file: str | None) -> bool:
+        top = module.partition(".")[0]
+        if top == OURS or file is None:
+            return False
+        if top in self._packages:
+            return True
+        path = Path(file)
+        if path.is_relative_to(STANDARD_LIBRARY) or not INSTALLED.isdisjoint(path.parts):
+            return False
+        return any(path.is_relative_to(folder) for folder in self._folders)
+
+    def _imported(self, module: str, name: str) -> Any:
+        """The module of a class that a graph imports only when it needs it. A file is run only if it defines the class."""
+        if not all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
+            return None
+        try:
+            if not self._has_own_package(module):
+                return None
+            spec = importlib.util.find_spec(module)
+            file = spec.origin if spec is not None else None
+            if file is None or not self._is_own(module, file) or not _defines(Path(file), name.partition(".")[0]):
+                return None
+            return importlib.import_module(module)
+        except Exception as failure:  # a module is the project's code
+            log.warning("a module of the project can't be imported", extra={"module_name": module}, exc_info=failure)
+            return None
+
+    def _has_own_package(self, module: str) -> bool:
+        """Whether the outermost package is the project's. To look up a module, Python imports the packages around it."""
+        spec = importlib.util.find_spec(module.partition(".")[0])
+        if spec is None:
+            return False
+        places = spec.submodule_search_locations or [spec.origin]
+        return any(self._is_own(module, place) for place in places)
+
+
+def _defines(file: Path, name: str) -> bool:
+    tree = ast.parse(file.read_bytes())
+    return any(isinstance(statement, ast.ClassDef) and statement.name == name for statement in tree.body)
+
+
+NO_TYPES: Final = ProjectTypes()
