@@ -79,13 +79,13 @@ async def test_a_request_and_its_run_are_a_line_each(http: httpx.AsyncClient, ke
     [request], [run] = kept.of("request"), kept.of("run finished")
     run_id = answer.headers["content-location"].rpartition("/")[2]
     path = f"/threads/{thread}/runs/wait"
-    assert {name: request[name] for name in ("request_id", "thread_id", "run_id", "method", "path", "status")} == {
+    assert {name: request[name] for name in ("request_id", "thread_id", "run_id", "method", "path", "status_code")} == {
         "request_id": "mine-1",
         "thread_id": thread,
         "run_id": run_id,
         "method": "POST",
         "path": path,
-        "status": 200,
+        "status_code": 200,
     }
     assert (run["request_id"], run["thread_id"], run["run_id"], run["status"]) == ("mine-1", thread, run_id, "success")
     assert SECRET not in json.dumps(kept.lines)
@@ -118,14 +118,17 @@ async def test_a_removal_is_a_line_of_the_audit(http: httpx.AsyncClient, kept: _
     await http.delete(f"/threads/{thread}")
 
     [line] = [line for line in kept.lines if line["logger"] == "threadkeep.audit"]
-    assert {name: line[name] for name in ("message", "who", "action", "route", "status", "thread_id", "from")} == {
+    assert {
+        name: line[name]
+        for name in ("message", "principal", "action", "route", "status_code", "thread_id", "client_address")
+    } == {
         "message": "removed",
-        "who": None,
+        "principal": None,
         "action": "threads.delete",
         "route": "DELETE /threads/{thread_id}",
-        "status": 204,
+        "status_code": 204,
         "thread_id": thread,
-        "from": "127.0.0.1",
+        "client_address": "127.0.0.1",
     }
     assert SECRET not in json.dumps(kept.lines)
 
@@ -140,7 +143,7 @@ async def test_callers_who_are_not_let_in_are_told_of(settings: Settings, kept: 
 
     lines = kept.of("authentication failed")
     assert len(lines) == STRANGERS
-    assert (lines[0]["who"], lines[0]["action"], lines[0]["status"]) == (None, "threads.search", 401)
+    assert (lines[0]["principal"], lines[0]["action"], lines[0]["status_code"]) == (None, "threads.search", 401)
     assert SECRET not in json.dumps(kept.lines)
 
 
@@ -154,11 +157,11 @@ async def test_lines_name_the_caller(settings: Settings, kept: _Kept) -> None:
         await http.delete(f"/threads/{thread}", headers={"x-api-key": keys["ada"]})
 
     audited = [line for line in kept.lines if line["logger"] == "threadkeep.audit"]
-    assert [(line["message"], line["who"], line["action"], line["status"]) for line in audited] == [
+    assert [(line["message"], line["principal"], line["action"], line["status_code"]) for line in audited] == [
         ("forbidden", "bob", "threads.create", 403),
         ("removed", "ada", "threads.delete", 204),
     ]
-    assert [line["who"] for line in kept.of("request")] == ["ada", "bob", "ada"]
+    assert [line["principal"] for line in kept.of("request")] == ["ada", "bob", "ada"]
     assert not any(key in json.dumps(kept.lines) for key in keys.values())
 
 
@@ -191,7 +194,7 @@ async def test_refusals_of_sockets_are_lines_of_the_audit(settings: Settings, ke
 
     route = "WS /threads/{thread_id}/stream/events"
     audited = [line for line in kept.lines if line["logger"] == "threadkeep.audit"]
-    names = ("message", "who", "action", "route", "status", "command", "from")
+    names = ("message", "principal", "action", "route", "status_code", "command", "client_address")
     assert [tuple(line.get(name) for name in names) for line in audited] == [
         ("authentication failed", None, "threads.read", route, 401, None, "127.0.0.1"),
         ("forbidden", "ada", "threads.read", route, 403, None, "127.0.0.1"),
@@ -199,7 +202,7 @@ async def test_refusals_of_sockets_are_lines_of_the_audit(settings: Settings, ke
         ("forbidden", None, None, None, 403, None, "127.0.0.1"),
         ("misdirected", None, None, None, 421, None, "127.0.0.1"),
     ]
-    assert [(line["path"], line["status"], line.get("who")) for line in kept.of("socket")] == [
+    assert [(line["path"], line["status_code"], line.get("principal")) for line in kept.of("socket")] == [
         (SOCKET, 401, None),
         (SOCKET, 403, "ada"),
         (SOCKET, 101, "bob"),
@@ -291,7 +294,10 @@ async def test_keys_that_are_made_and_revoked_are_lines_of_the_audit(
     await anyio.to_thread.run_sync(key_commands.revoke, prepared, secret[:SHOWN])
 
     audited = [line for line in kept.lines if line["logger"] == "threadkeep.audit"]
-    assert [(line["message"], line["of"]) for line in audited] == [("key created", "ada"), ("key revoked", "ada")]
+    assert [(line["message"], line["principal"]) for line in audited] == [
+        ("key created", "ada"),
+        ("key revoked", "ada"),
+    ]
     assert secret not in json.dumps(kept.lines)
 
 
@@ -304,7 +310,7 @@ def test_what_the_audit_left_out_is_told_later(kept: _Kept) -> None:
 
     audit.answered({"client": ("192.0.2.1", 1)}, None, 401, {})
 
-    assert [line.get("untold_before") for line in kept.lines] == [None] * STRANGERS + [7]
+    assert [line.get("suppressed") for line in kept.lines] == [None] * STRANGERS + [7]
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,7 @@ def test_a_missing_env_file_is_a_warning(write: WRITE, tmp_path: Path, caplog: p
 
     (line,) = caplog.records
     assert line.getMessage() == "the project's env file does not exist"
-    assert line.__dict__["file"] == str(tmp_path / ".env")
+    assert line.__dict__["env_file"] == str(tmp_path / ".env")
 
 
 def test_folders_of_dependencies_become_importable_behind_the_rest(write: WRITE, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ async def test_metrics_are_closed_to_the_outside(kind: str, settings: Settings, 
             assert (await inside.get("/metrics")).status_code == 200
         for path in ("/metrics", "/metrics/", "/%6detrics", "//metrics", "/x/../metrics", "/metrics?x=1"):
             answer = await http.get(f"https://localhost:{port}{path}")
-            assert (answer.status_code, "threadkeep_slots" in answer.text) == (404, False), path
+            assert (answer.status_code, "threadkeep_run_slots" in answer.text) == (404, False), path
 
 
 async def test_a_body_above_the_limit_is_refused(kind: str, settings: Settings, tmp_path: Path) -> None:

@@ -86,17 +86,17 @@ async def test_a_request_and_its_run_are_spans_of_the_callers_trace(settings: Se
         "http.request.method": "POST",
         "http.route": "/threads/{thread_id}/runs/wait",
         "http.response.status_code": 200,
-        "threadkeep.request_id": "mine-1",
-        "threadkeep.thread_id": thread,
-        "threadkeep.run_id": run_id,
+        "threadkeep.request.id": "mine-1",
+        "threadkeep.thread.id": thread,
+        "threadkeep.run.id": run_id,
     }
     told = _attributes(run)
-    assert told.pop("threadkeep.assistant_id")
+    assert told.pop("threadkeep.assistant.id")
     assert told == {
-        "threadkeep.run_id": run_id,
-        "threadkeep.thread_id": thread,
-        "threadkeep.graph_id": "chain",
-        "threadkeep.outcome": "success",
+        "threadkeep.run.id": run_id,
+        "threadkeep.thread.id": thread,
+        "threadkeep.graph.id": "chain",
+        "threadkeep.run.outcome": "success",
     }
     assert SECRET.encode() not in receiver.raw
 
@@ -122,7 +122,7 @@ async def test_a_failure_is_marked_and_its_text_is_not_told(settings: Settings, 
         await http.get("/livez")
 
     failed = receiver.spans["run failing"]
-    assert _attributes(failed)["threadkeep.outcome"] == "error"
+    assert _attributes(failed)["threadkeep.run.outcome"] == "error"
     assert (failed.status.code, failed.status.message, list(failed.events)) == (2, "", [])
     assert "GET /livez" not in receiver.spans
 

@@ -36,7 +36,7 @@ def context_of(schema: Any, sent: Mapping[str, Any], *, is_asked_for: bool) -> A
     try:
         return schema(**accepted)
     except Exception as refusal:  # noqa: BLE001 - a constructor is the author's code, and nobody asked for a context
-        log.debug("a graph's context has no defaults", extra={"error": type(refusal).__name__})
+        log.debug("a graph's context has no defaults", extra={"error_type": type(refusal).__name__})
         return None
 
 

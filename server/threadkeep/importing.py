@@ -65,7 +65,7 @@ def _module(root: Path, place: str, where: str) -> ModuleType:
             return _import_file(root, cast("Path", locate(root, place)).resolve())
         return importlib.import_module(place)
     except (Exception, SystemExit) as error:
-        log.debug("a module of the project can't be imported", extra={"place": place}, exc_info=True)
+        log.debug("a module of the project can't be imported", extra={"target": place}, exc_info=True)
         hint = ""
         if isinstance(error, ModuleNotFoundError) and error.name and error.name != place.partition(".")[0]:
             hint = "; the server installs nothing: is it installed where the server runs?"

@@ -29,7 +29,7 @@ def create(prepared: Prepared, identity: str, name: str, scopes: tuple[str, ...]
     except ValueError as error:
         raise StartRefused(str(error)) from None
     _with_database(prepared, lambda conn: api_keys.create(conn, row))
-    audit.info("key created", extra={"of": row.identity, "prefix": row.prefix, "scopes": list(row.scopes)})
+    audit.info("key created", extra={"principal": row.identity, "prefix": row.prefix, "scopes": list(row.scopes)})
     return secret
 
 
@@ -46,7 +46,7 @@ def revoke(prepared: Prepared, named: str) -> str:
     if not revoked:
         raise StartRefused(f"there is no key {named} that could be revoked")
     for key in revoked:
-        audit.info("key revoked", extra={"of": key.identity, "prefix": key.prefix})
+        audit.info("key revoked", extra={"principal": key.identity, "prefix": key.prefix})
     return "revoked " + ", ".join(f"{key.prefix} of {key.identity}" for key in revoked)
 
 

@@ -413,7 +413,7 @@ def variables(project: Project) -> Mapping[str, str]:
     file = locate(project.root, project.env)
     if file is None or not file.is_file():
         # Such a file is rarely deployed: where secrets come with the process, there is none.
-        log.warning("the project's env file does not exist", extra={"file": str(project.root / project.env)})
+        log.warning("the project's env file does not exist", extra={"env_file": str(project.root / project.env)})
         return {}
     return {name: value for name, value in dotenv_values(file).items() if value is not None}
 

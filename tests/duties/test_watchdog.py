@@ -55,6 +55,6 @@ async def test_a_node_that_blocks_the_loop_is_named(settings: Settings, caplog: 
     named = {name: blocked[name] for name in ("node", "graph_id", "thread_id", "run_id")}
     run_id = answer.headers["content-location"].rpartition("/")[2]
     assert named == {"node": "counting", "graph_id": "blocking", "thread_id": thread, "run_id": run_id}
-    assert blocked["where"].startswith(f"{__file__}:")
-    assert blocked["where"].endswith(" in _counting")
+    assert blocked["code_location"].startswith(f"{__file__}:")
+    assert blocked["code_location"].endswith(" in _counting")
     assert 1.0 <= blocked["blocked_s"] < over["blocked_s"] < 5

@@ -233,4 +233,4 @@ def test_root_opens_folders_to_search_and_never_to_list(tmp_path: Path, caplog: 
     os_user.open_way(nobody, shut)
 
     assert stat.S_IMODE(shut.stat().st_mode) == 0o701
-    assert [str(shut) in vars(record)["folders"] for record in caplog.records] == [True]
+    assert [str(shut) in vars(record)["directories"] for record in caplog.records] == [True]

@@ -38,7 +38,7 @@ class Audit:
             log.info("removed", extra=_fields(scope, operation, status, ids))
 
     def _refused(self, sentence: str, fields: dict[str, object]) -> None:
-        if fields["who"] is not None or self._may_tell(fields):
+        if fields["principal"] is not None or self._may_tell(fields):
             log.warning(sentence, extra=fields)
 
     def _may_tell(self, fields: dict[str, object]) -> bool:
@@ -51,7 +51,7 @@ class Audit:
             return False
         self._told += 1
         if self._untold:
-            fields["untold_before"], self._untold = self._untold, 0
+            fields["suppressed"], self._untold = self._untold, 0
         return True
 
 
@@ -65,10 +65,10 @@ def refused_command(scope: Scope, operation: Any, status: int, command: str) -> 
 def _fields(scope: Scope, operation: Any, status: int, ids: Mapping[str, str]) -> dict[str, object]:
     principal, client = scope.get("principal"), cast("tuple[str, int] | None", scope.get("client"))
     return {
-        "who": None if principal is None else principal.identity,
-        "from": client[0] if client else None,
+        "principal": None if principal is None else principal.identity,
+        "client_address": client[0] if client else None,
         "action": None if operation is None else operation.event,
         "route": None if operation is None else f"{operation.method} {operation.path}",
-        "status": status,
+        "status_code": status,
         **ids,
     }

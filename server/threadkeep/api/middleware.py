@@ -16,7 +16,7 @@ from threadkeep.api.responses import json_answer
 from threadkeep.api.socket import CLOSE_BASE, SocketOperation
 from threadkeep.base import ids
 from threadkeep.base.logs import bind
-from threadkeep.base.metrics import UNMATCHED, Metrics
+from threadkeep.base.metrics import METHODS, NO_ROUTE, OTHER_METHOD, Metrics
 from threadkeep.base.tracing import Tracing
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Requests:
         if self._tracing is None or scope["path"] in QUIET:
             await self._answered(scope, receive, answer)
             return
-        with self._tracing.request(scope["method"], headers) as span:
+        with self._tracing.request(_method(scope), headers) as span:
             try:
                 await self._answered(scope, receive, answer)
             finally:
@@ -89,23 +89,23 @@ class Requests:
             self._audit.answered(
                 scope, operation if isinstance(operation, SocketOperation) else None, closing.status, about
             )
-            fields = {"path": scope["path"][:SHOWN_CHARACTERS], "status": closing.status, **about}
+            fields = {"path": scope["path"][:SHOWN_CHARACTERS], "status_code": closing.status, **about}
             if principal := scope.get("principal"):
-                fields["who"] = principal.identity
+                fields["principal"] = principal.identity
             log.info("socket", extra={**fields, "duration_s": round(closing.seconds(), 4)})
 
     def _tell(self, scope: Scope, answer: "_Answer") -> None:
-        operation, about = _operation(scope), _ids(scope, answer)
-        pair = (operation.method, operation.path) if operation else (UNMATCHED, UNMATCHED)
-        self._metrics.of_route(pair).answered(answer.status, answer.began_s)
+        operation, about, duration_s = _operation(scope), _ids(scope, answer), answer.seconds()
+        pair = (operation.method, operation.path) if operation else (scope["method"], NO_ROUTE)
+        self._metrics.of_route(pair).answered(answer.status, first_byte_s=answer.began_s, duration_s=duration_s)
         if answer.status in SENTENCES or (operation is not None and operation.event in REMOVALS):
             self._audit.answered(scope, operation, answer.status, about)
         if scope["path"] in QUIET:
             return
-        fields = {"method": scope["method"], "path": scope["path"][:SHOWN_CHARACTERS], "status": answer.status}
+        fields = {"method": scope["method"], "path": scope["path"][:SHOWN_CHARACTERS], "status_code": answer.status}
         if principal := scope.get("principal"):
-            fields["who"] = principal.identity
-        log.info("request", extra={**fields, **about, "duration_s": round(answer.seconds(), 4)})
+            fields["principal"] = principal.identity
+        log.info("request", extra={**fields, **about, "duration_s": round(duration_s, 4)})
 
 
 class _Closing:
@@ -181,6 +181,11 @@ def _operation(scope: Scope) -> Operation | None:
     """The line of the table that answered; None where none did, as for a route of the user's."""
     found = scope.get("endpoint")
     return found if isinstance(found, Operation) else None
+
+
+def _method(scope: Scope) -> str:
+    """The method as a span tells it: a client may send any word."""
+    return scope["method"] if scope["method"] in METHODS else OTHER_METHOD
 
 
 def _name(operation: Operation) -> str:

@@ -100,7 +100,7 @@ class JwtDoor:
             claims = await self._claims(shown)
             return Verified(_caller(claims), int(claims["exp"]) + self._rules.leeway_s - time.time())
         except (pyjwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError) as error:
-            log.info("a token was refused", extra={"reason": type(error).__name__})
+            log.info("a token was refused", extra={"error_type": type(error).__name__})
             raise unknown() from None
 
     async def authorize(self, principal: Principal, event: Event, value: Value) -> Filters:

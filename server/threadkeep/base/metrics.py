@@ -1,7 +1,8 @@
 """Metrics: what one application counts, in a registry of its own.
 
-Whoever counts gets `Metrics` as a parameter. Labels are bounded: graphs, routes of the table, status classes, pools.
-Each child is looked up once, so that counting costs a microsecond or two.
+Code that counts gets `Metrics` as a parameter. Names and labels follow the conventions of OpenTelemetry and Prometheus.
+What OpenTelemetry has no name for starts with `threadkeep_`. Labels are bounded: graphs, routes of the table, methods that
+HTTP defines, status codes, pools. Each child is looked up once, so that counting costs a microsecond or two.
 """
 
 import math
@@ -13,11 +14,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Hi
 
 OUTCOMES = ("success", "error", "timeout", "interrupted", "lost")
 """How runs end; `lost`: the end could not be written, or the process stopped before."""
-CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
-UNMATCHED = "none"
-"""The route of what no route of the table answered; its method is not told, for a client may make one up."""
+OTHER_METHOD = "_OTHER"
+"""The method of a request whose own method HTTP does not define, because a client may send any word."""
+NO_ROUTE = ""
+"""The route of a request that no route of the table answered. Prometheus treats an empty label as an absent one."""
+METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
-ANSWER_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
+ANSWER_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""OpenTelemetry's advice for `http.server.request.duration`."""
+FIRST_BYTE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 RUN_S = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 WAIT_S = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 600.0)
 LAG_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -32,17 +37,21 @@ class PoolStats(Protocol):
 
 
 class RouteMetrics:
-    """Of one route."""
+    """Of one method and route."""
 
-    def __init__(self, requests: Counter, seconds: Histogram, method: str, route: str) -> None:
-        self._by_class = [requests.labels(method, route, name) for name in CLASSES]
-        self._seconds = seconds.labels(method, route)
+    def __init__(self, durations: Histogram, first_bytes: Histogram, method: str, route: str) -> None:
+        self._durations, self._labels = durations, (method, route)
+        self._by_status: dict[int, Histogram] = {}
+        self._first_byte = first_bytes.labels(method, route)
 
-    def answered(self, status: int, seconds: float) -> None:
-        """An answer of `status` began after so long; 0 where the client left before one."""
+    def answered(self, status: int, *, first_byte_s: float, duration_s: float) -> None:
+        """Count a response of `status` by the seconds to its first and its last byte. 0: the client left before one."""
         if 100 <= status < 600:
-            self._by_class[status // 100 - 1].inc()
-            self._seconds.observe(seconds)
+            self._first_byte.observe(first_byte_s)
+            duration = self._by_status.get(status)
+            if duration is None:
+                duration = self._by_status[status] = self._durations.labels(*self._labels, status)
+            duration.observe(duration_s)
 
 
 class GraphMetrics:
@@ -86,27 +95,30 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
-        requests = Counter(
-            "threadkeep_http_requests", "Requests answered", ["method", "route", "status"], registry=registry
+        self.routes = self._of_routes(routes)
+        self._graphs = self._of_graphs(graphs)
+        self.slot_wait = self._histogram(
+            "threadkeep_admission_wait_seconds", "Time that requests waited for a slot", WAIT_S
         )
-        answer_s = self._histogram("http_answer_seconds", "Until an answer began", ANSWER_S, ["method", "route"])
-        self.routes = {pair: RouteMetrics(requests, answer_s, *pair) for pair in (*routes, (UNMATCHED, UNMATCHED))}
-        runs = Counter("threadkeep_runs", "Runs that ended here", ["graph", "outcome"], registry=registry)
-        run_s = self._histogram("run_seconds", "From the start of a run to its end", RUN_S, ["graph"])
-        first_s = self._histogram("run_first_event_seconds", "From a run's start to its first event", RUN_S, ["graph"])
-        self._graphs = {name: GraphMetrics(runs, run_s, first_s, name) for name in graphs}
-        self.slot_wait = self._histogram("slot_wait_seconds", "Requests waiting for a slot", WAIT_S)
-        self.queue_wait = self._histogram("queue_wait_seconds", "Queued runs, from due to claimed", WAIT_S)
-        self.loop_lag = self._histogram("event_loop_lag_seconds", "How late the event loop is", LAG_S)
+        self.queue_wait = self._histogram(
+            "threadkeep_run_queue_wait_seconds", "Time from a queued run's due time to its claim", WAIT_S
+        )
+        self.loop_lag = self._histogram(
+            "threadkeep_event_loop_lag_seconds", "Time by which the event loop was late", LAG_S
+        )
         self.commit_seconds = self._histogram(
-            "commit_seconds", "Group commits of checkpoints and of the ends of runs", COMMIT_S
+            "threadkeep_group_commit_duration_seconds",
+            "Time of a group commit of checkpoints and run results",
+            COMMIT_S,
         )
         self.commit_writes = self._histogram(
-            "commit_writes", "Checkpoint writes and ends of runs in one group commit", BATCH
+            "threadkeep_group_commit_batch_size", "Checkpoint writes and run results in one group commit", BATCH
         )
         self.events = Counter("threadkeep_run_events", "Events that runs have streamed", registry=registry)
-        self.takeovers = Counter("threadkeep_lease_takeovers", "Runs of dead processes taken over", registry=registry)
-        self.streams = self._gauge("sse_streams", "Event streams that are open")
+        self.takeovers = Counter(
+            "threadkeep_run_recoveries", "Runs of dead processes that this process recovered", registry=registry
+        )
+        self.streams = Gauge("threadkeep_sse_connections", "Open event streams", registry=registry)
         self._load = _LoadGauges(registry)
 
     def of_graph(self, graph_id: str) -> GraphMetrics | None:
@@ -114,8 +126,10 @@ class Metrics:
         return self._graphs.get(graph_id)
 
     def of_route(self, pair: tuple[str, str]) -> RouteMetrics:
-        """Of the method and the path's template; all others share one."""
-        return self.routes.get(pair) or self.routes[UNMATCHED, UNMATCHED]
+        """Of the method and the path's template. Requests without a route share one for each method of HTTP."""
+        if found := self.routes.get(pair):
+            return found
+        return self.routes.get((pair[0], NO_ROUTE)) or self.routes[OTHER_METHOD, NO_ROUTE]
 
     def committed(self, writes: int, seconds: float) -> None:
         """One group commit of so many writes came to its end."""
@@ -126,11 +140,36 @@ class Metrics:
         """Let the gauges tell of `load`."""
         self._load.show(load)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: Iterable[str] = ()) -> Histogram:
-        return Histogram(f"threadkeep_{name}", text, labels, buckets=buckets, registry=self.registry)
+    def _of_routes(self, routes: Iterable[tuple[str, str]]) -> dict[tuple[str, str], RouteMetrics]:
+        labels = ("http_request_method", "http_route")
+        durations = self._histogram(
+            "http_server_request_duration_seconds",
+            "Time from a request to the end of its response",
+            ANSWER_S,
+            (*labels, "http_response_status_code"),
+        )
+        first_bytes = self._histogram(
+            "threadkeep_http_time_to_first_byte_seconds",
+            "Time from a request to the start of its response",
+            FIRST_BYTE_BUCKETS_S,
+            labels,
+        )
+        unmatched = [(method, NO_ROUTE) for method in (*sorted(METHODS), OTHER_METHOD)]
+        return {pair: RouteMetrics(durations, first_bytes, *pair) for pair in (*routes, *unmatched)}
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"threadkeep_{name}", text, registry=self.registry)
+    def _of_graphs(self, graphs: Iterable[str]) -> dict[str, GraphMetrics]:
+        labels = ("graph_id",)
+        runs = Counter("threadkeep_runs", "Runs that ended here", (*labels, "outcome"), registry=self.registry)
+        seconds = self._histogram(
+            "threadkeep_run_duration_seconds", "Time from a run's start to its end", RUN_S, labels
+        )
+        first_event = self._histogram(
+            "threadkeep_run_time_to_first_event_seconds", "Time from a run's start to its first event", RUN_S, labels
+        )
+        return {graph_id: GraphMetrics(runs, seconds, first_event, graph_id) for graph_id in graphs}
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: Iterable[str] = ()) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
 
 class _LoadGauges:
@@ -138,21 +177,23 @@ class _LoadGauges:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"threadkeep_{name}", text, labels, registry=registry)
+            return Gauge(name, text, labels, registry=registry)
 
-        self._slots = gauge("slots", "Graphs that may run at once")
-        self._running = gauge("slots_in_use", "Graphs that run now")
-        self._stuck = gauge("graphs_stuck", "Graphs that were left behind, for they did not stop, and still run")
-        self._line = gauge("line_waiting", "Requests that wait for a slot")
+        pool = "db_client_connection_pool_name"
+        self._slots = gauge("threadkeep_run_slots", "Graphs that may run at once")
+        self._running = gauge("threadkeep_run_slots_in_use", "Graphs that run now")
+        self._stuck = gauge("threadkeep_abandoned_tasks", "Graphs that ignored their cancellation and still run")
+        self._line = gauge("threadkeep_admission_queue_length", "Requests that wait for a slot")
         self._queued = gauge(
-            "queue_depth", "Runs due in the queue of all processes; NaN while Postgres does not answer"
+            "threadkeep_run_queue_depth", "Due runs in the queue of all processes; NaN while Postgres does not answer"
         )
-        self._oldest = gauge("queue_oldest_seconds", "How long the first run in the queue has been due")
-        self._heartbeat = gauge("heartbeat_age_seconds", "Since this process last told the others that it is alive")
-        self._size = gauge("pool_connections", "Connections of a pool", "pool")
-        self._in_use = gauge("pool_in_use", "Connections of a pool that are in use", "pool")
-        self._waiting = gauge("pool_waiting", "Those who wait for a connection of a pool", "pool")
-        self._most = gauge("pool_max", "Connections that a pool may have", "pool")
+        self._oldest = gauge("threadkeep_run_queue_oldest_age_seconds", "Time since the first run in the queue was due")
+        self._heartbeat = gauge("threadkeep_heartbeat_age_seconds", "Time since the last heartbeat of this process")
+        self._connections = gauge(
+            "db_client_connection_count", "Connections of a pool", pool, "db_client_connection_state"
+        )
+        self._most = gauge("db_client_connection_max", "Connections that a pool may have", pool)
+        self._waiting = gauge("db_client_connection_pending_requests", "Waits for a connection of a pool", pool)
 
     def show(self, load: Load) -> None:
         self._slots.set(load.slots)
@@ -164,7 +205,7 @@ class _LoadGauges:
         self._heartbeat.set(load.heartbeat_s)
         for name, pool in load.pools.items():
             stats = pool.get_stats()
-            self._size.labels(name).set(stats["pool_size"])
-            self._in_use.labels(name).set(stats["pool_size"] - stats["pool_available"])
+            self._connections.labels(name, "idle").set(stats["pool_available"])
+            self._connections.labels(name, "used").set(stats["pool_size"] - stats["pool_available"])
             self._waiting.labels(name).set(stats["requests_waiting"])
             self._most.labels(name).set(stats["pool_max"])

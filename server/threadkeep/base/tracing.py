@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 RECEIVERS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 REMEMBERED_RUNS = 10_000
 """Queued runs whose request is known, for the link between both; the oldest are forgotten."""
+ATTRIBUTES = {
+    f"{noun}_id": f"threadkeep.{noun}.id"
+    for noun in ("assistant", "checkpoint", "cron", "graph", "request", "run", "thread")
+}
+"""Names of span attributes, by the names of the fields in a log line."""
 FLUSH_S = 5.0
 """How long the last spans may take at the end."""
 
@@ -118,7 +123,7 @@ class Tracing:
             try:
                 yield
             finally:
-                span.set_attribute("threadkeep.outcome", outcome())
+                span.set_attribute("threadkeep.run.outcome", outcome())
                 if outcome() in {"error", "timeout", "lost"}:
                     span.set_status(self._trace.StatusCode.ERROR)
 
@@ -129,4 +134,5 @@ class Tracing:
 
 
 def _attributes(ids: Mapping[str, str]) -> dict[str, str]:
-    return {f"threadkeep.{name}": value for name, value in ids.items()}
+    """Attributes named as OpenTelemetry names its own: `run_id` becomes `threadkeep.run.id`."""
+    return {ATTRIBUTES.get(name) or f"threadkeep.{name}": value for name, value in ids.items()}

@@ -82,7 +82,7 @@ class CronScheduler:
             admitted = Admitted(request=_request(cron), filters=filters, assistant=assistant, user=user)
             run = await self.runs.fire(conn, admitted)
         except (ValidationError, Problem) as refused:
-            log.warning("cron passed over: its run is refused", extra=fields | {"reason": type(refused).__name__})
+            log.warning("cron passed over: its run is refused", extra=fields | {"error_type": type(refused).__name__})
             return
         if run is None:
             log.info("cron passed over: its thread is busy", extra=fields)

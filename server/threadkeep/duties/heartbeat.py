@@ -92,7 +92,7 @@ class LeaseReplacement:
         if not self.lease.is_lost:
             return
         if lost := self._let_go():
-            log.error("the lease is lost: its runs are put back in the queue", extra={"lost_runs": lost})
+            log.error("the lease is lost: its runs are put back in the queue", extra={"runs_stopped": lost})
         fresh = uuid4()
         async with self.pool.connection() as conn:
             await workers.create(conn, fresh)

@@ -40,4 +40,4 @@ class LeaseReaper:
             await workers.put_back_lost(conn, self.lease.worker_id, executed, settings.lease_s)
         if orphans:
             self.metrics.takeovers.inc(len(orphans))
-            log.warning("runs of a dead process were taken over", extra={"runs": [str(run_id) for run_id in orphans]})
+            log.warning("runs of dead processes were recovered", extra={"run_ids": [str(run_id) for run_id in orphans]})

@@ -62,7 +62,7 @@ class Shutdown:
                 put_back = await workers.put_back(conn, self.lease.worker_id)
                 await workers.delete(conn, self.lease.worker_id)
         if put_back:
-            log.info("runs were put back in the queue", extra={"runs": put_back})
+            log.info("runs were put back in the queue", extra={"run_count": put_back})
 
     async def _ended_or_hurried(self) -> None:
         async with anyio.create_task_group() as tasks:

@@ -77,7 +77,7 @@ class StoreSweep:
     async def run_once(self) -> None:
         """Delete the items that have expired by now."""
         if swept := await self.store.sweep_ttl():
-            log.info("expired items were swept", extra={"items": swept})
+            log.info("expired items were swept", extra={"deleted": swept})
 
 
 def _embeddings(project: Project, embed: str) -> Any:
@@ -103,5 +103,5 @@ def _of_provider(embed: str) -> Embeddings:
     try:
         return init(embed)
     except Exception as error:
-        log.exception("the embedding can't be made", extra={"embed": embed})
+        log.exception("the embedding can't be made", extra={"embedding": embed})
         raise StartRefused(f"store.index.embed: {embed}: {type(error).__name__}: {error}") from error

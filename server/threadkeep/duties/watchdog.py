@@ -85,9 +85,9 @@ def _warn(thread_id: int, silent_s: float) -> None:
 
 
 def described(innermost: FrameType) -> dict[str, object]:
-    """Whose code a thread is in: `where`, and, where it is a node's, `node`, `graph_id`, `run_id`, `thread_id`."""
+    """Whose code a thread is in: `code_location`, and, where it is a node's, `node`, `graph_id`, `run_id`, `thread_id`."""
     frames = list(_outwards(innermost))
-    found: dict[str, object] = {"where": _place(next((one for one in frames if _is_users(one)), innermost))}
+    found: dict[str, object] = {"code_location": _place(next((one for one in frames if _is_users(one)), innermost))}
     if (metadata := next((each for each in map(_metadata, frames) if each), None)) is not None:
         names = {"langgraph_node": "node", "graph_id": "graph_id", "run_id": "run_id", "thread_id": "thread_id"}
         found |= {ours: str(metadata[theirs]) for theirs, ours in names.items() if theirs in metadata}

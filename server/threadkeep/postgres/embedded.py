@@ -192,7 +192,7 @@ def _ensure_data(cluster: Cluster, lock: int) -> None:
     fresh = cluster.home / "postgres.new"
     shutil.rmtree(fresh, ignore_errors=True)  # of a start that was interrupted
     os_user.private_folder(cluster.user, fresh)
-    log.info("making the embedded Postgres", extra={"data": str(cluster.data)})
+    log.info("making the embedded Postgres", extra={"data_dir": str(cluster.data)})
     options = INITDB if cluster.durable else (*INITDB, "--no-sync")
     made = cluster.run("initdb", f"--pgdata={fresh}", *options, hold=lock)
     if made.returncode != 0:
@@ -291,7 +291,7 @@ def _stop(cluster: Cluster) -> None:
         if _ping(cluster) != pq.Ping.OK:
             return
         if _others(cluster):
-            log.info("the embedded Postgres goes on: somebody is connected", extra={"data": str(cluster.data)})
+            log.info("the embedded Postgres goes on: somebody is connected", extra={"data_dir": str(cluster.data)})
             return
         stopped = cluster.run("pg_ctl", "stop", f"--pgdata={cluster.data}", "--mode=fast", "--wait", "--silent")
         if stopped.returncode != 0:

@@ -300,7 +300,7 @@ def _refuse_changed(applied: dict[int, Applied], release: Release) -> None:
 def _tell_newer(applied: dict[int, Applied], release: Release) -> None:
     newer = sorted(one.name for one in applied.values() if one.number > release.newest)
     if newer:
-        log.warning("the database is newer than this release", extra={"migrations": newer})
+        log.warning("the database is newer than this release", extra={"newer_migrations": newer})
 
 
 async def _apply(conn: AsyncConnection[DictRow], release: Release, index: PostgresIndexConfig | None) -> list[str]:

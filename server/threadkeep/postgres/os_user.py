@@ -87,7 +87,7 @@ def open_way(user: User, *ends: Path) -> None:
     if shut:
         log.warning(
             "folders opened to search (o+x) for the embedded Postgres",
-            extra={"folders": [str(folder) for folder in shut], "user": user.name},
+            extra={"directories": [str(folder) for folder in shut], "user": user.name},
         )
 
 

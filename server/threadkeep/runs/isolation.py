@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -131,15 +132,15 @@ class AbandonedTasks:
     def _abandon(self, task: "asyncio.Task[None]", ids: Mapping[str, str]) -> None:
         self.total += 1
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        log.error("a graph does not stop: its task was abandoned", extra={**ids, "abandoned": self.running})
+        task.add_done_callback(partial(self._ended, ids))
+        log.error("a graph does not stop: its task was abandoned", extra={**ids, "abandoned_tasks": self.running})
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
+    def _ended(self, ids: Mapping[str, str], task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         failure = None if task.cancelled() else task.exception()
         log.warning(
             "an abandoned task has ended",
-            extra={"task": task.get_name(), "error": type(failure).__name__ if failure else None},
+            extra={**ids, "error_type": type(failure).__name__ if failure else None},
         )
 
 

@@ -140,7 +140,7 @@ class _States:
         try:
             state = (await history.state(self._parts, self._tenant, thread)).state
         except (AnswerTooLarge, StateInvalid) as refusal:
-            told = {"followed_thread_id": str(self._thread_id), "reason": refusal.code}
+            told = {"thread_id": str(self._thread_id), "reason": refusal.code}
             log.warning("a state can't be told of", extra=told)
             return None
         known, self._seen = self._seen, state["checkpoint_id"]

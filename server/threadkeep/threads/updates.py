@@ -186,7 +186,7 @@ async def _apply(graph: Graph, config: RunnableConfig, supersteps: Sequence[Supe
         with anyio.fail_after(UPDATE_S):
             return await contained(partial(graph.abulk_update_state, config, updates))
     except REFUSALS as refusal:
-        log.info("an update of a state was refused", extra={"error": type(refusal).__name__})
+        log.info("an update of a state was refused", extra={"error_type": type(refusal).__name__})
         raise InvalidRequest(describe(refusal)["message"]) from None
     except TimeoutError:
         raise UpdateTimeout(f"the graph took over {UPDATE_S:g} s to update its state") from None
