@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 import httpx
 import pytest
 from langgraph.graph import START, StateGraph
+from langgraph_sdk import get_client
 
 from conftest import serving
 from threadkeep.graphs import accept
@@ -103,16 +104,51 @@ async def test_run_ends_as_error_and_the_thread_can_go_on(http: httpx.AsyncClien
     assert (await http.get("/info")).json()["load"]["running"] == 0
 
 
+class ProviderError(Exception):
+    """Of a library: its text may hold what a client must not see."""
+
+
+GROUPS: dict[str, tuple[BaseExceptionGroup[Any], str]] = {
+    "several": (ExceptionGroup("several", [ValueError("one"), TypeError("two")]), "ValueError: one; TypeError: two"),
+    "nested": (
+        ExceptionGroup("outer", [ExceptionGroup("inner", [ValueError("one")]), RuntimeError("two")]),
+        "ValueError: one; RuntimeError: two",
+    ),
+    "hidden": (
+        ExceptionGroup("sk-123", [ProviderError("sk-123"), ValueError("one")]),
+        "ProviderError: An internal error occurred; ValueError: one",
+    ),
+    "many": (ExceptionGroup("many", [ValueError("x")] * 1000), "; ".join(["ValueError: x"] * 10)),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+async def test_exception_group_tells_its_inner_exceptions(settings: Settings, name: str) -> None:
+    """Issue: TaskGroups and MCP clients raise groups. Each inner exception is told by the rule for any other."""
+    group, message = GROUPS[name]
+
+    async def fail(state: Wish) -> Wish:
+        raise group
+
+    graphs = {"bad": accept("bad", StateGraph(Wish).add_node("fail", fail).add_edge(START, "fail"), where="tests")}
+    async with serving(settings, graphs) as url, get_client(url=url, api_key=None) as client:
+        thread_id = (await client.threads.create())["thread_id"]
+        answer: Any = await client.runs.wait(thread_id, "bad", input={}, raise_error=False)
+        events = [event async for event in client.runs.stream(None, "bad", input={})]
+
+    told = answer["__error__"]
+    assert (told["error"], told["message"]) == ("ExceptionGroup", message)
+    assert ("request_id" in told) == (name == "hidden")
+    [streamed] = [event.data for event in events if event.event == "error"]
+    assert (streamed["error"], streamed["message"]) == ("ExceptionGroup", message)
+
+
 @pytest.mark.parametrize(("wish", "told"), [("a\0b", "a�b"), ("plain", "plain")])
 async def test_what_json_can_not_hold_is_replaced(http: httpx.AsyncClient, wish: str, told: str) -> None:
     """Protocol: NUL becomes U+FFFD."""
     answer = await http.post("/runs/wait", json={"assistant_id": "bad", "input": {"wish": wish}})
 
     assert answer.json() == {"wish": told}
-
-
-class ProviderError(Exception):
-    """Of a library: its text may hold what a client must not see."""
 
 
 @pytest.mark.parametrize("expose", [False, True])
