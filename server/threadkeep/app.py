@@ -4,11 +4,13 @@ What can't be loaded stops the start here, before anything is opened. The lifesp
 order in which it is needed, and closes it in the other.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from langgraph.checkpoint.serde.base import SerializerProtocol
@@ -74,6 +76,9 @@ from threadkeep.threads.history import ThreadParts
 from threadkeep.threads.retention import ThreadExpiry
 
 log = logging.getLogger(__name__)
+
+MIN_NODE_THREADS: Final = 32
+"""A run may have several plain functions at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +247,7 @@ class Parts:
 async def opened(plan: Plan) -> AsyncGenerator[Parts]:
     """The parts, open until the block ends."""
     settings, executions, lease, presence = plan.settings, Executions(), Lease(), Presence()
+    _give_nodes_threads(settings.run_slots)
     async with (
         pool.open_api_pool(settings, plan.uri) as api_pool,
         pool.open_runs_pool(settings, plan.uri) as runs_pool,
@@ -268,6 +274,16 @@ async def opened(plan: Plan) -> AsyncGenerator[Parts]:
             executions=executions,
             lease=lease,
         )
+
+
+def _give_nodes_threads(run_slots: int) -> None:
+    """Make the loop's default executor wide enough: LangGraph runs plain functions in it.
+
+    By default it has as many threads as cores and four more, which bounds graphs that merely wait. It is never shut down:
+    the loop may be another server's too, and a node that does not end must not keep the process.
+    """
+    threads = ThreadPoolExecutor(max(MIN_NODE_THREADS, 2 * run_slots), thread_name_prefix="node")
+    asyncio.get_running_loop().set_default_executor(threads)
 
 
 def _slots(plan: Plan, presence: Presence) -> Slots:
@@ -344,6 +360,7 @@ def _run_service(plan: Plan, parts: Parts) -> RunService:
         webhooks=plan.webhooks,
         thread_ttl=plan.thread_ttl,
         metadata_bytes=settings.metadata_bytes,
+        max_recursion=settings.max_recursion,
     )
 
 

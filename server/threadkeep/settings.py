@@ -206,6 +206,8 @@ class Settings(BaseModel):
     """The largest answer of a state, a history, a search or the store. Lists end before it and say where they go on."""
     metadata_bytes: int = Field(default=64 * 1024, ge=1024, validation_alias="THREADKEEP_METADATA_BYTES")
     """The largest `metadata`, `config` or `context` of a thread, a run, an assistant or a cron."""
+    max_recursion: int = Field(default=10_007, ge=1, validation_alias="THREADKEEP_MAX_RECURSION")
+    """The highest `config.recursion_limit`. The default is LangGraph's own limit for a graph that nobody limits."""
     aes_key: SecretStr | None = Field(default=None, validation_alias="LANGGRAPH_AES_KEY")
     """Encrypts checkpoints at rest: 16, 24 or 32 bytes. None: they are not."""
     head_bytes: int = Field(default=64 * 1024, ge=1024, validation_alias="THREADKEEP_HEAD_BYTES")

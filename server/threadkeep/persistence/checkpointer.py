@@ -5,7 +5,6 @@ Tables and rows are the stock saver's, so that either reads what the other wrote
 connection of its pool, writes by group commit, and serialises in place what is small.
 """
 
-import asyncio
 import copy
 import json
 import logging
@@ -15,6 +14,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import orjson
+from anyio import to_thread
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
@@ -237,7 +237,7 @@ class Checkpoints(AsyncPostgresSaver):
         """
         large = any(channel in self._large or seems_large(value) for channel, value in values)
         try:
-            packed = await asyncio.to_thread(dump) if large else dump()
+            packed = await to_thread.run_sync(dump) if large else dump()
         except NotKept:
             raise self._refused(values) from None
         for (channel, _), row in zip(values, packed, strict=True):
@@ -263,7 +263,7 @@ class Checkpoints(AsyncPostgresSaver):
         """
         try:
             if _size(value) > LARGE_BYTES:
-                return await asyncio.to_thread(self._loaded, value)
+                return await to_thread.run_sync(self._loaded, value)
             return self._loaded(value)
         except Exception as failure:  # noqa: BLE001 - a row may hold anything
             raise _unreadable(value["thread_id"], failure) from None

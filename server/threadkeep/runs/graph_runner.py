@@ -20,6 +20,7 @@ from threadkeep.context_schema import context_of
 from threadkeep.graphs import Graph, is_local
 from threadkeep.persistence.checkpointer import FRESH, WRITES, Fresh
 from threadkeep.persistence.encoding import NotKept
+from threadkeep.run_config import client_keys
 from threadkeep.runs.execution import Execution
 from threadkeep.runs.request import Command, Packet, RunSpec, StreamMode, client_configurable
 from threadkeep.runs.stream_events import StreamEvents
@@ -145,8 +146,7 @@ def graph_config(execution: Execution) -> RunnableConfig:
         "run_id": execution.run_id,
         "run_name": execution.graph_id,
     }
-    config |= {key: sent[key] for key in ("tags", "recursion_limit") if key in sent}
-    return cast("RunnableConfig", config)
+    return cast("RunnableConfig", config | client_keys(sent))
 
 
 def graph_input(execution: Execution) -> Any:

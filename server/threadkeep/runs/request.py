@@ -92,7 +92,7 @@ class RunSpec(BaseModel):
     """None and no command: go on from where the thread stands."""
     command: Command | None = None
     config: RunConfig = Field(default_factory=dict)
-    """`tags`, `recursion_limit`, `configurable`."""
+    """`tags`, `recursion_limit`, `max_concurrency`, `run_name`, `configurable`, `metadata`."""
     context: dict[str, Any] | None = None
     checkpoint: Checkpoint | None = None
     checkpoint_id: str | None = None

@@ -15,6 +15,7 @@ from uuid import UUID
 import anyio
 from pydantic import BaseModel
 
+from threadkeep import run_config
 from threadkeep.auth.authenticator import Value
 from threadkeep.auth.authorization import Condition, Event, Operation, permissions
 from threadkeep.auth.caller import Caller
@@ -141,6 +142,7 @@ class RunService:
     thread_ttl: Ttl | None
     """Of a new thread for which the client gives none."""
     metadata_bytes: int
+    max_recursion: int
     """The most that the metadata, config or context of a run may have."""
 
     async def start(self, caller: Caller, request: RunRequest) -> RunHandle:
@@ -287,6 +289,7 @@ class RunService:
         request = authorized.request
         self._check(request)
         assistant = await self.assistants.resolve(authorized.assistants, request.assistant)
+        run_config.check({**assistant.config, **request.spec.config}, self.max_recursion)
         return Admitted(
             request=request, filters=authorized.threads, assistant=assistant, user=caller.user, parent=caller.slot
         )

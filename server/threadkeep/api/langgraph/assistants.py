@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
+from threadkeep import run_config
 from threadkeep.api.conditions import Condition
 from threadkeep.api.langgraph import graph_schemas
 from threadkeep.api.operation import Call
@@ -44,6 +45,8 @@ class ConfigBody(BaseModel):
 
     tags: list[str] | None = None
     recursion_limit: int | None = None
+    max_concurrency: int | None = None
+    run_name: str | None = None
     configurable: dict[str, Any] | None = None
 
 
@@ -192,6 +195,7 @@ async def create(call: Call[AssistantBody, None]) -> Response:
 def _check_sizes(call: Call[AssistantBody, None] | Call[ChangeBody, None]) -> None:
     body, limit = call.body, call.state.settings.metadata_bytes
     json.check_bytes(limit, metadata=body.metadata, config=body.plain_config, context=body.settled_context)
+    run_config.check(body.plain_config or {}, call.state.settings.max_recursion)
 
 
 async def get(call: Call[None, None]) -> Response:

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from threadkeep import run_config
 from threadkeep.api import idempotency
 from threadkeep.api.body import validated
 from threadkeep.api.conditions import Condition
@@ -251,6 +252,7 @@ async def _definition(
     call.state.runs.webhooks.check(body.spec.webhook)
     limit = call.state.settings.metadata_bytes
     json.check_bytes(limit, metadata=body.metadata, config=body.config, context=body.context)
+    run_config.check(body.config or {}, call.state.settings.max_recursion)
     zone = await cron_schedule.zone(body.timezone)
     return Definition(
         schedule=body.schedule,

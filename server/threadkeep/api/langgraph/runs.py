@@ -10,13 +10,11 @@ from starlette.responses import Response
 from threadkeep.api.operation import Call
 from threadkeep.api.responses import RunResult, json_answer, run_headers
 from threadkeep.api.streaming import EventStream, Reading, run_frames
-from threadkeep.base.problems import InvalidRequest, Unsupported
+from threadkeep.base.problems import InvalidRequest
 from threadkeep.runs.request import MultitaskStrategy, RunRequest, RunSpec
 from threadkeep.runs.service import RunHandle
 from threadkeep.tables.idempotency_keys import Key
 
-MAX_RECURSION = 1000
-"""The highest `config.recursion_limit`."""
 RESERVED = frozenset({"run_id", "thread_id", "assistant_id", "graph_id", "cron_id", "run_attempt"})
 """Metadata that the server writes; a client's are dropped, as on the reference."""
 OF_LANGSMITH = ("feedback_keys", "langsmith_tracer")
@@ -58,9 +56,6 @@ class RunBody(RunSpec):
         for name in OF_LANGSMITH:
             if getattr(self, name):
                 _tell_without_effect(name)
-        limit = self.config.get("recursion_limit")
-        if limit is not None and not (type(limit) is int and 1 <= limit <= MAX_RECURSION):
-            raise Unsupported(f"config.recursion_limit must be from 1 to {MAX_RECURSION}", field="config")
         if self.context and self.config.get("configurable"):
             raise InvalidRequest("Cannot specify both configurable and context. Prefer setting context alone.")
         if self.checkpoint_during is not None and "durability" not in self.model_fields_set:
