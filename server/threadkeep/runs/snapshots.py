@@ -55,7 +55,7 @@ def reading() -> Generator[None]:
     try:
         yield
     except REFUSALS as refusal:
-        log.info("a state does not fit its graph", extra={"error": type(refusal).__name__})
+        log.info("a state does not fit its graph", extra={"error_type": type(refusal).__name__})
         told = describe(refusal)
         raise StateInvalid(
             f"the thread's state does not fit its graph: {told['error']}: {told['message']}"
