@@ -229,7 +229,7 @@ BEGIN
             VALUES (create_run.thread_id, 'busy', new_thread_metadata || mark, create_run.ttl_strategy,
                     create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s))
             ON CONFLICT (thread_id) DO NOTHING
-            RETURNING threads.metadata INTO thread_metadata;
+            RETURNING threads.metadata, false INTO thread_metadata, thread_is_followed;
             thread_created := FOUND;
             EXIT WHEN thread_created;
         END IF;

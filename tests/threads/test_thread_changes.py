@@ -351,6 +351,30 @@ async def test_run_at_a_checkpoint_that_is_gone_fails_and_loses_nothing(http: ht
     assert (await http.get(f"/threads/{thread_id}/state")).json()["values"] == before
 
 
+@pytest.mark.parametrize("path", ["runs", "runs/wait"])
+async def test_run_creates_its_thread_again_if_a_deletion_comes_first(
+    http: httpx.AsyncClient, settings: Settings, path: str
+) -> None:
+    """Ours: the thread is there when the run looks for it, and gone when its row is locked."""
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    run = {"assistant_id": "stepping", "input": {"items": ["run"]}, "if_not_exists": "create"}
+    created: list[httpx.Response] = []
+
+    async def create() -> None:
+        created.append(await http.post(f"/threads/{thread_id}/{path}", json=run))
+
+    async with await psycopg.AsyncConnection.connect(str(settings.database_uri)) as holder:
+        await holder.execute("SELECT FROM threads WHERE thread_id = %s FOR UPDATE", [thread_id])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(create)
+            await _until_blocked(settings, "create_run")
+            await holder.execute("DELETE FROM threads WHERE thread_id = %s", [thread_id])
+            await holder.commit()
+
+    assert [answer.status_code for answer in created] == [200], created[0].text
+    assert (await _until_idle(http, thread_id))["values"]["items"] == ["run", "first", "passed", "first"]
+
+
 async def test_assistant_is_deleted_without_a_thread_that_another_took_over(
     http: httpx.AsyncClient, settings: Settings
 ) -> None:
