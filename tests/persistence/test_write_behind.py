@@ -9,12 +9,14 @@ from uuid import UUID
 import anyio
 import psycopg
 import pytest
+from langgraph.checkpoint.base import empty_checkpoint
 
 from conftest import WAIT_S
 from new_runs import new_run
 from threadkeep.base import ids
 from threadkeep.base.json import Json
 from threadkeep.persistence import group_commit
+from threadkeep.persistence.checkpointer import DURABILITY, WRITES, Checkpoints
 from threadkeep.persistence.group_commit import Fence, GroupCommit, Rows
 from threadkeep.persistence.write_behind import MOST_WRITES, WriteBehind
 from threadkeep.postgres import pool
@@ -55,6 +57,12 @@ def batches() -> list[int]:
 async def commits(settings: Settings, batches: list[int]) -> AsyncIterator[GroupCommit]:
     async with _committing(settings, batches) as commits:
         yield commits
+
+
+@pytest.fixture
+async def checkpoints(settings: Settings, commits: GroupCommit) -> AsyncIterator[Checkpoints]:
+    async with pool.open_runs_pool(settings, str(settings.database_uri)) as runs:
+        yield Checkpoints(runs, commits)
 
 
 async def test_what_nobody_waits_for_goes_with_the_end_of_its_run(
@@ -182,6 +190,75 @@ async def test_large_states_of_several_runs_go_in_several_transactions(
     assert batches == [2, 2, 1]
 
 
+@pytest.mark.parametrize("durability", ["sync", "async"])
+async def test_writes_before_their_checkpoint_are_saved_with_it(
+    api: Pool, commits: GroupCommit, checkpoints: Checkpoints, durability: str
+) -> None:
+    """Ours: a graph goes on while a large checkpoint is serialised, and its process may be killed then."""
+    claimed = await _running(api)
+    writes, checkpoint = _writes(commits, claimed), empty_checkpoint()
+    config = _config(claimed, writes, durability)
+    place: Any = {"configurable": {**config["configurable"], "checkpoint_id": checkpoint["id"]}}
+
+    await checkpoints.aput_writes(place, [("items", 1), ("items", 2)], "task")
+    await checkpoints.aput_writes(place, [("items", "the first stands")], "task")
+    await checkpoints.aput_writes(place, [("__interrupt__", "replaced")], "other")
+    await checkpoints.aput_writes(place, [("__interrupt__", 3)], "other")
+    await commits.idle()
+    assert await _saved_writes(api) == 0
+    await checkpoints.aput(config, checkpoint, {}, {})
+
+    saved = await checkpoints.aget_tuple(place)
+    assert saved is not None
+    assert sorted(saved.pending_writes or []) == [
+        ("other", "__interrupt__", 3),
+        ("task", "items", 1),
+        ("task", "items", 2),
+    ]
+    await checkpoints.aput_writes(place, [("items", 4)], "third")
+    await writes.settled()
+    assert await _saved_writes(api) == 4
+
+
+async def test_writes_whose_checkpoint_never_comes_are_not_saved(
+    api: Pool, commits: GroupCommit, checkpoints: Checkpoints
+) -> None:
+    """Ours: nobody would read or delete them."""
+    claimed = await _running(api)
+    writes = _writes(commits, claimed)
+    config = _config(claimed, writes, "async")
+    config["configurable"]["checkpoint_id"] = empty_checkpoint()["id"]
+
+    await checkpoints.aput_writes(config, [("items", 1)], "task")
+    await writes.close_and_settle()
+    await commits.idle()
+
+    assert await _saved_writes(api) == 0
+    with pytest.raises(RuntimeError):
+        await checkpoints.aput_writes(config, [("items", 2)], "task")
+
+
+async def test_checkpoint_is_saved_though_its_graph_was_cancelled(
+    api: Pool, commits: GroupCommit, checkpoints: Checkpoints
+) -> None:
+    """Ours: its writes may be handed in already, and a cancel reaches the task that saves the checkpoint alone."""
+    claimed = await _running(api)
+    writes, checkpoint = _writes(commits, claimed), empty_checkpoint()
+    config = _config(claimed, writes, "sync")
+
+    async with api.connection() as conn, conn.transaction():
+        await conn.execute("SELECT FROM workers FOR UPDATE")  # a transaction of the group commit waits for it
+        await writes.put(_blob(claimed.thread_id, 0))
+        await _until_blocked(api)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await checkpoints.aput(config, checkpoint, {}, {})
+    await writes.close_and_settle()
+
+    assert scope.cancelled_caught
+    assert await checkpoints.aget_tuple(_config(claimed, writes, "sync")) is not None
+
+
 async def _running(api: Pool) -> Claimed:
     """A run that has begun."""
     run = new_run(ids.uuid7(), WORKER)
@@ -206,6 +283,12 @@ def _writes(commits: GroupCommit, claimed: Claimed) -> WriteBehind:
     return WriteBehind(commits, Fence(claimed.run_id, claimed.worker_id))
 
 
+def _config(claimed: Claimed, writes: WriteBehind, durability: str) -> Any:
+    """The config that a graph's first checkpoint is saved with."""
+    named = {"thread_id": str(claimed.thread_id), "checkpoint_ns": ""}
+    return {"configurable": {**named, WRITES: writes, DURABILITY: durability}}
+
+
 def _end(claimed: Claimed) -> Any:
     ending = Ending(status="success", thread_status="idle", values=b'{"items": []}', interrupts={}, error=None)
     return queue.end_of(claimed, ending, followed=False)
@@ -218,6 +301,21 @@ def _blob(thread_id: UUID | str, number: int) -> Rows:
 async def _blobs(api: Pool) -> int:
     async with api.connection() as conn:
         row = await (await conn.execute("SELECT count(*) FROM checkpoint_blobs")).fetchone()
+    return int(row[0]) if row else 0
+
+
+async def _until_blocked(api: Pool) -> None:
+    """Wait until a statement waits for a lock."""
+    blocked = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with anyio.fail_after(WAIT_S):
+        async with api.connection() as conn:
+            while not await (await conn.execute(blocked)).fetchone():
+                await anyio.sleep(0.01)
+
+
+async def _saved_writes(api: Pool) -> int:
+    async with api.connection() as conn:
+        row = await (await conn.execute("SELECT count(*) FROM checkpoint_writes")).fetchone()
     return int(row[0]) if row else 0
 
 

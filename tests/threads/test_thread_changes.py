@@ -375,6 +375,24 @@ async def test_run_creates_its_thread_again_if_a_deletion_comes_first(
     assert (await _until_idle(http, thread_id))["values"]["items"] == ["run", "first", "passed", "first"]
 
 
+@pytest.mark.parametrize("durability", ["sync", "async", "exit"])
+async def test_answer_on_an_empty_thread_leaves_no_write_without_its_checkpoint(
+    http: httpx.AsyncClient, settings: Settings, durability: str
+) -> None:
+    """Ours: LangGraph writes it to a checkpoint that it never saves."""
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    run = {"assistant_id": "chain", "command": {"resume": "nobody asked"}, "durability": durability}
+
+    answer = await http.post(f"/threads/{thread_id}/runs/wait", json=run)
+
+    assert answer.status_code == 200, answer.text
+    strays = """
+        SELECT channel FROM checkpoint_writes
+         WHERE checkpoint_id NOT IN (SELECT checkpoint_id FROM checkpoints)
+    """
+    assert await _sql(settings, strays) == []
+
+
 async def test_assistant_is_deleted_without_a_thread_that_another_took_over(
     http: httpx.AsyncClient, settings: Settings
 ) -> None:

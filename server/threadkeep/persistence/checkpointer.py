@@ -171,20 +171,29 @@ class Checkpoints(AsyncPostgresSaver):
             _json({**checkpoint, "channel_values": inline}),
             _json(get_serializable_checkpoint_metadata(without_caller(config), metadata)),
         )
-        await self._write(named, Rows(blobs=packed, checkpoints=[row]))
+        rows = Rows(blobs=packed, checkpoints=[row])
+        run: WriteBehind | None = named.get(WRITES)
+        if run is not None:
+            run.add_early((namespace, checkpoint["id"]), rows)
+        await self._write(named, rows)
         return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Save what a task wrote, as durable as its run asks for. Errors and interrupts are waited for in any case."""
+        """Save what a task wrote, as durable as its run asks for. Errors and interrupts are waited for in any case.
+
+        What comes before its checkpoint is saved with it.
+        """
         named = config.get("configurable", {})
         place = (named["thread_id"], named["checkpoint_ns"], named["checkpoint_id"])
         packed = await self._packed(writes, lambda: self._dump_writes(*place, task_id, task_path, writes))
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
         rows = Rows(replacing=packed) if replaces else Rows(adding=packed)
         run: WriteBehind | None = named.get(WRITES)
-        if run is not None and run.is_inherited(*place[1:]):
+        if run is not None and run.hold_early(place[1:], rows):
+            return
+        if run is not None and run.is_inherited(place[1:]):
             rows.undo = [(str(run.fence.run_id), *place, task_id, row[5]) for row in packed]
         await self._write(named, rows)
 
@@ -211,7 +220,7 @@ class Checkpoints(AsyncPostgresSaver):
         if checkpoint is None and WRITES in named and named.get("checkpoint_id") and not named.get("checkpoint_ns"):
             # LangGraph would start from nothing, and the thread would lose what it holds.
             raise NotFound(f"Checkpoint {named['checkpoint_id']} not found")
-        _note_inherited(config, checkpoint)
+        _note_read(config, checkpoint)
         return checkpoint
 
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
@@ -220,7 +229,7 @@ class Checkpoints(AsyncPostgresSaver):
         async with aclosing(cast("AsyncGenerator[CheckpointTuple]", super().alist(config, **options))) as checkpoints:
             with _readable(config or {}):
                 async for found in checkpoints:
-                    _note_inherited(config, found)
+                    _note_read(config, found)
                     yield found
 
     async def aget_delta_channel_history(
@@ -329,13 +338,14 @@ async def _caught_up(config: RunnableConfig | None) -> None:
         await writes.settled()
 
 
-def _note_inherited(config: RunnableConfig | None, read: CheckpointTuple | None) -> None:
-    """A run that reads a checkpoint of an earlier one may write to it."""
+def _note_read(config: RunnableConfig | None, read: CheckpointTuple | None) -> None:
+    """A run may write to a checkpoint that it has read, also to one of an earlier run."""
     writes: WriteBehind | None = (config or {}).get("configurable", {}).get(WRITES)
-    if writes is None or read is None or read.metadata.get("run_id") == str(writes.fence.run_id):
+    if writes is None or read is None:
         return
     named = read.config.get("configurable", {})
-    writes.inherit(named["checkpoint_ns"], named["checkpoint_id"])
+    inherited = read.metadata.get("run_id") != str(writes.fence.run_id)
+    writes.note_read((named["checkpoint_ns"], named["checkpoint_id"]), inherited=inherited)
 
 
 @contextmanager

@@ -134,6 +134,20 @@ async def write_all(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
     return row["finished"] if row else {}
 
 
+def add_writes(rows: Rows, early: Sequence[Rows]) -> None:
+    """Add to the rows of a new checkpoint the writes to it, which come in their order."""
+    writes: dict[tuple[object, ...], WriteRow] = {}
+    for each in early:
+        for row in each.adding:
+            writes.setdefault(_key(row, 6), row)
+        for row in each.replacing:
+            writes[_key(row, 6)] = row
+    if any(each.replacing for each in early):
+        rows.replacing = list(writes.values())
+    else:
+        rows.adding = list(writes.values())
+
+
 def _merged(batch: list[Rows]) -> Mapping[str, list[Any]]:
     """Rows of one key twice are one row: Postgres changes none twice in a statement."""
     return {

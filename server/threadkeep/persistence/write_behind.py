@@ -5,8 +5,9 @@ commit in their order, and the end of the run behind them, in the same transacti
 """
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from threadkeep.persistence import group_commit
 from threadkeep.persistence.group_commit import Fence, GroupCommit, Rows
 from threadkeep.tables.queue import End
 
@@ -20,6 +21,9 @@ MOST_BYTES: Final = 4 * 1024 * 1024
 LARGE_BYTES: Final = 16 * 1024
 """Not held back to go together with more: Postgres has work with it, which it had better begin meanwhile."""
 
+Place: TypeAlias = tuple[str, str]
+"""Namespace and id of a checkpoint on the run's thread."""
+
 
 class WriteBehind:
     """The writes of one run under one lease."""
@@ -31,8 +35,12 @@ class WriteBehind:
         self._bytes = 0
         self._awaited: set[Handed[Rows, Any]] = set()
         """Writes that the graph waits for, or waited for until it was cancelled."""
-        self._inherited: set[tuple[str, str]] = set()
-        """(namespace, id) of checkpoints that the run read and did not write: it resumes there."""
+        self._inherited: set[Place] = set()
+        """Checkpoints that the run read and did not write: it resumes there."""
+        self._known: set[Place] = set()
+        """Checkpoints that the run read or handed in. All others are not in Postgres yet, and may never be."""
+        self._early: dict[Place, list[Rows]] = {}
+        """By checkpoint that is not known: the writes to it that came before it, in their order."""
         self._closed = False
 
     @property
@@ -40,13 +48,33 @@ class WriteBehind:
         """Of the first write that could not be made: those behind it are not made either."""
         return next((handed.failure for handed in self._on_the_way if handed.failure is not None), None)
 
-    def inherit(self, namespace: str, checkpoint_id: str) -> None:
-        """Say that the run read a checkpoint of an earlier run: what it writes to that one is noted in the undo log."""
-        self._inherited.add((namespace, checkpoint_id))
+    def note_read(self, place: Place, *, inherited: bool) -> None:
+        """Say that the run read a checkpoint. If an earlier run wrote it, it is inherited: what this run writes to it is
+        noted in the undo log."""
+        self._known.add(place)
+        if inherited:
+            self._inherited.add(place)
 
-    def is_inherited(self, namespace: str, checkpoint_id: str) -> bool:
+    def is_inherited(self, place: Place) -> bool:
         """Whether the checkpoint is an earlier run's."""
-        return (namespace, checkpoint_id) in self._inherited
+        return place in self._inherited
+
+    def hold_early(self, place: Place, rows: Rows) -> bool:
+        """Hold `rows`, writes to a checkpoint, if they come before it. True if they do.
+
+        A graph goes on while its checkpoint is serialised, so the writes of the next step may overtake it. If its process
+        is killed then, the checkpoint never comes, and nobody would ever delete these writes. Raises as `put` does.
+        """
+        if place in self._known:
+            return False
+        self._admit(rows)
+        self._early.setdefault(place, []).append(rows)
+        return True
+
+    def add_early(self, place: Place, rows: Rows) -> None:
+        """Add to `rows`, those of a checkpoint, the writes that came before it."""
+        self._known.add(place)
+        group_commit.add_writes(rows, self._early.pop(place, ()))
 
     def _admit(self, rows: Rows) -> None:
         """Let `rows` be written under the run's lease. Raises what became of an earlier write, and RuntimeError of a run
@@ -59,7 +87,10 @@ class WriteBehind:
         rows.fence = self.fence
 
     async def write(self, rows: Rows) -> None:
-        """Write `rows`, and wait until they are committed. Raises what Postgres says of them, and as `put` does."""
+        """Write `rows`, and wait until they are committed. Raises what Postgres says of them, and as `put` does.
+
+        They are written even if the caller is cancelled: what was handed in after them may belong to them.
+        """
         self._admit(rows)
         handed = self._commits.put(rows)
         self._awaited.add(handed)
@@ -68,8 +99,6 @@ class WriteBehind:
         finally:
             if handed.done:
                 self._awaited.discard(handed)
-            else:
-                handed.gone = True
 
     async def put(self, rows: Rows) -> None:
         """Hand `rows` on, and wait only if too much is on its way.
