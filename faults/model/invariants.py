@@ -42,6 +42,8 @@ class Model:
     ledger: Ledger
     observed: Observed
     verified: dict[str, Verified] = field(default_factory=dict[str, Verified])
+    forkable: set[str] = field(default_factory=set[str])
+    """Checkpoints at which a client asked for a fork, and which are still there."""
 
     # Threads
 
@@ -274,9 +276,18 @@ class Model:
         if not run.rolled_back and run.status == "interrupted" and not self._cancels(run):
             text = f"the run of {operation.token} is interrupted, and nobody asked for that"
             self._report("changes", operation.thread_id, text, [operation.token])
-        if run.status in {"error", "timeout"} and operation.kind != "resume":
-            text = f"the run of {operation.token} ended as {run.status}: {operation.about.get('error')}"
+        if (
+            run.status in {"error", "timeout"}
+            and operation.kind != "resume"
+            and not self._lost_its_place(operation, run)
+        ):
+            text = f"the run of {operation.token} ended as {run.status}: {run.error}"
             self._report("changes", operation.thread_id, text, [operation.token])
+
+    def _lost_its_place(self, operation: Operation, run: ObservedRun) -> bool:
+        """A rollback, a prune or a deletion took the checkpoint at which the run was to fork, before the run began."""
+        at: str | None = operation.about.get("at")
+        return at is not None and at not in self.forkable and run.error == f"Checkpoint {at} not found"
 
     def _cancels(self, run: ObservedRun) -> set[str]:
         """How the run may have been cancelled: by a request, or by a newer run."""

@@ -19,7 +19,7 @@ CREATE SCHEMA observed;
 CREATE UNLOGGED TABLE observed.events (
     seq bigint GENERATED ALWAYS AS IDENTITY, at float NOT NULL, xact xid8 NOT NULL, subject text NOT NULL,
     thread_id uuid NOT NULL, run_id uuid, old_status text, new_status text, token text, epoch text, strategy text,
-    assistant_id text, ttl_s float
+    assistant_id text, ttl_s float, error text
 );
 CREATE FUNCTION observed.thread() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -40,12 +40,12 @@ BEGIN
         RETURN NULL;
     END IF;
     INSERT INTO observed.events (at, xact, subject, thread_id, run_id, old_status, new_status, token, epoch, strategy,
-                                 assistant_id)
+                                 assistant_id, error)
     VALUES (extract(epoch FROM clock_timestamp()), pg_current_xact_id(), 'run ' || lower(TG_OP), row.thread_id,
             row.run_id, CASE TG_OP WHEN 'INSERT' THEN NULL ELSE OLD.status END,
             CASE TG_OP WHEN 'DELETE' THEN NULL ELSE NEW.status END, row.metadata ->> 'token',
             (SELECT metadata ->> 'epoch' FROM threads WHERE threads.thread_id = row.thread_id),
-            row.multitask_strategy, row.assistant_id::text);
+            row.multitask_strategy, row.assistant_id::text, row.error ->> 'message');
     RETURN NULL;
 END
 $$;
@@ -88,6 +88,8 @@ class ObservedRun:
     status: str = "pending"
     moves: list[tuple[int, str, str]] = field(default_factory=list[tuple[int, str, str]])
     """(seq, old status, new status)"""
+    error: str | None = None
+    """The message of its error."""
     finished: float | None = None
     finished_seq: int | None = None
     deleted: float | None = None
@@ -135,7 +137,7 @@ class Observed:
             await cursor.execute(
                 """
                 SELECT seq, at, xact::text::bigint AS xact, subject, thread_id::text, run_id::text, old_status,
-                       new_status, token, epoch, strategy, assistant_id, ttl_s
+                       new_status, token, epoch, strategy, assistant_id, ttl_s, error
                   FROM observed.events
                  WHERE seq > %(seq)s
                  ORDER BY seq
@@ -198,7 +200,7 @@ class Observed:
         elif run is not None and row["subject"] == "run update":
             self.fresh_moves.append((run.run_id, row["old_status"], row["new_status"]))
             run.moves.append((row["seq"], row["old_status"], row["new_status"]))
-            run.status = row["new_status"]
+            run.status, run.error = row["new_status"], row["error"]
             if run.status in FINAL:
                 run.finished, run.finished_seq = row["at"], row["seq"]
         elif run is not None:

@@ -178,6 +178,7 @@ class Race:
         await self.model.observed.read()
         threads = self.scene.threads
         copies = [copy_id for copy_id, copied in self.ledger.copies.items() if copied.sent >= began]
+        self.model.forkable = await self.tables.forkable(threads)
         self.model.check_runs(threads)
         self.model.check_deletions(threads, began)
         shown = {thread_id: await self._shown(thread_id) for thread_id in [*threads, *copies]}

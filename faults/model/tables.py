@@ -67,6 +67,16 @@ class Tables:
                 text = f"{begin}{where} has {len(children)} children: {', '.join(children)}"
                 self.ledger.report("forks", self._source(thread_id), text, at=made_at(last))
 
+    async def forkable(self, threads: Sequence[str]) -> set[str]:
+        """The checkpoints of these threads at which a client asked for a fork, and which are still there."""
+        kept = await rows(
+            self.database,
+            "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ANY(%(threads)s) AND checkpoint_id = ANY(%(places)s)",
+            threads=list(threads),
+            places=list(self.ledger.forked_at),
+        )
+        return {checkpoint_id for (checkpoint_id,) in kept}
+
     async def check_parents(self, threads: Sequence[str]) -> None:
         """Each checkpoint's parent is there, unless the thread was pruned."""
         for thread_id, checkpoint_id, parent in await rows(
@@ -138,7 +148,6 @@ STRAY_WRITES = """
 SELECT thread_id, count(DISTINCT checkpoint_id), min(checkpoint_id), count(*)
   FROM checkpoint_writes AS written
  WHERE thread_id = ANY(%(threads)s)
-   AND channel <> '__resume__' -- LangGraph notes an answer even where there is no checkpoint yet
    AND EXISTS (SELECT FROM threads WHERE threads.thread_id::text = written.thread_id)
    AND NOT EXISTS (SELECT FROM checkpoints AS c
                     WHERE c.thread_id = written.thread_id AND c.checkpoint_ns = written.checkpoint_ns
