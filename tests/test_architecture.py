@@ -15,7 +15,7 @@ LAYERS = (
     {"postgres"},
     {"tables"},
     {"persistence"},
-    {"auth", "graphs", "context_schema", "remote_graph", "run_config"},
+    {"auth", "graphs", "context_schema", "remote_graph"},
     {"runs"},
     {"threads"},
     {"duties"},

@@ -17,9 +17,9 @@ from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Interrupt, StateSnapshot
 from langgraph_sdk.schema import StreamPart
 
-from threadkeep.run_config import client_keys
-
 INTERRUPT: Final = "__interrupt__"
+PASSED_ON: Final = frozenset({"max_concurrency", "recursion_limit", "run_name", "tags"})
+"""Keys of a run's config that reach the other server."""
 NO_STATE: Final = StateSnapshot(
     values={}, next=(), config={}, metadata=None, created_at=None, parent_config=None, tasks=(), interrupts=()
 )
@@ -42,7 +42,7 @@ class ServedRemoteGraph(RemoteGraph):
     async def astream(self, input: Any, config: RunnableConfig | None = None, **arguments: Any) -> AsyncIterator[Any]:  # noqa: A002 - LangGraph's name
         """As RemoteGraph's. A run that is cancelled here is cancelled there."""
         own = _configurable(config)
-        sent = client_keys(cast("Mapping[str, Any]", config or {}))
+        sent = {key: value for key, value in (config or {}).items() if key in PASSED_ON}
         # A client's own keys stand in the context too, and a server takes one of the two.
         sent["configurable"] = {"thread_id": self._thread_id(own)} if "durability" in arguments else {}
         if own.get("checkpoint_id"):

@@ -20,9 +20,8 @@ from threadkeep.context_schema import context_of
 from threadkeep.graphs import Graph, is_local
 from threadkeep.persistence.checkpointer import FRESH, WRITES, Fresh
 from threadkeep.persistence.encoding import NotKept
-from threadkeep.run_config import client_keys
 from threadkeep.runs.execution import Execution
-from threadkeep.runs.request import Command, Packet, RunSpec, StreamMode, client_configurable
+from threadkeep.runs.request import Command, Packet, RunSpec, StreamMode, client_configurable, client_keys
 from threadkeep.runs.stream_events import StreamEvents
 from threadkeep.tables.queue import OutputKeys
 

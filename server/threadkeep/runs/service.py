@@ -15,7 +15,6 @@ from uuid import UUID
 import anyio
 from pydantic import BaseModel
 
-from threadkeep import run_config
 from threadkeep.auth.authenticator import Value
 from threadkeep.auth.authorization import Condition, Event, Operation, permissions
 from threadkeep.auth.caller import Caller
@@ -32,7 +31,7 @@ from threadkeep.runs.executor import Executor
 from threadkeep.runs.follow import Follower
 from threadkeep.runs.idempotency import GONE, IdempotencyKeys, Made
 from threadkeep.runs.quotas import Quotas
-from threadkeep.runs.request import RunRequest, RunSpec
+from threadkeep.runs.request import RunRequest, RunSpec, check_config
 from threadkeep.runs.slots import Slot, Slots
 from threadkeep.runs.webhook_policy import Policy
 from threadkeep.tables import cancels, idempotency_keys, run_creation, runs
@@ -289,7 +288,7 @@ class RunService:
         request = authorized.request
         self._check(request)
         assistant = await self.assistants.resolve(authorized.assistants, request.assistant)
-        run_config.check({**assistant.config, **request.spec.config}, self.max_recursion)
+        check_config({**assistant.config, **request.spec.config}, self.max_recursion)
         return Admitted(
             request=request, filters=authorized.threads, assistant=assistant, user=caller.user, parent=caller.slot
         )

@@ -6,7 +6,6 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
-from threadkeep import run_config
 from threadkeep.api.conditions import Condition
 from threadkeep.api.langgraph import graph_schemas
 from threadkeep.api.operation import Call
@@ -18,7 +17,7 @@ from threadkeep.base.problems import Conflict, InvalidRequest, NotFound, Problem
 from threadkeep.postgres.bounded_page import PageRequest
 from threadkeep.postgres.statement_timeout import searching
 from threadkeep.postgres.tenancy import EVERYTHING, Filters
-from threadkeep.runs.request import client_configurable
+from threadkeep.runs.request import check_config, client_configurable
 from threadkeep.tables import assistant_versions, assistants, threads
 from threadkeep.tables.assistants import Assistant, Change, NewAssistant, Search
 
@@ -195,7 +194,7 @@ async def create(call: Call[AssistantBody, None]) -> Response:
 def _check_sizes(call: Call[AssistantBody, None] | Call[ChangeBody, None]) -> None:
     body, limit = call.body, call.state.settings.metadata_bytes
     json.check_bytes(limit, metadata=body.metadata, config=body.plain_config, context=body.settled_context)
-    run_config.check(body.plain_config or {}, call.state.settings.max_recursion)
+    check_config(body.plain_config or {}, call.state.settings.max_recursion)
 
 
 async def get(call: Call[None, None]) -> Response:

@@ -9,7 +9,6 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from threadkeep import run_config
 from threadkeep.api import idempotency
 from threadkeep.api.body import validated
 from threadkeep.api.conditions import Condition
@@ -24,7 +23,7 @@ from threadkeep.duties.cron_schedule import MAX_SCHEDULE
 from threadkeep.postgres.statement_timeout import searching
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.assistants import ResolvedAssistant
-from threadkeep.runs.request import MultitaskStrategy, Nodes, RunConfig, RunRequest, StreamMode
+from threadkeep.runs.request import MultitaskStrategy, Nodes, RunConfig, RunRequest, StreamMode, check_config
 from threadkeep.tables import crons
 from threadkeep.tables.crons import Cron, Definition, NewCron, OnRunCompleted, Search
 
@@ -252,7 +251,7 @@ async def _definition(
     call.state.runs.webhooks.check(body.spec.webhook)
     limit = call.state.settings.metadata_bytes
     json.check_bytes(limit, metadata=body.metadata, config=body.config, context=body.context)
-    run_config.check(body.config or {}, call.state.settings.max_recursion)
+    check_config(body.config or {}, call.state.settings.max_recursion)
     zone = await cron_schedule.zone(body.timezone)
     return Definition(
         schedule=body.schedule,
