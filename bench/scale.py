@@ -31,10 +31,10 @@ THREADS = 10_000
 CHECKPOINTS = 1_000_000
 SAY = [{"role": "user", "content": "hello"}]
 FILL = """
-    INSERT INTO threads (thread_id, metadata, "values")
-    SELECT gen_random_uuid(), jsonb_build_object('topic', n), '{"messages": []}' FROM generate_series(1, %(threads)s) AS n;
-    INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, finished_at)
-    SELECT gen_random_uuid(), thread_id, gen_random_uuid(), 'echo', 'success', now() FROM threads;
+    INSERT INTO threads (thread_id, project_id, metadata, "values")
+    SELECT gen_random_uuid(), 'graphs', jsonb_build_object('topic', n), '{"messages": []}' FROM generate_series(1, %(threads)s) AS n;
+    INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, finished_at)
+    SELECT gen_random_uuid(), project_id, thread_id, gen_random_uuid(), 'echo', 'success', now() FROM threads;
     INSERT INTO checkpoints (thread_id, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
     SELECT thread_id::text, '1ef00000-0000-6000-8000-' || lpad(n::text, 12, '0'), NULL,
            '{"v": 4, "id": "x", "ts": "x", "channel_values": {}, "channel_versions": {}, "versions_seen": {}}',

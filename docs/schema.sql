@@ -24,7 +24,7 @@ CREATE DOMAIN ttl_strategy AS text
 CREATE DOMAIN version_number AS integer
 	CONSTRAINT version_number_check CHECK ((VALUE >= 1));
 
-CREATE FUNCTION cancel_runs(of_thread uuid, run_ids uuid[], statuses text[], action text, reason text, match jsonb) RETURNS TABLE(run_id uuid, was_running boolean)
+CREATE FUNCTION cancel_runs(of_project text, of_thread uuid, run_ids uuid[], statuses text[], action text, reason text, match jsonb) RETURNS TABLE(run_id uuid, was_running boolean)
     LANGUAGE plpgsql
     AS $$
 #variable_conflict use_column
@@ -35,7 +35,7 @@ BEGIN
     SELECT array_agg(thread_id) INTO held
       FROM (SELECT thread_id
               FROM threads
-             WHERE metadata @> match
+             WHERE project_id = of_project AND metadata @> match
                AND thread_id IN (SELECT thread_id
                                    FROM runs
                                   WHERE status IN ('pending', 'running')
@@ -142,7 +142,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION claim_run(claimer uuid, positions_per_attempt integer, after_principal text, held_back text[]) RETURNS TABLE(run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, metadata jsonb, kwargs jsonb, principal jsonb, attempt integer, worker_id uuid, ephemeral boolean, record_events boolean, events_before integer, waited_s double precision)
+CREATE FUNCTION claim_run(claimer uuid, of_project text, served_graphs text[], positions_per_attempt integer, after_principal text, held_back text[]) RETURNS TABLE(run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, metadata jsonb, kwargs jsonb, principal jsonb, attempt integer, worker_id uuid, ephemeral boolean, record_events boolean, events_before integer, waited_s double precision)
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     AS $$
@@ -155,7 +155,8 @@ BEGIN
         due_by := clock_timestamp();
         SELECT runs.run_id INTO candidate
           FROM runs JOIN threads USING (thread_id)
-         WHERE runs.status = 'pending' AND runs.run_after <= due_by
+         WHERE runs.project_id = of_project AND runs.status = 'pending' AND runs.run_after <= due_by
+           AND runs.graph_id = ANY (served_graphs)
            AND coalesce(runs.principal ->> 'identity', '') > after_principal
            AND coalesce(runs.principal ->> 'identity', '') <> ALL (held_back)
            AND NOT EXISTS (
@@ -170,7 +171,8 @@ BEGIN
         IF NOT FOUND THEN
             SELECT runs.run_id INTO candidate
               FROM runs JOIN threads USING (thread_id)
-             WHERE runs.status = 'pending' AND runs.run_after <= due_by
+             WHERE runs.project_id = of_project AND runs.status = 'pending' AND runs.run_after <= due_by
+               AND runs.graph_id = ANY (served_graphs)
                AND coalesce(runs.principal ->> 'identity', '') <= after_principal
                AND coalesce(runs.principal ->> 'identity', '') <> ALL (held_back)
                AND NOT EXISTS (
@@ -212,7 +214,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION create_run(run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s double precision, ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb, new_thread_metadata jsonb, ttl_strategy text, ttl_minutes double precision, ephemeral_s double precision, metadata jsonb, record_events boolean, OUT merged_metadata jsonb, OUT events_recorded boolean, OUT thread_found boolean, OUT thread_created boolean, OUT active_run_id uuid, OUT status text, OUT created_at timestamp with time zone, OUT superseded_run_ids uuid[]) RETURNS record
+CREATE FUNCTION create_run(project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s double precision, ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb, new_thread_metadata jsonb, ttl_strategy text, ttl_minutes double precision, ephemeral_s double precision, metadata jsonb, record_events boolean, OUT merged_metadata jsonb, OUT events_recorded boolean, OUT thread_found boolean, OUT thread_created boolean, OUT active_run_id uuid, OUT status text, OUT created_at timestamp with time zone, OUT superseded_run_ids uuid[]) RETURNS record
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     AS $$
@@ -225,9 +227,9 @@ BEGIN
     thread_created := false;
     FOR _ IN 1 .. 3 LOOP -- a thread that is there for the insert may be deleted before it is locked
         IF new_thread_metadata IS NOT NULL THEN
-            INSERT INTO threads (thread_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until)
-            VALUES (create_run.thread_id, 'busy', new_thread_metadata || mark, create_run.ttl_strategy,
-                    create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s))
+            INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until)
+            VALUES (create_run.thread_id, create_run.project_id, 'busy', new_thread_metadata || mark,
+                    create_run.ttl_strategy, create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s))
             ON CONFLICT (thread_id) DO NOTHING
             RETURNING threads.metadata, false INTO thread_metadata, thread_is_followed;
             thread_created := FOUND;
@@ -236,7 +238,8 @@ BEGIN
         SELECT threads.metadata, coalesce(threads.record_events_until > now(), false)
           INTO thread_metadata, thread_is_followed
           FROM threads
-         WHERE threads.thread_id = create_run.thread_id AND threads.metadata @> metadata_filter
+         WHERE threads.thread_id = create_run.thread_id AND threads.project_id = create_run.project_id
+           AND threads.metadata @> metadata_filter
            FOR NO KEY UPDATE;
         thread_found := FOUND;
         EXIT WHEN thread_found OR new_thread_metadata IS NULL;
@@ -263,11 +266,12 @@ BEGIN
     status := CASE WHEN create_run.worker_id IS NOT NULL AND active_run_id IS NULL THEN 'running' ELSE 'pending' END;
     events_recorded := record_events OR status = 'pending' OR thread_is_followed;
     merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
-    INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
+    INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
                       multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, started_at,
                       created_at, updated_at)
-    VALUES (create_run.run_id, create_run.thread_id, create_run.assistant_id, create_run.graph_id, create_run.status,
-            merged_metadata, create_run.kwargs, create_run.principal, create_run.multitask_strategy,
+    VALUES (create_run.run_id, create_run.project_id, create_run.thread_id, create_run.assistant_id,
+            create_run.graph_id, create_run.status, merged_metadata, create_run.kwargs, create_run.principal,
+            create_run.multitask_strategy,
             CASE create_run.status WHEN 'running' THEN 1 ELSE 0 END,
             CASE create_run.status WHEN 'running' THEN create_run.worker_id END,
             create_run.created_at + make_interval(secs => delay_s), create_run.ephemeral, events_recorded,
@@ -288,7 +292,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION create_runs(run_id uuid[], thread_id uuid[], assistant_id uuid[], graph_id text[], assistant_metadata jsonb[], kwargs jsonb[], principal jsonb[], multitask_strategy text[], delay_s double precision[], ephemeral boolean[], synchronous_commit boolean[], worker_id uuid[], metadata_filter jsonb[], new_thread_metadata jsonb[], ttl_strategy text[], ttl_minutes double precision[], ephemeral_s double precision[], metadata jsonb[], record_events boolean[], restriction text[]) RETURNS TABLE(ordinal integer, merged_metadata jsonb, events_recorded boolean, thread_found boolean, thread_created boolean, active_run_id uuid, status text, created_at timestamp with time zone, superseded_run_ids uuid[])
+CREATE FUNCTION create_runs(project_id text[], run_id uuid[], thread_id uuid[], assistant_id uuid[], graph_id text[], assistant_metadata jsonb[], kwargs jsonb[], principal jsonb[], multitask_strategy text[], delay_s double precision[], ephemeral boolean[], synchronous_commit boolean[], worker_id uuid[], metadata_filter jsonb[], new_thread_metadata jsonb[], ttl_strategy text[], ttl_minutes double precision[], ephemeral_s double precision[], metadata jsonb[], record_events boolean[], restriction text[]) RETURNS TABLE(ordinal integer, merged_metadata jsonb, events_recorded boolean, thread_found boolean, thread_created boolean, active_run_id uuid, status text, created_at timestamp with time zone, superseded_run_ids uuid[])
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     AS $$
@@ -296,7 +300,7 @@ DECLARE
     is_restricted CONSTANT boolean := cardinality(restriction) > 0;
 BEGIN
     IF is_restricted THEN
-        PERFORM set_config('role', 'threadkeep_tenant', true);
+        PERFORM set_config('threadkeep.project', project_id[1], true), set_config('role', 'threadkeep_tenant', true);
     END IF;
     FOR i IN 1 .. cardinality(run_id) LOOP
         IF is_restricted THEN
@@ -305,8 +309,8 @@ BEGIN
         CONTINUE WHEN is_locked_elsewhere(thread_id[i]);
         RETURN QUERY
         SELECT i, created.*
-          FROM create_run(run_id[i], thread_id[i], assistant_id[i], graph_id[i], assistant_metadata[i], kwargs[i],
-                          principal[i], multitask_strategy[i], delay_s[i], ephemeral[i], synchronous_commit[i],
+          FROM create_run(project_id[i], run_id[i], thread_id[i], assistant_id[i], graph_id[i], assistant_metadata[i],
+                          kwargs[i], principal[i], multitask_strategy[i], delay_s[i], ephemeral[i], synchronous_commit[i],
                           worker_id[i], metadata_filter[i], new_thread_metadata[i], ttl_strategy[i], ttl_minutes[i],
                           ephemeral_s[i], metadata[i], record_events[i]) AS created;
     END LOOP;
@@ -344,7 +348,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION delete_threads(thread_ids uuid[], match jsonb) RETURNS SETOF uuid
+CREATE FUNCTION delete_threads(of_project text, thread_ids uuid[], match jsonb) RETURNS SETOF uuid
     LANGUAGE plpgsql
     AS $$
 DECLARE
@@ -353,7 +357,7 @@ BEGIN
     SELECT array_agg(thread_id) INTO held
       FROM (SELECT thread_id
               FROM threads
-             WHERE thread_id = ANY(thread_ids) AND metadata @> match
+             WHERE thread_id = ANY(thread_ids) AND project_id = of_project AND metadata @> match
              ORDER BY thread_id
                FOR UPDATE) AS locked;
     IF held IS NULL THEN
@@ -377,7 +381,8 @@ CREATE FUNCTION enable_row_level_security() RETURNS void
     LANGUAGE plpgsql
     AS $_$
 DECLARE
-    own       CONSTANT text := $e$metadata @> nullif(current_setting('threadkeep.match', true), '')::jsonb$e$;
+    own       CONSTANT text := $e$project_id = current_setting('threadkeep.project', true)
+ AND metadata @> nullif(current_setting('threadkeep.match', true), '')::jsonb$e$;
     in_thread CONSTANT text := $e$EXISTS (SELECT FROM threads
  WHERE threads.thread_id = CASE WHEN %1$s.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
                                 THEN %1$s.thread_id::uuid END)$e$;
@@ -424,9 +429,12 @@ BEGIN
                md5(concat_ws('|', wanted.seen, wanted.written)) AS definition
           FROM (VALUES ('threads', 'tenant', 'ALL', own, NULL),
                        ('assistants', 'tenant', 'ALL', own, NULL),
-                       ('assistants', 'tenant_system', 'SELECT', 'is_system', NULL),
+                       ('assistants', 'tenant_system', 'SELECT',
+                        $e$is_system AND project_id = current_setting('threadkeep.project', true)$e$, NULL),
                        ('assistant_versions', 'tenant', 'ALL',
-                        'EXISTS (SELECT FROM assistants WHERE assistants.assistant_id = assistant_versions.assistant_id)',
+                        $e$EXISTS (SELECT FROM assistants
+ WHERE assistants.project_id = assistant_versions.project_id
+   AND assistants.assistant_id = assistant_versions.assistant_id)$e$,
                         own),
                        ('crons', 'tenant', 'ALL', own, NULL),
                        ('runs', 'tenant', 'ALL',
@@ -484,9 +492,10 @@ CREATE FUNCTION enqueue_webhook() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    INSERT INTO webhook_deliveries (run_id, thread_id, url, body)
+    INSERT INTO webhook_deliveries (run_id, thread_id, project_id, url, body)
     SELECT NEW.run_id,
            NEW.thread_id,
+           NEW.project_id,
            NEW.kwargs ->> 'webhook',
            jsonb_build_object(
                'run_id', NEW.run_id,
@@ -631,7 +640,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION recover_runs(max_attempts integer, failure jsonb) RETURNS SETOF uuid
+CREATE FUNCTION recover_runs(of_project text, max_attempts integer, failure jsonb) RETURNS SETOF uuid
     LANGUAGE plpgsql
     AS $$
 DECLARE
@@ -641,7 +650,7 @@ BEGIN
     SELECT array_agg(thread_id) INTO held
       FROM (SELECT threads.thread_id
               FROM threads JOIN runs USING (thread_id)
-             WHERE runs.status = 'running'
+             WHERE runs.project_id = of_project AND runs.status = 'running'
                AND NOT EXISTS (SELECT FROM workers WHERE workers.worker_id = runs.worker_id)
              ORDER BY threads.thread_id
                FOR NO KEY UPDATE OF threads SKIP LOCKED) AS locked;
@@ -729,7 +738,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION seconds_to_next_run(held_back text[], held_s double precision) RETURNS double precision
+CREATE FUNCTION seconds_to_next_run(of_project text, served_graphs text[], held_back text[], held_s double precision) RETURNS double precision
     LANGUAGE plpgsql STABLE
     AS $$
 DECLARE
@@ -737,7 +746,8 @@ DECLARE
 BEGIN
     IF EXISTS (
         SELECT FROM runs
-         WHERE status = 'pending' AND run_after <= due_by AND coalesce(principal ->> 'identity', '') <> ALL (held_back)
+         WHERE project_id = of_project AND status = 'pending' AND run_after <= due_by AND graph_id = ANY (served_graphs)
+           AND coalesce(principal ->> 'identity', '') <> ALL (held_back)
            AND NOT EXISTS (
             SELECT FROM runs AS earlier
              WHERE earlier.thread_id = runs.thread_id
@@ -747,7 +757,10 @@ BEGIN
     THEN
         RETURN held_s;
     END IF;
-    RETURN (SELECT extract(epoch FROM min(run_after) - due_by) FROM runs WHERE status = 'pending' AND run_after > due_by);
+    RETURN (SELECT extract(epoch FROM min(run_after) - due_by)
+              FROM runs
+             WHERE project_id = of_project AND status = 'pending' AND run_after > due_by
+               AND graph_id = ANY (served_graphs));
 END
 $$;
 
@@ -780,6 +793,7 @@ COMMENT ON COLUMN api_keys.prefix IS 'how the secret begins, to tell keys apart'
 COMMENT ON COLUMN api_keys.scopes IS 'auth events such as threads.read or threads.*; none: all';
 
 CREATE TABLE assistant_versions (
+    project_id text NOT NULL,
     assistant_id uuid NOT NULL,
     version version_number NOT NULL,
     graph_id text NOT NULL,
@@ -792,6 +806,7 @@ CREATE TABLE assistant_versions (
 );
 
 CREATE TABLE assistants (
+    project_id text NOT NULL,
     assistant_id uuid NOT NULL,
     graph_id text NOT NULL,
     version version_number DEFAULT 1 NOT NULL,
@@ -850,6 +865,7 @@ COMMENT ON TABLE crash_markers IS 'one row a process: Postgres has not crashed s
 
 CREATE TABLE crons (
     cron_id uuid NOT NULL,
+    project_id text NOT NULL,
     assistant_id uuid NOT NULL,
     thread_id uuid,
     schedule text NOT NULL,
@@ -875,6 +891,7 @@ COMMENT ON COLUMN crons.metadata_filter IS 'which threads its runs may use: thos
 COMMENT ON COLUMN crons.next_run_date IS 'the one fire time to come; the process that fires it moves it on in the same transaction';
 
 CREATE TABLE idempotency_keys (
+    project_id text NOT NULL,
     principal text NOT NULL,
     key text NOT NULL,
     request_sha256 bytea NOT NULL,
@@ -906,6 +923,7 @@ CREATE TABLE run_events (
 
 CREATE TABLE runs (
     run_id uuid NOT NULL,
+    project_id text NOT NULL,
     queue_position bigint NOT NULL,
     thread_id uuid NOT NULL,
     assistant_id uuid NOT NULL,
@@ -979,6 +997,7 @@ CREATE TABLE threadkeep_migrations (
 
 CREATE TABLE threads (
     thread_id uuid NOT NULL,
+    project_id text NOT NULL,
     status thread_status DEFAULT 'idle'::text NOT NULL,
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
     config jsonb_object DEFAULT '{}'::jsonb NOT NULL,
@@ -1012,6 +1031,7 @@ COMMENT ON COLUMN threads.record_events_until IS 'a client follows the whole thr
 CREATE TABLE webhook_deliveries (
     run_id uuid NOT NULL,
     thread_id uuid NOT NULL,
+    project_id text NOT NULL,
     url text NOT NULL,
     body jsonb NOT NULL,
     attempt integer DEFAULT 0 NOT NULL,
@@ -1022,8 +1042,12 @@ COMMENT ON TABLE webhook_deliveries IS 'without a foreign key to runs: the webho
 
 CREATE TABLE workers (
     worker_id uuid NOT NULL,
+    project_id text NOT NULL,
+    graph_ids text[] NOT NULL,
     heartbeat_at timestamp with time zone DEFAULT now() NOT NULL
 );
+
+COMMENT ON COLUMN workers.graph_ids IS 'the graphs that the process serves: it claims no runs of others';
 
 ALTER TABLE ONLY api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (key_id);
@@ -1032,10 +1056,10 @@ ALTER TABLE ONLY api_keys
     ADD CONSTRAINT api_keys_secret_sha256_key UNIQUE (secret_sha256);
 
 ALTER TABLE ONLY assistant_versions
-    ADD CONSTRAINT assistant_versions_pkey PRIMARY KEY (assistant_id, version);
+    ADD CONSTRAINT assistant_versions_pkey PRIMARY KEY (project_id, assistant_id, version);
 
 ALTER TABLE ONLY assistants
-    ADD CONSTRAINT assistants_pkey PRIMARY KEY (assistant_id);
+    ADD CONSTRAINT assistants_pkey PRIMARY KEY (project_id, assistant_id);
 
 ALTER TABLE ONLY checkpoint_blobs
     ADD CONSTRAINT checkpoint_blobs_pkey PRIMARY KEY (thread_id, checkpoint_ns, channel, version);
@@ -1056,7 +1080,7 @@ ALTER TABLE ONLY crons
     ADD CONSTRAINT crons_pkey PRIMARY KEY (cron_id);
 
 ALTER TABLE ONLY idempotency_keys
-    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (principal, key);
+    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (project_id, principal, key);
 
 ALTER TABLE ONLY run_events
     ADD CONSTRAINT run_events_pkey PRIMARY KEY (run_id, "position");
@@ -1088,7 +1112,7 @@ ALTER TABLE ONLY webhook_deliveries
 ALTER TABLE ONLY workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (worker_id);
 
-CREATE INDEX assistants_graph_id ON assistants USING btree (graph_id, created_at DESC);
+CREATE INDEX assistants_graph_id ON assistants USING btree (project_id, graph_id, created_at DESC);
 
 CREATE INDEX assistants_metadata ON assistants USING gin (metadata jsonb_path_ops);
 
@@ -1098,23 +1122,23 @@ CREATE INDEX checkpoint_writes_thread_id_idx ON checkpoint_writes USING btree (t
 
 CREATE INDEX checkpoints_thread_id_idx ON checkpoints USING btree (thread_id);
 
-CREATE INDEX crons_created_at ON crons USING btree (created_at DESC, cron_id DESC);
+CREATE INDEX crons_created_at ON crons USING btree (project_id, created_at DESC, cron_id DESC);
 
-CREATE INDEX crons_due ON crons USING btree (next_run_date) WHERE enabled;
+CREATE INDEX crons_due ON crons USING btree (project_id, next_run_date) WHERE enabled;
 
 CREATE INDEX crons_metadata ON crons USING gin (metadata jsonb_path_ops);
 
 CREATE INDEX crons_thread_id ON crons USING btree (thread_id);
 
-CREATE INDEX idempotency_keys_expires_at ON idempotency_keys USING btree (expires_at);
+CREATE INDEX idempotency_keys_expires_at ON idempotency_keys USING btree (project_id, expires_at);
 
 CREATE INDEX idx_store_expires_at ON store USING btree (expires_at) WHERE (expires_at IS NOT NULL);
 
 CREATE UNIQUE INDEX one_running_run_per_thread ON runs USING btree (thread_id) WHERE ((status)::text = 'running'::text);
 
-CREATE INDEX runs_pending ON runs USING btree (queue_position) WHERE ((status)::text = 'pending'::text);
+CREATE INDEX runs_pending ON runs USING btree (project_id, queue_position) WHERE ((status)::text = 'pending'::text);
 
-CREATE INDEX runs_pending_principal ON runs USING btree (COALESCE((principal ->> 'identity'::text), ''::text), queue_position) WHERE ((status)::text = 'pending'::text);
+CREATE INDEX runs_pending_principal ON runs USING btree (project_id, COALESCE((principal ->> 'identity'::text), ''::text), queue_position) WHERE ((status)::text = 'pending'::text);
 
 CREATE INDEX runs_thread_id ON runs USING btree (thread_id, queue_position DESC);
 
@@ -1122,15 +1146,15 @@ CREATE INDEX runs_worker_id ON runs USING btree (worker_id) WHERE ((status)::tex
 
 CREATE INDEX store_prefix_idx ON store USING btree (prefix text_pattern_ops);
 
-CREATE INDEX threads_created_at ON threads USING btree (created_at DESC, thread_id DESC);
+CREATE INDEX threads_created_at ON threads USING btree (project_id, created_at DESC, thread_id DESC);
 
-CREATE INDEX threads_ephemeral_until ON threads USING btree (ephemeral_until) WHERE (ephemeral_until IS NOT NULL);
+CREATE INDEX threads_ephemeral_until ON threads USING btree (project_id, ephemeral_until) WHERE (ephemeral_until IS NOT NULL);
 
-CREATE INDEX threads_expires_at ON threads USING btree (expires_at) WHERE (expires_at IS NOT NULL);
+CREATE INDEX threads_expires_at ON threads USING btree (project_id, expires_at) WHERE (expires_at IS NOT NULL);
 
 CREATE INDEX threads_metadata ON threads USING gin (metadata jsonb_path_ops);
 
-CREATE INDEX webhook_deliveries_due ON webhook_deliveries USING btree (send_after);
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries USING btree (project_id, send_after);
 
 CREATE INDEX webhook_deliveries_thread_id ON webhook_deliveries USING btree (thread_id);
 
@@ -1139,7 +1163,7 @@ CREATE TRIGGER run_finished_webhook AFTER UPDATE OF status ON runs FOR EACH ROW 
 CREATE TRIGGER thread_expiry BEFORE INSERT OR UPDATE ON threads FOR EACH ROW WHEN (((new.ttl_minutes IS NOT NULL) OR (new.expires_at IS NOT NULL))) EXECUTE FUNCTION set_thread_expiry();
 
 ALTER TABLE ONLY assistant_versions
-    ADD CONSTRAINT assistant_versions_assistant_id_fkey FOREIGN KEY (assistant_id) REFERENCES assistants(assistant_id) ON DELETE CASCADE;
+    ADD CONSTRAINT assistant_versions_project_id_assistant_id_fkey FOREIGN KEY (project_id, assistant_id) REFERENCES assistants(project_id, assistant_id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY crons
     ADD CONSTRAINT crons_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES threads(thread_id) ON DELETE CASCADE;
@@ -1175,13 +1199,13 @@ ALTER TABLE store ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON assistant_versions TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM assistants
-  WHERE (assistants.assistant_id = assistant_versions.assistant_id)))) WITH CHECK (((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+  WHERE ((assistants.project_id = assistant_versions.project_id) AND (assistants.assistant_id = assistant_versions.assistant_id))))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant ON assistant_versions IS '1310af6239aec6f704e21888471b36f5';
+COMMENT ON POLICY tenant ON assistant_versions IS '6916ecdbb2e4b88f3a00c238ad1bd26f';
 
-CREATE POLICY tenant ON assistants TO threadkeep_tenant USING (((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) WITH CHECK (((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+CREATE POLICY tenant ON assistants TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant ON assistants IS 'd2c11c7ab2136fd9f6e9f6c6317dd865';
+COMMENT ON POLICY tenant ON assistants IS '8d4ca54ebc503efa1740196cfbfcc5a2';
 
 CREATE POLICY tenant ON checkpoint_blobs TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM threads
@@ -1213,9 +1237,9 @@ CREATE POLICY tenant ON checkpoints TO threadkeep_tenant USING ((EXISTS ( SELECT
 
 COMMENT ON POLICY tenant ON checkpoints IS '741c0dc9ce51a11da8f2dc4360500c82';
 
-CREATE POLICY tenant ON crons TO threadkeep_tenant USING (((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) WITH CHECK (((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+CREATE POLICY tenant ON crons TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant ON crons IS 'd2c11c7ab2136fd9f6e9f6c6317dd865';
+COMMENT ON POLICY tenant ON crons IS '8d4ca54ebc503efa1740196cfbfcc5a2';
 
 CREATE POLICY tenant ON run_events TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM runs
@@ -1245,12 +1269,12 @@ CREATE POLICY tenant ON store TO threadkeep_tenant USING (((prefix ~>=~ current_
 
 COMMENT ON POLICY tenant ON store IS '552a94bab9ada5bf6cb2ac1e67973b8a';
 
-CREATE POLICY tenant ON threads TO threadkeep_tenant USING ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) WITH CHECK ((metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb));
+CREATE POLICY tenant ON threads TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND (metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND (metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant ON threads IS 'd2c11c7ab2136fd9f6e9f6c6317dd865';
+COMMENT ON POLICY tenant ON threads IS '8d4ca54ebc503efa1740196cfbfcc5a2';
 
-CREATE POLICY tenant_system ON assistants FOR SELECT TO threadkeep_tenant USING (is_system);
+CREATE POLICY tenant_system ON assistants FOR SELECT TO threadkeep_tenant USING ((is_system AND (project_id = current_setting('threadkeep.project'::text, true))));
 
-COMMENT ON POLICY tenant_system ON assistants IS 'c9409711ebff9250bd075037d3d18263';
+COMMENT ON POLICY tenant_system ON assistants IS 'f45470ff8d0ffaa977d7b5efd756ea96';
 
 ALTER TABLE threads ENABLE ROW LEVEL SECURITY;

@@ -6,6 +6,7 @@ CREATE DOMAIN ttl_minutes AS float CHECK (VALUE > 0);
 -- or `updated_at`, which each turn changes, so that Postgres changes the row in place.
 CREATE TABLE threads (
     thread_id           uuid          PRIMARY KEY,
+    project_id          text          NOT NULL,
     status              thread_status NOT NULL DEFAULT 'idle',
     metadata            jsonb         NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(metadata) = 'object'),
     config              jsonb_object  NOT NULL DEFAULT '{}',
@@ -28,10 +29,10 @@ COMMENT ON COLUMN threads.expires_at IS '`updated_at` and the time to live, set 
 COMMENT ON COLUMN threads.ttl_pruned_at IS 'when `keep_latest` last took the old checkpoints, which does not change `updated_at`';
 COMMENT ON COLUMN threads.ephemeral_until IS 'made for one run: after the run no search finds it, and after this it is deleted';
 COMMENT ON COLUMN threads.record_events_until IS 'a client follows the whole thread: until then the events of its runs are recorded';
-CREATE INDEX threads_created_at ON threads (created_at DESC, thread_id DESC);
+CREATE INDEX threads_created_at ON threads (project_id, created_at DESC, thread_id DESC);
 CREATE INDEX threads_metadata ON threads USING gin (metadata jsonb_path_ops);
-CREATE INDEX threads_expires_at ON threads (expires_at) WHERE expires_at IS NOT NULL;
-CREATE INDEX threads_ephemeral_until ON threads (ephemeral_until) WHERE ephemeral_until IS NOT NULL;
+CREATE INDEX threads_expires_at ON threads (project_id, expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX threads_ephemeral_until ON threads (project_id, ephemeral_until) WHERE ephemeral_until IS NOT NULL;
 
 -- The values of long threads are compressed if that costs next to nothing (LZ4), else not at all.
 DO $$

@@ -2,8 +2,11 @@
 -- process is dead to the others.
 CREATE TABLE workers (
     worker_id    uuid        PRIMARY KEY,
+    project_id   text        NOT NULL,
+    graph_ids    text[]      NOT NULL,
     heartbeat_at timestamptz NOT NULL DEFAULT now()
 );
+COMMENT ON COLUMN workers.graph_ids IS 'the graphs that the process serves: it claims no runs of others';
 
 -- Checkpoints may be committed before they are on disk. Postgres empties an unlogged table when it recovers from a crash,
 -- and on a standby. A process whose marker is gone may have lost what it was told was written, and has lost its lease.
@@ -20,6 +23,7 @@ CREATE DOMAIN cancel_action AS text CHECK (VALUE IN ('interrupt', 'rollback'));
 -- Runs: the table is also the queue. States and transitions: docs/design.md#runs
 CREATE TABLE runs (
     run_id             uuid               PRIMARY KEY,
+    project_id         text               NOT NULL,
     queue_position     bigint             GENERATED ALWAYS AS IDENTITY,
     thread_id          uuid               NOT NULL REFERENCES threads ON DELETE CASCADE,
     assistant_id       uuid               NOT NULL,
@@ -53,9 +57,9 @@ COMMENT ON COLUMN runs.output_keys IS
     ' JSON''s null: all; NULL: its graph did not come to an end';
 
 CREATE UNIQUE INDEX one_running_run_per_thread ON runs (thread_id) WHERE status = 'running';
-CREATE INDEX runs_pending ON runs (queue_position) WHERE status = 'pending';
+CREATE INDEX runs_pending ON runs (project_id, queue_position) WHERE status = 'pending';
 -- The queue is served round robin over principals. Without a known principal: ''.
-CREATE INDEX runs_pending_principal ON runs ((coalesce(principal ->> 'identity', '')), queue_position)
+CREATE INDEX runs_pending_principal ON runs (project_id, (coalesce(principal ->> 'identity', '')), queue_position)
  WHERE status = 'pending';
 CREATE INDEX runs_thread_id ON runs (thread_id, queue_position DESC);
 CREATE INDEX runs_worker_id ON runs (worker_id) WHERE status = 'running';

@@ -1,6 +1,7 @@
 -- Crons: runs that are started on a schedule, on one thread or each on a thread of its own.
 CREATE TABLE crons (
     cron_id          uuid         PRIMARY KEY,
+    project_id       text         NOT NULL,
     assistant_id     uuid         NOT NULL,
     thread_id        uuid         REFERENCES threads ON DELETE CASCADE,
     schedule         text         NOT NULL,
@@ -20,7 +21,7 @@ CREATE TABLE crons (
 COMMENT ON COLUMN crons.principal IS 'the user of its runs';
 COMMENT ON COLUMN crons.metadata_filter IS 'which threads its runs may use: those that its owner may use';
 COMMENT ON COLUMN crons.next_run_date IS 'the one fire time to come; the process that fires it moves it on in the same transaction';
-CREATE INDEX crons_due ON crons (next_run_date) WHERE enabled;
+CREATE INDEX crons_due ON crons (project_id, next_run_date) WHERE enabled;
 CREATE INDEX crons_thread_id ON crons (thread_id);
-CREATE INDEX crons_created_at ON crons (created_at DESC, cron_id DESC);
+CREATE INDEX crons_created_at ON crons (project_id, created_at DESC, cron_id DESC);
 CREATE INDEX crons_metadata ON crons USING gin (metadata jsonb_path_ops);

@@ -1,5 +1,6 @@
 -- What a request with an Idempotency-Key has made, so that the same request again makes nothing more.
 CREATE TABLE idempotency_keys (
+    project_id     text        NOT NULL,
     principal      text        NOT NULL,
     key            text        NOT NULL,
     request_sha256 bytea       NOT NULL,
@@ -10,11 +11,11 @@ CREATE TABLE idempotency_keys (
     worker_id      uuid        NOT NULL,
     reserved_until timestamptz NOT NULL,
     expires_at     timestamptz NOT NULL,
-    PRIMARY KEY (principal, key)
+    PRIMARY KEY (project_id, principal, key)
 );
 COMMENT ON COLUMN idempotency_keys.principal IS 'whose key it is; empty if authentication is off';
 COMMENT ON COLUMN idempotency_keys.request_sha256 IS 'of method, path and body';
 COMMENT ON COLUMN idempotency_keys.result_ids IS 'of the runs or the cron that are made, in order; of a thread none';
 COMMENT ON COLUMN idempotency_keys.completed IS 'set in the transaction that makes what the ids name';
 COMMENT ON COLUMN idempotency_keys.worker_id IS 'the process that makes it; if that is dead, another may';
-CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (expires_at);
+CREATE INDEX idempotency_keys_expires_at ON idempotency_keys (project_id, expires_at);

@@ -368,3 +368,28 @@ def test_the_platforms_prefix_and_origins_are_those_of_http(write: WRITE) -> Non
     )
     assert project.with_mount(own, "/pre", "https://b").http.cors == own.http.cors
     assert project.with_mount(own, None, None) is own
+
+
+@pytest.mark.parametrize(
+    ("pyproject", "identity"),
+    [
+        (None, "zoo"),
+        ('[project]\nname = "animals"\n', "animals"),
+        ("[tool.ruff]\n", "zoo"),
+        ("no TOML", "zoo"),
+        ("[project]\nname = 7\n", "zoo"),
+    ],
+)
+def test_a_project_is_known_by_its_package_or_else_its_folder(
+    tmp_path: Path, pyproject: str | None, identity: str
+) -> None:
+    """Ours: the name that its rows have in a database."""
+    root = tmp_path / "zoo"
+    root.mkdir()
+    if pyproject is not None:
+        (root / "pyproject.toml").write_text(pyproject)
+
+    found = project.Project(root=root, graphs={"agent": project.GraphTarget(path="./agent.py:graph")})
+
+    assert project.identity(found) == identity
+    assert project.identity(project.builtin()) == "threadkeep"

@@ -1,5 +1,7 @@
 """What the environment may say."""
 
+from pathlib import Path
+
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
@@ -127,3 +129,13 @@ def test_names_of_the_platform_without_effect_are_told(monkeypatch: pytest.Monke
     monkeypatch.setenv("REDIS_CLUSTER", "false")
 
     assert settings.without_effect({"REDIS_URI": "redis://r"}) == ["BG_JOB_ISOLATED_LOOPS", "REDIS_URI"]
+
+
+def test_each_project_has_a_data_folder_of_its_own(tmp_path: Path) -> None:
+    """Ours: unless a folder is set."""
+    names = ["zoo", "Zoo", "zoo two", "zoo/two", "../zoo", "..", "動物園", "z" * 200]
+    folders = {settings.Settings(project=name).data_path for name in names}
+
+    assert len(folders) == len(names)
+    assert {folder.parent for folder in folders} == {settings.user_data_path() / "projects"}
+    assert settings.Settings(project="zoo", data_dir=tmp_path).data_path == tmp_path

@@ -1,7 +1,14 @@
 -- Cancel the runs of the threads whose metadata contain `match`: of one thread, of these ids, of these statuses. One that
 -- waits ends now, and with `rollback` leaves nothing. One that executes is told to stop.
-CREATE OR REPLACE FUNCTION cancel_runs(of_thread uuid, run_ids uuid[], statuses text[], action text, reason text, match jsonb)
-RETURNS TABLE (run_id uuid, was_running boolean) LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION cancel_runs(
+    of_project text,
+    of_thread uuid,
+    run_ids uuid[],
+    statuses text[],
+    action text,
+    reason text,
+    match jsonb
+) RETURNS TABLE (run_id uuid, was_running boolean) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     held uuid[];
@@ -10,7 +17,7 @@ BEGIN
     SELECT array_agg(thread_id) INTO held
       FROM (SELECT thread_id
               FROM threads
-             WHERE metadata @> match
+             WHERE project_id = of_project AND metadata @> match
                AND thread_id IN (SELECT thread_id
                                    FROM runs
                                   WHERE status IN ('pending', 'running')

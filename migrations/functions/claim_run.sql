@@ -1,9 +1,12 @@
--- Start a pending run, or none: round robin over principals, first in, first out within one (a run of nobody known: ''). It is
--- the first run of the principal behind `after_principal` that may start, or, if there is none behind, of the first one. The
--- runs of the principals `held_back` stay in the queue. A run waits while another one executes on its thread, or an earlier
--- one is due there. A thread that another transaction holds is passed over.
+-- Start a pending run of a graph that the process serves, or none: round robin over principals, first in, first out within
+-- one (a run of nobody known: ''). It is the first run of the principal behind `after_principal` that may start, or, if there
+-- is none behind, of the first one. The runs of the principals `held_back` and of other graphs stay in the queue. A run waits
+-- while another one executes on its thread, or an earlier one is due there. A thread that another transaction holds is passed
+-- over.
 CREATE OR REPLACE FUNCTION claim_run(
     claimer uuid,
+    of_project text,
+    served_graphs text[],
     positions_per_attempt int,
     after_principal text,
     held_back text[]
@@ -31,7 +34,8 @@ BEGIN
         due_by := clock_timestamp();
         SELECT runs.run_id INTO candidate
           FROM runs JOIN threads USING (thread_id)
-         WHERE runs.status = 'pending' AND runs.run_after <= due_by
+         WHERE runs.project_id = of_project AND runs.status = 'pending' AND runs.run_after <= due_by
+           AND runs.graph_id = ANY (served_graphs)
            AND coalesce(runs.principal ->> 'identity', '') > after_principal
            AND coalesce(runs.principal ->> 'identity', '') <> ALL (held_back)
            AND NOT EXISTS (
@@ -46,7 +50,8 @@ BEGIN
         IF NOT FOUND THEN
             SELECT runs.run_id INTO candidate
               FROM runs JOIN threads USING (thread_id)
-             WHERE runs.status = 'pending' AND runs.run_after <= due_by
+             WHERE runs.project_id = of_project AND runs.status = 'pending' AND runs.run_after <= due_by
+               AND runs.graph_id = ANY (served_graphs)
                AND coalesce(runs.principal ->> 'identity', '') <= after_principal
                AND coalesce(runs.principal ->> 'identity', '') <> ALL (held_back)
                AND NOT EXISTS (
@@ -90,13 +95,19 @@ $$;
 
 -- Seconds until a run may be claimed: one that is delayed, or, `held_s`, one whose thread another transaction holds. The
 -- principals `held_back` wait for a slot, and not for a time.
-CREATE OR REPLACE FUNCTION seconds_to_next_run(held_back text[], held_s float) RETURNS float LANGUAGE plpgsql STABLE AS $$
+CREATE OR REPLACE FUNCTION seconds_to_next_run(
+    of_project text,
+    served_graphs text[],
+    held_back text[],
+    held_s float
+) RETURNS float LANGUAGE plpgsql STABLE AS $$
 DECLARE
     due_by CONSTANT timestamptz := clock_timestamp();
 BEGIN
     IF EXISTS (
         SELECT FROM runs
-         WHERE status = 'pending' AND run_after <= due_by AND coalesce(principal ->> 'identity', '') <> ALL (held_back)
+         WHERE project_id = of_project AND status = 'pending' AND run_after <= due_by AND graph_id = ANY (served_graphs)
+           AND coalesce(principal ->> 'identity', '') <> ALL (held_back)
            AND NOT EXISTS (
             SELECT FROM runs AS earlier
              WHERE earlier.thread_id = runs.thread_id
@@ -106,6 +117,9 @@ BEGIN
     THEN
         RETURN held_s;
     END IF;
-    RETURN (SELECT extract(epoch FROM min(run_after) - due_by) FROM runs WHERE status = 'pending' AND run_after > due_by);
+    RETURN (SELECT extract(epoch FROM min(run_after) - due_by)
+              FROM runs
+             WHERE project_id = of_project AND status = 'pending' AND run_after > due_by
+               AND graph_id = ANY (served_graphs));
 END
 $$;

@@ -3,6 +3,7 @@
 -- transaction ends. Each statement sees what was committed before it, and so what the lock waited for. Postgres looks rows
 -- up by key alone, also by a plan that was made while the tables were small (enable_seqscan).
 CREATE OR REPLACE FUNCTION create_run(
+    project_id text,
     run_id uuid,
     thread_id uuid,
     assistant_id uuid,
@@ -40,9 +41,9 @@ BEGIN
     thread_created := false;
     FOR _ IN 1 .. 3 LOOP -- a thread that is there for the insert may be deleted before it is locked
         IF new_thread_metadata IS NOT NULL THEN
-            INSERT INTO threads (thread_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until)
-            VALUES (create_run.thread_id, 'busy', new_thread_metadata || mark, create_run.ttl_strategy,
-                    create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s))
+            INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until)
+            VALUES (create_run.thread_id, create_run.project_id, 'busy', new_thread_metadata || mark,
+                    create_run.ttl_strategy, create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s))
             ON CONFLICT (thread_id) DO NOTHING
             RETURNING threads.metadata, false INTO thread_metadata, thread_is_followed;
             thread_created := FOUND;
@@ -51,7 +52,8 @@ BEGIN
         SELECT threads.metadata, coalesce(threads.record_events_until > now(), false)
           INTO thread_metadata, thread_is_followed
           FROM threads
-         WHERE threads.thread_id = create_run.thread_id AND threads.metadata @> metadata_filter
+         WHERE threads.thread_id = create_run.thread_id AND threads.project_id = create_run.project_id
+           AND threads.metadata @> metadata_filter
            FOR NO KEY UPDATE;
         thread_found := FOUND;
         EXIT WHEN thread_found OR new_thread_metadata IS NULL;
@@ -78,11 +80,12 @@ BEGIN
     status := CASE WHEN create_run.worker_id IS NOT NULL AND active_run_id IS NULL THEN 'running' ELSE 'pending' END;
     events_recorded := record_events OR status = 'pending' OR thread_is_followed;
     merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
-    INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
+    INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
                       multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, started_at,
                       created_at, updated_at)
-    VALUES (create_run.run_id, create_run.thread_id, create_run.assistant_id, create_run.graph_id, create_run.status,
-            merged_metadata, create_run.kwargs, create_run.principal, create_run.multitask_strategy,
+    VALUES (create_run.run_id, create_run.project_id, create_run.thread_id, create_run.assistant_id,
+            create_run.graph_id, create_run.status, merged_metadata, create_run.kwargs, create_run.principal,
+            create_run.multitask_strategy,
             CASE create_run.status WHEN 'running' THEN 1 ELSE 0 END,
             CASE create_run.status WHEN 'running' THEN create_run.worker_id END,
             create_run.created_at + make_interval(secs => delay_s), create_run.ephemeral, events_recorded,
@@ -105,9 +108,10 @@ $$;
 
 -- Create several runs, each on its thread as `create_run` does, with its ordinal from 1. A run whose thread another
 -- transaction holds is left out. `restriction` are the settings of row-level security, one for each run; empty: the
--- server's own work. The role is the same for all, because after a change of role Postgres plans the statements of a
--- function anew. It ends with the transaction, as the settings do.
+-- server's own work. All are of one project. The role is the same for all, because after a change of role Postgres plans the
+-- statements of a function anew. It ends with the transaction, as the settings do.
 CREATE OR REPLACE FUNCTION create_runs(
+    project_id text[],
     run_id uuid[],
     thread_id uuid[],
     assistant_id uuid[],
@@ -143,7 +147,7 @@ DECLARE
     is_restricted CONSTANT boolean := cardinality(restriction) > 0;
 BEGIN
     IF is_restricted THEN
-        PERFORM set_config('role', 'threadkeep_tenant', true);
+        PERFORM set_config('threadkeep.project', project_id[1], true), set_config('role', 'threadkeep_tenant', true);
     END IF;
     FOR i IN 1 .. cardinality(run_id) LOOP
         IF is_restricted THEN
@@ -152,8 +156,8 @@ BEGIN
         CONTINUE WHEN is_locked_elsewhere(thread_id[i]);
         RETURN QUERY
         SELECT i, created.*
-          FROM create_run(run_id[i], thread_id[i], assistant_id[i], graph_id[i], assistant_metadata[i], kwargs[i],
-                          principal[i], multitask_strategy[i], delay_s[i], ephemeral[i], synchronous_commit[i],
+          FROM create_run(project_id[i], run_id[i], thread_id[i], assistant_id[i], graph_id[i], assistant_metadata[i],
+                          kwargs[i], principal[i], multitask_strategy[i], delay_s[i], ephemeral[i], synchronous_commit[i],
                           worker_id[i], metadata_filter[i], new_thread_metadata[i], ttl_strategy[i], ttl_minutes[i],
                           ephemeral_s[i], metadata[i], record_events[i]) AS created;
     END LOOP;

@@ -1,13 +1,14 @@
--- Delete threads with all that they have: runs, events, checkpoints, crons, webhooks. Only those whose metadata contain
--- `match`. Which. A run that writes at this moment is waited for; one that writes later finds its run gone.
-CREATE OR REPLACE FUNCTION delete_threads(thread_ids uuid[], match jsonb) RETURNS SETOF uuid LANGUAGE plpgsql AS $$
+-- Delete threads with all that they have: runs, events, checkpoints, crons, webhooks. Only those of the project whose metadata
+-- contain `match`. Which. A run that writes at this moment is waited for; one that writes later finds its run gone.
+CREATE OR REPLACE FUNCTION delete_threads(of_project text, thread_ids uuid[], match jsonb) RETURNS SETOF uuid
+LANGUAGE plpgsql AS $$
 DECLARE
     held uuid[];
 BEGIN
     SELECT array_agg(thread_id) INTO held
       FROM (SELECT thread_id
               FROM threads
-             WHERE thread_id = ANY(thread_ids) AND metadata @> match
+             WHERE thread_id = ANY(thread_ids) AND project_id = of_project AND metadata @> match
              ORDER BY thread_id
                FOR UPDATE) AS locked;
     IF held IS NULL THEN

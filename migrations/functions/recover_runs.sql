@@ -34,8 +34,10 @@ BEGIN
 END
 $$;
 
--- Return the runs of dead processes to the queue, or end those that were tried often enough. Which.
-CREATE OR REPLACE FUNCTION recover_runs(max_attempts int, failure jsonb) RETURNS SETOF uuid LANGUAGE plpgsql AS $$
+-- Return the project's runs of dead processes to the queue, or end those that were tried often enough. Which. Every process
+-- of the project does it, whatever graphs it serves: the queue gives a run to one that serves its graph.
+CREATE OR REPLACE FUNCTION recover_runs(of_project text, max_attempts int, failure jsonb) RETURNS SETOF uuid
+LANGUAGE plpgsql AS $$
 DECLARE
     held uuid[];
     orphan record;
@@ -43,7 +45,7 @@ BEGIN
     SELECT array_agg(thread_id) INTO held
       FROM (SELECT threads.thread_id
               FROM threads JOIN runs USING (thread_id)
-             WHERE runs.status = 'running'
+             WHERE runs.project_id = of_project AND runs.status = 'running'
                AND NOT EXISTS (SELECT FROM workers WHERE workers.worker_id = runs.worker_id)
              ORDER BY threads.thread_id
                FOR NO KEY UPDATE OF threads SKIP LOCKED) AS locked;

@@ -3,7 +3,8 @@
 -- role may do all of it: it does what is left to do, as far as the role that migrates may.
 CREATE OR REPLACE FUNCTION enable_row_level_security() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    own       CONSTANT text := $e$metadata @> nullif(current_setting('threadkeep.match', true), '')::jsonb$e$;
+    own       CONSTANT text := $e$project_id = current_setting('threadkeep.project', true)
+ AND metadata @> nullif(current_setting('threadkeep.match', true), '')::jsonb$e$;
     in_thread CONSTANT text := $e$EXISTS (SELECT FROM threads
  WHERE threads.thread_id = CASE WHEN %1$s.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
                                 THEN %1$s.thread_id::uuid END)$e$;
@@ -50,9 +51,12 @@ BEGIN
                md5(concat_ws('|', wanted.seen, wanted.written)) AS definition
           FROM (VALUES ('threads', 'tenant', 'ALL', own, NULL),
                        ('assistants', 'tenant', 'ALL', own, NULL),
-                       ('assistants', 'tenant_system', 'SELECT', 'is_system', NULL),
+                       ('assistants', 'tenant_system', 'SELECT',
+                        $e$is_system AND project_id = current_setting('threadkeep.project', true)$e$, NULL),
                        ('assistant_versions', 'tenant', 'ALL',
-                        'EXISTS (SELECT FROM assistants WHERE assistants.assistant_id = assistant_versions.assistant_id)',
+                        $e$EXISTS (SELECT FROM assistants
+ WHERE assistants.project_id = assistant_versions.project_id
+   AND assistants.assistant_id = assistant_versions.assistant_id)$e$,
                         own),
                        ('crons', 'tenant', 'ALL', own, NULL),
                        ('runs', 'tenant', 'ALL',

@@ -43,7 +43,7 @@ from threadkeep.duties.shutdown import Shutdown
 from threadkeep.duties.store_items import StoreSweep, store_opener
 from threadkeep.duties.watchdog import LoopLag, watching
 from threadkeep.duties.webhooks import WebhookSender, webhook_sender
-from threadkeep.duties.worker import CancelledRuns, Worker
+from threadkeep.duties.worker import CancelledRuns, UnservedRuns, Worker
 from threadkeep.graphs import LoadedGraph
 from threadkeep.persistence import encryption, group_commit
 from threadkeep.persistence.checkpointer import Checkpoints
@@ -54,7 +54,7 @@ from threadkeep.persistence.store import Store
 from threadkeep.postgres import pool, tenancy
 from threadkeep.postgres.listen import Wakeups, listening
 from threadkeep.postgres.pool import Pool
-from threadkeep.project import Project, builtin
+from threadkeep.project import Project, builtin, identity
 from threadkeep.runs import webhook_policy
 from threadkeep.runs.assistants import Assistants
 from threadkeep.runs.event_recorder import EventRecorder, FollowedRuns, recording
@@ -69,7 +69,7 @@ from threadkeep.runs.service import RunService
 from threadkeep.runs.slots import Slots
 from threadkeep.runs.webhook_policy import Policy
 from threadkeep.settings import Settings, environment
-from threadkeep.tables import TENANT_TABLES, assistants, run_creation, workers
+from threadkeep.tables import TENANT_TABLES, assistants, run_creation, threads, workers
 from threadkeep.tables.run_creation import Openings
 from threadkeep.tables.threads import Ttl
 from threadkeep.threads.history import ThreadParts
@@ -135,6 +135,8 @@ def create_app(
     loaded.
     """
     project = project or builtin()
+    if settings.project is None:
+        settings = settings.model_copy(update={"project": identity(project)})
     auth, serializer = loading.load(settings, project), strict_serializer(project)
     mount.refuse_unhonoured(project.http, has_door=auth.kind != "none")
     custom = mount.load_custom(project)
@@ -372,6 +374,7 @@ def _duties(plan: Plan, parts: Parts, state: State) -> Sequence[Duty]:
     )
     worker = Worker(
         pool=api_pool,
+        graph_ids=tuple(plan.graphs),
         slots=parts.slots,
         executor=state.runs.executor,
         lease=lease,
@@ -380,8 +383,11 @@ def _duties(plan: Plan, parts: Parts, state: State) -> Sequence[Duty]:
         wakeups=parts.wakeups,
     )
     return (
-        LeaseReplacement(pool=api_pool, lease=lease, executions=executions, reaper=reaper),
+        LeaseReplacement(
+            pool=api_pool, lease=lease, graph_ids=tuple(plan.graphs), executions=executions, reaper=reaper
+        ),
         worker,
+        UnservedRuns(pool=api_pool, metrics=plan.metrics),
         CancelledRuns(pool=api_pool, executions=executions, lease=lease),
         FollowedRuns(pool=api_pool, executions=executions, recorder=parts.recorder),
         reaper,
@@ -408,5 +414,12 @@ def _shutdown(plan: Plan, parts: Parts) -> Shutdown:
 async def _announce(plan: Plan, parts: Parts) -> None:
     """Say that this process is there, and that its graphs can be run."""
     async with parts.pool.connection() as conn:
-        await workers.create(conn, parts.lease.worker_id)
+        await workers.create(conn, parts.lease.worker_id, plan.graphs)
         await assistants.ensure_system(conn, {name: graph.description for name, graph in plan.graphs.items()})
+        others = await threads.other_projects(conn)
+    log.info("project served", extra={"project": parts.pool.project_id, "graphs": sorted(plan.graphs)})
+    if others:
+        log.warning(
+            "the database holds threads of other projects and none of this one: THREADKEEP_PROJECT chooses one",
+            extra={"project": parts.pool.project_id, "other_projects": others},
+        )

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import anyio
-import psycopg
 
 from threadkeep import serving
 from threadkeep.auth.api_keys import new_key
 from threadkeep.base.problems import StartRefused
 from threadkeep.postgres import migrate as migrations
+from threadkeep.postgres.connection import Connection
 from threadkeep.postgres.pool import Conn
 from threadkeep.preparing import Prepared, patient
 from threadkeep.tables import api_keys
@@ -67,5 +67,5 @@ def _with_database(prepared: Prepared, act: Callable[[Conn], Awaitable[T]]) -> T
 
 async def _acted(uri: str, act: Callable[[Conn], Awaitable[T]]) -> T:
     await migrations.migrate(patient(uri))
-    async with await psycopg.AsyncConnection.connect(patient(uri), autocommit=True) as conn:
+    async with await Connection.connect(patient(uri), autocommit=True) as conn:
         return await act(conn)

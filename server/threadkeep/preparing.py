@@ -45,6 +45,8 @@ def prepare(file: Path | None, given: Mapping[str, Any]) -> Prepared:
     found = project.load(file) if file else project.from_environment() or project.builtin()
     variables = project.variables(found)
     chosen = settings.load(given, variables)
+    if chosen.project is None:
+        chosen = chosen.model_copy(update={"project": project.identity(found)})
     logs.configure(chosen.log_level, as_json=chosen.log_json, project=found.root)
     _tell_origins(file, variables)
     project.refuse_replaced(found, strict=chosen.strict_persistence)

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
@@ -19,6 +20,7 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from threadkeep.base.problems import StartRefused
+from threadkeep.settings import BUILTIN_PROJECT
 
 log = logging.getLogger(__name__)
 
@@ -307,6 +309,25 @@ def with_mount(project: Project, prefix: str | None, origins: str | None) -> Pro
 def builtin() -> Project:
     """What is served where there is no `langgraph.json`: no graph but the built-in agent, in the current folder."""
     return Project.model_construct(root=Path.cwd(), graphs={})
+
+
+def identity(project: Project) -> str:
+    """The project's name, by which its rows are known in a database: `[project] name` of the pyproject.toml in its folder,
+    else the name of the folder."""
+    if project.builtin:
+        return BUILTIN_PROJECT
+    name = _packaged_name(project.root / "pyproject.toml") or project.root.resolve().name
+    printable = "".join(character for character in name if character.isprintable()).strip()
+    return printable[:200] or BUILTIN_PROJECT
+
+
+def _packaged_name(file: Path) -> str | None:
+    try:
+        table = _object(tomllib.loads(file.read_text()).get("project"))
+    except (OSError, ValueError):  # there is none, or it is another tool's business
+        return None
+    name = table.get("name")
+    return name if isinstance(name, str) else None
 
 
 def split_target(target: str) -> tuple[str, str]:

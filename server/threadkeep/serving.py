@@ -217,7 +217,7 @@ def database(prepared: Prepared) -> Generator[str]:
         with start_errors.in_a_line(chosen.database_direct_uri or chosen.database_uri):
             yield chosen.database_uri
         return
-    with embedded.running(chosen.data_dir, foreign=prepared.foreign) as uri:
+    with embedded.running(chosen.data_path, foreign=prepared.foreign) as uri:
         yield libpq.pinned(uri, prepared.foreign)
 
 
@@ -248,5 +248,5 @@ def print_greeting(chosen: Settings, port: int, uri: str, names: list[str], pref
     print(f"  ask       curl -s {url}/query {example}")  # noqa: T201
     print(f'  python    langgraph_sdk.get_client(url="{url}")')  # noqa: T201
     if chosen.database_uri is None:
-        print(f"  postgres  psql '{uri}'   (data in {chosen.data_dir})")  # noqa: T201
+        print(f"  postgres  psql '{uri}'   (data in {chosen.data_path})")  # noqa: T201
     print(flush=True)  # noqa: T201

@@ -6,6 +6,7 @@ that begin with `THREADKEEP_` and those of LangGraph's platform are settings.
 """
 
 import difflib
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -92,6 +93,8 @@ LEVELS: Final[Mapping[str, str]] = {
 }
 """Other programs' names of log levels."""
 
+BUILTIN_PROJECT: Final = "threadkeep"
+"""The project of the built-in agent."""
 AuthType: TypeAlias = Literal["none", "api_key", "jwt", "custom"]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -110,10 +113,10 @@ class Settings(BaseModel):
         default=None, validation_alias=AliasChoices("THREADKEEP_DATABASE_DIRECT_URI", "DATABASE_DIRECT_URI")
     )
     """The same database past a transaction pooler, for LISTEN; where set, `database_uri` gets no prepared statements."""
-    data_dir: Path = Field(
-        default_factory=lambda: platformdirs.user_data_path("threadkeep"), validation_alias="THREADKEEP_DATA_DIR"
-    )
-    """Where the embedded Postgres keeps its data."""
+    data_dir: Path | None = Field(default=None, validation_alias="THREADKEEP_DATA_DIR")
+    """Where the embedded Postgres keeps its data. None: a folder for each project, in the user's data folder."""
+    project: str | None = Field(default=None, max_length=200, validation_alias="THREADKEEP_PROJECT")
+    """Whose rows this process reads and writes, where several projects share a database. None: by the project's name."""
 
     run_slots: int = Field(
         default=12, ge=1, le=1000, validation_alias=AliasChoices("THREADKEEP_RUN_SLOTS", "N_JOBS_PER_WORKER")
@@ -255,6 +258,23 @@ class Settings(BaseModel):
     """An OpenAI-compatible address for `model`."""
 
     @property
+    def project_id(self) -> str:
+        """`project`, once it is known."""
+        return self.project or BUILTIN_PROJECT
+
+    @property
+    def data_path(self) -> Path:
+        """`data_dir`, once the project is known."""
+        return self.data_dir or user_data_path() / "projects" / _folder_name(self.project_id)
+
+    @field_validator("project")
+    @classmethod
+    def _printable(cls, value: str | None) -> str | None:
+        if value is not None and not (value.strip() and value.isprintable()):
+            raise ValueError("must be a name of printable characters")
+        return value
+
+    @property
     def connections(self) -> int:
         """What this process takes of the server's `max_connections`: both pools, the listener and the heartbeat."""
         return self.api_connections + self.run_connections + 2
@@ -302,6 +322,19 @@ class Settings(BaseModel):
             object.__setattr__(self, "api_connections", api)
             object.__setattr__(self, "run_connections", self.pool_max_size - api)
         return self
+
+
+def user_data_path() -> Path:
+    """The user's data folder (on Linux `~/.local/share/threadkeep`)."""
+    return platformdirs.user_data_path("threadkeep")
+
+
+def _folder_name(project_id: str) -> str:
+    """A name for a folder, another one for each project."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", project_id).strip("-")[:60]
+    if plain == project_id == project_id.lower():  # some file systems do not tell A from a
+        return plain
+    return f"{plain or 'project'}-{hashlib.sha256(project_id.encode()).hexdigest()[:8]}"
 
 
 def log_level(text: str) -> str:

@@ -49,18 +49,18 @@ async def _furnish(database: str) -> UUID:
     owned = json.dumps(ADA.match)
     names = {"thread": thread_id, "run": run_id, "assistant": assistant_id, "owned": owned, "text": str(thread_id)}
     statements = (
-        "INSERT INTO threads (thread_id, metadata) VALUES (%(thread)s, %(owned)s)",
-        "INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status) "
-        "VALUES (%(run)s, %(thread)s, %(assistant)s, 'chain', 'pending')",
+        "INSERT INTO threads (thread_id, project_id, metadata) VALUES (%(thread)s, 'threadkeep', %(owned)s)",
+        "INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status) "
+        "VALUES (%(run)s, 'threadkeep', %(thread)s, %(assistant)s, 'chain', 'pending')",
         "INSERT INTO run_events (run_id, position, event, data) VALUES (%(run)s, 1, 'values', '{}')",
         "INSERT INTO run_undo_log (run_id, checkpoint_ns, checkpoint_id, task_id, idx, existed) "
         "VALUES (%(run)s, '', '1', '1', 0, false)",
-        "INSERT INTO assistants (assistant_id, graph_id, name, metadata) "
-        "VALUES (%(assistant)s, 'chain', 'hers', %(owned)s)",
-        "INSERT INTO assistant_versions (assistant_id, version, graph_id, name, config, context, metadata) "
-        "VALUES (%(assistant)s, 1, 'chain', 'hers', '{}', '{}', %(owned)s)",
-        "INSERT INTO crons (cron_id, assistant_id, thread_id, schedule, payload, metadata) "
-        "VALUES (%(run)s, %(assistant)s, %(thread)s, '* * * * *', '{}', %(owned)s)",
+        "INSERT INTO assistants (project_id, assistant_id, graph_id, name, metadata) "
+        "VALUES ('threadkeep', %(assistant)s, 'chain', 'hers', %(owned)s)",
+        "INSERT INTO assistant_versions (project_id, assistant_id, version, graph_id, name, config, context, metadata) "
+        "VALUES ('threadkeep', %(assistant)s, 1, 'chain', 'hers', '{}', '{}', %(owned)s)",
+        "INSERT INTO crons (cron_id, project_id, assistant_id, thread_id, schedule, payload, metadata) "
+        "VALUES (%(run)s, 'threadkeep', %(assistant)s, %(thread)s, '* * * * *', '{}', %(owned)s)",
         "INSERT INTO checkpoints (thread_id, checkpoint_id, checkpoint) VALUES (%(text)s, '1', '{}')",
         "INSERT INTO checkpoint_blobs (thread_id, channel, version, type) VALUES (%(text)s, 'items', '1', 'empty')",
         "INSERT INTO checkpoint_writes (thread_id, checkpoint_id, task_id, idx, channel, blob) "
@@ -92,10 +92,11 @@ async def test_an_unfiltered_write_of_somebody_else_changes_nothing(pool: Pool, 
     assert await _changed(pool, "DELETE FROM checkpoints") == 0
     assert await _changed(pool, "DELETE FROM store") == 0
     for forged in (
-        'INSERT INTO threads (thread_id, metadata) VALUES (gen_random_uuid(), \'{"owner": "ada"}\')',
+        "INSERT INTO threads (thread_id, project_id, metadata) "
+        "VALUES (gen_random_uuid(), 'threadkeep', '{\"owner\": \"ada\"}')",
         "INSERT INTO store (prefix, key, value) VALUES ('owner:ada.memories', 'forged', '{}')",
-        "INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status) "
-        f"VALUES (gen_random_uuid(), '{thread_id}', gen_random_uuid(), 'chain', 'pending')",
+        "INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status) "
+        f"VALUES (gen_random_uuid(), 'threadkeep', '{thread_id}', gen_random_uuid(), 'chain', 'pending')",
     ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
             await _changed(pool, forged)
@@ -234,7 +235,8 @@ async def test_an_id_that_a_graph_will_have_can_not_be_taken_before_it(pool: Poo
     squatted = assistants.system_id("tomorrow")
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
         await conn.execute(
-            "INSERT INTO assistants (assistant_id, graph_id, name, metadata) VALUES (%s, 'chain', 'mine', %s)",
+            "INSERT INTO assistants (project_id, assistant_id, graph_id, name, metadata)"
+            " VALUES ('threadkeep', %s, 'chain', 'mine', %s)",
             [squatted, json.dumps({"owner": "bob", "created_by": "system"})],
         )
 

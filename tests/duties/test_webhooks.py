@@ -314,8 +314,8 @@ async def _put(conn: Any, url: str, *, delayed: bool = False) -> Delivery:
     run_id, body = uuid4(), {"kwargs": {}, "values": {}}
     await conn.execute(
         """
-        INSERT INTO webhook_deliveries (run_id, thread_id, url, body, send_after)
-        VALUES (%s, gen_random_uuid(), %s, %s::jsonb, CASE WHEN %s THEN now() + interval '1 h' ELSE now() END)
+        INSERT INTO webhook_deliveries (run_id, thread_id, project_id, url, body, send_after)
+        VALUES (%s, gen_random_uuid(), 'threadkeep', %s, %s::jsonb, CASE WHEN %s THEN now() + interval '1 h' ELSE now() END)
         """,
         (run_id, url, json.dumps(body), delayed),
     )

@@ -34,7 +34,7 @@ WORKER = ids.uuid7()
 async def api(settings: Settings) -> AsyncIterator[Pool]:
     async with pool.open_api_pool(settings, str(settings.database_uri)) as api:
         async with api.connection() as conn:
-            await workers.create(conn, WORKER)
+            await workers.create(conn, WORKER, ["chain"])
         yield api
 
 

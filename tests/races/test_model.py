@@ -33,8 +33,8 @@ TAMPERING = {
         UPDATE runs SET status = 'error', error = '{}' WHERE thread_id::text = %(transitions)s AND status = 'success'
         """,
     "idempotency": """
-        INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, finished_at)
-        SELECT gen_random_uuid(), thread_id, assistant_id, graph_id, 'success', metadata, kwargs, now()
+        INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, finished_at)
+        SELECT gen_random_uuid(), project_id, thread_id, assistant_id, graph_id, 'success', metadata, kwargs, now()
           FROM runs
          WHERE thread_id::text = %(idempotency)s
          LIMIT 1

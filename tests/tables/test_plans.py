@@ -23,15 +23,15 @@ THREADS = 20_000
 LARGE = {"threads", "runs", "run_events", "checkpoints", "checkpoint_blobs", "checkpoint_writes", "store"}
 """Tables that grow with use. Read from one end to the other they make everything slow, the more the longer."""
 FILL = """
-    INSERT INTO threads (thread_id, metadata, status, ttl_strategy, ttl_minutes, created_at, updated_at)
-    SELECT ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid,
+    INSERT INTO threads (thread_id, project_id, metadata, status, ttl_strategy, ttl_minutes, created_at, updated_at)
+    SELECT ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 'threadkeep',
            jsonb_build_object('owner', 'user' || mod(n, 1000), 'topic', n),
            CASE WHEN mod(n, 1000) = 0 THEN 'interrupted' ELSE 'idle' END,
            CASE WHEN mod(n, 10) = 0 THEN 'delete' END, CASE WHEN mod(n, 10) = 0 THEN 1e6 END,
            now() - n * interval '1 minute', now() - n * interval '1 minute'
       FROM generate_series(1, %(threads)s) AS n;
-    INSERT INTO runs (run_id, thread_id, assistant_id, graph_id, status, finished_at)
-    SELECT gen_random_uuid(), thread_id, gen_random_uuid(), 'chain', 'success', now() FROM threads;
+    INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, finished_at)
+    SELECT gen_random_uuid(), project_id, thread_id, gen_random_uuid(), 'chain', 'success', now() FROM threads;
     INSERT INTO run_events (run_id, position, event, data)
     SELECT run_id, position, 'values', '{}' FROM runs, generate_series(1, 3) AS position;
     INSERT INTO checkpoints (thread_id, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)

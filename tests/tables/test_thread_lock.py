@@ -33,8 +33,8 @@ CHECKPOINTS = ("checkpoints", "checkpoint_blobs", "checkpoint_writes")
 async def api(settings: Settings) -> AsyncIterator[Pool]:
     async with pool.open_api_pool(settings, str(settings.database_uri)) as api:
         async with api.connection() as conn:
-            await workers.create(conn, WORKER)
-            await workers.create(conn, OTHER_WORKER)
+            await workers.create(conn, WORKER, ["chain"])
+            await workers.create(conn, OTHER_WORKER, ["chain"])
         yield api
 
 
@@ -57,7 +57,7 @@ async def _create(api: Pool, thread_id: UUID, worker_id: UUID | None = None, **c
 
 async def _claim(api: Pool) -> Claimed | None:
     async with api.connection() as conn:
-        return await queue.claim(conn, WORKER)
+        return await queue.claim(conn, WORKER, ["chain"])
 
 
 async def _claimed(api: Pool, thread_id: UUID) -> Claimed:
@@ -148,7 +148,7 @@ async def test_run_on_a_held_thread_is_not_claimed(api: Pool) -> None:
         assert claimed.run_id == second
         assert await _claim(api) is None
         async with api.connection() as conn:
-            assert await queue.seconds_to_next(conn) == queue.HELD_S
+            assert await queue.seconds_to_next(conn, ["chain"]) == queue.HELD_S
 
     claimed = await _claim(api)
     assert claimed is not None

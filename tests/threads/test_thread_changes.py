@@ -194,8 +194,8 @@ async def test_thread_that_expires_leaves_nothing(
     await http.get(f"/threads/{ended['thread_id']}/runs/{ended['run_id']}/join")
     await _sql(
         settings,
-        "INSERT INTO webhook_deliveries (run_id, thread_id, url, body, send_after)"
-        " SELECT gen_random_uuid(), thread_id, 'https://nowhere.invalid/', '{}', now() + interval '1 h' FROM threads",
+        "INSERT INTO webhook_deliveries (run_id, thread_id, project_id, url, body, send_after)"
+        " SELECT gen_random_uuid(), thread_id, project_id, 'https://nowhere.invalid/', '{}', now() + interval '1 h' FROM threads",
     )
 
     assert (await http.delete(f"/threads/{kept}")).is_success

@@ -119,6 +119,13 @@ class Metrics:
             "threadkeep_run_recoveries", "Runs of dead processes that this process recovered", registry=registry
         )
         self.streams = Gauge("threadkeep_sse_connections", "Open event streams", registry=registry)
+        self._unserved = Gauge(
+            "threadkeep_run_queue_unserved_depth",
+            "Due runs, those of crons too, whose graph no live process serves",
+            ["graph_id"],
+            registry=registry,
+        )
+        self.show_unserved({})
         self._load = _LoadGauges(registry)
 
     def of_graph(self, graph_id: str) -> GraphMetrics | None:
@@ -135,6 +142,12 @@ class Metrics:
         """One group commit of so many writes came to its end."""
         self.commit_writes.observe(writes)
         self.commit_seconds.observe(seconds)
+
+    def show_unserved(self, runs: dict[str, int]) -> None:
+        """How many runs wait for a graph that no live process serves, by graph."""
+        self._unserved.clear()
+        for graph_id, number in (dict.fromkeys(self._graphs, 0) | runs).items():
+            self._unserved.labels(graph_id).set(number)
 
     def show(self, load: Load) -> None:
         """Let the gauges tell of `load`."""

@@ -1,7 +1,7 @@
 """Scheduler: starts the runs of crons.
 
-Every process schedules. Which of them fires a tick is decided by the cron's row, see `tables/crons.py`. Ticks that came
-while no process was there are made up for by one run, not by one each.
+Every process schedules the crons of its project whose graph it serves. Which of them fires a tick is decided by the
+cron's row, see `tables/crons.py`. Ticks that came while no process was there are made up for by one run, not by one each.
 """
 
 import logging
@@ -45,7 +45,7 @@ class CronScheduler:
         assistants = Assistants(self.pool, self.graphs)
         async with self.pool.connection() as conn:
             now = await crons.clock(conn)
-            due = await crons.due(conn, now)
+            due = await crons.due(conn, now, list(self.graphs))
         for cron in due:
             try:
                 await self._fire(assistants, cron)

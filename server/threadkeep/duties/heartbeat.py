@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -82,6 +82,7 @@ class LeaseReplacement:
 
     pool: Pool
     lease: Lease
+    graph_ids: Sequence[str]
     executions: Executions
     reaper: LeaseReaper
     topic: ClassVar[str | None] = LEASE_LOST
@@ -95,7 +96,7 @@ class LeaseReplacement:
             log.error("the lease is lost: its runs are put back in the queue", extra={"runs_stopped": lost})
         fresh = uuid4()
         async with self.pool.connection() as conn:
-            await workers.create(conn, fresh)
+            await workers.create(conn, fresh, self.graph_ids)
             await workers.delete(conn, self.lease.worker_id)  # so that the reaper finds its runs
         self.lease.take(fresh)
         await self.reaper.run_once()

@@ -3,6 +3,7 @@
 It takes a slot first and a run then, so that a run is never claimed by a process that can't execute it.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +18,13 @@ from threadkeep.runs.execution import Executions
 from threadkeep.runs.executor import Executor
 from threadkeep.runs.lease import Lease
 from threadkeep.runs.slots import Slots
-from threadkeep.tables import cancels, queue
+from threadkeep.tables import cancels, queue, queue_depth
 from threadkeep.tables.queue import Claimed
+
+log = logging.getLogger(__name__)
+
+MAX_UNSERVED = 20
+"""Graphs that are told of, so that the metric has a bounded number of labels."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,6 +32,8 @@ class Worker:
     """Duty: execute what is in the queue, round robin over principals."""
 
     pool: Pool
+    graph_ids: Sequence[str]
+    """The graphs that this process serves: it claims no runs of others."""
     slots: Slots
     executor: Executor
     lease: Lease
@@ -46,13 +54,13 @@ class Worker:
         if self.held_back:
             self.slots.tell_of_release(partial(self.wakeups.wake, PENDING))
         async with self.pool.connection() as conn:
-            return await queue.seconds_to_next(conn, self.held_back)
+            return await queue.seconds_to_next(conn, self.graph_ids, self.held_back)
 
     async def claim_one(self) -> bool:
         """Start one pending run. False if there is none to start, or the process is stopping."""
         self.held_back = ()
         async with self.pool.connection() as conn:
-            if self.signals.stopping.is_set() or not await queue.any_due(conn):
+            if self.signals.stopping.is_set() or not await queue.any_due(conn, self.graph_ids):
                 return False
         async with self.slots.hold_patiently() as slot:
             claimed = None if self.signals.stopping.is_set() else await self._claim()
@@ -69,12 +77,36 @@ class Worker:
         """Shielded: a run that was claimed is started, or it would look as if it ran."""
         self.held_back = self.slots.held_back()
         async with self.pool.shielded() as conn:
-            return await queue.claim(conn, self.lease.worker_id, after_principal=self.served, held_back=self.held_back)
+            return await queue.claim(
+                conn, self.lease.worker_id, self.graph_ids, after_principal=self.served, held_back=self.held_back
+            )
 
 
 def _holder(claimed: Claimed) -> str:
     """The principal whose run it is."""
     return claimed.principal.load()["identity"] if claimed.principal else ANONYMOUS
+
+
+@dataclass(slots=True, kw_only=True)
+class UnservedRuns:
+    """Duty: tell of runs that stay in the queue because no live process serves their graph."""
+
+    pool: Pool
+    metrics: Metrics
+    topic: ClassVar[str | None] = None
+    interval_s: float = 10.0
+    known: frozenset[str] = frozenset()
+    """The graphs that the log was told of."""
+
+    async def run_once(self) -> None:
+        """Count them. A line in the log names each graph once, until it is served again."""
+        async with self.pool.connection() as conn:
+            unserved = await queue_depth.unserved(conn, limit=MAX_UNSERVED)
+        self.metrics.show_unserved(unserved)
+        for graph_id in sorted(unserved.keys() - self.known):
+            fields = {"graph_id": graph_id, "runs": unserved[graph_id]}
+            log.warning("runs wait for a graph that no live process serves", extra=fields)
+        self.known = frozenset(unserved)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,7 +102,7 @@ class Store(AsyncPostgresStore):
         item_bytes: int = ITEM_BYTES,
         serializer: Serializer | None = None,
     ) -> None:
-        super().__init__(pool, index=index, ttl=ttl)
+        super().__init__(cast("Any", pool), index=index, ttl=ttl)
         self._pool = pool
         self._serializer = serializer or Serializer()
         """Of values that are no plain JSON."""

@@ -60,7 +60,7 @@ async def search(store: Store, op: SearchOp, answer_bytes: int) -> list[SizedRow
         await cursor.execute(bounded(listing, "value"), named | {"answer_bytes": answer_bytes})
         items = await cursor.fetchall()
         if op.refresh_ttl and items:
-            await _refresh(cursor.connection, [item.row for item in items])
+            await _refresh(cast("Conn", cursor.connection), [item.row for item in items])
     return items
 
 

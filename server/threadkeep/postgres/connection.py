@@ -23,6 +23,9 @@ SILENT_S = 35.0
 class Connection(AsyncConnection[Any]):
     """What the pools hand out."""
 
+    project_id: str = ""
+    """The project whose rows the statements on this connection read and write. Several may share a database."""
+
     @asynccontextmanager
     async def pipeline(self) -> AsyncGenerator[AsyncPipeline]:
         try:

@@ -6,12 +6,12 @@ floats of integers above 64 bits. All are in autocommit: several statements insi
 one transaction, each seeing what was committed before it began.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import orjson
-from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
@@ -24,7 +24,7 @@ from threadkeep.postgres.dropped_connections import refuse_cut
 from threadkeep.postgres.tenancy import TenantPool
 from threadkeep.settings import Settings
 
-Conn: TypeAlias = AsyncConnection[Any]
+Conn: TypeAlias = Connection
 Pool: TypeAlias = TenantPool
 
 POOL_TIMEOUT_S = 5.0
@@ -88,12 +88,18 @@ async def _open(settings: Settings, uri: str, name: str, size: int, configure: A
         max_waiting=MAX_WAITING,
         reconnect_timeout=RECONNECT_S,
         name=name,
-        configure=configure,
+        configure=partial(_configure, configure, settings.project_id),
         check=refuse_cut,
         open=False,
     )
+    pool.project_id = settings.project_id
     async with pool:
         yield pool
+
+
+async def _configure(configure: Callable[[Conn], Awaitable[None]], project_id: str, conn: Conn) -> None:
+    conn.project_id = project_id
+    await configure(conn)
 
 
 async def _configure_api(conn: Conn) -> None:

@@ -1,9 +1,11 @@
 """Tenancy: whose rows a statement may see, by its own condition and by row-level security behind it.
 
 Every statement on a tenant's rows takes `Filters`, which only an authenticator makes: `metadata @> %(match)s` stands in
-each. A connection that is taken for the same filters switches to the role `threadkeep_tenant`, for which the policies of
-`migrations/functions/row_level_security.sql` repeat the condition, so that a statement without it still shows nobody
-else's rows. Both the role and its settings end with the transaction. A connection that is taken without filters is the server's own work.
+each, and `project_id = %(project)s` beside it, because all connections of a process are for one project. A connection that
+is taken for the same filters switches to the role `threadkeep_tenant`, for which the policies of
+`migrations/functions/row_level_security.sql` repeat both conditions, so that a statement without them still shows nobody
+else's rows. Both the role and its settings end with the transaction. A connection that is taken without filters is the
+server's own work.
 """
 
 import logging
@@ -15,15 +17,15 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 import anyio
 import orjson
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from threadkeep.base.problems import Forbidden, StartRefused
+from threadkeep.postgres.connection import Connection
 
 log = logging.getLogger(__name__)
 
-Conn: TypeAlias = AsyncConnection[Any]
+Conn: TypeAlias = Connection
 
 LAST: Final = "\U0010ffff"
 """No namespace sorts after it."""
@@ -123,18 +125,21 @@ async def _restrict(conn: Conn, restriction: Restriction) -> None:
     await conn.execute("BEGIN")
     await conn.execute(
         """
-        SELECT set_config('threadkeep.match', %(match)s, true),
+        SELECT set_config('threadkeep.project', %(project)s, true),
+               set_config('threadkeep.match', %(match)s, true),
                set_config('threadkeep.space_from', %(space_from)s, true),
                set_config('threadkeep.space_to', %(space_to)s, true),
                set_config('role', 'threadkeep_tenant', true)
         """,
-        restriction._asdict(),
+        restriction._asdict() | {"project": conn.project_id},
     )
 
 
 class TenantPool(AsyncConnectionPool[Conn]):
     """A pool whose connections see the rows of the filters they are taken for; such a block is one transaction."""
 
+    project_id: str = ""
+    """The project whose rows the connections are for."""
     row_security = False
     """The database has the policies, and lets this process switch to their role (`enable_row_security`)."""
 

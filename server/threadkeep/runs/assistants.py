@@ -77,8 +77,10 @@ class Assistants:
     async def _read(self, filters: Filters, assistant_id: UUID) -> ResolvedAssistant:
         async with self._pool.connection(filters) as conn:
             row = await assistants.get(conn, filters, assistant_id)
-        if row is None or row.graph_id not in self._of_graph:
+        if row is None:
             raise NotFound("Thread or assistant not found.")
+        if row.graph_id not in self._of_graph:  # another process of the project may serve it
+            raise NotFound(f"Graph {row.graph_id!r} not found. Expected one of: {sorted(self._of_graph)}")
         return _resolved(row)
 
     def is_of_graph(self, assistant_id: UUID) -> bool:

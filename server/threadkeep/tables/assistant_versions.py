@@ -45,15 +45,20 @@ async def search(
         """
         SELECT version.*
           FROM assistant_versions AS version
-          JOIN assistants AS assistant USING (assistant_id)
+          JOIN assistants AS assistant USING (project_id, assistant_id)
          WHERE assistant_id = %(assistant_id)s
-           AND (assistant.metadata @> %(match)s OR assistant.is_system)
+           AND project_id = %(project)s AND (assistant.metadata @> %(match)s OR assistant.is_system)
            AND version.metadata @> %(metadata)s
          ORDER BY version.version DESC
          LIMIT %(limit)s OFFSET %(offset)s
         """
     )
-    parameters = {"assistant_id": assistant_id, "match": filters.jsonb, "metadata": Jsonb(metadata)}
+    parameters = {
+        "assistant_id": assistant_id,
+        "project": conn.project_id,
+        "match": filters.jsonb,
+        "metadata": Jsonb(metadata),
+    }
     await cursor.execute(bounded(listing, "metadata", "config", "context"), parameters | page.parameters)
     return await cursor.fetchall()
 
@@ -81,11 +86,11 @@ async def restore(pool: Pool, filters: Filters, assistant_id: UUID, version: int
                    updated_at  = now()
               FROM assistant_versions AS version
              WHERE assistant.assistant_id = %(assistant_id)s
-               AND assistant.metadata @> %(match)s
-               AND version.assistant_id = assistant.assistant_id
+               AND assistant.project_id = %(project)s AND assistant.metadata @> %(match)s
+               AND version.project_id = assistant.project_id AND version.assistant_id = assistant.assistant_id
                AND version.version = %(version)s
             RETURNING assistant.*
             """,
-            {"assistant_id": assistant_id, "version": version, "match": filters.jsonb},
+            {"assistant_id": assistant_id, "version": version, "project": conn.project_id, "match": filters.jsonb},
         )
     return await cursor.fetchone()

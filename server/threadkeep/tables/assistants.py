@@ -6,7 +6,7 @@ version (`assistant_versions`), in the statement that makes the change. `context
 `config.configurable` always shows the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, LiteralString
@@ -83,21 +83,26 @@ async def ensure_system(conn: Conn, descriptions: Mapping[str, str | None]) -> N
     """
     for graph_id, description in descriptions.items():
         await conn.execute(
-            "DELETE FROM assistants WHERE assistant_id = %(assistant_id)s AND NOT is_system",
-            {"assistant_id": system_id(graph_id)},
+            """
+            DELETE FROM assistants
+             WHERE project_id = %(project)s AND assistant_id = %(assistant_id)s AND NOT is_system
+            """,
+            {"project": conn.project_id, "assistant_id": system_id(graph_id)},
         )
         await conn.execute(
             """
             WITH made AS (
-                INSERT INTO assistants (assistant_id, graph_id, name, description, metadata, is_system)
-                VALUES (%(assistant_id)s, %(graph_id)s, %(graph_id)s, %(description)s, %(metadata)s, true)
-                ON CONFLICT (assistant_id) DO NOTHING
+                INSERT INTO assistants (project_id, assistant_id, graph_id, name, description, metadata, is_system)
+                VALUES (%(project)s, %(assistant_id)s, %(graph_id)s, %(graph_id)s, %(description)s, %(metadata)s, true)
+                ON CONFLICT (project_id, assistant_id) DO NOTHING
                 RETURNING *
             )
-            INSERT INTO assistant_versions (assistant_id, version, graph_id, name, description, config, context, metadata)
-            SELECT assistant_id, version, graph_id, name, description, config, context, metadata FROM made
+            INSERT INTO assistant_versions (project_id, assistant_id, version, graph_id, name, description, config,
+                                            context, metadata)
+            SELECT project_id, assistant_id, version, graph_id, name, description, config, context, metadata FROM made
             """,
             {
+                "project": conn.project_id,
                 "assistant_id": system_id(graph_id),
                 "graph_id": graph_id,
                 "description": description,
@@ -112,18 +117,21 @@ async def create(conn: Conn, new: NewAssistant) -> Assistant | None:
     await cursor.execute(
         """
         WITH made AS (
-            INSERT INTO assistants (assistant_id, graph_id, name, description, config, context, metadata)
-            VALUES (%(assistant_id)s, %(graph_id)s, %(name)s, %(description)s, %(config)s, %(context)s, %(metadata)s)
-            ON CONFLICT (assistant_id) DO NOTHING
+            INSERT INTO assistants (project_id, assistant_id, graph_id, name, description, config, context, metadata)
+            VALUES (%(project)s, %(assistant_id)s, %(graph_id)s, %(name)s, %(description)s, %(config)s, %(context)s,
+                    %(metadata)s)
+            ON CONFLICT (project_id, assistant_id) DO NOTHING
             RETURNING *
         ), noted AS (
-            INSERT INTO assistant_versions (assistant_id, version, graph_id, name, description, config, context,
-                                            metadata, created_at)
-            SELECT assistant_id, version, graph_id, name, description, config, context, metadata, created_at FROM made
+            INSERT INTO assistant_versions (project_id, assistant_id, version, graph_id, name, description, config,
+                                            context, metadata, created_at)
+            SELECT project_id, assistant_id, version, graph_id, name, description, config, context, metadata, created_at
+              FROM made
         )
         SELECT * FROM made
         """,
         {
+            "project": conn.project_id,
             "assistant_id": new.assistant_id,
             "graph_id": new.graph_id,
             "name": new.name,
@@ -150,7 +158,7 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Chang
             WITH changed AS (
                 UPDATE assistants
                    SET version     = 1 + (SELECT max(version) FROM assistant_versions
-                                           WHERE assistant_id = %(assistant_id)s),
+                                           WHERE project_id = %(project)s AND assistant_id = %(assistant_id)s),
                        graph_id    = coalesce(%(graph_id)s, graph_id),
                        name        = coalesce(%(name)s, name),
                        description = coalesce(%(description)s, description),
@@ -162,13 +170,14 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Chang
                        metadata    = CASE WHEN metadata || %(metadata)s @> %(match)s THEN metadata || %(metadata)s
                                           ELSE metadata || (%(metadata)s::jsonb - %(reserved)s::text[]) END,
                        updated_at  = now()
-                 WHERE assistant_id = %(assistant_id)s AND metadata @> %(match)s
+                 WHERE assistant_id = %(assistant_id)s AND project_id = %(project)s AND metadata @> %(match)s
                    AND octet_length((metadata || %(metadata)s)::text) <= %(metadata_bytes)s
                 RETURNING *
             ), noted AS (
-                INSERT INTO assistant_versions (assistant_id, version, graph_id, name, description, config, context,
-                                                metadata, created_at)
-                SELECT assistant_id, version, graph_id, name, description, config, context, metadata, updated_at
+                INSERT INTO assistant_versions (project_id, assistant_id, version, graph_id, name, description, config,
+                                                context, metadata, created_at)
+                SELECT project_id, assistant_id, version, graph_id, name, description, config, context, metadata,
+                       updated_at
                   FROM changed
             )
             SELECT * FROM changed
@@ -182,6 +191,7 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Chang
                 "context": None if change.context is None else Jsonb(change.context),
                 "metadata": Jsonb(change.metadata or {}),
                 "metadata_bytes": change.metadata_bytes,
+                "project": conn.project_id,
                 "match": filters.jsonb,
                 "reserved": filters.reserved,
             },
@@ -192,15 +202,22 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Chang
 async def lock(conn: Conn, assistant_id: UUID) -> None:
     """Hold the assistant until the transaction ends, so that the next statement sees what is."""
     await conn.execute(
-        "SELECT FROM assistants WHERE assistant_id = %(assistant_id)s FOR UPDATE", {"assistant_id": assistant_id}
+        "SELECT FROM assistants WHERE project_id = %(project)s AND assistant_id = %(assistant_id)s FOR UPDATE",
+        {"project": conn.project_id, "assistant_id": assistant_id},
     )
 
 
 async def delete(conn: Conn, filters: Filters, assistant_id: UUID) -> bool:
     """Delete the assistant with its versions; False where there is none of the caller's."""
     gone = await conn.execute(
-        "DELETE FROM assistants WHERE assistant_id = %(assistant_id)s AND metadata @> %(match)s",
-        {"assistant_id": assistant_id, "match": filters.jsonb},
+        """
+        DELETE
+          FROM assistants
+         WHERE assistant_id = %(assistant_id)s
+           AND project_id = %(project)s
+           AND metadata @> %(match)s
+        """,
+        {"assistant_id": assistant_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return gone.rowcount == 1
 
@@ -208,8 +225,14 @@ async def delete(conn: Conn, filters: Filters, assistant_id: UUID) -> bool:
 async def threads_of(conn: Conn, filters: Filters, assistant_id: UUID) -> list[UUID]:
     """The ids of the caller's threads on which the assistant was the last to run, or that a client marked as its."""
     cursor = await conn.execute(
-        "SELECT thread_id FROM threads WHERE metadata @> %(mark)s AND metadata @> %(match)s",
-        {"mark": Jsonb({"assistant_id": str(assistant_id)}), "match": filters.jsonb},
+        """
+        SELECT thread_id
+          FROM threads
+         WHERE metadata @> %(mark)s
+           AND project_id = %(project)s
+           AND metadata @> %(match)s
+        """,
+        {"mark": Jsonb({"assistant_id": str(assistant_id)}), "project": conn.project_id, "match": filters.jsonb},
     )
     return [row[0] for row in await cursor.fetchall()]
 
@@ -220,9 +243,9 @@ async def get(conn: Conn, filters: Filters, assistant_id: UUID) -> Assistant | N
     await cursor.execute(
         """
         SELECT * FROM assistants
-         WHERE assistant_id = %(assistant_id)s AND (metadata @> %(match)s OR is_system)
+         WHERE assistant_id = %(assistant_id)s AND project_id = %(project)s AND (metadata @> %(match)s OR is_system)
         """,
-        {"assistant_id": assistant_id, "match": filters.jsonb},
+        {"assistant_id": assistant_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchone()
 
@@ -231,6 +254,8 @@ async def get(conn: Conn, filters: Filters, assistant_id: UUID) -> Assistant | N
 class Search:
     """What to look for among assistants. None: any."""
 
+    served: Collection[str]
+    """The graphs that this process serves: assistants of others are not listed."""
     graph_id: str | None = None
     name: str | None = None
     """A part of the name, in any case."""
@@ -238,7 +263,12 @@ class Search:
 
     @property
     def parameters(self) -> dict[str, object]:
-        return {"graph_id": self.graph_id, "name": self.name, "metadata": Jsonb(self.metadata or {})}
+        return {
+            "served": list(self.served),
+            "graph_id": self.graph_id,
+            "name": self.name,
+            "metadata": Jsonb(self.metadata or {}),
+        }
 
 
 ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
@@ -265,14 +295,14 @@ async def search(
         """
         SELECT *
           FROM assistants
-         WHERE (metadata @> %(match)s OR is_system) AND metadata @> %(metadata)s
-           AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
+         WHERE project_id = %(project)s AND (metadata @> %(match)s OR is_system) AND metadata @> %(metadata)s
+           AND graph_id = ANY(%(served)s) AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
            AND (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(name)) > 0)
          ORDER BY {order}
          LIMIT %(limit)s OFFSET %(offset)s
         """
     ).format(order=sql.SQL(ORDERS[order]))
-    parameters = wanted.parameters | page.parameters | {"match": filters.jsonb}
+    parameters = wanted.parameters | page.parameters | {"project": conn.project_id, "match": filters.jsonb}
     await cursor.execute(bounded(listing, "metadata", "config", "context"), parameters)
     return await cursor.fetchall()
 
@@ -283,11 +313,11 @@ async def count(conn: Conn, filters: Filters, wanted: Search) -> int:
         """
         SELECT count(*)
           FROM assistants
-         WHERE (metadata @> %(match)s OR is_system) AND metadata @> %(metadata)s
-           AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
+         WHERE project_id = %(project)s AND (metadata @> %(match)s OR is_system) AND metadata @> %(metadata)s
+           AND graph_id = ANY(%(served)s) AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
            AND (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(name)) > 0)
         """,
-        wanted.parameters | {"match": filters.jsonb},
+        wanted.parameters | {"project": conn.project_id, "match": filters.jsonb},
     )
     row = await cursor.fetchone()
     return row[0] if row else 0

@@ -37,8 +37,9 @@ async def cancel(pool: Pool, filters: Filters, target: Target, action: CancelAct
         done = await conn.execute(
             """
             SELECT run_id, was_running
-              FROM cancel_runs(%(thread_id)s::uuid, %(run_ids)s::uuid[], %(statuses)s::text[], %(action)s, %(reason)s,
-                               %(match)s)
+              FROM cancel_runs(of_project => %(project)s, of_thread => %(thread_id)s::uuid,
+                               run_ids => %(run_ids)s::uuid[], statuses => %(statuses)s::text[], action => %(action)s,
+                               reason => %(reason)s, match => %(match)s)
             """,
             {
                 "thread_id": target.thread_id,
@@ -46,6 +47,7 @@ async def cancel(pool: Pool, filters: Filters, target: Target, action: CancelAct
                 "statuses": list(target.statuses),
                 "action": action,
                 "reason": reason,
+                "project": conn.project_id,
                 "match": filters.jsonb,
             },
         )

@@ -61,13 +61,17 @@ async def sizes(conn: Conn, filters: Filters, thread_id: UUID, listing: Listing)
            AND (%(checkpoint_id)s::text IS NULL OR checkpoint_id = %(checkpoint_id)s)
            AND (%(before)s::text IS NULL OR checkpoint_id < %(before)s)
            AND metadata @> %(metadata)s
-           AND EXISTS (SELECT FROM threads WHERE threads.thread_id = %(of_thread)s AND threads.metadata @> %(match)s)
+           AND EXISTS (SELECT
+                         FROM threads
+                        WHERE threads.thread_id = %(of_thread)s
+                          AND threads.project_id = %(project)s AND threads.metadata @> %(match)s)
          ORDER BY checkpoint_id DESC
          LIMIT %(limit)s
         """,
         {
             "thread_id": str(thread_id),
             "of_thread": thread_id,
+            "project": conn.project_id,
             "match": filters.jsonb,
             "namespace": listing.namespace,
             "checkpoint_id": listing.checkpoint_id,
@@ -89,7 +93,8 @@ async def newest_below(conn: Conn, filters: Filters, thread_id: UUID, namespaces
                  WHERE thread_id = %(thread_id)s
                    AND EXISTS (SELECT
                                  FROM threads
-                                WHERE threads.thread_id = %(of_thread)s AND threads.metadata @> %(match)s)
+                                WHERE threads.thread_id = %(of_thread)s
+                                  AND threads.project_id = %(project)s AND threads.metadata @> %(match)s)
                    AND EXISTS (SELECT
                                  FROM unnest(%(namespaces)s::text[]) AS asked (namespace)
                                 WHERE checkpoint_ns = namespace OR starts_with(checkpoint_ns, namespace || '|'))
@@ -105,6 +110,7 @@ async def newest_below(conn: Conn, filters: Filters, thread_id: UUID, namespaces
         {
             "thread_id": str(thread_id),
             "of_thread": thread_id,
+            "project": conn.project_id,
             "match": filters.jsonb,
             "namespaces": list(namespaces),
         },

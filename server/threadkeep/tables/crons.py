@@ -167,19 +167,24 @@ async def create(conn: Conn, cron_id: UUID, new: NewCron) -> Cron | None:
     await cursor.execute(
         """
         WITH thread AS (
-            SELECT FROM threads WHERE thread_id = %(thread_id)s::uuid AND metadata @> %(match)s FOR KEY SHARE
+            SELECT FROM threads
+             WHERE thread_id = %(thread_id)s::uuid AND project_id = %(project)s AND metadata @> %(match)s
+               FOR KEY SHARE
         )
-        INSERT INTO crons (cron_id, assistant_id, thread_id, schedule, timezone, end_time, enabled, on_run_completed,
-                           payload, metadata, next_run_date, principal, metadata_filter)
-        SELECT %(cron_id)s, %(assistant_id)s, %(thread_id)s, %(schedule)s, %(timezone)s, %(end_time)s, %(enabled)s,
-               %(on_run_completed)s, %(payload)s, %(metadata)s, %(next_run_date)s, %(principal)s,
-               %(match)s
+        INSERT INTO crons (cron_id, project_id, assistant_id, thread_id, schedule, timezone, end_time, enabled,
+                           on_run_completed, payload, metadata, next_run_date, principal, metadata_filter)
+        SELECT %(cron_id)s, %(project)s, %(assistant_id)s, %(thread_id)s, %(schedule)s, %(timezone)s, %(end_time)s,
+               %(enabled)s, %(on_run_completed)s, %(payload)s, %(metadata)s, %(next_run_date)s, %(principal)s, %(match)s
          WHERE %(thread_id)s::uuid IS NULL OR EXISTS (SELECT FROM thread)
         RETURNING *
         """,
         new.definition.parameters
         | {"cron_id": cron_id, "assistant_id": new.assistant_id, "thread_id": new.thread_id}
-        | {"match": new.runs.jsonb, "metadata": Jsonb(new.filters.stamped(new.definition.metadata))},
+        | {
+            "project": conn.project_id,
+            "match": new.runs.jsonb,
+            "metadata": Jsonb(new.filters.stamped(new.definition.metadata)),
+        },
     )
     cron = await cursor.fetchone()
     await notify(conn, CRONS)
@@ -190,8 +195,14 @@ async def get(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
     """The cron, or None where there is none of the caller's."""
     cursor = conn.cursor(row_factory=rows.of(Cron))
     await cursor.execute(
-        "SELECT * FROM crons WHERE cron_id = %(cron_id)s AND metadata @> %(match)s",
-        {"cron_id": cron_id, "match": filters.jsonb},
+        """
+        SELECT *
+          FROM crons
+         WHERE cron_id = %(cron_id)s
+           AND project_id = %(project)s
+           AND metadata @> %(match)s
+        """,
+        {"cron_id": cron_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchone()
 
@@ -200,8 +211,15 @@ async def lock(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
     """As `get`; nobody else changes or fires the cron before the transaction ends."""
     cursor = conn.cursor(row_factory=rows.of(Cron))
     await cursor.execute(
-        "SELECT * FROM crons WHERE cron_id = %(cron_id)s AND metadata @> %(match)s FOR NO KEY UPDATE",
-        {"cron_id": cron_id, "match": filters.jsonb},
+        """
+        SELECT *
+          FROM crons
+         WHERE cron_id = %(cron_id)s
+           AND project_id = %(project)s
+           AND metadata @> %(match)s
+           FOR NO KEY UPDATE
+        """,
+        {"cron_id": cron_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchone()
 
@@ -216,10 +234,11 @@ async def update(conn: Conn, filters: Filters, cron_id: UUID, definition: Defini
                on_run_completed = %(on_run_completed)s, payload = %(payload)s,
                metadata = %(metadata)s, next_run_date = %(next_run_date)s,
                principal = coalesce(%(principal)s, principal), metadata_filter = %(runs)s, updated_at = now()
-         WHERE cron_id = %(cron_id)s AND metadata @> %(match)s
+         WHERE cron_id = %(cron_id)s AND project_id = %(project)s AND metadata @> %(match)s
         RETURNING *
         """,
-        definition.parameters | {"cron_id": cron_id, "match": filters.jsonb, "runs": runs.jsonb},
+        definition.parameters
+        | {"cron_id": cron_id, "project": conn.project_id, "match": filters.jsonb, "runs": runs.jsonb},
     )
     cron = await cursor.fetchone()
     await notify(conn, CRONS)
@@ -229,8 +248,8 @@ async def update(conn: Conn, filters: Filters, cron_id: UUID, definition: Defini
 async def delete(conn: Conn, filters: Filters, cron_id: UUID) -> bool:
     """Delete the cron, not its runs; False where there is none of the caller's."""
     done = await conn.execute(
-        "DELETE FROM crons WHERE cron_id = %(cron_id)s AND metadata @> %(match)s",
-        {"cron_id": cron_id, "match": filters.jsonb},
+        "DELETE FROM crons WHERE cron_id = %(cron_id)s AND project_id = %(project)s AND metadata @> %(match)s",
+        {"cron_id": cron_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return done.rowcount == 1
 
@@ -244,7 +263,7 @@ async def search(
         """
         SELECT *
           FROM crons
-         WHERE metadata @> %(match)s AND metadata @> %(metadata)s
+         WHERE project_id = %(project)s AND metadata @> %(match)s AND metadata @> %(metadata)s
            AND (%(assistant_id)s::uuid IS NULL OR assistant_id = %(assistant_id)s)
            AND (%(thread_id)s::uuid IS NULL OR thread_id = %(thread_id)s)
            AND (%(enabled)s::boolean IS NULL OR enabled = %(enabled)s)
@@ -252,7 +271,7 @@ async def search(
          LIMIT %(limit)s OFFSET %(offset)s
         """
     ).format(order=sql.SQL(ORDERS[order]))
-    parameters = wanted.parameters | page.parameters | {"match": filters.jsonb}
+    parameters = wanted.parameters | page.parameters | {"project": conn.project_id, "match": filters.jsonb}
     await cursor.execute(bounded(listing, "payload", "metadata"), parameters)
     return await cursor.fetchall()
 
@@ -263,28 +282,32 @@ async def count(conn: Conn, filters: Filters, wanted: Search) -> int:
         """
         SELECT count(*)
           FROM crons
-         WHERE metadata @> %(match)s AND metadata @> %(metadata)s
+         WHERE project_id = %(project)s AND metadata @> %(match)s AND metadata @> %(metadata)s
            AND (%(assistant_id)s::uuid IS NULL OR assistant_id = %(assistant_id)s)
            AND (%(thread_id)s::uuid IS NULL OR thread_id = %(thread_id)s)
            AND (%(enabled)s::boolean IS NULL OR enabled = %(enabled)s)
         """,
-        wanted.parameters | {"match": filters.jsonb},
+        wanted.parameters | {"project": conn.project_id, "match": filters.jsonb},
     )
     row = await cursor.fetchone()
     return row[0] if row else 0
 
 
-async def due(conn: Conn, at: datetime) -> Sequence[Due]:
-    """The crons whose tick has come by `at`, whosever they are, the latest first served last."""
+async def due(conn: Conn, at: datetime, graph_ids: Sequence[str]) -> Sequence[Due]:
+    """The crons whose tick has come by `at`, whosever they are, the latest first served last.
+
+    Those of the graphs, and those whose assistant is gone.
+    """
     cursor = conn.cursor(row_factory=rows.of(Due))
     await cursor.execute(
         """
         SELECT cron_id, thread_id, assistant_id, metadata_filter
-          FROM crons
-         WHERE enabled AND next_run_date <= %(at)s
+          FROM crons LEFT JOIN assistants USING (project_id, assistant_id)
+         WHERE project_id = %(project)s AND enabled AND next_run_date <= %(at)s
+           AND (graph_id IS NULL OR graph_id = ANY(%(graph_ids)s))
          ORDER BY next_run_date
         """,
-        {"at": at},
+        {"project": conn.project_id, "at": at, "graph_ids": list(graph_ids)},
     )
     return await cursor.fetchall()
 
@@ -321,9 +344,9 @@ async def seconds_to_next(conn: Conn, after: datetime) -> float | None:
         """
         SELECT extract(epoch FROM min(next_run_date) - now())::float
           FROM crons
-         WHERE enabled AND next_run_date > %(after)s
+         WHERE project_id = %(project)s AND enabled AND next_run_date > %(after)s
         """,
-        {"after": after},
+        {"project": conn.project_id, "after": after},
     )
     row = await cursor.fetchone()
     return row[0] if row else None

@@ -56,10 +56,11 @@ async def reserve(conn: Conn, key: Key, wanted: Reservation) -> Held | None:
     await cursor.execute(
         """
         INSERT INTO idempotency_keys AS held
-               (principal, key, request_sha256, thread_ids, result_ids, reservation_id, worker_id, reserved_until, expires_at)
-        VALUES (%(principal)s, %(key)s, %(request)s, %(thread_ids)s, %(ids)s, %(reservation)s, %(worker_id)s,
-                now() + make_interval(secs => %(reserve_s)s), now() + make_interval(secs => %(keep_s)s))
-        ON CONFLICT (principal, key) DO UPDATE
+               (project_id, principal, key, request_sha256, thread_ids, result_ids, reservation_id, worker_id,
+                reserved_until, expires_at)
+        VALUES (%(project)s, %(principal)s, %(key)s, %(request)s, %(thread_ids)s, %(ids)s, %(reservation)s,
+                %(worker_id)s, now() + make_interval(secs => %(reserve_s)s), now() + make_interval(secs => %(keep_s)s))
+        ON CONFLICT (project_id, principal, key) DO UPDATE
            SET request_sha256 = EXCLUDED.request_sha256,
                thread_ids     = CASE WHEN held.expires_at < now() THEN EXCLUDED.thread_ids ELSE held.thread_ids END,
                result_ids     = CASE WHEN held.expires_at < now() THEN EXCLUDED.result_ids ELSE held.result_ids END,
@@ -75,6 +76,7 @@ async def reserve(conn: Conn, key: Key, wanted: Reservation) -> Held | None:
         RETURNING request_sha256, thread_ids, result_ids, completed
         """,
         {
+            "project": conn.project_id,
             "principal": key.principal,
             "key": key.key,
             "request": key.request,
@@ -96,9 +98,9 @@ async def get(conn: Conn, key: Key) -> Held | None:
         """
         SELECT request_sha256, thread_ids, result_ids, completed
           FROM idempotency_keys
-         WHERE principal = %(principal)s AND key = %(key)s
+         WHERE project_id = %(project)s AND principal = %(principal)s AND key = %(key)s
         """,
-        {"principal": key.principal, "key": key.key},
+        {"project": conn.project_id, "principal": key.principal, "key": key.key},
     )
     return await cursor.fetchone()
 
@@ -113,7 +115,7 @@ async def settle(conn: Conn, key: Key, run_id: UUID | None = None) -> None:
         WITH completed AS (
             UPDATE idempotency_keys
                SET completed = true
-             WHERE principal = %(principal)s AND key = %(key)s
+             WHERE project_id = %(project)s AND principal = %(principal)s AND key = %(key)s
                AND (%(run_id)s::uuid IS NULL OR EXISTS (SELECT FROM runs WHERE run_id = %(run_id)s))
             RETURNING thread_ids, expires_at
         )
@@ -122,7 +124,7 @@ async def settle(conn: Conn, key: Key, run_id: UUID | None = None) -> None:
           FROM completed
          WHERE threads.thread_id = ANY(completed.thread_ids) AND threads.ephemeral_until IS NOT NULL
         """,
-        {"principal": key.principal, "key": key.key, "run_id": run_id},
+        {"project": conn.project_id, "principal": key.principal, "key": key.key, "run_id": run_id},
     )
 
 
@@ -131,9 +133,10 @@ async def release(conn: Conn, key: Key, reservation: UUID) -> None:
     await conn.execute(
         """
         DELETE FROM idempotency_keys
-         WHERE principal = %(principal)s AND key = %(key)s AND reservation_id = %(reservation)s AND NOT completed
+         WHERE project_id = %(project)s AND principal = %(principal)s AND key = %(key)s
+           AND reservation_id = %(reservation)s AND NOT completed
         """,
-        {"principal": key.principal, "key": key.key, "reservation": reservation},
+        {"project": conn.project_id, "principal": key.principal, "key": key.key, "reservation": reservation},
     )
 
 
@@ -142,13 +145,13 @@ async def sweep(conn: Conn, limit: int) -> int:
     done = await conn.execute(
         """
         DELETE FROM idempotency_keys
-         WHERE (principal, key) IN (
-            SELECT principal, key FROM idempotency_keys
-             WHERE expires_at < now()
+         WHERE (project_id, principal, key) IN (
+            SELECT project_id, principal, key FROM idempotency_keys
+             WHERE project_id = %(project)s AND expires_at < now()
              ORDER BY expires_at
              LIMIT %(limit)s
                FOR UPDATE SKIP LOCKED)
         """,
-        {"limit": limit},
+        {"project": conn.project_id, "limit": limit},
     )
     return done.rowcount

@@ -110,9 +110,9 @@ async def lock_thread(conn: Conn, thread_id: UUID) -> None:
 
 
 async def claim(
-    conn: Conn, worker_id: UUID, *, after_principal: str = "", held_back: Sequence[str] = ()
+    conn: Conn, worker_id: UUID, graph_ids: Sequence[str], *, after_principal: str = "", held_back: Sequence[str] = ()
 ) -> Claimed | None:
-    """Claim the next pending run that may start, or return None.
+    """Claim the next pending run that may start, or return None: of this project, and of the graphs that it names.
 
     It is the oldest of the principal whose turn comes after `after_principal`; those of `held_back` have no turn. A
     thread that another transaction holds is passed over, so that two workers never claim the same run. The attempt is
@@ -122,11 +122,14 @@ async def claim(
     await cursor.execute(
         """
         SELECT *
-          FROM claim_run(claimer => %(worker_id)s, positions_per_attempt => %(stride)s,
-                         after_principal => %(after_principal)s, held_back => %(held_back)s)
+          FROM claim_run(claimer => %(worker_id)s, of_project => %(project)s, served_graphs => %(graph_ids)s,
+                         positions_per_attempt => %(stride)s, after_principal => %(after_principal)s,
+                         held_back => %(held_back)s)
         """,
         {
             "worker_id": worker_id,
+            "project": conn.project_id,
+            "graph_ids": list(graph_ids),
             "stride": STRIDE,
             "after_principal": after_principal,
             "held_back": list(held_back),
@@ -135,21 +138,37 @@ async def claim(
     return await cursor.fetchone()
 
 
-async def any_due(conn: Conn) -> bool:
-    """Whether a pending run is due; its thread may still be busy."""
-    cursor = await conn.execute("SELECT EXISTS (SELECT FROM runs WHERE status = 'pending' AND run_after <= now())")
+async def any_due(conn: Conn, graph_ids: Sequence[str]) -> bool:
+    """Whether a pending run of one of the graphs is due; its thread may still be busy."""
+    cursor = await conn.execute(
+        """
+        SELECT EXISTS (
+            SELECT FROM runs
+             WHERE project_id = %(project)s AND status = 'pending' AND run_after <= now()
+               AND graph_id = ANY(%(graph_ids)s))
+        """,
+        {"project": conn.project_id, "graph_ids": list(graph_ids)},
+    )
     row = await cursor.fetchone()
     return bool(row and row[0])
 
 
-async def seconds_to_next(conn: Conn, held_back: Sequence[str] = ()) -> float | None:
+async def seconds_to_next(conn: Conn, graph_ids: Sequence[str], held_back: Sequence[str] = ()) -> float | None:
     """Seconds until a run may be claimed: one that is delayed (`after_seconds`), or whose thread was held just now.
 
     None if there is none of either. The principals `held_back` wait for a slot, and not for a time.
     """
     cursor = await conn.execute(
-        "SELECT seconds_to_next_run(held_back => %(held_back)s, held_s => %(held_s)s)",
-        {"held_s": HELD_S, "held_back": list(held_back)},
+        """
+        SELECT seconds_to_next_run(of_project => %(project)s, served_graphs => %(graph_ids)s, held_back => %(held_back)s,
+                                   held_s => %(held_s)s)
+        """,
+        {
+            "project": conn.project_id,
+            "graph_ids": list(graph_ids),
+            "held_back": list(held_back),
+            "held_s": HELD_S,
+        },
     )
     row = await cursor.fetchone()
     return row[0] if row else None
@@ -214,8 +233,8 @@ async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float) -
         """
         UPDATE threads
            SET record_events_until = now() + make_interval(secs => %(seconds)s)
-         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+         WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
         """,
-        {"thread_id": thread_id, "seconds": seconds, "match": filters.jsonb},
+        {"thread_id": thread_id, "seconds": seconds, "project": conn.project_id, "match": filters.jsonb},
     )
     return done.rowcount == 1

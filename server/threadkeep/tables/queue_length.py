@@ -21,11 +21,13 @@ async def count(conn: Conn, identity: str | None, *, at_most: int) -> Backlog:
     await cursor.execute(
         """
         SELECT (SELECT count(*)
-                  FROM (SELECT FROM runs WHERE status = 'pending' LIMIT %(at_most)s) AS waiting) AS pending,
+                  FROM (SELECT FROM runs
+                         WHERE project_id = %(project)s AND status = 'pending' LIMIT %(at_most)s) AS waiting) AS pending,
                (SELECT count(*)
                   FROM runs
-                 WHERE status = 'pending' AND coalesce(principal ->> 'identity', '') = %(identity)s::text) AS own
+                 WHERE project_id = %(project)s AND status = 'pending'
+                   AND coalesce(principal ->> 'identity', '') = %(identity)s::text) AS own
         """,
-        {"identity": identity, "at_most": at_most},
+        {"project": conn.project_id, "identity": identity, "at_most": at_most},
     )
     return await cursor.fetchone() or Backlog(pending=0, own=0)

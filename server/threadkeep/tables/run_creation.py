@@ -103,6 +103,7 @@ class _Placed(_Answer):
 class _Arguments:
     """The arguments of the function `create_run`, by their names there; JSON as bytes."""
 
+    project_id: str
     run_id: UUID
     thread_id: UUID
     assistant_id: UUID
@@ -159,7 +160,7 @@ class Openings:
                 return await open_run_in(conn, filters, new)
         restriction = self._pool.restriction(filters)
         match = None if restriction is None else restriction.match
-        asked = _Asked(new.thread_id, next(self._numbers), _arguments(filters, new), match)
+        asked = _Asked(new.thread_id, next(self._numbers), _arguments(self._pool.project_id, filters, new), match)
         if (answer := await self._gathered[new.told, match is not None].write(asked)) is not None:
             return _opened(new, answer)
         async with self._pool.pipeline(filters) as conn:
@@ -190,7 +191,8 @@ async def _open_all(pool: Pool, asked: list[_Asked]) -> list[_Answer | None]:
             """
             SELECT *
               FROM create_runs(
-                run_id => %(run_id)b::text[]::uuid[], thread_id => %(thread_id)b::text[]::uuid[],
+                project_id => %(project_id)b::text[], run_id => %(run_id)b::text[]::uuid[],
+                thread_id => %(thread_id)b::text[]::uuid[],
                 assistant_id => %(assistant_id)b::text[]::uuid[], graph_id => %(graph_id)b::text[],
                 assistant_metadata => %(assistant_metadata)b::text[]::jsonb[],
                 kwargs => %(kwargs)b::text[]::jsonb[], principal => %(principal)b::text[]::jsonb[],
@@ -219,13 +221,14 @@ async def open_run_in(conn: Conn, filters: Filters, new: NewRun) -> Opened:
 
 
 async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_Answer]:
-    arguments = asdict(_arguments(filters, new))
+    arguments = asdict(_arguments(conn.project_id, filters, new))
     cursor = conn.cursor(row_factory=rows.of(_Answer))
     return await cursor.execute(
         """
         SELECT *
           FROM create_run(
-            run_id => %(run_id)s, thread_id => %(thread_id)s, assistant_id => %(assistant_id)s, graph_id => %(graph_id)s,
+            project_id => %(project_id)s, run_id => %(run_id)s, thread_id => %(thread_id)s,
+            assistant_id => %(assistant_id)s, graph_id => %(graph_id)s,
             assistant_metadata => %(assistant_metadata)s::jsonb, kwargs => %(kwargs)s::jsonb,
             principal => %(principal)s::jsonb, multitask_strategy => %(multitask_strategy)s, delay_s => %(delay_s)s,
             ephemeral => %(ephemeral)s, synchronous_commit => %(synchronous_commit)s, worker_id => %(worker_id)s::uuid,
@@ -267,9 +270,10 @@ def _run(new: NewRun, answer: _Answer) -> Run | None:
     )
 
 
-def _arguments(filters: Filters, new: NewRun) -> _Arguments:
+def _arguments(project_id: str, filters: Filters, new: NewRun) -> _Arguments:
     ttl = new.thread_ttl if new.create_thread else None
     return _Arguments(
+        project_id=project_id,
         run_id=new.run_id,
         thread_id=new.thread_id,
         assistant_id=new.assistant_id,

@@ -53,9 +53,10 @@ async def get(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Ru
         """
         SELECT runs.*
           FROM runs JOIN threads USING (thread_id)
-         WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s AND threads.metadata @> %(match)s
+         WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s
+           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
         """,
-        {"run_id": run_id, "thread_id": thread_id, "match": filters.jsonb},
+        {"run_id": run_id, "thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchone()
 
@@ -67,10 +68,10 @@ async def get_several(conn: Conn, filters: Filters, run_ids: Sequence[UUID]) -> 
         """
         SELECT runs.*
           FROM runs JOIN threads USING (thread_id)
-         WHERE run_id = ANY(%(run_ids)s) AND threads.metadata @> %(match)s
+         WHERE run_id = ANY(%(run_ids)s) AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
          ORDER BY array_position(%(run_ids)s, run_id)
         """,
-        {"run_ids": list(run_ids), "match": filters.jsonb},
+        {"run_ids": list(run_ids), "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchall()
 
@@ -83,9 +84,10 @@ async def get_stored(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID
         SELECT runs.status, runs.error, threads.interrupts,
                output_of(threads."values", runs.output_keys, thread_id) AS "values"
           FROM runs JOIN threads USING (thread_id)
-         WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s AND threads.metadata @> %(match)s
+         WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s
+           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
         """,
-        {"run_id": run_id, "thread_id": thread_id, "match": filters.jsonb},
+        {"run_id": run_id, "thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchone()
 
@@ -167,10 +169,11 @@ async def delete(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) ->
     done = await conn.execute(
         """
         DELETE FROM runs USING threads
-         WHERE runs.thread_id = threads.thread_id AND threads.metadata @> %(match)s
+         WHERE runs.thread_id = threads.thread_id
+           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
            AND runs.thread_id = %(thread_id)s AND run_id = %(run_id)s AND finished_at IS NOT NULL
         """,
-        {"run_id": run_id, "thread_id": thread_id, "match": filters.jsonb},
+        {"run_id": run_id, "thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return done.rowcount == 1
 
@@ -184,7 +187,7 @@ async def search(
         """
         SELECT runs.*
           FROM runs JOIN threads USING (thread_id)
-         WHERE thread_id = %(thread_id)s AND threads.metadata @> %(match)s
+         WHERE thread_id = %(thread_id)s AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
            AND (%(status)s::text IS NULL OR runs.status = %(status)s)
          ORDER BY queue_position DESC
          LIMIT %(limit)s OFFSET %(offset)s
@@ -192,6 +195,7 @@ async def search(
     )
     await cursor.execute(
         bounded(listing, "kwargs", "metadata"),
-        {"thread_id": thread_id, "status": status, "match": filters.jsonb} | page.parameters,
+        {"thread_id": thread_id, "status": status, "project": conn.project_id, "match": filters.jsonb}
+        | page.parameters,
     )
     return await cursor.fetchall()

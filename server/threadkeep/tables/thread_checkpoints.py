@@ -25,10 +25,10 @@ async def copy(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mapping[str,
         WITH source AS (
             SELECT * FROM threads WHERE thread_id = %(source_id)s
         ), copied AS (
-            INSERT INTO threads (thread_id, status, metadata, config, "values", interrupts, error,
+            INSERT INTO threads (thread_id, project_id, status, metadata, config, "values", interrupts, error,
                                  ttl_strategy, ttl_minutes)
-            SELECT %(thread_id)s, CASE status WHEN 'busy' THEN 'idle' ELSE status END, metadata || %(marks)s, config,
-                   "values", interrupts, error, ttl_strategy, ttl_minutes
+            SELECT %(thread_id)s, project_id, CASE status WHEN 'busy' THEN 'idle' ELSE status END, metadata || %(marks)s,
+                   config, "values", interrupts, error, ttl_strategy, ttl_minutes
               FROM source
             RETURNING *
         ), checkpoints_copied AS (
@@ -81,7 +81,7 @@ async def storage(conn: Conn, filters: Filters, thread_id: UUID) -> Storage | No
         WITH thread AS (
             SELECT thread_id, thread_id::text AS text_id
               FROM threads
-             WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+             WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
         ), checkpoint AS (
             SELECT count(*) AS count,
                    coalesce(sum(pg_column_size(checkpoint) + pg_column_size(metadata)), 0) AS bytes
@@ -108,6 +108,6 @@ async def storage(conn: Conn, filters: Filters, thread_id: UUID) -> Storage | No
                to_jsonb(pending) AS pending_writes
           FROM thread, checkpoint, blob, pending
         """,
-        {"thread_id": thread_id, "match": filters.jsonb},
+        {"thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchone()

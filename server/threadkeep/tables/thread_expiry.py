@@ -18,13 +18,13 @@ async def lock_expired(conn: Conn, strategy: str, limit: int) -> list[UUID]:
         """
         SELECT thread_id
           FROM threads
-         WHERE ttl_strategy = %(strategy)s AND expires_at < now() AND status <> 'busy'
+         WHERE project_id = %(project)s AND ttl_strategy = %(strategy)s AND expires_at < now() AND status <> 'busy'
            AND (ttl_pruned_at IS NULL OR ttl_pruned_at < updated_at)
          ORDER BY expires_at
          LIMIT %(limit)s
            FOR UPDATE SKIP LOCKED
         """,
-        {"strategy": strategy, "limit": limit},
+        {"project": conn.project_id, "strategy": strategy, "limit": limit},
     )
     return [row[0] for row in await cursor.fetchall()]
 
@@ -35,13 +35,13 @@ async def lock_temporary(conn: Conn, limit: int) -> list[UUID]:
         """
         SELECT thread_id
           FROM threads
-         WHERE ephemeral_until < now() AND status <> 'busy'
+         WHERE project_id = %(project)s AND ephemeral_until < now() AND status <> 'busy'
            AND NOT EXISTS (SELECT FROM webhook_deliveries WHERE webhook_deliveries.thread_id = threads.thread_id)
          ORDER BY ephemeral_until
          LIMIT %(limit)s
            FOR UPDATE SKIP LOCKED
         """,
-        {"limit": limit},
+        {"project": conn.project_id, "limit": limit},
     )
     return [row[0] for row in await cursor.fetchall()]
 

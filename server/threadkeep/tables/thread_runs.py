@@ -43,11 +43,12 @@ async def watched(conn: Conn, filters: Filters, thread_id: UUID, *, after: int) 
         """
         SELECT run_id, queue_position, graph_id, runs.status, run_after <= now() AS due
           FROM runs JOIN threads USING (thread_id)
-         WHERE thread_id = %(thread_id)s AND threads.metadata @> %(match)s AND queue_position > %(after)s
+         WHERE thread_id = %(thread_id)s
+           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s AND queue_position > %(after)s
          ORDER BY queue_position
          LIMIT 1000
         """,
-        {"thread_id": thread_id, "after": after, "match": filters.jsonb},
+        {"thread_id": thread_id, "after": after, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchall()
 
@@ -63,7 +64,7 @@ async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float, r
         WITH watched AS (
             UPDATE threads
                SET record_events_until = now() + make_interval(secs => %(seconds)s)
-             WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+             WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
             RETURNING thread_id, status
         )
         SELECT coalesce(
@@ -76,7 +77,13 @@ async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float, r
           FROM watched LEFT JOIN runs USING (thread_id)
          GROUP BY watched.thread_id, watched.status
         """,
-        {"thread_id": thread_id, "seconds": seconds, "recent_s": recent_s, "match": filters.jsonb},
+        {
+            "thread_id": thread_id,
+            "seconds": seconds,
+            "recent_s": recent_s,
+            "project": conn.project_id,
+            "match": filters.jsonb,
+        },
     )
     row = await cursor.fetchone()
     return int(row[0]) if row else None
@@ -115,11 +122,11 @@ async def newest(conn: Conn, filters: Filters, thread_id: UUID) -> NewestRun | N
         """
         SELECT run_id, assistant_id, runs.status, kwargs
           FROM runs JOIN threads USING (thread_id)
-         WHERE thread_id = %(thread_id)s AND threads.metadata @> %(match)s
+         WHERE thread_id = %(thread_id)s AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
          ORDER BY queue_position DESC
          LIMIT 1
         """,
-        {"thread_id": thread_id, "match": filters.jsonb},
+        {"thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchone()
 
@@ -135,8 +142,9 @@ async def ending(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) ->
                     WHERE later.thread_id = runs.thread_id AND later.queue_position > runs.queue_position
                ) AS newest
           FROM runs JOIN threads USING (thread_id)
-         WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s AND threads.metadata @> %(match)s
+         WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s
+           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
         """,
-        {"run_id": run_id, "thread_id": thread_id, "match": filters.jsonb},
+        {"run_id": run_id, "thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchone()

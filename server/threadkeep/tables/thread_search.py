@@ -136,7 +136,7 @@ async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *
                                                                  WHEN 'interrupts' THEN interrupts #> one.path END)
                   FROM jsonb_to_recordset(%(extract)s) AS one(alias text, root text, path text[])) AS extracted
           FROM threads
-         WHERE metadata @> %(match)s
+         WHERE project_id = %(project)s AND metadata @> %(match)s
            AND metadata @> %(metadata)s
            AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
            AND (%(values)s::jsonb IS NULL
@@ -150,7 +150,7 @@ async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *
     async with searching(pool, filters, timeout_s) as conn:
         counted = await _count(conn, filters, search)
         cursor = conn.cursor(row_factory=sized(FoundThread if wanted.extract else Thread))
-        parameters = search.parameters | wanted.parameters | {"match": filters.jsonb}
+        parameters = search.parameters | wanted.parameters | {"project": conn.project_id, "match": filters.jsonb}
         columns = ("metadata", "config", "interrupts", "error", "extracted")
         await cursor.execute(bounded(listing, *columns, apart="values_bytes"), parameters)
     (total,) = await counted.fetchone() or (0,)
@@ -168,7 +168,7 @@ async def _count(conn: Conn, filters: Filters, search: Search) -> Any:
         """
         SELECT count(*)
           FROM threads
-         WHERE metadata @> %(match)s
+         WHERE project_id = %(project)s AND metadata @> %(match)s
            AND metadata @> %(metadata)s
            AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
            AND (%(values)s::jsonb IS NULL
@@ -176,5 +176,5 @@ async def _count(conn: Conn, filters: Filters, search: Search) -> Any:
            AND (%(status)s::text IS NULL OR status = %(status)s)
            AND (ephemeral_until IS NULL OR status = 'busy')
         """,
-        search.parameters | {"match": filters.jsonb},
+        search.parameters | {"project": conn.project_id, "match": filters.jsonb},
     )

@@ -68,12 +68,13 @@ async def create(conn: Conn, new: NewThread) -> Thread | None:
     cursor = conn.cursor(row_factory=rows.of(Thread))
     await cursor.execute(
         """
-        INSERT INTO threads (thread_id, metadata, ttl_strategy, ttl_minutes)
-        VALUES (%(thread_id)s, %(metadata)s, %(strategy)s, %(minutes)s)
+        INSERT INTO threads (thread_id, project_id, metadata, ttl_strategy, ttl_minutes)
+        VALUES (%(thread_id)s, %(project)s, %(metadata)s, %(strategy)s, %(minutes)s)
         ON CONFLICT (thread_id) DO NOTHING
         RETURNING *
         """,
         {
+            "project": conn.project_id,
             "thread_id": new.thread_id,
             "metadata": Jsonb(new.metadata),
             "strategy": new.ttl.strategy if new.ttl else None,
@@ -87,8 +88,14 @@ async def get(conn: Conn, filters: Filters, thread_id: UUID) -> Thread | None:
     """The thread, or None where there is none of the caller's."""
     cursor = conn.cursor(row_factory=rows.of(Thread))
     await cursor.execute(
-        "SELECT * FROM threads WHERE thread_id = %(thread_id)s AND metadata @> %(match)s",
-        {"thread_id": thread_id, "match": filters.jsonb},
+        """
+        SELECT *
+          FROM threads
+         WHERE thread_id = %(thread_id)s
+           AND project_id = %(project)s
+           AND metadata @> %(match)s
+        """,
+        {"thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchone()
 
@@ -101,9 +108,9 @@ async def get_without_values(conn: Conn, filters: Filters, thread_id: UUID) -> T
         SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, NULL AS "values", interrupts,
                error
           FROM threads
-         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+         WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
         """,
-        {"thread_id": thread_id, "match": filters.jsonb},
+        {"thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchone()
 
@@ -116,9 +123,9 @@ async def get_bounded(conn: Conn, filters: Filters, thread_id: UUID, most_bytes:
                CASE WHEN pg_column_size("values") <= %(most_bytes)s THEN "values" END AS "values",
                coalesce(pg_column_size("values"), 0) AS values_bytes
           FROM threads
-         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+         WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
         """,
-        {"thread_id": thread_id, "match": filters.jsonb, "most_bytes": most_bytes},
+        {"thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb, "most_bytes": most_bytes},
     )
     row = await cursor.fetchone()
     return (rows.of(Thread)(cursor)(row), row[-1]) if row else None
@@ -130,9 +137,10 @@ async def get_ttl(conn: Conn, filters: Filters, thread_id: UUID) -> tuple[Ttl, d
         """
         SELECT ttl_strategy, ttl_minutes, updated_at + make_interval(secs => ttl_minutes * 60)
           FROM threads
-         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s AND ttl_minutes IS NOT NULL
+         WHERE thread_id = %(thread_id)s
+           AND project_id = %(project)s AND metadata @> %(match)s AND ttl_minutes IS NOT NULL
         """,
-        {"thread_id": thread_id, "match": filters.jsonb},
+        {"thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
     row = await cursor.fetchone()
     return (Ttl(strategy=row[0], minutes=row[1]), row[2]) if row else None
@@ -164,7 +172,7 @@ async def update(conn: Conn, filters: Filters, thread_id: UUID, change: Change) 
                ttl_strategy = coalesce(%(strategy)s, ttl_strategy),
                ttl_minutes  = coalesce(%(minutes)s, ttl_minutes),
                updated_at   = now()
-         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+         WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
            AND (%(metadata)s::jsonb = '{}' OR octet_length((metadata || %(metadata)s)::text) <= %(metadata_bytes)s)
         RETURNING *
         """,
@@ -174,6 +182,7 @@ async def update(conn: Conn, filters: Filters, thread_id: UUID, change: Change) 
             "metadata_bytes": change.metadata_bytes,
             "strategy": change.ttl.strategy if change.ttl else None,
             "minutes": change.ttl.minutes if change.ttl else None,
+            "project": conn.project_id,
             "match": filters.jsonb,
             "reserved": filters.reserved,
         },
@@ -191,8 +200,8 @@ async def delete(
     """
     match = filters.match if of_assistant is None else {**filters.match, "assistant_id": str(of_assistant)}
     cursor = await conn.execute(
-        "SELECT delete_threads(%(thread_ids)s::uuid[], %(match)s)",
-        {"thread_ids": list(thread_ids), "match": Jsonb(match)},
+        "SELECT delete_threads(of_project => %(project)s, thread_ids => %(thread_ids)s::uuid[], match => %(match)s)",
+        {"project": conn.project_id, "thread_ids": list(thread_ids), "match": Jsonb(match)},
     )
     return [row[0] for row in await cursor.fetchall()]
 
@@ -250,10 +259,15 @@ async def lock(conn: Conn, filters: Filters, thread_id: UUID, *, within_s: float
         """
         SELECT set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true)
           FROM threads
-         WHERE thread_id = %(thread_id)s AND metadata @> %(match)s
+         WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
            FOR NO KEY UPDATE
         """,
-        {"thread_id": thread_id, "match": filters.jsonb, "idle_ms": str(round(within_s * 1000))},
+        {
+            "thread_id": thread_id,
+            "project": conn.project_id,
+            "match": filters.jsonb,
+            "idle_ms": str(round(within_s * 1000)),
+        },
     )
     return await cursor.fetchone() is not None
 
@@ -267,10 +281,36 @@ async def lock_free(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) ->
         """
         SELECT thread_id
           FROM threads
-         WHERE thread_id = ANY(%(thread_ids)s) AND metadata @> %(match)s AND status <> 'busy'
+         WHERE thread_id = ANY(%(thread_ids)s)
+           AND project_id = %(project)s AND metadata @> %(match)s AND status <> 'busy'
          ORDER BY thread_id
            FOR NO KEY UPDATE
         """,
-        {"thread_ids": list(thread_ids), "match": filters.jsonb},
+        {"thread_ids": list(thread_ids), "project": conn.project_id, "match": filters.jsonb},
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def other_projects(conn: Conn) -> list[str]:
+    """Up to ten other projects that have threads, if this one has none. Else an empty list.
+
+    Each `min` is one look in an index, however many threads there are.
+    """
+    cursor = await conn.execute(
+        """
+        WITH RECURSIVE project AS (
+            (SELECT min(project_id) AS name FROM threads)
+            UNION ALL
+            SELECT (SELECT min(project_id) FROM threads WHERE project_id > project.name)
+              FROM project
+             WHERE project.name IS NOT NULL
+        )
+        SELECT name
+          FROM project
+         WHERE name IS NOT NULL
+           AND (SELECT min(project_id) FROM threads WHERE project_id >= %(project)s) IS DISTINCT FROM %(project)s::text
+         LIMIT 10
+        """,
+        {"project": conn.project_id},
     )
     return [row[0] for row in await cursor.fetchall()]

@@ -37,14 +37,14 @@ async def claim(conn: Conn, *, lease_s: float) -> Delivery | None:
          WHERE run_id = (
             SELECT run_id
               FROM webhook_deliveries
-             WHERE send_after <= now()
+             WHERE project_id = %(project)s AND send_after <= now()
              ORDER BY send_after
              LIMIT 1
                FOR UPDATE SKIP LOCKED
          )
         RETURNING *
         """,
-        {"lease_s": lease_s},
+        {"lease_s": lease_s, "project": conn.project_id},
     )
     return await cursor.fetchone()
 
@@ -68,6 +68,13 @@ async def delete(conn: Conn, run_id: UUID) -> None:
 
 async def seconds_to_next(conn: Conn) -> float | None:
     """Seconds until the next is due, below 0 where it is; None where there is none."""
-    cursor = await conn.execute("SELECT extract(epoch FROM min(send_after) - now())::float FROM webhook_deliveries")
+    cursor = await conn.execute(
+        """
+        SELECT extract(epoch FROM min(send_after) - now())::float
+          FROM webhook_deliveries
+         WHERE project_id = %(project)s
+        """,
+        {"project": conn.project_id},
+    )
     row = await cursor.fetchone()
     return row[0] if row else None

@@ -4,7 +4,7 @@ A process whose row is gone is dead to the others: its runs are put back, and wh
 refused (`check_leases`). A row that is gone never comes back. Only Postgres's clock is compared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -15,14 +15,14 @@ from psycopg.types.json import Jsonb
 from threadkeep.postgres.pool import Conn
 
 
-async def create(conn: Conn, worker_id: UUID) -> None:
-    """Say that this process is there."""
+async def create(conn: Conn, worker_id: UUID, graph_ids: Iterable[str]) -> None:
+    """Say that this process is there, and which graphs it serves."""
     await conn.execute(
         """
         WITH marker AS (INSERT INTO crash_markers (worker_id) VALUES (%(worker_id)s))
-        INSERT INTO workers (worker_id) VALUES (%(worker_id)s)
+        INSERT INTO workers (worker_id, project_id, graph_ids) VALUES (%(worker_id)s, %(project)s, %(graph_ids)s)
         """,
-        {"worker_id": worker_id},
+        {"worker_id": worker_id, "project": conn.project_id, "graph_ids": list(graph_ids)},
     )
 
 
@@ -66,7 +66,7 @@ async def delete(conn: Conn, worker_id: UUID) -> None:
 
 
 async def sweep(conn: Conn, own_id: UUID, lease_s: float) -> int:
-    """Forget the other processes that have been silent for `lease_s` seconds; how many.
+    """Forget the project's other processes that have been silent for `lease_s` seconds; how many.
 
     One that writes at this moment is passed over, until its transaction has ended.
     """
@@ -75,14 +75,15 @@ async def sweep(conn: Conn, own_id: UUID, lease_s: float) -> int:
         WITH silent AS (
             SELECT worker_id
               FROM workers
-             WHERE heartbeat_at < now() - make_interval(secs => %(lease_s)s) AND worker_id <> %(own_id)s
+             WHERE project_id = %(project)s AND heartbeat_at < now() - make_interval(secs => %(lease_s)s)
+               AND worker_id <> %(own_id)s
                FOR UPDATE SKIP LOCKED
         ), markers_gone AS (
             DELETE FROM crash_markers USING silent WHERE crash_markers.worker_id = silent.worker_id
         )
         DELETE FROM workers USING silent WHERE workers.worker_id = silent.worker_id
         """,
-        {"own_id": own_id, "lease_s": lease_s},
+        {"project": conn.project_id, "own_id": own_id, "lease_s": lease_s},
     )
     return done.rowcount
 
@@ -106,10 +107,11 @@ async def put_back_lost(conn: Conn, worker_id: UUID, executed: Sequence[UUID], g
 
 
 async def take_over(conn: Conn, max_attempts: int) -> Sequence[UUID]:
-    """Put the runs of dead processes back in the queue, or end those that were tried often enough; which."""
+    """Put the project's runs of dead processes back in the queue, or end those that were tried often enough; which."""
     cursor = await conn.execute(
-        "SELECT recover_runs(%(max_attempts)s, %(error)s)",
+        "SELECT recover_runs(%(project)s, %(max_attempts)s, %(error)s)",
         {
+            "project": conn.project_id,
             "max_attempts": max_attempts,
             "error": Jsonb({"error": "WorkerDied", "message": "the process died each time that it ran this"}),
         },

@@ -1,5 +1,6 @@
 """Assistants: graphs with a configuration: make one, change it, find it, go back to an earlier version."""
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
@@ -110,9 +111,9 @@ class CountBody(BaseModel):
     name: Name | None = None
     metadata: Condition | None = None
 
-    @property
-    def wanted(self) -> Search:
-        return Search(graph_id=self.graph_id, name=self.name, metadata=self.metadata)
+    def wanted(self, served: Collection[str]) -> Search:
+        """Among the assistants of the graphs that are `served`."""
+        return Search(served=served, graph_id=self.graph_id, name=self.name, metadata=self.metadata)
 
 
 class SearchBody(PageBody, CountBody):
@@ -252,15 +253,15 @@ async def search(call: Call[SearchBody, None]) -> Response:
     body = call.body
     order, request = (body.sort_by, body.sort_order), body.page(call.state.settings.answer_bytes)
     async with searching(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
-        found = await assistants.search(conn, call.filters, body.wanted, order=order, page=request)
-        total = await assistants.count(conn, call.filters, body.wanted)
+        found = await assistants.search(conn, call.filters, body.wanted(call.state.graphs), order=order, page=request)
+        total = await assistants.count(conn, call.filters, body.wanted(call.state.graphs))
     return await bounded_page(found, request, lambda row: selected(row, list(body.select or [])), total=total)
 
 
 async def count(call: Call[CountBody, None]) -> Response:
     """POST /assistants/count: count assistants."""
     async with searching(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
-        return json_answer(await assistants.count(conn, call.filters, call.body.wanted))
+        return json_answer(await assistants.count(conn, call.filters, call.body.wanted(call.state.graphs)))
 
 
 async def versions(call: Call[VersionsBody, None]) -> Response:
