@@ -66,3 +66,10 @@ async def test_model_finds_what_is_broken_by_hand(place: Place) -> None:
     found = await scenario(place, plan)
 
     assert set(found.figures["violations"]) >= {*TAMPERING, "running"}
+
+
+async def test_every_acknowledged_change_is_there_once_whatever_races(place: Place) -> None:
+    """Ours: runs, updates, forks, cancels, copies, deletions and kills at once leave what their answers promised."""
+    found = await scenario(place, Plan(minutes=0.6, stop_at_first=True))
+
+    assert found.broken == [], "\n".join(found.broken)
