@@ -38,7 +38,7 @@ check: .venv/dev ## Check format, lint and types
 	@$(BIN)/ruff check .
 	@$(BIN)/basedpyright
 
-faults: .venv/dev ## Break servers and Postgres for real; about six minutes
+faults: .venv/dev ## Break servers and Postgres for real; about 16 minutes
 	@$(BIN)/python -m faults.run $(ARGS)
 
 bench: .venv/dev peers ## Measure speed, beside other servers where they can be installed
