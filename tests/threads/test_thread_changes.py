@@ -74,7 +74,14 @@ def _first(state: Items) -> Items:
     return {"items": ["first"]}
 
 
+async def _made_slowly() -> Any:
+    """A factory that takes its time."""
+    await _wait({})
+    return _graph(first=_first)
+
+
 MINE = {
+    "made_slowly": _made_slowly,
     "stepping": _graph(first=_first, gate=_wait, last=_first),
     "answered": _graph(first=_first, ask=_ask_and_wait),
     "asking_then": _graph(ask=lambda _: {"items": [interrupt("first?")]}, gate=_wait),
@@ -373,6 +380,30 @@ async def test_run_creates_its_thread_again_if_a_deletion_comes_first(
 
     assert [answer.status_code for answer in created] == [200], created[0].text
     assert (await _until_idle(http, thread_id))["values"]["items"] == ["run", "first", "passed", "first"]
+
+
+async def test_change_is_made_by_the_graph_that_the_thread_has_then(
+    http: httpx.AsyncClient, settings: Settings, gate: Gate
+) -> None:
+    """Ours: while the graph is opened, the thread is deleted and created again, without a graph."""
+    thread_id = str(uuid.uuid4())
+    await http.post("/threads", json={"thread_id": thread_id, "metadata": {"graph_id": "made_slowly"}})
+    answers: list[httpx.Response] = []
+
+    async def change() -> None:
+        body = {"values": {"items": ["changed"]}, "as_node": "first"}
+        answers.append(await http.post(f"/threads/{thread_id}/state", json=body))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(change)
+        await gate.entered()
+        await http.delete(f"/threads/{thread_id}")
+        await http.post("/threads", json={"thread_id": thread_id})
+        gate.open()
+
+    assert [answer.status_code for answer in answers] == [400]
+    assert (await http.get(f"/threads/{thread_id}")).json()["values"] is None
+    assert await _left(settings, thread_id) == dict.fromkeys(TABLES, 0)
 
 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])

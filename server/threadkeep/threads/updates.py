@@ -94,12 +94,14 @@ async def update_state(parts: ThreadParts, tenant: Tenant, thread_id: UUID, chan
         history.opened(loaded, tenant, thread_id, "threads.update") as opened,
         gate.held(parts.pool, filters, thread_id, within_s=HOLD_S) as conn,
     ):
-        graph = gate.in_transaction(opened, conn)
-        if change.at.checkpoint_id and (await snapshots.snapshot_of(graph, config)).created_at is None:
-            raise NotFound(f"Checkpoint {change.at.checkpoint_id} not found")
-        added = await _apply(graph, config, [Superstep(updates=[change.update])])
-        await _settle(conn, graph, thread_id)
-    return added
+        if await _has_graph(parts, conn, thread_id, loaded):
+            graph = gate.in_transaction(opened, conn)
+            if change.at.checkpoint_id and (await snapshots.snapshot_of(graph, config)).created_at is None:
+                raise NotFound(f"Checkpoint {change.at.checkpoint_id} not found")
+            added = await _apply(graph, config, [Superstep(updates=[change.update])])
+            await _settle(conn, graph, thread_id)
+            return added
+    return await update_state(parts, tenant, thread_id, change)
 
 
 async def create_thread(
@@ -148,7 +150,7 @@ async def copy_thread(parts: ThreadParts, tenant: Tenant, thread_id: UUID, marks
     """
     filters = tenant.filters
     source = await _thread(parts, filters, thread_id)
-    loaded = parts.graphs.get(source.metadata.load().get("graph_id"))
+    loaded = _served(parts, source)
     async with (
         nullcontext() if loaded is None else history.opened(loaded, tenant, thread_id) as graph,
         parts.pool.connection(filters) as conn,
@@ -156,10 +158,12 @@ async def copy_thread(parts: ThreadParts, tenant: Tenant, thread_id: UUID, marks
     ):
         if not await threads.lock(conn, filters, thread_id, within_s=HOLD_S):
             raise NotFound(f"Thread with ID {thread_id} not found")
-        thread, source_busy = await thread_checkpoints.copy(conn, thread_id, ids.uuid7(), marks)
-        if graph is None or not source_busy:
-            return thread
-        return await _settle(conn, gate.in_transaction(graph, conn), thread.thread_id)
+        if await _has_graph(parts, conn, thread_id, loaded):
+            thread, source_busy = await thread_checkpoints.copy(conn, thread_id, ids.uuid7(), marks)
+            if graph is None or not source_busy:
+                return thread
+            return await _settle(conn, gate.in_transaction(graph, conn), thread.thread_id)
+    return await copy_thread(parts, tenant, thread_id, marks)
 
 
 async def _thread(parts: ThreadParts, filters: Filters, thread_id: UUID) -> Thread:
@@ -178,6 +182,19 @@ async def _graph_of(parts: ThreadParts, filters: Filters, thread_id: UUID) -> Lo
             f"Thread '{thread_id}' has no assigned graph ID. Make a run on it first, or set 'graph_id' in its metadata."
         )
     return loaded
+
+
+async def _has_graph(parts: ThreadParts, conn: Conn, thread_id: UUID, loaded: LoadedGraph | None) -> bool:
+    """Whether the held thread has the graph that was opened before. If not, it was deleted and created again, or a run of
+    another graph came between."""
+    thread = await threads.get_without_values(conn, EVERYTHING, thread_id)
+    return thread is not None and _served(parts, thread) is loaded
+
+
+def _served(parts: ThreadParts, thread: Thread) -> LoadedGraph | None:
+    """The thread's graph. None if no graph has run on it yet, or if it is not served here."""
+    graph_id: object = thread.metadata.load().get("graph_id")
+    return parts.graphs.get(graph_id) if isinstance(graph_id, str) else None
 
 
 async def _apply(graph: Graph, config: RunnableConfig, supersteps: Sequence[Superstep]) -> RunnableConfig:
