@@ -100,8 +100,10 @@ BEGIN
         PERFORM pg_notify('threadkeep', 'cancel'), pg_notify('threadkeep', 'run:' || superseded.run_id);
         IF superseded.was_running THEN
             running := running || superseded.run_id;
-        ELSIF strategy = 'rollback' AND superseded.began THEN
-            PERFORM delete_run_checkpoints(of_thread, superseded.run_id);
+        ELSIF strategy = 'rollback' THEN
+            PERFORM delete_run_checkpoints(of_thread, superseded.run_id)
+              WHERE superseded.began; -- its process died, or was stopped
+            DELETE FROM runs WHERE run_id = superseded.run_id;
         ELSE
             DELETE FROM run_undo_log WHERE run_id = superseded.run_id;
         END IF;

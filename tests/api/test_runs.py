@@ -115,6 +115,25 @@ async def test_rolling_back_run_takes_the_one_before_away(client: LangGraphClien
         await client.runs.get(thread["thread_id"], first["run_id"])
 
 
+async def test_rolling_back_run_takes_pending_runs_away(client: LangGraphClient, gate: Gate) -> None:
+    """Protocol: `multitask_strategy="rollback"`: also runs that had not begun are gone."""
+    thread = await client.threads.create()
+    first = await client.runs.create(thread["thread_id"], "gated", input={"items": ["one"]})
+    await gate.entered()
+    pending = await client.runs.create(thread["thread_id"], "chain", input={"items": ["two"]})
+
+    third = await client.runs.create(
+        thread["thread_id"], "chain", input={"items": ["three"]}, multitask_strategy="rollback"
+    )
+
+    with anyio.fail_after(5):
+        values = await client.runs.join(thread["thread_id"], third["run_id"])
+    assert values == {"items": ["three", "first", "second"]}
+    for gone in (first, pending):
+        with pytest.raises(NotFoundError):
+            await client.runs.get(thread["thread_id"], gone["run_id"])
+
+
 async def test_cancelled_run_stops_and_its_thread_waits_to_go_on(client: LangGraphClient, gate: Gate) -> None:
     """Protocol: cancel: run and thread `interrupted`, `next` keeps the node."""
     thread = await client.threads.create()
