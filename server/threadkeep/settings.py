@@ -249,6 +249,10 @@ class Settings(BaseModel):
     """Those that a token may be signed with, with commas between. None: RS256 and ES256; with a secret HS256."""
     jwt_leeway_s: float = Field(default=30, ge=0, le=300, validation_alias="THREADKEEP_JWT_LEEWAY")
     """How much an issuer's clock may differ, in seconds."""
+    jwt_scopes: Literal["optional", "required", "ignored"] = Field(
+        default="optional", validation_alias="THREADKEEP_JWT_SCOPES"
+    )
+    """Whether a token without scopes may do everything (`optional`) or nothing, or scopes are for other servers."""
 
     model: str | None = Field(default=None, validation_alias=AliasChoices("THREADKEEP_MODEL", "MODEL"))
     """The built-in agent's model, `provider:name`; None: the offline model."""

@@ -249,6 +249,60 @@ async def test_graph_sees_what_the_issuer_says_of_its_user(settings: Settings) -
     assert caller.user["claims"]["org"] == 7
 
 
+READS = {"read": 200, "create": 403}
+EVERYTHING = {"read": 200, "create": 200}
+NOTHING = {"read": 403, "create": 403}
+SCOPE_CLAIMS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    "none": ({}, EVERYTHING),
+    "a text": ({"scope": "threads.read"}, READS),
+    "a list of Okta or Azure": ({"scp": ["threads.read"]}, READS),
+    "permissions of Auth0": ({"permissions": ["threads.read"]}, READS),
+    "a colon": ({"scope": "openid threads:read"}, READS),
+    "all of a resource": ({"scope": "threads.*"}, EVERYTHING),
+    "all of another resource": ({"scope": "store.*"}, NOTHING),
+    "scopes of OpenID Connect": ({"scope": "openid profile email"}, EVERYTHING),
+    "scopes of OpenID Connect beside permissions": ({"scope": "openid", "permissions": ["threads.read"]}, READS),
+    "two claims": ({"scope": "threads.read threads.create", "permissions": ["threads.read"]}, READS),
+    "two claims that share nothing": ({"scope": "threads.create", "permissions": ["threads.read"]}, NOTHING),
+    "a misspelt scope": ({"scope": "threads.raed"}, NOTHING),
+    "a scope of another server": ({"scope": "billing.read"}, NOTHING),
+    "an empty text": ({"scope": ""}, NOTHING),
+    "an empty list": ({"permissions": []}, NOTHING),
+    "a number": ({"scope": 7}, {"read": 401, "create": 401}),
+    "a list of numbers": ({"scp": [7]}, {"read": 401, "create": 401}),
+}
+
+
+@pytest.mark.parametrize("name", SCOPE_CLAIMS)
+async def test_the_scopes_of_a_token_limit_it(settings: Settings, name: str) -> None:
+    """Issue 15: they did not. A claim that is there and grants nothing opens nothing."""
+    claims, expected = SCOPE_CLAIMS[name]
+    async with asking(settings, jwt_public_key=pem(RSA)) as http:
+        assert await allowed(http, claims) == expected
+
+
+async def test_an_operator_says_what_tokens_without_scopes_may_do(settings: Settings) -> None:
+    """Ours: `THREADKEEP_JWT_SCOPES`."""
+    async with asking(settings, jwt_public_key=pem(RSA), jwt_scopes="required") as http:
+        assert await allowed(http, {}) == NOTHING
+        assert await allowed(http, {"scope": "openid"}) == NOTHING
+        assert await allowed(http, {"scope": "threads.read"}) == READS
+    async with asking(settings, jwt_public_key=pem(RSA), jwt_scopes="ignored") as http:
+        assert await allowed(http, {"scp": "user_impersonation"}) == EVERYTHING
+
+
+async def allowed(http: httpx.AsyncClient, claims: dict[str, Any]) -> dict[str, int]:
+    """The statuses of reading a thread of the caller's and of making one."""
+    owner, limited = ({"authorization": f"Bearer {token(kid=None, **more)}"} for more in ({}, claims))
+    if (made := await http.post("/threads", json={}, headers=owner)).status_code == 403:  # scopes are required
+        made = await http.post(
+            "/threads", json={}, headers={"authorization": f"Bearer {token(kid=None, scope='threads.create')}"}
+        )
+    read = await http.get(f"/threads/{made.json()['thread_id']}", headers=limited)
+    create = await http.post("/threads", json={}, headers=limited)
+    return {"read": read.status_code, "create": create.status_code}
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"jwt_audience": None, "jwt_secret": SECRET}, "needs THREADKEEP_JWT_ISSUER and THREADKEEP_JWT_AUDIENCE"),
     ({}, "exactly one of"),

@@ -10,8 +10,8 @@ import pytest
 
 from auth.conftest import MakeKey
 from threadkeep.api.routes import TABLE
-from threadkeep.auth.api_keys import ALL_EVENTS
 from threadkeep.auth.authorization import Condition, Operation, permissions
+from threadkeep.auth.scopes import ALL_EVENTS
 
 NOT_A_GRAPHS_OWN: Final[Condition] = "the assistant is not a graph's own"
 STOPPING: Final[tuple[Condition, ...]] = (NOT_A_GRAPHS_OWN, "the strategy stops other runs")

@@ -9,7 +9,7 @@ import logging
 import math
 import secrets
 from functools import partial
-from typing import Final, NamedTuple, get_args
+from typing import Final, NamedTuple
 
 import psycopg
 from psycopg_pool import PoolTimeout
@@ -19,8 +19,8 @@ from threadkeep.auth.authenticator import RECHECK_S, Value, token, unknown
 from threadkeep.auth.authorization import Event
 from threadkeep.auth.ownership import own
 from threadkeep.auth.principal import Principal, principal
+from threadkeep.auth.scopes import SCOPES, check_key_scopes
 from threadkeep.base import ids
-from threadkeep.base.problems import Forbidden
 from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.tenancy import Filters
@@ -39,9 +39,6 @@ SECRET_BYTES: Final = 32
 SHOWN: Final = len(SIGN) + 8
 """Characters of a secret that are kept: 48 of its 256 bits."""
 LENGTH: Final = len(SIGN) + 43
-ALL_EVENTS: Final = frozenset(get_args(Event)) - {"public"}
-SCOPES: Final = ALL_EVENTS | {f"{event.split('.')[0]}.*" for event in ALL_EVENTS}
-"""What a key may be limited to: an event, or all of a resource."""
 
 
 class Known(NamedTuple):
@@ -74,8 +71,7 @@ class KeyDoor:
 
     async def authorize(self, principal: Principal, event: Event, value: Value) -> Filters:
         """What is the caller's own, if the key's scopes reach as far."""
-        if principal.permissions and not {event, f"{event.split('.')[0]}.*"} & set(principal.permissions):
-            raise Forbidden(f"the key's scopes don't reach {event}")
+        check_key_scopes(principal.permissions, event)
         return own(principal, event, value)
 
     async def _find(self, hashed: bytes) -> Known:

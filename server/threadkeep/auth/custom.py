@@ -15,11 +15,11 @@ from langgraph_sdk.auth.types import AuthContext
 from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - projects raise FastAPI's, which is one
 from starlette.requests import HTTPConnection
 
-from threadkeep.auth.api_keys import ALL_EVENTS
 from threadkeep.auth.authenticator import CHALLENGE, Value
 from threadkeep.auth.authorization import Event
 from threadkeep.auth.custom_values import Given, ProjectFault, as_filters, as_principal
 from threadkeep.auth.principal import Principal, User
+from threadkeep.auth.scopes import ALL_EVENTS
 from threadkeep.base.problems import Conflict, Forbidden, NotFound, Problem, StartRefused, Unauthenticated, Unavailable
 from threadkeep.importing import load_object
 from threadkeep.postgres.tenancy import Filters

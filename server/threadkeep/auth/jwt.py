@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import jwt as pyjwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -26,6 +26,7 @@ from threadkeep.auth.authorization import Event
 from threadkeep.auth.jwks import Jwk, Jwks
 from threadkeep.auth.ownership import own
 from threadkeep.auth.principal import Principal, principal
+from threadkeep.auth.scopes import ScopePolicy, check_token_scopes, token_permissions
 from threadkeep.base.problems import StartRefused
 from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.tenancy import Filters
@@ -64,6 +65,7 @@ class Rules:
     audience: Sequence[str]
     algorithms: frozenset[str]
     leeway_s: float
+    scopes: ScopePolicy = "optional"
 
 
 class JwtDoor:
@@ -104,7 +106,8 @@ class JwtDoor:
             raise unknown() from None
 
     async def authorize(self, principal: Principal, event: Event, value: Value) -> Filters:
-        """What is the caller's own."""
+        """What is the caller's own, if the token's scopes reach as far."""
+        check_token_scopes(principal.user["claims"], event, self._rules.scopes)
         return own(principal, event, value)
 
     async def _claims(self, shown: str) -> Mapping[str, Any]:
@@ -143,18 +146,7 @@ def _signs(key: Jwk, algorithm: str) -> bool:
 def _caller(claims: Mapping[str, Any]) -> Principal:
     names = (claims.get(name) for name in ("name", "preferred_username", "email"))
     shown = next((name for name in names if isinstance(name, str) and name), "")
-    return principal(claims["sub"], shown, _permissions(claims), user={"claims": dict(claims)})
-
-
-def _permissions(claims: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the issuer grants, by whichever name: `scope`, `scp` or `permissions`, a text or a list."""
-    for name in ("permissions", "scope", "scp"):
-        said: object = claims.get(name)
-        if isinstance(said, str):
-            return tuple(said.split())
-        if isinstance(said, list):
-            return tuple(str(each) for each in cast("list[object]", said))
-    return ()
+    return principal(claims["sub"], shown, token_permissions(claims), user={"claims": dict(claims)})
 
 
 def load(settings: Settings) -> JwtDoor:
@@ -172,6 +164,7 @@ def load(settings: Settings) -> JwtDoor:
         audience=[name.strip() for name in settings.jwt_audience.split(",") if name.strip()],
         algorithms=_algorithms(settings),
         leeway_s=settings.jwt_leeway_s,
+        scopes=settings.jwt_scopes,
     )
     if settings.jwt_jwks_url:
         return JwtDoor(rules, jwks=Jwks(settings.jwt_jwks_url))
