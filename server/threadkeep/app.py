@@ -392,7 +392,7 @@ def _duties(plan: Plan, parts: Parts, state: State) -> Sequence[Duty]:
         FollowedRuns(pool=api_pool, executions=executions, recorder=parts.recorder),
         reaper,
         ThreadExpiry(pool=api_pool, checkpoints=parts.checkpoints, ttl=plan.project.checkpointer.ttl),
-        Cleanup(pool=api_pool),
+        Cleanup(pool=api_pool, wakeups=parts.wakeups),
         StoreSweep(store=parts.store),
         CronScheduler(pool=api_pool, graphs=plan.graphs, runs=state.runs),
         parts.sender,

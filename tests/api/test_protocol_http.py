@@ -316,6 +316,14 @@ async def test_the_tree_shows_the_graphs_that_go_on(http: httpx.AsyncClient, gat
         ("input.respond", {"interrupt_id": "x"}, "invalid_argument"),
         ("input.respond", {"interrupt_id": "x", "response": 1}, "no_such_interrupt"),
         ("agent.getTree", {}, "no_such_run"),
+        ("run.start", {"assistant_id": "nobody"}, "invalid_argument"),
+        ("run.start", {"assistant_id": str(NOBODY)}, "unknown_error"),
+        ("run.start", {"assistant_id": "agent", "config": {"recursion_limit": 0}}, "invalid_argument"),
+        (
+            "run.start",
+            {"assistant_id": "agent", "context": {"a": 1}, "config": {"configurable": {"b": 1}}},
+            "invalid_argument",
+        ),
     ],
 )
 async def test_what_the_protocol_has_a_code_for_comes_in_its_envelope(
@@ -368,6 +376,8 @@ async def test_an_unknown_thread_is_not_found(http: httpx.AsyncClient) -> None:
     no_id = await http.post("/threads/nonsense/stream/events", json={"channels": ["values"]})
 
     assert [events.status_code, tree.status_code, no_id.status_code] == [404, 404, 422]
+    assert {"type": "error", "id": 1, "error": "unknown_error"}.items() <= tree.json().items()
+    assert tree.json()["message"] == tree.json()["detail"]
 
 
 async def test_a_place_that_the_thread_has_not_come_to_is_as_good_as_none(http: httpx.AsyncClient) -> None:

@@ -1,5 +1,6 @@
 """Streams: the events of a run, as both SDKs parse them."""
 
+import json
 from typing import Any
 
 import anyio
@@ -170,6 +171,47 @@ async def test_reader_who_joins_a_running_run_gets_what_comes_from_then_on(clien
             await _all_wait()
             gate.open()
     assert found[-1] == ("values", {"items": ["gated"]})
+
+
+async def test_stateless_run_is_joined_and_stopped_by_its_headers_while_it_runs(
+    http: httpx.AsyncClient, gate: Gate
+) -> None:
+    """Ours: a client that lost a stateless stream finds it again, where the reference's Location is a 404."""
+    body = {"assistant_id": "gated", "input": {"items": ["in"]}}
+    async with http.stream("POST", "/runs/stream", json=body) as lost:
+        await gate.entered()
+    run = lost.headers["content-location"]
+    found: list[str] = []
+
+    async def read(path: str) -> None:
+        found.append((await http.get(path, headers={"last-event-id": "-1"})).text)
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read, lost.headers["location"])
+            tasks.start_soon(read, f"{run}/join")
+            await _all_wait()
+            gate.open()
+    stream, answer = sorted(found, key=len, reverse=True)
+    assert lost.headers["location"] == f"{run}/stream"
+    assert stream.startswith("event: metadata")
+    assert stream.count('data: {"items":["in","gated"]}') == 1
+    assert json.loads(answer) == {"items": ["in", "gated"]}
+    assert (await http.get(f"{run}/join")).status_code == 404
+
+
+async def test_stateless_run_is_cancelled_by_its_address(http: httpx.AsyncClient, gate: Gate) -> None:
+    """Ours: a chat page that stops a stateless run sends what it sends for any other."""
+    body = {"assistant_id": "gated", "input": {"items": ["in"]}}
+    with anyio.fail_after(5):
+        async with http.stream("POST", "/runs/stream", json=body) as stream:
+            await gate.entered()
+            path = f"{stream.headers['content-location']}/cancel"
+            assert (await http.post(path, params={"wait": "true"})).status_code == 200
+            text = "".join([part async for part in stream.aiter_text()])
+
+    assert "gated" not in text.split("\r\n\r\n")[-2]
+    assert (await http.post(path)).status_code == 404
 
 
 async def _all_wait() -> None:

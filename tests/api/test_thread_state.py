@@ -51,6 +51,24 @@ async def test_thread_without_a_run_has_an_empty_state(client: LangGraphClient) 
     assert await client.threads.get_history(thread_id) == []
 
 
+async def test_checkpoint_metadata_names_thread_run_assistant_and_graph(client: LangGraphClient) -> None:
+    """Protocol: of the run's checkpoints and of a copy's. LangGraph itself leaves the thread out."""
+    thread_id = await _ran(client)
+    [run] = await client.runs.list(thread_id)
+    copy = await client.threads.copy(thread_id)
+    ids = {"run_id": run["run_id"], "assistant_id": run["assistant_id"], "graph_id": "chain"}
+
+    for each in (thread_id, copy["thread_id"]):
+        named = {"thread_id": each, **ids}
+        state = await client.threads.get_state(each)
+        history = await client.threads.get_history(each, limit=10)
+        assert [found["metadata"].items() >= named.items() for found in (state, *history)] == [True] * (
+            1 + len(history)
+        )
+    found = await client.threads.get_history(thread_id, metadata={"thread_id": thread_id})
+    assert found
+
+
 async def test_state_and_history_tell_each_step(client: LangGraphClient) -> None:
     """Protocol: GET state, POST history: newest first, with exact parents and the tasks' results."""
     thread_id = await _ran(client)

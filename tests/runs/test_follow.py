@@ -67,7 +67,7 @@ async def test_run_of_another_process_is_joined_without_a_delay(
 async def test_temporary_run_is_joined_elsewhere_and_after_its_end(
     replicas: tuple[httpx.AsyncClient, httpx.AsyncClient], gate: Gate, settings: Settings
 ) -> None:
-    """Ours: POST /runs deletes its thread some minutes after the end, and no search finds it meanwhile."""
+    """Ours: POST /runs deletes its thread some seconds after the end, and no search finds it meanwhile."""
     http, elsewhere = replicas
     found: list[object] = []
     run = (await http.post("/runs", json=GATED)).json()
@@ -91,7 +91,7 @@ async def test_temporary_run_is_joined_elsewhere_and_after_its_end(
     async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
         left = await (await conn.execute("SELECT ephemeral_until - now() FROM threads")).fetchone()
     assert left is not None
-    assert 240 < left[0].total_seconds() <= 300
+    assert 0 < left[0].total_seconds() <= 8
 
 
 async def test_thread_that_is_deleted_elsewhere_takes_its_run_along(

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from threadkeep.postgres.listen import Wakeups
 from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.tenancy import EVERYTHING
 from threadkeep.tables import idempotency_keys, thread_expiry, threads
+from threadkeep.tables.queue import TEMPORARY_S
 
-CLEANUP_S = 10.0
-"""Between two rounds."""
+CLEANUP_S = 4.0
+"""Between two rounds. With `TEMPORARY_S` it is how long the thread of a stateless run is there after the run."""
 BATCH = 500
 """Deleted in one transaction."""
 
@@ -18,6 +20,7 @@ class Cleanup:
     """Duty: delete temporary threads and idempotency keys whose time is over."""
 
     pool: Pool
+    wakeups: Wakeups
     topic: ClassVar[str | None] = None
 
     @property
@@ -25,7 +28,10 @@ class Cleanup:
         return CLEANUP_S
 
     async def run_once(self) -> None:
-        """Delete batches until nothing is left."""
+        """Keep the threads that somebody follows here. Of the others delete batches until nothing is left."""
+        if followed := self.wakeups.topics():
+            async with self.pool.connection() as conn:
+                await thread_expiry.keep_temporary(conn, followed, TEMPORARY_S)
         while await self._delete_batch():
             pass
 

@@ -169,7 +169,7 @@ class Checkpoints(AsyncPostgresSaver):
             checkpoint["id"],
             named.get("checkpoint_id"),
             _json({**checkpoint, "channel_values": inline}),
-            _json(get_serializable_checkpoint_metadata(without_caller(config), metadata)),
+            _json({**get_serializable_checkpoint_metadata(without_caller(config), metadata), "thread_id": thread_id}),
         )
         rows = Rows(blobs=packed, checkpoints=[row])
         run: WriteBehind | None = named.get(WRITES)

@@ -81,6 +81,10 @@ class Wakeups:
             if not self._signals[topic]:
                 del self._signals[topic]
 
+    def topics(self) -> list[str]:
+        """The topics that somebody waits for in this process."""
+        return list(self._signals)
+
     def wake(self, topic: str) -> None:
         """Set the signals of `topic` in this process."""
         for signal in self._signals.get(topic, ()):

@@ -79,9 +79,13 @@ class Filters:
         """The filters of a connection whose statements use both. If they differ, the statements' conditions hold alone."""
         return self if self == other else EVERYTHING
 
+    def include(self, metadata: Mapping[str, Any]) -> bool:
+        """Whether the caller may see a row with this metadata."""
+        return _contains(metadata, self.match)
+
     def stamped(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """`metadata` of a new row, with `match` added unless the caller could see the row without it."""
-        return {**metadata} if _contains(metadata, self.match) else {**metadata, **self.match}
+        return {**metadata} if self.include(metadata) else {**metadata, **self.match}
 
     def changed(self, metadata: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
         """`metadata` of the caller's row with `change` merged in, without keys that would make it somebody else's."""

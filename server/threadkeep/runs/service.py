@@ -104,8 +104,10 @@ class RunHandle:
 
     def events(self, after: int | None = 0) -> AsyncGenerator[Followed, None]:
         """The run's events behind position `after`, until it ends. `after=None`: only those from now on."""
-        if self.execution is not None and self.run is None:  # nobody else knows of it
-            return self.execution.log.follow(after or 0)
+        if self.execution is not None and self.run is None:  # no other process knows of it
+            log = self.execution.log
+            log.is_wanted = True
+            return log.follow(log.last if after is None else after)
         return self.follower.events(self.filters, self.run_id, after, self.execution)
 
     async def ended(self) -> None:
@@ -218,6 +220,8 @@ class RunService:
         value = {"thread_id": thread_id, "run_id": run_id, "action": "interrupt"}
         conditions: tuple[Condition, ...] = ("the run is cancelled on disconnect",) if may_cancel else ()
         filters = await _allowed(caller, "run.follow", value, conditions)
+        if execution := self._in_memory(filters, thread_id, run_id):
+            return self._handle(filters, None, execution)
         run = await self._row(filters, thread_id, run_id)
         return self._handle(filters, run, self.executor.executions.get(run_id))
 
@@ -231,6 +235,9 @@ class RunService:
     ) -> RunHandle:
         """Stop one run. NotFound if there is none, or it has ended."""
         filters = await _allowed(caller, "run.cancel", {"thread_id": thread_id, "run_id": run_id, "action": action})
+        if execution := self._in_memory(filters, thread_id, run_id):
+            execution.cancel(action, reason)
+            return self._handle(filters, None, execution)
         run = await self._row(filters, thread_id, run_id)
         target = Target(thread_id=thread_id, run_ids=[run_id])
         if not await self._cancel(filters, target, action, reason):
@@ -405,6 +412,13 @@ class RunService:
             follower=self.follower,
             stop=stop,
         )
+
+    def _in_memory(self, filters: Filters, thread_id: UUID, run_id: UUID) -> Execution | None:
+        """The stateless run that this process executes without a row. None if it is not one that the caller may see."""
+        execution = self.executor.executions.get(run_id)
+        if execution is None or execution.claimed is not None or execution.thread_id != thread_id:
+            return None
+        return execution if filters.include(execution.metadata) else None
 
     async def _row(self, filters: Filters, thread_id: UUID, run_id: UUID) -> Run:
         async with self.pool.connection(filters) as conn:

@@ -17,7 +17,7 @@ from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables.runs import FinalStatus, ThreadStatus
 
-TEMPORARY_S = 300.0
+TEMPORARY_S = 8.0
 """How long a temporary thread stays after its run, so that the answer can be had from another process or once more."""
 HELD_S = 0.1
 """After so long a thread that another transaction held is tried again."""

@@ -46,6 +46,39 @@ async def lock_temporary(conn: Conn, limit: int) -> list[UUID]:
     return [row[0] for row in await cursor.fetchall()]
 
 
+async def keep_temporary(conn: Conn, topics: Sequence[str], keep_s: float) -> None:
+    """Keep for `keep_s` seconds more the temporary threads that somebody follows: by a topic of theirs, or of a run."""
+    await conn.execute(
+        """
+        WITH followed AS (
+            SELECT thread_id FROM runs WHERE run_id = ANY(%(run_ids)s)
+             UNION
+            SELECT unnest(%(thread_ids)s::uuid[])
+        ), kept AS (
+            SELECT thread_id
+              FROM threads
+              JOIN followed USING (thread_id)
+             WHERE project_id = %(project)s AND ephemeral_until < now() + make_interval(secs => %(keep_s)s)
+               FOR UPDATE OF threads SKIP LOCKED
+        )
+        UPDATE threads
+           SET ephemeral_until = now() + make_interval(secs => %(keep_s)s)
+          FROM kept
+         WHERE threads.thread_id = kept.thread_id
+        """,
+        {
+            "run_ids": _ids(topics, "run:"),
+            "thread_ids": _ids(topics, "thread:"),
+            "project": conn.project_id,
+            "keep_s": keep_s,
+        },
+    )
+
+
+def _ids(topics: Sequence[str], prefix: str) -> list[UUID]:
+    return [UUID(topic.removeprefix(prefix)) for topic in topics if topic.startswith(prefix)]
+
+
 async def mark_swept(conn: Conn, thread_ids: Sequence[UUID]) -> None:
     """Say that the threads have had their due."""
     await conn.execute(

@@ -157,7 +157,7 @@ def _without_thread(call: Call[Any, None], body: StatelessRunBody, *, read_by_ca
 
 def _result(call: Call[Any, None], handle: RunHandle) -> Response:
     """The final values, when there are some."""
-    headers = run_headers(handle.thread_id, handle.run_id, "join" if handle.run else None)
+    headers = run_headers(handle.thread_id, handle.run_id, "join")
     return RunResult(handle, call.caller, headers=headers, cancels=call.body.on_disconnect == "cancel")
 
 
@@ -167,7 +167,7 @@ def _events(call: Call[Any, None], handle: RunHandle) -> Response:
     return EventStream(
         run_frames(handle.events(), with_ids=call.body.stream_resumable, reading=reading),
         call,
-        headers=run_headers(handle.thread_id, handle.run_id, "stream" if handle.run else None),
+        headers=run_headers(handle.thread_id, handle.run_id, "stream"),
         cancels=handle if call.body.on_disconnect == "cancel" else None,
         reading=reading,
     )

@@ -1,7 +1,8 @@
 """Commands: what a client of the protocol v2 asks of a thread, over HTTP or on a socket.
 
-What the protocol has a code for is answered in its envelope with 200; what stands against any request (no such thread,
-no slot, not allowed) is a Problem with its own status, as everywhere.
+Every error is answered in the protocol's envelope. The status is 200 if the command itself is at fault. For a reason
+that concerns any request (no such thread, no slot, not allowed) the status is the Problem's, with its own fields beside
+those of the envelope.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,7 +21,8 @@ from threadkeep.api.protocol_v2 import events
 from threadkeep.api.protocol_v2.event_stream import read_object
 from threadkeep.api.protocol_v2.tree import tree
 from threadkeep.api.responses import json_answer
-from threadkeep.base.problems import Invalid, InvalidRequest
+from threadkeep.api.socket import CODES, error_frame
+from threadkeep.base.problems import Invalid, InvalidRequest, NotFound, Problem, ThreadBusy, Unsupported
 from threadkeep.project import Http
 from threadkeep.tables import thread_runs, threads
 from threadkeep.tables.thread_runs import NewestRun
@@ -63,7 +65,11 @@ class Done:
 async def command(call: Call[None, None]) -> Response:
     """POST /threads/{thread_id}/commands: one command of the protocol v2: start a run, answer a question, show the tree."""
     sent = read_command(await call.read_body())
-    return json_answer(await perform(call, sent, METHODS))
+    try:
+        return json_answer(await perform(call, sent, METHODS))
+    except Problem as problem:
+        problem.fields |= error_frame(problem) | {"id": sent.id}
+        raise
 
 
 def read_command(raw: bytes) -> CommandBody:
@@ -158,7 +164,10 @@ async def _run(call: Call[Any, Any], said: Params) -> Done:
         body = cast("ThreadRunBody", validated(ThreadRunBody, said | streamed))
     except Invalid as problem:
         raise Refused("invalid_argument", problem.detail) from None
-    handle = await call.state.runs.start_soon(call.caller, on_thread(replace(call, body=body), read_by_caller=True))
+    try:
+        handle = await call.state.runs.start_soon(call.caller, on_thread(replace(call, body=body), read_by_caller=True))
+    except (InvalidRequest, NotFound, Invalid, Unsupported, ThreadBusy) as problem:
+        raise Refused(CODES.get(problem.status, "unknown_error"), problem.detail) from None
     async with call.state.pool.connection(handle.filters) as conn:
         first = await thread_runs.first_going_on(conn, handle.thread_id, handle.run_id)
     return Done({"run_id": str(handle.run_id)}, events.base(first))
