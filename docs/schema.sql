@@ -819,10 +819,13 @@ CREATE TABLE assistants (
     metadata jsonb_object DEFAULT '{}'::jsonb NOT NULL,
     is_system boolean DEFAULT false NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    principal text
 );
 
 COMMENT ON COLUMN assistants.is_system IS 'the assistant that a graph has of its own: everybody may read it and run it';
+
+COMMENT ON COLUMN assistants.principal IS 'identity of its creator; NULL if authentication was off; in no column that an API shows';
 
 CREATE TABLE checkpoint_blobs (
     thread_id text NOT NULL,
@@ -1118,6 +1121,8 @@ CREATE INDEX assistants_graph_id ON assistants USING btree (project_id, graph_id
 
 CREATE INDEX assistants_metadata ON assistants USING gin (metadata jsonb_path_ops);
 
+CREATE INDEX assistants_principal ON assistants USING btree (project_id, principal) WHERE (principal IS NOT NULL);
+
 CREATE INDEX checkpoint_blobs_thread_id_idx ON checkpoint_blobs USING btree (thread_id);
 
 CREATE INDEX checkpoint_writes_thread_id_idx ON checkpoint_writes USING btree (thread_id);
@@ -1129,6 +1134,8 @@ CREATE INDEX crons_created_at ON crons USING btree (project_id, created_at DESC,
 CREATE INDEX crons_due ON crons USING btree (project_id, next_run_date) WHERE enabled;
 
 CREATE INDEX crons_metadata ON crons USING gin (metadata jsonb_path_ops);
+
+CREATE INDEX crons_principal ON crons USING btree (project_id, ((principal ->> 'identity'::text))) WHERE (principal IS NOT NULL);
 
 CREATE INDEX crons_thread_id ON crons USING btree (thread_id);
 

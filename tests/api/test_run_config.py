@@ -133,6 +133,7 @@ async def test_cap_is_a_setting_that_the_refusal_names(settings: Settings, graph
             await http.post("/assistants", json={"graph_id": "showing", **above}),
             await http.patch(f"/assistants/{made['assistant_id']}", json=above),
             await http.post("/runs/crons", json={**COMMON, "schedule": "@daily", **above}),
+            await http.post("/runs/crons", json={"assistant_id": made["assistant_id"], "schedule": "@daily"}),
         ]
         allowed = await http.post("/runs/wait", json={**COMMON, "config": {"recursion_limit": 50}})
 

@@ -150,3 +150,60 @@ async def test_a_query_counts_against_its_principals_runs(two: list[httpx.AsyncC
 
     assert _is_too_many(refused)
     assert other.status_code == 200
+
+
+CRON = {"assistant_id": "chain", "schedule": "0 0 1 1 *", "input": {"items": []}}
+ROWS = {"/runs/crons": CRON, "/assistants": {"graph_id": "chain"}}
+
+
+@pytest.mark.parametrize("path", ROWS)
+async def test_rows_of_a_principal_are_counted_under_concurrency(
+    settings: Settings, make_key: MakeKey, path: str
+) -> None:
+    """Issue: one principal could have any number of crons and assistants. Two processes count the same rows."""
+    caps = {"principal_crons": 3, "principal_assistants": 3}
+    chosen = settings.model_copy(update={"auth_type": "api_key", **caps})
+    ada, bob = {"x-api-key": await make_key("ada")}, {"x-api-key": await make_key("bob")}
+    async with serving(chosen) as one, serving(chosen) as two, httpx.AsyncClient(timeout=WAIT_S) as http:
+        answers: list[httpx.Response] = []
+
+        async def create(url: str) -> None:
+            answers.append(await http.post(url + path, json=ROWS[path], headers=ada))
+
+        async with anyio.create_task_group() as tasks:
+            for url in (one, two) * 6:
+                tasks.start_soon(create, url)
+        other = await http.post(one + path, json=ROWS[path], headers=bob)
+        made = next(answer.json() for answer in answers if answer.status_code == 200)
+        gone = await http.delete(f"{one}{path}/{made.get('cron_id') or made['assistant_id']}", headers=ada)
+        after = await http.post(two + path, json=ROWS[path], headers=ada)
+
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert (len(refused), all(map(_is_too_many, refused))) == (9, True)
+    assert (other.status_code, gone.is_success, after.status_code) == (200, True, 200)
+
+
+async def test_threads_that_stay_are_counted_within_a_minute(settings: Settings, make_key: MakeKey) -> None:
+    """Issue: one principal could create any number. Those of stateless runs go with their runs, and are not counted."""
+    chosen = settings.model_copy(update={"auth_type": "api_key", "principal_threads": 4})
+    async with serving(chosen) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        ada, bob = {"x-api-key": await make_key("ada")}, {"x-api-key": await make_key("bob")}
+        stateless = [(await http.post("/runs/wait", json=RUN_NOW, headers=ada)).status_code for _ in range(5)]
+        thread = (await http.post("/threads", json={}, headers=ada)).json()["thread_id"]
+        staying = {**RUN_NOW, "if_not_exists": "create"}
+        again = [await http.post(f"/threads/{thread}/runs/wait", json=staying, headers=ada) for _ in range(3)]
+        made = [
+            await http.post(f"/threads/{uuid4()}/runs/wait", json=staying, headers=ada),
+            await http.post("/runs/wait", json={**RUN_NOW, "on_completion": "keep"}, headers=ada),
+            await http.post(f"/threads/{thread}/copy", headers=ada),
+        ]
+        refused = [
+            await http.post("/threads", json={}, headers=ada),
+            await http.post(f"/threads/{uuid4()}/runs", json=staying, headers=ada),
+            await http.post(f"/threads/{thread}/copy", headers=ada),
+        ]
+        other = await http.post("/threads", json={}, headers=bob)
+
+    assert (stateless, [answer.status_code for answer in again + made]) == ([200] * 5, [200] * 6)
+    assert all(map(_is_too_many, refused))
+    assert other.status_code == 200

@@ -297,3 +297,19 @@ async def test_runs_of_crons_count_as_their_owners(settings: Settings, gate: Gat
         number = len(await _runs(process))
 
     assert 3 <= number <= 3 + 2, "what waits, and what two processes with a slot each have begun"
+
+
+async def test_cron_that_asks_for_more_steps_than_allowed_by_now_is_passed_over(settings: Settings) -> None:
+    """Issue: the cap of `recursion_limit` held for the creation of a cron, and not for its runs."""
+    above: Any = {"recursion_limit": 51}
+    async with serving(settings) as url, get_client(url=url, api_key=None) as client:
+        assistant = await client.assistants.create("chain", above)
+        made = [await _made(client, config=above), await _made(client, assistant_id=assistant["assistant_id"])]
+        allowed = await _made(client, config={"recursion_limit": 50})
+    async with opened(settings.model_copy(update={"max_recursion": 50})) as process:
+        for cron_id in [*made, allowed]:
+            await _due(process, cron_id)
+        await schedule_once(process)
+        found = await _runs(process)
+
+    assert found == [allowed]

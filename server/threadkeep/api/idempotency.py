@@ -25,13 +25,13 @@ async def create_thread(call: Call[Any, Any], new: NewThread, supersteps: list[S
     """Make a thread, with a key once; None where the id is taken."""
     key = call.idempotency_key
     if key is None:
-        return await updates.create_thread(call.state.threads, call.tenant, new, supersteps)
+        return _counted(call, await updates.create_thread(call.state.threads, call.tenant, new, supersteps))
     try:
         async with call.state.runs.keys.once(key, (new.thread_id,), more=0) as made:
             if not made.before:
                 own = replace(new, thread_id=made.thread_id)
                 if thread := await updates.create_thread(call.state.threads, call.tenant, own, supersteps, key):
-                    return thread
+                    return _counted(call, thread)
                 raise _Taken
     except _Taken:
         return None
@@ -42,16 +42,25 @@ async def create_thread(call: Call[Any, Any], new: NewThread, supersteps: list[S
     return thread
 
 
+def _counted(call: Call[Any, Any], thread: Thread | None) -> Thread | None:
+    if thread is not None:
+        call.state.quotas.count_thread(call.caller.identity)
+    return thread
+
+
 async def create_cron(call: Call[Any, Any], new: NewCron) -> Cron | None:
     """Make a cron, with a key once; None where there is no such thread."""
     key, pool = call.idempotency_key, call.state.pool
     visible = new.filters.in_common(new.runs)
+    hold_row, identity = call.state.quotas.hold_row, call.caller.identity
     if key is None:
         async with pool.connection(visible) as conn, conn.transaction():
+            await hold_row(conn, "crons", identity)
             return await crons.create(conn, ids.uuid7(), new)
     async with call.state.runs.keys.once(key, ()) as made:
         if not made.before:
             async with pool.connection(visible) as conn, conn.transaction():
+                await hold_row(conn, "crons", identity)
                 cron = await crons.create(conn, made.ids[0], new)
                 if cron is None:
                     raise NotFound(f"Thread with ID {new.thread_id} not found")

@@ -1,8 +1,8 @@
 """Quotas: how much one principal may have at once, and how long the queue may be.
 
-Requests, streams and foreground runs are counted in the process that answers them; what waits in the queue is counted
-in Postgres, for the whole fleet, at most once a second. Nobody known is nobody to count: without authentication only
-the queue is bounded.
+Requests, new threads, streams and foreground runs are counted in the process that answers them. What waits in the queue
+is counted in Postgres, for the whole fleet, at most once a second. Crons and assistants are counted in the transaction
+that creates one more. Nobody known is nobody to count: without authentication only the queue is bounded.
 """
 
 import time
@@ -12,10 +12,11 @@ from typing import Self
 from threadkeep.auth.presence import Presence
 from threadkeep.base.problems import Overloaded, TooMany
 from threadkeep.base.ttl_cache import TtlCache
-from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.runs.execution import Executions
 from threadkeep.settings import Settings
-from threadkeep.tables import queue_length
+from threadkeep.tables import principal_rows, queue_length
+from threadkeep.tables.principal_rows import CappedTable
 from threadkeep.tables.queue_length import Backlog
 
 COUNT_S = 1.0
@@ -23,6 +24,8 @@ COUNT_S = 1.0
 REMEMBERED = 10_000
 """Principals whose requests are counted; of more than these, those who are back at none are forgotten."""
 QUEUE_RETRY_S = 5
+ROWS_RETRY_S = 60
+"""Only a deletion makes room for a further row."""
 
 
 class Quotas:
@@ -33,35 +36,38 @@ class Quotas:
         self._presence = presence
         self._pool = pool
         self._executions = executions
-        self._left: dict[str, tuple[float, float]] = {}
-        """Requests that a principal may still make, as of a time."""
+        self._requests = MinuteShares(settings.principal_requests, "requests")
+        self._new_threads = MinuteShares(settings.principal_threads, "threads created")
         self._streams: dict[str, int] = {}
         self._starting: dict[str, int] = {}
         """Foreground runs that are being started."""
         self._backlogs: TtlCache[str | None, Backlog] = TtlCache(capacity=REMEMBERED, ttl_s=COUNT_S)
 
     def request(self, identity: str, *, has_others: bool | None = None) -> None:
-        """Count one request, `has_others` as `Presence.saw`; TooMany where the principal has made too many within a minute.
-
-        What is not used adds up to a minute's share, so that a burst is as good as a steady stream.
-        """
+        """Count one request, `has_others` as `Presence.saw`. TooMany if the principal has made too many within a minute."""
         self._presence.saw(identity, has_others=has_others)
-        share = self._settings.principal_requests
-        if share == 0:
-            return
-        now = time.monotonic()
-        left, at = self._left.get(identity, (float(share), now))
-        left = min(float(share), left + (now - at) * share / 60)
-        if left < 1:
-            wait_s = max(1, round((1 - left) * 60 / share))
-            raise TooMany(f"more than {share} requests within a minute", retry_after_s=wait_s)
-        if len(self._left) >= REMEMBERED:
-            self._forget(now)
-        self._left[identity] = (left - 1, now)
+        self._requests.take(identity)
 
-    def _forget(self, now: float) -> None:
-        """Those who have had nothing to do for a minute have their whole share again."""
-        self._left = {identity: (left, at) for identity, (left, at) in self._left.items() if now - at < 60}
+    def refuse_thread(self, identity: str | None) -> None:
+        """TooMany if the principal has created too many threads within a minute to create one more."""
+        if identity is not None:
+            self._new_threads.refuse_if_spent(identity)
+
+    def count_thread(self, identity: str | None) -> None:
+        """Count a thread that was created for the principal."""
+        if identity is not None:
+            self._new_threads.charge(identity)
+
+    async def hold_row(self, conn: Conn, table: CappedTable, identity: str | None) -> None:
+        """Count the principal's rows of a table, of which the caller's transaction creates one more. TooMany.
+
+        No other transaction creates one for the principal until this one ends.
+        """
+        cap = {"crons": self._settings.principal_crons, "assistants": self._settings.principal_assistants}[table]
+        if identity is None or not cap:
+            return
+        if await principal_rows.lock_and_count(conn, table, identity) >= cap:
+            raise TooMany(f"at most {cap} {table}; delete some first", retry_after_s=ROWS_RETRY_S)
 
     def stream(self, identity: str) -> "Counted":
         """Count an answer that may take long, until it is ended. TooMany if the principal has too many open."""
@@ -119,3 +125,39 @@ class Counted:
             self._counts[self._identity] = left
         else:
             del self._counts[self._identity]
+
+
+class MinuteShares:
+    """Token buckets: what each principal may still have within a minute. The unused part is kept, up to a whole share."""
+
+    def __init__(self, share: int, counted: str) -> None:
+        """`counted` names what is counted, for the refusal. A share of 0 is any number."""
+        self._share = share
+        self._counted = counted
+        self._left: dict[str, tuple[float, float]] = {}
+        """What a principal may still have, as of a time."""
+
+    def take(self, identity: str) -> None:
+        """Count one more. TooMany if there is none left."""
+        self.refuse_if_spent(identity)
+        self.charge(identity)
+
+    def refuse_if_spent(self, identity: str) -> None:
+        """TooMany if the principal may have no more now."""
+        if self._share and (left := self._left_now(identity, time.monotonic())) < 1:
+            wait_s = max(1, round((1 - left) * 60 / self._share))
+            raise TooMany(f"more than {self._share} {self._counted} within a minute", retry_after_s=wait_s)
+
+    def charge(self, identity: str) -> None:
+        """Count one more, even if there is none left."""
+        if not self._share:
+            return
+        now = time.monotonic()
+        if len(self._left) >= REMEMBERED:  # after a minute without any a principal has its whole share again
+            self._left = {other: (left, at) for other, (left, at) in self._left.items() if now - at < 60}
+        self._left[identity] = (self._left_now(identity, now) - 1, now)
+
+    def _left_now(self, identity: str, now: float) -> float:
+        share = float(self._share)
+        left, at = self._left.get(identity, (share, now))
+        return min(share, left + (now - at) * share / 60)

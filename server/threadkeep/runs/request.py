@@ -158,6 +158,11 @@ class RunRequest:
         return self.multitask_strategy in {"interrupt", "rollback"}
 
     @property
+    def may_leave_thread(self) -> bool:
+        """A thread may be created for it that stays after it."""
+        return self.create_thread or (self.thread_id is None and not self.temporary)
+
+    @property
     def leaves_nothing(self) -> bool:
         """It is executed from memory alone: no row, no checkpoint, no statement of ours."""
         return (

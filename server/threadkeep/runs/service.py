@@ -189,6 +189,7 @@ class RunService:
         """
         await self.quotas.enqueue(None if admitted.user is None else admitted.user["identity"], 1)
         self._check(admitted.request)
+        check_config({**admitted.assistant.config, **admitted.request.spec.config}, self.max_recursion)
         opened = await self._open_in(conn, admitted)
         return opened.run
 
@@ -294,6 +295,8 @@ class RunService:
         """Check the request, and find the assistant."""
         request = authorized.request
         self._check(request)
+        if request.may_leave_thread:
+            self.quotas.refuse_thread(caller.identity)
         assistant = await self.assistants.resolve(authorized.assistants, request.assistant)
         check_config({**assistant.config, **request.spec.config}, self.max_recursion)
         return Admitted(
@@ -341,14 +344,21 @@ class RunService:
                 claimed = _claimed(opened.run, new, opened)
                 read = admitted.request.read_by_caller
                 execution = self.executor.start_claimed(claimed, slot.passed_on(), read_by_caller=read)
-        return self._handle(admitted.filters, self._accepted(opened, new), execution)
+        return self._handle(admitted.filters, self._accepted(admitted, opened, new), execution)
 
     async def _enqueue(self, admitted: Admitted) -> RunHandle:
         new = self._new_run(admitted, None)
-        return self._handle(admitted.filters, self._accepted(await self.openings.open_run(admitted.filters, new), new))
+        opened = await self.openings.open_run(admitted.filters, new)
+        return self._handle(admitted.filters, self._accepted(admitted, opened, new))
 
     async def _open_in(self, conn: Conn, admitted: Admitted) -> Opened:
-        return await run_creation.open_run_in(conn, admitted.filters, self._new_run(admitted, None))
+        opened = await run_creation.open_run_in(conn, admitted.filters, self._new_run(admitted, None))
+        self._count_thread(admitted, opened)
+        return opened
+
+    def _count_thread(self, admitted: Admitted, opened: Opened) -> None:
+        if opened.new_thread and admitted.user is not None and admitted.request.may_leave_thread:
+            self.quotas.count_thread(admitted.user["identity"])
 
     def _new_run(self, admitted: Admitted, worker_id: UUID | None) -> NewRun:
         """The row to insert. With a `worker_id` it runs at once if its thread is free."""
@@ -378,8 +388,9 @@ class RunService:
             worker_id=worker_id,
         )
 
-    def _accepted(self, opened: Opened, new: NewRun) -> Run:
+    def _accepted(self, admitted: Admitted, opened: Opened, new: NewRun) -> Run:
         """The run's row, when the superseded runs were told to stop. NotFound or ThreadBusy if there is none."""
+        self._count_thread(admitted, opened)
         if opened.run is None and not opened.thread_found:
             raise NotFound("Thread or assistant not found.")
         if opened.run is None:

@@ -53,6 +53,8 @@ class NewAssistant:
     """Without `configurable`."""
     context: Mapping[str, Any]
     metadata: Mapping[str, Any]
+    principal: str | None = None
+    """The identity of its creator. None: nobody known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +119,10 @@ async def create(conn: Conn, new: NewAssistant) -> Assistant | None:
     await cursor.execute(
         """
         WITH made AS (
-            INSERT INTO assistants (project_id, assistant_id, graph_id, name, description, config, context, metadata)
+            INSERT INTO assistants (project_id, assistant_id, graph_id, name, description, config, context, metadata,
+                                    principal)
             VALUES (%(project)s, %(assistant_id)s, %(graph_id)s, %(name)s, %(description)s, %(config)s, %(context)s,
-                    %(metadata)s)
+                    %(metadata)s, %(principal)s)
             ON CONFLICT (project_id, assistant_id) DO NOTHING
             RETURNING *
         ), noted AS (
@@ -139,6 +142,7 @@ async def create(conn: Conn, new: NewAssistant) -> Assistant | None:
             "config": Jsonb({**new.config, "configurable": new.context} if new.context else new.config),
             "context": Jsonb(new.context),
             "metadata": Jsonb(new.metadata),
+            "principal": new.principal,
         },
     )
     return await cursor.fetchone()

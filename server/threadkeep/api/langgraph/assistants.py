@@ -180,8 +180,10 @@ async def create(call: Call[AssistantBody, None]) -> Response:
         config=body.plain_config or {},
         context=body.settled_context or {},
         metadata=call.filters.stamped(body.metadata or {}),
+        principal=call.caller.identity,
     )
-    async with call.state.pool.connection(call.filters) as conn:
+    async with call.state.pool.connection(call.filters) as conn, conn.transaction():
+        await call.state.quotas.hold_row(conn, "assistants", call.caller.identity)
         assistant = await assistants.create(conn, new)
     if assistant is None and body.if_exists == "do_nothing":
         readable = await call.allowed("assistants.read", {"assistant_id": new.assistant_id, "metadata": {}})

@@ -208,6 +208,7 @@ async def _create(call: Call[CronBody, None], thread_id: UUID | None) -> Respons
     body = call.body
     authorized = await call.state.runs.authorize(call.caller, _request(body, body.assistant_id, thread_id))
     assistant = await _assistant(call, authorized.assistants, body.assistant_id)
+    check_config({**assistant.config, **(body.config or {})}, call.state.settings.max_recursion)
     payload = {**body.model_dump(mode="json", exclude_unset=True), "assistant_id": str(assistant.assistant_id)}
     if body.checkpoint_during is not None:
         payload["durability"] = body.spec.durability

@@ -86,6 +86,7 @@ async def create(call: Call[ThreadBody, None]) -> Response:
     """POST /threads: make a thread; with `supersteps`, in the state that they leave."""
     body = call.body
     json.check_bytes(call.state.settings.metadata_bytes, metadata=body.metadata)
+    call.state.quotas.refuse_thread(call.caller.identity)
     new = NewThread(
         thread_id=body.thread_id or ids.uuid7(),
         metadata=call.filters.stamped(body.metadata),
@@ -144,10 +145,13 @@ async def delete(call: Call[None, None]) -> Response:
 
 async def copy(call: Call[None, None]) -> Response:
     """POST /threads/{thread_id}/copy: make a new thread with the same checkpoints; runs are not copied."""
+    call.state.quotas.refuse_thread(call.caller.identity)
     value: dict[str, Any] = {"metadata": {}}
     of_new = await call.allowed("threads.create", value)
     marks = {**value["metadata"], **of_new.match}
-    return json_answer(await updates.copy_thread(call.state.threads, call.tenant, call.thread_id, marks))
+    thread = await updates.copy_thread(call.state.threads, call.tenant, call.thread_id, marks)
+    call.state.quotas.count_thread(call.caller.identity)
+    return json_answer(thread)
 
 
 async def prune(call: Call[PruneBody, None]) -> Response:
