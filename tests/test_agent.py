@@ -101,7 +101,9 @@ async def test_every_form_of_a_message_is_understood(graph: Any, messages: objec
     assert result["messages"][-1].text == "6 * 7 = 42"
 
 
-@pytest.mark.parametrize("inputs", [{}, {"messages": 1}, {"messages": [{"text": "hi"}]}, {"messages": [7]}, "hi"])
+@pytest.mark.parametrize(
+    "inputs", [{}, {"messages": []}, {"messages": 1}, {"messages": [{"text": "hi"}]}, {"messages": [7]}]
+)
 async def test_an_input_without_messages_is_refused_in_words(graph: Any, inputs: object) -> None:
     """Ours: the text of a ValueError reaches the client, so it says what is wanted."""
     with pytest.raises(ValueError, match="message"):
@@ -122,9 +124,8 @@ def test_the_schema_of_the_input_names_messages() -> None:
     """Protocol: a client finds out by the schema that it can chat."""
     schema = agent.build().get_input_jsonschema()
 
-    conversation = schema["$defs"][schema["$ref"].removeprefix("#/$defs/")]
-    assert conversation["required"] == ["messages"]
-    assert conversation["properties"]["messages"]["type"] == "array"
+    assert schema["required"] == ["messages"]
+    assert schema["properties"]["messages"]["type"] == "array"
 
 
 async def test_tokens_come_one_by_one_and_join_to_the_saved_message(graph: Any) -> None:
@@ -237,9 +238,17 @@ async def test_a_model_that_never_stops_is_stopped() -> None:
     """Ours: at most 8 model calls for one input, and the conversation ends with a message."""
     result = await bound(agent.graph_of(Calling(calls=["clock"], times=1000))).ainvoke(user("go"), config())
 
-    assert len(tool_names(result["messages"])) == agent.TURNS
+    assert len(tool_names(result["messages"])) == agent.MAX_MODEL_CALLS
     assert result["messages"][-1].text == "I stopped after 8 model calls."
     assert result["messages"][-1].id
+
+
+def question(*texts: str) -> dict[str, Any]:
+    """The interrupt's value, as LangChain's HumanInTheLoopMiddleware has it."""
+    return {
+        "action_requests": [{"name": "ask_human", "args": {"question": text}, "description": text} for text in texts],
+        "review_configs": [{"action_name": "ask_human", "allowed_decisions": ["respond", "approve", "reject"]}],
+    }
 
 
 async def test_a_question_to_a_human_stops_the_run_until_it_is_answered(graph: Any) -> None:
@@ -247,11 +256,59 @@ async def test_a_question_to_a_human_stops_the_run_until_it_is_answered(graph: A
     stopped = await graph.ainvoke(user("Ask a human whether to deploy."), config())
     state = await graph.aget_state(config())
 
-    assert [item.value for item in stopped["__interrupt__"]] == [{"question": "Whether to deploy?"}]
-    assert [item.value for item in state.interrupts] == [{"question": "Whether to deploy?"}]
+    assert [item.value for item in stopped["__interrupt__"]] == [question("Whether to deploy?")]
+    assert [item.value for item in state.interrupts] == [question("Whether to deploy?")]
 
     done = await graph.ainvoke(Command(resume="yes, on Monday"), config())
     assert done["messages"][-1].text == "The answer to “Whether to deploy?” was: yes, on Monday"
+
+
+@pytest.mark.parametrize(
+    ("decision", "answer"),
+    [
+        ({"type": "respond", "message": "on Monday"}, "on Monday"),
+        ({"type": "approve"}, "yes"),
+        ({"type": "reject"}, "no"),
+        ({"type": "reject", "message": "not today"}, "not today"),
+    ],
+)
+async def test_a_question_is_answered_by_a_decision(graph: Any, decision: dict[str, str], answer: str) -> None:
+    """Protocol: agent-chat-ui answers `action_requests` with `decisions`."""
+    await graph.ainvoke(user("Ask a human whether to deploy."), config())
+    done = await graph.ainvoke(Command(resume={"decisions": [decision]}), config())
+
+    assert done["messages"][-1].text == f"The answer to “Whether to deploy?” was: {answer}"
+
+
+async def test_several_questions_are_asked_together(graph: Any) -> None:
+    """Protocol: one interrupt, for a chat page answers one, with a decision for each of its requests."""
+    asked = await graph.ainvoke(user("What is 2+2? Ask a human if it rains. Ask a human if it snows."), config())
+    answers = [{"type": "approve"}, {"type": "reject"}]
+    done = await graph.ainvoke(Command(resume={"decisions": answers}), config())
+
+    assert [item.value for item in asked["__interrupt__"]] == [question("If it rains?", "If it snows?")]
+    assert [message.text for message in done["messages"] if message.type == "tool"] == ["4", "yes", "no"]
+
+
+@pytest.mark.parametrize("decisions", [[], [{"type": "edit"}], [{"type": "respond"}], ["yes"], "yes", [{}, {}]])
+async def test_decisions_that_do_not_fit_are_refused_in_words(graph: Any, decisions: object) -> None:
+    """Ours: the text of a ValueError reaches the client."""
+    await graph.ainvoke(user("Ask a human whether to deploy."), config())
+
+    with pytest.raises(ValueError, match="decision"):
+        await graph.ainvoke(Command(resume={"decisions": decisions}), config())
+
+
+async def test_a_turn_in_progress_is_in_the_state(graph: Any) -> None:
+    """Ours: a chat page that is opened meanwhile shows what was said, in its order."""
+    await graph.ainvoke(user("What is 2+2? Ask a human if it rains."), config())
+    stopped = await graph.aget_state(config())
+    await graph.ainvoke(Command(resume="yes"), config())
+    done = await graph.aget_state(config())
+
+    assert [message.type for message in stopped.values["messages"]] == ["human", "ai", "tool"]
+    assert [message.type for message in done.values["messages"]] == ["human", "ai", "tool", "tool", "ai"]
+    assert [message.id for message in done.values["messages"][:3]] == [m.id for m in stopped.values["messages"]]
 
 
 async def test_what_had_finished_before_the_question_is_not_done_again() -> None:
@@ -263,8 +320,8 @@ async def test_what_had_finished_before_the_question_is_not_done_again() -> None
     parts = graph.astream(Command(resume={"rain": True}), config(), stream_mode="updates")
     after = [name for part in [part async for part in parts] for name in part]
 
-    assert before == ["call_model", "call_tool", "__interrupt__"]
-    assert after == ["call_tool", "call_model", "agent"]
+    assert before == ["model", "tools", "__interrupt__"]
+    assert after.count("model") == 1
     assert len(model.seen) == 2
     state = await graph.aget_state(config())
     assert state.values["messages"][-1].text == '2+2 = 4\nThe answer to “If it rains?” was: {"rain": true}'
@@ -276,19 +333,31 @@ async def test_a_request_to_be_asked_first_is_heeded(graph: Any, reply: object, 
     stopped = await graph.ainvoke(user("Ask me before you calculate 17 * 23"), config())
     done = await graph.ainvoke(Command(resume=reply), config())
 
-    assert stopped["__interrupt__"][0].value["question"].endswith("Ask me before you calculate 17 * 23")
+    [request] = stopped["__interrupt__"][0].value["action_requests"]
+    assert request["description"].endswith("Ask me before you calculate 17 * 23")
     assert ("calculator" in tool_names(done["messages"])) is used
     assert ("17 * 23 = 391" in done["messages"][-1].text) is used
 
 
-async def test_a_new_message_in_place_of_an_answer_drops_the_turn_that_waited(graph: Any) -> None:
-    """Ours: no state holds a tool call without its result."""
+async def test_a_new_message_in_place_of_an_answer_takes_the_question_back(graph: Any) -> None:
+    """Ours: no model is given a tool call without its result. What the human said stays."""
     await graph.ainvoke(user("hello"), config())
-    await graph.ainvoke(user("Ask a human whether to deploy."), config())
+    await graph.ainvoke(user("What is 3*3? Ask a human whether to deploy."), config())
     done = await graph.ainvoke(user("what is 2+2?"), config())
 
-    assert [message.text for message in done["messages"] if message.type == "human"] == ["hello", "what is 2+2?"]
+    assert [message.type for message in done["messages"]] == ["human", "ai", "human", "human", "ai", "tool", "ai"]
     assert done["messages"][-1].text == "2+2 = 4"
+
+
+async def test_a_streamed_answer_pauses_before_each_word_and_others_do_not() -> None:
+    """Ours: so that streaming can be seen; a setting."""
+    paused = bound(agent.build(pause_s=0.01))
+    began = time.perf_counter()
+    await paused.ainvoke(user("hello"), config())
+    at_once_s, began = time.perf_counter() - began, time.perf_counter()
+    chunks = [chunk async for chunk, _ in paused.astream(user("hello"), config("two"), stream_mode="messages")]
+
+    assert time.perf_counter() - began > 0.01 * (len(chunks) - 2) > at_once_s
 
 
 class Counting(OfflineModel):

@@ -1,7 +1,8 @@
-"""The built-in agent: a model, its tools, and the loop between them, in LangGraph's functional API.
+"""The built-in agent: a model, its tools, and the loop between them, as a graph with `messages`.
 
-Each model call and each tool call is a task: a run that goes on after a crash or a question to a human repeats none that
-has finished. Without a model's name it runs on the offline model, needs no key and calls no host.
+Each model call and each tool call is a task of its own: a run that goes on after a crash or a question to a human
+repeats none that has finished. Each step is in the thread's state as soon as it has ended. Without a model's name the
+agent runs on the offline model, needs no key and calls no host.
 """
 
 import ast
@@ -14,28 +15,35 @@ import zoneinfo
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any, cast
+from typing import Annotated, Any, cast
 from urllib.parse import quote
-from uuid import NAMESPACE_OID, uuid4, uuid5
+from uuid import uuid4
 
 import anyio.to_thread
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, ToolCall, ToolMessage, convert_to_messages
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    RemoveMessage,
+    ToolCall,
+    ToolMessage,
+)
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, ToolException, tool
 from langgraph.config import get_config, get_store
-from langgraph.func import entrypoint, task
+from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.pregel import Pregel
-from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
-from langgraph.types import interrupt
+from langgraph.types import Send, interrupt
 from typing_extensions import TypedDict  # pydantic makes the input's schema, and wants this one before 3.12
 
 from threadkeep.base.problems import StartRefused
 from threadkeep.offline_model import OfflineModel
 
-TURNS = 8
+MAX_MODEL_CALLS = 8
 """The most model calls for one input."""
 
 EXPRESSION_CHARS = 200
@@ -46,6 +54,17 @@ FACT_CHARS = 1000
 FACTS = 100
 """The most facts one recall gives back."""
 
+ANSWERS = ("respond", "approve", "reject")
+"""The decisions that answer a question: the text of `respond`, yes, or no with a reason."""
+
+
+def merge_messages(left: list[AnyMessage], right: Any) -> list[AnyMessage]:
+    """The conversation with new messages behind it, or in the place of those with the same id. ValueError."""
+    try:
+        return cast("list[AnyMessage]", add_messages(cast("Any", left), right))
+    except (ValueError, TypeError, NotImplementedError):
+        raise ValueError("each message has a `role` or a `type`, and `content`") from None
+
 
 class Conversation(TypedDict):
     """Messages as LangChain knows them. As input: the new ones; as output and state: all of the thread's.
@@ -53,51 +72,97 @@ class Conversation(TypedDict):
     The input may also be dicts, or one bare string for one human message.
     """
 
-    messages: list[AnyMessage]
+    messages: Annotated[list[AnyMessage], merge_messages]
 
 
-def build(model: str | None = None, base_url: str | None = None) -> Pregel[Any, Any, Any, Any]:
-    """The agent's graph, without a checkpointer or a store: whoever runs it binds them.
+def build(model: str | None = None, base_url: str | None = None, *, pause_s: float = 0) -> Pregel[Any, Any, Any, Any]:
+    """The agent's graph, without a checkpointer or a store, which the server binds.
 
-    `model` is `provider:name`; None is the offline model. StartRefused where the model can't be had.
+    `model` is `provider:name`. None is the offline model, which pauses for `pause_s` seconds before each word that it
+    streams. StartRefused if the model can't be loaded.
     """
-    return graph_of(OfflineModel() if model is None else _language_model(model, base_url))
+    return graph_of(OfflineModel(pause_s=pause_s) if model is None else _language_model(model, base_url))
 
 
 def graph_of(model: BaseChatModel) -> Pregel[Any, Any, Any, Any]:
     """The agent on this model."""
     bound = model.bind_tools(TOOLS)
 
-    @task
-    async def call_model(messages: list[BaseMessage], answer_s: float | None) -> AIMessage:
-        if answer_s is not None and isinstance(model, OfflineModel):
-            return await bound.ainvoke(messages, answer_s=answer_s)
-        return await bound.ainvoke(messages)
-
-    @entrypoint()
-    async def agent(
-        inputs: Conversation, *, previous: Conversation | None = None, config: RunnableConfig, runtime: Runtime
-    ) -> entrypoint.final[Conversation, Conversation]:
+    async def call_model(state: Conversation, config: RunnableConfig) -> dict[str, Any]:
         answer_s = _simulated_latency_s(config)
-        messages = _joined(previous, _received(inputs, runtime))
-        for _ in range(TURNS):
-            reply = await call_model(messages, answer_s)
-            messages = [*messages, reply]
-            if not reply.tool_calls:
-                break
-            started = [call_tool(call) for call in reply.tool_calls]
-            messages += [await result for result in started]
-        else:
-            messages.append(AIMessage(f"I stopped after {TURNS} model calls.", id=_message_id(runtime, "stopped")))
-        whole = Conversation(messages=cast("list[AnyMessage]", messages))
-        return entrypoint.final(value=whole, save=whole)
+        unanswered = _unanswered(state["messages"])
+        messages = [message for message in state["messages"] if message.id not in unanswered]
+        if not messages:
+            raise ValueError("the input is an object with `messages`: a list of messages, or a string")
+        removed = [RemoveMessage(id=message_id) for message_id in unanswered]
+        if _model_calls(messages) >= MAX_MODEL_CALLS:
+            return {"messages": [*removed, AIMessage(f"I stopped after {MAX_MODEL_CALLS} model calls.")]}
+        simulated: dict[str, Any] = (
+            {} if answer_s is None or not isinstance(model, OfflineModel) else {"answer_s": answer_s}
+        )
+        return {"messages": [*removed, await bound.ainvoke(messages, **simulated)]}
 
-    return cast("Pregel[Any, Any, Any, Any]", agent)
+    graph: Any = StateGraph(Conversation)  # its methods have parts without types
+    graph.add_node("model", call_model)
+    graph.add_node("tools", call_tools)
+    graph.add_edge(START, "model")
+    graph.add_conditional_edges("model", _planned, ["tools", END])
+    graph.add_edge("tools", "model")
+    return cast("Pregel[Any, Any, Any, Any]", graph.compile())
 
 
-@task
-async def call_tool(call: ToolCall) -> ToolMessage:
-    """Run one tool; a wrong call is an answer to the model, not the end of the run."""
+def _planned(state: Conversation) -> list[Send] | str:
+    """A task for each tool call. Several questions to the human are one task, so that they are asked together."""
+    reply = state["messages"][-1]
+    calls = reply.tool_calls if isinstance(reply, AIMessage) else []
+    questions = [call for call in calls if _is_question(call)]
+    batches = [[call] for call in calls if not _is_question(call)]
+    if questions:
+        batches.insert(calls.index(questions[0]), questions)
+    return [Send("tools", batch) for batch in batches] or END
+
+
+def _is_question(call: ToolCall) -> bool:
+    """A well-formed call of `ask_human`. Another one is refused like any call with wrong arguments."""
+    return call["name"] == ask_human.name and isinstance(call["args"].get("question"), str)
+
+
+def _unanswered(messages: Sequence[BaseMessage]) -> list[str]:
+    """The ids of messages whose tool calls never got all their results, and of the results that they got.
+
+    The human sent a new message in place of an answer. A model refuses a conversation with such calls.
+    """
+    answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
+    calls = [
+        (message, {call["id"] for call in message.tool_calls}) for message in messages if isinstance(message, AIMessage)
+    ]
+    dropped = [(message, wanted) for message, wanted in calls if wanted - answered]
+    dropped_calls = {call_id for _, wanted in dropped for call_id in wanted}
+    results = [
+        message for message in messages if isinstance(message, ToolMessage) and message.tool_call_id in dropped_calls
+    ]
+    return [cast("str", message.id) for message in (*(message for message, _ in dropped), *results)]
+
+
+def _model_calls(messages: Sequence[BaseMessage]) -> int:
+    """How often the model was called since the last message of the human."""
+    calls = 0
+    for message in reversed(messages):
+        if isinstance(message, HumanMessage):
+            break
+        calls += isinstance(message, AIMessage)
+    return calls
+
+
+async def call_tools(calls: list[ToolCall]) -> dict[str, Any]:
+    """Run one tool, or ask several questions. A wrong call is an answer to the model, not the end of the run."""
+    if len(calls) == 1:
+        return {"messages": [await _call_tool(calls[0])]}
+    replies = _ask([call["args"]["question"] for call in calls])
+    return {"messages": [_result(call, reply) for call, reply in zip(calls, replies, strict=True)]}
+
+
+async def _call_tool(call: ToolCall) -> ToolMessage:
     known = TOOLS_BY_NAME.get(call["name"])
     if known is None:
         text = f"there is no tool {call['name']}; the tools are {', '.join(TOOLS_BY_NAME)}"
@@ -106,32 +171,8 @@ async def call_tool(call: ToolCall) -> ToolMessage:
     return cast("ToolMessage", result).model_copy(update={"id": str(uuid4())})
 
 
-def _received(inputs: object, runtime: Runtime) -> list[BaseMessage]:
-    """The input's messages, each with an id that is the same when the run is resumed."""
-    messages = cast("dict[str, object]", inputs).get("messages") if isinstance(inputs, dict) else None
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
-    if not isinstance(messages, list):
-        raise ValueError("the input is an object with `messages`: a list of messages, or a string")
-    try:
-        converted = convert_to_messages(cast("list[BaseMessage]", messages))
-    except (ValueError, TypeError, NotImplementedError):
-        raise ValueError("each message has a `role` or a `type`, and `content`") from None
-    return [
-        message if message.id else message.model_copy(update={"id": _message_id(runtime, str(index))})
-        for index, message in enumerate(converted)
-    ]
-
-
-def _message_id(runtime: Runtime, part: str) -> str:
-    """An id from the execution's own id, which a resumed run keeps."""
-    info = runtime.execution_info
-    return str(uuid5(NAMESPACE_OID, f"{info.thread_id}/{info.task_id}/{part}" if info else part))
-
-
-def _joined(previous: Conversation | None, received: list[BaseMessage]) -> list[BaseMessage]:
-    before = previous["messages"] if previous else []
-    return cast("list[BaseMessage]", add_messages(cast("Any", before), cast("Any", received)))
+def _result(call: ToolCall, text: str) -> ToolMessage:
+    return ToolMessage(text, tool_call_id=call["id"], name=call["name"], id=str(uuid4()))
 
 
 def _simulated_latency_s(config: RunnableConfig) -> float | None:
@@ -275,8 +316,39 @@ def _namespace() -> tuple[str, ...]:
 @tool
 async def ask_human(question: str) -> str:
     """Ask a human and wait for the answer, for as long as it takes. The run stops until then."""
-    reply: object = interrupt({"question": question})
-    return reply if isinstance(reply, str) else json.dumps(reply, ensure_ascii=False)
+    return _ask([question])[0]
+
+
+def _ask(questions: Sequence[str]) -> list[str]:
+    """The human's answers, in the order of the questions. ValueError if they do not fit.
+
+    The interrupt has the form of LangChain's HumanInTheLoopMiddleware, which chat pages know: `action_requests` and
+    `review_configs`, answered by `decisions`. Any other value answers every question.
+    """
+    requests = [{"name": ask_human.name, "args": {"question": each}, "description": each} for each in questions]
+    config = {"action_name": ask_human.name, "allowed_decisions": [*ANSWERS]}
+    reply: Any = interrupt({"action_requests": requests, "review_configs": [config]})
+    if not isinstance(reply, dict) or "decisions" not in reply:
+        return [reply if isinstance(reply, str) else json.dumps(reply, ensure_ascii=False)] * len(questions)
+    decisions = cast("dict[str, Any]", reply)["decisions"]
+    if not isinstance(decisions, list) or len(cast("list[Any]", decisions)) != len(questions):
+        raise ValueError(f"`decisions` is a list of {len(questions)}: one for each question")
+    return [_answer_of(decision) for decision in cast("list[Any]", decisions)]
+
+
+def _answer_of(decision: Any) -> str:
+    """The answer that a decision stands for. ValueError."""
+    match decision:
+        case {"type": "respond", "message": str(text)}:
+            return text
+        case {"type": "approve"}:
+            return "yes"
+        case {"type": "reject", **more}:
+            return str(more.get("message") or "no")
+        case _:
+            raise ValueError(
+                f"a decision has a `type`, which is one of {', '.join(ANSWERS)}; `respond` has a `message`"
+            )
 
 
 TOOLS: Sequence[BaseTool] = (calculator, clock, remember, recall, ask_human)

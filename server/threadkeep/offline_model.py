@@ -54,7 +54,7 @@ class OfflineModel(BaseChatModel):
     """
 
     pause_s: float = Field(default=0.0, ge=0)
-    """The pause before each word, in seconds."""
+    """The pause before each word of a streamed answer, in seconds. An answer that nobody streams comes at once."""
 
     @property
     def _llm_type(self) -> str:
@@ -86,8 +86,8 @@ class OfflineModel(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         message = answer(messages, _names(kwargs))
-        words = _words(message.text)
-        await anyio.sleep(self._pause_s(words, kwargs) * len(words))
+        if message.text:
+            await anyio.sleep(kwargs.get("answer_s") or 0)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     @override

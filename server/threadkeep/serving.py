@@ -201,7 +201,7 @@ def load_graphs(found: Project, chosen: Settings) -> Mapping[str, LoadedGraph]:
     """The project's graphs, or the built-in agent."""
     if not found.builtin:
         return graphs.load_graphs(found)
-    built = agent.build(chosen.model, chosen.model_base_url)
+    built = agent.build(chosen.model, chosen.model_base_url, pause_s=chosen.offline_pause_s)
     description = "The built-in agent: a calculator, a clock, a memory, and a human to ask"
     return {"agent": graphs.accept("agent", built, where="the built-in agent", description=description)}
 

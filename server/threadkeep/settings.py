@@ -266,6 +266,8 @@ class Settings(BaseModel):
         default=None, validation_alias=AliasChoices("THREADKEEP_MODEL_BASE_URL", "MODEL_BASE_URL")
     )
     """An OpenAI-compatible address for `model`."""
+    offline_pause_s: float = Field(default=0.02, ge=0, le=10, validation_alias="THREADKEEP_OFFLINE_PAUSE")
+    """The pause of the offline model before each word that it streams, in seconds."""
 
     @property
     def project_id(self) -> str:

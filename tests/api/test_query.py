@@ -62,4 +62,4 @@ async def test_agent_that_asks_back_says_so(http: httpx.AsyncClient) -> None:
     answer = await http.post("/query", json={"query": "Ask a human whether to go on."})
 
     assert (answer.status_code, answer.json()["code"]) == (409, "interrupted")
-    assert answer.json()["interrupts"][0]["value"]["question"]
+    assert answer.json()["interrupts"][0]["value"]["action_requests"][0]["args"] == {"question": "Whether to go on?"}
