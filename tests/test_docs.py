@@ -1,5 +1,7 @@
 """The page on the protocol: every route and every field is there, and none that is not."""
 
+import importlib.metadata
+import json
 import re
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -67,10 +69,11 @@ def test_what_is_said_not_to_be_served_is_not() -> None:
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
-def test_every_test_that_the_design_names_exists() -> None:
+@pytest.mark.parametrize("page", ["design.md", "compatibility.md"])
+def test_every_test_that_a_page_names_exists(page: str) -> None:
     """Ours: what is said to hold is held by something."""
     root = Path(__file__).parents[1]
-    named = NAMED_TEST.findall((root / "docs" / "design.md").read_text())
+    named = NAMED_TEST.findall((root / "docs" / page).read_text())
     missing = [
         f"{file}::{test}"
         for file, test in named
@@ -84,6 +87,19 @@ def test_every_test_that_the_design_names_exists() -> None:
 
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_every_line_of_the_compatibility_page_names_a_test_and_the_versions_that_are_installed() -> None:
+    """Ours: nothing is said to work that no test tries."""
+    page = (ROOT / "docs" / "compatibility.md").read_text()
+    rows = [line for line in re.findall(r"^\| .* \|$", page, re.MULTILINE) if not line.endswith(("| test |", "---|"))]
+    clients = json.loads((ROOT / "tests" / "clients" / "package.json").read_text())["dependencies"]
+    installed = [clients[name].rpartition("@")[2] for name in ("sdk-1x", "sdk-2x")]
+
+    assert [row for row in rows if not NAMED_TEST.search(row)] == []
+    assert f"| `langgraph-sdk` (PyPI), asynchronous | {importlib.metadata.version('langgraph-sdk')} |" in page
+    assert f"| `RemoteGraph` of `langgraph` | {importlib.metadata.version('langgraph')} |" in page
+    assert f"| `@langchain/langgraph-sdk` (npm) | {', '.join(installed)} |" in page
 
 
 def test_every_target_that_a_page_names_can_be_made() -> None:

@@ -76,7 +76,7 @@ def _nginx(folder: Path, upstream: str) -> Proxy:
     _certificate(folder)
     changes = {
         "listen 80;": f"listen 127.0.0.1:{_free_port()};",
-        "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+        "listen 443 ssl http2;": f"listen 127.0.0.1:{port} ssl http2;",
         "127.0.0.1:2024": upstream,
         "agents.example.com;\n        ssl": "localhost;\n        ssl",
         "/etc/ssl/agents.example.com.pem": str(folder / "cert.pem"),
