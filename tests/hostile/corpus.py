@@ -210,16 +210,16 @@ def _by_body(operation: Operation, ids: Mapping[str, str]) -> Iterator[Attack]:
     for body in BODIES:
         yield Attack(method=operation.method, path=path, body=body, headers=JSON)
     good = FITTING.get(f"{operation.method} {operation.path}", {})
-    for name in _fields(operation.shown_body):
+    for name in fields_of(operation.shown_body):
         for value in VALUES:
             bad = [{**good[0], name: value}] if isinstance(good, list) else {**good, name: value}
             yield Attack(method=operation.method, path=path, body=json.dumps(bad).encode(), headers=JSON)
 
 
-def _fields(model: Any) -> list[str]:
+def fields_of(model: Any) -> list[str]:
     if isinstance(model, type) and issubclass(model, BaseModel):
         return list(model.model_fields)
-    return next((names for inner in get_args(model) if (names := _fields(inner))), [])
+    return next((names for inner in get_args(model) if (names := fields_of(inner))), [])
 
 
 def _filled(operation: Operation, ids: Mapping[str, str]) -> str:

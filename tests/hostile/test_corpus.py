@@ -1,20 +1,15 @@
 """A server under a flood of requests that mean harm goes on as if there had been none."""
 
-from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 import anyio
 import httpx
-import pytest
 
 from conftest import MakeKey, serving
-from hostile.corpus import RUN, Attack, attacks
+from hostile.attackers import ANSWER_S, ATTACKERS, Attackers
+from hostile.corpus import RUN, attacks
 from threadkeep.settings import Settings
 
-ATTACKERS = 8
-ANSWER_S = 15.0
-"""The longest that an answer to one request may take."""
 ALL_S = 240.0
 TRUTH = '\N{SNOWMAN}\u2028 "quoted" \\ \r\n \x7f'
 
@@ -51,70 +46,8 @@ async def _everything(http: httpx.AsyncClient, ids: dict[str, str]) -> list[Any]
     return [(await http.get(path)).json() for path in paths]
 
 
-class Attackers:
-    """Send requests, and keep what is wrong with the answers."""
-
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self._http = http
-        self.statuses: Counter[int] = Counter()
-        self.wrong: list[str] = []
-
-    async def send_all(self, corpus: Iterable[Attack]) -> None:
-        queue = iter(corpus)
-
-        async def work() -> None:
-            for attack in queue:
-                await self._send(attack)
-
-        async with anyio.create_task_group() as tasks:
-            for _ in range(ATTACKERS):
-                tasks.start_soon(work)
-
-    async def _send(self, attack: Attack) -> None:
-        url = self._http.base_url.copy_with(raw_path=attack.path.encode())
-        headers = [(name.encode(), value.encode("latin-1")) for name, value in attack.headers.items()]
-        request = self._http.build_request(attack.method, url, content=attack.body, headers=headers)
-        said = f"{attack.method} {attack.path[:120]} {dict(attack.headers)} {(attack.body or b'')[:200]!r}"
-        try:
-            with anyio.fail_after(ANSWER_S):
-                self._judge(said[:600], await self._answer(request))
-        except (TimeoutError, httpx.TransportError) as error:
-            self.wrong.append(f"{type(error).__name__}: {said[:600]}")
-
-    async def _answer(self, request: httpx.Request) -> httpx.Response:
-        """The answer; of a stream, which may have no end, its head."""
-        answer = await self._http.send(request, stream=True)
-        try:
-            if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-                await answer.aread()
-        finally:
-            await answer.aclose()
-        return answer
-
-    def _judge(self, said: str, answer: httpx.Response) -> None:
-        self.statuses[answer.status_code] += 1
-        overloaded = answer.status_code == 503 and "retry-after" in answer.headers
-        if answer.status_code >= 500 and not overloaded:
-            self.wrong.append(f"{answer.status_code} {answer.text[:200]}: {said}")
-        elif answer.status_code >= 400 and not _is_problem(answer):
-            self.wrong.append(f"no problem {answer.status_code} {answer.text[:200]}: {said}")
-        elif "x-injected" in answer.headers:
-            self.wrong.append(f"a header was injected: {said}")
-
-
-def _is_problem(answer: httpx.Response) -> bool:
-    found = answer.json() if answer.headers.get("content-type") == "application/json" else None
-    return isinstance(found, dict) and {"detail", "code"} <= found.keys()
-
-
 NINTH = 9
 """Of the corpus, what is sent again where callers are known."""
-
-
-@pytest.fixture
-def patient(settings: Settings) -> Settings:
-    """Limits that such a flood would otherwise meet."""
-    return settings.model_copy(update={"run_slots": 8, "max_queued": 0})
 
 
 async def test_no_hostile_request_harms_the_server_or_what_it_keeps(patient: Settings) -> None:

@@ -83,6 +83,10 @@ class Requests:
         scope[AUDIT] = self._audit
         try:
             await self._app(scope, receive, closing.send)
+        except Exception:
+            log.exception("request failed")
+            if closing.status in {0, 101}:
+                await closing.send({"type": "websocket.close", "code": CLOSE_BASE + 500, "reason": "internal-error"})
         finally:
             about = {name: str(value)[:SHOWN_CHARACTERS] for name, value in scope.get("path_params", {}).items()}
             operation = scope.get("endpoint")

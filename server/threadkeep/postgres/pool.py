@@ -11,12 +11,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
-import orjson
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 
-from threadkeep.base.json import Json
+from threadkeep.base.json import Json, dumps
 from threadkeep.base.problems import StartRefused
 from threadkeep.postgres import arrays
 from threadkeep.postgres.connection import Connection
@@ -104,7 +103,7 @@ async def _configure(configure: Callable[[Conn], Awaitable[None]], project_id: s
 
 async def _configure_api(conn: Conn) -> None:
     set_json_loads(Json, conn)
-    set_json_dumps(orjson.dumps, conn)
+    set_json_dumps(dumps, conn)  # orjson alone refuses integers above 64 bits, as 1e308 comes back from jsonb
     arrays.register(conn)
 
 

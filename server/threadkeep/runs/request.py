@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, TypeGuard, cast
 from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from threadkeep.base.problems import Unsupported
@@ -28,6 +28,8 @@ OWNED_KEYS: Final = frozenset(
     {"thread_id", "checkpoint_id", "checkpoint_ns", "checkpoint_map", "run_id", "assistant_id", "graph_id"}
 )
 """`configurable` keys that the server sets, whatever a client wrote there."""
+OBJECT_KEYS: Final = ("configurable", "metadata")
+"""Keys of a config that hold objects."""
 
 
 def _several(value: object) -> object:
@@ -71,18 +73,34 @@ class Checkpoint(BaseModel):
     checkpoint_map: dict[str, Any] | None = None
 
 
-def _with_configurable(config: dict[str, Any]) -> dict[str, Any]:
-    """`configurable` must be an object. Null is the same as none."""
-    configurable = config.get("configurable")
-    if configurable is None:
-        return {key: value for key, value in config.items() if key != "configurable"}
-    if not isinstance(configurable, dict):
-        raise PydanticCustomError("configurable", "configurable must be an object")
-    return config
+def _with_objects(config: dict[str, Any]) -> dict[str, Any]:
+    """`configurable` and `metadata` must be objects. Null is the same as none."""
+    sent = {name: value for name, value in config.items() if value is not None or name not in OBJECT_KEYS}
+    for name in OBJECT_KEYS:
+        if not isinstance(sent.get(name, {}), dict):
+            raise PydanticCustomError(name, "{name} must be an object", {"name": name})
+    return sent
 
 
-RunConfig: TypeAlias = Annotated[dict[str, Any], AfterValidator(_with_configurable)]
+RunConfig: TypeAlias = Annotated[dict[str, Any], AfterValidator(_with_objects)]
 """A `RunnableConfig` as clients send it, wherever it can stand."""
+
+
+class UnusedConfigBody(BaseModel):
+    """A request body that ignores a config. A malformed config is refused all the same."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_malformed_config(cls, body: object) -> object:
+        sent = _object(body)
+        parts = (sent.get("config"), _object(sent.get("config")).get("configurable"), sent.get("configurable"))
+        if any(part is not None and not isinstance(part, dict) for part in parts):
+            raise PydanticCustomError("config", "config and its configurable must be objects")
+        return body
+
+
+def _object(value: object) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
 
 
 class RunSpec(BaseModel):

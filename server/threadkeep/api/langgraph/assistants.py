@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 from starlette.responses import Response
 
 from threadkeep.api.conditions import Condition
@@ -44,10 +44,11 @@ class ConfigBody(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     tags: list[str] | None = None
-    recursion_limit: int | None = None
-    max_concurrency: int | None = None
+    recursion_limit: StrictInt | None = None
+    max_concurrency: StrictInt | None = None
     run_name: str | None = None
     configurable: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
 
 
 class ConfiguredBody(BaseModel):

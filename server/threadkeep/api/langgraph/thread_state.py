@@ -14,6 +14,7 @@ from threadkeep.api.operation import Call
 from threadkeep.api.responses import json_answer, json_list, json_pieces
 from threadkeep.base.answer_budget import AnswerBudget
 from threadkeep.base.json import dumps_apart
+from threadkeep.runs.request import UnusedConfigBody
 from threadkeep.runs.snapshots import checkpoint_of
 from threadkeep.threads import history, updates
 from threadkeep.threads.history import NEWEST, At, Wanted
@@ -55,7 +56,10 @@ def _id_of(named: object) -> object:
     if not isinstance(named, Mapping):
         return named or None
     found = cast("Mapping[str, object]", named)
-    return _id_of(found.get("configurable") or found.get("checkpoint_id"))
+    configurable = found.get("configurable")
+    if configurable is not None and not isinstance(configurable, Mapping):
+        raise ValueError("configurable must be an object")
+    return _id_of(cast("object", configurable) or found.get("checkpoint_id"))
 
 
 class Place(BaseModel):
@@ -86,7 +90,7 @@ class StateBody(StateQuery):
     checkpoint: Place
 
 
-class StateUpdateBody(Update):
+class StateUpdateBody(UnusedConfigBody, Update):
     """The body of a change of a state."""
 
     checkpoint: Place | None = None

@@ -12,6 +12,7 @@ from threadkeep.api.responses import json_answer, json_pieces, no_content
 from threadkeep.base import ids, json
 from threadkeep.base.answer_budget import AnswerBudget
 from threadkeep.base.problems import Conflict, NotFound
+from threadkeep.runs.request import UnusedConfigBody
 from threadkeep.tables import thread_checkpoints, threads
 from threadkeep.tables.threads import Change, NewThread, Thread, Ttl
 from threadkeep.threads import retention, updates
@@ -39,7 +40,7 @@ def _ttl(value: object) -> object:
     return {"ttl": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
-class ThreadBody(BaseModel):
+class ThreadBody(UnusedConfigBody):
     """The body of a thread's creation."""
 
     model_config = ConfigDict(extra="ignore")
@@ -51,7 +52,7 @@ class ThreadBody(BaseModel):
     supersteps: list[Superstep] = Field(default_factory=list[Superstep])
 
 
-class ThreadPatch(BaseModel):
+class ThreadPatch(UnusedConfigBody):
     """The body of a thread's change."""
 
     model_config = ConfigDict(extra="ignore")

@@ -24,6 +24,7 @@ from threadkeep.api.responses import json_answer
 from threadkeep.api.socket import CODES, error_frame
 from threadkeep.base.problems import Invalid, InvalidRequest, NotFound, Problem, ThreadBusy, Unsupported
 from threadkeep.project import Http
+from threadkeep.runs.request import RunConfig
 from threadkeep.tables import thread_runs, threads
 from threadkeep.tables.thread_runs import NewestRun
 
@@ -121,11 +122,12 @@ async def input_respond(call: Call[Any, Any], params: Params) -> Done:
         if unknown := next((one for one in answers if one not in asked), None):
             raise Refused("no_such_interrupt", f"The thread does not wait for an answer to {unknown}.")
     known_kwargs: dict[str, Any] = newest.kwargs.load()
+    config = _config(params)
     going_on = {key: params[key] for key in ("update", "goto") if params.get(key) is not None}
     said: Params = {
         "assistant_id": str(newest.assistant_id),
         "command": {"resume": answers, **going_on},
-        "config": _overridden(known_kwargs.get("config"), params.get("config")),
+        "config": _overridden(known_kwargs.get("config"), config),
         "metadata": params.get("metadata") or {},
     }
     if known_kwargs.get("context") and not said["config"].get("configurable"):
@@ -211,9 +213,15 @@ async def _newest(call: Call[Any, Any]) -> NewestRun | None:
         return await thread_runs.newest(conn, call.filters, call.thread_id)
 
 
-def _overridden(known_config: object, config: object) -> Params:
+def _config(params: Params) -> Params:
+    try:
+        return cast("Params", validated(RunConfig, params.get("config") or {}))
+    except Invalid as problem:
+        raise Refused("invalid_argument", problem.detail) from None
+
+
+def _overridden(known_config: object, config: Params) -> Params:
     """The config of the run that asked, with what the answer says over it."""
     before = cast("Params", known_config) if isinstance(known_config, dict) else {}
-    said = cast("Params", config) if isinstance(config, dict) else {}
-    configurable: Params = {**(before.get("configurable") or {}), **(said.get("configurable") or {})}
-    return before | said | ({"configurable": configurable} if configurable else {})
+    configurable: Params = {**(before.get("configurable") or {}), **config.get("configurable", {})}
+    return before | config | ({"configurable": configurable} if configurable else {})

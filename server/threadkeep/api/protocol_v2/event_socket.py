@@ -42,6 +42,7 @@ MAX_SUBSCRIPTIONS: Final = 32
 """Of one socket."""
 SLOW_S: Final = 30.0
 """How long a client may take to read one frame before it is cut."""
+UNSUPPORTED_DATA: Final = 1003
 SERVICE_RESTART: Final = 1012
 TRY_AGAIN: Final = 1013
 """Close codes: come again, to another process or when there is time to read."""
@@ -92,10 +93,19 @@ class _Session:
             self._tasks.start_soon(self._end_with_the_process)
             self._tasks.start_soon(self._end_with_the_access)
             try:
-                while True:
-                    await self._command(await self._websocket.receive_text())
-            except (WebSocketDisconnect, KeyError):  # KeyError: a binary frame, which the protocol does not have
-                self._tasks.cancel_scope.cancel()
+                while (text := await self._receive_text()) is not None:
+                    await self._command(text)
+                await self._websocket.close(UNSUPPORTED_DATA, "commands are text frames")
+            except WebSocketDisconnect:
+                pass
+            self._tasks.cancel_scope.cancel()
+
+    async def _receive_text(self) -> str | None:
+        """The next frame, or None if it is a binary frame, which the protocol does not have."""
+        try:
+            return await self._websocket.receive_text()
+        except KeyError:
+            return None
 
     async def _command(self, text: str) -> None:
         raw = text.encode()
