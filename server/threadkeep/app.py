@@ -111,8 +111,8 @@ class Plan:
 
     @property
     def serde(self) -> SerializerProtocol:
-        """Of checkpoints: they are encrypted if there is a key."""
-        return encryption.serializer(self.serializer, self.settings.aes_key_bytes)
+        """Of checkpoints: they are encrypted if there are keys."""
+        return encryption.serializer(self.serializer, self.settings.aes_keys)
 
 
 def strict_serializer(project: Project) -> Serializer:

@@ -56,7 +56,7 @@ def migrate(config: Path | None, *, check: bool) -> None:
 
 @main.group()
 def keys() -> None:
-    """API keys, for AUTH_TYPE=api_key: make, list and revoke them."""
+    """API keys, for AUTH_TYPE=api_key: make, list and revoke them. Keys of encryption: rotate them."""
 
 
 @keys.command("create")
@@ -104,6 +104,25 @@ def revoke_key(key: str, config: Path | None) -> None:
         from threadkeep import key_commands
 
         click.echo(key_commands.revoke(prepared, key))
+
+
+@keys.command("rotate-encryption")
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+def rotate_encryption(config: Path | None) -> None:
+    """Encrypt all checkpoints with the first key of LANGGRAPH_AES_KEY, beside running servers.
+
+    Exits with 1 if rows are left: run it again, or see which key is missing.
+    """
+    with refusals():
+        prepared = _prepared(config)
+
+        from threadkeep import key_commands
+
+        rows = key_commands.rotate_encryption(prepared)
+    click.echo(f"encrypted anew: {rows.rotated}, already up to date: {rows.current}")
+    if rows.changed or rows.unreadable:
+        click.echo(f"in use, to be done again: {rows.changed}, of a key that is not given: {rows.unreadable}", err=True)
+        sys.exit(1)
 
 
 @main.command()

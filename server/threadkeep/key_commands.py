@@ -10,6 +10,9 @@ import anyio
 from threadkeep import serving
 from threadkeep.auth.api_keys import new_key
 from threadkeep.base.problems import StartRefused
+from threadkeep.persistence import key_rotation
+from threadkeep.persistence.encryption import Aes
+from threadkeep.persistence.key_rotation import Rotation
 from threadkeep.postgres import migrate as migrations
 from threadkeep.postgres.connection import Connection
 from threadkeep.postgres.pool import Conn
@@ -48,6 +51,15 @@ def revoke(prepared: Prepared, named: str) -> str:
     for key in revoked:
         audit.info("key revoked", extra={"principal": key.identity, "prefix": key.prefix})
     return "revoked " + ", ".join(f"{key.prefix} of {key.identity}" for key in revoked)
+
+
+def rotate_encryption(prepared: Prepared) -> Rotation:
+    """Encrypt checkpoints with the first key of LANGGRAPH_AES_KEY. StartRefused if there is none."""
+    if not (keys := prepared.settings.aes_keys):
+        raise StartRefused("LANGGRAPH_AES_KEY is not set: there is no key to encrypt with")
+    done = _with_database(prepared, lambda conn: key_rotation.rotate(conn, Aes(keys)))
+    audit.info("encryption keys rotated", extra={"rotated_rows": done.rotated, "unreadable_rows": done.unreadable})
+    return done
 
 
 def _shown(key: ApiKey) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from threadkeep.base import libpq
 from threadkeep.base.problems import StartRefused
 
 PREFIX: Final = "THREADKEEP_"
+AES_KEY_BYTES: Final = frozenset({16, 24, 32})
 PLATFORM: Final = frozenset(
     {
         "BG_JOB_MAX_RETRIES",
@@ -312,14 +313,14 @@ class Settings(BaseModel):
     @field_validator("aes_key")
     @classmethod
     def _key_length(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value().encode()) not in {16, 24, 32}:
-            raise ValueError("LANGGRAPH_AES_KEY must be 16, 24 or 32 bytes long")
+        if any(len(key) not in AES_KEY_BYTES for key in _aes_keys(value)):
+            raise ValueError("LANGGRAPH_AES_KEY: each key must be 16, 24 or 32 bytes long; several have commas between")
         return value
 
     @property
-    def aes_key_bytes(self) -> bytes | None:
-        """The key that checkpoints are encrypted with."""
-        return self.aes_key.get_secret_value().encode() if self.aes_key else None
+    def aes_keys(self) -> tuple[bytes, ...]:
+        """The keys of checkpoints. The first one encrypts, all of them decrypt."""
+        return _aes_keys(self.aes_key)
 
     @field_validator("database_uri", "database_direct_uri")
     @classmethod
@@ -366,6 +367,14 @@ def environment_names() -> set[str]:
 
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def _aes_keys(value: SecretStr | None) -> tuple[bytes, ...]:
+    """The keys between commas. A text that has the length of one key is one key, although it may contain commas."""
+    if value is None:
+        return ()
+    whole = value.get_secret_value().encode()
+    return (whole,) if len(whole) in AES_KEY_BYTES else tuple(whole.split(b","))
 
 
 def load(given: Mapping[str, Any] | None = None, project: Mapping[str, str] = NOTHING) -> Settings:

@@ -1,9 +1,11 @@
-"""Encryption: checkpoints at rest, by AES-GCM with a key that only the server's environment has.
+"""Encryption: checkpoints at rest, by AES-GCM with keys that only the server's environment has.
 
-What each row says of its type names the cipher, so that rows from before are still read.
+What each row says of its type names the cipher, so that rows from before are still read. It does not name the key: a text
+is tried with each of them, and its tag says which one fits.
 """
 
 import os
+from collections.abc import Sequence
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -21,24 +23,31 @@ class WrongKey(ValueError):
 
 
 class Aes(CipherProtocol):
-    """AES-GCM; each text is behind a random nonce of its own."""
+    """AES-GCM; each text is behind a random nonce of its own. The first key encrypts, all of them decrypt."""
 
-    def __init__(self, key: bytes) -> None:
-        self._aes = AESGCM(key)
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._ciphers = [AESGCM(key) for key in keys]
 
     def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
         nonce = os.urandom(NONCE_BYTES)
-        return NAME, nonce + self._aes.encrypt(nonce, plaintext, None)
+        return NAME, nonce + self._ciphers[0].encrypt(nonce, plaintext, None)
 
     def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
+        """The plaintext. WrongKey if no key fits."""
+        return self.decrypt_and_locate(ciphername, ciphertext)[0]
+
+    def decrypt_and_locate(self, ciphername: str, ciphertext: bytes) -> tuple[bytes, int]:
+        """The plaintext, and the position of the key that it is encrypted with. WrongKey if no key fits."""
         if ciphername != NAME:
             raise WrongKey(f"encrypted by {ciphername[:20]!r}, which is not read here")
-        try:
-            return self._aes.decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], None)
-        except (InvalidTag, ValueError):
-            raise WrongKey("encrypted with another key, or changed since") from None
+        for position, cipher in enumerate(self._ciphers):
+            try:
+                return cipher.decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], None), position
+            except (InvalidTag, ValueError):
+                continue
+        raise WrongKey("encrypted with another key, or changed since")
 
 
-def serializer(plain: JsonPlusSerializer, key: bytes | None) -> JsonPlusSerializer | EncryptedSerializer:
-    """`plain`, or what encrypts all that it writes."""
-    return plain if key is None else EncryptedSerializer(Aes(key), plain)
+def serializer(plain: JsonPlusSerializer, keys: Sequence[bytes]) -> JsonPlusSerializer | EncryptedSerializer:
+    """`plain`, or one that encrypts all that it writes, if there are keys."""
+    return EncryptedSerializer(Aes(keys), plain) if keys else plain

@@ -1,0 +1,137 @@
+"""Key rotation: values that are not encrypted with the first key of LANGGRAPH_AES_KEY are encrypted with it.
+
+It runs beside servers. Each row is changed only if it still holds the bytes that were read, and a row that somebody else
+has locked is skipped, so a rotation waits for nobody and overwrites nothing. A second pass finds what the first one
+skipped, and what was copied from a row that it had not reached. A rotation that was cut short is started again: a row
+that has the first key is left as it is.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final, LiteralString
+
+from anyio import to_thread
+from psycopg import sql
+from psycopg.rows import DictRow, dict_row
+
+from threadkeep.persistence.encryption import Aes, WrongKey
+from threadkeep.postgres.pool import Conn
+
+TABLES: Final[Mapping[LiteralString, tuple[LiteralString, ...]]] = {
+    "checkpoint_blobs": ("thread_id", "checkpoint_ns", "channel", "version"),
+    "checkpoint_writes": ("thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"),
+    "run_undo_log": ("run_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"),
+}
+"""The tables that hold encrypted values, with their primary keys."""
+BATCH_ROWS: Final = 200
+BATCH_BYTES: Final = 8 * 1024 * 1024
+"""Of values that are in memory together, unless one is larger."""
+MAX_PASSES: Final = 5
+
+
+@dataclass(slots=True)
+class Rotation:
+    """Counts of one pass, in rows."""
+
+    current: int = 0
+    """Encrypted with the first key before."""
+    rotated: int = 0
+    """Encrypted with the first key now."""
+    changed: int = 0
+    """Locked, changed or deleted meanwhile: left for the next pass."""
+    unreadable: int = 0
+    """Encrypted with none of the keys: left as they are."""
+
+
+async def rotate(conn: Conn, cipher: Aes) -> Rotation:
+    """Encrypt all values with the first key. The counts are of all passes, `current` and the last two of the last one."""
+    rotated, counts = 0, Rotation()
+    for _ in range(MAX_PASSES):
+        counts = Rotation()
+        for table, key in TABLES.items():
+            async for batch in _batches(conn, table, key):
+                await _rotate_batch(conn, cipher, table, batch, counts)
+        rotated += counts.rotated
+        if not counts.rotated and not counts.changed:
+            break
+    counts.rotated = rotated
+    return counts
+
+
+async def _batches(conn: Conn, table: LiteralString, key: tuple[LiteralString, ...]) -> AsyncGenerator[list[DictRow]]:
+    """The rows with a value, in the order of the primary key."""
+    columns = sql.SQL(", ").join(map(sql.Identifier, key))
+    select = sql.SQL(
+        """
+        SELECT {columns}, type, blob
+          FROM (SELECT {columns}, type, blob,
+                       sum(octet_length(blob)) OVER (ORDER BY {columns} ROWS UNBOUNDED PRECEDING) - octet_length(blob)
+                       AS bytes_before
+                  FROM (SELECT {columns}, type, blob
+                          FROM {table}
+                         WHERE type IS NOT NULL AND type <> 'empty' AND blob IS NOT NULL AND {after}
+                         ORDER BY {columns}
+                         LIMIT %(rows)s) AS next) AS sized
+         WHERE bytes_before < %(bytes)s
+         ORDER BY {columns}
+        """
+    )
+    start = sql.SQL("({columns}) > ({values})").format(
+        columns=columns, values=sql.SQL(", ").join(map(sql.Placeholder, key))
+    )
+    after, last = sql.SQL("TRUE"), dict[str, Any]()
+    while True:
+        query = select.format(columns=columns, table=sql.Identifier(table), after=after)
+        async with conn.cursor(row_factory=dict_row, binary=True) as cursor:
+            await cursor.execute(query, {**last, "rows": BATCH_ROWS, "bytes": BATCH_BYTES})
+            batch = await cursor.fetchall()
+        if not batch:
+            return
+        yield batch
+        after, last = start, {name: batch[-1][name] for name in key}
+
+
+async def _rotate_batch(conn: Conn, cipher: Aes, table: LiteralString, batch: list[DictRow], counts: Rotation) -> None:
+    """Encrypt the rows of a batch in one transaction."""
+    changes = await to_thread.run_sync(_reencrypted, cipher, batch, counts)
+    if not changes:
+        return
+    key = sql.SQL(" AND ").join(
+        sql.SQL("{column} = {value}").format(column=sql.Identifier(name), value=sql.Placeholder(name))
+        for name in TABLES[table]
+    )
+    update = sql.SQL(
+        """
+        UPDATE {table} SET type = %(new_type)s, blob = %(new_blob)s
+         WHERE ctid = (SELECT ctid
+                         FROM {table}
+                        WHERE {key} AND type = %(type)s AND sha256(blob) = %(sha256)s
+                          FOR UPDATE SKIP LOCKED)
+        """
+    ).format(table=sql.Identifier(table), key=key)
+    async with conn.transaction():
+        for change in changes:
+            cursor = await conn.execute(update, change, binary=True)
+            counts.rotated += cursor.rowcount
+            counts.changed += 1 - cursor.rowcount
+
+
+def _reencrypted(cipher: Aes, batch: list[DictRow], counts: Rotation) -> list[dict[str, Any]]:
+    """The changes of the rows that are not encrypted with the first key."""
+    changes: list[dict[str, Any]] = []
+    for row in batch:
+        kind, _, cipher_name = row["type"].partition("+")
+        try:
+            plain, position = cipher.decrypt_and_locate(cipher_name, row["blob"]) if cipher_name else (row["blob"], -1)
+        except WrongKey:
+            counts.unreadable += 1
+            continue
+        if position == 0:
+            counts.current += 1
+            continue
+        name, encrypted = cipher.encrypt(plain)
+        digest = sha256(row["blob"]).digest()
+        del row["blob"]
+        changes.append({**row, "sha256": digest, "new_type": f"{kind}+{name}", "new_blob": encrypted})
+    return changes
