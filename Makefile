@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients generators check faults bench scale peers reference schema walk dist lock clean
+.PHONY: help serve test clients generators check faults databases bench scale peers reference schema walk dist lock clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -40,6 +40,9 @@ check: .venv/dev ## Check format, lint and types
 
 faults: .venv/dev ## Break servers and Postgres for real; about 16 minutes
 	@$(BIN)/python -m faults.run $(ARGS)
+
+databases: .venv/dev ## Run 200 runs at once on each kind of database; wants Debian's postgresql-15 and pgbouncer
+	@DATABASES_RUNS=200 $(BIN)/python -m pytest tests/databases $(ARGS)
 
 bench: .venv/dev peers ## Measure speed, beside other servers where they can be installed
 	@$(BIN)/python bench/run.py $(ARGS)

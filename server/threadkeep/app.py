@@ -51,9 +51,10 @@ from threadkeep.persistence.group_commit import GroupCommit
 from threadkeep.persistence.project_types import ProjectTypes
 from threadkeep.persistence.serializer import Serializer
 from threadkeep.persistence.store import Store
-from threadkeep.postgres import pool, tenancy
-from threadkeep.postgres.listen import Wakeups, listening
+from threadkeep.postgres import pool, session, tenancy
+from threadkeep.postgres.listen import Wakeups, listening, polling
 from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.session import Pooler
 from threadkeep.project import Project, builtin, identity
 from threadkeep.runs import webhook_policy
 from threadkeep.runs.assistants import Assistants
@@ -198,6 +199,7 @@ def routes(served: Sequence[Operation]) -> list[BaseRoute]:
 async def open_state(plan: Plan) -> AsyncGenerator[State]:
     """All that requests and background duties share, open until the block ends."""
     async with opened(plan) as parts:
+        await pool.check_sessions(parts.pool)
         await pool.check_capacity(parts.pool, plan.settings)
         needed = parts.door is not None
         await tenancy.enable_row_security(parts.pool, parts.runs_pool, tables=TENANT_TABLES, needed=needed)
@@ -207,7 +209,13 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
         lag = LoopLag(plan.metrics)
         with (
             containing(),
-            heartbeat(plan.direct_uri, parts.lease, plan.settings.lease_s, parts.wakeups),
+            heartbeat(
+                plan.direct_uri,
+                parts.lease,
+                plan.settings.lease_s,
+                parts.wakeups,
+                own_session=plan.settings.database_direct_uri is not None or parts.pool.pooler != "transaction",
+            ),
             watching(lag),
         ):
             async with metrics.on_port(state.scrape, plan.settings), anyio.create_task_group() as tasks:
@@ -250,11 +258,13 @@ async def opened(plan: Plan) -> AsyncGenerator[Parts]:
     """The parts, open until the block ends."""
     settings, executions, lease, presence = plan.settings, Executions(), Lease(), Presence()
     _give_nodes_threads(settings.run_slots)
+    pooler = await _pooler(plan)
+    polls = pooler == "transaction" and settings.database_direct_uri is None
     async with (
-        pool.open_api_pool(settings, plan.uri) as api_pool,
-        pool.open_runs_pool(settings, plan.uri) as runs_pool,
+        pool.open_api_pool(settings, plan.uri, pooler) as api_pool,
+        pool.open_runs_pool(settings, plan.uri, pooler) as runs_pool,
         plan.auth.opened(api_pool) as door,
-        listening(plan.direct_uri) as wakeups,
+        polling() if polls else listening(plan.direct_uri) as wakeups,
         run_creation.opening(api_pool) as openings,
         group_commit.committing(runs_pool, plan.metrics.committed) as commits,
         recording(api_pool, executions, lease) as recorder,
@@ -276,6 +286,18 @@ async def opened(plan: Plan) -> AsyncGenerator[Parts]:
             executions=executions,
             lease=lease,
         )
+
+
+async def _pooler(plan: Plan) -> Pooler:
+    """What stands between the server and Postgres. The log tells if it costs something."""
+    direct = plan.settings.database_direct_uri is not None
+    pooler = "transaction" if direct else await session.detect_pooler(plan.uri)
+    if pooler == "transaction":
+        log.warning(
+            "a transaction pooler is in front of Postgres: no statement is prepared",
+            extra={"wake_ups": "LISTEN at DATABASE_DIRECT_URI" if direct else "polling, which is slower"},
+        )
+    return pooler
 
 
 def _give_nodes_threads(run_slots: int) -> None:

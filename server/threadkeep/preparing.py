@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from threadkeep import project, settings
 from threadkeep.base import libpq, logs
+from threadkeep.base.problems import StartRefused
 from threadkeep.postgres import start_errors
 from threadkeep.project import Project
 from threadkeep.settings import Settings
@@ -62,11 +63,20 @@ def prepare(file: Path | None, given: Mapping[str, Any]) -> Prepared:
 
 
 def _connect(chosen: Settings) -> None:
-    """StartRefused where the operator's database lets nobody in."""
+    """StartRefused where the operator's database lets nobody in, or can't keep every text."""
     for uri in (chosen.database_uri, chosen.database_direct_uri):
         if uri is not None:
-            with start_errors.in_a_line(uri):
-                psycopg.connect(patient(uri)).close()
+            with start_errors.in_a_line(uri), psycopg.connect(patient(uri), autocommit=True) as conn:
+                _check_encoding(conn)
+
+
+def _check_encoding(conn: psycopg.Connection) -> None:
+    row = conn.execute("SELECT current_setting('server_encoding'), current_database()").fetchone()
+    if row is not None and row[0] != "UTF8":
+        raise StartRefused(
+            f"the database {row[1]} has the encoding {row[0]}, which can't keep every text: the server needs UTF8, as in "
+            "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+        )
 
 
 def _tell_origins(file: Path | None, variables: Mapping[str, str]) -> None:

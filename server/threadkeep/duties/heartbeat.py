@@ -20,8 +20,9 @@ from uuid import UUID, uuid4
 import psycopg
 
 from threadkeep.duties.lease_reaper import LeaseReaper
+from threadkeep.postgres import session
 from threadkeep.postgres.listen import Wakeups
-from threadkeep.postgres.pool import Pool, conninfo
+from threadkeep.postgres.pool import Pool
 from threadkeep.runs.execution import Executions
 from threadkeep.runs.lease import LEASE_LOST, Lease
 from threadkeep.tables import workers
@@ -33,9 +34,13 @@ BEATS = 6
 
 
 @contextmanager
-def heartbeat(uri: str, lease: Lease, lease_s: float, wakeups: Wakeups) -> Generator[None]:
-    """Renew the lease's row while the block runs. The thread is not waited for: it ends by itself."""
+def heartbeat(uri: str, lease: Lease, lease_s: float, wakeups: Wakeups, *, own_session: bool = True) -> Generator[None]:
+    """Renew the lease's row while the block runs. The thread is not waited for: it ends by itself.
+
+    `own_session` is False if a transaction pooler is in between, where nothing may be set for a session.
+    """
     thread = _Heartbeat(uri, lease, lease_s / BEATS, wakeups)
+    thread.own_session = own_session
     threading.Thread(target=thread.run, name="heartbeat", daemon=True).start()
     try:
         yield
@@ -44,6 +49,8 @@ def heartbeat(uri: str, lease: Lease, lease_s: float, wakeups: Wakeups) -> Gener
 
 
 class _Heartbeat:
+    own_session = True
+
     def __init__(self, uri: str, lease: Lease, every_s: float, wakeups: Wakeups) -> None:
         self._uri = uri
         self._lease = lease
@@ -55,13 +62,19 @@ class _Heartbeat:
     def run(self) -> None:
         while not self.stop.is_set():
             try:
-                with psycopg.connect(conninfo(self._uri), autocommit=True) as conn:
+                with self._connect() as conn:
                     while not self.stop.wait(self._every_s):
                         self._renew(conn)
             except psycopg.Error:
                 self._lease.failed_at = time.monotonic()
                 log.warning("the heartbeat's connection was lost", exc_info=True)
                 self.stop.wait(min(1.0, self._every_s))
+
+    def _connect(self) -> psycopg.Connection:
+        conn = psycopg.connect(session.conninfo(self._uri), autocommit=True, prepare_threshold=None)
+        if self.own_session:
+            conn.execute(session.SET_UP, session.PARAMETERS)
+        return conn
 
     def _renew(self, conn: psycopg.Connection) -> None:
         worker_id = self._lease.worker_id

@@ -1,6 +1,6 @@
 """Wake-ups: from a commit in any process to whoever waits for it here.
 
-One connection LISTENs; a payload is a topic. A NOTIFY may be lost, so it is a hint and never the data: whoever waits
+One connection LISTENs; a payload is a topic. Behind a transaction pooler, which hands no NOTIFY on, all look often. A NOTIFY may be lost, so it is a hint and never the data: whoever waits
 looks again on a slow beat of its own.
 """
 
@@ -14,7 +14,8 @@ import anyio
 import psycopg
 from psycopg import AsyncConnection, Notify
 
-from threadkeep.postgres.pool import Conn, conninfo
+from threadkeep.postgres import session
+from threadkeep.postgres.pool import Conn
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ WATCH = "watch"
 RECONNECT_S = 1.0
 """Pause before a lost listening connection is opened again."""
 CONNECT_S = 30.0
+POLLS_PER_S = 4
+"""If nothing can be listened to."""
 
 
 def run_topic(run_id: UUID) -> str:
@@ -66,7 +69,9 @@ class Signal:
 class Wakeups:
     """Who waits for which topic, in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, polls: bool = False) -> None:
+        self.polls = polls
+        """Nothing is listened to: whoever waits looks often."""
         self._signals: dict[str, set[Signal]] = defaultdict(set)
 
     @contextmanager
@@ -106,6 +111,22 @@ async def listening(uri: str) -> AsyncGenerator[Wakeups]:
         tasks.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def polling() -> AsyncGenerator[Wakeups]:
+    """As `listening`, but every topic is told of `POLLS_PER_S` times a second: a transaction pooler hands no NOTIFY on."""
+    wakeups = Wakeups(polls=True)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_poll, wakeups, name="poll")
+        yield wakeups
+        tasks.cancel_scope.cancel()
+
+
+async def _poll(wakeups: Wakeups) -> None:
+    while True:
+        await anyio.sleep(1 / POLLS_PER_S)
+        wakeups.wake_all()
+
+
 async def _listen(uri: str, wakeups: Wakeups) -> None:
     while True:
         try:
@@ -122,7 +143,8 @@ async def _listen(uri: str, wakeups: Wakeups) -> None:
 async def _connected(uri: str) -> AsyncGenerator[AsyncConnection]:
     """Psycopg leaves a connection open whose making, or whose last rollback, is cancelled. `conninfo` gives up sooner."""
     with anyio.fail_after(CONNECT_S, shield=True):
-        conn = await AsyncConnection.connect(conninfo(uri), autocommit=True)
+        conn = await AsyncConnection.connect(session.conninfo(uri), autocommit=True)
+        await conn.execute(session.SET_UP, session.PARAMETERS)
     try:
         yield conn
     finally:

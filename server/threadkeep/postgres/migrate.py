@@ -28,6 +28,7 @@ from psycopg.rows import DictRow, class_row, dict_row, scalar_row, tuple_row
 
 from threadkeep import __version__
 from threadkeep.base.problems import StartRefused
+from threadkeep.postgres import session
 
 log = logging.getLogger(__name__)
 
@@ -154,14 +155,13 @@ async def migrate(uri: str, *, index: PostgresIndexConfig | None = None, folder:
     `index` makes the store's vector tables too. `folder` stands in for our own migrations. StartRefused where an
     applied file was edited or is gone, where a file fails, where there is no pgvector for `index` or its tables are
     for other vectors, and where another process is at it after `LOCK_WAIT_S`.
-    A transaction pooler in between would lose the lock: `uri` is the direct address.
     """
     release = await to_thread.run_sync(read, folder)
     async with _connected(uri) as conn:
         _tell_newer(await _applied(conn), release)
         applied: list[str] = []
         if await _behind(conn, release, _libraries(index)) or await _lacks_row_level_security(conn):
-            async with _locked(conn):
+            async with _locked(uri):
                 applied = await _apply(conn, release, index)
         if index is not None:
             await _refuse_other_vectors(conn, index)
@@ -214,28 +214,47 @@ def _read_file(path: Path) -> Migration:
 async def _connected(uri: str) -> AsyncGenerator[AsyncConnection[DictRow]]:
     conn = await AsyncConnection[DictRow].connect(uri, autocommit=True, prepare_threshold=None, row_factory=dict_row)
     async with conn:
+        backend = await (await conn.execute("SELECT pg_backend_pid() AS number")).fetchone()
+        if backend is not None and backend["number"] == conn.info.backend_pid:  # there is no pooler
+            await conn.execute(session.SET_UP, session.PARAMETERS)
+            await conn.execute("SET statement_timeout = 0")
+            await conn.execute("SET idle_in_transaction_session_timeout = 0")
         yield conn
 
 
 @asynccontextmanager
-async def _locked(conn: AsyncConnection[DictRow]) -> AsyncGenerator[None]:
-    try:
-        with fail_after(LOCK_WAIT_S):
-            while not await _try_lock(conn):  # noqa: ASYNC110 - Postgres has no other wait without a snapshot
-                await sleep(LOCK_POLL_S)
-    except TimeoutError:
-        raise StartRefused(f"another process has been migrating this database for {LOCK_WAIT_S:.0f} s") from None
-    try:
-        yield
-    finally:
-        with move_on_after(5, shield=True):
-            await conn.execute("SELECT pg_advisory_unlock(%(key)s)", {"key": LOCK})
+async def _locked(uri: str) -> AsyncGenerator[None]:
+    """Hold the lock by a transaction of its own: behind a transaction pooler, a session is not one's own for longer.
+
+    Read committed, so that it holds no snapshot, for which CREATE INDEX CONCURRENTLY would wait.
+    """
+    async with _connected(uri) as conn:
+        try:
+            with fail_after(LOCK_WAIT_S):
+                while not await _try_lock(conn):  # noqa: ASYNC110 - Postgres has no other wait without a snapshot
+                    await sleep(LOCK_POLL_S)
+        except TimeoutError:
+            raise StartRefused(f"another process has been migrating this database for {LOCK_WAIT_S:.0f} s") from None
+        try:
+            yield
+        finally:
+            with move_on_after(5, shield=True):
+                await conn.rollback()
 
 
 async def _try_lock(conn: AsyncConnection[DictRow]) -> bool:
-    asked = await conn.execute("SELECT pg_try_advisory_lock(%(key)s) AS got", {"key": LOCK})
-    row = await asked.fetchone()
-    return row is not None and bool(row["got"])
+    """Begin a transaction that has the lock, or none.
+
+    A statement with parameters would leave its portal open to the end of the transaction, and with it a snapshot.
+    """
+    await conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+    await conn.execute("SELECT set_config('idle_in_transaction_session_timeout', '0', true)")
+    cursor = await conn.execute(sql.SQL("SELECT pg_try_advisory_xact_lock({}) AS got").format(LOCK))
+    row = await cursor.fetchone()
+    if row is not None and row["got"]:
+        return True
+    await conn.rollback()
+    return False
 
 
 def _libraries(index: PostgresIndexConfig | None) -> tuple[Library, ...]:

@@ -8,18 +8,18 @@ one transaction, each seeing what was committed before it began.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 
 from threadkeep.base.json import Json, dumps
 from threadkeep.base.problems import StartRefused
-from threadkeep.postgres import arrays
+from threadkeep.postgres import arrays, session
 from threadkeep.postgres.connection import Connection
 from threadkeep.postgres.dropped_connections import refuse_cut
+from threadkeep.postgres.session import Pooler
 from threadkeep.postgres.tenancy import TenantPool
 from threadkeep.settings import Settings
 
@@ -35,70 +35,58 @@ MAX_WAITING = 2000
 RECONNECT_S = 2.0
 """For how long the pool itself tries to connect again, ever more slowly; after that, each request does."""
 
-STATEMENT_TIMEOUT_MS = 30_000
-IDLE_IN_TRANSACTION_MS = 10_000
-"""Of a process that was stopped in the middle of a transaction: its locks keep nobody waiting for longer."""
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Purpose:
+    """What a pool is for."""
 
-def conninfo(uri: str, *, direct: bool = True) -> str:
-    """`uri` with what every connection of ours needs: it finds out soon that the other side is gone, and it thinks in UTC."""
-    given = (
-        f"-c timezone=UTC -c statement_timeout={STATEMENT_TIMEOUT_MS} "
-        f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_MS}"
-    )
-    own = conninfo_to_dict(uri).get("options")  # a search path, for example
-    options = {"options": f"{own} {given}" if own else given} if direct else {}
-    return make_conninfo(
-        uri,
-        application_name="threadkeep",
-        connect_timeout=5,
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=3,
-        tcp_user_timeout=10_000,
-        **options,
-    )
+    name: str
+    size: int
+    configure: Callable[[Conn], Awaitable[None]]
 
 
 @asynccontextmanager
-async def open_api_pool(settings: Settings, uri: str) -> AsyncGenerator[Pool]:
+async def open_api_pool(settings: Settings, uri: str, pooler: Pooler = "none") -> AsyncGenerator[Pool]:
     """The pool of the API and the queue; JSON columns come as `Json`."""
-    async with _open(settings, uri, "api", settings.api_connections, _configure_api) as pool:
+    purpose = _Purpose(name="api", size=settings.api_connections, configure=_configure_api)
+    async with _open(settings, uri, pooler, purpose) as pool:
         yield pool
 
 
 @asynccontextmanager
-async def open_runs_pool(settings: Settings, uri: str) -> AsyncGenerator[Pool]:
+async def open_runs_pool(settings: Settings, uri: str, pooler: Pooler = "none") -> AsyncGenerator[Pool]:
     """The pool of running graphs: a slow checkpoint never makes a reader wait."""
-    async with _open(settings, uri, "runs", settings.run_connections, _configure_runs) as pool:
+    purpose = _Purpose(name="runs", size=settings.run_connections, configure=_configure_runs)
+    async with _open(settings, uri, pooler, purpose) as pool:
         yield pool
 
 
 @asynccontextmanager
-async def _open(settings: Settings, uri: str, name: str, size: int, configure: Any) -> AsyncGenerator[Pool]:
-    direct = settings.database_direct_uri is None
+async def _open(settings: Settings, uri: str, pooler: Pooler, purpose: _Purpose) -> AsyncGenerator[Pool]:
+    async def configure(conn: Conn) -> None:
+        conn.project_id = settings.project_id
+        await purpose.configure(conn)
+        if pooler != "transaction":  # it would hand the settings to whoever gets the session next
+            await conn.execute(session.SET_UP, session.PARAMETERS)
+            await _compress_quickly(conn)
+
     pool = TenantPool(
-        conninfo(uri, direct=direct),
+        session.conninfo(uri),
         connection_class=Connection,
-        kwargs={"autocommit": True, "prepare_threshold": 2 if direct else None},
+        kwargs={"autocommit": True, "prepare_threshold": None if pooler == "transaction" else 2},
         min_size=1,
-        max_size=size,
+        max_size=purpose.size,
         timeout=POOL_TIMEOUT_S,
         max_waiting=MAX_WAITING,
         reconnect_timeout=RECONNECT_S,
-        name=name,
-        configure=partial(_configure, configure, settings.project_id),
+        name=purpose.name,
+        configure=configure,
         check=refuse_cut,
         open=False,
     )
-    pool.project_id = settings.project_id
+    pool.project_id, pool.pooler = settings.project_id, pooler
     async with pool:
         yield pool
-
-
-async def _configure(configure: Callable[[Conn], Awaitable[None]], project_id: str, conn: Conn) -> None:
-    conn.project_id = project_id
-    await configure(conn)
 
 
 async def _configure_api(conn: Conn) -> None:
@@ -110,7 +98,6 @@ async def _configure_api(conn: Conn) -> None:
 async def _configure_runs(conn: Conn) -> None:
     conn.row_factory = dict_row
     arrays.register(conn)
-    await _compress_quickly(conn)
 
 
 async def _compress_quickly(conn: Conn) -> None:
@@ -124,11 +111,20 @@ async def _compress_quickly(conn: Conn) -> None:
     )
 
 
+async def check_sessions(pool: Pool) -> None:
+    """StartRefused if sessions are shared, and the role's own settings don't fit."""
+    if pool.pooler == "transaction":
+        async with pool.connection() as conn:
+            await session.check_shared_sessions(conn)
+
+
 async def check_capacity(pool: Pool, settings: Settings) -> None:
     """StartRefused where Postgres can't give this process all the connections it may want.
 
-    Its role and its database may have limits of their own, below the server's.
+    Its role and its database may have limits of their own, below the server's. A pooler has limits that only it knows.
     """
+    if pool.pooler != "none":
+        return
     async with pool.connection() as conn:
         row = await (
             await conn.execute(

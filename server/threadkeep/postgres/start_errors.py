@@ -25,6 +25,7 @@ HINTS: Final[tuple[tuple[str, str], ...]] = (
     (r"timeout expired|timed out|not receive", "can this machine reach it?"),
     (r"too many (clients|connections)|connection slots", "close some, or raise its max_connections"),
     (r'database ".*" does not exist', "CREATE DATABASE makes it"),
+    (r"unsupported startup parameter", "the pooler takes no options: give them to the role, by ALTER ROLE ... SET"),
     (r"no pg_hba\.conf entry", "its pg_hba.conf has to allow it"),
 )
 """Words of libpq's or Postgres', and what to do about it."""

@@ -22,6 +22,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from threadkeep.base.problems import Forbidden, StartRefused
 from threadkeep.postgres.connection import Connection
+from threadkeep.postgres.session import Pooler
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +145,8 @@ class TenantPool(AsyncConnectionPool[Conn]):
 
     project_id: str = ""
     """The project whose rows the connections are for."""
+    pooler: Pooler = "none"
+    """What stands between these connections and Postgres."""
     row_security = False
     """The database has the policies, and lets this process switch to their role (`enable_row_security`)."""
 

@@ -63,6 +63,10 @@ async def info(call: Call[None, None]) -> Response:
             "host": {"kind": "self-hosted", "project_id": None, "revision_id": None, "tenant_id": None},
             "server": "threadkeep",
             "row_level_security": call.state.pool.row_security,
+            "database": {
+                "pooler": call.state.pool.pooler,
+                "wake_ups": "polling" if call.state.wakeups.polls else "listen",
+            },
             "limits": {
                 "run_slots": slots.total,
                 "max_waiting": settings.max_waiting,

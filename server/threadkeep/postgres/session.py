@@ -1,0 +1,136 @@
+"""Session: the settings that every connection needs, and whether a pooler stands between the server and Postgres.
+
+A role, a database and PGOPTIONS may set a session up in any way. In a session of its own, a connection sets what the
+server's statements rely on. Behind a transaction pooler there is no such session: each transaction may get another one,
+so nothing is set, nothing is prepared, and what can't be tolerated stops the start.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, LiteralString, TypeAlias
+
+import anyio
+from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
+
+from threadkeep.base.problems import StartRefused
+
+Pooler: TypeAlias = Literal["none", "session", "transaction"]
+"""How long a pooler leaves a session of Postgres to a connection. `none`: there is no pooler."""
+
+STATEMENT_TIMEOUT_MS: Final = 30_000
+IDLE_IN_TRANSACTION_MS: Final = 10_000
+"""Of a process that was stopped in the middle of a transaction: its locks keep nobody waiting for longer."""
+
+SETTINGS: Final[Mapping[str, str]] = {
+    "bytea_output": "hex",
+    "datestyle": "ISO, MDY",
+    "default_transaction_isolation": "read committed",
+    "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+    "idle_session_timeout": "0",
+    "intervalstyle": "postgres",
+    "lock_timeout": "0",
+    "row_security": "on",
+    "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+    "timezone": "UTC",
+    "transaction_timeout": "0",
+}
+"""By name. Postgres 17 is the first that has a transaction_timeout."""
+
+SET_UP: Final[LiteralString] = """
+    SELECT set_config(name, value, false)
+      FROM (SELECT name, value
+              FROM unnest(%(names)s::text[], %(values)s::text[]) AS wanted (name, value)
+             WHERE current_setting(name, true) IS NOT NULL
+            UNION ALL
+            -- Row-level security switches to another role, for which "$user" is another schema.
+            SELECT 'search_path', string_agg(quote_ident(schema), ', ' ORDER BY position)
+              FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (schema, position)
+            HAVING count(*) > 0) AS settings
+"""
+PARAMETERS: Final[Mapping[str, list[str]]] = {"names": list(SETTINGS), "values": list(SETTINGS.values())}
+"""Of the statement SET_UP."""
+
+CONNECT_S: Final = 5
+PROBE_S: Final = 10.0
+"""How long it may take to find out about a pooler."""
+PROBES: Final = 5
+"""How often two connections are compared. A busy transaction pooler might give each the same session by chance."""
+
+
+def conninfo(uri: str) -> str:
+    """The address with what every connection needs: it soon finds out that the other side is gone, and speaks UTF-8.
+
+    `options` stay as they are, so that PGOPTIONS and those of the address are kept.
+    """
+    return make_conninfo(
+        uri,
+        application_name="threadkeep",
+        client_encoding="UTF8",
+        connect_timeout=CONNECT_S,
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=3,
+        tcp_user_timeout=10_000,
+    )
+
+
+async def detect_pooler(uri: str) -> Pooler:
+    """Find out whether a pooler is in between, by the backends that answer.
+
+    Postgres tells a client its backend's number when it connects. A pooler makes a number up. A connection of a
+    transaction pooler may get another backend each time, and one that another connection has just used.
+    """
+    try:
+        with anyio.fail_after(PROBE_S):
+            async with await _connect(uri) as first:
+                if await _backend(first) == first.info.backend_pid:
+                    return "none"
+                async with await _connect(uri) as second:
+                    return await _compare(first, second)
+    except TimeoutError:
+        raise StartRefused(
+            f"the pooler in front of Postgres gave no second session within {PROBE_S:.0f} s: make its pool larger"
+        ) from None
+
+
+async def _connect(uri: str) -> AsyncConnection[Any]:
+    return await AsyncConnection.connect(conninfo(uri), autocommit=True, prepare_threshold=None)
+
+
+async def _backend(conn: AsyncConnection[Any]) -> int:
+    row = await (await conn.execute("SELECT pg_backend_pid()")).fetchone()
+    return row[0] if row else 0
+
+
+async def _compare(first: AsyncConnection[Any], second: AsyncConnection[Any]) -> Pooler:
+    for _ in range(PROBES):
+        before = await _backend(first)
+        async with second.transaction():
+            if await _backend(second) == before or await _backend(first) != before:
+                return "transaction"
+    return "session"
+
+
+async def check_shared_sessions(conn: AsyncConnection[Any]) -> None:
+    """StartRefused if the role's settings do not fit, and the server can't change them behind a transaction pooler."""
+    cursor = await conn.execute(
+        """
+        SELECT current_setting('default_transaction_isolation') AS isolation,
+               current_setting('DateStyle') AS datestyle,
+               current_setting('search_path') LIKE '%%$user%%' AND to_regnamespace(quote_ident(session_user)) IS NOT NULL
+                 AS follows_role
+        """
+    )
+    row = await cursor.fetchone()
+    isolation, datestyle, follows_role = row or ("", "", False)
+    wrong: list[str] = []
+    if isolation != "read committed":
+        wrong.append("default_transaction_isolation = 'read committed'")
+    if not datestyle.startswith("ISO"):
+        wrong.append("DateStyle = 'ISO'")
+    if follows_role:
+        wrong.append('search_path to the name of the schema in place of "$user"')
+    if wrong:
+        raise StartRefused(
+            f"behind a transaction pooler the role itself needs other settings: ALTER ROLE ... SET {' and '.join(wrong)}"
+        )
