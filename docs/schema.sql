@@ -494,10 +494,11 @@ CREATE FUNCTION enqueue_webhook() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    INSERT INTO webhook_deliveries (run_id, thread_id, project_id, url, body)
+    INSERT INTO webhook_deliveries (run_id, thread_id, project_id, principal, url, body)
     SELECT NEW.run_id,
            NEW.thread_id,
            NEW.project_id,
+           coalesce(NEW.principal ->> 'identity', ''),
            NEW.kwargs ->> 'webhook',
            jsonb_build_object(
                'run_id', NEW.run_id,
@@ -951,6 +952,7 @@ CREATE TABLE runs (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     started_at timestamp with time zone,
     finished_at timestamp with time zone,
+    deleted_events_until integer,
     CONSTRAINT finished_run_has_end CHECK ((((status)::text = ANY (ARRAY['pending'::text, 'running'::text])) = (finished_at IS NULL))),
     CONSTRAINT running_run_has_worker CHECK ((((status)::text = 'running'::text) = (worker_id IS NOT NULL)))
 );
@@ -962,6 +964,8 @@ COMMENT ON COLUMN runs.ephemeral IS 'the thread goes with the run: a stateless r
 COMMENT ON COLUMN runs.record_events IS 'its events are written to run_events';
 
 COMMENT ON COLUMN runs.output_keys IS 'keys of the thread''s values that the run answers with (an array), or the one whose value it is (a string); JSON''s null: all; NULL: its graph did not come to an end';
+
+COMMENT ON COLUMN runs.deleted_events_until IS 'its events up to this position were deleted; NULL: none were';
 
 ALTER TABLE runs ALTER COLUMN queue_position ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME runs_queue_position_seq
@@ -1040,7 +1044,9 @@ CREATE TABLE webhook_deliveries (
     url text NOT NULL,
     body jsonb NOT NULL,
     attempt integer DEFAULT 0 NOT NULL,
-    send_after timestamp with time zone DEFAULT now() NOT NULL
+    send_after timestamp with time zone DEFAULT now() NOT NULL,
+    principal text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 COMMENT ON TABLE webhook_deliveries IS 'without a foreign key to runs: the webhook of a run that is deleted at its end is sent too';
@@ -1145,6 +1151,8 @@ CREATE INDEX idx_store_expires_at ON store USING btree (expires_at) WHERE (expir
 
 CREATE UNIQUE INDEX one_running_run_per_thread ON runs USING btree (thread_id) WHERE ((status)::text = 'running'::text);
 
+CREATE INDEX runs_events_to_delete ON runs USING btree (project_id, finished_at) WHERE ((finished_at IS NOT NULL) AND record_events AND (deleted_events_until IS NULL));
+
 CREATE INDEX runs_pending ON runs USING btree (project_id, queue_position) WHERE ((status)::text = 'pending'::text);
 
 CREATE INDEX runs_pending_principal ON runs USING btree (project_id, COALESCE((principal ->> 'identity'::text), ''::text), queue_position) WHERE ((status)::text = 'pending'::text);
@@ -1163,7 +1171,11 @@ CREATE INDEX threads_expires_at ON threads USING btree (project_id, expires_at) 
 
 CREATE INDEX threads_metadata ON threads USING gin (metadata jsonb_path_ops);
 
+CREATE INDEX webhook_deliveries_created_at ON webhook_deliveries USING btree (project_id, created_at);
+
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries USING btree (project_id, send_after);
+
+CREATE INDEX webhook_deliveries_principal ON webhook_deliveries USING btree (project_id, principal, send_after);
 
 CREATE INDEX webhook_deliveries_thread_id ON webhook_deliveries USING btree (thread_id);
 

@@ -38,6 +38,7 @@ COUNTS = ("_connections", "_count", "_depth", "_in_use", "_length", "_max", "_re
 NO_METRICS = {"threadkeep_bench", "threadkeep_tenant"}
 """A package and a role of Postgres, which pages name too."""
 LABELS = {
+    "db_collection_name",
     "db_client_connection_pool_name",
     "db_client_connection_state",
     "graph_id",

@@ -1,10 +1,11 @@
 -- A trigger, so that no way in which a run can end forgets its webhook, and a run that asked for none pays nothing.
 CREATE OR REPLACE FUNCTION enqueue_webhook() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO webhook_deliveries (run_id, thread_id, project_id, url, body)
+    INSERT INTO webhook_deliveries (run_id, thread_id, project_id, principal, url, body)
     SELECT NEW.run_id,
            NEW.thread_id,
            NEW.project_id,
+           coalesce(NEW.principal ->> 'identity', ''),
            NEW.kwargs ->> 'webhook',
            jsonb_build_object(
                'run_id', NEW.run_id,

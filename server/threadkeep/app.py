@@ -268,7 +268,7 @@ async def opened(plan: Plan) -> AsyncGenerator[Parts]:
         run_creation.opening(api_pool) as openings,
         group_commit.committing(runs_pool, plan.metrics.committed) as commits,
         recording(api_pool, executions, lease) as recorder,
-        webhook_sender(api_pool, wakeups, plan.webhooks) as sender,
+        webhook_sender(api_pool, wakeups, plan.webhooks, presence.is_alone) as sender,
     ):
         yield Parts(
             pool=api_pool,
@@ -414,7 +414,7 @@ def _duties(plan: Plan, parts: Parts, state: State) -> Sequence[Duty]:
         FollowedRuns(pool=api_pool, executions=executions, recorder=parts.recorder),
         reaper,
         ThreadExpiry(pool=api_pool, checkpoints=parts.checkpoints, ttl=plan.project.checkpointer.ttl),
-        Cleanup(pool=api_pool, wakeups=parts.wakeups),
+        Cleanup(pool=api_pool, settings=plan.settings, wakeups=parts.wakeups),
         StoreSweep(store=parts.store),
         CronScheduler(pool=api_pool, graphs=plan.graphs, runs=state.runs),
         parts.sender,

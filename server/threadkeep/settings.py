@@ -153,6 +153,10 @@ class Settings(BaseModel):
     """How long requests are still taken after SIGTERM, in seconds: load balancers look first."""
     idempotency_s: Seconds = Field(default=86_400, validation_alias="THREADKEEP_IDEMPOTENCY")
     """How long an Idempotency-Key stands for what it made, in seconds."""
+    keep_events_s: float = Field(default=86_400, ge=0, validation_alias="THREADKEEP_KEEP_EVENTS")
+    """How long the events of a finished run are kept, in seconds. 0: as long as the run."""
+    keep_webhooks_s: float = Field(default=86_400, ge=0, validation_alias="THREADKEEP_KEEP_WEBHOOKS")
+    """How long a webhook that could not be sent is kept, in seconds. 0: until it is sent or refused."""
     unsent_events: int = Field(default=256, ge=1, validation_alias="THREADKEEP_UNSENT_EVENTS")
     """How many events of a run a stream may be behind while its client does not read; then it is cut."""
     unsent_bytes: int = Field(default=1024 * 1024, ge=1, validation_alias="THREADKEEP_UNSENT_BYTES")

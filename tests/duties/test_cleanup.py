@@ -64,3 +64,65 @@ async def test_what_is_over_is_deleted_and_the_rest_stays(settings: Settings, mo
     assert await execute(uri, "SELECT DISTINCT thread_id::text FROM checkpoints") == [(left,)]
     assert await execute(uri, "SELECT thread_id::text FROM runs") == [(left,)]
     assert await execute(uri, "SELECT key FROM idempotency_keys") == [("b",)]
+
+
+async def test_events_and_webhooks_go_at_their_age(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue: they stayed for ever. Two processes delete at once. A stream of what is gone is told of the gap."""
+    monkeypatch.setattr(cleanup, "CLEANUP_S", 0.05)
+    uri = str(settings.database_uri)
+    async with serving(settings) as url, serving(settings), httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        thread = (await http.post("/threads", json={})).json()["thread_id"]
+        path = f"/threads/{thread}/runs"
+        old, new = [(await http.post(path, json=RUN)).json()["run_id"] for _ in "ab"]
+        for run_id in (old, new):
+            await http.get(f"{path}/{run_id}/join")
+        await execute(uri, f"UPDATE runs SET finished_at = now() - interval '25 h' WHERE run_id = '{old}'")
+        await execute(uri, WEBHOOKS)
+        with anyio.fail_after(WAIT_S):
+            while await execute(uri, f"SELECT 1 FROM run_events WHERE run_id = '{old}'"):
+                await anyio.sleep(0.02)
+            while len(await execute(uri, "SELECT 1 FROM webhook_deliveries")) > 1:
+                await anyio.sleep(0.02)
+        streams = [
+            (await http.get(f"{path}/{run_id}/stream", headers={"last-event-id": "0"})).text for run_id in (old, new)
+        ]
+        from_now_on = (await http.get(f"{path}/{old}/stream")).text
+        answer = await http.get(f"{path}/{old}/join")
+
+    assert streams[0].startswith(": gap until ")
+    assert "gap" not in streams[1] + from_now_on
+    assert "event: values" in streams[1]
+    assert answer.json()["items"], "the run and its answer stay"
+    assert len(await execute(uri, "SELECT 1 FROM runs")) == 2
+
+
+WEBHOOKS = """
+    INSERT INTO webhook_deliveries (run_id, thread_id, project_id, url, body, send_after, created_at)
+    SELECT gen_random_uuid(), gen_random_uuid(), 'threadkeep', 'https://example.com', '{}', now() + interval '1 h',
+           now() - age
+      FROM unnest(ARRAY[interval '25 h', interval '23 h']) AS age
+"""
+
+
+async def test_nothing_goes_by_age_if_the_age_is_zero(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleanup, "CLEANUP_S", 0.05)
+    uri = str(settings.database_uri)
+    chosen = settings.model_copy(update={"keep_events_s": 0, "keep_webhooks_s": 0})
+    async with serving(chosen) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        thread = (await http.post("/threads", json={})).json()["thread_id"]
+        run = (await http.post(f"/threads/{thread}/runs", json=RUN)).json()["run_id"]
+        await http.get(f"/threads/{thread}/runs/{run}/join")
+        await execute(uri, "UPDATE runs SET finished_at = now() - interval '1 y'")
+        await execute(uri, WEBHOOKS)
+        await execute(uri, "INSERT INTO idempotency_keys VALUES " + KEY)
+        with anyio.fail_after(WAIT_S):  # a round has gone by
+            while await execute(uri, "SELECT 1 FROM idempotency_keys"):
+                await anyio.sleep(0.02)
+
+    assert await execute(uri, "SELECT 1 FROM run_events")
+    assert len(await execute(uri, "SELECT 1 FROM webhook_deliveries")) == 2
+
+
+KEY = """
+    ('threadkeep', '', 'k', '', '{}', '{}', true, gen_random_uuid(), gen_random_uuid(), now(), now() - interval '1 s')
+"""

@@ -499,3 +499,43 @@ async def test_webhook_of_a_rolled_back_run_is_sent_too(
     [body] = await receiver.has(1)
     assert (body["run_id"], body["status"]) == (run["run_id"], "interrupted")
     assert await telling.runs.list(thread["thread_id"]) == []
+
+
+async def test_webhooks_are_served_round_robin_over_principals(process: State) -> None:
+    """Issue: the webhooks of one who floods were sent before those of all others."""
+    order: list[str] = []
+    async with process.pool.connection() as conn, conn.transaction():  # so that the process does not see them
+        for principal in ["a", "a", "a", "b", "b", "c"]:
+            put = await _put(conn, "http://localhost/")
+            await conn.execute(
+                "UPDATE webhook_deliveries SET principal = %s WHERE run_id = %s", (principal, put.run_id)
+            )
+        last = None
+        while claimed := await webhook_deliveries.claim(conn, lease_s=60, after_principal=last, held_back=["d"]):
+            last = claimed.principal
+            order.append(last)
+        await conn.execute("DELETE FROM webhook_deliveries")
+
+    assert order == ["a", "b", "c", "a", "b", "a"]
+
+
+async def test_slow_address_of_one_principal_leaves_senders_for_another(
+    settings: Settings, make_key: Any, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Issue: eight webhooks to an address that does not answer kept all senders."""
+    monkeypatch.setattr(webhooks, "TIMEOUT_S", 600)
+    receiver.hold = anyio.Event()
+    chosen = settings.model_copy(update={"auth_type": "api_key"})
+    async with serving(chosen, project=project()) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        keys = {name: await make_key(name) for name in ("ada", "bob")}
+        for name, number in (("ada", 10), ("bob", 1)):
+            headers = {"x-api-key": keys[name]}
+            body = {"assistant_id": "chain", "input": {"items": []}, "webhook": f"{receiver.url}/{name}"}
+            for _ in range(number):
+                assert (await http.post("/runs/wait", json=body, headers=headers)).status_code == 200
+            await receiver.has(6 + (name == "bob"))
+        paths = [path for path, _, _ in receiver.got]
+        receiver.hold.set()
+        await receiver.has(11)
+
+    assert (paths.count("/ada"), paths.count("/bob")) == (6, 1)

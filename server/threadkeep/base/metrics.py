@@ -83,6 +83,8 @@ class Load:
     """How long the first of them has been due."""
     heartbeat_s: float
     """Since this process last told the others that it is alive."""
+    table_rows: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Estimated, by table; empty where Postgres did not say in time."""
     stuck: int = 0
     """Graphs that did not stop when they were told to, and still run."""
     pools: Mapping[str, PoolStats] = field(default_factory=dict[str, PoolStats])
@@ -202,6 +204,9 @@ class _LoadGauges:
         )
         self._oldest = gauge("threadkeep_run_queue_oldest_age_seconds", "Time since the first run in the queue was due")
         self._heartbeat = gauge("threadkeep_heartbeat_age_seconds", "Time since the last heartbeat of this process")
+        self._table_rows = gauge(
+            "threadkeep_table_row_count", "Estimated rows of a table, of all projects", "db_collection_name"
+        )
         self._connections = gauge(
             "db_client_connection_count", "Connections of a pool", pool, "db_client_connection_state"
         )
@@ -216,6 +221,9 @@ class _LoadGauges:
         self._queued.set(math.nan if load.queued is None else load.queued)
         self._oldest.set(math.nan if load.oldest_s is None else load.oldest_s)
         self._heartbeat.set(load.heartbeat_s)
+        self._table_rows.clear()
+        for table, rows in load.table_rows.items():
+            self._table_rows.labels(table).set(rows)
         for name, pool in load.pools.items():
             stats = pool.get_stats()
             self._connections.labels(name, "idle").set(stats["pool_available"])

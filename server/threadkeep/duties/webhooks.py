@@ -6,8 +6,9 @@ that a process that dies leaves it to the next: an address may hear of a run twi
 
 import ipaddress
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -17,6 +18,7 @@ from anyio.abc import TaskGroup
 
 from threadkeep import __version__
 from threadkeep.base import json
+from threadkeep.base.fair_limiter import BACKGROUND, FairLimiter, Place, quarter
 from threadkeep.base.problems import Invalid
 from threadkeep.postgres.listen import Wakeups
 from threadkeep.postgres.pool import Pool
@@ -27,7 +29,7 @@ from threadkeep.tables.webhook_deliveries import WEBHOOK, Delivery
 log = logging.getLogger(__name__)
 
 SENDERS = 8
-"""Webhooks that are on their way at once."""
+"""Webhooks that are on their way at once. Principals share them by the rules of `base/fair_limiter.py`."""
 TRIES = 3
 TIMEOUT_S = 5.0
 """For one try, from the name's look-up to the status of the answer."""
@@ -46,41 +48,53 @@ class WebhookSender:
     interval_s: float = 5.0
 
     def __init__(
-        self, pool: Pool, wakeups: Wakeups, policy: Policy, client: httpx.AsyncClient, tasks: TaskGroup
+        self, pool: Pool, wakeups: Wakeups, policy: Policy, client: httpx.AsyncClient, senders: "Senders"
     ) -> None:
         self._pool = pool
         self._wakeups = wakeups
         self._policy = policy
         self._client = client
-        self._tasks = tasks
-        self._places = anyio.Semaphore(SENDERS)
+        self._tasks = senders.tasks
+        self._limiter = senders.limiter
+        self._last_principal: str | None = None
+        """Whose turn it was last."""
 
     async def run_once(self) -> float | None:
         """Begin to send everything that is due. Returns the seconds until the next is."""
-        while delivery := await self._claim():
-            self._tasks.start_soon(self._send, delivery, name=f"webhook {delivery.run_id}")
+        while claimed := await self._claim():
+            place, delivery = claimed
+            self._tasks.start_soon(self._send, place, delivery, name=f"webhook {delivery.run_id}")
         async with self._pool.connection() as conn:
-            return await webhook_deliveries.seconds_to_next(conn)
+            # The end of a webhook wakes the sender, so that those that are held back have their turn.
+            return await webhook_deliveries.seconds_to_next(conn, self._limiter.held_back())
 
-    async def _claim(self) -> Delivery | None:
-        """A place to send from, and a delivery. If there is none, the place is given back."""
-        await self._places.acquire()
+    async def _claim(self) -> tuple[Place, Delivery] | None:
+        """A place to send from, and the delivery of the principal whose turn it is. None if nothing may be sent now."""
+        place = await self._limiter.acquire(BACKGROUND)
         delivery = None
         try:
+            held_back = self._limiter.held_back()
             async with self._pool.connection() as conn:
-                delivery = await webhook_deliveries.claim(conn, lease_s=LEASE_S)
+                delivery = await webhook_deliveries.claim(
+                    conn, lease_s=LEASE_S, after_principal=self._last_principal, held_back=held_back
+                )
         finally:
             if delivery is None:
-                self._places.release()
-        return delivery
+                place.release()
+        if delivery is None:
+            return None
+        self._last_principal = delivery.principal
+        place.assign(delivery.principal)
+        return place, delivery
 
-    async def _send(self, delivery: Delivery) -> None:
+    async def _send(self, place: Place, delivery: Delivery) -> None:
         try:
             await self.send(delivery)
         except Exception:
             log.exception("webhook could not be sent", extra={"run_id": str(delivery.run_id)})
         finally:
-            self._places.release()
+            place.release()
+            self._wakeups.wake(WEBHOOK)
 
     async def send(self, delivery: Delivery) -> None:
         """Try once. Then the delivery is done with, or put off."""
@@ -92,17 +106,27 @@ class WebhookSender:
                 await webhook_deliveries.put_off(conn, delivery.run_id, after_s=PAUSES_S[delivery.attempt - 1])
             else:
                 await webhook_deliveries.delete(conn, delivery.run_id)
-        self._wakeups.wake(WEBHOOK)
         level = logging.INFO if verdict == "sent" else logging.WARNING
         fields = {"run_id": str(delivery.run_id), "verdict": verdict, "attempt": delivery.attempt}
         log.log(level, "webhook tried", extra=fields)
 
 
+@dataclass(frozen=True, slots=True)
+class Senders:
+    """The tasks that send, and how many of them there may be."""
+
+    tasks: TaskGroup
+    limiter: FairLimiter
+
+
 @asynccontextmanager
-async def webhook_sender(pool: Pool, wakeups: Wakeups, policy: Policy) -> AsyncGenerator[WebhookSender]:
+async def webhook_sender(
+    pool: Pool, wakeups: Wakeups, policy: Policy, is_alone: Callable[[str], bool] = lambda _: False
+) -> AsyncGenerator[WebhookSender]:
     """A sender. What it is sending when the block ends is cut off, and another process sends it again."""
     async with open_client() as client, anyio.create_task_group() as tasks:
-        yield WebhookSender(pool, wakeups, policy, client, tasks)
+        limiter = FairLimiter(SENDERS, reserve=quarter(SENDERS), is_alone=is_alone)
+        yield WebhookSender(pool, wakeups, policy, client, Senders(tasks, limiter))
         tasks.cancel_scope.cancel()
 
 

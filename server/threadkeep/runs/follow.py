@@ -126,8 +126,12 @@ class Follower:
                 after = page[-1].position
         return [event for event in events if event.position <= until]
 
-    async def _stored(self, filters: Filters, run_id: UUID, position: int) -> AsyncGenerator[Event, None]:
-        """What Postgres holds, as it comes. Ends with the run, or when this process starts to execute it."""
+    async def _stored(self, filters: Filters, run_id: UUID, position: int) -> AsyncGenerator[Followed, None]:
+        """What Postgres holds, as it comes. Ends with the run, or when this process starts to execute it.
+
+        If the events of a finished run were deleted, that is a gap.
+        """
+        began = position
         with self.wakeups.on(run_topic(run_id)) as signal:
             while True:
                 status, page = await outlast(partial(self._look, filters, run_id, position))
@@ -137,8 +141,14 @@ class Follower:
                 if len(page) == PAGE:
                     continue
                 if status is None or status in FINAL or self.executions.get(run_id) is not None:
-                    return
+                    break
                 await signal.wait(POLL_S)
+        if status in FINAL and position == began and (until := await self._deleted_until(filters, run_id)) > position:
+            yield Gap(until)
+
+    async def _deleted_until(self, filters: Filters, run_id: UUID) -> int:
+        async with self.pool.connection(filters) as conn:
+            return await run_events.deleted_until(conn, run_id)
 
     async def _look(self, filters: Filters, run_id: UUID, position: int) -> tuple[RunStatus | None, list[RunEvent]]:
         """The status, then the events: what comes between the two is read the next time."""

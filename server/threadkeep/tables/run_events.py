@@ -70,9 +70,13 @@ async def append(conn: Conn, batches: Sequence[Batch]) -> None:
 
 
 async def last(conn: Conn, run_id: UUID) -> int:
-    """The position of the newest event; 0 where there is none."""
+    """The position of the newest event, if it was deleted, too; 0 where there is none."""
     cursor = await conn.execute(
-        "SELECT coalesce(max(position), 0) FROM run_events WHERE run_id = %(run_id)s", {"run_id": run_id}
+        """
+        SELECT coalesce((SELECT max(position) FROM run_events WHERE run_id = %(run_id)s),
+                        (SELECT deleted_events_until FROM runs WHERE run_id = %(run_id)s), 0)
+        """,
+        {"run_id": run_id},
     )
     found = await cursor.fetchone()
     return int(found[0]) if found else 0
@@ -92,3 +96,40 @@ async def read(conn: Conn, run_id: UUID, after: int) -> list[RunEvent]:
         {"run_id": run_id, "after": after, "page": PAGE},
     )
     return await cursor.fetchall()
+
+
+async def deleted_until(conn: Conn, run_id: UUID) -> int:
+    """The position up to which the events of a run were deleted; 0 where none were."""
+    cursor = await conn.execute("SELECT deleted_events_until FROM runs WHERE run_id = %(run_id)s", {"run_id": run_id})
+    found = await cursor.fetchone()
+    return (found and found[0]) or 0
+
+
+async def delete_old(conn: Conn, *, age_s: float, limit: int) -> int:
+    """Delete the events of up to `limit` runs that finished `age_s` seconds ago or earlier. Of how many runs.
+
+    Two processes never wait for each other: a run that another transaction holds is skipped.
+    """
+    done = await conn.execute(
+        """
+        WITH old AS (
+            SELECT run_id
+              FROM runs
+             WHERE project_id = %(project)s AND finished_at < now() - make_interval(secs => %(age_s)s)
+               AND record_events AND deleted_events_until IS NULL
+             ORDER BY finished_at
+             LIMIT %(limit)s
+               FOR NO KEY UPDATE SKIP LOCKED
+        ), deleted AS (
+            DELETE FROM run_events USING old WHERE run_events.run_id = old.run_id RETURNING run_events.run_id, position
+        ), last AS (
+            SELECT run_id, max(position) AS position FROM deleted GROUP BY run_id
+        )
+        UPDATE runs
+           SET deleted_events_until = coalesce(last.position, 0)
+          FROM old LEFT JOIN last USING (run_id)
+         WHERE runs.run_id = old.run_id
+        """,
+        {"project": conn.project_id, "age_s": age_s, "limit": limit},
+    )
+    return done.rowcount

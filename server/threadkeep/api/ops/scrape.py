@@ -18,7 +18,7 @@ from threadkeep.postgres.pool import Pool
 from threadkeep.runs.isolation import AbandonedTasks
 from threadkeep.runs.lease import Lease
 from threadkeep.runs.slots import Slots
-from threadkeep.tables import queue_depth
+from threadkeep.tables import queue_depth, table_sizes
 
 QUERY_S = 1.0
 """How long Postgres may take to say how much waits."""
@@ -26,8 +26,8 @@ FRESH_S = 1.0
 """How long what it said is told again: whoever asks more often costs Postgres nothing."""
 
 
-Depth: TypeAlias = tuple[int | None, float | None]
-"""How many runs wait in the queue, and for how many seconds the oldest has; None: Postgres does not say."""
+Depth: TypeAlias = tuple[int | None, float | None, Mapping[str, int]]
+"""How many runs wait in the queue, for how many seconds the oldest has, and rows by table; None: Postgres does not say."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Scrape:
 
     async def answer(self, accept: str) -> Response:
         """The exposition, in the form that `accept` asks for; made in a thread, for it may be long."""
-        queued, oldest_s = await self._depth.get_or_read(None, self._read)
+        queued, oldest_s, table_rows = await self._depth.get_or_read(None, self._read)
         slots, pools = self.slots, dict[str, PoolStats](self.pools)
         self.metrics.show(
             Load(
@@ -58,6 +58,7 @@ class Scrape:
                 oldest_s=oldest_s,
                 heartbeat_s=time.monotonic() - self.lease.renewed_at,
                 pools=pools,
+                table_rows=table_rows,
             )
         )
         encoder, media = choose_encoder(accept)
@@ -68,7 +69,7 @@ class Scrape:
         with anyio.move_on_after(QUERY_S):
             try:
                 async with self.pools["api"].connection() as conn:
-                    return await queue_depth.read(conn)
+                    return *await queue_depth.read(conn), await table_sizes.read(conn)
             except (psycopg.Error, PoolTimeout, TooManyRequests):
                 pass
-        return None, None
+        return None, None, {}
