@@ -1,6 +1,9 @@
 # Built from the locks, by hash. The image holds no data: set DATABASE_URI to a Postgres. It listens on all addresses,
 # so say how callers are known, too: AUTH_TYPE=api_key, for instance; without that it does not start.
-FROM python:3.13-slim AS build
+# The digest decides, the tag says which version it is. A newer one: docker buildx imagetools inspect python:3.13-slim
+FROM python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS base
+
+FROM base AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /source
 RUN python -m venv /opt/threadkeep && python -m venv /opt/build
@@ -13,7 +16,7 @@ COPY server/ server/
 RUN /opt/build/bin/python -m hatchling build --target wheel --directory /wheel \
  && /opt/threadkeep/bin/pip install --quiet --no-index --no-deps /wheel/*.whl
 
-FROM python:3.13-slim
+FROM base
 RUN useradd --uid 10001 --user-group --create-home threadkeep
 COPY --from=build /opt/threadkeep /opt/threadkeep
 ENV PATH=/opt/threadkeep/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOST=0.0.0.0 PORT=2024
