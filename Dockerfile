@@ -8,7 +8,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /source
 RUN python -m venv /opt/threadkeep && python -m venv /opt/build
 COPY requirements/ requirements/
-RUN /opt/threadkeep/bin/pip install --quiet --require-hashes --only-binary :all: --requirement requirements/serve.txt \
+RUN /opt/threadkeep/bin/pip install --quiet --require-hashes --only-binary :all: --requirement requirements/serve.txt --requirement requirements/embedded.txt \
  && /opt/build/bin/pip install --quiet --require-hashes --only-binary :all: --requirement requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY migrations/ migrations/

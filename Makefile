@@ -67,8 +67,9 @@ dist: .venv/build ## Build the wheel and the source archive into dist/
 	@$(BIN)/python -m hatchling build --clean
 
 lock: .venv/lock ## Write requirements/*.txt anew; ARGS=--upgrade takes newer releases
-	@$(COMPILE) --group dev pyproject.toml --output-file requirements/dev.txt
+	@$(COMPILE) --extra embedded --group dev pyproject.toml --output-file requirements/dev.txt
 	@$(COMPILE) --constraint requirements/dev.txt pyproject.toml --output-file requirements/serve.txt
+	@$(COMPILE) --constraint requirements/dev.txt requirements/embedded.in --output-file requirements/embedded.txt
 	@$(COMPILE) --constraint requirements/dev.txt requirements/build.in --output-file requirements/build.txt
 	@$(COMPILE) requirements/lock.in --output-file requirements/lock.txt
 	@$(COMPILE) requirements/generators.in --output-file requirements/generators.txt
@@ -89,9 +90,13 @@ clean: ## Remove both .venv and everything that was built; data stays
 	@$(LOCKED) requirements/build.txt
 	@touch $@
 
-.venv/serve: .venv/build requirements/serve.txt pyproject.toml
+.venv/serve: .venv/build requirements/serve.txt requirements/embedded.txt pyproject.toml
 	@echo "installing what the server needs"
 	@$(LOCKED) requirements/serve.txt
+	@case "$$(ldd --version 2>&1)" in \
+		*musl*) echo "there is no embedded Postgres for musl: set DATABASE_URI" ;; \
+		*) $(LOCKED) requirements/embedded.txt ;; \
+	esac
 	@$(INSTALL) --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
 

