@@ -426,13 +426,15 @@ BEGIN
 
     FOR policy IN
         SELECT pg_class.oid::regclass AS relation, wanted.policy_name, wanted.command, wanted.seen,
-               CASE WHEN wanted.command = 'ALL' THEN format('WITH CHECK (%s)', coalesce(wanted.written, wanted.seen)) END
-               AS written, relrowsecurity,
-               md5(concat_ws('|', wanted.seen, wanted.written)) AS definition
+               coalesce(wanted.written, wanted.seen) AS written, relrowsecurity,
+               md5(concat_ws('|', 'restrictive', wanted.command, wanted.seen, wanted.written)) AS definition
           FROM (VALUES ('threads', 'tenant', 'ALL', own, NULL),
-                       ('assistants', 'tenant', 'ALL', own, NULL),
-                       ('assistants', 'tenant_system', 'SELECT',
-                        $e$is_system AND project_id = current_setting('threadkeep.project', true)$e$, NULL),
+                       ('assistants', 'tenant_select', 'SELECT',
+                        format('(%s) OR is_system AND project_id = %s', own,
+                               $e$current_setting('threadkeep.project', true)$e$), NULL),
+                       ('assistants', 'tenant_insert', 'INSERT', own, NULL),
+                       ('assistants', 'tenant_update', 'UPDATE', own, NULL),
+                       ('assistants', 'tenant_delete', 'DELETE', own, NULL),
                        ('assistant_versions', 'tenant', 'ALL',
                         $e$EXISTS (SELECT FROM assistants
  WHERE assistants.project_id = assistant_versions.project_id
@@ -462,9 +464,15 @@ BEGIN
              WHERE polrelid = policy.relation AND polname = policy.policy_name
                AND obj_description(oid, 'pg_policy') = policy.definition);
         EXECUTE format('DROP POLICY IF EXISTS %I ON %s', policy.policy_name, policy.relation);
-        EXECUTE format('CREATE POLICY %I ON %s FOR %s TO threadkeep_tenant USING (%s) %s', policy.policy_name,
-                       policy.relation, policy.command, policy.seen, policy.written);
+        EXECUTE concat_ws(
+            ' ', format('CREATE POLICY %I ON %s AS RESTRICTIVE', policy.policy_name, policy.relation),
+            format('FOR %s TO threadkeep_tenant', policy.command),
+            CASE WHEN policy.command <> 'INSERT' THEN format('USING (%s)', policy.seen) END,
+            CASE WHEN policy.command NOT IN ('SELECT', 'DELETE') THEN format('WITH CHECK (%s)', policy.written) END);
         EXECUTE format('COMMENT ON POLICY %I ON %s IS %L', policy.policy_name, policy.relation, policy.definition);
+        IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = policy.relation AND polname = 'everybody') THEN
+            EXECUTE format('CREATE POLICY everybody ON %s USING (true) WITH CHECK (true)', policy.relation);
+        END IF;
     END LOOP;
 END
 $_$;
@@ -1210,6 +1218,28 @@ ALTER TABLE checkpoints ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE crons ENABLE ROW LEVEL SECURITY;
 
+CREATE POLICY everybody ON assistant_versions USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON assistants USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON checkpoint_blobs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON checkpoint_writes USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON checkpoints USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON crons USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON run_events USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON run_undo_log USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON runs USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON store USING (true) WITH CHECK (true);
+
+CREATE POLICY everybody ON threads USING (true) WITH CHECK (true);
+
 ALTER TABLE run_events ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE run_undo_log ENABLE ROW LEVEL SECURITY;
@@ -1218,17 +1248,13 @@ ALTER TABLE runs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE store ENABLE ROW LEVEL SECURITY;
 
-CREATE POLICY tenant ON assistant_versions TO threadkeep_tenant USING ((EXISTS ( SELECT
+CREATE POLICY tenant ON assistant_versions AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM assistants
   WHERE ((assistants.project_id = assistant_versions.project_id) AND (assistants.assistant_id = assistant_versions.assistant_id))))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant ON assistant_versions IS '6916ecdbb2e4b88f3a00c238ad1bd26f';
+COMMENT ON POLICY tenant ON assistant_versions IS 'fa72a31157614aa7f4b848f711d87a5b';
 
-CREATE POLICY tenant ON assistants TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
-
-COMMENT ON POLICY tenant ON assistants IS '8d4ca54ebc503efa1740196cfbfcc5a2';
-
-CREATE POLICY tenant ON checkpoint_blobs TO threadkeep_tenant USING ((EXISTS ( SELECT
+CREATE POLICY tenant ON checkpoint_blobs AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM threads
   WHERE (threads.thread_id =
         CASE
@@ -1236,9 +1262,9 @@ CREATE POLICY tenant ON checkpoint_blobs TO threadkeep_tenant USING ((EXISTS ( S
             ELSE NULL::uuid
         END)))) WITH CHECK (true);
 
-COMMENT ON POLICY tenant ON checkpoint_blobs IS '9145c66d37087d4703d95fe8bf85711f';
+COMMENT ON POLICY tenant ON checkpoint_blobs IS 'f1de8b576a35f96a9eecb945b10622e6';
 
-CREATE POLICY tenant ON checkpoint_writes TO threadkeep_tenant USING ((EXISTS ( SELECT
+CREATE POLICY tenant ON checkpoint_writes AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM threads
   WHERE (threads.thread_id =
         CASE
@@ -1246,9 +1272,9 @@ CREATE POLICY tenant ON checkpoint_writes TO threadkeep_tenant USING ((EXISTS ( 
             ELSE NULL::uuid
         END)))) WITH CHECK (true);
 
-COMMENT ON POLICY tenant ON checkpoint_writes IS 'b27cdad68e339b130445400ad5cfa679';
+COMMENT ON POLICY tenant ON checkpoint_writes IS 'be2df2ca90e9b06fd6b10e319422c36d';
 
-CREATE POLICY tenant ON checkpoints TO threadkeep_tenant USING ((EXISTS ( SELECT
+CREATE POLICY tenant ON checkpoints AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM threads
   WHERE (threads.thread_id =
         CASE
@@ -1256,46 +1282,58 @@ CREATE POLICY tenant ON checkpoints TO threadkeep_tenant USING ((EXISTS ( SELECT
             ELSE NULL::uuid
         END)))) WITH CHECK (true);
 
-COMMENT ON POLICY tenant ON checkpoints IS '741c0dc9ce51a11da8f2dc4360500c82';
+COMMENT ON POLICY tenant ON checkpoints IS '86dabf8536d6af5aae863825fd8473bd';
 
-CREATE POLICY tenant ON crons TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
+CREATE POLICY tenant ON crons AS RESTRICTIVE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant ON crons IS '8d4ca54ebc503efa1740196cfbfcc5a2';
+COMMENT ON POLICY tenant ON crons IS '7d1328f2b1fba3aff25c2de18e5d77ce';
 
-CREATE POLICY tenant ON run_events TO threadkeep_tenant USING ((EXISTS ( SELECT
+CREATE POLICY tenant ON run_events AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM runs
   WHERE (runs.run_id = run_events.run_id)))) WITH CHECK ((EXISTS ( SELECT
    FROM runs
   WHERE (runs.run_id = run_events.run_id))));
 
-COMMENT ON POLICY tenant ON run_events IS 'dd4ed14d5d13f69c0fcf5a8e4655ba3f';
+COMMENT ON POLICY tenant ON run_events IS '04e72ebd99e4f08abb09f494b5aa2a3e';
 
-CREATE POLICY tenant ON run_undo_log TO threadkeep_tenant USING ((EXISTS ( SELECT
+CREATE POLICY tenant ON run_undo_log AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM runs
   WHERE (runs.run_id = run_undo_log.run_id)))) WITH CHECK ((EXISTS ( SELECT
    FROM runs
   WHERE (runs.run_id = run_undo_log.run_id))));
 
-COMMENT ON POLICY tenant ON run_undo_log IS '1c30510742f7667fd71eda2488934785';
+COMMENT ON POLICY tenant ON run_undo_log IS 'b9cca37da6710ce511590a06daffce9b';
 
-CREATE POLICY tenant ON runs TO threadkeep_tenant USING ((EXISTS ( SELECT
+CREATE POLICY tenant ON runs AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM threads
   WHERE (threads.thread_id = runs.thread_id)))) WITH CHECK ((EXISTS ( SELECT
    FROM threads
   WHERE (threads.thread_id = runs.thread_id))));
 
-COMMENT ON POLICY tenant ON runs IS 'ab54dc58ea3cdf600d2d50b0975791fa';
+COMMENT ON POLICY tenant ON runs IS '598bae3db374d5669a6159b66aaa05d6';
 
-CREATE POLICY tenant ON store TO threadkeep_tenant USING (((prefix ~>=~ current_setting('threadkeep.space_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.space_to'::text, true)))) WITH CHECK (((prefix ~>=~ current_setting('threadkeep.space_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.space_to'::text, true))));
+CREATE POLICY tenant ON store AS RESTRICTIVE TO threadkeep_tenant USING (((prefix ~>=~ current_setting('threadkeep.space_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.space_to'::text, true)))) WITH CHECK (((prefix ~>=~ current_setting('threadkeep.space_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.space_to'::text, true))));
 
-COMMENT ON POLICY tenant ON store IS '552a94bab9ada5bf6cb2ac1e67973b8a';
+COMMENT ON POLICY tenant ON store IS 'f5ca6bbb77c12940620675006e82cb21';
 
-CREATE POLICY tenant ON threads TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND (metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND (metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
+CREATE POLICY tenant ON threads AS RESTRICTIVE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND (metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND (metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant ON threads IS '8d4ca54ebc503efa1740196cfbfcc5a2';
+COMMENT ON POLICY tenant ON threads IS '7d1328f2b1fba3aff25c2de18e5d77ce';
 
-CREATE POLICY tenant_system ON assistants FOR SELECT TO threadkeep_tenant USING ((is_system AND (project_id = current_setting('threadkeep.project'::text, true))));
+CREATE POLICY tenant_delete ON assistants AS RESTRICTIVE FOR DELETE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant_system ON assistants IS 'f45470ff8d0ffaa977d7b5efd756ea96';
+COMMENT ON POLICY tenant_delete ON assistants IS '8349be5eac3d5d94e72f3dc28e47f0dc';
+
+CREATE POLICY tenant_insert ON assistants AS RESTRICTIVE FOR INSERT TO threadkeep_tenant WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
+
+COMMENT ON POLICY tenant_insert ON assistants IS 'b33a1ae2f4fc4bdb642e7536bdb902e5';
+
+CREATE POLICY tenant_select ON assistants AS RESTRICTIVE FOR SELECT TO threadkeep_tenant USING ((((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) OR (is_system AND (project_id = current_setting('threadkeep.project'::text, true)))));
+
+COMMENT ON POLICY tenant_select ON assistants IS '6cac0a706d69f46c1c0ca04e10646065';
+
+CREATE POLICY tenant_update ON assistants AS RESTRICTIVE FOR UPDATE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
+
+COMMENT ON POLICY tenant_update ON assistants IS '02abef8f1896fad34a68bc86add3c748';
 
 ALTER TABLE threads ENABLE ROW LEVEL SECURITY;

@@ -1,5 +1,6 @@
--- Row-level security for requests, which switch to the role `threadkeep_tenant` in each transaction. The owner of the tables,
--- which is the server, sees everything. A function, because LangGraph's tables are made after ours, and because not every
+-- Row-level security for requests, which switch to the role `threadkeep_tenant` in each transaction. Every other role sees what
+-- its rights on the tables let it see: the owner, and a server that has been given SELECT, INSERT, UPDATE and DELETE alone. So
+-- the policies of the tenant are restrictive, beside one for everybody. A function, because LangGraph's tables are made after ours, and because not every
 -- role may do all of it: it does what is left to do, as far as the role that migrates may.
 CREATE OR REPLACE FUNCTION enable_row_level_security() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -46,13 +47,15 @@ BEGIN
 
     FOR policy IN
         SELECT pg_class.oid::regclass AS relation, wanted.policy_name, wanted.command, wanted.seen,
-               CASE WHEN wanted.command = 'ALL' THEN format('WITH CHECK (%s)', coalesce(wanted.written, wanted.seen)) END
-               AS written, relrowsecurity,
-               md5(concat_ws('|', wanted.seen, wanted.written)) AS definition
+               coalesce(wanted.written, wanted.seen) AS written, relrowsecurity,
+               md5(concat_ws('|', 'restrictive', wanted.command, wanted.seen, wanted.written)) AS definition
           FROM (VALUES ('threads', 'tenant', 'ALL', own, NULL),
-                       ('assistants', 'tenant', 'ALL', own, NULL),
-                       ('assistants', 'tenant_system', 'SELECT',
-                        $e$is_system AND project_id = current_setting('threadkeep.project', true)$e$, NULL),
+                       ('assistants', 'tenant_select', 'SELECT',
+                        format('(%s) OR is_system AND project_id = %s', own,
+                               $e$current_setting('threadkeep.project', true)$e$), NULL),
+                       ('assistants', 'tenant_insert', 'INSERT', own, NULL),
+                       ('assistants', 'tenant_update', 'UPDATE', own, NULL),
+                       ('assistants', 'tenant_delete', 'DELETE', own, NULL),
                        ('assistant_versions', 'tenant', 'ALL',
                         $e$EXISTS (SELECT FROM assistants
  WHERE assistants.project_id = assistant_versions.project_id
@@ -82,9 +85,15 @@ BEGIN
              WHERE polrelid = policy.relation AND polname = policy.policy_name
                AND obj_description(oid, 'pg_policy') = policy.definition);
         EXECUTE format('DROP POLICY IF EXISTS %I ON %s', policy.policy_name, policy.relation);
-        EXECUTE format('CREATE POLICY %I ON %s FOR %s TO threadkeep_tenant USING (%s) %s', policy.policy_name,
-                       policy.relation, policy.command, policy.seen, policy.written);
+        EXECUTE concat_ws(
+            ' ', format('CREATE POLICY %I ON %s AS RESTRICTIVE', policy.policy_name, policy.relation),
+            format('FOR %s TO threadkeep_tenant', policy.command),
+            CASE WHEN policy.command <> 'INSERT' THEN format('USING (%s)', policy.seen) END,
+            CASE WHEN policy.command NOT IN ('SELECT', 'DELETE') THEN format('WITH CHECK (%s)', policy.written) END);
         EXECUTE format('COMMENT ON POLICY %I ON %s IS %L', policy.policy_name, policy.relation, policy.definition);
+        IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = policy.relation AND polname = 'everybody') THEN
+            EXECUTE format('CREATE POLICY everybody ON %s USING (true) WITH CHECK (true)', policy.relation);
+        END IF;
     END LOOP;
 END
 $$;

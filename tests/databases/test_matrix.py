@@ -12,7 +12,10 @@ from conftest import serving
 from databases.conftest import NAME, OWNER, RUNS, Databases, Pooled
 from threadkeep.base.problems import StartRefused
 from threadkeep.postgres import migrate, session
+from threadkeep.postgres.pool import open_api_pool
+from threadkeep.postgres.tenancy import enable_row_security
 from threadkeep.settings import Settings
+from threadkeep.tables import TENANT_TABLES
 
 WAIT_S = 30.0 + RUNS
 ITEMS = ["in", "first", "second"]
@@ -166,3 +169,55 @@ async def test_postgres_15(settings: Settings, postgres_15: str) -> None:
     info = await runs_at_once(settings, uri)
 
     assert json.dumps(info["database"]) == '{"pooler": "none", "wake_ups": "listen"}'
+
+
+GRANTS = (
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {server}",
+    "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+)
+SERVER = "databases_server"
+
+
+@pytest.mark.parametrize("owner_may", ["NOCREATEROLE", "CREATEROLE", "SUPERUSER"])
+async def test_a_role_that_may_only_read_and_write_rows(
+    settings: Settings, databases: Databases, owner_may: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Issue: an owner migrates; the server's own role can neither make nor change a table. It says once what that costs."""
+    owner_uri = databases.make(NAME, owner=OWNER)
+    databases.execute(f"ALTER ROLE {{owner}} {owner_may}", owner=OWNER)
+    await migrate.migrate(owner_uri)
+    databases.role(SERVER)
+    databases.execute(*GRANTS, database=NAME, server=SERVER)
+    uri = databases.address(NAME, SERVER)
+    assert await migrate.migrate(uri) == []
+    info = await runs_at_once(settings, uri)
+
+    assert info["row_level_security"] is False
+    caplog.clear()
+    async with open_api_pool(settings, uri) as pool:
+        await enable_row_security(pool, tables=TENANT_TABLES, needed=True)
+    assert [one.msg for one in caplog.records] == ["there is no row-level security behind the filters"]
+
+
+async def test_a_role_that_may_only_read_and_write_rows_switches_to_the_tenant_if_it_may(
+    settings: Settings, databases: Databases
+) -> None:
+    """Ours: the rights on rows and one grant are all that row-level security takes."""
+    owner_uri = databases.make(NAME, owner=OWNER)
+    databases.execute("ALTER ROLE {owner} SUPERUSER", owner=OWNER)
+    await migrate.migrate(owner_uri)
+    databases.role(SERVER)
+    databases.execute(*GRANTS, "GRANT threadkeep_tenant TO {server}", database=NAME, server=SERVER)
+    async with open_api_pool(settings, databases.address(NAME, SERVER)) as pool:
+        with pytest.raises(StartRefused, match="NOINHERIT"):
+            await enable_row_security(pool, tables=TENANT_TABLES, needed=True)
+
+    again = (
+        "REVOKE threadkeep_tenant FROM {server}",
+        "ALTER ROLE {server} NOINHERIT",
+        "GRANT threadkeep_tenant TO {server}",
+    )
+    databases.execute(*again, server=SERVER)
+    info = await runs_at_once(settings, databases.address(NAME, SERVER))
+
+    assert info["row_level_security"] is True

@@ -351,6 +351,7 @@ async def _lacks_row_level_security(conn: AsyncConnection[object]) -> bool:
             SELECT NOT relrowsecurity
               FROM pg_class
              WHERE relname = 'threads' AND relnamespace = current_schema()::regnamespace
+               AND pg_has_role(relowner, 'USAGE') -- another role may not change the table
             """
         )
         return bool(await cursor.fetchone()) and await _can_enable_row_level_security(conn)

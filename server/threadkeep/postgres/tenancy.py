@@ -214,14 +214,19 @@ async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:
     names = {"tables": list(tables)}
     hidden = await conn.execute(
         """
-        SELECT FROM unnest(%(tables)s::text[]) AS name WHERE row_security_active(to_regclass(name))
+        SELECT
+          FROM unnest(%(tables)s::text[]) AS name
+         WHERE row_security_active(to_regclass(name))
+           AND (NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(name) AND polname = 'everybody')
+                OR pg_has_role(to_regrole('threadkeep_tenant'), 'USAGE'))
         """,
         names,
     )
     if hidden.rowcount:
         raise StartRefused(
-            "row-level security hides every row from this server's own database role: make it the owner of the tables, "
-            "or have a superuser run ALTER ROLE ... BYPASSRLS"
+            "row-level security hides every row from this server's own database role: run `threadkeep migrate` as the "
+            "owner of the tables, and let the role inherit nothing of threadkeep_tenant (ALTER ROLE ... NOINHERIT, then "
+            "GRANT it again)"
         )
     try:
         async with conn.transaction():
