@@ -36,13 +36,25 @@ Event: TypeAlias = Literal[
 
 Resource: TypeAlias = Literal["assistant", "thread", "cron"]
 Operation: TypeAlias = Literal[
-    "run.start", "run.read", "run.follow", "run.cancel", "run.delete", "cron.create", "cron.update", "assistant.delete"
+    "run.start",
+    "run.read",
+    "run.follow",
+    "run.cancel",
+    "run.delete",
+    "cron.create",
+    "cron.update",
+    "assistant.create",
+    "assistant.delete",
+    "thread.create",
+    "thread.copy",
+    "thread.command",
 ]
 """What touches several resources, or is offered by several API surfaces."""
 Condition: TypeAlias = Literal[
     "always",
     "the assistant is not a graph's own",
     "the thread may be created",
+    "the row exists already",
     "the strategy stops other runs",
     "the run is cancelled on disconnect",
     "the threads are deleted too",
@@ -75,10 +87,20 @@ PERMISSIONS: Final[Mapping[Operation, tuple[Permission, ...]]] = {
     "run.delete": (Permission("threads.delete", "thread"),),
     "cron.create": (Permission("crons.create", "cron"), *RUN_START),
     "cron.update": (Permission("crons.update", "cron"), *RUN_START),
+    "assistant.create": (
+        Permission("assistants.create", "assistant"),
+        Permission("assistants.read", "assistant", "the row exists already"),
+    ),
     "assistant.delete": (
         Permission("assistants.delete", "assistant"),
         Permission("threads.delete", "thread", "the threads are deleted too"),
     ),
+    "thread.create": (
+        Permission("threads.create", "thread"),
+        Permission("threads.read", "thread", "the row exists already"),
+    ),
+    "thread.copy": (Permission("threads.read", "thread"), Permission("threads.create", "thread")),
+    "thread.command": (Permission("threads.read", "thread"), *RUN_START),
 }
 """The permissions that an operation needs, in the order in which they are asked for (docs/how-to/authentication.md)."""
 

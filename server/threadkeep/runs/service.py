@@ -466,7 +466,7 @@ def _conditions(request: RunRequest, *, is_own: bool) -> set[Condition]:
     held: set[Condition] = set()
     if not is_own:
         held.add("the assistant is not a graph's own")
-    if request.thread_id is not None and request.create_thread:
+    if request.create_thread or (request.thread_id is None and not request.temporary):
         held.add("the thread may be created")
     if request.stops_others:
         held.add("the strategy stops other runs")

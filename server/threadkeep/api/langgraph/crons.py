@@ -235,6 +235,7 @@ def _request(body: CronBody, assistant: str, thread_id: UUID | None) -> RunReque
         thread_id=thread_id,
         metadata=body.own_metadata,
         multitask_strategy=body.multitask_strategy,
+        temporary=thread_id is None and body.on_run_completed == "delete",
     )
 
 

@@ -1,0 +1,220 @@
+"""A request for every route and socket command, with the permissions that it needs.
+
+A route that is not here fails `test_permissions.py`. `docs/how-to/authentication.md` lists the same permissions.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import uuid4
+
+import anyio
+import httpx
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from conftest import WAIT_S
+from threadkeep.api.routes import SOCKETS, TABLE
+from threadkeep.auth.authorization import PERMISSIONS, Condition, Operation, permissions
+
+STRANGE_ASSISTANT: Final[Condition] = "the assistant is not a graph's own"
+CREATES: Final[Condition] = "the thread may be created"
+STOPS: Final[Condition] = "the strategy stops other runs"
+EXISTS: Final[Condition] = "the row exists already"
+CANCELS: Final[Condition] = "the run is cancelled on disconnect"
+
+RUN: Final[dict[str, Any]] = {"assistant_id": "{assistant_id}", "input": {"items": []}}
+KEPT_RUN: Final = RUN | {"on_completion": "keep"}
+THREAD_RUN: Final = RUN | {"if_not_exists": "create", "multitask_strategy": "interrupt"}
+CRON: Final = RUN | {"schedule": "0 0 1 1 *", "multitask_strategy": "rollback"}
+ITEM: Final = {"namespace": ["notes"], "key": "one"}
+COMMANDS: Final[Mapping[str, Any]] = {
+    "run.start": RUN | {"multitask_strategy": "interrupt"},
+    "input.respond": {"interrupt_id": "x", "response": 1},
+    "agent.getTree": {},
+    "subscription.subscribe": {"channels": ["values"]},
+    "subscription.unsubscribe": {"subscription_id": "x"},
+    "subscription.reconnect": {},
+}
+"""The commands of the protocol v2. The subscriptions are on sockets only."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request, the operation of `PERMISSIONS` that it is, and the conditions that hold for it."""
+
+    operation: Operation | None = None
+    """None: the route needs one permission, its own."""
+    conditions: Collection[Condition] = ()
+    body: Any = None
+    query: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+START: Final = Case("run.start", [STRANGE_ASSISTANT, CREATES], KEPT_RUN)
+START_ON_THREAD: Final = Case("run.start", [STRANGE_ASSISTANT, CREATES, STOPS], THREAD_RUN)
+FOLLOW: Final = Case("run.follow", [CANCELS], query={"cancel_on_disconnect": True})
+ONE: Final = Case()
+SEARCH: Final = Case(body={})
+
+CASES: Final[Mapping[str, Case]] = {
+    "POST /runs": START,
+    "POST /runs/batch": Case("run.start", [STRANGE_ASSISTANT, CREATES], [KEPT_RUN]),
+    "POST /runs/wait": START,
+    "POST /runs/stream": START,
+    "POST /query": Case("run.start", [CREATES], {"query": "hello"}),
+    "POST /threads/{thread_id}/runs": START_ON_THREAD,
+    "POST /threads/{thread_id}/runs/wait": START_ON_THREAD,
+    "POST /threads/{thread_id}/runs/stream": START_ON_THREAD,
+    "GET /threads/{thread_id}/runs": ONE,
+    "GET /threads/{thread_id}/runs/{run_id}": Case("run.read"),
+    "GET /threads/{thread_id}/runs/{run_id}/join": FOLLOW,
+    "GET /threads/{thread_id}/runs/{run_id}/stream": FOLLOW,
+    "POST /threads/{thread_id}/runs/{run_id}/cancel": Case("run.cancel"),
+    "POST /runs/cancel": Case("run.cancel", body={"status": "all"}),
+    "DELETE /threads/{thread_id}/runs/{run_id}": Case("run.delete"),
+    "POST /runs/crons": Case("cron.create", [STRANGE_ASSISTANT, CREATES, STOPS], CRON | {"on_run_completed": "keep"}),
+    "POST /threads/{thread_id}/runs/crons": Case("cron.create", [STRANGE_ASSISTANT, STOPS], CRON),
+    "PATCH /runs/crons/{cron_id}": Case("cron.update", [STRANGE_ASSISTANT, STOPS], {"enabled": False}),
+    "GET /runs/crons/{cron_id}": ONE,
+    "POST /runs/crons/search": SEARCH,
+    "POST /runs/crons/count": SEARCH,
+    "DELETE /runs/crons/{cron_id}": ONE,
+    "POST /assistants": Case(
+        "assistant.create",
+        [EXISTS],
+        {"assistant_id": "{assistant_id}", "graph_id": "chain", "if_exists": "do_nothing"},
+    ),
+    "POST /assistants/search": SEARCH,
+    "POST /assistants/count": SEARCH,
+    "GET /assistants/{assistant_id}": ONE,
+    "GET /assistants/{assistant_id}/graph": ONE,
+    "GET /assistants/{assistant_id}/schemas": ONE,
+    "GET /assistants/{assistant_id}/subgraphs": ONE,
+    "GET /assistants/{assistant_id}/subgraphs/{namespace}": ONE,
+    "POST /assistants/{assistant_id}/versions": SEARCH,
+    "PATCH /assistants/{assistant_id}": Case(body={"name": "another"}),
+    "POST /assistants/{assistant_id}/latest": Case(body={"version": 1}),
+    "POST /threads": Case("thread.create", [EXISTS], {"thread_id": "{thread_id}", "if_exists": "do_nothing"}),
+    "POST /threads/search": SEARCH,
+    "POST /threads/count": SEARCH,
+    "GET /threads/{thread_id}": ONE,
+    "PATCH /threads/{thread_id}": Case(body={"metadata": {"note": "another"}}),
+    "POST /threads/{thread_id}/copy": Case("thread.copy"),
+    "GET /threads/{thread_id}/storage": ONE,
+    "GET /threads/{thread_id}/state": ONE,
+    "POST /threads/{thread_id}/state": Case(body={"values": {"items": ["foreign"]}, "as_node": "first"}),
+    "POST /threads/{thread_id}/state/checkpoint": Case(body={"checkpoint": {}}),
+    "GET /threads/{thread_id}/state/{checkpoint_id}": ONE,
+    "GET /threads/{thread_id}/history": ONE,
+    "POST /threads/{thread_id}/history": SEARCH,
+    "GET /threads/{thread_id}/stream": ONE,
+    "POST /threads/{thread_id}/stream/events": Case(body={"channels": ["values"]}),
+    "POST /threads/{thread_id}/commands": Case(
+        "thread.command",
+        [STRANGE_ASSISTANT, CREATES, STOPS],
+        {"id": 1, "method": "run.start", "params": COMMANDS["run.start"]},
+    ),
+    "PUT /store/items": Case(body=ITEM | {"value": {"text": "foreign"}}),
+    "GET /store/items": Case(query={"namespace": "notes", "key": "one"}),
+    "POST /store/items/search": Case(body={"namespace_prefix": ["notes"]}),
+    "POST /store/namespaces": SEARCH,
+    "DELETE /store/items": Case(body=ITEM),
+    "POST /threads/prune": Case(body={"thread_ids": ["{thread_id}"]}),
+    "DELETE /assistants/{assistant_id}": Case(
+        "assistant.delete", ["the threads are deleted too"], query={"delete_threads": True}
+    ),
+    "DELETE /threads/{thread_id}": ONE,
+}
+"""By route. Requests that take away what others need come last."""
+SOCKET: Final = SOCKETS[0].path
+SOCKET_CASES: Final[Mapping[str, Case]] = {
+    f"WS {method}": Case("thread.command", [STRANGE_ASSISTANT, CREATES, STOPS] if method == "run.start" else [])
+    for method in COMMANDS
+}
+"""By command on the socket."""
+ENDLESS: Final = {"GET /threads/{thread_id}/stream", "POST /threads/{thread_id}/stream/events"}
+ROUTES: Final = {operation.name: operation for operation in TABLE if operation.event != "public"}
+
+
+def events_of(route: str) -> list[str]:
+    """Every event that the request of a route or of a socket command needs, each once."""
+    if route == "WS input.respond" or route.startswith(("WS agent", "WS sub")):
+        return ["threads.read"]
+    case = (CASES | SOCKET_CASES)[route]
+    if case.operation is None:
+        return [ROUTES[route].event]
+    return list(dict.fromkeys(permission.event for permission in permissions(case.operation, case.conditions)))
+
+
+def documented_permissions() -> dict[str, str]:
+    """What each route and each command needs, as the guide says it."""
+    routes = {f"`{route}`": _needs(ROUTES[route].event, case.operation) for route, case in CASES.items()}
+    starts = dict.fromkeys(("command `run.start`", "command `input.respond`"), _needs("", "thread.command"))
+    others = {f"command `{method}`": "`threads.read`" for method in COMMANDS}
+    return {**routes, **others, **starts}
+
+
+def _needs(event: str, operation: Operation | None) -> str:
+    if operation is None:
+        return f"`{event}`"
+    needed = (
+        f"`{permission.event}`" + ("" if permission.condition == "always" else f" if {permission.condition}")
+        for permission in PERMISSIONS[operation]
+    )
+    return "<br>".join(needed)
+
+
+async def create_rows(http: httpx.AsyncClient) -> dict[str, str]:
+    """One of everything: an assistant, a thread with a state and a run, a cron and an item."""
+    assistant = (await http.post("/assistants", json={"graph_id": "chain"})).json()["assistant_id"]
+    thread = (await http.post("/threads", json={})).json()["thread_id"]
+    run = await http.post(f"/threads/{thread}/runs", json={"assistant_id": assistant, "input": {"items": []}})
+    await http.get(f"/threads/{thread}/runs/{run.json()['run_id']}/join")
+    cron = await http.post(f"/threads/{thread}/runs/crons", json=CRON | {"assistant_id": assistant})
+    await http.put("/store/items", json=ITEM | {"value": {"text": "hers"}})
+    state = (await http.get(f"/threads/{thread}/state")).json()
+    return {
+        "assistant_id": assistant,
+        "thread_id": thread,
+        "run_id": run.json()["run_id"],
+        "cron_id": cron.json()["cron_id"],
+        "checkpoint_id": state["checkpoint"]["checkpoint_id"],
+        "namespace": str(uuid4()),
+    }
+
+
+async def status_of(http: httpx.AsyncClient, route: str, ids: Mapping[str, str]) -> int:
+    """The status of a route's request; of a socket command the same, or 200. A stream is not read to its end."""
+    if route.startswith("WS "):
+        return await _status_on_socket(http, route.removeprefix("WS "), ids)
+    case, (method, path) = CASES[route], route.split(" ")
+    body = filled(case.body, ids)
+    async with http.stream(method, path.format(**ids), json=body, params=dict(case.query)) as answer:
+        if route not in ENDLESS:
+            await answer.aread()
+        return answer.status_code
+
+
+async def _status_on_socket(http: httpx.AsyncClient, method: str, ids: Mapping[str, str]) -> int:
+    url = str(http.base_url).rstrip("/").replace("http", "ws") + SOCKET.format(**ids)
+    shown = {name: http.headers[name] for name in ("x-api-key", "authorization") if name in http.headers}
+    with anyio.fail_after(WAIT_S):
+        async with connect(url, additional_headers=shown) as socket:
+            try:
+                await socket.send(json.dumps({"id": 1, "method": method, "params": filled(COMMANDS[method], ids)}))
+                frame = json.loads(await socket.recv())
+            except ConnectionClosed:
+                return (socket.close_code or 4000) - 4000
+    if frame["type"] == "success" or frame.get("error") != "permission_denied":
+        return 404 if "not found" in frame.get("message", "").lower() else 200
+    return 403
+
+
+def filled(template: Any, ids: Mapping[str, str]) -> Any:
+    """The template with `{name}` replaced by the id of that name."""
+    if isinstance(template, str):
+        return ids.get(template[1:-1], template) if template.startswith("{") else template
+    if isinstance(template, dict):
+        return {name: filled(value, ids) for name, value in template.items()}
+    return [filled(each, ids) for each in template] if isinstance(template, list) else template
