@@ -21,7 +21,7 @@ import anyio
 import psycopg
 
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
-from faults import balancer, kills, outages, partitions, pauses, pooler, races, resumes, stops, storms
+from faults import balancer, kills, large_answers, outages, partitions, pauses, pooler, races, resumes, stops, storms
 from faults.findings import Findings
 from faults.model import scenario as model
 from faults.model.invariants import INVARIANTS
@@ -38,6 +38,7 @@ SCENARIOS: dict[str, Callable[[Place], Awaitable[Findings]]] = {
     "sigterm": stops.terminated,
     "rolling": stops.rolling,
     "storms": storms.scenario,
+    "large-answers": large_answers.scenario,
     "outage-fast": partial(outages.stopped, mode="fast"),
     "outage-immediate": partial(outages.stopped, mode="immediate"),
     "cut-connections": outages.cut,
