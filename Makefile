@@ -38,7 +38,7 @@ check: .venv/dev ## Check format, lint and types
 	@$(BIN)/ruff check .
 	@$(BIN)/basedpyright
 
-faults: .venv/dev ## Break servers and Postgres for real; about 16 minutes
+faults: .venv/dev ## Break servers and Postgres for real; about 20 minutes
 	@$(BIN)/python -m faults.run $(ARGS)
 
 databases: .venv/dev ## Run 200 runs at once on each kind of database; wants Debian's postgresql-15 and pgbouncer

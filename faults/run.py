@@ -1,9 +1,10 @@
 """`make faults`: every scenario, one after the other, each on a database of its own; a table and, with `--json`, a file.
 
     make faults ARGS="kills races --json faults.json"
+    make faults ARGS="growth --runs 200000"
     make faults ARGS="model --minutes 60 --seed 7 --only changes,forks"
 
-Exit code 1 if a promise did not hold. About 16 minutes on two cores, ten of them for `model`.
+Exit code 1 if a promise did not hold. About 20 minutes on two cores, ten of them for `model`.
 """
 
 import argparse
@@ -21,7 +22,21 @@ import anyio
 import psycopg
 
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
-from faults import balancer, kills, large_answers, outages, partitions, pauses, pooler, races, resumes, stops, storms
+from faults import (
+    balancer,
+    floods,
+    growth,
+    kills,
+    large_answers,
+    outages,
+    partitions,
+    pauses,
+    pooler,
+    races,
+    resumes,
+    stops,
+    storms,
+)
 from faults.findings import Findings
 from faults.model import scenario as model
 from faults.model.invariants import INVARIANTS
@@ -48,6 +63,8 @@ SCENARIOS: dict[str, Callable[[Place], Awaitable[Findings]]] = {
     "nginx": balancer.scenario,
     "pgbouncer": pooler.scenario,
     "partitions": partitions.scenario,
+    "floods": floods.scenario,
+    "growth": growth.scenario,
     "model": model.scenario,
 }
 
@@ -57,6 +74,7 @@ def main() -> None:
     chosen = _arguments()
     plan = model.Plan(minutes=chosen.minutes, seed=chosen.seed, only=frozenset(chosen.only))
     SCENARIOS["model"] = partial(model.scenario, plan=plan)
+    SCENARIOS["growth"] = partial(growth.scenario, runs=chosen.runs)
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder) / "data", durable=False) as uri:
         for name in chosen.names or SCENARIOS:
@@ -74,6 +92,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="scenario", help=listed)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--keep", type=Path, help="a folder in which logs and journals stay")
+    parser.add_argument("--runs", type=int, default=5000, help="of `growth`, by default 5,000")
     parser.add_argument("--minutes", type=float, default=10, help="how long `model` runs, by default 10")
     parser.add_argument("--seed", type=int, help="the random choices of `model`, by default others each time")
     parser.add_argument("--only", type=_list, default=[], help=f"of `model`'s invariants {','.join(INVARIANTS)}")

@@ -1,0 +1,85 @@
+"""Growth: many runs, with retention on; the database does not grow with their number."""
+
+import time
+from typing import Any, Final
+from uuid import uuid4
+
+import anyio
+import httpx
+import psycopg
+
+from faults.findings import Findings
+from faults.servers import Place, Quick, replicas
+from faults.traffic import TIMEOUT
+
+AT_ONCE: Final = 32
+AGE_S: Final = 3.0
+"""How long events and idempotency keys are kept here."""
+GONE_S: Final = 90.0
+"""After the last run: the ages, the rounds of the clean-up, and what a busy machine adds."""
+TABLES: Final = ("threads", "runs", "run_events", "checkpoints", "checkpoint_writes", "idempotency_keys")
+RUN: Final[dict[str, Any]] = {"assistant_id": "counting", "input": {"until": 3}}
+
+
+async def scenario(place: Place, *, runs: int = 5000) -> Findings:
+    """Make `runs` stateless runs, each with an idempotency key and recorded events; then nothing of them is left."""
+    found = Findings(f"{runs} stateless runs with retention on")
+    ages = {"THREADKEEP_KEEP_EVENTS": f"{AGE_S:g}", "THREADKEEP_IDEMPOTENCY": f"{AGE_S:g}"}
+    peaks = dict.fromkeys(TABLES, 0)
+    async with (
+        replicas(place, 2, Quick().settings | ages) as [one, two],
+        await psycopg.AsyncConnection.connect(place.database, autocommit=True) as conn,
+    ):
+        began = time.monotonic()
+        async with anyio.create_task_group() as tasks:
+            done = anyio.Event()
+            tasks.start_soon(_watch, place, peaks, done)
+            failed = await _run_all([one.url, two.url], runs)
+            done.set()
+        found.figures["runs a second"] = round(runs / (time.monotonic() - began))
+        left = await _left(conn)
+        with anyio.move_on_after(GONE_S):
+            while any(left.values()):
+                await anyio.sleep(0.5)
+                left = await _left(conn)
+        size = await (await conn.execute("SELECT pg_database_size(current_database()) / 1000000")).fetchone()
+    found.figures |= {"most rows": peaks, "rows left": left, "database, MB": size and size[0]}
+    found.expect(failed == 0, f"{failed} runs were refused or failed")
+    found.expect(not any(left.values()), f"rows are left: {left}")
+    return found
+
+
+async def _run_all(urls: list[str], runs: int) -> int:
+    """How many were not answered with 200."""
+    numbers, failed = iter(range(runs)), 0
+
+    async def ask(http: httpx.AsyncClient) -> None:
+        nonlocal failed
+        for number in numbers:
+            headers = {"idempotency-key": str(uuid4())}
+            answer = await http.post(f"{urls[number % len(urls)]}/runs/wait", json=RUN, headers=headers)
+            failed += answer.status_code != 200
+
+    async with httpx.AsyncClient(timeout=TIMEOUT) as http, anyio.create_task_group() as tasks:
+        for _ in range(AT_ONCE):
+            tasks.start_soon(ask, http)
+    return failed
+
+
+async def _left(conn: psycopg.AsyncConnection[Any]) -> dict[str, int]:
+    """The rows of each table."""
+    left: dict[str, int] = {}
+    for table in TABLES:
+        row = await (await conn.execute(f"SELECT count(*) FROM {table}".encode())).fetchone()
+        left[table] = row[0] if row else 0
+    return left
+
+
+async def _watch(place: Place, peaks: dict[str, int], done: anyio.Event) -> None:
+    """Note the most rows that each table has had, until it is `done`."""
+    async with await psycopg.AsyncConnection.connect(place.database, autocommit=True) as conn:
+        while not done.is_set():
+            for table, rows in (await _left(conn)).items():
+                peaks[table] = max(peaks[table], rows)
+            with anyio.move_on_after(1):
+                await done.wait()
