@@ -19,8 +19,8 @@ from psycopg_pool import AsyncConnectionPool
 
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
 from graphs.echo import INPUT, builder
-from threadkeep.persistence.checkpointer import Checkpoints
-from threadkeep.persistence.group_commit import committing
+from threadkeep.persistence.checkpointer import Checkpointer
+from threadkeep.persistence.group_commit import open_group_commit
 from threadkeep.postgres.pool import open_runs_pool
 from threadkeep.settings import Settings
 
@@ -55,9 +55,9 @@ async def main(uri: str, seconds: float, clients: int) -> None:
     async with (
         AsyncConnectionPool(uri, min_size=size, max_size=size, kwargs=arguments, open=False) as pool,
         open_runs_pool(settings, uri) as own_pool,
-        committing(own_pool) as commits,
+        open_group_commit(own_pool) as commits,
     ):
-        ours = Checkpoints(own_pool, commits)
+        ours = Checkpointer(own_pool, commits)
         stock = AsyncPostgresSaver(pool)  # pyright: ignore[reportArgumentType] - a pool of dict rows
         found: dict[str, dict[str, float]] = {}
         for durability in ("async", "exit"):

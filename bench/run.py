@@ -178,7 +178,7 @@ def database() -> Generator[str]:
         anyio.run(migrate.migrate, uri)
         yield uri
         return
-    with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder)) as uri:
+    with tempfile.TemporaryDirectory() as folder, embedded.embedded_postgres(Path(folder)) as uri:
         anyio.run(migrate.migrate, uri)
         yield uri
 

@@ -21,7 +21,7 @@ import psutil
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from threadkeep.auth.api_keys import new_key
+from threadkeep.auth.api_keys import generate_key
 from threadkeep.tables import api_keys
 
 GRAPHS = Path(__file__).parent / "graphs"
@@ -104,7 +104,7 @@ def ours(uri: str, *, keys: tuple[str, ...] = (), **settings: str) -> Generator[
 
 async def make_keys(uri: str, number: int) -> tuple[str, ...]:
     """API keys of as many identities."""
-    made = [new_key(f"caller {each}", "bench", (), None) for each in range(number)]
+    made = [generate_key(f"caller {each}", "bench", (), None) for each in range(number)]
     async with await psycopg.AsyncConnection.connect(uri, autocommit=True) as conn:
         for _, row in made:
             await api_keys.create(conn, row)

@@ -144,7 +144,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION claim_run(claimer uuid, of_project text, served_graphs text[], positions_per_attempt integer, after_principal text, held_back text[]) RETURNS TABLE(run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, metadata jsonb, kwargs jsonb, principal jsonb, attempt integer, worker_id uuid, ephemeral boolean, record_events boolean, events_before integer, waited_s double precision)
+CREATE FUNCTION claim_run(claimer uuid, of_project text, served_graphs text[], positions_per_attempt integer, after_principal text, held_back text[]) RETURNS TABLE(run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, metadata jsonb, kwargs jsonb, principal jsonb, attempt integer, worker_id uuid, ephemeral boolean, record_events boolean, start_position integer, waited_s double precision)
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     AS $$
@@ -306,7 +306,7 @@ BEGIN
     END IF;
     FOR i IN 1 .. cardinality(run_id) LOOP
         IF is_restricted THEN
-            PERFORM set_config('threadkeep.match', restriction[i], true);
+            PERFORM set_config('threadkeep.metadata_filter', restriction[i], true);
         END IF;
         CONTINUE WHEN is_locked_elsewhere(thread_id[i]);
         RETURN QUERY
@@ -384,12 +384,12 @@ CREATE FUNCTION enable_row_level_security() RETURNS void
     AS $_$
 DECLARE
     own       CONSTANT text := $e$project_id = current_setting('threadkeep.project', true)
- AND metadata @> nullif(current_setting('threadkeep.match', true), '')::jsonb$e$;
+ AND metadata @> nullif(current_setting('threadkeep.metadata_filter', true), '')::jsonb$e$;
     in_thread CONSTANT text := $e$EXISTS (SELECT FROM threads
  WHERE threads.thread_id = CASE WHEN %1$s.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
                                 THEN %1$s.thread_id::uuid END)$e$;
-    in_space  CONSTANT text := $e$prefix ~>=~ current_setting('threadkeep.space_from', true)
- AND prefix ~<~ current_setting('threadkeep.space_to', true)$e$;
+    in_space  CONSTANT text := $e$prefix ~>=~ current_setting('threadkeep.store_prefix_from', true)
+ AND prefix ~<~ current_setting('threadkeep.store_prefix_to', true)$e$;
     own_tables CONSTANT text[] := ARRAY[
         'threads', 'runs', 'run_events', 'run_undo_log', 'assistants', 'assistant_versions', 'crons', 'checkpoints',
         'checkpoint_blobs', 'checkpoint_writes', 'store', 'store_vectors',
@@ -1250,9 +1250,9 @@ ALTER TABLE store ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON assistant_versions AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM assistants
-  WHERE ((assistants.project_id = assistant_versions.project_id) AND (assistants.assistant_id = assistant_versions.assistant_id))))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
+  WHERE ((assistants.project_id = assistant_versions.project_id) AND (assistants.assistant_id = assistant_versions.assistant_id))))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.metadata_filter'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant ON assistant_versions IS 'fa72a31157614aa7f4b848f711d87a5b';
+COMMENT ON POLICY tenant ON assistant_versions IS '92f81494b8dec15131ec4227efce7751';
 
 CREATE POLICY tenant ON checkpoint_blobs AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM threads
@@ -1284,9 +1284,9 @@ CREATE POLICY tenant ON checkpoints AS RESTRICTIVE TO threadkeep_tenant USING ((
 
 COMMENT ON POLICY tenant ON checkpoints IS '86dabf8536d6af5aae863825fd8473bd';
 
-CREATE POLICY tenant ON crons AS RESTRICTIVE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
+CREATE POLICY tenant ON crons AS RESTRICTIVE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.metadata_filter'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.metadata_filter'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant ON crons IS '7d1328f2b1fba3aff25c2de18e5d77ce';
+COMMENT ON POLICY tenant ON crons IS 'f33d25e8b1db206d8892f7e831d9d4fe';
 
 CREATE POLICY tenant ON run_events AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM runs
@@ -1312,28 +1312,28 @@ CREATE POLICY tenant ON runs AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS 
 
 COMMENT ON POLICY tenant ON runs IS '598bae3db374d5669a6159b66aaa05d6';
 
-CREATE POLICY tenant ON store AS RESTRICTIVE TO threadkeep_tenant USING (((prefix ~>=~ current_setting('threadkeep.space_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.space_to'::text, true)))) WITH CHECK (((prefix ~>=~ current_setting('threadkeep.space_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.space_to'::text, true))));
+CREATE POLICY tenant ON store AS RESTRICTIVE TO threadkeep_tenant USING (((prefix ~>=~ current_setting('threadkeep.store_prefix_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.store_prefix_to'::text, true)))) WITH CHECK (((prefix ~>=~ current_setting('threadkeep.store_prefix_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.store_prefix_to'::text, true))));
 
-COMMENT ON POLICY tenant ON store IS 'f5ca6bbb77c12940620675006e82cb21';
+COMMENT ON POLICY tenant ON store IS '207b191abb3bc41198bbde39a2a06224';
 
-CREATE POLICY tenant ON threads AS RESTRICTIVE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND (metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND (metadata @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
+CREATE POLICY tenant ON threads AS RESTRICTIVE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND (metadata @> (NULLIF(current_setting('threadkeep.metadata_filter'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND (metadata @> (NULLIF(current_setting('threadkeep.metadata_filter'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant ON threads IS '7d1328f2b1fba3aff25c2de18e5d77ce';
+COMMENT ON POLICY tenant ON threads IS 'f33d25e8b1db206d8892f7e831d9d4fe';
 
-CREATE POLICY tenant_delete ON assistants AS RESTRICTIVE FOR DELETE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
+CREATE POLICY tenant_delete ON assistants AS RESTRICTIVE FOR DELETE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.metadata_filter'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant_delete ON assistants IS '8349be5eac3d5d94e72f3dc28e47f0dc';
+COMMENT ON POLICY tenant_delete ON assistants IS '83a3a178c44ba6a2d5bfba8e64831e55';
 
-CREATE POLICY tenant_insert ON assistants AS RESTRICTIVE FOR INSERT TO threadkeep_tenant WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
+CREATE POLICY tenant_insert ON assistants AS RESTRICTIVE FOR INSERT TO threadkeep_tenant WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.metadata_filter'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant_insert ON assistants IS 'b33a1ae2f4fc4bdb642e7536bdb902e5';
+COMMENT ON POLICY tenant_insert ON assistants IS '3b9c513fe7d1a518f262c089427225f9';
 
-CREATE POLICY tenant_select ON assistants AS RESTRICTIVE FOR SELECT TO threadkeep_tenant USING ((((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)) OR (is_system AND (project_id = current_setting('threadkeep.project'::text, true)))));
+CREATE POLICY tenant_select ON assistants AS RESTRICTIVE FOR SELECT TO threadkeep_tenant USING ((((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.metadata_filter'::text, true), ''::text))::jsonb)) OR (is_system AND (project_id = current_setting('threadkeep.project'::text, true)))));
 
-COMMENT ON POLICY tenant_select ON assistants IS '6cac0a706d69f46c1c0ca04e10646065';
+COMMENT ON POLICY tenant_select ON assistants IS 'b74161f0e4a02cb634107b598b243e7b';
 
-CREATE POLICY tenant_update ON assistants AS RESTRICTIVE FOR UPDATE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.match'::text, true), ''::text))::jsonb)));
+CREATE POLICY tenant_update ON assistants AS RESTRICTIVE FOR UPDATE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.metadata_filter'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND ((metadata)::jsonb @> (NULLIF(current_setting('threadkeep.metadata_filter'::text, true), ''::text))::jsonb)));
 
-COMMENT ON POLICY tenant_update ON assistants IS '02abef8f1896fad34a68bc86add3c748';
+COMMENT ON POLICY tenant_update ON assistants IS '5e7fe22caa2fc8dc264dbe7412fe9d56';
 
 ALTER TABLE threads ENABLE ROW LEVEL SECURITY;

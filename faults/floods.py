@@ -21,7 +21,7 @@ import psycopg
 from faults.findings import Findings
 from faults.servers import Place, Replica, replicas
 from faults.traffic import TIMEOUT
-from threadkeep.auth.api_keys import new_key
+from threadkeep.auth.api_keys import generate_key
 from threadkeep.tables import api_keys
 
 WAYS: Final = ("runs", "background", "crons", "webhooks", "searches", "streams")
@@ -56,7 +56,7 @@ async def scenario(place: Place, *, samples: int = 30) -> Findings:
 
 
 async def _key(place: Place, identity: str) -> str:
-    secret, row = new_key(identity, "faults", (), None)
+    secret, row = generate_key(identity, "faults", (), None)
     async with await psycopg.AsyncConnection.connect(place.database, autocommit=True) as conn:
         await api_keys.create(conn, row)
     return secret

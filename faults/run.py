@@ -76,7 +76,10 @@ def main() -> None:
     SCENARIOS["model"] = partial(model.scenario, plan=plan)
     SCENARIOS["growth"] = partial(growth.scenario, runs=chosen.runs)
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder) / "data", durable=False) as uri:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        embedded.embedded_postgres(Path(folder) / "data", durable=False) as uri,
+    ):
         for name in chosen.names or SCENARIOS:
             results[name] = _run(name, uri, (chosen.keep or Path(folder)) / name)
     if chosen.json:

@@ -21,8 +21,8 @@ import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turn
 from graphs import GRAPHS, Gate
 from threadkeep.api.connections import uvicorn_config
 from threadkeep.app import create_app
-from threadkeep.auth.api_keys import new_key
-from threadkeep.graphs import LoadedGraph, accept
+from threadkeep.auth.api_keys import generate_key
+from threadkeep.graphs import LoadedGraph, as_loaded_graph
 from threadkeep.postgres import embedded, migrate
 from threadkeep.project import Project
 from threadkeep.settings import Settings
@@ -67,7 +67,7 @@ def postgres() -> Iterator[str]:
 
     Not in pytest's own folder, of which it keeps the last three: a fourth session would lose its data.
     """
-    with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder), durable=False) as uri:
+    with tempfile.TemporaryDirectory() as folder, embedded.embedded_postgres(Path(folder), durable=False) as uri:
         _administer(uri, f"CREATE DATABASE {TEMPLATE}")
         anyio.run(migrate.migrate, psycopg.conninfo.make_conninfo(uri, dbname=TEMPLATE))
         yield uri
@@ -109,7 +109,7 @@ def make_key(database: str) -> MakeKey:
     """Makes the key of an identity, as `threadkeep keys create` does."""
 
     async def make(identity: str, *scopes: str, lives_s: float | None = None) -> str:
-        secret, row = new_key(identity, "test", scopes, lives_s)
+        secret, row = generate_key(identity, "test", scopes, lives_s)
         async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
             await api_keys.create(conn, row)
         return secret
@@ -126,7 +126,7 @@ async def serving(
     keep_alive_s: int = 5,
 ) -> AsyncIterator[str]:
     """A server of `graphs` (by default the test graphs), listening on a port of its own; yields its URL."""
-    loaded = graphs or {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
+    loaded = graphs or {name: as_loaded_graph(name, graph, where="tests") for name, graph in GRAPHS.items()}
     app = await anyio.to_thread.run_sync(create_app, settings, str(settings.database_uri), loaded, project)
     config = uvicorn_config(
         app, settings, port=0, lifespan="on", timeout_graceful_shutdown=1, timeout_keep_alive=keep_alive_s

@@ -16,7 +16,7 @@ def new_run(thread_id: UUID, worker_id: UUID | None) -> NewRun:
         metadata={},
         assistant_metadata={},
         kwargs=b"{}",
-        told=False,
+        synchronous_commit=False,
         create_thread=True,
         worker_id=worker_id,
     )

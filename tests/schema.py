@@ -31,7 +31,7 @@ def dump(uri: str) -> str:
 
 def main() -> None:
     """Write the file from a database made for it."""
-    with tempfile.TemporaryDirectory() as folder, embedded.running(Path(folder), durable=False) as uri:
+    with tempfile.TemporaryDirectory() as folder, embedded.embedded_postgres(Path(folder), durable=False) as uri:
         anyio.run(migrate.migrate, uri)
         FILE.write_text(dump(uri))
     sys.stdout.write(f"{FILE.name} written\n")

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from threadkeep import agent
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def anyio_backend() -> str:
 @pytest.mark.skipif(find_spec("langchain") is not None, reason="the packages for language models are installed")
 def test_a_model_whose_packages_are_missing_stops_the_start() -> None:
     """Ours: nothing falls back to the offline model."""
-    with pytest.raises(StartRefused, match=r'pip install "threadkeep\[models\]"'):
+    with pytest.raises(StartupError, match=r'pip install "threadkeep\[models\]"'):
         agent.build("openai:gpt-5", "http://127.0.0.1:9/v1")
 
 
@@ -35,7 +35,7 @@ def test_a_model_that_can_not_be_made_stops_the_start(monkeypatch: pytest.Monkey
     """Ours: a missing key and an unknown provider are told at start, not at the first run."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     for model in ("openai:gpt-5", "nobody:nothing"):
-        with pytest.raises(StartRefused, match=model):
+        with pytest.raises(StartupError, match=model):
             agent.build(model)
 
 

@@ -71,5 +71,5 @@ def test_every_key_of_langgraph_json_is_on_the_page_and_no_other() -> None:
     """Ours: those that are read and those that stop the start; a key that only builds an image is named in the text."""
     documented = {name for names in rows("langgraph.json") for name in names}
     assert documented == {*keys(project.Project), *project.NOT_SUPPORTED}
-    for key in project.BUILD_ONLY:
+    for key in project.IMAGE_BUILD_KEYS:
         assert f"`{key}`" in PAGE, key

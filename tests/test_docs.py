@@ -40,13 +40,13 @@ def test_every_route_is_on_the_page_with_its_status_and_no_other() -> None:
     """Ours: what is served can be read of."""
     shown = [(route, int(status)) for route, status in ROUTE_ROW.findall(PAGE)]
 
-    assert sorted(shown) == sorted((name(operation), operation.answer.status) for operation in TABLE)
+    assert sorted(shown) == sorted((name(operation), operation.response.status) for operation in TABLE)
 
 
 @pytest.mark.parametrize("operation", TABLE, ids=name)
 def test_every_field_of_a_route_is_on_the_page_and_no_other(operation: Operation) -> None:
     """Ours: what is read of a request can be read of, and what a client finds here is read."""
-    assert listed("Body", name(operation)) == fields(operation.shown_body)
+    assert listed("Body", name(operation)) == fields(operation.documented_body)
     assert listed("Query", name(operation)) == fields(operation.query)
 
 

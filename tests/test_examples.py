@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.fixture
 def functional() -> Project:
-    return project.load(EXAMPLES / "functional" / "langgraph.json")
+    return project.load_project(EXAMPLES / "functional" / "langgraph.json")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from threadkeep.auth.presence import Presence
 from threadkeep.base.fair_limiter import ANONYMOUS, BACKGROUND, FairLimiter, Place, quarter
-from threadkeep.base.problems import Overloaded
+from threadkeep.base.problems import QueueFull
 
 
 class Queue:
@@ -25,7 +25,7 @@ class Queue:
     async def wait(self, holder: str) -> None:
         try:
             place = await self._limiter.acquire(holder)
-        except Overloaded:
+        except QueueFull:
             self.refused.append(holder)
             return
         self.served.append(holder)
@@ -108,7 +108,7 @@ async def test_a_full_queue_refuses_the_newest_waiter_of_the_principal_with_most
 
     async with _queue(limiter, "bad", "bad", "bad", "bad", "good") as queue:
         assert queue.refused == ["bad"]
-        with pytest.raises(Overloaded):
+        with pytest.raises(QueueFull):
             limiter.refuse_if_full("bad")
         await queue.release()
         await queue.release()

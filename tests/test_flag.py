@@ -2,12 +2,12 @@
 
 import anyio
 
-from threadkeep.base.flag import Flag
+from threadkeep.base.flag import OneShotEvent
 
 
 async def test_all_who_wait_are_woken_and_later_ones_do_not_wait() -> None:
     """Ours."""
-    flag, woken = Flag(), list[bool]()
+    flag, woken = OneShotEvent(), list[bool]()
 
     async def wait(within_s: float | None) -> None:
         woken.append(await flag.wait(within_s))
@@ -26,7 +26,7 @@ async def test_all_who_wait_are_woken_and_later_ones_do_not_wait() -> None:
 
 async def test_who_waits_for_so_long_alone_is_told_that_it_is_not_set() -> None:
     """Ours: and leaves nothing behind, nor does one that is cancelled."""
-    flag = Flag()
+    flag = OneShotEvent()
     with anyio.fail_after(5):
         assert await flag.wait(0.01) is False
         with anyio.move_on_after(0.01):

@@ -18,7 +18,7 @@ from langgraph.pregel.remote import RemoteGraph
 from langgraph.store.memory import InMemoryStore
 
 from threadkeep import graphs, project
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 from threadkeep.graphs import Graphs, LoadedGraph
 
 LOAD = Callable[..., Awaitable[Graphs]]
@@ -66,7 +66,7 @@ def load(tmp_path: Path) -> LOAD:
             file.write_text(dedent(text))
         found = {name: project.GraphTarget(path=path) for name, path in targets.items()}
         read = project.Project(root=tmp_path, graphs=found)
-        project.apply_environment(read)
+        project.set_environment(read)
         return graphs.load_graphs(read)
 
     async def load_in_thread(source: str = "", files: dict[str, str] | None = None, **targets: str) -> Graphs:
@@ -129,7 +129,7 @@ async def test_two_files_whose_names_fall_together_are_two_modules(load: LOAD) -
 
 
 async def refusal(load: LOAD, source: str, target: str, **files: str) -> str:
-    with pytest.raises(StartRefused) as refused:
+    with pytest.raises(StartupError) as refused:
         await load(source, {f"{name}.py": text for name, text in files.items()}, a=target)
     return str(refused.value)
 

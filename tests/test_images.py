@@ -36,7 +36,7 @@ def test_base_images_are_pinned_by_digest() -> None:
 @pytest.fixture
 def compose_database(tmp_path: Path) -> Iterator[str]:
     """A Postgres that was made as the one of compose.yaml. The superuser's URI."""
-    with embedded.running(tmp_path / "data", durable=False) as uri:
+    with embedded.embedded_postgres(tmp_path / "data", durable=False) as uri:
         admin = _as_in_the_image(uri)
         _run_script(admin)
         yield admin

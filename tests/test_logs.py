@@ -20,10 +20,10 @@ from websockets.typing import Origin
 from conftest import serving
 from test_serve import serving_process
 from threadkeep import key_commands
-from threadkeep.api.audit import STRANGERS, Audit
-from threadkeep.auth.api_keys import SHOWN, new_key
+from threadkeep.api.audit import MAX_UNAUTHENTICATED, AuditLog
+from threadkeep.auth.api_keys import PREFIX_LENGTH, generate_key
 from threadkeep.base import ids
-from threadkeep.base.logs import JsonLines, Text, bind
+from threadkeep.base.logs import JsonFormatter, TextFormatter, bind
 from threadkeep.preparing import prepare
 from threadkeep.settings import Settings
 from threadkeep.tables import api_keys
@@ -37,7 +37,7 @@ class _Kept(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(JsonLines())
+        self.setFormatter(JsonFormatter())
         self.lines: list[dict[str, Any]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -137,12 +137,12 @@ async def test_callers_who_are_not_let_in_are_told_of(settings: Settings, kept: 
     """Ours: each failed authentication, but not all of a flood."""
     guarded = settings.model_copy(update={"auth_type": "api_key"})
     async with serving(guarded) as url, httpx.AsyncClient(base_url=url) as http:
-        for _ in range(STRANGERS + 5):
+        for _ in range(MAX_UNAUTHENTICATED + 5):
             answer = await http.post("/threads/search", json={}, headers={"x-api-key": SECRET})
             assert answer.status_code == 401
 
     lines = kept.of("authentication failed")
-    assert len(lines) == STRANGERS
+    assert len(lines) == MAX_UNAUTHENTICATED
     assert (lines[0]["principal"], lines[0]["action"], lines[0]["status_code"]) == (None, "threads.search", 401)
     assert SECRET not in json.dumps(kept.lines)
 
@@ -214,10 +214,10 @@ async def test_refusals_of_sockets_are_lines_of_the_audit(settings: Settings, ke
 
 async def test_a_page_that_floods_fills_no_disk(http: httpx.AsyncClient, kept: _Kept) -> None:
     """Ours: whoever is not known has a few lines in each window, whatever they are refused for."""
-    for _ in range(STRANGERS + 5):
+    for _ in range(MAX_UNAUTHENTICATED + 5):
         assert (await http.get("/info", headers={"origin": "https://evil.example"})).status_code == 403
 
-    assert len(kept.of("forbidden")) == STRANGERS
+    assert len(kept.of("forbidden")) == MAX_UNAUTHENTICATED
 
 
 GRAPH = """
@@ -277,7 +277,7 @@ async def test_no_logger_tells_a_secret_at_any_level(settings: Settings, tmp_pat
 
 
 async def _key(settings: Settings, identity: str, *scopes: str) -> str:
-    secret, row = new_key(identity, "test", scopes, None)
+    secret, row = generate_key(identity, "test", scopes, None)
     async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
         await api_keys.create(conn, row)
     return secret
@@ -290,8 +290,8 @@ async def test_keys_that_are_made_and_revoked_are_lines_of_the_audit(
     monkeypatch.setenv("DATABASE_URI", str(settings.database_uri))
     monkeypatch.chdir(tmp_path)
     prepared = await anyio.to_thread.run_sync(prepare, None, {})
-    secret = await anyio.to_thread.run_sync(key_commands.create, prepared, "ada", "test", (), None)
-    await anyio.to_thread.run_sync(key_commands.revoke, prepared, secret[:SHOWN])
+    secret = await anyio.to_thread.run_sync(key_commands.create_key, prepared, "ada", "test", (), None)
+    await anyio.to_thread.run_sync(key_commands.revoke_key, prepared, secret[:PREFIX_LENGTH])
 
     audited = [line for line in kept.lines if line["logger"] == "threadkeep.audit"]
     assert [(line["message"], line["principal"]) for line in audited] == [
@@ -303,14 +303,14 @@ async def test_keys_that_are_made_and_revoked_are_lines_of_the_audit(
 
 def test_what_the_audit_left_out_is_told_later(kept: _Kept) -> None:
     """Ours: a flood can't hide how large it was."""
-    audit = Audit()
-    for _ in range(STRANGERS + 7):
-        audit.answered({"client": ("192.0.2.1", 1)}, None, 401, {})
+    audit = AuditLog()
+    for _ in range(MAX_UNAUTHENTICATED + 7):
+        audit.record({"client": ("192.0.2.1", 1)}, None, 401, {})
     audit._window = float("-inf")
 
-    audit.answered({"client": ("192.0.2.1", 1)}, None, 401, {})
+    audit.record({"client": ("192.0.2.1", 1)}, None, 401, {})
 
-    assert [line.get("suppressed") for line in kept.lines] == [None] * STRANGERS + [7]
+    assert [line.get("suppressed") for line in kept.lines] == [None] * MAX_UNAUTHENTICATED + [7]
 
 
 @pytest.mark.parametrize(
@@ -320,12 +320,12 @@ def test_every_line_is_written_whatever_it_holds(value: object) -> None:
     """Ours: what can't be JSON is not a reason for silence."""
     record = logging.makeLogRecord({"msg": "said", "levelname": "INFO", "value": value})
 
-    assert json.loads(JsonLines().format(record))["message"] == "said"
+    assert json.loads(JsonFormatter().format(record))["message"] == "said"
 
 
 def _formatted_in_a_request(record: logging.LogRecord) -> str:
     bind(request_id=str(ids.uuid7()))
-    return Text().format(record)
+    return TextFormatter().format(record)
 
 
 def test_a_line_for_people_is_one_line() -> None:

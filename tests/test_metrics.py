@@ -18,10 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from conftest import serving
 from graphs import Gate
-from threadkeep.api.ops.metrics import is_guarded
-from threadkeep.auth.api_keys import new_key
-from threadkeep.base.metrics import Load, Metrics
-from threadkeep.base.problems import StartRefused
+from threadkeep.api.ops.metrics import requires_authentication
+from threadkeep.auth.api_keys import generate_key
+from threadkeep.base.metrics import LoadSnapshot, Metrics
+from threadkeep.base.problems import StartupError
 from threadkeep.settings import Settings
 from threadkeep.tables import api_keys
 
@@ -233,7 +233,7 @@ async def test_metrics_have_a_port_of_their_own(settings: Settings, free_port: i
 
 async def test_guarded_metrics_are_for_known_callers(settings: Settings) -> None:
     """Ours: THREADKEEP_METRICS=auth, and unset on an address that others reach; the queue is all tenants'."""
-    secret, row = new_key("prometheus", "test", (), None)
+    secret, row = generate_key("prometheus", "test", (), None)
     async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
         await api_keys.create(conn, row)
     guarded = settings.model_copy(update={"metrics": "auth", "auth_type": "api_key"})
@@ -256,12 +256,12 @@ def test_who_gets_metrics_follows_from_the_address(
     host: str, metrics: Literal["public", "auth"] | None, guarded: bool
 ) -> None:
     """Ours: open on this machine, guarded elsewhere, unless somebody said otherwise."""
-    assert is_guarded(Settings(host=host, metrics=metrics), has_door=True) is guarded
+    assert requires_authentication(Settings(host=host, metrics=metrics), has_door=True) is guarded
 
 
 async def test_guarded_metrics_without_authentication_stop_the_start(settings: Settings) -> None:
     """Ours: nothing falls back to open."""
-    with pytest.raises(StartRefused, match="nothing would guard"):
+    with pytest.raises(StartupError, match="nothing would guard"):
         async with serving(settings.model_copy(update={"metrics": "auth"})):
             pass
 
@@ -270,7 +270,11 @@ def test_a_queue_that_is_not_known_is_no_number() -> None:
     """Ours: a gauge never goes on telling what was true before Postgres went away."""
     metrics = Metrics()
 
-    metrics.show(Load(slots=1, running=0, line=0, queued=None, oldest_s=None, heartbeat_s=0))
+    metrics.set_load(
+        LoadSnapshot(
+            slots=1, running=0, admission_waiting=0, queue_depth=None, queue_oldest_age_s=None, heartbeat_age_s=0
+        )
+    )
 
     value = metrics.registry.get_sample_value("threadkeep_run_queue_depth")
     assert value is not None

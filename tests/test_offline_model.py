@@ -6,7 +6,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 
 from threadkeep import agent
-from threadkeep.offline_model import CALLS, answer
+from threadkeep.offline_model import MAX_TOOL_CALLS, answer
 
 TOOL_NAMES = set(agent.TOOLS_BY_NAME)
 
@@ -73,4 +73,4 @@ def test_a_huge_message_is_read_in_no_time(unit: str) -> None:
     said = answer([HumanMessage(unit * (1_000_000 // len(unit)))], TOOL_NAMES)
 
     assert time.perf_counter() - began < 0.5
-    assert len(said.tool_calls) <= CALLS
+    assert len(said.tool_calls) <= MAX_TOOL_CALLS

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from threadkeep import project
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 
 WRITE = Callable[..., Path]
 
@@ -38,14 +38,14 @@ def _same_process() -> Iterator[None]:
 
 
 def refusal(file: Path) -> str:
-    with pytest.raises(StartRefused) as refused:
-        project.load(file)
+    with pytest.raises(StartupError) as refused:
+        project.load_project(file)
     return str(refused.value).removeprefix(f"{file}: ")
 
 
 def test_a_file_of_graphs_alone_has_a_default_for_everything_else(write: WRITE, tmp_path: Path) -> None:
     """Protocol: only `graphs` is needed."""
-    read = project.load(write())
+    read = project.load_project(write())
 
     assert read == project.Project(root=tmp_path, graphs={"agent": project.GraphTarget(path="./agent.py:graph")})
     assert not read.builtin
@@ -56,7 +56,7 @@ def test_a_file_of_graphs_alone_has_a_default_for_everything_else(write: WRITE, 
 
 def test_a_graph_may_have_a_description(write: WRITE) -> None:
     """Protocol: a graph is a target, or an object of a target and a description."""
-    read = project.load(
+    read = project.load_project(
         write(graphs={"a": "pkg.agent:graph", "b": {"path": "b.py:make", "description": "Books trips"}})
     )
 
@@ -68,7 +68,7 @@ def test_a_graph_may_have_a_description(write: WRITE) -> None:
 
 def test_every_section_is_read(write: WRITE) -> None:
     """Protocol: the keys of `store`, `checkpointer`, `http` and `webhooks`."""
-    read = project.load(
+    read = project.load_project(
         write(
             store={"index": {"dims": 3, "embed": "./e.py:embed", "fields": ["$"]}, "ttl": {"default_ttl": 60}},
             checkpointer={
@@ -106,7 +106,7 @@ def test_every_section_is_read(write: WRITE) -> None:
 
 def test_a_null_is_as_good_as_nothing(write: WRITE) -> None:
     """Ours: tools write nulls for what they don't set."""
-    read = project.load(write(store=None, auth=None, http={"app": None, "cors": None}))
+    read = project.load_project(write(store=None, auth=None, http={"app": None, "cors": None}))
 
     assert (read.store, read.http) == (project.Store(), project.Http())
 
@@ -116,7 +116,7 @@ def test_a_byte_order_mark_is_no_fault(write: WRITE) -> None:
     file = write()
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
 
-    assert set(project.load(file).graphs) == {"agent"}
+    assert set(project.load_project(file).graphs) == {"agent"}
 
 
 @pytest.mark.parametrize(
@@ -180,20 +180,20 @@ def test_persistence_of_the_projects_own_is_replaced_by_postgres(
     write: WRITE, caplog: pytest.LogCaptureFixture, keys: dict[str, object], named: list[str]
 ) -> None:
     """Ours: the graphs run, and one line says what keeps their state. A setting makes it strict."""
-    read = project.load(write(**keys))
+    read = project.load_project(write(**keys))
     project.refuse_replaced(read, strict=False)
 
     assert [line.__dict__["keys"] for line in caplog.records] == ([named] if named else [])
     if named:
-        with pytest.raises(StartRefused, match=r"^" + ", ".join(named)):
+        with pytest.raises(StartupError, match=r"^" + ", ".join(named)):
             project.refuse_replaced(read, strict=True)
 
 
 @pytest.mark.parametrize("section", ["configurable_headers", "logging_headers"])
 def test_patterns_of_headers_have_older_names(write: WRITE, section: str, caplog: pytest.LogCaptureFixture) -> None:
     """Protocol: `include` and `exclude`; the present names go over them."""
-    older = project.load(write(http={section: {"include": ["x-*"], "exclude": ["x-a"]}}))
-    both = project.load(write(http={section: {"include": ["y-*"], "includes": ["x-*"], "exclude": ["x-a"]}}))
+    older = project.load_project(write(http={section: {"include": ["x-*"], "exclude": ["x-a"]}}))
+    both = project.load_project(write(http={section: {"include": ["y-*"], "includes": ["x-*"], "exclude": ["x-a"]}}))
 
     names = project.HeaderNames(includes=("x-*",), excludes=("x-a",))
     assert (getattr(older.http, section), getattr(both.http, section)) == (names, names)
@@ -223,7 +223,9 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path) -> None:
 def test_keys_that_only_build_an_image_are_told_in_one_line(write: WRITE, caplog: pytest.LogCaptureFixture) -> None:
     """Ours: the file serves as it stands, and what has no effect is said once."""
     caplog.set_level(logging.INFO)
-    project.load(write(python_version="3.12", dockerfile_lines=[], _INTERNAL_docker_tag="x", **{"$schema": "s"}))
+    project.load_project(
+        write(python_version="3.12", dockerfile_lines=[], _INTERNAL_docker_tag="x", **{"$schema": "s"})
+    )
 
     (line,) = caplog.records
     assert (line.levelname, line.getMessage()) == ("INFO", "keys that only build an image are ignored")
@@ -232,7 +234,7 @@ def test_keys_that_only_build_an_image_are_told_in_one_line(write: WRITE, caplog
 
 def test_keys_that_do_nothing_are_told_in_one_warning(write: WRITE, caplog: pytest.LogCaptureFixture) -> None:
     """Ours: a misspelt key is seen, however deep it stands."""
-    project.load(write(ui={}, grpahs={}, http={"cors": {"allow_origin": ["*"]}}))
+    project.load_project(write(ui={}, grpahs={}, http={"cors": {"allow_origin": ["*"]}}))
 
     (line,) = caplog.records
     assert (line.levelname, line.getMessage()) == ("WARNING", "keys that do nothing on this server are ignored")
@@ -243,7 +245,7 @@ def test_variables_are_set_unless_the_process_has_them(write: WRITE, monkeypatch
     """Ours: the process environment wins, an empty value too."""
     monkeypatch.setenv("TAKEN", "by the process")
     monkeypatch.setenv("EMPTY", "")
-    project.apply_environment(project.load(write(env={"TAKEN": "x", "EMPTY": "x", "FREE": "set", "NUMBER": 7})))
+    project.set_environment(project.load_project(write(env={"TAKEN": "x", "EMPTY": "x", "FREE": "set", "NUMBER": 7})))
 
     found = [os.environ[name] for name in ("TAKEN", "EMPTY", "FREE", "NUMBER")]
     assert found == ["by the process", "", "set", "7"]
@@ -252,14 +254,14 @@ def test_variables_are_set_unless_the_process_has_them(write: WRITE, monkeypatch
 def test_variables_are_read_from_a_file(write: WRITE, tmp_path: Path) -> None:
     """Protocol: `env` may be the path of a .env, from the folder of langgraph.json."""
     (tmp_path / ".env").write_text('# keys\nexport ONE=1\nTWO="two ${ONE}"\nNOTHING\n')
-    project.apply_environment(project.load(write(env=".env")))
+    project.set_environment(project.load_project(write(env=".env")))
 
     assert (os.environ["ONE"], os.environ["TWO"], "NOTHING" in os.environ) == ("1", "two 1", False)
 
 
 def test_a_missing_env_file_is_a_warning(write: WRITE, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Ours: where the process brings its secrets, the file is not deployed."""
-    project.apply_environment(project.load(write(env=".env")))
+    project.set_environment(project.load_project(write(env=".env")))
 
     (line,) = caplog.records
     assert line.getMessage() == "the project's env file does not exist"
@@ -271,19 +273,19 @@ def test_folders_of_dependencies_become_importable_behind_the_rest(write: WRITE,
     (tmp_path / "lib" / "src").mkdir(parents=True)
     (tmp_path / "bare").mkdir()
     before = sys.path.copy()
-    project.apply_environment(project.load(write(dependencies=[".", "./lib", "bare"])))
+    project.set_environment(project.load_project(write(dependencies=[".", "./lib", "bare"])))
 
     added = [str(tmp_path / name) for name in ("", "lib", "lib/src", "bare")]
     assert sys.path == [*before, *added]
 
-    project.apply_environment(project.load(write(dependencies=["."])))
+    project.set_environment(project.load_project(write(dependencies=["."])))
     assert sys.path == [*before, *added]
 
 
 def test_a_missing_folder_stops_the_start(write: WRITE, tmp_path: Path) -> None:
     """Ours: its modules would be missing later, in a run."""
-    with pytest.raises(StartRefused) as refused:
-        project.apply_environment(project.load(write(dependencies=["./gone"])))
+    with pytest.raises(StartupError) as refused:
+        project.set_environment(project.load_project(write(dependencies=["./gone"])))
 
     assert str(refused.value) == f"{tmp_path / 'langgraph.json'}: dependencies: there is no folder ./gone"
 
@@ -291,7 +293,7 @@ def test_a_missing_folder_stops_the_start(write: WRITE, tmp_path: Path) -> None:
 def test_distributions_that_are_not_installed_are_named(write: WRITE, caplog: pytest.LogCaptureFixture) -> None:
     """Ours: nothing is installed by the server."""
     wanted = ["langgraph", "langchain_core>=1", "pydantic[email] >= 2", "dotenv", "no-such-thing==1", "git+https://h/x"]
-    project.apply_environment(project.load(write(dependencies=wanted)))
+    project.set_environment(project.load_project(write(dependencies=wanted)))
 
     (line,) = caplog.records
     assert line.getMessage() == "dependencies of the project are not installed"
@@ -301,10 +303,10 @@ def test_distributions_that_are_not_installed_are_named(write: WRITE, caplog: py
 def test_without_a_file_there_is_a_project_without_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours: the built-in agent takes the place of graphs."""
     monkeypatch.chdir(tmp_path)
-    read = project.builtin()
+    read = project.builtin_project()
 
     assert (read.builtin, read.root, read.graphs, read.http) == (True, tmp_path, {}, project.Http())
-    project.apply_environment(read)
+    project.set_environment(read)
 
 
 @pytest.mark.parametrize(
@@ -349,17 +351,19 @@ def test_an_image_of_the_platform_has_the_project_in_its_variables(
     )
 
     monkeypatch.setenv("LANGGRAPH_ENCRYPTION", json.dumps({"path": "./e.py:e"}))
-    with pytest.raises(StartRefused, match="LANGSERVE_GRAPHS: encryption: not supported"):
+    with pytest.raises(StartupError, match="LANGSERVE_GRAPHS: encryption: not supported"):
         project.from_environment()
     monkeypatch.setenv("LANGGRAPH_STORE", "{")
-    with pytest.raises(StartRefused, match="LANGGRAPH_STORE: is not JSON"):
+    with pytest.raises(StartupError, match="LANGGRAPH_STORE: is not JSON"):
         project.from_environment()
 
 
 def test_the_platforms_prefix_and_origins_are_those_of_http(write: WRITE) -> None:
     """Protocol: `MOUNT_PREFIX` goes over the file, `CORS_ALLOW_ORIGINS` does not."""
-    own = project.load(write(http={"mount_prefix": "/own", "cors": {"allow_origins": ["https://a"], "max_age": 5}}))
-    none = project.load(write(http={"cors": {"max_age": 5}}))
+    own = project.load_project(
+        write(http={"mount_prefix": "/own", "cors": {"allow_origins": ["https://a"], "max_age": 5}})
+    )
+    none = project.load_project(write(http={"cors": {"max_age": 5}}))
 
     named = project.with_mount(none, "/pre", "https://b, https://c").http
     assert (named.mount_prefix, named.cors) == (
@@ -392,4 +396,4 @@ def test_a_project_is_known_by_its_package_or_else_its_folder(
     found = project.Project(root=root, graphs={"agent": project.GraphTarget(path="./agent.py:graph")})
 
     assert project.identity(found) == identity
-    assert project.identity(project.builtin()) == "threadkeep"
+    assert project.identity(project.builtin_project()) == "threadkeep"

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from conftest import WAIT_S, serving
 from threadkeep import sdk_cache
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.sdk_cache import MemoryCache, SdkCache
 from threadkeep.settings import Settings
 
@@ -174,7 +174,7 @@ async def _use(state: State) -> State:
 async def test_graphs_of_a_server_share_it(settings: Settings) -> None:
     """Issue: it works in a graph, and outside of a server it says so."""
     graph = StateGraph(State).add_node("use", _use).add_edge(START, "use")
-    graphs = {"using": accept("using", graph, where="tests")}
+    graphs = {"using": as_loaded_graph("using", graph, where="tests")}
     async with serving(settings, graphs) as url, get_client(url=url, api_key=None) as client:
         seen = [(await client.runs.wait(None, "using", input={}))["seen"] for _ in range(3)]
 

@@ -6,15 +6,15 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from threadkeep import settings
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 
 
 def test_address_that_libpq_cannot_read_stops_the_start_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours: one line in place of a trace; what libpq says of an address may hold a part of it."""
     monkeypatch.setenv("DATABASE_URI", "postgresql://ada:secret@db/threadkeep?host=/run&secret")
 
-    with pytest.raises(StartRefused) as refused:
-        settings.load()
+    with pytest.raises(StartupError) as refused:
+        settings.load_settings()
 
     assert str(refused.value) == "settings: DATABASE_URI: libpq can't read it"
 
@@ -36,7 +36,7 @@ APP = {
 
 def test_generic_names_in_a_projects_env_are_the_projects() -> None:
     """Issue: they neither stop the start nor steer the server."""
-    assert settings.load(project=APP) == settings.load()
+    assert settings.load_settings(project=APP) == settings.load_settings()
     assert settings.origins(APP) == {"left_to_the_project": sorted(APP)}
 
 
@@ -50,7 +50,7 @@ def test_a_project_sets_the_server_by_its_own_names_and_the_platforms() -> None:
         "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": "7",
         "MOUNT_PREFIX": "/pre",
     }
-    chosen = settings.load(project=APP | said)
+    chosen = settings.load_settings(project=APP | said)
 
     assert (chosen.host, chosen.log_level, chosen.run_slots) == ("127.0.0.2", "warning", 3)
     assert (chosen.drain_s, chosen.mount_prefix) == (7, "/pre")
@@ -63,7 +63,7 @@ def test_a_variable_of_the_process_goes_over_the_projects(monkeypatch: pytest.Mo
     monkeypatch.setenv("LOG_LEVEL", "critical")
     monkeypatch.setenv("DATABASE_URL", "postgresql://process@db/a")
     said = {"THREADKEEP_LOG_LEVEL": "debug", "DATABASE_URI": "postgresql://project@db/a", "MOUNT_PREFIX": "/pre"}
-    chosen = settings.load(project=said)
+    chosen = settings.load_settings(project=said)
 
     assert (chosen.log_level, chosen.database_uri) == ("error", "postgresql://process@db/a")
     assert settings.origins(said) == {"from_process": ["DATABASE_URL", "LOG_LEVEL"], "from_project": ["MOUNT_PREFIX"]}
@@ -73,18 +73,18 @@ def test_libpq_of_the_server_is_not_told_what_is_for_the_app(monkeypatch: pytest
     """Issue: `PGHOST` and its like in a project's env; those of the process count as before."""
     monkeypatch.setenv("PGUSER", "process")
     said = {"PGHOST": "app", "PGUSER": "app", "PGOPTIONS": "-csearch_path=app", "DATABASE_URI": "postgresql://db/a"}
-    told = conninfo_to_dict(settings.load(project=said).database_uri or "")
+    told = conninfo_to_dict(settings.load_settings(project=said).database_uri or "")
     assert told == {"host": "db", "dbname": "a", "options": ""}
 
     monkeypatch.setenv("PGDATABASE", "mine")
-    told = conninfo_to_dict(settings.load(project=said | {"DATABASE_URI": ""}).database_uri or "")
+    told = conninfo_to_dict(settings.load_settings(project=said | {"DATABASE_URI": ""}).database_uri or "")
     assert told == {"host": "", "options": ""}
 
 
 def test_a_setting_of_the_projects_that_is_misspelt_stops_the_start() -> None:
     """Ours: as one of the process."""
-    with pytest.raises(StartRefused, match="unknown setting THREADKEEP_RUN_SLOT; did you mean THREADKEEP_RUN_SLOTS"):
-        settings.load(project={"THREADKEEP_RUN_SLOT": "3"})
+    with pytest.raises(StartupError, match="unknown setting THREADKEEP_RUN_SLOT; did you mean THREADKEEP_RUN_SLOTS"):
+        settings.load_settings(project={"THREADKEEP_RUN_SLOT": "3"})
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_a_setting_of_the_projects_that_is_misspelt_stops_the_start() -> None:
 def test_an_address_that_is_none_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, uri: str, reason: str) -> None:
     """Issue: an unknown parameter is named, and nothing of a password."""
     monkeypatch.setenv("DATABASE_URL", uri)
-    with pytest.raises(StartRefused) as refused:
-        settings.load()
+    with pytest.raises(StartupError) as refused:
+        settings.load_settings()
 
     hint = "; if it is another program's, set DATABASE_URI, which goes over it"
     assert str(refused.value) == f"settings: DATABASE_URL: {reason}{hint}"
@@ -118,7 +118,7 @@ def test_the_platforms_pool_size_bounds_both_pools(
 ) -> None:
     """Ours: it makes them smaller, never larger."""
     monkeypatch.setenv("LANGGRAPH_POSTGRES_POOL_MAX_SIZE", limit)
-    chosen = settings.load()
+    chosen = settings.load_settings()
 
     assert (chosen.api_connections, chosen.run_connections) == sizes
 

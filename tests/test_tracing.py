@@ -147,4 +147,4 @@ async def test_a_receiver_that_is_away_harms_nobody(settings: Settings, monkeypa
 )
 def test_tracing_is_off_unless_a_receiver_is_named(environment: dict[str, str]) -> None:
     """OpenTelemetry: the standard variables; ours: nothing is sent anywhere by default."""
-    assert tracing.opened(environment) is None
+    assert tracing.open_tracing(environment) is None

@@ -21,7 +21,7 @@ import uvicorn
 import threadkeep
 from graphs import GRAPHS
 from threadkeep.app import create_app
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.postgres import embedded, migrate
 from threadkeep.settings import Settings
 
@@ -128,7 +128,7 @@ async def walk(http: httpx.AsyncClient, request: Request) -> list[str]:
 @asynccontextmanager
 async def serving(uri: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     settings = Settings(database_uri=uri, data_dir=folder, host="127.0.0.1", port=0)
-    loaded = {"chain": accept("chain", GRAPHS["chain"], where="tests")}
+    loaded = {"chain": as_loaded_graph("chain", GRAPHS["chain"], where="tests")}
     app = await anyio.to_thread.run_sync(create_app, settings, uri, loaded)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on"))
     async with anyio.create_task_group() as tasks:
@@ -156,7 +156,7 @@ async def _main(folder: Path, uri: str) -> str:
 
 def main() -> None:
     """Print the files of each request, and write the table of docs/design.md anew."""
-    with tempfile.TemporaryDirectory() as name, embedded.running(Path(name), durable=False) as uri:
+    with tempfile.TemporaryDirectory() as name, embedded.embedded_postgres(Path(name), durable=False) as uri:
         table = anyio.run(_main, Path(name), uri)
     page = Path(__file__).parents[1] / "docs" / "design.md"
     text = page.read_text()

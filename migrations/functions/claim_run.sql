@@ -22,7 +22,7 @@ CREATE OR REPLACE FUNCTION claim_run(
     worker_id uuid,
     ephemeral boolean,
     record_events boolean,
-    events_before int,
+    start_position int,
     waited_s float
 ) LANGUAGE plpgsql SET enable_seqscan = off AS $$
 #variable_conflict use_column

@@ -151,7 +151,7 @@ BEGIN
     END IF;
     FOR i IN 1 .. cardinality(run_id) LOOP
         IF is_restricted THEN
-            PERFORM set_config('threadkeep.match', restriction[i], true);
+            PERFORM set_config('threadkeep.metadata_filter', restriction[i], true);
         END IF;
         CONTINUE WHEN is_locked_elsewhere(thread_id[i]);
         RETURN QUERY

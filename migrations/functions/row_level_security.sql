@@ -5,12 +5,12 @@
 CREATE OR REPLACE FUNCTION enable_row_level_security() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     own       CONSTANT text := $e$project_id = current_setting('threadkeep.project', true)
- AND metadata @> nullif(current_setting('threadkeep.match', true), '')::jsonb$e$;
+ AND metadata @> nullif(current_setting('threadkeep.metadata_filter', true), '')::jsonb$e$;
     in_thread CONSTANT text := $e$EXISTS (SELECT FROM threads
  WHERE threads.thread_id = CASE WHEN %1$s.thread_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
                                 THEN %1$s.thread_id::uuid END)$e$;
-    in_space  CONSTANT text := $e$prefix ~>=~ current_setting('threadkeep.space_from', true)
- AND prefix ~<~ current_setting('threadkeep.space_to', true)$e$;
+    in_space  CONSTANT text := $e$prefix ~>=~ current_setting('threadkeep.store_prefix_from', true)
+ AND prefix ~<~ current_setting('threadkeep.store_prefix_to', true)$e$;
     own_tables CONSTANT text[] := ARRAY[
         'threads', 'runs', 'run_events', 'run_undo_log', 'assistants', 'assistant_versions', 'crons', 'checkpoints',
         'checkpoint_blobs', 'checkpoint_writes', 'store', 'store_vectors',

@@ -40,7 +40,7 @@ from langgraph.store.base import BaseStore
 from langgraph.types import Send, interrupt
 from typing_extensions import TypedDict  # pydantic makes the input's schema, and wants this one before 3.12
 
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 from threadkeep.offline_model import OfflineModel
 
 MAX_MODEL_CALLS = 8
@@ -79,7 +79,7 @@ def build(model: str | None = None, base_url: str | None = None, *, pause_s: flo
     """The agent's graph, without a checkpointer or a store, which the server binds.
 
     `model` is `provider:name`. None is the offline model, which pauses for `pause_s` seconds before each word that it
-    streams. StartRefused if the model can't be loaded.
+    streams. StartupError if the model can't be loaded.
     """
     return graph_of(OfflineModel(pause_s=pause_s) if model is None else _language_model(model, base_url))
 
@@ -191,10 +191,10 @@ def _language_model(model: str, base_url: str | None) -> BaseChatModel:
         models = importlib.import_module("langchain.chat_models")
         return models.init_chat_model(model, **address)
     except ImportError as missing:
-        raise StartRefused(f'MODEL {model} needs more packages: pip install "threadkeep[models]" ({missing})') from None
+        raise StartupError(f'MODEL {model} needs more packages: pip install "threadkeep[models]" ({missing})') from None
     except Exception as error:  # each provider has an error of its own for a missing key
         reason = str(error).partition("\n")[0]
-        raise StartRefused(f"MODEL {model} can't be used: {reason}") from error
+        raise StartupError(f"MODEL {model} can't be used: {reason}") from error
 
 
 @tool

@@ -20,20 +20,20 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from threadkeep import sdk_cache
 from threadkeep.api import loopback, mount
-from threadkeep.api.errors import HANDLERS
-from threadkeep.api.middleware import Requests
-from threadkeep.api.operation import STATE, Docs, Operation, State
+from threadkeep.api.errors import EXCEPTION_HANDLERS
+from threadkeep.api.middleware import RequestMiddleware
+from threadkeep.api.operation import STATE, ApiDocs, AppState, Operation
 from threadkeep.api.ops import docs, metrics
-from threadkeep.api.ops.scrape import Scrape
+from threadkeep.api.ops.scrape import MetricsExporter
 from threadkeep.api.request_shares import RequestShares
 from threadkeep.api.routes import SOCKETS, TABLE
-from threadkeep.auth import Door, loading
+from threadkeep.auth import Authenticator, loading
 from threadkeep.auth.presence import Presence
 from threadkeep.base.fair_limiter import FairLimiter, quarter
 from threadkeep.base.metrics import Metrics
 from threadkeep.base.signals import ProcessSignals
 from threadkeep.base.tracing import Tracing
-from threadkeep.base.tracing import opened as opened_tracing
+from threadkeep.base.tracing import open_tracing as opened_tracing
 from threadkeep.duties.cleanup import Cleanup
 from threadkeep.duties.cron_scheduler import CronScheduler
 from threadkeep.duties.heartbeat import LeaseReplacement, heartbeat
@@ -41,37 +41,37 @@ from threadkeep.duties.lease_reaper import LeaseReaper
 from threadkeep.duties.periodic import Duty, repeat
 from threadkeep.duties.shutdown import Shutdown
 from threadkeep.duties.store_items import StoreSweep, store_opener
-from threadkeep.duties.watchdog import LoopLag, watching
+from threadkeep.duties.watchdog import LoopLag, watchdog
 from threadkeep.duties.webhooks import WebhookSender, webhook_sender
 from threadkeep.duties.worker import CancelledRuns, UnservedRuns, Worker
 from threadkeep.graphs import LoadedGraph
 from threadkeep.persistence import encryption, group_commit
-from threadkeep.persistence.checkpointer import Checkpoints
+from threadkeep.persistence.checkpointer import Checkpointer
 from threadkeep.persistence.group_commit import GroupCommit
 from threadkeep.persistence.project_types import ProjectTypes
 from threadkeep.persistence.serializer import Serializer
 from threadkeep.persistence.store import Store
 from threadkeep.postgres import pool, session, tenancy
-from threadkeep.postgres.listen import Wakeups, listening, polling
+from threadkeep.postgres.listen import NotificationHub, polling, run_listener
 from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.session import Pooler
-from threadkeep.project import Project, builtin, identity
+from threadkeep.project import Project, builtin_project, identity
 from threadkeep.runs import webhook_policy
-from threadkeep.runs.assistants import Assistants
+from threadkeep.runs.assistants import AssistantCache
 from threadkeep.runs.event_recorder import EventRecorder, FollowedRuns, recording
 from threadkeep.runs.execution import Executions
 from threadkeep.runs.executor import Executor
 from threadkeep.runs.follow import Follower
 from threadkeep.runs.idempotency import IdempotencyKeys
-from threadkeep.runs.isolation import containing
+from threadkeep.runs.isolation import isolate_tasks
 from threadkeep.runs.lease import Lease
 from threadkeep.runs.quotas import Quotas
 from threadkeep.runs.service import RunService
 from threadkeep.runs.slots import Slots
-from threadkeep.runs.webhook_policy import Policy
+from threadkeep.runs.webhook_policy import WebhookPolicy
 from threadkeep.settings import Settings, environment
 from threadkeep.tables import TENANT_TABLES, assistants, run_creation, threads, workers
-from threadkeep.tables.run_creation import Openings
+from threadkeep.tables.run_creation import RunCreator
 from threadkeep.tables.threads import Ttl
 from threadkeep.threads.history import ThreadParts
 from threadkeep.threads.retention import ThreadExpiry
@@ -83,7 +83,7 @@ MIN_NODE_THREADS: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class AppConfig:
     """What is to be opened: all that was read and loaded before."""
 
     settings: Settings
@@ -92,12 +92,12 @@ class Plan:
     project: Project
     open_store: Callable[[Pool], Store]
     serializer: Serializer
-    webhooks: Policy
-    docs: Docs
+    webhooks: WebhookPolicy
+    docs: ApiDocs
     metrics: Metrics
     metrics_guarded: bool
     tracing: Tracing | None
-    auth: loading.Loaded
+    auth: loading.AuthConfig
 
     @property
     def direct_uri(self) -> str:
@@ -113,7 +113,7 @@ class Plan:
     @property
     def serde(self) -> SerializerProtocol:
         """Of checkpoints: they are encrypted if there are keys."""
-        return encryption.serializer(self.serializer, self.settings.aes_keys)
+        return encryption.encrypted_serializer(self.serializer, self.settings.aes_keys)
 
 
 def strict_serializer(project: Project) -> Serializer:
@@ -132,63 +132,67 @@ def create_app(
 ) -> Starlette:
     """The application that serves `graphs` on the migrated Postgres at `uri`.
 
-    `project` says how: its `http`, `store`, `checkpointer` and `webhooks`. StartRefused if these ask for what can't be
+    `project` says how: its `http`, `store`, `checkpointer` and `webhooks`. StartupError if these ask for what can't be
     loaded.
     """
-    project = project or builtin()
+    project = project or builtin_project()
     if settings.project is None:
         settings = settings.model_copy(update={"project": identity(project)})
-    auth, serializer = loading.load(settings, project), strict_serializer(project)
-    mount.refuse_unhonoured(project.http, has_door=auth.kind != "none")
-    custom = mount.load_custom(project)
-    served = [one for one in mount.served(project.http, TABLE) if one.path != "/metrics" or metrics.is_served(settings)]
-    plan = Plan(
+    auth, serializer = loading.load_auth(settings, project), strict_serializer(project)
+    mount.check_http_config(project.http, has_door=auth.auth_type != "none")
+    custom = mount.load_custom_app(project)
+    served = [
+        one
+        for one in mount.enabled_operations(project.http, TABLE)
+        if one.path != "/metrics" or metrics.serves_metrics(settings)
+    ]
+    plan = AppConfig(
         settings=settings,
         uri=uri,
         graphs=graphs,
         project=project,
-        open_store=store_opener(project, settings.channel_bytes, serializer),
+        open_store=store_opener(project, settings.max_channel_bytes, serializer),
         serializer=serializer,
-        webhooks=webhook_policy.of(project, environment(project.webhooks.env_prefix)),
-        docs=docs.load(
+        webhooks=webhook_policy.webhook_policy(project, environment(project.webhooks.env_prefix)),
+        docs=docs.build_docs(
             docs.Described(
                 served=tuple(served),
-                prefix=mount.prefix(project.http),
-                kind=auth.kind,
+                prefix=mount.mount_prefix(project.http),
+                kind=auth.auth_type,
                 auth=project.auth,
                 app=custom,
-                kept=mount.KEPT,
+                kept=mount.ALWAYS_SERVED,
             )
         ),
         auth=auth,
         metrics=Metrics(graphs, [(one.method, one.path) for one in served]),
-        metrics_guarded=metrics.is_guarded(settings, has_door=auth.kind != "none"),
+        metrics_guarded=metrics.requires_authentication(settings, has_door=auth.auth_type != "none"),
         tracing=opened_tracing(environment("OTEL_")),
     )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
         async with (
-            loopback.opened(app, mount.prefix(project.http)) as within,
+            loopback.opened(app, mount.mount_prefix(project.http)) as within,
             sdk_cache.opened(),
-            mount.lifespan_of(custom, project.root) as theirs,
+            mount.custom_lifespan(custom, project.root) as theirs,
             open_state(plan) as state,
         ):
             app.state.stopping, app.state.hurried = state.signals.stopping, state.signals.hurried
             within.state = {**theirs, STATE: state}
             yield within.state
 
-    requests = Middleware(Requests, metrics=plan.metrics, tracing=plan.tracing)
-    page_guard = mount.page_guard(project.http, settings, served, authenticates=auth.kind != "none")
+    requests = Middleware(RequestMiddleware, metrics=plan.metrics, tracing=plan.tracing)
+    page_guard = mount.page_guard(project.http, settings, served, authenticates=auth.auth_type != "none")
     return Starlette(
-        routes=mount.joined(project.http, routes(served), custom),
-        middleware=[mount.cors(project.http, settings.host), requests, page_guard],
-        exception_handlers=HANDLERS,
+        routes=mount.mount_routes(project.http, to_routes(served), custom),
+        middleware=[mount.cors_policy(project.http, settings.host), requests, page_guard],
+        exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )
 
 
-def routes(served: Sequence[Operation]) -> list[BaseRoute]:
+def to_routes(served: Sequence[Operation]) -> list[BaseRoute]:
     """What is served: operations, and the sockets on their paths."""
     paths = {one.path for one in served}
     sockets = [WebSocketRoute(one.path, one.__call__) for one in SOCKETS if one.path in paths]
@@ -196,11 +200,11 @@ def routes(served: Sequence[Operation]) -> list[BaseRoute]:
 
 
 @asynccontextmanager
-async def open_state(plan: Plan) -> AsyncGenerator[State]:
+async def open_state(plan: AppConfig) -> AsyncGenerator[AppState]:
     """All that requests and background duties share, open until the block ends."""
     async with opened(plan) as parts:
         await pool.check_sessions(parts.pool)
-        await pool.check_capacity(parts.pool, plan.settings)
+        await pool.check_max_connections(parts.pool, plan.settings)
         needed = parts.door is not None
         await tenancy.enable_row_security(parts.pool, parts.runs_pool, tables=TENANT_TABLES, needed=needed)
         await _announce(plan, parts)
@@ -208,7 +212,7 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
         shutdown = _shutdown(plan, parts)
         lag = LoopLag(plan.metrics)
         with (
-            containing(),
+            isolate_tasks(),
             heartbeat(
                 plan.direct_uri,
                 parts.lease,
@@ -216,9 +220,12 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
                 parts.wakeups,
                 own_session=plan.settings.database_direct_uri is not None or parts.pool.pooler != "transaction",
             ),
-            watching(lag),
+            watchdog(lag),
         ):
-            async with metrics.on_port(state.scrape, plan.settings), anyio.create_task_group() as tasks:
+            async with (
+                metrics.serve_metrics_port(state.metrics_exporter, plan.settings),
+                anyio.create_task_group() as tasks,
+            ):
                 tasks.start_soon(shutdown.drain_when_told, name="shutdown")
                 for duty in (lag, *_duties(plan, parts, state)):
                     tasks.start_soon(repeat, duty, parts.wakeups, name=type(duty).__name__)
@@ -231,20 +238,20 @@ async def open_state(plan: Plan) -> AsyncGenerator[State]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class OpenResources:
     """What the lifespan has opened: connections, writers and the registries of this process."""
 
     pool: Pool
     """Of the API and the queue."""
     runs_pool: Pool
     """Of running graphs."""
-    door: Door | None
-    wakeups: Wakeups
-    openings: Openings
-    commits: GroupCommit
+    door: Authenticator | None
+    wakeups: NotificationHub
+    run_creator: RunCreator
+    group_commit: GroupCommit
     recorder: EventRecorder
     sender: WebhookSender
-    checkpoints: Checkpoints
+    checkpoints: Checkpointer
     store: Store
     slots: Slots
     presence: Presence
@@ -254,7 +261,7 @@ class Parts:
 
 
 @asynccontextmanager
-async def opened(plan: Plan) -> AsyncGenerator[Parts]:
+async def opened(plan: AppConfig) -> AsyncGenerator[OpenResources]:
     """The parts, open until the block ends."""
     settings, executions, lease, presence = plan.settings, Executions(), Lease(), Presence()
     _give_nodes_threads(settings.run_slots)
@@ -263,23 +270,23 @@ async def opened(plan: Plan) -> AsyncGenerator[Parts]:
     async with (
         pool.open_api_pool(settings, plan.uri, pooler) as api_pool,
         pool.open_runs_pool(settings, plan.uri, pooler) as runs_pool,
-        plan.auth.opened(api_pool) as door,
-        polling() if polls else listening(plan.direct_uri) as wakeups,
-        run_creation.opening(api_pool) as openings,
-        group_commit.committing(runs_pool, plan.metrics.committed) as commits,
+        plan.auth.open(api_pool) as door,
+        polling() if polls else run_listener(plan.direct_uri) as wakeups,
+        run_creation.open_run_creator(api_pool) as openings,
+        group_commit.open_group_commit(runs_pool, plan.metrics.observe_group_commit) as commits,
         recording(api_pool, executions, lease) as recorder,
         webhook_sender(api_pool, wakeups, plan.webhooks, presence.is_alone) as sender,
     ):
-        yield Parts(
+        yield OpenResources(
             pool=api_pool,
             runs_pool=runs_pool,
             door=door,
             wakeups=wakeups,
-            openings=openings,
-            commits=commits,
+            run_creator=openings,
+            group_commit=commits,
             recorder=recorder,
             sender=sender,
-            checkpoints=Checkpoints(runs_pool, commits, plan.serde, channel_bytes=settings.channel_bytes),
+            checkpoints=Checkpointer(runs_pool, commits, plan.serde, channel_bytes=settings.max_channel_bytes),
             store=plan.open_store(runs_pool),
             slots=_slots(plan, presence),
             presence=presence,
@@ -288,7 +295,7 @@ async def opened(plan: Plan) -> AsyncGenerator[Parts]:
         )
 
 
-async def _pooler(plan: Plan) -> Pooler:
+async def _pooler(plan: AppConfig) -> Pooler:
     """What stands between the server and Postgres. The log tells if it costs something."""
     direct = plan.settings.database_direct_uri is not None
     pooler = "transaction" if direct else await session.detect_pooler(plan.uri)
@@ -310,26 +317,26 @@ def _give_nodes_threads(run_slots: int) -> None:
     asyncio.get_running_loop().set_default_executor(threads)
 
 
-def _slots(plan: Plan, presence: Presence) -> Slots:
+def _slots(plan: AppConfig, presence: Presence) -> Slots:
     """The slots of this process, which principals share."""
     settings = plan.settings
     reserve = quarter(settings.run_slots) if settings.slot_reserve is None else settings.slot_reserve
     limiter = FairLimiter(
         settings.run_slots, reserve=reserve, max_waiting=settings.max_waiting, is_alone=presence.is_alone
     )
-    return Slots(limiter, timeout_s=settings.queue_timeout_s, waited=plan.metrics.slot_wait.observe)
+    return Slots(limiter, timeout_s=settings.queue_timeout_s, waited=plan.metrics.admission_wait.observe)
 
 
-def _state(plan: Plan, parts: Parts) -> State:
+def _state(plan: AppConfig, parts: OpenResources) -> AppState:
     """What endpoints get. Binds the graphs to the checkpointer and the store."""
     for graph in plan.graphs.values():
         graph.bind(checkpointer=parts.checkpoints, store=parts.store)
     runs = _run_service(plan, parts)
-    return State(
+    return AppState(
         settings=plan.settings,
         project=plan.project,
         docs=plan.docs,
-        door=parts.door,
+        authenticator=parts.door,
         signals=parts.signals,
         pool=parts.pool,
         wakeups=parts.wakeups,
@@ -346,27 +353,27 @@ def _state(plan: Plan, parts: Parts) -> State:
         shares=RequestShares(plan.settings, parts.presence.is_alone),
         assistants=runs.assistants,
         runs=runs,
-        scrape=Scrape(
+        metrics_exporter=MetricsExporter(
             pools={"api": parts.pool, "runs": parts.runs_pool},
             slots=parts.slots,
             abandoned=runs.executor.abandoned,
             lease=parts.lease,
             metrics=plan.metrics,
-            guarded=plan.metrics_guarded,
+            requires_authentication=plan.metrics_guarded,
         ),
     )
 
 
-def _run_service(plan: Plan, parts: Parts) -> RunService:
+def _run_service(plan: AppConfig, parts: OpenResources) -> RunService:
     """The one way to run, with the parts that it uses."""
     settings = plan.settings
     executor = Executor(
         settings=settings,
         graphs=plan.graphs,
         pool=parts.pool,
-        commits=parts.commits,
+        group_commit=parts.group_commit,
         recorder=parts.recorder,
-        wakeups=parts.wakeups,
+        notifications=parts.wakeups,
         lease=parts.lease,
         metrics=plan.metrics,
         tracing=plan.tracing,
@@ -375,10 +382,10 @@ def _run_service(plan: Plan, parts: Parts) -> RunService:
     return RunService(
         pool=parts.pool,
         slots=parts.slots,
-        openings=parts.openings,
+        run_creator=parts.run_creator,
         executor=executor,
         follower=Follower(pool=parts.pool, wakeups=parts.wakeups, executions=parts.executions, signals=parts.signals),
-        assistants=Assistants(parts.pool, plan.graphs),
+        assistants=AssistantCache(parts.pool, plan.graphs),
         quotas=Quotas(settings, parts.pool, parts.executions, parts.presence),
         keys=IdempotencyKeys(pool=parts.pool, lease=parts.lease, settings=settings),
         webhooks=plan.webhooks,
@@ -388,7 +395,7 @@ def _run_service(plan: Plan, parts: Parts) -> RunService:
     )
 
 
-def _duties(plan: Plan, parts: Parts, state: State) -> Sequence[Duty]:
+def _duties(plan: AppConfig, parts: OpenResources, state: AppState) -> Sequence[Duty]:
     """What goes on in the background of every process, until it stops."""
     api_pool, executions, lease = parts.pool, parts.executions, parts.lease
     reaper = LeaseReaper(
@@ -421,23 +428,25 @@ def _duties(plan: Plan, parts: Parts, state: State) -> Sequence[Duty]:
     )
 
 
-def _shutdown(plan: Plan, parts: Parts) -> Shutdown:
+def _shutdown(plan: AppConfig, parts: OpenResources) -> Shutdown:
     return Shutdown(
         settings=plan.settings,
         signals=parts.signals,
         slots=parts.slots,
         executions=parts.executions,
-        commits=parts.commits,
+        commits=parts.group_commit,
         pool=parts.pool,
         lease=parts.lease,
     )
 
 
-async def _announce(plan: Plan, parts: Parts) -> None:
+async def _announce(plan: AppConfig, parts: OpenResources) -> None:
     """Say that this process is there, and that its graphs can be run."""
     async with parts.pool.connection() as conn:
         await workers.create(conn, parts.lease.worker_id, plan.graphs)
-        await assistants.ensure_system(conn, {name: graph.description for name, graph in plan.graphs.items()})
+        await assistants.ensure_system_assistants(
+            conn, {name: graph.description for name, graph in plan.graphs.items()}
+        )
         others = await threads.other_projects(conn)
     log.info("project served", extra={"project": parts.pool.project_id, "graphs": sorted(plan.graphs)})
     if others:

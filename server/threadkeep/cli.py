@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from threadkeep import __version__
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 
 if TYPE_CHECKING:
     from threadkeep.preparing import Prepared
@@ -29,7 +29,7 @@ def main() -> None:
 def serve(config: Path | None, host: str | None, port: int | None) -> None:
     """Serve the graphs of a langgraph.json, or, where there is none, the built-in agent."""
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
-    with refusals():
+    with report_startup_errors():
         prepared = _prepared(config, given)
 
         from threadkeep import serving
@@ -42,7 +42,7 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def migrate(config: Path | None, *, check: bool) -> None:
     """Bring the database's tables up to date."""
-    with refusals():
+    with report_startup_errors():
         prepared = _prepared(config)
 
         from threadkeep import serving
@@ -72,24 +72,24 @@ def create_key(
 ) -> None:
     """Make a key and print it: this once, for only its hash is kept."""
     lives_s = expires_in_days * 86_400 if expires_in_days else None
-    with refusals():
+    with report_startup_errors():
         prepared = _prepared(config)
 
         from threadkeep import key_commands
 
-        click.echo(key_commands.create(prepared, identity, name, scopes, lives_s))
+        click.echo(key_commands.create_key(prepared, identity, name, scopes, lives_s))
 
 
 @keys.command("list")
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def list_keys(config: Path | None) -> None:
     """List all keys, revoked ones too; secrets are not among it."""
-    with refusals():
+    with report_startup_errors():
         prepared = _prepared(config)
 
         from threadkeep import key_commands
 
-        for line in key_commands.lines(prepared):
+        for line in key_commands.format_keys(prepared):
             click.echo(line)
 
 
@@ -98,12 +98,12 @@ def list_keys(config: Path | None) -> None:
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def revoke_key(key: str, config: Path | None) -> None:
     """Revoke the KEY of an id or a prefix; within 5 seconds it opens nothing any more."""
-    with refusals():
+    with report_startup_errors():
         prepared = _prepared(config)
 
         from threadkeep import key_commands
 
-        click.echo(key_commands.revoke(prepared, key))
+        click.echo(key_commands.revoke_key(prepared, key))
 
 
 @keys.command("rotate-encryption")
@@ -113,7 +113,7 @@ def rotate_encryption(config: Path | None) -> None:
 
     Exits with 1 if rows are left: run it again, or see which key is missing.
     """
-    with refusals():
+    with report_startup_errors():
         prepared = _prepared(config)
 
         from threadkeep import key_commands
@@ -133,7 +133,7 @@ def bench(url: str | None, out: Path) -> None:
     import threadkeep_bench
 
     options: dict[str, Any] = {"url": url, "out": out}
-    with refusals():
+    with report_startup_errors():
         sys.exit(threadkeep_bench.run(**options))
 
 
@@ -158,10 +158,10 @@ def _project_file(config: Path | None) -> Path | None:
 
 
 @contextmanager
-def refusals() -> Generator[None]:
+def report_startup_errors() -> Generator[None]:
     """Tell why the start was refused in a line, without a trace."""
     try:
         yield
-    except StartRefused as refused:
+    except StartupError as refused:
         click.secho(f"threadkeep: {refused}", fg="red", err=True)
         sys.exit(1)

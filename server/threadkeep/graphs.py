@@ -34,13 +34,13 @@ from langgraph.pregel.remote import RemoteGraph
 from langgraph.store.base import BaseStore
 from langgraph_sdk.runtime import AccessContext, _ExecutionRuntime, _ReadRuntime  # pyright: ignore[reportPrivateUsage]
 
-from threadkeep.auth.principal import configurable_of
-from threadkeep.base.problems import StartRefused
+from threadkeep.auth.principal import auth_configurable
+from threadkeep.base.problems import StartupError
 from threadkeep.context_schema import accepted_keys, is_constructed, runtime_class
-from threadkeep.importing import load_object, reason
-from threadkeep.persistence.checkpointer import Checkpoints
+from threadkeep.importing import import_target, reason
+from threadkeep.persistence.checkpointer import Checkpointer
 from threadkeep.persistence.store import Store
-from threadkeep.postgres.tenancy import EVERYTHING, Filters
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
 from threadkeep.project import Project
 from threadkeep.remote_graph import ServedRemoteGraph
 
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
 """A graph that can run. A RemoteGraph passes for one: it keeps its threads elsewhere and gets no checkpointer."""
 
-Checkpointer: TypeAlias = BaseCheckpointSaver[Any]
+CheckpointSaver: TypeAlias = BaseCheckpointSaver[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Tenant:
 
     space: str | None = None
     """The part of the store that the graph works in (`auth/ownership.py`); None: the whole store."""
-    filters: Filters = EVERYTHING
+    filters: Filters = UNRESTRICTED
     """Row-level security of what the graph reads; a run is the server's own work, so it has none."""
     user: Mapping[str, Any] | None = None
     """The caller, for a factory; the config of a run has the user already."""
@@ -66,29 +66,29 @@ class Tenant:
     @classmethod
     def of(cls, user: Mapping[str, Any] | None, filters: Filters) -> "Tenant":
         """A caller who looks at a graph or changes a state."""
-        return cls(space=filters.space, filters=filters, user=user)
+        return cls(space=filters.store_prefix, filters=filters, user=user)
 
 
 SERVER: Final = Tenant()
 """Nobody: authentication is off, or the server opens the graph for itself."""
 
-Want: TypeAlias = Literal["config", "runtime"]
+FactoryParameter: TypeAlias = Literal["config", "runtime"]
 
 SPACES: Final = 500
 """Owners of runs for whom a graph's copy with their part of the store is kept."""
 
-CONFIG_WORDS = frozenset({"_empty", "Any", "Dict", "Mapping", "dict"})
+CONFIG_ANNOTATIONS = frozenset({"_empty", "Any", "Dict", "Mapping", "dict"})
 """Names in the annotation of an only parameter that leave it to be the config."""
 
-RUNTIME_WORDS = frozenset({"ServerRuntime", "_ExecutionRuntime", "_ReadRuntime"})
+RUNTIME_ANNOTATIONS = frozenset({"ServerRuntime", "_ExecutionRuntime", "_ReadRuntime"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Factory:
+class GraphFactory:
     """A function that makes a graph or the context manager of one, and what it is to be called with."""
 
     call: Callable[..., Any]
-    wants: Mapping[str, Want]
+    parameters: Mapping[str, FactoryParameter]
     """By parameter; in the order of the signature."""
     positional: frozenset[str]
     """Those of `wants` that can't be given by name."""
@@ -107,20 +107,20 @@ class Opening(NamedTuple):
 class LoadedGraph:
     """One entry of `graphs`. Until it is bound it has neither checkpointer nor store."""
 
-    def __init__(self, graph_id: str, source: Graph | Factory, *, description: str | None = None) -> None:
+    def __init__(self, graph_id: str, source: Graph | GraphFactory, *, description: str | None = None) -> None:
         self.graph_id = graph_id
         self.description = description
         self._source = source
         self._told = False
         self.bind(checkpointer=None, store=None)
 
-    def bind(self, *, checkpointer: Checkpointer | None, store: BaseStore | None) -> None:
+    def bind(self, *, checkpointer: CheckpointSaver | None, store: BaseStore | None) -> None:
         """Give the graph the server's checkpointer and store, in place of any that it was compiled with."""
         self._checkpointer = checkpointer
         self._store = store
         self._durable = self._stateless = None
         self._in_space = functools.lru_cache(SPACES)(self._scoped)
-        if not isinstance(self._source, Factory):
+        if not isinstance(self._source, GraphFactory):
             self._durable = self._join(self._source, durable=True)
             self._stateless = self._join(self._source, durable=False)
 
@@ -152,9 +152,9 @@ class LoadedGraph:
 
     @asynccontextmanager
     async def _made(self, config: RunnableConfig, opening: Opening, *, durable: bool) -> AsyncGenerator[Graph, None]:
-        factory = cast("Factory", self._source)
+        factory = cast("GraphFactory", self._source)
         if (user := opening.tenant.user) is not None:
-            config = {**config, "configurable": {**config.get("configurable", {}), **configurable_of(user)}}
+            config = {**config, "configurable": {**config.get("configurable", {}), **auth_configurable(user)}}
         try:
             async with AsyncExitStack() as stack:
                 made = await self._make(stack, factory, config, self._runtime(factory, config, opening))
@@ -162,8 +162,10 @@ class LoadedGraph:
         except (SystemExit, KeyboardInterrupt) as left:  # a task that ends by one of these stops the event loop
             raise RuntimeError(f"the factory of graph {self.graph_id} raised {type(left).__name__}") from left
 
-    async def _make(self, stack: AsyncExitStack, factory: Factory, config: RunnableConfig, runtime: object) -> Graph:
-        given = {name: config if want == "config" else runtime for name, want in factory.wants.items()}
+    async def _make(
+        self, stack: AsyncExitStack, factory: GraphFactory, config: RunnableConfig, runtime: object
+    ) -> Graph:
+        given = {name: config if want == "config" else runtime for name, want in factory.parameters.items()}
         args = [value for name, value in given.items() if name in factory.positional]
         made = factory.call(*args, **{name: value for name, value in given.items() if name not in factory.positional})
         if inspect.isawaitable(made):
@@ -177,8 +179,8 @@ class LoadedGraph:
             raise TypeError(f"the factory of graph {self.graph_id} made {_kind(made)}, which is no graph")
         return graph
 
-    def _runtime(self, factory: Factory, config: RunnableConfig, opening: Opening) -> object:
-        if "runtime" not in factory.wants.values():
+    def _runtime(self, factory: GraphFactory, config: RunnableConfig, opening: Opening) -> object:
+        if "runtime" not in factory.parameters.values():
             return None
         user = config.get("configurable", {}).get("langgraph_auth_user")
         store = cast("BaseStore", _store_of(opening.tenant, self._store))  # None only if the server has no store
@@ -212,20 +214,22 @@ Graphs: TypeAlias = Mapping[str, LoadedGraph]
 
 
 def load_graphs(project: Project) -> Graphs:
-    """Import every graph of the project; StartRefused where one can't be. Factories are not called yet."""
+    """Import every graph of the project; StartupError where one can't be. Factories are not called yet."""
     loaded: dict[str, LoadedGraph] = {}
     for graph_id, target in project.graphs.items():
         key = f"graphs.{graph_id}"
-        found = load_object(project.root, target.path, key=key)
+        found = import_target(project.root, target.path, key=key)
         where = f"{key}: {target.path}"
-        loaded[graph_id] = accept(graph_id, found, where=where, description=target.description, root=project.root)
+        loaded[graph_id] = as_loaded_graph(
+            graph_id, found, where=where, description=target.description, root=project.root
+        )
     return loaded
 
 
-def accept(
+def as_loaded_graph(
     graph_id: str, found: object, *, where: str, description: str | None = None, root: Path | None = None
 ) -> LoadedGraph:
-    """What a target named, as a graph or a factory of graphs; StartRefused, naming `where`, if it is neither.
+    """What a target named, as a graph or a factory of graphs; StartupError, naming `where`, if it is neither.
 
     `root` is the project's folder, whose lines an error tells of.
     """
@@ -234,9 +238,9 @@ def accept(
         source = _as_factory(found) if graph is None else graph
     except Exception as error:
         log.debug("a graph can't be compiled", extra={"graph_id": graph_id}, exc_info=True)
-        raise StartRefused(f"{where}: {reason(error, root or Path.cwd())}") from error
+        raise StartupError(f"{where}: {reason(error, root or Path.cwd())}") from error
     if isinstance(source, str):
-        raise StartRefused(f"{where}: {source}")
+        raise StartupError(f"{where}: {source}")
     return LoadedGraph(graph_id, source, description=description)
 
 
@@ -255,7 +259,7 @@ def _for_tenant(graph: Graph, tenant: Tenant) -> Graph:
     if (tenant.space is None and tenant.filters.restriction is None) or not is_local(graph):
         return graph
     scoped: Any = copy.copy(graph)
-    if isinstance(scoped.checkpointer, Checkpoints):
+    if isinstance(scoped.checkpointer, Checkpointer):
         scoped.checkpointer = scoped.checkpointer.scoped(tenant.filters)
     scoped.store = _store_of(tenant, scoped.store)
     return scoped
@@ -280,23 +284,23 @@ def _as_graph(found: object) -> Graph | None:
     return cast("Graph", found) if isinstance(found, PregelProtocol) else None
 
 
-def _as_factory(found: object) -> Factory | str:
+def _as_factory(found: object) -> GraphFactory | str:
     """The factory, or the reason why this can't be one."""
     if not callable(found) or isinstance(found, (type, Runnable)):
         return f"found {_kind(cast('object', found))}, which is neither a graph nor a function that makes one"
     if inspect.isasyncgenfunction(found) or inspect.isgeneratorfunction(found):
         return "found a generator function; decorate it with contextlib.asynccontextmanager or contextmanager"
     parameters = [each for each in _signature(found).parameters.values() if each.kind.name[:3] != "VAR"]
-    wants: dict[str, Want] = {each.name: want for each in parameters if (want := _want(each)) is not None}
+    wants: dict[str, FactoryParameter] = {each.name: want for each in parameters if (want := _want(each)) is not None}
     required = [each for each in parameters if each.name not in wants and each.default is each.empty]
-    if len(parameters) == len(required) == 1 and _words(required[0]) & CONFIG_WORDS:
+    if len(parameters) == len(required) == 1 and _words(required[0]) & CONFIG_ANNOTATIONS:
         wants[required.pop().name] = "config"
     if required:
         names = ", ".join(each.name for each in required)
         return f"found a function that asks for {names}; a factory gets a RunnableConfig and a ServerRuntime at most"
-    return Factory(
+    return GraphFactory(
         call=found,
-        wants=wants,
+        parameters=wants,
         positional=frozenset(each.name for each in parameters if each.kind is each.POSITIONAL_ONLY),
         context_type=next((_context_type(each) for each in parameters if wants.get(each.name) == "runtime"), None),
     )
@@ -310,14 +314,14 @@ def _signature(call: Callable[..., object]) -> inspect.Signature:
         return inspect.signature(call)
 
 
-def _want(parameter: inspect.Parameter) -> Want | None:
+def _want(parameter: inspect.Parameter) -> FactoryParameter | None:
     """By annotation, then by name."""
     words = _words(parameter)
     if "RunnableConfig" in words:
         return "config"
-    if words & RUNTIME_WORDS:
+    if words & RUNTIME_ANNOTATIONS:
         return "runtime"
-    return cast("Want", parameter.name) if parameter.name in {"config", "runtime"} else None
+    return cast("FactoryParameter", parameter.name) if parameter.name in {"config", "runtime"} else None
 
 
 def _words(parameter: inspect.Parameter) -> set[str]:

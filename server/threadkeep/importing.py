@@ -21,25 +21,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 from threadkeep.project import add_to_path, locate, split_target
 
 log = logging.getLogger(__name__)
 
 
-def load_object(root: Path, target: str, *, key: str) -> object:
-    """Import the object that `target` names. StartRefused names `key` of langgraph.json and the reason in one line."""
+def import_target(root: Path, target: str, *, key: str) -> object:
+    """Import the object that `target` names. StartupError names `key` of langgraph.json and the reason in one line."""
     try:
         place, name = split_target(target)
     except ValueError as error:
-        raise StartRefused(f"{key}: {error}") from None
+        raise StartupError(f"{key}: {error}") from None
     module = _module(root, place, f"{key}: {target}")
     try:
         return getattr(module, name)
     except AttributeError:
         near = difflib.get_close_matches(name, [each for each in vars(module) if not each.startswith("__")])
         hint = f"; there is {', '.join(near)}" if near else ""
-        raise StartRefused(f"{key}: {target}: {place} has no {name}{hint}") from None
+        raise StartupError(f"{key}: {target}: {place} has no {name}{hint}") from None
 
 
 def reason(error: BaseException, root: Path) -> str:
@@ -59,7 +59,7 @@ def _is_within(filename: str, root: Path) -> bool:
 
 def _module(root: Path, place: str, where: str) -> ModuleType:
     if place.endswith(".py") and locate(root, place) is None:
-        raise StartRefused(f"{where}: there is no file {root / place}")
+        raise StartupError(f"{where}: there is no file {root / place}")
     try:
         if place.endswith(".py"):
             return _import_file(root, cast("Path", locate(root, place)).resolve())
@@ -69,7 +69,7 @@ def _module(root: Path, place: str, where: str) -> ModuleType:
         hint = ""
         if isinstance(error, ModuleNotFoundError) and error.name and error.name != place.partition(".")[0]:
             hint = "; the server installs nothing: is it installed where the server runs?"
-        raise StartRefused(f"{where}: {reason(error, root)}{hint}") from error
+        raise StartupError(f"{where}: {reason(error, root)}{hint}") from error
 
 
 def _import_file(root: Path, path: Path) -> ModuleType:

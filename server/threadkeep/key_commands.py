@@ -8,10 +8,10 @@ from typing import TypeVar
 import anyio
 
 from threadkeep import serving
-from threadkeep.auth.api_keys import new_key
-from threadkeep.base.problems import StartRefused
+from threadkeep.auth.api_keys import generate_key
+from threadkeep.base.problems import StartupError
 from threadkeep.persistence import key_rotation
-from threadkeep.persistence.encryption import Aes
+from threadkeep.persistence.encryption import AesGcmCipher
 from threadkeep.persistence.key_rotation import Rotation
 from threadkeep.postgres import migrate as migrations
 from threadkeep.postgres.connection import Connection
@@ -22,42 +22,42 @@ from threadkeep.tables.api_keys import ApiKey
 
 audit = logging.getLogger("threadkeep.audit")
 T = TypeVar("T")
-HEAD = ("id", "prefix", "identity", "name", "scopes", "created", "expires", "last used", "state")
+TABLE_HEADER = ("id", "prefix", "identity", "name", "scopes", "created", "expires", "last used", "state")
 
 
-def create(prepared: Prepared, identity: str, name: str, scopes: tuple[str, ...], lives_s: float | None) -> str:
-    """Make a key; its secret. StartRefused where the identity or a scope is none."""
+def create_key(prepared: Prepared, identity: str, name: str, scopes: tuple[str, ...], lives_s: float | None) -> str:
+    """Make a key; its secret. StartupError where the identity or a scope is none."""
     try:
-        secret, row = new_key(identity, name, scopes, lives_s)
+        secret, row = generate_key(identity, name, scopes, lives_s)
     except ValueError as error:
-        raise StartRefused(str(error)) from None
+        raise StartupError(str(error)) from None
     _with_database(prepared, lambda conn: api_keys.create(conn, row))
     audit.info("key created", extra={"principal": row.identity, "prefix": row.prefix, "scopes": list(row.scopes)})
     return secret
 
 
-def lines(prepared: Prepared) -> list[str]:
+def format_keys(prepared: Prepared) -> list[str]:
     """Every key, a line each, below a head."""
-    table = [HEAD, *(_shown(key) for key in _with_database(prepared, api_keys.search))]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEAD))]
+    table = [TABLE_HEADER, *(_shown(key) for key in _with_database(prepared, api_keys.search))]
+    widths = [max(len(row[column]) for row in table) for column in range(len(TABLE_HEADER))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
-def revoke(prepared: Prepared, named: str) -> str:
-    """Revoke a key; what was revoked. StartRefused where there is none such."""
+def revoke_key(prepared: Prepared, named: str) -> str:
+    """Revoke a key; what was revoked. StartupError where there is none such."""
     revoked = _with_database(prepared, lambda conn: api_keys.revoke(conn, named))
     if not revoked:
-        raise StartRefused(f"there is no key {named} that could be revoked")
+        raise StartupError(f"there is no key {named} that could be revoked")
     for key in revoked:
         audit.info("key revoked", extra={"principal": key.identity, "prefix": key.prefix})
     return "revoked " + ", ".join(f"{key.prefix} of {key.identity}" for key in revoked)
 
 
 def rotate_encryption(prepared: Prepared) -> Rotation:
-    """Encrypt checkpoints with the first key of LANGGRAPH_AES_KEY. StartRefused if there is none."""
+    """Encrypt checkpoints with the first key of LANGGRAPH_AES_KEY. StartupError if there is none."""
     if not (keys := prepared.settings.aes_keys):
-        raise StartRefused("LANGGRAPH_AES_KEY is not set: there is no key to encrypt with")
-    done = _with_database(prepared, lambda conn: key_rotation.rotate(conn, Aes(keys)))
+        raise StartupError("LANGGRAPH_AES_KEY is not set: there is no key to encrypt with")
+    done = _with_database(prepared, lambda conn: key_rotation.rotate(conn, AesGcmCipher(keys)))
     audit.info("encryption keys rotated", extra={"rotated_rows": done.rotated, "unreadable_rows": done.unreadable})
     return done
 
@@ -73,7 +73,7 @@ def _shown(key: ApiKey) -> tuple[str, ...]:
 
 def _with_database(prepared: Prepared, act: Callable[[Conn], Awaitable[T]]) -> T:
     """What `act` does on the project's database, brought up to date before."""
-    with serving.database(prepared) as uri:
+    with serving.open_database(prepared) as uri:
         return anyio.run(_acted, prepared.settings.database_direct_uri or uri, act)
 
 

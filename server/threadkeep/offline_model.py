@@ -32,10 +32,10 @@ from typing_extensions import override
 
 MODEL_NAME = "threadkeep-offline"
 
-READ_CHARS = 4000
+MAX_INPUT_CHARS = 4000
 """How much of a message the rules read: a message may be megabytes, and the rules run in the event loop."""
 
-CALLS = 8
+MAX_TOOL_CALLS = 8
 """The most tool calls of one model turn."""
 
 FALLBACK = (
@@ -133,7 +133,7 @@ def _opening(message: AIMessage) -> AIMessageChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PlannedToolCall:
     """A tool that a message asks for, and what to give it."""
 
     tool: str
@@ -146,7 +146,7 @@ def answer(messages: Sequence[BaseMessage], tools: Iterable[str]) -> AIMessage:
     turn = _last_turn(messages)
     text = _read(turn[0]) if turn else ""
     results = [message for message in turn if isinstance(message, ToolMessage)]
-    wishes = [wish for wish in _next_wishes(text, results) if wish.tool in known][:CALLS]
+    wishes = [wish for wish in _next_wishes(text, results) if wish.tool in known][:MAX_TOOL_CALLS]
     calls = [
         ToolCall(name=wish.tool, args=wish.args, id=f"call_{len(messages)}_{index}", type="tool_call")
         for index, wish in enumerate(wishes)
@@ -156,7 +156,7 @@ def answer(messages: Sequence[BaseMessage], tools: Iterable[str]) -> AIMessage:
 
 
 def _read(message: BaseMessage) -> str:
-    return message.text[:READ_CHARS].replace("\u2019", "'")
+    return message.text[:MAX_INPUT_CHARS].replace("\u2019", "'")
 
 
 def _last_turn(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
@@ -165,9 +165,9 @@ def _last_turn(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
     return messages[starts[-1] :] if starts else []
 
 
-def _next_wishes(text: str, results: list[ToolMessage]) -> list[Wish]:
+def _next_wishes(text: str, results: list[ToolMessage]) -> list[PlannedToolCall]:
     """What is to be called now: first the questions that must be answered before, then the rest where none said no."""
-    gates = [Wish("ask_human", {"question": GATE + clause}) for clause in _gated(text)]
+    gates = [PlannedToolCall("ask_human", {"question": CONFIRMATION_QUESTION + clause}) for clause in _gated(text)]
     if not results and gates:
         return gates
     if len(results) != len(gates) or any(_refused(result.text) for result in results):
@@ -191,39 +191,39 @@ def _gated(text: str) -> list[str]:
     return [clause for clause in _clauses(text) if ASK_FIRST.search(clause)][:1]
 
 
-def _wishes(clause: str) -> list[Wish]:
+def _wishes(clause: str) -> list[PlannedToolCall]:
     for rule in RULES:
         if wishes := rule(clause):
             return wishes
     return []
 
 
-GATE = "May I go on? You wrote: "
+CONFIRMATION_QUESTION = "May I go on? You wrote: "
 
 ASK_FIRST = re.compile(r"\bask me (?:first|before)\b", re.IGNORECASE)
 
 
-def _recall(clause: str) -> list[Wish]:
+def _recall(clause: str) -> list[PlannedToolCall]:
     asked = (
         r"\bwhat (?:do|can) you (?:remember|recall)\b|\bdo you remember\b|\bwhat did i (?:ask|tell) you to remember\b"
     )
-    return [Wish("recall", {})] if re.search(asked, clause, re.IGNORECASE) else []
+    return [PlannedToolCall("recall", {})] if re.search(asked, clause, re.IGNORECASE) else []
 
 
-def _remember(clause: str) -> list[Wish]:
+def _remember(clause: str) -> list[PlannedToolCall]:
     found = re.search(r"\bremember(?: that|:)? (.+)", clause, re.IGNORECASE)
-    return [Wish("remember", {"fact": found[1].rstrip(" .!")})] if found else []
+    return [PlannedToolCall("remember", {"fact": found[1].rstrip(" .!")})] if found else []
 
 
-def _ask(clause: str) -> list[Wish]:
+def _ask(clause: str) -> list[PlannedToolCall]:
     found = re.search(r"\bask (?:a|an|the|some) (?:human|person|operator)\b[\s:,]*(.*)", clause, re.IGNORECASE)
     if not found:
         return []
     question = found[1].strip(" .?!") or clause
-    return [Wish("ask_human", {"question": question[:1].upper() + question[1:] + "?"})]
+    return [PlannedToolCall("ask_human", {"question": question[:1].upper() + question[1:] + "?"})]
 
 
-def _clock(clause: str) -> list[Wish]:
+def _clock(clause: str) -> list[PlannedToolCall]:
     cue = r"\bwhat(?:'s| is)? (?:the )?(?:current )?time\b|\btime is it\b|\bcurrent time\b|\btell me the time\b"
     found = re.search(cue, clause, re.IGNORECASE)
     if not found:
@@ -232,10 +232,10 @@ def _clock(clause: str) -> list[Wish]:
     zones = (
         re.findall(r"[A-Za-z_]+(?:/[\w+-]+)+|[A-Z][A-Za-z]+(?: [A-Z][a-z]+)*", place) or place.split()[:1] or ["UTC"]
     )
-    return [Wish("clock", {"zone": zone.strip(" .?!,")}) for zone in zones]
+    return [PlannedToolCall("clock", {"zone": zone.strip(" .?!,")}) for zone in zones]
 
 
-def _calculator(clause: str) -> list[Wish]:
+def _calculator(clause: str) -> list[PlannedToolCall]:
     plain = re.sub(r"(?<=\d),(?=\d{3}\b)", "", clause)
     for word, sign in SIGNS:
         plain = re.sub(word, sign, plain, flags=re.IGNORECASE)
@@ -244,7 +244,9 @@ def _calculator(clause: str) -> list[Wish]:
     if not re.search(cue, clause, re.IGNORECASE) and [run for run in runs if run] != [plain.strip(" ?=.")]:
         return []
     sums = (run for run in runs if re.search(r"\d[\s)]*[-+*/%][\s(*/+-]*[\d.]", run))
-    return [Wish("calculator", {"expression": run}) for run in sums if not re.search(r"\b\d{4}-\d\d-\d\d\b", run)]
+    return [
+        PlannedToolCall("calculator", {"expression": run}) for run in sums if not re.search(r"\b\d{4}-\d\d-\d\d\b", run)
+    ]
 
 
 SIGNS = (
@@ -259,7 +261,7 @@ SIGNS = (
 )
 """How people write a sign, and how the calculator reads it."""
 
-RULES: tuple[Callable[[str], list[Wish]], ...] = (_recall, _remember, _ask, _clock, _calculator)
+RULES: tuple[Callable[[str], list[PlannedToolCall]], ...] = (_recall, _remember, _ask, _clock, _calculator)
 """The first that finds something in a clause decides for it."""
 
 
@@ -315,7 +317,7 @@ def _say_result(call: ToolCall, result: ToolMessage) -> str:
     match call["name"]:
         case "calculator":
             return f"{call['args']['expression']} = {result.text}"
-        case "ask_human" if call["args"]["question"].startswith(GATE):
+        case "ask_human" if call["args"]["question"].startswith(CONFIRMATION_QUESTION):
             return f"I did{' not' if _refused(result.text) else ''} go on, as the answer was: {result.text}"
         case "ask_human":
             return f"The answer to “{call['args']['question']}” was: {result.text}"

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from threadkeep import project, settings
 from threadkeep.base import libpq, logs
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 from threadkeep.postgres import start_errors
 from threadkeep.project import Project
 from threadkeep.settings import Settings
@@ -38,14 +38,14 @@ class Prepared:
 
 
 def prepare(file: Path | None, given: Mapping[str, Any]) -> Prepared:
-    """The project and the settings, with logging in force. StartRefused, also where the database does not answer.
+    """The project and the settings, with logging in force. StartupError, also where the database does not answer.
 
     `given` goes over the environment.
     """
     logs.configure(settings.early_log_level(), as_json=None)
-    found = project.load(file) if file else project.from_environment() or project.builtin()
+    found = project.load_project(file) if file else project.from_environment() or project.builtin_project()
     variables = project.variables(found)
-    chosen = settings.load(given, variables)
+    chosen = settings.load_settings(given, variables)
     if chosen.project is None:
         chosen = chosen.model_copy(update={"project": project.identity(found)})
     logs.configure(chosen.log_level, as_json=chosen.log_json, project=found.root)
@@ -57,13 +57,13 @@ def prepare(file: Path | None, given: Mapping[str, Any]) -> Prepared:
         foreign=libpq.foreign_names(variables, settings.environment("PG")),
         trusted_proxies=settings.environment("FORWARDED_ALLOW_IPS").get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
     )
-    project.apply_environment(found, variables)
+    project.set_environment(found, variables)
     _connect(chosen)
     return prepared
 
 
 def _connect(chosen: Settings) -> None:
-    """StartRefused where the operator's database lets nobody in, or can't keep every text."""
+    """StartupError where the operator's database lets nobody in, or can't keep every text."""
     for uri in (chosen.database_uri, chosen.database_direct_uri):
         if uri is not None:
             with start_errors.in_a_line(uri), psycopg.connect(patient(uri), autocommit=True) as conn:
@@ -73,7 +73,7 @@ def _connect(chosen: Settings) -> None:
 def _check_encoding(conn: psycopg.Connection) -> None:
     row = conn.execute("SELECT current_setting('server_encoding'), current_database()").fetchone()
     if row is not None and row[0] != "UTF8":
-        raise StartRefused(
+        raise StartupError(
             f"the database {row[1]} has the encoding {row[0]}, which can't keep every text: the server needs UTF8, as in "
             "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         )

@@ -19,12 +19,12 @@ from typing import Literal, TypeAlias, cast
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 from threadkeep.settings import BUILTIN_PROJECT
 
 log = logging.getLogger(__name__)
 
-BUILD_ONLY = frozenset(
+IMAGE_BUILD_KEYS = frozenset(
     {
         "api_version",
         "base_image",
@@ -262,13 +262,13 @@ class Project(_Section):
         raise ValueError("is neither an object of strings nor the path of a file")
 
 
-def load(path: Path) -> Project:
-    """Read a `langgraph.json`; StartRefused, with file, key and reason, where it can't be served as it stands."""
+def load_project(path: Path) -> Project:
+    """Read a `langgraph.json`; StartupError, with file, key and reason, where it can't be served as it stands."""
     return _checked(str(path), _content(path), path.resolve().parent)
 
 
 def from_environment() -> Project | None:
-    """The project that the variables of a platform's image describe; None where these name no graphs. StartRefused."""
+    """The project that the variables of a platform's image describe; None where these name no graphs. StartupError."""
     if not os.environ.get(PLATFORM_KEYS["graphs"]):
         return None
     content: dict[str, object] = {}
@@ -276,7 +276,7 @@ def from_environment() -> Project | None:
         try:
             content[key] = json.loads(os.environ.get(name) or "null")
         except ValueError as error:
-            raise StartRefused(f"{name}: is not JSON: {error}") from None
+            raise StartupError(f"{name}: is not JSON: {error}") from None
     return _checked(PLATFORM_KEYS["graphs"], content, Path.cwd())
 
 
@@ -291,7 +291,7 @@ def _checked(where: str, content: Mapping[str, object], root: Path) -> Project:
         project = Project.model_validate({**content, "root": root})
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
-        raise StartRefused(f"{where}: " + "; ".join(lines)) from None
+        raise StartupError(f"{where}: " + "; ".join(lines)) from None
     _tell_ignored(project)
     return project
 
@@ -306,7 +306,7 @@ def with_mount(project: Project, prefix: str | None, origins: str | None) -> Pro
     return project.model_copy(update={"http": project.http.model_copy(update=said)}) if said else project
 
 
-def builtin() -> Project:
+def builtin_project() -> Project:
     """What is served where there is no `langgraph.json`: no graph but the built-in agent, in the current folder."""
     return Project.model_construct(root=Path.cwd(), graphs={})
 
@@ -339,7 +339,7 @@ def split_target(target: str) -> tuple[str, str]:
     return place, name
 
 
-def apply_environment(project: Project, said: Mapping[str, str] | None = None) -> None:
+def set_environment(project: Project, said: Mapping[str, str] | None = None) -> None:
     """Set the project's variables that the process does not have, and make its folders importable.
 
     `said` are the variables, if they were read before.
@@ -358,7 +358,7 @@ def apply_environment(project: Project, said: Mapping[str, str] | None = None) -
             add_to_path(folder)
             add_to_path(folder / "src")
         elif dependency.startswith("."):
-            raise StartRefused(f"{project.root / 'langgraph.json'}: dependencies: there is no folder {dependency}")
+            raise StartupError(f"{project.root / 'langgraph.json'}: dependencies: there is no folder {dependency}")
         elif not _is_installed(dependency):
             missing.append(dependency)
     if missing:
@@ -373,11 +373,11 @@ def locate(root: Path, path: str) -> Path | None:
 def refuse_replaced(project: Project, *, strict: bool) -> None:
     """Say in one line that Postgres takes the place of a store or checkpointer of the project's own.
 
-    StartRefused if `strict`.
+    StartupError if `strict`.
     """
     keys = [key for key, harmless in REPLACED.items() if (value := _at(project, key)) and value not in harmless]
     if keys and strict:
-        raise StartRefused(
+        raise StartupError(
             f"{', '.join(keys)}: the store and the checkpointer are Postgres (THREADKEEP_STRICT_PERSISTENCE)"
         )
     if keys:
@@ -401,11 +401,11 @@ def _content(path: Path) -> Mapping[str, object]:
     try:
         content: object = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
-        raise StartRefused(f"{path}: can't be read: {error.strerror}") from None
+        raise StartupError(f"{path}: can't be read: {error.strerror}") from None
     except ValueError as error:
-        raise StartRefused(f"{path}: is not JSON: {error}") from None
+        raise StartupError(f"{path}: is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise StartRefused(f"{path}: is not a JSON object")
+        raise StartupError(f"{path}: is not a JSON object")
     return _object(cast("object", content))
 
 
@@ -415,12 +415,12 @@ def _refuse_unsupported(where: str, content: Mapping[str, object]) -> None:
         for part in key.split("."):
             value = _object(value).get(part)
         if value and value not in harmless:
-            raise StartRefused(f"{where}: {key}: not supported")
+            raise StartupError(f"{where}: {key}: not supported")
 
 
 def _tell_ignored(project: Project) -> None:
     unknown = set(project.unknown_keys()) - {"$schema"}
-    build = {key for key in unknown if key in BUILD_ONLY or key.startswith("_INTERNAL")}
+    build = {key for key in unknown if key in IMAGE_BUILD_KEYS or key.startswith("_INTERNAL")}
     if build:
         log.info("keys that only build an image are ignored", extra={"keys": sorted(build)})
     if unknown > build:

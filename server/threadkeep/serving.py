@@ -27,8 +27,8 @@ from threadkeep.api.connections import uvicorn_config
 from threadkeep.app import create_app
 from threadkeep.auth import loading
 from threadkeep.base import libpq
-from threadkeep.base.problems import StartRefused
-from threadkeep.duties.store_items import index_config
+from threadkeep.base.problems import StartupError
+from threadkeep.duties.store_items import store_index_config
 from threadkeep.graphs import LoadedGraph
 from threadkeep.postgres import embedded, start_errors
 from threadkeep.postgres import migrate as migrations
@@ -40,14 +40,14 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 75
 """Idle connections are kept longer than any client's pool keeps them, so that it is never we who hang up on a request."""
-COLLECT_AFTER = 20_000
+GC_THRESHOLD = 20_000
 """Objects made and not yet freed, after which Python looks for cycles among them; its own threshold is 700."""
 LOCAL_SEGMENT_BYTES = 32_000
 """The largest TCP segment. Those of a network are smaller, those of this machine are 64 kB by default: Linux then buffers
 4 MB of a request before the server has read a byte of it, in place of 1.6 MB."""
 STREAMS_END_S = 5
 """How long connections may take to end when the runs have been drained."""
-HURRY_S = 3.0
+FORCE_STOP_S = 3.0
 """What a second signal leaves: then the process ends whatever it does."""
 
 
@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
     """uvicorn, but the runs are drained when the signal comes, for uvicorn first waits for the connections that wait
     for them; and a stop that was asked for is no failure: the exit code is 0."""
 
-    linger_s: float = 0
+    shutdown_delay_s: float = 0
     """How long the listeners stay open after the first signal."""
     greet: Callable[[], None] = staticmethod(lambda: None)
     """Called when it has started."""
@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
             self.should_exit = True  # it has not started
         if again:
             self.force_exit = self.should_exit = True
-            last = threading.Timer(HURRY_S, os._exit, [1])
+            last = threading.Timer(FORCE_STOP_S, os._exit, [1])
             last.daemon = True
             last.start()
 
@@ -93,7 +93,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop listening: some time after the signal, so that load balancers see it coming."""
-        if self._told_at is not None and time.monotonic() - self._told_at >= self.linger_s:
+        if self._told_at is not None and time.monotonic() - self._told_at >= self.shutdown_delay_s:
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -129,13 +129,13 @@ class Started:
 
 
 def serve(prepared: Prepared) -> None:
-    """Serve until told to stop; StartRefused where something can't be loaded."""
+    """Serve until told to stop; StartupError where something can't be loaded."""
     found, chosen = prepared.project, prepared.settings
     loopback.install()  # before the graphs' modules make clients
-    loading.check(chosen, found)
+    loading.check_start(chosen, found)
     loaded = load_graphs(found, chosen)
-    with listening_socket(chosen) as listener, database(prepared) as uri:
-        anyio.run(_migrate, chosen.database_direct_uri or uri, index_config(found))
+    with listening_socket(chosen) as listener, open_database(prepared) as uri:
+        anyio.run(_migrate, chosen.database_direct_uri or uri, store_index_config(found))
         app = Started(create_app(chosen, uri, loaded, found))
         server = Server(
             uvicorn_config(
@@ -147,16 +147,16 @@ def serve(prepared: Prepared) -> None:
                 lifespan="on",
             )
         )
-        server.linger_s = chosen.linger_s
+        server.shutdown_delay_s = chosen.shutdown_delay_s
         port, prefix = listener.getsockname()[1], found.http.mount_prefix or ""
-        server.greet = lambda: print_greeting(chosen, port, uri, sorted(loaded), prefix)
+        server.greet = lambda: print_startup_message(chosen, port, uri, sorted(loaded), prefix)
         logging.getLogger("uvicorn.error").addFilter(_tells_more)
-        spare_the_collector()
+        tune_garbage_collector()
         server.run(sockets=[listener])
         if app.failure is not None:
             raise app.failure
         if not server.started:
-            raise StartRefused("the server could not start; the log says why")
+            raise StartupError("the server could not start; the log says why")
     _leave()
 
 
@@ -165,14 +165,14 @@ def _tells_more(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Application startup failed")
 
 
-def spare_the_collector() -> None:
+def tune_garbage_collector() -> None:
     """Look for cycles less often, and never at what was imported, which stays.
 
     Each run makes thousands of objects and few cycles: with Python's own thresholds it takes 5 to 8 % longer.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, 10, 10)
+    gc.set_threshold(GC_THRESHOLD, 10, 10)
 
 
 def _leave() -> None:
@@ -184,8 +184,8 @@ def _leave() -> None:
 
 def migrate(prepared: Prepared, *, check: bool) -> list[str]:
     """Apply what is missing, or, with `check`, only say what that is."""
-    index = index_config(prepared.project)
-    with database(prepared) as uri:
+    index = store_index_config(prepared.project)
+    with open_database(prepared) as uri:
         return anyio.run(_pending if check else _migrate, prepared.settings.database_direct_uri or uri, index)
 
 
@@ -203,27 +203,27 @@ def load_graphs(found: Project, chosen: Settings) -> Mapping[str, LoadedGraph]:
         return graphs.load_graphs(found)
     built = agent.build(chosen.model, chosen.model_base_url, pause_s=chosen.offline_pause_s)
     description = "The built-in agent: a calculator, a clock, a memory, and a human to ask"
-    return {"agent": graphs.accept("agent", built, where="the built-in agent", description=description)}
+    return {"agent": graphs.as_loaded_graph("agent", built, where="the built-in agent", description=description)}
 
 
 @contextmanager
-def database(prepared: Prepared) -> Generator[str]:
+def open_database(prepared: Prepared) -> Generator[str]:
     """The operator's Postgres, or the embedded one, running until the block ends.
 
-    What is wrong with it is a StartRefused of one line. An answer is waited for `CONNECT_S` seconds at most.
+    What is wrong with it is a StartupError of one line. An answer is waited for `CONNECT_S` seconds at most.
     """
     chosen = prepared.settings
     if chosen.database_uri is not None:
         with start_errors.in_a_line(chosen.database_direct_uri or chosen.database_uri):
             yield chosen.database_uri
         return
-    with embedded.running(chosen.data_path, foreign=prepared.foreign) as uri:
+    with embedded.embedded_postgres(chosen.data_path, foreign=prepared.foreign) as uri:
         yield libpq.pinned(uri, prepared.foreign)
 
 
 @contextmanager
 def listening_socket(chosen: Settings) -> Generator[socket.socket]:
-    """The bound socket, before anything slow is done; StartRefused where the port is taken."""
+    """The bound socket, before anything slow is done; StartupError where the port is taken."""
     family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -235,11 +235,11 @@ def listening_socket(chosen: Settings) -> Generator[socket.socket]:
             listener.bind((chosen.host, chosen.port))
         except OSError as error:
             reason = error.strerror or "it can't be bound"
-            raise StartRefused(f"{chosen.host}:{chosen.port}: {reason}; choose another with --port") from None
+            raise StartupError(f"{chosen.host}:{chosen.port}: {reason}; choose another with --port") from None
         yield listener
 
 
-def print_greeting(chosen: Settings, port: int, uri: str, names: list[str], prefix: str) -> None:
+def print_startup_message(chosen: Settings, port: int, uri: str, names: list[str], prefix: str) -> None:
     """How to talk to the server, for whoever started it."""
     host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
     url = f"http://{host}:{port}{prefix.rstrip('/')}"

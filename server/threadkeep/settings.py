@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from threadkeep.base import libpq
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 
 PREFIX: Final = "THREADKEEP_"
 AES_KEY_BYTES: Final = frozenset({16, 24, 32})
@@ -147,7 +147,7 @@ class Settings(BaseModel):
     """How long a graph may take to stop when it is told to, in seconds; then its run is closed without it."""
     lease_s: Seconds = Field(default=30, ge=1, validation_alias="THREADKEEP_LEASE")
     """A process that has been silent for so long is dead to the others, in seconds."""
-    sweep_s: Seconds = Field(default=10, validation_alias="THREADKEEP_SWEEP")
+    reaper_interval_s: Seconds = Field(default=10, validation_alias="THREADKEEP_SWEEP")
     """How often each process looks for runs of dead ones, in seconds."""
     max_attempts: int = Field(
         default=3, ge=1, validation_alias=AliasChoices("THREADKEEP_MAX_ATTEMPTS", "BG_JOB_MAX_RETRIES")
@@ -157,17 +157,17 @@ class Settings(BaseModel):
         default=20, validation_alias=AliasChoices("THREADKEEP_DRAIN", "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS")
     )
     """How long runs may go on after SIGTERM, in seconds."""
-    linger_s: float = Field(default=2, ge=0, validation_alias="THREADKEEP_LINGER")
+    shutdown_delay_s: float = Field(default=2, ge=0, validation_alias="THREADKEEP_LINGER")
     """How long requests are still taken after SIGTERM, in seconds: load balancers look first."""
-    idempotency_s: Seconds = Field(default=86_400, validation_alias="THREADKEEP_IDEMPOTENCY")
+    idempotency_ttl_s: Seconds = Field(default=86_400, validation_alias="THREADKEEP_IDEMPOTENCY")
     """How long an Idempotency-Key stands for what it made, in seconds."""
     keep_events_s: float = Field(default=86_400, ge=0, validation_alias="THREADKEEP_KEEP_EVENTS")
     """How long the events of a finished run are kept, in seconds. 0: as long as the run."""
     keep_webhooks_s: float = Field(default=86_400, ge=0, validation_alias="THREADKEEP_KEEP_WEBHOOKS")
     """How long a webhook that could not be sent is kept, in seconds. 0: until it is sent or refused."""
-    unsent_events: int = Field(default=256, ge=1, validation_alias="THREADKEEP_UNSENT_EVENTS")
+    max_unsent_events: int = Field(default=256, ge=1, validation_alias="THREADKEEP_UNSENT_EVENTS")
     """How many events of a run a stream may be behind while its client does not read; then it is cut."""
-    unsent_bytes: int = Field(default=1024 * 1024, ge=1, validation_alias="THREADKEEP_UNSENT_BYTES")
+    max_unsent_bytes: int = Field(default=1024 * 1024, ge=1, validation_alias="THREADKEEP_UNSENT_BYTES")
     """Likewise, in bytes."""
     write_timeout_s: Seconds = Field(default=30, validation_alias="THREADKEEP_WRITE_TIMEOUT")
     """How long a client may read nothing of what is sent to it, in seconds; then its connection is cut."""
@@ -200,7 +200,7 @@ class Settings(BaseModel):
     """A port for `/metrics` alone, which is then not on the other one; whoever reaches it is not asked who they are."""
     expose_errors: bool = Field(default=False, validation_alias="THREADKEEP_EXPOSE_ERRORS")
     """Tell clients the text of every exception of a graph, not only of Python's and LangGraph's ordinary ones."""
-    body_bytes: int = Field(
+    max_body_bytes: int = Field(
         default=16 * 1024 * 1024,
         ge=1024,
         validation_alias=AliasChoices("THREADKEEP_BODY_BYTES", "HTTP_MAX_REQUEST_BODY_BYTES"),
@@ -208,13 +208,13 @@ class Settings(BaseModel):
     """The largest request body."""
     max_queued: int = Field(default=10_000, ge=0, validation_alias="THREADKEEP_MAX_QUEUED")
     """Runs that wait in the queue, in the whole fleet; one more is answered 503. 0: any number."""
-    principal_requests: int = Field(default=6000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_REQUESTS")
+    max_requests_per_principal: int = Field(default=6000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_REQUESTS")
     """Requests of one principal within a minute, in each process; one more is answered 429. 0: any number."""
-    principal_streams: int = Field(default=200, ge=0, validation_alias="THREADKEEP_PRINCIPAL_STREAMS")
+    max_streams_per_principal: int = Field(default=200, ge=0, validation_alias="THREADKEEP_PRINCIPAL_STREAMS")
     """Streams and waits that one principal has open, in each process. 0: any number."""
-    principal_runs: int = Field(default=100, ge=0, validation_alias="THREADKEEP_PRINCIPAL_RUNS")
+    max_runs_per_principal: int = Field(default=100, ge=0, validation_alias="THREADKEEP_PRINCIPAL_RUNS")
     """Runs of one principal that go on or wait for a slot, in each process. 0: any number."""
-    principal_waiting: int = Field(default=1000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_WAITING")
+    max_queued_per_principal: int = Field(default=1000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_WAITING")
     """Runs of one principal that wait in the queue. 0: any number."""
     principal_threads: int = Field(default=3000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_THREADS")
     """Threads that one principal creates within a minute, in each process, without those of stateless runs. 0: any number."""
@@ -222,7 +222,9 @@ class Settings(BaseModel):
     """Crons of one principal. 0: any number."""
     principal_assistants: int = Field(default=1000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_ASSISTANTS")
     """Assistants of one principal. 0: any number."""
-    channel_bytes: int = Field(default=16 * 1024 * 1024, ge=1024 * 1024, validation_alias="THREADKEEP_CHANNEL_BYTES")
+    max_channel_bytes: int = Field(
+        default=16 * 1024 * 1024, ge=1024 * 1024, validation_alias="THREADKEEP_CHANNEL_BYTES"
+    )
     """The largest value of one channel of a graph's state; a run that leaves a larger one ends as `error`."""
     answer_bytes: int = Field(default=16 * 1024 * 1024, ge=64 * 1024, validation_alias="THREADKEEP_ANSWER_BYTES")
     """The largest answer of a state, a history, a search or the store. Lists end before it and say where they go on."""
@@ -300,7 +302,7 @@ class Settings(BaseModel):
         return value
 
     @property
-    def connections(self) -> int:
+    def max_connections(self) -> int:
         """What this process takes of the server's `max_connections`: both pools, the listener and the heartbeat."""
         return self.api_connections + self.run_connections + 2
 
@@ -389,8 +391,8 @@ def _aes_keys(value: SecretStr | None) -> tuple[bytes, ...]:
     return (whole,) if len(whole) in AES_KEY_BYTES else tuple(whole.split(b","))
 
 
-def load(given: Mapping[str, Any] | None = None, project: Mapping[str, str] = NOTHING) -> Settings:
-    """The settings of this environment, `given` ones over it; StartRefused where one is unknown or has no sense.
+def load_settings(given: Mapping[str, Any] | None = None, project: Mapping[str, str] = NOTHING) -> Settings:
+    """The settings of this environment, `given` ones over it; StartupError where one is unknown or has no sense.
 
     `project` are the variables of the project's `env`, before they are set. A variable of the process goes over them.
     """
@@ -405,7 +407,7 @@ def load(given: Mapping[str, Any] | None = None, project: Mapping[str, str] = NO
     try:
         chosen = Settings(**{**values, **(given or {})})
     except ValidationError as error:
-        raise StartRefused("settings: " + "; ".join(_lines(error, names))) from None
+        raise StartupError("settings: " + "; ".join(_lines(error, names))) from None
     return _pinned(chosen, libpq.foreign_names(project, os.environ))
 
 
@@ -479,4 +481,4 @@ def _refuse_unknown(names: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
-            raise StartRefused(f"unknown setting {name}; did you mean {nearest[0]}?")
+            raise StartupError(f"unknown setting {name}; did you mean {nearest[0]}?")

@@ -55,7 +55,7 @@ async def _again(
         await scenarios.warm_up(client)
         say(f"{slots} at once, with {slots} slots")
         roomy = await scenarios.burst(client, plan)
-        if settings.load().database_uri is not None:  # else the data goes with the folder
+        if settings.load_settings().database_uri is not None:  # else the data goes with the folder
             await client.forget()
         return persistence, roomy
 

@@ -14,7 +14,7 @@ import anyio
 import httpx
 from anyio.abc import Process
 
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 
 COMMAND = (sys.executable, "-m", "threadkeep", "serve")
 READY_S = 60.0
@@ -25,7 +25,7 @@ LOG_LINES = 20
 """What is shown of the output of a server that failed to start."""
 
 
-class NotStarted(StartRefused):
+class NotStarted(StartupError):
     """The server did not become ready; the text ends with the last lines of its output."""
 
 

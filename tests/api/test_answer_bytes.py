@@ -12,7 +12,7 @@ from langgraph_sdk.errors import UnprocessableEntityError
 from typing_extensions import TypedDict
 
 from conftest import WAIT_S, serving
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 ANSWER_BYTES = 1_000_000
@@ -62,7 +62,7 @@ def _nested() -> Any:
 async def url(settings: Settings) -> AsyncIterator[str]:
     """A server whose answers hold at most a million bytes."""
     graphs = {"counting": _counting(), "nested": _nested()}
-    loaded = {name: accept(name, graph, where="tests") for name, graph in graphs.items()}
+    loaded = {name: as_loaded_graph(name, graph, where="tests") for name, graph in graphs.items()}
     async with serving(settings.model_copy(update={"answer_bytes": ANSWER_BYTES}), loaded) as url:
         yield url
 
@@ -249,7 +249,7 @@ async def test_an_item_that_no_answer_holds_is_refused(client: LangGraphClient) 
 
 async def test_an_item_above_the_limit_of_the_store_is_refused(settings: Settings) -> None:
     """A channel's limit is an item's, too: 16 MiB by default."""
-    smaller = settings.model_copy(update={"channel_bytes": 1024 * 1024})
+    smaller = settings.model_copy(update={"max_channel_bytes": 1024 * 1024})
     async with serving(smaller) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         item = {"namespace": ["notes"], "key": "large", "value": {"text": "x" * 1024 * 1024}}
         answer = await http.put("/store/items", json=item)

@@ -12,7 +12,7 @@ from langgraph_sdk.client import LangGraphClient
 
 from conftest import serving
 from graphs import Gate, Items
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 
@@ -88,7 +88,7 @@ async def test_run_has_the_metadata_of_its_assistant_and_thread_and_of_both_fiel
 
 async def test_context_has_its_defaults_where_nothing_is_given(settings: Settings) -> None:
     """Protocol: a graph with a context schema finds a context."""
-    graphs = {"greeter": accept("greeter", _greeter(), where="tests")}
+    graphs = {"greeter": as_loaded_graph("greeter", _greeter(), where="tests")}
     async with serving(settings, graphs) as url, get_client(url=url, api_key=None) as client:
         assert await client.runs.wait(None, "greeter", input={"items": []}) == {"items": ["hello"]}
         said = await client.runs.wait(None, "greeter", input={"items": []}, context={"greeting": "hi", "other": 1})

@@ -16,7 +16,7 @@ from langgraph_sdk.client import LangGraphClient
 from typing_extensions import TypedDict
 
 from conftest import serving
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 ITEMS = {"default": None, "title": "Items", "type": "array", "items": {"type": "string"}}
@@ -124,7 +124,7 @@ GRAPHS: dict[str, Any] = {
 @pytest.fixture
 async def url(settings: Settings) -> AsyncIterator[str]:
     """The URL of a server of the graphs above."""
-    graphs = {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
+    graphs = {name: as_loaded_graph(name, graph, where="tests") for name, graph in GRAPHS.items()}
     async with serving(settings, graphs) as url:
         yield url
 
@@ -321,7 +321,7 @@ async def test_graph_without_subgraphs_has_none(client: LangGraphClient) -> None
 async def test_graph_that_is_no_longer_served_is_not_found(client: LangGraphClient, settings: Settings) -> None:
     """Ours: an assistant outlives its graph; only what needs the graph is refused."""
     made = await client.assistants.create("plain")
-    only = {"made": accept("made", _made, where="tests")}
+    only = {"made": as_loaded_graph("made", _made, where="tests")}
     async with serving(settings, only) as url, httpx.AsyncClient(base_url=url) as later:
         known = await later.get(f"/assistants/{made['assistant_id']}")
         drawn = await later.get(f"/assistants/{made['assistant_id']}/graph")

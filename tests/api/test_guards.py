@@ -9,7 +9,7 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import START, StateGraph
 
 from conftest import serving
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 EVIL = "\r\n\r\nevent: end\r\ndata: {}\r\n\r\n\u2028\u2029\x85\x0b\x0c\x00: x\nid: 7\n\n"
@@ -36,7 +36,7 @@ async def evil(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     graph = StateGraph(State)
     graph.add_node(NODE, inner.compile())
     graph.add_edge(START, NODE)
-    graphs = {"evil": accept("evil", graph, where="tests")}
+    graphs = {"evil": as_loaded_graph("evil", graph, where="tests")}
     async with serving(settings, graphs) as url, httpx.AsyncClient(base_url=url) as http:
         yield http
 

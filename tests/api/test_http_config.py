@@ -16,8 +16,8 @@ from openapi_spec_validator import validate
 
 from conftest import WAIT_S, serving
 from threadkeep.app import create_app
-from threadkeep.base.problems import StartRefused
-from threadkeep.graphs import accept
+from threadkeep.base.problems import StartupError
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.project import Project
 from threadkeep.settings import Settings
 
@@ -265,7 +265,7 @@ async def test_chosen_headers_reach_the_graph_and_secret_ones_never(settings: Se
     graph = StateGraph(MessagesState)
     graph.add_node("tell", _tell)
     graph.add_edge(START, "tell")
-    graphs = {"telling": accept("telling", graph, where="tests")}
+    graphs = {"telling": as_loaded_graph("telling", graph, where="tests")}
     rule = {"includes": ["X-*", "authorization", "cookie"], "excludes": ["x-inner-*"]}
     project = _project(tmp_path, configurable_headers=rule)
     sent = {
@@ -306,7 +306,7 @@ async def test_what_can_not_be_honoured_stops_the_start(
     """Ours: nothing falls back to open."""
     project = _project(tmp_path, **http)
 
-    with pytest.raises(StartRefused, match=reason):
+    with pytest.raises(StartupError, match=reason):
         await anyio.to_thread.run_sync(create_app, settings, "", {}, project)
 
 

@@ -5,7 +5,7 @@ import httpx
 
 from conftest import serving
 from graphs import GRAPHS, Gate
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 RUN = {"assistant_id": "gated", "input": {"items": []}}
@@ -103,7 +103,7 @@ async def test_query_over_its_time_is_stopped(settings: Settings, gate: Gate) ->
     """Ours, and the original test's: 504 `{"error": "Request timeout"}`, the run stopped, the slot free."""
     hasty = settings.model_copy(update={"query_timeout_s": 0.3})
 
-    graphs = {"agent": accept("agent", GRAPHS["gated"], where="tests")}
+    graphs = {"agent": as_loaded_graph("agent", GRAPHS["gated"], where="tests")}
     async with serving(hasty, graphs) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
         answer = await http.post("/query", json={"query": "hello"})
         thread_id = answer.json()["thread_id"]

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict
 
 from conftest import serving
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 Value = TypeVar("Value")
@@ -199,7 +199,9 @@ def _made(runtime: ServerRuntime[WithClient]) -> Any:
 async def url(settings: Settings) -> AsyncIterator[str]:
     """A server with a graph for each context."""
     graphs = {name: _graph(context) for name, context in CONTEXTS.items()} | {"made": _made, "odd": _odd()}
-    async with serving(settings, {name: accept(name, graph, where="tests") for name, graph in graphs.items()}) as url:
+    async with serving(
+        settings, {name: as_loaded_graph(name, graph, where="tests") for name, graph in graphs.items()}
+    ) as url:
         yield url
 
 

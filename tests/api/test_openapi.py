@@ -51,20 +51,24 @@ def test_every_route_is_described_and_nothing_else(spec: dict[str, Any]) -> None
 def test_operation_says_what_it_is_takes_and_answers(spec: dict[str, Any], operation: Any) -> None:
     """Ours: a line of the table without a docstring or a shape is not finished."""
     entry = spec["paths"][operation.path][operation.method.lower()]
-    success = entry["responses"][str(operation.answer.status)]
+    success = entry["responses"][str(operation.response.status)]
     parameters = {one["name"] for one in entry.get("parameters", []) if one["in"] == "path"}
 
     assert entry["summary"]
     assert len(entry["tags"]) == 1
-    assert bool(entry.get("requestBody")) == bool(operation.shown_body)
+    assert bool(entry.get("requestBody")) == bool(operation.documented_body)
     assert parameters == set(re.findall(r"\{(\w+)\}", operation.path))
-    assert list(success.get("content", {})) == ([operation.answer.media] if operation.answer.media else [])
-    if operation.answer.media == "application/json":
-        assert operation.answer.shape is not None
+    assert list(success.get("content", {})) == (
+        [operation.response.media_type] if operation.response.media_type else []
+    )
+    if operation.response.media_type == "application/json":
+        assert operation.response.schema is not None
     problem = {"$ref": "#/components/schemas/Problem"}
     others = {int(status): one for status, one in entry["responses"].items() if int(status) >= 400}
     for status, response in others.items():
-        assert status in operation.answer.others or response["content"]["application/json"]["schema"] == problem
+        assert (
+            status in operation.response.other_responses or response["content"]["application/json"]["schema"] == problem
+        )
 
 
 def test_names_of_operations_are_their_own(spec: dict[str, Any]) -> None:
@@ -93,12 +97,12 @@ def test_examples_are_right(spec: dict[str, Any], name: str) -> None:
     [operation] = [each for each in DESCRIBED if each.name == name]
     shown = spec["paths"][operation.path][operation.method.lower()]["requestBody"]["content"]["application/json"]
 
-    TypeAdapter(operation.shown_body).validate_python(shown["example"])
+    TypeAdapter(operation.documented_body).validate_python(shown["example"])
 
 
 def test_streams_are_texts_whose_events_are_described(spec: dict[str, Any]) -> None:
     """Issue: generated code reads a stream as text; what an event holds stands beside it."""
-    streams = [operation for operation in DESCRIBED if operation.answer.media == "text/event-stream"]
+    streams = [operation for operation in DESCRIBED if operation.response.media_type == "text/event-stream"]
     for operation in streams:
         answer = spec["paths"][operation.path][operation.method.lower()]["responses"]["200"]
         described = answer["content"]["text/event-stream"]

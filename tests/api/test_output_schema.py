@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from conftest import WAIT_S, serving
 from graphs import Gate
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 ALL = {"question": "why", "private": "for the graph alone", "answer": "WHY"}
@@ -123,7 +123,7 @@ ANSWER: Any = {"answer": "WHY"}
 @pytest.fixture
 async def url(settings: Settings) -> AsyncIterator[str]:
     """A server of graphs with an output schema."""
-    loaded = {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
+    loaded = {name: as_loaded_graph(name, graph, where="tests") for name, graph in GRAPHS.items()}
     async with serving(settings, loaded) as url:
         yield url
 
@@ -290,6 +290,6 @@ async def test_replica_that_joins_gives_the_output(settings: Settings, client: L
     thread_id = (await client.threads.create())["thread_id"]
     run = await client.runs.create(thread_id, "made", input=WHY)
     await client.runs.join(thread_id, run["run_id"])
-    loaded = {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
+    loaded = {name: as_loaded_graph(name, graph, where="tests") for name, graph in GRAPHS.items()}
     async with serving(settings, loaded) as other, get_client(url=other, api_key=None) as elsewhere:
         assert await elsewhere.runs.join(thread_id, run["run_id"]) == ANSWER

@@ -14,7 +14,7 @@ from conftest import serving
 from graphs import Gate
 from protocol_graphs import PROTOCOL_GRAPHS
 from threadkeep.api.protocol_v2.subscription import CHANNELS
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -22,7 +22,7 @@ ALL = sorted(CHANNELS)
 
 
 def loaded() -> dict[str, Any]:
-    return {name: accept(name, graph, where="tests") for name, graph in PROTOCOL_GRAPHS.items()}
+    return {name: as_loaded_graph(name, graph, where="tests") for name, graph in PROTOCOL_GRAPHS.items()}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from langgraph_sdk.client import LangGraphClient
 from conftest import serving
 from graphs import Gate
 from protocol_graphs import PROTOCOL_GRAPHS
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 WORDS = "one two three four"
@@ -21,7 +21,7 @@ WORDS = "one two three four"
 @pytest.fixture
 async def url(settings: Settings) -> AsyncIterator[str]:
     """A server of the protocol's graphs."""
-    loaded = {name: accept(name, graph, where="tests") for name, graph in PROTOCOL_GRAPHS.items()}
+    loaded = {name: as_loaded_graph(name, graph, where="tests") for name, graph in PROTOCOL_GRAPHS.items()}
     async with serving(settings, loaded) as url:
         yield url
 

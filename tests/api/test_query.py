@@ -7,14 +7,14 @@ import pytest
 
 from conftest import serving
 from threadkeep import agent
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 
 @pytest.fixture
 async def http(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """A server of the built-in agent."""
-    graphs = {"agent": accept("agent", agent.build(), where="tests")}
+    graphs = {"agent": as_loaded_graph("agent", agent.build(), where="tests")}
     async with serving(settings, graphs) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
         yield http
 

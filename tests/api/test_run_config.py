@@ -15,7 +15,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 from conftest import serving
-from threadkeep.graphs import LoadedGraph, accept
+from threadkeep.graphs import LoadedGraph, as_loaded_graph
 from threadkeep.settings import Settings
 
 STEPS = 1200
@@ -88,7 +88,7 @@ def graphs() -> Mapping[str, LoadedGraph]:
         "spreading": _spreading(),
         "meeting": _meeting(threading.Barrier(SLOTS)),
     }
-    return {name: accept(name, graph, where="tests") for name, graph in makers.items()}
+    return {name: as_loaded_graph(name, graph, where="tests") for name, graph in makers.items()}
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import (
 from conftest import TEMPLATE, WAIT_S
 from threadkeep.api.ops import openapi
 from threadkeep.api.routes import TABLE
-from threadkeep.auth.api_keys import SIGN
+from threadkeep.auth.api_keys import PREFIX
 
 ENDLESS = "/threads/{thread_id}/stream"
 """It follows a thread until the client leaves: no answer of it can be looked at as a whole."""
@@ -95,7 +95,7 @@ def _new_key(folder: Path, environment: dict[str, str]) -> str:
     """A key that may do everything, as an operator makes it."""
     command = [sys.executable, "-m", "threadkeep", "keys", "create", "--identity", "ada"]
     made = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
-    return next(word for word in made.stdout.split() if word.startswith(SIGN))
+    return next(word for word in made.stdout.split() if word.startswith(PREFIX))
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], http: httpx.Client) -> None:

@@ -17,7 +17,7 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 
 from conftest import WAIT_S, serving
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 EVENTS = 400
@@ -46,8 +46,8 @@ async def url(settings: Settings) -> AsyncIterator[str]:
     graph.add_node("tick", _tick)  # pyright: ignore[reportUnknownMemberType] - its overloads
     graph.add_edge(START, "tick")
     graph.add_edge("tick", END)
-    graphs = {"ticking": accept("ticking", graph, where="tests")}
-    async with serving(settings.model_copy(update={"unsent_events": 20}), graphs) as url:
+    graphs = {"ticking": as_loaded_graph("ticking", graph, where="tests")}
+    async with serving(settings.model_copy(update={"max_unsent_events": 20}), graphs) as url:
         yield url
 
 

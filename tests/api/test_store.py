@@ -17,7 +17,7 @@ from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import UnprocessableEntityError
 
 from conftest import serving
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.persistence.store import Store
 from threadkeep.postgres.pool import open_runs_pool
 from threadkeep.settings import Settings
@@ -209,7 +209,7 @@ async def test_what_one_thread_wrote_another_one_and_every_client_reads(settings
         graph = StateGraph(Notes)
         graph.add_node("note", node)
         graph.add_edge(START, "note")
-        graphs[name] = accept(name, graph, where="tests")
+        graphs[name] = as_loaded_graph(name, graph, where="tests")
     async with serving(settings, graphs) as url, get_client(url=url, api_key=None) as client:
         threads = [await client.threads.create() for _ in range(2)]
         answers = [await client.runs.wait(each["thread_id"], "noting", input={}) for each in threads]

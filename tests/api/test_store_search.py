@@ -12,8 +12,8 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 from conftest import serving
-from threadkeep.base.problems import StartRefused
-from threadkeep.duties.store_items import index_config
+from threadkeep.base.problems import StartupError
+from threadkeep.duties.store_items import store_index_config
 from threadkeep.postgres import migrate
 from threadkeep.project import Project
 from threadkeep.settings import Settings
@@ -56,7 +56,7 @@ def _project(root: Path, embed: str = "./embedding.py:aembed", **index: Any) -> 
 
 
 async def _migrated(settings: Settings, project: Project) -> list[str]:
-    index = await anyio.to_thread.run_sync(index_config, project)
+    index = await anyio.to_thread.run_sync(store_index_config, project)
     return await migrate.migrate(str(settings.database_uri), index=index)
 
 
@@ -180,7 +180,7 @@ async def test_vectors_are_made_once_and_keep_their_length(settings: Settings, t
     assert await _migrated(settings, _project(tmp_path)) == ["vectors"]
     assert await _migrated(settings, _project(tmp_path)) == []
 
-    with pytest.raises(StartRefused, match=r"store\.index\.dims is 8, and the database holds vectors of 64"):
+    with pytest.raises(StartupError, match=r"store\.index\.dims is 8, and the database holds vectors of 64"):
         await _migrated(settings, _project(tmp_path, dims=8))
 
 
@@ -196,7 +196,7 @@ async def test_postgres_without_pgvector_is_refused_clearly(settings: Settings, 
         name = psycopg.sql.Identifier(conn.info.dbname)
         await conn.execute(psycopg.sql.SQL("ALTER DATABASE {} SET extension_control_path = '/nowhere'").format(name))
 
-    with pytest.raises(StartRefused, match=r"store\.index needs the extension pgvector"):
+    with pytest.raises(StartupError, match=r"store\.index needs the extension pgvector"):
         await _migrated(settings, _project(tmp_path))
 
 
@@ -213,12 +213,12 @@ async def test_index_that_can_not_be_had_stops_the_start(tmp_path: Path, index: 
     """Ours: nothing falls back to a search that finds something else."""
     project = _project(tmp_path, **index)
 
-    with pytest.raises(StartRefused, match=reason):
-        await anyio.to_thread.run_sync(index_config, project)
+    with pytest.raises(StartupError, match=reason):
+        await anyio.to_thread.run_sync(store_index_config, project)
 
 
 async def test_project_without_an_index_asks_for_none(tmp_path: Path) -> None:
     """Ours: no vector tables unless somebody wants them."""
     project = Project.model_validate({"root": tmp_path, "graphs": {"g": "g.py:g"}})
 
-    assert index_config(project) is None
+    assert store_index_config(project) is None

@@ -15,7 +15,7 @@ from langgraph_sdk.errors import BadRequestError, ConflictError, NotFoundError, 
 
 from conftest import WAIT_S, serving
 from graphs import Gate
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 EMPTY = {
@@ -344,7 +344,7 @@ def _asking_parent() -> StateGraph[Any, Any, Any, Any]:
 @pytest.fixture
 async def nested(settings: Settings) -> AsyncIterator[LangGraphClient]:
     """A client of a server whose graph `parent` has a subgraph that asks."""
-    graphs = {"parent": accept("parent", _asking_parent(), where="tests")}
+    graphs = {"parent": as_loaded_graph("parent", _asking_parent(), where="tests")}
     async with serving(settings, graphs) as url, get_client(url=url, api_key=None) as client:
         yield client
 

@@ -12,7 +12,7 @@ from langgraph_sdk.errors import BadRequestError, ConflictError, NotFoundError, 
 
 from conftest import serving
 from graphs import Gate, delta_graph
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 SUPERSTEPS: Any = [
@@ -253,7 +253,7 @@ async def test_busy_thread_keeps_its_checkpoints(client: LangGraphClient, gate: 
 
 async def test_thread_whose_values_are_spread_over_its_checkpoints_is_not_pruned(settings: Settings) -> None:
     """Ours: LangGraph can't prune a DeltaChannel; the client is told, and nothing is lost."""
-    graphs = {"delta": accept("delta", delta_graph(), where="tests")}
+    graphs = {"delta": as_loaded_graph("delta", delta_graph(), where="tests")}
     async with serving(settings, graphs) as url, get_client(url=url, api_key=None) as client:
         thread_id = (await client.threads.create())["thread_id"]
         values = await client.runs.wait(thread_id, "delta", input={"items": ["in"]})

@@ -25,8 +25,8 @@ BIG = 2**70
 @asynccontextmanager
 async def _served(settings: Settings) -> AsyncIterator[str]:
     """The URL of a server of the project."""
-    found = await to_thread.run_sync(project.load, FILE)
-    await to_thread.run_sync(project.apply_environment, found)
+    found = await to_thread.run_sync(project.load_project, FILE)
+    await to_thread.run_sync(project.set_environment, found)
     async with serving(settings, await to_thread.run_sync(load_graphs, found), found) as url:
         yield url
 

@@ -3,15 +3,15 @@
 import anyio
 import httpx
 import psycopg
-from psycopg.rows import TupleRow
 
 from conftest import serving
 from graphs import Gate
 from new_runs import new_run
 from threadkeep.base import ids
-from threadkeep.postgres.tenancy import EVERYTHING
+from threadkeep.postgres import pool
+from threadkeep.postgres.tenancy import UNRESTRICTED
 from threadkeep.settings import Settings
-from threadkeep.tables.run_creation import open_run_in
+from threadkeep.tables.run_creation import create_run_in_transaction
 
 
 async def test_client_who_waits_hears_only_of_a_run_that_is_in_postgres(settings: Settings, gate: Gate) -> None:
@@ -65,11 +65,11 @@ async def test_reader_of_a_run_whose_end_is_refused_hears_no_error(settings: Set
 async def test_only_a_run_that_begins_at_once_is_opened_without_a_flush(settings: Settings) -> None:
     """Ours: a run that waits in the queue may be begun, and told of, by any process."""
     thread_id, seen = ids.uuid7(), list[object]()
-    async with await psycopg.AsyncConnection[TupleRow].connect(str(settings.database_uri)) as conn:
+    async with pool.open_api_pool(settings, str(settings.database_uri)) as api_pool:
         for _ in range(2):
-            opened = await open_run_in(conn, EVERYTHING, new_run(thread_id, ids.uuid7()))
-            flushed = await (await conn.execute("SHOW synchronous_commit")).fetchone()
-            await conn.commit()
+            async with api_pool.connection() as conn, conn.transaction():
+                opened = await create_run_in_transaction(conn, UNRESTRICTED, new_run(thread_id, ids.uuid7()))
+                flushed = await (await conn.execute("SHOW synchronous_commit")).fetchone()
             seen.append((opened.run and opened.run.status, flushed))
 
     assert seen == [("running", ("off",)), ("pending", ("on",))]

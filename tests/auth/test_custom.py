@@ -17,8 +17,8 @@ from conftest import WAIT_S, serving
 from threadkeep.api.operation import Operation
 from threadkeep.api.routes import TABLE
 from threadkeep.auth import custom
-from threadkeep.auth.custom_values import ProjectFault, as_filters, as_principal
-from threadkeep.base.problems import StartRefused, Unauthenticated
+from threadkeep.auth.custom_values import InvalidAuthResult, parse_filters, parse_principal
+from threadkeep.base.problems import StartupError, Unauthenticated
 from threadkeep.project import Project
 from threadkeep.settings import Settings
 
@@ -168,7 +168,7 @@ async def authenticate(request, body, path, method, path_params, query_params, h
 async def test_body_that_authenticate_reads_is_bounded_too(settings: Settings, tmp_path: Path) -> None:
     """Promise: 413, counted while reading, also before anybody is known."""
     asks = "\n@auth.authenticate\nasync def authenticate(body):\n    return 'ada'\n"
-    small = settings.model_copy(update={"body_bytes": 1024})
+    small = settings.model_copy(update={"max_body_bytes": 1024})
     async with guarded(small, tmp_path, asks) as http:
         assert (await http.post("/threads", content=b" " * 2000)).status_code == 413
 
@@ -409,7 +409,7 @@ async def members(ctx, value):
 )
 def test_filter_of(returned: Any, match: dict[str, Any]) -> None:
     """Protocol: `Auth.types.FilterType`."""
-    assert as_filters(returned).match == match
+    assert parse_filters(returned).metadata_filter == match
 
 
 @pytest.mark.parametrize(
@@ -419,8 +419,8 @@ def test_filter_of(returned: Any, match: dict[str, Any]) -> None:
 )
 def test_filter_that_is_not_understood_is_no_filter(returned: Any) -> None:
     """Ours: what is not understood lets nobody through."""
-    with pytest.raises(ProjectFault):
-        as_filters(copy.deepcopy(returned))
+    with pytest.raises(InvalidAuthResult):
+        parse_filters(copy.deepcopy(returned))
 
 
 def test_user_may_be_an_object() -> None:
@@ -434,7 +434,7 @@ def test_user_may_be_an_object() -> None:
             self.team = "blue"
             self._secret = "x"
 
-    found = as_principal(Person())
+    found = parse_principal(Person())
 
     assert (found.identity, found.permissions) == ("ada", ("read",))
     assert found.user == {
@@ -445,7 +445,7 @@ def test_user_may_be_an_object() -> None:
         "permissions": ["read"],
     }
     with pytest.raises(Unauthenticated):
-        as_principal({"identity": "ada", "is_authenticated": False})
+        parse_principal({"identity": "ada", "is_authenticated": False})
 
 
 @pytest.mark.parametrize(
@@ -487,8 +487,8 @@ async def record(ctx, value):
 @pytest.mark.parametrize("returned", [(), ("ada",), (["read"], "ada", 1), ("read", "ada"), (["read"], None)])
 def test_other_tuples_are_nobody(returned: object) -> None:
     """Ours: a text is no list of scopes."""
-    with pytest.raises(ProjectFault):
-        as_principal(returned)
+    with pytest.raises(InvalidAuthResult):
+        parse_principal(returned)
 
 
 BROKEN = {
@@ -504,8 +504,8 @@ BROKEN = {
 @pytest.mark.parametrize("code", BROKEN.values(), ids=BROKEN)
 def test_auth_file_that(tmp_path: Path, code: str) -> None:
     """Issue: a broken auth file stops the start."""
-    with pytest.raises(StartRefused, match=r"auth.path: ./door.py:auth"):
-        custom.load(project(tmp_path, code), 5)
+    with pytest.raises(StartupError, match=r"auth.path: ./door.py:auth"):
+        custom.load_custom_authenticator(project(tmp_path, code), 5)
 
 
 async def test_own_routes_are_behind_the_same_door(settings: Settings, tmp_path: Path) -> None:

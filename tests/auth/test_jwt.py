@@ -25,7 +25,7 @@ from starlette.routing import Route
 from conftest import WAIT_S, serving
 from threadkeep.auth import jwks
 from threadkeep.auth import jwt as door
-from threadkeep.base.problems import StartRefused, Unavailable
+from threadkeep.base.problems import ServiceUnavailable, StartupError
 from threadkeep.settings import Settings
 
 ISSUER, AUDIENCE = "https://issuer.example", "threadkeep"
@@ -184,31 +184,31 @@ async def test_key_that_is_new_is_fetched_once_and_not_for_each_stranger(setting
 async def test_issuer_that_is_away_closes_no_door_at_once_but_in_the_end(issuer: Issuer) -> None:
     """Issue: an outage never opens; keys that were fetched lately still count. Who knows no key asks not each time."""
     now = 0.0
-    keys = jwks.Jwks(issuer.url, lambda: now)
+    keys = jwks.JwkSet(issuer.url, lambda: now)
     await keys.open()
     issuer.status = 503
 
     now += jwks.REFRESH_S
-    assert [len(await keys.matching("one")) for _ in range(3)] == [1, 1, 1]
+    assert [len(await keys.keys_for("one")) for _ in range(3)] == [1, 1, 1]
     assert issuer.asked == 2
     now += jwks.RETRY_S
-    assert (len(await keys.matching("one")), issuer.asked) == (1, 3)
-    now = jwks.TOO_OLD_S
+    assert (len(await keys.keys_for("one")), issuer.asked) == (1, 3)
+    now = jwks.MAX_AGE_S
     for _ in range(3):
-        with pytest.raises(Unavailable):
-            await keys.matching("one")
+        with pytest.raises(ServiceUnavailable):
+            await keys.keys_for("one")
     assert issuer.asked == 4
 
     issuer.status = 200
     now += jwks.RETRY_S
-    assert len(await keys.matching("one")) == 1
+    assert len(await keys.keys_for("one")) == 1
 
 
 async def test_while_no_keys_are_known_requests_are_told_to_come_again(
     settings: Settings, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Issue: an outage never opens."""
-    for name in ("REFRESH_S", "TOO_OLD_S", "RETRY_S"):
+    for name in ("REFRESH_S", "MAX_AGE_S", "RETRY_S"):
         monkeypatch.setattr(jwks, name, 0.0)
     async with asking(settings, jwt_jwks_url=issuer.url) as http:
         issuer.status = 503
@@ -250,17 +250,17 @@ async def test_graph_sees_what_the_issuer_says_of_its_user(settings: Settings) -
 
 
 READS = {"read": 200, "create": 403}
-EVERYTHING = {"read": 200, "create": 200}
+UNRESTRICTED = {"read": 200, "create": 200}
 NOTHING = {"read": 403, "create": 403}
 SCOPE_CLAIMS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
-    "none": ({}, EVERYTHING),
+    "none": ({}, UNRESTRICTED),
     "a text": ({"scope": "threads.read"}, READS),
     "a list of Okta or Azure": ({"scp": ["threads.read"]}, READS),
     "permissions of Auth0": ({"permissions": ["threads.read"]}, READS),
     "a colon": ({"scope": "openid threads:read"}, READS),
-    "all of a resource": ({"scope": "threads.*"}, EVERYTHING),
+    "all of a resource": ({"scope": "threads.*"}, UNRESTRICTED),
     "all of another resource": ({"scope": "store.*"}, NOTHING),
-    "scopes of OpenID Connect": ({"scope": "openid profile email"}, EVERYTHING),
+    "scopes of OpenID Connect": ({"scope": "openid profile email"}, UNRESTRICTED),
     "scopes of OpenID Connect beside permissions": ({"scope": "openid", "permissions": ["threads.read"]}, READS),
     "two claims": ({"scope": "threads.read threads.create", "permissions": ["threads.read"]}, READS),
     "two claims that share nothing": ({"scope": "threads.create", "permissions": ["threads.read"]}, NOTHING),
@@ -288,7 +288,7 @@ async def test_an_operator_says_what_tokens_without_scopes_may_do(settings: Sett
         assert await allowed(http, {"scope": "openid"}) == NOTHING
         assert await allowed(http, {"scope": "threads.read"}) == READS
     async with asking(settings, jwt_public_key=pem(RSA), jwt_scopes="ignored") as http:
-        assert await allowed(http, {"scp": "user_impersonation"}) == EVERYTHING
+        assert await allowed(http, {"scp": "user_impersonation"}) == UNRESTRICTED
 
 
 async def allowed(http: httpx.AsyncClient, claims: dict[str, Any]) -> dict[str, int]:
@@ -323,14 +323,16 @@ def test_settings_that_leave_open_whose_tokens_count_stop_the_start(
     given: dict[str, Any], reason: str, settings: Settings
 ) -> None:
     """Issue: what can't load stops the start."""
-    with pytest.raises(StartRefused, match=reason):
-        door.load(jwt_settings(settings, **given))
+    with pytest.raises(StartupError, match=reason):
+        door.load_jwt_authenticator(jwt_settings(settings, **given))
 
 
 @pytest.mark.parametrize("status_code", [200, 404])
 async def test_address_without_keys_stops_the_start(settings: Settings, issuer: Issuer, status_code: int) -> None:
     """Issue: an unreachable JWKS."""
     issuer.status, issuer.keys = status_code, []
-    found = door.load(jwt_settings(settings, jwt_jwks_url=issuer.url if status_code == 404 else "http://127.0.0.1:9/"))
-    with pytest.raises(StartRefused, match="THREADKEEP_JWT_JWKS_URL"):
+    found = door.load_jwt_authenticator(
+        jwt_settings(settings, jwt_jwks_url=issuer.url if status_code == 404 else "http://127.0.0.1:9/")
+    )
+    with pytest.raises(StartupError, match="THREADKEEP_JWT_JWKS_URL"):
         await found.open()

@@ -12,7 +12,7 @@ from langgraph_sdk.errors import AuthenticationError, NotFoundError
 from conftest import WAIT_S, serving
 from threadkeep.api.routes import TABLE
 from threadkeep.auth import api_keys
-from threadkeep.auth.api_keys import KeyDoor, digest, new_key
+from threadkeep.auth.api_keys import ApiKeyAuthenticator, generate_key, hash_secret
 from threadkeep.settings import Settings
 
 MakeKey = Callable[..., Awaitable[str]]
@@ -172,8 +172,8 @@ async def test_revoked_key_opens_nothing_after_five_seconds(
     settings: Settings, make_key: MakeKey, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Issue: revoked within the documented time, in every process; here that time is shorter."""
-    assert api_keys.FRESH_S + api_keys.GRACE_S <= 5
-    monkeypatch.setattr(api_keys, "FRESH_S", 0.0)
+    assert api_keys.CACHE_TTL_S + api_keys.STALE_IF_ERROR_S <= 5
+    monkeypatch.setattr(api_keys, "CACHE_TTL_S", 0.0)
     key = {"x-api-key": await make_key("ada")}
     async with (
         serving(settings.model_copy(update={"auth_type": "api_key"})) as url,
@@ -182,7 +182,7 @@ async def test_revoked_key_opens_nothing_after_five_seconds(
         assert (await http.post("/threads", json={})).status_code == 200
 
         async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
-            assert len(await api_keys.api_keys.revoke(conn, key["x-api-key"][: api_keys.SHOWN])) == 1
+            assert len(await api_keys.api_keys.revoke(conn, key["x-api-key"][: api_keys.PREFIX_LENGTH])) == 1
 
         assert (await http.post("/threads", json={})).status_code == 401
 
@@ -200,27 +200,27 @@ async def test_secret_is_nowhere_in_the_database_and_its_use_is_written_down(
         )
         [(hashed, prefix, used, text)] = await cursor.fetchall()
 
-    assert (hashed, prefix, used) == (digest(secret), secret[:11], True)
+    assert (hashed, prefix, used) == (hash_secret(secret), secret[:11], True)
     assert secret not in text
 
 
 def test_scope_that_is_none_is_refused_when_the_key_is_made() -> None:
     """Ours: a scope that is misspelt would be a key that opens nothing, or a limit that is none."""
     with pytest.raises(ValueError, match=r"no scope threads\.rad"):
-        new_key("ada", "", ("threads.rad",), None)
+        generate_key("ada", "", ("threads.rad",), None)
 
 
 @pytest.mark.parametrize("identity", ["", "a\0b", "line\nbreak", "x" * 251, "\ud800"])
 def test_identity_that_is_none_is_refused(identity: str) -> None:
     """Ours: it stands in metadata, namespaces and logs."""
     with pytest.raises(ValueError, match="an identity is"):
-        new_key(identity, "", (), None)
+        generate_key(identity, "", (), None)
 
 
 def test_cache_of_keys_is_bounded() -> None:
     """Promise: memory stays."""
-    assert api_keys.REMEMBERED == 10_000
-    assert KeyDoor.reads_body is False
+    assert api_keys.CACHE_MAX_ENTRIES == 10_000
+    assert ApiKeyAuthenticator.reads_body is False
 
 
 async def test_not_found_is_told_as_the_sdk_knows_it(keyed_url: str, ada: httpx.AsyncClient, make_key: MakeKey) -> None:

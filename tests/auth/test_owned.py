@@ -13,7 +13,7 @@ from langgraph.graph import START, StateGraph
 
 from conftest import WAIT_S, serving
 from graphs import GRAPHS
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 MakeKey = Callable[..., Awaitable[str]]
@@ -52,7 +52,7 @@ def _graph(node: Any) -> Any:
 async def url(settings: Settings) -> AsyncIterator[str]:
     """A server with graphs that remember, asking for keys."""
     graphs = {**GRAPHS, "remembering": _graph(_remember), "in_a_thread": _graph(_remember_in_a_thread)}
-    loaded = {name: accept(name, graph, where="tests") for name, graph in graphs.items()}
+    loaded = {name: as_loaded_graph(name, graph, where="tests") for name, graph in graphs.items()}
     async with serving(settings.model_copy(update={"auth_type": "api_key"}), loaded) as url:
         yield url
 

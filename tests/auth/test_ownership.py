@@ -182,6 +182,12 @@ COUNTS = [Case(body={"metadata": {"note": SECRET}}, status=200, answer=0)]
 LABEL = space("ada")
 NAMESPACES = (["memories"], [LABEL, "memories"], ["ada", "memories"])
 
+NO_THREAD_OR_ASSISTANT = {
+    "type": "error",
+    "id": 1,
+    "error": "unknown_error",
+    "message": "Thread or assistant not found.",
+}
 CASES: dict[str, list[Case]] = {
     "POST /assistants": [
         Case(body={"graph_id": "chain", "assistant_id": "{assistant_id}"}, status=409),
@@ -251,12 +257,17 @@ CASES: dict[str, list[Case]] = {
     ],
     "GET /threads/{thread_id}/stream": [Case()],
     "POST /threads/{thread_id}/commands": [
-        Case(body={"id": 1, "method": "run.start", "params": RUN}),
+        Case(body={"id": 1, "method": "run.start", "params": RUN}, status=200, answer=NO_THREAD_OR_ASSISTANT),
         Case(body={"id": 1, "method": "agent.getTree", "params": {"run_id": "{run_id}"}}),
         Case(
             body={"id": 1, "method": "input.respond", "params": {"namespace": [], "interrupt_id": "x", "response": 1}}
         ),
-        Case(path="/threads/{own_id}/commands", body={"id": 1, "method": "run.start", "params": FOREIGN_ASSISTANT}),
+        Case(
+            path="/threads/{own_id}/commands",
+            body={"id": 1, "method": "run.start", "params": FOREIGN_ASSISTANT},
+            status=200,
+            answer=NO_THREAD_OR_ASSISTANT,
+        ),
     ],
     "POST /threads/{thread_id}/stream/events": [Case(body={"channels": ["values", "lifecycle"]})],
     "POST /threads/{thread_id}/runs": ON_THREAD,

@@ -19,11 +19,11 @@ from websockets.exceptions import ConnectionClosed
 from conftest import WAIT_S, MakeKey, serving
 from threadkeep.api.routes import SOCKETS, TABLE
 from threadkeep.auth import api_keys
-from threadkeep.auth.api_keys import KeyDoor
+from threadkeep.auth.api_keys import ApiKeyAuthenticator
 from threadkeep.auth.authenticator import RECHECK_S
 from threadkeep.auth.jwt import FRESH_S as JWT_FRESH_S
-from threadkeep.auth.jwt import JwtDoor
-from threadkeep.graphs import accept
+from threadkeep.auth.jwt import JwtAuthenticator
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.project import Auth, GraphTarget, Project
 from threadkeep.settings import Settings
 from threadkeep.tables.api_keys import revoke
@@ -80,7 +80,7 @@ async def served(endless: Endless, settings: Settings, project: Project | None =
     builder: Any = StateGraph(Talk)
     builder.add_node("node", endless.node)
     builder.add_edge(START, "node")
-    async with serving(settings, {"endless": accept("endless", builder, where="tests")}, project) as url:
+    async with serving(settings, {"endless": as_loaded_graph("endless", builder, where="tests")}, project) as url:
         try:
             yield url
         finally:
@@ -90,8 +90,8 @@ async def served(endless: Endless, settings: Settings, project: Project | None =
 @pytest.fixture
 async def keyed(endless: Endless, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
     """A server that asks for keys, in a hundredth of the usual time."""
-    monkeypatch.setattr(api_keys, "FRESH_S", api_keys.FRESH_S / 100)
-    monkeypatch.setattr(KeyDoor, "recheck_s", RECHECK_S / 100)
+    monkeypatch.setattr(api_keys, "CACHE_TTL_S", api_keys.CACHE_TTL_S / 100)
+    monkeypatch.setattr(ApiKeyAuthenticator, "recheck_s", RECHECK_S / 100)
     async with served(endless, settings.model_copy(update={"auth_type": "api_key"})) as url:
         yield url
 
@@ -100,14 +100,14 @@ async def keyed(endless: Endless, settings: Settings, monkeypatch: pytest.Monkey
 def revoke_key(database: str) -> Callable[[str], Awaitable[None]]:
     async def act(key: str) -> None:
         async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
-            assert len(await revoke(conn, key[: api_keys.SHOWN])) == 1
+            assert len(await revoke(conn, key[: api_keys.PREFIX_LENGTH])) == 1
 
     return act
 
 
 def test_the_promise_is_five_seconds() -> None:
     """Issue 15: what is remembered of a caller and the time between two questions come to 5 s at most."""
-    assert api_keys.FRESH_S + api_keys.GRACE_S + RECHECK_S <= 5
+    assert api_keys.CACHE_TTL_S + api_keys.STALE_IF_ERROR_S + RECHECK_S <= 5
     assert JWT_FRESH_S + RECHECK_S <= 5
     assert Settings().auth_recheck_s <= 5
 
@@ -213,7 +213,7 @@ async def test_a_socket_starts_no_run_once_its_key_is_known_to_be_revoked(
     key = await make_key("ada")
     async with httpx.AsyncClient(base_url=keyed, timeout=WAIT_S, headers={"x-api-key": key}) as http:
         ids = await _started(http, endless)
-    monkeypatch.setattr(KeyDoor, "recheck_s", 3600)
+    monkeypatch.setattr(ApiKeyAuthenticator, "recheck_s", 3600)
     async with _opened(keyed, ids["thread_id"], {"x-api-key": key}) as socket:
         await revoke_key(key)
         await anyio.sleep(0.1)
@@ -228,7 +228,7 @@ async def test_a_stream_and_a_socket_end_with_their_token(
     endless: Endless, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Issue 15: a JWT that expires."""
-    monkeypatch.setattr(JwtDoor, "recheck_s", RECHECK_S / 10)
+    monkeypatch.setattr(JwtAuthenticator, "recheck_s", RECHECK_S / 10)
     given = {"auth_type": "jwt", "jwt_issuer": "i", "jwt_audience": "a", "jwt_secret": SECRET, "jwt_leeway_s": 0}
     chosen = Settings(**{**settings.model_dump(), **given})
     claims = {"iss": "i", "aud": "a", "sub": "ada"}

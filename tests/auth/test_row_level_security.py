@@ -15,13 +15,13 @@ from threadkeep.auth.ownership import space
 from threadkeep.persistence.store import Store
 from threadkeep.postgres import migrate
 from threadkeep.postgres.pool import Conn, Pool, open_api_pool, open_runs_pool
-from threadkeep.postgres.tenancy import EVERYTHING, Filters, enable_row_security
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters, enable_row_security
 from threadkeep.settings import Settings
 from threadkeep.tables import TENANT_TABLES, assistants, threads
 from threadkeep.tables.threads import NewThread
 
-ADA = Filters({"owner": "ada"}, space=space("ada"))
-BOB = Filters({"owner": "bob"}, space=space("bob"))
+ADA = Filters({"owner": "ada"}, store_prefix=space("ada"))
+BOB = Filters({"owner": "bob"}, store_prefix=space("bob"))
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def pool(settings: Settings, database: str) -> AsyncIterator[Pool]:
         yield pool
 
 
-async def _counts(pool: Pool, filters: Filters = EVERYTHING) -> dict[str, int]:
+async def _counts(pool: Pool, filters: Filters = UNRESTRICTED) -> dict[str, int]:
     """How many rows a statement without a condition finds, by table."""
     async with pool.connection(filters) as conn:
         found: dict[str, int] = {}
@@ -46,7 +46,7 @@ async def _counts(pool: Pool, filters: Filters = EVERYTHING) -> dict[str, int]:
 async def _furnish(database: str) -> UUID:
     """One row of Ada's in every table."""
     thread_id, run_id, assistant_id = uuid4(), uuid4(), uuid4()
-    owned = json.dumps(ADA.match)
+    owned = json.dumps(ADA.metadata_filter)
     names = {"thread": thread_id, "run": run_id, "assistant": assistant_id, "owned": owned, "text": str(thread_id)}
     statements = (
         "INSERT INTO threads (thread_id, project_id, metadata) VALUES (%(thread)s, 'threadkeep', %(owned)s)",
@@ -145,14 +145,14 @@ async def test_a_connection_that_goes_back_is_nobodys(
             await fail(statement)
     async with pool.connection() as conn:
         cursor = await conn.execute(
-            "SELECT current_user = session_user, coalesce(current_setting('threadkeep.match', true), '')"
+            "SELECT current_user = session_user, coalesce(current_setting('threadkeep.metadata_filter', true), '')"
         )
         assert await cursor.fetchone() == (True, "")
 
 
 async def test_without_a_principal_nothing_is_sent_beside_the_statement(pool: Pool) -> None:
     """Ours: without authentication nobody pays for row-level security."""
-    for filters in (EVERYTHING, Filters({})):
+    for filters in (UNRESTRICTED, Filters({})):
         async with pool.connection(filters) as conn:
             cursor = await conn.execute("SELECT current_user = session_user AND now() = statement_timestamp()")
             assert await cursor.fetchone() == (True,)
@@ -168,7 +168,7 @@ async def test_the_store_gathers_operations_of_several_callers_and_mixes_none_up
         found: dict[str, object] = {}
 
         async def work(name: str, filters: Filters) -> None:
-            own = store.scoped(filters.space, filters)
+            own = store.scoped(filters.store_prefix, filters)
             await own.aput(("memories",), "note", {"of": name})
             item = await own.aget(("memories",), "note")
             assert item is not None
@@ -200,7 +200,7 @@ async def test_a_role_that_may_not_be_taken_is_told_of_and_filters_hold_alone(
             assert not pool.row_security
             assert "there is no row-level security behind the filters" in caplog.text
             async with pool.connection(BOB) as conn:
-                made = await threads.create(conn, NewThread(thread_id=uuid4(), metadata=BOB.match))
+                made = await threads.create(conn, NewThread(thread_id=uuid4(), metadata=BOB.metadata_filter))
                 assert made is not None
                 assert await threads.get(conn, ADA, made.thread_id) is None
     finally:
@@ -241,7 +241,7 @@ async def test_an_id_that_a_graph_will_have_can_not_be_taken_before_it(pool: Poo
         )
 
     async with pool.connection() as conn:
-        await assistants.ensure_system(conn, {"tomorrow": None})
+        await assistants.ensure_system_assistants(conn, {"tomorrow": None})
         found = await assistants.get(conn, ADA, squatted)
 
     assert found is not None

@@ -13,11 +13,11 @@ from websockets.exceptions import ConnectionClosed
 from auth.conftest import MakeKey
 from conftest import serving
 from threadkeep.api.routes import SOCKETS
-from threadkeep.project import builtin
+from threadkeep.project import builtin_project
 from threadkeep.settings import Settings
 
 RUN: dict[str, Any] = {"assistant_id": "chain", "input": {"items": []}}
-BUILTIN = builtin()
+BUILTIN = builtin_project()
 COMMANDS: tuple[dict[str, Any], ...] = (
     {"method": "run.start", "params": RUN},
     {"method": "agent.getTree", "params": {}},
@@ -73,7 +73,7 @@ async def test_somebody_elses_thread_is_not_there(
 
 async def test_open_sockets_count_as_streams(settings: Settings, make_key: MakeKey) -> None:
     """Ours: the third is closed with 4429 while two are open; another principal's are not touched."""
-    chosen = settings.model_copy(update={"auth_type": "api_key", "principal_streams": 2})
+    chosen = settings.model_copy(update={"auth_type": "api_key", "max_streams_per_principal": 2})
     path = "/threads/00000000-0000-4000-8000-000000000001/stream/events"
     hers, his = await make_key("ada"), await make_key("bob")
     command = json.dumps({"id": 1, "method": "nonsense"})
@@ -91,7 +91,7 @@ async def test_open_sockets_count_as_streams(settings: Settings, make_key: MakeK
 
 async def test_commands_count_as_requests(settings: Settings, make_key: MakeKey) -> None:
     """Ours: the opening is one, and each command; what is too much is refused, and the socket stays."""
-    chosen = settings.model_copy(update={"auth_type": "api_key", "principal_requests": 3})
+    chosen = settings.model_copy(update={"auth_type": "api_key", "max_requests_per_principal": 3})
     path = "/threads/00000000-0000-4000-8000-000000000001/stream/events"
     answers: list[dict[str, Any]] = []
     async with serving(chosen) as url, opened(url, path, await make_key("ada")) as socket:

@@ -10,8 +10,8 @@ import anyio.to_thread
 import pytest
 
 from threadkeep.auth import loading
-from threadkeep.base.problems import StartRefused
-from threadkeep.project import Project, builtin
+from threadkeep.base.problems import StartupError
+from threadkeep.project import Project, builtin_project
 from threadkeep.settings import Settings
 
 PROJECT = {"graphs": {"chain": "./graph.py:graph"}, "auth": {"path": "./door.py:auth"}}
@@ -108,20 +108,20 @@ def test_none_is_for_the_loopback_only(host: str, given: dict[str, object], refu
     """Issue: unless the operator says otherwise."""
     settings = Settings(host=host, **given)
     if not refused:
-        loading.check(settings, builtin())
+        loading.check_start(settings, builtin_project())
         return
-    with pytest.raises(StartRefused):
-        loading.check(settings, builtin())
+    with pytest.raises(StartupError):
+        loading.check_start(settings, builtin_project())
 
 
 def test_a_project_with_an_auth_is_guarded_by_it_unless_told_otherwise(tmp_path: Path) -> None:
     """Ours: `auth` makes it custom; another type beside it is a contradiction."""
     project = Project.model_validate({"root": tmp_path, **PROJECT})
 
-    assert loading.kind_of(Settings(), project) == "custom"
-    assert loading.kind_of(Settings(), builtin()) == "none"
-    with pytest.raises(StartRefused, match="AUTH_TYPE=api_key would pass over"):
-        loading.kind_of(Settings(auth_type="api_key"), project)
+    assert loading.auth_type_of(Settings(), project) == "custom"
+    assert loading.auth_type_of(Settings(), builtin_project()) == "none"
+    with pytest.raises(StartupError, match="AUTH_TYPE=api_key would pass over"):
+        loading.auth_type_of(Settings(auth_type="api_key"), project)
 
 
 async def test_keys_are_made_listed_and_revoked_by_command(tmp_path: Path, database: str) -> None:

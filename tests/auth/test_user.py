@@ -14,8 +14,8 @@ from langgraph_sdk.runtime import ServerRuntime
 
 import seen
 from conftest import WAIT_S, serving
-from threadkeep.auth.api_keys import new_key
-from threadkeep.graphs import accept
+from threadkeep.auth.api_keys import generate_key
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 from threadkeep.tables import api_keys
 
@@ -61,12 +61,15 @@ RUN = {"assistant_id": "looking", "input": {"by_runtime": ""}}
 
 
 def graphs() -> dict[str, Any]:
-    return {name: accept(name, graph, where="tests") for name, graph in {"looking": looking, "making": making}.items()}
+    return {
+        name: as_loaded_graph(name, graph, where="tests")
+        for name, graph in {"looking": looking, "making": making}.items()
+    }
 
 
 @pytest.fixture
 async def key(database: str) -> str:
-    secret, row = new_key("ada", "laptop", (), None)
+    secret, row = generate_key("ada", "laptop", (), None)
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
         await api_keys.create(conn, row)
     return secret

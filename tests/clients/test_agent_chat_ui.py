@@ -15,7 +15,7 @@ from langgraph.types import interrupt
 from clients.node import needs_node, run_script
 from conftest import serving
 from graphs import Gate
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 PAGE = {"origin": "http://localhost:3000"}
@@ -46,7 +46,7 @@ def chat(gate: Gate) -> StateGraph[Any, Any, Any, Any]:
 @pytest.fixture
 async def chat_url(settings: Settings, gate: Gate) -> AsyncIterator[str]:
     """The URL of a server of the graph `chat`."""
-    async with serving(settings, {"chat": accept("chat", chat(gate), where="tests")}) as url:
+    async with serving(settings, {"chat": as_loaded_graph("chat", chat(gate), where="tests")}) as url:
         yield url
 
 

@@ -8,7 +8,7 @@ from clients.node import needs_node, run_script
 from conftest import serving
 from graphs import Gate
 from protocol_graphs import PROTOCOL_GRAPHS
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 pytestmark = needs_node
@@ -17,7 +17,7 @@ pytestmark = needs_node
 @pytest.fixture
 async def url(settings: Settings) -> AsyncIterator[str]:
     """A server of the protocol's graphs."""
-    loaded = {name: accept(name, graph, where="tests") for name, graph in PROTOCOL_GRAPHS.items()}
+    loaded = {name: as_loaded_graph(name, graph, where="tests") for name, graph in PROTOCOL_GRAPHS.items()}
     async with serving(settings, loaded) as url:
         yield url
 

@@ -18,7 +18,7 @@ from langgraph_sdk.errors import UnprocessableEntityError
 
 from conftest import serving
 from graphs import GRAPHS, Items
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 EMPTY: Any = {"items": []}
@@ -129,7 +129,7 @@ async def test_state_of_a_subgraph_is_in_its_task(settings: Settings, config: Ru
     graph = StateGraph(Items)
     graph.add_node("child", GRAPHS["asking"].compile())
     graph.add_edge(START, "child")
-    graphs = {"nested": accept("nested", graph, where="tests")}
+    graphs = {"nested": as_loaded_graph("nested", graph, where="tests")}
     async with serving(settings, graphs) as url, get_client(url=url, api_key=None) as client:
         nested = remote(client, "nested")
         await nested.ainvoke(EMPTY, config)
@@ -248,7 +248,7 @@ async def test_messages_of_the_local_program_arrive_as_such(client: LangGraphCli
 async def served(settings: Settings, client: LangGraphClient) -> AsyncIterator[LangGraphClient]:
     """A client of a second server, whose graphs are those of the first, on the same database."""
     names = ("chain", "asking", "failing", "speaking")
-    graphs = {name: accept(name, remote(client, name), where="tests") for name in names}
+    graphs = {name: as_loaded_graph(name, remote(client, name), where="tests") for name in names}
     async with serving(settings, graphs) as url, get_client(url=url, api_key=None) as second:
         yield second
 

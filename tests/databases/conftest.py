@@ -122,7 +122,7 @@ def pgbouncer(uri: str, mode: str, *, size: int) -> Iterator[str]:
         pytest.skip("pgbouncer is not installed")
     said, port = conninfo_to_dict(uri), free_port()
     folder = Path(str(said["host"])) if str(said["host"]).startswith("/") else Path(tempfile.mkdtemp())
-    user = os_user.choose(folder, Path(program))
+    user = os_user.choose_os_user(folder, Path(program))
     config, log = folder / f"pgbouncer-{port}.ini", folder / f"pgbouncer-{port}.log"
     config.write_text(
         PGBOUNCER.format(
@@ -173,11 +173,11 @@ def postgres_15() -> Iterator[str]:
         pytest.skip("PostgreSQL 15 is not installed")
     with tempfile.TemporaryDirectory() as name:
         home = Path(name).resolve()
-        user = os_user.choose(home / "postgres", binaries)
-        os_user.open_way(user, home)
+        user = os_user.choose_os_user(home / "postgres", binaries)
+        os_user.grant_search(user, home)
         cluster = Cluster(home=home, binaries=binaries, user=user, durable=False)
-        os_user.private_folder(user, cluster.data)
-        os_user.private_folder(user, cluster.socket_folder)
+        os_user.create_private_directory(user, cluster.data)
+        os_user.create_private_directory(user, cluster.socket_folder)
         options = f"-c listen_addresses= -c unix_socket_directories={cluster.socket_folder} -c fsync=off"
         _run(cluster, "initdb", f"--pgdata={cluster.data}", "--username=threadkeep", "--encoding=UTF8", "--no-sync")
         _run(

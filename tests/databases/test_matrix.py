@@ -10,7 +10,7 @@ import pytest
 
 from conftest import serving
 from databases.conftest import NAME, OWNER, RUNS, Databases, Pooled
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 from threadkeep.postgres import migrate, session
 from threadkeep.postgres.pool import open_api_pool
 from threadkeep.postgres.tenancy import enable_row_security
@@ -105,7 +105,7 @@ async def test_settings_that_a_transaction_pooler_keeps_are_named(settings: Sett
     uri = pooled.through
     async with await psycopg.AsyncConnection.connect(uri, autocommit=True) as conn:
         with pytest.raises(
-            StartRefused, match=r"default_transaction_isolation = 'read committed' and DateStyle = 'ISO'"
+            StartupError, match=r"default_transaction_isolation = 'read committed' and DateStyle = 'ISO'"
         ):
             await session.check_shared_sessions(conn)
     assert await session.detect_pooler(uri) == "transaction"
@@ -209,7 +209,7 @@ async def test_a_role_that_may_only_read_and_write_rows_switches_to_the_tenant_i
     databases.role(SERVER)
     databases.execute(*GRANTS, "GRANT threadkeep_tenant TO {server}", database=NAME, server=SERVER)
     async with open_api_pool(settings, databases.address(NAME, SERVER)) as pool:
-        with pytest.raises(StartRefused, match="NOINHERIT"):
+        with pytest.raises(StartupError, match="NOINHERIT"):
             await enable_row_security(pool, tables=TENANT_TABLES, needed=True)
 
     again = (

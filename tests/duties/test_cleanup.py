@@ -24,7 +24,7 @@ async def test_thread_of_a_stateless_run_goes_soon_after_it_unless_somebody_foll
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: within 15 seconds. A client that still reads keeps it."""
-    assert cleanup.CLEANUP_S + cleanup.TEMPORARY_S < 15
+    assert cleanup.CLEANUP_S + cleanup.EPHEMERAL_TTL_S < 15
     monkeypatch.setattr(cleanup, "CLEANUP_S", 0.05)
     uri = str(settings.database_uri)
     async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from threadkeep.base.problems import Invalid
-from threadkeep.duties.cron_schedule import next_tick
+from threadkeep.base.problems import ValidationFailed
+from threadkeep.duties.cron_schedule import next_fire_time
 
 AFTER = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)  # a Wednesday
 
@@ -23,9 +23,9 @@ AFTER = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)  # a Wednesday
     ],
 )
 def test_alias_stands_for_its_schedule(alias: str, tick: datetime) -> None:
-    assert next_tick(alias, UTC, AFTER) == tick
+    assert next_fire_time(alias, UTC, AFTER) == tick
 
 
 def test_alias_that_is_not_a_schedule_is_refused() -> None:
-    with pytest.raises(Invalid):
-        next_tick("@reboot", UTC, AFTER)
+    with pytest.raises(ValidationFailed):
+        next_fire_time("@reboot", UTC, AFTER)

@@ -16,12 +16,12 @@ from langgraph_sdk.client import LangGraphClient
 
 from conftest import serving
 from graphs import GRAPHS, Gate
-from threadkeep.api.operation import STATE, State
+from threadkeep.api.operation import STATE, AppState
 from threadkeep.app import create_app
-from threadkeep.base.problems import Invalid
+from threadkeep.base.problems import ValidationFailed
 from threadkeep.duties import cron_schedule, cron_scheduler
 from threadkeep.duties.cron_scheduler import CronScheduler
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 from threadkeep.tables import crons
 
@@ -30,9 +30,9 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[State]:
+async def opened(settings: Settings) -> AsyncIterator[AppState]:
     """A process that serves the test graphs, with all its duties."""
-    loaded = {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
+    loaded = {name: as_loaded_graph(name, graph, where="tests") for name, graph in GRAPHS.items()}
     app = await anyio.to_thread.run_sync(create_app, settings, str(settings.database_uri), loaded)
     async with app.router.lifespan_context(app) as state:
         assert state is not None
@@ -40,31 +40,31 @@ async def opened(settings: Settings) -> AsyncIterator[State]:
 
 
 @pytest.fixture
-async def process(settings: Settings) -> AsyncIterator[State]:
+async def process(settings: Settings) -> AsyncIterator[AppState]:
     """A process beside the server of `client`, on the same database."""
     async with opened(settings) as process:
         yield process
 
 
-async def schedule_once(process: State) -> float:
+async def schedule_once(process: AppState) -> float:
     """One round of the duty."""
     return await CronScheduler(pool=process.pool, graphs=process.graphs, runs=process.runs).run_once()
 
 
-async def _due(process: State, cron_id: str, ago: timedelta = timedelta(seconds=1)) -> None:
+async def _due(process: AppState, cron_id: str, ago: timedelta = timedelta(seconds=1)) -> None:
     """The cron's tick has come `ago`."""
     async with process.pool.connection() as conn:
         await conn.execute("UPDATE crons SET next_run_date = now() - %s WHERE cron_id = %s", (ago, cron_id))
 
 
-async def _settled(process: State) -> list[tuple[str, datetime | None]]:
+async def _settled(process: AppState) -> list[tuple[str, datetime | None]]:
     """Each cron with its next tick, when no process is firing any more."""
     async with process.pool.connection() as conn, conn.transaction():
         cursor = await conn.execute("SELECT cron_id::text, next_run_date FROM crons ORDER BY cron_id FOR UPDATE")
         return await cursor.fetchall()
 
 
-async def _runs(process: State) -> list[str]:
+async def _runs(process: AppState) -> list[str]:
     """The cron of each run there is."""
     async with process.pool.connection() as conn:
         cursor = await conn.execute("SELECT metadata ->> 'cron_id' FROM runs ORDER BY 1")
@@ -96,7 +96,7 @@ async def test_each_tick_is_fired_once_by_however_many_processes(client: LangGra
         assert await _runs(first) == made
 
 
-async def test_ticks_that_nobody_saw_are_made_up_for_by_one_run(client: LangGraphClient, process: State) -> None:
+async def test_ticks_that_nobody_saw_are_made_up_for_by_one_run(client: LangGraphClient, process: AppState) -> None:
     """Ours: after three days of silence a cron of every minute runs once."""
     cron_id = await _made(client, schedule="* * * * *")
     await _due(process, cron_id, timedelta(days=3))
@@ -110,7 +110,7 @@ async def test_ticks_that_nobody_saw_are_made_up_for_by_one_run(client: LangGrap
 
 
 async def test_tick_of_a_process_that_dies_while_it_fires_is_left_to_another(
-    client: LangGraphClient, process: State, database: str
+    client: LangGraphClient, process: AppState, database: str
 ) -> None:
     """Ours: a tick is held, and never taken before its run is there."""
     cron_id = await _made(client)
@@ -142,7 +142,7 @@ async def test_near_tick_is_not_slept_through(client: LangGraphClient, gate: Gat
 
 
 async def test_run_of_a_cron_knows_its_cron_and_leaves_no_thread(
-    client: LangGraphClient, process: State, gate: Gate
+    client: LangGraphClient, process: AppState, gate: Gate
 ) -> None:
     """Protocol: metadata and configurable have the `cron_id`; `on_run_completed` is `delete`, unless said otherwise."""
     made: dict[str, Any] = dict(
@@ -166,7 +166,7 @@ async def test_run_of_a_cron_knows_its_cron_and_leaves_no_thread(
             await anyio.sleep(0.05)
 
 
-async def test_cron_on_a_thread_goes_on_with_it(client: LangGraphClient, process: State) -> None:
+async def test_cron_on_a_thread_goes_on_with_it(client: LangGraphClient, process: AppState) -> None:
     """Protocol: every run of such a cron is on the one thread."""
     thread = await client.threads.create()
     made: dict[str, Any] = dict(
@@ -185,7 +185,7 @@ async def test_cron_on_a_thread_goes_on_with_it(client: LangGraphClient, process
 
 
 async def test_tick_on_a_busy_thread_is_passed_over_where_the_cron_says_reject(
-    client: LangGraphClient, process: State, gate: Gate
+    client: LangGraphClient, process: AppState, gate: Gate
 ) -> None:
     """Protocol: `multitask_strategy`. Ours: that tick is gone, the next one comes."""
     thread = await client.threads.create()
@@ -205,7 +205,7 @@ async def test_tick_on_a_busy_thread_is_passed_over_where_the_cron_says_reject(
     assert await _runs(process) == [None]
 
 
-async def test_disabled_and_ended_crons_do_not_fire(client: LangGraphClient, process: State) -> None:
+async def test_disabled_and_ended_crons_do_not_fire(client: LangGraphClient, process: AppState) -> None:
     """Protocol: `enabled`, `end_time`."""
     disabled = await _made(client, enabled=False)
     ended = await _made(client, end_time=datetime.now(UTC) + timedelta(days=400))
@@ -224,7 +224,7 @@ async def test_disabled_and_ended_crons_do_not_fire(client: LangGraphClient, pro
 
 
 async def test_cron_whose_graph_is_gone_holds_up_nobody(
-    client: LangGraphClient, process: State, caplog: pytest.LogCaptureFixture
+    client: LangGraphClient, process: AppState, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ours: it is passed over with a warning, and the others run."""
     orphan, broken, sound = [await _made(client) for _ in range(3)]
@@ -245,7 +245,7 @@ async def test_cron_whose_graph_is_gone_holds_up_nobody(
     }
 
 
-async def test_waiting_time_ends_with_the_next_tick(client: LangGraphClient, process: State) -> None:
+async def test_waiting_time_ends_with_the_next_tick(client: LangGraphClient, process: AppState) -> None:
     """Ours: seconds to the next tick, five at most, none for what is disabled."""
     assert await schedule_once(process) == cron_scheduler.POLL_S
     cron_id = await _made(client)
@@ -272,20 +272,20 @@ async def test_waiting_time_ends_with_the_next_tick(client: LangGraphClient, pro
 )
 def test_tick_is_of_the_crons_zone(schedule: str, after: str, tick: str) -> None:
     """Ours: a cron of a fixed hour runs once a day, on the days on which the clocks change, too."""
-    found = cron_schedule.next_tick(schedule, BERLIN, datetime.fromisoformat(after))
+    found = cron_schedule.next_fire_time(schedule, BERLIN, datetime.fromisoformat(after))
 
     assert found == datetime.fromisoformat(tick)
 
 
 def test_schedule_without_a_date_is_refused() -> None:
     """Ours: it would be asked for its next date for ever."""
-    with pytest.raises(Invalid):
-        cron_schedule.next_tick("0 0 30 2 *", UTC, datetime.now(UTC))
+    with pytest.raises(ValidationFailed):
+        cron_schedule.next_fire_time("0 0 30 2 *", UTC, datetime.now(UTC))
 
 
 async def test_runs_of_crons_count_as_their_owners(settings: Settings, gate: Gate) -> None:
     """Issue: they were not counted, so that one user's filled the queue of all."""
-    chosen = settings.model_copy(update={"run_slots": 1, "principal_waiting": 3})
+    chosen = settings.model_copy(update={"run_slots": 1, "max_queued_per_principal": 3})
     async with serving(chosen) as url, get_client(url=url, api_key=None) as client, opened(chosen) as process:
         made = [await _made(client, assistant_id="gated") for _ in range(8)]
         async with process.pool.connection() as conn:

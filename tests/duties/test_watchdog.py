@@ -12,7 +12,7 @@ from langgraph.graph import END, START, StateGraph
 
 from conftest import serving
 from graphs import Items
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 
@@ -39,7 +39,7 @@ def _told(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 async def test_a_node_that_blocks_the_loop_is_named(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """Ours: a warning after 1 s says which line of which node of which run, and the run ends as any other."""
-    graphs = {"blocking": accept("blocking", _blocking(), where="tests")}
+    graphs = {"blocking": as_loaded_graph("blocking", _blocking(), where="tests")}
     with caplog.at_level(logging.WARNING, "threadkeep.duties.watchdog"):
         async with serving(settings, graphs) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
             thread = (await http.post("/threads", json={})).json()["thread_id"]

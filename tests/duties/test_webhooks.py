@@ -31,15 +31,15 @@ from typing_extensions import TypedDict
 
 from conftest import WAIT_S, serving
 from graphs import GRAPHS, Gate
-from threadkeep.api.operation import STATE, State
+from threadkeep.api.operation import STATE, AppState
 from threadkeep.app import create_app
-from threadkeep.base.json import Json
-from threadkeep.base.problems import Invalid
+from threadkeep.base.json import RawJson
+from threadkeep.base.problems import ValidationFailed
 from threadkeep.duties import webhooks
 from threadkeep.duties.webhooks import WebhookSender
-from threadkeep.graphs import accept
-from threadkeep.project import Project, Webhooks, builtin
-from threadkeep.runs.webhook_policy import Policy
+from threadkeep.graphs import as_loaded_graph
+from threadkeep.project import Project, Webhooks, builtin_project
+from threadkeep.runs.webhook_policy import WebhookPolicy
 from threadkeep.settings import Settings
 from threadkeep.tables import webhook_deliveries
 from threadkeep.tables.assistants import system_id
@@ -104,7 +104,7 @@ async def receiver(listener: socket.socket) -> AsyncIterator[Receiver]:
         yield receiver
 
 
-BUILTIN = builtin()
+BUILTIN = builtin_project()
 
 
 def project(url: dict[str, Any] | None = None, **section: Any) -> Project:
@@ -128,16 +128,16 @@ async def telling(settings: Settings) -> AsyncIterator[LangGraphClient]:
 
 
 @pytest.fixture
-async def process(settings: Settings) -> AsyncIterator[State]:
+async def process(settings: Settings) -> AsyncIterator[AppState]:
     """A process that may call loopback."""
-    loaded = {name: accept(name, graph, where="tests") for name, graph in GRAPHS.items()}
+    loaded = {name: as_loaded_graph(name, graph, where="tests") for name, graph in GRAPHS.items()}
     app = await anyio.to_thread.run_sync(create_app, settings, str(settings.database_uri), loaded, project())
     async with app.router.lifespan_context(app) as state:
         assert state is not None
         yield state[STATE]
 
 
-def _sender(process: State) -> AbstractAsyncContextManager[WebhookSender]:
+def _sender(process: AppState) -> AbstractAsyncContextManager[WebhookSender]:
     """A sender beside the process's own."""
     return webhooks.webhook_sender(process.pool, process.wakeups, process.runs.webhooks)
 
@@ -222,7 +222,7 @@ async def test_output_alone_is_told(settings: Settings, receiver: Receiver) -> N
     graph = StateGraph(Held, output_schema=Told)
     graph.add_node("answer", _answer)
     graph.add_edge(START, "answer")
-    graphs = {"narrow": accept("narrow", graph, where="tests")}
+    graphs = {"narrow": as_loaded_graph("narrow", graph, where="tests")}
     async with serving(settings, graphs, project()) as url, get_client(url=url, api_key=None) as client:
         thread_id = (await client.threads.create())["thread_id"]
         for private in ("no business of yours", "fail"):
@@ -294,7 +294,7 @@ async def test_webhook_outlives_the_process_that_ran_its_run(
     assert body["status"] == "success"
 
 
-async def test_webhook_that_is_held_comes_due_when_its_holder_is_silent(process: State) -> None:
+async def test_webhook_that_is_held_comes_due_when_its_holder_is_silent(process: AppState) -> None:
     """Ours: nobody else sends it meanwhile."""
     async with process.pool.connection() as conn, conn.transaction():  # so that the process does not see it
         await _put(conn, "http://localhost/")
@@ -319,10 +319,10 @@ async def _put(conn: Any, url: str, *, delayed: bool = False) -> Delivery:
         """,
         (run_id, url, json.dumps(body), delayed),
     )
-    return Delivery(run_id=run_id, url=url, body=Json(json.dumps(body)), attempt=1)
+    return Delivery(run_id=run_id, url=url, body=RawJson(json.dumps(body)), attempt=1)
 
 
-async def _rest(process: State, run_id: UUID) -> timedelta | None:
+async def _rest(process: AppState, run_id: UUID) -> timedelta | None:
     """How long it is put off for; None: it is done with."""
     async with process.pool.connection() as conn:
         cursor = await conn.execute("SELECT send_after - now() FROM webhook_deliveries WHERE run_id = %s", (run_id,))
@@ -345,7 +345,7 @@ async def _rest(process: State, run_id: UUID) -> timedelta | None:
     ],
 )
 async def test_address_that_is_overloaded_is_tried_three_times(
-    process: State, receiver: Receiver, status: int, attempt: int, again: bool
+    process: AppState, receiver: Receiver, status: int, attempt: int, again: bool
 ) -> None:
     """Protocol: again on 429 and 5xx. Ours: a redirect is not followed."""
     receiver.status = status
@@ -358,12 +358,12 @@ async def test_address_that_is_overloaded_is_tried_three_times(
 
     rest = await _rest(process, put.run_id)
     assert (rest is not None) == again
-    assert rest is None or rest <= timedelta(seconds=webhooks.PAUSES_S[attempt - 1])
+    assert rest is None or rest <= timedelta(seconds=webhooks.BACKOFF_S[attempt - 1])
     assert [path for path, _, _ in receiver.got] == ["/"]
 
 
 async def test_address_that_is_silent_is_given_up_in_time(
-    process: State, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    process: AppState, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: five seconds for all of a try; here a tenth of one."""
     assert webhooks.TIMEOUT_S == 5
@@ -379,15 +379,15 @@ async def test_address_that_is_silent_is_given_up_in_time(
     assert (await _rest(process, delivery.run_id) or timedelta.max) <= timedelta(seconds=1)
 
 
-async def test_name_is_judged_by_the_addresses_it_has(process: State) -> None:
+async def test_name_is_judged_by_the_addresses_it_has(process: AppState) -> None:
     """Ours: what a name resolves to is judged when it is called, and that very address is called."""
     assert await webhooks._addresses(process.runs.webhooks, httpx.URL("http://localhost:1")) != []
-    with pytest.raises(Invalid, match="loopback"):
-        await webhooks._addresses(Policy(), httpx.URL("http://localhost:1"))
+    with pytest.raises(ValidationFailed, match="loopback"):
+        await webhooks._addresses(WebhookPolicy(), httpx.URL("http://localhost:1"))
 
 
 async def test_name_that_changes_its_address_reaches_only_the_one_that_was_judged(
-    process: State, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    process: AppState, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: a name is resolved once, and the address that was judged is called: DNS rebinding comes too late."""
     answers = ["127.0.0.1", "169.254.169.254"]
@@ -404,13 +404,13 @@ async def test_name_that_changes_its_address_reaches_only_the_one_that_was_judge
     async with _sender(process) as sender:
         await sender.send(delivery)
         assert [path for path, _, _ in receiver.got] == ["/"]
-        with pytest.raises(Invalid, match="blocked IP range"):
+        with pytest.raises(ValidationFailed, match="blocked IP range"):
             await webhooks._addresses(process.runs.webhooks, httpx.URL("http://rebinds.example"))
     assert asked == ["rebinds.example", "rebinds.example"]
 
 
 async def test_certificate_is_that_of_the_name_though_an_address_is_called(
-    process: State, listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    process: AppState, listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: a pinned address changes nothing about whom TLS trusts."""
     certificate, key = _certificate(tmp_path, "localhost")
@@ -501,7 +501,7 @@ async def test_webhook_of_a_rolled_back_run_is_sent_too(
     assert await telling.runs.list(thread["thread_id"]) == []
 
 
-async def test_webhooks_are_served_round_robin_over_principals(process: State) -> None:
+async def test_webhooks_are_served_round_robin_over_principals(process: AppState) -> None:
     """Issue: the webhooks of one who floods were sent before those of all others."""
     order: list[str] = []
     async with process.pool.connection() as conn, conn.transaction():  # so that the process does not see them

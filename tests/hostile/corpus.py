@@ -175,7 +175,7 @@ def attacks(ids: Mapping[str, str]) -> Iterator[Attack]:
 
 def fitting(operation: Operation) -> bytes | None:
     """A body that the route takes."""
-    if not operation.shown_body:
+    if not operation.documented_body:
         return None
     return json.dumps(FITTING.get(f"{operation.method} {operation.path}", {})).encode()
 
@@ -204,13 +204,13 @@ def _by_header(operation: Operation, ids: Mapping[str, str]) -> Iterator[Attack]
 
 
 def _by_body(operation: Operation, ids: Mapping[str, str]) -> Iterator[Attack]:
-    if not operation.shown_body:
+    if not operation.documented_body:
         return
     path = _filled(operation, ids)
     for body in BODIES:
         yield Attack(method=operation.method, path=path, body=body, headers=JSON)
     good = FITTING.get(f"{operation.method} {operation.path}", {})
-    for name in fields_of(operation.shown_body):
+    for name in fields_of(operation.documented_body):
         for value in VALUES:
             bad = [{**good[0], name: value}] if isinstance(good, list) else {**good, name: value}
             yield Attack(method=operation.method, path=path, body=json.dumps(bad).encode(), headers=JSON)

@@ -93,7 +93,7 @@ Answer = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class StoredResult:
     """A request that leaves something behind, and the requests that read it. `{thread_id}` is of a thread of its own."""
 
     name: str
@@ -105,14 +105,14 @@ SHARE = 4
 """Each field gets one in so many of `VALUES`, in turn: all of them together take ten minutes."""
 
 
-def stored() -> Iterator[Stored]:
+def stored() -> Iterator[StoredResult]:
     """All cases."""
     for name, path, model, good, readers in KINDS:
         for turn, field in enumerate(fields_of(model)):
             for value in (*VALUES[turn % SHARE :: SHARE], *PARTICULAR.get(field, ())):
                 body = json.dumps({**good, field: value}).encode()
                 write = Attack(method="PUT" if "store" in path else "POST", path=path, body=body, headers=JSON)
-                yield Stored(name=f"{name} {field}={value!r:.80}", write=write, readers=readers)
+                yield StoredResult(name=f"{name} {field}={value!r:.80}", write=write, readers=readers)
 
 
 def get(path: str, **headers: str) -> Attack:

@@ -78,7 +78,7 @@ async def test_no_hostile_request_harms_the_server_or_what_it_keeps(patient: Set
 
 async def test_no_hostile_request_of_a_known_caller_harms_another(patient: Settings, make_key: MakeKey) -> None:
     """Ours: the same with API keys, by one of two callers; the other's things are as they were."""
-    chosen = patient.model_copy(update={"auth_type": "api_key", "principal_requests": 0})
+    chosen = patient.model_copy(update={"auth_type": "api_key", "max_requests_per_principal": 0})
     async with serving(chosen) as url:
         keys = [{"x-api-key": await make_key(name)} for name in ("ada", "eve")]
         ada, eve = (httpx.AsyncClient(base_url=url, timeout=ANSWER_S, headers=key) for key in keys)

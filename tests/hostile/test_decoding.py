@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threadkeep.api.body import MAX_CONTAINERS, MAX_KEYS, decode
-from threadkeep.base.problems import Invalid
+from threadkeep.api.body import MAX_CONTAINERS, MAX_KEYS, parse_json
+from threadkeep.base.problems import ValidationFailed
 
 REPEATED = {
     "plainly": b'{"a":1,"a":2}',
@@ -27,16 +27,16 @@ REPEATED = {
 @pytest.mark.parametrize("how", REPEATED)
 def test_key_that_stands_twice_is_refused(how: str) -> None:
     """Ours: readers differ in which of the two they take."""
-    with pytest.raises(Invalid, match="stands twice in an object"):
-        decode(REPEATED[how])
+    with pytest.raises(ValidationFailed, match="stands twice in an object"):
+        parse_json(REPEATED[how])
 
 
 @pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**25, 10**300, -(10**19)])
 @pytest.mark.parametrize("around", [b'{"a":%d}', b"[%d]", b"[1, %d]", b"[\n%d]", b"%d", b" %d "])
 def test_integer_above_64_bits_is_refused(number: int, around: bytes) -> None:
     """Ours: orjson would make a float of it, and the last digits would be lost."""
-    with pytest.raises(Invalid, match="above 64 bits"):
-        decode(around % number)
+    with pytest.raises(ValidationFailed, match="above 64 bits"):
+        parse_json(around % number)
 
 
 KEPT: list[Any] = [
@@ -53,7 +53,7 @@ KEPT: list[Any] = [
 @pytest.mark.parametrize("options", [{}, {"indent": 1}, {"separators": (" , ", " : ")}, {"ensure_ascii": False}])
 def test_what_is_let_through_is_what_was_sent(value: Any, options: dict[str, Any]) -> None:
     """Ours: however it was written."""
-    assert decode(json.dumps(value, **options).encode()) == value
+    assert parse_json(json.dumps(value, **options).encode()) == value
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_what_is_let_through_is_what_was_sent(value: Any, options: dict[str, Any
 )
 def test_body_holds_a_bounded_number_of_things(body: bytes, detail: str) -> None:
     """Ours: two bytes of text are sixty of memory."""
-    with pytest.raises(Invalid) as caught:
-        decode(body)
+    with pytest.raises(ValidationFailed) as caught:
+        parse_json(body)
     assert caught.value.detail == detail
 
 
@@ -77,7 +77,7 @@ def test_text_that_is_full_of_brackets_and_colons_is_a_text() -> None:
     """Ours: what stands in a string is not counted."""
     value = {"code": '{"a":[' * 70_000}
 
-    assert decode(orjson.dumps(value)) == value
+    assert parse_json(orjson.dumps(value)) == value
 
 
 class Pairs(list[Any]):
@@ -112,8 +112,8 @@ def test_decoder_refuses_what_would_change_and_nothing_else(value: Any) -> None:
     """Ours: against Python's own reader."""
     text = _written(value)
     try:
-        found = decode(text.encode())
-    except Invalid:
+        found = parse_json(text.encode())
+    except ValidationFailed:
         assert _is_refused(value)
     else:
         assert not _is_refused(value)

@@ -16,7 +16,7 @@ BODY_TIMEOUT_S = 0.3
 @pytest.fixture
 async def server(settings: Settings) -> AsyncIterator[str]:
     """A server that waits for bodies only a moment, and takes small ones."""
-    async with serving(settings.model_copy(update={"body_timeout_s": BODY_TIMEOUT_S, "body_bytes": 2048})) as url:
+    async with serving(settings.model_copy(update={"body_timeout_s": BODY_TIMEOUT_S, "max_body_bytes": 2048})) as url:
         yield url
         async with httpx.AsyncClient(base_url=url) as http:
             assert (await http.get("/livez")).status_code == 200

@@ -129,7 +129,9 @@ async def test_no_frame_of_a_known_caller_breaks_a_socket(
     patient: Settings, errors: list[str], make_key: MakeKey
 ) -> None:
     """Ours: the same with API keys, where each command is authorized."""
-    chosen = patient.model_copy(update={"auth_type": "api_key", "principal_requests": 0, "principal_waiting": 0})
+    chosen = patient.model_copy(
+        update={"auth_type": "api_key", "max_requests_per_principal": 0, "max_queued_per_principal": 0}
+    )
     async with serving(chosen) as url:
         client = Client(url, {"x-api-key": await make_key("eve")})
         with anyio.fail_after(ALL_S):

@@ -10,7 +10,7 @@ import httpx
 from conftest import serving
 from hostile.attackers import ANSWER_S, ATTACKERS, Attackers, each_of
 from hostile.corpus import RUN, Attack
-from hostile.stored import EVENT_IDS, Stored, get, post, respond_params, start_params, stored
+from hostile.stored import EVENT_IDS, StoredResult, get, post, respond_params, start_params, stored
 from threadkeep.settings import Settings
 
 ALL_S = 500.0
@@ -30,7 +30,7 @@ class TwoSteps:
         self.failed: list[str] = []
         """Lasting cases whose runs end in an error."""
 
-    async def try_case(self, case: Stored) -> None:
+    async def try_case(self, case: StoredResult) -> None:
         """Store it on a thread of its own, and read it if it was taken."""
         thread_id = (await self._http.post("/threads", json={"metadata": {"graph_id": "chain"}})).json()["thread_id"]
         path = case.write.path.replace("{thread_id}", thread_id)
@@ -45,7 +45,7 @@ class TwoSteps:
             told = await self._attackers.send(read, before=f"{case.name}: ")
             self._look(case, read, told)
 
-    def _look(self, case: Stored, read: Attack, told: httpx.Response | None) -> None:
+    def _look(self, case: StoredResult, read: Attack, told: httpx.Response | None) -> None:
         if told is None or not case.name.startswith(LASTING) or case.name.endswith(MEANT_TO_FAIL):
             return
         answer = told.json() if read.path == "/runs/wait" and told.status_code == 200 else None

@@ -16,8 +16,8 @@ from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg.rows import dict_row
 
-from threadkeep.persistence.checkpointer import Checkpoints
-from threadkeep.persistence.group_commit import Rows, committing
+from threadkeep.persistence.checkpointer import Checkpointer
+from threadkeep.persistence.group_commit import WriteSet, open_group_commit
 from threadkeep.postgres.pool import Pool, open_runs_pool
 from threadkeep.settings import Settings
 
@@ -29,9 +29,9 @@ async def pool(database: str) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-async def ours(pool: Pool) -> AsyncIterator[Checkpoints]:
-    async with committing(pool) as commits:
-        yield Checkpoints(pool, commits)
+async def ours(pool: Pool) -> AsyncIterator[Checkpointer]:
+    async with open_group_commit(pool) as commits:
+        yield Checkpointer(pool, commits)
 
 
 @pytest.fixture
@@ -40,11 +40,11 @@ async def stock(database: str) -> AsyncIterator[AsyncPostgresSaver]:
         yield AsyncPostgresSaver(conn)
 
 
-async def test_it_keeps_the_contract_of_checkpointers(ours: Checkpoints) -> None:
+async def test_it_keeps_the_contract_of_checkpointers(ours: Checkpointer) -> None:
     """LangGraph: langgraph-checkpoint-conformance."""
 
     @checkpointer_test(name="Checkpoints")
-    async def saver() -> AsyncIterator[Checkpoints]:
+    async def saver() -> AsyncIterator[Checkpointer]:
         yield ours
 
     report = await validate(saver)
@@ -69,6 +69,10 @@ values = st.dictionaries(
 )
 
 
+def _named_thread(config: RunnableConfig) -> dict[str, str]:
+    return {"thread_id": config["configurable"]["thread_id"]}
+
+
 @settings(
     max_examples=60,
     deadline=None,
@@ -77,10 +81,12 @@ values = st.dictionaries(
 )
 @given(values=values, writes=st.lists(st.tuples(st.sampled_from(["a", "b", "__error__"]), plain), max_size=3))
 async def test_what_one_saver_wrote_the_other_reads_the_same(
-    ours: Checkpoints, stock: AsyncPostgresSaver, values: dict[str, Any], writes: list[tuple[str, Any]]
+    ours: Checkpointer, stock: AsyncPostgresSaver, values: dict[str, Any], writes: list[tuple[str, Any]]
 ) -> None:
     """Ours: a database can go to the stock saver and come back."""
     for writer, reader in ((ours, stock), (stock, ours), (ours, ours)):
+        if writer is stock and any(isinstance(value, float) and abs(value) >= 1e16 for value in values.values()):
+            continue  # jsonb gives them back as integers; ours keeps them apart
         config: RunnableConfig = {"configurable": {"thread_id": str(uuid.uuid4()), "checkpoint_ns": ""}}
         checkpoint, versions = _checkpoint(values, "1")
         try:
@@ -92,12 +98,12 @@ async def test_what_one_saver_wrote_the_other_reads_the_same(
         found = await reader.aget_tuple(saved)
         assert found is not None
         assert found.checkpoint == checkpoint
-        assert found.metadata == {"source": "loop", "step": 1}
+        assert found.metadata == {"source": "loop", "step": 1} | (_named_thread(config) if writer is ours else {})
         assert {write[1] for write in found.pending_writes or []} == {channel for channel, _ in writes}
 
 
 @pytest.mark.parametrize("value", [math.inf, 2**70, "NUL \0 within", {"deep": {"set": {1, 2}}}, b"bytes"])
-async def test_what_json_can_not_hold_comes_back_as_it_was(ours: Checkpoints, value: object) -> None:
+async def test_what_json_can_not_hold_comes_back_as_it_was(ours: Checkpointer, value: object) -> None:
     """Ours: never half saved."""
     config: RunnableConfig = {"configurable": {"thread_id": str(uuid.uuid4()), "checkpoint_ns": ""}}
     checkpoint, versions = _checkpoint({"value": value}, "1")
@@ -117,11 +123,11 @@ async def test_write_that_fails_fails_alone(pool: Pool) -> None:
 
     async def write(row: Any) -> None:
         try:
-            await commits.write(Rows(blobs=[row]))
+            await commits.write(WriteSet(blobs=[row]))
         except psycopg.DataError:
             failed.append(row[0])
 
-    async with committing(pool) as commits, anyio.create_task_group() as tasks:
+    async with open_group_commit(pool) as commits, anyio.create_task_group() as tasks:
         for number in range(20):
             tasks.start_soon(write, (f"{good[0]}{number}", *good[1:]))
         tasks.start_soon(write, bad)

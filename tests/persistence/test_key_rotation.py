@@ -15,9 +15,9 @@ import pytest
 from langgraph.graph import START, StateGraph
 
 from conftest import WAIT_S, serving
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.persistence import key_rotation
-from threadkeep.persistence.encryption import Aes
+from threadkeep.persistence.encryption import AesGcmCipher
 from threadkeep.postgres.connection import Connection
 from threadkeep.settings import Settings
 
@@ -41,7 +41,7 @@ async def _served(settings: Settings, keys: str | None) -> AsyncIterator[httpx.A
     graph.add_node("append", _append)
     graph.add_edge(START, "append")
     chosen = Settings.model_validate(settings.model_dump() | {"aes_key": keys})
-    graphs = {"appending": accept("appending", graph, where="tests")}
+    graphs = {"appending": as_loaded_graph("appending", graph, where="tests")}
     async with serving(chosen, graphs) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S * 3) as http:
         yield http
 
@@ -68,7 +68,7 @@ async def _rows(database: str) -> list[Any]:
 
 async def _rotate(database: str, *keys: str) -> key_rotation.Rotation:
     async with await Connection.connect(database, autocommit=True) as conn:
-        return await key_rotation.rotate(conn, Aes([key.encode() for key in keys]))
+        return await key_rotation.rotate(conn, AesGcmCipher([key.encode() for key in keys]))
 
 
 def _command(folder: Path, database: str, keys: str) -> Callable[[], subprocess.CompletedProcess[str]]:
@@ -135,7 +135,7 @@ async def test_rotation_goes_on_after_it_was_cut_short(
     class Cut(Exception):
         pass
 
-    class Cutting(Aes):
+    class Cutting(AesGcmCipher):
         def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
             nonlocal batches
             batches += 1

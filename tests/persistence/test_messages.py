@@ -112,13 +112,13 @@ def test_fields_that_a_constructor_would_look_at_are_left_to_it(changed: Mapping
     """Ours: a row that was tampered with becomes no message that pydantic would not have made."""
     fields = AIMessage("hello", id="1").model_dump()
 
-    assert messages.read([*messages.KINDS[AIMessage], {**fields}, HOW]) == AIMessage("hello", id="1")
-    assert messages.read([*messages.KINDS[AIMessage], {**fields, **changed}, HOW]) is None
+    assert messages.decode_message([*messages.KINDS[AIMessage], {**fields}, HOW]) == AIMessage("hello", id="1")
+    assert messages.decode_message([*messages.KINDS[AIMessage], {**fields, **changed}, HOW]) is None
 
 
 def test_only_messages_are_made_by_name() -> None:
     """Ours: whatever a row names."""
-    assert messages.read(["os", "system", {"command": "true"}, HOW]) is None
+    assert messages.decode_message(["os", "system", {"command": "true"}, HOW]) is None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from langgraph.graph import START, StateGraph
 from pydantic import ValidationError
 
 from conftest import WAIT_S, serving
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 CAP = 1024 * 1024
@@ -38,7 +38,7 @@ async def _served(settings: Settings, **changed: Any) -> AsyncIterator[httpx.Asy
     graph.add_node("grow", _grow)
     graph.add_edge(START, "grow")
     chosen = Settings.model_validate(settings.model_dump() | changed)
-    graphs = {"growing": accept("growing", graph, where="tests")}
+    graphs = {"growing": as_loaded_graph("growing", graph, where="tests")}
     async with serving(chosen, graphs) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S * 3) as http:
         yield http
 
@@ -57,7 +57,7 @@ async def _run(http: httpx.AsyncClient, thread_id: str, size: int, **more: Any) 
 @pytest.mark.parametrize("durability", ["sync", "async", "exit"])
 async def test_run_that_leaves_too_large_a_state_ends_as_error(settings: Settings, size: int, durability: str) -> None:
     """Ours: with a clear message, the earlier state untouched, and the thread goes on."""
-    async with _served(settings, channel_bytes=CAP) as http:
+    async with _served(settings, max_channel_bytes=CAP) as http:
         thread_id = await _thread(http)
         before = await _run(http, thread_id, 3)
         failed = await _run(http, thread_id, size, durability=durability)
@@ -174,7 +174,7 @@ async def test_run_whose_checkpoints_postgres_refuses_ends_as_error(settings: Se
     graph: StateGraph[Any, Any, Any, Any] = StateGraph(state)
     graph.add_node("say", _say_what_is_refused)
     graph.add_edge(START, "say")
-    graphs = {"growing": accept("growing", graph, where="tests")}
+    graphs = {"growing": as_loaded_graph("growing", graph, where="tests")}
     async with serving(settings, graphs) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         threads = [await _thread(http) for _ in range(3)]
         body = {"assistant_id": "growing", "input": {"text": "hello"}, "durability": durability}

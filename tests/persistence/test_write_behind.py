@@ -14,18 +14,18 @@ from langgraph.checkpoint.base import empty_checkpoint
 from conftest import WAIT_S
 from new_runs import new_run
 from threadkeep.base import ids
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.persistence import group_commit
-from threadkeep.persistence.checkpointer import DURABILITY, WRITES, Checkpoints
-from threadkeep.persistence.group_commit import Fence, GroupCommit, Rows
-from threadkeep.persistence.write_behind import MOST_WRITES, WriteBehind
+from threadkeep.persistence.checkpointer import DURABILITY_KEY, WRITE_BEHIND_KEY, Checkpointer
+from threadkeep.persistence.group_commit import Fence, GroupCommit, WriteSet
+from threadkeep.persistence.write_behind import MAX_PENDING_WRITES, WriteBehind
 from threadkeep.postgres import pool
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.tenancy import EVERYTHING
+from threadkeep.postgres.tenancy import UNRESTRICTED
 from threadkeep.settings import Settings
 from threadkeep.tables import queue, workers
-from threadkeep.tables.queue import Claimed, Ending
-from threadkeep.tables.run_creation import opening
+from threadkeep.tables.queue import ClaimedRun, RunFinalState
+from threadkeep.tables.run_creation import open_run_creator
 
 WORKER = ids.uuid7()
 
@@ -43,7 +43,7 @@ async def _committing(settings: Settings, batches: list[int]) -> AsyncIterator[G
     """A group commit, and how many callers' each transaction was."""
     async with (
         pool.open_runs_pool(settings, str(settings.database_uri)) as runs,
-        group_commit.committing(runs, lambda callers, _: batches.append(callers)) as commits,
+        group_commit.open_group_commit(runs, lambda callers, _: batches.append(callers)) as commits,
     ):
         yield commits
 
@@ -60,9 +60,9 @@ async def commits(settings: Settings, batches: list[int]) -> AsyncIterator[Group
 
 
 @pytest.fixture
-async def checkpoints(settings: Settings, commits: GroupCommit) -> AsyncIterator[Checkpoints]:
+async def checkpoints(settings: Settings, commits: GroupCommit) -> AsyncIterator[Checkpointer]:
     async with pool.open_runs_pool(settings, str(settings.database_uri)) as runs:
-        yield Checkpoints(runs, commits)
+        yield Checkpointer(runs, commits)
 
 
 async def test_what_nobody_waits_for_goes_with_the_end_of_its_run(
@@ -73,8 +73,8 @@ async def test_what_nobody_waits_for_goes_with_the_end_of_its_run(
     writes = _writes(commits, claimed)
 
     for number in range(5):
-        await writes.put(_blob(claimed.thread_id, number))
-    assert await writes.end(_end(claimed)) is True
+        await writes.submit(_blob(claimed.thread_id, number))
+    assert await writes.finish_run(_end(claimed)) is True
 
     assert batches == [6]
     assert await _blobs(api) == 5
@@ -84,10 +84,10 @@ async def test_what_nobody_waits_for_goes_with_the_end_of_its_run(
 async def test_it_is_written_soon_though_nobody_waits(api: Pool, commits: GroupCommit) -> None:
     """Ours: a step of a long run is kept long before the run ends."""
     claimed = await _running(api)
-    await _writes(commits, claimed).put(_blob(claimed.thread_id, 0))
+    await _writes(commits, claimed).submit(_blob(claimed.thread_id, 0))
 
     with anyio.fail_after(WAIT_S):
-        await commits.idle()
+        await commits.drain()
 
     assert await _blobs(api) == 1
 
@@ -97,22 +97,22 @@ async def test_run_waits_where_it_outruns_postgres(api: Pool, commits: GroupComm
     claimed = await _running(api)
     writes = _writes(commits, claimed)
 
-    for number in range(MOST_WRITES + 1):
-        await writes.put(_blob(claimed.thread_id, number))
+    for number in range(MAX_PENDING_WRITES + 1):
+        await writes.submit(_blob(claimed.thread_id, number))
 
-    assert await _blobs(api) == MOST_WRITES + 1
+    assert await _blobs(api) == MAX_PENDING_WRITES + 1
 
 
 async def test_nothing_is_written_behind_what_could_not_be(api: Pool, commits: GroupCommit) -> None:
     """Ours: a run whose checkpoint is refused has not succeeded, and others do not notice."""
     claimed, other = await _running(api), await _running(api)
     writes, good = _writes(commits, claimed), _writes(commits, other)
-    await writes.put(_blob("a NUL \0", 0))
-    await good.put(_blob(other.thread_id, 0))
+    await writes.submit(_blob("a NUL \0", 0))
+    await good.submit(_blob(other.thread_id, 0))
 
     with pytest.raises(psycopg.DataError):
-        await writes.end(_end(claimed))
-    assert await good.end(_end(other)) is True
+        await writes.finish_run(_end(claimed))
+    assert await good.finish_run(_end(other)) is True
 
     assert writes.failure is not None
     assert await _status(api, claimed.run_id) == "running"
@@ -122,37 +122,37 @@ async def test_nothing_is_written_behind_what_could_not_be(api: Pool, commits: G
 async def test_who_writes_on_is_told_of_what_could_not_be_written(api: Pool, commits: GroupCommit) -> None:
     """Ours: a long run stops at its next step, not at its end."""
     writes = _writes(commits, await _running(api))
-    await writes.put(_blob("a NUL \0", 0))
-    await commits.idle()
+    await writes.submit(_blob("a NUL \0", 0))
+    await commits.drain()
 
     with pytest.raises(psycopg.DataError):
-        await writes.put(_blob(uuid.uuid4(), 1))
+        await writes.submit(_blob(uuid.uuid4(), 1))
     with pytest.raises(psycopg.DataError):
-        await writes.settled()
+        await writes.flush()
 
 
 async def test_graph_that_was_left_behind_writes_nothing_more(api: Pool, commits: GroupCommit) -> None:
     """Ours: its run is closed."""
     claimed = await _running(api)
     writes = _writes(commits, claimed)
-    await writes.end(_end(claimed))
+    await writes.finish_run(_end(claimed))
 
     with pytest.raises(RuntimeError):
-        await writes.put(_blob(claimed.thread_id, 0))
+        await writes.submit(_blob(claimed.thread_id, 0))
 
 
 async def test_writes_of_a_lost_lease_are_refused_with_the_end(api: Pool, commits: GroupCommit) -> None:
     """Ours: fencing, in the transaction that would make them."""
     claimed = await _running(api)
     writes = _writes(commits, claimed)
-    await writes.put(_blob(claimed.thread_id, 0))
+    await writes.submit(_blob(claimed.thread_id, 0))
     async with api.connection() as conn:
         await workers.delete(conn, WORKER)
 
     with pytest.raises(psycopg.Error) as refused:
-        await writes.end(_end(claimed))
+        await writes.finish_run(_end(claimed))
 
-    assert workers.lease_lost(refused.value)
+    assert workers.is_lease_lost(refused.value)
     assert await _blobs(api) == 0
     assert await _status(api, claimed.run_id) == "running"
 
@@ -164,8 +164,8 @@ async def test_end_on_a_thread_that_somebody_holds_keeps_no_other_waiting(api: P
         await queue.lock_thread(conn, held.thread_id)
         found = dict[str, bool | None]()
 
-        async def end(name: str, claimed: Claimed) -> None:
-            found[name] = await _writes(commits, claimed).end(_end(claimed))
+        async def end(name: str, claimed: ClaimedRun) -> None:
+            found[name] = await _writes(commits, claimed).finish_run(_end(claimed))
 
         with anyio.fail_after(WAIT_S):
             async with anyio.create_task_group() as tasks:
@@ -183,16 +183,18 @@ async def test_large_states_of_several_runs_go_in_several_transactions(
     """Ours: a transaction is bounded in bytes, too, and so is what waits for it."""
     monkeypatch.setattr(group_commit, "ROW_BYTES", 1)  # so that 2,000 of them fill a transaction
 
-    handed = [commits.put(Rows(blobs=[(str(ids.uuid7()), "", "items", "1", "msgpack", b"x" * 1000)])) for _ in range(5)]
+    handed = [
+        commits.submit(WriteSet(blobs=[(str(ids.uuid7()), "", "items", "1", "msgpack", b"x" * 1000)])) for _ in range(5)
+    ]
     for one in handed:
-        await one.written()
+        await one.result()
 
     assert batches == [2, 2, 1]
 
 
 @pytest.mark.parametrize("durability", ["sync", "async"])
 async def test_writes_before_their_checkpoint_are_saved_with_it(
-    api: Pool, commits: GroupCommit, checkpoints: Checkpoints, durability: str
+    api: Pool, commits: GroupCommit, checkpoints: Checkpointer, durability: str
 ) -> None:
     """Ours: a graph goes on while a large checkpoint is serialised, and its process may be killed then."""
     claimed = await _running(api)
@@ -204,7 +206,7 @@ async def test_writes_before_their_checkpoint_are_saved_with_it(
     await checkpoints.aput_writes(place, [("items", "the first stands")], "task")
     await checkpoints.aput_writes(place, [("__interrupt__", "replaced")], "other")
     await checkpoints.aput_writes(place, [("__interrupt__", 3)], "other")
-    await commits.idle()
+    await commits.drain()
     assert await _saved_writes(api) == 0
     await checkpoints.aput(config, checkpoint, {}, {})
 
@@ -216,12 +218,12 @@ async def test_writes_before_their_checkpoint_are_saved_with_it(
         ("task", "items", 2),
     ]
     await checkpoints.aput_writes(place, [("items", 4)], "third")
-    await writes.settled()
+    await writes.flush()
     assert await _saved_writes(api) == 4
 
 
 async def test_writes_whose_checkpoint_never_comes_are_not_saved(
-    api: Pool, commits: GroupCommit, checkpoints: Checkpoints
+    api: Pool, commits: GroupCommit, checkpoints: Checkpointer
 ) -> None:
     """Ours: nobody would read or delete them."""
     claimed = await _running(api)
@@ -231,7 +233,7 @@ async def test_writes_whose_checkpoint_never_comes_are_not_saved(
 
     await checkpoints.aput_writes(config, [("items", 1)], "task")
     await writes.close_and_settle()
-    await commits.idle()
+    await commits.drain()
 
     assert await _saved_writes(api) == 0
     with pytest.raises(RuntimeError):
@@ -239,7 +241,7 @@ async def test_writes_whose_checkpoint_never_comes_are_not_saved(
 
 
 async def test_checkpoint_is_saved_though_its_graph_was_cancelled(
-    api: Pool, commits: GroupCommit, checkpoints: Checkpoints
+    api: Pool, commits: GroupCommit, checkpoints: Checkpointer
 ) -> None:
     """Ours: its writes may be handed in already, and a cancel reaches the task that saves the checkpoint alone."""
     claimed = await _running(api)
@@ -248,7 +250,7 @@ async def test_checkpoint_is_saved_though_its_graph_was_cancelled(
 
     async with api.connection() as conn, conn.transaction():
         await conn.execute("SELECT FROM workers FOR UPDATE")  # a transaction of the group commit waits for it
-        await writes.put(_blob(claimed.thread_id, 0))
+        await writes.submit(_blob(claimed.thread_id, 0))
         await _until_blocked(api)
         with anyio.CancelScope() as scope:
             scope.cancel()
@@ -259,18 +261,18 @@ async def test_checkpoint_is_saved_though_its_graph_was_cancelled(
     assert await checkpoints.aget_tuple(_config(claimed, writes, "sync")) is not None
 
 
-async def _running(api: Pool) -> Claimed:
+async def _running(api: Pool) -> ClaimedRun:
     """A run that has begun."""
     run = new_run(ids.uuid7(), WORKER)
-    async with opening(api) as openings:
-        await openings.open_run(EVERYTHING, run)
-    return Claimed(
+    async with open_run_creator(api) as openings:
+        await openings.create_run(UNRESTRICTED, run)
+    return ClaimedRun(
         run_id=run.run_id,
         thread_id=run.thread_id,
         assistant_id=run.assistant_id,
         graph_id=run.graph_id,
-        metadata=Json(b"{}"),
-        kwargs=Json(b"{}"),
+        metadata=RawJson(b"{}"),
+        kwargs=RawJson(b"{}"),
         principal=None,
         attempt=1,
         worker_id=WORKER,
@@ -279,23 +281,23 @@ async def _running(api: Pool) -> Claimed:
     )
 
 
-def _writes(commits: GroupCommit, claimed: Claimed) -> WriteBehind:
+def _writes(commits: GroupCommit, claimed: ClaimedRun) -> WriteBehind:
     return WriteBehind(commits, Fence(claimed.run_id, claimed.worker_id))
 
 
-def _config(claimed: Claimed, writes: WriteBehind, durability: str) -> Any:
+def _config(claimed: ClaimedRun, writes: WriteBehind, durability: str) -> Any:
     """The config that a graph's first checkpoint is saved with."""
     named = {"thread_id": str(claimed.thread_id), "checkpoint_ns": ""}
-    return {"configurable": {**named, WRITES: writes, DURABILITY: durability}}
+    return {"configurable": {**named, WRITE_BEHIND_KEY: writes, DURABILITY_KEY: durability}}
 
 
-def _end(claimed: Claimed) -> Any:
-    ending = Ending(status="success", thread_status="idle", values=b'{"items": []}', interrupts={}, error=None)
-    return queue.end_of(claimed, ending, followed=False)
+def _end(claimed: ClaimedRun) -> Any:
+    ending = RunFinalState(status="success", thread_status="idle", values=b'{"items": []}', interrupts={}, error=None)
+    return queue.finish_request(claimed, ending, followed=False)
 
 
-def _blob(thread_id: UUID | str, number: int) -> Rows:
-    return Rows(blobs=[(str(thread_id), "", "items", str(number), "msgpack", b"1")], flushed=False)
+def _blob(thread_id: UUID | str, number: int) -> WriteSet:
+    return WriteSet(blobs=[(str(thread_id), "", "items", str(number), "msgpack", b"1")], synchronous_commit=False)
 
 
 async def _blobs(api: Pool) -> int:

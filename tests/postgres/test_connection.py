@@ -35,7 +35,7 @@ async def test_postgres_that_hangs_keeps_nobody_waiting_for_ever(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: every request ends; the connection is not used again, and the next one works."""
-    monkeypatch.setattr(connection, "SILENT_S", 0.5)
+    monkeypatch.setattr(connection, "RESPONSE_TIMEOUT_S", 0.5)
     one = settings.model_copy(update={"api_connections": 1})
     async with proxied(str(settings.database_uri)) as (proxy, uri), open_api_pool(one, uri) as pool:
         assert await _divided(pool, 1) == 42

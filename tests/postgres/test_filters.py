@@ -41,7 +41,7 @@ async def test_what_is_written_is_what_the_caller_may_see(
     database: str, match: dict[str, Any], given: dict[str, Any], stamped: dict[str, Any]
 ) -> None:
     """Ours: nobody can make what they can't find again, nor make it somebody else's."""
-    assert Filters(match).stamped(given) == stamped
+    assert Filters(match).with_owner(given) == stamped
     async with await psycopg.AsyncConnection.connect(database) as conn:
         cursor = await conn.execute("SELECT %s @> %s", [Jsonb(stamped), Jsonb(match)])
         assert await cursor.fetchone() == (True,)
@@ -73,4 +73,4 @@ async def test_a_change_does_not_make_a_row_somebody_elses(
 
     assert changed is not None
     assert changed.metadata.load() == before | left
-    assert filters.changed(before, change) == before | left
+    assert filters.merge_metadata(before, change) == before | left

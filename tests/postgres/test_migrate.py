@@ -11,7 +11,7 @@ import pytest
 from anyio import Path as AsyncPath
 from psycopg import AsyncConnection, sql
 
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 from threadkeep.postgres import embedded, migrate
 
 FILES = {
@@ -25,7 +25,7 @@ MIGRATE += "anyio.run(lambda: migrate(sys.argv[1], folder=pathlib.Path(sys.argv[
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
-    with embedded.running(tmp_path_factory.mktemp("postgres"), durable=False) as uri:
+    with embedded.embedded_postgres(tmp_path_factory.mktemp("postgres"), durable=False) as uri:
         yield uri
 
 
@@ -101,9 +101,9 @@ async def test_an_edited_file_is_refused_by_name(uri: str, folder: Path) -> None
     await migrate.migrate(uri, folder=folder)
     await AsyncPath(folder / "0001_parrots.sql").write_text("CREATE TABLE parrots (name text NOT NULL)")
 
-    with pytest.raises(StartRefused, match="0001_parrots was changed"):
+    with pytest.raises(StartupError, match="0001_parrots was changed"):
         await migrate.migrate(uri, folder=folder)
-    with pytest.raises(StartRefused, match="0001_parrots was changed"):
+    with pytest.raises(StartupError, match="0001_parrots was changed"):
         await migrate.pending(uri, folder=folder)
 
 
@@ -112,7 +112,7 @@ async def test_a_missing_file_is_refused_by_name(uri: str, folder: Path) -> None
     await migrate.migrate(uri, folder=folder)
     await AsyncPath(folder / "0001_parrots.sql").unlink()
 
-    with pytest.raises(StartRefused, match=r"0001_parrots was applied .* gone"):
+    with pytest.raises(StartupError, match=r"0001_parrots was applied .* gone"):
         await migrate.migrate(uri, folder=folder)
 
 
@@ -132,7 +132,7 @@ async def test_nothing_of_a_failed_file_stays(uri: str, folder: Path) -> None:
     """Ours: each file is one transaction, and those before it are kept."""
     await AsyncPath(folder / "0002_feathers.sql").write_text("CREATE TABLE halfway (name text); SELECT 1 / 0")
 
-    with pytest.raises(StartRefused, match="0002_feathers failed"):
+    with pytest.raises(StartupError, match="0002_feathers failed"):
         await migrate.migrate(uri, folder=folder)
 
     assert "parrots" in relations(uri)
@@ -161,7 +161,7 @@ async def test_who_waits_too_long_for_another_process_gives_up(
     with psycopg.connect(uri) as conn:
         conn.execute("SELECT pg_advisory_lock(%s)", (migrate.LOCK,))
 
-        with pytest.raises(StartRefused, match="another process"):
+        with pytest.raises(StartupError, match="another process"):
             await migrate.migrate(uri, folder=folder)
 
 
@@ -171,13 +171,13 @@ def test_a_folder_without_order_is_refused(names: list[str], tmp_path: Path) -> 
     for name in names:
         (tmp_path / name).touch()
 
-    with pytest.raises(StartRefused, match="migration"):
-        migrate.read(tmp_path)
+    with pytest.raises(StartupError, match="migration"):
+        migrate.read_migrations(tmp_path)
 
 
 def test_the_migrations_that_come_with_the_package_are_found() -> None:
     """Ours: from a checkout as from the wheel."""
-    release = migrate.read()
+    release = migrate.read_migrations()
 
     assert release.migrations[0].number == 1
     assert "functions/create_run" in {file.name for file in release.functions}
@@ -226,7 +226,7 @@ async def test_functions_that_fail_are_named(uri: str, folder: Path) -> None:
     await file.parent.mkdir()
     await file.write_text(FUNCTION.format("nothing_there"))
 
-    with pytest.raises(StartRefused, match=r"functions/words.sql failed"):
+    with pytest.raises(StartupError, match=r"functions/words.sql failed"):
         await migrate.migrate(uri, folder=folder)
     assert "parrots" in relations(uri)
 
@@ -262,5 +262,5 @@ async def test_a_database_of_an_older_development_version_is_refused_with_what_t
             "UPDATE threadkeep_migrations SET name = '0001_threads_and_runs', checksum = 'other' WHERE number = 1"
         )
 
-    with pytest.raises(StartRefused, match="start with an empty database"):
+    with pytest.raises(StartupError, match="start with an empty database"):
         await migrate.migrate(uri)

@@ -17,7 +17,7 @@ async def test_tables_that_were_analyzed_while_small_are_not_read_whole(settings
     """Ours: Postgres keeps such a plan until it next analyzes the table; each run then read every thread and every run."""
     uri = str(settings.database_uri)
     async with (
-        serving(settings.model_copy(update={"sweep_s": 600})) as url,
+        serving(settings.model_copy(update={"reaper_interval_s": 600})) as url,
         httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http,
     ):
         for _ in range(made):

@@ -10,7 +10,7 @@ import pytest
 from langgraph.graph import START, StateGraph
 
 from conftest import WAIT_S, serving
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 
@@ -54,7 +54,7 @@ async def http(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         if name == "together":
             graph.add_node("beside", _beside)
             graph.add_edge(START, "beside")
-        graphs[name] = accept(name, graph, where="tests")
+        graphs[name] = as_loaded_graph(name, graph, where="tests")
     hasty = settings.model_copy(update={"run_slots": 1, "run_timeout_s": 0.3, "stop_grace_s": 0.3})
     async with serving(hasty, graphs) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         try:

@@ -5,7 +5,7 @@ from contextlib import aclosing
 import anyio
 import anyio.lowlevel
 
-from threadkeep.runs.event_log import Event, EventLog
+from threadkeep.runs.event_log import EventLog, LogEvent
 
 
 async def test_reader_who_is_behind_an_attempt_that_has_said_nothing_waits_for_it() -> None:
@@ -23,7 +23,7 @@ async def test_reader_who_is_behind_an_attempt_that_has_said_nothing_waits_for_i
             tasks.start_soon(read)
             await anyio.lowlevel.checkpoint()
             assert not got
-            assert log.append("metadata", b"{}") == Event(1_001, "metadata", b"{}")
+            assert log.append("metadata", b"{}") == LogEvent(1_001, "metadata", b"{}")
             log.close()
 
     assert got == [1_000, 1_001], "the gap between the attempts, then what the second says"

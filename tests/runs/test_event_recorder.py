@@ -8,14 +8,14 @@ import psycopg
 from new_runs import new_run
 from threadkeep.base import ids
 from threadkeep.postgres import pool
-from threadkeep.postgres.tenancy import EVERYTHING
+from threadkeep.postgres.tenancy import UNRESTRICTED
 from threadkeep.runs.event_recorder import recording
 from threadkeep.runs.execution import Executions
 from threadkeep.runs.lease import Lease
 from threadkeep.settings import Settings
 from threadkeep.tables import run_events
-from threadkeep.tables.run_creation import open_run_in
-from threadkeep.tables.run_events import Batch, RunEvent
+from threadkeep.tables.run_creation import create_run_in_transaction
+from threadkeep.tables.run_events import RunEvent, RunEventBatch
 
 WORKER = ids.uuid7()
 
@@ -27,7 +27,7 @@ async def test_runs_that_come_together_are_one_statement_and_each_gets_its_own(s
         async with recording(api, Executions(), Lease()) as recorder, anyio.create_task_group() as tasks:
             for number, run_id in enumerate(runs):
                 worker = ids.uuid7() if number == 1 else WORKER
-                tasks.start_soon(recorder.write, Batch(run_id, worker, _said(f'"{number}"', '"more"')))
+                tasks.start_soon(recorder.write, RunEventBatch(run_id, worker, _said(f'"{number}"', '"more"')))
         found = [await _read(api, run_id) for run_id in runs]
 
     assert found == [['"0"', '"more"'], [], ['"2"', '"more"']]
@@ -39,7 +39,7 @@ async def test_a_batch_that_fails_fails_alone(settings: Settings) -> None:
 
     async def write(run_id: UUID, said: str) -> None:
         try:
-            await recorder.write(Batch(run_id, WORKER, _said(said)))
+            await recorder.write(RunEventBatch(run_id, WORKER, _said(said)))
         except psycopg.DataError:
             failed.append(run_id)
 
@@ -66,5 +66,5 @@ async def _read(api: pool.Pool, run_id: UUID) -> list[str]:
 async def _run(api: pool.Pool) -> UUID:
     run = new_run(ids.uuid7(), WORKER)
     async with api.connection() as conn, conn.transaction():
-        await open_run_in(conn, EVERYTHING, run)
+        await create_run_in_transaction(conn, UNRESTRICTED, run)
     return run.run_id

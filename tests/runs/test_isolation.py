@@ -10,7 +10,7 @@ from langgraph.graph import START, StateGraph
 from langgraph_sdk import get_client
 
 from conftest import serving
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 
@@ -58,7 +58,6 @@ RETURNED: dict[str, Callable[[], Any]] = {
     "function": lambda: _itself,
     "endless": _itself,
     "deep": _deep,
-    "huge": lambda: 2**80,
 }
 
 
@@ -81,7 +80,7 @@ async def http(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     graph = StateGraph(Wish)
     graph.add_node("fulfil", _fulfil)
     graph.add_edge(START, "fulfil")
-    graphs = {"bad": accept("bad", graph, where="tests")}
+    graphs = {"bad": as_loaded_graph("bad", graph, where="tests")}
     async with serving(settings, graphs) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
         yield http
 
@@ -130,7 +129,9 @@ async def test_exception_group_tells_its_inner_exceptions(settings: Settings, na
     async def fail(state: Wish) -> Wish:
         raise group
 
-    graphs = {"bad": accept("bad", StateGraph(Wish).add_node("fail", fail).add_edge(START, "fail"), where="tests")}
+    graphs = {
+        "bad": as_loaded_graph("bad", StateGraph(Wish).add_node("fail", fail).add_edge(START, "fail"), where="tests")
+    }
     async with serving(settings, graphs) as url, get_client(url=url, api_key=None) as client:
         thread_id = (await client.threads.create())["thread_id"]
         answer: Any = await client.runs.wait(thread_id, "bad", input={}, raise_error=False)
@@ -163,7 +164,7 @@ async def test_text_of_a_librarys_error_is_told_only_where_the_operator_says_so(
     graph = StateGraph(Wish)
     graph.add_node("fail", fail)
     graph.add_edge(START, "fail")
-    graphs = {"bad": accept("bad", graph, where="tests")}
+    graphs = {"bad": as_loaded_graph("bad", graph, where="tests")}
     chosen = settings.model_copy(update={"expose_errors": expose})
     async with serving(chosen, graphs) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
         body = {"assistant_id": "bad", "input": {"wish": 1}}
@@ -185,7 +186,7 @@ async def test_edge_that_leaves_ends_its_request_alone(settings: Settings) -> No
     graph.add_edge(START, "fulfil")
     graph.add_conditional_edges("fulfil", leave)
     async with (
-        serving(settings, {"bad": accept("bad", graph, where="tests")}) as url,
+        serving(settings, {"bad": as_loaded_graph("bad", graph, where="tests")}) as url,
         httpx.AsyncClient(base_url=url, timeout=5) as http,
     ):
         thread_id = (await http.post("/threads", json={"metadata": {"graph_id": "bad"}})).json()["thread_id"]
@@ -203,7 +204,7 @@ async def test_factory_that_leaves_ends_its_run_alone(settings: Settings, raised
     def make(config: dict[str, Any]) -> Any:
         raise raised
 
-    graphs = {"bad": accept("bad", make, where="tests")}
+    graphs = {"bad": as_loaded_graph("bad", make, where="tests")}
     async with serving(settings, graphs) as url, httpx.AsyncClient(base_url=url, timeout=5) as http:
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
         failed = await http.post(f"/threads/{thread_id}/runs/wait", json={"assistant_id": "bad", "input": {}})

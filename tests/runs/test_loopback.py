@@ -17,7 +17,7 @@ from langgraph_sdk.client import LangGraphClient
 from auth.conftest import MakeKey
 from conftest import WAIT_S, serving
 from threadkeep.api import loopback
-from threadkeep.graphs import LoadedGraph, accept
+from threadkeep.graphs import LoadedGraph, as_loaded_graph
 from threadkeep.settings import Settings
 
 loopback.install()
@@ -105,7 +105,7 @@ CALLING = ("wait_early", "wait_on_thread", "join", "stream", "several", "deep")
 
 def graphs() -> Mapping[str, LoadedGraph]:
     made = {name: StateGraph(State).add_node("node", node).add_edge(START, "node") for name, node in NODES.items()}
-    return {name: accept(name, graph, where="tests") for name, graph in made.items()}
+    return {name: as_loaded_graph(name, graph, where="tests") for name, graph in made.items()}
 
 
 @pytest.fixture

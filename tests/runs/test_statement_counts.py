@@ -180,7 +180,7 @@ async def test_a_run_with_an_api_key_costs_as_many_statements_and_round_trips(
 async def _least(name: str, settings: Settings, folder: Path, headers: Mapping[str, str]) -> Traffic:
     """What a request costs at least: others meet a sweep, a beat, or a busy machine, on which writes part."""
     ask, found = _asks()[name], list[Traffic]()
-    quiet = {"sweep_s": 3600.0, "lease_s": 3600.0}
+    quiet = {"reaper_interval_s": 3600.0, "lease_s": 3600.0}
     async with _counting(str(settings.database_uri), folder) as (uri, traffic):
         counted = settings.model_copy(update=quiet | {"database_uri": uri})
         async with (

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from threadkeep.base.problems import Invalid, StartRefused
-from threadkeep.project import Project, Webhooks, builtin
+from threadkeep.base.problems import StartupError, ValidationFailed
+from threadkeep.project import Project, Webhooks, builtin_project
 from threadkeep.runs import webhook_policy
-from threadkeep.runs.webhook_policy import Policy
+from threadkeep.runs.webhook_policy import WebhookPolicy
 
 
 def project(section: dict[str, Any]) -> Project:
     """A project that says this of webhooks."""
-    return builtin().model_copy(update={"webhooks": Webhooks.model_validate(section)})
+    return builtin_project().model_copy(update={"webhooks": Webhooks.model_validate(section)})
 
 
 BLOCKED = [
@@ -79,8 +79,8 @@ BLOCKED = [
 @pytest.mark.parametrize(("url", "reason"), BLOCKED, ids=[url[:60] or "empty" for url, _ in BLOCKED])
 def test_address_that_must_not_be_reached_is_refused(url: str, reason: str) -> None:
     """Protocol: the words. Ours: private networks too, and every way to write an address."""
-    with pytest.raises(Invalid) as refused:
-        Policy().check(url)
+    with pytest.raises(ValidationFailed) as refused:
+        WebhookPolicy().check(url)
 
     assert refused.value.detail == reason
 
@@ -88,8 +88,8 @@ def test_address_that_must_not_be_reached_is_refused(url: str, reason: str) -> N
 @pytest.mark.parametrize("address", [url for url, reason in BLOCKED if reason.endswith("blocked IP range")])
 def test_no_policy_opens_a_clouds_metadata(address: str) -> None:
     """Ours: nor link-local, multicast or reserved addresses."""
-    with pytest.raises(Invalid):
-        Policy(loopback=True, private=True).check(address)
+    with pytest.raises(ValidationFailed):
+        WebhookPolicy(allow_loopback=True, allow_private=True).check(address)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_no_policy_opens_a_clouds_metadata(address: str) -> None:
 )
 def test_public_address_is_allowed(url: str) -> None:
     """Protocol: any public host, unless the project says otherwise."""
-    Policy().check(url)
+    WebhookPolicy().check(url)
 
 
 def test_policy_is_what_the_project_says() -> None:
@@ -116,7 +116,7 @@ def test_policy_is_what_the_project_says() -> None:
         "disable_private_ips": False,
         "require_https": False,
     }
-    policy = webhook_policy.of(project({"url": said}), {})
+    policy = webhook_policy.webhook_policy(project({"url": said}), {})
 
     for url in ("https://hooks.example.com/", "https://a.example.org:8443/", "https://A.EXAMPLE.ORG./"):
         policy.check(url)
@@ -127,7 +127,7 @@ def test_policy_is_what_the_project_says() -> None:
         ("http://hooks.example.com/", "Webhook host blocked: port 80 not allowed"),
         ("https://hooks.example.com/" + "x" * 40, "Webhook URL is above 40 characters"),
     ):
-        with pytest.raises(Invalid) as refused:
+        with pytest.raises(ValidationFailed) as refused:
             policy.check(url)
         assert refused.value.detail == reason
     policy.check_address(ipaddress.ip_address("10.0.0.1"))
@@ -137,14 +137,14 @@ def test_https_is_wanted_where_a_project_speaks_of_webhooks_and_not_of_http() ->
     """Protocol: as on the reference."""
     spoken = project({"headers": {"x": "1"}})
 
-    assert not webhook_policy.of(builtin(), {}).require_https
-    with pytest.raises(Invalid, match="Webhook must use https"):
-        webhook_policy.of(spoken, {}).check("http://example.com/")
-    webhook_policy.of(spoken, {}).check("https://example.com/")
+    assert not webhook_policy.webhook_policy(builtin_project(), {}).require_https
+    with pytest.raises(ValidationFailed, match="Webhook must use https"):
+        webhook_policy.webhook_policy(spoken, {}).check("http://example.com/")
+    webhook_policy.webhook_policy(spoken, {}).check("https://example.com/")
 
 
 @pytest.mark.parametrize("value", ["${{ env.HOME }}", "${{ env.LG_WEBHOOK_MISSING }}", "a\r\nb: c"])
 def test_header_that_can_not_be_filled_stops_the_start(value: str) -> None:
     """Ours: nothing but what has the prefix gets out, and nothing is sent half."""
-    with pytest.raises(StartRefused):
-        webhook_policy.of(project({"headers": {"x": value}}), {"HOME": "/root"})
+    with pytest.raises(StartupError):
+        webhook_policy.webhook_policy(project({"headers": {"x": value}}), {"HOME": "/root"})

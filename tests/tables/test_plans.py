@@ -242,7 +242,7 @@ async def test_the_store_reads_no_table_whole(settings: Settings, plans: Plans) 
 
 async def test_sweeps_read_no_table_whole(settings: Settings, plans: Plans) -> None:
     """Ours: what is looked for every few seconds is found by index: expired threads, lost runs, due work."""
-    async with _asking(settings, sweep_s=0.1, lease_s=1.0):
+    async with _asking(settings, reaper_interval_s=0.1, lease_s=1.0):
         with anyio.fail_after(WAIT_S):
             while not {"threads", "runs"} <= plans.tables():
                 await anyio.sleep(0.2)

@@ -14,13 +14,13 @@ from new_runs import new_run
 from threadkeep.base import ids
 from threadkeep.postgres import pool
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.tenancy import EVERYTHING, Filters, enable_row_security
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters, enable_row_security
 from threadkeep.settings import Settings
 from threadkeep.tables import TENANT_TABLES, queue
-from threadkeep.tables.run_creation import NewRun, Opened, Openings, opening
+from threadkeep.tables.run_creation import NewRun, RunCreation, RunCreator, open_run_creator
 
 WORKER = ids.uuid7()
-ADA, BOB = Filters({"owner": "ada"}, space="owner:ada"), Filters({"owner": "bob"}, space="owner:bob")
+ADA, BOB = Filters({"owner": "ada"}, store_prefix="owner:ada"), Filters({"owner": "bob"}, store_prefix="owner:bob")
 
 
 @pytest.fixture
@@ -30,23 +30,23 @@ async def api(settings: Settings) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-async def openings(api: Pool) -> AsyncIterator[Openings]:
-    async with opening(api) as openings:
+async def openings(api: Pool) -> AsyncIterator[RunCreator]:
+    async with open_run_creator(api) as openings:
         yield openings
 
 
-async def _all(openings: Openings, *wanted: NewRun) -> list[Opened | psycopg.Error]:
+async def _all(openings: RunCreator, *wanted: NewRun) -> list[RunCreation | psycopg.Error]:
     """What becomes of runs that are asked for at once."""
-    return await _all_of(openings, *((EVERYTHING, new) for new in wanted))
+    return await _all_of(openings, *((UNRESTRICTED, new) for new in wanted))
 
 
-async def _all_of(openings: Openings, *wanted: tuple[Filters, NewRun]) -> list[Opened | psycopg.Error]:
+async def _all_of(openings: RunCreator, *wanted: tuple[Filters, NewRun]) -> list[RunCreation | psycopg.Error]:
     """The same, each asked for by a caller."""
-    found: dict[int, Opened | psycopg.Error] = {}
+    found: dict[int, RunCreation | psycopg.Error] = {}
 
     async def ask(number: int, filters: Filters, new: NewRun) -> None:
         try:
-            found[number] = await openings.open_run(filters, new)
+            found[number] = await openings.create_run(filters, new)
         except psycopg.Error as error:
             found[number] = error
 
@@ -57,12 +57,12 @@ async def _all_of(openings: Openings, *wanted: tuple[Filters, NewRun]) -> list[O
     return [found[number] for number in range(len(wanted))]
 
 
-def _of(found: Opened | psycopg.Error) -> tuple[str | None, bool]:
-    assert isinstance(found, Opened)
-    return found.run and found.run.status, found.new_thread
+def _of(found: RunCreation | psycopg.Error) -> tuple[str | None, bool]:
+    assert isinstance(found, RunCreation)
+    return found.run and found.run.status, found.thread_created
 
 
-async def test_each_gets_its_own_answer(openings: Openings) -> None:
+async def test_each_gets_its_own_answer(openings: RunCreator) -> None:
     """Ours: on threads of their own all begin, and of one thread the first."""
     thread = ids.uuid7()
     wanted = [
@@ -75,13 +75,15 @@ async def test_each_gets_its_own_answer(openings: Openings) -> None:
     found = await _all(openings, *wanted)
 
     assert [_of(one) for one in found] == [("running", True), ("running", True), ("running", True), ("pending", False)]
-    assert [one.run.run_id for one in found if isinstance(one, Opened) and one.run] == [new.run_id for new in wanted]
+    assert [one.run.run_id for one in found if isinstance(one, RunCreation) and one.run] == [
+        new.run_id for new in wanted
+    ]
 
 
-async def test_one_that_can_not_be_opened_takes_no_other_along(openings: Openings) -> None:
+async def test_one_that_can_not_be_opened_takes_no_other_along(openings: RunCreator) -> None:
     """Ours: an id that is taken fails alone."""
     taken = new_run(ids.uuid7(), WORKER)
-    await openings.open_run(EVERYTHING, taken)
+    await openings.create_run(UNRESTRICTED, taken)
     again = replace(taken, thread_id=ids.uuid7())
 
     first, second, third = await _all(openings, new_run(ids.uuid7(), WORKER), again, new_run(ids.uuid7(), WORKER))
@@ -90,14 +92,14 @@ async def test_one_that_can_not_be_opened_takes_no_other_along(openings: Opening
     assert [_of(first), _of(third)] == [("running", True)] * 2
 
 
-async def test_one_on_a_thread_that_somebody_holds_keeps_no_other_waiting(api: Pool, openings: Openings) -> None:
+async def test_one_on_a_thread_that_somebody_holds_keeps_no_other_waiting(api: Pool, openings: RunCreator) -> None:
     """Ours: it waits for the thread by itself."""
     held = ids.uuid7()
-    await openings.open_run(EVERYTHING, new_run(held, WORKER))
-    waiting: list[Opened] = []
+    await openings.create_run(UNRESTRICTED, new_run(held, WORKER))
+    waiting: list[RunCreation] = []
 
     async def ask() -> None:
-        waiting.append(await openings.open_run(EVERYTHING, new_run(held, WORKER)))
+        waiting.append(await openings.create_run(UNRESTRICTED, new_run(held, WORKER)))
 
     with anyio.fail_after(WAIT_S):
         async with anyio.create_task_group() as tasks, api.connection() as conn, conn.transaction():
@@ -110,25 +112,27 @@ async def test_one_on_a_thread_that_somebody_holds_keeps_no_other_waiting(api: P
     assert [_of(one) for one in waiting] == [("pending", False)]
 
 
-async def test_run_on_a_thread_that_is_not_there_is_not_opened(openings: Openings) -> None:
+async def test_run_on_a_thread_that_is_not_there_is_not_opened(openings: RunCreator) -> None:
     """Ours: nor are the others kept."""
     absent = replace(new_run(ids.uuid7(), WORKER), create_thread=False)
 
     found, other = await _all(openings, absent, new_run(ids.uuid7(), WORKER))
 
-    assert isinstance(found, Opened)
+    assert isinstance(found, RunCreation)
     assert (found.run, found.thread_found) == (None, False)
     assert _of(other) == ("running", True)
 
 
 async def test_two_processes_that_make_the_same_threads_do_not_wait_for_each_other(api: Pool) -> None:
     """Ours: however they come, one of the two begins on each thread, and the other waits in line."""
-    async with opening(api) as here, opening(api) as there:
+    async with open_run_creator(api) as here, open_run_creator(api) as there:
         for _ in range(5):
             threads = [ids.uuid7() for _ in range(10)]
-            found: list[list[Opened | psycopg.Error]] = []
+            found: list[list[RunCreation | psycopg.Error]] = []
 
-            async def ask(openings: Openings, wanted: list[NewRun], found: list[list[Opened | psycopg.Error]]) -> None:
+            async def ask(
+                openings: RunCreator, wanted: list[NewRun], found: list[list[RunCreation | psycopg.Error]]
+            ) -> None:
                 found.append(await _all(openings, *wanted))
 
             async with anyio.create_task_group() as tasks:
@@ -146,11 +150,11 @@ async def row_security(api: Pool) -> None:
 
 @pytest.mark.usefixtures("row_security")
 async def test_runs_of_several_callers_are_opened_in_one_transaction_each_on_their_own_threads(
-    api: Pool, openings: Openings
+    api: Pool, openings: RunCreator
 ) -> None:
     """Issue 14: with API keys as fast as without; whose thread it is, is asked for each."""
     hers, new = ids.uuid7(), [new_run(ids.uuid7(), WORKER) for _ in range(3)]
-    await openings.open_run(ADA, new_run(hers, WORKER))
+    await openings.create_run(ADA, new_run(hers, WORKER))
 
     found = await _all_of(openings, (ADA, new[0]), (BOB, new_run(hers, WORKER)), (BOB, new[1]), (ADA, new[2]))
 
@@ -171,7 +175,7 @@ async def test_runs_of_several_callers_are_opened_in_one_transaction_each_on_the
 
 @pytest.mark.usefixtures("row_security")
 async def test_row_level_security_holds_for_each_run_that_is_opened_with_others(
-    api: Pool, openings: Openings, monkeypatch: pytest.MonkeyPatch
+    api: Pool, openings: RunCreator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: where the statement forgets whose thread it is, Postgres does not; and the connection is nobody's afterwards."""
     hers, his = ids.uuid7(), ids.uuid7()
@@ -183,22 +187,22 @@ async def test_row_level_security_holds_for_each_run_that_is_opened_with_others(
     assert [_of(one) for one in found] == [(None, False), ("pending", False), (None, False)]
     async with api.connection() as conn:
         cursor = await conn.execute(
-            "SELECT current_user = session_user, coalesce(current_setting('threadkeep.match', true), '')"
+            "SELECT current_user = session_user, coalesce(current_setting('threadkeep.metadata_filter', true), '')"
         )
         assert await cursor.fetchone() == (True, "")
 
 
 @pytest.mark.usefixtures("row_security")
 async def test_a_run_on_a_thread_that_another_transaction_holds_is_opened_under_row_level_security_too(
-    api: Pool, openings: Openings, monkeypatch: pytest.MonkeyPatch
+    api: Pool, openings: RunCreator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: it is opened alone, once the thread is free."""
-    hers, opened = ids.uuid7(), list[Opened]()
-    await openings.open_run(ADA, new_run(hers, WORKER))
+    hers, opened = ids.uuid7(), list[RunCreation]()
+    await openings.create_run(ADA, new_run(hers, WORKER))
     monkeypatch.setattr(Filters, "jsonb", property(lambda _: Jsonb({})))
 
     async def ask(filters: Filters) -> None:
-        opened.append(await openings.open_run(filters, new_run(hers, None)))
+        opened.append(await openings.create_run(filters, new_run(hers, None)))
 
     with anyio.fail_after(WAIT_S):
         async with anyio.create_task_group() as tasks, api.connection() as conn, conn.transaction():

@@ -14,16 +14,16 @@ from conftest import WAIT_S
 from new_runs import new_run
 from threadkeep.base import ids
 from threadkeep.persistence import group_commit
-from threadkeep.persistence.group_commit import Fence, GroupCommit, Rows
+from threadkeep.persistence.group_commit import Fence, GroupCommit, WriteSet
 from threadkeep.persistence.write_behind import WriteBehind
 from threadkeep.postgres import pool
 from threadkeep.postgres.pool import Conn, Pool
-from threadkeep.postgres.tenancy import EVERYTHING
+from threadkeep.postgres.tenancy import UNRESTRICTED
 from threadkeep.settings import Settings
 from threadkeep.tables import cancels, queue, threads, workers
-from threadkeep.tables.cancels import Target
-from threadkeep.tables.queue import Claimed, Ending
-from threadkeep.tables.run_creation import opening
+from threadkeep.tables.cancels import RunSelection
+from threadkeep.tables.queue import ClaimedRun, RunFinalState
+from threadkeep.tables.run_creation import open_run_creator
 
 WORKER, OTHER_WORKER = ids.uuid7(), ids.uuid7()
 CHECKPOINTS = ("checkpoints", "checkpoint_blobs", "checkpoint_writes")
@@ -42,7 +42,7 @@ async def api(settings: Settings) -> AsyncIterator[Pool]:
 async def commits(settings: Settings) -> AsyncIterator[GroupCommit]:
     async with (
         pool.open_runs_pool(settings, str(settings.database_uri)) as runs,
-        group_commit.committing(runs) as commits,
+        group_commit.open_group_commit(runs) as commits,
     ):
         yield commits
 
@@ -50,17 +50,17 @@ async def commits(settings: Settings) -> AsyncIterator[GroupCommit]:
 async def _create(api: Pool, thread_id: UUID, worker_id: UUID | None = None, **changed: Any) -> UUID:
     """A run, which a process begins at once, or which waits."""
     new = replace(new_run(thread_id, WORKER), worker_id=worker_id, **changed)
-    async with opening(api) as openings:
-        await openings.open_run(EVERYTHING, new)
+    async with open_run_creator(api) as openings:
+        await openings.create_run(UNRESTRICTED, new)
     return new.run_id
 
 
-async def _claim(api: Pool) -> Claimed | None:
+async def _claim(api: Pool) -> ClaimedRun | None:
     async with api.connection() as conn:
         return await queue.claim(conn, WORKER, ["chain"])
 
 
-async def _claimed(api: Pool, thread_id: UUID) -> Claimed:
+async def _claimed(api: Pool, thread_id: UUID) -> ClaimedRun:
     """A run that a process executes."""
     await _create(api, thread_id)
     claimed = await _claim(api)
@@ -69,23 +69,23 @@ async def _claimed(api: Pool, thread_id: UUID) -> Claimed:
     return claimed
 
 
-def _writes(commits: GroupCommit, run: Claimed) -> WriteBehind:
+def _writes(commits: GroupCommit, run: ClaimedRun) -> WriteBehind:
     return WriteBehind(commits, Fence(run.run_id, run.worker_id))
 
 
-def _checkpoint(run: Claimed, name: str = "1") -> Rows:
+def _checkpoint(run: ClaimedRun, name: str = "1") -> WriteSet:
     """A checkpoint with a blob, and a write of the step that it begins."""
     thread_id, metadata = str(run.thread_id), f'{{"run_id": "{run.run_id}"}}'
-    return Rows(
+    return WriteSet(
         blobs=[(thread_id, "", "items", name, "msgpack", b"1")],
         checkpoints=[(thread_id, "", name, None, f'{{"channel_versions": {{"items": "{name}"}}}}', metadata)],
-        adding=[(thread_id, "", name, "task", "", 0, "items", "msgpack", b"1")],
+        inserts=[(thread_id, "", name, "task", "", 0, "items", "msgpack", b"1")],
     )
 
 
-def _end(run: Claimed) -> Any:
-    ending = Ending(status="success", thread_status="idle", values=b'{"items": []}', interrupts={}, error=None)
-    return queue.end_of(run, ending, followed=False)
+def _end(run: ClaimedRun) -> Any:
+    ending = RunFinalState(status="success", thread_status="idle", values=b'{"items": []}', interrupts={}, error=None)
+    return queue.finish_request(run, ending, followed=False)
 
 
 async def _rows(api: Pool, thread_id: UUID) -> dict[str, int]:
@@ -109,7 +109,7 @@ async def _run(api: Pool, run_id: UUID) -> tuple[str, UUID | None] | None:
 async def _held(api: Pool, thread_id: UUID) -> AsyncIterator[Conn]:
     """A transaction that holds the thread."""
     async with api.connection() as conn, conn.transaction():
-        assert await threads.lock(conn, EVERYTHING, thread_id, within_s=WAIT_S)
+        assert await threads.lock(conn, UNRESTRICTED, thread_id, within_s=WAIT_S)
         yield conn
 
 
@@ -133,8 +133,8 @@ async def test_a_change_sees_the_run_that_was_created_while_it_began(api: Pool) 
     async with api.connection() as conn, conn.transaction():
         await conn.execute("SELECT now()")
         run_id = await _create(api, other := ids.uuid7())
-        assert await threads.lock(conn, EVERYTHING, other, within_s=WAIT_S)
-        assert await threads.busy_with(conn, other) == run_id
+        assert await threads.lock(conn, UNRESTRICTED, other, within_s=WAIT_S)
+        assert await threads.active_run_id(conn, other) == run_id
 
 
 async def test_run_on_a_held_thread_is_not_claimed(api: Pool) -> None:
@@ -160,7 +160,7 @@ async def test_a_thread_is_claimed_once_by_many_at_once(api: Pool) -> None:
     several = [ids.uuid7() for _ in range(4)]
     for thread_id in several * 2:
         await _create(api, thread_id)
-    claimed: list[Claimed | None] = []
+    claimed: list[ClaimedRun | None] = []
 
     async def claim() -> None:
         claimed.append(await _claim(api))
@@ -178,17 +178,17 @@ async def test_a_write_of_a_deleted_run_is_refused(api: Pool, commits: GroupComm
     """Ours: nothing appears of a thread that is gone. Other runs of the same transaction are written."""
     run, other = await _claimed(api, ids.uuid7()), await _claimed(api, ids.uuid7())
     async with api.connection() as conn:
-        assert await threads.delete(conn, EVERYTHING, [run.thread_id]) == [run.thread_id]
+        assert await threads.delete(conn, UNRESTRICTED, [run.thread_id]) == [run.thread_id]
 
-    handed = [commits.put(rows) for rows in (_checkpoint(run), _checkpoint(other))]
+    handed = [commits.submit(rows) for rows in (_checkpoint(run), _checkpoint(other))]
     for one, each in zip(handed, (run, other), strict=True):
         one.item.fence = Fence(each.run_id, each.worker_id)
     with pytest.raises(psycopg.Error) as refused:
-        await handed[0].written()
-    await handed[1].written()
+        await handed[0].result()
+    await handed[1].result()
 
     assert workers.is_fenced(refused.value)
-    assert not workers.lease_lost(refused.value)
+    assert not workers.is_lease_lost(refused.value)
     assert await _rows(api, run.thread_id) == dict.fromkeys(CHECKPOINTS, 0)
     assert await _rows(api, other.thread_id) == dict.fromkeys(CHECKPOINTS, 1)
 
@@ -202,9 +202,9 @@ async def test_who_takes_a_run_away_waits_for_its_write(api: Pool, commits: Grou
     async def take() -> None:
         async with api.connection() as conn:
             if action == "delete":
-                await threads.delete(conn, EVERYTHING, [run.thread_id])
+                await threads.delete(conn, UNRESTRICTED, [run.thread_id])
             elif action == "requeue":
-                await workers.put_back_lost(conn, WORKER, [], 0)
+                await workers.requeue_orphaned_runs(conn, WORKER, [], 0)
             else:
                 assert await queue.rollback(conn, run)
 
@@ -265,16 +265,16 @@ async def test_a_rollback_that_comes_before_the_end_is_made_by_the_end(api: Pool
     run = await _claimed(api, ids.uuid7())
     writes = _writes(commits, run)
     await writes.write(_checkpoint(run))
-    [cancelled] = await cancels.cancel(api, EVERYTHING, Target(run_ids=[run.run_id]), "rollback", "asked")
+    [cancelled] = await cancels.cancel(api, UNRESTRICTED, RunSelection(run_ids=[run.run_id]), "rollback", "asked")
     assert cancelled.was_running
 
-    assert await writes.end(_end(run)) is None
+    assert await writes.finish_run(_end(run)) is None
     assert await queue.finish(api, _end(run)) is True
 
     assert await _run(api, run.run_id) is None
     assert await _rows(api, run.thread_id) == dict.fromkeys(CHECKPOINTS, 0)
     async with api.connection() as conn:
-        thread = await threads.get(conn, EVERYTHING, run.thread_id)
+        thread = await threads.get(conn, UNRESTRICTED, run.thread_id)
     assert thread is not None
     assert (thread.status, thread.values) == ("idle", None)
 
@@ -286,7 +286,7 @@ async def _die(api: Pool) -> None:
 
 async def _recover(api: Pool, max_attempts: int = 3) -> list[UUID]:
     async with api.connection() as conn:
-        return list(await workers.take_over(conn, max_attempts))
+        return list(await workers.recover_runs(conn, max_attempts))
 
 
 async def test_runs_of_a_dead_process_are_recovered_but_not_on_a_held_thread(api: Pool) -> None:
@@ -307,19 +307,19 @@ async def test_rolled_back_run_of_a_dead_process_leaves_nothing(api: Pool, commi
     """Ours: no other process begins it again only to take it back, whether it died before it heard or after."""
     run = await _claimed(api, ids.uuid7())
     await _writes(commits, run).write(_checkpoint(run))
-    target = Target(thread_id=run.thread_id)
+    target = RunSelection(thread_id=run.thread_id)
     if before:
-        await cancels.cancel(api, EVERYTHING, target, "rollback", "asked")
+        await cancels.cancel(api, UNRESTRICTED, target, "rollback", "asked")
     await _die(api)
     assert await _recover(api) == [run.run_id]
     if not before:
         assert await _run(api, run.run_id) == ("pending", None)
-        await cancels.cancel(api, EVERYTHING, target, "rollback", "asked")
+        await cancels.cancel(api, UNRESTRICTED, target, "rollback", "asked")
 
     assert await _run(api, run.run_id) is None
     assert await _rows(api, run.thread_id) == dict.fromkeys(CHECKPOINTS, 0)
     async with api.connection() as conn:
-        thread = await threads.get(conn, EVERYTHING, run.thread_id)
+        thread = await threads.get(conn, UNRESTRICTED, run.thread_id)
     assert thread is not None
     assert thread.status == "idle"
 
@@ -333,14 +333,14 @@ async def test_deletions_of_the_same_threads_do_not_wait_for_each_other_forever(
 
     async def delete(several: list[UUID]) -> None:
         async with api.connection() as conn:
-            await threads.delete(conn, EVERYTHING, several)
+            await threads.delete(conn, UNRESTRICTED, several)
 
-    async def write(run: Claimed) -> None:
+    async def write(run: ClaimedRun) -> None:
         with pytest.raises(psycopg.Error) as refused:
             await write_on(_writes(commits, run), _checkpoint(run))
         assert workers.is_fenced(refused.value)
 
-    async def write_on(writes: WriteBehind, rows: Rows) -> None:
+    async def write_on(writes: WriteBehind, rows: WriteSet) -> None:
         while True:
             await writes.write(rows)
 
@@ -365,7 +365,7 @@ async def test_a_run_created_while_its_thread_is_deleted_makes_the_thread_anew(a
         created.append(await _create(api, thread_id))
 
     async with api.connection() as conn, conn.transaction():
-        await threads.delete(conn, EVERYTHING, [thread_id])
+        await threads.delete(conn, UNRESTRICTED, [thread_id])
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(create)
             await _until_blocked(api)

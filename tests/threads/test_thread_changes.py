@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from conftest import WAIT_S, serving
 from graphs import GRAPHS, Gate
 from threadkeep.duties import cleanup
-from threadkeep.graphs import accept
+from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 TABLES = ("checkpoints", "checkpoint_blobs", "checkpoint_writes", "runs", "run_events", "crons", "webhook_deliveries")
@@ -92,7 +92,7 @@ MINE = {
 
 @asynccontextmanager
 async def _server(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    loaded = {name: accept(name, graph, where="tests") for name, graph in {**GRAPHS, **MINE}.items()}
+    loaded = {name: as_loaded_graph(name, graph, where="tests") for name, graph in {**GRAPHS, **MINE}.items()}
     async with (
         serving(settings, loaded) as url,
         httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http,

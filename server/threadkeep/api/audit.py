@@ -12,17 +12,17 @@ from starlette.types import Scope
 
 log = logging.getLogger("threadkeep.audit")
 
-STRANGERS = 10
+MAX_UNAUTHENTICATED = 10
 """Lines about callers who are not known, in each `WINDOW_S`: a flood of them must not fill the disk."""
 WINDOW_S = 10.0
-REMOVALS = frozenset({"assistants.delete", "threads.delete", "crons.delete", "store.delete"})
-SENTENCES: Mapping[int, str] = {401: "authentication failed", 403: "forbidden", 421: "misdirected"}
+DELETE_EVENTS = frozenset({"assistants.delete", "threads.delete", "crons.delete", "store.delete"})
+MESSAGE_BY_STATUS: Mapping[int, str] = {401: "authentication failed", 403: "forbidden", 421: "misdirected"}
 """The refusals that stand in the audit log. 421: a name that is not this server's."""
 AUDIT: Final = "threadkeep.audit"
-"""The key of an ASGI scope under which its application's `Audit` is found."""
+"""The key of an ASGI scope under which its application's `AuditLog` is found."""
 
 
-class Audit:
+class AuditLog:
     """Writes the lines of one application."""
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class Audit:
         self._told = 0
         self._untold = 0
 
-    def answered(self, scope: Scope, operation: Any, status: int, ids: Mapping[str, str]) -> None:
+    def record(self, scope: Scope, operation: Any, status: int, ids: Mapping[str, str]) -> None:
         """Write a line if the request was refused because of its caller, or took something away."""
-        if status in SENTENCES:
-            self._refused(SENTENCES[status], _fields(scope, operation, status, ids))
-        elif operation is not None and operation.event in REMOVALS and status < 300:
+        if status in MESSAGE_BY_STATUS:
+            self._refused(MESSAGE_BY_STATUS[status], _fields(scope, operation, status, ids))
+        elif operation is not None and operation.event in DELETE_EVENTS and status < 300:
             log.info("removed", extra=_fields(scope, operation, status, ids))
 
     def _refused(self, sentence: str, fields: dict[str, object]) -> None:
@@ -46,7 +46,7 @@ class Audit:
         now = time.monotonic()
         if now - self._window > WINDOW_S:
             self._window, self._told = now, 0
-        if self._told == STRANGERS:
+        if self._told == MAX_UNAUTHENTICATED:
             self._untold += 1
             return False
         self._told += 1
@@ -57,9 +57,9 @@ class Audit:
 
 def refused_command(scope: Scope, operation: Any, status: int, command: str) -> None:
     """Write a line if a command on an open socket was refused because of its caller."""
-    audit: Audit | None = scope.get(AUDIT)
-    if audit is not None and status in SENTENCES:
-        audit.answered(scope, operation, status, {**scope["path_params"], "command": command})
+    audit: AuditLog | None = scope.get(AUDIT)
+    if audit is not None and status in MESSAGE_BY_STATUS:
+        audit.record(scope, operation, status, {**scope["path_params"], "command": command})
 
 
 def _fields(scope: Scope, operation: Any, status: int, ids: Mapping[str, str]) -> dict[str, object]:

@@ -10,11 +10,11 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from threadkeep.auth import Event, Value
-from threadkeep.base.problems import Invalid
-from threadkeep.runs.request import RunSpec
+from threadkeep.auth import AuthEvent, AuthValue
+from threadkeep.base.problems import ValidationFailed
+from threadkeep.runs.request import GraphRunOptions
 
-FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
+EVENT_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "threads.create": ("thread_id", "metadata", "if_exists", "ttl"),
     "threads.update": ("metadata", "action", "thread_id"),
     "threads.delete": ("thread_ids",),
@@ -40,8 +40,8 @@ FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "store.list_namespaces": ("suffix", "max_depth", "limit", "offset"),
 }
 """By event, the fields of its body or query that its value has, under the same names."""
-RUNNING: Final = frozenset({"threads.create_run", "crons.create", "crons.update"})
-USUAL: Final[Mapping[str, Value]] = {
+RUN_FIELDS: Final = frozenset({"threads.create_run", "crons.create", "crons.update"})
+DEFAULT_VALUE: Final[Mapping[str, AuthValue]] = {
     "threads.read": {"run_id": None},
     "threads.update": {"thread_id": None, "action": None},
     "threads.delete": {"thread_id": None, "run_id": None},
@@ -60,21 +60,21 @@ USUAL: Final[Mapping[str, Value]] = {
 """What a value holds in any case."""
 NAMESPACES: Final = ("namespace", "namespace_prefix", "prefix")
 """How the bodies of the store call what handlers know as `namespace`."""
-CHANGEABLE: Final = ("metadata", "key")
-KWARGS: Final = tuple(RunSpec.model_fields)
+WRITABLE_FIELDS: Final = ("metadata", "key")
+KWARGS: Final = tuple(GraphRunOptions.model_fields)
 
 ModelT = TypeVar("ModelT", bound=BaseModel | None)
 
 
-def of(event: Event, ids: Mapping[str, UUID], body: BaseModel | None) -> Value:
+def auth_value(event: AuthEvent, ids: Mapping[str, UUID], body: BaseModel | None) -> AuthValue:
     """The value of an event: the ids of its path, and what its body or query says."""
-    said = {name: _plain(getattr(body, name)) for name in FIELDS.get(event, ()) if hasattr(body, name)}
-    value: Value = {**USUAL.get(event, {}), **said}
+    said = {name: _plain(getattr(body, name)) for name in EVENT_FIELDS.get(event, ()) if hasattr(body, name)}
+    value: AuthValue = {**DEFAULT_VALUE.get(event, {}), **said}
     if event.startswith("store."):
         value["namespace"] = next((_labels(getattr(body, name)) for name in NAMESPACES if hasattr(body, name)), ())
         return {**value, **ids}
     value["metadata"] = value.get("metadata") or {}
-    if event in RUNNING:
+    if event in RUN_FIELDS:
         spec = {name for name in KWARGS if name in (body.model_fields_set if body else ())}
         value["kwargs" if event == "threads.create_run" else "payload"] = {
             name: _plain(getattr(body, name)) for name in sorted(spec)
@@ -82,7 +82,7 @@ def of(event: Event, ids: Mapping[str, UUID], body: BaseModel | None) -> Value:
     return {**value, **ids}
 
 
-def applied(event: Event, value: Value, body: ModelT) -> ModelT:
+def apply_value(event: AuthEvent, value: AuthValue, body: ModelT) -> ModelT:
     """`body`, or a query, with what was changed in its value.
 
     Metadata that a handler writes for every event are those of a row or of a search for rows; where a body asks for
@@ -90,7 +90,7 @@ def applied(event: Event, value: Value, body: ModelT) -> ModelT:
     """
     if body is None:
         return body
-    own = [name for name in CHANGEABLE if name in FIELDS.get(event, ()) and name in type(body).model_fields]
+    own = [name for name in WRITABLE_FIELDS if name in EVENT_FIELDS.get(event, ()) and name in type(body).model_fields]
     changes = {name: value[name] for name in own if name in value}
     if changes.get("metadata") == {} and not getattr(body, "metadata", None):
         del changes["metadata"]  # what was not said stays unsaid
@@ -112,7 +112,7 @@ def _checked(namespace: Sequence[str] | None) -> list[str]:
     labels = list(namespace or ())
     for label in labels:
         if not isinstance(label, str) or not label or "." in label:  # pyright: ignore[reportUnnecessaryIsInstance] - a handler's
-            raise Invalid(f"Namespace label {str(label)[:100]!r} must be a non-empty string without periods")
+            raise ValidationFailed(f"Namespace label {str(label)[:100]!r} must be a non-empty string without periods")
     return labels
 
 

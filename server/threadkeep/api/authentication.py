@@ -9,17 +9,17 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from threadkeep.api.body import read_bytes
-from threadkeep.api.errors import HANDLERS
-from threadkeep.auth import Door, Principal
+from threadkeep.api.errors import EXCEPTION_HANDLERS
+from threadkeep.auth import Authenticator, Principal
 from threadkeep.auth.principal import User, of_user
 from threadkeep.runs.calling_run import CALLING_RUN
 
-REFUSALS: tuple[type[Exception], ...] = tuple(HANDLERS)
+AUTH_PROBLEMS: tuple[type[Exception], ...] = tuple(EXCEPTION_HANDLERS)
 POLICY_VIOLATION = 1008
 """The code with which a WebSocket that nobody may open is closed."""
 
 
-async def entered(door: Door, request: Request[Any]) -> tuple[Principal, Request[Any]]:
+async def authenticate(door: Authenticator, request: Request[Any]) -> tuple[Principal, Request[Any]]:
     """Who is calling, and the request to go on with: where the door looks into the body, one that has it still.
 
     A request from within a graph is its run's user's, whatever it shows.
@@ -28,13 +28,13 @@ async def entered(door: Door, request: Request[Any]) -> tuple[Principal, Request
         request.scope["principal"] = of_user(run.user)
         return request.scope["principal"], request
     if door.reads_body:
-        request = Request(request.scope, replayed(await read_bytes(request), request.receive))
+        request = Request(request.scope, replay_body(await read_bytes(request), request.receive))
     principal = await door.authenticate(request)
     request.scope["principal"] = principal  # for the log and the audit
     return principal, request
 
 
-def replayed(body: bytes, receive: Receive) -> Receive:
+def replay_body(body: bytes, receive: Receive) -> Receive:
     """A `receive` that gives `body` again, and then what comes."""
     given = False
 
@@ -48,7 +48,7 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-class DooredRoute(BaseRoute):
+class AuthenticatedRoute(BaseRoute):
     """A route of a project's own application, behind the same door as ours (`http.enable_custom_route_auth`)."""
 
     def __init__(self, route: BaseRoute) -> None:
@@ -65,14 +65,14 @@ class DooredRoute(BaseRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The route, for a caller who is known: `request.user` is who."""
-        door: Door = scope["state"]["threadkeep"].door
+        door: Authenticator = scope["state"]["threadkeep"].authenticator
         try:
             if scope["type"] == "http":
-                principal, request = await entered(door, Request(scope, receive))
+                principal, request = await authenticate(door, Request(scope, receive))
                 receive = request.receive
             else:
                 principal = scope["principal"] = await door.authenticate(HTTPConnection(scope))
-        except REFUSALS as refused:
+        except AUTH_PROBLEMS as refused:
             await _refuse(refused, scope, receive, send)
             return
         await self._route.handle({**scope, "user": User(principal.user)}, receive, send)
@@ -81,7 +81,7 @@ class DooredRoute(BaseRoute):
 async def _refuse(refused: Exception, scope: Scope, receive: Receive, send: Send) -> None:
     """As for a route of ours: the application around this one would make a 500 of it."""
     if scope["type"] == "http":
-        answer = next(HANDLERS[kind] for kind in type(refused).__mro__ if kind in HANDLERS)
+        answer = next(EXCEPTION_HANDLERS[kind] for kind in type(refused).__mro__ if kind in EXCEPTION_HANDLERS)
         await (await answer(Request(scope), refused))(scope, receive, send)
         return
     await WebSocket(scope, receive, send).close(POLICY_VIOLATION)

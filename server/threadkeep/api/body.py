@@ -19,7 +19,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from threadkeep.base import json as wire
-from threadkeep.base.problems import BodyTimeout, Invalid, TooLarge, UnsupportedMedia
+from threadkeep.base.problems import BodyTimeout, ContentTooLarge, UnsupportedMediaType, ValidationFailed
 
 MAX_DEPTH = 100
 """Of a body: what is built on it, and Python's own JSON, go a good deal deeper, but not for ever."""
@@ -34,31 +34,31 @@ LARGE_BYTES = 1024 * 1024
 
 DIGITS: Final = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
 """For `translate`: each digit is `0`, all else a space."""
-MANY_DIGITS: Final = b"0" * 19
+LONG_INTEGER_PATTERN: Final = b"0" * 19
 BEFORE_NUMBER: Final = frozenset({b"", b"[", b":", b",", b" ", b"\n", b"\t", b"\r"})
-MAX_RUNS = 20_000
+MAX_NUMBER_CANDIDATES = 20_000
 """Long runs of digits that are looked at one by one."""
 STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 """Or what is left of one that does not end: so each byte is looked at once."""
-LONGEST_INTEGER = 20
+MAX_INTEGER_DIGITS = 20
 """Digits of 2**64 - 1."""
 
 
 async def read_body(request: Request[Any], model: Any) -> object:
-    """The body as `model`; Invalid, TooLarge, UnsupportedMedia or BodyTimeout where it is none."""
+    """The body as `model`; Invalid, ContentTooLarge, UnsupportedMediaType or BodyTimeout where it is none."""
     raw = await read_bytes(request)
-    found = decode(raw) if len(raw) <= LARGE_BYTES else await to_thread.run_sync(decode, raw)
-    return validated(model, found)
+    found = parse_json(raw) if len(raw) <= LARGE_BYTES else await to_thread.run_sync(parse_json, raw)
+    return validate(model, found)
 
 
 async def read_bytes(request: Request[Any]) -> bytes:
     """The body, counted while it is read, so that a chunked one is bounded too; BodyTimeout where it comes too slowly."""
     if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
-        raise UnsupportedMedia("the body must not be compressed")
+        raise UnsupportedMediaType("the body must not be compressed")
     settings = request.scope["state"]["threadkeep"].settings
     try:
         async with asyncio.timeout(settings.body_timeout_s):  # a scope of anyio's costs each request four times as much
-            return await _counted(request, settings.body_bytes)
+            return await _counted(request, settings.max_body_bytes)
     except TimeoutError:
         pass
     raise BodyTimeout(f"the body did not come within {settings.body_timeout_s:g} s", headers={"connection": "close"})
@@ -75,26 +75,26 @@ async def _counted(request: Request[Any], limit: int) -> bytes:
             if len(read) > limit:
                 raise _too_large(limit)
     except ClientDisconnect:
-        raise Invalid("the body ended too soon") from None
+        raise ValidationFailed("the body ended too soon") from None
     return bytes(read)
 
 
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the body is above {limit} bytes", headers={"connection": "close"})
+def _too_large(limit: int) -> ContentTooLarge:
+    return ContentTooLarge(f"the body is above {limit} bytes", headers={"connection": "close"})
 
 
-def decode(raw: bytes) -> object:
+def parse_json(raw: bytes) -> object:
     """Strict JSON, nested no deeper than what can be sent again; NUL becomes U+FFFD, as on the reference."""
-    text = wire.without_nul(raw)
+    text = wire.replace_nul(raw)
     keys, brackets = _keys_at_most(text), text.count(b"{") + text.count(b"[")
     if keys > MAX_KEYS or brackets > MAX_CONTAINERS:
         _refuse_many(text)
     try:
         found = cast("object", orjson.loads(text))
     except orjson.JSONDecodeError:
-        raise Invalid("Invalid JSON in request body") from None
+        raise ValidationFailed("Invalid JSON in request body") from None
     if brackets > MAX_DEPTH and _is_deep(found):
-        raise Invalid(f"the body is nested more than {MAX_DEPTH} levels deep")
+        raise ValidationFailed(f"the body is nested more than {MAX_DEPTH} levels deep")
     if (keys > 1 and keys != _keys(orjson.dumps(found))) or _may_hold_long_integer(text):
         json.loads(text, object_pairs_hook=_refuse_repeated, parse_int=_refuse_long, parse_float=_nothing)
     return found
@@ -127,17 +127,17 @@ def _refuse_many(text: bytes) -> None:
     """Invalid where there is too much, what stands in strings not counted."""
     bare = STRING.sub(b"", text)
     if bare.count(b":") > MAX_KEYS:
-        raise Invalid(f"the body holds more than {MAX_KEYS} keys")
+        raise ValidationFailed(f"the body holds more than {MAX_KEYS} keys")
     if bare.count(b"{") + bare.count(b"[") > MAX_CONTAINERS:
-        raise Invalid(f"the body holds more than {MAX_CONTAINERS} objects and arrays")
+        raise ValidationFailed(f"the body holds more than {MAX_CONTAINERS} objects and arrays")
 
 
 def _may_hold_long_integer(text: bytes) -> bool:
     """Some nineteen digits follow what may stand before a number; or there are too many to look at each."""
     zeros = text.translate(DIGITS)
     end = 0
-    for _ in range(MAX_RUNS):
-        if (start := zeros.find(MANY_DIGITS, end)) < 0:
+    for _ in range(MAX_NUMBER_CANDIDATES):
+        if (start := zeros.find(LONG_INTEGER_PATTERN, end)) < 0:
             return False
         sign = text[start - 1 : start] == b"-"
         if text[start - 1 - sign : start - sign] in BEFORE_NUMBER:
@@ -153,13 +153,13 @@ def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise Invalid(f"the key {key[:100]!r} stands twice in an object")
+                raise ValidationFailed(f"the key {key[:100]!r} stands twice in an object")
             seen.add(key)
 
 
 def _refuse_long(digits: str) -> None:
-    if len(digits.lstrip("-")) > LONGEST_INTEGER or not -(2**63) <= int(digits) < 2**64:
-        raise Invalid("the body holds an integer above 64 bits; send it as a string")
+    if len(digits.lstrip("-")) > MAX_INTEGER_DIGITS or not -(2**63) <= int(digits) < 2**64:
+        raise ValidationFailed("the body holds an integer above 64 bits; send it as a string")
 
 
 def _nothing(digits: str) -> None:
@@ -170,13 +170,13 @@ def _is_deep(value: object) -> bool:
     """By a walk level by level: a recursive one would end where it matters."""
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [inner for outer in level for inner in elements(outer) if isinstance(inner, (dict, list))]
+        level = [inner for outer in level for inner in children(outer) if isinstance(inner, (dict, list))]
         if not level:
             return False
     return True
 
 
-def elements(value: object) -> Collection[object]:
+def children(value: object) -> Collection[object]:
     """What an object or an array holds, of anything else nothing."""
     if isinstance(value, dict):
         return cast("dict[str, object]", value).values()
@@ -190,7 +190,7 @@ def read_query(request: Request[Any], model: type[BaseModel]) -> Any:
     for name in given:
         several = [value.replace("\0", "\N{REPLACEMENT CHARACTER}") for value in given.getlist(name)]
         found[name] = several if len(several) > 1 else several[0]
-    return validated(model, found)
+    return validate(model, found)
 
 
 @functools.cache
@@ -198,7 +198,7 @@ def _adapter(model: Any) -> TypeAdapter[Any]:
     return TypeAdapter(model)
 
 
-def validated(model: Any, value: object) -> Any:
+def validate(model: Any, value: object) -> Any:
     """`value` as `model`; Invalid, with the places named, where it is none."""
     try:
         return _adapter(model).validate_python(value)
@@ -208,7 +208,7 @@ def validated(model: Any, value: object) -> Any:
             {"loc": [_part(part) for part in item["loc"]], "msg": item["msg"], "type": item["type"]} for item in found
         ]
         lines = [f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {item['msg']}" for item in errors]
-        raise Invalid("\n".join(lines), errors=errors) from None
+        raise ValidationFailed("\n".join(lines), errors=errors) from None
 
 
 def _part(part: int | str) -> int | str:

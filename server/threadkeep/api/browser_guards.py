@@ -22,18 +22,18 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from threadkeep.api.errors import on_problem
-from threadkeep.base.problems import Forbidden, MisdirectedRequest, Problem, UnsupportedMedia
+from threadkeep.api.errors import render_problem
+from threadkeep.base.problems import Forbidden, MisdirectedRequest, Problem, UnsupportedMediaType
 from threadkeep.settings import Settings
 
-GUARDS: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
-NO_PAGE: Final = (
+SECURITY_HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+CONTENT_SECURITY_POLICY: Final = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
 """Of answers for programs: a browser must not show, frame or cache them."""
 PROGRAMS: Final = (b"application/json", b"text/event-stream", b"")
-VARIES: Final = (b"vary", b"Origin")
+VARY: Final = (b"vary", b"Origin")
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that are not writes."""
 SIMPLE_MEDIA: Final = frozenset({b"application/x-www-form-urlencoded", b"multipart/form-data", b"text/plain"})
@@ -99,7 +99,7 @@ def allowed_hosts(settings: Settings) -> AllowedHosts:
     return AllowedHosts(names=frozenset({bound, *settings.host_names}), any_address=bound in WILDCARD_ADDRESSES)
 
 
-class Browsers(CORSMiddleware):
+class BrowserSecurityMiddleware(CORSMiddleware):
     """CORS as Starlette does it, and security headers on every answer. Most requests have no Origin and skip CORS."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,7 +109,7 @@ class Browsers(CORSMiddleware):
             if message["type"] == "http.response.start":
                 _guard(message)
                 if not from_page:
-                    message["headers"].append(VARIES)
+                    message["headers"].append(VARY)
             await send(message)
 
         if from_page:
@@ -130,7 +130,11 @@ class Browsers(CORSMiddleware):
 def _guard(message: Message) -> None:
     """Add the headers that the answer does not set itself: a page may need another policy."""
     named = dict(cast("list[tuple[bytes, bytes]]", message["headers"]))  # ASGI has their names in lower case
-    wanted = GUARDS + NO_PAGE if named.get(b"content-type", b"").split(b";")[0] in PROGRAMS else GUARDS
+    wanted = (
+        SECURITY_HEADERS + CONTENT_SECURITY_POLICY
+        if named.get(b"content-type", b"").split(b";")[0] in PROGRAMS
+        else SECURITY_HEADERS
+    )
     message["headers"] = [*message["headers"], *(guard for guard in wanted if guard[0] not in named)]
 
 
@@ -203,12 +207,12 @@ def _is_origin_of(host: str, origin: str) -> bool:
 
 async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
-        response = await on_problem(Request(scope), problem)
+        response = await render_problem(Request(scope), problem)
         await response(scope, receive, send)
         return
     websocket = WebSocket(scope, receive, send)
     if DENIAL in scope.get("extensions", {}):
-        await websocket.send_denial_response(await on_problem(cast("Request[Any]", websocket), problem))
+        await websocket.send_denial_response(await render_problem(cast("Request[Any]", websocket), problem))
     else:
         await websocket.close()
 
@@ -226,7 +230,7 @@ class JsonWrites:
 
 
 def _refuse_other_media(scope: Scope) -> None:
-    """UnsupportedMedia for what an HTML form or a `no-cors` fetch can send.
+    """UnsupportedMediaType for what an HTML form or a `no-cors` fetch can send.
 
     A request without a body needs no content type. One with a body needs it if it comes from a page: a page can leave
     the type away, but then the browser adds an `Origin`.
@@ -248,4 +252,4 @@ def _refuse_other_media(scope: Scope) -> None:
     else:
         refused = media in SIMPLE_MEDIA
     if refused:
-        raise UnsupportedMedia("a write has to be sent as application/json")
+        raise UnsupportedMediaType("a write has to be sent as application/json")

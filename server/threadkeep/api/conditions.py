@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from threadkeep.api.body import elements
+from threadkeep.api.body import children
 
 MAX_CONDITION_KEYS = 100
 MAX_CONDITION_DEPTH = 10
@@ -17,14 +17,14 @@ def _bounded(condition: dict[str, Any]) -> dict[str, Any]:
     keys = 0
     level: list[object] = [condition]
     for _ in range(MAX_CONDITION_DEPTH):
-        keys += sum(len(elements(each)) for each in level)
+        keys += sum(len(children(each)) for each in level)
         if keys > MAX_CONDITION_KEYS:
             raise PydanticCustomError(
                 "too_many_conditions",
                 "must not hold more than {limit} keys and elements",
                 {"limit": MAX_CONDITION_KEYS},
             )
-        level = [value for each in level for value in elements(each) if isinstance(value, (dict, list))]
+        level = [value for each in level for value in children(each) if isinstance(value, (dict, list))]
         if not level:
             return condition
     raise PydanticCustomError(
@@ -32,5 +32,5 @@ def _bounded(condition: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-Condition: TypeAlias = Annotated[dict[str, Any], AfterValidator(_bounded)]
+MetadataCondition: TypeAlias = Annotated[dict[str, Any], AfterValidator(_bounded)]
 """What rows are to contain."""

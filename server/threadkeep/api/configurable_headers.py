@@ -10,14 +10,16 @@ from starlette.datastructures import Headers
 
 from threadkeep.project import HeaderNames
 
-SECRET = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "x-service-key", "x-tenant-id"})
+CREDENTIAL_HEADERS = frozenset(
+    {"authorization", "cookie", "proxy-authorization", "x-api-key", "x-service-key", "x-tenant-id"}
+)
 """Never handed on, whatever the pattern: a run's row is kept, and shown."""
 
 
-def matching(headers: Headers, names: HeaderNames) -> Mapping[str, str]:
+def matching_headers(headers: Headers, names: HeaderNames) -> Mapping[str, str]:
     """Lower-case name -> value of each header that is asked for; one that came twice is joined by commas."""
     wanted = {name for name in headers if _is_any(name, names.includes) and not _is_any(name, names.excludes)}
-    return {name: ", ".join(headers.getlist(name)) for name in sorted(wanted - SECRET)}
+    return {name: ", ".join(headers.getlist(name)) for name in sorted(wanted - CREDENTIAL_HEADERS)}
 
 
 def _is_any(name: str, patterns: tuple[str, ...]) -> bool:

@@ -295,7 +295,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings, **options: Any) -> uvicorn.
         app,
         http=bounded,
         ws=SocketProtocol,
-        ws_max_size=settings.body_bytes,
+        ws_max_size=settings.max_body_bytes,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -1,4 +1,4 @@
-"""Errors: every expected exception as JSON, in one place. The unexpected end in `middleware.Requests`."""
+"""Errors: every expected exception as JSON, in one place. The unexpected end in `middleware.RequestMiddleware`."""
 
 import logging
 from http import HTTPStatus
@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from threadkeep.api.responses import json_answer
-from threadkeep.base.problems import InvalidRequest, Problem, QueryTimeout, Unavailable
-from threadkeep.postgres.retry import AWAY
+from threadkeep.api.responses import json_response
+from threadkeep.base.problems import InvalidRequest, Problem, QueryTimeout, ServiceUnavailable
+from threadkeep.postgres.retry import TRANSIENT_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -20,24 +20,24 @@ BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatu
 """Statuses whose answers have no body."""
 
 
-async def on_problem(request: Request[Any], error: Exception) -> Response:
+async def render_problem(request: Request[Any], error: Exception) -> Response:
     """A Problem: its status, `detail`, `code`, and its own fields."""
     del request
     problem = cast("Problem", error)
     shown: dict[str, object] = {"detail": problem.detail, "code": problem.code, **problem.fields}
     if isinstance(problem, QueryTimeout):
         shown["error"] = problem.detail
-    return json_answer(shown, problem.status, problem.headers)
+    return json_response(shown, problem.status, problem.headers)
 
 
-async def on_router_error(request: Request[Any], error: Exception) -> Response:
+async def render_router_error(request: Request[Any], error: Exception) -> Response:
     """No such path, or not with that method; or what a route of the project's own application raised."""
     del request
     refused = cast("RouterError", error)
     status, headers = refused.status_code, dict(refused.headers or {})
     if status < HTTPStatus.OK or status in BODILESS:
         return Response(status_code=status, headers=headers)
-    return json_answer({"detail": refused.detail, "code": _code(status)}, status, headers)
+    return json_response({"detail": refused.detail, "code": _code(status)}, status, headers)
 
 
 def _code(status: int) -> str:
@@ -51,20 +51,20 @@ def _code(status: int) -> str:
 async def on_no_json(request: Request[Any], error: Exception) -> Response:
     """A route of the project's own application read a body that is no JSON."""
     del error
-    return await on_problem(request, InvalidRequest("the body is not JSON"))
+    return await render_problem(request, InvalidRequest("the body is not JSON"))
 
 
-async def on_database(request: Request[Any], error: Exception) -> Response:
+async def render_database_error(request: Request[Any], error: Exception) -> Response:
     """Postgres is away, full, or too slow: come again."""
     log.warning("the database did not answer", exc_info=error)
-    return await on_problem(request, Unavailable())
+    return await render_problem(request, ServiceUnavailable())
 
 
-HANDLERS: dict[Any, Any] = {
-    Problem: on_problem,
-    RouterError: on_router_error,
-    **dict.fromkeys(AWAY, on_database),
-    QueryCanceled: on_database,
-    PoolClosed: on_database,
+EXCEPTION_HANDLERS: dict[Any, Any] = {
+    Problem: render_problem,
+    RouterError: render_router_error,
+    **dict.fromkeys(TRANSIENT_ERRORS, render_database_error),
+    QueryCanceled: render_database_error,
+    PoolClosed: render_database_error,
 }
 """For `Starlette(exception_handlers=…)`."""

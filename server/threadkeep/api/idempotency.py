@@ -6,7 +6,7 @@ Without the header nothing of this happens. The same request is the same method,
 from dataclasses import replace
 from typing import Any
 
-from threadkeep.api.operation import Call
+from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.base import ids
 from threadkeep.base.problems import NotFound
 from threadkeep.runs.idempotency import GONE
@@ -21,14 +21,16 @@ class _Taken(Exception):
     """There is a thread of that id, so that none was made; the key is free again."""
 
 
-async def create_thread(call: Call[Any, Any], new: NewThread, supersteps: list[Superstep]) -> Thread | None:
+async def create_thread_once(
+    call: AuthorizedRequest[Any, Any], new: NewThread, supersteps: list[Superstep]
+) -> Thread | None:
     """Make a thread, with a key once; None where the id is taken."""
     key = call.idempotency_key
     if key is None:
         return _counted(call, await updates.create_thread(call.state.threads, call.tenant, new, supersteps))
     try:
         async with call.state.runs.keys.once(key, (new.thread_id,), more=0) as made:
-            if not made.before:
+            if not made.replayed:
                 own = replace(new, thread_id=made.thread_id)
                 if thread := await updates.create_thread(call.state.threads, call.tenant, own, supersteps, key):
                     return _counted(call, thread)
@@ -42,13 +44,13 @@ async def create_thread(call: Call[Any, Any], new: NewThread, supersteps: list[S
     return thread
 
 
-def _counted(call: Call[Any, Any], thread: Thread | None) -> Thread | None:
+def _counted(call: AuthorizedRequest[Any, Any], thread: Thread | None) -> Thread | None:
     if thread is not None:
         call.state.quotas.count_thread(call.caller.identity)
     return thread
 
 
-async def create_cron(call: Call[Any, Any], new: NewCron) -> Cron | None:
+async def create_cron_once(call: AuthorizedRequest[Any, Any], new: NewCron) -> Cron | None:
     """Make a cron, with a key once; None where there is no such thread."""
     key, pool = call.idempotency_key, call.state.pool
     visible = new.filters.in_common(new.runs)
@@ -58,16 +60,16 @@ async def create_cron(call: Call[Any, Any], new: NewCron) -> Cron | None:
             await hold_row(conn, "crons", identity)
             return await crons.create(conn, ids.uuid7(), new)
     async with call.state.runs.keys.once(key, ()) as made:
-        if not made.before:
+        if not made.replayed:
             async with pool.connection(visible) as conn, conn.transaction():
                 await hold_row(conn, "crons", identity)
-                cron = await crons.create(conn, made.ids[0], new)
+                cron = await crons.create(conn, made.result_ids[0], new)
                 if cron is None:
                     raise NotFound(f"Thread with ID {new.thread_id} not found")
-                await idempotency_keys.settle(conn, key)
+                await idempotency_keys.complete(conn, key)
                 return cron
     async with pool.connection(call.filters) as conn:
-        cron = await crons.get(conn, call.filters, made.ids[0])
+        cron = await crons.get(conn, call.filters, made.result_ids[0])
     if cron is None:
         raise NotFound(GONE)
     return cron

@@ -9,11 +9,11 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from threadkeep.api.audit import AUDIT, REMOVALS, SENTENCES, Audit
+from threadkeep.api.audit import AUDIT, DELETE_EVENTS, MESSAGE_BY_STATUS, AuditLog
 from threadkeep.api.authentication import POLICY_VIOLATION
 from threadkeep.api.operation import Operation
-from threadkeep.api.responses import json_answer
-from threadkeep.api.socket import CLOSE_BASE, SocketOperation
+from threadkeep.api.responses import json_response
+from threadkeep.api.socket import CLOSE_BASE, WebSocketOperation
 from threadkeep.base import ids
 from threadkeep.base.logs import bind
 from threadkeep.base.metrics import METHODS, NO_ROUTE, OTHER_METHOD, Metrics
@@ -21,18 +21,18 @@ from threadkeep.base.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
-PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+REQUEST_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """A request id that a client may choose."""
-QUIET = frozenset({"/livez", "/readyz", "/ok", "/", "/metrics"})
+UNLOGGED_PATHS = frozenset({"/livez", "/readyz", "/ok", "/", "/metrics"})
 """Paths that are asked too often to be logged or traced."""
-SHOWN_CHARACTERS = 200
+MAX_LOGGED_CHARACTERS = 200
 """Of a path or an id, in a log."""
 RUN_PATH: Final = re.compile(r"/threads/([0-9a-f-]{36})/runs/([0-9a-f-]{36})")
 STREAM: Final = b"text/event-stream"
 REQUEST_ID: Final = b"x-request-id"
 
 
-class Requests:
+class RequestMiddleware:
     """Gives each request an id, taken from and returned in `x-request-id`, logs, counts and traces it, and answers 500
     for what nobody else caught: with the id to ask for, and nothing else."""
 
@@ -40,7 +40,7 @@ class Requests:
         self._app = app
         self._metrics = metrics
         self._tracing = tracing
-        self._audit = Audit()
+        self._audit = AuditLog()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
@@ -48,25 +48,25 @@ class Requests:
             return
         headers = Headers(scope=scope)
         sent = headers.get("x-request-id", "")
-        request_id = sent if PLAIN_ID.fullmatch(sent) else str(ids.uuid7())
+        request_id = sent if REQUEST_ID_PATTERN.fullmatch(sent) else str(ids.uuid7())
         scope["request_id"] = request_id
         bind(request_id=request_id)
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send)
             return
-        answer = _Answer(send, request_id, self._metrics)
-        if self._tracing is None or scope["path"] in QUIET:
+        answer = _Response(send, request_id, self._metrics)
+        if self._tracing is None or scope["path"] in UNLOGGED_PATHS:
             await self._answered(scope, receive, answer)
             return
-        with self._tracing.request(_method(scope), headers) as span:
+        with self._tracing.request_span(_method(scope), headers) as span:
             try:
                 await self._answered(scope, receive, answer)
             finally:
                 operation = _operation(scope)
                 about = {"request_id": request_id, **_ids(scope, answer)}
-                self._tracing.answered(span, operation and _name(operation), answer.status, about)
+                self._tracing.end_request(span, operation and _name(operation), answer.status, about)
 
-    async def _answered(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
+    async def _answered(self, scope: Scope, receive: Receive, answer: "_Response") -> None:
         try:
             await self._app(scope, receive, answer.send)
         except Exception:
@@ -74,7 +74,7 @@ class Requests:
             if answer.status == 0:
                 await _internal_error(answer.request_id)(scope, receive, answer.send)
         finally:
-            answer.over()
+            answer.close()
             self._tell(scope, answer)
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,25 +88,31 @@ class Requests:
             if closing.status in {0, 101}:
                 await closing.send({"type": "websocket.close", "code": CLOSE_BASE + 500, "reason": "internal-error"})
         finally:
-            about = {name: str(value)[:SHOWN_CHARACTERS] for name, value in scope.get("path_params", {}).items()}
+            about = {name: str(value)[:MAX_LOGGED_CHARACTERS] for name, value in scope.get("path_params", {}).items()}
             operation = scope.get("endpoint")
-            self._audit.answered(
-                scope, operation if isinstance(operation, SocketOperation) else None, closing.status, about
+            self._audit.record(
+                scope, operation if isinstance(operation, WebSocketOperation) else None, closing.status, about
             )
-            fields = {"path": scope["path"][:SHOWN_CHARACTERS], "status_code": closing.status, **about}
+            fields = {"path": scope["path"][:MAX_LOGGED_CHARACTERS], "status_code": closing.status, **about}
             if principal := scope.get("principal"):
                 fields["principal"] = principal.identity
             log.info("socket", extra={**fields, "duration_s": round(closing.seconds(), 4)})
 
-    def _tell(self, scope: Scope, answer: "_Answer") -> None:
-        operation, about, duration_s = _operation(scope), _ids(scope, answer), answer.seconds()
+    def _tell(self, scope: Scope, answer: "_Response") -> None:
+        operation, about, duration_s = _operation(scope), _ids(scope, answer), answer.duration_s()
         pair = (operation.method, operation.path) if operation else (scope["method"], NO_ROUTE)
-        self._metrics.of_route(pair).answered(answer.status, first_byte_s=answer.began_s, duration_s=duration_s)
-        if answer.status in SENTENCES or (operation is not None and operation.event in REMOVALS):
-            self._audit.answered(scope, operation, answer.status, about)
-        if scope["path"] in QUIET:
+        self._metrics.route(pair).observe(
+            answer.status, first_byte_s=answer.time_to_first_byte_s, duration_s=duration_s
+        )
+        if answer.status in MESSAGE_BY_STATUS or (operation is not None and operation.event in DELETE_EVENTS):
+            self._audit.record(scope, operation, answer.status, about)
+        if scope["path"] in UNLOGGED_PATHS:
             return
-        fields = {"method": scope["method"], "path": scope["path"][:SHOWN_CHARACTERS], "status_code": answer.status}
+        fields = {
+            "method": scope["method"],
+            "path": scope["path"][:MAX_LOGGED_CHARACTERS],
+            "status_code": answer.status,
+        }
         if principal := scope.get("principal"):
             fields["principal"] = principal.identity
         log.info("request", extra={**fields, **about, "duration_s": round(duration_s, 4)})
@@ -143,18 +149,18 @@ def _status_of(code: int, *, opened: bool) -> int:
     return code - CLOSE_BASE if CLOSE_BASE + 400 <= code < CLOSE_BASE + 600 else 101
 
 
-class _Answer:
+class _Response:
     """What was answered, and when."""
 
     def __init__(self, send: Send, request_id: str, metrics: Metrics) -> None:
         self._send = send
         self.request_id = request_id
         self._metrics = metrics
-        self._asked_at = time.monotonic()
+        self._received_at = time.monotonic()
         self._streams = False
         self.status = 0
         """0: nothing yet."""
-        self.began_s = 0.0
+        self.time_to_first_byte_s = 0.0
         """How long the client waited for the first of it."""
         self.location = ""
 
@@ -164,21 +170,21 @@ class _Answer:
             named = dict(sent)
             others = sent if REQUEST_ID not in named else [pair for pair in sent if pair[0] != REQUEST_ID]
             message["headers"] = [*others, (REQUEST_ID, self.request_id.encode())]
-            self.status, self.began_s = message["status"], self.seconds()
+            self.status, self.time_to_first_byte_s = message["status"], self.duration_s()
             self.location = named.get(b"content-location", b"").decode("latin-1")
             if named.get(b"content-type", b"").startswith(STREAM):
                 self._streams = True
-                self._metrics.streams.inc()
+                self._metrics.sse_connections.inc()
         await self._send(message)
 
-    def over(self) -> None:
+    def close(self) -> None:
         """Nothing more will be sent."""
         if self._streams:
-            self._metrics.streams.dec()
+            self._metrics.sse_connections.dec()
 
-    def seconds(self) -> float:
+    def duration_s(self) -> float:
         """Since the request came."""
-        return time.monotonic() - self._asked_at
+        return time.monotonic() - self._received_at
 
 
 def _operation(scope: Scope) -> Operation | None:
@@ -196,15 +202,15 @@ def _name(operation: Operation) -> str:
     return f"{operation.method} {operation.path}"
 
 
-def _ids(scope: Scope, answer: _Answer) -> dict[str, str]:
+def _ids(scope: Scope, answer: _Response) -> dict[str, str]:
     """The ids of the path, and those of the run that the request has made; none where no line of the table answered."""
     if _operation(scope) is None:
         return {}
-    found = {name: str(value)[:SHOWN_CHARACTERS] for name, value in scope.get("path_params", {}).items()}
+    found = {name: str(value)[:MAX_LOGGED_CHARACTERS] for name, value in scope.get("path_params", {}).items()}
     if made := RUN_PATH.fullmatch(answer.location):
         found |= {"thread_id": made[1], "run_id": made[2]}
     return found
 
 
 def _internal_error(request_id: str) -> Response:
-    return json_answer({"detail": "Internal Server Error", "code": "internal-error", "request_id": request_id}, 500)
+    return json_response({"detail": "Internal Server Error", "code": "internal-error", "request_id": request_id}, 500)

@@ -1,4 +1,4 @@
-"""Operation: a line of the route table, and the `Call` that its endpoint gets.
+"""Operation: a line of the route table, and the `AuthorizedRequest` that its endpoint gets.
 
 A call can only be made from an operation, so that no endpoint forgets to ask who is calling. What kind of operation it
 is, who authorizes it and which switch takes it away are fields of the line. Nothing is inferred from its path.
@@ -19,30 +19,30 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from threadkeep.api import auth_values, configurable_headers
-from threadkeep.api.authentication import entered
+from threadkeep.api.authentication import authenticate
 from threadkeep.api.body import read_body, read_bytes, read_query
-from threadkeep.api.ops.scrape import Scrape
+from threadkeep.api.ops.scrape import MetricsExporter
 from threadkeep.api.request_shares import Load, RequestShares
 from threadkeep.api.responses import CountedResponse
 from threadkeep.api.shapes import Event as ServerEvent
-from threadkeep.auth import Door, Event, Value
+from threadkeep.auth import Authenticator, AuthEvent, AuthValue
 from threadkeep.auth.caller import ANYBODY, Caller
 from threadkeep.base.fair_limiter import ANONYMOUS
-from threadkeep.base.problems import Conflict, Invalid, Problem
+from threadkeep.base.problems import Conflict, Problem, ValidationFailed
 from threadkeep.base.signals import ProcessSignals
 from threadkeep.graphs import LoadedGraph, Tenant
 from threadkeep.persistence.store import Store
-from threadkeep.postgres.listen import Wakeups
+from threadkeep.postgres.listen import NotificationHub
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.tenancy import EVERYTHING, Filters
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
 from threadkeep.project import Project
-from threadkeep.runs.assistants import Assistants
+from threadkeep.runs.assistants import AssistantCache
 from threadkeep.runs.calling_run import CALLING_RUN, CallingRun
 from threadkeep.runs.quotas import Quotas
 from threadkeep.runs.service import RunService
 from threadkeep.runs.slots import Slots
 from threadkeep.settings import Settings
-from threadkeep.tables.idempotency_keys import Key
+from threadkeep.tables.idempotency_keys import IdempotencyKey
 from threadkeep.threads.history import ThreadParts
 
 BodyT = TypeVar("BodyT")
@@ -69,7 +69,7 @@ LONG: Final[frozenset[Kind]] = frozenset({"run", "stream"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Docs:
+class ApiDocs:
     """What tells of the server itself, made once."""
 
     spec: bytes
@@ -81,39 +81,39 @@ class Docs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class AppState:
     """What the lifespan opened, for endpoints."""
 
     settings: Settings
     project: Project
-    docs: Docs
-    door: Door | None
+    docs: ApiDocs
+    authenticator: Authenticator | None
     """None: authentication is off."""
     signals: ProcessSignals
     pool: Pool
-    wakeups: Wakeups
+    wakeups: NotificationHub
     graphs: Mapping[str, LoadedGraph]
     threads: ThreadParts
     store: Store
     slots: Slots
     quotas: Quotas
     shares: RequestShares
-    assistants: Assistants
+    assistants: AssistantCache
     runs: RunService
-    scrape: Scrape
+    metrics_exporter: MetricsExporter
 
 
 STATE: Final = "threadkeep"
 """The key of the lifespan's state under which this is found. A project's own application may have others."""
 
 
-def state_of(connection: HTTPConnection) -> State:
+def state_of(connection: HTTPConnection) -> AppState:
     """Past `request.state`, which makes two objects more of each look."""
     return connection.scope["state"][STATE]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call(Generic[BodyT, QueryT]):
+class AuthorizedRequest(Generic[BodyT, QueryT]):
     """One request, read, and authorized unless that is left to the service that the endpoint calls."""
 
     request: Request[Any]
@@ -122,11 +122,11 @@ class Call(Generic[BodyT, QueryT]):
     caller: Caller = ANYBODY
     authorized: Filters | None = None
     """None: the service that the endpoint calls authorizes the caller."""
-    marks: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    owner_metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Metadata that authorization wrote, for an endpoint whose body has none."""
 
     @property
-    def state(self) -> State:
+    def state(self) -> AppState:
         """What the lifespan opened."""
         return state_of(self.request)
 
@@ -142,22 +142,22 @@ class Call(Generic[BodyT, QueryT]):
         """The caller to graphs that are opened for them."""
         return Tenant.of(self.caller.user, self.filters)
 
-    async def allowed(self, event: Event, value: Value) -> Filters:
+    async def authorize(self, event: AuthEvent, value: AuthValue) -> Filters:
         """The rows that the caller may see for one more event than the table's. Forbidden."""
         return await self.caller.authorize(event, value)
 
     @property
-    def assistants(self) -> Assistants:
+    def assistants(self) -> AssistantCache:
         return self.state.assistants
 
     @property
     def forwarded_headers(self) -> Mapping[str, str]:
         """The headers of the request that langgraph.json hands on to graphs, in a run's `configurable`."""
         names = self.state.project.http.configurable_headers
-        return configurable_headers.matching(self.request.headers, names) if names.includes else {}
+        return configurable_headers.matching_headers(self.request.headers, names) if names.includes else {}
 
     @property
-    def idempotency_key(self) -> Key | None:
+    def idempotency_key(self) -> IdempotencyKey | None:
         """The key of the request, or None if it has none. Invalid if it is too long or has other characters.
 
         The same request is the same method, path and body, of the same principal.
@@ -166,10 +166,10 @@ class Call(Generic[BodyT, QueryT]):
         if sent is None:
             return None
         if not IDEMPOTENCY_KEY.fullmatch(sent):
-            raise Invalid("Idempotency-Key must be 1 to 255 visible ASCII characters")
+            raise ValidationFailed("Idempotency-Key must be 1 to 255 visible ASCII characters")
         parts = [self.request.method, self.request.url.path, _plain(self.body)]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
-        return Key(principal=self.caller.identity or "", key=sent, request=digest)
+        return IdempotencyKey(principal=self.caller.identity or "", key=sent, request_sha256=digest)
 
     async def read_body(self) -> bytes:
         """The body as it came, for an endpoint that reads it in its own way."""
@@ -197,7 +197,7 @@ def _uuid(request: Request[Any], name: str, kind: str) -> UUID:
     try:
         return UUID(request.path_params[name])
     except ValueError:
-        raise Invalid(f"Invalid {kind} ID: must be a UUID") from None
+        raise ValidationFailed(f"Invalid {kind} ID: must be a UUID") from None
 
 
 def _refuse_own_thread(run: CallingRun, request: Request[Any]) -> None:
@@ -212,7 +212,7 @@ def _plain(body: object) -> object:
     return body.model_dump() if isinstance(body, BaseModel) else body
 
 
-def _ids(call: Call[Any, Any], body: object) -> dict[str, UUID]:
+def _ids(call: AuthorizedRequest[Any, Any], body: object) -> dict[str, UUID]:
     """The ids of the path, as what they are, and that of the assistant that a run's body names."""
     names = {"thread_id", "run_id", "cron_id", "assistant_id"} & call.request.path_params.keys()
     found: dict[str, UUID] = {name: getattr(call, name) for name in sorted(names)}
@@ -221,37 +221,39 @@ def _ids(call: Call[Any, Any], body: object) -> dict[str, UUID]:
     return found
 
 
-Endpoint = Callable[[Call[Any, Any]], Awaitable[Response]]
+Endpoint = Callable[[AuthorizedRequest[Any, Any]], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class OperationResponse:
     """What an operation answers, for the spec alone."""
 
-    shape: Any = None
+    schema: Any = None
     """A row, a type that pydantic describes, or a list of one; of a stream, its events. None: no body, or a text."""
     status: int = 200
-    media: str | None = "application/json"
+    media_type: str | None = "application/json"
     """None: no body."""
-    others: Mapping[int, Any] = field(default_factory=dict[int, Any])
+    other_responses: Mapping[int, Any] = field(default_factory=dict[int, Any])
     """Further statuses that are no problem, and their shapes."""
-    refusals: tuple[type[Problem], ...] = ()
+    problems: tuple[type[Problem], ...] = ()
     """Beside those that follow from its event, its path, its query and its body."""
 
 
-def gives(shape: Any, *refusals: type[Problem], others: Mapping[int, Any] | None = None) -> Answer:
+def json_response(shape: Any, *refusals: type[Problem], others: Mapping[int, Any] | None = None) -> OperationResponse:
     """200 and JSON."""
-    return Answer(shape=shape, refusals=refusals, others=others or {})
+    return OperationResponse(schema=shape, problems=refusals, other_responses=others or {})
 
 
-def done(*refusals: type[Problem], status: int = 204, others: Mapping[int, Any] | None = None) -> Answer:
+def empty_response(
+    *refusals: type[Problem], status: int = 204, others: Mapping[int, Any] | None = None
+) -> OperationResponse:
     """Nothing but the status."""
-    return Answer(status=status, media=None, refusals=refusals, others=others or {})
+    return OperationResponse(status=status, media_type=None, problems=refusals, other_responses=others or {})
 
 
-def events(*refusals: type[Problem]) -> Answer:
+def event_stream_response(*refusals: type[Problem]) -> OperationResponse:
     """A stream of events."""
-    return Answer(shape=ServerEvent, media="text/event-stream", refusals=refusals)
+    return OperationResponse(schema=ServerEvent, media_type="text/event-stream", problems=refusals)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -261,16 +263,16 @@ class Operation:
     name: str
     """The method and the path."""
     endpoint: Endpoint
-    event: Event
+    event: AuthEvent
     kind: Kind
-    answer: Answer
+    response: OperationResponse
     _: KW_ONLY
     body: Any = None
     """A pydantic model, or a type of several, such as `list[Model]`."""
-    own_body: Any = None
+    custom_body: Any = None
     """What an endpoint takes that reads the body in its own way."""
-    reader: Callable[[Request[Any]], Awaitable[BaseModel]] | None = None
-    """How `own_body` is read, if an endpoint does not read it itself."""
+    body_parser: Callable[[Request[Any]], Awaitable[BaseModel]] | None = None
+    """How `custom_body` is read, if an endpoint does not read it itself."""
     query: type[BaseModel] | None = None
     load: Load = "light"
     """What it costs. Requests that are not light share a part of the server."""
@@ -287,32 +289,32 @@ class Operation:
         object.__setattr__(self, "path", path)
 
     @property
-    def shown_body(self) -> Any:
+    def documented_body(self) -> Any:
         """What the body is, whoever reads it."""
-        return self.body or self.own_body
+        return self.body or self.custom_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The operation as an ASGI application, which the router calls as it is."""
-        response = await self.answered(Request(scope, receive, send))
+        response = await self.respond(Request(scope, receive, send))
         run: CallingRun | None = scope.get(CALLING_RUN)
         async with run.slot.aside() if run is not None and self.kind in LONG else nullcontext():
             await response(scope, receive, send)
 
-    async def answered(self, request: Request[Any]) -> Response:
+    async def respond(self, request: Request[Any]) -> Response:
         """Ask who is calling, read the request, ask what they may, and answer."""
         state = state_of(request)
         run: CallingRun | None = request.scope.get(CALLING_RUN)
         if run is not None and self.kind in LONG:
             _refuse_own_thread(run, request)
         slot = run and run.slot
-        if self.kind == "public" or state.door is None:
+        if self.kind == "public" or state.authenticator is None:
             return await self._answered(request, ANYBODY if slot is None else Caller(None, None, slot))
-        principal, request = await entered(state.door, request)
-        caller = Caller(principal, state.door, slot, connection=request)
-        state.quotas.request(principal.identity, has_others=principal.has_others)
+        principal, request = await authenticate(state.authenticator, request)
+        caller = Caller(principal, state.authenticator, slot, connection=request)
+        state.quotas.count_request(principal.identity, has_others=principal.has_others)
         if self.kind not in LONG:
             return await self._answered(request, caller)
-        counted = state.quotas.stream(principal.identity)
+        counted = state.quotas.hold_stream(principal.identity)
         try:
             return CountedResponse(await self._answered(request, caller), counted)
         except BaseException:
@@ -321,31 +323,31 @@ class Operation:
 
     async def _answered(self, request: Request[Any], caller: Caller) -> Response:
         if self.kind == "run" and caller.slot is None:  # refused before its body is read: a flood is to cost little
-            state_of(request).slots.refuse_if_full(caller.identity or ANONYMOUS)
+            state_of(request).slots.check_capacity(caller.identity or ANONYMOUS)
         body = await self._read(request)
         query = read_query(request, self.query) if self.query else None
-        call = Call(request=request, body=body, query=query, caller=caller)
+        call = AuthorizedRequest(request=request, body=body, query=query, caller=caller)
         if self.load == "light":
             return await self._called(call)
         holder = caller.identity or ANONYMOUS
         return await state_of(request).shares.answered(self.load, holder, lambda: self._called(call))
 
-    async def _called(self, call: Call[Any, Any]) -> Response:
+    async def _called(self, call: AuthorizedRequest[Any, Any]) -> Response:
         """What the endpoint answers, once the caller is authorized."""
         if self.authorized_by == "service":
             return await self.endpoint(call)
         if call.caller.authenticator is None:
-            return await self.endpoint(replace(call, authorized=EVERYTHING))
+            return await self.endpoint(replace(call, authorized=UNRESTRICTED))
         return await self.endpoint(await self._authorized(call))
 
     async def _read(self, request: Request[Any]) -> Any:
-        if self.reader is not None:
-            return await self.reader(request)
+        if self.body_parser is not None:
+            return await self.body_parser(request)
         return await read_body(request, self.body) if self.body else None
 
-    async def _authorized(self, call: Call[Any, Any]) -> Call[Any, Any]:
+    async def _authorized(self, call: AuthorizedRequest[Any, Any]) -> AuthorizedRequest[Any, Any]:
         """`call` with the filters of its caller, and with what authorization made of its body and query."""
-        value = auth_values.of(self.event, _ids(call, call.body), call.body or call.query)
+        value = auth_values.auth_value(self.event, _ids(call, call.body), call.body or call.query)
         filters = await call.caller.authorize(self.event, value)
-        body, query = (auth_values.applied(self.event, value, said) for said in (call.body, call.query))
-        return replace(call, body=body, query=query, authorized=filters, marks=value.get("metadata") or {})
+        body, query = (auth_values.apply_value(self.event, value, said) for said in (call.body, call.query))
+        return replace(call, body=body, query=query, authorized=filters, owner_metadata=value.get("metadata") or {})

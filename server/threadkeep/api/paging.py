@@ -33,7 +33,7 @@ class PageBody(BaseModel):
         return PageRequest(limit=self.limit, offset=self.offset, answer_bytes=answer_bytes)
 
 
-def selected(row: object, select: list[str] | None) -> object:
+def select_fields(row: object, select: list[str] | None) -> object:
     """`row`, or only those of its fields that the client wants."""
     if not select:
         return row

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from threadkeep.base.fair_limiter import FairLimiter, Place, quarter
-from threadkeep.base.problems import Overloaded
+from threadkeep.base.problems import QueueFull
 from threadkeep.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class RequestShares:
     async def _place(self, limiter: FairLimiter, holder: str) -> Place:
         with anyio.move_on_after(self._settings.queue_timeout_s):
             return await limiter.acquire(holder)
-        raise Overloaded("earlier requests of this kind take too long", retry_after_s=5)
+        raise QueueFull("earlier requests of this kind take too long", retry_after_s=5)
 
 
 class HeldResponse(Response):

@@ -11,9 +11,9 @@ from starlette.types import Receive, Scope, Send
 
 from threadkeep.auth.caller import Caller
 from threadkeep.base import json
-from threadkeep.base.problems import Problem, Unavailable
-from threadkeep.postgres.retry import AWAY
-from threadkeep.runs.failures import describe
+from threadkeep.base.problems import Problem, ServiceUnavailable
+from threadkeep.postgres.retry import TRANSIENT_ERRORS
+from threadkeep.runs.failures import error_report
 from threadkeep.runs.quotas import Counted
 from threadkeep.runs.service import RunHandle
 
@@ -29,12 +29,12 @@ PART_BYTES: Final = 256 * 1024
 """What is handed to the connection at once."""
 
 
-def json_answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """`value` as JSON."""
-    return raw_json(json.dumps(value), status, headers)
+    return encoded_json_response(json.dumps(value), status, headers)
 
 
-def raw_json(encoded: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def encoded_json_response(encoded: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """JSON that is encoded already."""
     return Response(encoded, status, headers, media_type="application/json")
 
@@ -86,11 +86,11 @@ def joined(items: Iterable[bytes]) -> list[bytes]:
 def json_pieces(pieces: Sequence[bytes], headers: dict[str, str] | None = None) -> Response:
     """JSON that is there already, in pieces."""
     if sum(len(piece) for piece in pieces) <= PART_BYTES:
-        return raw_json(b"".join(pieces), headers=headers)
+        return encoded_json_response(b"".join(pieces), headers=headers)
     return PiecesResponse(pieces, headers or {})
 
 
-def no_content() -> Response:
+def no_content_response() -> Response:
     """Done, and nothing to say: 204, because the JS SDK reads a body on every other status."""
     return Response(status_code=204)
 
@@ -139,8 +139,8 @@ class RunResult(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         execution = self._handle.execution
-        if execution is not None and (outcome := await execution.wait(SOON_S)) is not None:
-            await raw_json(outcome.answer, headers=self._headers)(scope, receive, send)
+        if execution is not None and (outcome := await execution.wait_result(SOON_S)) is not None:
+            await encoded_json_response(outcome.answer, headers=self._headers)(scope, receive, send)
             return
         self._ready = anyio.Event()
         on_disconnect = self._cancel if self._cancels else None
@@ -156,7 +156,7 @@ class RunResult(Response):
             if not self._ready.is_set():
                 await self._beat(send)
             elif isinstance(self._body, bytes):
-                await raw_json(self._body, headers=self._headers)(scope, receive, send)
+                await encoded_json_response(self._body, headers=self._headers)(scope, receive, send)
             tasks.cancel_scope.cancel()
         if isinstance(self._body, Problem) and not self._has_begun:
             raise self._body
@@ -173,15 +173,15 @@ class RunResult(Response):
             await work()
         except Problem as problem:
             self._settle(problem)
-        except AWAY:
+        except TRANSIENT_ERRORS:
             log.warning("the database went away from an answer that waits", exc_info=True)
-            self._settle(Unavailable())
+            self._settle(ServiceUnavailable())
 
     async def _give_up(self) -> None:
         """A process that leaves waits for no run of another one."""
         await self._handle.follower.signals.leaving.wait()
         await anyio.sleep(LEAVE_S)
-        self._settle(Unavailable("the server is stopping"))
+        self._settle(ServiceUnavailable("the server is stopping"))
 
     async def _refuse(self) -> None:
         """A caller who is no longer let in gets no answer."""
@@ -198,7 +198,7 @@ class RunResult(Response):
 
     async def _beat(self, send: Send) -> None:
         self._has_begun = True
-        head = raw_json(b"", headers=self._headers)
+        head = encoded_json_response(b"", headers=self._headers)
         del head.headers["content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": head.raw_headers})
         while not self._ready.is_set():
@@ -206,7 +206,7 @@ class RunResult(Response):
             with anyio.move_on_after(HEARTBEAT_S):
                 await self._ready.wait()
         body = self._body
-        told = body if isinstance(body, bytes) else json.dumps({"__error__": describe(body)})
+        told = body if isinstance(body, bytes) else json.dumps({"__error__": error_report(body)})
         await send({"type": "http.response.body", "body": told, "more_body": False})
 
 

@@ -11,7 +11,7 @@ from threadkeep.tables.threads import Thread
 JsonSchema: TypeAlias = dict[str, Any]
 
 
-class ErrorPlace(TypedDict):
+class ValidationErrorItem(TypedDict):
     """One place in a request that has the wrong form."""
 
     loc: list[str | int]
@@ -27,10 +27,10 @@ class Problem(TypedDict):
     """For people."""
     code: str
     """For programs: one word for each kind of problem."""
-    errors: NotRequired[list[ErrorPlace]]
+    errors: NotRequired[list[ValidationErrorItem]]
 
 
-class Nothing(TypedDict):
+class EmptyObject(TypedDict):
     """An object without fields."""
 
 
@@ -121,7 +121,7 @@ class Edge(TypedDict):
     conditional: NotRequired[bool]
 
 
-class Drawing(TypedDict):
+class GraphDrawing(TypedDict):
     """A graph's nodes and edges."""
 
     nodes: list[Node]
@@ -154,13 +154,13 @@ class ThreadTtl(TypedDict):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadThread(Thread):
+class ThreadWithTtl(Thread):
     """A thread, and with `include=ttl` when it goes."""
 
     ttl: ThreadTtl | None = None
 
 
-class Pruned(TypedDict):
+class PruneResult(TypedDict):
     """How many threads were pruned."""
 
     pruned_count: int
@@ -212,7 +212,7 @@ class ThreadState(TypedDict):
     parent_checkpoint_id: NotRequired[str | None]
 
 
-class UpdatedState(TypedDict):
+class StateUpdateResult(TypedDict):
     """The checkpoint that a change of the state has made."""
 
     checkpoint: StateCheckpoint
@@ -230,17 +230,17 @@ class Item(TypedDict):
     updated_at: datetime
 
 
-class FoundItem(Item):
+class SearchItem(Item):
     """An item that a search has found."""
 
     score: NotRequired[float | None]
     """How near it comes to `query`, where langgraph.json names an index."""
 
 
-class FoundItems(TypedDict):
+class SearchItems(TypedDict):
     """The items that a search has found."""
 
-    items: list[FoundItem]
+    items: list[SearchItem]
 
 
 class Namespaces(TypedDict):

@@ -15,30 +15,35 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from starlette.websockets import WebSocket
 
 from threadkeep.api import auth_values
-from threadkeep.api.operation import Call, state_of
-from threadkeep.auth import Event
+from threadkeep.api.operation import AuthorizedRequest, state_of
+from threadkeep.auth import AuthEvent
 from threadkeep.auth.caller import ANYBODY, Caller
 from threadkeep.base import json
-from threadkeep.base.problems import Problem, Unavailable
+from threadkeep.base.problems import Problem, ServiceUnavailable
 
 log = logging.getLogger(__name__)
 
 CLOSE_BASE: Final = 4000
 """What a close code is above the HTTP status that it stands for."""
-CODES: Final = {401: "permission_denied", 403: "permission_denied", 422: "invalid_argument", 400: "invalid_argument"}
+CLOSE_CODES: Final = {
+    401: "permission_denied",
+    403: "permission_denied",
+    422: "invalid_argument",
+    400: "invalid_argument",
+}
 """The protocol's error code for a status; else `unknown_error`."""
 DATABASE: Final = (psycopg.OperationalError, PoolTimeout, PoolClosed, TooManyRequests)
 
-Endpoint = Callable[[Call[None, None], WebSocket], Awaitable[None]]
+Endpoint = Callable[[AuthorizedRequest[None, None], WebSocket], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SocketOperation:
+class WebSocketOperation:
     """A line of the table that is a WebSocket. `endpoint` gets it accepted, with its caller known."""
 
     path: str
     endpoint: Endpoint
-    event: Event
+    event: AuthEvent
     method: Literal["WS"] = "WS"
 
     async def __call__(self, websocket: WebSocket) -> None:
@@ -50,40 +55,45 @@ class SocketOperation:
             with _counted(call, websocket):
                 await self.endpoint(call, websocket)
         except Problem as problem:
-            await refuse(websocket, problem)
+            await close_with_problem(websocket, problem)
         except DATABASE as error:
             log.warning("the database did not answer", exc_info=error)
-            await refuse(websocket, Unavailable())
+            await close_with_problem(websocket, ServiceUnavailable())
 
-    async def _call(self, websocket: WebSocket) -> Call[None, None]:
+    async def _call(self, websocket: WebSocket) -> AuthorizedRequest[None, None]:
         """What an operation makes of a request; of these, an endpoint uses only what a WebSocket has, too."""
         request = cast("Any", websocket)
-        door = state_of(websocket).door
+        door = state_of(websocket).authenticator
         caller = ANYBODY
         if door is not None:
             principal = await door.authenticate(websocket)
             websocket.scope["principal"] = principal
             caller = Caller(principal, door, connection=websocket)
-        call: Call[None, None] = Call(request=request, body=None, query=None, caller=caller)
-        value = auth_values.of(self.event, {"thread_id": call.thread_id}, None)
+        call: AuthorizedRequest[None, None] = AuthorizedRequest(request=request, body=None, query=None, caller=caller)
+        value = auth_values.auth_value(self.event, {"thread_id": call.thread_id}, None)
         return replace(call, authorized=await caller.authorize(self.event, value))
 
 
-def _counted(call: Call[None, None], websocket: WebSocket) -> AbstractContextManager[object]:
-    """The socket is one of its principal's open streams; TooMany where there are too many of them."""
+def _counted(call: AuthorizedRequest[None, None], websocket: WebSocket) -> AbstractContextManager[object]:
+    """The socket is one of its principal's open streams; TooManyRequests where there are too many of them."""
     if (identity := call.caller.identity) is None:
         return nullcontext()
     quotas = state_of(websocket).quotas
-    quotas.request(identity)
-    return quotas.stream(identity)
+    quotas.count_request(identity)
+    return quotas.hold_stream(identity)
 
 
 def error_frame(problem: Problem) -> dict[str, Any]:
     """A problem in the protocol's words."""
-    return {"type": "error", "id": None, "error": CODES.get(problem.status, "unknown_error"), "message": problem.detail}
+    return {
+        "type": "error",
+        "id": None,
+        "error": CLOSE_CODES.get(problem.status, "unknown_error"),
+        "message": problem.detail,
+    }
 
 
-async def refuse(websocket: WebSocket, problem: Problem) -> None:
+async def close_with_problem(websocket: WebSocket, problem: Problem) -> None:
     """Say why, and close."""
     await websocket.send_text(json.dumps(error_frame(problem)).decode())
     await websocket.close(CLOSE_BASE + problem.status, problem.code)

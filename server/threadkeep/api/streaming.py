@@ -14,14 +14,14 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from threadkeep.api.operation import Call
+from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.responses import until_gone
 from threadkeep.base import json
 from threadkeep.base.problems import Problem
 from threadkeep.base.signals import ProcessSignals
-from threadkeep.runs.event_log import Followed, Gap
+from threadkeep.runs.event_log import Gap, LogItem
 from threadkeep.runs.execution import Execution
-from threadkeep.runs.failures import describe
+from threadkeep.runs.failures import error_report
 from threadkeep.runs.service import RunHandle
 from threadkeep.runs.stream_events import mode_of
 from threadkeep.settings import Settings
@@ -31,13 +31,13 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S = 5.0
 """Between heartbeats: the JS SDK takes three of these as a lost connection."""
 HEARTBEAT: Final = b": heartbeat\r\n\r\n"
-FAREWELL: Final = b": the server is stopping\r\nretry: 1000\r\n"
+SHUTDOWN_RETRY: Final = b": the server is stopping\r\nretry: 1000\r\n"
 """No blank line ends it: the SDKs would take that for an event without a name."""
-LEAVE_S = 0.5
+SHUTDOWN_WRITE_S = 0.5
 """What is about to end when the process leaves still ends by itself."""
-LOOK_S = 1.0
+SLOW_CHECK_S = 1.0
 """Between two looks at whether the client reads."""
-ALWAYS = frozenset({"metadata", "error"})
+UNFILTERED_EVENTS = frozenset({"metadata", "error"})
 """Events that no filter holds back."""
 
 HEADERS = {
@@ -47,7 +47,7 @@ HEADERS = {
 }
 
 
-def encode(name: str, data: bytes, event_id: str = "") -> bytes:
+def encode_event(name: str, data: bytes, event_id: str = "") -> bytes:
     """One event on the wire. Its data is one line of JSON, so that nothing in it can end the frame."""
     end = f"\r\nid: {event_id}\r\n\r\n" if event_id else "\r\n\r\n"
     return b"event: " + _line(name).encode() + b"\r\ndata: " + data + end.encode()
@@ -60,7 +60,7 @@ def _line(name: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
 
 
-class Reading:
+class StreamReader:
     """How far the client of a run's stream has come."""
 
     def __init__(self, execution: Execution | None, settings: Settings) -> None:
@@ -70,23 +70,23 @@ class Reading:
         self.position = 0
 
     @property
-    def is_behind(self) -> bool:
+    def is_too_slow(self) -> bool:
         """Whether the run has gone on for more than the client may leave unread."""
-        events, size = self._settings.unsent_events, self._settings.unsent_bytes
-        return self._execution is not None and self._execution.log.is_beyond(self.position, events=events, size=size)
+        events, size = self._settings.max_unsent_events, self._settings.max_unsent_bytes
+        return self._execution is not None and self._execution.log.is_lagging(self.position, events=events, size=size)
 
     @property
-    def is_over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the run is known to have ended."""
         return self._execution is not None and self._execution.outcome is not None
 
 
 async def run_frames(
-    followed: AsyncGenerator[Followed],
+    followed: AsyncGenerator[LogItem],
     *,
     with_ids: bool,
     modes: Collection[str] | None = None,
-    reading: Reading | None = None,
+    reading: StreamReader | None = None,
 ) -> AsyncGenerator[bytes]:
     """A run's events as they are sent, those of `modes` alone; a gap is a comment. `reading` is told how far it is."""
     async with aclosing(followed) as items:
@@ -95,8 +95,8 @@ async def run_frames(
                 reading.position = item.position
             if isinstance(item, Gap):
                 yield b": gap until %d\r\n\r\n" % item.position
-            elif modes is None or item.name in ALWAYS or mode_of(item.name) in modes:
-                yield encode(item.name, item.data, str(item.position) if with_ids else "")
+            elif modes is None or item.name in UNFILTERED_EVENTS or mode_of(item.name) in modes:
+                yield encode_event(item.name, item.data, str(item.position) if with_ids else "")
 
 
 class EventStream(Response):
@@ -108,12 +108,12 @@ class EventStream(Response):
     def __init__(
         self,
         frames: AsyncGenerator[bytes],
-        call: Call[Any, Any],
+        call: AuthorizedRequest[Any, Any],
         *,
         headers: dict[str, str],
         cancels: RunHandle | None = None,
-        reading: Reading | None = None,
-        render_error: Callable[[Problem], object] = describe,
+        reading: StreamReader | None = None,
+        render_error: Callable[[Problem], object] = error_report,
     ) -> None:
         super().__init__(headers=HEADERS | headers)
         del self.headers["content-length"]
@@ -144,8 +144,8 @@ class EventStream(Response):
             async with aclosing(self._frames) as frames:
                 async for frame in frames:
                     await self._write(send, frame)
-            if signals.leaving.is_set() and not (self._reading and self._reading.is_over):
-                await self._write(send, FAREWELL)
+            if signals.leaving.is_set() and not (self._reading and self._reading.has_ended):
+                await self._write(send, SHUTDOWN_RETRY)
             else:
                 async with self._sending:
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -173,9 +173,9 @@ class EventStream(Response):
         """Twice in a row, so that a burst that is on its way to a quick client is none."""
         behind = 0
         while True:
-            await anyio.sleep(LOOK_S)
+            await anyio.sleep(SLOW_CHECK_S)
             since = self._blocked_since
-            is_behind = since is not None and self._reading is not None and self._reading.is_behind
+            is_behind = since is not None and self._reading is not None and self._reading.is_too_slow
             behind = behind + 1 if is_behind else 0
             if behind >= 2 or (since is not None and time.monotonic() - since > timeout_s):
                 log.warning("a client did not read its stream and was cut")
@@ -185,8 +185,8 @@ class EventStream(Response):
         """End the stream of a caller who is no longer let in, with an `error` event if the client reads it."""
         problem = await self._call.caller.until_refused()
         log.info("a stream was closed: its caller is no longer let in")
-        with anyio.move_on_after(LEAVE_S):
-            await self._write(send, encode("error", json.dumps(self._render_error(problem))))
+        with anyio.move_on_after(SHUTDOWN_WRITE_S):
+            await self._write(send, encode_event("error", json.dumps(self._render_error(problem))))
             async with self._sending:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         answering.cancel()
@@ -196,7 +196,7 @@ class EventStream(Response):
     async def _leave(self, signals: ProcessSignals, send: Send, answering: anyio.CancelScope) -> None:
         """The process stops: say when to come again, and end without an end, so that the client does not take it for one."""
         await signals.leaving.wait()
-        await anyio.sleep(LEAVE_S)
-        with anyio.move_on_after(LEAVE_S):
-            await self._write(send, FAREWELL)
+        await anyio.sleep(SHUTDOWN_WRITE_S)
+        with anyio.move_on_after(SHUTDOWN_WRITE_S):
+            await self._write(send, SHUTDOWN_RETRY)
         answering.cancel()

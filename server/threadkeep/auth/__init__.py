@@ -4,7 +4,7 @@ The table of routes names the event of each (`api/routes.py`); nothing reaches a
 that a door made of it. One door is open at a time: API keys, JWT, or the project's own `langgraph_sdk.Auth`.
 """
 
-from threadkeep.auth.authenticator import Door as Door
-from threadkeep.auth.authenticator import Value as Value
-from threadkeep.auth.authorization import Event as Event
+from threadkeep.auth.authenticator import Authenticator as Authenticator
+from threadkeep.auth.authenticator import AuthValue as AuthValue
+from threadkeep.auth.authorization import AuthEvent as AuthEvent
 from threadkeep.auth.principal import Principal as Principal

@@ -8,12 +8,12 @@ from typing import Any, Protocol, TypeAlias
 
 from starlette.requests import HTTPConnection
 
-from threadkeep.auth.authorization import Event
+from threadkeep.auth.authorization import AuthEvent
 from threadkeep.auth.principal import Principal
 from threadkeep.base.problems import Unauthenticated
 from threadkeep.postgres.tenancy import Filters
 
-Value: TypeAlias = dict[str, Any]
+AuthValue: TypeAlias = dict[str, Any]
 """What a request wants, as `langgraph_sdk.auth.types` describes it for each event. It may be changed."""
 
 CHALLENGE = 'Bearer realm="threadkeep"'
@@ -21,7 +21,7 @@ RECHECK_S = 1.0
 """Of authenticators that are built in, which remember a caller for some seconds."""
 
 
-class Door(Protocol):
+class Authenticator(Protocol):
     """One way of knowing callers."""
 
     @property
@@ -43,12 +43,12 @@ class Door(Protocol):
         """Who is calling; Unauthenticated, or another problem, where nobody is let in."""
         ...
 
-    async def authorize(self, principal: Principal, event: Event, value: Value) -> Filters:
+    async def authorize(self, principal: Principal, event: AuthEvent, value: AuthValue) -> Filters:
         """What the principal may see; may change `value`, which is then what is done. Forbidden where not even that."""
         ...
 
 
-def token(connection: HTTPConnection) -> str:
+def credentials(connection: HTTPConnection) -> str:
     """What the caller shows: `Authorization: Bearer …`, or `x-api-key`. Unauthenticated where there is neither."""
     authorization = key = b""
     for name, value in connection.scope["headers"]:
@@ -64,6 +64,6 @@ def token(connection: HTTPConnection) -> str:
     raise Unauthenticated("a token is needed: Authorization: Bearer …, or x-api-key", challenge=CHALLENGE)
 
 
-def unknown() -> Unauthenticated:
+def invalid_credentials() -> Unauthenticated:
     """For a token that was shown and opens nothing; why is the log's."""
     return Unauthenticated("the token is not valid", challenge=f'{CHALLENGE}, error="invalid_token"')

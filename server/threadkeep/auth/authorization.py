@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-Event: TypeAlias = Literal[
+AuthEvent: TypeAlias = Literal[
     "assistants.create",
     "assistants.read",
     "assistants.update",
@@ -65,7 +65,7 @@ Condition: TypeAlias = Literal[
 class Permission:
     """An event that must be allowed, and the resource that is then looked up with the filters of this event."""
 
-    event: Event
+    event: AuthEvent
     resource: Resource
     condition: Condition = "always"
 

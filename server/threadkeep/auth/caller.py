@@ -8,12 +8,12 @@ from typing import Any, Final, TypeVar
 import anyio
 from starlette.requests import HTTPConnection
 
-from threadkeep.auth.authenticator import CHALLENGE, Door, Value
-from threadkeep.auth.authorization import Event
+from threadkeep.auth.authenticator import CHALLENGE, Authenticator, AuthValue
+from threadkeep.auth.authorization import AuthEvent
 from threadkeep.auth.principal import Principal
-from threadkeep.base.problems import Forbidden, Problem, Unauthenticated, Unavailable
-from threadkeep.postgres.retry import AWAY
-from threadkeep.postgres.tenancy import EVERYTHING, Filters
+from threadkeep.base.problems import Forbidden, Problem, ServiceUnavailable, Unauthenticated
+from threadkeep.postgres.retry import TRANSIENT_ERRORS
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class Caller:
     """A principal, or anybody if authentication is off (`authenticator` is None)."""
 
     principal: Principal | None
-    authenticator: Door | None
+    authenticator: Authenticator | None
     slot: Any = None
     """The slot of the graph that calls from within (`runs/slots.py`), which waits for the runs that it asks for."""
     connection: HTTPConnection | None = field(default=None, repr=False, compare=False)
@@ -40,10 +40,10 @@ class Caller:
         object.__setattr__(self, "identity", self.principal.identity if self.principal else None)
         object.__setattr__(self, "user", self.principal.user if self.principal else None)
 
-    async def authorize(self, event: Event, value: Value) -> Filters:
+    async def authorize(self, event: AuthEvent, value: AuthValue) -> Filters:
         """The rows that the caller may see for this event. `value` may be changed. Forbidden."""
         if self.authenticator is None:
-            return EVERYTHING
+            return UNRESTRICTED
         if self.principal is None:
             raise Forbidden("the path is for anybody, and shows nobody's")
         return await self.authenticator.authorize(self.principal, event, value)
@@ -69,17 +69,17 @@ class Caller:
             await anyio.sleep(self.authenticator.recheck_s)
             try:
                 await self.check()
-            except (Unavailable, *AWAY):
+            except (ServiceUnavailable, *TRANSIENT_ERRORS):
                 log.warning("an open stream's caller can't be asked for", exc_info=True)
             except Problem as problem:
                 return problem
             except Exception:  # of a project's own authenticate, which lets nobody in by failing
                 log.exception("an open stream's caller can't be asked for")
-                return Unavailable("it can't be said who is calling")
+                return ServiceUnavailable("it can't be said who is calling")
 
     async def guard(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """What `work` returns or raises, unless the caller would no longer be let in before: then why."""
-        outcome: Result | Exception = Unavailable()
+        outcome: Result | Exception = ServiceUnavailable()
         async with anyio.create_task_group() as tasks:
 
             async def watch() -> None:

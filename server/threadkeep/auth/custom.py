@@ -15,13 +15,21 @@ from langgraph_sdk.auth.types import AuthContext
 from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - projects raise FastAPI's, which is one
 from starlette.requests import HTTPConnection
 
-from threadkeep.auth.authenticator import CHALLENGE, Value
-from threadkeep.auth.authorization import Event
-from threadkeep.auth.custom_values import Given, ProjectFault, as_filters, as_principal
+from threadkeep.auth.authenticator import CHALLENGE, AuthValue
+from threadkeep.auth.authorization import AuthEvent
+from threadkeep.auth.custom_values import AuthenticateArguments, InvalidAuthResult, parse_filters, parse_principal
 from threadkeep.auth.principal import Principal, User
 from threadkeep.auth.scopes import ALL_EVENTS
-from threadkeep.base.problems import Conflict, Forbidden, NotFound, Problem, StartRefused, Unauthenticated, Unavailable
-from threadkeep.importing import load_object
+from threadkeep.base.problems import (
+    Conflict,
+    Forbidden,
+    NotFound,
+    Problem,
+    ServiceUnavailable,
+    StartupError,
+    Unauthenticated,
+)
+from threadkeep.importing import import_target
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.project import Project
 
@@ -30,13 +38,13 @@ log = logging.getLogger(__name__)
 ANY: Final = "*"
 RESOURCES: Final = {event.split(".")[0] for event in ALL_EVENTS} | {ANY}
 ACTIONS: Final = {event.split(".")[1] for event in ALL_EVENTS} | {ANY}
-WORDS: Final[Mapping[int, type[Problem]]] = {404: NotFound, 409: Conflict}
+PROBLEM_BY_STATUS: Final[Mapping[int, type[Problem]]] = {404: NotFound, 409: Conflict}
 """What a project may answer beside 401, 403 and 503; anything else is a 403."""
 
 Handler = Callable[..., Awaitable[Any]]
 
 
-class CustomDoor:
+class CustomAuthenticator:
     """The door that a project brings."""
 
     reads_values = True
@@ -53,21 +61,23 @@ class CustomDoor:
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         """Whom the project's `authenticate` makes of the request."""
-        given = Given(connection)
+        given = AuthenticateArguments(connection)
         try:
-            arguments = {name: await given.of(name) for name in self._parameters if name in Given.NAMES}
+            arguments = {
+                name: await given.get(name) for name in self._parameters if name in AuthenticateArguments.NAMES
+            }
             if self._is_async:
                 found = await self._authenticate(**arguments)
             else:
                 found = await anyio.to_thread.run_sync(lambda: self._authenticate(**arguments))
                 found = await found if inspect.isawaitable(found) else found
-            return as_principal(found)
+            return parse_principal(found)
         except (HTTPException, RouterError) as refused:
             raise _told(refused) from None
         except (SystemExit, KeyboardInterrupt) as error:
-            raise ProjectFault(f"authenticate raised {type(error).__name__}") from error
+            raise InvalidAuthResult(f"authenticate raised {type(error).__name__}") from error
 
-    async def authorize(self, principal: Principal, event: Event, value: Value) -> Filters:
+    async def authorize(self, principal: Principal, event: AuthEvent, value: AuthValue) -> Filters:
         """What the project's most specific handler lets the principal see; everything where it has none."""
         resource, action = event.split(".")
         handler = self._handler(resource, action)
@@ -84,10 +94,10 @@ class CustomDoor:
         except (HTTPException, RouterError) as refused:
             raise _told(refused) from None
         except (SystemExit, KeyboardInterrupt) as error:
-            raise ProjectFault(f"a handler raised {type(error).__name__}") from error
+            raise InvalidAuthResult(f"a handler raised {type(error).__name__}") from error
         if result is False:
             raise Forbidden("Forbidden")
-        return as_filters(result)
+        return parse_filters(result)
 
     def _handler(self, resource: str, action: str) -> Handler | None:
         for key in ((resource, action), (resource, ANY), (ANY, action)):
@@ -102,38 +112,38 @@ def _told(refused: HTTPException | RouterError) -> Problem:
     detail = str(refused.detail)
     if refused.status_code == Unauthenticated.status:
         return Unauthenticated(detail, challenge=CHALLENGE, headers=headers)
-    if refused.status_code == Unavailable.status:
-        return Unavailable(detail)
-    return WORDS.get(refused.status_code, Forbidden)(detail, headers=headers)
+    if refused.status_code == ServiceUnavailable.status:
+        return ServiceUnavailable(detail)
+    return PROBLEM_BY_STATUS.get(refused.status_code, Forbidden)(detail, headers=headers)
 
 
-def load(project: Project, recheck_s: float) -> CustomDoor:
-    """The door of langgraph.json's `auth`; StartRefused where it is none or asks for what is not there."""
+def load_custom_authenticator(project: Project, recheck_s: float) -> CustomAuthenticator:
+    """The door of langgraph.json's `auth`; StartupError where it is none or asks for what is not there."""
     target = project.auth.path or ""
     where = f"auth.path: {target}"
-    found = load_object(project.root, target, key="auth.path")
+    found = import_target(project.root, target, key="auth.path")
     if not isinstance(found, Auth):
-        raise StartRefused(f"{where}: this is no langgraph_sdk.Auth")
+        raise StartupError(f"{where}: this is no langgraph_sdk.Auth")
     authenticate: Any = found._authenticate_handler  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - named there as the server's
     if authenticate is None:
-        raise StartRefused(f"{where}: it has no @auth.authenticate, so nobody could be known")
+        raise StartupError(f"{where}: it has no @auth.authenticate, so nobody could be known")
     _check_parameters(where, authenticate)
     for resource, action in found._handlers:  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - the same
         if resource not in RESOURCES or action not in ACTIONS:
-            raise StartRefused(
+            raise StartupError(
                 f"{where}: a handler of {resource}.{action} would never be called: there is no such event"
             )
     if project.auth.cache:
         log.warning("auth.cache is ignored: authenticate is asked each time")
-    return CustomDoor(found, recheck_s)
+    return CustomAuthenticator(found, recheck_s)
 
 
 def _check_parameters(where: str, authenticate: Callable[..., Any]) -> None:
     for name, parameter in inspect.signature(authenticate).parameters.items():
         if parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
             continue
-        known = name in Given.NAMES and parameter.kind is not parameter.POSITIONAL_ONLY
+        known = name in AuthenticateArguments.NAMES and parameter.kind is not parameter.POSITIONAL_ONLY
         if not known and parameter.default is parameter.empty:
-            raise StartRefused(
-                f"{where}: authenticate asks for {name!r}; it may ask, by name, for {', '.join(sorted(Given.NAMES))}"
+            raise StartupError(
+                f"{where}: authenticate asks for {name!r}; it may ask, by name, for {', '.join(sorted(AuthenticateArguments.NAMES))}"
             )

@@ -15,10 +15,10 @@ from threadkeep.base import json
 from threadkeep.base.problems import Unauthenticated
 from threadkeep.postgres.tenancy import Filters
 
-USUAL: Final = ("identity", "display_name", "is_authenticated", "permissions")
+DEFAULT_PARAMETERS: Final = ("identity", "display_name", "is_authenticated", "permissions")
 
 
-class ProjectFault(Exception):
+class InvalidAuthResult(Exception):
     """A project's auth code returned what means nothing. It ends as any other exception of its own: 500, and no entrance."""
 
 
@@ -39,7 +39,7 @@ def _bytes(name: bytes | str) -> bytes:
     return (name.encode("latin-1", "replace") if isinstance(name, str) else name).lower()
 
 
-class Given:
+class AuthenticateArguments:
     """The parameters that `authenticate` may ask for, by name."""
 
     NAMES: ClassVar[frozenset[str]] = frozenset(
@@ -61,7 +61,7 @@ class Given:
     def __init__(self, connection: HTTPConnection) -> None:
         self._connection = connection
 
-    async def of(self, name: str) -> Any:
+    async def get(self, name: str) -> Any:
         """One of them. None where the request has none such."""
         connection = self._connection
         match name:
@@ -97,8 +97,8 @@ class Given:
             return None
 
 
-def as_principal(found: object) -> Principal:
-    """The principal that `authenticate` returned. ProjectFault, Unauthenticated.
+def parse_principal(found: object) -> Principal:
+    """The principal that `authenticate` returned. InvalidAuthResult, Unauthenticated.
 
     A user is a text, a mapping or an object. In older projects it comes as the second of a pair, after its scopes.
     """
@@ -107,15 +107,15 @@ def as_principal(found: object) -> Principal:
         raise Unauthenticated("Unauthorized", challenge=CHALLENGE)
     identity, permissions = said.get("identity"), said.get("permissions") or ()
     if not isinstance(identity, str):
-        raise ProjectFault("authenticate returned no identity")
+        raise InvalidAuthResult("authenticate returned no identity")
     if isinstance(permissions, (str, Mapping)) or not isinstance(permissions, Iterable):
-        raise ProjectFault("permissions are no list")
+        raise InvalidAuthResult("permissions are no list")
     try:
         user: dict[str, Any] = orjson.loads(json.dumps(said))
         granted = tuple(str(each) for each in cast("Iterable[object]", permissions))
         return principal(identity, str(said.get("display_name") or ""), granted, user=user)
     except ValueError as error:
-        raise ProjectFault(str(error)) from error
+        raise InvalidAuthResult(str(error)) from error
 
 
 def _mapping_of_pair(found: tuple[object, ...]) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _mapping_of_pair(found: tuple[object, ...]) -> dict[str, Any]:
     if hasattr(found, "_fields"):  # a named tuple is a user
         return _mapping(cast("Any", found)._asdict())
     if len(found) != 2:
-        raise ProjectFault(f"authenticate returned a tuple of {len(found)}; a pair is the scopes and the user")
+        raise InvalidAuthResult(f"authenticate returned a tuple of {len(found)}; a pair is the scopes and the user")
     scopes, user = found
     return {**_mapping(user), "permissions": getattr(scopes, "scopes", scopes)}
 
@@ -140,7 +140,7 @@ def _mapping(found: object) -> dict[str, Any]:
         own = {each.name: getattr(found, each.name) for each in dataclasses.fields(found)}
     elif hasattr(found, "__dict__"):
         own = {name: value for name, value in vars(found).items() if not name.startswith("_")}
-    usual = {name: value for name in USUAL if (value := _attribute(found, name)) is not None}
+    usual = {name: value for name in DEFAULT_PARAMETERS if (value := _attribute(found, name)) is not None}
     return {"identity": usual.get("display_name"), **own, **usual}
 
 
@@ -152,22 +152,24 @@ def _attribute(found: object, name: str) -> Any:
         return None
 
 
-def as_filters(result: object) -> Filters:
-    """What a handler returned: None or True for everything, else what the metadata must hold. ProjectFault.
+def parse_filters(result: object) -> Filters:
+    """What a handler returned: None or True for everything, else what the metadata must hold. InvalidAuthResult.
 
     Only what jsonb's containment says exactly is understood: equality of a plain value, and membership in a list.
     """
     if result is None or result is True:
         return Filters({})
     if not isinstance(result, Mapping):
-        raise ProjectFault(f"a handler returned {type(result).__name__}, which is neither None, a bool nor a filter")
+        raise InvalidAuthResult(
+            f"a handler returned {type(result).__name__}, which is neither None, a bool nor a filter"
+        )
     conditions = cast("Mapping[object, object]", result).items()
     return Filters({_key(key): _condition(condition) for key, condition in conditions})
 
 
 def _key(key: object) -> str:
     if not isinstance(key, str) or key.startswith("$"):
-        raise ProjectFault(f"a filter has the key {key!r}; $or and $and are not supported")
+        raise InvalidAuthResult(f"a filter has the key {key!r}; $or and $and are not supported")
     return key
 
 
@@ -176,14 +178,14 @@ def _condition(condition: object) -> object:
         return _plain(condition)
     said = cast("Mapping[object, object]", condition)
     if len(said) != 1:
-        raise ProjectFault("a condition of a filter has one operator: $eq or $contains")
+        raise InvalidAuthResult("a condition of a filter has one operator: $eq or $contains")
     [(operator, operand)] = said.items()
     if operator == "$eq":
         return _plain(operand)
     if operator == "$contains":
         several = isinstance(operand, (list, tuple, set, frozenset))
         return [_plain(each) for each in cast("Iterable[object]", operand if several else [operand])]
-    raise ProjectFault(f"a filter has the operator {operator!r}; there are $eq and $contains")
+    raise InvalidAuthResult(f"a filter has the operator {operator!r}; there are $eq and $contains")
 
 
 def _plain(value: object) -> object:
@@ -192,4 +194,6 @@ def _plain(value: object) -> object:
         return str(value)
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    raise ProjectFault(f"a filter compares with {type(value).__name__}; texts, numbers, booleans and null are compared")
+    raise InvalidAuthResult(
+        f"a filter compares with {type(value).__name__}; texts, numbers, booleans and null are compared"
+    )

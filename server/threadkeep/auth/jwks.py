@@ -1,7 +1,7 @@
 """JWKS: an issuer's public keys, fetched from its address, kept, and fetched again when they change.
 
 Keys older than `REFRESH_S` are fetched anew when they are next needed. While the issuer does not answer, they are used
-until they are `TOO_OLD_S` old, and then no token is accepted. A token that names an unknown key causes one more fetch,
+until they are `MAX_AGE_S` old, and then no token is accepted. A token that names an unknown key causes one more fetch,
 but not one each time.
 """
 
@@ -16,13 +16,13 @@ import anyio
 import httpx
 import orjson
 
-from threadkeep.base.problems import StartRefused, Unavailable
+from threadkeep.base.problems import ServiceUnavailable, StartupError
 from threadkeep.base.ttl_cache import TtlCache
 
 log = logging.getLogger(__name__)
 
 REFRESH_S: Final = 300.0
-TOO_OLD_S: Final = 3600.0
+MAX_AGE_S: Final = 3600.0
 RETRY_S: Final = 10.0
 """The least time between two fetches that strangers' tokens or an issuer's silence ask for."""
 TIMEOUT_S: Final = 5.0
@@ -31,18 +31,18 @@ MAX_BYTES: Final = 1_000_000
 Jwk = Mapping[str, Any]
 
 
-class NoKeys(Exception):
+class JwksUnavailable(Exception):
     """The address did not answer with keys. The text is for the log."""
 
 
-class Jwks:
+class JwkSet:
     """The keys at one address."""
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
-        check_address(url)
+        check_jwks_url(url)
         self._url = url
         self._keys: TtlCache[None, list[Jwk]] = TtlCache(
-            capacity=1, ttl_s=REFRESH_S, grace_s=TOO_OLD_S - REFRESH_S, retry_s=RETRY_S, clock=clock
+            capacity=1, ttl_s=REFRESH_S, grace_s=MAX_AGE_S - REFRESH_S, retry_s=RETRY_S, clock=clock
         )
         self._keys_for_unknown: TtlCache[None, list[Jwk]] = TtlCache(
             capacity=1, ttl_s=RETRY_S, retry_s=RETRY_S, clock=clock
@@ -50,23 +50,23 @@ class Jwks:
         """Those that were fetched because of a token that names an unknown key."""
 
     async def open(self) -> None:
-        """Fetch the keys for the first time. StartRefused if there are none."""
+        """Fetch the keys for the first time. StartupError if there are none."""
         try:
             self._keys.put(None, await self._fetch())
-        except NoKeys as error:
-            raise StartRefused(f"THREADKEEP_JWT_JWKS_URL: {self._url}: {error}") from None
+        except JwksUnavailable as error:
+            raise StartupError(f"THREADKEEP_JWT_JWKS_URL: {self._url}: {error}") from None
 
-    async def matching(self, kid: str | None) -> list[Jwk]:
+    async def keys_for(self, kid: str | None) -> list[Jwk]:
         """The keys of an id, or all if a token names none. Unavailable if all that is known is too old."""
         try:
             keys = await self._keys.get_or_read(None, self._fetch_or_warn)
-        except NoKeys:
-            raise Unavailable("the issuer of tokens does not answer", retry_after_s=int(RETRY_S)) from None
+        except JwksUnavailable:
+            raise ServiceUnavailable("the issuer of tokens does not answer", retry_after_s=int(RETRY_S)) from None
         if matches := _of(keys, kid):
             return matches
         try:
             return _of(await self._keys_for_unknown.get_or_read(None, self._fetch_for_unknown), kid)
-        except NoKeys:
+        except JwksUnavailable:
             return []
 
     async def _fetch_for_unknown(self) -> list[Jwk]:
@@ -77,7 +77,7 @@ class Jwks:
     async def _fetch_or_warn(self) -> list[Jwk]:
         try:
             return await self._fetch()
-        except NoKeys as error:
+        except JwksUnavailable as error:
             log.warning("the issuer's keys can't be fetched", extra={"url": self._url, "reason": str(error)})
             raise
 
@@ -86,10 +86,10 @@ class Jwks:
         try:
             found = cast("object", orjson.loads(raw))
         except orjson.JSONDecodeError:
-            raise NoKeys("it does not answer with JSON") from None
+            raise JwksUnavailable("it does not answer with JSON") from None
         keys = cast("dict[str, object]", found).get("keys") if isinstance(found, dict) else None
         if not isinstance(keys, list):
-            raise NoKeys("what it answers has no keys")
+            raise JwksUnavailable("what it answers has no keys")
         return [cast("Jwk", key) for key in cast("list[object]", keys) if isinstance(key, dict)]
 
 
@@ -98,30 +98,30 @@ def _of(keys: Sequence[Jwk], kid: str | None) -> list[Jwk]:
 
 
 async def _get(url: str) -> bytes:
-    """What is there, bounded in time and size; redirects are not followed. NoKeys."""
+    """What is there, bounded in time and size; redirects are not followed. JwksUnavailable."""
     read = bytearray()
     try:
         with anyio.fail_after(TIMEOUT_S):
             async with httpx.AsyncClient(timeout=TIMEOUT_S) as http, http.stream("GET", url) as answer:
                 if answer.status_code != 200:
-                    raise NoKeys(f"it answers {answer.status_code}")
+                    raise JwksUnavailable(f"it answers {answer.status_code}")
                 async for chunk in answer.aiter_bytes():
                     read += chunk
                     if len(read) > MAX_BYTES:
-                        raise NoKeys(f"it answers more than {MAX_BYTES} bytes")
+                        raise JwksUnavailable(f"it answers more than {MAX_BYTES} bytes")
     except (httpx.HTTPError, TimeoutError) as error:
-        raise NoKeys(f"it can't be reached ({type(error).__name__})") from None
+        raise JwksUnavailable(f"it can't be reached ({type(error).__name__})") from None
     return bytes(read)
 
 
-def check_address(url: str) -> None:
-    """StartRefused unless keys from there are the issuer's: by https, or from this machine."""
+def check_jwks_url(url: str) -> None:
+    """StartupError unless keys from there are the issuer's: by https, or from this machine."""
     found = urlsplit(url)
     if found.scheme == "https" and found.hostname:
         return
     if found.scheme == "http" and found.hostname and is_loopback(found.hostname):
         return
-    raise StartRefused("THREADKEEP_JWT_JWKS_URL: only https addresses: who can change the keys can be anybody")
+    raise StartupError("THREADKEEP_JWT_JWKS_URL: only https addresses: who can change the keys can be anybody")
 
 
 def is_loopback(host: str) -> bool:

@@ -21,29 +21,29 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from starlette.requests import HTTPConnection
 
-from threadkeep.auth.authenticator import RECHECK_S, Value, token, unknown
-from threadkeep.auth.authorization import Event
-from threadkeep.auth.jwks import Jwk, Jwks
-from threadkeep.auth.ownership import own
+from threadkeep.auth.authenticator import RECHECK_S, AuthValue, credentials, invalid_credentials
+from threadkeep.auth.authorization import AuthEvent
+from threadkeep.auth.jwks import Jwk, JwkSet
+from threadkeep.auth.ownership import owner_filters
 from threadkeep.auth.principal import Principal, principal
 from threadkeep.auth.scopes import ScopePolicy, check_token_scopes, token_permissions
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MAX_TOKEN: Final = 16_384
+MAX_TOKEN_LENGTH: Final = 16_384
 """Characters."""
-KINDS: Final[Mapping[str, str]] = {
+KEY_TYPES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), "RSA"),
     **dict.fromkeys(("ES256", "ES384", "ES512"), "EC"),
     "EdDSA": "OKP",
 }
 """Algorithms of public keys, and the kind of key (`kty`) that each is for."""
-SHARED: Final = frozenset({"HS256", "HS384", "HS512"})
-MIN_SECRET: Final = 32
+HMAC_ALGORITHMS: Final = frozenset({"HS256", "HS384", "HS512"})
+MIN_SECRET_BYTES: Final = 32
 """Bytes: a shorter one can be found by trying."""
 FRESH_S: Final = 3.0
 """How long a token that was verified is accepted without another look, if it does not expire before."""
@@ -58,7 +58,7 @@ class Verified(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class JwtRequirements:
     """What a token must say."""
 
     issuer: str
@@ -68,13 +68,13 @@ class Rules:
     scopes: ScopePolicy = "optional"
 
 
-class JwtDoor:
+class JwtAuthenticator:
     """The door for signed tokens. Exactly one of `jwks` and `key` is there."""
 
     reads_body = reads_values = False
     recheck_s = RECHECK_S
 
-    def __init__(self, rules: Rules, *, jwks: Jwks | None = None, key: Any = None) -> None:
+    def __init__(self, rules: JwtRequirements, *, jwks: JwkSet | None = None, key: Any = None) -> None:
         self._rules = rules
         self._jwks = jwks
         self._key = key
@@ -83,15 +83,15 @@ class JwtDoor:
         )
 
     async def open(self) -> None:
-        """Fetch what is to be fetched; StartRefused."""
+        """Fetch what is to be fetched; StartupError."""
         if self._jwks is not None:
             await self._jwks.open()
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         """Whom the token names."""
-        shown = token(connection)
-        if len(shown) > MAX_TOKEN:
-            raise unknown()
+        shown = credentials(connection)
+        if len(shown) > MAX_TOKEN_LENGTH:
+            raise invalid_credentials()
         hashed = hashlib.sha256(shown.encode()).digest()
         verified = self._verified.get(hashed) or await self._verified.get_or_read(hashed, partial(self._verify, shown))
         return verified.caller
@@ -103,12 +103,12 @@ class JwtDoor:
             return Verified(_caller(claims), int(claims["exp"]) + self._rules.leeway_s - time.time())
         except (pyjwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError) as error:
             log.info("a token was refused", extra={"error_type": type(error).__name__})
-            raise unknown() from None
+            raise invalid_credentials() from None
 
-    async def authorize(self, principal: Principal, event: Event, value: Value) -> Filters:
+    async def authorize(self, principal: Principal, event: AuthEvent, value: AuthValue) -> Filters:
         """What is the caller's own, if the token's scopes reach as far."""
         check_token_scopes(principal.user["claims"], event, self._rules.scopes)
-        return own(principal, event, value)
+        return owner_filters(principal, event, value)
 
     async def _claims(self, shown: str) -> Mapping[str, Any]:
         head = pyjwt.get_unverified_header(shown)
@@ -118,7 +118,7 @@ class JwtDoor:
         if self._jwks is None:
             return self._decoded(shown, self._key, algorithm)
         kid = head.get("kid")
-        keys = [key for key in await self._jwks.matching(kid) if _signs(key, algorithm)]
+        keys = [key for key in await self._jwks.keys_for(kid) if _signs(key, algorithm)]
         if len(keys) != 1:  # none, or several of which the token names none
             raise pyjwt.InvalidKeyError("no one key fits")
         return self._decoded(shown, pyjwt.PyJWK(dict(keys[0]), algorithm).key, algorithm)
@@ -138,7 +138,7 @@ class JwtDoor:
 
 def _signs(key: Jwk, algorithm: str) -> bool:
     """Whether a key of the issuer's is one for this algorithm, and for signatures at all."""
-    if key.get("kty") != KINDS.get(algorithm) or key.get("use", "sig") != "sig":
+    if key.get("kty") != KEY_TYPES.get(algorithm) or key.get("use", "sig") != "sig":
         return False
     return key.get("alg", algorithm) == algorithm
 
@@ -149,17 +149,17 @@ def _caller(claims: Mapping[str, Any]) -> Principal:
     return principal(claims["sub"], shown, token_permissions(claims), user={"claims": dict(claims)})
 
 
-def load(settings: Settings) -> JwtDoor:
-    """The door that the settings describe; StartRefused where they leave open whose tokens count."""
+def load_jwt_authenticator(settings: Settings) -> JwtAuthenticator:
+    """The door that the settings describe; StartupError where they leave open whose tokens count."""
     if not settings.jwt_issuer or not settings.jwt_audience:
-        raise StartRefused("AUTH_TYPE=jwt needs THREADKEEP_JWT_ISSUER and THREADKEEP_JWT_AUDIENCE")
+        raise StartupError("AUTH_TYPE=jwt needs THREADKEEP_JWT_ISSUER and THREADKEEP_JWT_AUDIENCE")
     given = [name for name in ("jwt_jwks_url", "jwt_public_key", "jwt_secret") if getattr(settings, name)]
     if len(given) != 1:
-        raise StartRefused(
+        raise StartupError(
             "AUTH_TYPE=jwt needs exactly one of THREADKEEP_JWT_JWKS_URL, THREADKEEP_JWT_PUBLIC_KEY and "
             "THREADKEEP_JWT_SECRET"
         )
-    rules = Rules(
+    rules = JwtRequirements(
         issuer=settings.jwt_issuer,
         audience=[name.strip() for name in settings.jwt_audience.split(",") if name.strip()],
         algorithms=_algorithms(settings),
@@ -167,18 +167,18 @@ def load(settings: Settings) -> JwtDoor:
         scopes=settings.jwt_scopes,
     )
     if settings.jwt_jwks_url:
-        return JwtDoor(rules, jwks=Jwks(settings.jwt_jwks_url))
+        return JwtAuthenticator(rules, jwks=JwkSet(settings.jwt_jwks_url))
     if settings.jwt_public_key:
-        return JwtDoor(rules, key=_public_key(settings.jwt_public_key, rules.algorithms))
-    return JwtDoor(rules, key=_secret(settings))
+        return JwtAuthenticator(rules, key=_public_key(settings.jwt_public_key, rules.algorithms))
+    return JwtAuthenticator(rules, key=_secret(settings))
 
 
 def _algorithms(settings: Settings) -> frozenset[str]:
-    possible = SHARED if settings.jwt_secret else frozenset(KINDS)
+    possible = HMAC_ALGORITHMS if settings.jwt_secret else frozenset(KEY_TYPES)
     named = settings.jwt_algorithms or ("HS256" if settings.jwt_secret else "RS256,ES256")
     chosen = frozenset(name.strip() for name in named.split(",") if name.strip())
     if wrong := sorted(chosen - possible):
-        raise StartRefused(
+        raise StartupError(
             f"THREADKEEP_JWT_ALGORITHMS: {wrong[0]} is not possible with this kind of key; "
             f"there are {', '.join(sorted(possible))}"
         )
@@ -189,11 +189,11 @@ def _public_key(text: str, algorithms: frozenset[str]) -> object:
     try:
         key = load_pem_public_key(text.replace("\\n", "\n").encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise StartRefused("THREADKEEP_JWT_PUBLIC_KEY: this is no public key in PEM") from None
+        raise StartupError("THREADKEEP_JWT_PUBLIC_KEY: this is no public key in PEM") from None
     kinds = {RSAPublicKey: "RSA", EllipticCurvePublicKey: "EC", Ed25519PublicKey: "OKP", Ed448PublicKey: "OKP"}
     kind = next((name for of, name in kinds.items() if isinstance(key, of)), None)
-    if not any(KINDS[name] == kind for name in algorithms):
-        raise StartRefused(
+    if not any(KEY_TYPES[name] == kind for name in algorithms):
+        raise StartupError(
             f"THREADKEEP_JWT_PUBLIC_KEY: none of {', '.join(sorted(algorithms))} is for this kind of key"
         )
     return key
@@ -201,6 +201,6 @@ def _public_key(text: str, algorithms: frozenset[str]) -> object:
 
 def _secret(settings: Settings) -> bytes:
     secret = settings.jwt_secret.get_secret_value().encode() if settings.jwt_secret else b""
-    if len(secret) < MIN_SECRET:
-        raise StartRefused(f"THREADKEEP_JWT_SECRET: at least {MIN_SECRET} bytes")
+    if len(secret) < MIN_SECRET_BYTES:
+        raise StartupError(f"THREADKEEP_JWT_SECRET: at least {MIN_SECRET_BYTES} bytes")
     return secret

@@ -7,59 +7,61 @@ from dataclasses import dataclass
 import anyio
 
 from threadkeep.auth import custom, jwt
-from threadkeep.auth.api_keys import KeyDoor
-from threadkeep.auth.authenticator import Door
-from threadkeep.auth.custom import CustomDoor
+from threadkeep.auth.api_keys import ApiKeyAuthenticator
+from threadkeep.auth.authenticator import Authenticator
+from threadkeep.auth.custom import CustomAuthenticator
 from threadkeep.auth.jwks import is_loopback
-from threadkeep.auth.jwt import JwtDoor
-from threadkeep.base.problems import StartRefused
+from threadkeep.auth.jwt import JwtAuthenticator
+from threadkeep.base.problems import StartupError
 from threadkeep.postgres.pool import Pool
 from threadkeep.project import Project
 from threadkeep.settings import AuthType, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class AuthConfig:
     """What is known of the door before there is a database."""
 
-    kind: AuthType
-    door: CustomDoor | JwtDoor | None = None
+    auth_type: AuthType
+    authenticator: CustomAuthenticator | JwtAuthenticator | None = None
     """None: keys, which are in the database, or no door at all."""
 
     @asynccontextmanager
-    async def opened(self, pool: Pool) -> AsyncGenerator[Door | None]:
-        """The door, while the block lasts; None where authentication is off. StartRefused."""
-        if isinstance(self.door, JwtDoor):
-            await self.door.open()
-        yield KeyDoor(pool) if self.kind == "api_key" else self.door
+    async def open(self, pool: Pool) -> AsyncGenerator[Authenticator | None]:
+        """The door, while the block lasts; None where authentication is off. StartupError."""
+        if isinstance(self.authenticator, JwtAuthenticator):
+            await self.authenticator.open()
+        yield ApiKeyAuthenticator(pool) if self.auth_type == "api_key" else self.authenticator
 
 
-def kind_of(settings: Settings, project: Project) -> AuthType:
-    """How callers are known; StartRefused where settings and project contradict each other."""
+def auth_type_of(settings: Settings, project: Project) -> AuthType:
+    """How callers are known; StartupError where settings and project contradict each other."""
     has_auth = project.auth.path is not None
     chosen = settings.auth_type or ("custom" if has_auth else "none")
     if chosen == "custom" and not has_auth:
-        raise StartRefused("AUTH_TYPE=custom needs auth.path in langgraph.json")
+        raise StartupError("AUTH_TYPE=custom needs auth.path in langgraph.json")
     if chosen != "custom" and has_auth:
-        raise StartRefused(f"AUTH_TYPE={chosen} would pass over the auth of langgraph.json: take one of the two away")
+        raise StartupError(f"AUTH_TYPE={chosen} would pass over the auth of langgraph.json: take one of the two away")
     return chosen
 
 
-def load(settings: Settings, project: Project) -> Loaded:
-    """Import and read all that is needed; StartRefused, never an open door."""
-    kind = kind_of(settings, project)
+def load_auth(settings: Settings, project: Project) -> AuthConfig:
+    """Import and read all that is needed; StartupError, never an open door."""
+    kind = auth_type_of(settings, project)
     if kind == "custom":
-        return Loaded(kind=kind, door=custom.load(project, settings.auth_recheck_s))
-    return Loaded(kind=kind, door=jwt.load(settings) if kind == "jwt" else None)
+        return AuthConfig(
+            auth_type=kind, authenticator=custom.load_custom_authenticator(project, settings.auth_recheck_s)
+        )
+    return AuthConfig(auth_type=kind, authenticator=jwt.load_jwt_authenticator(settings) if kind == "jwt" else None)
 
 
-def check(settings: Settings, project: Project) -> None:
-    """StartRefused where others could reach the server and nobody would ask who they are, or nobody could be known."""
-    kind = kind_of(settings, project)
+def check_start(settings: Settings, project: Project) -> None:
+    """StartupError where others could reach the server and nobody would ask who they are, or nobody could be known."""
+    kind = auth_type_of(settings, project)
     if kind == "none" and not settings.allow_unauthenticated and not is_loopback(settings.host):
-        raise StartRefused(
+        raise StartupError(
             f"HOST={settings.host} can be reached by others, and nobody is asked who they are: set AUTH_TYPE=api_key "
             "(threadkeep keys create), AUTH_TYPE=jwt, or auth in langgraph.json; or say ALLOW_UNAUTHENTICATED=true"
         )
     if kind == "jwt":
-        anyio.run(jwt.load(settings).open)
+        anyio.run(jwt.load_jwt_authenticator(settings).open)

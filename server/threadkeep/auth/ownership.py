@@ -12,14 +12,14 @@ from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import quote
 
-from threadkeep.auth.authenticator import Value
-from threadkeep.auth.authorization import Event
+from threadkeep.auth.authenticator import AuthValue
+from threadkeep.auth.authorization import AuthEvent
 from threadkeep.auth.principal import Principal
 from threadkeep.postgres.tenancy import Filters
 
 OWNER: Final = "owner"
 """The key of a row's metadata that says whose it is, under the built-in authentication. The server alone writes it."""
-WRITING: Final = frozenset({"create", "update", "create_run"})
+WRITE_ACTIONS: Final = frozenset({"create", "update", "create_run"})
 BUILT_IN: Final = frozenset({"api_key", "jwt"})
 """Ways of authentication under which everybody has a space."""
 LABEL: Final = "owner:"
@@ -30,10 +30,10 @@ MAX_LABEL: Final = 120
 """Characters. A namespace stands in an index, beside the key."""
 
 
-def own(principal: Principal, event: Event, value: Value) -> Filters:
+def owner_filters(principal: Principal, event: AuthEvent, value: AuthValue) -> Filters:
     """Mark what is written as the principal's, and let through what is theirs."""
     resource, action = event.split(".")
-    if resource != "store" and action in WRITING:
+    if resource != "store" and action in WRITE_ACTIONS:
         value["metadata"] = {**(value.get("metadata") or {}), OWNER: principal.identity}
     return _filters(principal.identity)
 
@@ -41,7 +41,7 @@ def own(principal: Principal, event: Event, value: Value) -> Filters:
 @lru_cache(REMEMBERED)
 def _filters(identity: str) -> Filters:
     """The same object for each request of an identity."""
-    return Filters({OWNER: identity}, space=space(identity))
+    return Filters({OWNER: identity}, store_prefix=space(identity))
 
 
 @lru_cache(REMEMBERED)

@@ -7,7 +7,7 @@ from typing import Any
 
 from threadkeep.base.problems import Unauthenticated
 
-MAX_IDENTITY = 250
+MAX_IDENTITY_LENGTH = 250
 """Characters. An identity stands in indexes, and in front of namespaces of the store."""
 
 
@@ -48,7 +48,7 @@ NOBODY: Mapping[str, Any] = {
 """What a graph reads of its user in `configurable` while authentication is off."""
 
 
-def configurable_of(user: Mapping[str, Any]) -> dict[str, Any]:
+def auth_configurable(user: Mapping[str, Any]) -> dict[str, Any]:
     """What a graph reads of its user in `configurable`; no client ever sees it, see `parts` and `checkpoints`."""
     return {
         "langgraph_auth_user": User(user),
@@ -66,8 +66,8 @@ def principal(
     has_others: bool | None = None,
 ) -> Principal:
     """The principal of an identity; `user` has further keys of its user. ValueError where it is no identity."""
-    if not identity or len(identity) > MAX_IDENTITY or "\0" in identity or not identity.isprintable():
-        raise ValueError(f"an identity is 1 to {MAX_IDENTITY} printable characters")
+    if not identity or len(identity) > MAX_IDENTITY_LENGTH or "\0" in identity or not identity.isprintable():
+        raise ValueError(f"an identity is 1 to {MAX_IDENTITY_LENGTH} printable characters")
     own: dict[str, Any] = {
         "identity": identity,
         "display_name": display_name or identity,

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
-from threadkeep.auth.authorization import Event
+from threadkeep.auth.authorization import AuthEvent
 from threadkeep.base.problems import Forbidden
 
-ALL_EVENTS: Final = frozenset(get_args(Event)) - {"public"}
+ALL_EVENTS: Final = frozenset(get_args(AuthEvent)) - {"public"}
 SCOPES: Final = ALL_EVENTS | {f"{event.split('.')[0]}.*" for event in ALL_EVENTS}
 """All scopes that mean something."""
 OPENID_SCOPES: Final = frozenset({"openid", "profile", "email", "address", "phone", "offline_access"})
@@ -31,13 +31,13 @@ def granted_events(scopes: tuple[str, ...]) -> frozenset[str]:
     return frozenset(event for event in ALL_EVENTS if not named.isdisjoint((event, f"{event.split('.')[0]}.*")))
 
 
-def check_key_scopes(scopes: tuple[str, ...], event: Event) -> None:
+def check_key_scopes(scopes: tuple[str, ...], event: AuthEvent) -> None:
     """Forbidden if the scopes of an API key do not grant the event. A key without scopes may do everything."""
     if scopes and event not in granted_events(scopes):
         raise Forbidden(f"the key's scopes don't reach {event}")
 
 
-def check_token_scopes(claims: Mapping[str, Any], event: Event, policy: ScopePolicy) -> None:
+def check_token_scopes(claims: Mapping[str, Any], event: AuthEvent, policy: ScopePolicy) -> None:
     """Forbidden if the claims of a token do not grant the event.
 
     Every claim of scopes limits the token, so an event must be granted by all that are there. A claim with nothing but

@@ -13,7 +13,7 @@ from typing import Final, cast
 
 import anyio
 
-from threadkeep.base.problems import Overloaded
+from threadkeep.base.problems import QueueFull
 
 ANONYMOUS: Final = ""
 """The holder if authentication is off: all callers are one."""
@@ -115,7 +115,7 @@ class FairLimiter:
         """Overloaded if `holder` would have to wait and the queue has no room for it."""
         has_room = self._max_waiting is None or self.waiting < self._max_waiting or self._longest(holder)
         if not has_room and not self.may_take_now(holder):
-            raise Overloaded("every slot is taken and the queue is full", retry_after_s=2)
+            raise QueueFull("every slot is taken and the queue is full", retry_after_s=2)
 
     async def acquire(self, holder: str) -> Place:
         """A place for `holder`, after a wait. Overloaded if the queue is full, or fills up with others' waiters."""
@@ -133,7 +133,7 @@ class FairLimiter:
             self._leave(holder, waiter)
             raise
         if waiter.place is None:
-            raise Overloaded("the queue is full, mostly of your own requests", retry_after_s=2)
+            raise QueueFull("the queue is full, mostly of your own requests", retry_after_s=2)
         return waiter.place
 
     async def acquire_first(self, holder: str) -> Place:

@@ -6,7 +6,7 @@ As `asyncio.Event`, but never cleared, and it costs next to nothing where nobody
 import asyncio
 
 
-class Flag:
+class OneShotEvent:
     """False until it is set, for good."""
 
     __slots__ = ("_is_set", "_waiting")

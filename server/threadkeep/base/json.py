@@ -20,7 +20,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from threadkeep.base.problems import TooLarge
+from threadkeep.base.problems import ContentTooLarge
 
 OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 NUL_ESCAPE = b"\\u0000"
@@ -37,7 +37,7 @@ MESSAGES: Final[frozenset[type[BaseMessage]]] = frozenset({AIMessage, HumanMessa
 """Whose fields say all that there is to say, as long as there are no further ones."""
 
 
-class Json:
+class RawJson:
     """JSON that is there already: sent on as it is, read only where somebody asks.
 
     No dataclass, for orjson would take it apart.
@@ -66,7 +66,7 @@ def dumps(value: object) -> bytes:
         encoded = orjson.dumps(value, _default, OPTIONS)
     except (TypeError, ValueError, RecursionError):
         encoded = orjson.dumps(_plain(value, MAX_DEPTH), _default, OPTIONS)
-    return without_nul(encoded)
+    return replace_nul(encoded)
 
 
 async def dumps_apart(value: object, *, size: int) -> bytes:
@@ -74,7 +74,7 @@ async def dumps_apart(value: object, *, size: int) -> bytes:
     return dumps(value) if size <= INLINE_BYTES else await to_thread.run_sync(dumps, value)
 
 
-def without_nul(encoded: bytes) -> bytes:
+def replace_nul(encoded: bytes) -> bytes:
     """JSON with U+FFFD for each escaped NUL; an escaped backslash before `u0000` is no escape of NUL."""
     if b"\\" not in encoded or NUL_ESCAPE not in encoded:  # one byte is found much sooner than six
         return encoded
@@ -115,7 +115,7 @@ def _default(value: object) -> object:
     several times as long."""
     if type(value) in MESSAGES and not cast("BaseMessage", value).__pydantic_extra__:
         return value.__dict__
-    if isinstance(value, Json):
+    if isinstance(value, RawJson):
         return orjson.Fragment(value.raw)
     if isinstance(value, BaseModel):
         return _model(value)
@@ -191,8 +191,8 @@ def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, Enum):
         return _plain(value.value, depth - 1)
     if isinstance(value, int) and not isinstance(value, bool):
-        return Json(digits(value))  # a number of any length, which orjson would refuse
-    if value is None or isinstance(value, (bool, float, Json, date, time)):
+        return RawJson(digits(value))  # a number of any length, which orjson would refuse
+    if value is None or isinstance(value, (bool, float, RawJson, date, time)):
         return value
     if type(value).__module__ == "numpy":
         return value if hasattr(value, "dtype") and value.dtype.isnative else _of_numpy(value)
@@ -207,7 +207,7 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def check_bytes(limit: int, **named: Mapping[str, object] | None) -> None:
-    """TooLarge if one of the objects, named as the client named it, has more than `limit` bytes as JSON.
+    """ContentTooLarge if one of the objects, named as the client named it, has more than `limit` bytes as JSON.
 
     Metadata, config and context are read with every run and every list, so each has a limit.
     """
@@ -216,6 +216,6 @@ def check_bytes(limit: int, **named: Mapping[str, object] | None) -> None:
             raise too_large(name, limit)
 
 
-def too_large(name: str, limit: int) -> TooLarge:
+def too_large(name: str, limit: int) -> ContentTooLarge:
     """The refusal of an object, or of what a change would make of it."""
-    return TooLarge(f"{name} would have more than {limit:,} bytes")
+    return ContentTooLarge(f"{name} would have more than {limit:,} bytes")

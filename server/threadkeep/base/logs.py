@@ -43,7 +43,7 @@ def configure(level: str, *, as_json: bool | None, project: Path | None = None) 
     logging._srcfile = None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - it has no public name
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if as_json else Text())
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     handler.addFilter(DebugOfOwnModules(project))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in QUIET:
@@ -82,7 +82,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {**_context.get({}), **own}
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -106,7 +106,7 @@ def _in_a_line(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-class Text(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """For a person: time, level, sentence, fields."""
 
     def format(self, record: logging.LogRecord) -> str:

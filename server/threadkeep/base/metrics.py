@@ -20,14 +20,14 @@ NO_ROUTE = ""
 """The route of a request that no route of the table answered. Prometheus treats an empty label as an absent one."""
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
-ANSWER_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+REQUEST_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """OpenTelemetry's advice for `http.server.request.duration`."""
 FIRST_BYTE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
-RUN_S = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
-WAIT_S = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 600.0)
-LAG_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
-COMMIT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
-BATCH = (1, 2, 5, 10, 25, 50, 100, 250, 1000)
+RUN_BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+WAIT_BUCKETS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 600.0)
+LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+COMMIT_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
+BATCH_BUCKETS = (1, 2, 5, 10, 25, 50, 100, 250, 1000)
 
 
 class PoolStats(Protocol):
@@ -44,7 +44,7 @@ class RouteMetrics:
         self._by_status: dict[int, Histogram] = {}
         self._first_byte = first_bytes.labels(method, route)
 
-    def answered(self, status: int, *, first_byte_s: float, duration_s: float) -> None:
+    def observe(self, status: int, *, first_byte_s: float, duration_s: float) -> None:
         """Count a response of `status` by the seconds to its first and its last byte. 0: the client left before one."""
         if 100 <= status < 600:
             self._first_byte.observe(first_byte_s)
@@ -62,7 +62,7 @@ class GraphMetrics:
         self._seconds = seconds.labels(graph_id)
         self._first_event = first_event.labels(graph_id)
 
-    def ended(self, outcome: str, seconds: float, first_event_s: float | None) -> None:
+    def observe(self, outcome: str, seconds: float, first_event_s: float | None) -> None:
         """A run came to its end; None where it said nothing before."""
         self._runs[outcome].inc()
         self._seconds.observe(seconds)
@@ -71,21 +71,21 @@ class GraphMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadSnapshot:
     """What is read when somebody asks, and not counted before."""
 
     slots: int
     running: int
-    line: int
-    queued: int | None
+    admission_waiting: int
+    queue_depth: int | None
     """Runs that are due, in all processes; None where Postgres did not say in time."""
-    oldest_s: float | None
+    queue_oldest_age_s: float | None
     """How long the first of them has been due."""
-    heartbeat_s: float
+    heartbeat_age_s: float
     """Since this process last told the others that it is alive."""
     table_rows: Mapping[str, int] = field(default_factory=dict[str, int])
     """Estimated, by table; empty where Postgres did not say in time."""
-    stuck: int = 0
+    abandoned_tasks: int = 0
     """Graphs that did not stop when they were told to, and still run."""
     pools: Mapping[str, PoolStats] = field(default_factory=dict[str, PoolStats])
 
@@ -99,28 +99,28 @@ class Metrics:
         GCCollector(registry=registry)
         self.routes = self._of_routes(routes)
         self._graphs = self._of_graphs(graphs)
-        self.slot_wait = self._histogram(
-            "threadkeep_admission_wait_seconds", "Time that requests waited for a slot", WAIT_S
+        self.admission_wait = self._histogram(
+            "threadkeep_admission_wait_seconds", "Time that requests waited for a slot", WAIT_BUCKETS_S
         )
         self.queue_wait = self._histogram(
-            "threadkeep_run_queue_wait_seconds", "Time from a queued run's due time to its claim", WAIT_S
+            "threadkeep_run_queue_wait_seconds", "Time from a queued run's due time to its claim", WAIT_BUCKETS_S
         )
         self.loop_lag = self._histogram(
-            "threadkeep_event_loop_lag_seconds", "Time by which the event loop was late", LAG_S
+            "threadkeep_event_loop_lag_seconds", "Time by which the event loop was late", LAG_BUCKETS_S
         )
         self.commit_seconds = self._histogram(
             "threadkeep_group_commit_duration_seconds",
             "Time of a group commit of checkpoints and run results",
-            COMMIT_S,
+            COMMIT_BUCKETS_S,
         )
         self.commit_writes = self._histogram(
-            "threadkeep_group_commit_batch_size", "Checkpoint writes and run results in one group commit", BATCH
+            "threadkeep_group_commit_batch_size", "Checkpoint writes and run results in one group commit", BATCH_BUCKETS
         )
         self.events = Counter("threadkeep_run_events", "Events that runs have streamed", registry=registry)
-        self.takeovers = Counter(
+        self.run_recoveries = Counter(
             "threadkeep_run_recoveries", "Runs of dead processes that this process recovered", registry=registry
         )
-        self.streams = Gauge("threadkeep_sse_connections", "Open event streams", registry=registry)
+        self.sse_connections = Gauge("threadkeep_sse_connections", "Open event streams", registry=registry)
         self._unserved = Gauge(
             "threadkeep_run_queue_unserved_depth",
             "Due runs, those of crons too, whose graph no live process serves",
@@ -130,17 +130,17 @@ class Metrics:
         self.show_unserved({})
         self._load = _LoadGauges(registry)
 
-    def of_graph(self, graph_id: str) -> GraphMetrics | None:
+    def graph(self, graph_id: str) -> GraphMetrics | None:
         """None for a graph that this application does not serve."""
         return self._graphs.get(graph_id)
 
-    def of_route(self, pair: tuple[str, str]) -> RouteMetrics:
+    def route(self, pair: tuple[str, str]) -> RouteMetrics:
         """Of the method and the path's template. Requests without a route share one for each method of HTTP."""
         if found := self.routes.get(pair):
             return found
         return self.routes.get((pair[0], NO_ROUTE)) or self.routes[OTHER_METHOD, NO_ROUTE]
 
-    def committed(self, writes: int, seconds: float) -> None:
+    def observe_group_commit(self, writes: int, seconds: float) -> None:
         """One group commit of so many writes came to its end."""
         self.commit_writes.observe(writes)
         self.commit_seconds.observe(seconds)
@@ -151,7 +151,7 @@ class Metrics:
         for graph_id, number in (dict.fromkeys(self._graphs, 0) | runs).items():
             self._unserved.labels(graph_id).set(number)
 
-    def show(self, load: Load) -> None:
+    def set_load(self, load: LoadSnapshot) -> None:
         """Let the gauges tell of `load`."""
         self._load.show(load)
 
@@ -160,7 +160,7 @@ class Metrics:
         durations = self._histogram(
             "http_server_request_duration_seconds",
             "Time from a request to the end of its response",
-            ANSWER_S,
+            REQUEST_BUCKETS_S,
             (*labels, "http_response_status_code"),
         )
         first_bytes = self._histogram(
@@ -176,10 +176,13 @@ class Metrics:
         labels = ("graph_id",)
         runs = Counter("threadkeep_runs", "Runs that ended here", (*labels, "outcome"), registry=self.registry)
         seconds = self._histogram(
-            "threadkeep_run_duration_seconds", "Time from a run's start to its end", RUN_S, labels
+            "threadkeep_run_duration_seconds", "Time from a run's start to its end", RUN_BUCKETS_S, labels
         )
         first_event = self._histogram(
-            "threadkeep_run_time_to_first_event_seconds", "Time from a run's start to its first event", RUN_S, labels
+            "threadkeep_run_time_to_first_event_seconds",
+            "Time from a run's start to its first event",
+            RUN_BUCKETS_S,
+            labels,
         )
         return {graph_id: GraphMetrics(runs, seconds, first_event, graph_id) for graph_id in graphs}
 
@@ -213,14 +216,14 @@ class _LoadGauges:
         self._most = gauge("db_client_connection_max", "Connections that a pool may have", pool)
         self._waiting = gauge("db_client_connection_pending_requests", "Waits for a connection of a pool", pool)
 
-    def show(self, load: Load) -> None:
+    def show(self, load: LoadSnapshot) -> None:
         self._slots.set(load.slots)
         self._running.set(load.running)
-        self._line.set(load.line)
-        self._stuck.set(load.stuck)
-        self._queued.set(math.nan if load.queued is None else load.queued)
-        self._oldest.set(math.nan if load.oldest_s is None else load.oldest_s)
-        self._heartbeat.set(load.heartbeat_s)
+        self._line.set(load.admission_waiting)
+        self._stuck.set(load.abandoned_tasks)
+        self._queued.set(math.nan if load.queue_depth is None else load.queue_depth)
+        self._oldest.set(math.nan if load.queue_oldest_age_s is None else load.queue_oldest_age_s)
+        self._heartbeat.set(load.heartbeat_age_s)
         self._table_rows.clear()
         for table, rows in load.table_rows.items():
             self._table_rows.labels(table).set(rows)

@@ -64,7 +64,7 @@ class BodyTimeout(Problem):
     status, code = 408, "body-timeout"
 
 
-class KeyInUse(Conflict):
+class IdempotencyKeyInUse(Conflict):
     """The first request with this Idempotency-Key is still being let in."""
 
     code = "key-in-use"
@@ -73,7 +73,7 @@ class KeyInUse(Conflict):
         super().__init__(detail, headers={"retry-after": str(retry_after_s)})
 
 
-class KeyReused(Problem):
+class IdempotencyKeyReused(Problem):
     """The Idempotency-Key stands for another request."""
 
     status, code = 422, "key-reused"
@@ -91,7 +91,7 @@ class StateInvalid(Conflict):
     code = "state-invalid"
 
 
-class TooLarge(Problem):
+class ContentTooLarge(Problem):
     """The body is above the limit, or an object in it that has a limit of its own."""
 
     status, code = 413, "too-large"
@@ -103,7 +103,7 @@ class AnswerTooLarge(Problem):
     status, code = 422, "answer-too-large"
 
 
-class UnsupportedMedia(Problem):
+class UnsupportedMediaType(Problem):
     """A write has to be JSON, and not compressed."""
 
     status, code = 415, "unsupported-media"
@@ -115,19 +115,19 @@ class MisdirectedRequest(Problem):
     status, code = 421, "misdirected-request"
 
 
-class Invalid(Problem):
+class ValidationFailed(Problem):
     """The body, a query parameter or an id has the wrong form. `errors` names each place."""
 
     status, code = 422, "invalid"
 
 
-class Unsupported(Problem):
+class UnsupportedField(Problem):
     """A documented field that this server does not offer. `field` names it."""
 
     status, code = 422, "unsupported"
 
 
-class TooMany(Problem):
+class TooManyRequests(Problem):
     """The principal has had its share."""
 
     status, code = 429, "too-many-requests"
@@ -136,7 +136,7 @@ class TooMany(Problem):
         super().__init__(detail, headers={"retry-after": str(retry_after_s)}, **fields)
 
 
-class Overloaded(Problem):
+class QueueFull(Problem):
     """Every slot is taken and the line is full, or the wait was too long."""
 
     status, code = 503, "overloaded"
@@ -145,7 +145,7 @@ class Overloaded(Problem):
         super().__init__(detail, headers={"retry-after": str(retry_after_s)}, **fields)
 
 
-class Unavailable(Problem):
+class ServiceUnavailable(Problem):
     """Postgres does not answer."""
 
     status, code = 503, "unavailable"
@@ -166,5 +166,5 @@ class SearchTimeout(Problem):
     status, code = 503, "search-timeout"
 
 
-class StartRefused(Exception):
+class StartupError(Exception):
     """Something can't be loaded, and the server does not start without it. The text is for the operator."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RECEIVERS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-REMEMBERED_RUNS = 10_000
+EXPORTER_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+MAX_LINKED_RUNS = 10_000
 """Queued runs whose request is known, for the link between both; the oldest are forgotten."""
 ATTRIBUTES = {
     f"{noun}_id": f"threadkeep.{noun}.id"
@@ -34,9 +34,9 @@ FLUSH_S = 5.0
 """How long the last spans may take at the end."""
 
 
-def opened(environment: Mapping[str, str]) -> "Tracing | None":
+def open_tracing(environment: Mapping[str, str]) -> "Tracing | None":
     """Tracing as the standard variables want it; None where they name no receiver, or the extra is not installed."""
-    if not any(environment.get(name) for name in RECEIVERS) or _is_off(environment):
+    if not any(environment.get(name) for name in EXPORTER_VARIABLES) or _is_off(environment):
         return None
     if importlib.util.find_spec("opentelemetry") is None or importlib.util.find_spec("opentelemetry.sdk") is None:
         log.warning("no traces are sent: the extra otel is not installed")
@@ -79,7 +79,7 @@ class Tracing:
         self._asked: OrderedDict[str, Link] = OrderedDict()
 
     @contextmanager
-    def request(self, method: str, headers: Mapping[str, str]) -> "Generator[Span]":
+    def request_span(self, method: str, headers: Mapping[str, str]) -> "Generator[Span]":
         """The span of a request; a part of the caller's trace where `traceparent` names one."""
         with self._tracer.start_as_current_span(
             method,
@@ -91,7 +91,7 @@ class Tracing:
         ) as span:
             yield span
 
-    def answered(self, span: "Span", route: str | None, status: int, ids: Mapping[str, str]) -> None:
+    def end_request(self, span: "Span", route: str | None, status: int, ids: Mapping[str, str]) -> None:
         """What came of the request: the route that answered, and the ids that it was about."""
         span.set_attributes({"http.response.status_code": status, **_attributes(ids)})
         if route is not None:
@@ -100,16 +100,16 @@ class Tracing:
         if status >= 500 or status == 0:
             span.set_status(self._trace.StatusCode.ERROR)
 
-    def asked_for(self, run_id: str) -> None:
+    def link_run(self, run_id: str) -> None:
         """The request that is being answered asks for this run, which may be executed later."""
         asked = self._trace.get_current_span().get_span_context()
         if asked.is_valid:
             self._asked[run_id] = self._trace.Link(asked)
-        while len(self._asked) > REMEMBERED_RUNS:
+        while len(self._asked) > MAX_LINKED_RUNS:
             self._asked.popitem(last=False)
 
     @contextmanager
-    def run(self, ids: Mapping[str, str], outcome: Callable[[], str]) -> Generator[None]:
+    def run_span(self, ids: Mapping[str, str], outcome: Callable[[], str]) -> Generator[None]:
         """The span of a run: below its request's where it was started there, else linked to it if it is known here."""
         asked = self._asked.pop(ids["run_id"], None)
         inside = self._trace.get_current_span().get_span_context().is_valid

@@ -8,18 +8,18 @@ import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
-from threadkeep.postgres.listen import Wakeups
+from threadkeep.postgres.listen import NotificationHub
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.tenancy import EVERYTHING
+from threadkeep.postgres.tenancy import UNRESTRICTED
 from threadkeep.settings import Settings
 from threadkeep.tables import idempotency_keys, run_events, thread_expiry, threads, webhook_deliveries
-from threadkeep.tables.queue import TEMPORARY_S
+from threadkeep.tables.queue import EPHEMERAL_TTL_S
 
 log = logging.getLogger(__name__)
 
 CLEANUP_S = 4.0
-"""Between two rounds. With `TEMPORARY_S` it is how long the thread of a stateless run is there after the run."""
-BATCH = 500
+"""Between two rounds. With `EPHEMERAL_TTL_S` it is how long the thread of a stateless run is there after the run."""
+BATCH_SIZE = 500
 """Deleted in one transaction."""
 RUNS_BATCH = 50
 """Runs whose events are deleted in one transaction; each may have thousands."""
@@ -31,7 +31,7 @@ class Cleanup:
 
     pool: Pool
     settings: Settings
-    wakeups: Wakeups
+    wakeups: NotificationHub
     topic: ClassVar[str | None] = None
 
     @property
@@ -42,19 +42,19 @@ class Cleanup:
         """Keep the threads that somebody follows here. Of the others delete batches until nothing is left."""
         if followed := self.wakeups.topics():
             async with self.pool.connection() as conn:
-                await thread_expiry.keep_temporary(conn, followed, TEMPORARY_S)
+                await thread_expiry.keep_temporary(conn, followed, EPHEMERAL_TTL_S)
         while await self._delete_batch() or await self._delete_old_batch():
             pass
 
     async def _delete_batch(self) -> bool:
         """Delete a batch of temporary threads and of keys. True if there may be more."""
         async with self.pool.connection() as conn, conn.transaction():
-            expired = await thread_expiry.lock_temporary(conn, BATCH)
+            expired = await thread_expiry.lock_ephemeral(conn, BATCH_SIZE)
             if expired:
-                await threads.delete(conn, EVERYTHING, expired)
+                await threads.delete(conn, UNRESTRICTED, expired)
         async with self.pool.connection() as conn:
-            keys = await idempotency_keys.sweep(conn, BATCH)
-        return BATCH in {len(expired), keys}
+            keys = await idempotency_keys.delete_expired(conn, BATCH_SIZE)
+        return BATCH_SIZE in {len(expired), keys}
 
     async def _delete_old_batch(self) -> bool:
         """Delete the events of a batch of runs, and a batch of webhooks, by their ages. True if there may be more."""
@@ -63,7 +63,7 @@ class Cleanup:
             if age_s := self.settings.keep_events_s:
                 runs = await run_events.delete_old(conn, age_s=age_s, limit=RUNS_BATCH)
             if age_s := self.settings.keep_webhooks_s:
-                webhooks = await webhook_deliveries.delete_old(conn, age_s=age_s, limit=BATCH)
+                webhooks = await webhook_deliveries.delete_old(conn, age_s=age_s, limit=BATCH_SIZE)
         if webhooks:
             log.warning("webhooks were too old to be sent", extra={"deleted": webhooks})
-        return runs == RUNS_BATCH or webhooks == BATCH
+        return runs == RUNS_BATCH or webhooks == BATCH_SIZE

@@ -13,20 +13,22 @@ from zoneinfo import ZoneInfo
 import anyio.to_thread
 from cronsim import CronSim, CronSimError
 
-from threadkeep.base.problems import Invalid
+from threadkeep.base.problems import ValidationFailed
 
-MAX_SCHEDULE = 200
+MAX_SCHEDULE_LENGTH = 200
 """Characters of a schedule."""
 
 
-async def zone(name: str | None) -> tzinfo:
+async def load_timezone(name: str | None) -> tzinfo:
     """The time zone of an IANA name; None is UTC. Invalid where there is no such zone."""
     if name is None:
         return UTC
     try:
         return await anyio.to_thread.run_sync(ZoneInfo, name)
     except (KeyError, ValueError, OSError):  # unknown; no plain name; a folder of zones
-        raise Invalid(f"Invalid timezone: {name!r}. Use IANA timezone format (e.g. 'America/New_York').") from None
+        raise ValidationFailed(
+            f"Invalid timezone: {name!r}. Use IANA timezone format (e.g. 'America/New_York')."
+        ) from None
 
 
 ALIASES: Final[Mapping[str, str]] = {
@@ -41,7 +43,7 @@ ALIASES: Final[Mapping[str, str]] = {
 """Names of schedules, as crontab(5) has them."""
 
 
-def next_tick(schedule: str, zone: tzinfo, after: datetime) -> datetime:
+def next_fire_time(schedule: str, zone: tzinfo, after: datetime) -> datetime:
     """The first tick behind `after`, in UTC; Invalid where the schedule is none or never comes due."""
     fields = ALIASES.get(schedule.strip().lower(), schedule).split()
     if len(fields) == 6:
@@ -54,7 +56,7 @@ def next_tick(schedule: str, zone: tzinfo, after: datetime) -> datetime:
         reason = str(error)
     else:
         reason = "it never comes due"
-    raise Invalid(
+    raise ValidationFailed(
         f"Invalid cron schedule: {schedule!r}. Reason: {reason}. Ensure the schedule uses the standard cron format "
         "(minute hour day_of_month month day_of_week). Example: '*/5 * * * *' for every 5 minutes."
     )
@@ -62,5 +64,5 @@ def next_tick(schedule: str, zone: tzinfo, after: datetime) -> datetime:
 
 def next_run_date(schedule: str, zone: tzinfo, after: datetime, end: datetime | None) -> datetime | None:
     """The first tick behind `after`, or None where `end` comes before it. Invalid as above."""
-    tick = next_tick(schedule, zone, after)
+    tick = next_fire_time(schedule, zone, after)
     return None if end is not None and tick > end else tick

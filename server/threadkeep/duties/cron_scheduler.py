@@ -16,13 +16,13 @@ from threadkeep.base.problems import Problem
 from threadkeep.duties import cron_schedule
 from threadkeep.graphs import LoadedGraph
 from threadkeep.postgres.pool import Conn, Pool
-from threadkeep.postgres.retry import AWAY
-from threadkeep.postgres.tenancy import EVERYTHING, Filters
-from threadkeep.runs.assistants import Assistants, ResolvedAssistant
-from threadkeep.runs.request import RunRequest, RunSpec
+from threadkeep.postgres.retry import TRANSIENT_ERRORS
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
+from threadkeep.runs.assistants import AssistantCache, ResolvedAssistant
+from threadkeep.runs.request import GraphRunOptions, RunRequest
 from threadkeep.runs.service import Admitted, RunService
 from threadkeep.tables import crons, queue
-from threadkeep.tables.crons import CRONS, Due, Tick
+from threadkeep.tables.crons import CRONS, ClaimedCron, DueCron
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +42,14 @@ class CronScheduler:
 
     async def run_once(self) -> float:
         """Fire every cron that is due. Returns the seconds until the next one is, `POLL_S` at most."""
-        assistants = Assistants(self.pool, self.graphs)
+        assistants = AssistantCache(self.pool, self.graphs)
         async with self.pool.connection() as conn:
-            now = await crons.clock(conn)
-            due = await crons.due(conn, now, list(self.graphs))
+            now = await crons.database_time(conn)
+            due = await crons.list_due(conn, now, list(self.graphs))
         for cron in due:
             try:
                 await self._fire(assistants, cron)
-            except AWAY:
+            except TRANSIENT_ERRORS:
                 raise
             except Exception:
                 log.exception("cron could not be fired", extra={"cron_id": str(cron.cron_id)})
@@ -57,7 +57,7 @@ class CronScheduler:
             next_s = await crons.seconds_to_next(conn, now)
         return POLL_S if next_s is None else max(0.0, min(POLL_S, next_s))
 
-    async def _fire(self, assistants: Assistants, due: Due) -> None:
+    async def _fire(self, assistants: AssistantCache, due: DueCron) -> None:
         """Start the run and move the cron on, in one transaction. Nothing if another process did.
 
         The thread is locked before the cron, in the order in which a thread that is deleted takes its crons along.
@@ -69,12 +69,12 @@ class CronScheduler:
             cron = await crons.claim(conn, due.cron_id)
             if cron is None:
                 return
-            now = await crons.clock(conn)
+            now = await crons.database_time(conn)
             if assistant is not None and not (cron.end_time and cron.end_time < now):
                 await self._start_run(conn, cron, assistant, Filters(due.metadata_filter.load()))
             await crons.advance(conn, cron.cron_id, await _next(cron, now))
 
-    async def _start_run(self, conn: Conn, cron: Tick, assistant: ResolvedAssistant, filters: Filters) -> None:
+    async def _start_run(self, conn: Conn, cron: ClaimedCron, assistant: ResolvedAssistant, filters: Filters) -> None:
         """What stands against the run is a line in the log, and the cron goes on to its next tick."""
         fields = {"cron_id": str(cron.cron_id)}
         try:
@@ -90,22 +90,22 @@ class CronScheduler:
         log.info("cron fired", extra=fields | {"run_id": str(run.run_id)})
 
 
-async def _assistant(assistants: Assistants, due: Due) -> ResolvedAssistant | None:
+async def _assistant(assistants: AssistantCache, due: DueCron) -> ResolvedAssistant | None:
     """The cron's assistant, which its maker was allowed to read. None if it or its graph is gone."""
     try:
-        return await assistants.resolve(EVERYTHING, str(due.assistant_id))
+        return await assistants.resolve(UNRESTRICTED, str(due.assistant_id))
     except Problem:
         fields = {"cron_id": str(due.cron_id), "assistant_id": str(due.assistant_id)}
         log.warning("cron passed over: its assistant or graph is gone", extra=fields)
         return None
 
 
-def _request(cron: Tick) -> RunRequest:
+def _request(cron: ClaimedCron) -> RunRequest:
     """The run of one tick. It knows its cron, as on the reference, by its metadata and its `configurable`."""
     payload: dict[str, Any] = cron.payload.load()
     mark = {"cron_id": str(cron.cron_id)}
     return RunRequest(
-        spec=RunSpec.model_validate(payload),
+        spec=GraphRunOptions.model_validate(payload),
         assistant=str(cron.assistant_id),
         thread_id=cron.thread_id,
         metadata={**cron.metadata.load(), **mark},
@@ -115,10 +115,10 @@ def _request(cron: Tick) -> RunRequest:
     )
 
 
-async def _next(cron: Tick, now: datetime) -> datetime | None:
+async def _next(cron: ClaimedCron, now: datetime) -> datetime | None:
     """The next tick; None, with a line in the log, where the zone has gone from the machine's list."""
     try:
-        zone = await cron_schedule.zone(cron.timezone)
+        zone = await cron_schedule.load_timezone(cron.timezone)
         return cron_schedule.next_run_date(cron.schedule, zone, now, cron.end_time)
     except Problem:
         log.warning("cron stopped: its schedule has no next date here", extra={"cron_id": str(cron.cron_id)})

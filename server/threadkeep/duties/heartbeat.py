@@ -21,7 +21,7 @@ import psycopg
 
 from threadkeep.duties.lease_reaper import LeaseReaper
 from threadkeep.postgres import session
-from threadkeep.postgres.listen import Wakeups
+from threadkeep.postgres.listen import NotificationHub
 from threadkeep.postgres.pool import Pool
 from threadkeep.runs.execution import Executions
 from threadkeep.runs.lease import LEASE_LOST, Lease
@@ -29,17 +29,19 @@ from threadkeep.tables import workers
 
 log = logging.getLogger(__name__)
 
-BEATS = 6
+BEATS_PER_LEASE = 6
 """Heartbeats in the time of one lease."""
 
 
 @contextmanager
-def heartbeat(uri: str, lease: Lease, lease_s: float, wakeups: Wakeups, *, own_session: bool = True) -> Generator[None]:
+def heartbeat(
+    uri: str, lease: Lease, lease_s: float, wakeups: NotificationHub, *, own_session: bool = True
+) -> Generator[None]:
     """Renew the lease's row while the block runs. The thread is not waited for: it ends by itself.
 
     `own_session` is False if a transaction pooler is in between, where nothing may be set for a session.
     """
-    thread = _Heartbeat(uri, lease, lease_s / BEATS, wakeups)
+    thread = _Heartbeat(uri, lease, lease_s / BEATS_PER_LEASE, wakeups)
     thread.own_session = own_session
     threading.Thread(target=thread.run, name="heartbeat", daemon=True).start()
     try:
@@ -51,7 +53,7 @@ def heartbeat(uri: str, lease: Lease, lease_s: float, wakeups: Wakeups, *, own_s
 class _Heartbeat:
     own_session = True
 
-    def __init__(self, uri: str, lease: Lease, every_s: float, wakeups: Wakeups) -> None:
+    def __init__(self, uri: str, lease: Lease, every_s: float, wakeups: NotificationHub) -> None:
         self._uri = uri
         self._lease = lease
         self._every_s = every_s
@@ -86,7 +88,7 @@ class _Heartbeat:
     def _lose(self, worker_id: UUID) -> None:
         """In the event loop."""
         self._lease.lose(worker_id)
-        self._wakeups.wake(LEASE_LOST)
+        self._wakeups.publish(LEASE_LOST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,7 @@ class LeaseReplacement:
         async with self.pool.connection() as conn:
             await workers.create(conn, fresh, self.graph_ids)
             await workers.delete(conn, self.lease.worker_id)  # so that the reaper finds its runs
-        self.lease.take(fresh)
+        self.lease.replace(fresh)
         await self.reaper.run_once()
 
     def _let_go(self) -> int:
@@ -119,5 +121,5 @@ class LeaseReplacement:
         lost = [execution for execution in self.executions if execution.is_durable]
         for execution in lost:
             self.executions.remove(execution)
-            execution.lose()
+            execution.lose_lease()
         return len(lost)

@@ -28,16 +28,16 @@ class LeaseReaper:
     @property
     def interval_s(self) -> float:
         """`THREADKEEP_SWEEP`."""
-        return self.settings.sweep_s
+        return self.settings.reaper_interval_s
 
     async def run_once(self) -> None:
         """Delete leases that are too old, and put the runs that have none back in the queue."""
         settings, executed = self.settings, [execution.run_id for execution in self.executions]
         async with self.pool.connection() as conn:
-            if self.lease.may_judge(settings.lease_s):
-                await workers.sweep(conn, self.lease.worker_id, settings.lease_s)
-            orphans = await workers.take_over(conn, settings.max_attempts)
-            await workers.put_back_lost(conn, self.lease.worker_id, executed, settings.lease_s)
+            if self.lease.can_expire_others(settings.lease_s):
+                await workers.delete_expired(conn, self.lease.worker_id, settings.lease_s)
+            orphans = await workers.recover_runs(conn, settings.max_attempts)
+            await workers.requeue_orphaned_runs(conn, self.lease.worker_id, executed, settings.lease_s)
         if orphans:
-            self.metrics.takeovers.inc(len(orphans))
+            self.metrics.run_recoveries.inc(len(orphans))
             log.warning("runs of dead processes were recovered", extra={"run_ids": [str(run_id) for run_id in orphans]})

@@ -11,8 +11,8 @@ from typing import ClassVar, Protocol
 
 import anyio
 
-from threadkeep.postgres.listen import Signal, Wakeups
-from threadkeep.postgres.retry import AWAY
+from threadkeep.postgres.listen import NotificationHub, WakeEvent
+from threadkeep.postgres.retry import TRANSIENT_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +36,16 @@ class Duty(Protocol):
         ...
 
 
-async def repeat(duty: Duty, wakeups: Wakeups) -> None:
+async def repeat(duty: Duty, wakeups: NotificationHub) -> None:
     """Do a duty again and again, until cancelled."""
     name = type(duty).__name__
-    with wakeups.on(duty.topic) if duty.topic else nullcontext(Signal()) as signal:
+    with wakeups.subscribe(duty.topic) if duty.topic else nullcontext(WakeEvent()) as signal:
         while True:
             pause_s = duty.interval_s
             try:
                 next_s = await duty.run_once()
                 pause_s = duty.interval_s if next_s is None else max(0.0, min(duty.interval_s, next_s))
-            except AWAY:
+            except TRANSIENT_ERRORS:
                 log.warning("a duty waits for the database", exc_info=True, extra={"duty": name})
             except Exception:
                 log.exception("a duty failed and is tried again", extra={"duty": name})

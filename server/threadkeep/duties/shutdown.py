@@ -21,9 +21,9 @@ from threadkeep.tables import workers
 
 log = logging.getLogger(__name__)
 
-OPENING_S = 0.02
+ADMISSION_POLL_S = 0.02
 """Between two looks whether a run that has a slot has begun."""
-PUT_BACK_S = 5.0
+REQUEUE_TIMEOUT_S = 5.0
 """How long the last write may take; after it the others take the runs over by themselves."""
 
 
@@ -42,7 +42,7 @@ class Shutdown:
     async def drain_when_told(self) -> None:
         """Wait until the process is told to stop, and some more, in which requests are still taken. Then drain."""
         await self.signals.stopping.wait()
-        lingered_s = min(self.settings.linger_s, self.settings.drain_s)
+        lingered_s = min(self.settings.shutdown_delay_s, self.settings.drain_s)
         with anyio.move_on_after(lingered_s):
             await self.signals.hurried.wait()
         await self.drain(within_s=self.settings.drain_s - lingered_s)
@@ -56,10 +56,10 @@ class Shutdown:
         self.signals.leaving.set()
         self.executions.lose_running()
         put_back = 0
-        with anyio.move_on_after(PUT_BACK_S, shield=True):
-            await self.commits.idle()  # before another process goes on from the last checkpoint
+        with anyio.move_on_after(REQUEUE_TIMEOUT_S, shield=True):
+            await self.commits.drain()  # before another process goes on from the last checkpoint
             async with self.pool.connection() as conn:
-                put_back = await workers.put_back(conn, self.lease.worker_id)
+                put_back = await workers.requeue_runs(conn, self.lease.worker_id)
                 await workers.delete(conn, self.lease.worker_id)
         if put_back:
             log.info("runs were put back in the queue", extra={"run_count": put_back})
@@ -75,5 +75,5 @@ class Shutdown:
             if self.executions:
                 await self.executions.next_ended()
             else:  # it has its slot, and is being opened: put back, it would run twice if its client asks again
-                await anyio.sleep(OPENING_S)
+                await anyio.sleep(ADMISSION_POLL_S)
         waiting.cancel()

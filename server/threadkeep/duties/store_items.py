@@ -11,8 +11,8 @@ from langchain_core.embeddings import Embeddings
 from langgraph.store.base import TTLConfig
 from langgraph.store.postgres.base import PostgresIndexConfig
 
-from threadkeep.base.problems import StartRefused
-from threadkeep.importing import load_object
+from threadkeep.base.problems import StartupError
+from threadkeep.importing import import_target
 from threadkeep.persistence.serializer import Serializer
 from threadkeep.persistence.store import ITEM_BYTES, Store
 from threadkeep.postgres.pool import Pool
@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 MAX_DIMS: Final = 4000
 """pgvector's own bound for an index on half precision; at full precision it is `MAX_FULL_DIMS`."""
 MAX_FULL_DIMS: Final = 2000
-SWEEP_MINUTES: Final = 5.0
+DEFAULT_INTERVAL_MINUTES: Final = 5.0
 """How often expired items are deleted, where langgraph.json does not say. Until then they are hidden."""
 
 
-def index_config(project: Project) -> PostgresIndexConfig | None:
-    """How items are found by meaning; None where the project asks for no index. StartRefused where it can't be had."""
+def store_index_config(project: Project) -> PostgresIndexConfig | None:
+    """How items are found by meaning; None where the project asks for no index. StartupError where it can't be had."""
     index = project.store.index
     if index is None:
         return None
     if index.dims > MAX_DIMS:
-        raise StartRefused(f"store.index.dims: pgvector indexes at most {MAX_DIMS} dimensions, not {index.dims}")
+        raise StartupError(f"store.index.dims: pgvector indexes at most {MAX_DIMS} dimensions, not {index.dims}")
     config = PostgresIndexConfig(
         dims=index.dims,
         embed=_embeddings(project, index.embed),
@@ -48,9 +48,9 @@ def store_opener(
     project: Project, item_bytes: int = ITEM_BYTES, serializer: Serializer | None = None
 ) -> Callable[[Pool], Store]:
     """What opens the project's store, whose items have at most `item_bytes`. Its embedding is imported here, which may
-    block. StartRefused as above."""
+    block. StartupError as above."""
     return functools.partial(
-        Store, index=index_config(project), ttl=ttl_config(project), item_bytes=item_bytes, serializer=serializer
+        Store, index=store_index_config(project), ttl=ttl_config(project), item_bytes=item_bytes, serializer=serializer
     )
 
 
@@ -72,7 +72,7 @@ class StoreSweep:
     def interval_s(self) -> float:
         """`store.ttl.sweep_interval_minutes` of langgraph.json."""
         minutes: float | None = (self.store.ttl_config or {}).get("sweep_interval_minutes")
-        return 60 * (minutes or SWEEP_MINUTES)
+        return 60 * (minutes or DEFAULT_INTERVAL_MINUTES)
 
     async def run_once(self) -> None:
         """Delete the items that have expired by now."""
@@ -85,10 +85,10 @@ def _embeddings(project: Project, embed: str) -> Any:
     place, _, name = embed.rpartition(":")
     if not place.endswith(".py") and "." not in place:
         return _of_provider(embed)
-    found = load_object(project.root, embed, key="store.index.embed")
+    found = import_target(project.root, embed, key="store.index.embed")
     if isinstance(found, Embeddings) or (callable(found) and not isinstance(found, type)):
         return found
-    raise StartRefused(
+    raise StartupError(
         f"store.index.embed: {embed}: {name} is neither an Embeddings object nor a function from texts to vectors"
     )
 
@@ -97,11 +97,11 @@ def _of_provider(embed: str) -> Embeddings:
     try:
         init = importlib.import_module("langchain.embeddings").init_embeddings
     except ImportError:
-        raise StartRefused(
+        raise StartupError(
             f"store.index.embed: {embed}: an embedding by provider needs langchain: pip install 'threadkeep[models]'"
         ) from None
     try:
         return init(embed)
     except Exception as error:
         log.exception("the embedding can't be made", extra={"embedding": embed})
-        raise StartRefused(f"store.index.embed: {embed}: {type(error).__name__}: {error}") from error
+        raise StartupError(f"store.index.embed: {embed}: {type(error).__name__}: {error}") from error

@@ -19,12 +19,12 @@ from threadkeep.base.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-TURN_S = 0.25
+CHECK_S = 0.25
 """How often the loop says that it turns, and how often the thread looks."""
 BLOCKED_S = 1.0
 """A silence after which there is a warning."""
 
-OURS = (
+OWN_PATHS = (
     str(Path(__file__).parents[1]),
     *{path for name, path in sysconfig.get_paths().items() if name in {"stdlib", "platstdlib", "purelib", "platlib"}},
     "<frozen",
@@ -36,7 +36,7 @@ class LoopLag:
     """Duty: say that the loop turns, and measure how late it was."""
 
     topic: ClassVar[str | None] = None
-    interval_s: float = TURN_S
+    interval_s: float = CHECK_S
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -44,15 +44,15 @@ class LoopLag:
         self._waits = False
 
     async def run_once(self) -> None:
-        """One turn of the loop, `TURN_S` seconds after the last if it was not late."""
+        """One turn of the loop, `CHECK_S` seconds after the last if it was not late."""
         before, self.last_turn = self.last_turn, time.monotonic()
         if self._waits:
-            self._metrics.loop_lag.observe(max(0.0, self.last_turn - before - TURN_S))
+            self._metrics.loop_lag.observe(max(0.0, self.last_turn - before - CHECK_S))
         self._waits = True
 
 
 @contextmanager
-def watching(lag: LoopLag) -> Generator[None]:
+def watchdog(lag: LoopLag) -> Generator[None]:
     """Watch this thread's event loop while the block runs. The thread is not waited for: it ends by itself."""
     stop = threading.Event()
     arguments = (lag, threading.get_ident(), stop)
@@ -65,14 +65,14 @@ def watching(lag: LoopLag) -> Generator[None]:
 
 def _watch(lag: LoopLag, thread_id: int, stop: threading.Event) -> None:
     told_of = 0.0
-    while not stop.wait(TURN_S):
+    while not stop.wait(CHECK_S):
         last = lag.last_turn
-        silent_s = time.monotonic() - last - TURN_S
+        silent_s = time.monotonic() - last - CHECK_S
         if silent_s > BLOCKED_S and last != told_of:
             told_of = last
             _warn(thread_id, silent_s)
         elif told_of and last != told_of:
-            log.warning("the event loop turns again", extra={"blocked_s": round(last - told_of - TURN_S, 1)})
+            log.warning("the event loop turns again", extra={"blocked_s": round(last - told_of - CHECK_S, 1)})
             told_of = 0.0
 
 
@@ -80,11 +80,11 @@ def _warn(thread_id: int, silent_s: float) -> None:
     frame = sys._current_frames().get(thread_id)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the only way
     fields: dict[str, object] = {"blocked_s": round(silent_s, 1)}
     if frame is not None:
-        fields |= described(frame)
+        fields |= blocking_code(frame)
     log.warning("a node blocks the event loop" if "node" in fields else "the event loop is blocked", extra=fields)
 
 
-def described(innermost: FrameType) -> dict[str, object]:
+def blocking_code(innermost: FrameType) -> dict[str, object]:
     """Whose code a thread is in: `code_location`, and, where it is a node's, `node`, `graph_id`, `run_id`, `thread_id`."""
     frames = list(_outwards(innermost))
     found: dict[str, object] = {"code_location": _place(next((one for one in frames if _is_users(one)), innermost))}
@@ -101,7 +101,7 @@ def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def _is_users(frame: FrameType) -> bool:
-    return not frame.f_code.co_filename.startswith(OURS)
+    return not frame.f_code.co_filename.startswith(OWN_PATHS)
 
 
 def _place(frame: FrameType) -> str:

@@ -19,36 +19,36 @@ from anyio.abc import TaskGroup
 from threadkeep import __version__
 from threadkeep.base import json
 from threadkeep.base.fair_limiter import BACKGROUND, FairLimiter, Place, quarter
-from threadkeep.base.problems import Invalid
-from threadkeep.postgres.listen import Wakeups
+from threadkeep.base.problems import ValidationFailed
+from threadkeep.postgres.listen import NotificationHub
 from threadkeep.postgres.pool import Pool
-from threadkeep.runs.webhook_policy import Policy
+from threadkeep.runs.webhook_policy import WebhookPolicy
 from threadkeep.tables import webhook_deliveries
-from threadkeep.tables.webhook_deliveries import WEBHOOK, Delivery
+from threadkeep.tables.webhook_deliveries import WEBHOOK_DUE, Delivery
 
 log = logging.getLogger(__name__)
 
-SENDERS = 8
+MAX_CONCURRENT = 8
 """Webhooks that are on their way at once. Principals share them by the rules of `base/fair_limiter.py`."""
-TRIES = 3
+MAX_ATTEMPTS = 3
 TIMEOUT_S = 5.0
 """For one try, from the name's look-up to the status of the answer."""
-PAUSES_S = (1.0, 10.0)
+BACKOFF_S = (1.0, 10.0)
 """Before the second try, and before the third."""
 LEASE_S = 30.0
 """A process that took a webhook and was not heard of for so long has died with it."""
 
-Verdict: TypeAlias = Literal["sent", "again", "never"]
+DeliveryOutcome: TypeAlias = Literal["sent", "again", "never"]
 
 
 class WebhookSender:
     """Duty: send webhooks as they come due."""
 
-    topic: ClassVar[str | None] = WEBHOOK
+    topic: ClassVar[str | None] = WEBHOOK_DUE
     interval_s: float = 5.0
 
     def __init__(
-        self, pool: Pool, wakeups: Wakeups, policy: Policy, client: httpx.AsyncClient, senders: "Senders"
+        self, pool: Pool, wakeups: NotificationHub, policy: WebhookPolicy, client: httpx.AsyncClient, senders: "Senders"
     ) -> None:
         self._pool = pool
         self._wakeups = wakeups
@@ -94,16 +94,16 @@ class WebhookSender:
             log.exception("webhook could not be sent", extra={"run_id": str(delivery.run_id)})
         finally:
             place.release()
-            self._wakeups.wake(WEBHOOK)
+            self._wakeups.publish(WEBHOOK_DUE)
 
     async def send(self, delivery: Delivery) -> None:
         """Try once. Then the delivery is done with, or put off."""
-        verdict: Verdict = "never"
-        if delivery.attempt <= TRIES and self._policy.enabled:
+        verdict: DeliveryOutcome = "never"
+        if delivery.attempt <= MAX_ATTEMPTS and self._policy.enabled:
             verdict = await _post(self._policy, self._client, delivery)
         async with self._pool.connection() as conn:
-            if verdict == "again" and delivery.attempt < TRIES:
-                await webhook_deliveries.put_off(conn, delivery.run_id, after_s=PAUSES_S[delivery.attempt - 1])
+            if verdict == "again" and delivery.attempt < MAX_ATTEMPTS:
+                await webhook_deliveries.reschedule(conn, delivery.run_id, after_s=BACKOFF_S[delivery.attempt - 1])
             else:
                 await webhook_deliveries.delete(conn, delivery.run_id)
         level = logging.INFO if verdict == "sent" else logging.WARNING
@@ -121,11 +121,11 @@ class Senders:
 
 @asynccontextmanager
 async def webhook_sender(
-    pool: Pool, wakeups: Wakeups, policy: Policy, is_alone: Callable[[str], bool] = lambda _: False
+    pool: Pool, wakeups: NotificationHub, policy: WebhookPolicy, is_alone: Callable[[str], bool] = lambda _: False
 ) -> AsyncGenerator[WebhookSender]:
     """A sender. What it is sending when the block ends is cut off, and another process sends it again."""
     async with open_client() as client, anyio.create_task_group() as tasks:
-        limiter = FairLimiter(SENDERS, reserve=quarter(SENDERS), is_alone=is_alone)
+        limiter = FairLimiter(MAX_CONCURRENT, reserve=quarter(MAX_CONCURRENT), is_alone=is_alone)
         yield WebhookSender(pool, wakeups, policy, client, Senders(tasks, limiter))
         tasks.cancel_scope.cancel()
 
@@ -144,14 +144,16 @@ def open_client() -> httpx.AsyncClient:
     )
 
 
-async def _post(policy: Policy, client: httpx.AsyncClient, delivery: Delivery) -> Verdict:
+async def _post(policy: WebhookPolicy, client: httpx.AsyncClient, delivery: Delivery) -> DeliveryOutcome:
     """Resolve the name, judge every address it has, and send to those very addresses."""
     with anyio.move_on_after(TIMEOUT_S):
         try:
-            url = policy.target(delivery.url)
+            url = policy.resolve_url(delivery.url)
             addresses = await _addresses(policy, url)
-            return _verdict(await _status(policy, client, url, addresses, body(policy, delivery.body.load())))
-        except Invalid as refused:
+            return _verdict(
+                await _status(policy, client, url, addresses, webhook_payload(policy, delivery.body.load()))
+            )
+        except ValidationFailed as refused:
             log.warning("webhook refused", extra={"run_id": str(delivery.run_id), "reason": refused.detail})
             return "never"
         except UnicodeError:  # a label of the name is too long
@@ -161,7 +163,7 @@ async def _post(policy: Policy, client: httpx.AsyncClient, delivery: Delivery) -
     return "again"
 
 
-async def _addresses(policy: Policy, url: httpx.URL) -> list[str]:
+async def _addresses(policy: WebhookPolicy, url: httpx.URL) -> list[str]:
     """The addresses of the URL's host; Invalid where one of them must not be reached."""
     found = await anyio.getaddrinfo(url.raw_host.decode("ascii"), url.port)
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -171,7 +173,7 @@ async def _addresses(policy: Policy, url: httpx.URL) -> list[str]:
 
 
 async def _status(
-    policy: Policy, client: httpx.AsyncClient, url: httpx.URL, addresses: list[str], content: bytes
+    policy: WebhookPolicy, client: httpx.AsyncClient, url: httpx.URL, addresses: list[str], content: bytes
 ) -> int:
     """The status of the answer of the first address that takes a connection; the answer itself is not read."""
     host = {"host": url.netloc.decode("ascii")}
@@ -190,13 +192,13 @@ async def _status(
     raise failure
 
 
-def _verdict(status: int) -> Verdict:
+def _verdict(status: int) -> DeliveryOutcome:
     if 200 <= status < 300:
         return "sent"
     return "again" if status == 429 or status >= 500 else "never"
 
 
-def body(policy: Policy, run: Mapping[str, Any]) -> bytes:
+def webhook_payload(policy: WebhookPolicy, run: Mapping[str, Any]) -> bytes:
     """What is sent: the run's row, what its thread holds, and when.
 
     Without `configurable`, which may hold the headers and the identity of whoever asked for the run.

@@ -12,14 +12,14 @@ from typing import ClassVar
 from threadkeep.base.fair_limiter import ANONYMOUS
 from threadkeep.base.metrics import Metrics
 from threadkeep.base.signals import ProcessSignals
-from threadkeep.postgres.listen import CANCEL, PENDING, Wakeups
+from threadkeep.postgres.listen import RUN_CANCELLED, RUN_PENDING, NotificationHub
 from threadkeep.postgres.pool import Pool
 from threadkeep.runs.execution import Executions
 from threadkeep.runs.executor import Executor
 from threadkeep.runs.lease import Lease
 from threadkeep.runs.slots import Slots
 from threadkeep.tables import cancels, queue, queue_depth
-from threadkeep.tables.queue import Claimed
+from threadkeep.tables.queue import ClaimedRun
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class Worker:
     lease: Lease
     signals: ProcessSignals
     metrics: Metrics
-    wakeups: Wakeups
-    topic: ClassVar[str | None] = PENDING
+    wakeups: NotificationHub
+    topic: ClassVar[str | None] = RUN_PENDING
     interval_s: float = 5.0
     served: str = ANONYMOUS
     """The principal that had its turn last."""
@@ -52,7 +52,7 @@ class Worker:
         while await self.claim_one() or any(self.slots.is_free(holder) for holder in self.held_back):
             pass
         if self.held_back:
-            self.slots.tell_of_release(partial(self.wakeups.wake, PENDING))
+            self.slots.tell_of_release(partial(self.wakeups.publish, RUN_PENDING))
         async with self.pool.connection() as conn:
             return await queue.seconds_to_next(conn, self.graph_ids, self.held_back)
 
@@ -60,9 +60,9 @@ class Worker:
         """Start one pending run. False if there is none to start, or the process is stopping."""
         self.held_back = ()
         async with self.pool.connection() as conn:
-            if self.signals.stopping.is_set() or not await queue.any_due(conn, self.graph_ids):
+            if self.signals.stopping.is_set() or not await queue.has_due_run(conn, self.graph_ids):
                 return False
-        async with self.slots.hold_patiently() as slot:
+        async with self.slots.acquire_unbounded() as slot:
             claimed = None if self.signals.stopping.is_set() else await self._claim()
             if claimed is None:
                 return False
@@ -70,10 +70,10 @@ class Worker:
             slot.assign(self.served)
             if claimed.waited_s is not None and claimed.attempt == 1:
                 self.metrics.queue_wait.observe(claimed.waited_s)
-            self.executor.start_claimed(claimed, slot.passed_on(), read_by_caller=True)
+            self.executor.start_claimed(claimed, slot.transfer(), read_by_caller=True)
         return True
 
-    async def _claim(self) -> Claimed | None:
+    async def _claim(self) -> ClaimedRun | None:
         """Shielded: a run that was claimed is started, or it would look as if it ran."""
         self.held_back = self.slots.held_back()
         async with self.pool.shielded() as conn:
@@ -82,7 +82,7 @@ class Worker:
             )
 
 
-def _holder(claimed: Claimed) -> str:
+def _holder(claimed: ClaimedRun) -> str:
     """The principal whose run it is."""
     return claimed.principal.load()["identity"] if claimed.principal else ANONYMOUS
 
@@ -116,7 +116,7 @@ class CancelledRuns:
     pool: Pool
     executions: Executions
     lease: Lease
-    topic: ClassVar[str | None] = CANCEL
+    topic: ClassVar[str | None] = RUN_CANCELLED
     interval_s: float = 5.0
 
     async def run_once(self) -> None:
@@ -125,7 +125,7 @@ class CancelledRuns:
         if not durable:
             return
         async with self.pool.connection() as conn:
-            wanted = await cancels.wanted(conn, self.lease.worker_id, durable)
+            wanted = await cancels.cancel_requests(conn, self.lease.worker_id, durable)
         for run_id, action, reason in wanted:
             if execution := self.executions.get(run_id):
                 execution.cancel(action, reason)

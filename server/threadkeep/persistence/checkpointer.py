@@ -8,7 +8,6 @@ connection of its pool, writes by group commit, and serialises in place what is 
 import copy
 import json
 import logging
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -38,34 +37,36 @@ from psycopg.types.json import set_json_loads
 from threadkeep.base.problems import CheckpointUnreadable, NotFound
 from threadkeep.persistence import group_commit
 from threadkeep.persistence.encoding import NotKept
-from threadkeep.persistence.group_commit import GroupCommit, Rows
+from threadkeep.persistence.group_commit import GroupCommit, WriteSet
 from threadkeep.persistence.serializer import Serializer
-from threadkeep.persistence.state_limits import LARGE_BYTES, check, seems_large
+from threadkeep.persistence.state_limits import THREAD_OFFLOAD_BYTES, check_channel_size, seems_large
 from threadkeep.postgres.pool import Conn, Pool
-from threadkeep.postgres.retry import outlast_in_run
-from threadkeep.postgres.tenancy import EVERYTHING, Filters
+from threadkeep.postgres.retry import retry_in_run
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
 
 if TYPE_CHECKING:
     from threadkeep.persistence.write_behind import WriteBehind
 
 log = logging.getLogger(__name__)
 
-CHANNEL_BYTES = 16 * 1024 * 1024
+DEFAULT_MAX_CHANNEL_BYTES = 16 * 1024 * 1024
 """The largest value of a channel, unless the operator says otherwise."""
-REMEMBERED_CHANNELS = 10_000
+MAX_TRACKED_CHANNELS = 10_000
+FLOAT_LIMIT: Final = 1e16
+"""From here on jsonb gives a float back as an integer, of another value. Neither NaN nor infinity is below it."""
 PRIMITIVES = frozenset({str, int, float, bool})
 """What a checkpoint's JSON holds itself."""
 
-DURABILITY = "__pregel_durability"
+DURABILITY_KEY = "__pregel_durability"
 """Where LangGraph hands a run's durability down."""
-WRITES = "__pregel_threadkeep_writes"
+WRITE_BEHIND_KEY = "__pregel_threadkeep_writes"
 """The `configurable` key of a run's `WriteBehind`; LangGraph tells nobody of keys that begin so."""
 
-CALLER = "langgraph_auth"
+AUTH_KEY = "langgraph_auth"
 """How the `configurable` keys begin that hold the user of a run: LangGraph would put their texts into the metadata."""
 
-FRESH = "__pregel_threadkeep_fresh"
-"""The `configurable` key of a `Fresh`, for the first run of a thread."""
+NEW_THREAD_KEY = "__pregel_threadkeep_fresh"
+"""The `configurable` key of a `NewThreadHint`, for the first run of a thread."""
 
 Packed = TypeVar("Packed", bound=Sequence[Any])
 
@@ -92,7 +93,7 @@ SELECT: Final = """
 """A checkpoint with the channels and the writes that belong to it, as the stock saver reads it."""
 
 
-class Fresh:
+class NewThreadHint:
     """Says that a thread was made for this run, so that its newest checkpoint need not be looked for, once."""
 
     def __init__(self) -> None:
@@ -106,7 +107,7 @@ class Fresh:
         return True
 
 
-class Checkpoints(AsyncPostgresSaver):
+class Checkpointer(AsyncPostgresSaver):
     """The stock saver's tables, without its lock. A copy (`with_allowlist`, `scoped`) shares pool and group commit."""
 
     SELECT_SQL = SELECT
@@ -117,17 +118,17 @@ class Checkpoints(AsyncPostgresSaver):
         commits: GroupCommit,
         serde: SerializerProtocol | None = None,
         *,
-        channel_bytes: int = CHANNEL_BYTES,
+        channel_bytes: int = DEFAULT_MAX_CHANNEL_BYTES,
     ) -> None:
         super().__init__(cast("Any", pool), serde=serde or Serializer())
         self._pool = pool
-        self.filters = EVERYTHING
-        self.channel_bytes = channel_bytes
+        self.filters = UNRESTRICTED
+        self.max_channel_bytes = channel_bytes
         self._commits = commits
         self._large: set[str] = set()
         """Channels whose values are large."""
 
-    def scoped(self, filters: Filters) -> "Checkpoints":
+    def scoped(self, filters: Filters) -> "Checkpointer":
         """This checkpointer, whose reads see a caller's threads alone; its writes stay the server's own."""
         if filters.restriction is None:
             return self
@@ -169,10 +170,10 @@ class Checkpoints(AsyncPostgresSaver):
             checkpoint["id"],
             named.get("checkpoint_id"),
             _json({**checkpoint, "channel_values": inline}),
-            _json({**get_serializable_checkpoint_metadata(without_caller(config), metadata), "thread_id": thread_id}),
+            _json({**get_serializable_checkpoint_metadata(without_auth(config), metadata), "thread_id": thread_id}),
         )
-        rows = Rows(blobs=packed, checkpoints=[row])
-        run: WriteBehind | None = named.get(WRITES)
+        rows = WriteSet(blobs=packed, checkpoints=[row])
+        run: WriteBehind | None = named.get(WRITE_BEHIND_KEY)
         if run is not None:
             run.add_early((namespace, checkpoint["id"]), rows)
         await self._write(named, rows)
@@ -189,35 +190,40 @@ class Checkpoints(AsyncPostgresSaver):
         place = (named["thread_id"], named["checkpoint_ns"], named["checkpoint_id"])
         packed = await self._packed(writes, lambda: self._dump_writes(*place, task_id, task_path, writes))
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
-        rows = Rows(replacing=packed) if replaces else Rows(adding=packed)
-        run: WriteBehind | None = named.get(WRITES)
+        rows = WriteSet(upserts=packed) if replaces else WriteSet(inserts=packed)
+        run: WriteBehind | None = named.get(WRITE_BEHIND_KEY)
         if run is not None and run.hold_early(place[1:], rows):
             return
         if run is not None and run.is_inherited(place[1:]):
             rows.undo = [(str(run.fence.run_id), *place, task_id, row[5]) for row in packed]
         await self._write(named, rows)
 
-    async def _write(self, named: Mapping[str, Any], rows: Rows) -> None:
+    async def _write(self, named: Mapping[str, Any], rows: WriteSet) -> None:
         """Hand `rows` to the group commit, and wait for them unless they are written behind.
 
         Each step has to be on disk, unless a run said that it wants less. Its end is on disk in any case.
         """
-        writes: WriteBehind | None = named.get(WRITES)
-        rows.flushed = named.get(DURABILITY, "sync") == "sync"
-        if writes is not None and not rows.flushed and not rows.replacing:
-            await writes.put(rows)
+        writes: WriteBehind | None = named.get(WRITE_BEHIND_KEY)
+        rows.synchronous_commit = named.get(DURABILITY_KEY, "sync") == "sync"
+        if writes is not None and not rows.synchronous_commit and not rows.upserts:
+            await writes.submit(rows)
             return
         await (self._commits if writes is None else writes).write(rows)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint that `config` names, or the thread's newest. NotFound if a run starts at one that is gone."""
         named = config.get("configurable", {})
-        if (fresh := named.get(FRESH)) and fresh.is_first_read(named):
+        if (fresh := named.get(NEW_THREAD_KEY)) and fresh.is_first_read(named):
             return None
         await _caught_up(config)
         with _readable(config):
-            checkpoint = await outlast_in_run(lambda: super(Checkpoints, self).aget_tuple(config))
-        if checkpoint is None and WRITES in named and named.get("checkpoint_id") and not named.get("checkpoint_ns"):
+            checkpoint = await retry_in_run(lambda: super(Checkpointer, self).aget_tuple(config))
+        if (
+            checkpoint is None
+            and WRITE_BEHIND_KEY in named
+            and named.get("checkpoint_id")
+            and not named.get("checkpoint_ns")
+        ):
             # LangGraph would start from nothing, and the thread would lose what it holds.
             raise NotFound(f"Checkpoint {named['checkpoint_id']} not found")
         _note_read(config, checkpoint)
@@ -251,8 +257,8 @@ class Checkpoints(AsyncPostgresSaver):
             raise self._refused(values) from None
         for (channel, _), row in zip(values, packed, strict=True):
             size = len(row[-1] or b"")
-            check(channel, size, self.channel_bytes)
-            if size > LARGE_BYTES and len(self._large) < REMEMBERED_CHANNELS:
+            check_channel_size(channel, size, self.max_channel_bytes)
+            if size > THREAD_OFFLOAD_BYTES and len(self._large) < MAX_TRACKED_CHANNELS:
                 self._large.add(channel)
         return packed
 
@@ -271,7 +277,7 @@ class Checkpoints(AsyncPostgresSaver):
         CheckpointUnreadable where it holds what is not read back, whatever the reason.
         """
         try:
-            if _size(value) > LARGE_BYTES:
+            if _size(value) > THREAD_OFFLOAD_BYTES:
                 return await to_thread.run_sync(self._loaded, value)
             return self._loaded(value)
         except Exception as failure:  # noqa: BLE001 - a row may hold anything
@@ -298,10 +304,10 @@ def _size(row: DictRow) -> int:
     return sum(len(channel[2] or b"") for channel in channels) + sum(len(write[3] or b"") for write in writes)
 
 
-class TransactionCheckpoints(Checkpoints):
+class TransactionCheckpoints(Checkpointer):
     """Reads and writes in the caller's transaction on one connection: all or nothing, with what else it does there."""
 
-    def __init__(self, checkpoints: Checkpoints, conn: Conn) -> None:
+    def __init__(self, checkpoints: Checkpointer, conn: Conn) -> None:
         self.__dict__.update(checkpoints.__dict__)
         self._conn = conn
 
@@ -314,7 +320,7 @@ class TransactionCheckpoints(Checkpoints):
         async with cursor:
             yield cursor
 
-    async def _write(self, named: Mapping[str, Any], rows: Rows) -> None:
+    async def _write(self, named: Mapping[str, Any], rows: WriteSet) -> None:
         del named
         await group_commit.write_all(self._conn, [rows])
 
@@ -333,14 +339,14 @@ class _CursorInTransaction(AsyncCursor[DictRow]):
 
 async def _caught_up(config: RunnableConfig | None) -> None:
     """Let a run that reads see what it has written."""
-    writes: WriteBehind | None = (config or {}).get("configurable", {}).get(WRITES)
+    writes: WriteBehind | None = (config or {}).get("configurable", {}).get(WRITE_BEHIND_KEY)
     if writes is not None:
-        await writes.settled()
+        await writes.flush()
 
 
 def _note_read(config: RunnableConfig | None, read: CheckpointTuple | None) -> None:
     """A run may write to a checkpoint that it has read, also to one of an earlier run."""
-    writes: WriteBehind | None = (config or {}).get("configurable", {}).get(WRITES)
+    writes: WriteBehind | None = (config or {}).get("configurable", {}).get(WRITE_BEHIND_KEY)
     if writes is None or read is None:
         return
     named = read.config.get("configurable", {})
@@ -365,7 +371,7 @@ def _unreadable(thread_id: object, failure: Exception) -> CheckpointUnreadable:
 def _split(values: dict[str, Any], *, all_apart: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """What stands in the checkpoint's JSON, and what becomes a blob, by the stock saver's rule.
 
-    A primitive that jsonb can't hold as it is (NaN, infinity, NUL or a surrogate in a text, an integer above 64 bits), one
+    A primitive that jsonb can't hold as it is (NaN, infinity, a large float, NUL or a surrogate in a text, an integer above 64 bits), one
     of a class of its own, a long text, and with `all_apart` every one, becomes a blob too, which either saver reads.
     """
     inline: dict[str, Any] = {}
@@ -382,8 +388,8 @@ def _split(values: dict[str, Any], *, all_apart: bool) -> tuple[dict[str, Any], 
 
 def _is_plain(value: str | float) -> bool:
     if isinstance(value, str):
-        return len(value) <= LARGE_BYTES and "\0" not in value and (value.isascii() or _is_utf8(value))
-    return math.isfinite(value) if isinstance(value, float) else value.bit_length() < 64
+        return len(value) <= THREAD_OFFLOAD_BYTES and "\0" not in value and (value.isascii() or _is_utf8(value))
+    return abs(value) < FLOAT_LIMIT if isinstance(value, float) else value.bit_length() < 64
 
 
 def _is_utf8(text: str) -> bool:
@@ -401,10 +407,10 @@ def _json(value: object) -> str:
         return json.dumps(value, allow_nan=False)
 
 
-def without_caller(config: RunnableConfig) -> RunnableConfig:
+def without_auth(config: RunnableConfig) -> RunnableConfig:
     """`config` without the user of its run, which is in no checkpoint."""
     configurable = config.get("configurable") or {}
-    if not any(key.startswith(CALLER) for key in configurable):
+    if not any(key.startswith(AUTH_KEY) for key in configurable):
         return config
-    kept = {key: value for key, value in configurable.items() if not key.startswith(CALLER)}
+    kept = {key: value for key, value in configurable.items() if not key.startswith(AUTH_KEY)}
     return cast("RunnableConfig", {**config, "configurable": kept})

@@ -259,7 +259,7 @@ def _url(place: Place) -> Callable[[Any, Sequence[Any]], Any] | None:
 def _message(data: bytes) -> Any:
     """A message, past pydantic; None of anything else."""
     try:
-        return messages.read(ormsgpack.unpackb(data, option=OPTION))
+        return messages.decode_message(ormsgpack.unpackb(data, option=OPTION))
     except ValueError:  # it holds more than plain values
         return None
 

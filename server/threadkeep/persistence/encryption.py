@@ -18,11 +18,11 @@ NAME: Final = "aes-gcm"
 NONCE_BYTES: Final = 12
 
 
-class WrongKey(ValueError):
+class DecryptionFailed(ValueError):
     """It was encrypted with another key, or by another cipher, or changed since."""
 
 
-class Aes(CipherProtocol):
+class AesGcmCipher(CipherProtocol):
     """AES-GCM; each text is behind a random nonce of its own. The first key encrypts, all of them decrypt."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
@@ -33,21 +33,21 @@ class Aes(CipherProtocol):
         return NAME, nonce + self._ciphers[0].encrypt(nonce, plaintext, None)
 
     def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
-        """The plaintext. WrongKey if no key fits."""
+        """The plaintext. DecryptionFailed if no key fits."""
         return self.decrypt_and_locate(ciphername, ciphertext)[0]
 
     def decrypt_and_locate(self, ciphername: str, ciphertext: bytes) -> tuple[bytes, int]:
-        """The plaintext, and the position of the key that it is encrypted with. WrongKey if no key fits."""
+        """The plaintext, and the position of the key that it is encrypted with. DecryptionFailed if no key fits."""
         if ciphername != NAME:
-            raise WrongKey(f"encrypted by {ciphername[:20]!r}, which is not read here")
+            raise DecryptionFailed(f"encrypted by {ciphername[:20]!r}, which is not read here")
         for position, cipher in enumerate(self._ciphers):
             try:
                 return cipher.decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], None), position
             except (InvalidTag, ValueError):
                 continue
-        raise WrongKey("encrypted with another key, or changed since")
+        raise DecryptionFailed("encrypted with another key, or changed since")
 
 
-def serializer(plain: JsonPlusSerializer, keys: Sequence[bytes]) -> JsonPlusSerializer | EncryptedSerializer:
+def encrypted_serializer(plain: JsonPlusSerializer, keys: Sequence[bytes]) -> JsonPlusSerializer | EncryptedSerializer:
     """`plain`, or one that encrypts all that it writes, if there are keys."""
-    return EncryptedSerializer(Aes(keys), plain) if keys else plain
+    return EncryptedSerializer(AesGcmCipher(keys), plain) if keys else plain

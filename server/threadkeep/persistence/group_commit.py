@@ -15,10 +15,10 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from threadkeep.postgres.arrays import Blobs, Ints, Texts
-from threadkeep.postgres.batch_writer import Committed, Handed, Together
+from threadkeep.postgres.batch_writer import BatchWriter, OnCommit, PendingWrite
 from threadkeep.postgres.pool import Conn, Pool
-from threadkeep.postgres.retry import outlast
-from threadkeep.tables.queue import FINISH_RUNS, End, end_columns
+from threadkeep.postgres.retry import retry
+from threadkeep.tables.queue import FINISH_RUNS, FinishRequest, end_columns
 
 MAX_ROWS = 2000
 """Rows of one transaction, so that a large fan-out does not make the others wait long."""
@@ -45,36 +45,36 @@ class Fence(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class Rows:
+class WriteSet:
     """What one caller wants to have written, all or nothing."""
 
     blobs: Sequence[Blob] = ()
     checkpoints: Sequence[CheckpointRow] = ()
-    replacing: Sequence[WriteRow] = ()
+    upserts: Sequence[WriteRow] = ()
     """Writes that take the place of an earlier one: errors, interrupts, answers."""
-    adding: Sequence[WriteRow] = ()
+    inserts: Sequence[WriteRow] = ()
     """Writes of which the first stands."""
-    end: End | None = None
+    run_result: FinishRequest | None = None
     """The end of a run."""
     undo: Sequence[UndoRow] = ()
     """Keys of rows in `checkpoint_writes` whose content before this write is kept for a rollback of the run."""
     fence: Fence | None = None
     """The run that writes; the rows are refused if it is no longer this process's (`workers.is_fenced`)."""
-    flushed: bool = True
+    synchronous_commit: bool = True
     """Not before they are on disk. Otherwise it is enough that Postgres has them: whoever commits after them with a
     flush, as the end of a run does, flushes them too."""
-    after: Sequence["Handed[Rows, Any]"] = ()
+    depends_on: Sequence["PendingWrite[WriteSet, Any]"] = ()
     """What was handed in before by the same run: where that could not be written, neither can these."""
 
     def __len__(self) -> int:
-        written = (self.blobs, self.checkpoints, self.replacing, self.adding, self.undo)
-        return sum(map(len, written)) + (self.end is not None)
+        written = (self.blobs, self.checkpoints, self.upserts, self.inserts, self.undo)
+        return sum(map(len, written)) + (self.run_result is not None)
 
     @property
     def size_bytes(self) -> int:
         """Of the values in them."""
-        values = 0 if self.end is None else len(self.end.thread_values or b"")
-        return values + sum(len(row[-1] or b"") for rows in (self.blobs, self.replacing, self.adding) for row in rows)
+        values = 0 if self.run_result is None else len(self.run_result.thread_values or b"")
+        return values + sum(len(row[-1] or b"") for rows in (self.blobs, self.upserts, self.inserts) for row in rows)
 
     @property
     def weight(self) -> int:
@@ -82,36 +82,38 @@ class Rows:
         return len(self) + self.size_bytes // ROW_BYTES
 
 
-GroupCommit: TypeAlias = Together[Rows, bool | None]
+GroupCommit: TypeAlias = BatchWriter[WriteSet, bool | None]
 """What comes of an end: True, it is written; False, the run is no longer its worker's; None, its thread is locked by
 somebody for whom the others shall not wait. Of other rows nothing comes."""
 
 
 @asynccontextmanager
-async def committing(pool: Pool, committed: Committed = lambda _callers, _seconds: None) -> AsyncGenerator[GroupCommit]:
+async def open_group_commit(
+    pool: Pool, committed: OnCommit = lambda _callers, _seconds: None
+) -> AsyncGenerator[GroupCommit]:
     """A group commit whose writer runs until the block ends."""
-    gathered = Together(
+    gathered = BatchWriter(
         partial(_write_patiently, pool), size=lambda rows: rows.weight, most=MAX_ROWS, committed=committed
     )
-    async with gathered.running() as commits:
+    async with gathered.run() as commits:
         yield commits
 
 
-async def _write_patiently(pool: Pool, batch: list[Rows]) -> list[bool | None]:
+async def _write_patiently(pool: Pool, batch: list[WriteSet]) -> list[bool | None]:
     """A run's rows wait for Postgres to come back; a request's alone do not."""
-    for before in (before for rows in batch for before in rows.after):
-        if before.failure is not None:
-            raise before.failure
+    for before in (before for rows in batch for before in rows.depends_on):
+        if before.error is not None:
+            raise before.error
 
     async def write() -> Mapping[str, bool]:
         async with pool.connection() as conn:
             return await write_all(conn, batch)
 
-    written = await (outlast(write) if any(rows.fence for rows in batch) else write())
-    return [written.get(str(rows.end.finished_run)) if rows.end else None for rows in batch]
+    written = await (retry(write) if any(rows.fence for rows in batch) else write())
+    return [written.get(str(rows.run_result.finished_run)) if rows.run_result else None for rows in batch]
 
 
-async def write_all(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
+async def write_all(conn: Conn, batch: list[WriteSet]) -> Mapping[str, bool]:
     """Write a batch in one statement; by run, whether its end is written. The ends whose thread is locked are left out.
 
     The same statement holds the runs that write, and fails if one of them is lost (`workers.is_fenced`). If no rows of
@@ -121,8 +123,8 @@ async def write_all(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
     columns = [column for name, rows in given.items() for column in _columns(rows, INSERTS[name][1])]
     fences = {rows.fence for rows in batch if rows.fence}
     run_ids, worker_ids = Texts(fence.run_id for fence in fences), Texts(fence.worker_id for fence in fences)
-    ends = [rows.end for rows in batch if rows.end]
-    deferred = not any(rows.flushed for rows in batch)
+    ends = [rows.run_result for rows in batch if rows.run_result]
+    deferred = not any(rows.synchronous_commit for rows in batch)
     undo = list({row: row for rows in batch for row in rows.undo})
     before = _columns(undo, "tttttn") if undo else []
     cursor = conn.cursor(row_factory=dict_row)
@@ -134,27 +136,27 @@ async def write_all(conn: Conn, batch: list[Rows]) -> Mapping[str, bool]:
     return row["finished"] if row else {}
 
 
-def add_writes(rows: Rows, early: Sequence[Rows]) -> None:
+def add_writes(rows: WriteSet, early: Sequence[WriteSet]) -> None:
     """Add to the rows of a new checkpoint the writes to it, which come in their order."""
     writes: dict[tuple[object, ...], WriteRow] = {}
     for each in early:
-        for row in each.adding:
+        for row in each.inserts:
             writes.setdefault(_key(row, 6), row)
-        for row in each.replacing:
+        for row in each.upserts:
             writes[_key(row, 6)] = row
-    if any(each.replacing for each in early):
-        rows.replacing = list(writes.values())
+    if any(each.upserts for each in early):
+        rows.upserts = list(writes.values())
     else:
-        rows.adding = list(writes.values())
+        rows.inserts = list(writes.values())
 
 
-def _merged(batch: list[Rows]) -> Mapping[str, list[Any]]:
+def _merged(batch: list[WriteSet]) -> Mapping[str, list[Any]]:
     """Rows of one key twice are one row: Postgres changes none twice in a statement."""
     return {
         "blobs": _first(batch, lambda rows: rows.blobs, 4),
         "checkpoints": _last(batch, lambda rows: rows.checkpoints, 3),
-        "replacing": _last(batch, lambda rows: rows.replacing, 6),
-        "adding": _first(batch, lambda rows: rows.adding, 6),
+        "replacing": _last(batch, lambda rows: rows.upserts, 6),
+        "adding": _first(batch, lambda rows: rows.inserts, 6),
     }
 
 
@@ -230,11 +232,11 @@ def _statement(kinds: tuple[str, ...], *, undo: bool) -> bytes:
     return (sql.SQL("WITH {} {}").format(sql.SQL(", ").join(inserts), main) if inserts else main).as_bytes(None)
 
 
-def _last(batch: list[Rows], part: Callable[[Rows], Sequence[Row]], key: int) -> list[Row]:
+def _last(batch: list[WriteSet], part: Callable[[WriteSet], Sequence[Row]], key: int) -> list[Row]:
     return list({_key(row, key): row for rows in batch for row in part(rows)}.values())
 
 
-def _first(batch: list[Rows], part: Callable[[Rows], Sequence[Row]], key: int) -> list[Row]:
+def _first(batch: list[WriteSet], part: Callable[[WriteSet], Sequence[Row]], key: int) -> list[Row]:
     found: dict[tuple[object, ...], Row] = {}
     for rows in batch:
         for row in part(rows):

@@ -13,7 +13,7 @@ import orjson
 import ormsgpack
 
 from threadkeep.base import json
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.base.problems import InvalidRequest
 from threadkeep.persistence.encoding import TEXT_KEYS
 from threadkeep.persistence.serializer import Serializer
@@ -50,12 +50,12 @@ def without_written(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: part for key, part in value.items() if key != KEY}
 
 
-def shown(raw: bytes | str) -> Json:
+def shown(raw: bytes | str) -> RawJson:
     """The JSON of a row's value, as clients see it."""
-    found = Json(raw)
+    found = RawJson(raw)
     if MARK not in found.raw:
         return found
-    return Json(json.dumps(without_written(cast("dict[str, Any]", found.load()))))
+    return RawJson(json.dumps(without_written(cast("dict[str, Any]", found.load()))))
 
 
 def is_plain(value: object) -> bool:

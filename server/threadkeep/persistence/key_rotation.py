@@ -15,7 +15,7 @@ from anyio import to_thread
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
 
-from threadkeep.persistence.encryption import Aes, WrongKey
+from threadkeep.persistence.encryption import AesGcmCipher, DecryptionFailed
 from threadkeep.postgres.pool import Conn
 
 TABLES: Final[Mapping[LiteralString, tuple[LiteralString, ...]]] = {
@@ -44,7 +44,7 @@ class Rotation:
     """Encrypted with none of the keys: left as they are."""
 
 
-async def rotate(conn: Conn, cipher: Aes) -> Rotation:
+async def rotate(conn: Conn, cipher: AesGcmCipher) -> Rotation:
     """Encrypt all values with the first key. The counts are of all passes, `current` and the last two of the last one."""
     rotated, counts = 0, Rotation()
     for _ in range(MAX_PASSES):
@@ -92,7 +92,9 @@ async def _batches(conn: Conn, table: LiteralString, key: tuple[LiteralString, .
         after, last = start, {name: batch[-1][name] for name in key}
 
 
-async def _rotate_batch(conn: Conn, cipher: Aes, table: LiteralString, batch: list[DictRow], counts: Rotation) -> None:
+async def _rotate_batch(
+    conn: Conn, cipher: AesGcmCipher, table: LiteralString, batch: list[DictRow], counts: Rotation
+) -> None:
     """Encrypt the rows of a batch in one transaction."""
     changes = await to_thread.run_sync(_reencrypted, cipher, batch, counts)
     if not changes:
@@ -117,14 +119,14 @@ async def _rotate_batch(conn: Conn, cipher: Aes, table: LiteralString, batch: li
             counts.changed += 1 - cursor.rowcount
 
 
-def _reencrypted(cipher: Aes, batch: list[DictRow], counts: Rotation) -> list[dict[str, Any]]:
+def _reencrypted(cipher: AesGcmCipher, batch: list[DictRow], counts: Rotation) -> list[dict[str, Any]]:
     """The changes of the rows that are not encrypted with the first key."""
     changes: list[dict[str, Any]] = []
     for row in batch:
         kind, _, cipher_name = row["type"].partition("+")
         try:
             plain, position = cipher.decrypt_and_locate(cipher_name, row["blob"]) if cipher_name else (row["blob"], -1)
-        except WrongKey:
+        except DecryptionFailed:
             counts.unreadable += 1
             continue
         if position == 0:

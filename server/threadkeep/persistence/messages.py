@@ -24,7 +24,7 @@ USAGE: Final = frozenset(
 TEXT_OR_NONE: Final = (str, type(None))
 
 
-def read(written: Any) -> BaseMessage | None:
+def decode_message(written: Any) -> BaseMessage | None:
     """The message that was written as `[module, class, fields, how]`; None of anything else, and where its own constructor
     might make something else of it."""
     try:

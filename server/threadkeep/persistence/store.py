@@ -36,13 +36,13 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
 from threadkeep.base import json
-from threadkeep.base.problems import TooLarge
+from threadkeep.base.problems import ContentTooLarge
 from threadkeep.persistence import item_values
 from threadkeep.persistence.encoding import NotKept
 from threadkeep.persistence.serializer import Serializer
 from threadkeep.postgres.pool import Conn, Pool
-from threadkeep.postgres.retry import outlast_in_run
-from threadkeep.postgres.tenancy import EVERYTHING, Filters, Restriction
+from threadkeep.postgres.retry import retry_in_run
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters, Restriction
 
 COMPARISONS: Mapping[str, str] = {
     "$gt": "(jsonb_typeof(value->%s) = jsonb_typeof(%s::jsonb) AND value->%s > %s::jsonb)",
@@ -64,7 +64,7 @@ Indexed = tuple[int, Any]
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class _PendingOperation:
     """An operation that waits for a round trip, and then what came of it."""
 
     op: Op
@@ -79,7 +79,7 @@ class _Waiting:
 class _Gathering:
     """What waits for the next round trip of a store and of its scoped copies."""
 
-    waiting: list[_Waiting] = field(default_factory=list[_Waiting])
+    waiting: list[_PendingOperation] = field(default_factory=list[_PendingOperation])
     turn: anyio.Lock = field(default_factory=anyio.Lock)
 
 
@@ -110,9 +110,9 @@ class Store(AsyncPostgresStore):
         """The largest value of an item."""
         self._gathering = _Gathering()
         self.space: str | None = None
-        self.filters = EVERYTHING
+        self.filters = UNRESTRICTED
 
-    def scoped(self, space: str | None, filters: Filters = EVERYTHING) -> "Store":
+    def scoped(self, space: str | None, filters: Filters = UNRESTRICTED) -> "Store":
         """This store below the label `space`, or all of it if that is None, with row-level security of `filters`."""
         scoped = copy.copy(self)
         scoped.space, scoped.filters = space, filters
@@ -130,7 +130,7 @@ class Store(AsyncPostgresStore):
         """Several operations are one round trip and one transaction; one alone may go with those of others."""
         space = self.space
         every = list(ops) if space is None else [_labelled(space, op) for op in ops]
-        for result in (results := await outlast_in_run(lambda: self._abatch(every))):
+        for result in (results := await retry_in_run(lambda: self._abatch(every))):
             self._read_values(result)
         return results if space is None else [_unlabelled(result) for result in results]
 
@@ -152,7 +152,7 @@ class Store(AsyncPostgresStore):
         return isinstance(op, GetOp)
 
     async def _gathered(self, op: Op) -> Result:
-        mine, gathering = _Waiting(op, self), self._gathering
+        mine, gathering = _PendingOperation(op, self), self._gathering
         gathering.waiting.append(mine)
         try:
             async with gathering.turn:
@@ -165,7 +165,7 @@ class Store(AsyncPostgresStore):
             raise mine.error
         return mine.result
 
-    async def run(self, batch: Sequence[_Waiting]) -> None:
+    async def run(self, batch: Sequence[_PendingOperation]) -> None:
         """Do a batch in one round trip, and give each operation its result or its error."""
         results: list[Result] = [None] * len(batch)
         try:
@@ -297,7 +297,7 @@ class Store(AsyncPostgresStore):
 async def _run_waiting(gathering: _Gathering) -> None:
     """Do all that waits. If the caller is cancelled meanwhile, the others wait on and do it themselves."""
     batch, gathering.waiting = gathering.waiting, []
-    tenants: dict[object, list[_Waiting]] = {}
+    tenants: dict[object, list[_PendingOperation]] = {}
     for each in batch:
         tenants.setdefault(each.store.restriction, []).append(each)
     try:
@@ -364,10 +364,10 @@ def _param(value: object, limit: int) -> object:
 
 
 def _dumps(value: object, limit: int) -> bytes:
-    """TooLarge above `limit` bytes."""
+    """ContentTooLarge above `limit` bytes."""
     encoded = json.dumps(value)
     if len(encoded) > limit:
-        raise TooLarge(f"the value of an item has {len(encoded):,} bytes; the store keeps at most {limit:,}")
+        raise ContentTooLarge(f"the value of an item has {len(encoded):,} bytes; the store keeps at most {limit:,}")
     return encoded
 
 

@@ -16,7 +16,7 @@ from psycopg import AsyncCursor, sql
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_loads
 
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.persistence import item_values
 from threadkeep.persistence.store import Store
 from threadkeep.postgres.bounded_page import SizedRow, bounded, sized
@@ -30,7 +30,7 @@ class StoredItem:
     prefix: str
     """The namespace, its labels joined by periods."""
     key: str
-    value: Json
+    value: RawJson
     created_at: datetime
     updated_at: datetime
     score: float | None = None

@@ -13,62 +13,62 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 
-from threadkeep.base.flag import Flag
-from threadkeep.postgres.retry import is_away
+from threadkeep.base.flag import OneShotEvent
+from threadkeep.postgres.retry import is_transient
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Committed: TypeAlias = Callable[[int, float], None]
+OnCommit: TypeAlias = Callable[[int, float], None]
 """Told of each transaction: how many callers', and how many seconds."""
 LINGER_S = 0.005
 """How long what nobody waits for waits for more."""
 
 
-class Handed(Generic[Item, Result]):
+class PendingWrite(Generic[Item, Result]):
     """An item that was handed in, and what became of it."""
 
-    __slots__ = ("_done", "_result", "_want", "failure", "gone", "item")
+    __slots__ = ("_done", "_result", "_want", "cancelled", "error", "item")
 
     def __init__(self, item: Item, want: Callable[[], None]) -> None:
         self.item = item
         self._want = want
         """Says that somebody waits."""
-        self.failure: Exception | None = None
+        self.error: Exception | None = None
         """What Postgres said of it, when `done`."""
-        self.gone = False
+        self.cancelled = False
         """Its caller was cancelled before it was sent."""
         self._result: Any = None
-        self._done = Flag()
+        self._done = OneShotEvent()
 
     @property
     def done(self) -> bool:
         """It is written, or could not be."""
         return self._done.is_set()
 
-    async def written(self) -> Result:
+    async def result(self) -> Result:
         """What came of it, when it is committed; raises what Postgres says of it."""
-        await self.settled()
-        if self.failure is not None:
-            raise self.failure
+        await self.wait()
+        if self.error is not None:
+            raise self.error
         return self._result
 
-    def hurry(self) -> None:
+    def expedite(self) -> None:
         """Have it written as if somebody waited for it."""
         self._want()
 
-    async def settled(self) -> None:
+    async def wait(self) -> None:
         """Wait until it is written, or could not be."""
         if not self.done:
             self._want()
             await self._done.wait()
 
-    def settle(self, result: Result | None, failure: Exception | None = None) -> None:
+    def set_result(self, result: Result | None, failure: Exception | None = None) -> None:
         """Wake who waits for it."""
-        self._result, self.failure = result, failure
+        self._result, self.error = result, failure
         self._done.set()
 
 
-class Together(Generic[Item, Result]):
+class BatchWriter(Generic[Item, Result]):
     """The queue and its one writer. A transaction gets no more when its items' sizes come to `most`."""
 
     def __init__(
@@ -77,47 +77,47 @@ class Together(Generic[Item, Result]):
         *,
         size: Callable[[Item], int],
         most: int,
-        committed: Committed = lambda _callers, _seconds: None,
+        committed: OnCommit = lambda _callers, _seconds: None,
     ) -> None:
         self._write_all = write_all
         """Gives what came of each item, in their order."""
         self._size = size
         self._most = most
         self._committed = committed
-        self._queue: deque[Handed[Item, Result]] = deque()
-        self._newest: Handed[Item, Result] | None = None
+        self._queue: deque[PendingWrite[Item, Result]] = deque()
+        self._newest: PendingWrite[Item, Result] | None = None
         self._filled = anyio.Event()
         """There is something in the queue."""
         self._wanted = anyio.Event()
         """And somebody waits for it."""
 
     @asynccontextmanager
-    async def running(self) -> AsyncGenerator["Together[Item, Result]"]:
+    async def run(self) -> AsyncGenerator["BatchWriter[Item, Result]"]:
         """Its writer runs until the block ends."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._run, name="write together")
             yield self
             tasks.cancel_scope.cancel()
 
-    def put(self, item: Item) -> Handed[Item, Result]:
+    def submit(self, item: Item) -> PendingWrite[Item, Result]:
         """Hand `item` in: it is written behind all that was handed in before, whoever waits for it."""
-        handed = self._newest = Handed[Item, Result](item, self._want)
+        handed = self._newest = PendingWrite[Item, Result](item, self._want)
         self._queue.append(handed)
         self._filled.set()
         return handed
 
     async def write(self, item: Item) -> Result:
         """Write `item`; what came of it, when it is committed. Raises what Postgres says of it."""
-        handed = self.put(item)
+        handed = self.submit(item)
         try:
-            return await handed.written()
+            return await handed.result()
         finally:
-            handed.gone = True
+            handed.cancelled = True
 
-    async def idle(self) -> None:
+    async def drain(self) -> None:
         """Wait until what was handed in so far has been written, or could not be."""
         if self._newest is not None:
-            await self._newest.settled()
+            await self._newest.wait()
 
     async def _run(self) -> None:
         """Write what is queued, until cancelled; a transaction that has begun is finished first."""
@@ -135,14 +135,14 @@ class Together(Generic[Item, Result]):
     def _want(self) -> None:
         self._wanted.set()
 
-    def _take(self) -> list[Handed[Item, Result]]:
+    def _take(self) -> list[PendingWrite[Item, Result]]:
         """What goes into the next transaction; the events then tell of what is left."""
-        batch: list[Handed[Item, Result]] = []
+        batch: list[PendingWrite[Item, Result]] = []
         total = 0
         while self._queue and total < self._most:
             handed = self._queue.popleft()
-            if handed.gone:
-                handed.settle(None)
+            if handed.cancelled:
+                handed.set_result(None)
                 continue
             batch.append(handed)
             total += self._size(handed.item)
@@ -150,16 +150,16 @@ class Together(Generic[Item, Result]):
             self._filled, self._wanted = anyio.Event(), anyio.Event()
         return batch
 
-    async def _write_together(self, batch: list[Handed[Item, Result]]) -> None:
+    async def _write_together(self, batch: list[PendingWrite[Item, Result]]) -> None:
         try:
             results = await self._write_all([handed.item for handed in batch])
         except Exception as failure:  # noqa: BLE001 - whatever it is goes to the one whose item it is
-            if len(batch) > 1 and not is_away(failure):
+            if len(batch) > 1 and not is_transient(failure):
                 for handed in batch:
                     await self._write_together([handed])
                 return
             for handed in batch:
-                handed.settle(None, failure)
+                handed.set_result(None, failure)
             return
         for handed, result in zip(batch, results, strict=True):
-            handed.settle(result)
+            handed.set_result(result)

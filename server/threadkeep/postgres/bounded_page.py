@@ -62,7 +62,7 @@ def bounded(listing: sql.Composable, *columns: str, apart: LiteralString = "0") 
 
 def sized(kind: type[Row]) -> Callable[[AsyncCursor[Any]], Callable[[Sequence[Any]], SizedRow[Row]]]:
     """A row factory for `bounded`, whose listing has the columns of `kind`."""
-    of_kind = rows.of(kind)
+    of_kind = rows.row_factory(kind)
 
     def factory(cursor: AsyncCursor[Any]) -> Callable[[Sequence[Any]], SizedRow[Row]]:
         make = of_kind(cursor)

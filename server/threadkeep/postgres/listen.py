@@ -19,11 +19,11 @@ from threadkeep.postgres.pool import Conn
 
 log = logging.getLogger(__name__)
 
-PENDING = "pending"
+RUN_PENDING = "pending"
 """A run may be claimed."""
-CANCEL = "cancel"
+RUN_CANCELLED = "cancel"
 """A running run is to stop."""
-WATCH = "watch"
+RECORD = "watch"
 """A running run's events are to be written: somebody follows it in another process."""
 
 RECONNECT_S = 1.0
@@ -48,7 +48,7 @@ async def notify(conn: Conn, topic: str) -> None:
     await conn.execute("SELECT pg_notify('threadkeep', %(topic)s)", {"topic": topic})
 
 
-class Signal:
+class WakeEvent:
     """Something to wait for again and again; a wake-up between two waits is not lost."""
 
     def __init__(self) -> None:
@@ -66,18 +66,18 @@ class Signal:
         return woken
 
 
-class Wakeups:
+class NotificationHub:
     """Who waits for which topic, in this process."""
 
     def __init__(self, *, polls: bool = False) -> None:
         self.polls = polls
         """Nothing is listened to: whoever waits looks often."""
-        self._signals: dict[str, set[Signal]] = defaultdict(set)
+        self._signals: dict[str, set[WakeEvent]] = defaultdict(set)
 
     @contextmanager
-    def on(self, topic: str) -> Generator[Signal]:
+    def subscribe(self, topic: str) -> Generator[WakeEvent]:
         """A signal that is set whenever `topic` is told of, here or elsewhere."""
-        signal = Signal()
+        signal = WakeEvent()
         self._signals[topic].add(signal)
         try:
             yield signal
@@ -90,21 +90,21 @@ class Wakeups:
         """The topics that somebody waits for in this process."""
         return list(self._signals)
 
-    def wake(self, topic: str) -> None:
+    def publish(self, topic: str) -> None:
         """Set the signals of `topic` in this process."""
         for signal in self._signals.get(topic, ()):
             signal.set()
 
-    def wake_all(self) -> None:
+    def publish_all(self) -> None:
         """Set every signal: what was told while nobody listened is unknown."""
         for topic in list(self._signals):
-            self.wake(topic)
+            self.publish(topic)
 
 
 @asynccontextmanager
-async def listening(uri: str) -> AsyncGenerator[Wakeups]:
+async def run_listener(uri: str) -> AsyncGenerator[NotificationHub]:
     """Hand on what other processes tell, until the block ends; a lost connection is opened again."""
-    wakeups = Wakeups()
+    wakeups = NotificationHub()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_listen, uri, wakeups, name="listen")
         yield wakeups
@@ -112,27 +112,27 @@ async def listening(uri: str) -> AsyncGenerator[Wakeups]:
 
 
 @asynccontextmanager
-async def polling() -> AsyncGenerator[Wakeups]:
-    """As `listening`, but every topic is told of `POLLS_PER_S` times a second: a transaction pooler hands no NOTIFY on."""
-    wakeups = Wakeups(polls=True)
+async def polling() -> AsyncGenerator[NotificationHub]:
+    """As `run_listener`, but every topic is told of `POLLS_PER_S` times a second: a transaction pooler hands no NOTIFY on."""
+    wakeups = NotificationHub(polls=True)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_poll, wakeups, name="poll")
         yield wakeups
         tasks.cancel_scope.cancel()
 
 
-async def _poll(wakeups: Wakeups) -> None:
+async def _poll(wakeups: NotificationHub) -> None:
     while True:
         await anyio.sleep(1 / POLLS_PER_S)
-        wakeups.wake_all()
+        wakeups.publish_all()
 
 
-async def _listen(uri: str, wakeups: Wakeups) -> None:
+async def _listen(uri: str, wakeups: NotificationHub) -> None:
     while True:
         try:
             async with _connected(uri) as conn:
                 await conn.execute("LISTEN threadkeep")
-                wakeups.wake_all()
+                wakeups.publish_all()
                 await _hand_on(conn.notifies(), wakeups)
         except psycopg.OperationalError:
             log.warning("the listening connection was lost", exc_info=True)
@@ -151,7 +151,7 @@ async def _connected(uri: str) -> AsyncGenerator[AsyncConnection]:
         await conn.close()
 
 
-async def _hand_on(notifies: AsyncGenerator[Notify], wakeups: Wakeups) -> None:
+async def _hand_on(notifies: AsyncGenerator[Notify], wakeups: NotificationHub) -> None:
     async with aclosing(notifies) as received:
         async for notify in received:
-            wakeups.wake(notify.payload)
+            wakeups.publish(notify.payload)

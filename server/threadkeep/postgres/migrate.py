@@ -27,7 +27,7 @@ from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, Undefined
 from psycopg.rows import DictRow, class_row, dict_row, scalar_row, tuple_row
 
 from threadkeep import __version__
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 from threadkeep.postgres import session
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class AppliedFunctions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Library:
+class LibrarySchema:
     """Tables that LangGraph keeps by itself; `versions` selects the last step taken as `v`."""
 
     name: str
@@ -127,20 +127,20 @@ class Library:
     version: int
 
 
-CHECKPOINTS = Library(
+CHECKPOINTS = LibrarySchema(
     name="checkpoints",
     tables=("checkpoint_migrations", "checkpoints", "checkpoint_blobs", "checkpoint_writes"),
     versions="SELECT max(v) AS v FROM checkpoint_migrations",
     version=len(AsyncPostgresSaver.MIGRATIONS) - 1,
 )
-STORE = Library(
+STORE = LibrarySchema(
     name="store",
     tables=("store_migrations", "store"),
     versions="SELECT max(v) AS v FROM store_migrations",
     version=len(AsyncPostgresStore.MIGRATIONS) - 1,
 )
 LIBRARIES = (CHECKPOINTS, STORE)
-VECTORS = Library(
+VECTORS = LibrarySchema(
     name="vectors",
     tables=("vector_migrations", "store_vectors"),
     versions="SELECT max(v) AS v FROM vector_migrations",
@@ -152,11 +152,11 @@ VECTORS = Library(
 async def migrate(uri: str, *, index: PostgresIndexConfig | None = None, folder: Path | None = None) -> list[str]:
     """Bring the database up to this release; the names of what was applied now.
 
-    `index` makes the store's vector tables too. `folder` stands in for our own migrations. StartRefused where an
+    `index` makes the store's vector tables too. `folder` stands in for our own migrations. StartupError where an
     applied file was edited or is gone, where a file fails, where there is no pgvector for `index` or its tables are
     for other vectors, and where another process is at it after `LOCK_WAIT_S`.
     """
-    release = await to_thread.run_sync(read, folder)
+    release = await to_thread.run_sync(read_migrations, folder)
     async with _connected(uri) as conn:
         _tell_newer(await _applied(conn), release)
         applied: list[str] = []
@@ -169,15 +169,15 @@ async def migrate(uri: str, *, index: PostgresIndexConfig | None = None, folder:
 
 
 async def pending(uri: str, *, index: PostgresIndexConfig | None = None, folder: Path | None = None) -> list[str]:
-    """What `migrate` would apply; changes nothing. StartRefused where an applied file was edited or is gone."""
-    release = await to_thread.run_sync(read, folder)
+    """What `migrate` would apply; changes nothing. StartupError where an applied file was edited or is gone."""
+    release = await to_thread.run_sync(read_migrations, folder)
     async with _connected(uri) as conn:
         return await _behind(conn, release, _libraries(index))
 
 
 async def is_current(conn: AsyncConnection[object], *, folder: Path | None = None) -> bool:
     """Whether everything that this release needs is applied, of the migrations by number alone."""
-    release = await to_thread.run_sync(read, folder)
+    release = await to_thread.run_sync(read_migrations, folder)
     applied = await _applied(conn)
     if any(one.number not in applied for one in release.migrations):
         return False
@@ -186,12 +186,12 @@ async def is_current(conn: AsyncConnection[object], *, folder: Path | None = Non
     return not [library for library in LIBRARIES if await _is_behind(conn, library)]
 
 
-def read(folder: Path | None = None) -> Release:
+def read_migrations(folder: Path | None = None) -> Release:
     """The files of `folder`, else the wheel's, else the checkout's, in order."""
     place = folder or _own_folder()
     found = [_read_file(path) for path in sorted(place.glob("*.sql"))]
     if not found or [one.number for one in found] != sorted({one.number for one in found}):
-        raise StartRefused(f"migrations: each needs a number of its own, found {[one.name for one in found]}")
+        raise StartupError(f"migrations: each needs a number of its own, found {[one.name for one in found]}")
     paths = sorted((place / "functions").glob("*.sql"))
     functions = [Functions(name=f"functions/{path.stem}", statements=path.read_bytes()) for path in paths]
     return Release(migrations=tuple(found), functions=tuple(functions))
@@ -206,7 +206,7 @@ def _own_folder() -> Path:
 def _read_file(path: Path) -> Migration:
     number, _, subject = path.stem.partition("_")
     if len(number) != 4 or not number.isdecimal() or not subject:
-        raise StartRefused(f"migration {path.name}: the name is not NNNN_subject.sql")
+        raise StartupError(f"migration {path.name}: the name is not NNNN_subject.sql")
     return Migration(number=int(number), name=path.stem, statements=path.read_bytes())
 
 
@@ -234,7 +234,7 @@ async def _locked(uri: str) -> AsyncGenerator[None]:
                 while not await _try_lock(conn):  # noqa: ASYNC110 - Postgres has no other wait without a snapshot
                     await sleep(LOCK_POLL_S)
         except TimeoutError:
-            raise StartRefused(f"another process has been migrating this database for {LOCK_WAIT_S:.0f} s") from None
+            raise StartupError(f"another process has been migrating this database for {LOCK_WAIT_S:.0f} s") from None
         try:
             yield
         finally:
@@ -257,11 +257,11 @@ async def _try_lock(conn: AsyncConnection[DictRow]) -> bool:
     return False
 
 
-def _libraries(index: PostgresIndexConfig | None) -> tuple[Library, ...]:
+def _libraries(index: PostgresIndexConfig | None) -> tuple[LibrarySchema, ...]:
     return LIBRARIES if index is None else (*LIBRARIES, VECTORS)
 
 
-async def _behind(conn: AsyncConnection[object], release: Release, libraries: tuple[Library, ...]) -> list[str]:
+async def _behind(conn: AsyncConnection[object], release: Release, libraries: tuple[LibrarySchema, ...]) -> list[str]:
     """The names of what is missing or outdated, in the order in which it is applied."""
     applied = await _applied(conn)
     _refuse_changed(applied, release)
@@ -310,10 +310,10 @@ def _refuse_changed(applied: dict[int, Applied], release: Release) -> None:
         if number > release.newest:
             continue
         if number not in here:
-            raise StartRefused(f"migration {one.name} was applied to this database and its file is gone; {ADVICE}")
+            raise StartupError(f"migration {one.name} was applied to this database and its file is gone; {ADVICE}")
         if here[number].checksum != one.checksum:
             name = here[number].name
-            raise StartRefused(f"migration {name} was changed after it was applied to this database; {ADVICE}")
+            raise StartupError(f"migration {name} was changed after it was applied to this database; {ADVICE}")
 
 
 def _tell_newer(applied: dict[int, Applied], release: Release) -> None:
@@ -377,7 +377,7 @@ async def _apply_functions(conn: AsyncConnection[DictRow], file: Functions) -> N
                 {"name": file.name, "checksum": file.checksum, "release": __version__},
             )
     except psycopg.Error as error:
-        raise StartRefused(f"migrations/{file.name}.sql failed, and nothing of it stayed: {error}") from error
+        raise StartupError(f"migrations/{file.name}.sql failed, and nothing of it stayed: {error}") from error
     log.info("functions applied", extra={"file": file.name})
 
 
@@ -385,7 +385,7 @@ async def _make_vectors(conn: AsyncConnection[DictRow], index: PostgresIndexConf
     try:
         await AsyncPostgresStore(conn, index=index).setup()
     except (FeatureNotSupported, UndefinedFile, InsufficientPrivilege) as error:
-        raise StartRefused(
+        raise StartupError(
             "store.index needs the extension pgvector, which this Postgres does not give: "
             f"{error.diag.message_primary}; install it, and have its superuser run CREATE EXTENSION vector"
         ) from error
@@ -403,7 +403,7 @@ async def _refuse_other_vectors(conn: AsyncConnection[object], index: PostgresIn
         )
         found, wanted = await cursor.fetchone(), index.get("dims")
     if found != wanted:
-        raise StartRefused(
+        raise StartupError(
             f"store.index.dims is {wanted}, and the database holds vectors of {found}: give it back its number, "
             "or drop the tables store_vectors and vector_migrations and put the items again"
         )
@@ -421,11 +421,11 @@ async def _apply_one(conn: AsyncConnection[DictRow], one: Migration) -> None:
                 {"number": one.number, "name": one.name, "checksum": one.checksum},
             )
     except psycopg.Error as error:
-        raise StartRefused(f"migration {one.name} failed, and nothing of it stayed: {error}") from error
+        raise StartupError(f"migration {one.name} failed, and nothing of it stayed: {error}") from error
     log.info("migration applied", extra={"migration": one.name})
 
 
-async def _is_behind(conn: AsyncConnection[object], library: Library) -> bool:
+async def _is_behind(conn: AsyncConnection[object], library: LibrarySchema) -> bool:
     if not await _are_there(conn, *library.tables):
         return True
     async with conn.cursor(row_factory=scalar_row) as cursor:
@@ -446,7 +446,7 @@ async def _are_there(conn: AsyncConnection[object], *tables: str) -> bool:
         return bool(await cursor.fetchone())
 
 
-async def _invalid_indexes(conn: AsyncConnection[object], library: Library) -> list[sql.Identifier]:
+async def _invalid_indexes(conn: AsyncConnection[object], library: LibrarySchema) -> list[sql.Identifier]:
     """What an interrupted CREATE INDEX CONCURRENTLY left: kept up to date, used by no query, and never made again."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(

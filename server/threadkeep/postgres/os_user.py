@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 
 if sys.platform != "win32":
     import pwd
@@ -27,7 +27,7 @@ POSTGRES, OURS, LAST = "postgres", "threadkeep", "nobody"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class User:
+class OsUser:
     """The user that Postgres runs as."""
 
     name: str
@@ -40,7 +40,7 @@ class User:
         return None if self.uid == os.geteuid() else self.uid
 
 
-def choose(data: Path, programs: Path) -> User:
+def choose_os_user(data: Path, programs: Path) -> OsUser:
     """We; under root the owner of the data, else of the programs (as under sudo), else a system user."""
     if os.geteuid() != 0:
         return _by_uid(os.geteuid())
@@ -51,32 +51,32 @@ def choose(data: Path, programs: Path) -> User:
     return _system_user()
 
 
-def _by_uid(uid: int) -> User:
+def _by_uid(uid: int) -> OsUser:
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:
-        raise StartRefused(f"Postgres needs a user with a name, and uid {uid} has none: set DATABASE_URI") from None
-    return User(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid)
+        raise StartupError(f"Postgres needs a user with a name, and uid {uid} has none: set DATABASE_URI") from None
+    return OsUser(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid)
 
 
-def _by_name(name: str) -> User | None:
+def _by_name(name: str) -> OsUser | None:
     try:
         return _by_uid(pwd.getpwnam(name).pw_uid)
     except KeyError:
         return None
 
 
-def _system_user() -> User:
+def _system_user() -> OsUser:
     if found := _by_name(POSTGRES) or _by_name(OURS):
         return found
     if useradd := shutil.which("useradd"):
         subprocess.run([useradd, "--system", OURS], check=False, capture_output=True)  # noqa: S603 - fixed words
     if found := _by_name(OURS) or _by_name(LAST):
         return found
-    raise StartRefused("Postgres does not run as root, and there is no other user: set DATABASE_URI")
+    raise StartupError("Postgres does not run as root, and there is no other user: set DATABASE_URI")
 
 
-def open_way(user: User, *ends: Path) -> None:
+def grant_search(user: OsUser, *ends: Path) -> None:
     """Let `user` search `ends` and every folder above them."""
     if user.switch_to is None:
         return
@@ -91,7 +91,7 @@ def open_way(user: User, *ends: Path) -> None:
         )
 
 
-def _may_search(user: User, found: os.stat_result) -> bool:
+def _may_search(user: OsUser, found: os.stat_result) -> bool:
     if found.st_uid == user.uid:
         return bool(found.st_mode & stat.S_IXUSR)
     if found.st_gid == user.gid:
@@ -99,8 +99,8 @@ def _may_search(user: User, found: os.stat_result) -> bool:
     return bool(found.st_mode & stat.S_IXOTH)
 
 
-def private_folder(user: User, path: Path) -> None:
-    """Make `path` for `user` alone; StartRefused where it is there and is not."""
+def create_private_directory(user: OsUser, path: Path) -> None:
+    """Make `path` for `user` alone; StartupError where it is there and is not."""
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
@@ -110,10 +110,10 @@ def private_folder(user: User, path: Path) -> None:
             os.chown(path, user.uid, user.gid, follow_symlinks=False)
         return
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != user.uid or stat.S_IMODE(found.st_mode) & 0o077:
-        raise StartRefused(f"{path} is not a folder of {user.name} alone: remove it")
+        raise StartupError(f"{path} is not a folder of {user.name} alone: remove it")
 
 
-def is_elsewhere(pid: int, folder: Path) -> bool:
+def is_unrelated_process(pid: int, folder: Path) -> bool:
     """Whether `pid` is a living process that works in another folder, and so no Postgres on this one.
 
     False where it can't be seen: it is then another user's, and Postgres itself knows that it is not its own.

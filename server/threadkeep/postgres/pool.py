@@ -1,6 +1,6 @@
 """Connections: pools that differ in who may wait for them, and the two habits every statement relies on.
 
-`api` connections hand JSON columns through unread (`wire.Json`): a row that goes to a client is not decoded and
+`api` connections hand JSON columns through unread (`wire.RawJson`): a row that goes to a client is not decoded and
 encoded again. `runs` connections decode it, for the checkpointer and the store, with Python's own `json`: orjson makes
 floats of integers above 64 bits. All are in autocommit: several statements inside `pipeline` are one round trip and
 one transaction, each seeing what was committed before it began.
@@ -14,11 +14,11 @@ from typing import TypeAlias
 from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 
-from threadkeep.base.json import Json, dumps
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.json import RawJson, dumps
+from threadkeep.base.problems import StartupError
 from threadkeep.postgres import arrays, session
 from threadkeep.postgres.connection import Connection
-from threadkeep.postgres.dropped_connections import refuse_cut
+from threadkeep.postgres.dropped_connections import check_connection
 from threadkeep.postgres.session import Pooler
 from threadkeep.postgres.tenancy import TenantPool
 from threadkeep.settings import Settings
@@ -26,7 +26,7 @@ from threadkeep.settings import Settings
 Conn: TypeAlias = Connection
 Pool: TypeAlias = TenantPool
 
-POOL_TIMEOUT_S = 5.0
+CHECKOUT_TIMEOUT_S = 5.0
 """The longest wait for a connection; then the request is answered 503."""
 
 MAX_WAITING = 2000
@@ -47,7 +47,7 @@ class _Purpose:
 
 @asynccontextmanager
 async def open_api_pool(settings: Settings, uri: str, pooler: Pooler = "none") -> AsyncGenerator[Pool]:
-    """The pool of the API and the queue; JSON columns come as `Json`."""
+    """The pool of the API and the queue; JSON columns come as `RawJson`."""
     purpose = _Purpose(name="api", size=settings.api_connections, configure=_configure_api)
     async with _open(settings, uri, pooler, purpose) as pool:
         yield pool
@@ -76,12 +76,12 @@ async def _open(settings: Settings, uri: str, pooler: Pooler, purpose: _Purpose)
         kwargs={"autocommit": True, "prepare_threshold": None if pooler == "transaction" else 2},
         min_size=1,
         max_size=purpose.size,
-        timeout=POOL_TIMEOUT_S,
+        timeout=CHECKOUT_TIMEOUT_S,
         max_waiting=MAX_WAITING,
         reconnect_timeout=RECONNECT_S,
         name=purpose.name,
         configure=configure,
-        check=refuse_cut,
+        check=check_connection,
         open=False,
     )
     pool.project_id, pool.pooler = settings.project_id, pooler
@@ -90,7 +90,7 @@ async def _open(settings: Settings, uri: str, pooler: Pooler, purpose: _Purpose)
 
 
 async def _configure_api(conn: Conn) -> None:
-    set_json_loads(Json, conn)
+    set_json_loads(RawJson, conn)
     set_json_dumps(dumps, conn)  # orjson alone refuses integers above 64 bits, as 1e308 comes back from jsonb
     arrays.register(conn)
 
@@ -112,14 +112,14 @@ async def _compress_quickly(conn: Conn) -> None:
 
 
 async def check_sessions(pool: Pool) -> None:
-    """StartRefused if sessions are shared, and the role's own settings don't fit."""
+    """StartupError if sessions are shared, and the role's own settings don't fit."""
     if pool.pooler == "transaction":
         async with pool.connection() as conn:
             await session.check_shared_sessions(conn)
 
 
-async def check_capacity(pool: Pool, settings: Settings) -> None:
-    """StartRefused where Postgres can't give this process all the connections it may want.
+async def check_max_connections(pool: Pool, settings: Settings) -> None:
+    """StartupError where Postgres can't give this process all the connections it may want.
 
     Its role and its database may have limits of their own, below the server's. A pooler has limits that only it knows.
     """
@@ -139,9 +139,9 @@ async def check_capacity(pool: Pool, settings: Settings) -> None:
             )
         ).fetchone()
     usable = row[0] if row else 0
-    if settings.connections > usable:
-        raise StartRefused(
-            f"this process may open {settings.connections} connections (THREADKEEP_API_CONNECTIONS "
+    if settings.max_connections > usable:
+        raise StartupError(
+            f"this process may open {settings.max_connections} connections (THREADKEEP_API_CONNECTIONS "
             f"{settings.api_connections} + THREADKEEP_RUN_CONNECTIONS {settings.run_connections} + 2), "
             f"and Postgres gives {usable}: lower them or raise its max_connections"
         )

@@ -19,34 +19,40 @@ from threadkeep.base import current_run
 
 log = logging.getLogger(__name__)
 
-AWAY = (psycopg.OperationalError, psycopg.InterfaceError, ReadOnlySqlTransaction, PoolTimeout, TooManyRequests)
+TRANSIENT_ERRORS = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    ReadOnlySqlTransaction,
+    PoolTimeout,
+    TooManyRequests,
+)
 """What says of Postgres, and not of the statement, that it can't be carried out: gone, full, read-only, too slow."""
-OUTLAST_S = 30.0
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+RETRY_S = 30.0
+MIN_BACKOFF_S, MAX_BACKOFF_S = 0.05, 1.0
 
 Result = TypeVar("Result")
 
 
-async def outlast_in_run(work: Callable[[], Awaitable[Result]]) -> Result:
-    """What `work` gives; where it is done for a run, tried again as `outlast` does. A request is answered at once."""
-    return await (outlast(work) if current_run.current() is not None else work())
+async def retry_in_run(work: Callable[[], Awaitable[Result]]) -> Result:
+    """What `work` gives; where it is done for a run, tried again as `retry` does. A request is answered at once."""
+    return await (retry(work) if current_run.current() is not None else work())
 
 
-async def outlast(work: Callable[[], Awaitable[Result]]) -> Result:
+async def retry(work: Callable[[], Awaitable[Result]]) -> Result:
     """What `work` gives, tried again for up to 30 s while Postgres is away; then what it raised last."""
-    end, pause_s = time.monotonic() + OUTLAST_S, FIRST_PAUSE_S
+    end, pause_s = time.monotonic() + RETRY_S, MIN_BACKOFF_S
     while True:
         try:
             return await work()
-        except AWAY as failure:
-            if not is_away(failure) or time.monotonic() > end:
+        except TRANSIENT_ERRORS as failure:
+            if not is_transient(failure) or time.monotonic() > end:
                 raise
-            if pause_s == FIRST_PAUSE_S:
+            if pause_s == MIN_BACKOFF_S:
                 log.warning("the database is away; a write waits for it", exc_info=True)
         await anyio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the load, no secret
-        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        pause_s = min(pause_s * 2, MAX_BACKOFF_S)
 
 
-def is_away(failure: BaseException) -> bool:
+def is_transient(failure: BaseException) -> bool:
     """Whether the same may succeed a little later."""
-    return isinstance(failure, AWAY) and not isinstance(failure, ProgramLimitExceeded)
+    return isinstance(failure, TRANSIENT_ERRORS) and not isinstance(failure, ProgramLimitExceeded)

@@ -12,7 +12,7 @@ from psycopg import AsyncCursor
 Row = TypeVar("Row")
 
 
-def of(kind: type[Row]) -> Callable[[AsyncCursor[Any]], Callable[[Sequence[Any]], Row]]:
+def row_factory(kind: type[Row]) -> Callable[[AsyncCursor[Any]], Callable[[Sequence[Any]], Row]]:
     """A row factory that makes `kind`, a dataclass whose field names are columns."""
     wanted = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType] - `kind` is a dataclass
 

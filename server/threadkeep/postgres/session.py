@@ -12,7 +12,7 @@ import anyio
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 
 Pooler: TypeAlias = Literal["none", "session", "transaction"]
 """How long a pooler leaves a session of Postgres to a connection. `none`: there is no pooler."""
@@ -88,7 +88,7 @@ async def detect_pooler(uri: str) -> Pooler:
                 async with await _connect(uri) as second:
                     return await _compare(first, second)
     except TimeoutError:
-        raise StartRefused(
+        raise StartupError(
             f"the pooler in front of Postgres gave no second session within {PROBE_S:.0f} s: make its pool larger"
         ) from None
 
@@ -112,7 +112,7 @@ async def _compare(first: AsyncConnection[Any], second: AsyncConnection[Any]) ->
 
 
 async def check_shared_sessions(conn: AsyncConnection[Any]) -> None:
-    """StartRefused if the role's settings do not fit, and the server can't change them behind a transaction pooler."""
+    """StartupError if the role's settings do not fit, and the server can't change them behind a transaction pooler."""
     cursor = await conn.execute(
         """
         SELECT current_setting('default_transaction_isolation') AS isolation,
@@ -131,6 +131,6 @@ async def check_shared_sessions(conn: AsyncConnection[Any]) -> None:
     if follows_role:
         wrong.append('search_path to the name of the schema in place of "$user"')
     if wrong:
-        raise StartRefused(
+        raise StartupError(
             f"behind a transaction pooler the role itself needs other settings: ALTER ROLE ... SET {' and '.join(wrong)}"
         )

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import InsufficientPrivilege
 from psycopg_pool import PoolTimeout
 
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 
 log = logging.getLogger(__name__)
 
@@ -33,19 +33,19 @@ HINTS: Final[tuple[tuple[str, str], ...]] = (
 
 @contextmanager
 def in_a_line(uri: str) -> Generator[None]:
-    """Raise StartRefused in place of a database's error. `uri` is the address that is used in the block."""
+    """Raise StartupError in place of a database's error. `uri` is the address that is used in the block."""
     try:
         yield
     except (psycopg.Error, PoolTimeout, ExceptionGroup) as error:
         leaves = list(_leaves(error))
         for refused in leaves:
-            if isinstance(refused, StartRefused):
+            if isinstance(refused, StartupError):
                 raise refused from None
         found = next((leaf for leaf in leaves if isinstance(leaf, (psycopg.Error, PoolTimeout))), None)
         if found is None:
             raise
         log.debug("the database can't be used", exc_info=error)
-        raise StartRefused(f"database{_place(uri)}: {_words(found, uri)}") from error
+        raise StartupError(f"database{_place(uri)}: {_words(found, uri)}") from error
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

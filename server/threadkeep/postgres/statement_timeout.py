@@ -15,24 +15,24 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def searching(pool: Pool, filters: Filters, timeout_s: float) -> AsyncGenerator[Conn]:
+async def search_connection(pool: Pool, filters: Filters, timeout_s: float) -> AsyncGenerator[Conn]:
     """As `pool.pipeline`, each statement bounded by `timeout_s`; SearchTimeout after that."""
     try:
         async with pool.pipeline(filters) as conn:
-            await limit(conn, timeout_s)
+            await set_statement_timeout(conn, timeout_s)
             yield conn
     except QueryCanceled:
         raise _too_long(timeout_s) from None
 
 
-async def limit(conn: Conn, timeout_s: float) -> None:
+async def set_statement_timeout(conn: Conn, timeout_s: float) -> None:
     """Bound each further statement of this transaction."""
     await conn.execute(
         "SELECT set_config('statement_timeout', %(ms)s, true)", {"ms": str(max(1, round(timeout_s * 1000)))}
     )
 
 
-async def in_time(found: Awaitable[T], timeout_s: float) -> T:
+async def with_search_timeout(found: Awaitable[T], timeout_s: float) -> T:
     """What a search finds whose statements are another's; SearchTimeout, and the statement is cancelled, behind it."""
     with anyio.move_on_after(timeout_s):
         return await found

@@ -20,7 +20,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from threadkeep.base.problems import Forbidden, StartRefused
+from threadkeep.base.problems import Forbidden, StartupError
 from threadkeep.postgres.connection import Connection
 from threadkeep.postgres.session import Pooler
 
@@ -47,55 +47,55 @@ class Restriction(NamedTuple):
 class Filters:
     """The rows that a caller may see: `match` is contained in the metadata of each. An empty `match` is all rows."""
 
-    match: Mapping[str, Any]
-    space: str | None = None
+    metadata_filter: Mapping[str, Any]
+    store_prefix: str | None = None
     """The first label of the caller's namespaces in the store (`auth/ownership.py`); None: the whole store."""
     restriction: Restriction | None = field(init=False, repr=False, compare=False)
     """The settings of row-level security; None: all rows."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "restriction", _restriction(self.match, self.space))
+        object.__setattr__(self, "restriction", _restriction(self.metadata_filter, self.store_prefix))
 
     @property
     def jsonb(self) -> Jsonb:
         """The parameter `match` of a statement."""
-        return Jsonb(self.match)
+        return Jsonb(self.metadata_filter)
 
     @property
-    def reserved(self) -> list[str]:
+    def owner_keys(self) -> list[str]:
         """The keys of metadata that say whose a row is."""
-        return list(self.match)
+        return list(self.metadata_filter)
 
     def narrowed(self, other: "Filters") -> "Filters":
         """The rows that both let through. Forbidden if the two contradict each other."""
-        if other == self or not other.match:
+        if other == self or not other.metadata_filter:
             return self
-        if not self.match:
+        if not self.metadata_filter:
             return other
-        if any(self.match.get(key, value) != value for key, value in other.match.items()):
+        if any(self.metadata_filter.get(key, value) != value for key, value in other.metadata_filter.items()):
             raise Forbidden("these permissions are for different rows")
-        return Filters({**self.match, **other.match}, self.space or other.space)
+        return Filters({**self.metadata_filter, **other.metadata_filter}, self.store_prefix or other.store_prefix)
 
     def in_common(self, other: "Filters") -> "Filters":
         """The filters of a connection whose statements use both. If they differ, the statements' conditions hold alone."""
-        return self if self == other else EVERYTHING
+        return self if self == other else UNRESTRICTED
 
     def include(self, metadata: Mapping[str, Any]) -> bool:
         """Whether the caller may see a row with this metadata."""
-        return _contains(metadata, self.match)
+        return _contains(metadata, self.metadata_filter)
 
-    def stamped(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    def with_owner(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """`metadata` of a new row, with `match` added unless the caller could see the row without it."""
-        return {**metadata} if self.include(metadata) else {**metadata, **self.match}
+        return {**metadata} if self.include(metadata) else {**metadata, **self.metadata_filter}
 
-    def changed(self, metadata: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    def merge_metadata(self, metadata: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
         """`metadata` of the caller's row with `change` merged in, without keys that would make it somebody else's."""
         merged = {**metadata, **change}
-        return merged if _contains(merged, self.match) else {**metadata, **self.unreserved(change)}
+        return merged if _contains(merged, self.metadata_filter) else {**metadata, **self.without_owner(change)}
 
-    def unreserved(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    def without_owner(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         """`metadata` without the keys that say whose a row is."""
-        return {key: value for key, value in metadata.items() if key not in self.match}
+        return {key: value for key, value in metadata.items() if key not in self.metadata_filter}
 
 
 def _restriction(match: Mapping[str, Any], space: str | None) -> Restriction | None:
@@ -106,7 +106,7 @@ def _restriction(match: Mapping[str, Any], space: str | None) -> Restriction | N
     return Restriction(orjson.dumps(match).decode(), *bounds)
 
 
-EVERYTHING: Final = Filters({})
+UNRESTRICTED: Final = Filters({})
 """All rows: of the server's own work, and of everybody if authentication is off."""
 
 
@@ -131,9 +131,9 @@ async def _restrict(conn: Conn, restriction: Restriction) -> None:
     await conn.execute(
         """
         SELECT set_config('threadkeep.project', %(project)s, true),
-               set_config('threadkeep.match', %(match)s, true),
-               set_config('threadkeep.space_from', %(space_from)s, true),
-               set_config('threadkeep.space_to', %(space_to)s, true),
+               set_config('threadkeep.metadata_filter', %(match)s, true),
+               set_config('threadkeep.store_prefix_from', %(space_from)s, true),
+               set_config('threadkeep.store_prefix_to', %(space_to)s, true),
                set_config('role', 'threadkeep_tenant', true)
         """,
         restriction._asdict() | {"project": conn.project_id},
@@ -155,14 +155,14 @@ class TenantPool(AsyncConnectionPool[Conn]):
         return filters.restriction if self.row_security else None
 
     def connection(  # pyright: ignore[reportIncompatibleMethodOverride] - the stock one takes a timeout alone
-        self, filters: Filters = EVERYTHING, *, timeout: float | None = None
+        self, filters: Filters = UNRESTRICTED, *, timeout: float | None = None
     ) -> AbstractAsyncContextManager[Conn]:
         """A connection for a caller's rows; without `filters`, one for the server's own work."""
         restriction = self.restriction(filters)
         return super().connection(timeout) if restriction is None else self._restricted(restriction, timeout)
 
     @asynccontextmanager
-    async def shielded(self, filters: Filters = EVERYTHING) -> AsyncGenerator[Conn]:
+    async def shielded(self, filters: Filters = UNRESTRICTED) -> AsyncGenerator[Conn]:
         """A connection whose block is finished though its task is cancelled meanwhile.
 
         A cancellation in the middle of a statement closes the connection. So a reader that many may cancel, such as one
@@ -181,7 +181,7 @@ class TenantPool(AsyncConnectionPool[Conn]):
             yield conn
 
     @asynccontextmanager
-    async def pipeline(self, filters: Filters = EVERYTHING) -> AsyncGenerator[Conn]:
+    async def pipeline(self, filters: Filters = UNRESTRICTED) -> AsyncGenerator[Conn]:
         """A connection on which all statements until the end of the block are one round trip and one transaction.
 
         Results are read after the block. A row locked by the first statement stays locked until the last.
@@ -199,7 +199,7 @@ class TenantPool(AsyncConnectionPool[Conn]):
 async def enable_row_security(*pools: TenantPool, tables: Sequence[str], needed: bool) -> None:
     """Turn row-level security of the pools on if all `tables` have it; otherwise warn, if it is `needed`.
 
-    StartRefused if the policies would hide rows from the server itself.
+    StartupError if the policies would hide rows from the server itself.
     """
     async with pools[0].connection() as conn:
         obstacle = await _obstacle(conn, tables)
@@ -223,7 +223,7 @@ async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:
         names,
     )
     if hidden.rowcount:
-        raise StartRefused(
+        raise StartupError(
             "row-level security hides every row from this server's own database role: run `threadkeep migrate` as the "
             "owner of the tables, and let the role inherit nothing of threadkeep_tenant (ALTER ROLE ... NOINHERIT, then "
             "GRANT it again)"

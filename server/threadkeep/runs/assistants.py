@@ -12,16 +12,16 @@ from uuid import UUID
 
 import orjson
 
-from threadkeep.base.problems import Invalid, NotFound
+from threadkeep.base.problems import NotFound, ValidationFailed
 from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.tenancy import EVERYTHING, Filters
-from threadkeep.runs.request import RunSpec, client_configurable
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
+from threadkeep.runs.request import GraphRunOptions, without_reserved_keys
 from threadkeep.tables import assistants
 from threadkeep.tables.assistants import Assistant
 
-FRESH_S = 5.0
-REMEMBERED = 1000
+CACHE_TTL_S = 5.0
+CACHE_MAX_ENTRIES = 1000
 
 Key: TypeAlias = tuple[bytes, UUID]
 """Who may see it, and its id."""
@@ -37,14 +37,14 @@ class ResolvedAssistant:
     context: Mapping[str, Any]
     metadata: Mapping[str, Any]
 
-    def applied_to(self, spec: RunSpec) -> RunSpec:
+    def applied_to(self, spec: GraphRunOptions) -> GraphRunOptions:
         """`spec` with the assistant's configuration under the run's own.
 
         A run's `configurable` says another context, too, where the assistant says one.
         """
         if not self.config and not self.context:
             return spec
-        own = client_configurable(spec.config)
+        own = without_reserved_keys(spec.config)
         configurable = {**self.config.get("configurable", {}), **own}
         config = {**self.config, **spec.config, "configurable": configurable}
         said = {key: own.get(key, value) for key, value in self.context.items()}
@@ -52,7 +52,7 @@ class ResolvedAssistant:
         return spec.model_copy(update={"config": config, "context": context})
 
 
-class Assistants:
+class AssistantCache:
     """The assistants that runs were lately started with."""
 
     def __init__(self, pool: Pool, graph_ids: Iterable[str]) -> None:
@@ -60,7 +60,7 @@ class Assistants:
         self._of_graph = {graph_id: assistants.system_id(graph_id) for graph_id in graph_ids}
         """The id of each graph's own assistant."""
         self._own = frozenset(self._of_graph.values())
-        self._known: TtlCache[Key, ResolvedAssistant] = TtlCache(capacity=REMEMBERED, ttl_s=FRESH_S)
+        self._known: TtlCache[Key, ResolvedAssistant] = TtlCache(capacity=CACHE_MAX_ENTRIES, ttl_s=CACHE_TTL_S)
         """By who may see it and its id."""
 
     async def resolve(self, filters: Filters, named: str) -> ResolvedAssistant:
@@ -70,8 +70,8 @@ class Assistants:
         """
         assistant_id = self.id_of(named)
         if self.is_of_graph(assistant_id):
-            filters = EVERYTHING
-        key = (orjson.dumps(filters.match, option=orjson.OPT_SORT_KEYS), assistant_id)
+            filters = UNRESTRICTED
+        key = (orjson.dumps(filters.metadata_filter, option=orjson.OPT_SORT_KEYS), assistant_id)
         return self._known.get(key) or await self._known.get_or_read(key, partial(self._read, filters, assistant_id))
 
     async def _read(self, filters: Filters, assistant_id: UUID) -> ResolvedAssistant:
@@ -95,11 +95,11 @@ class Assistants:
             return UUID(named)
         except ValueError:
             known = ", ".join(sorted(self._of_graph))
-            raise Invalid(
+            raise ValidationFailed(
                 f"Invalid assistant: {named[:100]!r}. Must be either: an assistant's UUID, or a graph: {known}"
             ) from None
 
-    def forget(self, assistant_id: UUID) -> None:
+    def invalidate(self, assistant_id: UUID) -> None:
         """It was changed: read it anew."""
         for key in self._known.keys():  # noqa: SIM118 - a copy, also of what is being read
             if key[1] == assistant_id:

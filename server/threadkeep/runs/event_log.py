@@ -20,7 +20,7 @@ HURRY_EVENTS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class LogEvent:
     """One event of a run's stream. `position` counts from 1. `data` is one line of JSON."""
 
     position: int
@@ -35,7 +35,7 @@ class Gap:
     position: int
 
 
-Followed: TypeAlias = Event | Gap
+LogItem: TypeAlias = LogEvent | Gap
 
 
 class Recording:
@@ -56,11 +56,11 @@ class EventLog:
         """Somebody reads the events, or they are recorded. Until then none are made."""
         self.starts_after = starts_after
         """The position behind which its events begin. Those before are an earlier attempt's."""
-        self.last = starts_after
+        self.last_position = starts_after
         """The position of the newest event."""
         self.recording: Recording | None = None
         self.state: Literal["open", "sealed", "closed"] = "open"
-        self._ring: deque[Event] = deque()
+        self._ring: deque[LogEvent] = deque()
         self._bytes = 0
         self._changed: anyio.Event | None = None
         """Set while a reader waits for the next event."""
@@ -70,15 +70,15 @@ class EventLog:
         """The ring holds so much that the recorder should not wait."""
         return self._bytes > RING_BYTES // 2
 
-    def append(self, name: str, data: bytes) -> Event:
+    def append(self, name: str, data: bytes) -> LogEvent:
         """Add an event and wake the readers."""
-        self.last += 1
-        event = Event(self.last, name, data)
+        self.last_position += 1
+        event = LogEvent(self.last_position, name, data)
         self._ring.append(event)
         self._bytes += len(data)
         while len(self._ring) > RING_EVENTS or (self._bytes > RING_BYTES and len(self._ring) > 1):
             self._bytes -= len(self._ring.popleft().data)
-        if self.last % HURRY_EVENTS == 0 or self.is_crowded:
+        if self.last_position % HURRY_EVENTS == 0 or self.is_crowded:
             self._hurry_recording()
         self._wake_readers()
         return event
@@ -94,37 +94,37 @@ class EventLog:
         self.state = "closed"
         self._wake_readers()
 
-    async def follow(self, after: int) -> AsyncGenerator[Followed, None]:
+    async def follow(self, after: int) -> AsyncGenerator[LogItem, None]:
         """Events behind position `after`, in order, until the log is closed. A gap is told, never passed over."""
         position = after
         while True:
-            items = self.behind(position)
+            items = self.events_after(position)
             for item in items:
                 position = item.position
                 yield item
             if not items:
                 if self.state == "closed":
                     return
-                await self.changed()
+                await self.wait_change()
 
-    def behind(self, position: int) -> list[Followed]:
+    def events_after(self, position: int) -> list[LogItem]:
         """What the ring holds behind `position`, with a gap first if older events are gone."""
-        if not self._ring or self.last <= position:
+        if not self._ring or self.last_position <= position:
             return []
         oldest = self._ring[0].position
-        items: list[Followed] = []
+        items: list[LogItem] = []
         if oldest > position + 1:
             items.append(Gap(oldest - 1))
-        fresh = min(len(self._ring), self.last - position)
+        fresh = min(len(self._ring), self.last_position - position)
         items.extend(self._ring[index] for index in range(len(self._ring) - fresh, len(self._ring)))
         return items
 
-    def is_beyond(self, position: int, *, events: int, size: int) -> bool:
+    def is_lagging(self, position: int, *, events: int, size: int) -> bool:
         """Whether more than `events` events or `size` bytes have come behind `position`."""
-        count = self.last - position
+        count = self.last_position - position
         return count > events or sum(len(event.data) for event in list(self._ring)[-count:] if count) > size
 
-    async def changed(self) -> None:
+    async def wait_change(self) -> None:
         """Wait until there is one more event, or the log is sealed or closed."""
         if self._changed is None:
             self._changed = anyio.Event()

@@ -15,15 +15,15 @@ from uuid import UUID
 
 import anyio
 
-from threadkeep.postgres.batch_writer import Together
-from threadkeep.postgres.listen import WATCH
+from threadkeep.postgres.batch_writer import BatchWriter
+from threadkeep.postgres.listen import RECORD
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.retry import outlast
-from threadkeep.runs.event_log import Event, EventLog, Followed, Recording
+from threadkeep.postgres.retry import retry
+from threadkeep.runs.event_log import EventLog, LogEvent, LogItem, Recording
 from threadkeep.runs.execution import Execution, Executions
 from threadkeep.runs.lease import Lease
 from threadkeep.tables import run_events, runs
-from threadkeep.tables.run_events import Batch, RunEvent
+from threadkeep.tables.run_events import RunEvent, RunEventBatch
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ BATCH_CHARACTERS: Final = 4 * 1024 * 1024
 class EventRecorder:
     """Records the runs of one process."""
 
-    def __init__(self, writer: "Together[Batch, None]", executions: Executions, lease: Lease) -> None:
+    def __init__(self, writer: "BatchWriter[RunEventBatch, None]", executions: Executions, lease: Lease) -> None:
         self._writer = writer
         self._executions = executions
         self._lease = lease
@@ -49,9 +49,9 @@ class EventRecorder:
         recording = execution.log.recording = Recording()
         self._executions.start_task(self._record(execution, recording), name=f"record {execution.run_id}")
 
-    async def write(self, batch: Batch) -> None:
+    async def write(self, batch: RunEventBatch) -> None:
         """Write some events of a run, together with those of the other runs. Waits while Postgres is away."""
-        await outlast(lambda: self._writer.write(batch))
+        await retry(lambda: self._writer.write(batch))
 
     async def _record(self, execution: Execution, recording: Recording) -> None:
         try:
@@ -65,7 +65,7 @@ class EventRecorder:
         events, worker_id = execution.log, self._lease.worker_id
         position = events.starts_after
         while not execution.is_lost:
-            items = events.behind(position)
+            items = events.events_after(position)
             for start in range(0, len(items), BATCH_EVENTS):
                 await self.write(_batch(execution.run_id, worker_id, items[start : start + BATCH_EVENTS]))
             if items:
@@ -73,15 +73,15 @@ class EventRecorder:
             elif events.state != "open":
                 return
             else:
-                await events.changed()
+                await events.wait_change()
             await _wait_for_beat(events)
 
 
 @asynccontextmanager
 async def recording(pool: Pool, executions: Executions, lease: Lease) -> AsyncGenerator[EventRecorder]:
     """A recorder that works until the block ends."""
-    writer = Together(partial(_append, pool), size=_characters, most=BATCH_CHARACTERS)
-    async with writer.running():
+    writer = BatchWriter(partial(_append, pool), size=_characters, most=BATCH_CHARACTERS)
+    async with writer.run():
         yield EventRecorder(writer, executions, lease)
 
 
@@ -92,7 +92,7 @@ class FollowedRuns:
     pool: Pool
     executions: Executions
     recorder: EventRecorder
-    topic: ClassVar[str | None] = WATCH
+    topic: ClassVar[str | None] = RECORD
     interval_s: float = 5.0
 
     async def run_once(self) -> None:
@@ -101,7 +101,7 @@ class FollowedRuns:
         if not unrecorded:
             return
         async with self.pool.connection() as conn:
-            followed = await runs.watched(conn, unrecorded)
+            followed = await runs.runs_to_record(conn, unrecorded)
         for run_id in followed:
             execution = self.executions.get(run_id)
             if execution is not None and execution.log.recording is None and execution.log.state == "open":
@@ -117,20 +117,20 @@ async def _wait_for_beat(events: EventLog) -> None:
         await hurry.wait()
 
 
-def _batch(run_id: UUID, worker_id: UUID, items: list[Followed]) -> Batch:
+def _batch(run_id: UUID, worker_id: UUID, items: list[LogItem]) -> RunEventBatch:
     events = [
         RunEvent(position=item.position, event=item.name, data=item.data.decode())
         for item in items
-        if isinstance(item, Event)
+        if isinstance(item, LogEvent)
     ]
-    return Batch(run_id, worker_id, events)
+    return RunEventBatch(run_id, worker_id, events)
 
 
-def _characters(batch: Batch) -> int:
+def _characters(batch: RunEventBatch) -> int:
     return sum(len(event.data) for event in batch.events)
 
 
-async def _append(pool: Pool, batches: list[Batch]) -> Sequence[None]:
+async def _append(pool: Pool, batches: list[RunEventBatch]) -> Sequence[None]:
     async with pool.connection() as conn:
         await run_events.append(conn, batches)
     return [None] * len(batches)

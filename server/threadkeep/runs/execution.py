@@ -18,12 +18,12 @@ from enum import Enum, auto
 from typing import Any
 from uuid import UUID
 
-from threadkeep.base.flag import Flag
+from threadkeep.base.flag import OneShotEvent
 from threadkeep.persistence.group_commit import Fence, GroupCommit
 from threadkeep.persistence.write_behind import WriteBehind
 from threadkeep.runs.event_log import EventLog
-from threadkeep.runs.request import RunSpec
-from threadkeep.tables.queue import Claimed
+from threadkeep.runs.request import GraphRunOptions
+from threadkeep.tables.queue import ClaimedRun
 from threadkeep.tables.runs import CancelAction, FinalStatus
 
 
@@ -62,12 +62,12 @@ class Execution:
     thread_id: UUID
     assistant_id: UUID
     graph_id: str
-    spec: RunSpec
+    spec: GraphRunOptions
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     attempt: int = 1
     user: Mapping[str, Any] | None = None
     """The user who asked for it, as the authenticator knows them. None if authentication is off."""
-    claimed: Claimed | None = None
+    claimed: ClaimedRun | None = None
     writes: WriteBehind | None = None
     """What the run writes of itself. Set exactly if `claimed` is."""
     log: EventLog
@@ -79,9 +79,9 @@ class Execution:
     cancellation: Cancellation | None = None
     first_chunk_at: float | None = None
     """Monotonic: when the graph first said something."""
-    stop: Flag = field(default_factory=Flag)
+    stop: OneShotEvent = field(default_factory=OneShotEvent)
     """The graph has ended, or is to end now."""
-    _closed: Flag = field(default_factory=Flag)
+    _closed: OneShotEvent = field(default_factory=OneShotEvent)
     """It is finished or lost."""
 
     def __post_init__(self) -> None:
@@ -93,20 +93,20 @@ class Execution:
         }
 
     @classmethod
-    def of_row(cls, claimed: Claimed, commits: GroupCommit, *, read_by_caller: bool = True) -> "Execution":
+    def of_row(cls, claimed: ClaimedRun, commits: GroupCommit, *, read_by_caller: bool = True) -> "Execution":
         """The execution of a row of `runs` that this process has claimed."""
         return cls(
             run_id=claimed.run_id,
             thread_id=claimed.thread_id,
             assistant_id=claimed.assistant_id,
             graph_id=claimed.graph_id,
-            spec=RunSpec.model_validate_json(claimed.kwargs.raw),
+            spec=GraphRunOptions.model_validate_json(claimed.kwargs.raw),
             metadata=claimed.metadata.load(),
             attempt=claimed.attempt,
             user=claimed.principal.load() if claimed.principal else None,
             claimed=claimed,
             writes=WriteBehind(commits, Fence(claimed.run_id, claimed.worker_id)),
-            log=EventLog(is_wanted=read_by_caller, starts_after=claimed.events_before),
+            log=EventLog(is_wanted=read_by_caller, starts_after=claimed.start_position),
         )
 
     @property
@@ -129,19 +129,19 @@ class Execution:
         if self.state is State.OPENING:
             self.state = State.RUNNING
 
-    def finish(self) -> None:
+    def begin_finish(self) -> None:
         """opening, running -> finishing: the graph has ended, and no event comes any more."""
         if self.state in {State.OPENING, State.RUNNING}:
             self.state = State.FINISHING
             self.log.seal()
 
-    def end(self, outcome: Outcome) -> None:
+    def finish(self, outcome: Outcome) -> None:
         """finishing -> finished: the end is written. Readers get what is left of the events, and stop."""
         if self.state is State.FINISHING:
             self.state, self.outcome = State.FINISHED, outcome
             self._close()
 
-    def lose(self) -> None:
+    def lose_lease(self) -> None:
         """Any state but finished -> lost: stop the graph, and write nothing of the run."""
         if self.state is not State.FINISHED:
             self.state = State.LOST
@@ -154,7 +154,7 @@ class Execution:
             self.cancellation = Cancellation(action, reason)
             self.stop.set()
 
-    async def wait(self, within_s: float | None = None) -> Outcome | None:
+    async def wait_result(self, within_s: float | None = None) -> Outcome | None:
         """Wait for the outcome. None if the run is lost, or has not ended `within_s` seconds."""
         await self._closed.wait(within_s)
         return self.outcome
@@ -221,7 +221,7 @@ class Executions:
         """Let go of every run whose graph still runs, and write nothing of it."""
         for execution in self:
             if not execution.stop.is_set():
-                execution.lose()
+                execution.lose_lease()
 
     async def next_ended(self) -> None:
         """Wait until one of the tasks has ended. Returns at once if there is none."""

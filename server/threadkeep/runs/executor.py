@@ -21,37 +21,37 @@ from threadkeep.base.metrics import Metrics
 from threadkeep.base.tracing import Tracing
 from threadkeep.graphs import SERVER, Graph, LoadedGraph, Tenant
 from threadkeep.persistence.group_commit import GroupCommit
-from threadkeep.postgres.listen import Wakeups, run_topic
+from threadkeep.postgres.listen import NotificationHub, run_topic
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.retry import OUTLAST_S, outlast
+from threadkeep.postgres.retry import RETRY_S, retry
 from threadkeep.runs import snapshots
 from threadkeep.runs.calling_run import CallingRun
 from threadkeep.runs.event_recorder import EventRecorder
 from threadkeep.runs.execution import Execution, Executions, Outcome
-from threadkeep.runs.failures import describe
+from threadkeep.runs.failures import error_report
 from threadkeep.runs.graph_runner import (
     INTERRUPT,
     GraphOutput,
+    add_key,
     graph_config,
     has_static_interrupts,
     output_keys,
     output_of,
     run_graph,
-    with_key,
 )
-from threadkeep.runs.isolation import AbandonedTasks, Limits, contained
+from threadkeep.runs.isolation import AbandonedTasks, Limits, isolate
 from threadkeep.runs.lease import LEASE_LOST, Lease
 from threadkeep.runs.slots import Slot
 from threadkeep.settings import Settings
 from threadkeep.tables import queue
-from threadkeep.tables.queue import Claimed, Ending
+from threadkeep.tables.queue import ClaimedRun, RunFinalState
 from threadkeep.tables.runs import CancelAction, ThreadStatus
-from threadkeep.tables.workers import is_fenced, lease_lost
+from threadkeep.tables.workers import is_fenced, is_lease_lost
 
 log = logging.getLogger(__name__)
 
 Stop: TypeAlias = Literal["cancelled", "timeout"]
-FINISH_S = OUTLAST_S + 5
+FINISH_TIMEOUT_S = RETRY_S + 5
 """Seconds that the final write of a run may take: an outage of Postgres, and a little more."""
 
 
@@ -59,7 +59,7 @@ FINISH_S = OUTLAST_S + 5
 class Result:
     """What a graph leaves: the final state of its run and thread, and the answer to whoever waits."""
 
-    ending: Ending
+    ending: RunFinalState
     answer: bytes
 
 
@@ -70,19 +70,19 @@ class Executor:
     settings: Settings
     graphs: Mapping[str, LoadedGraph]
     pool: Pool
-    commits: GroupCommit
+    group_commit: GroupCommit
     """Of checkpoints, and of the ends of runs."""
     recorder: EventRecorder
-    wakeups: Wakeups
+    notifications: NotificationHub
     lease: Lease
     metrics: Metrics
     tracing: Tracing | None
     executions: Executions
     abandoned: AbandonedTasks = field(default_factory=AbandonedTasks)
 
-    def start_claimed(self, claimed: Claimed, slot: Slot, *, read_by_caller: bool) -> Execution:
+    def start_claimed(self, claimed: ClaimedRun, slot: Slot, *, read_by_caller: bool) -> Execution:
         """Execute a row of `runs` that this process has claimed."""
-        return self.start(Execution.of_row(claimed, self.commits, read_by_caller=read_by_caller), slot)
+        return self.start(Execution.of_row(claimed, self.group_commit, read_by_caller=read_by_caller), slot)
 
     def start(self, execution: Execution, slot: Slot) -> Execution:
         """Execute a run in a task of its own, and give `slot` back as soon as its graph has ended."""
@@ -90,21 +90,21 @@ class Executor:
         if execution.claimed is not None:
             if execution.claimed.record_events:
                 self.recorder.record(execution)
-            self.wakeups.wake(run_topic(execution.run_id))
+            self.notifications.publish(run_topic(execution.run_id))
         self.executions.start_task(self._measure(execution, slot), name=f"run {execution.ids['run_id']}")
         return execution
 
     async def _measure(self, execution: Execution, slot: Slot) -> None:
         """Execute a run, trace it, and count how it ended."""
         began, tracing = time.monotonic(), self.tracing
-        with nullcontext() if tracing is None else tracing.run(execution.ids, lambda: execution.status):
+        with nullcontext() if tracing is None else tracing.run_span(execution.ids, lambda: execution.status):
             try:
                 await self._execute(execution, slot)
             finally:
                 took_s, first = time.monotonic() - began, execution.first_chunk_at
-                if counted := self.metrics.of_graph(execution.graph_id):
-                    counted.ended(execution.status, took_s, None if first is None else first - began)
-                self.metrics.events.inc(execution.log.last - execution.log.starts_after)
+                if counted := self.metrics.graph(execution.graph_id):
+                    counted.observe(execution.status, took_s, None if first is None else first - began)
+                self.metrics.events.inc(execution.log.last_position - execution.log.starts_after)
             if execution.outcome is not None:
                 end = {"status": execution.status, "duration_s": round(took_s, 3)}
                 log.info("run finished", extra=_log_fields(execution) | end)
@@ -116,17 +116,17 @@ class Executor:
             first = {"run_id": execution.ids["run_id"], "attempt": execution.attempt}
             execution.log.append("metadata", json.dumps(first))
             result = await self._run(execution)
-            slot.give_back()
+            slot.release()
             if result is not None and not execution.is_lost:
                 await self._finish(execution, result)
         except Exception:
             log.exception("run not finished", extra=_log_fields(execution))
         finally:
-            slot.give_back()
+            slot.release()
             if execution.writes is not None:
                 execution.writes.close()
             self.executions.remove(execution)
-            execution.lose()  # of a run that is finished this changes nothing
+            execution.lose_lease()  # of a run that is finished this changes nothing
 
     async def _run(self, execution: Execution) -> Result | None:
         """Run the graph, and read what it leaves. None if the run was lost meanwhile."""
@@ -138,17 +138,17 @@ class Executor:
                 tenant = Tenant(space=space_of_run(self.settings.auth_type, execution.metadata))
             async with loaded.open(config, durable=execution.is_durable, context=context, tenant=tenant) as graph:
                 execution.run()
-                work = contained(partial(run_graph, graph, config, execution, output))
+                work = isolate(partial(run_graph, graph, config, execution, output))
                 stop = await self._within_limits(execution, work)
                 if execution.is_lost:
                     return None
                 if execution.writes is not None and stop is not None:
                     await execution.writes.close_and_settle()  # what follows reads the state, or takes it back
                 if execution.writes is not None and execution.log.recording is not None:
-                    await execution.writes.settled()  # its failure is told among the events that are recorded
+                    await execution.writes.flush()  # its failure is told among the events that are recorded
                 if stop is None and not _may_be_interrupted(graph, execution, output):
                     return _success(output)
-                with anyio.fail_after(FINISH_S, shield=True):  # a factory's own scope may stand around it
+                with anyio.fail_after(FINISH_TIMEOUT_S, shield=True):  # a factory's own scope may stand around it
                     return await self._read_result(graph, execution, output, stop)
         except Exception as failure:  # noqa: BLE001 - whatever it is, it is this run's, and logged there
             return self._failed(execution, failure, output)
@@ -166,7 +166,7 @@ class Executor:
             message = f"the run took over {self.settings.run_timeout_s:g} s"
             return _error(output, {"error": "TimeoutError", "message": message}, "timeout")
         if execution.writes is not None:
-            await execution.writes.settled()  # what follows reads the state, or takes it back
+            await execution.writes.flush()  # what follows reads the state, or takes it back
         if stop == "cancelled":
             return await self._cancelled(graph, execution)
         return await _interrupted(graph, execution, output)
@@ -176,41 +176,41 @@ class Executor:
         asked = execution.cancellation
         action, reason = (asked.action, asked.reason) if asked else ("interrupt", "cancelled")
         if not execution.is_durable:
-            ending = Ending(status="interrupted", thread_status="idle", values=None, interrupts={}, error=None)
+            ending = RunFinalState(status="interrupted", thread_status="idle", values=None, interrupts={}, error=None)
             return Result(ending=ending, answer=b"{}")
         if action == "rollback" and execution.claimed is not None:
             async with self.pool.connection() as conn:
                 await queue.rollback(conn, execution.claimed)
         snapshot = await snapshots.snapshot_of(graph, _thread_config(execution))
         keys, state = output_keys(graph), snapshot.values or {}
-        ending = Ending(
+        ending = RunFinalState(
             status="interrupted",
             thread_status="interrupted" if snapshot.next else "idle",
             values=json.dumps(state),
             interrupts=snapshots.interrupts(snapshot),
             error=_cancel_error(action, reason),
             output_keys=keys,
-            remove=action == "rollback",
+            delete_run=action == "rollback",
         )
         return Result(ending=ending, answer=json.dumps(output_of(state, keys)))
 
     def _failed(self, execution: Execution, failure: Exception, output: GraphOutput) -> Result:
         """Whatever was raised, by the graph or by the writes of its checkpoints, is the run's error."""
-        if lease_lost(failure):
+        if is_lease_lost(failure):
             self._lose(execution)
         elif is_fenced(failure):
-            execution.lose()
+            execution.lose_lease()
         elif execution.cancellation is None:
             log.error("run failed", extra=_log_fields(execution), exc_info=failure)
         request_id = logs.request_id() or execution.ids["run_id"]
-        return _error(output, describe(failure, expose=self.settings.expose_errors, request_id=request_id))
+        return _error(output, error_report(failure, expose=self.settings.expose_errors, request_id=request_id))
 
     def _lose(self, execution: Execution) -> None:
         """Postgres says that this process has lost the run, and so, before the next heartbeat, all of the same lease."""
-        execution.lose()
+        execution.lose_lease()
         if execution.claimed is not None:
             self.lease.lose(execution.claimed.worker_id)
-            self.wakeups.wake(LEASE_LOST)
+            self.notifications.publish(LEASE_LOST)
 
     async def _finish(self, execution: Execution, result: Result) -> None:
         """Write the final state, then tell the readers: whoever hears of the end finds it in Postgres.
@@ -218,7 +218,7 @@ class Executor:
         If it can't be written, or is another process's to write, the readers are left to what Postgres says.
         """
         _tell_error(execution, result)
-        execution.finish()
+        execution.begin_finish()
         if execution.log.recording is not None:
             await execution.log.recording.done.wait()
         try:
@@ -231,18 +231,18 @@ class Executor:
             _tell_error(execution, result)
             written = not execution.is_lost and await self._write_end(execution, result.ending, alone=True)
         if written:
-            execution.end(Outcome(result.ending.status, result.answer))
+            execution.finish(Outcome(result.ending.status, result.answer))
         else:
             log.warning("run result dropped: another process owns this run now", extra=_log_fields(execution))
 
-    async def _write_end(self, execution: Execution, ending: Ending, *, alone: bool = False) -> bool:
+    async def _write_end(self, execution: Execution, ending: RunFinalState, *, alone: bool = False) -> bool:
         """Write the end behind the run's other writes, or `alone` if these can't be made. False: another process owns it."""
         if execution.claimed is None or execution.writes is None:
             return True
-        end = queue.end_of(execution.claimed, ending, followed=execution.log.recording is not None)
-        with anyio.fail_after(FINISH_S):
-            written = None if alone else await execution.writes.end(end)
-            return await outlast(lambda: queue.finish(self.pool, end)) if written is None else written
+        end = queue.finish_request(execution.claimed, ending, followed=execution.log.recording is not None)
+        with anyio.fail_after(FINISH_TIMEOUT_S):
+            written = None if alone else await execution.writes.finish_run(end)
+            return await retry(lambda: queue.finish(self.pool, end)) if written is None else written
 
 
 def _may_be_interrupted(graph: Graph, execution: Execution, output: GraphOutput) -> bool:
@@ -255,7 +255,7 @@ async def _interrupted(graph: Graph, execution: Execution, output: GraphOutput) 
     result = _success(output)
     answer, ending = result.answer, result.ending
     if output.interrupts:
-        answer = json.dumps(with_key(output.answer, INTERRUPT, output.interrupts))
+        answer = json.dumps(add_key(output.answer, INTERRUPT, output.interrupts))
     if execution.is_durable:
         snapshot = await snapshots.snapshot_of(graph, _thread_config(execution))
         status: ThreadStatus = "interrupted" if snapshot.next else "idle"
@@ -270,7 +270,7 @@ def _success(output: GraphOutput) -> Result:
     answer = values = json.dumps(output.answer)
     if output.output_keys is not None:
         values = None if output.state is None else json.dumps(output.state)
-    ending = Ending(
+    ending = RunFinalState(
         status="success",
         thread_status="idle",
         values=values,
@@ -288,7 +288,7 @@ def _error(output: GraphOutput, error: Mapping[str, str], status: Literal["error
             values = json.dumps(output.state)
         except json.Unserializable:
             values = None
-    ending = Ending(
+    ending = RunFinalState(
         status=status,
         thread_status="error",
         values=values,

@@ -11,7 +11,7 @@ from typing import cast
 
 from threadkeep.base.problems import Problem
 
-TOLD = (
+EXPOSED_ERRORS = (
     ValueError,
     TypeError,
     KeyError,
@@ -21,25 +21,25 @@ TOLD = (
     TimeoutError,
     Problem,
 )
-HIDDEN = "An internal error occurred"
+INTERNAL_ERROR_MESSAGE = "An internal error occurred"
 MAX_MESSAGE = 10_000
 """Characters of a message that are told."""
 MAX_INNER = 10
 """Exceptions of a group that are told."""
 
 
-def describe(failure: BaseException, *, expose: bool = False, request_id: str | None = None) -> dict[str, str]:
+def error_report(failure: BaseException, *, expose: bool = False, request_id: str | None = None) -> dict[str, str]:
     """`{"error": class, "message": text}` of an exception; of one whose text is not told, the `request_id` to ask by."""
     if isinstance(failure, BaseExceptionGroup):
         return _group(cast("BaseExceptionGroup[BaseException]", failure), expose=expose, request_id=request_id)
-    told = expose or isinstance(failure, TOLD) or type(failure).__module__ == "langgraph.errors"
-    described = {"error": type(failure).__name__, "message": _text(failure) if told else HIDDEN}
+    told = expose or isinstance(failure, EXPOSED_ERRORS) or type(failure).__module__ == "langgraph.errors"
+    described = {"error": type(failure).__name__, "message": _text(failure) if told else INTERNAL_ERROR_MESSAGE}
     return described if told or request_id is None else described | {"request_id": request_id}
 
 
 def _group(group: BaseExceptionGroup[BaseException], *, expose: bool, request_id: str | None) -> dict[str, str]:
     """The inner exceptions, of nested groups too. `TaskGroup`s of asyncio and anyio, and MCP clients, raise such groups."""
-    inner = [describe(each, expose=expose, request_id=request_id) for each in islice(_leaves(group), MAX_INNER)]
+    inner = [error_report(each, expose=expose, request_id=request_id) for each in islice(_leaves(group), MAX_INNER)]
     message = "; ".join(f"{each['error']}: {each['message']}" for each in inner)
     described = {"error": type(group).__name__, "message": message[:MAX_MESSAGE]}
     return described | {key: value for each in inner for key, value in each.items() if key == "request_id"}
@@ -60,4 +60,4 @@ def _text(failure: BaseException) -> str:
     try:
         return str(failure)[:MAX_MESSAGE]
     except Exception:  # noqa: BLE001 - `__str__` is the graph author's code
-        return HIDDEN
+        return INTERNAL_ERROR_MESSAGE

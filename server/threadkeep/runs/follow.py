@@ -14,16 +14,16 @@ from uuid import UUID
 from threadkeep.base import json
 from threadkeep.base.problems import NotFound
 from threadkeep.base.signals import ProcessSignals
-from threadkeep.postgres.listen import Wakeups, run_topic
+from threadkeep.postgres.listen import NotificationHub, run_topic
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.retry import outlast
+from threadkeep.postgres.retry import retry
 from threadkeep.postgres.tenancy import Filters
-from threadkeep.runs.event_log import Event, Followed, Gap
+from threadkeep.runs.event_log import Gap, LogEvent, LogItem
 from threadkeep.runs.execution import Execution, Executions
-from threadkeep.runs.graph_runner import INTERRUPT, with_key
+from threadkeep.runs.graph_runner import INTERRUPT, add_key
 from threadkeep.tables import run_events, runs
-from threadkeep.tables.run_events import PAGE, RunEvent
-from threadkeep.tables.runs import FINAL, RunStatus, Stored
+from threadkeep.tables.run_events import PAGE_SIZE, RunEvent
+from threadkeep.tables.runs import FINAL, RunStatus, StoredResult
 
 POLL_S = 5.0
 """A follower looks again after so many seconds although nobody woke it."""
@@ -34,13 +34,13 @@ class Follower:
     """Follows runs for the readers of this process."""
 
     pool: Pool
-    wakeups: Wakeups
+    wakeups: NotificationHub
     executions: Executions
     signals: ProcessSignals
 
     async def events(
         self, filters: Filters, run_id: UUID, after: int | None, execution: Execution | None = None
-    ) -> AsyncGenerator[Followed, None]:
+    ) -> AsyncGenerator[LogItem, None]:
         """The run's events behind position `after`, until it ends. `after=None`: only those from now on.
 
         `execution` is read even if it has ended already.
@@ -67,12 +67,12 @@ class Follower:
 
     async def answer(self, filters: Filters, thread_id: UUID, run_id: UUID) -> bytes:
         """The run's answer as JSON, when it has ended. NotFound if there is no such run, or none any more."""
-        with self.wakeups.on(run_topic(run_id)) as signal:
+        with self.wakeups.subscribe(run_topic(run_id)) as signal:
             while True:
                 execution = self.executions.get(run_id)
-                if execution is not None and (outcome := await execution.wait()) is not None:
+                if execution is not None and (outcome := await execution.wait_result()) is not None:
                     return outcome.answer
-                stored = await outlast(lambda: self._stored_answer(filters, thread_id, run_id))
+                stored = await retry(lambda: self._stored_answer(filters, thread_id, run_id))
                 if stored is None:
                     raise NotFound("Run not found")
                 if stored.status in FINAL:
@@ -82,10 +82,10 @@ class Follower:
 
     async def ended(self, filters: Filters, run_id: UUID) -> None:
         """Wait until the run has ended, or is gone."""
-        with self.wakeups.on(run_topic(run_id)) as signal:
+        with self.wakeups.subscribe(run_topic(run_id)) as signal:
             while True:
                 if execution := self.executions.get(run_id):
-                    await execution.wait()
+                    await execution.wait_result()
                 status = await self.status(filters, run_id)
                 if status is None or status in FINAL:
                     return
@@ -93,7 +93,7 @@ class Follower:
 
     async def status(self, filters: Filters, run_id: UUID) -> RunStatus | None:
         """The run's status, as soon as Postgres can say it. None if there is no such run."""
-        return await outlast(lambda: self._status(filters, run_id))
+        return await retry(lambda: self._status(filters, run_id))
 
     async def _status(self, filters: Filters, run_id: UUID) -> RunStatus | None:
         async with self.pool.connection(filters) as conn:
@@ -101,11 +101,11 @@ class Follower:
 
     async def _newest(self, filters: Filters, run_id: UUID) -> int:
         if execution := self.executions.get(run_id):
-            return execution.log.last
+            return execution.log.last_position
         async with self.pool.connection(filters) as conn:
-            return await run_events.last(conn, run_id)
+            return await run_events.last_position(conn, run_id)
 
-    async def _ring(self, filters: Filters, execution: Execution, position: int) -> AsyncGenerator[Followed, None]:
+    async def _ring(self, filters: Filters, execution: Execution, position: int) -> AsyncGenerator[LogItem, None]:
         """The ring behind `position`. A gap at its beginning is filled from Postgres as far as that goes."""
         async with aclosing(execution.log.follow(position)) as ring:
             async for item in ring:
@@ -118,27 +118,27 @@ class Follower:
                 position = item.position
                 yield item
 
-    async def _between(self, filters: Filters, run_id: UUID, after: int, until: int) -> list[Event]:
-        events: list[Event] = []
+    async def _between(self, filters: Filters, run_id: UUID, after: int, until: int) -> list[LogEvent]:
+        events: list[LogEvent] = []
         async with self.pool.connection(filters) as conn:
             while after < until and (page := await run_events.read(conn, run_id, after)):
                 events.extend(_event(row) for row in page)
                 after = page[-1].position
         return [event for event in events if event.position <= until]
 
-    async def _stored(self, filters: Filters, run_id: UUID, position: int) -> AsyncGenerator[Followed, None]:
+    async def _stored(self, filters: Filters, run_id: UUID, position: int) -> AsyncGenerator[LogItem, None]:
         """What Postgres holds, as it comes. Ends with the run, or when this process starts to execute it.
 
         If the events of a finished run were deleted, that is a gap.
         """
         began = position
-        with self.wakeups.on(run_topic(run_id)) as signal:
+        with self.wakeups.subscribe(run_topic(run_id)) as signal:
             while True:
-                status, page = await outlast(partial(self._look, filters, run_id, position))
+                status, page = await retry(partial(self._look, filters, run_id, position))
                 for row in page:
                     position = row.position
                     yield _event(row)
-                if len(page) == PAGE:
+                if len(page) == PAGE_SIZE:
                     continue
                 if status is None or status in FINAL or self.executions.get(run_id) is not None:
                     break
@@ -153,27 +153,27 @@ class Follower:
     async def _look(self, filters: Filters, run_id: UUID, position: int) -> tuple[RunStatus | None, list[RunEvent]]:
         """The status, then the events: what comes between the two is read the next time."""
         async with self.pool.connection(filters) as conn:
-            return await runs.watch(conn, run_id), await run_events.read(conn, run_id, position)
+            return await runs.record_events(conn, run_id), await run_events.read(conn, run_id, position)
 
-    async def _stored_answer(self, filters: Filters, thread_id: UUID, run_id: UUID) -> Stored | None:
+    async def _stored_answer(self, filters: Filters, thread_id: UUID, run_id: UUID) -> StoredResult | None:
         """If the run goes on elsewhere, that process is told that somebody waits, and its end wakes us."""
         async with self.pool.connection(filters) as conn:
-            stored = await runs.get_stored(conn, filters, thread_id, run_id)
-            if stored is not None and stored.status not in FINAL and await runs.watch(conn, run_id) in FINAL:
-                stored = await runs.get_stored(conn, filters, thread_id, run_id)
+            stored = await runs.get_result(conn, filters, thread_id, run_id)
+            if stored is not None and stored.status not in FINAL and await runs.record_events(conn, run_id) in FINAL:
+                stored = await runs.get_result(conn, filters, thread_id, run_id)
         return stored
 
 
-def _event(row: RunEvent) -> Event:
-    return Event(row.position, row.event, row.data.encode())
+def _event(row: RunEvent) -> LogEvent:
+    return LogEvent(row.position, row.event, row.data.encode())
 
 
-def _answer_of(stored: Stored) -> bytes:
+def _answer_of(stored: StoredResult) -> bytes:
     """The answer of a run that ended before: the thread's values, its open interrupts, or the run's error."""
     if stored.status in {"error", "timeout"} and stored.error is not None:
         return json.dumps({"__error__": stored.error})
     if (open_interrupts := stored.interrupts.load()) and stored.values is not None:
         values: Any = stored.values.load()
         asked = [interrupt for several in open_interrupts.values() for interrupt in several]
-        return json.dumps(with_key(values, INTERRUPT, asked))
+        return json.dumps(add_key(values, INTERRUPT, asked))
     return json.dumps(stored.values)

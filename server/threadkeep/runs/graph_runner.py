@@ -14,14 +14,21 @@ from langgraph.types import Command as GraphCommand
 from langgraph.types import Send
 from langgraph.types import StreamMode as GraphMode
 
-from threadkeep.auth.principal import NOBODY, configurable_of
+from threadkeep.auth.principal import NOBODY, auth_configurable
 from threadkeep.base import json
 from threadkeep.context_schema import context_of
 from threadkeep.graphs import Graph, is_local
-from threadkeep.persistence.checkpointer import FRESH, WRITES, Fresh
+from threadkeep.persistence.checkpointer import NEW_THREAD_KEY, WRITE_BEHIND_KEY, NewThreadHint
 from threadkeep.persistence.encoding import NotKept
 from threadkeep.runs.execution import Execution
-from threadkeep.runs.request import Command, Packet, RunSpec, StreamMode, client_configurable, client_keys
+from threadkeep.runs.request import (
+    Command,
+    GraphRunOptions,
+    SendCommand,
+    StreamMode,
+    client_keys,
+    without_reserved_keys,
+)
 from threadkeep.runs.stream_events import StreamEvents
 from threadkeep.tables.queue import OutputKeys
 
@@ -77,7 +84,7 @@ async def run_graph(graph: Graph, config: RunnableConfig, execution: Execution, 
 async def _forget_what_is_not_kept(graph: Graph, config: RunnableConfig, output: GraphOutput) -> None:
     """The graph has streamed a state with a value that is in no checkpoint: go back to the state of the last one."""
     given = config.get("configurable", {})
-    named = {key: given[key] for key in ("thread_id", WRITES)} | {"checkpoint_ns": ""}
+    named = {key: given[key] for key in ("thread_id", WRITE_BEHIND_KEY)} | {"checkpoint_ns": ""}
     snapshot = await graph.aget_state({"configurable": named})
     output.values, output.checkpointed = output_of(snapshot.values, output.output_keys), snapshot.values
 
@@ -129,13 +136,13 @@ async def _langchain_events(
 def graph_config(execution: Execution) -> RunnableConfig:
     """The graph's config: the client's, and the server's keys over it."""
     sent = execution.spec.config
-    mirrored = client_configurable({"configurable": execution.spec.context})
-    configurable: dict[str, Any] = {**client_configurable(sent), **mirrored, **execution.ids}
+    mirrored = without_reserved_keys({"configurable": execution.spec.context})
+    configurable: dict[str, Any] = {**without_reserved_keys(sent), **mirrored, **execution.ids}
     if execution.claimed is not None:
-        configurable[WRITES] = execution.writes
+        configurable[WRITE_BEHIND_KEY] = execution.writes
         if execution.claimed.thread_created:
-            configurable[FRESH] = Fresh()
-    configurable |= NOBODY if execution.user is None else configurable_of(execution.user)
+            configurable[NEW_THREAD_KEY] = NewThreadHint()
+    configurable |= NOBODY if execution.user is None else auth_configurable(execution.user)
     if start := execution.spec.start_checkpoint:
         configurable["checkpoint_id"] = start.checkpoint_id
         configurable["checkpoint_ns"] = start.checkpoint_ns
@@ -151,7 +158,7 @@ def graph_config(execution: Execution) -> RunnableConfig:
 def graph_input(execution: Execution) -> Any:
     """What the graph is called with. A command goes before an input, as agent-chat-ui sends both."""
     command = execution.spec.command
-    return graph_command(command) if command and command.says_something else execution.spec.input
+    return graph_command(command) if command and command.is_empty else execution.spec.input
 
 
 def call_arguments(graph: Graph, execution: Execution) -> dict[str, Any]:
@@ -175,9 +182,9 @@ def call_arguments(graph: Graph, execution: Execution) -> dict[str, Any]:
     return arguments
 
 
-def _context(schema: Any, spec: RunSpec) -> Any:
+def _context(schema: Any, spec: GraphRunOptions) -> Any:
     """The context to call a graph with: the client's `context` over its `configurable`, as the schema takes it."""
-    sent = {**client_configurable(spec.config), **(spec.context or {})}
+    sent = {**without_reserved_keys(spec.config), **(spec.context or {})}
     if schema is None:
         return sent or None
     return context_of(schema, sent, is_asked_for=bool(spec.context))
@@ -222,9 +229,9 @@ def graph_command(command: Command) -> GraphCommand[Any]:
     return GraphCommand(resume=command.resume, update=command.update, goto=_goto(command.goto))
 
 
-def _goto(goto: str | Packet | list[str | Packet] | None) -> Any:
+def _goto(goto: str | SendCommand | list[str | SendCommand] | None) -> Any:
     """A node's name, a Send, or several."""
-    if isinstance(goto, Packet):
+    if isinstance(goto, SendCommand):
         return Send(goto.node, goto.input)
     if isinstance(goto, list):
         return [_goto(each) for each in goto]
@@ -239,7 +246,7 @@ def has_static_interrupts(graph: Graph, execution: Execution) -> bool:
     )
 
 
-def with_key(values: Any, key: str, value: object) -> dict[str, object]:
+def add_key(values: Any, key: str, value: object) -> dict[str, object]:
     """`values` with one key more. If the graph's output is not an object, it stands under `value`."""
     if isinstance(values, Mapping):
         return {**cast("Mapping[str, object]", values), key: value}

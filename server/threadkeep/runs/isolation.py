@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from threadkeep.base.flag import Flag
+from threadkeep.base.flag import OneShotEvent
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +33,12 @@ Result = TypeVar("Result")
 _inside: ContextVar[bool] = ContextVar("inside_a_graph", default=False)
 
 
-class Escaped(RuntimeError):
+class GraphEscape(RuntimeError):
     """A graph raised something that is not an Exception, which must not travel on through the server."""
 
 
 @contextmanager
-def containing() -> Generator[None]:
+def isolate_tasks() -> Generator[None]:
     """While the block runs, wrap the tasks that graphs make in this event loop."""
     loop = asyncio.get_running_loop()
     before = loop.get_task_factory()
@@ -49,7 +49,7 @@ def containing() -> Generator[None]:
         loop.set_task_factory(before)
 
 
-async def contained(work: Callable[[], Awaitable[Result]]) -> Result:
+async def isolate(work: Callable[[], Awaitable[Result]]) -> Result:
     """Run a graph, or something else that calls its code.
 
     Exceptions and our own cancellation come through. Everything else comes as Escaped.
@@ -60,7 +60,7 @@ async def contained(work: Callable[[], Awaitable[Result]]) -> Result:
     except anyio.get_cancelled_exc_class():
         if anyio.current_effective_deadline() == -math.inf:
             raise
-        raise Escaped("a node of the graph cancelled itself") from None
+        raise GraphEscape("a node of the graph cancelled itself") from None
     except Exception:
         raise
     except BaseException as failure:
@@ -86,8 +86,8 @@ async def _wrapped(coroutine: Coroutine[Any, Any, Any]) -> Any:
         raise _escaped(failure) from failure
 
 
-def _escaped(failure: BaseException) -> Escaped:
-    return Escaped(f"a node of the graph raised {type(failure).__name__}")
+def _escaped(failure: BaseException) -> GraphEscape:
+    return GraphEscape(f"a node of the graph raised {type(failure).__name__}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,9 @@ class AbandonedTasks:
         """How many still run."""
         return len(self._tasks)
 
-    async def run(self, graph: Coroutine[Any, Any, None], stop: Flag, limits: Limits, ids: Mapping[str, str]) -> bool:
+    async def run(
+        self, graph: Coroutine[Any, Any, None], stop: OneShotEvent, limits: Limits, ids: Mapping[str, str]
+    ) -> bool:
         """Run a graph until it ends, `stop` is set, or its time is over. Then stop it, or abandon its task.
 
         True if it came to its end. Raises what the graph raised then. `ids` are for the log.

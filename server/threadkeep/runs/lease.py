@@ -21,7 +21,7 @@ class Lease:
     failed_at: float = float("-inf")
     """Monotonic: when a heartbeat last failed."""
 
-    def may_judge(self, lease_s: float) -> bool:
+    def can_expire_others(self, lease_s: float) -> bool:
         """Whether the silence of others is theirs: after an outage of Postgres every process looks dead."""
         return time.monotonic() - self.failed_at > lease_s
 
@@ -30,6 +30,6 @@ class Lease:
         if worker_id == self.worker_id:
             self.is_lost = True
 
-    def take(self, worker_id: UUID) -> None:
+    def replace(self, worker_id: UUID) -> None:
         """Go on under another id, whose row is there."""
         self.worker_id, self.is_lost = worker_id, False

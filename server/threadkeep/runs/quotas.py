@@ -10,18 +10,18 @@ from functools import partial
 from typing import Self
 
 from threadkeep.auth.presence import Presence
-from threadkeep.base.problems import Overloaded, TooMany
+from threadkeep.base.problems import QueueFull, TooManyRequests
 from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.runs.execution import Executions
 from threadkeep.settings import Settings
 from threadkeep.tables import principal_rows, queue_length
 from threadkeep.tables.principal_rows import CappedTable
-from threadkeep.tables.queue_length import Backlog
+from threadkeep.tables.queue_length import PendingCounts
 
-COUNT_S = 1.0
+COUNT_TTL_S = 1.0
 """How long a count of the queue is believed."""
-REMEMBERED = 10_000
+MAX_PRINCIPALS = 10_000
 """Principals whose requests are counted; of more than these, those who are back at none are forgotten."""
 QUEUE_RETRY_S = 5
 ROWS_RETRY_S = 60
@@ -36,20 +36,20 @@ class Quotas:
         self._presence = presence
         self._pool = pool
         self._executions = executions
-        self._requests = MinuteShares(settings.principal_requests, "requests")
+        self._requests = MinuteShares(settings.max_requests_per_principal, "requests")
         self._new_threads = MinuteShares(settings.principal_threads, "threads created")
         self._streams: dict[str, int] = {}
         self._starting: dict[str, int] = {}
         """Foreground runs that are being started."""
-        self._backlogs: TtlCache[str | None, Backlog] = TtlCache(capacity=REMEMBERED, ttl_s=COUNT_S)
+        self._backlogs: TtlCache[str | None, PendingCounts] = TtlCache(capacity=MAX_PRINCIPALS, ttl_s=COUNT_TTL_S)
 
-    def request(self, identity: str, *, has_others: bool | None = None) -> None:
-        """Count one request, `has_others` as `Presence.saw`. TooMany if the principal has made too many within a minute."""
+    def count_request(self, identity: str, *, has_others: bool | None = None) -> None:
+        """Count one request, `has_others` as `Presence.saw`. TooManyRequests if the principal has made too many within a minute."""
         self._presence.saw(identity, has_others=has_others)
         self._requests.take(identity)
 
     def refuse_thread(self, identity: str | None) -> None:
-        """TooMany if the principal has created too many threads within a minute to create one more."""
+        """TooManyRequests if the principal has created too many threads within a minute to create one more."""
         if identity is not None:
             self._new_threads.refuse_if_spent(identity)
 
@@ -59,7 +59,7 @@ class Quotas:
             self._new_threads.charge(identity)
 
     async def hold_row(self, conn: Conn, table: CappedTable, identity: str | None) -> None:
-        """Count the principal's rows of a table, of which the caller's transaction creates one more. TooMany.
+        """Count the principal's rows of a table, of which the caller's transaction creates one more. TooManyRequests.
 
         No other transaction creates one for the principal until this one ends.
         """
@@ -67,39 +67,41 @@ class Quotas:
         if identity is None or not cap:
             return
         if await principal_rows.lock_and_count(conn, table, identity) >= cap:
-            raise TooMany(f"at most {cap} {table}; delete some first", retry_after_s=ROWS_RETRY_S)
+            raise TooManyRequests(f"at most {cap} {table}; delete some first", retry_after_s=ROWS_RETRY_S)
 
-    def stream(self, identity: str) -> "Counted":
-        """Count an answer that may take long, until it is ended. TooMany if the principal has too many open."""
-        cap = self._settings.principal_streams
+    def hold_stream(self, identity: str) -> "Counted":
+        """Count an answer that may take long, until it is ended. TooManyRequests if the principal has too many open."""
+        cap = self._settings.max_streams_per_principal
         if cap and self._streams.get(identity, 0) >= cap:
-            raise TooMany(f"{cap} streams and waits are open already")
+            raise TooManyRequests(f"{cap} streams and waits are open already")
         return Counted(self._streams, identity)
 
-    def foreground(self, identity: str) -> "Counted":
-        """Count a foreground run while it is being started. TooMany if too many of the principal's go on."""
-        cap = self._settings.principal_runs
+    def hold_run(self, identity: str) -> "Counted":
+        """Count a foreground run while it is being started. TooManyRequests if too many of the principal's go on."""
+        cap = self._settings.max_runs_per_principal
         if cap and self._starting.get(identity, 0) + self._executions.count_of(identity) >= cap:
-            raise TooMany(f"{cap} runs go on already")
+            raise TooManyRequests(f"{cap} runs go on already")
         return Counted(self._starting, identity)
 
-    async def enqueue(self, identity: str | None, runs: int) -> None:
-        """Count runs that are to wait in the queue. Overloaded if it is full, TooMany beyond the principal's share."""
+    async def check_queue(self, identity: str | None, runs: int) -> None:
+        """Count runs that are to wait in the queue. Overloaded if it is full, TooManyRequests beyond the principal's share."""
         settings = self._settings
-        share = settings.principal_waiting if identity is not None else 0
+        share = settings.max_queued_per_principal if identity is not None else 0
         if not settings.max_queued and not share:
             return
         backlog = await self._backlogs.get_or_read(identity, partial(self._count_queue, identity))
-        if settings.max_queued and backlog.pending + runs > settings.max_queued:
-            raise Overloaded("the queue is full", retry_after_s=QUEUE_RETRY_S)
-        if share and backlog.own + runs > share:
-            raise TooMany(f"{backlog.own} runs wait already; at most {share} may", retry_after_s=QUEUE_RETRY_S)
-        backlog.pending += runs
-        backlog.own += runs
+        if settings.max_queued and backlog.total + runs > settings.max_queued:
+            raise QueueFull("the queue is full", retry_after_s=QUEUE_RETRY_S)
+        if share and backlog.principal + runs > share:
+            raise TooManyRequests(
+                f"{backlog.principal} runs wait already; at most {share} may", retry_after_s=QUEUE_RETRY_S
+            )
+        backlog.total += runs
+        backlog.principal += runs
 
-    async def _count_queue(self, identity: str | None) -> Backlog:
+    async def _count_queue(self, identity: str | None) -> PendingCounts:
         async with self._pool.connection() as conn:  # the server's own: the runs of other principals count, too
-            return await queue_length.count(conn, identity, at_most=self._settings.max_queued)
+            return await queue_length.count_pending(conn, identity, at_most=self._settings.max_queued)
 
 
 class Counted:
@@ -138,22 +140,22 @@ class MinuteShares:
         """What a principal may still have, as of a time."""
 
     def take(self, identity: str) -> None:
-        """Count one more. TooMany if there is none left."""
+        """Count one more. TooManyRequests if there is none left."""
         self.refuse_if_spent(identity)
         self.charge(identity)
 
     def refuse_if_spent(self, identity: str) -> None:
-        """TooMany if the principal may have no more now."""
+        """TooManyRequests if the principal may have no more now."""
         if self._share and (left := self._left_now(identity, time.monotonic())) < 1:
             wait_s = max(1, round((1 - left) * 60 / self._share))
-            raise TooMany(f"more than {self._share} {self._counted} within a minute", retry_after_s=wait_s)
+            raise TooManyRequests(f"more than {self._share} {self._counted} within a minute", retry_after_s=wait_s)
 
     def charge(self, identity: str) -> None:
         """Count one more, even if there is none left."""
         if not self._share:
             return
         now = time.monotonic()
-        if len(self._left) >= REMEMBERED:  # after a minute without any a principal has its whole share again
+        if len(self._left) >= MAX_PRINCIPALS:  # after a minute without any a principal has its whole share again
             self._left = {other: (left, at) for other, (left, at) in self._left.items() if now - at < 60}
         self._left[identity] = (self._left_now(identity, now) - 1, now)
 

@@ -1,6 +1,6 @@
 """Request: what a caller asks for when it starts a run.
 
-`RunSpec` is the part that the graph is called with, and the `kwargs` of the run's row. `RunRequest` is all of it.
+`GraphRunOptions` is the part that the graph is called with, and the `kwargs` of the run's row. `RunRequest` is all of it.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from langchain_core.runnables import RunnableConfig
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from threadkeep.base.problems import Unsupported
-from threadkeep.tables.idempotency_keys import Key
+from threadkeep.base.problems import UnsupportedField
+from threadkeep.tables.idempotency_keys import IdempotencyKey
 
 StreamMode: TypeAlias = Literal[
     "values", "updates", "messages", "messages-tuple", "custom", "debug", "tasks", "checkpoints", "events", "tools"
@@ -37,7 +37,7 @@ def _several(value: object) -> object:
     return [value] if isinstance(value, str) else ["values"] if value == [] else value
 
 
-class Packet(BaseModel):
+class SendCommand(BaseModel):
     """A node, and what it gets in place of the state (`langgraph.types.Send`)."""
 
     model_config = ConfigDict(extra="ignore")
@@ -54,11 +54,11 @@ class Command(BaseModel):
     resume: Any = None
     """The answer; or interrupt id -> answer, where several wait."""
     update: dict[str, Any] | list[tuple[str, Any]] | None = None
-    goto: str | Packet | list[str | Packet] | None = None
+    goto: str | SendCommand | list[str | SendCommand] | None = None
     """Where to go on."""
 
     @property
-    def says_something(self) -> bool:
+    def is_empty(self) -> bool:
         """Else it is as good as none: LangGraph takes no empty one."""
         return self.resume is not None or self.update is not None or bool(self.goto)
 
@@ -103,7 +103,7 @@ def _object(value: object) -> Mapping[str, object]:
     return cast("Mapping[str, object]", value) if isinstance(value, dict) else {}
 
 
-class RunSpec(BaseModel):
+class GraphRunOptions(BaseModel):
     """The part of a run's body that says how its graph is run."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -135,7 +135,7 @@ class RunSpec(BaseModel):
         return Checkpoint(checkpoint_id=self.checkpoint_id) if self.checkpoint_id else None
 
 
-def client_configurable(config: Mapping[str, Any]) -> dict[str, Any]:
+def without_reserved_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """A client's `configurable` without the keys that are the server's."""
     sent: dict[str, Any] | None = config.get("configurable")
     if not sent:
@@ -149,7 +149,7 @@ def client_configurable(config: Mapping[str, Any]) -> dict[str, Any]:
 class RunRequest:
     """A run that a caller asks for, from any API surface."""
 
-    spec: RunSpec
+    spec: GraphRunOptions
     assistant: str
     """The id of an assistant, or the name of a graph."""
     thread_id: UUID | None = None
@@ -167,7 +167,7 @@ class RunRequest:
     """The caller reads its events."""
     configurable: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Keys of `configurable` that go over the client's: forwarded headers, the id of a cron."""
-    key: Key | None = None
+    key: IdempotencyKey | None = None
     """The idempotency key of the request."""
 
     @property
@@ -193,7 +193,7 @@ class RunRequest:
         )
 
     @property
-    def graph_spec(self) -> RunSpec:
+    def graph_spec(self) -> GraphRunOptions:
         """`spec` with the `configurable` of the server over the client's."""
         if not self.configurable:
             return self.spec
@@ -235,5 +235,5 @@ def _are_texts(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(tag, str) for tag in cast("list[object]", value))
 
 
-def _refusal(reason: str) -> Unsupported:
-    return Unsupported(f"config.{reason}", field="config")
+def _refusal(reason: str) -> UnsupportedField:
+    return UnsupportedField(f"config.{reason}", field="config")

@@ -15,36 +15,38 @@ from uuid import UUID
 import anyio
 from pydantic import BaseModel
 
-from threadkeep.auth.authenticator import Value
-from threadkeep.auth.authorization import Condition, Event, Operation, permissions
+from threadkeep.auth.authenticator import AuthValue
+from threadkeep.auth.authorization import AuthEvent, Condition, Operation, permissions
 from threadkeep.auth.caller import Caller
 from threadkeep.base import ids, json
 from threadkeep.base.fair_limiter import ANONYMOUS
-from threadkeep.base.json import Json
-from threadkeep.base.problems import Forbidden, NotFound, ThreadBusy, Unavailable
+from threadkeep.base.json import RawJson
+from threadkeep.base.problems import Forbidden, NotFound, ServiceUnavailable, ThreadBusy
 from threadkeep.postgres.pool import Conn, Pool
-from threadkeep.postgres.tenancy import EVERYTHING, Filters
-from threadkeep.runs.assistants import Assistants, ResolvedAssistant
-from threadkeep.runs.event_log import EventLog, Followed
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
+from threadkeep.runs.assistants import AssistantCache, ResolvedAssistant
+from threadkeep.runs.event_log import EventLog, LogItem
 from threadkeep.runs.execution import Execution
 from threadkeep.runs.executor import Executor
 from threadkeep.runs.follow import Follower
-from threadkeep.runs.idempotency import GONE, IdempotencyKeys, Made
+from threadkeep.runs.idempotency import GONE, IdempotencyKeys, KeyedResult
 from threadkeep.runs.quotas import Quotas
-from threadkeep.runs.request import RunRequest, RunSpec, check_config
+from threadkeep.runs.request import GraphRunOptions, RunRequest, check_config
 from threadkeep.runs.slots import Slot, Slots
-from threadkeep.runs.webhook_policy import Policy
+from threadkeep.runs.webhook_policy import WebhookPolicy
 from threadkeep.tables import cancels, idempotency_keys, run_creation, runs
-from threadkeep.tables.cancels import Target
-from threadkeep.tables.idempotency_keys import Key
-from threadkeep.tables.queue import Claimed
-from threadkeep.tables.run_creation import NewRun, Opened, Openings
+from threadkeep.tables.cancels import RunSelection
+from threadkeep.tables.idempotency_keys import IdempotencyKey
+from threadkeep.tables.queue import ClaimedRun
+from threadkeep.tables.run_creation import NewRun, RunCreation, RunCreator
 from threadkeep.tables.runs import CancelAction, Run
 from threadkeep.tables.threads import Ttl
 
-SPEC_FIELDS: Final = set(RunSpec.model_fields)
-NOT_OPENED: Final = Opened(run=None, thread_found=False, new_thread=False, kept=False, busy_with=None, superseded=())
-NOT_ON_DISK: Final = "the database crashed before the run was on disk: send it again"
+SPEC_FIELDS: Final = set(GraphRunOptions.model_fields)
+NOT_CREATED: Final = RunCreation(
+    run=None, thread_found=False, thread_created=False, record_events=False, active_run_id=None, superseded_run_ids=()
+)
+LOST_IN_CRASH: Final = "the database crashed before the run was on disk: send it again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +54,8 @@ class Authorized:
     """A run request, with what authorization changed in it, and the filters of each resource that it touches."""
 
     request: RunRequest
-    threads: Filters = EVERYTHING
-    assistants: Filters = EVERYTHING
+    threads: Filters = UNRESTRICTED
+    assistants: Filters = UNRESTRICTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,23 +93,23 @@ class RunHandle:
         execution, follower = self.execution, self.follower
         if execution is None:
             return await follower.answer(self.filters, self.thread_id, self.run_id)
-        if outcome := await execution.wait():
+        if outcome := await execution.wait_result():
             return outcome.answer
         if self.run is None or follower.signals.stopping.is_set():
-            raise Unavailable("the server is stopping")
+            raise ServiceUnavailable("the server is stopping")
         try:  # another process has it now
             return await follower.answer(self.filters, self.thread_id, self.run_id)
         except NotFound:
             if execution.cancellation:
                 raise
-            raise Unavailable(NOT_ON_DISK) from None
+            raise ServiceUnavailable(LOST_IN_CRASH) from None
 
-    def events(self, after: int | None = 0) -> AsyncGenerator[Followed, None]:
+    def events(self, after: int | None = 0) -> AsyncGenerator[LogItem, None]:
         """The run's events behind position `after`, until it ends. `after=None`: only those from now on."""
         if self.execution is not None and self.run is None:  # no other process knows of it
             log = self.execution.log
             log.is_wanted = True
-            return log.follow(log.last if after is None else after)
+            return log.follow(log.last_position if after is None else after)
         return self.follower.events(self.filters, self.run_id, after, self.execution)
 
     async def ended(self) -> None:
@@ -124,7 +126,7 @@ class RunHandle:
         if self.run is None or execution is None:
             return
         if await self.follower.status(self.filters, self.run_id) is None and not execution.cancellation:
-            raise Unavailable(NOT_ON_DISK)
+            raise ServiceUnavailable(LOST_IN_CRASH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,13 +135,13 @@ class RunService:
 
     pool: Pool
     slots: Slots
-    openings: Openings
+    run_creator: RunCreator
     executor: Executor
     follower: Follower
-    assistants: Assistants
+    assistants: AssistantCache
     quotas: Quotas
     keys: IdempotencyKeys
-    webhooks: Policy
+    webhooks: WebhookPolicy
     thread_ttl: Ttl | None
     """Of a new thread for which the client gives none."""
     metadata_bytes: int
@@ -156,7 +158,7 @@ class RunService:
         authorized = await self.authorize(caller, request)
         if caller.identity is None:
             return await self._admit(caller, authorized, self._start)
-        with self.quotas.foreground(caller.identity):
+        with self.quotas.hold_run(caller.identity):
             return await self._admit(caller, authorized, self._start)
 
     async def start_soon(self, caller: Caller, request: RunRequest) -> RunHandle:
@@ -168,13 +170,13 @@ class RunService:
     async def enqueue(self, caller: Caller, request: RunRequest) -> RunHandle:
         """Put a run in the queue, for any process that has a slot. NotFound and ThreadBusy as above."""
         authorized = await self.authorize(caller, request)
-        await self.quotas.enqueue(caller.identity, 1)
+        await self.quotas.check_queue(caller.identity, 1)
         return await self._admit(caller, authorized, self._enqueue)
 
     async def enqueue_batch(self, caller: Caller, requests: Sequence[RunRequest]) -> list[Run]:
         """Put runs in the queue that each get a thread of their own. With an idempotency key, all or none."""
         authorized = [await self.authorize(caller, request) for request in requests]
-        await self.quotas.enqueue(caller.identity, len(requests))
+        await self.quotas.check_queue(caller.identity, len(requests))
         if (key := requests[0].key) is not None:
             return await self._enqueue_batch_once(caller, authorized, key)
         admitted = [await self._checked(caller, each) for each in authorized]  # all of them, before any is there
@@ -185,9 +187,9 @@ class RunService:
         """Put the run of a cron in the queue, as a part of the transaction that the caller has begun on `conn`.
 
         None if its thread is gone, or is busy and the strategy is `reject`. Superseded runs are told to stop when the
-        transaction commits. Overloaded, TooMany, Invalid.
+        transaction commits. Overloaded, TooManyRequests, Invalid.
         """
-        await self.quotas.enqueue(None if admitted.user is None else admitted.user["identity"], 1)
+        await self.quotas.check_queue(None if admitted.user is None else admitted.user["identity"], 1)
         self._check(admitted.request)
         check_config({**admitted.assistant.config, **admitted.request.spec.config}, self.max_recursion)
         opened = await self._open_in(conn, admitted)
@@ -199,7 +201,7 @@ class RunService:
             return Authorized(request=request)
         assistant_id = self.assistants.id_of(request.assistant)
         conditions = _conditions(request, is_own=self.assistants.is_of_graph(assistant_id))
-        threads = assistants = EVERYTHING
+        threads = assistants = UNRESTRICTED
         for permission in permissions("run.start", conditions):
             value = _value(permission.event, request, assistant_id) if caller.authenticator.reads_values else {}
             filters = await caller.authorize(permission.event, value)
@@ -226,7 +228,7 @@ class RunService:
         run = await self._row(filters, thread_id, run_id)
         return self._handle(filters, run, self.executor.executions.get(run_id))
 
-    async def cancel(self, caller: Caller, target: Target, action: CancelAction, reason: str) -> int:
+    async def cancel(self, caller: Caller, target: RunSelection, action: CancelAction, reason: str) -> int:
         """Stop the runs that `target` names: here at once, elsewhere by a wake-up. Returns how many were told."""
         filters = await _allowed(caller, "run.cancel", {"thread_id": target.thread_id, "action": action})
         return await self._cancel(filters, target, action, reason)
@@ -240,7 +242,7 @@ class RunService:
             execution.cancel(action, reason)
             return self._handle(filters, None, execution)
         run = await self._row(filters, thread_id, run_id)
-        target = Target(thread_id=thread_id, run_ids=[run_id])
+        target = RunSelection(thread_id=thread_id, run_ids=[run_id])
         if not await self._cancel(filters, target, action, reason):
             raise NotFound("No matching runs to cancel: the run has ended")
         return self._handle(filters, run)
@@ -249,7 +251,7 @@ class RunService:
         """Delete a run. One that goes on is stopped first. NotFound."""
         filters = await _allowed(caller, "run.delete", {"thread_id": thread_id, "run_id": run_id})
         await self._row(filters, thread_id, run_id)
-        target = Target(thread_id=thread_id, run_ids=[run_id])
+        target = RunSelection(thread_id=thread_id, run_ids=[run_id])
         await self._cancel(filters, target, "interrupt", "the run was deleted")
         await self.follower.ended(filters, run_id)
         async with self.pool.connection(filters) as conn:
@@ -263,28 +265,30 @@ class RunService:
         if request.key is None:
             return await open_run(await self._checked(caller, authorized))
         async with self.keys.once(request.key, (request.thread_id or ids.uuid7(),)) as made:
-            if not made.before:
+            if not made.replayed:
                 admitted = await self._checked(caller, authorized)
                 return await open_run(_under_key(admitted, made.thread_id, made.run_id))
         return self._handle(authorized.threads, await self._made_before(authorized.threads, made))
 
-    async def _enqueue_batch_once(self, caller: Caller, authorized: Sequence[Authorized], key: Key) -> list[Run]:
+    async def _enqueue_batch_once(
+        self, caller: Caller, authorized: Sequence[Authorized], key: IdempotencyKey
+    ) -> list[Run]:
         filters = authorized[0].threads
         if any(each.threads != filters for each in authorized):
             raise Forbidden("these can't be asked for together")
         fresh = tuple(ids.uuid7() for _ in authorized)
         async with self.keys.once(key, fresh, more=len(fresh)) as made:
-            if not made.before:
+            if not made.replayed:
                 admitted = [await self._checked(caller, each) for each in authorized]
-                named = zip(admitted, made.thread_ids, made.ids, strict=True)
+                named = zip(admitted, made.thread_ids, made.result_ids, strict=True)
                 async with self.pool.connection(filters) as conn, conn.transaction():
                     opened = [await self._open_in(conn, _under_key(*each)) for each in named]
-                    await idempotency_keys.settle(conn, key)
+                    await idempotency_keys.complete(conn, key)
                 return [each.run for each in opened if each.run is not None]
         async with self.pool.connection(filters) as conn:
-            return await runs.get_several(conn, filters, made.ids)
+            return await runs.get_several(conn, filters, made.result_ids)
 
-    async def _made_before(self, filters: Filters, made: Made) -> Run:
+    async def _made_before(self, filters: Filters, made: KeyedResult) -> Run:
         async with self.pool.connection(filters) as conn:
             run = await runs.get(conn, filters, made.thread_id, made.run_id)
         if run is None:
@@ -304,7 +308,7 @@ class RunService:
         )
 
     def _check(self, request: RunRequest) -> None:
-        """Invalid if its webhook is not allowed, TooLarge if it has an object that is too large."""
+        """Invalid if its webhook is not allowed, ContentTooLarge if it has an object that is too large."""
         spec = request.spec
         if spec.webhook is not None:
             self.webhooks.check(spec.webhook)
@@ -314,7 +318,7 @@ class RunService:
         if admitted.request.leaves_nothing:
             slot = await self.slots.take_for(_holder(admitted.user), admitted.parent)
             return self._start_in_memory(admitted, slot)
-        async with self.slots.hold(_holder(admitted.user), admitted.parent) as slot:
+        async with self.slots.slot(_holder(admitted.user), admitted.parent) as slot:
             return await self._start_with_row(admitted, slot)
 
     def _start_in_memory(self, admitted: Admitted, slot: Slot) -> RunHandle:
@@ -327,7 +331,7 @@ class RunService:
             assistant_id=assistant.assistant_id,
             graph_id=assistant.graph_id,
             spec=assistant.applied_to(request.graph_spec),
-            metadata=metadata if admitted.filters is EVERYTHING else admitted.filters.stamped(metadata),
+            metadata=metadata if admitted.filters is UNRESTRICTED else admitted.filters.with_owner(metadata),
             user=admitted.user,
             log=EventLog(is_wanted=request.read_by_caller),
         )
@@ -337,27 +341,27 @@ class RunService:
     async def _start_with_row(self, admitted: Admitted, slot: Slot) -> RunHandle:
         """Open the run and start it, undivided: what is `running` in Postgres is executed, whoever has left meanwhile."""
         new, execution = self._new_run(admitted, self.executor.lease.worker_id), None
-        opened = NOT_OPENED
+        opened = NOT_CREATED
         with anyio.CancelScope(shield=True):
-            opened = await self.openings.open_run(admitted.filters, new)
+            opened = await self.run_creator.create_run(admitted.filters, new)
             if opened.run is not None and opened.run.status == "running":
                 claimed = _claimed(opened.run, new, opened)
                 read = admitted.request.read_by_caller
-                execution = self.executor.start_claimed(claimed, slot.passed_on(), read_by_caller=read)
+                execution = self.executor.start_claimed(claimed, slot.transfer(), read_by_caller=read)
         return self._handle(admitted.filters, self._accepted(admitted, opened, new), execution)
 
     async def _enqueue(self, admitted: Admitted) -> RunHandle:
         new = self._new_run(admitted, None)
-        opened = await self.openings.open_run(admitted.filters, new)
+        opened = await self.run_creator.create_run(admitted.filters, new)
         return self._handle(admitted.filters, self._accepted(admitted, opened, new))
 
-    async def _open_in(self, conn: Conn, admitted: Admitted) -> Opened:
-        opened = await run_creation.open_run_in(conn, admitted.filters, self._new_run(admitted, None))
+    async def _open_in(self, conn: Conn, admitted: Admitted) -> RunCreation:
+        opened = await run_creation.create_run_in_transaction(conn, admitted.filters, self._new_run(admitted, None))
         self._count_thread(admitted, opened)
         return opened
 
-    def _count_thread(self, admitted: Admitted, opened: Opened) -> None:
-        if opened.new_thread and admitted.user is not None and admitted.request.may_leave_thread:
+    def _count_thread(self, admitted: Admitted, opened: RunCreation) -> None:
+        if opened.thread_created and admitted.user is not None and admitted.request.may_leave_thread:
             self.quotas.count_thread(admitted.user["identity"])
 
     def _new_run(self, admitted: Admitted, worker_id: UUID | None) -> NewRun:
@@ -365,7 +369,7 @@ class RunService:
         request, assistant = admitted.request, admitted.assistant
         run_id = admitted.run_id or ids.uuid7()
         if self.executor.tracing is not None:
-            self.executor.tracing.asked_for(str(run_id))
+            self.executor.tracing.link_run(str(run_id))
         spec = assistant.applied_to(request.graph_spec)
         kept = request.resumable or request.key is not None or worker_id is None
         return NewRun(
@@ -377,18 +381,18 @@ class RunService:
             assistant_metadata=assistant.metadata,
             kwargs=json.dumps(spec.model_dump(include=SPEC_FIELDS, exclude_none=True)),
             multitask_strategy=request.multitask_strategy,
-            after_s=request.after_s,
-            temporary=request.temporary,
-            kept=kept,
-            told=request.read_by_caller or kept,
+            delay_s=request.after_s,
+            ephemeral=request.temporary,
+            record_events=kept,
+            synchronous_commit=request.read_by_caller or kept,
             create_thread=request.create_thread or request.thread_id is None,
             thread_ttl=self.thread_ttl,
             principal=json.dumps(admitted.user) if admitted.user is not None else None,
-            key=request.key,
+            idempotency_key=request.key,
             worker_id=worker_id,
         )
 
-    def _accepted(self, admitted: Admitted, opened: Opened, new: NewRun) -> Run:
+    def _accepted(self, admitted: Admitted, opened: RunCreation, new: NewRun) -> Run:
         """The run's row, when the superseded runs were told to stop. NotFound or ThreadBusy if there is none."""
         self._count_thread(admitted, opened)
         if opened.run is None and not opened.thread_found:
@@ -396,9 +400,9 @@ class RunService:
         if opened.run is None:
             raise ThreadBusy(
                 "Thread is already running a task. Wait for it to finish or choose a different multitask strategy.",
-                run_id=str(opened.busy_with),
+                run_id=str(opened.active_run_id),
             )
-        for run_id in opened.superseded:
+        for run_id in opened.superseded_run_ids:
             if execution := self.executor.executions.get(run_id):
                 action: CancelAction = "rollback" if new.multitask_strategy == "rollback" else "interrupt"
                 execution.cancel(action, f"superseded by run {new.run_id}")
@@ -412,7 +416,7 @@ class RunService:
             if run is None and execution is not None:
                 execution.cancel("interrupt", reason)
                 return
-            await self._cancel(filters, Target(thread_id=thread_id, run_ids=[run_id]), "interrupt", reason)
+            await self._cancel(filters, RunSelection(thread_id=thread_id, run_ids=[run_id]), "interrupt", reason)
 
         return RunHandle(
             run_id=run_id,
@@ -438,7 +442,7 @@ class RunService:
             raise NotFound("Run not found")
         return run
 
-    async def _cancel(self, filters: Filters, target: Target, action: CancelAction, reason: str) -> int:
+    async def _cancel(self, filters: Filters, target: RunSelection, action: CancelAction, reason: str) -> int:
         cancelled = await cancels.cancel(self.pool, filters, target, action, reason)
         for each in cancelled:
             if each.was_running and (execution := self.executor.executions.get(each.run_id)):
@@ -446,11 +450,13 @@ class RunService:
         return len(cancelled)
 
 
-async def _allowed(caller: Caller, operation: Operation, value: Value, conditions: Sequence[Condition] = ()) -> Filters:
+async def _allowed(
+    caller: Caller, operation: Operation, value: AuthValue, conditions: Sequence[Condition] = ()
+) -> Filters:
     """The filters of a thread for an operation on one of its runs. Forbidden."""
     if caller.authenticator is None:
-        return EVERYTHING
-    threads = EVERYTHING
+        return UNRESTRICTED
+    threads = UNRESTRICTED
     for permission in permissions(operation, conditions):
         threads = threads.narrowed(await caller.authorize(permission.event, {**value, "metadata": {}}))
     return threads
@@ -473,7 +479,7 @@ def _conditions(request: RunRequest, *, is_own: bool) -> set[Condition]:
     return held
 
 
-def _value(event: Event, request: RunRequest, assistant_id: UUID) -> Value:
+def _value(event: AuthEvent, request: RunRequest, assistant_id: UUID) -> AuthValue:
     """The value of an event as `langgraph_sdk.auth.types` describes it."""
     if event == "assistants.read":
         return {"assistant_id": assistant_id, "metadata": {}}
@@ -501,7 +507,7 @@ def _plain(value: object) -> Any:
     return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
 
 
-def _changed(request: RunRequest, event: Event, value: Value) -> RunRequest:
+def _changed(request: RunRequest, event: AuthEvent, value: AuthValue) -> RunRequest:
     """The request with what a handler changed: the metadata, and the plain fields of the run's `kwargs`."""
     if event == "threads.update":
         return request
@@ -521,19 +527,19 @@ def _under_key(admitted: Admitted, thread_id: UUID, run_id: UUID) -> Admitted:
     return replace(admitted, request=replace(request, thread_id=thread_id, create_thread=create), run_id=run_id)
 
 
-def _claimed(run: Run, new: NewRun, opened: Opened) -> Claimed:
+def _claimed(run: Run, new: NewRun, opened: RunCreation) -> ClaimedRun:
     """What a worker would have read of the run, had it been in the queue."""
-    return Claimed(
+    return ClaimedRun(
         run_id=run.run_id,
         thread_id=run.thread_id,
         assistant_id=run.assistant_id,
         graph_id=new.graph_id,
         metadata=run.metadata,
-        kwargs=Json(new.kwargs),
-        principal=Json(new.principal) if new.principal else None,
+        kwargs=RawJson(new.kwargs),
+        principal=RawJson(new.principal) if new.principal else None,
         attempt=1,
         worker_id=cast("UUID", new.worker_id),
-        ephemeral=new.temporary,
-        record_events=opened.kept,
-        thread_created=opened.new_thread,
+        ephemeral=new.ephemeral,
+        record_events=opened.record_events,
+        thread_created=opened.thread_created,
     )

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import anyio
 
 from threadkeep.base.fair_limiter import ANONYMOUS, BACKGROUND, FairLimiter, Place
-from threadkeep.base.problems import Overloaded
+from threadkeep.base.problems import QueueFull
 
 
 class Slot:
@@ -26,12 +26,12 @@ class Slot:
         """Requests of the graph's for which it waits."""
         self._going_on = anyio.Lock()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let the next one run. A second call does nothing."""
         self._is_over = True
         self._release()
 
-    def passed_on(self) -> "Slot":
+    def transfer(self) -> "Slot":
         """The same slot for another owner: giving this one back does nothing any more."""
         if self._place is None:
             raise RuntimeError("the slot was given back")
@@ -47,7 +47,7 @@ class Slot:
     async def for_child(self) -> "Slot":
         """A slot for a run that the graph of this one waits for: this one, or, if it is lent, the next that is free."""
         if self._place is not None:
-            return self.passed_on()
+            return self.transfer()
         return Slot(await self._limiter.acquire_first(self._holder), self._limiter)
 
     @asynccontextmanager
@@ -102,7 +102,7 @@ class Slots:
         return self._limiter.taken
 
     @property
-    def waiting(self) -> int:
+    def queue_length(self) -> int:
         """The requests in the queue."""
         return self._limiter.waiting
 
@@ -122,18 +122,18 @@ class Slots:
         """Call `told` when the next slot is given back, once."""
         self._limiter.tell_of_release(told)
 
-    def refuse_if_full(self, holder: str = ANONYMOUS) -> None:
+    def check_capacity(self, holder: str = ANONYMOUS) -> None:
         """Overloaded if the queue has no room for `holder`, or the process is stopping."""
         if self.draining:
-            raise Overloaded("the server is stopping")
+            raise QueueFull("the server is stopping")
         self._limiter.refuse_if_full(holder)
 
-    async def take(self, holder: str = ANONYMOUS, *, timeout_s: float | None = None) -> Slot:
+    async def acquire(self, holder: str = ANONYMOUS, *, timeout_s: float | None = None) -> Slot:
         """A slot, after a wait of at most `timeout_s` seconds (by default the queue's own limit).
 
         Overloaded if the queue is full, the wait was too long, or the process is stopping.
         """
-        self.refuse_if_full(holder)
+        self.check_capacity(holder)
         if self._limiter.may_take_now(holder):
             slot = Slot(await self._limiter.acquire(holder), self._limiter)
             self._waited(0.0)
@@ -143,26 +143,26 @@ class Slots:
             slot = Slot(await self._limiter.acquire(holder), self._limiter)
             self._waited(time.monotonic() - began)
             return slot
-        raise Overloaded("no slot became free in time", retry_after_s=5)
+        raise QueueFull("no slot became free in time", retry_after_s=5)
 
     async def take_for(self, holder: str, parent: Slot | None) -> Slot:
         """A slot for a request from outside, or for one of a graph, which has the slot `parent` and waits meanwhile."""
-        return await self.take(holder) if parent is None else await parent.for_child()
+        return await self.acquire(holder) if parent is None else await parent.for_child()
 
     @asynccontextmanager
-    async def hold_patiently(self) -> AsyncGenerator[Slot]:
+    async def acquire_unbounded(self) -> AsyncGenerator[Slot]:
         """A slot, however long it takes: for the worker, whose runs wait in Postgres and not in this queue."""
         slot = Slot(await self._limiter.acquire(BACKGROUND), self._limiter)
         try:
             yield slot
         finally:
-            slot.give_back()
+            slot.release()
 
     @asynccontextmanager
-    async def hold(self, holder: str = ANONYMOUS, parent: Slot | None = None) -> AsyncGenerator[Slot]:
+    async def slot(self, holder: str = ANONYMOUS, parent: Slot | None = None) -> AsyncGenerator[Slot]:
         """A slot for the length of a block, unless it is given back before. See `take_for`."""
         slot = await self.take_for(holder, parent)
         try:
             yield slot
         finally:
-            slot.give_back()
+            slot.release()

@@ -12,8 +12,8 @@ from langgraph.types import PregelTask, StateSnapshot
 from threadkeep.base import json
 from threadkeep.base.problems import StateInvalid
 from threadkeep.graphs import Graph
-from threadkeep.runs.failures import describe
-from threadkeep.tables.threads import Settled
+from threadkeep.runs.failures import error_report
+from threadkeep.tables.threads import ThreadSummary
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ def thread_state(snapshot: StateSnapshot) -> dict[str, object]:
     As on the reference, a checkpoint that there is not is named nevertheless, with empty values.
     """
     configurable = cast("Mapping[str, Any]", snapshot.config.get("configurable", {}))
-    checkpoint = checkpoint_of(snapshot.config) if configurable.get("checkpoint_id") else None
-    parent = checkpoint_of(snapshot.parent_config)
+    checkpoint = checkpoint_ids(snapshot.config) if configurable.get("checkpoint_id") else None
+    parent = checkpoint_ids(snapshot.parent_config)
     return {
         "values": {} if snapshot.values is None else snapshot.values,
         "next": list(snapshot.next),
@@ -56,7 +56,7 @@ def reading() -> Generator[None]:
         yield
     except REFUSALS as refusal:
         log.info("a state does not fit its graph", extra={"error_type": type(refusal).__name__})
-        told = describe(refusal)
+        told = error_report(refusal)
         raise StateInvalid(
             f"the thread's state does not fit its graph: {told['error']}: {told['message']}"
         ) from refusal
@@ -67,9 +67,9 @@ def interrupts(snapshot: StateSnapshot) -> dict[str, list[dict[str, object]]]:
     return {task.id: [_interrupt(found) for found in task.interrupts] for task in snapshot.tasks if task.interrupts}
 
 
-def settled(snapshot: StateSnapshot) -> Settled:
+def thread_summary(snapshot: StateSnapshot) -> ThreadSummary:
     """What the thread's row is to say of its newest checkpoint while no run goes on."""
-    return Settled(
+    return ThreadSummary(
         status="interrupted" if snapshot.next else "idle",
         values=json.dumps({} if snapshot.values is None else snapshot.values),
         interrupts=interrupts(snapshot),
@@ -85,7 +85,7 @@ def _task(task: PregelTask) -> dict[str, object]:
         "path": list(whole.path),
         "error": repr(task.error) if isinstance(task.error, BaseException) else task.error,
         "interrupts": [_interrupt(found) for found in task.interrupts],
-        "checkpoint": checkpoint_of(state) if isinstance(state, Mapping) else None,
+        "checkpoint": checkpoint_ids(state) if isinstance(state, Mapping) else None,
         "state": thread_state(state) if isinstance(state, StateSnapshot) else None,
         "result": task.result,
     }
@@ -95,7 +95,7 @@ def _interrupt(found: Any) -> dict[str, object]:
     return {"id": found.id, "value": found.value}
 
 
-def checkpoint_of(config: RunnableConfig | None) -> dict[str, object] | None:
+def checkpoint_ids(config: RunnableConfig | None) -> dict[str, object] | None:
     """The ids of a checkpoint; of a subgraph that is waiting, the namespace to ask for."""
     if not config:
         return None

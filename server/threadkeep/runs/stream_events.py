@@ -9,9 +9,9 @@ from typing import Any, TypeAlias, cast
 from langchain_core.messages import BaseMessage, BaseMessageChunk, message_chunk_to_message
 from langgraph.types import StreamMode as GraphMode
 
-from threadkeep.runs.failures import describe
+from threadkeep.runs.failures import error_report
 from threadkeep.runs.request import StreamMode
-from threadkeep.runs.snapshots import checkpoint_of
+from threadkeep.runs.snapshots import checkpoint_ids
 
 Namespace: TypeAlias = tuple[str, ...]
 NamedEvent: TypeAlias = tuple[str, object]
@@ -41,11 +41,11 @@ class StreamEvents:
         if mode == "messages":
             yield from self._of_message(namespace, *chunk)
         elif mode in self._modes:
-            yield named(mode, namespace), _cleaned(mode, chunk)
+            yield event_name(mode, namespace), _cleaned(mode, chunk)
 
     def _of_message(self, namespace: Namespace, message: BaseMessage, metadata: dict[str, Any]) -> Iterator[NamedEvent]:
         if "messages-tuple" in self._modes:
-            yield named("messages", namespace), [message, metadata]
+            yield event_name("messages", namespace), [message, metadata]
         if "messages" in self._modes:
             yield from self._whole_message(namespace, message, metadata)
 
@@ -55,17 +55,17 @@ class StreamEvents:
         message_id = str(message.id)
         known = self._messages.get(message_id)
         if known is None:
-            yield named("messages/metadata", namespace), {message_id: {"metadata": metadata}}
+            yield event_name("messages/metadata", namespace), {message_id: {"metadata": metadata}}
         if not isinstance(message, BaseMessageChunk):
             self._messages[message_id] = message
-            yield named("messages/complete", namespace), [message]
+            yield event_name("messages/complete", namespace), [message]
             return
         whole = known + message if isinstance(known, BaseMessageChunk) else message
         self._messages[message_id] = cast("BaseMessage", whole)
-        yield named("messages/partial", namespace), [message_chunk_to_message(whole)]
+        yield event_name("messages/partial", namespace), [message_chunk_to_message(whole)]
 
 
-def named(event: str, namespace: Namespace) -> str:
+def event_name(event: str, namespace: Namespace) -> str:
     """An event's name, with the subgraph it comes from."""
     return "|".join((event, *namespace)) if namespace else event
 
@@ -84,7 +84,7 @@ def _cleaned(mode: GraphMode, chunk: Any) -> object:
 
 def _described(task: dict[str, Any]) -> dict[str, Any]:
     error = task.get("error")
-    return task | {"error": describe(error)} if isinstance(error, BaseException) else task
+    return task | {"error": error_report(error)} if isinstance(error, BaseException) else task
 
 
 def _debugged(payload: dict[str, Any]) -> dict[str, Any]:
@@ -92,8 +92,8 @@ def _debugged(payload: dict[str, Any]) -> dict[str, Any]:
     shown = _clean_checkpoint(payload)
     for task in shown["tasks"]:
         if isinstance(task.get("state"), dict):
-            task["checkpoint"] = checkpoint_of(task.pop("state"))
-    ids = {"checkpoint": checkpoint_of(shown["config"]), "parent_checkpoint": checkpoint_of(shown["parent_config"])}
+            task["checkpoint"] = checkpoint_ids(task.pop("state"))
+    ids = {"checkpoint": checkpoint_ids(shown["config"]), "parent_checkpoint": checkpoint_ids(shown["parent_config"])}
     return shown | ids
 
 

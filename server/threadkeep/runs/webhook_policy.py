@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import httpx
 
-from threadkeep.base.problems import Invalid, StartRefused
+from threadkeep.base.problems import StartupError, ValidationFailed
 from threadkeep.project import Project
 
 Address: TypeAlias = IPv4Address | IPv6Address
@@ -26,14 +26,14 @@ HOST = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]+")
 """A name, or an IPv6 address."""
 VARIABLE = re.compile(r"\$\{\{\s*env\.(\w+)\s*\}\}")
 
-SHARED = ipaddress.ip_network("100.64.0.0/10")
+CARRIER_GRADE_NAT = ipaddress.ip_network("100.64.0.0/10")
 """Behind a carrier's NAT: as private as 10.0.0.0/8, and not called so by `ipaddress`."""
-METADATA = frozenset(
+CLOUD_METADATA_ADDRESSES = frozenset(
     ipaddress.ip_address(address)
     for address in ("169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254")
 )
 """Where clouds tell a machine its own secrets; some of these lie among private or public addresses."""
-TRANSLATED = (
+NAT64_NETWORKS = (
     ipaddress.ip_network("64:ff9b::/96"),
     ipaddress.ip_network("64:ff9b:1::/48"),
     ipaddress.ip_network("::/96"),
@@ -42,19 +42,19 @@ TRANSLATED = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class WebhookPolicy:
     """`webhooks` of `langgraph.json`. Loopback and private networks are closed unless it opens them in so many words."""
 
     enabled: bool = True
     """False: runs that name a webhook are executed, and nothing is sent (`http.disable_webhooks`)."""
     require_https: bool = False
-    domains: tuple[str, ...] = ()
+    allowed_domains: tuple[str, ...] = ()
     """Hosts that may be called, `*.example.com` for all below one; empty: any."""
-    ports: frozenset[int] = frozenset()
+    allowed_ports: frozenset[int] = frozenset()
     """Empty: any."""
     max_url: int = MAX_URL
-    loopback: bool = False
-    private: bool = False
+    allow_loopback: bool = False
+    allow_private: bool = False
     headers: dict[str, str] = field(default_factory=dict[str, str])
     """Sent with each webhook."""
     fields: frozenset[str] = frozenset()
@@ -63,67 +63,67 @@ class Policy:
     def check(self, url: str | None) -> None:
         """Invalid where a run must not name `url`; None is no webhook."""
         if url is not None and self.enabled:
-            self.target(url)
+            self.resolve_url(url)
 
-    def target(self, url: str) -> httpx.URL:
+    def resolve_url(self, url: str) -> httpx.URL:
         """`url`, read once for all: it is what is called. Invalid where that must not be."""
         if len(url) > self.max_url:
-            raise Invalid(f"Webhook URL is above {self.max_url} characters")
+            raise ValidationFailed(f"Webhook URL is above {self.max_url} characters")
         try:
             parsed = httpx.URL(url)
         except (httpx.InvalidURL, ValueError):
-            raise Invalid("Invalid webhook URL") from None
+            raise ValidationFailed("Invalid webhook URL") from None
         self._check_scheme(parsed)
         host = parsed.raw_host.decode("ascii").rstrip(".").lower()
         if not HOST.fullmatch(host):
-            raise Invalid(f"Invalid webhook hostname {host!r}")
+            raise ValidationFailed(f"Invalid webhook hostname {host!r}")
         self._check_port(parsed.port or PORTS[parsed.scheme])
-        if self.domains and not any(_is_below(host, domain) for domain in self.domains):
-            raise Invalid("Webhook host blocked: domain not allowed")
+        if self.allowed_domains and not any(_is_below(host, domain) for domain in self.allowed_domains):
+            raise ValidationFailed("Webhook host blocked: domain not allowed")
         if literal := _literal(host):
             self.check_address(literal)
         return parsed
 
     def _check_scheme(self, url: httpx.URL) -> None:
         if not url.host and url.scheme in {"", *PORTS}:
-            raise Invalid("Invalid webhook hostname ''")
+            raise ValidationFailed("Invalid webhook hostname ''")
         if url.scheme not in PORTS:
-            raise Invalid(f"Webhook host blocked: scheme {url.scheme!r} not allowed")
+            raise ValidationFailed(f"Webhook host blocked: scheme {url.scheme!r} not allowed")
         if self.require_https and url.scheme != "https":
-            raise Invalid("Webhook must use https")
+            raise ValidationFailed("Webhook must use https")
 
     def _check_port(self, port: int) -> None:
-        if port > 65535 or (self.ports and port not in self.ports):
-            raise Invalid(f"Webhook host blocked: port {port} not allowed")
+        if port > 65535 or (self.allowed_ports and port not in self.allowed_ports):
+            raise ValidationFailed(f"Webhook host blocked: port {port} not allowed")
 
     def check_address(self, address: Address) -> None:
         """Invalid where nothing must be sent to `address`."""
         address = _embedded(address)
         if address.is_loopback:
-            if not self.loopback:
-                raise Invalid("Webhook host blocked: loopback IP range")
+            if not self.allow_loopback:
+                raise ValidationFailed("Webhook host blocked: loopback IP range")
             return
-        if address in METADATA or _is_never_a_host(address):
-            raise Invalid("Webhook host blocked: blocked IP range")
-        if not self.private and not (address.is_global and address not in SHARED):
-            raise Invalid("Webhook host blocked: private IP range")
+        if address in CLOUD_METADATA_ADDRESSES or _is_never_a_host(address):
+            raise ValidationFailed("Webhook host blocked: blocked IP range")
+        if not self.allow_private and not (address.is_global and address not in CARRIER_GRADE_NAT):
+            raise ValidationFailed("Webhook host blocked: private IP range")
 
 
-def of(project: Project, environment: Mapping[str, str]) -> Policy:
+def webhook_policy(project: Project, environment: Mapping[str, str]) -> WebhookPolicy:
     """The policy of a project; its header templates filled from `environment`.
 
     As on the reference, a project that says anything of webhooks wants https, unless it says that it does not.
     """
     section, url = project.webhooks, project.webhooks.url
     said = url.model_fields_set
-    return Policy(
+    return WebhookPolicy(
         enabled=not project.http.disable_webhooks,
         require_https=url.require_https if "require_https" in said else bool(section.model_fields_set),
-        domains=tuple(domain.lower() for domain in url.allowed_domains or ()),
-        ports=frozenset(url.allowed_ports or ()),
+        allowed_domains=tuple(domain.lower() for domain in url.allowed_domains or ()),
+        allowed_ports=frozenset(url.allowed_ports or ()),
         max_url=url.max_url_length or MAX_URL,
-        loopback=not url.disable_loopback,
-        private="disable_private_ips" in said and not url.disable_private_ips,
+        allow_loopback=not url.disable_loopback,
+        allow_private="disable_private_ips" in said and not url.disable_private_ips,
         headers={
             name: _filled(name, value, section.env_prefix, environment) for name, value in section.headers.items()
         },
@@ -132,18 +132,18 @@ def of(project: Project, environment: Mapping[str, str]) -> Policy:
 
 
 def _filled(name: str, template: str, prefix: str, environment: Mapping[str, str]) -> str:
-    """A header's value; StartRefused where it names a variable that it must not, or that is not set."""
+    """A header's value; StartupError where it names a variable that it must not, or that is not set."""
 
     def variable(found: re.Match[str]) -> str:
         if not found[1].startswith(prefix):
-            raise StartRefused(f"webhooks.headers.{name}: {found[1]} does not begin with {prefix}")
+            raise StartupError(f"webhooks.headers.{name}: {found[1]} does not begin with {prefix}")
         if found[1] not in environment:
-            raise StartRefused(f"webhooks.headers.{name}: {found[1]} is not set")
+            raise StartupError(f"webhooks.headers.{name}: {found[1]} is not set")
         return environment[found[1]]
 
     value = VARIABLE.sub(variable, template)
     if "\r" in value or "\n" in value or not name.isascii():
-        raise StartRefused(f"webhooks.headers.{name}: is no header")
+        raise StartupError(f"webhooks.headers.{name}: is no header")
     return value
 
 
@@ -172,7 +172,7 @@ def _embedded(address: Address) -> Address:
         return address
     if inside := address.ipv4_mapped or address.sixtofour:
         return inside
-    if any(address in network for network in TRANSLATED):
+    if any(address in network for network in NAT64_NETWORKS):
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address.teredo[1] if address.teredo else address
 

@@ -25,7 +25,7 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Valid:
+class ValidApiKey:
     """A key that opens the door now."""
 
     key_id: UUID
@@ -34,14 +34,14 @@ class Valid:
     scopes: Sequence[str]
     expires_in_s: float | None
     """None: never."""
-    used_lately: bool
+    recently_used: bool
     """Its last use is written down, within a minute."""
     has_others: bool
     """There are valid keys of other identities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewKey:
+class NewApiKey:
     """A key to be made. `lives_s` seconds from now it ends; None: never."""
 
     key_id: UUID
@@ -50,10 +50,10 @@ class NewKey:
     name: str
     identity: str
     scopes: Sequence[str]
-    lives_s: float | None
+    lifetime_s: float | None
 
 
-async def create(conn: Conn, new: NewKey) -> None:
+async def create(conn: Conn, new: NewApiKey) -> None:
     """Write a key down."""
     await conn.execute(
         """
@@ -68,18 +68,18 @@ async def create(conn: Conn, new: NewKey) -> None:
             "name": new.name,
             "identity": new.identity,
             "scopes": list(new.scopes),
-            "lives_s": new.lives_s,
+            "lives_s": new.lifetime_s,
         },
     )
 
 
-async def find_valid(conn: Conn, secret_sha256: bytes) -> Valid | None:
+async def find_valid(conn: Conn, secret_sha256: bytes) -> ValidApiKey | None:
     """The key of a secret, or None where there is none, it was revoked, or its time is over."""
-    cursor = conn.cursor(row_factory=rows.of(Valid))
+    cursor = conn.cursor(row_factory=rows.row_factory(ValidApiKey))
     await cursor.execute(
         """
         SELECT key_id, name, identity, scopes, extract(epoch FROM expires_at - now())::float AS expires_in_s,
-               coalesce(last_used_at > now() - interval '1 minute', false) AS used_lately,
+               coalesce(last_used_at > now() - interval '1 minute', false) AS recently_used,
                EXISTS (SELECT
                          FROM api_keys AS other
                         WHERE other.identity <> api_keys.identity AND other.revoked_at IS NULL
@@ -92,7 +92,7 @@ async def find_valid(conn: Conn, secret_sha256: bytes) -> Valid | None:
     return await cursor.fetchone()
 
 
-async def touch(conn: Conn, key_id: UUID) -> None:
+async def record_use(conn: Conn, key_id: UUID) -> None:
     """Write down that a key was used, once a minute at most."""
     await conn.execute(
         """
@@ -106,14 +106,14 @@ async def touch(conn: Conn, key_id: UUID) -> None:
 
 async def search(conn: Conn) -> list[ApiKey]:
     """Every key, the newest first; revoked ones too."""
-    cursor = conn.cursor(row_factory=rows.of(ApiKey))
+    cursor = conn.cursor(row_factory=rows.row_factory(ApiKey))
     await cursor.execute("SELECT * FROM api_keys ORDER BY created_at DESC, key_id DESC")
     return await cursor.fetchall()
 
 
 async def revoke(conn: Conn, named: str) -> list[ApiKey]:
     """Revoke the keys that are valid and of this id, or begin like this; the keys that were."""
-    cursor = conn.cursor(row_factory=rows.of(ApiKey))
+    cursor = conn.cursor(row_factory=rows.row_factory(ApiKey))
     await cursor.execute(
         """
         UPDATE api_keys

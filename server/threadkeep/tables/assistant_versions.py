@@ -12,7 +12,7 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.bounded_page import PageRequest, SizedRow, bounded, sized
 from threadkeep.postgres.pool import Conn, Pool
@@ -28,9 +28,9 @@ class AssistantVersion:
     assistant_id: UUID
     version: int
     graph_id: str
-    config: Json
-    context: Json
-    metadata: Json
+    config: RawJson
+    context: RawJson
+    metadata: RawJson
     created_at: datetime
     name: str
     description: str | None
@@ -70,7 +70,7 @@ async def restore(pool: Pool, filters: Filters, assistant_id: UUID, version: int
     assistant by restoring a version from before it was theirs.
     """
     async with pool.pipeline(filters) as conn:
-        cursor = conn.cursor(row_factory=rows.of(Assistant))
+        cursor = conn.cursor(row_factory=rows.row_factory(Assistant))
         await assistants.lock(conn, assistant_id)
         await cursor.execute(
             """

@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.bounded_page import PageRequest, SizedRow, bounded, sized
 from threadkeep.postgres.pool import Conn, Pool
@@ -31,9 +31,9 @@ class Assistant:
 
     assistant_id: UUID
     graph_id: str
-    config: Json
-    context: Json
-    metadata: Json
+    config: RawJson
+    context: RawJson
+    metadata: RawJson
     name: str
     created_at: datetime
     updated_at: datetime
@@ -58,7 +58,7 @@ class NewAssistant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class AssistantChange:
     """What becomes of an assistant. None: it stays as it is."""
 
     graph_id: str | None = None
@@ -78,7 +78,7 @@ def system_id(graph_id: str) -> UUID:
     return uuid5(NAMESPACE, graph_id)
 
 
-async def ensure_system(conn: Conn, descriptions: Mapping[str, str | None]) -> None:
+async def ensure_system_assistants(conn: Conn, descriptions: Mapping[str, str | None]) -> None:
     """Make each graph's own assistant where it is missing; `descriptions` is by graph id.
 
     Its id can be known before there is the graph: what a client made under it goes.
@@ -115,7 +115,7 @@ async def ensure_system(conn: Conn, descriptions: Mapping[str, str | None]) -> N
 
 async def create(conn: Conn, new: NewAssistant) -> Assistant | None:
     """Make an assistant and its first version; None where the id is taken, by whomever."""
-    cursor = conn.cursor(row_factory=rows.of(Assistant))
+    cursor = conn.cursor(row_factory=rows.row_factory(Assistant))
     await cursor.execute(
         """
         WITH made AS (
@@ -148,14 +148,14 @@ async def create(conn: Conn, new: NewAssistant) -> Assistant | None:
     return await cursor.fetchone()
 
 
-async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Change) -> Assistant | None:
+async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: AssistantChange) -> Assistant | None:
     """Change an assistant and make that its newest version. None if there is none of the caller's, or if its metadata
     would be too large.
 
     The row is locked first, so that a change sees the one before it, and its number is the next.
     """
     async with pool.pipeline(filters) as conn:
-        cursor = conn.cursor(row_factory=rows.of(Assistant))
+        cursor = conn.cursor(row_factory=rows.row_factory(Assistant))
         await lock(conn, assistant_id)
         await cursor.execute(
             """
@@ -197,7 +197,7 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Chang
                 "metadata_bytes": change.metadata_bytes,
                 "project": conn.project_id,
                 "match": filters.jsonb,
-                "reserved": filters.reserved,
+                "reserved": filters.owner_keys,
             },
         )
     return await cursor.fetchone()
@@ -226,7 +226,7 @@ async def delete(conn: Conn, filters: Filters, assistant_id: UUID) -> bool:
     return gone.rowcount == 1
 
 
-async def threads_of(conn: Conn, filters: Filters, assistant_id: UUID) -> list[UUID]:
+async def assistant_thread_ids(conn: Conn, filters: Filters, assistant_id: UUID) -> list[UUID]:
     """The ids of the caller's threads on which the assistant was the last to run, or that a client marked as its."""
     cursor = await conn.execute(
         """
@@ -243,7 +243,7 @@ async def threads_of(conn: Conn, filters: Filters, assistant_id: UUID) -> list[U
 
 async def get(conn: Conn, filters: Filters, assistant_id: UUID) -> Assistant | None:
     """The assistant, or None where there is none that the caller may see: their own, or a graph's."""
-    cursor = conn.cursor(row_factory=rows.of(Assistant))
+    cursor = conn.cursor(row_factory=rows.row_factory(Assistant))
     await cursor.execute(
         """
         SELECT * FROM assistants
@@ -255,7 +255,7 @@ async def get(conn: Conn, filters: Filters, assistant_id: UUID) -> Assistant | N
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
+class AssistantFilter:
     """What to look for among assistants. None: any."""
 
     served: Collection[str]
@@ -266,7 +266,7 @@ class Search:
     metadata: Mapping[str, Any] | None = None
 
     @property
-    def parameters(self) -> dict[str, object]:
+    def sql_parameters(self) -> dict[str, object]:
         return {
             "served": list(self.served),
             "graph_id": self.graph_id,
@@ -291,7 +291,7 @@ ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
 
 
 async def search(
-    conn: Conn, filters: Filters, wanted: Search, *, order: tuple[str, str], page: PageRequest
+    conn: Conn, filters: Filters, wanted: AssistantFilter, *, order: tuple[str, str], page: PageRequest
 ) -> list[SizedRow[Assistant]]:
     """Assistants that match, the caller's and those of graphs, in `order` (a key of `ORDERS`)."""
     cursor = conn.cursor(row_factory=sized(Assistant))
@@ -306,12 +306,12 @@ async def search(
          LIMIT %(limit)s OFFSET %(offset)s
         """
     ).format(order=sql.SQL(ORDERS[order]))
-    parameters = wanted.parameters | page.parameters | {"project": conn.project_id, "match": filters.jsonb}
+    parameters = wanted.sql_parameters | page.parameters | {"project": conn.project_id, "match": filters.jsonb}
     await cursor.execute(bounded(listing, "metadata", "config", "context"), parameters)
     return await cursor.fetchall()
 
 
-async def count(conn: Conn, filters: Filters, wanted: Search) -> int:
+async def count(conn: Conn, filters: Filters, wanted: AssistantFilter) -> int:
     """How many assistants match."""
     cursor = await conn.execute(
         """
@@ -321,7 +321,7 @@ async def count(conn: Conn, filters: Filters, wanted: Search) -> int:
            AND graph_id = ANY(%(served)s) AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
            AND (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(name)) > 0)
         """,
-        wanted.parameters | {"project": conn.project_id, "match": filters.jsonb},
+        wanted.sql_parameters | {"project": conn.project_id, "match": filters.jsonb},
     )
     row = await cursor.fetchone()
     return row[0] if row else 0

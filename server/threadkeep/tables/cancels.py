@@ -15,7 +15,7 @@ ACTIVE = ("pending", "running")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class RunSelection:
     """Which runs: of a thread, by id, by status; None: whichever."""
 
     thread_id: UUID | None = None
@@ -24,14 +24,16 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cancelled:
+class CancelledRun:
     """A run that was told to stop. `was_running`: its process still has to close it."""
 
     run_id: UUID
     was_running: bool
 
 
-async def cancel(pool: Pool, filters: Filters, target: Target, action: CancelAction, reason: str) -> list[Cancelled]:
+async def cancel(
+    pool: Pool, filters: Filters, target: RunSelection, action: CancelAction, reason: str
+) -> list[CancelledRun]:
     """Cancel what `target` names and the caller may see, in one transaction; which runs that were."""
     async with pool.connection(filters) as conn:
         done = await conn.execute(
@@ -51,10 +53,12 @@ async def cancel(pool: Pool, filters: Filters, target: Target, action: CancelAct
                 "match": filters.jsonb,
             },
         )
-        return [Cancelled(run_id=row[0], was_running=row[1]) for row in await done.fetchall()]
+        return [CancelledRun(run_id=row[0], was_running=row[1]) for row in await done.fetchall()]
 
 
-async def wanted(conn: Conn, worker_id: UUID, run_ids: Sequence[UUID]) -> Sequence[tuple[UUID, CancelAction, str]]:
+async def cancel_requests(
+    conn: Conn, worker_id: UUID, run_ids: Sequence[UUID]
+) -> Sequence[tuple[UUID, CancelAction, str]]:
     """Which of the runs that this process executes are to stop: id, action, reason. Those that are gone, too.
 
     Gone by a crash is not deleted: there the process has lost its lease as well, and with it its runs.

@@ -36,7 +36,7 @@ class Listing:
 
 async def sizes(conn: Conn, filters: Filters, thread_id: UUID, listing: Listing) -> list[CheckpointSize]:
     """The sizes of the checkpoints of a listing. Blobs are not read: Postgres knows their lengths."""
-    cursor = conn.cursor(row_factory=rows.of(CheckpointSize))
+    cursor = conn.cursor(row_factory=rows.row_factory(CheckpointSize))
     await cursor.execute(
         """
         SELECT checkpoint_id,

@@ -14,7 +14,7 @@ from uuid import UUID
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.bounded_page import PageRequest, SizedRow, bounded, sized
 from threadkeep.postgres.listen import notify
@@ -39,11 +39,11 @@ class Cron:
     schedule: str
     timezone: str | None
     """None: UTC."""
-    payload: Json
+    payload: RawJson
     """The body of the runs, as the client sent it."""
     next_run_date: datetime | None
     """None: `end_time` comes before the next tick."""
-    metadata: Json
+    metadata: RawJson
     on_run_completed: OnRunCompleted | None
     """What becomes of a run's own thread; None where the cron has one thread for all its runs."""
     enabled: bool
@@ -54,15 +54,15 @@ class Cron:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tick(Cron):
+class ClaimedCron(Cron):
     """A cron whose tick is fired: the row, and what no client sees of it."""
 
-    principal: Json | None
+    principal: RawJson | None
     """The user of whoever said last what it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Definition:
+class CronDefinition:
     """What a client says of a cron, and the tick that follows from it."""
 
     schedule: str
@@ -97,7 +97,7 @@ class NewCron:
 
     assistant_id: UUID
     thread_id: UUID | None
-    definition: Definition
+    definition: CronDefinition
     filters: Filters
     """Of the cron itself."""
     runs: Filters
@@ -105,18 +105,18 @@ class NewCron:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
+class DueCron:
     """A cron whose tick has come."""
 
     cron_id: UUID
     thread_id: UUID | None
     assistant_id: UUID
-    metadata_filter: Json
+    metadata_filter: RawJson
     """What whoever made it may see; its runs see no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
+class CronFilter:
     """What to look for among crons. None: any."""
 
     assistant_id: UUID | None = None
@@ -153,7 +153,7 @@ ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
 """(sort_by, sort_order) -> ORDER BY; the id behind it makes pages stable."""
 
 
-async def clock(conn: Conn) -> datetime:
+async def database_time(conn: Conn) -> datetime:
     """Postgres's time: the one by which ticks are due."""
     cursor = await conn.execute("SELECT now()")
     row = await cursor.fetchone()
@@ -163,7 +163,7 @@ async def clock(conn: Conn) -> datetime:
 
 async def create(conn: Conn, cron_id: UUID, new: NewCron) -> Cron | None:
     """Make a cron. None if the caller has no such thread."""
-    cursor = conn.cursor(row_factory=rows.of(Cron))
+    cursor = conn.cursor(row_factory=rows.row_factory(Cron))
     await cursor.execute(
         """
         WITH thread AS (
@@ -183,7 +183,7 @@ async def create(conn: Conn, cron_id: UUID, new: NewCron) -> Cron | None:
         | {
             "project": conn.project_id,
             "match": new.runs.jsonb,
-            "metadata": Jsonb(new.filters.stamped(new.definition.metadata)),
+            "metadata": Jsonb(new.filters.with_owner(new.definition.metadata)),
         },
     )
     cron = await cursor.fetchone()
@@ -193,7 +193,7 @@ async def create(conn: Conn, cron_id: UUID, new: NewCron) -> Cron | None:
 
 async def get(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
     """The cron, or None where there is none of the caller's."""
-    cursor = conn.cursor(row_factory=rows.of(Cron))
+    cursor = conn.cursor(row_factory=rows.row_factory(Cron))
     await cursor.execute(
         """
         SELECT *
@@ -209,7 +209,7 @@ async def get(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
 
 async def lock(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
     """As `get`; nobody else changes or fires the cron before the transaction ends."""
-    cursor = conn.cursor(row_factory=rows.of(Cron))
+    cursor = conn.cursor(row_factory=rows.row_factory(Cron))
     await cursor.execute(
         """
         SELECT *
@@ -224,9 +224,11 @@ async def lock(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
     return await cursor.fetchone()
 
 
-async def update(conn: Conn, filters: Filters, cron_id: UUID, definition: Definition, *, runs: Filters) -> Cron | None:
+async def update(
+    conn: Conn, filters: Filters, cron_id: UUID, definition: CronDefinition, *, runs: Filters
+) -> Cron | None:
     """Replace what a client may say of the cron; None where there is none of the caller's. Its runs then see `runs`."""
-    cursor = conn.cursor(row_factory=rows.of(Cron))
+    cursor = conn.cursor(row_factory=rows.row_factory(Cron))
     await cursor.execute(
         """
         UPDATE crons
@@ -255,7 +257,7 @@ async def delete(conn: Conn, filters: Filters, cron_id: UUID) -> bool:
 
 
 async def search(
-    conn: Conn, filters: Filters, wanted: Search, *, order: tuple[str, str], page: PageRequest
+    conn: Conn, filters: Filters, wanted: CronFilter, *, order: tuple[str, str], page: PageRequest
 ) -> list[SizedRow[Cron]]:
     """Crons that match, in `order` (a key of `ORDERS`)."""
     cursor = conn.cursor(row_factory=sized(Cron))
@@ -276,7 +278,7 @@ async def search(
     return await cursor.fetchall()
 
 
-async def count(conn: Conn, filters: Filters, wanted: Search) -> int:
+async def count(conn: Conn, filters: Filters, wanted: CronFilter) -> int:
     """How many crons match."""
     cursor = await conn.execute(
         """
@@ -293,12 +295,12 @@ async def count(conn: Conn, filters: Filters, wanted: Search) -> int:
     return row[0] if row else 0
 
 
-async def due(conn: Conn, at: datetime, graph_ids: Sequence[str]) -> Sequence[Due]:
+async def list_due(conn: Conn, at: datetime, graph_ids: Sequence[str]) -> Sequence[DueCron]:
     """The crons whose tick has come by `at`, whosever they are, the latest first served last.
 
     Those of the graphs, and those whose assistant is gone.
     """
-    cursor = conn.cursor(row_factory=rows.of(Due))
+    cursor = conn.cursor(row_factory=rows.row_factory(DueCron))
     await cursor.execute(
         """
         SELECT cron_id, thread_id, assistant_id, metadata_filter
@@ -312,12 +314,12 @@ async def due(conn: Conn, at: datetime, graph_ids: Sequence[str]) -> Sequence[Du
     return await cursor.fetchall()
 
 
-async def claim(conn: Conn, cron_id: UUID) -> Tick | None:
+async def claim(conn: Conn, cron_id: UUID) -> ClaimedCron | None:
     """Hold a cron whose tick is due, or None where it is not, or no longer, or another process holds it.
 
     The caller fires the tick and calls `advance` in the same transaction.
     """
-    cursor = conn.cursor(row_factory=rows.of(Tick))
+    cursor = conn.cursor(row_factory=rows.row_factory(ClaimedCron))
     await cursor.execute(
         """
         SELECT *

@@ -13,13 +13,13 @@ from threadkeep.postgres.pool import Conn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
+class IdempotencyKey:
     """A key as a principal sent it with one request."""
 
     principal: str
     """Empty while there is no authentication."""
     key: str
-    request: bytes
+    request_sha256: bytes
     """A digest of what is asked for."""
 
 
@@ -30,14 +30,14 @@ class Reservation:
     reservation: UUID
     worker_id: UUID
     thread_ids: Sequence[UUID]
-    ids: Sequence[UUID]
-    reserve_s: float
+    result_ids: Sequence[UUID]
+    reservation_s: float
     """After so long another request may take it over; at once where the process is dead."""
-    keep_s: float
+    ttl_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class StoredKey:
     """What a key stands for."""
 
     request_sha256: bytes
@@ -47,19 +47,19 @@ class Held:
     """It has been made."""
 
 
-async def reserve(conn: Conn, key: Key, wanted: Reservation) -> Held | None:
+async def reserve(conn: Conn, key: IdempotencyKey, wanted: Reservation) -> StoredKey | None:
     """Take a key that is free, or that whoever took it has left; None where it is another's or was used.
 
     One that was left keeps its ids, so that if its first taker makes something after all, only one of the two can.
     """
-    cursor = conn.cursor(row_factory=rows.of(Held))
+    cursor = conn.cursor(row_factory=rows.row_factory(StoredKey))
     await cursor.execute(
         """
         INSERT INTO idempotency_keys AS held
                (project_id, principal, key, request_sha256, thread_ids, result_ids, reservation_id, worker_id,
                 reserved_until, expires_at)
         VALUES (%(project)s, %(principal)s, %(key)s, %(request)s, %(thread_ids)s, %(ids)s, %(reservation)s,
-                %(worker_id)s, now() + make_interval(secs => %(reserve_s)s), now() + make_interval(secs => %(keep_s)s))
+                %(worker_id)s, now() + make_interval(secs => %(reservation_s)s), now() + make_interval(secs => %(ttl_s)s))
         ON CONFLICT (project_id, principal, key) DO UPDATE
            SET request_sha256 = EXCLUDED.request_sha256,
                thread_ids     = CASE WHEN held.expires_at < now() THEN EXCLUDED.thread_ids ELSE held.thread_ids END,
@@ -79,21 +79,21 @@ async def reserve(conn: Conn, key: Key, wanted: Reservation) -> Held | None:
             "project": conn.project_id,
             "principal": key.principal,
             "key": key.key,
-            "request": key.request,
+            "request": key.request_sha256,
             "thread_ids": list(wanted.thread_ids),
-            "ids": list(wanted.ids),
+            "ids": list(wanted.result_ids),
             "reservation": wanted.reservation,
             "worker_id": wanted.worker_id,
-            "reserve_s": wanted.reserve_s,
-            "keep_s": wanted.keep_s,
+            "reservation_s": wanted.reservation_s,
+            "ttl_s": wanted.ttl_s,
         },
     )
     return await cursor.fetchone()
 
 
-async def get(conn: Conn, key: Key) -> Held | None:
+async def get(conn: Conn, key: IdempotencyKey) -> StoredKey | None:
     """What the key stands for; None where it is free."""
-    cursor = conn.cursor(row_factory=rows.of(Held))
+    cursor = conn.cursor(row_factory=rows.row_factory(StoredKey))
     await cursor.execute(
         """
         SELECT request_sha256, thread_ids, result_ids, completed
@@ -105,7 +105,7 @@ async def get(conn: Conn, key: Key) -> Held | None:
     return await cursor.fetchone()
 
 
-async def settle(conn: Conn, key: Key, run_id: UUID | None = None) -> None:
+async def complete(conn: Conn, key: IdempotencyKey, run_id: UUID | None = None) -> None:
     """Say, in the transaction that makes it, that it is made: the run, if it was let in, or whatever else.
 
     A thread that was made for the run alone then stays as long as the key.
@@ -128,7 +128,7 @@ async def settle(conn: Conn, key: Key, run_id: UUID | None = None) -> None:
     )
 
 
-async def release(conn: Conn, key: Key, reservation: UUID) -> None:
+async def release(conn: Conn, key: IdempotencyKey, reservation: UUID) -> None:
     """Give back a key with which nothing was made."""
     await conn.execute(
         """
@@ -140,7 +140,7 @@ async def release(conn: Conn, key: Key, reservation: UUID) -> None:
     )
 
 
-async def sweep(conn: Conn, limit: int) -> int:
+async def delete_expired(conn: Conn, limit: int) -> int:
     """Forget up to `limit` keys whose time is over; how many."""
     done = await conn.execute(
         """

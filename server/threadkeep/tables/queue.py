@@ -10,34 +10,34 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from threadkeep.base import json
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.arrays import Texts
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables.runs import FinalStatus, ThreadStatus
 
-TEMPORARY_S = 8.0
+EPHEMERAL_TTL_S = 8.0
 """How long a temporary thread stays after its run, so that the answer can be had from another process or once more."""
 HELD_S = 0.1
 """After so long a thread that another transaction held is tried again."""
 OutputKeys: TypeAlias = list[str] | str | None
 """The keys of a thread's values that are its run's answer, or the only one, whose value is; None: all of them."""
-STRIDE = 100_000
+POSITIONS_PER_ATTEMPT = 100_000
 """Positions left out between two attempts: the first may have told its readers more than it wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
+class ClaimedRun:
     """A run that this process now executes."""
 
     run_id: UUID
     thread_id: UUID
     assistant_id: UUID
     graph_id: str
-    metadata: Json
-    kwargs: Json
-    principal: Json | None
+    metadata: RawJson
+    kwargs: RawJson
+    principal: RawJson | None
     """The user of whoever asked for it."""
     attempt: int
     worker_id: UUID
@@ -46,14 +46,14 @@ class Claimed:
     record_events: bool
     thread_created: bool = False
     """The thread was made for it: it has no checkpoint yet."""
-    events_before: int = 0
+    start_position: int = 0
     """The position behind which this attempt's events begin."""
     waited_s: float | None = None
     """How long it had been due; None where it never waited in the queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class RunFinalState:
     """How a run ended, and what its thread then holds."""
 
     status: FinalStatus
@@ -63,12 +63,12 @@ class Ending:
     interrupts: Mapping[str, Any]
     error: Mapping[str, Any] | None
     output_keys: OutputKeys = None
-    remove: bool = False
+    delete_run: bool = False
     """The run's row goes too: it was rolled back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class FinishRequest:
     """The arguments of the function `finish_run`, by their names there; JSON as bytes."""
 
     finished_run: UUID
@@ -94,12 +94,12 @@ FINISH_RUNS: Final = """
         ephemeral_ttl_s => %s::text[]::float[], notify_readers => %s::text[]::boolean[],
         delete_run => %s::text[]::boolean[])
 """
-"""A call with the columns of several `End`s (`end_columns`)."""
+"""A call with the columns of several `FinishRequest`s (`end_columns`)."""
 
 
-def end_columns(ends: Sequence[End]) -> list[Texts]:
+def end_columns(ends: Sequence[FinishRequest]) -> list[Texts]:
     """The arguments of `FINISH_RUNS`."""
-    return [Texts(getattr(end, field.name) for end in ends) for field in fields(End)]
+    return [Texts(getattr(end, field.name) for end in ends) for field in fields(FinishRequest)]
 
 
 async def lock_thread(conn: Conn, thread_id: UUID) -> None:
@@ -111,14 +111,14 @@ async def lock_thread(conn: Conn, thread_id: UUID) -> None:
 
 async def claim(
     conn: Conn, worker_id: UUID, graph_ids: Sequence[str], *, after_principal: str = "", held_back: Sequence[str] = ()
-) -> Claimed | None:
+) -> ClaimedRun | None:
     """Claim the next pending run that may start, or return None: of this project, and of the graphs that it names.
 
     It is the oldest of the principal whose turn comes after `after_principal`; those of `held_back` have no turn. A
     thread that another transaction holds is passed over, so that two workers never claim the same run. The attempt is
     counted before the graph starts, so that a run that kills its process is not tried for ever.
     """
-    cursor = conn.cursor(row_factory=rows.of(Claimed))
+    cursor = conn.cursor(row_factory=rows.row_factory(ClaimedRun))
     await cursor.execute(
         """
         SELECT *
@@ -130,7 +130,7 @@ async def claim(
             "worker_id": worker_id,
             "project": conn.project_id,
             "graph_ids": list(graph_ids),
-            "stride": STRIDE,
+            "stride": POSITIONS_PER_ATTEMPT,
             "after_principal": after_principal,
             "held_back": list(held_back),
         },
@@ -138,7 +138,7 @@ async def claim(
     return await cursor.fetchone()
 
 
-async def any_due(conn: Conn, graph_ids: Sequence[str]) -> bool:
+async def has_due_run(conn: Conn, graph_ids: Sequence[str]) -> bool:
     """Whether a pending run of one of the graphs is due; its thread may still be busy."""
     cursor = await conn.execute(
         """
@@ -174,10 +174,10 @@ async def seconds_to_next(conn: Conn, graph_ids: Sequence[str], held_back: Seque
     return row[0] if row else None
 
 
-def end_of(claimed: Claimed, ending: Ending, *, followed: bool) -> End:
+def finish_request(claimed: ClaimedRun, ending: RunFinalState, *, followed: bool) -> FinishRequest:
     """How to close a run. It also wakes the next in line and, where the run is `followed`, those who do so in other
     processes."""
-    return End(
+    return FinishRequest(
         finished_run=claimed.run_id,
         of_thread=claimed.thread_id,
         holder=claimed.worker_id,
@@ -187,13 +187,13 @@ def end_of(claimed: Claimed, ending: Ending, *, followed: bool) -> End:
         thread_interrupts=json.dumps(ending.interrupts),
         failure=None if ending.error is None else json.dumps(ending.error),
         answer_keys=json.dumps(ending.output_keys),
-        ephemeral_ttl_s=TEMPORARY_S if claimed.ephemeral else None,
+        ephemeral_ttl_s=EPHEMERAL_TTL_S if claimed.ephemeral else None,
         notify_readers=followed,
-        delete_run=ending.remove,
+        delete_run=ending.delete_run,
     )
 
 
-async def finish(pool: Pool, end: End) -> bool:
+async def finish(pool: Pool, end: FinishRequest) -> bool:
     """Close a run in a transaction of its own, behind whoever holds its thread; False where it was no longer its
     worker's. Most ends go along with checkpoints (`persistence/group_commit.py`)."""
     arguments = {name: part.decode() if isinstance(part, bytes) else part for name, part in asdict(end).items()}
@@ -214,7 +214,7 @@ async def finish(pool: Pool, end: End) -> bool:
     return bool(row and row[0])
 
 
-async def rollback(conn: Conn, claimed: Claimed) -> bool:
+async def rollback(conn: Conn, claimed: ClaimedRun) -> bool:
     """Take back what a run wrote that this process executes, or do nothing and return False if it no longer does.
 
     Nothing of the run may be on its way any more (`WriteBehind.close_and_settle`).
@@ -227,7 +227,7 @@ async def rollback(conn: Conn, claimed: Claimed) -> bool:
     return bool(row and row[0])
 
 
-async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float) -> bool:
+async def record_thread_events(conn: Conn, filters: Filters, thread_id: UUID, seconds: float) -> bool:
     """Have the thread's runs keep their events for so long; False where there is none of the caller's."""
     done = await conn.execute(
         """

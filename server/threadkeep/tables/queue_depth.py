@@ -3,7 +3,7 @@
 from threadkeep.postgres.pool import Conn
 
 
-async def read(conn: Conn) -> tuple[int, float]:
+async def queue_depth(conn: Conn) -> tuple[int, float]:
     """How many pending runs are due, and for how many seconds the first of them has been; one scan of a partial index."""
     cursor = await conn.execute(
         """

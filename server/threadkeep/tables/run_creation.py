@@ -16,15 +16,15 @@ from uuid import UUID
 from psycopg import AsyncCursor
 
 from threadkeep.base import json
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.arrays import Texts
-from threadkeep.postgres.batch_writer import Together
+from threadkeep.postgres.batch_writer import BatchWriter
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables import idempotency_keys
-from threadkeep.tables.idempotency_keys import Key
-from threadkeep.tables.queue import TEMPORARY_S
+from threadkeep.tables.idempotency_keys import IdempotencyKey
+from threadkeep.tables.queue import EPHEMERAL_TTL_S
 from threadkeep.tables.runs import Run, RunStatus
 from threadkeep.tables.threads import Ttl
 
@@ -43,42 +43,42 @@ class NewRun:
     kwargs: bytes
     """JSON."""
     multitask_strategy: str = "enqueue"
-    after_s: float = 0
-    temporary: bool = False
-    kept: bool = True
+    delay_s: float = 0
+    ephemeral: bool = False
+    record_events: bool = True
     """Write its events to `run_events`; a run that has to wait is kept in any case, for any process may execute it."""
-    told: bool = True
+    synchronous_commit: bool = True
     """Somebody hears of it before its end: it is on disk when this is answered."""
     create_thread: bool = False
     thread_ttl: Ttl | None = None
     """Of a thread that is made for it."""
     principal: bytes | None = None
     """JSON: the user of whoever asks."""
-    key: Key | None = None
+    idempotency_key: IdempotencyKey | None = None
     """The Idempotency-Key by which it is asked for, reserved before."""
     worker_id: UUID | None = None
     """The process that starts it at once if its thread is free; None: it waits for a worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class RunCreation:
     """What became of a `NewRun`."""
 
     run: Run | None
     """None: there is no such thread, or it is busy and the strategy is `reject`."""
     thread_found: bool
-    new_thread: bool
+    thread_created: bool
     """It was made for this run: there is nothing on it yet."""
-    kept: bool
+    record_events: bool
     """Its events are to be written: asked for, or somebody watches the thread."""
-    busy_with: UUID | None
+    active_run_id: UUID | None
     """The run that was going on or waiting on the thread."""
-    superseded: Sequence[UUID]
+    superseded_run_ids: Sequence[UUID]
     """Running runs that the new one told to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
+class _RunCreationRow:
     """What the function `create_run` returns (`migrations/functions/create_run.sql`)."""
 
     thread_found: bool
@@ -86,13 +86,13 @@ class _Answer:
     active_run_id: UUID | None
     status: RunStatus | None
     events_recorded: bool | None
-    merged_metadata: Json | None
+    merged_metadata: RawJson | None
     created_at: datetime | None
     superseded_run_ids: list[UUID] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Placed(_Answer):
+class _BatchRow(_RunCreationRow):
     """Of one of several runs."""
 
     ordinal: int
@@ -126,7 +126,7 @@ class _Arguments:
     record_events: bool
 
 
-class _Asked(NamedTuple):
+class _RunCreationRequest(NamedTuple):
     """A run to be opened with others. Sorted, those of all processes are in one order, and none waits for another that
     waits for it; those of one thread stay as they came."""
 
@@ -138,30 +138,32 @@ class _Asked(NamedTuple):
     """Row-level security of the caller: JSON; None: all rows. Of one statement, all have it or none has."""
 
 
-Gathered: TypeAlias = Together[_Asked, _Answer | None]
+RunCreationWriter: TypeAlias = BatchWriter[_RunCreationRequest, _RunCreationRow | None]
 Kind: TypeAlias = tuple[bool, bool]
 """Whether runs are to be on disk before their callers hear of them, and whether row-level security holds for them."""
-MOST_RUNS = 100
+MAX_BATCH_SIZE = 100
 """Opened in one statement."""
 
 
-class Openings:
+class RunCreator:
     """Opens the runs of this process."""
 
-    def __init__(self, pool: Pool, gathered: Mapping[Kind, Gathered]) -> None:
+    def __init__(self, pool: Pool, gathered: Mapping[Kind, RunCreationWriter]) -> None:
         self._pool = pool
         self._gathered = gathered
         self._numbers = itertools.count()
 
-    async def open_run(self, filters: Filters, new: NewRun) -> Opened:
+    async def create_run(self, filters: Filters, new: NewRun) -> RunCreation:
         """Open a run on its thread, in one round trip: `running` where it may start here and now, else `pending`."""
-        if new.key is not None:
+        if new.idempotency_key is not None:
             async with self._pool.connection(filters) as conn, conn.transaction():
-                return await open_run_in(conn, filters, new)
+                return await create_run_in_transaction(conn, filters, new)
         restriction = self._pool.restriction(filters)
         match = None if restriction is None else restriction.match
-        asked = _Asked(new.thread_id, next(self._numbers), _arguments(self._pool.project_id, filters, new), match)
-        if (answer := await self._gathered[new.told, match is not None].write(asked)) is not None:
+        asked = _RunCreationRequest(
+            new.thread_id, next(self._numbers), _arguments(self._pool.project_id, filters, new), match
+        )
+        if (answer := await self._gathered[new.synchronous_commit, match is not None].write(asked)) is not None:
             return _opened(new, answer)
         async with self._pool.pipeline(filters) as conn:
             cursor = await _call(conn, filters, new)
@@ -169,25 +171,25 @@ class Openings:
 
 
 @asynccontextmanager
-async def opening(pool: Pool) -> AsyncGenerator[Openings]:
+async def open_run_creator(pool: Pool) -> AsyncGenerator[RunCreator]:
     """What opens runs on `pool`, its writers running until the block ends."""
-    gathered: dict[Kind, Gathered] = {
-        (told, restricted): Together(partial(_open_all, pool), size=lambda _: 1, most=MOST_RUNS)
+    gathered: dict[Kind, RunCreationWriter] = {
+        (told, restricted): BatchWriter(partial(_open_all, pool), size=lambda _: 1, most=MAX_BATCH_SIZE)
         for told in (True, False)
         for restricted in (True, False)
     }
     async with AsyncExitStack() as stack:
         for each in gathered.values():
-            await stack.enter_async_context(each.running())
-        yield Openings(pool, gathered)
+            await stack.enter_async_context(each.run())
+        yield RunCreator(pool, gathered)
 
 
-async def _open_all(pool: Pool, asked: list[_Asked]) -> list[_Answer | None]:
+async def _open_all(pool: Pool, asked: list[_RunCreationRequest]) -> list[_RunCreationRow | None]:
     """Of each what became of it; None where its thread is locked, and the others shall not wait for that."""
     ordered = sorted(asked)
     columns = {field.name: Texts(getattr(one.arguments, field.name) for one in ordered) for field in fields(_Arguments)}
     async with pool.connection() as conn:
-        cursor = await conn.cursor(row_factory=rows.of(_Placed)).execute(
+        cursor = await conn.cursor(row_factory=rows.row_factory(_BatchRow)).execute(
             """
             SELECT *
               FROM create_runs(
@@ -211,18 +213,18 @@ async def _open_all(pool: Pool, asked: list[_Asked]) -> list[_Answer | None]:
     return [answers.get(one.number) for one in asked]
 
 
-async def open_run_in(conn: Conn, filters: Filters, new: NewRun) -> Opened:
+async def create_run_in_transaction(conn: Conn, filters: Filters, new: NewRun) -> RunCreation:
     """As `open_run`, as a part of the transaction that the caller has begun on `conn`."""
     cursor = await _call(conn, filters, new)
     opened = _opened(new, await cursor.fetchone())
-    if new.key is not None:
-        await idempotency_keys.settle(conn, new.key, new.run_id)
+    if new.idempotency_key is not None:
+        await idempotency_keys.complete(conn, new.idempotency_key, new.run_id)
     return opened
 
 
-async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_Answer]:
+async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_RunCreationRow]:
     arguments = asdict(_arguments(conn.project_id, filters, new))
-    cursor = conn.cursor(row_factory=rows.of(_Answer))
+    cursor = conn.cursor(row_factory=rows.row_factory(_RunCreationRow))
     return await cursor.execute(
         """
         SELECT *
@@ -241,19 +243,19 @@ async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_Answe
     )
 
 
-def _opened(new: NewRun, row: _Answer | None) -> Opened:
-    answer = cast("_Answer", row)  # a function that returns no set always gives a row
-    return Opened(
+def _opened(new: NewRun, row: _RunCreationRow | None) -> RunCreation:
+    answer = cast("_RunCreationRow", row)  # a function that returns no set always gives a row
+    return RunCreation(
         run=_run(new, answer),
         thread_found=answer.thread_found,
-        new_thread=answer.thread_created,
-        kept=bool(answer.events_recorded),
-        busy_with=answer.active_run_id,
-        superseded=answer.superseded_run_ids or (),
+        thread_created=answer.thread_created,
+        record_events=bool(answer.events_recorded),
+        active_run_id=answer.active_run_id,
+        superseded_run_ids=answer.superseded_run_ids or (),
     )
 
 
-def _run(new: NewRun, answer: _Answer) -> Run | None:
+def _run(new: NewRun, answer: _RunCreationRow) -> Run | None:
     """The row as it now is, as far as it is not what was asked for."""
     if answer.status is None or answer.merged_metadata is None or answer.created_at is None:
         return None
@@ -265,7 +267,7 @@ def _run(new: NewRun, answer: _Answer) -> Run | None:
         updated_at=answer.created_at,
         status=answer.status,
         metadata=answer.merged_metadata,
-        kwargs=Json(new.kwargs),
+        kwargs=RawJson(new.kwargs),
         multitask_strategy=new.multitask_strategy,
     )
 
@@ -282,16 +284,16 @@ def _arguments(project_id: str, filters: Filters, new: NewRun) -> _Arguments:
         kwargs=new.kwargs,
         principal=new.principal,
         multitask_strategy=new.multitask_strategy,
-        delay_s=new.after_s,
-        ephemeral=new.temporary,
-        synchronous_commit=new.told,
+        delay_s=new.delay_s,
+        ephemeral=new.ephemeral,
+        synchronous_commit=new.synchronous_commit,
         worker_id=new.worker_id,
-        metadata_filter=json.dumps(filters.match),
+        metadata_filter=json.dumps(filters.metadata_filter),
         # The run's, with what satisfies the caller's own filter.
-        new_thread_metadata=json.dumps(filters.stamped(new.metadata)) if new.create_thread else None,
+        new_thread_metadata=json.dumps(filters.with_owner(new.metadata)) if new.create_thread else None,
         ttl_strategy=ttl and ttl.strategy,
         ttl_minutes=ttl and ttl.minutes,
-        ephemeral_s=TEMPORARY_S if new.create_thread and new.temporary else None,
-        metadata=json.dumps(filters.unreserved(new.metadata)),  # the thread's own say whose it is
-        record_events=new.kept,
+        ephemeral_s=EPHEMERAL_TTL_S if new.create_thread and new.ephemeral else None,
+        metadata=json.dumps(filters.without_owner(new.metadata)),  # the thread's own say whose it is
+        record_events=new.record_events,
     )

@@ -11,7 +11,7 @@ from threadkeep.postgres import rows
 from threadkeep.postgres.arrays import Ints, Texts
 from threadkeep.postgres.pool import Conn
 
-PAGE = 500
+PAGE_SIZE = 500
 """Events read at once."""
 
 
@@ -25,7 +25,7 @@ class RunEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class RunEventBatch:
     """Events of a run that `worker_id` executes."""
 
     run_id: UUID
@@ -33,7 +33,7 @@ class Batch:
     events: Sequence[RunEvent]
 
 
-async def append(conn: Conn, batches: Sequence[Batch]) -> None:
+async def append(conn: Conn, batches: Sequence[RunEventBatch]) -> None:
     """Write batches of several runs, each of another, and wake their readers in other processes.
 
     A position that is there already stays as it is; a run that was deleted, or is no longer its worker's, gets none.
@@ -69,7 +69,7 @@ async def append(conn: Conn, batches: Sequence[Batch]) -> None:
     )
 
 
-async def last(conn: Conn, run_id: UUID) -> int:
+async def last_position(conn: Conn, run_id: UUID) -> int:
     """The position of the newest event, if it was deleted, too; 0 where there is none."""
     cursor = await conn.execute(
         """
@@ -84,7 +84,7 @@ async def last(conn: Conn, run_id: UUID) -> int:
 
 async def read(conn: Conn, run_id: UUID, after: int) -> list[RunEvent]:
     """Up to `PAGE` events behind position `after`, in order."""
-    cursor = conn.cursor(row_factory=rows.of(RunEvent))
+    cursor = conn.cursor(row_factory=rows.row_factory(RunEvent))
     await cursor.execute(
         """
         SELECT position, event, data
@@ -93,7 +93,7 @@ async def read(conn: Conn, run_id: UUID, after: int) -> list[RunEvent]:
          ORDER BY position
          LIMIT %(page)s
         """,
-        {"run_id": run_id, "after": after, "page": PAGE},
+        {"run_id": run_id, "after": after, "page": PAGE_SIZE},
     )
     return await cursor.fetchall()
 
@@ -122,12 +122,12 @@ async def delete_old(conn: Conn, *, age_s: float, limit: int) -> int:
                FOR NO KEY UPDATE SKIP LOCKED
         ), deleted AS (
             DELETE FROM run_events USING old WHERE run_events.run_id = old.run_id RETURNING run_events.run_id, position
-        ), last AS (
+        ), last_position AS (
             SELECT run_id, max(position) AS position FROM deleted GROUP BY run_id
         )
         UPDATE runs
-           SET deleted_events_until = coalesce(last.position, 0)
-          FROM old LEFT JOIN last USING (run_id)
+           SET deleted_events_until = coalesce(last_position.position, 0)
+          FROM old LEFT JOIN last_position USING (run_id)
          WHERE runs.run_id = old.run_id
         """,
         {"project": conn.project_id, "age_s": age_s, "limit": limit},

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.bounded_page import PageRequest, SizedRow, bounded, sized
 from threadkeep.postgres.pool import Conn
@@ -31,24 +31,24 @@ class Run:
     created_at: datetime
     updated_at: datetime
     status: RunStatus
-    metadata: Json
-    kwargs: Json
+    metadata: RawJson
+    kwargs: RawJson
     multitask_strategy: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class StoredResult:
     """What a run has answered, as far as its row and its thread's tell."""
 
     status: RunStatus
-    error: Json | None
-    values: Json | None
-    interrupts: Json
+    error: RawJson | None
+    values: RawJson | None
+    interrupts: RawJson
 
 
 async def get(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Run | None:
     """The run, or None where there is none of the caller's on that thread."""
-    cursor = conn.cursor(row_factory=rows.of(Run))
+    cursor = conn.cursor(row_factory=rows.row_factory(Run))
     await cursor.execute(
         """
         SELECT runs.*
@@ -63,7 +63,7 @@ async def get(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Ru
 
 async def get_several(conn: Conn, filters: Filters, run_ids: Sequence[UUID]) -> list[Run]:
     """Those of the runs that are there and the caller's, in the order of the ids."""
-    cursor = conn.cursor(row_factory=rows.of(Run))
+    cursor = conn.cursor(row_factory=rows.row_factory(Run))
     await cursor.execute(
         """
         SELECT runs.*
@@ -76,9 +76,9 @@ async def get_several(conn: Conn, filters: Filters, run_ids: Sequence[UUID]) -> 
     return await cursor.fetchall()
 
 
-async def get_stored(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Stored | None:
+async def get_result(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> StoredResult | None:
     """What the run has answered, or None where there is none of the caller's on that thread."""
-    cursor = conn.cursor(row_factory=rows.of(Stored))
+    cursor = conn.cursor(row_factory=rows.row_factory(StoredResult))
     await cursor.execute(
         """
         SELECT runs.status, runs.error, threads.interrupts,
@@ -99,7 +99,7 @@ async def status(conn: Conn, run_id: UUID) -> RunStatus | None:
     return row[0] if row else None
 
 
-async def watch(conn: Conn, run_id: UUID) -> RunStatus | None:
+async def record_events(conn: Conn, run_id: UUID) -> RunStatus | None:
     """As `status`; and from now on the run's events are kept, wherever it runs."""
     cursor = await conn.execute(
         """
@@ -116,7 +116,7 @@ async def watch(conn: Conn, run_id: UUID) -> RunStatus | None:
     return row[0] if row else None
 
 
-async def watched(conn: Conn, run_ids: Sequence[UUID]) -> list[UUID]:
+async def runs_to_record(conn: Conn, run_ids: Sequence[UUID]) -> list[UUID]:
     """Which of these running runs are to be kept."""
     cursor = await conn.execute(
         "SELECT run_id FROM runs WHERE run_id = ANY(%(run_ids)s) AND status = 'running' AND record_events",
@@ -126,16 +126,16 @@ async def watched(conn: Conn, run_ids: Sequence[UUID]) -> list[UUID]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class RunPosition:
     """A run among those of its thread, for who follows them all."""
 
     run_id: UUID
     queue_position: int
 
 
-async def listed(conn: Conn, thread_id: UUID, *, after: int | None) -> list[Listed]:
+async def list_positions(conn: Conn, thread_id: UUID, *, after: int | None) -> list[RunPosition]:
     """The thread's runs behind a queue position, in order; `after=None`: those that wait or run now."""
-    cursor = conn.cursor(row_factory=rows.of(Listed))
+    cursor = conn.cursor(row_factory=rows.row_factory(RunPosition))
     await cursor.execute(
         """
         SELECT run_id, queue_position

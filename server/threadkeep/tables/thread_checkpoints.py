@@ -7,14 +7,14 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables.threads import Thread
 
 
-async def copy(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mapping[str, Any]) -> tuple[Thread, bool]:
+async def copy_thread(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mapping[str, Any]) -> tuple[Thread, bool]:
     """Copy a thread that the caller holds, with its checkpoints, which keep their ids, but without its runs.
 
     `marks` go over its metadata. The new thread, and whether a run was on the source, so that its checkpoints are ahead
@@ -59,23 +59,23 @@ async def copy(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mapping[str,
         },
     )
     row: Any = await cursor.fetchone()  # the source is held
-    return rows.of(Thread)(cursor)(row), row[-1]
+    return rows.row_factory(Thread)(cursor)(row), row[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Storage:
+class CheckpointStorage:
     """How much a thread's checkpoints take, in bytes as Postgres stores them, compressed where it compressed them."""
 
     thread_id: UUID
     total_bytes: int
-    checkpoints: Json
-    channel_values: Json
-    pending_writes: Json
+    checkpoints: RawJson
+    channel_values: RawJson
+    pending_writes: RawJson
 
 
-async def storage(conn: Conn, filters: Filters, thread_id: UUID) -> Storage | None:
+async def storage_size(conn: Conn, filters: Filters, thread_id: UUID) -> CheckpointStorage | None:
     """What the thread takes, or None where there is no such thread of the caller's."""
-    cursor: Any = conn.cursor(row_factory=rows.of(Storage))
+    cursor: Any = conn.cursor(row_factory=rows.row_factory(CheckpointStorage))
     await cursor.execute(
         """
         WITH thread AS (

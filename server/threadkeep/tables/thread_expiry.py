@@ -29,7 +29,7 @@ async def lock_expired(conn: Conn, strategy: str, limit: int) -> list[UUID]:
     return [row[0] for row in await cursor.fetchall()]
 
 
-async def lock_temporary(conn: Conn, limit: int) -> list[UUID]:
+async def lock_ephemeral(conn: Conn, limit: int) -> list[UUID]:
     """Up to `limit` temporary threads that are no longer needed, likewise. One with a webhook still to be sent stays."""
     cursor = await conn.execute(
         """
@@ -46,8 +46,8 @@ async def lock_temporary(conn: Conn, limit: int) -> list[UUID]:
     return [row[0] for row in await cursor.fetchall()]
 
 
-async def keep_temporary(conn: Conn, topics: Sequence[str], keep_s: float) -> None:
-    """Keep for `keep_s` seconds more the temporary threads that somebody follows: by a topic of theirs, or of a run."""
+async def keep_temporary(conn: Conn, topics: Sequence[str], ttl_s: float) -> None:
+    """Keep for `ttl_s` seconds more the temporary threads that somebody follows: by a topic of theirs, or of a run."""
     await conn.execute(
         """
         WITH followed AS (
@@ -58,11 +58,11 @@ async def keep_temporary(conn: Conn, topics: Sequence[str], keep_s: float) -> No
             SELECT thread_id
               FROM threads
               JOIN followed USING (thread_id)
-             WHERE project_id = %(project)s AND ephemeral_until < now() + make_interval(secs => %(keep_s)s)
+             WHERE project_id = %(project)s AND ephemeral_until < now() + make_interval(secs => %(ttl_s)s)
                FOR UPDATE OF threads SKIP LOCKED
         )
         UPDATE threads
-           SET ephemeral_until = now() + make_interval(secs => %(keep_s)s)
+           SET ephemeral_until = now() + make_interval(secs => %(ttl_s)s)
           FROM kept
          WHERE threads.thread_id = kept.thread_id
         """,
@@ -70,7 +70,7 @@ async def keep_temporary(conn: Conn, topics: Sequence[str], keep_s: float) -> No
             "run_ids": _ids(topics, "run:"),
             "thread_ids": _ids(topics, "thread:"),
             "project": conn.project_id,
-            "keep_s": keep_s,
+            "ttl_s": ttl_s,
         },
     )
 
@@ -79,7 +79,7 @@ def _ids(topics: Sequence[str], prefix: str) -> list[UUID]:
     return [UUID(topic.removeprefix(prefix)) for topic in topics if topic.startswith(prefix)]
 
 
-async def mark_swept(conn: Conn, thread_ids: Sequence[UUID]) -> None:
+async def mark_pruned(conn: Conn, thread_ids: Sequence[UUID]) -> None:
     """Say that the threads have had their due."""
     await conn.execute(
         "UPDATE threads SET ttl_pruned_at = now() WHERE thread_id = ANY(%(thread_ids)s)",

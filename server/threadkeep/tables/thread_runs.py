@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import Filters
@@ -12,7 +12,7 @@ from threadkeep.tables.runs import RunStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WatchedRun:
+class ThreadRun:
     """A run of a thread that somebody watches."""
 
     run_id: UUID
@@ -24,21 +24,21 @@ class WatchedRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class RunEnd:
     """How a run ended, and how its thread stands now."""
 
     status: RunStatus
-    error: Json | None
+    error: RawJson | None
     finished_at: datetime | None
     thread_status: str
-    interrupts: Json
+    interrupts: RawJson
     """Of the thread, by task: the run's own where it is the newest."""
     newest: bool
 
 
-async def watched(conn: Conn, filters: Filters, thread_id: UUID, *, after: int) -> list[WatchedRun]:
+async def list_thread_runs(conn: Conn, filters: Filters, thread_id: UUID, *, after: int) -> list[ThreadRun]:
     """The thread's runs behind a queue position, in order."""
-    cursor = conn.cursor(row_factory=rows.of(WatchedRun))
+    cursor = conn.cursor(row_factory=rows.row_factory(ThreadRun))
     await cursor.execute(
         """
         SELECT run_id, queue_position, graph_id, runs.status, run_after <= now() AS due
@@ -53,7 +53,9 @@ async def watched(conn: Conn, filters: Filters, thread_id: UUID, *, after: int) 
     return await cursor.fetchall()
 
 
-async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float, recent_s: float) -> int | None:
+async def record_thread_events(
+    conn: Conn, filters: Filters, thread_id: UUID, seconds: float, recent_s: float
+) -> int | None:
     """Have the thread's runs keep their events for so long; None where there is none of the caller's.
 
     Else the queue position before the first run that goes on, waits, or ended within `recent_s` seconds. Where the thread
@@ -89,7 +91,7 @@ async def watch(conn: Conn, filters: Filters, thread_id: UUID, seconds: float, r
     return int(row[0]) if row else None
 
 
-async def first_going_on(conn: Conn, thread_id: UUID, run_id: UUID) -> int:
+async def first_active_position(conn: Conn, thread_id: UUID, run_id: UUID) -> int:
     """The queue position of the first run of the thread that goes on or waits, or else that of the run itself."""
     cursor = await conn.execute(
         """
@@ -112,12 +114,12 @@ class NewestRun:
     run_id: UUID
     assistant_id: UUID
     status: RunStatus
-    kwargs: Json
+    kwargs: RawJson
 
 
-async def newest(conn: Conn, filters: Filters, thread_id: UUID) -> NewestRun | None:
+async def newest_run(conn: Conn, filters: Filters, thread_id: UUID) -> NewestRun | None:
     """The thread's newest run; None where there is none."""
-    cursor = conn.cursor(row_factory=rows.of(NewestRun))
+    cursor = conn.cursor(row_factory=rows.row_factory(NewestRun))
     await cursor.execute(
         """
         SELECT run_id, assistant_id, runs.status, kwargs
@@ -131,9 +133,9 @@ async def newest(conn: Conn, filters: Filters, thread_id: UUID) -> NewestRun | N
     return await cursor.fetchone()
 
 
-async def ending(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Ending | None:
+async def run_end(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> RunEnd | None:
     """How the run stands; None where it is gone."""
-    cursor = conn.cursor(row_factory=rows.of(Ending))
+    cursor = conn.cursor(row_factory=rows.row_factory(RunEnd))
     await cursor.execute(
         """
         SELECT runs.status, runs.error, runs.finished_at, threads.status AS thread_status, threads.interrupts,

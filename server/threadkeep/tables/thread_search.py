@@ -10,21 +10,21 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from threadkeep.base import json
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.postgres.bounded_page import PageRequest, SizedRow, bounded, sized
 from threadkeep.postgres.pool import Conn, Pool
-from threadkeep.postgres.statement_timeout import searching
+from threadkeep.postgres.statement_timeout import search_connection
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables.threads import Thread
 
-MOST_WORDS = 8
+MAX_PATTERNS = 8
 SPECIAL, BACKSLASHED = r"[%_\\]", r"\\\g<0>"
 
 Root: TypeAlias = Literal["values", "metadata", "config", "interrupts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
+class ThreadFilter:
     """What to look for among threads. None: any."""
 
     ids: Sequence[UUID] | None = None
@@ -45,7 +45,7 @@ class Search:
 
 def like_patterns(wanted: object) -> list[str]:
     """What stands in the text of every JSON that contains `wanted`: its keys and texts, the longest few, for LIKE."""
-    words = sorted(set(_words(wanted)), key=len, reverse=True)[:MOST_WORDS]
+    words = sorted(set(_words(wanted)), key=len, reverse=True)[:MAX_PATTERNS]
     encoded = [json.dumps(word).decode() for word in words]
     return [f"%{re.sub(SPECIAL, BACKSLASHED, word)}%" for word in encoded]
 
@@ -73,7 +73,7 @@ class Extract:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class ThreadPageRequest:
     """Which page, and what of each thread."""
 
     order: tuple[str, str]
@@ -93,10 +93,10 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundThread(Thread):
+class ThreadMatch(Thread):
     """A thread with what was extracted from it, by alias."""
 
-    extracted: Json | None
+    extracted: RawJson | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class Page:
     """One page of a listing, and how many there are in all."""
 
     items: Sequence[SizedRow[Thread]]
-    """`FoundThread` where something was to be extracted. `values` larger than the whole page may be are left out."""
+    """`ThreadMatch` where something was to be extracted. `values` larger than the whole page may be are left out."""
     total: int
 
 
@@ -123,8 +123,10 @@ ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
 """(sort_by, sort_order) -> ORDER BY; the id behind it makes pages stable."""
 
 
-async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *, timeout_s: float) -> Page:
-    """A page of the threads that match and the number of them all, in one round trip. SearchTimeout as `searching`."""
+async def search(
+    pool: Pool, filters: Filters, search: ThreadFilter, page_request: ThreadPageRequest, *, timeout_s: float
+) -> Page:
+    """A page of the threads that match and the number of them all, in one round trip. SearchTimeout as `search_connection`."""
     listing = sql.SQL(
         """
         SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, interrupts, error,
@@ -146,24 +148,24 @@ async def search(pool: Pool, filters: Filters, search: Search, wanted: Wanted, *
          ORDER BY {order}
          LIMIT %(limit)s OFFSET %(offset)s
         """
-    ).format(order=sql.SQL(ORDERS[wanted.order]))
-    async with searching(pool, filters, timeout_s) as conn:
+    ).format(order=sql.SQL(ORDERS[page_request.order]))
+    async with search_connection(pool, filters, timeout_s) as conn:
         counted = await _count(conn, filters, search)
-        cursor = conn.cursor(row_factory=sized(FoundThread if wanted.extract else Thread))
-        parameters = search.parameters | wanted.parameters | {"project": conn.project_id, "match": filters.jsonb}
+        cursor = conn.cursor(row_factory=sized(ThreadMatch if page_request.extract else Thread))
+        parameters = search.parameters | page_request.parameters | {"project": conn.project_id, "match": filters.jsonb}
         columns = ("metadata", "config", "interrupts", "error", "extracted")
         await cursor.execute(bounded(listing, *columns, apart="values_bytes"), parameters)
     (total,) = await counted.fetchone() or (0,)
     return Page(items=await cursor.fetchall(), total=total)
 
 
-async def count(conn: Conn, filters: Filters, search: Search) -> int:
+async def count(conn: Conn, filters: Filters, search: ThreadFilter) -> int:
     """How many threads match."""
     (total,) = await (await _count(conn, filters, search)).fetchone() or (0,)
     return total
 
 
-async def _count(conn: Conn, filters: Filters, search: Search) -> Any:
+async def _count(conn: Conn, filters: Filters, search: ThreadFilter) -> Any:
     return await conn.execute(
         """
         SELECT count(*)

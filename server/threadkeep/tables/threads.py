@@ -12,7 +12,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import Filters
@@ -26,14 +26,14 @@ class Thread:
     created_at: datetime
     updated_at: datetime
     state_updated_at: datetime
-    metadata: Json
+    metadata: RawJson
     status: str
-    config: Json
-    values: Json | None
+    config: RawJson
+    values: RawJson | None
     """The state after the last run; None before the first."""
-    interrupts: Json
+    interrupts: RawJson
     """What waits for an answer: task id -> list of `{id, value}`."""
-    error: Json | None
+    error: RawJson | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class NewThread:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class ThreadSummary:
     """What a thread's row says of its newest checkpoint while no run goes on."""
 
     status: Literal["idle", "interrupted"]
@@ -65,7 +65,7 @@ class Settled:
 
 async def create(conn: Conn, new: NewThread) -> Thread | None:
     """Make a thread; None where the id is taken, by whomever."""
-    cursor = conn.cursor(row_factory=rows.of(Thread))
+    cursor = conn.cursor(row_factory=rows.row_factory(Thread))
     await cursor.execute(
         """
         INSERT INTO threads (thread_id, project_id, metadata, ttl_strategy, ttl_minutes)
@@ -86,7 +86,7 @@ async def create(conn: Conn, new: NewThread) -> Thread | None:
 
 async def get(conn: Conn, filters: Filters, thread_id: UUID) -> Thread | None:
     """The thread, or None where there is none of the caller's."""
-    cursor = conn.cursor(row_factory=rows.of(Thread))
+    cursor = conn.cursor(row_factory=rows.row_factory(Thread))
     await cursor.execute(
         """
         SELECT *
@@ -102,7 +102,7 @@ async def get(conn: Conn, filters: Filters, thread_id: UUID) -> Thread | None:
 
 async def get_without_values(conn: Conn, filters: Filters, thread_id: UUID) -> Thread | None:
     """The thread with its `values`, which may be large, left where they are. None as `get`."""
-    cursor = conn.cursor(row_factory=rows.of(Thread))
+    cursor = conn.cursor(row_factory=rows.row_factory(Thread))
     await cursor.execute(
         """
         SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, NULL AS "values", interrupts,
@@ -128,7 +128,7 @@ async def get_bounded(conn: Conn, filters: Filters, thread_id: UUID, most_bytes:
         {"thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb, "most_bytes": most_bytes},
     )
     row = await cursor.fetchone()
-    return (rows.of(Thread)(cursor)(row), row[-1]) if row else None
+    return (rows.row_factory(Thread)(cursor)(row), row[-1]) if row else None
 
 
 async def get_ttl(conn: Conn, filters: Filters, thread_id: UUID) -> tuple[Ttl, datetime] | None:
@@ -163,7 +163,7 @@ async def update(conn: Conn, filters: Filters, thread_id: UUID, change: Change) 
 
     Whose thread it is stays: where it would not be the caller's any more, that part of `metadata` is passed over.
     """
-    cursor = conn.cursor(row_factory=rows.of(Thread))
+    cursor = conn.cursor(row_factory=rows.row_factory(Thread))
     await cursor.execute(
         """
         UPDATE threads
@@ -184,7 +184,7 @@ async def update(conn: Conn, filters: Filters, thread_id: UUID, change: Change) 
             "minutes": change.ttl.minutes if change.ttl else None,
             "project": conn.project_id,
             "match": filters.jsonb,
-            "reserved": filters.reserved,
+            "reserved": filters.owner_keys,
         },
     )
     return await cursor.fetchone()
@@ -198,7 +198,11 @@ async def delete(
     `of_assistant` spares a thread on which another assistant has run by the time that its row is locked. The processes
     that execute their runs are told to stop. What these still write is refused.
     """
-    match = filters.match if of_assistant is None else {**filters.match, "assistant_id": str(of_assistant)}
+    match = (
+        filters.metadata_filter
+        if of_assistant is None
+        else {**filters.metadata_filter, "assistant_id": str(of_assistant)}
+    )
     cursor = await conn.execute(
         "SELECT delete_threads(of_project => %(project)s, thread_ids => %(thread_ids)s::uuid[], match => %(match)s)",
         {"project": conn.project_id, "thread_ids": list(thread_ids), "match": Jsonb(match)},
@@ -206,9 +210,9 @@ async def delete(
     return [row[0] for row in await cursor.fetchall()]
 
 
-async def settle(conn: Conn, thread_id: UUID, settled: Settled) -> Thread | None:
+async def update_summary(conn: Conn, thread_id: UUID, settled: ThreadSummary) -> Thread | None:
     """Make the row tell what the newest checkpoint holds; `busy` stays where a run waits for its time."""
-    cursor = conn.cursor(row_factory=rows.of(Thread))
+    cursor = conn.cursor(row_factory=rows.row_factory(Thread))
     await cursor.execute(
         """
         UPDATE threads
@@ -231,7 +235,7 @@ async def settle(conn: Conn, thread_id: UUID, settled: Settled) -> Thread | None
     return await cursor.fetchone()
 
 
-async def busy_with(conn: Conn, thread_id: UUID) -> UUID | None:
+async def active_run_id(conn: Conn, thread_id: UUID) -> UUID | None:
     """The run that executes or is due on a locked thread, or None. It holds until the lock is released.
 
     A statement of its own behind the lock, and not by now(): the lock may have been waited for.
@@ -272,7 +276,7 @@ async def lock(conn: Conn, filters: Filters, thread_id: UUID, *, within_s: float
     return await cursor.fetchone() is not None
 
 
-async def lock_free(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
+async def lock_idle(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
     """Hold those of the threads that are the caller's and on which no run executes or waits, and return their ids.
 
     `status` decides, not a look at `runs`: it is read again once the row is locked.

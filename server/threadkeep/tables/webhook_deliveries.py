@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.pool import Conn
 
-WEBHOOK = "webhook"
+WEBHOOK_DUE = "webhook"
 """The topic that wakes the sender."""
 
 
@@ -22,7 +22,7 @@ class Delivery:
 
     run_id: UUID
     url: str
-    body: Json
+    body: RawJson
     """The run's row, and what its thread holds."""
     attempt: int
     """1 at the first."""
@@ -38,7 +38,7 @@ async def claim(
     It is the one that has been due longest of the principal whose turn comes after `after_principal` (None: of the first
     one). Those of `held_back` have no turn.
     """
-    cursor = conn.cursor(row_factory=rows.of(Delivery))
+    cursor = conn.cursor(row_factory=rows.row_factory(Delivery))
     turns = [None] if after_principal is None else [after_principal, None]
     for after in turns:
         await cursor.execute(
@@ -64,7 +64,7 @@ async def claim(
     return None
 
 
-async def put_off(conn: Conn, run_id: UUID, *, after_s: float) -> None:
+async def reschedule(conn: Conn, run_id: UUID, *, after_s: float) -> None:
     """Send it again, `after_s` seconds from now."""
     await conn.execute(
         """

@@ -41,7 +41,7 @@ def renew(conn: Connection[Any], worker_id: UUID) -> bool:
     return row is not None
 
 
-def lease_lost(failure: BaseException) -> bool:
+def is_lease_lost(failure: BaseException) -> bool:
     """Whether Postgres refused a write because the process has lost its lease (function `check_leases`)."""
     return isinstance(failure, psycopg.Error) and failure.sqlstate == "TK001"
 
@@ -65,7 +65,7 @@ async def delete(conn: Conn, worker_id: UUID) -> None:
     )
 
 
-async def sweep(conn: Conn, own_id: UUID, lease_s: float) -> int:
+async def delete_expired(conn: Conn, own_id: UUID, lease_s: float) -> int:
     """Forget the project's other processes that have been silent for `lease_s` seconds; how many.
 
     One that writes at this moment is passed over, until its transaction has ended.
@@ -88,14 +88,14 @@ async def sweep(conn: Conn, own_id: UUID, lease_s: float) -> int:
     return done.rowcount
 
 
-async def put_back(conn: Conn, worker_id: UUID) -> int:
+async def requeue_runs(conn: Conn, worker_id: UUID) -> int:
     """Return this process's running runs to the queue, the attempt not counted: it is stopping. How many."""
     cursor = await conn.execute("SELECT requeue_runs(%(worker_id)s, '{}', 0, false)", {"worker_id": worker_id})
     row = await cursor.fetchone()
     return row[0] if row else 0
 
 
-async def put_back_lost(conn: Conn, worker_id: UUID, executed: Sequence[UUID], grace_s: float) -> int:
+async def requeue_orphaned_runs(conn: Conn, worker_id: UUID, executed: Sequence[UUID], grace_s: float) -> int:
     """Return to the queue what this process is said to run and does not: its end could not be written, or its
     beginning was not heard of. Only what began over `grace_s` seconds ago; how many."""
     cursor = await conn.execute(
@@ -106,7 +106,7 @@ async def put_back_lost(conn: Conn, worker_id: UUID, executed: Sequence[UUID], g
     return row[0] if row else 0
 
 
-async def take_over(conn: Conn, max_attempts: int) -> Sequence[UUID]:
+async def recover_runs(conn: Conn, max_attempts: int) -> Sequence[UUID]:
     """Put the project's runs of dead processes back in the queue, or end those that were tried often enough; which."""
     cursor = await conn.execute(
         "SELECT recover_runs(%(project)s, %(max_attempts)s, %(error)s)",

@@ -13,10 +13,10 @@ from threadkeep.base.problems import AnswerTooLarge, StateInvalid
 from threadkeep.graphs import Tenant
 from threadkeep.postgres.listen import thread_topic
 from threadkeep.postgres.tenancy import Filters
-from threadkeep.runs.event_log import Event
+from threadkeep.runs.event_log import LogEvent
 from threadkeep.runs.follow import Follower
 from threadkeep.tables import queue, runs, threads
-from threadkeep.tables.runs import Listed
+from threadkeep.tables.runs import RunPosition
 from threadkeep.threads import history
 from threadkeep.threads.history import ThreadParts
 
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 ThreadMode: TypeAlias = Literal["run_modes", "lifecycle", "state_update"]
 
-WATCH_S = 3600.0
+RECORDING_S = 3600.0
 """For how long runs of a followed thread keep their events, from each run's end on."""
 POLL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ThreadPosition:
     """Where a reader of the thread stands: `position` in the stream of a run made at `millisecond`."""
 
     millisecond: int
@@ -46,7 +46,7 @@ class Place:
 class ThreadEvent:
     """An event of a run's stream, or of the thread itself."""
 
-    place: Place
+    place: ThreadPosition
     name: str
     data: bytes
 
@@ -58,19 +58,19 @@ async def follow_thread(
     thread_id: UUID,
     *,
     modes: Collection[ThreadMode],
-    after: Place | None,
+    after: ThreadPosition | None,
 ) -> AsyncGenerator[ThreadEvent]:
     """What goes on on the thread behind `after`; without it, from now on. Ends where the thread is gone."""
     filters = tenant.filters
-    with follower.wakeups.on(thread_topic(thread_id)) as signal:
+    with follower.wakeups.subscribe(thread_topic(thread_id)) as signal:
         position, running = await _start(follower, filters, thread_id, after)
-        states = _States(parts, tenant, thread_id, wanted="state_update" in modes)
+        states = _StateUpdates(parts, tenant, thread_id, wanted="state_update" in modes)
         await states.newest()
         while True:
             async with follower.pool.connection(filters) as conn:
-                if not await queue.watch(conn, filters, thread_id, WATCH_S):
+                if not await queue.record_thread_events(conn, filters, thread_id, RECORDING_S):
                     return
-                found = running + await runs.listed(conn, thread_id, after=position)
+                found = running + await runs.list_positions(conn, thread_id, after=position)
             running = []
             for run in found:
                 position = max(position, run.queue_position)
@@ -84,18 +84,23 @@ async def follow_thread(
 
 
 async def _start(
-    follower: Follower, filters: Filters, thread_id: UUID, after: Place | None
-) -> tuple[int, list[Listed]]:
+    follower: Follower, filters: Filters, thread_id: UUID, after: ThreadPosition | None
+) -> tuple[int, list[RunPosition]]:
     """The queue position to go on from, and the runs before it that are still going on."""
     async with follower.pool.connection(filters) as conn:
         if after is None:
-            return await runs.last_position(conn, thread_id), await runs.listed(conn, thread_id, after=None)
+            return await runs.last_position(conn, thread_id), await runs.list_positions(conn, thread_id, after=None)
         made = datetime.fromtimestamp(after.millisecond / 1000, UTC) - timedelta(seconds=1)
         return await runs.last_position(conn, thread_id, before=made), []
 
 
 async def _run(
-    follower: Follower, filters: Filters, run: Listed, *, modes: Collection[ThreadMode], after: Place | None
+    follower: Follower,
+    filters: Filters,
+    run: RunPosition,
+    *,
+    modes: Collection[ThreadMode],
+    after: ThreadPosition | None,
 ) -> AsyncGenerator[ThreadEvent]:
     """One run's events and its end. Of what a returning reader has had, nothing again."""
     millisecond = run.run_id.int >> 80
@@ -105,12 +110,12 @@ async def _run(
     async with aclosing(follower.events(filters, run.run_id, position)) as items:
         async for item in items:
             position = item.position
-            if isinstance(item, Event) and _wants(item.name, modes):
-                place = Place(millisecond=millisecond, position=position)
+            if isinstance(item, LogEvent) and _wants(item.name, modes):
+                place = ThreadPosition(millisecond=millisecond, position=position)
                 yield ThreadEvent(place=place, name=item.name, data=item.data)
     if after is None or millisecond != after.millisecond or position >= after.position:
         data = json.dumps({"status": "run_done", "run_id": run.run_id})
-        place = Place(millisecond=millisecond, position=position + 1)
+        place = ThreadPosition(millisecond=millisecond, position=position + 1)
         yield ThreadEvent(place=place, name="metadata", data=data)
 
 
@@ -118,7 +123,7 @@ def _wants(name: str, modes: Collection[ThreadMode]) -> bool:
     return "run_modes" in modes or ("lifecycle" in modes and name == "metadata")
 
 
-class _States:
+class _StateUpdates:
     """The updates of the thread's state that no run made."""
 
     def __init__(self, parts: ThreadParts, tenant: Tenant, thread_id: UUID, *, wanted: bool) -> None:
@@ -138,7 +143,7 @@ class _States:
         if thread is None:
             return None
         try:
-            state = (await history.state(self._parts, self._tenant, thread)).state
+            state = (await history.get_state(self._parts, self._tenant, thread)).state
         except (AnswerTooLarge, StateInvalid) as refusal:
             told = {"thread_id": str(self._thread_id), "reason": refusal.code}
             log.warning("a state can't be told of", extra=told)
@@ -147,6 +152,6 @@ class _States:
         metadata = cast("dict[str, object]", state["metadata"])
         if known == self._seen or metadata.get("source") != "update":
             return None
-        place = Place(millisecond=int(datetime.now(UTC).timestamp() * 1000), position=0)
+        place = ThreadPosition(millisecond=int(datetime.now(UTC).timestamp() * 1000), position=0)
         data = json.dumps({"state": state, "thread_id": self._thread_id})
         return ThreadEvent(place=place, name="state_update", data=data)

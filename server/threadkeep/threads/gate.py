@@ -12,7 +12,7 @@ from uuid import UUID
 
 from threadkeep.base.problems import NotFound, ThreadBusy
 from threadkeep.graphs import Graph
-from threadkeep.persistence.checkpointer import Checkpoints, TransactionCheckpoints
+from threadkeep.persistence.checkpointer import Checkpointer, TransactionCheckpoints
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables import threads
@@ -28,7 +28,7 @@ async def held(pool: Pool, filters: Filters, thread_id: UUID, *, within_s: float
     async with pool.connection(filters) as conn, conn.transaction():
         if not await threads.lock(conn, filters, thread_id, within_s=within_s):
             raise NotFound(f"Thread with ID {thread_id} not found")
-        if run_id := await threads.busy_with(conn, thread_id):
+        if run_id := await threads.active_run_id(conn, thread_id):
             raise ThreadBusy(
                 "Thread is running a task: its state can be updated when that has ended.", run_id=str(run_id)
             )
@@ -42,7 +42,7 @@ def in_transaction(graph: Graph, conn: Conn) -> Graph:
     returned as it is.
     """
     checkpointer = getattr(graph, "checkpointer", None)
-    if not isinstance(checkpointer, Checkpoints):
+    if not isinstance(checkpointer, Checkpointer):
         return graph
     bound: Any = copy.copy(graph)
     bound.checkpointer = TransactionCheckpoints(checkpointer, conn)

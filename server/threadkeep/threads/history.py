@@ -18,7 +18,7 @@ from threadkeep.base import json
 from threadkeep.base.answer_budget import AnswerBudget
 from threadkeep.base.problems import NotFound
 from threadkeep.graphs import Graph, LoadedGraph, Tenant, is_local
-from threadkeep.persistence.checkpointer import Checkpoints
+from threadkeep.persistence.checkpointer import Checkpointer
 from threadkeep.postgres.pool import Pool
 from threadkeep.runs.snapshots import reading, snapshot_of, thread_state
 from threadkeep.tables import checkpoint_sizes
@@ -42,20 +42,20 @@ class ThreadParts:
 
     pool: Pool
     graphs: Graphs
-    checkpoints: Checkpoints
+    checkpoints: Checkpointer
     answer_bytes: int
     """The most that an answer may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class At:
+class CheckpointRef:
     """A checkpoint of a thread: without an id the newest, in a subgraph's namespace or the graph's own."""
 
     checkpoint_id: str | None = None
     checkpoint_ns: str = ""
 
 
-NEWEST = At()
+LATEST = CheckpointRef()
 
 
 State: TypeAlias = dict[str, object]
@@ -70,13 +70,13 @@ class ReadState(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class HistoryRequest:
     """Which states: at most `limit`, behind the checkpoint `before`, whose metadata contains `metadata`."""
 
     limit: int
     before: str | None = None
     metadata: Mapping[str, Any] | None = None
-    at: At = NEWEST
+    at: CheckpointRef = LATEST
 
     @property
     def listing(self) -> Listing:
@@ -99,16 +99,16 @@ class Page:
     """If the page ends because of its size: the checkpoint behind which (`before`) the history goes on."""
 
 
-async def state(
-    parts: ThreadParts, tenant: Tenant, thread: Thread, at: At = NEWEST, *, subgraphs: bool = False
+async def get_state(
+    parts: ThreadParts, tenant: Tenant, thread: Thread, at: CheckpointRef = LATEST, *, subgraphs: bool = False
 ) -> ReadState:
     """The ThreadState at a checkpoint; of one that there is not, an empty one. AnswerTooLarge, before it is read."""
-    loaded = graph_of(parts.graphs, thread)
+    loaded = thread_graph(parts.graphs, thread)
     if loaded is None:
         return ReadState(thread_state(EMPTY), 0)
-    whole = config(thread.thread_id, at)
+    whole = checkpoint_config(thread.thread_id, at)
     budget = AnswerBudget(parts.answer_bytes)
-    async with opened(loaded, tenant, thread.thread_id) as graph:
+    async with open_graph(loaded, tenant, thread.thread_id) as graph:
         if is_local(graph):
             await _take_state(budget, parts, tenant, thread, at)
         found = thread_state(await snapshot_of(graph, whole))
@@ -119,7 +119,9 @@ async def state(
     return ReadState(found, budget.used)
 
 
-async def _take_state(budget: AnswerBudget, parts: ThreadParts, tenant: Tenant, thread: Thread, at: At) -> None:
+async def _take_state(
+    budget: AnswerBudget, parts: ThreadParts, tenant: Tenant, thread: Thread, at: CheckpointRef
+) -> None:
     listing = Listing(limit=1, namespace=at.checkpoint_ns, checkpoint_id=at.checkpoint_id)
     async with parts.pool.connection(tenant.filters) as conn:
         found = await checkpoint_sizes.sizes(conn, tenant.filters, thread.thread_id, listing)
@@ -142,18 +144,18 @@ def _waiting_subgraphs(found: State) -> list[str]:
 
 
 async def page(
-    parts: ThreadParts, tenant: Tenant, thread: Thread, wanted: Wanted, shown: Callable[[State], object]
+    parts: ThreadParts, tenant: Tenant, thread: Thread, wanted: HistoryRequest, shown: Callable[[State], object]
 ) -> Page:
     """A page of ThreadStates, the newest first, of all branches; of each what `shown` makes of it.
 
     AnswerTooLarge if not even one fits. They are read and encoded in pieces, and no more of them than fit: a long history
     of large states is never in memory at once.
     """
-    loaded = graph_of(parts.graphs, thread)
+    loaded = thread_graph(parts.graphs, thread)
     if loaded is None:
         return Page(states=[], next=None)
     answer = _Answer(parts.answer_bytes, shown)
-    async with opened(loaded, tenant, thread.thread_id) as graph:
+    async with open_graph(loaded, tenant, thread.thread_id) as graph:
         if not is_local(graph):
             await answer.read(graph, thread, wanted, Piece(wanted.limit, 0))
             return answer.page
@@ -198,15 +200,15 @@ class _Answer:
                 pieces.append(Piece(1, checkpoint.bytes))
         return pieces
 
-    async def read(self, graph: Graph, thread: Thread, wanted: Wanted, piece: Piece) -> None:
+    async def read(self, graph: Graph, thread: Thread, wanted: HistoryRequest, piece: Piece) -> None:
         """Read the next piece and encode its states; no more once one did not fit."""
         if self._encoded.is_cut:
             return
         before = self._last or wanted.before
         found = graph.aget_state_history(
-            config(thread.thread_id, wanted.at),
+            checkpoint_config(thread.thread_id, wanted.at),
             filter=dict(wanted.metadata or {}),
-            before=config(thread.thread_id, At(checkpoint_id=before)) if before else None,
+            before=checkpoint_config(thread.thread_id, CheckpointRef(checkpoint_id=before)) if before else None,
             limit=piece.checkpoints,
         )
         with reading():
@@ -223,7 +225,7 @@ class _Answer:
             self._last = checkpoint_id
 
 
-def config(thread_id: UUID, at: At = NEWEST) -> RunnableConfig:
+def checkpoint_config(thread_id: UUID, at: CheckpointRef = LATEST) -> RunnableConfig:
     """The config that names a checkpoint of the thread, and of no other."""
     configurable = {"thread_id": str(thread_id), "checkpoint_ns": at.checkpoint_ns}
     if at.checkpoint_id:
@@ -231,13 +233,13 @@ def config(thread_id: UUID, at: At = NEWEST) -> RunnableConfig:
     return {"configurable": configurable}
 
 
-def graph_of(graphs: Graphs, thread: Thread) -> LoadedGraph | None:
+def thread_graph(graphs: Graphs, thread: Thread) -> LoadedGraph | None:
     """The graph that last ran on the thread; None before the first run, NotFound where it is no longer served."""
     graph_id = cast("object", thread.metadata.load().get("graph_id"))
-    return served(graphs, graph_id) if graph_id else None
+    return require_graph(graphs, graph_id) if graph_id else None
 
 
-def served(graphs: Graphs, graph_id: object) -> LoadedGraph:
+def require_graph(graphs: Graphs, graph_id: object) -> LoadedGraph:
     """The graph of that name, which came from a client; NotFound where there is none."""
     loaded = graphs.get(graph_id) if isinstance(graph_id, str) else None
     if loaded is None:
@@ -246,9 +248,9 @@ def served(graphs: Graphs, graph_id: object) -> LoadedGraph:
 
 
 @asynccontextmanager
-async def opened(
+async def open_graph(
     loaded: LoadedGraph, tenant: Tenant, thread_id: UUID, access: AccessContext = "threads.read"
 ) -> AsyncGenerator[Graph]:
     """The graph, for what a client does with a thread beside running it."""
-    async with loaded.open(config(thread_id), durable=True, access=access, tenant=tenant) as graph:
+    async with loaded.open(checkpoint_config(thread_id), durable=True, access=access, tenant=tenant) as graph:
         yield graph

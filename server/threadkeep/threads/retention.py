@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 from uuid import UUID
 
-from threadkeep.base.problems import Unsupported
-from threadkeep.persistence.checkpointer import Checkpoints, TransactionCheckpoints
+from threadkeep.base.problems import UnsupportedField
+from threadkeep.persistence.checkpointer import Checkpointer, TransactionCheckpoints
 from threadkeep.postgres.pool import Conn, Pool
-from threadkeep.postgres.tenancy import EVERYTHING, Filters
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
 from threadkeep.project import CheckpointerTTL
 from threadkeep.tables import thread_expiry, threads
 from threadkeep.threads.history import ThreadParts
@@ -42,17 +42,17 @@ async def delete(parts: ThreadParts, filters: Filters, thread_ids: Sequence[UUID
     return gone
 
 
-async def keep_latest(parts: ThreadParts, filters: Filters, thread_ids: Sequence[UUID]) -> int:
+async def prune(parts: ThreadParts, filters: Filters, thread_ids: Sequence[UUID]) -> int:
     """Take the old checkpoints of threads; of how many. Busy ones are passed over.
 
     Unsupported, and nothing done, where a thread's graph has a DeltaChannel, whose values are spread over them.
     """
     async with parts.pool.connection(filters) as conn, conn.transaction():
-        free = await threads.lock_free(conn, filters, thread_ids)
+        free = await threads.lock_idle(conn, filters, thread_ids)
         try:
             await _prune(parts.checkpoints, conn, free)
         except NotImplementedError:
-            raise Unsupported(
+            raise UnsupportedField(
                 "keep_latest can't prune a thread whose graph uses a DeltaChannel", field="strategy"
             ) from None
     return len(free)
@@ -63,7 +63,7 @@ class ThreadExpiry:
     """Duty: end the threads whose time to live is over."""
 
     pool: Pool
-    checkpoints: Checkpoints
+    checkpoints: Checkpointer
     ttl: CheckpointerTTL | None
     """`checkpointer.ttl` of langgraph.json."""
     topic: ClassVar[str | None] = None
@@ -79,13 +79,13 @@ class ThreadExpiry:
         async with self.pool.connection() as conn, conn.transaction():
             gone = await thread_expiry.lock_expired(conn, "delete", limit)
             if gone:
-                await threads.delete(conn, EVERYTHING, gone)
+                await threads.delete(conn, UNRESTRICTED, gone)
         async with self.pool.connection() as conn, conn.transaction():
             pruned = await thread_expiry.lock_expired(conn, "keep_latest", min(limit, PRUNE_BATCH))
             for thread_id in pruned:
                 await self._prune_if_possible(conn, thread_id)
             if pruned:
-                await thread_expiry.mark_swept(conn, pruned)
+                await thread_expiry.mark_pruned(conn, pruned)
         if gone or pruned:
             log.info("threads expired", extra={"deleted": len(gone), "pruned": len(pruned)})
 
@@ -96,7 +96,7 @@ class ThreadExpiry:
             log.warning("a thread can't be pruned: its graph uses a DeltaChannel", extra={"thread_id": str(thread_id)})
 
 
-async def _prune(checkpoints: Checkpoints, conn: Conn, thread_ids: Sequence[UUID]) -> None:
+async def _prune(checkpoints: Checkpointer, conn: Conn, thread_ids: Sequence[UUID]) -> None:
     """Take the old checkpoints of threads that the caller's transaction holds. NotImplementedError as LangGraph's."""
     bound = TransactionCheckpoints(checkpoints, conn)
     await bound.aprune([str(thread_id) for thread_id in thread_ids], strategy="keep_latest")

@@ -22,26 +22,26 @@ from threadkeep.base import ids
 from threadkeep.base.problems import InvalidRequest, NotFound, Problem
 from threadkeep.graphs import Graph, LoadedGraph, Tenant
 from threadkeep.postgres.pool import Conn
-from threadkeep.postgres.tenancy import EVERYTHING, Filters
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
 from threadkeep.runs import snapshots
-from threadkeep.runs.failures import describe
+from threadkeep.runs.failures import error_report
 from threadkeep.runs.graph_runner import graph_command
-from threadkeep.runs.isolation import contained
+from threadkeep.runs.isolation import isolate
 from threadkeep.runs.request import Command
 from threadkeep.tables import idempotency_keys, thread_checkpoints, threads
-from threadkeep.tables.idempotency_keys import Key
+from threadkeep.tables.idempotency_keys import IdempotencyKey
 from threadkeep.tables.threads import NewThread, Thread
 from threadkeep.threads import gate, history
-from threadkeep.threads.history import At, ThreadParts
+from threadkeep.threads.history import CheckpointRef, ThreadParts
 
 log = logging.getLogger(__name__)
 
-UPDATE_S = 20.0
+UPDATE_TIMEOUT_S = 20.0
 """How long a change may take, and so how long a run may have to wait for it."""
-HOLD_S = UPDATE_S + 5
+HOLD_S = UPDATE_TIMEOUT_S + 5
 """After so long without a statement Postgres takes the thread from a process that stands still."""
 
-REFUSALS = (InvalidUpdateError, EmptyInputError, ValueError, TypeError)
+CLIENT_ERRORS = (InvalidUpdateError, EmptyInputError, ValueError, TypeError)
 """What LangGraph, a schema or a reducer raises on values that it does not take."""
 
 
@@ -51,7 +51,7 @@ class UpdateTimeout(Problem):
     status, code = 504, "timeout"
 
 
-class Update(BaseModel):
+class ThreadStateUpdate(BaseModel):
     """Values that a node is said to have returned, or the Command."""
 
     model_config = ConfigDict(extra="ignore")
@@ -71,33 +71,33 @@ class Superstep(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    updates: list[Update]
+    updates: list[ThreadStateUpdate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class ThreadUpdate:
     """A change of one thread's state: at which checkpoint, and what."""
 
-    at: At
-    update: Update
+    checkpoint: CheckpointRef
+    update: ThreadStateUpdate
 
 
-async def update_state(parts: ThreadParts, tenant: Tenant, thread_id: UUID, change: Change) -> RunnableConfig:
+async def update_state(parts: ThreadParts, tenant: Tenant, thread_id: UUID, change: ThreadUpdate) -> RunnableConfig:
     """Add a checkpoint to the thread; the config that names it.
 
     NotFound without the thread or the checkpoint, ThreadBusy while a run is on it, InvalidRequest where no graph has
     run on it yet or its graph does not take the values.
     """
-    config, filters = history.config(thread_id, change.at), tenant.filters
+    config, filters = history.checkpoint_config(thread_id, change.checkpoint), tenant.filters
     loaded = await _graph_of(parts, filters, thread_id)
     async with (
-        history.opened(loaded, tenant, thread_id, "threads.update") as opened,
+        history.open_graph(loaded, tenant, thread_id, "threads.update") as opened,
         gate.held(parts.pool, filters, thread_id, within_s=HOLD_S) as conn,
     ):
         if await _has_graph(parts, conn, thread_id, loaded):
             graph = gate.in_transaction(opened, conn)
-            if change.at.checkpoint_id and (await snapshots.snapshot_of(graph, config)).created_at is None:
-                raise NotFound(f"Checkpoint {change.at.checkpoint_id} not found")
+            if change.checkpoint.checkpoint_id and (await snapshots.snapshot_of(graph, config)).created_at is None:
+                raise NotFound(f"Checkpoint {change.checkpoint.checkpoint_id} not found")
             added = await _apply(graph, config, [Superstep(updates=[change.update])])
             await _settle(conn, graph, thread_id)
             return added
@@ -105,7 +105,11 @@ async def update_state(parts: ThreadParts, tenant: Tenant, thread_id: UUID, chan
 
 
 async def create_thread(
-    parts: ThreadParts, tenant: Tenant, new: NewThread, supersteps: Sequence[Superstep], key: Key | None = None
+    parts: ThreadParts,
+    tenant: Tenant,
+    new: NewThread,
+    supersteps: Sequence[Superstep],
+    key: IdempotencyKey | None = None,
 ) -> Thread | None:
     """Make a thread whose state is what `supersteps` leave, or none at all; None where the id is taken.
 
@@ -118,28 +122,32 @@ async def create_thread(
     if not graph_id:
         raise InvalidRequest("supersteps need a graph: set 'graph_id' in the metadata")
     async with (
-        history.opened(history.served(parts.graphs, graph_id), tenant, new.thread_id, "threads.update") as opened,
+        history.open_graph(
+            history.require_graph(parts.graphs, graph_id), tenant, new.thread_id, "threads.update"
+        ) as opened,
         parts.pool.connection(tenant.filters) as conn,
         conn.transaction(),
     ):
         if await threads.create(conn, new) is None:
             return None
-        await threads.lock(conn, EVERYTHING, new.thread_id, within_s=HOLD_S)
+        await threads.lock(conn, UNRESTRICTED, new.thread_id, within_s=HOLD_S)
         graph = gate.in_transaction(opened, conn)
-        await _apply(graph, history.config(new.thread_id), supersteps)
+        await _apply(graph, history.checkpoint_config(new.thread_id), supersteps)
         if key is not None:
-            await idempotency_keys.settle(conn, key)
+            await idempotency_keys.complete(conn, key)
         return await _settle(conn, graph, new.thread_id)
 
 
-async def _create_empty(parts: ThreadParts, filters: Filters, new: NewThread, key: Key | None) -> Thread | None:
+async def _create_empty(
+    parts: ThreadParts, filters: Filters, new: NewThread, key: IdempotencyKey | None
+) -> Thread | None:
     if key is None:
         async with parts.pool.connection(filters) as conn:
             return await threads.create(conn, new)
     async with parts.pool.connection(filters) as conn, conn.transaction():
         thread = await threads.create(conn, new)
         if thread is not None:
-            await idempotency_keys.settle(conn, key)
+            await idempotency_keys.complete(conn, key)
     return thread
 
 
@@ -152,14 +160,14 @@ async def copy_thread(parts: ThreadParts, tenant: Tenant, thread_id: UUID, marks
     source = await _thread(parts, filters, thread_id)
     loaded = _served(parts, source)
     async with (
-        nullcontext() if loaded is None else history.opened(loaded, tenant, thread_id) as graph,
+        nullcontext() if loaded is None else history.open_graph(loaded, tenant, thread_id) as graph,
         parts.pool.connection(filters) as conn,
         conn.transaction(),
     ):
         if not await threads.lock(conn, filters, thread_id, within_s=HOLD_S):
             raise NotFound(f"Thread with ID {thread_id} not found")
         if await _has_graph(parts, conn, thread_id, loaded):
-            thread, source_busy = await thread_checkpoints.copy(conn, thread_id, ids.uuid7(), marks)
+            thread, source_busy = await thread_checkpoints.copy_thread(conn, thread_id, ids.uuid7(), marks)
             if graph is None or not source_busy:
                 return thread
             return await _settle(conn, gate.in_transaction(graph, conn), thread.thread_id)
@@ -176,7 +184,7 @@ async def _thread(parts: ThreadParts, filters: Filters, thread_id: UUID) -> Thre
 
 async def _graph_of(parts: ThreadParts, filters: Filters, thread_id: UUID) -> LoadedGraph:
     """The thread's graph, which is opened before the thread is held, for a factory may take its time."""
-    loaded = history.graph_of(parts.graphs, await _thread(parts, filters, thread_id))
+    loaded = history.thread_graph(parts.graphs, await _thread(parts, filters, thread_id))
     if loaded is None:
         raise InvalidRequest(
             f"Thread '{thread_id}' has no assigned graph ID. Make a run on it first, or set 'graph_id' in its metadata."
@@ -187,7 +195,7 @@ async def _graph_of(parts: ThreadParts, filters: Filters, thread_id: UUID) -> Lo
 async def _has_graph(parts: ThreadParts, conn: Conn, thread_id: UUID, loaded: LoadedGraph | None) -> bool:
     """Whether the held thread has the graph that was opened before. If not, it was deleted and created again, or a run of
     another graph came between."""
-    thread = await threads.get_without_values(conn, EVERYTHING, thread_id)
+    thread = await threads.get_without_values(conn, UNRESTRICTED, thread_id)
     return thread is not None and _served(parts, thread) is loaded
 
 
@@ -200,19 +208,19 @@ def _served(parts: ThreadParts, thread: Thread) -> LoadedGraph | None:
 async def _apply(graph: Graph, config: RunnableConfig, supersteps: Sequence[Superstep]) -> RunnableConfig:
     updates = [[update.state_update for update in step.updates] for step in supersteps]
     try:
-        with anyio.fail_after(UPDATE_S):
-            return await contained(partial(graph.abulk_update_state, config, updates))
-    except REFUSALS as refusal:
+        with anyio.fail_after(UPDATE_TIMEOUT_S):
+            return await isolate(partial(graph.abulk_update_state, config, updates))
+    except CLIENT_ERRORS as refusal:
         log.info("an update of a state was refused", extra={"error_type": type(refusal).__name__})
-        raise InvalidRequest(describe(refusal)["message"]) from None
+        raise InvalidRequest(error_report(refusal)["message"]) from None
     except TimeoutError:
-        raise UpdateTimeout(f"the graph took over {UPDATE_S:g} s to update its state") from None
+        raise UpdateTimeout(f"the graph took over {UPDATE_TIMEOUT_S:g} s to update its state") from None
 
 
 async def _settle(conn: Conn, graph: Graph, thread_id: UUID) -> Thread:
     """Make the thread's row tell what its newest checkpoint holds."""
-    snapshot = await snapshots.snapshot_of(graph, history.config(thread_id))
-    row = await threads.settle(conn, thread_id, snapshots.settled(snapshot))
+    snapshot = await snapshots.snapshot_of(graph, history.checkpoint_config(thread_id))
+    row = await threads.update_summary(conn, thread_id, snapshots.thread_summary(snapshot))
     if row is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
     return row

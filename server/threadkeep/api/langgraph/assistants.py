@@ -7,20 +7,20 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 from starlette.responses import Response
 
-from threadkeep.api.conditions import Condition
+from threadkeep.api.conditions import MetadataCondition
 from threadkeep.api.langgraph import graph_schemas
-from threadkeep.api.operation import Call
-from threadkeep.api.paging import MAX_OFFSET, PageBody, bounded_page, selected
-from threadkeep.api.responses import json_answer, no_content
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.paging import MAX_OFFSET, PageBody, bounded_page, select_fields
+from threadkeep.api.responses import json_response, no_content_response
 from threadkeep.auth.authorization import permissions
 from threadkeep.base import json
 from threadkeep.base.problems import Conflict, InvalidRequest, NotFound, Problem
 from threadkeep.postgres.bounded_page import PageRequest
-from threadkeep.postgres.statement_timeout import searching
-from threadkeep.postgres.tenancy import EVERYTHING, Filters
-from threadkeep.runs.request import check_config, client_configurable
+from threadkeep.postgres.statement_timeout import search_connection
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
+from threadkeep.runs.request import check_config, without_reserved_keys
 from threadkeep.tables import assistant_versions, assistants, threads
-from threadkeep.tables.assistants import Assistant, Change, NewAssistant, Search
+from threadkeep.tables.assistants import Assistant, AssistantChange, AssistantFilter, NewAssistant
 
 AssistantField = Literal[
     "assistant_id",
@@ -51,7 +51,7 @@ class ConfigBody(BaseModel):
     metadata: dict[str, Any] | None = None
 
 
-class ConfiguredBody(BaseModel):
+class AssistantFields(BaseModel):
     """What a creation and a change say in the same way."""
 
     model_config = ConfigDict(extra="ignore")
@@ -63,12 +63,12 @@ class ConfiguredBody(BaseModel):
     description: Description | None = None
 
     @property
-    def plain_config(self) -> dict[str, Any] | None:
+    def config_without_configurable(self) -> dict[str, Any] | None:
         """The config without `configurable`."""
         return self.config and self.config.model_dump(exclude_unset=True, exclude={"configurable"})
 
     @property
-    def settled_context(self) -> dict[str, Any] | None:
+    def resolve_context(self) -> dict[str, Any] | None:
         """The context, by whichever of the two names; None where there is neither. InvalidRequest where both say it."""
         configurable = self.config.configurable if self.config else None
         if self.context and configurable:
@@ -78,10 +78,10 @@ class ConfiguredBody(BaseModel):
             )
         if configurable is None and self.context is None:
             return None
-        return client_configurable({"configurable": configurable or self.context})
+        return without_reserved_keys({"configurable": configurable or self.context})
 
 
-class AssistantBody(ConfiguredBody):
+class AssistantBody(AssistantFields):
     """The body of an assistant's creation."""
 
     graph_id: str
@@ -89,7 +89,7 @@ class AssistantBody(ConfiguredBody):
     if_exists: Literal["raise", "do_nothing"] = "raise"
 
 
-class ChangeBody(ConfiguredBody):
+class AssistantPatch(AssistantFields):
     """The body of a change; what it leaves out stays."""
 
     graph_id: str | None = None
@@ -110,14 +110,14 @@ class CountBody(BaseModel):
 
     graph_id: str | None = None
     name: Name | None = None
-    metadata: Condition | None = None
+    metadata: MetadataCondition | None = None
 
-    def wanted(self, served: Collection[str]) -> Search:
+    def search(self, served: Collection[str]) -> AssistantFilter:
         """Among the assistants of the graphs that are `served`."""
-        return Search(served=served, graph_id=self.graph_id, name=self.name, metadata=self.metadata)
+        return AssistantFilter(served=served, graph_id=self.graph_id, name=self.name, metadata=self.metadata)
 
 
-class SearchBody(PageBody, CountBody):
+class AssistantSearch(PageBody, CountBody):
     """The body of a search for assistants."""
 
     sort_by: Literal["assistant_id", "created_at", "updated_at", "name", "graph_id"] = "created_at"
@@ -129,12 +129,12 @@ class VersionsBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    metadata: Condition | None = None
+    metadata: MetadataCondition | None = None
     limit: int = Field(default=10, ge=1, le=1000)
     offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
 
 
-class LatestBody(BaseModel):
+class RestoreVersionBody(BaseModel):
     """Which version is to be the current one."""
 
     model_config = ConfigDict(extra="ignore")
@@ -168,7 +168,7 @@ class SubgraphsQuery(BaseModel):
     recurse: bool = False
 
 
-async def create(call: Call[AssistantBody, None]) -> Response:
+async def create(call: AuthorizedRequest[AssistantBody, None]) -> Response:
     """POST /assistants: make an assistant."""
     body = call.body
     _check_graph(call, body.graph_id)
@@ -178,57 +178,59 @@ async def create(call: Call[AssistantBody, None]) -> Response:
         graph_id=body.graph_id,
         name="Untitled" if body.name is None else body.name,
         description=body.description,
-        config=body.plain_config or {},
-        context=body.settled_context or {},
-        metadata=call.filters.stamped(body.metadata or {}),
+        config=body.config_without_configurable or {},
+        context=body.resolve_context or {},
+        metadata=call.filters.with_owner(body.metadata or {}),
         principal=call.caller.identity,
     )
     async with call.state.pool.connection(call.filters) as conn, conn.transaction():
         await call.state.quotas.hold_row(conn, "assistants", call.caller.identity)
         assistant = await assistants.create(conn, new)
     if assistant is None and body.if_exists == "do_nothing":
-        readable = await call.allowed("assistants.read", {"assistant_id": new.assistant_id, "metadata": {}})
+        readable = await call.authorize("assistants.read", {"assistant_id": new.assistant_id, "metadata": {}})
         async with call.state.pool.connection(readable) as conn:
             assistant = await assistants.get(conn, readable, new.assistant_id)
     if assistant is None:
         raise Conflict(f"Assistant {new.assistant_id} already exists")
-    return json_answer(assistant)
+    return json_response(assistant)
 
 
-def _check_sizes(call: Call[AssistantBody, None] | Call[ChangeBody, None]) -> None:
+def _check_sizes(call: AuthorizedRequest[AssistantBody, None] | AuthorizedRequest[AssistantPatch, None]) -> None:
     body, limit = call.body, call.state.settings.metadata_bytes
-    json.check_bytes(limit, metadata=body.metadata, config=body.plain_config, context=body.settled_context)
-    check_config(body.plain_config or {}, call.state.settings.max_recursion)
+    json.check_bytes(
+        limit, metadata=body.metadata, config=body.config_without_configurable, context=body.resolve_context
+    )
+    check_config(body.config_without_configurable or {}, call.state.settings.max_recursion)
 
 
-async def get(call: Call[None, None]) -> Response:
+async def get(call: AuthorizedRequest[None, None]) -> Response:
     """GET /assistants/{assistant_id}: read an assistant."""
-    return json_answer(await _known(call))
+    return json_response(await _known(call))
 
 
-async def update(call: Call[ChangeBody, None]) -> Response:
+async def update(call: AuthorizedRequest[AssistantPatch, None]) -> Response:
     """PATCH /assistants/{assistant_id}: change an assistant: metadata merge, all else replaces, as a new version."""
     body, assistant_id = call.body, call.assistant_id
     if body.graph_id is not None:
         _check_graph(call, body.graph_id)
     _check_sizes(call)
-    change = Change(
+    change = AssistantChange(
         metadata_bytes=call.state.settings.metadata_bytes,
         graph_id=body.graph_id,
         name=body.name,
         description=body.description,
-        config=body.plain_config,
-        context=body.settled_context,
+        config=body.config_without_configurable,
+        context=body.resolve_context,
         metadata=body.metadata,
     )
     assistant = await assistants.update(call.state.pool, call.filters, assistant_id, change)
     if assistant is None:
         raise await _not_updated(call)
-    call.assistants.forget(assistant_id)
-    return json_answer(assistant)
+    call.assistants.invalidate(assistant_id)
+    return json_response(assistant)
 
 
-async def delete(call: Call[None, DeleteQuery]) -> Response:
+async def delete(call: AuthorizedRequest[None, DeleteQuery]) -> Response:
     """DELETE /assistants/{assistant_id}: delete one, its versions and, if asked for, its threads: all or nothing."""
     assistant_id, with_threads = call.assistant_id, call.query.delete_threads
     deletable = await _deletable_threads(call) if with_threads else call.filters
@@ -236,38 +238,38 @@ async def delete(call: Call[None, DeleteQuery]) -> Response:
         if not await assistants.delete(conn, call.filters, assistant_id):
             raise NotFound(f"Assistant with ID {assistant_id} not found")
         if with_threads:
-            its = await assistants.threads_of(conn, deletable, assistant_id)
+            its = await assistants.assistant_thread_ids(conn, deletable, assistant_id)
             await threads.delete(conn, deletable, its, of_assistant=assistant_id)
-    call.assistants.forget(assistant_id)
-    return no_content()
+    call.assistants.invalidate(assistant_id)
+    return no_content_response()
 
 
-async def _deletable_threads(call: Call[None, DeleteQuery]) -> Filters:
+async def _deletable_threads(call: AuthorizedRequest[None, DeleteQuery]) -> Filters:
     """The threads that the caller may delete. Forbidden if none."""
-    filters = EVERYTHING
+    filters = UNRESTRICTED
     for permission in permissions("assistant.delete", ["the threads are deleted too"]):
         if permission.resource == "thread":
-            filters = await call.allowed(permission.event, {"thread_id": None, "run_id": None, "metadata": {}})
+            filters = await call.authorize(permission.event, {"thread_id": None, "run_id": None, "metadata": {}})
     return filters
 
 
-async def search(call: Call[SearchBody, None]) -> Response:
+async def search(call: AuthorizedRequest[AssistantSearch, None]) -> Response:
     """POST /assistants/search: search assistants."""
     body = call.body
     order, request = (body.sort_by, body.sort_order), body.page(call.state.settings.answer_bytes)
-    async with searching(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
-        found = await assistants.search(conn, call.filters, body.wanted(call.state.graphs), order=order, page=request)
-        total = await assistants.count(conn, call.filters, body.wanted(call.state.graphs))
-    return await bounded_page(found, request, lambda row: selected(row, list(body.select or [])), total=total)
+    async with search_connection(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
+        found = await assistants.search(conn, call.filters, body.search(call.state.graphs), order=order, page=request)
+        total = await assistants.count(conn, call.filters, body.search(call.state.graphs))
+    return await bounded_page(found, request, lambda row: select_fields(row, list(body.select or [])), total=total)
 
 
-async def count(call: Call[CountBody, None]) -> Response:
+async def count(call: AuthorizedRequest[CountBody, None]) -> Response:
     """POST /assistants/count: count assistants."""
-    async with searching(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
-        return json_answer(await assistants.count(conn, call.filters, call.body.wanted(call.state.graphs)))
+    async with search_connection(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
+        return json_response(await assistants.count(conn, call.filters, call.body.search(call.state.graphs)))
 
 
-async def versions(call: Call[VersionsBody, None]) -> Response:
+async def versions(call: AuthorizedRequest[VersionsBody, None]) -> Response:
     """POST /assistants/{assistant_id}/versions: list the versions of an assistant, the newest first."""
     body, assistant_id = call.body, call.assistant_id
     page = PageRequest(limit=body.limit, offset=body.offset, answer_bytes=call.state.settings.answer_bytes)
@@ -278,40 +280,40 @@ async def versions(call: Call[VersionsBody, None]) -> Response:
     return await bounded_page(found, page)
 
 
-async def restore(call: Call[LatestBody, None]) -> Response:
+async def set_latest_version(call: AuthorizedRequest[RestoreVersionBody, None]) -> Response:
     """POST /assistants/{assistant_id}/latest: make a version the current one, all of it."""
     assistant_id, version = call.assistant_id, call.body.version
     assistant = await assistant_versions.restore(call.state.pool, call.filters, assistant_id, version)
     if assistant is None:
         await _known(call, f"Assistant {assistant_id} not found")
         raise NotFound(f"Version {version} not found for assistant {assistant_id}")
-    call.assistants.forget(assistant_id)
-    return json_answer(assistant)
+    call.assistants.invalidate(assistant_id)
+    return json_response(assistant)
 
 
-async def draw(call: Call[None, GraphQuery]) -> Response:
+async def get_graph(call: AuthorizedRequest[None, GraphQuery]) -> Response:
     """GET /assistants/{assistant_id}/graph: draw its graph: nodes and edges."""
-    return json_answer(
-        await graph_schemas.drawing(call.state.graphs, call.tenant, await _known(call), xray=call.query.xray)
+    return json_response(
+        await graph_schemas.graph_drawing(call.state.graphs, call.tenant, await _known(call), xray=call.query.xray)
     )
 
 
-async def describe(call: Call[None, None]) -> Response:
+async def get_schemas(call: AuthorizedRequest[None, None]) -> Response:
     """GET /assistants/{assistant_id}/schemas: read the JSON schemas of its graph."""
-    return json_answer(await graph_schemas.of_assistant(call.state.graphs, call.tenant, await _known(call)))
+    return json_response(await graph_schemas.assistant_schemas(call.state.graphs, call.tenant, await _known(call)))
 
 
-async def subgraphs(call: Call[None, SubgraphsQuery]) -> Response:
+async def get_subgraphs(call: AuthorizedRequest[None, SubgraphsQuery]) -> Response:
     """GET /assistants/{assistant_id}/subgraphs[/{namespace}]: read the JSON schemas of its graph's subgraphs."""
     namespace = call.request.path_params.get("namespace")
     assistant = await _known(call)
-    found = await graph_schemas.of_subgraphs(
+    found = await graph_schemas.subgraph_schemas(
         call.state.graphs, call.tenant, assistant, namespace=namespace, recurse=call.query.recurse
     )
-    return json_answer(found)
+    return json_response(found)
 
 
-async def _known(call: Call[Any, Any], otherwise: str = "Not Found") -> Assistant:
+async def _known(call: AuthorizedRequest[Any, Any], otherwise: str = "Not Found") -> Assistant:
     """The assistant of the path; NotFound, saying `otherwise`, where there is none of the caller's."""
     assistant_id = call.assistant_id
     async with call.state.pool.connection(call.filters) as conn:
@@ -321,14 +323,14 @@ async def _known(call: Call[Any, Any], otherwise: str = "Not Found") -> Assistan
     return assistant
 
 
-async def _not_updated(call: Call[ChangeBody, None]) -> Problem:
+async def _not_updated(call: AuthorizedRequest[AssistantPatch, None]) -> Problem:
     """Why there was nothing to update."""
     missing, limit = f"Assistant {call.assistant_id} not found", call.state.settings.metadata_bytes
     metadata = (await _known(call, missing)).metadata.load() | (call.body.metadata or {})
     return json.too_large("metadata", limit) if len(json.dumps(metadata)) > limit else NotFound(missing)
 
 
-def _check_graph(call: Call[Any, Any], graph_id: str) -> None:
+def _check_graph(call: AuthorizedRequest[Any, Any], graph_id: str) -> None:
     """NotFound, naming those there are, where there is no such graph."""
     if graph_id not in call.state.graphs:
-        raise graph_schemas.unknown_graph(call.state.graphs, graph_id)
+        raise graph_schemas.graph_not_found(call.state.graphs, graph_id)

@@ -10,26 +10,26 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from threadkeep.api import idempotency
-from threadkeep.api.body import validated
-from threadkeep.api.conditions import Condition
+from threadkeep.api.body import validate
+from threadkeep.api.conditions import MetadataCondition
 from threadkeep.api.langgraph.runs import RunBody
-from threadkeep.api.operation import Call
-from threadkeep.api.paging import PageBody, bounded_page, selected
-from threadkeep.api.responses import json_answer, no_content
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.paging import PageBody, bounded_page, select_fields
+from threadkeep.api.responses import json_response, no_content_response
 from threadkeep.base import json
-from threadkeep.base.problems import Invalid, InvalidRequest, NotFound
+from threadkeep.base.problems import InvalidRequest, NotFound, ValidationFailed
 from threadkeep.duties import cron_schedule
-from threadkeep.duties.cron_schedule import MAX_SCHEDULE
-from threadkeep.postgres.statement_timeout import searching
+from threadkeep.duties.cron_schedule import MAX_SCHEDULE_LENGTH
+from threadkeep.postgres.statement_timeout import search_connection
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.assistants import ResolvedAssistant
 from threadkeep.runs.request import MultitaskStrategy, Nodes, RunConfig, RunRequest, StreamMode, check_config
 from threadkeep.tables import crons
-from threadkeep.tables.crons import Cron, Definition, NewCron, OnRunCompleted, Search
+from threadkeep.tables.crons import Cron, CronDefinition, CronFilter, NewCron, OnRunCompleted
 
-CLEARABLE = frozenset({"end_time", "timezone"})
+NULLABLE_FIELDS = frozenset({"end_time", "timezone"})
 """Fields of which null in an update says something."""
-TIMING = frozenset({"schedule", "timezone", "end_time", "enabled"})
+SCHEDULE_FIELDS = frozenset({"schedule", "timezone", "end_time", "enabled"})
 """Fields that the next tick follows from."""
 
 CronField = Literal[
@@ -64,7 +64,7 @@ EndTime = Annotated[datetime, AfterValidator(_in_utc)]
 class CronBody(RunBody):
     """The body of a cron's creation: when, and a run's body."""
 
-    schedule: str = Field(min_length=1, max_length=MAX_SCHEDULE)
+    schedule: str = Field(min_length=1, max_length=MAX_SCHEDULE_LENGTH)
     timezone: str | None = Field(default=None, max_length=100)
     end_time: EndTime | None = None
     enabled: bool = True
@@ -98,10 +98,10 @@ class CronPatch(BaseModel):
     durability: Literal["sync", "async", "exit"] | None = None
 
     @property
-    def changes(self) -> dict[str, Any]:
+    def set_fields(self) -> dict[str, Any]:
         """What the client said."""
         sent = self.model_dump(mode="json", exclude_unset=True)
-        return {name: value for name, value in sent.items() if value is not None or name in CLEARABLE}
+        return {name: value for name, value in sent.items() if value is not None or name in NULLABLE_FIELDS}
 
 
 class CountBody(BaseModel):
@@ -113,50 +113,50 @@ class CountBody(BaseModel):
     """Or a graph's name."""
     thread_id: UUID | None = None
     enabled: bool | None = None
-    metadata: Condition | None = None
+    metadata: MetadataCondition | None = None
 
 
-class SearchBody(CountBody, PageBody):
+class CronSearch(CountBody, PageBody):
     """The body of a search for crons."""
 
     sort_by: CronOrder = "created_at"
     select: Annotated[list[CronField], Field(max_length=100)] | None = None
 
 
-async def create(call: Call[CronBody, None]) -> Response:
+async def create(call: AuthorizedRequest[CronBody, None]) -> Response:
     """POST /runs/crons: make a cron; each of its runs gets a thread of its own."""
     return await _create(call, None)
 
 
-async def create_on_thread(call: Call[CronBody, None]) -> Response:
+async def create_on_thread(call: AuthorizedRequest[CronBody, None]) -> Response:
     """POST /threads/{thread_id}/runs/crons: make a cron; every run of it is on this thread."""
     return await _create(call, call.thread_id)
 
 
-async def search(call: Call[SearchBody, None]) -> Response:
+async def search(call: AuthorizedRequest[CronSearch, None]) -> Response:
     """POST /runs/crons/search: search crons."""
     body, wanted = call.body, _wanted(call)
     order, request = (body.sort_by, body.sort_order), body.page(call.state.settings.answer_bytes)
-    async with searching(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
+    async with search_connection(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
         found = await crons.search(conn, call.filters, wanted, order=order, page=request)
         total = await crons.count(conn, call.filters, wanted)
-    return await bounded_page(found, request, lambda cron: selected(cron, list(body.select or [])), total=total)
+    return await bounded_page(found, request, lambda cron: select_fields(cron, list(body.select or [])), total=total)
 
 
-async def count(call: Call[CountBody, None]) -> Response:
+async def count(call: AuthorizedRequest[CountBody, None]) -> Response:
     """POST /runs/crons/count: count crons."""
-    async with searching(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
-        return json_answer(await crons.count(conn, call.filters, _wanted(call)))
+    async with search_connection(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
+        return json_response(await crons.count(conn, call.filters, _wanted(call)))
 
 
-async def get(call: Call[None, None]) -> Response:
+async def get(call: AuthorizedRequest[None, None]) -> Response:
     """GET /runs/crons/{cron_id}: read a cron."""
-    return json_answer(await _known(call))
+    return json_response(await _known(call))
 
 
-async def update(call: Call[CronPatch, None]) -> Response:
+async def update(call: AuthorizedRequest[CronPatch, None]) -> Response:
     """PATCH /runs/crons/{cron_id}: change a cron; what is not named stays as it is."""
-    cron_id, changes = call.cron_id, call.body.changes
+    cron_id, changes = call.cron_id, call.body.set_fields
     if not changes:
         raise InvalidRequest("Request body cannot be empty")
     runs = await _authorized_runs(call, await _known(call), changes)
@@ -165,28 +165,32 @@ async def update(call: Call[CronPatch, None]) -> Response:
         if cron is None:
             raise NotFound(f"Cron '{cron_id}' not found")
         body, payload = _merged(call, cron, changes)
-        definition = await _definition(call, body, payload, thread_id=cron.thread_id, now=await crons.clock(conn))
-        if not TIMING & changes.keys():
+        definition = await _definition(
+            call, body, payload, thread_id=cron.thread_id, now=await crons.database_time(conn)
+        )
+        if not SCHEDULE_FIELDS & changes.keys():
             definition = replace(definition, next_run_date=cron.next_run_date)
         updated = await crons.update(conn, call.filters, cron_id, definition, runs=runs)
-    return json_answer(updated)
+    return json_response(updated)
 
 
-def _merged(call: Call[CronPatch, None], cron: Cron, changes: Mapping[str, Any]) -> tuple[CronBody, dict[str, Any]]:
+def _merged(
+    call: AuthorizedRequest[CronPatch, None], cron: Cron, changes: Mapping[str, Any]
+) -> tuple[CronBody, dict[str, Any]]:
     """The cron's body with the changes, as a model and as it is kept."""
-    metadata = call.filters.changed(cron.metadata.load(), changes.get("metadata", {}))
+    metadata = call.filters.merge_metadata(cron.metadata.load(), changes.get("metadata", {}))
     payload = {**cron.payload.load(), **changes, "metadata": metadata}
-    return cast("CronBody", validated(CronBody, payload)), payload
+    return cast("CronBody", validate(CronBody, payload)), payload
 
 
-async def _authorized_runs(call: Call[CronPatch, None], cron: Cron, changes: Mapping[str, Any]) -> Filters:
+async def _authorized_runs(call: AuthorizedRequest[CronPatch, None], cron: Cron, changes: Mapping[str, Any]) -> Filters:
     """The threads that the cron's runs may be on, with the changes. Forbidden if the caller may not start them."""
     body, _ = _merged(call, cron, changes)
     request = _request(body, str(cron.assistant_id), cron.thread_id)
     return (await call.state.runs.authorize(call.caller, request)).threads
 
 
-async def _known(call: Call[Any, Any]) -> Cron:
+async def _known(call: AuthorizedRequest[Any, Any]) -> Cron:
     async with call.state.pool.connection(call.filters) as conn:
         cron = await crons.get(conn, call.filters, call.cron_id)
     if cron is None:
@@ -194,26 +198,26 @@ async def _known(call: Call[Any, Any]) -> Cron:
     return cron
 
 
-async def delete(call: Call[None, None]) -> Response:
+async def delete(call: AuthorizedRequest[None, None]) -> Response:
     """DELETE /runs/crons/{cron_id}: delete a cron; the runs that it has started stay."""
     cron_id = call.cron_id
     async with call.state.pool.connection(call.filters) as conn:
         gone = await crons.delete(conn, call.filters, cron_id)
     if not gone:
         raise NotFound(f"Cron '{cron_id}' not found")
-    return no_content()
+    return no_content_response()
 
 
-async def _create(call: Call[CronBody, None], thread_id: UUID | None) -> Response:
+async def _create(call: AuthorizedRequest[CronBody, None], thread_id: UUID | None) -> Response:
     body = call.body
     authorized = await call.state.runs.authorize(call.caller, _request(body, body.assistant_id, thread_id))
     assistant = await _assistant(call, authorized.assistants, body.assistant_id)
     check_config({**assistant.config, **(body.config or {})}, call.state.settings.max_recursion)
     payload = {**body.model_dump(mode="json", exclude_unset=True), "assistant_id": str(assistant.assistant_id)}
     if body.checkpoint_during is not None:
-        payload["durability"] = body.spec.durability
+        payload["durability"] = body.run_spec.durability
     async with call.state.pool.connection() as conn:
-        now = await crons.clock(conn)
+        now = await crons.database_time(conn)
     new = NewCron(
         assistant_id=assistant.assistant_id,
         thread_id=thread_id,
@@ -221,41 +225,46 @@ async def _create(call: Call[CronBody, None], thread_id: UUID | None) -> Respons
         filters=call.filters,
         runs=authorized.threads,
     )
-    cron = await idempotency.create_cron(call, new)
+    cron = await idempotency.create_cron_once(call, new)
     if cron is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
-    return json_answer(cron)
+    return json_response(cron)
 
 
 def _request(body: CronBody, assistant: str, thread_id: UUID | None) -> RunRequest:
     """The runs of a cron, for authorization."""
     return RunRequest(
-        spec=body.spec,
+        spec=body.run_spec,
         assistant=assistant,
         thread_id=thread_id,
-        metadata=body.own_metadata,
+        metadata=body.merged_metadata,
         multitask_strategy=body.multitask_strategy,
         temporary=thread_id is None and body.on_run_completed == "delete",
     )
 
 
-async def _assistant(call: Call[CronBody, None], filters: Filters, named: str) -> ResolvedAssistant:
+async def _assistant(call: AuthorizedRequest[CronBody, None], filters: Filters, named: str) -> ResolvedAssistant:
     try:
         return await call.assistants.resolve(filters, named)
-    except (Invalid, NotFound):
+    except (ValidationFailed, NotFound):
         raise NotFound(f"Assistant {named[:100]!r} not found") from None
 
 
 async def _definition(
-    call: Call[Any, None], body: CronBody, payload: Mapping[str, Any], *, thread_id: UUID | None, now: datetime
-) -> Definition:
+    call: AuthorizedRequest[Any, None],
+    body: CronBody,
+    payload: Mapping[str, Any],
+    *,
+    thread_id: UUID | None,
+    now: datetime,
+) -> CronDefinition:
     """The cron that `body` describes; Invalid and others where its runs would be refused."""
-    call.state.runs.webhooks.check(body.spec.webhook)
+    call.state.runs.webhooks.check(body.run_spec.webhook)
     limit = call.state.settings.metadata_bytes
     json.check_bytes(limit, metadata=body.metadata, config=body.config, context=body.context)
     check_config(body.config or {}, call.state.settings.max_recursion)
-    zone = await cron_schedule.zone(body.timezone)
-    return Definition(
+    zone = await cron_schedule.load_timezone(body.timezone)
+    return CronDefinition(
         schedule=body.schedule,
         timezone=body.timezone,
         end_time=body.end_time,
@@ -268,9 +277,9 @@ async def _definition(
     )
 
 
-def _wanted(call: Call[Any, None]) -> Search:
+def _wanted(call: AuthorizedRequest[Any, None]) -> CronFilter:
     body: CountBody = call.body
-    return Search(
+    return CronFilter(
         assistant_id=call.assistants.id_of(body.assistant_id) if body.assistant_id else None,
         thread_id=body.thread_id,
         enabled=body.enabled,

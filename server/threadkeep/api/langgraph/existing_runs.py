@@ -6,16 +6,16 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
-from threadkeep.api.langgraph.threads import known as known_thread
-from threadkeep.api.operation import Call
-from threadkeep.api.paging import MAX_OFFSET, bounded_page, selected
-from threadkeep.api.responses import RunResult, json_answer, no_content, raw_json, run_headers
-from threadkeep.api.streaming import EventStream, Reading, run_frames
+from threadkeep.api.langgraph.threads import require_thread as known_thread
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.paging import MAX_OFFSET, bounded_page, select_fields
+from threadkeep.api.responses import RunResult, encoded_json_response, json_response, no_content_response, run_headers
+from threadkeep.api.streaming import EventStream, StreamReader, run_frames
 from threadkeep.base.problems import InvalidRequest, NotFound
 from threadkeep.postgres.bounded_page import PageRequest
 from threadkeep.runs.service import RunHandle
 from threadkeep.tables import runs
-from threadkeep.tables.cancels import ACTIVE, Target
+from threadkeep.tables.cancels import ACTIVE, RunSelection
 from threadkeep.tables.runs import CancelAction
 
 
@@ -69,7 +69,7 @@ class ListQuery(BaseModel):
     select: Annotated[list[RunField] | None, BeforeValidator(split_modes)] = None
 
 
-class CancelManyQuery(BaseModel):
+class CancelRunsQuery(BaseModel):
     """The query of a cancel of several runs."""
 
     model_config = ConfigDict(extra="ignore")
@@ -77,7 +77,7 @@ class CancelManyQuery(BaseModel):
     action: CancelAction = "interrupt"
 
 
-class CancelManyBody(BaseModel):
+class CancelRunsBody(BaseModel):
     """Which runs: those of a thread by id, or all of a status."""
 
     model_config = ConfigDict(extra="ignore")
@@ -87,56 +87,58 @@ class CancelManyBody(BaseModel):
     status: Literal["pending", "running", "all"] | None = None
 
     @property
-    def target(self) -> Target:
+    def selection(self) -> RunSelection:
         """InvalidRequest where it names no runs, or names them in two ways."""
         by_ids = self.thread_id is not None and bool(self.run_ids)
         if by_ids == (self.status is not None):
             raise InvalidRequest("give either status, or thread_id and run_ids")
         if self.status is None:
-            return Target(thread_id=self.thread_id, run_ids=self.run_ids)
-        return Target(statuses=ACTIVE if self.status == "all" else (self.status,))
+            return RunSelection(thread_id=self.thread_id, run_ids=self.run_ids)
+        return RunSelection(statuses=ACTIVE if self.status == "all" else (self.status,))
 
 
-async def search(call: Call[None, ListQuery]) -> Response:
+async def list_runs(call: AuthorizedRequest[None, ListQuery]) -> Response:
     """GET /threads/{thread_id}/runs: list a thread's runs, the newest first."""
     await known_thread(call)
     asked = call.query
     page = PageRequest(limit=asked.limit, offset=asked.offset, answer_bytes=call.state.settings.answer_bytes)
     async with call.state.pool.connection(call.filters) as conn:
         found = await runs.search(conn, call.filters, call.thread_id, status=asked.status, page=page)
-    return await bounded_page(found, page, lambda run: selected(run, list(asked.select or [])))
+    return await bounded_page(found, page, lambda run: select_fields(run, list(asked.select or [])))
 
 
-async def cancel_many(call: Call[CancelManyBody, CancelManyQuery]) -> Response:
+async def cancel_runs(call: AuthorizedRequest[CancelRunsBody, CancelRunsQuery]) -> Response:
     """POST /runs/cancel: stop several runs."""
     action = call.query.action
     reason = f"{action} requested via POST /runs/cancel"
-    if not await call.state.runs.cancel(call.caller, call.body.target, action, reason):
+    if not await call.state.runs.cancel(call.caller, call.body.selection, action, reason):
         raise NotFound("No runs found to cancel.")
-    return no_content()
+    return no_content_response()
 
 
-async def get(call: Call[None, None]) -> Response:
+async def get(call: AuthorizedRequest[None, None]) -> Response:
     """GET /threads/{thread_id}/runs/{run_id}: read a run."""
-    return json_answer(await call.state.runs.get(call.caller, call.thread_id, call.run_id))
+    return json_response(await call.state.runs.get(call.caller, call.thread_id, call.run_id))
 
 
-async def join(call: Call[None, JoinQuery]) -> Response:
+async def join(call: AuthorizedRequest[None, JoinQuery]) -> Response:
     """GET /threads/{thread_id}/runs/{run_id}/join: wait for the final values of a run that somebody started."""
     handle = await _followed(call)
     headers = run_headers(handle.thread_id, handle.run_id, "join")
     return RunResult(handle, call.caller, headers=headers, cancels=call.query.cancel_on_disconnect)
 
 
-async def join_stream(call: Call[None, JoinQuery]) -> Response:
+async def join_stream(call: AuthorizedRequest[None, JoinQuery]) -> Response:
     """GET /threads/{thread_id}/runs/{run_id}/stream: follow the events of a run that somebody started.
 
     `Last-Event-ID` names the last one that the client has; `-1` or `0` asks for all; without it, those from now on.
     """
     handle = await _followed(call)
-    reading = Reading(handle.execution, call.state.settings)
+    reading = StreamReader(handle.execution, call.state.settings)
     return EventStream(
-        run_frames(handle.events(last_event_id(call)), with_ids=True, modes=call.query.stream_mode, reading=reading),
+        run_frames(
+            handle.events(parse_last_event_id(call)), with_ids=True, modes=call.query.stream_mode, reading=reading
+        ),
         call,
         headers=run_headers(handle.thread_id, handle.run_id, "stream"),
         cancels=handle if call.query.cancel_on_disconnect else None,
@@ -144,7 +146,7 @@ async def join_stream(call: Call[None, JoinQuery]) -> Response:
     )
 
 
-async def cancel(call: Call[None, CancelQuery]) -> Response:
+async def cancel(call: AuthorizedRequest[None, CancelQuery]) -> Response:
     """POST /threads/{thread_id}/runs/{run_id}/cancel: stop a run; with `wait`, answer when it has stopped."""
     asked = call.query
     reason = asked.reason or (f"{asked.action} requested via POST /threads/{{thread_id}}/runs/{{run_id}}/cancel")
@@ -153,17 +155,17 @@ async def cancel(call: Call[None, CancelQuery]) -> Response:
     )
     if asked.wait:
         await handle.ended()
-        return raw_json(b"{}", headers=run_headers(handle.thread_id, handle.run_id, "join"))
+        return encoded_json_response(b"{}", headers=run_headers(handle.thread_id, handle.run_id, "join"))
     return Response(status_code=202)
 
 
-async def delete(call: Call[None, None]) -> Response:
+async def delete(call: AuthorizedRequest[None, None]) -> Response:
     """DELETE /threads/{thread_id}/runs/{run_id}: forget a run; one that goes on is stopped first."""
     await call.state.runs.delete(call.caller, call.thread_id, call.run_id)
-    return no_content()
+    return no_content_response()
 
 
-def last_event_id(call: Call[Any, Any]) -> int | None:
+def parse_last_event_id(call: AuthorizedRequest[Any, Any]) -> int | None:
     """The position behind which a client wants the events; None: from now on."""
     sent = call.request.headers.get("last-event-id", "").strip()
     if not sent:
@@ -174,7 +176,7 @@ def last_event_id(call: Call[Any, Any]) -> int | None:
     return int(digits)
 
 
-async def _followed(call: Call[None, JoinQuery]) -> RunHandle:
+async def _followed(call: AuthorizedRequest[None, JoinQuery]) -> RunHandle:
     """The run of the path. NotFound before any stream begins."""
     cancels = call.query.cancel_on_disconnect
     return await call.state.runs.follow(call.caller, call.thread_id, call.run_id, may_cancel=cancels)

@@ -13,7 +13,7 @@ import anyio.lowlevel
 from langgraph.channels.base import BaseChannel
 from pydantic import ConfigDict, Field, TypeAdapter, create_model
 
-from threadkeep.api.langgraph.json_schemas import JsonSchema, Lenient, first, of_fields, of_type, title_of
+from threadkeep.api.langgraph.json_schemas import JsonSchema, LenientJsonSchema, first, of_fields, of_type, title_of
 from threadkeep.base.problems import NotFound
 from threadkeep.graphs import Graph, Tenant, is_local
 from threadkeep.tables.assistants import Assistant
@@ -24,11 +24,11 @@ Schema = JsonSchema | None
 
 
 @asynccontextmanager
-async def opened(graphs: Graphs, tenant: Tenant, assistant: Assistant) -> AsyncGenerator[Graph]:
+async def open_graph(graphs: Graphs, tenant: Tenant, assistant: Assistant) -> AsyncGenerator[Graph]:
     """The assistant's graph, for reading, with the assistant's configuration. NotFound where it is not served."""
     loaded = graphs.get(assistant.graph_id)
     if loaded is None:
-        raise unknown_graph(graphs, assistant.graph_id)
+        raise graph_not_found(graphs, assistant.graph_id)
     ids = {"assistant_id": str(assistant.assistant_id), "graph_id": assistant.graph_id}
     configurable = {**assistant.context.load(), **ids}
     config: Any = {**assistant.config.load(), "configurable": configurable}
@@ -36,16 +36,16 @@ async def opened(graphs: Graphs, tenant: Tenant, assistant: Assistant) -> AsyncG
         yield graph
 
 
-def unknown_graph(graphs: Graphs, graph_id: str) -> NotFound:
+def graph_not_found(graphs: Graphs, graph_id: str) -> NotFound:
     """The problem of a graph that this server does not have."""
     return NotFound(f"Graph {graph_id[:100]!r} not found. Expected one of: {sorted(graphs)}")
 
 
-async def drawing(
+async def graph_drawing(
     graphs: Graphs, tenant: Tenant, assistant: Assistant, *, xray: bool | int
 ) -> dict[str, list[dict[str, Any]]]:
     """Nodes and edges; those of subgraphs too with `xray`, down to that depth where it is a number."""
-    async with opened(graphs, tenant, assistant) as graph:
+    async with open_graph(graphs, tenant, assistant) as graph:
         drawn = (await graph.aget_graph(xray=xray)).to_json()
     for node in drawn["nodes"]:
         if isinstance(described := node.get("data"), dict):
@@ -53,28 +53,28 @@ async def drawing(
     return drawn
 
 
-async def of_assistant(graphs: Graphs, tenant: Tenant, assistant: Assistant) -> dict[str, Any]:
+async def assistant_schemas(graphs: Graphs, tenant: Tenant, assistant: Assistant) -> dict[str, Any]:
     """`graph_id` and the five schemas of the assistant's graph, titled by it."""
-    async with opened(graphs, tenant, assistant) as graph:
+    async with open_graph(graphs, tenant, assistant) as graph:
         named = copy.copy(graph)
         named.name = assistant.graph_id
-        return {"graph_id": assistant.graph_id, **await of_graph(named)}
+        return {"graph_id": assistant.graph_id, **await graph_schemas(named)}
 
 
-async def of_subgraphs(
+async def subgraph_schemas(
     graphs: Graphs, tenant: Tenant, assistant: Assistant, *, namespace: str | None, recurse: bool
 ) -> dict[str, dict[str, Schema]]:
     """Namespace -> the five schemas: of the graph's own subgraphs, of theirs too with `recurse`, or of one alone."""
-    async with opened(graphs, tenant, assistant) as graph:
+    async with open_graph(graphs, tenant, assistant) as graph:
         if not is_local(graph):
             return {}
         loose: Any = graph
         deep = recurse or "|" in (namespace or "")
         found = loose.aget_subgraphs(namespace=namespace, recurse=deep)
-        return {name: await of_graph(subgraph) async for name, subgraph in found}
+        return {name: await graph_schemas(subgraph) async for name, subgraph in found}
 
 
-async def of_graph(graph: Graph) -> dict[str, Schema]:
+async def graph_schemas(graph: Graph) -> dict[str, Schema]:
     """The five schemas; of a graph that runs elsewhere nothing is known."""
     if not is_local(graph):
         return dict.fromkeys(("input_schema", "output_schema", "state_schema", "config_schema", "context_schema"))
@@ -89,7 +89,7 @@ async def of_graph(graph: Graph) -> dict[str, Schema]:
 def _context(schema: Any) -> Schema:
     if schema is None:
         return None
-    return first(lambda: TypeAdapter(schema).json_schema(schema_generator=Lenient), lambda: of_type(schema))
+    return first(lambda: TypeAdapter(schema).json_schema(schema_generator=LenientJsonSchema), lambda: of_type(schema))
 
 
 def _input(graph: Graph) -> Schema:
@@ -144,4 +144,4 @@ def _at_once(title: str, fields: Mapping[str, Any]) -> Schema:
         for number, (name, annotation) in enumerate(fields.items())
     }
     model = create_model(title, __config__=ConfigDict(arbitrary_types_allowed=True), **numbered)
-    return model.model_json_schema(schema_generator=Lenient)
+    return model.model_json_schema(schema_generator=LenientJsonSchema)

@@ -28,7 +28,7 @@ MARKS: Final = (Annotated, Required, NotRequired, ReadOnly)
 UNIONS: Final = (Union, types.UnionType)
 
 
-class Lenient(GenerateJsonSchema):
+class LenientJsonSchema(GenerateJsonSchema):
     """Anything goes where a type has no JSON schema."""
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchema:
@@ -67,7 +67,7 @@ def _by_pydantic(annotation: Any, at: str) -> JsonSchema:
     """As pydantic has it, in a model whose only field has the type: plain dataclasses inherit its configuration."""
     configured = ConfigDict(arbitrary_types_allowed=True)
     model = create_model("Described", __config__=configured, value=(annotation, Field(default=None)))
-    whole = model.model_json_schema(schema_generator=Lenient, ref_template=f"{at}/$defs/{{model}}")
+    whole = model.model_json_schema(schema_generator=LenientJsonSchema, ref_template=f"{at}/$defs/{{model}}")
     described: JsonSchema = whole["properties"]["value"]
     described.pop("default", None)
     if described.get("title") == "Value":

@@ -7,15 +7,15 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field
 from starlette.responses import Response
 
-from threadkeep.api.operation import Call
-from threadkeep.api.responses import RunResult, json_answer, run_headers
-from threadkeep.api.streaming import EventStream, Reading, run_frames
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.responses import RunResult, json_response, run_headers
+from threadkeep.api.streaming import EventStream, StreamReader, run_frames
 from threadkeep.base.problems import InvalidRequest
-from threadkeep.runs.request import MultitaskStrategy, RunRequest, RunSpec
+from threadkeep.runs.request import GraphRunOptions, MultitaskStrategy, RunRequest
 from threadkeep.runs.service import RunHandle
-from threadkeep.tables.idempotency_keys import Key
+from threadkeep.tables.idempotency_keys import IdempotencyKey
 
-RESERVED = frozenset({"run_id", "thread_id", "assistant_id", "graph_id", "cron_id", "run_attempt"})
+RESERVED_CONFIG_KEYS = frozenset({"run_id", "thread_id", "assistant_id", "graph_id", "cron_id", "run_attempt"})
 """Metadata that the server writes; a client's are dropped, as on the reference."""
 OF_LANGSMITH = ("feedback_keys", "langsmith_tracer")
 """Documented fields that need LangSmith. LangGraph Studio and older clients send them without being asked."""
@@ -29,7 +29,7 @@ def _tell_without_effect(field: str) -> None:
     log.warning("a field of LangSmith's has no effect on this server", extra={"field": field})
 
 
-class RunBody(RunSpec):
+class RunBody(GraphRunOptions):
     """The body of a run's creation, on a thread or without one."""
 
     assistant_id: str
@@ -44,14 +44,14 @@ class RunBody(RunSpec):
     after_seconds: float = Field(default=0, ge=0, le=10 * 365 * 86400)
 
     @property
-    def own_metadata(self) -> dict[str, Any]:
+    def merged_metadata(self) -> dict[str, Any]:
         """What the client says of the run, by either field."""
         told: object = self.config.get("metadata")
         said = {**(cast("dict[str, Any]", told) if isinstance(told, dict) else {}), **self.metadata}
-        return {key: value for key, value in said.items() if key not in RESERVED}
+        return {key: value for key, value in said.items() if key not in RESERVED_CONFIG_KEYS}
 
     @property
-    def spec(self) -> RunSpec:
+    def run_spec(self) -> GraphRunOptions:
         """What concerns the graph alone. Refuses what this server can't do or what contradicts itself."""
         for name in OF_LANGSMITH:
             if getattr(self, name):
@@ -76,59 +76,62 @@ class StatelessRunBody(RunBody):
     on_completion: Literal["delete", "keep"] = "delete"
 
 
-Batch = Annotated[list[StatelessRunBody], Field(min_length=1, max_length=1000)]
+RunBatch = Annotated[list[StatelessRunBody], Field(min_length=1, max_length=1000)]
 
 
-async def create(call: Call[ThreadRunBody, None]) -> Response:
+async def create(call: AuthorizedRequest[ThreadRunBody, None]) -> Response:
     """POST /threads/{thread_id}/runs: leave a run in the queue."""
-    handle = await call.state.runs.enqueue(call.caller, on_thread(call, key=call.idempotency_key))
-    return json_answer(handle.run, headers=run_headers(handle.thread_id, handle.run_id))
+    handle = await call.state.runs.enqueue(call.caller, start_on_thread(call, key=call.idempotency_key))
+    return json_response(handle.run, headers=run_headers(handle.thread_id, handle.run_id))
 
 
-async def stream(call: Call[ThreadRunBody, None]) -> Response:
+async def stream(call: AuthorizedRequest[ThreadRunBody, None]) -> Response:
     """POST /threads/{thread_id}/runs/stream: run, and read the events."""
     return _events(
-        call, await call.state.runs.start(call.caller, on_thread(call, read_by_caller=True, key=call.idempotency_key))
+        call,
+        await call.state.runs.start(call.caller, start_on_thread(call, read_by_caller=True, key=call.idempotency_key)),
     )
 
 
-async def wait(call: Call[ThreadRunBody, None]) -> Response:
+async def wait(call: AuthorizedRequest[ThreadRunBody, None]) -> Response:
     """POST /threads/{thread_id}/runs/wait: run, and read the final values."""
-    return _result(call, await call.state.runs.start(call.caller, on_thread(call, key=call.idempotency_key)))
+    return _result(call, await call.state.runs.start(call.caller, start_on_thread(call, key=call.idempotency_key)))
 
 
-async def stream_stateless(call: Call[StatelessRunBody, None]) -> Response:
+async def stream_stateless(call: AuthorizedRequest[StatelessRunBody, None]) -> Response:
     """POST /runs/stream: run without a thread, and read the events."""
     return _events(
         call, await call.state.runs.start(call.caller, _without_thread(call, call.body, read_by_caller=True))
     )
 
 
-async def wait_stateless(call: Call[StatelessRunBody, None]) -> Response:
+async def wait_stateless(call: AuthorizedRequest[StatelessRunBody, None]) -> Response:
     """POST /runs/wait: run without a thread, and read the final values."""
     return _result(call, await call.state.runs.start(call.caller, _without_thread(call, call.body)))
 
 
-async def create_batch(call: Call[list[StatelessRunBody], None]) -> Response:
+async def create_batch(call: AuthorizedRequest[list[StatelessRunBody], None]) -> Response:
     """POST /runs/batch: leave several runs in the queue, each on a thread of its own."""
     requests = [_without_thread(call, body) for body in call.body]
-    return json_answer(await call.state.runs.enqueue_batch(call.caller, requests))
+    return json_response(await call.state.runs.enqueue_batch(call.caller, requests))
 
 
-async def create_stateless(call: Call[StatelessRunBody, None]) -> Response:
+async def create_stateless(call: AuthorizedRequest[StatelessRunBody, None]) -> Response:
     """POST /runs: leave a run in the queue, on a thread of its own."""
     handle = await call.state.runs.enqueue(call.caller, _without_thread(call, call.body))
-    return json_answer(handle.run, headers=run_headers(handle.thread_id, handle.run_id))
+    return json_response(handle.run, headers=run_headers(handle.thread_id, handle.run_id))
 
 
-def on_thread(call: Call[ThreadRunBody, None], *, read_by_caller: bool = False, key: Key | None = None) -> RunRequest:
+def start_on_thread(
+    call: AuthorizedRequest[ThreadRunBody, None], *, read_by_caller: bool = False, key: IdempotencyKey | None = None
+) -> RunRequest:
     """The run that a body asks for on the thread of the path."""
     body = call.body
     return RunRequest(
-        spec=body.spec,
+        spec=body.run_spec,
         assistant=body.assistant_id,
         thread_id=call.thread_id,
-        metadata=body.own_metadata,
+        metadata=body.merged_metadata,
         multitask_strategy=body.multitask_strategy,
         create_thread=body.if_not_exists == "create",
         after_s=body.after_seconds,
@@ -139,13 +142,15 @@ def on_thread(call: Call[ThreadRunBody, None], *, read_by_caller: bool = False, 
     )
 
 
-def _without_thread(call: Call[Any, None], body: StatelessRunBody, *, read_by_caller: bool = False) -> RunRequest:
+def _without_thread(
+    call: AuthorizedRequest[Any, None], body: StatelessRunBody, *, read_by_caller: bool = False
+) -> RunRequest:
     if body.command and body.command.resume is not None:
         raise InvalidRequest("You must provide a thread_id when resuming.")
     return RunRequest(
-        spec=body.spec,
+        spec=body.run_spec,
         assistant=body.assistant_id,
-        metadata=body.own_metadata,
+        metadata=body.merged_metadata,
         after_s=body.after_seconds,
         temporary=body.on_completion == "delete",
         resumable=body.stream_resumable,
@@ -155,15 +160,15 @@ def _without_thread(call: Call[Any, None], body: StatelessRunBody, *, read_by_ca
     )
 
 
-def _result(call: Call[Any, None], handle: RunHandle) -> Response:
+def _result(call: AuthorizedRequest[Any, None], handle: RunHandle) -> Response:
     """The final values, when there are some."""
     headers = run_headers(handle.thread_id, handle.run_id, "join")
     return RunResult(handle, call.caller, headers=headers, cancels=call.body.on_disconnect == "cancel")
 
 
-def _events(call: Call[Any, None], handle: RunHandle) -> Response:
+def _events(call: AuthorizedRequest[Any, None], handle: RunHandle) -> Response:
     """The run's events, as they come."""
-    reading = Reading(handle.execution, call.state.settings)
+    reading = StreamReader(handle.execution, call.state.settings)
     return EventStream(
         run_frames(handle.events(), with_ids=call.body.stream_resumable, reading=reading),
         call,

@@ -10,27 +10,27 @@ from langgraph.store.base import NOT_PROVIDED, GetOp, SearchOp
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from threadkeep.api.conditions import Condition
-from threadkeep.api.operation import Call
+from threadkeep.api.conditions import MetadataCondition
+from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.paging import MAX_OFFSET, bounded_list
-from threadkeep.api.responses import json_answer, json_pieces, no_content
+from threadkeep.api.responses import json_pieces, json_response, no_content_response
 from threadkeep.base import json
 from threadkeep.base.answer_budget import AnswerBudget
-from threadkeep.base.problems import Invalid, InvalidRequest
+from threadkeep.base.problems import InvalidRequest, ValidationFailed
 from threadkeep.persistence import store_pages
 from threadkeep.persistence.store import OPERATORS, Store
 from threadkeep.persistence.store_pages import StoredItem
 from threadkeep.postgres.bounded_page import PageRequest
-from threadkeep.postgres.statement_timeout import in_time
+from threadkeep.postgres.statement_timeout import with_search_timeout
 
-MAX_LABELS = 32
+MAX_NAMESPACE_DEPTH = 32
 MAX_NAMESPACE_BYTES = 1000
 MAX_KEY_BYTES = 1000
 """Both stand in an index of Postgres, which holds some 2,700 bytes a row."""
 MIN_TTL_MINUTES = 0.001
 """Below it, the exponent of Python's notation is no interval to Postgres."""
 MAX_TTL_MINUTES = 10 * 365 * 24 * 60
-RESERVED_ROOT = "langgraph"
+RESERVED_NAMESPACE = "langgraph"
 """LangGraph keeps items of its own below it."""
 NUL = "\x00"
 
@@ -47,8 +47,8 @@ def _labels(labels: list[str]) -> list[str]:
 def _own_root(labels: list[str]) -> list[str]:
     if not labels:
         raise ValueError("Namespace cannot be empty.")
-    if labels[0] == RESERVED_ROOT:
-        raise ValueError(f'Root label for namespace cannot be "{RESERVED_ROOT}"')
+    if labels[0] == RESERVED_NAMESPACE:
+        raise ValueError(f'Root label for namespace cannot be "{RESERVED_NAMESPACE}"')
     return labels
 
 
@@ -69,11 +69,11 @@ def _filter(wanted: dict[str, Any]) -> dict[str, Any]:
     return wanted
 
 
-Namespace = Annotated[list[str], Field(max_length=MAX_LABELS), AfterValidator(_labels)]
+Namespace = Annotated[list[str], Field(max_length=MAX_NAMESPACE_DEPTH), AfterValidator(_labels)]
 Key = Annotated[str, AfterValidator(_key)]
 
 
-class ItemBody(BaseModel):
+class ItemKey(BaseModel):
     """Which item."""
 
     model_config = ConfigDict(extra="ignore")
@@ -82,7 +82,7 @@ class ItemBody(BaseModel):
     key: Key
 
 
-class PutBody(ItemBody):
+class PutBody(ItemKey):
     """The body of a put."""
 
     namespace: Annotated[Namespace, AfterValidator(_own_root)]
@@ -104,13 +104,13 @@ class ItemQuery(BaseModel):
     refresh_ttl: bool | None = None
 
 
-class SearchBody(BaseModel):
+class ItemSearch(BaseModel):
     """The body of a search."""
 
     model_config = ConfigDict(extra="ignore")
 
     namespace_prefix: Namespace = Field(default_factory=list)
-    filter: Annotated[Condition, AfterValidator(_filter)] | None = None
+    filter: Annotated[MetadataCondition, AfterValidator(_filter)] | None = None
     """What keys of the value are: a value itself, or `{"$gt": 3}`."""
     limit: int = Field(default=10, ge=1, le=1000)
     offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
@@ -118,27 +118,27 @@ class SearchBody(BaseModel):
     refresh_ttl: bool | None = None
 
 
-class NamespacesBody(BaseModel):
+class NamespaceSearch(BaseModel):
     """The body of a listing of namespaces. In `prefix` and `suffix`, `*` stands for any one label."""
 
     model_config = ConfigDict(extra="ignore")
 
     prefix: Namespace | None = None
     suffix: Namespace | None = None
-    max_depth: int | None = Field(default=None, ge=1, le=MAX_LABELS)
+    max_depth: int | None = Field(default=None, ge=1, le=MAX_NAMESPACE_DEPTH)
     limit: int = Field(default=100, ge=1, le=1000)
     offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
 
 
-async def put(call: Call[PutBody, None]) -> Response:
+async def put(call: AuthorizedRequest[PutBody, None]) -> Response:
     """PUT /store/items: make an item, or replace its value."""
     body = call.body
     ttl = body.ttl if "ttl" in body.model_fields_set else NOT_PROVIDED
     await _store(call).aput(tuple(body.namespace), body.key, body.value, index=body.index, ttl=ttl)
-    return no_content()
+    return no_content_response()
 
 
-async def get(call: Call[None, ItemQuery]) -> Response:
+async def get(call: AuthorizedRequest[None, ItemQuery]) -> Response:
     """GET /store/items: read an item; `null` where there is none."""
     query = call.query
     if query.key is None:
@@ -149,19 +149,19 @@ async def get(call: Call[None, ItemQuery]) -> Response:
     op = GetOp(namespace, key, refresh_ttl=_refreshes(call, query.refresh_ttl))
     item = await store_pages.get(_store(call), op)
     if item is None:
-        return json_answer(None)
+        return json_response(None)
     encoded = json.dumps(_shown(call, item))
     AnswerBudget(call.state.settings.answer_bytes).take_all(len(encoded), "the item")
     return json_pieces([encoded])
 
 
-async def delete(call: Call[ItemBody, None]) -> Response:
+async def delete(call: AuthorizedRequest[ItemKey, None]) -> Response:
     """DELETE /store/items: delete an item; it need not be there."""
     await _store(call).adelete(tuple(call.body.namespace), call.body.key)
-    return no_content()
+    return no_content_response()
 
 
-async def search(call: Call[SearchBody, None]) -> Response:
+async def search(call: AuthorizedRequest[ItemSearch, None]) -> Response:
     """POST /store/items/search: search the items below a namespace, by what is in them.
 
     An answer has a limit in bytes. If `x-pagination-next` is there, the search goes on at that offset.
@@ -176,12 +176,14 @@ async def search(call: Call[SearchBody, None]) -> Response:
         refresh_ttl=_refreshes(call, body.refresh_ttl),
     )
     page = PageRequest(limit=body.limit, offset=body.offset, answer_bytes=settings.answer_bytes)
-    items = await in_time(store_pages.search(_store(call), op, page.answer_bytes), settings.search_timeout_s)
+    items = await with_search_timeout(
+        store_pages.search(_store(call), op, page.answer_bytes), settings.search_timeout_s
+    )
     listing = await bounded_list(items, page, lambda item: _shown(call, item) | {"score": item.score})
     return json_pieces([b'{"items":', *listing.pieces, b"}"], listing.headers)
 
 
-async def list_namespaces(call: Call[NamespacesBody, None]) -> Response:
+async def list_namespaces(call: AuthorizedRequest[NamespaceSearch, None]) -> Response:
     """POST /store/namespaces: list the namespaces that have items."""
     body = call.body
     found = _store(call).alist_namespaces(
@@ -191,12 +193,12 @@ async def list_namespaces(call: Call[NamespacesBody, None]) -> Response:
         limit=body.limit,
         offset=body.offset,
     )
-    return json_answer({"namespaces": await in_time(found, call.state.settings.search_timeout_s)})
+    return json_response({"namespaces": await with_search_timeout(found, call.state.settings.search_timeout_s)})
 
 
-def _store(call: Call[Any, Any]) -> Store:
+def _store(call: AuthorizedRequest[Any, Any]) -> Store:
     """The caller's part of the store."""
-    return call.state.store.scoped(call.filters.space, call.filters)
+    return call.state.store.scoped(call.filters.store_prefix, call.filters)
 
 
 def _of_query(given: str | list[str]) -> tuple[str, ...]:
@@ -204,18 +206,18 @@ def _of_query(given: str | list[str]) -> tuple[str, ...]:
     try:
         return tuple(_labels(joined.replace(NUL, "\N{REPLACEMENT CHARACTER}").split(".")))
     except ValueError as error:
-        raise Invalid(error.args[0]) from None
+        raise ValidationFailed(error.args[0]) from None
 
 
-def _refreshes(call: Call[Any, Any], asked: bool | None) -> bool:
+def _refreshes(call: AuthorizedRequest[Any, Any], asked: bool | None) -> bool:
     """Whether a read begins the time of an item anew: as asked, or as langgraph.json says."""
     config = cast("dict[str, Any]", call.state.store.ttl_config or {})
     return bool(config.get("refresh_on_read", True)) if asked is None else asked
 
 
-def _shown(call: Call[Any, Any], item: StoredItem) -> dict[str, object]:
+def _shown(call: AuthorizedRequest[Any, Any], item: StoredItem) -> dict[str, object]:
     return {
-        "namespace": item.namespace(call.filters.space),
+        "namespace": item.namespace(call.filters.store_prefix),
         "key": item.key,
         "value": item.value,
         "created_at": item.created_at,

@@ -8,13 +8,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
-from threadkeep.api.conditions import MAX_IDS, Condition
-from threadkeep.api.operation import Call
-from threadkeep.api.paging import PageBody, bounded_page, selected
-from threadkeep.api.responses import json_answer
-from threadkeep.postgres.statement_timeout import searching
+from threadkeep.api.conditions import MAX_IDS, MetadataCondition
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.paging import PageBody, bounded_page, select_fields
+from threadkeep.api.responses import json_response
+from threadkeep.postgres.statement_timeout import search_connection
 from threadkeep.tables import thread_search
-from threadkeep.tables.thread_search import Extract, Root, Search, Wanted
+from threadkeep.tables.thread_search import Extract, Root, ThreadFilter, ThreadPageRequest
 
 Status = Literal["idle", "busy", "interrupted", "error"]
 ThreadField = Literal[
@@ -30,7 +30,7 @@ ThreadField = Literal[
     "error",
 ]
 
-MAX_EXTRACTS = 10
+MAX_EXTRACTED_PATHS = 10
 MAX_DEPTH = 20
 PATH = re.compile(r"(values|metadata|config|interrupts)((?:\.[^.\[\]]+|\[-?\d{1,6}\])*)")
 STEP = re.compile(r"\.([^.\[\]]+)|\[(-?\d+)\]")
@@ -55,25 +55,25 @@ class CountBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    metadata: Condition | None = None
-    values: Condition | None = None
+    metadata: MetadataCondition | None = None
+    values: MetadataCondition | None = None
     status: Status | None = None
 
 
-class SearchBody(PageBody):
+class ThreadSearch(PageBody):
     """The body of a search for threads."""
 
     ids: list[UUID] | None = Field(default=None, max_length=MAX_IDS)
-    metadata: Condition | None = None
-    values: Condition | None = None
+    metadata: MetadataCondition | None = None
+    values: MetadataCondition | None = None
     status: Status | None = None
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] = "updated_at"
     select: Annotated[list[ThreadField], Field(max_length=100)] | None = None
-    extract: dict[Alias, Path] | None = Field(default=None, max_length=MAX_EXTRACTS)
+    extract: dict[Alias, Path] | None = Field(default=None, max_length=MAX_EXTRACTED_PATHS)
 
-    def wanted(self, answer_bytes: int) -> Wanted:
+    def page_request(self, answer_bytes: int) -> ThreadPageRequest:
         """The page that is asked for, of at most `answer_bytes`."""
-        return Wanted(
+        return ThreadPageRequest(
             order=(self.sort_by, self.sort_order),
             page=self.page(answer_bytes),
             with_values=not self.select or "values" in self.select,
@@ -87,22 +87,22 @@ def _extract(alias: str, path: str) -> Extract:
     return Extract(alias=alias, root=cast("Root", re.split(r"[.\[]", path, maxsplit=1)[0]), path=steps)
 
 
-async def search(call: Call[SearchBody, None]) -> Response:
+async def search(call: AuthorizedRequest[ThreadSearch, None]) -> Response:
     """POST /threads/search: search threads."""
     body, settings = call.body, call.state.settings
-    looked_for = Search(ids=body.ids, metadata=body.metadata, values=body.values, status=body.status)
-    wanted = body.wanted(settings.answer_bytes)
+    looked_for = ThreadFilter(ids=body.ids, metadata=body.metadata, values=body.values, status=body.status)
+    wanted = body.page_request(settings.answer_bytes)
     found = await thread_search.search(
         call.state.pool, call.filters, looked_for, wanted, timeout_s=settings.search_timeout_s
     )
     fields: list[str] = list(body.select or [])
     if fields and body.extract:
         fields.append("extracted")
-    return await bounded_page(found.items, wanted.page, lambda thread: selected(thread, fields), total=found.total)
+    return await bounded_page(found.items, wanted.page, lambda thread: select_fields(thread, fields), total=found.total)
 
 
-async def count(call: Call[CountBody, None]) -> Response:
+async def count(call: AuthorizedRequest[CountBody, None]) -> Response:
     """POST /threads/count: count threads."""
-    looked_for = Search(metadata=call.body.metadata, values=call.body.values, status=call.body.status)
-    async with searching(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
-        return json_answer(await thread_search.count(conn, call.filters, looked_for))
+    looked_for = ThreadFilter(metadata=call.body.metadata, values=call.body.values, status=call.body.status)
+    async with search_connection(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
+        return json_response(await thread_search.count(conn, call.filters, looked_for))

@@ -7,20 +7,20 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
-from threadkeep.api.body import validated
-from threadkeep.api.conditions import Condition
-from threadkeep.api.langgraph.threads import known
-from threadkeep.api.operation import Call
-from threadkeep.api.responses import json_answer, json_list, json_pieces
+from threadkeep.api.body import validate
+from threadkeep.api.conditions import MetadataCondition
+from threadkeep.api.langgraph.threads import require_thread
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.responses import json_list, json_pieces, json_response
 from threadkeep.base.answer_budget import AnswerBudget
 from threadkeep.base.json import dumps_apart
 from threadkeep.runs.request import UnusedConfigBody
-from threadkeep.runs.snapshots import checkpoint_of
+from threadkeep.runs.snapshots import checkpoint_ids
 from threadkeep.threads import history, updates
-from threadkeep.threads.history import NEWEST, At, Wanted
-from threadkeep.threads.updates import Change, Update
+from threadkeep.threads.history import LATEST, CheckpointRef, HistoryRequest
+from threadkeep.threads.updates import ThreadStateUpdate, ThreadUpdate
 
-FIELDS = (
+STATE_FIELDS = (
     "values",
     "next",
     "tasks",
@@ -43,8 +43,10 @@ def _several(value: object) -> object:
 
 
 def _field(name: str) -> str:
-    if name not in FIELDS and not name.startswith("values."):
-        raise PydanticCustomError("field", "must be one of {names}, or values.<key>", {"names": ", ".join(FIELDS)})
+    if name not in STATE_FIELDS and not name.startswith("values."):
+        raise PydanticCustomError(
+            "field", "must be one of {names}, or values.<key>", {"names": ", ".join(STATE_FIELDS)}
+        )
     return name
 
 
@@ -62,7 +64,7 @@ def _id_of(named: object) -> object:
     return _id_of(cast("object", configurable) or found.get("checkpoint_id"))
 
 
-class Place(BaseModel):
+class CheckpointBody(BaseModel):
     """A checkpoint as a client names it. Its `thread_id` is not read: the path says which thread."""
 
     model_config = ConfigDict(extra="ignore")
@@ -71,8 +73,8 @@ class Place(BaseModel):
     checkpoint_ns: Text | None = None
 
     @property
-    def at(self) -> At:
-        return At(checkpoint_id=self.checkpoint_id, checkpoint_ns=self.checkpoint_ns or "")
+    def checkpoint(self) -> CheckpointRef:
+        return CheckpointRef(checkpoint_id=self.checkpoint_id, checkpoint_ns=self.checkpoint_ns or "")
 
 
 class StateQuery(BaseModel):
@@ -87,19 +89,19 @@ class StateQuery(BaseModel):
 class StateBody(StateQuery):
     """The body of a state at a checkpoint."""
 
-    checkpoint: Place
+    checkpoint: CheckpointBody
 
 
-class StateUpdateBody(UnusedConfigBody, Update):
+class StateUpdateBody(UnusedConfigBody, ThreadStateUpdate):
     """The body of a change of a state."""
 
-    checkpoint: Place | None = None
+    checkpoint: CheckpointBody | None = None
     checkpoint_id: Text | None = None
     """Deprecated, and heeded."""
 
     @property
-    def at(self) -> At:
-        return self.checkpoint.at if self.checkpoint else At(checkpoint_id=self.checkpoint_id)
+    def checkpoint_ref(self) -> CheckpointRef:
+        return self.checkpoint.checkpoint if self.checkpoint else CheckpointRef(checkpoint_id=self.checkpoint_id)
 
 
 class HistoryQuery(BaseModel):
@@ -114,66 +116,66 @@ class HistoryQuery(BaseModel):
 class HistoryBody(HistoryQuery):
     """The body of a history."""
 
-    metadata: Condition | None = None
-    checkpoint: Place | None = None
+    metadata: MetadataCondition | None = None
+    checkpoint: CheckpointBody | None = None
     select: Select = None
 
 
-async def get(call: Call[None, StateQuery]) -> Response:
+async def get(call: AuthorizedRequest[None, StateQuery]) -> Response:
     """GET /threads/{thread_id}/state: read the state at the newest checkpoint."""
-    return await _state(call, NEWEST, call.query)
+    return await _state(call, LATEST, call.query)
 
 
-async def get_at(call: Call[None, StateQuery]) -> Response:
+async def get_at(call: AuthorizedRequest[None, StateQuery]) -> Response:
     """GET /threads/{thread_id}/state/{checkpoint_id}: read the state at a checkpoint."""
-    place: Place = validated(Place, {"checkpoint_id": call.request.path_params["checkpoint_id"]})
-    return await _state(call, place.at, call.query)
+    place: CheckpointBody = validate(CheckpointBody, {"checkpoint_id": call.request.path_params["checkpoint_id"]})
+    return await _state(call, place.checkpoint, call.query)
 
 
-async def get_at_checkpoint(call: Call[StateBody, None]) -> Response:
+async def get_at_checkpoint(call: AuthorizedRequest[StateBody, None]) -> Response:
     """POST /threads/{thread_id}/state/checkpoint: read the state at a checkpoint, of a subgraph too."""
-    return await _state(call, call.body.checkpoint.at, call.body)
+    return await _state(call, call.body.checkpoint.checkpoint, call.body)
 
 
-async def update(call: Call[StateUpdateBody, None]) -> Response:
+async def update(call: AuthorizedRequest[StateUpdateBody, None]) -> Response:
     """POST /threads/{thread_id}/state: change the state, from the newest checkpoint or from another one."""
-    change = Change(at=call.body.at, update=call.body)
+    change = ThreadUpdate(checkpoint=call.body.checkpoint_ref, update=call.body)
     config = await updates.update_state(call.state.threads, call.tenant, call.thread_id, change)
-    checkpoint = cast("dict[str, object]", checkpoint_of(config))
-    return json_answer(
+    checkpoint = cast("dict[str, object]", checkpoint_ids(config))
+    return json_response(
         {"checkpoint": checkpoint, "configurable": checkpoint, "checkpoint_id": checkpoint["checkpoint_id"]}
     )
 
 
-async def list_history(call: Call[None, HistoryQuery]) -> Response:
+async def list_history(call: AuthorizedRequest[None, HistoryQuery]) -> Response:
     """GET /threads/{thread_id}/history: list states, the newest first.
 
     An answer has a limit in bytes. If `x-pagination-next` is there, the history goes on behind (`before`) that checkpoint.
     """
-    return await _history(call, Wanted(limit=call.query.limit, before=call.query.before), None)
+    return await _history(call, HistoryRequest(limit=call.query.limit, before=call.query.before), None)
 
 
-async def search_history(call: Call[HistoryBody, None]) -> Response:
+async def search_history(call: AuthorizedRequest[HistoryBody, None]) -> Response:
     """POST /threads/{thread_id}/history: list states, the newest first, with more to ask for."""
     body = call.body
-    wanted = Wanted(
+    wanted = HistoryRequest(
         limit=body.limit,
         before=body.before,
         metadata=body.metadata,
-        at=body.checkpoint.at if body.checkpoint else NEWEST,
+        at=body.checkpoint.checkpoint if body.checkpoint else LATEST,
     )
     return await _history(call, wanted, body.select)
 
 
-async def _history(call: Call[Any, Any], wanted: Wanted, select: list[str] | None) -> Response:
-    thread = await known(call)
+async def _history(call: AuthorizedRequest[Any, Any], wanted: HistoryRequest, select: list[str] | None) -> Response:
+    thread = await require_thread(call)
     found = await history.page(call.state.threads, call.tenant, thread, wanted, lambda state: _selected(state, select))
     return json_list(found.states, {"x-pagination-next": found.next} if found.next else None)
 
 
-async def _state(call: Call[Any, Any], at: At, asked: StateQuery) -> Response:
-    thread = await known(call)
-    found = await history.state(call.state.threads, call.tenant, thread, at, subgraphs=asked.subgraphs)
+async def _state(call: AuthorizedRequest[Any, Any], at: CheckpointRef, asked: StateQuery) -> Response:
+    thread = await require_thread(call)
+    found = await history.get_state(call.state.threads, call.tenant, thread, at, subgraphs=asked.subgraphs)
     encoded = await dumps_apart(_selected(found.state, asked.select), size=found.bytes)
     AnswerBudget(call.state.settings.answer_bytes).take_all(len(encoded), "the state")
     return json_pieces([encoded])
@@ -183,7 +185,7 @@ def _selected(state: dict[str, object], select: list[str] | None) -> dict[str, o
     """Only those fields that the client wants; of the values, only the keys that it names (`values.<key>`)."""
     if not select:
         return state
-    shown = {name: state[name] for name in FIELDS if name in select}
+    shown = {name: state[name] for name in STATE_FIELDS if name in select}
     keys = [name.removeprefix("values.") for name in select if name.startswith("values.")]
     values = state["values"]
     if keys and "values" not in shown:

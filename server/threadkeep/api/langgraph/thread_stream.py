@@ -9,18 +9,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from starlette.responses import Response
 
 from threadkeep.api.langgraph.existing_runs import split_modes
-from threadkeep.api.langgraph.threads import known
-from threadkeep.api.operation import Call
-from threadkeep.api.streaming import EventStream, encode
-from threadkeep.base.problems import Invalid
-from threadkeep.threads.follow import Place, ThreadEvent, ThreadMode, follow_thread
+from threadkeep.api.langgraph.threads import require_thread
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.streaming import EventStream, encode_event
+from threadkeep.base.problems import ValidationFailed
+from threadkeep.threads.follow import ThreadEvent, ThreadMode, ThreadPosition, follow_thread
 
 CLOCKS_DIFFER_MS: Final = 60_000
 """Milliseconds by which the clock of the process that made a run may be ahead of this one's."""
 GAP: Final = b": gap, the events from now on follow\r\n\r\n"
 EVENT_ID: Final = re.compile(r"(\d{1,15})-(\d{1,9})")
 
-Modes = Annotated[list[ThreadMode] | None, BeforeValidator(split_modes)]
+ThreadStreamModes = Annotated[list[ThreadMode] | None, BeforeValidator(split_modes)]
 
 
 class ThreadStreamQuery(BaseModel):
@@ -28,13 +28,13 @@ class ThreadStreamQuery(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    stream_mode: Modes = None
-    stream_modes: Modes = None
+    stream_mode: ThreadStreamModes = None
+    stream_modes: ThreadStreamModes = None
 
 
-async def stream(call: Call[None, ThreadStreamQuery]) -> Response:
+async def stream(call: AuthorizedRequest[None, ThreadStreamQuery]) -> Response:
     """GET /threads/{thread_id}/stream: follow all that goes on on a thread; `Last-Event-ID` replays what came after it."""
-    thread = await known(call)
+    thread = await require_thread(call)
     modes: set[ThreadMode] = {*(call.query.stream_mode or ()), *(call.query.stream_modes or ())} or {"run_modes"}
     after = _after(call)
     has_gap = after is not None and after.millisecond > time.time() * 1000 + CLOCKS_DIFFER_MS
@@ -54,14 +54,14 @@ async def _frames(events: AsyncGenerator[ThreadEvent], *, has_gap: bool) -> Asyn
     if has_gap:
         yield GAP
     async for event in events:
-        yield encode(event.name, event.data, event.place.event_id)
+        yield encode_event(event.name, event.data, event.place.event_id)
 
 
-def _after(call: Call[None, ThreadStreamQuery]) -> Place | None:
+def _after(call: AuthorizedRequest[None, ThreadStreamQuery]) -> ThreadPosition | None:
     sent = call.request.headers.get("last-event-id", "").strip()
     if not sent or sent == "-1":
-        return Place(millisecond=0, position=0) if sent else None
+        return ThreadPosition(millisecond=0, position=0) if sent else None
     found = EVENT_ID.fullmatch(sent)
     if found is None:
-        raise Invalid("Invalid Last-Event-ID: must be milliseconds, a hyphen and a number")
-    return Place(millisecond=int(found[1]), position=int(found[2]))
+        raise ValidationFailed("Invalid Last-Event-ID: must be milliseconds, a hyphen and a number")
+    return ThreadPosition(millisecond=int(found[1]), position=int(found[2]))

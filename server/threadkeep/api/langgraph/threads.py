@@ -7,8 +7,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
 from threadkeep.api import idempotency
-from threadkeep.api.operation import Call
-from threadkeep.api.responses import json_answer, json_pieces, no_content
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.responses import json_pieces, json_response, no_content_response
 from threadkeep.base import ids, json
 from threadkeep.base.answer_budget import AnswerBudget
 from threadkeep.base.problems import Conflict, NotFound
@@ -18,7 +18,7 @@ from threadkeep.tables.threads import Change, NewThread, Thread, Ttl
 from threadkeep.threads import retention, updates
 from threadkeep.threads.updates import Superstep
 
-MAX_TTL = 10 * 365 * 24 * 60
+MAX_TTL_MINUTES = 10 * 365 * 24 * 60
 """Minutes."""
 
 
@@ -27,11 +27,11 @@ class TtlBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    ttl: float = Field(gt=0, le=MAX_TTL)
+    ttl: float = Field(gt=0, le=MAX_TTL_MINUTES)
     strategy: Literal["delete", "keep_latest"] = "delete"
 
     @property
-    def row(self) -> Ttl:
+    def to_ttl(self) -> Ttl:
         return Ttl(strategy=self.strategy, minutes=self.ttl)
 
 
@@ -69,7 +69,7 @@ class ThreadQuery(BaseModel):
     include: str | list[str] = ""
 
     @property
-    def with_ttl(self) -> bool:
+    def includes_ttl(self) -> bool:
         named = [self.include] if isinstance(self.include, str) else self.include
         return any("ttl" in names.split(",") for names in named)
 
@@ -83,38 +83,38 @@ class PruneBody(BaseModel):
     strategy: Literal["delete", "keep_latest"] = "delete"
 
 
-async def create(call: Call[ThreadBody, None]) -> Response:
+async def create(call: AuthorizedRequest[ThreadBody, None]) -> Response:
     """POST /threads: make a thread; with `supersteps`, in the state that they leave."""
     body = call.body
     json.check_bytes(call.state.settings.metadata_bytes, metadata=body.metadata)
     call.state.quotas.refuse_thread(call.caller.identity)
     new = NewThread(
         thread_id=body.thread_id or ids.uuid7(),
-        metadata=call.filters.stamped(body.metadata),
-        ttl=body.ttl.row if body.ttl else call.state.runs.thread_ttl,
+        metadata=call.filters.with_owner(body.metadata),
+        ttl=body.ttl.to_ttl if body.ttl else call.state.runs.thread_ttl,
     )
-    thread = await idempotency.create_thread(call, new, body.supersteps)
+    thread = await idempotency.create_thread_once(call, new, body.supersteps)
     if thread is None and body.if_exists == "do_nothing":
-        readable = await call.allowed("threads.read", {"thread_id": new.thread_id, "metadata": {}})
+        readable = await call.authorize("threads.read", {"thread_id": new.thread_id, "metadata": {}})
         async with call.state.pool.connection(readable) as conn:
             thread = await threads.get(conn, readable, new.thread_id)
     if thread is None:
         raise Conflict(f"Thread with ID {new.thread_id} already exists")
-    return json_answer(thread)
+    return json_response(thread)
 
 
-async def get(call: Call[None, ThreadQuery]) -> Response:
+async def get(call: AuthorizedRequest[None, ThreadQuery]) -> Response:
     """GET /threads/{thread_id}: read a thread."""
     thread_id, budget = call.thread_id, AnswerBudget(call.state.settings.answer_bytes)
     async with call.state.pool.connection(call.filters) as conn:
         found = await threads.get_bounded(conn, call.filters, thread_id, budget.limit)
-        ttl = await threads.get_ttl(conn, call.filters, thread_id) if call.query.with_ttl else None
+        ttl = await threads.get_ttl(conn, call.filters, thread_id) if call.query.includes_ttl else None
     if found is None:
         raise _missing(thread_id)
     thread, values_bytes = found
     budget.take_all(values_bytes, "the thread")
     shown: dict[str, object] = {name: getattr(thread, name) for name in Thread.__dataclass_fields__}
-    if call.query.with_ttl:
+    if call.query.includes_ttl:
         shown["ttl"] = ttl and _shown_ttl(*ttl)
     return json_pieces([await json.dumps_apart(shown, size=values_bytes)])
 
@@ -123,57 +123,59 @@ def _shown_ttl(ttl: Ttl, expires_at: object) -> dict[str, object]:
     return {"strategy": ttl.strategy, "ttl_minutes": ttl.minutes, "expires_at": expires_at}
 
 
-async def update(call: Call[ThreadPatch, None]) -> Response:
+async def update(call: AuthorizedRequest[ThreadPatch, None]) -> Response:
     """PATCH /threads/{thread_id}: change a thread: metadata are merged; whose thread it is stays."""
     body, limit = call.body, call.state.settings.metadata_bytes
     json.check_bytes(limit, metadata=body.metadata)
-    change = Change(metadata=body.metadata, ttl=body.ttl.row if body.ttl else None, metadata_bytes=limit)
+    change = Change(metadata=body.metadata, ttl=body.ttl.to_ttl if body.ttl else None, metadata_bytes=limit)
     async with call.state.pool.connection(call.filters) as conn:
         thread = await threads.update(conn, call.filters, call.thread_id, change)
         if thread is None and await threads.get(conn, call.filters, call.thread_id) is not None:
             raise json.too_large("metadata", limit)
     if thread is None:
         raise NotFound("Not Found")
-    return no_content() if "return=minimal" in call.request.headers.get("prefer", "") else json_answer(thread)
+    return (
+        no_content_response() if "return=minimal" in call.request.headers.get("prefer", "") else json_response(thread)
+    )
 
 
-async def delete(call: Call[None, None]) -> Response:
+async def delete(call: AuthorizedRequest[None, None]) -> Response:
     """DELETE /threads/{thread_id}: delete a thread; its runs, their events and its checkpoints go with it."""
     if not await retention.delete(call.state.threads, call.filters, [call.thread_id]):
         raise NotFound(f"Thread with ID {call.thread_id} not found")
-    return no_content()
+    return no_content_response()
 
 
-async def copy(call: Call[None, None]) -> Response:
+async def copy(call: AuthorizedRequest[None, None]) -> Response:
     """POST /threads/{thread_id}/copy: make a new thread with the same checkpoints; runs are not copied."""
     call.state.quotas.refuse_thread(call.caller.identity)
     value: dict[str, Any] = {"metadata": {}}
-    of_new = await call.allowed("threads.create", value)
-    marks = {**value["metadata"], **of_new.match}
+    of_new = await call.authorize("threads.create", value)
+    marks = {**value["metadata"], **of_new.metadata_filter}
     thread = await updates.copy_thread(call.state.threads, call.tenant, call.thread_id, marks)
     call.state.quotas.count_thread(call.caller.identity)
-    return json_answer(thread)
+    return json_response(thread)
 
 
-async def prune(call: Call[PruneBody, None]) -> Response:
+async def prune(call: AuthorizedRequest[PruneBody, None]) -> Response:
     """POST /threads/prune: delete threads, or with `keep_latest` all but their newest checkpoints; how many."""
     if call.body.strategy == "keep_latest":
-        pruned = await retention.keep_latest(call.state.threads, call.filters, call.body.thread_ids)
+        pruned = await retention.prune(call.state.threads, call.filters, call.body.thread_ids)
     else:
         pruned = len(await retention.delete(call.state.threads, call.filters, call.body.thread_ids))
-    return json_answer({"pruned_count": pruned})
+    return json_response({"pruned_count": pruned})
 
 
-async def storage(call: Call[None, None]) -> Response:
+async def storage(call: AuthorizedRequest[None, None]) -> Response:
     """GET /threads/{thread_id}/storage: tell the bytes of its checkpoints, by table and channel."""
     async with call.state.pool.connection(call.filters) as conn:
-        found = await thread_checkpoints.storage(conn, call.filters, call.thread_id)
+        found = await thread_checkpoints.storage_size(conn, call.filters, call.thread_id)
     if found is None:
         raise NotFound(f"Thread with ID {call.thread_id} not found")
-    return json_answer(found)
+    return json_response(found)
 
 
-async def known(call: Call[Any, Any]) -> Thread:
+async def require_thread(call: AuthorizedRequest[Any, Any]) -> Thread:
     """The thread of the path, without its `values`; NotFound where there is none of the caller's."""
     thread_id = call.thread_id
     async with call.state.pool.connection(call.filters) as conn:

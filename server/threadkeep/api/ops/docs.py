@@ -10,11 +10,11 @@ from importlib import resources
 from starlette.applications import Starlette
 from starlette.responses import Response
 
-from threadkeep.api.operation import Call, Docs, Operation
+from threadkeep.api.operation import ApiDocs, AuthorizedRequest, Operation
 from threadkeep.api.ops import openapi
 from threadkeep.api.ops.app_routes import merged
-from threadkeep.api.ops.security_schemes import secured
-from threadkeep.api.responses import raw_json
+from threadkeep.api.ops.security_schemes import add_security
+from threadkeep.api.responses import encoded_json_response
 from threadkeep.base import json
 from threadkeep.project import Auth
 from threadkeep.settings import AuthType
@@ -36,11 +36,11 @@ class Described:
     """Paths that it can't take."""
 
 
-def load(described: Described) -> Docs:
+def build_docs(described: Described) -> ApiDocs:
     """The spec, and the page that shows it."""
     page = resources.files("threadkeep.api.ops").joinpath("docs.html").read_text("utf-8")
     script, style = (_hash(page, tag) for tag in ("script", "style"))
-    return Docs(
+    return ApiDocs(
         spec=_spec(described),
         page=page.encode(),
         policy=f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
@@ -52,7 +52,7 @@ def _spec(described: Described) -> bytes:
     served, prefix = described.served, described.prefix
     if described.kind == "none" and described.app is None:
         return _encoded(served, prefix)
-    document = secured(openapi.document(served, prefix), served, described.kind, described.auth)
+    document = add_security(openapi.document(served, prefix), served, described.kind, described.auth)
     if described.app is not None:
         document = merged(document, described.app, described.kept)
     return json.dumps(document)
@@ -69,12 +69,12 @@ def _hash(page: str, tag: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-async def spec(call: Call[None, None]) -> Response:
+async def spec(call: AuthorizedRequest[None, None]) -> Response:
     """GET /openapi.json: this description of the server."""
-    return raw_json(call.state.docs.spec)
+    return encoded_json_response(call.state.docs.spec)
 
 
-async def page(call: Call[None, None]) -> Response:
+async def page(call: AuthorizedRequest[None, None]) -> Response:
     """GET /docs: a page that shows the spec and tries its operations."""
     docs = call.state.docs
     return Response(docs.page, media_type="text/html", headers={"content-security-policy": docs.policy})

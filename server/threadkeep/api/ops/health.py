@@ -6,11 +6,11 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from threadkeep import __version__
-from threadkeep.api.operation import Call
-from threadkeep.api.responses import json_answer
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.responses import json_response
 from threadkeep.postgres import migrate
 from threadkeep.postgres.pool import Pool
-from threadkeep.postgres.retry import AWAY
+from threadkeep.postgres.retry import TRANSIENT_ERRORS
 
 CHECK_S = 1.0
 """How long a health check waits for Postgres: probes do not wait long themselves."""
@@ -24,22 +24,22 @@ class OkQuery(BaseModel):
     check_db: bool = False
 
 
-async def ok(call: Call[None, OkQuery]) -> Response:
+async def ok(call: AuthorizedRequest[None, OkQuery]) -> Response:
     """GET /ok: whether the server answers; with `check_db=1`, whether Postgres does."""
     if not call.query.check_db:
-        return json_answer({"ok": True})
+        return json_response({"ok": True})
     healthy = await _database_answers(call.state.pool)
     services = {"postgres": "healthy" if healthy else "unhealthy"}
-    return json_answer({"ok": healthy, "services": services}, 200 if healthy else 503)
+    return json_response({"ok": healthy, "services": services}, 200 if healthy else 503)
 
 
-async def livez(call: Call[None, None]) -> Response:
+async def livez(call: AuthorizedRequest[None, None]) -> Response:
     """GET /livez: whether the event loop turns; asks nobody else."""
     del call
-    return json_answer({"ok": True})
+    return json_response({"ok": True})
 
 
-async def readyz(call: Call[None, None]) -> Response:
+async def readyz(call: AuthorizedRequest[None, None]) -> Response:
     """GET /readyz: whether it takes requests: Postgres answers, its tables are up to date, the server is not stopping."""
     state = call.state
     answers = await _database_answers(state.pool)
@@ -49,13 +49,13 @@ async def readyz(call: Call[None, None]) -> Response:
         "accepting": not state.signals.stopping.is_set(),
     }
     ready = all(checks.values())
-    return json_answer({"ready": ready, "checks": checks}, 200 if ready else 503)
+    return json_response({"ready": ready, "checks": checks}, 200 if ready else 503)
 
 
-async def info(call: Call[None, None]) -> Response:
+async def info(call: AuthorizedRequest[None, None]) -> Response:
     """GET /info: versions, what the server offers, its limits and its present load."""
     settings, slots = call.state.settings, call.state.slots
-    return json_answer(
+    return json_response(
         {
             "version": __version__,
             "langgraph_py_version": langgraph_version,
@@ -73,9 +73,9 @@ async def info(call: Call[None, None]) -> Response:
                 "queue_timeout_s": settings.queue_timeout_s,
                 "query_timeout_s": settings.query_timeout_s,
                 "run_timeout_s": settings.run_timeout_s,
-                "body_bytes": settings.body_bytes,
+                "body_bytes": settings.max_body_bytes,
             },
-            "load": {"running": slots.running, "waiting": slots.waiting},
+            "load": {"running": slots.running, "waiting": slots.queue_length},
         }
     )
 
@@ -85,7 +85,7 @@ async def _database_answers(pool: Pool) -> bool:
         with anyio.fail_after(CHECK_S):
             async with pool.connection() as conn:
                 await conn.execute("SELECT 1")
-    except (*AWAY, TimeoutError):
+    except (*TRANSIENT_ERRORS, TimeoutError):
         return False
     return True
 
@@ -95,5 +95,5 @@ async def _is_migrated(pool: Pool) -> bool:
         with anyio.fail_after(CHECK_S):
             async with pool.connection() as conn:
                 return await migrate.is_current(conn)
-    except (*AWAY, TimeoutError):
+    except (*TRANSIENT_ERRORS, TimeoutError):
         return False

@@ -13,59 +13,59 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from threadkeep.api.authentication import entered
+from threadkeep.api.authentication import authenticate
 from threadkeep.api.browser_guards import AllowedOrigins, PageGuard, allowed_hosts
 from threadkeep.api.connections import uvicorn_config
-from threadkeep.api.operation import Call
-from threadkeep.api.ops.scrape import Scrape
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.ops.scrape import MetricsExporter
 from threadkeep.auth.jwks import is_loopback
-from threadkeep.base.problems import StartRefused
+from threadkeep.base.problems import StartupError
 from threadkeep.settings import Settings
 
 
-def is_served(settings: Settings) -> bool:
+def serves_metrics(settings: Settings) -> bool:
     """Whether `/metrics` is on the server's own port."""
     return settings.metrics != "off" and settings.metrics_port is None
 
 
-def is_guarded(settings: Settings, *, has_door: bool) -> bool:
-    """Whether it is for known callers only. StartRefused where that was asked for and nobody is known."""
+def requires_authentication(settings: Settings, *, has_door: bool) -> bool:
+    """Whether it is for known callers only. StartupError where that was asked for and nobody is known."""
     if settings.metrics == "auth" and not has_door:
-        raise StartRefused("THREADKEEP_METRICS=auth: authentication is off, so nothing would guard /metrics")
+        raise StartupError("THREADKEEP_METRICS=auth: authentication is off, so nothing would guard /metrics")
     return has_door and (settings.metrics == "auth" or (settings.metrics is None and not is_loopback(settings.host)))
 
 
-async def metrics(call: Call[None, None]) -> Response:
+async def metrics(call: AuthorizedRequest[None, None]) -> Response:
     """GET /metrics: what this process counts, as Prometheus reads it; OpenMetrics where `Accept` asks for it."""
-    request, scrape = call.request, call.state.scrape
-    if scrape.guarded and (door := call.state.door):
-        await entered(door, request)
-    return await scrape.answer(request.headers.get("accept", ""))
+    request, scrape = call.request, call.state.metrics_exporter
+    if scrape.requires_authentication and (door := call.state.authenticator):
+        await authenticate(door, request)
+    return await scrape.respond(request.headers.get("accept", ""))
 
 
 @asynccontextmanager
-async def on_port(scrape: Scrape, settings: Settings) -> AsyncGenerator[int | None]:
+async def serve_metrics_port(scrape: MetricsExporter, settings: Settings) -> AsyncGenerator[int | None]:
     """Serve `/metrics`, and nothing else, on a port of its own while the block runs; which. None: on none."""
     if settings.metrics_port is None or settings.metrics == "off":
         yield None
         return
 
     async def answer(request: Request[Any]) -> Response:
-        return await scrape.answer(request.headers.get("accept", ""))
+        return await scrape.respond(request.headers.get("accept", ""))
 
     # Prometheus knows a server that other machines reach by a name of its own.
     hosts = allowed_hosts(settings) if is_loopback(settings.host) else None
     guard = Middleware(PageGuard, origins=AllowedOrigins(names=frozenset()), hosts=hosts)
     app = Starlette(routes=[Route("/metrics", answer)], middleware=[guard])
     with _bound(settings.host, settings.metrics_port) as listener:
-        server = _Beside(uvicorn_config(app, settings, lifespan="off"))
+        server = _MetricsServer(uvicorn_config(app, settings, lifespan="off"))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.serve, [listener], name="metrics")
             yield listener.getsockname()[1]
             server.should_exit = True
 
 
-class _Beside(uvicorn.Server):
+class _MetricsServer(uvicorn.Server):
     """A server beside another one, whose signals are not its own."""
 
     @contextmanager
@@ -81,5 +81,5 @@ def _bound(host: str, port: int) -> Generator[socket.socket]:
         try:
             listener.bind((host, port))
         except OSError as error:
-            raise StartRefused(f"THREADKEEP_METRICS_PORT: {host}:{port}: {error.strerror}") from None
+            raise StartupError(f"THREADKEEP_METRICS_PORT: {host}:{port}: {error.strerror}") from None
         yield listener

@@ -13,19 +13,19 @@ from typing import Any, Final, TypeAlias, cast
 from threadkeep import __version__
 from threadkeep.api import shapes
 from threadkeep.api.operation import Operation
-from threadkeep.api.ops.schema import Mode, Schema, mentioned, model, of_types
+from threadkeep.api.ops.schema import Mode, Schema, referenced_components, schema_model, type_schemas
 from threadkeep.api.paging import PageBody
 from threadkeep.base.problems import (
     BodyTimeout,
+    ContentTooLarge,
     Forbidden,
-    Invalid,
-    KeyReused,
+    IdempotencyKeyReused,
     NotFound,
     Problem,
-    TooLarge,
-    TooMany,
-    Unavailable,
-    UnsupportedMedia,
+    ServiceUnavailable,
+    TooManyRequests,
+    UnsupportedMediaType,
+    ValidationFailed,
 )
 
 TAGS: Final[tuple[tuple[str, str, str], ...]] = (
@@ -203,7 +203,7 @@ def document(table: Iterable[Operation], prefix: str = "") -> Schema:
         "servers": [{"url": prefix or "/"}],
         "tags": [{"name": name, "description": description} for _, name, description in TAGS],
         "paths": paths,
-        "components": {"schemas": mentioned(parts.components, paths)},
+        "components": {"schemas": referenced_components(parts.components, paths)},
     }
 
 
@@ -277,18 +277,18 @@ def _without_null(schema: Schema) -> Schema:
 
 
 def _headers(operation: Operation) -> Iterator[Schema]:
-    if operation.method == "GET" and operation.answer.media == "text/event-stream":
+    if operation.method == "GET" and operation.response.media_type == "text/event-stream":
         yield LAST_EVENT_ID
-    if KeyReused in operation.answer.refusals:
+    if IdempotencyKeyReused in operation.response.problems:
         yield IDEMPOTENCY_KEY
 
 
 def _responses(operation: Operation, parts: _Parts) -> Iterator[tuple[str, Schema]]:
-    answer = operation.answer
-    for status in (answer.status, *answer.others):
+    answer = operation.response
+    for status in (answer.status, *answer.other_responses):
         response: Schema = {"description": HTTPStatus(status).phrase}
         schema = parts.schemas.get((operation.method, operation.path, str(status)), {"type": "string"})
-        media = answer.media if status == answer.status else answer.others[status] and "application/json"
+        media = answer.media_type if status == answer.status else answer.other_responses[status] and "application/json"
         if media:
             response["content"] = {media: _stream(schema) if media == "text/event-stream" else {"schema": schema}}
         if PageBody in getattr(operation.body, "__mro__", ()):
@@ -302,7 +302,7 @@ def _responses(operation: Operation, parts: _Parts) -> Iterator[tuple[str, Schem
             later.add(kind.status)
     problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for status, texts in by_status.items():
-        if status not in answer.others:
+        if status not in answer.other_responses:
             refusal: Schema = {"description": " ".join(texts), "content": problem}
             yield str(status), refusal | ({"headers": RETRY_AFTER} if status in later else {})
 
@@ -319,16 +319,16 @@ def _refusals(operation: Operation) -> Iterator[type[Problem]]:
     """Each kind of problem once."""
     found: dict[type[Problem], None] = {}
     if operation.event != "public":
-        found |= dict.fromkeys((Forbidden, TooMany, Unavailable))
+        found |= dict.fromkeys((Forbidden, TooManyRequests, ServiceUnavailable))
     if "{" in operation.path:
-        found |= dict.fromkeys((Invalid, NotFound))
-    if operation.query or operation.shown_body:
-        found[Invalid] = None
-    if operation.shown_body:
-        found |= dict.fromkeys((BodyTimeout, TooLarge))
+        found |= dict.fromkeys((ValidationFailed, NotFound))
+    if operation.query or operation.documented_body:
+        found[ValidationFailed] = None
+    if operation.documented_body:
+        found |= dict.fromkeys((BodyTimeout, ContentTooLarge))
     if operation.method != "GET":
-        found[UnsupportedMedia] = None
-    yield from found | dict.fromkeys(operation.answer.refusals)
+        found[UnsupportedMediaType] = None
+    yield from found | dict.fromkeys(operation.response.problems)
 
 
 def _parts(table: Iterable[Operation]) -> _Parts:
@@ -336,17 +336,17 @@ def _parts(table: Iterable[Operation]) -> _Parts:
     for operation in table:
         for key, kind in _types(operation):
             wanted[key] = kind, "validation" if key[2] in {"body", "query"} else "serialization"
-    return _Parts(*of_types(wanted))
+    return _Parts(*type_schemas(wanted))
 
 
 def _types(operation: Operation) -> Iterator[tuple[Key, Any]]:
     """The types that an operation names, by what they are to it."""
-    answer, body = operation.answer, operation.shown_body
+    answer, body = operation.response, operation.documented_body
     if body:
         yield (operation.method, operation.path, "body"), body
     if operation.query:
         yield (operation.method, operation.path, "query"), operation.query
     selects = any("select" in getattr(kind, "model_fields", ()) for kind in (body, operation.query))
-    for status, shape in {answer.status: answer.shape, **answer.others}.items():
+    for status, shape in {answer.status: answer.schema, **answer.other_responses}.items():
         if shape is not None:
-            yield (operation.method, operation.path, str(status)), model(shape, selects=selects)
+            yield (operation.method, operation.path, str(status)), schema_model(shape, selects=selects)

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, get_origin,
 from pydantic import BaseModel, Field, TypeAdapter, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
-from threadkeep.base.json import Json
+from threadkeep.base.json import RawJson
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -22,7 +22,7 @@ Mode: TypeAlias = Literal["validation", "serialization"]
 KeyT = TypeVar("KeyT", bound=Hashable)
 
 
-class Schemas(GenerateJsonSchema):
+class SchemaGenerator(GenerateJsonSchema):
     """JSON schemas with the docstrings under attributes, and without titles made up from names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -49,22 +49,24 @@ class Schemas(GenerateJsonSchema):
         return _described(super().typed_dict_schema(schema), schema["cls"])
 
 
-def of_types(types: Mapping[KeyT, tuple[Any, Mode]]) -> tuple[dict[KeyT, Schema], Schema]:
+def type_schemas(types: Mapping[KeyT, tuple[Any, Mode]]) -> tuple[dict[KeyT, Schema], Schema]:
     """The schema of each type, by its key, and the components that these refer to, by name."""
     wanted: list[tuple[KeyT, Mode, TypeAdapter[Any]]] = [
         (key, mode, TypeAdapter(kind)) for key, (kind, mode) in types.items()
     ]
-    made, rest = TypeAdapter.json_schemas(wanted, ref_template="#/components/schemas/{model}", schema_generator=Schemas)
+    made, rest = TypeAdapter.json_schemas(
+        wanted, ref_template="#/components/schemas/{model}", schema_generator=SchemaGenerator
+    )
     components: Schema = rest.get("$defs", {})
     names = {name: _plain_name(name) for name in components}
     renamed = {names[name]: _titled(_renamed(schema, names), names[name]) for name, schema in components.items()}
     return {key: _renamed(schema, names) for (key, _), schema in made.items()}, renamed
 
 
-def model(shape: Any, *, selects: bool) -> Any:
+def schema_model(shape: Any, *, selects: bool) -> Any:
     """`shape` as pydantic can describe it: a row becomes a model; with `selects`, one of which no field need be there."""
     if get_origin(shape) is list:
-        return list[model(get_args(shape)[0], selects=selects)]
+        return list[schema_model(get_args(shape)[0], selects=selects)]
     return _row_model(shape, selects) if is_dataclass(shape) else shape
 
 
@@ -83,9 +85,9 @@ def _json_type(name: str, hint: Any) -> Any:
     """What a column of JSON holds: an object, but for the state of a thread, which is what its graph says."""
     if name == "values":
         return Any
-    if hint is Json:
+    if hint is RawJson:
         return dict[str, Any]
-    return dict[str, Any] | None if Json in get_args(hint) else hint
+    return dict[str, Any] | None if RawJson in get_args(hint) else hint
 
 
 def _described(schema: Schema, kind: type) -> Schema:
@@ -120,7 +122,7 @@ def _docs_of_class(tree: ast.ClassDef) -> Iterator[tuple[str, str]]:
                 pass
 
 
-def mentioned(components: Schema, mentioning: object) -> Schema:
+def referenced_components(components: Schema, mentioning: object) -> Schema:
     """Those of `components` that are referred to, directly or by others: the queries have become parameters."""
     found: Schema = {}
     open_ends = _refs(mentioning)

@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from psycopg_pool import PoolTimeout, TooManyRequests
 from starlette.responses import Response
 
-from threadkeep.base.metrics import Load, Metrics, PoolStats
+from threadkeep.base.metrics import LoadSnapshot, Metrics, PoolStats
 from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.pool import Pool
 from threadkeep.runs.isolation import AbandonedTasks
@@ -20,9 +20,9 @@ from threadkeep.runs.lease import Lease
 from threadkeep.runs.slots import Slots
 from threadkeep.tables import queue_depth, table_sizes
 
-QUERY_S = 1.0
+QUERY_TIMEOUT_S = 1.0
 """How long Postgres may take to say how much waits."""
-FRESH_S = 1.0
+CACHE_TTL_S = 1.0
 """How long what it said is told again: whoever asks more often costs Postgres nothing."""
 
 
@@ -31,7 +31,7 @@ Depth: TypeAlias = tuple[int | None, float | None, Mapping[str, int]]
 
 
 @dataclass(slots=True, kw_only=True)
-class Scrape:
+class MetricsExporter:
     """Tells what is counted, and what is read when somebody asks."""
 
     pools: Mapping[str, Pool]
@@ -40,23 +40,23 @@ class Scrape:
     abandoned: AbandonedTasks
     lease: Lease
     metrics: Metrics
-    guarded: bool = False
+    requires_authentication: bool = False
     """On the server's own port it is for known callers only."""
-    _depth: TtlCache[None, Depth] = field(default_factory=lambda: TtlCache(capacity=1, ttl_s=FRESH_S))
+    _depth: TtlCache[None, Depth] = field(default_factory=lambda: TtlCache(capacity=1, ttl_s=CACHE_TTL_S))
 
-    async def answer(self, accept: str) -> Response:
+    async def respond(self, accept: str) -> Response:
         """The exposition, in the form that `accept` asks for; made in a thread, for it may be long."""
         queued, oldest_s, table_rows = await self._depth.get_or_read(None, self._read)
         slots, pools = self.slots, dict[str, PoolStats](self.pools)
-        self.metrics.show(
-            Load(
+        self.metrics.set_load(
+            LoadSnapshot(
                 slots=slots.total,
-                stuck=self.abandoned.running,
+                abandoned_tasks=self.abandoned.running,
                 running=slots.running,
-                line=slots.waiting,
-                queued=queued,
-                oldest_s=oldest_s,
-                heartbeat_s=time.monotonic() - self.lease.renewed_at,
+                admission_waiting=slots.queue_length,
+                queue_depth=queued,
+                queue_oldest_age_s=oldest_s,
+                heartbeat_age_s=time.monotonic() - self.lease.renewed_at,
                 pools=pools,
                 table_rows=table_rows,
             )
@@ -66,10 +66,10 @@ class Scrape:
         return Response(body, headers={"content-type": media, "cache-control": "no-store"})
 
     async def _read(self) -> Depth:
-        with anyio.move_on_after(QUERY_S):
+        with anyio.move_on_after(QUERY_TIMEOUT_S):
             try:
                 async with self.pools["api"].connection() as conn:
-                    return *await queue_depth.read(conn), await table_sizes.read(conn)
+                    return *await queue_depth.queue_depth(conn), await table_sizes.read(conn)
             except (psycopg.Error, PoolTimeout, TooManyRequests):
                 pass
         return None, None, {}

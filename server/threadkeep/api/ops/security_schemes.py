@@ -19,7 +19,7 @@ SCHEMES: Final[Mapping[AuthType, Schema]] = {
 }
 
 
-def secured(document: Schema, table: Iterable[Operation], kind: AuthType, auth: Auth) -> Schema:
+def add_security(document: Schema, table: Iterable[Operation], kind: AuthType, auth: Auth) -> Schema:
     """`document` with what its operations ask of their callers; `auth.openapi` of the project says it in other words."""
     own = cast("Mapping[str, Any]", auth.openapi)
     schemes = own.get("securitySchemes") or SCHEMES[kind]

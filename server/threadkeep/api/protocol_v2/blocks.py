@@ -19,15 +19,15 @@ TEXTS: Final = {"text": "text", "reasoning": "reasoning"}
 """Blocks that come in pieces of text, and the field that holds it."""
 BESIDE_TEXT: Final = ("tool_call_chunks", "tool_calls", "invalid_tool_calls", "additional_kwargs")
 """Fields of a message that make more blocks than its text."""
-PLAIN: Final = 2
+PLAIN_TEXT_KEYS: Final = 2
 """Fields of a piece that has only its type and its text."""
 PLAIN_TEXT: Final = ("text", 0)
 """What text without an index of its own is known by."""
-HEAVY: Final = frozenset({"args", "data", "base64", "output", "value"})
+LARGE_FIELDS: Final = frozenset({"args", "data", "base64", "output", "value"})
 """Fields that are sent once, with the whole block."""
 
 
-class _Growing:
+class _StreamingBlock:
     """A block that is coming in. Its text is put together once, at the end."""
 
     def __init__(self, index: int, block: Block) -> None:
@@ -42,18 +42,18 @@ class _Growing:
             self._pieces = [block.get(self._field) or ""] if self._field else []
             return
         self._pieces.append(block.get(self._field) or "")
-        if len(block) > PLAIN:
+        if len(block) > PLAIN_TEXT_KEYS:
             self._block.update({key: value for key, value in block.items() if value is not None})
 
-    def whole(self) -> Block:
+    def complete(self) -> Block:
         return _whole(self._block | {self._field: "".join(self._pieces)} if self._field else self._block)
 
 
-class Blocks:
+class ContentBlocks:
     """The blocks of one message that is coming in."""
 
     def __init__(self) -> None:
-        self._open: dict[object, _Growing] = {}
+        self._open: dict[object, _StreamingBlock] = {}
 
     def add(self, message: Block) -> list[Data]:
         """The events of one more piece of the message, as JSON has it."""
@@ -61,7 +61,7 @@ class Blocks:
         for key, block in _blocks(message):
             growing = self._open.get(key)
             if growing is None:
-                growing = self._open[key] = _Growing(len(self._open), block)
+                growing = self._open[key] = _StreamingBlock(len(self._open), block)
                 events.append(_start(growing.index, block))
             else:
                 growing.add(block)
@@ -80,7 +80,7 @@ class Blocks:
     def finish(self) -> list[Data]:
         """The whole blocks."""
         return [
-            {"event": "content-block-finish", "index": growing.index, "content": growing.whole()}
+            {"event": "content-block-finish", "index": growing.index, "content": growing.complete()}
             for growing in self._open.values()
         ]
 
@@ -119,7 +119,7 @@ def _start(index: int, block: Block) -> Data:
     elif kind in CHUNKS:
         content = {key: value for key, value in block.items() if key != "extras"} | {"args": ""}
     else:
-        content = {key: value for key, value in block.items() if key not in HEAVY}
+        content = {key: value for key, value in block.items() if key not in LARGE_FIELDS}
         content |= {"args": {}} if "args" in block and kind != "invalid_tool_call" else {}
         content |= {"value": {}} if "value" in block else {}
     return {"event": "content-block-start", "index": index, "content": content}

@@ -13,16 +13,16 @@ import anyio
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from threadkeep.api.body import validated
-from threadkeep.api.langgraph.runs import ThreadRunBody, on_thread
-from threadkeep.api.langgraph.threads import known
-from threadkeep.api.operation import Call, Switch
+from threadkeep.api.body import validate
+from threadkeep.api.langgraph.runs import ThreadRunBody, start_on_thread
+from threadkeep.api.langgraph.threads import require_thread
+from threadkeep.api.operation import AuthorizedRequest, Switch
 from threadkeep.api.protocol_v2 import events
 from threadkeep.api.protocol_v2.event_stream import read_object
-from threadkeep.api.protocol_v2.tree import tree
-from threadkeep.api.responses import json_answer
-from threadkeep.api.socket import CODES, error_frame
-from threadkeep.base.problems import Invalid, InvalidRequest, NotFound, Problem, ThreadBusy, Unsupported
+from threadkeep.api.protocol_v2.tree import run_tree
+from threadkeep.api.responses import json_response
+from threadkeep.api.socket import CLOSE_CODES, error_frame
+from threadkeep.base.problems import InvalidRequest, NotFound, Problem, ThreadBusy, UnsupportedField, ValidationFailed
 from threadkeep.project import Http
 from threadkeep.runs.request import RunConfig
 from threadkeep.tables import thread_runs, threads
@@ -30,7 +30,7 @@ from threadkeep.tables.thread_runs import NewestRun
 
 MODES: Final = ("values", "updates", "messages-tuple", "custom", "tasks", "checkpoints", "tools")
 """What a run streams that was started by a command: all that the channels are made of."""
-SETTLE_S: Final = 10.0
+RUN_END_TIMEOUT_S: Final = 10.0
 """How long an answer to a question waits for the run that asked to end."""
 
 Params: TypeAlias = dict[str, Any]
@@ -46,7 +46,7 @@ class CommandBody(BaseModel):
     params: dict[str, Any] = Field(default_factory=dict)
 
 
-class Refused(Exception):
+class CommandError(Exception):
     """A command that can't be carried out, with the protocol's code."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -56,18 +56,18 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class CommandResult:
     """What a command came to. `applied`: the seq up to which the client's view holds, where the command moved it."""
 
     result: Mapping[str, Any]
-    applied: int | None = None
+    applied_through_seq: int | None = None
 
 
-async def command(call: Call[None, None]) -> Response:
+async def command(call: AuthorizedRequest[None, None]) -> Response:
     """POST /threads/{thread_id}/commands: one command of the protocol v2: start a run, answer a question, show the tree."""
     sent = read_command(await call.read_body())
     try:
-        return json_answer(await perform(call, sent, METHODS))
+        return json_response(await execute_command(call, sent, METHODS))
     except Problem as problem:
         problem.fields |= error_frame(problem) | {"id": sent.id}
         raise
@@ -76,51 +76,55 @@ async def command(call: Call[None, None]) -> Response:
 def read_command(raw: bytes) -> CommandBody:
     """A command; InvalidRequest where it is none."""
     try:
-        return cast("CommandBody", validated(CommandBody, read_object(raw)))
-    except Invalid as problem:
+        return cast("CommandBody", validate(CommandBody, read_object(raw)))
+    except ValidationFailed as problem:
         raise InvalidRequest(problem.detail) from None
 
 
-Method: TypeAlias = Callable[[Call[Any, Any], Params], Awaitable[Done]]
+Method: TypeAlias = Callable[[AuthorizedRequest[Any, Any], Params], Awaitable[CommandResult]]
 Methods: TypeAlias = Mapping[str, Method]
 
 
-async def perform(call: Call[Any, Any], sent: CommandBody, methods: Methods) -> dict[str, Any]:
+async def execute_command(call: AuthorizedRequest[Any, Any], sent: CommandBody, methods: Methods) -> dict[str, Any]:
     """The command's envelope, whether it was carried out or not. Problems that are not the protocol's go on."""
     try:
         method = methods.get(sent.method)
         if method is None:
-            raise Refused("unknown_command", f"Unknown protocol command: {sent.method}")
+            raise CommandError("unknown_command", f"Unknown protocol command: {sent.method}")
         done = await method(call, sent.params)
-    except Refused as refused:
+    except CommandError as refused:
         return {"type": "error", "id": sent.id, "error": refused.code, "message": refused.message}
     answer: dict[str, Any] = {"type": "success", "id": sent.id, "result": done.result}
-    return answer if done.applied is None else answer | {"meta": {"applied_through_seq": done.applied}}
+    return (
+        answer
+        if done.applied_through_seq is None
+        else answer | {"meta": {"applied_through_seq": done.applied_through_seq}}
+    )
 
 
-async def run_start(call: Call[Any, Any], params: Params) -> Done:
+async def run_start(call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
     """Start a run, on a new thread where there is none of that id."""
     if not isinstance(params.get("assistant_id"), str):
-        raise Refused("invalid_argument", "assistant_id must name an assistant or a graph")
+        raise CommandError("invalid_argument", "assistant_id must name an assistant or a graph")
     strategy = params.get("multitask_strategy") or params.get("multitaskStrategy") or "enqueue"
     said = params | {"multitask_strategy": strategy, "if_not_exists": "create"}
     return await _run(call, _forked(said))
 
 
-async def input_respond(call: Call[Any, Any], params: Params) -> Done:
+async def input_respond(call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
     """Answer one question or several, and go on from there."""
     answers = _answers(params)
-    thread = await known(call)
+    thread = await require_thread(call)
     newest = await _settled(call)
     if newest is None:
-        raise Refused("no_such_interrupt", "No run of this thread has asked anything.")
+        raise CommandError("no_such_interrupt", "No run of this thread has asked anything.")
     if newest.status not in {"pending", "running"}:
         async with call.state.pool.connection(call.filters) as conn:
             thread = await threads.get(conn, call.filters, thread.thread_id) or thread
         waiting = cast("dict[str, list[Params]]", thread.interrupts.load() or {})
         asked = {one["id"] for several in waiting.values() for one in several}
         if unknown := next((one for one in answers if one not in asked), None):
-            raise Refused("no_such_interrupt", f"The thread does not wait for an answer to {unknown}.")
+            raise CommandError("no_such_interrupt", f"The thread does not wait for an answer to {unknown}.")
     known_kwargs: dict[str, Any] = newest.kwargs.load()
     config = _config(params)
     going_on = {key: params[key] for key in ("update", "goto") if params.get(key) is not None}
@@ -135,13 +139,13 @@ async def input_respond(call: Call[Any, Any], params: Params) -> Done:
     return await _run(call, said)
 
 
-async def get_tree(call: Call[Any, Any], params: Params) -> Done:
+async def get_tree(call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
     """A run's graph and its subgraphs, as far as they have come; without `run_id`, of the run that goes on."""
-    thread = await known(call)
-    found = await tree(call.state.runs.follower, call.filters, thread.thread_id, params.get("run_id"))
+    thread = await require_thread(call)
+    found = await run_tree(call.state.runs.follower, call.filters, thread.thread_id, params.get("run_id"))
     if found is None:
-        raise Refused("no_such_run", "No active run is bound to this thread.")
-    return Done({"tree": found})
+        raise CommandError("no_such_run", "No active run is bound to this thread.")
+    return CommandResult({"tree": found})
 
 
 METHODS: Final[Methods] = {
@@ -159,20 +163,22 @@ def served(http: Http) -> Methods:
     return {name: method for name, method in METHODS.items() if not getattr(http, SWITCHES[name])}
 
 
-async def _run(call: Call[Any, Any], said: Params) -> Done:
+async def _run(call: AuthorizedRequest[Any, Any], said: Params) -> CommandResult:
     """Start a run with all that the channels are made of, as the caller may."""
     streamed = {"stream_mode": MODES, "stream_subgraphs": True, "stream_resumable": True}
     try:
-        body = cast("ThreadRunBody", validated(ThreadRunBody, said | streamed))
-    except Invalid as problem:
-        raise Refused("invalid_argument", problem.detail) from None
+        body = cast("ThreadRunBody", validate(ThreadRunBody, said | streamed))
+    except ValidationFailed as problem:
+        raise CommandError("invalid_argument", problem.detail) from None
     try:
-        handle = await call.state.runs.start_soon(call.caller, on_thread(replace(call, body=body), read_by_caller=True))
-    except (InvalidRequest, NotFound, Invalid, Unsupported, ThreadBusy) as problem:
-        raise Refused(CODES.get(problem.status, "unknown_error"), problem.detail) from None
+        handle = await call.state.runs.start_soon(
+            call.caller, start_on_thread(replace(call, body=body), read_by_caller=True)
+        )
+    except (InvalidRequest, NotFound, ValidationFailed, UnsupportedField, ThreadBusy) as problem:
+        raise CommandError(CLOSE_CODES.get(problem.status, "unknown_error"), problem.detail) from None
     async with call.state.pool.connection(handle.filters) as conn:
-        first = await thread_runs.first_going_on(conn, handle.thread_id, handle.run_id)
-    return Done({"run_id": str(handle.run_id)}, events.base(first))
+        first = await thread_runs.first_active_position(conn, handle.thread_id, handle.run_id)
+    return CommandResult({"run_id": str(handle.run_id)}, events.first_seq(first))
 
 
 def _forked(said: Params) -> Params:
@@ -191,33 +197,33 @@ def _answers(params: Params) -> dict[str, Any]:
     for entry in entries:
         fields = cast("Params", entry) if isinstance(entry, dict) else {}
         if not isinstance(fields.get("interrupt_id"), str) or "response" not in fields:
-            raise Refused("invalid_argument", "each answer needs an interrupt_id and a response")
+            raise CommandError("invalid_argument", "each answer needs an interrupt_id and a response")
         answers[fields["interrupt_id"]] = fields["response"]
     if not answers:
-        raise Refused("invalid_argument", "there is no answer")
+        raise CommandError("invalid_argument", "there is no answer")
     return answers
 
 
-async def _settled(call: Call[Any, Any]) -> NewestRun | None:
+async def _settled(call: AuthorizedRequest[Any, Any]) -> NewestRun | None:
     """The thread's newest run, ended if it can be waited for: a client answers as soon as it hears of the question."""
     newest = await _newest(call)
     if newest is not None and newest.status in {"pending", "running"}:
-        with anyio.move_on_after(SETTLE_S):
+        with anyio.move_on_after(RUN_END_TIMEOUT_S):
             await call.state.runs.follower.ended(call.filters, newest.run_id)
         newest = await _newest(call)
     return newest
 
 
-async def _newest(call: Call[Any, Any]) -> NewestRun | None:
+async def _newest(call: AuthorizedRequest[Any, Any]) -> NewestRun | None:
     async with call.state.pool.connection(call.filters) as conn:
-        return await thread_runs.newest(conn, call.filters, call.thread_id)
+        return await thread_runs.newest_run(conn, call.filters, call.thread_id)
 
 
 def _config(params: Params) -> Params:
     try:
-        return cast("Params", validated(RunConfig, params.get("config") or {}))
-    except Invalid as problem:
-        raise Refused("invalid_argument", problem.detail) from None
+        return cast("Params", validate(RunConfig, params.get("config") or {}))
+    except ValidationFailed as problem:
+        raise CommandError("invalid_argument", problem.detail) from None
 
 
 def _overridden(known_config: object, config: Params) -> Params:

@@ -15,32 +15,32 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from threadkeep.api.audit import refused_command
-from threadkeep.api.operation import Call
+from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.protocol_v2 import commands, subscription
 from threadkeep.api.protocol_v2.commands import (
     CommandBody,
-    Done,
+    CommandError,
+    CommandResult,
     Methods,
     Params,
-    Refused,
-    perform,
+    execute_command,
     read_command,
 )
 from threadkeep.api.protocol_v2.event_stream import gap_frame
 from threadkeep.api.protocol_v2.events import ProtocolEvent, is_new
-from threadkeep.api.protocol_v2.follow import Told, follow_protocol, watch
+from threadkeep.api.protocol_v2.follow import ProtocolItem, follow_protocol, record_thread_events
 from threadkeep.api.protocol_v2.subscription import Subscription
-from threadkeep.api.socket import DATABASE, error_frame, refuse
-from threadkeep.api.streaming import LEAVE_S
+from threadkeep.api.socket import DATABASE, close_with_problem, error_frame
+from threadkeep.api.streaming import SHUTDOWN_WRITE_S
 from threadkeep.base import ids, json
-from threadkeep.base.problems import InvalidRequest, NotFound, Problem, TooLarge, Unavailable
+from threadkeep.base.problems import ContentTooLarge, InvalidRequest, NotFound, Problem, ServiceUnavailable
 from threadkeep.runs.event_log import Gap
 
 log = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTIONS: Final = 32
 """Of one socket."""
-SLOW_S: Final = 30.0
+SEND_TIMEOUT_S: Final = 30.0
 """How long a client may take to read one frame before it is cut."""
 UNSUPPORTED_DATA: Final = 1003
 SERVICE_RESTART: Final = 1012
@@ -48,32 +48,32 @@ TRY_AGAIN: Final = 1013
 """Close codes: come again, to another process or when there is time to read."""
 
 
-async def serve(call: Call[None, None], websocket: WebSocket) -> None:
+async def serve(call: AuthorizedRequest[None, None], websocket: WebSocket) -> None:
     """WS /threads/{thread_id}/stream/events: commands in, their answers and the events subscribed to out."""
-    await _Session(call, websocket).run()
+    await _SocketSession(call, websocket).run()
 
 
 @dataclass(slots=True, eq=False)
-class _Subscribed:
+class _ActiveSubscription:
     """A subscription, and the seq up to which it was served; None: from recent runs on."""
 
-    wanted: Subscription
-    served: int | None
+    subscription: Subscription
+    delivered_seq: int | None
 
-    def lacks(self, event: ProtocolEvent) -> bool:
+    def needs(self, event: ProtocolEvent) -> bool:
         """It was not served that far yet."""
-        return self.served is None or is_new(event.seq, self.served)
+        return self.delivered_seq is None or is_new(event.seq, self.delivered_seq)
 
 
-class _Session:
+class _SocketSession:
     """One socket, its subscriptions, and the lock that keeps frames whole."""
 
-    def __init__(self, call: Call[None, None], websocket: WebSocket) -> None:
+    def __init__(self, call: AuthorizedRequest[None, None], websocket: WebSocket) -> None:
         self._call = call
         self._websocket = websocket
         self._sending = anyio.Lock()
         self._tasks = anyio.create_task_group()
-        self._subscriptions: dict[str, _Subscribed] = {}
+        self._subscriptions: dict[str, _ActiveSubscription] = {}
         self._recent = 0
         """The queue position behind which runs are recent."""
         self._following = anyio.CancelScope()
@@ -109,8 +109,8 @@ class _Session:
 
     async def _command(self, text: str) -> None:
         raw = text.encode()
-        if len(raw) > self._call.state.settings.body_bytes:
-            await self._close(TooLarge("the command is too large"))
+        if len(raw) > self._call.state.settings.max_body_bytes:
+            await self._close(ContentTooLarge("the command is too large"))
             return
         try:
             sent = read_command(raw)
@@ -128,8 +128,8 @@ class _Session:
         """A command is asked for like a request. The socket of a caller who is no longer let in is closed."""
         try:
             await self._call.caller.check()
-        except (Unavailable, *DATABASE):  # nobody can say
-            await self._send(json.dumps(error_frame(Unavailable()) | {"id": sent.id}))
+        except (ServiceUnavailable, *DATABASE):  # nobody can say
+            await self._send(json.dumps(error_frame(ServiceUnavailable()) | {"id": sent.id}))
             return False
         except Problem as problem:
             await self._close(problem)
@@ -139,45 +139,45 @@ class _Session:
     async def _performed(self, sent: CommandBody) -> dict[str, Any]:
         try:
             self._count()
-            return await perform(self._call, sent, self._methods)
+            return await execute_command(self._call, sent, self._methods)
         except Problem as problem:
             scope = self._websocket.scope
             refused_command(scope, scope["endpoint"], problem.status, sent.method)
             return error_frame(problem) | {"id": sent.id}
         except DATABASE:
-            return error_frame(Unavailable()) | {"id": sent.id}
+            return error_frame(ServiceUnavailable()) | {"id": sent.id}
 
     def _count(self) -> None:
         """A command is one request of its principal's, as it is over HTTP."""
         if (identity := self._call.caller.identity) is not None:
-            self._call.state.quotas.request(identity)
+            self._call.state.quotas.count_request(identity)
 
-    async def _subscribe(self, call: Call[Any, Any], params: Params) -> Done:
+    async def _subscribe(self, call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
         """Events of some channels, from recent runs or from `since` on."""
         try:
-            wanted, since = subscription.parse(params), subscription.parse_since(params)
+            wanted, since = subscription.parse_subscription(params), subscription.parse_since(params)
         except InvalidRequest as problem:
-            raise Refused("invalid_argument", problem.detail) from None
+            raise CommandError("invalid_argument", problem.detail) from None
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
-            raise Refused("invalid_argument", f"a socket has at most {MAX_SUBSCRIPTIONS} subscriptions")
-        self._recent = await watch(call.state.runs.follower, call.filters, call.thread_id)
+            raise CommandError("invalid_argument", f"a socket has at most {MAX_SUBSCRIPTIONS} subscriptions")
+        self._recent = await record_thread_events(call.state.runs.follower, call.filters, call.thread_id)
         subscription_id = str(ids.uuid7())
-        self._subscriptions[subscription_id] = _Subscribed(wanted, since)
+        self._subscriptions[subscription_id] = _ActiveSubscription(wanted, since)
         self._following.cancel()
-        return Done({"subscription_id": subscription_id, "replayed_events": 0})
+        return CommandResult({"subscription_id": subscription_id, "replayed_events": 0})
 
-    async def _unsubscribe(self, call: Call[Any, Any], params: Params) -> Done:
+    async def _unsubscribe(self, call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
         del call
         if self._subscriptions.pop(str(params.get("subscription_id")), None) is None:
-            raise Refused("no_such_subscription", "There is no such subscription on this connection.")
-        return Done({})
+            raise CommandError("no_such_subscription", "There is no such subscription on this connection.")
+        return CommandResult({})
 
-    async def _reconnect(self, call: Call[Any, Any], params: Params) -> Done:
+    async def _reconnect(self, call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
         """Subscriptions end with their socket; those that are asked for are there or are not."""
         del call
         asked = params.get("subscriptions")
         wanted = cast("list[object]", asked) if isinstance(asked, list) else []
-        return Done({"restored": bool(wanted) and all(str(one) in self._subscriptions for one in wanted)})
+        return CommandResult({"restored": bool(wanted) and all(str(one) in self._subscriptions for one in wanted)})
 
     async def _follow(self, scope: anyio.CancelScope) -> None:
         """Serve all subscriptions, until there is one more."""
@@ -189,14 +189,14 @@ class _Session:
 
     async def _serve(self) -> None:
         several = list(self._subscriptions.values())
-        places = [one.served for one in several if one.served is not None]
+        places = [one.delivered_seq for one in several if one.delivered_seq is not None]
         told = follow_protocol(
             self._call.state.runs.follower,
             self._call.filters,
             self._call.thread_id,
             recent=self._recent,
             since=min(places) if len(places) == len(several) and places else None,
-            channels=frozenset[str]().union(*(one.wanted.families for one in several)),
+            channels=frozenset[str]().union(*(one.subscription.families for one in several)),
         )
         with suppress(NotFound, *DATABASE):
             async with aclosing(told) as items:
@@ -205,16 +205,16 @@ class _Session:
                     with anyio.CancelScope(shield=True):
                         await self._tell(item, several)
 
-    async def _tell(self, item: Told, several: list[_Subscribed]) -> None:
+    async def _tell(self, item: ProtocolItem, several: list[_ActiveSubscription]) -> None:
         """What those are to get that were there when the following began; who came since begins anew."""
         if isinstance(item, Gap):
             await self._send(gap_frame(item))
             return
-        lacking = [one for one in several if one.lacks(item) and one in self._subscriptions.values()]
-        if any(one.wanted.wants(item) for one in lacking):
+        lacking = [one for one in several if one.needs(item) and one in self._subscriptions.values()]
+        if any(one.subscription.wants(item) for one in lacking):
             await self._send(item.encode())
         for one in lacking:
-            one.served = item.seq
+            one.delivered_seq = item.seq
 
     async def _leave(self) -> None:
         """The thread can't be followed any longer: the process stops, Postgres is away, or the thread is gone."""
@@ -222,18 +222,18 @@ class _Session:
             await self._end(SERVICE_RESTART)
             return
         try:
-            await watch(self._call.state.runs.follower, self._call.filters, self._call.thread_id)
+            await record_thread_events(self._call.state.runs.follower, self._call.filters, self._call.thread_id)
         except NotFound as problem:
             await self._close(problem)
             return
         except DATABASE:
             pass
-        await self._close(Unavailable())
+        await self._close(ServiceUnavailable())
 
     async def _end_with_the_process(self) -> None:
         """Also where nothing is followed; what is being followed ends by itself."""
         await self._call.state.signals.leaving.wait()
-        await anyio.sleep(LEAVE_S)
+        await anyio.sleep(SHUTDOWN_WRITE_S)
         await self._end(SERVICE_RESTART)
 
     async def _end_with_the_access(self) -> None:
@@ -244,16 +244,16 @@ class _Session:
 
     async def _send(self, frame: bytes) -> None:
         """One frame; a client that does not read is cut."""
-        with anyio.move_on_after(SLOW_S) as limit:
+        with anyio.move_on_after(SEND_TIMEOUT_S) as limit:
             async with self._sending:
                 await self._websocket.send_text(frame.decode())
         if limit.cancelled_caught:
             await self._end(TRY_AGAIN)
 
     async def _close(self, problem: Problem) -> None:
-        with anyio.move_on_after(SLOW_S):
+        with anyio.move_on_after(SEND_TIMEOUT_S):
             async with self._sending:
-                await refuse(self._websocket, problem)
+                await close_with_problem(self._websocket, problem)
         self._tasks.cancel_scope.cancel()
 
     async def _end(self, code: int) -> None:

@@ -7,15 +7,15 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from threadkeep.api.body import decode
-from threadkeep.api.operation import Call
+from threadkeep.api.body import parse_json
+from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.protocol_v2 import subscription
-from threadkeep.api.protocol_v2.follow import Told, follow_protocol, watch
+from threadkeep.api.protocol_v2.follow import ProtocolItem, follow_protocol, record_thread_events
 from threadkeep.api.protocol_v2.subscription import Subscription
 from threadkeep.api.socket import error_frame
-from threadkeep.api.streaming import EventStream, encode
+from threadkeep.api.streaming import EventStream, encode_event
 from threadkeep.base import json
-from threadkeep.base.problems import Invalid, InvalidRequest, NotFound
+from threadkeep.base.problems import InvalidRequest, NotFound, ValidationFailed
 from threadkeep.runs.event_log import Gap
 
 
@@ -34,25 +34,25 @@ class EventStreamBody(BaseModel):
     """The `seq` behind which events are wanted; without it, those of recent runs come first."""
 
 
-async def stream(call: Call[None, None]) -> Response:
+async def stream(call: AuthorizedRequest[None, None]) -> Response:
     """POST /threads/{thread_id}/stream/events: follow a thread in the protocol v2; `since` replays what came after it."""
     params = read_object(await call.read_body())
-    wanted, since = subscription.parse(params), subscription.parse_since(params)
-    recent = await watch(call.state.runs.follower, call.filters, call.thread_id)
+    wanted, since = subscription.parse_subscription(params), subscription.parse_since(params)
+    recent = await record_thread_events(call.state.runs.follower, call.filters, call.thread_id)
     told = follow_protocol(
         call.state.runs.follower, call.filters, call.thread_id, recent=recent, since=since, channels=wanted.families
     )
     return EventStream(_frames(told, wanted), call, headers={}, render_error=error_frame)
 
 
-async def _frames(told: AsyncGenerator[Told], wanted: Subscription) -> AsyncGenerator[bytes]:
+async def _frames(told: AsyncGenerator[ProtocolItem], wanted: Subscription) -> AsyncGenerator[bytes]:
     with suppress(NotFound):  # the thread was deleted
         async with aclosing(told) as items:
             async for item in items:
                 if isinstance(item, Gap):
-                    yield encode("error", gap_frame(item))
+                    yield encode_event("error", gap_frame(item))
                 elif wanted.wants(item):
-                    yield encode(item.method, item.encode(), str(item.seq))
+                    yield encode_event(item.method, item.encode(), str(item.seq))
 
 
 def gap_frame(gap: Gap) -> bytes:
@@ -64,8 +64,8 @@ def gap_frame(gap: Gap) -> bytes:
 def read_object(raw: bytes) -> dict[str, Any]:
     """A JSON object; InvalidRequest where it is none, as the protocol wants it."""
     try:
-        found = decode(raw)
-    except Invalid as problem:
+        found = parse_json(raw)
+    except ValidationFailed as problem:
         raise InvalidRequest(problem.detail) from None
     if not isinstance(found, dict):
         raise InvalidRequest("a JSON object is wanted")

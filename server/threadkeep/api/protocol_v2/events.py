@@ -55,20 +55,20 @@ class ProtocolEvent(NamedTuple):
         )
 
 
-def base(queue_position: int) -> int:
+def first_seq(queue_position: int) -> int:
     """The seq before a run's first event."""
     return (queue_position & ((1 << RUN_BITS) - 1)) * RUN_SPAN
 
 
-def at(queue_position: int, position: int, index: int) -> int:
+def event_seq(queue_position: int, position: int, index: int) -> int:
     """The seq of the event number `index` of those that a run's log entry at `position` makes."""
     place = min(position, LAST_POSITION) << INDEX_BITS
-    return base(queue_position) + place + min(index, LAST_INDEX)
+    return first_seq(queue_position) + place + min(index, LAST_INDEX)
 
 
-def end(queue_position: int, index: int) -> int:
+def end_seq(queue_position: int, index: int) -> int:
     """The seq of what a run's end makes: behind all that its log makes."""
-    return base(queue_position) + ((LAST_POSITION + 1) << INDEX_BITS) + min(index, LAST_INDEX)
+    return first_seq(queue_position) + ((LAST_POSITION + 1) << INDEX_BITS) + min(index, LAST_INDEX)
 
 
 def queue_position(seq: int, last: int) -> int:

@@ -10,34 +10,34 @@ import anyio
 from threadkeep.api.protocol_v2 import events
 from threadkeep.api.protocol_v2.events import ProtocolEvent
 from threadkeep.api.protocol_v2.subscription import CHANNELS
-from threadkeep.api.protocol_v2.translation import Translation
+from threadkeep.api.protocol_v2.translation import RunTranslator
 from threadkeep.base.problems import NotFound
-from threadkeep.postgres.listen import Signal, thread_topic
+from threadkeep.postgres.listen import WakeEvent, thread_topic
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.event_log import Gap
 from threadkeep.runs.follow import Follower
 from threadkeep.tables import run_events as stored_events
 from threadkeep.tables import runs, thread_runs
 from threadkeep.tables.runs import FINAL
-from threadkeep.tables.thread_runs import Ending, WatchedRun
+from threadkeep.tables.thread_runs import RunEnd, ThreadRun
 
-RECENT_S: Final = 120.0
+RECENT_RUNS_S: Final = 120.0
 """Who names no position gets the runs that ended so long ago, too: clients open their streams after `run.start`."""
-WATCH_S: Final = 3600.0
+RECORDING_S: Final = 3600.0
 """For how long runs of a watched thread keep their events, from each run's end on."""
 POLL_S: Final = 5.0
 
-Told: TypeAlias = ProtocolEvent | Gap
+ProtocolItem: TypeAlias = ProtocolEvent | Gap
 
 
-async def watch(follower: Follower, filters: Filters, thread_id: UUID) -> int:
+async def record_thread_events(follower: Follower, filters: Filters, thread_id: UUID) -> int:
     """Have the thread's runs keep their events from now on; NotFound where there is none of the caller's.
 
     To be awaited before a client hears that it is watching: a run that it starts then is kept. Comes back with the queue
     position behind which runs are recent.
     """
     async with follower.pool.shielded(filters) as conn:
-        recent = await thread_runs.watch(conn, filters, thread_id, WATCH_S, RECENT_S)
+        recent = await thread_runs.record_thread_events(conn, filters, thread_id, RECORDING_S, RECENT_RUNS_S)
     if recent is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
     return recent
@@ -51,13 +51,13 @@ async def follow_protocol(
     recent: int,
     since: int | None,
     channels: frozenset[str] = CHANNELS,
-) -> AsyncGenerator[Told]:
+) -> AsyncGenerator[ProtocolItem]:
     """The events of a thread that is watched, behind `since`; without it, behind `recent`, as `watch` gave it.
 
     Events outside `channels` may be among them. A position that the thread has not come to is as good as none. Ends where
     the process stops; NotFound where the thread is gone.
     """
-    with follower.wakeups.on(thread_topic(thread_id)) as signal:
+    with follower.wakeups.subscribe(thread_topic(thread_id)) as signal:
         floor, since = (
             (recent, None) if since is None else await _floor(follower, filters, thread_id, recent=recent, since=since)
         )
@@ -67,10 +67,10 @@ async def follow_protocol(
             run = next((one for one in found if one.run_id not in done and one.due), None)
             if run is None:
                 if not await _woken(follower, signal):
-                    await watch(follower, filters, thread_id)
+                    await record_thread_events(follower, filters, thread_id)
                 found = await _runs(follower, filters, thread_id, floor)
                 continue
-            async with aclosing(_run(follower, filters, thread_id, Translation(run, channels))) as told:
+            async with aclosing(_run(follower, filters, thread_id, RunTranslator(run, channels))) as told:
                 async for item in told:
                     if isinstance(item, Gap) or since is None or events.is_new(item.seq, since):
                         yield item
@@ -79,12 +79,12 @@ async def follow_protocol(
                 floor = run.queue_position
 
 
-async def _runs(follower: Follower, filters: Filters, thread_id: UUID, floor: int) -> list[WatchedRun]:
+async def _runs(follower: Follower, filters: Filters, thread_id: UUID, floor: int) -> list[ThreadRun]:
     async with follower.pool.shielded(filters) as conn:
-        return await thread_runs.watched(conn, filters, thread_id, after=floor)
+        return await thread_runs.list_thread_runs(conn, filters, thread_id, after=floor)
 
 
-async def _woken(follower: Follower, signal: Signal) -> bool:
+async def _woken(follower: Follower, signal: WakeEvent) -> bool:
     """Wait until somebody says that there is something new, or the process leaves; False where nobody did for long."""
     woken = False
     async with anyio.create_task_group() as tasks:
@@ -105,11 +105,13 @@ async def _floor(
     """The queue position behind which runs are wanted, and `since` where it is a place in the thread."""
     async with follower.pool.shielded(filters) as conn:
         last = await runs.last_position(conn, thread_id)
-    known = since <= events.end(last, events.LAST_INDEX)
+    known = since <= events.end_seq(last, events.LAST_INDEX)
     return (events.queue_position(since, last) - 1, since) if known else (recent, None)
 
 
-async def _run(follower: Follower, filters: Filters, thread_id: UUID, translation: Translation) -> AsyncGenerator[Told]:
+async def _run(
+    follower: Follower, filters: Filters, thread_id: UUID, translation: RunTranslator
+) -> AsyncGenerator[ProtocolItem]:
     """One run's events and its end. Nothing of the end is told where the process stops before."""
     run_id, position = translation.run.run_id, 0
     replayed = await _replayed(follower, filters, run_id)
@@ -120,26 +122,26 @@ async def _run(follower: Follower, filters: Filters, thread_id: UUID, translatio
                 if isinstance(item, Gap):
                     yield item
                     continue
-                for event in translation.of(item, live=position > replayed):
+                for event in translation.translate(item, live=position > replayed):
                     yield event
         ending = await _ending(follower, filters, thread_id, run_id)
         if ending is None or ending.status in FINAL:
-            for event in translation.end(ending):
+            for event in translation.translate_end(ending):
                 yield event
             return
         if follower.signals.leaving.is_set():
             return
 
 
-async def _ending(follower: Follower, filters: Filters, thread_id: UUID, run_id: UUID) -> Ending | None:
+async def _ending(follower: Follower, filters: Filters, thread_id: UUID, run_id: UUID) -> RunEnd | None:
     async with follower.pool.shielded(filters) as conn:
-        return await thread_runs.ending(conn, filters, thread_id, run_id)
+        return await thread_runs.run_end(conn, filters, thread_id, run_id)
 
 
 async def _replayed(follower: Follower, filters: Filters, run_id: UUID) -> int:
     """The position of the last event that was there before the reader."""
     if (execution := follower.executions.get(run_id)) is not None:
         execution.log.is_wanted = True
-        return execution.log.last
+        return execution.log.last_position
     async with follower.pool.shielded(filters) as conn:
-        return await stored_events.last(conn, run_id)
+        return await stored_events.last_position(conn, run_id)

@@ -4,7 +4,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import orjson
 
-from threadkeep.api.protocol_v2.blocks import BESIDE_TEXT, Blocks, Data
+from threadkeep.api.protocol_v2.blocks import BESIDE_TEXT, ContentBlocks, Data
 from threadkeep.api.protocol_v2.events import Namespace
 from threadkeep.base import json
 
@@ -18,7 +18,7 @@ BEGIN: Final = b'[{"content":"'
 MORE: Final = (*BESIDE_TEXT, "response_metadata", "usage_metadata")
 
 
-class _Open:
+class _OpenMessage:
     """A message that is coming in."""
 
     def __init__(self, message_id: str, node: str | None, *, named: bool) -> None:
@@ -26,7 +26,7 @@ class _Open:
         self.node = node
         self.named = named
         """Others came in beside it: from then on its events say whose they are."""
-        self.blocks = Blocks()
+        self.blocks = ContentBlocks()
         self.usage: dict[str, Any] = {}
         self.metadata: dict[str, Any] = {}
 
@@ -58,14 +58,14 @@ class _Open:
         return [*self.blocks.finish(), end]
 
 
-class _Repeated(NamedTuple):
+class _ChunkTemplate(NamedTuple):
     """The JSON of the latest chunk, of which mostly the text alone changes: then the next need not be read."""
 
     namespace: Namespace
     end: bytes
     """What stands behind the text."""
     node: str | None
-    blocks: Blocks
+    blocks: ContentBlocks
 
     def text_of(self, namespace: Namespace, data: bytes) -> bytes | None:
         """The JSON of the text of a chunk that is like the latest in all else."""
@@ -75,14 +75,14 @@ class _Repeated(NamedTuple):
         return b'"%b"' % text if text and b'"' not in text and not text.endswith(b"\\") else None
 
 
-class Messages:
+class MessageAssembler:
     """The messages of one run that are coming in, and their namespaces."""
 
     def __init__(self) -> None:
-        self._open: dict[tuple[Namespace, str], _Open] = {}
-        self._repeated: _Repeated | None = None
+        self._open: dict[tuple[Namespace, str], _OpenMessage] = {}
+        self._repeated: _ChunkTemplate | None = None
 
-    def of(self, namespace: Namespace, data: bytes) -> tuple[str | None, list[bytes]]:
+    def translate(self, namespace: Namespace, data: bytes) -> tuple[str | None, list[bytes]]:
         """The node that speaks, and the data of the events that one v1 event makes."""
         same = self._repeated
         if same is not None and (raw := same.text_of(namespace, data)) and same.blocks.add_text(orjson.loads(raw)):
@@ -98,7 +98,9 @@ class Messages:
         if not named and (text := _plain_text(message)) and self._continues(key, message):
             raw = orjson.dumps(text)
             if data.startswith(BEGIN[:-1] + raw):
-                self._repeated = _Repeated(namespace, data[len(BEGIN) + len(raw) - 2 :], node, self._open[key].blocks)
+                self._repeated = _ChunkTemplate(
+                    namespace, data[len(BEGIN) + len(raw) - 2 :], node, self._open[key].blocks
+                )
             return node, [DELTA % raw]
         events = self._of_chunk(key, message, node, named=named)
         if named:
@@ -126,7 +128,7 @@ class Messages:
             return []
         events: list[Data] = []
         if (known := self._open.get(key)) is None:
-            known = self._open[key] = _Open(key[1], node, named=named)
+            known = self._open[key] = _OpenMessage(key[1], node, named=named)
             events.append(known.start(role, message))
         known.observe(message)
         events.extend(known.blocks.add(message))

@@ -12,14 +12,14 @@ from threadkeep.api.protocol_v2.events import Namespace
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SubgraphEvent:
     """A subgraph has started or ended. `said` is the event's data."""
 
     namespace: Namespace
-    said: Mapping[str, Any]
+    payload: Mapping[str, Any]
 
 
-class Subgraphs:
+class SubgraphTracker:
     """The subgraphs of one run, as they come and go."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Subgraphs:
         self._tool_calls: dict[str, str] = {}
         """Task id -> the tool call that it carries out."""
 
-    def seen(self, namespace: Namespace, task: Mapping[str, Any] | None = None) -> list[Change]:
+    def observe(self, namespace: Namespace, task: Mapping[str, Any] | None = None) -> list[SubgraphEvent]:
         """Something happens in `namespace`; with the task that starts there, where it is one."""
         return [
             self._started(namespace[:depth], task if depth == len(namespace) else None)
@@ -37,7 +37,7 @@ class Subgraphs:
             if namespace[:depth] not in self._names
         ]
 
-    def of_task(self, namespace: Namespace, task: Mapping[str, Any]) -> list[Change]:
+    def observe_task(self, namespace: Namespace, task: Mapping[str, Any]) -> list[SubgraphEvent]:
         """A task has started, or has a result."""
         if "result" not in task:
             if (call_id := _tool_call(task.get("input"))) is not None:
@@ -49,7 +49,7 @@ class Subgraphs:
         status, error = _result(task)
         return [self._ended(inner, status, error) for child in ended for inner in self._inside(child)]
 
-    def close(self, status: str, error: str | None) -> list[Change]:
+    def close(self, status: str, error: str | None) -> list[SubgraphEvent]:
         """The run has ended, and with it all that is open."""
         return [self._ended(namespace, status, error) for namespace in sorted(self._open, key=len, reverse=True)]
 
@@ -58,7 +58,7 @@ class Subgraphs:
         inside = [inner for inner in self._open if inner[: len(namespace)] == namespace]
         return sorted(inside, key=len, reverse=True)
 
-    def _started(self, namespace: Namespace, task: Mapping[str, Any] | None) -> Change:
+    def _started(self, namespace: Namespace, task: Mapping[str, Any] | None) -> SubgraphEvent:
         node, _, task_id = namespace[-1].partition(":")
         metadata = cast("Mapping[str, object]", (task or {}).get("metadata") or {})
         agent = metadata.get("lc_agent_name")
@@ -69,12 +69,12 @@ class Subgraphs:
             said["trigger_call_id"] = task_id
         if (call_id := self._tool_calls.get(task_id)) is not None:
             said["cause"] = {"type": "toolCall", "tool_call_id": call_id}
-        return Change(namespace, said)
+        return SubgraphEvent(namespace, said)
 
-    def _ended(self, namespace: Namespace, status: str, error: str | None) -> Change:
+    def _ended(self, namespace: Namespace, status: str, error: str | None) -> SubgraphEvent:
         self._open.pop(namespace, None)
         said = {"event": status, "graph_name": self._names[namespace]}
-        return Change(namespace, said if error is None else said | {"error": error})
+        return SubgraphEvent(namespace, said if error is None else said | {"error": error})
 
 
 def _tool_call(given: object) -> str | None:

@@ -45,7 +45,7 @@ class Subscription:
         )
 
 
-def parse(params: Mapping[str, object]) -> Subscription:
+def parse_subscription(params: Mapping[str, object]) -> Subscription:
     """What a client sent; InvalidRequest where it makes no sense."""
     namespaces = params.get("namespaces")
     return Subscription(

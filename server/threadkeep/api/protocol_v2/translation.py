@@ -11,40 +11,45 @@ from uuid import UUID
 
 from threadkeep.api.protocol_v2 import events
 from threadkeep.api.protocol_v2.events import Namespace, ProtocolEvent
-from threadkeep.api.protocol_v2.messages import Messages
-from threadkeep.api.protocol_v2.subgraphs import Change, Subgraphs
+from threadkeep.api.protocol_v2.messages import MessageAssembler
+from threadkeep.api.protocol_v2.subgraphs import SubgraphEvent, SubgraphTracker
 from threadkeep.api.protocol_v2.subscription import CHANNELS
 from threadkeep.base import json
-from threadkeep.runs.event_log import Event
-from threadkeep.tables.thread_runs import Ending, WatchedRun
+from threadkeep.runs.event_log import LogEvent
+from threadkeep.tables.thread_runs import RunEnd, ThreadRun
 
 INTERRUPT: Final = "__interrupt__"
 UUID7, UUID6 = 7, 6
 EPOCH_1582_MS: Final = 12_219_292_800_000
 CHECKPOINT: Final = ("source", "step")
-GONE: Final = Ending(
-    status="interrupted", error=None, finished_at=None, thread_status="idle", interrupts=json.Json(b"{}"), newest=False
+DELETED_RUN: Final = RunEnd(
+    status="interrupted",
+    error=None,
+    finished_at=None,
+    thread_status="idle",
+    interrupts=json.RawJson(b"{}"),
+    newest=False,
 )
-BEFORE: Final = 0
+FIRST_STATE: Final = 0
 """The number of what an entry starts: subgraphs."""
-OWN: Final = 1
+OWN_METADATA_KEYS: Final = 1
 """The number of the entry's own first event."""
 
 
-Translators: TypeAlias = Mapping[str, Callable[[Event, Namespace], list[ProtocolEvent]]]
+Translators: TypeAlias = Mapping[str, Callable[[LogEvent, Namespace], list[ProtocolEvent]]]
 
 
-class Translation:
+class RunTranslator:
     """The events of one run for readers of `channels`; entries are to be given in order, from the first."""
 
-    def __init__(self, run: WatchedRun, channels: frozenset[str] = CHANNELS) -> None:
+    def __init__(self, run: ThreadRun, channels: frozenset[str] = CHANNELS) -> None:
         self.run = run
         self._channels = channels
-        self._messages = Messages()
-        self._subgraphs = Subgraphs()
+        self._messages = MessageAssembler()
+        self._subgraphs = SubgraphTracker()
         self._asked: set[str] = set()
         """Interrupts that were told."""
-        self._clock = milliseconds(run.run_id) or 0
+        self._clock = uuid_timestamp_ms(run.run_id) or 0
         self._translators: Translators = {
             "values": self._values,
             "updates": self._updates,
@@ -59,7 +64,7 @@ class Translation:
         self._has_tasks = False
         """Its tasks are streamed: they tell of subgraphs, and more exactly."""
 
-    def of(self, entry: Event, *, live: bool) -> list[ProtocolEvent]:
+    def translate(self, entry: LogEvent, *, live: bool) -> list[ProtocolEvent]:
         """The events of one entry; `live`: it is being made now."""
         mode, _, path = entry.name.partition("|")
         namespace: Namespace = tuple(path.split("|")) if path else ()
@@ -69,40 +74,41 @@ class Translation:
         if mode == "metadata":
             return self._started(entry)
         if namespace and mode != "tasks" and not self._has_tasks:
-            made.extend(self._changes(entry, BEFORE, self._subgraphs.seen(namespace)))
+            made.extend(self._changes(entry, FIRST_STATE, self._subgraphs.observe(namespace)))
         translate = self._translators.get(mode)
         if translate is not None:
             made.extend(translate(entry, namespace))
         return made
 
-    def end(self, ending: Ending | None) -> list[ProtocolEvent]:
+    def translate_end(self, ending: RunEnd | None) -> list[ProtocolEvent]:
         """The run's end: what was left open, the questions that are open, and how it ended. None: it is gone."""
         begun = [] if self._attempts or ending is None else [self._running()]
-        ending = ending or GONE
+        ending = ending or DELETED_RUN
         status, error = self._outcome(ending)
         if ending.finished_at is not None:
             self._clock = max(self._clock, int(ending.finished_at.timestamp() * 1000))
         failure = (error or "the run was stopped") if status != "completed" else None
         made = [
-            self._made("messages", namespace, data, (events.end(self._position, 0), f"end.message.{index}"), node)
+            self._made("messages", namespace, data, (events.end_seq(self._position, 0), f"end.message.{index}"), node)
             for index, (namespace, node, data) in enumerate(self._messages.close(failure))
         ]
         made += [
-            self._lifecycle(change, events.end(self._position, 1)) for change in self._subgraphs.close(status, error)
+            self._lifecycle(change, events.end_seq(self._position, 1))
+            for change in self._subgraphs.close(status, error)
         ]
         if status == "interrupted" and ending.newest:
             waiting = cast("dict[str, list[dict[str, Any]]]", ending.interrupts.load())
             asked = [one for several in waiting.values() for one in several]
-            made += self._questions((), asked, events.end(self._position, 2))
+            made += self._questions((), asked, events.end_seq(self._position, 2))
         said = {"event": status, "graph_name": self.run.graph_id}
-        change = Change((), said if error is None else said | {"error": error})
-        return [*begun, *made, self._lifecycle(change, events.end(self._position, events.LAST_INDEX - 1))]
+        change = SubgraphEvent((), said if error is None else said | {"error": error})
+        return [*begun, *made, self._lifecycle(change, events.end_seq(self._position, events.LAST_INDEX - 1))]
 
     @property
     def _position(self) -> int:
         return self.run.queue_position
 
-    def _outcome(self, ending: Ending) -> tuple[str, str | None]:
+    def _outcome(self, ending: RunEnd) -> tuple[str, str | None]:
         """The protocol's word for how the run ended, and its error."""
         if ending.status in {"error", "timeout"}:
             error: Mapping[str, str] = ending.error.load() if ending.error else {}
@@ -110,12 +116,12 @@ class Translation:
         open_questions = bool(self._asked) or (ending.newest and ending.thread_status == "interrupted")
         return ("interrupted" if ending.status == "interrupted" or open_questions else "completed"), None
 
-    def _started(self, entry: Event) -> list[ProtocolEvent]:
+    def _started(self, entry: LogEvent) -> list[ProtocolEvent]:
         """Each attempt starts with this entry; only the first is the run's start."""
         self._attempts += 1
         if self._attempts > 1:
             return [
-                self._numbered("messages", namespace, data, entry, OWN + index, node)
+                self._numbered("messages", namespace, data, entry, OWN_METADATA_KEYS + index, node)
                 for index, (namespace, node, data) in enumerate(
                     self._messages.close("another process took the run over")
                 )
@@ -124,16 +130,18 @@ class Translation:
 
     def _running(self) -> ProtocolEvent:
         said = {"event": "running", "graph_name": self.run.graph_id}
-        return self._lifecycle(Change((), said), events.base(self._position) + 1)
+        return self._lifecycle(SubgraphEvent((), said), events.first_seq(self._position) + 1)
 
-    def _values(self, entry: Event, namespace: Namespace) -> list[ProtocolEvent]:
+    def _values(self, entry: LogEvent, namespace: Namespace) -> list[ProtocolEvent]:
         data, asked = entry.data, list[dict[str, Any]]()
         if b'"__interrupt__"' in data:
             values = cast("dict[str, Any]", json.loads(data))
             asked = cast("list[dict[str, Any]]", values.pop(INTERRUPT, None) or [])
             data = json.dumps(values)
-        made = [self._numbered("values", namespace, data, entry, OWN)]
-        return made + self._questions(namespace, asked, events.at(self._position, entry.position, OWN + 1))
+        made = [self._numbered("values", namespace, data, entry, OWN_METADATA_KEYS)]
+        return made + self._questions(
+            namespace, asked, events.event_seq(self._position, entry.position, OWN_METADATA_KEYS + 1)
+        )
 
     def _questions(self, namespace: Namespace, asked: list[dict[str, Any]], seq: int) -> list[ProtocolEvent]:
         made: list[ProtocolEvent] = []
@@ -148,77 +156,79 @@ class Translation:
                 seq += 1
         return made
 
-    def _updates(self, entry: Event, namespace: Namespace) -> list[ProtocolEvent]:
+    def _updates(self, entry: LogEvent, namespace: Namespace) -> list[ProtocolEvent]:
         if "updates" not in self._channels:
             return []
         found = cast("dict[str, Any]", json.loads(entry.data))
         said = [{"node": node, "values": values} for node, values in found.items() if node != INTERRUPT]
         return [
-            self._numbered("updates", namespace, json.dumps(one), entry, OWN + index) for index, one in enumerate(said)
+            self._numbered("updates", namespace, json.dumps(one), entry, OWN_METADATA_KEYS + index)
+            for index, one in enumerate(said)
         ]
 
-    def _message(self, entry: Event, namespace: Namespace) -> list[ProtocolEvent]:
+    def _message(self, entry: LogEvent, namespace: Namespace) -> list[ProtocolEvent]:
         if "messages" not in self._channels:
             return []
-        node, said = self._messages.of(namespace, entry.data)
+        node, said = self._messages.translate(namespace, entry.data)
         return [
-            self._numbered("messages", namespace, data, entry, OWN + index, node) for index, data in enumerate(said)
+            self._numbered("messages", namespace, data, entry, OWN_METADATA_KEYS + index, node)
+            for index, data in enumerate(said)
         ]
 
-    def _custom(self, entry: Event, namespace: Namespace) -> list[ProtocolEvent]:
+    def _custom(self, entry: LogEvent, namespace: Namespace) -> list[ProtocolEvent]:
         """What a node wrote is the payload; an object with a `name` is on the channel of that name."""
         if "custom" not in self._channels:
             return []
         written = cast("object", json.loads(entry.data))
         name = cast("dict[str, object]", written).get("name") if isinstance(written, dict) else None
         if not (isinstance(name, str) and name):
-            return [self._numbered("custom", namespace, b'{"payload":' + entry.data + b"}", entry, OWN)]
+            return [self._numbered("custom", namespace, b'{"payload":' + entry.data + b"}", entry, OWN_METADATA_KEYS)]
         fields = cast("dict[str, object]", written)
         payload = fields["payload"] if fields.keys() == {"name", "payload"} else fields
         data = json.dumps({"name": name, "payload": payload})
-        return [self._numbered(f"custom:{name}", namespace, data, entry, OWN)]
+        return [self._numbered(f"custom:{name}", namespace, data, entry, OWN_METADATA_KEYS)]
 
-    def _tool(self, entry: Event, namespace: Namespace) -> list[ProtocolEvent]:
-        return [self._numbered("tools", namespace, entry.data, entry, OWN)]
+    def _tool(self, entry: LogEvent, namespace: Namespace) -> list[ProtocolEvent]:
+        return [self._numbered("tools", namespace, entry.data, entry, OWN_METADATA_KEYS)]
 
-    def _task(self, entry: Event, namespace: Namespace) -> list[ProtocolEvent]:
+    def _task(self, entry: LogEvent, namespace: Namespace) -> list[ProtocolEvent]:
         self._has_tasks = True
-        own = [self._numbered("tasks", namespace, entry.data, entry, OWN)]
+        own = [self._numbered("tasks", namespace, entry.data, entry, OWN_METADATA_KEYS)]
         if "lifecycle" not in self._channels:
             return own
         task = cast("dict[str, Any]", json.loads(entry.data))
-        started = self._subgraphs.seen(namespace, task)
-        ended = self._subgraphs.of_task(namespace, task)
-        return [*self._changes(entry, BEFORE, started), *own, *self._changes(entry, OWN + 1, ended)]
+        started = self._subgraphs.observe(namespace, task)
+        ended = self._subgraphs.observe_task(namespace, task)
+        return [*self._changes(entry, FIRST_STATE, started), *own, *self._changes(entry, OWN_METADATA_KEYS + 1, ended)]
 
-    def _checkpoint(self, entry: Event, namespace: Namespace) -> list[ProtocolEvent]:
+    def _checkpoint(self, entry: LogEvent, namespace: Namespace) -> list[ProtocolEvent]:
         """Where to go back to, and how it hangs together: what it holds is in `values`."""
         found = cast("dict[str, Any]", json.loads(entry.data))
         checkpoint_id = _checkpoint_id(found.get("config"))
         if checkpoint_id is None:
             return []
-        self._clock = max(self._clock, milliseconds(checkpoint_id) or 0)
+        self._clock = max(self._clock, uuid_timestamp_ms(checkpoint_id) or 0)
         metadata = cast("dict[str, Any]", found.get("metadata") or {})
         said: dict[str, Any] = {"id": checkpoint_id, **{key: metadata[key] for key in CHECKPOINT if key in metadata}}
         if parent_id := _checkpoint_id(found.get("parent_config")):
             said["parent_id"] = parent_id
-        return [self._numbered("checkpoints", namespace, json.dumps(said), entry, OWN)]
+        return [self._numbered("checkpoints", namespace, json.dumps(said), entry, OWN_METADATA_KEYS)]
 
-    def _changes(self, entry: Event, index: int, changes: list[Change]) -> list[ProtocolEvent]:
-        return [self._lifecycle(one, events.at(self._position, entry.position, index)) for one in changes]
+    def _changes(self, entry: LogEvent, index: int, changes: list[SubgraphEvent]) -> list[ProtocolEvent]:
+        return [self._lifecycle(one, events.event_seq(self._position, entry.position, index)) for one in changes]
 
-    def _lifecycle(self, change: Change, seq: int) -> ProtocolEvent:
+    def _lifecycle(self, change: SubgraphEvent, seq: int) -> ProtocolEvent:
         """Its id is the same however it is found out, from a run's row or from its log."""
         path = "|".join(change.namespace)
-        event_id = f"synth:{self.run.run_id}:lc|{path}|{change.said['event']}"
+        event_id = f"synth:{self.run.run_id}:lc|{path}|{change.payload['event']}"
         return ProtocolEvent(
-            "lifecycle", "lifecycle", change.namespace, json.dumps(change.said), seq, event_id, self._clock
+            "lifecycle", "lifecycle", change.namespace, json.dumps(change.payload), seq, event_id, self._clock
         )
 
     def _numbered(
-        self, channel: str, namespace: Namespace, data: bytes, entry: Event, index: int, node: str | None = None
+        self, channel: str, namespace: Namespace, data: bytes, entry: LogEvent, index: int, node: str | None = None
     ) -> ProtocolEvent:
-        seq = events.at(self._position, entry.position, index)
+        seq = events.event_seq(self._position, entry.position, index)
         return self._made(channel, namespace, data, (seq, f"{entry.position}.{index}"), node)
 
     def _made(
@@ -234,7 +244,7 @@ def _checkpoint_id(config: dict[str, Any] | None) -> str | None:
     return configurable.get("checkpoint_id")
 
 
-def milliseconds(identifier: UUID | str) -> int | None:
+def uuid_timestamp_ms(identifier: UUID | str) -> int | None:
     """When a time-ordered id was made; None where it does not say."""
     try:
         found = identifier if isinstance(identifier, UUID) else UUID(identifier)
