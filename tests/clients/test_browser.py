@@ -151,7 +151,7 @@ class Attack:
     def answered(self) -> dict[str, int]:
         """The status of each request that came through to the server."""
         lines = [record.__dict__ for record in self._log.records if record.msg == "request"]
-        return {f"{line['method']} {line['path'].replace(self._thread, 'T')}": line["status"] for line in lines}
+        return {f"{line['method']} {line['path'].replace(self._thread, 'T')}": line["status_code"] for line in lines}
 
 
 @pytest.fixture
