@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -87,6 +88,19 @@ async def test_each_mistake_in_an_address_is_told_in_its_words(postgres: str, tm
         line, logged = await refusal(tmp_path, "migrate", DATABASE_URI=uri)
         assert line.endswith(reason), line
         assert "cret" not in line + json.dumps(logged)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_an_encoding_that_can_not_keep_every_text_is_told(postgres: str, tmp_path: Path, command: str) -> None:
+    """Issue: SQL_ASCII made every run answer 404."""
+    write(tmp_path, {})
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute("DROP DATABASE IF EXISTS ascii")
+        conn.execute("CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' LOCALE_PROVIDER libc TEMPLATE template0")
+        line, _ = await refusal(tmp_path, command, DATABASE_URI=make_conninfo(postgres, dbname="ascii"))
+        conn.execute("DROP DATABASE ascii")
+
+    assert line.startswith("the database ascii has the encoding SQL_ASCII")
 
 
 async def test_too_few_connections_are_told(database: str, tmp_path: Path) -> None:

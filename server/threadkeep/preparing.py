@@ -66,7 +66,10 @@ def _connect(chosen: Settings) -> None:
     """StartupError where the operator's database lets nobody in, or can't keep every text."""
     for uri in (chosen.database_uri, chosen.database_direct_uri):
         if uri is not None:
-            with start_errors.in_a_line(uri), psycopg.connect(patient(uri), autocommit=True) as conn:
+            with (
+                start_errors.in_a_line(uri),
+                psycopg.connect(make_conninfo(patient(uri), client_encoding="UTF8"), autocommit=True) as conn,
+            ):
                 _check_encoding(conn)
 
 
