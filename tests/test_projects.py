@@ -294,7 +294,9 @@ class Load:
 
     async def _ask(self, server: Server, graph: str) -> None:
         try:
-            answer = await server.http.post("/runs", json={"assistant_id": graph, "input": {"by": []}})
+            answer = await server.http.post(
+                "/runs", json={"assistant_id": graph, "input": {"by": []}, "on_completion": "keep"}
+            )
         except httpx.TransportError:
             if server in self.servers:
                 raise
