@@ -61,30 +61,23 @@ JOURNALS: LiteralString = """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Migration:
-    """One file of ours."""
+class SqlFile:
+    """One file of ours. A file of functions may be applied again and again."""
 
-    number: int
     name: str
     statements: bytes = field(repr=False)
 
     @property
     def checksum(self) -> str:
-        """Of the whole file; an edited file is another migration."""
+        """Of the whole file. An edited migration is another migration, and an edited file of functions is applied again."""
         return hashlib.sha256(self.statements).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Functions:
-    """One file of functions, which may be applied again and again."""
+class Migration(SqlFile):
+    """A file that is applied once, in the order of the numbers."""
 
-    name: str
-    statements: bytes = field(repr=False)
-
-    @property
-    def checksum(self) -> str:
-        """Of the whole file; an edited file is applied again."""
-        return hashlib.sha256(self.statements).hexdigest()
+    number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +85,7 @@ class Release:
     """What this release needs of a database."""
 
     migrations: tuple[Migration, ...]
-    functions: tuple[Functions, ...]
+    functions: tuple[SqlFile, ...]
 
     @property
     def newest(self) -> int:
@@ -193,7 +186,7 @@ def read_migrations(folder: Path | None = None) -> Release:
     if not found or [one.number for one in found] != sorted({one.number for one in found}):
         raise StartupError(f"migrations: each needs a number of its own, found {[one.name for one in found]}")
     paths = sorted((place / "functions").glob("*.sql"))
-    functions = [Functions(name=f"functions/{path.stem}", statements=path.read_bytes()) for path in paths]
+    functions = [SqlFile(name=f"functions/{path.stem}", statements=path.read_bytes()) for path in paths]
     return Release(migrations=tuple(found), functions=tuple(functions))
 
 
@@ -270,7 +263,7 @@ async def _behind(conn: AsyncConnection[object], release: Release, libraries: tu
     return ours + library_names + [file.name for file in await _outdated(conn, release, applied)]
 
 
-async def _outdated(conn: AsyncConnection[object], release: Release, applied: dict[int, Applied]) -> list[Functions]:
+async def _outdated(conn: AsyncConnection[object], release: Release, applied: dict[int, Applied]) -> list[SqlFile]:
     """The files of functions to apply. Those that a newer release has applied are its own, and older releases use them."""
     if max(applied, default=0) > release.newest:
         return []
@@ -363,7 +356,7 @@ async def _can_enable_row_level_security(conn: AsyncConnection[object]) -> bool:
         return bool(await cursor.fetchone())
 
 
-async def _apply_functions(conn: AsyncConnection[DictRow], file: Functions) -> None:
+async def _apply_functions(conn: AsyncConnection[DictRow], file: SqlFile) -> None:
     try:
         async with conn.transaction():
             await conn.execute(file.statements)
