@@ -1,6 +1,7 @@
 """Fixtures: a real Postgres for the session, a database for each test, a real server in the test's own event loop."""
 
 import os
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -115,6 +116,13 @@ def make_key(database: str) -> MakeKey:
         return secret
 
     return make
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @asynccontextmanager

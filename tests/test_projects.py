@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +17,7 @@ import httpx
 import psycopg
 import pytest
 
+from conftest import free_port
 from threadkeep import tables
 
 LEASE_S = 2.0
@@ -73,16 +73,10 @@ def write_graphs(folder: Path, names: Sequence[str]) -> None:
     (folder / "langgraph.json").write_text(json.dumps({"dependencies": ["."], "graphs": targets}))
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 @asynccontextmanager
 async def running(folder: Path, database: str, **environment: str) -> AsyncIterator[Server]:
     """`threadkeep serve` in a folder; killed at the end, if it still runs."""
-    port = _free_port()
+    port = free_port()
     said = {
         **os.environ,
         "HOME": str(folder),

@@ -3,7 +3,6 @@
 import datetime
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Mapping
@@ -19,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from conftest import WAIT_S, serving
+from conftest import WAIT_S, free_port, serving
 from graphs import Gate
 from threadkeep.settings import Settings
 
@@ -40,12 +39,6 @@ def kind(request: pytest.FixtureRequest) -> str:
     if shutil.which(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
     return request.param
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def _replaced(text: str, changes: Mapping[str, str]) -> str:
@@ -72,10 +65,10 @@ def _certificate(folder: Path) -> None:
 
 
 def _nginx(folder: Path, upstream: str) -> Proxy:
-    port = _free_port()
+    port = free_port()
     _certificate(folder)
     changes = {
-        "listen 80;": f"listen 127.0.0.1:{_free_port()};",
+        "listen 80;": f"listen 127.0.0.1:{free_port()};",
         "listen 443 ssl http2;": f"listen 127.0.0.1:{port} ssl http2;",
         "127.0.0.1:2024": upstream,
         "agents.example.com;\n        ssl": "localhost;\n        ssl",
@@ -90,7 +83,7 @@ def _nginx(folder: Path, upstream: str) -> Proxy:
 
 
 def _caddy(folder: Path, upstream: str) -> Proxy:
-    port = _free_port()
+    port = free_port()
     here = "{\n\tadmin off\n\tskip_install_trust\n\tauto_https disable_redirects\n\tservers {"
     changes = {"{\n\tservers {": here, "read_header 10s": "read_header 1s"}
     (folder / "Caddyfile").write_text(_replaced((EXAMPLES / "Caddyfile").read_text(), changes))

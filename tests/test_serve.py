@@ -15,11 +15,7 @@ import anyio.to_thread
 import httpx
 import pytest
 
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+from conftest import free_port
 
 
 @asynccontextmanager
@@ -27,7 +23,7 @@ async def serving_process(
     folder: Path, **settings: str | None
 ) -> AsyncIterator[tuple[subprocess.Popen[bytes], httpx.AsyncClient]]:
     """`threadkeep serve` in a process of its own; killed at the end, if it still runs."""
-    port = _free_port()
+    port = free_port()
     said = {**os.environ, "HOME": str(folder), "PORT": str(port), "LOG_LEVEL": "warning", **settings}
     environment = {name: value for name, value in said.items() if value is not None}
     with (folder / "log").open("ab") as output:
