@@ -216,11 +216,11 @@ class Settings(BaseModel):
     """Runs of one principal that go on or wait for a slot, in each process. 0: any number."""
     max_queued_per_principal: int = Field(default=1000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_WAITING")
     """Runs of one principal that wait in the queue. 0: any number."""
-    principal_threads: int = Field(default=3000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_THREADS")
+    max_new_threads_per_principal: int = Field(default=3000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_THREADS")
     """Threads that one principal creates within a minute, in each process, without those of stateless runs. 0: any number."""
-    principal_crons: int = Field(default=100, ge=0, validation_alias="THREADKEEP_PRINCIPAL_CRONS")
+    max_crons_per_principal: int = Field(default=100, ge=0, validation_alias="THREADKEEP_PRINCIPAL_CRONS")
     """Crons of one principal. 0: any number."""
-    principal_assistants: int = Field(default=1000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_ASSISTANTS")
+    max_assistants_per_principal: int = Field(default=1000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_ASSISTANTS")
     """Assistants of one principal. 0: any number."""
     max_channel_bytes: int = Field(
         default=16 * 1024 * 1024, ge=1024 * 1024, validation_alias="THREADKEEP_CHANNEL_BYTES"

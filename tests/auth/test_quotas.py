@@ -161,7 +161,7 @@ async def test_rows_of_a_principal_are_counted_under_concurrency(
     settings: Settings, make_key: MakeKey, path: str
 ) -> None:
     """Issue: one principal could have any number of crons and assistants. Two processes count the same rows."""
-    caps = {"principal_crons": 3, "principal_assistants": 3}
+    caps = {"max_crons_per_principal": 3, "max_assistants_per_principal": 3}
     chosen = settings.model_copy(update={"auth_type": "api_key", **caps})
     ada, bob = {"x-api-key": await make_key("ada")}, {"x-api-key": await make_key("bob")}
     async with serving(chosen) as one, serving(chosen) as two, httpx.AsyncClient(timeout=WAIT_S) as http:
@@ -185,7 +185,7 @@ async def test_rows_of_a_principal_are_counted_under_concurrency(
 
 async def test_threads_that_stay_are_counted_within_a_minute(settings: Settings, make_key: MakeKey) -> None:
     """Issue: one principal could create any number. Those of stateless runs go with their runs, and are not counted."""
-    chosen = settings.model_copy(update={"auth_type": "api_key", "principal_threads": 4})
+    chosen = settings.model_copy(update={"auth_type": "api_key", "max_new_threads_per_principal": 4})
     async with serving(chosen) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         ada, bob = {"x-api-key": await make_key("ada")}, {"x-api-key": await make_key("bob")}
         stateless = [(await http.post("/runs/wait", json=RUN_NOW, headers=ada)).status_code for _ in range(5)]

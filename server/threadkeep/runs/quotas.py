@@ -37,7 +37,7 @@ class Quotas:
         self._pool = pool
         self._executions = executions
         self._requests = MinuteShares(settings.max_requests_per_principal, "requests")
-        self._new_threads = MinuteShares(settings.principal_threads, "threads created")
+        self._new_threads = MinuteShares(settings.max_new_threads_per_principal, "threads created")
         self._streams: dict[str, int] = {}
         self._starting: dict[str, int] = {}
         """Foreground runs that are being started."""
@@ -63,7 +63,10 @@ class Quotas:
 
         No other transaction creates one for the principal until this one ends.
         """
-        cap = {"crons": self._settings.principal_crons, "assistants": self._settings.principal_assistants}[table]
+        cap = {
+            "crons": self._settings.max_crons_per_principal,
+            "assistants": self._settings.max_assistants_per_principal,
+        }[table]
         if identity is None or not cap:
             return
         if await principal_rows.lock_and_count(conn, table, identity) >= cap:
