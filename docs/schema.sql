@@ -112,6 +112,16 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION change_store_items(of_principal text, max_items bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('threadkeep store ' || of_principal, 0)),
+            set_config('threadkeep.principal', of_principal, true),
+            set_config('threadkeep.max_items', coalesce(max_items::text, ''), true);
+END
+$$;
+
 CREATE FUNCTION check_leases(run_ids uuid[], worker_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -216,6 +226,46 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION count_deleted_store_items() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public'
+    AS $$
+DECLARE
+    gone record;
+BEGIN
+    FOR gone IN
+        SELECT principal, count(*) AS items FROM old_items WHERE principal IS NOT NULL GROUP BY principal ORDER BY principal
+    LOOP
+        UPDATE store_item_counts SET items = items - gone.items WHERE principal = gone.principal;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION count_new_store_items() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public'
+    AS $$
+DECLARE
+    max_items CONSTANT bigint := nullif(current_setting('threadkeep.max_items', true), '')::bigint;
+    added     record;
+    total     bigint;
+BEGIN
+    FOR added IN
+        SELECT principal, count(*) AS items FROM new_items WHERE principal IS NOT NULL GROUP BY principal ORDER BY principal
+    LOOP
+        INSERT INTO store_item_counts AS counts (principal, items)
+        VALUES (added.principal, added.items)
+            ON CONFLICT (principal) DO UPDATE SET items = counts.items + EXCLUDED.items
+        RETURNING items INTO total;
+        IF total > max_items THEN
+            RAISE EXCEPTION 'a principal has % items; at most % are allowed', total, max_items USING ERRCODE = 'TK003';
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
 CREATE FUNCTION create_run(project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s double precision, ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb, new_thread_metadata jsonb, ttl_strategy text, ttl_minutes double precision, ephemeral_s double precision, metadata jsonb, record_events boolean, OUT merged_metadata jsonb, OUT events_recorded boolean, OUT thread_found boolean, OUT thread_created boolean, OUT active_run_id uuid, OUT status text, OUT created_at timestamp with time zone, OUT superseded_run_ids uuid[]) RETURNS record
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
@@ -316,6 +366,29 @@ BEGIN
                           worker_id[i], metadata_filter[i], new_thread_metadata[i], ttl_strategy[i], ttl_minutes[i],
                           ephemeral_s[i], metadata[i], record_events[i]) AS created;
     END LOOP;
+END
+$$;
+
+CREATE FUNCTION delete_expired_store_items(max_items integer) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    of_principal text;
+    deleted      int;
+BEGIN
+    SELECT principal INTO of_principal FROM store WHERE expires_at < now() ORDER BY expires_at LIMIT 1;
+    IF of_principal IS NOT NULL THEN
+        PERFORM change_store_items(of_principal, NULL);
+    END IF;
+    DELETE FROM store
+     WHERE (prefix, key) IN (
+        SELECT prefix, key FROM store
+         WHERE expires_at < now() AND principal IS NOT DISTINCT FROM of_principal
+         ORDER BY expires_at
+         LIMIT max_items
+           FOR UPDATE SKIP LOCKED);
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    RETURN deleted;
 END
 $$;
 
@@ -594,6 +667,16 @@ BEGIN
                        notify_readers[i], delete_run[i], true));
     END LOOP;
     RETURN results;
+END
+$$;
+
+CREATE FUNCTION forget_store_item_counts() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public'
+    AS $$
+BEGIN
+    DELETE FROM store_item_counts;
+    RETURN NULL;
 END
 $$;
 
@@ -991,8 +1074,18 @@ CREATE TABLE store (
     created_at timestamp with time zone DEFAULT CURRENT_TIMESTAMP,
     updated_at timestamp with time zone DEFAULT CURRENT_TIMESTAMP,
     expires_at timestamp with time zone,
-    ttl_minutes integer
+    ttl_minutes integer,
+    principal text DEFAULT NULLIF(current_setting('threadkeep.principal'::text, true), ''::text)
 );
+
+COMMENT ON COLUMN store.principal IS 'identity that put the item first; NULL if authentication was off; in no column that an API shows';
+
+CREATE TABLE store_item_counts (
+    principal text NOT NULL,
+    items bigint NOT NULL
+);
+
+COMMENT ON TABLE store_item_counts IS 'items of the store by the identity that put them first, of all projects';
 
 CREATE TABLE store_migrations (
     v integer NOT NULL
@@ -1110,6 +1203,9 @@ ALTER TABLE ONLY run_undo_log
 ALTER TABLE ONLY runs
     ADD CONSTRAINT runs_pkey PRIMARY KEY (run_id);
 
+ALTER TABLE ONLY store_item_counts
+    ADD CONSTRAINT store_item_counts_pkey PRIMARY KEY (principal);
+
 ALTER TABLE ONLY store_migrations
     ADD CONSTRAINT store_migrations_pkey PRIMARY KEY (v);
 
@@ -1186,6 +1282,12 @@ CREATE INDEX webhook_deliveries_due ON webhook_deliveries USING btree (project_i
 CREATE INDEX webhook_deliveries_principal ON webhook_deliveries USING btree (project_id, principal, send_after);
 
 CREATE INDEX webhook_deliveries_thread_id ON webhook_deliveries USING btree (thread_id);
+
+CREATE TRIGGER count_deleted_items AFTER DELETE ON store REFERENCING OLD TABLE AS old_items FOR EACH STATEMENT EXECUTE FUNCTION count_deleted_store_items();
+
+CREATE TRIGGER count_new_items AFTER INSERT ON store REFERENCING NEW TABLE AS new_items FOR EACH STATEMENT EXECUTE FUNCTION count_new_store_items();
+
+CREATE TRIGGER forget_item_counts AFTER TRUNCATE ON store FOR EACH STATEMENT EXECUTE FUNCTION forget_store_item_counts();
 
 CREATE TRIGGER run_finished_webhook AFTER UPDATE OF status ON runs FOR EACH ROW WHEN (((old.finished_at IS NULL) AND (new.finished_at IS NOT NULL) AND ((new.kwargs)::jsonb ? 'webhook'::text))) EXECUTE FUNCTION enqueue_webhook();
 

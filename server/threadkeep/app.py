@@ -50,7 +50,7 @@ from threadkeep.persistence.checkpointer import Checkpointer
 from threadkeep.persistence.group_commit import GroupCommit
 from threadkeep.persistence.project_types import ProjectTypes
 from threadkeep.persistence.serializer import Serializer
-from threadkeep.persistence.store import Store
+from threadkeep.persistence.store import Store, StoreLimits
 from threadkeep.postgres import pool, session, tenancy
 from threadkeep.postgres.listen import NotificationHub, polling, run_listener
 from threadkeep.postgres.pool import Pool
@@ -127,6 +127,12 @@ def strict_serializer(project: Project) -> Serializer:
     )
 
 
+def _store_limits(settings: Settings) -> StoreLimits:
+    return StoreLimits(
+        item_bytes=settings.max_channel_bytes, items_per_principal=settings.max_store_items_per_principal
+    )
+
+
 def create_app(
     settings: Settings, uri: str, graphs: Mapping[str, LoadedGraph], project: Project | None = None
 ) -> Starlette:
@@ -151,7 +157,7 @@ def create_app(
         uri=uri,
         graphs=graphs,
         project=project,
-        open_store=store_opener(project, settings.max_channel_bytes, serializer),
+        open_store=store_opener(project, _store_limits(settings), serializer),
         serializer=serializer,
         webhooks=webhook_policy.webhook_policy(project, environment(project.webhooks.env_prefix)),
         docs=docs.build_docs(

@@ -62,11 +62,19 @@ class Tenant:
     """Row-level security of what the graph reads; a run is the server's own work, so it has none."""
     user: Mapping[str, Any] | None = None
     """The caller, for a factory; the config of a run has the user already."""
+    principal: str | None = None
+    """The identity for which items that the graph puts into the store are counted; None: they are not."""
 
     @classmethod
     def of(cls, user: Mapping[str, Any] | None, filters: Filters) -> "Tenant":
         """A caller who looks at a graph or changes a state."""
-        return cls(space=filters.store_prefix, filters=filters, user=user)
+        principal = None if user is None else user["identity"]
+        return cls(space=filters.store_prefix, filters=filters, user=user, principal=principal)
+
+    @property
+    def has_store_of_its_own(self) -> bool:
+        """Whether the graph works with another store than the server's."""
+        return self.space is not None or self.principal is not None or self.filters.restriction is not None
 
 
 SERVER: Final = Tenant()
@@ -74,8 +82,8 @@ SERVER: Final = Tenant()
 
 FactoryParameter: TypeAlias = Literal["config", "runtime"]
 
-SPACES: Final = 500
-"""Owners of runs for whom a graph's copy with their part of the store is kept."""
+STORE_COPIES: Final = 500
+"""Principals of runs for whom a graph's copy with their part of the store is kept."""
 
 CONFIG_ANNOTATIONS = frozenset({"_empty", "Any", "Dict", "Mapping", "dict"})
 """Names in the annotation of an only parameter that leave it to be the config."""
@@ -119,7 +127,7 @@ class LoadedGraph:
         self._checkpointer = checkpointer
         self._store = store
         self._durable = self._stateless = None
-        self._in_space = functools.lru_cache(SPACES)(self._scoped)
+        self._of_principal = functools.lru_cache(STORE_COPIES)(self._scoped)
         if not isinstance(self._source, GraphFactory):
             self._durable = self._join(self._source, durable=True)
             self._stateless = self._join(self._source, durable=False)
@@ -141,14 +149,16 @@ class LoadedGraph:
         ready = self._durable if durable else self._stateless
         if ready is None:
             return self._made(config, Opening(access, context, tenant), durable=durable)
+        if not tenant.has_store_of_its_own:
+            return nullcontext(ready)
         if tenant.filters.restriction is not None:
             return nullcontext(_for_tenant(ready, tenant))
-        return nullcontext(ready if tenant.space is None else self._in_space(tenant.space, durable))
+        return nullcontext(self._of_principal(tenant.space, tenant.principal, durable))
 
-    def _scoped(self, space: str, durable: bool) -> Graph:
-        """The static graph for the runs of a space's owner."""
+    def _scoped(self, space: str | None, principal: str | None, durable: bool) -> Graph:
+        """The static graph for the runs of a principal, in a space of the store."""
         ready = self._durable if durable else self._stateless
-        return _for_tenant(cast("Graph", ready), Tenant(space=space))
+        return _for_tenant(cast("Graph", ready), Tenant(space=space, principal=principal))
 
     @asynccontextmanager
     async def _made(self, config: RunnableConfig, opening: Opening, *, durable: bool) -> AsyncGenerator[Graph, None]:
@@ -256,7 +266,7 @@ def state_types(graph: Graph) -> set[tuple[str, ...]]:
 
 def _for_tenant(graph: Graph, tenant: Tenant) -> Graph:
     """The graph itself for the server; else a shallow copy, with a checkpointer and a store of the tenant's."""
-    if (tenant.space is None and tenant.filters.restriction is None) or not is_local(graph):
+    if not tenant.has_store_of_its_own or not is_local(graph):
         return graph
     scoped: Any = copy.copy(graph)
     if isinstance(scoped.checkpointer, Checkpointer):
@@ -266,7 +276,9 @@ def _for_tenant(graph: Graph, tenant: Tenant) -> Graph:
 
 
 def _store_of(tenant: Tenant, store: BaseStore | None) -> BaseStore | None:
-    return store.scoped(tenant.space, tenant.filters) if isinstance(store, Store) else store
+    if not isinstance(store, Store):
+        return store
+    return store.scoped(tenant.space, tenant.filters, principal=tenant.principal)
 
 
 def is_local(graph: object) -> bool:

@@ -222,6 +222,8 @@ class Settings(BaseModel):
     """Crons of one principal. 0: any number."""
     max_assistants_per_principal: int = Field(default=1000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_ASSISTANTS")
     """Assistants of one principal. 0: any number."""
+    max_store_items_per_principal: int = Field(default=100_000, ge=0, validation_alias="THREADKEEP_PRINCIPAL_ITEMS")
+    """Items of the store that one principal put first. 0: any number."""
     max_channel_bytes: int = Field(
         default=16 * 1024 * 1024, ge=1024 * 1024, validation_alias="THREADKEEP_CHANNEL_BYTES"
     )

@@ -14,7 +14,7 @@ from langgraph.store.postgres.base import PostgresIndexConfig
 from threadkeep.base.problems import StartupError
 from threadkeep.importing import import_target
 from threadkeep.persistence.serializer import Serializer
-from threadkeep.persistence.store import ITEM_BYTES, Store
+from threadkeep.persistence.store import Store, StoreLimits
 from threadkeep.postgres.pool import Pool
 from threadkeep.project import Project
 
@@ -45,12 +45,11 @@ def store_index_config(project: Project) -> PostgresIndexConfig | None:
 
 
 def store_opener(
-    project: Project, item_bytes: int = ITEM_BYTES, serializer: Serializer | None = None
+    project: Project, limits: StoreLimits | None = None, serializer: Serializer | None = None
 ) -> Callable[[Pool], Store]:
-    """What opens the project's store, whose items have at most `item_bytes`. Its embedding is imported here, which may
-    block. StartupError as above."""
+    """What opens the project's store. Its embedding is imported here, which may block. StartupError as above."""
     return functools.partial(
-        Store, index=store_index_config(project), ttl=ttl_config(project), item_bytes=item_bytes, serializer=serializer
+        Store, index=store_index_config(project), ttl=ttl_config(project), limits=limits, serializer=serializer
     )
 
 

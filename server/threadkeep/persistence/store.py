@@ -3,14 +3,15 @@
 Tables and rows are the stock store's. It differs in what happens when many ask at once: operations that come together
 are one round trip, as there, but one that fails fails alone, and an embedding, which may take seconds, holds up nobody
 else and no connection. A scoped store is a caller's part of it: all its namespaces begin with a label of the caller's own,
-which the caller never sees.
+which the caller never sees. Items are counted by the principal who put them first (`functions/store_items.sql`), and a
+principal may have a limited number of them.
 """
 
 import copy
 import functools
 import math
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
@@ -36,7 +37,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import Jsonb
 
 from threadkeep.base import json
-from threadkeep.base.problems import ContentTooLarge
+from threadkeep.base.problems import ContentTooLarge, TooManyRequests
 from threadkeep.persistence import item_values
 from threadkeep.persistence.encoding import NotKept
 from threadkeep.persistence.serializer import Serializer
@@ -55,6 +56,10 @@ OPERATORS = frozenset({"$eq", "$ne", *COMPARISONS})
 
 ITEM_BYTES: Final = 16 * 1024 * 1024
 """The largest value of an item, unless the operator says otherwise."""
+FULL_RETRY_S: Final = 60
+"""Only a deletion makes room for a further item."""
+SWEEP_BATCH: Final = 1000
+"""Expired items that are deleted in one transaction."""
 
 AnyOp = TypeVar("AnyOp", bound=Op)
 Statement: TypeAlias = tuple[Any, Sequence[Any]]
@@ -63,13 +68,23 @@ Indexed = tuple[int, Any]
 """An operation, behind its place among those of a call."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreLimits:
+    """The most that is kept."""
+
+    item_bytes: int = ITEM_BYTES
+    """Of the value of an item."""
+    items_per_principal: int = 0
+    """0: any number."""
+
+
 @dataclass(slots=True, eq=False)
 class _PendingOperation:
     """An operation that waits for a round trip, and then what came of it."""
 
     op: Op
     store: "Store"
-    """By which it is done: all of one tenant go together."""
+    """By which it is done: all of one tenant and principal go together."""
     done: bool = False
     result: Result = None
     error: Exception | None = None
@@ -99,23 +114,27 @@ class Store(AsyncPostgresStore):
         *,
         index: PostgresIndexConfig | None = None,
         ttl: TTLConfig | None = None,
-        item_bytes: int = ITEM_BYTES,
+        limits: StoreLimits | None = None,
         serializer: Serializer | None = None,
     ) -> None:
         super().__init__(cast("Any", pool), index=index, ttl=ttl)
         self._pool = pool
         self._serializer = serializer or Serializer()
         """Of values that are no plain JSON."""
-        self.item_bytes = item_bytes
-        """The largest value of an item."""
+        self._limits = limits or StoreLimits()
         self._gathering = _Gathering()
         self.space: str | None = None
         self.filters = UNRESTRICTED
+        self.principal: str | None = None
+        """The identity for which items are counted; None: they are not."""
 
-    def scoped(self, space: str | None, filters: Filters = UNRESTRICTED) -> "Store":
-        """This store below the label `space`, or all of it if that is None, with row-level security of `filters`."""
+    def scoped(self, space: str | None, filters: Filters = UNRESTRICTED, *, principal: str | None = None) -> "Store":
+        """This store below the label `space`, or all of it if that is None, with row-level security of `filters`.
+
+        What is put counts as the items of `principal`. TooManyRequests if it has too many.
+        """
         scoped = copy.copy(self)
-        scoped.space, scoped.filters = space, filters
+        scoped.space, scoped.filters, scoped.principal = space, filters, principal
         return scoped
 
     def _ensure_task(self) -> None:
@@ -139,6 +158,21 @@ class Store(AsyncPostgresStore):
         for item in items:
             if isinstance(item, Item):
                 item.value = item_values.read(item.value, self._serializer)
+
+    async def sweep_ttl(self) -> int:
+        """Delete the items that have expired, and return their number. The stock one deletes all at once."""
+        swept = 0
+        while deleted := await self._delete_expired():
+            swept += deleted
+        return swept
+
+    async def _delete_expired(self) -> int:
+        async with self._cursor() as cursor:
+            await cursor.execute(
+                "SELECT delete_expired_store_items(%(max_items)s) AS deleted", {"max_items": SWEEP_BATCH}
+            )
+            row = await cursor.fetchone()
+        return row["deleted"] if row else 0
 
     async def _abatch(self, every: list[Op]) -> list[Result]:
         if len(every) == 1 and self._is_quick(every[0]):
@@ -218,14 +252,35 @@ class Store(AsyncPostgresStore):
         del conn
         writes = await self._writes(grouped_ops.get(PutOp, []))
         searches = await self._searches(grouped_ops.get(SearchOp, []))
-        async with self._cursor(pipeline=True) as cursor:
-            await self._batch_get_ops(grouped_ops.get(GetOp, []), results, cursor)
-            for index, query, params in searches:
-                await cursor.execute(query, params)
-                results[index] = [_found(row) for row in await cursor.fetchall()]
-            await self._batch_list_namespaces_ops(grouped_ops.get(ListNamespacesOp, []), results, cursor)
-            for query, params in writes:
-                await cursor.execute(query, params)
+        with self._refusal():
+            async with self._cursor(pipeline=True) as cursor:
+                await self._batch_get_ops(grouped_ops.get(GetOp, []), results, cursor)
+                for index, query, params in searches:
+                    await cursor.execute(query, params)
+                    results[index] = [_found(row) for row in await cursor.fetchall()]
+                await self._batch_list_namespaces_ops(grouped_ops.get(ListNamespacesOp, []), results, cursor)
+                if writes and self.principal is not None:
+                    await self._count_for(self.principal, cursor)
+                for query, params in writes:
+                    await cursor.execute(query, params)
+
+    async def _count_for(self, principal: str, cursor: AsyncCursor[DictRow]) -> None:
+        """Count the items that the rest of the transaction puts as the principal's."""
+        await cursor.execute(
+            "SELECT change_store_items(of_principal => %(principal)s, max_items => %(max_items)s)",
+            {"principal": principal, "max_items": self._limits.items_per_principal or None},
+        )
+
+    @contextmanager
+    def _refusal(self) -> Generator[None]:
+        """TooManyRequests if Postgres refuses an item because its principal has too many."""
+        try:
+            yield
+        except psycopg.Error as error:
+            if error.sqlstate != "TK003":
+                raise
+            detail = f"at most {self._limits.items_per_principal} items in the store; delete some first"
+            raise TooManyRequests(detail, retry_after_s=FULL_RETRY_S) from None
 
     async def _writes(self, puts: Sequence[Indexed]) -> list[tuple[Any, Any]]:
         """The statements that put and delete, rows always in the same order: two batches never wait for each other."""
@@ -237,7 +292,7 @@ class Store(AsyncPostgresStore):
         prepared, embedding = prepare(ordered)
         if embedding is not None:
             _, embedding = prepare([(place, _as_indexed(op)) for place, op in ordered])
-        limit = self.item_bytes
+        limit = self._limits.item_bytes
         statements: list[tuple[Any, Any]] = [
             (query, [_param(each, limit) for each in params]) for query, params in prepared
         ]
@@ -297,12 +352,12 @@ class Store(AsyncPostgresStore):
 async def _run_waiting(gathering: _Gathering) -> None:
     """Do all that waits. If the caller is cancelled meanwhile, the others wait on and do it themselves."""
     batch, gathering.waiting = gathering.waiting, []
-    tenants: dict[object, list[_PendingOperation]] = {}
+    together: dict[object, list[_PendingOperation]] = {}
     for each in batch:
-        tenants.setdefault(each.store.restriction, []).append(each)
+        together.setdefault((each.store.restriction, each.store.principal), []).append(each)
     try:
-        for of_tenant in tenants.values():
-            await of_tenant[0].store.run(of_tenant)
+        for operations in together.values():
+            await operations[0].store.run(operations)
     finally:
         gathering.waiting[:0] = [each for each in batch if not each.done]
 

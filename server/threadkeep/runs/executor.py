@@ -128,14 +128,20 @@ class Executor:
             self.executions.remove(execution)
             execution.lose_lease()  # of a run that is finished this changes nothing
 
+    def _tenant(self, execution: Execution) -> Tenant:
+        """The part of the store that a run works in, and for whom its items count."""
+        auth_type, user = self.settings.auth_type, execution.user
+        if user is None and auth_type not in BUILT_IN:
+            return SERVER
+        principal = None if user is None else user["identity"]
+        return Tenant(space=space_of_run(auth_type, execution.metadata), principal=principal)
+
     async def _run(self, execution: Execution) -> Result | None:
         """Run the graph, and read what it leaves. None if the run was lost meanwhile."""
         output = GraphOutput()
         try:
             config, loaded = graph_config(execution), self.graphs[execution.graph_id]
-            tenant, context = SERVER, execution.spec.context
-            if self.settings.auth_type in BUILT_IN:
-                tenant = Tenant(space=space_of_run(self.settings.auth_type, execution.metadata))
+            tenant, context = self._tenant(execution), execution.spec.context
             async with loaded.open(config, durable=execution.is_durable, context=context, tenant=tenant) as graph:
                 execution.run()
                 work = isolate(partial(run_graph, graph, config, execution, output))

@@ -2,7 +2,8 @@
 
 Requests, new threads, streams and foreground runs are counted in the process that answers them. What waits in the queue
 is counted in Postgres, for the whole fleet, at most once a second. Crons and assistants are counted in the transaction
-that creates one more. Nobody known is nobody to count: without authentication only the queue is bounded.
+that creates one more, items by the store itself (`persistence/store.py`). Nobody known is nobody to count: without
+authentication only the queue is bounded.
 """
 
 import time

@@ -198,7 +198,7 @@ async def list_namespaces(call: AuthorizedRequest[NamespaceSearch, None]) -> Res
 
 def _store(call: AuthorizedRequest[Any, Any]) -> Store:
     """The caller's part of the store."""
-    return call.state.store.scoped(call.filters.store_prefix, call.filters)
+    return call.state.store.scoped(call.filters.store_prefix, call.filters, principal=call.caller.identity)
 
 
 def _of_query(given: str | list[str]) -> tuple[str, ...]:
