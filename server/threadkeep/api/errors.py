@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from threadkeep.api.responses import json_response
-from threadkeep.base.problems import InvalidRequest, Problem, QueryTimeout, ServiceUnavailable
-from threadkeep.postgres.retry import TRANSIENT_ERRORS
+from threadkeep.base.problems import InvalidRequest, Problem, QueryTimeout, ServiceUnavailable, TransactionConflict
+from threadkeep.postgres.retry import CONFLICTS, TRANSIENT_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +60,17 @@ async def render_database_error(request: Request[Any], error: Exception) -> Resp
     return await render_problem(request, ServiceUnavailable())
 
 
+async def render_conflict(request: Request[Any], error: Exception) -> Response:
+    """The transaction conflicted with others, however often it was repeated."""
+    log.warning("a request conflicted with others for too long", exc_info=error)
+    return await render_problem(request, TransactionConflict())
+
+
 EXCEPTION_HANDLERS: dict[Any, Any] = {
     Problem: render_problem,
     RouterError: render_router_error,
     **dict.fromkeys(TRANSIENT_ERRORS, render_database_error),
+    **dict.fromkeys(CONFLICTS, render_conflict),
     QueryCanceled: render_database_error,
     PoolClosed: render_database_error,
 }

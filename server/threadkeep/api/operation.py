@@ -34,6 +34,7 @@ from threadkeep.graphs import LoadedGraph, Tenant
 from threadkeep.persistence.store import Store
 from threadkeep.postgres.listen import NotificationHub
 from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.retry import CONFLICTS, retry_after_conflict
 from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
 from threadkeep.project import Project
 from threadkeep.runs.assistants import AssistantCache
@@ -64,6 +65,8 @@ Switch: TypeAlias = Literal[
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 """Visible ASCII."""
+STARTING: Final[frozenset[Kind]] = frozenset({"run", "background"})
+"""A run that was started is not started again: the run service itself repeats what conflicts before."""
 LONG: Final[frozenset[Kind]] = frozenset({"run", "stream"})
 """Answers that count as one of their principal's open streams."""
 
@@ -332,7 +335,21 @@ class Operation:
         holder = caller.identity or ANONYMOUS
         return await state_of(request).shares.answered(self.load, holder, lambda: self._called(call))
 
+    @property
+    def _is_repeatable(self) -> bool:
+        """It can be done again if its transaction was taken back: it starts no run, and does not read its body itself."""
+        return self.kind not in STARTING and (self.custom_body is None or self.body_parser is not None)
+
     async def _called(self, call: AuthorizedRequest[Any, Any]) -> Response:
+        """What the endpoint answers, after it was repeated for as long as its transaction conflicts with others."""
+        try:
+            return await self._called_once(call)
+        except CONFLICTS:
+            if not self._is_repeatable:
+                raise
+            return await retry_after_conflict(lambda: self._called_once(call))
+
+    async def _called_once(self, call: AuthorizedRequest[Any, Any]) -> Response:
         """What the endpoint answers, once the caller is authorized."""
         if self.authorized_by == "service":
             return await self.endpoint(call)

@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from threadkeep.auth.caller import Caller
 from threadkeep.base import json
-from threadkeep.base.problems import Problem, ServiceUnavailable
-from threadkeep.postgres.retry import TRANSIENT_ERRORS
+from threadkeep.base.problems import Problem, ServiceUnavailable, TransactionConflict
+from threadkeep.postgres.retry import CONFLICTS, TRANSIENT_ERRORS
 from threadkeep.runs.failures import error_report
 from threadkeep.runs.quotas import Counted
 from threadkeep.runs.service import RunHandle
@@ -173,6 +173,8 @@ class RunResult(Response):
             await work()
         except Problem as problem:
             self._settle(problem)
+        except CONFLICTS:
+            self._settle(TransactionConflict())
         except TRANSIENT_ERRORS:
             log.warning("the database went away from an answer that waits", exc_info=True)
             self._settle(ServiceUnavailable())

@@ -19,7 +19,8 @@ from threadkeep.api.operation import AuthorizedRequest, state_of
 from threadkeep.auth import AuthEvent
 from threadkeep.auth.caller import ANYBODY, Caller
 from threadkeep.base import json
-from threadkeep.base.problems import Problem, ServiceUnavailable
+from threadkeep.base.problems import Problem, ServiceUnavailable, TransactionConflict
+from threadkeep.postgres.retry import CONFLICTS
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,9 @@ class WebSocketOperation:
                 await self.endpoint(call, websocket)
         except Problem as problem:
             await close_with_problem(websocket, problem)
+        except CONFLICTS as error:
+            log.warning("a request conflicted with others for too long", exc_info=error)
+            await close_with_problem(websocket, TransactionConflict())
         except DATABASE as error:
             log.warning("the database did not answer", exc_info=error)
             await close_with_problem(websocket, ServiceUnavailable())

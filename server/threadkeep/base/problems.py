@@ -58,6 +58,17 @@ class ThreadBusy(Conflict):
     code = "thread-busy"
 
 
+class TransactionConflict(Conflict):
+    """Other requests changed the same rows again and again. Nothing was changed: send it again."""
+
+    code = "transaction-conflict"
+
+    def __init__(
+        self, detail: str = "other requests changed the same at once: send it again", /, *, retry_after_s: int = 1
+    ) -> None:
+        super().__init__(detail, headers={"retry-after": str(retry_after_s)})
+
+
 class BodyTimeout(Problem):
     """The body did not come in time."""
 

@@ -23,6 +23,7 @@ from threadkeep.duties.lease_reaper import LeaseReaper
 from threadkeep.postgres import session
 from threadkeep.postgres.listen import NotificationHub
 from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.retry import CONFLICTS
 from threadkeep.runs.execution import Executions
 from threadkeep.runs.lease import LEASE_LOST, Lease
 from threadkeep.tables import workers
@@ -80,7 +81,11 @@ class _Heartbeat:
 
     def _renew(self, conn: psycopg.Connection) -> None:
         worker_id = self._lease.worker_id
-        if workers.renew(conn, worker_id):
+        try:
+            renewed = workers.renew(conn, worker_id)
+        except CONFLICTS:  # the next beat comes long before the lease is over
+            return
+        if renewed:
             self._lease.renewed_at = time.monotonic()
         elif not self.stop.is_set():
             self._loop.call_soon_threadsafe(self._lose, worker_id)

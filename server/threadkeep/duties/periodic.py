@@ -1,7 +1,7 @@
 """Periodic: the one loop that all background duties of a process run in.
 
 A duty says what one round does (`run_once`) and when the next is due. The loop wakes it early if its topic is told of,
-goes on while Postgres is away, and tries again after a failure that nobody foresaw: without its duties a process would be
+repeats it after a conflict of transactions, goes on while Postgres is away, and tries again after a failure that nobody foresaw: without its duties a process would be
 of no use.
 """
 
@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 import anyio
 
 from threadkeep.postgres.listen import NotificationHub, WakeEvent
-from threadkeep.postgres.retry import TRANSIENT_ERRORS
+from threadkeep.postgres.retry import TRANSIENT_ERRORS, retry_conflicts
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ async def repeat(duty: Duty, wakeups: NotificationHub) -> None:
         while True:
             pause_s = duty.interval_s
             try:
-                next_s = await duty.run_once()
+                next_s = await retry_conflicts(duty.run_once)
                 pause_s = duty.interval_s if next_s is None else max(0.0, min(duty.interval_s, next_s))
             except TRANSIENT_ERRORS:
                 log.warning("a duty waits for the database", exc_info=True, extra={"duty": name})

@@ -13,6 +13,7 @@ import anyio
 from threadkeep.base.signals import ProcessSignals
 from threadkeep.persistence.group_commit import GroupCommit
 from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.runs.execution import Executions
 from threadkeep.runs.lease import Lease
 from threadkeep.runs.slots import Slots
@@ -58,11 +59,15 @@ class Shutdown:
         put_back = 0
         with anyio.move_on_after(REQUEUE_TIMEOUT_S, shield=True):
             await self.commits.drain()  # before another process goes on from the last checkpoint
-            async with self.pool.connection() as conn:
-                put_back = await workers.requeue_runs(conn, self.lease.worker_id)
-                await workers.delete(conn, self.lease.worker_id)
+            put_back = await retry_conflicts(self._requeue)
         if put_back:
             log.info("runs were put back in the queue", extra={"run_count": put_back})
+
+    async def _requeue(self) -> int:
+        async with self.pool.connection() as conn:
+            put_back = await workers.requeue_runs(conn, self.lease.worker_id)
+            await workers.delete(conn, self.lease.worker_id)
+        return put_back
 
     async def _ended_or_hurried(self) -> None:
         async with anyio.create_task_group() as tasks:

@@ -22,6 +22,7 @@ from threadkeep.base.fair_limiter import BACKGROUND, FairLimiter, Place, quarter
 from threadkeep.base.problems import ValidationFailed
 from threadkeep.postgres.listen import NotificationHub
 from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.runs.webhook_policy import WebhookPolicy
 from threadkeep.tables import webhook_deliveries
 from threadkeep.tables.webhook_deliveries import WEBHOOK_DUE, Delivery
@@ -101,14 +102,17 @@ class WebhookSender:
         verdict: DeliveryOutcome = "never"
         if delivery.attempt <= MAX_ATTEMPTS and self._policy.enabled:
             verdict = await _post(self._policy, self._client, delivery)
+        await retry_conflicts(lambda: self._settle(delivery, verdict))
+        level = logging.INFO if verdict == "sent" else logging.WARNING
+        fields = {"run_id": str(delivery.run_id), "verdict": verdict, "attempt": delivery.attempt}
+        log.log(level, "webhook tried", extra=fields)
+
+    async def _settle(self, delivery: Delivery, verdict: DeliveryOutcome) -> None:
         async with self._pool.connection() as conn:
             if verdict == "again" and delivery.attempt < MAX_ATTEMPTS:
                 await webhook_deliveries.reschedule(conn, delivery.run_id, after_s=BACKOFF_S[delivery.attempt - 1])
             else:
                 await webhook_deliveries.delete(conn, delivery.run_id)
-        level = logging.INFO if verdict == "sent" else logging.WARNING
-        fields = {"run_id": str(delivery.run_id), "verdict": verdict, "attempt": delivery.attempt}
-        log.log(level, "webhook tried", extra=fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ connection of its pool, writes by group commit, and serialises in place what is 
 import copy
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -69,6 +69,7 @@ NEW_THREAD_KEY = "__pregel_threadkeep_fresh"
 """The `configurable` key of a `NewThreadHint`, for the first run of a thread."""
 
 Packed = TypeVar("Packed", bound=Sequence[Any])
+Result = TypeVar("Result")
 
 SELECT: Final = """
     SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata,
@@ -217,7 +218,7 @@ class Checkpointer(AsyncPostgresSaver):
             return None
         await _caught_up(config)
         with _readable(config):
-            checkpoint = await retry_in_run(lambda: super(Checkpointer, self).aget_tuple(config))
+            checkpoint = await self._read(lambda: super(Checkpointer, self).aget_tuple(config))
         if (
             checkpoint is None
             and WRITE_BEHIND_KEY in named
@@ -243,7 +244,11 @@ class Checkpointer(AsyncPostgresSaver):
     ) -> Mapping[str, DeltaChannelHistory]:
         """What the channels were made of, as the stock saver has it."""
         await _caught_up(config)
-        return await super().aget_delta_channel_history(config=config, channels=channels)
+        stock = super().aget_delta_channel_history
+        return await self._read(lambda: stock(config=config, channels=channels))
+
+    async def _read(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        return await retry_in_run(work)
 
     async def _packed(self, values: Sequence[tuple[str, Any]], dump: Callable[[], list[Packed]]) -> list[Packed]:
         """The rows of `dump`, one for each of `values`, made in a thread where one of these is large, or has been before.
@@ -319,6 +324,10 @@ class TransactionCheckpoints(Checkpointer):
         set_json_loads(json.loads, cursor)
         async with cursor:
             yield cursor
+
+    async def _read(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        """A transaction that was taken back is repeated as a whole, by whoever began it."""
+        return await work()
 
     async def _write(self, named: Mapping[str, Any], rows: WriteSet) -> None:
         del named

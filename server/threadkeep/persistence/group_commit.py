@@ -100,7 +100,10 @@ async def open_group_commit(
 
 
 async def _write_patiently(pool: Pool, batch: list[WriteSet]) -> list[bool | None]:
-    """A run's rows wait for Postgres to come back; a request's alone do not."""
+    """A run's rows wait for Postgres to come back; a request's alone do not.
+
+    Rows of several callers are not tried again together after a conflict: the batch writer tries each alone.
+    """
     for before in (before for rows in batch for before in rows.depends_on):
         if before.error is not None:
             raise before.error
@@ -109,7 +112,8 @@ async def _write_patiently(pool: Pool, batch: list[WriteSet]) -> list[bool | Non
         async with pool.connection() as conn:
             return await write_all(conn, batch)
 
-    written = await (retry(write) if any(rows.fence for rows in batch) else write())
+    patient = any(rows.fence for rows in batch)
+    written = await (retry(write, conflicts=len(batch) == 1) if patient else write())
     return [written.get(str(rows.run_result.finished_run)) if rows.run_result else None for rows in batch]
 
 

@@ -2,7 +2,7 @@
 
 While a transaction is on its way, what comes meanwhile is gathered for the next. Each caller is woken when its own is
 written; what nobody waits for yet waits a little for more. Where a transaction fails, its callers are tried one by one,
-so that what fails, fails alone.
+so that what fails, fails alone, and what conflicts with another transaction keeps no other waiting.
 """
 
 import time
@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import anyio
 
 from threadkeep.base.flag import OneShotEvent
-from threadkeep.postgres.retry import is_transient
+from threadkeep.postgres.retry import is_conflict, is_transient
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -154,7 +154,7 @@ class BatchWriter(Generic[Item, Result]):
         try:
             results = await self._write_all([handed.item for handed in batch])
         except Exception as failure:  # noqa: BLE001 - whatever it is goes to the one whose item it is
-            if len(batch) > 1 and not is_transient(failure):
+            if len(batch) > 1 and (is_conflict(failure) or not is_transient(failure)):
                 for handed in batch:
                     await self._write_together([handed])
                 return

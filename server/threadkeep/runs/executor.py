@@ -185,8 +185,7 @@ class Executor:
             ending = RunFinalState(status="interrupted", thread_status="idle", values=None, interrupts={}, error=None)
             return Result(ending=ending, answer=b"{}")
         if action == "rollback" and execution.claimed is not None:
-            async with self.pool.connection() as conn:
-                await queue.rollback(conn, execution.claimed)
+            await retry(partial(self._roll_back, execution.claimed))
         snapshot = await snapshots.snapshot_of(graph, _thread_config(execution))
         keys, state = output_keys(graph), snapshot.values or {}
         ending = RunFinalState(
@@ -199,6 +198,10 @@ class Executor:
             delete_run=action == "rollback",
         )
         return Result(ending=ending, answer=json.dumps(output_of(state, keys)))
+
+    async def _roll_back(self, claimed: ClaimedRun) -> bool:
+        async with self.pool.connection() as conn:
+            return await queue.rollback(conn, claimed)
 
     def _failed(self, execution: Execution, failure: Exception, output: GraphOutput) -> Result:
         """Whatever was raised, by the graph or by the writes of its checkpoints, is the run's error."""

@@ -6,6 +6,7 @@ A key is reserved, with the ids of what is to be made, before anything is; a req
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -15,6 +16,7 @@ from psycopg.errors import UniqueViolation
 from threadkeep.base import ids
 from threadkeep.base.problems import IdempotencyKeyInUse, IdempotencyKeyReused
 from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.runs.lease import Lease
 from threadkeep.settings import Settings
 from threadkeep.tables import idempotency_keys
@@ -73,7 +75,7 @@ class IdempotencyKeys:
             reservation_s=self.settings.queue_timeout_s + RESERVATION_S,
             ttl_s=self.settings.idempotency_ttl_s,
         )
-        held = await self._reserve(key, wanted)
+        held = await retry_conflicts(partial(self._reserve, key, wanted))
         made = KeyedResult(
             key=key, thread_ids=tuple(held.thread_ids), result_ids=tuple(held.result_ids), replayed=held.completed
         )
@@ -100,6 +102,9 @@ class IdempotencyKeys:
         return held
 
     async def _release(self, key: IdempotencyKey, wanted: Reservation) -> None:
-        with anyio.move_on_after(RELEASE_TIMEOUT_S, shield=True):
+        async def release() -> None:
             async with self.pool.connection() as conn:
                 await idempotency_keys.release(conn, key, wanted.reservation)
+
+        with anyio.move_on_after(RELEASE_TIMEOUT_S, shield=True):
+            await retry_conflicts(release)

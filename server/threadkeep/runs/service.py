@@ -23,6 +23,7 @@ from threadkeep.base.fair_limiter import ANONYMOUS
 from threadkeep.base.json import RawJson
 from threadkeep.base.problems import Forbidden, NotFound, ServiceUnavailable, ThreadBusy
 from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
 from threadkeep.runs.assistants import AssistantCache, ResolvedAssistant
 from threadkeep.runs.event_log import EventLog, LogItem
@@ -281,12 +282,18 @@ class RunService:
             if not made.replayed:
                 admitted = [await self._checked(caller, each) for each in authorized]
                 named = zip(admitted, made.thread_ids, made.result_ids, strict=True)
-                async with self.pool.connection(filters) as conn, conn.transaction():
-                    opened = [await self._open_in(conn, _under_key(*each)) for each in named]
-                    await idempotency_keys.complete(conn, key)
-                return [each.run for each in opened if each.run is not None]
+                keyed = [_under_key(*each) for each in named]
+                return await retry_conflicts(lambda: self._open_together(filters, keyed, key))
         async with self.pool.connection(filters) as conn:
             return await runs.get_several(conn, filters, made.result_ids)
+
+    async def _open_together(self, filters: Filters, keyed: Sequence[Admitted], key: IdempotencyKey) -> list[Run]:
+        async with self.pool.connection(filters) as conn, conn.transaction():
+            created = [await self._create_in(conn, each) for each in keyed]
+            await idempotency_keys.complete(conn, key)
+        for admitted, creation in zip(keyed, created, strict=True):
+            self._count_thread(admitted, creation)
+        return [each.run for each in created if each.run is not None]
 
     async def _made_before(self, filters: Filters, made: KeyedResult) -> Run:
         async with self.pool.connection(filters) as conn:
@@ -356,9 +363,12 @@ class RunService:
         return self._handle(admitted.filters, self._accepted(admitted, opened, new))
 
     async def _open_in(self, conn: Conn, admitted: Admitted) -> RunCreation:
-        opened = await run_creation.create_run_in_transaction(conn, admitted.filters, self._new_run(admitted, None))
+        opened = await self._create_in(conn, admitted)
         self._count_thread(admitted, opened)
         return opened
+
+    async def _create_in(self, conn: Conn, admitted: Admitted) -> RunCreation:
+        return await run_creation.create_run_in_transaction(conn, admitted.filters, self._new_run(admitted, None))
 
     def _count_thread(self, admitted: Admitted, opened: RunCreation) -> None:
         if opened.thread_created and admitted.user is not None and admitted.request.may_leave_thread:

@@ -21,6 +21,7 @@ from threadkeep.postgres import rows
 from threadkeep.postgres.arrays import Texts
 from threadkeep.postgres.batch_writer import BatchWriter
 from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.retry import CONFLICTS, retry_after_conflict
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables import idempotency_keys
 from threadkeep.tables.idempotency_keys import IdempotencyKey
@@ -155,6 +156,12 @@ class RunCreator:
 
     async def create_run(self, filters: Filters, new: NewRun) -> RunCreation:
         """Open a run on its thread, in one round trip: `running` where it may start here and now, else `pending`."""
+        try:
+            return await self._create_run(filters, new)
+        except CONFLICTS:  # nothing has begun yet
+            return await retry_after_conflict(partial(self._create_run, filters, new))
+
+    async def _create_run(self, filters: Filters, new: NewRun) -> RunCreation:
         if new.idempotency_key is not None:
             async with self._pool.connection(filters) as conn, conn.transaction():
                 return await create_run_in_transaction(conn, filters, new)

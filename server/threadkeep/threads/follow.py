@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Literal, TypeAlias, cast
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from threadkeep.base import json
 from threadkeep.base.problems import AnswerTooLarge, StateInvalid
 from threadkeep.graphs import Tenant
 from threadkeep.postgres.listen import thread_topic
+from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.event_log import LogEvent
 from threadkeep.runs.follow import Follower
@@ -67,11 +69,10 @@ async def follow_thread(
         states = _StateUpdates(parts, tenant, thread_id, wanted="state_update" in modes)
         await states.newest()
         while True:
-            async with follower.pool.connection(filters) as conn:
-                if not await queue.record_thread_events(conn, filters, thread_id, RECORDING_S):
-                    return
-                found = running + await runs.list_positions(conn, thread_id, after=position)
-            running = []
+            newer = await retry_conflicts(partial(_recorded_runs, follower, filters, thread_id, position))
+            if newer is None:
+                return
+            found, running = running + newer, []
             for run in found:
                 position = max(position, run.queue_position)
                 async with aclosing(_run(follower, filters, run, modes=modes, after=after)) as events:
@@ -81,6 +82,16 @@ async def follow_thread(
                 yield update
             if not found:
                 await signal.wait(POLL_S)
+
+
+async def _recorded_runs(
+    follower: Follower, filters: Filters, thread_id: UUID, position: int
+) -> list[RunPosition] | None:
+    """The runs behind `position`, whose events are kept from now on. None if the thread is gone."""
+    async with follower.pool.connection(filters) as conn:
+        if not await queue.record_thread_events(conn, filters, thread_id, RECORDING_S):
+            return None
+        return await runs.list_positions(conn, thread_id, after=position)
 
 
 async def _start(

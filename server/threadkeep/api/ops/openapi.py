@@ -24,6 +24,7 @@ from threadkeep.base.problems import (
     Problem,
     ServiceUnavailable,
     TooManyRequests,
+    TransactionConflict,
     UnsupportedMediaType,
     ValidationFailed,
 )
@@ -328,6 +329,8 @@ def _refusals(operation: Operation) -> Iterator[type[Problem]]:
         found |= dict.fromkeys((BodyTimeout, ContentTooLarge))
     if operation.method != "GET":
         found[UnsupportedMediaType] = None
+        if operation.event != "public":
+            found[TransactionConflict] = None
     yield from found | dict.fromkeys(operation.response.problems)
 
 

@@ -33,7 +33,15 @@ from threadkeep.api.protocol_v2.subscription import Subscription
 from threadkeep.api.socket import DATABASE, close_with_problem, error_frame
 from threadkeep.api.streaming import SHUTDOWN_WRITE_S
 from threadkeep.base import ids, json
-from threadkeep.base.problems import ContentTooLarge, InvalidRequest, NotFound, Problem, ServiceUnavailable
+from threadkeep.base.problems import (
+    ContentTooLarge,
+    InvalidRequest,
+    NotFound,
+    Problem,
+    ServiceUnavailable,
+    TransactionConflict,
+)
+from threadkeep.postgres.retry import CONFLICTS
 from threadkeep.runs.event_log import Gap
 
 log = logging.getLogger(__name__)
@@ -144,6 +152,8 @@ class _SocketSession:
             scope = self._websocket.scope
             refused_command(scope, scope["endpoint"], problem.status, sent.method)
             return error_frame(problem) | {"id": sent.id}
+        except CONFLICTS:
+            return error_frame(TransactionConflict()) | {"id": sent.id}
         except DATABASE:
             return error_frame(ServiceUnavailable()) | {"id": sent.id}
 

@@ -13,6 +13,7 @@ from threadkeep.api.protocol_v2.subscription import CHANNELS
 from threadkeep.api.protocol_v2.translation import RunTranslator
 from threadkeep.base.problems import NotFound
 from threadkeep.postgres.listen import WakeEvent, thread_topic
+from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.event_log import Gap
 from threadkeep.runs.follow import Follower
@@ -36,8 +37,12 @@ async def record_thread_events(follower: Follower, filters: Filters, thread_id: 
     To be awaited before a client hears that it is watching: a run that it starts then is kept. Comes back with the queue
     position behind which runs are recent.
     """
-    async with follower.pool.shielded(filters) as conn:
-        recent = await thread_runs.record_thread_events(conn, filters, thread_id, RECORDING_S, RECENT_RUNS_S)
+
+    async def record() -> int | None:
+        async with follower.pool.shielded(filters) as conn:
+            return await thread_runs.record_thread_events(conn, filters, thread_id, RECORDING_S, RECENT_RUNS_S)
+
+    recent = await retry_conflicts(record)
     if recent is None:
         raise NotFound(f"Thread with ID {thread_id} not found")
     return recent
