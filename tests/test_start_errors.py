@@ -103,6 +103,41 @@ async def test_an_encoding_that_can_not_keep_every_text_is_told(postgres: str, t
     assert line.startswith("the database ascii has the encoding SQL_ASCII")
 
 
+TAKEN = {
+    "threads": "CREATE TABLE threads (theirs text)",
+    "store": "CREATE TABLE store (theirs text)",
+    "checkpoints, runs": "CREATE VIEW runs AS SELECT 1 AS theirs; CREATE TABLE checkpoints (theirs text)",
+    "create_run": "CREATE FUNCTION create_run() RETURNS text RETURN 'theirs'",
+}
+
+
+@pytest.mark.parametrize("taken", TAKEN)
+async def test_tables_of_another_program_are_told_and_left_alone(postgres: str, tmp_path: Path, taken: str) -> None:
+    """Issue: one line says where else to go. Nothing is added to the schema, and nothing in it is changed."""
+    write(tmp_path, {})
+    uri = make_conninfo(postgres, dbname="taken")
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute("DROP DATABASE IF EXISTS taken")
+        conn.execute("CREATE DATABASE taken")
+    with psycopg.connect(uri, autocommit=True) as conn:
+        conn.execute(TAKEN[taken])
+        before = conn.execute(RELATIONS).fetchall()
+    for command in ("serve", "migrate"):
+        line, _ = await refusal(tmp_path, command, DATABASE_URI=uri)
+        assert line.startswith(f"the schema public has {taken} of another program, and nothing of it was changed: ")
+        assert "?options=-csearch_path%3Dthreadkeep" in line
+    with psycopg.connect(uri) as conn:
+        assert conn.execute(RELATIONS).fetchall() == before
+
+
+RELATIONS = """
+    SELECT relname, relkind, relacl::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
+     UNION ALL
+    SELECT proname, prokind, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+     ORDER BY 1
+"""
+
+
 async def test_too_few_connections_are_told(database: str, tmp_path: Path) -> None:
     """Issue: before anything listens, and without the ExceptionGroup of what was being opened."""
     write(tmp_path, {})

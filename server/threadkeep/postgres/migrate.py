@@ -44,6 +44,9 @@ ADVICE = (
     "before 0.1 the tables may change: start with an empty database (another THREADKEEP_DATA_DIR, or CREATE DATABASE)"
 )
 
+MADE = re.compile(rb"^CREATE (?:TABLE|(?:OR REPLACE )?(FUNCTION)) (\w+)", re.MULTILINE)
+"""What a file makes: a function if there is a first group, else a table."""
+
 JOURNALS: LiteralString = """
     CREATE TABLE IF NOT EXISTS threadkeep_migrations (
         number     integer     PRIMARY KEY,
@@ -315,7 +318,45 @@ def _tell_newer(applied: dict[int, Applied], release: Release) -> None:
         log.warning("the database is newer than this release", extra={"newer_migrations": newer})
 
 
+async def _refuse_foreign(
+    conn: AsyncConnection[object], release: Release, libraries: tuple[LibrarySchema, ...]
+) -> None:
+    """StartupError if the schema has tables or functions of the names that are to be made. They are somebody else's.
+
+    Tables of LangGraph's own are taken over: those that stand beside its journal.
+    """
+    applied, applied_functions = await _applied(conn), await _function_files(conn)
+    files = [one for one in release.migrations if one.number not in applied]
+    files += [one for one in release.functions if one.name not in applied_functions]
+    made = [found for one in files for found in MADE.findall(one.statements)]
+    tables = [name.decode() for kind, name in made if not kind]
+    for library in libraries:
+        if not await _are_there(conn, library.tables[0]):
+            tables += library.tables[1:]
+    functions = [name.decode() for kind, name in made if kind] if not applied else []
+    async with conn.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(
+            """
+            SELECT current_schema(), string_agg(name, ', ' ORDER BY name)
+              FROM (SELECT relname FROM pg_class
+                     WHERE relname = ANY(%(tables)s) AND relnamespace = current_schema()::regnamespace
+                     UNION
+                    SELECT proname FROM pg_proc
+                     WHERE proname = ANY(%(functions)s) AND pronamespace = current_schema()::regnamespace) AS taken (name)
+            """,
+            {"tables": tables, "functions": functions},
+        )
+        schema, taken = await cursor.fetchone() or (None, None)
+    if taken:
+        raise StartupError(
+            f"the schema {schema} has {taken} of another program, and nothing of it was changed: give Threadkeep a schema "
+            "of its own (CREATE SCHEMA threadkeep, and ?options=-csearch_path%3Dthreadkeep in DATABASE_URI) or another "
+            "database"
+        )
+
+
 async def _apply(conn: AsyncConnection[DictRow], release: Release, index: PostgresIndexConfig | None) -> list[str]:
+    await _refuse_foreign(conn, release, _libraries(index))
     behind = await _behind(conn, release, _libraries(index))
     await conn.execute(JOURNALS)
     for one in release.migrations:
