@@ -278,7 +278,7 @@ async def opened(plan: AppConfig) -> AsyncGenerator[OpenResources]:
         pool.open_runs_pool(settings, plan.uri, pooler) as runs_pool,
         plan.auth.open(api_pool) as door,
         polling() if polls else run_listener(plan.direct_uri) as wakeups,
-        run_creation.open_run_creator(api_pool) as openings,
+        run_creation.open_run_creator(api_pool, presence.is_alone) as openings,
         group_commit.open_group_commit(runs_pool, plan.metrics.observe_group_commit) as commits,
         recording(api_pool, executions, lease) as recorder,
         webhook_sender(api_pool, wakeups, plan.webhooks, presence.is_alone) as sender,

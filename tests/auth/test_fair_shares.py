@@ -124,10 +124,10 @@ async def test_a_principal_that_was_held_back_gets_the_slot_that_its_own_run_giv
 
 
 @asynccontextmanager
-async def _stalled(database: str, table: str) -> AsyncIterator[None]:
-    """While the block runs, statements on the table wait."""
+async def _stalled(database: str, table: str, mode: str = "ACCESS EXCLUSIVE") -> AsyncIterator[None]:
+    """While the block runs, statements on the table wait; with `EXCLUSIVE` only those that write."""
     async with await psycopg.AsyncConnection.connect(database) as conn:
-        await conn.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")  # pyright: ignore[reportArgumentType]
+        await conn.execute(f"LOCK TABLE {table} IN {mode} MODE")  # pyright: ignore[reportArgumentType]
         yield
 
 
@@ -150,6 +150,42 @@ async def test_searches_leave_connections_for_other_requests(
         tasks.cancel_scope.cancel()
 
     assert (read.status_code, found.status_code, len(found.json())) == (200, 200, 1)
+
+
+async def test_openings_with_a_key_leave_connections_for_other_requests(
+    settings: Settings, make_key: MakeKey, database: str
+) -> None:
+    """Issue: each has a transaction of its own, and one principal's had all connections."""
+    async with (
+        _clients(settings, make_key, "bad", "good", api_connections=4) as [bad, good],
+        anyio.create_task_group() as tasks,
+    ):
+        thread_id = (await good.post("/threads", json={})).json()["thread_id"]
+
+        async def open_run(number: int) -> None:
+            await bad.post("/runs", json=CHAIN, headers={"idempotency-key": str(number)})
+
+        async with _stalled(database, "runs", "EXCLUSIVE"):
+            for number in range(24):
+                tasks.start_soon(open_run, number)
+            await _until_reserved(database, 24)
+            with anyio.fail_after(3):
+                read = await good.get(f"/threads/{thread_id}")
+                made = await good.post("/threads", json={})
+        tasks.cancel_scope.cancel()
+
+    assert (read.status_code, made.status_code) == (200, 200)
+
+
+async def _until_reserved(database: str, count: int) -> None:
+    """Wait until so many requests have reserved their idempotency key."""
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
+        with anyio.fail_after(4):
+            reserved = 0
+            while reserved < count:
+                row = await (await conn.execute("SELECT count(*) FROM idempotency_keys")).fetchone()
+                reserved = row[0] if row else 0
+                await anyio.sleep(0.02)
 
 
 async def _until_waiting(database: str, count: int) -> None:

@@ -13,11 +13,11 @@ from conftest import WAIT_S
 from new_runs import new_run
 from threadkeep.base import ids
 from threadkeep.postgres import pool
-from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.tenancy import UNRESTRICTED, Filters, enable_row_security
 from threadkeep.settings import Settings
 from threadkeep.tables import TENANT_TABLES, queue
-from threadkeep.tables.run_creation import NewRun, RunCreation, RunCreator, open_run_creator
+from threadkeep.tables.run_creation import MAX_BATCH_SIZE, NewRun, RunCreation, RunCreator, open_run_creator
 
 WORKER = ids.uuid7()
 ADA, BOB = Filters({"owner": "ada"}, store_prefix="owner:ada"), Filters({"owner": "bob"}, store_prefix="owner:bob")
@@ -140,6 +140,38 @@ async def test_two_processes_that_make_the_same_threads_do_not_wait_for_each_oth
                 tasks.start_soon(ask, there, [new_run(one, WORKER) for one in reversed(threads)], found)
 
             assert sorted(str(_of(one)[0]) for one in itertools.chain(*found)) == ["pending"] * 10 + ["running"] * 10
+
+
+async def test_principals_are_served_round_robin(api: Pool, openings: RunCreator) -> None:
+    """Issue: the run of one waited behind all that another had asked for. Within one they stay in order."""
+    bad = [replace(new_run(ids.uuid7(), None), holder="bad") for _ in range(2 * MAX_BATCH_SIZE)]
+    good = replace(new_run(ids.uuid7(), None), holder="good")
+
+    with anyio.fail_after(WAIT_S):
+        async with anyio.create_task_group() as tasks, api.connection() as conn, conn.transaction():
+            await conn.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
+            tasks.start_soon(openings.create_run, UNRESTRICTED, new_run(ids.uuid7(), None))
+            await _until_one_waits(conn)
+            for new in (*bad, good):
+                tasks.start_soon(openings.create_run, UNRESTRICTED, new)
+            await anyio.wait_all_tasks_blocked()
+    async with api.connection() as conn:
+        cursor = await conn.execute("SELECT array_agg(run_id) FROM runs GROUP BY xmin ORDER BY xmin::text::bigint")
+        transactions = [set(row[0]) for row in await cursor.fetchall()]
+
+    assert [len(opened) for opened in transactions] == [1, MAX_BATCH_SIZE, MAX_BATCH_SIZE, 1]
+    assert transactions[1] == {good.run_id, *(new.run_id for new in bad[: MAX_BATCH_SIZE - 1])}
+
+
+async def _until_one_waits(conn: Conn) -> None:
+    """Wait until a statement waits for a lock."""
+    while True:
+        cursor = await conn.execute(
+            "SELECT FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        if cursor.rowcount:
+            return
+        await anyio.sleep(0.02)
 
 
 @pytest.fixture

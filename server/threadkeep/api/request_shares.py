@@ -13,7 +13,6 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from threadkeep.base.fair_limiter import FairLimiter, Place, quarter
-from threadkeep.base.problems import QueueFull
 from threadkeep.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -39,18 +38,13 @@ class RequestShares:
 
     async def answered(self, load: HeavyLoad, holder: str, answer: Callable[[], Awaitable[Response]]) -> Response:
         """The response of a request, which has its place until it is sent. Overloaded after a long wait for the place."""
-        place = await self._place(self._limiters[load], holder)
+        place = await self._limiters[load].acquire_within(holder, self._settings.queue_timeout_s)
         try:
             response = await answer()
         except BaseException:
             place.release()
             raise
         return HeldResponse(response, place, self._settings.write_timeout_s)
-
-    async def _place(self, limiter: FairLimiter, holder: str) -> Place:
-        with anyio.move_on_after(self._settings.queue_timeout_s):
-            return await limiter.acquire(holder)
-        raise QueueFull("earlier requests of this kind take too long", retry_after_s=5)
 
 
 class HeldResponse(Response):

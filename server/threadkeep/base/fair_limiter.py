@@ -9,7 +9,7 @@ a place although the others' are held for long.
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Final, cast
+from typing import Final, Generic, TypeVar, cast
 
 import anyio
 
@@ -19,6 +19,70 @@ ANONYMOUS: Final = ""
 """The holder if authentication is off: all callers are one."""
 BACKGROUND: Final = "\0background"
 """Takes places for principals that it names later (`Place.assign`). No identity holds a NUL."""
+
+
+Entry = TypeVar("Entry")
+
+
+class RoundRobinQueue(Generic[Entry]):
+    """A queue that serves holders by turns, and the entries of one holder first in, first out."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[str, deque[Entry]] = OrderedDict()
+        """The turn is the first holder's. No line is empty."""
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def __contains__(self, holder: str) -> bool:
+        """Whether the holder has an entry."""
+        return holder in self._lines
+
+    def append(self, holder: str, entry: Entry) -> None:
+        """Add the holder's last entry."""
+        line = self._lines.get(holder)
+        if line is None:
+            line = self._lines[holder] = deque()
+        line.append(entry)
+
+    def turn(self, may_have: Callable[[str], bool]) -> str | None:
+        """The holder whose turn it is, of those that may have one."""
+        return next((holder for holder in self._lines if may_have(holder)), None)
+
+    def pop(self, holder: str | None = None) -> Entry:
+        """Take the first entry of the holder, by default of the one whose turn it is. The holder is the last then."""
+        if holder is None:
+            holder = next(iter(self._lines))
+        line = self._lines[holder]
+        entry = line.popleft()
+        if line:
+            self._lines.move_to_end(holder)
+        else:
+            del self._lines[holder]
+        return entry
+
+    def pop_newest(self, holder: str) -> Entry:
+        """Take the last entry of the holder."""
+        entry = self._lines[holder].pop()
+        self._drop_if_empty(holder)
+        return entry
+
+    def remove(self, holder: str, entry: Entry) -> None:
+        """Take an entry of the holder out."""
+        self._lines[holder].remove(entry)
+        self._drop_if_empty(holder)
+
+    def newest(self) -> list[Entry]:
+        """The last entry of each holder."""
+        return [line[-1] for line in self._lines.values()]
+
+    def lengths(self) -> dict[str, int]:
+        """The number of entries by holder."""
+        return {holder: len(line) for holder, line in self._lines.items()}
+
+    def _drop_if_empty(self, holder: str) -> None:
+        if not self._lines[holder]:
+            del self._lines[holder]
 
 
 def quarter(total: int) -> int:
@@ -75,8 +139,7 @@ class FairLimiter:
         self._max_waiting = max_waiting
         self._is_alone = is_alone
         self._held = Counter[str]()
-        self._lines: OrderedDict[str, deque[_Waiter]] = OrderedDict()
-        """Waiters by holder. The turn is the first one's."""
+        self._queue = RoundRobinQueue[_Waiter]()
         self._told: Callable[[], None] | None = None
         self._first: deque[_Waiter] = deque()
         """Waiters that had a place and let others have it. They go before all others."""
@@ -101,7 +164,7 @@ class FairLimiter:
 
     def may_take_now(self, holder: str) -> bool:
         """Whether `holder` gets a place without waiting. If places are free, no other waiter may have one."""
-        return not self._first and holder not in self._lines and self.may_take(holder)
+        return not self._first and holder not in self._queue and self.may_take(holder)
 
     def held_back(self) -> list[str]:
         """The holders to which the place that `BACKGROUND` holds may not be assigned."""
@@ -124,7 +187,7 @@ class FairLimiter:
         if holder != BACKGROUND:
             self._make_room(holder)
         waiter = _Waiter()
-        self._lines.setdefault(holder, deque()).append(waiter)
+        self._queue.append(holder, waiter)
         self._count_waiting(holder, 1)
         self._dispatch()
         try:
@@ -153,10 +216,16 @@ class FairLimiter:
             raise
         return cast("Place", waiter.place)
 
+    async def acquire_within(self, holder: str, timeout_s: float) -> Place:
+        """As `acquire`. Overloaded also after a wait of `timeout_s` seconds."""
+        with anyio.move_on_after(timeout_s):
+            return await self.acquire(holder)
+        raise QueueFull("earlier requests of this kind take too long", retry_after_s=5)
+
     @asynccontextmanager
-    async def hold(self, holder: str) -> AsyncGenerator[Place]:
-        """A place for the length of a block, unless it is released before."""
-        place = await self.acquire(holder)
+    async def hold(self, holder: str, timeout_s: float) -> AsyncGenerator[Place]:
+        """A place for the length of a block, unless it is released before. Overloaded as above."""
+        place = await self.acquire_within(holder, timeout_s)
         try:
             yield place
         finally:
@@ -198,28 +267,19 @@ class FairLimiter:
             first = self._first.popleft()
             first.place = self._grant(first.holder)
             first.changed.set()
-        while self._lines and not self._first:
-            holder = next((each for each in self._lines if self.may_take(each)), None)
-            if holder is None:
-                return
-            waiter = self._lines[holder].popleft()
-            self._lines.move_to_end(holder)
-            self._shorten(holder)
+        while not self._first and (holder := self._queue.turn(self.may_take)) is not None:
+            waiter = self._queue.pop(holder)
+            self._count_waiting(holder, -1)
             waiter.place = self._grant(holder)
             waiter.changed.set()
-
-    def _shorten(self, holder: str) -> None:
-        self._count_waiting(holder, -1)
-        if not self._lines[holder]:
-            del self._lines[holder]
 
     def _leave(self, holder: str, waiter: _Waiter) -> None:
         """A waiter was cancelled, perhaps after it had been given a place or refused."""
         if waiter.place is not None:
             waiter.place.release()
         elif not waiter.refused:
-            self._lines[holder].remove(waiter)
-            self._shorten(holder)
+            self._queue.remove(holder, waiter)
+            self._count_waiting(holder, -1)
 
     def _make_room(self, holder: str) -> None:
         """If the queue is full, refuse the newest waiter of the holder that has the most. Overloaded as above."""
@@ -227,14 +287,15 @@ class FairLimiter:
         if self._max_waiting is None or self.waiting < self._max_waiting:
             return
         if (longest := self._longest(holder)) is not None:
-            waiter = self._lines[longest].pop()
-            self._shorten(longest)
+            waiter = self._queue.pop_newest(longest)
+            self._count_waiting(longest, -1)
             waiter.refused = True
             waiter.changed.set()
 
     def _longest(self, holder: str) -> str | None:
         """The holder with the most waiters, if it has more than `holder` with one more; None: there is no such one."""
-        lengths = {other: len(line) for other, line in self._lines.items() if other not in {ANONYMOUS, BACKGROUND}}
-        longest = max(lengths, key=lambda other: lengths[other], default=None)
-        own = len(self._lines.get(holder, ()))
+        lengths = self._queue.lengths()
+        others = [other for other in lengths if other not in {ANONYMOUS, BACKGROUND}]
+        longest = max(others, key=lambda other: lengths[other], default=None)
+        own = lengths.get(holder, 0)
         return longest if longest is not None and lengths[longest] > own + 1 else None

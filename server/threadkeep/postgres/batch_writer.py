@@ -1,18 +1,19 @@
 """Together: what many callers write at once leaves in one transaction after the other.
 
-While a transaction is on its way, what comes meanwhile is gathered for the next. Each caller is woken when its own is
-written; what nobody waits for yet waits a little for more. Where a transaction fails, its callers are tried one by one,
-so that what fails, fails alone, and what conflicts with another transaction keeps no other waiting.
+While a transaction is on its way, what comes meanwhile is gathered for the next, by turns of those for whom it is
+written. Each caller is woken when its own is written; what nobody waits for yet waits a little for more. Where a
+transaction fails, its callers are tried one by one, so that what fails, fails alone, and what conflicts with another
+transaction keeps no other waiting.
 """
 
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 
+from threadkeep.base.fair_limiter import ANONYMOUS, RoundRobinQueue
 from threadkeep.base.flag import OneShotEvent
 from threadkeep.postgres.retry import is_conflict, is_transient
 
@@ -69,7 +70,10 @@ class PendingWrite(Generic[Item, Result]):
 
 
 class BatchWriter(Generic[Item, Result]):
-    """The queue and its one writer. A transaction gets no more when its items' sizes come to `most`."""
+    """The queue and its one writer. A transaction gets no more when its items' sizes come to `most`.
+
+    The queue is served round robin over holders, first in, first out within one.
+    """
 
     def __init__(
         self,
@@ -84,8 +88,9 @@ class BatchWriter(Generic[Item, Result]):
         self._size = size
         self._most = most
         self._committed = committed
-        self._queue: deque[PendingWrite[Item, Result]] = deque()
-        self._newest: PendingWrite[Item, Result] | None = None
+        self._queue = RoundRobinQueue[PendingWrite[Item, Result]]()
+        self._batch: Sequence[PendingWrite[Item, Result]] = ()
+        """What is on its way."""
         self._filled = anyio.Event()
         """There is something in the queue."""
         self._wanted = anyio.Event()
@@ -99,16 +104,16 @@ class BatchWriter(Generic[Item, Result]):
             yield self
             tasks.cancel_scope.cancel()
 
-    def submit(self, item: Item) -> PendingWrite[Item, Result]:
-        """Hand `item` in: it is written behind all that was handed in before, whoever waits for it."""
-        handed = self._newest = PendingWrite[Item, Result](item, self._want)
-        self._queue.append(handed)
+    def submit(self, item: Item, holder: str = ANONYMOUS) -> PendingWrite[Item, Result]:
+        """Hand `item` in: it is written behind all that was handed in before for `holder`, whoever waits for it."""
+        handed = PendingWrite[Item, Result](item, self._want)
+        self._queue.append(holder, handed)
         self._filled.set()
         return handed
 
-    async def write(self, item: Item) -> Result:
+    async def write(self, item: Item, holder: str = ANONYMOUS) -> Result:
         """Write `item`; what came of it, when it is committed. Raises what Postgres says of it."""
-        handed = self.submit(item)
+        handed = self.submit(item, holder)
         try:
             return await handed.result()
         finally:
@@ -116,8 +121,8 @@ class BatchWriter(Generic[Item, Result]):
 
     async def drain(self) -> None:
         """Wait until what was handed in so far has been written, or could not be."""
-        if self._newest is not None:
-            await self._newest.wait()
+        for handed in (*self._batch, *self._queue.newest()):
+            await handed.wait()
 
     async def _run(self) -> None:
         """Write what is queued, until cancelled; a transaction that has begun is finished first."""
@@ -130,6 +135,7 @@ class BatchWriter(Generic[Item, Result]):
                 began = time.monotonic()
                 with anyio.CancelScope(shield=True):
                     await self._write_together(batch)
+                self._batch = ()
                 self._committed(len(batch), time.monotonic() - began)
 
     def _want(self) -> None:
@@ -137,10 +143,10 @@ class BatchWriter(Generic[Item, Result]):
 
     def _take(self) -> list[PendingWrite[Item, Result]]:
         """What goes into the next transaction; the events then tell of what is left."""
-        batch: list[PendingWrite[Item, Result]] = []
+        self._batch = batch = list[PendingWrite[Item, Result]]()
         total = 0
         while self._queue and total < self._most:
-            handed = self._queue.popleft()
+            handed = self._queue.pop()
             if handed.cancelled:
                 handed.set_result(None)
                 continue

@@ -288,7 +288,7 @@ class RunService:
             return await runs.get_several(conn, filters, made.result_ids)
 
     async def _open_together(self, filters: Filters, keyed: Sequence[Admitted], key: IdempotencyKey) -> list[Run]:
-        async with self.pool.connection(filters) as conn, conn.transaction():
+        async with self.run_creator.transaction(filters, key.principal) as conn:
             created = [await self._create_in(conn, each) for each in keyed]
             await idempotency_keys.complete(conn, key)
         for admitted, creation in zip(keyed, created, strict=True):
@@ -398,6 +398,7 @@ class RunService:
             create_thread=request.create_thread or request.thread_id is None,
             thread_ttl=self.thread_ttl,
             principal=json.dumps(admitted.user) if admitted.user is not None else None,
+            holder=_holder(admitted.user),
             idempotency_key=request.key,
             worker_id=worker_id,
         )

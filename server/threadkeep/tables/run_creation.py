@@ -1,11 +1,12 @@
 """Openings: from a request to a row of `runs`, which runs at once or waits in the queue.
 
 On a locked thread, so that what is found going on there is what goes on. Runs that are asked for at once are opened in one
-statement, each under row-level security of its own caller. One whose thread somebody holds waits for it alone.
+statement, each under row-level security of its own caller. One whose thread somebody holds waits for it alone. Principals
+are served round robin: for the statements, and for the connections of openings that need one of their own.
 """
 
 import itertools
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -16,11 +17,12 @@ from uuid import UUID
 from psycopg import AsyncCursor
 
 from threadkeep.base import json
+from threadkeep.base.fair_limiter import ANONYMOUS, FairLimiter, quarter
 from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.arrays import Texts
 from threadkeep.postgres.batch_writer import BatchWriter
-from threadkeep.postgres.pool import Conn, Pool
+from threadkeep.postgres.pool import CHECKOUT_TIMEOUT_S, Conn, Pool
 from threadkeep.postgres.retry import CONFLICTS, retry_after_conflict
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables import idempotency_keys
@@ -55,6 +57,8 @@ class NewRun:
     """Of a thread that is made for it."""
     principal: bytes | None = None
     """JSON: the user of whoever asks."""
+    holder: str = ANONYMOUS
+    """The identity of that user, by whose turn it is opened."""
     idempotency_key: IdempotencyKey | None = None
     """The Idempotency-Key by which it is asked for, reserved before."""
     worker_id: UUID | None = None
@@ -149,9 +153,11 @@ MAX_BATCH_SIZE = 100
 class RunCreator:
     """Opens the runs of this process."""
 
-    def __init__(self, pool: Pool, gathered: Mapping[Kind, RunCreationWriter]) -> None:
+    def __init__(self, pool: Pool, gathered: Mapping[Kind, RunCreationWriter], places: FairLimiter) -> None:
         self._pool = pool
         self._gathered = gathered
+        self._places = places
+        """Of openings that need a connection of their own."""
         self._numbers = itertools.count()
 
     async def create_run(self, filters: Filters, new: NewRun) -> RunCreation:
@@ -163,23 +169,32 @@ class RunCreator:
 
     async def _create_run(self, filters: Filters, new: NewRun) -> RunCreation:
         if new.idempotency_key is not None:
-            async with self._pool.connection(filters) as conn, conn.transaction():
+            async with self.transaction(filters, new.holder) as conn:
                 return await create_run_in_transaction(conn, filters, new)
         restriction = self._pool.restriction(filters)
         match = None if restriction is None else restriction.match
         asked = _RunCreationRequest(
             new.thread_id, next(self._numbers), _arguments(self._pool.project_id, filters, new), match
         )
-        if (answer := await self._gathered[new.synchronous_commit, match is not None].write(asked)) is not None:
+        writer = self._gathered[new.synchronous_commit, match is not None]
+        if (answer := await writer.write(asked, new.holder)) is not None:
             return _opened(new, answer)
-        async with self._pool.pipeline(filters) as conn:
+        async with self._places.hold(new.holder, CHECKOUT_TIMEOUT_S), self._pool.pipeline(filters) as conn:
             cursor = await _call(conn, filters, new)
         return _opened(new, await cursor.fetchone())
 
+    @asynccontextmanager
+    async def transaction(self, filters: Filters, holder: str) -> AsyncGenerator[Conn]:
+        """A transaction that opens runs of `holder` together with other changes. Overloaded after a long wait."""
+        place = self._places.hold(holder, CHECKOUT_TIMEOUT_S)
+        async with place, self._pool.connection(filters) as conn, conn.transaction():
+            yield conn
+
 
 @asynccontextmanager
-async def open_run_creator(pool: Pool) -> AsyncGenerator[RunCreator]:
-    """What opens runs on `pool`, its writers running until the block ends."""
+async def open_run_creator(pool: Pool, is_alone: Callable[[str], bool] = lambda _: False) -> AsyncGenerator[RunCreator]:
+    """What opens runs on `pool`, its writers running until the block ends. `is_alone` as of a `FairLimiter`."""
+    places = max(1, pool.max_size // 2)
     gathered: dict[Kind, RunCreationWriter] = {
         (told, restricted): BatchWriter(partial(_open_all, pool), size=lambda _: 1, most=MAX_BATCH_SIZE)
         for told in (True, False)
@@ -188,7 +203,7 @@ async def open_run_creator(pool: Pool) -> AsyncGenerator[RunCreator]:
     async with AsyncExitStack() as stack:
         for each in gathered.values():
             await stack.enter_async_context(each.run())
-        yield RunCreator(pool, gathered)
+        yield RunCreator(pool, gathered, FairLimiter(places, reserve=quarter(places), is_alone=is_alone))
 
 
 async def _open_all(pool: Pool, asked: list[_RunCreationRequest]) -> list[_RunCreationRow | None]:
