@@ -3,6 +3,7 @@
 import anyio
 import psycopg
 import pytest
+from psycopg_pool import PoolTimeout
 
 from faults.postgres import proxied
 from threadkeep.postgres import connection
@@ -29,6 +30,38 @@ async def _divided(pool: Pool, divisor: int) -> int:
     row = await cursor.fetchone()
     assert row is not None
     return row[0]
+
+
+async def test_many_who_wait_in_turn_all_get_a_connection(settings: Settings) -> None:
+    """Issue: of 200 runs at once on a busy machine some failed, because each waited 5 s at most, whoever else got one."""
+    one = settings.model_copy(update={"api_connections": 2})
+    took: list[float] = []
+    async with open_api_pool(one, str(settings.database_uri)) as pool, anyio.create_task_group() as tasks:
+        pool.timeout = 0.5
+
+        async def work() -> None:
+            began = anyio.current_time()
+            async with pool.connection() as conn:
+                took.append(anyio.current_time() - began)
+                await conn.execute("SELECT pg_sleep(0.05)")
+
+        for _ in range(60):
+            tasks.start_soon(work)
+
+    assert len(took) == 60
+    assert max(took) > 2 * pool.timeout
+
+
+async def test_who_waits_while_nobody_gets_a_connection_is_refused_in_time(settings: Settings) -> None:
+    """Ours: the wait of 30 s is for a queue that moves. Nothing is lost of the pool by it."""
+    one = settings.model_copy(update={"api_connections": 1})
+    async with open_api_pool(one, str(settings.database_uri)) as pool:
+        pool.timeout = 0.2
+        async with pool.connection():
+            with anyio.fail_after(5), pytest.raises(PoolTimeout, match="no connection was given back"):
+                await _divided(pool, 1)
+
+        assert await _divided(pool, 1) == 42
 
 
 async def test_postgres_that_hangs_keeps_nobody_waiting_for_ever(

@@ -27,7 +27,7 @@ Conn: TypeAlias = Connection
 Pool: TypeAlias = TenantPool
 
 CHECKOUT_TIMEOUT_S = 5.0
-"""The longest wait for a connection; then the request is answered 503."""
+"""The longest wait for a connection while nobody gets one; then the request is answered 503. See `TenantPool.getconn`."""
 
 MAX_WAITING = 2000
 """Those who wait for a connection of one pool; one more is answered 503."""

@@ -8,6 +8,7 @@ else's rows. Both the role and its settings end with the transaction. A connecti
 server's own work.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -18,7 +19,7 @@ import anyio
 import orjson
 import psycopg
 from psycopg.types.json import Jsonb
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from threadkeep.base.problems import Forbidden, StartupError
 from threadkeep.postgres.connection import Connection
@@ -27,6 +28,9 @@ from threadkeep.postgres.session import Pooler
 log = logging.getLogger(__name__)
 
 Conn: TypeAlias = Connection
+
+PATIENCE_S: Final = 30.0
+"""The longest wait for a connection while others get theirs: many requests at once are slow, and no outage."""
 
 LAST: Final = "\U0010ffff"
 """No namespace sorts after it."""
@@ -149,6 +153,35 @@ class TenantPool(AsyncConnectionPool[Conn]):
     """What stands between these connections and Postgres."""
     row_security = False
     """The database has the policies, and lets this process switch to their role (`enable_row_security`)."""
+
+    _handed_out_at = 0.0
+    """By the event loop's clock."""
+
+    async def getconn(self, timeout: float | None = None) -> Conn:  # noqa: ASYNC109 - the stock pool's own
+        """As the stock pool's, but without `timeout` the wait in its FIFO queue is as long as `PATIENCE_S` says."""
+        conn = await (super().getconn(timeout) if timeout is not None or self._pool else self._wait_in_turn())
+        self._handed_out_at = asyncio.get_running_loop().time()
+        return conn
+
+    async def _wait_in_turn(self) -> Conn:
+        """A connection for somebody who has to wait. PoolTimeout if nobody gets any for as long as `timeout` of the pool."""
+        loop = asyncio.get_running_loop()
+
+        def check() -> None:
+            nonlocal look
+            if (due := self._handed_out_at + self.timeout) > loop.time():
+                look = loop.call_at(due, check)
+            else:
+                stalled.reschedule(loop.time())
+
+        look = loop.call_later(self.timeout, check)
+        try:
+            async with asyncio.timeout(None) as stalled:
+                return await super().getconn(PATIENCE_S)
+        except TimeoutError:
+            raise PoolTimeout(f"no connection was given back for {self.timeout:.0f} s") from None
+        finally:
+            look.cancel()
 
     def restriction(self, filters: Filters) -> Restriction | None:
         """What row-level security holds for `filters` on these connections; None: nothing."""
