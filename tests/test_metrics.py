@@ -210,6 +210,20 @@ async def test_two_servers_in_one_process_count_apart(settings: Settings) -> Non
         assert ((await _samples(one))[ended], (await _samples(other))[ended]) == (1, 0)
 
 
+async def test_the_rows_of_each_table_are_estimated(http: httpx.AsyncClient, database: str) -> None:
+    """Issue: a table that grows must show. The journals of migrations don't grow."""
+    async with await psycopg.AsyncConnection.connect(database) as conn:
+        cursor = await conn.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'"
+        )
+        tables = {row[0] for row in await cursor.fetchall()}
+    sample = 'threadkeep_table_row_count{db_collection_name="'
+    lines = (await http.get("/metrics")).text.splitlines()
+    measured = {line.removeprefix(sample).partition('"')[0] for line in lines if line.startswith(sample)}
+
+    assert {table for table in tables if not table.endswith(("_migrations", "_functions"))} == measured
+
+
 async def test_metrics_that_are_off_are_not_there(settings: Settings) -> None:
     """Ours: THREADKEEP_METRICS=off."""
     async with (

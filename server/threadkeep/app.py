@@ -396,6 +396,7 @@ def _run_service(plan: AppConfig, parts: OpenResources) -> RunService:
         keys=IdempotencyKeys(pool=parts.pool, lease=parts.lease, settings=settings),
         webhooks=plan.webhooks,
         thread_ttl=plan.thread_ttl,
+        ephemeral_ttl_s=settings.keep_stateless_s,
         metadata_bytes=settings.metadata_bytes,
         max_recursion=settings.max_recursion,
     )

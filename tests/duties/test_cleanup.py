@@ -24,7 +24,7 @@ async def test_thread_of_a_stateless_run_goes_soon_after_it_unless_somebody_foll
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: within 15 seconds. A client that still reads keeps it."""
-    assert cleanup.CLEANUP_S + cleanup.EPHEMERAL_TTL_S < 15
+    assert cleanup.CLEANUP_S + settings.keep_stateless_s < 15
     monkeypatch.setattr(cleanup, "CLEANUP_S", 0.05)
     uri = str(settings.database_uri)
     async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
@@ -42,6 +42,23 @@ async def test_thread_of_a_stateless_run_goes_soon_after_it_unless_somebody_foll
         with anyio.fail_after(WAIT_S):
             while (await http.get(path)).status_code != 404:
                 await anyio.sleep(0.02)
+
+
+@pytest.mark.parametrize("ending", ["wait", "stream", "background"])
+async def test_thread_of_a_stateless_run_stays_for_the_age_that_is_set(settings: Settings, ending: str) -> None:
+    """Issue: the age was a constant. A stateless run that can be resumed has a row, as one in the background has."""
+    chosen = settings.model_copy(update={"keep_stateless_s": 3600.0})
+    path, body = ("/runs", RUN) if ending == "background" else (f"/runs/{ending}", RUN | {"stream_resumable": True})
+    async with serving(chosen) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        answer = await http.post(path, json=body)
+        place = answer.headers["content-location"].removesuffix("/stream").removesuffix("/join")
+        await http.get(f"{place}/join")
+        left = await execute(
+            str(settings.database_uri), "SELECT extract(epoch FROM ephemeral_until - now())::float FROM threads"
+        )
+
+    [(seconds,)] = left
+    assert 3500 < seconds <= 3600
 
 
 async def test_what_is_over_is_deleted_and_the_rest_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +119,17 @@ WEBHOOKS = """
            now() - age
       FROM unnest(ARRAY[interval '25 h', interval '23 h']) AS age
 """
+
+
+async def test_idempotency_key_has_the_age_that_is_set(settings: Settings) -> None:
+    chosen = settings.model_copy(update={"idempotency_ttl_s": 3600.0})
+    async with serving(chosen) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        await http.post("/runs", json=RUN, headers={"idempotency-key": "k"})
+        [(seconds,)] = await execute(
+            str(settings.database_uri), "SELECT extract(epoch FROM expires_at - now())::float FROM idempotency_keys"
+        )
+
+    assert 3500 < seconds <= 3600
 
 
 async def test_nothing_goes_by_age_if_the_age_is_zero(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,13 @@ from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.tenancy import UNRESTRICTED
 from threadkeep.settings import Settings
 from threadkeep.tables import idempotency_keys, run_events, thread_expiry, threads, webhook_deliveries
-from threadkeep.tables.queue import EPHEMERAL_TTL_S
 
 log = logging.getLogger(__name__)
 
 CLEANUP_S = 4.0
-"""Between two rounds. With `EPHEMERAL_TTL_S` it is how long the thread of a stateless run is there after the run."""
+"""Between two rounds. With `THREADKEEP_KEEP_STATELESS` it is how long the thread of a stateless run is there after it."""
+FOLLOWED_S = 8.0
+"""For how long a temporary thread that somebody follows is kept at each round: longer than until the next one."""
 BATCH_SIZE = 500
 """Deleted in one transaction."""
 RUNS_BATCH = 50
@@ -42,7 +43,7 @@ class Cleanup:
         """Keep the threads that somebody follows here. Of the others delete batches until nothing is left."""
         if followed := self.wakeups.topics():
             async with self.pool.connection() as conn:
-                await thread_expiry.keep_temporary(conn, followed, EPHEMERAL_TTL_S)
+                await thread_expiry.keep_temporary(conn, followed, FOLLOWED_S)
         while await self._delete_batch() or await self._delete_old_batch():
             pass
 

@@ -248,7 +248,12 @@ class Executor:
         """Write the end behind the run's other writes, or `alone` if these can't be made. False: another process owns it."""
         if execution.claimed is None or execution.writes is None:
             return True
-        end = queue.finish_request(execution.claimed, ending, followed=execution.log.recording is not None)
+        end = queue.finish_request(
+            execution.claimed,
+            ending,
+            followed=execution.log.recording is not None,
+            ephemeral_ttl_s=self.settings.keep_stateless_s,
+        )
         with anyio.fail_after(FINISH_TIMEOUT_S):
             written = None if alone else await execution.writes.finish_run(end)
             return await retry(lambda: queue.finish(self.pool, end)) if written is None else written

@@ -145,6 +145,8 @@ class RunService:
     webhooks: WebhookPolicy
     thread_ttl: Ttl | None
     """Of a new thread for which the client gives none."""
+    ephemeral_ttl_s: float
+    """How long the thread of a stateless run stays after it."""
     metadata_bytes: int
     max_recursion: int
     """The most that the metadata, config or context of a run may have."""
@@ -393,6 +395,7 @@ class RunService:
             multitask_strategy=request.multitask_strategy,
             delay_s=request.after_s,
             ephemeral=request.temporary,
+            ephemeral_ttl_s=self.ephemeral_ttl_s,
             record_events=kept,
             synchronous_commit=request.read_by_caller or kept,
             create_thread=request.create_thread or request.thread_id is None,

@@ -18,7 +18,8 @@ from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables.runs import FinalStatus, ThreadStatus
 
 EPHEMERAL_TTL_S = 8.0
-"""How long a temporary thread stays after its run, so that the answer can be had from another process or once more."""
+"""How long a temporary thread stays after its run, so that the answer can be had from another process or once more, unless
+the operator says otherwise."""
 HELD_S = 0.1
 """After so long a thread that another transaction held is tried again."""
 OutputKeys: TypeAlias = list[str] | str | None
@@ -174,9 +175,11 @@ async def seconds_to_next(conn: Conn, graph_ids: Sequence[str], held_back: Seque
     return row[0] if row else None
 
 
-def finish_request(claimed: ClaimedRun, ending: RunFinalState, *, followed: bool) -> FinishRequest:
-    """How to close a run. It also wakes the next in line and, where the run is `followed`, those who do so in other
-    processes."""
+def finish_request(
+    claimed: ClaimedRun, ending: RunFinalState, *, followed: bool, ephemeral_ttl_s: float = EPHEMERAL_TTL_S
+) -> FinishRequest:
+    """How to close a run, whose thread stays for `ephemeral_ttl_s` seconds if it is temporary. It also wakes the next in
+    line and, where the run is `followed`, those who do so in other processes."""
     return FinishRequest(
         finished_run=claimed.run_id,
         of_thread=claimed.thread_id,
@@ -187,7 +190,7 @@ def finish_request(claimed: ClaimedRun, ending: RunFinalState, *, followed: bool
         thread_interrupts=json.dumps(ending.interrupts),
         failure=None if ending.error is None else json.dumps(ending.error),
         answer_keys=json.dumps(ending.output_keys),
-        ephemeral_ttl_s=EPHEMERAL_TTL_S if claimed.ephemeral else None,
+        ephemeral_ttl_s=ephemeral_ttl_s if claimed.ephemeral else None,
         notify_readers=followed,
         delete_run=ending.delete_run,
     )

@@ -48,6 +48,8 @@ class NewRun:
     multitask_strategy: str = "enqueue"
     delay_s: float = 0
     ephemeral: bool = False
+    ephemeral_ttl_s: float = EPHEMERAL_TTL_S
+    """How long a thread that is made for it stays after it."""
     record_events: bool = True
     """Write its events to `run_events`; a run that has to wait is kept in any case, for any process may execute it."""
     synchronous_commit: bool = True
@@ -315,7 +317,7 @@ def _arguments(project_id: str, filters: Filters, new: NewRun) -> _Arguments:
         new_thread_metadata=json.dumps(filters.with_owner(new.metadata)) if new.create_thread else None,
         ttl_strategy=ttl and ttl.strategy,
         ttl_minutes=ttl and ttl.minutes,
-        ephemeral_s=EPHEMERAL_TTL_S if new.create_thread and new.ephemeral else None,
+        ephemeral_s=new.ephemeral_ttl_s if new.create_thread and new.ephemeral else None,
         metadata=json.dumps(filters.without_owner(new.metadata)),  # the thread's own say whose it is
         record_events=new.record_events,
     )

@@ -8,15 +8,21 @@ MEASURED: Final = (
     "threads",
     "runs",
     "run_events",
+    "run_undo_log",
     "checkpoints",
     "checkpoint_blobs",
     "checkpoint_writes",
     "store",
+    "store_vectors",
+    "store_item_counts",
     "crons",
     "assistants",
     "assistant_versions",
     "webhook_deliveries",
     "idempotency_keys",
+    "api_keys",
+    "workers",
+    "crash_markers",
 )
 
 
