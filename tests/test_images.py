@@ -5,11 +5,15 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import anyio.to_thread
 import httpx
 import psycopg
 import pytest
+import yaml
 
+import schema
 from conftest import WAIT_S, serving
 from threadkeep.postgres import embedded, migrate
 from threadkeep.settings import Settings
@@ -31,6 +35,18 @@ def test_base_images_are_pinned_by_digest() -> None:
 
     assert [image for image in found if not PINNED.fullmatch(image)] == []
     assert len(found) == 3
+
+
+def test_compose_runs_the_server_as_the_role_that_the_script_makes() -> None:
+    """Issue: it was the superuser. The image's superuser is `postgres` if no name is given."""
+    services: Any = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    uris = {name: service["environment"].get("DATABASE_URI") for name, service in services.items()}
+    uri = "postgresql://threadkeep:${POSTGRES_PASSWORD:-threadkeep}@postgres:5432/threadkeep"
+    script = "./docker/create-server-role.sql:/docker-entrypoint-initdb.d/create-server-role.sql:ro"
+
+    assert uris == {"postgres": None, "migrate": uri, "server": uri}
+    assert "POSTGRES_USER" not in services["postgres"]["environment"]
+    assert script in services["postgres"]["volumes"]
 
 
 @pytest.fixture
@@ -67,6 +83,37 @@ async def test_role_of_compose_serves_and_is_no_superuser(settings: Settings, co
     ]
     assert info["row_level_security"] is True
     assert ran.json() == {"items": ["first", "second"]}
+
+
+async def test_data_of_an_older_volume_is_moved_to_the_role(
+    settings: Settings, tmp_path: Path, compose_database: str
+) -> None:
+    """docs/operations.md#compose: what an older volume holds belongs to a superuser, and is restored for the new role."""
+    thread = {"thread_id": "00000000-0000-4000-8000-000000000001", "metadata": {"kept": True}}
+    async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        made = await http.post("/threads", json=thread)
+        run = {"assistant_id": "chain", "input": {"items": []}}
+        before = (await http.post(f"/threads/{thread['thread_id']}/runs/wait", json=run)).json()
+    dump = str(tmp_path / "threadkeep.dump")
+    restore = ["--no-owner", "--role=threadkeep", f"--dbname={compose_database}", "--exit-on-error"]
+    await _program("pg_dump", "--format=custom", f"--file={dump}", str(settings.database_uri))
+    await _program("pg_restore", *restore, dump)
+    moved = settings.model_copy(update={"database_uri": compose_database.replace("postgres@", "threadkeep@")})
+    await migrate.migrate(str(moved.database_uri))
+    async with serving(moved) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        state = (await http.get(f"/threads/{thread['thread_id']}/state")).json()
+        after = await http.post(f"/threads/{thread['thread_id']}/runs/wait", json=run)
+        info = (await http.get("/info")).json()
+
+    assert made.json()["metadata"] == thread["metadata"]
+    assert (state["values"], after.status_code, info["row_level_security"]) == (before, 200, True)
+
+
+async def _program(name: str, *arguments: str) -> None:
+    """Run a program that comes with the embedded Postgres."""
+    command = [schema.program(name), *arguments]
+    done = await anyio.to_thread.run_sync(lambda: subprocess.run(command, capture_output=True, text=True, check=False))
+    assert done.returncode == 0, done.stderr
 
 
 def _as_in_the_image(uri: str) -> str:
