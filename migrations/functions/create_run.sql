@@ -106,31 +106,13 @@ BEGIN
 END
 $$;
 
--- Create several runs, each on its thread as `create_run` does, with its ordinal from 1. A run whose thread another
+-- Create several runs, each on its thread as `create_run` does, with its ordinal from 1. A request is an object with the
+-- arguments of `create_run`: one JSON document costs the client less than twenty arrays. A run whose thread another
 -- transaction holds is left out. `restriction` are the settings of row-level security, one for each run; empty: the
 -- server's own work. All are of one project. The role is the same for all, because after a change of role Postgres plans the
 -- statements of a function anew. It ends with the transaction, as the settings do.
 CREATE OR REPLACE FUNCTION create_runs(
-    project_id text[],
-    run_id uuid[],
-    thread_id uuid[],
-    assistant_id uuid[],
-    graph_id text[],
-    assistant_metadata jsonb[],
-    kwargs jsonb[],
-    principal jsonb[],
-    multitask_strategy text[],
-    delay_s float[],
-    ephemeral boolean[],
-    synchronous_commit boolean[],
-    worker_id uuid[],
-    metadata_filter jsonb[],
-    new_thread_metadata jsonb[],
-    ttl_strategy text[],
-    ttl_minutes float[],
-    ephemeral_s float[],
-    metadata jsonb[],
-    record_events boolean[],
+    requests jsonb[],
     restriction text[]
 ) RETURNS TABLE (
     ordinal int,
@@ -147,19 +129,28 @@ DECLARE
     is_restricted CONSTANT boolean := cardinality(restriction) > 0;
 BEGIN
     IF is_restricted THEN
-        PERFORM set_config('threadkeep.project', project_id[1], true), set_config('role', 'threadkeep_tenant', true);
+        PERFORM set_config('threadkeep.project', requests[1] ->> 'project_id', true),
+                set_config('role', 'threadkeep_tenant', true);
     END IF;
-    FOR i IN 1 .. cardinality(run_id) LOOP
+    FOR i IN 1 .. cardinality(requests) LOOP
         IF is_restricted THEN
             PERFORM set_config('threadkeep.metadata_filter', restriction[i], true);
         END IF;
-        CONTINUE WHEN is_locked_elsewhere(thread_id[i]);
+        CONTINUE WHEN is_locked_elsewhere((requests[i] ->> 'thread_id')::uuid);
         RETURN QUERY
         SELECT i, created.*
-          FROM create_run(project_id[i], run_id[i], thread_id[i], assistant_id[i], graph_id[i], assistant_metadata[i],
-                          kwargs[i], principal[i], multitask_strategy[i], delay_s[i], ephemeral[i], synchronous_commit[i],
-                          worker_id[i], metadata_filter[i], new_thread_metadata[i], ttl_strategy[i], ttl_minutes[i],
-                          ephemeral_s[i], metadata[i], record_events[i]) AS created;
+          FROM jsonb_to_record(requests[i]) AS r(
+                   project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text,
+                   assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s float,
+                   ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb,
+                   new_thread_metadata jsonb, ttl_strategy text, ttl_minutes float, ephemeral_s float, metadata jsonb,
+                   record_events boolean),
+               create_run(
+                   r.project_id, r.run_id, r.thread_id, r.assistant_id, r.graph_id,
+                   r.assistant_metadata, r.kwargs, r.principal, r.multitask_strategy, r.delay_s,
+                   r.ephemeral, r.synchronous_commit, r.worker_id, r.metadata_filter,
+                   r.new_thread_metadata, r.ttl_strategy, r.ttl_minutes, r.ephemeral_s, r.metadata,
+                   r.record_events) AS created;
     END LOOP;
 END
 $$;

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import psycopg
@@ -17,7 +18,15 @@ from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.tenancy import UNRESTRICTED, Filters, enable_row_security
 from threadkeep.settings import Settings
 from threadkeep.tables import TENANT_TABLES, queue
-from threadkeep.tables.run_creation import MAX_BATCH_SIZE, NewRun, RunCreation, RunCreator, open_run_creator
+from threadkeep.tables.run_creation import (
+    MAX_BATCH_SIZE,
+    NewRun,
+    RunCreation,
+    RunCreator,
+    create_run_in_transaction,
+    open_run_creator,
+)
+from threadkeep.tables.threads import Ttl
 
 WORKER = ids.uuid7()
 ADA, BOB = Filters({"owner": "ada"}, store_prefix="owner:ada"), Filters({"owner": "bob"}, store_prefix="owner:bob")
@@ -78,6 +87,56 @@ async def test_each_gets_its_own_answer(openings: RunCreator) -> None:
     assert [one.run.run_id for one in found if isinstance(one, RunCreation) and one.run] == [
         new.run_id for new in wanted
     ]
+
+
+async def test_a_batch_creates_the_same_rows_as_a_single_call(api: Pool, openings: RunCreator) -> None:
+    """Ours: no argument of `create_run` is lost in the requests of `create_runs`, by a misspelt key for example."""
+    new = replace(
+        new_run(ids.uuid7(), WORKER),
+        metadata={"of": "run"},
+        assistant_metadata={"of_assistant": "it"},
+        kwargs=b'{"input": {"n": [1, 1.5, "\xc3\xa4", null]}}',
+        principal=b'{"identity": "ada"}',
+        multitask_strategy="reject",
+        delay_s=3600,
+        ephemeral=True,
+        record_events=False,
+        thread_ttl=Ttl(strategy="delete", minutes=7.5),
+    )
+    other = replace(new, run_id=ids.uuid7(), thread_id=ids.uuid7())
+
+    await openings.create_run(ADA, new)
+    async with api.connection(ADA) as conn, conn.transaction():
+        await create_run_in_transaction(conn, ADA, other)
+
+    async with api.connection() as conn:
+        batched, single = [await _rows_of(conn, run) for run in (new, other)]
+    assert batched == single
+    assert (batched["run multitask_strategy"], batched["run principal"]) == ("reject", {"identity": "ada"})
+
+
+async def _rows_of(conn: Conn, new: NewRun) -> dict[str, Any]:
+    """The columns of the run and of its thread, without those that differ between two of them: ids and times."""
+    done = await conn.execute(
+        """
+        SELECT run_after - runs.created_at AS delay, to_jsonb(runs) AS run, to_jsonb(threads) AS thread
+          FROM runs JOIN threads USING (thread_id)
+         WHERE run_id = %(run_id)s
+        """,
+        {"run_id": new.run_id},
+    )
+    row = await done.fetchone()
+    assert row is not None
+    delay, run, thread = row[0], row[1].load(), row[2].load()
+    own = {"run_id", "thread_id", "queue_position"}
+    times = {name for name in run.keys() | thread.keys() if name.endswith(("_at", "_until", "_after"))}
+    assert {"started_at", "ephemeral_until", "run_after"} <= times
+    return {
+        "delay": delay,
+        **{f"run {name}": value for name, value in run.items() if name not in own | times},
+        **{f"thread {name}": value for name, value in thread.items() if name not in own | times},
+        **{f"has {name}": thread.get(name, run.get(name)) is not None for name in times},
+    }
 
 
 async def test_one_that_can_not_be_opened_takes_no_other_along(openings: RunCreator) -> None:

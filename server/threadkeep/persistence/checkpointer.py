@@ -62,8 +62,8 @@ DURABILITY_KEY = "__pregel_durability"
 WRITE_BEHIND_KEY = "__pregel_threadkeep_writes"
 """The `configurable` key of a run's `WriteBehind`; LangGraph tells nobody of keys that begin so."""
 
-AUTH_KEY = "langgraph_auth"
-"""How the `configurable` keys begin that hold the user of a run: LangGraph would put their texts into the metadata."""
+AUTH_KEYS = frozenset({"langgraph_auth_user", "langgraph_auth_user_id", "langgraph_auth_permissions"})
+"""The `configurable` keys that hold the user of a run: LangGraph would put their texts into the metadata."""
 
 NEW_THREAD_KEY = "__pregel_threadkeep_fresh"
 """The `configurable` key of a `NewThreadHint`, for the first run of a thread."""
@@ -419,7 +419,7 @@ def _json(value: object) -> str:
 def without_auth(config: RunnableConfig) -> RunnableConfig:
     """`config` without the user of its run, which is in no checkpoint."""
     configurable = config.get("configurable") or {}
-    if not any(key.startswith(AUTH_KEY) for key in configurable):
+    if AUTH_KEYS.isdisjoint(configurable):
         return config
-    kept = {key: value for key, value in configurable.items() if not key.startswith(AUTH_KEY)}
+    kept = {key: value for key, value in configurable.items() if key not in AUTH_KEYS}
     return cast("RunnableConfig", {**config, "configurable": kept})

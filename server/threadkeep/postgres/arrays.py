@@ -37,7 +37,7 @@ class TextsDumper(Dumper):
     oid = TEXTS_OID
 
     def dump(self, obj: Texts) -> Buffer:
-        return _packed(TEXT_OID, [_text(item) for item in obj])
+        return _packed(TEXT_OID, [item.encode() if type(item) is str else _text(item) for item in obj])
 
 
 class BlobsDumper(Dumper):

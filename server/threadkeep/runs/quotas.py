@@ -145,25 +145,31 @@ class MinuteShares:
 
     def take(self, identity: str) -> None:
         """Count one more. TooManyRequests if there is none left."""
-        self.refuse_if_spent(identity)
-        self.charge(identity)
+        left = self.refuse_if_spent(identity)
+        if left is not None:
+            self._record(identity, left - 1, time.monotonic())
 
-    def refuse_if_spent(self, identity: str) -> None:
-        """TooManyRequests if the principal may have no more now."""
-        if self._share and (left := self._left_now(identity, time.monotonic())) < 1:
+    def refuse_if_spent(self, identity: str) -> float | None:
+        """How many the principal may still have now; None: any number. TooManyRequests if there is none left."""
+        if not self._share:
+            return None
+        left = self._left_now(identity, time.monotonic())
+        if left < 1:
             wait_s = max(1, round((1 - left) * 60 / self._share))
             raise TooManyRequests(f"more than {self._share} {self._counted} within a minute", retry_after_s=wait_s)
+        return left
 
     def charge(self, identity: str) -> None:
         """Count one more, even if there is none left."""
-        if not self._share:
-            return
-        now = time.monotonic()
+        if self._share:
+            now = time.monotonic()
+            self._record(identity, self._left_now(identity, now) - 1, now)
+
+    def _record(self, identity: str, left: float, now: float) -> None:
         if len(self._left) >= MAX_PRINCIPALS:  # after a minute without any a principal has its whole share again
             self._left = {other: (left, at) for other, (left, at) in self._left.items() if now - at < 60}
-        self._left[identity] = (self._left_now(identity, now) - 1, now)
+        self._left[identity] = (left, now)
 
     def _left_now(self, identity: str, now: float) -> float:
-        share = float(self._share)
-        left, at = self._left.get(identity, (share, now))
-        return min(share, left + (now - at) * share / 60)
+        left, at = self._left.get(identity, (self._share, now))
+        return min(self._share, left + (now - at) * self._share / 60)

@@ -8,10 +8,10 @@ are served round robin: for the statements, and for the connections of openings 
 import itertools
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
 from psycopg import AsyncCursor
@@ -108,28 +108,28 @@ class _BatchRow(_RunCreationRow):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Arguments:
-    """The arguments of the function `create_run`, by their names there; JSON as bytes."""
+    """The arguments of the function `create_run`, by their names there."""
 
     project_id: str
     run_id: UUID
     thread_id: UUID
     assistant_id: UUID
     graph_id: str
-    assistant_metadata: bytes
-    kwargs: bytes
-    principal: bytes | None
+    assistant_metadata: Mapping[str, Any]
+    kwargs: RawJson
+    principal: RawJson | None
     multitask_strategy: str
     delay_s: float
     ephemeral: bool
     synchronous_commit: bool
     worker_id: UUID | None
-    metadata_filter: bytes
-    new_thread_metadata: bytes | None
+    metadata_filter: Mapping[str, Any]
+    new_thread_metadata: Mapping[str, Any] | None
     """None: the thread is there, or the run is not created."""
     ttl_strategy: str | None
     ttl_minutes: float | None
     ephemeral_s: float | None
-    metadata: bytes
+    metadata: Mapping[str, Any]
     record_events: bool
 
 
@@ -140,7 +140,8 @@ class _RunCreationRequest(NamedTuple):
     thread_id: UUID
     number: int
     """In the order of coming."""
-    arguments: _Arguments
+    arguments: bytes
+    """JSON: an `_Arguments`."""
     match: str | None
     """Row-level security of the caller: JSON; None: all rows. Of one statement, all have it or none has."""
 
@@ -148,6 +149,8 @@ class _RunCreationRequest(NamedTuple):
 RunCreationWriter: TypeAlias = BatchWriter[_RunCreationRequest, _RunCreationRow | None]
 Kind: TypeAlias = tuple[bool, bool]
 """Whether runs are to be on disk before their callers hear of them, and whether row-level security holds for them."""
+JSON: Final = (Mapping, RawJson)
+"""The types of arguments that are JSON."""
 MAX_BATCH_SIZE = 100
 """Opened in one statement."""
 
@@ -175,11 +178,10 @@ class RunCreator:
                 return await create_run_in_transaction(conn, filters, new)
         restriction = self._pool.restriction(filters)
         match = None if restriction is None else restriction.match
-        asked = _RunCreationRequest(
-            new.thread_id, next(self._numbers), _arguments(self._pool.project_id, filters, new), match
-        )
+        arguments = json.dumps(_arguments(self._pool.project_id, filters, new))
+        request = _RunCreationRequest(new.thread_id, next(self._numbers), arguments, match)
         writer = self._gathered[new.synchronous_commit, match is not None]
-        if (answer := await writer.write(asked, new.holder)) is not None:
+        if (answer := await writer.write(request, new.holder)) is not None:
             return _opened(new, answer)
         async with self._places.hold(new.holder, CHECKOUT_TIMEOUT_S), self._pool.pipeline(filters) as conn:
             cursor = await _call(conn, filters, new)
@@ -208,33 +210,19 @@ async def open_run_creator(pool: Pool, is_alone: Callable[[str], bool] = lambda 
         yield RunCreator(pool, gathered, FairLimiter(places, reserve=quarter(places), is_alone=is_alone))
 
 
-async def _open_all(pool: Pool, asked: list[_RunCreationRequest]) -> list[_RunCreationRow | None]:
+async def _open_all(pool: Pool, requests: list[_RunCreationRequest]) -> list[_RunCreationRow | None]:
     """Of each what became of it; None where its thread is locked, and the others shall not wait for that."""
-    ordered = sorted(asked)
-    columns = {field.name: Texts(getattr(one.arguments, field.name) for one in ordered) for field in fields(_Arguments)}
+    ordered = sorted(requests)
     async with pool.connection() as conn:
         cursor = await conn.cursor(row_factory=rows.row_factory(_BatchRow)).execute(
-            """
-            SELECT *
-              FROM create_runs(
-                project_id => %(project_id)b::text[], run_id => %(run_id)b::text[]::uuid[],
-                thread_id => %(thread_id)b::text[]::uuid[],
-                assistant_id => %(assistant_id)b::text[]::uuid[], graph_id => %(graph_id)b::text[],
-                assistant_metadata => %(assistant_metadata)b::text[]::jsonb[],
-                kwargs => %(kwargs)b::text[]::jsonb[], principal => %(principal)b::text[]::jsonb[],
-                multitask_strategy => %(multitask_strategy)b::text[], delay_s => %(delay_s)b::text[]::float[],
-                ephemeral => %(ephemeral)b::text[]::boolean[],
-                synchronous_commit => %(synchronous_commit)b::text[]::boolean[],
-                worker_id => %(worker_id)b::text[]::uuid[], metadata_filter => %(metadata_filter)b::text[]::jsonb[],
-                new_thread_metadata => %(new_thread_metadata)b::text[]::jsonb[],
-                ttl_strategy => %(ttl_strategy)b::text[], ttl_minutes => %(ttl_minutes)b::text[]::float[],
-                ephemeral_s => %(ephemeral_s)b::text[]::float[], metadata => %(metadata)b::text[]::jsonb[],
-                record_events => %(record_events)b::text[]::boolean[], restriction => %(restriction)b::text[])
-            """,
-            columns | {"restriction": Texts(one.match for one in ordered if one.match is not None)},
+            "SELECT * FROM create_runs(requests => %(requests)b::text[]::jsonb[], restriction => %(restriction)b::text[])",
+            {
+                "requests": Texts(one.arguments for one in ordered),
+                "restriction": Texts(one.match for one in ordered if one.match is not None),
+            },
         )
         answers = {ordered[placed.ordinal - 1].number: placed for placed in await cursor.fetchall()}
-    return [answers.get(one.number) for one in asked]
+    return [answers.get(one.number) for one in requests]
 
 
 async def create_run_in_transaction(conn: Conn, filters: Filters, new: NewRun) -> RunCreation:
@@ -247,7 +235,8 @@ async def create_run_in_transaction(conn: Conn, filters: Filters, new: NewRun) -
 
 
 async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_RunCreationRow]:
-    arguments = asdict(_arguments(conn.project_id, filters, new))
+    arguments = _arguments(conn.project_id, filters, new)
+    named: dict[str, object] = {field.name: getattr(arguments, field.name) for field in fields(arguments)}
     cursor = conn.cursor(row_factory=rows.row_factory(_RunCreationRow))
     return await cursor.execute(
         """
@@ -263,7 +252,10 @@ async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_RunCr
             ephemeral_s => %(ephemeral_s)s::float, metadata => %(metadata)s::jsonb,
             record_events => %(record_events)s)
         """,
-        {name: part.decode() if isinstance(part, bytes) else part for name, part in arguments.items()},
+        {
+            name: json.dumps(cast("object", part)).decode() if isinstance(part, JSON) else part
+            for name, part in named.items()
+        },
     )
 
 
@@ -304,20 +296,20 @@ def _arguments(project_id: str, filters: Filters, new: NewRun) -> _Arguments:
         thread_id=new.thread_id,
         assistant_id=new.assistant_id,
         graph_id=new.graph_id,
-        assistant_metadata=json.dumps(new.assistant_metadata),
-        kwargs=new.kwargs,
-        principal=new.principal,
+        assistant_metadata=new.assistant_metadata,
+        kwargs=RawJson(new.kwargs),
+        principal=None if new.principal is None else RawJson(new.principal),
         multitask_strategy=new.multitask_strategy,
         delay_s=new.delay_s,
         ephemeral=new.ephemeral,
         synchronous_commit=new.synchronous_commit,
         worker_id=new.worker_id,
-        metadata_filter=json.dumps(filters.metadata_filter),
+        metadata_filter=filters.metadata_filter,
         # The run's, with what satisfies the caller's own filter.
-        new_thread_metadata=json.dumps(filters.with_owner(new.metadata)) if new.create_thread else None,
+        new_thread_metadata=filters.with_owner(new.metadata) if new.create_thread else None,
         ttl_strategy=ttl and ttl.strategy,
         ttl_minutes=ttl and ttl.minutes,
         ephemeral_s=new.ephemeral_ttl_s if new.create_thread and new.ephemeral else None,
-        metadata=json.dumps(filters.without_owner(new.metadata)),  # the thread's own say whose it is
+        metadata=filters.without_owner(new.metadata),  # the thread's own say whose it is
         record_events=new.record_events,
     )
