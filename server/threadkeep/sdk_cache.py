@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import anyio
 import langgraph_sdk.cache as sdk
-import orjson
 from anyio.abc import TaskGroup
+
+from threadkeep.base import json
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class MemoryCache:
 
     def put(self, key: str, value: object, ttl: timedelta | None) -> bytes:
         """Keep a value as JSON; the JSON. ValueError if it has none, or is larger than the cache."""
-        raw = orjson.dumps(value)
+        raw = json.dumps_plain(value)
         if len(raw) > self._max_bytes:
             raise ValueError(f"a value of {len(raw)} bytes is larger than the whole cache")
         if running := self._loads.get(key):
@@ -158,7 +159,7 @@ class Swr:
 
     def read(self, raw: bytes) -> Any:
         """A value of its JSON."""
-        value = orjson.loads(raw)
+        value = json.loads(raw)
         return value if self.model is None else self.model.model_validate(value)
 
     async def _json(self) -> Any:
@@ -179,7 +180,7 @@ class SdkCache:
     async def cache_get(self, key: str) -> Any | None:
         """The value of a key, or None."""
         entry = self.memory.get(key)
-        return None if entry is None else orjson.loads(entry.raw)
+        return None if entry is None else json.loads(entry.raw)
 
     async def cache_set(self, key: str, value: Any, ttl: timedelta | None = None) -> None:
         """Keep a value for `ttl`, at most and by default a day."""

@@ -3,12 +3,13 @@
 Nothing behind it sees bytes of a client's: only values that Python, LangGraph and Postgres can all hold, and that come
 back as they were sent. orjson refuses what is no UTF-8, a BOM, lone surrogates, NaN and infinity; what it would change
 or overlook (a key that stands twice, an integer above 64 bits, depth) is found here, by counting bytes: only where the
-counts leave a doubt is the text read a second time.
+counts leave a doubt is the text read a second time, by Python's own reader, which keeps integers of any size.
 """
 
 import asyncio
 import functools
 import json
+import math
 import re
 from collections.abc import Collection
 from typing import Any, Final, cast
@@ -40,8 +41,15 @@ MAX_NUMBER_CANDIDATES = 20_000
 """Long runs of digits that are looked at one by one."""
 STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 """Or what is left of one that does not end: so each byte is looked at once."""
-MAX_INTEGER_DIGITS = 20
-"""Digits of 2**64 - 1."""
+MAX_INTEGER_DIGITS = 4300
+"""Of one integer: Python itself writes no longer one."""
+MAX_LONG_DIGITS = 2_000_000
+"""Of the integers above 64 bits of a body together: Python takes a time for each that grows with its square."""
+INVALID: Final = "Invalid JSON in request body"
+_INVALID: Final = object()
+SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+MAX_VALUES_BESIDE = 100_000
+"""Values of a body that has such an integer. What orjson refuses is written by Python, some twenty times as slowly."""
 
 
 async def read_body(request: Request[Any], model: Any) -> object:
@@ -92,11 +100,15 @@ def parse_json(raw: bytes) -> object:
     try:
         found = cast("object", orjson.loads(text))
     except orjson.JSONDecodeError:
-        raise ValidationFailed("Invalid JSON in request body") from None
-    if brackets > MAX_DEPTH and _is_deep(found):
+        found = _INVALID
+    if found is not _INVALID and brackets > MAX_DEPTH and _is_deep(found):
         raise ValidationFailed(f"the body is nested more than {MAX_DEPTH} levels deep")
-    if (keys > 1 and keys != _keys(orjson.dumps(found))) or _may_hold_long_integer(text):
-        json.loads(text, object_pairs_hook=_refuse_repeated, parse_int=_refuse_long, parse_float=_nothing)
+    if _may_hold_long_integer(text):
+        return _read_exactly(text, found)
+    if found is _INVALID:
+        raise ValidationFailed(INVALID)
+    if keys > 1 and keys != _keys(orjson.dumps(found)):
+        json.loads(text, object_pairs_hook=_unrepeated, parse_int=_nothing, parse_float=_nothing)
     return found
 
 
@@ -147,19 +159,79 @@ def _may_hold_long_integer(text: bytes) -> bool:
     return True
 
 
-def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
-    """Of one object, while Python's own reader goes through the text: it shows each key, and takes some ten times as long."""
-    if len(pairs) > 1 and len({key for key, _ in pairs}) < len(pairs):
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """One object, while Python's own reader goes through the text: it shows each key, and takes some ten times as long."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
                 raise ValidationFailed(f"the key {key[:100]!r} stands twice in an object")
             seen.add(key)
+    return made
 
 
-def _refuse_long(digits: str) -> None:
-    if len(digits.lstrip("-")) > MAX_INTEGER_DIGITS or not -(2**63) <= int(digits) < 2**64:
-        raise ValidationFailed("the body holds an integer above 64 bits; send it as a string")
+def _read_exactly(text: bytes, found: object) -> object:
+    """What Python's own reader makes of a body that may hold long integers, or `found`, as orjson read it, if it has none.
+
+    To orjson an integer above 1e308 is no JSON. What else it refuses is refused here too.
+    """
+    integers = _Integers(text)
+    try:
+        exact = cast(
+            "object",
+            json.loads(
+                text.decode(),
+                object_pairs_hook=_unrepeated,
+                parse_int=integers.read,
+                parse_float=_finite,
+                parse_constant=_finite,
+            ),
+        )
+        if found is _INVALID and SURROGATE.search(text):
+            json.dumps(exact, ensure_ascii=False).encode()  # lone surrogates have no bytes
+    except (ValueError, RecursionError):
+        raise ValidationFailed(INVALID) from None
+    if not integers.long_digits:
+        if found is _INVALID:
+            raise ValidationFailed(INVALID)
+        return found
+    if _is_deep(exact):
+        raise ValidationFailed(f"the body is nested more than {MAX_DEPTH} levels deep")
+    return exact
+
+
+def _finite(number: str) -> float:
+    """ValueError if it is NaN, infinite or above 1e308."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError(number)
+    return value
+
+
+class _Integers:
+    """Reads the integers of a body exactly, and counts the digits of those above 64 bits."""
+
+    def __init__(self, text: bytes) -> None:
+        self.long_digits = 0
+        self._text = text
+
+    def read(self, digits: str) -> int:
+        """One integer. ValidationFailed if it is too long, or if the body holds too much beside it."""
+        if len(digits) < len(LONG_INTEGER_PATTERN):
+            return int(digits)
+        length = len(digits.lstrip("-"))
+        if length > MAX_INTEGER_DIGITS:
+            raise ValidationFailed(f"an integer has at most {MAX_INTEGER_DIGITS:,} digits; send it as a string")
+        number = int(digits)
+        if not -(2**63) <= number < 2**64:
+            if not self.long_digits and STRING.sub(b"", self._text).count(b",") >= MAX_VALUES_BESIDE:
+                raise ValidationFailed(
+                    f"a body with an integer above 64 bits holds at most {MAX_VALUES_BESIDE:,} values; send it as a string"
+                )
+            self.long_digits += length
+            if self.long_digits > MAX_LONG_DIGITS:
+                raise ValidationFailed(f"the integers above 64 bits have more than {MAX_LONG_DIGITS:,} digits together")
+        return number
 
 
 def _nothing(digits: str) -> None:

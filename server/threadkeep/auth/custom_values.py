@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final, cast
 from uuid import UUID
 
-import orjson
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection, Request
 
@@ -92,8 +91,8 @@ class AuthenticateArguments:
             return None
         raw = await self._connection.body()
         try:
-            return orjson.loads(raw) if raw else None
-        except orjson.JSONDecodeError:
+            return json.loads(raw) if raw else None
+        except ValueError:
             return None
 
 
@@ -111,7 +110,7 @@ def parse_principal(found: object) -> Principal:
     if isinstance(permissions, (str, Mapping)) or not isinstance(permissions, Iterable):
         raise InvalidAuthResult("permissions are no list")
     try:
-        user: dict[str, Any] = orjson.loads(json.dumps(said))
+        user: dict[str, Any] = json.loads(json.dumps(said))
         granted = tuple(str(each) for each in cast("Iterable[object]", permissions))
         return principal(identity, str(said.get("display_name") or ""), granted, user=user)
     except ValueError as error:

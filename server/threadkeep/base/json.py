@@ -94,6 +94,14 @@ def loads(raw: bytes | str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+def dumps_plain(value: object) -> bytes:
+    """JSON of values that have a form there already, with integers of any size. TypeError or ValueError of others."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return stdlib.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
 def _refused(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON")
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import anyio
+import orjson
 import psycopg
 from langgraph.store.base import (
     BaseStore,
@@ -430,7 +431,13 @@ def _as_shown(op: SearchOp) -> SearchOp:
     """With its filter as JSON shows values: by that they are found."""
     if not op.filter or item_values.is_plain(op.filter):
         return op
-    return op._replace(filter=json.loads(json.dumps(op.filter)))
+    shown = {key: json.loads(json.dumps(value)) for key, value in op.filter.items()}
+    return op._replace(
+        filter={  # the stock store has orjson write what is no object, and that takes no integers above 64 bits
+            key: value if isinstance(value, dict) else orjson.Fragment(json.dumps(value))
+            for key, value in shown.items()
+        }
+    )
 
 
 def _as_indexed(op: PutOp) -> PutOp:

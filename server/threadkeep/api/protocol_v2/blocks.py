@@ -6,8 +6,9 @@ its deltas and, at the end, its whole.
 
 from typing import Any, Final, TypeAlias, cast
 
-import orjson
 from langchain_core.messages import AIMessage, AIMessageChunk
+
+from threadkeep.base import json
 
 Block: TypeAlias = dict[str, Any]
 Data: TypeAlias = dict[str, Any]
@@ -147,8 +148,8 @@ def _whole(block: Block) -> Block:
     named = {"id": block.get("id"), "name": block.get("name")}
     raw = block.get("args") or "{}"
     try:
-        args = cast("object", orjson.loads(raw))
-    except orjson.JSONDecodeError:
+        args = cast("object", json.loads(raw))
+    except ValueError:
         args = None
     if isinstance(args, dict):
         return {"type": CHUNKS[kind], **named, "args": cast("Block", args)}
