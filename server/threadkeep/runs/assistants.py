@@ -87,17 +87,23 @@ class AssistantCache:
         """Whether it is a graph's own assistant, which the server makes."""
         return assistant_id in self._own
 
-    def id_of(self, named: str) -> UUID:
-        """The id that `named` is, or that of the graph's own assistant."""
+    def find_id(self, named: str) -> UUID | None:
+        """The id that `named` is, or that of the graph's own assistant. None if it is neither."""
         if (own := self._of_graph.get(named)) is not None:
             return own
         try:
             return UUID(named)
         except ValueError:
-            known = ", ".join(sorted(self._of_graph))
-            raise ValidationFailed(
-                f"Invalid assistant: {named[:100]!r}. Must be either: an assistant's UUID, or a graph: {known}"
-            ) from None
+            return None
+
+    def id_of(self, named: str) -> UUID:
+        """As `find_id`. Invalid if it is neither."""
+        if (assistant_id := self.find_id(named)) is not None:
+            return assistant_id
+        known = ", ".join(sorted(self._of_graph))
+        raise ValidationFailed(
+            f"Invalid assistant: {named[:100]!r}. Must be either: an assistant's UUID, or a graph: {known}"
+        )
 
     def invalidate(self, assistant_id: UUID) -> None:
         """It was changed: read it anew."""

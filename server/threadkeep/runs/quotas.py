@@ -7,6 +7,7 @@ authentication only the queue is bounded.
 """
 
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
@@ -48,6 +49,10 @@ class Quotas:
         """Count one request, `has_others` as `Presence.saw`. TooManyRequests if the principal has made too many within a minute."""
         self._presence.saw(identity, has_others=has_others)
         self._requests.take(identity)
+
+    def request_share(self, identity: str | None) -> "ShareLeft | None":
+        """What is left of the principal's requests of a minute. None if they are not counted."""
+        return None if identity is None else self._requests.left(identity)
 
     def refuse_thread(self, identity: str | None) -> None:
         """TooManyRequests if the principal has created too many threads within a minute to create one more."""
@@ -133,6 +138,16 @@ class Counted:
             del self._counts[self._identity]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareLeft:
+    """What a principal may still have within a minute."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+    """Seconds until the whole share is there again."""
+
+
 class MinuteShares:
     """Token buckets: what each principal may still have within a minute. The unused part is kept, up to a whole share."""
 
@@ -142,6 +157,14 @@ class MinuteShares:
         self._counted = counted
         self._left: dict[str, tuple[float, float]] = {}
         """What a principal may still have, as of a time."""
+
+    def left(self, identity: str) -> ShareLeft | None:
+        """What the principal may still have. None if the share is any number."""
+        if not self._share:
+            return None
+        left = self._left_now(identity, time.monotonic())
+        reset_s = round((self._share - left) * 60 / self._share, 3)
+        return ShareLeft(limit=self._share, remaining=max(0, int(left)), reset_s=reset_s)
 
     def take(self, identity: str) -> None:
         """Count one more. TooManyRequests if there is none left."""

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from threadkeep.base.problems import UnsupportedField
 from threadkeep.tables.idempotency_keys import IdempotencyKey
+from threadkeep.tables.threads import Ttl
 
 StreamMode: TypeAlias = Literal[
     "values", "updates", "messages", "messages-tuple", "custom", "debug", "tasks", "checkpoints", "events", "tools"
@@ -169,6 +170,8 @@ class RunRequest:
     """Keys of `configurable` that go over the client's: forwarded headers, the id of a cron."""
     key: IdempotencyKey | None = None
     """The idempotency key of the request."""
+    thread_ttl: Ttl | None = None
+    """Of a thread that is created for it. None: the server's default."""
 
     @property
     def stops_others(self) -> bool:

@@ -9,7 +9,7 @@ to run. If its thread is busy, the run waits in the queue like any other, and it
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 from uuid import UUID
 
 import anyio
@@ -57,6 +57,10 @@ class Authorized:
     request: RunRequest
     threads: Filters = UNRESTRICTED
     assistants: Filters = UNRESTRICTED
+
+
+Prepare: TypeAlias = Callable[[Authorized], Awaitable[Authorized]]
+"""Completes a request by what the caller may see, after it is authorized and before it is admitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,11 +162,16 @@ class RunService:
         """
         if request.after_s > 0:
             return await self.enqueue(caller, request)
-        authorized = await self.authorize(caller, request)
+        return await self.start_authorized(caller, await self.authorize(caller, request))
+
+    async def start_authorized(
+        self, caller: Caller, authorized: Authorized, prepare: Prepare | None = None
+    ) -> RunHandle:
+        """As `start`, of a request that is authorized. `prepare` completes it, unless its idempotency key was used."""
         if caller.identity is None:
-            return await self._admit(caller, authorized, self._start)
+            return await self._admit(caller, authorized, self._start, prepare)
         with self.quotas.hold_run(caller.identity):
-            return await self._admit(caller, authorized, self._start)
+            return await self._admit(caller, authorized, self._start, prepare)
 
     async def start_soon(self, caller: Caller, request: RunRequest) -> RunHandle:
         """Start a run now if a slot is free, else put it in the queue. For a caller who does not wait for it."""
@@ -172,9 +181,14 @@ class RunService:
 
     async def enqueue(self, caller: Caller, request: RunRequest) -> RunHandle:
         """Put a run in the queue, for any process that has a slot. NotFound and ThreadBusy as above."""
-        authorized = await self.authorize(caller, request)
+        return await self.enqueue_authorized(caller, await self.authorize(caller, request))
+
+    async def enqueue_authorized(
+        self, caller: Caller, authorized: Authorized, prepare: Prepare | None = None
+    ) -> RunHandle:
+        """As `enqueue`, of a request that is authorized. `prepare` as in `start_authorized`."""
         await self.quotas.check_queue(caller.identity, 1)
-        return await self._admit(caller, authorized, self._enqueue)
+        return await self._admit(caller, authorized, self._enqueue, prepare)
 
     async def enqueue_batch(self, caller: Caller, requests: Sequence[RunRequest]) -> list[Run]:
         """Put runs in the queue that each get a thread of their own. With an idempotency key, all or none."""
@@ -261,14 +275,20 @@ class RunService:
             await runs.delete(conn, filters, thread_id, run_id)
 
     async def _admit(
-        self, caller: Caller, authorized: Authorized, open_run: Callable[[Admitted], Awaitable[RunHandle]]
+        self,
+        caller: Caller,
+        authorized: Authorized,
+        open_run: Callable[[Admitted], Awaitable[RunHandle]],
+        prepare: Prepare | None = None,
     ) -> RunHandle:
         """Open a run in a way. With an idempotency key once: the same request again gets the same run."""
         request = authorized.request
         if request.key is None:
+            authorized = authorized if prepare is None else await prepare(authorized)
             return await open_run(await self._checked(caller, authorized))
         async with self.keys.once(request.key, (request.thread_id or ids.uuid7(),)) as made:
             if not made.replayed:
+                authorized = authorized if prepare is None else await prepare(authorized)
                 admitted = await self._checked(caller, authorized)
                 return await open_run(_under_key(admitted, made.thread_id, made.run_id))
         return self._handle(authorized.threads, await self._made_before(authorized.threads, made))
@@ -399,7 +419,7 @@ class RunService:
             record_events=kept,
             synchronous_commit=request.read_by_caller or kept,
             create_thread=request.create_thread or request.thread_id is None,
-            thread_ttl=self.thread_ttl,
+            thread_ttl=request.thread_ttl or self.thread_ttl,
             principal=json.dumps(admitted.user) if admitted.user is not None else None,
             holder=_holder(admitted.user),
             idempotency_key=request.key,

@@ -111,3 +111,66 @@ async def storage_size(conn: Conn, filters: Filters, thread_id: UUID) -> Checkpo
         {"thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchone()
+
+
+async def newest_mark(conn: Conn, filters: Filters, thread_id: UUID, key: str) -> str | None:
+    """The text under `key` in the metadata of the thread's newest checkpoint; None if there is none."""
+    cursor = await conn.execute(
+        """
+        SELECT checkpoints.metadata ->> %(key)s
+          FROM checkpoints JOIN threads ON threads.thread_id = %(thread_id)s
+         WHERE checkpoints.thread_id = %(of_thread)s AND checkpoint_ns = ''
+           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
+         ORDER BY checkpoint_id DESC
+         LIMIT 1
+        """,
+        {
+            "key": key,
+            "thread_id": thread_id,
+            "of_thread": str(thread_id),
+            "project": conn.project_id,
+            "match": filters.jsonb,
+        },
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+async def newest_with(conn: Conn, filters: Filters, thread_id: UUID, mark: Mapping[str, str]) -> str | None:
+    """The id of the thread's newest checkpoint whose metadata contains `mark`; None if there is none."""
+    cursor = await conn.execute(
+        """
+        SELECT checkpoint_id
+          FROM checkpoints JOIN threads ON threads.thread_id = %(thread_id)s
+         WHERE checkpoints.thread_id = %(of_thread)s AND checkpoint_ns = '' AND checkpoints.metadata @> %(mark)s
+           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
+         ORDER BY checkpoint_id DESC
+         LIMIT 1
+        """,
+        {
+            "mark": Jsonb(mark),
+            "thread_id": thread_id,
+            "of_thread": str(thread_id),
+            "project": conn.project_id,
+            "match": filters.jsonb,
+        },
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+async def first_id(conn: Conn, filters: Filters, thread_id: UUID) -> str | None:
+    """The id of the thread's first checkpoint; None if there is none."""
+    cursor = await conn.execute(
+        """
+        SELECT checkpoint_id
+          FROM checkpoints JOIN threads ON threads.thread_id = %(thread_id)s
+         WHERE checkpoints.thread_id = %(of_thread)s AND checkpoint_ns = ''
+           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
+         ORDER BY checkpoint_id
+         LIMIT 1
+        """,
+        {"thread_id": thread_id, "of_thread": str(thread_id), "project": conn.project_id, "match": filters.jsonb},
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
