@@ -22,6 +22,7 @@ from threadkeep import sdk_cache
 from threadkeep.api import loopback, mount
 from threadkeep.api.errors import EXCEPTION_HANDLERS
 from threadkeep.api.middleware import RequestMiddleware
+from threadkeep.api.openai.message_graphs import MessageGraphs
 from threadkeep.api.operation import STATE, ApiDocs, AppState, Operation
 from threadkeep.api.ops import docs, metrics
 from threadkeep.api.ops.scrape import MetricsExporter
@@ -202,7 +203,7 @@ def to_routes(served: Sequence[Operation]) -> list[BaseRoute]:
     """What is served: operations, and the sockets on their paths."""
     paths = {one.path for one in served}
     sockets = [WebSocketRoute(one.path, one.__call__) for one in SOCKETS if one.path in paths]
-    return [*(Route(one.path, one, methods=[one.method]) for one in served), *sockets]
+    return [*(Route(one.route_path or one.path, one, methods=[one.method]) for one in served), *sockets]
 
 
 @asynccontextmanager
@@ -233,6 +234,8 @@ async def open_state(plan: AppConfig) -> AsyncGenerator[AppState]:
                 anyio.create_task_group() as tasks,
             ):
                 tasks.start_soon(shutdown.drain_when_told, name="shutdown")
+                if not plan.project.http.disable_openai:
+                    tasks.start_soon(state.message_graphs.look_at_all, name="message graphs")
                 for duty in (lag, *_duties(plan, parts, state)):
                     tasks.start_soon(repeat, duty, parts.wakeups, name=type(duty).__name__)
                 yield state
@@ -359,6 +362,7 @@ def _state(plan: AppConfig, parts: OpenResources) -> AppState:
         shares=RequestShares(plan.settings, parts.presence.is_alone),
         assistants=runs.assistants,
         runs=runs,
+        message_graphs=MessageGraphs(plan.graphs),
         metrics_exporter=MetricsExporter(
             pools={"api": parts.pool, "runs": parts.runs_pool},
             slots=parts.slots,

@@ -198,6 +198,7 @@ class Http(_Section):
     disable_mcp: bool = False
     disable_a2a: bool = False
     disable_ui: bool = False
+    disable_openai: bool = False
     cors: Cors | None = None
     mount_prefix: str | None = None
     configurable_headers: HeaderNames = HeaderNames()

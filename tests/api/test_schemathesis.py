@@ -151,5 +151,6 @@ def _made(name: str, case: Case, http: httpx.Client) -> str:
         "cron_id": lambda: http.post("/runs/crons", json=run | {"schedule": "0 0 1 1 *"}).json()["cron_id"],
         "assistant_id": lambda: http.post("/assistants", json={"graph_id": "parent"}).json()["assistant_id"],
         "namespace": lambda: "child",
+        "model": lambda: "chain",
     }
     return made[name]()

@@ -22,6 +22,7 @@ STRANGE_ASSISTANT: Final[Condition] = "the assistant is not a graph's own"
 CREATES: Final[Condition] = "the thread may be created"
 STOPS: Final[Condition] = "the strategy stops other runs"
 EXISTS: Final[Condition] = "the row exists already"
+NAMED: Final[Condition] = "a thread is named"
 CANCELS: Final[Condition] = "the run is cancelled on disconnect"
 
 RUN: Final[dict[str, Any]] = {"assistant_id": "{assistant_id}", "input": {"items": []}}
@@ -29,6 +30,11 @@ KEPT_RUN: Final = RUN | {"on_completion": "keep"}
 THREAD_RUN: Final = RUN | {"if_not_exists": "create", "multitask_strategy": "interrupt"}
 CRON: Final = RUN | {"schedule": "0 0 1 1 *", "multitask_strategy": "rollback"}
 ITEM: Final = {"namespace": ["notes"], "key": "one"}
+CHAT: Final = {
+    "model": "{model}",
+    "messages": [{"role": "user", "content": "hello"}],
+    "metadata": {"thread_id": "{chat_thread_id}"},
+}
 COMMANDS: Final[Mapping[str, Any]] = {
     "run.start": RUN | {"multitask_strategy": "interrupt"},
     "input.respond": {"interrupt_id": "x", "response": 1},
@@ -115,6 +121,9 @@ CASES: Final[Mapping[str, Case]] = {
         [STRANGE_ASSISTANT, CREATES, STOPS],
         {"id": 1, "method": "run.start", "params": COMMANDS["run.start"]},
     ),
+    "GET /v1/models": ONE,
+    "GET /v1/models/{model}": ONE,
+    "POST /v1/chat/completions": Case("chat.create", [NAMED, STRANGE_ASSISTANT, CREATES], CHAT),
     "PUT /store/items": Case(body=ITEM | {"value": {"text": "foreign"}}),
     "GET /store/items": Case(query={"namespace": "notes", "key": "one"}),
     "POST /store/items/search": Case(body={"namespace_prefix": ["notes"]}),
@@ -168,7 +177,9 @@ def _needs(event: str, operation: Operation | None) -> str:
 async def create_rows(http: httpx.AsyncClient) -> dict[str, str]:
     """One of everything: an assistant, a thread with a state and a run, a cron and an item."""
     assistant = (await http.post("/assistants", json={"graph_id": "chain"})).json()["assistant_id"]
+    model = (await http.post("/assistants", json={"graph_id": "speaking"})).json()["assistant_id"]
     thread = (await http.post("/threads", json={})).json()["thread_id"]
+    chat = (await http.post("/threads", json={})).json()["thread_id"]
     run = await http.post(f"/threads/{thread}/runs", json={"assistant_id": assistant, "input": {"items": []}})
     await http.get(f"/threads/{thread}/runs/{run.json()['run_id']}/join")
     cron = await http.post(f"/threads/{thread}/runs/crons", json=CRON | {"assistant_id": assistant})
@@ -176,6 +187,8 @@ async def create_rows(http: httpx.AsyncClient) -> dict[str, str]:
     state = (await http.get(f"/threads/{thread}/state")).json()
     return {
         "assistant_id": assistant,
+        "model": model,
+        "chat_thread_id": chat,
         "thread_id": thread,
         "run_id": run.json()["run_id"],
         "cron_id": cron.json()["cron_id"],

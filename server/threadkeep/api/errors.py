@@ -1,4 +1,7 @@
-"""Errors: every expected exception as JSON, in one place. The unexpected end in `middleware.RequestMiddleware`."""
+"""Errors: every expected exception as JSON, in one place. The unexpected end in `middleware.RequestMiddleware`.
+
+Below `/v1` an error has the format of the OpenAI API (`openai/errors.py`), whatever the error is.
+"""
 
 import logging
 from http import HTTPStatus
@@ -10,6 +13,7 @@ from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from threadkeep.api.openai.errors import render_openai_problem, render_openai_status
 from threadkeep.api.responses import json_response
 from threadkeep.base.problems import InvalidRequest, Problem, QueryTimeout, ServiceUnavailable, TransactionConflict
 from threadkeep.postgres.retry import CONFLICTS, TRANSIENT_ERRORS
@@ -22,8 +26,9 @@ BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatu
 
 async def render_problem(request: Request[Any], error: Exception) -> Response:
     """A Problem: its status, `detail`, `code`, and its own fields."""
-    del request
     problem = cast("Problem", error)
+    if is_openai(request):
+        return render_openai_problem(request, problem)
     shown: dict[str, object] = {"detail": problem.detail, "code": problem.code, **problem.fields}
     if isinstance(problem, QueryTimeout):
         shown["error"] = problem.detail
@@ -32,12 +37,22 @@ async def render_problem(request: Request[Any], error: Exception) -> Response:
 
 async def render_router_error(request: Request[Any], error: Exception) -> Response:
     """No such path, or not with that method; or what a route of the project's own application raised."""
-    del request
     refused = cast("RouterError", error)
     status, headers = refused.status_code, dict(refused.headers or {})
     if status < HTTPStatus.OK or status in BODILESS:
         return Response(status_code=status, headers=headers)
+    if is_openai(request):
+        return render_openai_status(status, str(refused.detail), headers)
     return json_response({"detail": refused.detail, "code": _code(status)}, status, headers)
+
+
+def is_openai(request: Request[Any]) -> bool:
+    """Whether a request is for the OpenAI API, which is served below `/v1` of the server or of `http.mount_prefix`."""
+    state: Any = request.scope.get("state", {}).get("threadkeep")
+    if state is None or state.project.http.disable_openai:
+        return False
+    prefix = (state.project.http.mount_prefix or "").rstrip("/")
+    return request.scope["path"].startswith(f"{prefix}/v1/")
 
 
 def _code(status: int) -> str:

@@ -6,11 +6,14 @@ import time
 from typing import Final, cast
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from threadkeep.api.audit import AUDIT, DELETE_EVENTS, MESSAGE_BY_STATUS, AuditLog
 from threadkeep.api.authentication import POLICY_VIOLATION
+from threadkeep.api.errors import is_openai
+from threadkeep.api.openai.errors import render_openai_status
 from threadkeep.api.operation import Operation
 from threadkeep.api.responses import json_response
 from threadkeep.api.socket import CLOSE_BASE, WebSocketOperation
@@ -72,7 +75,7 @@ class RequestMiddleware:
         except Exception:
             log.exception("request failed")
             if answer.status == 0:
-                await _internal_error(answer.request_id)(scope, receive, answer.send)
+                await _internal_error(scope, answer.request_id)(scope, receive, answer.send)
         finally:
             answer.close()
             self._tell(scope, answer)
@@ -212,5 +215,7 @@ def _ids(scope: Scope, answer: _Response) -> dict[str, str]:
     return found
 
 
-def _internal_error(request_id: str) -> Response:
+def _internal_error(scope: Scope, request_id: str) -> Response:
+    if is_openai(Request(scope)):
+        return render_openai_status(500, f"Internal Server Error (request {request_id})", {})
     return json_response({"detail": "Internal Server Error", "code": "internal-error", "request_id": request_id}, 500)

@@ -43,7 +43,12 @@ EXPOSED_HEADERS = (
     "retry-after",
     "x-pagination-total",
     "x-pagination-next",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
     "x-request-id",
+    "x-thread-id",
+    "x-threadkeep-history",
 )
 """Without Content-Location a browser's useStream can't rejoin a run."""
 UNKNOWN_ORIGIN = "https://stranger.invalid"
@@ -112,7 +117,7 @@ def page_guard(http: Http, settings: Settings, served: Iterable[Operation], *, a
         origins=origins(http, settings.host),
         hosts=None if authenticates else allowed_hosts(settings),
         probes=frozenset(named),
-        no_documents=[compile_path(above + one.path)[0] for one in private if one.method == "GET"],
+        no_documents=[compile_path(above + (one.route_path or one.path))[0] for one in private if one.method == "GET"],
     )
 
 

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from threadkeep.api import auth_values, configurable_headers
 from threadkeep.api.authentication import authenticate
 from threadkeep.api.body import read_body, read_bytes, read_query
+from threadkeep.api.openai.message_graphs import MessageGraphs
 from threadkeep.api.ops.scrape import MetricsExporter
 from threadkeep.api.request_shares import Load, RequestShares
 from threadkeep.api.responses import CountedResponse
@@ -60,6 +61,7 @@ Switch: TypeAlias = Literal[
     "disable_meta",
     "disable_mcp",
     "disable_a2a",
+    "disable_openai",
 ]
 """The key of `http` in langgraph.json that takes an operation away."""
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
@@ -103,6 +105,7 @@ class AppState:
     shares: RequestShares
     assistants: AssistantCache
     runs: RunService
+    message_graphs: MessageGraphs
     metrics_exporter: MetricsExporter
 
 
@@ -240,6 +243,8 @@ class OperationResponse:
     """Further statuses that are no problem, and their shapes."""
     problems: tuple[type[Problem], ...] = ()
     """Beside those that follow from its event, its path, its query and its body."""
+    has_own_errors: bool = False
+    """Its problems have a format of their own, which `other_responses` describes."""
 
 
 def json_response(shape: Any, *refusals: type[Problem], others: Mapping[int, Any] | None = None) -> OperationResponse:
@@ -281,6 +286,8 @@ class Operation:
     """What it costs. Requests that are not light share a part of the server."""
     switches: tuple[Switch, ...] = ()
     """Each takes it away."""
+    route_path: str | None = None
+    """The path as the router reads it. None: `path`."""
     authorized_by: Literal["operation", "service"] = "operation"
     """`service`: what the endpoint calls asks for every permission (`auth/authorization.py`)."""
     method: str = field(init=False)

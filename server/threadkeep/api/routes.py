@@ -18,6 +18,8 @@ from threadkeep.api.langgraph import (
     thread_stream,
     threads,
 )
+from threadkeep.api.openai import chat, models
+from threadkeep.api.openai.errors import ErrorBody
 from threadkeep.api.operation import Operation, OperationResponse, empty_response, event_stream_response, json_response
 from threadkeep.api.ops import docs, health, metrics
 from threadkeep.api.protocol_v2 import commands, event_socket, event_stream
@@ -669,7 +671,57 @@ QUERY = (
     ),
 )
 
-TABLE: tuple[Operation, ...] = (*STATELESS_RUNS, *THREAD_RUNS, *THREADS, *SYSTEM, *ASSISTANTS, *CRONS, *STORE, *QUERY)
+OPENAI_ERRORS: dict[int, Any] = dict.fromkeys((400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 503, 504), ErrorBody)
+"""The errors of the OpenAI API have a format of their own."""
+
+
+def openai_response(shape: Any) -> OperationResponse:
+    """200 and JSON, or an error of the OpenAI API."""
+    return OperationResponse(schema=shape, other_responses=OPENAI_ERRORS, has_own_errors=True)
+
+
+OPENAI = (
+    Operation(
+        "POST /v1/chat/completions",
+        chat.create,
+        "threads.create_run",
+        "run",
+        openai_response(chat.ChatAnswer),
+        body=chat.ChatBody,
+        switches=("disable_openai", "disable_runs"),
+        authorized_by="service",
+    ),
+    Operation(
+        "GET /v1/models",
+        models.list_models,
+        "assistants.search",
+        "read",
+        openai_response(models.ModelList),
+        switches=("disable_openai", "disable_assistants"),
+        load="search",
+    ),
+    Operation(
+        "GET /v1/models/{model}",
+        models.get_model,
+        "assistants.read",
+        "read",
+        openai_response(models.Model),
+        switches=("disable_openai", "disable_assistants"),
+        route_path="/v1/models/{model:path}",
+    ),
+)
+
+TABLE: tuple[Operation, ...] = (
+    *STATELESS_RUNS,
+    *THREAD_RUNS,
+    *THREADS,
+    *SYSTEM,
+    *ASSISTANTS,
+    *CRONS,
+    *STORE,
+    *QUERY,
+    *OPENAI,
+)
 """The busiest first: the router looks at one after the other."""
 
 SOCKETS: tuple[WebSocketOperation, ...] = (

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import anyio
 from starlette.responses import Response
@@ -105,6 +105,10 @@ class EventStream(Response):
     A client that does not read is cut: after a time, or as soon as its run has gone on for too much. Its run goes on.
     """
 
+    heartbeat: ClassVar[bytes] = HEARTBEAT
+    heartbeat_s: ClassVar[float] = HEARTBEAT_S
+    shutdown_retry: ClassVar[bytes] = SHUTDOWN_RETRY
+
     def __init__(
         self,
         frames: AsyncGenerator[bytes],
@@ -145,7 +149,7 @@ class EventStream(Response):
                 async for frame in frames:
                     await self._write(send, frame)
             if signals.leaving.is_set() and not (self._reading and self._reading.has_ended):
-                await self._write(send, SHUTDOWN_RETRY)
+                await self._write(send, self.shutdown_retry)
             else:
                 async with self._sending:
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -164,9 +168,9 @@ class EventStream(Response):
 
     async def _beat(self, send: Send) -> None:
         while True:
-            await anyio.sleep(HEARTBEAT_S)
+            await anyio.sleep(self.heartbeat_s)
             if self._silent and self._blocked_since is None:
-                await self._write(send, HEARTBEAT)
+                await self._write(send, self.heartbeat)
             self._silent = True
 
     async def _cut_if_slow(self, timeout_s: float, answering: anyio.CancelScope) -> None:
@@ -186,17 +190,21 @@ class EventStream(Response):
         problem = await self._call.caller.until_refused()
         log.info("a stream was closed: its caller is no longer let in")
         with anyio.move_on_after(SHUTDOWN_WRITE_S):
-            await self._write(send, encode_event("error", json.dumps(self._render_error(problem))))
+            await self._write(send, self._refusal(problem))
             async with self._sending:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         answering.cancel()
         with anyio.CancelScope(shield=True):
             await self._cancel()
 
+    def _refusal(self, problem: Problem) -> bytes:
+        """The last event for a caller who is no longer let in."""
+        return encode_event("error", json.dumps(self._render_error(problem)))
+
     async def _leave(self, signals: ProcessSignals, send: Send, answering: anyio.CancelScope) -> None:
         """The process stops: say when to come again, and end without an end, so that the client does not take it for one."""
         await signals.leaving.wait()
         await anyio.sleep(SHUTDOWN_WRITE_S)
         with anyio.move_on_after(SHUTDOWN_WRITE_S):
-            await self._write(send, SHUTDOWN_RETRY)
+            await self._write(send, self.shutdown_retry)
         answering.cancel()

@@ -48,6 +48,7 @@ Operation: TypeAlias = Literal[
     "thread.create",
     "thread.copy",
     "thread.command",
+    "chat.create",
 ]
 """What touches several resources, or is offered by several API surfaces."""
 Condition: TypeAlias = Literal[
@@ -58,6 +59,7 @@ Condition: TypeAlias = Literal[
     "the strategy stops other runs",
     "the run is cancelled on disconnect",
     "the threads are deleted too",
+    "a thread is named",
 ]
 
 
@@ -101,6 +103,7 @@ PERMISSIONS: Final[Mapping[Operation, tuple[Permission, ...]]] = {
     ),
     "thread.copy": (Permission("threads.read", "thread"), Permission("threads.create", "thread")),
     "thread.command": (Permission("threads.read", "thread"), *RUN_START),
+    "chat.create": (Permission("threads.read", "thread", "a thread is named"), *RUN_START),
 }
 """The permissions that an operation needs, in the order in which they are asked for (docs/how-to/authentication.md)."""
 

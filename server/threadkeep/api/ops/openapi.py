@@ -42,6 +42,7 @@ TAGS: Final[tuple[tuple[str, str, str], ...]] = (
         "Runs on a thread, from the state that it holds to the one that they leave.",
     ),
     (r"/runs(?!/crons).*|/query", "Stateless Runs", "Runs that bring no thread along."),
+    (r"/v1/.*", "OpenAI", "The OpenAI API: graphs as models, threads as conversations."),
     (r".*/runs/crons.*", "Crons", "Runs on a schedule."),
     (r"/store.*", "Store", "What graphs and clients remember beside threads."),
     (r".*", "System", "Whether the server is alive and ready, and what it is."),
@@ -54,6 +55,7 @@ PATH_PARAMETERS: Final[Mapping[str, tuple[dict[str, str], str]]] = {
     "checkpoint_id": ({"type": "string"}, ""),
     "cron_id": (UUID_SCHEMA, ""),
     "namespace": ({"type": "string"}, "The names of the nodes that lead to the subgraph, between `|`."),
+    "model": ({"type": "string"}, "The name of a graph, or an assistant's id."),
     "run_id": (UUID_SCHEMA, ""),
     "thread_id": (UUID_SCHEMA, ""),
 }
@@ -142,6 +144,9 @@ OPERATION_IDS: Final[Mapping[str, str]] = {
     "POST /store/items/search": "search_items",
     "POST /store/namespaces": "list_namespaces",
     "POST /query": "query",
+    "POST /v1/chat/completions": "openai_create_chat_completion",
+    "GET /v1/models": "openai_list_models",
+    "GET /v1/models/{model}": "openai_get_model",
 }
 """How generated clients name their functions. An operation that is not here is named by its module and function."""
 
@@ -295,6 +300,8 @@ def _responses(operation: Operation, parts: _Parts) -> Iterator[tuple[str, Schem
         if PageBody in getattr(operation.body, "__mro__", ()):
             response["headers"] = TOTALS
         yield str(status), response
+    if answer.has_own_errors:
+        return
     by_status: dict[int, list[str]] = {}
     later: set[int] = set()
     for kind in _refusals(operation):

@@ -1,0 +1,378 @@
+"""Answer: from the events of a run to what it said, item by item. All outputs of the OpenAI API are made by this reader.
+
+The events are those of the stream modes `messages-tuple` and `updates`. The reader is a pure function of them: every reader
+of the same log gets the same pieces, while the run goes on, after it, and in another process.
+
+An item is a text, a refusal, some reasoning or a call of a tool. Only one item is open at a time. If two models speak at
+once, the second message waits until the first one has ended.
+"""
+
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
+
+import orjson
+
+from threadkeep.api.openai.questions import QUESTION_TOOL, Question, call_id_of, question_text
+
+Kind: TypeAlias = Literal["text", "refusal", "reasoning", "call", "own_call"]
+"""`call`: of a tool of the client. `own_call`: of a tool that the graph has executed itself."""
+MODES: Final = ("messages-tuple", "updates")
+"""The stream modes of a run whose answer is to be read."""
+ASSISTANT_ROLES: Final = frozenset({"assistant", "ai"})
+LIMIT_REASONS: Final[Mapping[str, str]] = {
+    "length": "length",
+    "max_tokens": "length",
+    "MAX_TOKENS": "length",
+    "content_filter": "content_filter",
+    "refusal": "content_filter",
+    "SAFETY": "content_filter",
+}
+"""Why a model stopped too soon, by what providers say."""
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One item of an answer."""
+
+    kind: Kind
+    message_id: str
+    number: int = 0
+    """Which one of its kind it is in its message, from 0."""
+    call_id: str = ""
+    name: str = ""
+    pieces: list[str] = field(default_factory=list[str])
+    ended: bool = False
+    cut_off: bool = False
+    """It did not come to its end: the process that executed the run has died."""
+    output: str | None = None
+    """What an own call returned."""
+    failed: bool = False
+    """An own call raised an error."""
+
+    @property
+    def text(self) -> str:
+        """The text, or the arguments of a call as JSON."""
+        return "".join(self.pieces)
+
+
+class Piece(NamedTuple):
+    """A step of an answer: an item began, grew by some text, or ended."""
+
+    step: Literal["began", "grew", "ended"]
+    item: Item
+    text: str = ""
+
+
+@dataclass(slots=True)
+class _Speaker:
+    """A message of a model that is coming in."""
+
+    open_item: Item | None = None
+    calls: dict[object, Item] = field(default_factory=dict[object, Item])
+    counts: dict[Kind, int] = field(default_factory=dict[Kind, int])
+    node: str = ""
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of all models of a run."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def add(self, usage: Mapping[str, Any]) -> None:
+        """Count the `usage_metadata` of a message, or of a piece of one."""
+        self.input_tokens += usage.get("input_tokens") or 0
+        self.output_tokens += usage.get("output_tokens") or 0
+        details: dict[str, Any] = {
+            **(usage.get("input_token_details") or {}),
+            **(usage.get("output_token_details") or {}),
+        }
+        self.cached_tokens += details.get("cache_read") or 0
+        self.reasoning_tokens += details.get("reasoning") or 0
+
+
+class AnswerReader:
+    """Reads the events of one run, in order, and then its end."""
+
+    def __init__(self, client_tools: Collection[str], input_ids: Collection[str] = ()) -> None:
+        """`client_tools`: the names of the tools that the client executes. `input_ids`: of the messages that it sent."""
+        self.usage = Usage()
+        self.limit_reason: str | None = None
+        """`length` or `content_filter` if the last model stopped for that."""
+        self.questions: list[Question] = []
+        self._client_tools = frozenset(client_tools)
+        self._seen = set(input_ids)
+        self._speakers: dict[str, _Speaker] = {}
+        self._queue: deque[Item] = deque()
+        """Items that are not told to their end. The first one is being told."""
+        self._undecided: dict[str, Item] = {}
+        """Calls that nobody has answered yet, by id."""
+        self._unnamed = 0
+        """Messages without an id."""
+
+    def read(self, name: str, data: bytes) -> Sequence[Piece]:
+        """The pieces that one event of the run adds."""
+        if name == "messages" or name.startswith("messages|"):
+            message, metadata = cast("tuple[dict[str, Any], dict[str, Any]]", orjson.loads(data))
+            return self._read_message(message, str(metadata.get("langgraph_node", "")))
+        if name == "updates":
+            return [*self._read_updates(cast("dict[str, Any]", orjson.loads(data)))]
+        if name == "metadata":
+            return [*self._restart()] if orjson.loads(data).get("attempt", 1) > 1 else ()
+        return ()
+
+    def finish(self, *, success: bool) -> Sequence[Piece]:
+        """The pieces that the end of the run adds: what is still open, the client's calls and the graph's questions."""
+        told = [*self._end_all()]
+        if not success:
+            return told
+        if not self.questions:
+            for item in self._undecided.values():
+                item.kind = "call"
+                told += self._whole(item)
+            return told
+        for question in self.questions:
+            told += self._whole(self._question_item(question))
+        return told
+
+    def _question_item(self, question: Question) -> Item:
+        """A question as text, or as a call of the tool that a client declares for questions."""
+        message_id = call_id_of(question)
+        if QUESTION_TOOL not in self._client_tools:
+            return Item("text", message_id, pieces=[question_text(question)])
+        arguments = orjson.dumps(question.value).decode()
+        return Item("call", message_id, call_id=message_id, name=QUESTION_TOOL, pieces=[arguments])
+
+    def _read_message(self, message: dict[str, Any], node: str) -> Sequence[Piece]:
+        kind = message.get("type")
+        if kind == "tool":
+            return [*self._read_result(message)]
+        if kind not in {"ai", "AIMessageChunk"}:
+            return ()
+        message_id = str(message.get("id"))
+        self._seen.add(message_id)
+        speaker = self._speakers.get(message_id)
+        if speaker is None:
+            speaker = self._speakers[message_id] = _Speaker(node=node)
+        return [*self._read_chunk(message_id, speaker, message)]
+
+    def _read_chunk(self, message_id: str, speaker: _Speaker, message: dict[str, Any]) -> Iterator[Piece]:
+        self._observe(message)
+        for kind, text in _texts(message):
+            yield from self._add_text(message_id, speaker, kind, text)
+        for piece in message.get("tool_call_chunks") or ():
+            yield from self._add_call(message_id, speaker, piece)
+        if message["type"] == "ai":
+            for call in message.get("tool_calls") or ():
+                whole = call | {"args": orjson.dumps(call.get("args") or {}).decode(), "index": call.get("id")}
+                yield from self._add_call(message_id, speaker, whole)
+        if message["type"] == "ai" or message.get("chunk_position") == "last":
+            yield from self._end_message(message_id)
+
+    def _observe(self, message: dict[str, Any]) -> None:
+        """Keep what is told at the end."""
+        if usage := message.get("usage_metadata"):
+            self.usage.add(usage)
+        if response := message.get("response_metadata"):
+            reason = response.get("finish_reason") or response.get("stop_reason")
+            if reason is not None:
+                self.limit_reason = LIMIT_REASONS.get(str(reason))
+
+    def _add_text(self, message_id: str, speaker: _Speaker, kind: Kind, text: str) -> Iterator[Piece]:
+        item = speaker.open_item
+        if item is None or item.kind != kind:
+            if item is not None:
+                yield from self._end(item)
+            item = speaker.open_item = self._new_item(message_id, speaker, kind)
+            yield from self._begin(item)
+        yield from self._grow(item, text)
+
+    def _add_call(self, message_id: str, speaker: _Speaker, piece: dict[str, Any]) -> Iterator[Piece]:
+        """A call, or a piece of one. A client's is told as it comes, another one when it is known whose it is."""
+        key: object = piece.get("index")
+        item = speaker.calls.get(key)
+        if item is None or (piece.get("id") and piece["id"] != item.call_id):
+            item = self._new_item(message_id, speaker, "own_call")
+            item.call_id = piece.get("id") or f"call_{message_id}_{item.number}"
+            item.name = piece.get("name") or ""
+            speaker.calls[key] = item
+            if item.name in self._client_tools:
+                item.kind = "call"
+                if speaker.open_item is not None:
+                    yield from self._end(speaker.open_item)
+                speaker.open_item = item
+                yield from self._begin(item)
+            else:
+                self._undecided[item.call_id] = item
+        elif piece.get("name") and not item.name:
+            item.name = piece["name"]
+        if text := piece.get("args"):
+            yield from self._grow(item, text)
+
+    def _new_item(self, message_id: str, speaker: _Speaker, kind: Kind) -> Item:
+        number = speaker.counts.get(kind, 0)
+        speaker.counts[kind] = number + 1
+        return Item(kind, message_id, number)
+
+    def _read_result(self, message: dict[str, Any]) -> Iterator[Piece]:
+        """The result of a tool: the call was the graph's own."""
+        item = self._undecided.pop(str(message.get("tool_call_id")), None)
+        if item is not None:
+            content = message.get("content")
+            item.output = content if isinstance(content, str) else orjson.dumps(content).decode()
+            item.failed = message.get("status") == "error"
+            yield from self._whole(item)
+
+    def _read_updates(self, updates: dict[str, Any]) -> Iterator[Piece]:
+        """What nodes returned. Messages that LangGraph's own mode does not tell of: those that are plain dicts."""
+        for node, returned in updates.items():
+            if node == "__interrupt__":
+                self._add_questions(returned)
+                continue
+            for message_id in [key for key, speaker in self._speakers.items() if speaker.node == node]:
+                yield from self._end_message(message_id)
+            for update in cast("list[Any]", returned) if isinstance(returned, list) else [returned]:
+                for message in _plain_messages(update):
+                    yield from self._read_plain(message)
+
+    def _add_questions(self, asked: object) -> None:
+        known = {question.interrupt_id for question in self.questions}
+        for each in cast("list[dict[str, Any]]", asked) if isinstance(asked, list) else []:
+            if each["id"] not in known:
+                self.questions.append(Question(each["id"], each.get("value")))
+
+    def _read_plain(self, message: dict[str, Any]) -> Iterator[Piece]:
+        """A message that a node returned as a dict."""
+        message_id = message.get("id")
+        if message_id in self._seen:
+            return
+        if not isinstance(message_id, str):
+            self._unnamed += 1
+            message_id = f"unnamed-{self._unnamed}"
+        self._seen.add(message_id)
+        if message["role"] == "tool":
+            yield from self._read_result(message)
+            return
+        speaker = self._speakers[message_id] = _Speaker()
+        yield from self._read_chunk(message_id, speaker, {**message, "type": "ai"})
+
+    def _restart(self) -> Iterator[Piece]:
+        """Another process executes the run again, from its last checkpoint. What was told stays as it is."""
+        for item in self._queue:
+            item.cut_off = not item.ended
+        self._undecided = {}
+        yield from self._end_all()
+        self._speakers = {}
+
+    def _end_all(self) -> Iterator[Piece]:
+        for message_id in [*self._speakers]:
+            yield from self._end_message(message_id)
+
+    def _end_message(self, message_id: str) -> Iterator[Piece]:
+        speaker = self._speakers.pop(message_id, None)
+        if speaker is not None and speaker.open_item is not None:
+            yield from self._end(speaker.open_item)
+
+    def _whole(self, item: Item) -> Iterator[Piece]:
+        """An item that is there already."""
+        item.ended = True
+        self._queue.append(item)
+        if len(self._queue) == 1:
+            yield from self._tell()
+
+    def _begin(self, item: Item) -> Iterator[Piece]:
+        self._queue.append(item)
+        if len(self._queue) == 1:
+            yield Piece("began", item)
+
+    def _grow(self, item: Item, text: str) -> Iterator[Piece]:
+        item.pieces.append(text)
+        if self._queue and self._queue[0] is item:
+            yield Piece("grew", item, text)
+
+    def _end(self, item: Item) -> Iterator[Piece]:
+        if item.ended:
+            return
+        item.ended = True
+        if self._queue and self._queue[0] is item:
+            yield Piece("ended", self._queue.popleft())
+            yield from self._tell()
+
+    def _tell(self) -> Iterator[Piece]:
+        """What has waited until the item before it ended."""
+        while self._queue:
+            item = self._queue[0]
+            yield Piece("began", item)
+            if text := item.text:
+                yield Piece("grew", item, text)
+            if not item.ended:
+                return
+            yield Piece("ended", self._queue.popleft())
+
+
+def _texts(message: dict[str, Any]) -> Iterator[tuple[Kind, str]]:
+    """The texts of a message or of a piece of one, in order."""
+    if extra := message.get("additional_kwargs"):
+        if isinstance(reasoning := extra.get("reasoning_content"), str) and reasoning:
+            yield "reasoning", reasoning
+        if isinstance(refusal := extra.get("refusal"), str) and refusal:
+            yield "refusal", refusal
+    content = message.get("content")
+    if isinstance(content, str):
+        if content:
+            yield "text", content
+        return
+    for block in cast("list[Any]", content) if isinstance(content, list) else []:
+        yield from _block_texts(block)
+
+
+def _block_texts(block: Any) -> Iterator[tuple[Kind, str]]:
+    if isinstance(block, str):
+        yield "text", block
+        return
+    if not isinstance(block, dict):
+        return
+    known = cast("dict[str, Any]", block)
+    kind = known.get("type")
+    if kind in {"text", "output_text"} and (text := known.get("text")):
+        yield "text", text
+    elif kind == "refusal" and (text := known.get("refusal")):
+        yield "refusal", text
+    elif kind in {"reasoning", "thinking"}:
+        text = known.get("reasoning") or known.get("thinking")
+        summary = cast("list[dict[str, Any]]", known.get("summary") or [])
+        if text := text or "\n\n".join(part.get("text", "") for part in summary):
+            yield "reasoning", text
+
+
+def _plain_messages(update: object) -> list[dict[str, Any]]:
+    """The messages of a node's update that are plain dicts or pairs, after the last one that is not the assistant's."""
+    returned: Any = cast("dict[str, Any]", update).get("messages") if isinstance(update, dict) else None
+    is_several = isinstance(returned, list) and not _is_pair(cast("object", returned))
+    several = cast("list[Any]", returned if is_several else [returned])
+    found: list[dict[str, Any]] = []
+    for each in several:
+        message = _as_dict(each)
+        role = message.get("role") or message.get("type")
+        if role in ASSISTANT_ROLES or role == "tool":
+            found.append({**message, "role": role})
+        else:
+            found.clear()
+    return found
+
+
+def _as_dict(message: Any) -> dict[str, Any]:
+    """A message that a node returned: an object, or a pair of role and content."""
+    if isinstance(message, dict):
+        return cast("dict[str, Any]", message)
+    return {"role": message[0], "content": message[1]} if _is_pair(message) else {}
+
+
+def _is_pair(value: object) -> bool:
+    pair = cast("list[object]", value) if isinstance(value, list) else []
+    return len(pair) == 2 and all(isinstance(each, str) for each in pair)

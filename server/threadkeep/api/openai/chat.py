@@ -1,0 +1,242 @@
+"""Chat Completions: a run without a thread, or on the thread that the request names."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from threadkeep.api.openai.answer import AnswerReader, Piece
+from threadkeep.api.openai.chat_output import ChatChunks, ChatCompletion, CompletionHead
+from threadkeep.api.openai.conversation_history import (
+    DIGEST_KEY,
+    Continuation,
+    Outcome,
+    SentMessages,
+    ThreadReader,
+    continue_thread,
+    split_messages,
+)
+from threadkeep.api.openai.errors import InvalidParameter
+from threadkeep.api.openai.message_input import Message, chat_messages, text_of
+from threadkeep.api.openai.message_runs import ThreadInput, prepare_run
+from threadkeep.api.openai.models import assistant_of, headers_of
+from threadkeep.api.openai.request_settings import SettingsBody, chat_tools, check_metadata, refuse, tool_names
+from threadkeep.api.openai.run_answer import answer_pieces, run_end
+from threadkeep.api.openai.streaming import AnswerResult, AnswerStream
+from threadkeep.api.openai.thread_names import NamedThread, named_thread
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.responses import run_headers
+from threadkeep.api.streaming import StreamReader
+from threadkeep.runs.request import GraphRunOptions, RunRequest
+from threadkeep.runs.service import Authorized, RunHandle
+
+THREAD_REQUIRED = "the graph asks a question: name a thread (X-Thread-Id), so that the next message can be the answer"
+
+
+class StreamOptions(BaseModel):
+    """What a stream has beside the answer."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+    """No effect."""
+
+
+class ChatBody(SettingsBody):
+    """The body of a chat completion."""
+
+    messages: list[dict[str, Any]]
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    """1 alone."""
+    logprobs: bool | None = None
+    """Refused if true."""
+    modalities: list[str] | None = None
+    """Text alone."""
+    functions: list[Any] | None = None
+    """Refused: use `tools`."""
+    function_call: str | dict[str, Any] | None = None
+    """Refused: use `tool_choice`."""
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    logit_bias: dict[str, Any] | None = None
+    """No effect."""
+    prediction: dict[str, Any] | None = None
+    """No effect."""
+    web_search_options: dict[str, Any] | None = None
+    """Refused: the server searches nothing."""
+
+
+class ChatAnswer(TypedDict):
+    """A chat completion."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
+    usage: dict[str, Any]
+    service_tier: str
+    system_fingerprint: str | None
+    langgraph: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _ChatRun:
+    """What a request asks for, and what was decided about its history."""
+
+    call: AuthorizedRequest[ChatBody, None]
+    messages: list[Message]
+    tools: list[dict[str, Any]]
+    named: NamedThread | None
+    outcome: Outcome | None = None
+    """None: no thread is named, or the request was answered before."""
+    sent: SentMessages = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sent = split_messages(self.messages)
+
+    def thread_id(self, handle: RunHandle) -> UUID | None:
+        """The thread on which the run is. None if it has none that stays."""
+        return None if self.named is None or self.outcome == "aside" else handle.thread_id
+
+    def headers(self, handle: RunHandle) -> dict[str, str]:
+        """The headers of the answer."""
+        headers = headers_of(self.call)
+        if self.outcome is not None:
+            headers["x-threadkeep-history"] = self.outcome
+        if thread_id := self.thread_id(handle):
+            headers |= {"x-thread-id": str(thread_id), **run_headers(thread_id, handle.run_id)}
+        return headers
+
+
+async def create(call: AuthorizedRequest[ChatBody, None]) -> Response:
+    """POST /v1/chat/completions: have a graph answer messages, as a chat completion or as a stream of its chunks.
+
+    `X-Thread-Id` names a thread that keeps the conversation. With `X-Conversation-Id` the client sends the whole
+    conversation each time, and the thread follows it. Without a thread nothing is kept.
+    """
+    body = call.body
+    _check(body)
+    chat = _ChatRun(call, chat_messages(body.messages), chat_tools(body.tools), _named(call))
+    handle = await _start(chat)
+    reader = AnswerReader(tool_names(chat.tools), [message["id"] for message in chat.messages])
+    head = CompletionHead(run_id=handle.run_id, thread_id=chat.thread_id(handle), model=body.model)
+    if not body.stream:
+        return AnswerResult(lambda: _completion(handle, reader, head), call, handle, chat.headers(handle))
+    options = body.stream_options or StreamOptions()
+    chunks = ChatChunks(head, reader, include_usage=bool(options.include_usage))
+    reading = StreamReader(handle.execution, call.state.settings)
+    frames = _frames(handle, reader, chunks, reading)
+    return AnswerStream(frames, call, headers=chat.headers(handle), cancels=handle, reading=reading)
+
+
+def _check(body: ChatBody) -> None:
+    """InvalidParameter if the body asks for what this server can't do."""
+    check_metadata(body.metadata)
+    if not body.messages:
+        raise InvalidParameter("must have at least one message", param="messages")
+    refuse((body.n or 1) != 1, "n", "only one answer is made")
+    refuse(body.logprobs, "logprobs", "graphs tell no probabilities")
+    refuse(body.top_logprobs, "top_logprobs", "graphs tell no probabilities")
+    refuse("audio" in (body.modalities or ()), "modalities", "answers are text")
+    refuse(body.functions, "functions", "use tools")
+    refuse(body.function_call, "function_call", "use tool_choice")
+    refuse(body.web_search_options, "web_search_options", "the server searches nothing: give the graph a tool")
+
+
+def _named(call: AuthorizedRequest[ChatBody, None]) -> NamedThread | None:
+    settings, caller = call.state.settings, call.caller
+    metadata: Mapping[str, Any] = call.body.metadata or {}
+    return named_thread(call.request.headers, metadata, project=settings.project_id, identity=caller.identity)
+
+
+async def _start(chat: _ChatRun) -> RunHandle:
+    """Authorize the caller, and start the run that continues the conversation."""
+    call, named = chat.call, chat.named
+    assistant_of(call.assistants, call.body.model)
+    readable = None
+    if named is not None:
+        value: dict[str, Any] = {"thread_id": named.thread_id, "run_id": None, "metadata": {}}
+        readable = await call.authorize("threads.read", value)
+    authorized = await call.state.runs.authorize(call.caller, _request(chat))
+
+    async def continuation(allowed: Authorized) -> Continuation:
+        if named is None or readable is None:
+            return Continuation(outcome="imported", messages=chat.messages)
+        reader = ThreadReader(call=call, filters=readable.narrowed(allowed.threads))
+        continued = await continue_thread(reader, named, chat.sent)
+        if not continued.messages:
+            raise InvalidParameter("must end with a message that is not the assistant's", param="messages")
+        if continued.outcome == "aside" and allowed.request.key is not None:
+            raise InvalidParameter("Idempotency-Key can't be used with these messages", param="messages")
+        chat.outcome = continued.outcome
+        return continued
+
+    prepare = prepare_run(call, call.body.model, ThreadInput(system=_system(chat)), continuation)
+    return await call.state.runs.start_authorized(call.caller, authorized, prepare)
+
+
+def _system(chat: _ChatRun) -> str | None:
+    """The text of the system for a thread. Without a thread its messages stay where they are."""
+    texts = [text_of(message["content"]) for message in chat.messages if message["role"] == "system"]
+    return "\n\n".join(texts) if texts and chat.named is not None else None
+
+
+def _request(chat: _ChatRun) -> RunRequest:
+    """The run as far as it is known before the thread is read."""
+    call, named = chat.call, chat.named
+    settings = {"api": "chat", **call.body.settings("messages", "stream_options", "tools")}
+    if chat.tools:
+        settings["tools"] = chat.tools
+    marks = {DIGEST_KEY: chat.sent.digest} if named is not None and named.owner == "client" else {}
+    return RunRequest(
+        spec=GraphRunOptions(input={"messages": chat.messages}),
+        assistant=call.body.model,
+        thread_id=named.thread_id if named else None,
+        create_thread=named is not None,
+        temporary=named is None,
+        read_by_caller=True,
+        configurable={**call.forwarded_headers, "openai": settings, **marks},
+        key=call.idempotency_key,
+    )
+
+
+async def _completion(handle: RunHandle, reader: AnswerReader, head: CompletionHead) -> bytes:
+    """The completion, when the run has ended. RunFailed."""
+    completion = ChatCompletion(head, reader)
+    async for _, pieces in answer_pieces(handle.events(), reader):
+        completion.add(pieces)
+    completion.add(await _end(handle, reader, head))
+    return completion.body()
+
+
+async def _frames(
+    handle: RunHandle, reader: AnswerReader, chunks: ChatChunks, reading: StreamReader
+) -> AsyncGenerator[bytes]:
+    """The frames of a streamed completion. RunFailed, also in the middle of it."""
+    async for position, pieces in answer_pieces(handle.events(), reader):
+        reading.position = position
+        if frames := chunks.frames(pieces):
+            yield frames
+    yield chunks.last_frames(await _end(handle, reader, chunks.head))
+
+
+async def _end(handle: RunHandle, reader: AnswerReader, head: CompletionHead) -> Sequence[Piece]:
+    """The last pieces of the answer. RunFailed, or InvalidParameter if the graph asks and there is no thread."""
+    end = await run_end(handle)
+    if not end.is_success:
+        raise end.problem
+    if reader.questions and head.thread_id is None:
+        raise InvalidParameter(THREAD_REQUIRED, param="messages", code="thread_required")
+    return reader.finish(success=True)

@@ -1,0 +1,201 @@
+"""Conversation history: how the messages of a request continue a thread.
+
+If the thread owns the history, what follows the last message of the assistant is appended. If the client owns it, the client
+sends the whole conversation each time, and may have changed it. Then the texts of its user are compared with those that
+led to the checkpoints of the thread (docs/decisions/0024-client-histories.md).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, cast
+from uuid import UUID
+
+import anyio
+import orjson
+
+from threadkeep.api.openai.message_input import Message, text_of
+from threadkeep.api.openai.questions import Question, questions_of
+from threadkeep.api.openai.thread_names import NamedThread
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.base import json
+from threadkeep.graphs import Tenant
+from threadkeep.postgres.tenancy import Filters
+from threadkeep.tables import thread_checkpoints, thread_runs, threads
+from threadkeep.tables.threads import Thread
+from threadkeep.threads import history
+from threadkeep.threads.history import CheckpointRef
+
+DIGEST_KEY: Final = "openai_history"
+"""The key of `configurable`, and so of the metadata of a run's checkpoints, that has the digest of the client's user texts."""
+SETTLE_S: Final = 60.0
+"""The longest that a request waits for the runs before it, whose outcome decides how it continues the thread."""
+MAX_RUNS_BEFORE: Final = 10
+"""Of so many runs, one after the other."""
+
+Outcome: TypeAlias = Literal["imported", "appended", "forked", "restarted", "aside"]
+"""What was done with the client's history, as `x-threadkeep-history` tells."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentMessages:
+    """The messages of a request, without those of the system."""
+
+    before: Sequence[Message]
+    """Up to the last one of the assistant."""
+    new: Sequence[Message]
+    """After it."""
+
+    @property
+    def all(self) -> list[Message]:
+        return [*self.before, *self.new]
+
+    @property
+    def digest(self) -> str:
+        """Of all user texts."""
+        return digest_of(user_texts(self.all))
+
+
+def split_messages(messages: Sequence[Message]) -> SentMessages:
+    """The messages before and after the end of the assistant's last one."""
+    spoken = [message for message in messages if message["role"] != "system"]
+    end = max((index + 1 for index, message in enumerate(spoken) if message["role"] == "assistant"), default=0)
+    return SentMessages(before=spoken[:end], new=spoken[end:])
+
+
+def user_texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The texts of the user, of a request's messages or of a state's."""
+    return [text_of(message.get("content")) for message in messages if _is_user(message)]
+
+
+def digest_of(texts: Sequence[str]) -> str:
+    """A digest of texts."""
+    return hashlib.sha256(orjson.dumps(texts)).hexdigest()
+
+
+def _is_user(message: Mapping[str, Any]) -> bool:
+    return message.get("role") == "user" or message.get("type") == "human"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continuation:
+    """How a request continues a thread."""
+
+    outcome: Outcome
+    messages: Sequence[Message]
+    """What is new to the thread."""
+    checkpoint_id: str | None = None
+    """The checkpoint to start from. None: the newest one."""
+    questions: Sequence[Question] = ()
+    """What the graph waits for at this checkpoint. The messages are the answer."""
+    answered_thread: Thread | None = None
+    """The thread, if the questions of this checkpoint have an answer already."""
+    held: Sequence[Mapping[str, Any]] = ()
+    """The messages that the thread has there, as JSON."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadReader:
+    """Reads a thread on behalf of a caller."""
+
+    call: AuthorizedRequest[Any, Any]
+    filters: Filters
+
+    @property
+    def tenant(self) -> Tenant:
+        """The caller to the thread's graph."""
+        return Tenant.of(self.call.caller.user, self.filters)
+
+    async def settled(self, thread_id: UUID) -> Thread | None:
+        """The thread, when the runs that go on there have ended. None if there is none of the caller's."""
+        runs, thread = self.call.state.runs, None
+        for _ in range(MAX_RUNS_BEFORE):
+            async with runs.pool.connection(self.filters) as conn:
+                thread = await threads.get(conn, self.filters, thread_id)
+                if thread is None or thread.status != "busy":
+                    return thread
+                newest = await thread_runs.newest_run(conn, self.filters, thread_id)
+            if newest is None:
+                return thread
+            with anyio.move_on_after(SETTLE_S):
+                await runs.follower.ended(self.filters, newest.run_id)
+        return thread
+
+    async def newest_digest(self, thread: Thread) -> str | None:
+        """The digest of the run that made the newest checkpoint."""
+        async with self.call.state.pool.connection(self.filters) as conn:
+            return await thread_checkpoints.newest_mark(conn, self.filters, thread.thread_id, DIGEST_KEY)
+
+    async def newest_with(self, thread: Thread, mark: Mapping[str, str]) -> str | None:
+        """The newest checkpoint whose metadata contains `mark`."""
+        async with self.call.state.pool.connection(self.filters) as conn:
+            return await thread_checkpoints.newest_with(conn, self.filters, thread.thread_id, mark)
+
+    async def first(self, thread: Thread) -> str | None:
+        """The first checkpoint of the thread, which is empty unless the thread was made with a state."""
+        async with self.call.state.pool.connection(self.filters) as conn:
+            return await thread_checkpoints.first_id(conn, self.filters, thread.thread_id)
+
+    async def state_at(self, thread: Thread, checkpoint_id: str | None) -> dict[str, Any]:
+        """The state at a checkpoint. AnswerTooLarge."""
+        at = CheckpointRef(checkpoint_id=checkpoint_id)
+        read = await history.get_state(self.call.state.threads, self.tenant, thread, at)
+        return cast("dict[str, Any]", json.loads(await json.dumps_apart(read.state, size=read.bytes)))
+
+
+async def continue_thread(reader: ThreadReader, named: NamedThread, sent: SentMessages) -> Continuation:
+    """How the messages continue the thread that a request names."""
+    thread = await reader.settled(named.thread_id)
+    held = messages_of(thread.values.load()) if thread is not None and thread.values else []
+    if thread is None or not held:
+        return Continuation(outcome="imported", messages=sent.all)
+    questions = questions_of(thread.interrupts.load())
+    appended = Continuation(outcome="appended", messages=sent.new, questions=questions, held=held)
+    if named.owner == "thread":
+        return appended
+    return await _reconcile(reader, thread, sent, appended)
+
+
+async def _reconcile(reader: ThreadReader, thread: Thread, sent: SentMessages, appended: Continuation) -> Continuation:
+    """How the client's conversation continues the thread, by the texts of its user."""
+    asked, held = user_texts(sent.before), user_texts(appended.held)
+    newest = await reader.newest_digest(thread)
+    if newest == digest_of(asked) or (newest is None and held == asked):
+        return appended
+    if not asked:
+        if held[:1] == user_texts(sent.new)[:1]:
+            return await _from_the_start(reader, thread, sent, "restarted")
+        return Continuation(outcome="aside", messages=sent.all)
+    if older := await reader.newest_with(thread, {DIGEST_KEY: digest_of(asked)}):
+        return await fork(reader, thread, older, sent.new)
+    if asked == held[-len(asked) :]:
+        return appended
+    return await _from_the_start(reader, thread, sent, "imported")
+
+
+async def fork(reader: ThreadReader, thread: Thread, checkpoint_id: str, messages: Sequence[Message]) -> Continuation:
+    """The messages from a checkpoint on, whose questions may have been answered before."""
+    state = await reader.state_at(thread, checkpoint_id)
+    return Continuation(
+        outcome="forked",
+        messages=messages,
+        checkpoint_id=checkpoint_id,
+        questions=questions_of(state["interrupts"]),
+        answered_thread=thread,
+        held=messages_of(state["values"]),
+    )
+
+
+async def _from_the_start(reader: ThreadReader, thread: Thread, sent: SentMessages, outcome: Outcome) -> Continuation:
+    """All messages from the first checkpoint on. If that has messages already, they are removed."""
+    first = await reader.first(thread)
+    held = messages_of((await reader.state_at(thread, first))["values"])
+    removal = [{"role": "remove", "content": "", "id": "__remove_all__"}] if held else []
+    return Continuation(outcome=outcome, messages=[*removal, *sent.all], checkpoint_id=first)
+
+
+def messages_of(values: object) -> list[dict[str, Any]]:
+    """The messages of a state, as JSON. Those that a graph keeps as something else are left out."""
+    found: object = cast("dict[str, object]", values).get("messages") if isinstance(values, dict) else None
+    several = cast("list[object]", found) if isinstance(found, list) else []
+    return [cast("dict[str, Any]", each) for each in several if isinstance(each, dict)]

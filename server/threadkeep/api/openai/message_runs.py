@@ -1,0 +1,120 @@
+"""Message runs: a run that continues a thread with messages, or answers the question at which the graph waits."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+from langgraph.types import Interrupt
+
+from threadkeep.api.openai.answer import MODES
+from threadkeep.api.openai.conversation_history import Continuation, ThreadReader
+from threadkeep.api.openai.message_input import Message
+from threadkeep.api.openai.models import resolve_model, streams_subgraphs
+from threadkeep.api.openai.questions import answers_to, resume_value
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.runs.request import Command, GraphRunOptions
+from threadkeep.runs.service import Authorized, Prepare
+from threadkeep.tables.threads import Thread
+from threadkeep.threads import updates
+from threadkeep.threads.history import CheckpointRef
+from threadkeep.threads.updates import ThreadStateUpdate, ThreadUpdate
+
+SYSTEM_ID: Final = "openai-system"
+"""The id of the system's message on a thread: a newer text takes the place of an older one."""
+COPY_NODE: Final = "__copy__"
+"""LangGraph's name for an update that copies a checkpoint."""
+
+Continue = Callable[[Authorized], Awaitable[Continuation]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadInput:
+    """What a request sends to a thread beside its messages."""
+
+    system: str | None = None
+    """The text of the system. None: none was sent."""
+    drops_system: bool = False
+    """Without a text, the system's message is removed from the thread."""
+
+
+def prepare_run(call: AuthorizedRequest[Any, Any], model: str, sent: ThreadInput, continuation: Continue) -> Prepare:
+    """What completes the request of a run: its model, and its input by the state of the thread."""
+
+    async def prepare(authorized: Authorized) -> Authorized:
+        assistant = await resolve_model(call, authorized.assistants, model)
+        continued = await continuation(authorized)
+        request = authorized.request
+        if continued.outcome == "aside":
+            request = replace(request, thread_id=None, create_thread=False, temporary=True)
+        changes: dict[str, Any] = {"stream_mode": list(MODES), "stream_subgraphs": streams_subgraphs(assistant)}
+        changes |= await _input(call, authorized, continued, sent)
+        return replace(authorized, request=replace(request, spec=request.spec.model_copy(update=changes)))
+
+    return prepare
+
+
+async def _input(
+    call: AuthorizedRequest[Any, Any], authorized: Authorized, continued: Continuation, sent: ThreadInput
+) -> dict[str, Any]:
+    """The input or the command of the run, and the checkpoint that it starts from."""
+    spec = authorized.request.spec
+    system = _system_messages(continued.held, sent)
+    if not continued.questions:
+        kept = _kept_by_handlers(spec, continued.messages)
+        return {"input": {"messages": [*system, *kept]}, "checkpoint_id": continued.checkpoint_id}
+    answers = answers_to(continued.questions, continued.messages)
+    resume, checkpoint_id = resume_value(continued.questions, answers), continued.checkpoint_id
+    if continued.answered_thread is not None and checkpoint_id is not None:
+        reader = ThreadReader(call=call, filters=authorized.threads)
+        copy = _Copy(reader, continued.answered_thread, checkpoint_id)
+        checkpoint_id = await copy.make()
+        resume = resume if len(answers) == 1 else await copy.renamed(answers, checkpoint_id)
+    # Without any write LangGraph does not look at the answers to several questions of a copy.
+    has_update = bool(system) or (continued.answered_thread is not None and len(answers) > 1)
+    command = Command(resume=resume, update={"messages": system} if has_update else None)
+    return {"input": None, "command": command, "checkpoint_id": checkpoint_id}
+
+
+def _kept_by_handlers(spec: GraphRunOptions, messages: Sequence[Message]) -> list[Message]:
+    """The messages, as handlers of a project's own `Auth` left them."""
+    sent = cast("dict[str, list[Message]]", spec.input or {})
+    left = {message.get("id"): message for message in sent.get("messages", ())}
+    return [left.get(message["id"], message) for message in messages]
+
+
+def _system_messages(held: Sequence[Mapping[str, Any]], sent: ThreadInput) -> list[Message]:
+    """The change of the system's message that a request makes."""
+    known = next((message for message in held if message.get("id") == SYSTEM_ID), None)
+    if sent.system is None:
+        return [{"role": "remove", "content": "", "id": SYSTEM_ID}] if known and sent.drops_system else []
+    if known is not None and known.get("content") == sent.system:
+        return []
+    return [{"role": "system", "content": sent.system, "id": SYSTEM_ID}]
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A copy of a checkpoint whose questions have an answer: LangGraph would repeat the answer that it has."""
+
+    reader: ThreadReader
+    thread: Thread
+    original: str
+
+    async def make(self) -> str:
+        """Copy the checkpoint. The id of the copy."""
+        change = ThreadUpdate(
+            checkpoint=CheckpointRef(checkpoint_id=self.original), update=ThreadStateUpdate(as_node=COPY_NODE)
+        )
+        parts = self.reader.call.state.threads
+        config = await updates.update_state(parts, self.reader.tenant, self.thread.thread_id, change)
+        return cast("Any", config)["configurable"]["checkpoint_id"]
+
+    async def renamed(self, answers: Mapping[str, Any], copy: str) -> dict[str, Any]:
+        """The answers by the ids that the same questions will have after the copy: they follow from the tasks."""
+        before = (await self.reader.state_at(self.thread, self.original))["tasks"]
+        after = (await self.reader.state_at(self.thread, copy))["tasks"]
+        return {
+            Interrupt.from_ns(None, f"{twin['name']}:{twin['id']}").id: answers[asked["id"]]
+            for task, twin in zip(before, after, strict=True)
+            for asked in task["interrupts"]
+        }

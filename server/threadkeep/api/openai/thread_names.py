@@ -1,0 +1,60 @@
+"""Thread names: which thread a request is about, and whether the thread or the client has the whole conversation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+from uuid import UUID, uuid5
+
+from threadkeep.api.openai.errors import InvalidParameter
+
+NAMESPACE: Final = UUID("3f6a1c0e-5d0b-5b5e-9a57-0b6f5f0f2c11")
+"""Of the uuid5 of a thread that a client names by a text."""
+MAX_NAME: Final = 255
+"""Characters."""
+THREAD_HEADER: Final = "x-thread-id"
+CONVERSATION_HEADERS: Final = ("x-conversation-id", "x-openwebui-chat-id")
+"""Headers of chat interfaces, which send the whole conversation each time."""
+TASK_HEADER: Final = "x-openwebui-task"
+"""Open WebUI asks for titles and tags in the name of the chat. They are not a part of it."""
+TEMPORARY: Final = "local:"
+"""How Open WebUI names a temporary chat."""
+
+Owner: TypeAlias = Literal["thread", "client"]
+"""Who has the whole conversation: the thread, or the client, which then sends all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedThread:
+    """The thread that a request names."""
+
+    thread_id: UUID
+    owner: Owner
+
+
+def named_thread(
+    headers: Mapping[str, str], metadata: Mapping[str, Any], *, project: str, identity: str | None
+) -> NamedThread | None:
+    """The thread that a request names, or None. InvalidParameter if the name is too long.
+
+    A UUID is the id of the thread. Another name stands for a thread of the caller, whose id follows from both.
+    """
+    if headers.get(TASK_HEADER):
+        return None
+    name, owner, place = headers.get(THREAD_HEADER, ""), "thread", THREAD_HEADER
+    if not name:
+        name, place = metadata.get("thread_id") or "", "metadata.thread_id"
+    if not name:
+        owner = "client"
+        name, place = next(((headers[each], each) for each in CONVERSATION_HEADERS if headers.get(each)), ("", ""))
+    if not name or name.startswith(TEMPORARY):
+        return None
+    if len(name) > MAX_NAME:
+        raise InvalidParameter(f"must have at most {MAX_NAME} characters", param=place)
+    return NamedThread(_thread_id(name, project, identity), "client" if owner == "client" else "thread")
+
+
+def _thread_id(name: str, project: str, identity: str | None) -> UUID:
+    try:
+        return UUID(name)
+    except ValueError:
+        return uuid5(NAMESPACE, "\n".join((project, identity or "", name)))
