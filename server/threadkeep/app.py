@@ -402,6 +402,7 @@ def _run_service(plan: AppConfig, parts: OpenResources) -> RunService:
         thread_ttl=plan.thread_ttl,
         ephemeral_ttl_s=settings.keep_stateless_s,
         metadata_bytes=settings.metadata_bytes,
+        batch_bytes=settings.answer_bytes,
         max_recursion=settings.max_recursion,
     )
 

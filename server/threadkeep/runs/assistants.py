@@ -12,6 +12,7 @@ from uuid import UUID
 
 import orjson
 
+from threadkeep.base import json
 from threadkeep.base.problems import NotFound, ValidationFailed
 from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.pool import Pool
@@ -36,6 +37,11 @@ class ResolvedAssistant:
     config: Mapping[str, Any]
     context: Mapping[str, Any]
     metadata: Mapping[str, Any]
+
+    @property
+    def size_bytes(self) -> int:
+        """What it may add to a run."""
+        return sum(len(json.dumps(part)) for part in (self.config, self.context, self.metadata))
 
     def applied_to(self, spec: GraphRunOptions) -> GraphRunOptions:
         """`spec` with the assistant's configuration under the run's own.

@@ -7,6 +7,7 @@ A foreground run takes its slot first and gets its row then, so that Postgres ne
 to run. If its thread is busy, the run waits in the queue like any other, and its slot goes back at once.
 """
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, cast
@@ -21,7 +22,7 @@ from threadkeep.auth.caller import Caller
 from threadkeep.base import ids, json
 from threadkeep.base.fair_limiter import ANONYMOUS
 from threadkeep.base.json import RawJson
-from threadkeep.base.problems import Forbidden, NotFound, ServiceUnavailable, ThreadBusy
+from threadkeep.base.problems import ContentTooLarge, Forbidden, NotFound, ServiceUnavailable, ThreadBusy
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
@@ -152,8 +153,10 @@ class RunService:
     ephemeral_ttl_s: float
     """How long the thread of a stateless run stays after it."""
     metadata_bytes: int
-    max_recursion: int
     """The most that the metadata, config or context of a run may have."""
+    batch_bytes: int
+    """The most that the assistants may add to the runs of a batch, for its answer has all of it."""
+    max_recursion: int
 
     async def start(self, caller: Caller, request: RunRequest) -> RunHandle:
         """Start a run now, or put it in the queue behind what goes on on its thread.
@@ -191,12 +194,16 @@ class RunService:
         return await self._admit(caller, authorized, self._enqueue, prepare)
 
     async def enqueue_batch(self, caller: Caller, requests: Sequence[RunRequest]) -> list[Run]:
-        """Put runs in the queue that each get a thread of their own. With an idempotency key, all or none."""
+        """Put runs in the queue that each get a thread of their own. With an idempotency key, all or none.
+
+        ContentTooLarge if their assistants would add too much to them.
+        """
         authorized = [await self.authorize(caller, request) for request in requests]
         await self.quotas.check_queue(caller.identity, len(requests))
         if (key := requests[0].key) is not None:
             return await self._enqueue_batch_once(caller, authorized, key)
         admitted = [await self._checked(caller, each) for each in authorized]  # all of them, before any is there
+        self._check_batch(admitted)
         handles = [await self._enqueue(each) for each in admitted]
         return [handle.run for handle in handles if handle.run is not None]
 
@@ -303,6 +310,7 @@ class RunService:
         async with self.keys.once(key, fresh, more=len(fresh)) as made:
             if not made.replayed:
                 admitted = [await self._checked(caller, each) for each in authorized]
+                self._check_batch(admitted)
                 named = zip(admitted, made.thread_ids, made.result_ids, strict=True)
                 keyed = [_under_key(*each) for each in named]
                 return await retry_conflicts(lambda: self._open_together(filters, keyed, key))
@@ -342,6 +350,17 @@ class RunService:
         if spec.webhook is not None:
             self.webhooks.check(spec.webhook)
         json.check_bytes(self.metadata_bytes, metadata=request.metadata, config=spec.config, context=spec.context)
+
+    def _check_batch(self, admitted: Sequence[Admitted]) -> None:
+        """ContentTooLarge if the assistants would add more than `batch_bytes` to the runs."""
+        counts = Counter(each.assistant.assistant_id for each in admitted)
+        assistants = {each.assistant.assistant_id: each.assistant for each in admitted}
+        added = sum(count * assistants[assistant_id].size_bytes for assistant_id, count in counts.items())
+        if added > self.batch_bytes:
+            raise ContentTooLarge(
+                f"the assistants would add {added:,} bytes to the runs of this batch; at most {self.batch_bytes:,} may be "
+                "added: send fewer runs at once"
+            )
 
     async def _start(self, admitted: Admitted) -> RunHandle:
         if admitted.request.leaves_nothing:

@@ -8,8 +8,9 @@ from pydantic import Field
 from starlette.responses import Response
 
 from threadkeep.api.operation import AuthorizedRequest
-from threadkeep.api.responses import RunResult, json_response, run_headers
+from threadkeep.api.responses import RunResult, joined, json_pieces, json_response, run_headers
 from threadkeep.api.streaming import EventStream, StreamReader, run_frames
+from threadkeep.base import json
 from threadkeep.base.problems import InvalidRequest
 from threadkeep.runs.request import GraphRunOptions, MultitaskStrategy, RunRequest
 from threadkeep.runs.service import RunHandle
@@ -101,24 +102,31 @@ async def wait(call: AuthorizedRequest[ThreadRunBody, None]) -> Response:
 async def stream_stateless(call: AuthorizedRequest[StatelessRunBody, None]) -> Response:
     """POST /runs/stream: run without a thread, and read the events."""
     return _events(
-        call, await call.state.runs.start(call.caller, _without_thread(call, call.body, read_by_caller=True))
+        call,
+        await call.state.runs.start(
+            call.caller, _without_thread(call, call.body, call.idempotency_key, read_by_caller=True)
+        ),
     )
 
 
 async def wait_stateless(call: AuthorizedRequest[StatelessRunBody, None]) -> Response:
     """POST /runs/wait: run without a thread, and read the final values."""
-    return _result(call, await call.state.runs.start(call.caller, _without_thread(call, call.body)))
+    return _result(
+        call, await call.state.runs.start(call.caller, _without_thread(call, call.body, call.idempotency_key))
+    )
 
 
 async def create_batch(call: AuthorizedRequest[list[StatelessRunBody], None]) -> Response:
     """POST /runs/batch: leave several runs in the queue, each on a thread of its own."""
-    requests = [_without_thread(call, body) for body in call.body]
-    return json_response(await call.state.runs.enqueue_batch(call.caller, requests))
+    key = call.idempotency_key  # a digest of the whole body
+    requests = [_without_thread(call, body, key) for body in call.body]
+    made = await call.state.runs.enqueue_batch(call.caller, requests)
+    return json_pieces(joined([await json.dumps_apart(run, size=len(run.kwargs.raw)) for run in made]))
 
 
 async def create_stateless(call: AuthorizedRequest[StatelessRunBody, None]) -> Response:
     """POST /runs: leave a run in the queue, on a thread of its own."""
-    handle = await call.state.runs.enqueue(call.caller, _without_thread(call, call.body))
+    handle = await call.state.runs.enqueue(call.caller, _without_thread(call, call.body, call.idempotency_key))
     return json_response(handle.run, headers=run_headers(handle.thread_id, handle.run_id))
 
 
@@ -143,7 +151,11 @@ def start_on_thread(
 
 
 def _without_thread(
-    call: AuthorizedRequest[Any, None], body: StatelessRunBody, *, read_by_caller: bool = False
+    call: AuthorizedRequest[Any, None],
+    body: StatelessRunBody,
+    key: IdempotencyKey | None,
+    *,
+    read_by_caller: bool = False,
 ) -> RunRequest:
     if body.command and body.command.resume is not None:
         raise InvalidRequest("You must provide a thread_id when resuming.")
@@ -156,7 +168,7 @@ def _without_thread(
         resumable=body.stream_resumable,
         read_by_caller=read_by_caller,
         configurable=call.forwarded_headers,
-        key=call.idempotency_key,
+        key=key,
     )
 
 
