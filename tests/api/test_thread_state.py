@@ -69,6 +69,21 @@ async def test_checkpoint_metadata_names_thread_run_assistant_and_graph(client: 
     assert found
 
 
+async def test_metadata_of_a_change_by_hand_names_thread_and_graph(client: LangGraphClient) -> None:
+    """Issue: as on the reference, also of a thread that is made with a state."""
+    thread_id = await _ran(client)
+    await client.threads.update_state(thread_id, {"items": ["by hand"]})
+    changed = (await client.threads.get_state(thread_id))["metadata"]
+    steps = [{"updates": [{"values": {"items": ["in"]}, "as_node": "__input__"}]}]
+    made = await client.threads.create(graph_id="chain", supersteps=steps)
+    begun = (await client.threads.get_state(made["thread_id"]))["metadata"]
+
+    assert changed == {"source": "update", "step": 3, "parents": {}, "thread_id": thread_id, "graph_id": "chain"}
+    assert begun == {
+        "source": "input", "step": -1, "parents": {}, "thread_id": made["thread_id"], "graph_id": "chain"
+    }  # fmt: skip
+
+
 async def test_state_and_history_tell_each_step(client: LangGraphClient) -> None:
     """Protocol: GET state, POST history: newest first, with exact parents and the tasks' results."""
     thread_id = await _ran(client)

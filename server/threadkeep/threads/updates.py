@@ -88,8 +88,10 @@ async def update_state(parts: ThreadParts, tenant: Tenant, thread_id: UUID, chan
     NotFound without the thread or the checkpoint, ThreadBusy while a run is on it, InvalidRequest where no graph has
     run on it yet or its graph does not take the values.
     """
-    config, filters = history.checkpoint_config(thread_id, change.checkpoint), tenant.filters
-    loaded = await _graph_of(parts, filters, thread_id)
+    filters = tenant.filters
+    thread = await _thread(parts, filters, thread_id)
+    loaded = _graph_of(parts, thread)
+    config = _update_config(thread_id, thread.metadata.load(), change.checkpoint)
     async with (
         history.open_graph(loaded, tenant, thread_id, "threads.update") as opened,
         gate.held(parts.pool, filters, thread_id, within_s=HOLD_S) as conn,
@@ -132,7 +134,7 @@ async def create_thread(
             return None
         await threads.lock(conn, UNRESTRICTED, new.thread_id, within_s=HOLD_S)
         graph = gate.in_transaction(opened, conn)
-        await _apply(graph, history.checkpoint_config(new.thread_id), supersteps)
+        await _apply(graph, _update_config(new.thread_id, new.metadata), supersteps)
         if key is not None:
             await idempotency_keys.complete(conn, key)
         return await _settle(conn, graph, new.thread_id)
@@ -182,12 +184,20 @@ async def _thread(parts: ThreadParts, filters: Filters, thread_id: UUID) -> Thre
     return thread
 
 
-async def _graph_of(parts: ThreadParts, filters: Filters, thread_id: UUID) -> LoadedGraph:
-    """The thread's graph, which is opened before the thread is held, for a factory may take its time."""
-    loaded = history.thread_graph(parts.graphs, await _thread(parts, filters, thread_id))
+def _update_config(
+    thread_id: UUID, metadata: Mapping[str, Any], checkpoint: CheckpointRef = history.LATEST
+) -> RunnableConfig:
+    """The config of a change. The metadata of its checkpoint names the thread's graph, as a run's does."""
+    config = history.checkpoint_config(thread_id, checkpoint)
+    return {**config, "metadata": {"graph_id": metadata["graph_id"]}}
+
+
+def _graph_of(parts: ThreadParts, thread: Thread) -> LoadedGraph:
+    """The thread's graph, which is opened before the thread is held, because a factory may take its time."""
+    loaded = history.thread_graph(parts.graphs, thread)
     if loaded is None:
         raise InvalidRequest(
-            f"Thread '{thread_id}' has no assigned graph ID. Make a run on it first, or set 'graph_id' in its metadata."
+            f"Thread '{thread.thread_id}' has no assigned graph ID. Make a run on it first, or set 'graph_id' in its metadata."
         )
     return loaded
 
