@@ -1,7 +1,7 @@
-"""Blocks: a message's content as the protocol streams it, block by block.
+"""Content blocks: the content of a message as the protocol streams it, block by block.
 
-What providers send is made uniform by langchain-core (`content_blocks`); here each block gets its number, a start,
-its deltas and, at the end, its whole.
+langchain-core (`content_blocks`) gives the formats of all providers one form. This module numbers each block, and makes
+its start, its deltas and the complete block at the end.
 """
 
 from typing import Any, Final, TypeAlias, cast
@@ -15,21 +15,21 @@ Data: TypeAlias = dict[str, Any]
 """The data of an event of the channel `messages`."""
 
 CHUNKS: Final = {"tool_call_chunk": "tool_call", "server_tool_call_chunk": "server_tool_call"}
-"""Blocks whose arguments come in pieces of JSON, and what they are when whole."""
+"""Types of blocks whose arguments arrive as pieces of JSON, and the type of the complete block."""
 TEXTS: Final = {"text": "text", "reasoning": "reasoning"}
-"""Blocks that come in pieces of text, and the field that holds it."""
+"""Types of blocks that arrive as pieces of text, and the field with the text."""
 BESIDE_TEXT: Final = ("tool_call_chunks", "tool_calls", "invalid_tool_calls", "additional_kwargs")
-"""Fields of a message that make more blocks than its text."""
+"""Fields of a message that add blocks besides its text."""
 PLAIN_TEXT_KEYS: Final = 2
-"""Fields of a piece that has only its type and its text."""
+"""Number of fields of a piece that has only a type and a text."""
 PLAIN_TEXT: Final = ("text", 0)
-"""What text without an index of its own is known by."""
+"""The key of a text block without an index."""
 LARGE_FIELDS: Final = frozenset({"args", "data", "base64", "output", "value"})
-"""Fields that are sent once, with the whole block."""
+"""Fields that are sent only once, with the complete block."""
 
 
 class _StreamingBlock:
-    """A block that is coming in. Its text is put together once, at the end."""
+    """A block of which more pieces may follow. Its text is joined once, at the end."""
 
     def __init__(self, index: int, block: Block) -> None:
         self.index = index
@@ -47,17 +47,17 @@ class _StreamingBlock:
             self._block.update({key: value for key, value in block.items() if value is not None})
 
     def complete(self) -> Block:
-        return _whole(self._block | {self._field: "".join(self._pieces)} if self._field else self._block)
+        return _complete(self._block | {self._field: "".join(self._pieces)} if self._field else self._block)
 
 
 class ContentBlocks:
-    """The blocks of one message that is coming in."""
+    """The blocks of one message of which more chunks may follow."""
 
     def __init__(self) -> None:
         self._open: dict[object, _StreamingBlock] = {}
 
     def add(self, message: Block) -> list[Data]:
-        """The events of one more piece of the message, as JSON has it."""
+        """Return the events of one more chunk of the message, decoded from JSON."""
         events: list[Data] = []
         for key, block in _blocks(message):
             growing = self._open.get(key)
@@ -71,7 +71,7 @@ class ContentBlocks:
         return events
 
     def add_text(self, text: str) -> bool:
-        """More of the message's one block, where that is plain text; False where it is not."""
+        """Add text to the message's only block. Return False if there are other blocks or it is not plain text."""
         growing = self._open.get(PLAIN_TEXT)
         if growing is None or len(self._open) > 1:
             return False
@@ -79,7 +79,7 @@ class ContentBlocks:
         return True
 
     def finish(self) -> list[Data]:
-        """The whole blocks."""
+        """Return the events with the complete blocks."""
         return [
             {"event": "content-block-finish", "index": growing.index, "content": growing.complete()}
             for growing in self._open.values()
@@ -87,19 +87,19 @@ class ContentBlocks:
 
 
 def _blocks(message: Block) -> list[tuple[object, Block]]:
-    """Each block with what it is known by over the pieces: its own index, else its type and place."""
+    """Return each block with its key, which is the same in all pieces: its index, else its type and place."""
     content = message.get("content")
     if isinstance(content, str) and not any(message.get(field) for field in BESIDE_TEXT):
         return [(PLAIN_TEXT, {"type": "text", "text": content})] if content else []
-    found: list[tuple[object, Block]] = []
+    blocks: list[tuple[object, Block]] = []
     for place, block in enumerate(_uniform(message)):
         index = block.get("index")
-        found.append(((block.get("type"), place) if index is None else index, block))
-    return found
+        blocks.append(((block.get("type"), place) if index is None else index, block))
+    return blocks
 
 
 def _uniform(message: Block) -> list[Block]:
-    """langchain-core's view of a piece; of what it can't read, the text."""
+    """Return the content blocks that langchain-core reads from a message. If it cannot read it, return only its text."""
     kind = AIMessageChunk if message.get("type") == "AIMessageChunk" else AIMessage
     fields = {key: value for key, value in message.items() if key != "type" and value is not None}
     try:
@@ -136,21 +136,21 @@ def _delta(block: Block) -> Block | None:
 
 
 def _growing(block: Block) -> str | None:
-    """The field that comes in pieces; None: each piece is whole."""
+    """Return the field that arrives in pieces, or None if each block arrives complete."""
     kind = block.get("type", "text")
     return TEXTS.get(kind) or ("args" if kind in CHUNKS else None)
 
 
-def _whole(block: Block) -> Block:
+def _complete(block: Block) -> Block:
     kind = block.get("type", "text")
     if kind not in CHUNKS:
         return block if kind == "text" and "index" not in block else {k: v for k, v in block.items() if k != "index"}
-    named = {"id": block.get("id"), "name": block.get("name")}
+    call = {"id": block.get("id"), "name": block.get("name")}
     raw = block.get("args") or "{}"
     try:
         args = cast("object", json.loads(raw))
     except ValueError:
         args = None
     if isinstance(args, dict):
-        return {"type": CHUNKS[kind], **named, "args": cast("Block", args)}
-    return {"type": "invalid_tool_call", **named, "args": raw, "error": "the arguments are not a JSON object"}
+        return {"type": CHUNKS[kind], **call, "args": cast("Block", args)}
+    return {"type": "invalid_tool_call", **call, "args": raw, "error": "the arguments are not a JSON object"}

@@ -1,4 +1,4 @@
-"""Commands: what a client of the protocol v2 asks of a thread, over HTTP or on a socket.
+"""Commands of the protocol v2, which a client sends over HTTP or on a socket.
 
 Every error is answered in the protocol's envelope. The status is 200 if the command itself is at fault. For a reason
 that concerns any request (no such thread, no slot, not allowed) the status is the Problem's, with its own fields beside
@@ -29,15 +29,15 @@ from threadkeep.tables import thread_runs, threads
 from threadkeep.tables.thread_runs import NewestRun
 
 MODES: Final = ("values", "updates", "messages-tuple", "custom", "tasks", "checkpoints", "tools")
-"""What a run streams that was started by a command: all that the channels are made of."""
+"""Stream modes of a run that a command started. All channels are made from them."""
 RUN_END_TIMEOUT_S: Final = 10.0
-"""How long an answer to a question waits for the run that asked to end."""
+"""Seconds that an answer to an interrupt waits for the interrupted run to end."""
 
 Params: TypeAlias = dict[str, Any]
 
 
 class CommandBody(BaseModel):
-    """A command. `id` comes back in the answer."""
+    """A command. The response contains its `id`."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -47,7 +47,7 @@ class CommandBody(BaseModel):
 
 
 class CommandError(Exception):
-    """A command that can't be carried out, with the protocol's code."""
+    """A refused command, with the protocol's error code."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -57,24 +57,30 @@ class CommandError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What a command came to. `applied`: the seq up to which the client's view holds, where the command moved it."""
+    """The result of a command.
+
+    `applied_through_seq` is the seq before the first event of a run that the command started.
+    """
 
     result: Mapping[str, Any]
     applied_through_seq: int | None = None
 
 
 async def command(call: AuthorizedRequest[None, None]) -> Response:
-    """POST /threads/{thread_id}/commands: one command of the protocol v2: start a run, answer a question, show the tree."""
-    sent = read_command(await call.read_body())
+    """POST /threads/{thread_id}/commands: execute a command of the protocol v2.
+
+    A command starts a run, answers interrupts, or reads the tree of subgraphs.
+    """
+    body = read_command(await call.read_body())
     try:
-        return json_response(await execute_command(call, sent, METHODS))
+        return json_response(await execute_command(call, body, METHODS))
     except Problem as problem:
-        problem.fields |= error_frame(problem) | {"id": sent.id}
+        problem.fields |= error_frame(problem) | {"id": body.id}
         raise
 
 
 def read_command(raw: bytes) -> CommandBody:
-    """A command; InvalidRequest where it is none."""
+    """Return the command. Raise InvalidRequest if `raw` is not one."""
     try:
         return cast("CommandBody", validate(CommandBody, read_object(raw)))
     except ValidationFailed as problem:
@@ -85,67 +91,67 @@ Method: TypeAlias = Callable[[AuthorizedRequest[Any, Any], Params], Awaitable[Co
 Methods: TypeAlias = Mapping[str, Method]
 
 
-async def execute_command(call: AuthorizedRequest[Any, Any], sent: CommandBody, methods: Methods) -> dict[str, Any]:
-    """The command's envelope, whether it was carried out or not. Problems that are not the protocol's go on."""
+async def execute_command(call: AuthorizedRequest[Any, Any], body: CommandBody, methods: Methods) -> dict[str, Any]:
+    """Execute a command and return the envelope of its result or error. A Problem outside the protocol propagates."""
     try:
-        method = methods.get(sent.method)
+        method = methods.get(body.method)
         if method is None:
-            raise CommandError("unknown_command", f"Unknown protocol command: {sent.method}")
-        done = await method(call, sent.params)
+            raise CommandError("unknown_command", f"Unknown protocol command: {body.method}")
+        outcome = await method(call, body.params)
     except CommandError as refused:
-        return {"type": "error", "id": sent.id, "error": refused.code, "message": refused.message}
-    answer: dict[str, Any] = {"type": "success", "id": sent.id, "result": done.result}
+        return {"type": "error", "id": body.id, "error": refused.code, "message": refused.message}
+    envelope: dict[str, Any] = {"type": "success", "id": body.id, "result": outcome.result}
     return (
-        answer
-        if done.applied_through_seq is None
-        else answer | {"meta": {"applied_through_seq": done.applied_through_seq}}
+        envelope
+        if outcome.applied_through_seq is None
+        else envelope | {"meta": {"applied_through_seq": outcome.applied_through_seq}}
     )
 
 
 async def run_start(call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
-    """Start a run, on a new thread where there is none of that id."""
+    """Start a run. If the thread does not exist, create it."""
     if not isinstance(params.get("assistant_id"), str):
         raise CommandError("invalid_argument", "assistant_id must name an assistant or a graph")
     strategy = params.get("multitask_strategy") or params.get("multitaskStrategy") or "enqueue"
-    said = params | {"multitask_strategy": strategy, "if_not_exists": "create"}
-    return await _run(call, _forked(said))
+    fields = params | {"multitask_strategy": strategy, "if_not_exists": "create"}
+    return await _run(call, _with_checkpoint(fields))
 
 
 async def input_respond(call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
-    """Answer one question or several, and go on from there."""
+    """Answer one or more interrupts and resume the thread."""
     answers = _answers(params)
     thread = await require_thread(call)
-    newest = await _settled(call)
-    if newest is None:
+    run = await _wait_for_newest(call)
+    if run is None:
         raise CommandError("no_such_interrupt", "No run of this thread has asked anything.")
-    if newest.status not in {"pending", "running"}:
+    if run.status not in {"pending", "running"}:
         async with call.state.pool.connection(call.filters) as conn:
             thread = await threads.get(conn, call.filters, thread.thread_id) or thread
-        waiting = cast("dict[str, list[Params]]", thread.interrupts.load() or {})
-        asked = {one["id"] for several in waiting.values() for one in several}
-        if unknown := next((one for one in answers if one not in asked), None):
+        interrupts_by_task = cast("dict[str, list[Params]]", thread.interrupts.load() or {})
+        interrupt_ids = {interrupt["id"] for interrupts in interrupts_by_task.values() for interrupt in interrupts}
+        if unknown := next((answer_id for answer_id in answers if answer_id not in interrupt_ids), None):
             raise CommandError("no_such_interrupt", f"The thread does not wait for an answer to {unknown}.")
-    known_kwargs: dict[str, Any] = newest.kwargs.load()
+    run_kwargs: dict[str, Any] = run.kwargs.load()
     config = _config(params)
-    going_on = {key: params[key] for key in ("update", "goto") if params.get(key) is not None}
-    said: Params = {
-        "assistant_id": str(newest.assistant_id),
-        "command": {"resume": answers, **going_on},
-        "config": _overridden(known_kwargs.get("config"), config),
+    command_options = {key: params[key] for key in ("update", "goto") if params.get(key) is not None}
+    fields: Params = {
+        "assistant_id": str(run.assistant_id),
+        "command": {"resume": answers, **command_options},
+        "config": _merge_config(run_kwargs.get("config"), config),
         "metadata": params.get("metadata") or {},
     }
-    if known_kwargs.get("context") and not said["config"].get("configurable"):
-        said["context"] = known_kwargs["context"]
-    return await _run(call, said)
+    if run_kwargs.get("context") and not fields["config"].get("configurable"):
+        fields["context"] = run_kwargs["context"]
+    return await _run(call, fields)
 
 
 async def get_tree(call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
-    """A run's graph and its subgraphs, as far as they have come; without `run_id`, of the run that goes on."""
+    """Return a run's graph and the subgraphs that have started so far. Without `run_id`, use the active run."""
     thread = await require_thread(call)
-    found = await run_tree(call.state.runs.follower, call.filters, thread.thread_id, params.get("run_id"))
-    if found is None:
+    tree = await run_tree(call.state.runs.follower, call.filters, thread.thread_id, params.get("run_id"))
+    if tree is None:
         raise CommandError("no_such_run", "No active run is bound to this thread.")
-    return CommandResult({"tree": found})
+    return CommandResult({"tree": tree})
 
 
 METHODS: Final[Methods] = {
@@ -153,21 +159,21 @@ METHODS: Final[Methods] = {
     "input.respond": input_respond,
     "agent.getTree": get_tree,
 }
-"""Of those that need no connection of their own."""
+"""Methods that work without a socket."""
 SWITCHES: Final[Mapping[str, Switch]] = dict.fromkeys(METHODS, "disable_runs")
-"""The key of `http` in langgraph.json that takes a method away."""
+"""Method -> the key of `http` in langgraph.json that disables it."""
 
 
 def served(http: Http) -> Methods:
-    """The methods that no switch takes away. A socket has them although its path is served for its events."""
+    """Return the methods that no switch disables. A socket offers the same methods as the HTTP endpoint."""
     return {name: method for name, method in METHODS.items() if not getattr(http, SWITCHES[name])}
 
 
-async def _run(call: AuthorizedRequest[Any, Any], said: Params) -> CommandResult:
-    """Start a run with all that the channels are made of, as the caller may."""
-    streamed = {"stream_mode": MODES, "stream_subgraphs": True, "stream_resumable": True}
+async def _run(call: AuthorizedRequest[Any, Any], fields: Params) -> CommandResult:
+    """Authorize and start a run that streams all modes that the channels need."""
+    stream_options = {"stream_mode": MODES, "stream_subgraphs": True, "stream_resumable": True}
     try:
-        body = cast("ThreadRunBody", validate(ThreadRunBody, said | streamed))
+        body = cast("ThreadRunBody", validate(ThreadRunBody, fields | stream_options))
     except ValidationFailed as problem:
         raise CommandError("invalid_argument", problem.detail) from None
     try:
@@ -177,22 +183,22 @@ async def _run(call: AuthorizedRequest[Any, Any], said: Params) -> CommandResult
     except (InvalidRequest, NotFound, ValidationFailed, UnsupportedField, ThreadBusy) as problem:
         raise CommandError(CLOSE_CODES.get(problem.status, "unknown_error"), problem.detail) from None
     async with call.state.pool.connection(handle.filters) as conn:
-        first = await thread_runs.first_active_position(conn, handle.thread_id, handle.run_id)
-    return CommandResult({"run_id": str(handle.run_id)}, events.first_seq(first))
+        first_position = await thread_runs.first_active_position(conn, handle.thread_id, handle.run_id)
+    return CommandResult({"run_id": str(handle.run_id)}, events.first_seq(first_position))
 
 
-def _forked(said: Params) -> Params:
-    """The protocol names the checkpoint to start from in `config.configurable`."""
-    config = said.get("config")
+def _with_checkpoint(fields: Params) -> Params:
+    """Copy the checkpoint to start from out of `config.configurable`, as the protocol names it there."""
+    config = fields.get("config")
     configurable = cast("Params", config).get("configurable") if isinstance(config, dict) else None
     checkpoint_id = cast("Params", configurable).get("checkpoint_id") if isinstance(configurable, dict) else None
-    return said | {"checkpoint_id": checkpoint_id} if checkpoint_id else said
+    return fields | {"checkpoint_id": checkpoint_id} if checkpoint_id else fields
 
 
 def _answers(params: Params) -> dict[str, Any]:
-    """Interrupt id -> answer."""
-    several = params.get("responses", [params])
-    entries = cast("list[object]", several) if isinstance(several, list) else []
+    """Return the answers by interrupt id. Raise CommandError if there is none or one is malformed."""
+    responses = params.get("responses", [params])
+    entries = cast("list[object]", responses) if isinstance(responses, list) else []
     answers: dict[str, Any] = {}
     for entry in entries:
         fields = cast("Params", entry) if isinstance(entry, dict) else {}
@@ -204,8 +210,11 @@ def _answers(params: Params) -> dict[str, Any]:
     return answers
 
 
-async def _settled(call: AuthorizedRequest[Any, Any]) -> NewestRun | None:
-    """The thread's newest run, ended if it can be waited for: a client answers as soon as it hears of the question."""
+async def _wait_for_newest(call: AuthorizedRequest[Any, Any]) -> NewestRun | None:
+    """Return the thread's newest run. If it is active, wait up to RUN_END_TIMEOUT_S for its end.
+
+    A client answers as soon as it receives the interrupt, so the interrupted run may not have ended yet.
+    """
     newest = await _newest(call)
     if newest is not None and newest.status in {"pending", "running"}:
         with anyio.move_on_after(RUN_END_TIMEOUT_S):
@@ -226,8 +235,8 @@ def _config(params: Params) -> Params:
         raise CommandError("invalid_argument", problem.detail) from None
 
 
-def _overridden(known_config: object, config: Params) -> Params:
-    """The config of the run that asked, with what the answer says over it."""
-    before = cast("Params", known_config) if isinstance(known_config, dict) else {}
-    configurable: Params = {**(before.get("configurable") or {}), **config.get("configurable", {})}
-    return before | config | ({"configurable": configurable} if configurable else {})
+def _merge_config(stored_config: object, config: Params) -> Params:
+    """Return the interrupted run's config, overridden by the config of the answer."""
+    run_config = cast("Params", stored_config) if isinstance(stored_config, dict) else {}
+    configurable: Params = {**(run_config.get("configurable") or {}), **config.get("configurable", {})}
+    return run_config | config | ({"configurable": configurable} if configurable else {})

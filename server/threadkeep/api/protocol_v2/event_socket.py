@@ -1,8 +1,8 @@
 """Event socket: commands and events of the protocol v2 on one WebSocket.
 
-However many subscriptions there are, the thread is followed once and its events leave in order: a client may take the
-end of a run for the end of all that it subscribed to. A new subscription begins with recent runs, of which the others
-get nothing again.
+All subscriptions of a socket share one reader of the thread, and events are sent in order. A client may therefore treat
+the end of a run as the end of all its subscriptions to it. A new subscription starts with recent runs. The other
+subscriptions do not get their events again.
 """
 
 import logging
@@ -47,34 +47,34 @@ from threadkeep.runs.event_log import Gap
 log = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTIONS: Final = 32
-"""Of one socket."""
+"""Largest number of subscriptions on one socket."""
 SEND_TIMEOUT_S: Final = 30.0
-"""How long a client may take to read one frame before it is cut."""
+"""Seconds that a client may take to read one frame before the socket is closed."""
 UNSUPPORTED_DATA: Final = 1003
 SERVICE_RESTART: Final = 1012
 TRY_AGAIN: Final = 1013
-"""Close codes: come again, to another process or when there is time to read."""
+"""Close codes that ask the client to reconnect: the process stops, or the client reads too slowly."""
 
 
 async def serve(call: AuthorizedRequest[None, None], websocket: WebSocket) -> None:
-    """WS /threads/{thread_id}/stream/events: commands in, their answers and the events subscribed to out."""
+    """WS /threads/{thread_id}/stream/events: receive commands, send their results and the subscribed events."""
     await _SocketSession(call, websocket).run()
 
 
 @dataclass(slots=True, eq=False)
 class _ActiveSubscription:
-    """A subscription, and the seq up to which it was served; None: from recent runs on."""
+    """A subscription and the seq of its last event. None: it starts with recent runs."""
 
     subscription: Subscription
     delivered_seq: int | None
 
     def needs(self, event: ProtocolEvent) -> bool:
-        """It was not served that far yet."""
+        """Whether the subscription has not had this event."""
         return self.delivered_seq is None or is_new(event.seq, self.delivered_seq)
 
 
 class _SocketSession:
-    """One socket, its subscriptions, and the lock that keeps frames whole."""
+    """One socket and its subscriptions. A lock lets one task send at a time."""
 
     def __init__(self, call: AuthorizedRequest[None, None], websocket: WebSocket) -> None:
         self._call = call
@@ -83,11 +83,11 @@ class _SocketSession:
         self._tasks = anyio.create_task_group()
         self._subscriptions: dict[str, _ActiveSubscription] = {}
         self._recent = 0
-        """The queue position behind which runs are recent."""
+        """The queue position after which runs are recent."""
         self._following = anyio.CancelScope()
-        """Around who follows the thread; cancelled by a new subscription, for the thread is to be followed anew then."""
+        """Cancels the reader of the thread. A new subscription does so, because the thread must be read anew for it."""
         self._turn = anyio.Lock()
-        """Of him who follows."""
+        """Held by the one reader of the thread."""
         self._methods: Methods = {
             **commands.served(call.state.project.http),
             "subscription.subscribe": self._subscribe,
@@ -96,7 +96,7 @@ class _SocketSession:
         }
 
     async def run(self) -> None:
-        """Carry out commands until the client leaves."""
+        """Execute commands until the client disconnects."""
         async with self._tasks:
             self._tasks.start_soon(self._end_with_the_process)
             self._tasks.start_soon(self._end_with_the_access)
@@ -121,58 +121,61 @@ class _SocketSession:
             await self._close(ContentTooLarge("the command is too large"))
             return
         try:
-            sent = read_command(raw)
+            body = read_command(raw)
         except InvalidRequest as problem:
             await self._send(json.dumps(error_frame(problem)))
             return
-        if not await self._is_still_let_in(sent):
+        if not await self._has_access(body):
             return
-        await self._send(json.dumps(await self._performed(sent)))
+        await self._send(json.dumps(await self._execute(body)))
         if self._following.cancel_called:
             self._following = anyio.CancelScope()
             self._tasks.start_soon(self._follow, self._following)
 
-    async def _is_still_let_in(self, sent: CommandBody) -> bool:
-        """A command is asked for like a request. The socket of a caller who is no longer let in is closed."""
+    async def _has_access(self, body: CommandBody) -> bool:
+        """Check the caller again, as for a request. If access is revoked, close the socket and return False.
+
+        If the authenticator cannot answer, only this command is refused.
+        """
         try:
             await self._call.caller.check()
-        except (ServiceUnavailable, *DATABASE):  # nobody can say
-            await self._send(json.dumps(error_frame(ServiceUnavailable()) | {"id": sent.id}))
+        except (ServiceUnavailable, *DATABASE):
+            await self._send(json.dumps(error_frame(ServiceUnavailable()) | {"id": body.id}))
             return False
         except Problem as problem:
             await self._close(problem)
             return False
         return True
 
-    async def _performed(self, sent: CommandBody) -> dict[str, Any]:
+    async def _execute(self, body: CommandBody) -> dict[str, Any]:
         try:
             self._count()
-            return await execute_command(self._call, sent, self._methods)
+            return await execute_command(self._call, body, self._methods)
         except Problem as problem:
             scope = self._websocket.scope
-            refused_command(scope, scope["endpoint"], problem.status, sent.method)
-            return error_frame(problem) | {"id": sent.id}
+            refused_command(scope, scope["endpoint"], problem.status, body.method)
+            return error_frame(problem) | {"id": body.id}
         except CONFLICTS:
-            return error_frame(TransactionConflict()) | {"id": sent.id}
+            return error_frame(TransactionConflict()) | {"id": body.id}
         except DATABASE:
-            return error_frame(ServiceUnavailable()) | {"id": sent.id}
+            return error_frame(ServiceUnavailable()) | {"id": body.id}
 
     def _count(self) -> None:
-        """A command is one request of its principal's, as it is over HTTP."""
+        """Count the command as one request of the principal, as over HTTP."""
         if (identity := self._call.caller.identity) is not None:
             self._call.state.quotas.count_request(identity)
 
     async def _subscribe(self, call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
-        """Events of some channels, from recent runs or from `since` on."""
+        """Subscribe to channels, from recent runs or from the event after `since`."""
         try:
-            wanted, since = subscription.parse_subscription(params), subscription.parse_since(params)
+            new_subscription, since = subscription.parse_subscription(params), subscription.parse_since(params)
         except InvalidRequest as problem:
             raise CommandError("invalid_argument", problem.detail) from None
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise CommandError("invalid_argument", f"a socket has at most {MAX_SUBSCRIPTIONS} subscriptions")
         self._recent = await record_thread_events(call.state.runs.follower, call.filters, call.thread_id)
         subscription_id = str(ids.uuid7())
-        self._subscriptions[subscription_id] = _ActiveSubscription(wanted, since)
+        self._subscriptions[subscription_id] = _ActiveSubscription(new_subscription, since)
         self._following.cancel()
         return CommandResult({"subscription_id": subscription_id, "replayed_events": 0})
 
@@ -183,14 +186,15 @@ class _SocketSession:
         return CommandResult({})
 
     async def _reconnect(self, call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
-        """Subscriptions end with their socket; those that are asked for are there or are not."""
+        """Tell whether all named subscriptions exist. A subscription ends with its socket, so none can be restored."""
         del call
-        asked = params.get("subscriptions")
-        wanted = cast("list[object]", asked) if isinstance(asked, list) else []
-        return CommandResult({"restored": bool(wanted) and all(str(one) in self._subscriptions for one in wanted)})
+        names = params.get("subscriptions")
+        subscription_ids = cast("list[object]", names) if isinstance(names, list) else []
+        restored = bool(subscription_ids) and all(str(name) in self._subscriptions for name in subscription_ids)
+        return CommandResult({"restored": restored})
 
     async def _follow(self, scope: anyio.CancelScope) -> None:
-        """Serve all subscriptions, until there is one more."""
+        """Serve all subscriptions until a new one is added."""
         async with self._turn:
             with scope:
                 await self._serve()
@@ -198,36 +202,36 @@ class _SocketSession:
                 await self._leave()
 
     async def _serve(self) -> None:
-        several = list(self._subscriptions.values())
-        places = [one.delivered_seq for one in several if one.delivered_seq is not None]
-        told = follow_protocol(
+        subscriptions = list(self._subscriptions.values())
+        places = [active.delivered_seq for active in subscriptions if active.delivered_seq is not None]
+        events = follow_protocol(
             self._call.state.runs.follower,
             self._call.filters,
             self._call.thread_id,
             recent=self._recent,
-            since=min(places) if len(places) == len(several) and places else None,
-            channels=frozenset[str]().union(*(one.subscription.families for one in several)),
+            since=min(places) if len(places) == len(subscriptions) and places else None,
+            channels=frozenset[str]().union(*(active.subscription.families for active in subscriptions)),
         )
         with suppress(NotFound, *DATABASE):
-            async with aclosing(told) as items:
+            async with aclosing(events) as items:
                 async for item in items:
-                    await checkpoint_if_cancelled()  # nothing else here is sure to notice
+                    await checkpoint_if_cancelled()  # the rest of the loop may never await outside the shield
                     with anyio.CancelScope(shield=True):
-                        await self._tell(item, several)
+                        await self._deliver(item, subscriptions)
 
-    async def _tell(self, item: ProtocolItem, several: list[_ActiveSubscription]) -> None:
-        """What those are to get that were there when the following began; who came since begins anew."""
+    async def _deliver(self, item: ProtocolItem, subscriptions: list[_ActiveSubscription]) -> None:
+        """Send an item once if any of these subscriptions needs it. Later subscriptions get a reader of their own."""
         if isinstance(item, Gap):
             await self._send(gap_frame(item))
             return
-        lacking = [one for one in several if one.needs(item) and one in self._subscriptions.values()]
-        if any(one.subscription.wants(item) for one in lacking):
+        lacking = [active for active in subscriptions if active.needs(item) and active in self._subscriptions.values()]
+        if any(active.subscription.wants(item) for active in lacking):
             await self._send(item.encode())
-        for one in lacking:
-            one.delivered_seq = item.seq
+        for active in lacking:
+            active.delivered_seq = item.seq
 
     async def _leave(self) -> None:
-        """The thread can't be followed any longer: the process stops, Postgres is away, or the thread is gone."""
+        """Close the socket after its reader ended: the process stops, Postgres is down, or the thread was deleted."""
         if self._call.state.signals.leaving.is_set():
             await self._end(SERVICE_RESTART)
             return
@@ -241,19 +245,19 @@ class _SocketSession:
         await self._close(ServiceUnavailable())
 
     async def _end_with_the_process(self) -> None:
-        """Also where nothing is followed; what is being followed ends by itself."""
+        """Close the socket when the process stops, even if it has no subscription. A reader ends by itself."""
         await self._call.state.signals.leaving.wait()
         await anyio.sleep(SHUTDOWN_WRITE_S)
         await self._end(SERVICE_RESTART)
 
     async def _end_with_the_access(self) -> None:
-        """Close the socket of a caller who is no longer let in."""
+        """Close the socket once the caller's access is revoked."""
         problem = await self._call.caller.until_refused()
         log.info("a socket was closed: its caller is no longer let in")
         await self._close(problem)
 
     async def _send(self, frame: bytes) -> None:
-        """One frame; a client that does not read is cut."""
+        """Send one frame. If the client does not read it within SEND_TIMEOUT_S, close the socket."""
         with anyio.move_on_after(SEND_TIMEOUT_S) as limit:
             async with self._sending:
                 await self._websocket.send_text(frame.decode())

@@ -1,4 +1,4 @@
-"""Event stream: a thread's events in the protocol v2, until the client leaves."""
+"""Event stream: the events of a thread in the protocol v2, until the client disconnects."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
@@ -20,53 +20,56 @@ from threadkeep.runs.event_log import Gap
 
 
 class EventStreamBody(BaseModel):
-    """What events are wanted."""
+    """The events to send."""
 
     model_config = ConfigDict(extra="ignore")
 
     channels: Annotated[list[str], Field(min_length=1, max_length=subscription.MAX_CHANNELS)]
     """Of `values`, `updates`, `messages`, `tools`, `lifecycle`, `input`, `checkpoints`, `tasks`, `custom`, `custom:<name>`."""
     namespaces: list[list[str]] | None = None
-    """Beginnings of namespaces; a segment without `:` stands for any task of that node."""
+    """Prefixes of namespaces. A segment without `:` matches any task of that node."""
     depth: int | None = Field(default=None, ge=0)
-    """How far below those."""
+    """How many levels below those namespaces."""
     since: int | None = Field(default=None, ge=0)
-    """The `seq` behind which events are wanted; without it, those of recent runs come first."""
+    """Send the events after this `seq`. Without it, the events of recent runs come first."""
 
 
 async def stream(call: AuthorizedRequest[None, None]) -> Response:
-    """POST /threads/{thread_id}/stream/events: follow a thread in the protocol v2; `since` replays what came after it."""
+    """POST /threads/{thread_id}/stream/events: follow a thread in the protocol v2.
+
+    `since` replays the events after it.
+    """
     params = read_object(await call.read_body())
-    wanted, since = subscription.parse_subscription(params), subscription.parse_since(params)
+    requested, since = subscription.parse_subscription(params), subscription.parse_since(params)
     recent = await record_thread_events(call.state.runs.follower, call.filters, call.thread_id)
-    told = follow_protocol(
-        call.state.runs.follower, call.filters, call.thread_id, recent=recent, since=since, channels=wanted.families
+    events = follow_protocol(
+        call.state.runs.follower, call.filters, call.thread_id, recent=recent, since=since, channels=requested.families
     )
-    return EventStream(_frames(told, wanted), call, headers={}, render_error=error_frame)
+    return EventStream(_frames(events, requested), call, headers={}, render_error=error_frame)
 
 
-async def _frames(told: AsyncGenerator[ProtocolItem], wanted: Subscription) -> AsyncGenerator[bytes]:
+async def _frames(events: AsyncGenerator[ProtocolItem], requested: Subscription) -> AsyncGenerator[bytes]:
     with suppress(NotFound):  # the thread was deleted
-        async with aclosing(told) as items:
+        async with aclosing(events) as items:
             async for item in items:
                 if isinstance(item, Gap):
                     yield encode_event("error", gap_frame(item))
-                elif wanted.wants(item):
+                elif requested.wants(item):
                     yield encode_event(item.method, item.encode(), str(item.seq))
 
 
 def gap_frame(gap: Gap) -> bytes:
-    """Tells that a run's earlier events are no longer there; the stream goes on."""
+    """Encode an error that a run's earlier events are no longer stored. The stream goes on after it."""
     message = f"the events of the run up to its entry {gap.position} are no longer kept"
     return json.dumps({"type": "error", "id": None, "error": "unknown_error", "message": message})
 
 
 def read_object(raw: bytes) -> dict[str, Any]:
-    """A JSON object; InvalidRequest where it is none, as the protocol wants it."""
+    """Return the JSON object in `raw`. Raise InvalidRequest, the protocol's error, if it is not one."""
     try:
-        found = parse_json(raw)
+        value = parse_json(raw)
     except ValidationFailed as problem:
         raise InvalidRequest(problem.detail) from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise InvalidRequest("a JSON object is wanted")
-    return cast("dict[str, Any]", found)
+    return cast("dict[str, Any]", value)

@@ -1,4 +1,4 @@
-"""Follow a thread in the protocol: its runs one after the other, from a position on, wherever each is executed."""
+"""Follow a thread in the protocol v2: read its runs in order from a position, whichever process executes them."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -23,19 +23,19 @@ from threadkeep.tables.runs import FINAL
 from threadkeep.tables.thread_runs import RunEnd, ThreadRun
 
 RECENT_RUNS_S: Final = 120.0
-"""Who names no position gets the runs that ended so long ago, too: clients open their streams after `run.start`."""
+"""A client without a position also gets the runs of the last seconds, because it opens its stream after `run.start`."""
 RECORDING_S: Final = 3600.0
-"""For how long runs of a watched thread keep their events, from each run's end on."""
+"""Seconds after its end for which the events of a run on a watched thread are stored."""
 POLL_S: Final = 5.0
 
 ProtocolItem: TypeAlias = ProtocolEvent | Gap
 
 
 async def record_thread_events(follower: Follower, filters: Filters, thread_id: UUID) -> int:
-    """Have the thread's runs keep their events from now on; NotFound where there is none of the caller's.
+    """Store the events of the thread's runs from now on. Return the queue position after which runs are recent.
 
-    To be awaited before a client hears that it is watching: a run that it starts then is kept. Comes back with the queue
-    position behind which runs are recent.
+    Await it before the client is told that it is subscribed, so that the events of a run it then starts are stored.
+    Raise NotFound if the caller has no such thread.
     """
 
     async def record() -> int | None:
@@ -57,30 +57,31 @@ async def follow_protocol(
     since: int | None,
     channels: frozenset[str] = CHANNELS,
 ) -> AsyncGenerator[ProtocolItem]:
-    """The events of a thread that is watched, behind `since`; without it, behind `recent`, as `watch` gave it.
+    """Yield the events of a watched thread after `since`.
 
-    Events outside `channels` may be among them. A position that the thread has not come to is as good as none. Ends where
-    the process stops; NotFound where the thread is gone.
+    Without `since`, or if the thread has not reached it, yield the events of the runs after `recent`, the result of
+    `record_thread_events`. Events outside `channels` may be among them. It ends when the process stops. Raise NotFound
+    if the thread is deleted.
     """
     with follower.wakeups.subscribe(thread_topic(thread_id)) as signal:
         floor, since = (
             (recent, None) if since is None else await _floor(follower, filters, thread_id, recent=recent, since=since)
         )
-        found = await _runs(follower, filters, thread_id, floor)
-        done: set[UUID] = set()
+        thread_runs_ahead = await _runs(follower, filters, thread_id, floor)
+        finished_ids: set[UUID] = set()
         while not follower.signals.leaving.is_set():
-            run = next((one for one in found if one.run_id not in done and one.due), None)
+            run = next((row for row in thread_runs_ahead if row.run_id not in finished_ids and row.due), None)
             if run is None:
                 if not await _woken(follower, signal):
                     await record_thread_events(follower, filters, thread_id)
-                found = await _runs(follower, filters, thread_id, floor)
+                thread_runs_ahead = await _runs(follower, filters, thread_id, floor)
                 continue
-            async with aclosing(_run(follower, filters, thread_id, RunTranslator(run, channels))) as told:
-                async for item in told:
+            async with aclosing(_run(follower, filters, thread_id, RunTranslator(run, channels))) as run_items:
+                async for item in run_items:
                     if isinstance(item, Gap) or since is None or events.is_new(item.seq, since):
                         yield item
-            done.add(run.run_id)
-            if found[0].run_id == run.run_id:
+            finished_ids.add(run.run_id)
+            if thread_runs_ahead[0].run_id == run.run_id:
                 floor = run.queue_position
 
 
@@ -90,7 +91,7 @@ async def _runs(follower: Follower, filters: Filters, thread_id: UUID, floor: in
 
 
 async def _woken(follower: Follower, signal: WakeEvent) -> bool:
-    """Wait until somebody says that there is something new, or the process leaves; False where nobody did for long."""
+    """Wait for a notification or the end of the process. Return False after POLL_S seconds without a notification."""
     woken = False
     async with anyio.create_task_group() as tasks:
 
@@ -107,17 +108,17 @@ async def _woken(follower: Follower, signal: WakeEvent) -> bool:
 async def _floor(
     follower: Follower, filters: Filters, thread_id: UUID, *, recent: int, since: int
 ) -> tuple[int, int | None]:
-    """The queue position behind which runs are wanted, and `since` where it is a place in the thread."""
+    """Return the queue position after which runs are read, and `since` if the thread has reached it."""
     async with follower.pool.shielded(filters) as conn:
         last = await runs.last_position(conn, thread_id)
-    known = since <= events.end_seq(last, events.LAST_INDEX)
-    return (events.queue_position(since, last) - 1, since) if known else (recent, None)
+    is_reached = since <= events.end_seq(last, events.LAST_INDEX)
+    return (events.queue_position(since, last) - 1, since) if is_reached else (recent, None)
 
 
 async def _run(
     follower: Follower, filters: Filters, thread_id: UUID, translation: RunTranslator
 ) -> AsyncGenerator[ProtocolItem]:
-    """One run's events and its end. Nothing of the end is told where the process stops before."""
+    """Yield one run's events and its end. If the process stops first, no event of the end is sent."""
     run_id, position = translation.run.run_id, 0
     replayed = await _replayed(follower, filters, run_id)
     while True:
@@ -144,7 +145,7 @@ async def _ending(follower: Follower, filters: Filters, thread_id: UUID, run_id:
 
 
 async def _replayed(follower: Follower, filters: Filters, run_id: UUID) -> int:
-    """The position of the last event that was there before the reader."""
+    """Return the position of the last event that existed before the reader."""
     if (execution := follower.executions.get(run_id)) is not None:
         execution.log.is_wanted = True
         return execution.log.last_position

@@ -1,7 +1,7 @@
-"""Subgraphs: when each starts and how it ends, read from the tasks of the graph above it.
+"""Subgraphs: start and end of each, derived from the tasks of its parent graph.
 
-A subgraph's namespace ends in `node:<task id>`: its first event is its start, the result of that task its end. Where
-a run's `tasks` are not streamed, it ends with the run.
+A subgraph's namespace ends in `node:<task id>`. Its first event is its start, and the result of that task is its end.
+If a run's `tasks` are not streamed, the subgraph ends with the run.
 """
 
 from collections.abc import Mapping
@@ -13,24 +13,24 @@ from threadkeep.api.protocol_v2.events import Namespace
 
 @dataclass(frozen=True, slots=True)
 class SubgraphEvent:
-    """A subgraph has started or ended. `said` is the event's data."""
+    """A subgraph has started or ended. `payload` is the event's data."""
 
     namespace: Namespace
     payload: Mapping[str, Any]
 
 
 class SubgraphTracker:
-    """The subgraphs of one run, as they come and go."""
+    """Tracks the open subgraphs of one run."""
 
     def __init__(self) -> None:
         self._names: dict[Namespace, str] = {}
-        """Of all that have started."""
+        """Names of all subgraphs that have started."""
         self._open: dict[Namespace, None] = {}
         self._tool_calls: dict[str, str] = {}
-        """Task id -> the tool call that it carries out."""
+        """Task id -> id of the tool call that the task executes."""
 
     def observe(self, namespace: Namespace, task: Mapping[str, Any] | None = None) -> list[SubgraphEvent]:
-        """Something happens in `namespace`; with the task that starts there, where it is one."""
+        """Return the start of each subgraph that an event in `namespace` is the first of. `task`: the event is this task."""
         return [
             self._started(namespace[:depth], task if depth == len(namespace) else None)
             for depth in range(1, len(namespace) + 1)
@@ -38,7 +38,7 @@ class SubgraphTracker:
         ]
 
     def observe_task(self, namespace: Namespace, task: Mapping[str, Any]) -> list[SubgraphEvent]:
-        """A task has started, or has a result."""
+        """Record the start of a task, or return the ends of its subgraphs if it has a result."""
         if "result" not in task:
             if (call_id := _tool_call(task.get("input"))) is not None:
                 self._tool_calls[str(task.get("id"))] = call_id
@@ -50,11 +50,11 @@ class SubgraphTracker:
         return [self._ended(inner, status, error) for child in ended for inner in self._inside(child)]
 
     def close(self, status: str, error: str | None) -> list[SubgraphEvent]:
-        """The run has ended, and with it all that is open."""
+        """Return the ends of all open subgraphs, because the run has ended."""
         return [self._ended(namespace, status, error) for namespace in sorted(self._open, key=len, reverse=True)]
 
     def _inside(self, namespace: Namespace) -> list[Namespace]:
-        """The subgraph itself, behind those in it that are still open."""
+        """Return the open subgraphs inside this one, deepest first, and then itself."""
         inside = [inner for inner in self._open if inner[: len(namespace)] == namespace]
         return sorted(inside, key=len, reverse=True)
 
@@ -64,26 +64,26 @@ class SubgraphTracker:
         agent = metadata.get("lc_agent_name")
         name = self._names[namespace] = str(agent or node)
         self._open[namespace] = None
-        said: dict[str, Any] = {"event": "started", "namespace": list(namespace), "graph_name": name}
+        payload: dict[str, Any] = {"event": "started", "namespace": list(namespace), "graph_name": name}
         if task_id:
-            said["trigger_call_id"] = task_id
+            payload["trigger_call_id"] = task_id
         if (call_id := self._tool_calls.get(task_id)) is not None:
-            said["cause"] = {"type": "toolCall", "tool_call_id": call_id}
-        return SubgraphEvent(namespace, said)
+            payload["cause"] = {"type": "toolCall", "tool_call_id": call_id}
+        return SubgraphEvent(namespace, payload)
 
     def _ended(self, namespace: Namespace, status: str, error: str | None) -> SubgraphEvent:
         self._open.pop(namespace, None)
-        said = {"event": status, "graph_name": self._names[namespace]}
-        return SubgraphEvent(namespace, said if error is None else said | {"error": error})
+        payload = {"event": status, "graph_name": self._names[namespace]}
+        return SubgraphEvent(namespace, payload if error is None else payload | {"error": error})
 
 
-def _tool_call(given: object) -> str | None:
-    """The tool call that is a task's input, as LangGraph's tool nodes get one each."""
+def _tool_call(task_input: object) -> str | None:
+    """Return the id of the tool call in a task's input. LangGraph's tool nodes get one call per task."""
     call: object = None
-    if isinstance(given, dict):
-        call = cast("Mapping[str, object]", given).get("tool_call")
-    elif isinstance(given, list) and given:
-        call = cast("list[object]", given)[0]
+    if isinstance(task_input, dict):
+        call = cast("Mapping[str, object]", task_input).get("tool_call")
+    elif isinstance(task_input, list) and task_input:
+        call = cast("list[object]", task_input)[0]
     call_id = cast("Mapping[str, object]", call).get("id") if isinstance(call, dict) else None
     return call_id if isinstance(call_id, str) else None
 

@@ -1,4 +1,4 @@
-"""Tree: a run's graph and its subgraphs, as far as its log tells."""
+"""Tree of a run: its graph and the subgraphs that its log contains so far."""
 
 from typing import Any, cast
 from uuid import UUID
@@ -20,30 +20,30 @@ Node = dict[str, Any]
 
 
 async def run_tree(follower: Follower, filters: Filters, thread_id: UUID, run_id: object) -> Node | None:
-    """The tree of a run by its id, or of the one that goes on or waits; None where there is none such."""
+    """Return the tree of a run by its id, or without an id of the active run. Return None if there is no such run."""
     async with follower.pool.connection(filters) as conn:
-        found = await thread_runs.list_thread_runs(conn, filters, thread_id, after=0)
-        run = next((one for one in found if _is_meant(one, run_id)), None)
+        rows = await thread_runs.list_thread_runs(conn, filters, thread_id, after=0)
+        run = next((row for row in rows if _matches(row, run_id)), None)
         if run is None:
             return None
         ending = await thread_runs.run_end(conn, filters, thread_id, run.run_id)
     translation = RunTranslator(run, LIFECYCLE)
-    told = [
+    events = [
         event
         for entry in await _log(follower, filters, run.run_id)
         for event in translation.translate(entry, live=False)
     ]
     if ending is not None and ending.status in FINAL:
-        told += translation.translate_end(ending)
-    return _planted(run, [event for event in told if event.channel == "lifecycle"])
+        events += translation.translate_end(ending)
+    return _build_tree(run, [event for event in events if event.channel == "lifecycle"])
 
 
-def _is_meant(run: ThreadRun, run_id: object) -> bool:
+def _matches(run: ThreadRun, run_id: object) -> bool:
     return run.status not in FINAL if run_id is None else str(run.run_id) == run_id
 
 
 async def _log(follower: Follower, filters: Filters, run_id: UUID) -> list[LogEvent]:
-    """What is known of the run's log: the ring here, else what is kept."""
+    """Return the run's log: from memory if this process executes the run, else the stored events."""
     if (execution := follower.executions.get(run_id)) is not None:
         return [item for item in execution.log.events_after(0) if isinstance(item, LogEvent)]
     log: list[LogEvent] = []
@@ -53,15 +53,15 @@ async def _log(follower: Follower, filters: Filters, run_id: UUID) -> list[LogEv
     return log
 
 
-def _planted(run: ThreadRun, told: list[ProtocolEvent]) -> Node:
+def _build_tree(run: ThreadRun, events: list[ProtocolEvent]) -> Node:
     root: Node = {"namespace": [], "status": "started", "graph_name": run.graph_id, "children": []}
     nodes: dict[Namespace, Node] = {(): root}
-    for event in told:
-        said = cast("Node", orjson.loads(event.data))
+    for event in events:
+        payload = cast("Node", orjson.loads(event.data))
         node = nodes.get(event.namespace)
         if node is None:
             node = nodes[event.namespace] = {"namespace": list(event.namespace), "children": []}
             nodes[event.namespace[:-1]]["children"].append(node)
-        node["status"] = said["event"]
-        node["graph_name"] = said.get("graph_name", run.graph_id)
+        node["status"] = payload["event"]
+        node["graph_name"] = payload.get("graph_name", run.graph_id)
     return root
