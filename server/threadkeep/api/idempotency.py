@@ -29,7 +29,7 @@ async def create_thread_once(
     if key is None:
         return _counted(call, await updates.create_thread(call.state.threads, call.tenant, new, supersteps))
     try:
-        async with call.state.runs.keys.once(key, (new.thread_id,), more=0) as made:
+        async with call.state.runs.keys.once(key, (new.thread_id,), id_count=0) as made:
             if not made.replayed:
                 own = replace(new, thread_id=made.thread_id)
                 if thread := await updates.create_thread(call.state.threads, call.tenant, own, supersteps, key):

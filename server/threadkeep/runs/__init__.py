@@ -1,1 +1,1 @@
-"""Runs: the one way to run a graph, from a request to its final state."""
+"""Runs: from the request to the final state. All graphs are executed here."""

@@ -1,7 +1,7 @@
-"""Assistants as runs need them: by id or graph name, without a statement each time.
+"""Assistant cache: the assistants that runs use, by id or graph name, without a statement for each run.
 
-An assistant that was read is used for `FRESH_S` seconds. A change in this process is seen at once, one elsewhere after
-that.
+An entry is used for `CACHE_TTL_S` seconds. A change in this process invalidates it at once. A change in another
+process is seen after it expires.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ CACHE_TTL_S = 5.0
 CACHE_MAX_ENTRIES = 1000
 
 Key: TypeAlias = tuple[bytes, UUID]
-"""Who may see it, and its id."""
+"""The filters of the caller as JSON, and the id of the assistant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,26 +40,26 @@ class ResolvedAssistant:
 
     @property
     def size_bytes(self) -> int:
-        """What it may add to a run."""
+        """The bytes that it may add to a run's row."""
         return sum(len(json.dumps(part)) for part in (self.config, self.context, self.metadata))
 
     def applied_to(self, spec: GraphRunOptions) -> GraphRunOptions:
-        """`spec` with the assistant's configuration under the run's own.
+        """Return `spec` merged with the assistant's configuration. The run's own values take precedence.
 
-        A run's `configurable` says another context, too, where the assistant says one.
+        A key of the run's `configurable` also replaces the same key of the assistant's context.
         """
         if not self.config and not self.context:
             return spec
-        own = without_reserved_keys(spec.config)
-        configurable = {**self.config.get("configurable", {}), **own}
+        run_configurable = without_reserved_keys(spec.config)
+        configurable = {**self.config.get("configurable", {}), **run_configurable}
         config = {**self.config, **spec.config, "configurable": configurable}
-        said = {key: own.get(key, value) for key, value in self.context.items()}
-        context = {**said, **(spec.context or {})} or None
+        assistant_context = {key: run_configurable.get(key, value) for key, value in self.context.items()}
+        context = {**assistant_context, **(spec.context or {})} or None
         return spec.model_copy(update={"config": config, "context": context})
 
 
 class AssistantCache:
-    """The assistants that runs were lately started with."""
+    """The assistants that recent runs use."""
 
     def __init__(self, pool: Pool, graph_ids: Iterable[str]) -> None:
         self._pool = pool
@@ -67,14 +67,15 @@ class AssistantCache:
         """The id of each graph's own assistant."""
         self._own = frozenset(self._of_graph.values())
         self._known: TtlCache[Key, ResolvedAssistant] = TtlCache(capacity=CACHE_MAX_ENTRIES, ttl_s=CACHE_TTL_S)
-        """By who may see it and its id."""
+        """The assistants by the caller's filters and their id."""
 
-    async def resolve(self, filters: Filters, named: str) -> ResolvedAssistant:
-        """The assistant of an id or a graph's name. A graph's own assistant is everybody's, whatever the filters.
+    async def resolve(self, filters: Filters, id_or_graph: str) -> ResolvedAssistant:
+        """Return the assistant with this id, or the own assistant of the graph with this name.
 
-        Invalid if it is neither, NotFound if the caller has no such assistant or its graph is not served here.
+        All callers may use a graph's own assistant, so no filters apply to it. Raises ValidationFailed if the text is
+        neither, and NotFound if the caller has no such assistant or this process does not serve its graph.
         """
-        assistant_id = self.id_of(named)
+        assistant_id = self.id_of(id_or_graph)
         if self.is_of_graph(assistant_id):
             filters = UNRESTRICTED
         key = (orjson.dumps(filters.metadata_filter, option=orjson.OPT_SORT_KEYS), assistant_id)
@@ -90,29 +91,29 @@ class AssistantCache:
         return _resolved(row)
 
     def is_of_graph(self, assistant_id: UUID) -> bool:
-        """Whether it is a graph's own assistant, which the server makes."""
+        """Whether it is a graph's own assistant, which the server creates."""
         return assistant_id in self._own
 
-    def find_id(self, named: str) -> UUID | None:
-        """The id that `named` is, or that of the graph's own assistant. None if it is neither."""
-        if (own := self._of_graph.get(named)) is not None:
-            return own
+    def find_id(self, id_or_graph: str) -> UUID | None:
+        """The id in the text, or the id of the named graph's own assistant. None if the text is neither."""
+        if (own_id := self._of_graph.get(id_or_graph)) is not None:
+            return own_id
         try:
-            return UUID(named)
+            return UUID(id_or_graph)
         except ValueError:
             return None
 
-    def id_of(self, named: str) -> UUID:
-        """As `find_id`. Invalid if it is neither."""
-        if (assistant_id := self.find_id(named)) is not None:
+    def id_of(self, id_or_graph: str) -> UUID:
+        """Return the same as `find_id`. Raises ValidationFailed if the text is neither."""
+        if (assistant_id := self.find_id(id_or_graph)) is not None:
             return assistant_id
-        known = ", ".join(sorted(self._of_graph))
+        graph_names = ", ".join(sorted(self._of_graph))
         raise ValidationFailed(
-            f"Invalid assistant: {named[:100]!r}. Must be either: an assistant's UUID, or a graph: {known}"
+            f"Invalid assistant: {id_or_graph[:100]!r}. Must be either: an assistant's UUID, or a graph: {graph_names}"
         )
 
     def invalidate(self, assistant_id: UUID) -> None:
-        """It was changed: read it anew."""
+        """Forget the cached entries of a changed assistant."""
         for key in self._known.keys():  # noqa: SIM118 - a copy, also of what is being read
             if key[1] == assistant_id:
                 self._known.forget(key)

@@ -1,8 +1,8 @@
 """Event log: the events of one run in the process that executes it.
 
-A ring of the latest events, each already JSON, however many readers it has. A reader keeps a position of its own and
-never slows the run down: one that falls behind the ring is told of the gap. The recorder is one of the readers
-(`runs/event_recorder.py`). Readers in other processes read what it has written (`runs/follow.py`).
+The log is a ring of the latest events, stored as JSON and shared by all readers. Each reader has its own position and
+never slows the run down. A reader that falls behind the ring gets a gap. The recorder (`runs/event_recorder.py`) is one
+of the readers. Readers in other processes read the events that it has written (`runs/follow.py`).
 """
 
 from collections import deque
@@ -14,9 +14,9 @@ import anyio
 
 RING_EVENTS = 4096
 RING_BYTES = 4 * 1024 * 1024
-"""A run's ring holds no more than this. The oldest events go first."""
+"""The most bytes in the ring of one run. The oldest events are dropped first."""
 HURRY_EVENTS = 256
-"""After so many events the recorder is not to wait for more."""
+"""After this many events the recorder writes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class LogEvent:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Events up to `position` are no longer there: the reader fell behind."""
+    """Events up to `position` are no longer available, because the reader fell behind."""
 
     position: int
 
@@ -43,19 +43,19 @@ class Recording:
 
     def __init__(self) -> None:
         self.done = anyio.Event()
-        """All of them are written, or can't be."""
+        """Set when all events are written, or writing them has failed."""
         self.hurry: anyio.Event | None = None
         """Set while the recorder waits for more events. Setting it ends the wait."""
 
 
 class EventLog:
-    """The events of one run. It is open, then sealed (no event comes any more), then closed (its readers may go)."""
+    """The events of one run. It is open, then sealed (no event is added), then closed (the readers stop)."""
 
     def __init__(self, *, is_wanted: bool, starts_after: int = 0) -> None:
         self.is_wanted = is_wanted
-        """Somebody reads the events, or they are recorded. Until then none are made."""
+        """The events have a reader or are recorded. If not, the run adds none."""
         self.starts_after = starts_after
-        """The position behind which its events begin. Those before are an earlier attempt's."""
+        """The position before its first event. Events up to it belong to an earlier attempt."""
         self.last_position = starts_after
         """The position of the newest event."""
         self.recording: Recording | None = None
@@ -67,7 +67,7 @@ class EventLog:
 
     @property
     def is_crowded(self) -> bool:
-        """The ring holds so much that the recorder should not wait."""
+        """The ring is so full that the recorder should not wait."""
         return self._bytes > RING_BYTES // 2
 
     def append(self, name: str, data: bytes) -> LogEvent:
@@ -84,19 +84,19 @@ class EventLog:
         return event
 
     def seal(self) -> None:
-        """No event comes any more. The recorder writes the rest."""
+        """Accept no more events. The recorder writes the rest."""
         self.state = "sealed"
         self._hurry_recording()
         self._wake_readers()
 
     def close(self) -> None:
-        """Readers get what is left, and stop."""
+        """Let the readers read the rest and stop."""
         self.state = "closed"
         self._wake_readers()
 
-    async def follow(self, after: int) -> AsyncGenerator[LogItem, None]:
-        """Events behind position `after`, in order, until the log is closed. A gap is told, never passed over."""
-        position = after
+    async def follow(self, start_position: int) -> AsyncGenerator[LogItem, None]:
+        """Yield the events after `start_position` in order until the log is closed. Dropped events are reported as a gap."""
+        position = start_position
         while True:
             items = self.events_after(position)
             for item in items:
@@ -108,7 +108,7 @@ class EventLog:
                 await self.wait_change()
 
     def events_after(self, position: int) -> list[LogItem]:
-        """What the ring holds behind `position`, with a gap first if older events are gone."""
+        """The events after `position` in the ring, with a gap first if older events were dropped."""
         if not self._ring or self.last_position <= position:
             return []
         oldest = self._ring[0].position
@@ -120,12 +120,12 @@ class EventLog:
         return items
 
     def is_lagging(self, position: int, *, events: int, size: int) -> bool:
-        """Whether more than `events` events or `size` bytes have come behind `position`."""
+        """Whether more than `events` events or `size` bytes were added after `position`."""
         count = self.last_position - position
         return count > events or sum(len(event.data) for event in list(self._ring)[-count:] if count) > size
 
     async def wait_change(self) -> None:
-        """Wait until there is one more event, or the log is sealed or closed."""
+        """Wait until an event is added, or the log is sealed or closed."""
         if self._changed is None:
             self._changed = anyio.Event()
         await self._changed.wait()

@@ -1,8 +1,8 @@
-"""Event recorder: writes the events of runs to `run_events`, so that they can be read later and in other processes.
+"""Event recorder: writes the events of runs to `run_events`, for later readers and other processes.
 
-Only some runs are recorded: background runs, resumable ones, and those that somebody follows in another process. The
-recorder reads the ring as any reader does, and never lets the run outrun it by more than the ring holds. What all runs
-have to write in one beat goes into one statement: a transaction for each stream would cost more than its tokens.
+Only some runs are recorded: background runs, resumable runs, and runs that have a reader in another process. The
+recorder reads the ring as any reader does. It writes early if the ring is nearly full. One statement writes the events
+of all runs in one interval, because a transaction for each stream would cost more than its tokens.
 """
 
 import logging
@@ -28,15 +28,15 @@ from threadkeep.tables.run_events import RunEvent, RunEventBatch
 log = logging.getLogger(__name__)
 
 BEAT_S = 0.2
-"""All recorded runs write their events in this beat."""
+"""Seconds between two writes. All recorded runs write their events at the same time."""
 BATCH_EVENTS = 500
-"""Events of one run that are written at once."""
+"""The most events of one run in one write."""
 BATCH_CHARACTERS: Final = 4 * 1024 * 1024
-"""Of one statement, so that many large events are not put together in memory."""
+"""The most characters in one statement. It bounds the memory for many large events."""
 
 
 class EventRecorder:
-    """Records the runs of one process."""
+    """Records the events of the runs of one process."""
 
     def __init__(self, writer: "BatchWriter[RunEventBatch, None]", executions: Executions, lease: Lease) -> None:
         self._writer = writer
@@ -44,13 +44,13 @@ class EventRecorder:
         self._lease = lease
 
     def record(self, execution: Execution) -> None:
-        """From here on write the run's events, beginning with what the ring holds."""
+        """Write the run's events from now on, beginning with those in the ring."""
         execution.log.is_wanted = True
         recording = execution.log.recording = Recording()
         self._executions.start_task(self._record(execution, recording), name=f"record {execution.run_id}")
 
     async def write(self, batch: RunEventBatch) -> None:
-        """Write some events of a run, together with those of the other runs. Waits while Postgres is away."""
+        """Write events of a run, in one batch with those of other runs. Waits while Postgres is unavailable."""
         await retry(lambda: self._writer.write(batch))
 
     async def _record(self, execution: Execution, recording: Recording) -> None:
@@ -79,7 +79,7 @@ class EventRecorder:
 
 @asynccontextmanager
 async def recording(pool: Pool, executions: Executions, lease: Lease) -> AsyncGenerator[EventRecorder]:
-    """A recorder that works until the block ends."""
+    """Yield a recorder that works until the block ends."""
     writer = BatchWriter(partial(_append, pool), size=_characters, most=BATCH_CHARACTERS)
     async with writer.run():
         yield EventRecorder(writer, executions, lease)
@@ -87,7 +87,7 @@ async def recording(pool: Pool, executions: Executions, lease: Lease) -> AsyncGe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowedRuns:
-    """Duty: begin to record the runs of this process that somebody follows in another one."""
+    """Duty: begin to record the runs of this process that have a reader in another process."""
 
     pool: Pool
     executions: Executions
@@ -96,8 +96,12 @@ class FollowedRuns:
     interval_s: float = 5.0
 
     async def run_once(self) -> None:
-        """Look which runs are followed, and record those."""
-        unrecorded = [each.run_id for each in self.executions if each.is_durable and each.log.recording is None]
+        """Find the followed runs, and record them."""
+        unrecorded = [
+            execution.run_id
+            for execution in self.executions
+            if execution.is_durable and execution.log.recording is None
+        ]
         if not unrecorded:
             return
         async with self.pool.connection() as conn:
@@ -109,7 +113,7 @@ class FollowedRuns:
 
 
 async def _wait_for_beat(events: EventLog) -> None:
-    """Let events gather. None may fall out of the ring."""
+    """Wait for the next write, so that events gather. Returns early if the ring fills up."""
     if events.recording is None or events.state != "open" or events.is_crowded:
         return
     hurry = events.recording.hurry = anyio.Event()

@@ -6,9 +6,9 @@ opening ──► running ──► finishing ──► finished
    └───────────┴────────────┴───────► lost
 ```
 
-`opening`: its graph is being made. `running`: the graph runs. `finishing`: the graph has ended, no event comes any more,
-and the end is being written. `finished`: the end is in Postgres, or the run has no row. `lost`: another process executes
-the run, or will. What this one still has of it is dropped.
+`opening`: the graph is being built. `running`: the graph runs. `finishing`: the graph has ended, no more events are
+added, and the final state is being written. `finished`: the final state is in Postgres, or the run has no row. `lost`:
+another process executes the run, or will. This process drops what it has not written.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from threadkeep.tables.runs import CancelAction, FinalStatus
 
 
 class State(Enum):
-    """Where an execution stands. The picture is in the module's docstring."""
+    """The state of an execution. The diagram is in the module's docstring."""
 
     OPENING = auto()
     RUNNING = auto()
@@ -39,7 +39,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended."""
+    """The final status and the answer of a run."""
 
     status: FinalStatus
     answer: bytes
@@ -48,7 +48,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """What the first cancel of a run asked for."""
+    """The action and reason of the first cancellation of a run."""
 
     action: CancelAction
     reason: str
@@ -56,7 +56,7 @@ class Cancellation:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Execution:
-    """One run in this process. `claimed` is None for a stateless one: it has no row and leaves nothing behind."""
+    """One run in this process. `claimed` is None for a stateless run, which has no row and leaves nothing."""
 
     run_id: UUID
     thread_id: UUID
@@ -66,23 +66,23 @@ class Execution:
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     attempt: int = 1
     user: Mapping[str, Any] | None = None
-    """The user who asked for it, as the authenticator knows them. None if authentication is off."""
+    """The user that started it, as the authenticator returned it. None if authentication is off."""
     claimed: ClaimedRun | None = None
     writes: WriteBehind | None = None
-    """What the run writes of itself. Set exactly if `claimed` is."""
+    """The queue of the run's writes. It is set exactly if `claimed` is set."""
     log: EventLog
     ids: Mapping[str, str] = field(init=False)
-    """Its ids as texts, for logs and for the graph's config."""
+    """Its ids as strings, for logs and for the graph's config."""
     state: State = State.OPENING
     outcome: Outcome | None = None
     """Set when it is finished."""
     cancellation: Cancellation | None = None
     first_chunk_at: float | None = None
-    """Monotonic: when the graph first said something."""
+    """Monotonic time of the graph's first chunk."""
     stop: OneShotEvent = field(default_factory=OneShotEvent)
-    """The graph has ended, or is to end now."""
+    """Set when the graph has ended, or must stop now."""
     _closed: OneShotEvent = field(default_factory=OneShotEvent)
-    """It is finished or lost."""
+    """Set when it is finished or lost."""
 
     def __post_init__(self) -> None:
         self.ids = {
@@ -94,7 +94,7 @@ class Execution:
 
     @classmethod
     def of_row(cls, claimed: ClaimedRun, commits: GroupCommit, *, read_by_caller: bool = True) -> "Execution":
-        """The execution of a row of `runs` that this process has claimed."""
+        """Create the execution of a row of `runs` that this process has claimed."""
         return cls(
             run_id=claimed.run_id,
             thread_id=claimed.thread_id,
@@ -111,51 +111,51 @@ class Execution:
 
     @property
     def is_durable(self) -> bool:
-        """It has a row and a thread, whose checkpoints are kept."""
+        """It has a row, and its thread's checkpoints are stored."""
         return self.claimed is not None
 
     @property
     def is_lost(self) -> bool:
-        """Another process executes it, or will."""
+        """Another process executes it, or will execute it."""
         return self.state is State.LOST
 
     @property
     def status(self) -> str:
-        """How it ended, for metrics and traces."""
+        """The final status for metrics and traces, or `lost`."""
         return self.outcome.status if self.outcome else "lost"
 
     def run(self) -> None:
-        """opening -> running: the graph was made."""
+        """opening -> running: the graph was built."""
         if self.state is State.OPENING:
             self.state = State.RUNNING
 
     def begin_finish(self) -> None:
-        """opening, running -> finishing: the graph has ended, and no event comes any more."""
+        """opening, running -> finishing: the graph has ended, and no more events are added."""
         if self.state in {State.OPENING, State.RUNNING}:
             self.state = State.FINISHING
             self.log.seal()
 
     def finish(self, outcome: Outcome) -> None:
-        """finishing -> finished: the end is written. Readers get what is left of the events, and stop."""
+        """finishing -> finished: the final state is written. Readers read the remaining events and stop."""
         if self.state is State.FINISHING:
             self.state, self.outcome = State.FINISHED, outcome
             self._close()
 
     def lose_lease(self) -> None:
-        """Any state but finished -> lost: stop the graph, and write nothing of the run."""
+        """Any state but finished -> lost: stop the graph, and write nothing more for the run."""
         if self.state is not State.FINISHED:
             self.state = State.LOST
             self.stop.set()
             self._close()
 
     def cancel(self, action: CancelAction, reason: str) -> None:
-        """Stop the graph. The action and the reason of the first call stand."""
+        """Stop the graph. Only the first call sets the action and the reason."""
         if self.cancellation is None and self.outcome is None:
             self.cancellation = Cancellation(action, reason)
             self.stop.set()
 
     async def wait_result(self, within_s: float | None = None) -> Outcome | None:
-        """Wait for the outcome. None if the run is lost, or has not ended `within_s` seconds."""
+        """Wait for the outcome. None if the run is lost, or has not ended after `within_s` seconds."""
         await self._closed.wait(within_s)
         return self.outcome
 
@@ -165,15 +165,15 @@ class Execution:
 
 
 class Executions:
-    """The runs that this process executes, by id, and the tasks that work for them.
+    """The runs that this process executes, by id, and the tasks that execute them.
 
-    No task group owns these tasks (docs/decisions/0019-tasks-of-runs.md): whoever stops a run sets its `stop`.
+    No task group owns these tasks (docs/decisions/0019-tasks-of-runs.md). To stop a run, set its `stop`.
     """
 
     def __init__(self) -> None:
         self._executions: dict[UUID, Execution] = {}
         self._counts: dict[str, int] = {}
-        """By identity of whoever asked."""
+        """The number of runs by the identity of their principal."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[Execution]:
@@ -183,21 +183,21 @@ class Executions:
         return len(self._executions)
 
     def get(self, run_id: UUID) -> Execution | None:
-        """The execution of the run. None also if this process has lost it."""
+        """The execution of the run. None if there is none, or this process has lost it."""
         execution = self._executions.get(run_id)
         return None if execution is None or execution.is_lost else execution
 
     def count_of(self, identity: str) -> int:
-        """How many of them a principal asked for."""
+        """The number of executions of one principal."""
         return self._counts.get(identity, 0)
 
-    def _count(self, identity: str, more: int) -> None:
-        self._counts[identity] = self._counts.get(identity, 0) + more
+    def _count(self, identity: str, change: int) -> None:
+        self._counts[identity] = self._counts.get(identity, 0) + change
         if not self._counts[identity]:
             del self._counts[identity]
 
     def add(self, execution: Execution) -> None:
-        """From here on other parts of the process find it."""
+        """Add an execution, so that other parts of the process can find it."""
         if (replaced := self._executions.get(execution.run_id)) is not None:  # an earlier attempt of the same run
             self.remove(replaced)
         self._executions[execution.run_id] = execution
@@ -205,30 +205,30 @@ class Executions:
             self._count(execution.user["identity"], 1)
 
     def remove(self, execution: Execution) -> None:
-        """The process has nothing more to do for it."""
+        """Remove an execution that has ended."""
         if self._executions.get(execution.run_id) is execution:  # not another attempt of the same run
             del self._executions[execution.run_id]
             if execution.user is not None:
                 self._count(execution.user["identity"], -1)
 
     def start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Do `work` for a run in a task of its own: a request that goes away does not take it along."""
+        """Run `work` in a task of its own. The end of the request does not cancel it."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def lose_running(self) -> None:
-        """Let go of every run whose graph still runs, and write nothing of it."""
+        """Lose the lease of every run whose graph still runs, and write nothing more for it."""
         for execution in self:
             if not execution.stop.is_set():
                 execution.lose_lease()
 
     async def next_ended(self) -> None:
-        """Wait until one of the tasks has ended. Returns at once if there is none."""
+        """Wait until one task has ended. Returns at once if there is none."""
         if self._tasks:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def all_ended(self) -> None:
-        """Wait until no task works for a run any more."""
+        """Wait until all tasks have ended."""
         while self._tasks:
             await asyncio.wait(self._tasks)

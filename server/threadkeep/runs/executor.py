@@ -1,7 +1,7 @@
-"""Executor: executes runs in this process, each from its first step to its one final state.
+"""Executor: executes runs in this process, from the first step to the final state.
 
-The graph runs inside a slot and in a task of its own. Whatever it raises ends its run and nothing else. The final write
-has its own time: it is made although the run was stopped or the process is stopping.
+The graph runs in a slot and in a task of its own. An exception of the graph ends only its run. The final write has its
+own time limit, and it is made even if the run was stopped or the process is stopping.
 """
 
 import logging
@@ -52,12 +52,12 @@ log = logging.getLogger(__name__)
 
 Stop: TypeAlias = Literal["cancelled", "timeout"]
 FINISH_TIMEOUT_S = RETRY_S + 5
-"""Seconds that the final write of a run may take: an outage of Postgres, and a little more."""
+"""Seconds that the final write of a run may take. It is a little more than an outage of Postgres may last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a graph leaves: the final state of its run and thread, and the answer to whoever waits."""
+    """The result of a graph: the final state of its run and thread, and the answer for the client."""
 
     ending: RunFinalState
     answer: bytes
@@ -65,13 +65,13 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Executor:
-    """What executions share in one process."""
+    """The objects that all executions in one process share."""
 
     settings: Settings
     graphs: Mapping[str, LoadedGraph]
     pool: Pool
     group_commit: GroupCommit
-    """Of checkpoints, and of the ends of runs."""
+    """Commits checkpoints and run results."""
     recorder: EventRecorder
     notifications: NotificationHub
     lease: Lease
@@ -85,7 +85,7 @@ class Executor:
         return self.start(Execution.of_row(claimed, self.group_commit, read_by_caller=read_by_caller), slot)
 
     def start(self, execution: Execution, slot: Slot) -> Execution:
-        """Execute a run in a task of its own, and give `slot` back as soon as its graph has ended."""
+        """Execute a run in a task of its own, and release `slot` as soon as its graph has ended."""
         self.executions.add(execution)
         if execution.claimed is not None:
             if execution.claimed.record_events:
@@ -95,7 +95,7 @@ class Executor:
         return execution
 
     async def _measure(self, execution: Execution, slot: Slot) -> None:
-        """Execute a run, trace it, and count how it ended."""
+        """Execute a run, trace it, and count its final status."""
         began, tracing = time.monotonic(), self.tracing
         with nullcontext() if tracing is None else tracing.run_span(execution.ids, lambda: execution.status):
             try:
@@ -110,7 +110,7 @@ class Executor:
                 log.info("run finished", extra=_log_fields(execution) | end)
 
     async def _execute(self, execution: Execution, slot: Slot) -> None:
-        """Run the graph, give the slot back, and write the end. Raises nothing."""
+        """Run the graph, release the slot, and write the final state. Raises nothing."""
         current_run.enter(_calling_run(execution, slot))
         try:
             first = {"run_id": execution.ids["run_id"], "attempt": execution.attempt}
@@ -126,10 +126,10 @@ class Executor:
             if execution.writes is not None:
                 execution.writes.close()
             self.executions.remove(execution)
-            execution.lose_lease()  # of a run that is finished this changes nothing
+            execution.lose_lease()  # does nothing if the run is finished
 
     def _tenant(self, execution: Execution) -> Tenant:
-        """The part of the store that a run works in, and for whom its items count."""
+        """The part of the store that a run uses, and the principal that its items count for."""
         auth_type, user = self.settings.auth_type, execution.user
         if user is None and auth_type not in BUILT_IN:
             return SERVER
@@ -137,7 +137,7 @@ class Executor:
         return Tenant(space=space_of_run(auth_type, execution.metadata), principal=principal)
 
     async def _run(self, execution: Execution) -> Result | None:
-        """Run the graph, and read what it leaves. None if the run was lost meanwhile."""
+        """Run the graph, and read its final state. None if the run was lost meanwhile."""
         output = GraphOutput()
         try:
             config, loaded = graph_config(execution), self.graphs[execution.graph_id]
@@ -149,38 +149,42 @@ class Executor:
                 if execution.is_lost:
                     return None
                 if execution.writes is not None and stop is not None:
-                    await execution.writes.close_and_settle()  # what follows reads the state, or takes it back
+                    await execution.writes.close_and_settle()  # the next step reads the state, or rolls it back
                 if execution.writes is not None and execution.log.recording is not None:
-                    await execution.writes.flush()  # its failure is told among the events that are recorded
+                    await (
+                        execution.writes.flush()
+                    )  # a failure becomes an event, so it must come before the recording ends
                 if stop is None and not _may_be_interrupted(graph, execution, output):
                     return _success(output)
-                with anyio.fail_after(FINISH_TIMEOUT_S, shield=True):  # a factory's own scope may stand around it
+                with anyio.fail_after(
+                    FINISH_TIMEOUT_S, shield=True
+                ):  # the graph factory may have an outer cancel scope
                     return await self._read_result(graph, execution, output, stop)
-        except Exception as failure:  # noqa: BLE001 - whatever it is, it is this run's, and logged there
+        except Exception as failure:  # noqa: BLE001 - any exception is this run's error, and `_failed` logs it
             return self._failed(execution, failure, output)
 
     async def _within_limits(self, execution: Execution, work: Any) -> Stop | None:
-        """Run the graph until it ends, is cancelled, or its time is over. None if it came to its end."""
+        """Run the graph until it ends, is cancelled, or times out. None if it ended by itself."""
         limits = Limits(self.settings.run_timeout_s, self.settings.stop_grace_s)
         if await self.abandoned.run(work, execution.stop, limits, execution.ids):
             return None
         return "cancelled" if execution.cancellation else "timeout"
 
     async def _read_result(self, graph: Graph, execution: Execution, output: GraphOutput, stop: Stop | None) -> Result:
-        """The result of a run whose graph was stopped, or stopped to ask."""
+        """The result of a run whose graph was stopped, or stopped at an interrupt."""
         if stop == "timeout":
             message = f"the run took over {self.settings.run_timeout_s:g} s"
             return _error(output, {"error": "TimeoutError", "message": message}, "timeout")
         if execution.writes is not None:
-            await execution.writes.flush()  # what follows reads the state, or takes it back
+            await execution.writes.flush()  # the next step reads the state, or rolls it back
         if stop == "cancelled":
             return await self._cancelled(graph, execution)
         return await _interrupted(graph, execution, output)
 
     async def _cancelled(self, graph: Graph, execution: Execution) -> Result:
-        """The state at the last checkpoint. After a rollback, the one before the run, which may wait for an answer."""
-        asked = execution.cancellation
-        action, reason = (asked.action, asked.reason) if asked else ("interrupt", "cancelled")
+        """The result at the last checkpoint. A rollback first restores the state before the run, which may be interrupted."""
+        cancellation = execution.cancellation
+        action, reason = (cancellation.action, cancellation.reason) if cancellation else ("interrupt", "cancelled")
         if not execution.is_durable:
             ending = RunFinalState(status="interrupted", thread_status="idle", values=None, interrupts={}, error=None)
             return Result(ending=ending, answer=b"{}")
@@ -204,7 +208,7 @@ class Executor:
             return await queue.rollback(conn, claimed)
 
     def _failed(self, execution: Execution, failure: Exception, output: GraphOutput) -> Result:
-        """Whatever was raised, by the graph or by the writes of its checkpoints, is the run's error."""
+        """The result of a run whose graph or checkpoint writes raised `failure`."""
         if is_lease_lost(failure):
             self._lose(execution)
         elif is_fenced(failure):
@@ -215,16 +219,16 @@ class Executor:
         return _error(output, error_report(failure, expose=self.settings.expose_errors, request_id=request_id))
 
     def _lose(self, execution: Execution) -> None:
-        """Postgres says that this process has lost the run, and so, before the next heartbeat, all of the same lease."""
+        """Lose the run and all runs of the same lease, because Postgres has refused a write."""
         execution.lose_lease()
         if execution.claimed is not None:
             self.lease.lose(execution.claimed.worker_id)
             self.notifications.publish(LEASE_LOST)
 
     async def _finish(self, execution: Execution, result: Result) -> None:
-        """Write the final state, then tell the readers: whoever hears of the end finds it in Postgres.
+        """Write the final state, then wake the readers. So a reader that sees the end finds it in Postgres.
 
-        If it can't be written, or is another process's to write, the readers are left to what Postgres says.
+        If the write fails or another process owns the run, the readers read the result from Postgres.
         """
         _tell_error(execution, result)
         execution.begin_finish()
@@ -233,8 +237,8 @@ class Executor:
         try:
             written = await self._write_end(execution, result.ending)
         except Exception as failure:
-            own = execution.writes is not None and execution.writes.failure is failure
-            if not (own or is_fenced(failure)):
+            is_own_write = execution.writes is not None and execution.writes.failure is failure
+            if not (is_own_write or is_fenced(failure)):
                 raise
             result = self._failed(execution, failure, GraphOutput())
             _tell_error(execution, result)
@@ -245,7 +249,10 @@ class Executor:
             log.warning("run result dropped: another process owns this run now", extra=_log_fields(execution))
 
     async def _write_end(self, execution: Execution, ending: RunFinalState, *, alone: bool = False) -> bool:
-        """Write the end behind the run's other writes, or `alone` if these can't be made. False: another process owns it."""
+        """Write the final state after the run's other writes, or `alone` if those have failed.
+
+        False if another process owns the run.
+        """
         if execution.claimed is None or execution.writes is None:
             return True
         end = queue.finish_request(
@@ -260,12 +267,12 @@ class Executor:
 
 
 def _may_be_interrupted(graph: Graph, execution: Execution, output: GraphOutput) -> bool:
-    """The graph asked, or may have stopped before or after a node without saying so."""
+    """The graph has interrupts, or may have stopped before or after a node without reporting it."""
     return output.interrupts is not None or (execution.is_durable and has_static_interrupts(graph, execution))
 
 
 async def _interrupted(graph: Graph, execution: Execution, output: GraphOutput) -> Result:
-    """The graph stopped to ask, or before or after a node."""
+    """The result of a graph that stopped at an interrupt, or before or after a node."""
     result = _success(output)
     answer, ending = result.answer, result.ending
     if output.interrupts:
@@ -280,7 +287,7 @@ async def _interrupted(graph: Graph, execution: Execution, output: GraphOutput) 
 
 
 def _success(output: GraphOutput) -> Result:
-    """The thread holds the answer itself, unless that is only a part of the graph's state."""
+    """The result of a successful run. The thread stores the answer, or the whole state if the answer is a part of it."""
     answer = values = json.dumps(output.answer)
     if output.output_keys is not None:
         values = None if output.state is None else json.dumps(output.state)
@@ -318,23 +325,23 @@ def _cancel_error(action: CancelAction, reason: str) -> Mapping[str, str]:
 
 
 def _tell_error(execution: Execution, result: Result) -> None:
-    """Not of a run that another process makes again: it has not failed."""
+    """Add the error event. A lost run gets none, because another process executes it again."""
     if result.ending.error is not None and execution.cancellation is None and not execution.is_lost:
         execution.log.append("error", json.dumps(result.ending.error))
 
 
 def _thread_config(execution: Execution) -> Any:
-    """The config that names the thread's newest checkpoint."""
+    """The config that selects the thread's newest checkpoint."""
     return {"configurable": {"thread_id": execution.ids["thread_id"], "checkpoint_ns": ""}}
 
 
 def _log_fields(execution: Execution) -> dict[str, str]:
-    """What a log tells of a run."""
+    """The log fields of a run."""
     return {key: execution.ids[key] for key in ("run_id", "thread_id", "graph_id")}
 
 
 def _calling_run(execution: Execution, slot: Slot) -> CallingRun:
-    """The run as the requests of its graph see it. A run that such a request started keeps its caller's threads."""
+    """The run for requests from its graph. It includes the threads of the run that started it."""
     caller = current_run.current()
     threads = caller.threads if isinstance(caller, CallingRun) else frozenset[UUID]()
     return CallingRun(user=execution.user, slot=slot, threads=threads | {execution.thread_id})

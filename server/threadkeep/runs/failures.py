@@ -1,8 +1,8 @@
-"""Failures: what the owner of a run is told about an exception of its graph.
+"""Failures: the error report that a client gets for an exception of a graph.
 
-As on the reference, ordinary Python and LangGraph errors keep their words, which are the graph author's own; of any
-other only the class is told, for its text may hold what the client must not see. An exception group tells each of its
-exceptions by the same rule. Never a trace.
+As on the reference server, ordinary Python and LangGraph errors keep their text, because the graph author wrote it. Other
+exceptions show only their class, because their text may contain secrets. An exception group reports each of its
+exceptions by the same rule. A report never contains a traceback.
 """
 
 from collections.abc import Iterator
@@ -23,30 +23,32 @@ EXPOSED_ERRORS = (
 )
 INTERNAL_ERROR_MESSAGE = "An internal error occurred"
 MAX_MESSAGE = 10_000
-"""Characters of a message that are told."""
+"""The most characters in a reported message."""
 MAX_INNER = 10
-"""Exceptions of a group that are told."""
+"""The most exceptions reported for a group."""
 
 
 def error_report(failure: BaseException, *, expose: bool = False, request_id: str | None = None) -> dict[str, str]:
-    """`{"error": class, "message": text}` of an exception; of one whose text is not told, the `request_id` to ask by."""
+    """Return `{"error": class, "message": text}` for an exception. If the text is hidden, add the `request_id`."""
     if isinstance(failure, BaseExceptionGroup):
         return _group(cast("BaseExceptionGroup[BaseException]", failure), expose=expose, request_id=request_id)
-    told = expose or isinstance(failure, EXPOSED_ERRORS) or type(failure).__module__ == "langgraph.errors"
-    described = {"error": type(failure).__name__, "message": _text(failure) if told else INTERNAL_ERROR_MESSAGE}
-    return described if told or request_id is None else described | {"request_id": request_id}
+    is_exposed = expose or isinstance(failure, EXPOSED_ERRORS) or type(failure).__module__ == "langgraph.errors"
+    report = {"error": type(failure).__name__, "message": _text(failure) if is_exposed else INTERNAL_ERROR_MESSAGE}
+    return report if is_exposed or request_id is None else report | {"request_id": request_id}
 
 
 def _group(group: BaseExceptionGroup[BaseException], *, expose: bool, request_id: str | None) -> dict[str, str]:
-    """The inner exceptions, of nested groups too. `TaskGroup`s of asyncio and anyio, and MCP clients, raise such groups."""
-    inner = [error_report(each, expose=expose, request_id=request_id) for each in islice(_leaves(group), MAX_INNER)]
-    message = "; ".join(f"{each['error']}: {each['message']}" for each in inner)
-    described = {"error": type(group).__name__, "message": message[:MAX_MESSAGE]}
-    return described | {key: value for each in inner for key, value in each.items() if key == "request_id"}
+    """Report the inner exceptions, also of nested groups. `TaskGroup`s of asyncio and anyio, and MCP clients, raise groups."""
+    reports = [
+        error_report(failure, expose=expose, request_id=request_id) for failure in islice(_leaves(group), MAX_INNER)
+    ]
+    message = "; ".join(f"{report['error']}: {report['message']}" for report in reports)
+    group_report = {"error": type(group).__name__, "message": message[:MAX_MESSAGE]}
+    return group_report | {key: value for report in reports for key, value in report.items() if key == "request_id"}
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    """Without recursion: a group may be nested as deeply as its author likes."""
+    """Yield the exceptions of a group without recursion, because groups may be nested very deeply."""
     pending: list[BaseException] = [group]
     while pending:
         failure = pending.pop()

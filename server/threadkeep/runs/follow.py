@@ -1,7 +1,8 @@
-"""Follow: the events and the answer of a run, wherever and whenever it is executed.
+"""Follow: the events and the answer of a run, in this process or another, during the run or later.
 
-In the executing process a reader reads the ring. Elsewhere or later it reads `run_events`, woken by LISTEN with a slow
-poll. A reader of a run that waits here goes over to the ring when the run starts here.
+In the executing process a reader reads the ring of the event log. In other processes, or after the run, it reads
+`run_events`. LISTEN wakes it, and it also polls slowly. If the run starts in this process, the reader changes to the
+ring.
 """
 
 from collections.abc import AsyncGenerator
@@ -26,12 +27,12 @@ from threadkeep.tables.run_events import PAGE_SIZE, RunEvent
 from threadkeep.tables.runs import FINAL, RunStatus, StoredResult
 
 POLL_S = 5.0
-"""A follower looks again after so many seconds although nobody woke it."""
+"""Seconds between two polls of a follower that gets no notification."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Follower:
-    """Follows runs for the readers of this process."""
+    """Reads the events and answers of runs for the clients of this process."""
 
     pool: Pool
     wakeups: NotificationHub
@@ -39,13 +40,13 @@ class Follower:
     signals: ProcessSignals
 
     async def events(
-        self, filters: Filters, run_id: UUID, after: int | None, execution: Execution | None = None
+        self, filters: Filters, run_id: UUID, start_position: int | None, execution: Execution | None = None
     ) -> AsyncGenerator[LogItem, None]:
-        """The run's events behind position `after`, until it ends. `after=None`: only those from now on.
+        """Yield the run's events after position `start_position` until it ends. `after=None` skips the events so far.
 
-        `execution` is read even if it has ended already.
+        `execution` is read even if it has already ended.
         """
-        position = await self._newest(filters, run_id) if after is None else after
+        position = await self._newest(filters, run_id) if start_position is None else start_position
         execution = execution or self.executions.get(run_id)
         while True:
             if execution is not None:
@@ -59,14 +60,14 @@ class Follower:
                 async for item in items:
                     position = item.position
                     yield item
-            before, execution = execution, self.executions.get(run_id)
-            if before is None and execution is None:
+            previous, execution = execution, self.executions.get(run_id)
+            if previous is None and execution is None:
                 return
-            if before is not None and (before.outcome is not None or self.signals.stopping.is_set()):
+            if previous is not None and (previous.outcome is not None or self.signals.stopping.is_set()):
                 return
 
     async def answer(self, filters: Filters, thread_id: UUID, run_id: UUID) -> bytes:
-        """The run's answer as JSON, when it has ended. NotFound if there is no such run, or none any more."""
+        """Wait for the run's answer as JSON. NotFound if there is no such run, or it was deleted."""
         with self.wakeups.subscribe(run_topic(run_id)) as signal:
             while True:
                 execution = self.executions.get(run_id)
@@ -81,7 +82,7 @@ class Follower:
                     await signal.wait(POLL_S)
 
     async def ended(self, filters: Filters, run_id: UUID) -> None:
-        """Wait until the run has ended, or is gone."""
+        """Wait until the run has ended or was deleted."""
         with self.wakeups.subscribe(run_topic(run_id)) as signal:
             while True:
                 if execution := self.executions.get(run_id):
@@ -92,7 +93,7 @@ class Follower:
                 await signal.wait(POLL_S)
 
     async def status(self, filters: Filters, run_id: UUID) -> RunStatus | None:
-        """The run's status, as soon as Postgres can say it. None if there is no such run."""
+        """The run's status. None if there is no such run. Waits while Postgres is unavailable."""
         return await retry(lambda: self._status(filters, run_id))
 
     async def _status(self, filters: Filters, run_id: UUID) -> RunStatus | None:
@@ -106,7 +107,7 @@ class Follower:
             return await run_events.last_position(conn, run_id)
 
     async def _ring(self, filters: Filters, execution: Execution, position: int) -> AsyncGenerator[LogItem, None]:
-        """The ring behind `position`. A gap at its beginning is filled from Postgres as far as that goes."""
+        """Yield the events after `position` from the ring. Stored events fill a gap at its beginning."""
         async with aclosing(execution.log.follow(position)) as ring:
             async for item in ring:
                 if isinstance(item, Gap):
@@ -118,18 +119,18 @@ class Follower:
                 position = item.position
                 yield item
 
-    async def _between(self, filters: Filters, run_id: UUID, after: int, until: int) -> list[LogEvent]:
+    async def _between(self, filters: Filters, run_id: UUID, position: int, until: int) -> list[LogEvent]:
         events: list[LogEvent] = []
         async with self.pool.connection(filters) as conn:
-            while after < until and (page := await run_events.read(conn, run_id, after)):
+            while position < until and (page := await run_events.read(conn, run_id, position)):
                 events.extend(_event(row) for row in page)
-                after = page[-1].position
+                position = page[-1].position
         return [event for event in events if event.position <= until]
 
     async def _stored(self, filters: Filters, run_id: UUID, position: int) -> AsyncGenerator[LogItem, None]:
-        """What Postgres holds, as it comes. Ends with the run, or when this process starts to execute it.
+        """Yield the events in Postgres as they arrive. Ends with the run, or when this process starts to execute it.
 
-        If the events of a finished run were deleted, that is a gap.
+        If the events of a finished run were deleted, it yields a gap.
         """
         began = position
         with self.wakeups.subscribe(run_topic(run_id)) as signal:
@@ -151,12 +152,12 @@ class Follower:
             return await run_events.deleted_until(conn, run_id)
 
     async def _look(self, filters: Filters, run_id: UUID, position: int) -> tuple[RunStatus | None, list[RunEvent]]:
-        """The status, then the events: what comes between the two is read the next time."""
+        """The status, then the events. Events written between the two statements are read the next time."""
         async with self.pool.connection(filters) as conn:
             return await runs.record_events(conn, run_id), await run_events.read(conn, run_id, position)
 
     async def _stored_answer(self, filters: Filters, thread_id: UUID, run_id: UUID) -> StoredResult | None:
-        """If the run goes on elsewhere, that process is told that somebody waits, and its end wakes us."""
+        """The stored result. If the run still runs, mark it as followed, so that its end sends a notification."""
         async with self.pool.connection(filters) as conn:
             stored = await runs.get_result(conn, filters, thread_id, run_id)
             if stored is not None and stored.status not in FINAL and await runs.record_events(conn, run_id) in FINAL:
@@ -169,11 +170,11 @@ def _event(row: RunEvent) -> LogEvent:
 
 
 def _answer_of(stored: StoredResult) -> bytes:
-    """The answer of a run that ended before: the thread's values, its open interrupts, or the run's error."""
+    """The answer of a finished run: the thread's values with open interrupts, or the run's error."""
     if stored.status in {"error", "timeout"} and stored.error is not None:
         return json.dumps({"__error__": stored.error})
     if (open_interrupts := stored.interrupts.load()) and stored.values is not None:
         values: Any = stored.values.load()
-        asked = [interrupt for several in open_interrupts.values() for interrupt in several]
-        return json.dumps(add_key(values, INTERRUPT, asked))
+        interrupts = [interrupt for task_interrupts in open_interrupts.values() for interrupt in task_interrupts]
+        return json.dumps(add_key(values, INTERRUPT, interrupts))
     return json.dumps(stored.values)

@@ -1,6 +1,6 @@
-"""Graph runner: what a graph is called with, and its chunks made events on the way.
+"""Graph runner: calls a graph with the arguments of its run, and turns its chunks into events.
 
-Nothing here knows the database: a stateless run is this and no more.
+This module does not use the database. A stateless run needs nothing else.
 """
 
 import time
@@ -37,55 +37,55 @@ INTERRUPT: Final = "__interrupt__"
 
 @dataclass(slots=True)
 class GraphOutput:
-    """What a graph has said so far."""
+    """The output of a graph so far."""
 
     output_keys: OutputKeys = field(default_factory=list[str])
-    """The channels that its output is. None: its whole state. Before it has begun it has no output."""
+    """The channels of its output. None: its whole state. Empty before the graph starts."""
     values: Any = None
     """Its output after the last finished step. None before the first."""
     checkpointed: Any = None
     """Its state at the last checkpoint, if its output is only a part of it. None before the first."""
     interrupts: Any = None
-    """The interrupts that the graph stopped at, of all its tasks: each comes in values of its own."""
+    """The interrupts of all tasks at which the graph stopped. Each arrives in a `values` chunk of its own."""
 
     @property
     def answer(self) -> Any:
-        """What the run answers with. An object without keys if none of the output was ever written."""
+        """The answer of the run. An empty object if the graph wrote no output."""
         return {} if self.values is None and isinstance(self.output_keys, list) else self.values
 
     @property
     def state(self) -> Any:
-        """What the thread holds. None if it was not told."""
+        """The state to store in the thread. None if the graph has not reported it."""
         return self.values if self.output_keys is None else self.checkpointed
 
     def add(self, values: Any) -> None:
-        """Values may follow an interrupt: those of the step's other tasks, while its question stays open."""
+        """Add a `values` chunk. Values of the step's other tasks may follow an interrupt, which stays open."""
         if not isinstance(values, dict) or INTERRUPT not in values:
             self.values = values
             return
         state = cast("dict[str, Any]", values)
-        known = {interrupt.id for interrupt in self.interrupts or ()}
-        fresh = [interrupt for interrupt in state[INTERRUPT] if interrupt.id not in known]
-        self.interrupts = [*(self.interrupts or ()), *fresh]
+        known_ids = {interrupt.id for interrupt in self.interrupts or ()}
+        new_interrupts = [interrupt for interrupt in state[INTERRUPT] if interrupt.id not in known_ids]
+        self.interrupts = [*(self.interrupts or ()), *new_interrupts]
         self.values = {key: value for key, value in state.items() if key != INTERRUPT}
 
 
 async def run_graph(graph: Graph, config: RunnableConfig, execution: Execution, output: GraphOutput) -> None:
-    """Run a graph to its end, to an interrupt, or to an exception, which goes on to the caller."""
+    """Run a graph to its end or to an interrupt. Raises the graph's exceptions."""
     output.output_keys = output_keys(graph)
     try:
         await _stream(graph, config, execution, output)
     except NotKept:
         if execution.is_durable:
-            await _forget_what_is_not_kept(graph, config, output)
+            await _restore_last_checkpoint(graph, config, output)
         raise
 
 
-async def _forget_what_is_not_kept(graph: Graph, config: RunnableConfig, output: GraphOutput) -> None:
-    """The graph has streamed a state with a value that is in no checkpoint: go back to the state of the last one."""
-    given = config.get("configurable", {})
-    named = {key: given[key] for key in ("thread_id", WRITE_BEHIND_KEY)} | {"checkpoint_ns": ""}
-    snapshot = await graph.aget_state({"configurable": named})
+async def _restore_last_checkpoint(graph: Graph, config: RunnableConfig, output: GraphOutput) -> None:
+    """Replace the output with the last checkpoint's, because a streamed value could not be stored in a checkpoint."""
+    configurable = config.get("configurable", {})
+    thread_keys = {key: configurable[key] for key in ("thread_id", WRITE_BEHIND_KEY)} | {"checkpoint_ns": ""}
+    snapshot = await graph.aget_state({"configurable": thread_keys})
     output.values, output.checkpointed = output_of(snapshot.values, output.output_keys), snapshot.values
 
 
@@ -108,7 +108,7 @@ async def _stream(graph: Graph, config: RunnableConfig, execution: Execution, ou
 
 
 def _chunks(graph: Graph, config: RunnableConfig, execution: Execution) -> AsyncGenerator[Any, None]:
-    """Mode and value of each chunk, and before them its namespace if those of subgraphs are wanted too."""
+    """The mode and value of each chunk. With subgraphs, the namespace comes first."""
     runnable, arguments = cast("Any", graph), call_arguments(graph, execution)
     if "events" in execution.spec.stream_mode:
         return _langchain_events(graph, config, execution, arguments)
@@ -118,7 +118,7 @@ def _chunks(graph: Graph, config: RunnableConfig, execution: Execution) -> Async
 async def _langchain_events(
     graph: Graph, config: RunnableConfig, execution: Execution, arguments: dict[str, Any]
 ) -> AsyncGenerator[Any, None]:
-    """LangChain's own events. The graph's chunks are events of the root run among them."""
+    """Yield the graph's chunks, and log LangChain's events. The chunks are the root run's stream events."""
     runnable, log = cast("Any", graph), execution.log
     root, subgraphs = execution.ids["run_id"], execution.spec.stream_subgraphs
     events = runnable.astream_events(graph_input(execution), config, version="v2", subgraphs=True, **arguments)
@@ -134,10 +134,10 @@ async def _langchain_events(
 
 
 def graph_config(execution: Execution) -> RunnableConfig:
-    """The graph's config: the client's, and the server's keys over it."""
-    sent = execution.spec.config
-    mirrored = without_reserved_keys({"configurable": execution.spec.context})
-    configurable: dict[str, Any] = {**without_reserved_keys(sent), **mirrored, **execution.ids}
+    """The graph's config: the client's config, overwritten by the server's keys."""
+    client_config = execution.spec.config
+    context = without_reserved_keys({"configurable": execution.spec.context})
+    configurable: dict[str, Any] = {**without_reserved_keys(client_config), **context, **execution.ids}
     if execution.claimed is not None:
         configurable[WRITE_BEHIND_KEY] = execution.writes
         if execution.claimed.thread_created:
@@ -152,24 +152,24 @@ def graph_config(execution: Execution) -> RunnableConfig:
         "run_id": execution.run_id,
         "run_name": execution.graph_id,
     }
-    return cast("RunnableConfig", config | client_keys(sent))
+    return cast("RunnableConfig", config | client_keys(client_config))
 
 
 def graph_input(execution: Execution) -> Any:
-    """What the graph is called with. A command goes before an input, as agent-chat-ui sends both."""
+    """The input of the graph. A command takes precedence over an input, because agent-chat-ui sends both."""
     command = execution.spec.command
     return graph_command(command) if command and command.is_empty else execution.spec.input
 
 
 def call_arguments(graph: Graph, execution: Execution) -> dict[str, Any]:
-    """The keyword arguments of `astream`, only those that say something."""
+    """The keyword arguments of `astream` that are set."""
     spec = execution.spec
     modes, keys = graph_modes(spec.stream_mode), output_keys(graph)
     arguments: dict[str, Any] = {"stream_mode": modes}
     if keys is not None:
         arguments["output_keys"] = keys
         if execution.is_durable and "checkpoints" not in modes:
-            modes.append("checkpoints")  # the thread's row holds the whole state, which `values` does not tell then
+            modes.append("checkpoints")  # the thread's row holds the whole state, but `values` has only the output keys
     if spec.interrupt_before:
         arguments["interrupt_before"] = spec.interrupt_before
     if spec.interrupt_after:
@@ -183,17 +183,17 @@ def call_arguments(graph: Graph, execution: Execution) -> dict[str, Any]:
 
 
 def _context(schema: Any, spec: GraphRunOptions) -> Any:
-    """The context to call a graph with: the client's `context` over its `configurable`, as the schema takes it."""
-    sent = {**without_reserved_keys(spec.config), **(spec.context or {})}
+    """The graph's context in its schema's type: the client's `configurable`, overwritten by its `context`."""
+    values = {**without_reserved_keys(spec.config), **(spec.context or {})}
     if schema is None:
-        return sent or None
-    return context_of(schema, sent, is_asked_for=bool(spec.context))
+        return values or None
+    return context_of(schema, values, is_asked_for=bool(spec.context))
 
 
 def output_keys(graph: Graph) -> OutputKeys:
-    """The channels that the graph's output schema names. None if these are the whole state.
+    """The channels in the graph's output schema. None if they are the whole state.
 
-    `ainvoke` gives these by itself, but `astream` gives the whole state unless it is told.
+    `ainvoke` returns only these, but `astream` yields the whole state unless it gets the keys.
     """
     if not is_local(graph):
         return None
@@ -204,7 +204,7 @@ def output_keys(graph: Graph) -> OutputKeys:
 
 
 def output_of(state: Any, keys: OutputKeys) -> Any:
-    """What a graph whose output is `keys` gives of its state."""
+    """The part of the state that a graph with the output `keys` returns."""
     if keys is None or not isinstance(state, Mapping):
         return state
     channels = cast("Mapping[str, Any]", state)
@@ -214,32 +214,32 @@ def output_of(state: Any, keys: OutputKeys) -> Any:
 
 
 def graph_modes(modes: Iterable[StreamMode]) -> list[GraphMode]:
-    """The stream modes to ask the graph for. Always `values`, because the run's answer is made of them."""
-    wanted: dict[GraphMode, None] = {"values": None}
+    """The stream modes for the graph. They always contain `values`, because the run's answer is made from them."""
+    stream_modes: dict[GraphMode, None] = {"values": None}
     for mode in modes:
         if mode in {"messages", "messages-tuple"}:
-            wanted["messages"] = None
+            stream_modes["messages"] = None
         elif mode != "events":
-            wanted[cast("GraphMode", mode)] = None
-    return list(wanted)
+            stream_modes[cast("GraphMode", mode)] = None
+    return list(stream_modes)
 
 
 def graph_command(command: Command) -> GraphCommand[Any]:
-    """LangGraph's command of the protocol's."""
+    """Convert the protocol's command into LangGraph's."""
     return GraphCommand(resume=command.resume, update=command.update, goto=_goto(command.goto))
 
 
 def _goto(goto: str | SendCommand | list[str | SendCommand] | None) -> Any:
-    """A node's name, a Send, or several."""
+    """Convert a node's name, a Send, or a list of them."""
     if isinstance(goto, SendCommand):
         return Send(goto.node, goto.input)
     if isinstance(goto, list):
-        return [_goto(each) for each in goto]
+        return [_goto(target) for target in goto]
     return () if goto is None else goto
 
 
 def has_static_interrupts(graph: Graph, execution: Execution) -> bool:
-    """The graph may stop before or after a node without saying so in its values."""
+    """Whether the graph may stop before or after a node without reporting it in its values."""
     spec = execution.spec
     return bool(
         spec.interrupt_before or spec.interrupt_after or graph.interrupt_before_nodes or graph.interrupt_after_nodes
@@ -247,7 +247,7 @@ def has_static_interrupts(graph: Graph, execution: Execution) -> bool:
 
 
 def add_key(values: Any, key: str, value: object) -> dict[str, object]:
-    """`values` with one key more. If the graph's output is not an object, it stands under `value`."""
+    """Return `values` with one more key. Values that are not an object are put under the key `value`."""
     if isinstance(values, Mapping):
         return {**cast("Mapping[str, object]", values), key: value}
     return {key: value} if values is None else {"value": values, key: value}

@@ -1,6 +1,7 @@
-"""Idempotency: a request that is sent again makes nothing more (docs/decisions/0013-idempotency.md).
+"""Idempotency: a repeated request with the same key has its effect once (docs/decisions/0013-idempotency.md).
 
-A key is reserved, with the ids of what is to be made, before anything is; a request that is refused gives it back.
+A key is reserved together with the ids of the new rows, before the rows are created. A request that fails releases its
+key.
 """
 
 from collections.abc import AsyncGenerator
@@ -24,34 +25,34 @@ from threadkeep.tables.idempotency_keys import IdempotencyKey, Reservation, Stor
 
 GONE: Final = "what this Idempotency-Key made is gone"
 RESERVATION_S = 60.0
-"""What letting a request in may take beside the wait for a slot."""
+"""Seconds that admission may take, without the wait for a slot."""
 RELEASE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyedResult:
-    """What a key stands for: already, or as soon as the caller makes it with these ids."""
+    """The ids that belong to a key. The caller must create the rows unless `replayed` is true."""
 
     key: IdempotencyKey
     thread_ids: tuple[UUID, ...]
     result_ids: tuple[UUID, ...]
     replayed: bool
-    """By an earlier request: there is nothing to make."""
+    """An earlier request has created them."""
 
     @property
     def thread_id(self) -> UUID:
-        """The thread, where it is one."""
+        """The thread, if the key belongs to a single thread."""
         return self.thread_ids[0]
 
     @property
     def run_id(self) -> UUID:
-        """The run, where it is one."""
+        """The run, if the key belongs to a single run."""
         return self.result_ids[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyKeys:
-    """Lets each request with a key have its effect once."""
+    """Gives each request with an idempotency key its effect once."""
 
     pool: Pool
     lease: Lease
@@ -59,52 +60,52 @@ class IdempotencyKeys:
 
     @asynccontextmanager
     async def once(
-        self, key: IdempotencyKey, thread_ids: tuple[UUID, ...], *, more: int = 1
+        self, key: IdempotencyKey, thread_ids: tuple[UUID, ...], *, id_count: int = 1
     ) -> AsyncGenerator[KeyedResult]:
-        """The ids under which the block makes what is asked for, on `thread_ids`, or those under which it was made.
+        """Yield the ids that the block creates its rows with, or those of an earlier request with the same key.
 
-        `more` ids are chosen beside the threads'. The block settles `key` in the transaction that makes it. If it
-        raises, the key is free again. IdempotencyKeyReused if the key stands for another request, IdempotencyKeyInUse if the first request
-        is still being let in.
+        `id_count` new ids are made in addition to `thread_ids`. The block must complete `key` in the transaction that
+        creates the rows. If the block raises, the key is released. IdempotencyKeyReused if the key belongs to another
+        request, IdempotencyKeyInUse if the first request is still in admission.
         """
-        wanted = Reservation(
+        reservation = Reservation(
             reservation=uuid4(),
             worker_id=self.lease.worker_id,
             thread_ids=thread_ids,
-            result_ids=[ids.uuid7() for _ in range(more)],
+            result_ids=[ids.uuid7() for _ in range(id_count)],
             reservation_s=self.settings.queue_timeout_s + RESERVATION_S,
             ttl_s=self.settings.idempotency_ttl_s,
         )
-        held = await retry_conflicts(partial(self._reserve, key, wanted))
-        made = KeyedResult(
-            key=key, thread_ids=tuple(held.thread_ids), result_ids=tuple(held.result_ids), replayed=held.completed
+        stored = await retry_conflicts(partial(self._reserve, key, reservation))
+        result = KeyedResult(
+            key=key, thread_ids=tuple(stored.thread_ids), result_ids=tuple(stored.result_ids), replayed=stored.completed
         )
-        if made.replayed:
-            yield made
+        if result.replayed:
+            yield result
             return
         try:
-            yield made
-        except UniqueViolation:  # another request took the key over, or this one took it over from another
-            await self._release(key, wanted)
+            yield result
+        except UniqueViolation:  # two requests used the same key: one took over the other's reservation
+            await self._release(key, reservation)
             raise IdempotencyKeyInUse("another request with this Idempotency-Key was let in at the same time") from None
         except BaseException:
-            await self._release(key, wanted)
+            await self._release(key, reservation)
             raise
 
-    async def _reserve(self, key: IdempotencyKey, wanted: Reservation) -> StoredKey:
+    async def _reserve(self, key: IdempotencyKey, reservation: Reservation) -> StoredKey:
         async with self.pool.connection() as conn:
-            taken = await idempotency_keys.reserve(conn, key, wanted)
-            held = taken or await idempotency_keys.get(conn, key)
-        if held is not None and held.request_sha256 != key.request_sha256:
+            reserved = await idempotency_keys.reserve(conn, key, reservation)
+            stored = reserved or await idempotency_keys.get(conn, key)
+        if stored is not None and stored.request_sha256 != key.request_sha256:
             raise IdempotencyKeyReused("this Idempotency-Key was sent with another request")
-        if held is None or (taken is None and not held.completed):
+        if stored is None or (reserved is None and not stored.completed):
             raise IdempotencyKeyInUse("the first request with this Idempotency-Key is still being let in")
-        return held
+        return stored
 
-    async def _release(self, key: IdempotencyKey, wanted: Reservation) -> None:
+    async def _release(self, key: IdempotencyKey, reservation: Reservation) -> None:
         async def release() -> None:
             async with self.pool.connection() as conn:
-                await idempotency_keys.release(conn, key, wanted.reservation)
+                await idempotency_keys.release(conn, key, reservation.reservation)
 
         with anyio.move_on_after(RELEASE_TIMEOUT_S, shield=True):
             await retry_conflicts(release)

@@ -1,12 +1,11 @@
-"""Isolation: what a graph does ends its own run, and neither the server nor the event loop.
+"""Isolation: a failure of a graph ends its own run, but not the server or the event loop.
 
-A task that ends by SystemExit or KeyboardInterrupt stops asyncio's event loop, and LangGraph runs nodes as tasks of
-their own. So a task factory wraps the tasks that are made while a graph runs: what they raise beyond Exception becomes
-an ordinary exception.
+A task that ends with SystemExit or KeyboardInterrupt stops asyncio's event loop, and LangGraph runs each node in a task.
+So a task factory wraps the tasks that a graph creates. It turns any exception that is not an Exception into one.
 
-A node may also swallow its cancellation. So a graph runs in a task that no task group owns: a group waits for its tasks,
-and nobody is to wait for this one for ever. If a graph does not stop within its grace period, its task is abandoned,
-logged and counted, and its run is closed without it. What the task goes on to write has lost its lease.
+A node may also swallow its cancellation. So a graph runs in a task that no task group owns, because a group would wait
+for it without a limit. If a graph does not stop within its grace period, its task is abandoned, logged and counted, and
+its run ends without it. Fencing refuses later writes of the task.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ from threadkeep.base.flag import OneShotEvent
 log = logging.getLogger(__name__)
 
 CANCELS = 3
-"""How often a graph is cancelled within its grace period: a node that retries swallows the first."""
+"""Cancellations of a graph within its grace period. A node that retries swallows the first one."""
 
 Result = TypeVar("Result")
 
@@ -34,25 +33,25 @@ _inside: ContextVar[bool] = ContextVar("inside_a_graph", default=False)
 
 
 class GraphEscape(RuntimeError):
-    """A graph raised something that is not an Exception, which must not travel on through the server."""
+    """A graph raised something that is not an Exception. It must not reach the server's own tasks."""
 
 
 @contextmanager
 def isolate_tasks() -> Generator[None]:
-    """While the block runs, wrap the tasks that graphs make in this event loop."""
+    """Wrap the tasks that graphs create in this event loop while the block runs."""
     loop = asyncio.get_running_loop()
-    before = loop.get_task_factory()
+    previous_factory = loop.get_task_factory()
     loop.set_task_factory(_make_task)
     try:
         yield
     finally:
-        loop.set_task_factory(before)
+        loop.set_task_factory(previous_factory)
 
 
 async def isolate(work: Callable[[], Awaitable[Result]]) -> Result:
-    """Run a graph, or something else that calls its code.
+    """Run a graph, or other work that calls its code.
 
-    Exceptions and our own cancellation come through. Everything else comes as Escaped.
+    Exceptions and the server's own cancellation pass unchanged. Everything else raises GraphEscape.
     """
     token = _inside.set(True)
     try:
@@ -73,7 +72,9 @@ def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) 
     if not _inside.get():
         return asyncio.Task(coroutine, loop=loop, **options)
     task = asyncio.Task(_wrapped(coroutine), loop=loop, **options)
-    task.add_done_callback(lambda _: coroutine.close())  # cancelled before its first step, it was never begun
+    task.add_done_callback(
+        lambda _: coroutine.close()
+    )  # a task that is cancelled before its first step never starts it
     return task
 
 
@@ -92,31 +93,31 @@ def _escaped(failure: BaseException) -> GraphEscape:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a graph may run, and how long it may take to stop, in seconds."""
+    """Seconds that a graph may run, and seconds that it may take to stop."""
 
     timeout_s: float
     grace_s: float
 
 
 class AbandonedTasks:
-    """Runs graphs in tasks, and keeps count of those that did not stop."""
+    """Runs graphs in tasks, and counts the tasks that did not stop."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self.total = 0
-        """How many there have been."""
+        """The number of abandoned tasks since the start."""
 
     @property
     def running(self) -> int:
-        """How many still run."""
+        """The number of abandoned tasks that still run."""
         return len(self._tasks)
 
     async def run(
         self, graph: Coroutine[Any, Any, None], stop: OneShotEvent, limits: Limits, ids: Mapping[str, str]
     ) -> bool:
-        """Run a graph until it ends, `stop` is set, or its time is over. Then stop it, or abandon its task.
+        """Run a graph until it ends, `stop` is set, or it times out. Then stop it, or abandon its task.
 
-        True if it came to its end. Raises what the graph raised then. `ids` are for the log.
+        True if it ended by itself. Raises the graph's exception. `ids` are for the log.
         """
         loop = asyncio.get_running_loop()
         task = loop.create_task(graph, name=f"graph of run {ids.get('run_id')}")
@@ -147,11 +148,11 @@ class AbandonedTasks:
 
 
 async def _cancelled(task: "asyncio.Task[None]", grace_s: float) -> bool:
-    """Cancel a task, several times. False if it goes on behind `grace_s`."""
+    """Cancel a task several times. False if it still runs after `grace_s` seconds."""
     for _ in range(CANCELS):
         task.cancel()
-        done, _pending = await asyncio.wait([task], timeout=grace_s / CANCELS)
-        if done:
-            _ = task.cancelled() or task.exception()  # it was cancelled, so its exception says nothing
+        ended, _pending = await asyncio.wait([task], timeout=grace_s / CANCELS)
+        if ended:
+            _ = task.cancelled() or task.exception()  # mark it as retrieved: it only results from the cancellation
             return True
     return False

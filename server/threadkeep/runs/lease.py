@@ -1,4 +1,4 @@
-"""Lease: the id under which this process executes runs, until the others take it for dead."""
+"""Lease: the id under which this process executes runs, valid until other processes consider it dead."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,30 +6,30 @@ from typing import Final
 from uuid import UUID, uuid4
 
 LEASE_LOST: Final = "lease"
-"""The topic that wakes the duty that takes another lease."""
+"""The topic that wakes the heartbeat, which takes a new lease."""
 
 
 @dataclass(slots=True)
 class Lease:
-    """One at a time. A lost one is followed by another, with another id."""
+    """The current lease of this process. A lost lease is replaced by one with a new id."""
 
     worker_id: UUID = field(default_factory=uuid4)
     is_lost: bool = False
-    """The row of `worker_id` is gone."""
+    """The row of `worker_id` was deleted."""
     renewed_at: float = field(default_factory=time.monotonic)
-    """Monotonic: when the row was last renewed."""
+    """Monotonic time of the last renewal of the row."""
     failed_at: float = float("-inf")
-    """Monotonic: when a heartbeat last failed."""
+    """Monotonic time of the last failed heartbeat."""
 
     def can_expire_others(self, lease_s: float) -> bool:
-        """Whether the silence of others is theirs: after an outage of Postgres every process looks dead."""
+        """Whether missing heartbeats prove that a process is dead. After an outage of Postgres they do not."""
         return time.monotonic() - self.failed_at > lease_s
 
     def lose(self, worker_id: UUID) -> None:
-        """The row of `worker_id` is gone. Nothing happens if that was an earlier lease."""
+        """Mark the lease as lost, because the row of `worker_id` was deleted. Does nothing for an earlier lease."""
         if worker_id == self.worker_id:
             self.is_lost = True
 
     def replace(self, worker_id: UUID) -> None:
-        """Go on under another id, whose row is there."""
+        """Continue with a new id whose row exists."""
         self.worker_id, self.is_lost = worker_id, False

@@ -1,10 +1,10 @@
-"""Run service: the one way to start, enqueue, follow, cancel and delete runs, for every API surface and for crons.
+"""Run service: starts, enqueues, follows, cancels and deletes runs for every API surface and for crons.
 
-A surface translates its request into a `RunRequest`, and a `RunHandle` into bytes. Every policy is here, once, in this
-order: authorization of each resource, quota, idempotency, webhook policy, assistant, slot or queue.
+An API surface turns its request into a `RunRequest`, and a `RunHandle` into bytes. Every policy is applied here, in
+this order: authorization of each resource, quota, idempotency, webhook policy, assistant, slot or queue.
 
-A foreground run takes its slot first and gets its row then, so that Postgres never says `running` of what has no place
-to run. If its thread is busy, the run waits in the queue like any other, and its slot goes back at once.
+A foreground run takes its slot before it gets its row. So a row is never `running` without a slot. If its thread is
+busy, the run waits in the queue, and its slot is released at once.
 """
 
 from collections import Counter
@@ -53,7 +53,7 @@ LOST_IN_CRASH: Final = "the database crashed before the run was on disk: send it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authorized:
-    """A run request, with what authorization changed in it, and the filters of each resource that it touches."""
+    """A run request after authorization, which may change it, and the filters of each resource that it uses."""
 
     request: RunRequest
     threads: Filters = UNRESTRICTED
@@ -61,41 +61,41 @@ class Authorized:
 
 
 Prepare: TypeAlias = Callable[[Authorized], Awaitable[Authorized]]
-"""Completes a request by what the caller may see, after it is authorized and before it is admitted."""
+"""Completes a request with data that the caller may read, after authorization and before admission."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """A run request that nothing stands against any more but the slots and its thread."""
+    """A run request that has passed every check except for a slot and its thread."""
 
     request: RunRequest
     filters: Filters
-    """Of its thread."""
+    """The filters of its thread."""
     assistant: ResolvedAssistant
     user: Mapping[str, Any] | None
-    """The user, for the graph. None if authentication is off."""
+    """The user that the graph gets. None if authentication is off."""
     parent: Slot | None = None
-    """The slot of the graph that asks for it from within. None: it is asked for from outside."""
+    """The slot of the graph that sent the request. None if a client sent it."""
     run_id: UUID | None = None
-    """Chosen before, with an idempotency key."""
+    """The id that is reserved with the idempotency key. None if there is no key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunHandle:
-    """A run that a caller may wait for, read and stop."""
+    """A run handle: waits for a run, reads its events, or cancels it."""
 
     run_id: UUID
     thread_id: UUID
     run: Run | None
-    """Its row. None for a run that is executed from memory alone."""
+    """Its row. None for a run that is executed in memory only."""
     execution: Execution | None
-    """Set if this process executes it."""
+    """Its execution, if this process executes it."""
     filters: Filters
     follower: Follower
     stop: Callable[[str], Awaitable[None]]
 
     async def result(self) -> bytes:
-        """The run's answer as JSON, when it has ended. Unavailable if this process stops before."""
+        """Wait for the run's answer as JSON. ServiceUnavailable if this process stops first."""
         execution, follower = self.execution, self.follower
         if execution is None:
             return await follower.answer(self.filters, self.thread_id, self.run_id)
@@ -103,31 +103,31 @@ class RunHandle:
             return outcome.answer
         if self.run is None or follower.signals.stopping.is_set():
             raise ServiceUnavailable("the server is stopping")
-        try:  # another process has it now
+        try:  # another process owns it now
             return await follower.answer(self.filters, self.thread_id, self.run_id)
         except NotFound:
             if execution.cancellation:
                 raise
             raise ServiceUnavailable(LOST_IN_CRASH) from None
 
-    def events(self, after: int | None = 0) -> AsyncGenerator[LogItem, None]:
-        """The run's events behind position `after`, until it ends. `after=None`: only those from now on."""
-        if self.execution is not None and self.run is None:  # no other process knows of it
+    def events(self, start_position: int | None = 0) -> AsyncGenerator[LogItem, None]:
+        """Yield the run's events after `start_position` until it ends. None skips the events so far."""
+        if self.execution is not None and self.run is None:  # it has no row, so only this process has its events
             log = self.execution.log
             log.is_wanted = True
-            return log.follow(log.last_position if after is None else after)
-        return self.follower.events(self.filters, self.run_id, after, self.execution)
+            return log.follow(log.last_position if start_position is None else start_position)
+        return self.follower.events(self.filters, self.run_id, start_position, self.execution)
 
     async def ended(self) -> None:
-        """Wait until the run has ended, or is gone."""
+        """Wait until the run has ended or was deleted."""
         await self.follower.ended(self.filters, self.run_id)
 
     async def cancel(self, reason: str) -> None:
-        """Stop the run, if it still goes on."""
+        """Stop the run if it has not ended."""
         await self.stop(reason)
 
     async def confirm(self) -> None:
-        """Unavailable if the run, which was opened without a flush, is not in Postgres."""
+        """ServiceUnavailable if the run is not in Postgres. A crash may lose a run that was created without a flush."""
         execution = self.execution
         if self.run is None or execution is None:
             return
@@ -137,7 +137,7 @@ class RunHandle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunService:
-    """The parts that every way to a run shares in one process."""
+    """The run service of one process, shared by all API surfaces and crons."""
 
     pool: Pool
     slots: Slots
@@ -149,19 +149,19 @@ class RunService:
     keys: IdempotencyKeys
     webhooks: WebhookPolicy
     thread_ttl: Ttl | None
-    """Of a new thread for which the client gives none."""
+    """The TTL of a new thread without a TTL of its own."""
     ephemeral_ttl_s: float
-    """How long the thread of a stateless run stays after it."""
+    """Seconds after which the thread of a stateless run is deleted."""
     metadata_bytes: int
-    """The most that the metadata, config or context of a run may have."""
+    """The most bytes in the metadata, config or context of a run."""
     batch_bytes: int
-    """The most that the assistants may add to the runs of a batch, for its answer has all of it."""
+    """The most bytes that assistants may add to the runs of a batch, because its answer contains all of them."""
     max_recursion: int
 
     async def start(self, caller: Caller, request: RunRequest) -> RunHandle:
-        """Start a run now, or put it in the queue behind what goes on on its thread.
+        """Start a run now, or put it in the queue if its thread is busy.
 
-        Overloaded if there is no slot, NotFound without the thread, ThreadBusy if the strategy is `reject`.
+        QueueFull if there is no slot, NotFound if there is no thread, ThreadBusy if the strategy is `reject`.
         """
         if request.after_s > 0:
             return await self.enqueue(caller, request)
@@ -170,57 +170,57 @@ class RunService:
     async def start_authorized(
         self, caller: Caller, authorized: Authorized, prepare: Prepare | None = None
     ) -> RunHandle:
-        """As `start`, of a request that is authorized. `prepare` completes it, unless its idempotency key was used."""
+        """Start a run for an authorized request. `prepare` completes the request unless its idempotency key was used."""
         if caller.identity is None:
             return await self._admit(caller, authorized, self._start, prepare)
         with self.quotas.hold_run(caller.identity):
             return await self._admit(caller, authorized, self._start, prepare)
 
     async def start_soon(self, caller: Caller, request: RunRequest) -> RunHandle:
-        """Start a run now if a slot is free, else put it in the queue. For a caller who does not wait for it."""
+        """Start a run now if a slot is free, else put it in the queue. For a client that does not wait for it."""
         if not self.slots.is_free(_holder(caller.user)):
             return await self.enqueue(caller, request)
         return await self.start(caller, request)
 
     async def enqueue(self, caller: Caller, request: RunRequest) -> RunHandle:
-        """Put a run in the queue, for any process that has a slot. NotFound and ThreadBusy as above."""
+        """Put a run in the queue, for any process with a free slot. NotFound and ThreadBusy as in `start`."""
         return await self.enqueue_authorized(caller, await self.authorize(caller, request))
 
     async def enqueue_authorized(
         self, caller: Caller, authorized: Authorized, prepare: Prepare | None = None
     ) -> RunHandle:
-        """As `enqueue`, of a request that is authorized. `prepare` as in `start_authorized`."""
+        """Put a run in the queue for an authorized request. `prepare` as in `start_authorized`."""
         await self.quotas.check_queue(caller.identity, 1)
         return await self._admit(caller, authorized, self._enqueue, prepare)
 
     async def enqueue_batch(self, caller: Caller, requests: Sequence[RunRequest]) -> list[Run]:
-        """Put runs in the queue that each get a thread of their own. With an idempotency key, all or none.
+        """Put runs in the queue, each on a new thread. With an idempotency key, all of them or none.
 
-        ContentTooLarge if their assistants would add too much to them.
+        ContentTooLarge if their assistants would add too many bytes to them.
         """
         authorized = [await self.authorize(caller, request) for request in requests]
         await self.quotas.check_queue(caller.identity, len(requests))
         if (key := requests[0].key) is not None:
             return await self._enqueue_batch_once(caller, authorized, key)
-        admitted = [await self._checked(caller, each) for each in authorized]  # all of them, before any is there
+        admitted = [await self._checked(caller, item) for item in authorized]  # check all before creating the first
         self._check_batch(admitted)
-        handles = [await self._enqueue(each) for each in admitted]
+        handles = [await self._enqueue(item) for item in admitted]
         return [handle.run for handle in handles if handle.run is not None]
 
     async def fire(self, conn: Conn, admitted: Admitted) -> Run | None:
-        """Put the run of a cron in the queue, as a part of the transaction that the caller has begun on `conn`.
+        """Put the run of a cron in the queue, in the caller's transaction on `conn`.
 
-        None if its thread is gone, or is busy and the strategy is `reject`. Superseded runs are told to stop when the
-        transaction commits. Overloaded, TooManyRequests, Invalid.
+        None if its thread was deleted, or is busy and the strategy is `reject`. Superseded runs are notified when the
+        transaction commits. Raises QueueFull, TooManyRequests or ValidationFailed.
         """
         await self.quotas.check_queue(None if admitted.user is None else admitted.user["identity"], 1)
         self._check(admitted.request)
         check_config({**admitted.assistant.config, **admitted.request.spec.config}, self.max_recursion)
-        opened = await self._open_in(conn, admitted)
-        return opened.run
+        creation = await self._create_and_count(conn, admitted)
+        return creation.run
 
     async def authorize(self, caller: Caller, request: RunRequest) -> Authorized:
-        """Ask for every permission that starting the run needs. Forbidden."""
+        """Check every permission that the run needs. Raises Forbidden."""
         if caller.authenticator is None:
             return Authorized(request=request)
         assistant_id = self.assistants.id_of(request.assistant)
@@ -238,12 +238,12 @@ class RunService:
         return Authorized(request=request, threads=threads, assistants=assistants)
 
     async def get(self, caller: Caller, thread_id: UUID, run_id: UUID) -> Run:
-        """The row of a run. NotFound."""
+        """The row of a run. Raises NotFound."""
         filters = await _allowed(caller, "run.read", {"thread_id": thread_id, "run_id": run_id})
         return await self._row(filters, thread_id, run_id)
 
     async def follow(self, caller: Caller, thread_id: UUID, run_id: UUID, *, may_cancel: bool = False) -> RunHandle:
-        """A run that somebody started. `may_cancel`: the caller wants to stop it if it disconnects. NotFound."""
+        """A handle for an existing run. `may_cancel`: a disconnect of the client stops the run. Raises NotFound."""
         value = {"thread_id": thread_id, "run_id": run_id, "action": "interrupt"}
         conditions: tuple[Condition, ...] = ("the run is cancelled on disconnect",) if may_cancel else ()
         filters = await _allowed(caller, "run.follow", value, conditions)
@@ -253,14 +253,14 @@ class RunService:
         return self._handle(filters, run, self.executor.executions.get(run_id))
 
     async def cancel(self, caller: Caller, target: RunSelection, action: CancelAction, reason: str) -> int:
-        """Stop the runs that `target` names: here at once, elsewhere by a wake-up. Returns how many were told."""
+        """Stop the selected runs and return their number. A notification stops those in other processes."""
         filters = await _allowed(caller, "run.cancel", {"thread_id": target.thread_id, "action": action})
         return await self._cancel(filters, target, action, reason)
 
     async def cancel_one(
         self, caller: Caller, thread_id: UUID, run_id: UUID, *, action: CancelAction, reason: str
     ) -> RunHandle:
-        """Stop one run. NotFound if there is none, or it has ended."""
+        """Stop one run. NotFound if there is none or it has ended."""
         filters = await _allowed(caller, "run.cancel", {"thread_id": thread_id, "run_id": run_id, "action": action})
         if execution := self._in_memory(filters, thread_id, run_id):
             execution.cancel(action, reason)
@@ -272,7 +272,7 @@ class RunService:
         return self._handle(filters, run)
 
     async def delete(self, caller: Caller, thread_id: UUID, run_id: UUID) -> None:
-        """Delete a run. One that goes on is stopped first. NotFound."""
+        """Delete a run. A running one is stopped first. Raises NotFound."""
         filters = await _allowed(caller, "run.delete", {"thread_id": thread_id, "run_id": run_id})
         await self._row(filters, thread_id, run_id)
         target = RunSelection(thread_id=thread_id, run_ids=[run_id])
@@ -288,52 +288,52 @@ class RunService:
         open_run: Callable[[Admitted], Awaitable[RunHandle]],
         prepare: Prepare | None = None,
     ) -> RunHandle:
-        """Open a run in a way. With an idempotency key once: the same request again gets the same run."""
+        """Create a run by `open_run`. A repeated request with the same idempotency key gets the same run."""
         request = authorized.request
         if request.key is None:
             authorized = authorized if prepare is None else await prepare(authorized)
             return await open_run(await self._checked(caller, authorized))
-        async with self.keys.once(request.key, (request.thread_id or ids.uuid7(),)) as made:
-            if not made.replayed:
+        async with self.keys.once(request.key, (request.thread_id or ids.uuid7(),)) as result:
+            if not result.replayed:
                 authorized = authorized if prepare is None else await prepare(authorized)
                 admitted = await self._checked(caller, authorized)
-                return await open_run(_under_key(admitted, made.thread_id, made.run_id))
-        return self._handle(authorized.threads, await self._made_before(authorized.threads, made))
+                return await open_run(_under_key(admitted, result.thread_id, result.run_id))
+        return self._handle(authorized.threads, await self._run_of_key(authorized.threads, result))
 
     async def _enqueue_batch_once(
         self, caller: Caller, authorized: Sequence[Authorized], key: IdempotencyKey
     ) -> list[Run]:
         filters = authorized[0].threads
-        if any(each.threads != filters for each in authorized):
+        if any(item.threads != filters for item in authorized):
             raise Forbidden("these can't be asked for together")
-        fresh = tuple(ids.uuid7() for _ in authorized)
-        async with self.keys.once(key, fresh, more=len(fresh)) as made:
-            if not made.replayed:
-                admitted = [await self._checked(caller, each) for each in authorized]
+        thread_ids = tuple(ids.uuid7() for _ in authorized)
+        async with self.keys.once(key, thread_ids, id_count=len(thread_ids)) as result:
+            if not result.replayed:
+                admitted = [await self._checked(caller, item) for item in authorized]
                 self._check_batch(admitted)
-                named = zip(admitted, made.thread_ids, made.result_ids, strict=True)
-                keyed = [_under_key(*each) for each in named]
-                return await retry_conflicts(lambda: self._open_together(filters, keyed, key))
+                id_pairs = zip(result.thread_ids, result.result_ids, strict=True)
+                keyed = [_under_key(item, *pair) for item, pair in zip(admitted, id_pairs, strict=True)]
+                return await retry_conflicts(lambda: self._create_batch(filters, keyed, key))
         async with self.pool.connection(filters) as conn:
-            return await runs.get_several(conn, filters, made.result_ids)
+            return await runs.get_several(conn, filters, result.result_ids)
 
-    async def _open_together(self, filters: Filters, keyed: Sequence[Admitted], key: IdempotencyKey) -> list[Run]:
+    async def _create_batch(self, filters: Filters, keyed: Sequence[Admitted], key: IdempotencyKey) -> list[Run]:
         async with self.run_creator.transaction(filters, key.principal) as conn:
-            created = [await self._create_in(conn, each) for each in keyed]
+            creations = [await self._create_in(conn, item) for item in keyed]
             await idempotency_keys.complete(conn, key)
-        for admitted, creation in zip(keyed, created, strict=True):
+        for admitted, creation in zip(keyed, creations, strict=True):
             self._count_thread(admitted, creation)
-        return [each.run for each in created if each.run is not None]
+        return [creation.run for creation in creations if creation.run is not None]
 
-    async def _made_before(self, filters: Filters, made: KeyedResult) -> Run:
+    async def _run_of_key(self, filters: Filters, result: KeyedResult) -> Run:
         async with self.pool.connection(filters) as conn:
-            run = await runs.get(conn, filters, made.thread_id, made.run_id)
+            run = await runs.get(conn, filters, result.thread_id, result.run_id)
         if run is None:
             raise NotFound(GONE)
         return run
 
     async def _checked(self, caller: Caller, authorized: Authorized) -> Admitted:
-        """Check the request, and find the assistant."""
+        """Check the request, and resolve its assistant."""
         request = authorized.request
         self._check(request)
         if request.may_leave_thread:
@@ -345,16 +345,16 @@ class RunService:
         )
 
     def _check(self, request: RunRequest) -> None:
-        """Invalid if its webhook is not allowed, ContentTooLarge if it has an object that is too large."""
+        """ValidationFailed if its webhook is not allowed, ContentTooLarge if one of its objects is too large."""
         spec = request.spec
         if spec.webhook is not None:
             self.webhooks.check(spec.webhook)
         json.check_bytes(self.metadata_bytes, metadata=request.metadata, config=spec.config, context=spec.context)
 
     def _check_batch(self, admitted: Sequence[Admitted]) -> None:
-        """ContentTooLarge if the assistants would add more than `batch_bytes` to the runs."""
-        counts = Counter(each.assistant.assistant_id for each in admitted)
-        assistants = {each.assistant.assistant_id: each.assistant for each in admitted}
+        """ContentTooLarge if the assistants would add more than `batch_bytes` bytes to the runs."""
+        counts = Counter(item.assistant.assistant_id for item in admitted)
+        assistants = {item.assistant.assistant_id: item.assistant for item in admitted}
         added = sum(count * assistants[assistant_id].size_bytes for assistant_id, count in counts.items())
         if added > self.batch_bytes:
             raise ContentTooLarge(
@@ -370,7 +370,7 @@ class RunService:
             return await self._start_with_row(admitted, slot)
 
     def _start_in_memory(self, admitted: Admitted, slot: Slot) -> RunHandle:
-        """No row, no checkpoint, no statement."""
+        """Start a run without a row, a checkpoint or an SQL statement."""
         request, assistant = admitted.request, admitted.assistant
         metadata = {**assistant.metadata, **request.metadata}
         execution = Execution(
@@ -387,32 +387,32 @@ class RunService:
         return self._handle(admitted.filters, None, execution)
 
     async def _start_with_row(self, admitted: Admitted, slot: Slot) -> RunHandle:
-        """Open the run and start it, undivided: what is `running` in Postgres is executed, whoever has left meanwhile."""
+        """Create the row and start the run. A disconnect in between does not leave a `running` row without an execution."""
         new, execution = self._new_run(admitted, self.executor.lease.worker_id), None
-        opened = NOT_CREATED
+        creation = NOT_CREATED
         with anyio.CancelScope(shield=True):
-            opened = await self.run_creator.create_run(admitted.filters, new)
-            if opened.run is not None and opened.run.status == "running":
-                claimed = _claimed(opened.run, new, opened)
-                read = admitted.request.read_by_caller
-                execution = self.executor.start_claimed(claimed, slot.transfer(), read_by_caller=read)
-        return self._handle(admitted.filters, self._accepted(admitted, opened, new), execution)
+            creation = await self.run_creator.create_run(admitted.filters, new)
+            if creation.run is not None and creation.run.status == "running":
+                claimed = _claimed(creation.run, new, creation)
+                read_by_caller = admitted.request.read_by_caller
+                execution = self.executor.start_claimed(claimed, slot.transfer(), read_by_caller=read_by_caller)
+        return self._handle(admitted.filters, self._accepted(admitted, creation, new), execution)
 
     async def _enqueue(self, admitted: Admitted) -> RunHandle:
         new = self._new_run(admitted, None)
-        opened = await self.run_creator.create_run(admitted.filters, new)
-        return self._handle(admitted.filters, self._accepted(admitted, opened, new))
+        creation = await self.run_creator.create_run(admitted.filters, new)
+        return self._handle(admitted.filters, self._accepted(admitted, creation, new))
 
-    async def _open_in(self, conn: Conn, admitted: Admitted) -> RunCreation:
-        opened = await self._create_in(conn, admitted)
-        self._count_thread(admitted, opened)
-        return opened
+    async def _create_and_count(self, conn: Conn, admitted: Admitted) -> RunCreation:
+        creation = await self._create_in(conn, admitted)
+        self._count_thread(admitted, creation)
+        return creation
 
     async def _create_in(self, conn: Conn, admitted: Admitted) -> RunCreation:
         return await run_creation.create_run_in_transaction(conn, admitted.filters, self._new_run(admitted, None))
 
-    def _count_thread(self, admitted: Admitted, opened: RunCreation) -> None:
-        if opened.thread_created and admitted.user is not None and admitted.request.may_leave_thread:
+    def _count_thread(self, admitted: Admitted, creation: RunCreation) -> None:
+        if creation.thread_created and admitted.user is not None and admitted.request.may_leave_thread:
             self.quotas.count_thread(admitted.user["identity"])
 
     def _new_run(self, admitted: Admitted, worker_id: UUID | None) -> NewRun:
@@ -422,7 +422,7 @@ class RunService:
         if self.executor.tracing is not None:
             self.executor.tracing.link_run(str(run_id))
         spec = assistant.applied_to(request.graph_spec)
-        kept = request.resumable or request.key is not None or worker_id is None
+        is_recorded = request.resumable or request.key is not None or worker_id is None
         return NewRun(
             run_id=run_id,
             thread_id=request.thread_id or ids.uuid7(),
@@ -435,8 +435,8 @@ class RunService:
             delay_s=request.after_s,
             ephemeral=request.temporary,
             ephemeral_ttl_s=self.ephemeral_ttl_s,
-            record_events=kept,
-            synchronous_commit=request.read_by_caller or kept,
+            record_events=is_recorded,
+            synchronous_commit=request.read_by_caller or is_recorded,
             create_thread=request.create_thread or request.thread_id is None,
             thread_ttl=request.thread_ttl or self.thread_ttl,
             principal=json.dumps(admitted.user) if admitted.user is not None else None,
@@ -445,25 +445,25 @@ class RunService:
             worker_id=worker_id,
         )
 
-    def _accepted(self, admitted: Admitted, opened: RunCreation, new: NewRun) -> Run:
-        """The run's row, when the superseded runs were told to stop. NotFound or ThreadBusy if there is none."""
-        self._count_thread(admitted, opened)
-        if opened.run is None and not opened.thread_found:
+    def _accepted(self, admitted: Admitted, creation: RunCreation, new: NewRun) -> Run:
+        """Stop the superseded runs and return the new run's row. NotFound or ThreadBusy if there is none."""
+        self._count_thread(admitted, creation)
+        if creation.run is None and not creation.thread_found:
             raise NotFound("Thread or assistant not found.")
-        if opened.run is None:
+        if creation.run is None:
             raise ThreadBusy(
                 "Thread is already running a task. Wait for it to finish or choose a different multitask strategy.",
-                run_id=str(opened.active_run_id),
+                run_id=str(creation.active_run_id),
             )
-        for run_id in opened.superseded_run_ids:
+        for run_id in creation.superseded_run_ids:
             if execution := self.executor.executions.get(run_id):
                 action: CancelAction = "rollback" if new.multitask_strategy == "rollback" else "interrupt"
                 execution.cancel(action, f"superseded by run {new.run_id}")
-        return opened.run
+        return creation.run
 
     def _handle(self, filters: Filters, run: Run | None, execution: Execution | None = None) -> RunHandle:
-        named = cast("Run | Execution", run or execution)
-        run_id, thread_id = named.run_id, named.thread_id
+        source = cast("Run | Execution", run or execution)
+        run_id, thread_id = source.run_id, source.thread_id
 
         async def stop(reason: str) -> None:
             if run is None and execution is not None:
@@ -482,7 +482,7 @@ class RunService:
         )
 
     def _in_memory(self, filters: Filters, thread_id: UUID, run_id: UUID) -> Execution | None:
-        """The stateless run that this process executes without a row. None if it is not one that the caller may see."""
+        """The stateless run that this process executes without a row. None if there is none that the caller may see."""
         execution = self.executor.executions.get(run_id)
         if execution is None or execution.claimed is not None or execution.thread_id != thread_id:
             return None
@@ -497,8 +497,8 @@ class RunService:
 
     async def _cancel(self, filters: Filters, target: RunSelection, action: CancelAction, reason: str) -> int:
         cancelled = await cancels.cancel(self.pool, filters, target, action, reason)
-        for each in cancelled:
-            if each.was_running and (execution := self.executor.executions.get(each.run_id)):
+        for cancelled_run in cancelled:
+            if cancelled_run.was_running and (execution := self.executor.executions.get(cancelled_run.run_id)):
                 execution.cancel(action, reason)
         return len(cancelled)
 
@@ -506,7 +506,7 @@ class RunService:
 async def _allowed(
     caller: Caller, operation: Operation, value: AuthValue, conditions: Sequence[Condition] = ()
 ) -> Filters:
-    """The filters of a thread for an operation on one of its runs. Forbidden."""
+    """The thread's filters for an operation on one of its runs. Raises Forbidden."""
     if caller.authenticator is None:
         return UNRESTRICTED
     threads = UNRESTRICTED
@@ -516,20 +516,20 @@ async def _allowed(
 
 
 def _holder(user: Mapping[str, Any] | None) -> str:
-    """The principal that a slot is counted for."""
+    """The principal that holds the run's slot."""
     return ANONYMOUS if user is None else user["identity"]
 
 
 def _conditions(request: RunRequest, *, is_own: bool) -> set[Condition]:
     """The conditions of `PERMISSIONS` that hold for a run request."""
-    held: set[Condition] = set()
+    conditions: set[Condition] = set()
     if not is_own:
-        held.add("the assistant is not a graph's own")
+        conditions.add("the assistant is not a graph's own")
     if request.create_thread or (request.thread_id is None and not request.temporary):
-        held.add("the thread may be created")
+        conditions.add("the thread may be created")
     if request.stops_others:
-        held.add("the strategy stops other runs")
-    return held
+        conditions.add("the strategy stops other runs")
+    return conditions
 
 
 def _value(event: AuthEvent, request: RunRequest, assistant_id: UUID) -> AuthValue:
@@ -541,7 +541,7 @@ def _value(event: AuthEvent, request: RunRequest, assistant_id: UUID) -> AuthVal
     if event == "threads.update":
         return {"thread_id": request.thread_id, "metadata": {}, "action": request.multitask_strategy}
     spec = request.spec
-    sent = sorted(SPEC_FIELDS & spec.model_fields_set)
+    set_fields = sorted(SPEC_FIELDS & spec.model_fields_set)
     return {
         "assistant_id": assistant_id,
         "thread_id": request.thread_id,
@@ -552,7 +552,7 @@ def _value(event: AuthEvent, request: RunRequest, assistant_id: UUID) -> AuthVal
         "multitask_strategy": request.multitask_strategy,
         "if_not_exists": "create" if request.create_thread else "reject",
         "after_seconds": request.after_s,
-        "kwargs": {name: _plain(getattr(spec, name)) for name in sent},
+        "kwargs": {name: _plain(getattr(spec, name)) for name in set_fields},
     }
 
 
@@ -561,7 +561,7 @@ def _plain(value: object) -> Any:
 
 
 def _changed(request: RunRequest, event: AuthEvent, value: AuthValue) -> RunRequest:
-    """The request with what a handler changed: the metadata, and the plain fields of the run's `kwargs`."""
+    """The request with a handler's changes to the metadata and to the plain fields of the run's `kwargs`."""
     if event == "threads.update":
         return request
     kwargs: Mapping[str, Any] = value.get("kwargs") or {}
@@ -574,14 +574,14 @@ def _changed(request: RunRequest, event: AuthEvent, value: AuthValue) -> RunRequ
 
 
 def _under_key(admitted: Admitted, thread_id: UUID, run_id: UUID) -> Admitted:
-    """With the ids that were reserved for its idempotency key."""
+    """The request with the ids that are reserved for its idempotency key."""
     request = admitted.request
     create = request.create_thread or request.thread_id is None
     return replace(admitted, request=replace(request, thread_id=thread_id, create_thread=create), run_id=run_id)
 
 
-def _claimed(run: Run, new: NewRun, opened: RunCreation) -> ClaimedRun:
-    """What a worker would have read of the run, had it been in the queue."""
+def _claimed(run: Run, new: NewRun, creation: RunCreation) -> ClaimedRun:
+    """The new run in the form in which a worker claims it from the queue."""
     return ClaimedRun(
         run_id=run.run_id,
         thread_id=run.thread_id,
@@ -593,6 +593,6 @@ def _claimed(run: Run, new: NewRun, opened: RunCreation) -> ClaimedRun:
         attempt=1,
         worker_id=cast("UUID", new.worker_id),
         ephemeral=new.ephemeral,
-        record_events=opened.record_events,
-        thread_created=opened.thread_created,
+        record_events=creation.record_events,
+        thread_created=creation.thread_created,
     )

@@ -1,7 +1,7 @@
-"""Slots: how many graphs run at once in this process, and the queue of those that wait for one.
+"""Slots: the limit of graphs that run at once in this process, and the admission queue.
 
 A slot is held exactly while a graph runs. Principals share the slots by the rules of `base/fair_limiter.py`. The queue
-is bounded in length and in time, and a request that finds it full is told at once.
+has a limit in length and in time. If it is full, a request is refused at once.
 """
 
 import time
@@ -15,7 +15,7 @@ from threadkeep.base.problems import QueueFull
 
 
 class Slot:
-    """The slot of one graph. It is given back once, by its last owner."""
+    """The slot of one graph. Its last owner releases it once."""
 
     def __init__(self, place: Place, limiter: FairLimiter) -> None:
         self._place: Place | None = place
@@ -23,51 +23,51 @@ class Slot:
         self._holder = place.holder
         self._is_over = False
         self._waits = 0
-        """Requests of the graph's for which it waits."""
-        self._going_on = anyio.Lock()
+        """The number of its own requests that the graph waits for."""
+        self._resuming = anyio.Lock()
 
     def release(self) -> None:
-        """Let the next one run. A second call does nothing."""
+        """Release the slot for the next run. A second call does nothing."""
         self._is_over = True
         self._release()
 
     def transfer(self) -> "Slot":
-        """The same slot for another owner: giving this one back does nothing any more."""
+        """Return the same slot for another owner. Releasing this object then does nothing."""
         if self._place is None:
             raise RuntimeError("the slot was given back")
         other, self._place = Slot(self._place, self._limiter), None
         return other
 
     def assign(self, holder: str) -> None:
-        """Count the slot as the holder's whose run it is for."""
+        """Count the slot for the principal `holder`."""
         self._holder = holder
         if self._place is not None:
             self._place.assign(holder)
 
     async def for_child(self) -> "Slot":
-        """A slot for a run that the graph of this one waits for: this one, or, if it is lent, the next that is free."""
+        """A slot for a run that this slot's graph waits for: this slot, or the next free one if it is already lent."""
         if self._place is not None:
             return self.transfer()
         return Slot(await self._limiter.acquire_first(self._holder), self._limiter)
 
     @asynccontextmanager
     async def aside(self) -> AsyncGenerator[None]:
-        """Let others run while the graph waits for a run. It goes on when it has a slot again, before all who wait."""
+        """Release the slot while the graph waits for a run. Then take the next free one, ahead of the queue."""
         self._waits += 1
         self._release()
         try:
             yield
         finally:
             self._waits -= 1
-            await self._go_on()
+            await self._resume()
 
-    async def _go_on(self) -> None:
-        """Take a place again, if the graph waits for nothing any more."""
-        async with self._going_on:  # of several that end at once, one takes it
+    async def _resume(self) -> None:
+        """Take a slot again if the graph waits for no other run."""
+        async with self._resuming:  # of several requests that end at once, one takes the slot
             if self._waits or self._is_over or self._place is not None:
                 return
             place = await self._limiter.acquire_first(self._holder)
-            if self._waits or self._is_over:  # it waits again, or was stopped, meanwhile
+            if self._waits or self._is_over:  # the graph waits again or was stopped meanwhile
                 place.release()
             else:
                 self._place = place
@@ -79,12 +79,12 @@ class Slot:
 
 
 class Slots:
-    """The slots of this process. A `holder` is the identity of a principal; without authentication there is one."""
+    """The slots of this process. A `holder` is the identity of a principal. Without authentication there is only one."""
 
     def __init__(
         self, limiter: FairLimiter, *, timeout_s: float, waited: Callable[[float], None] = lambda _: None
     ) -> None:
-        """`timeout_s` bounds a wait. `waited` is told how long each request waited."""
+        """Create the slots. A wait lasts at most `timeout_s`. `waited` is called with the seconds of each wait."""
         self._limiter = limiter
         self._timeout_s = timeout_s
         self._waited = waited
@@ -93,21 +93,21 @@ class Slots:
 
     @property
     def total(self) -> int:
-        """The graphs that may run at once."""
+        """The number of graphs that may run at once."""
         return self._limiter.total
 
     @property
     def running(self) -> int:
-        """The graphs that run now."""
+        """The number of graphs that run now."""
         return self._limiter.taken
 
     @property
     def queue_length(self) -> int:
-        """The requests in the queue."""
+        """The number of requests in the queue."""
         return self._limiter.waiting
 
     def drain(self) -> None:
-        """Give no slot from here on: the process is stopping."""
+        """Give no more slots, because the process is stopping."""
         self.draining = True
 
     def is_free(self, holder: str = ANONYMOUS) -> bool:
@@ -115,23 +115,23 @@ class Slots:
         return not self.draining and self._limiter.may_take_now(holder)
 
     def held_back(self) -> list[str]:
-        """The holders that may not get the slot which the worker holds."""
+        """The holders that may not get the slot that the worker holds."""
         return self._limiter.held_back()
 
-    def tell_of_release(self, told: Callable[[], None]) -> None:
-        """Call `told` when the next slot is given back, once."""
-        self._limiter.tell_of_release(told)
+    def tell_of_release(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when the next slot is released."""
+        self._limiter.tell_of_release(callback)
 
     def check_capacity(self, holder: str = ANONYMOUS) -> None:
-        """Overloaded if the queue has no room for `holder`, or the process is stopping."""
+        """QueueFull if the queue has no room for `holder`, or the process is stopping."""
         if self.draining:
             raise QueueFull("the server is stopping")
         self._limiter.refuse_if_full(holder)
 
     async def acquire(self, holder: str = ANONYMOUS, *, timeout_s: float | None = None) -> Slot:
-        """A slot, after a wait of at most `timeout_s` seconds (by default the queue's own limit).
+        """Take a slot after a wait of at most `timeout_s` seconds (default: the queue's limit).
 
-        Overloaded if the queue is full, the wait was too long, or the process is stopping.
+        QueueFull if the queue is full, the wait was too long, or the process is stopping.
         """
         self.check_capacity(holder)
         if self._limiter.may_take_now(holder):
@@ -146,12 +146,12 @@ class Slots:
         raise QueueFull("no slot became free in time", retry_after_s=5)
 
     async def take_for(self, holder: str, parent: Slot | None) -> Slot:
-        """A slot for a request from outside, or for one of a graph, which has the slot `parent` and waits meanwhile."""
+        """Take a slot for a client's request, or for a request of the graph that holds the slot `parent` and waits."""
         return await self.acquire(holder) if parent is None else await parent.for_child()
 
     @asynccontextmanager
     async def acquire_unbounded(self) -> AsyncGenerator[Slot]:
-        """A slot, however long it takes: for the worker, whose runs wait in Postgres and not in this queue."""
+        """Take a slot without a time limit, for the worker. Its runs wait in Postgres and not in this queue."""
         slot = Slot(await self._limiter.acquire(BACKGROUND), self._limiter)
         try:
             yield slot
@@ -160,7 +160,7 @@ class Slots:
 
     @asynccontextmanager
     async def slot(self, holder: str = ANONYMOUS, parent: Slot | None = None) -> AsyncGenerator[Slot]:
-        """A slot for the length of a block, unless it is given back before. See `take_for`."""
+        """Take a slot until the block ends or the slot is released. See `take_for`."""
         slot = await self.take_for(holder, parent)
         try:
             yield slot

@@ -1,4 +1,4 @@
-"""State: what a thread holds at a checkpoint, in the protocol's form."""
+"""Snapshots: the state of a thread at a checkpoint, in the protocol's form."""
 
 import logging
 from collections.abc import Generator, Mapping
@@ -18,13 +18,13 @@ from threadkeep.tables.threads import ThreadSummary
 log = logging.getLogger(__name__)
 
 REFUSALS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
-"""What code of a graph's author raises at values that it did not expect."""
+"""Exceptions that a graph author's code raises for unexpected values."""
 
 
 def thread_state(snapshot: StateSnapshot) -> dict[str, object]:
-    """A ThreadState of langgraph_sdk.schema; an empty thread has empty values and no checkpoint.
+    """Return a ThreadState of langgraph_sdk.schema. An empty thread has empty values and no checkpoint.
 
-    As on the reference, a checkpoint that there is not is named nevertheless, with empty values.
+    As on the reference server, the state of a missing checkpoint has its id and empty values.
     """
     configurable = cast("Mapping[str, Any]", snapshot.config.get("configurable", {}))
     checkpoint = checkpoint_ids(snapshot.config) if configurable.get("checkpoint_id") else None
@@ -37,7 +37,7 @@ def thread_state(snapshot: StateSnapshot) -> dict[str, object]:
         "created_at": _utc(snapshot.created_at),
         "checkpoint": checkpoint,
         "parent_checkpoint": parent,
-        "interrupts": [_interrupt(found) for found in snapshot.interrupts],
+        "interrupts": [_interrupt(interrupt) for interrupt in snapshot.interrupts],
         "checkpoint_id": checkpoint and checkpoint["checkpoint_id"],
         "parent_checkpoint_id": parent and parent.get("checkpoint_id"),
     }
@@ -51,24 +51,26 @@ async def snapshot_of(graph: Graph, config: RunnableConfig, *, subgraphs: bool =
 
 @contextmanager
 def reading() -> Generator[None]:
-    """StateInvalid in place of what a graph's schema, a reducer or an edge raises at a state that it does not take."""
+    """Turn exceptions of a graph's schema, reducer or edge into StateInvalid. They do not accept the state."""
     try:
         yield
     except REFUSALS as refusal:
         log.info("a state does not fit its graph", extra={"error_type": type(refusal).__name__})
-        told = error_report(refusal)
+        report = error_report(refusal)
         raise StateInvalid(
-            f"the thread's state does not fit its graph: {told['error']}: {told['message']}"
+            f"the thread's state does not fit its graph: {report['error']}: {report['message']}"
         ) from refusal
 
 
 def interrupts(snapshot: StateSnapshot) -> dict[str, list[dict[str, object]]]:
-    """What waits for an answer, by task id, as a thread's row holds it."""
-    return {task.id: [_interrupt(found) for found in task.interrupts] for task in snapshot.tasks if task.interrupts}
+    """The open interrupts by task id, as a thread's row stores them."""
+    return {
+        task.id: [_interrupt(interrupt) for interrupt in task.interrupts] for task in snapshot.tasks if task.interrupts
+    }
 
 
 def thread_summary(snapshot: StateSnapshot) -> ThreadSummary:
-    """What the thread's row is to say of its newest checkpoint while no run goes on."""
+    """The columns of a thread's row for its newest checkpoint, if no run is active."""
     return ThreadSummary(
         status="interrupted" if snapshot.next else "idle",
         values=json.dumps({} if snapshot.values is None else snapshot.values),
@@ -78,33 +80,33 @@ def thread_summary(snapshot: StateSnapshot) -> ThreadSummary:
 
 def _task(task: PregelTask) -> dict[str, object]:
     state = task.state
-    whole: Any = task  # the type of `path` is not whole
+    untyped: Any = task  # the type of `path` is incomplete
     return {
         "id": task.id,
         "name": task.name,
-        "path": list(whole.path),
+        "path": list(untyped.path),
         "error": repr(task.error) if isinstance(task.error, BaseException) else task.error,
-        "interrupts": [_interrupt(found) for found in task.interrupts],
+        "interrupts": [_interrupt(interrupt) for interrupt in task.interrupts],
         "checkpoint": checkpoint_ids(state) if isinstance(state, Mapping) else None,
         "state": thread_state(state) if isinstance(state, StateSnapshot) else None,
         "result": task.result,
     }
 
 
-def _interrupt(found: Any) -> dict[str, object]:
-    return {"id": found.id, "value": found.value}
+def _interrupt(interrupt: Any) -> dict[str, object]:
+    return {"id": interrupt.id, "value": interrupt.value}
 
 
 def checkpoint_ids(config: RunnableConfig | None) -> dict[str, object] | None:
-    """The ids of a checkpoint; of a subgraph that is waiting, the namespace to ask for."""
+    """The ids of a checkpoint, or the namespace of a waiting subgraph, which a client can read by it."""
     if not config:
         return None
     configurable = cast("Mapping[str, Any]", config.get("configurable", {}))
-    found: dict[str, object] = {
+    checkpoint: dict[str, object] = {
         "thread_id": configurable["thread_id"],
         "checkpoint_ns": configurable.get("checkpoint_ns", ""),
     }
-    return found | {key: configurable[key] for key in ("checkpoint_id", "checkpoint_map") if configurable.get(key)}
+    return checkpoint | {key: configurable[key] for key in ("checkpoint_id", "checkpoint_map") if configurable.get(key)}
 
 
 def _utc(text: str | None) -> datetime | None:

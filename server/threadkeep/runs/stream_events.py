@@ -1,6 +1,6 @@
-"""Stream events: from the chunks of a graph to the events of a run's stream.
+"""Stream events: turns the chunks of a graph into the events of a run's stream.
 
-The names are the protocol's: a mode, behind it the subgraph's namespace (`updates|child:<task id>`).
+The event names are the protocol's: a mode, followed by the subgraph's namespace (`updates|child:<task id>`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ INTERNAL_PREFIXES = ("__pregel", "langgraph_auth")
 
 
 def mode_of(event: str) -> str:
-    """The mode that an event's name belongs to, as a reader may filter by it."""
+    """The stream mode of an event's name. Readers filter by it."""
     name = event.split("|", 1)[0]
     if name == "messages":
         return "messages-tuple"
@@ -30,14 +30,14 @@ def mode_of(event: str) -> str:
 
 
 class StreamEvents:
-    """Turns chunks into events; remembers the messages that `messages` mode sends whole again and again."""
+    """Turns chunks into events. It collects message chunks, because `messages` mode always sends the whole message."""
 
     def __init__(self, modes: Sequence[StreamMode]) -> None:
         self._modes = frozenset(modes)
         self._messages: dict[str, BaseMessage] = {}
 
     def of_chunk(self, namespace: Namespace, mode: GraphMode, chunk: Any) -> Iterator[NamedEvent]:
-        """The events of one chunk, none where the client did not ask for its mode."""
+        """Yield the events of one chunk, or none if the client did not request its mode."""
         if mode == "messages":
             yield from self._of_message(namespace, *chunk)
         elif mode in self._modes:
@@ -53,25 +53,25 @@ class StreamEvents:
         self, namespace: Namespace, message: BaseMessage, metadata: dict[str, Any]
     ) -> Iterator[NamedEvent]:
         message_id = str(message.id)
-        known = self._messages.get(message_id)
-        if known is None:
+        previous = self._messages.get(message_id)
+        if previous is None:
             yield event_name("messages/metadata", namespace), {message_id: {"metadata": metadata}}
         if not isinstance(message, BaseMessageChunk):
             self._messages[message_id] = message
             yield event_name("messages/complete", namespace), [message]
             return
-        whole = known + message if isinstance(known, BaseMessageChunk) else message
-        self._messages[message_id] = cast("BaseMessage", whole)
-        yield event_name("messages/partial", namespace), [message_chunk_to_message(whole)]
+        merged = previous + message if isinstance(previous, BaseMessageChunk) else message
+        self._messages[message_id] = cast("BaseMessage", merged)
+        yield event_name("messages/partial", namespace), [message_chunk_to_message(merged)]
 
 
 def event_name(event: str, namespace: Namespace) -> str:
-    """An event's name, with the subgraph it comes from."""
+    """An event's name, with the subgraph that it comes from."""
     return "|".join((event, *namespace)) if namespace else event
 
 
 def _cleaned(mode: GraphMode, chunk: Any) -> object:
-    """Checkpoints with their own ids and what the client set itself alone; errors as clients are told of them."""
+    """The chunk without the server's own `configurable` keys, and with errors as error reports."""
     if mode == "checkpoints":
         return _clean_checkpoint(chunk)
     if mode == "tasks":
@@ -88,25 +88,28 @@ def _described(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _debugged(payload: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint with its ids, as a thread's state has them, and those of the subgraphs of its tasks."""
-    shown = _clean_checkpoint(payload)
-    for task in shown["tasks"]:
+    """A checkpoint with ids in the form of a thread's state, also for the subgraphs of its tasks."""
+    cleaned = _clean_checkpoint(payload)
+    for task in cleaned["tasks"]:
         if isinstance(task.get("state"), dict):
             task["checkpoint"] = checkpoint_ids(task.pop("state"))
-    ids = {"checkpoint": checkpoint_ids(shown["config"]), "parent_checkpoint": checkpoint_ids(shown["parent_config"])}
-    return shown | ids
+    ids = {
+        "checkpoint": checkpoint_ids(cleaned["config"]),
+        "parent_checkpoint": checkpoint_ids(cleaned["parent_config"]),
+    }
+    return cleaned | ids
 
 
 def _clean_checkpoint(payload: dict[str, Any]) -> dict[str, Any]:
-    shown = payload | {key: _clean_config(payload.get(key)) for key in ("config", "parent_config")}
+    cleaned = payload | {key: _clean_config(payload.get(key)) for key in ("config", "parent_config")}
     if tasks := payload.get("tasks"):
-        shown["tasks"] = [task | {"state": _clean_config(task.get("state"))} for task in tasks]
-    return shown
+        cleaned["tasks"] = [task | {"state": _clean_config(task.get("state"))} for task in tasks]
+    return cleaned
 
 
 def _clean_config(config: Any) -> Any:
     if not isinstance(config, dict) or "configurable" not in config:
         return cast("object", config)
-    found = cast("dict[str, Any]", config)
-    kept = {key: value for key, value in found["configurable"].items() if not key.startswith(INTERNAL_PREFIXES)}
-    return found | {"configurable": kept}
+    typed = cast("dict[str, Any]", config)
+    public = {key: value for key, value in typed["configurable"].items() if not key.startswith(INTERNAL_PREFIXES)}
+    return typed | {"configurable": public}

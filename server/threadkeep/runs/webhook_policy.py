@@ -1,7 +1,7 @@
-"""Webhook policy: which addresses a run may name, and what is sent to them.
+"""Webhook policy: the URLs that a run may name, and the fields that are sent to them.
 
-An address is judged twice: as it is written, when the run is asked for, and by what its name then resolves to, when
-it is called. What must not be reached is the same both times, so that no spelling of an address gets past.
+A URL is checked twice: its text when the run is created, and the addresses of its host before the call. Both checks use
+the same rules, so no spelling of an address avoids them.
 """
 
 import ipaddress
@@ -20,19 +20,19 @@ from threadkeep.project import Project
 Address: TypeAlias = IPv4Address | IPv6Address
 
 MAX_URL = 2048
-"""Characters of an address, unless the project says otherwise."""
+"""The most characters in a URL, unless the project sets another limit."""
 PORTS = {"http": 80, "https": 443}
 HOST = re.compile(r"[a-z0-9_.-]+|[0-9a-f:.]+")
-"""A name, or an IPv6 address."""
+"""A host name or an IPv6 address."""
 VARIABLE = re.compile(r"\$\{\{\s*env\.(\w+)\s*\}\}")
 
 CARRIER_GRADE_NAT = ipaddress.ip_network("100.64.0.0/10")
-"""Behind a carrier's NAT: as private as 10.0.0.0/8, and not called so by `ipaddress`."""
+"""Addresses behind a carrier's NAT (RFC 6598). They are private, but `ipaddress` does not report them as private."""
 CLOUD_METADATA_ADDRESSES = frozenset(
     ipaddress.ip_address(address)
     for address in ("169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254")
 )
-"""Where clouds tell a machine its own secrets; some of these lie among private or public addresses."""
+"""Metadata services that give a machine its cloud secrets. Some lie in private or public ranges."""
 NAT64_NETWORKS = (
     ipaddress.ip_network("64:ff9b::/96"),
     ipaddress.ip_network("64:ff9b:1::/48"),
@@ -43,30 +43,30 @@ NAT64_NETWORKS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookPolicy:
-    """`webhooks` of `langgraph.json`. Loopback and private networks are closed unless it opens them in so many words."""
+    """The `webhooks` of `langgraph.json`. Loopback and private networks are blocked unless it allows them explicitly."""
 
     enabled: bool = True
-    """False: runs that name a webhook are executed, and nothing is sent (`http.disable_webhooks`)."""
+    """False: runs with a webhook are executed, but nothing is sent (`http.disable_webhooks`)."""
     require_https: bool = False
     allowed_domains: tuple[str, ...] = ()
-    """Hosts that may be called, `*.example.com` for all below one; empty: any."""
+    """Hosts that may be called. `*.example.com` allows all subdomains. Empty: any host."""
     allowed_ports: frozenset[int] = frozenset()
-    """Empty: any."""
+    """Ports that may be called. Empty: any port."""
     max_url: int = MAX_URL
     allow_loopback: bool = False
     allow_private: bool = False
     headers: dict[str, str] = field(default_factory=dict[str, str])
     """Sent with each webhook."""
     fields: frozenset[str] = frozenset()
-    """The keys of the body that are sent; empty: all."""
+    """The keys of the body to send. Empty: all keys."""
 
     def check(self, url: str | None) -> None:
-        """Invalid where a run must not name `url`; None is no webhook."""
+        """ValidationFailed if a run must not use `url`. None means no webhook."""
         if url is not None and self.enabled:
             self.resolve_url(url)
 
     def resolve_url(self, url: str) -> httpx.URL:
-        """`url`, read once for all: it is what is called. Invalid where that must not be."""
+        """Parse `url`, and return the URL to call. ValidationFailed if it must not be called."""
         if len(url) > self.max_url:
             raise ValidationFailed(f"Webhook URL is above {self.max_url} characters")
         try:
@@ -97,7 +97,7 @@ class WebhookPolicy:
             raise ValidationFailed(f"Webhook host blocked: port {port} not allowed")
 
     def check_address(self, address: Address) -> None:
-        """Invalid where nothing must be sent to `address`."""
+        """ValidationFailed if nothing must be sent to `address`."""
         address = _embedded(address)
         if address.is_loopback:
             if not self.allow_loopback:
@@ -110,20 +110,20 @@ class WebhookPolicy:
 
 
 def webhook_policy(project: Project, environment: Mapping[str, str]) -> WebhookPolicy:
-    """The policy of a project; its header templates filled from `environment`.
+    """The policy of a project, with its header templates filled from `environment`.
 
-    As on the reference, a project that says anything of webhooks wants https, unless it says that it does not.
+    As on the reference server, a project with a `webhooks` section requires https unless it sets `require_https`.
     """
     section, url = project.webhooks, project.webhooks.url
-    said = url.model_fields_set
+    set_fields = url.model_fields_set
     return WebhookPolicy(
         enabled=not project.http.disable_webhooks,
-        require_https=url.require_https if "require_https" in said else bool(section.model_fields_set),
+        require_https=url.require_https if "require_https" in set_fields else bool(section.model_fields_set),
         allowed_domains=tuple(domain.lower() for domain in url.allowed_domains or ()),
         allowed_ports=frozenset(url.allowed_ports or ()),
         max_url=url.max_url_length or MAX_URL,
         allow_loopback=not url.disable_loopback,
-        allow_private="disable_private_ips" in said and not url.disable_private_ips,
+        allow_private="disable_private_ips" in set_fields and not url.disable_private_ips,
         headers={
             name: _filled(name, value, section.env_prefix, environment) for name, value in section.headers.items()
         },
@@ -132,14 +132,14 @@ def webhook_policy(project: Project, environment: Mapping[str, str]) -> WebhookP
 
 
 def _filled(name: str, template: str, prefix: str, environment: Mapping[str, str]) -> str:
-    """A header's value; StartupError where it names a variable that it must not, or that is not set."""
+    """Fill a header's template. StartupError if a variable in it is not allowed or not set."""
 
-    def variable(found: re.Match[str]) -> str:
-        if not found[1].startswith(prefix):
-            raise StartupError(f"webhooks.headers.{name}: {found[1]} does not begin with {prefix}")
-        if found[1] not in environment:
-            raise StartupError(f"webhooks.headers.{name}: {found[1]} is not set")
-        return environment[found[1]]
+    def variable(match: re.Match[str]) -> str:
+        if not match[1].startswith(prefix):
+            raise StartupError(f"webhooks.headers.{name}: {match[1]} does not begin with {prefix}")
+        if match[1] not in environment:
+            raise StartupError(f"webhooks.headers.{name}: {match[1]} is not set")
+        return environment[match[1]]
 
     value = VARIABLE.sub(variable, template)
     if "\r" in value or "\n" in value or not name.isascii():
@@ -148,12 +148,12 @@ def _filled(name: str, template: str, prefix: str, environment: Mapping[str, str
 
 
 def _is_below(host: str, domain: str) -> bool:
-    """Whether `host` is `domain`, or, for `*.example.com`, a name below it."""
+    """Whether `host` is `domain`, or a subdomain of it for `*.example.com`."""
     return host.endswith(domain[1:]) if domain.startswith("*.") else host == domain
 
 
 def _literal(host: str) -> Address | None:
-    """The address that `host` is, however it is written (`127.1`, `0x7f000001`); None: a name."""
+    """The address in `host`, in any notation (`127.1`, `0x7f000001`). None if it is a name."""
     if host == "localhost" or host.endswith(".localhost"):
         return IPv4Address("127.0.0.1")
     try:
@@ -167,7 +167,7 @@ def _literal(host: str) -> Address | None:
 
 
 def _embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for, or `address`."""
+    """The IPv4 address embedded in an IPv6 address, or `address` itself."""
     if isinstance(address, IPv4Address) or address.is_loopback or address.is_unspecified:
         return address
     if inside := address.ipv4_mapped or address.sixtofour:
@@ -178,7 +178,7 @@ def _embedded(address: Address) -> Address:
 
 
 def _is_never_a_host(address: Address) -> bool:
-    """What no policy opens: link-local, multicast, unspecified, reserved."""
+    """Whether no policy allows the address: link-local, multicast, unspecified or reserved."""
     if isinstance(address, IPv6Address) and address.is_site_local:
         return True
     zero = isinstance(address, IPv4Address) and int(address) < 1 << 24
