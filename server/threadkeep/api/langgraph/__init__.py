@@ -1,1 +1,1 @@
-"""The LangGraph API (v1): one module a resource."""
+"""The LangGraph API (v1), with one module for each resource."""

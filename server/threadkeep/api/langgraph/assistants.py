@@ -1,4 +1,4 @@
-"""Assistants: graphs with a configuration: make one, change it, find it, go back to an earlier version."""
+"""Assistants: create, update, search and delete assistants, and restore earlier versions."""
 
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
@@ -39,7 +39,7 @@ Description = Annotated[str, Field(max_length=100_000)]
 
 
 class ConfigBody(BaseModel):
-    """An assistant's config; keys beside these are kept as they are."""
+    """An assistant's config. Other keys are stored unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -52,7 +52,7 @@ class ConfigBody(BaseModel):
 
 
 class AssistantFields(BaseModel):
-    """What a creation and a change say in the same way."""
+    """The fields that the bodies of create and update share."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -69,7 +69,7 @@ class AssistantFields(BaseModel):
 
     @property
     def resolve_context(self) -> dict[str, Any] | None:
-        """The context, by whichever of the two names; None where there is neither. InvalidRequest where both say it."""
+        """The context, from `context` or `config.configurable`, or None. Raise InvalidRequest if both are set."""
         configurable = self.config.configurable if self.config else None
         if self.context and configurable:
             raise InvalidRequest(
@@ -82,7 +82,7 @@ class AssistantFields(BaseModel):
 
 
 class AssistantBody(AssistantFields):
-    """The body of an assistant's creation."""
+    """The body of a request that creates an assistant."""
 
     graph_id: str
     assistant_id: UUID | None = None
@@ -90,13 +90,13 @@ class AssistantBody(AssistantFields):
 
 
 class AssistantPatch(AssistantFields):
-    """The body of a change; what it leaves out stays."""
+    """The body of a request that updates an assistant. Omitted fields stay as they are."""
 
     graph_id: str | None = None
 
 
 class DeleteQuery(BaseModel):
-    """The query of a deletion."""
+    """The query of a request that deletes an assistant."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -104,7 +104,7 @@ class DeleteQuery(BaseModel):
 
 
 class CountBody(BaseModel):
-    """What to look for among assistants."""
+    """The conditions of a search for assistants."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -113,7 +113,7 @@ class CountBody(BaseModel):
     metadata: MetadataCondition | None = None
 
     def search(self, served: Collection[str]) -> AssistantFilter:
-        """Among the assistants of the graphs that are `served`."""
+        """Return the filter. Only assistants of the graphs in `served` match."""
         return AssistantFilter(served=served, graph_id=self.graph_id, name=self.name, metadata=self.metadata)
 
 
@@ -125,7 +125,7 @@ class AssistantSearch(PageBody, CountBody):
 
 
 class VersionsBody(BaseModel):
-    """The body of a listing of versions."""
+    """The body of a list of versions."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -135,7 +135,7 @@ class VersionsBody(BaseModel):
 
 
 class RestoreVersionBody(BaseModel):
-    """Which version is to be the current one."""
+    """The version to restore."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -143,17 +143,17 @@ class RestoreVersionBody(BaseModel):
 
 
 def _depth(value: object) -> bool | int:
-    """`1` in a query is a depth, not `true`."""
-    said = str(value).lower()
-    if said in {"true", "false"}:
-        return said == "true"
-    if said.isascii() and said.isdecimal() and int(said) > 0:
-        return int(said)
+    """Parse `xray`: a boolean, or a depth greater than 0. `1` is a depth, not `true`."""
+    text = str(value).lower()
+    if text in {"true", "false"}:
+        return text == "true"
+    if text.isascii() and text.isdecimal() and int(text) > 0:
+        return int(text)
     raise ValueError("Invalid xray value")
 
 
 class GraphQuery(BaseModel):
-    """The query of a drawing."""
+    """The query of a graph."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -161,7 +161,7 @@ class GraphQuery(BaseModel):
 
 
 class SubgraphsQuery(BaseModel):
-    """The query of the subgraphs."""
+    """The query of a list of subgraphs."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -169,7 +169,7 @@ class SubgraphsQuery(BaseModel):
 
 
 async def create(call: AuthorizedRequest[AssistantBody, None]) -> Response:
-    """POST /assistants: make an assistant."""
+    """POST /assistants: create an assistant."""
     body = call.body
     _check_graph(call, body.graph_id)
     _check_sizes(call)
@@ -205,11 +205,11 @@ def _check_sizes(call: AuthorizedRequest[AssistantBody, None] | AuthorizedReques
 
 async def get(call: AuthorizedRequest[None, None]) -> Response:
     """GET /assistants/{assistant_id}: read an assistant."""
-    return json_response(await _known(call))
+    return json_response(await _require_assistant(call))
 
 
 async def update(call: AuthorizedRequest[AssistantPatch, None]) -> Response:
-    """PATCH /assistants/{assistant_id}: change an assistant: metadata merge, all else replaces, as a new version."""
+    """PATCH /assistants/{assistant_id}: update an assistant as a new version. Metadata is merged, other fields replaced."""
     body, assistant_id = call.body, call.assistant_id
     if body.graph_id is not None:
         _check_graph(call, body.graph_id)
@@ -231,7 +231,10 @@ async def update(call: AuthorizedRequest[AssistantPatch, None]) -> Response:
 
 
 async def delete(call: AuthorizedRequest[None, DeleteQuery]) -> Response:
-    """DELETE /assistants/{assistant_id}: delete one, its versions and, if asked for, its threads: all or nothing."""
+    """DELETE /assistants/{assistant_id}: delete an assistant and its versions.
+
+    `delete_threads` deletes its threads in the same transaction.
+    """
     assistant_id, with_threads = call.assistant_id, call.query.delete_threads
     deletable = await _deletable_threads(call) if with_threads else call.filters
     async with call.state.pool.connection(call.filters.in_common(deletable)) as conn, conn.transaction():
@@ -245,7 +248,7 @@ async def delete(call: AuthorizedRequest[None, DeleteQuery]) -> Response:
 
 
 async def _deletable_threads(call: AuthorizedRequest[None, DeleteQuery]) -> Filters:
-    """The threads that the caller may delete. Forbidden if none."""
+    """Return the filters of the threads that the caller may delete. Raise Forbidden if it may delete none."""
     filters = UNRESTRICTED
     for permission in permissions("assistant.delete", ["the threads are deleted too"]):
         if permission.resource == "thread":
@@ -258,9 +261,9 @@ async def search(call: AuthorizedRequest[AssistantSearch, None]) -> Response:
     body = call.body
     order, request = (body.sort_by, body.sort_order), body.page(call.state.settings.answer_bytes)
     async with search_connection(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
-        found = await assistants.search(conn, call.filters, body.search(call.state.graphs), order=order, page=request)
+        rows = await assistants.search(conn, call.filters, body.search(call.state.graphs), order=order, page=request)
         total = await assistants.count(conn, call.filters, body.search(call.state.graphs))
-    return await bounded_page(found, request, lambda row: select_fields(row, list(body.select or [])), total=total)
+    return await bounded_page(rows, request, lambda row: select_fields(row, list(body.select or [])), total=total)
 
 
 async def count(call: AuthorizedRequest[CountBody, None]) -> Response:
@@ -270,67 +273,69 @@ async def count(call: AuthorizedRequest[CountBody, None]) -> Response:
 
 
 async def versions(call: AuthorizedRequest[VersionsBody, None]) -> Response:
-    """POST /assistants/{assistant_id}/versions: list the versions of an assistant, the newest first."""
+    """POST /assistants/{assistant_id}/versions: list the versions of an assistant, newest first."""
     body, assistant_id = call.body, call.assistant_id
     page = PageRequest(limit=body.limit, offset=body.offset, answer_bytes=call.state.settings.answer_bytes)
     async with call.state.pool.connection(call.filters) as conn:
-        found = await assistant_versions.search(conn, call.filters, assistant_id, body.metadata or {}, page)
-        if not found and await assistants.get(conn, call.filters, assistant_id) is None:
+        rows = await assistant_versions.search(conn, call.filters, assistant_id, body.metadata or {}, page)
+        if not rows and await assistants.get(conn, call.filters, assistant_id) is None:
             raise NotFound(f"Assistant {assistant_id} not found")
-    return await bounded_page(found, page)
+    return await bounded_page(rows, page)
 
 
 async def set_latest_version(call: AuthorizedRequest[RestoreVersionBody, None]) -> Response:
-    """POST /assistants/{assistant_id}/latest: make a version the current one, all of it."""
+    """POST /assistants/{assistant_id}/latest: restore all fields of a version."""
     assistant_id, version = call.assistant_id, call.body.version
     assistant = await assistant_versions.restore(call.state.pool, call.filters, assistant_id, version)
     if assistant is None:
-        await _known(call, f"Assistant {assistant_id} not found")
+        await _require_assistant(call, f"Assistant {assistant_id} not found")
         raise NotFound(f"Version {version} not found for assistant {assistant_id}")
     call.assistants.invalidate(assistant_id)
     return json_response(assistant)
 
 
 async def get_graph(call: AuthorizedRequest[None, GraphQuery]) -> Response:
-    """GET /assistants/{assistant_id}/graph: draw its graph: nodes and edges."""
+    """GET /assistants/{assistant_id}/graph: read the nodes and edges of its graph."""
+    assistant = await _require_assistant(call)
     return json_response(
-        await graph_schemas.graph_drawing(call.state.graphs, call.tenant, await _known(call), xray=call.query.xray)
+        await graph_schemas.graph_drawing(call.state.graphs, call.tenant, assistant, xray=call.query.xray)
     )
 
 
 async def get_schemas(call: AuthorizedRequest[None, None]) -> Response:
     """GET /assistants/{assistant_id}/schemas: read the JSON schemas of its graph."""
-    return json_response(await graph_schemas.assistant_schemas(call.state.graphs, call.tenant, await _known(call)))
+    assistant = await _require_assistant(call)
+    return json_response(await graph_schemas.assistant_schemas(call.state.graphs, call.tenant, assistant))
 
 
 async def get_subgraphs(call: AuthorizedRequest[None, SubgraphsQuery]) -> Response:
     """GET /assistants/{assistant_id}/subgraphs[/{namespace}]: read the JSON schemas of its graph's subgraphs."""
     namespace = call.request.path_params.get("namespace")
-    assistant = await _known(call)
-    found = await graph_schemas.subgraph_schemas(
+    assistant = await _require_assistant(call)
+    schemas = await graph_schemas.subgraph_schemas(
         call.state.graphs, call.tenant, assistant, namespace=namespace, recurse=call.query.recurse
     )
-    return json_response(found)
+    return json_response(schemas)
 
 
-async def _known(call: AuthorizedRequest[Any, Any], otherwise: str = "Not Found") -> Assistant:
-    """The assistant of the path; NotFound, saying `otherwise`, where there is none of the caller's."""
+async def _require_assistant(call: AuthorizedRequest[Any, Any], error: str = "Not Found") -> Assistant:
+    """Return the assistant of the path. Raise NotFound with the text `error` if the caller has no such assistant."""
     assistant_id = call.assistant_id
     async with call.state.pool.connection(call.filters) as conn:
         assistant = await assistants.get(conn, call.filters, assistant_id)
     if assistant is None:
-        raise NotFound(otherwise)
+        raise NotFound(error)
     return assistant
 
 
 async def _not_updated(call: AuthorizedRequest[AssistantPatch, None]) -> Problem:
-    """Why there was nothing to update."""
+    """Return the problem of an update that changed no row: metadata too large, or no such assistant."""
     missing, limit = f"Assistant {call.assistant_id} not found", call.state.settings.metadata_bytes
-    metadata = (await _known(call, missing)).metadata.load() | (call.body.metadata or {})
+    metadata = (await _require_assistant(call, missing)).metadata.load() | (call.body.metadata or {})
     return json.too_large("metadata", limit) if len(json.dumps(metadata)) > limit else NotFound(missing)
 
 
 def _check_graph(call: AuthorizedRequest[Any, Any], graph_id: str) -> None:
-    """NotFound, naming those there are, where there is no such graph."""
+    """Raise NotFound with the names of all graphs if `graph_id` is not one of them."""
     if graph_id not in call.state.graphs:
         raise graph_schemas.graph_not_found(call.state.graphs, graph_id)

@@ -1,4 +1,4 @@
-"""Crons: runs on a schedule; make one, change it, find it, delete it."""
+"""Crons: create, update, search and delete schedules that start runs."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,9 +28,9 @@ from threadkeep.tables import crons
 from threadkeep.tables.crons import Cron, CronDefinition, CronFilter, NewCron, OnRunCompleted
 
 NULLABLE_FIELDS = frozenset({"end_time", "timezone"})
-"""Fields of which null in an update says something."""
+"""Fields that an update may set to null. Null in any other field is ignored."""
 SCHEDULE_FIELDS = frozenset({"schedule", "timezone", "end_time", "enabled"})
-"""Fields that the next tick follows from."""
+"""Fields from which the next fire time is computed."""
 
 CronField = Literal[
     "cron_id",
@@ -52,7 +52,7 @@ CronOrder = Literal["cron_id", "assistant_id", "thread_id", "created_at", "updat
 
 
 def _in_utc(value: datetime) -> datetime:
-    """Without an offset it is UTC."""
+    """Convert a time to UTC. A time without an offset is in UTC."""
     if value.year < 1900 or value.year > 9000:
         raise ValueError("is out of range")
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -62,19 +62,19 @@ EndTime = Annotated[datetime, AfterValidator(_in_utc)]
 
 
 class CronBody(RunBody):
-    """The body of a cron's creation: when, and a run's body."""
+    """The body of a request that creates a cron: a schedule and the body of its runs."""
 
     schedule: str = Field(min_length=1, max_length=MAX_SCHEDULE_LENGTH)
     timezone: str | None = Field(default=None, max_length=100)
     end_time: EndTime | None = None
     enabled: bool = True
     on_run_completed: OnRunCompleted = "delete"
-    """Not heeded where the cron has a thread."""
+    """Ignored if the cron has a thread."""
     multitask_strategy: MultitaskStrategy = "enqueue"
 
 
 class CronPatch(BaseModel):
-    """The body of a cron's update: what is to be another."""
+    """The body of a request that updates a cron: the fields to change."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -86,7 +86,7 @@ class CronPatch(BaseModel):
     multitask_strategy: MultitaskStrategy | None = None
     input: Any = None
     metadata: dict[str, Any] | None = None
-    """Merged into the cron's."""
+    """Merged into the cron's metadata."""
     config: RunConfig | None = None
     context: dict[str, Any] | None = None
     webhook: str | None = None
@@ -99,9 +99,9 @@ class CronPatch(BaseModel):
 
     @property
     def set_fields(self) -> dict[str, Any]:
-        """What the client said."""
-        sent = self.model_dump(mode="json", exclude_unset=True)
-        return {name: value for name, value in sent.items() if value is not None or name in NULLABLE_FIELDS}
+        """The fields that the client set, without those that null does not change."""
+        fields = self.model_dump(mode="json", exclude_unset=True)
+        return {name: value for name, value in fields.items() if value is not None or name in NULLABLE_FIELDS}
 
 
 class CountBody(BaseModel):
@@ -110,7 +110,7 @@ class CountBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     assistant_id: str | None = None
-    """Or a graph's name."""
+    """The id of an assistant or the name of a graph."""
     thread_id: UUID | None = None
     enabled: bool | None = None
     metadata: MetadataCondition | None = None
@@ -124,42 +124,42 @@ class CronSearch(CountBody, PageBody):
 
 
 async def create(call: AuthorizedRequest[CronBody, None]) -> Response:
-    """POST /runs/crons: make a cron; each of its runs gets a thread of its own."""
+    """POST /runs/crons: create a cron. Each of its runs gets a new thread."""
     return await _create(call, None)
 
 
 async def create_on_thread(call: AuthorizedRequest[CronBody, None]) -> Response:
-    """POST /threads/{thread_id}/runs/crons: make a cron; every run of it is on this thread."""
+    """POST /threads/{thread_id}/runs/crons: create a cron. All its runs use this thread."""
     return await _create(call, call.thread_id)
 
 
 async def search(call: AuthorizedRequest[CronSearch, None]) -> Response:
     """POST /runs/crons/search: search crons."""
-    body, wanted = call.body, _wanted(call)
+    body, conditions = call.body, _conditions(call)
     order, request = (body.sort_by, body.sort_order), body.page(call.state.settings.answer_bytes)
     async with search_connection(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
-        found = await crons.search(conn, call.filters, wanted, order=order, page=request)
-        total = await crons.count(conn, call.filters, wanted)
-    return await bounded_page(found, request, lambda cron: select_fields(cron, list(body.select or [])), total=total)
+        rows = await crons.search(conn, call.filters, conditions, order=order, page=request)
+        total = await crons.count(conn, call.filters, conditions)
+    return await bounded_page(rows, request, lambda cron: select_fields(cron, list(body.select or [])), total=total)
 
 
 async def count(call: AuthorizedRequest[CountBody, None]) -> Response:
     """POST /runs/crons/count: count crons."""
     async with search_connection(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
-        return json_response(await crons.count(conn, call.filters, _wanted(call)))
+        return json_response(await crons.count(conn, call.filters, _conditions(call)))
 
 
 async def get(call: AuthorizedRequest[None, None]) -> Response:
     """GET /runs/crons/{cron_id}: read a cron."""
-    return json_response(await _known(call))
+    return json_response(await _require_cron(call))
 
 
 async def update(call: AuthorizedRequest[CronPatch, None]) -> Response:
-    """PATCH /runs/crons/{cron_id}: change a cron; what is not named stays as it is."""
+    """PATCH /runs/crons/{cron_id}: update a cron. Omitted fields stay as they are."""
     cron_id, changes = call.cron_id, call.body.set_fields
     if not changes:
         raise InvalidRequest("Request body cannot be empty")
-    runs = await _authorized_runs(call, await _known(call), changes)
+    runs = await _authorized_runs(call, await _require_cron(call), changes)
     async with call.state.pool.connection(call.filters) as conn, conn.transaction():
         cron = await crons.lock(conn, call.filters, cron_id)
         if cron is None:
@@ -177,20 +177,20 @@ async def update(call: AuthorizedRequest[CronPatch, None]) -> Response:
 def _merged(
     call: AuthorizedRequest[CronPatch, None], cron: Cron, changes: Mapping[str, Any]
 ) -> tuple[CronBody, dict[str, Any]]:
-    """The cron's body with the changes, as a model and as it is kept."""
+    """Return the cron's body with the changes, as a model and as the payload to store."""
     metadata = call.filters.merge_metadata(cron.metadata.load(), changes.get("metadata", {}))
     payload = {**cron.payload.load(), **changes, "metadata": metadata}
     return cast("CronBody", validate(CronBody, payload)), payload
 
 
 async def _authorized_runs(call: AuthorizedRequest[CronPatch, None], cron: Cron, changes: Mapping[str, Any]) -> Filters:
-    """The threads that the cron's runs may be on, with the changes. Forbidden if the caller may not start them."""
+    """Return the filters of the threads that the changed cron's runs may use. Raise Forbidden if it may not start them."""
     body, _ = _merged(call, cron, changes)
     request = _request(body, str(cron.assistant_id), cron.thread_id)
     return (await call.state.runs.authorize(call.caller, request)).threads
 
 
-async def _known(call: AuthorizedRequest[Any, Any]) -> Cron:
+async def _require_cron(call: AuthorizedRequest[Any, Any]) -> Cron:
     async with call.state.pool.connection(call.filters) as conn:
         cron = await crons.get(conn, call.filters, call.cron_id)
     if cron is None:
@@ -199,11 +199,11 @@ async def _known(call: AuthorizedRequest[Any, Any]) -> Cron:
 
 
 async def delete(call: AuthorizedRequest[None, None]) -> Response:
-    """DELETE /runs/crons/{cron_id}: delete a cron; the runs that it has started stay."""
+    """DELETE /runs/crons/{cron_id}: delete a cron. The runs that it started stay."""
     cron_id = call.cron_id
     async with call.state.pool.connection(call.filters) as conn:
-        gone = await crons.delete(conn, call.filters, cron_id)
-    if not gone:
+        is_deleted = await crons.delete(conn, call.filters, cron_id)
+    if not is_deleted:
         raise NotFound(f"Cron '{cron_id}' not found")
     return no_content_response()
 
@@ -232,7 +232,7 @@ async def _create(call: AuthorizedRequest[CronBody, None], thread_id: UUID | Non
 
 
 def _request(body: CronBody, assistant: str, thread_id: UUID | None) -> RunRequest:
-    """The runs of a cron, for authorization."""
+    """Return a cron's run as a run request, for authorization."""
     return RunRequest(
         spec=body.run_spec,
         assistant=assistant,
@@ -243,11 +243,11 @@ def _request(body: CronBody, assistant: str, thread_id: UUID | None) -> RunReque
     )
 
 
-async def _assistant(call: AuthorizedRequest[CronBody, None], filters: Filters, named: str) -> ResolvedAssistant:
+async def _assistant(call: AuthorizedRequest[CronBody, None], filters: Filters, reference: str) -> ResolvedAssistant:
     try:
-        return await call.assistants.resolve(filters, named)
+        return await call.assistants.resolve(filters, reference)
     except (ValidationFailed, NotFound):
-        raise NotFound(f"Assistant {named[:100]!r} not found") from None
+        raise NotFound(f"Assistant {reference[:100]!r} not found") from None
 
 
 async def _definition(
@@ -258,7 +258,7 @@ async def _definition(
     thread_id: UUID | None,
     now: datetime,
 ) -> CronDefinition:
-    """The cron that `body` describes; Invalid and others where its runs would be refused."""
+    """Return the cron that `body` describes. Raise the Problem with which its runs would be refused."""
     call.state.runs.webhooks.check(body.run_spec.webhook)
     limit = call.state.settings.metadata_bytes
     json.check_bytes(limit, metadata=body.metadata, config=body.config, context=body.context)
@@ -277,7 +277,7 @@ async def _definition(
     )
 
 
-def _wanted(call: AuthorizedRequest[Any, None]) -> CronFilter:
+def _conditions(call: AuthorizedRequest[Any, None]) -> CronFilter:
     body: CountBody = call.body
     return CronFilter(
         assistant_id=call.assistants.id_of(body.assistant_id) if body.assistant_id else None,

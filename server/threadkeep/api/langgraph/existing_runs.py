@@ -1,4 +1,4 @@
-"""Existing runs: a run that somebody started: read it, follow it, stop it, delete it."""
+"""Existing runs: read, join, cancel and delete runs that were started earlier."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
-from threadkeep.api.langgraph.threads import require_thread as known_thread
+from threadkeep.api.langgraph.threads import require_thread
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.paging import MAX_OFFSET, bounded_page, select_fields
 from threadkeep.api.responses import RunResult, encoded_json_response, json_response, no_content_response, run_headers
@@ -20,14 +20,14 @@ from threadkeep.tables.runs import CancelAction
 
 
 def split_modes(value: object) -> object:
-    """A repeated key, one word, or (the JS SDK 2.0) a JSON list; empty is no filter."""
+    """Split a query parameter into a list: a repeated key, words with commas, or a JSON list (JS SDK 2.0). Empty is None."""
     if isinstance(value, str):
         return [word.strip(' []"') for word in value.split(",") if word.strip(' []"')] or None
     return value
 
 
 class JoinQuery(BaseModel):
-    """The query of a join."""
+    """The query of a request that joins a run."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -36,7 +36,7 @@ class JoinQuery(BaseModel):
 
 
 class CancelQuery(BaseModel):
-    """The query of a cancel."""
+    """The query of a cancellation."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -59,7 +59,7 @@ RunField = Literal[
 
 
 class ListQuery(BaseModel):
-    """The query of a listing of runs."""
+    """The query of a list of runs."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -70,7 +70,7 @@ class ListQuery(BaseModel):
 
 
 class CancelRunsQuery(BaseModel):
-    """The query of a cancel of several runs."""
+    """The query of a cancellation of several runs."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -78,7 +78,7 @@ class CancelRunsQuery(BaseModel):
 
 
 class CancelRunsBody(BaseModel):
-    """Which runs: those of a thread by id, or all of a status."""
+    """The runs to cancel: runs of one thread by id, or all runs with a status."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -88,7 +88,7 @@ class CancelRunsBody(BaseModel):
 
     @property
     def selection(self) -> RunSelection:
-        """InvalidRequest where it names no runs, or names them in two ways."""
+        """The selected runs. Raise InvalidRequest unless exactly one of the two ways is used."""
         by_ids = self.thread_id is not None and bool(self.run_ids)
         if by_ids == (self.status is not None):
             raise InvalidRequest("give either status, or thread_id and run_ids")
@@ -98,17 +98,17 @@ class CancelRunsBody(BaseModel):
 
 
 async def list_runs(call: AuthorizedRequest[None, ListQuery]) -> Response:
-    """GET /threads/{thread_id}/runs: list a thread's runs, the newest first."""
-    await known_thread(call)
-    asked = call.query
-    page = PageRequest(limit=asked.limit, offset=asked.offset, answer_bytes=call.state.settings.answer_bytes)
+    """GET /threads/{thread_id}/runs: list a thread's runs, newest first."""
+    await require_thread(call)
+    query = call.query
+    page = PageRequest(limit=query.limit, offset=query.offset, answer_bytes=call.state.settings.answer_bytes)
     async with call.state.pool.connection(call.filters) as conn:
-        found = await runs.search(conn, call.filters, call.thread_id, status=asked.status, page=page)
-    return await bounded_page(found, page, lambda run: select_fields(run, list(asked.select or [])))
+        rows = await runs.search(conn, call.filters, call.thread_id, status=query.status, page=page)
+    return await bounded_page(rows, page, lambda run: select_fields(run, list(query.select or [])))
 
 
 async def cancel_runs(call: AuthorizedRequest[CancelRunsBody, CancelRunsQuery]) -> Response:
-    """POST /runs/cancel: stop several runs."""
+    """POST /runs/cancel: cancel several runs."""
     action = call.query.action
     reason = f"{action} requested via POST /runs/cancel"
     if not await call.state.runs.cancel(call.caller, call.body.selection, action, reason):
@@ -122,16 +122,17 @@ async def get(call: AuthorizedRequest[None, None]) -> Response:
 
 
 async def join(call: AuthorizedRequest[None, JoinQuery]) -> Response:
-    """GET /threads/{thread_id}/runs/{run_id}/join: wait for the final values of a run that somebody started."""
+    """GET /threads/{thread_id}/runs/{run_id}/join: wait for the final values of an existing run."""
     handle = await _followed(call)
     headers = run_headers(handle.thread_id, handle.run_id, "join")
     return RunResult(handle, call.caller, headers=headers, cancels=call.query.cancel_on_disconnect)
 
 
 async def join_stream(call: AuthorizedRequest[None, JoinQuery]) -> Response:
-    """GET /threads/{thread_id}/runs/{run_id}/stream: follow the events of a run that somebody started.
+    """GET /threads/{thread_id}/runs/{run_id}/stream: stream the events of an existing run.
 
-    `Last-Event-ID` names the last one that the client has; `-1` or `0` asks for all; without it, those from now on.
+    `Last-Event-ID` is the id of the last event that you have. `-1` or `0` asks for all events. Without the header, the
+    stream starts with the next event.
     """
     handle = await _followed(call)
     reading = StreamReader(handle.execution, call.state.settings)
@@ -147,36 +148,36 @@ async def join_stream(call: AuthorizedRequest[None, JoinQuery]) -> Response:
 
 
 async def cancel(call: AuthorizedRequest[None, CancelQuery]) -> Response:
-    """POST /threads/{thread_id}/runs/{run_id}/cancel: stop a run; with `wait`, answer when it has stopped."""
-    asked = call.query
-    reason = asked.reason or (f"{asked.action} requested via POST /threads/{{thread_id}}/runs/{{run_id}}/cancel")
+    """POST /threads/{thread_id}/runs/{run_id}/cancel: cancel a run. With `wait`, answer after it has stopped."""
+    query = call.query
+    reason = query.reason or (f"{query.action} requested via POST /threads/{{thread_id}}/runs/{{run_id}}/cancel")
     handle = await call.state.runs.cancel_one(
-        call.caller, call.thread_id, call.run_id, action=asked.action, reason=reason
+        call.caller, call.thread_id, call.run_id, action=query.action, reason=reason
     )
-    if asked.wait:
+    if query.wait:
         await handle.ended()
         return encoded_json_response(b"{}", headers=run_headers(handle.thread_id, handle.run_id, "join"))
     return Response(status_code=202)
 
 
 async def delete(call: AuthorizedRequest[None, None]) -> Response:
-    """DELETE /threads/{thread_id}/runs/{run_id}: forget a run; one that goes on is stopped first."""
+    """DELETE /threads/{thread_id}/runs/{run_id}: delete a run. An active run is cancelled first."""
     await call.state.runs.delete(call.caller, call.thread_id, call.run_id)
     return no_content_response()
 
 
 def parse_last_event_id(call: AuthorizedRequest[Any, Any]) -> int | None:
-    """The position behind which a client wants the events; None: from now on."""
-    sent = call.request.headers.get("last-event-id", "").strip()
-    if not sent:
+    """Return the position after which to send events, from `Last-Event-ID`. None: only new events."""
+    header = call.request.headers.get("last-event-id", "").strip()
+    if not header:
         return None
-    digits = sent.removeprefix("-").split("-", 1)[0]
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 9 or sent.startswith("-"):
+    digits = header.removeprefix("-").split("-", 1)[0]
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 9 or header.startswith("-"):
         return 0
     return int(digits)
 
 
 async def _followed(call: AuthorizedRequest[None, JoinQuery]) -> RunHandle:
-    """The run of the path. NotFound before any stream begins."""
+    """Return a handle of the run of the path. Raise NotFound before a response begins."""
     cancels = call.query.cancel_on_disconnect
     return await call.state.runs.follow(call.caller, call.thread_id, call.run_id, may_cancel=cancels)

@@ -1,7 +1,7 @@
-"""Schemas: what a graph looks like, and the JSON schemas of what it takes and gives.
+"""Graph schemas: the nodes and edges of a graph, and the JSON schemas of its input, output, state and context.
 
-A graph's types are its author's: one that has no JSON schema is described as far as it can be (json_schemas.py).
-Making one takes some milliseconds of the event loop, so others get their turn between two.
+A graph's author chooses its types. A type without a JSON schema is described as far as possible (json_schemas.py).
+Making a schema takes some milliseconds of the event loop, so the module yields to other tasks between two schemas.
 """
 
 import copy
@@ -20,12 +20,12 @@ from threadkeep.tables.assistants import Assistant
 from threadkeep.threads.history import Graphs
 
 Schema = JsonSchema | None
-"""A JSON schema; None where the types have none."""
+"""A JSON schema, or None if the types have none."""
 
 
 @asynccontextmanager
 async def open_graph(graphs: Graphs, tenant: Tenant, assistant: Assistant) -> AsyncGenerator[Graph]:
-    """The assistant's graph, for reading, with the assistant's configuration. NotFound where it is not served."""
+    """Open the assistant's graph for reading, with its configuration. Raise NotFound if the graph is not served."""
     loaded = graphs.get(assistant.graph_id)
     if loaded is None:
         raise graph_not_found(graphs, assistant.graph_id)
@@ -37,45 +37,47 @@ async def open_graph(graphs: Graphs, tenant: Tenant, assistant: Assistant) -> As
 
 
 def graph_not_found(graphs: Graphs, graph_id: str) -> NotFound:
-    """The problem of a graph that this server does not have."""
+    """Return the problem for a graph that this server does not have."""
     return NotFound(f"Graph {graph_id[:100]!r} not found. Expected one of: {sorted(graphs)}")
 
 
 async def graph_drawing(
     graphs: Graphs, tenant: Tenant, assistant: Assistant, *, xray: bool | int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Nodes and edges; those of subgraphs too with `xray`, down to that depth where it is a number."""
+    """Return nodes and edges. `xray` includes subgraphs, down to that depth if it is a number."""
     async with open_graph(graphs, tenant, assistant) as graph:
-        drawn = (await graph.aget_graph(xray=xray)).to_json()
-    for node in drawn["nodes"]:
+        drawing = (await graph.aget_graph(xray=xray)).to_json()
+    for node in drawing["nodes"]:
         if isinstance(described := node.get("data"), dict):
-            cast("dict[str, Any]", described).pop("id", None)  # the path of a class: nothing to a client
-    return drawn
+            cast("dict[str, Any]", described).pop(
+                "id", None
+            )  # the import path of a class, which is of no use to a client
+    return drawing
 
 
 async def assistant_schemas(graphs: Graphs, tenant: Tenant, assistant: Assistant) -> dict[str, Any]:
-    """`graph_id` and the five schemas of the assistant's graph, titled by it."""
+    """Return `graph_id` and the five schemas of the assistant's graph, with the graph id in their titles."""
     async with open_graph(graphs, tenant, assistant) as graph:
-        named = copy.copy(graph)
-        named.name = assistant.graph_id
-        return {"graph_id": assistant.graph_id, **await graph_schemas(named)}
+        titled = copy.copy(graph)
+        titled.name = assistant.graph_id
+        return {"graph_id": assistant.graph_id, **await graph_schemas(titled)}
 
 
 async def subgraph_schemas(
     graphs: Graphs, tenant: Tenant, assistant: Assistant, *, namespace: str | None, recurse: bool
 ) -> dict[str, dict[str, Schema]]:
-    """Namespace -> the five schemas: of the graph's own subgraphs, of theirs too with `recurse`, or of one alone."""
+    """Return the five schemas of subgraphs by namespace: of direct ones, with `recurse` of all, or of one namespace."""
     async with open_graph(graphs, tenant, assistant) as graph:
         if not is_local(graph):
             return {}
         loose: Any = graph
         deep = recurse or "|" in (namespace or "")
-        found = loose.aget_subgraphs(namespace=namespace, recurse=deep)
-        return {name: await graph_schemas(subgraph) async for name, subgraph in found}
+        subgraphs = loose.aget_subgraphs(namespace=namespace, recurse=deep)
+        return {name: await graph_schemas(subgraph) async for name, subgraph in subgraphs}
 
 
 async def graph_schemas(graph: Graph) -> dict[str, Schema]:
-    """The five schemas; of a graph that runs elsewhere nothing is known."""
+    """Return the five schemas of a graph. They are all None for a graph that runs on another server."""
     if not is_local(graph):
         return dict.fromkeys(("input_schema", "output_schema", "state_schema", "config_schema", "context_schema"))
     context = _context(graph.context_schema)
@@ -113,22 +115,22 @@ def _state(graph: Graph) -> Schema:
 
 
 def _declared(graph: Graph, kind: str) -> Iterable[str] | None:
-    """The channels of a StateGraph's input or output, whose type pydantic does not take.
+    """Return the channels of a StateGraph's input or output, for types that pydantic refuses.
 
-    Such is every `typing.TypedDict` before Python 3.12.
+    It refuses every `typing.TypedDict` before Python 3.12.
     """
     builder: Any = getattr(graph, "builder", None)
     return None if builder is None else builder.schemas[getattr(builder, kind)]
 
 
 def _of_single_channel(graph: Graph, name: Any) -> Schema:
-    """Of a graph that is called with a value instead of an object."""
+    """Return the schema of a graph whose input or output is a single value instead of an object."""
     channels = cast("Mapping[str, Any]", graph.channels)
     return of_type(channels[name].UpdateType) if isinstance(name, str) else None
 
 
 def _of_channels(graph: Graph, suffix: str, names: Iterable[str] | None) -> Schema:
-    """An object with the values of channels: at once, or else one by one."""
+    """Return the schema of an object with one field per channel, by pydantic at once or else field by field."""
     if names is None:
         return None
     channels = cast("Mapping[str, Any]", graph.channels)
@@ -138,7 +140,7 @@ def _of_channels(graph: Graph, suffix: str, names: Iterable[str] | None) -> Sche
 
 
 def _at_once(title: str, fields: Mapping[str, Any]) -> Schema:
-    """As pydantic has it. The fields have numbers, for pydantic refuses some names."""
+    """Return pydantic's schema of all fields. The model's fields are numbered because pydantic refuses some names."""
     numbered: dict[str, Any] = {
         f"field_{number}": (annotation, Field(default=None, alias=name, title=title_of(name)))
         for number, (name, annotation) in enumerate(fields.items())

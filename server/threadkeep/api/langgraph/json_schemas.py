@@ -1,7 +1,7 @@
-"""JSON schemas of types that their authors made for Python alone.
+"""JSON schemas of Python types, including types that pydantic cannot describe.
 
-Pydantic describes a type as a whole or not at all. Here what it refuses is taken apart: the fields that have a JSON
-schema keep theirs, and any other value may stand for the rest.
+Pydantic describes a type completely or not at all. This module takes a refused type apart. The fields that have a JSON
+schema keep it, and the schema of the other fields allows any value.
 """
 
 import dataclasses
@@ -22,27 +22,31 @@ JsonSchema = dict[str, Any]
 
 ANYTHING: Final[JsonSchema] = {}
 MAX_DEPTH: Final = 8
-"""How deep a type is taken apart that pydantic refuses; one that contains itself has no end."""
+"""The depth to which a refused type is taken apart, because a type that contains itself has no end."""
 MARKS: Final = (Annotated, Required, NotRequired, ReadOnly)
-"""What may stand around a field's type and says nothing of its values."""
+"""Wrappers of a field's type that do not change its values."""
 UNIONS: Final = (Union, types.UnionType)
 
 
 class LenientJsonSchema(GenerateJsonSchema):
-    """Anything goes where a type has no JSON schema."""
+    """Allows any value for a type without a JSON schema."""
 
     def handle_invalid_for_json_schema(self, schema: Any, error_info: str) -> JsonSchema:
-        """The schema of anything."""
+        """Return the schema of any value."""
         del schema, error_info
         return {}
 
 
 def first(*ways: Callable[[], JsonSchema | None]) -> JsonSchema | None:
-    """What the first way gives that gives something; None if none does. Types are code of the graph's author, so that
-    each way may raise whatever it likes."""
+    """Return the first schema that one of `ways` makes, or None.
+
+    A way that raises makes none. Types are the graph author's code, so a way may raise any exception.
+    """
     for way in ways:
         try:
-            with warnings.catch_warnings(action="ignore", category=PydanticJsonSchemaWarning):  # a default has no form
+            with warnings.catch_warnings(
+                action="ignore", category=PydanticJsonSchemaWarning
+            ):  # a default without a JSON form
                 described = way()
         except Exception:
             log.debug("a type has no JSON schema of its own", exc_info=True)
@@ -53,26 +57,26 @@ def first(*ways: Callable[[], JsonSchema | None]) -> JsonSchema | None:
 
 
 def of_fields(title: str, fields: Mapping[str, Any], required: Sequence[str] = (), *, at: str = "#") -> JsonSchema:
-    """An object with values of these types. `at` is its place in the document, as a JSON pointer."""
+    """Return the schema of an object with these fields. `at` is its place in the document, as a JSON pointer."""
     return _of_fields(title, {name: (annotation, name in required) for name, annotation in fields.items()}, at, 0)
 
 
 def of_type(annotation: Any, *, at: str = "#", depth: int = 0) -> JsonSchema:
-    """The schema of a type, as far as there is one."""
+    """Return the schema of a type. The parts without a schema allow any value."""
     described = first(lambda: _by_pydantic(annotation, at), lambda: _by_parts(annotation, at, depth))
     return ANYTHING if described is None else described
 
 
 def _by_pydantic(annotation: Any, at: str) -> JsonSchema:
-    """As pydantic has it, in a model whose only field has the type: plain dataclasses inherit its configuration."""
+    """Return pydantic's schema, from a model with one field of the type. Plain dataclasses inherit its configuration."""
     configured = ConfigDict(arbitrary_types_allowed=True)
     model = create_model("Described", __config__=configured, value=(annotation, Field(default=None)))
-    whole = model.model_json_schema(schema_generator=LenientJsonSchema, ref_template=f"{at}/$defs/{{model}}")
-    described: JsonSchema = whole["properties"]["value"]
+    document = model.model_json_schema(schema_generator=LenientJsonSchema, ref_template=f"{at}/$defs/{{model}}")
+    described: JsonSchema = document["properties"]["value"]
     described.pop("default", None)
     if described.get("title") == "Value":
         del described["title"]
-    definitions: dict[str, JsonSchema] = whole.get("$defs", {})
+    definitions: dict[str, JsonSchema] = document.get("$defs", {})
     reference = str(described.get("$ref", "")).removeprefix(f"{at}/$defs/")
     if reference in definitions:
         described = {**definitions[reference], **{key: value for key, value in described.items() if key != "$ref"}}
@@ -80,15 +84,15 @@ def _by_pydantic(annotation: Any, at: str) -> JsonSchema:
 
 
 def _by_parts(annotation: Any, at: str, depth: int) -> JsonSchema | None:
-    """What pydantic refuses, taken apart; None of what has no parts."""
+    """Return the schema of a type that pydantic refuses, part by part. Return None if it has no parts."""
     if depth == MAX_DEPTH:
         return None
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in MARKS:
         return of_type(arguments[0], at=at, depth=depth)
     if origin in UNIONS:
-        each = [of_type(one, at=f"{at}/anyOf/{index}", depth=depth + 1) for index, one in enumerate(arguments)]
-        return {"anyOf": each}
+        options = [of_type(member, at=f"{at}/anyOf/{index}", depth=depth + 1) for index, member in enumerate(arguments)]
+        return {"anyOf": options}
     if isinstance(origin, type):
         return _of_collection(cast("type[object]", origin), arguments, at, depth)
     fields = _fields(annotation)
@@ -108,9 +112,9 @@ def _of_collection(kind: type[object], arguments: tuple[Any, ...], at: str, dept
 
 
 def _fields(annotation: Any) -> dict[str, tuple[Any, bool]] | None:
-    """By name, the type of each field of a class and whether it must be given; None of what has no fields."""
+    """Return each field's type and whether it is required, by name. Return None if the type has no fields."""
     if is_typeddict(annotation):
-        return {name: (one, name in annotation.__required_keys__) for name, one in _hints(annotation).items()}
+        return {name: (hint, name in annotation.__required_keys__) for name, hint in _hints(annotation).items()}
     if not isinstance(annotation, type):
         return None
     declared = cast("Any", annotation)
@@ -136,7 +140,7 @@ def _has_no_default(field: "dataclasses.Field[Any]") -> bool:
 
 
 def _hints(annotation: Any) -> Mapping[str, Any]:
-    """The types of a class's fields. If one names what does not exist at runtime, each is looked up alone."""
+    """Return the types of a class's fields. If one names an object missing at runtime, each is resolved separately."""
     try:
         return typing.get_type_hints(annotation, include_extras=True)
     except Exception:  # noqa: BLE001 - an annotation is code of the graph's author
@@ -162,10 +166,10 @@ def _of_fields(title: str, fields: Mapping[str, tuple[Any, bool]], at: str, dept
 
 
 def _pointed(name: str) -> str:
-    """A key as a part of a JSON pointer (RFC 6901) in a fragment."""
+    """Escape a key as part of a JSON pointer (RFC 6901) in a fragment."""
     return name.replace("~", "~0").replace("/", "~1").replace("%", "%25").replace(" ", "%20")
 
 
 def title_of(name: str) -> str:
-    """A field's title, as pydantic makes it of its name."""
+    """Return a field's title as pydantic makes it from the name."""
     return name.replace("_", " ").strip().title()

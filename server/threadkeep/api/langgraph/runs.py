@@ -1,4 +1,4 @@
-"""Runs: start one and read its stream, wait for its answer, or leave it in the queue."""
+"""Runs: start a run and stream it, wait for its result, or put it in the queue."""
 
 import functools
 import logging
@@ -17,26 +17,26 @@ from threadkeep.runs.service import RunHandle
 from threadkeep.tables.idempotency_keys import IdempotencyKey
 
 RESERVED_CONFIG_KEYS = frozenset({"run_id", "thread_id", "assistant_id", "graph_id", "cron_id", "run_attempt"})
-"""Metadata that the server writes; a client's are dropped, as on the reference."""
+"""Keys of metadata that only the server writes. They are dropped from a client's metadata, as LangGraph's server does."""
 OF_LANGSMITH = ("feedback_keys", "langsmith_tracer")
-"""Documented fields that need LangSmith. LangGraph Studio and older clients send them without being asked."""
+"""Documented fields that need LangSmith. LangGraph Studio and older clients send them by default."""
 
 log = logging.getLogger(__name__)
 
 
 @functools.cache
-def _tell_without_effect(field: str) -> None:
-    """Say once that a field that clients send does nothing here."""
+def _warn_without_effect(field: str) -> None:
+    """Log once that a field in requests has no effect."""
     log.warning("a field of LangSmith's has no effect on this server", extra={"field": field})
 
 
 class RunBody(GraphRunOptions):
-    """The body of a run's creation, on a thread or without one."""
+    """The body of a request that creates a run, on a thread or stateless."""
 
     assistant_id: str
     metadata: dict[str, Any] = Field(default_factory=dict)
     checkpoint_during: bool | None = None
-    """Deprecated: `false` is `durability="exit"`."""
+    """Deprecated. `false` means `durability="exit"`."""
     feedback_keys: Any = None
     """Has no effect: there is no LangSmith here."""
     langsmith_tracer: Any = None
@@ -46,17 +46,17 @@ class RunBody(GraphRunOptions):
 
     @property
     def merged_metadata(self) -> dict[str, Any]:
-        """What the client says of the run, by either field."""
-        told: object = self.config.get("metadata")
-        said = {**(cast("dict[str, Any]", told) if isinstance(told, dict) else {}), **self.metadata}
-        return {key: value for key, value in said.items() if key not in RESERVED_CONFIG_KEYS}
+        """The run's metadata, from `config.metadata` and `metadata`. The latter wins."""
+        in_config: object = self.config.get("metadata")
+        merged = {**(cast("dict[str, Any]", in_config) if isinstance(in_config, dict) else {}), **self.metadata}
+        return {key: value for key, value in merged.items() if key not in RESERVED_CONFIG_KEYS}
 
     @property
     def run_spec(self) -> GraphRunOptions:
-        """What concerns the graph alone. Refuses what this server can't do or what contradicts itself."""
+        """The options that concern only the graph. Raise InvalidRequest if they contradict each other."""
         for name in OF_LANGSMITH:
             if getattr(self, name):
-                _tell_without_effect(name)
+                _warn_without_effect(name)
         if self.context and self.config.get("configurable"):
             raise InvalidRequest("Cannot specify both configurable and context. Prefer setting context alone.")
         if self.checkpoint_during is not None and "durability" not in self.model_fields_set:
@@ -72,7 +72,7 @@ class ThreadRunBody(RunBody):
 
 
 class StatelessRunBody(RunBody):
-    """The body of a run without a thread."""
+    """The body of a stateless run."""
 
     on_completion: Literal["delete", "keep"] = "delete"
 
@@ -81,13 +81,13 @@ RunBatch = Annotated[list[StatelessRunBody], Field(min_length=1, max_length=1000
 
 
 async def create(call: AuthorizedRequest[ThreadRunBody, None]) -> Response:
-    """POST /threads/{thread_id}/runs: leave a run in the queue."""
+    """POST /threads/{thread_id}/runs: put a run in the queue."""
     handle = await call.state.runs.enqueue(call.caller, start_on_thread(call, key=call.idempotency_key))
     return json_response(handle.run, headers=run_headers(handle.thread_id, handle.run_id))
 
 
 async def stream(call: AuthorizedRequest[ThreadRunBody, None]) -> Response:
-    """POST /threads/{thread_id}/runs/stream: run, and read the events."""
+    """POST /threads/{thread_id}/runs/stream: start a run and stream its events."""
     return _events(
         call,
         await call.state.runs.start(call.caller, start_on_thread(call, read_by_caller=True, key=call.idempotency_key)),
@@ -95,12 +95,12 @@ async def stream(call: AuthorizedRequest[ThreadRunBody, None]) -> Response:
 
 
 async def wait(call: AuthorizedRequest[ThreadRunBody, None]) -> Response:
-    """POST /threads/{thread_id}/runs/wait: run, and read the final values."""
+    """POST /threads/{thread_id}/runs/wait: start a run and wait for its final values."""
     return _result(call, await call.state.runs.start(call.caller, start_on_thread(call, key=call.idempotency_key)))
 
 
 async def stream_stateless(call: AuthorizedRequest[StatelessRunBody, None]) -> Response:
-    """POST /runs/stream: run without a thread, and read the events."""
+    """POST /runs/stream: start a stateless run and stream its events."""
     return _events(
         call,
         await call.state.runs.start(
@@ -110,22 +110,22 @@ async def stream_stateless(call: AuthorizedRequest[StatelessRunBody, None]) -> R
 
 
 async def wait_stateless(call: AuthorizedRequest[StatelessRunBody, None]) -> Response:
-    """POST /runs/wait: run without a thread, and read the final values."""
+    """POST /runs/wait: start a stateless run and wait for its final values."""
     return _result(
         call, await call.state.runs.start(call.caller, _without_thread(call, call.body, call.idempotency_key))
     )
 
 
 async def create_batch(call: AuthorizedRequest[list[StatelessRunBody], None]) -> Response:
-    """POST /runs/batch: leave several runs in the queue, each on a thread of its own."""
-    key = call.idempotency_key  # a digest of the whole body
+    """POST /runs/batch: put several stateless runs in the queue, each on its own thread."""
+    key = call.idempotency_key  # its digest covers the whole body
     requests = [_without_thread(call, body, key) for body in call.body]
-    made = await call.state.runs.enqueue_batch(call.caller, requests)
-    return json_pieces(joined([await json.dumps_apart(run, size=len(run.kwargs.raw)) for run in made]))
+    runs = await call.state.runs.enqueue_batch(call.caller, requests)
+    return json_pieces(joined([await json.dumps_apart(run, size=len(run.kwargs.raw)) for run in runs]))
 
 
 async def create_stateless(call: AuthorizedRequest[StatelessRunBody, None]) -> Response:
-    """POST /runs: leave a run in the queue, on a thread of its own."""
+    """POST /runs: put a stateless run in the queue, on its own thread."""
     handle = await call.state.runs.enqueue(call.caller, _without_thread(call, call.body, call.idempotency_key))
     return json_response(handle.run, headers=run_headers(handle.thread_id, handle.run_id))
 
@@ -133,7 +133,7 @@ async def create_stateless(call: AuthorizedRequest[StatelessRunBody, None]) -> R
 def start_on_thread(
     call: AuthorizedRequest[ThreadRunBody, None], *, read_by_caller: bool = False, key: IdempotencyKey | None = None
 ) -> RunRequest:
-    """The run that a body asks for on the thread of the path."""
+    """Return the run request of a body, on the thread of the path."""
     body = call.body
     return RunRequest(
         spec=body.run_spec,
@@ -173,13 +173,13 @@ def _without_thread(
 
 
 def _result(call: AuthorizedRequest[Any, None], handle: RunHandle) -> Response:
-    """The final values, when there are some."""
+    """Return the response that waits for the run's final values."""
     headers = run_headers(handle.thread_id, handle.run_id, "join")
     return RunResult(handle, call.caller, headers=headers, cancels=call.body.on_disconnect == "cancel")
 
 
 def _events(call: AuthorizedRequest[Any, None], handle: RunHandle) -> Response:
-    """The run's events, as they come."""
+    """Return the response that streams the run's events."""
     reading = StreamReader(handle.execution, call.state.settings)
     return EventStream(
         run_frames(handle.events(), with_ids=call.body.stream_resumable, reading=reading),

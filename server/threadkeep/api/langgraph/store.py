@@ -1,7 +1,7 @@
-"""Store: what graphs remember beside threads, item by item, for clients too.
+"""Store: read, write and search the items that graphs keep across threads.
 
-Graphs and clients see the same items. A search with a `query` finds by meaning where langgraph.json names an index,
-and is a plain search where it does not.
+Graphs and clients see the same items. If langgraph.json configures an index, a search with a `query` is a semantic
+search. Otherwise the `query` has no effect.
 """
 
 from typing import Annotated, Any, Literal, cast
@@ -26,12 +26,12 @@ from threadkeep.postgres.statement_timeout import with_search_timeout
 MAX_NAMESPACE_DEPTH = 32
 MAX_NAMESPACE_BYTES = 1000
 MAX_KEY_BYTES = 1000
-"""Both stand in an index of Postgres, which holds some 2,700 bytes a row."""
+"""Namespace and key are in one index of Postgres, which takes about 2,700 bytes per row."""
 MIN_TTL_MINUTES = 0.001
-"""Below it, the exponent of Python's notation is no interval to Postgres."""
+"""Python writes smaller numbers with an exponent, which Postgres does not accept in an interval."""
 MAX_TTL_MINUTES = 10 * 365 * 24 * 60
 RESERVED_NAMESPACE = "langgraph"
-"""LangGraph keeps items of its own below it."""
+"""LangGraph stores its own items below this label."""
 NUL = "\x00"
 
 
@@ -58,15 +58,15 @@ def _key(key: str) -> str:
     return key
 
 
-def _filter(wanted: dict[str, Any]) -> dict[str, Any]:
-    for condition in wanted.values():
+def _filter(conditions: dict[str, Any]) -> dict[str, Any]:
+    for condition in conditions.values():
         names = cast("dict[str, Any]", condition) if isinstance(condition, dict) else {}
         operators = {name for name in names if name.startswith("$")}
         if unknown := operators - OPERATORS:
             raise ValueError(f"Unsupported operator: {min(unknown)}; there are {', '.join(sorted(OPERATORS))}")
         if operators and len(operators) < len(names):
             raise ValueError("operators and plain keys can't stand side by side")
-    return wanted
+    return conditions
 
 
 Namespace = Annotated[list[str], Field(max_length=MAX_NAMESPACE_DEPTH), AfterValidator(_labels)]
@@ -74,7 +74,7 @@ Key = Annotated[str, AfterValidator(_key)]
 
 
 class ItemKey(BaseModel):
-    """Which item."""
+    """The namespace and key of an item."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -83,35 +83,35 @@ class ItemKey(BaseModel):
 
 
 class PutBody(ItemKey):
-    """The body of a put."""
+    """The body of a request that stores an item."""
 
     namespace: Annotated[Namespace, AfterValidator(_own_root)]
     value: dict[str, Any]
     index: Literal[False] | Annotated[list[str], Field(max_length=100)] | None = None
-    """The fields to find it by, in place of those of langgraph.json; false: none."""
+    """The fields to index, in place of those in langgraph.json. `false` disables the index for this item."""
     ttl: Annotated[float, Field(ge=MIN_TTL_MINUTES, le=MAX_TTL_MINUTES)] | None = None
-    """Minutes; null: for ever; absent: as langgraph.json says."""
+    """Minutes until the item expires. `null`: never. Without it, the default of langgraph.json applies."""
 
 
 class ItemQuery(BaseModel):
-    """The query of a read."""
+    """The query of a request that reads an item."""
 
     model_config = ConfigDict(extra="ignore")
 
     namespace: str | list[str] = ""
-    """Labels between periods, or one label each time."""
+    """Labels separated by periods, or the parameter repeated for each label."""
     key: str | None = None
     refresh_ttl: bool | None = None
 
 
 class ItemSearch(BaseModel):
-    """The body of a search."""
+    """The body of a search for items."""
 
     model_config = ConfigDict(extra="ignore")
 
     namespace_prefix: Namespace = Field(default_factory=list)
     filter: Annotated[MetadataCondition, AfterValidator(_filter)] | None = None
-    """What keys of the value are: a value itself, or `{"$gt": 3}`."""
+    """Conditions on keys of the value: a value that must be equal, or an operator such as `{"$gt": 3}`."""
     limit: int = Field(default=10, ge=1, le=1000)
     offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
     query: str | None = None
@@ -119,7 +119,7 @@ class ItemSearch(BaseModel):
 
 
 class NamespaceSearch(BaseModel):
-    """The body of a listing of namespaces. In `prefix` and `suffix`, `*` stands for any one label."""
+    """The body of a list of namespaces. In `prefix` and `suffix`, `*` matches any one label."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -131,7 +131,7 @@ class NamespaceSearch(BaseModel):
 
 
 async def put(call: AuthorizedRequest[PutBody, None]) -> Response:
-    """PUT /store/items: make an item, or replace its value."""
+    """PUT /store/items: create an item or replace its value."""
     body = call.body
     ttl = body.ttl if "ttl" in body.model_fields_set else NOT_PROVIDED
     await _store(call).aput(tuple(body.namespace), body.key, body.value, index=body.index, ttl=ttl)
@@ -139,32 +139,32 @@ async def put(call: AuthorizedRequest[PutBody, None]) -> Response:
 
 
 async def get(call: AuthorizedRequest[None, ItemQuery]) -> Response:
-    """GET /store/items: read an item; `null` where there is none."""
+    """GET /store/items: read an item, or `null` if it does not exist."""
     query = call.query
     if query.key is None:
         raise InvalidRequest("Key is required")
     namespace = _of_query(query.namespace)
-    # NUL as in bodies: what was put under such a key is found under it.
+    # Bodies replace NUL in the same way, so an item is found under the key with which it was stored.
     key = query.key.replace(NUL, "\N{REPLACEMENT CHARACTER}")
     op = GetOp(namespace, key, refresh_ttl=_refreshes(call, query.refresh_ttl))
     item = await store_pages.get(_store(call), op)
     if item is None:
         return json_response(None)
-    encoded = json.dumps(_shown(call, item))
+    encoded = json.dumps(_item_fields(call, item))
     AnswerBudget(call.state.settings.answer_bytes).take_all(len(encoded), "the item")
     return json_pieces([encoded])
 
 
 async def delete(call: AuthorizedRequest[ItemKey, None]) -> Response:
-    """DELETE /store/items: delete an item; it need not be there."""
+    """DELETE /store/items: delete an item. It is no error if it does not exist."""
     await _store(call).adelete(tuple(call.body.namespace), call.body.key)
     return no_content_response()
 
 
 async def search(call: AuthorizedRequest[ItemSearch, None]) -> Response:
-    """POST /store/items/search: search the items below a namespace, by what is in them.
+    """POST /store/items/search: search the items below a namespace by their values.
 
-    An answer has a limit in bytes. If `x-pagination-next` is there, the search goes on at that offset.
+    The size of a response is limited. If it has the header `x-pagination-next`, the next page starts at that offset.
     """
     body, settings = call.body, call.state.settings
     op = SearchOp(
@@ -179,43 +179,43 @@ async def search(call: AuthorizedRequest[ItemSearch, None]) -> Response:
     items = await with_search_timeout(
         store_pages.search(_store(call), op, page.answer_bytes), settings.search_timeout_s
     )
-    listing = await bounded_list(items, page, lambda item: _shown(call, item) | {"score": item.score})
+    listing = await bounded_list(items, page, lambda item: _item_fields(call, item) | {"score": item.score})
     return json_pieces([b'{"items":', *listing.pieces, b"}"], listing.headers)
 
 
 async def list_namespaces(call: AuthorizedRequest[NamespaceSearch, None]) -> Response:
     """POST /store/namespaces: list the namespaces that have items."""
     body = call.body
-    found = _store(call).alist_namespaces(
+    listing = _store(call).alist_namespaces(
         prefix=tuple(body.prefix or ()),
         suffix=tuple(body.suffix or ()),
         max_depth=body.max_depth,
         limit=body.limit,
         offset=body.offset,
     )
-    return json_response({"namespaces": await with_search_timeout(found, call.state.settings.search_timeout_s)})
+    return json_response({"namespaces": await with_search_timeout(listing, call.state.settings.search_timeout_s)})
 
 
 def _store(call: AuthorizedRequest[Any, Any]) -> Store:
-    """The caller's part of the store."""
+    """Return the store with the caller's prefix and filters."""
     return call.state.store.scoped(call.filters.store_prefix, call.filters, principal=call.caller.identity)
 
 
-def _of_query(given: str | list[str]) -> tuple[str, ...]:
-    joined = given if isinstance(given, str) else ".".join(given)
+def _of_query(namespace: str | list[str]) -> tuple[str, ...]:
+    joined = namespace if isinstance(namespace, str) else ".".join(namespace)
     try:
         return tuple(_labels(joined.replace(NUL, "\N{REPLACEMENT CHARACTER}").split(".")))
     except ValueError as error:
         raise ValidationFailed(error.args[0]) from None
 
 
-def _refreshes(call: AuthorizedRequest[Any, Any], asked: bool | None) -> bool:
-    """Whether a read begins the time of an item anew: as asked, or as langgraph.json says."""
+def _refreshes(call: AuthorizedRequest[Any, Any], requested: bool | None) -> bool:
+    """Whether a read renews the item's TTL: as requested, else as langgraph.json configures it."""
     config = cast("dict[str, Any]", call.state.store.ttl_config or {})
-    return bool(config.get("refresh_on_read", True)) if asked is None else asked
+    return bool(config.get("refresh_on_read", True)) if requested is None else requested
 
 
-def _shown(call: AuthorizedRequest[Any, Any], item: StoredItem) -> dict[str, object]:
+def _item_fields(call: AuthorizedRequest[Any, Any], item: StoredItem) -> dict[str, object]:
     return {
         "namespace": item.namespace(call.filters.store_prefix),
         "key": item.key,

@@ -1,4 +1,4 @@
-"""Thread search: which threads there are, and what of each the client wants to see."""
+"""Thread search: search and count threads, and select the fields to return."""
 
 import re
 from typing import Annotated, Literal, cast
@@ -51,7 +51,7 @@ Path = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_path)]
 
 
 class CountBody(BaseModel):
-    """The body of a count: what to look for."""
+    """The body of a count of threads."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -72,7 +72,7 @@ class ThreadSearch(PageBody):
     extract: dict[Alias, Path] | None = Field(default=None, max_length=MAX_EXTRACTED_PATHS)
 
     def page_request(self, answer_bytes: int) -> ThreadPageRequest:
-        """The page that is asked for, of at most `answer_bytes`."""
+        """Return the requested page, of at most `answer_bytes` bytes."""
         return ThreadPageRequest(
             order=(self.sort_by, self.sort_order),
             page=self.page(answer_bytes),
@@ -82,7 +82,7 @@ class ThreadSearch(PageBody):
 
 
 def _extract(alias: str, path: str) -> Extract:
-    """`values.messages[-1].content` as the column and the steps from it."""
+    """Split a path such as `values.messages[-1].content` into its column and steps."""
     steps = [key or index for key, index in STEP.findall(path)]
     return Extract(alias=alias, root=cast("Root", re.split(r"[.\[]", path, maxsplit=1)[0]), path=steps)
 
@@ -90,19 +90,19 @@ def _extract(alias: str, path: str) -> Extract:
 async def search(call: AuthorizedRequest[ThreadSearch, None]) -> Response:
     """POST /threads/search: search threads."""
     body, settings = call.body, call.state.settings
-    looked_for = ThreadFilter(ids=body.ids, metadata=body.metadata, values=body.values, status=body.status)
-    wanted = body.page_request(settings.answer_bytes)
-    found = await thread_search.search(
-        call.state.pool, call.filters, looked_for, wanted, timeout_s=settings.search_timeout_s
+    conditions = ThreadFilter(ids=body.ids, metadata=body.metadata, values=body.values, status=body.status)
+    request = body.page_request(settings.answer_bytes)
+    page = await thread_search.search(
+        call.state.pool, call.filters, conditions, request, timeout_s=settings.search_timeout_s
     )
     fields: list[str] = list(body.select or [])
     if fields and body.extract:
         fields.append("extracted")
-    return await bounded_page(found.items, wanted.page, lambda thread: select_fields(thread, fields), total=found.total)
+    return await bounded_page(page.items, request.page, lambda thread: select_fields(thread, fields), total=page.total)
 
 
 async def count(call: AuthorizedRequest[CountBody, None]) -> Response:
     """POST /threads/count: count threads."""
-    looked_for = ThreadFilter(metadata=call.body.metadata, values=call.body.values, status=call.body.status)
+    conditions = ThreadFilter(metadata=call.body.metadata, values=call.body.values, status=call.body.status)
     async with search_connection(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
-        return json_response(await thread_search.count(conn, call.filters, looked_for))
+        return json_response(await thread_search.count(conn, call.filters, conditions))

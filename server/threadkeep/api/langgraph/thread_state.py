@@ -1,4 +1,4 @@
-"""Thread state: what a thread holds now, at a checkpoint, and held before; and changing it without a run."""
+"""Thread state: read a thread's current or earlier state, list its history, and update it without a run."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, cast
@@ -34,11 +34,11 @@ STATE_FIELDS = (
 )
 
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=2000)]
-"""Of an id or a namespace: what Postgres takes for text, not what LangGraph would have made."""
+"""An id or a namespace: any text that Postgres accepts, whether LangGraph would make such an id or not."""
 
 
-def _several(value: object) -> object:
-    """A repeated key, or one with commas."""
+def _split_names(value: object) -> object:
+    """Split a query parameter into a list: a repeated key, or one value with commas."""
     return [name for name in value.split(",") if name] if isinstance(value, str) else value
 
 
@@ -50,22 +50,22 @@ def _field(name: str) -> str:
     return name
 
 
-Select = Annotated[list[Annotated[str, AfterValidator(_field)]] | None, BeforeValidator(_several)]
+Select = Annotated[list[Annotated[str, AfterValidator(_field)]] | None, BeforeValidator(_split_names)]
 
 
-def _id_of(named: object) -> object:
-    """The id in whatever form a client names a checkpoint: an id, a checkpoint object, or a config around one."""
-    if not isinstance(named, Mapping):
-        return named or None
-    found = cast("Mapping[str, object]", named)
-    configurable = found.get("configurable")
+def _id_of(reference: object) -> object:
+    """Return the id of a checkpoint from a client's reference: an id, a checkpoint object, or a config with one."""
+    if not isinstance(reference, Mapping):
+        return reference or None
+    checkpoint = cast("Mapping[str, object]", reference)
+    configurable = checkpoint.get("configurable")
     if configurable is not None and not isinstance(configurable, Mapping):
         raise ValueError("configurable must be an object")
-    return _id_of(cast("object", configurable) or found.get("checkpoint_id"))
+    return _id_of(cast("object", configurable) or checkpoint.get("checkpoint_id"))
 
 
 class CheckpointBody(BaseModel):
-    """A checkpoint as a client names it. Its `thread_id` is not read: the path says which thread."""
+    """A client's reference to a checkpoint. Its `thread_id` is ignored, because the path contains the thread."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -78,7 +78,7 @@ class CheckpointBody(BaseModel):
 
 
 class StateQuery(BaseModel):
-    """The query of a state."""
+    """The query of a thread's state."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -87,17 +87,17 @@ class StateQuery(BaseModel):
 
 
 class StateBody(StateQuery):
-    """The body of a state at a checkpoint."""
+    """The body of a request for the state at a checkpoint."""
 
     checkpoint: CheckpointBody
 
 
 class StateUpdateBody(UnusedConfigBody, ThreadStateUpdate):
-    """The body of a change of a state."""
+    """The body of a state update."""
 
     checkpoint: CheckpointBody | None = None
     checkpoint_id: Text | None = None
-    """Deprecated, and heeded."""
+    """Deprecated, but still supported."""
 
     @property
     def checkpoint_ref(self) -> CheckpointRef:
@@ -105,7 +105,7 @@ class StateUpdateBody(UnusedConfigBody, ThreadStateUpdate):
 
 
 class HistoryQuery(BaseModel):
-    """The query of a history."""
+    """The query of a thread's history."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -114,7 +114,7 @@ class HistoryQuery(BaseModel):
 
 
 class HistoryBody(HistoryQuery):
-    """The body of a history."""
+    """The body of a request for a thread's history."""
 
     metadata: MetadataCondition | None = None
     checkpoint: CheckpointBody | None = None
@@ -128,17 +128,17 @@ async def get(call: AuthorizedRequest[None, StateQuery]) -> Response:
 
 async def get_at(call: AuthorizedRequest[None, StateQuery]) -> Response:
     """GET /threads/{thread_id}/state/{checkpoint_id}: read the state at a checkpoint."""
-    place: CheckpointBody = validate(CheckpointBody, {"checkpoint_id": call.request.path_params["checkpoint_id"]})
-    return await _state(call, place.checkpoint, call.query)
+    body: CheckpointBody = validate(CheckpointBody, {"checkpoint_id": call.request.path_params["checkpoint_id"]})
+    return await _state(call, body.checkpoint, call.query)
 
 
 async def get_at_checkpoint(call: AuthorizedRequest[StateBody, None]) -> Response:
-    """POST /threads/{thread_id}/state/checkpoint: read the state at a checkpoint, of a subgraph too."""
+    """POST /threads/{thread_id}/state/checkpoint: read the state at a checkpoint of the graph or a subgraph."""
     return await _state(call, call.body.checkpoint.checkpoint, call.body)
 
 
 async def update(call: AuthorizedRequest[StateUpdateBody, None]) -> Response:
-    """POST /threads/{thread_id}/state: change the state, from the newest checkpoint or from another one."""
+    """POST /threads/{thread_id}/state: update the state at the newest checkpoint or at another one."""
     change = ThreadUpdate(checkpoint=call.body.checkpoint_ref, update=call.body)
     config = await updates.update_state(call.state.threads, call.tenant, call.thread_id, change)
     checkpoint = cast("dict[str, object]", checkpoint_ids(config))
@@ -148,47 +148,48 @@ async def update(call: AuthorizedRequest[StateUpdateBody, None]) -> Response:
 
 
 async def list_history(call: AuthorizedRequest[None, HistoryQuery]) -> Response:
-    """GET /threads/{thread_id}/history: list states, the newest first.
+    """GET /threads/{thread_id}/history: list states, newest first.
 
-    An answer has a limit in bytes. If `x-pagination-next` is there, the history goes on behind (`before`) that checkpoint.
+    The size of a response is limited. If it has the header `x-pagination-next`, pass that checkpoint as `before` to get
+    the next page.
     """
     return await _history(call, HistoryRequest(limit=call.query.limit, before=call.query.before), None)
 
 
 async def search_history(call: AuthorizedRequest[HistoryBody, None]) -> Response:
-    """POST /threads/{thread_id}/history: list states, the newest first, with more to ask for."""
+    """POST /threads/{thread_id}/history: list states with conditions, newest first."""
     body = call.body
-    wanted = HistoryRequest(
+    request = HistoryRequest(
         limit=body.limit,
         before=body.before,
         metadata=body.metadata,
         at=body.checkpoint.checkpoint if body.checkpoint else LATEST,
     )
-    return await _history(call, wanted, body.select)
+    return await _history(call, request, body.select)
 
 
-async def _history(call: AuthorizedRequest[Any, Any], wanted: HistoryRequest, select: list[str] | None) -> Response:
+async def _history(call: AuthorizedRequest[Any, Any], request: HistoryRequest, select: list[str] | None) -> Response:
     thread = await require_thread(call)
-    found = await history.page(call.state.threads, call.tenant, thread, wanted, lambda state: _selected(state, select))
-    return json_list(found.states, {"x-pagination-next": found.next} if found.next else None)
+    page = await history.page(call.state.threads, call.tenant, thread, request, lambda state: _selected(state, select))
+    return json_list(page.states, {"x-pagination-next": page.next} if page.next else None)
 
 
-async def _state(call: AuthorizedRequest[Any, Any], at: CheckpointRef, asked: StateQuery) -> Response:
+async def _state(call: AuthorizedRequest[Any, Any], at: CheckpointRef, query: StateQuery) -> Response:
     thread = await require_thread(call)
-    found = await history.get_state(call.state.threads, call.tenant, thread, at, subgraphs=asked.subgraphs)
-    encoded = await dumps_apart(_selected(found.state, asked.select), size=found.bytes)
+    sized = await history.get_state(call.state.threads, call.tenant, thread, at, subgraphs=query.subgraphs)
+    encoded = await dumps_apart(_selected(sized.state, query.select), size=sized.bytes)
     AnswerBudget(call.state.settings.answer_bytes).take_all(len(encoded), "the state")
     return json_pieces([encoded])
 
 
 def _selected(state: dict[str, object], select: list[str] | None) -> dict[str, object]:
-    """Only those fields that the client wants; of the values, only the keys that it names (`values.<key>`)."""
+    """Return only the selected fields. `values.<key>` selects one key of the values."""
     if not select:
         return state
-    shown = {name: state[name] for name in STATE_FIELDS if name in select}
+    fields = {name: state[name] for name in STATE_FIELDS if name in select}
     keys = [name.removeprefix("values.") for name in select if name.startswith("values.")]
     values = state["values"]
-    if keys and "values" not in shown:
-        held = cast("Mapping[str, object]", values if isinstance(values, Mapping) else {})
-        shown["values"] = {key: held[key] for key in keys if key in held}
-    return shown
+    if keys and "values" not in fields:
+        by_key = cast("Mapping[str, object]", values if isinstance(values, Mapping) else {})
+        fields["values"] = {key: by_key[key] for key in keys if key in by_key}
+    return fields

@@ -1,4 +1,4 @@
-"""Thread stream: all that goes on on a thread, over runs, until the client leaves."""
+"""Thread stream: the events of all runs of a thread, until the client disconnects."""
 
 import re
 import time
@@ -16,7 +16,7 @@ from threadkeep.base.problems import ValidationFailed
 from threadkeep.threads.follow import ThreadEvent, ThreadMode, ThreadPosition, follow_thread
 
 CLOCKS_DIFFER_MS: Final = 60_000
-"""Milliseconds by which the clock of the process that made a run may be ahead of this one's."""
+"""Milliseconds by which the clock of the process that created a run may be ahead of this process's clock."""
 GAP: Final = b": gap, the events from now on follow\r\n\r\n"
 EVENT_ID: Final = re.compile(r"(\d{1,15})-(\d{1,9})")
 
@@ -24,7 +24,7 @@ ThreadStreamModes = Annotated[list[ThreadMode] | None, BeforeValidator(split_mod
 
 
 class ThreadStreamQuery(BaseModel):
-    """The query of a thread's stream. The SDKs say `stream_mode`, the reference `stream_modes`."""
+    """The query of a thread stream. The SDKs send `stream_mode`, LangGraph's documentation has `stream_modes`."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -33,35 +33,38 @@ class ThreadStreamQuery(BaseModel):
 
 
 async def stream(call: AuthorizedRequest[None, ThreadStreamQuery]) -> Response:
-    """GET /threads/{thread_id}/stream: follow all that goes on on a thread; `Last-Event-ID` replays what came after it."""
+    """GET /threads/{thread_id}/stream: stream the events of all runs of a thread.
+
+    `Last-Event-ID` replays the events after it.
+    """
     thread = await require_thread(call)
     modes: set[ThreadMode] = {*(call.query.stream_mode or ()), *(call.query.stream_modes or ())} or {"run_modes"}
-    after = _after(call)
-    has_gap = after is not None and after.millisecond > time.time() * 1000 + CLOCKS_DIFFER_MS
+    last_position = _last_position(call)
+    has_gap = last_position is not None and last_position.millisecond > time.time() * 1000 + CLOCKS_DIFFER_MS
     events = follow_thread(
         call.state.runs.follower,
         call.state.threads,
         call.tenant,
         thread.thread_id,
         modes=modes,
-        after=None if has_gap else after,
+        after=None if has_gap else last_position,
     )
     return EventStream(_frames(events, has_gap=has_gap), call, headers={})
 
 
 async def _frames(events: AsyncGenerator[ThreadEvent], *, has_gap: bool) -> AsyncGenerator[bytes]:
-    """The events as they are sent. A gap is told first: no run of this thread had the id that the client named."""
+    """Yield the events as SSE. `has_gap`: send a gap first, because no run of this thread had the client's event id."""
     if has_gap:
         yield GAP
     async for event in events:
         yield encode_event(event.name, event.data, event.place.event_id)
 
 
-def _after(call: AuthorizedRequest[None, ThreadStreamQuery]) -> ThreadPosition | None:
-    sent = call.request.headers.get("last-event-id", "").strip()
-    if not sent or sent == "-1":
-        return ThreadPosition(millisecond=0, position=0) if sent else None
-    found = EVENT_ID.fullmatch(sent)
-    if found is None:
+def _last_position(call: AuthorizedRequest[None, ThreadStreamQuery]) -> ThreadPosition | None:
+    header = call.request.headers.get("last-event-id", "").strip()
+    if not header or header == "-1":
+        return ThreadPosition(millisecond=0, position=0) if header else None
+    match = EVENT_ID.fullmatch(header)
+    if match is None:
         raise ValidationFailed("Invalid Last-Event-ID: must be milliseconds, a hyphen and a number")
-    return ThreadPosition(millisecond=int(found[1]), position=int(found[2]))
+    return ThreadPosition(millisecond=int(match[1]), position=int(match[2]))

@@ -1,4 +1,4 @@
-"""Threads: make one, read it, change it, copy it, delete it, and see what it takes. Its state: `thread_state`."""
+"""Threads: create, read, update, copy, delete and prune threads, and read their size. For state see `thread_state`."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -23,7 +23,7 @@ MAX_TTL_MINUTES = 10 * 365 * 24 * 60
 
 
 class TtlBody(BaseModel):
-    """When a thread goes: `ttl` minutes after it was last touched."""
+    """When a thread expires: `ttl` minutes after its last use."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -36,12 +36,12 @@ class TtlBody(BaseModel):
 
 
 def _ttl(value: object) -> object:
-    """Minutes alone will do."""
+    """Accept a number of minutes in place of the object."""
     return {"ttl": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 class ThreadBody(UnusedConfigBody):
-    """The body of a thread's creation."""
+    """The body of a request that creates a thread."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -53,7 +53,7 @@ class ThreadBody(UnusedConfigBody):
 
 
 class ThreadPatch(UnusedConfigBody):
-    """The body of a thread's change."""
+    """The body of a request that updates a thread."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -62,7 +62,7 @@ class ThreadPatch(UnusedConfigBody):
 
 
 class ThreadQuery(BaseModel):
-    """The query of a thread: `ttl` among what to include tells when it goes."""
+    """The query of a thread. `include=ttl` adds the time at which it expires."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -70,12 +70,12 @@ class ThreadQuery(BaseModel):
 
     @property
     def includes_ttl(self) -> bool:
-        named = [self.include] if isinstance(self.include, str) else self.include
-        return any("ttl" in names.split(",") for names in named)
+        includes = [self.include] if isinstance(self.include, str) else self.include
+        return any("ttl" in names.split(",") for names in includes)
 
 
 class PruneBody(BaseModel):
-    """The body of a prune."""
+    """The body of a request that prunes threads."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -84,7 +84,7 @@ class PruneBody(BaseModel):
 
 
 async def create(call: AuthorizedRequest[ThreadBody, None]) -> Response:
-    """POST /threads: make a thread; with `supersteps`, in the state that they leave."""
+    """POST /threads: create a thread. `supersteps` set its first state."""
     body = call.body
     json.check_bytes(call.state.settings.metadata_bytes, metadata=body.metadata)
     call.state.quotas.refuse_thread(call.caller.identity)
@@ -107,24 +107,24 @@ async def get(call: AuthorizedRequest[None, ThreadQuery]) -> Response:
     """GET /threads/{thread_id}: read a thread."""
     thread_id, budget = call.thread_id, AnswerBudget(call.state.settings.answer_bytes)
     async with call.state.pool.connection(call.filters) as conn:
-        found = await threads.get_bounded(conn, call.filters, thread_id, budget.limit)
+        sized_thread = await threads.get_bounded(conn, call.filters, thread_id, budget.limit)
         ttl = await threads.get_ttl(conn, call.filters, thread_id) if call.query.includes_ttl else None
-    if found is None:
+    if sized_thread is None:
         raise _missing(thread_id)
-    thread, values_bytes = found
+    thread, values_bytes = sized_thread
     budget.take_all(values_bytes, "the thread")
-    shown: dict[str, object] = {name: getattr(thread, name) for name in Thread.__dataclass_fields__}
+    fields: dict[str, object] = {name: getattr(thread, name) for name in Thread.__dataclass_fields__}
     if call.query.includes_ttl:
-        shown["ttl"] = ttl and _shown_ttl(*ttl)
-    return json_pieces([await json.dumps_apart(shown, size=values_bytes)])
+        fields["ttl"] = ttl and _ttl_fields(*ttl)
+    return json_pieces([await json.dumps_apart(fields, size=values_bytes)])
 
 
-def _shown_ttl(ttl: Ttl, expires_at: object) -> dict[str, object]:
+def _ttl_fields(ttl: Ttl, expires_at: object) -> dict[str, object]:
     return {"strategy": ttl.strategy, "ttl_minutes": ttl.minutes, "expires_at": expires_at}
 
 
 async def update(call: AuthorizedRequest[ThreadPatch, None]) -> Response:
-    """PATCH /threads/{thread_id}: change a thread: metadata are merged; whose thread it is stays."""
+    """PATCH /threads/{thread_id}: update a thread. Metadata is merged. The owner metadata stays."""
     body, limit = call.body, call.state.settings.metadata_bytes
     json.check_bytes(limit, metadata=body.metadata)
     change = Change(metadata=body.metadata, ttl=body.ttl.to_ttl if body.ttl else None, metadata_bytes=limit)
@@ -140,25 +140,28 @@ async def update(call: AuthorizedRequest[ThreadPatch, None]) -> Response:
 
 
 async def delete(call: AuthorizedRequest[None, None]) -> Response:
-    """DELETE /threads/{thread_id}: delete a thread; its runs, their events and its checkpoints go with it."""
+    """DELETE /threads/{thread_id}: delete a thread with its runs, their events and its checkpoints."""
     if not await retention.delete(call.state.threads, call.filters, [call.thread_id]):
         raise NotFound(f"Thread with ID {call.thread_id} not found")
     return no_content_response()
 
 
 async def copy(call: AuthorizedRequest[None, None]) -> Response:
-    """POST /threads/{thread_id}/copy: make a new thread with the same checkpoints; runs are not copied."""
+    """POST /threads/{thread_id}/copy: create a thread with the same checkpoints. Runs are not copied."""
     call.state.quotas.refuse_thread(call.caller.identity)
-    value: dict[str, Any] = {"metadata": {}}
-    of_new = await call.authorize("threads.create", value)
-    marks = {**value["metadata"], **of_new.metadata_filter}
-    thread = await updates.copy_thread(call.state.threads, call.tenant, call.thread_id, marks)
+    auth_value: dict[str, Any] = {"metadata": {}}
+    creatable = await call.authorize("threads.create", auth_value)
+    owner_metadata = {**auth_value["metadata"], **creatable.metadata_filter}
+    thread = await updates.copy_thread(call.state.threads, call.tenant, call.thread_id, owner_metadata)
     call.state.quotas.count_thread(call.caller.identity)
     return json_response(thread)
 
 
 async def prune(call: AuthorizedRequest[PruneBody, None]) -> Response:
-    """POST /threads/prune: delete threads, or with `keep_latest` all but their newest checkpoints; how many."""
+    """POST /threads/prune: delete threads, or with `keep_latest` all but their newest checkpoints.
+
+    `pruned_count` is the number of threads.
+    """
     if call.body.strategy == "keep_latest":
         pruned = await retention.prune(call.state.threads, call.filters, call.body.thread_ids)
     else:
@@ -167,16 +170,16 @@ async def prune(call: AuthorizedRequest[PruneBody, None]) -> Response:
 
 
 async def storage(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /threads/{thread_id}/storage: tell the bytes of its checkpoints, by table and channel."""
+    """GET /threads/{thread_id}/storage: read the size of a thread's checkpoints in bytes, by table and channel."""
     async with call.state.pool.connection(call.filters) as conn:
-        found = await thread_checkpoints.storage_size(conn, call.filters, call.thread_id)
-    if found is None:
+        size = await thread_checkpoints.storage_size(conn, call.filters, call.thread_id)
+    if size is None:
         raise NotFound(f"Thread with ID {call.thread_id} not found")
-    return json_response(found)
+    return json_response(size)
 
 
 async def require_thread(call: AuthorizedRequest[Any, Any]) -> Thread:
-    """The thread of the path, without its `values`; NotFound where there is none of the caller's."""
+    """Return the thread of the path, without its `values`. Raise NotFound if the caller has no such thread."""
     thread_id = call.thread_id
     async with call.state.pool.connection(call.filters) as conn:
         thread = await threads.get_without_values(conn, call.filters, thread_id)
