@@ -17,7 +17,17 @@ AGE_S: Final = 3.0
 """How long events and idempotency keys are kept here."""
 GONE_S: Final = 90.0
 """After the last run: the ages, the rounds of the clean-up, and what a busy machine adds."""
-TABLES: Final = ("threads", "runs", "run_events", "checkpoints", "checkpoint_writes", "idempotency_keys")
+TABLES: Final = (
+    "threads",
+    "runs",
+    "run_events",
+    "run_undo_log",
+    "checkpoints",
+    "checkpoint_blobs",
+    "checkpoint_writes",
+    "idempotency_keys",
+    "webhook_deliveries",
+)
 RUN: Final[dict[str, Any]] = {"assistant_id": "counting", "input": {"until": 3}}
 
 
