@@ -1,6 +1,9 @@
 """Growth: many runs, with retention on; the database does not grow with their number."""
 
+import itertools
+import math
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 from uuid import uuid4
 
@@ -31,8 +34,11 @@ TABLES: Final = (
 RUN: Final[dict[str, Any]] = {"assistant_id": "counting", "input": {"until": 3}}
 
 
-async def scenario(place: Place, *, runs: int = 5000) -> Findings:
-    """Make `runs` stateless runs, each with an idempotency key and recorded events; then nothing of them is left."""
+async def scenario(place: Place, *, runs: int = 5000, minutes: float = math.inf) -> Findings:
+    """Make `runs` stateless runs, each with an idempotency key and recorded events; then nothing of them is left.
+
+    After `minutes` no further run is made.
+    """
     found = Findings(f"{runs} stateless runs with retention on")
     ages = {"THREADKEEP_KEEP_EVENTS": f"{AGE_S:g}", "THREADKEEP_IDEMPOTENCY": f"{AGE_S:g}"}
     peaks = dict.fromkeys(TABLES, 0)
@@ -44,9 +50,9 @@ async def scenario(place: Place, *, runs: int = 5000) -> Findings:
         async with anyio.create_task_group() as tasks:
             done = anyio.Event()
             tasks.start_soon(_watch, place, peaks, done)
-            failed = await _run_all([one.url, two.url], runs)
+            made, failed = await _run_all([one.url, two.url], _numbers(runs, began + 60 * minutes))
             done.set()
-        found.figures["runs a second"] = round(runs / (time.monotonic() - began))
+        found.figures |= {"runs": made, "runs a second": round(made / (time.monotonic() - began))}
         left = await _left(conn)
         with anyio.move_on_after(GONE_S):
             while any(left.values()):
@@ -59,13 +65,19 @@ async def scenario(place: Place, *, runs: int = 5000) -> Findings:
     return found
 
 
-async def _run_all(urls: list[str], runs: int) -> int:
-    """How many were not answered with 200."""
-    numbers, failed = iter(range(runs)), 0
+def _numbers(runs: int, end: float) -> Iterator[int]:
+    """From 0 on, until `end`, a time of the monotonic clock."""
+    return itertools.takewhile(lambda _: time.monotonic() < end, range(runs))
+
+
+async def _run_all(urls: list[str], numbers: Iterator[int]) -> tuple[int, int]:
+    """How many runs were made, and how many of them were not answered with 200."""
+    made = failed = 0
 
     async def ask(http: httpx.AsyncClient) -> None:
-        nonlocal failed
+        nonlocal made, failed
         for number in numbers:
+            made += 1
             headers = {"idempotency-key": str(uuid4())}
             answer = await http.post(f"{urls[number % len(urls)]}/runs/wait", json=RUN, headers=headers)
             failed += answer.status_code != 200
@@ -73,7 +85,7 @@ async def _run_all(urls: list[str], runs: int) -> int:
     async with httpx.AsyncClient(timeout=TIMEOUT) as http, anyio.create_task_group() as tasks:
         for _ in range(AT_ONCE):
             tasks.start_soon(ask, http)
-    return failed
+    return made, failed
 
 
 async def _left(conn: psycopg.AsyncConnection[Any]) -> dict[str, int]:

@@ -9,6 +9,7 @@ Exit code 1 if a promise did not hold. About 20 minutes on two cores, ten of the
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -72,9 +73,9 @@ SCENARIOS: dict[str, Callable[[Place], Awaitable[Findings]]] = {
 def main() -> None:
     """Run the scenarios that were named, or all, and print what came of them."""
     chosen = _arguments()
-    plan = model.Plan(minutes=chosen.minutes, seed=chosen.seed, only=frozenset(chosen.only))
+    plan = model.Plan(minutes=chosen.minutes or 10, seed=chosen.seed, only=frozenset(chosen.only))
     SCENARIOS["model"] = partial(model.scenario, plan=plan)
-    SCENARIOS["growth"] = partial(growth.scenario, runs=chosen.runs)
+    SCENARIOS["growth"] = partial(growth.scenario, runs=chosen.runs, minutes=chosen.minutes or math.inf)
     results: dict[str, Any] = {}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -96,7 +97,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--keep", type=Path, help="a folder in which logs and journals stay")
     parser.add_argument("--runs", type=int, default=5000, help="of `growth`, by default 5,000")
-    parser.add_argument("--minutes", type=float, default=10, help="how long `model` runs, by default 10")
+    parser.add_argument(
+        "--minutes", type=float, help="how long `model` runs, by default 10, and `growth`, by default any"
+    )
     parser.add_argument("--seed", type=int, help="the random choices of `model`, by default others each time")
     parser.add_argument("--only", type=_list, default=[], help=f"of `model`'s invariants {','.join(INVARIANTS)}")
     chosen = parser.parse_args()
