@@ -128,6 +128,8 @@ async def _body(http: httpx.AsyncClient, operation: str) -> Any:
         return None
     if operation == "POST /query":
         return {"query": "when?"}
+    if "/v1/" in operation:
+        return {"model": "endless", "messages": [{"role": "user", "content": "when?"}]}
     if operation.endswith("/stream/events"):
         return {"channels": ["values", "lifecycle"]}
     return {"assistant_id": "endless", "input": {"messages": []}}
@@ -169,7 +171,31 @@ async def test_every_answer_that_takes_long_ends_when_its_key_is_revoked(
         assert status == 200
         assert "the token is not valid" in text.split("event: error")[-1]
     else:
-        assert (status, json.loads(text)["code"]) == (401, "unauthenticated")
+        answer = json.loads(text)
+        code = answer["error"]["code"] if "/v1/" in path else answer["code"]
+        assert (status, code) == (401, "invalid_api_key" if "/v1/" in path else "unauthenticated")
+
+
+async def test_a_streamed_chat_completion_ends_when_its_key_is_revoked(
+    keyed: str, endless: Endless, make_key: MakeKey, revoke_key: Callable[[str], Awaitable[None]]
+) -> None:
+    """Issue 15: the head of a stream waits for the first frame, so an answer that has not begun is a 401 too."""
+    key = await make_key("ada")
+    body = await _body(httpx.AsyncClient(), "POST /v1/chat/completions") | {"stream": True}
+    async with httpx.AsyncClient(base_url=keyed, timeout=WAIT_S, headers={"x-api-key": key}) as http:
+        with anyio.fail_after(WAIT_S):
+            async with anyio.create_task_group() as tasks:
+                answers: list[httpx.Response] = []
+
+                async def ask() -> None:
+                    answers.append(await http.post("/v1/chat/completions", json=body))
+
+                tasks.start_soon(ask)
+                await endless.entered.wait()
+                await revoke_key(key)
+
+    [answer] = answers
+    assert "the token is not valid" in answer.text
 
 
 def _opened(url: str, thread_id: str, headers: dict[str, str]) -> connect:

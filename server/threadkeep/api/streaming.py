@@ -187,7 +187,7 @@ class EventStream(Response):
 
     async def _refuse(self, send: Send, answering: anyio.CancelScope) -> None:
         """End the stream of a caller who is no longer let in, with an `error` event if the client reads it."""
-        problem = await self._call.caller.until_refused()
+        problem = await self._until_refused()
         log.info("a stream was closed: its caller is no longer let in")
         with anyio.move_on_after(SHUTDOWN_WRITE_S):
             await self._write(send, self._refusal(problem))
@@ -196,6 +196,10 @@ class EventStream(Response):
         answering.cancel()
         with anyio.CancelScope(shield=True):
             await self._cancel()
+
+    async def _until_refused(self) -> Problem:
+        """Wait until the caller would no longer be let in, and return why."""
+        return await self._call.caller.until_refused()
 
     def _refusal(self, problem: Problem) -> bytes:
         """The last event for a caller who is no longer let in."""

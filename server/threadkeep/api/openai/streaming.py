@@ -6,7 +6,7 @@ head waits for the first frame, so that a run that fails at once has the status 
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 from starlette.responses import Response
@@ -54,27 +54,37 @@ class AnswerStream(EventStream):
         """`cancels`: the run that is cancelled if the client goes away."""
         super().__init__(frames, call, headers=dict(headers), cancels=cancels, reading=reading)
         self._all_frames = frames
+        self._refused: asyncio.Future[Problem] | None = None
+        """Done as soon as the caller would no longer be let in."""
         self._render_frame = render_frame
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.ensure_future(anext(self._all_frames, END))
+        refused = self._refused = asyncio.ensure_future(self._call.caller.until_refused())
         try:
             if not await self._is_gone(receive, task):
+                if refused.done():
+                    await self._cancel()
+                    raise refused.result()
                 if task.done() and (failure := task.exception()) is not None:
                     raise failure
                 self._frames = self._told(task)
                 await super().__call__(scope, receive, send)
         finally:
-            if not task.done():
-                task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            task.cancel()
+            refused.cancel()
+            await asyncio.gather(task, refused, return_exceptions=True)
             await self._all_frames.aclose()
 
     async def _is_gone(self, receive: Receive, first: "asyncio.Future[bytes]") -> bool:
-        """Wait for the first frame, for some seconds, or until the client has gone. Then its run is cancelled."""
+        """Wait for the first frame, for some seconds, until the caller is refused, or until the client has gone.
+
+        Then its run is cancelled.
+        """
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_gone, receive, tasks.cancel_scope, self._cancel if self._cancels else None)
-            await asyncio.wait({first}, timeout=HEAD_S)
+            ends = {first, cast("asyncio.Future[Any]", self._refused)}
+            await asyncio.wait(ends, timeout=HEAD_S, return_when=asyncio.FIRST_COMPLETED)
             tasks.cancel_scope.cancel()
             return False
         return True
@@ -90,6 +100,10 @@ class AnswerStream(EventStream):
             yield self._render_frame(problem)
         except TRANSIENT_ERRORS:
             yield self._render_frame(ServiceUnavailable())
+
+    async def _until_refused(self) -> Problem:
+        """The same question goes on, so that the head's wait delays no refusal."""
+        return await asyncio.shield(cast("asyncio.Future[Problem]", self._refused))
 
     def _refusal(self, problem: Problem) -> bytes:
         return self._render_frame(problem)
