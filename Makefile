@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients generators check faults databases bench scale peers reference schema walk dist lock clean
+.PHONY: help serve test clients generators console consolecheck check faults databases bench scale peers reference schema walk dist lock clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -30,6 +30,14 @@ test: .venv/dev ## Run the tests, three files at once: they mostly wait
 	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 clients: tests/clients/node_modules ## Install the JavaScript clients that some tests drive
+
+console: console/node_modules ## Build the page at /console, and print what its files weigh
+	@npm run --silent --prefix console build
+
+consolecheck: console/node_modules ## Check the types of the page, its functions, and that its built files match
+	@npm run --silent --prefix console types
+	@npm test --silent --prefix console
+	@built=$$(mktemp -d) && node console/build.mjs "$$built" && diff -r "$$built" server/threadkeep/console && rm -r "$$built"
 
 generators: .venv-generators/made ## Install the generators of clients that a test runs on /openapi.json
 
@@ -78,7 +86,7 @@ lock: .venv/lock ## Write requirements/*.txt anew; ARGS=--upgrade takes newer re
 		--output-file requirements/peers.txt
 
 clean: ## Remove both .venv and everything that was built; data stays
-	@rm -rf .venv .venv-reference .venv-peers .venv-generators dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules
+	@rm -rf .venv .venv-reference .venv-peers .venv-generators dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules console/node_modules
 
 .venv/made:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: python3-venv)" >&2; exit 1; }
@@ -107,6 +115,10 @@ clean: ## Remove both .venv and everything that was built; data stays
 
 tests/clients/node_modules: tests/clients/package-lock.json
 	@npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+console/node_modules: console/package-lock.json
+	@npm ci --prefix console --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@
 
 # An environment of its own: the server has its own licence (Elastic 2.0), and is only there to be asked.

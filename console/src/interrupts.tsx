@@ -1,0 +1,230 @@
+/** Questions of a graph to a person: the two known forms, and any other value. */
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import type { Interrupt } from "./api.ts";
+import { JsonInput } from "./form.tsx";
+import { Markdown } from "./markdown.tsx";
+import { JsonView, pretty } from "./ui.tsx";
+import { words } from "./words.ts";
+
+interface Action {
+  name: string;
+  args: Record<string, unknown>;
+  description: string;
+  allowed: string[];
+}
+
+type Decision = Record<string, unknown>;
+type Form = "review" | "inbox" | "other";
+
+/** What is asked for, in one form. LangChain's middleware and the older agent inbox differ in names only. */
+export function actionsOf(value: unknown): { form: Form; actions: Action[] } {
+  const review = value as { action_requests?: unknown; review_configs?: unknown } | null;
+  if (typeof value === "object" && value !== null && Array.isArray(review?.action_requests)) return { form: "review", actions: reviewActions(review) };
+  const list = Array.isArray(value) ? value : [value];
+  const isInbox = list.length > 0 && list.every((each) => typeof each === "object" && each !== null && typeof (each as { action_request?: unknown }).action_request === "object");
+  return isInbox ? { form: "inbox", actions: list.map(inboxAction) } : { form: "other", actions: [] };
+}
+
+function reviewActions(value: { action_requests?: unknown; review_configs?: unknown }): Action[] {
+  const configs = (Array.isArray(value.review_configs) ? value.review_configs : []) as { action_name?: string; allowed_decisions?: string[] }[];
+  return (value.action_requests as { name?: string; args?: Record<string, unknown>; description?: string }[]).map((request) => ({
+    name: String(request.name ?? ""),
+    args: request.args ?? {},
+    description: String(request.description ?? ""),
+    allowed: configs.find((config) => config.action_name === request.name)?.allowed_decisions ?? ["approve", "edit", "reject"],
+  }));
+}
+
+function inboxAction(each: unknown): Action {
+  const { action_request: request, config = {}, description } = each as { action_request: { action?: string; args?: Record<string, unknown> }; config?: Record<string, boolean>; description?: string };
+  const names: Record<string, string> = { allow_accept: "approve", allow_edit: "edit", allow_respond: "respond", allow_ignore: "ignore" };
+  return {
+    name: String(request.action ?? ""),
+    args: request.args ?? {},
+    description: String(description ?? ""),
+    allowed: Object.entries(names).filter(([flag]) => config[flag]).map(([, name]) => name),
+  };
+}
+
+/** A decision in the words of the older form. */
+function inboxDecision(decision: Decision, action: Action): Decision {
+  if (decision.type === "approve") return { type: "accept", args: { action: action.name, args: action.args } };
+  if (decision.type === "edit") return { type: "edit", args: { action: action.name, args: (decision.edited_action as { args: unknown }).args } };
+  if (decision.type === "respond") return { type: "response", args: decision.message };
+  return { type: "ignore", args: null };
+}
+
+export function InterruptCard({ interrupt, onAnswer, isFirst }: { interrupt: Interrupt; onAnswer: (answer: unknown) => void; isFirst: boolean }) {
+  const { form, actions } = actionsOf(interrupt.value);
+  const [decisions, setDecisions] = useState<(Decision | null)[]>(actions.map(() => null));
+  const [isSent, setSent] = useState(false);
+  function answer(value: unknown) {
+    setSent(true);
+    onAnswer(value);
+  }
+  function decide(index: number, decision: Decision) {
+    const next = decisions.map((each, at) => (at === index ? decision : each));
+    setDecisions(next);
+    if (next.some((each) => each === null)) return;
+    answer(form === "review" ? { decisions: next } : next.map((each, at) => inboxDecision(each as Decision, actions[at] as Action)));
+  }
+  if (form === "other") return <OtherCard value={interrupt.value} onAnswer={answer} isSent={isSent} />;
+  return (
+    <>
+      {actions.map((action, index) => (
+        <ActionCard key={index} action={action} decision={decisions[index] ?? null} isSent={isSent} hasKeys={isFirst && decisions.findIndex((each) => each === null) === index}
+          place={actions.length > 1 ? `${index + 1}/${actions.length}` : ""} onDecide={(decision) => decide(index, decision)} />
+      ))}
+    </>
+  );
+}
+
+const KEYS: Record<string, string> = { a: "approve", e: "edit", r: "reject", w: "respond", i: "ignore" };
+const SHORTCUTS: Record<string, string> = { approve: "a", edit: "e", reject: "r", respond: "w", ignore: "i" };
+
+/** Whether a key is typed into something that takes text. */
+export function isTyping(event: KeyboardEvent): boolean {
+  const target = event.target;
+  return target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
+}
+
+interface ActionProps {
+  action: Action;
+  decision: Decision | null;
+  isSent: boolean;
+  hasKeys: boolean;
+  place: string;
+  onDecide: (decision: Decision) => void;
+}
+
+function ActionCard({ action, decision, isSent, hasKeys, place, onDecide }: ActionProps) {
+  const onlyWords = action.allowed.includes("respond") && !action.allowed.includes("edit");
+  const [mode, setMode] = useState<"" | "edit" | "reject" | "respond">(onlyWords ? "respond" : "");
+  const isOpen = decision === null && !isSent;
+  function choose(name: string) {
+    if (!action.allowed.includes(name)) return;
+    if (name === "approve" || name === "ignore") onDecide({ type: name });
+    else setMode(name as typeof mode);
+  }
+  useEffect(() => {
+    if (!hasKeys || !isOpen) return;
+    const onKey = (event: KeyboardEvent) => {
+      if (isTyping(event) || event.metaKey || event.ctrlKey || event.altKey || document.querySelector("dialog[open]")) return;
+      const name = KEYS[event.key];
+      if (!name || !action.allowed.includes(name)) return;
+      event.preventDefault();
+      choose(name);
+    };
+    addEventListener("keydown", onKey);
+    return () => removeEventListener("keydown", onKey);
+  });
+  return (
+    <section class="interrupt" aria-label={words.wantsAnswer(action.name)}>
+      <h3><span dir="auto">{words.wantsAnswer(action.name)}</span> <span class="muted">{place}</span></h3>
+      {action.description && action.description !== action.name && <Markdown text={action.description} />}
+      {mode !== "edit" && <Arguments args={action.args} description={action.description} />}
+      {decision !== null ? (
+        <p class="muted">{words.decided[String(decision.type)]}</p>
+      ) : (
+        <>
+          {mode === "edit" && <EditForm args={action.args} onCancel={() => setMode("")} onDone={(args) => onDecide({ type: "edit", edited_action: { name: action.name, args } })} />}
+          {(mode === "reject" || mode === "respond") && (
+            <WordsForm kind={mode} canCancel={!onlyWords} onCancel={() => setMode("")} onDone={(message) => onDecide(message || mode === "respond" ? { type: mode, message } : { type: mode })} />
+          )}
+          <div class="buttons">
+            {action.allowed.filter((name) => name !== mode && words.decisions[name]).map((name) => (
+              <button key={name} type="button" disabled={!isOpen} class={name === "approve" && mode === "" ? "primary" : ""} onClick={() => choose(name)}>
+                {words.decisions[name]} <kbd>{SHORTCUTS[name]}</kbd>
+              </button>
+            ))}
+          </div>
+        </>
+      )}
+    </section>
+  );
+}
+
+function Arguments({ args, description }: { args: Record<string, unknown>; description: string }) {
+  const entries = Object.entries(args).filter(([, value]) => value !== description);
+  if (entries.length === 0) return null;
+  return (
+    <dl class="arguments">
+      {entries.map(([name, value]) => (
+        <div key={name}><dt>{name}</dt><dd dir="auto">{pretty(value)}</dd></div>
+      ))}
+    </dl>
+  );
+}
+
+function EditForm({ args, onDone, onCancel }: { args: Record<string, unknown>; onDone: (args: Record<string, unknown>) => void; onCancel: () => void }) {
+  const [values, setValues] = useState(args);
+  return (
+    <form onSubmit={(event) => { event.preventDefault(); onDone(values); }}>
+      {Object.entries(args).map(([name, value], index) => (
+        <label class="field" key={name}>
+          <span>{name}</span>
+          {typeof value === "string" ? (
+            <AutoFocus when={index === 0} rows={value.length > 60 ? 4 : 1} value={String(values[name] ?? "")} onText={(text) => setValues({ ...values, [name]: text })} />
+          ) : (
+            <JsonInput value={value} rows={2} onChange={(next) => setValues({ ...values, [name]: next })} />
+          )}
+        </label>
+      ))}
+      <div class="buttons"><button type="submit" class="primary">{words.sendEdited}</button><button type="button" onClick={onCancel}>{words.cancel}</button></div>
+    </form>
+  );
+}
+
+function AutoFocus({ when, rows, value, onText, label }: { when: boolean; rows: number; value: string; onText: (text: string) => void; label?: string }) {
+  const element = useRef<HTMLTextAreaElement>(null);
+  useEffect(() => {
+    if (when) element.current?.focus();
+  }, []);
+  return <textarea ref={element} rows={rows} dir="auto" aria-label={label} value={value} onInput={(event) => onText(event.currentTarget.value)} />;
+}
+
+function WordsForm({ kind, canCancel, onDone, onCancel }: { kind: "reject" | "respond"; canCancel: boolean; onDone: (text: string) => void; onCancel: () => void }) {
+  const [text, setText] = useState("");
+  return (
+    <form
+      onSubmit={(event) => { event.preventDefault(); onDone(text); }}
+      onKeyDown={(event) => {
+        if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); onDone(text); }
+      }}>
+      <AutoFocus when rows={2} value={text} onText={setText} label={kind === "reject" ? words.whyNot : words.yourAnswer} />
+      <div class="buttons">
+        <button type="submit" class="primary" disabled={kind === "respond" && text === ""}>{kind === "reject" ? words.sendRefusal : words.sendAnswer}</button>
+        {canCancel && <button type="button" onClick={onCancel}>{words.cancel}</button>}
+      </div>
+    </form>
+  );
+}
+
+function OtherCard({ value, onAnswer, isSent }: { value: unknown; onAnswer: (answer: unknown) => void; isSent: boolean }) {
+  const [text, setText] = useState("");
+  const [isJson, setJson] = useState(false);
+  const [error, setError] = useState("");
+  function submit(event: Event) {
+    event.preventDefault();
+    try {
+      onAnswer(isJson ? JSON.parse(text) : text);
+    } catch (problem) {
+      setError((problem as Error).message);
+    }
+  }
+  return (
+    <section class="interrupt" aria-label={words.graphAsks}>
+      <h3>{words.graphAsks}</h3>
+      {typeof value === "string" ? <Markdown text={value} /> : <JsonView value={value} />}
+      <form onSubmit={submit} onKeyDown={(event) => { if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !isJson) submit(event); }}>
+        <AutoFocus when rows={2} value={text} onText={setText} label={words.yourAnswer} />
+        {error && <small class="error" role="alert">{words.notJson} {error}</small>}
+        <div class="buttons">
+          <button type="submit" class="primary" disabled={isSent}>{words.sendAnswer}</button>
+          <label class="switch"><input type="checkbox" checked={isJson} onChange={(event) => setJson(event.currentTarget.checked)} /> {words.asJson}</label>
+        </div>
+      </form>
+    </section>
+  );
+}

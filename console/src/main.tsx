@@ -1,0 +1,214 @@
+/** The page: its frame, the views in it, and the keys that work everywhere. */
+
+import { signal } from "@preact/signals";
+import "@preact/signals";
+import { render, type ComponentType } from "preact";
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { needsSignIn, type Assistant } from "./api.ts";
+import { Chat } from "./chat.tsx";
+import { Conversation } from "./conversation.ts";
+import { Icon } from "./icons.tsx";
+import { newId } from "./ids.ts";
+import { isTyping } from "./interrupts.tsx";
+import { KeyboardHelp, Palette, type Command } from "./palette.tsx";
+import { href, navigate, route, setQuery, start } from "./router.ts";
+import { assistants, caller, changed, changes, info, isReachable, readAll, signOut, watchChanges } from "./server-state.ts";
+import { SignIn } from "./sign-in.tsx";
+import { ThreadList, ThreadsView, waitingCount } from "./threads.tsx";
+import { Toasts, Waiting } from "./ui.tsx";
+import { words } from "./words.ts";
+
+type Theme = "auto" | "light" | "dark";
+
+const theme = signal<Theme>((localStorage.getItem("theme") as Theme | null) ?? "auto");
+const isReady = signal(false);
+
+function showTheme(): void {
+  document.documentElement.dataset.theme = theme.value;
+}
+
+function nextTheme(): void {
+  const order: Theme[] = ["auto", "light", "dark"];
+  theme.value = order[(order.indexOf(theme.value) + 1) % order.length] as Theme;
+  if (theme.value === "auto") localStorage.removeItem("theme");
+  else localStorage.setItem("theme", theme.value);
+  showTheme();
+}
+
+let current: Conversation | null = null;
+
+/** The conversation of a thread: the one that is shown already, if it is of the same thread. */
+function conversationOf(threadId: string): Conversation {
+  if (current?.threadId === threadId && !current.isClosed) return current;
+  current?.close();
+  current = new Conversation(threadId, changed);
+  void current.load();
+  return current;
+}
+
+/** A thread that begins with its first message. */
+function newConversation(): Conversation {
+  if (current && !current.isClosed && current.thread.value === null && current.runs.value.length === 0 && current.isLoading.value === false && !current.loadError.value) return current;
+  current?.close();
+  current = new Conversation(newId(), changed);
+  current.isLoading.value = false;
+  return current;
+}
+
+function Frame() {
+  const [dialog, setDialog] = useState<"" | "palette" | "help">("");
+  const { view } = route.value;
+  const actions: Command[] = [
+    { label: words.theme[theme.value] as string, hint: words.action, run: nextTheme },
+    { label: words.toggleInspector, hint: "i", run: toggleInspector },
+    { label: words.help, hint: "?", run: () => setDialog("help") },
+    ...(caller.value?.identity ? [{ label: words.signOut, hint: words.action, run: () => void signOut() }] : []),
+  ];
+  useKeys(setDialog);
+  useEffect(() => {
+    const waiting = waitingCount.value;
+    document.title = `${waiting > 0 ? `(${waiting}) ` : ""}${words.views[view] ?? words.product} · ${words.product}`;
+  }, [view, waitingCount.value]);
+  if (needsSignIn.value) return <SignIn />;
+  return (
+    <>
+      <a class="skip" href="#content" onClick={(event) => { event.preventDefault(); document.getElementById("content")?.focus(); }}>{words.skip}</a>
+      <Header onPalette={() => setDialog("palette")} onHelp={() => setDialog("help")} />
+      {!isReachable.value && <p class="offline" role="alert">{words.unreachable}</p>}
+      <div class="content" id="content" tabIndex={-1}>{isReady.value ? <View /> : <Waiting what={words.loading} />}</div>
+      {dialog === "palette" && <Palette actions={actions} onClose={() => setDialog("")} />}
+      {dialog === "help" && <KeyboardHelp onClose={() => setDialog("")} />}
+      <Toasts />
+    </>
+  );
+}
+
+function toggleInspector(): void {
+  setQuery({ inspect: route.value.query.has("inspect") ? null : "1", step: null, run: null }, { replace: true });
+}
+
+function useKeys(setDialog: (update: (before: "" | "palette" | "help") => "" | "palette" | "help") => void): void {
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent) => {
+      const hasControl = event.ctrlKey || event.metaKey;
+      if (hasControl && event.key.toLowerCase() === "k") { event.preventDefault(); setDialog((before) => (before === "palette" ? "" : "palette")); }
+      else if (hasControl && event.shiftKey && event.key.toLowerCase() === "o") { event.preventDefault(); navigate(""); }
+      else if (event.key === "Escape" && !document.querySelector("dialog[open]") && current?.live.value) void current.stop();
+      else if (!isTyping(event) && !hasControl && !event.altKey && !document.querySelector("dialog[open]")) plainKey(event, () => setDialog(() => "help"));
+    };
+    addEventListener("keydown", onKey);
+    return () => removeEventListener("keydown", onKey);
+  }, []);
+}
+
+function plainKey(event: KeyboardEvent, showHelp: () => void): void {
+  const actions: Record<string, () => void> = {
+    "?": showHelp,
+    "/": () => document.getElementById("thread-search")?.focus(),
+    m: () => document.getElementById("message")?.focus(),
+    i: toggleInspector,
+  };
+  const action = actions[event.key];
+  if (!action) return;
+  event.preventDefault();
+  action();
+}
+
+function Header({ onPalette, onHelp }: { onPalette: () => void; onHelp: () => void }) {
+  const { view } = route.value;
+  const shown = view === "threads" && route.value.id !== "" ? "" : view;
+  return (
+    <header class="header">
+      <div class="bar">
+        <a class="brand" href={href("")}>{words.product}</a>
+        <AssistantChoice />
+        <button type="button" class="find" onClick={onPalette} aria-keyshortcuts="Control+K"><span>{words.find}</span> <kbd>Ctrl K</kbd></button>
+        <Load />
+        {caller.value?.identity && <span class="who muted" dir="auto">{caller.value.display_name || caller.value.identity}</span>}
+        <button type="button" class="quiet" aria-label={words.theme[theme.value]} title={words.theme[theme.value]} onClick={nextTheme}><Icon name={theme.value} /></button>
+        <button type="button" class="quiet" aria-label={words.help} title={words.help} onClick={onHelp}>?</button>
+        {caller.value?.identity && <button type="button" class="quiet" onClick={() => void signOut()}>{words.signOut}</button>}
+      </div>
+      <nav aria-label={words.menu} class="views">
+        {Object.entries(words.views).map(([name, label]) => (
+          <a key={name} href={href(name)} aria-current={shown === name ? "page" : undefined}>{label}{name === "threads" && waitingCount.value > 0 && <span class="badge" title={words.waitingForYou}> {waitingCount.value}</span>}</a>
+        ))}
+      </nav>
+    </header>
+  );
+}
+
+function Load() {
+  const load = info.value;
+  if (!load) return null;
+  return (
+    <a class="load tabular" href={href("server")}>
+      <span class={`dot ${isReachable.value ? "good" : "bad"}`} aria-hidden="true">●</span> {words.slots(load.load.running, load.limits.run_slots)}
+      {load.load.waiting > 0 && <span> · {words.waitingRuns(load.load.waiting)}</span>}
+    </a>
+  );
+}
+
+/** The assistant of the thread that is shown, or the one that a new thread gets. */
+function shownAssistant(): Assistant | null {
+  const { query } = route.value;
+  const thread = isThread() ? current?.thread.value : null;
+  const run = isThread() ? current?.runs.value[0] : null;
+  const id = query.get("assistant") ?? (thread?.metadata.assistant_id as string | undefined) ?? run?.assistant_id;
+  const graph = thread?.metadata.graph_id;
+  return assistants.value.find((each) => each.assistant_id === id || each.graph_id === id) ?? assistants.value.find((each) => each.graph_id === graph) ?? assistants.value[0] ?? null;
+}
+
+function isThread(): boolean {
+  return route.value.view === "threads" && route.value.id !== "";
+}
+
+function AssistantChoice() {
+  if (assistants.value.length < 2 || !["", "threads"].includes(route.value.view)) return null;
+  return (
+    <select class="assistant" aria-label={words.assistant} value={shownAssistant()?.assistant_id ?? ""} onChange={(event) => setQuery({ assistant: event.currentTarget.value }, { replace: true })}>
+      {assistants.value.map((each) => <option key={each.assistant_id} value={each.assistant_id}>{each.name}{each.name === each.graph_id ? "" : ` (${each.graph_id})`}</option>)}
+    </select>
+  );
+}
+
+function View() {
+  const { view, id } = route.value;
+  if (view === "" || (view === "threads" && id !== "")) return <ChatView />;
+  if (view === "threads") return <ThreadsView />;
+  const load = PARTS[view];
+  return load ? <Part key={view} load={load} /> : <main class="page"><h1>{words.noSuchView}</h1></main>;
+}
+
+const PARTS: Record<string, () => Promise<ComponentType>> = {};
+
+/** A view that is loaded when it is first shown. */
+function Part({ load }: { load: () => Promise<ComponentType> }) {
+  const [Loaded, setLoaded] = useState<ComponentType | null>(null);
+  useEffect(() => void load().then((component) => setLoaded(() => component)), []);
+  return Loaded ? <Loaded /> : <Waiting what={words.loading} />;
+}
+
+function ChatView() {
+  const { id } = route.value;
+  const conversation = useMemo(() => (id ? conversationOf(id) : newConversation()), [id]);
+  const change = changes.value;
+  useEffect(() => {
+    if (!id || conversation.live.value || conversation.isLoading.value) return;
+    void conversation.refresh().catch(() => undefined);
+  }, [change]);
+  return (
+    <main class="panes">
+      <ThreadList shownId={id} wide={false} />
+      <Chat key={id || "new"} conversation={conversation} assistant={shownAssistant()} isNew={id === ""} />
+    </main>
+  );
+}
+
+showTheme();
+start();
+render(<Frame />, document.getElementById("app") as HTMLElement);
+void readAll().finally(() => {
+  isReady.value = true;
+  void watchChanges();
+});
