@@ -5,12 +5,16 @@ import json
 import operator
 import os
 import time
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import anyio
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_stream_writer
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from typing_extensions import TypedDict
 
 
@@ -106,8 +110,33 @@ def _chain(schema: Any, **nodes: Any) -> Any:
     return graph.compile()
 
 
+class _Teller(BaseChatModel):
+    """A model that says some words, and then perhaps nothing more until its process is killed."""
+
+    hangs: bool
+
+    @property
+    def _llm_type(self) -> str:
+        return "teller"
+
+    def _generate(self, _: list[BaseMessage], *__: Any, **___: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage("not streamed"))])
+
+    async def _astream(self, _: list[BaseMessage], *__: Any, **___: Any) -> AsyncIterator[ChatGenerationChunk]:
+        for number in range(12):
+            yield ChatGenerationChunk(message=AIMessageChunk(f"word{number} "))
+        if self.hangs:
+            await anyio.sleep_forever()
+
+
+async def _tell(state: MessagesState, config: RunnableConfig) -> Any:
+    teller = _Teller(hangs=config.get("metadata", {}).get("run_attempt") == 1)
+    return {"messages": [await teller.ainvoke(state["messages"])]}
+
+
 talking = _chain(Talk, hear=_hear, think=_think, say=_say)
 stepping = _chain(Talk, **{f"step_{number}": _step(number) for number in range(6)})
 counting = _chain(Count, count=_count)
 inside = _chain(Inside, look=_look)
 dying = _chain(Talk, die=_die)
+telling = _chain(MessagesState, tell=_tell)

@@ -130,7 +130,7 @@ class Replica:
 
 def _project(place: Place) -> Path:
     """A langgraph.json of the scenarios' graphs."""
-    names = ("talking", "stepping", "counting", "inside", "dying")
+    names = ("talking", "stepping", "counting", "inside", "dying", "telling")
     graphs = {name: f"./graphs.py:{name}" for name in names}
     file = place.folder / "langgraph.json"
     if not file.exists():

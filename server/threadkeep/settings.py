@@ -165,6 +165,8 @@ class Settings(BaseModel):
     """How long the events of a finished run are kept, in seconds. 0: as long as the run."""
     keep_stateless_s: float = Field(default=8, ge=0, validation_alias="THREADKEEP_KEEP_STATELESS")
     """How long the thread of a finished stateless run is kept, in seconds, so that its answer can be had once more."""
+    response_ttl_s: float = Field(default=30 * 86_400, ge=0, validation_alias="THREADKEEP_RESPONSE_TTL")
+    """How long a thread that only responses of the OpenAI API made is kept after the last one, in seconds. 0: for ever."""
     keep_webhooks_s: float = Field(default=86_400, ge=0, validation_alias="THREADKEEP_KEEP_WEBHOOKS")
     """How long a webhook that could not be sent is kept, in seconds. 0: until it is sent or refused."""
     max_unsent_events: int = Field(default=256, ge=1, validation_alias="THREADKEEP_UNSENT_EVENTS")

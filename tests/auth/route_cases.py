@@ -124,6 +124,16 @@ CASES: Final[Mapping[str, Case]] = {
     "GET /v1/models": ONE,
     "GET /v1/models/{model}": ONE,
     "POST /v1/chat/completions": Case("chat.create", [NAMED, STRANGE_ASSISTANT, CREATES], CHAT),
+    "POST /v1/responses": Case("response.create", [NAMED, STRANGE_ASSISTANT, CREATES], CHAT | {"input": "hello"}),
+    "GET /v1/responses/{response_id}": Case("run.follow"),
+    "GET /v1/responses/{response_id}/input_items": Case("run.follow"),
+    "POST /v1/responses/{response_id}/cancel": Case("response.cancel"),
+    "POST /v1/conversations": Case(body={"metadata": {"topic": "sums"}}),
+    "GET /v1/conversations/{conversation_id}": ONE,
+    "POST /v1/conversations/{conversation_id}": Case(body={"metadata": {"topic": "another"}}),
+    "GET /v1/conversations/{conversation_id}/items": ONE,
+    "POST /v1/conversations/{conversation_id}/items": Case(body={"items": [{"role": "user", "content": "more"}]}),
+    "GET /v1/conversations/{conversation_id}/items/{item_id}": ONE,
     "PUT /store/items": Case(body=ITEM | {"value": {"text": "foreign"}}),
     "GET /store/items": Case(query={"namespace": "notes", "key": "one"}),
     "POST /store/items/search": Case(body={"namespace_prefix": ["notes"]}),
@@ -134,6 +144,9 @@ CASES: Final[Mapping[str, Case]] = {
         "assistant.delete", ["the threads are deleted too"], query={"delete_threads": True}
     ),
     "DELETE /threads/{thread_id}": ONE,
+    "DELETE /v1/conversations/{conversation_id}/items/{item_id}": ONE,
+    "DELETE /v1/responses/{response_id}": Case("run.delete"),
+    "DELETE /v1/conversations/{conversation_id}": ONE,
 }
 """By route. Requests that take away what others need come last."""
 SOCKET: Final = SOCKETS[0].path
@@ -180,6 +193,10 @@ async def create_rows(http: httpx.AsyncClient) -> dict[str, str]:
     model = (await http.post("/assistants", json={"graph_id": "speaking"})).json()["assistant_id"]
     thread = (await http.post("/threads", json={})).json()["thread_id"]
     chat = (await http.post("/threads", json={})).json()["thread_id"]
+    response = (await http.post("/v1/responses", json={"model": model, "input": "hello"})).json()["id"]
+    items = [{"role": "user", "content": "hello"}]
+    conversation = (await http.post("/v1/conversations", json={"items": items})).json()["id"]
+    item = (await http.get(f"/v1/conversations/{conversation}/items")).json()["data"][0]["id"]
     run = await http.post(f"/threads/{thread}/runs", json={"assistant_id": assistant, "input": {"items": []}})
     await http.get(f"/threads/{thread}/runs/{run.json()['run_id']}/join")
     cron = await http.post(f"/threads/{thread}/runs/crons", json=CRON | {"assistant_id": assistant})
@@ -189,6 +206,9 @@ async def create_rows(http: httpx.AsyncClient) -> dict[str, str]:
         "assistant_id": assistant,
         "model": model,
         "chat_thread_id": chat,
+        "response_id": response,
+        "conversation_id": conversation,
+        "item_id": item,
         "thread_id": thread,
         "run_id": run.json()["run_id"],
         "cron_id": cron.json()["cron_id"],

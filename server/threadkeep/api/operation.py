@@ -22,6 +22,7 @@ from threadkeep.api import auth_values, configurable_headers
 from threadkeep.api.authentication import authenticate
 from threadkeep.api.body import read_body, read_bytes, read_query
 from threadkeep.api.openai.message_graphs import MessageGraphs
+from threadkeep.api.openai.object_ids import thread_of_conversation
 from threadkeep.api.ops.scrape import MetricsExporter
 from threadkeep.api.request_shares import Load, RequestShares
 from threadkeep.api.responses import CountedResponse
@@ -222,6 +223,8 @@ def _ids(call: AuthorizedRequest[Any, Any], body: object) -> dict[str, UUID]:
     """The ids of the path, as what they are, and that of the assistant that a run's body names."""
     names = {"thread_id", "run_id", "cron_id", "assistant_id"} & call.request.path_params.keys()
     found: dict[str, UUID] = {name: getattr(call, name) for name in sorted(names)}
+    if (conversation := call.request.path_params.get("conversation_id")) is not None:
+        found["thread_id"] = thread_of_conversation(conversation)
     if isinstance(named := getattr(body, "assistant_id", None), str):
         found["assistant_id"] = call.assistants.id_of(named)
     return found

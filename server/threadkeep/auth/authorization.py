@@ -49,6 +49,8 @@ Operation: TypeAlias = Literal[
     "thread.copy",
     "thread.command",
     "chat.create",
+    "response.create",
+    "response.cancel",
 ]
 """What touches several resources, or is offered by several API surfaces."""
 Condition: TypeAlias = Literal[
@@ -104,6 +106,8 @@ PERMISSIONS: Final[Mapping[Operation, tuple[Permission, ...]]] = {
     "thread.copy": (Permission("threads.read", "thread"), Permission("threads.create", "thread")),
     "thread.command": (Permission("threads.read", "thread"), *RUN_START),
     "chat.create": (Permission("threads.read", "thread", "a thread is named"), *RUN_START),
+    "response.create": (Permission("threads.read", "thread", "a thread is named"), *RUN_START),
+    "response.cancel": (Permission("threads.read", "thread"), Permission("threads.update", "thread")),
 }
 """The permissions that an operation needs, in the order in which they are asked for (docs/how-to/authentication.md)."""
 

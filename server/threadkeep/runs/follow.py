@@ -66,6 +66,16 @@ class Follower:
             if previous is not None and (previous.outcome is not None or self.signals.stopping.is_set()):
                 return
 
+    async def recorded_events(self, filters: Filters, run_id: UUID, after: int = 0) -> AsyncGenerator[LogItem, None]:
+        """The run's events behind position `after` as they are recorded, until it ends.
+
+        What this yields is in Postgres. After the death of the process that executes the run, a reader in another process
+        gets the same events.
+        """
+        async with aclosing(self._stored(filters, run_id, after, until_executed=False)) as items:
+            async for item in items:
+                yield item
+
     async def answer(self, filters: Filters, thread_id: UUID, run_id: UUID) -> bytes:
         """Wait for the run's answer as JSON. NotFound if there is no such run, or it was deleted."""
         with self.wakeups.subscribe(run_topic(run_id)) as signal:
@@ -127,7 +137,9 @@ class Follower:
                 position = page[-1].position
         return [event for event in events if event.position <= until]
 
-    async def _stored(self, filters: Filters, run_id: UUID, position: int) -> AsyncGenerator[LogItem, None]:
+    async def _stored(
+        self, filters: Filters, run_id: UUID, position: int, *, until_executed: bool = True
+    ) -> AsyncGenerator[LogItem, None]:
         """Yield the events in Postgres as they arrive. Ends with the run, or when this process starts to execute it.
 
         If the events of a finished run were deleted, it yields a gap.
@@ -141,7 +153,7 @@ class Follower:
                     yield _event(row)
                 if len(page) == PAGE_SIZE:
                     continue
-                if status is None or status in FINAL or self.executions.get(run_id) is not None:
+                if status is None or status in FINAL or (until_executed and self.executions.get(run_id) is not None):
                     break
                 await signal.wait(POLL_S)
         if status in FINAL and position == began and (until := await self._deleted_until(filters, run_id)) > position:

@@ -36,7 +36,7 @@ from threadkeep.runs.quotas import Quotas
 from threadkeep.runs.request import GraphRunOptions, RunRequest, check_config
 from threadkeep.runs.slots import Slot, Slots
 from threadkeep.runs.webhook_policy import WebhookPolicy
-from threadkeep.tables import cancels, idempotency_keys, run_creation, runs
+from threadkeep.tables import cancels, idempotency_keys, run_creation, runs, threads
 from threadkeep.tables.cancels import RunSelection
 from threadkeep.tables.idempotency_keys import IdempotencyKey
 from threadkeep.tables.queue import ClaimedRun
@@ -117,6 +117,10 @@ class RunHandle:
             log.is_wanted = True
             return log.follow(log.last_position if start_position is None else start_position)
         return self.follower.events(self.filters, self.run_id, start_position, self.execution)
+
+    def recorded_events(self) -> AsyncGenerator[LogItem, None]:
+        """Yield the run's events from the first one on, as they are recorded, until it ends."""
+        return self.follower.recorded_events(self.filters, self.run_id)
 
     async def ended(self) -> None:
         """Wait until the run has ended or was deleted."""
@@ -252,6 +256,10 @@ class RunService:
         run = await self._row(filters, thread_id, run_id)
         return self._handle(filters, run, self.executor.executions.get(run_id))
 
+    def handle_of(self, filters: Filters, run: Run) -> RunHandle:
+        """A run whose row a caller has read with these filters."""
+        return self._handle(filters, run, self.executor.executions.get(run.run_id))
+
     async def cancel(self, caller: Caller, target: RunSelection, action: CancelAction, reason: str) -> int:
         """Stop the selected runs and return their number. A notification stops those in other processes."""
         filters = await _allowed(caller, "run.cancel", {"thread_id": target.thread_id, "action": action})
@@ -271,8 +279,22 @@ class RunService:
             raise NotFound("No matching runs to cancel: the run has ended")
         return self._handle(filters, run)
 
-    async def delete(self, caller: Caller, thread_id: UUID, run_id: UUID) -> None:
-        """Delete a run. A running one is stopped first. Raises NotFound."""
+    async def cancel_if_active(self, caller: Caller, thread_id: UUID, run_id: UUID, *, reason: str) -> RunHandle:
+        """Stop one run, unless it has ended. Raises NotFound."""
+        filters = await _allowed(
+            caller, "run.cancel", {"thread_id": thread_id, "run_id": run_id, "action": "interrupt"}
+        )
+        run = await self._row(filters, thread_id, run_id)
+        await self._cancel(filters, RunSelection(thread_id=thread_id, run_ids=[run_id]), "interrupt", reason)
+        return self._handle(filters, run)
+
+    async def delete(
+        self, caller: Caller, thread_id: UUID, run_id: UUID, *, own_thread: Mapping[str, Any] | None = None
+    ) -> None:
+        """Delete a run. A running one is stopped first. Raises NotFound.
+
+        Its thread goes with its last run if the thread's metadata contains `own_thread`.
+        """
         filters = await _allowed(caller, "run.delete", {"thread_id": thread_id, "run_id": run_id})
         await self._row(filters, thread_id, run_id)
         target = RunSelection(thread_id=thread_id, run_ids=[run_id])
@@ -280,6 +302,8 @@ class RunService:
         await self.follower.ended(filters, run_id)
         async with self.pool.connection(filters) as conn:
             await runs.delete(conn, filters, thread_id, run_id)
+            if own_thread is not None:
+                await threads.delete_without_runs(conn, filters, thread_id, own_thread)
 
     async def _admit(
         self,

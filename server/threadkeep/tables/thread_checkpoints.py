@@ -159,6 +159,29 @@ async def newest_with(conn: Conn, filters: Filters, thread_id: UUID, mark: Mappi
     return row[0] if row else None
 
 
+async def parent_of_run(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> str | None:
+    """The id of the checkpoint that a run has started from; None if it began an empty thread."""
+    cursor = await conn.execute(
+        """
+        SELECT parent_checkpoint_id
+          FROM checkpoints JOIN threads ON threads.thread_id = %(thread_id)s
+         WHERE checkpoints.thread_id = %(of_thread)s AND checkpoint_ns = '' AND checkpoints.metadata @> %(mark)s
+           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
+         ORDER BY checkpoint_id
+         LIMIT 1
+        """,
+        {
+            "mark": Jsonb({"run_id": str(run_id)}),
+            "thread_id": thread_id,
+            "of_thread": str(thread_id),
+            "project": conn.project_id,
+            "match": filters.jsonb,
+        },
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
 async def first_id(conn: Conn, filters: Filters, thread_id: UUID) -> str | None:
     """The id of the thread's first checkpoint; None if there is none."""
     cursor = await conn.execute(

@@ -210,6 +210,29 @@ async def delete(
     return [row[0] for row in await cursor.fetchall()]
 
 
+async def delete_without_runs(conn: Conn, filters: Filters, thread_id: UUID, mark: Mapping[str, Any]) -> bool:
+    """Delete the thread if it has no run and its metadata contains `mark`. Whether it was deleted."""
+    async with conn.transaction():
+        cursor = await conn.execute(
+            """
+            SELECT
+              FROM threads
+             WHERE thread_id = %(thread_id)s AND project_id = %(project)s
+               AND metadata @> %(match)s AND metadata @> %(mark)s
+               FOR NO KEY UPDATE
+            """,
+            {"thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb, "mark": Jsonb(mark)},
+        )
+        if await cursor.fetchone() is None:
+            return False
+        cursor = await conn.execute(
+            "SELECT FROM runs WHERE thread_id = %(thread_id)s LIMIT 1", {"thread_id": thread_id}
+        )
+        if await cursor.fetchone() is not None:
+            return False
+        return bool(await delete(conn, filters, [thread_id]))
+
+
 async def update_summary(conn: Conn, thread_id: UUID, settled: ThreadSummary) -> Thread | None:
     """Make the row tell what the newest checkpoint holds; `busy` stays where a run waits for its time."""
     cursor = conn.cursor(row_factory=rows.row_factory(Thread))

@@ -80,6 +80,12 @@ class ThreadUpdate:
 
     checkpoint: CheckpointRef
     update: ThreadStateUpdate
+    then: Sequence[ThreadStateUpdate] = ()
+    """Further steps, one after the other."""
+
+    @property
+    def supersteps(self) -> list[Superstep]:
+        return [Superstep(updates=[update]) for update in (self.update, *self.then)]
 
 
 async def update_state(parts: ThreadParts, tenant: Tenant, thread_id: UUID, change: ThreadUpdate) -> RunnableConfig:
@@ -100,7 +106,7 @@ async def update_state(parts: ThreadParts, tenant: Tenant, thread_id: UUID, chan
             graph = gate.in_transaction(opened, conn)
             if change.checkpoint.checkpoint_id and (await snapshots.snapshot_of(graph, config)).created_at is None:
                 raise NotFound(f"Checkpoint {change.checkpoint.checkpoint_id} not found")
-            added = await _apply(graph, config, [Superstep(updates=[change.update])])
+            added = await _apply(graph, config, change.supersteps)
             await _settle(conn, graph, thread_id)
             return added
     return await update_state(parts, tenant, thread_id, change)

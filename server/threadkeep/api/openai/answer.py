@@ -50,6 +50,10 @@ class Item:
     """What an own call returned."""
     failed: bool = False
     """An own call raised an error."""
+    is_question: bool = False
+    """The graph asks it. It is no message of the state."""
+    is_unnamed: bool = False
+    """A node returned it without an id. In the state it has an id that is not known here."""
 
     @property
     def text(self) -> str:
@@ -73,6 +77,7 @@ class _Speaker:
     calls: dict[object, Item] = field(default_factory=dict[object, Item])
     counts: dict[Kind, int] = field(default_factory=dict[Kind, int])
     node: str = ""
+    is_unnamed: bool = False
 
 
 @dataclass(slots=True)
@@ -82,6 +87,7 @@ class Usage:
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     reasoning_tokens: int = 0
 
     def add(self, usage: Mapping[str, Any]) -> None:
@@ -93,6 +99,7 @@ class Usage:
             **(usage.get("output_token_details") or {}),
         }
         self.cached_tokens += details.get("cache_read") or 0
+        self.cache_write_tokens += details.get("cache_creation") or 0
         self.reasoning_tokens += details.get("reasoning") or 0
 
 
@@ -144,9 +151,9 @@ class AnswerReader:
         """A question as text, or as a call of the tool that a client declares for questions."""
         message_id = call_id_of(question)
         if QUESTION_TOOL not in self._client_tools:
-            return Item("text", message_id, pieces=[question_text(question)])
-        arguments = orjson.dumps(question.value).decode()
-        return Item("call", message_id, call_id=message_id, name=QUESTION_TOOL, pieces=[arguments])
+            return Item("text", message_id, pieces=[question_text(question)], is_question=True)
+        arguments = [orjson.dumps(question.value).decode()]
+        return Item("call", message_id, call_id=message_id, name=QUESTION_TOOL, pieces=arguments, is_question=True)
 
     def _read_message(self, message: dict[str, Any], node: str) -> Sequence[Piece]:
         kind = message.get("type")
@@ -163,7 +170,7 @@ class AnswerReader:
 
     def _read_chunk(self, message_id: str, speaker: _Speaker, message: dict[str, Any]) -> Iterator[Piece]:
         self._observe(message)
-        for kind, text in _texts(message):
+        for kind, text in text_pieces(message):
             yield from self._add_text(message_id, speaker, kind, text)
         for piece in message.get("tool_call_chunks") or ():
             yield from self._add_call(message_id, speaker, piece)
@@ -217,7 +224,7 @@ class AnswerReader:
     def _new_item(self, message_id: str, speaker: _Speaker, kind: Kind) -> Item:
         number = speaker.counts.get(kind, 0)
         speaker.counts[kind] = number + 1
-        return Item(kind, message_id, number)
+        return Item(kind, message_id, number, is_unnamed=speaker.is_unnamed)
 
     def _read_result(self, message: dict[str, Any]) -> Iterator[Piece]:
         """The result of a tool: the call was the graph's own."""
@@ -251,6 +258,7 @@ class AnswerReader:
         message_id = message.get("id")
         if message_id in self._seen:
             return
+        is_unnamed = not isinstance(message_id, str)
         if not isinstance(message_id, str):
             self._unnamed += 1
             message_id = f"unnamed-{self._unnamed}"
@@ -258,7 +266,7 @@ class AnswerReader:
         if message["role"] == "tool":
             yield from self._read_result(message)
             return
-        speaker = self._speakers[message_id] = _Speaker()
+        speaker = self._speakers[message_id] = _Speaker(is_unnamed=is_unnamed)
         yield from self._read_chunk(message_id, speaker, {**message, "type": "ai"})
 
     def _restart(self) -> Iterator[Piece]:
@@ -315,8 +323,15 @@ class AnswerReader:
             yield Piece("ended", self._queue.popleft())
 
 
-def _texts(message: dict[str, Any]) -> Iterator[tuple[Kind, str]]:
+def text_pieces(message: Mapping[str, Any]) -> list[tuple[Kind, str]]:
     """The texts of a message or of a piece of one, in order."""
+    content = message.get("content")
+    if isinstance(content, str) and not message.get("additional_kwargs"):
+        return [("text", content)] if content else []
+    return [*_texts(message)]
+
+
+def _texts(message: Mapping[str, Any]) -> Iterator[tuple[Kind, str]]:
     if extra := message.get("additional_kwargs"):
         if isinstance(reasoning := extra.get("reasoning_content"), str) and reasoning:
             yield "reasoning", reasoning

@@ -21,7 +21,8 @@ from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.base import json
 from threadkeep.graphs import Tenant
 from threadkeep.postgres.tenancy import Filters
-from threadkeep.tables import thread_checkpoints, thread_runs, threads
+from threadkeep.tables import runs, thread_checkpoints, thread_runs, threads
+from threadkeep.tables.runs import Run
 from threadkeep.tables.threads import Thread
 from threadkeep.threads import history
 from threadkeep.threads.history import CheckpointRef
@@ -108,9 +109,9 @@ class ThreadReader:
 
     async def settled(self, thread_id: UUID) -> Thread | None:
         """The thread, when the runs that go on there have ended. None if there is none of the caller's."""
-        runs, thread = self.call.state.runs, None
+        service, thread = self.call.state.runs, None
         for _ in range(MAX_RUNS_BEFORE):
-            async with runs.pool.connection(self.filters) as conn:
+            async with service.pool.connection(self.filters) as conn:
                 thread = await threads.get(conn, self.filters, thread_id)
                 if thread is None or thread.status != "busy":
                     return thread
@@ -118,8 +119,22 @@ class ThreadReader:
             if newest is None:
                 return thread
             with anyio.move_on_after(SETTLE_S):
-                await runs.follower.ended(self.filters, newest.run_id)
+                await service.follower.ended(self.filters, newest.run_id)
         return thread
+
+    async def thread(self, thread_id: UUID) -> Thread | None:
+        """The thread as it is now. None if there is none of the caller's."""
+        async with self.call.state.pool.connection(self.filters) as conn:
+            return await threads.get(conn, self.filters, thread_id)
+
+    async def run(self, thread_id: UUID, run_id: UUID) -> Run | None:
+        """The run of a response. None if there is none of the caller's."""
+        async with self.call.state.pool.connection(self.filters) as conn:
+            return await runs.get(conn, self.filters, thread_id, run_id)
+
+    async def newest(self, thread: Thread) -> str | None:
+        """The newest checkpoint of the thread."""
+        return await self.newest_with(thread, {})
 
     async def newest_digest(self, thread: Thread) -> str | None:
         """The digest of the run that made the newest checkpoint."""

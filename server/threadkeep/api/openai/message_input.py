@@ -22,6 +22,8 @@ ROLES: Final[Mapping[str, str]] = {
     "developer": "system",
     "tool": "tool",
 }
+CLIENT_RESULT: Final = "client-"
+"""How the ids of the results begin that a client's tools returned."""
 TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
 MEDIA_PARTS: Final = frozenset({"image_url", "input_audio"})
 """Parts that are handed to the graph as they are."""
@@ -47,8 +49,13 @@ def _chat_message(sent: object, where: str) -> Message:
     if calls:
         made["tool_calls"] = calls
     if role == "tool":
-        made["tool_call_id"] = require_text(message, "tool_call_id", where)
+        made |= client_result(require_text(message, "tool_call_id", where))
     return made
+
+
+def client_result(call_id: str) -> Message:
+    """The fields of a message that say that a tool of the client has returned it."""
+    return {"tool_call_id": call_id, "id": f"{CLIENT_RESULT}{ids.uuid7()}"}
 
 
 def new_message(role: str, content: object) -> Message:

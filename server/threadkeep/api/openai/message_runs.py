@@ -21,6 +21,8 @@ from threadkeep.threads.updates import ThreadStateUpdate, ThreadUpdate
 
 SYSTEM_ID: Final = "openai-system"
 """The id of the system's message on a thread: a newer text takes the place of an older one."""
+INSTRUCTIONS_ID: Final = "openai-instructions"
+"""The id of a system's message that has the `instructions` of a response, which hold for this response alone."""
 COPY_NODE: Final = "__copy__"
 """LangGraph's name for an update that copies a checkpoint."""
 
@@ -32,9 +34,11 @@ class ThreadInput:
     """What a request sends to a thread beside its messages."""
 
     system: str | None = None
-    """The text of the system. None: none was sent."""
-    drops_system: bool = False
-    """Without a text, the system's message is removed from the thread."""
+    """The text of the system's messages. None: none was sent."""
+    instructions: str | None = None
+    """The instructions of a response. None: those of an earlier response hold no more."""
+    has_instructions: bool = False
+    """The request is of the Responses API."""
 
 
 def prepare_run(call: AuthorizedRequest[Any, Any], model: str, sent: ThreadInput, continuation: Continue) -> Prepare:
@@ -48,6 +52,8 @@ def prepare_run(call: AuthorizedRequest[Any, Any], model: str, sent: ThreadInput
             request = replace(request, thread_id=None, create_thread=False, temporary=True)
         changes: dict[str, Any] = {"stream_mode": list(MODES), "stream_subgraphs": streams_subgraphs(assistant)}
         changes |= await _input(call, authorized, continued, sent)
+        if "command" in changes:
+            request = replace(request, configurable=_with_answer(request.configurable, continued.messages))
         return replace(authorized, request=replace(request, spec=request.spec.model_copy(update=changes)))
 
     return prepare
@@ -75,6 +81,11 @@ async def _input(
     return {"input": None, "command": command, "checkpoint_id": checkpoint_id}
 
 
+def _with_answer(configurable: Mapping[str, Any], messages: Sequence[Message]) -> dict[str, Any]:
+    """The run's `configurable` with the messages that are the answer: they are no input of the graph."""
+    return {**configurable, "openai": {**configurable["openai"], "answer": list(messages)}}
+
+
 def _kept_by_handlers(spec: GraphRunOptions, messages: Sequence[Message]) -> list[Message]:
     """The messages, as handlers of a project's own `Auth` left them."""
     sent = cast("dict[str, list[Message]]", spec.input or {})
@@ -83,13 +94,20 @@ def _kept_by_handlers(spec: GraphRunOptions, messages: Sequence[Message]) -> lis
 
 
 def _system_messages(held: Sequence[Mapping[str, Any]], sent: ThreadInput) -> list[Message]:
-    """The change of the system's message that a request makes."""
-    known = next((message for message in held if message.get("id") == SYSTEM_ID), None)
-    if sent.system is None:
-        return [{"role": "remove", "content": "", "id": SYSTEM_ID}] if known and sent.drops_system else []
-    if known is not None and known.get("content") == sent.system:
-        return []
-    return [{"role": "system", "content": sent.system, "id": SYSTEM_ID}]
+    """The change of the system's message that a request makes. There is at most one."""
+    known = {message["id"]: message for message in held if message.get("id") in {SYSTEM_ID, INSTRUCTIONS_ID}}
+    text = "\n\n".join(part for part in (sent.instructions, sent.system) if part)
+    if not text:
+        return [_removal(INSTRUCTIONS_ID)] if INSTRUCTIONS_ID in known and sent.has_instructions else []
+    message_id = INSTRUCTIONS_ID if sent.instructions else SYSTEM_ID
+    removals = [_removal(other) for other in known if other != message_id]
+    if message_id in known and known[message_id].get("content") == text:
+        return removals
+    return [*removals, {"role": "system", "content": text, "id": message_id}]
+
+
+def _removal(message_id: str) -> Message:
+    return {"role": "remove", "content": "", "id": message_id}
 
 
 @dataclass(frozen=True, slots=True)

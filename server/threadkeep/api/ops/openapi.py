@@ -53,9 +53,12 @@ UUID_SCHEMA: Final = {"type": "string", "format": "uuid"}
 PATH_PARAMETERS: Final[Mapping[str, tuple[dict[str, str], str]]] = {
     "assistant_id": ({"type": "string"}, "The assistant's id, or the name of a graph: its own assistant."),
     "checkpoint_id": ({"type": "string"}, ""),
+    "conversation_id": ({"type": "string"}, "`conv_` and the id of a thread, or the thread's UUID."),
     "cron_id": (UUID_SCHEMA, ""),
+    "item_id": ({"type": "string"}, ""),
     "namespace": ({"type": "string"}, "The names of the nodes that lead to the subgraph, between `|`."),
     "model": ({"type": "string"}, "The name of a graph, or an assistant's id."),
+    "response_id": ({"type": "string"}, ""),
     "run_id": (UUID_SCHEMA, ""),
     "thread_id": (UUID_SCHEMA, ""),
 }
@@ -147,6 +150,19 @@ OPERATION_IDS: Final[Mapping[str, str]] = {
     "POST /v1/chat/completions": "openai_create_chat_completion",
     "GET /v1/models": "openai_list_models",
     "GET /v1/models/{model}": "openai_get_model",
+    "POST /v1/responses": "openai_create_response",
+    "GET /v1/responses/{response_id}": "openai_get_response",
+    "DELETE /v1/responses/{response_id}": "openai_delete_response",
+    "POST /v1/responses/{response_id}/cancel": "openai_cancel_response",
+    "GET /v1/responses/{response_id}/input_items": "openai_list_input_items",
+    "POST /v1/conversations": "openai_create_conversation",
+    "GET /v1/conversations/{conversation_id}": "openai_get_conversation",
+    "POST /v1/conversations/{conversation_id}": "openai_update_conversation",
+    "DELETE /v1/conversations/{conversation_id}": "openai_delete_conversation",
+    "GET /v1/conversations/{conversation_id}/items": "openai_list_conversation_items",
+    "POST /v1/conversations/{conversation_id}/items": "openai_add_conversation_items",
+    "GET /v1/conversations/{conversation_id}/items/{item_id}": "openai_get_conversation_item",
+    "DELETE /v1/conversations/{conversation_id}/items/{item_id}": "openai_delete_conversation_item",
 }
 """How generated clients name their functions. An operation that is not here is named by its module and function."""
 

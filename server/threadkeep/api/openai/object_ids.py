@@ -1,0 +1,98 @@
+"""Object ids: of responses, conversations and the items of both.
+
+A response is a run, and a conversation is a thread. An item's id names its thread and, in it, its message or call. So an
+id that was told in a stream is found again in a retrieval, in a conversation, and as an `item_reference`.
+"""
+
+import binascii
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from threadkeep.api.openai.answer import Item, Kind
+from threadkeep.api.openai.errors import ResourceNotFound
+
+PREFIXES: Final[dict[Kind, str]] = {
+    "text": "msg",
+    "refusal": "msg",
+    "reasoning": "rs",
+    "call": "fc",
+    "own_call": "mcp",
+}
+NO_THREAD: Final = UUID(int=0)
+ITEM_ID: Final = re.compile(r"(msg|rs|fc|fco|mcp)_([0-9a-f]{32})([\w-]+)")
+RUN_KEY: Final = re.compile(r"([0-9a-f]{32})/(.+)")
+"""Of an item that is no message of the state: a question, or a message that has no id there."""
+
+
+def response_id(run_id: UUID) -> str:
+    """The id of the response that a run is."""
+    return f"resp_{run_id.hex}"
+
+
+def run_of_response(named: str) -> UUID | None:
+    """The run that a response is. None if this is not the id of a response."""
+    return _uuid(named.removeprefix("resp_")) if named.startswith("resp_") else None
+
+
+def conversation_id(thread_id: UUID) -> str:
+    """The id of the conversation that a thread is."""
+    return f"conv_{thread_id.hex}"
+
+
+def thread_of_conversation(named: str) -> UUID:
+    """The thread that a conversation is, by its own id or that of the thread. ResourceNotFound."""
+    thread_id = _uuid(named.removeprefix("conv_"))
+    if thread_id is None:
+        raise ResourceNotFound(f"Conversation with id {named[:100]!r} not found.")
+    return thread_id
+
+
+@dataclass(frozen=True, slots=True)
+class ItemId:
+    """What the id of an item says."""
+
+    thread_id: UUID
+    key: str
+
+    @property
+    def run_id(self) -> UUID | None:
+        """The run, of an item that is no message of the state."""
+        found = RUN_KEY.fullmatch(self.key)
+        return UUID(found[1]) if found else None
+
+
+def item_id(prefix: str, thread_id: UUID | None, key: str) -> str:
+    """The id of an item of a thread, by the id of its message or its call."""
+    encoded = urlsafe_b64encode(key.encode()).rstrip(b"=").decode()
+    return f"{prefix}_{(thread_id or NO_THREAD).hex}{encoded}"
+
+
+def id_of_item(item: Item, thread_id: UUID | None, run_id: UUID) -> str:
+    """The id of an item of an answer."""
+    if item.kind == "own_call" or (item.kind == "call" and not item.is_question):
+        return item_id(PREFIXES[item.kind], thread_id, item.call_id)
+    key = f"{item.message_id}#{item.number}" if item.number else item.message_id
+    key = f"{run_id.hex}/{key}" if item.is_question or item.is_unnamed else key
+    return item_id(PREFIXES[item.kind], thread_id, key)
+
+
+def parse_item_id(named: str) -> ItemId | None:
+    """What the id of an item says. None if it is none of ours."""
+    found = ITEM_ID.fullmatch(named)
+    if found is None:
+        return None
+    padded = found[3] + "=" * (-len(found[3]) % 4)
+    try:
+        return ItemId(UUID(found[2]), urlsafe_b64decode(padded).decode())
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

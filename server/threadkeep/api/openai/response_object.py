@@ -1,0 +1,169 @@
+"""Response object: a response as the OpenAI API tells it, with every field that strict clients want."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, cast
+from uuid import UUID
+
+from typing_extensions import TypedDict
+
+from threadkeep.api.openai.answer import AnswerReader, Usage
+from threadkeep.api.openai.chat_output import created_at
+from threadkeep.api.openai.object_ids import conversation_id, response_id
+from threadkeep.api.openai.run_answer import RunEnd
+from threadkeep.tables.runs import Run
+
+API: Final = "responses"
+"""What `configurable.openai.api` says in the run of a response."""
+Status: TypeAlias = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "background": False,
+    "conversation": None,
+    "frequency_penalty": 0,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "presence_penalty": 0,
+    "previous_response_id": None,
+    "prompt_cache_key": None,
+    "safety_identifier": None,
+    "service_tier": "default",
+    "store": True,
+    "temperature": 1,
+    "tool_choice": "auto",
+    "top_logprobs": 0,
+    "top_p": 1,
+    "truncation": "disabled",
+    "user": None,
+}
+"""What is told of a field that was not sent."""
+
+
+class ResponseAnswer(TypedDict):
+    """A response. Further fields tell back what was sent."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    completed_at: int | None
+    status: Status
+    model: str
+    output: list[dict[str, Any]]
+    error: dict[str, Any] | None
+    incomplete_details: dict[str, Any] | None
+    usage: dict[str, Any] | None
+    langgraph: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseHead:
+    """What all tellings of a response have in common."""
+
+    run_id: UUID
+    thread_id: UUID | None
+    """None: nothing is kept."""
+    settings: Mapping[str, Any]
+    """What was sent, as `configurable.openai` has it."""
+    graph_id: str
+
+    @classmethod
+    def of_run(cls, run: Run) -> "ResponseHead | None":
+        """Of a stored run. None if it is not the run of a response."""
+        kwargs: dict[str, Any] = run.kwargs.load()
+        sent: object = kwargs.get("config", {}).get("configurable", {}).get("openai")
+        settings = cast("dict[str, Any]", sent) if isinstance(sent, dict) else {}
+        if settings.get("api") != API:
+            return None
+        graph_id: str = run.metadata.load().get("graph_id", "")
+        return cls(run_id=run.run_id, thread_id=run.thread_id, settings=settings, graph_id=graph_id)
+
+    @property
+    def is_background(self) -> bool:
+        """It has a stream that can be taken up again."""
+        return self.settings.get("background") is True
+
+    @property
+    def tool_names(self) -> frozenset[str]:
+        """The names of the client's tools."""
+        return frozenset(tool["function"]["name"] for tool in self.settings.get("tools", ()))
+
+    def fields(self, status: Status, output: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+        """The response while it goes on."""
+        told = {name: self.settings.get(name, default) for name, default in DEFAULTS.items()}
+        if told["conversation"] is not None and self.thread_id is not None:
+            told["conversation"] = {"id": conversation_id(self.thread_id)}
+        return {
+            "id": response_id(self.run_id),
+            "object": "response",
+            "created_at": created_at(self.run_id),
+            "completed_at": None,
+            "status": status,
+            "incomplete_details": None,
+            "model": self.settings.get("model", self.graph_id),
+            "output": list(output),
+            "error": None,
+            "tools": [_response_tool(tool) for tool in self.settings.get("tools", ())],
+            "text": {"format": {"type": "text"}, **self.settings.get("text", {})},
+            "reasoning": {"effort": None, "summary": None, **self.settings.get("reasoning", {})},
+            "usage": None,
+            **told,
+            "langgraph": {
+                "thread_id": str(self.thread_id) if self.thread_id else None,
+                "run_id": str(self.run_id),
+                "interrupts": [],
+            },
+        }
+
+    def ended(
+        self, end: RunEnd, reader: AnswerReader, output: Sequence[Mapping[str, Any]], ended_at: int
+    ) -> dict[str, Any]:
+        """The response after its run has ended."""
+        status = final_status(end, reader)
+        fields = self.fields(status, output) | {"usage": usage_fields(reader.usage)}
+        fields["langgraph"]["interrupts"] = [
+            {"id": each.interrupt_id, "value": each.value} for each in reader.questions
+        ]
+        if status == "completed":
+            fields["completed_at"] = ended_at
+        elif status == "incomplete":
+            reason = "max_output_tokens" if reader.limit_reason == "length" else "content_filter"
+            fields["incomplete_details"] = {"reason": reason}
+        elif status == "failed":
+            fields["error"] = error_fields(end.message)
+        return fields
+
+
+def final_status(end: RunEnd, reader: AnswerReader) -> Status:
+    """The status of a response whose run has ended."""
+    if end.status == "interrupted":
+        return "cancelled"
+    if not end.is_success:
+        return "failed"
+    return "incomplete" if reader.limit_reason else "completed"
+
+
+def error_fields(message: str) -> dict[str, Any]:
+    """The error of a response. Without `type` the AI SDK would report a broken answer instead of it."""
+    return {"code": "server_error", "message": message, "type": "server_error", "param": None}
+
+
+def usage_fields(usage: Usage) -> dict[str, Any]:
+    """Tokens as the Responses API counts them."""
+    return {
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+        },
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+
+
+def _response_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool in the shape of the Responses API, in which nothing may be missing."""
+    function: Mapping[str, Any] = tool["function"]
+    return {"type": "function"} | {name: function.get(name) for name in ("name", "description", "parameters", "strict")}

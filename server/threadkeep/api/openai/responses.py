@@ -1,0 +1,422 @@
+"""Responses: a run on a thread, which is kept, resumed by its id, and may go on in the background."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from threadkeep.api.openai.conversation_history import (
+    DIGEST_KEY,
+    Continuation,
+    Outcome,
+    ThreadReader,
+    continue_thread,
+    fork,
+    messages_of,
+    split_messages,
+)
+from threadkeep.api.openai.errors import InvalidParameter
+from threadkeep.api.openai.message_input import Message, text_of
+from threadkeep.api.openai.message_runs import ThreadInput, prepare_run
+from threadkeep.api.openai.models import assistant_of, headers_of
+from threadkeep.api.openai.object_ids import response_id, run_of_response, thread_of_conversation
+from threadkeep.api.openai.paging import ListQuery, page
+from threadkeep.api.openai.questions import questions_of
+from threadkeep.api.openai.request_settings import SettingsBody, chat_tools, check_metadata, refuse
+from threadkeep.api.openai.response_input import response_messages
+from threadkeep.api.openai.response_object import API, ResponseHead
+from threadkeep.api.openai.response_output import ResponseOutput
+from threadkeep.api.openai.run_answer import answer_pieces
+from threadkeep.api.openai.stored_responses import (
+    NO_RUN,
+    References,
+    StoredResponse,
+    events_of,
+    finish,
+    first_reference,
+    frames_of,
+    reader_of,
+    require_response,
+    settled_run,
+    thread_of_response,
+)
+from threadkeep.api.openai.streaming import AnswerResult, AnswerStream
+from threadkeep.api.openai.thread_names import NamedThread, named_thread
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.responses import json_response, run_headers
+from threadkeep.api.streaming import StreamReader
+from threadkeep.base import json
+from threadkeep.base.problems import NotFound
+from threadkeep.postgres.tenancy import Filters
+from threadkeep.runs.request import GraphRunOptions, RunRequest
+from threadkeep.runs.service import Authorized, RunHandle
+from threadkeep.tables.runs import FINAL
+from threadkeep.tables.threads import Ttl
+
+THREAD_MARK: Final = {"openai_response": True}
+"""The metadata of a thread that was made by a response. It goes with its last response."""
+CANCEL_S: Final = 10.0
+"""The longest that a cancel waits for the end of the run."""
+
+
+class ConversationRef(BaseModel):
+    """A conversation by its id."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+
+
+class ResponseBody(SettingsBody):
+    """The body of a response."""
+
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    """The system's text for this response alone."""
+    previous_response_id: str | None = None
+    conversation: str | ConversationRef | None = None
+    background: bool | None = None
+    max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
+    reasoning: dict[str, Any] | None = None
+    text: dict[str, Any] | None = None
+    truncation: str | None = None
+    """No effect."""
+    include: list[str] | None = None
+    """No effect."""
+    prompt: dict[str, Any] | None = None
+    """Refused: the server keeps no prompts."""
+
+    @property
+    def is_stored(self) -> bool:
+        return self.store is not False
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation that is named, in either form."""
+        return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
+
+
+class ResponseQuery(BaseModel):
+    """The query of a response."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    stream: bool = False
+    """Follow or replay the events of a response in the background."""
+    starting_after: int | None = None
+    """The number of the last event that the client has."""
+
+
+class DeletedResponse(TypedDict):
+    """A response that was deleted."""
+
+    id: str
+    object: str
+    deleted: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class _ResponseRun:
+    """What a request asks for, and where."""
+
+    call: AuthorizedRequest[ResponseBody, None]
+    tools: list[dict[str, Any]]
+    thread_id: UUID | None = None
+    """The thread that the request names. None: it names none."""
+    named: NamedThread | None = None
+    """The thread, if a header or the metadata name it."""
+    previous_run: UUID | None = None
+    readable: Filters | None = None
+    """What the caller may read. None: nothing has to be read."""
+    messages: list[Message] = field(default_factory=list[Message])
+    outcome: Outcome | None = None
+
+    @property
+    def body(self) -> ResponseBody:
+        return self.call.body
+
+    @property
+    def is_kept(self) -> bool:
+        """The run has a thread that stays."""
+        return self.body.is_stored and self.outcome != "aside"
+
+    def head(self, handle: RunHandle) -> ResponseHead:
+        """What all tellings of the response have in common."""
+        head = ResponseHead.of_run(handle.run) if handle.run is not None else None
+        thread_id = handle.thread_id if self.is_kept else None
+        if head is not None:
+            return replace(head, thread_id=thread_id)
+        graph_id = handle.execution.graph_id if handle.execution else ""
+        return ResponseHead(run_id=handle.run_id, thread_id=thread_id, settings=_settings(self), graph_id=graph_id)
+
+    def headers(self, handle: RunHandle) -> dict[str, str]:
+        """The headers of the answer."""
+        headers = headers_of(self.call)
+        if self.named is not None and self.outcome is not None:
+            headers["x-threadkeep-history"] = self.outcome
+        if self.is_kept:
+            headers |= {"x-thread-id": str(handle.thread_id), **run_headers(handle.thread_id, handle.run_id)}
+        return headers
+
+
+async def create(call: AuthorizedRequest[ResponseBody, None]) -> Response:
+    """POST /v1/responses: have a graph answer, on a thread that is kept, and perhaps in the background.
+
+    `previous_response_id` continues from the checkpoint at which that response ended. `conversation` continues the newest
+    state of a thread. With `store: false` nothing is kept.
+    """
+    asked = await _read(call)
+    handle = await _start(asked)
+    head = asked.head(handle)
+    reader = reader_of(head)
+    output = ResponseOutput(head, reader)
+    body, headers = call.body, asked.headers(handle)
+    if body.background and not body.stream:
+        return json_response(head.fields("queued"), headers=headers)
+    if not body.stream:
+        return AnswerResult(lambda: _response(handle, output), call, handle, headers)
+    if body.background:
+        events = events_of(handle, handle.recorded_events(), output, reader)
+        return AnswerStream(frames_of(events), call, headers=headers, render_frame=output.error_frame)
+    reading = StreamReader(handle.execution, call.state.settings)
+    frames = frames_of(events_of(handle, handle.events(), output, reader), reading=reading)
+    return AnswerStream(frames, call, headers=headers, cancels=handle, reading=reading, render_frame=output.error_frame)
+
+
+async def get(call: AuthorizedRequest[None, ResponseQuery]) -> Response:
+    """GET /v1/responses/{response_id}: read a response, or follow the events of one in the background.
+
+    The events have the same numbers for every reader. `starting_after` names the last one that the client has.
+    """
+    stored = await _stored(call)
+    if not call.query.stream:
+        return json_response(await stored.fields(), headers=headers_of(call))
+    if not stored.head.is_background:
+        raise InvalidParameter("only a response in the background has a stream that can be taken up", param="stream")
+    reader = reader_of(stored.head, stored.run)
+    output = ResponseOutput(stored.head, reader)
+    events = events_of(stored.handle, stored.handle.recorded_events(), output, reader)
+    after = -1 if call.query.starting_after is None else call.query.starting_after
+    frames = frames_of(events, after=after)
+    return AnswerStream(frames, call, headers=headers_of(call), render_frame=output.error_frame)
+
+
+async def cancel(call: AuthorizedRequest[None, None]) -> Response:
+    """POST /v1/responses/{response_id}/cancel: stop a response. One that has ended is answered as it is."""
+    named = _named(call)
+    run_id = require_response(named)
+    thread_id = await thread_of_response(call, run_id)
+    value: dict[str, Any] = {"thread_id": thread_id, "run_id": run_id, "metadata": {}}
+    readable = await call.authorize("threads.read", value)
+    handle = await call.state.runs.cancel_if_active(call.caller, thread_id, run_id, reason="the response was cancelled")
+    handle = replace(handle, filters=handle.filters.narrowed(readable))
+    await settled_run(handle, within_s=CANCEL_S)
+    stored = await StoredResponse.of(call, handle, named)
+    return json_response(await stored.fields(), headers=headers_of(call))
+
+
+async def delete(call: AuthorizedRequest[None, None]) -> Response:
+    """DELETE /v1/responses/{response_id}: delete a response. One that goes on is stopped first.
+
+    A thread that was made by a response goes with its last one.
+    """
+    run_id = require_response(_named(call))
+    thread_id = await thread_of_response(call, run_id)
+    await call.state.runs.delete(call.caller, thread_id, run_id, own_thread=THREAD_MARK)
+    deleted: DeletedResponse = {"id": response_id(run_id), "object": "response", "deleted": True}
+    return json_response(deleted, headers=headers_of(call))
+
+
+async def input_items(call: AuthorizedRequest[None, ListQuery]) -> Response:
+    """GET /v1/responses/{response_id}/input_items: list what the request of a response sent."""
+    stored = await _stored(call)
+    return json_response(page(stored.input_items(), call.query), headers=headers_of(call))
+
+
+def _named(call: AuthorizedRequest[Any, Any]) -> str:
+    return str(call.request.path_params["response_id"])
+
+
+async def _stored(call: AuthorizedRequest[Any, Any]) -> StoredResponse:
+    """The response of the path. ResourceNotFound if the caller has none of that id."""
+    run_id = require_response(_named(call))
+    thread_id = await thread_of_response(call, run_id)
+    handle = await call.state.runs.follow(call.caller, thread_id, run_id)
+    return await StoredResponse.of(call, handle, _named(call))
+
+
+async def _read(call: AuthorizedRequest[ResponseBody, None]) -> _ResponseRun:
+    """Read a request, with what it refers to. InvalidParameter, ResourceNotFound, Forbidden."""
+    body = call.body
+    _check(body)
+    assistant_of(call.assistants, body.model)
+    asked = _ResponseRun(call=call, tools=chat_tools(body.tools))
+    await _find_thread(asked)
+    read_from = asked.thread_id or first_reference(body.input)
+    if read_from is not None:
+        value: dict[str, Any] = {"thread_id": read_from, "run_id": None, "metadata": {}}
+        asked.readable = await call.authorize("threads.read", value)
+        sent = await References(ThreadReader(call=call, filters=asked.readable)).replace(body.input)
+    else:
+        sent = body.input
+    asked.messages = response_messages(sent, asked.thread_id)
+    return asked
+
+
+def _check(body: ResponseBody) -> None:
+    """InvalidParameter if the body asks for what this server can't do, or contradicts itself."""
+    check_metadata(body.metadata)
+    refuse(body.prompt, "prompt", "the server keeps no prompts: send instructions")
+    refuse(body.top_logprobs, "top_logprobs", "graphs tell no probabilities")
+    refuse(body.background and not body.is_stored, "background", "a response in the background has to be stored")
+    if body.conversation_id and body.previous_response_id:
+        raise InvalidParameter("can't be used with conversation", param="previous_response_id")
+    if not body.input:
+        raise InvalidParameter("must not be empty", param="input")
+
+
+async def _find_thread(asked: _ResponseRun) -> None:
+    """Find out which thread the request names, by any of the ways."""
+    call, body = asked.call, asked.body
+    if body.previous_response_id is not None:
+        asked.previous_run = run_of_response(body.previous_response_id)
+        if asked.previous_run is None:
+            raise _previous_not_found(body.previous_response_id)
+        asked.thread_id = await thread_of_response(call, asked.previous_run)
+    elif body.conversation_id is not None:
+        asked.thread_id = thread_of_conversation(body.conversation_id)
+    elif body.is_stored:
+        settings, identity = call.state.settings, call.caller.identity
+        metadata = body.metadata or {}
+        asked.named = named_thread(call.request.headers, metadata, project=settings.project_id, identity=identity)
+        asked.thread_id = asked.named.thread_id if asked.named else None
+
+
+def _previous_not_found(named: str) -> InvalidParameter:
+    detail = f"Previous response with id {named[:100]!r} not found."
+    return InvalidParameter(detail, param="previous_response_id", code="previous_response_not_found")
+
+
+async def _start(asked: _ResponseRun) -> RunHandle:
+    """Authorize the caller, and start the run, or put it in the queue if it is for the background."""
+    call, service = asked.call, asked.call.state.runs
+    authorized = await service.authorize(call.caller, _request(asked))
+
+    async def continuation(allowed: Authorized) -> Continuation:
+        continued = await _continue(asked, allowed)
+        asked.outcome = continued.outcome
+        return continued
+
+    system = [text_of(message["content"]) for message in asked.messages if message["role"] == "system"]
+    sent = ThreadInput(
+        system="\n\n".join(system) or None, instructions=asked.body.instructions or None, has_instructions=True
+    )
+    prepare = prepare_run(call, asked.body.model, sent, continuation)
+    start = service.enqueue_authorized if asked.body.background else service.start_authorized
+    return await start(call.caller, authorized, prepare)
+
+
+async def _continue(asked: _ResponseRun, allowed: Authorized) -> Continuation:
+    """How the input continues what the request names."""
+    spoken = [message for message in asked.messages if message["role"] != "system"]
+    if asked.readable is None or asked.thread_id is None:
+        return Continuation(outcome="imported", messages=spoken)
+    reader = ThreadReader(call=asked.call, filters=asked.readable.narrowed(allowed.threads))
+    if asked.previous_run is not None:
+        return await _continue_response(asked, reader, asked.previous_run, spoken)
+    if asked.named is not None:
+        return await continue_thread(reader, asked.named, split_messages(asked.messages))
+    thread = await reader.settled(asked.thread_id)
+    if thread is None:
+        raise NotFound(f"Conversation with id {asked.body.conversation_id!r} not found.")
+    held = messages_of(thread.values.load()) if thread.values else []
+    if not asked.body.is_stored:
+        return Continuation(outcome="imported", messages=[*_as_input(held), *spoken])
+    return Continuation(
+        outcome="appended", messages=spoken, questions=questions_of(thread.interrupts.load()), held=held
+    )
+
+
+async def _continue_response(
+    asked: _ResponseRun, reader: ThreadReader, run_id: UUID, spoken: Sequence[Message]
+) -> Continuation:
+    """From the checkpoint at which a response ended, whatever has come after it."""
+    service, named = asked.call.state.runs, str(asked.body.previous_response_id)
+    previous = await reader.run(asked.thread_id or NO_RUN, run_id)
+    if previous is None:
+        raise _previous_not_found(named)
+    ended = await settled_run(service.handle_of(reader.filters, previous))
+    thread = await reader.thread(previous.thread_id)
+    if ended is None or thread is None or ended.status not in FINAL:
+        raise _previous_not_found(named)
+    checkpoint_id = await reader.newest_with(thread, {"run_id": str(previous.run_id)})
+    if checkpoint_id is None:
+        raise _previous_not_found(named)
+    continued = await fork(reader, thread, checkpoint_id, spoken)
+    if not asked.body.is_stored:
+        return replace(
+            continued, checkpoint_id=None, questions=(), messages=[*_as_input(continued.held), *spoken], held=()
+        )
+    if continued.questions and thread.status == "interrupted" and checkpoint_id == await reader.newest(thread):
+        return replace(continued, answered_thread=None)
+    return continued
+
+
+def _as_input(held: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """Messages of a state as the input of a run without a thread."""
+    names = ("content", "id", "name", "tool_calls", "tool_call_id")
+    roles = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
+    return [
+        {"role": roles[each["type"]], **{name: each[name] for name in names if each.get(name) is not None}}
+        for each in held
+        if each.get("type") in roles
+    ]
+
+
+def _settings(asked: _ResponseRun) -> dict[str, Any]:
+    """What was sent, for the graph and for retrievals."""
+    body = asked.body
+    settings: dict[str, Any] = {"api": API, "model": body.model, **body.settings("input", "tools")}
+    if asked.tools:
+        settings["tools"] = asked.tools
+    if asked.named is not None and asked.thread_id is not None:
+        settings["conversation"] = str(asked.thread_id)
+    return settings
+
+
+def _request(asked: _ResponseRun) -> RunRequest:
+    """The run as far as it is known before the thread is read."""
+    call, body = asked.call, asked.body
+    is_new = body.is_stored and asked.thread_id is None
+    minutes = call.state.settings.response_ttl_s / 60
+    marks = {DIGEST_KEY: split_messages(asked.messages).digest} if _is_clients(asked.named) else {}
+    return RunRequest(
+        spec=GraphRunOptions(input={"messages": asked.messages}),
+        assistant=body.model,
+        thread_id=asked.thread_id if body.is_stored else None,
+        create_thread=asked.named is not None,
+        temporary=not body.is_stored,
+        metadata=THREAD_MARK if is_new else {},
+        thread_ttl=Ttl(strategy="delete", minutes=minutes) if is_new and minutes else None,
+        resumable=body.is_stored,
+        read_by_caller=not body.background,
+        configurable={**call.forwarded_headers, "openai": _settings(asked), **marks},
+        key=call.idempotency_key,
+    )
+
+
+def _is_clients(named: NamedThread | None) -> bool:
+    return named is not None and named.owner == "client"
+
+
+async def _response(handle: RunHandle, output: ResponseOutput) -> bytes:
+    """The response as JSON, when the run has ended."""
+    async for _, pieces in answer_pieces(handle.events(), output.reader):
+        output.events(pieces)
+    _, response = await finish(handle, output)
+    return json.dumps(response)
