@@ -270,7 +270,7 @@ def test_who_gets_metrics_follows_from_the_address(
     host: str, metrics: Literal["public", "auth"] | None, guarded: bool
 ) -> None:
     """Ours: open on this machine, guarded elsewhere, unless somebody said otherwise."""
-    assert requires_authentication(Settings(host=host, metrics=metrics), has_door=True) is guarded
+    assert requires_authentication(Settings(host=host, metrics=metrics), has_authenticator=True) is guarded
 
 
 async def test_guarded_metrics_without_authentication_stop_the_start(settings: Settings) -> None:

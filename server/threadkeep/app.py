@@ -146,7 +146,7 @@ def create_app(
     if settings.project is None:
         settings = settings.model_copy(update={"project": identity(project)})
     auth, serializer = loading.load_auth(settings, project), strict_serializer(project)
-    mount.check_http_config(project.http, has_door=auth.auth_type != "none")
+    mount.check_http_config(project.http, has_authenticator=auth.auth_type != "none")
     custom = mount.load_custom_app(project)
     served = [
         one
@@ -168,12 +168,12 @@ def create_app(
                 kind=auth.auth_type,
                 auth=project.auth,
                 app=custom,
-                kept=mount.ALWAYS_SERVED,
+                reserved=mount.ALWAYS_SERVED,
             )
         ),
         auth=auth,
         metrics=Metrics(graphs, [(one.method, one.path) for one in served]),
-        metrics_guarded=metrics.requires_authentication(settings, has_door=auth.auth_type != "none"),
+        metrics_guarded=metrics.requires_authentication(settings, has_authenticator=auth.auth_type != "none"),
         tracing=opened_tracing(environment("OTEL_")),
     )
 

@@ -428,7 +428,7 @@ async def test_own_routes_are_in_the_spec(settings: Settings, tmp_path: Path) ->
     assert spec["paths"]["/below/things"]["get"]["summary"] == "List the things"
     assert sorted(spec["paths"]["/below/things"]) == ["get", "post"]
     assert "/hidden" not in spec["paths"]
-    assert spec["paths"]["/openapi.json"]["get"]["summary"] == "This description of the server"
+    assert spec["paths"]["/openapi.json"]["get"]["summary"] == "Read this description of the API"
     assert "/threads" in spec["paths"]
     await anyio.to_thread.run_sync(validate, spec)
 

@@ -1,1 +1,1 @@
-"""HTTP in, HTTP out: one module a resource, the table of all of them in `routes`."""
+"""The HTTP API: one module for each resource, and the route table in `routes`."""

@@ -1,6 +1,6 @@
-"""Audit: who was refused, and who took something away: a line of its own for each, in the log `threadkeep.audit`.
+"""Audit log: one line in the log `threadkeep.audit` for each refused caller and each deletion.
 
-Each line has the caller, the action, the ids and the status. It never has anything else of the request.
+A line has the caller, the action, the ids and the status. It contains nothing else of the request.
 """
 
 import logging
@@ -13,45 +13,45 @@ from starlette.types import Scope
 log = logging.getLogger("threadkeep.audit")
 
 MAX_UNAUTHENTICATED = 10
-"""Lines about callers who are not known, in each `WINDOW_S`: a flood of them must not fill the disk."""
+"""Lines about unauthenticated callers in each `WINDOW_S`, so that a flood of requests does not fill the disk."""
 WINDOW_S = 10.0
 DELETE_EVENTS = frozenset({"assistants.delete", "threads.delete", "crons.delete", "store.delete"})
 MESSAGE_BY_STATUS: Mapping[int, str] = {401: "authentication failed", 403: "forbidden", 421: "misdirected"}
-"""The refusals that stand in the audit log. 421: a name that is not this server's."""
+"""Refusals that are logged. 421: the `Host` is not a name of this server."""
 AUDIT: Final = "threadkeep.audit"
-"""The key of an ASGI scope under which its application's `AuditLog` is found."""
+"""The key of an ASGI scope with the application's `AuditLog`."""
 
 
 class AuditLog:
-    """Writes the lines of one application."""
+    """Writes the audit lines of one application."""
 
     def __init__(self) -> None:
         self._window = 0.0
-        self._told = 0
-        self._untold = 0
+        self._logged = 0
+        self._suppressed = 0
 
     def record(self, scope: Scope, operation: Any, status: int, ids: Mapping[str, str]) -> None:
-        """Write a line if the request was refused because of its caller, or took something away."""
+        """Write a line if the request was refused because of its caller, or deleted something."""
         if status in MESSAGE_BY_STATUS:
             self._refused(MESSAGE_BY_STATUS[status], _fields(scope, operation, status, ids))
         elif operation is not None and operation.event in DELETE_EVENTS and status < 300:
             log.info("removed", extra=_fields(scope, operation, status, ids))
 
     def _refused(self, sentence: str, fields: dict[str, object]) -> None:
-        if fields["principal"] is not None or self._may_tell(fields):
+        if fields["principal"] is not None or self._may_log(fields):
             log.warning(sentence, extra=fields)
 
-    def _may_tell(self, fields: dict[str, object]) -> bool:
-        """Whether there may be one more line of somebody who is not known; it says how many were left out."""
+    def _may_log(self, fields: dict[str, object]) -> bool:
+        """Whether one more line about an unauthenticated caller is allowed. Add the number of suppressed lines to it."""
         now = time.monotonic()
         if now - self._window > WINDOW_S:
-            self._window, self._told = now, 0
-        if self._told == MAX_UNAUTHENTICATED:
-            self._untold += 1
+            self._window, self._logged = now, 0
+        if self._logged == MAX_UNAUTHENTICATED:
+            self._suppressed += 1
             return False
-        self._told += 1
-        if self._untold:
-            fields["suppressed"], self._untold = self._untold, 0
+        self._logged += 1
+        if self._suppressed:
+            fields["suppressed"], self._suppressed = self._suppressed, 0
         return True
 
 

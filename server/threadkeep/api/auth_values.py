@@ -1,7 +1,7 @@
-"""Values: a request as authorization sees it, and the request as authorization left it.
+"""Auth values: the value of a request that authorization handlers get, and the request with their changes.
 
-`langgraph_sdk.auth.types` says what stands in the value of each event. A handler may change `metadata`, the
-`namespace` and `key` of an item, and what a run's `kwargs` hold; the rest is there to be read.
+`langgraph_sdk.auth.types` defines the value of each event. A handler may change `metadata`, the `namespace` and `key` of
+an item, and the contents of a run's `kwargs`. All other fields are read-only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ EVENT_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "store.delete": ("key",),
     "store.list_namespaces": ("suffix", "max_depth", "limit", "offset"),
 }
-"""By event, the fields of its body or query that its value has, under the same names."""
+"""Event -> fields that are copied from the body or query to the value, with the same names."""
 RUN_FIELDS: Final = frozenset({"threads.create_run", "crons.create", "crons.update"})
 DEFAULT_VALUE: Final[Mapping[str, AuthValue]] = {
     "threads.read": {"run_id": None},
@@ -57,9 +57,9 @@ DEFAULT_VALUE: Final[Mapping[str, AuthValue]] = {
     },
     "crons.create": {"cron_id": None, "thread_id": None, "user_id": None},
 }
-"""What a value holds in any case."""
+"""Event -> fields that its value always has."""
 NAMESPACES: Final = ("namespace", "namespace_prefix", "prefix")
-"""How the bodies of the store call what handlers know as `namespace`."""
+"""Names in the bodies of the store for the value's `namespace`."""
 WRITABLE_FIELDS: Final = ("metadata", "key")
 KWARGS: Final = tuple(GraphRunOptions.model_fields)
 
@@ -67,9 +67,9 @@ ModelT = TypeVar("ModelT", bound=BaseModel | None)
 
 
 def auth_value(event: AuthEvent, ids: Mapping[str, UUID], body: BaseModel | None) -> AuthValue:
-    """The value of an event: the ids of its path, and what its body or query says."""
-    said = {name: _plain(getattr(body, name)) for name in EVENT_FIELDS.get(event, ()) if hasattr(body, name)}
-    value: AuthValue = {**DEFAULT_VALUE.get(event, {}), **said}
+    """Return the value of an event, from the ids of the path and the body or query."""
+    fields = {name: _plain(getattr(body, name)) for name in EVENT_FIELDS.get(event, ()) if hasattr(body, name)}
+    value: AuthValue = {**DEFAULT_VALUE.get(event, {}), **fields}
     if event.startswith("store."):
         value["namespace"] = next((_labels(getattr(body, name)) for name in NAMESPACES if hasattr(body, name)), ())
         return {**value, **ids}
@@ -83,41 +83,42 @@ def auth_value(event: AuthEvent, ids: Mapping[str, UUID], body: BaseModel | None
 
 
 def apply_value(event: AuthEvent, value: AuthValue, body: ModelT) -> ModelT:
-    """`body`, or a query, with what was changed in its value.
+    """Return `body` (or a query) with the handler's changes of its value.
 
-    Metadata that a handler writes for every event are those of a row or of a search for rows; where a body asks for
-    something else by that name, such as the history's, they are nothing to it.
+    Metadata of a value is that of a row or of a search for rows. A body whose `metadata` has another meaning, such as
+    that of the history, does not get it.
     """
     if body is None:
         return body
-    own = [name for name in WRITABLE_FIELDS if name in EVENT_FIELDS.get(event, ()) and name in type(body).model_fields]
-    changes = {name: value[name] for name in own if name in value}
+    fields = EVENT_FIELDS.get(event, ())
+    writable = [name for name in WRITABLE_FIELDS if name in fields and name in type(body).model_fields]
+    changes = {name: value[name] for name in writable if name in value}
     if changes.get("metadata") == {} and not getattr(body, "metadata", None):
-        del changes["metadata"]  # what was not said stays unsaid
+        del changes["metadata"]  # an unset field stays unset
     for name in NAMESPACES:
         if "namespace" in value and name in type(body).model_fields:
             changes[name] = _checked(value["namespace"])
-    said = cast("dict[str, Any]", value.get("kwargs") or value.get("payload") or {})
-    known = [name for name in said if name in type(body).model_fields]
-    changes |= {name: said[name] for name in known if not isinstance(getattr(body, name), BaseModel)}
+    kwargs = cast("dict[str, Any]", value.get("kwargs") or value.get("payload") or {})
+    names = [name for name in kwargs if name in type(body).model_fields]
+    changes |= {name: kwargs[name] for name in names if not isinstance(getattr(body, name), BaseModel)}
     return body.model_copy(update=changes) if changes else body
 
 
-def _plain(found: object) -> Any:
-    return found.model_dump(exclude_unset=True) if isinstance(found, BaseModel) else found
+def _plain(field: object) -> Any:
+    return field.model_dump(exclude_unset=True) if isinstance(field, BaseModel) else field
 
 
 def _checked(namespace: Sequence[str] | None) -> list[str]:
-    """A namespace that a handler may have written; Invalid where a label is none, for it would stand for two."""
+    """Check a namespace that a handler may have changed. Raise ValidationFailed for a label with a period: it means two."""
     labels = list(namespace or ())
     for label in labels:
-        if not isinstance(label, str) or not label or "." in label:  # pyright: ignore[reportUnnecessaryIsInstance] - a handler's
+        if not isinstance(label, str) or not label or "." in label:  # pyright: ignore[reportUnnecessaryIsInstance] - a handler may write any type
             raise ValidationFailed(f"Namespace label {str(label)[:100]!r} must be a non-empty string without periods")
     return labels
 
 
 def _labels(namespace: str | Sequence[str] | None) -> tuple[str, ...]:
-    """A namespace as handlers know it; in a query it comes with periods."""
+    """Return a namespace as labels. A query has it as text with periods."""
     if isinstance(namespace, str):
         return tuple(namespace.split(".")) if namespace else ()
     if namespace is None:

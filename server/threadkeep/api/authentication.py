@@ -1,4 +1,4 @@
-"""Doors: the caller of a request, before anything else is read; also for the routes that a project brings."""
+"""Authentication of requests: find the caller before the request is read, also on a project's own routes."""
 
 from typing import Any
 
@@ -16,62 +16,63 @@ from threadkeep.runs.calling_run import CALLING_RUN
 
 AUTH_PROBLEMS: tuple[type[Exception], ...] = tuple(EXCEPTION_HANDLERS)
 POLICY_VIOLATION = 1008
-"""The code with which a WebSocket that nobody may open is closed."""
+"""The close code of a WebSocket whose caller was refused."""
 
 
-async def authenticate(door: Authenticator, request: Request[Any]) -> tuple[Principal, Request[Any]]:
-    """Who is calling, and the request to go on with: where the door looks into the body, one that has it still.
+async def authenticate(authenticator: Authenticator, request: Request[Any]) -> tuple[Principal, Request[Any]]:
+    """Return the caller, and the request to use from now on.
 
-    A request from within a graph is its run's user's, whatever it shows.
+    If the authenticator reads the body, the returned request replays it. A request from within a graph has the user of
+    its run, whatever credentials it contains. Raise Unauthenticated or another Problem if the caller is refused.
     """
     if (run := request.scope.get(CALLING_RUN)) is not None:
         request.scope["principal"] = of_user(run.user)
         return request.scope["principal"], request
-    if door.reads_body:
+    if authenticator.reads_body:
         request = Request(request.scope, replay_body(await read_bytes(request), request.receive))
-    principal = await door.authenticate(request)
+    principal = await authenticator.authenticate(request)
     request.scope["principal"] = principal  # for the log and the audit
     return principal, request
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives `body` again, and then what comes."""
-    given = False
+    """Return a `receive` that yields `body` first and then the messages of the original `receive`."""
+    is_replayed = False
 
     async def receive_again() -> Message:
-        nonlocal given
-        if given:
+        nonlocal is_replayed
+        if is_replayed:
             return await receive()
-        given = True
+        is_replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive_again
 
 
 class AuthenticatedRoute(BaseRoute):
-    """A route of a project's own application, behind the same door as ours (`http.enable_custom_route_auth`)."""
+    """A route of a project's own application that requires authentication (`http.enable_custom_route_auth`)."""
 
     def __init__(self, route: BaseRoute) -> None:
         self._route = route
         self.path = getattr(route, "path", "")
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As the route itself."""
+        """Match as the wrapped route does."""
         return self._route.matches(scope)
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
-        """As the route itself."""
+        """Return the path of the wrapped route."""
         return self._route.url_path_for(name, **path_params)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The route, for a caller who is known: `request.user` is who."""
-        door: Authenticator = scope["state"]["threadkeep"].authenticator
+        """Authenticate the caller and call the route. `request.user` is the caller."""
+        authenticator: Authenticator = scope["state"]["threadkeep"].authenticator
         try:
             if scope["type"] == "http":
-                principal, request = await authenticate(door, Request(scope, receive))
+                principal, request = await authenticate(authenticator, Request(scope, receive))
                 receive = request.receive
             else:
-                principal = scope["principal"] = await door.authenticate(HTTPConnection(scope))
+                principal = scope["principal"] = await authenticator.authenticate(HTTPConnection(scope))
         except AUTH_PROBLEMS as refused:
             await _refuse(refused, scope, receive, send)
             return
@@ -79,9 +80,9 @@ class AuthenticatedRoute(BaseRoute):
 
 
 async def _refuse(refused: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-    """As for a route of ours: the application around this one would make a 500 of it."""
+    """Answer a refusal as on the server's own routes. The application around this route would answer 500."""
     if scope["type"] == "http":
-        answer = next(EXCEPTION_HANDLERS[kind] for kind in type(refused).__mro__ if kind in EXCEPTION_HANDLERS)
-        await (await answer(Request(scope), refused))(scope, receive, send)
+        render = next(EXCEPTION_HANDLERS[kind] for kind in type(refused).__mro__ if kind in EXCEPTION_HANDLERS)
+        await (await render(Request(scope), refused))(scope, receive, send)
         return
     await WebSocket(scope, receive, send).close(POLICY_VIOLATION)

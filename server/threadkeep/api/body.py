@@ -1,9 +1,10 @@
-"""Decoding: the one door for what clients send. Strict, bounded, and cheap for what is small.
+"""Decoding of request bodies and queries: strict, bounded, and cheap for small bodies.
 
-Nothing behind it sees bytes of a client's: only values that Python, LangGraph and Postgres can all hold, and that come
-back as they were sent. orjson refuses what is no UTF-8, a BOM, lone surrogates, NaN and infinity; what it would change
-or overlook (a key that stands twice, an integer above 64 bits, depth) is found here, by counting bytes: only where the
-counts leave a doubt is the text read a second time, by Python's own reader, which keeps integers of any size.
+Every request passes through this module. The code after it gets only values that Python, LangGraph and Postgres can all
+hold, and that are returned as they were sent. orjson refuses text that is not UTF-8, a BOM, lone surrogates, NaN and
+infinity. It would accept or change repeated keys, integers above 64 bits and deep nesting, so this module detects them
+by counting bytes. Only if the counts are ambiguous, Python's `json` parses the text a second time. It keeps integers of
+any size.
 """
 
 import asyncio
@@ -23,49 +24,52 @@ from threadkeep.base import json as wire
 from threadkeep.base.problems import BodyTimeout, ContentTooLarge, UnsupportedMediaType, ValidationFailed
 
 MAX_DEPTH = 100
-"""Of a body: what is built on it, and Python's own JSON, go a good deal deeper, but not for ever."""
+"""Levels of nesting in a body. Later code and Python's `json` support more levels, but not without limit."""
 MAX_KEYS = 100_000
-"""Of a body's objects together."""
+"""Keys in all objects of a body together."""
 MAX_CONTAINERS = 200_000
-"""Objects and arrays of a body: each takes 60 bytes and more of memory, and two in the text."""
+"""Objects and arrays in a body. Each takes 60 bytes or more of memory, but only two bytes in the text."""
 MAX_ERRORS = 20
-"""Places that a refusal names."""
+"""Largest number of errors that a refusal lists."""
 LARGE_BYTES = 1024 * 1024
-"""Above it a body is read in a thread, so that others are answered meanwhile."""
+"""Larger bodies are parsed in a thread, so that the event loop can answer other requests."""
 
 DIGITS: Final = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
-"""For `translate`: each digit is `0`, all else a space."""
+"""A table for `bytes.translate` that maps each digit to `0` and all other bytes to a space."""
 LONG_INTEGER_PATTERN: Final = b"0" * 19
 BEFORE_NUMBER: Final = frozenset({b"", b"[", b":", b",", b" ", b"\n", b"\t", b"\r"})
 MAX_NUMBER_CANDIDATES = 20_000
-"""Long runs of digits that are looked at one by one."""
+"""Largest number of long digit sequences that are checked one by one."""
 STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
-"""Or what is left of one that does not end: so each byte is looked at once."""
+"""A JSON string, or the rest of one without an end, so that each byte is read only once."""
 MAX_INTEGER_DIGITS = 4300
-"""Of one integer: Python itself writes no longer one."""
+"""Digits in one integer. Python itself does not print longer ones."""
 MAX_LONG_DIGITS = 2_000_000
-"""Of the integers above 64 bits of a body together: Python takes a time for each that grows with its square."""
+"""Digits in all integers above 64 bits of a body. Python's time to parse one grows with the square of its length."""
 INVALID: Final = "Invalid JSON in request body"
 _INVALID: Final = object()
 SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 MAX_VALUES_BESIDE = 100_000
-"""Values of a body that has such an integer. What orjson refuses is written by Python, some twenty times as slowly."""
+"""Values in a body that has such an integer. Python's `json` must encode it later, about twenty times as slowly as orjson."""
 
 
 async def read_body(request: Request[Any], model: Any) -> object:
-    """The body as `model`; Invalid, ContentTooLarge, UnsupportedMediaType or BodyTimeout where it is none."""
+    """Return the body as `model`. Raise ValidationFailed, ContentTooLarge, UnsupportedMediaType or BodyTimeout."""
     raw = await read_bytes(request)
-    found = parse_json(raw) if len(raw) <= LARGE_BYTES else await to_thread.run_sync(parse_json, raw)
-    return validate(model, found)
+    value = parse_json(raw) if len(raw) <= LARGE_BYTES else await to_thread.run_sync(parse_json, raw)
+    return validate(model, value)
 
 
 async def read_bytes(request: Request[Any]) -> bytes:
-    """The body, counted while it is read, so that a chunked one is bounded too; BodyTimeout where it comes too slowly."""
+    """Return the body. Its size is checked while it is read, because a chunked body has no Content-Length.
+
+    Raise ContentTooLarge, or BodyTimeout if it arrives too slowly.
+    """
     if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
         raise UnsupportedMediaType("the body must not be compressed")
     settings = request.scope["state"]["threadkeep"].settings
     try:
-        async with asyncio.timeout(settings.body_timeout_s):  # a scope of anyio's costs each request four times as much
+        async with asyncio.timeout(settings.body_timeout_s):  # a cancel scope of anyio costs four times as much
             return await _counted(request, settings.max_body_bytes)
     except TimeoutError:
         pass
@@ -73,8 +77,12 @@ async def read_bytes(request: Request[Any]) -> bytes:
 
 
 async def _counted(request: Request[Any], limit: int) -> bytes:
-    told = request.headers.get("content-length", "")
-    if told.isascii() and told.isdecimal() and (len(told) > len(str(limit)) or int(told) > limit):
+    content_length = request.headers.get("content-length", "")
+    if (
+        content_length.isascii()
+        and content_length.isdecimal()
+        and (len(content_length) > len(str(limit)) or int(content_length) > limit)
+    ):
         raise _too_large(limit)
     read = bytearray()
     try:
@@ -92,43 +100,43 @@ def _too_large(limit: int) -> ContentTooLarge:
 
 
 def parse_json(raw: bytes) -> object:
-    """Strict JSON, nested no deeper than what can be sent again; NUL becomes U+FFFD, as on the reference."""
+    """Parse strict JSON. NUL becomes U+FFFD, as in LangGraph's server. Raise ValidationFailed if it is not valid."""
     text = wire.replace_nul(raw)
-    keys, brackets = _keys_at_most(text), text.count(b"{") + text.count(b"[")
-    if keys > MAX_KEYS or brackets > MAX_CONTAINERS:
+    keys, containers = _keys_at_most(text), text.count(b"{") + text.count(b"[")
+    if keys > MAX_KEYS or containers > MAX_CONTAINERS:
         _refuse_many(text)
     try:
-        found = cast("object", orjson.loads(text))
+        value = cast("object", orjson.loads(text))
     except orjson.JSONDecodeError:
-        found = _INVALID
-    if found is not _INVALID and brackets > MAX_DEPTH and _is_deep(found):
+        value = _INVALID
+    if value is not _INVALID and containers > MAX_DEPTH and _is_deep(value):
         raise ValidationFailed(f"the body is nested more than {MAX_DEPTH} levels deep")
     if _may_hold_long_integer(text):
-        return _read_exactly(text, found)
-    if found is _INVALID:
+        return _read_exactly(text, value)
+    if value is _INVALID:
         raise ValidationFailed(INVALID)
-    if keys > 1 and keys != _keys(orjson.dumps(found)):
+    if keys > 1 and keys != _keys(orjson.dumps(value)):
         json.loads(text, object_pairs_hook=_unrepeated, parse_int=_nothing, parse_float=_nothing)
-    return found
+    return value
 
 
 def _keys_at_most(text: bytes) -> int:
-    r"""How many keys there may be: colons behind a quote or a space, without those behind `\"`, inside a string."""
+    r"""Return an upper bound of the number of keys: colons after a quote or a space, but not after `\"` in a string."""
     colons = text.count(b":")
     if colons < 2:
         return colons
-    found = text.count(b'":')
-    if found != colons:
-        found += text.count(b" :") + text.count(b"\n:") + text.count(b"\t:") + text.count(b"\r:")
+    count = text.count(b'":')
+    if count != colons:
+        count += text.count(b" :") + text.count(b"\n:") + text.count(b"\t:") + text.count(b"\r:")
     if b"\\" not in text or b'\\\\":' in text:
-        return found
-    return found - text.count(b'\\":')
+        return count
+    return count - text.count(b'\\":')
 
 
 def _keys(written: bytes) -> int:
-    """How many keys there are in what orjson has written; -1 where one ends in a backslash, and that takes a longer look.
+    """Return the number of keys in JSON that orjson wrote, or -1 if a key may end in a backslash.
 
-    Where a text may hold no more keys than there are in what it was read as, none was lost.
+    If the original text has at most that many keys, parsing lost no repeated key.
     """
     if b"\\" not in written:
         return written.count(b'":')
@@ -136,7 +144,7 @@ def _keys(written: bytes) -> int:
 
 
 def _refuse_many(text: bytes) -> None:
-    """Invalid where there is too much, what stands in strings not counted."""
+    """Raise ValidationFailed if there are too many keys or containers, not counting the contents of strings."""
     bare = STRING.sub(b"", text)
     if bare.count(b":") > MAX_KEYS:
         raise ValidationFailed(f"the body holds more than {MAX_KEYS} keys")
@@ -145,7 +153,7 @@ def _refuse_many(text: bytes) -> None:
 
 
 def _may_hold_long_integer(text: bytes) -> bool:
-    """Some nineteen digits follow what may stand before a number; or there are too many to look at each."""
+    """Whether nineteen digits follow a byte that may precede a number, or there are too many candidates to check."""
     zeros = text.translate(DIGITS)
     end = 0
     for _ in range(MAX_NUMBER_CANDIDATES):
@@ -160,21 +168,21 @@ def _may_hold_long_integer(text: bytes) -> bool:
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """One object, while Python's own reader goes through the text: it shows each key, and takes some ten times as long."""
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    """Return an object from the pairs of Python's `json`, about ten times slower than orjson. Refuse repeated keys."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
                 raise ValidationFailed(f"the key {key[:100]!r} stands twice in an object")
             seen.add(key)
-    return made
+    return fields
 
 
-def _read_exactly(text: bytes, found: object) -> object:
-    """What Python's own reader makes of a body that may hold long integers, or `found`, as orjson read it, if it has none.
+def _read_exactly(text: bytes, orjson_value: object) -> object:
+    """Parse a body that may contain long integers with Python's `json`. Return orjson's value if it has none.
 
-    To orjson an integer above 1e308 is no JSON. What else it refuses is refused here too.
+    orjson refuses integers above 1e308. Everything else that it refuses is refused here too.
     """
     integers = _Integers(text)
     try:
@@ -188,21 +196,21 @@ def _read_exactly(text: bytes, found: object) -> object:
                 parse_constant=_finite,
             ),
         )
-        if found is _INVALID and SURROGATE.search(text):
-            json.dumps(exact, ensure_ascii=False).encode()  # lone surrogates have no bytes
+        if orjson_value is _INVALID and SURROGATE.search(text):
+            json.dumps(exact, ensure_ascii=False).encode()  # lone surrogates cannot be encoded
     except (ValueError, RecursionError):
         raise ValidationFailed(INVALID) from None
     if not integers.long_digits:
-        if found is _INVALID:
+        if orjson_value is _INVALID:
             raise ValidationFailed(INVALID)
-        return found
+        return orjson_value
     if _is_deep(exact):
         raise ValidationFailed(f"the body is nested more than {MAX_DEPTH} levels deep")
     return exact
 
 
 def _finite(number: str) -> float:
-    """ValueError if it is NaN, infinite or above 1e308."""
+    """Parse a float. Raise ValueError if it is NaN, infinite or above 1e308."""
     if not math.isfinite(value := float(number)):
         raise ValueError(number)
     return value
@@ -216,7 +224,7 @@ class _Integers:
         self._text = text
 
     def read(self, digits: str) -> int:
-        """One integer. ValidationFailed if it is too long, or if the body holds too much beside it."""
+        """Parse one integer. Raise ValidationFailed if it is too long, or if the body has too many values besides it."""
         if len(digits) < len(LONG_INTEGER_PATTERN):
             return int(digits)
         length = len(digits.lstrip("-"))
@@ -239,7 +247,7 @@ def _nothing(digits: str) -> None:
 
 
 def _is_deep(value: object) -> bool:
-    """By a walk level by level: a recursive one would end where it matters."""
+    """Whether `value` is nested too deeply. It is checked level by level, because a recursive check would overflow."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [inner for outer in level for inner in children(outer) if isinstance(inner, (dict, list))]
@@ -249,20 +257,20 @@ def _is_deep(value: object) -> bool:
 
 
 def children(value: object) -> Collection[object]:
-    """What an object or an array holds, of anything else nothing."""
+    """Return the values of an object or array. Anything else has none."""
     if isinstance(value, dict):
         return cast("dict[str, object]", value).values()
     return cast("list[object]", value) if isinstance(value, list) else ()
 
 
 def read_query(request: Request[Any], model: type[BaseModel]) -> Any:
-    """The query parameters as `model`; a name given several times is a list, and NUL becomes U+FFFD, as in a body."""
-    given = request.query_params
-    found: dict[str, object] = {}
-    for name in given:
-        several = [value.replace("\0", "\N{REPLACEMENT CHARACTER}") for value in given.getlist(name)]
-        found[name] = several if len(several) > 1 else several[0]
-    return validate(model, found)
+    """Return the query parameters as `model`. A repeated parameter is a list, and NUL becomes U+FFFD as in a body."""
+    parameters = request.query_params
+    fields: dict[str, object] = {}
+    for name in parameters:
+        values = [value.replace("\0", "\N{REPLACEMENT CHARACTER}") for value in parameters.getlist(name)]
+        fields[name] = values if len(values) > 1 else values[0]
+    return validate(model, fields)
 
 
 @functools.cache
@@ -271,18 +279,18 @@ def _adapter(model: Any) -> TypeAdapter[Any]:
 
 
 def validate(model: Any, value: object) -> Any:
-    """`value` as `model`; Invalid, with the places named, where it is none."""
+    """Return `value` as `model`. Raise ValidationFailed with the place of each error."""
     try:
         return _adapter(model).validate_python(value)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
+        details = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_ERRORS]
         errors = [
-            {"loc": [_part(part) for part in item["loc"]], "msg": item["msg"], "type": item["type"]} for item in found
+            {"loc": [_part(part) for part in item["loc"]], "msg": item["msg"], "type": item["type"]} for item in details
         ]
         lines = [f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {item['msg']}" for item in errors]
         raise ValidationFailed("\n".join(lines), errors=errors) from None
 
 
 def _part(part: int | str) -> int | str:
-    """A place's name: a key that a client made up may be long."""
+    """Return a part of an error's place, shortened because it may be a long key of the client."""
     return part[:200] if isinstance(part, str) else part

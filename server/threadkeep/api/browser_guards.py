@@ -1,11 +1,11 @@
-"""Browser guards: which web pages may use this server, and the security headers of its answers.
+"""Browser guards: the web pages that may use this server, and the security headers of its responses.
 
 A browser sends requests to any address for any page, the address of a server on its own machine included. Three rules
-keep pages out that the operator did not name. Clients that are not browsers do not meet them.
+refuse pages that the operator did not allow. They do not affect clients other than browsers.
 
 1. A request from a page of another origin is refused unless `http.cors` names the origin. This stops cross-site request
    forgery and cross-site WebSocket hijacking. The decision is that of Go's `http.CrossOriginProtection`.
-2. A write needs `application/json`. A page can't send that to another origin without a CORS preflight.
+2. A write needs `application/json`. A page cannot send that to another origin without a CORS preflight.
 3. Without authentication the `Host` must be this machine, or a name of `THREADKEEP_HOSTS`. This stops DNS rebinding.
 """
 
@@ -31,7 +31,7 @@ CONTENT_SECURITY_POLICY: Final = (
     (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-"""Of answers for programs: a browser must not show, frame or cache them."""
+"""Headers of responses for programs. A browser must not display, frame or cache them."""
 PROGRAMS: Final = (b"application/json", b"text/event-stream", b"")
 VARY: Final = (b"vary", b"Origin")
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -53,7 +53,7 @@ class AllowedOrigins:
 
     @property
     def every(self) -> bool:
-        """CORS allows any page."""
+        """Whether CORS allows every origin."""
         return "*" in self.names
 
     def allows(self, origin: str) -> bool:
@@ -66,9 +66,9 @@ class AllowedHosts:
     """The values that the `Host` header may have while callers are not authenticated."""
 
     names: frozenset[str]
-    """In lower case, without ports. `*.example.com` stands for each name below `example.com`, `*` for every name."""
+    """In lower case, without ports. `*.example.com` matches each name below `example.com`, and `*` every name."""
     any_address: bool = False
-    """Every IP address will do. DNS rebinding needs a name, so this opens nothing."""
+    """Whether every IP address is allowed. This is safe, because DNS rebinding needs a name."""
 
     def allows(self, host: str) -> bool:
         """Whether a request may name `host`, which may have a port."""
@@ -87,20 +87,20 @@ class AllowedHosts:
 
 
 def _name_of(host: str) -> str:
-    """A `Host` header without its port, in lower case; of an IPv6 address without its brackets."""
+    """Return a `Host` header in lower case, without its port and without the brackets of an IPv6 address."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower().removesuffix(".")
 
 
 def allowed_hosts(settings: Settings) -> AllowedHosts:
-    """This machine, the address that the server is bound to, and the names of `THREADKEEP_HOSTS`."""
+    """Return the allowed hosts: this machine, the address that the server is bound to, and `THREADKEEP_HOSTS`."""
     bound = settings.host.lower()
     return AllowedHosts(names=frozenset({bound, *settings.host_names}), any_address=bound in WILDCARD_ADDRESSES)
 
 
 class BrowserSecurityMiddleware(CORSMiddleware):
-    """CORS as Starlette does it, and security headers on every answer. Most requests have no Origin and skip CORS."""
+    """Starlette's CORS, and security headers on every response. Requests without an Origin, which are most, skip CORS."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from_page = any(name == b"origin" for name, _ in scope["headers"]) if scope["type"] == "http" else True
@@ -118,7 +118,7 @@ class BrowserSecurityMiddleware(CORSMiddleware):
             await self.app(scope, receive, send_guarded)
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Starlette's answer, but a foreign origin gets 403 and is not allowed into a private network."""
+        """Return Starlette's response, but a foreign origin gets 403 and no access to a private network."""
         response = super().preflight_response(request_headers)
         if not self.is_allowed_origin(request_headers["origin"]):
             response.status_code = Forbidden.status
@@ -128,18 +128,18 @@ class BrowserSecurityMiddleware(CORSMiddleware):
 
 
 def _guard(message: Message) -> None:
-    """Add the headers that the answer does not set itself: a page may need another policy."""
-    named = dict(cast("list[tuple[bytes, bytes]]", message["headers"]))  # ASGI has their names in lower case
-    wanted = (
+    """Add the security headers that the response does not set itself, because a page may need another policy."""
+    headers = dict(cast("list[tuple[bytes, bytes]]", message["headers"]))  # ASGI has their names in lower case
+    guards = (
         SECURITY_HEADERS + CONTENT_SECURITY_POLICY
-        if named.get(b"content-type", b"").split(b";")[0] in PROGRAMS
+        if headers.get(b"content-type", b"").split(b";")[0] in PROGRAMS
         else SECURITY_HEADERS
     )
-    message["headers"] = [*message["headers"], *(guard for guard in wanted if guard[0] not in named)]
+    message["headers"] = [*message["headers"], *(guard for guard in guards if guard[0] not in headers)]
 
 
 class PageGuard:
-    """Refuses requests and WebSockets of pages that may not call: 403 for a foreign origin, 421 for a foreign `Host`."""
+    """Refuses requests and WebSockets of pages that are not allowed: 403 for the origin, 421 for the `Host`."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class PageGuard:
         probes: frozenset[str] = frozenset(),
         no_documents: Iterable[re.Pattern[str]] = (),
     ) -> None:
-        """`hosts=None`: any. `probes`: paths that any `Host` may ask for. `no_documents`: paths that no link opens."""
+        """`hosts=None` allows any. `probes`: paths for any `Host`. `no_documents`: paths that links may not open."""
         self._app = app
         self._origins = origins
         self._hosts = hosts
@@ -183,7 +183,7 @@ class PageGuard:
         return Forbidden("pages of this origin may not call; the operator can name it in http.cors of langgraph.json")
 
     def _is_foreign(self, scope: Scope, origin: str | None, site: bytes | None, host: str) -> bool:
-        """Whether the page is of another origin that CORS does not allow. Browsers let no page forge `Sec-Fetch-Site`."""
+        """Whether the page has an origin that CORS does not allow. A page cannot forge `Sec-Fetch-Site`."""
         if site == b"same-origin":
             return False
         if origin is None:
@@ -191,12 +191,11 @@ class PageGuard:
         return not self._origins.allows(origin) and (site == b"cross-site" or not _is_origin_of(host, origin))
 
     def _is_link(self, scope: Scope) -> bool:
-        """Whether a person opens a document, such as `/docs`, or a login sends them back: no page can read the answer."""
+        """Whether a person opens a document such as `/docs`, or a login redirects to it. No page can read the response."""
         headers = Headers(scope=scope)
         opened = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
-        return (
-            opened and scope.get("method") == "GET" and not any(one.match(scope["path"]) for one in self._no_documents)
-        )
+        is_blocked = any(pattern.match(scope["path"]) for pattern in self._no_documents)
+        return opened and scope.get("method") == "GET" and not is_blocked
 
 
 def _is_origin_of(host: str, origin: str) -> bool:
@@ -230,10 +229,10 @@ class JsonWrites:
 
 
 def _refuse_other_media(scope: Scope) -> None:
-    """UnsupportedMediaType for what an HTML form or a `no-cors` fetch can send.
+    """Raise UnsupportedMediaType for a content type that an HTML form or a `no-cors` fetch can send.
 
-    A request without a body needs no content type. One with a body needs it if it comes from a page: a page can leave
-    the type away, but then the browser adds an `Origin`.
+    A request without a body needs no content type. A request with a body needs it if it comes from a page. A page can
+    omit the type, but then the browser adds an `Origin`.
     """
     media, has_body, from_page = None, False, False
     for name, value in cast("list[tuple[bytes, bytes]]", scope["headers"]):

@@ -1,4 +1,4 @@
-"""Bounds: how much a client may ask for in one condition, so that none is dear to look for."""
+"""Limits of search conditions, so that no condition is expensive to search for."""
 
 from typing import Annotated, Any, TypeAlias
 
@@ -10,21 +10,21 @@ from threadkeep.api.body import children
 MAX_CONDITION_KEYS = 100
 MAX_CONDITION_DEPTH = 10
 MAX_IDS = 1000
-"""Ids that one request may name."""
+"""Largest number of ids in one request."""
 
 
 def _bounded(condition: dict[str, Any]) -> dict[str, Any]:
     keys = 0
     level: list[object] = [condition]
     for _ in range(MAX_CONDITION_DEPTH):
-        keys += sum(len(children(each)) for each in level)
+        keys += sum(len(children(container)) for container in level)
         if keys > MAX_CONDITION_KEYS:
             raise PydanticCustomError(
                 "too_many_conditions",
                 "must not hold more than {limit} keys and elements",
                 {"limit": MAX_CONDITION_KEYS},
             )
-        level = [value for each in level for value in children(each) if isinstance(value, (dict, list))]
+        level = [child for container in level for child in children(container) if isinstance(child, (dict, list))]
         if not level:
             return condition
     raise PydanticCustomError(
@@ -33,4 +33,4 @@ def _bounded(condition: dict[str, Any]) -> dict[str, Any]:
 
 
 MetadataCondition: TypeAlias = Annotated[dict[str, Any], AfterValidator(_bounded)]
-"""What rows are to contain."""
+"""JSON that matching rows contain."""

@@ -1,11 +1,12 @@
 """Connections: uvicorn's HTTP and WebSocket protocols, with bounds on what a client may send.
 
-uvicorn bounds neither the head of a request nor the rest of a body that nobody reads. Both are sent before a caller is
-authenticated, so the bounds hold for everybody, and for WebSocket handshakes too.
+uvicorn limits neither the head of a request nor the rest of a body that no endpoint reads. Both arrive before the caller
+is authenticated, so the limits apply to every caller, and also to WebSocket handshakes.
 
-- A head has a size, a number of lines and a time. Beyond them the answer is 431 or 408, and the connection is closed.
-- An answer may be sent before the body has come, such as 401 or 413. The rest of the body is then read and dropped, up to
-  a size and a time: if the connection were closed at once, the client would see a reset in place of the answer.
+- A head has a maximum size, number of lines and time. Beyond them the response is 431 or 408, and the connection is
+  closed.
+- A response such as 401 or 413 may be sent before the body has arrived. The rest of the body is then read and dropped,
+  up to a size and a time. If the connection were closed at once, the client would see a reset instead of the response.
 """
 
 import asyncio
@@ -27,17 +28,17 @@ from threadkeep.settings import Settings
 log: Final = logging.getLogger("uvicorn.sockets")
 
 DROPPED_BODY_BYTES: Final = 64 * 1024 * 1024
-"""How much of a body is read after the answer; then the connection is cut."""
+"""Bytes of a body that are read after the response. Then the connection is closed."""
 DROPPED_HEAD_BYTES: Final = 64 * 1024
 DROPPED_HEAD_S: Final = 1.0
-"""Likewise after the refusal of a head, of which there is less to expect."""
+"""The same limits after the refusal of a head, which is smaller."""
 PROBLEMS: Final = {400: "bad-request", 408: "head-timeout", 431: "head-too-large"}
-"""The `code` of each refusal."""
+"""Status -> `code` of the refusal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a client may send. Times are in seconds."""
+    """Limits of what a client may send."""
 
     head_bytes: int
     head_lines: int
@@ -46,7 +47,7 @@ class Limits:
 
 
 class Reading(enum.Enum):
-    """Where the parser is."""
+    """The state of the parser."""
 
     BETWEEN = "between two requests"
     HEAD = "in a head"
@@ -56,7 +57,7 @@ class Reading(enum.Enum):
 
 
 class HeadTooLarge(Exception):
-    """Raised in a callback of the parser, to stop it."""
+    """Raised in a callback of the parser to stop it."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -68,26 +69,26 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._reading = Reading.BETWEEN
         self._pending = 0
-        """Bytes received since the parser last gave something out, or since the head began."""
+        """Bytes received since the last callback of the parser, or since the head began."""
         self._dropped = 0
-        """Bytes received after the answer to their request."""
+        """Bytes received after the response to their request."""
         self._closes_after_body = False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """A connection that never sends anything is closed as an idle one is; uvicorn would keep it for ever."""
+        """Close a connection that never sends anything like an idle one. uvicorn would keep it open."""
         super().connection_made(transport)
         self._answers = AnswerTransport(transport, self)
         self._wait_for_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """uvicorn leaves the keep-alive timer if the connection ended with an error."""
+        """Cancel all timers. uvicorn keeps the keep-alive timer if the connection ended with an error."""
         self._cancel_deadline()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and refuse or drop if it is too much."""
+        """Parse the data. Refuse or drop it if it is above the limits."""
         if self._reading is Reading.REFUSED:
             self._drop(len(data), DROPPED_HEAD_BYTES)
             return
@@ -95,7 +96,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._is_over() or self.transport.is_closing():
             return
-        if self._pending > self.limits.head_bytes:  # of a head, of a trailer or of a chunk's extensions
+        if self._pending > self.limits.head_bytes:  # bytes of a head, a trailer or the extensions of a chunk
             self._refuse(431)
         elif self._reading is Reading.HEAD:
             if self._deadline is None:
@@ -104,7 +105,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._received_unasked(len(data))
 
     def _received_unasked(self, count: int) -> None:
-        """Take the rest of a body that was answered already, or the empty lines that may stand before a head."""
+        """Read the rest of a body whose response was sent, or empty lines before a head."""
         if self._reading is Reading.BODY:
             self._drop(count, DROPPED_BODY_BYTES)
         elif self.timeout_keep_alive_task is None:
@@ -143,7 +144,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def on_response_complete(self) -> None:
-        """The answer is sent; if its request is not all here yet, the rest has a bounded size and time."""
+        """Limit the size and time of the rest of the request after its response was sent."""
         is_last = not self.pipeline
         super().on_response_complete()
         if self.transport.is_closing():
@@ -157,14 +158,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(self.limits.body_timeout_s, self.transport.close)
 
     def close_after_body(self) -> None:
-        """Close the connection, but not while a client is still sending: it would lose the answer to a reset."""
+        """Close the connection after the body has arrived. Otherwise the client would lose the response to a reset."""
         if self._reading is Reading.BODY:
             self._closes_after_body = True
         else:
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """The parser stopped. uvicorn would answer even in the middle of the answer to an earlier request."""
+        """Refuse what the parser cannot read. uvicorn would write even into the response to an earlier request."""
         del msg
         too_large = self._reading is Reading.HEAD and (
             len(self.headers) > self.limits.head_lines or self._head_bytes() > self.limits.head_bytes
@@ -175,9 +176,9 @@ class HttpProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _refuse(self, status: int) -> None:
-        """Parse nothing more, answer for the connection, and close it.
+        """Stop parsing, send a refusal, and close the connection.
 
-        Answers to earlier requests are not cut: their end closes the connection, and then there is no refusal.
+        Responses to earlier requests are completed. In that case their end closes the connection without a refusal.
         """
         if self.transport.is_closing():
             return
@@ -187,9 +188,9 @@ class HttpProtocol(HttpToolsProtocol):
         if in_body and self.cycle.response_complete:
             self.transport.close()
         elif in_body and self.pipeline:
-            self.pipeline.popleft()  # the request itself, which waits behind the others
+            self.pipeline.popleft()  # the refused request, which waits after the earlier ones
         elif in_body and not self.cycle.response_started:
-            self.cycle.disconnected = True  # the endpoint waits for a body that does not come
+            self.cycle.disconnected = True  # the endpoint waits for the rest of the body
             self.cycle.message_event.set()
             self._answer(status)
         elif not self._is_answering():
@@ -224,7 +225,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     @property
     def _cycle(self) -> RequestResponseCycle | None:
-        """The last request whose head was read, and its answer."""
+        """The last request whose head was read, and its response."""
         return cast("RequestResponseCycle | None", self.cycle)
 
     def _wait_for_request(self) -> None:
@@ -238,7 +239,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class AnswerTransport:
-    """The transport that an answer is written to. Its `close` waits for the body of the request."""
+    """The transport of a response. Its `close` waits for the body of the request."""
 
     __slots__ = ("_protocol", "is_closing", "write")
 
@@ -248,41 +249,41 @@ class AnswerTransport:
         self.is_closing = transport.is_closing
 
     def close(self) -> None:
-        """Close the connection when the request is all here."""
+        """Close the connection after the whole request has arrived."""
         self._protocol.close_after_body()
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSockets. An open socket is closed by its endpoint after the runs have had their time, not before."""
+    """uvicorn's WebSockets. At shutdown, an open socket is closed by its endpoint, after the runs' grace period."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """uvicorn logs the address of each socket with its query, and `websockets` at `debug` all headers and frames."""
+        """Turn off logs with secrets: uvicorn logs the query of each socket, and `websockets` all frames at `debug`."""
         super().__init__(*args, **kwargs)
         self.logger = self.conn.logger = log
         self.conn.debug = False
 
     def data_received(self, data: bytes) -> None:
-        """A handshake that can't be read is answered; uvicorn would leave the client waiting."""
+        """Answer a malformed handshake. uvicorn would leave the client waiting."""
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated and not self.transport.is_closing():
             self.transport.write(b"".join(self.conn.data_to_send()))
             self.transport.close()
 
     async def send(self, message: Any) -> None:
-        """An HTTP answer to a handshake completes it; uvicorn would log it as an error of the application."""
+        """Complete a handshake that gets an HTTP response. uvicorn would log it as an error of the application."""
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True
 
     def shutdown(self) -> None:
-        """The listeners are closed: refuse sockets that are not open yet."""
+        """Refuse sockets that are not open yet, because the listeners are closed."""
         if not self.handshake_complete or self.close_sent:
             super().shutdown()
 
 
 def uvicorn_config(app: ASGIApp, settings: Settings, **options: Any) -> uvicorn.Config:
-    """The configuration of a server whose connections are bounded by `settings`."""
-    # uvicorn makes its protocols itself, so a class has to bring the limits along.
+    """Return uvicorn's configuration, with the connection limits of `settings`."""
+    # uvicorn creates the protocol objects itself, so the limits are attributes of a class.
     limits = Limits(
         head_bytes=settings.head_bytes,
         head_lines=settings.head_lines,
@@ -304,9 +305,9 @@ def uvicorn_config(app: ASGIApp, settings: Settings, **options: Any) -> uvicorn.
 
 
 def _widen_handshakes(limits: Limits) -> None:
-    """Let a WebSocket's handshake be as large as any other head: the limits of `websockets` are below ours.
+    """Allow WebSocket handshakes as large as any other head, because the limits of `websockets` are lower.
 
-    They are constants of the module, which its users set by environment variables.
+    They are constants of its module, which are normally set by environment variables.
     """
     http11.MAX_LINE_LENGTH = max(http11.MAX_LINE_LENGTH, limits.head_bytes)
     http11.MAX_NUM_HEADERS = max(http11.MAX_NUM_HEADERS, limits.head_lines)

@@ -1,6 +1,6 @@
-"""Errors: every expected exception as JSON, in one place. The unexpected end in `middleware.RequestMiddleware`.
+"""Error responses: render every expected exception as JSON. `middleware.RequestMiddleware` handles the unexpected ones.
 
-Below `/v1` an error has the format of the OpenAI API (`openai/errors.py`), whatever the error is.
+Below `/v1` all errors have the format of the OpenAI API (`openai/errors.py`).
 """
 
 import logging
@@ -21,22 +21,22 @@ from threadkeep.postgres.retry import CONFLICTS, TRANSIENT_ERRORS
 log = logging.getLogger(__name__)
 
 BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED})
-"""Statuses whose answers have no body."""
+"""Statuses of responses without a body."""
 
 
 async def render_problem(request: Request[Any], error: Exception) -> Response:
-    """A Problem: its status, `detail`, `code`, and its own fields."""
+    """Render a Problem with its status, `detail`, `code` and own fields."""
     problem = cast("Problem", error)
     if is_openai(request):
         return render_openai_problem(request, problem)
-    shown: dict[str, object] = {"detail": problem.detail, "code": problem.code, **problem.fields}
+    fields: dict[str, object] = {"detail": problem.detail, "code": problem.code, **problem.fields}
     if isinstance(problem, QueryTimeout):
-        shown["error"] = problem.detail
-    return json_response(shown, problem.status, problem.headers)
+        fields["error"] = problem.detail
+    return json_response(fields, problem.status, problem.headers)
 
 
 async def render_router_error(request: Request[Any], error: Exception) -> Response:
-    """No such path, or not with that method; or what a route of the project's own application raised."""
+    """Render an HTTPException: an unknown path or method, or an error of a route of the project's own application."""
     refused = cast("RouterError", error)
     status, headers = refused.status_code, dict(refused.headers or {})
     if status < HTTPStatus.OK or status in BODILESS:
@@ -47,7 +47,7 @@ async def render_router_error(request: Request[Any], error: Exception) -> Respon
 
 
 def is_openai(request: Request[Any]) -> bool:
-    """Whether a request is for the OpenAI API, which is served below `/v1` of the server or of `http.mount_prefix`."""
+    """Whether a request is for the OpenAI API, served below `/v1` of the server or of `http.mount_prefix`."""
     state: Any = request.scope.get("state", {}).get("threadkeep")
     if state is None or state.project.http.disable_openai:
         return False
@@ -56,7 +56,7 @@ def is_openai(request: Request[Any]) -> bool:
 
 
 def _code(status: int) -> str:
-    """A status in words; those that no standard names are an `error`."""
+    """Return the code of a status, from its HTTP phrase. A status without a phrase is `error`."""
     try:
         return HTTPStatus(status).phrase.lower().replace(" ", "-")
     except ValueError:
@@ -64,19 +64,19 @@ def _code(status: int) -> str:
 
 
 async def on_no_json(request: Request[Any], error: Exception) -> Response:
-    """A route of the project's own application read a body that is no JSON."""
+    """Render the error of a route of the project's own application that read a body which is not JSON."""
     del error
     return await render_problem(request, InvalidRequest("the body is not JSON"))
 
 
 async def render_database_error(request: Request[Any], error: Exception) -> Response:
-    """Postgres is away, full, or too slow: come again."""
+    """Render 503: Postgres is down, out of connections, or too slow."""
     log.warning("the database did not answer", exc_info=error)
     return await render_problem(request, ServiceUnavailable())
 
 
 async def render_conflict(request: Request[Any], error: Exception) -> Response:
-    """The transaction conflicted with others, however often it was repeated."""
+    """Render the error of a transaction that conflicted with others in every retry."""
     log.warning("a request conflicted with others for too long", exc_info=error)
     return await render_problem(request, TransactionConflict())
 

@@ -1,6 +1,6 @@
-"""Idempotent: requests with an `Idempotency-Key`, which may be sent again without doing more than once.
+"""Idempotent creation of threads and crons: a request that is sent again with its `Idempotency-Key` has its effect once.
 
-Without the header nothing of this happens. The same request is the same method, path and body, of the same principal.
+Requests are the same if method, path, body and principal are equal. Without the header this module does nothing else.
 """
 
 from dataclasses import replace
@@ -18,27 +18,27 @@ from threadkeep.threads.updates import Superstep
 
 
 class _Taken(Exception):
-    """There is a thread of that id, so that none was made; the key is free again."""
+    """A thread with that id exists, so none was created. The transaction is rolled back and the key is free again."""
 
 
 async def create_thread_once(
     call: AuthorizedRequest[Any, Any], new: NewThread, supersteps: list[Superstep]
 ) -> Thread | None:
-    """Make a thread, with a key once; None where the id is taken."""
+    """Create a thread, at most once per idempotency key. Return None if the id is taken."""
     key = call.idempotency_key
     if key is None:
         return _counted(call, await updates.create_thread(call.state.threads, call.tenant, new, supersteps))
     try:
-        async with call.state.runs.keys.once(key, (new.thread_id,), id_count=0) as made:
-            if not made.replayed:
-                own = replace(new, thread_id=made.thread_id)
-                if thread := await updates.create_thread(call.state.threads, call.tenant, own, supersteps, key):
+        async with call.state.runs.keys.once(key, (new.thread_id,), id_count=0) as claim:
+            if not claim.replayed:
+                keyed = replace(new, thread_id=claim.thread_id)
+                if thread := await updates.create_thread(call.state.threads, call.tenant, keyed, supersteps, key):
                     return _counted(call, thread)
                 raise _Taken
     except _Taken:
         return None
     async with call.state.pool.connection(call.filters) as conn:
-        thread = await threads.get(conn, call.filters, made.thread_id)
+        thread = await threads.get(conn, call.filters, claim.thread_id)
     if thread is None:
         raise NotFound(GONE)
     return thread
@@ -51,7 +51,7 @@ def _counted(call: AuthorizedRequest[Any, Any], thread: Thread | None) -> Thread
 
 
 async def create_cron_once(call: AuthorizedRequest[Any, Any], new: NewCron) -> Cron | None:
-    """Make a cron, with a key once; None where there is no such thread."""
+    """Create a cron, at most once per idempotency key. Without a key, return None if its thread does not exist."""
     key, pool = call.idempotency_key, call.state.pool
     visible = new.filters.in_common(new.runs)
     hold_row, identity = call.state.quotas.hold_row, call.caller.identity
@@ -59,17 +59,17 @@ async def create_cron_once(call: AuthorizedRequest[Any, Any], new: NewCron) -> C
         async with pool.connection(visible) as conn, conn.transaction():
             await hold_row(conn, "crons", identity)
             return await crons.create(conn, ids.uuid7(), new)
-    async with call.state.runs.keys.once(key, ()) as made:
-        if not made.replayed:
+    async with call.state.runs.keys.once(key, ()) as claim:
+        if not claim.replayed:
             async with pool.connection(visible) as conn, conn.transaction():
                 await hold_row(conn, "crons", identity)
-                cron = await crons.create(conn, made.result_ids[0], new)
+                cron = await crons.create(conn, claim.result_ids[0], new)
                 if cron is None:
                     raise NotFound(f"Thread with ID {new.thread_id} not found")
                 await idempotency_keys.complete(conn, key)
                 return cron
     async with pool.connection(call.filters) as conn:
-        cron = await crons.get(conn, call.filters, made.result_ids[0])
+        cron = await crons.get(conn, call.filters, claim.result_ids[0])
     if cron is None:
         raise NotFound(GONE)
     return cron

@@ -1,7 +1,7 @@
-"""Loopback: `langgraph_sdk.get_client()` without a URL, in a graph, reaches this server without a socket.
+"""Loopback: in a graph, `langgraph_sdk.get_client()` without a URL reaches this server without a network socket.
 
-The request goes through the whole application, as one from outside does. It has the caller and the slot of the run whose
-graph makes it (`runs/calling_run.py`), whatever headers the client sends.
+A request passes through the whole application, like one from outside. It has the caller and the slot of the run whose
+graph sends it (`runs/calling_run.py`), whatever headers the client sends.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ from threadkeep.runs import calling_run
 from threadkeep.runs.calling_run import CALLING_RUN, CallingRun
 
 CHUNKS: Final = 16
-"""Parts of an answer that may wait to be read."""
+"""Largest number of parts of a response that wait to be read."""
 
 _servers: list["LoopbackServer"] = []
-"""Those of this process, in the order in which they started. In production there is one."""
+"""The servers of this process, in the order of their start. In production there is one."""
 
 
 def install() -> None:
-    """Make clients without a URL use this transport, in whatever order they and the server are made."""
+    """Make clients without a URL use this transport, whether they are created before or after the server."""
     loose: Any = sdk
     loose.get_asgi_transport = lambda: LoopbackTransport
 
 
 class LoopbackTransport(httpx.ASGITransport):
-    """As httpx's, but the application is found at each request, and its answer is read while it is made."""
+    """Like httpx's transport, but it looks up the application at each request and streams the response."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """The server's answer. ConnectError outside of a server."""
+        """Return the server's response. Raise ConnectError if no server runs in this process."""
         if not _servers:
             raise httpx.ConnectError("get_client() without a URL works inside a running server only", request=request)
         return await _servers[-1].answer(request, calling_run.current())
@@ -45,18 +45,18 @@ class LoopbackTransport(httpx.ASGITransport):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class LoopbackServer:
-    """An application, and where its requests are executed."""
+    """An application, with the event loop and task group in which its requests are executed."""
 
     app: ASGIApp
     prefix: str
     tasks: TaskGroup
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
-    """Of no request and no graph."""
+    """A context without variables of a request or a graph."""
     state: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     async def answer(self, request: httpx.Request, run: CallingRun | None) -> httpx.Response:
-        """The application's answer, from whatever event loop: a node that is a plain function may have one of its own."""
+        """Return the application's response. It may be called in any event loop, because a sync node may run its own."""
         body = await request.aread()
         if asyncio.get_running_loop() is self.loop:
             return await self._answer(request, body, run)
@@ -103,7 +103,7 @@ class LoopbackServer:
 
 
 class _Exchange(httpx.AsyncByteStream):
-    """One request and its answer, between the task of the client and that of the application."""
+    """One request and its response, exchanged between the client's task and the application's task."""
 
     def __init__(self, body: bytes) -> None:
         self._body: bytes | None = body
@@ -111,12 +111,12 @@ class _Exchange(httpx.AsyncByteStream):
         self._over = anyio.Event()
         self.began = anyio.Event()
         self.left = anyio.Event()
-        """The client reads no further."""
+        """Set when the client stops reading."""
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
 
     async def run(self, answering: Awaitable[None]) -> None:
-        """Let the application answer. What it raises has been answered with a 500, and logged."""
+        """Run the application. `RequestMiddleware` has already logged an exception and answered 500."""
         try:
             with self._put:
                 await answering
@@ -127,7 +127,7 @@ class _Exchange(httpx.AsyncByteStream):
             self.began.set()
 
     async def receive(self) -> Message:
-        """The body at once, and then nothing until the client leaves."""
+        """Return the body once, and then wait until the client stops reading."""
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
@@ -135,7 +135,7 @@ class _Exchange(httpx.AsyncByteStream):
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Hand a part of the answer to the client."""
+        """Pass a part of the response to the client."""
         if message["type"] == "http.response.start":
             self.status, self.headers = message["status"], list(message["headers"])
             self.began.set()
@@ -146,7 +146,7 @@ class _Exchange(httpx.AsyncByteStream):
                 self.left.set()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The body. It ends when the application has done all that belongs to the request."""
+        """Yield the body. It ends after the application has finished the request."""
         with self._parts:
             async for part in self._parts:
                 yield part
@@ -159,7 +159,7 @@ class _Exchange(httpx.AsyncByteStream):
 
 @asynccontextmanager
 async def opened(app: ASGIApp, prefix: str) -> AsyncGenerator[LoopbackServer]:
-    """Answer requests from within while the block runs. The caller sets `state` when it is open."""
+    """Answer requests from graphs while the block runs. The caller sets `state` after the start."""
     install()
     async with anyio.create_task_group() as tasks:
         server = LoopbackServer(app=app, prefix=prefix, tasks=tasks)

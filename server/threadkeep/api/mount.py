@@ -1,6 +1,6 @@
-"""Mount: the `http` key of langgraph.json: what is served, where, to which origins, and beside which routes of the user's.
+"""Mounting of routes by the `http` key of langgraph.json: switches, path prefix, CORS, and the project's own application.
 
-Health checks, metrics and the spec keep their paths whatever the user's application has there.
+Health checks, metrics and the OpenAPI document keep their paths, even if the project's application has the same paths.
 """
 
 import copy
@@ -50,28 +50,28 @@ EXPOSED_HEADERS = (
     "x-thread-id",
     "x-threadkeep-history",
 )
-"""Without Content-Location a browser's useStream can't rejoin a run."""
+"""Response headers that pages may read. Without Content-Location, `useStream` in a browser cannot rejoin a run."""
 UNKNOWN_ORIGIN = "https://stranger.invalid"
-"""An origin that only a pattern for every origin fits."""
+"""An origin that matches only a pattern for every origin."""
 
 HEALTH_PATHS = frozenset({"/", "/ok", "/livez", "/readyz", "/metrics"})
-"""What stays at the root, too, below a `mount_prefix`: who asks does not know it."""
+"""Paths that are also served without the `mount_prefix`, because probes do not know the prefix."""
 PROBES = ("/ok", "/livez", "/readyz")
-"""What load balancers ask for, by whatever name they know the server."""
+"""Paths that load balancers request, with any name of the server as `Host`."""
 ALWAYS_SERVED = frozenset({"/ok", "/livez", "/readyz", "/metrics", "/docs", "/openapi.json"})
-"""Paths that a user's application can't take."""
+"""Paths that a project's application cannot override."""
 
 FOR_APPS: Mapping[Any, Any] = {RouterError: render_router_error, JSONDecodeError: on_no_json}
-"""For an application that does not handle these itself: the answer is JSON, and the status is the error's own."""
+"""Handlers for an application without its own. They answer JSON with the status of the error."""
 
 
 def enabled_operations(http: Http, table: Iterable[Operation]) -> list[Operation]:
-    """The operations that no switch takes away."""
+    """Return the operations that no switch disables."""
     return [operation for operation in table if not any(getattr(http, switch) for switch in operation.switches)]
 
 
 def cors_policy(http: Http, host: str) -> Middleware:
-    """CORS for the origins of `origins`. StartupError if every origin could send credentials."""
+    """Return the CORS middleware for `origins(http, host)`. Raise StartupError if every origin could send credentials."""
     chosen, allowed = http.cors or Cors(), origins(http, host)
     if chosen.allow_credentials and allowed.allows(UNKNOWN_ORIGIN):
         raise StartupError("http.cors: allow_credentials with every origin would let any site act as its visitor")
@@ -89,9 +89,9 @@ def cors_policy(http: Http, host: str) -> Middleware:
 
 
 def origins(http: Http, host: str) -> AllowedOrigins:
-    """The origins of `http.cors`. Without it: this machine's, if no other machine can reach `host`.
+    """Return the origins of `http.cors`. Without it, allow this machine's if no other machine can reach `host`.
 
-    StartupError if the pattern is not a regular expression.
+    Raise StartupError if the pattern is not a regular expression.
     """
     chosen = http.cors or Cors()
     pattern = chosen.allow_origin_regex
@@ -105,76 +105,77 @@ def origins(http: Http, host: str) -> AllowedOrigins:
 
 
 def page_guard(http: Http, settings: Settings, served: Iterable[Operation], *, authenticates: bool) -> Middleware:
-    """The refusal of pages that may not call, on every route and WebSocket, those of `http.app` included.
+    """Return the middleware that refuses pages on every route and WebSocket, including those of `http.app`.
 
-    Links may open public paths and the routes of `http.app`, but no other path of ours. Probes may use any name if other
-    machines reach the server: load balancers have names of their own.
+    Links may open public paths and the routes of `http.app`, but no other path of the server. If other machines can
+    reach the server, probes may use any `Host`, because load balancers have their own names for it.
     """
-    above, private = mount_prefix(http), [one for one in served if one.event != "public"]
-    named = () if is_loopback(settings.host) else (*PROBES, *(above + path for path in PROBES))
+    prefix, private = mount_prefix(http), [operation for operation in served if operation.event != "public"]
+    documents = [operation.route_path or operation.path for operation in private if operation.method == "GET"]
+    probes = () if is_loopback(settings.host) else (*PROBES, *(prefix + path for path in PROBES))
     return Middleware(
         PageGuard,
         origins=origins(http, settings.host),
         hosts=None if authenticates else allowed_hosts(settings),
-        probes=frozenset(named),
-        no_documents=[compile_path(above + (one.route_path or one.path))[0] for one in private if one.method == "GET"],
+        probes=frozenset(probes),
+        no_documents=[compile_path(prefix + path)[0] for path in documents],
     )
 
 
 def mount_routes(http: Http, routes: Sequence[BaseRoute], custom: Starlette | None) -> list[BaseRoute]:
-    """The routes of the whole application: ours, the user's, and the prefix above both.
+    """Return the routes of the whole application: the server's, the project's, and the prefix of both.
 
-    Writes to ours have to be JSON. What the user's take is the user's affair.
+    Writes to the server's own routes must be JSON. The project's routes may accept anything.
     """
-    above = mount_prefix(http)
+    prefix = mount_prefix(http)
     for route in routes:
         if isinstance(route, Route):
             route.app = JsonWrites(route.app)
-    inner = list(routes) if custom is None else _around(custom, routes, doored=http.enable_custom_route_auth)
-    if not above:
+    inner = list(routes) if custom is None else _around(custom, routes, authenticated=http.enable_custom_route_auth)
+    if not prefix:
         return inner
-    return [*(route for route in routes if _path(route) in HEALTH_PATHS), Mount(above, routes=inner)]
+    return [*(route for route in routes if _path(route) in HEALTH_PATHS), Mount(prefix, routes=inner)]
 
 
 def mount_prefix(http: Http) -> str:
-    """The path that all routes stand below; empty without `mount_prefix`. StartupError where it is none."""
+    """Return the prefix of all routes, or an empty string. Raise StartupError if `mount_prefix` is not a path."""
     path = (http.mount_prefix or "").rstrip("/")
     if path and not re.fullmatch(r"(/[\w.~-]+)+", path):
         raise StartupError(f"http.mount_prefix: {http.mount_prefix!r} is no path such as /agents")
     return path
 
 
-def _around(custom: Starlette, routes: Sequence[BaseRoute], *, doored: bool) -> list[BaseRoute]:
-    """Ours where no route of the user's fits; the user's middleware and error handling stand around both."""
-    kept = [route for route in routes if _path(route) in ALWAYS_SERVED]
+def _around(custom: Starlette, routes: Sequence[BaseRoute], *, authenticated: bool) -> list[BaseRoute]:
+    """Mount the server's routes after the project's, inside the project's middleware and error handlers."""
+    always_served = [route for route in routes if _path(route) in ALWAYS_SERVED]
     core = ExceptionMiddleware(Router(routes), EXCEPTION_HANDLERS)
-    # Never the user's own routes: a path of KEPT that is switched off is nobody's.
-    theirs: list[BaseRoute] = [route for route in custom.router.routes if _path(route) not in ALWAYS_SERVED]
-    if doored:
-        theirs = [AuthenticatedRoute(route) for route in theirs]
-    custom.router.routes = [*theirs, Mount("", app=core)]
-    return [*kept, Mount("", app=custom)]
+    # A path of ALWAYS_SERVED that is switched off stays unserved, even if the project has a route for it.
+    custom_routes: list[BaseRoute] = [route for route in custom.router.routes if _path(route) not in ALWAYS_SERVED]
+    if authenticated:
+        custom_routes = [AuthenticatedRoute(route) for route in custom_routes]
+    custom.router.routes = [*custom_routes, Mount("", app=core)]
+    return [*always_served, Mount("", app=custom)]
 
 
 def load_custom_app(project: Project) -> Starlette | None:
-    """The user's own application, a copy that may be changed; None where there is none. StartupError if it is no Starlette."""
+    """Return a copy of the project's own application, or None. Raise StartupError if it is not a Starlette application."""
     target = project.http.app
     if not target:
         return None
-    found = import_target(project.root, target, key="http.app")
-    if not isinstance(found, Starlette):
+    app = import_target(project.root, target, key="http.app")
+    if not isinstance(app, Starlette):
         raise StartupError(f"http.app: {target} is no application of Starlette or of what is built on it")
-    custom = copy.copy(found)
-    custom.router = Router(found.router.routes)  # a copied one would go on calling the original
-    custom.router.lifespan_context = found.router.lifespan_context
+    custom = copy.copy(app)
+    custom.router = Router(app.router.routes)  # a copied router would still call the original application
+    custom.router.lifespan_context = app.router.lifespan_context
     custom.middleware_stack = None
-    custom.exception_handlers = {**FOR_APPS, **found.exception_handlers}
+    custom.exception_handlers = {**FOR_APPS, **app.exception_handlers}
     return custom
 
 
 @asynccontextmanager
 async def custom_lifespan(custom: Starlette | None, root: Path) -> AsyncGenerator[Mapping[str, Any]]:
-    """The lifespan of the user's application, and the state that it gives its requests. StartupError if it fails."""
+    """Run the lifespan of the project's application and yield its state. Raise StartupError if it fails."""
     if custom is None:
         yield {}
         return
@@ -187,9 +188,9 @@ async def custom_lifespan(custom: Starlette | None, root: Path) -> AsyncGenerato
         yield state or {}
 
 
-def check_http_config(http: Http, *, has_door: bool) -> None:
-    """StartupError for what would leave a door open if it were ignored; a line in the log for the rest."""
-    if http.enable_custom_route_auth and not has_door:
+def check_http_config(http: Http, *, has_authenticator: bool) -> None:
+    """Raise StartupError if ignoring a key would leave routes unprotected. Log other keys without effect."""
+    if http.enable_custom_route_auth and not has_authenticator:
         raise StartupError("http.enable_custom_route_auth: there is no authentication that could guard http.app")
     ignored = {
         "http.logging_headers": http.logging_headers.includes,

@@ -1,7 +1,7 @@
-"""Operation: a line of the route table, and the `AuthorizedRequest` that its endpoint gets.
+"""Operation: one line of the route table, and the `AuthorizedRequest` that its endpoint gets.
 
-A call can only be made from an operation, so that no endpoint forgets to ask who is calling. What kind of operation it
-is, who authorizes it and which switch takes it away are fields of the line. Nothing is inferred from its path.
+Only an operation creates an `AuthorizedRequest`, so that no endpoint can skip authentication. The kind of an operation,
+its authorization and the switches that disable it are explicit fields. Nothing is inferred from its path.
 """
 
 import hashlib
@@ -52,8 +52,8 @@ BodyT = TypeVar("BodyT")
 QueryT = TypeVar("QueryT")
 
 Kind: TypeAlias = Literal["public", "read", "write", "run", "background", "stream"]
-"""`public`: for anybody. `run`: it is answered when a run has ended, and takes a slot. `background`: it leaves runs in the
-queue. `stream`: it is answered for as long as something goes on."""
+"""`public`: needs no authentication. `run`: takes a slot and answers after its run has ended. `background`: puts runs in
+the queue. `stream`: the response stays open while events may follow."""
 Switch: TypeAlias = Literal[
     "disable_assistants",
     "disable_runs",
@@ -64,19 +64,19 @@ Switch: TypeAlias = Literal[
     "disable_a2a",
     "disable_openai",
 ]
-"""The key of `http` in langgraph.json that takes an operation away."""
+"""The key of `http` in langgraph.json that disables an operation."""
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 """Visible ASCII."""
 STARTING: Final[frozenset[Kind]] = frozenset({"run", "background"})
-"""A run that was started is not started again: the run service itself repeats what conflicts before."""
+"""Operations that start runs are never repeated as a whole. The run service retries conflicts before the start."""
 LONG: Final[frozenset[Kind]] = frozenset({"run", "stream"})
-"""Answers that count as one of their principal's open streams."""
+"""Kinds whose responses count as open streams of their principal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiDocs:
-    """What tells of the server itself, made once."""
+    """The documentation of the API, made once at start."""
 
     spec: bytes
     """`/openapi.json`."""
@@ -88,13 +88,13 @@ class ApiDocs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppState:
-    """What the lifespan opened, for endpoints."""
+    """The objects that the lifespan opened, for endpoints."""
 
     settings: Settings
     project: Project
     docs: ApiDocs
     authenticator: Authenticator | None
-    """None: authentication is off."""
+    """None if authentication is off."""
     signals: ProcessSignals
     pool: Pool
     wakeups: NotificationHub
@@ -111,46 +111,46 @@ class AppState:
 
 
 STATE: Final = "threadkeep"
-"""The key of the lifespan's state under which this is found. A project's own application may have others."""
+"""The key of `AppState` in the lifespan's state. A project's own application may have other keys."""
 
 
 def state_of(connection: HTTPConnection) -> AppState:
-    """Past `request.state`, which makes two objects more of each look."""
+    """Return the `AppState`. It does not use `request.state`, which makes two objects at each access."""
     return connection.scope["state"][STATE]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizedRequest(Generic[BodyT, QueryT]):
-    """One request, read, and authorized unless that is left to the service that the endpoint calls."""
+    """A request with its parsed body and query. It is authorized, unless the service that the endpoint calls does so."""
 
     request: Request[Any]
     body: BodyT
     query: QueryT
     caller: Caller = ANYBODY
     authorized: Filters | None = None
-    """None: the service that the endpoint calls authorizes the caller."""
+    """None if the service that the endpoint calls authorizes the caller."""
     owner_metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Metadata that authorization wrote, for an endpoint whose body has none."""
+    """Metadata from authorization, for an endpoint whose body has none."""
 
     @property
     def state(self) -> AppState:
-        """What the lifespan opened."""
+        """The objects that the lifespan opened."""
         return state_of(self.request)
 
     @property
     def filters(self) -> Filters:
-        """The rows that the caller may see."""
+        """The filters of the rows that the caller may see."""
         if self.authorized is None:
             raise RuntimeError("this operation is authorized by the service that it calls")
         return self.authorized
 
     @property
     def tenant(self) -> Tenant:
-        """The caller to graphs that are opened for them."""
+        """The caller, for graphs that are opened on its behalf."""
         return Tenant.of(self.caller.user, self.filters)
 
     async def authorize(self, event: AuthEvent, value: AuthValue) -> Filters:
-        """The rows that the caller may see for one more event than the table's. Forbidden."""
+        """Return the filters of the caller for another event than the operation's own. Raise Forbidden."""
         return await self.caller.authorize(event, value)
 
     @property
@@ -159,27 +159,27 @@ class AuthorizedRequest(Generic[BodyT, QueryT]):
 
     @property
     def forwarded_headers(self) -> Mapping[str, str]:
-        """The headers of the request that langgraph.json hands on to graphs, in a run's `configurable`."""
+        """Headers of the request that langgraph.json passes to graphs, in a run's `configurable`."""
         names = self.state.project.http.configurable_headers
         return configurable_headers.matching_headers(self.request.headers, names) if names.includes else {}
 
     @property
     def idempotency_key(self) -> IdempotencyKey | None:
-        """The key of the request, or None if it has none. Invalid if it is too long or has other characters.
+        """The request's key, or None. Raise ValidationFailed if it is too long or has other characters.
 
-        The same request is the same method, path and body, of the same principal.
+        Requests are the same if method, path, body and principal are equal.
         """
-        sent = self.request.headers.get(IDEMPOTENCY_HEADER)
-        if sent is None:
+        header = self.request.headers.get(IDEMPOTENCY_HEADER)
+        if header is None:
             return None
-        if not IDEMPOTENCY_KEY.fullmatch(sent):
+        if not IDEMPOTENCY_KEY.fullmatch(header):
             raise ValidationFailed("Idempotency-Key must be 1 to 255 visible ASCII characters")
         parts = [self.request.method, self.request.url.path, _plain(self.body)]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
-        return IdempotencyKey(principal=self.caller.identity or "", key=sent, request_sha256=digest)
+        return IdempotencyKey(principal=self.caller.identity or "", key=header, request_sha256=digest)
 
     async def read_body(self) -> bytes:
-        """The body as it came, for an endpoint that reads it in its own way."""
+        """Return the raw body, for an endpoint that parses it itself."""
         return await read_bytes(self.request)
 
     @property
@@ -196,7 +196,7 @@ class AuthorizedRequest(Generic[BodyT, QueryT]):
 
     @property
     def assistant_id(self) -> UUID:
-        """By the assistant's id, or by a graph's name."""
+        """The assistant's id, from an id or the name of a graph in the path."""
         return self.assistants.id_of(self.request.path_params["assistant_id"])
 
 
@@ -208,26 +208,26 @@ def _uuid(request: Request[Any], name: str, kind: str) -> UUID:
 
 
 def _refuse_own_thread(run: CallingRun, request: Request[Any]) -> None:
-    """Conflict where a graph would wait for its own end."""
+    """Raise Conflict if a run would wait for its own end."""
     if "thread_id" in request.path_params and _uuid(request, "thread_id", "thread") in run.threads:
         raise Conflict("a run can't wait for its own thread, or for that of a run which waits for it")
 
 
 def _plain(body: object) -> object:
     if isinstance(body, list):
-        return [_plain(each) for each in cast("list[object]", body)]
+        return [_plain(item) for item in cast("list[object]", body)]
     return body.model_dump() if isinstance(body, BaseModel) else body
 
 
 def _ids(call: AuthorizedRequest[Any, Any], body: object) -> dict[str, UUID]:
-    """The ids of the path, as what they are, and that of the assistant that a run's body names."""
+    """Return the ids of the path, and the id of the assistant in a run's body."""
     names = {"thread_id", "run_id", "cron_id", "assistant_id"} & call.request.path_params.keys()
-    found: dict[str, UUID] = {name: getattr(call, name) for name in sorted(names)}
+    ids: dict[str, UUID] = {name: getattr(call, name) for name in sorted(names)}
     if (conversation := call.request.path_params.get("conversation_id")) is not None:
-        found["thread_id"] = thread_of_conversation(conversation)
-    if isinstance(named := getattr(body, "assistant_id", None), str):
-        found["assistant_id"] = call.assistants.id_of(named)
-    return found
+        ids["thread_id"] = thread_of_conversation(conversation)
+    if isinstance(assistant := getattr(body, "assistant_id", None), str):
+        ids["assistant_id"] = call.assistants.id_of(assistant)
+    return ids
 
 
 Endpoint = Callable[[AuthorizedRequest[Any, Any]], Awaitable[Response]]
@@ -235,64 +235,64 @@ Endpoint = Callable[[AuthorizedRequest[Any, Any]], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationResponse:
-    """What an operation answers, for the spec alone."""
+    """The responses of an operation, which only the OpenAPI document uses."""
 
     schema: Any = None
-    """A row, a type that pydantic describes, or a list of one; of a stream, its events. None: no body, or a text."""
+    """A row, a type that pydantic describes, or a list of one. For a stream, the type of its events. None: no body or text."""
     status: int = 200
     media_type: str | None = "application/json"
     """None: no body."""
     other_responses: Mapping[int, Any] = field(default_factory=dict[int, Any])
-    """Further statuses that are no problem, and their shapes."""
+    """Other statuses that are not problems, and their shapes."""
     problems: tuple[type[Problem], ...] = ()
-    """Beside those that follow from its event, its path, its query and its body."""
+    """Problems in addition to those that follow from the event, path, query and body."""
     has_own_errors: bool = False
-    """Its problems have a format of their own, which `other_responses` describes."""
+    """Whether its errors have another format, which `other_responses` describes."""
 
 
 def json_response(shape: Any, *refusals: type[Problem], others: Mapping[int, Any] | None = None) -> OperationResponse:
-    """200 and JSON."""
+    """Describe a response with status 200 and JSON."""
     return OperationResponse(schema=shape, problems=refusals, other_responses=others or {})
 
 
 def empty_response(
     *refusals: type[Problem], status: int = 204, others: Mapping[int, Any] | None = None
 ) -> OperationResponse:
-    """Nothing but the status."""
+    """Describe a response without a body."""
     return OperationResponse(status=status, media_type=None, problems=refusals, other_responses=others or {})
 
 
 def event_stream_response(*refusals: type[Problem]) -> OperationResponse:
-    """A stream of events."""
+    """Describe a stream of events."""
     return OperationResponse(schema=ServerEvent, media_type="text/event-stream", problems=refusals)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation:
-    """One line of the table of routes: all that is known of an endpoint, for the router, for auth and for the spec."""
+    """One line of the route table: an endpoint with all that the router, authorization and the OpenAPI document need."""
 
     name: str
-    """The method and the path."""
+    """Method and path."""
     endpoint: Endpoint
     event: AuthEvent
     kind: Kind
     response: OperationResponse
     _: KW_ONLY
     body: Any = None
-    """A pydantic model, or a type of several, such as `list[Model]`."""
+    """A pydantic model, or a type such as `list[Model]`."""
     custom_body: Any = None
-    """What an endpoint takes that reads the body in its own way."""
+    """The type of a body that the endpoint parses itself."""
     body_parser: Callable[[Request[Any]], Awaitable[BaseModel]] | None = None
-    """How `custom_body` is read, if an endpoint does not read it itself."""
+    """Parses `custom_body` before the endpoint is called."""
     query: type[BaseModel] | None = None
     load: Load = "light"
-    """What it costs. Requests that are not light share a part of the server."""
+    """The cost of a request. Requests that are not light share a part of the server's resources."""
     switches: tuple[Switch, ...] = ()
-    """Each takes it away."""
+    """Switches of which each disables the operation."""
     route_path: str | None = None
-    """The path as the router reads it. None: `path`."""
+    """The path for the router. None: the same as `path`."""
     authorized_by: Literal["operation", "service"] = "operation"
-    """`service`: what the endpoint calls asks for every permission (`auth/authorization.py`)."""
+    """`service`: the service that the endpoint calls checks every permission (`auth/authorization.py`)."""
     method: str = field(init=False)
     path: str = field(init=False)
 
@@ -303,18 +303,18 @@ class Operation:
 
     @property
     def documented_body(self) -> Any:
-        """What the body is, whoever reads it."""
+        """The type of the body, whether the operation or the endpoint parses it."""
         return self.body or self.custom_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The operation as an ASGI application, which the router calls as it is."""
+        """Answer a request as an ASGI application, which the router calls directly."""
         response = await self.respond(Request(scope, receive, send))
         run: CallingRun | None = scope.get(CALLING_RUN)
         async with run.slot.aside() if run is not None and self.kind in LONG else nullcontext():
             await response(scope, receive, send)
 
     async def respond(self, request: Request[Any]) -> Response:
-        """Ask who is calling, read the request, ask what they may, and answer."""
+        """Authenticate the caller, read the request, authorize it, and call the endpoint."""
         state = state_of(request)
         run: CallingRun | None = request.scope.get(CALLING_RUN)
         if run is not None and self.kind in LONG:
@@ -335,7 +335,7 @@ class Operation:
             raise
 
     async def _answered(self, request: Request[Any], caller: Caller) -> Response:
-        if self.kind == "run" and caller.slot is None:  # refused before its body is read: a flood is to cost little
+        if self.kind == "run" and caller.slot is None:  # refuse before reading the body, so that a flood costs little
             state_of(request).slots.check_capacity(caller.identity or ANONYMOUS)
         body = await self._read(request)
         query = read_query(request, self.query) if self.query else None
@@ -347,11 +347,11 @@ class Operation:
 
     @property
     def _is_repeatable(self) -> bool:
-        """It can be done again if its transaction was taken back: it starts no run, and does not read its body itself."""
+        """Whether it may run again after a transaction conflict: it starts no run, and does not parse its body itself."""
         return self.kind not in STARTING and (self.custom_body is None or self.body_parser is not None)
 
     async def _called(self, call: AuthorizedRequest[Any, Any]) -> Response:
-        """What the endpoint answers, after it was repeated for as long as its transaction conflicts with others."""
+        """Call the endpoint. Repeat it while its transaction conflicts with others."""
         try:
             return await self._called_once(call)
         except CONFLICTS:
@@ -360,7 +360,7 @@ class Operation:
             return await retry_after_conflict(lambda: self._called_once(call))
 
     async def _called_once(self, call: AuthorizedRequest[Any, Any]) -> Response:
-        """What the endpoint answers, once the caller is authorized."""
+        """Authorize the caller and call the endpoint once."""
         if self.authorized_by == "service":
             return await self.endpoint(call)
         if call.caller.authenticator is None:
@@ -373,8 +373,8 @@ class Operation:
         return await read_body(request, self.body) if self.body else None
 
     async def _authorized(self, call: AuthorizedRequest[Any, Any]) -> AuthorizedRequest[Any, Any]:
-        """`call` with the filters of its caller, and with what authorization made of its body and query."""
+        """Return `call` with the caller's filters, and with the changes that authorization made to body and query."""
         value = auth_values.auth_value(self.event, _ids(call, call.body), call.body or call.query)
         filters = await call.caller.authorize(self.event, value)
-        body, query = (auth_values.apply_value(self.event, value, said) for said in (call.body, call.query))
+        body, query = (auth_values.apply_value(self.event, value, part) for part in (call.body, call.query))
         return replace(call, body=body, query=query, authorized=filters, owner_metadata=value.get("metadata") or {})

@@ -1,4 +1,4 @@
-"""Paging: the fields that every search body has."""
+"""Paging: the fields that all search bodies share, and responses of a limited size."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ def _lower(value: object) -> object:
 
 
 class PageBody(BaseModel):
-    """Which page, and in which direction."""
+    """The requested page and sort order."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -29,12 +29,12 @@ class PageBody(BaseModel):
     sort_order: Annotated[Literal["asc", "desc"], BeforeValidator(_lower)] = "desc"
 
     def page(self, answer_bytes: int) -> PageRequest:
-        """The page, of at most `answer_bytes`."""
+        """Return the page request, for a response of at most `answer_bytes` bytes."""
         return PageRequest(limit=self.limit, offset=self.offset, answer_bytes=answer_bytes)
 
 
 def select_fields(row: object, select: list[str] | None) -> object:
-    """`row`, or only those of its fields that the client wants."""
+    """Return `row`, or only its selected fields."""
     if not select:
         return row
     return {name: getattr(row, name) for name in select}
@@ -42,46 +42,47 @@ def select_fields(row: object, select: list[str] | None) -> object:
 
 @dataclass(frozen=True, slots=True)
 class BoundedList:
-    """A listing as JSON, and where it goes on."""
+    """A page as JSON items, with the paging headers."""
 
     items: Sequence[bytes]
     headers: dict[str, str]
 
     @property
     def pieces(self) -> list[bytes]:
-        """The list."""
+        """The pieces of the JSON list."""
         return joined(self.items)
 
 
 async def bounded_page(
     rows: Sequence[SizedRow[Any]],
     request: PageRequest,
-    shown: Callable[[Any], object] = lambda row: row,
+    select: Callable[[Any], object] = lambda row: row,
     *,
     total: int | None = None,
 ) -> Response:
-    """The answer of a listing. AnswerTooLarge if its first row alone is too large."""
-    listing = await bounded_list(rows, request, shown, total=total)
+    """Return the response of a page. Raise AnswerTooLarge if its first row alone is too large."""
+    listing = await bounded_list(rows, request, select, total=total)
     return json_pieces(listing.pieces, listing.headers)
 
 
 async def bounded_list(
     rows: Sequence[SizedRow[Any]],
     request: PageRequest,
-    shown: Callable[[Any], object],
+    select: Callable[[Any], object],
     *,
     total: int | None = None,
 ) -> BoundedList:
-    """A listing of at most `request.answer_bytes`, as far as Postgres gave it. AnswerTooLarge as above.
+    """Return the items of a page, at most `request.answer_bytes` bytes. `select` maps a row to its JSON value.
 
-    `x-pagination-total` is the number of all that match, and `x-pagination-next` the offset at which the listing goes on:
-    if there is more, or if it ended because of its size.
+    The header `x-pagination-total` is the number of all matching rows. `x-pagination-next` is the offset of the next
+    page, if there are more rows or if the page ended because of its size. Raise AnswerTooLarge if the first row alone is
+    too large.
     """
     budget, items = AnswerBudget(request.answer_bytes), list[bytes]()
     if rows and rows[0].bytes > request.answer_bytes:
         budget.take_all(rows[0].bytes, f"the entry at offset {request.offset}")
     for sized in rows:
-        item = await json.dumps_apart(shown(sized.row), size=sized.bytes)
+        item = await json.dumps_apart(select(sized.row), size=sized.bytes)
         if not budget.take(len(item), f"the entry at offset {request.offset}"):
             break
         items.append(item)

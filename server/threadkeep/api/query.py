@@ -1,6 +1,6 @@
-"""Query: one question, one answer, for programs that want no more.
+"""The query endpoint: one question, one answer.
 
-Without a `thread_id` each question is a conversation of its own; with one, the conversation goes on.
+Without a `thread_id` each question starts a new conversation. With one, it continues the conversation.
 """
 
 from typing import Any, cast
@@ -20,11 +20,11 @@ from threadkeep.runs.request import GraphRunOptions, RunRequest
 from threadkeep.runs.service import RunHandle
 
 DEFAULT_GRAPH = "agent"
-"""Who answers, where it is served; otherwise the project's first graph."""
+"""The graph that answers. If the project has no graph of that name, its first graph answers."""
 
 
 class QueryBody(BaseModel):
-    """The question, as a body or as query parameters."""
+    """The question, in the body or in the query parameters."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -40,13 +40,16 @@ class QueryRunFailed(Problem):
 
 
 class QueryInterrupted(Problem):
-    """The agent asks something first, which this endpoint can't hand on."""
+    """The agent was interrupted by a question that this endpoint cannot pass on."""
 
     status, code = 409, "interrupted"
 
 
 async def query(call: AuthorizedRequest[QueryBody, None]) -> Response:
-    """POST /query: ask one question, and get one answer; the same names as query parameters will do, without a body."""
+    """POST /query: ask one question and get one answer.
+
+    Without a body, the fields may be query parameters.
+    """
     handle: RunHandle | None = None
     with anyio.move_on_after(call.state.settings.query_timeout_s):
         handle = await call.state.runs.start(call.caller, _request(call))
@@ -62,42 +65,42 @@ async def query(call: AuthorizedRequest[QueryBody, None]) -> Response:
 
 
 async def read_query_body(request: Request[Any]) -> QueryBody:
-    """From the body; where that is empty, from the query parameters."""
+    """Read the question from the body, or from the query parameters if the body is empty."""
     raw = await read_bytes(request)
-    asked = validate(QueryBody, parse_json(raw)) if raw.strip() else read_query(request, QueryBody)
-    return cast("QueryBody", asked)
+    question = validate(QueryBody, parse_json(raw)) if raw.strip() else read_query(request, QueryBody)
+    return cast("QueryBody", question)
 
 
 def _request(call: AuthorizedRequest[QueryBody, None]) -> RunRequest:
-    """The question as a run of the default graph, on the thread that it names or on a new one."""
-    asked, graphs = call.body, call.state.graphs
-    told = {"user_id": asked.user_id} if asked.user_id else {}
+    """Return the question as a run of the default graph, on the named thread or on a new one."""
+    question, graphs = call.body, call.state.graphs
+    user = {"user_id": question.user_id} if question.user_id else {}
     return RunRequest(
         spec=GraphRunOptions(
-            input={"messages": [{"role": "user", "content": asked.query}]}, config={"configurable": told}
+            input={"messages": [{"role": "user", "content": question.query}]}, config={"configurable": user}
         ),
         assistant=DEFAULT_GRAPH if DEFAULT_GRAPH in graphs else next(iter(graphs)),
-        thread_id=asked.thread_id,
-        metadata=told,
+        thread_id=question.thread_id,
+        metadata=user,
         configurable=call.forwarded_headers,
     )
 
 
 def _checked(handle: RunHandle, answer: object) -> Any:
-    """The graph's state. QueryRunFailed if the run failed, QueryInterrupted if the graph asks something."""
+    """Return the graph's state. Raise QueryRunFailed if the run failed, or QueryInterrupted if the graph was interrupted."""
     if not isinstance(answer, dict):
         return answer
     state = cast("dict[str, Any]", answer)
     run: dict[str, Any] = {"thread_id": str(handle.thread_id), "run_id": str(handle.run_id)}
     if cause := state.get("__error__"):
         raise QueryRunFailed("the agent failed", cause=cause, **run)
-    if asks := state.get("__interrupt__"):
-        raise QueryInterrupted("the agent waits for an answer; resume it with a run", interrupts=asks, **run)
+    if interrupts := state.get("__interrupt__"):
+        raise QueryInterrupted("the agent waits for an answer; resume it with a run", interrupts=interrupts, **run)
     return state
 
 
 def _text(answer: Any) -> str:
-    """The last message's text; of a graph without messages, its state as JSON."""
+    """Return the text of the last message. For a graph without messages, return its state as JSON."""
     content: Any = answer
     if isinstance(answer, dict) and (messages := cast("dict[str, Any]", answer).get("messages")):
         content = messages[-1]["content"]

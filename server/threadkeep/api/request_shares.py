@@ -1,7 +1,7 @@
-"""Request shares: how many expensive requests are answered at once in this process, fairly over principals.
+"""Request shares: limit the expensive requests that this process answers at once, with a fair queue over principals.
 
-The cost of a search or of a large read follows from what the caller asks for. So these requests get a part of the
-connections, and of the memory for answers, and no more: other requests stay quick, whoever searches.
+The caller decides the cost of a search or of a large read. These requests therefore share a part of the connections and
+of the memory for responses. Other requests stay fast, however many searches are running.
 """
 
 import logging
@@ -18,17 +18,17 @@ from threadkeep.settings import Settings
 log = logging.getLogger(__name__)
 
 HeavyLoad: TypeAlias = Literal["search", "state"]
-"""`search`: it looks through many rows, on a connection of the API. `state`: it may read and answer megabytes."""
+"""`search`: reads many rows on a connection of the API. `state`: may read and answer megabytes."""
 Load: TypeAlias = Literal["light"] | HeavyLoad
 MAX_WAITING: Final = 1000
-"""Requests of one load that wait for a place. One more is answered 503."""
+"""Largest number of waiting requests of one load. Further requests get 503."""
 
 
 class RequestShares:
-    """The places of one process for the requests of each load."""
+    """The places of one process for requests of each load."""
 
     def __init__(self, settings: Settings, is_alone: Callable[[str], bool]) -> None:
-        """`is_alone`: whether a principal has the server to itself."""
+        """`is_alone` tells whether a principal is the only one with requests."""
         self._settings = settings
         totals = {"search": settings.api_connections // 2, "state": settings.run_connections // 2}
         self._limiters = {
@@ -37,7 +37,7 @@ class RequestShares:
         }
 
     async def answered(self, load: HeavyLoad, holder: str, answer: Callable[[], Awaitable[Response]]) -> Response:
-        """The response of a request, which has its place until it is sent. Overloaded after a long wait for the place."""
+        """Call `answer` with a place, which is held until the response is sent. Raise QueueFull if none is free in time."""
         place = await self._limiters[load].acquire_within(holder, self._settings.queue_timeout_s)
         try:
             response = await answer()
@@ -62,7 +62,7 @@ class HeldResponse(Response):
 
         try:
             await self._response(scope, receive, send_in_time)
-        except TimeoutError:  # the connection is closed, because the response has no end
+        except TimeoutError:  # the response is incomplete, so the server closes the connection
             log.warning("a client did not read its answer and was cut")
         finally:
             self._place.release()

@@ -1,4 +1,4 @@
-"""Responses: JSON, with the headers that the clients read, and the response that takes as long as a run does."""
+"""Responses: JSON with the headers that clients read, and the response that waits for a run."""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -21,26 +21,26 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
 SOON_S = 0.25
-"""Most runs end within this time. Only then is it looked for clients that have gone."""
+"""Seconds within which most runs end. The response checks for a disconnected client only after it."""
 LEAVE_S = 0.5
-"""What has an answer when the process leaves still gives it."""
+"""Seconds after the process stops in which a result that is ready is still sent."""
 
 PART_BYTES: Final = 256 * 1024
-"""What is handed to the connection at once."""
+"""Largest number of bytes that are passed to the connection at once."""
 
 
 def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """`value` as JSON."""
+    """Return a response with `value` as JSON."""
     return encoded_json_response(json.dumps(value), status, headers)
 
 
 def encoded_json_response(encoded: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON that is encoded already."""
+    """Return a response with JSON that is already encoded."""
     return Response(encoded, status, headers, media_type="application/json")
 
 
 class PiecesResponse(Response):
-    """JSON in pieces, sent as the client reads them: the connection's buffer never holds it all."""
+    """JSON in pieces, sent as fast as the client reads them, so that the connection never buffers it all."""
 
     def __init__(self, pieces: Iterable[bytes], headers: dict[str, str]) -> None:
         self._pieces = list(pieces)
@@ -55,7 +55,7 @@ class PiecesResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _parts(self) -> Iterator[bytes]:
-        """The pieces in parts of about `PART_BYTES`. What was sent is let go of."""
+        """Yield the pieces in parts of about `PART_BYTES`, and free them as they are sent."""
         part = bytearray()
         self._pieces.reverse()
         while self._pieces:
@@ -70,12 +70,12 @@ class PiecesResponse(Response):
 
 
 def json_list(items: Iterable[bytes], headers: dict[str, str] | None = None) -> Response:
-    """A list of items that are JSON already."""
+    """Return a response with a list of items that are already JSON."""
     return json_pieces(joined(items), headers)
 
 
 def joined(items: Iterable[bytes]) -> list[bytes]:
-    """The pieces of a JSON list of `items`."""
+    """Return the pieces of a JSON list of `items`."""
     pieces = [b"["]
     for item in items:
         pieces += [item, b","]
@@ -84,21 +84,21 @@ def joined(items: Iterable[bytes]) -> list[bytes]:
 
 
 def json_pieces(pieces: Sequence[bytes], headers: dict[str, str] | None = None) -> Response:
-    """JSON that is there already, in pieces."""
+    """Return a response with JSON that is already encoded, in pieces."""
     if sum(len(piece) for piece in pieces) <= PART_BYTES:
         return encoded_json_response(b"".join(pieces), headers=headers)
     return PiecesResponse(pieces, headers or {})
 
 
 def no_content_response() -> Response:
-    """Done, and nothing to say: 204, because the JS SDK reads a body on every other status."""
+    """Return 204. With any other status the JS SDK would read a body."""
     return Response(status_code=204)
 
 
 def run_headers(thread_id: UUID, run_id: UUID, follow: str | None = None) -> dict[str, str]:
-    """Where the run is, and, with `follow` (`stream`, `join`), where a client that lost it finds it again.
+    """Return the headers with the run's path, and with the path to rejoin it if `follow` is `stream` or `join`.
 
-    Paths, because the Python SDK refuses another origin and the JS SDK appends them to its own.
+    They are paths, because the Python SDK refuses another origin and the JS SDK appends them to its base URL.
     """
     location = f"/threads/{thread_id}/runs/{run_id}"
     headers = {"content-location": location}
@@ -120,11 +120,11 @@ class CountedResponse(Response):
 
 
 class RunResult(Response):
-    """Sends a run's answer when there is one.
+    """Waits for a run's result and sends it.
 
-    An answer that comes soon is a plain response with its length and its right status. After some seconds the head goes
-    out and then a newline every few seconds, which JSON allows before a value, so that no proxy hangs up. An error is then
-    told as `__error__` in a 200, as the clients expect.
+    A result within HEARTBEAT_S seconds is a plain response with its length and status. After that the head is sent with
+    status 200, and then a newline every few seconds, so that proxies do not close the connection. JSON allows newlines
+    before a value. A later error is sent as `__error__`, as the clients expect.
     """
 
     def __init__(self, handle: RunHandle, caller: Caller, *, headers: dict[str, str], cancels: bool = False) -> None:
@@ -132,10 +132,10 @@ class RunResult(Response):
         self._caller = caller
         self._headers = headers
         self._cancels = cancels
-        """The run is cancelled if the client goes away."""
+        """Whether the run is cancelled if the client disconnects."""
         self._body: bytes | Problem = b""
         self._has_begun = False
-        """The head is out."""
+        """Whether the head has been sent."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         execution = self._handle.execution
@@ -152,7 +152,7 @@ class RunResult(Response):
             with anyio.move_on_after(HEARTBEAT_S):
                 await self._ready.wait()
             if not self._ready.is_set():
-                await self._settle_with(self._handle.confirm)  # the head acknowledges the run
+                await self._settle_with(self._handle.confirm)  # a client that gets the head may rely on the run
             if not self._ready.is_set():
                 await self._beat(send)
             elif isinstance(self._body, bytes):
@@ -168,7 +168,7 @@ class RunResult(Response):
         self._settle(await self._handle.result())
 
     async def _settle_with(self, work: Callable[[], Awaitable[None]]) -> None:
-        """What `work` raises is the answer."""
+        """Do `work`. If it raises an expected exception, answer with its problem."""
         try:
             await work()
         except Problem as problem:
@@ -180,13 +180,13 @@ class RunResult(Response):
             self._settle(ServiceUnavailable())
 
     async def _give_up(self) -> None:
-        """A process that leaves waits for no run of another one."""
+        """Answer 503 when the process stops, even if another process still executes the run."""
         await self._handle.follower.signals.leaving.wait()
         await anyio.sleep(LEAVE_S)
         self._settle(ServiceUnavailable("the server is stopping"))
 
     async def _refuse(self) -> None:
-        """A caller who is no longer let in gets no answer."""
+        """Answer with a problem once the caller's access is revoked."""
         problem = await self._caller.until_refused()
         log.info("an answer was withheld: its caller is no longer let in")
         self._settle(problem)
@@ -208,14 +208,14 @@ class RunResult(Response):
             with anyio.move_on_after(HEARTBEAT_S):
                 await self._ready.wait()
         body = self._body
-        told = body if isinstance(body, bytes) else json.dumps({"__error__": error_report(body)})
-        await send({"type": "http.response.body", "body": told, "more_body": False})
+        encoded = body if isinstance(body, bytes) else json.dumps({"__error__": error_report(body)})
+        await send({"type": "http.response.body", "body": encoded, "more_body": False})
 
 
 async def until_gone(
     receive: Receive, answering: anyio.CancelScope, on_disconnect: Callable[[], Awaitable[None]] | None
 ) -> None:
-    """Wait until the client has gone. Then stop `answering`, and do `on_disconnect`, which nothing interrupts."""
+    """Wait until the client disconnects. Then cancel `answering` and call `on_disconnect`, shielded from cancellation."""
     while (await receive())["type"] != "http.disconnect":
         pass
     answering.cancel()

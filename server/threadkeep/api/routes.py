@@ -1,7 +1,7 @@
-"""Routes: one table of all there is.
+"""The route table: every operation of the server.
 
-Each line says which event guards it, what kind of operation it is, and which switch of langgraph.json takes it away. The
-router, the quotas, the spec and the tests read the table. If two paths fit a request, the earlier line has it.
+Each line has the event that authorizes it, its kind, and the switches of langgraph.json that disable it. The router, the
+quotas, the OpenAPI document and the tests read the table. If two paths match a request, the earlier line is used.
 """
 
 from typing import Any
@@ -49,11 +49,11 @@ from threadkeep.tables.threads import Thread
 from threadkeep.threads.updates import UpdateTimeout
 
 KEYED = (IdempotencyKeyInUse, IdempotencyKeyReused)
-"""What may stand against a request with an Idempotency-Key."""
+"""Problems of a request with an Idempotency-Key."""
 STATELESS = (InvalidRequest, NotFound, UnsupportedField, *KEYED)
-"""What may stand against a run without a thread."""
+"""Problems of a stateless run."""
 ON_THREAD = (*STATELESS, ThreadBusy)
-"""And against one on a thread."""
+"""Problems of a run on a thread."""
 
 SYSTEM = (
     Operation(
@@ -674,11 +674,11 @@ QUERY = (
 )
 
 OPENAI_ERRORS: dict[int, Any] = dict.fromkeys((400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 503, 504), ErrorBody)
-"""The errors of the OpenAI API have a format of their own."""
+"""Errors of the OpenAI API, which have their own format."""
 
 
 def openai_response(shape: Any) -> OperationResponse:
-    """200 and JSON, or an error of the OpenAI API."""
+    """Describe a response with 200 and JSON, or with an error of the OpenAI API."""
     return OperationResponse(schema=shape, other_responses=OPENAI_ERRORS, has_own_errors=True)
 
 
@@ -842,9 +842,9 @@ TABLE: tuple[Operation, ...] = (
     *QUERY,
     *OPENAI,
 )
-"""The busiest first: the router looks at one after the other."""
+"""The most frequent operations come first, because the router compares them in order."""
 
 SOCKETS: tuple[WebSocketOperation, ...] = (
     WebSocketOperation(path="/threads/{thread_id}/stream/events", endpoint=event_socket.serve, event="threads.read"),
 )
-"""WebSockets. Each stands on the path of an operation, and is served where that is."""
+"""WebSockets. Each has the path of an HTTP operation, and is enabled or disabled with it."""

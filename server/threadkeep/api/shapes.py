@@ -1,4 +1,4 @@
-"""Shapes: what is answered where no row of a table is. The endpoints build these; the spec tells of them."""
+"""Shapes of responses that are not rows of a table. Endpoints build them, and the OpenAPI document describes them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,21 +12,21 @@ JsonSchema: TypeAlias = dict[str, Any]
 
 
 class ValidationErrorItem(TypedDict):
-    """One place in a request that has the wrong form."""
+    """One error at one place in a request."""
 
     loc: list[str | int]
-    """The keys and indices that lead there."""
+    """The keys and indices of the place."""
     msg: str
     type: str
 
 
 class Problem(TypedDict):
-    """An error, and for some of them further fields that name what it is about."""
+    """An error. Some kinds have further fields with details."""
 
     detail: str
-    """For people."""
+    """A description for people."""
     code: str
-    """For programs: one word for each kind of problem."""
+    """A code for programs, one for each kind of problem."""
     errors: NotRequired[list[ValidationErrorItem]]
 
 
@@ -38,11 +38,11 @@ class Event(TypedDict):
     """An event of a stream (`text/event-stream`)."""
 
     event: str
-    """What it is: `metadata`, `error`, or a stream mode, with `|` and a namespace behind it where it is a subgraph's."""
+    """`metadata`, `error`, or a stream mode. Events of a subgraph have `|` and the namespace after the mode."""
     data: str
-    """JSON, on one line."""
+    """JSON on one line."""
     id: NotRequired[str]
-    """For `Last-Event-ID`, where the stream can be taken up again."""
+    """The value for `Last-Event-ID`, if the stream can be resumed."""
 
 
 class Ok(TypedDict):
@@ -50,20 +50,20 @@ class Ok(TypedDict):
 
     ok: bool
     services: NotRequired[dict[str, Literal["healthy", "unhealthy"]]]
-    """With `check_db`."""
+    """Present with `check_db`."""
 
 
 class ReadyChecks(TypedDict):
-    """What readiness hangs on."""
+    """The conditions of readiness."""
 
     database: bool
     migrations: bool
     accepting: bool
-    """False while the server stops."""
+    """False while the server is stopping."""
 
 
 class Ready(TypedDict):
-    """Whether the server takes requests, and why not."""
+    """Whether the server accepts requests, with the result of each check."""
 
     ready: bool
     checks: ReadyChecks
@@ -73,9 +73,9 @@ class Limits(TypedDict):
     """The limits of this process."""
 
     run_slots: int
-    """Graphs that run at once."""
+    """Largest number of graphs that run at once."""
     max_waiting: int
-    """Requests that wait for a slot."""
+    """Largest number of requests that wait for a slot."""
     queue_timeout_s: float
     query_timeout_s: float
     run_timeout_s: float
@@ -83,14 +83,14 @@ class Limits(TypedDict):
 
 
 class Load(TypedDict):
-    """What this process is doing."""
+    """The current load of this process."""
 
     running: int
     waiting: int
 
 
 class Info(TypedDict):
-    """What this server is."""
+    """The version, features and limits of this server."""
 
     version: str
     langgraph_py_version: str
@@ -98,13 +98,13 @@ class Info(TypedDict):
     host: dict[str, str | None]
     server: str
     row_level_security: bool
-    """Postgres itself shows a principal's requests only what is theirs."""
+    """Whether row-level security of Postgres hides the rows of other principals."""
     limits: Limits
     load: Load
 
 
 class Node(TypedDict):
-    """A node of a drawing."""
+    """A node of a graph."""
 
     id: str
     type: NotRequired[str]
@@ -113,7 +113,7 @@ class Node(TypedDict):
 
 
 class Edge(TypedDict):
-    """An edge of a drawing."""
+    """An edge of a graph."""
 
     source: str
     target: str
@@ -129,7 +129,7 @@ class GraphDrawing(TypedDict):
 
 
 class SubgraphSchemas(TypedDict):
-    """The JSON schemas of a graph; null where its types have none."""
+    """The JSON schemas of a graph. Null if a type has none."""
 
     input_schema: JsonSchema | None
     output_schema: JsonSchema | None
@@ -139,35 +139,35 @@ class SubgraphSchemas(TypedDict):
 
 
 class GraphSchemas(SubgraphSchemas):
-    """The JSON schemas of an assistant's graph; null where its types have none."""
+    """The JSON schemas of an assistant's graph. Null if a type has none."""
 
     graph_id: str
 
 
 class ThreadTtl(TypedDict):
-    """When a thread goes."""
+    """When a thread expires."""
 
     strategy: Literal["delete", "keep_latest"]
     ttl_minutes: float
-    """Since it was last touched."""
+    """Minutes after the thread's last use."""
     expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadWithTtl(Thread):
-    """A thread, and with `include=ttl` when it goes."""
+    """A thread, with its expiry if `include=ttl` is set."""
 
     ttl: ThreadTtl | None = None
 
 
 class PruneResult(TypedDict):
-    """How many threads were pruned."""
+    """The number of threads that were pruned."""
 
     pruned_count: int
 
 
 class StateCheckpoint(TypedDict):
-    """The ids of a checkpoint; without `checkpoint_id`, the newest of its namespace."""
+    """The ids of a checkpoint. Without `checkpoint_id` it is the newest one of its namespace."""
 
     thread_id: str
     checkpoint_ns: str
@@ -176,14 +176,14 @@ class StateCheckpoint(TypedDict):
 
 
 class Interrupt(TypedDict):
-    """A question that a graph waits to have answered."""
+    """A question that a graph waits for an answer to."""
 
     id: str
     value: Any
 
 
 class Task(TypedDict):
-    """A node that is to run next, or that waits."""
+    """A node that runs next, or that waits for an answer."""
 
     id: str
     name: str
@@ -191,14 +191,14 @@ class Task(TypedDict):
     error: str | None
     interrupts: list[Interrupt]
     checkpoint: StateCheckpoint | None
-    """Of a subgraph that waits: where to ask for its state."""
+    """The checkpoint of a waiting subgraph, by which you can read its state."""
     state: Any
-    """With `subgraphs`: the subgraph's own state, in this form."""
+    """With `subgraphs`, the state of the subgraph in the same form."""
     result: Any
 
 
 class ThreadState(TypedDict):
-    """What a thread holds at a checkpoint; with `select`, only the fields that it names."""
+    """The state of a thread at a checkpoint. With `select`, only the selected fields."""
 
     values: NotRequired[Any]
     next: NotRequired[list[str]]
@@ -213,7 +213,7 @@ class ThreadState(TypedDict):
 
 
 class StateUpdateResult(TypedDict):
-    """The checkpoint that a change of the state has made."""
+    """The checkpoint that a state update created."""
 
     checkpoint: StateCheckpoint
     configurable: StateCheckpoint
@@ -231,26 +231,26 @@ class Item(TypedDict):
 
 
 class SearchItem(Item):
-    """An item that a search has found."""
+    """An item in the result of a search."""
 
     score: NotRequired[float | None]
-    """How near it comes to `query`, where langgraph.json names an index."""
+    """The similarity to `query`, if langgraph.json configures an index."""
 
 
 class SearchItems(TypedDict):
-    """The items that a search has found."""
+    """The result of a search for items."""
 
     items: list[SearchItem]
 
 
 class Namespaces(TypedDict):
-    """Where there are items."""
+    """Namespaces that contain items."""
 
     namespaces: list[list[str]]
 
 
 class QueryAnswer(TypedDict):
-    """The agent's answer, and the thread by which the conversation goes on."""
+    """The agent's answer, and the thread with which you can continue the conversation."""
 
     response: str
     thread_id: str

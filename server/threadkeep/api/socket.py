@@ -1,7 +1,7 @@
-"""Socket: a WebSocket of the table of routes, behind the same door as every other path.
+"""WebSocket operations of the route table, with the same authentication as all other paths.
 
-A browser can't read why a handshake was refused. So a caller who may not use the path is told on the open socket: an
-error frame, and 4000 + the status as the close code. Pages that may not call at all get no socket: `browser_guards`.
+A browser cannot read the reason of a refused handshake. A refused caller therefore gets the reason on the open socket:
+an error frame, and 4000 + the HTTP status as close code. `browser_guards` refuses the handshake of a forbidden page.
 """
 
 import logging
@@ -25,14 +25,14 @@ from threadkeep.postgres.retry import CONFLICTS
 log = logging.getLogger(__name__)
 
 CLOSE_BASE: Final = 4000
-"""What a close code is above the HTTP status that it stands for."""
+"""The difference of a close code and its HTTP status."""
 CLOSE_CODES: Final = {
     401: "permission_denied",
     403: "permission_denied",
     422: "invalid_argument",
     400: "invalid_argument",
 }
-"""The protocol's error code for a status; else `unknown_error`."""
+"""HTTP status -> error code of the protocol v2. All others are `unknown_error`."""
 DATABASE: Final = (psycopg.OperationalError, PoolTimeout, PoolClosed, TooManyRequests)
 
 Endpoint = Callable[[AuthorizedRequest[None, None], WebSocket], Awaitable[None]]
@@ -40,7 +40,7 @@ Endpoint = Callable[[AuthorizedRequest[None, None], WebSocket], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WebSocketOperation:
-    """A line of the table that is a WebSocket. `endpoint` gets it accepted, with its caller known."""
+    """A WebSocket in the route table. It is accepted and its caller authorized before `endpoint` is called."""
 
     path: str
     endpoint: Endpoint
@@ -48,7 +48,7 @@ class WebSocketOperation:
     method: Literal["WS"] = "WS"
 
     async def __call__(self, websocket: WebSocket) -> None:
-        """Ask who is calling and what they may, and hand over."""
+        """Accept the socket, authorize the caller and call the endpoint."""
         websocket.scope["endpoint"] = self  # for the log and the audit, as the router does for other operations
         await websocket.accept()
         try:
@@ -65,21 +65,21 @@ class WebSocketOperation:
             await close_with_problem(websocket, ServiceUnavailable())
 
     async def _call(self, websocket: WebSocket) -> AuthorizedRequest[None, None]:
-        """What an operation makes of a request; of these, an endpoint uses only what a WebSocket has, too."""
+        """Return the authorized request. An endpoint uses only the parts of it that a WebSocket also has."""
         request = cast("Any", websocket)
-        door = state_of(websocket).authenticator
+        authenticator = state_of(websocket).authenticator
         caller = ANYBODY
-        if door is not None:
-            principal = await door.authenticate(websocket)
+        if authenticator is not None:
+            principal = await authenticator.authenticate(websocket)
             websocket.scope["principal"] = principal
-            caller = Caller(principal, door, connection=websocket)
+            caller = Caller(principal, authenticator, connection=websocket)
         call: AuthorizedRequest[None, None] = AuthorizedRequest(request=request, body=None, query=None, caller=caller)
         value = auth_values.auth_value(self.event, {"thread_id": call.thread_id}, None)
         return replace(call, authorized=await caller.authorize(self.event, value))
 
 
 def _counted(call: AuthorizedRequest[None, None], websocket: WebSocket) -> AbstractContextManager[object]:
-    """The socket is one of its principal's open streams; TooManyRequests where there are too many of them."""
+    """Count the socket as an open stream of its principal. Raise TooManyRequests if there are too many."""
     if (identity := call.caller.identity) is None:
         return nullcontext()
     quotas = state_of(websocket).quotas
@@ -88,7 +88,7 @@ def _counted(call: AuthorizedRequest[None, None], websocket: WebSocket) -> Abstr
 
 
 def error_frame(problem: Problem) -> dict[str, Any]:
-    """A problem in the protocol's words."""
+    """Return a problem as an error of the protocol v2."""
     return {
         "type": "error",
         "id": None,
@@ -98,6 +98,6 @@ def error_frame(problem: Problem) -> dict[str, Any]:
 
 
 async def close_with_problem(websocket: WebSocket, problem: Problem) -> None:
-    """Say why, and close."""
+    """Send the problem and close the socket."""
     await websocket.send_text(json.dumps(error_frame(problem)).decode())
     await websocket.close(CLOSE_BASE + problem.status, problem.code)

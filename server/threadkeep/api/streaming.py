@@ -1,7 +1,8 @@
-"""SSE: a run's events as `text/event-stream`, by the rules that both official SDKs parse by.
+"""Streaming of a run's events as server-sent events (SSE), in the format that both official SDKs parse.
 
-A comment every few seconds of silence keeps proxies from hanging up. The response notices at once that the client
-has gone; what then happens to the run is the caller's choice. No `end` event: docs/decisions/0008-end-of-stream.md
+A comment after every few silent seconds keeps proxies from closing the connection. If the client disconnects, the
+response notices at once. The caller decides whether that cancels the run. There is no `end` event
+(docs/decisions/0008-end-of-stream.md).
 """
 
 import logging
@@ -29,16 +30,16 @@ from threadkeep.settings import Settings
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 5.0
-"""Between heartbeats: the JS SDK takes three of these as a lost connection."""
+"""Seconds between heartbeats. The JS SDK treats three missing heartbeats as a lost connection."""
 HEARTBEAT: Final = b": heartbeat\r\n\r\n"
 SHUTDOWN_RETRY: Final = b": the server is stopping\r\nretry: 1000\r\n"
-"""No blank line ends it: the SDKs would take that for an event without a name."""
+"""It does not end with a blank line, because the SDKs would read that as an event without a name."""
 SHUTDOWN_WRITE_S = 0.5
-"""What is about to end when the process leaves still ends by itself."""
+"""Seconds after the process stops in which a stream may still end by itself."""
 SLOW_CHECK_S = 1.0
-"""Between two looks at whether the client reads."""
+"""Seconds between two checks whether the client reads."""
 UNFILTERED_EVENTS = frozenset({"metadata", "error"})
-"""Events that no filter holds back."""
+"""Events that are sent whatever the filter is."""
 
 HEADERS = {
     "cache-control": "no-store",
@@ -48,36 +49,36 @@ HEADERS = {
 
 
 def encode_event(name: str, data: bytes, event_id: str = "") -> bytes:
-    """One event on the wire. Its data is one line of JSON, so that nothing in it can end the frame."""
+    """Encode one event. `data` must be one line of JSON, because a line break would end the frame."""
     end = f"\r\nid: {event_id}\r\n\r\n" if event_id else "\r\n\r\n"
     return b"event: " + _line(name).encode() + b"\r\ndata: " + data + end.encode()
 
 
 def _line(name: str) -> str:
-    """A name that ends no line: it holds names of nodes, which are the graph author's."""
+    """Replace characters that could end a line. A name contains names of nodes, which the graph's author chooses."""
     if name.isprintable():
         return name
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
 
 
 class StreamReader:
-    """How far the client of a run's stream has come."""
+    """The position up to which a run's events have been sent to the client."""
 
     def __init__(self, execution: Execution | None, settings: Settings) -> None:
         self._execution = execution
-        """None: the run is executed in another process, or has ended."""
+        """None if another process executes the run, or if it has ended."""
         self._settings = settings
         self.position = 0
 
     @property
     def is_too_slow(self) -> bool:
-        """Whether the run has gone on for more than the client may leave unread."""
+        """Whether the run has more events after the client's position than it may leave unread."""
         events, size = self._settings.max_unsent_events, self._settings.max_unsent_bytes
         return self._execution is not None and self._execution.log.is_lagging(self.position, events=events, size=size)
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run is known to have ended."""
+        """Whether the run has ended, as far as this process knows."""
         return self._execution is not None and self._execution.outcome is not None
 
 
@@ -88,7 +89,7 @@ async def run_frames(
     modes: Collection[str] | None = None,
     reading: StreamReader | None = None,
 ) -> AsyncGenerator[bytes]:
-    """A run's events as they are sent, those of `modes` alone; a gap is a comment. `reading` is told how far it is."""
+    """Yield a run's events of `modes` as SSE frames. A gap is a comment. The position is recorded in `reading`."""
     async with aclosing(followed) as items:
         async for item in items:
             if reading is not None:
@@ -100,9 +101,10 @@ async def run_frames(
 
 
 class EventStream(Response):
-    """Sends frames as they come, until there are no more or the client has gone.
+    """Sends frames until there are no more or the client disconnects.
 
-    A client that does not read is cut: after a time, or as soon as its run has gone on for too much. Its run goes on.
+    If the client does not read, the stream is closed after a timeout, or once too many events are unread. The run goes
+    on.
     """
 
     heartbeat: ClassVar[bytes] = HEARTBEAT
@@ -124,14 +126,14 @@ class EventStream(Response):
         self._frames = frames
         self._call = call
         self._cancels = cancels
-        """The run that is cancelled if the client goes away."""
+        """The run that is cancelled if the client disconnects."""
         self._reading = reading
         self._render_error = render_error
-        """A problem as the data of an `error` event."""
+        """Converts a problem to the data of an `error` event."""
         self._sending = anyio.Lock()
         self._silent = True
         self._blocked_since: float | None = None
-        """Monotonic: since when the frame that is being sent waits for the client to read."""
+        """Monotonic time since which the current frame waits for the client to read, or None."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
@@ -174,7 +176,7 @@ class EventStream(Response):
             self._silent = True
 
     async def _cut_if_slow(self, timeout_s: float, answering: anyio.CancelScope) -> None:
-        """Twice in a row, so that a burst that is on its way to a quick client is none."""
+        """Close the stream of a slow client. It must be behind in two checks in a row, so that a burst does not count."""
         behind = 0
         while True:
             await anyio.sleep(SLOW_CHECK_S)
@@ -186,7 +188,7 @@ class EventStream(Response):
                 answering.cancel()
 
     async def _refuse(self, send: Send, answering: anyio.CancelScope) -> None:
-        """End the stream of a caller who is no longer let in, with an `error` event if the client reads it."""
+        """End the stream with an `error` event once the caller's access is revoked."""
         problem = await self._until_refused()
         log.info("a stream was closed: its caller is no longer let in")
         with anyio.move_on_after(SHUTDOWN_WRITE_S):
@@ -198,15 +200,15 @@ class EventStream(Response):
             await self._cancel()
 
     async def _until_refused(self) -> Problem:
-        """Wait until the caller would no longer be let in, and return why."""
+        """Wait until the caller's access is revoked, and return the problem."""
         return await self._call.caller.until_refused()
 
     def _refusal(self, problem: Problem) -> bytes:
-        """The last event for a caller who is no longer let in."""
+        """Return the last event for a caller whose access is revoked."""
         return encode_event("error", json.dumps(self._render_error(problem)))
 
     async def _leave(self, signals: ProcessSignals, send: Send, answering: anyio.CancelScope) -> None:
-        """The process stops: say when to come again, and end without an end, so that the client does not take it for one."""
+        """End the stream when the process stops. Tell the client to reconnect, and leave the body without an end."""
         await signals.leaving.wait()
         await anyio.sleep(SHUTDOWN_WRITE_S)
         with anyio.move_on_after(SHUTDOWN_WRITE_S):

@@ -1,1 +1,1 @@
-"""Operations: health checks, metrics, the OpenAPI document and its page."""
+"""Endpoints for operators: health checks, metrics, the OpenAPI document and its page."""

@@ -1,7 +1,7 @@
-"""App routes: those of a project's own application (`http.app`), for the spec.
+"""App routes: the routes of a project's own application (`http.app`), for the OpenAPI document.
 
-An application that describes itself (FastAPI) is asked for its description. Of one that does not (Starlette), the
-paths, methods and docstrings are known.
+FastAPI applications provide a description of themselves. For a Starlette application, the description is made from
+paths, methods and docstrings.
 """
 
 import inspect
@@ -25,22 +25,22 @@ TYPES: Final[Mapping[str, Schema]] = {
 REF: Final = "#/components/schemas/"
 
 
-def merged(document: Schema, custom: Starlette, kept: Iterable[str]) -> Schema:
-    """`document` with the operations of the application, which go before ours; paths of `kept` stay ours."""
-    theirs = _description(custom)
-    names = _free_names(theirs.get("components", {}).get("schemas", {}), document["components"]["schemas"])
-    taken = {entry["operationId"] for path in document["paths"].values() for entry in path.values()}
-    for path, operations in _renamed(theirs.get("paths", {}), names).items():
-        if path not in kept:
-            found = {method: entry for method, entry in operations.items() if method in METHODS}
-            document["paths"][path] = document["paths"].get(path, {}) | _with_free_ids(found, taken)
-    for kind, components in theirs.get("components", {}).items():
+def merged(document: Schema, custom: Starlette, reserved: Iterable[str]) -> Schema:
+    """Return `document` with the application's operations. They replace the server's, except on `reserved` paths."""
+    description = _description(custom)
+    names = _free_names(description.get("components", {}).get("schemas", {}), document["components"]["schemas"])
+    used_ids = {entry["operationId"] for path in document["paths"].values() for entry in path.values()}
+    for path, operations in _renamed(description.get("paths", {}), names).items():
+        if path not in reserved:
+            entries = {method: entry for method, entry in operations.items() if method in METHODS}
+            document["paths"][path] = document["paths"].get(path, {}) | _with_free_ids(entries, used_ids)
+    for kind, components in description.get("components", {}).items():
         renamed = _renamed(components, names)
         if kind == "schemas":
             renamed = {names[name]: schema for name, schema in renamed.items()}
         document["components"][kind] = {**renamed, **document["components"].get(kind, {})}
-    known = {tag["name"] for tag in document["tags"]}
-    document["tags"] += [tag for tag in theirs.get("tags", []) if tag["name"] not in known]
+    tag_names = {tag["name"] for tag in document["tags"]}
+    document["tags"] += [tag for tag in description.get("tags", []) if tag["name"] not in tag_names]
     return document
 
 
@@ -64,7 +64,7 @@ def _routes(routes: Iterable[BaseRoute], above: str = "") -> Iterator[tuple[str,
 
 
 def _operations(path: str, route: Route) -> Iterator[tuple[str, Schema]]:
-    """Of a function by its methods; of a class (HTTPEndpoint) by those that it has."""
+    """Yield the operations of a route: one for each method of a function, or of a class (HTTPEndpoint)."""
     if inspect.isclass(route.endpoint):
         handlers = {name: getattr(route.endpoint, name) for name in METHODS if hasattr(route.endpoint, name)}
     else:
@@ -89,23 +89,23 @@ def _operation(path: str, name: str, handler: Any) -> Schema:
     return entry | {"responses": {"200": {"description": HTTPStatus.OK.phrase}}}
 
 
-def _with_free_ids(operations: Schema, taken: set[str]) -> Schema:
+def _with_free_ids(operations: Schema, used_ids: set[str]) -> Schema:
     for entry in operations.values():
         if "operationId" in entry:
-            while entry["operationId"] in taken:
+            while entry["operationId"] in used_ids:
                 entry["operationId"] += "_of_app"
-            taken.add(entry["operationId"])
+            used_ids.add(entry["operationId"])
     return operations
 
 
-def _free_names(theirs: Iterable[str], ours: Mapping[str, Any]) -> dict[str, str]:
-    return {name: f"{name}OfApp" if name in ours else name for name in theirs}
+def _free_names(names: Iterable[str], used: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"{name}OfApp" if name in used else name for name in names}
 
 
 def _renamed(part: Any, names: Mapping[str, str]) -> Any:
-    """A copy of a part of a description, with the schemas' names that `names` gives."""
+    """Return a copy of a part of a description, with schemas renamed by `names`."""
     if isinstance(part, list):
-        return [_renamed(each, names) for each in cast("list[Any]", part)]
+        return [_renamed(item, names) for item in cast("list[Any]", part)]
     if not isinstance(part, dict):
         return part
     copied = {key: _renamed(value, names) for key, value in cast("dict[str, Any]", part).items()}

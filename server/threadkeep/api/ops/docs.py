@@ -1,4 +1,4 @@
-"""Docs: the spec, and a page that shows it. The page brings all it needs: it works without an internet."""
+"""Docs: the OpenAPI document and a page that shows it. The page loads nothing from other servers."""
 
 import base64
 import functools
@@ -22,22 +22,22 @@ from threadkeep.settings import AuthType
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
-    """What the spec tells of."""
+    """The operations and settings that the OpenAPI document describes."""
 
     served: tuple[Operation, ...]
     prefix: str
-    """The path that all of it stands below."""
+    """The prefix of all paths."""
     kind: AuthType
     auth: Auth
-    """With `kind`: how callers are known."""
+    """Together with `kind`, how callers authenticate."""
     app: Starlette | None = None
     """The project's own application."""
-    kept: frozenset[str] = frozenset()
-    """Paths that it can't take."""
+    reserved: frozenset[str] = frozenset()
+    """Paths that it cannot override."""
 
 
 def build_docs(described: Described) -> ApiDocs:
-    """The spec, and the page that shows it."""
+    """Return the OpenAPI document, the page that shows it, and the page's Content-Security-Policy."""
     page = resources.files("threadkeep.api.ops").joinpath("docs.html").read_text("utf-8")
     script, style = (_hash(page, tag) for tag in ("script", "style"))
     return ApiDocs(
@@ -54,7 +54,7 @@ def _spec(described: Described) -> bytes:
         return _encoded(served, prefix)
     document = add_security(openapi.document(served, prefix), served, described.kind, described.auth)
     if described.app is not None:
-        document = merged(document, described.app, described.kept)
+        document = merged(document, described.app, described.reserved)
     return json.dumps(document)
 
 
@@ -64,17 +64,17 @@ def _encoded(served: tuple[Operation, ...], prefix: str) -> bytes:
 
 
 def _hash(page: str, tag: str) -> str:
-    found = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-    digest = hashlib.sha256(found[1].encode() if found else b"").digest()
+    match = re.search(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    digest = hashlib.sha256(match[1].encode() if match else b"").digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 async def spec(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /openapi.json: this description of the server."""
+    """GET /openapi.json: read this description of the API."""
     return encoded_json_response(call.state.docs.spec)
 
 
 async def page(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /docs: a page that shows the spec and tries its operations."""
+    """GET /docs: open a page that shows the API and can call its operations."""
     docs = call.state.docs
     return Response(docs.page, media_type="text/html", headers={"content-security-policy": docs.policy})

@@ -1,4 +1,4 @@
-"""System: is it alive, is it ready, what is it."""
+"""Health checks and information about the server."""
 
 import anyio
 from langgraph.version import __version__ as langgraph_version
@@ -13,7 +13,7 @@ from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.retry import TRANSIENT_ERRORS
 
 CHECK_S = 1.0
-"""How long a health check waits for Postgres: probes do not wait long themselves."""
+"""Seconds that a health check waits for Postgres, because probes have short timeouts."""
 
 
 class OkQuery(BaseModel):
@@ -25,7 +25,7 @@ class OkQuery(BaseModel):
 
 
 async def ok(call: AuthorizedRequest[None, OkQuery]) -> Response:
-    """GET /ok: whether the server answers; with `check_db=1`, whether Postgres does."""
+    """GET /ok: check whether the server answers. With `check_db=1`, also check Postgres."""
     if not call.query.check_db:
         return json_response({"ok": True})
     healthy = await _database_answers(call.state.pool)
@@ -34,13 +34,16 @@ async def ok(call: AuthorizedRequest[None, OkQuery]) -> Response:
 
 
 async def livez(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /livez: whether the event loop turns; asks nobody else."""
+    """GET /livez: check whether the event loop runs. It does not check Postgres."""
     del call
     return json_response({"ok": True})
 
 
 async def readyz(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /readyz: whether it takes requests: Postgres answers, its tables are up to date, the server is not stopping."""
+    """GET /readyz: check whether the server accepts requests.
+
+    It does if Postgres answers, the tables are up to date, and the server is not stopping.
+    """
     state = call.state
     answers = await _database_answers(state.pool)
     checks = {
@@ -53,7 +56,7 @@ async def readyz(call: AuthorizedRequest[None, None]) -> Response:
 
 
 async def info(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /info: versions, what the server offers, its limits and its present load."""
+    """GET /info: read the versions, features, limits and current load of the server."""
     settings, slots = call.state.settings, call.state.slots
     return json_response(
         {

@@ -1,4 +1,4 @@
-"""Metrics: what this process counts, on the server's own port or on another, and for whom."""
+"""The metrics endpoint, on the server's port or on a separate port, with or without authentication."""
 
 import socket
 from collections.abc import AsyncGenerator, Generator
@@ -28,24 +28,26 @@ def serves_metrics(settings: Settings) -> bool:
     return settings.metrics != "off" and settings.metrics_port is None
 
 
-def requires_authentication(settings: Settings, *, has_door: bool) -> bool:
-    """Whether it is for known callers only. StartupError where that was asked for and nobody is known."""
-    if settings.metrics == "auth" and not has_door:
+def requires_authentication(settings: Settings, *, has_authenticator: bool) -> bool:
+    """Whether `/metrics` requires authentication. Raise StartupError if it is configured without an authenticator."""
+    if settings.metrics == "auth" and not has_authenticator:
         raise StartupError("THREADKEEP_METRICS=auth: authentication is off, so nothing would guard /metrics")
-    return has_door and (settings.metrics == "auth" or (settings.metrics is None and not is_loopback(settings.host)))
+    if not has_authenticator:
+        return False
+    return settings.metrics == "auth" or (settings.metrics is None and not is_loopback(settings.host))
 
 
 async def metrics(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /metrics: what this process counts, as Prometheus reads it; OpenMetrics where `Accept` asks for it."""
+    """GET /metrics: read the metrics of this process in Prometheus format, or OpenMetrics if `Accept` asks for it."""
     request, scrape = call.request, call.state.metrics_exporter
-    if scrape.requires_authentication and (door := call.state.authenticator):
-        await authenticate(door, request)
+    if scrape.requires_authentication and (authenticator := call.state.authenticator):
+        await authenticate(authenticator, request)
     return await scrape.respond(request.headers.get("accept", ""))
 
 
 @asynccontextmanager
 async def serve_metrics_port(scrape: MetricsExporter, settings: Settings) -> AsyncGenerator[int | None]:
-    """Serve `/metrics`, and nothing else, on a port of its own while the block runs; which. None: on none."""
+    """Serve only `/metrics` on a separate port while the block runs. Yield the port, or None if there is none."""
     if settings.metrics_port is None or settings.metrics == "off":
         yield None
         return
@@ -53,7 +55,7 @@ async def serve_metrics_port(scrape: MetricsExporter, settings: Settings) -> Asy
     async def answer(request: Request[Any]) -> Response:
         return await scrape.respond(request.headers.get("accept", ""))
 
-    # Prometheus knows a server that other machines reach by a name of its own.
+    # If other machines can reach the server, Prometheus may use its own name for it.
     hosts = allowed_hosts(settings) if is_loopback(settings.host) else None
     guard = Middleware(PageGuard, origins=AllowedOrigins(names=frozenset()), hosts=hosts)
     app = Starlette(routes=[Route("/metrics", answer)], middleware=[guard])
@@ -66,7 +68,7 @@ async def serve_metrics_port(scrape: MetricsExporter, settings: Settings) -> Asy
 
 
 class _MetricsServer(uvicorn.Server):
-    """A server beside another one, whose signals are not its own."""
+    """A second server in the process, which leaves signals to the first one."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:

@@ -1,6 +1,6 @@
-"""OpenAPI: the table of routes as an OpenAPI 3.1 document.
+"""OpenAPI: the route table as an OpenAPI 3.1 document.
 
-All of it follows from the table, the pydantic models of bodies and queries, the rows, and the docstrings.
+It is made from the table, the pydantic models of bodies and queries, the rows, and the docstrings.
 """
 
 import inspect
@@ -34,20 +34,20 @@ TAGS: Final[tuple[tuple[str, str, str], ...]] = (
     (
         r"/threads(?!/\{thread_id\}/runs).*",
         "Threads",
-        "Conversations: what they hold, held before, and are to hold.",
+        "Conversations: their state, history and metadata.",
     ),
     (
         r"/threads/\{thread_id\}/runs(?!/crons).*",
         "Thread Runs",
-        "Runs on a thread, from the state that it holds to the one that they leave.",
+        "Runs on a thread, which start from its state and change it.",
     ),
-    (r"/runs(?!/crons).*|/query", "Stateless Runs", "Runs that bring no thread along."),
+    (r"/runs(?!/crons).*|/query", "Stateless Runs", "Runs without a thread of your own."),
     (r"/v1/.*", "OpenAI", "The OpenAI API: graphs as models, threads as conversations."),
     (r".*/runs/crons.*", "Crons", "Runs on a schedule."),
-    (r"/store.*", "Store", "What graphs and clients remember beside threads."),
-    (r".*", "System", "Whether the server is alive and ready, and what it is."),
+    (r"/store.*", "Store", "Items that graphs and clients keep across threads."),
+    (r".*", "System", "Health, version and limits of the server."),
 )
-"""A pattern of paths, and the tag of those that no earlier pattern fits."""
+"""Patterns of paths with their tags. The first pattern that matches a path decides."""
 
 UUID_SCHEMA: Final = {"type": "string", "format": "uuid"}
 PATH_PARAMETERS: Final[Mapping[str, tuple[dict[str, str], str]]] = {
@@ -65,18 +65,21 @@ PATH_PARAMETERS: Final[Mapping[str, tuple[dict[str, str], str]]] = {
 LAST_EVENT_ID: Final = {
     "name": "Last-Event-ID",
     "in": "header",
-    "description": "The id of the last event that the client has; `-1` asks for all.",
+    "description": "The id of the last event that you have. `-1` asks for all events.",
     "schema": {"type": "string"},
 }
 IDEMPOTENCY_KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "The same request with the same key makes nothing more, for a day.",
+    "description": "The same request with the same key has its effect only once within a day.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
 TOTALS: Final = {
-    "x-pagination-total": {"description": "Of all that match.", "schema": {"type": "integer"}},
-    "x-pagination-next": {"description": "The next `offset`, where there is more.", "schema": {"type": "integer"}},
+    "x-pagination-total": {"description": "The number of all matching rows.", "schema": {"type": "integer"}},
+    "x-pagination-next": {
+        "description": "The `offset` of the next page, if there is one.",
+        "schema": {"type": "integer"},
+    },
 }
 
 RETRY_AFTER: Final = {
@@ -191,32 +194,32 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "DELETE /store/items": {"namespace": ["notes"], "key": "first"},
     "POST /store/items/search": {"namespace_prefix": ["notes"], "limit": 10},
 }
-"""A body that is right, by operation."""
+"""Operation -> example of a valid body."""
 STREAM_EXAMPLE: Final = (
     'event: metadata\ndata: {"run_id": "…", "attempt": 1}\n\nevent: values\ndata: {"messages": []}\n\n'
 )
 
 Key: TypeAlias = tuple[str, str, str]
-"""Method, path and role of a type: `body`, `query`, or a status."""
+"""Method, path, and use of a type: `body`, `query`, or a status."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The schemas of every type that the table names."""
+    """The schemas of all types in the route table."""
 
     schemas: Mapping[Key, Schema]
     components: Schema
 
 
 def document(table: Iterable[Operation], prefix: str = "") -> Schema:
-    """The OpenAPI document of the operations of `table`, which are served below `prefix`."""
-    shown = [operation for operation in table if operation.path != "/"]  # `/ok` by another name
-    parts = _parts(shown)
+    """Return the OpenAPI document of the operations in `table`, which are served below `prefix`."""
+    documented = [operation for operation in table if operation.path != "/"]  # `/` is the same as `/ok`
+    parts = _parts(documented)
     paths: dict[str, dict[str, Schema]] = {}
-    for operation in shown:
-        taken = {one["operationId"] for of_path in paths.values() for one in of_path.values()}
+    for operation in documented:
+        used_ids = {entry["operationId"] for of_path in paths.values() for entry in of_path.values()}
         entry = _operation(operation, parts)
-        if entry["operationId"] in taken:
+        if entry["operationId"] in used_ids:
             entry["operationId"] += "_" + re.sub(r"\W+", "_", operation.path.rsplit("/", 1)[1]).strip("_")
         paths.setdefault(operation.path, {})[operation.method.lower()] = entry
     return {
@@ -231,7 +234,7 @@ def document(table: Iterable[Operation], prefix: str = "") -> Schema:
 
 def _operation(operation: Operation, parts: _Parts) -> Schema:
     endpoint = cast("Any", operation.endpoint)
-    summary, _, more = _docstring(operation).partition("\n")
+    summary, _, description = _docstring(operation).partition("\n")
     entry: Schema = {
         "operationId": OPERATION_IDS.get(
             operation.name, f"{endpoint.__module__.rsplit('.', 1)[1]}_{endpoint.__name__}"
@@ -239,8 +242,8 @@ def _operation(operation: Operation, parts: _Parts) -> Schema:
         "tags": [_tag(operation.path)],
         "summary": summary.rstrip("."),
     }
-    if more.strip():
-        entry["description"] = more.strip()
+    if description.strip():
+        entry["description"] = description.strip()
     if parameters := [*_path_parameters(operation), *_query_parameters(operation, parts), *_headers(operation)]:
         entry["parameters"] = parameters
     if body := parts.schemas.get((operation.method, operation.path, "body")):
@@ -253,10 +256,10 @@ def _operation(operation: Operation, parts: _Parts) -> Schema:
 
 
 def _docstring(operation: Operation) -> str:
-    """What the endpoint's docstring says behind the method and the path."""
+    """Return the endpoint's docstring without the method and path at its start."""
     text = inspect.getdoc(operation.endpoint) or ""
-    said = re.sub(r"^[A-Z]+ /\S*?[.:](\s|$)", "", text)
-    return said[:1].upper() + said[1:]
+    description = re.sub(r"^[A-Z]+ /\S*?[.:](\s|$)", "", text)
+    return description[:1].upper() + description[1:]
 
 
 def _tag(path: str) -> str:
@@ -271,15 +274,15 @@ def _path_parameters(operation: Operation) -> Iterator[Schema]:
 
 
 def _query_parameters(operation: Operation, parts: _Parts) -> Iterator[Schema]:
-    found = parts.schemas.get((operation.method, operation.path, "query"))
-    if found is None:
+    query = parts.schemas.get((operation.method, operation.path, "query"))
+    if query is None:
         return
-    model: Schema = parts.components[found["$ref"].rsplit("/", 1)[1]] if "$ref" in found else found
+    model: Schema = parts.components[query["$ref"].rsplit("/", 1)[1]] if "$ref" in query else query
     for name, described in model["properties"].items():
-        kept: Schema = {key: value for key, value in described.items() if key not in {"description", "x-default"}}
-        if "x-default" in described:  # a query that is not sent has it, whatever made the client
-            kept["default"] = described["x-default"]
-        schema = _without_null(kept)
+        plain: Schema = {key: value for key, value in described.items() if key not in {"description", "x-default"}}
+        if "x-default" in described:  # harmless in a query: a client that sends the default changes nothing
+            plain["default"] = described["x-default"]
+        schema = _without_null(plain)
         parameter: Schema = {
             "name": name,
             "in": "query",
@@ -290,7 +293,7 @@ def _query_parameters(operation: Operation, parts: _Parts) -> Iterator[Schema]:
 
 
 def _without_null(schema: Schema) -> Schema:
-    """A query has no null: a parameter is there or not."""
+    """Return the schema without null, because a query parameter is either present or absent."""
     options = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
     if not options:
         return schema
@@ -332,41 +335,41 @@ def _responses(operation: Operation, parts: _Parts) -> Iterator[tuple[str, Schem
 
 
 def _stream(event: Schema) -> Schema:
-    """Server-sent events: a text to code that is generated, which would take one event's schema for the whole.
+    """Return the schema of a stream: a string, because generated clients would read one event's schema as the whole body.
 
-    `x-event-schema` says what each event holds. OpenAPI 3.2 calls it `itemSchema`.
+    `x-event-schema` is the schema of each event. OpenAPI 3.2 calls it `itemSchema`.
     """
     return {"schema": {"type": "string", "format": "event-stream"}, "example": STREAM_EXAMPLE, "x-event-schema": event}
 
 
 def _refusals(operation: Operation) -> Iterator[type[Problem]]:
-    """Each kind of problem once."""
-    found: dict[type[Problem], None] = {}
+    """Yield each kind of problem that an operation may answer once."""
+    kinds: dict[type[Problem], None] = {}
     if operation.event != "public":
-        found |= dict.fromkeys((Forbidden, TooManyRequests, ServiceUnavailable))
+        kinds |= dict.fromkeys((Forbidden, TooManyRequests, ServiceUnavailable))
     if "{" in operation.path:
-        found |= dict.fromkeys((ValidationFailed, NotFound))
+        kinds |= dict.fromkeys((ValidationFailed, NotFound))
     if operation.query or operation.documented_body:
-        found[ValidationFailed] = None
+        kinds[ValidationFailed] = None
     if operation.documented_body:
-        found |= dict.fromkeys((BodyTimeout, ContentTooLarge))
+        kinds |= dict.fromkeys((BodyTimeout, ContentTooLarge))
     if operation.method != "GET":
-        found[UnsupportedMediaType] = None
+        kinds[UnsupportedMediaType] = None
         if operation.event != "public":
-            found[TransactionConflict] = None
-    yield from found | dict.fromkeys(operation.response.problems)
+            kinds[TransactionConflict] = None
+    yield from kinds | dict.fromkeys(operation.response.problems)
 
 
 def _parts(table: Iterable[Operation]) -> _Parts:
-    wanted: dict[Key, tuple[Any, Mode]] = {("", "", "problem"): (shapes.Problem, "serialization")}
+    types: dict[Key, tuple[Any, Mode]] = {("", "", "problem"): (shapes.Problem, "serialization")}
     for operation in table:
         for key, kind in _types(operation):
-            wanted[key] = kind, "validation" if key[2] in {"body", "query"} else "serialization"
-    return _Parts(*type_schemas(wanted))
+            types[key] = kind, "validation" if key[2] in {"body", "query"} else "serialization"
+    return _Parts(*type_schemas(types))
 
 
 def _types(operation: Operation) -> Iterator[tuple[Key, Any]]:
-    """The types that an operation names, by what they are to it."""
+    """Yield the types that an operation uses, with their keys."""
     answer, body = operation.response, operation.documented_body
     if body:
         yield (operation.method, operation.path, "body"), body

@@ -1,4 +1,4 @@
-"""Schema: types as JSON schemas for the spec, with the docstrings that stand under their attributes."""
+"""JSON schemas of types for the OpenAPI document, with the docstrings below attributes as descriptions."""
 
 import ast
 import functools
@@ -18,53 +18,53 @@ Schema: TypeAlias = dict[str, Any]
 
 
 Mode: TypeAlias = Literal["validation", "serialization"]
-"""As what is read, or as what is sent."""
+"""The schema of input (`validation`) or of output (`serialization`)."""
 KeyT = TypeVar("KeyT", bound=Hashable)
 
 
 class SchemaGenerator(GenerateJsonSchema):
-    """JSON schemas with the docstrings under attributes, and without titles made up from names."""
+    """Generates JSON schemas with the docstrings below attributes, and without titles derived from names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
-        """Never: `Thread Id` says no more than `thread_id`."""
+        """Return False, because a title such as `Thread Id` adds nothing to `thread_id`."""
         del schema
         return False
 
     def default_schema(self, schema: Any) -> Schema:
-        """Of a field with a default, which is told as `x-default`.
+        """Return the schema of a field with a default, as `x-default`.
 
-        Generators of clients take `default` for a value that is always there, and send it though nobody set it. Null says
-        no more than that the field need not be there.
+        Client generators treat `default` as a value that is always present, and send it even if the user did not set it.
+        A default of null is left out, because it only means that the field is optional.
         """
         described = super().default_schema(schema)
         value = described.pop("default", None)
         return described if value is None else described | {"x-default": value}
 
     def model_schema(self, schema: Any) -> Schema:
-        """Of a pydantic model."""
+        """Return the schema of a pydantic model."""
         return _described(super().model_schema(schema), schema["cls"])
 
     def typed_dict_schema(self, schema: Any) -> Schema:
-        """Of a TypedDict."""
+        """Return the schema of a TypedDict."""
         return _described(super().typed_dict_schema(schema), schema["cls"])
 
 
 def type_schemas(types: Mapping[KeyT, tuple[Any, Mode]]) -> tuple[dict[KeyT, Schema], Schema]:
-    """The schema of each type, by its key, and the components that these refer to, by name."""
-    wanted: list[tuple[KeyT, Mode, TypeAdapter[Any]]] = [
+    """Return the schema of each type by its key, and the components that they refer to by name."""
+    adapters: list[tuple[KeyT, Mode, TypeAdapter[Any]]] = [
         (key, mode, TypeAdapter(kind)) for key, (kind, mode) in types.items()
     ]
-    made, rest = TypeAdapter.json_schemas(
-        wanted, ref_template="#/components/schemas/{model}", schema_generator=SchemaGenerator
+    schemas, definitions = TypeAdapter.json_schemas(
+        adapters, ref_template="#/components/schemas/{model}", schema_generator=SchemaGenerator
     )
-    components: Schema = rest.get("$defs", {})
+    components: Schema = definitions.get("$defs", {})
     names = {name: _plain_name(name) for name in components}
     renamed = {names[name]: _titled(_renamed(schema, names), names[name]) for name, schema in components.items()}
-    return {key: _renamed(schema, names) for (key, _), schema in made.items()}, renamed
+    return {key: _renamed(schema, names) for (key, _), schema in schemas.items()}, renamed
 
 
 def schema_model(shape: Any, *, selects: bool) -> Any:
-    """`shape` as pydantic can describe it: a row becomes a model; with `selects`, one of which no field need be there."""
+    """Return `shape` as a type that pydantic can describe. A row becomes a model. `selects` makes all fields optional."""
     if get_origin(shape) is list:
         return list[schema_model(get_args(shape)[0], selects=selects)]
     return _row_model(shape, selects) if is_dataclass(shape) else shape
@@ -73,16 +73,16 @@ def schema_model(shape: Any, *, selects: bool) -> Any:
 @functools.cache
 def _row_model(row: Any, selects: bool) -> type[BaseModel]:
     hints = get_type_hints(row)
-    named: dict[str, Any] = {}
-    for one in fields(row):
-        required = not selects and one.default is MISSING
-        text = _attribute_docs(row).get(one.name)
-        named[one.name] = (_json_type(one.name, hints[one.name]), Field(... if required else None, description=text))
-    return create_model(f"Selected{row.__name__}" if selects else row.__name__, **named)
+    definitions: dict[str, Any] = {}
+    for column in fields(row):
+        required = not selects and column.default is MISSING
+        default = Field(... if required else None, description=_attribute_docs(row).get(column.name))
+        definitions[column.name] = (_json_type(column.name, hints[column.name]), default)
+    return create_model(f"Selected{row.__name__}" if selects else row.__name__, **definitions)
 
 
 def _json_type(name: str, hint: Any) -> Any:
-    """What a column of JSON holds: an object, but for the state of a thread, which is what its graph says."""
+    """Return the type of a JSON column: an object, but any value for a thread's `values`, whose type the graph defines."""
     if name == "values":
         return Any
     if hint is RawJson:
@@ -91,7 +91,7 @@ def _json_type(name: str, hint: Any) -> Any:
 
 
 def _described(schema: Schema, kind: type) -> Schema:
-    """The JSON schema of `kind`, with the docstrings under its attributes."""
+    """Return the JSON schema of `kind` with the docstrings below its attributes."""
     for base in kind.__mro__:
         for name, text in _attribute_docs(base).items():
             if name in schema.get("properties", {}):
@@ -100,13 +100,13 @@ def _described(schema: Schema, kind: type) -> Schema:
 
 
 def _attribute_docs(kind: type) -> Mapping[str, str]:
-    """The docstrings under the attributes of a class of ours."""
+    """Return the docstrings below the attributes of a class of this project."""
     return _docs_of_module(kind.__module__).get(kind.__qualname__, {})
 
 
 @functools.cache
 def _docs_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
-    """Class -> attribute -> docstring, in JSON's words; read from the source, for Python forgets them."""
+    """Return class -> attribute -> docstring. They are read from the source, because Python does not keep them."""
     if not name.startswith("threadkeep."):
         return {}
     tree = ast.parse(inspect.getsource(sys.modules[name]))
@@ -114,8 +114,8 @@ def _docs_of_module(name: str) -> Mapping[str, Mapping[str, str]]:
 
 
 def _docs_of_class(tree: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    for before, after in zip(tree.body, tree.body[1:], strict=False):
-        match before, after:
+    for statement, following in zip(tree.body, tree.body[1:], strict=False):
+        match statement, following:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                 yield name, re.sub(r"\bNone\b", "null", inspect.cleandoc(text))
             case _:
@@ -123,44 +123,44 @@ def _docs_of_class(tree: ast.ClassDef) -> Iterator[tuple[str, str]]:
 
 
 def referenced_components(components: Schema, mentioning: object) -> Schema:
-    """Those of `components` that are referred to, directly or by others: the queries have become parameters."""
-    found: Schema = {}
+    """Return the components that are referred to, directly or indirectly. Models of queries are not, being parameters."""
+    referenced: Schema = {}
     open_ends = _refs(mentioning)
     while open_ends:
-        found |= {name: components[name] for name in open_ends}
-        open_ends = _refs([found[name] for name in open_ends]) - found.keys()
-    return dict(sorted(found.items()))
+        referenced |= {name: components[name] for name in open_ends}
+        open_ends = _refs([referenced[name] for name in open_ends]) - referenced.keys()
+    return dict(sorted(referenced.items()))
 
 
 def _refs(schema: object) -> set[str]:
     if isinstance(schema, list):
-        return {name for one in cast("list[object]", schema) for name in _refs(one)}
+        return {name for item in cast("list[object]", schema) for name in _refs(item)}
     if not isinstance(schema, dict):
         return set()
-    found = cast("dict[str, object]", schema)
-    own = {ref.rsplit("/", 1)[1]} if isinstance(ref := found.get("$ref"), str) else set[str]()
-    return own.union(*(_refs(value) for value in found.values()))
+    fields = cast("dict[str, object]", schema)
+    names = {ref.rsplit("/", 1)[1]} if isinstance(ref := fields.get("$ref"), str) else set[str]()
+    return names.union(*(_refs(value) for value in fields.values()))
 
 
 def _plain_name(name: str) -> str:
-    """`CronsSearchBody` for `threadkeep__api__crons__SearchBody`: several modules have one of that name."""
+    """Return `CronsSearchBody` for `threadkeep__api__crons__SearchBody`, because several modules have a `SearchBody`."""
     *modules, plain = name.split("__")
     return modules[-1].split("_")[0].capitalize() + plain if modules else name
 
 
 def _titled(schema: Schema, name: str) -> Schema:
-    """With the component's own name as its title: generated code names classes by titles, and drops what comes twice."""
+    """Return a schema with the component's name as title. Generated code names classes by title and drops duplicates."""
     return schema | {"title": name} if "title" in schema else schema
 
 
 def _renamed(schema: Any, names: Mapping[str, str]) -> Any:
-    """`schema` with the names of components that `names` gives."""
+    """Return `schema` with components renamed by `names`."""
     if isinstance(schema, list):
-        return [_renamed(one, names) for one in cast("list[Any]", schema)]
+        return [_renamed(item, names) for item in cast("list[Any]", schema)]
     if not isinstance(schema, dict):
         return schema
-    found = cast("dict[str, Any]", schema)
-    if isinstance(ref := found.get("$ref"), str):
+    members = cast("dict[str, Any]", schema)
+    if isinstance(ref := members.get("$ref"), str):
         head, _, name = ref.rpartition("/")
-        found = found | {"$ref": f"{head}/{names[name]}"}
-    return {key: _renamed(value, names) for key, value in found.items()}
+        members = members | {"$ref": f"{head}/{names[name]}"}
+    return {key: _renamed(value, names) for key, value in members.items()}

@@ -1,4 +1,4 @@
-"""Scrape: what is counted and what is read at this moment, as a Prometheus server takes it."""
+"""Export of metrics to Prometheus: the counters, and gauges that are read at the time of the scrape."""
 
 import time
 from collections.abc import Mapping
@@ -21,18 +21,18 @@ from threadkeep.runs.slots import Slots
 from threadkeep.tables import queue_depth, table_sizes
 
 QUERY_TIMEOUT_S = 1.0
-"""How long Postgres may take to say how much waits."""
+"""Seconds that Postgres may take for the queue's depth and the tables' sizes."""
 CACHE_TTL_S = 1.0
-"""How long what it said is told again: whoever asks more often costs Postgres nothing."""
+"""Seconds for which these values are cached, so that frequent scrapes do not load Postgres."""
 
 
 Depth: TypeAlias = tuple[int | None, float | None, Mapping[str, int]]
-"""How many runs wait in the queue, for how many seconds the oldest has, and rows by table; None: Postgres does not say."""
+"""Pending runs in the queue, the age of the oldest in seconds, and rows by table. None if Postgres did not answer."""
 
 
 @dataclass(slots=True, kw_only=True)
 class MetricsExporter:
-    """Tells what is counted, and what is read when somebody asks."""
+    """Answers a scrape with counters and current gauges."""
 
     pools: Mapping[str, Pool]
     """`api` and `runs`."""
@@ -41,11 +41,11 @@ class MetricsExporter:
     lease: Lease
     metrics: Metrics
     requires_authentication: bool = False
-    """On the server's own port it is for known callers only."""
+    """Whether `/metrics` on the server's own port requires authentication."""
     _depth: TtlCache[None, Depth] = field(default_factory=lambda: TtlCache(capacity=1, ttl_s=CACHE_TTL_S))
 
     async def respond(self, accept: str) -> Response:
-        """The exposition, in the form that `accept` asks for; made in a thread, for it may be long."""
+        """Return the metrics in the format that `accept` asks for. They are encoded in a thread, because they may be long."""
         queued, oldest_s, table_rows = await self._depth.get_or_read(None, self._read)
         slots, pools = self.slots, dict[str, PoolStats](self.pools)
         self.metrics.set_load(

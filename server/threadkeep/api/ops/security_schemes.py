@@ -1,4 +1,4 @@
-"""Security: how a client says who it is, for the spec alone."""
+"""Security schemes of the OpenAPI document: how clients authenticate."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -20,13 +20,13 @@ SCHEMES: Final[Mapping[AuthType, Schema]] = {
 
 
 def add_security(document: Schema, table: Iterable[Operation], kind: AuthType, auth: Auth) -> Schema:
-    """`document` with what its operations ask of their callers; `auth.openapi` of the project says it in other words."""
-    own = cast("Mapping[str, Any]", auth.openapi)
-    schemes = own.get("securitySchemes") or SCHEMES[kind]
+    """Add the security schemes to `document` and return it. `auth.openapi` of the project overrides the defaults."""
+    configured = cast("Mapping[str, Any]", auth.openapi)
+    schemes = configured.get("securitySchemes") or SCHEMES[kind]
     if not schemes:
         return document
     document["components"]["securitySchemes"] = schemes
-    security: list[Any] = own.get("security") or [{name: []} for name in schemes]
+    security: list[Any] = configured.get("security") or [{name: []} for name in schemes]
     problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     refusal = {"description": inspect.getdoc(Unauthenticated) or "", "content": problem}
     for operation in table:
@@ -34,8 +34,8 @@ def add_security(document: Schema, table: Iterable[Operation], kind: AuthType, a
         if entry is not None and operation.event != "public":
             entry["security"] = security
             entry["responses"] = dict(sorted({**entry["responses"], "401": refusal}.items()))
-    paths = cast("Mapping[str, Mapping[str, Any]]", own.get("paths") or {})
-    for path, said in paths.items():
-        for method, more in said.items():
-            document["paths"].get(path, {}).get(method, {}).update(more)
+    paths = cast("Mapping[str, Mapping[str, Any]]", configured.get("paths") or {})
+    for path, operations in paths.items():
+        for method, fields in operations.items():
+            document["paths"].get(path, {}).get(method, {}).update(fields)
     return document
