@@ -1,7 +1,7 @@
-"""Cleanup: deletes what nobody reads again.
+"""Cleanup: deletes expired rows.
 
-Threads of stateless runs and idempotency keys go when their time is over, the events of finished runs and webhooks that
-could not be sent at an age. All processes do this, in small batches. Rows that another one deletes are skipped.
+Threads of stateless runs and idempotency keys have an expiry time. Events of finished runs, and webhooks that could not
+be sent, are deleted at an age. All processes do this in small batches. Rows locked by another process are skipped.
 """
 
 import logging
@@ -17,18 +17,18 @@ from threadkeep.tables import idempotency_keys, run_events, thread_expiry, threa
 log = logging.getLogger(__name__)
 
 CLEANUP_S = 4.0
-"""Between two rounds. With `THREADKEEP_KEEP_STATELESS` it is how long the thread of a stateless run is there after it."""
+"""Seconds between two rounds. The thread of a stateless run exists up to `THREADKEEP_KEEP_STATELESS` plus this time."""
 FOLLOWED_S = 8.0
-"""For how long a temporary thread that somebody follows is kept at each round: longer than until the next one."""
+"""Seconds by which each round extends an ephemeral thread with a reader. It is longer than the pause between rounds."""
 BATCH_SIZE = 500
-"""Deleted in one transaction."""
+"""Rows that are deleted in one transaction."""
 RUNS_BATCH = 50
-"""Runs whose events are deleted in one transaction; each may have thousands."""
+"""Runs whose events are deleted in one transaction. Each may have thousands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleanup:
-    """Duty: delete temporary threads, idempotency keys, events and webhooks whose time is over."""
+    """Duty: delete expired ephemeral threads, idempotency keys, events and webhooks."""
 
     pool: Pool
     settings: Settings
@@ -40,7 +40,7 @@ class Cleanup:
         return CLEANUP_S
 
     async def run_once(self) -> None:
-        """Keep the threads that somebody follows here. Of the others delete batches until nothing is left."""
+        """Extend the threads that have a reader in this process. Then delete batches until nothing is left."""
         if followed := self.wakeups.topics():
             async with self.pool.connection() as conn:
                 await thread_expiry.keep_temporary(conn, followed, FOLLOWED_S)
@@ -48,7 +48,7 @@ class Cleanup:
             pass
 
     async def _delete_batch(self) -> bool:
-        """Delete a batch of temporary threads and of keys. True if there may be more."""
+        """Delete a batch of ephemeral threads and a batch of keys. True if there may be more."""
         async with self.pool.connection() as conn, conn.transaction():
             expired = await thread_expiry.lock_ephemeral(conn, BATCH_SIZE)
             if expired:
@@ -58,7 +58,7 @@ class Cleanup:
         return BATCH_SIZE in {len(expired), keys}
 
     async def _delete_old_batch(self) -> bool:
-        """Delete the events of a batch of runs, and a batch of webhooks, by their ages. True if there may be more."""
+        """Delete the old events of a batch of runs, and a batch of old webhooks. True if there may be more."""
         runs = webhooks = 0
         async with self.pool.connection() as conn:
             if age_s := self.settings.keep_events_s:

@@ -1,8 +1,8 @@
-"""Ticks: when a cron is due.
+"""Cron schedule: computes the fire times of crons.
 
-Five fields, as crontab has them; a sixth, at the end, is seconds, as on the reference. In a zone with summer time a
-cron of a fixed hour runs once on the day of the change, too: after the gap where its hour is left out, and at the
-first of the two where it comes twice.
+A schedule has five fields as in crontab. An optional sixth field at the end is seconds, as on the reference server. In a
+zone with summer time, a cron with a fixed hour also runs once on the day of the change. It runs after the gap if its
+hour is skipped, and at the first of two if its hour is repeated.
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from cronsim import CronSim, CronSimError
 from threadkeep.base.problems import ValidationFailed
 
 MAX_SCHEDULE_LENGTH = 200
-"""Characters of a schedule."""
+"""The most characters in a schedule."""
 
 
 async def load_timezone(name: str | None) -> tzinfo:
-    """The time zone of an IANA name; None is UTC. Invalid where there is no such zone."""
+    """The time zone with an IANA name. None is UTC. ValidationFailed if there is no such zone."""
     if name is None:
         return UTC
     try:
         return await anyio.to_thread.run_sync(ZoneInfo, name)
-    except (KeyError, ValueError, OSError):  # unknown; no plain name; a folder of zones
+    except (KeyError, ValueError, OSError):  # an unknown name, an invalid name, a folder of zones
         raise ValidationFailed(
             f"Invalid timezone: {name!r}. Use IANA timezone format (e.g. 'America/New_York')."
         ) from None
@@ -40,18 +40,18 @@ ALIASES: Final[Mapping[str, str]] = {
     "@midnight": "0 0 * * *",
     "@hourly": "0 * * * *",
 }
-"""Names of schedules, as crontab(5) has them."""
+"""Named schedules of crontab(5)."""
 
 
-def next_fire_time(schedule: str, zone: tzinfo, after: datetime) -> datetime:
-    """The first tick behind `after`, in UTC; Invalid where the schedule is none or never comes due."""
+def next_fire_time(schedule: str, zone: tzinfo, start: datetime) -> datetime:
+    """The first fire time after `start`, in UTC. ValidationFailed if the schedule is invalid or has no fire time."""
     fields = ALIASES.get(schedule.strip().lower(), schedule).split()
     if len(fields) == 6:
         fields = [fields[5], *fields[:5]]
     try:
-        for tick in CronSim(" ".join(fields), after.astimezone(zone)):
-            if tick > after:
-                return tick.astimezone(UTC)
+        for fire_time in CronSim(" ".join(fields), start.astimezone(zone)):
+            if fire_time > start:
+                return fire_time.astimezone(UTC)
     except CronSimError as error:
         reason = str(error)
     else:
@@ -62,7 +62,7 @@ def next_fire_time(schedule: str, zone: tzinfo, after: datetime) -> datetime:
     )
 
 
-def next_run_date(schedule: str, zone: tzinfo, after: datetime, end: datetime | None) -> datetime | None:
-    """The first tick behind `after`, or None where `end` comes before it. Invalid as above."""
-    tick = next_fire_time(schedule, zone, after)
-    return None if end is not None and tick > end else tick
+def next_run_date(schedule: str, zone: tzinfo, start: datetime, end: datetime | None) -> datetime | None:
+    """The first fire time after `start`, or None if it is after `end`. ValidationFailed as in `next_fire_time`."""
+    fire_time = next_fire_time(schedule, zone, start)
+    return None if end is not None and fire_time > end else fire_time

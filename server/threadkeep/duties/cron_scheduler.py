@@ -1,7 +1,7 @@
-"""Scheduler: starts the runs of crons.
+"""Cron scheduler: starts the runs of crons.
 
-Every process schedules the crons of its project whose graph it serves. Which of them fires a tick is decided by the
-cron's row, see `tables/crons.py`. Ticks that came while no process was there are made up for by one run, not by one each.
+Every process schedules the crons of its project for the graphs that it serves. The cron's row decides which process
+starts the run (`tables/crons.py`). If several fire times were missed because no process was alive, one run replaces them.
 """
 
 import logging
@@ -27,7 +27,7 @@ from threadkeep.tables.crons import CRONS, ClaimedCron, DueCron
 log = logging.getLogger(__name__)
 
 POLL_S = 5.0
-"""How often crons are looked at though nobody said that there is a new one."""
+"""Seconds between two polls if no notification arrives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class CronScheduler:
     interval_s: float = POLL_S
 
     async def run_once(self) -> float:
-        """Fire every cron that is due. Returns the seconds until the next one is, `POLL_S` at most."""
+        """Fire every cron that is due. Returns the seconds until the next one is due, at most `POLL_S`."""
         assistants = AssistantCache(self.pool, self.graphs)
         async with self.pool.connection() as conn:
             now = await crons.database_time(conn)
@@ -58,9 +58,9 @@ class CronScheduler:
         return POLL_S if next_s is None else max(0.0, min(POLL_S, next_s))
 
     async def _fire(self, assistants: AssistantCache, due: DueCron) -> None:
-        """Start the run and move the cron on, in one transaction. Nothing if another process did.
+        """Start the run and set the cron's next fire time, in one transaction. Does nothing if another process did.
 
-        The thread is locked before the cron, in the order in which a thread that is deleted takes its crons along.
+        The thread is locked before the cron. The deletion of a thread with its crons uses the same order.
         """
         assistant = await _assistant(assistants, due)
         async with self.pool.connection() as conn, conn.transaction():
@@ -75,7 +75,7 @@ class CronScheduler:
             await crons.advance(conn, cron.cron_id, await _next(cron, now))
 
     async def _start_run(self, conn: Conn, cron: ClaimedCron, assistant: ResolvedAssistant, filters: Filters) -> None:
-        """What stands against the run is a line in the log, and the cron goes on to its next tick."""
+        """Start the run. If the run is refused, log the reason. The cron continues at its next fire time."""
         fields = {"cron_id": str(cron.cron_id)}
         try:
             user = cron.principal.load() if cron.principal else None
@@ -91,7 +91,7 @@ class CronScheduler:
 
 
 async def _assistant(assistants: AssistantCache, due: DueCron) -> ResolvedAssistant | None:
-    """The cron's assistant, which its maker was allowed to read. None if it or its graph is gone."""
+    """The cron's assistant. Its creator was allowed to read it. None if it or its graph no longer exists."""
     try:
         return await assistants.resolve(UNRESTRICTED, str(due.assistant_id))
     except Problem:
@@ -101,7 +101,7 @@ async def _assistant(assistants: AssistantCache, due: DueCron) -> ResolvedAssist
 
 
 def _request(cron: ClaimedCron) -> RunRequest:
-    """The run of one tick. It knows its cron, as on the reference, by its metadata and its `configurable`."""
+    """The run request of one fire time. As on the reference server, metadata and `configurable` contain the cron's id."""
     payload: dict[str, Any] = cron.payload.load()
     mark = {"cron_id": str(cron.cron_id)}
     return RunRequest(
@@ -116,7 +116,7 @@ def _request(cron: ClaimedCron) -> RunRequest:
 
 
 async def _next(cron: ClaimedCron, now: datetime) -> datetime | None:
-    """The next tick; None, with a line in the log, where the zone has gone from the machine's list."""
+    """The next fire time. None, with a warning in the log, if this machine no longer knows the time zone."""
     try:
         zone = await cron_schedule.load_timezone(cron.timezone)
         return cron_schedule.next_run_date(cron.schedule, zone, now, cron.end_time)

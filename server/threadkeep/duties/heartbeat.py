@@ -1,10 +1,9 @@
-"""Heartbeat: says that this process is alive, from a thread with a connection of its own.
+"""Heartbeat: renews this process's lease, from a thread with a connection of its own.
 
-A thread, so that a graph that blocks the event loop keeps its lease; a connection of its own, so that it never waits
-behind user work. A process that was stopped for longer than its lease (a pause, a frozen machine, a cut network) goes
-on as if nothing had happened, while others execute its runs: Postgres refuses what it still writes for them, and here
-it lets go of them and goes on under a new id. The same where Postgres crashed: what it had not yet on disk is gone, and
-with it perhaps a checkpoint that a run builds on.
+It is a thread, so that the lease survives a graph that blocks the event loop. It has its own connection, so that it never
+waits for the pool. A process may be stopped for longer than its lease, by a pause, a frozen machine or a broken network.
+Other processes then execute its runs, and fencing refuses its later writes. This module drops these runs and continues
+with a new id. It does the same after a crash of Postgres, because checkpoints that were not on disk may be lost.
 """
 
 import asyncio
@@ -38,9 +37,9 @@ BEATS_PER_LEASE = 6
 def heartbeat(
     uri: str, lease: Lease, lease_s: float, wakeups: NotificationHub, *, own_session: bool = True
 ) -> Generator[None]:
-    """Renew the lease's row while the block runs. The thread is not waited for: it ends by itself.
+    """Renew the lease's row while the block runs. The thread ends by itself later.
 
-    `own_session` is False if a transaction pooler is in between, where nothing may be set for a session.
+    `own_session` is False behind a transaction pooler, because session settings are not possible there.
     """
     thread = _Heartbeat(uri, lease, lease_s / BEATS_PER_LEASE, wakeups)
     thread.own_session = own_session
@@ -83,7 +82,7 @@ class _Heartbeat:
         worker_id = self._lease.worker_id
         try:
             renewed = workers.renew(conn, worker_id)
-        except CONFLICTS:  # the next beat comes long before the lease is over
+        except CONFLICTS:  # the next heartbeat comes long before the lease expires
             return
         if renewed:
             self._lease.renewed_at = time.monotonic()
@@ -91,14 +90,14 @@ class _Heartbeat:
             self._loop.call_soon_threadsafe(self._lose, worker_id)
 
     def _lose(self, worker_id: UUID) -> None:
-        """In the event loop."""
+        """Mark the lease as lost. Runs in the event loop."""
         self._lease.lose(worker_id)
         self._wakeups.publish(LEASE_LOST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseReplacement:
-    """Duty: if the lease is lost, let go of the runs that were held by it, and take another."""
+    """Duty: after the lease is lost, drop its runs and take a new lease."""
 
     pool: Pool
     lease: Lease
@@ -109,22 +108,22 @@ class LeaseReplacement:
     interval_s: float = 0.5
 
     async def run_once(self) -> None:
-        """Nothing while the lease holds."""
+        """Replace the lease if it is lost."""
         if not self.lease.is_lost:
             return
-        if lost := self._let_go():
-            log.error("the lease is lost: its runs are put back in the queue", extra={"runs_stopped": lost})
-        fresh = uuid4()
+        if run_count := self._drop_runs():
+            log.error("the lease is lost: its runs are put back in the queue", extra={"runs_stopped": run_count})
+        new_id = uuid4()
         async with self.pool.connection() as conn:
-            await workers.create(conn, fresh, self.graph_ids)
+            await workers.create(conn, new_id, self.graph_ids)
             await workers.delete(conn, self.lease.worker_id)  # so that the reaper finds its runs
-        self.lease.replace(fresh)
+        self.lease.replace(new_id)
         await self.reaper.run_once()
 
-    def _let_go(self) -> int:
-        """Stop the runs that have a row, and write nothing of them. Returns how many."""
-        lost = [execution for execution in self.executions if execution.is_durable]
-        for execution in lost:
+    def _drop_runs(self) -> int:
+        """Stop the runs that have a row, without writing their state. Returns their number."""
+        executions = [execution for execution in self.executions if execution.is_durable]
+        for execution in executions:
             self.executions.remove(execution)
             execution.lose_lease()
-        return len(lost)
+        return len(executions)

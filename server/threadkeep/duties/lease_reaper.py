@@ -1,4 +1,4 @@
-"""Lease reaper: puts right what a dead process left behind."""
+"""Lease reaper: recovers the runs of dead processes."""
 
 import logging
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseReaper:
-    """Duty: take over the runs of dead processes."""
+    """Duty: delete expired leases and requeue their runs."""
 
     pool: Pool
     executions: Executions
@@ -31,7 +31,7 @@ class LeaseReaper:
         return self.settings.reaper_interval_s
 
     async def run_once(self) -> None:
-        """Delete leases that are too old, and put the runs that have none back in the queue."""
+        """Delete expired leases, and return runs without a lease to the queue."""
         settings, executed = self.settings, [execution.run_id for execution in self.executions]
         async with self.pool.connection() as conn:
             if self.lease.can_expire_others(settings.lease_s):

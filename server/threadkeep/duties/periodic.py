@@ -1,8 +1,8 @@
-"""Periodic: the one loop that all background duties of a process run in.
+"""Periodic: the loop that runs each background duty of a process.
 
-A duty says what one round does (`run_once`) and when the next is due. The loop wakes it early if its topic is told of,
-repeats it after a conflict of transactions, goes on while Postgres is away, and tries again after a failure that nobody foresaw: without its duties a process would be
-of no use.
+A duty defines one round (`run_once`) and the time of the next. A notification of its topic starts a round early. The loop
+repeats a round after a transaction conflict. It continues while Postgres is unavailable and after an unexpected
+exception, because a process without its duties is useless.
 """
 
 import logging
@@ -17,27 +17,27 @@ from threadkeep.postgres.retry import TRANSIENT_ERRORS, retry_conflicts
 log = logging.getLogger(__name__)
 
 FAILURE_PAUSE_S = 1.0
-"""After a failure that nobody foresaw."""
+"""Seconds to wait after an unexpected exception."""
 
 
 class Duty(Protocol):
     """Background work of a process."""
 
     topic: ClassVar[str | None]
-    """The topic of LISTEN that makes the next round due. None: only time does."""
+    """The notification topic that starts the next round early. None: the interval alone decides."""
 
     @property
     def interval_s(self) -> float:
-        """Seconds between two rounds, at most."""
+        """The most seconds between two rounds."""
         ...
 
     async def run_once(self) -> float | None:
-        """Do what is to be done now. Returns the seconds until the next round, or None for `interval_s`."""
+        """Do one round. Returns the seconds until the next round, or None for `interval_s`."""
         ...
 
 
 async def repeat(duty: Duty, wakeups: NotificationHub) -> None:
-    """Do a duty again and again, until cancelled."""
+    """Repeat a duty until cancelled."""
     name = type(duty).__name__
     with wakeups.subscribe(duty.topic) if duty.topic else nullcontext(WakeEvent()) as signal:
         while True:

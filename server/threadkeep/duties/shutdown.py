@@ -1,8 +1,8 @@
-"""Shutdown: what becomes of the runs of a process that is told to stop.
+"""Shutdown: drains a process that must stop.
 
-At once it says that it is not ready and claims no more runs; for a while it still takes requests, for those who send
-them look at that only now and then. Runs get their time; the rest are stopped and put back in the queue for another
-process. Only then do the streams end, and with them the connections that uvicorn waits for.
+The process immediately reports that it is not ready, and claims no more runs. For a while it still accepts requests,
+because load balancers check readiness only at intervals. Runs get a grace period. The remaining runs are stopped and
+returned to the queue for another process. Streams end after that, so that uvicorn can close their connections.
 """
 
 import logging
@@ -23,14 +23,14 @@ from threadkeep.tables import workers
 log = logging.getLogger(__name__)
 
 ADMISSION_POLL_S = 0.02
-"""Between two looks whether a run that has a slot has begun."""
+"""Seconds between two checks whether a run with a slot has started."""
 REQUEUE_TIMEOUT_S = 5.0
-"""How long the last write may take; after it the others take the runs over by themselves."""
+"""Seconds for the last write. If it fails, other processes recover the runs after the lease has expired."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shutdown:
-    """Drains the process: once, however often it is asked to."""
+    """Drains the process once."""
 
     settings: Settings
     signals: ProcessSignals
@@ -41,7 +41,7 @@ class Shutdown:
     lease: Lease
 
     async def drain_when_told(self) -> None:
-        """Wait until the process is told to stop, and some more, in which requests are still taken. Then drain."""
+        """Wait for the stop signal and the shutdown delay, which still accepts requests. Then drain."""
         await self.signals.stopping.wait()
         lingered_s = min(self.settings.shutdown_delay_s, self.settings.drain_s)
         with anyio.move_on_after(lingered_s):
@@ -49,25 +49,25 @@ class Shutdown:
         await self.drain(within_s=self.settings.drain_s - lingered_s)
 
     async def drain(self, *, within_s: float | None = None) -> None:
-        """Let the runs end, within `drain_s` seconds, and put back what is left. A second call finds nothing to do."""
+        """Wait up to `drain_s` seconds for the runs, and requeue the rest. A second call does nothing more."""
         self.signals.stopping.set()
         self.slots.drain()
         with anyio.move_on_after(self.settings.drain_s if within_s is None else within_s, shield=True):
             await self._ended_or_hurried()
         self.signals.leaving.set()
         self.executions.lose_running()
-        put_back = 0
+        requeued = 0
         with anyio.move_on_after(REQUEUE_TIMEOUT_S, shield=True):
-            await self.commits.drain()  # before another process goes on from the last checkpoint
-            put_back = await retry_conflicts(self._requeue)
-        if put_back:
-            log.info("runs were put back in the queue", extra={"run_count": put_back})
+            await self.commits.drain()  # before another process continues from the last checkpoint
+            requeued = await retry_conflicts(self._requeue)
+        if requeued:
+            log.info("runs were put back in the queue", extra={"run_count": requeued})
 
     async def _requeue(self) -> int:
         async with self.pool.connection() as conn:
-            put_back = await workers.requeue_runs(conn, self.lease.worker_id)
+            requeued = await workers.requeue_runs(conn, self.lease.worker_id)
             await workers.delete(conn, self.lease.worker_id)
-        return put_back
+        return requeued
 
     async def _ended_or_hurried(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -79,6 +79,6 @@ class Shutdown:
         while self.executions or self.slots.running:
             if self.executions:
                 await self.executions.next_ended()
-            else:  # it has its slot, and is being opened: put back, it would run twice if its client asks again
+            else:  # a run has a slot but no execution yet: requeued now, it would run twice if its client repeats the request
                 await anyio.sleep(ADMISSION_POLL_S)
         waiting.cancel()

@@ -1,4 +1,4 @@
-"""Store: what `store` in langgraph.json asks for, made ready before the store is opened, and the sweep of its items."""
+"""Store items: the store's settings from langgraph.json, and the deletion of expired items."""
 
 import functools
 import importlib
@@ -21,14 +21,14 @@ from threadkeep.project import Project
 log = logging.getLogger(__name__)
 
 MAX_DIMS: Final = 4000
-"""pgvector's own bound for an index on half precision; at full precision it is `MAX_FULL_DIMS`."""
+"""pgvector's limit for an index at half precision. At full precision the limit is `MAX_FULL_DIMS`."""
 MAX_FULL_DIMS: Final = 2000
 DEFAULT_INTERVAL_MINUTES: Final = 5.0
-"""How often expired items are deleted, where langgraph.json does not say. Until then they are hidden."""
+"""Minutes between two deletions of expired items, unless langgraph.json sets them. Expired items are hidden at once."""
 
 
 def store_index_config(project: Project) -> PostgresIndexConfig | None:
-    """How items are found by meaning; None where the project asks for no index. StartupError where it can't be had."""
+    """The vector index of the store. None if the project has none, StartupError if it is not possible."""
     index = project.store.index
     if index is None:
         return None
@@ -47,14 +47,14 @@ def store_index_config(project: Project) -> PostgresIndexConfig | None:
 def store_opener(
     project: Project, limits: StoreLimits | None = None, serializer: Serializer | None = None
 ) -> Callable[[Pool], Store]:
-    """What opens the project's store. Its embedding is imported here, which may block. StartupError as above."""
+    """A function that opens the project's store. Importing the embedding may block. StartupError as above."""
     return functools.partial(
         Store, index=store_index_config(project), ttl=ttl_config(project), limits=limits, serializer=serializer
     )
 
 
 def ttl_config(project: Project) -> TTLConfig:
-    """How long items live. An expired one is never shown, whether or not it has been swept."""
+    """The time to live of items. Reads never return expired items, even before they are deleted."""
     ttl = project.store.ttl
     config: dict[str, object] = {} if ttl is None else ttl.model_dump(exclude_none=True)
     return cast("TTLConfig", config | {"omit_expired": True})
@@ -80,13 +80,13 @@ class StoreSweep:
 
 
 def _embeddings(project: Project, embed: str) -> Any:
-    """An `Embeddings` or a function, by a target such as `./file.py:name`; any other text is `provider:model`."""
+    """The `Embeddings` or function at a target such as `./file.py:name`. Other text is `provider:model`."""
     place, _, name = embed.rpartition(":")
     if not place.endswith(".py") and "." not in place:
         return _of_provider(embed)
-    found = import_target(project.root, embed, key="store.index.embed")
-    if isinstance(found, Embeddings) or (callable(found) and not isinstance(found, type)):
-        return found
+    embeddings = import_target(project.root, embed, key="store.index.embed")
+    if isinstance(embeddings, Embeddings) or (callable(embeddings) and not isinstance(embeddings, type)):
+        return embeddings
     raise StartupError(
         f"store.index.embed: {embed}: {name} is neither an Embeddings object nor a function from texts to vectors"
     )

@@ -1,7 +1,7 @@
-"""Watchdog: names the node that keeps the event loop from turning.
+"""Watchdog: logs the node that blocks the event loop.
 
-A duty of the loop says every now and then that it turns. A thread looks at that, and when nothing was said for a
-while it looks at what the loop's thread is doing: which node of which run, and which line of the user's code.
+A duty in the event loop regularly records the time. A thread checks that time. If it is too old, the thread inspects
+the stack of the loop's thread, and logs the node, the run and the line of the user's code.
 """
 
 import logging
@@ -20,20 +20,20 @@ from threadkeep.base.metrics import Metrics
 log = logging.getLogger(__name__)
 
 CHECK_S = 0.25
-"""How often the loop says that it turns, and how often the thread looks."""
+"""Seconds between two records of the loop, and between two checks of the thread."""
 BLOCKED_S = 1.0
-"""A silence after which there is a warning."""
+"""Seconds without a record after which there is a warning."""
 
 OWN_PATHS = (
     str(Path(__file__).parents[1]),
     *{path for name, path in sysconfig.get_paths().items() if name in {"stdlib", "platstdlib", "purelib", "platlib"}},
     "<frozen",
 )
-"""Where the code lies that no user wrote."""
+"""The paths of code that is not the user's."""
 
 
 class LoopLag:
-    """Duty: say that the loop turns, and measure how late it was."""
+    """Duty: record that the loop runs, and measure its delay."""
 
     topic: ClassVar[str | None] = None
     interval_s: float = CHECK_S
@@ -44,16 +44,16 @@ class LoopLag:
         self._waits = False
 
     async def run_once(self) -> None:
-        """One turn of the loop, `CHECK_S` seconds after the last if it was not late."""
-        before, self.last_turn = self.last_turn, time.monotonic()
+        """Record the time. The delay is the time since the last record beyond `CHECK_S` seconds."""
+        previous, self.last_turn = self.last_turn, time.monotonic()
         if self._waits:
-            self._metrics.loop_lag.observe(max(0.0, self.last_turn - before - CHECK_S))
+            self._metrics.loop_lag.observe(max(0.0, self.last_turn - previous - CHECK_S))
         self._waits = True
 
 
 @contextmanager
 def watchdog(lag: LoopLag) -> Generator[None]:
-    """Watch this thread's event loop while the block runs. The thread is not waited for: it ends by itself."""
+    """Watch this thread's event loop while the block runs. The watching thread ends by itself later."""
     stop = threading.Event()
     arguments = (lag, threading.get_ident(), stop)
     threading.Thread(target=_watch, args=arguments, name="watchdog", daemon=True).start()
@@ -64,16 +64,16 @@ def watchdog(lag: LoopLag) -> Generator[None]:
 
 
 def _watch(lag: LoopLag, thread_id: int, stop: threading.Event) -> None:
-    told_of = 0.0
+    reported = 0.0
     while not stop.wait(CHECK_S):
         last = lag.last_turn
         silent_s = time.monotonic() - last - CHECK_S
-        if silent_s > BLOCKED_S and last != told_of:
-            told_of = last
+        if silent_s > BLOCKED_S and last != reported:
+            reported = last
             _warn(thread_id, silent_s)
-        elif told_of and last != told_of:
-            log.warning("the event loop turns again", extra={"blocked_s": round(last - told_of - CHECK_S, 1)})
-            told_of = 0.0
+        elif reported and last != reported:
+            log.warning("the event loop turns again", extra={"blocked_s": round(last - reported - CHECK_S, 1)})
+            reported = 0.0
 
 
 def _warn(thread_id: int, silent_s: float) -> None:
@@ -85,13 +85,14 @@ def _warn(thread_id: int, silent_s: float) -> None:
 
 
 def blocking_code(innermost: FrameType) -> dict[str, object]:
-    """Whose code a thread is in: `code_location`, and, where it is a node's, `node`, `graph_id`, `run_id`, `thread_id`."""
+    """The `code_location` of a thread and, if a node runs, its `node`, `graph_id`, `run_id` and `thread_id`."""
     frames = list(_outwards(innermost))
-    found: dict[str, object] = {"code_location": _place(next((one for one in frames if _is_users(one)), innermost))}
-    if (metadata := next((each for each in map(_metadata, frames) if each), None)) is not None:
+    user_frame = next((frame for frame in frames if _is_users(frame)), innermost)
+    fields: dict[str, object] = {"code_location": _place(user_frame)}
+    if (metadata := next(filter(None, map(_metadata, frames)), None)) is not None:
         names = {"langgraph_node": "node", "graph_id": "graph_id", "run_id": "run_id", "thread_id": "thread_id"}
-        found |= {ours: str(metadata[theirs]) for theirs, ours in names.items() if theirs in metadata}
-    return found
+        fields |= {ours: str(metadata[theirs]) for theirs, ours in names.items() if theirs in metadata}
+    return fields
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
@@ -110,7 +111,7 @@ def _place(frame: FrameType) -> str:
 
 
 def _metadata(frame: FrameType) -> Mapping[str, Any] | None:
-    """What LangGraph knows of the node that it runs in this frame, which has its config in a variable of its own."""
+    """The metadata of the node that LangGraph runs in this frame. LangGraph keeps it in the local variable `config`."""
     if "langgraph" not in frame.f_code.co_filename:
         return None
     config = frame.f_locals.get("config")

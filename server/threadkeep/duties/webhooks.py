@@ -1,7 +1,7 @@
-"""Webhooks: tell the address that a run named that it has ended.
+"""Webhooks: sends a POST to the URL of a run after the run has ended.
 
-A run never waits for this, and nothing that goes wrong here is its failure. What is to be sent lies in Postgres, so
-that a process that dies leaves it to the next: an address may hear of a run twice, and never not at all for our sake.
+A run never waits for its webhook, and a failed webhook does not change the run. Deliveries are rows in Postgres, so
+another process continues after a crash. A delivery may be sent twice, but a crash never loses one.
 """
 
 import ipaddress
@@ -30,14 +30,14 @@ from threadkeep.tables.webhook_deliveries import WEBHOOK_DUE, Delivery
 log = logging.getLogger(__name__)
 
 MAX_CONCURRENT = 8
-"""Webhooks that are on their way at once. Principals share them by the rules of `base/fair_limiter.py`."""
+"""The most webhooks that are sent at once. Principals share them by the rules of `base/fair_limiter.py`."""
 MAX_ATTEMPTS = 3
 TIMEOUT_S = 5.0
-"""For one try, from the name's look-up to the status of the answer."""
+"""Seconds for one attempt, from the DNS lookup to the response status."""
 BACKOFF_S = (1.0, 10.0)
-"""Before the second try, and before the third."""
+"""Seconds before the second attempt, and before the third."""
 LEASE_S = 30.0
-"""A process that took a webhook and was not heard of for so long has died with it."""
+"""Seconds after a claim when another process may claim the webhook."""
 
 DeliveryOutcome: TypeAlias = Literal["sent", "again", "never"]
 
@@ -58,19 +58,19 @@ class WebhookSender:
         self._tasks = senders.tasks
         self._limiter = senders.limiter
         self._last_principal: str | None = None
-        """Whose turn it was last."""
+        """The principal of the last claimed delivery."""
 
     async def run_once(self) -> float | None:
-        """Begin to send everything that is due. Returns the seconds until the next is."""
+        """Start to send all due webhooks. Returns the seconds until the next one is due."""
         while claimed := await self._claim():
             place, delivery = claimed
             self._tasks.start_soon(self._send, place, delivery, name=f"webhook {delivery.run_id}")
         async with self._pool.connection() as conn:
-            # The end of a webhook wakes the sender, so that those that are held back have their turn.
+            # The end of a webhook wakes the sender, so that principals that are held back get their turn.
             return await webhook_deliveries.seconds_to_next(conn, self._limiter.held_back())
 
     async def _claim(self) -> tuple[Place, Delivery] | None:
-        """A place to send from, and the delivery of the principal whose turn it is. None if nothing may be sent now."""
+        """A place in the limiter, and the delivery of the next principal. None if nothing may be sent now."""
         place = await self._limiter.acquire(BACKGROUND)
         delivery = None
         try:
@@ -98,7 +98,7 @@ class WebhookSender:
             self._wakeups.publish(WEBHOOK_DUE)
 
     async def send(self, delivery: Delivery) -> None:
-        """Try once. Then the delivery is done with, or put off."""
+        """Make one attempt. Then delete or reschedule the delivery."""
         verdict: DeliveryOutcome = "never"
         if delivery.attempt <= MAX_ATTEMPTS and self._policy.enabled:
             verdict = await _post(self._policy, self._client, delivery)
@@ -117,7 +117,7 @@ class WebhookSender:
 
 @dataclass(frozen=True, slots=True)
 class Senders:
-    """The tasks that send, and how many of them there may be."""
+    """The tasks that send, and the limit of their number."""
 
     tasks: TaskGroup
     limiter: FairLimiter
@@ -127,7 +127,7 @@ class Senders:
 async def webhook_sender(
     pool: Pool, wakeups: NotificationHub, policy: WebhookPolicy, is_alone: Callable[[str], bool] = lambda _: False
 ) -> AsyncGenerator[WebhookSender]:
-    """A sender. What it is sending when the block ends is cut off, and another process sends it again."""
+    """Yield a sender. The end of the block cancels its requests, and another process sends them again."""
     async with open_client() as client, anyio.create_task_group() as tasks:
         limiter = FairLimiter(MAX_CONCURRENT, reserve=quarter(MAX_CONCURRENT), is_alone=is_alone)
         yield WebhookSender(pool, wakeups, policy, client, Senders(tasks, limiter))
@@ -135,9 +135,10 @@ async def webhook_sender(
 
 
 def open_client() -> httpx.AsyncClient:
-    """A client that goes where it is told and nowhere else: no redirects, no proxy.
+    """Create a client that follows no redirects and uses no proxy.
 
-    No connection is kept: an address is used under the name that was asked for, whose certificate was checked.
+    It reuses no connection, because requests go to an IP address and a reused connection may have another host's
+    certificate.
     """
     return httpx.AsyncClient(
         timeout=TIMEOUT_S,
@@ -149,7 +150,7 @@ def open_client() -> httpx.AsyncClient:
 
 
 async def _post(policy: WebhookPolicy, client: httpx.AsyncClient, delivery: Delivery) -> DeliveryOutcome:
-    """Resolve the name, judge every address it has, and send to those very addresses."""
+    """Resolve the host, check each of its addresses, and send to exactly these addresses."""
     with anyio.move_on_after(TIMEOUT_S):
         try:
             url = policy.resolve_url(delivery.url)
@@ -168,9 +169,9 @@ async def _post(policy: WebhookPolicy, client: httpx.AsyncClient, delivery: Deli
 
 
 async def _addresses(policy: WebhookPolicy, url: httpx.URL) -> list[str]:
-    """The addresses of the URL's host; Invalid where one of them must not be reached."""
-    found = await anyio.getaddrinfo(url.raw_host.decode("ascii"), url.port)
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    """The addresses of the URL's host. ValidationFailed if one of them must not be called."""
+    entries = await anyio.getaddrinfo(url.raw_host.decode("ascii"), url.port)
+    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
     for address in addresses:
         policy.check_address(ipaddress.ip_address(address))
     return addresses
@@ -179,7 +180,7 @@ async def _addresses(policy: WebhookPolicy, url: httpx.URL) -> list[str]:
 async def _status(
     policy: WebhookPolicy, client: httpx.AsyncClient, url: httpx.URL, addresses: list[str], content: bytes
 ) -> int:
-    """The status of the answer of the first address that takes a connection; the answer itself is not read."""
+    """The response status of the first address that accepts a connection. The response body is not read."""
     host = {"host": url.netloc.decode("ascii")}
     certified = {"sni_hostname": url.raw_host.decode("ascii")}
     failure: httpx.TransportError = httpx.ConnectError("the name has no address")
@@ -203,12 +204,12 @@ def _verdict(status: int) -> DeliveryOutcome:
 
 
 def webhook_payload(policy: WebhookPolicy, run: Mapping[str, Any]) -> bytes:
-    """What is sent: the run's row, what its thread holds, and when.
+    """The JSON body: the run's row, the thread's values, and the time of sending.
 
-    Without `configurable`, which may hold the headers and the identity of whoever asked for the run.
+    It does not contain `configurable`, which may hold the headers and the identity of the run's principal.
     """
     kwargs: dict[str, Any] = run["kwargs"]
     config: dict[str, Any] = kwargs.get("config", {})
-    told = {key: value for key, value in config.items() if key != "configurable"}
-    full: dict[str, Any] = {**run, "kwargs": {**kwargs, "config": told}, "webhook_sent_at": datetime.now(UTC)}
+    public_config = {key: value for key, value in config.items() if key != "configurable"}
+    full: dict[str, Any] = {**run, "kwargs": {**kwargs, "config": public_config}, "webhook_sent_at": datetime.now(UTC)}
     return json.dumps({key: value for key, value in full.items() if not policy.fields or key in policy.fields})

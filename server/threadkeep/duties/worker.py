@@ -1,6 +1,6 @@
-"""Worker: takes pending runs off the queue when there is a slot for them.
+"""Worker: claims pending runs from the queue when a slot is free.
 
-It takes a slot first and a run then, so that a run is never claimed by a process that can't execute it.
+It takes the slot before the run. So no process claims a run that it can't execute.
 """
 
 import logging
@@ -24,16 +24,16 @@ from threadkeep.tables.queue import ClaimedRun
 log = logging.getLogger(__name__)
 
 MAX_UNSERVED = 20
-"""Graphs that are told of, so that the metric has a bounded number of labels."""
+"""The most graphs that are reported. It bounds the number of labels of the metric."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Worker:
-    """Duty: execute what is in the queue, round robin over principals."""
+    """Duty: execute pending runs, round robin over principals."""
 
     pool: Pool
     graph_ids: Sequence[str]
-    """The graphs that this process serves: it claims no runs of others."""
+    """The graphs that this process serves. It claims no runs of other graphs."""
     slots: Slots
     executor: Executor
     lease: Lease
@@ -43,12 +43,12 @@ class Worker:
     topic: ClassVar[str | None] = RUN_PENDING
     interval_s: float = 5.0
     served: str = ANONYMOUS
-    """The principal that had its turn last."""
+    """The principal of the last claimed run."""
     held_back: Sequence[str] = ()
-    """The principals that had no turn because they hold too many slots of this process."""
+    """The principals that are skipped because they hold too many slots of this process."""
 
     async def run_once(self) -> float | None:
-        """Claim until nothing is due. Returns the seconds until the next delayed run is due."""
+        """Claim runs until none is due. Returns the seconds until the next delayed run is due."""
         while await self.claim_one() or any(self.slots.is_free(holder) for holder in self.held_back):
             pass
         if self.held_back:
@@ -74,7 +74,7 @@ class Worker:
         return True
 
     async def _claim(self) -> ClaimedRun | None:
-        """Shielded: a run that was claimed is started, or it would look as if it ran."""
+        """Claim a run. Shielded, because a cancellation would leave a claimed run `running` without an execution."""
         self.held_back = self.slots.held_back()
         async with self.pool.shielded() as conn:
             return await queue.claim(
@@ -83,35 +83,35 @@ class Worker:
 
 
 def _holder(claimed: ClaimedRun) -> str:
-    """The principal whose run it is."""
+    """The principal of the run."""
     return claimed.principal.load()["identity"] if claimed.principal else ANONYMOUS
 
 
 @dataclass(slots=True, kw_only=True)
 class UnservedRuns:
-    """Duty: tell of runs that stay in the queue because no live process serves their graph."""
+    """Duty: report runs that stay in the queue because no live process serves their graph."""
 
     pool: Pool
     metrics: Metrics
     topic: ClassVar[str | None] = None
     interval_s: float = 10.0
-    known: frozenset[str] = frozenset()
-    """The graphs that the log was told of."""
+    reported: frozenset[str] = frozenset()
+    """The graphs that were already logged."""
 
     async def run_once(self) -> None:
-        """Count them. A line in the log names each graph once, until it is served again."""
+        """Count these runs. Each graph is logged once until it is served again."""
         async with self.pool.connection() as conn:
             unserved = await queue_depth.unserved(conn, limit=MAX_UNSERVED)
         self.metrics.show_unserved(unserved)
-        for graph_id in sorted(unserved.keys() - self.known):
+        for graph_id in sorted(unserved.keys() - self.reported):
             fields = {"graph_id": graph_id, "runs": unserved[graph_id]}
             log.warning("runs wait for a graph that no live process serves", extra=fields)
-        self.known = frozenset(unserved)
+        self.reported = frozenset(unserved)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelledRuns:
-    """Duty: stop the runs of this process that another one was asked to cancel, or whose thread was deleted."""
+    """Duty: stop runs of this process that were cancelled in another process, or whose thread was deleted."""
 
     pool: Pool
     executions: Executions
@@ -120,12 +120,12 @@ class CancelledRuns:
     interval_s: float = 5.0
 
     async def run_once(self) -> None:
-        """Stop what is to be stopped now."""
+        """Stop the runs with a cancel request."""
         durable = [execution.run_id for execution in self.executions if execution.is_durable]
         if not durable:
             return
         async with self.pool.connection() as conn:
-            wanted = await cancels.cancel_requests(conn, self.lease.worker_id, durable)
-        for run_id, action, reason in wanted:
+            requests = await cancels.cancel_requests(conn, self.lease.worker_id, durable)
+        for run_id, action, reason in requests:
             if execution := self.executions.get(run_id):
                 execution.cancel(action, reason)

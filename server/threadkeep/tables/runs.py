@@ -127,38 +127,38 @@ async def runs_to_record(conn: Conn, run_ids: Sequence[UUID]) -> list[UUID]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPosition:
-    """A run among those of its thread, for who follows them all."""
+    """The position of a run among the runs of its thread."""
 
     run_id: UUID
     queue_position: int
 
 
-async def list_positions(conn: Conn, thread_id: UUID, *, after: int | None) -> list[RunPosition]:
-    """The thread's runs behind a queue position, in order; `after=None`: those that wait or run now."""
+async def list_positions(conn: Conn, thread_id: UUID, *, position: int | None) -> list[RunPosition]:
+    """The thread's runs after a queue position, in order. `position=None`: its pending and running runs."""
     cursor = conn.cursor(row_factory=rows.row_factory(RunPosition))
     await cursor.execute(
         """
         SELECT run_id, queue_position
           FROM runs
          WHERE thread_id = %(thread_id)s
-           AND CASE WHEN %(after)s::bigint IS NULL THEN status IN ('pending', 'running')
-                    ELSE queue_position > %(after)s END
+           AND CASE WHEN %(position)s::bigint IS NULL THEN status IN ('pending', 'running')
+                    ELSE queue_position > %(position)s END
          ORDER BY queue_position
         """,
-        {"thread_id": thread_id, "after": after},
+        {"thread_id": thread_id, "position": position},
     )
     return await cursor.fetchall()
 
 
-async def last_position(conn: Conn, thread_id: UUID, *, before: datetime | None = None) -> int:
-    """The queue position of the thread's newest run, of those made before a time; 0 where there is none."""
+async def last_position(conn: Conn, thread_id: UUID, *, created_before: datetime | None = None) -> int:
+    """The queue position of the thread's newest run, optionally of those created before a time. 0 if there is none."""
     cursor = await conn.execute(
         """
         SELECT coalesce(max(queue_position), 0)
           FROM runs
-         WHERE thread_id = %(thread_id)s AND (%(before)s::timestamptz IS NULL OR created_at < %(before)s)
+         WHERE thread_id = %(thread_id)s AND (%(created_before)s::timestamptz IS NULL OR created_at < %(created_before)s)
         """,
-        {"thread_id": thread_id, "before": before},
+        {"thread_id": thread_id, "created_before": created_before},
     )
     row = await cursor.fetchone()
     return row[0] if row else 0

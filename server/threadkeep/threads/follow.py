@@ -1,4 +1,4 @@
-"""Follow a thread: all its runs, one after the other, and the changes of its state between them. It never ends."""
+"""Thread stream: the events of all runs of a thread, in order, and its state updates between runs. It has no end."""
 
 import logging
 from collections.abc import AsyncGenerator, Collection
@@ -27,20 +27,20 @@ log = logging.getLogger(__name__)
 ThreadMode: TypeAlias = Literal["run_modes", "lifecycle", "state_update"]
 
 RECORDING_S = 3600.0
-"""For how long runs of a followed thread keep their events, from each run's end on."""
+"""Seconds after its end for which a run of a followed thread keeps its events."""
 POLL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadPosition:
-    """Where a reader of the thread stands: `position` in the stream of a run made at `millisecond`."""
+    """A position in the thread stream: event `position` of the run that was created at `millisecond`."""
 
     millisecond: int
     position: int
 
     @property
     def event_id(self) -> str:
-        """As it is sent: the reference's form."""
+        """The SSE id, in the form of the reference server."""
         return f"{self.millisecond}-{self.position}"
 
 
@@ -60,49 +60,49 @@ async def follow_thread(
     thread_id: UUID,
     *,
     modes: Collection[ThreadMode],
-    after: ThreadPosition | None,
+    resume_from: ThreadPosition | None,
 ) -> AsyncGenerator[ThreadEvent]:
-    """What goes on on the thread behind `after`; without it, from now on. Ends where the thread is gone."""
+    """Yield the thread's events after `resume_from`, or from now on if it is None. Ends if the thread is deleted."""
     filters = tenant.filters
     with follower.wakeups.subscribe(thread_topic(thread_id)) as signal:
-        position, running = await _start(follower, filters, thread_id, after)
-        states = _StateUpdates(parts, tenant, thread_id, wanted="state_update" in modes)
+        position, running = await _start(follower, filters, thread_id, resume_from)
+        states = _StateUpdates(parts, tenant, thread_id, enabled="state_update" in modes)
         await states.newest()
         while True:
-            newer = await retry_conflicts(partial(_recorded_runs, follower, filters, thread_id, position))
-            if newer is None:
+            new_runs = await retry_conflicts(partial(_recorded_runs, follower, filters, thread_id, position))
+            if new_runs is None:
                 return
-            found, running = running + newer, []
-            for run in found:
+            recorded, running = running + new_runs, []
+            for run in recorded:
                 position = max(position, run.queue_position)
-                async with aclosing(_run(follower, filters, run, modes=modes, after=after)) as events:
+                async with aclosing(_run(follower, filters, run, modes=modes, resume_from=resume_from)) as events:
                     async for event in events:
                         yield event
             if (update := await states.newest()) is not None:
                 yield update
-            if not found:
+            if not recorded:
                 await signal.wait(POLL_S)
 
 
 async def _recorded_runs(
     follower: Follower, filters: Filters, thread_id: UUID, position: int
 ) -> list[RunPosition] | None:
-    """The runs behind `position`, whose events are kept from now on. None if the thread is gone."""
+    """The runs after `position`. Their events are recorded from now on. None if the thread was deleted."""
     async with follower.pool.connection(filters) as conn:
         if not await queue.record_thread_events(conn, filters, thread_id, RECORDING_S):
             return None
-        return await runs.list_positions(conn, thread_id, after=position)
+        return await runs.list_positions(conn, thread_id, position=position)
 
 
 async def _start(
-    follower: Follower, filters: Filters, thread_id: UUID, after: ThreadPosition | None
+    follower: Follower, filters: Filters, thread_id: UUID, resume_from: ThreadPosition | None
 ) -> tuple[int, list[RunPosition]]:
-    """The queue position to go on from, and the runs before it that are still going on."""
+    """The queue position to continue after, and the active runs before it."""
     async with follower.pool.connection(filters) as conn:
-        if after is None:
-            return await runs.last_position(conn, thread_id), await runs.list_positions(conn, thread_id, after=None)
-        made = datetime.fromtimestamp(after.millisecond / 1000, UTC) - timedelta(seconds=1)
-        return await runs.last_position(conn, thread_id, before=made), []
+        if resume_from is None:
+            return await runs.last_position(conn, thread_id), await runs.list_positions(conn, thread_id, position=None)
+        created_at = datetime.fromtimestamp(resume_from.millisecond / 1000, UTC) - timedelta(seconds=1)
+        return await runs.last_position(conn, thread_id, created_before=created_at), []
 
 
 async def _run(
@@ -111,20 +111,20 @@ async def _run(
     run: RunPosition,
     *,
     modes: Collection[ThreadMode],
-    after: ThreadPosition | None,
+    resume_from: ThreadPosition | None,
 ) -> AsyncGenerator[ThreadEvent]:
-    """One run's events and its end. Of what a returning reader has had, nothing again."""
+    """Yield one run's events and its end. Events up to `resume_from` are skipped."""
     millisecond = run.run_id.int >> 80
-    if after is not None and millisecond < after.millisecond:
+    if resume_from is not None and millisecond < resume_from.millisecond:
         return
-    position = after.position if after is not None and millisecond == after.millisecond else 0
+    position = resume_from.position if resume_from is not None and millisecond == resume_from.millisecond else 0
     async with aclosing(follower.events(filters, run.run_id, position)) as items:
         async for item in items:
             position = item.position
             if isinstance(item, LogEvent) and _wants(item.name, modes):
                 place = ThreadPosition(millisecond=millisecond, position=position)
                 yield ThreadEvent(place=place, name=item.name, data=item.data)
-    if after is None or millisecond != after.millisecond or position >= after.position:
+    if resume_from is None or millisecond != resume_from.millisecond or position >= resume_from.position:
         data = json.dumps({"status": "run_done", "run_id": run.run_id})
         place = ThreadPosition(millisecond=millisecond, position=position + 1)
         yield ThreadEvent(place=place, name="metadata", data=data)
@@ -135,18 +135,18 @@ def _wants(name: str, modes: Collection[ThreadMode]) -> bool:
 
 
 class _StateUpdates:
-    """The updates of the thread's state that no run made."""
+    """Reads the updates of the thread's state that come from a client and not from a run."""
 
-    def __init__(self, parts: ThreadParts, tenant: Tenant, thread_id: UUID, *, wanted: bool) -> None:
+    def __init__(self, parts: ThreadParts, tenant: Tenant, thread_id: UUID, *, enabled: bool) -> None:
         self._parts = parts
         self._tenant = tenant
         self._thread_id = thread_id
-        self._wanted = wanted
+        self._enabled = enabled
         self._seen: object = None
 
     async def newest(self) -> ThreadEvent | None:
-        """The newest state, where it is an update that was not told yet."""
-        if not self._wanted:
+        """The newest state as an event, or None if it is no update or was already returned."""
+        if not self._enabled:
             return None
         filters = self._tenant.filters
         async with self._parts.pool.connection(filters) as conn:
@@ -156,12 +156,12 @@ class _StateUpdates:
         try:
             state = (await history.get_state(self._parts, self._tenant, thread)).state
         except (AnswerTooLarge, StateInvalid) as refusal:
-            told = {"thread_id": str(self._thread_id), "reason": refusal.code}
-            log.warning("a state can't be told of", extra=told)
+            fields = {"thread_id": str(self._thread_id), "reason": refusal.code}
+            log.warning("a state can't be told of", extra=fields)
             return None
-        known, self._seen = self._seen, state["checkpoint_id"]
+        previous, self._seen = self._seen, state["checkpoint_id"]
         metadata = cast("dict[str, object]", state["metadata"])
-        if known == self._seen or metadata.get("source") != "update":
+        if previous == self._seen or metadata.get("source") != "update":
             return None
         place = ThreadPosition(millisecond=int(datetime.now(UTC).timestamp() * 1000), position=0)
         data = json.dumps({"state": state, "thread_id": self._thread_id})

@@ -1,7 +1,7 @@
-"""Gate: a thread that is held while its state is changed beside its runs.
+"""Gate: locks a thread while a client changes its state.
 
-The thread's row is locked in a transaction, and all checkpoints are read and written in the same transaction. So no run
-starts in between, and the change is there whole or not at all.
+One transaction locks the thread's row, and reads and writes all checkpoints. So no run starts in between, and the change
+is atomic.
 """
 
 import copy
@@ -20,10 +20,10 @@ from threadkeep.tables import threads
 
 @asynccontextmanager
 async def held(pool: Pool, filters: Filters, thread_id: UUID, *, within_s: float) -> AsyncGenerator[Conn]:
-    """A transaction that holds the thread, which no run executes on, until the block ends.
+    """Open a transaction that locks an idle thread until the block ends.
 
-    `within_s` is how long the block may take between two statements, in seconds. NotFound if there is no such thread of
-    the caller's, ThreadBusy if a run executes on it or is due.
+    `within_s` is the most seconds between two statements of the block. NotFound if the caller has no such thread,
+    ThreadBusy if it has a running or pending run.
     """
     async with pool.connection(filters) as conn, conn.transaction():
         if not await threads.lock(conn, filters, thread_id, within_s=within_s):
@@ -36,10 +36,10 @@ async def held(pool: Pool, filters: Filters, thread_id: UUID, *, within_s: float
 
 
 def in_transaction(graph: Graph, conn: Conn) -> Graph:
-    """The graph with its checkpointer on `conn`, for the caller's transaction there.
+    """Return the graph with a checkpointer that uses the caller's transaction on `conn`.
 
-    Subgraphs get the checkpointer from the graph that is called. A RemoteGraph keeps its threads elsewhere and is
-    returned as it is.
+    Subgraphs inherit the checkpointer from the called graph. A RemoteGraph stores its threads on another server and is
+    returned unchanged.
     """
     checkpointer = getattr(graph, "checkpointer", None)
     if not isinstance(checkpointer, Checkpointer):

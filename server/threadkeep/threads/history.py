@@ -1,7 +1,7 @@
-"""History: a thread's states, read through its graph, which alone knows what its channels mean.
+"""History: the states of a thread, read through its graph, because only the graph can interpret its channels.
 
-A read takes no slot. The sizes of the checkpoints are asked for first, so that an answer is bounded in bytes before
-anything large is in memory.
+A read takes no slot. It first reads the sizes of the checkpoints. So an answer above the limit is refused before large
+values are in memory.
 """
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -26,7 +26,7 @@ from threadkeep.tables.checkpoint_sizes import CheckpointSize, Listing
 from threadkeep.tables.threads import Thread
 
 PIECE_BYTES: Final = 1024 * 1024
-"""What is read of a history at once, unless one state is larger."""
+"""The most bytes of a history that are read at once, unless one state is larger."""
 
 EMPTY = StateSnapshot(
     values={}, next=(), config={}, metadata=None, created_at=None, parent_config=None, tasks=(), interrupts=()
@@ -38,18 +38,18 @@ Graphs: TypeAlias = Mapping[str, LoadedGraph]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadParts:
-    """What reads, changes and deletions of threads use."""
+    """The objects that reads, changes and deletions of threads use."""
 
     pool: Pool
     graphs: Graphs
     checkpoints: Checkpointer
     answer_bytes: int
-    """The most that an answer may have."""
+    """The most bytes in an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointRef:
-    """A checkpoint of a thread: without an id the newest, in a subgraph's namespace or the graph's own."""
+    """A checkpoint of a thread, in the namespace of a subgraph or of the graph itself. Without an id, the newest one."""
 
     checkpoint_id: str | None = None
     checkpoint_ns: str = ""
@@ -63,7 +63,7 @@ State: TypeAlias = dict[str, object]
 
 
 class ReadState(NamedTuple):
-    """A state, and the bytes that were read for it."""
+    """A state, and the number of bytes that were read for it."""
 
     state: State
     bytes: int
@@ -71,7 +71,7 @@ class ReadState(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryRequest:
-    """Which states: at most `limit`, behind the checkpoint `before`, whose metadata contains `metadata`."""
+    """Selects at most `limit` states that are older than the checkpoint `before` and contain `metadata`."""
 
     limit: int
     before: str | None = None
@@ -80,7 +80,7 @@ class HistoryRequest:
 
     @property
     def listing(self) -> Listing:
-        """The checkpoints of these states."""
+        """The selection of the checkpoints of these states."""
         return Listing(
             limit=self.limit,
             namespace=self.at.checkpoint_ns,
@@ -92,31 +92,31 @@ class HistoryRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """States of a history, each as JSON."""
+    """A page of states, each as JSON."""
 
     states: Sequence[bytes]
     next: str | None
-    """If the page ends because of its size: the checkpoint behind which (`before`) the history goes on."""
+    """If the byte limit cut the page: the `before` of the next page."""
 
 
 async def get_state(
     parts: ThreadParts, tenant: Tenant, thread: Thread, at: CheckpointRef = LATEST, *, subgraphs: bool = False
 ) -> ReadState:
-    """The ThreadState at a checkpoint; of one that there is not, an empty one. AnswerTooLarge, before it is read."""
+    """The ThreadState at a checkpoint, empty if there is none. AnswerTooLarge before a large state is read."""
     loaded = thread_graph(parts.graphs, thread)
     if loaded is None:
         return ReadState(thread_state(EMPTY), 0)
-    whole = checkpoint_config(thread.thread_id, at)
+    config = checkpoint_config(thread.thread_id, at)
     budget = AnswerBudget(parts.answer_bytes)
     async with open_graph(loaded, tenant, thread.thread_id) as graph:
         if is_local(graph):
             await _take_state(budget, parts, tenant, thread, at)
-        found = thread_state(await snapshot_of(graph, whole))
-        if subgraphs and (namespaces := _waiting_subgraphs(found)):
+        state = thread_state(await snapshot_of(graph, config))
+        if subgraphs and (namespaces := _waiting_subgraphs(state)):
             if is_local(graph):
                 await _take_subgraphs(budget, parts, tenant, thread, namespaces)
-            found = thread_state(await snapshot_of(graph, whole, subgraphs=True))
-    return ReadState(found, budget.used)
+            state = thread_state(await snapshot_of(graph, config, subgraphs=True))
+    return ReadState(state, budget.used)
 
 
 async def _take_state(
@@ -124,8 +124,8 @@ async def _take_state(
 ) -> None:
     listing = Listing(limit=1, namespace=at.checkpoint_ns, checkpoint_id=at.checkpoint_id)
     async with parts.pool.connection(tenant.filters) as conn:
-        found = await checkpoint_sizes.sizes(conn, tenant.filters, thread.thread_id, listing)
-    for checkpoint in found:
+        sizes = await checkpoint_sizes.sizes(conn, tenant.filters, thread.thread_id, listing)
+    for checkpoint in sizes:
         budget.take_all(checkpoint.bytes, "the state")
 
 
@@ -137,32 +137,32 @@ async def _take_subgraphs(
     budget.take_all(size, "the state with its subgraphs")
 
 
-def _waiting_subgraphs(found: State) -> list[str]:
-    """The namespaces of the subgraphs whose states `subgraphs=True` would add."""
-    tasks = cast("list[Mapping[str, Any]]", found["tasks"])
+def _waiting_subgraphs(state: State) -> list[str]:
+    """The namespaces of the subgraphs whose states `subgraphs=True` adds."""
+    tasks = cast("list[Mapping[str, Any]]", state["tasks"])
     return [task["checkpoint"]["checkpoint_ns"] for task in tasks if task["checkpoint"]]
 
 
 async def page(
-    parts: ThreadParts, tenant: Tenant, thread: Thread, wanted: HistoryRequest, shown: Callable[[State], object]
+    parts: ThreadParts, tenant: Tenant, thread: Thread, request: HistoryRequest, render: Callable[[State], object]
 ) -> Page:
-    """A page of ThreadStates, the newest first, of all branches; of each what `shown` makes of it.
+    """A page of ThreadStates of all branches, the newest first, each converted by `render`.
 
-    AnswerTooLarge if not even one fits. They are read and encoded in pieces, and no more of them than fit: a long history
-    of large states is never in memory at once.
+    AnswerTooLarge if the first one does not fit. States are read and encoded in pieces, until one does not fit. So a
+    long history of large states is never in memory at once.
     """
     loaded = thread_graph(parts.graphs, thread)
     if loaded is None:
         return Page(states=[], next=None)
-    answer = _Answer(parts.answer_bytes, shown)
+    answer = _Answer(parts.answer_bytes, render)
     async with open_graph(loaded, tenant, thread.thread_id) as graph:
         if not is_local(graph):
-            await answer.read(graph, thread, wanted, Piece(wanted.limit, 0))
+            await answer.read(graph, thread, request, Piece(request.limit, 0))
             return answer.page
         async with parts.pool.connection(tenant.filters) as conn:
-            found = await checkpoint_sizes.sizes(conn, tenant.filters, thread.thread_id, wanted.listing)
-        for piece in answer.pieces(found):
-            await answer.read(graph, thread, wanted, piece)
+            sizes = await checkpoint_sizes.sizes(conn, tenant.filters, thread.thread_id, request.listing)
+        for piece in answer.pieces(sizes):
+            await answer.read(graph, thread, request, piece)
     return answer.page
 
 
@@ -174,24 +174,24 @@ class Piece(NamedTuple):
 
 
 class _Answer:
-    """A page in the making."""
+    """Collects the states of a page."""
 
-    def __init__(self, limit: int, shown: Callable[[State], object]) -> None:
+    def __init__(self, limit: int, render: Callable[[State], object]) -> None:
         self._stored, self._encoded = AnswerBudget(limit), AnswerBudget(limit)
-        self._shown = shown
+        self._render = render
         self._states: list[bytes] = []
         self._last: str | None = None
 
     @property
     def page(self) -> Page:
-        """What there is so far."""
+        """The page with the states so far."""
         is_cut = self._stored.is_cut or self._encoded.is_cut
         return Page(states=self._states, next=self._last if is_cut else None)
 
-    def pieces(self, found: Iterable[CheckpointSize]) -> list[Piece]:
-        """The checkpoints that fit, in pieces of at most `PIECE_BYTES`, or of one that is larger."""
+    def pieces(self, sizes: Iterable[CheckpointSize]) -> list[Piece]:
+        """The checkpoints that fit, in pieces of at most `PIECE_BYTES`, or of one larger checkpoint."""
         pieces: list[Piece] = []
-        for checkpoint in found:
+        for checkpoint in sizes:
             if not self._stored.take(checkpoint.bytes, f"the state at checkpoint {checkpoint.checkpoint_id}"):
                 break
             if pieces and pieces[-1].bytes + checkpoint.bytes <= PIECE_BYTES:
@@ -200,25 +200,25 @@ class _Answer:
                 pieces.append(Piece(1, checkpoint.bytes))
         return pieces
 
-    async def read(self, graph: Graph, thread: Thread, wanted: HistoryRequest, piece: Piece) -> None:
-        """Read the next piece and encode its states; no more once one did not fit."""
+    async def read(self, graph: Graph, thread: Thread, request: HistoryRequest, piece: Piece) -> None:
+        """Read the next piece and encode its states. Does nothing after a state did not fit."""
         if self._encoded.is_cut:
             return
-        before = self._last or wanted.before
-        found = graph.aget_state_history(
-            checkpoint_config(thread.thread_id, wanted.at),
-            filter=dict(wanted.metadata or {}),
-            before=checkpoint_config(thread.thread_id, CheckpointRef(checkpoint_id=before)) if before else None,
+        older_than = self._last or request.before
+        history = graph.aget_state_history(
+            checkpoint_config(thread.thread_id, request.at),
+            filter=dict(request.metadata or {}),
+            before=checkpoint_config(thread.thread_id, CheckpointRef(checkpoint_id=older_than)) if older_than else None,
             limit=piece.checkpoints,
         )
         with reading():
-            async with aclosing(cast("AsyncGenerator[StateSnapshot]", found)) as snapshots:
+            async with aclosing(cast("AsyncGenerator[StateSnapshot]", history)) as snapshots:
                 await self._encode(snapshots, piece)
 
     async def _encode(self, snapshots: AsyncGenerator[StateSnapshot], piece: Piece) -> None:
         async for snapshot in snapshots:
             checkpoint_id = snapshot.config.get("configurable", {}).get("checkpoint_id")
-            encoded = await json.dumps_apart(self._shown(thread_state(snapshot)), size=piece.bytes)
+            encoded = await json.dumps_apart(self._render(thread_state(snapshot)), size=piece.bytes)
             if not self._encoded.take(len(encoded), f"the state at checkpoint {checkpoint_id}"):
                 return
             self._states.append(encoded)
@@ -226,7 +226,7 @@ class _Answer:
 
 
 def checkpoint_config(thread_id: UUID, at: CheckpointRef = LATEST) -> RunnableConfig:
-    """The config that names a checkpoint of the thread, and of no other."""
+    """The config that selects a checkpoint of the thread."""
     configurable = {"thread_id": str(thread_id), "checkpoint_ns": at.checkpoint_ns}
     if at.checkpoint_id:
         configurable["checkpoint_id"] = at.checkpoint_id
@@ -234,13 +234,13 @@ def checkpoint_config(thread_id: UUID, at: CheckpointRef = LATEST) -> RunnableCo
 
 
 def thread_graph(graphs: Graphs, thread: Thread) -> LoadedGraph | None:
-    """The graph that last ran on the thread; None before the first run, NotFound where it is no longer served."""
+    """The graph of the thread's last run. None before the first run, NotFound if this process does not serve it."""
     graph_id = cast("object", thread.metadata.load().get("graph_id"))
     return require_graph(graphs, graph_id) if graph_id else None
 
 
 def require_graph(graphs: Graphs, graph_id: object) -> LoadedGraph:
-    """The graph of that name, which came from a client; NotFound where there is none."""
+    """The graph with a name from a client. NotFound if there is none."""
     loaded = graphs.get(graph_id) if isinstance(graph_id, str) else None
     if loaded is None:
         raise NotFound(f"Graph {str(graph_id)[:100]!r} not found. Expected one of: {sorted(graphs)}")
@@ -251,6 +251,6 @@ def require_graph(graphs: Graphs, graph_id: object) -> LoadedGraph:
 async def open_graph(
     loaded: LoadedGraph, tenant: Tenant, thread_id: UUID, access: AccessContext = "threads.read"
 ) -> AsyncGenerator[Graph]:
-    """The graph, for what a client does with a thread beside running it."""
+    """Open the graph to read or change a thread without a run."""
     async with loaded.open(checkpoint_config(thread_id), durable=True, access=access, tenant=tenant) as graph:
         yield graph

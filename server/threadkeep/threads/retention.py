@@ -1,6 +1,6 @@
-"""Retention: what of threads goes, when a client says so or when their time to live is over.
+"""Retention: deletes or prunes threads, on request or when their time to live ends.
 
-`delete` takes a thread with all it has; `keep_latest` takes the checkpoints behind its newest.
+`delete` deletes a thread with all its rows. `keep_latest` deletes all its checkpoints except the newest.
 """
 
 import logging
@@ -21,31 +21,32 @@ log = logging.getLogger(__name__)
 
 EXPIRE_S = 10.0
 EXPIRE_BATCH = 500
-"""Of one round, unless langgraph.json says otherwise."""
+"""The most threads in one round, unless langgraph.json sets another limit."""
 PRUNE_BATCH = 50
-"""Threads pruned at once, at most; fewer than are deleted, for each takes several statements, and their rows are locked meanwhile."""
+"""The most threads that are pruned at once. Each takes several statements while all their rows are locked."""
 DELETE_BATCH = 50
-"""Threads that a client deletes at once, at most. A run of theirs that writes, and what else is committed with it, waits
-as long."""
+"""The most threads that one transaction deletes for a client. Their running runs, and the writes that are committed in
+the same batch, wait for it."""
 
 
 async def delete(parts: ThreadParts, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
-    """Delete threads with all that they have, and stop their runs in whatever process; which there were.
+    """Delete threads with all their rows, and stop their runs in all processes. Returns the ids that existed.
 
-    Each batch is a transaction. Cancelled in between, some are gone and the rest are whole.
+    Each batch is a transaction. A cancellation in between leaves the remaining threads unchanged.
     """
     ordered = sorted(set(thread_ids))
-    gone: list[UUID] = []
+    deleted: list[UUID] = []
     for start in range(0, len(ordered), DELETE_BATCH):
         async with parts.pool.connection(filters) as conn:
-            gone += await threads.delete(conn, filters, ordered[start : start + DELETE_BATCH])
-    return gone
+            deleted += await threads.delete(conn, filters, ordered[start : start + DELETE_BATCH])
+    return deleted
 
 
 async def prune(parts: ThreadParts, filters: Filters, thread_ids: Sequence[UUID]) -> int:
-    """Take the old checkpoints of threads; of how many. Busy ones are passed over.
+    """Delete the old checkpoints of threads, and return the number of threads. Busy threads are skipped.
 
-    Unsupported, and nothing done, where a thread's graph has a DeltaChannel, whose values are spread over them.
+    UnsupportedField, without any change, if a thread's graph has a DeltaChannel, because its old checkpoints hold parts of
+    its value.
     """
     async with parts.pool.connection(filters) as conn, conn.transaction():
         free = await threads.lock_idle(conn, filters, thread_ids)
@@ -60,7 +61,7 @@ async def prune(parts: ThreadParts, filters: Filters, thread_ids: Sequence[UUID]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadExpiry:
-    """Duty: end the threads whose time to live is over."""
+    """Duty: delete or prune the threads whose time to live has ended."""
 
     pool: Pool
     checkpoints: Checkpointer
@@ -74,20 +75,20 @@ class ThreadExpiry:
         return minutes * 60 if minutes else EXPIRE_S
 
     async def run_once(self) -> None:
-        """Delete or prune a batch of threads. What is left comes next time."""
+        """Delete or prune a batch of threads. The next round continues."""
         limit = (self.ttl.sweep_limit if self.ttl else None) or EXPIRE_BATCH
         async with self.pool.connection() as conn, conn.transaction():
-            gone = await thread_expiry.lock_expired(conn, "delete", limit)
-            if gone:
-                await threads.delete(conn, UNRESTRICTED, gone)
+            deleted = await thread_expiry.lock_expired(conn, "delete", limit)
+            if deleted:
+                await threads.delete(conn, UNRESTRICTED, deleted)
         async with self.pool.connection() as conn, conn.transaction():
             pruned = await thread_expiry.lock_expired(conn, "keep_latest", min(limit, PRUNE_BATCH))
             for thread_id in pruned:
                 await self._prune_if_possible(conn, thread_id)
             if pruned:
                 await thread_expiry.mark_pruned(conn, pruned)
-        if gone or pruned:
-            log.info("threads expired", extra={"deleted": len(gone), "pruned": len(pruned)})
+        if deleted or pruned:
+            log.info("threads expired", extra={"deleted": len(deleted), "pruned": len(pruned)})
 
     async def _prune_if_possible(self, conn: Conn, thread_id: UUID) -> None:
         try:
@@ -97,6 +98,6 @@ class ThreadExpiry:
 
 
 async def _prune(checkpoints: Checkpointer, conn: Conn, thread_ids: Sequence[UUID]) -> None:
-    """Take the old checkpoints of threads that the caller's transaction holds. NotImplementedError as LangGraph's."""
+    """Delete the old checkpoints of locked threads. NotImplementedError as in LangGraph's `aprune`."""
     bound = TransactionCheckpoints(checkpoints, conn)
     await bound.aprune([str(thread_id) for thread_id in thread_ids], strategy="keep_latest")

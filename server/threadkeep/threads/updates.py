@@ -1,6 +1,6 @@
-"""Updates: a thread's state changed by a client instead of by a run.
+"""Updates: changes of a thread's state by a client instead of a run.
 
-A change holds the thread, and is one transaction (`gate`). Its time is bounded, because the edges of a graph are its
+A change locks the thread and is one transaction (`gate`). It has a time limit, because the edges of a graph are its
 author's code.
 """
 
@@ -37,22 +37,22 @@ from threadkeep.threads.history import CheckpointRef, ThreadParts
 log = logging.getLogger(__name__)
 
 UPDATE_TIMEOUT_S = 20.0
-"""How long a change may take, and so how long a run may have to wait for it."""
+"""Seconds that a change may take. A new run on the thread may have to wait as long."""
 HOLD_S = UPDATE_TIMEOUT_S + 5
-"""After so long without a statement Postgres takes the thread from a process that stands still."""
+"""Seconds without a statement after which Postgres releases the thread of a blocked process."""
 
 CLIENT_ERRORS = (InvalidUpdateError, EmptyInputError, ValueError, TypeError)
-"""What LangGraph, a schema or a reducer raises on values that it does not take."""
+"""Exceptions of LangGraph, a schema or a reducer for values that it does not accept."""
 
 
 class UpdateTimeout(Problem):
-    """The graph took too long over a change of its state."""
+    """The graph took too long to change its state."""
 
     status, code = 504, "timeout"
 
 
 class ThreadStateUpdate(BaseModel):
-    """Values that a node is said to have returned, or the Command."""
+    """Values or a Command, applied as if a node had returned them."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -62,8 +62,8 @@ class ThreadStateUpdate(BaseModel):
 
     @property
     def state_update(self) -> StateUpdate:
-        given: Any = self.values if self.command is None else graph_command(self.command)
-        return StateUpdate(given, self.as_node)
+        update: Any = self.values if self.command is None else graph_command(self.command)
+        return StateUpdate(update, self.as_node)
 
 
 class Superstep(BaseModel):
@@ -76,7 +76,7 @@ class Superstep(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadUpdate:
-    """A change of one thread's state: at which checkpoint, and what."""
+    """A change of one thread's state, based on a checkpoint."""
 
     checkpoint: CheckpointRef
     update: ThreadStateUpdate
@@ -89,10 +89,10 @@ class ThreadUpdate:
 
 
 async def update_state(parts: ThreadParts, tenant: Tenant, thread_id: UUID, change: ThreadUpdate) -> RunnableConfig:
-    """Add a checkpoint to the thread; the config that names it.
+    """Add a checkpoint to the thread, and return the config that selects it.
 
-    NotFound without the thread or the checkpoint, ThreadBusy while a run is on it, InvalidRequest where no graph has
-    run on it yet or its graph does not take the values.
+    NotFound if there is no such thread or checkpoint, ThreadBusy if a run is active, InvalidRequest if no graph has run
+    on the thread or the graph does not accept the values.
     """
     filters = tenant.filters
     thread = await _thread(parts, filters, thread_id)
@@ -119,10 +119,10 @@ async def create_thread(
     supersteps: Sequence[Superstep],
     key: IdempotencyKey | None = None,
 ) -> Thread | None:
-    """Make a thread whose state is what `supersteps` leave, or none at all; None where the id is taken.
+    """Create a thread with the state after `supersteps`, or without a state. None if the id is taken.
 
-    `key` stands for it as soon as it is there. InvalidRequest where its metadata name no graph or the graph does not take the values, NotFound where there is no
-    such graph.
+    The transaction also completes `key`. InvalidRequest if the metadata has no graph id or the graph does not accept the
+    values, NotFound if there is no such graph.
     """
     if not supersteps:
         return await _create_empty(parts, tenant.filters, new, key)
@@ -160,9 +160,9 @@ async def _create_empty(
 
 
 async def copy_thread(parts: ThreadParts, tenant: Tenant, thread_id: UUID, marks: Mapping[str, Any]) -> Thread:
-    """A new thread with the checkpoints of another one, and `marks` over its metadata; NotFound without that.
+    """Create a thread with the checkpoints of another one, and its metadata overwritten by `marks`. NotFound.
 
-    From a busy one it gets what the run has written so far, and its row tells of that.
+    From a busy thread it copies the checkpoints that the run has written so far, and its row is updated to match them.
     """
     filters = tenant.filters
     source = await _thread(parts, filters, thread_id)
@@ -199,7 +199,7 @@ def _update_config(
 
 
 def _graph_of(parts: ThreadParts, thread: Thread) -> LoadedGraph:
-    """The thread's graph, which is opened before the thread is held, because a factory may take its time."""
+    """The thread's graph. It is opened before the thread is locked, because a graph factory may be slow."""
     loaded = history.thread_graph(parts.graphs, thread)
     if loaded is None:
         raise InvalidRequest(
@@ -209,14 +209,14 @@ def _graph_of(parts: ThreadParts, thread: Thread) -> LoadedGraph:
 
 
 async def _has_graph(parts: ThreadParts, conn: Conn, thread_id: UUID, loaded: LoadedGraph | None) -> bool:
-    """Whether the held thread has the graph that was opened before. If not, it was deleted and created again, or a run of
-    another graph came between."""
+    """Whether the locked thread still has the opened graph. If not, the thread was created again, or another graph has
+    run on it."""
     thread = await threads.get_without_values(conn, UNRESTRICTED, thread_id)
     return thread is not None and _served(parts, thread) is loaded
 
 
 def _served(parts: ThreadParts, thread: Thread) -> LoadedGraph | None:
-    """The thread's graph. None if no graph has run on it yet, or if it is not served here."""
+    """The thread's graph. None if no graph has run on it, or this process does not serve the graph."""
     graph_id: object = thread.metadata.load().get("graph_id")
     return parts.graphs.get(graph_id) if isinstance(graph_id, str) else None
 
@@ -234,7 +234,7 @@ async def _apply(graph: Graph, config: RunnableConfig, supersteps: Sequence[Supe
 
 
 async def _settle(conn: Conn, graph: Graph, thread_id: UUID) -> Thread:
-    """Make the thread's row tell what its newest checkpoint holds."""
+    """Update the thread's row from its newest checkpoint."""
     snapshot = await snapshots.snapshot_of(graph, history.checkpoint_config(thread_id))
     row = await threads.update_summary(conn, thread_id, snapshots.thread_summary(snapshot))
     if row is None:

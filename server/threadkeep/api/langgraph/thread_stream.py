@@ -47,7 +47,7 @@ async def stream(call: AuthorizedRequest[None, ThreadStreamQuery]) -> Response:
         call.tenant,
         thread.thread_id,
         modes=modes,
-        after=None if has_gap else last_position,
+        resume_from=None if has_gap else last_position,
     )
     return EventStream(_frames(events, has_gap=has_gap), call, headers={})
 
