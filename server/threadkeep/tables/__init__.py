@@ -1,4 +1,4 @@
-"""Tables: the SQL statements, one module a table."""
+"""Tables: the SQL statements, grouped by table."""
 
 TENANT_TABLES = (
     "threads",
@@ -13,4 +13,4 @@ TENANT_TABLES = (
     "checkpoint_blobs",
     "checkpoint_writes",
 )
-"""Tables whose rows belong to somebody: all have policies of row-level security."""
+"""Tables whose rows belong to a tenant. All of them have row-level security."""

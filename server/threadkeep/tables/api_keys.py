@@ -1,4 +1,4 @@
-"""API keys: who may come in with which secret. The secret itself is never here, only its hash."""
+"""API keys: the identity and scopes of each key. Only the hash of a secret is stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,23 +26,23 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidApiKey:
-    """A key that opens the door now."""
+    """A key that authenticates a request now."""
 
     key_id: UUID
     name: str
     identity: str
     scopes: Sequence[str]
     expires_in_s: float | None
-    """None: never."""
+    """Seconds until it expires. None: it never expires."""
     recently_used: bool
-    """Its last use is written down, within a minute."""
+    """A use within the last minute is already recorded."""
     has_others: bool
-    """There are valid keys of other identities."""
+    """Other identities have valid keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewApiKey:
-    """A key to be made. `lives_s` seconds from now it ends; None: never."""
+    """A key to create. It expires after `lifetime_s` seconds. None: it never expires."""
 
     key_id: UUID
     secret_sha256: bytes
@@ -54,12 +54,12 @@ class NewApiKey:
 
 
 async def create(conn: Conn, new: NewApiKey) -> None:
-    """Write a key down."""
+    """Insert a key."""
     await conn.execute(
         """
         INSERT INTO api_keys (key_id, secret_sha256, prefix, name, identity, scopes, expires_at)
         VALUES (%(key_id)s, %(secret_sha256)s, %(prefix)s, %(name)s, %(identity)s, %(scopes)s,
-                now() + make_interval(secs => %(lives_s)s))
+                now() + make_interval(secs => %(lifetime_s)s))
         """,
         {
             "key_id": new.key_id,
@@ -68,13 +68,13 @@ async def create(conn: Conn, new: NewApiKey) -> None:
             "name": new.name,
             "identity": new.identity,
             "scopes": list(new.scopes),
-            "lives_s": new.lifetime_s,
+            "lifetime_s": new.lifetime_s,
         },
     )
 
 
 async def find_valid(conn: Conn, secret_sha256: bytes) -> ValidApiKey | None:
-    """The key of a secret, or None where there is none, it was revoked, or its time is over."""
+    """The key with a secret, or None if there is none, it was revoked, or it has expired."""
     cursor = conn.cursor(row_factory=rows.row_factory(ValidApiKey))
     await cursor.execute(
         """
@@ -93,7 +93,7 @@ async def find_valid(conn: Conn, secret_sha256: bytes) -> ValidApiKey | None:
 
 
 async def record_use(conn: Conn, key_id: UUID) -> None:
-    """Write down that a key was used, once a minute at most."""
+    """Record the use of a key, at most once a minute."""
     await conn.execute(
         """
         UPDATE api_keys
@@ -105,22 +105,22 @@ async def record_use(conn: Conn, key_id: UUID) -> None:
 
 
 async def search(conn: Conn) -> list[ApiKey]:
-    """Every key, the newest first; revoked ones too."""
+    """All keys, also revoked ones, the newest first."""
     cursor = conn.cursor(row_factory=rows.row_factory(ApiKey))
     await cursor.execute("SELECT * FROM api_keys ORDER BY created_at DESC, key_id DESC")
     return await cursor.fetchall()
 
 
-async def revoke(conn: Conn, named: str) -> list[ApiKey]:
-    """Revoke the keys that are valid and of this id, or begin like this; the keys that were."""
+async def revoke(conn: Conn, id_or_prefix: str) -> list[ApiKey]:
+    """Revoke the keys with this id or prefix, and return those that were not revoked before."""
     cursor = conn.cursor(row_factory=rows.row_factory(ApiKey))
     await cursor.execute(
         """
         UPDATE api_keys
            SET revoked_at = now()
-         WHERE (key_id::text = %(named)s OR prefix = %(named)s) AND revoked_at IS NULL
+         WHERE (key_id::text = %(id_or_prefix)s OR prefix = %(id_or_prefix)s) AND revoked_at IS NULL
         RETURNING *
         """,
-        {"named": named},
+        {"id_or_prefix": id_or_prefix},
     )
     return await cursor.fetchall()

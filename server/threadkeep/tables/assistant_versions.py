@@ -1,6 +1,6 @@
-"""Assistant versions: every state that an assistant has been in, the current one included.
+"""Assistant versions: all versions of each assistant, including the current one.
 
-`assistants` writes them, with each change; here they are read, and made current again.
+`assistants` inserts a version with each change. This module reads and restores versions.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from threadkeep.tables.assistants import Assistant
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssistantVersion:
-    """A row of `assistant_versions`; its field names are the protocol's, so that it is also the JSON a client gets."""
+    """A row of `assistant_versions`. Its field names are the protocol's, so it is also the client's JSON."""
 
     assistant_id: UUID
     version: int
@@ -39,7 +39,7 @@ class AssistantVersion:
 async def search(
     conn: Conn, filters: Filters, assistant_id: UUID, metadata: Mapping[str, Any], page: PageRequest
 ) -> list[SizedRow[AssistantVersion]]:
-    """Versions of an assistant that the caller may see whose own metadata contains `metadata`, the newest first."""
+    """The versions of an assistant whose own metadata contains `metadata`, the newest first."""
     cursor = conn.cursor(row_factory=sized(AssistantVersion))
     listing = sql.SQL(
         """
@@ -64,10 +64,10 @@ async def search(
 
 
 async def restore(pool: Pool, filters: Filters, assistant_id: UUID, version: int) -> Assistant | None:
-    """Make a version the assistant's current one; None where there is no such version of the caller's.
+    """Make a version the assistant's current one. None if the caller has no such version.
 
-    All of it comes back, and `version` is its old number. What `filters` ask for stays, so that nobody loses an
-    assistant by restoring a version from before it was theirs.
+    The row gets all values of the version, also its number. The metadata required by `filters` stays. So a caller does not
+    lose an assistant if it restores a version of an earlier owner.
     """
     async with pool.pipeline(filters) as conn:
         cursor = conn.cursor(row_factory=rows.row_factory(Assistant))

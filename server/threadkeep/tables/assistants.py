@@ -1,9 +1,8 @@
-"""Assistants: a graph with a configuration.
+"""Assistants: graphs with a configuration.
 
-Each graph has a system assistant whose id follows from the graph's name, as on the reference; everybody may read it and
-run it (`is_system`, which no client can write). Every change makes a
-version (`assistant_versions`), in the statement that makes the change. `context` is what a run gets, and
-`config.configurable` always shows the same.
+Each graph has a system assistant. As on the reference server, its id follows from the graph's name. All callers may read
+and run it (`is_system`, which no client can set). Each change inserts a version into `assistant_versions` in the same
+statement. A run gets `context`, and `config.configurable` always has the same values.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,12 +21,12 @@ from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.tenancy import Filters
 
 NAMESPACE: Final = UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")
-"""Of the uuid5 of a graph's own assistant (langgraph_sdk's clients count on it)."""
+"""The namespace for the uuid5 of a graph's own assistant. Clients of langgraph_sdk rely on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assistant:
-    """A row of `assistants`; its field names are the protocol's, so that it is also the JSON a client gets."""
+    """A row of `assistants`. Its field names are the protocol's, so it is also the client's JSON."""
 
     assistant_id: UUID
     graph_id: str
@@ -43,34 +42,34 @@ class Assistant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewAssistant:
-    """An assistant to be made."""
+    """An assistant to create."""
 
     assistant_id: UUID
     graph_id: str
     name: str
     description: str | None
     config: Mapping[str, Any]
-    """Without `configurable`."""
+    """The config without `configurable`."""
     context: Mapping[str, Any]
     metadata: Mapping[str, Any]
     principal: str | None = None
-    """The identity of its creator. None: nobody known."""
+    """The identity of its creator. None without authentication."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssistantChange:
-    """What becomes of an assistant. None: it stays as it is."""
+    """A change of an assistant. None leaves a field unchanged."""
 
     graph_id: str | None = None
     name: str | None = None
     description: str | None = None
     config: Mapping[str, Any] | None = None
-    """Without `configurable`."""
+    """The config without `configurable`."""
     context: Mapping[str, Any] | None = None
     metadata: Mapping[str, Any] | None = None
-    """Merged into the assistant's own; all else replaces."""
+    """It is merged into the assistant's metadata. Other fields are replaced."""
     metadata_bytes: int
-    """What its metadata may have after the change."""
+    """The most bytes in its metadata after the change."""
 
 
 def system_id(graph_id: str) -> UUID:
@@ -79,9 +78,9 @@ def system_id(graph_id: str) -> UUID:
 
 
 async def ensure_system_assistants(conn: Conn, descriptions: Mapping[str, str | None]) -> None:
-    """Make each graph's own assistant where it is missing; `descriptions` is by graph id.
+    """Create each graph's own assistant if it is missing. `descriptions` is by graph id.
 
-    Its id can be known before there is the graph: what a client made under it goes.
+    A client can compute the id before the graph exists. An assistant that a client created with it is deleted.
     """
     for graph_id, description in descriptions.items():
         await conn.execute(
@@ -114,7 +113,7 @@ async def ensure_system_assistants(conn: Conn, descriptions: Mapping[str, str | 
 
 
 async def create(conn: Conn, new: NewAssistant) -> Assistant | None:
-    """Make an assistant and its first version; None where the id is taken, by whomever."""
+    """Create an assistant and its first version. None if the id is already used by any tenant."""
     cursor = conn.cursor(row_factory=rows.row_factory(Assistant))
     await cursor.execute(
         """
@@ -149,10 +148,10 @@ async def create(conn: Conn, new: NewAssistant) -> Assistant | None:
 
 
 async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: AssistantChange) -> Assistant | None:
-    """Change an assistant and make that its newest version. None if there is none of the caller's, or if its metadata
-    would be too large.
+    """Change an assistant and insert the new version.
 
-    The row is locked first, so that a change sees the one before it, and its number is the next.
+    None if the caller has no such assistant, or if its metadata would be too large. The row is locked first, so that
+    concurrent changes get consecutive version numbers.
     """
     async with pool.pipeline(filters) as conn:
         cursor = conn.cursor(row_factory=rows.row_factory(Assistant))
@@ -204,7 +203,7 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Assis
 
 
 async def lock(conn: Conn, assistant_id: UUID) -> None:
-    """Hold the assistant until the transaction ends, so that the next statement sees what is."""
+    """Lock the assistant until the transaction ends, so that the next statement sees its current row."""
     await conn.execute(
         "SELECT FROM assistants WHERE project_id = %(project)s AND assistant_id = %(assistant_id)s FOR UPDATE",
         {"project": conn.project_id, "assistant_id": assistant_id},
@@ -212,8 +211,8 @@ async def lock(conn: Conn, assistant_id: UUID) -> None:
 
 
 async def delete(conn: Conn, filters: Filters, assistant_id: UUID) -> bool:
-    """Delete the assistant with its versions; False where there is none of the caller's."""
-    gone = await conn.execute(
+    """Delete the assistant with its versions. False if the caller has no such assistant."""
+    cursor = await conn.execute(
         """
         DELETE
           FROM assistants
@@ -223,11 +222,11 @@ async def delete(conn: Conn, filters: Filters, assistant_id: UUID) -> bool:
         """,
         {"assistant_id": assistant_id, "project": conn.project_id, "match": filters.jsonb},
     )
-    return gone.rowcount == 1
+    return cursor.rowcount == 1
 
 
 async def assistant_thread_ids(conn: Conn, filters: Filters, assistant_id: UUID) -> list[UUID]:
-    """The ids of the caller's threads on which the assistant was the last to run, or that a client marked as its."""
+    """The ids of the caller's threads whose metadata has the assistant's id. The last run or a client has set it."""
     cursor = await conn.execute(
         """
         SELECT thread_id
@@ -242,7 +241,7 @@ async def assistant_thread_ids(conn: Conn, filters: Filters, assistant_id: UUID)
 
 
 async def get(conn: Conn, filters: Filters, assistant_id: UUID) -> Assistant | None:
-    """The assistant, or None where there is none that the caller may see: their own, or a graph's."""
+    """The caller's own or a graph's own assistant. None if the caller may see no such assistant."""
     cursor = conn.cursor(row_factory=rows.row_factory(Assistant))
     await cursor.execute(
         """
@@ -256,13 +255,13 @@ async def get(conn: Conn, filters: Filters, assistant_id: UUID) -> Assistant | N
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssistantFilter:
-    """What to look for among assistants. None: any."""
+    """Selects assistants. None selects all."""
 
     served: Collection[str]
-    """The graphs that this process serves: assistants of others are not listed."""
+    """The graphs that this process serves. Assistants of other graphs are not listed."""
     graph_id: str | None = None
     name: str | None = None
-    """A part of the name, in any case."""
+    """A part of the name. Case does not matter."""
     metadata: Mapping[str, Any] | None = None
 
     @property
@@ -287,13 +286,13 @@ ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
     ("graph_id", "asc"): "graph_id ASC, assistant_id ASC",
     ("graph_id", "desc"): "graph_id DESC, assistant_id DESC",
 }
-"""(sort_by, sort_order) -> ORDER BY; the id behind it makes pages stable."""
+"""(sort_by, sort_order) -> ORDER BY. The id as the last column makes pages stable."""
 
 
 async def search(
-    conn: Conn, filters: Filters, wanted: AssistantFilter, *, order: tuple[str, str], page: PageRequest
+    conn: Conn, filters: Filters, selection: AssistantFilter, *, order: tuple[str, str], page: PageRequest
 ) -> list[SizedRow[Assistant]]:
-    """Assistants that match, the caller's and those of graphs, in `order` (a key of `ORDERS`)."""
+    """The matching assistants of the caller and of graphs, in `order` (a key of `ORDERS`)."""
     cursor = conn.cursor(row_factory=sized(Assistant))
     listing = sql.SQL(
         """
@@ -306,13 +305,13 @@ async def search(
          LIMIT %(limit)s OFFSET %(offset)s
         """
     ).format(order=sql.SQL(ORDERS[order]))
-    parameters = wanted.sql_parameters | page.parameters | {"project": conn.project_id, "match": filters.jsonb}
+    parameters = selection.sql_parameters | page.parameters | {"project": conn.project_id, "match": filters.jsonb}
     await cursor.execute(bounded(listing, "metadata", "config", "context"), parameters)
     return await cursor.fetchall()
 
 
-async def count(conn: Conn, filters: Filters, wanted: AssistantFilter) -> int:
-    """How many assistants match."""
+async def count(conn: Conn, filters: Filters, selection: AssistantFilter) -> int:
+    """The number of matching assistants."""
     cursor = await conn.execute(
         """
         SELECT count(*)
@@ -321,7 +320,7 @@ async def count(conn: Conn, filters: Filters, wanted: AssistantFilter) -> int:
            AND graph_id = ANY(%(served)s) AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
            AND (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(name)) > 0)
         """,
-        wanted.sql_parameters | {"project": conn.project_id, "match": filters.jsonb},
+        selection.sql_parameters | {"project": conn.project_id, "match": filters.jsonb},
     )
     row = await cursor.fetchone()
     return row[0] if row else 0

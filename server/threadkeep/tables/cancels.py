@@ -1,6 +1,6 @@
-"""Cancels: runs told to stop, one, several, or all of a status.
+"""Cancels: stops runs by id, by thread or by status.
 
-One that waits ends at once. One that runs is marked, and its process, wherever it is, stops it and closes it.
+A pending run ends at once. A running run gets a cancel request, and its process stops and finishes it.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ ACTIVE = ("pending", "running")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSelection:
-    """Which runs: of a thread, by id, by status; None: whichever."""
+    """Selects runs by thread, id and status. None selects all."""
 
     thread_id: UUID | None = None
     run_ids: Sequence[UUID] | None = None
@@ -25,7 +25,7 @@ class RunSelection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelledRun:
-    """A run that was told to stop. `was_running`: its process still has to close it."""
+    """A cancelled run. `was_running`: its process still has to finish it."""
 
     run_id: UUID
     was_running: bool
@@ -34,9 +34,9 @@ class CancelledRun:
 async def cancel(
     pool: Pool, filters: Filters, target: RunSelection, action: CancelAction, reason: str
 ) -> list[CancelledRun]:
-    """Cancel what `target` names and the caller may see, in one transaction; which runs that were."""
+    """Cancel the selected runs that the caller may see, in one transaction. Returns the cancelled runs."""
     async with pool.connection(filters) as conn:
-        done = await conn.execute(
+        cursor = await conn.execute(
             """
             SELECT run_id, was_running
               FROM cancel_runs(of_project => %(project)s, of_thread => %(thread_id)s::uuid,
@@ -53,15 +53,15 @@ async def cancel(
                 "match": filters.jsonb,
             },
         )
-        return [CancelledRun(run_id=row[0], was_running=row[1]) for row in await done.fetchall()]
+        return [CancelledRun(run_id=row[0], was_running=row[1]) for row in await cursor.fetchall()]
 
 
 async def cancel_requests(
     conn: Conn, worker_id: UUID, run_ids: Sequence[UUID]
 ) -> Sequence[tuple[UUID, CancelAction, str]]:
-    """Which of the runs that this process executes are to stop: id, action, reason. Those that are gone, too.
+    """The id, action and reason of each run of this process that must stop. Deleted runs are included.
 
-    Gone by a crash is not deleted: there the process has lost its lease as well, and with it its runs.
+    A run that a crash of Postgres lost does not count as deleted. The process has then also lost its lease.
     """
     cursor = await conn.execute(
         """

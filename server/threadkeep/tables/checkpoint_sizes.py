@@ -1,4 +1,4 @@
-"""Checkpoint sizes: how large a thread's states are, told without reading them, so that an answer can be bounded before."""
+"""Checkpoint sizes: the bytes of a thread's states, without reading them. So large answers are refused early."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from threadkeep.postgres.tenancy import Filters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSize:
-    """One checkpoint and the bytes of its channels and pending writes, as they are serialised."""
+    """A checkpoint, and the serialised bytes of its channels and pending writes."""
 
     checkpoint_id: str
     bytes: int
@@ -22,20 +22,20 @@ class CheckpointSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """The checkpoints of one namespace, the newest first: those that LangGraph's saver lists for the same conditions."""
+    """Selects checkpoints of one namespace, the newest first, by the same conditions as LangGraph's saver."""
 
     limit: int
     namespace: str = ""
     checkpoint_id: str | None = None
-    """Only this one."""
+    """Select only this checkpoint."""
     before: str | None = None
-    """Only those with a lower id."""
+    """Select checkpoints with a lower id."""
     metadata: Mapping[str, Any] | None = None
-    """Only those whose metadata contains this."""
+    """Select checkpoints whose metadata contains this."""
 
 
 async def sizes(conn: Conn, filters: Filters, thread_id: UUID, listing: Listing) -> list[CheckpointSize]:
-    """The sizes of the checkpoints of a listing. Blobs are not read: Postgres knows their lengths."""
+    """The sizes of the selected checkpoints. Postgres knows the lengths of blobs without reading them."""
     cursor = conn.cursor(row_factory=rows.row_factory(CheckpointSize))
     await cursor.execute(
         """
@@ -84,7 +84,7 @@ async def sizes(conn: Conn, filters: Filters, thread_id: UUID, listing: Listing)
 
 
 async def newest_below(conn: Conn, filters: Filters, thread_id: UUID, namespaces: Sequence[str]) -> int:
-    """The bytes of the newest checkpoint of each of some subgraphs, and of those inside them."""
+    """The total bytes of the newest checkpoints in these subgraph namespaces and in those below them."""
     cursor = await conn.execute(
         """
         SELECT coalesce(sum(stored.bytes), 0)::bigint

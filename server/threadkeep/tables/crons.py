@@ -1,8 +1,7 @@
-"""Crons: runs on a schedule.
+"""Crons: schedules that start runs.
 
-A row's `next_run_date` is its one tick to come. Whoever fires it holds the row and moves the date on in the same
-transaction as it opens the run: a tick is fired once in the whole fleet, or not yet. Only Postgres's clock is asked
-whether a tick is due.
+A row's `next_run_date` is its next fire time. A process locks the row, creates the run and sets the next date in one
+transaction. So only one process fires each time. Only the clock of Postgres decides whether a cron is due.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,48 +21,48 @@ from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import Filters
 
 CRONS = "crons"
-"""The topic that wakes the scheduler: a tick may be nearer than it thinks."""
+"""The topic that wakes the scheduler, because the next fire time may have changed."""
 
 OnRunCompleted: TypeAlias = Literal["delete", "keep"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cron:
-    """A row of `crons`; its field names are the protocol's, so that it is also the JSON a client gets."""
+    """A row of `crons`. Its field names are the protocol's, so it is also the client's JSON."""
 
     cron_id: UUID
     assistant_id: UUID
     thread_id: UUID | None
-    """None: each run gets a thread of its own."""
+    """The thread of all its runs. None: each run gets a thread of its own."""
     end_time: datetime | None
     schedule: str
     timezone: str | None
-    """None: UTC."""
+    """An IANA name. None: UTC."""
     payload: RawJson
     """The body of the runs, as the client sent it."""
     next_run_date: datetime | None
-    """None: `end_time` comes before the next tick."""
+    """The next fire time. None: it would be after `end_time`."""
     metadata: RawJson
     on_run_completed: OnRunCompleted | None
-    """What becomes of a run's own thread; None where the cron has one thread for all its runs."""
+    """Whether a run's own thread is deleted. None if all runs use one thread."""
     enabled: bool
     created_at: datetime
     updated_at: datetime
     user_id: str | None = None
-    """Of the protocol. This server has no users of its own."""
+    """A field of the protocol. This server has no users of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedCron(Cron):
-    """A cron whose tick is fired: the row, and what no client sees of it."""
+    """A locked cron that is due, with the columns that clients do not see."""
 
     principal: RawJson | None
-    """The user of whoever said last what it does."""
+    """The user that created it or changed it last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CronDefinition:
-    """What a client says of a cron, and the tick that follows from it."""
+    """A client's definition of a cron, and its next fire time."""
 
     schedule: str
     timezone: str | None
@@ -74,7 +73,7 @@ class CronDefinition:
     metadata: Mapping[str, Any]
     next_run_date: datetime | None
     principal: Mapping[str, Any] | None = None
-    """Who says it: the user of its runs."""
+    """The user of its runs, which is the caller."""
 
     @property
     def parameters(self) -> dict[str, object]:
@@ -93,31 +92,31 @@ class CronDefinition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewCron:
-    """A cron to be made."""
+    """A cron to create."""
 
     assistant_id: UUID
     thread_id: UUID | None
     definition: CronDefinition
     filters: Filters
-    """Of the cron itself."""
+    """The filters of the cron itself."""
     runs: Filters
-    """Of the threads that its runs may be on."""
+    """The filters of the threads that its runs may use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueCron:
-    """A cron whose tick has come."""
+    """A cron that is due."""
 
     cron_id: UUID
     thread_id: UUID | None
     assistant_id: UUID
     metadata_filter: RawJson
-    """What whoever made it may see; its runs see no more."""
+    """The filter of its creator. It also applies to its runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CronFilter:
-    """What to look for among crons. None: any."""
+    """Selects crons. None selects all."""
 
     assistant_id: UUID | None = None
     thread_id: UUID | None = None
@@ -150,11 +149,11 @@ ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
     ("end_time", "asc"): "end_time ASC NULLS LAST, cron_id ASC",
     ("end_time", "desc"): "end_time DESC NULLS LAST, cron_id DESC",
 }
-"""(sort_by, sort_order) -> ORDER BY; the id behind it makes pages stable."""
+"""(sort_by, sort_order) -> ORDER BY. The id as the last column makes pages stable."""
 
 
 async def database_time(conn: Conn) -> datetime:
-    """Postgres's time: the one by which ticks are due."""
+    """The time of Postgres, which decides whether crons are due."""
     cursor = await conn.execute("SELECT now()")
     row = await cursor.fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM has one row
@@ -162,7 +161,7 @@ async def database_time(conn: Conn) -> datetime:
 
 
 async def create(conn: Conn, cron_id: UUID, new: NewCron) -> Cron | None:
-    """Make a cron. None if the caller has no such thread."""
+    """Create a cron. None if the caller has no such thread."""
     cursor = conn.cursor(row_factory=rows.row_factory(Cron))
     await cursor.execute(
         """
@@ -192,7 +191,7 @@ async def create(conn: Conn, cron_id: UUID, new: NewCron) -> Cron | None:
 
 
 async def get(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
-    """The cron, or None where there is none of the caller's."""
+    """The cron, or None if the caller has no such cron."""
     cursor = conn.cursor(row_factory=rows.row_factory(Cron))
     await cursor.execute(
         """
@@ -208,7 +207,7 @@ async def get(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
 
 
 async def lock(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
-    """As `get`; nobody else changes or fires the cron before the transaction ends."""
+    """Return the same as `get`, and lock the cron until the transaction ends."""
     cursor = conn.cursor(row_factory=rows.row_factory(Cron))
     await cursor.execute(
         """
@@ -227,7 +226,7 @@ async def lock(conn: Conn, filters: Filters, cron_id: UUID) -> Cron | None:
 async def update(
     conn: Conn, filters: Filters, cron_id: UUID, definition: CronDefinition, *, runs: Filters
 ) -> Cron | None:
-    """Replace what a client may say of the cron; None where there is none of the caller's. Its runs then see `runs`."""
+    """Replace the cron's definition and the filters of its runs. None if the caller has no such cron."""
     cursor = conn.cursor(row_factory=rows.row_factory(Cron))
     await cursor.execute(
         """
@@ -248,18 +247,18 @@ async def update(
 
 
 async def delete(conn: Conn, filters: Filters, cron_id: UUID) -> bool:
-    """Delete the cron, not its runs; False where there is none of the caller's."""
-    done = await conn.execute(
+    """Delete the cron, but not its runs. False if the caller has no such cron."""
+    cursor = await conn.execute(
         "DELETE FROM crons WHERE cron_id = %(cron_id)s AND project_id = %(project)s AND metadata @> %(match)s",
         {"cron_id": cron_id, "project": conn.project_id, "match": filters.jsonb},
     )
-    return done.rowcount == 1
+    return cursor.rowcount == 1
 
 
 async def search(
-    conn: Conn, filters: Filters, wanted: CronFilter, *, order: tuple[str, str], page: PageRequest
+    conn: Conn, filters: Filters, selection: CronFilter, *, order: tuple[str, str], page: PageRequest
 ) -> list[SizedRow[Cron]]:
-    """Crons that match, in `order` (a key of `ORDERS`)."""
+    """The matching crons, in `order` (a key of `ORDERS`)."""
     cursor = conn.cursor(row_factory=sized(Cron))
     listing = sql.SQL(
         """
@@ -273,13 +272,13 @@ async def search(
          LIMIT %(limit)s OFFSET %(offset)s
         """
     ).format(order=sql.SQL(ORDERS[order]))
-    parameters = wanted.parameters | page.parameters | {"project": conn.project_id, "match": filters.jsonb}
+    parameters = selection.parameters | page.parameters | {"project": conn.project_id, "match": filters.jsonb}
     await cursor.execute(bounded(listing, "payload", "metadata"), parameters)
     return await cursor.fetchall()
 
 
-async def count(conn: Conn, filters: Filters, wanted: CronFilter) -> int:
-    """How many crons match."""
+async def count(conn: Conn, filters: Filters, selection: CronFilter) -> int:
+    """The number of matching crons."""
     cursor = await conn.execute(
         """
         SELECT count(*)
@@ -289,16 +288,16 @@ async def count(conn: Conn, filters: Filters, wanted: CronFilter) -> int:
            AND (%(thread_id)s::uuid IS NULL OR thread_id = %(thread_id)s)
            AND (%(enabled)s::boolean IS NULL OR enabled = %(enabled)s)
         """,
-        wanted.parameters | {"project": conn.project_id, "match": filters.jsonb},
+        selection.parameters | {"project": conn.project_id, "match": filters.jsonb},
     )
     row = await cursor.fetchone()
     return row[0] if row else 0
 
 
 async def list_due(conn: Conn, at: datetime, graph_ids: Sequence[str]) -> Sequence[DueCron]:
-    """The crons whose tick has come by `at`, whosever they are, the latest first served last.
+    """The crons of all principals that are due at `at`, the longest due first.
 
-    Those of the graphs, and those whose assistant is gone.
+    It contains the crons of the graphs, and crons whose assistant was deleted.
     """
     cursor = conn.cursor(row_factory=rows.row_factory(DueCron))
     await cursor.execute(
@@ -315,9 +314,9 @@ async def list_due(conn: Conn, at: datetime, graph_ids: Sequence[str]) -> Sequen
 
 
 async def claim(conn: Conn, cron_id: UUID) -> ClaimedCron | None:
-    """Hold a cron whose tick is due, or None where it is not, or no longer, or another process holds it.
+    """Lock a due cron. None if it is not due, or another process has locked it.
 
-    The caller fires the tick and calls `advance` in the same transaction.
+    The caller creates the run and calls `advance` in the same transaction.
     """
     cursor = conn.cursor(row_factory=rows.row_factory(ClaimedCron))
     await cursor.execute(
@@ -333,22 +332,22 @@ async def claim(conn: Conn, cron_id: UUID) -> ClaimedCron | None:
 
 
 async def advance(conn: Conn, cron_id: UUID, next_run_date: datetime | None) -> None:
-    """Move a claimed cron on to its next tick; None: there is none."""
+    """Set the next fire time of a claimed cron. None: there is none."""
     await conn.execute(
         "UPDATE crons SET next_run_date = %(next_run_date)s WHERE cron_id = %(cron_id)s",
         {"cron_id": cron_id, "next_run_date": next_run_date},
     )
 
 
-async def seconds_to_next(conn: Conn, after: datetime) -> float | None:
-    """Seconds until the first tick behind `after`, below 0 where it has come meanwhile; None where there is none."""
+async def seconds_to_next(conn: Conn, since: datetime) -> float | None:
+    """Seconds until the first fire time after `since`, negative if it has passed. None if there is none."""
     cursor = await conn.execute(
         """
         SELECT extract(epoch FROM min(next_run_date) - now())::float
           FROM crons
-         WHERE project_id = %(project)s AND enabled AND next_run_date > %(after)s
+         WHERE project_id = %(project)s AND enabled AND next_run_date > %(since)s
         """,
-        {"project": conn.project_id, "after": after},
+        {"project": conn.project_id, "since": since},
     )
     row = await cursor.fetchone()
     return row[0] if row else None

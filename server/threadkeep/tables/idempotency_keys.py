@@ -1,7 +1,7 @@
-"""Idempotency keys: what a request that names one has made, so that the same request again makes nothing more.
+"""Idempotency keys: the results of requests by their key, so that a repeated request has no second effect.
 
-The ids are chosen before anything is made. `completed` is set in the transaction that makes it, and the ids are primary
-keys: whoever dies, hangs or races in between, nothing is made twice.
+The ids are reserved before the rows are created. The transaction that creates the rows also sets `completed`, and the
+ids are primary keys. So crashes, hangs and races create nothing twice.
 """
 
 from collections.abc import Sequence
@@ -14,43 +14,43 @@ from threadkeep.postgres.pool import Conn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyKey:
-    """A key as a principal sent it with one request."""
+    """The key of one request of a principal."""
 
     principal: str
-    """Empty while there is no authentication."""
+    """Empty without authentication."""
     key: str
     request_sha256: bytes
-    """A digest of what is asked for."""
+    """The digest of the request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """A claim on a key, by one request in one process."""
+    """The reservation of a key by one request in one process."""
 
     reservation: UUID
     worker_id: UUID
     thread_ids: Sequence[UUID]
     result_ids: Sequence[UUID]
     reservation_s: float
-    """After so long another request may take it over; at once where the process is dead."""
+    """Seconds after which another request may take it over. If the process is dead, it may do so at once."""
     ttl_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredKey:
-    """What a key stands for."""
+    """The stored request and result of a key."""
 
     request_sha256: bytes
     thread_ids: Sequence[UUID]
     result_ids: Sequence[UUID]
     completed: bool
-    """It has been made."""
+    """The rows with these ids were created."""
 
 
-async def reserve(conn: Conn, key: IdempotencyKey, wanted: Reservation) -> StoredKey | None:
-    """Take a key that is free, or that whoever took it has left; None where it is another's or was used.
+async def reserve(conn: Conn, key: IdempotencyKey, reservation: Reservation) -> StoredKey | None:
+    """Reserve a key that is free or abandoned. None if another request has reserved or completed it.
 
-    One that was left keeps its ids, so that if its first taker makes something after all, only one of the two can.
+    An abandoned key keeps its ids. So if the first request still continues, only one of the two can create the rows.
     """
     cursor = conn.cursor(row_factory=rows.row_factory(StoredKey))
     await cursor.execute(
@@ -80,19 +80,19 @@ async def reserve(conn: Conn, key: IdempotencyKey, wanted: Reservation) -> Store
             "principal": key.principal,
             "key": key.key,
             "request": key.request_sha256,
-            "thread_ids": list(wanted.thread_ids),
-            "ids": list(wanted.result_ids),
-            "reservation": wanted.reservation,
-            "worker_id": wanted.worker_id,
-            "reservation_s": wanted.reservation_s,
-            "ttl_s": wanted.ttl_s,
+            "thread_ids": list(reservation.thread_ids),
+            "ids": list(reservation.result_ids),
+            "reservation": reservation.reservation,
+            "worker_id": reservation.worker_id,
+            "reservation_s": reservation.reservation_s,
+            "ttl_s": reservation.ttl_s,
         },
     )
     return await cursor.fetchone()
 
 
 async def get(conn: Conn, key: IdempotencyKey) -> StoredKey | None:
-    """What the key stands for; None where it is free."""
+    """The stored key. None if it is free."""
     cursor = conn.cursor(row_factory=rows.row_factory(StoredKey))
     await cursor.execute(
         """
@@ -106,9 +106,10 @@ async def get(conn: Conn, key: IdempotencyKey) -> StoredKey | None:
 
 
 async def complete(conn: Conn, key: IdempotencyKey, run_id: UUID | None = None) -> None:
-    """Say, in the transaction that makes it, that it is made: the run, if it was let in, or whatever else.
+    """Mark the key as completed, in the transaction that creates its rows.
 
-    A thread that was made for the run alone then stays as long as the key.
+    With a `run_id` it is only completed if that run was created. An ephemeral thread of the key then exists as long as
+    the key.
     """
     await conn.execute(
         """
@@ -129,7 +130,7 @@ async def complete(conn: Conn, key: IdempotencyKey, run_id: UUID | None = None) 
 
 
 async def release(conn: Conn, key: IdempotencyKey, reservation: UUID) -> None:
-    """Give back a key with which nothing was made."""
+    """Release a key whose request created nothing."""
     await conn.execute(
         """
         DELETE FROM idempotency_keys
@@ -141,8 +142,8 @@ async def release(conn: Conn, key: IdempotencyKey, reservation: UUID) -> None:
 
 
 async def delete_expired(conn: Conn, limit: int) -> int:
-    """Forget up to `limit` keys whose time is over; how many."""
-    done = await conn.execute(
+    """Delete up to `limit` expired keys, and return their number."""
+    cursor = await conn.execute(
         """
         DELETE FROM idempotency_keys
          WHERE (project_id, principal, key) IN (
@@ -154,4 +155,4 @@ async def delete_expired(conn: Conn, limit: int) -> int:
         """,
         {"project": conn.project_id, "limit": limit},
     )
-    return done.rowcount
+    return cursor.rowcount

@@ -1,7 +1,6 @@
-"""Principal rows: how many crons or assistants a principal has, of whatever process.
+"""Principal rows: counts the crons or assistants of a principal.
 
-The count is exact under concurrency: an advisory lock of the principal is held until the transaction ends that creates
-one more.
+The count is exact under concurrency, because the transaction that adds a row holds an advisory lock of the principal.
 """
 
 from collections.abc import Mapping
@@ -25,12 +24,12 @@ COUNTS: Final[Mapping[CappedTable, LiteralString]] = {
 
 
 async def lock_and_count(conn: Conn, table: CappedTable, identity: str) -> int:
-    """Wait until nobody else creates a row of the table for the principal, and count those that there are."""
+    """Lock the principal against other new rows of the table, and count its rows."""
     await conn.execute(
         "SELECT pg_advisory_xact_lock(hashtextextended(%(name)s::text, 0))",
         {"name": f"threadkeep {table} {conn.project_id} {identity}"},
     )
-    # A statement of its own: it sees the rows of those who held the lock before.
+    # A separate statement, so that it sees the rows of the transactions that held the lock before.
     cursor = await conn.execute(COUNTS[table], {"project": conn.project_id, "identity": identity})
     row = await cursor.fetchone()
     return row[0] if row else 0

@@ -1,7 +1,7 @@
-"""Queue: runs from the request to their end. The table `runs` is the queue.
+"""Queue: claims and finishes runs. The table `runs` is the queue.
 
-The states and who moves them: docs/design.md#runs. Each move holds the thread's row, and decides by a later statement in
-the same transaction (`migrations/functions/`).
+The states and transitions are in docs/design.md#runs. Each transition first locks the thread's row, and then decides in a
+later statement of the same transaction (`migrations/functions/`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables.runs import FinalStatus, ThreadStatus
 
 EPHEMERAL_TTL_S = 8.0
-"""How long a temporary thread stays after its run, so that the answer can be had from another process or once more, unless
-the operator says otherwise."""
+"""Seconds that an ephemeral thread exists after its run by default. So clients can still read the answer again, or from
+another process."""
 HELD_S = 0.1
-"""After so long a thread that another transaction held is tried again."""
+"""Seconds after which a thread that was locked by another transaction is tried again."""
 OutputKeys: TypeAlias = list[str] | str | None
-"""The keys of a thread's values that are its run's answer, or the only one, whose value is; None: all of them."""
+"""The keys of a thread's values in the run's answer. A string: the answer is the value of that key. None: all keys."""
 POSITIONS_PER_ATTEMPT = 100_000
-"""Positions left out between two attempts: the first may have told its readers more than it wrote."""
+"""Positions that are skipped between two attempts. The first attempt may have streamed more events than it stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedRun:
-    """A run that this process now executes."""
+    """A run that this process has claimed."""
 
     run_id: UUID
     thread_id: UUID
@@ -39,38 +39,38 @@ class ClaimedRun:
     metadata: RawJson
     kwargs: RawJson
     principal: RawJson | None
-    """The user of whoever asked for it."""
+    """The user that started it."""
     attempt: int
     worker_id: UUID
     """The lease under which it is executed."""
     ephemeral: bool
     record_events: bool
     thread_created: bool = False
-    """The thread was made for it: it has no checkpoint yet."""
+    """Its thread was created for it and has no checkpoint yet."""
     start_position: int = 0
-    """The position behind which this attempt's events begin."""
+    """The position before this attempt's first event."""
     waited_s: float | None = None
-    """How long it had been due; None where it never waited in the queue."""
+    """Seconds that it was due in the queue. None if it was never in the queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinalState:
-    """How a run ended, and what its thread then holds."""
+    """The final state of a run and of its thread."""
 
     status: FinalStatus
     thread_status: ThreadStatus
     values: bytes | None
-    """JSON; None leaves the thread's values as they are."""
+    """JSON. None leaves the thread's values unchanged."""
     interrupts: Mapping[str, Any]
     error: Mapping[str, Any] | None
     output_keys: OutputKeys = None
     delete_run: bool = False
-    """The run's row goes too: it was rolled back."""
+    """Delete the run's row, because it was rolled back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishRequest:
-    """The arguments of the function `finish_run`, by their names there; JSON as bytes."""
+    """The arguments of the SQL function `finish_run`, under the same names. JSON is bytes."""
 
     finished_run: UUID
     of_thread: UUID
@@ -78,7 +78,7 @@ class FinishRequest:
     run_status: FinalStatus
     thread_status: ThreadStatus
     thread_values: bytes | None
-    """None: what the thread held before."""
+    """None: the thread's values do not change."""
     thread_interrupts: bytes
     failure: bytes | None
     answer_keys: bytes
@@ -95,7 +95,7 @@ FINISH_RUNS: Final = """
         ephemeral_ttl_s => %s::text[]::float[], notify_readers => %s::text[]::boolean[],
         delete_run => %s::text[]::boolean[])
 """
-"""A call with the columns of several `FinishRequest`s (`end_columns`)."""
+"""A call for several `FinishRequest`s. `end_columns` returns its arguments."""
 
 
 def end_columns(ends: Sequence[FinishRequest]) -> list[Texts]:
@@ -104,7 +104,7 @@ def end_columns(ends: Sequence[FinishRequest]) -> list[Texts]:
 
 
 async def lock_thread(conn: Conn, thread_id: UUID) -> None:
-    """Hold the thread's row until the transaction ends: from here on nobody else moves its runs."""
+    """Lock the thread's row until the transaction ends. No other process changes its runs meanwhile."""
     await conn.execute(
         "SELECT FROM threads WHERE thread_id = %(thread_id)s FOR NO KEY UPDATE", {"thread_id": thread_id}
     )
@@ -113,11 +113,11 @@ async def lock_thread(conn: Conn, thread_id: UUID) -> None:
 async def claim(
     conn: Conn, worker_id: UUID, graph_ids: Sequence[str], *, after_principal: str = "", held_back: Sequence[str] = ()
 ) -> ClaimedRun | None:
-    """Claim the next pending run that may start, or return None: of this project, and of the graphs that it names.
+    """Claim the next pending run of this project and these graphs that may start, or return None.
 
-    It is the oldest of the principal whose turn comes after `after_principal`; those of `held_back` have no turn. A
-    thread that another transaction holds is passed over, so that two workers never claim the same run. The attempt is
-    counted before the graph starts, so that a run that kills its process is not tried for ever.
+    It is the oldest run of the next principal after `after_principal`. Principals in `held_back` are skipped. A thread
+    that another transaction has locked is skipped, so two workers never claim the same run. The attempt is counted before
+    the graph starts, so a run that kills its process is not tried forever.
     """
     cursor = conn.cursor(row_factory=rows.row_factory(ClaimedRun))
     await cursor.execute(
@@ -140,7 +140,7 @@ async def claim(
 
 
 async def has_due_run(conn: Conn, graph_ids: Sequence[str]) -> bool:
-    """Whether a pending run of one of the graphs is due; its thread may still be busy."""
+    """Whether a pending run of one of the graphs is due. Its thread may still be busy."""
     cursor = await conn.execute(
         """
         SELECT EXISTS (
@@ -155,9 +155,9 @@ async def has_due_run(conn: Conn, graph_ids: Sequence[str]) -> bool:
 
 
 async def seconds_to_next(conn: Conn, graph_ids: Sequence[str], held_back: Sequence[str] = ()) -> float | None:
-    """Seconds until a run may be claimed: one that is delayed (`after_seconds`), or whose thread was held just now.
+    """Seconds until a run may be claimed that is delayed (`after_seconds`), or whose thread is locked now.
 
-    None if there is none of either. The principals `held_back` wait for a slot, and not for a time.
+    None if there is no such run. Runs of the principals `held_back` do not count, because they wait for a slot.
     """
     cursor = await conn.execute(
         """
@@ -178,8 +178,10 @@ async def seconds_to_next(conn: Conn, graph_ids: Sequence[str], held_back: Seque
 def finish_request(
     claimed: ClaimedRun, ending: RunFinalState, *, followed: bool, ephemeral_ttl_s: float = EPHEMERAL_TTL_S
 ) -> FinishRequest:
-    """How to close a run, whose thread stays for `ephemeral_ttl_s` seconds if it is temporary. It also wakes the next in
-    line and, where the run is `followed`, those who do so in other processes."""
+    """The arguments that finish a run. An ephemeral thread exists for `ephemeral_ttl_s` more seconds.
+
+    Finishing also wakes the next run of the thread and, if the run is `followed`, its readers in other processes.
+    """
     return FinishRequest(
         finished_run=claimed.run_id,
         of_thread=claimed.thread_id,
@@ -197,11 +199,13 @@ def finish_request(
 
 
 async def finish(pool: Pool, end: FinishRequest) -> bool:
-    """Close a run in a transaction of its own, behind whoever holds its thread; False where it was no longer its
-    worker's. Most ends go along with checkpoints (`persistence/group_commit.py`)."""
+    """Finish a run in a transaction of its own. False if another process owns the run.
+
+    It waits for the lock of the thread. Most runs are finished together with checkpoints (`persistence/group_commit.py`).
+    """
     arguments = {name: part.decode() if isinstance(part, bytes) else part for name, part in asdict(end).items()}
     async with pool.connection() as conn:
-        done = await conn.execute(
+        cursor = await conn.execute(
             """
             SELECT finish_run(
                 finished_run => %(finished_run)s, of_thread => %(of_thread)s, holder => %(holder)s,
@@ -213,26 +217,26 @@ async def finish(pool: Pool, end: FinishRequest) -> bool:
             """,
             arguments,
         )
-        row = await done.fetchone()
+        row = await cursor.fetchone()
     return bool(row and row[0])
 
 
 async def rollback(conn: Conn, claimed: ClaimedRun) -> bool:
-    """Take back what a run wrote that this process executes, or do nothing and return False if it no longer does.
+    """Undo the checkpoints of a run of this process. False, without a change, if another process owns the run.
 
-    Nothing of the run may be on its way any more (`WriteBehind.close_and_settle`).
+    The run must have no unfinished writes (`WriteBehind.close_and_settle`).
     """
-    done = await conn.execute(
+    cursor = await conn.execute(
         "SELECT rollback_run(%(thread_id)s, %(run_id)s, %(worker_id)s)",
         {"thread_id": claimed.thread_id, "run_id": claimed.run_id, "worker_id": claimed.worker_id},
     )
-    row = await done.fetchone()
+    row = await cursor.fetchone()
     return bool(row and row[0])
 
 
 async def record_thread_events(conn: Conn, filters: Filters, thread_id: UUID, seconds: float) -> bool:
-    """Have the thread's runs keep their events for so long; False where there is none of the caller's."""
-    done = await conn.execute(
+    """Record the events of the thread's runs for `seconds` seconds. False if the caller has no such thread."""
+    cursor = await conn.execute(
         """
         UPDATE threads
            SET record_events_until = now() + make_interval(secs => %(seconds)s)
@@ -240,4 +244,4 @@ async def record_thread_events(conn: Conn, filters: Filters, thread_id: UUID, se
         """,
         {"thread_id": thread_id, "seconds": seconds, "project": conn.project_id, "match": filters.jsonb},
     )
-    return done.rowcount == 1
+    return cursor.rowcount == 1

@@ -1,10 +1,10 @@
-"""Queue depth: how much waits in the queue of all processes."""
+"""Queue depth: the pending runs of all processes, for the metrics."""
 
 from threadkeep.postgres.pool import Conn
 
 
 async def queue_depth(conn: Conn) -> tuple[int, float]:
-    """How many pending runs are due, and for how many seconds the first of them has been; one scan of a partial index."""
+    """The number of due runs, and the seconds that the first has been due. It scans a partial index once."""
     cursor = await conn.execute(
         """
         SELECT count(*), coalesce(extract(epoch FROM now() - min(run_after)), 0)::float
@@ -18,9 +18,9 @@ async def queue_depth(conn: Conn) -> tuple[int, float]:
 
 
 async def unserved(conn: Conn, *, limit: int) -> dict[str, int]:
-    """How many runs of this project are due whose graph no live process serves, by graph, the most first.
+    """The number of due runs by graph, for graphs that no live process serves, the most first.
 
-    The run of a cron counts as soon as the cron is due.
+    A due cron counts as a run.
     """
     cursor = await conn.execute(
         """

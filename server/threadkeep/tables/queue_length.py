@@ -1,4 +1,4 @@
-"""Backlog: how many runs wait in the queue, of all and of one principal."""
+"""Queue length: the number of pending runs of all principals and of one principal, for the quotas."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ from threadkeep.postgres.pool import Conn
 
 @dataclass(slots=True, kw_only=True)
 class PendingCounts:
-    """A count, to which whoever has made it adds what it lets in."""
+    """A count of pending runs. The caller adds the runs that it admits."""
 
     total: int
-    """Of all principals; no more is counted than was asked for."""
+    """The runs of all principals, counted up to `at_most`."""
     principal: int
 
 
 async def count_pending(conn: Conn, identity: str | None, *, at_most: int) -> PendingCounts:
-    """The runs that wait for their turn; the principal's own by the index `runs_pending_principal`."""
+    """Count the pending runs. The index `runs_pending_principal` finds those of the principal."""
     cursor = conn.cursor(row_factory=rows.row_factory(PendingCounts))
     await cursor.execute(
         """

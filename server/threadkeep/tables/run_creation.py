@@ -1,8 +1,8 @@
-"""Openings: from a request to a row of `runs`, which runs at once or waits in the queue.
+"""Run creation: inserts runs, which start at once or wait in the queue.
 
-On a locked thread, so that what is found going on there is what goes on. Runs that are asked for at once are opened in one
-statement, each under row-level security of its own caller. One whose thread somebody holds waits for it alone. Principals
-are served round robin: for the statements, and for the connections of openings that need one of their own.
+The thread is locked first, so its active run can't change meanwhile. Concurrent requests are inserted by one statement,
+each under the row-level security of its own caller. If a thread is locked by another transaction, its run is inserted
+separately and waits alone. Principals are served round robin, in the statements and in the use of separate connections.
 """
 
 import itertools
@@ -34,14 +34,14 @@ from threadkeep.tables.threads import Ttl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRun:
-    """A run to be opened."""
+    """A run to create."""
 
     run_id: UUID
     thread_id: UUID
     assistant_id: UUID
     graph_id: str
     metadata: Mapping[str, Any]
-    """Over that of the assistant and of the thread."""
+    """It overwrites the metadata of the assistant and of the thread."""
     assistant_metadata: Mapping[str, Any]
     kwargs: bytes
     """JSON."""
@@ -49,44 +49,44 @@ class NewRun:
     delay_s: float = 0
     ephemeral: bool = False
     ephemeral_ttl_s: float = EPHEMERAL_TTL_S
-    """How long a thread that is made for it stays after it."""
+    """Seconds that a thread created for it exists after it."""
     record_events: bool = True
-    """Write its events to `run_events`; a run that has to wait is kept in any case, for any process may execute it."""
+    """Record its events in `run_events`. A run in the queue is always recorded, because any process may execute it."""
     synchronous_commit: bool = True
-    """Somebody hears of it before its end: it is on disk when this is answered."""
+    """Flush it to disk before returning, because the client learns of the run before its end."""
     create_thread: bool = False
     thread_ttl: Ttl | None = None
-    """Of a thread that is made for it."""
+    """The TTL of a thread created for it."""
     principal: bytes | None = None
-    """JSON: the user of whoever asks."""
+    """The caller's user as JSON."""
     holder: str = ANONYMOUS
-    """The identity of that user, by whose turn it is opened."""
+    """The identity of that user, for the round robin."""
     idempotency_key: IdempotencyKey | None = None
-    """The Idempotency-Key by which it is asked for, reserved before."""
+    """The reserved Idempotency-Key of the request."""
     worker_id: UUID | None = None
-    """The process that starts it at once if its thread is free; None: it waits for a worker."""
+    """The process that starts it at once if its thread is free. None: it waits for a worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCreation:
-    """What became of a `NewRun`."""
+    """The result of creating a `NewRun`."""
 
     run: Run | None
-    """None: there is no such thread, or it is busy and the strategy is `reject`."""
+    """None if there is no such thread, or it is busy and the strategy is `reject`."""
     thread_found: bool
     thread_created: bool
-    """It was made for this run: there is nothing on it yet."""
+    """The thread was created for this run and is empty."""
     record_events: bool
-    """Its events are to be written: asked for, or somebody watches the thread."""
+    """Its events must be recorded, by request or because the thread has a reader."""
     active_run_id: UUID | None
-    """The run that was going on or waiting on the thread."""
+    """The run that was running or pending on the thread."""
     superseded_run_ids: Sequence[UUID]
-    """Running runs that the new one told to stop."""
+    """The running runs that the new run cancelled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RunCreationRow:
-    """What the function `create_run` returns (`migrations/functions/create_run.sql`)."""
+    """The row that the function `create_run` returns (`migrations/functions/create_run.sql`)."""
 
     thread_found: bool
     thread_created: bool
@@ -100,15 +100,15 @@ class _RunCreationRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _BatchRow(_RunCreationRow):
-    """Of one of several runs."""
+    """The row of one run of a batch."""
 
     ordinal: int
-    """From 1."""
+    """Its number in the batch, from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Arguments:
-    """The arguments of the function `create_run`, by their names there."""
+    """The arguments of the SQL function `create_run`, under the same names."""
 
     project_id: str
     run_id: UUID
@@ -125,7 +125,7 @@ class _Arguments:
     worker_id: UUID | None
     metadata_filter: Mapping[str, Any]
     new_thread_metadata: Mapping[str, Any] | None
-    """None: the thread is there, or the run is not created."""
+    """None: do not create a thread."""
     ttl_strategy: str | None
     ttl_minutes: float | None
     ephemeral_s: float | None
@@ -134,42 +134,45 @@ class _Arguments:
 
 
 class _RunCreationRequest(NamedTuple):
-    """A run to be opened with others. Sorted, those of all processes are in one order, and none waits for another that
-    waits for it; those of one thread stay as they came."""
+    """A run to create in a batch.
+
+    Batches are sorted by thread, so that processes lock threads in the same order and avoid deadlocks. Runs of one thread
+    keep their order of arrival.
+    """
 
     thread_id: UUID
     number: int
-    """In the order of coming."""
+    """The order of arrival."""
     arguments: bytes
     """JSON: an `_Arguments`."""
     match: str | None
-    """Row-level security of the caller: JSON; None: all rows. Of one statement, all have it or none has."""
+    """The caller's row-level security as JSON. None: all rows. In one statement, all requests have it or none has it."""
 
 
 RunCreationWriter: TypeAlias = BatchWriter[_RunCreationRequest, _RunCreationRow | None]
 Kind: TypeAlias = tuple[bool, bool]
-"""Whether runs are to be on disk before their callers hear of them, and whether row-level security holds for them."""
+"""Whether runs are flushed to disk before returning, and whether row-level security applies to them."""
 JSON: Final = (Mapping, RawJson)
-"""The types of arguments that are JSON."""
+"""The types of arguments that are sent as JSON."""
 MAX_BATCH_SIZE = 100
-"""Opened in one statement."""
+"""The most runs in one statement."""
 
 
 class RunCreator:
-    """Opens the runs of this process."""
+    """Creates the runs of this process."""
 
-    def __init__(self, pool: Pool, gathered: Mapping[Kind, RunCreationWriter], places: FairLimiter) -> None:
+    def __init__(self, pool: Pool, writers: Mapping[Kind, RunCreationWriter], places: FairLimiter) -> None:
         self._pool = pool
-        self._gathered = gathered
+        self._writers = writers
         self._places = places
-        """Of openings that need a connection of their own."""
+        """Limits the runs that are created on a connection of their own."""
         self._numbers = itertools.count()
 
     async def create_run(self, filters: Filters, new: NewRun) -> RunCreation:
-        """Open a run on its thread, in one round trip: `running` where it may start here and now, else `pending`."""
+        """Create a run in one round trip. It is `running` if it may start here at once, else `pending`."""
         try:
             return await self._create_run(filters, new)
-        except CONFLICTS:  # nothing has begun yet
+        except CONFLICTS:  # nothing was created, so it can be repeated
             return await retry_after_conflict(partial(self._create_run, filters, new))
 
     async def _create_run(self, filters: Filters, new: NewRun) -> RunCreation:
@@ -180,16 +183,16 @@ class RunCreator:
         match = None if restriction is None else restriction.match
         arguments = json.dumps(_arguments(self._pool.project_id, filters, new))
         request = _RunCreationRequest(new.thread_id, next(self._numbers), arguments, match)
-        writer = self._gathered[new.synchronous_commit, match is not None]
-        if (answer := await writer.write(request, new.holder)) is not None:
-            return _opened(new, answer)
+        writer = self._writers[new.synchronous_commit, match is not None]
+        if (row := await writer.write(request, new.holder)) is not None:
+            return _creation(new, row)
         async with self._places.hold(new.holder, CHECKOUT_TIMEOUT_S), self._pool.pipeline(filters) as conn:
             cursor = await _call(conn, filters, new)
-        return _opened(new, await cursor.fetchone())
+        return _creation(new, await cursor.fetchone())
 
     @asynccontextmanager
     async def transaction(self, filters: Filters, holder: str) -> AsyncGenerator[Conn]:
-        """A transaction that opens runs of `holder` together with other changes. Overloaded after a long wait."""
+        """Open a transaction that creates runs of `holder` together with other changes. QueueFull after a long wait."""
         place = self._places.hold(holder, CHECKOUT_TIMEOUT_S)
         async with place, self._pool.connection(filters) as conn, conn.transaction():
             yield conn
@@ -197,46 +200,46 @@ class RunCreator:
 
 @asynccontextmanager
 async def open_run_creator(pool: Pool, is_alone: Callable[[str], bool] = lambda _: False) -> AsyncGenerator[RunCreator]:
-    """What opens runs on `pool`, its writers running until the block ends. `is_alone` as of a `FairLimiter`."""
+    """Yield a creator of runs on `pool`. Its writers stop when the block ends. `is_alone` as in `FairLimiter`."""
     places = max(1, pool.max_size // 2)
-    gathered: dict[Kind, RunCreationWriter] = {
-        (told, restricted): BatchWriter(partial(_open_all, pool), size=lambda _: 1, most=MAX_BATCH_SIZE)
-        for told in (True, False)
+    writers: dict[Kind, RunCreationWriter] = {
+        (flushed, restricted): BatchWriter(partial(_create_all, pool), size=lambda _: 1, most=MAX_BATCH_SIZE)
+        for flushed in (True, False)
         for restricted in (True, False)
     }
     async with AsyncExitStack() as stack:
-        for each in gathered.values():
-            await stack.enter_async_context(each.run())
-        yield RunCreator(pool, gathered, FairLimiter(places, reserve=quarter(places), is_alone=is_alone))
+        for writer in writers.values():
+            await stack.enter_async_context(writer.run())
+        yield RunCreator(pool, writers, FairLimiter(places, reserve=quarter(places), is_alone=is_alone))
 
 
-async def _open_all(pool: Pool, requests: list[_RunCreationRequest]) -> list[_RunCreationRow | None]:
-    """Of each what became of it; None where its thread is locked, and the others shall not wait for that."""
+async def _create_all(pool: Pool, requests: list[_RunCreationRequest]) -> list[_RunCreationRow | None]:
+    """Create a batch of runs and return their rows. None if the thread is locked, so that other runs do not wait for it."""
     ordered = sorted(requests)
     async with pool.connection() as conn:
         cursor = await conn.cursor(row_factory=rows.row_factory(_BatchRow)).execute(
             "SELECT * FROM create_runs(requests => %(requests)b::text[]::jsonb[], restriction => %(restriction)b::text[])",
             {
-                "requests": Texts(one.arguments for one in ordered),
-                "restriction": Texts(one.match for one in ordered if one.match is not None),
+                "requests": Texts(request.arguments for request in ordered),
+                "restriction": Texts(request.match for request in ordered if request.match is not None),
             },
         )
-        answers = {ordered[placed.ordinal - 1].number: placed for placed in await cursor.fetchall()}
-    return [answers.get(one.number) for one in requests]
+        rows_by_number = {ordered[row.ordinal - 1].number: row for row in await cursor.fetchall()}
+    return [rows_by_number.get(request.number) for request in requests]
 
 
 async def create_run_in_transaction(conn: Conn, filters: Filters, new: NewRun) -> RunCreation:
-    """As `open_run`, as a part of the transaction that the caller has begun on `conn`."""
+    """Create a run in the caller's transaction on `conn`. Also completes its idempotency key."""
     cursor = await _call(conn, filters, new)
-    opened = _opened(new, await cursor.fetchone())
+    creation = _creation(new, await cursor.fetchone())
     if new.idempotency_key is not None:
         await idempotency_keys.complete(conn, new.idempotency_key, new.run_id)
-    return opened
+    return creation
 
 
 async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_RunCreationRow]:
     arguments = _arguments(conn.project_id, filters, new)
-    named: dict[str, object] = {field.name: getattr(arguments, field.name) for field in fields(arguments)}
+    values: dict[str, object] = {field.name: getattr(arguments, field.name) for field in fields(arguments)}
     cursor = conn.cursor(row_factory=rows.row_factory(_RunCreationRow))
     return await cursor.execute(
         """
@@ -253,13 +256,13 @@ async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_RunCr
             record_events => %(record_events)s)
         """,
         {
-            name: json.dumps(cast("object", part)).decode() if isinstance(part, JSON) else part
-            for name, part in named.items()
+            name: json.dumps(cast("object", value)).decode() if isinstance(value, JSON) else value
+            for name, value in values.items()
         },
     )
 
 
-def _opened(new: NewRun, row: _RunCreationRow | None) -> RunCreation:
+def _creation(new: NewRun, row: _RunCreationRow | None) -> RunCreation:
     answer = cast("_RunCreationRow", row)  # a function that returns no set always gives a row
     return RunCreation(
         run=_run(new, answer),
@@ -272,7 +275,7 @@ def _opened(new: NewRun, row: _RunCreationRow | None) -> RunCreation:
 
 
 def _run(new: NewRun, answer: _RunCreationRow) -> Run | None:
-    """The row as it now is, as far as it is not what was asked for."""
+    """The run's row, or None if it was not created."""
     if answer.status is None or answer.merged_metadata is None or answer.created_at is None:
         return None
     return Run(
@@ -305,11 +308,11 @@ def _arguments(project_id: str, filters: Filters, new: NewRun) -> _Arguments:
         synchronous_commit=new.synchronous_commit,
         worker_id=new.worker_id,
         metadata_filter=filters.metadata_filter,
-        # The run's, with what satisfies the caller's own filter.
+        # The run's metadata, with the owner keys that the caller's filter requires.
         new_thread_metadata=filters.with_owner(new.metadata) if new.create_thread else None,
         ttl_strategy=ttl and ttl.strategy,
         ttl_minutes=ttl and ttl.minutes,
         ephemeral_s=new.ephemeral_ttl_s if new.create_thread and new.ephemeral else None,
-        metadata=filters.without_owner(new.metadata),  # the thread's own say whose it is
+        metadata=filters.without_owner(new.metadata),  # the thread's metadata has the owner keys
         record_events=new.record_events,
     )

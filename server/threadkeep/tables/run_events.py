@@ -1,6 +1,6 @@
-"""Run events: what a kept run has streamed, by position.
+"""Run events: the recorded events of runs, by position.
 
-Appended in batches by the process that executes the run; read by whoever comes later or from elsewhere.
+The process that executes the run appends them in batches. Later readers, and readers in other processes, read them.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from threadkeep.postgres.arrays import Ints, Texts
 from threadkeep.postgres.pool import Conn
 
 PAGE_SIZE = 500
-"""Events read at once."""
+"""The most events in one read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEvent:
-    """One event of a run's stream. `position` counts from 1; `data` is one line of JSON."""
+    """One event of a run's stream. `position` counts from 1. `data` is one line of JSON."""
 
     position: int
     event: str
@@ -34,10 +34,10 @@ class RunEventBatch:
 
 
 async def append(conn: Conn, batches: Sequence[RunEventBatch]) -> None:
-    """Write batches of several runs, each of another, and wake their readers in other processes.
+    """Write the batches of different runs, and wake their readers in other processes.
 
-    A position that is there already stays as it is; a run that was deleted, or is no longer its worker's, gets none.
-    They need not be on disk before their run's end is, which flushes them too.
+    An existing position does not change. Events of a deleted run, or of a run that another worker owns, are dropped. The
+    flush is deferred, because the flush of the run's result covers them.
     """
     rows = [(place, event) for place, batch in enumerate(batches, 1) for event in batch.events]
     await conn.execute(
@@ -70,7 +70,7 @@ async def append(conn: Conn, batches: Sequence[RunEventBatch]) -> None:
 
 
 async def last_position(conn: Conn, run_id: UUID) -> int:
-    """The position of the newest event, if it was deleted, too; 0 where there is none."""
+    """The position of the newest event, even if it was deleted. 0 if there is none."""
     cursor = await conn.execute(
         """
         SELECT coalesce((SELECT max(position) FROM run_events WHERE run_id = %(run_id)s),
@@ -78,39 +78,39 @@ async def last_position(conn: Conn, run_id: UUID) -> int:
         """,
         {"run_id": run_id},
     )
-    found = await cursor.fetchone()
-    return int(found[0]) if found else 0
+    row = await cursor.fetchone()
+    return int(row[0]) if row else 0
 
 
-async def read(conn: Conn, run_id: UUID, after: int) -> list[RunEvent]:
-    """Up to `PAGE` events behind position `after`, in order."""
+async def read(conn: Conn, run_id: UUID, position: int) -> list[RunEvent]:
+    """Up to `PAGE_SIZE` events after `position`, in order."""
     cursor = conn.cursor(row_factory=rows.row_factory(RunEvent))
     await cursor.execute(
         """
         SELECT position, event, data
           FROM run_events
-         WHERE run_id = %(run_id)s AND position > %(after)s
+         WHERE run_id = %(run_id)s AND position > %(position)s
          ORDER BY position
          LIMIT %(page)s
         """,
-        {"run_id": run_id, "after": after, "page": PAGE_SIZE},
+        {"run_id": run_id, "position": position, "page": PAGE_SIZE},
     )
     return await cursor.fetchall()
 
 
 async def deleted_until(conn: Conn, run_id: UUID) -> int:
-    """The position up to which the events of a run were deleted; 0 where none were."""
+    """The position up to which the events of a run were deleted. 0 if none were."""
     cursor = await conn.execute("SELECT deleted_events_until FROM runs WHERE run_id = %(run_id)s", {"run_id": run_id})
-    found = await cursor.fetchone()
-    return (found and found[0]) or 0
+    row = await cursor.fetchone()
+    return (row and row[0]) or 0
 
 
 async def delete_old(conn: Conn, *, age_s: float, limit: int) -> int:
-    """Delete the events of up to `limit` runs that finished `age_s` seconds ago or earlier. Of how many runs.
+    """Delete the events of up to `limit` runs that finished `age_s` seconds ago or earlier. Returns the number of runs.
 
-    Two processes never wait for each other: a run that another transaction holds is skipped.
+    A run that another transaction has locked is skipped, so processes never wait for each other.
     """
-    done = await conn.execute(
+    cursor = await conn.execute(
         """
         WITH old AS (
             SELECT run_id
@@ -132,4 +132,4 @@ async def delete_old(conn: Conn, *, age_s: float, limit: int) -> int:
         """,
         {"project": conn.project_id, "age_s": age_s, "limit": limit},
     )
-    return done.rowcount
+    return cursor.rowcount

@@ -1,4 +1,4 @@
-"""Runs: their rows, for those who ask about them. What moves a run is in `queue` and `cancels`."""
+"""Runs: reads and deletes rows of `runs`. `queue` and `cancels` change their states."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ FINAL: frozenset[str] = frozenset({"success", "error", "timeout", "interrupted"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A row of `runs`; its field names are the protocol's, so that it is also the JSON a client gets."""
+    """A row of `runs`. Its field names are the protocol's, so it is also the client's JSON."""
 
     run_id: UUID
     thread_id: UUID
@@ -38,7 +38,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResult:
-    """What a run has answered, as far as its row and its thread's tell."""
+    """The stored result of a run, from its row and its thread's row."""
 
     status: RunStatus
     error: RawJson | None
@@ -47,7 +47,7 @@ class StoredResult:
 
 
 async def get(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Run | None:
-    """The run, or None where there is none of the caller's on that thread."""
+    """The run, or None if the caller has no such run on that thread."""
     cursor = conn.cursor(row_factory=rows.row_factory(Run))
     await cursor.execute(
         """
@@ -62,7 +62,7 @@ async def get(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Ru
 
 
 async def get_several(conn: Conn, filters: Filters, run_ids: Sequence[UUID]) -> list[Run]:
-    """Those of the runs that are there and the caller's, in the order of the ids."""
+    """The caller's existing runs among `run_ids`, in the order of the ids."""
     cursor = conn.cursor(row_factory=rows.row_factory(Run))
     await cursor.execute(
         """
@@ -77,7 +77,7 @@ async def get_several(conn: Conn, filters: Filters, run_ids: Sequence[UUID]) -> 
 
 
 async def get_result(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> StoredResult | None:
-    """What the run has answered, or None where there is none of the caller's on that thread."""
+    """The run's stored result, or None if the caller has no such run on that thread."""
     cursor = conn.cursor(row_factory=rows.row_factory(StoredResult))
     await cursor.execute(
         """
@@ -93,22 +93,22 @@ async def get_result(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID
 
 
 async def status(conn: Conn, run_id: UUID) -> RunStatus | None:
-    """Where the run stands, for whoever follows it already; None where it is gone."""
+    """The run's status. None if it was deleted. The caller must already have access to the run."""
     cursor = await conn.execute("SELECT status FROM runs WHERE run_id = %(run_id)s", {"run_id": run_id})
     row = await cursor.fetchone()
     return row[0] if row else None
 
 
 async def record_events(conn: Conn, run_id: UUID) -> RunStatus | None:
-    """As `status`; and from now on the run's events are kept, wherever it runs."""
+    """Return the same as `status`, and record the run's events from now on in its process."""
     cursor = await conn.execute(
         """
-        WITH asked AS (
+        WITH marked AS (
             UPDATE runs SET record_events = true
              WHERE run_id = %(run_id)s AND status = 'running' AND NOT record_events
             RETURNING pg_notify('threadkeep', 'watch')
         )
-        SELECT status, (SELECT count(*) FROM asked) FROM runs WHERE run_id = %(run_id)s
+        SELECT status, (SELECT count(*) FROM marked) FROM runs WHERE run_id = %(run_id)s
         """,
         {"run_id": run_id},
     )
@@ -117,7 +117,7 @@ async def record_events(conn: Conn, run_id: UUID) -> RunStatus | None:
 
 
 async def runs_to_record(conn: Conn, run_ids: Sequence[UUID]) -> list[UUID]:
-    """Which of these running runs are to be kept."""
+    """The running runs among `run_ids` whose events must be recorded."""
     cursor = await conn.execute(
         "SELECT run_id FROM runs WHERE run_id = ANY(%(run_ids)s) AND status = 'running' AND record_events",
         {"run_ids": list(run_ids)},
@@ -165,8 +165,8 @@ async def last_position(conn: Conn, thread_id: UUID, *, created_before: datetime
 
 
 async def delete(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> bool:
-    """Forget a run that has ended, with its events; False where there is none such of the caller's."""
-    done = await conn.execute(
+    """Delete a finished run with its events. False if the caller has no such finished run."""
+    cursor = await conn.execute(
         """
         DELETE FROM runs USING threads
          WHERE runs.thread_id = threads.thread_id
@@ -175,13 +175,13 @@ async def delete(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) ->
         """,
         {"run_id": run_id, "thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
-    return done.rowcount == 1
+    return cursor.rowcount == 1
 
 
 async def search(
     conn: Conn, filters: Filters, thread_id: UUID, *, status: str | None, page: PageRequest
 ) -> list[SizedRow[Run]]:
-    """The thread's runs, the newest first; of one status, or all."""
+    """The thread's runs with a status, or all if it is None, the newest first."""
     cursor = conn.cursor(row_factory=sized(Run))
     listing = sql.SQL(
         """

@@ -1,4 +1,4 @@
-"""Table sizes: estimates, for the metrics. Nothing is counted: Postgres keeps these figures for its autovacuum."""
+"""Table sizes: estimated row counts for the metrics. Postgres maintains these numbers for its autovacuum."""
 
 from typing import Final
 
@@ -27,7 +27,7 @@ MEASURED: Final = (
 
 
 async def read(conn: Conn) -> dict[str, int]:
-    """The estimated rows of each table, by name, of all projects that share the database."""
+    """The estimated number of rows by table, for all projects in the database."""
     cursor = await conn.execute(
         """
         SELECT name, pg_stat_get_live_tuples(to_regclass(name))

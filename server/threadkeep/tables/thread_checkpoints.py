@@ -1,4 +1,4 @@
-"""Thread checkpoints: what is done to all checkpoints of a thread at once, for which the saver has no method."""
+"""Thread checkpoints: queries on all checkpoints of a thread that LangGraph's saver has no method for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from threadkeep.tables.threads import Thread
 
 
 async def copy_thread(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mapping[str, Any]) -> tuple[Thread, bool]:
-    """Copy a thread that the caller holds, with its checkpoints, which keep their ids, but without its runs.
+    """Copy a locked thread and its checkpoints, with their ids, but without its runs.
 
-    `marks` go over its metadata. The new thread, and whether a run was on the source, so that its checkpoints are ahead
-    of its row. A single statement: its parts see one snapshot of what the run writes meanwhile.
+    `marks` overwrite its metadata. Returns the new thread, and whether the source was busy, so that its checkpoints may be
+    newer than its row. A single statement sees one snapshot, even if a run writes meanwhile.
     """
     cursor = await conn.execute(
         """
@@ -58,13 +58,13 @@ async def copy_thread(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mappi
             "marks": Jsonb(marks),
         },
     )
-    row: Any = await cursor.fetchone()  # the source is held
+    row: Any = await cursor.fetchone()  # the source is locked, so there is a row
     return rows.row_factory(Thread)(cursor)(row), row[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointStorage:
-    """How much a thread's checkpoints take, in bytes as Postgres stores them, compressed where it compressed them."""
+    """The storage of a thread's checkpoints. Bytes are as Postgres stores them, after its compression."""
 
     thread_id: UUID
     total_bytes: int
@@ -74,7 +74,7 @@ class CheckpointStorage:
 
 
 async def storage_size(conn: Conn, filters: Filters, thread_id: UUID) -> CheckpointStorage | None:
-    """What the thread takes, or None where there is no such thread of the caller's."""
+    """The storage of the thread, or None if the caller has no such thread."""
     cursor: Any = conn.cursor(row_factory=rows.row_factory(CheckpointStorage))
     await cursor.execute(
         """
@@ -114,7 +114,7 @@ async def storage_size(conn: Conn, filters: Filters, thread_id: UUID) -> Checkpo
 
 
 async def newest_mark(conn: Conn, filters: Filters, thread_id: UUID, key: str) -> str | None:
-    """The text under `key` in the metadata of the thread's newest checkpoint; None if there is none."""
+    """The text under `key` in the metadata of the thread's newest checkpoint. None if there is none."""
     cursor = await conn.execute(
         """
         SELECT checkpoints.metadata ->> %(key)s
@@ -137,7 +137,7 @@ async def newest_mark(conn: Conn, filters: Filters, thread_id: UUID, key: str) -
 
 
 async def newest_with(conn: Conn, filters: Filters, thread_id: UUID, mark: Mapping[str, str]) -> str | None:
-    """The id of the thread's newest checkpoint whose metadata contains `mark`; None if there is none."""
+    """The id of the thread's newest checkpoint whose metadata contains `mark`. None if there is none."""
     cursor = await conn.execute(
         """
         SELECT checkpoint_id
@@ -183,7 +183,7 @@ async def parent_of_run(conn: Conn, filters: Filters, thread_id: UUID, run_id: U
 
 
 async def first_id(conn: Conn, filters: Filters, thread_id: UUID) -> str | None:
-    """The id of the thread's first checkpoint; None if there is none."""
+    """The id of the thread's first checkpoint. None if there is none."""
     cursor = await conn.execute(
         """
         SELECT checkpoint_id

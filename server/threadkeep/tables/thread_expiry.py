@@ -1,6 +1,6 @@
-"""Expiry: threads whose time to live is over. It counts from `updated_at`, and a busy thread's is never over.
+"""Thread expiry: locks threads whose time to live has ended. It starts at `updated_at`. Busy threads never expire.
 
-What decides stands in the thread's own row, so that it is read again once the row is locked.
+The conditions use only columns of the thread's own row, because Postgres checks these again after it locks the row.
 """
 
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from threadkeep.postgres.pool import Conn
 
 
 async def lock_expired(conn: Conn, strategy: str, limit: int) -> list[UUID]:
-    """Up to `limit` threads that are due, the oldest first; other replicas pass them over until the transaction ends.
+    """Lock up to `limit` expired threads, the oldest first. Other processes skip them until the transaction ends.
 
-    A thread whose old checkpoints are gone (`keep_latest`) is due again when it was touched since.
+    A pruned thread (`keep_latest`) expires again only after a later update.
     """
     cursor = await conn.execute(
         """
@@ -30,7 +30,7 @@ async def lock_expired(conn: Conn, strategy: str, limit: int) -> list[UUID]:
 
 
 async def lock_ephemeral(conn: Conn, limit: int) -> list[UUID]:
-    """Up to `limit` temporary threads that are no longer needed, likewise. One with a webhook still to be sent stays."""
+    """Lock up to `limit` expired ephemeral threads, in the same way. A thread with an unsent webhook is skipped."""
     cursor = await conn.execute(
         """
         SELECT thread_id
@@ -47,14 +47,14 @@ async def lock_ephemeral(conn: Conn, limit: int) -> list[UUID]:
 
 
 async def keep_temporary(conn: Conn, topics: Sequence[str], ttl_s: float) -> None:
-    """Keep for `ttl_s` seconds more the temporary threads that somebody follows: by a topic of theirs, or of a run."""
+    """Extend the followed ephemeral threads by `ttl_s` seconds. `topics` are the topics of their readers."""
     await conn.execute(
         """
         WITH followed AS (
             SELECT thread_id FROM runs WHERE run_id = ANY(%(run_ids)s)
              UNION
             SELECT unnest(%(thread_ids)s::uuid[])
-        ), kept AS (
+        ), extended AS (
             SELECT thread_id
               FROM threads
               JOIN followed USING (thread_id)
@@ -63,8 +63,8 @@ async def keep_temporary(conn: Conn, topics: Sequence[str], ttl_s: float) -> Non
         )
         UPDATE threads
            SET ephemeral_until = now() + make_interval(secs => %(ttl_s)s)
-          FROM kept
-         WHERE threads.thread_id = kept.thread_id
+          FROM extended
+         WHERE threads.thread_id = extended.thread_id
         """,
         {
             "run_ids": _ids(topics, "run:"),
@@ -80,7 +80,7 @@ def _ids(topics: Sequence[str], prefix: str) -> list[UUID]:
 
 
 async def mark_pruned(conn: Conn, thread_ids: Sequence[UUID]) -> None:
-    """Say that the threads have had their due."""
+    """Record that the threads were pruned."""
     await conn.execute(
         "UPDATE threads SET ttl_pruned_at = now() WHERE thread_id = ANY(%(thread_ids)s)",
         {"thread_ids": list(thread_ids)},

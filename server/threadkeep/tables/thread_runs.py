@@ -1,4 +1,4 @@
-"""A thread's runs as those see them who watch the thread: in order, with what each left."""
+"""Thread runs: the runs of a followed thread, in order, with their results."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,42 +13,42 @@ from threadkeep.tables.runs import RunStatus
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadRun:
-    """A run of a thread that somebody watches."""
+    """A run of a followed thread."""
 
     run_id: UUID
     queue_position: int
     graph_id: str
     status: RunStatus
     due: bool
-    """It is not to wait for its time."""
+    """Its `run_after` has passed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd:
-    """How a run ended, and how its thread stands now."""
+    """The status of a run and of its thread."""
 
     status: RunStatus
     error: RawJson | None
     finished_at: datetime | None
     thread_status: str
     interrupts: RawJson
-    """Of the thread, by task: the run's own where it is the newest."""
+    """The thread's interrupts by task. They belong to the run if it is the newest."""
     newest: bool
 
 
-async def list_thread_runs(conn: Conn, filters: Filters, thread_id: UUID, *, after: int) -> list[ThreadRun]:
-    """The thread's runs behind a queue position, in order."""
+async def list_thread_runs(conn: Conn, filters: Filters, thread_id: UUID, *, position: int) -> list[ThreadRun]:
+    """The thread's runs after a queue position, in order."""
     cursor = conn.cursor(row_factory=rows.row_factory(ThreadRun))
     await cursor.execute(
         """
         SELECT run_id, queue_position, graph_id, runs.status, run_after <= now() AS due
           FROM runs JOIN threads USING (thread_id)
          WHERE thread_id = %(thread_id)s
-           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s AND queue_position > %(after)s
+           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s AND queue_position > %(position)s
          ORDER BY queue_position
          LIMIT 1000
         """,
-        {"thread_id": thread_id, "after": after, "project": conn.project_id, "match": filters.jsonb},
+        {"thread_id": thread_id, "position": position, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchall()
 
@@ -56,10 +56,10 @@ async def list_thread_runs(conn: Conn, filters: Filters, thread_id: UUID, *, aft
 async def record_thread_events(
     conn: Conn, filters: Filters, thread_id: UUID, seconds: float, recent_s: float
 ) -> int | None:
-    """Have the thread's runs keep their events for so long; None where there is none of the caller's.
+    """Record the events of the thread's runs for `seconds` seconds. None if the caller has no such thread.
 
-    Else the queue position before the first run that goes on, waits, or ended within `recent_s` seconds. Where the thread
-    waits for an answer, the run that asked is recent however long it is ago.
+    Returns the queue position before the first run that is running, pending, or ended within `recent_s` seconds. If the
+    thread is interrupted, its newest run always counts as recent.
     """
     cursor = await conn.execute(
         """
@@ -92,7 +92,7 @@ async def record_thread_events(
 
 
 async def first_active_position(conn: Conn, thread_id: UUID, run_id: UUID) -> int:
-    """The queue position of the first run of the thread that goes on or waits, or else that of the run itself."""
+    """The queue position of the thread's first running or due run, or else of the run itself."""
     cursor = await conn.execute(
         """
         SELECT coalesce(min(queue_position) FILTER (WHERE finished_at IS NULL AND run_after <= now()),
@@ -109,7 +109,7 @@ async def first_active_position(conn: Conn, thread_id: UUID, run_id: UUID) -> in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewestRun:
-    """The run that a thread's questions come from, and what it was started with."""
+    """The newest run of a thread, with its parameters. The thread's interrupts come from it."""
 
     run_id: UUID
     assistant_id: UUID
@@ -118,7 +118,7 @@ class NewestRun:
 
 
 async def newest_run(conn: Conn, filters: Filters, thread_id: UUID) -> NewestRun | None:
-    """The thread's newest run; None where there is none."""
+    """The thread's newest run. None if there is none."""
     cursor = conn.cursor(row_factory=rows.row_factory(NewestRun))
     await cursor.execute(
         """
@@ -134,7 +134,7 @@ async def newest_run(conn: Conn, filters: Filters, thread_id: UUID) -> NewestRun
 
 
 async def run_end(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> RunEnd | None:
-    """How the run stands; None where it is gone."""
+    """The run's status and its thread's status. None if the run was deleted."""
     cursor = conn.cursor(row_factory=rows.row_factory(RunEnd))
     await cursor.execute(
         """

@@ -1,4 +1,4 @@
-"""Thread search: which threads there are, a page at a time, and what of each is read."""
+"""Thread search: finds threads, a page at a time."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ Root: TypeAlias = Literal["values", "metadata", "config", "interrupts"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadFilter:
-    """What to look for among threads. None: any."""
+    """Selects threads. None selects all."""
 
     ids: Sequence[UUID] | None = None
     metadata: Mapping[str, Any] | None = None
@@ -43,9 +43,9 @@ class ThreadFilter:
         }
 
 
-def like_patterns(wanted: object) -> list[str]:
-    """What stands in the text of every JSON that contains `wanted`: its keys and texts, the longest few, for LIKE."""
-    words = sorted(set(_words(wanted)), key=len, reverse=True)[:MAX_PATTERNS]
+def like_patterns(value: object) -> list[str]:
+    """LIKE patterns that match the text of every JSON that contains `value`: its longest keys and strings."""
+    words = sorted(set(_words(value)), key=len, reverse=True)[:MAX_PATTERNS]
     encoded = [json.dumps(word).decode() for word in words]
     return [f"%{re.sub(SPECIAL, BACKSLASHED, word)}%" for word in encoded]
 
@@ -64,47 +64,47 @@ def _words(value: object) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extract:
-    """One value to be read out of a thread's JSON: a column, and the keys and indices that lead there from it."""
+    """A value to extract from a thread's JSON: a column, and the path of keys and indices in it."""
 
     alias: str
     root: Root
     path: Sequence[str]
-    """An index may be negative: -1 is the last."""
+    """An index may be negative. -1 is the last element."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadPageRequest:
-    """Which page, and what of each thread."""
+    """Selects a page of threads and the parts of each thread."""
 
     order: tuple[str, str]
     """A key of `ORDERS`."""
     page: PageRequest
     with_values: bool = True
-    """False leaves `values`, which may be large, where it is."""
+    """False skips `values`, because they may be large."""
     extract: Sequence[Extract] = ()
 
     @property
     def parameters(self) -> dict[str, object]:
-        wanted = [{"alias": one.alias, "root": one.root, "path": list(one.path)} for one in self.extract]
+        extracts = [{"alias": item.alias, "root": item.root, "path": list(item.path)} for item in self.extract]
         return self.page.parameters | {
             "with_values": self.with_values,
-            "extract": Jsonb(wanted) if wanted else None,
+            "extract": Jsonb(extracts) if extracts else None,
         }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadMatch(Thread):
-    """A thread with what was extracted from it, by alias."""
+    """A thread with its extracted values by alias."""
 
     extracted: RawJson | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One page of a listing, and how many there are in all."""
+    """A page of threads, and the number of all matches."""
 
     items: Sequence[SizedRow[Thread]]
-    """`ThreadMatch` where something was to be extracted. `values` larger than the whole page may be are left out."""
+    """`ThreadMatch` if values are extracted. `values` that are larger than the page limit are None."""
     total: int
 
 
@@ -120,23 +120,23 @@ ORDERS: Final[Mapping[tuple[str, str], LiteralString]] = {
     ("state_updated_at", "asc"): "state_updated_at ASC, thread_id ASC",
     ("state_updated_at", "desc"): "state_updated_at DESC, thread_id DESC",
 }
-"""(sort_by, sort_order) -> ORDER BY; the id behind it makes pages stable."""
+"""(sort_by, sort_order) -> ORDER BY. The id as the last column makes pages stable."""
 
 
 async def search(
     pool: Pool, filters: Filters, search: ThreadFilter, page_request: ThreadPageRequest, *, timeout_s: float
 ) -> Page:
-    """A page of the threads that match and the number of them all, in one round trip. SearchTimeout as `search_connection`."""
+    """A page of the matching threads and their number, in one round trip. SearchTimeout as in `search_connection`."""
     listing = sql.SQL(
         """
         SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, interrupts, error,
                CASE WHEN %(with_values)s AND pg_column_size("values") <= %(answer_bytes)s THEN "values" END AS "values",
                CASE WHEN %(with_values)s THEN coalesce(pg_column_size("values"), 0) ELSE 0 END AS values_bytes,
-               (SELECT jsonb_object_agg(one.alias, CASE one.root WHEN 'values' THEN ("values" #> one.path)::jsonb
-                                                                 WHEN 'metadata' THEN metadata #> one.path
-                                                                 WHEN 'config' THEN config #> one.path
-                                                                 WHEN 'interrupts' THEN interrupts #> one.path END)
-                  FROM jsonb_to_recordset(%(extract)s) AS one(alias text, root text, path text[])) AS extracted
+               (SELECT jsonb_object_agg(item.alias, CASE item.root WHEN 'values' THEN ("values" #> item.path)::jsonb
+                                                                  WHEN 'metadata' THEN metadata #> item.path
+                                                                  WHEN 'config' THEN config #> item.path
+                                                                  WHEN 'interrupts' THEN interrupts #> item.path END)
+                  FROM jsonb_to_recordset(%(extract)s) AS item(alias text, root text, path text[])) AS extracted
           FROM threads
          WHERE project_id = %(project)s AND metadata @> %(match)s
            AND metadata @> %(metadata)s
@@ -160,7 +160,7 @@ async def search(
 
 
 async def count(conn: Conn, filters: Filters, search: ThreadFilter) -> int:
-    """How many threads match."""
+    """The number of matching threads."""
     (total,) = await (await _count(conn, filters, search)).fetchone() or (0,)
     return total
 

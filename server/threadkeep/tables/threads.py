@@ -1,7 +1,7 @@
-"""Threads: what a client sees of a conversation, beside its checkpoints.
+"""Threads: the rows of `threads`. Checkpoints are in other tables.
 
-Every statement on a thread's row is here, but those that look for threads (`thread_search`), those that move a run and
-its thread together (`queue`), and those that look for threads whose time is over (`thread_expiry`).
+Other modules search threads (`thread_search`), change a run and its thread together (`queue`), and find expired threads
+(`thread_expiry`). All other statements on a thread's row are here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from threadkeep.postgres.tenancy import Filters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thread:
-    """A row of `threads`; its field names are the protocol's, so that it is also the JSON a client gets."""
+    """A row of `threads`. Its field names are the protocol's, so it is also the client's JSON."""
 
     thread_id: UUID
     created_at: datetime
@@ -30,15 +30,15 @@ class Thread:
     status: str
     config: RawJson
     values: RawJson | None
-    """The state after the last run; None before the first."""
+    """The state after the last run. None before the first."""
     interrupts: RawJson
-    """What waits for an answer: task id -> list of `{id, value}`."""
+    """The open interrupts: task id -> list of `{id, value}`."""
     error: RawJson | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ttl:
-    """When a thread goes: `minutes` after it was last touched, by `strategy`."""
+    """The time to live of a thread: `strategy` applies `minutes` after its last update."""
 
     strategy: str
     minutes: float
@@ -46,7 +46,7 @@ class Ttl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewThread:
-    """A thread to be made."""
+    """A thread to create."""
 
     thread_id: UUID
     metadata: Mapping[str, Any]
@@ -55,7 +55,7 @@ class NewThread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadSummary:
-    """What a thread's row says of its newest checkpoint while no run goes on."""
+    """The columns of a thread's row for its newest checkpoint, if no run is active."""
 
     status: Literal["idle", "interrupted"]
     values: bytes
@@ -64,7 +64,7 @@ class ThreadSummary:
 
 
 async def create(conn: Conn, new: NewThread) -> Thread | None:
-    """Make a thread; None where the id is taken, by whomever."""
+    """Create a thread. None if the id is already used by any tenant."""
     cursor = conn.cursor(row_factory=rows.row_factory(Thread))
     await cursor.execute(
         """
@@ -85,7 +85,7 @@ async def create(conn: Conn, new: NewThread) -> Thread | None:
 
 
 async def get(conn: Conn, filters: Filters, thread_id: UUID) -> Thread | None:
-    """The thread, or None where there is none of the caller's."""
+    """The thread, or None if the caller has no such thread."""
     cursor = conn.cursor(row_factory=rows.row_factory(Thread))
     await cursor.execute(
         """
@@ -101,7 +101,7 @@ async def get(conn: Conn, filters: Filters, thread_id: UUID) -> Thread | None:
 
 
 async def get_without_values(conn: Conn, filters: Filters, thread_id: UUID) -> Thread | None:
-    """The thread with its `values`, which may be large, left where they are. None as `get`."""
+    """The thread without its `values`, because they may be large. None as in `get`."""
     cursor = conn.cursor(row_factory=rows.row_factory(Thread))
     await cursor.execute(
         """
@@ -116,7 +116,7 @@ async def get_without_values(conn: Conn, filters: Filters, thread_id: UUID) -> T
 
 
 async def get_bounded(conn: Conn, filters: Filters, thread_id: UUID, most_bytes: int) -> tuple[Thread, int] | None:
-    """The thread, and the size of its `values`, which are left out if they have more than `most_bytes`. None as `get`."""
+    """The thread and the bytes of its `values`. Values above `most_bytes` are None. None as in `get`."""
     cursor = await conn.execute(
         """
         SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, interrupts, error,
@@ -132,7 +132,7 @@ async def get_bounded(conn: Conn, filters: Filters, thread_id: UUID, most_bytes:
 
 
 async def get_ttl(conn: Conn, filters: Filters, thread_id: UUID) -> tuple[Ttl, datetime] | None:
-    """What the thread's time to live is and when it ends, or None where it has none."""
+    """The thread's time to live and its end, or None if it has none."""
     cursor = await conn.execute(
         """
         SELECT ttl_strategy, ttl_minutes, updated_at + make_interval(secs => ttl_minutes * 60)
@@ -151,17 +151,18 @@ class Change:
     """A change of a thread's row."""
 
     metadata: Mapping[str, Any]
-    """Merged into its own."""
+    """It is merged into the thread's metadata."""
     ttl: Ttl | None = None
-    """In place of its own."""
+    """It replaces the thread's time to live."""
     metadata_bytes: int
-    """What its metadata may have after the change."""
+    """The most bytes in its metadata after the change."""
 
 
 async def update(conn: Conn, filters: Filters, thread_id: UUID, change: Change) -> Thread | None:
-    """Change the thread. None if there is none of the caller's, or its metadata would be too large.
+    """Change the thread. None if the caller has no such thread, or its metadata would be too large.
 
-    Whose thread it is stays: where it would not be the caller's any more, that part of `metadata` is passed over.
+    The owner does not change. If the thread would no longer match the caller's filters, the owner keys in `metadata` are
+    ignored.
     """
     cursor = conn.cursor(row_factory=rows.row_factory(Thread))
     await cursor.execute(
@@ -193,10 +194,10 @@ async def update(conn: Conn, filters: Filters, thread_id: UUID, change: Change) 
 async def delete(
     conn: Conn, filters: Filters, thread_ids: Sequence[UUID], *, of_assistant: UUID | None = None
 ) -> list[UUID]:
-    """Delete those of the threads that are the caller's, with all that they have, and return their ids.
+    """Delete the caller's threads among `thread_ids` with all their rows, and return their ids.
 
-    `of_assistant` spares a thread on which another assistant has run by the time that its row is locked. The processes
-    that execute their runs are told to stop. What these still write is refused.
+    `of_assistant` skips threads whose last run was another assistant's, checked after the row is locked. The processes that
+    execute their runs get a notification, and later writes of these runs are refused.
     """
     match = (
         filters.metadata_filter
@@ -233,8 +234,8 @@ async def delete_without_runs(conn: Conn, filters: Filters, thread_id: UUID, mar
         return bool(await delete(conn, filters, [thread_id]))
 
 
-async def update_summary(conn: Conn, thread_id: UUID, settled: ThreadSummary) -> Thread | None:
-    """Make the row tell what the newest checkpoint holds; `busy` stays where a run waits for its time."""
+async def update_summary(conn: Conn, thread_id: UUID, summary: ThreadSummary) -> Thread | None:
+    """Update the row from the newest checkpoint. The status stays `busy` if a delayed run is pending."""
     cursor = conn.cursor(row_factory=rows.row_factory(Thread))
     await cursor.execute(
         """
@@ -250,18 +251,18 @@ async def update_summary(conn: Conn, thread_id: UUID, settled: ThreadSummary) ->
         """,
         {
             "thread_id": thread_id,
-            "status": settled.status,
-            "values": settled.values.decode(),
-            "interrupts": Jsonb(settled.interrupts),
+            "status": summary.status,
+            "values": summary.values.decode(),
+            "interrupts": Jsonb(summary.interrupts),
         },
     )
     return await cursor.fetchone()
 
 
 async def active_run_id(conn: Conn, thread_id: UUID) -> UUID | None:
-    """The run that executes or is due on a locked thread, or None. It holds until the lock is released.
+    """The running or due run of a locked thread, or None. The result is valid until the lock is released.
 
-    A statement of its own behind the lock, and not by now(): the lock may have been waited for.
+    It is a separate statement after the lock and does not use now(), because the lock may have taken time.
     """
     cursor = await conn.execute(
         """
@@ -278,9 +279,9 @@ async def active_run_id(conn: Conn, thread_id: UUID) -> UUID | None:
 
 
 async def lock(conn: Conn, filters: Filters, thread_id: UUID, *, within_s: float) -> bool:
-    """Hold the thread until the transaction ends, for which the caller may take `within_s` seconds between statements.
+    """Lock the thread until the transaction ends. The caller may take `within_s` seconds between statements.
 
-    No run of the thread starts, ends or is created meanwhile. False if there is no such thread of the caller's.
+    No run of the thread starts, ends or is created meanwhile. False if the caller has no such thread.
     """
     cursor = await conn.execute(
         """
@@ -300,9 +301,9 @@ async def lock(conn: Conn, filters: Filters, thread_id: UUID, *, within_s: float
 
 
 async def lock_idle(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> list[UUID]:
-    """Hold those of the threads that are the caller's and on which no run executes or waits, and return their ids.
+    """Lock the caller's threads among `thread_ids` that have no running or pending run, and return their ids.
 
-    `status` decides, not a look at `runs`: it is read again once the row is locked.
+    The condition uses `status` and not `runs`, because Postgres checks the row again after it locks it.
     """
     cursor = await conn.execute(
         """
@@ -321,7 +322,7 @@ async def lock_idle(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) ->
 async def other_projects(conn: Conn) -> list[str]:
     """Up to ten other projects that have threads, if this one has none. Else an empty list.
 
-    Each `min` is one look in an index, however many threads there are.
+    Each `min` is one index lookup, independent of the number of threads.
     """
     cursor = await conn.execute(
         """

@@ -1,7 +1,7 @@
-"""Deliveries: webhooks that are still to be sent.
+"""Webhook deliveries: webhooks that are not sent yet.
 
-A run that ends leaves its own by a trigger (`migrations/functions/webhooks.sql`), in the transaction that ends it. Who
-takes one puts it off, and deletes it when it is done: what a process that dies held comes due again.
+A trigger (`migrations/functions/webhooks.sql`) inserts a delivery in the transaction that ends the run. A sender claims it
+by moving its due time, and deletes it at the end. So the deliveries of a dead process become due again.
 """
 
 from collections.abc import Sequence
@@ -18,29 +18,29 @@ WEBHOOK_DUE = "webhook"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """A webhook that this process is to send."""
+    """A webhook that this process has claimed."""
 
     run_id: UUID
     url: str
     body: RawJson
-    """The run's row, and what its thread holds."""
+    """The run's row and the thread's values."""
     attempt: int
-    """1 at the first."""
+    """The number of this attempt, from 1."""
     principal: str = ""
-    """Whose run it was. Empty if nobody is known."""
+    """The identity of the run's principal. Empty without authentication."""
 
 
 async def claim(
     conn: Conn, *, lease_s: float, after_principal: str | None = None, held_back: Sequence[str] = ()
 ) -> Delivery | None:
-    """Take a webhook that is due, or None where there is none; nobody else takes it for `lease_s` seconds.
+    """Claim a due webhook for `lease_s` seconds. None if there is none.
 
-    It is the one that has been due longest of the principal whose turn comes after `after_principal` (None: of the first
-    one). Those of `held_back` have no turn.
+    It is the longest due webhook of the next principal after `after_principal` (None: of the first principal). Principals
+    in `held_back` are skipped.
     """
     cursor = conn.cursor(row_factory=rows.row_factory(Delivery))
     turns = [None] if after_principal is None else [after_principal, None]
-    for after in turns:
+    for previous in turns:
         await cursor.execute(
             """
             UPDATE webhook_deliveries
@@ -49,7 +49,7 @@ async def claim(
                 SELECT run_id
                   FROM webhook_deliveries
                  WHERE project_id = %(project)s AND send_after <= now()
-                   AND (%(after)s::text IS NULL OR principal > %(after)s::text)
+                   AND (%(previous)s::text IS NULL OR principal > %(previous)s::text)
                    AND principal <> ALL(%(held_back)s::text[])
                  ORDER BY principal, send_after
                  LIMIT 1
@@ -57,7 +57,7 @@ async def claim(
              )
             RETURNING *
             """,
-            {"lease_s": lease_s, "project": conn.project_id, "after": after, "held_back": list(held_back)},
+            {"lease_s": lease_s, "project": conn.project_id, "previous": previous, "held_back": list(held_back)},
         )
         if delivery := await cursor.fetchone():
             return delivery
@@ -65,7 +65,7 @@ async def claim(
 
 
 async def reschedule(conn: Conn, run_id: UUID, *, after_s: float) -> None:
-    """Send it again, `after_s` seconds from now."""
+    """Make the delivery due again in `after_s` seconds."""
     await conn.execute(
         """
         UPDATE webhook_deliveries
@@ -77,13 +77,13 @@ async def reschedule(conn: Conn, run_id: UUID, *, after_s: float) -> None:
 
 
 async def delete(conn: Conn, run_id: UUID) -> None:
-    """It was sent, or never will be."""
+    """Delete a delivery that was sent or is given up."""
     await conn.execute("DELETE FROM webhook_deliveries WHERE run_id = %(run_id)s", {"run_id": run_id})
 
 
 async def delete_old(conn: Conn, *, age_s: float, limit: int) -> int:
-    """Delete up to `limit` webhooks of runs that finished `age_s` seconds ago or earlier. How many."""
-    done = await conn.execute(
+    """Delete up to `limit` deliveries that are `age_s` seconds old or older. Returns their number."""
+    cursor = await conn.execute(
         """
         DELETE FROM webhook_deliveries
          WHERE run_id IN (
@@ -96,11 +96,11 @@ async def delete_old(conn: Conn, *, age_s: float, limit: int) -> int:
         """,
         {"project": conn.project_id, "age_s": age_s, "limit": limit},
     )
-    return done.rowcount
+    return cursor.rowcount
 
 
 async def seconds_to_next(conn: Conn, held_back: Sequence[str] = ()) -> float | None:
-    """Seconds until the next is due, below 0 where it is; None where there is none. Those of `held_back` are not due."""
+    """Seconds until the next delivery is due, negative if it already is. None if there is none. Skips `held_back`."""
     cursor = await conn.execute(
         """
         SELECT extract(epoch FROM min(send_after) - now())::float

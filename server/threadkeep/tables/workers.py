@@ -1,7 +1,7 @@
-"""Workers: one row a process, renewed by a heartbeat for all its runs at once. The row is the process's lease.
+"""Workers: one row for each process, which is the lease for all its runs. A heartbeat renews it.
 
-A process whose row is gone is dead to the others: its runs are put back, and whatever it still writes for them is
-refused (`check_leases`). A row that is gone never comes back. Only Postgres's clock is compared.
+If the row is deleted, the other processes consider the process dead. Its runs return to the queue, and its later writes
+for them are refused (`check_leases`). A deleted row never returns. Only the clock of Postgres is used.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from threadkeep.postgres.pool import Conn
 
 
 async def create(conn: Conn, worker_id: UUID, graph_ids: Iterable[str]) -> None:
-    """Say that this process is there, and which graphs it serves."""
+    """Insert the row of this process, with the graphs that it serves."""
     await conn.execute(
         """
         WITH marker AS (INSERT INTO crash_markers (worker_id) VALUES (%(worker_id)s))
@@ -27,8 +27,10 @@ async def create(conn: Conn, worker_id: UUID, graph_ids: Iterable[str]) -> None:
 
 
 def renew(conn: Connection[Any], worker_id: UUID) -> bool:
-    """Say that this process is still there; False where its lease is lost: the others took it for dead meanwhile, or
-    Postgres crashed and may have lost what it wrote."""
+    """Renew the lease of this process. False if it is lost.
+
+    It is lost if another process deleted it, or if Postgres crashed and may have lost the latest writes.
+    """
     row = conn.execute(
         """
         UPDATE workers
@@ -47,15 +49,15 @@ def is_lease_lost(failure: BaseException) -> bool:
 
 
 def is_fenced(failure: BaseException) -> bool:
-    """Whether Postgres refused a write because the process does not execute the run any more (function `check_leases`).
+    """Whether Postgres refused a write because this process no longer owns the run (function `check_leases`).
 
-    The lease is lost, or the run alone: it was deleted with its thread, has ended, or was put back in the queue.
+    Either the lease is lost, or only the run: it was deleted with its thread, has ended, or returned to the queue.
     """
     return isinstance(failure, psycopg.Error) and failure.sqlstate in {"TK001", "TK002"}
 
 
 async def delete(conn: Conn, worker_id: UUID) -> None:
-    """Say that this process has gone."""
+    """Delete the row of this process, because it stops."""
     await conn.execute(
         """
         WITH marker AS (DELETE FROM crash_markers WHERE worker_id = %(worker_id)s)
@@ -66,11 +68,11 @@ async def delete(conn: Conn, worker_id: UUID) -> None:
 
 
 async def delete_expired(conn: Conn, own_id: UUID, lease_s: float) -> int:
-    """Forget the project's other processes that have been silent for `lease_s` seconds; how many.
+    """Delete the project's other processes without a heartbeat for `lease_s` seconds. Returns their number.
 
-    One that writes at this moment is passed over, until its transaction has ended.
+    A process that is writing is skipped until its transaction has ended.
     """
-    done = await conn.execute(
+    cursor = await conn.execute(
         """
         WITH silent AS (
             SELECT worker_id
@@ -85,19 +87,22 @@ async def delete_expired(conn: Conn, own_id: UUID, lease_s: float) -> int:
         """,
         {"project": conn.project_id, "own_id": own_id, "lease_s": lease_s},
     )
-    return done.rowcount
+    return cursor.rowcount
 
 
 async def requeue_runs(conn: Conn, worker_id: UUID) -> int:
-    """Return this process's running runs to the queue, the attempt not counted: it is stopping. How many."""
+    """Return the running runs of a stopping process to the queue. The attempt does not count. Returns their number."""
     cursor = await conn.execute("SELECT requeue_runs(%(worker_id)s, '{}', 0, false)", {"worker_id": worker_id})
     row = await cursor.fetchone()
     return row[0] if row else 0
 
 
 async def requeue_orphaned_runs(conn: Conn, worker_id: UUID, executed: Sequence[UUID], grace_s: float) -> int:
-    """Return to the queue what this process is said to run and does not: its end could not be written, or its
-    beginning was not heard of. Only what began over `grace_s` seconds ago; how many."""
+    """Return runs to the queue that are `running` here but not in `executed`. Returns their number.
+
+    Their result could not be written, or the reply to their creation was lost. Only runs that started over `grace_s`
+    seconds ago are returned.
+    """
     cursor = await conn.execute(
         "SELECT requeue_runs(%(worker_id)s, %(executed)s::uuid[], %(grace_s)s, true)",
         {"worker_id": worker_id, "executed": list(executed), "grace_s": grace_s},
@@ -107,7 +112,7 @@ async def requeue_orphaned_runs(conn: Conn, worker_id: UUID, executed: Sequence[
 
 
 async def recover_runs(conn: Conn, max_attempts: int) -> Sequence[UUID]:
-    """Put the project's runs of dead processes back in the queue, or end those that were tried often enough; which."""
+    """Return the runs of dead processes to the queue, or end them after `max_attempts` attempts. Returns their ids."""
     cursor = await conn.execute(
         "SELECT recover_runs(%(project)s, %(max_attempts)s, %(error)s)",
         {

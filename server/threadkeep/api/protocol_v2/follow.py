@@ -87,7 +87,7 @@ async def follow_protocol(
 
 async def _runs(follower: Follower, filters: Filters, thread_id: UUID, floor: int) -> list[ThreadRun]:
     async with follower.pool.shielded(filters) as conn:
-        return await thread_runs.list_thread_runs(conn, filters, thread_id, after=floor)
+        return await thread_runs.list_thread_runs(conn, filters, thread_id, position=floor)
 
 
 async def _woken(follower: Follower, signal: WakeEvent) -> bool:

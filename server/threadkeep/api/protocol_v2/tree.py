@@ -22,7 +22,7 @@ Node = dict[str, Any]
 async def run_tree(follower: Follower, filters: Filters, thread_id: UUID, run_id: object) -> Node | None:
     """Return the tree of a run by its id, or without an id of the active run. Return None if there is no such run."""
     async with follower.pool.connection(filters) as conn:
-        rows = await thread_runs.list_thread_runs(conn, filters, thread_id, after=0)
+        rows = await thread_runs.list_thread_runs(conn, filters, thread_id, position=0)
         run = next((row for row in rows if _matches(row, run_id)), None)
         if run is None:
             return None
