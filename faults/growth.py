@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from faults.servers import Place, Quick, replicas
 from faults.traffic import TIMEOUT
 
 AT_ONCE: Final = 32
+ATTEMPTS: Final = 10
 AGE_S: Final = 3.0
 """How long events and idempotency keys are kept here."""
 GONE_S: Final = 90.0
@@ -78,14 +80,24 @@ async def _run_all(urls: list[str], numbers: Iterator[int]) -> tuple[int, int]:
         nonlocal made, failed
         for number in numbers:
             made += 1
-            headers = {"idempotency-key": str(uuid4())}
-            answer = await http.post(f"{urls[number % len(urls)]}/runs/wait", json=RUN, headers=headers)
-            failed += answer.status_code != 200
+            failed += not await _is_answered(http, urls[number % len(urls)])
 
     async with httpx.AsyncClient(timeout=TIMEOUT) as http, anyio.create_task_group() as tasks:
         for _ in range(AT_ONCE):
             tasks.start_soon(ask, http)
     return made, failed
+
+
+async def _is_answered(http: httpx.AsyncClient, url: str) -> bool:
+    """Whether a run is answered with 200. The same request is sent again if a busy machine lost it."""
+    headers = {"idempotency-key": str(uuid4())}
+    for _ in range(ATTEMPTS):
+        with suppress(httpx.TransportError):
+            answer = await http.post(f"{url}/runs/wait", json=RUN, headers=headers)
+            if answer.status_code not in {409, 503}:
+                return answer.status_code == 200
+        await anyio.sleep(1)
+    return False
 
 
 async def _left(conn: psycopg.AsyncConnection[Any]) -> dict[str, int]:
