@@ -3,6 +3,7 @@
 The tests walk the table of routes and sockets, so that a new line of it is tried too.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from uuid import uuid4
@@ -42,11 +43,7 @@ RUN = b'{"assistant_id":"chain","input":{"items":[]}}'
 
 def filled(path: str) -> str:
     """The path with an id in each place."""
-    names = ("thread_id", "run_id", "cron_id", "assistant_id", "checkpoint_id", "namespace")
-    for name in names:
-        path = path.replace(f"{{{name}}}", str(uuid4()))
-    assert "{" not in path
-    return path
+    return re.sub(r"\{\w+\}", lambda _: str(uuid4()), path)
 
 
 async def statuses(

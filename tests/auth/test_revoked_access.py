@@ -129,7 +129,7 @@ async def _body(http: httpx.AsyncClient, operation: str) -> Any:
     if operation == "POST /query":
         return {"query": "when?"}
     if "/v1/" in operation:
-        return {"model": "endless", "messages": [{"role": "user", "content": "when?"}]}
+        return {"model": "endless", "messages": [{"role": "user", "content": "when?"}], "input": "when?"}
     if operation.endswith("/stream/events"):
         return {"channels": ["values", "lifecycle"]}
     return {"assistant_id": "endless", "input": {"messages": []}}
@@ -150,6 +150,10 @@ async def test_every_answer_that_takes_long_ends_when_its_key_is_revoked(
         ids = await _started(http, endless)
         if path.startswith("/threads") and "runs/" in path and method == "POST":  # on a thread that is free
             ids["thread_id"] = (await http.post("/threads", json={})).json()["thread_id"]
+        if "{response_id}" in path:  # one that goes on
+            made = await http.post("/v1/responses", json=await _body(http, "POST /v1/") | {"background": True})
+            ids["response_id"] = made.json()["id"]
+            path += "?stream=true"
         before = endless.runs
         answers: list[tuple[int, str]] = []
 
@@ -170,25 +174,26 @@ async def test_every_answer_that_takes_long_ends_when_its_key_is_revoked(
     if "stream" in path:
         assert status == 200
         assert "the token is not valid" in text.split("event: error")[-1]
+    elif "/v1/" in path:
+        assert (status, json.loads(text)["error"]["code"]) == (401, "invalid_api_key")
     else:
-        answer = json.loads(text)
-        code = answer["error"]["code"] if "/v1/" in path else answer["code"]
-        assert (status, code) == (401, "invalid_api_key" if "/v1/" in path else "unauthenticated")
+        assert (status, json.loads(text)["code"]) == (401, "unauthenticated")
 
 
-async def test_a_streamed_chat_completion_ends_when_its_key_is_revoked(
-    keyed: str, endless: Endless, make_key: MakeKey, revoke_key: Callable[[str], Awaitable[None]]
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+async def test_a_streamed_answer_of_the_openai_api_ends_when_its_key_is_revoked(
+    path: str, keyed: str, endless: Endless, make_key: MakeKey, revoke_key: Callable[[str], Awaitable[None]]
 ) -> None:
     """Issue 15: the head of a stream waits for the first frame, so an answer that has not begun is a 401 too."""
     key = await make_key("ada")
-    body = await _body(httpx.AsyncClient(), "POST /v1/chat/completions") | {"stream": True}
+    body = await _body(httpx.AsyncClient(), "POST /v1/") | {"stream": True}
     async with httpx.AsyncClient(base_url=keyed, timeout=WAIT_S, headers={"x-api-key": key}) as http:
         with anyio.fail_after(WAIT_S):
             async with anyio.create_task_group() as tasks:
                 answers: list[httpx.Response] = []
 
                 async def ask() -> None:
-                    answers.append(await http.post("/v1/chat/completions", json=body))
+                    answers.append(await http.post(path, json=body))
 
                 tasks.start_soon(ask)
                 await endless.entered.wait()
