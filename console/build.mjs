@@ -56,14 +56,11 @@ async function licences(inputs) {
   return parts.join(`\n${"-".repeat(100)}\n\n`);
 }
 
-const result = await build({
+const OPTIONS = {
   absWorkingDir: HERE,
-  entryPoints: { app: "src/main.tsx", style: "src/style.css" },
   outdir: TARGET,
   entryNames: "[name].[hash]",
-  chunkNames: "[name].[hash]",
   bundle: true,
-  splitting: true,
   format: "esm",
   target: ["chrome120", "firefox121", "safari17"],
   jsx: "automatic",
@@ -73,9 +70,27 @@ const result = await build({
   metafile: true,
   write: false,
   define: { "process.env.NODE_ENV": '"production"' },
-});
+};
+/** Parts that are loaded when they are first needed. They import nothing of the page, so that it is one file itself. */
+const PARTS = ["highlight", "dagre"];
 
-const outputs = result.outputFiles.map((file) => ({ name: path.basename(file.path), content: file.contents }));
+function outputsOf(result) {
+  return result.outputFiles.map((file) => ({ name: path.basename(file.path), content: file.contents }));
+}
+
+const lazy = await build({ ...OPTIONS, entryPoints: PARTS.map((name) => `src/${name}.ts`) });
+const lazyNames = new Map(outputsOf(lazy).map(({ name }) => [`./${name.split(".")[0]}.ts`, name]));
+const resolveParts = {
+  name: "parts",
+  setup(building) {
+    building.onResolve({ filter: /^\.\/\w+\.ts$/ }, ({ path: imported, kind }) =>
+      kind === "dynamic-import" && lazyNames.has(imported) ? { path: `./${lazyNames.get(imported)}`, external: true } : null,
+    );
+  },
+};
+const result = await build({ ...OPTIONS, entryPoints: { app: "src/main.tsx", style: "src/style.css" }, plugins: [resolveParts] });
+
+const outputs = [...outputsOf(lazy), ...outputsOf(result)];
 const script = outputs.find(({ name }) => /^app\..*\.js$/.test(name)).name;
 const style = outputs.find(({ name }) => /^style\..*\.css$/.test(name));
 const styleName = style.name.replace(/^style/, "app");
@@ -91,19 +106,9 @@ await rm(TARGET, { recursive: true, force: true });
 await mkdir(TARGET, { recursive: true });
 for (const { name, content } of outputs) await writeFile(path.join(TARGET, name), content);
 await writeFile(path.join(TARGET, "index.html"), html);
-await writeFile(path.join(TARGET, "LICENSES.txt"), await licences(Object.keys(result.metafile.inputs)));
+await writeFile(path.join(TARGET, "LICENSES.txt"), await licences([result, lazy].flatMap(({ metafile }) => Object.keys(metafile.inputs))));
 
-const outputOf = new Map(Object.entries(result.metafile.outputs).map(([name, each]) => [path.basename(name), each]));
-/** The parts that a script imports before it runs. */
-function staticParts(name, parts = new Set()) {
-  if (parts.has(name)) return parts;
-  parts.add(name);
-  for (const each of outputOf.get(name)?.imports ?? []) {
-    if (each.kind === "import-statement") staticParts(path.basename(each.path), parts);
-  }
-  return parts;
-}
-const first = new Set([...staticParts(script), styleName]);
+const first = new Set([script, styleName]);
 let firstBytes = 0;
 let allBytes = 0;
 for (const { name, content } of outputs.sort((a, b) => (a.name < b.name ? -1 : 1))) {

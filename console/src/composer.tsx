@@ -65,7 +65,7 @@ export function Composer({ draftKey, isRunning, isStopping, onSend, onStop }: Co
     element.style.height = `${Math.min(element.scrollHeight, 240)}px`;
   }, [text]);
 
-  async function add(list: Iterable<File>) {
+  async function add(list: File[]) {
     for (const file of list) {
       const block = await blockOf(file);
       if (!block) toast(words.notAttachable(file.name));
@@ -95,7 +95,7 @@ export function Composer({ draftKey, isRunning, isStopping, onSend, onStop }: Co
   return (
     <form class="composer" onSubmit={(event) => { event.preventDefault(); void submit(); }}
       onDragOver={(event) => event.preventDefault()}
-      onDrop={(event) => { event.preventDefault(); void add(event.dataTransfer?.files ?? []); }}>
+      onDrop={(event) => { event.preventDefault(); void add([...(event.dataTransfer?.files ?? [])]); }}>
       {files.length > 0 && (
         <ul class="files">
           {files.map((each, index) => (
@@ -118,7 +118,11 @@ export function Composer({ draftKey, isRunning, isStopping, onSend, onStop }: Co
           if (event.key === "Escape" && isRunning) { event.preventDefault(); onStop(); }
         }} />
       <div class="composer-tools">
-        <input ref={picker} type="file" multiple hidden onChange={(event) => { void add(event.currentTarget.files ?? []); event.currentTarget.value = ""; }} />
+        <input ref={picker} type="file" multiple hidden onChange={(event) => {
+          const chosen = [...(event.currentTarget.files ?? [])]; // the list itself is emptied by the next line
+          event.currentTarget.value = "";
+          void add(chosen);
+        }} />
         <button type="button" class="quiet" onClick={() => picker.current?.click()}>{words.attach}</button>
         <span class="grow" />
         {isRunning && <button type="button" disabled={isStopping} onClick={onStop}>{words.stop} <kbd>Esc</kbd></button>}

@@ -159,6 +159,11 @@ export class Conversation {
     if (first) void this.follow(first);
   }
 
+  /** Reads the checkpoints again while a run goes on. */
+  async readTree(): Promise<void> {
+    await this.readCheckpoints().catch(() => undefined);
+  }
+
   private async readCheckpoints(): Promise<void> {
     const rows: CheckpointRow[] = [];
     let before: string | null = null;
@@ -298,6 +303,18 @@ export class Conversation {
   /** Goes on from where the thread stands, as after a breakpoint or a failure. */
   async goOn(assistantId: string): Promise<boolean> {
     return this.start({ assistant_id: assistantId, input: null }, () => void this.goOn(assistantId));
+  }
+
+  /** Runs again from a checkpoint. What came after it stays as another line. */
+  async runFrom(assistantId: string, checkpointId: string, options: Record<string, unknown>): Promise<boolean> {
+    const state = await get<ThreadState>(`${this.path}/state/${checkpointId}`);
+    const body = { assistant_id: assistantId, input: null, checkpoint_id: checkpointId, ...options };
+    const isDone = await this.start(body, () => void this.runFrom(assistantId, checkpointId, options));
+    if (isDone) {
+      this.shownLeaf.value = null;
+      this.state.value = { ...state, tasks: [] };
+    }
+    return isDone;
   }
 
   async stop(): Promise<void> {

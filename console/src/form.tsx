@@ -36,7 +36,7 @@ function kindOf(schema: Schema): "choice" | "boolean" | "number" | "text" | "obj
 
 export function initialValue(schema: Schema, root: Schema = schema): unknown {
   const found = resolved(schema, root);
-  if (found.default !== undefined) return found.default;
+  if (found.default !== undefined && found.default !== null) return found.default;
   if (kindOf(found) !== "object") return undefined;
   const properties = Object.entries(found.properties as Record<string, Schema>);
   const values = properties.map(([name, each]) => [name, initialValue(each, root)] as const).filter(([, value]) => value !== undefined);
@@ -78,7 +78,7 @@ function Input({ kind, schema, value, onChange }: { kind: string; schema: Schema
   }
   if (kind === "boolean") return <input type="checkbox" checked={value === true} onChange={(event) => onChange(event.currentTarget.checked)} />;
   if (kind === "number") {
-    return <input type="number" step={schema.type === "integer" ? 1 : "any"} value={value === undefined ? "" : String(value)}
+    return <input type="number" step={schema.type === "integer" ? 1 : "any"} value={value === undefined || value === null ? "" : String(value)}
       onInput={(event) => onChange(event.currentTarget.value === "" ? undefined : event.currentTarget.valueAsNumber)} />;
   }
   if (kind === "text") {

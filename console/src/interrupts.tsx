@@ -89,6 +89,12 @@ export function isTyping(event: KeyboardEvent): boolean {
   return target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
 }
 
+/** Whether nobody is writing: the focus is nowhere, or in a message box that is empty. */
+function isIdle(): boolean {
+  const active = document.activeElement;
+  return active === document.body || active === null || (active instanceof HTMLTextAreaElement && active.value === "");
+}
+
 interface ActionProps {
   action: Action;
   decision: Decision | null;
@@ -107,6 +113,10 @@ function ActionCard({ action, decision, isSent, hasKeys, place, onDecide }: Acti
     if (name === "approve" || name === "ignore") onDecide({ type: name });
     else setMode(name as typeof mode);
   }
+  const section = useRef<HTMLElement>(null);
+  useEffect(() => {
+    if (hasKeys && !onlyWords && isIdle()) section.current?.focus();
+  }, [hasKeys]);
   useEffect(() => {
     if (!hasKeys || !isOpen) return;
     const onKey = (event: KeyboardEvent) => {
@@ -120,7 +130,7 @@ function ActionCard({ action, decision, isSent, hasKeys, place, onDecide }: Acti
     return () => removeEventListener("keydown", onKey);
   });
   return (
-    <section class="interrupt" aria-label={words.wantsAnswer(action.name)}>
+    <section class="interrupt" ref={section} tabIndex={-1} aria-label={words.wantsAnswer(action.name)}>
       <h3><span dir="auto">{words.wantsAnswer(action.name)}</span> <span class="muted">{place}</span></h3>
       {action.description && action.description !== action.name && <Markdown text={action.description} />}
       {mode !== "edit" && <Arguments args={action.args} description={action.description} />}

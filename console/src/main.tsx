@@ -5,12 +5,18 @@ import "@preact/signals";
 import { render, type ComponentType } from "preact";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { needsSignIn, type Assistant } from "./api.ts";
+import Assistants from "./assistants.tsx";
 import { Chat } from "./chat.tsx";
 import { Conversation } from "./conversation.ts";
 import { Icon } from "./icons.tsx";
+import { Inspector } from "./inspector.tsx";
 import { newId } from "./ids.ts";
 import { isTyping } from "./interrupts.tsx";
+import Crons from "./crons.tsx";
 import { KeyboardHelp, Palette, type Command } from "./palette.tsx";
+import Runs from "./runs.tsx";
+import Server from "./server.tsx";
+import Store from "./store.tsx";
 import { href, navigate, route, setQuery, start } from "./router.ts";
 import { assistants, caller, changed, changes, info, isReachable, readAll, signOut, watchChanges } from "./server-state.ts";
 import { SignIn } from "./sign-in.tsx";
@@ -84,7 +90,8 @@ function Frame() {
 }
 
 function toggleInspector(): void {
-  setQuery({ inspect: route.value.query.has("inspect") ? null : "1", step: null, run: null }, { replace: true });
+  const isOpen = ["inspect", "run", "step"].some((name) => route.value.query.has(name));
+  setQuery({ inspect: isOpen ? null : "1", step: null, run: null }, { replace: true });
 }
 
 function useKeys(setDialog: (update: (before: "" | "palette" | "help") => "" | "palette" | "help") => void): void {
@@ -125,6 +132,7 @@ function Header({ onPalette, onHelp }: { onPalette: () => void; onHelp: () => vo
         <button type="button" class="find" onClick={onPalette} aria-keyshortcuts="Control+K"><span>{words.find}</span> <kbd>Ctrl K</kbd></button>
         <Load />
         {caller.value?.identity && <span class="who muted" dir="auto">{caller.value.display_name || caller.value.identity}</span>}
+        {isThread() && <button type="button" class="quiet" aria-label={words.toggleInspector} title={`${words.toggleInspector} (i)`} onClick={toggleInspector}><Icon name="side" /></button>}
         <button type="button" class="quiet" aria-label={words.theme[theme.value]} title={words.theme[theme.value]} onClick={nextTheme}><Icon name={theme.value} /></button>
         <button type="button" class="quiet" aria-label={words.help} title={words.help} onClick={onHelp}>?</button>
         {caller.value?.identity && <button type="button" class="quiet" onClick={() => void signOut()}>{words.signOut}</button>}
@@ -176,31 +184,26 @@ function View() {
   const { view, id } = route.value;
   if (view === "" || (view === "threads" && id !== "")) return <ChatView />;
   if (view === "threads") return <ThreadsView />;
-  const load = PARTS[view];
-  return load ? <Part key={view} load={load} /> : <main class="page"><h1>{words.noSuchView}</h1></main>;
+  const Part = PARTS[view];
+  return Part ? <Part /> : <main class="page"><h1>{words.noSuchView}</h1></main>;
 }
 
-const PARTS: Record<string, () => Promise<ComponentType>> = {};
-
-/** A view that is loaded when it is first shown. */
-function Part({ load }: { load: () => Promise<ComponentType> }) {
-  const [Loaded, setLoaded] = useState<ComponentType | null>(null);
-  useEffect(() => void load().then((component) => setLoaded(() => component)), []);
-  return Loaded ? <Loaded /> : <Waiting what={words.loading} />;
-}
+const PARTS: Record<string, ComponentType> = { runs: Runs, assistants: Assistants, crons: Crons, store: Store, server: Server };
 
 function ChatView() {
   const { id } = route.value;
   const conversation = useMemo(() => (id ? conversationOf(id) : newConversation()), [id]);
+  const hasSide = id !== "" && ["inspect", "run", "step"].some((name) => route.value.query.has(name));
   const change = changes.value;
   useEffect(() => {
     if (!id || conversation.live.value || conversation.isLoading.value) return;
     void conversation.refresh().catch(() => undefined);
   }, [change]);
   return (
-    <main class="panes">
+    <main class={`panes ${hasSide ? "with-side" : ""}`}>
       <ThreadList shownId={id} wide={false} />
       <Chat key={id || "new"} conversation={conversation} assistant={shownAssistant()} isNew={id === ""} />
+      {hasSide && <Inspector conversation={conversation} assistant={shownAssistant()} />}
     </main>
   );
 }

@@ -26,8 +26,12 @@ setInterval(() => {
   if (document.visibilityState === "visible") clock.value = Date.now();
 }, 15_000);
 
+const SKEW_MS = 20_000;
+
+/** How long ago, or how soon. A time of a moment ago is not in the future because the clock here is slow. */
 export function Time({ iso }: { iso: string }) {
-  return <time dateTime={iso} title={exact.format(new Date(iso))}>{relativeTime(iso, Math.max(clock.value, Date.parse(iso)))}</time>;
+  const isSoon = Date.parse(iso) - clock.value < SKEW_MS;
+  return <time dateTime={iso} title={exact.format(new Date(iso))}>{relativeTime(iso, isSoon ? Math.max(clock.value, Date.parse(iso)) : clock.value)}</time>;
 }
 
 export function exactTime(iso: string): string {

@@ -1,0 +1,3 @@
+/** The layout of graphs, loaded with the first drawing. */
+
+export { Graph, layout } from "@dagrejs/dagre";
