@@ -5,8 +5,9 @@ import importlib.util
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 from decimal import Decimal
+from fractions import Fraction
 from ipaddress import ip_address
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import ModuleType
 from typing import Any
 from uuid import UUID
@@ -69,6 +70,7 @@ PLAIN: list[Any] = [
     UUID(int=7), DELTA, dt.date(2026, 1, 2), dt.time(1, 2, 3), dt.datetime(2026, 1, 2, tzinfo=dt.UTC), ZoneInfo("Europe/Rome"),
     {1, 2}, frozenset({(1, 2)}), {(1, (2, 3)), (4,)}, deque([1, 2]), (1, (2, 3)), (), OrderedDict(b=1, a=2), Counter("aab"), defaultdict(list, a=[1]),
     HttpUrl("https://example.com/a?b=c"), AnyUrl("ftp://example.com"), SecretStr("secret"), ip_address("::1"), Path("/a/b"),
+    Fraction(1, 3), Fraction(2**70, 3), PurePosixPath("/a"), PureWindowsPath("C:/a"),
     {1: "a", None: "b", 1.5: "c", "d": "d", b"e": "e"}, {UUID(int=7): 1, dt.date(2026, 1, 2): 2, Decimal("1.5"): 3, (1, 2): 4},
     {"deep": [{UUID(int=7): {2**70: 1}}]},
     Interrupt(value={"ask": Decimal(1)}, id="1"), Send("node", {"amount": Decimal(1), "pair": (1, 2)}),
@@ -91,6 +93,7 @@ async def test_types_of_the_project_come_back_as_they_were(serializer: Serialize
         box, kinds.Frozen("x", (box,)), kinds.Answer(city="Rome", box=box), kinds.Answer(city="Rome", box=kinds.Answer(city="Oslo")),
         kinds.Renamed(cityName="Rome"), kinds.Open(more=box), kinds.Numbers([1, 2]), kinds.Generically[int](value=1),
         kinds.Generically[kinds.Box](value=box), kinds.Checked(3), kinds.Outer.Inner(1), kinds.Outer.Kind.A,
+        kinds.Priced("pen", box, 2), kinds.Fixed("x"),
         ToolMessage("done", tool_call_id="1", artifact=kinds.Answer(city="Rome")),
         {kinds.Colour.RED: 1, kinds.Frozen("x"): 2, kinds.Point(1, 2): 3, kinds.Name("n"): 4},
     ]  # fmt: skip
@@ -113,6 +116,9 @@ async def test_what_a_constructor_made_is_not_made_twice(serializer: Serializer,
     assert _same(serializer, strict).even == 3
     locked = serializer.loads_typed(serializer.dumps_typed(kinds.Locked(city="Oslo")))
     assert (locked.city, type(locked._lock)) == ("Oslo", object)
+    priced = kinds.Priced("pen")
+    object.__setattr__(priced, "name", "as it was left")  # past the converter
+    assert _same(serializer, priced).name == "as it was left"
     told = serializer.loads_typed(serializer.dumps_typed(kinds.Told(client=object())))
     assert told == kinds.Told(client="a client")
 

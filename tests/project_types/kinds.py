@@ -4,6 +4,7 @@ import enum
 from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
+import attrs
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, field_serializer
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
@@ -121,6 +122,20 @@ class Generically(BaseModel, Generic[Value]):
 @pydantic_dataclass
 class Checked:
     width: int
+
+
+@attrs.define
+class Priced:
+    """A class that attrs made, with slots and a converter."""
+
+    name: str = attrs.field(converter=str.upper)
+    box: Any = None
+    _hidden: int = 1
+
+
+@attrs.frozen
+class Fixed:
+    name: str
 
 
 class Outer:

@@ -31,6 +31,7 @@ LONG_INTEGER: Final = re.compile(rb"\d{19}")
 FEW_DIGITS: Final = 10**4000
 MAX_DIGITS: Final = 130_000
 """Of an integer: Postgres takes 131,072 in JSON."""
+NAMED_KEYS: Final = {None: "null", True: "true", False: "false"}
 INLINE_BYTES = 64 * 1024
 """Above it a value is encoded in a thread."""
 MESSAGES: Final[frozenset[type[BaseMessage]]] = frozenset({AIMessage, HumanMessage, SystemMessage, ToolMessage})
@@ -152,6 +153,8 @@ def _by_duck(value: object) -> object:
         return cast("object", to_jsonable_python(value))  # ISO 8601, as pydantic has it
     if isinstance(value, float):
         return float(value)
+    if (attributes := getattr(cast("object", type(value)), "__attrs_attrs__", None)) is not None:
+        return {field.name: getattr(value, field.name, None) for field in cast("Iterable[Any]", attributes)}
     if callable(fields := getattr(value, "_asdict", None)):  # a NamedTuple, which orjson does not take for a tuple
         return cast("Callable[[], object]", fields)()
     if isinstance(value, tuple):
@@ -195,7 +198,7 @@ def _plain(value: Any, depth: int) -> Any:
     if depth == 0:
         raise Unserializable("the value is nested too deeply, or contains itself")
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, Enum):
         return _plain(value.value, depth - 1)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -206,12 +209,19 @@ def _plain(value: Any, depth: int) -> Any:
         return value if hasattr(value, "dtype") and value.dtype.isnative else _of_numpy(value)
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()
-        return {str(_plain(str(key), depth - 1)): _plain(item, depth - 1) for key, item in items}
+        return {_plain(_key(key), depth - 1): _plain(item, depth - 1) for key, item in items}
     if type(value) in {list, tuple, set, frozenset, deque}:
         return [_plain(item, depth - 1) for item in value]
     if fields := getattr(value, "__dataclass_fields__", None):
         return {name: _plain(getattr(value, name), depth - 1) for name in fields}
     return _plain(_default(value), depth - 1)
+
+
+def _key(key: object) -> str:
+    """A key as text: an enum's is its value, and true, false and null are what they are in JSON."""
+    if isinstance(key, Enum):
+        return _key(key.value)
+    return NAMED_KEYS[key] if key is None or isinstance(key, bool) else str(key)
 
 
 def check_bytes(limit: int, **named: Mapping[str, object] | None) -> None:

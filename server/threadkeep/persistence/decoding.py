@@ -11,7 +11,9 @@ import logging
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from fractions import Fraction
 from functools import reduce
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Final, cast
 
 import ormsgpack
@@ -33,7 +35,7 @@ from pydantic import BaseModel, RootModel, ValidationError, networks
 from threadkeep.base import json
 from threadkeep.persistence import dataframes, messages
 from threadkeep.persistence.encoding import FACTORIES, URLS
-from threadkeep.persistence.project_types import PLAIN, ProjectTypes, is_value_class
+from threadkeep.persistence.project_types import PLAIN, ProjectTypes, attrs_names, is_value_class
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,9 @@ PLAIN_TYPES: Final[Mapping[Place, Callable[[Any, Sequence[Any]], Any]]] = {
     ("collections", "OrderedDict"): lambda payload, _: OrderedDict(payload),
     ("collections", "Counter"): lambda payload, _: cast("Any", Counter)(payload),
     ("collections", "defaultdict"): _default_dict,
+    ("fractions", "Fraction"): lambda payload, _: Fraction(*payload),
+    ("pathlib", "PurePosixPath"): lambda payload, _: PurePosixPath(payload),
+    ("pathlib", "PureWindowsPath"): lambda payload, _: PureWindowsPath(payload),
     ("pydantic.types", "SecretStr"): _secret("SecretStr"),
     ("pydantic.types", "SecretBytes"): _secret("SecretBytes"),
     ("pydantic.types", "ByteSize"): _secret("ByteSize"),
@@ -145,6 +150,8 @@ class Decoder:
             return enum(kind, payload, further)
         if dataclasses.is_dataclass(kind):
             return dataclass(kind, payload)
+        if (names := attrs_names(kind)) is not None:
+            return attrs_object(kind, names, payload)
         if issubclass(kind, dict) or (issubclass(kind, PLAIN) and not isinstance(payload, Mapping)):
             return plain_subclass(cast("Any", kind), payload)
         return kind(**payload) if isinstance(payload, Mapping) else kind(payload)
@@ -228,6 +235,18 @@ def dataclass(kind: Any, fields: Mapping[str, Any]) -> Any:
         )
     except Exception:  # noqa: BLE001 - a constructor is the graph author's code
         made = kind.__new__(kind)
+    for name, part in fields.items():
+        _set(made, name, part)
+    return made
+
+
+def attrs_object(kind: Any, names: Sequence[str], fields: Mapping[str, Any]) -> Any:
+    """An object of a class that attrs made, as it was: no converter and no validator runs."""
+    if fields.keys() - set(names):
+        raise TypeError(f"{kind.__qualname__} has no longer the fields {sorted(fields.keys() - set(names))}")
+    if set(names) - fields.keys():
+        return kind(**{name.lstrip("_"): part for name, part in fields.items()})
+    made = kind.__new__(kind)
     for name, part in fields.items():
         _set(made, name, part)
     return made

@@ -6,8 +6,10 @@ what is written here. It reads `[module, name, payload]`. What follows these thr
 
 import dataclasses
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
+from fractions import Fraction
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Final, cast
 
 import ormsgpack
@@ -29,6 +31,7 @@ from pydantic_core import MultiHostUrl, Url
 
 from threadkeep.base import json
 from threadkeep.persistence import dataframes, messages
+from threadkeep.persistence.project_types import attrs_names
 
 ANY_KEYS: Final = (
     _option | ormsgpack.OPT_PASSTHROUGH_SUBCLASS | ormsgpack.OPT_PASSTHROUGH_BIG_INT | ormsgpack.OPT_PASSTHROUGH_TUPLE
@@ -88,7 +91,10 @@ def encoded(value: object) -> ormsgpack.Ext:
     for kinds, encode in BY_CLASS:
         if isinstance(value, kinds):
             return encode(cast("Any", value))
-    return _dataclass(value) if dataclasses.is_dataclass(value) and kind is not type else _as_langgraph(value)
+    if dataclasses.is_dataclass(value) and kind is not type:
+        return _with_attributes(value, [field.name for field in dataclasses.fields(value)])
+    names = attrs_names(kind)
+    return _as_langgraph(value) if names is None else _with_attributes(value, names)
 
 
 def place_of(value: Any) -> Place:
@@ -186,10 +192,8 @@ def _enum(member: Enum) -> ormsgpack.Ext:
     return _single(member, _packed(member.value), member.name)
 
 
-def _dataclass(value: Any) -> ormsgpack.Ext:
-    fields = {
-        field.name: getattr(value, field.name) for field in dataclasses.fields(value) if hasattr(value, field.name)
-    }
+def _with_attributes(value: Any, names: Iterable[str]) -> ormsgpack.Ext:
+    fields = {name: getattr(value, name) for name in names if hasattr(value, name)}
     return _constructed(EXT_CONSTRUCTOR_KW_ARGS, place_of(value), fields)
 
 
@@ -242,6 +246,9 @@ EXACT: Final[Mapping[type[Any], Callable[[Any], ormsgpack.Ext]]] = {
     range: _positional("start", "stop", "step"),
     slice: _positional("start", "stop", "step"),
     complex: _positional("real", "imag"),
+    Fraction: _positional("numerator", "denominator"),
+    PurePosixPath: lambda value: _single(value, str(value)),
+    PureWindowsPath: lambda value: _single(value, str(value)),
     defaultdict: _default_dict,
     _DeltaSnapshot: lambda snapshot: ormsgpack.Ext(EXT_DELTA_SNAPSHOT, pack(snapshot.value)),
 }

@@ -37,7 +37,17 @@ OURS: Final = "threadkeep"
 
 def is_value_class(kind: type[Any]) -> bool:
     """Whether objects of the class are made of their fields or of a plain value."""
-    return issubclass(kind, (BaseModel, BaseModelV1, _BaseUrl, Enum, *PLAIN)) or dataclasses.is_dataclass(kind)
+    return (
+        issubclass(kind, (BaseModel, BaseModelV1, _BaseUrl, Enum, *PLAIN))
+        or dataclasses.is_dataclass(kind)
+        or attrs_names(kind) is not None
+    )
+
+
+def attrs_names(kind: type[Any]) -> list[str] | None:
+    """The names of the fields of a class that attrs made. None of any other class. attrs itself need not be installed."""
+    fields: Any = kind.__dict__.get("__attrs_attrs__")
+    return None if fields is None else [field.name for field in fields]
 
 
 class ProjectTypes:
