@@ -234,6 +234,19 @@ async def test_body_above_the_limit_is_answered_to_httpx(url: str, headers: dict
     assert found == [413] * 12
 
 
+async def test_body_of_100_mb_in_chunks_is_answered_to_httpx(url: str) -> None:
+    """Issue: likewise if it is many times the limit."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(1600):
+            yield BODY[:65536]
+
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S * 12) as http:
+        answer = await http.post("/threads", content=parts(), headers={"content-type": "application/json"})
+
+    assert answer.status_code == 413
+
+
 async def test_body_of_a_stranger_is_answered_to_httpx(settings: Settings) -> None:
     """Ours: the same of every answer that does not wait for the body."""
     chosen = settings.model_copy(update={"auth_type": "api_key"})

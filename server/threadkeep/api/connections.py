@@ -27,8 +27,8 @@ from threadkeep.settings import Settings
 
 log: Final = logging.getLogger("uvicorn.sockets")
 
-DROPPED_BODY_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of a body that are read after the response. Then the connection is closed."""
+DROPPED_BODY_BYTES: Final = 512 * 1024 * 1024
+"""Bytes of a body that are read after the response. Then the connection is closed. The time is limited as well."""
 DROPPED_HEAD_BYTES: Final = 64 * 1024
 DROPPED_HEAD_S: Final = 1.0
 """The same limits after the refusal of a head, which is smaller."""
