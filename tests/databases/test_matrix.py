@@ -23,11 +23,11 @@ ITEMS = ["in", "first", "second"]
 
 async def runs_at_once(settings: Settings, uri: str, **more: Any) -> dict[str, Any]:
     """Run the graph `chain` RUNS times at once, half of them by the queue. Returns what `/info` says."""
-    served = settings.model_copy(update={"database_uri": uri, **more})
+    served = settings.model_copy(update={"database_uri": uri, "queue_timeout_s": WAIT_S, **more})
     outcomes: list[Any] = []
     limits = httpx.Limits(max_connections=None)
     async with (
-        serving(served) as url,
+        serving(served, keep_alive_s=75) as url,  # as `threadkeep serve` has it
         httpx.AsyncClient(base_url=url, timeout=WAIT_S, limits=limits) as http,
         anyio.create_task_group() as tasks,
     ):

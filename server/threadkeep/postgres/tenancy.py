@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 Conn: TypeAlias = Connection
 
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 120.0
 """The longest wait for a connection while others get theirs: many requests at once are slow, and no outage."""
 
 LAST: Final = "\U0010ffff"
