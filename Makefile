@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients generators console consolecheck check faults databases bench scale peers reference schema walk dist lock clean
+.PHONY: help serve test clients generators console consolecheck check faults databases core bench scale peers reference schema walk dist lock clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -19,6 +19,9 @@ INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install
 LOCKED := $(INSTALL) --require-hashes --no-build-isolation --use-pep517 --requirement
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url $(ARGS)
+
+POSTGRES ?= /usr/lib/postgresql/15/bin
+CORE := tests/api tests/auth tests/databases tests/duties tests/persistence tests/postgres tests/runs tests/tables tests/threads
 
 help: ## Say what there is to make
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +54,9 @@ faults: .venv/dev ## Break servers and Postgres for real; about 20 minutes
 
 databases: .venv/dev ## Run 200 runs at once on each kind of database; wants Debian's postgresql-15 and pgbouncer
 	@DATABASES_RUNS=200 $(BIN)/python -m pytest tests/databases $(ARGS)
+
+core: .venv/dev ## Run the core of the tests on another Postgres: make core POSTGRES=/usr/lib/postgresql/15/bin
+	@TEST_POSTGRES_BIN=$(POSTGRES) $(BIN)/python -m pytest -n 3 --dist loadfile $(CORE) $(ARGS)
 
 bench: .venv/dev peers ## Measure speed, beside other servers where they can be installed
 	@$(BIN)/python bench/run.py $(ARGS)

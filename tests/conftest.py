@@ -4,7 +4,7 @@ import os
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
+from clusters import cluster_of
 from graphs import GRAPHS, Gate
 from threadkeep.api.connections import uvicorn_config
 from threadkeep.app import create_app
@@ -64,11 +65,15 @@ def _no_blocking_calls() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URI of an embedded Postgres whose template database is migrated.
+    """The URI of a Postgres whose template database is migrated: the embedded one, or of the programs in TEST_POSTGRES_BIN.
 
     Not in pytest's own folder, of which it keeps the last three: a fourth session would lose its data.
     """
-    with tempfile.TemporaryDirectory() as folder, embedded.embedded_postgres(Path(folder), durable=False) as uri:
+    binaries = os.environ.get("TEST_POSTGRES_BIN")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        uri = stack.enter_context(
+            cluster_of(Path(binaries)) if binaries else embedded.embedded_postgres(Path(folder), durable=False)
+        )
         _administer(uri, f"CREATE DATABASE {TEMPLATE}")
         anyio.run(migrate.migrate, psycopg.conninfo.make_conninfo(uri, dbname=TEMPLATE))
         yield uri

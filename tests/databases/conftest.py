@@ -14,9 +14,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from clusters import cluster_of
 from faults.servers import free_port
 from threadkeep.postgres import os_user
-from threadkeep.postgres.embedded import Cluster
 
 RUNS = int(os.environ.get("DATABASES_RUNS", "20"))
 """How many runs each database gets at once. `make databases` makes them 200."""
@@ -171,26 +171,5 @@ def postgres_15() -> Iterator[str]:
     binaries = Path("/usr/lib/postgresql/15/bin")
     if not binaries.is_dir():
         pytest.skip("PostgreSQL 15 is not installed")
-    with tempfile.TemporaryDirectory() as name:
-        home = Path(name).resolve()
-        user = os_user.choose_os_user(home / "postgres", binaries)
-        os_user.grant_search(user, home)
-        cluster = Cluster(home=home, binaries=binaries, user=user, durable=False)
-        os_user.create_private_directory(user, cluster.data)
-        os_user.create_private_directory(user, cluster.socket_folder)
-        options = f"-c listen_addresses= -c unix_socket_directories={cluster.socket_folder} -c fsync=off"
-        _run(cluster, "initdb", f"--pgdata={cluster.data}", "--username=threadkeep", "--encoding=UTF8", "--no-sync")
-        _run(
-            *(cluster, "pg_ctl", "start", "--wait", f"--pgdata={cluster.data}", f"--log={cluster.data}/server.log"),
-            f"--options={options} -c max_connections=200",
-        )
-        try:
-            yield cluster.uri("postgres")
-        finally:
-            _run(cluster, "pg_ctl", "stop", "--wait", "--mode=immediate", f"--pgdata={cluster.data}")
-            shutil.rmtree(cluster.socket_folder, ignore_errors=True)
-
-
-def _run(cluster: Cluster, *command: str) -> None:
-    done = cluster.run(*command)
-    assert done.returncode == 0, done.stdout
+    with cluster_of(binaries) as uri:
+        yield uri
