@@ -56,7 +56,7 @@ bounded = settings(
 
 
 GRAPHS = Path(__file__).parents[1] / "graphs.py"
-PROJECT = {"graphs": {"chain": "./project.py:chain", "parent": "./project.py:parent"}}
+PROJECT = {"graphs": {name: f"./project.py:{name}" for name in ("chain", "parent", "speaking")}}
 START_S = 30.0
 
 
@@ -66,7 +66,7 @@ def http(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ht
     folder = tmp_path_factory.mktemp("schemathesis")
     (folder / "langgraph.json").write_text(json.dumps(PROJECT))
     (folder / "project.py").write_text(
-        "from graphs import GRAPHS\n\nchain, parent = GRAPHS['chain'], GRAPHS['parent']\n"
+        "from graphs import GRAPHS\n\nchain, parent, speaking = (GRAPHS[name] for name in ('chain', 'parent', 'speaking'))\n"
     )
     with psycopg.connect(postgres, autocommit=True) as conn:
         conn.execute("DROP DATABASE IF EXISTS schemathesis WITH (FORCE)")
@@ -125,7 +125,7 @@ def test_answers_about_what_there_is_are_those_of_the_spec(case: Case, http: htt
 
 def _name_what_there_is(case: Case, http: httpx.Client) -> None:
     """Put ids of what is there, and what a graph takes, in the place of some of what was made up."""
-    for name in sorted(case.path_parameters, key=lambda name: name != "thread_id"):
+    for name in sorted(case.path_parameters, key=lambda name: name not in {"thread_id", "conversation_id"}):
         case.path_parameters[name] = _made(name, case, http)
     bodies = case.body if isinstance(case.body, list) else [case.body]
     for body in bodies:
@@ -134,13 +134,24 @@ def _name_what_there_is(case: Case, http: httpx.Client) -> None:
             body.pop("webhook", None)  # nobody is to be called
 
 
-FITTING = {"assistant_id": "chain", "graph_id": "chain", "input": INPUT, "schedule": "0 0 1 1 *", "after_seconds": 0}
+FITTING = {
+    "model": "speaking",
+    "stream": False,
+    "assistant_id": "chain",
+    "graph_id": "chain",
+    "input": INPUT,
+    "schedule": "0 0 1 1 *",
+    "after_seconds": 0,
+}
 
 
 def _made(name: str, case: Case, http: httpx.Client) -> str:
     """The id of something new; of a run or a checkpoint on the thread that `case` names already."""
     on_thread = f"/threads/{case.path_parameters.get('thread_id')}"
     run = {"assistant_id": "chain", "input": INPUT}
+    response = {"model": "speaking", "input": "hello"}
+    conversation = {"items": [{"role": "user", "content": "hello"}]}
+    items = f"/v1/conversations/{case.path_parameters.get('conversation_id')}"
     if name == "thread_id":
         thread_id: str = http.post("/threads", json={"metadata": {"graph_id": "chain"}}).json()["thread_id"]
         http.post(f"/threads/{thread_id}/runs/wait", json=run).raise_for_status()
@@ -151,6 +162,9 @@ def _made(name: str, case: Case, http: httpx.Client) -> str:
         "cron_id": lambda: http.post("/runs/crons", json=run | {"schedule": "0 0 1 1 *"}).json()["cron_id"],
         "assistant_id": lambda: http.post("/assistants", json={"graph_id": "parent"}).json()["assistant_id"],
         "namespace": lambda: "child",
-        "model": lambda: "chain",
+        "model": lambda: "speaking",
+        "response_id": lambda: http.post("/v1/responses", json=response).json()["id"],
+        "conversation_id": lambda: http.post("/v1/conversations", json=conversation).json()["id"],
+        "item_id": lambda: http.get(f"{items}/items").json()["data"][0]["id"],
     }
     return made[name]()
