@@ -834,13 +834,13 @@ OPENAI = (
 TABLE: tuple[Operation, ...] = (
     *STATELESS_RUNS,
     *THREAD_RUNS,
+    *OPENAI,
     *THREADS,
     *SYSTEM,
     *ASSISTANTS,
     *CRONS,
     *STORE,
     *QUERY,
-    *OPENAI,
 )
 """The most frequent operations come first, because the router compares them in order."""
 

@@ -169,6 +169,8 @@ class RunRequest:
     """Its events are stored for later readers and other processes."""
     read_by_caller: bool = False
     """The client reads its events."""
+    is_answered_at_end: bool = False
+    """The events are read for an answer at the end. The client hears nothing of the run before."""
     configurable: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Keys that overwrite the client's `configurable`: forwarded headers, the id of a cron."""
     key: IdempotencyKey | None = None

@@ -460,7 +460,7 @@ class RunService:
             ephemeral=request.temporary,
             ephemeral_ttl_s=self.ephemeral_ttl_s,
             record_events=is_recorded,
-            synchronous_commit=request.read_by_caller or is_recorded,
+            synchronous_commit=(request.read_by_caller and not request.is_answered_at_end) or is_recorded,
             create_thread=request.create_thread or request.thread_id is None,
             thread_ttl=request.thread_ttl or self.thread_ttl,
             principal=json.dumps(admitted.user) if admitted.user is not None else None,

@@ -207,6 +207,7 @@ def _request(chat: _ChatRun) -> RunRequest:
         create_thread=named is not None,
         temporary=named is None,
         read_by_caller=True,
+        is_answered_at_end=not call.body.stream,
         configurable={**call.forwarded_headers, "openai": settings, **marks},
         key=call.idempotency_key,
     )

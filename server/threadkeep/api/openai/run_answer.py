@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from threadkeep.api.openai.answer import AnswerReader, Piece
-from threadkeep.api.openai.errors import OpenAIProblem, RunFailed, RunTimedOut
+from threadkeep.api.openai.errors import OpenAIProblem, ResourceNotFound, RunFailed, RunTimedOut
 from threadkeep.base import json
 from threadkeep.base.problems import ServiceUnavailable
 from threadkeep.runs.event_log import Gap, LogItem
@@ -46,12 +46,12 @@ async def answer_pieces(
 ) -> AsyncGenerator[tuple[int, Sequence[Piece]]]:
     """The position of each event of a run, and the pieces that it adds to the answer.
 
-    ServiceUnavailable if events are missing, so that an answer with a hole is never taken for a whole one.
+    ResourceNotFound if events are missing, so that an answer with a hole is never taken for a whole one.
     """
     async with aclosing(events) as items:
         async for item in items:
             if isinstance(item, Gap):
-                raise ServiceUnavailable("events of this run are no longer there")
+                raise ResourceNotFound("Events of this response are no longer kept: read it without a stream.")
             if pieces := reader.read(item.name, item.data):
                 yield item.position, pieces
 

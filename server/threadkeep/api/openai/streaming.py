@@ -128,28 +128,35 @@ class AnswerResult(Response):
         self._encoded: bytes | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        execution = self._handle.execution
-        if execution is not None and await execution.wait_result(SOON_S) is not None:
-            self._encoded = await self._work()
-        else:
-            await self._watched(receive)
-        if self._problem is not None:
-            raise self._problem
-        if self._encoded is not None:
-            await encoded_json_response(self._encoded, headers=self._headers)(scope, receive, send)
+        work = asyncio.ensure_future(self._work())
+        try:
+            await asyncio.wait({work}, timeout=SOON_S)  # most runs end within this time, and nothing else is watched
+            encoded = work.result() if work.done() else await self._watched(work, receive)
+        finally:
+            work.cancel()
+        if encoded is not None:
+            await encoded_json_response(encoded, headers=self._headers)(scope, receive, send)
 
-    async def _watched(self, receive: Receive) -> None:
-        """Do the work until the client has gone, is no longer let in, or this process leaves."""
+    async def _watched(self, work: "asyncio.Future[bytes]", receive: Receive) -> bytes | None:
+        """The object, when it is made. None if the client has gone before.
+
+        Problem if the work fails, the caller is no longer let in, or this process leaves.
+        """
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_gone, receive, tasks.cancel_scope, self._cancel)
             tasks.start_soon(self._give_up, tasks.cancel_scope)
             try:
-                self._encoded = await self._call.caller.guard(self._work)
+                self._encoded = await self._call.caller.guard(lambda: asyncio.shield(work))
             except Problem as problem:
                 self._problem = problem
             except TRANSIENT_ERRORS:
                 self._problem = ServiceUnavailable()
             tasks.cancel_scope.cancel()
+        if self._problem is not None:
+            if not work.done():
+                await self._cancel()
+            raise self._problem
+        return self._encoded
 
     async def _give_up(self, work: anyio.CancelScope) -> None:
         await self._call.state.signals.leaving.wait()

@@ -1,0 +1,156 @@
+"""The OpenAI API against the LangGraph API: what a streamed token costs, and how many answers on new threads there are.
+
+Starts a server of its own on an embedded Postgres. Twelve clients stream the graph `words` by `/runs/stream`
+(`messages-tuple`) and by `/v1/chat/completions`, and then ask the graph `echo` on new threads by `/threads/{id}/runs/wait`
+and by `/v1/chat/completions`, in turns. Prints the ratios; with --write they go into docs/benchmarks.md.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import anyio
+import httpx
+import uvloop
+
+import report
+import servers
+from connection import Connection, connected, dumped
+from run import command
+from servers import Server
+from threadkeep.postgres import embedded, migrate
+
+CLIENTS = 12
+MOST = 1.3
+"""The most that a token may cost, of the same token in a stream of the LangGraph API."""
+LEAST = 0.9
+"""The least rate of answers on new threads, of the rate of `/runs/wait`."""
+HELLO = {"messages": [{"role": "user", "content": "hello"}]}
+RUN = {"assistant_id": "words", "input": HELLO, "stream_mode": ["messages-tuple"]}
+WAIT = dumped({"assistant_id": "echo", "input": HELLO, "if_not_exists": "create"})
+
+TokenStream = Callable[[httpx.AsyncClient], Awaitable[int]]
+Ask = Callable[[Connection], Awaitable[bytes]]
+
+
+async def _tokens(http: httpx.AsyncClient, path: str, body: object, mark: str) -> int:
+    tokens = 0
+    async with http.stream("POST", path, json=body) as answer:
+        async for line in answer.aiter_lines():
+            tokens += mark in line
+    return tokens - 1  # the model's last chunk is empty, and so is the first one of a completion
+
+
+async def runs_stream(http: httpx.AsyncClient) -> int:
+    """A stream of the LangGraph API. The tokens that came."""
+    return await _tokens(http, "/runs/stream", RUN, "event: messages")
+
+
+async def chat_stream(http: httpx.AsyncClient) -> int:
+    """A stream of the OpenAI API. The tokens that came."""
+    body = {"model": "words", "stream": True, **HELLO}
+    return await _tokens(http, "/v1/chat/completions", body, '"content":')
+
+
+async def runs_wait(connection: Connection) -> bytes:
+    """A run on a new thread."""
+    return await connection.post(f"/threads/{uuid.uuid4()}/runs/wait", WAIT)
+
+
+async def chat(connection: Connection) -> bytes:
+    """A completion on a new thread."""
+    body = {"model": "echo", "metadata": {"thread_id": str(uuid.uuid4())}, **HELLO}
+    return await connection.post("/v1/chat/completions", dumped(body))
+
+
+async def _token_cost(server: Server, stream: TokenStream, seconds: float) -> float:
+    """CPU milliseconds of the server a token."""
+    tokens, end, began = 0, time.monotonic() + seconds, server.cpu_s()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as http:
+
+        async def client() -> None:
+            nonlocal tokens
+            while time.monotonic() < end:
+                came = await stream(http)
+                tokens += came
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(CLIENTS):
+                tasks.start_soon(client)
+    return (server.cpu_s() - began) * 1000 / tokens
+
+
+async def _rate(server: Server, ask: Ask, seconds: float) -> float:
+    """Answers a second."""
+    answers, began = 0, time.monotonic()
+    end = began + seconds
+
+    async def client() -> None:
+        nonlocal answers
+        async with connected(server.port, None) as connection:
+            while time.monotonic() < end:
+                if b"echo: hello" not in await ask(connection):
+                    raise RuntimeError("a wrong answer")
+                answers += 1
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(CLIENTS):
+            tasks.start_soon(client)
+    return answers / (time.monotonic() - began)
+
+
+async def measured(server: Server, seconds: float, rounds: int) -> dict[str, float]:
+    """The two ratios, medians of interleaved rounds. The first round warms up."""
+    costs: list[float] = []
+    rates: list[float] = []
+    for _ in range(rounds + 1):
+        before, after = [await _token_cost(server, each, seconds) for each in (runs_stream, chat_stream)]
+        costs.append(after / before)
+        before, after = [await _rate(server, each, seconds) for each in (runs_wait, chat)]
+        rates.append(after / before)
+    return {"tokens": statistics.median(costs[1:]), "answers": statistics.median(rates[1:])}
+
+
+def table(found: Mapping[str, float]) -> list[str]:
+    """The ratios as Markdown."""
+    return [
+        f"| {CLIENTS} clients | measured | must |",
+        "|---|---|---|",
+        f"| CPU of a token of `/v1/chat/completions`, over one of `/runs/stream` | {found['tokens']:.2f}x | ≤ {MOST}x{_missed(found['tokens'] > MOST)} |",
+        f"| completions on new threads a second, over `/runs/wait` | {found['answers']:.2f}x | ≥ {LEAST}x{_missed(found['answers'] < LEAST)} |",
+    ]
+
+
+def _missed(is_missed: bool) -> str:
+    return ", **missed**" if is_missed else ""
+
+
+def main() -> int:
+    """Measure, print, write; 1 if a ratio is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
+    chosen = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        embedded.embedded_postgres(Path(folder)) as uri,
+    ):
+        anyio.run(migrate.migrate, uri)
+        with servers.ours(os.environ.get("DATABASE_URI", uri)) as server:
+            found = uvloop.run(measured(server, chosen.seconds, chosen.rounds))
+    lines = table(found)
+    print("\n".join(lines))
+    if chosen.write:
+        report.put("openai", [f"Medians of {chosen.rounds} rounds, by `{command()}`:", "", *lines])
+    return int(found["tokens"] > MOST or found["answers"] < LEAST)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
