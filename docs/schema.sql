@@ -1165,10 +1165,16 @@ CREATE TABLE workers (
     worker_id uuid NOT NULL,
     project_id text NOT NULL,
     graph_ids text[] NOT NULL,
-    heartbeat_at timestamp with time zone DEFAULT now() NOT NULL
+    heartbeat_at timestamp with time zone DEFAULT now() NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    run_slots integer
 );
 
 COMMENT ON COLUMN workers.graph_ids IS 'the graphs that the process serves: it claims no runs of others';
+
+COMMENT ON COLUMN workers.started_at IS 'when the process took this lease';
+
+COMMENT ON COLUMN workers.run_slots IS 'graphs that the process runs at once; NULL: a process of an earlier version';
 
 ALTER TABLE ONLY api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (key_id);

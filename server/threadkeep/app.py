@@ -20,6 +20,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from threadkeep import sdk_cache
 from threadkeep.api import loopback, mount
+from threadkeep.api.console_files import ConsoleFile, read_files
 from threadkeep.api.errors import EXCEPTION_HANDLERS
 from threadkeep.api.middleware import RequestMiddleware
 from threadkeep.api.openai.message_graphs import MessageGraphs
@@ -27,7 +28,7 @@ from threadkeep.api.operation import STATE, ApiDocs, AppState, Operation
 from threadkeep.api.ops import docs, metrics
 from threadkeep.api.ops.scrape import MetricsExporter
 from threadkeep.api.request_shares import RequestShares
-from threadkeep.api.routes import SOCKETS, TABLE
+from threadkeep.api.routes import CONSOLE, SOCKETS, TABLE
 from threadkeep.auth import Authenticator, loading
 from threadkeep.auth.presence import Presence
 from threadkeep.base.fair_limiter import FairLimiter, quarter
@@ -98,6 +99,7 @@ class AppConfig:
     metrics: Metrics
     metrics_guarded: bool
     tracing: Tracing | None
+    console: Mapping[str, ConsoleFile]
     auth: loading.AuthConfig
 
     @property
@@ -148,11 +150,13 @@ def create_app(
     auth, serializer = loading.load_auth(settings, project), strict_serializer(project)
     mount.check_http_config(project.http, has_authenticator=auth.auth_type != "none")
     custom = mount.load_custom_app(project)
-    served = [
+    described = [
         one
         for one in mount.enabled_operations(project.http, TABLE)
         if one.path != "/metrics" or metrics.serves_metrics(settings)
     ]
+    page = read_files(project.http)
+    served = [*described, *(CONSOLE if page else ())]
     plan = AppConfig(
         settings=settings,
         uri=uri,
@@ -163,7 +167,7 @@ def create_app(
         webhooks=webhook_policy.webhook_policy(project, environment(project.webhooks.env_prefix)),
         docs=docs.build_docs(
             docs.Described(
-                served=tuple(served),
+                served=tuple(described),
                 prefix=mount.mount_prefix(project.http),
                 kind=auth.auth_type,
                 auth=project.auth,
@@ -175,6 +179,7 @@ def create_app(
         metrics=Metrics(graphs, [(one.method, one.path) for one in served]),
         metrics_guarded=metrics.requires_authentication(settings, has_authenticator=auth.auth_type != "none"),
         tracing=opened_tracing(environment("OTEL_")),
+        console=page,
     )
 
     @asynccontextmanager
@@ -346,6 +351,7 @@ def _state(plan: AppConfig, parts: OpenResources) -> AppState:
         project=plan.project,
         docs=plan.docs,
         authenticator=parts.door,
+        auth_type=plan.auth.auth_type,
         signals=parts.signals,
         pool=parts.pool,
         wakeups=parts.wakeups,
@@ -371,6 +377,7 @@ def _state(plan: AppConfig, parts: OpenResources) -> AppState:
             metrics=plan.metrics,
             requires_authentication=plan.metrics_guarded,
         ),
+        console=plan.console,
     )
 
 
@@ -425,7 +432,12 @@ def _duties(plan: AppConfig, parts: OpenResources, state: AppState) -> Sequence[
     )
     return (
         LeaseReplacement(
-            pool=api_pool, lease=lease, graph_ids=tuple(plan.graphs), executions=executions, reaper=reaper
+            pool=api_pool,
+            lease=lease,
+            graph_ids=tuple(plan.graphs),
+            run_slots=plan.settings.run_slots,
+            executions=executions,
+            reaper=reaper,
         ),
         worker,
         UnservedRuns(pool=api_pool, metrics=plan.metrics),
@@ -455,7 +467,7 @@ def _shutdown(plan: AppConfig, parts: OpenResources) -> Shutdown:
 async def _announce(plan: AppConfig, parts: OpenResources) -> None:
     """Say that this process is there, and that its graphs can be run."""
     async with parts.pool.connection() as conn:
-        await workers.create(conn, parts.lease.worker_id, plan.graphs)
+        await workers.create(conn, parts.lease.worker_id, plan.graphs, run_slots=plan.settings.run_slots)
         await assistants.ensure_system_assistants(
             conn, {name: graph.description for name, graph in plan.graphs.items()}
         )

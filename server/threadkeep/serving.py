@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -24,6 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 from threadkeep import agent, graphs
 from threadkeep.api import loopback
 from threadkeep.api.connections import uvicorn_config
+from threadkeep.api.console_files import is_served
 from threadkeep.app import create_app
 from threadkeep.auth import loading
 from threadkeep.base import libpq
@@ -149,7 +151,8 @@ def serve(prepared: Prepared) -> None:
         )
         server.shutdown_delay_s = chosen.shutdown_delay_s
         port, prefix = listener.getsockname()[1], found.http.mount_prefix or ""
-        server.greet = lambda: print_startup_message(chosen, port, uri, sorted(loaded), prefix)
+        addresses = Addresses(database=uri, port=port, prefix=prefix.rstrip("/"), has_console=is_served(found.http))
+        server.greet = lambda: print_startup_message(chosen, sorted(loaded), addresses)
         logging.getLogger("uvicorn.error").addFilter(_tells_more)
         tune_garbage_collector()
         server.run(sockets=[listener])
@@ -239,14 +242,26 @@ def listening_socket(chosen: Settings) -> Generator[socket.socket]:
         yield listener
 
 
-def print_startup_message(chosen: Settings, port: int, uri: str, names: list[str], prefix: str) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where a server that has started is found."""
+
+    database: str
+    port: int
+    prefix: str
+    has_console: bool
+
+
+def print_startup_message(chosen: Settings, names: list[str], addresses: Addresses) -> None:
     """How to talk to the server, for whoever started it."""
     host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
-    url = f"http://{host}:{port}{prefix.rstrip('/')}"
+    url = f"http://{host}:{addresses.port}{addresses.prefix}"
     example = """-H 'content-type: application/json' -d '{"query": "My name is Ada."}'"""
     print(f"\nThreadkeep serves {', '.join(names)} on {url}\n", flush=True)  # noqa: T201 - for the person who started it
+    if addresses.has_console:
+        print(f"  console   {url}/console")  # noqa: T201
     print(f"  ask       curl -s {url}/query {example}")  # noqa: T201
     print(f'  python    langgraph_sdk.get_client(url="{url}")')  # noqa: T201
     if chosen.database_uri is None:
-        print(f"  postgres  psql '{uri}'   (data in {chosen.data_path})")  # noqa: T201
+        print(f"  postgres  psql '{addresses.database}'   (data in {chosen.data_path})")  # noqa: T201
     print(flush=True)  # noqa: T201

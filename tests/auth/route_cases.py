@@ -139,6 +139,11 @@ CASES: Final[Mapping[str, Case]] = {
     "POST /store/items/search": Case(body={"namespace_prefix": ["notes"]}),
     "POST /store/namespaces": SEARCH,
     "DELETE /store/items": Case(body=ITEM),
+    "POST /runs/search": SEARCH,
+    "GET /workers": ONE,
+    "GET /me": ONE,
+    "GET /api-keys": ONE,
+    "DELETE /api-keys/{key_id}": ONE,
     "POST /threads/prune": Case(body={"thread_ids": ["{thread_id}"]}),
     "DELETE /assistants/{assistant_id}": Case(
         "assistant.delete", ["the threads are deleted too"], query={"delete_threads": True}
@@ -164,6 +169,8 @@ def events_of(route: str) -> list[str]:
     if route == "WS input.respond" or route.startswith(("WS agent", "WS sub")):
         return ["threads.read"]
     case = (CASES | SOCKET_CASES)[route]
+    if ROUTES.get(route) and ROUTES[route].event == "caller":
+        return []
     if case.operation is None:
         return [ROUTES[route].event]
     return list(dict.fromkeys(permission.event for permission in permissions(case.operation, case.conditions)))
@@ -179,7 +186,7 @@ def documented_permissions() -> dict[str, str]:
 
 def _needs(event: str, operation: Operation | None) -> str:
     if operation is None:
-        return f"`{event}`"
+        return "none: for every caller who is authenticated" if event == "caller" else f"`{event}`"
     needed = (
         f"`{permission.event}`" + ("" if permission.condition == "always" else f" if {permission.condition}")
         for permission in PERMISSIONS[operation]
@@ -214,6 +221,7 @@ async def create_rows(http: httpx.AsyncClient) -> dict[str, str]:
         "cron_id": cron.json()["cron_id"],
         "checkpoint_id": state["checkpoint"]["checkpoint_id"],
         "namespace": str(uuid4()),
+        "key_id": str(uuid4()),
     }
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import jwt
@@ -112,6 +113,7 @@ async def _furnished(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> dict[str
     await _made(ada, "PUT", "/store/items", item)
     state = await _made(ada, "GET", f"/threads/{thread}/state", None)
     (done,) = await _made(ada, "GET", f"/threads/{thread}/runs", None)
+    keys = await ada.get("/api-keys")  # 404 if callers are known by something else
     own = await _made(bob, "POST", "/threads", {})
     await _made(
         bob, "POST", f"/threads/{own['thread_id']}/runs/wait", {"assistant_id": "chain", "input": {"items": []}}
@@ -126,6 +128,7 @@ async def _furnished(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> dict[str
         "checkpoint_id": state["checkpoint"]["checkpoint_id"],
         "own_id": own["thread_id"],
         "namespace": "child",
+        "key_id": keys.json()[0]["key_id"] if keys.is_success else str(uuid4()),
     }
 
 
@@ -327,6 +330,17 @@ CASES: dict[str, list[Case]] = {
         Case(body=each, status=200, answer={"namespaces": []})
         for each in ({}, {"prefix": ["*"]}, {"suffix": ["memories"]}, {"prefix": [LABEL]}, {"max_depth": 1})
     ],
+    "POST /runs/search": [
+        Case(body={"metadata": {"note": SECRET}}, status=200, answer=[]),
+        Case(body={}, status=200),
+        Case(body={"thread_id": "{thread_id}"}, status=200, answer=[]),
+        Case(body={"assistant_id": "{assistant_id}"}, status=200, answer=[]),
+        Case(body={"status": "pending"}, status=200, answer=[]),
+    ],
+    "GET /workers": [Case(status=200)],
+    "GET /me": [Case(status=200)],
+    "GET /api-keys": [Case(status=None), Case(query={"limit": "1000"}, status=None)],
+    "DELETE /api-keys/{key_id}": [Case()],
     "POST /query": [Case(body={"query": "what does ada know?", "thread_id": "{thread_id}"})],
 }
 LAST = ("PUT /store/items",)

@@ -141,8 +141,8 @@ async def test_each_permission_is_needed_and_all_of_them_are_enough(
 
 
 def _may_be_gone(route: str, status: int) -> bool:
-    """The run of the request has ended, the test graphs have no subgraph, and there is nothing to answer."""
-    return (status == 404 and route.endswith(("cancel", "{namespace}"))) or route == "WS input.respond"
+    """The run has ended, the test graphs have no subgraph, there is no such key, and there is nothing to answer."""
+    return (status == 404 and route.endswith(("cancel", "{namespace}", "{key_id}"))) or route == "WS input.respond"
 
 
 async def test_a_projects_own_auth_is_asked_for_the_same_events(settings: Settings, tmp_path: Path) -> None:

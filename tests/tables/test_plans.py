@@ -216,6 +216,26 @@ async def test_threads_are_found_by_index(wanted: dict[str, Any], settings: Sett
     assert plans.scans() == set()
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {},
+        {"status": "running"},
+        {"status": "pending"},
+        {"thread_id": OLD},
+        {"graph_id": "chain", "created_after": "2026-01-01T00:00:00Z"},
+    ],
+    ids=["all", "running", "pending", "thread", "graph"],
+)
+async def test_runs_are_found_by_index(wanted: dict[str, Any], settings: Settings, plans: Plans) -> None:
+    """Issue 17: a page of runs does not read them all."""
+    async with _asking(settings) as http:
+        for _ in range(REPEATED):
+            await _asked(http, "POST", "/runs/search", {"limit": 10, **wanted})
+    assert plans.scans() == set()
+    assert "runs" in plans.tables()
+
+
 async def test_a_turn_changes_no_index_of_threads(database: str) -> None:
     """Ours: a turn changes these columns of its thread twice, in place only while no index has them.
 

@@ -22,6 +22,13 @@ AUDIT: Final = "threadkeep.audit"
 """The key of an ASGI scope with the application's `AuditLog`."""
 
 
+def takes_away(operation: Any) -> bool:
+    """Whether an operation takes something away. `caller`: an API key of theirs."""
+    if operation is None:
+        return False
+    return operation.event in DELETE_EVENTS or (operation.event == "caller" and operation.method == "DELETE")
+
+
 class AuditLog:
     """Writes the audit lines of one application."""
 
@@ -34,7 +41,7 @@ class AuditLog:
         """Write a line if the request was refused because of its caller, or deleted something."""
         if status in MESSAGE_BY_STATUS:
             self._refused(MESSAGE_BY_STATUS[status], _fields(scope, operation, status, ids))
-        elif operation is not None and operation.event in DELETE_EVENTS and status < 300:
+        elif takes_away(operation) and status < 300:
             log.info("removed", extra=_fields(scope, operation, status, ids))
 
     def _refused(self, sentence: str, fields: dict[str, object]) -> None:

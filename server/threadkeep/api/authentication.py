@@ -10,6 +10,7 @@ from starlette.websockets import WebSocket
 
 from threadkeep.api.body import read_bytes
 from threadkeep.api.errors import EXCEPTION_HANDLERS
+from threadkeep.api.session_cookie import with_credential
 from threadkeep.auth import Authenticator, Principal
 from threadkeep.auth.principal import User, of_user
 from threadkeep.runs.calling_run import CALLING_RUN
@@ -28,6 +29,8 @@ async def authenticate(authenticator: Authenticator, request: Request[Any]) -> t
     if (run := request.scope.get(CALLING_RUN)) is not None:
         request.scope["principal"] = of_user(run.user)
         return request.scope["principal"], request
+    if any(name == b"cookie" for name, _ in request.scope["headers"]):
+        request = with_credential(request, authenticator)
     if authenticator.reads_body:
         request = Request(request.scope, replay_body(await read_bytes(request), request.receive))
     principal = await authenticator.authenticate(request)

@@ -188,7 +188,7 @@ class PageGuard:
             return False
         if origin is None:
             return site == b"cross-site" and not (self._origins.every or self._is_link(scope))
-        return not self._origins.allows(origin) and (site == b"cross-site" or not _is_origin_of(host, origin))
+        return not self._origins.allows(origin) and (site == b"cross-site" or not is_origin_of(host, origin))
 
     def _is_link(self, scope: Scope) -> bool:
         """Whether a person opens a document such as `/docs`, or a login redirects to it. No page can read the response."""
@@ -198,7 +198,7 @@ class PageGuard:
         return opened and scope.get("method") == "GET" and not is_blocked
 
 
-def _is_origin_of(host: str, origin: str) -> bool:
+def is_origin_of(host: str, origin: str) -> bool:
     """Whether `Host` and `Origin` name the same server. A proxy that ends TLS changes the scheme, so it is not compared."""
     scheme, _, authority = origin.lower().partition("://")
     return host.lower() in {authority, authority + DEFAULT_PORTS.get(scheme, "")}

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from threadkeep.api import auth_values, configurable_headers
 from threadkeep.api.authentication import authenticate
 from threadkeep.api.body import read_body, read_bytes, read_query
+from threadkeep.api.console_files import ConsoleFile
 from threadkeep.api.openai.message_graphs import MessageGraphs
 from threadkeep.api.openai.object_ids import thread_of_conversation
 from threadkeep.api.ops.scrape import MetricsExporter
@@ -44,7 +45,7 @@ from threadkeep.runs.calling_run import CALLING_RUN, CallingRun
 from threadkeep.runs.quotas import Quotas
 from threadkeep.runs.service import RunService
 from threadkeep.runs.slots import Slots
-from threadkeep.settings import Settings
+from threadkeep.settings import AuthType, Settings
 from threadkeep.tables.idempotency_keys import IdempotencyKey
 from threadkeep.threads.history import ThreadParts
 
@@ -63,6 +64,7 @@ Switch: TypeAlias = Literal[
     "disable_mcp",
     "disable_a2a",
     "disable_openai",
+    "disable_ui",
 ]
 """The key of `http` in langgraph.json that disables an operation."""
 IDEMPOTENCY_HEADER: Final = "idempotency-key"
@@ -95,6 +97,8 @@ class AppState:
     docs: ApiDocs
     authenticator: Authenticator | None
     """None if authentication is off."""
+    auth_type: AuthType
+    """How callers are known."""
     signals: ProcessSignals
     pool: Pool
     wakeups: NotificationHub
@@ -108,6 +112,8 @@ class AppState:
     runs: RunService
     message_graphs: MessageGraphs
     metrics_exporter: MetricsExporter
+    console: Mapping[str, ConsoleFile]
+    """The files of the console, by name. Empty: it is not served."""
 
 
 STATE: Final = "threadkeep"
@@ -365,6 +371,8 @@ class Operation:
             return await self.endpoint(call)
         if call.caller.authenticator is None:
             return await self.endpoint(replace(call, authorized=UNRESTRICTED))
+        if self.event == "caller":
+            return await self.endpoint(call)
         return await self.endpoint(await self._authorized(call))
 
     async def _read(self, request: Request[Any]) -> Any:

@@ -6,11 +6,12 @@ quotas, the OpenAPI document and the tests read the table. If two paths match a 
 
 from typing import Any
 
-from threadkeep.api import query, shapes
+from threadkeep.api import api_keys, console, identity, query, shapes, workers
 from threadkeep.api.langgraph import (
     assistants,
     crons,
     existing_runs,
+    run_search,
     runs,
     store,
     thread_search,
@@ -37,15 +38,18 @@ from threadkeep.base.problems import (
     QueryTimeout,
     QueueFull,
     ThreadBusy,
+    Unauthenticated,
     UnsupportedField,
 )
 from threadkeep.tables.assistant_versions import AssistantVersion
 from threadkeep.tables.assistants import Assistant
 from threadkeep.tables.crons import Cron
+from threadkeep.tables.run_search import RunMatch
 from threadkeep.tables.runs import Run
 from threadkeep.tables.thread_checkpoints import CheckpointStorage
 from threadkeep.tables.thread_search import ThreadMatch
 from threadkeep.tables.threads import Thread
+from threadkeep.tables.workers import WorkerProcess
 from threadkeep.threads.updates import UpdateTimeout
 
 KEYED = (IdempotencyKeyInUse, IdempotencyKeyReused)
@@ -58,7 +62,7 @@ ON_THREAD = (*STATELESS, ThreadBusy)
 SYSTEM = (
     Operation(
         "GET /",
-        health.ok,
+        health.root,
         "public",
         "public",
         json_response(shapes.Ok, others={503: shapes.Ok}),
@@ -92,6 +96,21 @@ SYSTEM = (
         "public",
         "public",
         json_response(shapes.Info),
+        switches=("disable_meta",),
+    ),
+    Operation(
+        "GET /me",
+        identity.me,
+        "caller",
+        "read",
+        json_response(shapes.Me),
+    ),
+    Operation(
+        "GET /workers",
+        workers.search,
+        "assistants.search",
+        "read",
+        json_response(list[WorkerProcess]),
         switches=("disable_meta",),
     ),
     Operation(
@@ -531,6 +550,16 @@ STATELESS_RUNS = (
         authorized_by="service",
     ),
     Operation(
+        "POST /runs/search",
+        run_search.search,
+        "threads.search",
+        "read",
+        json_response(list[RunMatch], NotFound, AnswerTooLarge),
+        body=run_search.RunSearch,
+        switches=("disable_runs",),
+        load="search",
+    ),
+    Operation(
         "POST /runs/cancel",
         existing_runs.cancel_runs,
         "threads.update",
@@ -831,6 +860,61 @@ OPENAI = (
     ),
 )
 
+API_KEYS = (
+    Operation(
+        "GET /api-keys",
+        api_keys.search,
+        "caller",
+        "read",
+        json_response(list[api_keys.OwnApiKey], NotFound),
+        query=api_keys.ListQuery,
+    ),
+    Operation(
+        "DELETE /api-keys/{key_id}",
+        api_keys.revoke,
+        "caller",
+        "write",
+        empty_response(),
+    ),
+)
+CONSOLE = (
+    Operation(
+        "GET /console",
+        console.open_page,
+        "public",
+        "public",
+        OperationResponse(status=307, media_type=None),
+        switches=("disable_ui",),
+    ),
+    Operation(
+        "GET /console/{path}",
+        console.file,
+        "public",
+        "public",
+        OperationResponse(media_type="text/html"),
+        switches=("disable_ui",),
+        route_path="/console/{path:path}",
+    ),
+    Operation(
+        "POST /console/session",
+        console.sign_in,
+        "public",
+        "public",
+        empty_response(Unauthenticated, InvalidRequest),
+        body=console.CredentialBody,
+        switches=("disable_ui",),
+    ),
+    Operation(
+        "DELETE /console/session",
+        console.sign_out,
+        "public",
+        "public",
+        empty_response(),
+        switches=("disable_ui",),
+    ),
+)
+"""The built-in page. It is served if it was built, and it is no part of the API that `/openapi.json` describes."""
+
 TABLE: tuple[Operation, ...] = (
     *STATELESS_RUNS,
     *THREAD_RUNS,
@@ -841,6 +925,7 @@ TABLE: tuple[Operation, ...] = (
     *CRONS,
     *STORE,
     *QUERY,
+    *API_KEYS,
 )
 """The most frequent operations come first, because the router compares them in order."""
 

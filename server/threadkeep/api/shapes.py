@@ -89,6 +89,13 @@ class Load(TypedDict):
     waiting: int
 
 
+class AuthInfo(TypedDict):
+    """How callers are known."""
+
+    kind: Literal["none", "api_key", "jwt", "custom"]
+    """`custom`: by the `auth` of langgraph.json."""
+
+
 class Info(TypedDict):
     """The version, features and limits of this server."""
 
@@ -97,10 +104,23 @@ class Info(TypedDict):
     flags: dict[str, bool]
     host: dict[str, str | None]
     server: str
+    auth: AuthInfo
     row_level_security: bool
     """Whether row-level security of Postgres hides the rows of other principals."""
     limits: Limits
     load: Load
+
+
+class Me(TypedDict):
+    """The caller, as the server knows them."""
+
+    identity: str | None
+    """null: authentication is off."""
+    display_name: str | None
+    scopes: list[str] | None
+    """The events that the key or token grants. null: scopes do not limit the caller."""
+    permissions: list[str]
+    """As the authenticator gave them, and as graphs see them."""
 
 
 class Node(TypedDict):

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import math
 import secrets
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -15,11 +16,11 @@ import psycopg
 from psycopg_pool import PoolTimeout
 from starlette.requests import HTTPConnection
 
-from threadkeep.auth.authenticator import RECHECK_S, AuthValue, credentials, invalid_credentials
+from threadkeep.auth.authenticator import RECHECK_S, AuthValue, CredentialHeader, credentials, invalid_credentials
 from threadkeep.auth.authorization import AuthEvent
 from threadkeep.auth.ownership import owner_filters
 from threadkeep.auth.principal import Principal, principal
-from threadkeep.auth.scopes import SCOPES, check_key_scopes
+from threadkeep.auth.scopes import SCOPES, check_key_scopes, granted_events
 from threadkeep.base import ids
 from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.pool import Pool
@@ -53,12 +54,17 @@ class ApiKeyAuthenticator:
 
     reads_body = reads_values = False
     recheck_s = RECHECK_S
+    credential_header: CredentialHeader = "x-api-key"
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._known: TtlCache[bytes, CachedPrincipal] = TtlCache(
             capacity=CACHE_MAX_ENTRIES, ttl_s=CACHE_TTL_S, grace_s=STALE_IF_ERROR_S, lives_s=lambda known: known.lives_s
         )
+
+    def granted_scopes(self, principal: Principal) -> Sequence[str] | None:
+        """None for a key without scopes."""
+        return sorted(granted_events(principal.permissions)) if principal.permissions else None
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         """The owner of the key that is shown."""

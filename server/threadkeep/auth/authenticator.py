@@ -4,7 +4,8 @@ A door is closed unless it says otherwise: whatever goes wrong behind it is an e
 entrance. Where there is no door, authentication is off.
 """
 
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeAlias
 
 from starlette.requests import HTTPConnection
 
@@ -15,6 +16,8 @@ from threadkeep.postgres.tenancy import Filters
 
 AuthValue: TypeAlias = dict[str, Any]
 """What a request wants, as `langgraph_sdk.auth.types` describes it for each event. It may be changed."""
+
+CredentialHeader: TypeAlias = Literal["authorization", "x-api-key"]
 
 CHALLENGE = 'Bearer realm="threadkeep"'
 RECHECK_S = 1.0
@@ -37,6 +40,15 @@ class Authenticator(Protocol):
     @property
     def recheck_s(self) -> float:
         """Seconds between two questions who is calling, for a stream or socket that stays open. 0: it is never asked."""
+        ...
+
+    @property
+    def credential_header(self) -> CredentialHeader:
+        """The header by which it knows its callers, for those who can only name a key or token: the console."""
+        ...
+
+    def granted_scopes(self, principal: Principal) -> Sequence[str] | None:
+        """The events that the principal's scopes grant, in order. None: scopes do not limit the principal."""
         ...
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:

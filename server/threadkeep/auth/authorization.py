@@ -31,8 +31,10 @@ AuthEvent: TypeAlias = Literal[
     "store.delete",
     "store.list_namespaces",
     "public",
+    "caller",
 ]
-"""`langgraph_sdk.Auth`'s resources and actions; `public`: for anybody, and it sees no tenant's rows."""
+"""`langgraph_sdk.Auth`'s resources and actions. `public`: for anybody, and it sees no tenant's rows. `caller`: for every caller
+who is authenticated, whatever their scopes, and about that caller alone."""
 
 Resource: TypeAlias = Literal["assistant", "thread", "cron"]
 Operation: TypeAlias = Literal[

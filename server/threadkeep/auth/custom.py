@@ -5,7 +5,7 @@ Whatever a project's code raises keeps the door shut. Only `HTTPException` is to
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import anyio.to_thread
@@ -15,7 +15,7 @@ from langgraph_sdk.auth.types import AuthContext
 from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - projects raise FastAPI's, which is one
 from starlette.requests import HTTPConnection
 
-from threadkeep.auth.authenticator import CHALLENGE, AuthValue
+from threadkeep.auth.authenticator import CHALLENGE, AuthValue, CredentialHeader
 from threadkeep.auth.authorization import AuthEvent
 from threadkeep.auth.custom_values import AuthenticateArguments, InvalidAuthResult, parse_filters, parse_principal
 from threadkeep.auth.principal import Principal, User
@@ -57,7 +57,14 @@ class CustomAuthenticator:
         self._global: list[Handler] = found._global_handlers  # noqa: SLF001 - the same
         self._parameters = tuple(inspect.signature(self._authenticate).parameters)
         self.reads_body = bool({"body", "request"} & set(self._parameters))
+        self.credential_header: CredentialHeader = (
+            "authorization" if "authorization" in self._parameters else "x-api-key"
+        )
         self._is_async = inspect.iscoroutinefunction(inspect.unwrap(self._authenticate))
+
+    def granted_scopes(self, principal: Principal) -> Sequence[str] | None:
+        """None: only the project's handlers know what a principal may do."""
+        del principal
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         """Whom the project's `authenticate` makes of the request."""

@@ -21,12 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from starlette.requests import HTTPConnection
 
-from threadkeep.auth.authenticator import RECHECK_S, AuthValue, credentials, invalid_credentials
+from threadkeep.auth.authenticator import RECHECK_S, AuthValue, CredentialHeader, credentials, invalid_credentials
 from threadkeep.auth.authorization import AuthEvent
 from threadkeep.auth.jwks import Jwk, JwkSet
 from threadkeep.auth.ownership import owner_filters
 from threadkeep.auth.principal import Principal, principal
-from threadkeep.auth.scopes import ScopePolicy, check_token_scopes, token_permissions
+from threadkeep.auth.scopes import ALL_EVENTS, ScopePolicy, check_token_scopes, token_events, token_permissions
 from threadkeep.base.problems import StartupError
 from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.tenancy import Filters
@@ -73,6 +73,7 @@ class JwtAuthenticator:
 
     reads_body = reads_values = False
     recheck_s = RECHECK_S
+    credential_header: CredentialHeader = "authorization"
 
     def __init__(self, rules: JwtRequirements, *, jwks: JwkSet | None = None, key: Any = None) -> None:
         self._rules = rules
@@ -86,6 +87,11 @@ class JwtAuthenticator:
         """Fetch what is to be fetched; StartupError."""
         if self._jwks is not None:
             await self._jwks.open()
+
+    def granted_scopes(self, principal: Principal) -> Sequence[str] | None:
+        """None for a token that may do everything."""
+        granted = token_events(principal.user["claims"], self._rules.scopes)
+        return None if granted == ALL_EVENTS else sorted(granted)
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         """Whom the token names."""

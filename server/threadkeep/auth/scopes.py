@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias, cast, get_args
 from threadkeep.auth.authorization import AuthEvent
 from threadkeep.base.problems import Forbidden
 
-ALL_EVENTS: Final = frozenset(get_args(AuthEvent)) - {"public"}
+ALL_EVENTS: Final = frozenset(get_args(AuthEvent)) - {"public", "caller"}
 SCOPES: Final = ALL_EVENTS | {f"{event.split('.')[0]}.*" for event in ALL_EVENTS}
 """All scopes that mean something."""
 OPENID_SCOPES: Final = frozenset({"openid", "profile", "email", "address", "phone", "offline_access"})
@@ -50,6 +50,19 @@ def check_token_scopes(claims: Mapping[str, Any], event: AuthEvent, policy: Scop
         raise Forbidden(f"the token has no scopes, and {event} needs one")
     if not all(event in granted_events(scopes) for scopes in limits):
         raise Forbidden(f"the token's scopes don't reach {event}")
+
+
+def token_events(claims: Mapping[str, Any], policy: ScopePolicy) -> frozenset[str]:
+    """The events that the claims of a token grant, by the same rule."""
+    return frozenset(event for event in ALL_EVENTS if _grants(claims, event, policy))
+
+
+def _grants(claims: Mapping[str, Any], event: str, policy: ScopePolicy) -> bool:
+    try:
+        check_token_scopes(claims, cast("AuthEvent", event), policy)
+    except Forbidden:
+        return False
+    return True
 
 
 def token_permissions(claims: Mapping[str, Any]) -> tuple[str, ...]:

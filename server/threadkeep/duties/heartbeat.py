@@ -102,6 +102,7 @@ class LeaseReplacement:
     pool: Pool
     lease: Lease
     graph_ids: Sequence[str]
+    run_slots: int
     executions: Executions
     reaper: LeaseReaper
     topic: ClassVar[str | None] = LEASE_LOST
@@ -115,7 +116,7 @@ class LeaseReplacement:
             log.error("the lease is lost: its runs are put back in the queue", extra={"runs_stopped": run_count})
         new_id = uuid4()
         async with self.pool.connection() as conn:
-            await workers.create(conn, new_id, self.graph_ids)
+            await workers.create(conn, new_id, self.graph_ids, run_slots=self.run_slots)
             await workers.delete(conn, self.lease.worker_id)  # so that the reaper finds its runs
         self.lease.replace(new_id)
         await self.reaper.run_once()

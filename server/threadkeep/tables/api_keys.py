@@ -124,3 +124,49 @@ async def revoke(conn: Conn, id_or_prefix: str) -> list[ApiKey]:
         {"id_or_prefix": id_or_prefix},
     )
     return await cursor.fetchall()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyOwner:
+    """Who asks for keys: an identity, by one of its keys."""
+
+    identity: str
+    current_sha256: bytes
+    """Of the secret that was shown. Empty: none was."""
+    is_limited: bool
+    """Its scopes limit this key, so it reaches no other one."""
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        return {"identity": self.identity, "current": self.current_sha256, "is_limited": self.is_limited}
+
+
+async def list_of_owner(conn: Conn, owner: KeyOwner, *, limit: int, offset: int) -> list[tuple[ApiKey, bool]]:
+    """The keys that `owner` may see, the newest first, and whether each is the one that was shown."""
+    cursor = await conn.execute(
+        """
+        SELECT key_id, prefix, name, identity, scopes, created_at, expires_at, last_used_at, revoked_at,
+               secret_sha256 = %(current)s AS is_current
+          FROM api_keys
+         WHERE identity = %(identity)s AND (NOT %(is_limited)s OR secret_sha256 = %(current)s)
+         ORDER BY created_at DESC, key_id DESC
+         LIMIT %(limit)s OFFSET %(offset)s
+        """,
+        owner.parameters | {"limit": limit, "offset": offset},
+    )
+    make = rows.row_factory(ApiKey)(cursor)
+    return [(make(row), row[-1]) for row in await cursor.fetchall()]
+
+
+async def revoke_of_owner(conn: Conn, owner: KeyOwner, key_id: UUID) -> bool:
+    """Revoke a valid key that `owner` may see. False if there is none."""
+    done = await conn.execute(
+        """
+        UPDATE api_keys
+           SET revoked_at = now()
+         WHERE key_id = %(key_id)s AND identity = %(identity)s AND revoked_at IS NULL
+           AND (NOT %(is_limited)s OR secret_sha256 = %(current)s)
+        """,
+        owner.parameters | {"key_id": key_id},
+    )
+    return done.rowcount == 1

@@ -5,24 +5,72 @@ for them are refused (`check_leases`). A deleted row never returns. Only the clo
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
 from uuid import UUID
 
 import psycopg
 from psycopg import Connection
 from psycopg.types.json import Jsonb
 
+from threadkeep.postgres import rows
 from threadkeep.postgres.pool import Conn
 
+MAX_LISTED: Final = 1_000
 
-async def create(conn: Conn, worker_id: UUID, graph_ids: Iterable[str]) -> None:
-    """Insert the row of this process, with the graphs that it serves."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProcess:
+    """A process that serves the project."""
+
+    worker_id: UUID
+    """Its lease. A process that lost its lease goes on with another id."""
+    started_at: datetime
+    """When it took this lease."""
+    heartbeat_at: datetime
+    heartbeat_age_s: float
+    """Seconds since its last heartbeat, by the clock of Postgres."""
+    graph_ids: Sequence[str]
+    """The graphs that it serves."""
+    run_slots: int | None
+    """Graphs that it runs at once. null: a process of an earlier version."""
+    running: int
+    """Its runs that have a row. Runs without a thread may have none."""
+
+
+async def search(conn: Conn) -> list[WorkerProcess]:
+    """The project's processes, the oldest first."""
+    cursor = conn.cursor(row_factory=rows.row_factory(WorkerProcess))
+    await cursor.execute(
+        """
+        SELECT worker_id, started_at, heartbeat_at, graph_ids, run_slots,
+               greatest(extract(epoch FROM clock_timestamp() - heartbeat_at), 0)::float AS heartbeat_age_s,
+               (SELECT count(*) FROM runs WHERE runs.worker_id = workers.worker_id AND status = 'running') AS running
+          FROM workers
+         WHERE project_id = %(project)s
+         ORDER BY started_at, worker_id
+         LIMIT %(limit)s
+        """,
+        {"project": conn.project_id, "limit": MAX_LISTED},
+    )
+    return await cursor.fetchall()
+
+
+async def create(conn: Conn, worker_id: UUID, graph_ids: Iterable[str], *, run_slots: int | None = None) -> None:
+    """Insert the row of this process, with the graphs that it serves and how many it runs at once."""
     await conn.execute(
         """
         WITH marker AS (INSERT INTO crash_markers (worker_id) VALUES (%(worker_id)s))
-        INSERT INTO workers (worker_id, project_id, graph_ids) VALUES (%(worker_id)s, %(project)s, %(graph_ids)s)
+        INSERT INTO workers (worker_id, project_id, graph_ids, run_slots)
+        VALUES (%(worker_id)s, %(project)s, %(graph_ids)s, %(run_slots)s)
         """,
-        {"worker_id": worker_id, "project": conn.project_id, "graph_ids": list(graph_ids)},
+        {
+            "worker_id": worker_id,
+            "project": conn.project_id,
+            "graph_ids": list(graph_ids),
+            "run_slots": run_slots,
+        },
     )
 
 

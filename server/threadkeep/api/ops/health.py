@@ -33,6 +33,20 @@ async def ok(call: AuthorizedRequest[None, OkQuery]) -> Response:
     return json_response({"ok": healthy, "services": services}, 200 if healthy else 503)
 
 
+async def root(call: AuthorizedRequest[None, OkQuery]) -> Response:
+    """GET /: whether the server answers. A browser is sent to the console."""
+    if call.state.console and "text/html" in call.request.headers.get("accept", ""):
+        return Response(status_code=307, headers={"location": _console_location(call), "vary": "Accept"})
+    return await ok(call)
+
+
+def _console_location(call: AuthorizedRequest[None, OkQuery]) -> str:
+    """From here, because a proxy may have put more before the path."""
+    prefix = (call.state.project.http.mount_prefix or "").strip("/")
+    is_below = prefix and call.request.url.path.startswith(f"/{prefix}/")
+    return "console/" if is_below or not prefix else f"{prefix}/console/"
+
+
 async def livez(call: AuthorizedRequest[None, None]) -> Response:
     """GET /livez: check whether the event loop runs. It does not check Postgres."""
     del call
@@ -65,6 +79,7 @@ async def info(call: AuthorizedRequest[None, None]) -> Response:
             "flags": {"assistants": True, "crons": True, "langsmith": False, "langsmith_tracing_replicas": False},
             "host": {"kind": "self-hosted", "project_id": None, "revision_id": None, "tenant_id": None},
             "server": "threadkeep",
+            "auth": {"kind": call.state.auth_type},
             "row_level_security": call.state.pool.row_security,
             "database": {
                 "pooler": call.state.pool.pooler,

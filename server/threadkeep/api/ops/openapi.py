@@ -59,6 +59,7 @@ PATH_PARAMETERS: Final[Mapping[str, tuple[dict[str, str], str]]] = {
     "namespace": ({"type": "string"}, "The names of the nodes that lead to the subgraph, between `|`."),
     "model": ({"type": "string"}, "The name of a graph, or an assistant's id."),
     "response_id": ({"type": "string"}, ""),
+    "key_id": (UUID_SCHEMA, ""),
     "run_id": (UUID_SCHEMA, ""),
     "thread_id": (UUID_SCHEMA, ""),
 }
@@ -166,6 +167,11 @@ OPERATION_IDS: Final[Mapping[str, str]] = {
     "POST /v1/conversations/{conversation_id}/items": "openai_add_conversation_items",
     "GET /v1/conversations/{conversation_id}/items/{item_id}": "openai_get_conversation_item",
     "DELETE /v1/conversations/{conversation_id}/items/{item_id}": "openai_delete_conversation_item",
+    "POST /runs/search": "search_runs",
+    "GET /workers": "list_workers",
+    "GET /me": "get_me",
+    "GET /api-keys": "list_api_keys",
+    "DELETE /api-keys/{key_id}": "revoke_api_key",
 }
 """How generated clients name their functions. An operation that is not here is named by its module and function."""
 
@@ -179,6 +185,7 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "POST /runs": RUN_EXAMPLE,
     "POST /runs/batch": [RUN_EXAMPLE],
     "POST /runs/crons": RUN_EXAMPLE | {"schedule": "0 9 * * 1-5", "timezone": "Europe/Berlin"},
+    "POST /runs/search": {"status": "error", "created_after": "2026-01-01T00:00:00Z", "limit": 10},
     "POST /runs/stream": RUN_EXAMPLE,
     "POST /runs/wait": RUN_EXAMPLE,
     "POST /assistants": {"graph_id": "agent", "name": "support", "context": {}},

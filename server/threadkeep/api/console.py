@@ -1,0 +1,105 @@
+"""Console: the built-in page, and the session of a browser.
+
+Addresses in the page are relative, so that it works below any prefix: a file is found by the last segment of a path,
+whatever stands before it, and every other path below `/console` is the page itself.
+"""
+
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from threadkeep.api import session_cookie
+from threadkeep.api.authentication import replay_body
+from threadkeep.api.console_files import INDEX, SECURITY_HEADERS, ConsoleFile
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.base.problems import ContentTooLarge, InvalidRequest, NotFound, ValidationFailed
+
+MAX_CREDENTIAL_CHARACTERS: Final = 16_384
+
+
+class CredentialBody(BaseModel):
+    """The body of a sign-in."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    credential: str = Field(min_length=1, max_length=MAX_CREDENTIAL_CHARACTERS)
+    """An API key or a token, as a header would hold it."""
+
+
+async def open_page(call: AuthorizedRequest[None, None]) -> Response:
+    """GET /console: go to the page, whose relative addresses need the slash at the end."""
+    query = call.request.url.query
+    location = "console/" + (f"?{query}" if query else "")
+    return Response(status_code=307, headers={**SECURITY_HEADERS, "location": location})
+
+
+async def file(call: AuthorizedRequest[None, None]) -> Response:
+    """GET /console/{path}: a file of the page, or the page itself for each other path below it.
+
+    A last segment with a period is the name of a file, and 404 if there is no such file.
+    """
+    files, name = call.state.console, call.request.path_params["path"].rpartition("/")[2]
+    found = files.get(name)
+    if found is None and "." in name:
+        raise NotFound("the console has no such file")
+    return _sent(found or files[INDEX], call.request)
+
+
+def _sent(found: ConsoleFile, request: Request[Any]) -> Response:
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if found.headers["etag"] in known:
+        return Response(status_code=304, headers=dict(found.headers))
+    if found.compressed is not None and _takes_gzip(request):
+        return Response(found.compressed, headers={**found.headers, "content-encoding": "gzip"})
+    return Response(found.body, headers=dict(found.headers))
+
+
+def _takes_gzip(request: Request[Any]) -> bool:
+    for coding in request.headers.get("accept-encoding", "").lower().split(","):
+        name, _, weight = coding.replace(" ", "").partition(";q=")
+        if name in {"gzip", "*"}:
+            return weight.strip("0.") != "" if weight else True
+    return False
+
+
+async def sign_in(call: AuthorizedRequest[CredentialBody, None]) -> Response:
+    """POST /console/session: keep a key or a token in a cookie that no script can read.
+
+    The cookie stands for the header only in requests of the console itself. It ends with the browser, with
+    `DELETE /console/session`, or when the key or token is no longer valid. 401 if it is not valid now.
+    """
+    session_cookie.refuse_foreign_page(call.request)
+    authenticator, credential = call.state.authenticator, call.body.credential.strip()
+    if authenticator is None:
+        raise InvalidRequest("authentication is off, so there is nothing to sign in with")
+    if not session_cookie.is_credential(credential):
+        raise ValidationFailed("a key or token has only visible ASCII characters, with single spaces between words")
+    if len(session_cookie.encoded(credential)) > session_cookie.MAX_CREDENTIAL_BYTES:
+        raise ContentTooLarge("browsers keep no cookie as large as this token")
+    request = call.request
+    principal = await authenticator.authenticate(_with_header(request, credential))
+    request.scope["principal"] = principal  # for the log
+    return Response(status_code=204, headers={"set-cookie": session_cookie.set_cookie(request, credential)})
+
+
+def _with_header(request: Request[Any], credential: str) -> Request[Any]:
+    """The request as it would be if it showed `credential`, and nothing else."""
+    authenticator = request.scope["state"]["threadkeep"].authenticator
+    others = [
+        (name, value)
+        for name, value in request.scope["headers"]
+        if name not in session_cookie.CREDENTIAL_HEADERS and name != b"cookie"
+    ]
+    shown = [*others, session_cookie.credential_header(credential, authenticator)]
+    return Request({**request.scope, "headers": shown}, replay_body(b"", request.receive))
+
+
+async def sign_out(call: AuthorizedRequest[None, None]) -> Response:
+    """DELETE /console/session: forget the key or token, and all that the page keeps in the browser."""
+    session_cookie.refuse_foreign_page(call.request)
+    response = Response(status_code=204, headers={"clear-site-data": '"cookies", "storage"'})
+    for cookie in session_cookie.cleared_cookies():
+        response.headers.append("set-cookie", cookie)
+    return response

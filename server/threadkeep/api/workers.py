@@ -1,0 +1,17 @@
+"""Workers: the processes that serve this project."""
+
+from starlette.responses import Response
+
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.responses import json_response
+from threadkeep.tables import workers
+
+
+async def search(call: AuthorizedRequest[None, None]) -> Response:
+    """GET /workers: list the processes that serve this project, the oldest first.
+
+    A process without a heartbeat for `THREADKEEP_LEASE` seconds is taken off the list, and others take over its runs. At most
+    1,000 are listed.
+    """
+    async with call.state.pool.connection() as conn:
+        return json_response(await workers.search(conn))
