@@ -22,9 +22,9 @@ from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.arrays import Texts
 from threadkeep.postgres.batch_writer import BatchWriter
-from threadkeep.postgres.pool import CHECKOUT_TIMEOUT_S, Conn, Pool
+from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.retry import CONFLICTS, retry_after_conflict
-from threadkeep.postgres.tenancy import Filters
+from threadkeep.postgres.tenancy import PATIENCE_S, Filters
 from threadkeep.tables import idempotency_keys
 from threadkeep.tables.idempotency_keys import IdempotencyKey
 from threadkeep.tables.queue import EPHEMERAL_TTL_S
@@ -186,14 +186,14 @@ class RunCreator:
         writer = self._writers[new.synchronous_commit, match is not None]
         if (row := await writer.write(request, new.holder)) is not None:
             return _creation(new, row)
-        async with self._places.hold(new.holder, CHECKOUT_TIMEOUT_S), self._pool.pipeline(filters) as conn:
+        async with self._places.hold(new.holder, PATIENCE_S), self._pool.pipeline(filters) as conn:
             cursor = await _call(conn, filters, new)
         return _creation(new, await cursor.fetchone())
 
     @asynccontextmanager
     async def transaction(self, filters: Filters, holder: str) -> AsyncGenerator[Conn]:
         """Open a transaction that creates runs of `holder` together with other changes. QueueFull after a long wait."""
-        place = self._places.hold(holder, CHECKOUT_TIMEOUT_S)
+        place = self._places.hold(holder, PATIENCE_S)
         async with place, self._pool.connection(filters) as conn, conn.transaction():
             yield conn
 
