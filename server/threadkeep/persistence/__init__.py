@@ -1,1 +1,1 @@
-"""Persistence: what LangGraph itself calls to keep state: the checkpointer, the serializer and the store."""
+"""Persistence: the checkpointer, the serializer and the store, which LangGraph calls to save and load state."""

@@ -1,8 +1,8 @@
-"""Checkpoints: the checkpointer of every graph.
+"""Checkpointer: saves and loads the checkpoints of all graphs.
 
-Tables and rows are the stock saver's, so that either reads what the other wrote. The stock one holds an
-`asyncio.Lock` round every statement, pool or not, and hops through a thread to serialise; this one reads on any
-connection of its pool, writes by group commit, and serialises in place what is small.
+Tables and rows are those of LangGraph's Postgres saver, so each can read the other's rows. LangGraph's saver holds an
+`asyncio.Lock` around every statement, also with a pool, and serialises in a thread. This one reads on any connection of
+its pool, writes by group commit, and serialises small values without a thread.
 """
 
 import copy
@@ -50,20 +50,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_CHANNEL_BYTES = 16 * 1024 * 1024
-"""The largest value of a channel, unless the operator says otherwise."""
+"""The default limit for the value of a channel."""
 MAX_TRACKED_CHANNELS = 10_000
 FLOAT_LIMIT: Final = 1e16
-"""From here on jsonb gives a float back as an integer, of another value. Neither NaN nor infinity is below it."""
+"""From here on jsonb returns a float as an integer with another value. NaN and infinity are not below it."""
 PRIMITIVES = frozenset({str, int, float, bool})
-"""What a checkpoint's JSON holds itself."""
+"""Types of values that are stored in a checkpoint's JSON."""
 
 DURABILITY_KEY = "__pregel_durability"
-"""Where LangGraph hands a run's durability down."""
+"""The `configurable` key in which LangGraph passes a run's durability."""
 WRITE_BEHIND_KEY = "__pregel_threadkeep_writes"
-"""The `configurable` key of a run's `WriteBehind`; LangGraph tells nobody of keys that begin so."""
+"""The `configurable` key of a run's `WriteBehind`. LangGraph hides keys with this prefix."""
 
 AUTH_KEYS = frozenset({"langgraph_auth_user", "langgraph_auth_user_id", "langgraph_auth_permissions"})
-"""The `configurable` keys that hold the user of a run: LangGraph would put their texts into the metadata."""
+"""The `configurable` keys that hold the user of a run. LangGraph would copy their strings into the metadata."""
 
 NEW_THREAD_KEY = "__pregel_threadkeep_fresh"
 """The `configurable` key of a `NewThreadHint`, for the first run of a thread."""
@@ -73,14 +73,14 @@ Result = TypeVar("Result")
 
 SELECT: Final = """
     SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata,
-           (SELECT array_agg(ARRAY[convert_to(held.channel, 'UTF8'), convert_to(blob.type, 'UTF8'), blob.blob])
-              FROM jsonb_each_text(checkpoint -> 'channel_versions') AS held (channel, version)
+           (SELECT array_agg(ARRAY[convert_to(referenced.channel, 'UTF8'), convert_to(blob.type, 'UTF8'), blob.blob])
+              FROM jsonb_each_text(checkpoint -> 'channel_versions') AS referenced (channel, version)
              CROSS JOIN LATERAL (
                 SELECT type, blob
-                  FROM checkpoint_blobs AS kept
-                 WHERE kept.thread_id = checkpoints.thread_id AND kept.checkpoint_ns = checkpoints.checkpoint_ns
-                   AND kept.channel = held.channel AND kept.version = held.version
-                 LIMIT 1 -- there is one; said, so that no plan reads all that the thread ever held
+                  FROM checkpoint_blobs AS stored
+                 WHERE stored.thread_id = checkpoints.thread_id AND stored.checkpoint_ns = checkpoints.checkpoint_ns
+                   AND stored.channel = referenced.channel AND stored.version = referenced.version
+                 LIMIT 1 -- there is only one, but without the limit a plan may read all blobs of the thread
              ) AS blob
            ) AS channel_values,
            (SELECT array_agg(ARRAY[convert_to(task_id, 'UTF8'), convert_to(channel, 'UTF8'), convert_to(type, 'UTF8'), blob,
@@ -91,25 +91,25 @@ SELECT: Final = """
            ) AS pending_writes
       FROM checkpoints
 """
-"""A checkpoint with the channels and the writes that belong to it, as the stock saver reads it."""
+"""A checkpoint with its channels and pending writes, in the form of LangGraph's saver."""
 
 
 class NewThreadHint:
-    """Says that a thread was made for this run, so that its newest checkpoint need not be looked for, once."""
+    """Marks a thread that was created for this run. It saves the first read of the newest checkpoint."""
 
     def __init__(self) -> None:
         self._read = False
 
-    def is_first_read(self, named: Mapping[str, Any]) -> bool:
-        """Whether this reads the newest checkpoint of the thread itself, for the first time."""
-        if self._read or named.get("checkpoint_ns") or named.get("checkpoint_id"):
+    def is_first_read(self, configurable: Mapping[str, Any]) -> bool:
+        """Whether this is the first read of the thread's newest checkpoint in the root namespace."""
+        if self._read or configurable.get("checkpoint_ns") or configurable.get("checkpoint_id"):
             return False
         self._read = True
         return True
 
 
 class Checkpointer(AsyncPostgresSaver):
-    """The stock saver's tables, without its lock. A copy (`with_allowlist`, `scoped`) shares pool and group commit."""
+    """LangGraph's saver without its lock. Copies (`with_allowlist`, `scoped`) share the pool and the group commit."""
 
     SELECT_SQL = SELECT
 
@@ -127,10 +127,10 @@ class Checkpointer(AsyncPostgresSaver):
         self.max_channel_bytes = channel_bytes
         self._commits = commits
         self._large: set[str] = set()
-        """Channels whose values are large."""
+        """Channels that have had large values."""
 
     def scoped(self, filters: Filters) -> "Checkpointer":
-        """This checkpointer, whose reads see a caller's threads alone; its writes stay the server's own."""
+        """A checkpointer whose reads see only a caller's threads. Its writes are not restricted."""
         if filters.restriction is None:
             return self
         scoped = copy.copy(self)
@@ -156,9 +156,9 @@ class Checkpointer(AsyncPostgresSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Save a checkpoint, as durable as its run asks for; the config that names it."""
-        named = config.get("configurable", {})
-        thread_id, namespace = named["thread_id"], named["checkpoint_ns"]
+        """Save a checkpoint with its run's durability, and return the config that selects it."""
+        configurable = config.get("configurable", {})
+        thread_id, namespace = configurable["thread_id"], configurable["checkpoint_ns"]
         inline, blobs = _split(checkpoint["channel_values"], all_apart=isinstance(self.serde, EncryptedSerializer))
         versions = {channel: version for channel, version in new_versions.items() if channel in blobs}
         packed = await self._packed(
@@ -169,80 +169,80 @@ class Checkpointer(AsyncPostgresSaver):
             thread_id,
             namespace,
             checkpoint["id"],
-            named.get("checkpoint_id"),
+            configurable.get("checkpoint_id"),
             _json({**checkpoint, "channel_values": inline}),
             _json({**get_serializable_checkpoint_metadata(without_auth(config), metadata), "thread_id": thread_id}),
         )
         rows = WriteSet(blobs=packed, checkpoints=[row])
-        run: WriteBehind | None = named.get(WRITE_BEHIND_KEY)
+        run: WriteBehind | None = configurable.get(WRITE_BEHIND_KEY)
         if run is not None:
             run.add_early((namespace, checkpoint["id"]), rows)
-        await self._write(named, rows)
+        await self._write(configurable, rows)
         return {"configurable": {"thread_id": thread_id, "checkpoint_ns": namespace, "checkpoint_id": checkpoint["id"]}}
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        """Save what a task wrote, as durable as its run asks for. Errors and interrupts are waited for in any case.
+        """Save the writes of a task with its run's durability. Writes of errors and interrupts are always awaited.
 
-        What comes before its checkpoint is saved with it.
+        Writes that come before their checkpoint are saved together with it.
         """
-        named = config.get("configurable", {})
-        place = (named["thread_id"], named["checkpoint_ns"], named["checkpoint_id"])
+        configurable = config.get("configurable", {})
+        place = (configurable["thread_id"], configurable["checkpoint_ns"], configurable["checkpoint_id"])
         packed = await self._packed(writes, lambda: self._dump_writes(*place, task_id, task_path, writes))
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
         rows = WriteSet(upserts=packed) if replaces else WriteSet(inserts=packed)
-        run: WriteBehind | None = named.get(WRITE_BEHIND_KEY)
+        run: WriteBehind | None = configurable.get(WRITE_BEHIND_KEY)
         if run is not None and run.hold_early(place[1:], rows):
             return
         if run is not None and run.is_inherited(place[1:]):
             rows.undo = [(str(run.fence.run_id), *place, task_id, row[5]) for row in packed]
-        await self._write(named, rows)
+        await self._write(configurable, rows)
 
-    async def _write(self, named: Mapping[str, Any], rows: WriteSet) -> None:
-        """Hand `rows` to the group commit, and wait for them unless they are written behind.
+    async def _write(self, configurable: Mapping[str, Any], rows: WriteSet) -> None:
+        """Pass `rows` to the group commit, and wait unless they are written behind.
 
-        Each step has to be on disk, unless a run said that it wants less. Its end is on disk in any case.
+        Each step is flushed to disk, unless the run has a lower durability. The run's result is always flushed.
         """
-        writes: WriteBehind | None = named.get(WRITE_BEHIND_KEY)
-        rows.synchronous_commit = named.get(DURABILITY_KEY, "sync") == "sync"
+        writes: WriteBehind | None = configurable.get(WRITE_BEHIND_KEY)
+        rows.synchronous_commit = configurable.get(DURABILITY_KEY, "sync") == "sync"
         if writes is not None and not rows.synchronous_commit and not rows.upserts:
             await writes.submit(rows)
             return
         await (self._commits if writes is None else writes).write(rows)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """The checkpoint that `config` names, or the thread's newest. NotFound if a run starts at one that is gone."""
-        named = config.get("configurable", {})
-        if (fresh := named.get(NEW_THREAD_KEY)) and fresh.is_first_read(named):
+        """The checkpoint in `config`, or the thread's newest. NotFound if a run starts at a missing checkpoint."""
+        configurable = config.get("configurable", {})
+        if (hint := configurable.get(NEW_THREAD_KEY)) and hint.is_first_read(configurable):
             return None
         await _caught_up(config)
         with _readable(config):
             checkpoint = await self._read(lambda: super(Checkpointer, self).aget_tuple(config))
         if (
             checkpoint is None
-            and WRITE_BEHIND_KEY in named
-            and named.get("checkpoint_id")
-            and not named.get("checkpoint_ns")
+            and WRITE_BEHIND_KEY in configurable
+            and configurable.get("checkpoint_id")
+            and not configurable.get("checkpoint_ns")
         ):
-            # LangGraph would start from nothing, and the thread would lose what it holds.
-            raise NotFound(f"Checkpoint {named['checkpoint_id']} not found")
+            # LangGraph would start with an empty state, and the thread would lose its state.
+            raise NotFound(f"Checkpoint {configurable['checkpoint_id']} not found")
         _note_read(config, checkpoint)
         return checkpoint
 
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
-        """The checkpoints of a thread, the newest first, as the stock saver has them."""
+        """Yield the checkpoints of a thread, the newest first, as LangGraph's saver does."""
         await _caught_up(config)
         async with aclosing(cast("AsyncGenerator[CheckpointTuple]", super().alist(config, **options))) as checkpoints:
             with _readable(config or {}):
-                async for found in checkpoints:
-                    _note_read(config, found)
-                    yield found
+                async for checkpoint in checkpoints:
+                    _note_read(config, checkpoint)
+                    yield checkpoint
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """What the channels were made of, as the stock saver has it."""
+        """The history of delta channels, as LangGraph's saver returns it."""
         await _caught_up(config)
         stock = super().aget_delta_channel_history
         return await self._read(lambda: stock(config=config, channels=channels))
@@ -251,9 +251,9 @@ class Checkpointer(AsyncPostgresSaver):
         return await retry_in_run(work)
 
     async def _packed(self, values: Sequence[tuple[str, Any]], dump: Callable[[], list[Packed]]) -> list[Packed]:
-        """The rows of `dump`, one for each of `values`, made in a thread where one of these is large, or has been before.
+        """The rows from `dump`, one for each value. It runs in a thread if a value is large or its channel was large before.
 
-        StateTooLarge where one is above the cap, NotKept where one has no form.
+        StateTooLarge if a value is above the limit, NotKept if one can't be encoded.
         """
         large = any(channel in self._large or seems_large(value) for channel, value in values)
         try:
@@ -268,7 +268,7 @@ class Checkpointer(AsyncPostgresSaver):
         return packed
 
     def _refused(self, values: Sequence[tuple[str, Any]]) -> NotKept:
-        """Which channel has no form, and why."""
+        """The error that names the channel that can't be encoded, and the reason."""
         for channel, value in values:
             try:
                 self.serde.dumps_typed(value)
@@ -277,9 +277,9 @@ class Checkpointer(AsyncPostgresSaver):
         return NotKept("a value changed while it was written")
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
-        """As the stock saver's, but in place unless it is large: the hop through a thread costs more than small writes do.
+        """Decode a row as LangGraph's saver does, but only large ones in a thread, because the thread costs more.
 
-        CheckpointUnreadable where it holds what is not read back, whatever the reason.
+        CheckpointUnreadable if it can't be decoded for any reason.
         """
         try:
             if _size(value) > THREAD_OFFLOAD_BYTES:
@@ -289,28 +289,28 @@ class Checkpointer(AsyncPostgresSaver):
             raise _unreadable(value["thread_id"], failure) from None
 
     def _loaded(self, value: DictRow) -> CheckpointTuple:
-        named = {"thread_id": value["thread_id"], "checkpoint_ns": value["checkpoint_ns"]}
+        configurable = {"thread_id": value["thread_id"], "checkpoint_ns": value["checkpoint_ns"]}
         inline: dict[str, Any] = value["checkpoint"].get("channel_values") or {}
         blobs = self._load_blobs(value["channel_values"])
         checkpoint: Any = {**value["checkpoint"], "channel_values": {**inline, **blobs}}
         parent = value["parent_checkpoint_id"]
         return CheckpointTuple(
-            {"configurable": {**named, "checkpoint_id": value["checkpoint_id"]}},
+            {"configurable": {**configurable, "checkpoint_id": value["checkpoint_id"]}},
             checkpoint,
             value["metadata"],
-            {"configurable": {**named, "checkpoint_id": parent}} if parent else None,
+            {"configurable": {**configurable, "checkpoint_id": parent}} if parent else None,
             self._load_writes(value["pending_writes"]),
         )
 
 
 def _size(row: DictRow) -> int:
-    """The bytes of the blobs of a checkpoint's row."""
+    """The bytes of the blobs in a checkpoint's row."""
     channels, writes = row["channel_values"] or (), row["pending_writes"] or ()
     return sum(len(channel[2] or b"") for channel in channels) + sum(len(write[3] or b"") for write in writes)
 
 
 class TransactionCheckpoints(Checkpointer):
-    """Reads and writes in the caller's transaction on one connection: all or nothing, with what else it does there."""
+    """Reads and writes in the caller's transaction on one connection, together with its other statements."""
 
     def __init__(self, checkpoints: Checkpointer, conn: Conn) -> None:
         self.__dict__.update(checkpoints.__dict__)
@@ -326,18 +326,18 @@ class TransactionCheckpoints(Checkpointer):
             yield cursor
 
     async def _read(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """A transaction that was taken back is repeated as a whole, by whoever began it."""
+        """Read without a retry, because only the caller can repeat its whole transaction."""
         return await work()
 
-    async def _write(self, named: Mapping[str, Any], rows: WriteSet) -> None:
-        del named
+    async def _write(self, configurable: Mapping[str, Any], rows: WriteSet) -> None:
+        del configurable
         await group_commit.write_all(self._conn, [rows])
 
 
 class _CursorInTransaction(AsyncCursor[DictRow]):
-    """Passes over the stock saver's change of the isolation level, which comes too late in a transaction that has begun.
+    """Skips a statement of LangGraph's saver that sets the isolation level, because the transaction has already begun.
 
-    It is for one snapshot of the thread, and nobody else writes to a thread that the caller holds.
+    It needs one snapshot of the thread. Nobody else writes to the thread, because the caller has locked it.
     """
 
     async def execute(self, query: Any, params: Any = None, **options: Any) -> "_CursorInTransaction":
@@ -347,25 +347,25 @@ class _CursorInTransaction(AsyncCursor[DictRow]):
 
 
 async def _caught_up(config: RunnableConfig | None) -> None:
-    """Let a run that reads see what it has written."""
+    """Wait for a run's own writes before it reads."""
     writes: WriteBehind | None = (config or {}).get("configurable", {}).get(WRITE_BEHIND_KEY)
     if writes is not None:
         await writes.flush()
 
 
 def _note_read(config: RunnableConfig | None, read: CheckpointTuple | None) -> None:
-    """A run may write to a checkpoint that it has read, also to one of an earlier run."""
+    """Record that the run has read a checkpoint, because it may write to it, even if an earlier run created it."""
     writes: WriteBehind | None = (config or {}).get("configurable", {}).get(WRITE_BEHIND_KEY)
     if writes is None or read is None:
         return
-    named = read.config.get("configurable", {})
+    configurable = read.config.get("configurable", {})
     inherited = read.metadata.get("run_id") != str(writes.fence.run_id)
-    writes.note_read((named["checkpoint_ns"], named["checkpoint_id"]), inherited=inherited)
+    writes.note_read((configurable["checkpoint_ns"], configurable["checkpoint_id"]), inherited=inherited)
 
 
 @contextmanager
 def _readable(config: RunnableConfig) -> Generator[None]:
-    """CheckpointUnreadable where a row is not even of the form that it should have."""
+    """Turn errors for a malformed row into CheckpointUnreadable."""
     try:
         yield
     except (TypeError, KeyError, AttributeError, ValueError) as failure:
@@ -378,10 +378,11 @@ def _unreadable(thread_id: object, failure: Exception) -> CheckpointUnreadable:
 
 
 def _split(values: dict[str, Any], *, all_apart: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What stands in the checkpoint's JSON, and what becomes a blob, by the stock saver's rule.
+    """Split the values into those in the checkpoint's JSON and those in blobs, by the rule of LangGraph's saver.
 
-    A primitive that jsonb can't hold as it is (NaN, infinity, a large float, NUL or a surrogate in a text, an integer above 64 bits), one
-    of a class of its own, a long text, and with `all_apart` every one, becomes a blob too, which either saver reads.
+    Some primitives also become blobs, which both savers read. These are values that jsonb would change (NaN, infinity, a
+    large float, NUL or a surrogate in a string, an integer above 64 bits), instances of subclasses, and long strings.
+    With `all_apart` every primitive becomes a blob.
     """
     inline: dict[str, Any] = {}
     blobs: dict[str, Any] = {}
@@ -417,9 +418,9 @@ def _json(value: object) -> str:
 
 
 def without_auth(config: RunnableConfig) -> RunnableConfig:
-    """`config` without the user of its run, which is in no checkpoint."""
+    """`config` without the user of its run, because checkpoints must not contain the user."""
     configurable = config.get("configurable") or {}
     if AUTH_KEYS.isdisjoint(configurable):
         return config
-    kept = {key: value for key, value in configurable.items() if key not in AUTH_KEYS}
-    return cast("RunnableConfig", {**config, "configurable": kept})
+    public = {key: value for key, value in configurable.items() if key not in AUTH_KEYS}
+    return cast("RunnableConfig", {**config, "configurable": public})

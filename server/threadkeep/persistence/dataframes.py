@@ -1,7 +1,7 @@
-"""Arrays and tables: numpy's and pandas' values, as plain ones. Neither library is imported before a value needs it.
+"""Dataframes: encodes and decodes values of numpy and pandas. Neither library is imported before a value needs it.
 
-Only what is sure to come back as it was is written: an array of a subclass, or a table with a type of column that is not
-named here, is refused.
+A value is only encoded if decoding certainly returns an equal value. So arrays of subclasses, and tables with other
+column types than the listed ones, are refused.
 """
 
 import importlib
@@ -17,22 +17,22 @@ from langgraph.checkpoint.serde.jsonplus import (
 
 RANGE: Final = "range"
 NUMPY_TYPES: Final = "biufcmMSU"
-"""Kinds of numpy's types that say by their name alone what they are."""
+"""The numpy kinds whose dtype is fully described by its name."""
 WIDEST: Final = 8
-"""Bytes of a scalar beyond which Python may have no value for it."""
+"""The most bytes of a scalar that surely has a Python value."""
 EXTENSION_TYPES: Final = ("Int", "UInt", "Float", "boolean", "string", "str", "period[", "interval[")
-"""How the names of pandas' own types begin that make the same column again out of objects."""
+"""Name prefixes of pandas' extension types whose columns can be created again from objects."""
 
 
 class Parts(NamedTuple):
-    """What an extension of msgpack holds."""
+    """The code and content of a msgpack extension."""
 
     code: int
     written: list[Any]
 
 
 def parts_of(value: object) -> Parts | None:
-    """How a value of numpy or pandas is written; None of any other value. TypeError if it would come back otherwise."""
+    """The encoding of a value of numpy or pandas, else None. TypeError if decoding would change the value."""
     library = type(value).__module__.partition(".")[0]
     if library == "numpy":
         return _of_numpy(value)
@@ -40,7 +40,7 @@ def parts_of(value: object) -> Parts | None:
 
 
 def revived(library: str, name: str, payload: Any, further: Sequence[Any]) -> Any:
-    """The value that was written; whatever goes wrong is raised."""
+    """Decode a value. Raises any error of the library."""
     module: Any = importlib.import_module(library)
     if library == "numpy":
         return _array(module, further) if name == "array" else _scalar(module, further)
@@ -48,7 +48,7 @@ def revived(library: str, name: str, payload: Any, further: Sequence[Any]) -> An
 
 
 def is_known(library: str, name: str) -> bool:
-    """Whether `revived` makes a value of that name. It makes no other, whatever a row says."""
+    """Whether `revived` can create a value of this name. It creates no other values."""
     if library == "pandas":
         return name in READERS
     if library != "numpy":
@@ -57,10 +57,10 @@ def is_known(library: str, name: str) -> bool:
 
 
 def array(written: Any) -> Any:
-    """An array out of `[type, shape, order, bytes]`, which may be written to like the one that was kept."""
+    """Create a writable array from `[type, shape, order, bytes]`."""
     numpy: Any = importlib.import_module("numpy")
-    dtype, shape, order, held = written
-    return numpy.frombuffer(held, dtype=numpy.dtype(dtype)).reshape(shape, order=order).copy(order=order)
+    dtype, shape, order, content = written
+    return numpy.frombuffer(content, dtype=numpy.dtype(dtype)).reshape(shape, order=order).copy(order=order)
 
 
 def _scalar_type(name: str) -> Any:
@@ -83,12 +83,12 @@ def _of_numpy(value: Any) -> Parts | None:
     if value.dtype.kind in NUMPY_TYPES:
         return Parts(EXT_NUMPY_ARRAY, [value.dtype.str, list(value.shape), order, value.tobytes(order)])
     shape, described = list(value.shape), _described(value.dtype)
-    held = value.ravel().tolist() if value.dtype.hasobject else value.tobytes(order)
-    return Parts(EXT_CONSTRUCTOR_SINGLE_ARG, ["numpy", "array", value.tolist(), described, held, shape, order])
+    content = value.ravel().tolist() if value.dtype.hasobject else value.tobytes(order)
+    return Parts(EXT_CONSTRUCTOR_SINGLE_ARG, ["numpy", "array", value.tolist(), described, content, shape, order])
 
 
 def _described(dtype: Any) -> Any:
-    """A type by its name, or by its fields, as `numpy.save` has it."""
+    """The name or the fields of a dtype, in the form of `numpy.save`."""
     if dtype.hasobject and dtype.kind != "O":
         raise TypeError("an array of structures that hold objects can't be kept")
     return importlib.import_module("numpy.lib.format").dtype_to_descr(dtype)
@@ -99,18 +99,18 @@ def _dtype(described: Any) -> Any:
 
 
 def _scalar(numpy: Any, further: Sequence[Any]) -> Any:
-    described, held = further
-    return numpy.frombuffer(held, dtype=_dtype(described))[0]
+    described, content = further
+    return numpy.frombuffer(content, dtype=_dtype(described))[0]
 
 
 def _array(numpy: Any, further: Sequence[Any]) -> Any:
-    described, held, shape, order = further
-    if isinstance(held, bytes):
-        return numpy.frombuffer(held, dtype=_dtype(described)).reshape(shape, order=order).copy(order=order)
-    made = numpy.empty(len(held), dtype=object)
-    for place, part in enumerate(held):  # numpy would take lists apart
-        made[place] = part
-    return made.reshape(shape)
+    described, content, shape, order = further
+    if isinstance(content, bytes):
+        return numpy.frombuffer(content, dtype=_dtype(described)).reshape(shape, order=order).copy(order=order)
+    elements = numpy.empty(len(content), dtype=object)
+    for place, part in enumerate(content):  # numpy would turn lists into dimensions
+        elements[place] = part
+    return elements.reshape(shape)
 
 
 def _of_pandas(value: Any) -> Parts | None:
@@ -147,7 +147,7 @@ def _moment(value: Any) -> dict[str, Any]:
 
 
 def _column(column: Any) -> dict[str, Any]:
-    """The values of a column, and what they are."""
+    """The values and the type of a column."""
     dtype = column.dtype
     name = str(dtype)
     if name == "category":
@@ -184,7 +184,7 @@ def _index(index: Any) -> dict[str, Any]:
 
 
 def _made_column(pandas: Any, written: Mapping[str, Any]) -> Any:
-    """The values of a column; pandas' own array of them, or numpy's."""
+    """The values of a column as an array of pandas or numpy."""
     name, values = written["dtype"], written.get("values")
     if name == "category":
         categories = _made_index(pandas, written["categories"])
@@ -203,8 +203,8 @@ def _made_index(pandas: Any, written: Mapping[str, Any]) -> Any:
     if kind == "levels":
         levels = [_made_index(pandas, level) for level in written["values"]]
         return pandas.MultiIndex(levels=levels, codes=written["codes"], names=names)
-    made = pandas.Index(_made_column(pandas, written), name=names[0])
-    return made if not written.get("freq") or kind.startswith("period[") else type(made)(made, freq=written["freq"])
+    index = pandas.Index(_made_column(pandas, written), name=names[0])
+    return index if not written.get("freq") or kind.startswith("period[") else type(index)(index, freq=written["freq"])
 
 
 def _made_frame(pandas: Any, written: Mapping[str, Any]) -> Any:
@@ -224,8 +224,8 @@ def _made_moment(kind: str) -> Callable[[Any, Any], Any]:
     def make(pandas: Any, written: Mapping[str, Any]) -> Any:
         if written["value"] is None:
             return pandas.NaT
-        made = getattr(pandas, kind)(written["value"], unit=written["unit"]).as_unit(written["unit"])
-        return made if written["zone"] is None else made.tz_localize("UTC").tz_convert(written["zone"])
+        moment = getattr(pandas, kind)(written["value"], unit=written["unit"]).as_unit(written["unit"])
+        return moment if written["zone"] is None else moment.tz_localize("UTC").tz_convert(written["zone"])
 
     return make
 
@@ -241,4 +241,4 @@ READERS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "Index": _made_index,
     "Categorical": _made_column,
 }
-"""By the name that a row gives."""
+"""The decoders by the type name in a row."""

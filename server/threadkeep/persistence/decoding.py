@@ -1,8 +1,8 @@
-"""Decoding: a checkpoint's values are made again, if their types are allowed.
+"""Decoding: creates the values of a checkpoint again, if their types are allowed.
 
-A writer to the database can name any callable. So only these are called: LangGraph's own list, the types of a graph's
-state, the types that the operator lists, the plain types below, and classes that the project itself defines. Any other
-value is returned as its payload.
+Anybody with write access to the database can name any callable. So only these are called: LangGraph's own list, the types
+of a graph's state, the types that the operator lists, the plain types below, and classes that the project defines. Any
+other value is returned as its payload.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ PLAIN_TYPES: Final[Mapping[Place, Callable[[Any, Sequence[Any]], Any]]] = {
     ("builtins", "range"): lambda payload, _: range(*payload),
     ("builtins", "slice"): lambda payload, _: slice(*payload),
     ("builtins", "complex"): lambda payload, _: complex(*payload),
-    ("builtins", "dict"): lambda payload, _: {key: part for key, part in payload[0]},  # noqa: C416 - of pairs alone
+    ("builtins", "dict"): lambda payload, _: {key: part for key, part in payload[0]},  # noqa: C416 - only from pairs
     ("collections", "OrderedDict"): lambda payload, _: OrderedDict(payload),
     ("collections", "Counter"): lambda payload, _: cast("Any", Counter)(payload),
     ("collections", "defaultdict"): _default_dict,
@@ -77,21 +77,21 @@ PLAIN_TYPES: Final[Mapping[Place, Callable[[Any, Sequence[Any]], Any]]] = {
     ("pydantic.types", "SecretBytes"): _secret("SecretBytes"),
     ("pydantic.types", "ByteSize"): _secret("ByteSize"),
 }
-"""What is made of payload and further parts. Nothing here calls code that a row can choose."""
+"""Constructors from the payload and further parts. None of them calls code that a row can choose."""
 
 
 class Decoder:
-    """Makes values again. `listed`: names beside LangGraph's own list; True allows every name."""
+    """Decodes values. `listed` has the allowed names in addition to LangGraph's own list. True allows every name."""
 
     def __init__(self, listed: Listed, types: ProjectTypes) -> None:
         self._all = listed is True
         self._listed = frozenset(listed) if isinstance(listed, set) else frozenset[Place]()
         self._types = types
         self._refused: set[Place] = set()
-        """Types that were told of."""
+        """Types that were already logged."""
 
     def unpack(self, written: bytes) -> Any:
-        """The value that was packed."""
+        """Decode a packed value."""
         return ormsgpack.unpackb(written, ext_hook=self._value, option=OPTION)
 
     def _value(self, code: int, data: bytes) -> Any:
@@ -157,7 +157,7 @@ class Decoder:
         return kind(**payload) if isinstance(payload, Mapping) else kind(payload)
 
     def _with_arguments(self, kind: type[BaseModel], further: Sequence[Any]) -> type[BaseModel]:
-        """`Box[int]` of `Box`, if its arguments are types that may be made too."""
+        """`Box[int]` for `Box`, if its arguments are allowed types too."""
         names: list[tuple[str, str]] = further[1]["arguments"] if len(further) > 1 else []
         if not names:
             return kind
@@ -172,7 +172,7 @@ class Decoder:
         return plain.get(name) if module == "builtins" else self._types.find(module, name)
 
     def _method(self, data: bytes) -> Any:
-        """LangGraph's own list has one method, which makes a datetime of its text."""
+        """Call a method of LangGraph's own list. It has only one, which parses a datetime."""
         written = self.unpack(data)
         try:
             module, name, payload, method, *_ = written
@@ -186,7 +186,7 @@ class Decoder:
 
 
 def model(kind: type[BaseModel], fields: Any, further: Sequence[Any]) -> BaseModel:
-    """A model with these fields, as it was: no validator runs, unless the class has other fields by now."""
+    """Create a model with these fields. No validator runs, unless the fields of the class have changed."""
     if issubclass(kind, RootModel):
         return cast("Any", kind)(**fields) if isinstance(fields, dict) else cast("Any", kind)(fields)
     details: Mapping[str, Any] = further[1] if len(further) > 1 else {}
@@ -203,41 +203,43 @@ def _restored(kind: type[BaseModel], fields: Mapping[str, Any], details: Mapping
     restored = kind.__new__(kind)
     extra = {name: fields[name] for name in details["extra"]}
     private: Mapping[str, Any] = {**details["private"]}
-    held = {name: private.get(name, attribute.get_default()) for name, attribute in kind.__private_attributes__.items()}
+    private_values = {
+        name: private.get(name, attribute.get_default()) for name, attribute in kind.__private_attributes__.items()
+    }
     _set(restored, "__dict__", {name: fields[name] for name in kind.model_fields})
     _set(restored, "__pydantic_fields_set__", set(details["set"]))
     _set(restored, "__pydantic_extra__", extra if kind.model_config.get("extra") == "allow" else None)
-    _set(restored, "__pydantic_private__", held if kind.__private_attributes__ else None)
+    _set(restored, "__pydantic_private__", private_values if kind.__private_attributes__ else None)
     return restored
 
 
 _set: Final[Callable[[object, str, object], None]] = object.__setattr__
-"""As pydantic's own `model_construct` does it: a model or a frozen dataclass refuses any other way."""
+"""Sets attributes as pydantic's `model_construct` does, because models and frozen dataclasses refuse assignment."""
 
 
 def enum(kind: type[Enum], value: Any, further: Sequence[Any]) -> Enum:
-    """The member of that name, or else of that value."""
+    """The member with the name, or else with the value."""
     name: object = further[0] if further else None
     return kind[name] if isinstance(name, str) and name in kind.__members__ else kind(value)
 
 
 def dataclass(kind: Any, fields: Mapping[str, Any]) -> Any:
-    """A dataclass with these fields, as it was: what `__init__` made of them is set right.
+    """Create a dataclass with exactly these fields, also if `__init__` would change them.
 
-    `__init__` runs because it may make what is no field. If it does not take the fields, they are set without it.
+    `__init__` runs because it may set attributes that are no fields. If it raises, the fields are set without it.
     """
     names = {field.name for field in dataclasses.fields(kind)}
     if not fields.keys() <= names:
         raise TypeError(f"{kind.__qualname__} has no longer the fields {sorted(fields.keys() - names)}")
     try:
-        made = kind(
+        instance = kind(
             **{field.name: fields[field.name] for field in dataclasses.fields(kind) if _is_given(field, fields)}
         )
     except Exception:  # noqa: BLE001 - a constructor is the graph author's code
-        made = kind.__new__(kind)
+        instance = kind.__new__(kind)
     for name, part in fields.items():
-        _set(made, name, part)
-    return made
+        _set(instance, name, part)
+    return instance
 
 
 def attrs_object(kind: Any, names: Sequence[str], fields: Mapping[str, Any]) -> Any:
@@ -257,17 +259,17 @@ def _is_given(field: "dataclasses.Field[Any]", fields: Mapping[str, Any]) -> boo
 
 
 def plain_subclass(kind: Any, payload: Any) -> Any:
-    """An object of a class of a plain value, which holds that value; its own constructor is not asked."""
+    """Create an instance of a subclass of a plain type with this value, without calling its own constructor."""
     base: Any = next(base for base in PLAIN if issubclass(kind, base))
     if base not in MUTABLE:
         return base.__new__(kind, payload)
-    made = kind.__new__(kind)
-    base.__init__(made, payload)
-    return made
+    instance = kind.__new__(kind)
+    base.__init__(instance, payload)
+    return instance
 
 
 def _url(place: Place) -> Callable[[Any, Sequence[Any]], Any] | None:
-    """The class of a URL that pydantic has."""
+    """The constructor of one of pydantic's URL classes, or None."""
     module, name = place
     kind: Any = getattr(networks, name, None) if module == "pydantic.networks" else None
     if module == "pydantic_core._pydantic_core" and name in {"Url", "MultiHostUrl"}:
@@ -276,7 +278,7 @@ def _url(place: Place) -> Callable[[Any, Sequence[Any]], Any] | None:
 
 
 def _message(data: bytes) -> Any:
-    """A message, past pydantic; None of anything else."""
+    """Decode a message without pydantic. None if it is something else."""
     try:
         return messages.decode_message(ormsgpack.unpackb(data, option=OPTION))
     except ValueError:  # it holds more than plain values
@@ -284,7 +286,7 @@ def _message(data: bytes) -> Any:
 
 
 def _called(code: int, target: Any, payload: Any) -> Any:
-    """What LangGraph makes of the extension."""
+    """Call `target` as LangGraph does for the extension."""
     if code == EXT_CONSTRUCTOR_SINGLE_ARG:
         return target(payload)
     if code == EXT_CONSTRUCTOR_POS_ARGS:
@@ -293,13 +295,13 @@ def _called(code: int, target: Any, payload: Any) -> Any:
         return target(**payload)
     try:
         return target(**payload)
-    except Exception:  # noqa: BLE001 - a validator is anybody's code
+    except Exception:  # noqa: BLE001 - a validator is foreign code
         return target.construct(**payload) if code == EXT_PYDANTIC_V1 else target.model_construct(**payload)
 
 
 def _attempted(make: Callable[[], Any], otherwise: Any) -> Any:
     try:
         return make()
-    except Exception as failure:  # a row may hold anything, and a constructor is anybody's code
+    except Exception as failure:  # a row may hold anything, and a constructor is foreign code
         log.warning("a value of a checkpoint can't be made again; its plain value is read instead", exc_info=failure)
         return otherwise

@@ -1,7 +1,7 @@
-"""Encoding: how each kind of value of a graph's state is written, so that it comes back as it was.
+"""Encoding: encodes each kind of value of a graph's state, so that decoding returns an equal value.
 
-The form is LangGraph's own, an extension of msgpack for each way to construct a value, so that the stock saver reads
-what is written here. It reads `[module, name, payload]`. What follows these three is for our own reader (decoding.py).
+The format is LangGraph's own, so LangGraph's saver can read it: a msgpack extension for each way to construct a value. It
+reads `[module, name, payload]`. Further parts are for our own decoder (decoding.py).
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from langgraph.checkpoint.serde.jsonplus import (
     EXT_CONSTRUCTOR_SINGLE_ARG,
     EXT_DELTA_SNAPSHOT,
     EXT_PYDANTIC_V2,
-    _msgpack_default,  # pyright: ignore[reportPrivateUsage] - what a value is to be written as; no public name
+    _msgpack_default,  # pyright: ignore[reportPrivateUsage] - the encoder of unknown values has no public name
     _option,  # pyright: ignore[reportPrivateUsage]
 )
 from langgraph.checkpoint.serde.types import SendProtocol, _DeltaSnapshot  # pyright: ignore[reportPrivateUsage]
@@ -37,15 +37,15 @@ ANY_KEYS: Final = (
     _option | ormsgpack.OPT_PASSTHROUGH_SUBCLASS | ormsgpack.OPT_PASSTHROUGH_BIG_INT | ormsgpack.OPT_PASSTHROUGH_TUPLE
 )
 TEXT_KEYS: Final = ANY_KEYS & ~ormsgpack.OPT_NON_STR_KEYS
-"""Refuses other keys, of which msgpack would silently make texts."""
+"""Refuses other keys, because msgpack would silently turn them into strings."""
 NATIVE_KEYS: Final = frozenset({str, int, float, bool, bytes, type(None)})
 MAX_INTEGER_BITS: Final = 400_000
-"""Of an integer that is kept: some 120,000 digits. Postgres takes a number of at most 131,072 digits as JSON."""
+"""The most bits of an integer, about 120,000 digits. Postgres accepts at most 131,072 digits in a JSON number."""
 FACTORIES: Final[Mapping[object, str]] = {
     None: "",
     **{kind: kind.__name__ for kind in (bool, bytes, dict, float, int, list, set, str, tuple)},
 }
-"""What a defaultdict may make its values of, and how that is written."""
+"""The allowed factories of a defaultdict, and their encoding."""
 URLS: Final = (_BaseUrl, _BaseMultiHostUrl, Url, MultiHostUrl)
 
 ENDLESS: Final = "a value can't be kept that contains itself, or is nested too deeply"
@@ -54,33 +54,33 @@ Place = tuple[str, str]
 
 
 class NotKept(TypeError):
-    """A value has no form in which it would come back as it was."""
+    """A value can't be encoded without a change."""
 
 
 def pack(value: object) -> bytes:
-    """A value as msgpack. NotKept, with the innermost reason, if it or a part of it has no form."""
+    """Encode a value as msgpack. NotKept, with the innermost reason, if it or a part of it can't be encoded."""
     refusals: list[str] = []
 
-    def encoded_or_told(part: object) -> ormsgpack.Ext:
+    def encoded_or_refused(part: object) -> ormsgpack.Ext:
         try:
             return encoded(part)
         except (TypeError, ValueError, AttributeError, RecursionError) as refusal:
             refusals.append(ENDLESS if isinstance(refusal, RecursionError) else str(refusal))
-            raise  # msgpack keeps it to itself
+            raise  # msgpack hides the reason
 
     try:
-        return ormsgpack.packb(value, default=encoded_or_told, option=TEXT_KEYS)
+        return ormsgpack.packb(value, default=encoded_or_refused, option=TEXT_KEYS)
     except TypeError:
         if refusals:
             raise NotKept(refusals[0]) from None
-    try:  # a key is no text
-        return ormsgpack.packb(_with_native_keys(value), default=encoded_or_told, option=ANY_KEYS)
+    try:  # a key is not a string
+        return ormsgpack.packb(_with_native_keys(value), default=encoded_or_refused, option=ANY_KEYS)
     except (TypeError, RecursionError):
         raise NotKept(refusals[0] if refusals else ENDLESS) from None
 
 
 def encoded(value: object) -> ormsgpack.Ext:
-    """A value that msgpack does not know, as an extension."""
+    """Encode a value that msgpack does not know as an extension."""
     kind = type(value)
     if kind in messages.KINDS:
         return _message(cast("Any", value))
@@ -98,12 +98,12 @@ def encoded(value: object) -> ormsgpack.Ext:
 
 
 def place_of(value: Any) -> Place:
-    """How the class of a value is named."""
+    """The module and name of the class of a value."""
     return name_of(type(value))
 
 
 def name_of(kind: Any) -> Place:
-    """How a class is named: by its place in its module, or by its bare name if a function made it."""
+    """The module and qualified name of a class. A class that a function created has only its bare name."""
     return kind.__module__, kind.__name__ if "<locals>" in kind.__qualname__ else kind.__qualname__
 
 
@@ -116,7 +116,7 @@ def _single(value: Any, payload: object, *further: object) -> ormsgpack.Ext:
 
 
 def _as_langgraph(value: object) -> ormsgpack.Ext:
-    """As the stock serializer has it: dates, paths, decimals, addresses, ids, patterns; NotKept of what it does not know."""
+    """Encode as LangGraph does: dates, paths, decimals, addresses, ids, patterns. NotKept for other types."""
     try:
         return cast("ormsgpack.Ext", _msgpack_default(value))
     except TypeError:
@@ -125,31 +125,31 @@ def _as_langgraph(value: object) -> ormsgpack.Ext:
 
 
 def _message(message: Any) -> ormsgpack.Ext:
-    """One of LangChain's four kinds, past pydantic if its fields are plain."""
+    """Encode one of LangChain's four message types, without pydantic if its fields are plain."""
     if not message.__pydantic_extra__:
         try:
             written = (*messages.KINDS[type(message)], message.__dict__, "model_validate_json")
             return ormsgpack.Ext(EXT_PYDANTIC_V2, ormsgpack.packb(written, option=_option))
-        except TypeError:  # something within is no plain value
+        except TypeError:  # a field has a value that is not plain
             pass
     return _known_model(message)
 
 
 def _known_model(model: BaseModel) -> ormsgpack.Ext:
-    """A model that the stock serializer revives, in its very form; but models within it stay models."""
+    """Encode a model that LangGraph's serializer can decode, in the same format. Models inside it stay models."""
     return _with_fields(model, place_of(model))
 
 
 def _with_fields(model: BaseModel, place: Place, *details: object) -> ormsgpack.Ext:
-    """Its fields as they are: `model_dump` makes dictionaries of models within it."""
+    """Encode its fields unchanged, because `model_dump` would turn models inside it into dictionaries."""
     try:
         return _constructed(EXT_PYDANTIC_V2, place, _fields(model), "model_validate_json", *details)
-    except NotKept:  # a field for which its own serializer may have another form
+    except NotKept:  # a field's own serializer may have another form
         return _constructed(EXT_PYDANTIC_V2, place, model.model_dump(), "model_validate_json")
 
 
 def _model(model: BaseModel) -> ormsgpack.Ext:
-    """A model of the project or of a library, with what a constructor does not take."""
+    """Encode a model of the project or of a library, with details that a constructor does not accept."""
     place = place_of(model)
     if place in SAFE_MSGPACK_TYPES:
         return _known_model(model)
@@ -162,26 +162,26 @@ def _model(model: BaseModel) -> ormsgpack.Ext:
         "extra": list(model.__pydantic_extra__ or ()),
         "private": private,
         "whole": is_whole,
-        "arguments": [list(name_of(one)) for one in generic["args"] if isinstance(one, type)],
+        "arguments": [list(name_of(argument)) for argument in generic["args"] if isinstance(argument, type)],
     }
     return _with_fields(model, place, details)
 
 
 def _fields(model: BaseModel) -> dict[str, Any]:
     fields = type(model).model_fields
-    kept = {name: model.__dict__[name] for name in fields if name in model.__dict__ and not fields[name].exclude}
-    return {**kept, **(model.__pydantic_extra__ or {})}
+    included = {name: model.__dict__[name] for name in fields if name in model.__dict__ and not fields[name].exclude}
+    return {**included, **(model.__pydantic_extra__ or {})}
 
 
 def _private(model: BaseModel) -> tuple[dict[str, Any], bool]:
-    """The private attributes that can be written, and whether these are all: a lock or a client can't be."""
+    """The private attributes that can be encoded, and whether these are all. A lock or a client can't be encoded."""
     attributes = model.__pydantic_private__ or {}
     packed = {name: _packed(value) for name, value in attributes.items()}
     return {name: value for name, value in packed.items() if value is not None}, None not in packed.values()
 
 
 def _packed(value: object) -> ormsgpack.Fragment | None:
-    """A value that stands in another as it was packed; None if it has no form."""
+    """A packed value to put into another one. None if it can't be encoded."""
     try:
         return ormsgpack.Fragment(pack(value))
     except NotKept:
@@ -252,7 +252,7 @@ EXACT: Final[Mapping[type[Any], Callable[[Any], ormsgpack.Ext]]] = {
     defaultdict: _default_dict,
     _DeltaSnapshot: lambda snapshot: ormsgpack.Ext(EXT_DELTA_SNAPSHOT, pack(snapshot.value)),
 }
-"""Kinds whose subclasses are something else."""
+"""Encoders of exact types. Subclasses have other encoders."""
 BY_CLASS: Final[tuple[tuple[type[Any] | tuple[type[Any], ...], Callable[[Any], ormsgpack.Ext]], ...]] = (
     (BaseModel, _model),
     (Enum, _enum),
@@ -269,11 +269,11 @@ BY_CLASS: Final[tuple[tuple[type[Any] | tuple[type[Any], ...], Callable[[Any], o
     (int, lambda value: _single(value, int(value))),
     (float, lambda value: _single(value, float(value))),
 )
-"""The others, of which the first that fits is taken. Dataclasses have no class in common."""
+"""Encoders by base class. The first match is used. Dataclasses have no common base class."""
 
 
 def _with_native_keys(value: Any) -> Any:
-    """The value with each dictionary as a list of pairs whose keys msgpack has no form for, or would make texts of."""
+    """Replace dictionaries with other keys by lists of pairs, because msgpack can't encode or would change the keys."""
     if type(value) is list:
         return [_with_native_keys(part) for part in cast("list[Any]", value)]
     if type(value) is tuple:

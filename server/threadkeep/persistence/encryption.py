@@ -1,7 +1,7 @@
-"""Encryption: checkpoints at rest, by AES-GCM with keys that only the server's environment has.
+"""Encryption: encrypts checkpoints at rest by AES-GCM. Only the server's environment has the keys.
 
-What each row says of its type names the cipher, so that rows from before are still read. It does not name the key: a text
-is tried with each of them, and its tag says which one fits.
+The type column of each row names the cipher, so older rows can still be read. It does not name the key. Decryption tries
+each key, and the authentication tag shows which one is right.
 """
 
 import os
@@ -19,11 +19,11 @@ NONCE_BYTES: Final = 12
 
 
 class DecryptionFailed(ValueError):
-    """It was encrypted with another key, or by another cipher, or changed since."""
+    """The value was encrypted with another key or cipher, or was changed."""
 
 
 class AesGcmCipher(CipherProtocol):
-    """AES-GCM; each text is behind a random nonce of its own. The first key encrypts, all of them decrypt."""
+    """AES-GCM with a random nonce before each ciphertext. The first key encrypts, and all keys decrypt."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._ciphers = [AESGCM(key) for key in keys]
@@ -33,11 +33,11 @@ class AesGcmCipher(CipherProtocol):
         return NAME, nonce + self._ciphers[0].encrypt(nonce, plaintext, None)
 
     def decrypt(self, ciphername: str, ciphertext: bytes) -> bytes:
-        """The plaintext. DecryptionFailed if no key fits."""
+        """The plaintext. DecryptionFailed if no key is right."""
         return self.decrypt_and_locate(ciphername, ciphertext)[0]
 
     def decrypt_and_locate(self, ciphername: str, ciphertext: bytes) -> tuple[bytes, int]:
-        """The plaintext, and the position of the key that it is encrypted with. DecryptionFailed if no key fits."""
+        """The plaintext, and the position of its key. DecryptionFailed if no key is right."""
         if ciphername != NAME:
             raise DecryptionFailed(f"encrypted by {ciphername[:20]!r}, which is not read here")
         for position, cipher in enumerate(self._ciphers):
@@ -49,5 +49,5 @@ class AesGcmCipher(CipherProtocol):
 
 
 def encrypted_serializer(plain: JsonPlusSerializer, keys: Sequence[bytes]) -> JsonPlusSerializer | EncryptedSerializer:
-    """`plain`, or one that encrypts all that it writes, if there are keys."""
+    """`plain`, or a serializer that encrypts all values if there are keys."""
     return EncryptedSerializer(AesGcmCipher(keys), plain) if keys else plain

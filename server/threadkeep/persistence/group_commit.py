@@ -1,6 +1,6 @@
-"""Group commit: the checkpoint writes of all runs, and the ends of runs, gathered into one transaction after the other.
+"""Group commit: commits checkpoint writes and run results of several runs in one transaction.
 
-Each transaction is one statement on one connection, so one round trip, however many runs have something in it.
+Each transaction is one statement on one connection, so it needs one round trip for any number of runs.
 """
 
 import functools
@@ -21,9 +21,9 @@ from threadkeep.postgres.retry import retry
 from threadkeep.tables.queue import FINISH_RUNS, FinishRequest, end_columns
 
 MAX_ROWS = 2000
-"""Rows of one transaction, so that a large fan-out does not make the others wait long."""
+"""The most rows in one transaction, so that a large fan-out does not delay other runs."""
 ROW_BYTES = 16 * 1024
-"""Of values, which count as a row: large states of several runs do not all go in one."""
+"""Bytes of values that count as one row, so that several large states do not share one transaction."""
 
 Blob: TypeAlias = tuple[str, str, str, str, str, bytes | None]
 """thread, namespace, channel, version, type, bytes"""
@@ -46,25 +46,24 @@ class Fence(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class WriteSet:
-    """What one caller wants to have written, all or nothing."""
+    """The rows of one caller, which are written together or not at all."""
 
     blobs: Sequence[Blob] = ()
     checkpoints: Sequence[CheckpointRow] = ()
     upserts: Sequence[WriteRow] = ()
-    """Writes that take the place of an earlier one: errors, interrupts, answers."""
+    """Writes that replace an earlier one: errors, interrupts, answers."""
     inserts: Sequence[WriteRow] = ()
-    """Writes of which the first stands."""
+    """Writes that never replace an earlier one."""
     run_result: FinishRequest | None = None
-    """The end of a run."""
+    """The result of a run."""
     undo: Sequence[UndoRow] = ()
-    """Keys of rows in `checkpoint_writes` whose content before this write is kept for a rollback of the run."""
+    """Keys of rows in `checkpoint_writes` whose previous content is logged for a rollback of the run."""
     fence: Fence | None = None
-    """The run that writes; the rows are refused if it is no longer this process's (`workers.is_fenced`)."""
+    """The run that writes. The rows are refused if another process owns it (`workers.is_fenced`)."""
     synchronous_commit: bool = True
-    """Not before they are on disk. Otherwise it is enough that Postgres has them: whoever commits after them with a
-    flush, as the end of a run does, flushes them too."""
+    """Flush them to disk. If false, the flush is deferred to a later commit with a flush, such as the run's result."""
     depends_on: Sequence["PendingWrite[WriteSet, Any]"] = ()
-    """What was handed in before by the same run: where that could not be written, neither can these."""
+    """Earlier writes of the same run. If one of them failed, these rows are not written."""
 
     def __len__(self) -> int:
         written = (self.blobs, self.checkpoints, self.upserts, self.inserts, self.undo)
@@ -72,41 +71,41 @@ class WriteSet:
 
     @property
     def size_bytes(self) -> int:
-        """Of the values in them."""
+        """The bytes of the values in the rows."""
         values = 0 if self.run_result is None else len(self.run_result.thread_values or b"")
         return values + sum(len(row[-1] or b"") for rows in (self.blobs, self.upserts, self.inserts) for row in rows)
 
     @property
     def weight(self) -> int:
-        """In rows: what has many bytes is as much work as many rows."""
+        """The size in rows, where many bytes count as several rows."""
         return len(self) + self.size_bytes // ROW_BYTES
 
 
 GroupCommit: TypeAlias = BatchWriter[WriteSet, bool | None]
-"""What comes of an end: True, it is written; False, the run is no longer its worker's; None, its thread is locked by
-somebody for whom the others shall not wait. Of other rows nothing comes."""
+"""The result of a write with a run result: True if it is written, False if another process owns the run, None if its
+thread is locked. In the last case the caller writes it separately, so that other runs do not wait. Other writes: None."""
 
 
 @asynccontextmanager
 async def open_group_commit(
     pool: Pool, committed: OnCommit = lambda _callers, _seconds: None
 ) -> AsyncGenerator[GroupCommit]:
-    """A group commit whose writer runs until the block ends."""
-    gathered = BatchWriter(
+    """Yield a group commit whose writer runs until the block ends."""
+    writer = BatchWriter(
         partial(_write_patiently, pool), size=lambda rows: rows.weight, most=MAX_ROWS, committed=committed
     )
-    async with gathered.run() as commits:
+    async with writer.run() as commits:
         yield commits
 
 
 async def _write_patiently(pool: Pool, batch: list[WriteSet]) -> list[bool | None]:
-    """A run's rows wait for Postgres to come back; a request's alone do not.
+    """Write a batch. If it has rows of a run, wait while Postgres is unavailable. Rows of requests do not wait.
 
-    Rows of several callers are not tried again together after a conflict: the batch writer tries each alone.
+    After a conflict, the batch writer retries the rows of each caller separately.
     """
-    for before in (before for rows in batch for before in rows.depends_on):
-        if before.error is not None:
-            raise before.error
+    for dependency in (dependency for rows in batch for dependency in rows.depends_on):
+        if dependency.error is not None:
+            raise dependency.error
 
     async def write() -> Mapping[str, bool]:
         async with pool.connection() as conn:
@@ -118,44 +117,44 @@ async def _write_patiently(pool: Pool, batch: list[WriteSet]) -> list[bool | Non
 
 
 async def write_all(conn: Conn, batch: list[WriteSet]) -> Mapping[str, bool]:
-    """Write a batch in one statement; by run, whether its end is written. The ends whose thread is locked are left out.
+    """Write a batch in one statement. Returns by run id whether its result is written, without runs on locked threads.
 
-    The same statement holds the runs that write, and fails if one of them is lost (`workers.is_fenced`). If no rows of
-    the batch are to be flushed, it is not waited for on disk (docs/decisions/0010-deferred-flush.md).
+    The statement also locks the runs that write, and fails if one of them is lost (`workers.is_fenced`). If no rows of the
+    batch need a flush, the flush is deferred (docs/decisions/0010-deferred-flush.md).
     """
-    given = {name: rows for name, rows in _merged(batch).items() if rows}
-    columns = [column for name, rows in given.items() for column in _columns(rows, INSERTS[name][1])]
+    merged = {name: rows for name, rows in _merged(batch).items() if rows}
+    columns = [column for name, rows in merged.items() for column in _columns(rows, INSERTS[name][1])]
     fences = {rows.fence for rows in batch if rows.fence}
     run_ids, worker_ids = Texts(fence.run_id for fence in fences), Texts(fence.worker_id for fence in fences)
     ends = [rows.run_result for rows in batch if rows.run_result]
     deferred = not any(rows.synchronous_commit for rows in batch)
     undo = list({row: row for rows in batch for row in rows.undo})
-    before = _columns(undo, "tttttn") if undo else []
+    undo_columns = _columns(undo, "tttttn") if undo else []
     cursor = conn.cursor(row_factory=dict_row)
     await cursor.execute(
-        _statement(tuple(given), undo=bool(undo)),
-        [*columns, run_ids, worker_ids, *before, deferred, *end_columns(ends)],
+        _statement(tuple(merged), undo=bool(undo)),
+        [*columns, run_ids, worker_ids, *undo_columns, deferred, *end_columns(ends)],
     )
     row = await cursor.fetchone()
     return row["finished"] if row else {}
 
 
 def add_writes(rows: WriteSet, early: Sequence[WriteSet]) -> None:
-    """Add to the rows of a new checkpoint the writes to it, which come in their order."""
+    """Add the early writes to the rows of their checkpoint. `early` is in the order of the writes."""
     writes: dict[tuple[object, ...], WriteRow] = {}
-    for each in early:
-        for row in each.inserts:
+    for early_rows in early:
+        for row in early_rows.inserts:
             writes.setdefault(_key(row, 6), row)
-        for row in each.upserts:
+        for row in early_rows.upserts:
             writes[_key(row, 6)] = row
-    if any(each.upserts for each in early):
+    if any(early_rows.upserts for early_rows in early):
         rows.upserts = list(writes.values())
     else:
         rows.inserts = list(writes.values())
 
 
 def _merged(batch: list[WriteSet]) -> Mapping[str, list[Any]]:
-    """Rows of one key twice are one row: Postgres changes none twice in a statement."""
+    """The rows of the batch by kind, once for each key, because a statement can't change a row twice."""
     return {
         "blobs": _first(batch, lambda rows: rows.blobs, 4),
         "checkpoints": _last(batch, lambda rows: rows.checkpoints, 3),
@@ -190,7 +189,7 @@ INSERTS: Final[Mapping[str, tuple[sql.Composable, str]]] = {
             INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
             SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint::jsonb, metadata::jsonb
               FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
-                AS given (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
+                AS new_row (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata)
             ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
             DO UPDATE SET checkpoint = EXCLUDED.checkpoint, metadata = EXCLUDED.metadata
             """
@@ -205,7 +204,7 @@ INSERTS: Final[Mapping[str, tuple[sql.Composable, str]]] = {
     ),
     "adding": (INTO_WRITES.format(sql.SQL("DO NOTHING")), "tttttnttb"),
 }
-"""By kind of rows: how they are inserted, and a letter for each column as `_columns` takes it."""
+"""By kind of rows: the insert, and a letter for each column for `_columns`."""
 UNDO: Final = sql.SQL(
     """
            (SELECT log_undo(array_agg(
@@ -225,12 +224,12 @@ LAST: Final = sql.SQL(
            {} AS finished
     """
 )
-"""The main query, which Postgres runs before the inserts in front of it: first the runs are held."""
+"""The main query. Postgres runs it before the inserts in the WITH clause, so the runs are locked first."""
 
 
 @functools.cache
 def _statement(kinds: tuple[str, ...], *, undo: bool) -> bytes:
-    """The inserts of `kinds`, the leases and the ends: an insert of nothing costs too."""
+    """The statement with only the inserts of `kinds`, because an insert without rows also takes time."""
     inserts = [sql.SQL("{} AS ({})").format(sql.Identifier(kind), INSERTS[kind][0]) for kind in kinds]
     main = LAST.format(UNDO if undo else sql.SQL(""), sql.SQL(FINISH_RUNS))
     return (sql.SQL("WITH {} {}").format(sql.SQL(", ").join(inserts), main) if inserts else main).as_bytes(None)
@@ -241,19 +240,19 @@ def _last(batch: list[WriteSet], part: Callable[[WriteSet], Sequence[Row]], key:
 
 
 def _first(batch: list[WriteSet], part: Callable[[WriteSet], Sequence[Row]], key: int) -> list[Row]:
-    found: dict[tuple[object, ...], Row] = {}
+    rows_by_key: dict[tuple[object, ...], Row] = {}
     for rows in batch:
         for row in part(rows):
-            found.setdefault(_key(row, key), row)
-    return list(found.values())
+            rows_by_key.setdefault(_key(row, key), row)
+    return list(rows_by_key.values())
 
 
 def _key(row: Sequence[Any], length: int) -> tuple[object, ...]:
-    """The primary key; of a write, the task's path stands before the index and is no part of it."""
+    """The primary key of a row. In a write, the task's path before the index is not a part of it."""
     return tuple(row[:length]) if length < 6 else (*row[:4], row[5])
 
 
 def _columns(rows: Iterable[Sequence[Any]], kinds: str) -> list[Texts | Blobs | Ints]:
-    """The rows' columns as arrays; `kinds` has a letter a column: a text, bytes, or a number."""
+    """The rows' columns as arrays. `kinds` has a letter for each column: text, bytes, or number."""
     columns = zip(*rows, strict=True)
     return [KINDS[kind](column) for kind, column in zip(kinds, columns, strict=True)]

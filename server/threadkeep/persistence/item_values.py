@@ -1,7 +1,7 @@
-"""Values of store items that are no plain JSON: kept as JSON, by which they are found and shown, and beside it as written.
+"""Item values: stores values that are not plain JSON, as JSON for searches and clients, and in an exact encoding.
 
-The second stands under a key of its own in the same column, so that a row is still the stock store's. Plain values have
-none, and cost nothing more.
+The exact encoding has a key of its own in the same column, so LangGraph's store can still read the row. Plain values do
+not need it.
 """
 
 import json as stdlib
@@ -23,20 +23,20 @@ MARK: Final = f'"{KEY}"'.encode()
 
 
 def stored(value: Mapping[str, Any], serializer: Serializer) -> dict[str, Any]:
-    """A value for its row: itself if it is plain JSON, else as JSON shows it, and beside that as written.
+    """The value for its row: unchanged if it is plain JSON, else as JSON together with its exact encoding.
 
-    NotKept if it would not come back as it was, InvalidRequest if it has the reserved key: its payload would be trusted.
+    NotKept if it can't be encoded. InvalidRequest if it has the reserved key, because that payload would be trusted.
     """
-    own = dict(value)
-    if KEY in own:
+    item_value = dict(value)
+    if KEY in item_value:
         raise InvalidRequest(f"the key {KEY!r} is reserved")
-    if is_plain(own):
-        return own
-    return {**json.loads(json.dumps(own)), KEY: b64encode(serializer.dumps_typed(own)[1]).decode()}
+    if is_plain(item_value):
+        return item_value
+    return {**json.loads(json.dumps(item_value)), KEY: b64encode(serializer.dumps_typed(item_value)[1]).decode()}
 
 
 def read(value: dict[str, Any], serializer: Serializer) -> dict[str, Any]:
-    """The value of a row, as it was put."""
+    """The original value of a row."""
     if KEY not in value:
         return value
     try:
@@ -46,20 +46,20 @@ def read(value: dict[str, Any], serializer: Serializer) -> dict[str, Any]:
 
 
 def without_written(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of a row as JSON shows it, by which an item is indexed."""
+    """The value of a row as plain JSON, which is indexed."""
     return {key: part for key, part in value.items() if key != KEY}
 
 
 def shown(raw: bytes | str) -> RawJson:
-    """The JSON of a row's value, as clients see it."""
-    found = RawJson(raw)
-    if MARK not in found.raw:
-        return found
-    return RawJson(json.dumps(without_written(cast("dict[str, Any]", found.load()))))
+    """The JSON of a row's value for clients."""
+    json_value = RawJson(raw)
+    if MARK not in json_value.raw:
+        return json_value
+    return RawJson(json.dumps(without_written(cast("dict[str, Any]", json_value.load()))))
 
 
 def is_plain(value: object) -> bool:
-    """Whether jsonb holds the value as it is: texts without NUL, numbers of 64 bits, lists, and objects with texts as keys."""
+    """Whether jsonb stores the value unchanged: strings without NUL, numbers of 64 bits, lists, objects with string keys."""
     try:
         ormsgpack.packb(value, option=TEXT_KEYS)
         encoded = orjson.dumps(value)

@@ -1,9 +1,9 @@
-"""Key rotation: values that are not encrypted with the first key of LANGGRAPH_AES_KEY are encrypted with it.
+"""Key rotation: encrypts all values with the first key of LANGGRAPH_AES_KEY.
 
-It runs beside servers. Each row is changed only if it still holds the bytes that were read, and a row that somebody else
-has locked is skipped, so a rotation waits for nobody and overwrites nothing. A second pass finds what the first one
-skipped, and what was copied from a row that it had not reached. A rotation that was cut short is started again: a row
-that has the first key is left as it is.
+It can run while servers are running. A row is changed only if it still has the bytes that were read, and locked rows are
+skipped. So a rotation never waits and never overwrites newer values. A second pass finds skipped rows, and rows that were
+copied from rows that were not rotated yet. An interrupted rotation can be started again, because it skips rows that
+already use the first key.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -26,7 +26,7 @@ TABLES: Final[Mapping[LiteralString, tuple[LiteralString, ...]]] = {
 """The tables that hold encrypted values, with their primary keys."""
 BATCH_ROWS: Final = 200
 BATCH_BYTES: Final = 8 * 1024 * 1024
-"""Of values that are in memory together, unless one is larger."""
+"""The most bytes of values in one batch, unless a single value is larger."""
 MAX_PASSES: Final = 5
 
 
@@ -35,17 +35,17 @@ class Rotation:
     """Counts of one pass, in rows."""
 
     current: int = 0
-    """Encrypted with the first key before."""
+    """Rows that already use the first key."""
     rotated: int = 0
-    """Encrypted with the first key now."""
+    """Rows that were encrypted with the first key."""
     changed: int = 0
-    """Locked, changed or deleted meanwhile: left for the next pass."""
+    """Rows that were locked, changed or deleted meanwhile. The next pass reads them again."""
     unreadable: int = 0
-    """Encrypted with none of the keys: left as they are."""
+    """Rows that no key can decrypt. They are not changed."""
 
 
 async def rotate(conn: Conn, cipher: AesGcmCipher) -> Rotation:
-    """Encrypt all values with the first key. The counts are of all passes, `current` and the last two of the last one."""
+    """Encrypt all values with the first key. `rotated` counts all passes, and the other counts only the last one."""
     rotated, counts = 0, Rotation()
     for _ in range(MAX_PASSES):
         counts = Rotation()
@@ -60,7 +60,7 @@ async def rotate(conn: Conn, cipher: AesGcmCipher) -> Rotation:
 
 
 async def _batches(conn: Conn, table: LiteralString, key: tuple[LiteralString, ...]) -> AsyncGenerator[list[DictRow]]:
-    """The rows with a value, in the order of the primary key."""
+    """Yield batches of rows with a value, in the order of the primary key."""
     columns = sql.SQL(", ").join(map(sql.Identifier, key))
     select = sql.SQL(
         """
@@ -70,7 +70,7 @@ async def _batches(conn: Conn, table: LiteralString, key: tuple[LiteralString, .
                        AS bytes_before
                   FROM (SELECT {columns}, type, blob
                           FROM {table}
-                         WHERE type IS NOT NULL AND type <> 'empty' AND blob IS NOT NULL AND {after}
+                         WHERE type IS NOT NULL AND type <> 'empty' AND blob IS NOT NULL AND {condition}
                          ORDER BY {columns}
                          LIMIT %(rows)s) AS next) AS sized
          WHERE bytes_before < %(bytes)s
@@ -80,16 +80,16 @@ async def _batches(conn: Conn, table: LiteralString, key: tuple[LiteralString, .
     start = sql.SQL("({columns}) > ({values})").format(
         columns=columns, values=sql.SQL(", ").join(map(sql.Placeholder, key))
     )
-    after, last = sql.SQL("TRUE"), dict[str, Any]()
+    condition, last_key = sql.SQL("TRUE"), dict[str, Any]()
     while True:
-        query = select.format(columns=columns, table=sql.Identifier(table), after=after)
+        query = select.format(columns=columns, table=sql.Identifier(table), condition=condition)
         async with conn.cursor(row_factory=dict_row, binary=True) as cursor:
-            await cursor.execute(query, {**last, "rows": BATCH_ROWS, "bytes": BATCH_BYTES})
+            await cursor.execute(query, {**last_key, "rows": BATCH_ROWS, "bytes": BATCH_BYTES})
             batch = await cursor.fetchall()
         if not batch:
             return
         yield batch
-        after, last = start, {name: batch[-1][name] for name in key}
+        condition, last_key = start, {name: batch[-1][name] for name in key}
 
 
 async def _rotate_batch(

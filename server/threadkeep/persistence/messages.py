@@ -1,7 +1,7 @@
-"""Messages: LangChain's four kinds out of what a checkpoint holds of them, without pydantic's general way.
+"""Messages: decodes LangChain's four message types without pydantic's validation.
 
-A long thread is mostly messages, and each turn reads all of them. What they become here, they become through pydantic too:
-whatever might not is left to it. Each look costs some hundred times a turn, so that there are few.
+A long thread is mostly messages, and each run reads all of them. The result is the same as pydantic's. If it might not
+be, pydantic decodes the message. The checks run some hundred times for each run, so there are few.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,9 +14,9 @@ from threadkeep.base import json
 KINDS: Final[Mapping[type[object], tuple[str, str]]] = {
     kind: (kind.__module__, kind.__name__) for kind in json.MESSAGES
 }
-"""Each kind, by exact class, and how a checkpoint names it."""
+"""The module and name in checkpoints by exact class."""
 BY_NAME: Final = {kind.__name__: (kind, kind.__module__, set(kind.model_fields)) for kind in json.MESSAGES}
-"""The kind, its module and its fields."""
+"""The class, its module and its fields by name."""
 TOOL_CALL: Final = frozenset({"name", "args", "id", "type"})
 USAGE: Final = frozenset(
     {"input_tokens", "output_tokens", "total_tokens", "input_token_details", "output_token_details"}
@@ -25,8 +25,10 @@ TEXT_OR_NONE: Final = (str, type(None))
 
 
 def decode_message(written: Any) -> BaseMessage | None:
-    """The message that was written as `[module, class, fields, how]`; None of anything else, and where its own constructor
-    might make something else of it."""
+    """Decode a message from `[module, class, fields, method]`.
+
+    None if it is something else, or if its own constructor might return another value.
+    """
     try:
         module, name, fields, _ = written
         kind, its_module, names = BY_NAME[name]
@@ -43,19 +45,19 @@ def decode_message(written: Any) -> BaseMessage | None:
 
 
 _set: Final[Callable[[object, str, object], None]] = object.__setattr__
-"""As pydantic's own `model_construct`: a model refuses to be set up in any other way."""
+"""Sets attributes as pydantic's `model_construct` does, because models refuse assignment."""
 
 
 def _is_settled(kind: type[BaseMessage], fields: Mapping[str, Any]) -> bool:
-    """Whether no validator of the class has anything to do."""
-    more = fields["additional_kwargs"]
+    """Whether no validator of the class would change the fields."""
+    additional = fields["additional_kwargs"]
     if not (
         type(fields["content"]) is str
-        and type(more) is dict
+        and type(additional) is dict
         and type(fields["response_metadata"]) is dict
         and type(fields["id"]) in TEXT_OR_NONE
         and type(fields["name"]) in TEXT_OR_NONE
-    ) or (more and cast("dict[str, object]", more).get("tool_calls")):
+    ) or (additional and cast("dict[str, object]", additional).get("tool_calls")):
         return False
     if kind is AIMessage:
         return _is_settled_answer(fields)
@@ -72,5 +74,5 @@ def _is_settled_answer(fields: Mapping[str, Any]) -> bool:
 def _is_settled_call(call: object) -> bool:
     if type(call) is not dict:
         return False
-    said = cast("dict[str, object]", call)
-    return said.keys() == TOOL_CALL and said["type"] == "tool_call" and type(said["args"]) is dict
+    fields = cast("dict[str, object]", call)
+    return fields.keys() == TOOL_CALL and fields["type"] == "tool_call" and type(fields["args"]) is dict

@@ -1,7 +1,7 @@
-"""Types of the project: classes that checkpoints may hold without being listed, because the project's own files define them.
+"""Project types: classes that checkpoints may contain without being listed, because the project's files define them.
 
-A checkpoint names a type by its module and name. A writer to the database can name anything. So a name is looked up only
-in files of the project, and only a class that holds values is taken, never a function or an import.
+A checkpoint names a type by module and name. Anybody with write access to the database can name anything. So a name is
+looked up only in files of the project. Only classes that hold values are allowed, but no functions or imports.
 """
 
 import ast
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from pydantic import BaseModel
-from pydantic.networks import _BaseUrl  # pyright: ignore[reportPrivateUsage] - what all kinds of URLs are
+from pydantic.networks import _BaseUrl  # pyright: ignore[reportPrivateUsage] - the base class of all URLs
 from pydantic.v1 import BaseModel as BaseModelV1
 
 from threadkeep.project import Project, split_target
@@ -27,16 +27,16 @@ from threadkeep.project import Project, split_target
 log = logging.getLogger(__name__)
 
 INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
-"""Folders of code from elsewhere, wherever they are."""
+"""Names of folders with installed code."""
 STANDARD_LIBRARY: Final = Path(sysconfig.get_path("stdlib"))
-"""An environment may stand in the project's folder."""
+"""Excluded too, because a virtual environment may be in the project's folder."""
 PLAIN: Final[tuple[Any, ...]] = (str, bytes, bytearray, int, float, list, tuple, dict, set, frozenset, deque)
-"""Classes that hold nothing but their value; of these, a project's own subclass is a type of the project."""
+"""Classes that hold only their value. A project's subclass of one is a project type."""
 OURS: Final = "threadkeep"
 
 
 def is_value_class(kind: type[Any]) -> bool:
-    """Whether objects of the class are made of their fields or of a plain value."""
+    """Whether objects of the class are created from their fields or from a plain value."""
     return (
         issubclass(kind, (BaseModel, BaseModelV1, _BaseUrl, Enum, *PLAIN))
         or dataclasses.is_dataclass(kind)
@@ -45,13 +45,13 @@ def is_value_class(kind: type[Any]) -> bool:
 
 
 def attrs_names(kind: type[Any]) -> list[str] | None:
-    """The names of the fields of a class that attrs made. None of any other class. attrs itself need not be installed."""
+    """The field names of an attrs class. None for other classes. attrs itself need not be installed."""
     fields: Any = kind.__dict__.get("__attrs_attrs__")
     return None if fields is None else [field.name for field in fields]
 
 
 class ProjectTypes:
-    """The classes that the files of some folders define, and those of the packages that graphs are named in."""
+    """The classes that are defined in the project's folders or in the packages of its graphs."""
 
     def __init__(self, folders: Iterable[Path] = (), packages: Iterable[str] = ()) -> None:
         self._folders = frozenset(path for folder in folders for path in (folder.absolute(), folder.resolve()))
@@ -60,7 +60,7 @@ class ProjectTypes:
 
     @classmethod
     def of(cls, project: Project) -> "ProjectTypes":
-        """Those of a project: its folder, its dependencies that are folders, and where its graphs are."""
+        """The types of a project: of its folder, its dependencies that are folders, and the modules of its graphs."""
         if project.builtin:
             return cls()
         places = [split_target(graph.path)[0] for graph in project.graphs.values()]
@@ -74,7 +74,7 @@ class ProjectTypes:
         return cls(folders, {place.partition(".")[0] for place in places if not place.endswith(".py")})
 
     def find(self, module: str, name: str) -> type[Any] | None:
-        """The class of that name; None if the project defines none such."""
+        """The class with this name. None if the project does not define it."""
         key = (module, name)
         if key not in self._known:
             if len(self._known) > 10_000:  # names come from rows, which may hold anything
@@ -106,7 +106,7 @@ class ProjectTypes:
         return any(path.is_relative_to(folder) for folder in self._folders)
 
     def _imported(self, module: str, name: str) -> Any:
-        """The module of a class that a graph imports only when it needs it. A file is run only if it defines the class."""
+        """Import the module of a class that a graph imports lazily. A file is executed only if it defines the class."""
         if not all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
             return None
         try:
@@ -122,7 +122,7 @@ class ProjectTypes:
             return None
 
     def _has_own_package(self, module: str) -> bool:
-        """Whether the outermost package is the project's. To look up a module, Python imports the packages around it."""
+        """Whether the outermost package is the project's. Python imports it to look up a module inside it."""
         spec = importlib.util.find_spec(module.partition(".")[0])
         if spec is None:
             return False

@@ -1,6 +1,6 @@
-"""The serializer of checkpoints: LangGraph's own form, for more kinds of values, and quicker where a state is messages.
+"""Serializer: LangGraph's format for checkpoints, with more types, and faster for messages.
 
-The stock serializer reads what this one wrote, and the other way round.
+LangGraph's serializer can read its output, and it can read LangGraph's.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from threadkeep.persistence.project_types import NO_TYPES, ProjectTypes
 
 
 class Serializer(JsonPlusSerializer):
-    """Types of the project need not be listed; others beside LangGraph's own must be."""
+    """Decodes LangGraph's own types and types of the project. Other types must be listed."""
 
     def __init__(self, *, types: ProjectTypes = NO_TYPES, **options: Any) -> None:
         super().__init__(**options)
@@ -22,22 +22,22 @@ class Serializer(JsonPlusSerializer):
         self.allow()
 
     def with_msgpack_allowlist(self, extra_allowlist: Iterable[tuple[str, ...] | type]) -> "Serializer":
-        """This serializer, with further types."""
+        """Return this serializer with further types."""
         widened = cast("Serializer", super().with_msgpack_allowlist(extra_allowlist))
         widened.allow()
         return widened
 
     def allow(self) -> None:
-        """Read the types that are listed by now."""
+        """Use the current list of types."""
         self._decoder = Decoder(self._allowed_msgpack_modules, self._types)
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        """Type and bytes. NotKept if the value has no form."""
+        """Encode a value. Returns type and bytes. NotKept if it can't be encoded."""
         if obj is None or type(obj) in {bytes, bytearray}:
             return super().dumps_typed(obj)
         return "msgpack", pack(obj)
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
-        """What was written; a type that is not allowed as its plain value."""
+        """Decode a value. A value of a type that is not allowed becomes its plain payload."""
         kind, written = data
         return self._decoder.unpack(written) if kind == "msgpack" else super().loads_typed(data)

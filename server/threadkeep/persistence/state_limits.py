@@ -1,4 +1,4 @@
-"""Caps: how large one value of a graph's state may be, and which are large enough to be serialised in a thread."""
+"""State limits: the largest value of a channel, and the size from which values are serialised in a thread."""
 
 from typing import TYPE_CHECKING, cast
 
@@ -6,19 +6,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence, Sized
 
 THREAD_OFFLOAD_BYTES = 1024 * 1024
-"""Above it a value is serialised in a thread: below, the hop costs more than the work."""
+"""A larger value is serialised in a thread. For smaller ones the thread costs more than the work."""
 THREAD_OFFLOAD_ITEMS = 20_000
-"""Elements that may well be above `LARGE_BYTES`."""
+"""A number of elements that is probably above `THREAD_OFFLOAD_BYTES`."""
 SAMPLE_SIZE = 8
-"""Elements of a collection whose own size is looked at: the newest, for that is where state grows."""
+"""The number of elements of a collection that are checked: the newest, because state grows at its end."""
 
 
 class StateTooLarge(ValueError):
-    """A value of the graph's state is above the cap: nothing of the step was saved."""
+    """A value of the graph's state is above the limit. Nothing of the step was saved."""
 
 
 def seems_large(value: object) -> bool:
-    """Whether a value is large, by its length and that of its last elements: a guess that costs next to nothing."""
+    """Estimate quickly whether a value is large, by its length and the lengths of its last elements."""
     if isinstance(value, (str, bytes, bytearray)):
         return len(value) > THREAD_OFFLOAD_BYTES
     if not isinstance(value, (dict, list, tuple, set, frozenset)):
@@ -26,9 +26,9 @@ def seems_large(value: object) -> bool:
     if len(cast("Sized", value)) > THREAD_OFFLOAD_ITEMS:
         return True
     if isinstance(value, (list, tuple)):
-        return any(_is_long(each) for each in cast("Sequence[object]", value)[-SAMPLE_SIZE:])
+        return any(_is_long(element) for element in cast("Sequence[object]", value)[-SAMPLE_SIZE:])
     if isinstance(value, dict) and len(cast("Sized", value)) <= SAMPLE_SIZE:
-        return any(_is_long(each) for each in cast("dict[object, object]", value).values())
+        return any(_is_long(element) for element in cast("dict[object, object]", value).values())
     return False
 
 
@@ -39,6 +39,6 @@ def _is_long(value: object) -> bool:
 
 
 def check_channel_size(channel: str, size: int, cap: int) -> None:
-    """StateTooLarge where a channel is above the cap."""
+    """StateTooLarge if the value of a channel is above the limit."""
     if size > cap:
         raise StateTooLarge(f"the channel {channel[:100]!r} holds {size:,} bytes; at most {cap:,} are kept")

@@ -1,10 +1,9 @@
-"""Store: the items that graphs and clients keep beside threads: the stock store on the pool of running graphs.
+"""Store: the items that graphs and clients use across threads. It is LangGraph's store on the pool of running graphs.
 
-Tables and rows are the stock store's. It differs in what happens when many ask at once: operations that come together
-are one round trip, as there, but one that fails fails alone, and an embedding, which may take seconds, holds up nobody
-else and no connection. A scoped store is a caller's part of it: all its namespaces begin with a label of the caller's own,
-which the caller never sees. Items are counted by the principal who put them first (`functions/store_items.sql`), and a
-principal may have a limited number of them.
+Tables and rows are those of LangGraph's store. It differs for concurrent operations. They also share one round trip, but
+an operation that fails does not fail the others. An embedding, which may take seconds, blocks no other operation and no
+connection. A scoped store is the part of one tenant: its namespaces begin with a store prefix, which the caller never
+sees. Items count for the principal that first put them (`functions/store_items.sql`), and each principal has a limit.
 """
 
 import copy
@@ -52,40 +51,40 @@ COMPARISONS: Mapping[str, str] = {
     "$lt": "(jsonb_typeof(value->%s) = jsonb_typeof(%s::jsonb) AND value->%s < %s::jsonb)",
     "$lte": "(jsonb_typeof(value->%s) = jsonb_typeof(%s::jsonb) AND value->%s <= %s::jsonb)",
 }
-"""The stock store compares as text, where 9 is above 10."""
+"""Comparisons of JSON values. LangGraph's store compares text, and there 9 is above 10."""
 OPERATORS = frozenset({"$eq", "$ne", *COMPARISONS})
 
 ITEM_BYTES: Final = 16 * 1024 * 1024
-"""The largest value of an item, unless the operator says otherwise."""
+"""The default limit for the value of an item."""
 FULL_RETRY_S: Final = 60
-"""Only a deletion makes room for a further item."""
+"""Long, because only a deletion makes room for another item."""
 SWEEP_BATCH: Final = 1000
 """Expired items that are deleted in one transaction."""
 
 AnyOp = TypeVar("AnyOp", bound=Op)
 Statement: TypeAlias = tuple[Any, Sequence[Any]]
-"""A query and its parameters, as the stock store makes them."""
+"""A query and its parameters from LangGraph's store."""
 Indexed = tuple[int, Any]
-"""An operation, behind its place among those of a call."""
+"""The position of an operation in a call, and the operation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLimits:
-    """The most that is kept."""
+    """The limits of the store."""
 
     item_bytes: int = ITEM_BYTES
-    """Of the value of an item."""
+    """The most bytes in the value of an item."""
     items_per_principal: int = 0
-    """0: any number."""
+    """The most items of a principal. 0: unlimited."""
 
 
 @dataclass(slots=True, eq=False)
 class _PendingOperation:
-    """An operation that waits for a round trip, and then what came of it."""
+    """An operation that waits for a round trip, and later its result."""
 
     op: Op
     store: "Store"
-    """By which it is done: all of one tenant and principal go together."""
+    """The store that executes it. Operations of one tenant and principal share a round trip."""
     done: bool = False
     result: Result = None
     error: Exception | None = None
@@ -93,16 +92,16 @@ class _PendingOperation:
 
 @dataclass(slots=True, eq=False)
 class _Gathering:
-    """What waits for the next round trip of a store and of its scoped copies."""
+    """The operations that wait for the next round trip of a store and of its scoped copies."""
 
     waiting: list[_PendingOperation] = field(default_factory=list[_PendingOperation])
     turn: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 class Store(AsyncPostgresStore):
-    """The store of every graph and of the API, or a tenant's part of it (`scoped`)."""
+    """The store of all graphs and of the API, or a tenant's part of it (`scoped`)."""
 
-    # The stock methods of the same names put each operation into the queue of one task.
+    # LangGraph's methods of these names put each operation into the queue of one task.
     aget = BaseStore.aget
     asearch = BaseStore.asearch
     aput = BaseStore.aput
@@ -121,33 +120,33 @@ class Store(AsyncPostgresStore):
         super().__init__(cast("Any", pool), index=index, ttl=ttl)
         self._pool = pool
         self._serializer = serializer or Serializer()
-        """Of values that are no plain JSON."""
+        """The serializer of values that are not plain JSON."""
         self._limits = limits or StoreLimits()
         self._gathering = _Gathering()
         self.space: str | None = None
         self.filters = UNRESTRICTED
         self.principal: str | None = None
-        """The identity for which items are counted; None: they are not."""
+        """The identity that items count for. None: they are not counted."""
 
     def scoped(self, space: str | None, filters: Filters = UNRESTRICTED, *, principal: str | None = None) -> "Store":
-        """This store below the label `space`, or all of it if that is None, with row-level security of `filters`.
+        """Return the part of this store below the store prefix `space`, with row-level security of `filters`.
 
-        What is put counts as the items of `principal`. TooManyRequests if it has too many.
+        None is the whole store. New items count for `principal`. Puts raise TooManyRequests if it has too many.
         """
         scoped = copy.copy(self)
         scoped.space, scoped.filters, scoped.principal = space, filters, principal
         return scoped
 
     def _ensure_task(self) -> None:
-        """Start no task: whoever waits first does the work of all who wait."""
+        """Start no task, because the first waiting operation executes all of them."""
 
     @property
     def restriction(self) -> Restriction | None:
-        """What row-level security shows of the table."""
+        """The rows that row-level security shows."""
         return self.filters.restriction
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """Several operations are one round trip and one transaction; one alone may go with those of others."""
+        """Execute several operations in one transaction. A single operation may share a round trip with other callers."""
         space = self.space
         every = list(ops) if space is None else [_labelled(space, op) for op in ops]
         for result in (results := await retry_in_run(lambda: self._abatch(every))):
@@ -161,7 +160,7 @@ class Store(AsyncPostgresStore):
                 item.value = item_values.read(item.value, self._serializer)
 
     async def sweep_ttl(self) -> int:
-        """Delete the items that have expired, and return their number. The stock one deletes all at once."""
+        """Delete the expired items in batches, and return their number. LangGraph's store deletes all at once."""
         swept = 0
         while deleted := await self._delete_expired():
             swept += deleted
@@ -181,57 +180,57 @@ class Store(AsyncPostgresStore):
         return await super().abatch(every)
 
     def _is_quick(self, op: Op) -> bool:
-        """Touches one row by its key, and asks no embedding."""
+        """Whether an operation uses one row by its key, and needs no embedding."""
         if isinstance(op, PutOp):
             return self.index_config is None or op.index is False or op.value is None
         return isinstance(op, GetOp)
 
     async def _gathered(self, op: Op) -> Result:
-        mine, gathering = _PendingOperation(op, self), self._gathering
-        gathering.waiting.append(mine)
+        pending, gathering = _PendingOperation(op, self), self._gathering
+        gathering.waiting.append(pending)
         try:
             async with gathering.turn:
-                if not mine.done:  # nobody took it along
+                if not pending.done:  # no other caller has executed it
                     await _run_waiting(gathering)
         finally:
-            if mine in gathering.waiting:
-                gathering.waiting.remove(mine)
-        if mine.error is not None:
-            raise mine.error
-        return mine.result
+            if pending in gathering.waiting:
+                gathering.waiting.remove(pending)
+        if pending.error is not None:
+            raise pending.error
+        return pending.result
 
     async def run(self, batch: Sequence[_PendingOperation]) -> None:
-        """Do a batch in one round trip, and give each operation its result or its error."""
+        """Execute a batch in one round trip, and set the result or error of each operation."""
         results: list[Result] = [None] * len(batch)
         try:
-            results = await super().abatch([each.op for each in batch])
-        except Exception as error:  # noqa: BLE001 - it goes to the one whose operation it is
+            results = await super().abatch([pending.op for pending in batch])
+        except Exception as error:  # noqa: BLE001 - the caller of the operation gets it
             if len(batch) > 1 and not _is_away(error):
-                for each in batch:
-                    await self.run([each])
+                for pending in batch:
+                    await self.run([pending])
                 return
-            for each in batch:
-                each.error = error
-        for each, result in zip(batch, results, strict=True):
-            each.result, each.done = result, True
+            for pending in batch:
+                pending.error = error
+        for pending, result in zip(batch, results, strict=True):
+            pending.result, pending.done = result, True
 
     def labelled(self, op: AnyOp) -> AnyOp:
-        """The operation as it is on the table, below the label of the space."""
+        """The operation with the store prefix in its namespace."""
         return op if self.space is None else cast("AnyOp", _labelled(self.space, op))
 
     def get_statement(self, op: GetOp) -> Statement:
-        """The statement of a labelled operation, for one who reads its rows in another form."""
+        """The statement of a labelled operation, for callers that decode its rows differently."""
         prepare = cast("Any", self._get_batch_GET_ops_queries)
         [(query, params, _, _)] = prepare([(0, op)])
         return query, params
 
     async def search_statement(self, op: SearchOp) -> Statement:
-        """Likewise; its question is embedded."""
+        """The statement of a labelled search. It computes the embedding of its query."""
         [(_, query, params)] = await self._searches([(0, op)])
         return query, params
 
     def connection(self) -> AbstractAsyncContextManager[Conn]:
-        """A connection that sees what the store shows."""
+        """A connection with the row-level security of the store."""
         return self._pool.connection(self.filters)
 
     @asynccontextmanager
@@ -249,7 +248,7 @@ class Store(AsyncPostgresStore):
     async def _execute_batch(
         self, grouped_ops: dict[type, list[Indexed]], results: list[Result], conn: object = None
     ) -> None:
-        """The stock one asks for embeddings while it holds a connection."""
+        """Execute a batch. Unlike LangGraph's store, it holds no connection while it computes embeddings."""
         del conn
         writes = await self._writes(grouped_ops.get(PutOp, []))
         searches = await self._searches(grouped_ops.get(SearchOp, []))
@@ -266,7 +265,7 @@ class Store(AsyncPostgresStore):
                     await cursor.execute(query, params)
 
     async def _count_for(self, principal: str, cursor: AsyncCursor[DictRow]) -> None:
-        """Count the items that the rest of the transaction puts as the principal's."""
+        """Count the items that the rest of the transaction puts for the principal."""
         await cursor.execute(
             "SELECT change_store_items(of_principal => %(principal)s, max_items => %(max_items)s)",
             {"principal": principal, "max_items": self._limits.items_per_principal or None},
@@ -274,7 +273,7 @@ class Store(AsyncPostgresStore):
 
     @contextmanager
     def _refusal(self) -> Generator[None]:
-        """TooManyRequests if Postgres refuses an item because its principal has too many."""
+        """Turn the error of Postgres for too many items of a principal into TooManyRequests."""
         try:
             yield
         except psycopg.Error as error:
@@ -284,26 +283,26 @@ class Store(AsyncPostgresStore):
             raise TooManyRequests(detail, retry_after_s=FULL_RETRY_S) from None
 
     async def _writes(self, puts: Sequence[Indexed]) -> list[tuple[Any, Any]]:
-        """The statements that put and delete, rows always in the same order: two batches never wait for each other."""
+        """The statements that put and delete rows, always in the same order, so that batches do not deadlock."""
         if not puts:
             return []
         ordered = [(place, self._as_stored(op)) for place, op in sorted(puts, key=_row_of)]
-        # The stock method does not say of what its parameters are a sequence.
+        # LangGraph's method has an incomplete type.
         prepare = cast("Any", self._prepare_batch_PUT_queries)
         prepared, embedding = prepare(ordered)
         if embedding is not None:
             _, embedding = prepare([(place, _as_indexed(op)) for place, op in ordered])
         limit = self._limits.item_bytes
         statements: list[tuple[Any, Any]] = [
-            (query, [_param(each, limit) for each in params]) for query, params in prepared
+            (query, [_param(param, limit) for param in params]) for query, params in prepared
         ]
         if self.index_config is not None:
             statements.append(_drop_vectors(ordered))
         if embedding is not None:
             query, texts = embedding
-            vectors = await self._embed([each[-1] for each in texts])
+            vectors = await self._embed([text_params[-1] for text_params in texts])
             rows = zip(texts, vectors, strict=True)
-            statements.append((query, [each for text, vector in rows for each in (*text[:-1], vector)]))
+            statements.append((query, [param for text_params, vector in rows for param in (*text_params[:-1], vector)]))
         return statements
 
     def _as_stored(self, op: PutOp) -> PutOp:
@@ -315,19 +314,19 @@ class Store(AsyncPostgresStore):
             raise NotKept(f"the item {op.key[:100]!r}: {refusal}") from None
 
     async def _searches(self, searches: Sequence[Indexed]) -> list[tuple[int, Any, Any]]:
-        """Each search with its place among the operations; the stock one finds nothing behind the first page."""
+        """The statement of each search with its position. LangGraph's store finds nothing after the first page."""
         statements, questions = self._prepare_batch_search_queries([(place, _as_shown(op)) for place, op in searches])
         for place, question in questions:
             op: SearchOp = searches[place][1]
             params: list[Any] = statements[place][1]
             params[-3] = params[-3] * (1 + math.ceil(op.offset / op.limit))
             [vector] = await self._embed([question])
-            params[:] = [vector if each is PLACEHOLDER else each for each in params]
+            params[:] = [vector if param is PLACEHOLDER else param for param in params]
         return [(index, *statement) for (index, _), statement in zip(searches, statements, strict=True)]
 
     async def _embed(self, texts: list[str]) -> list[list[float]]:
         embeddings, dims = cast("Any", self.embeddings), cast("Any", self.index_config)["dims"]
-        vectors = [[float(each) for each in vector] for vector in await embeddings.aembed_documents(texts)]
+        vectors = [[float(number) for number in vector] for vector in await embeddings.aembed_documents(texts)]
         lengths = {len(vector) for vector in vectors}
         if len(vectors) != len(texts) or lengths - {dims}:
             raise RuntimeError(
@@ -337,34 +336,34 @@ class Store(AsyncPostgresStore):
         return vectors
 
     def _get_filter_condition(self, key: str, op: str, value: Any) -> tuple[str, list[Any]]:
-        """A condition on one key of a value. Numbers compare as numbers, and only with numbers."""
-        wanted = json.dumps(value).decode()
+        """The SQL condition on one key of a value. Numbers compare as numbers, and only with numbers."""
+        operand = json.dumps(value).decode()
         if op == "$eq":
-            return "value->%s = %s::jsonb", [key, wanted]
+            return "value->%s = %s::jsonb", [key, operand]
         if op == "$ne":
-            return "value->%s IS DISTINCT FROM %s::jsonb", [key, wanted]
+            return "value->%s IS DISTINCT FROM %s::jsonb", [key, operand]
         if op in COMPARISONS:
-            return COMPARISONS[op], [key, wanted, key, wanted]
+            return COMPARISONS[op], [key, operand, key, operand]
         if op.startswith("$"):
             raise ValueError(f"Unsupported operator: {op}")
         return "value->%s @> %s::jsonb", [key, json.dumps({op: value}).decode()]
 
 
 async def _run_waiting(gathering: _Gathering) -> None:
-    """Do all that waits. If the caller is cancelled meanwhile, the others wait on and do it themselves."""
+    """Execute all waiting operations. After a cancellation of the caller, the remaining callers execute theirs."""
     batch, gathering.waiting = gathering.waiting, []
-    together: dict[object, list[_PendingOperation]] = {}
-    for each in batch:
-        together.setdefault((each.store.restriction, each.store.principal), []).append(each)
+    groups: dict[object, list[_PendingOperation]] = {}
+    for pending in batch:
+        groups.setdefault((pending.store.restriction, pending.store.principal), []).append(pending)
     try:
-        for operations in together.values():
+        for operations in groups.values():
             await operations[0].store.run(operations)
     finally:
-        gathering.waiting[:0] = [each for each in batch if not each.done]
+        gathering.waiting[:0] = [pending for pending in batch if not pending.done]
 
 
 def _labelled(space: str, op: Op) -> Op:
-    """The operation as it is on the table, below the label `space`."""
+    """The operation with the store prefix `space` in its namespace."""
     if isinstance(op, (GetOp, PutOp)):
         return op._replace(namespace=(space, *op.namespace))
     if isinstance(op, SearchOp):
@@ -373,7 +372,7 @@ def _labelled(space: str, op: Op) -> Op:
 
 
 def _labelled_listing(space: str, op: ListNamespacesOp) -> ListNamespacesOp:
-    """A suffix may not match the label itself: at least as many labels as the suffix has follow the label."""
+    """Add the store prefix. A suffix must not match the store prefix, so at least as many labels must follow it."""
     conditions: list[MatchCondition] = []
     for condition in op.match_conditions or ():
         if condition.match_type == "prefix":
@@ -385,18 +384,18 @@ def _labelled_listing(space: str, op: ListNamespacesOp) -> ListNamespacesOp:
 
 
 def _unlabelled(result: Result) -> Result:
-    """The result of an operation, without the label."""
+    """The result of an operation without the store prefix."""
     outcome: Any = result
     if isinstance(outcome, list):
-        every = cast("list[Any]", outcome)
-        outcome = [each[1:] if isinstance(each, tuple) else _unlabelled(each) for each in every]
+        entries = cast("list[Any]", outcome)
+        outcome = [entry[1:] if isinstance(entry, tuple) else _unlabelled(entry) for entry in entries]
     elif isinstance(outcome, Item):
         outcome.namespace = outcome.namespace[1:]
     return outcome
 
 
 def _is_away(error: Exception) -> bool:
-    """Not a word from Postgres, or no connection to it: the same for every operation."""
+    """Whether there was no answer from Postgres or no connection, so that each operation would fail."""
     return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
 
 
@@ -413,14 +412,14 @@ def _found(row: Mapping[str, Any]) -> SearchItem:
 
 
 def _param(value: object, limit: int) -> object:
-    """A parameter of a put: JSON without NUL; minutes that the table keeps as an integer, never as none at all."""
+    """Convert a parameter of a put: JSON without NUL, and minutes rounded up, because the column is an integer."""
     if isinstance(value, Jsonb):
         return Jsonb(value.obj, dumps=functools.partial(_dumps, limit=limit))
     return math.ceil(value) if isinstance(value, float) else value
 
 
 def _dumps(value: object, limit: int) -> bytes:
-    """ContentTooLarge above `limit` bytes."""
+    """Encode a value as JSON. ContentTooLarge above `limit` bytes."""
     encoded = json.dumps(value)
     if len(encoded) > limit:
         raise ContentTooLarge(f"the value of an item has {len(encoded):,} bytes; the store keeps at most {limit:,}")
@@ -428,14 +427,14 @@ def _dumps(value: object, limit: int) -> bytes:
 
 
 def _as_shown(op: SearchOp) -> SearchOp:
-    """With its filter as JSON shows values: by that they are found."""
+    """The search with its filter as plain JSON, because stored values are searched in this form."""
     if not op.filter or item_values.is_plain(op.filter):
         return op
-    shown = {key: json.loads(json.dumps(value)) for key, value in op.filter.items()}
+    json_filter = {key: json.loads(json.dumps(value)) for key, value in op.filter.items()}
     return op._replace(
-        filter={  # the stock store has orjson write what is no object, and that takes no integers above 64 bits
+        filter={  # LangGraph's store encodes other values by orjson, which refuses integers above 64 bits
             key: value if isinstance(value, dict) else orjson.Fragment(json.dumps(value))
-            for key, value in shown.items()
+            for key, value in json_filter.items()
         }
     )
 
@@ -445,13 +444,13 @@ def _as_indexed(op: PutOp) -> PutOp:
 
 
 def _row_of(put: Indexed) -> tuple[tuple[str, ...], str]:
-    """By which puts are ordered."""
+    """The sort key of a put."""
     op: PutOp = put[1]
     return op.namespace, op.key
 
 
 def _drop_vectors(puts: Sequence[Indexed]) -> tuple[Any, Any]:
-    """The stock store keeps the vectors of fields that an item had before, and finds it by them."""
+    """Delete old vectors. LangGraph's store keeps the vectors of removed fields, so searches would still find them."""
     return (
         """
         DELETE FROM store_vectors AS old
@@ -459,7 +458,7 @@ def _drop_vectors(puts: Sequence[Indexed]) -> tuple[Any, Any]:
          WHERE old.prefix = put.prefix AND old.key = put.key
         """,
         {
-            "prefixes": [".".join(each[1].namespace) for each in puts],
-            "keys": [each[1].key for each in puts],
+            "prefixes": [".".join(indexed[1].namespace) for indexed in puts],
+            "keys": [indexed[1].key for indexed in puts],
         },
     )

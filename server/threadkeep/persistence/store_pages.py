@@ -1,6 +1,6 @@
-"""Store pages: items for the API, whose values are handed through as JSON text and are bounded in bytes.
+"""Store pages: reads items for the API. Their values stay JSON text, and their bytes are bounded.
 
-The statements are the stock store's. A graph gets its items decoded, by `Store` itself.
+The statements are those of LangGraph's store. Graphs get decoded items from `Store` itself.
 """
 
 import re
@@ -28,22 +28,22 @@ class StoredItem:
     """A row of `store`."""
 
     prefix: str
-    """The namespace, its labels joined by periods."""
+    """The namespace as labels joined by periods."""
     key: str
     value: RawJson
     created_at: datetime
     updated_at: datetime
     score: float | None = None
-    """How near it is to the question of a search."""
+    """The similarity to the query of a search."""
 
     def namespace(self, space: str | None) -> list[str]:
-        """The labels, without that of the caller's space."""
+        """The labels, without the store prefix."""
         labels = self.prefix.split(".")
         return labels if space is None else labels[1:]
 
 
 async def get(store: Store, op: GetOp) -> StoredItem | None:
-    """An item, or None. With `refresh_ttl` its time begins anew."""
+    """An item, or None. `refresh_ttl` restarts its time to live."""
     labelled = store.labelled(op)
     query, params = store.get_statement(labelled)
     async with _cursor(store) as cursor:
@@ -53,11 +53,11 @@ async def get(store: Store, op: GetOp) -> StoredItem | None:
 
 
 async def search(store: Store, op: SearchOp, answer_bytes: int) -> list[SizedRow[StoredItem]]:
-    """A page of the items that match, of at most `answer_bytes`, or the first one. With `refresh_ttl` as `get`."""
-    listing, named = _with_names(*await store.search_statement(store.labelled(op)._replace(refresh_ttl=False)))
+    """A page of matching items with at most `answer_bytes` bytes, or only the first. `refresh_ttl` as in `get`."""
+    listing, params = _with_names(*await store.search_statement(store.labelled(op)._replace(refresh_ttl=False)))
     async with _cursor(store) as cursor:
         cursor.row_factory = sized(StoredItem)
-        await cursor.execute(bounded(listing, "value"), named | {"answer_bytes": answer_bytes})
+        await cursor.execute(bounded(listing, "value"), params | {"answer_bytes": answer_bytes})
         items = await cursor.fetchall()
         if op.refresh_ttl and items:
             await _refresh(cast("Conn", cursor.connection), [item.row for item in items])
@@ -66,17 +66,17 @@ async def search(store: Store, op: SearchOp, answer_bytes: int) -> list[SizedRow
 
 @asynccontextmanager
 async def _cursor(store: Store) -> AsyncGenerator[AsyncCursor[Any]]:
-    """A cursor that leaves JSON as it is."""
+    """A cursor that returns JSON as text."""
     async with store.connection() as conn, conn.cursor(row_factory=dict_row) as cursor:
         set_json_loads(item_values.shown, cursor)
         yield cursor
 
 
 def _with_names(query: str, params: Sequence[object]) -> tuple[sql.Composable, dict[str, object]]:
-    """A statement with named parameters in place of positional ones, so that it can be a part of another."""
+    """A statement with named instead of positional parameters, so that it can be part of another one."""
     numbers = count()
-    named = re.sub("%s", lambda _: f"%(given_{next(numbers)})s", query)
-    return sql.SQL(cast("LiteralString", named)), {f"given_{number}": value for number, value in enumerate(params)}
+    statement = re.sub("%s", lambda _: f"%(param_{next(numbers)})s", query)
+    return sql.SQL(cast("LiteralString", statement)), {f"param_{number}": value for number, value in enumerate(params)}
 
 
 async def _refresh(conn: Conn, items: Sequence[StoredItem]) -> None:

@@ -1,7 +1,7 @@
-"""Write-behind: what a run writes of itself and need not wait for.
+"""Write-behind: the writes of a run that its graph does not wait for.
 
-With durability `async` and `exit` a graph goes on while its checkpoints are on their way. They are handed to the group
-commit in their order, and the end of the run behind them, in the same transaction where that is still to come.
+With durability `async` and `exit` a graph continues while its checkpoints are being written. The group commit gets them
+in order, and then the run's result, in the same transaction if they are not committed yet.
 """
 
 from collections import deque
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 MAX_PENDING_WRITES: Final = 32
 MAX_PENDING_BYTES: Final = 4 * 1024 * 1024
-"""What a run may have on its way; with more it waits, so that one that outruns Postgres does not fill the memory."""
+"""The limits for unfinished writes of a run. Above them the run waits, so that it does not fill the memory."""
 
 LARGE_BYTES: Final = 16 * 1024
-"""Not held back to go together with more: Postgres has work with it, which it had better begin meanwhile."""
+"""Larger writes are sent without waiting for a fuller batch, because Postgres needs more time for them."""
 
 Place: TypeAlias = tuple[str, str]
-"""Namespace and id of a checkpoint on the run's thread."""
+"""The namespace and id of a checkpoint of the run's thread."""
 
 
 class WriteBehind:
@@ -31,39 +31,41 @@ class WriteBehind:
     def __init__(self, commits: GroupCommit, fence: Fence) -> None:
         self.fence = fence
         self._commits = commits
-        self._on_the_way: deque[PendingWrite[WriteSet, Any]] = deque()
+        self._pending: deque[PendingWrite[WriteSet, Any]] = deque()
         self._bytes = 0
         self._awaited: set[PendingWrite[WriteSet, Any]] = set()
-        """Writes that the graph waits for, or waited for until it was cancelled."""
+        """Writes that the graph waits for, or waited for before its cancellation."""
         self._inherited: set[Place] = set()
-        """Checkpoints that the run read and did not write: it resumes there."""
+        """Checkpoints of earlier runs that the run has read. It resumes from them."""
         self._known: set[Place] = set()
-        """Checkpoints that the run read or handed in. All others are not in Postgres yet, and may never be."""
+        """Checkpoints that the run has read or written. Other checkpoints are not in Postgres and may never be."""
         self._early: dict[Place, list[WriteSet]] = {}
-        """By checkpoint that is not known: the writes to it that came before it, in their order."""
+        """The writes that came before their checkpoint, in order, by checkpoint."""
         self._closed = False
 
     @property
     def failure(self) -> Exception | None:
-        """Of the first write that could not be made: those behind it are not made either."""
-        return next((handed.error for handed in self._on_the_way if handed.error is not None), None)
+        """The error of the first failed write. Later writes are not made either."""
+        return next((write.error for write in self._pending if write.error is not None), None)
 
     def note_read(self, place: Place, *, inherited: bool) -> None:
-        """Say that the run read a checkpoint. If an earlier run wrote it, it is inherited: what this run writes to it is
-        noted in the undo log."""
+        """Record that the run has read a checkpoint.
+
+        `inherited` means that an earlier run wrote it. Writes to it are then recorded in the undo log.
+        """
         self._known.add(place)
         if inherited:
             self._inherited.add(place)
 
     def is_inherited(self, place: Place) -> bool:
-        """Whether the checkpoint is an earlier run's."""
+        """Whether an earlier run wrote the checkpoint."""
         return place in self._inherited
 
     def hold_early(self, place: Place, rows: WriteSet) -> bool:
-        """Hold `rows`, writes to a checkpoint, if they come before it. True if they do.
+        """Hold writes that come before their checkpoint, and return True. False if the checkpoint is known.
 
-        A graph goes on while its checkpoint is serialised, so the writes of the next step may overtake it. If its process
-        is killed then, the checkpoint never comes, and nobody would ever delete these writes. Raises as `put` does.
+        A graph continues while its checkpoint is serialised, so the writes of the next step may come first. If the process
+        is killed then, the checkpoint is never written, and nothing would delete these writes. Raises as `submit` does.
         """
         if place in self._known:
             return False
@@ -72,13 +74,12 @@ class WriteBehind:
         return True
 
     def add_early(self, place: Place, rows: WriteSet) -> None:
-        """Add to `rows`, those of a checkpoint, the writes that came before it."""
+        """Add the writes that came before their checkpoint to the checkpoint's rows."""
         self._known.add(place)
         group_commit.add_writes(rows, self._early.pop(place, ()))
 
     def _admit(self, rows: WriteSet) -> None:
-        """Let `rows` be written under the run's lease. Raises what became of an earlier write, and RuntimeError of a run
-        that has ended."""
+        """Set the fence of `rows`. Raises the error of an earlier write, and RuntimeError if the run has ended."""
         self._forget_written()
         if (failure := self.failure) is not None:
             raise failure
@@ -87,60 +88,60 @@ class WriteBehind:
         rows.fence = self.fence
 
     async def write(self, rows: WriteSet) -> None:
-        """Write `rows`, and wait until they are committed. Raises what Postgres says of them, and as `put` does.
+        """Write `rows`, and wait until they are committed. Raises their error, or as `submit` does.
 
-        They are written even if the caller is cancelled: what was handed in after them may belong to them.
+        They are written even if the caller is cancelled, because later writes may depend on them.
         """
         self._admit(rows)
-        handed = self._commits.submit(rows)
-        self._awaited.add(handed)
+        write = self._commits.submit(rows)
+        self._awaited.add(write)
         try:
-            await handed.result()
+            await write.result()
         finally:
-            if handed.done:
-                self._awaited.discard(handed)
+            if write.done:
+                self._awaited.discard(write)
 
     async def submit(self, rows: WriteSet) -> None:
-        """Hand `rows` on, and wait only if too much is on its way.
+        """Submit `rows`, and wait only if there are too many unfinished writes.
 
-        Raises what became of an earlier write, and RuntimeError if the run has ended.
+        Raises the error of an earlier write, and RuntimeError if the run has ended.
         """
         self._admit(rows)
-        handed, size_bytes = self._commits.submit(rows), rows.size_bytes
+        write, size_bytes = self._commits.submit(rows), rows.size_bytes
         if size_bytes > LARGE_BYTES:
-            handed.expedite()
-        self._on_the_way.append(handed)
+            write.expedite()
+        self._pending.append(write)
         self._bytes += size_bytes
-        if len(self._on_the_way) > MAX_PENDING_WRITES or self._bytes > MAX_PENDING_BYTES:
+        if len(self._pending) > MAX_PENDING_WRITES or self._bytes > MAX_PENDING_BYTES:
             await self.flush()
 
     async def flush(self) -> None:
-        """Wait until all of them are written; raises what became of the first that was not."""
-        while self._on_the_way:
-            await self._on_the_way[0].result()
+        """Wait until all writes are committed. Raises the error of the first failed write."""
+        while self._pending:
+            await self._pending[0].result()
             self._forget_written()
 
     async def finish_run(self, end: FinishRequest) -> bool | None:
-        """Write the end of the run behind its other writes, or raise what became of these; see `GroupCommit`."""
+        """Write the run's result after its other writes. Raises their error. The result is described at `GroupCommit`."""
         self.close()
-        return await self._commits.write(WriteSet(run_result=end, fence=self.fence, depends_on=tuple(self._on_the_way)))
+        return await self._commits.write(WriteSet(run_result=end, fence=self.fence, depends_on=tuple(self._pending)))
 
     def close(self) -> None:
-        """From here on refuse what a graph writes that was left behind."""
+        """Refuse further writes, which an abandoned graph might still make."""
         self._closed = True
 
     async def close_and_settle(self) -> None:
-        """Refuse further writes, and wait until no earlier one is on its way any more.
+        """Refuse further writes, and wait until all earlier ones have ended.
 
-        A cancelled graph no longer waits for what it has handed in, and it may be committed after that. Raises what
-        became of the first write that was to be written behind and could not be.
+        A cancelled graph no longer waits for its writes, but they may still be committed. Raises the error of the first
+        failed write that was written behind.
         """
         self.close()
-        for handed in list(self._awaited):
-            await handed.wait()
+        for write in list(self._awaited):
+            await write.wait()
         self._awaited.clear()
         await self.flush()
 
     def _forget_written(self) -> None:
-        while self._on_the_way and self._on_the_way[0].done and self._on_the_way[0].error is None:
-            self._bytes -= self._on_the_way.popleft().item.size_bytes
+        while self._pending and self._pending[0].done and self._pending[0].error is None:
+            self._bytes -= self._pending.popleft().item.size_bytes
