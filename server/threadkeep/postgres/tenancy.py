@@ -32,6 +32,9 @@ Conn: TypeAlias = Connection
 PATIENCE_S: Final = 120.0
 """The longest wait for a connection while others get theirs: many requests at once are slow, and no outage."""
 
+LOOKS: Final = 5
+"""How often it is looked, before such a wait ends, whether anybody gets a connection."""
+
 LAST: Final = "\U0010ffff"
 """No namespace sorts after it."""
 
@@ -154,34 +157,40 @@ class TenantPool(AsyncConnectionPool[Conn]):
     row_security = False
     """The database has the policies, and lets this process switch to their role (`enable_row_security`)."""
 
-    _handed_out_at = 0.0
-    """By the event loop's clock."""
+    _handed_out = 0
+    """Connections that the pool has handed out so far."""
 
     async def getconn(self, timeout: float | None = None) -> Conn:  # noqa: ASYNC109 - the stock pool's own
         """As the stock pool's, but without `timeout` the wait in its FIFO queue is as long as `PATIENCE_S` says."""
-        conn = await (super().getconn(timeout) if timeout is not None or self._pool else self._wait_in_turn())
-        self._handed_out_at = asyncio.get_running_loop().time()
+        conn = await (self._in_turn() if timeout is None else super().getconn(timeout))
+        self._handed_out += 1
         return conn
 
-    async def _wait_in_turn(self) -> Conn:
-        """A connection for somebody who has to wait. PoolTimeout if nobody gets any for as long as `timeout` of the pool."""
+    async def _in_turn(self) -> Conn:
+        """The next connection. PoolTimeout if nobody gets one for as long as `timeout` of the pool.
+
+        It looks several times in that time: a single look, after the event loop has stood still, would find no progress.
+        """
         loop = asyncio.get_running_loop()
+        handed_out, looks = self._handed_out, 0
 
-        def check() -> None:
-            nonlocal look
-            if (due := self._handed_out_at + self.timeout) > loop.time():
-                look = loop.call_at(due, check)
-            else:
+        def look() -> None:
+            nonlocal timer, handed_out, looks
+            looks = looks + 1 if handed_out == self._handed_out else 0
+            handed_out = self._handed_out
+            if looks == LOOKS:
                 stalled.reschedule(loop.time())
+            else:
+                timer = loop.call_later(self.timeout / LOOKS, look)
 
-        look = loop.call_later(self.timeout, check)
+        timer = loop.call_later(self.timeout / LOOKS, look)
         try:
             async with asyncio.timeout(None) as stalled:
                 return await super().getconn(PATIENCE_S)
         except TimeoutError:
             raise PoolTimeout(f"no connection was given back for {self.timeout:.0f} s") from None
         finally:
-            look.cancel()
+            timer.cancel()
 
     def restriction(self, filters: Filters) -> Restriction | None:
         """What row-level security holds for `filters` on these connections; None: nothing."""
