@@ -261,7 +261,7 @@ async def _read(call: AuthorizedRequest[ResponseBody, None]) -> _ResponseRun:
     if read_from is not None:
         value: dict[str, Any] = {"thread_id": read_from, "run_id": None, "metadata": {}}
         asked.readable = await call.authorize("threads.read", value)
-        sent = await References(ThreadReader(call=call, filters=asked.readable)).replace(body.input)
+        sent = await References(call, {read_from: asked.readable}).replace(body.input)
     else:
         sent = body.input
     asked.messages = response_messages(sent, asked.thread_id)

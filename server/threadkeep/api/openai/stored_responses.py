@@ -21,7 +21,7 @@ from threadkeep.api.openai.run_answer import RunEnd, answer_pieces, run_end
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.streaming import StreamReader
 from threadkeep.base import json
-from threadkeep.postgres.tenancy import UNRESTRICTED
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
 from threadkeep.runs.event_log import LogItem
 from threadkeep.runs.service import RunHandle
 from threadkeep.tables import run_events, runs, thread_checkpoints, threads
@@ -201,7 +201,9 @@ class StoredResponse:
 class References:
     """The items that a request refers to by their ids, of the caller's threads."""
 
-    reader: ThreadReader
+    call: AuthorizedRequest[Any, Any]
+    granted: dict[UUID, Filters]
+    """What the caller may read, by the thread that was asked for. Each further thread is asked for by itself."""
 
     async def replace(self, sent: str | Sequence[object]) -> str | list[object]:
         """The input of a request with the items in the place of references. InvalidParameter if one is not found."""
@@ -223,27 +225,34 @@ class References:
         item = parse_item_id(named)
         if item is None:
             return {}
-        async with self.reader.call.state.pool.connection(self.reader.filters) as conn:
-            thread = await threads.get(conn, self.reader.filters, item.thread_id)
-            run = thread and item.run_id and await runs.get(conn, self.reader.filters, item.thread_id, item.run_id)
+        reader = await self._reader(item.thread_id)
+        thread = await reader.thread(item.thread_id)
         if thread is None:
             return {}
-        if run:
-            return _by_id(await self._output(run))
+        if item.run_id is not None and (run := await reader.run(item.thread_id, item.run_id)) is not None:
+            return _by_id(await self._output(reader, run))
         newest = _by_id(state_items(thread, messages_of(thread.values.load() if thread.values else None)))
-        return newest if named in newest else await self._look_in_history(thread, named)
+        return newest if named in newest else await self._look_in_history(reader, thread, named)
 
-    async def _output(self, run: Run) -> list[dict[str, Any]]:
+    async def _reader(self, thread_id: UUID) -> ThreadReader:
+        """What reads a thread for the caller. Forbidden."""
+        if thread_id not in self.granted:
+            value: dict[str, Any] = {"thread_id": thread_id, "run_id": None, "metadata": {}}
+            self.granted[thread_id] = await self.call.authorize("threads.read", value)
+        return ThreadReader(call=self.call, filters=self.granted[thread_id])
+
+    async def _output(self, reader: ThreadReader, run: Run) -> list[dict[str, Any]]:
         head = ResponseHead.of_run(run)
         if head is None:
             return []
-        service = self.reader.call.state.runs
-        handle = service.handle_of(self.reader.filters, run)
-        return (await StoredResponse(self.reader, handle, run, head).fields())["output"]
+        handle = self.call.state.runs.handle_of(reader.filters, run)
+        return (await StoredResponse(reader, handle, run, head).fields())["output"]
 
-    async def _look_in_history(self, thread: threads.Thread, named: str) -> Mapping[str, dict[str, Any]]:
+    async def _look_in_history(
+        self, reader: ThreadReader, thread: threads.Thread, named: str
+    ) -> Mapping[str, dict[str, Any]]:
         """The items of an older state: the message is on another branch of the thread."""
-        parts, tenant = self.reader.call.state.threads, self.reader.tenant
+        parts, tenant = self.call.state.threads, reader.tenant
         request = HistoryRequest(limit=HISTORY_STATES)
         page = await history.page(parts, tenant, thread, request, lambda state: {"values": state["values"]})
         for encoded in page.states:
