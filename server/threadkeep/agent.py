@@ -1,8 +1,8 @@
-"""The built-in agent: a model, its tools, and the loop between them, as a graph with `messages`.
+"""The built-in agent: a graph with `messages` that calls a model and its tools in a loop.
 
-Each model call and each tool call is a task of its own: a run that goes on after a crash or a question to a human
-repeats none that has finished. Each step is in the thread's state as soon as it has ended. Without a model's name the
-agent runs on the offline model, needs no key and calls no host.
+Each model call and each tool call is a separate task. A run that continues after a crash or an interrupt repeats no
+finished task. The thread's state contains each step as soon as it has ended. Without a model's name the agent uses the
+offline model, which needs no key and calls no host.
 """
 
 import ast
@@ -38,54 +38,54 @@ from langgraph.graph.message import add_messages
 from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 from langgraph.types import Send, interrupt
-from typing_extensions import TypedDict  # pydantic makes the input's schema, and wants this one before 3.12
+from typing_extensions import TypedDict  # pydantic needs this one for the input's schema before Python 3.12
 
 from threadkeep.base.problems import StartupError
 from threadkeep.offline_model import OfflineModel
 
 MAX_MODEL_CALLS = 8
-"""The most model calls for one input."""
+"""Largest number of model calls for one input."""
 
 EXPRESSION_CHARS = 200
 NUMBER_BITS = 4096
-"""The largest integer the calculator makes: some 1,200 digits, and no power takes longer than a moment."""
+"""Bits of the calculator's largest integer: about 1,200 digits. No power of this size takes long."""
 
 FACT_CHARS = 1000
 FACTS = 100
-"""The most facts one recall gives back."""
+"""Largest number of facts in the result of `recall`."""
 
 ANSWERS = ("respond", "approve", "reject")
-"""The decisions that answer a question: the text of `respond`, yes, or no with a reason."""
+"""The decisions that answer a question: `respond` with a text, `approve`, or `reject` with a reason."""
 
 
-def merge_messages(left: list[AnyMessage], right: Any) -> list[AnyMessage]:
-    """The conversation with new messages behind it, or in the place of those with the same id. ValueError."""
+def merge_messages(conversation: list[AnyMessage], update: Any) -> list[AnyMessage]:
+    """Append new messages to the conversation, or replace those with the same id. Raise ValueError for other values."""
     try:
-        return cast("list[AnyMessage]", add_messages(cast("Any", left), right))
+        return cast("list[AnyMessage]", add_messages(cast("Any", conversation), update))
     except (ValueError, TypeError, NotImplementedError):
         raise ValueError("each message has a `role` or a `type`, and `content`") from None
 
 
 class Conversation(TypedDict):
-    """Messages as LangChain knows them. As input: the new ones; as output and state: all of the thread's.
+    """Messages in LangChain's form. The input has the new messages, the output and the state all of the thread.
 
-    The input may also be dicts, or one bare string for one human message.
+    The input may also be dicts, or a string for one human message.
     """
 
     messages: Annotated[list[AnyMessage], merge_messages]
 
 
 def build(model: str | None = None, base_url: str | None = None, *, pause_s: float = 0) -> Pregel[Any, Any, Any, Any]:
-    """The agent's graph, without a checkpointer or a store, which the server binds.
+    """Return the agent's graph, without a checkpointer or a store, which the server adds.
 
-    `model` is `provider:name`. None is the offline model, which pauses for `pause_s` seconds before each word that it
-    streams. StartupError if the model can't be loaded.
+    `model` is `provider:name`. None is the offline model, which pauses for `pause_s` seconds before each streamed word.
+    Raise StartupError if the model cannot be loaded.
     """
     return graph_of(OfflineModel(pause_s=pause_s) if model is None else _language_model(model, base_url))
 
 
 def graph_of(model: BaseChatModel) -> Pregel[Any, Any, Any, Any]:
-    """The agent on this model."""
+    """Return the agent's graph with this model."""
     bound = model.bind_tools(TOOLS)
 
     async def call_model(state: Conversation, config: RunnableConfig) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def graph_of(model: BaseChatModel) -> Pregel[Any, Any, Any, Any]:
         )
         return {"messages": [*removed, await bound.ainvoke(messages, **simulated)]}
 
-    graph: Any = StateGraph(Conversation)  # its methods have parts without types
+    graph: Any = StateGraph(Conversation)  # its methods are partially untyped
     graph.add_node("model", call_model)
     graph.add_node("tools", call_tools)
     graph.add_edge(START, "model")
@@ -112,7 +112,7 @@ def graph_of(model: BaseChatModel) -> Pregel[Any, Any, Any, Any]:
 
 
 def _planned(state: Conversation) -> list[Send] | str:
-    """A task for each tool call. Several questions to the human are one task, so that they are asked together."""
+    """Return a task for each tool call. All questions to the human are one task, so that they are one interrupt."""
     reply = state["messages"][-1]
     calls = reply.tool_calls if isinstance(reply, AIMessage) else []
     questions = [call for call in calls if _is_question(call)]
@@ -123,21 +123,21 @@ def _planned(state: Conversation) -> list[Send] | str:
 
 
 def _is_question(call: ToolCall) -> bool:
-    """A well-formed call of `ask_human`. Another one is refused like any call with wrong arguments."""
+    """Whether a call is a valid call of `ask_human`. An invalid one is refused like any call with wrong arguments."""
     return call["name"] == ask_human.name and isinstance(call["args"].get("question"), str)
 
 
 def _unanswered(messages: Sequence[BaseMessage]) -> list[str]:
-    """The ids of messages whose tool calls never got all their results, and of the results that they got.
+    """Return the ids of messages with tool calls that lack results, and the ids of the results that they have.
 
-    The human sent a new message in place of an answer. A model refuses a conversation with such calls.
+    This happens if the human sends a new message instead of an answer. A model refuses a conversation with such calls.
     """
     answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
     calls = [
         (message, {call["id"] for call in message.tool_calls}) for message in messages if isinstance(message, AIMessage)
     ]
-    dropped = [(message, wanted) for message, wanted in calls if wanted - answered]
-    dropped_calls = {call_id for _, wanted in dropped for call_id in wanted}
+    dropped = [(message, call_ids) for message, call_ids in calls if call_ids - answered]
+    dropped_calls = {call_id for _, call_ids in dropped for call_id in call_ids}
     results = [
         message for message in messages if isinstance(message, ToolMessage) and message.tool_call_id in dropped_calls
     ]
@@ -145,7 +145,7 @@ def _unanswered(messages: Sequence[BaseMessage]) -> list[str]:
 
 
 def _model_calls(messages: Sequence[BaseMessage]) -> int:
-    """How often the model was called since the last message of the human."""
+    """Return the number of model calls since the last message of the human."""
     calls = 0
     for message in reversed(messages):
         if isinstance(message, HumanMessage):
@@ -155,7 +155,7 @@ def _model_calls(messages: Sequence[BaseMessage]) -> int:
 
 
 async def call_tools(calls: list[ToolCall]) -> dict[str, Any]:
-    """Run one tool, or ask several questions. A wrong call is an answer to the model, not the end of the run."""
+    """Run one tool, or ask several questions. An invalid call returns an error to the model and does not end the run."""
     if len(calls) == 1:
         return {"messages": [await _call_tool(calls[0])]}
     replies = _ask([call["args"]["question"] for call in calls])
@@ -163,11 +163,11 @@ async def call_tools(calls: list[ToolCall]) -> dict[str, Any]:
 
 
 async def _call_tool(call: ToolCall) -> ToolMessage:
-    known = TOOLS_BY_NAME.get(call["name"])
-    if known is None:
+    called_tool = TOOLS_BY_NAME.get(call["name"])
+    if called_tool is None:
         text = f"there is no tool {call['name']}; the tools are {', '.join(TOOLS_BY_NAME)}"
         return ToolMessage(text, tool_call_id=call["id"], name=call["name"], status="error", id=str(uuid4()))
-    result = await known.ainvoke(ToolCall(name=call["name"], args=call["args"], id=call["id"], type="tool_call"))
+    result = await called_tool.ainvoke(ToolCall(name=call["name"], args=call["args"], id=call["id"], type="tool_call"))
     return cast("ToolMessage", result).model_copy(update={"id": str(uuid4())})
 
 
@@ -176,13 +176,13 @@ def _result(call: ToolCall, text: str) -> ToolMessage:
 
 
 def _simulated_latency_s(config: RunnableConfig) -> float | None:
-    """`configurable.simulated_latency_s`, kept between 0 and 10; only the offline model heeds it."""
-    given = config.get("configurable", {}).get("simulated_latency_s")
-    if given is None:
+    """Return `configurable.simulated_latency_s`, limited to 0 to 10. Only the offline model uses it. Raise ValueError."""
+    latency_s = config.get("configurable", {}).get("simulated_latency_s")
+    if latency_s is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, int | float) or math.isnan(given):
+    if isinstance(latency_s, bool) or not isinstance(latency_s, int | float) or math.isnan(latency_s):
         raise ValueError("`simulated_latency_s` is a number of seconds from 0 to 10")
-    return min(10.0, max(0.0, float(given)))
+    return min(10.0, max(0.0, float(latency_s)))
 
 
 def _language_model(model: str, base_url: str | None) -> BaseChatModel:
@@ -192,7 +192,7 @@ def _language_model(model: str, base_url: str | None) -> BaseChatModel:
         return models.init_chat_model(model, **address)
     except ImportError as missing:
         raise StartupError(f'MODEL {model} needs more packages: pip install "threadkeep[models]" ({missing})') from None
-    except Exception as error:  # each provider has an error of its own for a missing key
+    except Exception as error:  # each provider raises a different error for a missing key
         reason = str(error).partition("\n")[0]
         raise StartupError(f"MODEL {model} can't be used: {reason}") from error
 
@@ -223,26 +223,26 @@ def _value(node: ast.expr) -> int | float:
             return -_value(operand)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
             return _value(operand)
-        case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            return _bounded(_power(_value(left), _value(right)))
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY:
-            return _bounded(BINARY[type(op)](_value(left), _value(right)))
+        case ast.BinOp(left=base, op=ast.Pow(), right=exponent):
+            return _bounded(_power(_value(base), _value(exponent)))
+        case ast.BinOp(left=first, op=op, right=second) if type(op) in BINARY:
+            return _bounded(BINARY[type(op)](_value(first), _value(second)))
         case _:
             raise ToolException("only numbers, brackets and + - * / // % ** are understood")
 
 
 BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: lambda left, right: left + right,
-    ast.Sub: lambda left, right: left - right,
-    ast.Mult: lambda left, right: left * right,
-    ast.Div: lambda left, right: left / right,
-    ast.FloorDiv: lambda left, right: left // right,
-    ast.Mod: lambda left, right: left % right,
+    ast.Add: lambda first, second: first + second,
+    ast.Sub: lambda first, second: first - second,
+    ast.Mult: lambda first, second: first * second,
+    ast.Div: lambda first, second: first / second,
+    ast.FloorDiv: lambda first, second: first // second,
+    ast.Mod: lambda first, second: first % second,
 }
 
 
 def _power(base: int | float, exponent: int | float) -> int | float:
-    """The power, refused by its size before it is worked out."""
+    """Return the power. Refuse a result that would be too large before it is computed."""
     if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > NUMBER_BITS:
         raise ToolException(f"the result is too large: numbers here have up to {NUMBER_BITS} bits")
     return base**exponent
@@ -263,9 +263,9 @@ def _bounded(value: object) -> int | float:
 @tool
 async def clock(zone: str = "UTC") -> str:
     """Tell the time in a time zone: an IANA name such as Europe/Berlin, or the city of one."""
-    wanted = zone.strip().replace(" ", "_").lower()
-    # The zones are files, read at first use: not in the event loop.
-    name = (await anyio.to_thread.run_sync(_zones)).get(wanted)
+    requested = zone.strip().replace(" ", "_").lower()
+    # The zones are files. They are read at first use, which would block the event loop.
+    name = (await anyio.to_thread.run_sync(_zones)).get(requested)
     if name is None:
         raise ToolException(f"there is no time zone {zone[:80]!r}; an IANA name such as Europe/Berlin is needed")
     now = datetime.now(await anyio.to_thread.run_sync(zoneinfo.ZoneInfo, name))
@@ -274,7 +274,7 @@ async def clock(zone: str = "UTC") -> str:
 
 @cache
 def _zones() -> dict[str, str]:
-    """Every zone's name, found by the whole of it or by its city, in lower case."""
+    """Return every zone by its name and by its city, both in lower case."""
     names = sorted(zoneinfo.available_timezones())
     return {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}
 
@@ -307,9 +307,9 @@ def _store() -> BaseStore:
 
 
 def _namespace() -> tuple[str, ...]:
-    """Where the user's facts are. A label of the store may hold no full stop, as an address of mail does."""
-    known = get_config().get("configurable", {})
-    user = known.get("langgraph_auth_user_id") or known.get("user_id") or "anonymous"
+    """Return the namespace of the user's facts. The user is quoted, because a label must not contain a period."""
+    configurable = get_config().get("configurable", {})
+    user = configurable.get("langgraph_auth_user_id") or configurable.get("user_id") or "anonymous"
     return ("facts", quote(str(user), safe="", errors="surrogatepass").replace(".", "%2E"))
 
 
@@ -320,12 +320,14 @@ async def ask_human(question: str) -> str:
 
 
 def _ask(questions: Sequence[str]) -> list[str]:
-    """The human's answers, in the order of the questions. ValueError if they do not fit.
+    """Interrupt the run and return the human's answers in the order of the questions. Raise ValueError if they differ.
 
-    The interrupt has the form of LangChain's HumanInTheLoopMiddleware, which chat pages know: `action_requests` and
+    The interrupt has the form of LangChain's HumanInTheLoopMiddleware, which chat pages support: `action_requests` and
     `review_configs`, answered by `decisions`. Any other value answers every question.
     """
-    requests = [{"name": ask_human.name, "args": {"question": each}, "description": each} for each in questions]
+    requests = [
+        {"name": ask_human.name, "args": {"question": question}, "description": question} for question in questions
+    ]
     config = {"action_name": ask_human.name, "allowed_decisions": [*ANSWERS]}
     reply: Any = interrupt({"action_requests": requests, "review_configs": [config]})
     if not isinstance(reply, dict) or "decisions" not in reply:
@@ -337,14 +339,14 @@ def _ask(questions: Sequence[str]) -> list[str]:
 
 
 def _answer_of(decision: Any) -> str:
-    """The answer that a decision stands for. ValueError."""
+    """Return the answer of a decision. Raise ValueError if it is not valid."""
     match decision:
         case {"type": "respond", "message": str(text)}:
             return text
         case {"type": "approve"}:
             return "yes"
-        case {"type": "reject", **more}:
-            return str(more.get("message") or "no")
+        case {"type": "reject", **fields}:
+            return str(fields.get("message") or "no")
         case _:
             raise ValueError(
                 f"a decision has a `type`, which is one of {', '.join(ANSWERS)}; `respond` has a `message`"
@@ -352,9 +354,9 @@ def _answer_of(decision: Any) -> str:
 
 
 TOOLS: Sequence[BaseTool] = (calculator, clock, remember, recall, ask_human)
-TOOLS_BY_NAME = {known.name: known for known in TOOLS}
+TOOLS_BY_NAME = {known_tool.name: known_tool for known_tool in TOOLS}
 
-for _known in TOOLS:
-    # A wrong argument or a refused one is told to the model, which may do better.
-    _known.handle_tool_error = True
-    _known.handle_validation_error = True
+for _tool in TOOLS:
+    # An error of a tool or its arguments is returned to the model, which may correct the call.
+    _tool.handle_tool_error = True
+    _tool.handle_validation_error = True

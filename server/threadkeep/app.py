@@ -1,7 +1,7 @@
-"""App: settings and graphs -> a Starlette application. Everything is joined here.
+"""The application: connects settings, graphs and all services to a Starlette application.
 
-What can't be loaded stops the start here, before anything is opened. The lifespan then opens what requests share, in the
-order in which it is needed, and closes it in the other.
+Anything that cannot be loaded stops the start here, before a resource is opened. The lifespan opens the shared resources
+in the order of their dependencies, and closes them in reverse order.
 """
 
 import asyncio
@@ -81,12 +81,12 @@ from threadkeep.threads.retention import ThreadExpiry
 log = logging.getLogger(__name__)
 
 MIN_NODE_THREADS: Final = 32
-"""A run may have several plain functions at once."""
+"""Smallest number of threads for sync nodes. A run may execute several of them at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppConfig:
-    """What is to be opened: all that was read and loaded before."""
+    """All that was read and loaded before the resources are opened."""
 
     settings: Settings
     uri: str
@@ -104,24 +104,26 @@ class AppConfig:
 
     @property
     def direct_uri(self) -> str:
-        """Past a transaction pooler, for LISTEN and the heartbeat."""
+        """The database without a transaction pooler, for LISTEN and the heartbeat."""
         return self.settings.database_direct_uri or self.uri
 
     @property
     def thread_ttl(self) -> Ttl | None:
-        """`checkpointer.ttl`: of new threads for which the client gives none."""
+        """The TTL of new threads for which the client sets none, from `checkpointer.ttl`."""
         ttl = self.project.checkpointer.ttl
         return Ttl(strategy=ttl.strategy, minutes=ttl.default_ttl) if ttl and ttl.default_ttl else None
 
     @property
     def serde(self) -> SerializerProtocol:
-        """Of checkpoints: they are encrypted if there are keys."""
+        """The serializer of checkpoints. It encrypts them if there are keys."""
         return encryption.encrypted_serializer(self.serializer, self.settings.aes_keys)
 
 
 def strict_serializer(project: Project) -> Serializer:
-    """Beside LangGraph's own, the project's and each graph's state types, only what `checkpointer.serde` names is made
-    again."""
+    """Return the serializer, which creates only allowed types when it loads a checkpoint.
+
+    These are the types of LangGraph, of the project, of each graph's state, and those in `checkpointer.serde`.
+    """
     serde = project.checkpointer.serde
     return Serializer(
         types=ProjectTypes.of(project),
@@ -139,9 +141,9 @@ def _store_limits(settings: Settings) -> StoreLimits:
 def create_app(
     settings: Settings, uri: str, graphs: Mapping[str, LoadedGraph], project: Project | None = None
 ) -> Starlette:
-    """The application that serves `graphs` on the migrated Postgres at `uri`.
+    """Return the application that serves `graphs` with the migrated Postgres at `uri`.
 
-    `project` says how: its `http`, `store`, `checkpointer` and `webhooks`. StartupError if these ask for what can't be
+    `project` configures `http`, `store`, `checkpointer` and `webhooks`. Raise StartupError if something in it cannot be
     loaded.
     """
     project = project or builtin_project()
@@ -151,9 +153,9 @@ def create_app(
     mount.check_http_config(project.http, has_authenticator=auth.auth_type != "none")
     custom = mount.load_custom_app(project)
     described = [
-        one
-        for one in mount.enabled_operations(project.http, TABLE)
-        if one.path != "/metrics" or metrics.serves_metrics(settings)
+        operation
+        for operation in mount.enabled_operations(project.http, TABLE)
+        if operation.path != "/metrics" or metrics.serves_metrics(settings)
     ]
     page = read_files(project.http)
     served = [*described, *(CONSOLE if page else ())]
@@ -176,7 +178,7 @@ def create_app(
             )
         ),
         auth=auth,
-        metrics=Metrics(graphs, [(one.method, one.path) for one in served]),
+        metrics=Metrics(graphs, [(operation.method, operation.path) for operation in served]),
         metrics_guarded=metrics.requires_authentication(settings, has_authenticator=auth.auth_type != "none"),
         tracing=opened_tracing(environment("OTEL_")),
         console=page,
@@ -185,14 +187,14 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
         async with (
-            loopback.opened(app, mount.mount_prefix(project.http)) as within,
+            loopback.opened(app, mount.mount_prefix(project.http)) as loopback_server,
             sdk_cache.opened(),
-            mount.custom_lifespan(custom, project.root) as theirs,
+            mount.custom_lifespan(custom, project.root) as custom_state,
             open_state(plan) as state,
         ):
             app.state.stopping, app.state.hurried = state.signals.stopping, state.signals.hurried
-            within.state = {**theirs, STATE: state}
-            yield within.state
+            loopback_server.state = {**custom_state, STATE: state}
+            yield loopback_server.state
 
     requests = Middleware(RequestMiddleware, metrics=plan.metrics, tracing=plan.tracing)
     page_guard = mount.page_guard(project.http, settings, served, authenticates=auth.auth_type != "none")
@@ -205,20 +207,23 @@ def create_app(
 
 
 def to_routes(served: Sequence[Operation]) -> list[BaseRoute]:
-    """What is served: operations, and the sockets on their paths."""
-    paths = {one.path for one in served}
-    sockets = [WebSocketRoute(one.path, one.__call__) for one in SOCKETS if one.path in paths]
-    return [*(Route(one.route_path or one.path, one, methods=[one.method]) for one in served), *sockets]
+    """Return the routes of the operations, and of the sockets on their paths."""
+    paths = {operation.path for operation in served}
+    sockets = [WebSocketRoute(socket.path, socket.__call__) for socket in SOCKETS if socket.path in paths]
+    routes = [
+        Route(operation.route_path or operation.path, operation, methods=[operation.method]) for operation in served
+    ]
+    return [*routes, *sockets]
 
 
 @asynccontextmanager
 async def open_state(plan: AppConfig) -> AsyncGenerator[AppState]:
-    """All that requests and background duties share, open until the block ends."""
+    """Open all resources that requests and background duties share, for the length of the block."""
     async with opened(plan) as parts:
         await pool.check_sessions(parts.pool)
         await pool.check_max_connections(parts.pool, plan.settings)
-        needed = parts.door is not None
-        await tenancy.enable_row_security(parts.pool, parts.runs_pool, tables=TENANT_TABLES, needed=needed)
+        authenticates = parts.authenticator is not None
+        await tenancy.enable_row_security(parts.pool, parts.runs_pool, tables=TENANT_TABLES, needed=authenticates)
         await _announce(plan, parts)
         state = _state(plan, parts)
         shutdown = _shutdown(plan, parts)
@@ -253,13 +258,13 @@ async def open_state(plan: AppConfig) -> AsyncGenerator[AppState]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenResources:
-    """What the lifespan has opened: connections, writers and the registries of this process."""
+    """The resources that the lifespan opened: connections, writers and the registries of this process."""
 
     pool: Pool
-    """Of the API and the queue."""
+    """Connections of the API and the queue."""
     runs_pool: Pool
-    """Of running graphs."""
-    door: Authenticator | None
+    """Connections of running graphs."""
+    authenticator: Authenticator | None
     wakeups: NotificationHub
     run_creator: RunCreator
     group_commit: GroupCommit
@@ -276,7 +281,7 @@ class OpenResources:
 
 @asynccontextmanager
 async def opened(plan: AppConfig) -> AsyncGenerator[OpenResources]:
-    """The parts, open until the block ends."""
+    """Open the resources for the length of the block."""
     settings, executions, lease, presence = plan.settings, Executions(), Lease(), Presence()
     _give_nodes_threads(settings.run_slots)
     pooler = await _pooler(plan)
@@ -284,9 +289,9 @@ async def opened(plan: AppConfig) -> AsyncGenerator[OpenResources]:
     async with (
         pool.open_api_pool(settings, plan.uri, pooler) as api_pool,
         pool.open_runs_pool(settings, plan.uri, pooler) as runs_pool,
-        plan.auth.open(api_pool) as door,
+        plan.auth.open(api_pool) as authenticator,
         polling() if polls else run_listener(plan.direct_uri) as wakeups,
-        run_creation.open_run_creator(api_pool, presence.is_alone) as openings,
+        run_creation.open_run_creator(api_pool, presence.is_alone) as run_creator,
         group_commit.open_group_commit(runs_pool, plan.metrics.observe_group_commit) as commits,
         recording(api_pool, executions, lease) as recorder,
         webhook_sender(api_pool, wakeups, plan.webhooks, presence.is_alone) as sender,
@@ -294,9 +299,9 @@ async def opened(plan: AppConfig) -> AsyncGenerator[OpenResources]:
         yield OpenResources(
             pool=api_pool,
             runs_pool=runs_pool,
-            door=door,
+            authenticator=authenticator,
             wakeups=wakeups,
-            run_creator=openings,
+            run_creator=run_creator,
             group_commit=commits,
             recorder=recorder,
             sender=sender,
@@ -310,7 +315,7 @@ async def opened(plan: AppConfig) -> AsyncGenerator[OpenResources]:
 
 
 async def _pooler(plan: AppConfig) -> Pooler:
-    """What stands between the server and Postgres. The log tells if it costs something."""
+    """Return the kind of pooler in front of Postgres. Log a warning if it makes the server slower."""
     direct = plan.settings.database_direct_uri is not None
     pooler = "transaction" if direct else await session.detect_pooler(plan.uri)
     if pooler == "transaction":
@@ -322,17 +327,17 @@ async def _pooler(plan: AppConfig) -> Pooler:
 
 
 def _give_nodes_threads(run_slots: int) -> None:
-    """Make the loop's default executor wide enough: LangGraph runs plain functions in it.
+    """Give the loop's default executor enough threads, because LangGraph runs sync nodes in it.
 
-    By default it has as many threads as cores and four more, which bounds graphs that merely wait. It is never shut down:
-    the loop may be another server's too, and a node that does not end must not keep the process.
+    By default it has four threads more than cores, which limits graphs that only wait. It is never shut down, because
+    the loop may belong to another server too, and a node that does not end must not keep the process alive.
     """
     threads = ThreadPoolExecutor(max(MIN_NODE_THREADS, 2 * run_slots), thread_name_prefix="node")
     asyncio.get_running_loop().set_default_executor(threads)
 
 
 def _slots(plan: AppConfig, presence: Presence) -> Slots:
-    """The slots of this process, which principals share."""
+    """Return the slots of this process, which principals share."""
     settings = plan.settings
     reserve = quarter(settings.run_slots) if settings.slot_reserve is None else settings.slot_reserve
     limiter = FairLimiter(
@@ -342,7 +347,7 @@ def _slots(plan: AppConfig, presence: Presence) -> Slots:
 
 
 def _state(plan: AppConfig, parts: OpenResources) -> AppState:
-    """What endpoints get. Binds the graphs to the checkpointer and the store."""
+    """Bind the graphs to the checkpointer and the store, and return the state for endpoints."""
     for graph in plan.graphs.values():
         graph.bind(checkpointer=parts.checkpoints, store=parts.store)
     runs = _run_service(plan, parts)
@@ -350,7 +355,7 @@ def _state(plan: AppConfig, parts: OpenResources) -> AppState:
         settings=plan.settings,
         project=plan.project,
         docs=plan.docs,
-        authenticator=parts.door,
+        authenticator=parts.authenticator,
         auth_type=plan.auth.auth_type,
         signals=parts.signals,
         pool=parts.pool,
@@ -382,7 +387,7 @@ def _state(plan: AppConfig, parts: OpenResources) -> AppState:
 
 
 def _run_service(plan: AppConfig, parts: OpenResources) -> RunService:
-    """The one way to run, with the parts that it uses."""
+    """Return the service that starts all runs."""
     settings = plan.settings
     executor = Executor(
         settings=settings,
@@ -415,7 +420,7 @@ def _run_service(plan: AppConfig, parts: OpenResources) -> RunService:
 
 
 def _duties(plan: AppConfig, parts: OpenResources, state: AppState) -> Sequence[Duty]:
-    """What goes on in the background of every process, until it stops."""
+    """Return the background duties of this process."""
     api_pool, executions, lease = parts.pool, parts.executions, parts.lease
     reaper = LeaseReaper(
         pool=api_pool, executions=executions, lease=lease, settings=plan.settings, metrics=plan.metrics
@@ -465,16 +470,16 @@ def _shutdown(plan: AppConfig, parts: OpenResources) -> Shutdown:
 
 
 async def _announce(plan: AppConfig, parts: OpenResources) -> None:
-    """Say that this process is there, and that its graphs can be run."""
+    """Register this process as a worker, and the graphs that it serves."""
     async with parts.pool.connection() as conn:
         await workers.create(conn, parts.lease.worker_id, plan.graphs, run_slots=plan.settings.run_slots)
         await assistants.ensure_system_assistants(
             conn, {name: graph.description for name, graph in plan.graphs.items()}
         )
-        others = await threads.other_projects(conn)
+        other_projects = await threads.other_projects(conn)
     log.info("project served", extra={"project": parts.pool.project_id, "graphs": sorted(plan.graphs)})
-    if others:
+    if other_projects:
         log.warning(
             "the database holds threads of other projects and none of this one: THREADKEEP_PROJECT chooses one",
-            extra={"project": parts.pool.project_id, "other_projects": others},
+            extra={"project": parts.pool.project_id, "other_projects": other_projects},
         )

@@ -1,4 +1,4 @@
-"""CLI: `threadkeep serve`, `migrate`, `keys`, `bench`, `version`."""
+"""The command line: `threadkeep serve`, `migrate`, `keys`, `bench` and `version`."""
 
 import sys
 from collections.abc import Generator, Mapping
@@ -27,10 +27,10 @@ def main() -> None:
 @click.option("--host", help="The address to listen on (HOST; 127.0.0.1).")
 @click.option("--port", type=int, help="The port to listen on (PORT; 2024).")
 def serve(config: Path | None, host: str | None, port: int | None) -> None:
-    """Serve the graphs of a langgraph.json, or, where there is none, the built-in agent."""
-    given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+    """Serve the graphs of a langgraph.json, or the built-in agent if there is none."""
+    overrides = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     with report_startup_errors():
-        prepared = _prepared(config, given)
+        prepared = _prepared(config, overrides)
 
         from threadkeep import serving
 
@@ -38,7 +38,7 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 
 
 @main.command()
-@click.option("--check", is_flag=True, help="Change nothing; exit with 1 where something is to be applied.")
+@click.option("--check", is_flag=True, help="Change nothing. Exit with 1 if migrations are pending.")
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def migrate(config: Path | None, *, check: bool) -> None:
     """Bring the database's tables up to date."""
@@ -56,21 +56,24 @@ def migrate(config: Path | None, *, check: bool) -> None:
 
 @main.group()
 def keys() -> None:
-    """API keys, for AUTH_TYPE=api_key: make, list and revoke them. Keys of encryption: rotate them."""
+    """Create, list and revoke API keys (AUTH_TYPE=api_key). Rotate encryption keys."""
 
 
 @keys.command("create")
-@click.option("--identity", required=True, help="Whose key it is: what is made with it is theirs.")
-@click.option("--name", default="", help="To tell it from others.")
+@click.option("--identity", required=True, help="The owner of the key, and of everything that is created with it.")
+@click.option("--name", default="", help="A label for the key.")
 @click.option(
-    "--scope", "scopes", multiple=True, help="What it is good for, e.g. threads.read, store.*; by default all."
+    "--scope",
+    "scopes",
+    multiple=True,
+    help="An event that the key allows, e.g. threads.read or store.*. By default all.",
 )
 @click.option("--expires-in-days", type=click.FloatRange(min=0, min_open=True), help="By default it does not expire.")
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def create_key(
     identity: str, name: str, scopes: tuple[str, ...], expires_in_days: float | None, config: Path | None
 ) -> None:
-    """Make a key and print it: this once, for only its hash is kept."""
+    """Create a key and print it. It cannot be shown again, because only its hash is stored."""
     lives_s = expires_in_days * 86_400 if expires_in_days else None
     with report_startup_errors():
         prepared = _prepared(config)
@@ -83,7 +86,7 @@ def create_key(
 @keys.command("list")
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def list_keys(config: Path | None) -> None:
-    """List all keys, revoked ones too; secrets are not among it."""
+    """List all keys without their secrets, including revoked ones."""
     with report_startup_errors():
         prepared = _prepared(config)
 
@@ -97,7 +100,7 @@ def list_keys(config: Path | None) -> None:
 @click.argument("key")
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def revoke_key(key: str, config: Path | None) -> None:
-    """Revoke the KEY of an id or a prefix; within 5 seconds it opens nothing any more."""
+    """Revoke the KEY with this id or prefix. All servers refuse it within 5 seconds."""
     with report_startup_errors():
         prepared = _prepared(config)
 
@@ -109,9 +112,9 @@ def revoke_key(key: str, config: Path | None) -> None:
 @keys.command("rotate-encryption")
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def rotate_encryption(config: Path | None) -> None:
-    """Encrypt all checkpoints with the first key of LANGGRAPH_AES_KEY, beside running servers.
+    """Encrypt all checkpoints with the first key of LANGGRAPH_AES_KEY, while servers are running.
 
-    Exits with 1 if rows are left: run it again, or see which key is missing.
+    Exits with 1 if rows are left. Run it again, or check which key is missing.
     """
     with report_startup_errors():
         prepared = _prepared(config)
@@ -126,8 +129,8 @@ def rotate_encryption(config: Path | None) -> None:
 
 
 @main.command()
-@click.option("--url", help="A running server; by default one is started on a database of its own.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where the results go.")
+@click.option("--url", help="The URL of a running server. By default one is started with its own database.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="The folder for the results.")
 def bench(url: str | None, out: Path) -> None:
     """Repeat the workflow concurrency test: speed-up, contention, isolation, persistence."""
     import threadkeep_bench
@@ -143,15 +146,15 @@ def version() -> None:
     click.echo(__version__)
 
 
-def _prepared(config: Path | None, given: Mapping[str, Any] | None = None) -> "Prepared":
-    """The project and the settings. What is heavy is imported afterwards: a mistake in these is told at once."""
+def _prepared(config: Path | None, overrides: Mapping[str, Any] | None = None) -> "Prepared":
+    """Return the project and the settings. Slow imports come after this, so that mistakes in these are shown at once."""
     from threadkeep.preparing import prepare
 
-    return prepare(_project_file(config), given or {})
+    return prepare(_project_file(config), overrides or {})
 
 
 def _project_file(config: Path | None) -> Path | None:
-    """The project file to read: the one named, else the folder's own, else none."""
+    """Return the project file: the named one, else the one in the working directory, else None."""
     if config is not None:
         return config
     return Path(PROJECT_FILE) if Path(PROJECT_FILE).is_file() else None
@@ -159,7 +162,7 @@ def _project_file(config: Path | None) -> Path | None:
 
 @contextmanager
 def report_startup_errors() -> Generator[None]:
-    """Tell why the start was refused in a line, without a trace."""
+    """Print the reason of a refused start in one line, without a traceback, and exit with 1."""
     try:
         yield
     except StartupError as refused:

@@ -1,6 +1,7 @@
-"""Context schemas: what a graph or a factory takes of a client's context, whatever its author declared.
+"""Context schemas: select the keys of a client's context that a graph or a factory accepts.
 
-A schema needs no JSON schema to be used. The rule is the constructor's: a client's keys reach it if it accepts them.
+The schema may be any type, with or without a JSON schema. A client's key is passed on if the type's constructor accepts
+it.
 """
 
 import dataclasses
@@ -21,35 +22,35 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NO_EXTRA_ITEMS: Final = getattr(typing_extensions, "NoExtraItems", None)
-"""How a TypedDict says that it declares all its keys (PEP 728)."""
+"""The marker of a TypedDict that declares all its keys (PEP 728)."""
 
 
-def context_of(schema: Any, sent: Mapping[str, Any], *, is_asked_for: bool) -> Any:
-    """The context to call a graph with: the keys of `sent` that `schema` accepts.
+def context_of(schema: Any, context: Mapping[str, Any], *, is_asked_for: bool) -> Any:
+    """Return the context to call a graph with: the keys of `context` that `schema` accepts.
 
-    If the client names no field of a model or dataclass, and no context at all (`is_asked_for`), the context holds the
-    defaults. It is None, as in a plain `ainvoke`, if a field has no default.
+    If the client sent no context (`is_asked_for` is False) and no key is a field of the model or dataclass, return its
+    defaults. Return None, as in a plain `ainvoke`, if a field has no default.
     """
-    accepted = accepted_keys(schema, sent)
-    if is_asked_for or not is_constructed(schema) or not declared_names(schema).isdisjoint(sent):
+    accepted = accepted_keys(schema, context)
+    if is_asked_for or not is_constructed(schema) or not declared_names(schema).isdisjoint(context):
         return accepted
     try:
         return schema(**accepted)
-    except Exception as refusal:  # noqa: BLE001 - a constructor is the author's code, and nobody asked for a context
+    except Exception as refusal:  # noqa: BLE001 - a constructor is the author's code, and the client sent no context
         log.debug("a graph's context has no defaults", extra={"error_type": type(refusal).__name__})
         return None
 
 
-def accepted_keys(schema: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What `schema` takes of `given`: all of it, unless it declares its names and refuses others."""
+def accepted_keys(schema: Any, context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of `context` that `schema` accepts: all, unless it declares its names and refuses others."""
     if accepts_any_key(schema):
-        return dict(given)
+        return dict(context)
     names = declared_names(schema)
-    return {key: value for key, value in given.items() if key in names}
+    return {key: value for key, value in context.items() if key in names}
 
 
 def is_constructed(schema: Any) -> bool:
-    """Whether LangGraph makes an object of the class out of the keys; of other schemas nodes get the keys themselves."""
+    """Whether LangGraph creates an object of the class from the keys. For other schemas nodes get the keys as a dict."""
     if not isinstance(schema, type):
         return False
     declared = cast("type[object]", schema)
@@ -57,16 +58,16 @@ def is_constructed(schema: Any) -> bool:
 
 
 def accepts_any_key(schema: Any) -> bool:
-    """Whether a key that the schema does not declare reaches it without an error."""
+    """Whether the schema accepts undeclared keys without an error."""
     if is_pydantic(schema):
-        return _pydantic_config(schema).get("extra") != "forbid"  # the model itself drops what it ignores
+        return _pydantic_config(schema).get("extra") != "forbid"  # the model itself drops ignored keys
     if dataclasses.is_dataclass(schema):
-        return any(each.kind is each.VAR_KEYWORD for each in _parameters(schema).values())
+        return any(parameter.kind is parameter.VAR_KEYWORD for parameter in _parameters(schema).values())
     return not is_typeddict(schema) or getattr(schema, "__extra_items__", NO_EXTRA_ITEMS) is not NO_EXTRA_ITEMS
 
 
 def is_pydantic(schema: Any) -> bool:
-    """Whether pydantic validates what the schema is made of."""
+    """Whether pydantic validates the schema's fields."""
     if not isinstance(schema, type):
         return False
     declared = cast("type[object]", schema)
@@ -74,7 +75,7 @@ def is_pydantic(schema: Any) -> bool:
 
 
 def declared_names(schema: Any) -> frozenset[str]:
-    """The keys that fill a field of the schema: names, and the aliases that pydantic looks for."""
+    """Return the keys that set a field of the schema: names, and the aliases that pydantic reads."""
     if is_pydantic(schema):
         fields: Mapping[str, FieldInfo] = getattr(schema, "model_fields", None) or schema.__pydantic_fields__
         aliases = (alias for field in fields.values() for alias in (field.alias, field.validation_alias))
@@ -87,13 +88,16 @@ def declared_names(schema: Any) -> frozenset[str]:
 
 
 def runtime_class(schema: Any) -> Any:
-    """The class that stands for a schema at runtime: LangGraph fails a run whose schema is an alias (`dict[str, Any]`,
-    `Ctx[int]`, `Ctx | None`). None if there is no one class: nodes then get the keys themselves."""
+    """Return the runtime class of a schema, because LangGraph fails a run whose schema is an alias.
+
+    Aliases are `dict[str, Any]`, `Ctx[int]` or `Ctx | None`. Return None if there is no single class. Nodes then get the
+    keys as a dict.
+    """
     if schema is None or isinstance(schema, type):
         return schema
     origin, arguments = get_origin(schema), get_args(schema)
     if origin in (Union, types.UnionType):
-        classes = [each for each in arguments if each is not types.NoneType]
+        classes = [member for member in arguments if member is not types.NoneType]
         return runtime_class(classes[0]) if len(classes) == 1 else None
     if origin is Annotated:
         return runtime_class(arguments[0])
@@ -109,7 +113,7 @@ def _parameters(schema: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _first_words(alias: str | AliasPath | AliasChoices | None) -> set[str]:
-    """The keys of the input that an alias looks for."""
+    """Return the keys of the input that an alias reads."""
     if isinstance(alias, AliasChoices):
         return {word for choice in alias.choices for word in _first_words(choice)}
     if isinstance(alias, AliasPath):

@@ -1,7 +1,7 @@
-"""Graphs: what `langgraph.json` names, imported once and handed to each run with the server's checkpointer and store.
+"""Graphs: the graphs of `langgraph.json`, imported once and opened for each run with the server's persistence.
 
-Static graphs are joined with these when they are bound, once; a factory is called for each use, in the event loop, so
-a synchronous one that blocks stops every other run while it lasts. Types of LangGraph that are loose end here.
+A static graph gets the server's checkpointer and store once. A factory is called for each use, in the event loop, so a
+sync factory that blocks also blocks every other run. Other modules get no untyped objects of LangGraph.
 """
 
 import copy
@@ -23,8 +23,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from langchain_core.runnables import Runnable, RunnableConfig
 
-# This one is private, and so are the two runtimes: `with_config` drops a graph's list of its own state types, and a
-# factory declares its runtime by the public alias `ServerRuntime`, which can't be called.
+# This function is private. It is needed because `with_config` drops a graph's list of its own state types. The two
+# runtimes below are private because a factory declares the public alias `ServerRuntime`, which cannot be called.
 from langgraph._internal._serde import build_serde_allowlist
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import StateGraph
@@ -47,65 +47,65 @@ from threadkeep.remote_graph import ServedRemoteGraph
 log = logging.getLogger(__name__)
 
 Graph: TypeAlias = Pregel[Any, Any, Any, Any]
-"""A graph that can run. A RemoteGraph passes for one: it keeps its threads elsewhere and gets no checkpointer."""
+"""A graph that can run. A RemoteGraph counts as one, but another server stores its threads."""
 
 CheckpointSaver: TypeAlias = BaseCheckpointSaver[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """On whose behalf a graph is opened, beside its config."""
+    """The tenant for which a graph is opened, in addition to its config."""
 
-    space: str | None = None
-    """The part of the store that the graph works in (`auth/ownership.py`); None: the whole store."""
+    store_prefix: str | None = None
+    """The store prefix of the graph (`auth/ownership.py`). None: the whole store."""
     filters: Filters = UNRESTRICTED
-    """Row-level security of what the graph reads; a run is the server's own work, so it has none."""
+    """The filters of the rows that the graph reads. A run has none, because the server itself executes it."""
     user: Mapping[str, Any] | None = None
-    """The caller, for a factory; the config of a run has the user already."""
+    """The caller, for a factory. The config of a run already contains the user."""
     principal: str | None = None
-    """The identity for which items that the graph puts into the store are counted; None: they are not."""
+    """The identity for which items that the graph stores are counted. None: they are not counted."""
 
     @classmethod
     def of(cls, user: Mapping[str, Any] | None, filters: Filters) -> "Tenant":
-        """A caller who looks at a graph or changes a state."""
+        """Return the tenant of a caller that reads a graph or updates a state."""
         principal = None if user is None else user["identity"]
-        return cls(space=filters.store_prefix, filters=filters, user=user, principal=principal)
+        return cls(store_prefix=filters.store_prefix, filters=filters, user=user, principal=principal)
 
     @property
     def has_store_of_its_own(self) -> bool:
-        """Whether the graph works with another store than the server's."""
-        return self.space is not None or self.principal is not None or self.filters.restriction is not None
+        """Whether the graph needs a store other than the server's."""
+        return self.store_prefix is not None or self.principal is not None or self.filters.restriction is not None
 
 
 SERVER: Final = Tenant()
-"""Nobody: authentication is off, or the server opens the graph for itself."""
+"""No tenant: authentication is off, or the server opens the graph for itself."""
 
 FactoryParameter: TypeAlias = Literal["config", "runtime"]
 
 STORE_COPIES: Final = 500
-"""Principals of runs for whom a graph's copy with their part of the store is kept."""
+"""Largest number of principals for which a copy of a graph with their store is cached."""
 
 CONFIG_ANNOTATIONS = frozenset({"_empty", "Any", "Dict", "Mapping", "dict"})
-"""Names in the annotation of an only parameter that leave it to be the config."""
+"""Annotations with which the only parameter of a factory is the config."""
 
 RUNTIME_ANNOTATIONS = frozenset({"ServerRuntime", "_ExecutionRuntime", "_ReadRuntime"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphFactory:
-    """A function that makes a graph or the context manager of one, and what it is to be called with."""
+    """A function that returns a graph or a context manager of one, with the arguments that it needs."""
 
     call: Callable[..., Any]
     parameters: Mapping[str, FactoryParameter]
-    """By parameter; in the order of the signature."""
+    """Parameter -> its argument, in the order of the signature."""
     positional: frozenset[str]
-    """Those of `wants` that can't be given by name."""
+    """Parameters that are positional only."""
     context_type: type[Any] | None
-    """`C` of a parameter annotated `ServerRuntime[C]`."""
+    """`C`, if a parameter has the annotation `ServerRuntime[C]`."""
 
 
-class Opening(NamedTuple):
-    """For what, and for whom, a factory makes a graph."""
+class FactoryCall(NamedTuple):
+    """The purpose and the tenant for which a factory is called."""
 
     access: AccessContext
     context: object
@@ -113,17 +113,17 @@ class Opening(NamedTuple):
 
 
 class LoadedGraph:
-    """One entry of `graphs`. Until it is bound it has neither checkpointer nor store."""
+    """One entry of `graphs`. It has neither checkpointer nor store until `bind` is called."""
 
     def __init__(self, graph_id: str, source: Graph | GraphFactory, *, description: str | None = None) -> None:
         self.graph_id = graph_id
         self.description = description
         self._source = source
-        self._told = False
+        self._has_warned = False
         self.bind(checkpointer=None, store=None)
 
     def bind(self, *, checkpointer: CheckpointSaver | None, store: BaseStore | None) -> None:
-        """Give the graph the server's checkpointer and store, in place of any that it was compiled with."""
+        """Give the graph the server's checkpointer and store, which replace those that it was compiled with."""
         self._checkpointer = checkpointer
         self._store = store
         self._durable = self._stateless = None
@@ -141,71 +141,74 @@ class LoadedGraph:
         context: object = None,
         tenant: Tenant = SERVER,
     ) -> AbstractAsyncContextManager[Graph]:
-        """The graph for one use on behalf of `tenant`; with `durable=False` it has no checkpointer, but still the store.
+        """Open the graph for one use by `tenant`. With `durable=False` it has the store, but no checkpointer.
 
-        For the server, a static graph is the same object each time. A factory is called with `config` or a runtime,
-        whatever it asks for; what it raises comes through, and TypeError where it makes no graph.
+        For the server, a static graph is the same object each time. A factory is called with `config` or a runtime, as
+        its signature declares. Its exceptions propagate. Raise TypeError if its result is not a graph.
         """
         ready = self._durable if durable else self._stateless
         if ready is None:
-            return self._made(config, Opening(access, context, tenant), durable=durable)
+            return self._make_and_open(config, FactoryCall(access, context, tenant), durable=durable)
         if not tenant.has_store_of_its_own:
             return nullcontext(ready)
         if tenant.filters.restriction is not None:
             return nullcontext(_for_tenant(ready, tenant))
-        return nullcontext(self._of_principal(tenant.space, tenant.principal, durable))
+        return nullcontext(self._of_principal(tenant.store_prefix, tenant.principal, durable))
 
-    def _scoped(self, space: str | None, principal: str | None, durable: bool) -> Graph:
-        """The static graph for the runs of a principal, in a space of the store."""
+    def _scoped(self, store_prefix: str | None, principal: str | None, durable: bool) -> Graph:
+        """Return the static graph for the runs of a principal, with its store prefix."""
         ready = self._durable if durable else self._stateless
-        return _for_tenant(cast("Graph", ready), Tenant(space=space, principal=principal))
+        return _for_tenant(cast("Graph", ready), Tenant(store_prefix=store_prefix, principal=principal))
 
     @asynccontextmanager
-    async def _made(self, config: RunnableConfig, opening: Opening, *, durable: bool) -> AsyncGenerator[Graph, None]:
+    async def _make_and_open(
+        self, config: RunnableConfig, call: FactoryCall, *, durable: bool
+    ) -> AsyncGenerator[Graph, None]:
         factory = cast("GraphFactory", self._source)
-        if (user := opening.tenant.user) is not None:
+        if (user := call.tenant.user) is not None:
             config = {**config, "configurable": {**config.get("configurable", {}), **auth_configurable(user)}}
         try:
             async with AsyncExitStack() as stack:
-                made = await self._make(stack, factory, config, self._runtime(factory, config, opening))
-                yield _for_tenant(self._join(made, durable=durable), opening.tenant)
-        except (SystemExit, KeyboardInterrupt) as left:  # a task that ends by one of these stops the event loop
-            raise RuntimeError(f"the factory of graph {self.graph_id} raised {type(left).__name__}") from left
+                graph = await self._make(stack, factory, config, self._runtime(factory, config, call))
+                yield _for_tenant(self._join(graph, durable=durable), call.tenant)
+        except (SystemExit, KeyboardInterrupt) as error:  # in a task, these would stop the event loop
+            raise RuntimeError(f"the factory of graph {self.graph_id} raised {type(error).__name__}") from error
 
     async def _make(
         self, stack: AsyncExitStack, factory: GraphFactory, config: RunnableConfig, runtime: object
     ) -> Graph:
-        given = {name: config if want == "config" else runtime for name, want in factory.parameters.items()}
-        args = [value for name, value in given.items() if name in factory.positional]
-        made = factory.call(*args, **{name: value for name, value in given.items() if name not in factory.positional})
-        if inspect.isawaitable(made):
-            made = await made
-        if isinstance(made, AbstractAsyncContextManager):
-            made = await stack.enter_async_context(cast("AbstractAsyncContextManager[object]", made))
-        elif isinstance(made, AbstractContextManager):
-            made = stack.enter_context(cast("AbstractContextManager[object]", made))
-        graph = _as_graph(made)
+        arguments = {name: config if kind == "config" else runtime for name, kind in factory.parameters.items()}
+        args = [value for name, value in arguments.items() if name in factory.positional]
+        kwargs = {name: value for name, value in arguments.items() if name not in factory.positional}
+        result = factory.call(*args, **kwargs)
+        if inspect.isawaitable(result):
+            result = await result
+        if isinstance(result, AbstractAsyncContextManager):
+            result = await stack.enter_async_context(cast("AbstractAsyncContextManager[object]", result))
+        elif isinstance(result, AbstractContextManager):
+            result = stack.enter_context(cast("AbstractContextManager[object]", result))
+        graph = _as_graph(result)
         if graph is None:
-            raise TypeError(f"the factory of graph {self.graph_id} made {_kind(made)}, which is no graph")
+            raise TypeError(f"the factory of graph {self.graph_id} made {_kind(result)}, which is no graph")
         return graph
 
-    def _runtime(self, factory: GraphFactory, config: RunnableConfig, opening: Opening) -> object:
+    def _runtime(self, factory: GraphFactory, config: RunnableConfig, call: FactoryCall) -> object:
         if "runtime" not in factory.parameters.values():
             return None
         user = config.get("configurable", {}).get("langgraph_auth_user")
-        store = cast("BaseStore", _store_of(opening.tenant, self._store))  # None only if the server has no store
-        if opening.access != "threads.create_run":
-            read: _ReadRuntime[Any] = _ReadRuntime(access_context=opening.access, user=user, store=store)
+        store = cast("BaseStore", _store_of(call.tenant, self._store))  # None only if the server has no store
+        if call.access != "threads.create_run":
+            read: _ReadRuntime[Any] = _ReadRuntime(access_context=call.access, user=user, store=store)
             return read
-        typed = _coerced(opening.context, factory.context_type)
-        return _ExecutionRuntime(access_context=opening.access, user=user, store=store, context=typed)
+        typed = _coerced(call.context, factory.context_type)
+        return _ExecutionRuntime(access_context=call.access, user=user, store=store, context=typed)
 
     def _join(self, graph: Graph, *, durable: bool) -> Graph:
-        """A shallow copy with the server's checkpointer and store. `Pregel.copy` would lose what is not a parameter."""
+        """Return a shallow copy with the server's checkpointer and store. `Pregel.copy` would lose other attributes."""
         if not is_local(graph):
             return cast("Graph", ServedRemoteGraph.of(cast("RemoteGraph", graph))) if _is_remote(graph) else graph
         joined: Any = copy.copy(graph)
-        self._tell_replaced(joined.checkpointer, joined.store)
+        self._warn_replaced(joined.checkpointer, joined.store)
         joined.checkpointer = None
         joined.context_schema = runtime_class(joined.context_schema)
         joined.store = self._store
@@ -213,39 +216,39 @@ class LoadedGraph:
             joined.checkpointer = self._checkpointer.with_allowlist(state_types(graph))
         return joined
 
-    def _tell_replaced(self, *own: object) -> None:
-        names = [type(part).__name__ for part in own if not isinstance(part, bool | None)]
-        if names and not self._told:
+    def _warn_replaced(self, *parts: object) -> None:
+        names = [type(part).__name__ for part in parts if not isinstance(part, bool | None)]
+        if names and not self._has_warned:
             log.warning("a graph's own persistence is replaced", extra={"graph_id": self.graph_id, "replaced": names})
-            self._told = True
+            self._has_warned = True
 
 
 Graphs: TypeAlias = Mapping[str, LoadedGraph]
 
 
 def load_graphs(project: Project) -> Graphs:
-    """Import every graph of the project; StartupError where one can't be. Factories are not called yet."""
+    """Import every graph of the project. Factories are not called yet. Raise StartupError if a graph cannot be imported."""
     loaded: dict[str, LoadedGraph] = {}
     for graph_id, target in project.graphs.items():
         key = f"graphs.{graph_id}"
-        found = import_target(project.root, target.path, key=key)
+        target_object = import_target(project.root, target.path, key=key)
         where = f"{key}: {target.path}"
         loaded[graph_id] = as_loaded_graph(
-            graph_id, found, where=where, description=target.description, root=project.root
+            graph_id, target_object, where=where, description=target.description, root=project.root
         )
     return loaded
 
 
 def as_loaded_graph(
-    graph_id: str, found: object, *, where: str, description: str | None = None, root: Path | None = None
+    graph_id: str, target: object, *, where: str, description: str | None = None, root: Path | None = None
 ) -> LoadedGraph:
-    """What a target named, as a graph or a factory of graphs; StartupError, naming `where`, if it is neither.
+    """Return a target's object as a graph or a graph factory. Raise StartupError with `where` if it is neither.
 
-    `root` is the project's folder, whose lines an error tells of.
+    `root` is the project's folder. An error names the last line in it.
     """
     try:
-        graph = _as_graph(found)
-        source = _as_factory(found) if graph is None else graph
+        graph = _as_graph(target)
+        source = _as_factory(target) if graph is None else graph
     except Exception as error:
         log.debug("a graph can't be compiled", extra={"graph_id": graph_id}, exc_info=True)
         raise StartupError(f"{where}: {reason(error, root or Path.cwd())}") from error
@@ -255,17 +258,17 @@ def as_loaded_graph(
 
 
 def state_types(graph: Graph) -> set[tuple[str, ...]]:
-    """The types, as `(module, name)`, that checkpoints of a graph and of its subgraphs may hold."""
-    whole: Any = graph
+    """Return the types, as `(module, name)`, that checkpoints of a graph and of its subgraphs may contain."""
+    loose: Any = graph
     types: set[tuple[str, ...]] = set()
-    for part in [whole, *(subgraph for _, subgraph in whole.get_subgraphs(recurse=True) if is_local(subgraph))]:
+    for part in [loose, *(subgraph for _, subgraph in loose.get_subgraphs(recurse=True) if is_local(subgraph))]:
         schemas = [*part.builder.schemas] if hasattr(part, "builder") else []
         types |= build_serde_allowlist(schemas=[*schemas, part.context_schema], channels=part.channels)
     return types
 
 
 def _for_tenant(graph: Graph, tenant: Tenant) -> Graph:
-    """The graph itself for the server; else a shallow copy, with a checkpointer and a store of the tenant's."""
+    """Return the graph itself for the server, else a shallow copy with the tenant's checkpointer and store."""
     if not tenant.has_store_of_its_own or not is_local(graph):
         return graph
     scoped: Any = copy.copy(graph)
@@ -278,11 +281,11 @@ def _for_tenant(graph: Graph, tenant: Tenant) -> Graph:
 def _store_of(tenant: Tenant, store: BaseStore | None) -> BaseStore | None:
     if not isinstance(store, Store):
         return store
-    return store.scoped(tenant.space, tenant.filters, principal=tenant.principal)
+    return store.scoped(tenant.store_prefix, tenant.filters, principal=tenant.principal)
 
 
 def is_local(graph: object) -> bool:
-    """Whether a graph runs in this process; a RemoteGraph does not."""
+    """Whether a graph runs in this process. A RemoteGraph does not."""
     return isinstance(graph, Pregel)
 
 
@@ -290,44 +293,46 @@ def _is_remote(graph: object) -> bool:
     return isinstance(graph, RemoteGraph)
 
 
-def _as_graph(found: object) -> Graph | None:
-    if isinstance(found, StateGraph):
-        return cast("Any", found).compile()
-    return cast("Graph", found) if isinstance(found, PregelProtocol) else None
+def _as_graph(target: object) -> Graph | None:
+    if isinstance(target, StateGraph):
+        return cast("Any", target).compile()
+    return cast("Graph", target) if isinstance(target, PregelProtocol) else None
 
 
-def _as_factory(found: object) -> GraphFactory | str:
-    """The factory, or the reason why this can't be one."""
-    if not callable(found) or isinstance(found, (type, Runnable)):
-        return f"found {_kind(cast('object', found))}, which is neither a graph nor a function that makes one"
-    if inspect.isasyncgenfunction(found) or inspect.isgeneratorfunction(found):
+def _as_factory(target: object) -> GraphFactory | str:
+    """Return the factory, or the reason why the target is not one."""
+    if not callable(target) or isinstance(target, (type, Runnable)):
+        return f"found {_kind(cast('object', target))}, which is neither a graph nor a function that makes one"
+    if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
         return "found a generator function; decorate it with contextlib.asynccontextmanager or contextmanager"
-    parameters = [each for each in _signature(found).parameters.values() if each.kind.name[:3] != "VAR"]
-    wants: dict[str, FactoryParameter] = {each.name: want for each in parameters if (want := _want(each)) is not None}
-    required = [each for each in parameters if each.name not in wants and each.default is each.empty]
+    parameters = [item for item in _signature(target).parameters.values() if item.kind.name[:3] != "VAR"]
+    kinds: dict[str, FactoryParameter] = {
+        item.name: kind for item in parameters if (kind := _kind_of(item)) is not None
+    }
+    required = [item for item in parameters if item.name not in kinds and item.default is item.empty]
     if len(parameters) == len(required) == 1 and _words(required[0]) & CONFIG_ANNOTATIONS:
-        wants[required.pop().name] = "config"
+        kinds[required.pop().name] = "config"
     if required:
-        names = ", ".join(each.name for each in required)
+        names = ", ".join(item.name for item in required)
         return f"found a function that asks for {names}; a factory gets a RunnableConfig and a ServerRuntime at most"
     return GraphFactory(
-        call=found,
-        parameters=wants,
-        positional=frozenset(each.name for each in parameters if each.kind is each.POSITIONAL_ONLY),
-        context_type=next((_context_type(each) for each in parameters if wants.get(each.name) == "runtime"), None),
+        call=target,
+        parameters=kinds,
+        positional=frozenset(item.name for item in parameters if item.kind is item.POSITIONAL_ONLY),
+        context_type=next((_context_type(item) for item in parameters if kinds.get(item.name) == "runtime"), None),
     )
 
 
 def _signature(call: Callable[..., object]) -> inspect.Signature:
-    """With annotations as types, or all as text where one names what exists for the type checker only."""
+    """Return the signature with annotations as types, or as strings if one names an object missing at runtime."""
     try:
         return inspect.signature(call, eval_str=True)
     except (NameError, AttributeError, TypeError):
         return inspect.signature(call)
 
 
-def _want(parameter: inspect.Parameter) -> FactoryParameter | None:
-    """By annotation, then by name."""
+def _kind_of(parameter: inspect.Parameter) -> FactoryParameter | None:
+    """Return the argument for a parameter, by its annotation or else by its name."""
     words = _words(parameter)
     if "RunnableConfig" in words:
         return "config"
@@ -337,25 +342,25 @@ def _want(parameter: inspect.Parameter) -> FactoryParameter | None:
 
 
 def _words(parameter: inspect.Parameter) -> set[str]:
-    """The names in an annotation, `_empty` where there is none."""
+    """Return the names in an annotation, or `_empty` if there is none."""
     annotation: object = parameter.annotation
     return set(re.findall(r"\w+", annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)))
 
 
 def _context_type(parameter: inspect.Parameter) -> type[Any] | None:
-    given = get_args(parameter.annotation)
-    return given[0] if len(given) == 1 and isinstance(given[0], type) else None
+    arguments = get_args(parameter.annotation)
+    return arguments[0] if len(arguments) == 1 and isinstance(arguments[0], type) else None
 
 
-def _coerced(context: object, wanted: type[Any] | None) -> object:
-    """A JSON object as the dataclass or model that a factory declares; anything else as it came."""
-    if is_constructed(wanted) and isinstance(context, Mapping):
-        given = cast("Mapping[str, Any]", context)
-        return cast("Any", wanted)(**accepted_keys(wanted, given))
+def _coerced(context: object, context_type: type[Any] | None) -> object:
+    """Return a JSON object as the dataclass or model that a factory declares, and anything else unchanged."""
+    if is_constructed(context_type) and isinstance(context, Mapping):
+        fields = cast("Mapping[str, Any]", context)
+        return cast("Any", context_type)(**accepted_keys(context_type, fields))
     return context
 
 
-def _kind(found: object) -> str:
-    if isinstance(found, functools.partial):
+def _kind(target: object) -> str:
+    if isinstance(target, functools.partial):
         return "a partial"
-    return f"the class {found.__name__}" if isinstance(found, type) else f"an object of type {type(found).__name__}"
+    return f"the class {target.__name__}" if isinstance(target, type) else f"an object of type {type(target).__name__}"

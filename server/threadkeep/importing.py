@@ -1,8 +1,8 @@
-"""Importing: the object that a target of langgraph.json names, `./file.py:name` or `package.module:name`.
+"""Import of a target of langgraph.json, `./file.py:name` or `package.module:name`.
 
-A file that belongs to a package is imported as a part of it, as `python -m` does, so that its relative imports work.
-The name of a module depends on its place in the project alone, and on the name of the project's folder only if that is the
-package: checkpoints name types by module, so a name must be the same after a restart and on every replica.
+A file in a package is imported as part of it, as `python -m` does, so that its relative imports work. The name of a
+module depends only on its place in the project, and on the name of the project's folder only if that is the package.
+Checkpoints name types by module, so a name must be the same after a restart and on every replica.
 """
 
 import ast
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def import_target(root: Path, target: str, *, key: str) -> object:
-    """Import the object that `target` names. StartupError names `key` of langgraph.json and the reason in one line."""
+    """Import the object that `target` names. Raise StartupError with `key` of langgraph.json and the reason in one line."""
     try:
         place, name = split_target(target)
     except ValueError as error:
@@ -37,16 +37,16 @@ def import_target(root: Path, target: str, *, key: str) -> object:
     try:
         return getattr(module, name)
     except AttributeError:
-        near = difflib.get_close_matches(name, [each for each in vars(module) if not each.startswith("__")])
+        near = difflib.get_close_matches(name, [other for other in vars(module) if not other.startswith("__")])
         hint = f"; there is {', '.join(near)}" if near else ""
         raise StartupError(f"{key}: {target}: {place} has no {name}{hint}") from None
 
 
 def reason(error: BaseException, root: Path) -> str:
-    """The type and text of an error of the project's code, with the project's last line that took part in it."""
+    """Return the type and text of an error of the project's code, with the project's last line in its traceback."""
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     lines = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_within(frame.filename, root)]
-    if not lines or isinstance(error, SyntaxError):  # a SyntaxError names its own place
+    if not lines or isinstance(error, SyntaxError):  # the text of a SyntaxError contains its place
         return text
     return f"{text} ({os.path.relpath(lines[-1].filename, root)}, line {lines[-1].lineno})"
 
@@ -73,7 +73,7 @@ def _module(root: Path, place: str, where: str) -> ModuleType:
 
 
 def _import_file(root: Path, path: Path) -> ModuleType:
-    """The module of a file. A file that was imported already is not run again."""
+    """Return the module of a file. A file is not executed a second time."""
     package = _regular_package(path) or _namespace_package(root, path)
     if package is None:
         add_to_path(path.parent)
@@ -82,7 +82,7 @@ def _import_file(root: Path, path: Path) -> ModuleType:
     if names[-1] == "__init__":
         names.pop()
     add_to_path(base)
-    add_to_path(path.parent)  # behind its package: some projects run the file itself too
+    add_to_path(path.parent)  # after its package, because some projects also run the file itself
     if not _is_importable(package):
         names[0] = _import_package(root, package).__name__
     module = importlib.import_module(".".join(names))
@@ -90,7 +90,7 @@ def _import_file(root: Path, path: Path) -> ModuleType:
 
 
 def _regular_package(path: Path) -> Path | None:
-    """The outermost folder of the packages, by `__init__.py`, that a file is in."""
+    """Return the outermost package folder of a file, by `__init__.py`, or None."""
     if not (path.parent / "__init__.py").is_file():
         return None
     package = path.parent
@@ -100,7 +100,7 @@ def _regular_package(path: Path) -> Path | None:
 
 
 def _namespace_package(root: Path, path: Path) -> Path | None:
-    """The folder that stands for the package of a file without `__init__.py` beside it, if its imports need one."""
+    """Return the namespace package of a file without `__init__.py`, if its relative imports need one."""
     depth = _relative_depth(path)
     if depth == 0:
         return None
@@ -114,30 +114,30 @@ def _namespace_package(root: Path, path: Path) -> Path | None:
 
 
 def _relative_depth(path: Path) -> int:
-    """How many folders up the relative imports of a file reach, its own folder being 1; 0 if it has none."""
+    """Return the levels of a file's relative imports: 1 is its own folder, 0 means that it has none."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
-        return 0  # the import tells of it
+        return 0  # the import will raise the error
     return max((node.level for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), default=0)
 
 
 def _is_importable(package: Path) -> bool:
-    """Whether the folder is the package that `import` finds by the folder's name."""
+    """Whether `import` of the folder's name finds this folder."""
     if "." in package.name:
         return False
-    known = sys.modules.get(package.name)
-    spec = known.__spec__ if known is not None else PathFinder.find_spec(package.name)
+    loaded = sys.modules.get(package.name)
+    spec = loaded.__spec__ if loaded is not None else PathFinder.find_spec(package.name)
     locations = (spec and spec.submodule_search_locations) or []
     return any(Path(location).resolve() == package for location in locations)
 
 
 def _import_package(root: Path, package: Path) -> ModuleType:
-    """The package of a folder whose own name is taken, under a name that is made from its place."""
+    """Import the package of a folder whose name is in use, with a name made from its path."""
     file = package / "__init__.py"
-    name, known = _name_of_place(root, package, str(file) if file.is_file() else None)
-    if known is not None:
-        return known
+    name, loaded = _name_of_place(root, package, str(file) if file.is_file() else None)
+    if loaded is not None:
+        return loaded
     if file.is_file():
         return _executed(importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(package)]))
     spec = ModuleSpec(name, None, is_package=True)
@@ -147,26 +147,28 @@ def _import_package(root: Path, package: Path) -> ModuleType:
 
 
 def _import_alone(root: Path, path: Path) -> ModuleType:
-    """The module of a file that belongs to no package, under a name that is made from its place."""
-    name, known = _name_of_place(root, path, str(path))
-    if known is not None:
-        return known
+    """Import a file that belongs to no package, with a name made from its path."""
+    name, loaded = _name_of_place(root, path, str(path))
+    if loaded is not None:
+        return loaded
     return _executed(importlib.util.spec_from_file_location(name, path))
 
 
 def _name_of_place(root: Path, path: Path, file: str | None) -> tuple[str, ModuleType | None]:
-    """A module's name by its place under `root`, and the module if it is there already."""
+    """Return a module's name, made from its path below `root`, and the module if it is already loaded."""
     place = os.path.relpath(path, root.resolve()).removesuffix(".py")
     name = "graph_file__" + re.sub(r"\W", "_", place)
-    known = sys.modules.get(name)
-    if known is not None and [*_files(known)] != [file or str(path)]:  # two places fell together, or a second project
+    loaded = sys.modules.get(name)
+    if loaded is not None and [*_files(loaded)] != [
+        file or str(path)
+    ]:  # two paths have the same name, or there is a second project
         name += "_" + hashlib.sha256(str(path).encode()).hexdigest()[:8]
-        known = sys.modules.get(name)
-    return name, known
+        loaded = sys.modules.get(name)
+    return name, loaded
 
 
 def _files(module: ModuleType) -> Iterator[str]:
-    """The file of a module, or the folder of a namespace package."""
+    """Yield the file of a module, or the folders of a namespace package."""
     if module.__file__ is not None:
         yield module.__file__
     else:

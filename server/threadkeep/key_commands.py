@@ -1,4 +1,4 @@
-"""Commands: `threadkeep keys`: what each does, beside reading its options."""
+"""The commands of `threadkeep keys`, without the parsing of their options."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -26,7 +26,7 @@ TABLE_HEADER = ("id", "prefix", "identity", "name", "scopes", "created", "expire
 
 
 def create_key(prepared: Prepared, identity: str, name: str, scopes: tuple[str, ...], lives_s: float | None) -> str:
-    """Make a key; its secret. StartupError where the identity or a scope is none."""
+    """Create a key and return its secret. Raise StartupError for an invalid identity or scope."""
     try:
         secret, row = generate_key(identity, name, scopes, lives_s)
     except ValueError as error:
@@ -37,32 +37,34 @@ def create_key(prepared: Prepared, identity: str, name: str, scopes: tuple[str, 
 
 
 def format_keys(prepared: Prepared) -> list[str]:
-    """Every key, a line each, below a head."""
-    table = [TABLE_HEADER, *(_shown(key) for key in _with_database(prepared, api_keys.search))]
+    """Return a table of all keys: a header line and one line for each key."""
+    table = [TABLE_HEADER, *(_table_row(key) for key in _with_database(prepared, api_keys.search))]
     widths = [max(len(row[column]) for row in table) for column in range(len(TABLE_HEADER))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
-def revoke_key(prepared: Prepared, named: str) -> str:
-    """Revoke a key; what was revoked. StartupError where there is none such."""
-    revoked = _with_database(prepared, lambda conn: api_keys.revoke(conn, named))
+def revoke_key(prepared: Prepared, key_name: str) -> str:
+    """Revoke the keys with this id or prefix and return a message. Raise StartupError if there is none."""
+    revoked = _with_database(prepared, lambda conn: api_keys.revoke(conn, key_name))
     if not revoked:
-        raise StartupError(f"there is no key {named} that could be revoked")
+        raise StartupError(f"there is no key {key_name} that could be revoked")
     for key in revoked:
         audit.info("key revoked", extra={"principal": key.identity, "prefix": key.prefix})
     return "revoked " + ", ".join(f"{key.prefix} of {key.identity}" for key in revoked)
 
 
 def rotate_encryption(prepared: Prepared) -> Rotation:
-    """Encrypt checkpoints with the first key of LANGGRAPH_AES_KEY. StartupError if there is none."""
+    """Encrypt checkpoints with the first key of LANGGRAPH_AES_KEY. Raise StartupError if there is no key."""
     if not (keys := prepared.settings.aes_keys):
         raise StartupError("LANGGRAPH_AES_KEY is not set: there is no key to encrypt with")
-    done = _with_database(prepared, lambda conn: key_rotation.rotate(conn, AesGcmCipher(keys)))
-    audit.info("encryption keys rotated", extra={"rotated_rows": done.rotated, "unreadable_rows": done.unreadable})
-    return done
+    rotation = _with_database(prepared, lambda conn: key_rotation.rotate(conn, AesGcmCipher(keys)))
+    audit.info(
+        "encryption keys rotated", extra={"rotated_rows": rotation.rotated, "unreadable_rows": rotation.unreadable}
+    )
+    return rotation
 
 
-def _shown(key: ApiKey) -> tuple[str, ...]:
+def _table_row(key: ApiKey) -> tuple[str, ...]:
     expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
     state = "revoked" if key.revoked_at else "expired" if expired else "valid"
     times = (key.created_at, key.expires_at, key.last_used_at)
@@ -72,7 +74,7 @@ def _shown(key: ApiKey) -> tuple[str, ...]:
 
 
 def _with_database(prepared: Prepared, act: Callable[[Conn], Awaitable[T]]) -> T:
-    """What `act` does on the project's database, brought up to date before."""
+    """Migrate the project's database, call `act` on a connection to it, and return the result."""
     with serving.open_database(prepared) as uri:
         return anyio.run(_acted, prepared.settings.database_direct_uri or uri, act)
 

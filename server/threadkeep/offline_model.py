@@ -1,8 +1,8 @@
-"""The offline model: a chat model of fixed rules, for a server that has no key.
+"""The offline model: a chat model with fixed rules, for a server without an API key of a provider.
 
-Its answer depends on the conversation and on nothing else, so that a test, a bench and a first try see the same. It
-has no knowledge and claims none: `RULES` is all it does, and any other message gets an answer that says so. Why it is
-here: docs/decisions/0006-offline-model.md.
+Its answer depends only on the conversation, so that tests, benchmarks and first trials get the same one. It has no
+knowledge: it only follows `RULES`, and its answer to any other message says so. The reasons are in
+docs/decisions/0006-offline-model.md.
 """
 
 import json
@@ -33,10 +33,10 @@ from typing_extensions import override
 MODEL_NAME = "threadkeep-offline"
 
 MAX_INPUT_CHARS = 4000
-"""How much of a message the rules read: a message may be megabytes, and the rules run in the event loop."""
+"""Characters of a message that the rules read. A message may have megabytes, and the rules run in the event loop."""
 
 MAX_TOOL_CALLS = 8
-"""The most tool calls of one model turn."""
+"""Largest number of tool calls in one turn of the model."""
 
 FALLBACK = (
     "You wrote: “{quote}”. This is the offline model, which follows a few fixed rules and needs no key. It keeps this "
@@ -47,24 +47,24 @@ FALLBACK = (
 
 
 class OfflineModel(BaseChatModel):
-    """Answers by rules, word by word; calls those tools it was bound to.
+    """Answers by rules, word by word, and calls the tools that it is bound to.
 
-    An `answer_s` given to a call is the time the whole answer takes, in place of `pause_s` for each word. A turn
-    that only calls tools takes no time.
+    `answer_s` in a call sets the seconds for the whole answer, in place of `pause_s` for each word. A turn that only
+    calls tools takes no time.
     """
 
     pause_s: float = Field(default=0.0, ge=0)
-    """The pause before each word of a streamed answer, in seconds. An answer that nobody streams comes at once."""
+    """Seconds before each word of a streamed answer. An answer that is not streamed is returned at once."""
 
     @property
     def _llm_type(self) -> str:
         return MODEL_NAME
 
     @override
-    def bind_tools(  # pyright: ignore[reportIncompatibleMethodOverride]  # the base lets any type of tool in
+    def bind_tools(  # pyright: ignore[reportIncompatibleMethodOverride]  # the base class accepts any type of tool
         self, tools: Sequence[BaseTool], *, tool_choice: str | None = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        """The model with these tools; it chooses by its rules, whatever `tool_choice` says."""
+        """Return the model with these tools. Its rules choose the tool, so `tool_choice` has no effect."""
         return self.bind(tools=[convert_to_openai_tool(tool) for tool in tools], **kwargs)
 
     @override
@@ -119,12 +119,12 @@ def _names(kwargs: dict[str, Any]) -> set[str]:
 
 
 def _words(text: str) -> list[str]:
-    """The words, each with the space before it; joined they are the text."""
+    """Return the words, each with the space before it. Joined they are the text."""
     return re.findall(r"\s*\S+|\s+$", text)
 
 
 def _opening(message: AIMessage) -> AIMessageChunk:
-    """The first chunk: the metadata, and the tool calls where there are any."""
+    """Return the first chunk, with the metadata and the tool calls."""
     calls = [
         tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=index)
         for index, call in enumerate(message.tool_calls)
@@ -134,22 +134,22 @@ def _opening(message: AIMessage) -> AIMessageChunk:
 
 @dataclass(frozen=True, slots=True)
 class PlannedToolCall:
-    """A tool that a message asks for, and what to give it."""
+    """A tool that a message asks for, with its arguments."""
 
     tool: str
     args: dict[str, str]
 
 
 def answer(messages: Sequence[BaseMessage], tools: Iterable[str]) -> AIMessage:
-    """The next message of the conversation: tool calls while the last human message wants some, then text."""
-    known = set(tools)
+    """Return the next message: tool calls while the last human message asks for some, then text."""
+    available = set(tools)
     turn = _last_turn(messages)
     text = _read(turn[0]) if turn else ""
     results = [message for message in turn if isinstance(message, ToolMessage)]
-    wishes = [wish for wish in _next_wishes(text, results) if wish.tool in known][:MAX_TOOL_CALLS]
+    planned = [call for call in _next_calls(text, results) if call.tool in available][:MAX_TOOL_CALLS]
     calls = [
-        ToolCall(name=wish.tool, args=wish.args, id=f"call_{len(messages)}_{index}", type="tool_call")
-        for index, wish in enumerate(wishes)
+        ToolCall(name=call.tool, args=call.args, id=f"call_{len(messages)}_{index}", type="tool_call")
+        for index, call in enumerate(planned)
     ]
     content = "" if calls else _say(messages, text, turn)
     return AIMessage(content=content, tool_calls=calls, response_metadata={"model_name": MODEL_NAME})
@@ -160,19 +160,19 @@ def _read(message: BaseMessage) -> str:
 
 
 def _last_turn(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
-    """The last human message and all behind it."""
+    """Return the last human message and all messages after it."""
     starts = [index for index, message in enumerate(messages) if isinstance(message, HumanMessage)]
     return messages[starts[-1] :] if starts else []
 
 
-def _next_wishes(text: str, results: list[ToolMessage]) -> list[PlannedToolCall]:
-    """What is to be called now: first the questions that must be answered before, then the rest where none said no."""
+def _next_calls(text: str, results: list[ToolMessage]) -> list[PlannedToolCall]:
+    """Return the next tool calls: first the questions for permission, then the rest unless one was refused."""
     gates = [PlannedToolCall("ask_human", {"question": CONFIRMATION_QUESTION + clause}) for clause in _gated(text)]
     if not results and gates:
         return gates
     if len(results) != len(gates) or any(_refused(result.text) for result in results):
         return []
-    return [wish for clause in _clauses(text) for wish in _wishes(clause)]
+    return [call for clause in _clauses(text) for call in _calls(clause)]
 
 
 def _refused(reply: str) -> bool:
@@ -182,7 +182,7 @@ def _refused(reply: str) -> bool:
 
 
 def _clauses(text: str) -> list[str]:
-    """The text cut where another request may begin."""
+    """Split the text into clauses, each of which may be a separate request."""
     cut = r"(?<=[.!?;])\s+|\n+|,?\s(?:and|then)\s(?=(?:what|tell|remember|ask|calculate|how|my name)\b)"
     return [clause.strip() for clause in re.split(cut, text, flags=re.IGNORECASE) if clause.strip()]
 
@@ -191,10 +191,10 @@ def _gated(text: str) -> list[str]:
     return [clause for clause in _clauses(text) if ASK_FIRST.search(clause)][:1]
 
 
-def _wishes(clause: str) -> list[PlannedToolCall]:
+def _calls(clause: str) -> list[PlannedToolCall]:
     for rule in RULES:
-        if wishes := rule(clause):
-            return wishes
+        if calls := rule(clause):
+            return calls
     return []
 
 
@@ -204,31 +204,31 @@ ASK_FIRST = re.compile(r"\bask me (?:first|before)\b", re.IGNORECASE)
 
 
 def _recall(clause: str) -> list[PlannedToolCall]:
-    asked = (
+    pattern = (
         r"\bwhat (?:do|can) you (?:remember|recall)\b|\bdo you remember\b|\bwhat did i (?:ask|tell) you to remember\b"
     )
-    return [PlannedToolCall("recall", {})] if re.search(asked, clause, re.IGNORECASE) else []
+    return [PlannedToolCall("recall", {})] if re.search(pattern, clause, re.IGNORECASE) else []
 
 
 def _remember(clause: str) -> list[PlannedToolCall]:
-    found = re.search(r"\bremember(?: that|:)? (.+)", clause, re.IGNORECASE)
-    return [PlannedToolCall("remember", {"fact": found[1].rstrip(" .!")})] if found else []
+    match = re.search(r"\bremember(?: that|:)? (.+)", clause, re.IGNORECASE)
+    return [PlannedToolCall("remember", {"fact": match[1].rstrip(" .!")})] if match else []
 
 
 def _ask(clause: str) -> list[PlannedToolCall]:
-    found = re.search(r"\bask (?:a|an|the|some) (?:human|person|operator)\b[\s:,]*(.*)", clause, re.IGNORECASE)
-    if not found:
+    match = re.search(r"\bask (?:a|an|the|some) (?:human|person|operator)\b[\s:,]*(.*)", clause, re.IGNORECASE)
+    if not match:
         return []
-    question = found[1].strip(" .?!") or clause
+    question = match[1].strip(" .?!") or clause
     return [PlannedToolCall("ask_human", {"question": question[:1].upper() + question[1:] + "?"})]
 
 
 def _clock(clause: str) -> list[PlannedToolCall]:
     cue = r"\bwhat(?:'s| is)? (?:the )?(?:current )?time\b|\btime is it\b|\bcurrent time\b|\btell me the time\b"
-    found = re.search(cue, clause, re.IGNORECASE)
-    if not found:
+    match = re.search(cue, clause, re.IGNORECASE)
+    if not match:
         return []
-    _, _, place = clause[found.end() :].partition(" in ")
+    _, _, place = clause[match.end() :].partition(" in ")
     zones = (
         re.findall(r"[A-Za-z_]+(?:/[\w+-]+)+|[A-Z][A-Za-z]+(?: [A-Z][a-z]+)*", place) or place.split()[:1] or ["UTC"]
     )
@@ -259,14 +259,14 @@ SIGNS = (
     (r"(?<=\d) minus (?=[\d(-])", " - "),
     (r"(?<=\d) divided by (?=[\d(-])", " / "),
 )
-"""How people write a sign, and how the calculator reads it."""
+"""Patterns of signs as people write them, and the signs of the calculator."""
 
 RULES: tuple[Callable[[str], list[PlannedToolCall]], ...] = (_recall, _remember, _ask, _clock, _calculator)
-"""The first that finds something in a clause decides for it."""
+"""The first rule that returns calls for a clause is used."""
 
 
 def _balanced(run: str) -> str:
-    """The run without the brackets, dashes and full stops of the sentence round it."""
+    """Remove the brackets, dashes and full stops of the surrounding sentence from an expression."""
     run = run.lstrip(" .*/%)").rstrip(" .+-*/%(")
     while run.endswith(")") and run.count(")") > run.count("("):
         run = run[:-1].rstrip()
@@ -287,18 +287,16 @@ NAME = re.compile(
 
 
 def _say_name(messages: Sequence[BaseMessage], text: str) -> list[str]:
-    """What there is to say on names; a name is known from the conversation alone."""
+    """Return the answer about names. A name is known only from the conversation."""
     if re.search(r"\bwhat(?:'?s| is) my name\b|\bwho am i\b|\bmy name\?", text, re.IGNORECASE):
-        said = (
-            found for message in reversed(messages) if isinstance(message, HumanMessage) for found in _named(message)
-        )
-        name = next(said, None)
+        human = (message for message in reversed(messages) if isinstance(message, HumanMessage))
+        name = next((name for message in human for name in _last_name(message)), None)
         return [f"Your name is {name}." if name else "You have not told me your name in this thread."]
-    told = NAME.findall(text)
-    return [f"Hello, {told[-1]}. I keep your name in this thread."] if told else []
+    names = NAME.findall(text)
+    return [f"Hello, {names[-1]}. I keep your name in this thread."] if names else []
 
 
-def _named(message: HumanMessage) -> list[str]:
+def _last_name(message: HumanMessage) -> list[str]:
     return NAME.findall(_read(message))[-1:]
 
 

@@ -1,6 +1,6 @@
-"""Preparing: the project, the settings, and whether the database answers, before anything heavy is imported.
+"""Preparation of the start: read the project and the settings, and check the database, before slow modules are imported.
 
-So that what is wrong with these is told at once.
+Mistakes in these are therefore shown at once.
 """
 
 import logging
@@ -22,48 +22,48 @@ from threadkeep.settings import Settings
 log = logging.getLogger(__name__)
 
 CONNECT_S: Final = 5
-"""How long Postgres may take to answer at the start, unless its address says otherwise."""
+"""Seconds that Postgres may take to answer at the start, unless its URI has a `connect_timeout`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A project, the settings, and what else of the process's own environment the project's `env` must not change."""
+    """A project, the settings, and other values of the process's environment that the project's `env` must not change."""
 
     project: Project
     settings: Settings
     foreign: frozenset[str]
-    """libpq's variables that only the project sets: for its graphs, not for the server."""
+    """libpq's variables that only the project sets. They are for its graphs, not for the server."""
     trusted_proxies: str
-    """Addresses whose `X-Forwarded-…` are believed, with commas between."""
+    """Addresses whose `X-Forwarded-…` headers are trusted, separated by commas."""
 
 
-def prepare(file: Path | None, given: Mapping[str, Any]) -> Prepared:
-    """The project and the settings, with logging in force. StartupError, also where the database does not answer.
+def prepare(file: Path | None, overrides: Mapping[str, Any]) -> Prepared:
+    """Configure logging and return the project and the settings. `overrides` have priority over the environment.
 
-    `given` goes over the environment.
+    Raise StartupError if one of these is not valid, or if the database does not answer.
     """
     logs.configure(settings.early_log_level(), as_json=None)
-    found = project.load_project(file) if file else project.from_environment() or project.builtin_project()
-    variables = project.variables(found)
-    chosen = settings.load_settings(given, variables)
+    loaded_project = project.load_project(file) if file else project.from_environment() or project.builtin_project()
+    variables = project.variables(loaded_project)
+    chosen = settings.load_settings(overrides, variables)
     if chosen.project is None:
-        chosen = chosen.model_copy(update={"project": project.identity(found)})
-    logs.configure(chosen.log_level, as_json=chosen.log_json, project=found.root)
-    _tell_origins(file, variables)
-    project.refuse_replaced(found, strict=chosen.strict_persistence)
+        chosen = chosen.model_copy(update={"project": project.identity(loaded_project)})
+    logs.configure(chosen.log_level, as_json=chosen.log_json, project=loaded_project.root)
+    _log_origins(file, variables)
+    project.refuse_replaced(loaded_project, strict=chosen.strict_persistence)
     prepared = Prepared(
-        project=project.with_mount(found, chosen.mount_prefix, chosen.cors_allow_origins),
+        project=project.with_mount(loaded_project, chosen.mount_prefix, chosen.cors_allow_origins),
         settings=chosen,
         foreign=libpq.foreign_names(variables, settings.environment("PG")),
         trusted_proxies=settings.environment("FORWARDED_ALLOW_IPS").get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
     )
-    project.set_environment(found, variables)
+    project.set_environment(loaded_project, variables)
     _connect(chosen)
     return prepared
 
 
 def _connect(chosen: Settings) -> None:
-    """StartupError where the operator's database lets nobody in, or can't keep every text."""
+    """Raise StartupError if the operator's database refuses the connection, or cannot store every text."""
     for uri in (chosen.database_uri, chosen.database_direct_uri):
         if uri is not None:
             with (
@@ -82,8 +82,8 @@ def _check_encoding(conn: psycopg.Connection) -> None:
         )
 
 
-def _tell_origins(file: Path | None, variables: Mapping[str, str]) -> None:
-    """Say which settings were read from where, and which of the platform's names do nothing here."""
+def _log_origins(file: Path | None, variables: Mapping[str, str]) -> None:
+    """Log the sources of the settings, and the platform's names that have no effect."""
     if origins := settings.origins(variables):
         log.info("settings read", extra=origins)
     idle = settings.without_effect(variables) + (project.platform_names() if file else [])
@@ -92,5 +92,5 @@ def _tell_origins(file: Path | None, variables: Mapping[str, str]) -> None:
 
 
 def patient(uri: str) -> str:
-    """The address with a limit to the wait for an answer, unless it has one."""
+    """Return the URI with a `connect_timeout`, unless it has one."""
     return uri if "connect_timeout" in conninfo_to_dict(uri) else make_conninfo(uri, connect_timeout=CONNECT_S)

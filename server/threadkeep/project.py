@@ -1,7 +1,7 @@
-"""The project: a user's `langgraph.json`, read as it stands.
+"""The project: reads a user's `langgraph.json`.
 
-A key that is not understood is never a silent one: it is ignored with a line in the log where it can't change what a
-run does, and stops the start where it could.
+No unsupported key is ignored silently. If the key cannot change what a run does, it is logged. Otherwise it stops the
+start.
 """
 
 import importlib.metadata
@@ -38,7 +38,7 @@ IMAGE_BUILD_KEYS = frozenset(
         "source",
     }
 )
-"""Keys that only describe how an image is built, with those that start with `_INTERNAL`: ignored."""
+"""Keys that only describe how an image is built. They are ignored, like keys that start with `_INTERNAL`."""
 
 NOT_SUPPORTED: Mapping[str, tuple[object, ...]] = {
     "auth.allow_langsmith_api_keys": (),
@@ -46,7 +46,7 @@ NOT_SUPPORTED: Mapping[str, tuple[object, ...]] = {
     "priority": (),
     "checkpointer.serde.pickle_fallback": (),
 }
-"""Keys that stop the start, each with the values that ask for nothing (an empty value asks for nothing either)."""
+"""Key that stops the start -> values that are accepted because they request nothing. Empty values are accepted too."""
 
 REPLACED: Mapping[str, tuple[object, ...]] = {
     "store.path": (),
@@ -54,7 +54,7 @@ REPLACED: Mapping[str, tuple[object, ...]] = {
     "checkpointer.uri": (),
     "checkpointer.backend": ("default",),
 }
-"""Keys that name another store or checkpointer, in whose place Postgres is used; likewise."""
+"""Key that names another store or checkpointer, which Postgres replaces -> values that request nothing."""
 
 PLATFORM_KEYS: Mapping[str, str] = {
     "graphs": "LANGSERVE_GRAPHS",
@@ -65,18 +65,18 @@ PLATFORM_KEYS: Mapping[str, str] = {
     "store": "LANGGRAPH_STORE",
     "webhooks": "LANGGRAPH_WEBHOOKS",
 }
-"""Keys of langgraph.json, and the variables in which an image of the platform has them as JSON."""
+"""Key of langgraph.json -> the variable with its JSON in an image of LangGraph's platform."""
 
 Modules: TypeAlias = tuple[tuple[str, ...], ...] | Literal[True] | None
 
 
 def _object(value: object) -> Mapping[str, object]:
-    """A JSON object as it is; an empty one in place of anything else."""
+    """Return a JSON object unchanged, and an empty one for anything else."""
     return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
 
 
 class _Section(BaseModel):
-    """A JSON object. A null is as good as nothing; unknown keys are kept, to be named in the log."""
+    """A JSON object. A null counts as absent. Unknown keys are kept, so that the log can name them."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -88,7 +88,7 @@ class _Section(BaseModel):
         return value
 
     def unknown_keys(self, prefix: str = "") -> Iterator[str]:
-        """The dotted names of the keys that no field has, at any depth."""
+        """Yield the dotted names of unknown keys, at any depth."""
         yield from (prefix + key for key in self.model_extra or {})
         for name in type(self).model_fields:
             value: object = getattr(self, name)
@@ -97,7 +97,7 @@ class _Section(BaseModel):
 
 
 class GraphTarget(_Section):
-    """Where a graph is: `./file.py:name` or `package.module:name`."""
+    """The target of a graph: `./file.py:name` or `package.module:name`."""
 
     path: str
     description: str | None = None
@@ -145,7 +145,7 @@ class CheckpointerTTL(_Section):
 
 
 class Serde(_Section):
-    """Types that a checkpoint may hold beside those of the graph's own state: `[module, name]` each, or true for all."""
+    """Types that a checkpoint may contain besides those of the graph's state: `[module, name]` each, or true for all."""
 
     allowed_json_modules: Modules = None
     allowed_msgpack_modules: Modules = None
@@ -171,7 +171,7 @@ class Cors(_Section):
 
 
 class HeaderNames(_Section):
-    """Which request headers: patterns where `*` stands for anything."""
+    """Names of request headers, as patterns in which `*` matches anything."""
 
     includes: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ class HeaderNames(_Section):
     @model_validator(mode="before")
     @classmethod
     def _older_names(cls, value: object) -> object:
-        """`include` and `exclude`, as older documentation has it. The present names go over them."""
+        """Accept `include` and `exclude`, the names in older documentation. The current names have priority."""
         if not isinstance(value, Mapping):
             return value
         names = {"include": "includes", "exclude": "excludes"}
@@ -218,7 +218,7 @@ class WebhookUrl(_Section):
 
 class Webhooks(_Section):
     env_prefix: str = "LG_WEBHOOK_"
-    """Only variables with this prefix may stand in a header's `${{ env.NAME }}`."""
+    """A header's `${{ env.NAME }}` may only use variables with this prefix."""
     headers: Mapping[str, str] = Field(default_factory=dict)
     allowed_fields: tuple[str, ...] | None = None
     url: WebhookUrl = WebhookUrl()
@@ -233,13 +233,13 @@ class Auth(_Section):
 
 
 class Project(_Section):
-    """What is served. Field names are those of `langgraph.json`; `ui` and `ui_config` do nothing here."""
+    """A project. Field names are those of `langgraph.json`. `ui` and `ui_config` have no effect."""
 
     root: Path
-    """The folder of the file; every relative path starts here."""
+    """The folder of the file. All relative paths start here."""
     graphs: Mapping[str, GraphTarget] = Field(min_length=1)
     env: Mapping[str, str] | str = Field(default_factory=dict)
-    """The variables themselves, or the path of a file of them."""
+    """The variables, or the path of a file with variables."""
     dependencies: tuple[str, ...] = ()
     store: Store = Store()
     checkpointer: Checkpointer = Checkpointer()
@@ -249,7 +249,7 @@ class Project(_Section):
 
     @property
     def builtin(self) -> bool:
-        """No `langgraph.json`: the built-in agent is served."""
+        """Whether there is no `langgraph.json`, so that the built-in agent is served."""
         return not self.graphs
 
     @field_validator("env", mode="before")
@@ -264,12 +264,12 @@ class Project(_Section):
 
 
 def load_project(path: Path) -> Project:
-    """Read a `langgraph.json`; StartupError, with file, key and reason, where it can't be served as it stands."""
+    """Read a `langgraph.json`. Raise StartupError with file, key and reason if it is not valid."""
     return _checked(str(path), _content(path), path.resolve().parent)
 
 
 def from_environment() -> Project | None:
-    """The project that the variables of a platform's image describe; None where these name no graphs. StartupError."""
+    """Return the project in the variables of a platform's image, or None if they name no graphs. Raise StartupError."""
     if not os.environ.get(PLATFORM_KEYS["graphs"]):
         return None
     content: dict[str, object] = {}
@@ -282,7 +282,7 @@ def from_environment() -> Project | None:
 
 
 def platform_names() -> list[str]:
-    """The variables of a platform's image that are set, of which a langgraph.json takes the place."""
+    """Return the variables of a platform's image that are set. A langgraph.json replaces them."""
     return sorted(name for name in PLATFORM_KEYS.values() if os.environ.get(name))
 
 
@@ -293,28 +293,33 @@ def _checked(where: str, content: Mapping[str, object], root: Path) -> Project:
     except ValidationError as error:
         lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
         raise StartupError(f"{where}: " + "; ".join(lines)) from None
-    _tell_ignored(project)
+    _log_ignored(project)
     return project
 
 
 def with_mount(project: Project, prefix: str | None, origins: str | None) -> Project:
-    """The project below `prefix`, callable from `origins`, where these are given and langgraph.json names no origins."""
-    said: dict[str, object] = {"mount_prefix": prefix} if prefix else {}
+    """Return the project with the mount prefix and CORS origins of the settings.
+
+    `origins` has commas between. It is used only if langgraph.json names no origins.
+    """
+    changes: dict[str, object] = {"mount_prefix": prefix} if prefix else {}
     cors = project.http.cors or Cors()
     if origins and not cors.allow_origins and cors.allow_origin_regex is None:
-        named = tuple(origin.strip() for origin in origins.split(",") if origin.strip())
-        said["cors"] = cors.model_copy(update={"allow_origins": named})
-    return project.model_copy(update={"http": project.http.model_copy(update=said)}) if said else project
+        allowed = tuple(origin.strip() for origin in origins.split(",") if origin.strip())
+        changes["cors"] = cors.model_copy(update={"allow_origins": allowed})
+    return project.model_copy(update={"http": project.http.model_copy(update=changes)}) if changes else project
 
 
 def builtin_project() -> Project:
-    """What is served where there is no `langgraph.json`: no graph but the built-in agent, in the current folder."""
+    """Return the project without a `langgraph.json`: the built-in agent in the current folder."""
     return Project.model_construct(root=Path.cwd(), graphs={})
 
 
 def identity(project: Project) -> str:
-    """The project's name, by which its rows are known in a database: `[project] name` of the pyproject.toml in its folder,
-    else the name of the folder."""
+    """Return the project id, which its rows in a database contain.
+
+    It is `[project] name` of the pyproject.toml in the project's folder, else the name of the folder.
+    """
     if project.builtin:
         return BUILTIN_PROJECT
     name = _packaged_name(project.root / "pyproject.toml") or project.root.resolve().name
@@ -325,14 +330,14 @@ def identity(project: Project) -> str:
 def _packaged_name(file: Path) -> str | None:
     try:
         table = _object(tomllib.loads(file.read_text()).get("project"))
-    except (OSError, ValueError):  # there is none, or it is another tool's business
+    except (OSError, ValueError):  # there is no such file, or it is not valid, which other tools report
         return None
     name = table.get("name")
     return name if isinstance(name, str) else None
 
 
 def split_target(target: str) -> tuple[str, str]:
-    """The file or module of `./file.py:name`, `file.py:name` or `package.module:name`, and the name; else ValueError."""
+    """Split `./file.py:name`, `file.py:name` or `package.module:name` at the colon. Raise ValueError for other targets."""
     place, _, name = target.rpartition(":")
     is_module = all(part.isidentifier() for part in place.split("."))
     if not name.isidentifier() or not (place.endswith(".py") or is_module):
@@ -340,15 +345,15 @@ def split_target(target: str) -> tuple[str, str]:
     return place, name
 
 
-def set_environment(project: Project, said: Mapping[str, str] | None = None) -> None:
+def set_environment(project: Project, env: Mapping[str, str] | None = None) -> None:
     """Set the project's variables that the process does not have, and make its folders importable.
 
-    `said` are the variables, if they were read before.
+    `env` are the variables, if they were read before.
 
-    Folders go to the end of `sys.path`: a project's `queue.py` must not take the place of a module that the server
-    imports. Nothing is installed; a distribution that is missing is named in the log.
+    Folders are added at the end of `sys.path`, because a project's `queue.py` must not replace a module that the server
+    imports. Nothing is installed. Missing distributions are named in the log.
     """
-    for name, value in (variables(project) if said is None else said).items():
+    for name, value in (variables(project) if env is None else env).items():
         os.environ.setdefault(name, value)
     missing: list[str] = []
     for folder in (project.root, project.root / "src", Path.cwd()):
@@ -367,14 +372,14 @@ def set_environment(project: Project, said: Mapping[str, str] | None = None) -> 
 
 
 def locate(root: Path, path: str) -> Path | None:
-    """The file or folder of a relative path, in the project's folder or else in the working directory; None: neither."""
-    return next((found for found in (root / path, Path.cwd() / path) if found.exists()), None)
+    """Return the file or folder of a relative path in the project's folder, else in the working directory, else None."""
+    return next((candidate for candidate in (root / path, Path.cwd() / path) if candidate.exists()), None)
 
 
 def refuse_replaced(project: Project, *, strict: bool) -> None:
-    """Say in one line that Postgres takes the place of a store or checkpointer of the project's own.
+    """Log in one line that Postgres replaces the project's own store or checkpointer.
 
-    StartupError if `strict`.
+    Raise StartupError instead if `strict`.
     """
     keys = [key for key, harmless in REPLACED.items() if (value := _at(project, key)) and value not in harmless]
     if keys and strict:
@@ -392,7 +397,7 @@ def _at(section: object, key: str) -> object:
 
 
 def add_to_path(folder: Path) -> None:
-    """Make the modules of a folder importable, behind those that are already; nothing where it is no folder."""
+    """Make the modules of a folder importable, after all others. Do nothing if it is not a folder."""
     entry = str(folder.resolve())
     if folder.is_dir() and entry not in sys.path:
         sys.path.append(entry)
@@ -419,7 +424,7 @@ def _refuse_unsupported(where: str, content: Mapping[str, object]) -> None:
             raise StartupError(f"{where}: {key}: not supported")
 
 
-def _tell_ignored(project: Project) -> None:
+def _log_ignored(project: Project) -> None:
     unknown = set(project.unknown_keys()) - {"$schema"}
     build = {key for key in unknown if key in IMAGE_BUILD_KEYS or key.startswith("_INTERNAL")}
     if build:
@@ -429,19 +434,19 @@ def _tell_ignored(project: Project) -> None:
 
 
 def variables(project: Project) -> Mapping[str, str]:
-    """The variables of the project's `env`, by name."""
+    """Return the variables of the project's `env`, by name."""
     if not isinstance(project.env, str):
         return project.env
     file = locate(project.root, project.env)
     if file is None or not file.is_file():
-        # Such a file is rarely deployed: where secrets come with the process, there is none.
+        # Such a file is rarely deployed. Deployments often set secrets in the process instead.
         log.warning("the project's env file does not exist", extra={"env_file": str(project.root / project.env)})
         return {}
     return {name: value for name, value in dotenv_values(file).items() if value is not None}
 
 
 def _is_installed(dependency: str) -> bool:
-    """Whether a requirement's distribution or module is there, in whatever version; False where it has no name."""
+    """Whether a requirement's distribution or module is installed, in any version. False if the requirement has no name."""
     name = re.match(r"[A-Za-z0-9][\w.-]*(?=\s*($|[\[<>=!~;@ ]))", dependency)
     if name is None:
         return False

@@ -1,7 +1,8 @@
-"""Remote graph: a `RemoteGraph` named in langgraph.json, made to answer as a graph of this process does.
+"""Remote graph: adapts a `RemoteGraph` of langgraph.json to the interface of a local graph.
 
-The states of its threads are kept where it runs. This server keeps the runs, and each thread's last values. A thread
-has another id there, made from the one here: the other server may be this one, where a thread has one run at a time.
+The other server stores the states of its threads. This server stores the runs, and the latest values of each thread. A
+thread has a different id on the other server, made from the id here. The other server may be this one, where a thread
+has only one run at a time.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -26,7 +27,7 @@ NO_STATE: Final = StateSnapshot(
 
 
 class ServedRemoteGraph(RemoteGraph):
-    """A RemoteGraph with what a run reads of a local graph, and whose chunks hold LangGraph's own objects."""
+    """A RemoteGraph with the attributes that a run reads of a local graph. Its chunks contain LangGraph's own objects."""
 
     context_schema: ClassVar[None] = None
     interrupt_before_nodes: ClassVar[tuple[str, ...]] = ()
@@ -34,21 +35,23 @@ class ServedRemoteGraph(RemoteGraph):
 
     @classmethod
     def of(cls, graph: RemoteGraph) -> Self:
-        """The same graph, for this server."""
+        """Return the same graph, adapted for this server."""
         served = cls.__new__(cls)
         vars(served).update(vars(graph))
         return served
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **arguments: Any) -> AsyncIterator[Any]:  # noqa: A002 - LangGraph's name
-        """As RemoteGraph's. A run that is cancelled here is cancelled there."""
-        own = _configurable(config)
-        sent = {key: value for key, value in (config or {}).items() if key in PASSED_ON}
-        # A client's own keys stand in the context too, and a server takes one of the two.
-        sent["configurable"] = {"thread_id": self._thread_id(own)} if "durability" in arguments else {}
-        if own.get("checkpoint_id"):
-            arguments["checkpoint_id"] = own["checkpoint_id"]
+        """Stream like RemoteGraph. If the run is cancelled here, it is also cancelled on the other server."""
+        configurable = _configurable(config)
+        remote_config = {key: value for key, value in (config or {}).items() if key in PASSED_ON}
+        # A client's own keys are in the context too, and a server accepts only one of the two.
+        remote_config["configurable"] = (
+            {"thread_id": self._thread_id(configurable)} if "durability" in arguments else {}
+        )
+        if configurable.get("checkpoint_id"):
+            arguments["checkpoint_id"] = configurable["checkpoint_id"]
         remote: Any = super()
-        chunks = remote.astream(input, cast("RunnableConfig", sent), on_disconnect="cancel", **arguments)
+        chunks = remote.astream(input, cast("RunnableConfig", remote_config), on_disconnect="cancel", **arguments)
         async with aclosing(cast("AsyncGenerator[Any, None]", chunks)):
             async for chunk in chunks:
                 if isinstance(chunk, StreamPart):
@@ -67,47 +70,49 @@ class ServedRemoteGraph(RemoteGraph):
         version: str = "v2",
         **arguments: Any,
     ) -> AsyncIterator[dict[str, Any]]:
-        """The graph's chunks as LangChain's events. The other server's own events are not among them."""
+        """Yield the graph's chunks as LangChain's events. The other server's own events are not included."""
         del version
         root = str((config or {}).get("run_id"))
         async for chunk in self.astream(input, config, **arguments):
             yield {"event": "on_chain_stream", "run_id": root, "data": {"chunk": chunk}}
 
     async def aget_state(self, config: RunnableConfig, **options: Any) -> StateSnapshot:
-        """The thread's state there; an empty one where it has none."""
+        """Return the thread's state on the other server, or an empty state if it has none."""
         try:
-            found = await super().aget_state(self._there(config), **options)
+            snapshot = await super().aget_state(self._remote_config(config), **options)
         except (httpx.HTTPStatusError, TypeError) as error:  # a thread without a checkpoint is a TypeError
             _raise_unless_missing(error)
             return NO_STATE
-        return _here(found, _configurable(config))
+        return _local_snapshot(snapshot, _configurable(config))
 
     async def aget_state_history(
         self, config: RunnableConfig, *, before: RunnableConfig | None = None, **options: Any
     ) -> AsyncIterator[StateSnapshot]:
-        """The thread's states there; none where it is not known."""
-        told = before and self._there(before)
+        """Yield the thread's states on the other server, or none if the thread does not exist there."""
+        remote_before = before and self._remote_config(before)
         try:
-            async for found in super().aget_state_history(self._there(config), before=told, **options):
-                yield _here(found, _configurable(config))
+            async for snapshot in super().aget_state_history(
+                self._remote_config(config), before=remote_before, **options
+            ):
+                yield _local_snapshot(snapshot, _configurable(config))
         except httpx.HTTPStatusError as error:
             _raise_unless_missing(error)
 
     async def abulk_update_state(self, config: RunnableConfig, updates: Any) -> RunnableConfig:
-        """Update the thread's state there, one update after the other; the config of the last checkpoint."""
-        at = self._there(config)
+        """Update the thread's state on the other server, in order. Return the config of the last checkpoint."""
+        at = self._remote_config(config)
         for update in chain.from_iterable(updates):
             at = await self.aupdate_state(at, update.values, update.as_node)
         return cast(
             "RunnableConfig", {"configurable": _configurable(at) | {"thread_id": _configurable(config)["thread_id"]}}
         )
 
-    def _there(self, config: RunnableConfig) -> RunnableConfig:
-        own = _configurable(config)
-        return cast("RunnableConfig", {"configurable": {**own, "thread_id": self._thread_id(own)}})
+    def _remote_config(self, config: RunnableConfig) -> RunnableConfig:
+        configurable = _configurable(config)
+        return cast("RunnableConfig", {"configurable": {**configurable, "thread_id": self._thread_id(configurable)}})
 
-    def _thread_id(self, own: Mapping[str, Any]) -> str:
-        return str(uuid5(UUID(own["thread_id"]), f"remote graph {self.assistant_id}"))
+    def _thread_id(self, configurable: Mapping[str, Any]) -> str:
+        return str(uuid5(UUID(configurable["thread_id"]), f"remote graph {self.assistant_id}"))
 
 
 def _configurable(config: RunnableConfig | None) -> dict[str, Any]:
@@ -119,13 +124,14 @@ def _raise_unless_missing(error: Exception) -> None:
         raise error
 
 
-def _here(snapshot: StateSnapshot, own: Mapping[str, Any]) -> StateSnapshot:
-    """A state of the other server's thread, as one of the thread here."""
-    named = [
-        config and cast("RunnableConfig", {"configurable": {**_configurable(config), "thread_id": own["thread_id"]}})
-        for config in (snapshot.config, snapshot.parent_config)
-    ]
-    return snapshot._replace(config=cast("RunnableConfig", named[0]), parent_config=named[1])
+def _local_snapshot(snapshot: StateSnapshot, configurable: Mapping[str, Any]) -> StateSnapshot:
+    """Return a state of the other server's thread with the id of the thread here."""
+    thread_id = configurable["thread_id"]
+    config, parent_config = (
+        remote and cast("RunnableConfig", {"configurable": {**_configurable(remote), "thread_id": thread_id}})
+        for remote in (snapshot.config, snapshot.parent_config)
+    )
+    return snapshot._replace(config=cast("RunnableConfig", config), parent_config=parent_config)
 
 
 def _received(mode: str, data: Any) -> Any:
@@ -133,8 +139,8 @@ def _received(mode: str, data: Any) -> Any:
         message, metadata = data
         return _message(message), metadata
     if mode in {"values", "updates"} and isinstance(data, dict) and INTERRUPT in data:
-        found = cast("dict[str, Any]", data)
-        return {**found, INTERRUPT: tuple(_interrupt(each) for each in found[INTERRUPT])}
+        channels = cast("dict[str, Any]", data)
+        return {**channels, INTERRUPT: tuple(_interrupt(interrupt) for interrupt in channels[INTERRUPT])}
     return cast("Any", data)
 
 
@@ -144,5 +150,5 @@ def _message(message: dict[str, Any]) -> BaseMessage:
     return convert_to_messages([message])[0]
 
 
-def _interrupt(found: dict[str, Any]) -> Interrupt:
-    return Interrupt(**{key: found[key] for key in ("value", "id") if key in found})
+def _interrupt(fields: dict[str, Any]) -> Interrupt:
+    return Interrupt(**{key: fields[key] for key in ("value", "id") if key in fields})

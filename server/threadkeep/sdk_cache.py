@@ -1,7 +1,7 @@
 """SDK cache: `cache_get`, `cache_set` and `swr` of `langgraph_sdk.cache`, in the memory of this process.
 
-The SDK imports them from LangGraph's own server. They are put in its module in their place. Every graph and user of the
-process shares one cache. Values are kept as JSON, so that nobody changes another's.
+The SDK imports them from LangGraph's own server. This module replaces them in the SDK. All graphs and users of the
+process share one cache. Values are stored as JSON, so that a caller cannot change the value of another.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from threadkeep.base import json
 log = logging.getLogger(__name__)
 
 MAX_AGE: Final = timedelta(days=1)
-"""The longest life of a value, and the usual one."""
+"""The longest TTL of a value, and the default."""
 MAX_BYTES: Final = 64 * 1024 * 1024
-"""Of all values together. More drops those that were read longest ago."""
+"""Largest size of all values together. Beyond it, the values that were read longest ago are dropped."""
 SWR_PREFIX: Final = "swr:"
-"""Before the keys of `swr`, which are others than those of `cache_set`."""
+"""The prefix of the keys of `swr`, which are separate from those of `cache_set`."""
 UNSET: Final[Any] = object()
 
 Loader = Callable[[], Awaitable[Any]]
@@ -35,7 +35,7 @@ Loader = Callable[[], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A value, as JSON, and its times on the monotonic clock."""
+    """A value as JSON, with its times on the monotonic clock."""
 
     raw: bytes
     stored_at: float
@@ -44,17 +44,17 @@ class Entry:
 
 @dataclass(slots=True)
 class Load:
-    """A load of a key that is going on, and what comes of it for those who wait."""
+    """A load in progress, and its outcome for the waiting callers."""
 
     over: anyio.Event = field(default_factory=anyio.Event)
     outcome: bytes | Exception | None = None
-    """None when it is over: it was cancelled."""
+    """None if the load is over: it was cancelled."""
     is_outdated: bool = False
-    """The key was set meanwhile: what is loaded is not kept."""
+    """Whether the key was set meanwhile, so that the loaded value is not stored."""
 
 
 class MemoryCache:
-    """Values by key, bounded in bytes and in time."""
+    """Values by key, limited in bytes and in time."""
 
     def __init__(self, *, max_bytes: int = MAX_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
         self._entries: OrderedDict[str, Entry] = OrderedDict()
@@ -64,7 +64,7 @@ class MemoryCache:
         self._loads: dict[str, Load] = {}
 
     def get(self, key: str) -> Entry | None:
-        """The entry of a key, if it is there and has not ended."""
+        """Return the entry of a key, or None if it is missing or expired."""
         entry = self._entries.get(key)
         if entry is None or self._clock() >= entry.ends_at:
             return None
@@ -72,11 +72,11 @@ class MemoryCache:
         return entry
 
     def age_s(self, entry: Entry) -> float:
-        """Seconds since it was stored."""
+        """Return the seconds since the entry was stored."""
         return self._clock() - entry.stored_at
 
     def put(self, key: str, value: object, ttl: timedelta | None) -> bytes:
-        """Keep a value as JSON; the JSON. ValueError if it has none, or is larger than the cache."""
+        """Store a value as JSON and return the JSON. Raise ValueError if it has none, or is larger than the cache."""
         raw = json.dumps_plain(value)
         if len(raw) > self._max_bytes:
             raise ValueError(f"a value of {len(raw)} bytes is larger than the whole cache")
@@ -92,7 +92,7 @@ class MemoryCache:
         return raw
 
     async def load(self, key: str, loader: Loader, ttl: timedelta) -> bytes:
-        """What `loader` gives, as JSON; it is called once for all who want the key meanwhile. Raises what it raises."""
+        """Store the result of `loader` and return its JSON. Concurrent callers share one call. Raise what `loader` raises."""
         while running := self._loads.get(key):
             await running.over.wait()
             if isinstance(running.outcome, Exception):
@@ -111,7 +111,7 @@ class MemoryCache:
         return running.outcome
 
     def is_loading(self, key: str) -> bool:
-        """Whether a load of the key is going on."""
+        """Whether a load of the key is in progress."""
         return key in self._loads
 
     def _loaded(self, key: str, value: object, ttl: timedelta, running: Load) -> bytes:
@@ -124,7 +124,7 @@ class MemoryCache:
 
 
 class SwrResult(sdk.SWRResult[Any]):
-    """A value of `swr`, and where it came from."""
+    """A value of `swr`, and whether it was fresh, stale, expired or missing."""
 
     def __init__(self, value: Any, status: sdk.CacheStatus, swr: "Swr") -> None:
         self.value = value
@@ -132,33 +132,33 @@ class SwrResult(sdk.SWRResult[Any]):
         self._swr = swr
 
     async def mutate(self, value: Any = UNSET) -> Any:
-        """Set the value, or load it anew if none is given. The new value."""
+        """Set the value, or load it again if none is given. Return the new value."""
         self.value = await self._swr.reload() if value is UNSET else self._swr.store(value)
         return self.value
 
 
 @dataclass(frozen=True, slots=True)
 class Swr:
-    """One key of `swr`, with how its value is loaded and for how long it is good."""
+    """One key of `swr`, with the loader and the TTL of its value."""
 
     cache: MemoryCache
     key: str
     loader: Loader
     max_age: timedelta
     model: Any
-    """A pydantic model, or None: values are JSON."""
+    """The pydantic model of values, or None for plain JSON."""
 
     async def reload(self) -> Any:
-        """Load the value and keep it."""
+        """Load, store and return the value."""
         return self.read(await self.cache.load(self.key, self._json, self.max_age))
 
     def store(self, value: Any) -> Any:
-        """Keep a value; the same."""
+        """Store a value and return it."""
         self.cache.put(self.key, self._plain(value), self.max_age)
         return value
 
     def read(self, raw: bytes) -> Any:
-        """A value of its JSON."""
+        """Return the value of its JSON."""
         value = json.loads(raw)
         return value if self.model is None else self.model.model_validate(value)
 
@@ -171,66 +171,66 @@ class Swr:
 
 @dataclass(frozen=True, slots=True)
 class SdkCache:
-    """The functions that the SDK calls, and the tasks that load stale values anew."""
+    """The functions that the SDK calls, and the tasks that reload stale values."""
 
     tasks: TaskGroup
     loop: asyncio.AbstractEventLoop
     memory: MemoryCache = field(default_factory=MemoryCache)
 
     async def cache_get(self, key: str) -> Any | None:
-        """The value of a key, or None."""
+        """Return the value of a key, or None."""
         entry = self.memory.get(key)
         return None if entry is None else json.loads(entry.raw)
 
     async def cache_set(self, key: str, value: Any, ttl: timedelta | None = None) -> None:
-        """Keep a value for `ttl`, at most and by default a day."""
+        """Store a value for `ttl`, at most and by default one day."""
         self.memory.put(key, value, ttl)
 
     async def swr(
         self, key: str, loader: Loader, *, fresh_for: timedelta, max_age: timedelta, model: Any = None
     ) -> SwrResult:
-        """A value that is not older than `max_age`; one older than `fresh_for` is loaded anew in the background."""
+        """Return a value no older than `max_age`. If it is older than `fresh_for`, also reload it in the background."""
         if fresh_for < timedelta(0) or max_age <= timedelta(0) or min(fresh_for, MAX_AGE) > max_age:
             raise ValueError("0 <= fresh_for <= max_age is asked for, and max_age > 0")
-        wanted = Swr(self.memory, SWR_PREFIX + key, loader, min(max_age, MAX_AGE), model)
-        entry = self.memory.get(wanted.key)
-        if entry is None or self.memory.age_s(entry) >= wanted.max_age.total_seconds():
-            return SwrResult(await wanted.reload(), "miss" if entry is None else "expired", wanted)
+        swr = Swr(self.memory, SWR_PREFIX + key, loader, min(max_age, MAX_AGE), model)
+        entry = self.memory.get(swr.key)
+        if entry is None or self.memory.age_s(entry) >= swr.max_age.total_seconds():
+            return SwrResult(await swr.reload(), "miss" if entry is None else "expired", swr)
         if self.memory.age_s(entry) < fresh_for.total_seconds():
-            return SwrResult(wanted.read(entry.raw), "fresh", wanted)
-        if not self.memory.is_loading(wanted.key):
-            await self._reload_soon(wanted)
-        return SwrResult(wanted.read(entry.raw), "stale", wanted)
+            return SwrResult(swr.read(entry.raw), "fresh", swr)
+        if not self.memory.is_loading(swr.key):
+            await self._reload_soon(swr)
+        return SwrResult(swr.read(entry.raw), "stale", swr)
 
-    async def _reload_soon(self, wanted: Swr) -> None:
-        """In the background; at once for a node that has an event loop of its own, which may end with it."""
+    async def _reload_soon(self, swr: Swr) -> None:
+        """Reload in the background. A node with its own event loop waits for it, because that loop may end."""
         if asyncio.get_running_loop() is self.loop:
-            self.tasks.start_soon(_reload_quietly, wanted)
+            self.tasks.start_soon(_reload_quietly, swr)
         else:
-            await _reload_quietly(wanted)
+            await _reload_quietly(swr)
 
 
-async def _reload_quietly(wanted: Swr) -> None:
-    """A load that fails leaves the old value, until it has reached its age."""
+async def _reload_quietly(swr: Swr) -> None:
+    """Reload a value. If that fails, keep the old value until it expires."""
     try:
-        await wanted.reload()
+        await swr.reload()
     except Exception:
-        log.debug("a stale value could not be loaded anew", extra={"key": wanted.key}, exc_info=True)
+        log.debug("a stale value could not be loaded anew", extra={"key": swr.key}, exc_info=True)
 
 
 @asynccontextmanager
 async def opened() -> AsyncGenerator[SdkCache]:
-    """Put the functions into the SDK while the block runs."""
+    """Replace the functions of the SDK while the block runs."""
     loose: Any = sdk
     names = {"_cache_get": "cache_get", "_cache_set": "cache_set", "_api_swr": "swr"}
-    before = {name: getattr(loose, name) for name in names}
+    originals = {name: getattr(loose, name) for name in names}
     async with anyio.create_task_group() as tasks:
         cache = SdkCache(tasks, asyncio.get_running_loop())
-        for name, own in names.items():
-            setattr(loose, name, getattr(cache, own))
+        for name, method in names.items():
+            setattr(loose, name, getattr(cache, method))
         try:
             yield cache
         finally:
-            for name, value in before.items():
+            for name, value in originals.items():
                 setattr(loose, name, value)
             tasks.cancel_scope.cancel()

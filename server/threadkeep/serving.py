@@ -1,6 +1,6 @@
-"""Serving: from a prepared project to a listening server: graphs, database, uvicorn.
+"""Serving: starts a prepared project as a listening server, with graphs, database and uvicorn.
 
-Graphs are imported before the event loop runs, for they may block.
+Graphs are imported before the event loop runs, because imports may block.
 """
 
 import asyncio
@@ -41,30 +41,32 @@ from threadkeep.settings import Settings
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 75
-"""Idle connections are kept longer than any client's pool keeps them, so that it is never we who hang up on a request."""
+"""Seconds for idle connections. It is longer than in the pools of clients, so that the server never closes one in use."""
 GC_THRESHOLD = 20_000
-"""Objects made and not yet freed, after which Python looks for cycles among them; its own threshold is 700."""
+"""Number of new objects after which Python looks for cycles. Its default is 700."""
 LOCAL_SEGMENT_BYTES = 32_000
-"""The largest TCP segment. Those of a network are smaller, those of this machine are 64 kB by default: Linux then buffers
-4 MB of a request before the server has read a byte of it, in place of 1.6 MB."""
+"""The largest TCP segment. Networks have smaller ones, but the loopback default is 64 kB. With it, Linux buffers 4 MB of
+a request before the server reads it, instead of 1.6 MB."""
 STREAMS_END_S = 5
-"""How long connections may take to end when the runs have been drained."""
+"""Seconds that connections may take to end after the runs were drained."""
 FORCE_STOP_S = 3.0
-"""What a second signal leaves: then the process ends whatever it does."""
+"""Seconds after a second signal until the process is ended by force."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but the runs are drained when the signal comes, for uvicorn first waits for the connections that wait
-    for them; and a stop that was asked for is no failure: the exit code is 0."""
+    """uvicorn with a drain of the runs at the first signal.
+
+    uvicorn alone would first wait for the connections, which wait for their runs. A requested stop has exit code 0.
+    """
 
     shutdown_delay_s: float = 0
-    """How long the listeners stay open after the first signal."""
+    """Seconds for which the listeners stay open after the first signal."""
     greet: Callable[[], None] = staticmethod(lambda: None)
-    """Called when it has started."""
-    _told_at: float | None = None
+    """Called after the start."""
+    _signalled_at: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, but a failure does not end the process: the caller tells of it, and closes what is open."""
+        """Start like uvicorn, but do not end the process on a failure. The caller reports it and closes all resources."""
         try:
             await super().startup(sockets)
         except SystemExit:
@@ -73,35 +75,35 @@ class Server(uvicorn.Server):
             self.greet()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins the drain, a second one ends the process at once."""
+        """Begin the drain at the first signal. End the process at once at the second one."""
         del sig, frame
-        again, self._told_at = self._told_at is not None, self._told_at or time.monotonic()
+        is_second, self._signalled_at = self._signalled_at is not None, self._signalled_at or time.monotonic()
         app: Any = self.config.app
-        if told := getattr(app.state, "hurried" if again else "stopping", None):
-            told.set()
+        if event := getattr(app.state, "hurried" if is_second else "stopping", None):
+            event.set()
         else:
             self.should_exit = True  # it has not started
-        if again:
+        if is_second:
             self.force_exit = self.should_exit = True
             last = threading.Timer(FORCE_STOP_S, os._exit, [1])
             last.daemon = True
             last.start()
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's, but what does not end does not keep the process: a deaf graph stays behind in its loop."""
+        """Run like uvicorn, but do not wait for remaining tasks. A graph that ignores its cancellation stays in its loop."""
         loop = (self.config.get_loop_factory() or asyncio.new_event_loop)()
         asyncio.set_event_loop(loop)
         loop.run_until_complete(self.serve(sockets=sockets))
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to stop listening: some time after the signal, so that load balancers see it coming."""
-        if self._told_at is not None and time.monotonic() - self._told_at >= self.shutdown_delay_s:
+        """Return whether to stop listening. It is delayed after the signal, so that load balancers notice the stop first."""
+        if self._signalled_at is not None and time.monotonic() - self._signalled_at >= self.shutdown_delay_s:
             self.should_exit = True
         return await super().on_tick(counter)
 
 
 class Started:
-    """The application as uvicorn sees it; why it could not start is kept, and told in a line in place of a trace."""
+    """The application for uvicorn. It keeps the exception of a failed start, which is shown in one line."""
 
     def __init__(self, app: Starlette) -> None:
         self._app = app
@@ -109,7 +111,7 @@ class Started:
         self.failure: Exception | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The application itself, but for a failure of its start."""
+        """Call the application. If its start fails, keep the exception and tell uvicorn that the start failed."""
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return
@@ -131,14 +133,14 @@ class Started:
 
 
 def serve(prepared: Prepared) -> None:
-    """Serve until told to stop; StartupError where something can't be loaded."""
-    found, chosen = prepared.project, prepared.settings
-    loopback.install()  # before the graphs' modules make clients
-    loading.check_start(chosen, found)
-    loaded = load_graphs(found, chosen)
+    """Serve until a signal. Raise StartupError if something cannot be loaded."""
+    project, chosen = prepared.project, prepared.settings
+    loopback.install()  # before the graphs' modules create clients
+    loading.check_start(chosen, project)
+    loaded = load_graphs(project, chosen)
     with listening_socket(chosen) as listener, open_database(prepared) as uri:
-        anyio.run(_migrate, chosen.database_direct_uri or uri, store_index_config(found))
-        app = Started(create_app(chosen, uri, loaded, found))
+        anyio.run(_migrate, chosen.database_direct_uri or uri, store_index_config(project))
+        app = Started(create_app(chosen, uri, loaded, project))
         server = Server(
             uvicorn_config(
                 app,
@@ -150,10 +152,10 @@ def serve(prepared: Prepared) -> None:
             )
         )
         server.shutdown_delay_s = chosen.shutdown_delay_s
-        port, prefix = listener.getsockname()[1], found.http.mount_prefix or ""
-        addresses = Addresses(database=uri, port=port, prefix=prefix.rstrip("/"), has_console=is_served(found.http))
+        port, prefix = listener.getsockname()[1], project.http.mount_prefix or ""
+        addresses = Addresses(database=uri, port=port, prefix=prefix.rstrip("/"), has_console=is_served(project.http))
         server.greet = lambda: print_startup_message(chosen, sorted(loaded), addresses)
-        logging.getLogger("uvicorn.error").addFilter(_tells_more)
+        logging.getLogger("uvicorn.error").addFilter(_is_not_start_failure)
         tune_garbage_collector()
         server.run(sockets=[listener])
         if app.failure is not None:
@@ -163,15 +165,15 @@ def serve(prepared: Prepared) -> None:
     _leave()
 
 
-def _tells_more(record: logging.LogRecord) -> bool:
-    """Not that the start failed: why is told in a line of its own."""
+def _is_not_start_failure(record: logging.LogRecord) -> bool:
+    """Drop uvicorn's line about a failed start, because the reason is shown separately."""
     return not record.getMessage().startswith("Application startup failed")
 
 
 def tune_garbage_collector() -> None:
-    """Look for cycles less often, and never at what was imported, which stays.
+    """Make the garbage collector run less often, and ignore all imported objects, which stay.
 
-    Each run makes thousands of objects and few cycles: with Python's own thresholds it takes 5 to 8 % longer.
+    Each run makes thousands of objects and few cycles. With Python's default thresholds it takes 5 to 8 % longer.
     """
     gc.collect()
     gc.freeze()
@@ -179,14 +181,14 @@ def tune_garbage_collector() -> None:
 
 
 def _leave() -> None:
-    """End now where a node still runs in a thread, for which Python would wait at its exit. Everything is closed."""
+    """End the process if a node still runs in a thread, for which Python would wait. All resources are closed already."""
     if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
         logging.shutdown()
         os._exit(0)
 
 
 def migrate(prepared: Prepared, *, check: bool) -> list[str]:
-    """Apply what is missing, or, with `check`, only say what that is."""
+    """Apply the pending migrations and return their names. With `check`, only return the names."""
     index = store_index_config(prepared.project)
     with open_database(prepared) as uri:
         return anyio.run(_pending if check else _migrate, prepared.settings.database_direct_uri or uri, index)
@@ -200,10 +202,10 @@ async def _pending(uri: str, index: PostgresIndexConfig | None) -> list[str]:
     return await migrations.pending(patient(uri), index=index)
 
 
-def load_graphs(found: Project, chosen: Settings) -> Mapping[str, LoadedGraph]:
-    """The project's graphs, or the built-in agent."""
-    if not found.builtin:
-        return graphs.load_graphs(found)
+def load_graphs(project: Project, chosen: Settings) -> Mapping[str, LoadedGraph]:
+    """Load the project's graphs, or the built-in agent."""
+    if not project.builtin:
+        return graphs.load_graphs(project)
     built = agent.build(chosen.model, chosen.model_base_url, pause_s=chosen.offline_pause_s)
     description = "The built-in agent: a calculator, a clock, a memory, and a human to ask"
     return {"agent": graphs.as_loaded_graph("agent", built, where="the built-in agent", description=description)}
@@ -211,9 +213,9 @@ def load_graphs(found: Project, chosen: Settings) -> Mapping[str, LoadedGraph]:
 
 @contextmanager
 def open_database(prepared: Prepared) -> Generator[str]:
-    """The operator's Postgres, or the embedded one, running until the block ends.
+    """Yield the URI of the operator's Postgres, or of the embedded one, which runs until the block ends.
 
-    What is wrong with it is a StartupError of one line. An answer is waited for `CONNECT_S` seconds at most.
+    Raise StartupError with a text of one line if it does not work. It may take at most `CONNECT_S` seconds to answer.
     """
     chosen = prepared.settings
     if chosen.database_uri is not None:
@@ -226,11 +228,11 @@ def open_database(prepared: Prepared) -> Generator[str]:
 
 @contextmanager
 def listening_socket(chosen: Settings) -> Generator[socket.socket]:
-    """The bound socket, before anything slow is done; StartupError where the port is taken."""
+    """Yield the bound socket. It is bound before slow steps. Raise StartupError if the port is taken."""
     family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it: who reads nothing is cut, with what is unsent
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it: one whose client reads nothing is closed
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(chosen.write_timeout_s * 1000))
         if hasattr(socket, "TCP_MAXSEG"):  # connections inherit it
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, LOCAL_SEGMENT_BYTES)
@@ -244,7 +246,7 @@ def listening_socket(chosen: Settings) -> Generator[socket.socket]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
-    """Where a server that has started is found."""
+    """The addresses of a started server."""
 
     database: str
     port: int
@@ -253,7 +255,7 @@ class Addresses:
 
 
 def print_startup_message(chosen: Settings, names: list[str], addresses: Addresses) -> None:
-    """How to talk to the server, for whoever started it."""
+    """Print how to call the server, for the person who started it."""
     host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
     url = f"http://{host}:{addresses.port}{addresses.prefix}"
     example = """-H 'content-type: application/json' -d '{"query": "My name is Ada."}'"""

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from conftest import WAIT_S, serving
 from threadkeep.api.routes import TABLE
-from threadkeep.auth.ownership import space
+from threadkeep.auth.ownership import store_prefix_of
 from threadkeep.postgres.tenancy import Filters, TenantPool
 from threadkeep.project import Auth, GraphTarget, Project
 from threadkeep.settings import Settings
@@ -182,7 +182,7 @@ SEARCHES = [
     Case(body={"metadata": {"owner": "ada"}}, status=200),  # the custom handler makes it a search for Bob's
 ]
 COUNTS = [Case(body={"metadata": {"note": SECRET}}, status=200, answer=0)]
-LABEL = space("ada")
+LABEL = store_prefix_of("ada")
 NAMESPACES = (["memories"], [LABEL, "memories"], ["ada", "memories"])
 
 NO_THREAD_OR_ASSISTANT = {

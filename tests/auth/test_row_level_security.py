@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from threadkeep.auth.ownership import space
+from threadkeep.auth.ownership import store_prefix_of
 from threadkeep.persistence.store import Store
 from threadkeep.postgres import migrate
 from threadkeep.postgres.pool import Conn, Pool, open_api_pool, open_runs_pool
@@ -20,8 +20,8 @@ from threadkeep.settings import Settings
 from threadkeep.tables import TENANT_TABLES, assistants, threads
 from threadkeep.tables.threads import NewThread
 
-ADA = Filters({"owner": "ada"}, store_prefix=space("ada"))
-BOB = Filters({"owner": "bob"}, store_prefix=space("bob"))
+ADA = Filters({"owner": "ada"}, store_prefix=store_prefix_of("ada"))
+BOB = Filters({"owner": "bob"}, store_prefix=store_prefix_of("bob"))
 
 
 @pytest.fixture

@@ -256,16 +256,18 @@ class OperationResponse:
     """Whether its errors have another format, which `other_responses` describes."""
 
 
-def json_response(shape: Any, *refusals: type[Problem], others: Mapping[int, Any] | None = None) -> OperationResponse:
+def json_response(
+    shape: Any, *refusals: type[Problem], other_responses: Mapping[int, Any] | None = None
+) -> OperationResponse:
     """Describe a response with status 200 and JSON."""
-    return OperationResponse(schema=shape, problems=refusals, other_responses=others or {})
+    return OperationResponse(schema=shape, problems=refusals, other_responses=other_responses or {})
 
 
 def empty_response(
-    *refusals: type[Problem], status: int = 204, others: Mapping[int, Any] | None = None
+    *refusals: type[Problem], status: int = 204, other_responses: Mapping[int, Any] | None = None
 ) -> OperationResponse:
     """Describe a response without a body."""
-    return OperationResponse(status=status, media_type=None, problems=refusals, other_responses=others or {})
+    return OperationResponse(status=status, media_type=None, problems=refusals, other_responses=other_responses or {})
 
 
 def event_stream_response(*refusals: type[Problem]) -> OperationResponse:

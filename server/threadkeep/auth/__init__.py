@@ -1,7 +1,8 @@
-"""Auth: who is calling, and what of it all they may see, as `Filters` for the statements.
+"""Authentication and authorization: identify the caller, and return the rows that it may access as `Filters`.
 
-The table of routes names the event of each (`api/routes.py`); nothing reaches a tenant's rows without the `Filters`
-that a door made of it. One door is open at a time: API keys, JWT, or the project's own `langgraph_sdk.Auth`.
+The route table names the event of each operation (`api/routes.py`). Every query on a tenant's rows takes the `Filters`
+that the authenticator returned for this event. A server has one authenticator: API keys, JWT, or the project's own
+`langgraph_sdk.Auth`.
 """
 
 from threadkeep.auth.authenticator import Authenticator as Authenticator

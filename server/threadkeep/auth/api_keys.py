@@ -1,7 +1,7 @@
-"""Keys: API keys, each of one identity. A secret is 256 random bits, and only its SHA-256 is kept.
+"""API keys, each of one identity. A secret has 256 random bits, and only its SHA-256 is stored.
 
-A key that was looked up is accepted for `CACHE_TTL_S + GRACE_S` seconds at most without another look: one that is revoked
-opens nothing after that, in any process.
+A key is cached for at most `CACHE_TTL_S + STALE_IF_ERROR_S` seconds. After that time no process accepts a key that was
+revoked.
 """
 
 import hashlib
@@ -32,25 +32,25 @@ log = logging.getLogger(__name__)
 
 CACHE_TTL_S: Final = 3.0
 STALE_IF_ERROR_S: Final = 1.0
-"""Added to it once, while one request asks anew: the others need not wait."""
+"""Seconds after `CACHE_TTL_S` in which the cached value is used while one request reads the key again."""
 CACHE_MAX_ENTRIES: Final = 10_000
 PREFIX: Final = "tk_"
-"""How every secret begins, so that one that was published is found."""
+"""The start of every secret, so that scanners find published ones."""
 SECRET_BYTES: Final = 32
 PREFIX_LENGTH: Final = len(PREFIX) + 8
-"""Characters of a secret that are kept: 48 of its 256 bits."""
+"""Characters of a secret that are stored: 48 of its 256 bits."""
 LENGTH: Final = len(PREFIX) + 43
 
 
 class CachedPrincipal(NamedTuple):
-    """The caller of a key, and for how many seconds the key was still valid when it was read."""
+    """The principal of a key, and the seconds until the key expires, counted from the read."""
 
     principal: Principal
     lives_s: float
 
 
 class ApiKeyAuthenticator:
-    """The door for API keys."""
+    """Authenticates callers by API key."""
 
     reads_body = reads_values = False
     recheck_s = RECHECK_S
@@ -58,8 +58,11 @@ class ApiKeyAuthenticator:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._known: TtlCache[bytes, CachedPrincipal] = TtlCache(
-            capacity=CACHE_MAX_ENTRIES, ttl_s=CACHE_TTL_S, grace_s=STALE_IF_ERROR_S, lives_s=lambda known: known.lives_s
+        self._cache: TtlCache[bytes, CachedPrincipal] = TtlCache(
+            capacity=CACHE_MAX_ENTRIES,
+            ttl_s=CACHE_TTL_S,
+            grace_s=STALE_IF_ERROR_S,
+            lives_s=lambda cached: cached.lives_s,
         )
 
     def granted_scopes(self, principal: Principal) -> Sequence[str] | None:
@@ -67,55 +70,55 @@ class ApiKeyAuthenticator:
         return sorted(granted_events(principal.permissions)) if principal.permissions else None
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
-        """The owner of the key that is shown."""
-        shown = credentials(connection)
-        if len(shown) != LENGTH or not shown.startswith(PREFIX):
+        """Return the owner of the request's key. Raise Unauthenticated if the key is missing or not valid."""
+        secret = credentials(connection)
+        if len(secret) != LENGTH or not secret.startswith(PREFIX):
             raise invalid_credentials()
-        hashed = hash_secret(shown)
-        known = self._known.get(hashed) or await self._known.get_or_read(hashed, partial(self._find, hashed))
-        return known.principal
+        hashed = hash_secret(secret)
+        cached = self._cache.get(hashed) or await self._cache.get_or_read(hashed, partial(self._find, hashed))
+        return cached.principal
 
     async def authorize(self, principal: Principal, event: AuthEvent, value: AuthValue) -> Filters:
-        """What is the caller's own, if the key's scopes reach as far."""
+        """Return the filters of the caller's own rows. Raise Forbidden if the key's scopes do not grant the event."""
         check_key_scopes(principal.permissions, event)
         return owner_filters(principal, event, value)
 
     async def _find(self, hashed: bytes) -> CachedPrincipal:
-        """The caller as Postgres knows the key now. Unauthenticated if it is not valid, and then nothing is kept of it."""
+        """Read the key from Postgres. If it is not valid, remove it from the cache and raise Unauthenticated."""
         async with self._pool.connection() as conn:
-            found = await api_keys.find_valid(conn, hashed)
-        if found is None:
-            self._known.forget(hashed)
+            key = await api_keys.find_valid(conn, hashed)
+        if key is None:
+            self._cache.forget(hashed)
             raise invalid_credentials()
-        if not found.recently_used:
-            await self._touch(found)
-        return CachedPrincipal(_caller(found), math.inf if found.expires_in_s is None else found.expires_in_s)
+        if not key.recently_used:
+            await self._touch(key)
+        return CachedPrincipal(_caller(key), math.inf if key.expires_in_s is None else key.expires_in_s)
 
-    async def _touch(self, found: ValidApiKey) -> None:
-        """A database that can't be written to may still be read."""
+    async def _touch(self, key: ValidApiKey) -> None:
+        """Record the use of a key. Only log an error, because a database that is read-only can still authenticate."""
         try:
             async with self._pool.connection() as conn:
-                await api_keys.record_use(conn, found.key_id)
+                await api_keys.record_use(conn, key.key_id)
         except (psycopg.Error, PoolTimeout):
-            log.warning("the use of a key could not be written down", extra={"key_id": str(found.key_id)})
+            log.warning("the use of a key could not be written down", extra={"key_id": str(key.key_id)})
 
 
-def _caller(found: ValidApiKey) -> Principal:
+def _caller(key: ValidApiKey) -> Principal:
     return principal(
-        found.identity,
-        permissions=tuple(found.scopes),
-        user={"key_name": found.name},
-        has_others=found.has_others,
+        key.identity,
+        permissions=tuple(key.scopes),
+        user={"key_name": key.name},
+        has_others=key.has_others,
     )
 
 
 def hash_secret(secret: str) -> bytes:
-    """What is kept of a secret. A fast hash will do: nobody guesses 256 random bits."""
+    """Return the stored hash of a secret. A fast hash is enough, because 256 random bits cannot be guessed."""
     return hashlib.sha256(secret.encode()).digest()
 
 
 def generate_key(identity: str, name: str, scopes: tuple[str, ...], lives_s: float | None) -> tuple[str, NewApiKey]:
-    """A secret, to be told once, and its row. ValueError where the identity or a scope is none."""
+    """Return a new secret, which is shown only once, and its row. Raise ValueError for an invalid identity or scope."""
     principal(identity)
     if wrong := sorted(set(scopes) - SCOPES):
         raise ValueError(f"there is no scope {wrong[0]}; there are {', '.join(sorted(SCOPES))}")

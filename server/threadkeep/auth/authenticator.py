@@ -1,7 +1,7 @@
-"""Door: who comes in, and what of it all they may see.
+"""Authenticator: the interface that identifies callers and authorizes their requests.
 
-A door is closed unless it says otherwise: whatever goes wrong behind it is an exception, and an exception is no
-entrance. Where there is no door, authentication is off.
+An authenticator refuses by default. Every failure in it is an exception, and no exception grants access. If a server has
+no authenticator, authentication is off.
 """
 
 from collections.abc import Sequence
@@ -15,31 +15,31 @@ from threadkeep.base.problems import Unauthenticated
 from threadkeep.postgres.tenancy import Filters
 
 AuthValue: TypeAlias = dict[str, Any]
-"""What a request wants, as `langgraph_sdk.auth.types` describes it for each event. It may be changed."""
+"""The value of a request for authorization, as `langgraph_sdk.auth.types` defines it for each event. It is mutable."""
 
 CredentialHeader: TypeAlias = Literal["authorization", "x-api-key"]
 
 CHALLENGE = 'Bearer realm="threadkeep"'
 RECHECK_S = 1.0
-"""Of authenticators that are built in, which remember a caller for some seconds."""
+"""`recheck_s` of the built-in authenticators, which cache a caller for some seconds."""
 
 
 class Authenticator(Protocol):
-    """One way of knowing callers."""
+    """One method of authentication."""
 
     @property
     def reads_body(self) -> bool:
-        """It may look into the body of a request to know its caller."""
+        """Whether it may read the body of a request to identify the caller."""
         ...
 
     @property
     def reads_values(self) -> bool:
-        """`authorize` looks into the value of an event, or changes what is done by it. False: it may be empty."""
+        """Whether `authorize` reads or changes the value of an event. If False, the value may be empty."""
         ...
 
     @property
     def recheck_s(self) -> float:
-        """Seconds between two questions who is calling, for a stream or socket that stays open. 0: it is never asked."""
+        """Seconds between two authentications of the caller of an open stream or socket. 0: only once."""
         ...
 
     @property
@@ -52,16 +52,16 @@ class Authenticator(Protocol):
         ...
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
-        """Who is calling; Unauthenticated, or another problem, where nobody is let in."""
+        """Return the caller. Raise Unauthenticated or another Problem if it is refused."""
         ...
 
     async def authorize(self, principal: Principal, event: AuthEvent, value: AuthValue) -> Filters:
-        """What the principal may see; may change `value`, which is then what is done. Forbidden where not even that."""
+        """Return the filters of the principal for an event. It may change `value`. Raise Forbidden if the event is refused."""
         ...
 
 
 def credentials(connection: HTTPConnection) -> str:
-    """What the caller shows: `Authorization: Bearer …`, or `x-api-key`. Unauthenticated where there is neither."""
+    """Return the token of `Authorization: Bearer …`, or of `x-api-key`. Raise Unauthenticated if there is neither."""
     authorization = key = b""
     for name, value in connection.scope["headers"]:
         if name == b"authorization":
@@ -69,13 +69,13 @@ def credentials(connection: HTTPConnection) -> str:
         elif name == b"x-api-key":
             key = key or value
     scheme, _, credentials = authorization.decode("latin-1").partition(" ")
-    if scheme.lower() == "bearer" and (shown := credentials.strip()):
-        return shown
-    if shown := key.decode("latin-1").strip():
-        return shown
+    if scheme.lower() == "bearer" and (token := credentials.strip()):
+        return token
+    if token := key.decode("latin-1").strip():
+        return token
     raise Unauthenticated("a token is needed: Authorization: Bearer …, or x-api-key", challenge=CHALLENGE)
 
 
 def invalid_credentials() -> Unauthenticated:
-    """For a token that was shown and opens nothing; why is the log's."""
+    """Return the problem of a token that is not valid. Only the log has the reason."""
     return Unauthenticated("the token is not valid", challenge=f'{CHALLENGE}, error="invalid_token"')

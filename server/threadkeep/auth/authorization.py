@@ -1,7 +1,7 @@
-"""Authorization: the events that a caller must be allowed, in the words of `langgraph_sdk.Auth`.
+"""Authorization: the events that must be allowed for each operation, with the names of `langgraph_sdk.Auth`.
 
-A line of the route table names one event. An operation that touches several resources, or that several API surfaces
-offer, stands in `PERMISSIONS` with all of its events. Each event is asked for once.
+A line of the route table names one event. `PERMISSIONS` lists all events of an operation that touches several resources,
+or that several API surfaces offer. Each event is checked once.
 """
 
 from collections.abc import Collection, Mapping
@@ -33,8 +33,8 @@ AuthEvent: TypeAlias = Literal[
     "public",
     "caller",
 ]
-"""`langgraph_sdk.Auth`'s resources and actions. `public`: for anybody, and it sees no tenant's rows. `caller`: for every caller
-who is authenticated, whatever their scopes, and about that caller alone."""
+"""Resources and actions of `langgraph_sdk.Auth`, and two more. `public` needs no authentication and reads no tenant's rows.
+`caller` needs authentication but no scope, and reads only data about the caller."""
 
 Resource: TypeAlias = Literal["assistant", "thread", "cron"]
 Operation: TypeAlias = Literal[
@@ -54,7 +54,7 @@ Operation: TypeAlias = Literal[
     "response.create",
     "response.cancel",
 ]
-"""What touches several resources, or is offered by several API surfaces."""
+"""Operations that touch several resources, or that several API surfaces offer."""
 Condition: TypeAlias = Literal[
     "always",
     "the assistant is not a graph's own",
@@ -111,9 +111,13 @@ PERMISSIONS: Final[Mapping[Operation, tuple[Permission, ...]]] = {
     "response.create": (Permission("threads.read", "thread", "a thread is named"), *RUN_START),
     "response.cancel": (Permission("threads.read", "thread"), Permission("threads.update", "thread")),
 }
-"""The permissions that an operation needs, in the order in which they are asked for (docs/how-to/authentication.md)."""
+"""Operation -> permissions that it needs, in the order in which they are checked (docs/how-to/authentication.md)."""
 
 
 def permissions(operation: Operation, conditions: Collection[Condition] = ()) -> list[Permission]:
-    """The permissions that an operation needs if these conditions hold."""
-    return [each for each in PERMISSIONS[operation] if each.condition == "always" or each.condition in conditions]
+    """Return the permissions that an operation needs if these conditions hold."""
+    return [
+        permission
+        for permission in PERMISSIONS[operation]
+        if permission.condition == "always" or permission.condition in conditions
+    ]

@@ -1,4 +1,4 @@
-"""Caller: who asks for something, and the one who decides what they may do. Every surface hands one to the services."""
+"""Caller: a principal with the authenticator that authorizes it. Every API surface passes a caller to the services."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,26 +22,26 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A principal, or anybody if authentication is off (`authenticator` is None)."""
+    """A principal, or an anonymous caller if authentication is off (`authenticator` is None)."""
 
     principal: Principal | None
     authenticator: Authenticator | None
     slot: Any = None
-    """The slot of the graph that calls from within (`runs/slots.py`), which waits for the runs that it asks for."""
+    """The slot of the graph that sends the request (`runs/slots.py`), which waits for the runs that it starts."""
     connection: HTTPConnection | None = field(default=None, repr=False, compare=False)
-    """What they showed themselves with, to ask again who they are."""
+    """The connection with the caller's credentials, for later checks."""
 
     identity: str | None = field(init=False)
-    """The principal's identity. None: nobody known, and so nobody to count."""
+    """The principal's identity. None for an anonymous caller, whose requests are not counted."""
     user: Mapping[str, Any] | None = field(init=False)
-    """The principal as graphs see them."""
+    """The principal as graphs see it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "identity", self.principal.identity if self.principal else None)
         object.__setattr__(self, "user", self.principal.user if self.principal else None)
 
     async def authorize(self, event: AuthEvent, value: AuthValue) -> Filters:
-        """The rows that the caller may see for this event. `value` may be changed. Forbidden."""
+        """Return the filters of the rows that the caller may see. It may change `value`. Raise Forbidden."""
         if self.authenticator is None:
             return UNRESTRICTED
         if self.principal is None:
@@ -49,18 +49,18 @@ class Caller:
         return await self.authenticator.authorize(self.principal, event, value)
 
     async def check(self) -> None:
-        """Ask again who is calling. Unauthenticated, or another problem, if it is nobody or not the same any more."""
+        """Authenticate the caller again. Raise Unauthenticated or another Problem if it is refused or has changed."""
         authenticator, principal = self.authenticator, self.principal
         if authenticator is None or principal is None or self.connection is None or not authenticator.recheck_s:
             return
-        now = await authenticator.authenticate(self.connection)
-        if (now.identity, now.permissions) != (principal.identity, principal.permissions):
+        current = await authenticator.authenticate(self.connection)
+        if (current.identity, current.permissions) != (principal.identity, principal.permissions):
             raise Unauthenticated("what this caller may do has changed", challenge=CHALLENGE)
 
     async def until_refused(self) -> Problem:
-        """Wait until the caller would no longer be let in, and return why.
+        """Wait until the caller's access is revoked, and return the problem.
 
-        While nobody can say, such as while Postgres is away, the caller stays who they were.
+        While the authenticator cannot answer, for example while Postgres is down, the caller keeps its access.
         """
         if self.authenticator is None or not self.authenticator.recheck_s:
             await anyio.sleep_forever()
@@ -73,12 +73,12 @@ class Caller:
                 log.warning("an open stream's caller can't be asked for", exc_info=True)
             except Problem as problem:
                 return problem
-            except Exception:  # of a project's own authenticate, which lets nobody in by failing
+            except Exception:  # a failure of the project's own authenticate grants no access
                 log.exception("an open stream's caller can't be asked for")
                 return ServiceUnavailable("it can't be said who is calling")
 
     async def guard(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """What `work` returns or raises, unless the caller would no longer be let in before: then why."""
+        """Return or raise the result of `work`. If the caller's access is revoked before, cancel it and raise the problem."""
         outcome: Result | Exception = ServiceUnavailable()
         async with anyio.create_task_group() as tasks:
 

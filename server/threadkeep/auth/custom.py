@@ -1,6 +1,6 @@
-"""Custom: the project's own `langgraph_sdk.Auth`: its `authenticate`, and its handlers of what may be done.
+"""Custom authentication: the `authenticate` function and the handlers of the project's own `langgraph_sdk.Auth`.
 
-Whatever a project's code raises keeps the door shut. Only `HTTPException` is told to the caller, in its own words.
+Any exception of the project's code refuses the request. Only the text of an `HTTPException` is sent to the caller.
 """
 
 import inspect
@@ -12,7 +12,7 @@ import anyio.to_thread
 from langgraph_sdk import Auth
 from langgraph_sdk.auth.exceptions import HTTPException
 from langgraph_sdk.auth.types import AuthContext
-from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - projects raise FastAPI's, which is one
+from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - projects raise FastAPI's, which is a subclass
 from starlette.requests import HTTPConnection
 
 from threadkeep.auth.authenticator import CHALLENGE, AuthValue, CredentialHeader
@@ -39,22 +39,22 @@ ANY: Final = "*"
 RESOURCES: Final = {event.split(".")[0] for event in ALL_EVENTS} | {ANY}
 ACTIONS: Final = {event.split(".")[1] for event in ALL_EVENTS} | {ANY}
 PROBLEM_BY_STATUS: Final[Mapping[int, type[Problem]]] = {404: NotFound, 409: Conflict}
-"""What a project may answer beside 401, 403 and 503; anything else is a 403."""
+"""Statuses that a project may answer besides 401, 403 and 503. Any other status becomes 403."""
 
 Handler = Callable[..., Awaitable[Any]]
 
 
 class CustomAuthenticator:
-    """The door that a project brings."""
+    """Authenticates callers by the project's own code."""
 
     reads_values = True
 
     def __init__(self, auth: Auth, recheck_s: float) -> None:
-        found: Any = auth
+        loose: Any = auth
         self.recheck_s = recheck_s
-        self._authenticate: Callable[..., Any] = found._authenticate_handler  # noqa: SLF001 - named there as the server's
-        self._handlers: Mapping[tuple[str, str], list[Handler]] = found._handlers  # noqa: SLF001 - the same
-        self._global: list[Handler] = found._global_handlers  # noqa: SLF001 - the same
+        self._authenticate: Callable[..., Any] = loose._authenticate_handler  # noqa: SLF001 - the SDK has it for servers
+        self._handlers: Mapping[tuple[str, str], list[Handler]] = loose._handlers  # noqa: SLF001 - the same
+        self._global: list[Handler] = loose._global_handlers  # noqa: SLF001 - the same
         self._parameters = tuple(inspect.signature(self._authenticate).parameters)
         self.reads_body = bool({"body", "request"} & set(self._parameters))
         self.credential_header: CredentialHeader = (
@@ -67,25 +67,25 @@ class CustomAuthenticator:
         del principal
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
-        """Whom the project's `authenticate` makes of the request."""
-        given = AuthenticateArguments(connection)
+        """Return the principal that the project's `authenticate` returns. Raise its HTTPException as a Problem."""
+        available = AuthenticateArguments(connection)
         try:
             arguments = {
-                name: await given.get(name) for name in self._parameters if name in AuthenticateArguments.NAMES
+                name: await available.get(name) for name in self._parameters if name in AuthenticateArguments.NAMES
             }
             if self._is_async:
-                found = await self._authenticate(**arguments)
+                user = await self._authenticate(**arguments)
             else:
-                found = await anyio.to_thread.run_sync(lambda: self._authenticate(**arguments))
-                found = await found if inspect.isawaitable(found) else found
-            return parse_principal(found)
+                user = await anyio.to_thread.run_sync(lambda: self._authenticate(**arguments))
+                user = await user if inspect.isawaitable(user) else user
+            return parse_principal(user)
         except (HTTPException, RouterError) as refused:
-            raise _told(refused) from None
+            raise _problem_of(refused) from None
         except (SystemExit, KeyboardInterrupt) as error:
             raise InvalidAuthResult(f"authenticate raised {type(error).__name__}") from error
 
     async def authorize(self, principal: Principal, event: AuthEvent, value: AuthValue) -> Filters:
-        """What the project's most specific handler lets the principal see; everything where it has none."""
+        """Return the filters of the project's most specific handler. If it has none, allow everything."""
         resource, action = event.split(".")
         handler = self._handler(resource, action)
         if handler is None:
@@ -99,7 +99,7 @@ class CustomAuthenticator:
         try:
             result = await handler(ctx=context, value=value)
         except (HTTPException, RouterError) as refused:
-            raise _told(refused) from None
+            raise _problem_of(refused) from None
         except (SystemExit, KeyboardInterrupt) as error:
             raise InvalidAuthResult(f"a handler raised {type(error).__name__}") from error
         if result is False:
@@ -108,13 +108,13 @@ class CustomAuthenticator:
 
     def _handler(self, resource: str, action: str) -> Handler | None:
         for key in ((resource, action), (resource, ANY), (ANY, action)):
-            if found := self._handlers.get(key):
-                return found[-1]
+            if handlers := self._handlers.get(key):
+                return handlers[-1]
         return self._global[-1] if self._global else None
 
 
-def _told(refused: HTTPException | RouterError) -> Problem:
-    """The project's refusal as one of ours, with its words and headers."""
+def _problem_of(refused: HTTPException | RouterError) -> Problem:
+    """Return the project's HTTPException as a Problem, with its text and headers."""
     headers = {name.lower(): value for name, value in (refused.headers or {}).items()}
     detail = str(refused.detail)
     if refused.status_code == Unauthenticated.status:
@@ -125,32 +125,32 @@ def _told(refused: HTTPException | RouterError) -> Problem:
 
 
 def load_custom_authenticator(project: Project, recheck_s: float) -> CustomAuthenticator:
-    """The door of langgraph.json's `auth`; StartupError where it is none or asks for what is not there."""
+    """Load the authenticator of `auth` in langgraph.json. Raise StartupError if it is not usable."""
     target = project.auth.path or ""
     where = f"auth.path: {target}"
-    found = import_target(project.root, target, key="auth.path")
-    if not isinstance(found, Auth):
+    auth = import_target(project.root, target, key="auth.path")
+    if not isinstance(auth, Auth):
         raise StartupError(f"{where}: this is no langgraph_sdk.Auth")
-    authenticate: Any = found._authenticate_handler  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - named there as the server's
+    authenticate: Any = auth._authenticate_handler  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - the SDK has it for servers
     if authenticate is None:
         raise StartupError(f"{where}: it has no @auth.authenticate, so nobody could be known")
     _check_parameters(where, authenticate)
-    for resource, action in found._handlers:  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - the same
+    for resource, action in auth._handlers:  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - the same
         if resource not in RESOURCES or action not in ACTIONS:
             raise StartupError(
                 f"{where}: a handler of {resource}.{action} would never be called: there is no such event"
             )
     if project.auth.cache:
         log.warning("auth.cache is ignored: authenticate is asked each time")
-    return CustomAuthenticator(found, recheck_s)
+    return CustomAuthenticator(auth, recheck_s)
 
 
 def _check_parameters(where: str, authenticate: Callable[..., Any]) -> None:
     for name, parameter in inspect.signature(authenticate).parameters.items():
         if parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
             continue
-        known = name in AuthenticateArguments.NAMES and parameter.kind is not parameter.POSITIONAL_ONLY
-        if not known and parameter.default is parameter.empty:
+        is_available = name in AuthenticateArguments.NAMES and parameter.kind is not parameter.POSITIONAL_ONLY
+        if not is_available and parameter.default is parameter.empty:
             raise StartupError(
                 f"{where}: authenticate asks for {name!r}; it may ask, by name, for {', '.join(sorted(AuthenticateArguments.NAMES))}"
             )

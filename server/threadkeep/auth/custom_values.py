@@ -1,4 +1,4 @@
-"""Given: what a project's auth code gets of a request, and what is made of that which it returns."""
+"""Arguments for a project's authentication code, and the conversion of its results."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -18,11 +18,11 @@ DEFAULT_PARAMETERS: Final = ("identity", "display_name", "is_authenticated", "pe
 
 
 class InvalidAuthResult(Exception):
-    """A project's auth code returned what means nothing. It ends as any other exception of its own: 500, and no entrance."""
+    """A project's auth code returned an invalid value. Like its other exceptions, it is answered with 500 and no access."""
 
 
 class HeaderBytes(dict[bytes, bytes]):
-    """Headers as LangGraph hands them to `authenticate`: bytes; a text is understood too."""
+    """Headers as LangGraph passes them to `authenticate`: bytes. Keys may also be strings."""
 
     def __getitem__(self, name: bytes | str) -> bytes:
         return super().__getitem__(_bytes(name))
@@ -39,7 +39,7 @@ def _bytes(name: bytes | str) -> bytes:
 
 
 class AuthenticateArguments:
-    """The parameters that `authenticate` may ask for, by name."""
+    """The arguments that `authenticate` may have, by name."""
 
     NAMES: ClassVar[frozenset[str]] = frozenset(
         {
@@ -61,7 +61,7 @@ class AuthenticateArguments:
         self._connection = connection
 
     async def get(self, name: str) -> Any:
-        """One of them. None where the request has none such."""
+        """Return an argument by name, or None if the request does not have it."""
         connection = self._connection
         match name:
             case "request":
@@ -83,10 +83,10 @@ class AuthenticateArguments:
             case "scope":
                 return connection.scope
             case _:
-                return None  # `user`: nobody yet
+                return None  # `user`, which is not known yet
 
     async def _body(self) -> Any:
-        """The JSON of the body. Bounded before: the request counts what comes in."""
+        """Return the body's JSON, or None. Its size was checked when it was read."""
         if not isinstance(self._connection, Request):
             return None
         raw = await self._connection.body()
@@ -96,65 +96,66 @@ class AuthenticateArguments:
             return None
 
 
-def parse_principal(found: object) -> Principal:
-    """The principal that `authenticate` returned. InvalidAuthResult, Unauthenticated.
+def parse_principal(result: object) -> Principal:
+    """Return the principal that `authenticate` returned. Raise InvalidAuthResult or Unauthenticated.
 
-    A user is a text, a mapping or an object. In older projects it comes as the second of a pair, after its scopes.
+    A user is a string, a mapping or an object. Older projects return a pair of scopes and user.
     """
-    said = _mapping_of_pair(cast("tuple[object, ...]", found)) if isinstance(found, tuple) else _mapping(found)
-    if said.get("is_authenticated", True) is not True:
+    fields = _mapping_of_pair(cast("tuple[object, ...]", result)) if isinstance(result, tuple) else _mapping(result)
+    if fields.get("is_authenticated", True) is not True:
         raise Unauthenticated("Unauthorized", challenge=CHALLENGE)
-    identity, permissions = said.get("identity"), said.get("permissions") or ()
+    identity, permissions = fields.get("identity"), fields.get("permissions") or ()
     if not isinstance(identity, str):
         raise InvalidAuthResult("authenticate returned no identity")
     if isinstance(permissions, (str, Mapping)) or not isinstance(permissions, Iterable):
         raise InvalidAuthResult("permissions are no list")
     try:
-        user: dict[str, Any] = json.loads(json.dumps(said))
-        granted = tuple(str(each) for each in cast("Iterable[object]", permissions))
-        return principal(identity, str(said.get("display_name") or ""), granted, user=user)
+        user: dict[str, Any] = json.loads(json.dumps(fields))
+        granted = tuple(str(permission) for permission in cast("Iterable[object]", permissions))
+        return principal(identity, str(fields.get("display_name") or ""), granted, user=user)
     except ValueError as error:
         raise InvalidAuthResult(str(error)) from error
 
 
-def _mapping_of_pair(found: tuple[object, ...]) -> dict[str, Any]:
-    """A user with the scopes that stand before it: a list, or Starlette's AuthCredentials."""
-    if hasattr(found, "_fields"):  # a named tuple is a user
-        return _mapping(cast("Any", found)._asdict())
-    if len(found) != 2:
-        raise InvalidAuthResult(f"authenticate returned a tuple of {len(found)}; a pair is the scopes and the user")
-    scopes, user = found
+def _mapping_of_pair(pair: tuple[object, ...]) -> dict[str, Any]:
+    """Return the fields of a user in a pair, whose first part is a list of scopes or Starlette's AuthCredentials."""
+    if hasattr(pair, "_fields"):  # a named tuple is a user
+        return _mapping(cast("Any", pair)._asdict())
+    if len(pair) != 2:
+        raise InvalidAuthResult(f"authenticate returned a tuple of {len(pair)}; a pair is the scopes and the user")
+    scopes, user = pair
     return {**_mapping(user), "permissions": getattr(scopes, "scopes", scopes)}
 
 
-def _mapping(found: object) -> dict[str, Any]:
-    if isinstance(found, str):
-        return {"identity": found}
-    if isinstance(found, Mapping):
-        return {str(key): value for key, value in cast("Mapping[object, Any]", found).items()}
-    if isinstance(found, BaseModel):
-        return found.model_dump()
-    own: dict[str, Any] = {}
-    if dataclasses.is_dataclass(found) and not isinstance(found, type):
-        own = {each.name: getattr(found, each.name) for each in dataclasses.fields(found)}
-    elif hasattr(found, "__dict__"):
-        own = {name: value for name, value in vars(found).items() if not name.startswith("_")}
-    usual = {name: value for name in DEFAULT_PARAMETERS if (value := _attribute(found, name)) is not None}
-    return {"identity": usual.get("display_name"), **own, **usual}
+def _mapping(user: object) -> dict[str, Any]:
+    if isinstance(user, str):
+        return {"identity": user}
+    if isinstance(user, Mapping):
+        return {str(key): value for key, value in cast("Mapping[object, Any]", user).items()}
+    if isinstance(user, BaseModel):
+        return user.model_dump()
+    attributes: dict[str, Any] = {}
+    if dataclasses.is_dataclass(user) and not isinstance(user, type):
+        attributes = {field.name: getattr(user, field.name) for field in dataclasses.fields(user)}
+    elif hasattr(user, "__dict__"):
+        attributes = {name: value for name, value in vars(user).items() if not name.startswith("_")}
+    usual = {name: value for name in DEFAULT_PARAMETERS if (value := _attribute(user, name)) is not None}
+    return {"identity": usual.get("display_name"), **attributes, **usual}
 
 
-def _attribute(found: object, name: str) -> Any:
-    """An attribute; None where there is none. Starlette's own users have an `identity` that is not implemented."""
+def _attribute(user: object, name: str) -> Any:
+    """Return an attribute, or None. Starlette's own users have an `identity` that raises NotImplementedError."""
     try:
-        return getattr(found, name, None)
+        return getattr(user, name, None)
     except NotImplementedError:
         return None
 
 
 def parse_filters(result: object) -> Filters:
-    """What a handler returned: None or True for everything, else what the metadata must hold. InvalidAuthResult.
+    """Return the filters that a handler returned. None or True allow everything. Raise InvalidAuthResult.
 
-    Only what jsonb's containment says exactly is understood: equality of a plain value, and membership in a list.
+    Only conditions that jsonb containment expresses exactly are supported: equality with a plain value, and membership
+    in a list.
     """
     if result is None or result is True:
         return Filters({})
@@ -175,20 +176,20 @@ def _key(key: object) -> str:
 def _condition(condition: object) -> object:
     if not isinstance(condition, Mapping):
         return _plain(condition)
-    said = cast("Mapping[object, object]", condition)
-    if len(said) != 1:
+    by_operator = cast("Mapping[object, object]", condition)
+    if len(by_operator) != 1:
         raise InvalidAuthResult("a condition of a filter has one operator: $eq or $contains")
-    [(operator, operand)] = said.items()
+    [(operator, operand)] = by_operator.items()
     if operator == "$eq":
         return _plain(operand)
     if operator == "$contains":
-        several = isinstance(operand, (list, tuple, set, frozenset))
-        return [_plain(each) for each in cast("Iterable[object]", operand if several else [operand])]
+        is_collection = isinstance(operand, (list, tuple, set, frozenset))
+        return [_plain(item) for item in cast("Iterable[object]", operand if is_collection else [operand])]
     raise InvalidAuthResult(f"a filter has the operator {operator!r}; there are $eq and $contains")
 
 
 def _plain(value: object) -> object:
-    """A value of which containment is equality."""
+    """Return a value for which jsonb containment means equality."""
     if isinstance(value, UUID):
         return str(value)
     if value is None or isinstance(value, (str, int, float, bool)):

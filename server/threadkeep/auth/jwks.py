@@ -1,8 +1,8 @@
-"""JWKS: an issuer's public keys, fetched from its address, kept, and fetched again when they change.
+"""JWKS (RFC 7517): an issuer's public keys, fetched from its URL and cached.
 
-Keys older than `REFRESH_S` are fetched anew when they are next needed. While the issuer does not answer, they are used
-until they are `MAX_AGE_S` old, and then no token is accepted. A token that names an unknown key causes one more fetch,
-but not one each time.
+Keys older than `REFRESH_S` are fetched again at their next use. While the issuer does not answer, cached keys are used
+until they are `MAX_AGE_S` old. After that no token is accepted. A token with an unknown key id causes one more fetch, but
+at most one in `RETRY_S` seconds.
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 REFRESH_S: Final = 300.0
 MAX_AGE_S: Final = 3600.0
 RETRY_S: Final = 10.0
-"""The least time between two fetches that strangers' tokens or an issuer's silence ask for."""
+"""Minimum seconds between two fetches caused by unknown key ids or by an issuer that does not answer."""
 TIMEOUT_S: Final = 5.0
 MAX_BYTES: Final = 1_000_000
 
@@ -32,11 +32,11 @@ Jwk = Mapping[str, Any]
 
 
 class JwksUnavailable(Exception):
-    """The address did not answer with keys. The text is for the log."""
+    """The URL did not return keys. The text is for the log."""
 
 
 class JwkSet:
-    """The keys at one address."""
+    """The keys at one URL."""
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
         check_jwks_url(url)
@@ -47,17 +47,17 @@ class JwkSet:
         self._keys_for_unknown: TtlCache[None, list[Jwk]] = TtlCache(
             capacity=1, ttl_s=RETRY_S, retry_s=RETRY_S, clock=clock
         )
-        """Those that were fetched because of a token that names an unknown key."""
+        """Keys that were fetched because of a token with an unknown key id."""
 
     async def open(self) -> None:
-        """Fetch the keys for the first time. StartupError if there are none."""
+        """Fetch the keys for the first time. Raise StartupError if there are none."""
         try:
             self._keys.put(None, await self._fetch())
         except JwksUnavailable as error:
             raise StartupError(f"THREADKEEP_JWT_JWKS_URL: {self._url}: {error}") from None
 
     async def keys_for(self, kid: str | None) -> list[Jwk]:
-        """The keys of an id, or all if a token names none. Unavailable if all that is known is too old."""
+        """Return the keys with an id, or all keys if `kid` is None. Raise ServiceUnavailable if the cached keys are too old."""
         try:
             keys = await self._keys.get_or_read(None, self._fetch_or_warn)
         except JwksUnavailable:
@@ -84,10 +84,10 @@ class JwkSet:
     async def _fetch(self) -> list[Jwk]:
         raw = await _get(self._url)
         try:
-            found = cast("object", orjson.loads(raw))
+            document = cast("object", orjson.loads(raw))
         except orjson.JSONDecodeError:
             raise JwksUnavailable("it does not answer with JSON") from None
-        keys = cast("dict[str, object]", found).get("keys") if isinstance(found, dict) else None
+        keys = cast("dict[str, object]", document).get("keys") if isinstance(document, dict) else None
         if not isinstance(keys, list):
             raise JwksUnavailable("what it answers has no keys")
         return [cast("Jwk", key) for key in cast("list[object]", keys) if isinstance(key, dict)]
@@ -98,14 +98,14 @@ def _of(keys: Sequence[Jwk], kid: str | None) -> list[Jwk]:
 
 
 async def _get(url: str) -> bytes:
-    """What is there, bounded in time and size; redirects are not followed. JwksUnavailable."""
+    """Return the body at `url`, limited in time and size. Redirects are not followed. Raise JwksUnavailable."""
     read = bytearray()
     try:
         with anyio.fail_after(TIMEOUT_S):
-            async with httpx.AsyncClient(timeout=TIMEOUT_S) as http, http.stream("GET", url) as answer:
-                if answer.status_code != 200:
-                    raise JwksUnavailable(f"it answers {answer.status_code}")
-                async for chunk in answer.aiter_bytes():
+            async with httpx.AsyncClient(timeout=TIMEOUT_S) as http, http.stream("GET", url) as response:
+                if response.status_code != 200:
+                    raise JwksUnavailable(f"it answers {response.status_code}")
+                async for chunk in response.aiter_bytes():
                     read += chunk
                     if len(read) > MAX_BYTES:
                         raise JwksUnavailable(f"it answers more than {MAX_BYTES} bytes")
@@ -115,17 +115,17 @@ async def _get(url: str) -> bytes:
 
 
 def check_jwks_url(url: str) -> None:
-    """StartupError unless keys from there are the issuer's: by https, or from this machine."""
-    found = urlsplit(url)
-    if found.scheme == "https" and found.hostname:
+    """Raise StartupError unless the URL is https or on this machine, so that nobody can replace the issuer's keys."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" and parts.hostname:
         return
-    if found.scheme == "http" and found.hostname and is_loopback(found.hostname):
+    if parts.scheme == "http" and parts.hostname and is_loopback(parts.hostname):
         return
     raise StartupError("THREADKEEP_JWT_JWKS_URL: only https addresses: who can change the keys can be anybody")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine is meant."""
+    """Whether a host name or address means this machine only."""
     if host == "localhost":
         return True
     try:

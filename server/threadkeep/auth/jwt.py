@@ -1,7 +1,7 @@
-"""JWT: tokens that an issuer signed, for this server. Who is meant is `sub`.
+"""JWT authentication (RFC 7519): tokens that an issuer signed for this server. The identity is the claim `sub`.
 
-Which algorithms count is the operator's to say, never the token's: a token is read with the one kind of key that there
-is, public or shared, and only with algorithms for that kind.
+The operator decides which algorithms are allowed, never the token. A token is verified with the one configured kind of
+key, public or shared, and only with algorithms for that kind.
 """
 
 import hashlib
@@ -41,17 +41,17 @@ KEY_TYPES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("ES256", "ES384", "ES512"), "EC"),
     "EdDSA": "OKP",
 }
-"""Algorithms of public keys, and the kind of key (`kty`) that each is for."""
+"""Algorithm of public keys -> the key type (`kty`) that it needs."""
 HMAC_ALGORITHMS: Final = frozenset({"HS256", "HS384", "HS512"})
 MIN_SECRET_BYTES: Final = 32
-"""Bytes: a shorter one can be found by trying."""
+"""A shorter secret could be guessed."""
 FRESH_S: Final = 3.0
-"""How long a token that was verified is accepted without another look, if it does not expire before."""
+"""Seconds for which a verified token is cached, if it does not expire before."""
 REMEMBERED: Final = 10_000
 
 
 class Verified(NamedTuple):
-    """The caller of a token, and for how many seconds the token was still valid when it was verified."""
+    """The principal of a token, and the seconds until the token expires, counted from its verification."""
 
     caller: Principal
     lives_s: float
@@ -59,7 +59,7 @@ class Verified(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JwtRequirements:
-    """What a token must say."""
+    """The requirements for tokens."""
 
     issuer: str
     audience: Sequence[str]
@@ -69,7 +69,7 @@ class JwtRequirements:
 
 
 class JwtAuthenticator:
-    """The door for signed tokens. Exactly one of `jwks` and `key` is there."""
+    """Authenticates callers by signed tokens. Exactly one of `jwks` and `key` is set."""
 
     reads_body = reads_values = False
     recheck_s = RECHECK_S
@@ -84,7 +84,7 @@ class JwtAuthenticator:
         )
 
     async def open(self) -> None:
-        """Fetch what is to be fetched; StartupError."""
+        """Fetch the issuer's keys, if there is a JWKS URL. Raise StartupError if that fails."""
         if self._jwks is not None:
             await self._jwks.open()
 
@@ -94,45 +94,45 @@ class JwtAuthenticator:
         return None if granted == ALL_EVENTS else sorted(granted)
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
-        """Whom the token names."""
-        shown = credentials(connection)
-        if len(shown) > MAX_TOKEN_LENGTH:
+        """Return the principal of the request's token. Raise Unauthenticated if it is missing or not valid."""
+        token = credentials(connection)
+        if len(token) > MAX_TOKEN_LENGTH:
             raise invalid_credentials()
-        hashed = hashlib.sha256(shown.encode()).digest()
-        verified = self._verified.get(hashed) or await self._verified.get_or_read(hashed, partial(self._verify, shown))
+        hashed = hashlib.sha256(token.encode()).digest()
+        verified = self._verified.get(hashed) or await self._verified.get_or_read(hashed, partial(self._verify, token))
         return verified.caller
 
-    async def _verify(self, shown: str) -> Verified:
-        """The caller that a token names. Unauthenticated if it is not valid."""
+    async def _verify(self, token: str) -> Verified:
+        """Verify a token and return its principal. Raise Unauthenticated if it is not valid."""
         try:
-            claims = await self._claims(shown)
+            claims = await self._claims(token)
             return Verified(_caller(claims), int(claims["exp"]) + self._rules.leeway_s - time.time())
         except (pyjwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError) as error:
             log.info("a token was refused", extra={"error_type": type(error).__name__})
             raise invalid_credentials() from None
 
     async def authorize(self, principal: Principal, event: AuthEvent, value: AuthValue) -> Filters:
-        """What is the caller's own, if the token's scopes reach as far."""
+        """Return the filters of the caller's own rows. Raise Forbidden if the token's scopes do not grant the event."""
         check_token_scopes(principal.user["claims"], event, self._rules.scopes)
         return owner_filters(principal, event, value)
 
-    async def _claims(self, shown: str) -> Mapping[str, Any]:
-        head = pyjwt.get_unverified_header(shown)
+    async def _claims(self, token: str) -> Mapping[str, Any]:
+        head = pyjwt.get_unverified_header(token)
         algorithm = head.get("alg")
         if not isinstance(algorithm, str) or algorithm not in self._rules.algorithms:
             raise pyjwt.InvalidAlgorithmError("not allowed")
         if self._jwks is None:
-            return self._decoded(shown, self._key, algorithm)
+            return self._decoded(token, self._key, algorithm)
         kid = head.get("kid")
         keys = [key for key in await self._jwks.keys_for(kid) if _signs(key, algorithm)]
-        if len(keys) != 1:  # none, or several of which the token names none
+        if len(keys) != 1:  # no key matches, or the token does not say which of several
             raise pyjwt.InvalidKeyError("no one key fits")
-        return self._decoded(shown, pyjwt.PyJWK(dict(keys[0]), algorithm).key, algorithm)
+        return self._decoded(token, pyjwt.PyJWK(dict(keys[0]), algorithm).key, algorithm)
 
-    def _decoded(self, shown: str, key: Any, algorithm: str) -> Mapping[str, Any]:
+    def _decoded(self, token: str, key: Any, algorithm: str) -> Mapping[str, Any]:
         rules = self._rules
         return pyjwt.decode(
-            shown,
+            token,
             key,
             algorithms=[algorithm],
             audience=list(rules.audience),
@@ -143,7 +143,7 @@ class JwtAuthenticator:
 
 
 def _signs(key: Jwk, algorithm: str) -> bool:
-    """Whether a key of the issuer's is one for this algorithm, and for signatures at all."""
+    """Whether a key is for signatures with this algorithm."""
     if key.get("kty") != KEY_TYPES.get(algorithm) or key.get("use", "sig") != "sig":
         return False
     return key.get("alg", algorithm) == algorithm
@@ -151,16 +151,16 @@ def _signs(key: Jwk, algorithm: str) -> bool:
 
 def _caller(claims: Mapping[str, Any]) -> Principal:
     names = (claims.get(name) for name in ("name", "preferred_username", "email"))
-    shown = next((name for name in names if isinstance(name, str) and name), "")
-    return principal(claims["sub"], shown, token_permissions(claims), user={"claims": dict(claims)})
+    display_name = next((name for name in names if isinstance(name, str) and name), "")
+    return principal(claims["sub"], display_name, token_permissions(claims), user={"claims": dict(claims)})
 
 
 def load_jwt_authenticator(settings: Settings) -> JwtAuthenticator:
-    """The door that the settings describe; StartupError where they leave open whose tokens count."""
+    """Return the authenticator for the settings. Raise StartupError if they do not identify one issuer and kind of key."""
     if not settings.jwt_issuer or not settings.jwt_audience:
         raise StartupError("AUTH_TYPE=jwt needs THREADKEEP_JWT_ISSUER and THREADKEEP_JWT_AUDIENCE")
-    given = [name for name in ("jwt_jwks_url", "jwt_public_key", "jwt_secret") if getattr(settings, name)]
-    if len(given) != 1:
+    key_settings = [name for name in ("jwt_jwks_url", "jwt_public_key", "jwt_secret") if getattr(settings, name)]
+    if len(key_settings) != 1:
         raise StartupError(
             "AUTH_TYPE=jwt needs exactly one of THREADKEEP_JWT_JWKS_URL, THREADKEEP_JWT_PUBLIC_KEY and "
             "THREADKEEP_JWT_SECRET"
@@ -181,8 +181,8 @@ def load_jwt_authenticator(settings: Settings) -> JwtAuthenticator:
 
 def _algorithms(settings: Settings) -> frozenset[str]:
     possible = HMAC_ALGORITHMS if settings.jwt_secret else frozenset(KEY_TYPES)
-    named = settings.jwt_algorithms or ("HS256" if settings.jwt_secret else "RS256,ES256")
-    chosen = frozenset(name.strip() for name in named.split(",") if name.strip())
+    setting = settings.jwt_algorithms or ("HS256" if settings.jwt_secret else "RS256,ES256")
+    chosen = frozenset(name.strip() for name in setting.split(",") if name.strip())
     if wrong := sorted(chosen - possible):
         raise StartupError(
             f"THREADKEEP_JWT_ALGORITHMS: {wrong[0]} is not possible with this kind of key; "

@@ -1,4 +1,4 @@
-"""Opening: which door there is, by the settings and the project. What can't be loaded stops the start."""
+"""Loading of the authenticator from the settings and the project. If it cannot be loaded, the server does not start."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -20,22 +20,22 @@ from threadkeep.settings import AuthType, Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthConfig:
-    """What is known of the door before there is a database."""
+    """The authenticator, as far as it can be loaded without the database."""
 
     auth_type: AuthType
     authenticator: CustomAuthenticator | JwtAuthenticator | None = None
-    """None: keys, which are in the database, or no door at all."""
+    """None for API keys, which need the database, and if authentication is off."""
 
     @asynccontextmanager
     async def open(self, pool: Pool) -> AsyncGenerator[Authenticator | None]:
-        """The door, while the block lasts; None where authentication is off. StartupError."""
+        """Open the authenticator for the block. Yield None if authentication is off. Raise StartupError."""
         if isinstance(self.authenticator, JwtAuthenticator):
             await self.authenticator.open()
         yield ApiKeyAuthenticator(pool) if self.auth_type == "api_key" else self.authenticator
 
 
 def auth_type_of(settings: Settings, project: Project) -> AuthType:
-    """How callers are known; StartupError where settings and project contradict each other."""
+    """Return the method of authentication. Raise StartupError if the settings and the project contradict each other."""
     has_auth = project.auth.path is not None
     chosen = settings.auth_type or ("custom" if has_auth else "none")
     if chosen == "custom" and not has_auth:
@@ -46,7 +46,7 @@ def auth_type_of(settings: Settings, project: Project) -> AuthType:
 
 
 def load_auth(settings: Settings, project: Project) -> AuthConfig:
-    """Import and read all that is needed; StartupError, never an open door."""
+    """Load the authenticator. Raise StartupError on any failure, so that the server never runs without authentication."""
     kind = auth_type_of(settings, project)
     if kind == "custom":
         return AuthConfig(
@@ -56,7 +56,7 @@ def load_auth(settings: Settings, project: Project) -> AuthConfig:
 
 
 def check_start(settings: Settings, project: Project) -> None:
-    """StartupError where others could reach the server and nobody would ask who they are, or nobody could be known."""
+    """Raise StartupError if other machines could reach the server without authentication, or if no token could be verified."""
     kind = auth_type_of(settings, project)
     if kind == "none" and not settings.allow_unauthenticated and not is_loopback(settings.host):
         raise StartupError(

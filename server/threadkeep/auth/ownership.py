@@ -1,9 +1,9 @@
-"""Ownership: the rule of the doors that are built in: what you make is yours, and you see what is yours.
+"""Ownership: the rule of the built-in authenticators. A principal owns the rows that it creates, and sees only these.
 
-It is the rule that LangGraph's documentation gives as the example of a handler: the owner stands in the metadata of
-each row. Items of the store have no metadata, so everybody has a space: a part of the store below a first label of its
-own, which its owner never sees. What a principal calls `("memories",)` is `("owner:alice", "memories")` in the table, for
-the API and for the graphs of the principal's runs alike (docs/decisions/0012-ownership.md).
+It is the example of a handler in LangGraph's documentation: the metadata of each row contains its owner. Items of the
+store have no metadata, so the store has a prefix for each principal, which clients never see. A principal's
+`("memories",)` is `("owner:alice", "memories")` in the table. This holds for the API and for the graphs of the
+principal's runs (docs/decisions/0012-ownership.md).
 """
 
 from collections.abc import Mapping
@@ -18,20 +18,20 @@ from threadkeep.auth.principal import Principal
 from threadkeep.postgres.tenancy import Filters
 
 OWNER: Final = "owner"
-"""The key of a row's metadata that says whose it is, under the built-in authentication. The server alone writes it."""
+"""The key of a row's metadata with its owner, under built-in authentication. Only the server writes it."""
 WRITE_ACTIONS: Final = frozenset({"create", "update", "create_run"})
 BUILT_IN: Final = frozenset({"api_key", "jwt"})
-"""Ways of authentication under which everybody has a space."""
+"""Methods of authentication under which each principal has a store prefix."""
 LABEL: Final = "owner:"
 DIGEST_LABEL: Final = "owner-sha256:"
 REMEMBERED: Final = 10_000
-"""Identities whose filters are kept."""
+"""Largest number of identities whose filters are cached."""
 MAX_LABEL: Final = 120
-"""Characters. A namespace stands in an index, beside the key."""
+"""Characters. Namespace and key are in one index, whose rows have a limited size."""
 
 
 def owner_filters(principal: Principal, event: AuthEvent, value: AuthValue) -> Filters:
-    """Mark what is written as the principal's, and let through what is theirs."""
+    """Set the owner of a row that is written, and return the filters of the principal's rows."""
     resource, action = event.split(".")
     if resource != "store" and action in WRITE_ACTIONS:
         value["metadata"] = {**(value.get("metadata") or {}), OWNER: principal.identity}
@@ -40,20 +40,20 @@ def owner_filters(principal: Principal, event: AuthEvent, value: AuthValue) -> F
 
 @lru_cache(REMEMBERED)
 def _filters(identity: str) -> Filters:
-    """The same object for each request of an identity."""
-    return Filters({OWNER: identity}, store_prefix=space(identity))
+    """Return the filters of an identity, the same object for each request."""
+    return Filters({OWNER: identity}, store_prefix=store_prefix_of(identity))
 
 
 @lru_cache(REMEMBERED)
-def space(identity: str) -> str:
-    """The first label of an identity's items: no two identities have the same, and it holds no period."""
+def store_prefix_of(identity: str) -> str:
+    """Return the store prefix of an identity. It is unique and has no period."""
     plain = LABEL + quote(identity, safe="@+ ").replace(".", "%2E")
     if len(plain) <= MAX_LABEL:
         return plain
     return DIGEST_LABEL + sha256(identity.encode()).hexdigest()
 
 
-def space_of_run(auth_type: str | None, metadata: Mapping[str, Any]) -> str | None:
-    """The space in which a run works: that of its owner; None: the whole store, under custom authentication or none."""
+def store_prefix_of_run(auth_type: str | None, metadata: Mapping[str, Any]) -> str | None:
+    """Return the store prefix of a run's owner. None under custom or no authentication: the run sees the whole store."""
     owner = metadata.get(OWNER) if auth_type in BUILT_IN else None
-    return space(owner) if isinstance(owner, str) else None
+    return store_prefix_of(owner) if isinstance(owner, str) else None

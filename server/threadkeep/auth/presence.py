@@ -1,11 +1,11 @@
-"""Presence: whether a principal has this server to itself, so that it need not leave anything free for others."""
+"""Presence: tells whether a principal is the only active one, so that it need not leave capacity free for others."""
 
 import time
 from dataclasses import dataclass
 from typing import Final
 
 SEEN_S: Final = 3600.0
-"""Seconds after its last request for which a principal is reckoned with."""
+"""Seconds after its last request for which a principal counts as active."""
 
 
 @dataclass(slots=True)
@@ -15,17 +15,17 @@ class _Seen:
 
 
 class Presence:
-    """The two principals that asked last, which is all that the question needs."""
+    """The two principals with the latest requests, which are enough to decide."""
 
     def __init__(self) -> None:
         self._latest: _Seen | None = None
         self._before: _Seen | None = None
-        """The latest of the others."""
+        """The latest request of another principal."""
         self._has_others: bool | None = None
-        """Set by an authenticator that knows all identities (API keys)."""
+        """Set by an authenticator that knows all identities, as for API keys."""
 
     def saw(self, identity: str, *, has_others: bool | None = None) -> None:
-        """Note a request. `has_others`: whether other identities may call, as far as the authenticator knows."""
+        """Record a request. `has_others`: whether other identities exist, or None if the authenticator does not know."""
         if has_others is not None:
             self._has_others = has_others
         if self._latest is not None and self._latest.identity == identity:
@@ -34,7 +34,7 @@ class Presence:
         self._before, self._latest = self._latest, _Seen(identity, time.monotonic())
 
     def is_alone(self, identity: str) -> bool:
-        """Whether no other principal exists, as far as is known, or else has asked within `SEEN_S` seconds."""
+        """Whether no other principal exists, or if that is not known, whether none sent a request within `SEEN_S` seconds."""
         if self._has_others is not None:
             return not self._has_others
         is_latest = self._latest is not None and self._latest.identity == identity

@@ -1,4 +1,4 @@
-"""Principal: who is calling, once a door has let them in, and the same person as a graph sees them."""
+"""Principal: the authenticated caller of a request, and its representation for graphs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,13 +8,13 @@ from typing import Any
 from threadkeep.base.problems import Unauthenticated
 
 MAX_IDENTITY_LENGTH = 250
-"""Characters. An identity stands in indexes, and in front of namespaces of the store."""
+"""Characters. An identity is stored in indexes and in prefixes of the store, whose size is limited."""
 
 
 class User(dict[str, Any]):
-    """What graphs and handlers get: a mapping that gives its items as attributes too, as LangGraph's own does."""
+    """The user for graphs and handlers: a mapping whose items are also attributes, as in LangGraph's own class."""
 
-    # Those that every user has. LangGraph looks each of them up for each run, which `__getattr__` makes slow.
+    # Every user has these. LangGraph reads each of them for each run, and `__getattr__` would be slow.
     identity = property(itemgetter("identity"))
     display_name = property(itemgetter("display_name"))
     is_authenticated = property(itemgetter("is_authenticated"))
@@ -29,15 +29,15 @@ class User(dict[str, Any]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """A caller who is known."""
+    """An authenticated caller."""
 
     identity: str
     display_name: str
     permissions: tuple[str, ...] = ()
     user: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """JSON; what a graph gets as `langgraph_auth_user`."""
+    """The JSON that a graph gets as `langgraph_auth_user`."""
     has_others: bool | None = None
-    """Whether there are other identities that may call; None if the authenticator can't know."""
+    """Whether other identities exist. None if the authenticator does not know."""
 
 
 NOBODY: Mapping[str, Any] = {
@@ -45,11 +45,11 @@ NOBODY: Mapping[str, Any] = {
     "langgraph_auth_user_id": "",
     "langgraph_auth_permissions": [],
 }
-"""What a graph reads of its user in `configurable` while authentication is off."""
+"""The user's keys in a graph's `configurable` while authentication is off."""
 
 
 def auth_configurable(user: Mapping[str, Any]) -> dict[str, Any]:
-    """What a graph reads of its user in `configurable`; no client ever sees it, see `parts` and `checkpoints`."""
+    """Return the user's keys for a graph's `configurable`. They are never sent to clients (`parts`, `checkpoints`)."""
     return {
         "langgraph_auth_user": User(user),
         "langgraph_auth_user_id": user["identity"],
@@ -65,10 +65,10 @@ def principal(
     user: Mapping[str, Any] | None = None,
     has_others: bool | None = None,
 ) -> Principal:
-    """The principal of an identity; `user` has further keys of its user. ValueError where it is no identity."""
+    """Return the principal of an identity. `user` adds further keys. Raise ValueError if the identity is not valid."""
     if not identity or len(identity) > MAX_IDENTITY_LENGTH or "\0" in identity or not identity.isprintable():
         raise ValueError(f"an identity is 1 to {MAX_IDENTITY_LENGTH} printable characters")
-    own: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "identity": identity,
         "display_name": display_name or identity,
         "is_authenticated": True,
@@ -78,13 +78,13 @@ def principal(
         identity=identity,
         display_name=display_name or identity,
         permissions=permissions,
-        user={**(user or {}), **own},
+        user={**(user or {}), **fields},
         has_others=has_others,
     )
 
 
 def of_user(user: Mapping[str, Any] | None) -> Principal:
-    """The principal that a run's user was. Unauthenticated if the run has none: it was made without authentication."""
+    """Return the principal of a run's user. Raise Unauthenticated if the run was started without authentication."""
     if user is None:
         raise Unauthenticated("the run that calls has no user")
     return principal(user["identity"], str(user.get("display_name") or ""), tuple(user["permissions"]), user=user)

@@ -1,7 +1,7 @@
-"""Scopes: the events that an API key or a token is limited to, by one rule for both.
+"""Scopes: the events to which an API key or a token is limited, with the same rule for both.
 
-A scope is an event such as `threads.read`, or all events of a resource, such as `threads.*`. A colon may stand for the
-period, because many issuers write `threads:read`. A scope that is not known grants nothing.
+A scope is an event such as `threads.read`, or all events of a resource such as `threads.*`. A colon may replace the
+period, because many issuers write `threads:read`. An unknown scope grants nothing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,35 +13,35 @@ from threadkeep.base.problems import Forbidden
 
 ALL_EVENTS: Final = frozenset(get_args(AuthEvent)) - {"public", "caller"}
 SCOPES: Final = ALL_EVENTS | {f"{event.split('.')[0]}.*" for event in ALL_EVENTS}
-"""All scopes that mean something."""
+"""All valid scopes."""
 OPENID_SCOPES: Final = frozenset({"openid", "profile", "email", "address", "phone", "offline_access"})
-"""Scopes that choose what a token says of its user. They do not grant or limit (OpenID Connect Core 1.0, 5.4 and 11)."""
+"""Scopes that select a token's claims. They neither grant nor limit events (OpenID Connect Core 1.0, 5.4 and 11)."""
 SCOPE_CLAIMS: Final = ("permissions", "scope", "scp")
-"""Claims of a token that hold scopes: a text with spaces between (RFC 8693, 4.2), or a list."""
+"""Claims of a token with scopes: a string separated by spaces (RFC 8693, 4.2), or a list."""
 CACHE_MAX_ENTRIES: Final = 10_000
 
 ScopePolicy: TypeAlias = Literal["optional", "required", "ignored"]
-"""Whether a token without scopes may do everything or nothing, or whether scopes mean nothing to this server."""
+"""`optional`: a token without scopes may do everything. `required`: it may do nothing. `ignored`: scopes have no effect."""
 
 
 @lru_cache(CACHE_MAX_ENTRIES)
 def granted_events(scopes: tuple[str, ...]) -> frozenset[str]:
-    """The events that scopes grant together."""
-    named = {scope.replace(":", ".", 1) for scope in scopes}
-    return frozenset(event for event in ALL_EVENTS if not named.isdisjoint((event, f"{event.split('.')[0]}.*")))
+    """Return the events that the scopes grant together."""
+    names = {scope.replace(":", ".", 1) for scope in scopes}
+    return frozenset(event for event in ALL_EVENTS if not names.isdisjoint((event, f"{event.split('.')[0]}.*")))
 
 
 def check_key_scopes(scopes: tuple[str, ...], event: AuthEvent) -> None:
-    """Forbidden if the scopes of an API key do not grant the event. A key without scopes may do everything."""
+    """Raise Forbidden if the scopes of an API key do not grant the event. A key without scopes may do everything."""
     if scopes and event not in granted_events(scopes):
         raise Forbidden(f"the key's scopes don't reach {event}")
 
 
 def check_token_scopes(claims: Mapping[str, Any], event: AuthEvent, policy: ScopePolicy) -> None:
-    """Forbidden if the claims of a token do not grant the event.
+    """Raise Forbidden if the claims of a token do not grant the event.
 
-    Every claim of scopes limits the token, so an event must be granted by all that are there. A claim with nothing but
-    scopes of OpenID Connect does not limit. A claim that is empty grants nothing.
+    Every claim with scopes limits the token, so all of them must grant the event. A claim that has only scopes of OpenID
+    Connect does not limit. An empty claim grants nothing.
     """
     if policy == "ignored":
         return
@@ -66,7 +66,7 @@ def _grants(claims: Mapping[str, Any], event: str, policy: ScopePolicy) -> bool:
 
 
 def token_permissions(claims: Mapping[str, Any]) -> tuple[str, ...]:
-    """The scopes of a token as graphs see them: those of its first claim of scopes. ValueError if a claim is malformed."""
+    """Return the scopes of a token for graphs, from its first claim with scopes. Raise ValueError if a claim is malformed."""
     return next(iter(_claimed(claims)), ())
 
 

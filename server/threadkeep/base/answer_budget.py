@@ -1,21 +1,21 @@
-"""Answer budget: how many bytes one answer may take, and whether something was left out because of that."""
+"""Answer budget: limits the bytes of one response, and records whether something was left out."""
 
 from threadkeep.base.problems import AnswerTooLarge
 
 
 class AnswerBudget:
-    """Counts what goes into an answer. The first thing that does not fit ends it, and is not in it."""
+    """Counts the bytes of a response. The first item that does not fit ends the response and is left out."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
         self.is_cut = False
-        """Something was left out."""
+        """Whether an item was left out."""
 
     def take(self, size: int, name: str) -> bool:
-        """Count `size` bytes of the thing called `name`. False if they don't fit.
+        """Count `size` bytes of the item `name`. Return False if they do not fit.
 
-        AnswerTooLarge if they would not even fit into an empty answer and this one is: no page could ever hold the thing.
+        Raise AnswerTooLarge if the response is still empty, because then no page could contain the item.
         """
         if not self.is_cut and self.used + size <= self.limit:
             self.used += size
@@ -26,7 +26,7 @@ class AnswerBudget:
         return False
 
     def take_all(self, size: int, name: str) -> None:
-        """Count `size` bytes that can't be left out. AnswerTooLarge if they don't fit."""
+        """Count `size` bytes that must not be left out. Raise AnswerTooLarge if they do not fit."""
         self.used += size
         if self.used > self.limit:
             raise self._too_large(self.used, name)

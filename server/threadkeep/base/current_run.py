@@ -1,6 +1,6 @@
-"""Current run: the run whose graph executes this code, in a context variable.
+"""Current run: a context variable with the run whose graph executes the code.
 
-A graph calls the store, and this server by an SDK client without an address. Neither call has an argument for the run.
+A graph calls the store, and this server through an SDK client without a URL. Neither call has an argument for the run.
 """
 
 from contextvars import ContextVar
@@ -15,5 +15,5 @@ def enter(run: object) -> None:
 
 
 def current() -> object | None:
-    """The run that was entered (`runs/calling_run.py` has its type). None outside of graphs."""
+    """Return the current run (its type is in `runs/calling_run.py`), or None outside of graphs."""
     return _current.get()

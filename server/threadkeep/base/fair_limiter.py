@@ -1,9 +1,9 @@
-"""Fair limiter: a bounded number of places that principals share.
+"""Fair limiter: a fixed number of places that principals share.
 
-Waiters are served round robin over principals, and first in, first out within one. A principal that holds a place gets a
-further one only if it then holds no more than a multiple of those that stay free (dynamic thresholds, Choudhury and Hahne
-1998). So one alone leaves `reserve` places free, and the next one leaves some of these: a newcomer, who holds none, finds
-a place although the others' are held for long.
+Waiters are served round robin over principals, and in FIFO order within one. A principal that holds a place gets another
+one only if it then holds at most a multiple of the places that stay free (dynamic thresholds, Choudhury and Hahne 1998).
+A single principal therefore leaves `reserve` places free, and the next one leaves some of these. A newcomer without a
+place finds one, even if the other places are held for long.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -16,20 +16,20 @@ import anyio
 from threadkeep.base.problems import QueueFull
 
 ANONYMOUS: Final = ""
-"""The holder if authentication is off: all callers are one."""
+"""The holder of all callers if authentication is off."""
 BACKGROUND: Final = "\0background"
-"""Takes places for principals that it names later (`Place.assign`). No identity holds a NUL."""
+"""A holder that takes places for principals named later (`Place.assign`). No identity contains a NUL."""
 
 
 Entry = TypeVar("Entry")
 
 
 class RoundRobinQueue(Generic[Entry]):
-    """A queue that serves holders by turns, and the entries of one holder first in, first out."""
+    """A queue that serves holders round robin, and the entries of one holder in FIFO order."""
 
     def __init__(self) -> None:
         self._lines: OrderedDict[str, deque[Entry]] = OrderedDict()
-        """The turn is the first holder's. No line is empty."""
+        """Holder -> entries. The first holder is served next. No list is empty."""
 
     def __bool__(self) -> bool:
         return bool(self._lines)
@@ -39,18 +39,18 @@ class RoundRobinQueue(Generic[Entry]):
         return holder in self._lines
 
     def append(self, holder: str, entry: Entry) -> None:
-        """Add the holder's last entry."""
+        """Add an entry at the end of the holder's entries."""
         line = self._lines.get(holder)
         if line is None:
             line = self._lines[holder] = deque()
         line.append(entry)
 
     def turn(self, may_have: Callable[[str], bool]) -> str | None:
-        """The holder whose turn it is, of those that may have one."""
+        """Return the next holder for which `may_have` is true, or None."""
         return next((holder for holder in self._lines if may_have(holder)), None)
 
     def pop(self, holder: str | None = None) -> Entry:
-        """Take the first entry of the holder, by default of the one whose turn it is. The holder is the last then."""
+        """Remove and return the first entry of a holder, by default of the next one. The holder moves to the end."""
         if holder is None:
             holder = next(iter(self._lines))
         line = self._lines[holder]
@@ -62,22 +62,22 @@ class RoundRobinQueue(Generic[Entry]):
         return entry
 
     def pop_newest(self, holder: str) -> Entry:
-        """Take the last entry of the holder."""
+        """Remove and return the last entry of the holder."""
         entry = self._lines[holder].pop()
         self._drop_if_empty(holder)
         return entry
 
     def remove(self, holder: str, entry: Entry) -> None:
-        """Take an entry of the holder out."""
+        """Remove an entry of the holder."""
         self._lines[holder].remove(entry)
         self._drop_if_empty(holder)
 
     def newest(self) -> list[Entry]:
-        """The last entry of each holder."""
+        """Return the last entry of each holder."""
         return [line[-1] for line in self._lines.values()]
 
     def lengths(self) -> dict[str, int]:
-        """The number of entries by holder."""
+        """Return the number of entries by holder."""
         return {holder: len(line) for holder, line in self._lines.items()}
 
     def _drop_if_empty(self, holder: str) -> None:
@@ -86,12 +86,12 @@ class RoundRobinQueue(Generic[Entry]):
 
 
 def quarter(total: int) -> int:
-    """The usual reserve: a quarter of the places, and one if there are two or three."""
+    """Return the usual reserve: a quarter of the places, or one of two or three places."""
     return max(1, total // 4) if total > 1 else 0
 
 
 class Place:
-    """One place of a limiter. It is released once; further calls do nothing."""
+    """One place of a limiter. It is released once. Further calls do nothing."""
 
     __slots__ = ("_limiter", "holder")
 
@@ -100,7 +100,7 @@ class Place:
         self.holder = holder
 
     def release(self) -> None:
-        """Give the place to the next waiter."""
+        """Free the place for the next waiter."""
         if self._limiter is not None:
             limiter, self._limiter = self._limiter, None
             limiter.take_back(self)
@@ -122,7 +122,7 @@ class _Waiter:
 
 
 class FairLimiter:
-    """At most `total` places are held at once: an `anyio.CapacityLimiter`, with a fair queue in front of it."""
+    """Grants at most `total` places at once: an `anyio.CapacityLimiter` with a fair queue."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class FairLimiter:
         max_waiting: int | None = None,
         is_alone: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        """`reserve`: places that a principal leaves free unless it `is_alone`. `max_waiting=None`: any number."""
+        """`reserve`: places that a principal leaves free unless `is_alone` is true for it. `max_waiting=None`: no limit."""
         self._limiter = anyio.CapacityLimiter(total)
         self.total = total
         self._reserve = min(reserve, total - 1)
@@ -140,48 +140,48 @@ class FairLimiter:
         self._is_alone = is_alone
         self._held = Counter[str]()
         self._queue = RoundRobinQueue[_Waiter]()
-        self._told: Callable[[], None] | None = None
+        self._on_release: Callable[[], None] | None = None
         self._first: deque[_Waiter] = deque()
-        """Waiters that had a place and let others have it. They go before all others."""
+        """Waiters that lent their place to others. They are served before all others."""
         self.waiting = 0
-        """Waiters of all holders, without `BACKGROUND` and those that go first."""
+        """Number of waiters, without `BACKGROUND` and without those that are served first."""
 
     @property
     def taken(self) -> int:
-        """The places that are held."""
+        """The number of places that are held."""
         return self._limiter.borrowed_tokens
 
     def may_take(self, holder: str, *, freed: int = 0) -> bool:
-        """Whether `holder` may have a further place now, or if `freed` more were free."""
+        """Whether `holder` may have another place now, or would if `freed` more places were free."""
         free = self.total - self.taken + freed
         if free <= 0:
             return False
         if holder in {ANONYMOUS, BACKGROUND} or not self._reserve:
             return True
-        held = self._held[holder]
-        leaves_enough = (held + 1) * self._reserve <= (self.total - self._reserve) * (free - 1)
-        return held == 0 or leaves_enough or self._is_alone(holder)
+        places = self._held[holder]
+        leaves_enough = (places + 1) * self._reserve <= (self.total - self._reserve) * (free - 1)
+        return places == 0 or leaves_enough or self._is_alone(holder)
 
     def may_take_now(self, holder: str) -> bool:
-        """Whether `holder` gets a place without waiting. If places are free, no other waiter may have one."""
+        """Whether `holder` gets a place without waiting. If a place is free then, no waiter is allowed to have it."""
         return not self._first and holder not in self._queue and self.may_take(holder)
 
     def held_back(self) -> list[str]:
-        """The holders to which the place that `BACKGROUND` holds may not be assigned."""
+        """Return the holders to which the place of `BACKGROUND` must not be assigned."""
         return [holder for holder in self._held if not self.may_take(holder, freed=1)]
 
-    def tell_of_release(self, told: Callable[[], None]) -> None:
-        """Call `told` when the next place is released, once: a holder that was held back may then have one."""
-        self._told = told
+    def tell_of_release(self, on_release: Callable[[], None]) -> None:
+        """Call `on_release` once, when the next place is released. A holder that was held back may then have one."""
+        self._on_release = on_release
 
     def refuse_if_full(self, holder: str) -> None:
-        """Overloaded if `holder` would have to wait and the queue has no room for it."""
+        """Raise QueueFull if `holder` would have to wait and the queue has no room for it."""
         has_room = self._max_waiting is None or self.waiting < self._max_waiting or self._longest(holder)
         if not has_room and not self.may_take_now(holder):
             raise QueueFull("every slot is taken and the queue is full", retry_after_s=2)
 
     async def acquire(self, holder: str) -> Place:
-        """A place for `holder`, after a wait. Overloaded if the queue is full, or fills up with others' waiters."""
+        """Wait for a place for `holder`. Raise QueueFull if the queue is full, or becomes full of other holders' waiters."""
         if self.may_take_now(holder):
             return self._grant(holder)
         if holder != BACKGROUND:
@@ -200,7 +200,7 @@ class FairLimiter:
         return waiter.place
 
     async def acquire_first(self, holder: str) -> Place:
-        """The next place that is free, before all others and however long it takes."""
+        """Wait for the next free place, before all other waiters and without a time limit."""
         waiter = _Waiter()
         self._first.append(waiter)
         waiter.holder = holder
@@ -217,14 +217,14 @@ class FairLimiter:
         return cast("Place", waiter.place)
 
     async def acquire_within(self, holder: str, timeout_s: float) -> Place:
-        """As `acquire`. Overloaded also after a wait of `timeout_s` seconds."""
+        """Wait like `acquire`, but at most `timeout_s` seconds. Raise QueueFull after that."""
         with anyio.move_on_after(timeout_s):
             return await self.acquire(holder)
         raise QueueFull("earlier requests of this kind take too long", retry_after_s=5)
 
     @asynccontextmanager
     async def hold(self, holder: str, timeout_s: float) -> AsyncGenerator[Place]:
-        """A place for the length of a block, unless it is released before. Overloaded as above."""
+        """Hold a place for the block, unless it is released before. Raise QueueFull like `acquire_within`."""
         place = await self.acquire_within(holder, timeout_s)
         try:
             yield place
@@ -232,16 +232,16 @@ class FairLimiter:
             place.release()
 
     def take_back(self, place: Place) -> None:
-        """For `Place.release` alone."""
+        """Free a place. Only `Place.release` calls this."""
         self._limiter.release_on_behalf_of(place)
         self._count(place.holder, -1)
         self._dispatch()
-        told, self._told = self._told, None
-        if told is not None:
-            told()
+        on_release, self._on_release = self._on_release, None
+        if on_release is not None:
+            on_release()
 
     def move(self, place: Place, holder: str) -> None:
-        """For `Place.assign` alone."""
+        """Count a place for another holder. Only `Place.assign` calls this."""
         self._count(place.holder, -1)
         self._count(holder, 1)
         place.holder = holder
@@ -262,7 +262,7 @@ class FairLimiter:
             self.waiting += change
 
     def _dispatch(self) -> None:
-        """Give free places to those whose turn it is and who may have one."""
+        """Grant free places to the next waiters that may have one."""
         while self._first and self.taken < self.total:
             first = self._first.popleft()
             first.place = self._grant(first.holder)
@@ -274,7 +274,7 @@ class FairLimiter:
             waiter.changed.set()
 
     def _leave(self, holder: str, waiter: _Waiter) -> None:
-        """A waiter was cancelled, perhaps after it had been given a place or refused."""
+        """Remove a cancelled waiter, which may already have been granted a place or refused."""
         if waiter.place is not None:
             waiter.place.release()
         elif not waiter.refused:
@@ -282,7 +282,7 @@ class FairLimiter:
             self._count_waiting(holder, -1)
 
     def _make_room(self, holder: str) -> None:
-        """If the queue is full, refuse the newest waiter of the holder that has the most. Overloaded as above."""
+        """If the queue is full, refuse the newest waiter of the holder with the most. Raise QueueFull if there is none."""
         self.refuse_if_full(holder)
         if self._max_waiting is None or self.waiting < self._max_waiting:
             return
@@ -293,9 +293,8 @@ class FairLimiter:
             waiter.changed.set()
 
     def _longest(self, holder: str) -> str | None:
-        """The holder with the most waiters, if it has more than `holder` with one more; None: there is no such one."""
+        """Return the holder with the most waiters, if it has more than `holder` would with one more. Else return None."""
         lengths = self._queue.lengths()
-        others = [other for other in lengths if other not in {ANONYMOUS, BACKGROUND}]
-        longest = max(others, key=lambda other: lengths[other], default=None)
-        own = lengths.get(holder, 0)
-        return longest if longest is not None and lengths[longest] > own + 1 else None
+        principals = [candidate for candidate in lengths if candidate not in {ANONYMOUS, BACKGROUND}]
+        longest = max(principals, key=lambda candidate: lengths[candidate], default=None)
+        return longest if longest is not None and lengths[longest] > lengths.get(holder, 0) + 1 else None

@@ -1,13 +1,13 @@
-"""Flag: something that comes to be true once, and that some may wait for.
+"""One-shot event: an event that is set once and never cleared.
 
-As `asyncio.Event`, but never cleared, and it costs next to nothing where nobody waits, as with most runs.
+It is like `asyncio.Event`, but costs almost nothing if no task waits for it, as with most runs.
 """
 
 import asyncio
 
 
 class OneShotEvent:
-    """False until it is set, for good."""
+    """An event that stays set."""
 
     __slots__ = ("_is_set", "_waiting")
 
@@ -19,13 +19,13 @@ class OneShotEvent:
         return self._is_set
 
     def set(self) -> None:
-        """Wake all who wait; a second call does nothing."""
+        """Wake all waiting tasks. A second call does nothing."""
         self._is_set = True
         for waiting in self._waiting:
             _wake(waiting)
 
     async def wait(self, timeout_s: float | None = None) -> bool:
-        """Return when it is set, or False when it is not within `timeout_s`."""
+        """Wait until it is set and return True. Return False if that takes more than `timeout_s` seconds."""
         if self._is_set:
             return True
         loop = asyncio.get_running_loop()

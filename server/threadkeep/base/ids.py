@@ -1,4 +1,4 @@
-"""Ids: UUID version 7 (RFC 9562), so that new rows lie together in an index and sort by their time."""
+"""Ids: UUID version 7 (RFC 9562). New rows are adjacent in an index and sort by time."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from uuid import UUID
 
 
 def uuid7() -> UUID:
-    """A new id: 48 bits of milliseconds, then 74 random bits."""
+    """Return a new id of 48 bits of milliseconds and 74 random bits."""
     milliseconds = time.time_ns() // 1_000_000
     random = int.from_bytes(os.urandom(10), "big")
     value = (milliseconds & ((1 << 48) - 1)) << 80 | random

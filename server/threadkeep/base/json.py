@@ -1,7 +1,7 @@
-"""Wire: from Python to JSON, the way the LangGraph clients read it.
+"""JSON: encode Python values as the LangGraph clients expect them, and decode JSON.
 
-A message is its plain fields, a dataclass an object, a set a list, bytes are base64, a table its columns, index and rows;
-what has no JSON form is its text.
+A message is encoded as its fields, a dataclass as an object, a set as a list, bytes as base64, and a table as columns,
+index and rows. A value without a JSON form is encoded as its text.
 """
 
 import json as stdlib
@@ -27,21 +27,21 @@ NUL_ESCAPE = b"\\u0000"
 REPLACEMENT_ESCAPE = b"\\ufffd"
 MAX_DEPTH = 200
 LONG_INTEGER: Final = re.compile(rb"\d{19}")
-"""What an integer above 64 bits begins with, and little else."""
+"""Matches every integer above 64 bits, and few other values."""
 FEW_DIGITS: Final = 10**4000
 MAX_DIGITS: Final = 130_000
-"""Of an integer: Postgres takes 131,072 in JSON."""
+"""Digits in an integer. Postgres accepts 131,072 in JSON."""
 NAMED_KEYS: Final = {None: "null", True: "true", False: "false"}
 INLINE_BYTES = 64 * 1024
-"""Above it a value is encoded in a thread."""
+"""Larger values are encoded in a thread."""
 MESSAGES: Final[frozenset[type[BaseMessage]]] = frozenset({AIMessage, HumanMessage, SystemMessage, ToolMessage})
-"""Whose fields say all that there is to say, as long as there are no further ones."""
+"""Types whose fields are their whole JSON, if an instance has no extra fields."""
 
 
 class RawJson:
-    """JSON that is there already: sent on as it is, read only where somebody asks.
+    """JSON that is already encoded. It is passed on unchanged, and decoded only by `load`.
 
-    No dataclass, for orjson would take it apart.
+    It is not a dataclass, because orjson would encode its fields.
     """
 
     __slots__ = ("raw",)
@@ -50,18 +50,19 @@ class RawJson:
         self.raw = raw.encode() if isinstance(raw, str) else bytes(raw)
 
     def load(self) -> Any:
-        """What it says."""
+        """Return the decoded value."""
         return loads(self.raw)
 
 
 class Unserializable(ValueError):
-    """A value of the graph's that has no JSON form: too deep, or part of itself."""
+    """A value of a graph that has no JSON form, because it is nested too deeply or contains itself."""
 
 
 def dumps(value: object) -> bytes:
-    """`value` as one line of JSON that Postgres takes too; Unserializable where it has no end.
+    """Return `value` as one line of JSON that Postgres accepts. Raise Unserializable if it contains itself.
 
-    NUL becomes U+FFFD, as on the reference: jsonb refuses it. So does a lone surrogate, which UTF-8 can't hold.
+    NUL becomes U+FFFD, as in LangGraph's server, because jsonb refuses it. A lone surrogate becomes `?`, because UTF-8
+    cannot encode it.
     """
     try:
         encoded = orjson.dumps(value, _default, OPTIONS)
@@ -71,32 +72,34 @@ def dumps(value: object) -> bytes:
 
 
 async def dumps_apart(value: object, *, size: int) -> bytes:
-    """As `dumps`; in a thread if the value is large, so that the event loop goes on. `size` is about how large, in bytes."""
+    """Encode like `dumps`, but in a thread if the value is large. `size` is its approximate size in bytes."""
     return dumps(value) if size <= INLINE_BYTES else await to_thread.run_sync(dumps, value)
 
 
 def replace_nul(encoded: bytes) -> bytes:
-    """JSON with U+FFFD for each escaped NUL; an escaped backslash before `u0000` is no escape of NUL."""
-    if b"\\" not in encoded or NUL_ESCAPE not in encoded:  # one byte is found much sooner than six
+    """Replace each escaped NUL by U+FFFD. `u0000` after an escaped backslash is not a NUL."""
+    if b"\\" not in encoded or NUL_ESCAPE not in encoded:  # searching for one byte is much faster than for six
         return encoded
     halves = encoded.split(b"\\\\")
     return b"\\\\".join(half.replace(NUL_ESCAPE, REPLACEMENT_ESCAPE) for half in halves)
 
 
 def loads(raw: bytes | str) -> Any:
-    """What JSON says, integers of any size as they are: orjson would make floats of those above 64 bits. ValueError if it
-    is no JSON."""
-    said = raw.encode() if isinstance(raw, str) else raw
-    if not LONG_INTEGER.search(said):
-        return orjson.loads(said)
+    """Decode JSON, with integers of any size. orjson would turn those above 64 bits into floats.
+
+    Raise ValueError if it is not JSON.
+    """
+    encoded = raw.encode() if isinstance(raw, str) else raw
+    if not LONG_INTEGER.search(encoded):
+        return orjson.loads(encoded)
     try:
-        return stdlib.loads(said, parse_int=integer, parse_constant=_refused)
+        return stdlib.loads(encoded, parse_int=integer, parse_constant=_refused)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
 def dumps_plain(value: object) -> bytes:
-    """JSON of values that have a form there already, with integers of any size. TypeError or ValueError of others."""
+    """Encode plain JSON values, with integers of any size. Raise TypeError or ValueError for other values."""
     try:
         return orjson.dumps(value)
     except TypeError:
@@ -108,20 +111,22 @@ def _refused(constant: str) -> None:
 
 
 def digits(value: int) -> str:
-    """An integer's digits. Python's own way refuses more than 4,300 of them."""
+    """Return an integer's digits. `str` refuses more than 4,300 of them."""
     return str(value) if abs(value) < FEW_DIGITS else format(Decimal(value), "f")
 
 
 def integer(text: str) -> int:
-    """The integer of these digits; ValueError if they are more than `MAX_DIGITS`, or none."""
+    """Return the integer of these digits. Raise ValueError if there are more than `MAX_DIGITS`, or none."""
     if len(text) > MAX_DIGITS:
         raise ValueError(f"an integer has at most {MAX_DIGITS:,} digits")
     return int(text) if len(text) <= 4000 else int(Decimal(text))
 
 
 def _default(value: object) -> object:
-    """What orjson asks for on a type it does not know. A long state is mostly messages: pydantic's general way would take
-    several times as long."""
+    """Return a value that orjson can encode, for a type that it does not know.
+
+    Messages come first, because a long state is mostly messages and pydantic's `model_dump` is several times slower.
+    """
     if type(value) in MESSAGES and not cast("BaseMessage", value).__pydantic_extra__:
         return value.__dict__
     if isinstance(value, RawJson):
@@ -147,15 +152,15 @@ def _model(value: BaseModel) -> object:
 def _by_duck(value: object) -> object:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return b64encode(cast("bytes", value)).decode()
-    if isinstance(value, (date, time)):  # a subclass, which orjson does not take
+    if isinstance(value, (date, time)):  # a subclass, which orjson does not encode
         return value.isoformat()
     if isinstance(value, timedelta):
-        return cast("object", to_jsonable_python(value))  # ISO 8601, as pydantic has it
+        return cast("object", to_jsonable_python(value))  # ISO 8601, as in pydantic
     if isinstance(value, float):
         return float(value)
     if (attributes := getattr(cast("object", type(value)), "__attrs_attrs__", None)) is not None:
         return {field.name: getattr(value, field.name, None) for field in cast("Iterable[Any]", attributes)}
-    if callable(fields := getattr(value, "_asdict", None)):  # a NamedTuple, which orjson does not take for a tuple
+    if callable(fields := getattr(value, "_asdict", None)):  # a NamedTuple, which orjson does not encode as a tuple
         return cast("Callable[[], object]", fields)()
     if isinstance(value, tuple):
         return list(cast("tuple[object, ...]", value))
@@ -165,17 +170,17 @@ def _by_duck(value: object) -> object:
 
 
 def _of_numpy(value: Any) -> object:
-    """What orjson does not take: arrays of another order or type, and complex, text and time scalars."""
+    """Return plain values for what orjson refuses: arrays of other orders or types, and complex, text and time scalars."""
     kind, size = (value.dtype.kind, value.dtype.itemsize) if hasattr(value, "dtype") else ("", 0)
     if kind in {"m", "M"}:
         return value.astype(str).tolist()
-    if kind == "f" and size > 8:  # no plain number stands for it
+    if kind == "f" and size > 8:  # no plain number has this precision
         return value.astype("float64").tolist()
     return value.tolist() if kind and not (kind == "c" and size > 16) else str(value)
 
 
 def _of_pandas(value: Any) -> object:
-    """A table by its columns, index and rows, a column by its name, index and values."""
+    """Return a DataFrame as columns, index and rows, and a Series as name, index and values."""
     kind = type(value).__name__
     if kind == "DataFrame":
         rows = [list(row) for row in value.itertuples(index=False, name=None)]
@@ -190,11 +195,11 @@ def _of_pandas(value: Any) -> object:
 
 
 LIBRARIES: Final[Mapping[str, Callable[[Any], object]]] = {"numpy": _of_numpy, "pandas": _of_pandas}
-"""Whose values are told by more than their text. Neither is imported for it."""
+"""Library -> encoder of its values. The libraries are not imported for this."""
 
 
 def _plain(value: Any, depth: int) -> Any:
-    """The slow way, for what orjson refused: surrogates replaced, huge integers as they are, keys as text."""
+    """Convert a value that orjson refused, slowly: replace surrogates, keep huge integers, and turn keys into strings."""
     if depth == 0:
         raise Unserializable("the value is nested too deeply, or contains itself")
     if isinstance(value, str):
@@ -202,7 +207,7 @@ def _plain(value: Any, depth: int) -> Any:
     if isinstance(value, Enum):
         return _plain(value.value, depth - 1)
     if isinstance(value, int) and not isinstance(value, bool):
-        return RawJson(digits(value))  # a number of any length, which orjson would refuse
+        return RawJson(digits(value))  # an integer of any length, which orjson would refuse
     if value is None or isinstance(value, (bool, float, RawJson, date, time)):
         return value
     if type(value).__module__ == "numpy":
@@ -218,22 +223,22 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def _key(key: object) -> str:
-    """A key as text: an enum's is its value, and true, false and null are what they are in JSON."""
+    """Return a key as text: the value of an enum, and true, false and null as in JSON."""
     if isinstance(key, Enum):
         return _key(key.value)
     return NAMED_KEYS[key] if key is None or isinstance(key, bool) else str(key)
 
 
-def check_bytes(limit: int, **named: Mapping[str, object] | None) -> None:
-    """ContentTooLarge if one of the objects, named as the client named it, has more than `limit` bytes as JSON.
+def check_bytes(limit: int, **objects: Mapping[str, object] | None) -> None:
+    """Raise ContentTooLarge if one of the objects has more than `limit` bytes as JSON. Keywords are the fields' names.
 
     Metadata, config and context are read with every run and every list, so each has a limit.
     """
-    for name, value in named.items():
+    for name, value in objects.items():
         if value and len(dumps(value)) > limit:
             raise too_large(name, limit)
 
 
 def too_large(name: str, limit: int) -> ContentTooLarge:
-    """The refusal of an object, or of what a change would make of it."""
+    """Return the problem of an object that is too large, or would be after a change."""
     return ContentTooLarge(f"{name} would have more than {limit:,} bytes")

@@ -1,7 +1,7 @@
-"""libpq: addresses of Postgres, and the variables that libpq reads by itself.
+"""libpq: URIs of Postgres, and the environment variables that libpq reads itself.
 
-A project's own `PG…` variables are for its graphs. They stand in the same process, so that every connection of the
-server says itself what they would say otherwise.
+A project's own `PG…` variables are for its graphs, but they are set in the same process. Every connection of the server
+therefore sets these parameters explicitly.
 """
 
 import re
@@ -13,7 +13,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 DATABASE_NAMES: Final = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
-"""Any of these says that libpq's own variables describe the database."""
+"""If one of these is set, libpq's own variables describe the database."""
 SCHEMES: Final = ("postgres", "postgresql")
 NO_EMPTY_VALUE: Final[Mapping[str, str]] = {
     "connect_timeout": "0",
@@ -21,29 +21,29 @@ NO_EMPTY_VALUE: Final[Mapping[str, str]] = {
     "min_protocol_version": "3.0",
     "max_protocol_version": "3.0",
 }
-"""Parameters that have no compiled default and take no empty text, with what they are without one."""
+"""Parameter that has no compiled default and refuses an empty value -> the value that it has by default."""
 UNKNOWN: Final = re.compile(r'invalid (?:URI query parameter|connection option)(?:: | )"(\w+)"')
 HINTS: Final[Mapping[str, str]] = {
     "schema": "; for a schema of its own say options=-csearch_path%3DNAME",
     "pgbouncer": "; leave it out",
 }
-"""What other programs' parameters are in libpq's words."""
+"""Parameter of other programs -> a hint how to replace it for libpq."""
 
 
 def scheme(uri: str) -> str:
-    """The scheme of an address without a driver's name; empty for a list of `name=value`."""
+    """Return the scheme of a URI without a driver's name. It is empty for a list of `name=value`."""
     return uri.split("://", 1)[0].split("+", 1)[0] if "://" in uri else ""
 
 
 def is_postgres(uri: str) -> bool:
-    """Whether an address names a Postgres, by its scheme."""
+    """Whether a URI has the scheme of Postgres."""
     return scheme(uri) in {*SCHEMES, ""}
 
 
 def plain(uri: str) -> str:
-    """The address without a driver's name (`postgresql+psycopg://`), which libpq does not know.
+    """Return the URI without a driver's name (`postgresql+psycopg://`), which libpq does not know.
 
-    ValueError where libpq can't read it; the text has nothing of the address but a parameter's name.
+    Raise ValueError if libpq cannot read it. The text contains nothing of the URI except a parameter's name.
     """
     if "://" not in uri:
         return _read(uri)
@@ -57,27 +57,27 @@ def _read(uri: str) -> str:
         conninfo_to_dict(uri)
     except psycopg.ProgrammingError as error:
         name = UNKNOWN.search(str(error))
-        if name is None or "@" in uri.rpartition("?")[2]:  # else it may be a piece of a password
+        if name is None or "@" in uri.rpartition("?")[2]:  # otherwise the name may be a part of a password
             raise ValueError("libpq can't read it") from None
         raise ValueError(f"libpq has no parameter {name[1]}{HINTS.get(name[1], '')}") from None
     return uri
 
 
 def pinned(uri: str, foreign: Collection[str]) -> str:
-    """The address with a value for each parameter that it leaves to one of the `foreign` variables."""
+    """Return the URI with an explicit value for each parameter that one of the `foreign` variables would set."""
     if not foreign:
         return uri
-    said = conninfo_to_dict(uri)
-    everything = "PGSERVICE" in foreign  # a service fills in whatever is not said
+    parameters = conninfo_to_dict(uri)
+    everything = "PGSERVICE" in foreign  # a service sets every parameter that the URI does not
     defaults: dict[str, str] = {}
     for option in pq.Conninfo.get_defaults():
         name, variable = option.keyword.decode(), (option.envvar or b"").decode()
-        if variable and name not in {*said, "service"} and (everything or variable in foreign):
+        if variable and name not in {*parameters, "service"} and (everything or variable in foreign):
             defaults[name] = (option.compiled or b"").decode() or NO_EMPTY_VALUE.get(name, "")
     return make_conninfo(uri, **defaults)
 
 
 def foreign_names(variables: Mapping[str, str], process: Mapping[str, str]) -> frozenset[str]:
-    """The variables of libpq's that only the project's `env` sets."""
-    known = {(option.envvar or b"").decode() for option in pq.Conninfo.get_defaults()}
-    return frozenset(name for name in variables if name in known and name not in process)
+    """Return libpq's variables that only the project's `env` sets."""
+    libpq_variables = {(option.envvar or b"").decode() for option in pq.Conninfo.get_defaults()}
+    return frozenset(name for name in variables if name in libpq_variables and name not in process)

@@ -1,10 +1,10 @@
-"""Logs: a fixed sentence and fields, as JSON lines or as text for a terminal.
+"""Logs: lines of a fixed sentence and fields, as JSON or as text for a terminal.
 
-The fields of `logging`'s `extra` are the line's own. Context (request, thread, run) comes from `bind`.
+A line has the fields in `extra`, and the context (request, thread, run) from `bind`.
 
-No line holds a key, a token, a cookie or a payload, whatever the level. Libraries log all of these at `debug`: HTTP and
-WebSocket clients their headers and frames, model providers their prompts. So below `info` only the server and the project
-are heard.
+No line contains a key, a token, a cookie or a payload, at any level. Libraries log all of these at `debug`: HTTP and
+WebSocket clients log headers and frames, and model providers log prompts. Below `info`, only lines of the server and the
+project are therefore written.
 """
 
 import json
@@ -21,25 +21,25 @@ import orjson
 
 STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 QUIET: Final = ("httpx", "httpcore", "psycopg.pool", "uvicorn.sockets")
-"""Loggers whose `info` has addresses with their queries, or says nothing of use."""
+"""Loggers whose `info` lines contain URLs with queries, or nothing useful."""
 INSTALLED: Final = tuple(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib"))
 _context: ContextVar[Mapping[str, str]] = ContextVar("log_context")
 
 
 def bind(**fields: str) -> None:
-    """Add `fields` to every line that is logged from here on in this task, and in those that it starts."""
+    """Add `fields` to all further log lines of this task and of the tasks that it starts."""
     _context.set({**_context.get({}), **fields})
 
 
 def request_id() -> str | None:
-    """The id of the request that is being answered, or that started what goes on; None where none did."""
+    """Return the id of the current request, or of the request that started this task, or None."""
     return _context.get({}).get("request_id")
 
 
 def configure(level: str, *, as_json: bool | None, project: Path | None = None) -> None:
-    """Log to standard error, everything of `level` and above. `project` is the folder of the user's own modules."""
+    """Log lines of `level` and above to standard error. `project` is the folder with the user's own modules."""
     as_json = not sys.stderr.isatty() if as_json is None else as_json
-    # What no line shows need not be found out: logging's own advice (docs.python.org, "Logging HOWTO", Optimization).
+    # Skip values that no line contains, as the "Logging HOWTO" on docs.python.org advises (Optimization).
     logging._srcfile = None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - it has no public name
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler()
@@ -51,22 +51,24 @@ def configure(level: str, *, as_json: bool | None, project: Path | None = None) 
 
 
 class DebugOfOwnModules(logging.Filter):
-    """Drops lines below `info` of every logger that is not the server's or named for a module of the project."""
+    """Drops lines below `info`, except of loggers of the server and of the project's modules."""
 
     def __init__(self, project: Path | None) -> None:
         super().__init__()
         self._project = project.resolve() if project else None
-        self._known: dict[str, bool] = {}
+        self._is_own_by_name: dict[str, bool] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is written."""
         return record.levelno >= logging.INFO or self._is_own(record.name)
 
     def _is_own(self, name: str) -> bool:
-        if name not in self._known:
+        is_own = self._is_own_by_name.get(name)
+        if is_own is None:
             package = name.partition(".")[0]
-            self._known[name] = package == "threadkeep" or self._is_of_project(name) or self._is_of_project(package)
-        return self._known[name]
+            is_own = package == "threadkeep" or self._is_of_project(name) or self._is_of_project(package)
+            self._is_own_by_name[name] = is_own
+        return is_own
 
     def _is_of_project(self, module: str) -> bool:
         file = getattr(sys.modules.get(module), "__file__", None)
@@ -78,12 +80,12 @@ class DebugOfOwnModules(logging.Filter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    own = {name: value for name, value in record.__dict__.items() if name not in STANDARD}
-    return {**_context.get({}), **own}
+    extra = {name: value for name, value in record.__dict__.items() if name not in STANDARD}
+    return {**_context.get({}), **extra}
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats a line as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -102,12 +104,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def _in_a_line(text: str) -> str:
-    """`text` where it is harmless, else escaped: what a client sends is to forge no line, nor move the cursor."""
+    """Escape `text` if it has control characters, because a client's text could forge a line or move the cursor."""
     return text if text.isprintable() else repr(text)
 
 
 class TextFormatter(logging.Formatter):
-    """For a person: time, level, sentence, fields."""
+    """Formats a line for a terminal: time, level, sentence, fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")

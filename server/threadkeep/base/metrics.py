@@ -1,8 +1,9 @@
-"""Metrics: what one application counts, in a registry of its own.
+"""Metrics of one application, in its own registry.
 
 Code that counts gets `Metrics` as a parameter. Names and labels follow the conventions of OpenTelemetry and Prometheus.
-What OpenTelemetry has no name for starts with `threadkeep_`. Labels are bounded: graphs, routes of the table, methods that
-HTTP defines, status codes, pools. Each child is looked up once, so that counting costs a microsecond or two.
+Metrics for which OpenTelemetry has no name start with `threadkeep_`. Labels have a bounded number of values: graphs,
+routes of the table, methods that HTTP defines, status codes, pools. Each labelled child is looked up once, so that
+counting costs one or two microseconds.
 """
 
 import math
@@ -13,15 +14,15 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
 
 OUTCOMES = ("success", "error", "timeout", "interrupted", "lost")
-"""How runs end; `lost`: the end could not be written, or the process stopped before."""
+"""How runs end. `lost`: the result could not be written, or the process stopped before."""
 OTHER_METHOD = "_OTHER"
-"""The method of a request whose own method HTTP does not define, because a client may send any word."""
+"""The label of methods that HTTP does not define, because a client may send any word."""
 NO_ROUTE = ""
-"""The route of a request that no route of the table answered. Prometheus treats an empty label as an absent one."""
+"""The route label of a request that matched no route. Prometheus treats an empty label as absent."""
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
 REQUEST_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
-"""OpenTelemetry's advice for `http.server.request.duration`."""
+"""The buckets that OpenTelemetry advises for `http.server.request.duration`."""
 FIRST_BYTE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 RUN_BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 WAIT_BUCKETS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 600.0)
@@ -31,13 +32,13 @@ BATCH_BUCKETS = (1, 2, 5, 10, 25, 50, 100, 250, 1000)
 
 
 class PoolStats(Protocol):
-    """What is asked of a pool of connections."""
+    """A connection pool that provides statistics."""
 
     def get_stats(self) -> dict[str, int]: ...
 
 
 class RouteMetrics:
-    """Of one method and route."""
+    """Metrics of one method and route."""
 
     def __init__(self, durations: Histogram, first_bytes: Histogram, method: str, route: str) -> None:
         self._durations, self._labels = durations, (method, route)
@@ -55,7 +56,7 @@ class RouteMetrics:
 
 
 class GraphMetrics:
-    """Of one graph."""
+    """Metrics of one graph."""
 
     def __init__(self, runs: Counter, seconds: Histogram, first_event: Histogram, graph_id: str) -> None:
         self._runs = {outcome: runs.labels(graph_id, outcome) for outcome in OUTCOMES}
@@ -63,7 +64,7 @@ class GraphMetrics:
         self._first_event = first_event.labels(graph_id)
 
     def observe(self, outcome: str, seconds: float, first_event_s: float | None) -> None:
-        """A run came to its end; None where it said nothing before."""
+        """Count a run that has ended. `first_event_s` is None if it had no event."""
         self._runs[outcome].inc()
         self._seconds.observe(seconds)
         if first_event_s is not None:
@@ -72,26 +73,26 @@ class GraphMetrics:
 
 @dataclass(frozen=True, slots=True)
 class LoadSnapshot:
-    """What is read when somebody asks, and not counted before."""
+    """Values that are read at each scrape instead of being counted."""
 
     slots: int
     running: int
     admission_waiting: int
     queue_depth: int | None
-    """Runs that are due, in all processes; None where Postgres did not say in time."""
+    """Due runs in the queue of all processes. None if Postgres did not answer in time."""
     queue_oldest_age_s: float | None
-    """How long the first of them has been due."""
+    """Seconds for which the oldest of them has been due."""
     heartbeat_age_s: float
-    """Since this process last told the others that it is alive."""
+    """Seconds since the last heartbeat of this process."""
     table_rows: Mapping[str, int] = field(default_factory=dict[str, int])
-    """Estimated, by table; empty where Postgres did not say in time."""
+    """Estimated rows by table. Empty if Postgres did not answer in time."""
     abandoned_tasks: int = 0
-    """Graphs that did not stop when they were told to, and still run."""
+    """Graphs that ignored their cancellation and still run."""
     pools: Mapping[str, PoolStats] = field(default_factory=dict[str, PoolStats])
 
 
 class Metrics:
-    """All that one application counts."""
+    """All metrics of one application."""
 
     def __init__(self, graphs: Iterable[str] = (), routes: Iterable[tuple[str, str]] = ()) -> None:
         self.registry = registry = CollectorRegistry()
@@ -131,28 +132,28 @@ class Metrics:
         self._load = _LoadGauges(registry)
 
     def graph(self, graph_id: str) -> GraphMetrics | None:
-        """None for a graph that this application does not serve."""
+        """Return the metrics of a graph, or None if this application does not serve it."""
         return self._graphs.get(graph_id)
 
     def route(self, pair: tuple[str, str]) -> RouteMetrics:
-        """Of the method and the path's template. Requests without a route share one for each method of HTTP."""
-        if found := self.routes.get(pair):
-            return found
+        """Return the metrics of a method and path template. Requests without a route share one for each HTTP method."""
+        if metrics := self.routes.get(pair):
+            return metrics
         return self.routes.get((pair[0], NO_ROUTE)) or self.routes[OTHER_METHOD, NO_ROUTE]
 
     def observe_group_commit(self, writes: int, seconds: float) -> None:
-        """One group commit of so many writes came to its end."""
+        """Count a group commit of `writes` writes."""
         self.commit_writes.observe(writes)
         self.commit_seconds.observe(seconds)
 
     def show_unserved(self, runs: dict[str, int]) -> None:
-        """How many runs wait for a graph that no live process serves, by graph."""
+        """Set the number of due runs by graph, for graphs that no live process serves."""
         self._unserved.clear()
         for graph_id, number in (dict.fromkeys(self._graphs, 0) | runs).items():
             self._unserved.labels(graph_id).set(number)
 
     def set_load(self, load: LoadSnapshot) -> None:
-        """Let the gauges tell of `load`."""
+        """Set the gauges to `load`."""
         self._load.show(load)
 
     def _of_routes(self, routes: Iterable[tuple[str, str]]) -> dict[tuple[str, str], RouteMetrics]:
@@ -191,7 +192,7 @@ class Metrics:
 
 
 class _LoadGauges:
-    """The gauges of `Load`."""
+    """The gauges of a `LoadSnapshot`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def gauge(name: str, text: str, *labels: str) -> Gauge:

@@ -1,13 +1,13 @@
-"""Problems: every error a client may see is a type that knows its status and its `code`.
+"""Problems: every error that a client may see is a type with a status and a `code`.
 
-Raised anywhere, rendered in one place (`api/errors.py`) as `{"detail", "code"}` plus the problem's own fields.
+Any module raises them. `api/errors.py` renders them as `{"detail", "code"}` and the problem's own fields.
 """
 
 from typing import ClassVar
 
 
 class Problem(Exception):
-    """An error with an HTTP status. `detail` is written for the client; it never holds `str()` of another exception."""
+    """An error with an HTTP status. `detail` is for the client and never contains `str()` of another exception."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal-error"
@@ -20,13 +20,13 @@ class Problem(Exception):
 
 
 class InvalidRequest(Problem):
-    """The request was understood and can't be carried out as it stands."""
+    """The request is well-formed, but cannot be executed."""
 
     status, code = 400, "invalid-request"
 
 
 class Unauthenticated(Problem):
-    """Who calls is not known. `WWW-Authenticate` says how to tell."""
+    """The request has no valid credentials. `WWW-Authenticate` tells how to send them."""
 
     status, code = 401, "unauthenticated"
 
@@ -35,31 +35,31 @@ class Unauthenticated(Problem):
 
 
 class Forbidden(Problem):
-    """Known, and not allowed."""
+    """You are authenticated, but not allowed to do this."""
 
     status, code = 403, "forbidden"
 
 
 class NotFound(Problem):
-    """There is no such thing, or none of the caller's."""
+    """The resource does not exist, or you may not see it."""
 
     status, code = 404, "not-found"
 
 
 class Conflict(Problem):
-    """What is there already stands against the request."""
+    """The request conflicts with existing data."""
 
     status, code = 409, "conflict"
 
 
 class ThreadBusy(Conflict):
-    """A run is going on and `multitask_strategy` is `reject`, or the state was to be changed under it."""
+    """The thread has an active run and `multitask_strategy` is `reject`, or the state cannot be changed during the run."""
 
     code = "thread-busy"
 
 
 class TransactionConflict(Conflict):
-    """Other requests changed the same rows again and again. Nothing was changed: send it again."""
+    """Other requests repeatedly changed the same rows. Nothing was changed. Send the request again."""
 
     code = "transaction-conflict"
 
@@ -70,13 +70,13 @@ class TransactionConflict(Conflict):
 
 
 class BodyTimeout(Problem):
-    """The body did not come in time."""
+    """The request body did not arrive in time."""
 
     status, code = 408, "body-timeout"
 
 
 class IdempotencyKeyInUse(Conflict):
-    """The first request with this Idempotency-Key is still being let in."""
+    """The first request with this Idempotency-Key is still being processed."""
 
     code = "key-in-use"
 
@@ -85,61 +85,61 @@ class IdempotencyKeyInUse(Conflict):
 
 
 class IdempotencyKeyReused(Problem):
-    """The Idempotency-Key stands for another request."""
+    """The Idempotency-Key was used for a different request."""
 
     status, code = 422, "key-reused"
 
 
 class CheckpointUnreadable(Conflict):
-    """What is kept of the thread's state can't be read: changed, of a type that is not allowed, or of another key."""
+    """The thread's stored state cannot be read. It was changed, has a type that is not allowed, or needs another key."""
 
     code = "checkpoint-unreadable"
 
 
 class StateInvalid(Conflict):
-    """What is kept of the thread's state does not fit the schema of its graph, which refuses to read it. `detail` says why."""
+    """The thread's stored state does not match the schema of its graph. `detail` has the reason."""
 
     code = "state-invalid"
 
 
 class ContentTooLarge(Problem):
-    """The body is above the limit, or an object in it that has a limit of its own."""
+    """The body is too large, or an object in it that has its own limit."""
 
     status, code = 413, "too-large"
 
 
 class AnswerTooLarge(Problem):
-    """The answer would hold more bytes than `THREADKEEP_ANSWER_BYTES`. Ask for less of it (`select`, `extract`)."""
+    """The response would have more than `THREADKEEP_ANSWER_BYTES` bytes. Request less (`select`, `extract`)."""
 
     status, code = 422, "answer-too-large"
 
 
 class UnsupportedMediaType(Problem):
-    """A write has to be JSON, and not compressed."""
+    """The body of a write must be JSON and must not be compressed."""
 
     status, code = 415, "unsupported-media"
 
 
 class MisdirectedRequest(Problem):
-    """Without authentication the server answers only for its own names: the `Host` header has another one."""
+    """The `Host` header is not a name of this server. Without authentication the server accepts only its own names."""
 
     status, code = 421, "misdirected-request"
 
 
 class ValidationFailed(Problem):
-    """The body, a query parameter or an id has the wrong form. `errors` names each place."""
+    """The body, a query parameter or an id is not valid. `errors` lists each place."""
 
     status, code = 422, "invalid"
 
 
 class UnsupportedField(Problem):
-    """A documented field that this server does not offer. `field` names it."""
+    """A documented field that this server does not support. `field` is its name."""
 
     status, code = 422, "unsupported"
 
 
 class TooManyRequests(Problem):
-    """The principal has had its share."""
+    """You have reached a limit for one principal."""
 
     status, code = 429, "too-many-requests"
 
@@ -148,7 +148,7 @@ class TooManyRequests(Problem):
 
 
 class QueueFull(Problem):
-    """Every slot is taken and the line is full, or the wait was too long."""
+    """All slots are taken and the queue is full, or the wait was too long."""
 
     status, code = 503, "overloaded"
 
@@ -166,16 +166,16 @@ class ServiceUnavailable(Problem):
 
 
 class QueryTimeout(Problem):
-    """`/query` ran over its time limit; its run was stopped."""
+    """`/query` exceeded its time limit. Its run was stopped."""
 
     status, code = 504, "timeout"
 
 
 class SearchTimeout(Problem):
-    """A search over its time limit; it was stopped."""
+    """The search exceeded its time limit and was stopped."""
 
     status, code = 503, "search-timeout"
 
 
 class StartupError(Exception):
-    """Something can't be loaded, and the server does not start without it. The text is for the operator."""
+    """Something cannot be loaded, and the server does not start without it. The text is for the operator."""

@@ -1,4 +1,4 @@
-"""Signals: what everything in a process waits for when it is told to stop."""
+"""Process signals: the events of a graceful shutdown, for which all parts of a process wait."""
 
 from dataclasses import dataclass, field
 
@@ -7,11 +7,11 @@ import anyio
 
 @dataclass(frozen=True, slots=True)
 class ProcessSignals:
-    """Each is set once, in this order."""
+    """Events of a shutdown. Each is set once, in this order."""
 
     stopping: anyio.Event = field(default_factory=anyio.Event)
-    """The process was told to stop."""
+    """The process received a signal to stop."""
     hurried: anyio.Event = field(default_factory=anyio.Event)
-    """It was told so again."""
+    """The process received a second signal."""
     leaving: anyio.Event = field(default_factory=anyio.Event)
-    """The runs have had their time. What is still open ends now, unfinished."""
+    """The grace period of the runs is over. Everything that is still open ends now, unfinished."""

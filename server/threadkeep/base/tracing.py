@@ -1,7 +1,7 @@
-"""Tracing: OpenTelemetry spans of requests and runs, for who has the extra `otel` and names a receiver.
+"""Tracing: OpenTelemetry spans of requests and runs, if the extra `otel` is installed and a receiver is configured.
 
-Ids and statuses only, never what a request or a run holds. The provider is the application's own; OpenTelemetry's
-standard variables say where spans go, which are kept, and what the service is called.
+Spans contain only ids and statuses, never data of a request or a run. The application has its own provider.
+OpenTelemetry's standard variables configure the receiver, sampling and the name of the service.
 """
 
 import importlib.util
@@ -24,18 +24,18 @@ log = logging.getLogger(__name__)
 
 EXPORTER_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 MAX_LINKED_RUNS = 10_000
-"""Queued runs whose request is known, for the link between both; the oldest are forgotten."""
+"""Largest number of queued runs with a link to their request. The oldest links are dropped."""
 ATTRIBUTES = {
     f"{noun}_id": f"threadkeep.{noun}.id"
     for noun in ("assistant", "checkpoint", "cron", "graph", "request", "run", "thread")
 }
-"""Names of span attributes, by the names of the fields in a log line."""
+"""Field of a log line -> name of the span attribute."""
 FLUSH_S = 5.0
-"""How long the last spans may take at the end."""
+"""Seconds that sending the last spans may take at the end."""
 
 
 def open_tracing(environment: Mapping[str, str]) -> "Tracing | None":
-    """Tracing as the standard variables want it; None where they name no receiver, or the extra is not installed."""
+    """Return tracing as the standard variables configure it, or None without a receiver or without the extra."""
     if not any(environment.get(name) for name in EXPORTER_VARIABLES) or _is_off(environment):
         return None
     if importlib.util.find_spec("opentelemetry") is None or importlib.util.find_spec("opentelemetry.sdk") is None:
@@ -57,9 +57,9 @@ def _provider(environment: Mapping[str, str]) -> "TracerProvider":
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
-    named = "OTEL_SERVICE_NAME" in environment or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    has_name = "OTEL_SERVICE_NAME" in environment or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     provider = TracerProvider(
-        resource=Resource.create({} if named else {"service.name": "threadkeep"}), shutdown_on_exit=False
+        resource=Resource.create({} if has_name else {"service.name": "threadkeep"}), shutdown_on_exit=False
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
@@ -76,11 +76,11 @@ class Tracing:
         self._tracer = provider.get_tracer("threadkeep", __version__)
         self._trace = trace
         self._propagator = tracecontext.TraceContextTextMapPropagator()
-        self._asked: OrderedDict[str, Link] = OrderedDict()
+        self._links: OrderedDict[str, Link] = OrderedDict()
 
     @contextmanager
     def request_span(self, method: str, headers: Mapping[str, str]) -> "Generator[Span]":
-        """The span of a request; a part of the caller's trace where `traceparent` names one."""
+        """Open the span of a request. It belongs to the caller's trace if there is a `traceparent` header."""
         with self._tracer.start_as_current_span(
             method,
             context=self._propagator.extract(headers),
@@ -92,7 +92,7 @@ class Tracing:
             yield span
 
     def end_request(self, span: "Span", route: str | None, status: int, ids: Mapping[str, str]) -> None:
-        """What came of the request: the route that answered, and the ids that it was about."""
+        """Set the attributes of a finished request: its route, status and ids."""
         span.set_attributes({"http.response.status_code": status, **_attributes(ids)})
         if route is not None:
             span.update_name(route)
@@ -101,22 +101,22 @@ class Tracing:
             span.set_status(self._trace.StatusCode.ERROR)
 
     def link_run(self, run_id: str) -> None:
-        """The request that is being answered asks for this run, which may be executed later."""
-        asked = self._trace.get_current_span().get_span_context()
-        if asked.is_valid:
-            self._asked[run_id] = self._trace.Link(asked)
-        while len(self._asked) > MAX_LINKED_RUNS:
-            self._asked.popitem(last=False)
+        """Link a run to the current request, because another task may execute it later."""
+        request = self._trace.get_current_span().get_span_context()
+        if request.is_valid:
+            self._links[run_id] = self._trace.Link(request)
+        while len(self._links) > MAX_LINKED_RUNS:
+            self._links.popitem(last=False)
 
     @contextmanager
     def run_span(self, ids: Mapping[str, str], outcome: Callable[[], str]) -> Generator[None]:
-        """The span of a run: below its request's where it was started there, else linked to it if it is known here."""
-        asked = self._asked.pop(ids["run_id"], None)
+        """Open the span of a run: a child of its request's span, or else linked to it if the request was in this process."""
+        link = self._links.pop(ids["run_id"], None)
         inside = self._trace.get_current_span().get_span_context().is_valid
         with self._tracer.start_as_current_span(
             f"run {ids['graph_id']}",
             attributes=_attributes(ids),
-            links=[asked] if asked and not inside else [],
+            links=[link] if link and not inside else [],
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -128,11 +128,11 @@ class Tracing:
                     span.set_status(self._trace.StatusCode.ERROR)
 
     async def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         with anyio.move_on_after(FLUSH_S, shield=True):
             await anyio.to_thread.run_sync(self._provider.shutdown, abandon_on_cancel=True)
 
 
 def _attributes(ids: Mapping[str, str]) -> dict[str, str]:
-    """Attributes named as OpenTelemetry names its own: `run_id` becomes `threadkeep.run.id`."""
+    """Return attributes with names in OpenTelemetry's form: `run_id` becomes `threadkeep.run.id`."""
     return {ATTRIBUTES.get(name) or f"threadkeep.{name}": value for name, value in ids.items()}

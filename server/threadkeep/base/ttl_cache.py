@@ -1,7 +1,7 @@
-"""TTL cache: values that were read lately, each for a limited time, read once however many callers want it at once.
+"""TTL cache: keeps values for a limited time, and reads a value once for all concurrent callers.
 
-It serves what is expensive to read and may be a little old: API keys, assistants, an issuer's public keys, counts.
-Promise: a value is never given later than `ttl_s + grace_s` after the read that brought it began.
+It is for values that are expensive to read and may be slightly old: API keys, assistants, an issuer's public keys,
+counts. A value is never returned later than `ttl_s + grace_s` seconds after its read began.
 """
 
 import math
@@ -22,27 +22,27 @@ class _Entry(Generic[Value]):
     value: Value
     fresh_until: float
     usable_until: float
-    """Until then it is given while one caller reads it anew."""
+    """Until this time the value is returned while one caller reads it again."""
 
 
 @dataclass(slots=True, eq=False)
 class _Read(Generic[Value]):
-    """A read that is going on, and its outcome for those who wait for it."""
+    """A read in progress, and its outcome for the waiting callers."""
 
     over: anyio.Event = field(default_factory=anyio.Event)
     outcome: tuple[Value] | Exception | None = None
-    """None when it is over: its caller was cancelled, and another one reads."""
+    """None if the read is over: its caller was cancelled, and a waiting caller must read."""
     is_outdated: bool = False
-    """The key was forgotten since it began: its value is not kept."""
+    """Whether the key was forgotten since the read began, so that its value is not cached."""
 
 
 class TtlCache(Generic[Key, Value]):
-    """At most `capacity` values; one more drops the one that was read longest ago.
+    """A cache of at most `capacity` values. If it is full, the value that was read longest ago is dropped.
 
-    Each is fresh for `ttl_s` seconds. For `grace_s` more, it is given to all but the one caller who reads it anew. With
-    `lives_s`, no value is given for longer than that says of it. A read that fails raises, to all who waited for it. With
-    `retry_s`, nobody reads again for so many seconds after a failure: callers get the old value within its grace, else
-    the same exception.
+    A value is fresh for `ttl_s` seconds. For `grace_s` more seconds one caller reads it again, and the others get the
+    old value. `lives_s(value)` limits the lifetime of a single value. A failed read raises for all waiting callers. With
+    `retry_s`, there is no further read for that many seconds after a failure. Callers get the old value within its grace
+    period, or else the same exception.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class TtlCache(Generic[Key, Value]):
         return len(self._entries)
 
     def get(self, key: Key) -> Value | None:
-        """The value if it is fresh."""
+        """Return the value if it is fresh, else None."""
         entry = self._entries.get(key)
         return entry.value if entry is not None and self._clock() < entry.fresh_until else None
 
     async def get_or_read(self, key: Key, read: Callable[[], Awaitable[Value]]) -> Value:
-        """The value, by `read` if it is not there or no longer fresh. Raises what `read` raises."""
+        """Return the value. Call `read` if it is missing or no longer fresh, and raise what `read` raises."""
         while True:
             entry, now = self._entries.get(key), self._clock()
             if entry is not None and now < entry.fresh_until:
@@ -91,22 +91,22 @@ class TtlCache(Generic[Key, Value]):
                 return running.outcome[0]
 
     def put(self, key: Key, value: Value) -> None:
-        """Keep a value that was read just now."""
+        """Cache a value that was read just now."""
         self._keep(key, value, self._clock())
 
     def forget(self, key: Key) -> None:
-        """Read it anew when it is next wanted. Callers from now on do not wait for a read that is going on already."""
+        """Drop a value. Later callers read it again, and do not wait for a read in progress."""
         self._entries.pop(key, None)
         self._failures.pop(key, None)
         if (running := self._reads.pop(key, None)) is not None:
             running.is_outdated = True
 
     def keys(self) -> set[Key]:
-        """Those that it has a value of, or is reading."""
+        """Return the keys with a value or with a read in progress."""
         return {*self._entries, *self._reads}
 
     async def _read(self, key: Key, read: Callable[[], Awaitable[Value]]) -> Value:
-        """Read for all who want the key meanwhile."""
+        """Read a value for this caller and all callers that wait meanwhile."""
         running = self._reads[key] = _Read[Value]()
         began = self._clock()
         try:
@@ -116,7 +116,7 @@ class TtlCache(Generic[Key, Value]):
             raise
         else:
             running.outcome = (value,)
-            if not running.is_outdated and key not in self._failures:  # an old value gets no younger by a failure
+            if not running.is_outdated and key not in self._failures:  # a failure does not renew an old value
                 self._keep(key, value, began)
             return value
         finally:
@@ -125,16 +125,16 @@ class TtlCache(Generic[Key, Value]):
                 del self._reads[key]
 
     async def _attempt(self, key: Key, read: Callable[[], Awaitable[Value]]) -> Value:
-        """What `read` gives; where `retry_s` asks for it, what there is instead of a read that fails or lately has."""
+        """Call `read`. With `retry_s`, return the old value if the read fails, or if one failed recently."""
         if self._retry_s is None:
             return await read()
         failed_at, failure = self._failures.get(key, (-math.inf, None))
         if failure is None or self._clock() - failed_at >= self._retry_s:
             try:
                 value = await read()
-            except Exception as again:  # noqa: BLE001 - raised below, if there is no old value
-                failure = again
-                self._failures[key] = (self._clock(), again)
+            except Exception as error:  # noqa: BLE001 - raised below, if there is no old value
+                failure = error
+                self._failures[key] = (self._clock(), error)
             else:
                 self._failures.pop(key, None)
                 return value

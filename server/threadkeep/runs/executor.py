@@ -15,7 +15,7 @@ from uuid import UUID
 
 import anyio
 
-from threadkeep.auth.ownership import BUILT_IN, space_of_run
+from threadkeep.auth.ownership import BUILT_IN, store_prefix_of_run
 from threadkeep.base import current_run, json, logs
 from threadkeep.base.metrics import Metrics
 from threadkeep.base.tracing import Tracing
@@ -134,7 +134,7 @@ class Executor:
         if user is None and auth_type not in BUILT_IN:
             return SERVER
         principal = None if user is None else user["identity"]
-        return Tenant(space=space_of_run(auth_type, execution.metadata), principal=principal)
+        return Tenant(store_prefix=store_prefix_of_run(auth_type, execution.metadata), principal=principal)
 
     async def _run(self, execution: Execution) -> Result | None:
         """Run the graph, and read its final state. None if the run was lost meanwhile."""

@@ -1,8 +1,7 @@
 """Commands of the protocol v2, which a client sends over HTTP or on a socket.
 
-Every error is answered in the protocol's envelope. The status is 200 if the command itself is at fault. For a reason
-that concerns any request (no such thread, no slot, not allowed) the status is the Problem's, with its own fields beside
-those of the envelope.
+Every error is answered in the protocol's envelope. The status is 200 if the command itself is at fault. For reasons that
+apply to any request (no such thread, no slot, not allowed), the status and further fields are those of the Problem.
 """
 
 from collections.abc import Awaitable, Callable, Mapping

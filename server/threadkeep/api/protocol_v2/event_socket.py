@@ -85,7 +85,7 @@ class _SocketSession:
         self._recent = 0
         """The queue position after which runs are recent."""
         self._following = anyio.CancelScope()
-        """Cancels the reader of the thread. A new subscription does so, because the thread must be read anew for it."""
+        """Cancels the reader of the thread. A new subscription does so, because the thread must be read again for it."""
         self._turn = anyio.Lock()
         """Held by the one reader of the thread."""
         self._methods: Methods = {
@@ -220,7 +220,7 @@ class _SocketSession:
                         await self._deliver(item, subscriptions)
 
     async def _deliver(self, item: ProtocolItem, subscriptions: list[_ActiveSubscription]) -> None:
-        """Send an item once if any of these subscriptions needs it. Later subscriptions get a reader of their own."""
+        """Send an item once if any of these subscriptions needs it. Later subscriptions get a new reader."""
         if isinstance(item, Gap):
             await self._send(gap_frame(item))
             return

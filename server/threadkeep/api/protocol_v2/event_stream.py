@@ -25,7 +25,7 @@ class EventStreamBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     channels: Annotated[list[str], Field(min_length=1, max_length=subscription.MAX_CHANNELS)]
-    """Of `values`, `updates`, `messages`, `tools`, `lifecycle`, `input`, `checkpoints`, `tasks`, `custom`, `custom:<name>`."""
+    """Names from `values`, `updates`, `messages`, `tools`, `lifecycle`, `input`, `checkpoints`, `tasks`, `custom`, `custom:<name>`."""
     namespaces: list[list[str]] | None = None
     """Prefixes of namespaces. A segment without `:` matches any task of that node."""
     depth: int | None = Field(default=None, ge=0)

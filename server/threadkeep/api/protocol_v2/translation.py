@@ -31,7 +31,7 @@ DELETED_RUN: Final = RunEnd(
     newest=False,
 )
 FIRST_STATE: Final = 0
-"""The number of the first event of an entry that tells of subgraphs that it starts."""
+"""The number of an entry's first event, if that is the start of a subgraph."""
 OWN_METADATA_KEYS: Final = 1
 """The number of the first event of the entry itself."""
 
