@@ -56,18 +56,18 @@ class Axis:
 
 def pairs(rows: Sequence[Pair], name: str) -> str:
     """Two bars a row: one after the other as the whole length, at once as its share."""
-    left, full, height = 190.0, WIDTH - 190.0 - 150.0, 74.0
+    start, full, height = 190.0, WIDTH - 190.0 - 150.0, 74.0
     parts: list[str] = []
     for place, row in enumerate(rows):
         top = place * height
         short = full * row.concurrent_s / row.sequential_s
         parts += [
             _text(0, top + 33, row.label, "label"),
-            _bar(left, top + 8, full, 20, "quiet", f"one after the other: {_seconds(row.sequential_s)}"),
-            _text(left + full + 10, top + 23, _seconds(row.sequential_s), "number"),
-            _bar(left, top + 32, short, 20, "accent", f"at once: {_seconds(row.concurrent_s)}"),
-            _text(left + short + 10, top + 47, _seconds(row.concurrent_s), "number"),
-            _text(left + short + 78, top + 47, f"{row.speed_up:.2f}x", "strong"),
+            _bar(start, top + 8, full, 20, "quiet", f"one after the other: {_seconds(row.sequential_s)}"),
+            _text(start + full + 10, top + 23, _seconds(row.sequential_s), "number"),
+            _bar(start, top + 32, short, 20, "accent", f"at once: {_seconds(row.concurrent_s)}"),
+            _text(start + short + 10, top + 47, _seconds(row.concurrent_s), "number"),
+            _text(start + short + 78, top + 47, f"{row.speed_up:.2f}x", "strong"),
         ]
     return _drawing(parts, len(rows) * height, name)
 

@@ -62,7 +62,7 @@ def run(
         return NOT_MEASURED
     verdicts = judge(outcome)
     _write(outcome, verdicts, out)
-    return BROKEN if any(one.held is False for one in verdicts) else HELD
+    return BROKEN if any(verdict.held is False for verdict in verdicts) else HELD
 
 
 async def _outcome(url: str | None, plan: Plan, progress: Progress, command: Sequence[str]) -> Measured | str:

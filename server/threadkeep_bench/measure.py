@@ -45,13 +45,13 @@ async def measure_own(plan: Plan, say: Callable[[str], None], *, command: Sequen
 
 
 async def _again(
-    folder: Path, command: Sequence[str], made: list[str], plan: Plan, say: Callable[[str], None]
+    folder: Path, command: Sequence[str], thread_ids: list[str], plan: Plan, say: Callable[[str], None]
 ) -> tuple[Memory, Burst]:
     """Ask the last threads made before the kill, and put the burst to a server with a slot for each."""
     slots = scenarios.BURST
     async with serving(folder, command=command, run_slots=slots) as server, connected(server.url) as client:
-        client.threads.extend(made)
-        persistence = await scenarios.ask(client, made[-PERSISTENT:])
+        client.threads.extend(thread_ids)
+        persistence = await scenarios.ask(client, thread_ids[-PERSISTENT:])
         await scenarios.warm_up(client)
         say(f"{slots} at once, with {slots} slots")
         roomy = await scenarios.burst(client, plan)

@@ -81,14 +81,14 @@ _SEVEN = (
 
 
 def _head(measured: Measured, verdicts: Sequence[Verdict], at: datetime) -> str:
-    broken = sum(one.held is False for one in verdicts)
-    untested = sum(one.held is None for one in verdicts)
+    broken = sum(verdict.held is False for verdict in verdicts)
+    untested = sum(verdict.held is None for verdict in verdicts)
     outcome = f"{broken} of {len(verdicts)} promises broke" if broken else "Every promise that was tested held"
     rest = f"; {untested} could not be tested" if untested else ""
-    whose = "a server started for this report" if measured.started else measured.url
+    server = "a server started for this report" if measured.started else measured.url
     note = "" if measured.simulates else f"<p><strong>{NOT_SIMULATED}</strong></p>"
     return (
-        f"<h1>{outcome}{rest}</h1><p>Many conversations at once on {escape(whose)}, version {escape(measured.version)}, "
+        f"<h1>{outcome}{rest}</h1><p>Many conversations at once on {escape(server)}, version {escape(measured.version)}, "
         f"measured over HTTP on {at:%d %B %Y, %H:%M} UTC. An answer of the model was simulated to take "
         f"{measured.plan.many_latency_s:.3g} to {measured.plan.burst_latency_s:.3g} s.</p>{note}"
     )
@@ -96,20 +96,20 @@ def _head(measured: Measured, verdicts: Sequence[Verdict], at: datetime) -> str:
 
 def _tiles(measured: Measured) -> str:
     burst, flood, memory = measured.burst, measured.flood, measured.persistence
-    own = sum(turn.answered for turn in flood.turns)
-    kept = "not tested" if memory is None else f"{memory.remembered} of {len(memory.names)}"
+    answered = sum(turn.answered for turn in flood.turns)
+    remembered = "not tested" if memory is None else f"{memory.remembered} of {len(memory.names)}"
     tiles = (
         (f"{measured.equal.speed_up:.2f}x", f"speed-up of 7 at once; the original test: {ORIGINAL_SPEED_UP}x"),
         (
             f"{burst.overhead:+.0%}",
             f"mean latency of 15 at once over one alone; the original test: {ORIGINAL_OVERHEAD:+.1%}",
         ),
-        (f"{own} of {len(flood.turns)}", "answered, all sent at once"),
-        (kept, "conversations kept through kill -9; the original test: failed"),
+        (f"{answered} of {len(flood.turns)}", "answered, all sent at once"),
+        (remembered, "conversations kept through kill -9; the original test: failed"),
     )
     return (
         '<div class="tiles">'
-        + "".join(f'<div class="tile"><b>{figure}</b><span>{what}</span></div>' for figure, what in tiles)
+        + "".join(f'<div class="tile"><b>{figure}</b><span>{label}</span></div>' for figure, label in tiles)
         + "</div>"
     )
 
@@ -117,9 +117,9 @@ def _tiles(measured: Measured) -> str:
 def _promises(verdicts: Sequence[Verdict]) -> str:
     classes = {True: "held", False: "broken", None: "untested"}
     rows = "".join(
-        f"<tr><td>{escape(one.subject)}</td><td>{escape(one.measured)}</td><td>{escape(one.promise)}</td>"
-        f'<td>{escape(one.original)}</td><td class="{classes[one.held]}">{word(one.held)}</td></tr>'
-        for one in verdicts
+        f"<tr><td>{escape(verdict.subject)}</td><td>{escape(verdict.measured)}</td><td>{escape(verdict.promise)}</td>"
+        f'<td>{escape(verdict.original)}</td><td class="{classes[verdict.held]}">{word(verdict.held)}</td></tr>'
+        for verdict in verdicts
     )
     head = "<tr><th></th><th>here</th><th>promise</th><th>original test</th><th></th></tr>"
     return f'<section><h2>Promises</h2><div class="wide"><table>{head}{rows}</table></div></section>'

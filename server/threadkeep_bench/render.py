@@ -14,14 +14,20 @@ HEAD = ("", "here", "promise", "original test", "")
 NOT_SIMULATED = "The server's agent did not take as long as it was told to: the figures are of its own speed."
 
 
-def word(held: bool | None) -> str:
+def word(verdict: bool | None) -> str:
     """The verdict in one or two words."""
-    return {True: "held", False: "BROKEN", None: "not tested"}[held]
+    return {True: "held", False: "BROKEN", None: "not tested"}[verdict]
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
     """One line a promise, in columns."""
-    rows = [HEAD, *((one.subject, one.measured, one.promise, one.original, word(one.held)) for one in verdicts)]
+    rows = [
+        HEAD,
+        *(
+            (verdict.subject, verdict.measured, verdict.promise, verdict.original, word(verdict.held))
+            for verdict in verdicts
+        ),
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -35,7 +41,7 @@ def as_json(measured: Measured, verdicts: Sequence[Verdict], at: datetime) -> by
             "measured_at": at,
             "server": {"url": measured.url, "version": measured.version, "started_for_this": measured.started},
             "plan": asdict(measured.plan) | {"latency_was_simulated": measured.simulates},
-            "promises": [asdict(one) for one in verdicts],
+            "promises": [asdict(verdict) for verdict in verdicts],
             "seven_equal": _race(measured.equal),
             "seven_mixed": _race(measured.mixed),
             "fifteen": _burst(measured.burst),

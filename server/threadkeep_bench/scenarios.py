@@ -17,15 +17,15 @@ SAMPLE_S = 0.02
 
 async def at_once(turns: Sequence[Callable[[], Awaitable[Turn]]]) -> tuple[Turn, ...]:
     """Start all turns together and wait for the last; in the order given."""
-    done: dict[int, Turn] = {}
+    results: dict[int, Turn] = {}
 
-    async def one(place: int) -> None:
-        done[place] = await turns[place]()
+    async def run(place: int) -> None:
+        results[place] = await turns[place]()
 
     async with anyio.create_task_group() as tasks:
         for place in range(len(turns)):
-            tasks.start_soon(one, place)
-    return tuple(done[place] for place in range(len(turns)))
+            tasks.start_soon(run, place)
+    return tuple(results[place] for place in range(len(turns)))
 
 
 async def warm_up(client: Client) -> None:
@@ -105,7 +105,7 @@ async def tell(client: Client, count: int) -> list[str]:
 
 async def ask(client: Client, threads: Sequence[str]) -> Memory:
     """Ask each of the threads that were told for its name, at once."""
-    asked = await at_once(
+    answers = await at_once(
         [lambda thread_id=thread_id: client.turn("What is my name?", 0.0, thread_id=thread_id) for thread_id in threads]
     )
-    return Memory(names=NAMES[: len(threads)], asked=asked)
+    return Memory(names=NAMES[: len(threads)], asked=answers)

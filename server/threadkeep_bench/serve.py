@@ -75,8 +75,8 @@ async def _start(folder: Path, command: Sequence[str], run_slots: int | None) ->
 
 def _environment(folder: Path, run_slots: int | None) -> dict[str, str]:
     """This process's environment, handed on: so a DATABASE_URI is used as it is. The model is always the offline one."""
-    own = {"THREADKEEP_DATA_DIR": str(folder / "data"), "HOST": "127.0.0.1", "AUTH_TYPE": "none", "MODEL": ""}
-    environment = os.environ | own
+    overrides = {"THREADKEEP_DATA_DIR": str(folder / "data"), "HOST": "127.0.0.1", "AUTH_TYPE": "none", "MODEL": ""}
+    environment = os.environ | overrides
     return environment if run_slots is None else environment | {"THREADKEEP_RUN_SLOTS": str(run_slots)}
 
 

@@ -101,13 +101,13 @@ def _roomy(burst: Burst | None) -> Verdict:
 
 
 def _flood_answered(flood: Flood) -> Verdict:
-    size, own = len(flood.turns), sum(turn.answered for turn in flood.turns)
+    size, answered = len(flood.turns), sum(turn.answered for turn in flood.turns)
     return Verdict(
         subject=f"{size} at once: answered, each its own question",
-        measured=f"{own} of {size}",
+        measured=f"{answered} of {size}",
         promise=f"{size} of {size}",
         original="not tried",
-        held=own == size,
+        held=answered == size,
     )
 
 

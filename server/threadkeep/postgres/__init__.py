@@ -1,1 +1,1 @@
-"""Postgres: connections, transactions, retries, notifications and migrations. Knows no table."""
+"""Postgres: connections, transactions, retries, notifications and migrations. It does not know any table."""

@@ -1,7 +1,7 @@
-"""Arrays: lists as parameters, in Postgres's binary form.
+"""Arrays: list parameters in the binary format of Postgres.
 
-psycopg dumps a list item by item through its general machinery, which was a fifth of the time of a group commit. Here
-a list knows its type, and is packed in one go. The form: PostgreSQL's `array_send`.
+psycopg dumps each item of a list separately, which took a fifth of the time of a group commit. Here a list knows its
+type and is packed at once. The format is that of PostgreSQL's `array_send`.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ INT_OID, INTS_OID = 23, 1007
 
 
 class Texts(list[object]):
-    """`text[]`; bytes are UTF-8 already, what else is no text is written as one, as a channel's version that is a number."""
+    """`text[]`. Bytes must be UTF-8. Other values are converted to strings, such as a numeric version of a channel."""
 
 
 class Blobs(list[bytes | None]):
@@ -61,7 +61,7 @@ def _text(item: object) -> bytes | None:
 
 
 def _packed(oid: int, items: Sequence[bytes | None]) -> bytes:
-    """One dimension, counted from 1."""
+    """Pack an array with one dimension and the lower bound 1."""
     parts = [HEADER.pack(1, 1, oid, len(items), 1)]
     for item in items:
         if item is None:
@@ -72,6 +72,6 @@ def _packed(oid: int, items: Sequence[bytes | None]) -> bytes:
 
 
 def register(conn: AsyncConnection[object]) -> None:
-    """Have `conn` know these types."""
+    """Register these types with `conn`."""
     for kind, dumper in ((Texts, TextsDumper), (Blobs, BlobsDumper), (Ints, IntsDumper)):
         conn.adapters.register_dumper(kind, dumper)

@@ -1,9 +1,8 @@
-"""Together: what many callers write at once leaves in one transaction after the other.
+"""Batch writer: puts the writes of many callers into one transaction.
 
-While a transaction is on its way, what comes meanwhile is gathered for the next, by turns of those for whom it is
-written. Each caller is woken when its own is written; what nobody waits for yet waits a little for more. Where a
-transaction fails, its callers are tried one by one, so that what fails, fails alone, and what conflicts with another
-transaction keeps no other waiting.
+While a transaction is running, new writes are collected for the next one, round robin over their holders. Each caller is
+woken when its own write is committed. Writes that no caller waits for linger for a short time. If a transaction fails,
+each write is retried alone. So one failure or conflict does not affect other callers.
 """
 
 import time
@@ -20,22 +19,22 @@ from threadkeep.postgres.retry import is_conflict, is_transient
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 OnCommit: TypeAlias = Callable[[int, float], None]
-"""Told of each transaction: how many callers', and how many seconds."""
+"""Called after each transaction with the number of callers and the seconds."""
 LINGER_S = 0.005
-"""How long what nobody waits for waits for more."""
+"""Seconds that a batch waits for more writes if no caller waits."""
 
 
 class PendingWrite(Generic[Item, Result]):
-    """An item that was handed in, and what became of it."""
+    """A submitted item, and later its result."""
 
     __slots__ = ("_done", "_result", "_want", "cancelled", "error", "item")
 
     def __init__(self, item: Item, want: Callable[[], None]) -> None:
         self.item = item
         self._want = want
-        """Says that somebody waits."""
+        """Tells the writer that a caller waits."""
         self.error: Exception | None = None
-        """What Postgres said of it, when `done`."""
+        """The error of the write, if it has failed."""
         self.cancelled = False
         """Its caller was cancelled before it was sent."""
         self._result: Any = None
@@ -43,36 +42,36 @@ class PendingWrite(Generic[Item, Result]):
 
     @property
     def done(self) -> bool:
-        """It is written, or could not be."""
+        """It is committed or has failed."""
         return self._done.is_set()
 
     async def result(self) -> Result:
-        """What came of it, when it is committed; raises what Postgres says of it."""
+        """Wait until it is committed, and return its result. Raises its error."""
         await self.wait()
         if self.error is not None:
             raise self.error
         return self._result
 
     def expedite(self) -> None:
-        """Have it written as if somebody waited for it."""
+        """Write it at once, as if a caller waited for it."""
         self._want()
 
     async def wait(self) -> None:
-        """Wait until it is written, or could not be."""
+        """Wait until it is committed or has failed."""
         if not self.done:
             self._want()
             await self._done.wait()
 
     def set_result(self, result: Result | None, failure: Exception | None = None) -> None:
-        """Wake who waits for it."""
+        """Set the result and wake the waiting caller."""
         self._result, self.error = result, failure
         self._done.set()
 
 
 class BatchWriter(Generic[Item, Result]):
-    """The queue and its one writer. A transaction gets no more when its items' sizes come to `most`.
+    """A queue with one writer. A transaction is full when the sizes of its items reach `most`.
 
-    The queue is served round robin over holders, first in, first out within one.
+    The queue is served round robin over holders, and first in, first out for each holder.
     """
 
     def __init__(
@@ -84,48 +83,48 @@ class BatchWriter(Generic[Item, Result]):
         committed: OnCommit = lambda _callers, _seconds: None,
     ) -> None:
         self._write_all = write_all
-        """Gives what came of each item, in their order."""
+        """Writes a batch and returns the results in order."""
         self._size = size
         self._most = most
         self._committed = committed
         self._queue = RoundRobinQueue[PendingWrite[Item, Result]]()
         self._batch: Sequence[PendingWrite[Item, Result]] = ()
-        """What is on its way."""
+        """The batch that is being written."""
         self._filled = anyio.Event()
-        """There is something in the queue."""
+        """Set if the queue is not empty."""
         self._wanted = anyio.Event()
-        """And somebody waits for it."""
+        """Set if a caller waits for an item of the queue."""
 
     @asynccontextmanager
     async def run(self) -> AsyncGenerator["BatchWriter[Item, Result]"]:
-        """Its writer runs until the block ends."""
+        """Run the writer until the block ends."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._run, name="write together")
             yield self
             tasks.cancel_scope.cancel()
 
     def submit(self, item: Item, holder: str = ANONYMOUS) -> PendingWrite[Item, Result]:
-        """Hand `item` in: it is written behind all that was handed in before for `holder`, whoever waits for it."""
-        handed = PendingWrite[Item, Result](item, self._want)
-        self._queue.append(holder, handed)
+        """Submit `item`. It is written after all earlier items of `holder`."""
+        pending = PendingWrite[Item, Result](item, self._want)
+        self._queue.append(holder, pending)
         self._filled.set()
-        return handed
+        return pending
 
     async def write(self, item: Item, holder: str = ANONYMOUS) -> Result:
-        """Write `item`; what came of it, when it is committed. Raises what Postgres says of it."""
-        handed = self.submit(item, holder)
+        """Write `item`, wait for the commit, and return its result. Raises its error."""
+        pending = self.submit(item, holder)
         try:
-            return await handed.result()
+            return await pending.result()
         finally:
-            handed.cancelled = True
+            pending.cancelled = True
 
     async def drain(self) -> None:
-        """Wait until what was handed in so far has been written, or could not be."""
-        for handed in (*self._batch, *self._queue.newest()):
-            await handed.wait()
+        """Wait until all items so far are committed or have failed."""
+        for pending in (*self._batch, *self._queue.newest()):
+            await pending.wait()
 
     async def _run(self) -> None:
-        """Write what is queued, until cancelled; a transaction that has begun is finished first."""
+        """Write the queue until cancelled. A running transaction is finished first."""
         while True:
             await self._filled.wait()
             if not self._wanted.is_set():
@@ -134,7 +133,7 @@ class BatchWriter(Generic[Item, Result]):
             if batch := self._take():
                 began = time.monotonic()
                 with anyio.CancelScope(shield=True):
-                    await self._write_together(batch)
+                    await self._write_batch(batch)
                 self._batch = ()
                 self._committed(len(batch), time.monotonic() - began)
 
@@ -142,30 +141,30 @@ class BatchWriter(Generic[Item, Result]):
         self._wanted.set()
 
     def _take(self) -> list[PendingWrite[Item, Result]]:
-        """What goes into the next transaction; the events then tell of what is left."""
+        """Take the next batch from the queue, and update the events."""
         self._batch = batch = list[PendingWrite[Item, Result]]()
         total = 0
         while self._queue and total < self._most:
-            handed = self._queue.pop()
-            if handed.cancelled:
-                handed.set_result(None)
+            pending = self._queue.pop()
+            if pending.cancelled:
+                pending.set_result(None)
                 continue
-            batch.append(handed)
-            total += self._size(handed.item)
+            batch.append(pending)
+            total += self._size(pending.item)
         if not self._queue:
             self._filled, self._wanted = anyio.Event(), anyio.Event()
         return batch
 
-    async def _write_together(self, batch: list[PendingWrite[Item, Result]]) -> None:
+    async def _write_batch(self, batch: list[PendingWrite[Item, Result]]) -> None:
         try:
-            results = await self._write_all([handed.item for handed in batch])
-        except Exception as failure:  # noqa: BLE001 - whatever it is goes to the one whose item it is
+            results = await self._write_all([pending.item for pending in batch])
+        except Exception as failure:  # noqa: BLE001 - the caller of the item gets the error
             if len(batch) > 1 and (is_conflict(failure) or not is_transient(failure)):
-                for handed in batch:
-                    await self._write_together([handed])
+                for pending in batch:
+                    await self._write_batch([pending])
                 return
-            for handed in batch:
-                handed.set_result(None, failure)
+            for pending in batch:
+                pending.set_result(None, failure)
             return
-        for handed, result in zip(batch, results, strict=True):
-            handed.set_result(result)
+        for pending, result in zip(batch, results, strict=True):
+            pending.set_result(result)

@@ -1,4 +1,4 @@
-"""Bounded page: a page of a listing that ends before it is too large, decided by Postgres, so that no more is ever read."""
+"""Bounded page: a page of a listing with a limit in bytes, which Postgres applies before it sends the rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageRequest:
-    """Which rows of a listing, and how large they may be together."""
+    """Selects the rows of a page, and limits their bytes."""
 
     limit: int
     offset: int
@@ -27,19 +27,19 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class SizedRow(Generic[Row]):
-    """A row, and about how many bytes it has as JSON."""
+    """A row, and its approximate bytes as JSON."""
 
     row: Row
     bytes: int
     listed: int
-    """The rows that the page would have if it were not bounded."""
+    """The number of rows that the page has without the limit in bytes."""
 
 
 def bounded(listing: sql.Composable, *columns: str, apart: LiteralString = "0") -> sql.Composed:
-    """The statement for those first rows of `listing` that are within `%(answer_bytes)s` together, or for the first one.
+    """The statement for the first rows of `listing` whose sum is within `%(answer_bytes)s`, but at least one row.
 
-    The sizes are those of the JSON `columns`, and of what the expression `apart` adds. A value counts by its stored size,
-    which may be compressed, before the text is made of those that may fit.
+    A row's size is that of its JSON `columns` plus the expression `apart`. A first pass uses the stored sizes, which may be
+    compressed. So only values that may fit are converted to text.
     """
     stored = sql.SQL(" + ").join(sql.SQL("coalesce(pg_column_size({}), 0)").format(sql.Identifier(c)) for c in columns)
     texts = sql.SQL(" + ").join(
@@ -61,7 +61,7 @@ def bounded(listing: sql.Composable, *columns: str, apart: LiteralString = "0") 
 
 
 def sized(kind: type[Row]) -> Callable[[AsyncCursor[Any]], Callable[[Sequence[Any]], SizedRow[Row]]]:
-    """A row factory for `bounded`, whose listing has the columns of `kind`."""
+    """A row factory for `bounded`, if the listing has the columns of `kind`."""
     of_kind = rows.row_factory(kind)
 
     def factory(cursor: AsyncCursor[Any]) -> Callable[[Sequence[Any]], SizedRow[Row]]:

@@ -1,7 +1,7 @@
-"""Connection: psycopg's, closed where a pipeline fails, or where Postgres says nothing for too long.
+"""Connection: psycopg's connection, closed after a pipeline fails or Postgres does not answer in time.
 
-What comes behind a statement that fails is passed over by Postgres, and psycopg may take one of those for prepared: each
-later use on this connection would then fail, for as long as the pool keeps it. A pool replaces what comes back closed.
+Postgres skips the statements after a failed one in a pipeline, but psycopg may consider one of these prepared. Each later
+use of it on this connection would fail. The pool replaces closed connections.
 """
 
 from collections.abc import AsyncGenerator
@@ -17,14 +17,14 @@ from psycopg.pq import TransactionStatus
 Result = TypeVar("Result")
 
 RESPONSE_TIMEOUT_S = 35.0
-"""Above the statement timeout, with which Postgres itself ends what is slow: a server that hangs answers nothing at all."""
+"""Longer than the statement timeout of Postgres. It detects a server that does not answer at all."""
 
 
 class Connection(AsyncConnection[Any]):
-    """What the pools hand out."""
+    """A connection of the pools."""
 
     project_id: str = ""
-    """The project whose rows the statements on this connection read and write. Several may share a database."""
+    """The project whose rows this connection reads and writes. Several projects may share a database."""
 
     @asynccontextmanager
     async def pipeline(self) -> AsyncGenerator[AsyncPipeline]:
@@ -36,7 +36,7 @@ class Connection(AsyncConnection[Any]):
             raise
 
     async def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:  # noqa: ASYNC109 - psycopg's own
-        """As psycopg's, with an end: OperationalError where nothing comes."""
+        """Wait as psycopg does, but with a limit. OperationalError if nothing arrives."""
         try:
             return await super().wait(gen, interval, RESPONSE_TIMEOUT_S if timeout is None else timeout)
         except psycopg.OperationalError:

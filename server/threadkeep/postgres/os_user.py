@@ -1,7 +1,7 @@
-"""The system user that the embedded Postgres runs as, and what it may reach.
+"""OS user: the system user that the embedded Postgres runs as, and its access to folders.
 
-Postgres refuses to run as root. Under root its programs run as another user, to whom the data belongs and who may
-search the folders above data and programs, never list them. Under any other user nothing is changed.
+Postgres refuses to run as root. Under root its programs run as another user. That user owns the data and may search, but
+not list, the folders above the data and the programs. Under any other user nothing is changed.
 """
 
 import logging
@@ -23,7 +23,7 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 
 POSTGRES, OURS, LAST = "postgres", "threadkeep", "nobody"
-"""System users under root: the first that is there; ours is made where neither it nor `postgres` is."""
+"""Candidates for the system user under root. `threadkeep` is created if neither it nor `postgres` exists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +36,12 @@ class OsUser:
 
     @property
     def switch_to(self) -> int | None:
-        """The uid that a program must change to; None where it is ours already."""
+        """The uid that a program must change to. None if it is already the current one."""
         return None if self.uid == os.geteuid() else self.uid
 
 
 def choose_os_user(data: Path, programs: Path) -> OsUser:
-    """We; under root the owner of the data, else of the programs (as under sudo), else a system user."""
+    """The current user. Under root: the owner of the data, else of the programs (as with sudo), else a system user."""
     if os.geteuid() != 0:
         return _by_uid(os.geteuid())
     if data.exists():
@@ -67,12 +67,12 @@ def _by_name(name: str) -> OsUser | None:
 
 
 def _system_user() -> OsUser:
-    if found := _by_name(POSTGRES) or _by_name(OURS):
-        return found
+    if user := _by_name(POSTGRES) or _by_name(OURS):
+        return user
     if useradd := shutil.which("useradd"):
         subprocess.run([useradd, "--system", OURS], check=False, capture_output=True)  # noqa: S603 - fixed words
-    if found := _by_name(OURS) or _by_name(LAST):
-        return found
+    if user := _by_name(OURS) or _by_name(LAST):
+        return user
     raise StartupError("Postgres does not run as root, and there is no other user: set DATABASE_URI")
 
 
@@ -91,32 +91,32 @@ def grant_search(user: OsUser, *ends: Path) -> None:
         )
 
 
-def _may_search(user: OsUser, found: os.stat_result) -> bool:
-    if found.st_uid == user.uid:
-        return bool(found.st_mode & stat.S_IXUSR)
-    if found.st_gid == user.gid:
-        return bool(found.st_mode & stat.S_IXGRP)
-    return bool(found.st_mode & stat.S_IXOTH)
+def _may_search(user: OsUser, status: os.stat_result) -> bool:
+    if status.st_uid == user.uid:
+        return bool(status.st_mode & stat.S_IXUSR)
+    if status.st_gid == user.gid:
+        return bool(status.st_mode & stat.S_IXGRP)
+    return bool(status.st_mode & stat.S_IXOTH)
 
 
 def create_private_directory(user: OsUser, path: Path) -> None:
-    """Make `path` for `user` alone; StartupError where it is there and is not."""
+    """Create `path` with access only for `user`. StartupError if it exists with other access."""
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
-        found = path.lstat()
+        status = path.lstat()
     else:
         if user.switch_to is not None:
             os.chown(path, user.uid, user.gid, follow_symlinks=False)
         return
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user.uid or stat.S_IMODE(found.st_mode) & 0o077:
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != user.uid or stat.S_IMODE(status.st_mode) & 0o077:
         raise StartupError(f"{path} is not a folder of {user.name} alone: remove it")
 
 
 def is_unrelated_process(pid: int, folder: Path) -> bool:
-    """Whether `pid` is a living process that works in another folder, and so no Postgres on this one.
+    """Whether `pid` is a live process in another folder, and so not a Postgres of this folder.
 
-    False where it can't be seen: it is then another user's, and Postgres itself knows that it is not its own.
+    False if it can't be inspected. It then belongs to another user, and Postgres itself recognises that.
     """
     try:
         return not folder.samefile(psutil.Process(pid).cwd())

@@ -1,9 +1,9 @@
-"""Connections: pools that differ in who may wait for them, and the two habits every statement relies on.
+"""Pools: one for the API and one for running graphs, with the settings that all statements rely on.
 
-`api` connections hand JSON columns through unread (`wire.RawJson`): a row that goes to a client is not decoded and
-encoded again. `runs` connections decode it, for the checkpointer and the store, with Python's own `json`: orjson makes
-floats of integers above 64 bits. All are in autocommit: several statements inside `pipeline` are one round trip and
-one transaction, each seeing what was committed before it began.
+`api` connections return JSON columns as text (`json.RawJson`), so a row for a client is not decoded and encoded again.
+`runs` connections decode JSON for the checkpointer and the store with Python's own `json`, because orjson turns integers
+above 64 bits into floats. All connections use autocommit. Several statements inside `pipeline` are one round trip and one
+transaction, and each statement sees the rows that were committed before it.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -27,18 +27,18 @@ Conn: TypeAlias = Connection
 Pool: TypeAlias = TenantPool
 
 CHECKOUT_TIMEOUT_S = 5.0
-"""The longest wait for a connection while nobody gets one; then the request is answered 503. See `TenantPool.getconn`."""
+"""Seconds without a free connection after which waiting requests get 503. See `TenantPool.getconn`."""
 
 MAX_WAITING = 2000
-"""Those who wait for a connection of one pool; one more is answered 503."""
+"""The most requests that wait for a connection of one pool. Further ones get 503."""
 
 RECONNECT_S = 2.0
-"""For how long the pool itself tries to connect again, ever more slowly; after that, each request does."""
+"""Seconds for which the pool tries to reconnect with backoff. After that, each request tries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Purpose:
-    """What a pool is for."""
+    """The configuration of a pool."""
 
     name: str
     size: int
@@ -47,7 +47,7 @@ class _Purpose:
 
 @asynccontextmanager
 async def open_api_pool(settings: Settings, uri: str, pooler: Pooler = "none") -> AsyncGenerator[Pool]:
-    """The pool of the API and the queue; JSON columns come as `RawJson`."""
+    """Open the pool of the API and the queue. JSON columns are `RawJson`."""
     purpose = _Purpose(name="api", size=settings.api_connections, configure=_configure_api)
     async with _open(settings, uri, pooler, purpose) as pool:
         yield pool
@@ -55,7 +55,7 @@ async def open_api_pool(settings: Settings, uri: str, pooler: Pooler = "none") -
 
 @asynccontextmanager
 async def open_runs_pool(settings: Settings, uri: str, pooler: Pooler = "none") -> AsyncGenerator[Pool]:
-    """The pool of running graphs: a slow checkpoint never makes a reader wait."""
+    """Open the pool of running graphs. It is separate, so that slow checkpoints do not delay readers."""
     purpose = _Purpose(name="runs", size=settings.run_connections, configure=_configure_runs)
     async with _open(settings, uri, pooler, purpose) as pool:
         yield pool
@@ -66,7 +66,7 @@ async def _open(settings: Settings, uri: str, pooler: Pooler, purpose: _Purpose)
     async def configure(conn: Conn) -> None:
         conn.project_id = settings.project_id
         await purpose.configure(conn)
-        if pooler != "transaction":  # it would hand the settings to whoever gets the session next
+        if pooler != "transaction":  # the next client of the session would get the settings
             await conn.execute(session.SET_UP, session.PARAMETERS)
             await _compress_quickly(conn)
 
@@ -101,7 +101,7 @@ async def _configure_runs(conn: Conn) -> None:
 
 
 async def _compress_quickly(conn: Conn) -> None:
-    """What grows with a thread is compressed each turn: by LZ4, several times as fast, where this Postgres has it."""
+    """Compress large values by LZ4 if this Postgres has it, because it is several times faster."""
     await conn.execute(
         """
         SELECT set_config(name, 'lz4', false)
@@ -112,16 +112,17 @@ async def _compress_quickly(conn: Conn) -> None:
 
 
 async def check_sessions(pool: Pool) -> None:
-    """StartupError if sessions are shared, and the role's own settings don't fit."""
+    """StartupError if sessions are shared and the role's own settings do not fit."""
     if pool.pooler == "transaction":
         async with pool.connection() as conn:
             await session.check_shared_sessions(conn)
 
 
 async def check_max_connections(pool: Pool, settings: Settings) -> None:
-    """StartupError where Postgres can't give this process all the connections it may want.
+    """StartupError if Postgres does not allow as many connections as this process may open.
 
-    Its role and its database may have limits of their own, below the server's. A pooler has limits that only it knows.
+    The role and the database may have lower limits than the server. The limits of a pooler are unknown, so they are not
+    checked.
     """
     if pool.pooler != "none":
         return

@@ -1,11 +1,11 @@
-"""Retry: the one place that says what is tried again after Postgres refused it, and for how long.
+"""Retry: repeats database operations after transient errors and conflicts.
 
-There are two reasons. Postgres may be away: a request is answered 503 and comes again, but a run can't come again, so what
-it writes is tried for a while. Or a transaction may conflict with another one (SQLSTATE 40001 and 40P01): Postgres is well,
-has taken the transaction back, and asks for it again, so requests and runs alike repeat it.
+There are two reasons for a retry. First, Postgres may be unavailable. A request is answered 503 and the client repeats it,
+but nobody repeats a run, so the writes of a run are retried for some time. Second, a transaction may conflict with another
+one (SQLSTATE 40001 and 40P01). Postgres has rolled it back, so requests and runs repeat it.
 
-Only what may be done twice is tried twice: a transaction as a whole, inserts that pass over what is there, changes that
-name the state they leave.
+Only repeatable operations are retried: whole transactions, inserts that skip existing rows, and changes that check the
+previous state.
 """
 
 import logging
@@ -30,10 +30,10 @@ TRANSIENT_ERRORS = (
     PoolTimeout,
     TooManyRequests,
 )
-"""What says of Postgres, and not of the statement, that it can't be carried out: gone, full, read-only, too slow. To psycopg
-a conflict is such an error too."""
+"""Errors that are caused by the state of Postgres and not by the statement: unavailable, full, read-only, too slow.
+psycopg counts conflicts among them too."""
 CONFLICTS: Final = (SerializationFailure, DeadlockDetected)
-"""The transaction was taken back because of another one."""
+"""Errors of a transaction that Postgres rolled back because of another one."""
 RETRY_S = 30.0
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.05, 1.0
 CONFLICT_RETRY_S = 10.0
@@ -43,17 +43,17 @@ Result = TypeVar("Result")
 
 
 async def retry_in_run(work: Callable[[], Awaitable[Result]]) -> Result:
-    """What `work` gives, tried again as `retry` does if it is done for a run.
+    """Return the result of `work`. If it is done for a run, retry it as `retry` does.
 
-    A request is answered at once while Postgres is away, and repeats its whole transaction after a conflict.
+    A request does not wait while Postgres is unavailable, and repeats its whole transaction after a conflict.
     """
     return await (retry(work) if current_run.current() is not None else work())
 
 
 async def retry(work: Callable[[], Awaitable[Result]], *, conflicts: bool = True) -> Result:
-    """What `work` gives, tried again for up to 30 s while Postgres is away; then what it raised last.
+    """Return the result of `work`, retried for up to 30 s while Postgres is unavailable. Then raises the last error.
 
-    After a conflict likewise, unless the caller has a better answer to `conflicts`.
+    It is also retried after conflicts, unless the caller handles `conflicts` itself.
     """
     end, pause_s = time.monotonic() + RETRY_S, MIN_BACKOFF_S
     while True:
@@ -64,12 +64,12 @@ async def retry(work: Callable[[], Awaitable[Result]], *, conflicts: bool = True
                 raise
             if pause_s == MIN_BACKOFF_S:
                 log.warning("the database is away; a write waits for it", exc_info=True)
-        await anyio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the load, no secret
+        await anyio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - it spreads the load and is no secret
         pause_s = min(pause_s * 2, MAX_BACKOFF_S)
 
 
 async def retry_conflicts(work: Callable[[], Awaitable[Result]]) -> Result:
-    """What `work` gives, tried again for up to 10 s while its transaction conflicts with others; then the last conflict."""
+    """Return the result of `work`, retried after conflicts for up to 10 s. Then raises the last conflict."""
     try:
         return await work()
     except CONFLICTS:
@@ -77,10 +77,10 @@ async def retry_conflicts(work: Callable[[], Awaitable[Result]]) -> Result:
 
 
 async def retry_after_conflict(work: Callable[[], Awaitable[Result]]) -> Result:
-    """As `retry_conflicts`, for work whose first attempt has just conflicted: the next one comes after a short pause."""
+    """Retry as `retry_conflicts` does, after a first attempt that has just conflicted. It begins with a short pause."""
     end, pause_s = time.monotonic() + CONFLICT_RETRY_S, MIN_CONFLICT_BACKOFF_S
     while True:
-        await anyio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - or both would meet again
+        await anyio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - random, so that both transactions do not meet again
         pause_s = min(pause_s * 2, MAX_CONFLICT_BACKOFF_S)
         try:
             return await work()
@@ -91,10 +91,10 @@ async def retry_after_conflict(work: Callable[[], Awaitable[Result]]) -> Result:
 
 
 def is_transient(failure: BaseException) -> bool:
-    """Whether the same may succeed a little later."""
+    """Whether the operation may succeed later."""
     return isinstance(failure, TRANSIENT_ERRORS) and not isinstance(failure, ProgramLimitExceeded)
 
 
 def is_conflict(failure: BaseException) -> bool:
-    """Whether the transaction was taken back because of another one."""
+    """Whether Postgres rolled the transaction back because of another one."""
     return isinstance(failure, CONFLICTS)

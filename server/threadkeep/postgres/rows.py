@@ -1,6 +1,6 @@
-"""Rows: from a result to a frozen dataclass.
+"""Rows: converts result rows to frozen dataclasses.
 
-Columns that the dataclass does not know are passed over, so that an older process reads a newer table.
+Columns without a field are ignored, so an older process can read a newer table.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ Row = TypeVar("Row")
 
 
 def row_factory(kind: type[Row]) -> Callable[[AsyncCursor[Any]], Callable[[Sequence[Any]], Row]]:
-    """A row factory that makes `kind`, a dataclass whose field names are columns."""
-    wanted = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType] - `kind` is a dataclass
+    """A row factory for `kind`, a dataclass whose field names are columns."""
+    field_names = [field.name for field in fields(kind)]  # pyright: ignore[reportArgumentType] - `kind` is a dataclass
 
     def factory(cursor: AsyncCursor[Any]) -> Callable[[Sequence[Any]], Row]:
         names = [column.name for column in cursor.description or ()]
-        places = [(name, names.index(name)) for name in wanted if name in names]
+        places = [(name, names.index(name)) for name in field_names if name in names]
 
         def make(row: Sequence[Any]) -> Row:
             return kind(**{name: row[place] for name, place in places})

@@ -1,8 +1,8 @@
-"""Session: the settings that every connection needs, and whether a pooler stands between the server and Postgres.
+"""Session: the settings of every connection, and the detection of a pooler between the server and Postgres.
 
-A role, a database and PGOPTIONS may set a session up in any way. In a session of its own, a connection sets what the
-server's statements rely on. Behind a transaction pooler there is no such session: each transaction may get another one,
-so nothing is set, nothing is prepared, and what can't be tolerated stops the start.
+A role, a database and PGOPTIONS may change the settings of a session. So a connection sets the values that the server's
+statements rely on. Behind a transaction pooler each transaction may get another session. There nothing is set or prepared,
+and unsuitable settings stop the start.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from psycopg.conninfo import make_conninfo
 from threadkeep.base.problems import StartupError
 
 Pooler: TypeAlias = Literal["none", "session", "transaction"]
-"""How long a pooler leaves a session of Postgres to a connection. `none`: there is no pooler."""
+"""The kind of pooler, by the time for which a connection keeps its session of Postgres. `none`: there is no pooler."""
 
 STATEMENT_TIMEOUT_MS: Final = 30_000
 IDLE_IN_TRANSACTION_MS: Final = 10_000
-"""Of a process that was stopped in the middle of a transaction: its locks keep nobody waiting for longer."""
+"""The time after which Postgres ends the transaction of a stopped process, so that its locks are released."""
 
 SETTINGS: Final[Mapping[str, str]] = {
     "bytea_output": "hex",
@@ -34,12 +34,12 @@ SETTINGS: Final[Mapping[str, str]] = {
     "timezone": "UTC",
     "transaction_timeout": "0",
 }
-"""By name. Postgres 17 is the first that has a transaction_timeout."""
+"""Values by name. Only Postgres 17 and later have a transaction_timeout."""
 
 SET_UP: Final[LiteralString] = """
     SELECT set_config(name, value, false)
       FROM (SELECT name, value
-              FROM unnest(%(names)s::text[], %(values)s::text[]) AS wanted (name, value)
+              FROM unnest(%(names)s::text[], %(values)s::text[]) AS setting (name, value)
              WHERE current_setting(name, true) IS NOT NULL
             UNION ALL
             -- Row-level security switches to another role, for which "$user" is another schema.
@@ -48,19 +48,19 @@ SET_UP: Final[LiteralString] = """
             HAVING count(*) > 0) AS settings
 """
 PARAMETERS: Final[Mapping[str, list[str]]] = {"names": list(SETTINGS), "values": list(SETTINGS.values())}
-"""Of the statement SET_UP."""
+"""The parameters of the statement SET_UP."""
 
 CONNECT_S: Final = 5
 PROBE_S: Final = 10.0
-"""How long it may take to find out about a pooler."""
+"""Seconds for the detection of a pooler."""
 PROBES: Final = 5
-"""How often two connections are compared. A busy transaction pooler might give each the same session by chance."""
+"""Comparisons of two connections. A busy transaction pooler might give each one the same session by chance."""
 
 
 def conninfo(uri: str) -> str:
-    """The address with what every connection needs: it soon finds out that the other side is gone, and speaks UTF-8.
+    """The URI with the options of every connection, which detect a dead server soon and use UTF-8.
 
-    `options` stay as they are, so that PGOPTIONS and those of the address are kept.
+    `options` do not change, so PGOPTIONS and the options of the URI stay valid.
     """
     return make_conninfo(
         uri,
@@ -75,10 +75,10 @@ def conninfo(uri: str) -> str:
 
 
 async def detect_pooler(uri: str) -> Pooler:
-    """Find out whether a pooler is in between, by the backends that answer.
+    """Detect a pooler by comparing backends.
 
-    Postgres tells a client its backend's number when it connects. A pooler makes a number up. A connection of a
-    transaction pooler may get another backend each time, and one that another connection has just used.
+    Postgres sends the backend's pid when a client connects. A pooler invents one. A connection of a transaction pooler may
+    get another backend for each transaction, also one that another connection has just used.
     """
     try:
         with anyio.fail_after(PROBE_S):
@@ -104,9 +104,9 @@ async def _backend(conn: AsyncConnection[Any]) -> int:
 
 async def _compare(first: AsyncConnection[Any], second: AsyncConnection[Any]) -> Pooler:
     for _ in range(PROBES):
-        before = await _backend(first)
+        backend = await _backend(first)
         async with second.transaction():
-            if await _backend(second) == before or await _backend(first) != before:
+            if await _backend(second) == backend or await _backend(first) != backend:
                 return "transaction"
     return "session"
 

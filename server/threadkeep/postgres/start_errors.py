@@ -1,7 +1,7 @@
-"""Start errors: why a database can't be used, as one line for the operator.
+"""Start errors: turns database errors at the start into one line for the operator.
 
-libpq and Postgres say it well enough, but for the trace around it. Their words never hold a password, unless one with an
-`@` was taken for a host.
+The messages of libpq and Postgres are clear without a traceback. They never contain a password, unless a part of a
+password with `@` was parsed as the host.
 """
 
 import logging
@@ -28,12 +28,12 @@ HINTS: Final[tuple[tuple[str, str], ...]] = (
     (r"unsupported startup parameter", "the pooler takes no options: give them to the role, by ALTER ROLE ... SET"),
     (r"no pg_hba\.conf entry", "its pg_hba.conf has to allow it"),
 )
-"""Words of libpq's or Postgres', and what to do about it."""
+"""Patterns of messages of libpq and Postgres, and hints for the operator."""
 
 
 @contextmanager
 def in_a_line(uri: str) -> Generator[None]:
-    """Raise StartupError in place of a database's error. `uri` is the address that is used in the block."""
+    """Turn a database error into StartupError. `uri` is the database that the block uses."""
     try:
         yield
     except (psycopg.Error, PoolTimeout, ExceptionGroup) as error:
@@ -41,15 +41,15 @@ def in_a_line(uri: str) -> Generator[None]:
         for refused in leaves:
             if isinstance(refused, StartupError):
                 raise refused from None
-        found = next((leaf for leaf in leaves if isinstance(leaf, (psycopg.Error, PoolTimeout))), None)
-        if found is None:
+        failure = next((leaf for leaf in leaves if isinstance(leaf, (psycopg.Error, PoolTimeout))), None)
+        if failure is None:
             raise
         log.debug("the database can't be used", exc_info=error)
-        raise StartupError(f"database{_place(uri)}: {_words(found, uri)}") from error
+        raise StartupError(f"database{_place(uri)}: {_words(failure, uri)}") from error
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors of a group, of whatever depth."""
+    """The errors of a group at any depth."""
     if isinstance(error, BaseExceptionGroup):
         for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
             yield from _leaves(inner)
@@ -58,9 +58,9 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _place(uri: str) -> str:
-    """The host, port and name of an address, but for what may be a piece of a password."""
-    said = conninfo_to_dict(uri)
-    host, port, name = said.get("host"), said.get("port"), said.get("dbname")
+    """The host, port and database of a URI. Empty if the host may contain a part of a password."""
+    fields = conninfo_to_dict(uri)
+    host, port, name = fields.get("host"), fields.get("port"), fields.get("dbname")
     if not host or "@" in str(host):
         return ""
     return f" {host}" + (f":{port}" if port else "") + (f"/{name}" if name else "")
@@ -82,7 +82,7 @@ def _words(error: BaseException, uri: str) -> str:
 
 
 def _message(error: BaseException) -> str:
-    """Postgres' own sentence, else the last line of what libpq said of its last attempt."""
+    """The primary message of Postgres, else the last line of libpq's message."""
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
         return error.diag.message_primary
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Is the server running" not in line]

@@ -1,4 +1,4 @@
-"""Searching: a connection for statements whose cost a client's conditions decide."""
+"""Statement timeout: limits the time of statements whose cost depends on a client's conditions."""
 
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def search_connection(pool: Pool, filters: Filters, timeout_s: float) -> AsyncGenerator[Conn]:
-    """As `pool.pipeline`, each statement bounded by `timeout_s`; SearchTimeout after that."""
+    """Open `pool.pipeline` with a limit of `timeout_s` seconds for each statement. SearchTimeout after it."""
     try:
         async with pool.pipeline(filters) as conn:
             await set_statement_timeout(conn, timeout_s)
@@ -26,16 +26,16 @@ async def search_connection(pool: Pool, filters: Filters, timeout_s: float) -> A
 
 
 async def set_statement_timeout(conn: Conn, timeout_s: float) -> None:
-    """Bound each further statement of this transaction."""
+    """Limit each further statement of this transaction."""
     await conn.execute(
         "SELECT set_config('statement_timeout', %(ms)s, true)", {"ms": str(max(1, round(timeout_s * 1000)))}
     )
 
 
-async def with_search_timeout(found: Awaitable[T], timeout_s: float) -> T:
-    """What a search finds whose statements are another's; SearchTimeout, and the statement is cancelled, behind it."""
+async def with_search_timeout(search: Awaitable[T], timeout_s: float) -> T:
+    """Await a search for at most `timeout_s` seconds, then cancel its statement and raise SearchTimeout."""
     with anyio.move_on_after(timeout_s):
-        return await found
+        return await search
     raise _too_long(timeout_s)
 
 

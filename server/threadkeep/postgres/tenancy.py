@@ -1,11 +1,11 @@
-"""Tenancy: whose rows a statement may see, by its own condition and by row-level security behind it.
+"""Tenancy: restricts statements to the rows of a tenant, by their own conditions and by row-level security.
 
-Every statement on a tenant's rows takes `Filters`, which only an authenticator makes: `metadata @> %(match)s` stands in
-each, and `project_id = %(project)s` beside it, because all connections of a process are for one project. A connection that
-is taken for the same filters switches to the role `threadkeep_tenant`, for which the policies of
-`migrations/functions/row_level_security.sql` repeat both conditions, so that a statement without them still shows nobody
-else's rows. Both the role and its settings end with the transaction. A connection that is taken without filters is the
-server's own work.
+Every statement on a tenant's rows takes `Filters`, which only an authenticator creates. Each contains
+`metadata @> %(match)s` and `project_id = %(project)s`, because all connections of a process belong to one project. A
+connection for these filters switches to the role `threadkeep_tenant`. The policies in
+`migrations/functions/row_level_security.sql` repeat both conditions for this role. So a statement without them still can't
+see rows of another tenant. The role and its settings end with the transaction. A connection without filters is for the
+server itself.
 """
 
 import asyncio
@@ -30,20 +30,20 @@ log = logging.getLogger(__name__)
 Conn: TypeAlias = Connection
 
 PATIENCE_S: Final = 120.0
-"""The longest wait for a connection while others get theirs: many requests at once are slow, and no outage."""
+"""The longest wait for a connection while other requests get one, because high load is not an outage."""
 
 LOOKS: Final = 5
-"""How often it is looked, before such a wait ends, whether anybody gets a connection."""
+"""Checks for progress before such a wait ends."""
 
 LAST: Final = "\U0010ffff"
-"""No namespace sorts after it."""
+"""A string that sorts after every namespace."""
 
 
 class Restriction(NamedTuple):
     """The settings that the policies compare a row with."""
 
     match: str
-    """JSON."""
+    """The metadata filter as JSON."""
     space_from: str
     """The first namespace of the caller's part of the store, by bytes."""
     space_to: str
@@ -52,13 +52,13 @@ class Restriction(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """The rows that a caller may see: `match` is contained in the metadata of each. An empty `match` is all rows."""
+    """The rows that a caller may see. Their metadata contains `metadata_filter`. If it is empty: all rows."""
 
     metadata_filter: Mapping[str, Any]
     store_prefix: str | None = None
-    """The first label of the caller's namespaces in the store (`auth/ownership.py`); None: the whole store."""
+    """The first label of the caller's namespaces in the store (`auth/ownership.py`). None: the whole store."""
     restriction: Restriction | None = field(init=False, repr=False, compare=False)
-    """The settings of row-level security; None: all rows."""
+    """The settings of row-level security. None: all rows."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "restriction", _restriction(self.metadata_filter, self.store_prefix))
@@ -70,11 +70,11 @@ class Filters:
 
     @property
     def owner_keys(self) -> list[str]:
-        """The keys of metadata that say whose a row is."""
+        """The keys of metadata that contain the owner of a row."""
         return list(self.metadata_filter)
 
     def narrowed(self, other: "Filters") -> "Filters":
-        """The rows that both let through. Forbidden if the two contradict each other."""
+        """The rows that both filters allow. Forbidden if they contradict each other."""
         if other == self or not other.metadata_filter:
             return self
         if not self.metadata_filter:
@@ -84,7 +84,7 @@ class Filters:
         return Filters({**self.metadata_filter, **other.metadata_filter}, self.store_prefix or other.store_prefix)
 
     def in_common(self, other: "Filters") -> "Filters":
-        """The filters of a connection whose statements use both. If they differ, the statements' conditions hold alone."""
+        """The filters of a connection for statements with both filters. If they differ, only the statements' conditions apply."""
         return self if self == other else UNRESTRICTED
 
     def include(self, metadata: Mapping[str, Any]) -> bool:
@@ -92,44 +92,44 @@ class Filters:
         return _contains(metadata, self.metadata_filter)
 
     def with_owner(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """`metadata` of a new row, with `match` added unless the caller could see the row without it."""
+        """`metadata` of a new row, with the owner keys added if the caller could not see the row without them."""
         return {**metadata} if self.include(metadata) else {**metadata, **self.metadata_filter}
 
     def merge_metadata(self, metadata: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-        """`metadata` of the caller's row with `change` merged in, without keys that would make it somebody else's."""
+        """`metadata` of the caller's row merged with `change`, without owner keys that would change the owner."""
         merged = {**metadata, **change}
         return merged if _contains(merged, self.metadata_filter) else {**metadata, **self.without_owner(change)}
 
     def without_owner(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
-        """`metadata` without the keys that say whose a row is."""
+        """`metadata` without the owner keys."""
         return {key: value for key, value in metadata.items() if key not in self.metadata_filter}
 
 
 def _restriction(match: Mapping[str, Any], space: str | None) -> Restriction | None:
     if not match and space is None:
         return None
-    # "/" sorts right after the period, which follows the label in all namespaces of a space.
+    # "/" sorts right after the period, which follows the label in all namespaces below it.
     bounds = ("", LAST) if space is None else (f"{space}.", f"{space}/")
     return Restriction(orjson.dumps(match).decode(), *bounds)
 
 
 UNRESTRICTED: Final = Filters({})
-"""All rows: of the server's own work, and of everybody if authentication is off."""
+"""All rows, for the server itself, and for all callers if authentication is off."""
 
 
-def _contains(held: object, wanted: object) -> bool:
-    """The result of `held @> wanted` in Postgres; False where the two might differ."""
-    if isinstance(wanted, Mapping):
-        return isinstance(held, Mapping) and all(
-            key in held and _contains(cast("Mapping[str, object]", held)[key], value)
-            for key, value in cast("Mapping[str, object]", wanted).items()
+def _contains(container: object, part: object) -> bool:
+    """The result of `container @> part` in Postgres. False if the results might differ."""
+    if isinstance(part, Mapping):
+        return isinstance(container, Mapping) and all(
+            key in container and _contains(cast("Mapping[str, object]", container)[key], value)
+            for key, value in cast("Mapping[str, object]", part).items()
         )
-    if isinstance(wanted, (list, tuple)):
-        return isinstance(held, (list, tuple)) and all(
-            any(_contains(element, each) for element in cast("Sequence[object]", held))
-            for each in cast("Sequence[object]", wanted)
+    if isinstance(part, (list, tuple)):
+        return isinstance(container, (list, tuple)) and all(
+            any(_contains(element, part_element) for element in cast("Sequence[object]", container))
+            for part_element in cast("Sequence[object]", part)
         )
-    return type(held) is type(wanted) and held == wanted
+    return type(container) is type(part) and container == part
 
 
 async def _restrict(conn: Conn, restriction: Restriction) -> None:
@@ -148,28 +148,28 @@ async def _restrict(conn: Conn, restriction: Restriction) -> None:
 
 
 class TenantPool(AsyncConnectionPool[Conn]):
-    """A pool whose connections see the rows of the filters they are taken for; such a block is one transaction."""
+    """A pool whose connections see only the rows of their filters. A block with filters is one transaction."""
 
     project_id: str = ""
-    """The project whose rows the connections are for."""
+    """The project of the connections."""
     pooler: Pooler = "none"
-    """What stands between these connections and Postgres."""
+    """The pooler between these connections and Postgres."""
     row_security = False
-    """The database has the policies, and lets this process switch to their role (`enable_row_security`)."""
+    """The database has the policies, and this process may switch to their role (`enable_row_security`)."""
 
     _handed_out = 0
     """Connections that the pool has handed out so far."""
 
-    async def getconn(self, timeout: float | None = None) -> Conn:  # noqa: ASYNC109 - the stock pool's own
-        """As the stock pool's, but without `timeout` the wait in its FIFO queue is as long as `PATIENCE_S` says."""
+    async def getconn(self, timeout: float | None = None) -> Conn:  # noqa: ASYNC109 - psycopg's signature
+        """Take a connection as psycopg's pool does. Without `timeout` the wait in its FIFO queue is at most `PATIENCE_S`."""
         conn = await (self._in_turn() if timeout is None else super().getconn(timeout))
         self._handed_out += 1
         return conn
 
     async def _in_turn(self) -> Conn:
-        """The next connection. PoolTimeout if nobody gets one for as long as `timeout` of the pool.
+        """Wait for a connection. PoolTimeout if no request gets one for `timeout` seconds of the pool.
 
-        It looks several times in that time: a single look, after the event loop has stood still, would find no progress.
+        It checks several times, because a single check after the event loop was blocked would find no progress.
         """
         loop = asyncio.get_running_loop()
         handed_out, looks = self._handed_out, 0
@@ -193,22 +193,22 @@ class TenantPool(AsyncConnectionPool[Conn]):
             timer.cancel()
 
     def restriction(self, filters: Filters) -> Restriction | None:
-        """What row-level security holds for `filters` on these connections; None: nothing."""
+        """The row-level security for `filters` on these connections. None: it is not used."""
         return filters.restriction if self.row_security else None
 
-    def connection(  # pyright: ignore[reportIncompatibleMethodOverride] - the stock one takes a timeout alone
+    def connection(  # pyright: ignore[reportIncompatibleMethodOverride] - psycopg's method takes only a timeout
         self, filters: Filters = UNRESTRICTED, *, timeout: float | None = None
     ) -> AbstractAsyncContextManager[Conn]:
-        """A connection for a caller's rows; without `filters`, one for the server's own work."""
+        """A connection for a caller's rows. Without `filters` it is for the server itself."""
         restriction = self.restriction(filters)
         return super().connection(timeout) if restriction is None else self._restricted(restriction, timeout)
 
     @asynccontextmanager
     async def shielded(self, filters: Filters = UNRESTRICTED) -> AsyncGenerator[Conn]:
-        """A connection whose block is finished though its task is cancelled meanwhile.
+        """A connection whose block is finished even if its task is cancelled meanwhile.
 
-        A cancellation in the middle of a statement closes the connection. So a reader that many may cancel, such as one
-        whose client leaves, takes its connections here. The block must be short: nothing ends it early.
+        A cancellation in the middle of a statement closes the connection. So readers that are often cancelled, for example
+        by a disconnect of the client, take their connections here. The block must be short, because nothing ends it early.
         """
         with anyio.CancelScope(shield=True):
             async with self.connection(filters) as conn:
@@ -216,7 +216,7 @@ class TenantPool(AsyncConnectionPool[Conn]):
 
     @asynccontextmanager
     async def _restricted(self, restriction: Restriction, wait_s: float | None) -> AsyncGenerator[Conn]:
-        """The stock pool commits the transaction at the end of the block, or rolls it back after an exception."""
+        """Open a restricted connection. The pool commits the transaction at the end, or rolls it back after an exception."""
         async with super().connection(wait_s) as conn:
             async with conn.pipeline():
                 await _restrict(conn, restriction)
@@ -224,9 +224,9 @@ class TenantPool(AsyncConnectionPool[Conn]):
 
     @asynccontextmanager
     async def pipeline(self, filters: Filters = UNRESTRICTED) -> AsyncGenerator[Conn]:
-        """A connection on which all statements until the end of the block are one round trip and one transaction.
+        """A connection whose statements in the block are one round trip and one transaction.
 
-        Results are read after the block. A row locked by the first statement stays locked until the last.
+        Results can be read after the block. A row that the first statement locks stays locked until the last.
         """
         restriction = self.restriction(filters)
         async with super().connection() as conn, conn.pipeline():
@@ -239,7 +239,7 @@ class TenantPool(AsyncConnectionPool[Conn]):
 
 
 async def enable_row_security(*pools: TenantPool, tables: Sequence[str], needed: bool) -> None:
-    """Turn row-level security of the pools on if all `tables` have it; otherwise warn, if it is `needed`.
+    """Turn on row-level security of the pools if all `tables` have it. Otherwise warn if it is `needed`.
 
     StartupError if the policies would hide rows from the server itself.
     """
@@ -252,7 +252,7 @@ async def enable_row_security(*pools: TenantPool, tables: Sequence[str], needed:
 
 
 async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:
-    """Why row-level security can't be used; None: it can."""
+    """The reason why row-level security can't be used. None if it can."""
     names = {"tables": list(tables)}
     hidden = await conn.execute(
         """
