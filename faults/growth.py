@@ -41,7 +41,7 @@ async def scenario(place: Place, *, runs: int = 5000, minutes: float = math.inf)
 
     After `minutes` no further run is made.
     """
-    found = Findings(f"{runs} stateless runs with retention on")
+    found = Findings(f"up to {runs} stateless runs with retention on")
     ages = {"THREADKEEP_KEEP_EVENTS": f"{AGE_S:g}", "THREADKEEP_IDEMPOTENCY": f"{AGE_S:g}"}
     peaks = dict.fromkeys(TABLES, 0)
     async with (
