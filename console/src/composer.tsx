@@ -50,7 +50,8 @@ export function Composer({ draftKey, isRunning, isStopping, onSend, onStop }: Co
     else sessionStorage.removeItem(key);
   }, [text]);
   useEffect(() => {
-    if (matchMedia("(min-width: 700px)").matches) area.current?.focus();
+    const isAnswering = document.activeElement?.closest(".interrupt") != null;
+    if (matchMedia("(min-width: 700px)").matches && !isAnswering) area.current?.focus();
     const take = (event: Event) => {
       setText((event as CustomEvent<string>).detail);
       area.current?.focus();

@@ -8,6 +8,7 @@ import { needsSignIn, type Assistant } from "./api.ts";
 import Assistants from "./assistants.tsx";
 import { Chat } from "./chat.tsx";
 import { Conversation } from "./conversation.ts";
+import { exportThread, type ExportFormat } from "./export.ts";
 import { Icon } from "./icons.tsx";
 import { Inspector } from "./inspector.tsx";
 import { newId } from "./ids.ts";
@@ -68,6 +69,7 @@ function Frame() {
     { label: words.theme[theme.value] as string, hint: words.action, run: nextTheme },
     { label: words.toggleInspector, hint: "i", run: toggleInspector },
     { label: words.help, hint: "?", run: () => setDialog("help") },
+    ...exportCommands(),
     ...(caller.value?.identity ? [{ label: words.signOut, hint: words.action, run: () => void signOut() }] : []),
   ];
   useKeys(setDialog);
@@ -87,6 +89,14 @@ function Frame() {
       <Toasts />
     </>
   );
+}
+
+/** Files of the thread that is shown. */
+function exportCommands(): Command[] {
+  const shown = isThread() ? current : null;
+  if (!shown) return [];
+  const formats: ExportFormat[] = ["html", "md", "json"];
+  return formats.map((format) => ({ label: words.saveAs[format], hint: words.action, run: () => exportThread(String(shown.thread.value?.metadata.title ?? shown.title()), shown.messages.value, format) }));
 }
 
 function toggleInspector(): void {

@@ -45,6 +45,11 @@ function sanitized(html: string): string {
   return DOMPurify.sanitize(html, SANITIZE) as unknown as string;
 }
 
+/** Markdown as HTML that is safe in a file of its own. */
+export function safeHtml(text: string): string {
+  return String(sanitized(marked.parse(text.slice(0, MAX_CHARS), { async: false })));
+}
+
 interface Block {
   token: Token;
   links: TokensList["links"];

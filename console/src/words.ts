@@ -148,6 +148,7 @@ export const words = {
   goTo: (view: string) => `Go to ${view}`,
   openThread: "Thread",
   action: "Action",
+  saveAs: { html: "Save this thread as HTML", md: "Save this thread as Markdown", json: "Save this thread as JSON" },
   toggleInspector: "Show or hide the inspector",
   keys: [
     ["Ctrl K", "Find or do"],

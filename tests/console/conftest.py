@@ -1,0 +1,58 @@
+"""A real browser on a real server: Debian's Chromium, whose page must break no policy and call no other host."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from conftest import serving
+from console_graphs import CONSOLE_GRAPHS
+from console_page import Watch
+from threadkeep.graphs import as_loaded_graph
+from threadkeep.settings import Settings
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
+SEEN_MS = 10_000
+"""The longest that a test waits for something to be seen."""
+
+expect.set_options(timeout=SEEN_MS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of this folder that need the browser are skipped without it."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and not CHROMIUM.exists() and item.path.name != "test_build.py":
+            item.add_marker(pytest.mark.skip(reason="Debian's chromium is missing: apt-get install chromium"))
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def console(settings: Settings) -> AsyncIterator[str]:
+    """The address of the console of a server of the console's graphs."""
+    graphs = {name: as_loaded_graph(name, graph, where="tests") for name, graph in CONSOLE_GRAPHS.items()}
+    async with serving(settings, graphs) as url:
+        yield f"{url}/console/"
+
+
+@pytest.fixture
+async def page(browser: Browser) -> AsyncIterator[Page]:
+    """A page of a browser session of its own. It raises no error, breaks no policy and calls no other host."""
+    context: Any = await browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
+    context.set_default_timeout(SEEN_MS)
+    page = await context.new_page()
+    watch = Watch(page)
+    yield page
+    await context.close()
+    assert watch.errors == []
+    assert watch.violations == []
+    assert watch.foreign() == []

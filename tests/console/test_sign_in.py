@@ -1,0 +1,81 @@
+"""Sign-in on the page: the key is nowhere that a script can read, and each caller sees their own."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from conftest import MakeKey, serving
+from console_graphs import CONSOLE_GRAPHS
+from console_page import log, message_box, open_thread, say, until_shown
+from threadkeep.graphs import as_loaded_graph
+from threadkeep.settings import Settings
+
+
+@pytest.fixture
+async def guarded(settings: Settings) -> AsyncIterator[str]:
+    """The console of a server that knows its callers by API keys."""
+    graphs = {name: as_loaded_graph(name, graph, where="tests") for name, graph in CONSOLE_GRAPHS.items()}
+    with_keys = settings.model_copy(update={"auth_type": "api_key"})
+    async with serving(with_keys, graphs) as url:
+        yield f"{url}/console/"
+
+
+async def sign_in(page: Page, console: str, key: str) -> None:
+    await page.goto(console)
+    await page.get_by_label("Key or token").fill(key)
+    await page.get_by_role("button", name="Sign in").click()
+
+
+async def test_two_users_see_nothing_of_each_other(
+    guarded: str, page: Page, browser: Browser, make_key: MakeKey
+) -> None:
+    ada, bob = await make_key("ada"), await make_key("bob")
+    await sign_in(page, guarded, "not-a-key")
+    await expect(page.get_by_role("alert")).to_have_text("The server refused it.")
+    await sign_in(page, guarded, ada)
+    await say(page, "for Ada alone")
+    await until_shown(page, "for Ada alone", "one two three four")
+    thread = await open_thread(page)
+
+    context = await browser.new_context()
+    other = await context.new_page()
+    await sign_in(other, guarded, bob)
+    await expect(other.get_by_text("No threads yet")).to_be_visible()
+    await other.goto(f"{guarded}threads/{thread}")
+    await expect(other.get_by_role("alert")).to_contain_text("not found")
+    await context.close()
+
+
+async def test_key_is_in_no_storage_and_sign_out_forgets_it(guarded: str, page: Page, make_key: MakeKey) -> None:
+    key = await make_key("ada")
+    await sign_in(page, guarded, key)
+    await expect(message_box(page)).to_be_visible()
+    kept = await page.evaluate(
+        "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href, document.body.innerHTML])"
+    )
+    assert key not in kept
+    await page.reload()
+    await expect(message_box(page)).to_be_visible()
+    await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_label("Key or token")).to_be_visible()
+
+
+async def test_key_that_may_only_read_is_offered_nothing_else(guarded: str, page: Page, make_key: MakeKey) -> None:
+    """Issue: no button answers 403."""
+    await sign_in(page, guarded, await make_key("ada"))
+    await say(page, "to read")
+    await until_shown(page, "to read", "one two three four")
+    thread = await open_thread(page)
+    await page.get_by_role("button", name="Sign out").click()
+
+    refused: list[str] = []
+    page.on("response", lambda response: refused.append(response.url) if response.status == 403 else None)
+    await sign_in(page, guarded, await make_key("ada", "threads.read", "threads.search"))
+    await page.goto(f"{guarded}threads/{thread}")
+    await expect(log(page)).to_contain_text("to read")
+    await expect(log(page)).to_contain_text("one two three four")
+    await expect(message_box(page)).to_have_count(0)
+    for name in ("Edit", "Answer again", "Delete", "Rename"):
+        await expect(page.get_by_role("button", name=name, exact=True)).to_have_count(0)
+    assert [url for url in refused if "/assistants/" not in url] == []
