@@ -68,10 +68,12 @@ async def test_key_that_may_only_read_is_offered_nothing_else(guarded: str, page
     await until_shown(page, "to read", "one two three four")
     thread = await open_thread(page)
     await page.get_by_role("button", name="Sign out").click()
+    await expect(page.get_by_label("Key or token")).to_be_visible()
 
     refused: list[str] = []
     page.on("response", lambda response: refused.append(response.url) if response.status == 403 else None)
     await sign_in(page, guarded, await make_key("ada", "threads.read", "threads.search"))
+    await expect(page.get_by_label("Key or token")).to_have_count(0)
     await page.goto(f"{guarded}threads/{thread}")
     await expect(log(page)).to_contain_text("to read")
     await expect(log(page)).to_contain_text("one two three four")
