@@ -279,9 +279,11 @@ BEGIN
     thread_created := false;
     FOR _ IN 1 .. 3 LOOP -- a thread that is there for the insert may be deleted before it is locked
         IF new_thread_metadata IS NOT NULL THEN
-            INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until)
+            INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until,
+                                 first_message)
             VALUES (create_run.thread_id, create_run.project_id, 'busy', new_thread_metadata || mark,
-                    create_run.ttl_strategy, create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s))
+                    create_run.ttl_strategy, create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s),
+                    CASE WHEN ephemeral_s IS NULL THEN first_human_message(create_run.kwargs -> 'input') END)
             ON CONFLICT (thread_id) DO NOTHING
             RETURNING threads.metadata, false INTO thread_metadata, thread_is_followed;
             thread_created := FOUND;
@@ -311,7 +313,8 @@ BEGIN
             RETURN;
         END IF;
         UPDATE threads
-           SET status = 'busy', metadata = threads.metadata || mark, updated_at = create_run.created_at
+           SET status = 'busy', metadata = threads.metadata || mark, updated_at = create_run.created_at,
+               first_message = coalesce(threads.first_message, first_human_message(create_run.kwargs -> 'input'))
          WHERE threads.thread_id = create_run.thread_id;
     END IF;
     thread_found := true;
@@ -642,6 +645,8 @@ BEGIN
        SET status = CASE WHEN is_busy THEN 'busy' ELSE thread_status END,
            "values" = coalesce(thread_values, "values"),
            interrupts = thread_interrupts, error = failure, updated_at = ended_at, state_updated_at = ended_at,
+           first_message = CASE WHEN first_message IS NULL AND ephemeral_until IS NULL
+                                THEN first_human_message_of_text(thread_values) ELSE first_message END,
            ephemeral_until = CASE WHEN ephemeral_ttl_s IS NULL THEN ephemeral_until
                                   ELSE greatest(ephemeral_until, ended_at + make_interval(secs => ephemeral_ttl_s)) END
      WHERE thread_id = of_thread;
@@ -676,6 +681,48 @@ BEGIN
                        notify_readers[i], delete_run[i], true));
     END LOOP;
     RETURN results;
+END
+$$;
+
+CREATE FUNCTION first_human_message(state jsonb) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE
+    AS $_$
+DECLARE
+    messages CONSTANT jsonb := CASE jsonb_typeof(state) WHEN 'object' THEN state -> 'messages' END;
+    message jsonb;
+    words text;
+BEGIN
+    IF messages IS NULL OR jsonb_typeof(messages) <> 'array' THEN
+        RETURN NULL;
+    END IF;
+    FOR place IN 0 .. least(jsonb_array_length(messages), 20) - 1 LOOP
+        message := messages -> place;
+        CONTINUE WHEN jsonb_typeof(message) <> 'object'
+                   OR coalesce(message ->> 'type', message ->> 'role', '') NOT IN ('human', 'user');
+        words := CASE jsonb_typeof(message -> 'content')
+                 WHEN 'string' THEN message ->> 'content'
+                 WHEN 'array' THEN
+                     jsonb_path_query_first(message -> 'content', '$[*] ? (@.type == "text").text') #>> '{}'
+                 END;
+        words := left(btrim(translate(left(words, 1000), E'\n\r\t', '   ')), 120);
+        IF words <> '' THEN
+            RETURN words;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$_$;
+
+CREATE FUNCTION first_human_message_of_text(state json) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE
+    AS $$
+BEGIN
+    IF state IS NULL OR position('"messages"' IN state::text) = 0 THEN
+        RETURN NULL;
+    END IF;
+    RETURN first_human_message(state::jsonb);
+EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+    RETURN NULL;
 END
 $$;
 
@@ -1132,6 +1179,8 @@ CREATE TABLE threads (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     state_updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    first_message text,
+    title text GENERATED ALWAYS AS ("left"(COALESCE(NULLIF((metadata ->> 'title'::text), ''::text), first_message), 120)) STORED,
     CONSTRAINT threads_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
     CONSTRAINT ttl_has_strategy_and_minutes CHECK (((ttl_strategy IS NULL) = (ttl_minutes IS NULL)))
 );
@@ -1146,6 +1195,10 @@ COMMENT ON COLUMN threads.ttl_pruned_at IS 'when `keep_latest` last took the old
 COMMENT ON COLUMN threads.ephemeral_until IS 'made for one run: after the run no search finds it, and after this it is deleted';
 
 COMMENT ON COLUMN threads.record_events_until IS 'a client follows the whole thread: until then the events of its runs are recorded';
+
+COMMENT ON COLUMN threads.first_message IS 'beginning of the first human message in `messages` of an input or of the state';
+
+COMMENT ON COLUMN threads.title IS '`title` of the metadata, or else the first message';
 
 CREATE TABLE webhook_deliveries (
     run_id uuid NOT NULL,
@@ -1289,6 +1342,8 @@ CREATE INDEX threads_ephemeral_until ON threads USING btree (project_id, ephemer
 CREATE INDEX threads_expires_at ON threads USING btree (project_id, expires_at) WHERE (expires_at IS NOT NULL);
 
 CREATE INDEX threads_metadata ON threads USING gin (metadata jsonb_path_ops);
+
+CREATE INDEX threads_title ON threads USING gin (to_tsvector('simple'::regconfig, title)) WHERE (title IS NOT NULL);
 
 CREATE INDEX webhook_deliveries_created_at ON webhook_deliveries USING btree (project_id, created_at);
 

@@ -41,9 +41,11 @@ BEGIN
     thread_created := false;
     FOR _ IN 1 .. 3 LOOP -- a thread that is there for the insert may be deleted before it is locked
         IF new_thread_metadata IS NOT NULL THEN
-            INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until)
+            INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until,
+                                 first_message)
             VALUES (create_run.thread_id, create_run.project_id, 'busy', new_thread_metadata || mark,
-                    create_run.ttl_strategy, create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s))
+                    create_run.ttl_strategy, create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s),
+                    CASE WHEN ephemeral_s IS NULL THEN first_human_message(create_run.kwargs -> 'input') END)
             ON CONFLICT (thread_id) DO NOTHING
             RETURNING threads.metadata, false INTO thread_metadata, thread_is_followed;
             thread_created := FOUND;
@@ -73,7 +75,8 @@ BEGIN
             RETURN;
         END IF;
         UPDATE threads
-           SET status = 'busy', metadata = threads.metadata || mark, updated_at = create_run.created_at
+           SET status = 'busy', metadata = threads.metadata || mark, updated_at = create_run.created_at,
+               first_message = coalesce(threads.first_message, first_human_message(create_run.kwargs -> 'input'))
          WHERE threads.thread_id = create_run.thread_id;
     END IF;
     thread_found := true;

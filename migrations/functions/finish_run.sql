@@ -42,6 +42,8 @@ BEGIN
        SET status = CASE WHEN is_busy THEN 'busy' ELSE thread_status END,
            "values" = coalesce(thread_values, "values"),
            interrupts = thread_interrupts, error = failure, updated_at = ended_at, state_updated_at = ended_at,
+           first_message = CASE WHEN first_message IS NULL AND ephemeral_until IS NULL
+                                THEN first_human_message_of_text(thread_values) ELSE first_message END,
            ephemeral_until = CASE WHEN ephemeral_ttl_s IS NULL THEN ephemeral_until
                                   ELSE greatest(ephemeral_until, ended_at + make_interval(secs => ephemeral_ttl_s)) END
      WHERE thread_id = of_thread;

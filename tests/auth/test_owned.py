@@ -241,3 +241,14 @@ async def test_requests_on_one_connection_see_what_is_their_own_callers(
 def _asking(thread: str, key: str) -> bytes:
     """A request for a thread's state, by hand: no client pipelines."""
     return f"GET /threads/{thread}/state HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\n\r\n".encode()
+
+
+async def test_titles_of_others_are_not_found(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> None:
+    """Issue 17: a search for words finds the caller's threads alone, under row-level security too."""
+    hers = (await ada.post("/threads", json={"metadata": {"title": "secret plans"}})).json()["thread_id"]
+    his = (await bob.post("/threads", json={"metadata": {"title": "secret garden"}})).json()["thread_id"]
+    found = [(await http.post("/threads/search", json={"query": "secret"})).json() for http in (ada, bob)]
+    counts = [(await http.post("/threads/count", json={"query": "secret"})).json() for http in (ada, bob)]
+
+    assert [[thread["thread_id"] for thread in threads] for threads in found] == [[hers], [his]]
+    assert counts == [1, 1]

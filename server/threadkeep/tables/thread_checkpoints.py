@@ -26,9 +26,9 @@ async def copy_thread(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mappi
             SELECT * FROM threads WHERE thread_id = %(source_id)s
         ), copied AS (
             INSERT INTO threads (thread_id, project_id, status, metadata, config, "values", interrupts, error,
-                                 ttl_strategy, ttl_minutes)
+                                 ttl_strategy, ttl_minutes, first_message)
             SELECT %(thread_id)s, project_id, CASE status WHEN 'busy' THEN 'idle' ELSE status END, metadata || %(marks)s,
-                   config, "values", interrupts, error, ttl_strategy, ttl_minutes
+                   config, "values", interrupts, error, ttl_strategy, ttl_minutes, first_message
               FROM source
             RETURNING *
         ), checkpoints_copied AS (

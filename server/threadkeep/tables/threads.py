@@ -34,6 +34,8 @@ class Thread:
     interrupts: RawJson
     """The open interrupts: task id -> list of `{id, value}`."""
     error: RawJson | None
+    title: str | None
+    """`title` of its metadata, or else the beginning of its first human message. At most 120 characters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ async def get_without_values(conn: Conn, filters: Filters, thread_id: UUID) -> T
     await cursor.execute(
         """
         SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, NULL AS "values", interrupts,
-               error
+               error, title
           FROM threads
          WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
         """,
@@ -119,7 +121,7 @@ async def get_bounded(conn: Conn, filters: Filters, thread_id: UUID, most_bytes:
     """The thread and the bytes of its `values`. Values above `most_bytes` are None. None as in `get`."""
     cursor = await conn.execute(
         """
-        SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, interrupts, error,
+        SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, interrupts, error, title,
                CASE WHEN pg_column_size("values") <= %(most_bytes)s THEN "values" END AS "values",
                coalesce(pg_column_size("values"), 0) AS values_bytes
           FROM threads
@@ -245,6 +247,7 @@ async def update_summary(conn: Conn, thread_id: UUID, summary: ThreadSummary) ->
                                              AND runs.status IN ('pending', 'running'))
                              THEN 'busy' ELSE %(status)s END,
                "values" = %(values)s::json, interrupts = %(interrupts)s, error = NULL,
+               first_message = coalesce(first_message, first_human_message_of_text(%(values)s::json)),
                updated_at = now(), state_updated_at = now()
          WHERE thread_id = %(thread_id)s
         RETURNING *

@@ -1,7 +1,7 @@
 """Thread search: search and count threads, and select the fields to return."""
 
 import re
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -28,6 +28,7 @@ ThreadField = Literal[
     "values",
     "interrupts",
     "error",
+    "title",
 ]
 
 MAX_EXTRACTED_PATHS = 10
@@ -47,6 +48,7 @@ def _path(text: str) -> str:
 
 
 Alias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)]
+Query = Annotated[str, StringConstraints(max_length=500)]
 Path = Annotated[str, StringConstraints(max_length=1000), AfterValidator(_path)]
 
 
@@ -58,6 +60,8 @@ class CountBody(BaseModel):
     metadata: MetadataCondition | None = None
     values: MetadataCondition | None = None
     status: Status | None = None
+    query: Query | None = None
+    """Words of the title, or their beginnings."""
 
 
 class ThreadSearch(PageBody):
@@ -67,6 +71,8 @@ class ThreadSearch(PageBody):
     metadata: MetadataCondition | None = None
     values: MetadataCondition | None = None
     status: Status | None = None
+    query: Query | None = None
+    """Words of the title, or their beginnings."""
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] = "updated_at"
     select: Annotated[list[ThreadField], Field(max_length=100)] | None = None
     extract: dict[Alias, Path] | None = Field(default=None, max_length=MAX_EXTRACTED_PATHS)
@@ -90,7 +96,9 @@ def _extract(alias: str, path: str) -> Extract:
 async def search(call: AuthorizedRequest[ThreadSearch, None]) -> Response:
     """POST /threads/search: search threads."""
     body, settings = call.body, call.state.settings
-    conditions = ThreadFilter(ids=body.ids, metadata=body.metadata, values=body.values, status=body.status)
+    conditions = ThreadFilter(
+        ids=await _ids(call, body.ids), metadata=body.metadata, values=body.values, status=body.status
+    )
     request = body.page_request(settings.answer_bytes)
     page = await thread_search.search(
         call.state.pool, call.filters, conditions, request, timeout_s=settings.search_timeout_s
@@ -101,8 +109,22 @@ async def search(call: AuthorizedRequest[ThreadSearch, None]) -> Response:
     return await bounded_page(page.items, request.page, lambda thread: select_fields(thread, fields), total=page.total)
 
 
+async def _ids(call: AuthorizedRequest[Any, None], ids: list[UUID] | None) -> list[UUID] | None:
+    """The ids that are searched for, as far as their titles match."""
+    query: str | None = call.body.query
+    if not query or not query.strip():
+        return ids
+    state = call.state
+    titled = await thread_search.find_by_title(
+        state.pool, call.filters, query, timeout_s=state.settings.search_timeout_s
+    )
+    return titled if ids is None else [each for each in titled if each in set(ids)]
+
+
 async def count(call: AuthorizedRequest[CountBody, None]) -> Response:
     """POST /threads/count: count threads."""
-    conditions = ThreadFilter(metadata=call.body.metadata, values=call.body.values, status=call.body.status)
+    conditions = ThreadFilter(
+        ids=await _ids(call, None), metadata=call.body.metadata, values=call.body.values, status=call.body.status
+    )
     async with search_connection(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
         return json_response(await thread_search.count(conn, call.filters, conditions))
