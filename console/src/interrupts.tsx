@@ -1,6 +1,6 @@
 /** Questions of a graph to a person: the two known forms, and any other value. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Interrupt } from "./api.ts";
 import { JsonInput } from "./form.tsx";
 import { Markdown } from "./markdown.tsx";
@@ -188,7 +188,8 @@ function EditForm({ args, onDone, onCancel }: { args: Record<string, unknown>; o
 
 function AutoFocus({ when, rows, value, onText, label }: { when: boolean; rows: number; value: string; onText: (text: string) => void; label?: string }) {
   const element = useRef<HTMLTextAreaElement>(null);
-  useEffect(() => {
+  // Before the next key: it is typed right after the one that opened this.
+  useLayoutEffect(() => {
     if (when) element.current?.focus();
   }, []);
   return <textarea ref={element} rows={rows} dir="auto" aria-label={label} value={value} onInput={(event) => onText(event.currentTarget.value)} />;

@@ -43,12 +43,21 @@ function nextTheme(): void {
 }
 
 let current: Conversation | null = null;
+/** The thread of `current`: parts that were drawn before it was there are drawn again. */
+const currentId = signal("");
+
+function tellCurrent(): void {
+  queueMicrotask(() => {
+    currentId.value = current?.threadId ?? "";
+  });
+}
 
 /** The conversation of a thread: the one that is shown already, if it is of the same thread. */
 function conversationOf(threadId: string): Conversation {
   if (current?.threadId === threadId && !current.isClosed) return current;
   current?.close();
   current = new Conversation(threadId, changed);
+  tellCurrent();
   void current.load();
   return current;
 }
@@ -58,6 +67,7 @@ function newConversation(): Conversation {
   if (current && !current.isClosed && current.thread.value === null && current.runs.value.length === 0 && current.isLoading.value === false && !current.loadError.value) return current;
   current?.close();
   current = new Conversation(newId(), changed);
+  tellCurrent();
   current.isLoading.value = false;
   return current;
 }
@@ -178,7 +188,7 @@ function shownAssistant(): Assistant | null {
 }
 
 function isThread(): boolean {
-  return route.value.view === "threads" && route.value.id !== "";
+  return currentId.value !== "" && route.value.view === "threads" && route.value.id !== "";
 }
 
 function AssistantChoice() {
