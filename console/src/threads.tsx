@@ -12,7 +12,7 @@ import { words } from "./words.ts";
 const PAGE = 50;
 const UNDO_S = 10;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
-const SELECT = ["thread_id", "created_at", "updated_at", "status", "metadata", "interrupts"];
+const SELECT = ["thread_id", "title", "created_at", "updated_at", "status", "metadata", "interrupts"];
 const EXTRACT = { first: "values.messages[0].content" };
 
 export interface ThreadSearch {
@@ -56,7 +56,7 @@ export async function searchThreads(search: ThreadSearch, limit: number, abort?:
   const waiting = search.status || isById ? { items: [] } : await page<Thread>("/threads/search", bodyOf({ ...search, status: "interrupted" }, PAGE), abort);
   const ids = new Set(found.items.map((thread) => thread.thread_id));
   const all = [...found.items, ...waiting.items.filter((thread) => isWaiting(thread) && !ids.has(thread.thread_id))];
-  return { threads: text && !isById ? all.filter((thread) => matches(thread, text)) : all, total: found.total };
+  return { threads: text && !isById ? all.filter((thread) => thread.title != null || matches(thread, text)) : all, total: found.total };
 }
 
 function matches(thread: Thread, text: string): boolean {
