@@ -6,12 +6,12 @@ above 64 bits into floats. All connections use autocommit. Several statements in
 transaction, and each statement sees the rows that were committed before it.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, scalar_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 
 from threadkeep.base.json import RawJson, dumps
@@ -63,12 +63,16 @@ async def open_runs_pool(settings: Settings, uri: str, pooler: Pooler = "none") 
 
 @asynccontextmanager
 async def _open(settings: Settings, uri: str, pooler: Pooler, purpose: _Purpose) -> AsyncGenerator[Pool]:
+    parameters: Mapping[str, list[str]] | None = None
+
     async def configure(conn: Conn) -> None:
+        nonlocal parameters
         conn.project_id = settings.project_id
         await purpose.configure(conn)
         if pooler != "transaction":  # the next client of the session would get the settings
-            await conn.execute(session.SET_UP, session.PARAMETERS)
-            await _compress_quickly(conn)
+            if parameters is None:
+                parameters = await _set_up_parameters(conn)
+            await conn.execute(session.SET_UP, parameters)
 
     pool = TenantPool(
         session.conninfo(uri),
@@ -100,15 +104,20 @@ async def _configure_runs(conn: Conn) -> None:
     arrays.register(conn)
 
 
-async def _compress_quickly(conn: Conn) -> None:
-    """Compress large values by LZ4 if this Postgres has it, because it is several times faster."""
-    await conn.execute(
+async def _set_up_parameters(conn: Conn) -> Mapping[str, list[str]]:
+    """The parameters of `session.SET_UP`, with LZ4 where this Postgres has it.
+
+    A pool asks once: the view of all settings costs as much as the rest of a session's set-up.
+    """
+    cursor = await conn.cursor(row_factory=scalar_row).execute(
         """
-        SELECT set_config(name, 'lz4', false)
-          FROM pg_settings
-         WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals)
+        SELECT EXISTS (SELECT FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals))
         """
     )
+    names, values = session.PARAMETERS["names"], session.PARAMETERS["values"]
+    if await cursor.fetchone():
+        return {"names": [*names, *session.LZ4], "values": [*values, *session.LZ4.values()]}
+    return session.PARAMETERS
 
 
 async def check_sessions(pool: Pool) -> None:

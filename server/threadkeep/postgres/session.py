@@ -49,6 +49,8 @@ SET_UP: Final[LiteralString] = """
 """
 PARAMETERS: Final[Mapping[str, list[str]]] = {"names": list(SETTINGS), "values": list(SETTINGS.values())}
 """The parameters of the statement SET_UP."""
+LZ4: Final[Mapping[str, str]] = {"default_toast_compression": "lz4"}
+"""For the values of a thread, which are compressed at each turn: it is several times faster than Postgres's own method."""
 
 CONNECT_S: Final = 5
 PROBE_S: Final = 10.0
