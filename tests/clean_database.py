@@ -103,6 +103,7 @@ class CleanDatabase:
                 if tables:
                     names = sql.SQL(", ").join(map(sql.SQL, sorted(tables)))  # pyright: ignore[reportArgumentType] - a name
                     conn.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY CASCADE").format(names))
+                conn.execute("SELECT pg_stat_reset()")
                 return (
                     Fingerprint(_digest(conn, CATALOGS), original.filled_tables, _rows(conn, original.filled_tables))
                     == original
