@@ -157,7 +157,8 @@ async def search(
         cursor = conn.cursor(row_factory=sized(ThreadMatch if page_request.extract else Thread))
         parameters = search.parameters | page_request.parameters | {"project": conn.project_id, "match": filters.jsonb}
         columns = ("metadata", "config", "interrupts", "error", "extracted")
-        await cursor.execute(bounded(listing, *columns, apart="values_bytes"), parameters)
+        # A plan for any conditions would read every thread, because each condition may be absent.
+        await cursor.execute(bounded(listing, *columns, apart="values_bytes"), parameters, prepare=False)
     (total,) = await counted.fetchone() or (0,)
     return Page(items=await cursor.fetchall(), total=total)
 
@@ -215,4 +216,5 @@ async def _count(conn: Conn, filters: Filters, search: ThreadFilter) -> Any:
            AND (ephemeral_until IS NULL OR status = 'busy')
         """,
         search.parameters | {"project": conn.project_id, "match": filters.jsonb},
+        prepare=False,
     )
