@@ -57,7 +57,7 @@ BEGIN
     LOOP
         IF action = 'rollback' AND NOT cancelled.was_running THEN
             PERFORM delete_run_checkpoints(cancelled.thread_id, cancelled.run_id)
-              WHERE cancelled.began; -- its process died, or was stopped
+              WHERE cancelled.began; -- an earlier attempt began, but its process died or stopped
             DELETE FROM runs WHERE run_id = cancelled.run_id;
         ELSIF NOT cancelled.was_running THEN
             DELETE FROM run_undo_log WHERE run_undo_log.run_id = cancelled.run_id;
@@ -70,7 +70,7 @@ BEGIN
         was_running := cancelled.was_running;
         RETURN NEXT;
     END LOOP;
-    -- A thread on which nothing executes or waits any more shows what it held before.
+    -- A thread without running and pending runs gets its previous status.
     UPDATE threads
        SET status = CASE WHEN interrupts <> '{}' THEN 'interrupted' WHEN error IS NOT NULL THEN 'error' ELSE 'idle' END,
            updated_at = clock_timestamp()
@@ -102,7 +102,7 @@ BEGIN
             running := running || superseded.run_id;
         ELSIF strategy = 'rollback' THEN
             PERFORM delete_run_checkpoints(of_thread, superseded.run_id)
-              WHERE superseded.began; -- its process died, or was stopped
+              WHERE superseded.began; -- an earlier attempt began, but its process died or stopped
             DELETE FROM runs WHERE run_id = superseded.run_id;
         ELSE
             DELETE FROM run_undo_log WHERE run_id = superseded.run_id;
@@ -200,7 +200,7 @@ BEGIN
         IF NOT FOUND THEN
             RETURN;
         END IF;
-        -- The thread is held: what this statement sees of its runs is what there is.
+        -- The thread is locked, so this statement sees the current state of its runs.
         RETURN QUERY
         UPDATE runs
            SET status = 'running', worker_id = claimer, attempt = attempt + 1, started_at = clock_timestamp(),
@@ -277,7 +277,7 @@ DECLARE
     thread_is_followed boolean := false;
 BEGIN
     thread_created := false;
-    FOR _ IN 1 .. 3 LOOP -- a thread that is there for the insert may be deleted before it is locked
+    FOR _ IN 1 .. 3 LOOP -- a thread that exists at the insert may be deleted before it is locked
         IF new_thread_metadata IS NOT NULL THEN
             INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until,
                                  first_message)
@@ -298,7 +298,7 @@ BEGIN
         thread_found := FOUND;
         EXIT WHEN thread_found OR new_thread_metadata IS NULL;
     END LOOP;
-    created_at := clock_timestamp(); -- not now(): the lock may have been waited for
+    created_at := clock_timestamp(); -- not now(), because the lock may have taken time
     IF NOT thread_created THEN
         IF NOT thread_found THEN
             RETURN;
@@ -338,7 +338,7 @@ BEGIN
     END IF;
     IF status = 'pending' THEN
         PERFORM pg_notify('threadkeep', 'pending');
-    ELSIF NOT synchronous_commit THEN -- nobody hears of the run before its end, which is on disk
+    ELSIF NOT synchronous_commit THEN -- the client learns of the run only at its end, which is flushed
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
     IF thread_is_followed THEN
@@ -421,12 +421,12 @@ BEGIN
       FROM run_undo_log
      WHERE run_id = of_run AND existed;
     DELETE FROM run_undo_log WHERE run_id = of_run;
-    -- Writes of the deleted checkpoints, and of those that were never written.
+    -- Writes of the deleted checkpoints, and of checkpoints that were never written.
     DELETE FROM checkpoint_writes
      WHERE thread_id = thread
        AND (checkpoint_ns, checkpoint_id) NOT IN (
         SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE thread_id = thread);
-    DELETE FROM checkpoint_blobs -- NOT IN is hashed, however few rows the planner expects of this thread
+    DELETE FROM checkpoint_blobs -- NOT IN is hashed, even if the planner expects few rows for this thread
      WHERE thread_id = thread
        AND (checkpoint_ns, channel, version) NOT IN (
         SELECT checkpoint_ns, held.channel, held.version
@@ -478,7 +478,7 @@ DECLARE
     own_tables CONSTANT text[] := ARRAY[
         'threads', 'runs', 'run_events', 'run_undo_log', 'assistants', 'assistant_versions', 'crons', 'checkpoints',
         'checkpoint_blobs', 'checkpoint_writes', 'store', 'store_vectors',
-        -- Without policies: requests also write what is nobody's. Of API keys they see nothing.
+        -- Tables without policies, because requests also write rows without an owner. Requests can't read API keys.
         'idempotency_keys', 'webhook_deliveries', 'workers', 'crash_markers'];
     policy    record;
     relation  regclass;
@@ -494,7 +494,7 @@ BEGIN
     IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
         BEGIN
             EXECUTE format('GRANT threadkeep_tenant TO %I', current_user);
-        EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error THEN NULL; -- granted by others, or not
+        EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error THEN NULL; -- another role may have granted it
         END;
     END IF;
     IF NOT has_schema_privilege('threadkeep_tenant', current_schema(), 'USAGE') THEN
@@ -532,7 +532,7 @@ BEGIN
                         'EXISTS (SELECT FROM runs WHERE runs.run_id = run_events.run_id)', NULL),
                        ('run_undo_log', 'tenant', 'ALL',
                         'EXISTS (SELECT FROM runs WHERE runs.run_id = run_undo_log.run_id)', NULL),
-                       -- A copy writes the thread and its checkpoints in one statement, which sees neither yet.
+                       -- A copy inserts the thread and its checkpoints in one statement, which can't see either yet.
                        ('checkpoints', 'tenant', 'ALL', format(in_thread, 'checkpoints'), 'true'),
                        ('checkpoint_blobs', 'tenant', 'ALL', format(in_thread, 'checkpoint_blobs'), 'true'),
                        ('checkpoint_writes', 'tenant', 'ALL', format(in_thread, 'checkpoint_writes'), 'true'),

@@ -1,5 +1,5 @@
--- Cancel the runs of the threads whose metadata contain `match`: of one thread, of these ids, of these statuses. One that
--- waits ends now, and with `rollback` leaves nothing. One that executes is told to stop.
+-- Cancel runs, selected by thread, ids and statuses, on threads whose metadata contains `match`. A pending run ends at once,
+-- and with `rollback` it is deleted. A running run gets a cancel request.
 CREATE OR REPLACE FUNCTION cancel_runs(
     of_project text,
     of_thread uuid,
@@ -39,7 +39,7 @@ BEGIN
     LOOP
         IF action = 'rollback' AND NOT cancelled.was_running THEN
             PERFORM delete_run_checkpoints(cancelled.thread_id, cancelled.run_id)
-              WHERE cancelled.began; -- its process died, or was stopped
+              WHERE cancelled.began; -- an earlier attempt began, but its process died or stopped
             DELETE FROM runs WHERE run_id = cancelled.run_id;
         ELSIF NOT cancelled.was_running THEN
             DELETE FROM run_undo_log WHERE run_undo_log.run_id = cancelled.run_id;
@@ -52,7 +52,7 @@ BEGIN
         was_running := cancelled.was_running;
         RETURN NEXT;
     END LOOP;
-    -- A thread on which nothing executes or waits any more shows what it held before.
+    -- A thread without running and pending runs gets its previous status.
     UPDATE threads
        SET status = CASE WHEN interrupts <> '{}' THEN 'interrupted' WHEN error IS NOT NULL THEN 'error' ELSE 'idle' END,
            updated_at = clock_timestamp()

@@ -1,6 +1,6 @@
--- Fencing: hold the rows of runs that a process executes, and of the process, until the transaction ends. A transaction
--- that takes a run away from its process locks the run FOR UPDATE, and so comes before or after, never between.
--- TK001: the process has lost its lease. TK002: the run is gone, has ended, or is another process's.
+-- Fencing: lock the rows of a process and of its runs until the transaction ends. A transaction that takes a run away from
+-- its process locks the run FOR UPDATE, so it comes before or after this one.
+-- TK001: the process has lost its lease. TK002: the run was deleted, has ended, or belongs to another process.
 CREATE OR REPLACE FUNCTION check_leases(run_ids uuid[], worker_ids uuid[]) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
@@ -31,7 +31,7 @@ BEGIN
 END
 $$;
 
--- Lock a thread, unless another transaction has: then true. False too if there is no such thread.
+-- Try to lock a thread. True if another transaction has locked it. False also if there is no such thread.
 CREATE OR REPLACE FUNCTION is_locked_elsewhere(thread uuid) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM threads WHERE thread_id = thread FOR NO KEY UPDATE SKIP LOCKED;

@@ -1,8 +1,8 @@
--- Start a pending run of a graph that the process serves, or none: round robin over principals, first in, first out within
--- one (a run of nobody known: ''). It is the first run of the principal behind `after_principal` that may start, or, if there
--- is none behind, of the first one. The runs of the principals `held_back` and of other graphs stay in the queue. A run waits
--- while another one executes on its thread, or an earlier one is due there. A thread that another transaction holds is passed
--- over.
+-- Start a pending run of a graph that the process serves, or none. Principals are served round robin, and the runs of each
+-- first in, first out. A run without authentication has the principal ''. It is the first run that may start of the next
+-- principal after `after_principal`, or else of the first principal. The runs of the principals `held_back` and of other
+-- graphs stay in the queue. A run waits while another run executes on its thread, or an earlier one is due there. A thread
+-- that another transaction has locked is skipped.
 CREATE OR REPLACE FUNCTION claim_run(
     claimer uuid,
     of_project text,
@@ -67,7 +67,7 @@ BEGIN
         IF NOT FOUND THEN
             RETURN;
         END IF;
-        -- The thread is held: what this statement sees of its runs is what there is.
+        -- The thread is locked, so this statement sees the current state of its runs.
         RETURN QUERY
         UPDATE runs
            SET status = 'running', worker_id = claimer, attempt = attempt + 1, started_at = clock_timestamp(),
@@ -93,8 +93,8 @@ BEGIN
 END
 $$;
 
--- Seconds until a run may be claimed: one that is delayed, or, `held_s`, one whose thread another transaction holds. The
--- principals `held_back` wait for a slot, and not for a time.
+-- Seconds until a run may be claimed: a delayed run, or after `held_s` seconds a run whose thread another transaction has
+-- locked. Runs of the principals `held_back` do not count, because they wait for a slot.
 CREATE OR REPLACE FUNCTION seconds_to_next_run(
     of_project text,
     served_graphs text[],

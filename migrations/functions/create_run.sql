@@ -1,7 +1,7 @@
--- Create a run on its thread: `running` if a process asks to start it here and now and nothing else executes or is due
--- there, else `pending`. With `new_thread_metadata` the thread is made if it is missing. The thread is held until the
--- transaction ends. Each statement sees what was committed before it, and so what the lock waited for. Postgres looks rows
--- up by key alone, also by a plan that was made while the tables were small (enable_seqscan).
+-- Create a run on its thread. It is `running` if a process can start it at once and no other run executes or is due there,
+-- else `pending`. With `new_thread_metadata` a missing thread is created. The thread is locked until the transaction ends.
+-- Each statement sees the rows that were committed before it, also during the wait for the lock. Postgres finds rows only by
+-- key, even with a plan that was made while the tables were small (enable_seqscan).
 CREATE OR REPLACE FUNCTION create_run(
     project_id text,
     run_id uuid,
@@ -39,7 +39,7 @@ DECLARE
     thread_is_followed boolean := false;
 BEGIN
     thread_created := false;
-    FOR _ IN 1 .. 3 LOOP -- a thread that is there for the insert may be deleted before it is locked
+    FOR _ IN 1 .. 3 LOOP -- a thread that exists at the insert may be deleted before it is locked
         IF new_thread_metadata IS NOT NULL THEN
             INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until,
                                  first_message)
@@ -60,7 +60,7 @@ BEGIN
         thread_found := FOUND;
         EXIT WHEN thread_found OR new_thread_metadata IS NULL;
     END LOOP;
-    created_at := clock_timestamp(); -- not now(): the lock may have been waited for
+    created_at := clock_timestamp(); -- not now(), because the lock may have taken time
     IF NOT thread_created THEN
         IF NOT thread_found THEN
             RETURN;
@@ -100,7 +100,7 @@ BEGIN
     END IF;
     IF status = 'pending' THEN
         PERFORM pg_notify('threadkeep', 'pending');
-    ELSIF NOT synchronous_commit THEN -- nobody hears of the run before its end, which is on disk
+    ELSIF NOT synchronous_commit THEN -- the client learns of the run only at its end, which is flushed
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
     IF thread_is_followed THEN
@@ -109,11 +109,11 @@ BEGIN
 END
 $$;
 
--- Create several runs, each on its thread as `create_run` does, with its ordinal from 1. A request is an object with the
--- arguments of `create_run`: one JSON document costs the client less than twenty arrays. A run whose thread another
--- transaction holds is left out. `restriction` are the settings of row-level security, one for each run; empty: the
--- server's own work. All are of one project. The role is the same for all, because after a change of role Postgres plans the
--- statements of a function anew. It ends with the transaction, as the settings do.
+-- Create several runs of one project as `create_run` does, and return each with its ordinal from 1. A request is an object
+-- with the arguments of `create_run`, because one JSON document costs the client less than twenty arrays. A run is left out
+-- if another transaction has locked its thread. `restriction` has the row-level security settings for each run. It is empty
+-- for the server itself. All runs have the same role, because Postgres plans the statements of a function again after a
+-- change of role. The role and the settings end with the transaction.
 CREATE OR REPLACE FUNCTION create_runs(
     requests jsonb[],
     restriction text[]
@@ -158,7 +158,8 @@ BEGIN
 END
 $$;
 
--- End what waits on a thread, and tell what executes there to stop: all but one run. Which were executing.
+-- End the pending runs of a thread, and request the cancellation of its running runs, except for one run. Returns the
+-- running ones.
 CREATE OR REPLACE FUNCTION cancel_superseded_runs(of_thread uuid, by_run uuid, strategy text) RETURNS uuid[]
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -180,7 +181,7 @@ BEGIN
             running := running || superseded.run_id;
         ELSIF strategy = 'rollback' THEN
             PERFORM delete_run_checkpoints(of_thread, superseded.run_id)
-              WHERE superseded.began; -- its process died, or was stopped
+              WHERE superseded.began; -- an earlier attempt began, but its process died or stopped
             DELETE FROM runs WHERE run_id = superseded.run_id;
         ELSE
             DELETE FROM run_undo_log WHERE run_id = superseded.run_id;

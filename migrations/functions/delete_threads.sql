@@ -1,5 +1,5 @@
--- Delete threads with all that they have: runs, events, checkpoints, crons, webhooks. Only those of the project whose metadata
--- contain `match`. Which. A run that writes at this moment is waited for; one that writes later finds its run gone.
+-- Delete threads of the project whose metadata contains `match`, with their runs, events, checkpoints, crons and webhooks.
+-- Returns the deleted ids. It waits for runs that are writing now. Later writes of the runs are refused.
 CREATE OR REPLACE FUNCTION delete_threads(of_project text, thread_ids uuid[], match jsonb) RETURNS SETOF uuid
 LANGUAGE plpgsql AS $$
 DECLARE

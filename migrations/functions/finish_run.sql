@@ -1,6 +1,6 @@
--- Finish a run that a process executes, and its thread. False: the run is no longer that process's. Without values the
--- thread's stay. If a rollback was asked for meanwhile, the run is rolled back; not in a batch, whose other statements
--- still write for the run: then null, and nothing is done.
+-- Finish a run that a process executes, and update its thread. False if another process owns the run. Without values the
+-- thread's values do not change. If a rollback was requested meanwhile, the run is rolled back. In a batch it then returns
+-- null and does nothing, because other statements of the batch still write for the run.
 CREATE OR REPLACE FUNCTION finish_run(
     finished_run uuid,
     of_thread uuid,
@@ -62,7 +62,7 @@ BEGIN
 END
 $$;
 
--- Finish several runs, except on threads that another transaction holds: by run, as finish_run.
+-- Finish several runs, except on threads that another transaction has locked. Returns the results of finish_run by run.
 CREATE OR REPLACE FUNCTION finish_runs(
     finished_runs uuid[],
     of_threads uuid[],
@@ -92,8 +92,8 @@ BEGIN
 END
 $$;
 
--- What a run answers with, by the run's `keys`, of a thread that holds `state`. A run that was ended before its graph had an
--- end has not said which part that is: the thread's latest run that did says it.
+-- The answer of a run: the part of the thread's `state` that the run's `keys` select. A run that ended before its graph has
+-- no keys. The keys of the thread's latest run that has some are used then.
 CREATE OR REPLACE FUNCTION output_of(state json, keys jsonb, of_thread uuid) RETURNS json
 LANGUAGE plpgsql STABLE SET enable_seqscan = off AS $$
 BEGIN

@@ -1,5 +1,5 @@
--- Return runs that a process executes to the queue: all but `still_executed`, of those that began over `idle_s` seconds
--- ago. How many.
+-- Return a process's runs to the queue if they started over `idle_s` seconds ago, except for `still_executed`. Returns their
+-- number.
 CREATE OR REPLACE FUNCTION requeue_runs(holder uuid, still_executed uuid[], idle_s float, count_attempt boolean) RETURNS int
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -34,8 +34,8 @@ BEGIN
 END
 $$;
 
--- Return the project's runs of dead processes to the queue, or end those that were tried often enough. Which. Every process
--- of the project does it, whatever graphs it serves: the queue gives a run to one that serves its graph.
+-- Return the project's runs of dead processes to the queue, or end them after the last attempt. Returns their ids. Every
+-- process of the project does this for all graphs, because the queue gives a run to a process that serves its graph.
 CREATE OR REPLACE FUNCTION recover_runs(of_project text, max_attempts int, failure jsonb) RETURNS SETOF uuid
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,9 +1,9 @@
--- Note what stood in checkpoint_writes before. The first note of a row stays.
+-- Log the previous content of rows in checkpoint_writes. Only the first entry for a row is kept.
 CREATE OR REPLACE FUNCTION log_undo(entries run_undo_log[]) RETURNS void LANGUAGE sql AS $$
     INSERT INTO run_undo_log SELECT * FROM unnest(entries) ON CONFLICT DO NOTHING
 $$;
 
--- Take back what a run wrote. The caller holds the thread, and no process executes the run, or the caller's own does.
+-- Undo the writes of a run. The caller has locked the thread, and no other process executes the run.
 CREATE OR REPLACE FUNCTION delete_run_checkpoints(of_thread uuid, of_run uuid) RETURNS void LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -19,12 +19,12 @@ BEGIN
       FROM run_undo_log
      WHERE run_id = of_run AND existed;
     DELETE FROM run_undo_log WHERE run_id = of_run;
-    -- Writes of the deleted checkpoints, and of those that were never written.
+    -- Writes of the deleted checkpoints, and of checkpoints that were never written.
     DELETE FROM checkpoint_writes
      WHERE thread_id = thread
        AND (checkpoint_ns, checkpoint_id) NOT IN (
         SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE thread_id = thread);
-    DELETE FROM checkpoint_blobs -- NOT IN is hashed, however few rows the planner expects of this thread
+    DELETE FROM checkpoint_blobs -- NOT IN is hashed, even if the planner expects few rows for this thread
      WHERE thread_id = thread
        AND (checkpoint_ns, channel, version) NOT IN (
         SELECT checkpoint_ns, held.channel, held.version
@@ -33,7 +33,7 @@ BEGIN
 END
 $$;
 
--- Take back what a run wrote that a process still executes, after all its writes. False: it is no longer the process's.
+-- Undo the writes of a run that a process executes, after all of them. False if another process owns the run.
 CREATE OR REPLACE FUNCTION rollback_run(of_thread uuid, of_run uuid, holder uuid) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM threads WHERE thread_id = of_thread FOR NO KEY UPDATE;
@@ -46,8 +46,8 @@ BEGIN
 END
 $$;
 
--- End a run as if it had never been: its checkpoints go, and its thread shows what it held before. The caller holds the
--- thread, and no process writes for the run any more.
+-- Delete a run and its checkpoints, and restore its thread's previous state. The caller has locked the thread, and no
+-- process writes for the run any more.
 CREATE OR REPLACE FUNCTION end_rolled_back_run(of_thread uuid, of_run uuid) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM delete_run_checkpoints(of_thread, of_run);

@@ -14,7 +14,7 @@ DECLARE
     own_tables CONSTANT text[] := ARRAY[
         'threads', 'runs', 'run_events', 'run_undo_log', 'assistants', 'assistant_versions', 'crons', 'checkpoints',
         'checkpoint_blobs', 'checkpoint_writes', 'store', 'store_vectors',
-        -- Without policies: requests also write what is nobody's. Of API keys they see nothing.
+        -- Tables without policies, because requests also write rows without an owner. Requests can't read API keys.
         'idempotency_keys', 'webhook_deliveries', 'workers', 'crash_markers'];
     policy    record;
     relation  regclass;
@@ -30,7 +30,7 @@ BEGIN
     IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
         BEGIN
             EXECUTE format('GRANT threadkeep_tenant TO %I', current_user);
-        EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error THEN NULL; -- granted by others, or not
+        EXCEPTION WHEN insufficient_privilege OR unique_violation OR internal_error THEN NULL; -- another role may have granted it
         END;
     END IF;
     IF NOT has_schema_privilege('threadkeep_tenant', current_schema(), 'USAGE') THEN
@@ -68,7 +68,7 @@ BEGIN
                         'EXISTS (SELECT FROM runs WHERE runs.run_id = run_events.run_id)', NULL),
                        ('run_undo_log', 'tenant', 'ALL',
                         'EXISTS (SELECT FROM runs WHERE runs.run_id = run_undo_log.run_id)', NULL),
-                       -- A copy writes the thread and its checkpoints in one statement, which sees neither yet.
+                       -- A copy inserts the thread and its checkpoints in one statement, which can't see either yet.
                        ('checkpoints', 'tenant', 'ALL', format(in_thread, 'checkpoints'), 'true'),
                        ('checkpoint_blobs', 'tenant', 'ALL', format(in_thread, 'checkpoint_blobs'), 'true'),
                        ('checkpoint_writes', 'tenant', 'ALL', format(in_thread, 'checkpoint_writes'), 'true'),

@@ -1,11 +1,11 @@
--- Store items are counted by the principal who put them first, so that one principal can't fill the store. The table is
--- LangGraph's own, and is made after our migrations. So the column is added here. Items of nobody, and items from before
--- there was the column, are not counted.
+-- Store items count for the principal that first put them, so that one principal can't fill the store. LangGraph creates the
+-- table after our migrations, so the column is added here. Items without a principal, and items that are older than the
+-- column, are not counted.
 ALTER TABLE store ADD COLUMN IF NOT EXISTS principal text DEFAULT nullif(current_setting('threadkeep.principal', true), '');
 COMMENT ON COLUMN store.principal IS 'identity that put the item first; NULL if authentication was off; in no column that an API shows';
 
--- Put and delete for a principal until the transaction ends, with at most `max_items` items; NULL: any number. Those of
--- one principal come one after the other. So they never wait for each other's rows and counts in two orders.
+-- Count puts and deletes for a principal until the transaction ends, with at most `max_items` items (NULL: unlimited). The
+-- transactions of one principal run one after the other, so they do not deadlock on rows and counts.
 CREATE OR REPLACE FUNCTION change_store_items(of_principal text, max_items bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('threadkeep store ' || of_principal, 0)),
@@ -14,8 +14,8 @@ BEGIN
 END
 $$;
 
--- The triggers run with the rights of the owner: a tenant may not change its count in another way.
--- TK003: the principal would have more items than it may.
+-- The triggers run with the rights of the owner, so that a tenant can't change its count in another way.
+-- TK003: the principal would have too many items.
 CREATE OR REPLACE FUNCTION count_new_store_items() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -57,7 +57,7 @@ CREATE OR REPLACE TRIGGER count_new_items AFTER INSERT ON store
 CREATE OR REPLACE TRIGGER count_deleted_items AFTER DELETE ON store
    REFERENCING OLD TABLE AS old_items FOR EACH STATEMENT EXECUTE FUNCTION count_deleted_store_items();
 
--- Delete up to `max_items` expired items of one principal. Returns how many: 0 if there is none.
+-- Delete up to `max_items` expired items of one principal. Returns their number.
 CREATE OR REPLACE FUNCTION delete_expired_store_items(max_items int) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE
     of_principal text;

@@ -1,4 +1,4 @@
--- A trigger, so that no way in which a run can end forgets its webhook, and a run that asked for none pays nothing.
+-- A trigger, so that every end of a run inserts its webhook, and a run without a webhook has no cost.
 CREATE OR REPLACE FUNCTION enqueue_webhook() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO webhook_deliveries (run_id, thread_id, project_id, principal, url, body)
