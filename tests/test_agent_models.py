@@ -17,6 +17,8 @@ from starlette.routing import Route
 from threadkeep import agent
 from threadkeep.base.problems import StartupError
 
+HAS_MODELS = find_spec("langchain") is not None and find_spec("langchain_openai") is not None
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -30,7 +32,7 @@ def test_a_model_whose_packages_are_missing_stops_the_start() -> None:
         agent.build("openai:gpt-5", "http://127.0.0.1:9/v1")
 
 
-@pytest.mark.skipif(find_spec("langchain_openai") is None, reason="langchain_openai is not installed")
+@pytest.mark.skipif(not HAS_MODELS, reason="the packages for language models are not installed")
 def test_a_model_that_can_not_be_made_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours: a missing key and an unknown provider are told at start, not at the first run."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -39,7 +41,7 @@ def test_a_model_that_can_not_be_made_stops_the_start(monkeypatch: pytest.Monkey
             agent.build(model)
 
 
-@pytest.mark.skipif(find_spec("langchain_openai") is None, reason="langchain_openai is not installed")
+@pytest.mark.skipif(not HAS_MODELS, reason="the packages for language models are not installed")
 async def test_a_language_model_at_an_address_answers_streams_and_calls_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours: any endpoint that speaks as OpenAI's can be the model."""
     monkeypatch.setenv("OPENAI_API_KEY", "any")

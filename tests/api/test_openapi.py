@@ -136,7 +136,7 @@ def test_rows_and_bodies_are_described_by_what_stands_in_the_source(spec: dict[s
     assert schemas["Run"]["properties"]["metadata"] == {"type": "object", "additionalProperties": True}
     assert "run_id" in schemas["Run"]["required"]
     assert "required" not in schemas["SelectedRun"]
-    assert schemas["Cron"]["properties"]["timezone"]["description"] == "null: UTC."
+    assert schemas["Cron"]["properties"]["timezone"]["description"] == "An IANA name. null: UTC."
     assert schemas["Command"]["properties"]["resume"]["description"].startswith("The answer")
 
 

@@ -113,6 +113,10 @@ async def _furnished(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> dict[str
     await _made(ada, "PUT", "/store/items", item)
     state = await _made(ada, "GET", f"/threads/{thread}/state", None)
     (done,) = await _made(ada, "GET", f"/threads/{thread}/runs", None)
+    response = await _made(ada, "POST", "/v1/responses", {"model": "speaking", "input": SECRET})
+    said = [{"role": "user", "content": SECRET}]
+    conversation = (await _made(ada, "POST", "/v1/conversations", {"items": said}))["id"]
+    items = await _made(ada, "GET", f"/v1/conversations/{conversation}/items", None)
     keys = await ada.get("/api-keys")  # 404 if callers are known by something else
     own = await _made(bob, "POST", "/threads", {})
     await _made(
@@ -127,6 +131,10 @@ async def _furnished(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> dict[str
         "cron_id": cron["cron_id"],
         "checkpoint_id": state["checkpoint"]["checkpoint_id"],
         "own_id": own["thread_id"],
+        "response_id": response["id"],
+        "conversation_id": conversation,
+        "item_id": items["data"][0]["id"],
+        "model": assistant["assistant_id"],
         "namespace": "child",
         "key_id": keys.json()[0]["key_id"] if keys.is_success else str(uuid4()),
     }
@@ -147,6 +155,7 @@ class Case:
 
 
 RUN = {"assistant_id": "chain", "input": {"items": ["bob"]}}
+USER = {"role": "user", "content": "hello"}
 REACHING = {"checkpoint": {"thread_id": "{thread_id}", "checkpoint_id": "{checkpoint_id}", "checkpoint_ns": ""}}
 CONFIGURED = {
     "config": {
@@ -337,6 +346,34 @@ CASES: dict[str, list[Case]] = {
         Case(body={"assistant_id": "{assistant_id}"}, status=200, answer=[]),
         Case(body={"status": "pending"}, status=200, answer=[]),
     ],
+    "GET /v1/models": [Case(status=200)],
+    "GET /v1/models/{model}": [Case()],
+    "POST /v1/chat/completions": [
+        Case(body={"model": "{assistant_id}", "messages": [USER]}),
+        Case(body={"model": "speaking", "messages": [USER], "metadata": {"thread_id": "{thread_id}"}}),
+    ],
+    "POST /v1/responses": [
+        Case(body={"model": "{assistant_id}", "input": "hello"}),
+        Case(body={"model": "speaking", "input": "hello", "conversation": "{conversation_id}"}),
+        Case(body={"model": "speaking", "input": "hello", "conversation": "{thread_id}"}),
+        Case(body={"model": "speaking", "input": "hello", "previous_response_id": "{response_id}"}, status=400),
+        Case(
+            body={"model": "speaking", "input": [USER, {"type": "item_reference", "id": "{item_id}"}]},
+            status=400,
+        ),
+    ],
+    "GET /v1/responses/{response_id}": [Case(), Case(query={"stream": "true"})],
+    "GET /v1/responses/{response_id}/input_items": [Case()],
+    "POST /v1/responses/{response_id}/cancel": [Case()],
+    "DELETE /v1/responses/{response_id}": [Case()],
+    "POST /v1/conversations": [Case(body={"metadata": {"owner": "ada"}}, status=200)],
+    "GET /v1/conversations/{conversation_id}": [Case()],
+    "POST /v1/conversations/{conversation_id}": [Case(body={"metadata": {"topic": "bob's"}})],
+    "DELETE /v1/conversations/{conversation_id}": [Case()],
+    "GET /v1/conversations/{conversation_id}/items": [Case()],
+    "POST /v1/conversations/{conversation_id}/items": [Case(body={"items": [USER]})],
+    "GET /v1/conversations/{conversation_id}/items/{item_id}": [Case()],
+    "DELETE /v1/conversations/{conversation_id}/items/{item_id}": [Case()],
     "GET /workers": [Case(status=200)],
     "GET /me": [Case(status=200)],
     "GET /api-keys": [Case(status=None), Case(query={"limit": "1000"}, status=None)],

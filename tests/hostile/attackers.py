@@ -78,5 +78,13 @@ class Attackers:
 
 
 def _is_problem(answer: httpx.Response) -> bool:
-    found = answer.json() if answer.headers.get("content-type") == "application/json" else None
-    return isinstance(found, dict) and {"detail", "code"} <= found.keys()
+    """Whether a refusal has the form of its API: that of OpenAI below `/v1/`."""
+    body = answer.json() if answer.headers.get("content-type") == "application/json" else None
+    if not isinstance(body, dict):
+        return False
+    if {"detail", "code"} <= body.keys():
+        return True
+    error = body.get("error")
+    return (
+        answer.url.path.startswith("/v1/") and isinstance(error, dict) and {"message", "type", "code"} <= error.keys()
+    )

@@ -75,11 +75,16 @@ async def _until_blocked(other: psycopg.AsyncConnection[Any]) -> None:
             await anyio.sleep(0.01)
 
 
-def _deadlocks(settings: Settings) -> int:
-    with psycopg.connect(str(settings.database_uri)) as conn:
-        row = conn.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()").fetchone()
-    assert row is not None
-    return row[0]
+async def _deadlocks(settings: Settings) -> int:
+    """The number of deadlocks in the database: at least one, which a backend may report only when it ends."""
+    count = 0
+    with anyio.move_on_after(LONG_S):
+        async with await psycopg.AsyncConnection.connect(str(settings.database_uri), autocommit=True) as conn:
+            while not count:
+                done = await conn.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+                [count] = await done.fetchone() or [0]
+                await anyio.sleep(0.05)
+    return count
 
 
 async def _waiting_run(http: httpx.AsyncClient) -> str:
@@ -104,7 +109,7 @@ async def test_a_deadlocked_request_is_repeated(patient: Settings, caplog: pytes
         gone = await http.get(f"/threads/{thread_id}")
 
     assert (answer.status_code, gone.status_code) == (204, 404), answer.text
-    assert _deadlocks(patient) == 1
+    assert await _deadlocks(patient) == 1
     assert not [record for record in caplog.records if "database" in record.msg]
 
 
@@ -129,7 +134,7 @@ async def test_a_run_whose_creation_is_deadlocked_is_created_once(patient: Setti
 
     assert (answer.status_code, answer.json().get("items")) == (200, ITEMS), answer.text
     assert [run["status"] for run in runs] == ["success"]
-    assert _deadlocks(patient) == 1
+    assert await _deadlocks(patient) == 1
 
 
 async def test_runs_whose_checkpoints_are_deadlocked_end_well(
@@ -156,7 +161,7 @@ async def test_runs_whose_checkpoints_are_deadlocked_end_well(
         await deadlocked(other, tables, run_several)
 
     assert outcomes == [ITEMS] * 5
-    assert _deadlocks(patient) >= 1
+    assert await _deadlocks(patient) >= 1
     assert not [record for record in caplog.records if "database" in record.msg]
 
 
@@ -179,7 +184,7 @@ async def test_a_duty_that_is_deadlocked_is_repeated(patient: Settings, caplog: 
 
         await deadlocked(other, (lock_checkpoints, LOCK_THREAD), expire, thread_id)
 
-    assert _deadlocks(patient) == 1
+    assert await _deadlocks(patient) == 1
     assert not [record for record in caplog.records if "duty" in record.msg]
 
 
