@@ -622,9 +622,13 @@ CREATE FUNCTION finish_run(finished_run uuid, of_thread uuid, holder uuid, run_s
 DECLARE
     asked text;
     is_busy boolean;
+    has_no_title boolean;
     ended_at timestamptz;
 BEGIN
-    PERFORM FROM threads WHERE thread_id = of_thread FOR NO KEY UPDATE;
+    SELECT first_message IS NULL AND ephemeral_until IS NULL INTO has_no_title
+      FROM threads
+     WHERE thread_id = of_thread
+       FOR NO KEY UPDATE;
     SELECT cancel_action INTO asked
       FROM runs
      WHERE run_id = finished_run AND status = 'running' AND worker_id = holder
@@ -641,12 +645,16 @@ BEGIN
     END IF;
     ended_at := clock_timestamp();
     is_busy := EXISTS (SELECT FROM runs WHERE thread_id = of_thread AND status = 'pending');
+    IF has_no_title AND position('"messages"' IN thread_values::text) > 0 THEN
+        -- In a statement of its own, because Postgres computes the title again in each one that sets a part of it.
+        UPDATE threads
+           SET first_message = first_human_message_of_text(thread_values)
+         WHERE thread_id = of_thread AND first_human_message_of_text(thread_values) IS NOT NULL;
+    END IF;
     UPDATE threads
        SET status = CASE WHEN is_busy THEN 'busy' ELSE thread_status END,
            "values" = coalesce(thread_values, "values"),
            interrupts = thread_interrupts, error = failure, updated_at = ended_at, state_updated_at = ended_at,
-           first_message = CASE WHEN first_message IS NULL AND ephemeral_until IS NULL
-                                THEN first_human_message_of_text(thread_values) ELSE first_message END,
            ephemeral_until = CASE WHEN ephemeral_ttl_s IS NULL THEN ephemeral_until
                                   ELSE greatest(ephemeral_until, ended_at + make_interval(secs => ephemeral_ttl_s)) END
      WHERE thread_id = of_thread;
