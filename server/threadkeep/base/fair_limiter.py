@@ -51,14 +51,15 @@ class RoundRobinQueue(Generic[Entry]):
 
     def pop(self, holder: str | None = None) -> Entry:
         """Remove and return the first entry of a holder, by default of the next one. The holder moves to the end."""
+        lines = self._lines
         if holder is None:
-            holder = next(iter(self._lines))
-        line = self._lines[holder]
+            holder = next(iter(lines))
+        line = lines[holder]
         entry = line.popleft()
-        if line:
-            self._lines.move_to_end(holder)
-        else:
-            del self._lines[holder]
+        if not line:
+            del lines[holder]
+        elif len(lines) > 1:
+            lines.move_to_end(holder)
         return entry
 
     def pop_newest(self, holder: str) -> Entry:
