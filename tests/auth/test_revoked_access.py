@@ -207,6 +207,13 @@ def _opened(url: str, thread_id: str, headers: dict[str, str]) -> connect:
     return connect(url.replace("http", "ws") + SOCKET.format(thread_id=thread_id), additional_headers=headers)
 
 
+async def _command(socket: ClientConnection) -> Any:
+    """The answer to a command that only reads."""
+    await socket.send(json.dumps({"id": 1, "method": "agent.getTree", "params": {}}))
+    with anyio.fail_after(WAIT_S):
+        return json.loads(await socket.recv())
+
+
 async def _close_code(socket: ClientConnection) -> int | None:
     """How the server closes it."""
     with anyio.fail_after(WAIT_S), suppress(ConnectionClosed):
@@ -323,10 +330,9 @@ async def test_a_projects_own_authenticate_is_asked_once_where_tokens_are_good_f
         ids = await _started(http, endless)
         before = len((tmp_path / "asked").read_text())
         async with _opened(url, ids["thread_id"], {}) as socket:
+            await _command(socket)  # a socket is accepted before its caller is known
             (tmp_path / "closed").touch()
-            await socket.send(json.dumps({"id": 1, "method": "agent.getTree", "params": {}}))
-            with anyio.fail_after(WAIT_S):
-                answer = json.loads(await socket.recv())
+            answer = await _command(socket)
 
-    assert answer["type"] == "success"
+    assert answer["type"] == "success", answer
     assert len((tmp_path / "asked").read_text()) == before + 1

@@ -46,8 +46,12 @@ async def deadlocked(
     locks: tuple[LiteralString, LiteralString],
     work: Callable[[], Awaitable[Any]],
     thread_id: str = "",
+    statement: str = "",
 ) -> Any:
-    """What `work` gives, whose transaction holds what the second lock wants and waits for what the first one holds."""
+    """What `work` gives, whose transaction holds what the second lock wants and waits for what the first one holds.
+
+    `statement` is a part of the one that waits, where others wait too.
+    """
     results: list[Any] = []
     names = {"thread_id": thread_id or uuid.UUID(int=0)}
     await other.execute(locks[0], names)
@@ -58,18 +62,22 @@ async def deadlocked(
     with anyio.fail_after(LONG_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(do)
-            await _until_blocked(other)
+            await _until_blocked(other, statement)
             await other.execute(locks[1], names)  # granted as soon as the server's transaction has been taken back
             await other.commit()
     return results[0]
 
 
-async def _until_blocked(other: psycopg.AsyncConnection[Any]) -> None:
+async def _until_blocked(other: psycopg.AsyncConnection[Any], statement: str) -> None:
     async with await psycopg.AsyncConnection.connect(make_conninfo(other.info.dsn), autocommit=True) as conn:
         while not await (
             await conn.execute(
-                "SELECT pid FROM pg_stat_activity WHERE %(pid)s = ANY(pg_blocking_pids(pid))",
-                {"pid": other.info.backend_pid},
+                """
+                SELECT pid
+                  FROM pg_stat_activity
+                 WHERE %(pid)s = ANY(pg_blocking_pids(pid)) AND position(%(statement)s IN query) > 0
+                """,
+                {"pid": other.info.backend_pid, "statement": statement},
             )
         ).fetchone():
             await anyio.sleep(0.01)
@@ -129,6 +137,7 @@ async def test_a_run_whose_creation_is_deadlocked_is_created_once(patient: Setti
             (LOCK_RUNS, LOCK_THREAD),
             lambda: http.post(f"/threads/{thread_id}/runs/wait", json=superseding),
             thread_id,
+            "create_run",
         )
         runs = (await http.get(f"/threads/{thread_id}/runs")).json()
 
