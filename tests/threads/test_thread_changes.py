@@ -74,9 +74,10 @@ def _first(state: Items) -> Items:
     return {"items": ["first"]}
 
 
-async def _made_slowly() -> Any:
-    """A factory that takes its time."""
-    await _wait({})
+async def _made_slowly(config: dict[str, Any]) -> Any:
+    """A factory that takes its time for a thread, and none for a server that looks at its graphs when it starts."""
+    if "thread_id" in config.get("configurable", {}):
+        await _wait({})
     return _graph(first=_first)
 
 
