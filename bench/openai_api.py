@@ -22,6 +22,7 @@ import uvloop
 import report
 import servers
 from connection import Connection, connected, dumped
+from protocol import at_once
 from run import command
 from servers import Server
 from threadkeep.postgres import embedded, migrate
@@ -71,18 +72,9 @@ async def chat(connection: Connection) -> bytes:
 
 async def _token_cost(server: Server, stream: TokenStream, seconds: float) -> float:
     """CPU milliseconds of the server a token."""
-    tokens, end, began = 0, time.monotonic() + seconds, server.cpu_s()
+    began = server.cpu_s()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as http:
-
-        async def client() -> None:
-            nonlocal tokens
-            while time.monotonic() < end:
-                came = await stream(http)
-                tokens += came
-
-        async with anyio.create_task_group() as tasks:
-            for _ in range(CLIENTS):
-                tasks.start_soon(client)
+        tokens = await at_once(http, stream, CLIENTS, seconds)
     return (server.cpu_s() - began) * 1000 / tokens
 
 

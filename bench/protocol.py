@@ -82,7 +82,7 @@ async def measure(port: int, server: psutil.Process, clients: int, seconds: floa
         for _ in range(rounds + 1):
             for name, way in WAYS.items():
                 before = _cpu(server)
-                tokens = await _at_once(http, way, clients, seconds)
+                tokens = await at_once(http, way, clients, seconds)
                 found[name].append((_cpu(server) - before) * 1000 / tokens)
     return {name: statistics.median(costs[1:]) for name, costs in found.items()}
 
@@ -92,7 +92,8 @@ def _cpu(server: psutil.Process) -> float:
     return times.user + times.system
 
 
-async def _at_once(http: httpx.AsyncClient, way: Way, clients: int, seconds: float) -> int:
+async def at_once(http: httpx.AsyncClient, way: Way, clients: int, seconds: float) -> int:
+    """The tokens that several clients read in so many seconds."""
     end, total = time.monotonic() + seconds, 0
 
     async def client() -> None:
