@@ -3,19 +3,22 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import anyio
 
-from threadkeep.auth import custom, jwt
+from threadkeep.auth import custom
 from threadkeep.auth.api_keys import ApiKeyAuthenticator
 from threadkeep.auth.authenticator import Authenticator
 from threadkeep.auth.custom import CustomAuthenticator
 from threadkeep.auth.jwks import is_loopback
-from threadkeep.auth.jwt import JwtAuthenticator
 from threadkeep.base.problems import StartupError
 from threadkeep.postgres.pool import Pool
 from threadkeep.project import Project
 from threadkeep.settings import AuthType, Settings
+
+if TYPE_CHECKING:
+    from threadkeep.auth.jwt import JwtAuthenticator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +26,13 @@ class AuthConfig:
     """The authenticator, as far as it can be loaded without the database."""
 
     auth_type: AuthType
-    authenticator: CustomAuthenticator | JwtAuthenticator | None = None
+    authenticator: "CustomAuthenticator | JwtAuthenticator | None" = None
     """None for API keys, which need the database, and if authentication is off."""
 
     @asynccontextmanager
     async def open(self, pool: Pool) -> AsyncGenerator[Authenticator | None]:
         """Open the authenticator for the block. Yield None if authentication is off. Raise StartupError."""
-        if isinstance(self.authenticator, JwtAuthenticator):
+        if self.authenticator is not None and not isinstance(self.authenticator, CustomAuthenticator):
             await self.authenticator.open()
         yield ApiKeyAuthenticator(pool) if self.auth_type == "api_key" else self.authenticator
 
@@ -52,7 +55,7 @@ def load_auth(settings: Settings, project: Project) -> AuthConfig:
         return AuthConfig(
             auth_type=kind, authenticator=custom.load_custom_authenticator(project, settings.auth_recheck_s)
         )
-    return AuthConfig(auth_type=kind, authenticator=jwt.load_jwt_authenticator(settings) if kind == "jwt" else None)
+    return AuthConfig(auth_type=kind, authenticator=_jwt_authenticator(settings) if kind == "jwt" else None)
 
 
 def check_start(settings: Settings, project: Project) -> None:
@@ -64,4 +67,11 @@ def check_start(settings: Settings, project: Project) -> None:
             "(threadkeep keys create), AUTH_TYPE=jwt, or auth in langgraph.json; or say ALLOW_UNAUTHENTICATED=true"
         )
     if kind == "jwt":
-        anyio.run(jwt.load_jwt_authenticator(settings).open)
+        anyio.run(_jwt_authenticator(settings).open)
+
+
+def _jwt_authenticator(settings: Settings) -> "JwtAuthenticator":
+    """Load the authenticator for JWT. The import takes 9 MB of memory, so servers without JWT do without it."""
+    from threadkeep.auth import jwt  # noqa: PLC0415
+
+    return jwt.load_jwt_authenticator(settings)

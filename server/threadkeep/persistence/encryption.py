@@ -8,8 +8,6 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from langgraph.checkpoint.serde.base import CipherProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -26,6 +24,10 @@ class AesGcmCipher(CipherProtocol):
     """AES-GCM with a random nonce before each ciphertext. The first key encrypts, and all keys decrypt."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - takes 9 MB, and few servers have a key
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
+        self._invalid = (InvalidTag, ValueError)
         self._ciphers = [AESGCM(key) for key in keys]
 
     def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
@@ -43,7 +45,7 @@ class AesGcmCipher(CipherProtocol):
         for position, cipher in enumerate(self._ciphers):
             try:
                 return cipher.decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], None), position
-            except (InvalidTag, ValueError):
+            except self._invalid:
                 continue
         raise DecryptionFailed("encrypted with another key, or changed since")
 
