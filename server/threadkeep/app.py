@@ -20,10 +20,10 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from threadkeep import sdk_cache
 from threadkeep.api import loopback, mount
+from threadkeep.api.agents.message_graphs import MessageGraphs
 from threadkeep.api.console_files import ConsoleFile, read_files
 from threadkeep.api.errors import EXCEPTION_HANDLERS
 from threadkeep.api.middleware import RequestMiddleware
-from threadkeep.api.openai.message_graphs import MessageGraphs
 from threadkeep.api.operation import STATE, ApiDocs, AppState, Operation
 from threadkeep.api.ops import docs, metrics
 from threadkeep.api.ops.scrape import MetricsExporter

@@ -19,10 +19,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from threadkeep.api import auth_values, configurable_headers
+from threadkeep.api.agents.message_graphs import MessageGraphs
 from threadkeep.api.authentication import authenticate
 from threadkeep.api.body import read_body, read_bytes, read_query
 from threadkeep.api.console_files import ConsoleFile
-from threadkeep.api.openai.message_graphs import MessageGraphs
 from threadkeep.api.openai.object_ids import thread_of_conversation
 from threadkeep.api.ops.scrape import MetricsExporter
 from threadkeep.api.request_shares import Load, RequestShares

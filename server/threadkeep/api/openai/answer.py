@@ -14,7 +14,9 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 import orjson
 
-from threadkeep.api.openai.questions import QUESTION_TOOL, Question, call_id_of, question_text
+from threadkeep.api.agents.pieces import text_pieces
+from threadkeep.api.agents.questions import Question, question_text
+from threadkeep.api.openai.question_calls import QUESTION_KEYS, QUESTION_TOOL, call_id_of
 
 Kind: TypeAlias = Literal["text", "refusal", "reasoning", "call", "own_call"]
 """`call`: of a tool of the client. `own_call`: of a tool that the graph has executed itself."""
@@ -151,7 +153,7 @@ class AnswerReader:
         """A question as text, or as a call of the tool that a client declares for questions."""
         message_id = call_id_of(question)
         if QUESTION_TOOL not in self._client_tools:
-            return Item("text", message_id, pieces=[question_text(question)], is_question=True)
+            return Item("text", message_id, pieces=[question_text(question, QUESTION_KEYS)], is_question=True)
         arguments = [orjson.dumps(question.value).decode()]
         return Item("call", message_id, call_id=message_id, name=QUESTION_TOOL, pieces=arguments, is_question=True)
 
@@ -321,48 +323,6 @@ class AnswerReader:
             if not item.ended:
                 return
             yield Piece("ended", self._queue.popleft())
-
-
-def text_pieces(message: Mapping[str, Any]) -> list[tuple[Kind, str]]:
-    """The texts of a message or of a piece of one, in order."""
-    content = message.get("content")
-    if isinstance(content, str) and not message.get("additional_kwargs"):
-        return [("text", content)] if content else []
-    return [*_texts(message)]
-
-
-def _texts(message: Mapping[str, Any]) -> Iterator[tuple[Kind, str]]:
-    if extra := message.get("additional_kwargs"):
-        if isinstance(reasoning := extra.get("reasoning_content"), str) and reasoning:
-            yield "reasoning", reasoning
-        if isinstance(refusal := extra.get("refusal"), str) and refusal:
-            yield "refusal", refusal
-    content = message.get("content")
-    if isinstance(content, str):
-        if content:
-            yield "text", content
-        return
-    for block in cast("list[Any]", content) if isinstance(content, list) else []:
-        yield from _block_texts(block)
-
-
-def _block_texts(block: Any) -> Iterator[tuple[Kind, str]]:
-    if isinstance(block, str):
-        yield "text", block
-        return
-    if not isinstance(block, dict):
-        return
-    known = cast("dict[str, Any]", block)
-    kind = known.get("type")
-    if kind in {"text", "output_text"} and (text := known.get("text")):
-        yield "text", text
-    elif kind == "refusal" and (text := known.get("refusal")):
-        yield "refusal", text
-    elif kind in {"reasoning", "thinking"}:
-        text = known.get("reasoning") or known.get("thinking")
-        summary = cast("list[dict[str, Any]]", known.get("summary") or [])
-        if text := text or "\n\n".join(part.get("text", "") for part in summary):
-            yield "reasoning", text
 
 
 def _plain_messages(update: object) -> list[dict[str, Any]]:

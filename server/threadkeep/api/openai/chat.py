@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from threadkeep.api.agents.answer_stream import AnswerStream
+from threadkeep.api.agents.content import text_of
+from threadkeep.api.agents.run_end import run_end
+from threadkeep.api.agents.thread_reader import ThreadReader
 from threadkeep.api.openai.answer import AnswerReader, Piece
 from threadkeep.api.openai.chat_output import ChatChunks, ChatCompletion, CompletionHead
 from threadkeep.api.openai.conversation_history import (
@@ -16,17 +20,16 @@ from threadkeep.api.openai.conversation_history import (
     Continuation,
     Outcome,
     SentMessages,
-    ThreadReader,
     continue_thread,
     split_messages,
 )
 from threadkeep.api.openai.errors import InvalidParameter
-from threadkeep.api.openai.message_input import Message, chat_messages, text_of
+from threadkeep.api.openai.message_input import Message, chat_messages
 from threadkeep.api.openai.message_runs import ThreadInput, prepare_run
 from threadkeep.api.openai.models import assistant_of, headers_of
 from threadkeep.api.openai.request_settings import SettingsBody, chat_tools, check_metadata, refuse, tool_names
-from threadkeep.api.openai.run_answer import answer_pieces, run_end
-from threadkeep.api.openai.streaming import AnswerResult, AnswerStream
+from threadkeep.api.openai.run_answer import answer_pieces, failure_of
+from threadkeep.api.openai.streaming import AnswerResult, error_frame
 from threadkeep.api.openai.thread_names import NamedThread, named_thread
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.responses import run_headers
@@ -138,7 +141,7 @@ async def create(call: AuthorizedRequest[ChatBody, None]) -> Response:
     chunks = ChatChunks(head, reader, include_usage=bool(options.include_usage))
     reading = StreamReader(handle.execution, call.state.settings)
     frames = _frames(handle, reader, chunks, reading)
-    return AnswerStream(frames, call, headers=chat.headers(handle), cancels=handle, reading=reading)
+    return AnswerStream(frames, call, error_frame, headers=chat.headers(handle), cancels=handle, reading=reading)
 
 
 def _check(body: ChatBody) -> None:
@@ -237,7 +240,7 @@ async def _end(handle: RunHandle, reader: AnswerReader, head: CompletionHead) ->
     """The last pieces of the answer. RunFailed, or InvalidParameter if the graph asks and there is no thread."""
     end = await run_end(handle)
     if not end.is_success:
-        raise end.problem
+        raise failure_of(end)
     if reader.questions and head.thread_id is None:
         raise InvalidParameter(THREAD_REQUIRED, param="messages", code="thread_required")
     return reader.finish(success=True)

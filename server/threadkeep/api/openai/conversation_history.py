@@ -8,31 +8,19 @@ led to the checkpoints of the thread (docs/decisions/0024-client-histories.md).
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, cast
-from uuid import UUID
+from typing import Any, Final, Literal, TypeAlias
 
-import anyio
 import orjson
 
-from threadkeep.api.openai.message_input import Message, text_of
-from threadkeep.api.openai.questions import Question, questions_of
+from threadkeep.api.agents.content import messages_of, text_of
+from threadkeep.api.agents.questions import Question, questions_of
+from threadkeep.api.agents.thread_reader import ThreadReader
+from threadkeep.api.openai.message_input import Message
 from threadkeep.api.openai.thread_names import NamedThread
-from threadkeep.api.operation import AuthorizedRequest
-from threadkeep.base import json
-from threadkeep.graphs import Tenant
-from threadkeep.postgres.tenancy import Filters
-from threadkeep.tables import runs, thread_checkpoints, thread_runs, threads
-from threadkeep.tables.runs import Run
 from threadkeep.tables.threads import Thread
-from threadkeep.threads import history
-from threadkeep.threads.history import CheckpointRef
 
 DIGEST_KEY: Final = "openai_history"
 """The key of `configurable`, and so of the metadata of a run's checkpoints, that has the digest of the client's user texts."""
-SETTLE_S: Final = 60.0
-"""The longest that a request waits for the runs before it, whose outcome decides how it continues the thread."""
-MAX_RUNS_BEFORE: Final = 10
-"""Of so many runs, one after the other."""
 
 Outcome: TypeAlias = Literal["imported", "appended", "forked", "restarted", "aside"]
 """What was done with the client's history, as `x-threadkeep-history` tells."""
@@ -95,69 +83,6 @@ class Continuation:
     """The messages that the thread has there, as JSON."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ThreadReader:
-    """Reads a thread on behalf of a caller."""
-
-    call: AuthorizedRequest[Any, Any]
-    filters: Filters
-
-    @property
-    def tenant(self) -> Tenant:
-        """The caller to the thread's graph."""
-        return Tenant.of(self.call.caller.user, self.filters)
-
-    async def settled(self, thread_id: UUID) -> Thread | None:
-        """The thread, when the runs that go on there have ended. None if there is none of the caller's."""
-        service, thread = self.call.state.runs, None
-        for _ in range(MAX_RUNS_BEFORE):
-            async with service.pool.connection(self.filters) as conn:
-                thread = await threads.get(conn, self.filters, thread_id)
-                if thread is None or thread.status != "busy":
-                    return thread
-                newest = await thread_runs.newest_run(conn, self.filters, thread_id)
-            if newest is None:
-                return thread
-            with anyio.move_on_after(SETTLE_S):
-                await service.follower.ended(self.filters, newest.run_id)
-        return thread
-
-    async def thread(self, thread_id: UUID) -> Thread | None:
-        """The thread as it is now. None if there is none of the caller's."""
-        async with self.call.state.pool.connection(self.filters) as conn:
-            return await threads.get(conn, self.filters, thread_id)
-
-    async def run(self, thread_id: UUID, run_id: UUID) -> Run | None:
-        """The run of a response. None if there is none of the caller's."""
-        async with self.call.state.pool.connection(self.filters) as conn:
-            return await runs.get(conn, self.filters, thread_id, run_id)
-
-    async def newest(self, thread: Thread) -> str | None:
-        """The newest checkpoint of the thread."""
-        return await self.newest_with(thread, {})
-
-    async def newest_digest(self, thread: Thread) -> str | None:
-        """The digest of the run that made the newest checkpoint."""
-        async with self.call.state.pool.connection(self.filters) as conn:
-            return await thread_checkpoints.newest_mark(conn, self.filters, thread.thread_id, DIGEST_KEY)
-
-    async def newest_with(self, thread: Thread, mark: Mapping[str, str]) -> str | None:
-        """The newest checkpoint whose metadata contains `mark`."""
-        async with self.call.state.pool.connection(self.filters) as conn:
-            return await thread_checkpoints.newest_with(conn, self.filters, thread.thread_id, mark)
-
-    async def first(self, thread: Thread) -> str | None:
-        """The first checkpoint of the thread, which is empty unless the thread was made with a state."""
-        async with self.call.state.pool.connection(self.filters) as conn:
-            return await thread_checkpoints.first_id(conn, self.filters, thread.thread_id)
-
-    async def state_at(self, thread: Thread, checkpoint_id: str | None) -> dict[str, Any]:
-        """The state at a checkpoint. AnswerTooLarge."""
-        at = CheckpointRef(checkpoint_id=checkpoint_id)
-        read = await history.get_state(self.call.state.threads, self.tenant, thread, at)
-        return cast("dict[str, Any]", json.loads(await json.dumps_apart(read.state, size=read.bytes)))
-
-
 async def continue_thread(reader: ThreadReader, named: NamedThread, sent: SentMessages) -> Continuation:
     """How the messages continue the thread that a request names."""
     thread = await reader.settled(named.thread_id)
@@ -174,7 +99,7 @@ async def continue_thread(reader: ThreadReader, named: NamedThread, sent: SentMe
 async def _reconcile(reader: ThreadReader, thread: Thread, sent: SentMessages, appended: Continuation) -> Continuation:
     """How the client's conversation continues the thread, by the texts of its user."""
     asked, held = user_texts(sent.before), user_texts(appended.held)
-    newest = await reader.newest_digest(thread)
+    newest = await reader.newest_mark(thread, DIGEST_KEY)
     if newest == digest_of(asked) or (newest is None and held == asked):
         return appended
     if not asked:
@@ -207,10 +132,3 @@ async def _from_the_start(reader: ThreadReader, thread: Thread, sent: SentMessag
     held = messages_of((await reader.state_at(thread, first))["values"])
     removal = [{"role": "remove", "content": "", "id": "__remove_all__"}] if held else []
     return Continuation(outcome=outcome, messages=[*removal, *sent.all], checkpoint_id=first)
-
-
-def messages_of(values: object) -> list[dict[str, Any]]:
-    """The messages of a state, as JSON. Those that a graph keeps as something else are left out."""
-    found: object = cast("dict[str, object]", values).get("messages") if isinstance(values, dict) else None
-    several = cast("list[object]", found) if isinstance(found, list) else []
-    return [cast("dict[str, Any]", each) for each in several if isinstance(each, dict)]

@@ -6,8 +6,9 @@ from uuid import UUID
 
 import orjson
 
-from threadkeep.api.openai.answer import text_pieces
-from threadkeep.api.openai.message_input import CLIENT_RESULT, text_of
+from threadkeep.api.agents.content import text_of
+from threadkeep.api.agents.pieces import text_pieces
+from threadkeep.api.openai.message_input import CLIENT_RESULT
 from threadkeep.api.openai.object_ids import item_id
 
 MESSAGE_ROLES: Final[Mapping[str, str]] = {

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from threadkeep.api.openai.conversation_history import messages_of
+from threadkeep.api.agents.content import messages_of
 from threadkeep.api.openai.errors import InvalidParameter, ResourceNotFound
 from threadkeep.api.openai.models import headers_of
 from threadkeep.api.openai.object_ids import conversation_id, parse_item_id, thread_of_conversation

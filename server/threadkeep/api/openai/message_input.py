@@ -146,20 +146,6 @@ def _file(file: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"type": "file", "file": {name: file[name] for name in names if isinstance(file.get(name), str)}}
 
 
-def text_of(content: object) -> str:
-    """The text of a message's content. Other parts are left out."""
-    if isinstance(content, str):
-        return content
-    parts = cast("list[object]", content) if isinstance(content, list) else []
-    texts = [part if isinstance(part, str) else _text_of_part(part) for part in parts]
-    return "\n".join(text for text in texts if text)
-
-
-def _text_of_part(part: object) -> str:
-    text: object = cast("dict[str, object]", part).get("text") if isinstance(part, dict) else None
-    return text if isinstance(text, str) else ""
-
-
 def require_object(sent: object, where: str) -> dict[str, Any]:
     """The object at a place, without what is null. InvalidParameter if there is none."""
     if sent is None:

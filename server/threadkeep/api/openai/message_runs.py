@@ -6,11 +6,13 @@ from typing import Any, Final, cast
 
 from langgraph.types import Interrupt
 
+from threadkeep.api.agents.questions import resume_value
+from threadkeep.api.agents.thread_reader import ThreadReader
 from threadkeep.api.openai.answer import MODES
-from threadkeep.api.openai.conversation_history import Continuation, ThreadReader
+from threadkeep.api.openai.conversation_history import Continuation
 from threadkeep.api.openai.message_input import Message
 from threadkeep.api.openai.models import resolve_model, streams_subgraphs
-from threadkeep.api.openai.questions import answers_to, resume_value
+from threadkeep.api.openai.question_calls import answers_to
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.runs.request import Command, GraphRunOptions
 from threadkeep.runs.service import Authorized, Prepare

@@ -7,10 +7,10 @@ from uuid import UUID
 
 from typing_extensions import TypedDict
 
+from threadkeep.api.agents.run_end import RunEnd
 from threadkeep.api.openai.answer import AnswerReader, Usage
 from threadkeep.api.openai.chat_output import created_at
 from threadkeep.api.openai.object_ids import conversation_id, response_id
-from threadkeep.api.openai.run_answer import RunEnd
 from threadkeep.tables.runs import Run
 
 API: Final = "responses"

@@ -9,11 +9,11 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from threadkeep.api.agents.run_end import RunEnd
 from threadkeep.api.openai.answer import AnswerReader, Item, Kind, Piece
 from threadkeep.api.openai.errors import error_body
 from threadkeep.api.openai.object_ids import id_of_item
 from threadkeep.api.openai.response_object import ResponseHead, final_status
-from threadkeep.api.openai.run_answer import RunEnd
 from threadkeep.base import json
 from threadkeep.base.problems import Problem
 

@@ -9,23 +9,24 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from threadkeep.api.agents.answer_stream import AnswerStream
+from threadkeep.api.agents.content import messages_of, text_of
+from threadkeep.api.agents.questions import questions_of
+from threadkeep.api.agents.thread_reader import ThreadReader
 from threadkeep.api.openai.conversation_history import (
     DIGEST_KEY,
     Continuation,
     Outcome,
-    ThreadReader,
     continue_thread,
     fork,
-    messages_of,
     split_messages,
 )
 from threadkeep.api.openai.errors import InvalidParameter
-from threadkeep.api.openai.message_input import Message, text_of
+from threadkeep.api.openai.message_input import Message
 from threadkeep.api.openai.message_runs import ThreadInput, prepare_run
 from threadkeep.api.openai.models import assistant_of, headers_of
 from threadkeep.api.openai.object_ids import response_id, run_of_response, thread_of_conversation
 from threadkeep.api.openai.paging import ListQuery, page
-from threadkeep.api.openai.questions import questions_of
 from threadkeep.api.openai.request_settings import SettingsBody, chat_tools, check_metadata, refuse
 from threadkeep.api.openai.response_input import response_messages
 from threadkeep.api.openai.response_object import API, ResponseHead
@@ -44,7 +45,7 @@ from threadkeep.api.openai.stored_responses import (
     settled_run,
     thread_of_response,
 )
-from threadkeep.api.openai.streaming import AnswerResult, AnswerStream
+from threadkeep.api.openai.streaming import AnswerResult
 from threadkeep.api.openai.thread_names import NamedThread, named_thread
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.responses import json_response, run_headers
@@ -182,10 +183,10 @@ async def create(call: AuthorizedRequest[ResponseBody, None]) -> Response:
         return AnswerResult(lambda: _response(handle, output), call, handle, headers)
     if body.background:
         events = events_of(handle, handle.recorded_events(), output, reader)
-        return AnswerStream(frames_of(events), call, headers=headers, render_frame=output.error_frame)
+        return AnswerStream(frames_of(events), call, output.error_frame, headers=headers)
     reading = StreamReader(handle.execution, call.state.settings)
     frames = frames_of(events_of(handle, handle.events(), output, reader), reading=reading)
-    return AnswerStream(frames, call, headers=headers, cancels=handle, reading=reading, render_frame=output.error_frame)
+    return AnswerStream(frames, call, output.error_frame, headers=headers, cancels=handle, reading=reading)
 
 
 async def get(call: AuthorizedRequest[None, ResponseQuery]) -> Response:
@@ -203,7 +204,7 @@ async def get(call: AuthorizedRequest[None, ResponseQuery]) -> Response:
     events = events_of(stored.handle, stored.handle.recorded_events(), output, reader)
     after = -1 if call.query.starting_after is None else call.query.starting_after
     frames = frames_of(events, after=after)
-    return AnswerStream(frames, call, headers=headers_of(call), render_frame=output.error_frame)
+    return AnswerStream(frames, call, output.error_frame, headers=headers_of(call))
 
 
 async def cancel(call: AuthorizedRequest[None, None]) -> Response:

@@ -8,16 +8,18 @@ from uuid import UUID
 
 import anyio
 
+from threadkeep.api.agents.content import messages_of
+from threadkeep.api.agents.questions import questions_of
+from threadkeep.api.agents.run_end import RunEnd, run_end
+from threadkeep.api.agents.thread_reader import SETTLE_S, ThreadReader
 from threadkeep.api.openai.answer import AnswerReader
-from threadkeep.api.openai.conversation_history import SETTLE_S, ThreadReader, messages_of
 from threadkeep.api.openai.conversation_items import message_items
 from threadkeep.api.openai.errors import InvalidParameter, ResourceNotFound
 from threadkeep.api.openai.message_input import require_object
 from threadkeep.api.openai.object_ids import parse_item_id, run_of_response
-from threadkeep.api.openai.questions import questions_of
 from threadkeep.api.openai.response_object import ResponseHead
 from threadkeep.api.openai.response_output import DONE, Event, ResponseOutput
-from threadkeep.api.openai.run_answer import RunEnd, answer_pieces, run_end
+from threadkeep.api.openai.run_answer import answer_pieces
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.streaming import StreamReader
 from threadkeep.base import json

@@ -3,14 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
-from uuid import UUID, uuid5
+from uuid import UUID
 
+from threadkeep.api.agents.thread_ids import MAX_TEXT, derived_thread_id
 from threadkeep.api.openai.errors import InvalidParameter
 
-NAMESPACE: Final = UUID("3f6a1c0e-5d0b-5b5e-9a57-0b6f5f0f2c11")
-"""Of the uuid5 of a thread that a client names by a text."""
-MAX_NAME: Final = 255
-"""Characters."""
 THREAD_HEADER: Final = "x-thread-id"
 CONVERSATION_HEADERS: Final = ("x-conversation-id", "x-openwebui-chat-id")
 """Headers of chat interfaces, which send the whole conversation each time."""
@@ -48,13 +45,6 @@ def named_thread(
         name, place = next(((headers[each], each) for each in CONVERSATION_HEADERS if headers.get(each)), ("", ""))
     if not name or name.startswith(TEMPORARY):
         return None
-    if len(name) > MAX_NAME:
-        raise InvalidParameter(f"must have at most {MAX_NAME} characters", param=place)
-    return NamedThread(_thread_id(name, project, identity), "client" if owner == "client" else "thread")
-
-
-def _thread_id(name: str, project: str, identity: str | None) -> UUID:
-    try:
-        return UUID(name)
-    except ValueError:
-        return uuid5(NAMESPACE, "\n".join((project, identity or "", name)))
+    if len(name) > MAX_TEXT:
+        raise InvalidParameter(f"must have at most {MAX_TEXT} characters", param=place)
+    return NamedThread(derived_thread_id(name, project, identity), "client" if owner == "client" else "thread")

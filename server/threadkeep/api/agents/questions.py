@@ -1,0 +1,113 @@
+"""Questions: interrupts of a graph as text and schema that any client can show, and answers to them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import orjson
+
+from threadkeep.api.agents.content import fields_of
+
+TEXT_KEYS: Final = ("message", "question", "prompt")
+"""Keys of a value that hold the question, the first one first."""
+SCHEMA_KEYS: Final = ("requestedSchema", "responseSchema", "response_schema")
+"""Keys of a value that hold the JSON schema of an answer, the first one first."""
+APPROVALS: Final = ("approve", "yes", "ok")
+DECISIONS: Final = "decisions"
+"""The key of the answer to LangChain's human in the loop: a list with one decision for each action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An interrupt that waits for an answer."""
+
+    interrupt_id: str
+    value: Any
+
+
+def questions_of(interrupts: object) -> list[Question]:
+    """The questions of a thread's row, which has them by task, or of a state, which has a list."""
+    found = cast("Mapping[str, list[Any]]", interrupts).values() if isinstance(interrupts, Mapping) else [interrupts]
+    listed = [each for several in found for each in cast("list[dict[str, Any]]", several or [])]
+    return [Question(each["id"], each.get("value")) for each in listed]
+
+
+def question_text(question: Question, keys: Sequence[str] = TEXT_KEYS) -> str:
+    """A question as text: its value if that is text, else the text under one of `keys`, else its JSON."""
+    value = question.value
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        asked = cast("dict[str, Any]", value)
+        if actions := actions_of(question):
+            return "\n".join(["Approve these actions?", *(_action_text(action) for action in actions)])
+        for key in keys:
+            if isinstance(asked.get(key), str):
+                return asked[key]
+    return orjson.dumps(value).decode()
+
+
+def question_schema(question: Question) -> dict[str, Any] | None:
+    """The JSON schema of an answer: the question's own, or that of a decision on each action. None if it has none."""
+    if actions := actions_of(question):
+        return decisions_schema(len(actions))
+    found = (fields_of(question.value).get(key) for key in SCHEMA_KEYS)
+    return next((cast("dict[str, Any]", schema) for schema in found if isinstance(schema, dict)), None)
+
+
+def decisions_schema(count: int) -> dict[str, Any]:
+    """The JSON schema of `{"decisions": [...]}` for a number of actions, as LangChain's middleware reads it."""
+    edited = {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "args": {"type": "object"}},
+        "required": ["name", "args"],
+    }
+    decision = {
+        "type": "object",
+        "properties": {
+            "type": {"type": "string", "enum": ["approve", "edit", "reject", "respond"]},
+            "edited_action": edited,
+            "message": {"type": "string"},
+        },
+        "required": ["type"],
+    }
+    decisions = {"type": "array", "items": decision, "minItems": count, "maxItems": count}
+    return {"type": "object", "properties": {DECISIONS: decisions}, "required": [DECISIONS]}
+
+
+def actions_of(question: Question) -> list[dict[str, Any]]:
+    """The actions that LangChain's human-in-the-loop middleware asks about. Empty for another question."""
+    actions: object = fields_of(question.value).get("action_requests")
+    listed = cast("list[object]", actions) if isinstance(actions, list) else []
+    return [cast("dict[str, Any]", action) for action in listed if isinstance(action, dict)]
+
+
+def text_answer(question: Question, text: str) -> Any:
+    """A text as the answer: what it is as JSON, else itself; a decision on each action if these are to be approved."""
+    actions = actions_of(question)
+    answer = parsed(text)
+    if not actions or (isinstance(answer, dict) and DECISIONS in answer):
+        return cast("Any", answer)
+    if text.strip().lower().startswith(APPROVALS):
+        return {DECISIONS: [{"type": "approve"} for _ in actions]}
+    return {DECISIONS: [{"type": "reject", "message": text} for _ in actions]}
+
+
+def parsed(text: str) -> Any:
+    """What a text is as JSON, or the text itself."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+
+
+def resume_value(questions: Sequence[Question], answers: Mapping[str, Any]) -> Any:
+    """What the graph is resumed with: the bare answer to the only question, else interrupt id -> answer."""
+    return answers[questions[0].interrupt_id] if len(questions) == 1 else dict(answers)
+
+
+def _action_text(action: Mapping[str, Any]) -> str:
+    arguments = action.get("args", action.get("arguments", {}))
+    described = action.get("description")
+    line = f"- {action.get('name', action.get('action', ''))}({orjson.dumps(arguments).decode()})"
+    return f"{line}: {described}" if isinstance(described, str) else line

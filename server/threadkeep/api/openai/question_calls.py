@@ -1,0 +1,42 @@
+"""Question calls: questions of a graph as calls of a tool, and a client's messages as the answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from threadkeep.api.agents.content import text_of
+from threadkeep.api.agents.questions import Question, parsed, text_answer
+from threadkeep.api.openai.errors import InvalidParameter
+from threadkeep.api.openai.message_input import Message
+
+QUESTION_TOOL: Final = "langgraph_interrupt"
+"""A client that declares a function of this name gets each question as a call of it."""
+QUESTION_KEYS: Final = ("question", "message", "prompt", "text")
+"""Keys of a value that hold the question to a client of the OpenAI API, the first one first."""
+
+
+def call_id_of(question: Question) -> str:
+    """The id of the call that a question is to a client with the question tool."""
+    return f"call_{question.interrupt_id}"
+
+
+def answers_to(questions: Sequence[Question], messages: Sequence[Message]) -> dict[str, Any]:
+    """Interrupt id -> answer, of the messages that a client sent after its last one of the assistant.
+
+    InvalidParameter if tool messages answer what is not asked, or not all that is asked.
+    """
+    given = {message["tool_call_id"]: message for message in messages if message["role"] == "tool"}
+    if given:
+        return _tool_answers(questions, given)
+    texts = [text_of(message["content"]) for message in messages if message["role"] == "user"]
+    if not texts:
+        raise InvalidParameter("the last message must be the user's: the graph waits for an answer", param="messages")
+    return {question.interrupt_id: text_answer(question, texts[-1]) for question in questions}
+
+
+def _tool_answers(questions: Sequence[Question], given: Mapping[str, Message]) -> dict[str, Any]:
+    asked = {call_id_of(question): question for question in questions}
+    if unknown := next((call_id for call_id in given if call_id not in asked), None):
+        raise InvalidParameter(f"the thread does not wait for an answer to {unknown!r}", param="tool_call_id")
+    if missing := next((call_id for call_id in asked if call_id not in given), None):
+        raise InvalidParameter(f"the answer to {missing!r} is missing", param="tool_call_id")
+    return {asked[call_id].interrupt_id: parsed(text_of(message["content"])) for call_id, message in given.items()}
