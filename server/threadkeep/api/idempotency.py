@@ -29,7 +29,7 @@ async def create_thread_once(
     if key is None:
         return _counted(call, await updates.create_thread(call.state.threads, call.tenant, new, supersteps))
     try:
-        async with call.state.runs.keys.once(key, (new.thread_id,), id_count=0) as claim:
+        async with call.state.runs.keys.once(key, (new.thread_id,), ()) as claim:
             if not claim.replayed:
                 keyed = replace(new, thread_id=claim.thread_id)
                 if thread := await updates.create_thread(call.state.threads, call.tenant, keyed, supersteps, key):
@@ -59,7 +59,7 @@ async def create_cron_once(call: AuthorizedRequest[Any, Any], new: NewCron) -> C
         async with pool.connection(visible) as conn, conn.transaction():
             await hold_row(conn, "crons", identity)
             return await crons.create(conn, ids.uuid7(), new)
-    async with call.state.runs.keys.once(key, ()) as claim:
+    async with call.state.runs.keys.once(key, (), (ids.uuid7(),)) as claim:
         if not claim.replayed:
             async with pool.connection(visible) as conn, conn.transaction():
                 await hold_row(conn, "crons", identity)

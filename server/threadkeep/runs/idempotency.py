@@ -4,7 +4,7 @@ A key is reserved together with the ids of the new rows, before the rows are cre
 key.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,6 @@ from uuid import UUID, uuid4
 import anyio
 from psycopg.errors import UniqueViolation
 
-from threadkeep.base import ids
 from threadkeep.base.problems import IdempotencyKeyInUse, IdempotencyKeyReused
 from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.retry import retry_conflicts
@@ -60,11 +59,11 @@ class IdempotencyKeys:
 
     @asynccontextmanager
     async def once(
-        self, key: IdempotencyKey, thread_ids: tuple[UUID, ...], *, id_count: int = 1
+        self, key: IdempotencyKey, thread_ids: tuple[UUID, ...], result_ids: Sequence[UUID]
     ) -> AsyncGenerator[KeyedResult]:
         """Yield the ids that the block creates its rows with, or those of an earlier request with the same key.
 
-        `id_count` new ids are made in addition to `thread_ids`. The block must complete `key` in the transaction that
+        `result_ids` are the ids of the new rows, and `thread_ids` those of their threads. The block must complete `key` in the transaction that
         creates the rows. If the block raises, the key is released. IdempotencyKeyReused if the key belongs to another
         request, IdempotencyKeyInUse if the first request is still in admission.
         """
@@ -72,7 +71,7 @@ class IdempotencyKeys:
             reservation=uuid4(),
             worker_id=self.lease.worker_id,
             thread_ids=thread_ids,
-            result_ids=[ids.uuid7() for _ in range(id_count)],
+            result_ids=list(result_ids),
             reservation_s=self.settings.queue_timeout_s + RESERVATION_S,
             ttl_s=self.settings.idempotency_ttl_s,
         )

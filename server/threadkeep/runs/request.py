@@ -158,7 +158,12 @@ class RunRequest:
     """An assistant's id or a graph's name."""
     thread_id: UUID | None = None
     """None: the run gets a new thread, or none."""
+    run_id: UUID | None = None
+    """The id of the run. Another request with the same id gets the same run. None: the run gets a new id."""
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Metadata of the run, and of the thread that it creates."""
+    marks: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Metadata of the run alone, which only an API surface writes."""
     multitask_strategy: MultitaskStrategy = "enqueue"
     create_thread: bool = False
     """Create the thread if it does not exist."""

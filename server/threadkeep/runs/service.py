@@ -7,6 +7,7 @@ A foreground run takes its slot before it gets its row. So a row is never `runni
 busy, the run waits in the queue, and its slot is released at once.
 """
 
+import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Any, Final, TypeAlias, cast
 from uuid import UUID
 
 import anyio
+from psycopg.errors import UniqueViolation
 from pydantic import BaseModel
 
 from threadkeep.auth.authenticator import AuthValue
@@ -43,6 +45,8 @@ from threadkeep.tables.queue import ClaimedRun
 from threadkeep.tables.run_creation import NewRun, RunCreation, RunCreator
 from threadkeep.tables.runs import CancelAction, Run
 from threadkeep.tables.threads import Ttl
+
+log = logging.getLogger(__name__)
 
 SPEC_FIELDS: Final = set(GraphRunOptions.model_fields)
 NOT_CREATED: Final = RunCreation(
@@ -279,6 +283,23 @@ class RunService:
             raise NotFound("No matching runs to cancel: the run has ended")
         return self._handle(filters, run)
 
+    def cancel_later(
+        self, handle: RunHandle, grace_s: float, reason: str, is_left: Callable[[], Awaitable[bool]]
+    ) -> None:
+        """Stop a run `grace_s` seconds from now if it has not ended and `is_left` then returns true. Returns at once."""
+
+        async def cancel() -> None:
+            try:
+                with anyio.move_on_after(grace_s):
+                    await handle.ended()
+                    return
+                if await is_left():
+                    await handle.cancel(reason)
+            except Exception:
+                log.exception("a run without a client was not stopped", extra={"run_id": str(handle.run_id)})
+
+        self.executor.executions.start_task(cancel(), name=f"cancel {handle.run_id} later")
+
     async def cancel_if_active(self, caller: Caller, thread_id: UUID, run_id: UUID, *, reason: str) -> RunHandle:
         """Stop one run, unless it has ended. Raises NotFound."""
         filters = await _allowed(
@@ -312,12 +333,43 @@ class RunService:
         open_run: Callable[[Admitted], Awaitable[RunHandle]],
         prepare: Prepare | None = None,
     ) -> RunHandle:
+        """Create a run by `open_run`. A repeated request with the same id or idempotency key gets the same run."""
+        request = authorized.request
+        if request.run_id is None:
+            return await self._admit_by_key(caller, authorized, open_run, prepare)
+        if (run := await self._run_of_id(authorized)) is not None:
+            return self.handle_of(authorized.threads, run)
+        try:
+            return await self._admit_by_key(caller, authorized, open_run, prepare)
+        except UniqueViolation:  # the same request came twice at once
+            if (run := await self._run_of_id(authorized)) is None:
+                raise NotFound("Thread or assistant not found.") from None
+            return self.handle_of(authorized.threads, run)
+
+    async def _run_of_id(self, authorized: Authorized) -> Run | None:
+        """The run that an earlier request with the same id made."""
+        request = authorized.request
+        if request.run_id is None or request.thread_id is None:
+            return None
+        async with self.pool.connection(authorized.threads) as conn:
+            return await runs.get(conn, authorized.threads, request.thread_id, request.run_id)
+
+    async def _admit_by_key(
+        self,
+        caller: Caller,
+        authorized: Authorized,
+        open_run: Callable[[Admitted], Awaitable[RunHandle]],
+        prepare: Prepare | None,
+    ) -> RunHandle:
         """Create a run by `open_run`. A repeated request with the same idempotency key gets the same run."""
         request = authorized.request
         if request.key is None:
             authorized = authorized if prepare is None else await prepare(authorized)
-            return await open_run(await self._checked(caller, authorized))
-        async with self.keys.once(request.key, (request.thread_id or ids.uuid7(),)) as result:
+            if authorized.request.key is None:
+                return await open_run(await self._checked(caller, authorized))
+            request, prepare = authorized.request, None  # `prepare` has made the key from data that it read
+        key, thread_id = cast("IdempotencyKey", request.key), request.thread_id or ids.uuid7()
+        async with self.keys.once(key, (thread_id,), (request.run_id or ids.uuid7(),)) as result:
             if not result.replayed:
                 authorized = authorized if prepare is None else await prepare(authorized)
                 admitted = await self._checked(caller, authorized)
@@ -331,7 +383,7 @@ class RunService:
         if any(item.threads != filters for item in authorized):
             raise Forbidden("these can't be asked for together")
         thread_ids = tuple(ids.uuid7() for _ in authorized)
-        async with self.keys.once(key, thread_ids, id_count=len(thread_ids)) as result:
+        async with self.keys.once(key, thread_ids, [ids.uuid7() for _ in authorized]) as result:
             if not result.replayed:
                 admitted = [await self._checked(caller, item) for item in authorized]
                 self._check_batch(admitted)
@@ -396,7 +448,7 @@ class RunService:
     def _start_in_memory(self, admitted: Admitted, slot: Slot) -> RunHandle:
         """Start a run without a row, a checkpoint or an SQL statement."""
         request, assistant = admitted.request, admitted.assistant
-        metadata = {**assistant.metadata, **request.metadata}
+        metadata = {**assistant.metadata, **request.metadata, **request.marks}
         execution = Execution(
             run_id=ids.uuid7(),
             thread_id=ids.uuid7(),
@@ -442,7 +494,7 @@ class RunService:
     def _new_run(self, admitted: Admitted, worker_id: UUID | None) -> NewRun:
         """The row to insert. With a `worker_id` it runs at once if its thread is free."""
         request, assistant = admitted.request, admitted.assistant
-        run_id = admitted.run_id or ids.uuid7()
+        run_id = admitted.run_id or request.run_id or ids.uuid7()
         if self.executor.tracing is not None:
             self.executor.tracing.link_run(str(run_id))
         spec = assistant.applied_to(request.graph_spec)
@@ -453,6 +505,7 @@ class RunService:
             assistant_id=assistant.assistant_id,
             graph_id=assistant.graph_id,
             metadata=request.metadata,
+            marks=request.marks,
             assistant_metadata=assistant.metadata,
             kwargs=json.dumps(spec.model_dump(include=SPEC_FIELDS, exclude_none=True)),
             multitask_strategy=request.multitask_strategy,
@@ -466,6 +519,7 @@ class RunService:
             principal=json.dumps(admitted.user) if admitted.user is not None else None,
             holder=_holder(admitted.user),
             idempotency_key=request.key,
+            is_unique=request.run_id is not None,
             worker_id=worker_id,
         )
 

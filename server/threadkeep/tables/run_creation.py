@@ -8,7 +8,7 @@ separately and waits alone. Principals are served round robin, in the statements
 import itertools
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, cast
@@ -42,6 +42,8 @@ class NewRun:
     graph_id: str
     metadata: Mapping[str, Any]
     """It overwrites the metadata of the assistant and of the thread."""
+    marks: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """More metadata of the run, which a thread that is created for it does not get."""
     assistant_metadata: Mapping[str, Any]
     kwargs: bytes
     """JSON."""
@@ -63,6 +65,8 @@ class NewRun:
     """The identity of that user, for the round robin."""
     idempotency_key: IdempotencyKey | None = None
     """The reserved Idempotency-Key of the request."""
+    is_unique: bool = False
+    """Its id follows from the request, so another request may insert the same. Then UniqueViolation is raised."""
     worker_id: UUID | None = None
     """The process that starts it at once if its thread is free. None: it waits for a worker."""
 
@@ -176,7 +180,7 @@ class RunCreator:
             return await retry_after_conflict(partial(self._create_run, filters, new))
 
     async def _create_run(self, filters: Filters, new: NewRun) -> RunCreation:
-        if new.idempotency_key is not None:
+        if new.idempotency_key is not None or new.is_unique:  # a failure must not affect the other runs of a batch
             async with self.transaction(filters, new.holder) as conn:
                 return await create_run_in_transaction(conn, filters, new)
         restriction = self._pool.restriction(filters)
@@ -239,7 +243,7 @@ async def create_run_in_transaction(conn: Conn, filters: Filters, new: NewRun) -
 
 async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_RunCreationRow]:
     arguments = _arguments(conn.project_id, filters, new)
-    values: dict[str, object] = {field.name: getattr(arguments, field.name) for field in fields(arguments)}
+    values: dict[str, object] = {each.name: getattr(arguments, each.name) for each in fields(arguments)}
     cursor = conn.cursor(row_factory=rows.row_factory(_RunCreationRow))
     return await cursor.execute(
         """
@@ -313,6 +317,6 @@ def _arguments(project_id: str, filters: Filters, new: NewRun) -> _Arguments:
         ttl_strategy=ttl and ttl.strategy,
         ttl_minutes=ttl and ttl.minutes,
         ephemeral_s=new.ephemeral_ttl_s if new.create_thread and new.ephemeral else None,
-        metadata=filters.without_owner(new.metadata),  # the thread's metadata has the owner keys
+        metadata=filters.without_owner({**new.metadata, **new.marks}),  # the thread's metadata has the owner keys
         record_events=new.record_events,
     )
