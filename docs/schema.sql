@@ -266,7 +266,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION create_run(project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s double precision, ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb, new_thread_metadata jsonb, ttl_strategy text, ttl_minutes double precision, ephemeral_s double precision, metadata jsonb, record_events boolean, OUT merged_metadata jsonb, OUT events_recorded boolean, OUT thread_found boolean, OUT thread_created boolean, OUT active_run_id uuid, OUT status text, OUT created_at timestamp with time zone, OUT superseded_run_ids uuid[]) RETURNS record
+CREATE FUNCTION create_run(project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s double precision, ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb, new_thread_metadata jsonb, new_thread_only boolean, ttl_strategy text, ttl_minutes double precision, ephemeral_s double precision, metadata jsonb, record_events boolean, OUT merged_metadata jsonb, OUT events_recorded boolean, OUT thread_found boolean, OUT thread_created boolean, OUT active_run_id uuid, OUT status text, OUT created_at timestamp with time zone, OUT superseded_run_ids uuid[]) RETURNS record
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     AS $$
@@ -300,7 +300,7 @@ BEGIN
     END LOOP;
     created_at := clock_timestamp(); -- not now(), because the lock may have taken time
     IF NOT thread_created THEN
-        IF NOT thread_found THEN
+        IF NOT thread_found OR new_thread_only THEN
             RETURN;
         END IF;
         SELECT runs.run_id INTO active_run_id
@@ -369,14 +369,14 @@ BEGIN
                    project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text,
                    assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s float,
                    ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb,
-                   new_thread_metadata jsonb, ttl_strategy text, ttl_minutes float, ephemeral_s float, metadata jsonb,
-                   record_events boolean),
+                   new_thread_metadata jsonb, new_thread_only boolean, ttl_strategy text, ttl_minutes float,
+                   ephemeral_s float, metadata jsonb, record_events boolean),
                create_run(
                    r.project_id, r.run_id, r.thread_id, r.assistant_id, r.graph_id,
                    r.assistant_metadata, r.kwargs, r.principal, r.multitask_strategy, r.delay_s,
                    r.ephemeral, r.synchronous_commit, r.worker_id, r.metadata_filter,
-                   r.new_thread_metadata, r.ttl_strategy, r.ttl_minutes, r.ephemeral_s, r.metadata,
-                   r.record_events) AS created;
+                   r.new_thread_metadata, r.new_thread_only, r.ttl_strategy, r.ttl_minutes,
+                   r.ephemeral_s, r.metadata, r.record_events) AS created;
     END LOOP;
 END
 $$;

@@ -1,5 +1,6 @@
 -- Create a run on its thread. It is `running` if a process can start it at once and no other run executes or is due there,
--- else `pending`. With `new_thread_metadata` a missing thread is created. The thread is locked until the transaction ends.
+-- else `pending`. With `new_thread_metadata` a missing thread is created. With `new_thread_only` there is no run if the thread
+-- exists. The thread is locked until the transaction ends.
 -- Each statement sees the rows that were committed before it, also during the wait for the lock. Postgres finds rows only by
 -- key, even with a plan that was made while the tables were small (enable_seqscan).
 CREATE OR REPLACE FUNCTION create_run(
@@ -18,6 +19,7 @@ CREATE OR REPLACE FUNCTION create_run(
     worker_id uuid,
     metadata_filter jsonb,
     new_thread_metadata jsonb,
+    new_thread_only boolean,
     ttl_strategy text,
     ttl_minutes float,
     ephemeral_s float,
@@ -62,7 +64,7 @@ BEGIN
     END LOOP;
     created_at := clock_timestamp(); -- not now(), because the lock may have taken time
     IF NOT thread_created THEN
-        IF NOT thread_found THEN
+        IF NOT thread_found OR new_thread_only THEN
             RETURN;
         END IF;
         SELECT runs.run_id INTO active_run_id
@@ -146,14 +148,14 @@ BEGIN
                    project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text,
                    assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s float,
                    ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb,
-                   new_thread_metadata jsonb, ttl_strategy text, ttl_minutes float, ephemeral_s float, metadata jsonb,
-                   record_events boolean),
+                   new_thread_metadata jsonb, new_thread_only boolean, ttl_strategy text, ttl_minutes float,
+                   ephemeral_s float, metadata jsonb, record_events boolean),
                create_run(
                    r.project_id, r.run_id, r.thread_id, r.assistant_id, r.graph_id,
                    r.assistant_metadata, r.kwargs, r.principal, r.multitask_strategy, r.delay_s,
                    r.ephemeral, r.synchronous_commit, r.worker_id, r.metadata_filter,
-                   r.new_thread_metadata, r.ttl_strategy, r.ttl_minutes, r.ephemeral_s, r.metadata,
-                   r.record_events) AS created;
+                   r.new_thread_metadata, r.new_thread_only, r.ttl_strategy, r.ttl_minutes,
+                   r.ephemeral_s, r.metadata, r.record_events) AS created;
     END LOOP;
 END
 $$;

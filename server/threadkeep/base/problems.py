@@ -58,6 +58,12 @@ class ThreadBusy(Conflict):
     code = "thread-busy"
 
 
+class ThreadExists(Conflict):
+    """The run was to be the first one of a new thread, but the thread exists."""
+
+    code = "thread-exists"
+
+
 class TransactionConflict(Conflict):
     """Other requests repeatedly changed the same rows. Nothing was changed. Send the request again."""
 

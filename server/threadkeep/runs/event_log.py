@@ -15,8 +15,8 @@ import anyio
 RING_EVENTS = 4096
 RING_BYTES = 4 * 1024 * 1024
 """The most bytes in the ring of one run. The oldest events are dropped first."""
-HURRY_EVENTS = 256
-"""After this many events the recorder writes at once."""
+BATCH_EVENTS = 256
+"""After this many events the recorder writes at once, and readers in batches read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ class EventLog:
         self._bytes = 0
         self._changed: anyio.Event | None = None
         """Set while a reader waits for the next event."""
+        self._batch_ready: anyio.Event | None = None
+        """Set while a reader waits for a batch of events."""
 
     @property
     def is_crowded(self) -> bool:
@@ -78,8 +80,9 @@ class EventLog:
         self._bytes += len(data)
         while len(self._ring) > RING_EVENTS or (self._bytes > RING_BYTES and len(self._ring) > 1):
             self._bytes -= len(self._ring.popleft().data)
-        if self.last_position % HURRY_EVENTS == 0 or self.is_crowded:
+        if self.last_position % BATCH_EVENTS == 0 or self.is_crowded:
             self._hurry_recording()
+            self._wake_batch_readers()
         self._wake_readers()
         return event
 
@@ -92,11 +95,16 @@ class EventLog:
     def close(self) -> None:
         """Let the readers read the rest and stop."""
         self.state = "closed"
+        self._wake_batch_readers()
         self._wake_readers()
 
-    async def follow(self, start_position: int) -> AsyncGenerator[LogItem, None]:
-        """Yield the events after `start_position` in order until the log is closed. Dropped events are reported as a gap."""
+    async def follow(self, start_position: int, *, in_batches: bool = False) -> AsyncGenerator[LogItem, None]:
+        """Yield the events after `start_position` in order until the log is closed. Dropped events are reported as a gap.
+
+        `in_batches`: wait for many events or for the end, because the reader needs no single event soon.
+        """
         position = start_position
+        wait = self._wait_batch if in_batches else self.wait_change
         while True:
             items = self.events_after(position)
             for item in items:
@@ -105,7 +113,7 @@ class EventLog:
             if not items:
                 if self.state == "closed":
                     return
-                await self.wait_change()
+                await wait()
 
     def events_after(self, position: int) -> list[LogItem]:
         """The events after `position` in the ring, with a gap first if older events were dropped."""
@@ -130,9 +138,20 @@ class EventLog:
             self._changed = anyio.Event()
         await self._changed.wait()
 
+    async def _wait_batch(self) -> None:
+        """Wait until the log has a batch of events, or is closed."""
+        if self._batch_ready is None:
+            self._batch_ready = anyio.Event()
+        await self._batch_ready.wait()
+
     def _hurry_recording(self) -> None:
         if self.recording is not None and self.recording.hurry is not None:
             self.recording.hurry.set()
+
+    def _wake_batch_readers(self) -> None:
+        if self._batch_ready is not None:
+            self._batch_ready.set()
+            self._batch_ready = None
 
     def _wake_readers(self) -> None:
         if self._changed is not None:

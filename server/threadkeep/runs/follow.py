@@ -40,11 +40,17 @@ class Follower:
     signals: ProcessSignals
 
     async def events(
-        self, filters: Filters, run_id: UUID, start_position: int | None, execution: Execution | None = None
+        self,
+        filters: Filters,
+        run_id: UUID,
+        start_position: int | None,
+        execution: Execution | None = None,
+        *,
+        in_batches: bool = False,
     ) -> AsyncGenerator[LogItem, None]:
-        """Yield the run's events after position `start_position` until it ends. `after=None` skips the events so far.
+        """Yield the run's events after position `start_position` until it ends. None skips the events so far.
 
-        `execution` is read even if it has already ended.
+        `execution` is read even if it has already ended. `in_batches` as in `EventLog.follow`.
         """
         position = await self._newest(filters, run_id) if start_position is None else start_position
         execution = execution or self.executions.get(run_id)
@@ -54,7 +60,7 @@ class Follower:
             source = (
                 self._stored(filters, run_id, position)
                 if execution is None
-                else self._ring(filters, execution, position)
+                else self._ring(filters, execution, position, in_batches=in_batches)
             )
             async with aclosing(source) as items:
                 async for item in items:
@@ -116,9 +122,11 @@ class Follower:
         async with self.pool.connection(filters) as conn:
             return await run_events.last_position(conn, run_id)
 
-    async def _ring(self, filters: Filters, execution: Execution, position: int) -> AsyncGenerator[LogItem, None]:
+    async def _ring(
+        self, filters: Filters, execution: Execution, position: int, *, in_batches: bool
+    ) -> AsyncGenerator[LogItem, None]:
         """Yield the events after `position` from the ring. Stored events fill a gap at its beginning."""
-        async with aclosing(execution.log.follow(position)) as ring:
+        async with aclosing(execution.log.follow(position, in_batches=in_batches)) as ring:
             async for item in ring:
                 if isinstance(item, Gap):
                     for missed in await self._between(filters, execution.run_id, position, item.position):

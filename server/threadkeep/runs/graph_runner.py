@@ -21,6 +21,7 @@ from threadkeep.graphs import Graph, is_local
 from threadkeep.persistence.checkpointer import NEW_THREAD_KEY, WRITE_BEHIND_KEY, NewThreadHint
 from threadkeep.persistence.encoding import NotKept
 from threadkeep.runs.execution import Execution
+from threadkeep.runs.message_events import with_message_events
 from threadkeep.runs.request import (
     Command,
     GraphRunOptions,
@@ -33,6 +34,9 @@ from threadkeep.runs.stream_events import StreamEvents
 from threadkeep.tables.queue import OutputKeys
 
 INTERRUPT: Final = "__interrupt__"
+MESSAGE_MODES: Final = frozenset({"messages", "messages-tuple"})
+STEP_MODES: Final = MESSAGE_MODES | {"updates", "values"}
+"""Messages, and modes whose chunks come at the end of a step."""
 
 
 @dataclass(slots=True)
@@ -112,7 +116,17 @@ def _chunks(graph: Graph, config: RunnableConfig, execution: Execution) -> Async
     runnable, arguments = cast("Any", graph), call_arguments(graph, execution)
     if "events" in execution.spec.stream_mode:
         return _langchain_events(graph, config, execution, arguments)
+    spec = execution.spec
+    if is_local(graph) and _has_direct_messages(spec):
+        arguments["stream_mode"].remove("messages")
+        config = with_message_events(config, execution)
     return runnable.astream(graph_input(execution), config, subgraphs=execution.spec.stream_subgraphs, **arguments)
+
+
+def _has_direct_messages(spec: GraphRunOptions) -> bool:
+    """Whether messages can go to the log without LangGraph's queue. Subgraphs stream chunks in the middle of a step."""
+    modes = frozenset(spec.stream_mode)
+    return not spec.stream_subgraphs and modes <= STEP_MODES and not modes.isdisjoint(MESSAGE_MODES)
 
 
 async def _langchain_events(

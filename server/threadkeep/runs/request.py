@@ -167,6 +167,8 @@ class RunRequest:
     multitask_strategy: MultitaskStrategy = "enqueue"
     create_thread: bool = False
     """Create the thread if it does not exist."""
+    new_thread_only: bool = False
+    """Create no run if the thread exists. Only together with `create_thread`."""
     after_s: float = 0
     temporary: bool = False
     """The run's own thread is deleted some time after the run."""

@@ -24,7 +24,7 @@ from threadkeep.auth.caller import Caller
 from threadkeep.base import ids, json
 from threadkeep.base.fair_limiter import ANONYMOUS
 from threadkeep.base.json import RawJson
-from threadkeep.base.problems import ContentTooLarge, Forbidden, NotFound, ServiceUnavailable, ThreadBusy
+from threadkeep.base.problems import ContentTooLarge, Forbidden, NotFound, ServiceUnavailable, ThreadBusy, ThreadExists
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
@@ -114,13 +114,17 @@ class RunHandle:
                 raise
             raise ServiceUnavailable(LOST_IN_CRASH) from None
 
-    def events(self, start_position: int | None = 0) -> AsyncGenerator[LogItem, None]:
-        """Yield the run's events after `start_position` until it ends. None skips the events so far."""
+    def events(self, start_position: int | None = 0, *, in_batches: bool = False) -> AsyncGenerator[LogItem, None]:
+        """Yield the run's events after `start_position` until it ends. None skips the events so far.
+
+        `in_batches`: wait for many events or for the end, which costs less for a reader that needs the whole.
+        """
         if self.execution is not None and self.run is None:  # it has no row, so only this process has its events
             log = self.execution.log
             log.is_wanted = True
-            return log.follow(log.last_position if start_position is None else start_position)
-        return self.follower.events(self.filters, self.run_id, start_position, self.execution)
+            start = log.last_position if start_position is None else start_position
+            return log.follow(start, in_batches=in_batches)
+        return self.follower.events(self.filters, self.run_id, start_position, self.execution, in_batches=in_batches)
 
     def recorded_events(self) -> AsyncGenerator[LogItem, None]:
         """Yield the run's events from the first one on, as they are recorded, until it ends."""
@@ -169,7 +173,8 @@ class RunService:
     async def start(self, caller: Caller, request: RunRequest) -> RunHandle:
         """Start a run now, or put it in the queue if its thread is busy.
 
-        QueueFull if there is no slot, NotFound if there is no thread, ThreadBusy if the strategy is `reject`.
+        QueueFull if there is no slot, NotFound if there is no thread, ThreadBusy if the strategy is `reject`, ThreadExists
+        if the thread was to be a new one.
         """
         if request.after_s > 0:
             return await self.enqueue(caller, request)
@@ -515,6 +520,7 @@ class RunService:
             record_events=is_recorded,
             synchronous_commit=(request.read_by_caller and not request.is_answered_at_end) or is_recorded,
             create_thread=request.create_thread or request.thread_id is None,
+            new_thread_only=request.new_thread_only,
             thread_ttl=request.thread_ttl or self.thread_ttl,
             principal=json.dumps(admitted.user) if admitted.user is not None else None,
             holder=_holder(admitted.user),
@@ -528,6 +534,8 @@ class RunService:
         self._count_thread(admitted, creation)
         if creation.run is None and not creation.thread_found:
             raise NotFound("Thread or assistant not found.")
+        if creation.run is None and new.new_thread_only:
+            raise ThreadExists("The thread exists.")
         if creation.run is None:
             raise ThreadBusy(
                 "Thread is already running a task. Wait for it to finish or choose a different multitask strategy.",

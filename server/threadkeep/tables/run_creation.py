@@ -57,6 +57,8 @@ class NewRun:
     synchronous_commit: bool = True
     """Flush it to disk before returning, because the client learns of the run before its end."""
     create_thread: bool = False
+    new_thread_only: bool = False
+    """Create no run if the thread exists."""
     thread_ttl: Ttl | None = None
     """The TTL of a thread created for it."""
     principal: bytes | None = None
@@ -76,7 +78,7 @@ class RunCreation:
     """The result of creating a `NewRun`."""
 
     run: Run | None
-    """None if there is no such thread, or it is busy and the strategy is `reject`."""
+    """None if there is no such thread, it was to be a new one, or it is busy and the strategy is `reject`."""
     thread_found: bool
     thread_created: bool
     """The thread was created for this run and is empty."""
@@ -130,6 +132,7 @@ class _Arguments:
     metadata_filter: Mapping[str, Any]
     new_thread_metadata: Mapping[str, Any] | None
     """None: do not create a thread."""
+    new_thread_only: bool
     ttl_strategy: str | None
     ttl_minutes: float | None
     ephemeral_s: float | None
@@ -255,9 +258,9 @@ async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_RunCr
             principal => %(principal)s::jsonb, multitask_strategy => %(multitask_strategy)s, delay_s => %(delay_s)s,
             ephemeral => %(ephemeral)s, synchronous_commit => %(synchronous_commit)s, worker_id => %(worker_id)s::uuid,
             metadata_filter => %(metadata_filter)s::jsonb, new_thread_metadata => %(new_thread_metadata)s::jsonb,
-            ttl_strategy => %(ttl_strategy)s::text, ttl_minutes => %(ttl_minutes)s::float,
-            ephemeral_s => %(ephemeral_s)s::float, metadata => %(metadata)s::jsonb,
-            record_events => %(record_events)s)
+            new_thread_only => %(new_thread_only)s, ttl_strategy => %(ttl_strategy)s::text,
+            ttl_minutes => %(ttl_minutes)s::float, ephemeral_s => %(ephemeral_s)s::float,
+            metadata => %(metadata)s::jsonb, record_events => %(record_events)s)
         """,
         {
             name: json.dumps(cast("object", value)).decode() if isinstance(value, JSON) else value
@@ -314,6 +317,7 @@ def _arguments(project_id: str, filters: Filters, new: NewRun) -> _Arguments:
         metadata_filter=filters.metadata_filter,
         # The run's metadata, with the owner keys that the caller's filter requires.
         new_thread_metadata=filters.with_owner(new.metadata) if new.create_thread else None,
+        new_thread_only=new.new_thread_only,
         ttl_strategy=ttl and ttl.strategy,
         ttl_minutes=ttl and ttl.minutes,
         ephemeral_s=new.ephemeral_ttl_s if new.create_thread and new.ephemeral else None,

@@ -1,7 +1,7 @@
 """Chat Completions: a run without a thread, or on the thread that the request names."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -34,6 +34,7 @@ from threadkeep.api.openai.thread_names import NamedThread, named_thread
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.responses import run_headers
 from threadkeep.api.streaming import StreamReader
+from threadkeep.base.problems import ThreadExists
 from threadkeep.runs.request import GraphRunOptions, RunRequest
 from threadkeep.runs.service import Authorized, RunHandle
 
@@ -173,6 +174,11 @@ async def _start(chat: _ChatRun) -> RunHandle:
         value: dict[str, Any] = {"thread_id": named.thread_id, "run_id": None, "metadata": {}}
         readable = await call.authorize("threads.read", value)
     authorized = await call.state.runs.authorize(call.caller, _request(chat))
+    if named is not None and chat.sent.new and not chat.sent.before and call.idempotency_key is None:
+        try:
+            return await _start_conversation(chat, authorized)
+        except ThreadExists:
+            pass
 
     async def continuation(allowed: Authorized) -> Continuation:
         if named is None or readable is None:
@@ -188,6 +194,20 @@ async def _start(chat: _ChatRun) -> RunHandle:
 
     prepare = prepare_run(call, call.body.model, ThreadInput(system=_system(chat)), continuation)
     return await call.state.runs.start_authorized(call.caller, authorized, prepare)
+
+
+async def _start_conversation(chat: _ChatRun, authorized: Authorized) -> RunHandle:
+    """Start the first run of a new thread, without reading the thread before. ThreadExists if it is not new."""
+    call, imported = chat.call, Continuation(outcome="imported", messages=chat.sent.all)
+    first = replace(authorized, request=replace(authorized.request, new_thread_only=True))
+
+    async def continuation(_: Authorized) -> Continuation:
+        return imported
+
+    prepare = prepare_run(call, call.body.model, ThreadInput(system=_system(chat)), continuation)
+    handle = await call.state.runs.start_authorized(call.caller, first, prepare)
+    chat.outcome = imported.outcome
+    return handle
 
 
 def _system(chat: _ChatRun) -> str | None:
@@ -219,7 +239,7 @@ def _request(chat: _ChatRun) -> RunRequest:
 async def _completion(handle: RunHandle, reader: AnswerReader, head: CompletionHead) -> bytes:
     """The completion, when the run has ended. RunFailed."""
     completion = ChatCompletion(head, reader)
-    async for _, pieces in answer_pieces(handle.events(), reader):
+    async for _, pieces in answer_pieces(handle.events(in_batches=True), reader):
         completion.add(pieces)
     completion.add(await _end(handle, reader, head))
     return completion.body()
