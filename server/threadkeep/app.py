@@ -75,6 +75,7 @@ from threadkeep.settings import Settings, environment
 from threadkeep.tables import TENANT_TABLES, assistants, run_creation, threads, workers
 from threadkeep.tables.run_creation import RunCreator
 from threadkeep.tables.threads import Ttl
+from threadkeep.threads.change_stream import ChangeFeed
 from threadkeep.threads.history import ThreadParts
 from threadkeep.threads.retention import ThreadExpiry
 
@@ -367,6 +368,7 @@ def _state(plan: AppConfig, parts: OpenResources) -> AppState:
             checkpoints=parts.checkpoints,
             answer_bytes=plan.settings.answer_bytes,
         ),
+        changes=ChangeFeed(parts.pool, parts.runs_pool, parts.wakeups),
         store=parts.store,
         slots=parts.slots,
         quotas=runs.quotas,
@@ -453,6 +455,7 @@ def _duties(plan: AppConfig, parts: OpenResources, state: AppState) -> Sequence[
         Cleanup(pool=api_pool, settings=plan.settings, wakeups=parts.wakeups),
         StoreSweep(store=parts.store),
         CronScheduler(pool=api_pool, graphs=plan.graphs, runs=state.runs),
+        state.changes,
         parts.sender,
     )
 

@@ -141,6 +141,7 @@ CASES: Final[Mapping[str, Case]] = {
     "DELETE /store/items": Case(body=ITEM),
     "POST /runs/search": SEARCH,
     "GET /workers": ONE,
+    "GET /events": ONE,
     "GET /me": ONE,
     "GET /api-keys": ONE,
     "DELETE /api-keys/{key_id}": ONE,
@@ -160,7 +161,7 @@ SOCKET_CASES: Final[Mapping[str, Case]] = {
     for method in COMMANDS
 }
 """By command on the socket."""
-ENDLESS: Final = {"GET /threads/{thread_id}/stream", "POST /threads/{thread_id}/stream/events"}
+ENDLESS: Final = {"GET /events", "GET /threads/{thread_id}/stream", "POST /threads/{thread_id}/stream/events"}
 ROUTES: Final = {operation.name: operation for operation in TABLE if operation.event != "public"}
 
 

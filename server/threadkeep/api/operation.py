@@ -47,6 +47,7 @@ from threadkeep.runs.service import RunService
 from threadkeep.runs.slots import Slots
 from threadkeep.settings import AuthType, Settings
 from threadkeep.tables.idempotency_keys import IdempotencyKey
+from threadkeep.threads.change_stream import ChangeFeed
 from threadkeep.threads.history import ThreadParts
 
 BodyT = TypeVar("BodyT")
@@ -104,6 +105,7 @@ class AppState:
     wakeups: NotificationHub
     graphs: Mapping[str, LoadedGraph]
     threads: ThreadParts
+    changes: ChangeFeed
     store: Store
     slots: Slots
     quotas: Quotas

@@ -6,7 +6,7 @@ quotas, the OpenAPI document and the tests read the table. If two paths match a 
 
 from typing import Any
 
-from threadkeep.api import api_keys, console, identity, query, shapes, workers
+from threadkeep.api import api_keys, console, events, identity, query, shapes, workers
 from threadkeep.api.langgraph import (
     assistants,
     crons,
@@ -112,6 +112,14 @@ SYSTEM = (
         "read",
         json_response(list[WorkerProcess]),
         switches=("disable_meta",),
+    ),
+    Operation(
+        "GET /events",
+        events.stream,
+        "threads.search",
+        "stream",
+        event_stream_response(),
+        switches=("disable_threads", "disable_runs"),
     ),
     Operation(
         "GET /metrics",

@@ -135,6 +135,8 @@ async def write_all(conn: Conn, batch: list[WriteSet]) -> Mapping[str, bool]:
         _statement(tuple(merged), undo=bool(undo)),
         [*columns, run_ids, worker_ids, *undo_columns, deferred, *end_columns(ends)],
     )
+    for end in ends:
+        conn.note_change(end.of_thread, end.finished_run)
     row = await cursor.fetchone()
     return row["finished"] if row else {}
 

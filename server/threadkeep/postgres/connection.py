@@ -6,7 +6,8 @@ use of it on this connection would fail. The pool replaces closed connections.
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
 
 import anyio
 import psycopg
@@ -20,11 +21,31 @@ RESPONSE_TIMEOUT_S = 35.0
 """Longer than the statement timeout of Postgres. It detects a server that does not answer at all."""
 
 
+class Change(NamedTuple):
+    """A thread or a run that a transaction has changed, for the change stream."""
+
+    thread_id: UUID | None = None
+    """None: only the run is known."""
+    run_id: UUID | None = None
+    """None: the thread itself has changed."""
+    deleted_metadata: str | None = None
+    """JSON of a deleted thread, which says whose it was. None: the thread was not deleted."""
+
+
 class Connection(AsyncConnection[Any]):
     """A connection of the pools."""
 
     project_id: str = ""
     """The project whose rows this connection reads and writes. Several projects may share a database."""
+    changes: list[Change] | None = None
+    """What its user has changed. None: no process has a change stream, so nothing is noted."""
+
+    def note_change(
+        self, thread_id: UUID | None = None, run_id: UUID | None = None, deleted_metadata: str | None = None
+    ) -> None:
+        """Tell the change streams of all processes of a change, after the connection is given back. Without ids: of any."""
+        if self.changes is not None:
+            self.changes.append(Change(thread_id, run_id, deleted_metadata))
 
     @asynccontextmanager
     async def pipeline(self) -> AsyncGenerator[AsyncPipeline]:

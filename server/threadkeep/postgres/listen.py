@@ -1,12 +1,13 @@
 """Notifications: wake tasks in this process after a commit in any process.
 
 One connection listens, and a payload is a topic. A transaction pooler does not forward NOTIFY, so behind one all topics
-are polled often. A NOTIFY may be lost, so it is only a hint and contains no data. Each waiting task also polls slowly.
+are polled often. A NOTIFY may be lost, so it is only a hint. Each waiting task also polls slowly. Only a topic with a
+reader has content, after a space: the change stream (`threads/change_stream.py`), whose readers are told of losses.
 """
 
 import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from uuid import UUID
 
@@ -73,6 +74,8 @@ class NotificationHub:
         self.polls = polls
         """There is no LISTEN, so all topics are polled often."""
         self._signals: dict[str, set[WakeEvent]] = defaultdict(set)
+        self.readers: dict[str, Callable[[str | None], None]] = {}
+        """By topic: is called with the content of each notification. None: some may have been missed."""
 
     @contextmanager
     def subscribe(self, topic: str) -> Generator[WakeEvent]:
@@ -97,8 +100,17 @@ class NotificationHub:
 
     def publish_all(self) -> None:
         """Set every signal, because notifications may have been missed."""
+        for read in self.readers.values():
+            read(None)
         for topic in list(self._signals):
             self.publish(topic)
+
+    def forward(self, payload: str) -> None:
+        """Pass a notification on to the tasks of this process."""
+        topic, _, content = payload.partition(" ")
+        if read := self.readers.get(topic):
+            read(content)
+        self.publish(topic)
 
 
 @asynccontextmanager
@@ -154,4 +166,4 @@ async def _connected(uri: str) -> AsyncGenerator[AsyncConnection]:
 async def _forward(notifies: AsyncGenerator[Notify], wakeups: NotificationHub) -> None:
     async with aclosing(notifies) as notifications:
         async for notify in notifications:
-            wakeups.publish(notify.payload)
+            wakeups.forward(notify.payload)

@@ -10,7 +10,7 @@ server itself.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias, cast
@@ -22,7 +22,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from threadkeep.base.problems import Forbidden, StartupError
-from threadkeep.postgres.connection import Connection
+from threadkeep.postgres.connection import Change, Connection
 from threadkeep.postgres.session import Pooler
 
 log = logging.getLogger(__name__)
@@ -157,6 +157,8 @@ class TenantPool(AsyncConnectionPool[Conn]):
     row_security = False
     """The database has the policies, and this process may switch to their role (`enable_row_security`)."""
 
+    tell_changes: Callable[[Sequence[Change]], None] | None = None
+    """Takes the changes of each connection that is given back. None: no process has a change stream."""
     _handed_out = 0
     """Connections that the pool has handed out so far."""
 
@@ -164,7 +166,15 @@ class TenantPool(AsyncConnectionPool[Conn]):
         """Take a connection as psycopg's pool does. Without `timeout` the wait in its FIFO queue is at most `PATIENCE_S`."""
         conn = await (self._in_turn() if timeout is None else super().getconn(timeout))
         self._handed_out += 1
+        conn.changes = None if self.tell_changes is None else []
         return conn
+
+    async def putconn(self, conn: Conn) -> None:
+        """Give a connection back, and tell of its changes, because its transaction has ended."""
+        changes, conn.changes = conn.changes, None
+        await super().putconn(conn)
+        if changes and self.tell_changes is not None:
+            self.tell_changes(changes)
 
     async def _in_turn(self) -> Conn:
         """Wait for a connection. PoolTimeout if no request gets one for `timeout` seconds of the pool.

@@ -53,7 +53,11 @@ async def cancel(
                 "match": filters.jsonb,
             },
         )
-        return [CancelledRun(run_id=row[0], was_running=row[1]) for row in await cursor.fetchall()]
+        cancelled = [CancelledRun(run_id=row[0], was_running=row[1]) for row in await cursor.fetchall()]
+        for run in cancelled:
+            # A pending run that is rolled back has no row any more, which would say whose it was.
+            conn.note_change(target.thread_id, None if action == "rollback" else run.run_id)
+        return cancelled
 
 
 async def cancel_requests(

@@ -136,7 +136,9 @@ async def claim(
             "held_back": list(held_back),
         },
     )
-    return await cursor.fetchone()
+    if (claimed := await cursor.fetchone()) is not None:
+        conn.note_change(claimed.thread_id, claimed.run_id)
+    return claimed
 
 
 async def has_due_run(conn: Conn, graph_ids: Sequence[str]) -> bool:
@@ -218,6 +220,7 @@ async def finish(pool: Pool, end: FinishRequest) -> bool:
             arguments,
         )
         row = await cursor.fetchone()
+        conn.note_change(end.of_thread, end.finished_run)
     return bool(row and row[0])
 
 

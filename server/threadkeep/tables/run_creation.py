@@ -154,6 +154,7 @@ class _RunCreationRequest(NamedTuple):
     """JSON: an `_Arguments`."""
     match: str | None
     """The caller's row-level security as JSON. None: all rows. In one statement, all requests have it or none has it."""
+    run_id: UUID
 
 
 RunCreationWriter: TypeAlias = BatchWriter[_RunCreationRequest, _RunCreationRow | None]
@@ -189,7 +190,7 @@ class RunCreator:
         restriction = self._pool.restriction(filters)
         match = None if restriction is None else restriction.match
         arguments = json.dumps(_arguments(self._pool.project_id, filters, new))
-        request = _RunCreationRequest(new.thread_id, next(self._numbers), arguments, match)
+        request = _RunCreationRequest(new.thread_id, next(self._numbers), arguments, match, new.run_id)
         writer = self._writers[new.synchronous_commit, match is not None]
         if (row := await writer.write(request, new.holder)) is not None:
             return _creation(new, row)
@@ -232,6 +233,8 @@ async def _create_all(pool: Pool, requests: list[_RunCreationRequest]) -> list[_
             },
         )
         rows_by_number = {ordered[row.ordinal - 1].number: row for row in await cursor.fetchall()}
+        for request in ordered:
+            conn.note_change(request.thread_id, request.run_id)
     return [rows_by_number.get(request.number) for request in requests]
 
 
@@ -248,6 +251,7 @@ async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_RunCr
     arguments = _arguments(conn.project_id, filters, new)
     values: dict[str, object] = {each.name: getattr(arguments, each.name) for each in fields(arguments)}
     cursor = conn.cursor(row_factory=rows.row_factory(_RunCreationRow))
+    conn.note_change(new.thread_id, new.run_id)
     return await cursor.execute(
         """
         SELECT *

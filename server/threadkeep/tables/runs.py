@@ -175,6 +175,7 @@ async def delete(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) ->
         """,
         {"run_id": run_id, "thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
+    conn.note_change(thread_id)
     return cursor.rowcount == 1
 
 

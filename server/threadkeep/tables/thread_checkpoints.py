@@ -58,6 +58,7 @@ async def copy_thread(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mappi
             "marks": Jsonb(marks),
         },
     )
+    conn.note_change(thread_id)
     row: Any = await cursor.fetchone()  # the source is locked, so there is a row
     return rows.row_factory(Thread)(cursor)(row), row[-1]
 

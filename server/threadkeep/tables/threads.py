@@ -83,6 +83,7 @@ async def create(conn: Conn, new: NewThread) -> Thread | None:
             "minutes": new.ttl.minutes if new.ttl else None,
         },
     )
+    conn.note_change(new.thread_id)
     return await cursor.fetchone()
 
 
@@ -190,6 +191,7 @@ async def update(conn: Conn, filters: Filters, thread_id: UUID, change: Change) 
             "reserved": filters.owner_keys,
         },
     )
+    conn.note_change(thread_id)
     return await cursor.fetchone()
 
 
@@ -206,11 +208,30 @@ async def delete(
         if of_assistant is None
         else {**filters.metadata_filter, "assistant_id": str(of_assistant)}
     )
+    owners = dict[UUID, str]() if conn.changes is None else await _metadata(conn, filters, thread_ids)
     cursor = await conn.execute(
         "SELECT delete_threads(of_project => %(project)s, thread_ids => %(thread_ids)s::uuid[], match => %(match)s)",
         {"project": conn.project_id, "thread_ids": list(thread_ids), "match": Jsonb(match)},
     )
-    return [row[0] for row in await cursor.fetchall()]
+    deleted = [row[0] for row in await cursor.fetchall()]
+    for thread_id in deleted:
+        if thread_id in owners:
+            conn.note_change(thread_id, deleted_metadata=owners[thread_id])
+    return deleted
+
+
+async def _metadata(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) -> Mapping[UUID, str]:
+    """The metadata of threads that a search may find, as JSON. Ephemeral threads are not among them."""
+    cursor = await conn.execute(
+        """
+        SELECT thread_id, metadata::text
+          FROM threads
+         WHERE thread_id = ANY(%(thread_ids)s) AND project_id = %(project)s AND metadata @> %(match)s
+           AND ephemeral_until IS NULL
+        """,
+        {"thread_ids": list(thread_ids), "project": conn.project_id, "match": filters.jsonb},
+    )
+    return {row[0]: row[1] for row in await cursor.fetchall()}
 
 
 async def delete_without_runs(conn: Conn, filters: Filters, thread_id: UUID, mark: Mapping[str, Any]) -> bool:
@@ -259,6 +280,7 @@ async def update_summary(conn: Conn, thread_id: UUID, summary: ThreadSummary) ->
             "interrupts": Jsonb(summary.interrupts),
         },
     )
+    conn.note_change(thread_id)
     return await cursor.fetchone()
 
 

@@ -142,7 +142,7 @@ async def requeue_runs(conn: Conn, worker_id: UUID) -> int:
     """Return the running runs of a stopping process to the queue. The attempt does not count. Returns their number."""
     cursor = await conn.execute("SELECT requeue_runs(%(worker_id)s, '{}', 0, false)", {"worker_id": worker_id})
     row = await cursor.fetchone()
-    return row[0] if row else 0
+    return _noted(conn, row[0] if row else 0)
 
 
 async def requeue_orphaned_runs(conn: Conn, worker_id: UUID, executed: Sequence[UUID], grace_s: float) -> int:
@@ -156,7 +156,14 @@ async def requeue_orphaned_runs(conn: Conn, worker_id: UUID, executed: Sequence[
         {"worker_id": worker_id, "executed": list(executed), "grace_s": grace_s},
     )
     row = await cursor.fetchone()
-    return row[0] if row else 0
+    return _noted(conn, row[0] if row else 0)
+
+
+def _noted(conn: Conn, runs: int) -> int:
+    """Tell the change streams that some runs were requeued. Returns their number."""
+    if runs:
+        conn.note_change()
+    return runs
 
 
 async def recover_runs(conn: Conn, max_attempts: int) -> Sequence[UUID]:
@@ -169,4 +176,7 @@ async def recover_runs(conn: Conn, max_attempts: int) -> Sequence[UUID]:
             "error": Jsonb({"error": "WorkerDied", "message": "the process died each time that it ran this"}),
         },
     )
-    return [row[0] for row in await cursor.fetchall()]
+    recovered = [row[0] for row in await cursor.fetchall()]
+    for run_id in recovered:
+        conn.note_change(run_id=run_id)
+    return recovered

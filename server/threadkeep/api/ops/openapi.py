@@ -169,6 +169,7 @@ OPERATION_IDS: Final[Mapping[str, str]] = {
     "DELETE /v1/conversations/{conversation_id}/items/{item_id}": "openai_delete_conversation_item",
     "POST /runs/search": "search_runs",
     "GET /workers": "list_workers",
+    "GET /events": "stream_changes",
     "GET /me": "get_me",
     "GET /api-keys": "list_api_keys",
     "DELETE /api-keys/{key_id}": "revoke_api_key",
