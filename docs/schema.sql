@@ -112,6 +112,32 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION chain_state(run_status text, reason_of_cancel text, of_thread uuid, run_position bigint, thread_interrupts jsonb) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET enable_seqscan TO 'off'
+    AS $$
+BEGIN
+    CASE run_status
+        WHEN 'pending' THEN RETURN 'submitted';
+        WHEN 'running' THEN RETURN 'working';
+        WHEN 'interrupted' THEN RETURN 'canceled';
+        WHEN 'success' THEN NULL;
+        ELSE RETURN 'failed';
+    END CASE;
+    IF reason_of_cancel = 'the task was canceled while it waited' THEN
+        RETURN 'canceled';
+    END IF;
+    IF thread_interrupts <> '{}' AND NOT EXISTS (
+        SELECT FROM runs AS later
+         WHERE later.thread_id = of_thread AND later.queue_position > run_position
+           AND later.started_at IS NOT NULL)
+    THEN
+        RETURN 'input_required';
+    END IF;
+    RETURN 'completed';
+END
+$$;
+
 CREATE FUNCTION change_store_items(of_principal text, max_items bigint) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -1108,6 +1134,11 @@ CREATE TABLE runs (
     started_at timestamp with time zone,
     finished_at timestamp with time zone,
     deleted_events_until integer,
+    chain_id uuid GENERATED ALWAYS AS (
+CASE
+    WHEN ((((metadata)::jsonb -> 'chain'::text) ->> 'run_id'::text) = (run_id)::text) THEN ((((metadata)::jsonb -> 'chain'::text) ->> 'id'::text))::uuid
+    ELSE NULL::uuid
+END) STORED,
     CONSTRAINT finished_run_has_end CHECK ((((status)::text = ANY (ARRAY['pending'::text, 'running'::text])) = (finished_at IS NULL))),
     CONSTRAINT running_run_has_worker CHECK ((((status)::text = 'running'::text) = (worker_id IS NOT NULL)))
 );
@@ -1121,6 +1152,8 @@ COMMENT ON COLUMN runs.record_events IS 'its events are written to run_events';
 COMMENT ON COLUMN runs.output_keys IS 'keys of the thread''s values that the run answers with (an array), or the one whose value it is (a string); JSON''s null: all; NULL: its graph did not come to an end';
 
 COMMENT ON COLUMN runs.deleted_events_until IS 'its events up to this position were deleted; NULL: none were';
+
+COMMENT ON COLUMN runs.chain_id IS 'id of the first run of its chain; NULL: it is in no chain';
 
 ALTER TABLE runs ALTER COLUMN queue_position ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME runs_queue_position_seq
@@ -1330,6 +1363,12 @@ CREATE INDEX idempotency_keys_expires_at ON idempotency_keys USING btree (projec
 CREATE INDEX idx_store_expires_at ON store USING btree (expires_at) WHERE (expires_at IS NOT NULL);
 
 CREATE UNIQUE INDEX one_running_run_per_thread ON runs USING btree (thread_id) WHERE ((status)::text = 'running'::text);
+
+CREATE INDEX runs_chain_assistant ON runs USING btree (project_id, assistant_id, updated_at DESC, run_id DESC) WHERE (chain_id IS NOT NULL);
+
+CREATE INDEX runs_chain_id ON runs USING btree (chain_id, queue_position) WHERE (chain_id IS NOT NULL);
+
+CREATE INDEX runs_chain_message ON runs USING btree (thread_id, ((((metadata)::jsonb -> 'chain'::text) ->> 'message_id'::text))) WHERE (chain_id IS NOT NULL);
 
 CREATE INDEX runs_events_to_delete ON runs USING btree (project_id, finished_at) WHERE ((finished_at IS NOT NULL) AND record_events AND (deleted_events_until IS NULL));
 

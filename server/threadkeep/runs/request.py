@@ -150,6 +150,21 @@ def without_reserved_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunChain:
+    """The chain of runs that a run begins or continues: a task of MCP or A2A (`tables/run_chains.py`)."""
+
+    chain_id: UUID | None = None
+    """The id of its first run. None: the run begins a chain."""
+    message_id: str | None = None
+    """The client's id of the message that starts the run."""
+
+    def mark(self, run_id: UUID) -> dict[str, str]:
+        """The metadata that makes the run a part of the chain."""
+        mark = {"id": str(self.chain_id or run_id), "run_id": str(run_id)}
+        return mark if self.message_id is None else {**mark, "message_id": self.message_id}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
     """All parameters of a new run, from any API surface."""
 
@@ -164,6 +179,7 @@ class RunRequest:
     """Metadata of the run, and of the thread that it creates."""
     marks: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Metadata of the run alone, which only an API surface writes."""
+    chain: RunChain | None = None
     multitask_strategy: MultitaskStrategy = "enqueue"
     create_thread: bool = False
     """Create the thread if it does not exist."""

@@ -191,9 +191,13 @@ class RunService:
 
     async def start_soon(self, caller: Caller, request: RunRequest) -> RunHandle:
         """Start a run now if a slot is free, else put it in the queue. For a client that does not wait for it."""
-        if not self.slots.is_free(_holder(caller.user)):
-            return await self.enqueue(caller, request)
-        return await self.start(caller, request)
+        return await self.start_soon_authorized(caller, await self.authorize(caller, request))
+
+    async def start_soon_authorized(self, caller: Caller, authorized: Authorized) -> RunHandle:
+        """Start an authorized run now if a slot is free, else put it in the queue."""
+        if authorized.request.after_s > 0 or not self.slots.is_free(_holder(caller.user)):
+            return await self.enqueue_authorized(caller, authorized)
+        return await self.start_authorized(caller, authorized)
 
     async def enqueue(self, caller: Caller, request: RunRequest) -> RunHandle:
         """Put a run in the queue, for any process with a free slot. NotFound and ThreadBusy as in `start`."""
@@ -272,6 +276,10 @@ class RunService:
     async def cancel(self, caller: Caller, target: RunSelection, action: CancelAction, reason: str) -> int:
         """Stop the selected runs and return their number. A notification stops those in other processes."""
         filters = await _allowed(caller, "run.cancel", {"thread_id": target.thread_id, "action": action})
+        return await self.cancel_authorized(filters, target, action, reason)
+
+    async def cancel_authorized(self, filters: Filters, target: RunSelection, action: CancelAction, reason: str) -> int:
+        """Stop the selected runs of an authorized caller and return their number."""
         return await self._cancel(filters, target, action, reason)
 
     async def cancel_one(
@@ -510,7 +518,7 @@ class RunService:
             assistant_id=assistant.assistant_id,
             graph_id=assistant.graph_id,
             metadata=request.metadata,
-            marks=request.marks,
+            marks=_marks(request, run_id),
             assistant_metadata=assistant.metadata,
             kwargs=json.dumps(spec.model_dump(include=SPEC_FIELDS, exclude_none=True)),
             multitask_strategy=request.multitask_strategy,
@@ -657,6 +665,13 @@ def _changed(request: RunRequest, event: AuthEvent, value: AuthValue) -> RunRequ
     }
     spec = spec.model_copy(update=changes) if changes else spec
     return replace(request, spec=spec, metadata=value.get("metadata") or {})
+
+
+def _marks(request: RunRequest, run_id: UUID) -> Mapping[str, Any]:
+    """The metadata of the run alone. A client that knows the id of its run can not put it into a chain by other metadata."""
+    if request.chain is not None:
+        return {**request.marks, "chain": request.chain.mark(run_id)}
+    return request.marks if request.run_id is None else {**request.marks, "chain": None}
 
 
 def _under_key(admitted: Admitted, thread_id: UUID, run_id: UUID) -> Admitted:

@@ -1,0 +1,94 @@
+"""Chains: the runs of a task of MCP or A2A, read on behalf of a caller.
+
+The id of a task is that of the first run of its chain, and its state is that of the newest run. A chain is found by an index
+(`tables/run_chains.py`). An unknown task and another user's give the same answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.base.problems import NotFound, ServiceUnavailable
+from threadkeep.postgres.tenancy import Filters
+from threadkeep.runs.service import RunHandle
+from threadkeep.tables import run_chains
+from threadkeep.tables.run_chains import ACTIVE, ChainRun
+
+NO_THREAD: Final = UUID(int=0)
+"""Stands for the thread of a task that does not exist, so that a caller is authorized all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainReader:
+    """Reads chains with the filters that the caller was given."""
+
+    call: AuthorizedRequest[Any, Any]
+    filters: Filters
+
+    async def newest(self, chain_id: UUID) -> ChainRun | None:
+        """The newest run of a chain. None if the caller has no such chain."""
+        async with self.call.state.pool.shielded(self.filters) as conn:
+            return await run_chains.newest_run(conn, self.filters, chain_id)
+
+    async def runs(self, *chain_ids: UUID) -> list[ChainRun]:
+        """All runs of the chains, the oldest first. Empty if the caller has none of them."""
+        async with self.call.state.pool.shielded(self.filters) as conn:
+            return await run_chains.runs_of(conn, self.filters, chain_ids)
+
+    def handle(self, run: ChainRun) -> RunHandle:
+        """A run of a chain, to follow it."""
+        return self.call.state.runs.handle_of(self.filters, run)
+
+    async def settled(self, chain_id: UUID) -> ChainRun:
+        """The newest run of a chain, when the chain has ended or asks. NotFound if it was deleted meanwhile.
+
+        ServiceUnavailable if this process stops first.
+        """
+        while run := await self.newest(chain_id):
+            if run.state not in ACTIVE:
+                return run
+            if self.call.state.signals.leaving.is_set():
+                raise ServiceUnavailable("the server is stopping")
+            await self.handle(run).ended()
+        raise NotFound("Task not found")
+
+
+async def authorize_chain(call: AuthorizedRequest[Any, Any], chain_id: UUID | None) -> tuple[ChainReader, UUID | None]:
+    """Authorize the caller to read the thread of a chain. The reader, and the thread. None: there is no such chain.
+
+    Whether the caller may see the chain is decided by the reader's filters. Forbidden.
+    """
+    thread_id = await thread_of_chain(call, chain_id)
+    value: dict[str, Any] = {"thread_id": thread_id or NO_THREAD, "run_id": chain_id, "metadata": {}}
+    return ChainReader(call=call, filters=await call.authorize("threads.read", value)), thread_id
+
+
+async def thread_of_chain(call: AuthorizedRequest[Any, Any], chain_id: UUID | None) -> UUID | None:
+    """The thread of a chain, whoever owns it, for authorization. None if there is no such chain."""
+    if chain_id is None:
+        return None
+    async with call.state.pool.connection() as conn:
+        return await run_chains.thread_of(conn, chain_id)
+
+
+def parse_chain_id(text: str) -> UUID | None:
+    """The id in a text. None if it is no id."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def interrupts_of(run: ChainRun) -> object:
+    """The open interrupts of a chain that waits for input. Empty in every other state."""
+    return run.interrupts.load() if run.state == "input_required" else {}
+
+
+def by_chain(runs: Sequence[ChainRun]) -> dict[UUID, list[ChainRun]]:
+    """Runs of several chains, by chain."""
+    chains: dict[UUID, list[ChainRun]] = {}
+    for run in runs:
+        chains.setdefault(run.chain_id, []).append(run)
+    return chains
