@@ -240,6 +240,10 @@ class Settings(BaseModel):
     """The highest `config.recursion_limit`. The default is LangGraph's own limit for a graph without one."""
     aes_key: SecretStr | None = Field(default=None, validation_alias="LANGGRAPH_AES_KEY")
     """The key that encrypts checkpoints at rest: 16, 24 or 32 bytes. None: no encryption."""
+    public_url: str | None = Field(
+        default=None, pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?$", validation_alias="THREADKEEP_PUBLIC_URL"
+    )
+    """The URL at which clients reach the server, for what names it: agent cards. None: the host of the request."""
     head_bytes: int = Field(default=64 * 1024, ge=1024, validation_alias="THREADKEEP_HEAD_BYTES")
     """The largest head of a request (first line and headers), in bytes. A larger one gets 431."""
     head_lines: int = Field(default=100, ge=10, validation_alias="THREADKEEP_HEAD_LINES")

@@ -35,6 +35,19 @@ CHAT: Final = {
     "messages": [{"role": "user", "content": "hello"}],
     "metadata": {"thread_id": "{chat_thread_id}"},
 }
+SEND_MESSAGE: Final = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "SendMessage",
+    "params": {
+        "message": {
+            "messageId": "one",
+            "role": "ROLE_USER",
+            "parts": [{"data": {"items": []}}],
+            "contextId": "{chat_thread_id}",
+        }
+    },
+}
 COMMANDS: Final[Mapping[str, Any]] = {
     "run.start": RUN | {"multitask_strategy": "interrupt"},
     "input.respond": {"interrupt_id": "x", "response": 1},
@@ -121,6 +134,7 @@ CASES: Final[Mapping[str, Case]] = {
         [STRANGE_ASSISTANT, CREATES, STOPS],
         {"id": 1, "method": "run.start", "params": COMMANDS["run.start"]},
     ),
+    "POST /a2a/{assistant_id}": Case("task.send", [NAMED, STRANGE_ASSISTANT, CREATES], SEND_MESSAGE),
     "GET /v1/models": ONE,
     "GET /v1/models/{model}": ONE,
     "POST /v1/chat/completions": Case("chat.create", [NAMED, STRANGE_ASSISTANT, CREATES], CHAT),

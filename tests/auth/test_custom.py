@@ -103,6 +103,12 @@ BODIES: dict[str, Any] = {
     "PUT /store/items": ITEM,
     "DELETE /store/items": ITEM,
     "POST /query": {"query": "hello"},
+    "POST /a2a/{assistant_id}": {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "SendMessage",
+        "params": {"message": {"messageId": "one", "role": "ROLE_USER", "parts": [{"data": {"items": []}}]}},
+    },
     "POST /v1/chat/completions": {"model": "chain", "messages": [{"role": "user", "content": "hello"}]},
     "POST /v1/responses": {"model": "chain", "input": "hello"},
     "POST /v1/conversations/{conversation_id}": {"metadata": {}},

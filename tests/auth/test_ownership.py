@@ -171,6 +171,19 @@ CONFIGURED = {
     },
     "metadata": {"owner": "ada"},
 }
+
+
+def _rpc(method: str, **params: object) -> dict[str, Any]:
+    """A request of A2A."""
+    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+
+
+def _sent(**more: str) -> dict[str, Any]:
+    """A message of A2A."""
+    return _rpc("SendMessage", message={"messageId": "1", "role": "ROLE_USER", "parts": [{"data": {}}], **more})
+
+
+SEND = _sent()
 FOREIGN_ASSISTANT = RUN | {"assistant_id": "{assistant_id}"}
 ON_THREAD = [
     Case(body=RUN),
@@ -345,6 +358,13 @@ CASES: dict[str, list[Case]] = {
         Case(body={"thread_id": "{thread_id}"}, status=200, answer=[]),
         Case(body={"assistant_id": "{assistant_id}"}, status=200, answer=[]),
         Case(body={"status": "pending"}, status=200, answer=[]),
+    ],
+    "POST /a2a/{assistant_id}": [
+        Case(body=SEND),
+        Case(path="/a2a/chain", body=_rpc("GetTask", id="{run_id}"), status=200),
+        Case(path="/a2a/chain", body=_rpc("CancelTask", id="{pending_id}"), status=200),
+        Case(path="/a2a/chain", body=_sent(contextId="{thread_id}"), status=200),
+        Case(path="/a2a/chain", body=_sent(taskId="{run_id}"), status=200),
     ],
     "GET /v1/models": [Case(status=200)],
     "GET /v1/models/{model}": [Case()],

@@ -119,7 +119,7 @@ async def _started(http: httpx.AsyncClient, endless: Endless) -> dict[str, str]:
     run = (await http.post(f"/threads/{thread_id}/runs", json=body)).json()
     with anyio.fail_after(WAIT_S):
         await endless.entered.wait()
-    return {"thread_id": thread_id, "run_id": run["run_id"]}
+    return {"thread_id": thread_id, "run_id": run["run_id"], "assistant_id": "endless"}
 
 
 async def _body(http: httpx.AsyncClient, operation: str) -> Any:
@@ -130,6 +130,9 @@ async def _body(http: httpx.AsyncClient, operation: str) -> Any:
         return {"query": "when?"}
     if "/v1/" in operation:
         return {"model": "endless", "messages": [{"role": "user", "content": "when?"}], "input": "when?"}
+    if "/a2a/" in operation:
+        message = {"messageId": "one", "role": "ROLE_USER", "parts": [{"text": "when?"}]}
+        return {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message}}
     if operation.endswith("/stream/events"):
         return {"channels": ["values", "lifecycle"]}
     return {"assistant_id": "endless", "input": {"messages": []}}

@@ -1,6 +1,6 @@
 """Error responses: render every expected exception as JSON. `middleware.RequestMiddleware` handles the unexpected ones.
 
-Below `/v1` all errors have the format of the OpenAI API (`openai/errors.py`).
+Below `/v1` all errors have the format of the OpenAI API (`openai/errors.py`). Below `/a2a` they also have a JSON-RPC error.
 """
 
 import logging
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from threadkeep.api.a2a.rpc import add_rpc_error
 from threadkeep.api.openai.errors import render_openai_problem, render_openai_status
 from threadkeep.api.responses import json_response
 from threadkeep.base.problems import InvalidRequest, Problem, QueryTimeout, ServiceUnavailable, TransactionConflict
@@ -29,6 +30,8 @@ async def render_problem(request: Request[Any], error: Exception) -> Response:
     problem = cast("Problem", error)
     if is_openai(request):
         return render_openai_problem(request, problem)
+    if is_a2a(request) and "error" not in problem.fields:
+        add_rpc_error(problem, None)
     fields: dict[str, object] = {"detail": problem.detail, "code": problem.code, **problem.fields}
     if isinstance(problem, QueryTimeout):
         fields["error"] = problem.detail
@@ -53,6 +56,15 @@ def is_openai(request: Request[Any]) -> bool:
         return False
     prefix = (state.project.http.mount_prefix or "").rstrip("/")
     return request.scope["path"].startswith(f"{prefix}/v1/")
+
+
+def is_a2a(request: Request[Any]) -> bool:
+    """Whether a request calls a method of A2A. Its errors with an HTTP status of their own also have a JSON-RPC error."""
+    state: Any = request.scope.get("state", {}).get("threadkeep")
+    if state is None or state.project.http.disable_a2a or request.scope.get("method") != "POST":
+        return False
+    prefix = (state.project.http.mount_prefix or "").rstrip("/")
+    return request.scope["path"].startswith(f"{prefix}/a2a/")
 
 
 def _code(status: int) -> str:

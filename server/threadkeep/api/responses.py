@@ -138,9 +138,8 @@ class RunResult(Response):
         """Whether the head has been sent."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        execution = self._handle.execution
-        if execution is not None and (outcome := await execution.wait_result(SOON_S)) is not None:
-            await encoded_json_response(outcome.answer, headers=self._headers)(scope, receive, send)
+        if (answer := await self._early_answer()) is not None:
+            await encoded_json_response(answer, headers=self._headers)(scope, receive, send)
             return
         self._ready = anyio.Event()
         on_disconnect = self._cancel if self._cancels else None
@@ -161,11 +160,25 @@ class RunResult(Response):
         if isinstance(self._body, Problem) and not self._has_begun:
             raise self._body
 
+    async def _early_answer(self) -> bytes | None:
+        """Return the answer of a run that ends soon. None: it takes longer."""
+        execution = self._handle.execution
+        outcome = None if execution is None else await execution.wait_result(SOON_S)
+        return None if outcome is None else outcome.answer
+
+    async def _answer(self) -> bytes:
+        """Wait for the answer."""
+        return await self._handle.result()
+
+    def _late_problem(self, problem: Problem) -> bytes:
+        """Return a problem as the body, after the head has been sent."""
+        return json.dumps({"__error__": error_report(problem)})
+
     async def _cancel(self) -> None:
         await self._handle.cancel("the client disconnected")
 
     async def _find(self) -> None:
-        self._settle(await self._handle.result())
+        self._settle(await self._answer())
 
     async def _settle_with(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work`. If it raises an expected exception, answer with its problem."""
@@ -208,7 +221,7 @@ class RunResult(Response):
             with anyio.move_on_after(HEARTBEAT_S):
                 await self._ready.wait()
         body = self._body
-        encoded = body if isinstance(body, bytes) else json.dumps({"__error__": error_report(body)})
+        encoded = body if isinstance(body, bytes) else self._late_problem(body)
         await send({"type": "http.response.body", "body": encoded, "more_body": False})
 
 

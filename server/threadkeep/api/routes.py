@@ -7,6 +7,8 @@ quotas, the OpenAPI document and the tests read the table. If two paths match a 
 from typing import Any
 
 from threadkeep.api import api_keys, console, events, identity, query, shapes, workers
+from threadkeep.api.a2a import cards
+from threadkeep.api.a2a import endpoint as a2a
 from threadkeep.api.langgraph import (
     assistants,
     crons,
@@ -31,6 +33,7 @@ from threadkeep.base.problems import (
     AnswerTooLarge,
     Conflict,
     ContentTooLarge,
+    Forbidden,
     IdempotencyKeyInUse,
     IdempotencyKeyReused,
     InvalidRequest,
@@ -868,6 +871,39 @@ OPENAI = (
     ),
 )
 
+A2A = (
+    Operation(
+        "GET /a2a/{assistant_id}/.well-known/agent-card.json",
+        cards.card,
+        "public",
+        "public",
+        json_response(dict[str, Any], NotFound, Unauthenticated, Forbidden),
+        switches=("disable_a2a", "disable_runs"),
+        route_path="/a2a/{assistant_id:path}/.well-known/agent-card.json",
+    ),
+    Operation(
+        "GET /.well-known/agent-card.json",
+        cards.well_known_card,
+        "public",
+        "public",
+        json_response(dict[str, Any], NotFound, Unauthenticated, Forbidden),
+        query=cards.CardQuery,
+        switches=("disable_a2a", "disable_runs"),
+    ),
+    Operation(
+        "POST /a2a/{assistant_id}",
+        a2a.endpoint,
+        "threads.create_run",
+        "stream",
+        json_response(a2a.RpcAnswer, NotFound, QueueFull),
+        switches=("disable_a2a", "disable_runs"),
+        authorized_by="service",
+        custom_body=a2a.RpcBody,
+        route_path="/a2a/{assistant_id:path}",
+    ),
+)
+"""The agents. A graph's name may have a slash, and the path of an agent may end in one."""
+
 API_KEYS = (
     Operation(
         "GET /api-keys",
@@ -933,6 +969,7 @@ TABLE: tuple[Operation, ...] = (
     *CRONS,
     *STORE,
     *QUERY,
+    *A2A,
     *API_KEYS,
 )
 """The most frequent operations come first, because the router compares them in order."""

@@ -52,6 +52,7 @@ Operation: TypeAlias = Literal[
     "thread.command",
     "chat.create",
     "response.create",
+    "task.send",
     "response.cancel",
 ]
 """Operations that touch several resources, or that several API surfaces offer."""
@@ -109,6 +110,7 @@ PERMISSIONS: Final[Mapping[Operation, tuple[Permission, ...]]] = {
     "thread.command": (Permission("threads.read", "thread"), *RUN_START),
     "chat.create": (Permission("threads.read", "thread", "a thread is named"), *RUN_START),
     "response.create": (Permission("threads.read", "thread", "a thread is named"), *RUN_START),
+    "task.send": (Permission("threads.read", "thread", "a thread is named"), *RUN_START),
     "response.cancel": (Permission("threads.read", "thread"), Permission("threads.update", "thread")),
 }
 """Operation -> permissions that it needs, in the order in which they are checked (docs/how-to/authentication.md)."""

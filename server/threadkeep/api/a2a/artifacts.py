@@ -1,0 +1,166 @@
+"""Artifacts: what a run says, from the events of the run.
+
+The reader is a pure function of the events. So every reader of the same run gets the same pieces, during the run, after it
+and in another process. Two models may speak at once. Then the second message waits until the first one has ended.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, cast
+
+import orjson
+
+from threadkeep.api.a2a.messages import Part, parts_of_message
+
+AI_TYPES: Final = frozenset({"ai", "AIMessageChunk"})
+AI_ROLES: Final = frozenset({"ai", "assistant"})
+
+
+class Piece(NamedTuple):
+    """Parts that are added to the artifact, or that begin it anew."""
+
+    parts: Sequence[Part]
+    append: bool
+
+
+@dataclass(slots=True)
+class _Speech:
+    """A message of a model that is not told to its end."""
+
+    node: str
+    parts: list[Part] = field(default_factory=list[Part])
+    """Parts that wait until the message before has ended."""
+    ended: bool = False
+
+
+class ArtifactReader:
+    """Reads the events of a run whose graph has messages. The artifact is its last AI message that has content."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        """The artifact so far."""
+        self._open: dict[str, _Speech] = {}
+        """Messages that are coming in or wait, by id. The first one is being told."""
+        self._told: str | None = None
+        """The id of the message that the artifact has."""
+        self._seen: set[str] = set()
+        self._unnamed = 0
+
+    def read(self, name: str, data: bytes) -> list[Piece]:
+        """The pieces that an event adds."""
+        if name == "messages" or name.startswith("messages|"):
+            message, metadata = cast("tuple[dict[str, Any], dict[str, Any]]", orjson.loads(data))
+            return [*self._read_message(message, str(metadata.get("langgraph_node", "")))]
+        if name == "updates":
+            return [*self._read_updates(cast("dict[str, Any]", orjson.loads(data)))]
+        if name == "metadata" and orjson.loads(data).get("attempt", 1) > 1:
+            self._open.clear()  # another process executes the run again, from its last checkpoint
+        return []
+
+    def _read_message(self, message: dict[str, Any], node: str) -> Iterator[Piece]:
+        if message.get("type") not in AI_TYPES:
+            return
+        message_id = str(message.get("id"))
+        self._seen.add(message_id)
+        parts = parts_of_message(message)
+        yield from self._add(message_id, node, parts)
+        if message["type"] == "ai" or message.get("chunk_position") == "last":
+            yield from self._end(message_id)
+
+    def _read_updates(self, updates: dict[str, Any]) -> Iterator[Piece]:
+        """What nodes returned. It ends their messages, and has those that are plain dicts."""
+        for node, returned in updates.items():
+            for message_id in [key for key, speech in self._open.items() if speech.node == node]:
+                yield from self._end(message_id)
+            for update in cast("list[Any]", returned) if isinstance(returned, list) else [returned]:
+                for message in _plain_messages(update):
+                    yield from self._read_plain(message)
+
+    def _read_plain(self, message: Mapping[str, Any]) -> Iterator[Piece]:
+        """A message that a node returned as a dict, which LangGraph's `messages` mode does not tell."""
+        message_id = message.get("id")
+        if not isinstance(message_id, str):
+            self._unnamed += 1
+            message_id = f"unnamed-{self._unnamed}"
+        if message_id not in self._seen:
+            self._seen.add(message_id)
+            yield from self._add(message_id, "", parts_of_message({**message, "type": "ai"}))
+            yield from self._end(message_id)
+
+    def _add(self, message_id: str, node: str, parts: Sequence[Part]) -> Iterator[Piece]:
+        if not parts:
+            return
+        speech = self._open.setdefault(message_id, _Speech(node))
+        if next(iter(self._open)) != message_id:
+            speech.parts += parts
+            return
+        yield self._tell(message_id, parts)
+
+    def _tell(self, message_id: str, parts: Sequence[Part]) -> Piece:
+        append = self._told == message_id
+        if not append:
+            self._told, self.parts = message_id, []
+        for part in parts:
+            _append(self.parts, part)
+        return Piece(parts, append)
+
+    def _end(self, message_id: str) -> Iterator[Piece]:
+        speech = self._open.get(message_id)
+        if speech is None:
+            return
+        speech.ended = True
+        while self._open and (first := next(iter(self._open.items())))[1].ended:
+            del self._open[first[0]]
+            if self._open:
+                yield from self._tell_waiting()
+
+    def _tell_waiting(self) -> Iterator[Piece]:
+        message_id, speech = next(iter(self._open.items()))
+        if speech.parts:
+            yield self._tell(message_id, speech.parts)
+
+
+def _append(parts: list[Part], part: Part) -> None:
+    """Add a part. Text that follows text continues it."""
+    if part.keys() == {"text"} and parts and parts[-1].keys() == {"text"}:
+        parts[-1] = {"text": parts[-1]["text"] + part["text"]}
+    else:
+        parts.append(part)
+
+
+def last_message_parts(messages: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """The parts of the last AI message of a state that has content, after the last message of the user."""
+    for message in reversed(messages):
+        kind = message.get("type") or message.get("role")
+        if kind in {"human", "user"}:
+            return []
+        if kind in AI_ROLES and (parts := parts_of_message({**message, "type": "ai"})):
+            return parts
+    return []
+
+
+def _plain_messages(update: object) -> list[dict[str, Any]]:
+    """The AI messages of a node's update after the last one of anybody else."""
+    returned: Any = cast("dict[str, Any]", update).get("messages") if isinstance(update, dict) else None
+    is_several = isinstance(returned, list) and not _is_pair(cast("object", returned))
+    found: list[dict[str, Any]] = []
+    for each in cast("list[Any]", returned if is_several else [returned]):
+        message = _as_dict(each)
+        role = message.get("role") or message.get("type")
+        if role in AI_ROLES:
+            found.append(message)
+        elif role != "tool":
+            found.clear()
+    return found
+
+
+def _as_dict(message: Any) -> dict[str, Any]:
+    """A message that a node returned: an object, or a pair of role and content."""
+    if isinstance(message, dict):
+        return cast("dict[str, Any]", message)
+    return {"role": message[0], "content": message[1]} if _is_pair(message) else {}
+
+
+def _is_pair(value: object) -> bool:
+    pair = cast("list[object]", value) if isinstance(value, list) else []
+    return len(pair) == 2 and all(isinstance(each, str) for each in pair)

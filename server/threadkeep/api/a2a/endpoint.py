@@ -1,0 +1,259 @@
+"""Endpoint: one path for each agent, with all methods of A2A. The name of a method decides the version of the protocol."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+
+from threadkeep.api.a2a import legacy
+from threadkeep.api.a2a.agents import named_agent
+from threadkeep.api.a2a.cards import card_fields
+from threadkeep.api.a2a.errors import (
+    METHOD_NOT_FOUND,
+    A2AError,
+    error_of_problem,
+    push_not_supported,
+    task_not_found,
+    unsupported,
+)
+from threadkeep.api.a2a.fields import Fields
+from threadkeep.api.a2a.responses import TaskResult, task_stream
+from threadkeep.api.a2a.rpc import (
+    Dialect,
+    RpcId,
+    add_rpc_error,
+    check_version,
+    encode_error,
+    encode_result,
+    id_of,
+    parse_body,
+    read_request,
+)
+from threadkeep.api.a2a.send import SentTask, read_send_request, send
+from threadkeep.api.a2a.streams import task_events
+from threadkeep.api.a2a.task_methods import (
+    cancel_task,
+    get_task,
+    list_tasks,
+    require_active_task,
+    require_agent,
+)
+from threadkeep.api.a2a.tasks import TaskReader, TaskView
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.responses import encoded_json_response
+from threadkeep.base.problems import NotFound, Problem
+from threadkeep.runs.service import RunHandle
+
+IN_RPC: Final = frozenset({400, 422})
+"""HTTP statuses of problems that A2A answers as JSON-RPC errors with 200."""
+PUSH_METHODS: Final = tuple(
+    f"{verb}TaskPushNotificationConfig{plural}"
+    for verb, plural in (("Create", ""), ("Get", ""), ("List", "s"), ("Delete", ""))
+)
+LEGACY_PUSH_METHODS: Final = tuple(f"tasks/pushNotificationConfig/{verb}" for verb in ("set", "get", "list", "delete"))
+
+Result = dict[str, Any]
+
+
+class RpcBody(BaseModel):
+    """A request of JSON-RPC 2.0."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    jsonrpc: str = "2.0"
+    id: str | int | None = None
+    method: str
+    params: dict[str, Any] | None = None
+
+
+class RpcAnswer(BaseModel):
+    """An answer of JSON-RPC 2.0: the result of the method, or an error."""
+
+    jsonrpc: str
+    id: str | int | None
+    result: Any = None
+    error: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodCall:
+    """A call of a method."""
+
+    call: AuthorizedRequest[Any, Any]
+    name: str
+    """The agent, as the path calls it."""
+    rpc_id: RpcId
+    params: Fields
+    dialect: Dialect
+
+    def answer(self, result: object) -> Response:
+        """The answer with a result."""
+        return encoded_json_response(encode_result(self.rpc_id, result))
+
+    def task(self, task: Result) -> Result:
+        """A task in the client's dialect."""
+        return legacy.task_out(task) if self.dialect == "0.3" else task
+
+    def sent(self, task: Result) -> Result:
+        """The result of SendMessage."""
+        return legacy.task_out(task) if self.dialect == "0.3" else {"task": task}
+
+    def event(self, event: Result) -> Result:
+        """An event in the client's dialect."""
+        return legacy.event_out(event) if self.dialect == "0.3" else event
+
+
+Method = Callable[[MethodCall], Awaitable[Response]]
+
+
+async def endpoint(call: AuthorizedRequest[None, None]) -> Response:
+    """POST /a2a/{assistant_id}: call a method of A2A 1.0 or 0.3 of an agent.
+
+    A task is a run, and the runs that answer its questions. A context is a thread. SendStreamingMessage and
+    SubscribeToTask answer with a stream of events.
+    """
+    raw = await call.read_body()
+    rpc_id: RpcId = None
+    try:
+        body = await parse_body(raw)
+        rpc_id = id_of(body)
+        request = read_request(body)
+        check_version(call.request)
+        method, dialect = _method(request.method)
+        params = legacy.params_of(request.method, request.params) if dialect == "0.3" else request.params
+        fields = Fields(params, "")
+        return await method(
+            MethodCall(call=call, name=named_agent(call), rpc_id=rpc_id, params=fields, dialect=dialect)
+        )
+    except A2AError as error:
+        return encoded_json_response(encode_error(rpc_id, error))
+    except Problem as problem:
+        if problem.status in IN_RPC:
+            return encoded_json_response(encode_error(rpc_id, error_of_problem(problem)))
+        add_rpc_error(problem, rpc_id)
+        raise
+
+
+async def send_message(method: MethodCall) -> Response:
+    """SendMessage: wait until the task has ended or asks, unless the client does not want to."""
+    request = read_send_request(method.params)
+    sent = await send(method.call, method.name, request)
+    tasks = TaskReader(chains=sent.chains)
+    if request.immediate:
+        return method.answer(method.sent(await _now(tasks, sent, request.view)))
+    handle = sent.handle or await _handle(sent)
+    return TaskResult(method.call, method.rpc_id, handle, partial(_settled, method, sent, request.view))
+
+
+async def _handle(sent: SentTask) -> RunHandle:
+    """The newest run of a task whose message was sent before."""
+    newest = await sent.chains.newest(sent.chain_id)
+    if newest is None:
+        raise task_not_found(sent.chain_id)
+    return sent.chains.handle(newest)
+
+
+async def _settled(method: MethodCall, sent: SentTask, view: TaskView) -> Result:
+    try:
+        await sent.chains.settled(sent.chain_id)
+    except NotFound:
+        raise task_not_found(sent.chain_id) from None
+    return method.sent(await _now(TaskReader(chains=sent.chains), sent, view))
+
+
+async def _now(tasks: TaskReader, sent: SentTask, view: TaskView) -> Result:
+    task = await tasks.task(sent.chain_id, view)
+    if task is None:
+        raise task_not_found(sent.chain_id)
+    return task
+
+
+async def stream_message(method: MethodCall) -> Response:
+    """SendStreamingMessage: follow the task of a message until it has ended or asks."""
+    request = read_send_request(method.params)
+    sent = await send(method.call, method.name, request)
+    chain = await sent.chains.runs(sent.chain_id)
+    if not chain:
+        raise task_not_found(sent.chain_id)
+    events = task_events(TaskReader(chains=sent.chains), chain, request.view, sent.handle)
+    return _stream(method, events, sent.handle)
+
+
+async def subscribe(method: MethodCall) -> Response:
+    """SubscribeToTask: follow a task from what it has said so far."""
+    found = await require_active_task(method.call, method.name, method.params)
+    return _stream(method, task_events(found.tasks, found.chain, TaskView()), None)
+
+
+def _stream(method: MethodCall, events: AsyncGenerator[Result], started: RunHandle | None) -> Response:
+    async def rendered() -> AsyncGenerator[Result]:
+        async with aclosing(events) as told:
+            async for event in told:
+                yield method.event(event)
+
+    return task_stream(method.call, method.rpc_id, rendered(), started)
+
+
+async def read_task(method: MethodCall) -> Response:
+    """GetTask."""
+    return method.answer(method.task(await get_task(method.call, method.name, method.params)))
+
+
+async def search_tasks(method: MethodCall) -> Response:
+    """ListTasks."""
+    return method.answer(await list_tasks(method.call, method.name, method.params))
+
+
+async def stop_task(method: MethodCall) -> Response:
+    """CancelTask."""
+    return method.answer(method.task(await cancel_task(method.call, method.name, method.params)))
+
+
+async def extended_card(method: MethodCall) -> Response:
+    """GetExtendedAgentCard: the card again, for a caller who has authenticated."""
+    agent = await require_agent(method.call, method.name)
+    if method.call.state.authenticator is None:
+        raise unsupported("The agent has no extended card, because this server does not authenticate its callers")
+    return method.answer(await card_fields(method.call, agent))
+
+
+async def refuse_push(method: MethodCall) -> Response:
+    """The methods for push notification configs."""
+    await require_agent(method.call, method.name)
+    raise push_not_supported()
+
+
+METHODS: Final[Mapping[str, Method]] = {
+    "SendMessage": send_message,
+    "SendStreamingMessage": stream_message,
+    "GetTask": read_task,
+    "ListTasks": search_tasks,
+    "CancelTask": stop_task,
+    "SubscribeToTask": subscribe,
+    "GetExtendedAgentCard": extended_card,
+    **dict.fromkeys(PUSH_METHODS, refuse_push),
+}
+"""The methods of 1.0."""
+LEGACY_METHODS: Final[Mapping[str, Method]] = {
+    "message/send": send_message,
+    "message/stream": stream_message,
+    "tasks/get": read_task,
+    "tasks/cancel": stop_task,
+    "tasks/resubscribe": subscribe,
+    "agent/getAuthenticatedExtendedCard": extended_card,
+    **dict.fromkeys(LEGACY_PUSH_METHODS, refuse_push),
+}
+"""The methods of 0.3."""
+
+
+def _method(name: str) -> tuple[Method, Dialect]:
+    """The method of a name, and the dialect of its parameters. A2AError if there is none."""
+    if (method := METHODS.get(name)) is not None:
+        return method, "1.0"
+    if (method := LEGACY_METHODS.get(name)) is not None:
+        return method, "0.3"
+    raise A2AError(METHOD_NOT_FOUND, f"Method not found: {name[:100]}")

@@ -1,0 +1,335 @@
+"""Sending: a message of a client starts a run, which begins a task, answers its question, or adds to it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+from uuid import UUID
+
+import anyio
+
+from threadkeep.api.a2a.agents import Agent, agent_of
+from threadkeep.api.a2a.errors import (
+    invalid_params,
+    push_not_supported,
+    task_not_found,
+    unsupported,
+    unsupported_content,
+)
+from threadkeep.api.a2a.fields import Fields
+from threadkeep.api.a2a.messages import Part, SentMessage, check_media, is_one_of, read_message
+from threadkeep.api.a2a.tasks import KEY, MESSAGE_MODE, TaskView, has_ended, open_questions, question_parts
+from threadkeep.api.agents.assistants import agent_id, resolve_agent
+from threadkeep.api.agents.chains import NO_THREAD, ChainReader, parse_chain_id, thread_of_chain
+from threadkeep.api.agents.marks import run_marks
+from threadkeep.api.agents.questions import Question, actions_of, text_answer
+from threadkeep.api.agents.thread_ids import named_thread_id
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.base import ids
+from threadkeep.base.problems import IdempotencyKeyInUse, IdempotencyKeyReused, NotFound
+from threadkeep.postgres.tenancy import Filters
+from threadkeep.runs.request import Command, GraphRunOptions, RunChain, RunRequest
+from threadkeep.runs.service import Authorized, RunHandle
+from threadkeep.tables import run_chains
+from threadkeep.tables.idempotency_keys import IdempotencyKey
+from threadkeep.tables.run_chains import ChainRun
+
+SOURCE: Final = "a2a"
+TWIN_S: Final = 10.0
+"""The longest wait for a request that is being let in, with the same message or with another answer."""
+TWIN_POLL_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendRequest:
+    """The parameters of SendMessage and SendStreamingMessage."""
+
+    message: SentMessage
+    view: TaskView
+    immediate: bool
+    """The client does not wait for the end of the task."""
+    output_modes: Sequence[str]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentTask:
+    """The task that a message belongs to."""
+
+    chains: ChainReader
+    chain_id: UUID
+    handle: RunHandle | None
+    """The run that the message has started. None: it was sent before, and nothing runs."""
+
+
+def read_send_request(params: Fields) -> SendRequest:
+    """Read the parameters. A2AError names the field that is wrong."""
+    message = read_message(params.required_message("message"))
+    configuration = params.message("configuration") or Fields({}, "configuration")
+    if configuration.message("taskPushNotificationConfig") is not None:
+        raise push_not_supported()
+    return SendRequest(
+        message=message,
+        view=TaskView(history_length=configuration.integer("historyLength", least=0)),
+        immediate=configuration.boolean("returnImmediately"),
+        output_modes=configuration.texts("acceptedOutputModes"),
+        metadata=params.struct("metadata"),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sending:
+    """A message on its way to a thread."""
+
+    call: AuthorizedRequest[Any, Any]
+    name: str
+    """The agent, as the path calls it."""
+    sent: SendRequest
+    task_id: UUID | None
+    thread_id: UUID | None
+    """None: the message names a task that does not exist."""
+    readable: Filters | None
+    """What the caller may read. None: the message names neither a task nor a context."""
+
+    @property
+    def context_id(self) -> str | None:
+        """The client's own name of the context, if that is no thread's id."""
+        named = self.sent.message.context_id
+        return named if named and named != str(self.thread_id) else None
+
+
+async def send(call: AuthorizedRequest[Any, Any], name: str, sent: SendRequest) -> SentTask:
+    """Start the run of a message. A message that was sent before on the same context starts nothing.
+
+    A2AError, Forbidden, NotFound if there is no such agent, QueueFull.
+    """
+    agent_id(call.assistants, name)
+    sending = await _read_context(call, name, sent)
+    authorized = await call.state.runs.authorize(call.caller, _request(sending, None))
+    assistant = await resolve_agent(call, authorized.assistants, name)
+    agent = await agent_of(call, name, assistant)
+    _check(agent, sent)
+    filters = authorized.threads if sending.readable is None else sending.readable.narrowed(authorized.threads)
+    chains = ChainReader(call=call, filters=filters)
+    give_up_at = anyio.current_time() + TWIN_S
+    while True:
+        if (known := await _sent_before(sending, chains, agent)) is not None:
+            return SentTask(chains=chains, chain_id=known.chain_id, handle=None)
+        task = await _task_of(sending, chains, agent)
+        try:
+            return await _start(sending, authorized, chains, _completed(sending, agent, authorized, task))
+        except IdempotencyKeyReused:  # another message answers the question, or the task is being canceled
+            if anyio.current_time() > give_up_at:
+                raise
+            await anyio.sleep(TWIN_POLL_S)
+
+
+async def _read_context(call: AuthorizedRequest[Any, Any], name: str, sent: SendRequest) -> _Sending:
+    """Find the thread that the message names, and authorize the caller to read it."""
+    message = sent.message
+    task_id = parse_chain_id(message.task_id)
+    thread_id: UUID | None = ids.uuid7()
+    if message.task_id:
+        thread_id = await thread_of_chain(call, task_id)
+    elif message.context_id:
+        thread_id = named_thread_id(call, message.context_id, "contextId")
+    readable = None
+    if message.task_id or message.context_id:
+        value: dict[str, Any] = {"thread_id": thread_id or NO_THREAD, "run_id": task_id, "metadata": {}}
+        readable = await call.authorize("threads.read", value)
+    return _Sending(call=call, name=name, sent=sent, task_id=task_id, thread_id=thread_id, readable=readable)
+
+
+def _check(agent: Agent, sent: SendRequest) -> None:
+    """A2AError if the agent does not take what was sent, or gives nothing that the client accepts."""
+    check_media(sent.message.parts, agent.input_modes)
+    accepted = [mode.strip().lower() for mode in sent.output_modes]
+    known = [mode for mode in accepted if "/" in mode]
+    if accepted == known and known and not any(_overlap(mode, agent.output_modes) for mode in known):
+        raise unsupported_content(known[0])
+
+
+def _overlap(mode: str, modes: Sequence[str]) -> bool:
+    """Whether a media type, or a range of them, has one of the modes."""
+    return is_one_of(mode, modes) or any(is_one_of(other, [mode]) for other in modes)
+
+
+async def _sent_before(sending: _Sending, chains: ChainReader, agent: Agent) -> ChainRun | None:
+    """The newest run of the task that the same message has started before. None: there is none."""
+    if sending.readable is None or sending.thread_id is None:
+        return None
+    async with sending.call.state.pool.connection() as conn:
+        chain_id = await run_chains.run_of_message(conn, sending.thread_id, sending.sent.message.message_id)
+    run = await chains.newest(chain_id) if chain_id else None
+    return run if run is not None and is_task_of(run, agent) else None
+
+
+def is_task_of(run: ChainRun, agent: Agent) -> bool:
+    """Whether a run belongs to a task of an agent."""
+    return run.assistant_id == agent.assistant.assistant_id and run.metadata.load().get("source") == SOURCE
+
+
+async def _task_of(sending: _Sending, chains: ChainReader, agent: Agent) -> ChainRun | None:
+    """The newest run of the task that the message names. None if it names none."""
+    message = sending.sent.message
+    if not message.task_id:
+        return None
+    run = await chains.newest(sending.task_id) if sending.task_id and sending.thread_id else None
+    if run is None or not is_task_of(run, agent):
+        raise task_not_found(message.task_id)
+    if message.context_id and named_thread_id(sending.call, message.context_id, "contextId") != run.thread_id:
+        raise invalid_params("message.contextId", "is not the context of this task")
+    if has_ended(run):
+        raise unsupported("The task has ended and takes no more messages", taskId=message.task_id)
+    return run
+
+
+def _completed(sending: _Sending, agent: Agent, authorized: Authorized, task: ChainRun | None) -> RunRequest:
+    """The request of the run, by the state of the task."""
+    if task is not None and task.state == "input_required":
+        return _answer(sending, agent, authorized.request, task)
+    request = _request(sending, task)
+    changes: dict[str, Any] = {"stream_mode": _modes(agent)}
+    if agent.takes_messages:
+        changes["input"] = authorized.request.spec.input
+    else:
+        changes["input"] = _only_data(sending.sent.message.parts)
+        request = replace(request, configurable=_configurable(sending, without_raw=False))
+    return replace(authorized.request, **_parts_of(request), spec=authorized.request.spec.model_copy(update=changes))
+
+
+def _answer(sending: _Sending, agent: Agent, request: RunRequest, task: ChainRun) -> RunRequest:
+    """The request of a run that answers the question of a task."""
+    questions = open_questions(task)
+    asked = {"question": question_parts(questions), "answers": str(task.run_id)}
+    changes: dict[str, Any] = {
+        "stream_mode": _modes(agent),
+        "input": None,
+        "command": Command(resume=_resume(questions, sending.sent.message)),
+    }
+    answering = replace(
+        _request(sending, task),
+        configurable=_configurable(sending, without_raw=False, **asked),
+        key=answer_key(task, sending.sent.message.message_id),
+    )
+    return replace(request, **_parts_of(answering), spec=request.spec.model_copy(update=changes))
+
+
+def _parts_of(request: RunRequest) -> dict[str, Any]:
+    """What of a request does not come from authorization."""
+    names = ("thread_id", "create_thread", "marks", "chain", "configurable", "key")
+    return {name: getattr(request, name) for name in names}
+
+
+def _modes(agent: Agent) -> list[str]:
+    return [MESSAGE_MODE, "updates"] if agent.takes_messages else ["updates"]
+
+
+def _only_data(parts: Sequence[Part]) -> Any:
+    """The input of a graph that takes no messages."""
+    if len(parts) != 1 or "data" not in parts[0]:
+        raise invalid_params("message.parts", "this agent takes exactly one data part: the input of its graph")
+    return parts[0]["data"]
+
+
+def _resume(questions: Sequence[Question], message: SentMessage) -> Any:
+    """What the graph is resumed with: interrupt id -> answer. The answer alone if the graph has stopped without a question."""
+    answer = _answer_value(message)
+    if not questions:
+        return answer
+    ids_of_questions = {question.interrupt_id for question in questions}
+    if len(questions) > 1 and isinstance(answer, dict) and ids_of_questions == cast("dict[str, Any]", answer).keys():
+        return cast("dict[str, Any]", answer)
+    answers: dict[str, Any] = {
+        question.interrupt_id: text_answer(question, answer)
+        if isinstance(answer, str) and actions_of(question)
+        else answer
+        for question in questions
+    }
+    return answers
+
+
+def _answer_value(message: SentMessage) -> Any:
+    """A message as an answer: the value of its data part, or its text, or its content blocks."""
+    values = [part["data"] for part in message.parts if "data" in part]
+    return values[0] if len(values) == 1 else message.content
+
+
+def _request(sending: _Sending, task: ChainRun | None) -> RunRequest:
+    """The run as far as it is known before the thread is read."""
+    message = sending.sent.message
+    user_message = {"role": "user", "content": message.content, "id": message.message_id}
+    own = {"context_id": sending.context_id if task is None else _context_name(task)}
+    return RunRequest(
+        spec=GraphRunOptions(input={"messages": [user_message]}),
+        assistant=sending.name,
+        thread_id=sending.thread_id or NO_THREAD,
+        create_thread=not message.task_id,
+        marks=run_marks(SOURCE, {name: value for name, value in own.items() if value}),
+        chain=RunChain(chain_id=task and task.chain_id, message_id=message.message_id),
+        resumable=True,
+        read_by_caller=not sending.sent.immediate,
+        configurable=_configurable(sending, without_raw=True),
+        key=_message_key(sending),
+    )
+
+
+def _context_name(task: ChainRun) -> str | None:
+    mark: Any = task.metadata.load().get(KEY) or {}
+    return cast("dict[str, Any]", mark).get("context_id")
+
+
+def _configurable(sending: _Sending, *, without_raw: bool, **more: Any) -> dict[str, Any]:
+    """What the graph gets in `configurable`, and what the task's history is made of."""
+    sent = sending.sent
+    own: dict[str, Any] = {"message": sent.message.stored(without_raw=without_raw), **more}
+    if sent.metadata:
+        own["metadata"] = dict(sent.metadata)
+    if sent.output_modes:
+        own["accepted_output_modes"] = list(sent.output_modes)
+    return {**sending.call.forwarded_headers, KEY: own}
+
+
+def _message_key(sending: _Sending) -> IdempotencyKey:
+    """Makes two requests with the same message on the same context one. A client's own key has no space."""
+    identity, message_id = sending.call.caller.identity or "", sending.sent.message.message_id
+    digest = hashlib.sha256(message_id.encode()).digest()
+    name = f"a2a message {sending.thread_id} {digest.hex()}"
+    return IdempotencyKey(principal=identity, key=name, request_sha256=digest)
+
+
+def answer_key(task: ChainRun, message_id: str) -> IdempotencyKey:
+    """Lets a question have one answer, or its task be canceled, whoever is first."""
+    digest = hashlib.sha256(message_id.encode()).digest()
+    return IdempotencyKey(principal="", key=f"a2a answer {task.run_id}", request_sha256=digest)
+
+
+async def _start(sending: _Sending, authorized: Authorized, chains: ChainReader, request: RunRequest) -> SentTask:
+    """Start the run, or wait for its twin: a request with the same message that is being let in."""
+    service, caller = sending.call.state.runs, sending.call.caller
+    start = service.start_soon_authorized if sending.sent.immediate else service.start_authorized
+    give_up_at = anyio.current_time() + TWIN_S
+    while True:
+        try:
+            handle = await start(caller, replace(authorized, request=request))
+        except IdempotencyKeyInUse:
+            if anyio.current_time() > give_up_at:
+                raise
+            await anyio.sleep(TWIN_POLL_S)
+        except NotFound:
+            raise _gone(sending) from None
+        else:
+            return SentTask(chains=chains, chain_id=_chain_of(handle), handle=handle)
+
+
+def _chain_of(handle: RunHandle) -> UUID:
+    """The chain of a run that was started as a part of one."""
+    metadata: dict[str, Any] = handle.run.metadata.load() if handle.run is not None else {}
+    return UUID(metadata["chain"]["id"])
+
+
+def _gone(sending: _Sending) -> Exception:
+    """The error for a thread that was deleted meanwhile, or that is another user's."""
+    if sending.sent.message.task_id:
+        return task_not_found(sending.sent.message.task_id)
+    return invalid_params("message.contextId", "there is no such context")

@@ -1,0 +1,106 @@
+"""Streams: the events of a task, from the task itself to the status in which it has ended or asks.
+
+What is told of a run is a pure function of its events. So all readers see the same order, in every process, and a reader that
+comes later gets what the artifact holds so far, and then exactly what is missing.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from threadkeep.api.a2a.artifacts import ArtifactReader
+from threadkeep.api.a2a.errors import task_not_found
+from threadkeep.api.a2a.messages import Part
+from threadkeep.api.a2a.tasks import (
+    Fields,
+    TaskIds,
+    TaskReader,
+    TaskView,
+    answers_with_messages,
+    artifact_update,
+    status_update,
+    task_fields,
+)
+from threadkeep.runs.event_log import Gap
+from threadkeep.runs.service import RunHandle
+from threadkeep.tables import run_events
+from threadkeep.tables.run_chains import ACTIVE, ChainRun
+
+
+@dataclass(slots=True, kw_only=True)
+class _RunReading:
+    """How far a run of a task has been told."""
+
+    run: ChainRun
+    artifact: ArtifactReader
+    position: int = 0
+    has_gap: bool = False
+
+
+async def task_events(
+    tasks: TaskReader, chain: list[ChainRun], view: TaskView, started: RunHandle | None = None
+) -> AsyncGenerator[Fields]:
+    """Yield the task, and its events until it has ended or asks. `started`: the run that this request has started.
+
+    Ends sooner if this process stops. A2AError if the task is deleted meanwhile.
+    """
+    if chain[-1].state not in ACTIVE:
+        yield {"task": await tasks.task_of(chain, view)}
+        yield status_update(chain[-1])
+        return
+    reading = await _begin(tasks, chain[-1], started)
+    parts = reading.artifact.parts or await tasks.parts(chain[:-1])
+    yield {"task": task_fields(chain, parts, view)}
+    ids = TaskIds.of(chain[-1])
+    handle = started or tasks.chains.handle(reading.run)
+    while True:
+        async with aclosing(_updates(handle, reading, ids)) as updates:
+            async for update in updates:
+                yield update
+        newest = await tasks.chains.newest(reading.run.chain_id)
+        if newest is None:
+            raise task_not_found(reading.run.chain_id)
+        if newest.run_id != reading.run.run_id:
+            reading, handle = _RunReading(run=newest, artifact=ArtifactReader()), tasks.chains.handle(newest)
+            continue
+        if newest.state in ACTIVE:  # this process stops
+            return
+        if parts := await _last_parts(tasks, newest, reading):
+            yield artifact_update(ids, parts, append=False, last=True)
+        yield status_update(newest)
+        return
+
+
+async def _begin(tasks: TaskReader, run: ChainRun, started: RunHandle | None) -> _RunReading:
+    """Read what is recorded of the run, unless this request has started it."""
+    reading = _RunReading(run=run, artifact=ArtifactReader())
+    if started is not None or run.status == "pending":
+        return reading
+    async with tasks.chains.call.state.pool.shielded(tasks.chains.filters) as conn:
+        until = await run_events.last_position(conn, run.run_id)
+    async with aclosing(tasks.events(run, until)) as events:
+        async for event in events:
+            reading.position = event.position
+            if answers_with_messages(run):
+                reading.artifact.read(event.event, event.data.encode())
+    return reading
+
+
+async def _updates(handle: RunHandle, reading: _RunReading, ids: TaskIds) -> AsyncGenerator[Fields]:
+    """Yield what a run adds to the artifact until it has ended."""
+    has_messages = answers_with_messages(reading.run)
+    async with aclosing(handle.events(reading.position)) as items:
+        async for item in items:
+            reading.position = item.position
+            if isinstance(item, Gap):
+                reading.has_gap = True
+            elif has_messages:
+                for piece in reading.artifact.read(item.name, item.data):
+                    yield artifact_update(ids, piece.parts, append=piece.append)
+
+
+async def _last_parts(tasks: TaskReader, run: ChainRun, reading: _RunReading) -> list[Part]:
+    """The whole artifact, if it was not told as it came: an output, or what a gap in the events has hidden."""
+    if answers_with_messages(run) and not reading.has_gap:
+        return []
+    return await tasks.parts_of_run(run)
