@@ -171,19 +171,19 @@ class MinuteShares:
 
     def take(self, identity: str) -> None:
         """Take one token. TooManyRequests if there is none."""
-        tokens = self.refuse_if_spent(identity)
-        if tokens is not None:
-            self._record(identity, tokens - 1, time.monotonic())
+        if self._share:
+            now = time.monotonic()
+            tokens = self._left_now(identity, now)
+            if tokens < 1:
+                raise self._refusal(tokens)
+            self._record(identity, tokens - 1, now)
 
-    def refuse_if_spent(self, identity: str) -> float | None:
-        """The tokens of the principal. None if the share is unlimited. TooManyRequests if there is none."""
-        if not self._share:
-            return None
-        tokens = self._left_now(identity, time.monotonic())
-        if tokens < 1:
-            wait_s = max(1, round((1 - tokens) * 60 / self._share))
-            raise TooManyRequests(f"more than {self._share} {self._counted} within a minute", retry_after_s=wait_s)
-        return tokens
+    def refuse_if_spent(self, identity: str) -> None:
+        """TooManyRequests if the principal has no token."""
+        if self._share and identity in self._left:
+            tokens = self._left_now(identity, time.monotonic())
+            if tokens < 1:
+                raise self._refusal(tokens)
 
     def charge(self, identity: str) -> None:
         """Take one token, even if there is none."""
@@ -192,10 +192,19 @@ class MinuteShares:
             self._record(identity, self._left_now(identity, now) - 1, now)
 
     def _record(self, identity: str, tokens: float, now: float) -> None:
-        if len(self._left) >= MAX_PRINCIPALS:  # after a minute without use a bucket is full again
+        if (
+            len(self._left) >= MAX_PRINCIPALS and identity not in self._left
+        ):  # after a minute without use a bucket is full again
             self._left = {other: (tokens, at) for other, (tokens, at) in self._left.items() if now - at < 60}
         self._left[identity] = (tokens, now)
 
     def _left_now(self, identity: str, now: float) -> float:
-        tokens, at = self._left.get(identity, (self._share, now))
-        return min(self._share, tokens + (now - at) * self._share / 60)
+        counted = self._left.get(identity)
+        if counted is None:
+            return self._share
+        tokens = counted[0] + (now - counted[1]) * self._share / 60
+        return min(self._share, tokens)
+
+    def _refusal(self, tokens: float) -> TooManyRequests:
+        wait_s = max(1, round((1 - tokens) * 60 / self._share))
+        return TooManyRequests(f"more than {self._share} {self._counted} within a minute", retry_after_s=wait_s)
