@@ -2,12 +2,34 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
+import anyio.lowlevel
 import attrs
 import orjson
+import pytest
+from langchain_core.messages import HumanMessage
 
 from threadkeep.base import json
+
+LARGE: dict[str, Any] = {
+    "many": {"items": list(range(5000)), "few": []},
+    "long": {"items": ["a" * 200_000, "b", "c" * 200_000], "empty": {}, "none": None},
+    "messages": {"messages": [HumanMessage("d" * 200_000, id="1"), HumanMessage("e\u0000", id="2")]},
+    "nested": {"deep": {"er": {"list": [["f" * 200_000]]}}, "last": ["g" * 200_000]},
+    "alone": ["h" * 200_000],
+    "text": "i" * 200_000,
+    "keys": {1: ["j" * 200_000], (2, 3): "k"},
+    "integers": {"items": [2**70] * 3000},
+    "small": {"items": [1, 2, 3]},
+}
+
+
+def _itself() -> list[Any]:
+    endless: list[Any] = ["l" * 200_000]
+    endless.append(endless)
+    return endless
 
 
 def test_one_value_that_is_hard_to_say_does_not_change_how_others_are_said() -> None:
@@ -46,3 +68,33 @@ def test_a_class_that_attrs_made_is_an_object_of_its_fields() -> None:
     priced = attrs.make_class("Priced", ["name", "amounts"])
 
     assert orjson.loads(json.dumps(priced("pen", {1}))) == {"name": "pen", "amounts": [1]}
+
+
+@pytest.mark.parametrize("name", LARGE)
+async def test_pieces_of_a_large_value_make_the_same_json(name: str) -> None:
+    """Ours: a state of 60 MB would hold up all other requests while it is encoded as a whole."""
+    assert await json.dumps_in_pieces(LARGE[name]) == json.dumps(LARGE[name])
+
+
+async def test_other_tasks_run_between_the_pieces() -> None:
+    """Ours: they get their turn again and again."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        await json.dumps_in_pieces({"items": list(range(5000))})
+        tasks.cancel_scope.cancel()
+
+    assert turns >= 40
+
+
+async def test_a_value_that_contains_itself_is_refused_in_pieces_too() -> None:
+    """Ours: it has no end."""
+    with pytest.raises(json.Unserializable):
+        await json.dumps_in_pieces({"items": _itself()})

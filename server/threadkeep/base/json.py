@@ -8,12 +8,13 @@ import json as stdlib
 import re
 from base64 import b64encode
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
+import anyio.lowlevel
 import orjson
 from anyio import to_thread
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
@@ -34,6 +35,14 @@ MAX_DIGITS: Final = 130_000
 NAMED_KEYS: Final = {None: "null", True: "true", False: "false"}
 INLINE_BYTES = 64 * 1024
 """Larger values are encoded in a thread."""
+LONG_TEXT: Final = 100_000
+"""Characters."""
+MANY_ITEMS: Final = 1000
+SAMPLE_ITEMS: Final = 4
+PIECE_ITEMS: Final = 100
+"""The most items of a list that are encoded at once."""
+PIECE_DEPTH: Final = 2
+"""A value is taken apart to this depth: a state, and the values of its channels."""
 MESSAGES: Final[frozenset[type[BaseMessage]]] = frozenset({AIMessage, HumanMessage, SystemMessage, ToolMessage})
 """Types whose fields are their whole JSON, if an instance has no extra fields."""
 
@@ -74,6 +83,70 @@ def dumps(value: object) -> bytes:
 async def dumps_apart(value: object, *, size: int) -> bytes:
     """Encode like `dumps`, but in a thread if the value is large. `size` is its approximate size in bytes."""
     return dumps(value) if size <= INLINE_BYTES else await to_thread.run_sync(dumps, value)
+
+
+async def dumps_in_pieces(value: object) -> bytes:
+    """Encode like `dumps`. If the value seems large, encode it in pieces, and let other tasks run in between.
+
+    A thread would not help, because orjson holds the interpreter's lock.
+    """
+    return dumps(value) if not _seems_large(value) else b"".join([piece async for piece in _pieces(value, 0)])
+
+
+async def _pieces(value: object, depth: int) -> AsyncGenerator[bytes]:
+    """The parts of an encoded value. Each takes a few milliseconds, unless one text alone takes longer."""
+    if depth < PIECE_DEPTH and _has_text_keys(value):
+        for number, (key, item) in enumerate(value.items()):
+            yield b"%b%b:" % (b"," if number else b"{", dumps(key))
+            async for piece in _pieces(item, depth + 1):
+                yield piece
+        yield b"}"
+    elif depth < PIECE_DEPTH and type(value) is list and value:
+        for number, batch in enumerate(_batches(cast("list[object]", value))):
+            yield b"," if number else b"["
+            yield dumps(batch)[1:-1]
+            await anyio.lowlevel.checkpoint()
+        yield b"]"
+    else:
+        yield dumps(cast("object", value))
+        await anyio.lowlevel.checkpoint()
+
+
+def _has_text_keys(value: object) -> TypeGuard[dict[str, object]]:
+    """It is an object, and has keys."""
+    if type(value) is not dict or not value:
+        return False
+    return all(type(key) is str for key in cast("dict[object, object]", value))
+
+
+def _batches(items: Sequence[object]) -> Iterator[list[object]]:
+    """The items in order, each large one alone."""
+    batch: list[object] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == PIECE_ITEMS or _is_long(item):
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _seems_large(value: object) -> bool:
+    """Estimate quickly whether a state is large, by its newest items."""
+    if type(value) is dict:
+        return any(_is_long(item) for item in cast("dict[object, object]", value).values())
+    return _is_long(value)
+
+
+def _is_long(value: object, depth: int = 0) -> bool:
+    """It is a long text, a message with one, or a list of many or long items."""
+    content: object = value.content if isinstance(value, BaseMessage) else value
+    if isinstance(content, (str, bytes)):
+        return len(content) > LONG_TEXT
+    if type(content) is not list or depth > PIECE_DEPTH:
+        return False
+    items = cast("list[object]", content)
+    return len(items) > MANY_ITEMS or any(_is_long(item, depth + 1) for item in items[-SAMPLE_ITEMS:])
 
 
 def replace_nul(encoded: bytes) -> bytes:

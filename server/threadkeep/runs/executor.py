@@ -155,7 +155,7 @@ class Executor:
                         execution.writes.flush()
                     )  # a failure becomes an event, so it must come before the recording ends
                 if stop is None and not _may_be_interrupted(graph, execution, output):
-                    return _success(output)
+                    return await _success(output)
                 with anyio.fail_after(
                     FINISH_TIMEOUT_S, shield=True
                 ):  # the graph factory may have an outer cancel scope
@@ -195,13 +195,13 @@ class Executor:
         ending = RunFinalState(
             status="interrupted",
             thread_status="interrupted" if snapshot.next else "idle",
-            values=json.dumps(state),
+            values=await json.dumps_in_pieces(state),
             interrupts=snapshots.interrupts(snapshot),
             error=_cancel_error(action, reason),
             output_keys=keys,
             delete_run=action == "rollback",
         )
-        return Result(ending=ending, answer=json.dumps(output_of(state, keys)))
+        return Result(ending=ending, answer=await json.dumps_in_pieces(output_of(state, keys)))
 
     async def _roll_back(self, claimed: ClaimedRun) -> bool:
         async with self.pool.connection() as conn:
@@ -273,24 +273,24 @@ def _may_be_interrupted(graph: Graph, execution: Execution, output: GraphOutput)
 
 async def _interrupted(graph: Graph, execution: Execution, output: GraphOutput) -> Result:
     """The result of a graph that stopped at an interrupt, or before or after a node."""
-    result = _success(output)
+    result = await _success(output)
     answer, ending = result.answer, result.ending
     if output.interrupts:
-        answer = json.dumps(add_key(output.answer, INTERRUPT, output.interrupts))
+        answer = await json.dumps_in_pieces(add_key(output.answer, INTERRUPT, output.interrupts))
     if execution.is_durable:
         snapshot = await snapshots.snapshot_of(graph, _thread_config(execution))
         status: ThreadStatus = "interrupted" if snapshot.next else "idle"
         ending = replace(ending, thread_status=status, interrupts=snapshots.interrupts(snapshot))
         if output.output_keys is not None:
-            ending = replace(ending, values=json.dumps(snapshot.values))
+            ending = replace(ending, values=await json.dumps_in_pieces(snapshot.values))
     return Result(ending=ending, answer=answer)
 
 
-def _success(output: GraphOutput) -> Result:
+async def _success(output: GraphOutput) -> Result:
     """The result of a successful run. The thread stores the answer, or the whole state if the answer is a part of it."""
-    answer = values = json.dumps(output.answer)
+    answer = values = await json.dumps_in_pieces(output.answer)
     if output.output_keys is not None:
-        values = None if output.state is None else json.dumps(output.state)
+        values = None if output.state is None else await json.dumps_in_pieces(output.state)
     ending = RunFinalState(
         status="success",
         thread_status="idle",

@@ -108,7 +108,7 @@ async def _stream(graph: Graph, config: RunnableConfig, execution: Execution, ou
             if log.is_wanted:
                 events = events or StreamEvents(spec.stream_mode)
                 for name, data in events.of_chunk(namespace, mode, value):
-                    log.append(name, json.dumps(data))
+                    log.append(name, await json.dumps_in_pieces(data))
 
 
 def _chunks(graph: Graph, config: RunnableConfig, execution: Execution) -> AsyncGenerator[Any, None]:
