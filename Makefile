@@ -16,7 +16,8 @@ PEERS_PYTHON ?= $(shell $(FIND_NEWER_PYTHON))
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip -qq --disable-pip-version-check install
 # What has no wheel is built with what requirements/build.txt brought, and with nothing from outside.
-LOCKED := $(INSTALL) --require-hashes --no-build-isolation --use-pep517 --requirement
+# A lock is complete, so nothing is to be resolved.
+LOCKED := $(INSTALL) --require-hashes --no-deps --no-build-isolation --use-pep517 --requirement
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url $(ARGS)
 
