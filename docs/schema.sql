@@ -503,7 +503,7 @@ DECLARE
  AND prefix ~<~ current_setting('threadkeep.store_prefix_to', true)$e$;
     own_tables CONSTANT text[] := ARRAY[
         'threads', 'runs', 'run_events', 'run_undo_log', 'assistants', 'assistant_versions', 'crons', 'checkpoints',
-        'checkpoint_blobs', 'checkpoint_writes', 'store', 'store_vectors',
+        'checkpoint_blobs', 'checkpoint_writes', 'store', 'store_vectors', 'task_pushes',
         -- Tables without policies, because requests also write rows without an owner. Requests can't read API keys.
         'idempotency_keys', 'webhook_deliveries', 'workers', 'crash_markers'];
     policy    record;
@@ -554,6 +554,8 @@ BEGIN
                        ('crons', 'tenant', 'ALL', own, NULL),
                        ('runs', 'tenant', 'ALL',
                         'EXISTS (SELECT FROM threads WHERE threads.thread_id = runs.thread_id)', NULL),
+                       ('task_pushes', 'tenant', 'ALL',
+                        'EXISTS (SELECT FROM threads WHERE threads.thread_id = task_pushes.thread_id)', NULL),
                        ('run_events', 'tenant', 'ALL',
                         'EXISTS (SELECT FROM runs WHERE runs.run_id = run_events.run_id)', NULL),
                        ('run_undo_log', 'tenant', 'ALL',
@@ -609,6 +611,33 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION enqueue_task_pushes(of_run uuid, only_config text DEFAULT NULL::text) RETURNS void
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    AS $$
+BEGIN
+    INSERT INTO webhook_deliveries (run_id, config_id, thread_id, project_id, principal, url, body)
+    SELECT runs.run_id, config_id, runs.thread_id, runs.project_id, task_pushes.principal, url,
+           jsonb_build_object(
+               'chain_id', runs.chain_id,
+               'protocol', protocol,
+               'state', chain_state(runs.status, cancel_reason, runs.thread_id, queue_position, threads.interrupts),
+               'updated_at', runs.updated_at,
+               'interrupts', threads.interrupts,
+               'values', CASE WHEN NOT coalesce(kwargs -> 'stream_mode' ? 'messages-tuple', false)
+                              THEN output_of(threads."values", output_keys, runs.thread_id)::jsonb END)
+      FROM runs JOIN threads USING (thread_id) JOIN task_pushes USING (chain_id)
+     WHERE runs.run_id = of_run AND runs.finished_at IS NOT NULL
+       AND (only_config IS NULL OR config_id = only_config)
+       AND NOT EXISTS (SELECT FROM runs AS later
+                        WHERE later.chain_id = runs.chain_id AND later.queue_position > runs.queue_position)
+    ON CONFLICT (run_id, config_id) DO UPDATE SET body = EXCLUDED.body, attempt = 0, send_after = now();
+    IF FOUND THEN
+        PERFORM pg_notify('threadkeep', 'webhook');
+    END IF;
+END
+$$;
+
 CREATE FUNCTION enqueue_webhook() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -635,7 +664,7 @@ BEGIN
            ) || CASE WHEN NEW.error IS NULL THEN '{}'::jsonb ELSE jsonb_build_object('error', NEW.error) END
       FROM threads
      WHERE threads.thread_id = NEW.thread_id
-    ON CONFLICT (run_id) DO NOTHING;
+    ON CONFLICT (run_id, config_id) DO NOTHING;
     PERFORM pg_notify('threadkeep', 'webhook');
     RETURN NULL;
 END
@@ -821,6 +850,15 @@ BEGIN
         RETURN coalesce(state -> (keys #>> '{}'), 'null');
     END IF;
     RETURN (SELECT coalesce(json_object_agg(key, value), '{}') FROM json_each(state) WHERE keys ? key);
+END
+$$;
+
+CREATE FUNCTION push_finished_task() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM enqueue_task_pushes(NEW.run_id);
+    RETURN NULL;
 END
 $$;
 
@@ -1188,6 +1226,26 @@ CREATE TABLE store_migrations (
     v integer NOT NULL
 );
 
+CREATE TABLE task_pushes (
+    chain_id uuid NOT NULL,
+    config_id text NOT NULL,
+    project_id text NOT NULL,
+    thread_id uuid NOT NULL,
+    protocol text NOT NULL,
+    url text NOT NULL,
+    token text,
+    scheme text,
+    credentials text,
+    principal text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE task_pushes IS 'push notification configs of A2A';
+
+COMMENT ON COLUMN task_pushes.protocol IS 'version of the protocol by which the receiver is told';
+
+COMMENT ON COLUMN task_pushes.principal IS 'identity of its creator, who alone is told the secrets; empty if authentication is off';
+
 CREATE TABLE threadkeep_functions (
     name text NOT NULL,
     checksum text NOT NULL,
@@ -1250,10 +1308,13 @@ CREATE TABLE webhook_deliveries (
     attempt integer DEFAULT 0 NOT NULL,
     send_after timestamp with time zone DEFAULT now() NOT NULL,
     principal text DEFAULT ''::text NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    config_id text DEFAULT ''::text NOT NULL
 );
 
 COMMENT ON TABLE webhook_deliveries IS 'without a foreign key to runs: the webhook of a run that is deleted at its end is sent too';
+
+COMMENT ON COLUMN webhook_deliveries.config_id IS 'the push notification config of a task that is told; empty: the webhook of the run';
 
 CREATE TABLE workers (
     worker_id uuid NOT NULL,
@@ -1321,6 +1382,9 @@ ALTER TABLE ONLY store_migrations
 ALTER TABLE ONLY store
     ADD CONSTRAINT store_pkey PRIMARY KEY (prefix, key);
 
+ALTER TABLE ONLY task_pushes
+    ADD CONSTRAINT task_pushes_pkey PRIMARY KEY (chain_id, config_id);
+
 ALTER TABLE ONLY threadkeep_functions
     ADD CONSTRAINT threadkeep_functions_pkey PRIMARY KEY (name);
 
@@ -1331,7 +1395,7 @@ ALTER TABLE ONLY threads
     ADD CONSTRAINT threads_pkey PRIMARY KEY (thread_id);
 
 ALTER TABLE ONLY webhook_deliveries
-    ADD CONSTRAINT webhook_deliveries_pkey PRIMARY KEY (run_id);
+    ADD CONSTRAINT webhook_deliveries_pkey PRIMARY KEY (run_id, config_id);
 
 ALTER TABLE ONLY workers
     ADD CONSTRAINT workers_pkey PRIMARY KEY (worker_id);
@@ -1382,6 +1446,8 @@ CREATE INDEX runs_worker_id ON runs USING btree (worker_id) WHERE ((status)::tex
 
 CREATE INDEX store_prefix_idx ON store USING btree (prefix text_pattern_ops);
 
+CREATE INDEX task_pushes_thread_id ON task_pushes USING btree (thread_id);
+
 CREATE INDEX threads_created_at ON threads USING btree (project_id, created_at DESC, thread_id DESC);
 
 CREATE INDEX threads_ephemeral_until ON threads USING btree (project_id, ephemeral_until) WHERE (ephemeral_until IS NOT NULL);
@@ -1406,6 +1472,8 @@ CREATE TRIGGER count_new_items AFTER INSERT ON store REFERENCING NEW TABLE AS ne
 
 CREATE TRIGGER forget_item_counts AFTER TRUNCATE ON store FOR EACH STATEMENT EXECUTE FUNCTION forget_store_item_counts();
 
+CREATE TRIGGER run_finished_task AFTER UPDATE OF status ON runs FOR EACH ROW WHEN (((old.finished_at IS NULL) AND (new.finished_at IS NOT NULL) AND (new.chain_id IS NOT NULL))) EXECUTE FUNCTION push_finished_task();
+
 CREATE TRIGGER run_finished_webhook AFTER UPDATE OF status ON runs FOR EACH ROW WHEN (((old.finished_at IS NULL) AND (new.finished_at IS NOT NULL) AND ((new.kwargs)::jsonb ? 'webhook'::text))) EXECUTE FUNCTION enqueue_webhook();
 
 CREATE TRIGGER thread_expiry BEFORE INSERT OR UPDATE ON threads FOR EACH ROW WHEN (((new.ttl_minutes IS NOT NULL) OR (new.expires_at IS NOT NULL))) EXECUTE FUNCTION set_thread_expiry();
@@ -1424,6 +1492,9 @@ ALTER TABLE ONLY run_undo_log
 
 ALTER TABLE ONLY runs
     ADD CONSTRAINT runs_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES threads(thread_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY task_pushes
+    ADD CONSTRAINT task_pushes_thread_id_fkey FOREIGN KEY (thread_id) REFERENCES threads(thread_id) ON DELETE CASCADE;
 
 ALTER TABLE assistant_versions ENABLE ROW LEVEL SECURITY;
 
@@ -1457,6 +1528,8 @@ CREATE POLICY everybody ON runs USING (true) WITH CHECK (true);
 
 CREATE POLICY everybody ON store USING (true) WITH CHECK (true);
 
+CREATE POLICY everybody ON task_pushes USING (true) WITH CHECK (true);
+
 CREATE POLICY everybody ON threads USING (true) WITH CHECK (true);
 
 ALTER TABLE run_events ENABLE ROW LEVEL SECURITY;
@@ -1466,6 +1539,8 @@ ALTER TABLE run_undo_log ENABLE ROW LEVEL SECURITY;
 ALTER TABLE runs ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE store ENABLE ROW LEVEL SECURITY;
+
+ALTER TABLE task_pushes ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY tenant ON assistant_versions AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS ( SELECT
    FROM assistants
@@ -1534,6 +1609,14 @@ COMMENT ON POLICY tenant ON runs IS '598bae3db374d5669a6159b66aaa05d6';
 CREATE POLICY tenant ON store AS RESTRICTIVE TO threadkeep_tenant USING (((prefix ~>=~ current_setting('threadkeep.store_prefix_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.store_prefix_to'::text, true)))) WITH CHECK (((prefix ~>=~ current_setting('threadkeep.store_prefix_from'::text, true)) AND (prefix ~<~ current_setting('threadkeep.store_prefix_to'::text, true))));
 
 COMMENT ON POLICY tenant ON store IS '207b191abb3bc41198bbde39a2a06224';
+
+CREATE POLICY tenant ON task_pushes AS RESTRICTIVE TO threadkeep_tenant USING ((EXISTS ( SELECT
+   FROM threads
+  WHERE (threads.thread_id = task_pushes.thread_id)))) WITH CHECK ((EXISTS ( SELECT
+   FROM threads
+  WHERE (threads.thread_id = task_pushes.thread_id))));
+
+COMMENT ON POLICY tenant ON task_pushes IS '3e9a0b646cf3a7963022f74f620c7e73';
 
 CREATE POLICY tenant ON threads AS RESTRICTIVE TO threadkeep_tenant USING (((project_id = current_setting('threadkeep.project'::text, true)) AND (metadata @> (NULLIF(current_setting('threadkeep.metadata_filter'::text, true), ''::text))::jsonb))) WITH CHECK (((project_id = current_setting('threadkeep.project'::text, true)) AND (metadata @> (NULLIF(current_setting('threadkeep.metadata_filter'::text, true), ''::text))::jsonb)));
 

@@ -13,7 +13,7 @@ DECLARE
  AND prefix ~<~ current_setting('threadkeep.store_prefix_to', true)$e$;
     own_tables CONSTANT text[] := ARRAY[
         'threads', 'runs', 'run_events', 'run_undo_log', 'assistants', 'assistant_versions', 'crons', 'checkpoints',
-        'checkpoint_blobs', 'checkpoint_writes', 'store', 'store_vectors',
+        'checkpoint_blobs', 'checkpoint_writes', 'store', 'store_vectors', 'task_pushes',
         -- Tables without policies, because requests also write rows without an owner. Requests can't read API keys.
         'idempotency_keys', 'webhook_deliveries', 'workers', 'crash_markers'];
     policy    record;
@@ -64,6 +64,8 @@ BEGIN
                        ('crons', 'tenant', 'ALL', own, NULL),
                        ('runs', 'tenant', 'ALL',
                         'EXISTS (SELECT FROM threads WHERE threads.thread_id = runs.thread_id)', NULL),
+                       ('task_pushes', 'tenant', 'ALL',
+                        'EXISTS (SELECT FROM threads WHERE threads.thread_id = task_pushes.thread_id)', NULL),
                        ('run_events', 'tenant', 'ALL',
                         'EXISTS (SELECT FROM runs WHERE runs.run_id = run_events.run_id)', NULL),
                        ('run_undo_log', 'tenant', 'ALL',

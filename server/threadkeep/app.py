@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -20,6 +21,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from threadkeep import sdk_cache
 from threadkeep.api import loopback, mount
+from threadkeep.api.a2a.push_sender import render_task
 from threadkeep.api.agents.message_graphs import MessageGraphs
 from threadkeep.api.console_files import ConsoleFile, read_files
 from threadkeep.api.errors import EXCEPTION_HANDLERS
@@ -227,6 +229,7 @@ async def open_state(plan: AppConfig) -> AsyncGenerator[AppState]:
         await tenancy.enable_row_security(parts.pool, parts.runs_pool, tables=TENANT_TABLES, needed=authenticates)
         await _announce(plan, parts)
         state = _state(plan, parts)
+        parts.sender.task_renderer = partial(render_task, parts.pool)
         shutdown = _shutdown(plan, parts)
         lag = LoopLag(plan.metrics)
         with (

@@ -36,7 +36,7 @@ async def test_a_card_is_for_both_versions(http: httpx.AsyncClient, url: str) ->
         "url": address,
         "preferredTransport": "JSONRPC",
         "protocolVersion": "0.3.0",
-        "capabilities": {"streaming": True, "pushNotifications": False, "extendedAgentCard": False},
+        "capabilities": {"streaming": True, "pushNotifications": True, "extendedAgentCard": False},
         "supportsAuthenticatedExtendedCard": False,
         "defaultInputModes": MODES,
         "defaultOutputModes": MODES,

@@ -55,6 +55,8 @@ async def _furnish(database: str) -> UUID:
         "INSERT INTO run_events (run_id, position, event, data) VALUES (%(run)s, 1, 'values', '{}')",
         "INSERT INTO run_undo_log (run_id, checkpoint_ns, checkpoint_id, task_id, idx, existed) "
         "VALUES (%(run)s, '', '1', '1', 0, false)",
+        "INSERT INTO task_pushes (chain_id, config_id, project_id, thread_id, protocol, url) "
+        "VALUES (%(run)s, '1', 'threadkeep', %(thread)s, '1.0', 'https://x.example')",
         "INSERT INTO assistants (project_id, assistant_id, graph_id, name, metadata) "
         "VALUES ('threadkeep', %(assistant)s, 'chain', 'hers', %(owned)s)",
         "INSERT INTO assistant_versions (project_id, assistant_id, version, graph_id, name, config, context, metadata) "

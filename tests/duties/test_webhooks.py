@@ -303,7 +303,7 @@ async def test_webhook_that_is_held_comes_due_when_its_holder_is_silent(process:
         await conn.execute("UPDATE webhook_deliveries SET send_after = now()")
         second = await webhook_deliveries.claim(conn, lease_s=60)
         assert first is not None
-        await webhook_deliveries.delete(conn, first.run_id)
+        await webhook_deliveries.delete(conn, first)
 
     assert second is not None
     assert (first.attempt, held, second.attempt) == (1, None, 2)

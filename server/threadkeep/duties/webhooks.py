@@ -6,9 +6,9 @@ another process continues after a crash. A delivery may be sent twice, but a cra
 
 import ipaddress
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -39,6 +39,17 @@ BACKOFF_S = (1.0, 10.0)
 LEASE_S = 30.0
 """Seconds after a claim when another process may claim the webhook."""
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notification:
+    """The body of a request, and the headers that it has beside those of all webhooks."""
+
+    content: bytes
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+
+TaskRenderer: TypeAlias = Callable[[Delivery], Awaitable[Notification | None]]
+"""Makes the notification of a task. None: nobody wants it any more."""
 DeliveryOutcome: TypeAlias = Literal["sent", "again", "never"]
 
 
@@ -57,6 +68,8 @@ class WebhookSender:
         self._client = client
         self._tasks = senders.tasks
         self._limiter = senders.limiter
+        self.task_renderer: TaskRenderer | None = None
+        """Set by the surface that has tasks."""
         self._last_principal: str | None = None
         """The principal of the last claimed delivery."""
 
@@ -101,18 +114,41 @@ class WebhookSender:
         """Make one attempt. Then delete or reschedule the delivery."""
         verdict: DeliveryOutcome = "never"
         if delivery.attempt <= MAX_ATTEMPTS and self._policy.enabled:
-            verdict = await _post(self._policy, self._client, delivery)
+            notification = await self._notification(delivery)
+            verdict = "never" if notification is None else await self._post(delivery, notification)
         await retry_conflicts(lambda: self._settle(delivery, verdict))
         level = logging.INFO if verdict == "sent" else logging.WARNING
         fields = {"run_id": str(delivery.run_id), "verdict": verdict, "attempt": delivery.attempt}
         log.log(level, "webhook tried", extra=fields)
 
+    async def _notification(self, delivery: Delivery) -> Notification | None:
+        if not delivery.config_id:
+            return Notification(content=webhook_payload(self._policy, delivery.body.load()))
+        return None if self.task_renderer is None else await self.task_renderer(delivery)
+
+    async def _post(self, delivery: Delivery, notification: Notification) -> DeliveryOutcome:
+        """Resolve the host, check each of its addresses, and send to exactly these addresses."""
+        policy = self._policy
+        with anyio.move_on_after(TIMEOUT_S):
+            try:
+                url = policy.resolve_url(delivery.url)
+                addresses = await _addresses(policy, url)
+                return _verdict(await _status(policy, self._client, url, addresses, notification))
+            except ValidationFailed as refused:
+                log.warning("webhook refused", extra={"run_id": str(delivery.run_id), "reason": refused.detail})
+                return "never"
+            except UnicodeError:  # a label of the name is too long
+                return "never"
+            except (httpx.TransportError, OSError):
+                return "again"
+        return "again"
+
     async def _settle(self, delivery: Delivery, verdict: DeliveryOutcome) -> None:
         async with self._pool.connection() as conn:
             if verdict == "again" and delivery.attempt < MAX_ATTEMPTS:
-                await webhook_deliveries.reschedule(conn, delivery.run_id, after_s=BACKOFF_S[delivery.attempt - 1])
+                await webhook_deliveries.reschedule(conn, delivery, after_s=BACKOFF_S[delivery.attempt - 1])
             else:
-                await webhook_deliveries.delete(conn, delivery.run_id)
+                await webhook_deliveries.delete(conn, delivery)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,25 +185,6 @@ def open_client() -> httpx.AsyncClient:
     )
 
 
-async def _post(policy: WebhookPolicy, client: httpx.AsyncClient, delivery: Delivery) -> DeliveryOutcome:
-    """Resolve the host, check each of its addresses, and send to exactly these addresses."""
-    with anyio.move_on_after(TIMEOUT_S):
-        try:
-            url = policy.resolve_url(delivery.url)
-            addresses = await _addresses(policy, url)
-            return _verdict(
-                await _status(policy, client, url, addresses, webhook_payload(policy, delivery.body.load()))
-            )
-        except ValidationFailed as refused:
-            log.warning("webhook refused", extra={"run_id": str(delivery.run_id), "reason": refused.detail})
-            return "never"
-        except UnicodeError:  # a label of the name is too long
-            return "never"
-        except (httpx.TransportError, OSError):
-            return "again"
-    return "again"
-
-
 async def _addresses(policy: WebhookPolicy, url: httpx.URL) -> list[str]:
     """The addresses of the URL's host. ValidationFailed if one of them must not be called."""
     entries = await anyio.getaddrinfo(url.raw_host.decode("ascii"), url.port)
@@ -178,15 +195,21 @@ async def _addresses(policy: WebhookPolicy, url: httpx.URL) -> list[str]:
 
 
 async def _status(
-    policy: WebhookPolicy, client: httpx.AsyncClient, url: httpx.URL, addresses: list[str], content: bytes
+    policy: WebhookPolicy,
+    client: httpx.AsyncClient,
+    url: httpx.URL,
+    addresses: list[str],
+    notification: Notification,
 ) -> int:
     """The response status of the first address that accepts a connection. The response body is not read."""
     host = {"host": url.netloc.decode("ascii")}
     certified = {"sni_hostname": url.raw_host.decode("ascii")}
+    headers = {**policy.headers, **notification.headers, **host}
     failure: httpx.TransportError = httpx.ConnectError("the name has no address")
     for address in addresses:
         at = url.copy_with(host=address)
-        request = client.build_request("POST", at, content=content, headers=policy.headers | host, extensions=certified)
+        content = notification.content
+        request = client.build_request("POST", at, content=content, headers=headers, extensions=certified)
         try:
             answer = await client.send(request, stream=True)
         except httpx.ConnectError as refused:

@@ -4,6 +4,7 @@ TENANT_TABLES = (
     "threads",
     "runs",
     "run_events",
+    "task_pushes",
     "run_undo_log",
     "assistants",
     "assistant_versions",

@@ -13,6 +13,7 @@ from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import Filters
+from threadkeep.tables import task_pushes
 from threadkeep.tables.runs import Run
 
 ChainState: TypeAlias = Literal["submitted", "working", "input_required", "completed", "failed", "canceled"]
@@ -195,6 +196,8 @@ async def cancel_waiting(conn: Conn, filters: Filters, run: ChainRun) -> bool:
             "match": filters.jsonb,
         },
     )
+    if cursor.rowcount:
+        await task_pushes.enqueue(conn, run.run_id)
     return cursor.rowcount == 1
 
 

@@ -19,6 +19,7 @@ MEASURED: Final = (
     "assistants",
     "assistant_versions",
     "webhook_deliveries",
+    "task_pushes",
     "idempotency_keys",
     "api_keys",
     "workers",

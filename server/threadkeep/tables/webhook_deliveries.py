@@ -1,4 +1,4 @@
-"""Webhook deliveries: webhooks that are not sent yet.
+"""Webhook deliveries: webhooks and push notifications of tasks that are not sent yet.
 
 A trigger (`migrations/functions/webhooks.sql`) inserts a delivery in the transaction that ends the run. A sender claims it
 by moving its due time, and deletes it at the end. So the deliveries of a dead process become due again.
@@ -23,7 +23,9 @@ class Delivery:
     run_id: UUID
     url: str
     body: RawJson
-    """The run's row and the thread's values."""
+    """The run's row and the thread's values. For a push notification: the state of the task."""
+    config_id: str = ""
+    """The push notification config of a task. Empty: it is the webhook of the run."""
     attempt: int
     """The number of this attempt, from 1."""
     principal: str = ""
@@ -45,8 +47,8 @@ async def claim(
             """
             UPDATE webhook_deliveries
                SET attempt = attempt + 1, send_after = now() + make_interval(secs => %(lease_s)s)
-             WHERE run_id = (
-                SELECT run_id
+             WHERE (run_id, config_id) = (
+                SELECT run_id, config_id
                   FROM webhook_deliveries
                  WHERE project_id = %(project)s AND send_after <= now()
                    AND (%(previous)s::text IS NULL OR principal > %(previous)s::text)
@@ -64,21 +66,27 @@ async def claim(
     return None
 
 
-async def reschedule(conn: Conn, run_id: UUID, *, after_s: float) -> None:
+async def reschedule(conn: Conn, delivery: Delivery, *, after_s: float) -> None:
     """Make the delivery due again in `after_s` seconds."""
     await conn.execute(
         """
         UPDATE webhook_deliveries
            SET send_after = now() + make_interval(secs => %(after_s)s)
-         WHERE run_id = %(run_id)s
+         WHERE run_id = %(run_id)s AND config_id = %(config_id)s
         """,
-        {"run_id": run_id, "after_s": after_s},
+        {"run_id": delivery.run_id, "config_id": delivery.config_id, "after_s": after_s},
     )
 
 
-async def delete(conn: Conn, run_id: UUID) -> None:
-    """Delete a delivery that was sent or is given up."""
-    await conn.execute("DELETE FROM webhook_deliveries WHERE run_id = %(run_id)s", {"run_id": run_id})
+async def delete(conn: Conn, delivery: Delivery) -> None:
+    """Delete a delivery that was sent or is given up, unless a later change of its task has taken its place."""
+    await conn.execute(
+        """
+        DELETE FROM webhook_deliveries
+         WHERE run_id = %(run_id)s AND config_id = %(config_id)s AND (config_id = '' OR attempt > 0)
+        """,
+        {"run_id": delivery.run_id, "config_id": delivery.config_id},
+    )
 
 
 async def delete_old(conn: Conn, *, age_s: float, limit: int) -> int:
@@ -86,8 +94,8 @@ async def delete_old(conn: Conn, *, age_s: float, limit: int) -> int:
     cursor = await conn.execute(
         """
         DELETE FROM webhook_deliveries
-         WHERE run_id IN (
-            SELECT run_id
+         WHERE (run_id, config_id) IN (
+            SELECT run_id, config_id
               FROM webhook_deliveries
              WHERE project_id = %(project)s AND created_at < now() - make_interval(secs => %(age_s)s)
              ORDER BY created_at

@@ -54,7 +54,7 @@ class ArtifactReader:
         if name == "updates":
             return [*self._read_updates(cast("dict[str, Any]", orjson.loads(data)))]
         if name == "metadata" and orjson.loads(data).get("attempt", 1) > 1:
-            self._open.clear()  # another process executes the run again, from its last checkpoint
+            self._open, self._told = {}, None  # another process executes the run again, from its last checkpoint
         return []
 
     def _read_message(self, message: dict[str, Any], node: str) -> Iterator[Piece]:

@@ -80,7 +80,11 @@ async def card_fields(call: AuthorizedRequest[Any, Any], agent: Agent) -> dict[s
         "url": url,
         "preferredTransport": "JSONRPC",
         "protocolVersion": "0.3.0",
-        "capabilities": {"streaming": True, "pushNotifications": False, "extendedAgentCard": has_auth},
+        "capabilities": {
+            "streaming": True,
+            "pushNotifications": call.state.runs.webhooks.enabled,
+            "extendedAgentCard": has_auth,
+        },
         "supportsAuthenticatedExtendedCard": has_auth,
         "defaultInputModes": list(agent.input_modes),
         "defaultOutputModes": list(agent.output_modes),

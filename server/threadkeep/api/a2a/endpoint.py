@@ -16,11 +16,18 @@ from threadkeep.api.a2a.errors import (
     METHOD_NOT_FOUND,
     A2AError,
     error_of_problem,
-    push_not_supported,
     task_not_found,
     unsupported,
 )
 from threadkeep.api.a2a.fields import Fields
+from threadkeep.api.a2a.push_configs import (
+    create_config,
+    delete_config,
+    get_config,
+    list_configs,
+    put_first_config,
+    read_push_config,
+)
 from threadkeep.api.a2a.responses import TaskResult, task_stream
 from threadkeep.api.a2a.rpc import (
     Dialect,
@@ -33,7 +40,7 @@ from threadkeep.api.a2a.rpc import (
     parse_body,
     read_request,
 )
-from threadkeep.api.a2a.send import SentTask, read_send_request, send
+from threadkeep.api.a2a.send import SendRequest, SentTask, read_send_request, send
 from threadkeep.api.a2a.streams import task_events
 from threadkeep.api.a2a.task_methods import (
     cancel_task,
@@ -50,11 +57,6 @@ from threadkeep.runs.service import RunHandle
 
 IN_RPC: Final = frozenset({400, 422})
 """HTTP statuses of problems that A2A answers as JSON-RPC errors with 200."""
-PUSH_METHODS: Final = tuple(
-    f"{verb}TaskPushNotificationConfig{plural}"
-    for verb, plural in (("Create", ""), ("Get", ""), ("List", "s"), ("Delete", ""))
-)
-LEGACY_PUSH_METHODS: Final = tuple(f"tasks/pushNotificationConfig/{verb}" for verb in ("set", "get", "list", "delete"))
 
 Result = dict[str, Any]
 
@@ -102,6 +104,10 @@ class MethodCall:
         """The result of SendMessage."""
         return legacy.task_out(task) if self.dialect == "0.3" else {"task": task}
 
+    def push_config(self, config: Result) -> Result:
+        """A push notification config in the client's dialect."""
+        return legacy.push_config_out(config) if self.dialect == "0.3" else config
+
     def event(self, event: Result) -> Result:
         """An event in the client's dialect."""
         return legacy.event_out(event) if self.dialect == "0.3" else event
@@ -140,13 +146,24 @@ async def endpoint(call: AuthorizedRequest[None, None]) -> Response:
 
 async def send_message(method: MethodCall) -> Response:
     """SendMessage: wait until the task has ended or asks, unless the client does not want to."""
-    request = read_send_request(method.params)
-    sent = await send(method.call, method.name, request)
+    request, sent = await _send(method)
     tasks = TaskReader(chains=sent.chains)
     if request.immediate:
         return method.answer(method.sent(await _now(tasks, sent, request.view)))
     handle = sent.handle or await _handle(sent)
     return TaskResult(method.call, method.rpc_id, handle, partial(_settled, method, sent, request.view))
+
+
+async def _send(method: MethodCall) -> tuple[SendRequest, SentTask]:
+    """Start the run of a message, and store the push notification config that came with it."""
+    request = read_send_request(method.params)
+    configuration = method.params.message("configuration")
+    push = configuration.message("taskPushNotificationConfig") if configuration is not None else None
+    config = read_push_config(method.call, push) if push is not None else None
+    sent = await send(method.call, method.name, request)
+    if config is not None:
+        await put_first_config(method.call, sent, config, method.dialect)
+    return request, sent
 
 
 async def _handle(sent: SentTask) -> RunHandle:
@@ -174,8 +191,7 @@ async def _now(tasks: TaskReader, sent: SentTask, view: TaskView) -> Result:
 
 async def stream_message(method: MethodCall) -> Response:
     """SendStreamingMessage: follow the task of a message until it has ended or asks."""
-    request = read_send_request(method.params)
-    sent = await send(method.call, method.name, request)
+    request, sent = await _send(method)
     chain = await sent.chains.runs(sent.chain_id)
     if not chain:
         raise task_not_found(sent.chain_id)
@@ -221,10 +237,29 @@ async def extended_card(method: MethodCall) -> Response:
     return method.answer(await card_fields(method.call, agent))
 
 
-async def refuse_push(method: MethodCall) -> Response:
-    """The methods for push notification configs."""
-    await require_agent(method.call, method.name)
-    raise push_not_supported()
+async def create_push(method: MethodCall) -> Response:
+    """CreateTaskPushNotificationConfig."""
+    config = await create_config(method.call, method.name, method.params, method.dialect)
+    return method.answer(method.push_config(config))
+
+
+async def read_push(method: MethodCall) -> Response:
+    """GetTaskPushNotificationConfig."""
+    return method.answer(method.push_config(await get_config(method.call, method.name, method.params)))
+
+
+async def list_pushes(method: MethodCall) -> Response:
+    """ListTaskPushNotificationConfigs."""
+    found = await list_configs(method.call, method.name, method.params)
+    if method.dialect == "0.3":
+        return method.answer([legacy.push_config_out(config) for config in found["configs"]])
+    return method.answer(found)
+
+
+async def delete_push(method: MethodCall) -> Response:
+    """DeleteTaskPushNotificationConfig."""
+    await delete_config(method.call, method.name, method.params)
+    return method.answer(None if method.dialect == "0.3" else {})
 
 
 METHODS: Final[Mapping[str, Method]] = {
@@ -235,7 +270,10 @@ METHODS: Final[Mapping[str, Method]] = {
     "CancelTask": stop_task,
     "SubscribeToTask": subscribe,
     "GetExtendedAgentCard": extended_card,
-    **dict.fromkeys(PUSH_METHODS, refuse_push),
+    "CreateTaskPushNotificationConfig": create_push,
+    "GetTaskPushNotificationConfig": read_push,
+    "ListTaskPushNotificationConfigs": list_pushes,
+    "DeleteTaskPushNotificationConfig": delete_push,
 }
 """The methods of 1.0."""
 LEGACY_METHODS: Final[Mapping[str, Method]] = {
@@ -245,7 +283,10 @@ LEGACY_METHODS: Final[Mapping[str, Method]] = {
     "tasks/cancel": stop_task,
     "tasks/resubscribe": subscribe,
     "agent/getAuthenticatedExtendedCard": extended_card,
-    **dict.fromkeys(LEGACY_PUSH_METHODS, refuse_push),
+    "tasks/pushNotificationConfig/set": create_push,
+    "tasks/pushNotificationConfig/get": read_push,
+    "tasks/pushNotificationConfig/list": list_pushes,
+    "tasks/pushNotificationConfig/delete": delete_push,
 }
 """The methods of 0.3."""
 

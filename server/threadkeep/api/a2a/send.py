@@ -11,7 +11,6 @@ import anyio
 from threadkeep.api.a2a.agents import Agent, agent_of
 from threadkeep.api.a2a.errors import (
     invalid_params,
-    push_not_supported,
     task_not_found,
     unsupported,
     unsupported_content,
@@ -66,8 +65,6 @@ def read_send_request(params: Fields) -> SendRequest:
     """Read the parameters. A2AError names the field that is wrong."""
     message = read_message(params.required_message("message"))
     configuration = params.message("configuration") or Fields({}, "configuration")
-    if configuration.message("taskPushNotificationConfig") is not None:
-        raise push_not_supported()
     return SendRequest(
         message=message,
         view=TaskView(history_length=configuration.integer("historyLength", least=0)),

@@ -18,6 +18,7 @@ from threadkeep.api.a2a.tasks import (
     TaskView,
     answers_with_messages,
     artifact_update,
+    recorded_events,
     status_update,
     task_fields,
 )
@@ -78,7 +79,8 @@ async def _begin(tasks: TaskReader, run: ChainRun, started: RunHandle | None) ->
         return reading
     async with tasks.chains.call.state.pool.shielded(tasks.chains.filters) as conn:
         until = await run_events.last_position(conn, run.run_id)
-    async with aclosing(tasks.events(run, until)) as events:
+    pool, filters = tasks.chains.call.state.pool, tasks.chains.filters
+    async with aclosing(recorded_events(pool, filters, run, until)) as events:
         async for event in events:
             reading.position = event.position
             if answers_with_messages(run):

@@ -1,6 +1,7 @@
 """Tasks: a chain of runs as a task of A2A 1.0."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, cast
@@ -14,6 +15,8 @@ from threadkeep.api.agents.questions import Question, question_text, questions_o
 from threadkeep.api.agents.thread_reader import ThreadReader
 from threadkeep.base import json
 from threadkeep.base.problems import AnswerTooLarge, CheckpointUnreadable, StateInvalid
+from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.graph_runner import output_of
 from threadkeep.tables import run_events, runs, thread_runs
 from threadkeep.tables.run_chains import ENDED, ChainRun, ChainState
@@ -192,6 +195,33 @@ def _status_message(run: ChainRun) -> Fields | None:
     return agent_message(f"{run.run_id}-status", parts, TaskIds.of(run))
 
 
+async def recorded_events(
+    pool: Pool, filters: Filters, run: ChainRun, until: int | None = None
+) -> AsyncGenerator[RunEvent]:
+    """Yield the recorded events of a run, up to the position `until`."""
+    position = 0
+    while True:
+        async with pool.shielded(filters) as conn:
+            page = await run_events.read(conn, run.run_id, position)
+        for event in page:
+            position = event.position
+            if until is not None and position > until:
+                return
+            yield event
+        if len(page) < PAGE_SIZE:
+            return
+
+
+async def spoken_parts(pool: Pool, filters: Filters, run: ChainRun) -> tuple[list[Part], int]:
+    """What a run has said by its recorded events, and the position of the last one. 0: there are none."""
+    reader, position = ArtifactReader(), 0
+    async with aclosing(recorded_events(pool, filters, run)) as events:
+        async for event in events:
+            position = event.position
+            reader.read(event.event, event.data.encode())
+    return reader.parts, position
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskReader:
     """Reads tasks with the filters that the caller was given."""
@@ -218,27 +248,10 @@ class TaskReader:
         """What a run has said so far, or its output."""
         if not answers_with_messages(run):
             return [{"data": await self._output(run)}] if run.state == "completed" else []
-        reader, position = ArtifactReader(), 0
-        async for event in self.events(run):
-            position = event.position
-            reader.read(event.event, event.data.encode())
+        parts, position = await spoken_parts(self.chains.call.state.pool, self.chains.filters, run)
         if position or not has_ended(run):
-            return reader.parts
+            return parts
         return last_message_parts(messages_of(await self._output(run)))  # its events were deleted
-
-    async def events(self, run: ChainRun, until: int | None = None) -> AsyncGenerator[RunEvent]:
-        """Yield the recorded events of a run, up to the position `until`."""
-        position = 0
-        while True:
-            async with self.chains.call.state.pool.shielded(self.chains.filters) as conn:
-                page = await run_events.read(conn, run.run_id, position)
-            for event in page:
-                position = event.position
-                if until is not None and position > until:
-                    return
-                yield event
-            if len(page) < PAGE_SIZE:
-                return
 
     async def _output(self, run: ChainRun) -> Any:
         """The output of a run that has ended. None if its state is no longer kept, or is too large."""

@@ -1,0 +1,70 @@
+"""Push sender: the body and the headers by which a task is told to the receiver of a push notification config."""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from threadkeep.api.a2a import legacy
+from threadkeep.api.a2a.messages import Part
+from threadkeep.api.a2a.tasks import TaskView, answers_with_messages, spoken_parts, task_fields
+from threadkeep.base import json
+from threadkeep.base.json import RawJson
+from threadkeep.duties.webhooks import Notification
+from threadkeep.postgres.pool import Pool
+from threadkeep.postgres.tenancy import UNRESTRICTED
+from threadkeep.tables import run_chains, task_pushes
+from threadkeep.tables.run_chains import ChainRun
+from threadkeep.tables.task_pushes import TaskPush
+from threadkeep.tables.webhook_deliveries import Delivery
+
+TOKEN_HEADER = "X-A2A-Notification-Token"  # noqa: S105 - the name of the header
+
+
+async def render_task(pool: Pool, delivery: Delivery) -> Notification | None:
+    """The notification of a task in the state that the delivery was made for. None if the config or the task is gone."""
+    told: dict[str, Any] = delivery.body.load()
+    chain_id = UUID(told["chain_id"])
+    async with pool.connection() as conn:
+        push = await task_pushes.read(conn, chain_id, delivery.config_id)
+        runs = await run_chains.runs_of(conn, UNRESTRICTED, [chain_id])
+    chain = _until(runs, delivery.run_id)
+    if push is None or not chain:
+        return None
+    chain[-1] = replace(
+        chain[-1],
+        state=told["state"],
+        interrupts=RawJson(json.dumps(told["interrupts"])),
+        updated_at=datetime.fromisoformat(told["updated_at"]),
+    )
+    task = task_fields(chain, await _parts(pool, chain, told), TaskView())
+    return _notification(push, task)
+
+
+def _until(runs: list[ChainRun], run_id: UUID) -> list[ChainRun]:
+    """The runs up to the one that the notification is about. Empty if it is gone."""
+    places = [index for index, run in enumerate(runs) if run.run_id == run_id]
+    return runs[: places[0] + 1] if places else []
+
+
+async def _parts(pool: Pool, chain: list[ChainRun], told: dict[str, Any]) -> list[Part]:
+    """The parts of the artifact, as the task has them."""
+    if not answers_with_messages(chain[-1]):
+        return [{"data": told["values"]}] if told["state"] == "completed" else []
+    for run in reversed(chain):
+        parts, _ = await spoken_parts(pool, UNRESTRICTED, run)
+        if parts:
+            return parts
+    return []
+
+
+def _notification(push: TaskPush, task: dict[str, Any]) -> Notification:
+    """A StreamResponse of 1.0, or a task of 0.3."""
+    is_legacy = push.protocol == "0.3"
+    headers = {"content-type": "application/json" if is_legacy else "application/a2a+json"}
+    if push.token:
+        headers[TOKEN_HEADER] = push.token
+    if push.scheme:
+        headers["authorization"] = f"{push.scheme} {push.credentials or ''}".strip()
+    body = legacy.task_out(task) if is_legacy else {"task": task}
+    return Notification(content=json.dumps(body), headers=headers)
