@@ -1202,6 +1202,16 @@ ALTER TABLE runs ALTER COLUMN queue_position ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE sealing_keys (
+    project_id text NOT NULL,
+    purpose text NOT NULL,
+    key bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT sealing_keys_key_check CHECK ((octet_length(key) >= 32))
+);
+
+COMMENT ON COLUMN sealing_keys.purpose IS 'what it seals: a key has one purpose';
+
 CREATE TABLE store (
     prefix text NOT NULL,
     key text NOT NULL,
@@ -1372,6 +1382,9 @@ ALTER TABLE ONLY run_undo_log
 
 ALTER TABLE ONLY runs
     ADD CONSTRAINT runs_pkey PRIMARY KEY (run_id);
+
+ALTER TABLE ONLY sealing_keys
+    ADD CONSTRAINT sealing_keys_pkey PRIMARY KEY (project_id, purpose);
 
 ALTER TABLE ONLY store_item_counts
     ADD CONSTRAINT store_item_counts_pkey PRIMARY KEY (principal);

@@ -25,6 +25,7 @@ from threadkeep.api.a2a.push_sender import render_task
 from threadkeep.api.agents.message_graphs import MessageGraphs
 from threadkeep.api.console_files import ConsoleFile, read_files
 from threadkeep.api.errors import EXCEPTION_HANDLERS
+from threadkeep.api.mcp.surface import McpSurface
 from threadkeep.api.middleware import RequestMiddleware
 from threadkeep.api.operation import STATE, ApiDocs, AppState, Operation
 from threadkeep.api.ops import docs, metrics
@@ -379,6 +380,7 @@ def _state(plan: AppConfig, parts: OpenResources) -> AppState:
         assistants=runs.assistants,
         runs=runs,
         message_graphs=MessageGraphs(plan.graphs),
+        mcp=McpSurface(settings=plan.settings, pool=parts.pool),
         metrics_exporter=MetricsExporter(
             pools={"api": parts.pool, "runs": parts.runs_pool},
             slots=parts.slots,

@@ -122,6 +122,11 @@ class LoadedGraph:
         self._has_warned = False
         self.bind(checkpointer=None, store=None)
 
+    @property
+    def is_static(self) -> bool:
+        """Whether it is the same graph for each use. A factory may make another one."""
+        return not isinstance(self._source, GraphFactory)
+
     def bind(self, *, checkpointer: CheckpointSaver | None, store: BaseStore | None) -> None:
         """Give the graph the server's checkpointer and store, which replace those that it was compiled with."""
         self._checkpointer = checkpointer

@@ -32,6 +32,7 @@ from threadkeep.base.problems import StartupError
 
 PREFIX: Final = "THREADKEEP_"
 AES_KEY_BYTES: Final = frozenset({16, 24, 32})
+STATE_KEY_BYTES: Final = 32
 PLATFORM: Final = frozenset(
     {
         "BG_JOB_MAX_RETRIES",
@@ -285,6 +286,12 @@ class Settings(BaseModel):
     )
     """`optional`: a token without scopes may do everything. `required`: it may do nothing. `ignored`: scopes have no effect."""
 
+    mcp_task_after_s: float = Field(default=0.5, ge=0, le=60, validation_alias="THREADKEEP_MCP_TASK_AFTER")
+    """Seconds after which a call of an MCP tool is answered with a task, if the client supports tasks."""
+    mcp_state_keys: SecretStr | None = Field(default=None, validation_alias="THREADKEEP_MCP_STATE_KEYS")
+    """Keys that seal the `requestState` of MCP, separated by commas, of 32 bytes or more. The first one seals, all of
+    them open. None: a key that the processes of the project share in Postgres."""
+
     model: str | None = Field(default=None, validation_alias=AliasChoices("THREADKEEP_MODEL", "MODEL"))
     """The built-in agent's model as `provider:name`. None: the offline model."""
     model_base_url: str | None = Field(
@@ -333,6 +340,19 @@ class Settings(BaseModel):
     @classmethod
     def _level(cls, value: object) -> object:
         return log_level(value) if isinstance(value, str) else value
+
+    @field_validator("mcp_state_keys")
+    @classmethod
+    def _state_key_length(cls, value: SecretStr | None) -> SecretStr | None:
+        keys = _split_keys(value)
+        if any(len(key) < STATE_KEY_BYTES for key in keys) or len(set(keys)) < len(keys):
+            raise ValueError(f"each key must have {STATE_KEY_BYTES} bytes or more, and no key may stand there twice")
+        return value
+
+    @property
+    def state_keys(self) -> tuple[bytes, ...]:
+        """The keys of `mcp_state_keys`. Empty: the key is in Postgres."""
+        return _split_keys(self.mcp_state_keys)
 
     @field_validator("aes_key")
     @classmethod
@@ -399,6 +419,10 @@ def _aes_keys(value: SecretStr | None) -> tuple[bytes, ...]:
         return ()
     encoded = value.get_secret_value().encode()
     return (encoded,) if len(encoded) in AES_KEY_BYTES else tuple(encoded.split(b","))
+
+
+def _split_keys(value: SecretStr | None) -> tuple[bytes, ...]:
+    return () if value is None else tuple(key.strip().encode() for key in value.get_secret_value().split(","))
 
 
 def load_settings(overrides: Mapping[str, Any] | None = None, project: Mapping[str, str] = NOTHING) -> Settings:

@@ -48,6 +48,12 @@ SEND_MESSAGE: Final = {
         }
     },
 }
+TOOL_CALL: Final = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/call",
+    "params": {"name": "chain", "arguments": {"items": []}},
+}
 COMMANDS: Final[Mapping[str, Any]] = {
     "run.start": RUN | {"multitask_strategy": "interrupt"},
     "input.respond": {"interrupt_id": "x", "response": 1},
@@ -148,6 +154,7 @@ CASES: Final[Mapping[str, Case]] = {
     "GET /v1/conversations/{conversation_id}/items": ONE,
     "POST /v1/conversations/{conversation_id}/items": Case(body={"items": [{"role": "user", "content": "more"}]}),
     "GET /v1/conversations/{conversation_id}/items/{item_id}": ONE,
+    "POST /mcp": Case("tool.call", [CREATES], TOOL_CALL),
     "PUT /store/items": Case(body=ITEM | {"value": {"text": "foreign"}}),
     "GET /store/items": Case(query={"namespace": "notes", "key": "one"}),
     "POST /store/items/search": Case(body={"namespace_prefix": ["notes"]}),

@@ -103,6 +103,12 @@ BODIES: dict[str, Any] = {
     "PUT /store/items": ITEM,
     "DELETE /store/items": ITEM,
     "POST /query": {"query": "hello"},
+    "POST /mcp": {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "chain", "arguments": {"items": []}},
+    },
     "POST /a2a/{assistant_id}": {
         "jsonrpc": "2.0",
         "id": 1,

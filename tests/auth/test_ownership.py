@@ -366,6 +366,11 @@ CASES: dict[str, list[Case]] = {
         Case(path="/a2a/chain", body=_sent(contextId="{thread_id}"), status=200),
         Case(path="/a2a/chain", body=_sent(taskId="{run_id}"), status=200),
     ],
+    "POST /mcp": [
+        Case(body=_rpc("tools/list"), status=200),
+        Case(body=_rpc("tools/call", name="chain", arguments={"items": [], "thread_id": "{thread_id}"}), status=200),
+        Case(body=_rpc("tools/call", name="chain", arguments={"resume": 1, "thread_id": "{thread_id}"}), status=200),
+    ],
     "GET /v1/models": [Case(status=200)],
     "GET /v1/models/{model}": [Case()],
     "POST /v1/chat/completions": [

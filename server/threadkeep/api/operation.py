@@ -23,6 +23,7 @@ from threadkeep.api.agents.message_graphs import MessageGraphs
 from threadkeep.api.authentication import authenticate
 from threadkeep.api.body import read_body, read_bytes, read_query
 from threadkeep.api.console_files import ConsoleFile
+from threadkeep.api.mcp.surface import McpSurface
 from threadkeep.api.openai.object_ids import thread_of_conversation
 from threadkeep.api.ops.scrape import MetricsExporter
 from threadkeep.api.request_shares import Load, RequestShares
@@ -30,8 +31,9 @@ from threadkeep.api.responses import CountedResponse
 from threadkeep.api.shapes import Event as ServerEvent
 from threadkeep.auth import Authenticator, AuthEvent, AuthValue
 from threadkeep.auth.caller import ANYBODY, Caller
+from threadkeep.auth.principal import Principal
 from threadkeep.base.fair_limiter import ANONYMOUS
-from threadkeep.base.problems import Conflict, Problem, ValidationFailed
+from threadkeep.base.problems import Conflict, Problem, Unauthenticated, ValidationFailed
 from threadkeep.base.signals import ProcessSignals
 from threadkeep.graphs import LoadedGraph, Tenant
 from threadkeep.persistence.store import Store
@@ -113,6 +115,7 @@ class AppState:
     assistants: AssistantCache
     runs: RunService
     message_graphs: MessageGraphs
+    mcp: McpSurface
     metrics_exporter: MetricsExporter
     console: Mapping[str, ConsoleFile]
     """The files of the console, by name. Empty: it is not served."""
@@ -301,6 +304,8 @@ class Operation:
     """Switches of which each disables the operation."""
     route_path: str | None = None
     """The path for the router. None: the same as `path`."""
+    challenge: Callable[[Request[Any]], str | None] | None = None
+    """Makes a further parameter of `WWW-Authenticate`, for a request without valid credentials."""
     authorized_by: Literal["operation", "service"] = "operation"
     """`service`: the service that the endpoint calls checks every permission (`auth/authorization.py`)."""
     method: str = field(init=False)
@@ -332,7 +337,7 @@ class Operation:
         slot = run and run.slot
         if self.kind == "public" or state.authenticator is None:
             return await self._answered(request, ANYBODY if slot is None else Caller(None, None, slot))
-        principal, request = await authenticate(state.authenticator, request)
+        principal, request = await self._authenticated(state.authenticator, request)
         caller = Caller(principal, state.authenticator, slot, connection=request)
         state.quotas.count_request(principal.identity, has_others=principal.has_others)
         if self.kind not in LONG:
@@ -342,6 +347,16 @@ class Operation:
             return CountedResponse(await self._answered(request, caller), counted)
         except BaseException:
             counted.end()
+            raise
+
+    async def _authenticated(
+        self, authenticator: Authenticator, request: Request[Any]
+    ) -> tuple[Principal, Request[Any]]:
+        try:
+            return await authenticate(authenticator, request)
+        except Unauthenticated as refusal:
+            if self.challenge is not None and (parameter := self.challenge(request)) is not None:
+                refusal.headers["www-authenticate"] += f", {parameter}"
             raise
 
     async def _answered(self, request: Request[Any], caller: Caller) -> Response:

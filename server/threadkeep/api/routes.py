@@ -21,6 +21,8 @@ from threadkeep.api.langgraph import (
     thread_stream,
     threads,
 )
+from threadkeep.api.mcp import endpoint as mcp
+from threadkeep.api.mcp import metadata as mcp_metadata
 from threadkeep.api.openai import chat, conversations, models, responses
 from threadkeep.api.openai.errors import ErrorBody
 from threadkeep.api.openai.paging import ItemList, ListQuery
@@ -904,6 +906,35 @@ A2A = (
 )
 """The agents. A graph's name may have a slash, and the path of an agent may end in one."""
 
+MCP = (
+    Operation(
+        "POST /mcp",
+        mcp.post,
+        "threads.create_run",
+        "stream",
+        json_response(dict[str, Any], QueueFull, other_responses={202: None, 400: dict[str, Any], 404: dict[str, Any]}),
+        switches=("disable_mcp", "disable_runs"),
+        authorized_by="service",
+        custom_body=mcp.McpMessage,
+        challenge=mcp_metadata.challenge_of,
+    ),
+    Operation(
+        "GET /.well-known/oauth-protected-resource",
+        mcp_metadata.resource_metadata,
+        "public",
+        "public",
+        json_response(mcp_metadata.ResourceMetadata, NotFound),
+        switches=("disable_mcp", "disable_runs"),
+    ),
+    Operation(
+        "GET /.well-known/oauth-protected-resource/mcp",
+        mcp_metadata.resource_metadata,
+        "public",
+        "public",
+        json_response(mcp_metadata.ResourceMetadata, NotFound),
+        switches=("disable_mcp", "disable_runs"),
+    ),
+)
 API_KEYS = (
     Operation(
         "GET /api-keys",
@@ -970,6 +1001,7 @@ TABLE: tuple[Operation, ...] = (
     *STORE,
     *QUERY,
     *A2A,
+    *MCP,
     *API_KEYS,
 )
 """The most frequent operations come first, because the router compares them in order."""

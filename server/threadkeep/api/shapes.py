@@ -102,6 +102,8 @@ class Info(TypedDict):
     version: str
     langgraph_py_version: str
     flags: dict[str, bool]
+    surfaces: list[str]
+    """The further APIs that are served, beside the LangGraph API."""
     host: dict[str, str | None]
     server: str
     auth: AuthInfo

@@ -54,6 +54,7 @@ Operation: TypeAlias = Literal[
     "response.create",
     "task.send",
     "response.cancel",
+    "tool.call",
 ]
 """Operations that touch several resources, or that several API surfaces offer."""
 Condition: TypeAlias = Literal[
@@ -65,6 +66,7 @@ Condition: TypeAlias = Literal[
     "the run is cancelled on disconnect",
     "the threads are deleted too",
     "a thread is named",
+    "a question is answered",
 ]
 
 
@@ -112,6 +114,7 @@ PERMISSIONS: Final[Mapping[Operation, tuple[Permission, ...]]] = {
     "response.create": (Permission("threads.read", "thread", "a thread is named"), *RUN_START),
     "task.send": (Permission("threads.read", "thread", "a thread is named"), *RUN_START),
     "response.cancel": (Permission("threads.read", "thread"), Permission("threads.update", "thread")),
+    "tool.call": (Permission("threads.read", "thread", "a question is answered"), *RUN_START),
 }
 """Operation -> permissions that it needs, in the order in which they are checked (docs/how-to/authentication.md)."""
 

@@ -88,7 +88,7 @@ class AssistantCache:
             raise NotFound("Thread or assistant not found.")
         if row.graph_id not in self._of_graph:  # another process of the project may serve it
             raise NotFound(f"Graph {row.graph_id!r} not found. Expected one of: {sorted(self._of_graph)}")
-        return _resolved(row)
+        return resolved(row)
 
     def is_of_graph(self, assistant_id: UUID) -> bool:
         """Whether it is a graph's own assistant, which the server creates."""
@@ -119,7 +119,8 @@ class AssistantCache:
                 self._known.forget(key)
 
 
-def _resolved(assistant: Assistant) -> ResolvedAssistant:
+def resolved(assistant: Assistant) -> ResolvedAssistant:
+    """The row of an assistant as runs use it."""
     return ResolvedAssistant(
         assistant_id=assistant.assistant_id,
         graph_id=assistant.graph_id,

@@ -1,5 +1,8 @@
 """Health checks and information about the server."""
 
+from collections.abc import Callable, Mapping
+from typing import Final
+
 import anyio
 from langgraph.version import __version__ as langgraph_version
 from pydantic import BaseModel, ConfigDict
@@ -11,7 +14,14 @@ from threadkeep.api.responses import json_response
 from threadkeep.postgres import migrate
 from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.retry import TRANSIENT_ERRORS
+from threadkeep.project import Http
 
+_SWITCHES: Final[Mapping[str, Callable[[Http], bool]]] = {
+    "openai": lambda http: http.disable_openai,
+    "mcp": lambda http: http.disable_mcp or http.disable_runs,
+    "a2a": lambda http: http.disable_a2a or http.disable_runs,
+}
+"""Surface -> whether langgraph.json disables it."""
 CHECK_S = 1.0
 """Seconds that a health check waits for Postgres, because probes have short timeouts."""
 
@@ -77,6 +87,7 @@ async def info(call: AuthorizedRequest[None, None]) -> Response:
             "version": __version__,
             "langgraph_py_version": langgraph_version,
             "flags": {"assistants": True, "crons": True, "langsmith": False, "langsmith_tracing_replicas": False},
+            "surfaces": [name for name, is_off in _SWITCHES.items() if not is_off(call.state.project.http)],
             "host": {"kind": "self-hosted", "project_id": None, "revision_id": None, "tenant_id": None},
             "server": "threadkeep",
             "auth": {"kind": call.state.auth_type},

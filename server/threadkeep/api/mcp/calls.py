@@ -1,0 +1,275 @@
+"""Calls: a call of a tool is a run. It begins a thread, continues one, or answers what a thread waits for.
+
+A client that can be asked gets a question as an elicitation, and calls again with the answers. What it sends back with them
+(`requestState`) names the run that asks, and holds the answers so far. A question is answered once: the answering run has an
+idempotency key of the run that asks.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, cast
+from uuid import UUID
+
+import anyio
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
+
+from threadkeep.api.agents.marks import run_marks
+from threadkeep.api.agents.questions import Question, question_schema, questions_of, text_answer
+from threadkeep.api.mcp.arguments import ToolError, first_error, read_arguments, unknown_thread
+from threadkeep.api.mcp.capabilities import can_elicit, declares_tasks
+from threadkeep.api.mcp.elicitation import Refused, answer_of, requests_of
+from threadkeep.api.mcp.progress import MODES, ProgressReader
+from threadkeep.api.mcp.results import Result, tool_result
+from threadkeep.api.mcp.run_output import RunOutput, read_output
+from threadkeep.api.mcp.tasks import created_task
+from threadkeep.api.mcp.tools import Tool
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.base import json
+from threadkeep.base.problems import IdempotencyKeyInUse, IdempotencyKeyReused, NotFound
+from threadkeep.postgres.tenancy import Filters
+from threadkeep.runs.request import Command, GraphRunOptions, RunChain, RunRequest
+from threadkeep.runs.service import RunHandle
+from threadkeep.tables import thread_runs, threads
+from threadkeep.tables.idempotency_keys import IdempotencyKey
+
+if TYPE_CHECKING:
+    from threadkeep.api.mcp.exchange import Exchange
+
+IN_USE_S: Final = 0.1
+"""Seconds between two attempts while another request gives the same answer."""
+IN_USE_ATTEMPTS: Final = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call of a tool."""
+
+    exchange: "Exchange"
+    tool: Tool
+    arguments: Mapping[str, Any]
+    state: str | None
+    """The `requestState` of a call with answers, opened."""
+    responses: Mapping[str, Any] | None
+    """Question -> what the client sent."""
+
+    @property
+    def request(self) -> AuthorizedRequest[Any, Any]:
+        return self.exchange.call
+
+    @property
+    def can_elicit(self) -> bool:
+        """The client can be asked."""
+        return can_elicit(self.exchange)
+
+    @property
+    def wants_progress(self) -> bool:
+        return self.exchange.progress_token is not None
+
+    @property
+    def may_become_task(self) -> bool:
+        """The client knows tasks."""
+        return declares_tasks(self.exchange)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A thread at the question of its newest run."""
+
+    thread_id: UUID
+    run_id: UUID
+    graph_id: str
+    questions: Sequence[Question]
+
+
+async def call_tool(call: ToolCall) -> Result:
+    """Run the tool. ToolError if the call can't be done."""
+    if call.state is not None:
+        return await _retry(call, call.state)
+    if call.responses:
+        raise MCPError(INVALID_PARAMS, "inputResponses need the requestState of the result that asked")
+    arguments = await read_arguments(call.tool.schemas, call.arguments)
+    if arguments.resume is not None:
+        return await _resume(call, cast("UUID", arguments.thread_id), arguments.resume)
+    handle = await _start(call, GraphRunOptions(input=arguments.input), arguments.thread_id)
+    call.exchange.started(handle)
+    return await _follow(call, handle)
+
+
+async def _start(
+    call: ToolCall, spec: GraphRunOptions, thread_id: UUID | None, key: IdempotencyKey | None = None
+) -> RunHandle:
+    """Start the run of a call. ToolError if there is no such thread."""
+    request = RunRequest(
+        spec=spec.model_copy(update={"stream_mode": list(MODES if call.wants_progress else MODES[:1])}),
+        assistant=str(call.tool.assistant.assistant_id),
+        thread_id=thread_id,
+        metadata=run_marks("mcp"),
+        marks={"mcp": {"tool": call.tool.name}},
+        chain=RunChain() if call.may_become_task else None,
+        resumable=call.may_become_task,
+        read_by_caller=call.wants_progress,
+        is_answered_at_end=not call.wants_progress,
+        configurable={**call.request.forwarded_headers, "mcp": {"tool": call.tool.name}},
+        key=key,
+    )
+    try:
+        return await call.request.state.runs.start(call.request.caller, request)
+    except NotFound:
+        if thread_id is None:
+            raise MCPError(INVALID_PARAMS, f"Unknown tool: {call.tool.name}") from None
+        raise unknown_thread() from None
+
+
+async def _follow(call: ToolCall, handle: RunHandle) -> Result:
+    """Wait for the end of a run, and tell its progress meanwhile. A call that takes long becomes a task."""
+    progress = ProgressReader(call.exchange.tell_progress)
+    on_event = progress.read if call.wants_progress else None
+    if not call.may_become_task:
+        return await _finished(call, handle, await read_output(handle, call.request.state.threads, on_event))
+    output: RunOutput | None = None
+    if handle.execution is not None:  # a run in the queue is not done soon
+        with anyio.move_on_after(call.request.state.settings.mcp_task_after_s):
+            output = await read_output(handle, call.request.state.threads, on_event)
+    if output is None:
+        return await created_task(call.exchange, handle)
+    return await _finished(call, handle, output)
+
+
+async def _finished(call: ToolCall, handle: RunHandle, output: RunOutput) -> Result:
+    if output.is_success and output.questions and call.can_elicit:
+        return _input_required(handle.thread_id, handle.run_id, output.questions, {})
+    return await tool_result(call.tool, output, handle.thread_id)
+
+
+def _input_required(
+    thread_id: UUID, run_id: UUID, open_questions: Sequence[Question], answers: Mapping[str, Any]
+) -> Result:
+    """Ask the client. Its next call has the state, which the server seals."""
+    state = {"thread_id": str(thread_id), "run_id": str(run_id), "answers": dict(answers)}
+    return {
+        "resultType": "input_required",
+        "inputRequests": requests_of(open_questions),
+        "requestState": json.dumps(state).decode(),
+    }
+
+
+async def _retry(call: ToolCall, state: str) -> Result:
+    """A call with answers to what an earlier one has asked."""
+    asked: dict[str, Any] = json.loads(state)
+    thread_id, run_id, answers = UUID(asked["thread_id"]), UUID(asked["run_id"]), asked["answers"]
+    filters = await _readable(call, thread_id)
+    waiting = await _waiting(call, filters, thread_id)
+    if waiting.run_id != run_id or not waiting.questions:
+        return await _present(call, thread_id, waiting.run_id)
+    answers |= await _new_answers(call, [each for each in waiting.questions if each.interrupt_id not in answers])
+    if still_open := [each for each in waiting.questions if each.interrupt_id not in answers]:
+        return _input_required(thread_id, run_id, still_open, answers)
+    return await _answer(call, waiting, answers)
+
+
+async def _new_answers(call: ToolCall, open_questions: Sequence[Question]) -> dict[str, Any]:
+    """The answers that the client sent and that fit. ToolError if the user declined one."""
+    found: dict[str, Any] = {}
+    for question in open_questions:
+        response: object = (call.responses or {}).get(question.interrupt_id)
+        if not isinstance(response, dict):
+            continue
+        try:
+            answer = await answer_of(question, cast("dict[str, Any]", response))
+        except Refused:
+            raise ToolError("The user did not answer. Nothing was done, and the conversation waits.") from None
+        if answer is not None:
+            found[question.interrupt_id] = answer.value
+    return found
+
+
+async def _resume(call: ToolCall, thread_id: UUID, resume: Any) -> Result:
+    """A call that answers by its arguments, of a client that can't be asked."""
+    filters = await _readable(call, thread_id)
+    waiting = await _waiting(call, filters, thread_id)
+    if not waiting.questions:
+        raise ToolError("The conversation waits for no answer. Leave resume out, and send the other arguments.")
+    if waiting.graph_id != call.tool.assistant.graph_id:
+        raise ToolError(f"The question was asked by another agent than {call.tool.name}.")
+    return await _answer(call, waiting, await _resume_answers(waiting.questions, resume))
+
+
+async def _resume_answers(questions: Sequence[Question], resume: Any) -> dict[str, Any]:
+    """Interrupt id -> answer. ToolError if one is missing, unknown, or does not fit its schema."""
+    ids = [question.interrupt_id for question in questions]
+    given: dict[str, Any] = cast("dict[str, Any]", resume) if isinstance(resume, dict) else {}
+    if len(questions) == 1:
+        given = given if given.keys() == set(ids) else {ids[0]: resume}
+    elif given.keys() != set(ids):
+        raise ToolError(f"resume: must be an object with an answer for each of {', '.join(ids)}")
+    return {question.interrupt_id: await _checked(question, given[question.interrupt_id]) for question in questions}
+
+
+async def _checked(question: Question, answer: Any) -> Any:
+    """The answer to a question. ToolError if it does not fit the question's schema."""
+    schema = question_schema(question)
+    if schema is None:
+        return answer
+    value = text_answer(question, answer) if isinstance(answer, str) else answer
+    if (error := await first_error(schema, value)) is not None:
+        raise ToolError(f"resume: does not fit the JSON schema {json.dumps(schema).decode()}: {error}")
+    return value
+
+
+async def _answer(call: ToolCall, waiting: Waiting, answers: Mapping[str, Any]) -> Result:
+    """Resume the thread once. The same answers again get the same run, and others the thread's present result."""
+    digest = hashlib.sha256(json.dumps(sorted(answers.items()))).digest()
+    key = IdempotencyKey(
+        principal=call.request.caller.identity or "", key=f"mcp-answer:{waiting.run_id}", request_sha256=digest
+    )
+    spec = GraphRunOptions(command=Command(resume=dict(answers)))
+    for _ in range(IN_USE_ATTEMPTS):
+        try:
+            handle = await _start(call, spec, waiting.thread_id, key)
+        except IdempotencyKeyReused:
+            return await _present(call, waiting.thread_id, None)
+        except IdempotencyKeyInUse:
+            await anyio.sleep(IN_USE_S)
+            continue
+        call.exchange.started(handle)
+        return await _follow(call, handle)
+    raise IdempotencyKeyInUse("another request gives an answer to the same question")
+
+
+async def _present(call: ToolCall, thread_id: UUID, run_id: UUID | None) -> Result:
+    """The present result of a thread whose question was answered before. Its run is not of this request."""
+    filters = await _readable(call, thread_id)
+    if run_id is None:
+        run_id = (await _waiting(call, filters, thread_id)).run_id
+    try:
+        handle = await call.request.state.runs.follow(call.request.caller, thread_id, run_id)
+    except NotFound:
+        raise unknown_thread() from None
+    call.exchange.opened.set()
+    output = await read_output(handle, call.request.state.threads)
+    waiting = await _waiting(call, filters, thread_id)
+    open_ids = {question.interrupt_id for question in waiting.questions}
+    still_open = [question for question in output.questions if question.interrupt_id in open_ids]
+    return await _finished(call, handle, replace(output, questions=still_open))
+
+
+async def _readable(call: ToolCall, thread_id: UUID) -> Filters:
+    """The filters of threads that the caller may read. Forbidden."""
+    value: dict[str, Any] = {"thread_id": thread_id, "run_id": None, "metadata": {}}
+    return await call.request.authorize("threads.read", value)
+
+
+async def _waiting(call: ToolCall, filters: Filters, thread_id: UUID) -> Waiting:
+    """The newest run of a thread, and what it waits for. ToolError if there is no such thread."""
+    async with call.request.state.pool.connection(filters) as conn:
+        thread = await threads.get_without_values(conn, filters, thread_id)
+        newest = await thread_runs.newest_run(conn, filters, thread_id)
+    if thread is None:
+        raise unknown_thread()
+    if newest is None:
+        raise ToolError("The conversation waits for no answer. Leave resume out, and send the other arguments.")
+    questions = questions_of(thread.interrupts.load()) if thread.status == "interrupted" else []
+    graph_id = str(thread.metadata.load().get("graph_id", ""))
+    return Waiting(thread_id=thread_id, run_id=newest.run_id, graph_id=graph_id, questions=questions)

@@ -1,0 +1,123 @@
+"""Elicitation: the questions of a graph as forms of MCP, and what a user sent as answers to them.
+
+A form of MCP has only texts, numbers, booleans and choices. A question with such a schema is asked by it, and the graph gets
+the whole content. Any other question is asked for a text. LangChain's human in the loop is asked for a decision on each action.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from threadkeep.api.agents.questions import (
+    DECISIONS,
+    Question,
+    actions_of,
+    question_schema,
+    question_text,
+    text_answer,
+)
+from threadkeep.api.mcp.arguments import first_error
+from threadkeep.api.mcp.schemas import JsonSchema
+
+ANSWER: Final = "answer"
+"""The field of a form that asks for a text."""
+FREE_FORM: Final[JsonSchema] = {
+    "type": "object",
+    "properties": {ANSWER: {"type": "string", "title": "Answer"}},
+    "required": [ANSWER],
+}
+REFUSALS: Final = frozenset({"decline", "cancel"})
+FIELD_TYPES: Final = frozenset({"string", "number", "integer", "boolean"})
+DECISION_TYPES: Final = ("approve", "reject")
+"""Decisions that need nothing but a text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a user sent for one question."""
+
+    value: Any
+
+
+class Refused(Exception):
+    """The user declined to answer, or closed the form."""
+
+
+def elicitation(question: Question) -> dict[str, Any]:
+    """A question as a request of `elicitation/create`."""
+    params = {"mode": "form", "message": question_text(question), "requestedSchema": form_schema(question)}
+    return {"method": "elicitation/create", "params": params}
+
+
+def form_schema(question: Question) -> JsonSchema:
+    """The schema of the form that asks a question."""
+    if actions := actions_of(question):
+        return _decisions_form(len(actions))
+    schema = question_schema(question)
+    return schema if schema is not None and _is_form(schema) else FREE_FORM
+
+
+async def answer_of(question: Question, response: Mapping[str, Any]) -> Answer | None:
+    """The answer in a client's response. None if it does not fit the form. Refused if the user did not answer."""
+    if response.get("action") in REFUSALS:
+        raise Refused
+    content: object = response.get("content")
+    if response.get("action") != "accept" or not isinstance(content, dict):
+        return None
+    fields = cast("dict[str, Any]", content)
+    if actions := actions_of(question):
+        return _decisions(question, len(actions), fields)
+    schema = form_schema(question)
+    if await first_error(schema, fields) is not None:
+        return None
+    return Answer(value=fields[ANSWER] if schema is FREE_FORM else fields)
+
+
+def _is_form(schema: JsonSchema) -> bool:
+    """Whether MCP has a form for a schema: an object of texts, numbers, booleans and choices, without nesting."""
+    properties: object = schema.get("properties")
+    if schema.get("type") != "object" or not isinstance(properties, dict) or not properties:
+        return False
+    return all(_is_field(each) for each in cast("dict[str, object]", properties).values())
+
+
+def _is_field(described: object) -> bool:
+    fields = cast("dict[str, Any]", described) if isinstance(described, dict) else {}
+    if fields.get("type") == "array":
+        items: object = fields.get("items")
+        choices = cast("dict[str, Any]", items) if isinstance(items, dict) else {}
+        return "enum" in choices or "anyOf" in choices
+    return fields.get("type") in FIELD_TYPES
+
+
+def _decisions_form(count: int) -> JsonSchema:
+    properties: JsonSchema = {}
+    for number in range(1, count + 1):
+        properties[f"decision_{number}"] = {"type": "string", "enum": list(DECISION_TYPES)}
+        properties[f"message_{number}"] = {"type": "string", "description": "Why it is rejected."}
+    return {"type": "object", "properties": properties, "required": _decision_names(count)}
+
+
+def _decision_names(count: int) -> list[str]:
+    return [f"decision_{number}" for number in range(1, count + 1)]
+
+
+def _decisions(question: Question, count: int, fields: Mapping[str, Any]) -> Answer | None:
+    """The decisions of a form, or of a client that sent them as the graph reads them, or as a text."""
+    if isinstance(fields.get(ANSWER), str):
+        return Answer(value=text_answer(question, fields[ANSWER]))
+    if isinstance(fields.get(DECISIONS), list) and len(fields[DECISIONS]) == count:
+        return Answer(value={DECISIONS: fields[DECISIONS]})
+    chosen = [fields.get(name) for name in _decision_names(count)]
+    if any(each not in DECISION_TYPES for each in chosen):
+        return None
+    return Answer(value={DECISIONS: [_decision(each, fields.get(f"message_{n}")) for n, each in enumerate(chosen, 1)]})
+
+
+def _decision(kind: Any, message: object) -> dict[str, Any]:
+    return {"type": kind, **({"message": message} if isinstance(message, str) and message else {})}
+
+
+def requests_of(questions: Sequence[Question]) -> dict[str, Any]:
+    """The questions as `inputRequests`."""
+    return {question.interrupt_id: elicitation(question) for question in questions}
