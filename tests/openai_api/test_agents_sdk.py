@@ -1,5 +1,8 @@
 """`openai-agents`, which is built on OpenAI's client."""
 
+from importlib import import_module
+from typing import Any
+
 import pytest
 from openai import AsyncOpenAI
 
