@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients generators console consolecheck shots check faults databases core bench scale peers reference schema walk dist lock clean
+.PHONY: help serve test clients generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk dist lock clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -40,6 +40,12 @@ console: console/node_modules ## Build the page at /console, and print what its 
 
 shots: .venv/dev ## Take pictures of the page's views into build/shots; wants Debian's chromium
 	@CONSOLE_SHOTS=build/shots $(BIN)/python -m pytest -q tests/console/test_shots.py $(ARGS)
+
+types: .venv/dev ## Write the API's types anew for the page, from its OpenAPI document
+	@PYTHONPATH=tests $(BIN)/python tests/console_types.py
+
+story: .venv/dev ## Film the page while its server is killed, into docs/images; wants Debian's chromium
+	@PYTHONPATH=tests:. $(BIN)/python tests/console_story.py
 
 consolecheck: console/node_modules ## Check the types of the page, its functions, and that its built files match
 	@npm run --silent --prefix console types

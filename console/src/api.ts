@@ -1,6 +1,7 @@
 /** Requests to the server that serves this page. Nothing else is ever called. */
 
 import { signal } from "@preact/signals";
+import type * as types from "./api-types.ts";
 import { EventParser, type StreamItem } from "./sse.ts";
 
 const CONSOLE = /^(.*?)\/console(?:\/|$)/;
@@ -42,6 +43,27 @@ async function errorOf(response: Response): Promise<ApiError> {
   );
 }
 
+/** A request of this page that changed something. */
+export interface SentRequest {
+  number: number;
+  at: string;
+  method: string;
+  path: string;
+  body: unknown;
+}
+
+const MAX_SENT = 50;
+/** Posts that only read. */
+const READS = /\/(search|count|history|versions|namespaces)$/;
+/** The latest requests that changed something, the newest first. They are forgotten with the page. */
+export const sent = signal<SentRequest[]>([]);
+
+function remember(method: string, path: string, body: unknown): void {
+  if (method === "GET" || READS.test(path) || path.startsWith("/console/")) return;
+  const number = (sent.value[0]?.number ?? 0) + 1;
+  sent.value = [{ number, at: new Date().toISOString(), method, path: root + path, body }, ...sent.value.slice(0, MAX_SENT - 1)];
+}
+
 export interface RequestOptions {
   body?: unknown;
   headers?: Record<string, string>;
@@ -53,6 +75,7 @@ export interface RequestOptions {
 /** The response if its status is a success. Else ApiError, or TypeError if the server does not answer. */
 export async function send(method: string, path: string, options: RequestOptions = {}): Promise<Response> {
   const headers: Record<string, string> = { ...options.headers };
+  remember(method, path, options.body);
   if (options.body !== undefined) headers["content-type"] = "application/json";
   const response = await fetch(root + path, {
     method,
@@ -117,87 +140,53 @@ export async function* events(path: string, lastEventId: string | null, abort: A
   }
 }
 
-export interface Thread {
-  thread_id: string;
-  created_at: string;
-  updated_at: string;
-  status: "idle" | "busy" | "interrupted" | "error";
-  metadata: Record<string, unknown>;
-  title?: string | null;
-  values?: unknown;
-  interrupts?: Record<string, { id: string; value: unknown }[]>;
-  error?: { error?: string; message?: string } | null;
-  extracted?: Record<string, unknown>;
-}
+/** A type that says more of an answer than the API's document does, and nothing else. */
+type Narrowed<Documented, Shown extends { [Key in keyof Shown]: Key extends keyof Documented ? Documented[Key] : never }> = Shown;
 
-export interface Run {
-  run_id: string;
-  thread_id: string;
-  assistant_id: string;
-  created_at: string;
-  updated_at: string;
-  status: "pending" | "running" | "success" | "error" | "timeout" | "interrupted";
-  metadata: Record<string, unknown>;
-  kwargs: { input?: unknown; command?: unknown; checkpoint?: { checkpoint_id?: string } | null; checkpoint_id?: string | null; [key: string]: unknown };
-  multitask_strategy: string;
-}
+export type Run = Narrowed<
+  types.Run,
+  Omit<types.Run, "kwargs"> & {
+    kwargs: { input?: unknown; command?: unknown; context?: unknown; checkpoint?: { checkpoint_id?: string } | null; checkpoint_id?: string | null; [key: string]: unknown };
+  }
+>;
 
-export interface Interrupt {
-  id: string;
-  value: unknown;
-}
-
-export interface StateTask {
-  id: string;
-  name: string;
-  error: string | null;
-  interrupts: Interrupt[];
-  checkpoint?: { checkpoint_ns?: string; checkpoint_id?: string } | null;
-  result?: unknown;
-}
-
-export interface ThreadState {
-  values: Record<string, unknown>;
-  next: string[];
-  tasks: StateTask[];
-  metadata: Record<string, unknown> | null;
-  created_at: string | null;
-  checkpoint: { checkpoint_id: string; checkpoint_ns: string } | null;
-  parent_checkpoint: { checkpoint_id: string } | null;
-  interrupts: Interrupt[];
-}
-
-export interface Assistant {
-  assistant_id: string;
-  graph_id: string;
-  name: string;
-  description: string | null;
-  version: number;
-  metadata: Record<string, unknown>;
-  config: Record<string, unknown>;
-  context: Record<string, unknown>;
-  created_at: string;
-  updated_at: string;
-}
-
+export type Interrupt = types.Interrupt;
+export type Assistant = types.Assistant;
+export type Schemas = types.GraphSchemas;
 export type Schema = Record<string, unknown>;
+export type Info = types.Info;
+export type RunMatch = Narrowed<types.SelectedRunMatch, Required<types.SelectedRunMatch>>;
 
-export interface Schemas {
-  graph_id: string;
-  input_schema: Schema | null;
-  output_schema: Schema | null;
-  state_schema: Schema | null;
-  config_schema: Schema | null;
-  context_schema: Schema | null;
-}
+export type Thread = Narrowed<
+  types.SelectedThreadMatch,
+  {
+    thread_id: string;
+    created_at: string;
+    updated_at: string;
+    status: "idle" | "busy" | "interrupted" | "error";
+    metadata: Record<string, unknown>;
+    title?: string | null;
+    values?: unknown;
+    interrupts?: Record<string, Interrupt[]>;
+    error?: { error?: string; message?: string } | null;
+    extracted?: Record<string, unknown>;
+  }
+>;
 
-export interface Info {
-  version: string;
-  langgraph_py_version: string;
-  flags: Record<string, boolean>;
-  auth?: { kind: string };
-  limits: { run_slots: number; max_waiting: number; body_bytes: number; run_timeout_s: number };
-  load: { running: number; waiting: number };
-}
+export type StateTask = Omit<types.Task, "path" | "state">;
+
+export type ThreadState = Narrowed<
+  types.ThreadState,
+  {
+    values: Record<string, unknown>;
+    next: string[];
+    tasks: types.Task[];
+    metadata: Record<string, unknown> | null;
+    created_at: string | null;
+    checkpoint: (types.StateCheckpoint & { checkpoint_id: string }) | null;
+    parent_checkpoint: (types.StateCheckpoint & { checkpoint_id: string }) | null;
+    interrupts: Interrupt[];
+  }
+>;
 
 export const FINAL = new Set(["success", "error", "timeout", "interrupted"]);

@@ -1,5 +1,6 @@
 /** Assistants: a graph with settings of its own, its versions and its schemas. */
 
+import type { AssistantVersion } from "./api-types.ts";
 import { useState } from "preact/hooks";
 import { get, post, send, type Assistant, type Schemas } from "./api.ts";
 import { diffJson, type Json } from "./diff.ts";
@@ -10,15 +11,6 @@ import { href, navigate, route } from "./router.ts";
 import { assistants, may, readAll, schemasOf } from "./server-state.ts";
 import { Empty, Id, JsonView, Problem, Time, toast, useLoaded, Waiting } from "./ui.tsx";
 import { words } from "./words.ts";
-
-interface Version {
-  version: number;
-  created_at: string;
-  config: Record<string, unknown>;
-  context: Record<string, unknown>;
-  metadata: Record<string, unknown>;
-  name: string;
-}
 
 export default function Assistants() {
   const { id } = route.value;
@@ -129,7 +121,7 @@ function Settings({ assistant, schemas }: { assistant: Assistant; schemas: Schem
 }
 
 function Versions({ assistant }: { assistant: Assistant }) {
-  const loaded = useLoaded((abort) => post<Version[]>(`/assistants/${assistant.assistant_id}/versions`, { limit: 50 }, abort), `${assistant.assistant_id}${assistant.version}`);
+  const loaded = useLoaded((abort) => post<AssistantVersion[]>(`/assistants/${assistant.assistant_id}/versions`, { limit: 50 }, abort), `${assistant.assistant_id}${assistant.version}`);
   const versions = loaded.value ?? [];
   async function restore(version: number) {
     try {
@@ -141,7 +133,7 @@ function Versions({ assistant }: { assistant: Assistant }) {
       toast((error as Error).message);
     }
   }
-  const partOf = (version: Version | undefined) => ({ name: version?.name ?? null, context: version?.context ?? {}, config: version?.config ?? {}, metadata: version?.metadata ?? {} }) as Json;
+  const partOf = (version: AssistantVersion | undefined) => ({ name: version?.name ?? null, context: version?.context ?? {}, config: version?.config ?? {}, metadata: version?.metadata ?? {} }) as Json;
   return (
     <section class="card">
       <h3>{words.versions}</h3>

@@ -19,6 +19,7 @@ import { copy, duration, Empty, Id, JsonView, pretty, Problem, useLoaded, Waitin
 import { words } from "./words.ts";
 
 const SHOWN_AT_FIRST = 80;
+const MAX_ERROR_CHARS = 5000;
 
 interface ChatProps {
   conversation: Conversation;
@@ -33,6 +34,7 @@ export function Chat({ conversation, assistant, isNew }: ChatProps) {
   if (conversation.loadError.value && !conversation.state.value) return <div class="chat"><Problem error={conversation.loadError.value} again={() => void conversation.load()} /></div>;
   return (
     <div class="chat">
+      <h1 class="unseen" dir="auto">{isNew ? words.newThread : conversation.title() || words.conversation}</h1>
       <Log conversation={conversation} assistant={assistant} isNew={isNew} asChat={asChat} />
       <Footer conversation={conversation} assistant={assistant} isNew={isNew} asChat={asChat} schemas={schemas.value} />
     </div>
@@ -188,6 +190,7 @@ function Switcher({ fork, conversation }: { fork: Fork; conversation: Conversati
       <button type="button" class="quiet" aria-label={words.previousVersion} disabled={fork.shown === 0} onClick={() => go(-1)}>‹</button>
       <span>{fork.shown + 1}/{fork.children.length}</span>
       <button type="button" class="quiet" aria-label={words.nextVersion} disabled={fork.shown === fork.children.length - 1} onClick={() => go(1)}>›</button>
+      <a class="quiet button" href={conversation.compareAddress(fork)}>{words.compare}</a>
     </span>
   );
 }
@@ -271,7 +274,7 @@ function RemnantView({ remnant, conversation, assistant }: { remnant: Remnant; c
       ) : (
         <div class="problem" role="alert">
           <p><strong>{run.status === "timeout" ? words.timedOut : words.failed}</strong> {error?.error && <code>{error.error}</code>}</p>
-          {error?.message && <p dir="auto">{error.message}</p>}
+          {error?.message && <p dir="auto">{error.message.length > MAX_ERROR_CHARS ? `${error.message.slice(0, MAX_ERROR_CHARS)}… ${words.cut}` : error.message}</p>}
           {error?.request_id && <p class="muted">{words.requestId} <Id value={error.request_id} /></p>}
           {isNewest && assistant && <button type="button" onClick={() => void conversation.goOn(assistant.assistant_id)}>{words.again}</button>}
         </div>
@@ -331,7 +334,7 @@ function Questions({ conversation, assistant }: { conversation: Conversation; as
       ))}
       {isBreakpoint && assistant && (
         <section class="interrupt">
-          <h3>{words.breakpoint((state?.next ?? []).join(", "))}</h3>
+          <h2>{words.breakpoint((state?.next ?? []).join(", "))}</h2>
           <div class="buttons"><button type="button" class="primary" onClick={() => void conversation.goOn(assistant.assistant_id)}>{words.goOn}</button></div>
         </section>
       )}
@@ -352,7 +355,7 @@ function Queued({ run, conversation }: { run: Run; conversation: Conversation })
 function Values({ conversation }: { conversation: Conversation }) {
   const values = conversation.live.value?.values ?? conversation.state.value?.values;
   if (values === undefined || values === null || Object.keys(values as object).length === 0) return null;
-  return <section class="values"><h3>{words.values}</h3><JsonView value={values} /></section>;
+  return <section class="values"><h2>{words.values}</h2><JsonView value={values} /></section>;
 }
 
 /** Tells a screen reader whole sentences of an answer as they are complete, and the end of each message. */
@@ -420,7 +423,7 @@ function InputForm({ schemas, isRunning, onSend, onStop }: { schemas: Schemas | 
   if (!schemas) return null;
   return (
     <form class="input-form" onSubmit={(event) => { event.preventDefault(); void onSend(value ?? {}); }}>
-      <h3>{words.input}</h3>
+      <h2>{words.input}</h2>
       <SchemaForm schema={schemas.input_schema} value={value} onChange={setValue} />
       <div class="buttons">
         <button type="submit" class="primary">{words.run}</button>

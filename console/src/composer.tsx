@@ -43,6 +43,7 @@ export function Composer({ draftKey, isRunning, isStopping, onSend, onStop }: Co
   const [text, setText] = useState(() => sessionStorage.getItem(key) ?? "");
   const [files, setFiles] = useState<{ name: string; block: ContentBlock }[]>([]);
   const [isSending, setSending] = useState(false);
+  const isNextWanted = useRef(false);
   const area = useRef<HTMLTextAreaElement>(null);
   const picker = useRef<HTMLInputElement>(null);
   useEffect(() => {
@@ -76,7 +77,11 @@ export function Composer({ draftKey, isRunning, isStopping, onSend, onStop }: Co
 
   async function submit() {
     const draft = { text: text.trim(), blocks: files.map((each) => each.block) };
-    if ((draft.text === "" && draft.blocks.length === 0) || isSending) return;
+    if (draft.text === "" && draft.blocks.length === 0) return;
+    if (isSending) {
+      isNextWanted.current = true;
+      return;
+    }
     const limit = info.value?.limits.body_bytes ?? Infinity;
     if (new Blob([JSON.stringify(draft)]).size + OVERHEAD_BYTES > limit) {
       toast(words.tooLarge(limit));
@@ -88,10 +93,17 @@ export function Composer({ draftKey, isRunning, isStopping, onSend, onStop }: Co
     const isDone = await onSend(draft);
     setSending(false);
     if (!isDone) {
-      setText(draft.text);
-      setFiles(files);
+      isNextWanted.current = false;
+      setText((before) => (before ? `${draft.text}\n\n${before}` : draft.text));
+      setFiles((before) => [...files, ...before]);
     }
   }
+  // An Enter while the message before is being sent is kept until it is.
+  useEffect(() => {
+    if (isSending || !isNextWanted.current) return;
+    isNextWanted.current = false;
+    void submit();
+  }, [isSending]);
 
   return (
     <form class="composer" onSubmit={(event) => { event.preventDefault(); void submit(); }}

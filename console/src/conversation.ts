@@ -5,6 +5,7 @@ import { ApiError, FINAL, get, page, post, send, type Interrupt, type Run, type 
 import { CheckpointTree, firstReached, type CheckpointRow, type Fork } from "./branches.ts";
 import { followRun, pastEvents, type Connection } from "./follow.ts";
 import { isMessageList, MessageCollector, textOf, type Message } from "./messages.ts";
+import { href } from "./router.ts";
 import type { ServerEvent } from "./sse.ts";
 import { newId } from "./ids.ts";
 
@@ -36,7 +37,7 @@ export interface SendFailure {
   again: () => void;
 }
 
-const STREAM_MODES = ["messages-tuple", "updates", "values"];
+export const STREAM_MODES = ["messages-tuple", "updates", "values"];
 const ROWS = { select: ["checkpoint", "parent_checkpoint", "metadata", "created_at", "next"], limit: 1000 };
 const MAX_PAGES = 5;
 const RUNS = 50;
@@ -58,7 +59,7 @@ function typeOf(role: unknown): string {
   return { user: "human", assistant: "ai" }[String(role)] ?? String(role ?? "human");
 }
 
-function rowOf(state: ThreadState): CheckpointRow[] {
+export function rowOf(state: ThreadState): CheckpointRow[] {
   if (!state.checkpoint) return [];
   const metadata = state.metadata ?? {};
   return [
@@ -381,6 +382,14 @@ export class Conversation {
     const leaf = checkpointId ? (this.tree.value?.newestLeaf(checkpointId) ?? checkpointId) : null;
     this.shownLeaf.value = leaf === this.tree.value?.newest() ? null : leaf;
     await this.refresh();
+  }
+
+  /** The view that shows the line of a fork that is shown beside the one before it, or after it. */
+  compareAddress(fork: Fork): string {
+    const tree = this.tree.value;
+    const other = fork.children[fork.shown === 0 ? 1 : fork.shown - 1] as string;
+    const [left, right] = [other, fork.children[fork.shown] as string].map((id) => tree?.newestLeaf(id) ?? id);
+    return href(`compare?thread=${this.threadId}&left=${left}&right=${right}`);
   }
 
   /** Where the remnant of a run belongs: the index after which it is shown, or null if it is not of this line. */

@@ -1,5 +1,6 @@
 /** Crons: when they fire next, and the switches that pause, run and delete them. */
 
+import type { Cron } from "./api-types.ts";
 import { useState } from "preact/hooks";
 import { post, send, type Run } from "./api.ts";
 import { nextTimes } from "./cron.ts";
@@ -8,18 +9,6 @@ import { href, navigate } from "./router.ts";
 import { assistants, changed, changes, may } from "./server-state.ts";
 import { Empty, exactTime, Id, JsonView, Problem, Time, toast, useLoaded, Waiting } from "./ui.tsx";
 import { words } from "./words.ts";
-
-interface Cron {
-  cron_id: string;
-  assistant_id: string;
-  thread_id: string | null;
-  schedule: string;
-  timezone: string | null;
-  enabled: boolean;
-  next_run_date: string | null;
-  end_time: string | null;
-  payload: Record<string, unknown>;
-}
 
 const TIMES = 5;
 

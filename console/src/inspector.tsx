@@ -1,13 +1,15 @@
 /** Why a run did what it did: its steps on a time axis, the state at each of them, and what each changed. */
 
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { get, page, post, type Assistant, type Run, type ThreadState } from "./api.ts";
+import { FINAL, get, page, post, root, type Assistant, type Run, type ThreadState } from "./api.ts";
 import type { CheckpointRow, CheckpointTree } from "./branches.ts";
 import type { Conversation } from "./conversation.ts";
-import { diffJson, type Change, type Json } from "./diff.ts";
+import { diffJson, diffWords, type Change, type Json } from "./diff.ts";
 import { JsonInput } from "./form.tsx";
 import { Icon } from "./icons.tsx";
-import { route, setQuery } from "./router.ts";
+import { Playback } from "./playback.tsx";
+import { curlOf, pythonOf } from "./requests.tsx";
+import { href, route, setQuery } from "./router.ts";
 import { may } from "./server-state.ts";
 import { copy, duration, Id, JsonView, pretty, Problem, Status, Time, toast, useLoaded, Waiting } from "./ui.tsx";
 import { GraphView } from "./graph.tsx";
@@ -63,7 +65,7 @@ export function Inspector({ conversation, assistant }: InspectorProps) {
       </div>
       {!run ? <p class="muted">{words.noRuns}</p> : (
         <>
-          <RunHead run={run} runs={runs} isLive={live?.run.run_id === run.run_id} conversation={conversation} assistant={assistant} />
+          <RunHead run={run} runs={runs} steps={steps} isLive={live?.run.run_id === run.run_id} conversation={conversation} assistant={assistant} />
           <Timeline run={run} steps={steps} chosen={chosen} liveNode={live?.run.run_id === run.run_id ? live.node : null} />
           {assistant && <GraphView assistant={assistant} counts={countsOf(steps)} liveNode={live?.run.run_id === run.run_id ? live.node : null} hasFailed={run.status === "error"} onNode={(node) => {
             const step = steps.findLast((each) => each.names.includes(node));
@@ -83,7 +85,8 @@ function countsOf(steps: Step[]): Map<string, number> {
   return counts;
 }
 
-function RunHead({ run, runs, isLive, conversation, assistant }: { run: Run; runs: Run[]; isLive: boolean; conversation: Conversation; assistant: Assistant | null }) {
+function RunHead({ run, runs, steps, isLive, conversation, assistant }: { run: Run; runs: Run[]; steps: Step[]; isLive: boolean; conversation: Conversation; assistant: Assistant | null }) {
+  const [isPlayed, setPlayed] = useState(false);
   const status = isLive ? "running" : run.status;
   return (
     <div class="run-head">
@@ -94,7 +97,10 @@ function RunHead({ run, runs, isLive, conversation, assistant }: { run: Run; run
       {assistant && may("threads.create_run") && run.kwargs.input != null && !isLive && (
         <button type="button" onClick={() => void conversation.send(assistant.assistant_id, run.kwargs.input)}>{words.runAgain}</button>
       )}
+      {FINAL.has(status) && <button type="button" onClick={() => setPlayed(true)}>{words.playBack}</button>}
+      {runs.length > 1 && <a href={href(`compare?thread=${run.thread_id}`)}>{words.compare}</a>}
       <CopyAs run={run} />
+      {isPlayed && <Playback run={run} steps={steps} onClose={() => setPlayed(false)} />}
     </div>
   );
 }
@@ -105,36 +111,13 @@ function bodyOf(run: Run): Record<string, unknown> {
 }
 
 function CopyAs({ run }: { run: Run }) {
-  const path = `/threads/${run.thread_id}/runs/wait`;
-  const url = location.origin + path;
-  const json = JSON.stringify(bodyOf(run));
-  const curl = `curl -s ${url} -H 'content-type: application/json' -d '${json.replaceAll("'", `'\\''`)}'`;
-  const python = [
-    "from langgraph_sdk import get_sync_client",
-    "",
-    `client = get_sync_client(url=${JSON.stringify(location.origin)})`,
-    `result = client.runs.wait(${JSON.stringify(run.thread_id)}, ${JSON.stringify(run.assistant_id)}, ${pythonArguments(run)})`,
-  ].join("\n");
+  const request = { number: 0, at: "", method: "POST", path: `${root}/threads/${run.thread_id}/runs/wait`, body: bodyOf(run) };
   return (
     <span class="copy-as">
-      <button type="button" class="quiet" onClick={() => copy(curl)}>{words.copyCurl}</button>
-      <button type="button" class="quiet" onClick={() => copy(python)}>{words.copyPython}</button>
+      <button type="button" class="quiet" onClick={() => copy(curlOf(request))}>{words.copyCurl}</button>
+      <button type="button" class="quiet" onClick={() => copy(pythonOf(request))}>{words.copyPython}</button>
     </span>
   );
-}
-
-function pythonArguments(run: Run): string {
-  const { assistant_id: _assistant, ...rest } = bodyOf(run);
-  return Object.entries(rest).map(([name, value]) => `${name}=${pythonLiteral(value)}`).join(", ");
-}
-
-/** A JSON value as Python writes it. */
-export function pythonLiteral(value: unknown): string {
-  if (value === null || value === undefined) return "None";
-  if (typeof value === "boolean") return value ? "True" : "False";
-  if (Array.isArray(value)) return `[${value.map(pythonLiteral).join(", ")}]`;
-  if (typeof value === "object") return `{${Object.entries(value).map(([key, each]) => `${JSON.stringify(key)}: ${pythonLiteral(each)}`).join(", ")}}`;
-  return JSON.stringify(value);
 }
 
 const MAX_BARS = 400;
@@ -179,8 +162,8 @@ function StepDetail({ checkpointId, tree, conversation, assistant }: { checkpoin
   const tabs: [Tab, string][] = [["diff", words.diff], ["state", words.values], ["tasks", words.tasks], ["raw", words.raw]];
   return (
     <section class="step-detail">
-      <div class="tabs" role="tablist">
-        {tabs.map(([name, label]) => <button key={name} type="button" role="tab" aria-selected={tab === name} class="quiet" onClick={() => setTab(name)}>{label}</button>)}
+      <div class="tabs">
+        <div role="tablist">{tabs.map(([name, label]) => <button key={name} type="button" role="tab" aria-selected={tab === name} class="quiet" onClick={() => setTab(name)}>{label}</button>)}</div>
         <span class="grow" /><Id value={checkpointId} />
       </div>
       <div role="tabpanel" aria-label={tabs.find(([name]) => name === tab)?.[1]}>
@@ -201,12 +184,20 @@ export function Changes({ changes }: { changes: Change[] }) {
       {changes.map((change) => (
         <li key={change.path} class={change.kind}>
           <code dir="ltr">{{ added: "+", removed: "−", changed: "±" }[change.kind]} {change.path}</code>
-          {change.before !== undefined && <pre class="removed" dir="auto">{cut(change.before)}</pre>}
-          {change.after !== undefined && <pre class="added" dir="auto">{cut(change.after)}</pre>}
+          {typeof change.before === "string" && typeof change.after === "string" ? <WordChanges before={change.before} after={change.after} /> : (
+            <>
+              {change.before !== undefined && <pre class="removed" dir="auto">{cut(change.before)}</pre>}
+              {change.after !== undefined && <pre class="added" dir="auto">{cut(change.after)}</pre>}
+            </>
+          )}
         </li>
       ))}
     </ul>
   );
+}
+
+function WordChanges({ before, after }: { before: string; after: string }) {
+  return <pre dir="auto">{diffWords(cut(before), cut(after)).map((each, index) => (each.kind === "same" ? each.text : each.kind === "added" ? <ins key={index}>{each.text}</ins> : <del key={index}>{each.text}</del>))}</pre>;
 }
 
 function cut(value: Json): string {

@@ -55,7 +55,7 @@ function inboxDecision(decision: Decision, action: Action): Decision {
   return { type: "ignore", args: null };
 }
 
-export function InterruptCard({ interrupt, onAnswer, isFirst }: { interrupt: Interrupt; onAnswer: (answer: unknown) => void; isFirst: boolean }) {
+export function InterruptCard({ interrupt, onAnswer, isFirst, canTakeFocus = true }: { interrupt: Interrupt; onAnswer: (answer: unknown) => void; isFirst: boolean; canTakeFocus?: boolean }) {
   const { form, actions } = actionsOf(interrupt.value);
   const [decisions, setDecisions] = useState<(Decision | null)[]>(actions.map(() => null));
   const [isSent, setSent] = useState(false);
@@ -69,12 +69,12 @@ export function InterruptCard({ interrupt, onAnswer, isFirst }: { interrupt: Int
     if (next.some((each) => each === null)) return;
     answer(form === "review" ? { decisions: next } : next.map((each, at) => inboxDecision(each as Decision, actions[at] as Action)));
   }
-  if (form === "other") return <OtherCard value={interrupt.value} onAnswer={answer} isSent={isSent} />;
+  if (form === "other") return <OtherCard value={interrupt.value} onAnswer={answer} isSent={isSent} canTakeFocus={canTakeFocus} />;
   return (
     <>
       {actions.map((action, index) => (
         <ActionCard key={index} action={action} decision={decisions[index] ?? null} isSent={isSent} hasKeys={isFirst && decisions.findIndex((each) => each === null) === index}
-          place={actions.length > 1 ? `${index + 1}/${actions.length}` : ""} onDecide={(decision) => decide(index, decision)} />
+          canTakeFocus={canTakeFocus} place={actions.length > 1 ? `${index + 1}/${actions.length}` : ""} onDecide={(decision) => decide(index, decision)} />
       ))}
     </>
   );
@@ -100,11 +100,12 @@ interface ActionProps {
   decision: Decision | null;
   isSent: boolean;
   hasKeys: boolean;
+  canTakeFocus: boolean;
   place: string;
   onDecide: (decision: Decision) => void;
 }
 
-function ActionCard({ action, decision, isSent, hasKeys, place, onDecide }: ActionProps) {
+function ActionCard({ action, decision, isSent, hasKeys, canTakeFocus, place, onDecide }: ActionProps) {
   const onlyWords = action.allowed.includes("respond") && !action.allowed.includes("edit");
   const [mode, setMode] = useState<"" | "edit" | "reject" | "respond">(onlyWords ? "respond" : "");
   const isOpen = decision === null && !isSent;
@@ -115,7 +116,7 @@ function ActionCard({ action, decision, isSent, hasKeys, place, onDecide }: Acti
   }
   const section = useRef<HTMLElement>(null);
   useEffect(() => {
-    if (hasKeys && !onlyWords && isIdle()) section.current?.focus();
+    if (canTakeFocus && hasKeys && !onlyWords && isIdle()) section.current?.focus();
   }, [hasKeys]);
   useEffect(() => {
     if (!hasKeys || !isOpen) return;
@@ -131,7 +132,7 @@ function ActionCard({ action, decision, isSent, hasKeys, place, onDecide }: Acti
   });
   return (
     <section class="interrupt" ref={section} tabIndex={-1} aria-label={words.wantsAnswer(action.name)}>
-      <h3><span dir="auto">{words.wantsAnswer(action.name)}</span> <span class="muted">{place}</span></h3>
+      <h2><span dir="auto">{words.wantsAnswer(action.name)}</span> <span class="muted">{place}</span></h2>
       {action.description && action.description !== action.name && <Markdown text={action.description} />}
       {mode !== "edit" && <Arguments args={action.args} description={action.description} />}
       {decision !== null ? (
@@ -140,7 +141,7 @@ function ActionCard({ action, decision, isSent, hasKeys, place, onDecide }: Acti
         <>
           {mode === "edit" && <EditForm args={action.args} onCancel={() => setMode("")} onDone={(args) => onDecide({ type: "edit", edited_action: { name: action.name, args } })} />}
           {(mode === "reject" || mode === "respond") && (
-            <WordsForm kind={mode} canCancel={!onlyWords} onCancel={() => setMode("")} onDone={(message) => onDecide(message || mode === "respond" ? { type: mode, message } : { type: mode })} />
+            <WordsForm kind={mode} takesFocus={canTakeFocus || mode !== "respond" || !onlyWords} canCancel={!onlyWords} onCancel={() => setMode("")} onDone={(message) => onDecide(message || mode === "respond" ? { type: mode, message } : { type: mode })} />
           )}
           <div class="buttons">
             {action.allowed.filter((name) => name !== mode && words.decisions[name]).map((name) => (
@@ -195,7 +196,7 @@ function AutoFocus({ when, rows, value, onText, label }: { when: boolean; rows: 
   return <textarea ref={element} rows={rows} dir="auto" aria-label={label} value={value} onInput={(event) => onText(event.currentTarget.value)} />;
 }
 
-function WordsForm({ kind, canCancel, onDone, onCancel }: { kind: "reject" | "respond"; canCancel: boolean; onDone: (text: string) => void; onCancel: () => void }) {
+function WordsForm({ kind, takesFocus, canCancel, onDone, onCancel }: { kind: "reject" | "respond"; takesFocus: boolean; canCancel: boolean; onDone: (text: string) => void; onCancel: () => void }) {
   const [text, setText] = useState("");
   return (
     <form
@@ -203,7 +204,7 @@ function WordsForm({ kind, canCancel, onDone, onCancel }: { kind: "reject" | "re
       onKeyDown={(event) => {
         if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); onDone(text); }
       }}>
-      <AutoFocus when rows={2} value={text} onText={setText} label={kind === "reject" ? words.whyNot : words.yourAnswer} />
+      <AutoFocus when={takesFocus} rows={2} value={text} onText={setText} label={kind === "reject" ? words.whyNot : words.yourAnswer} />
       <div class="buttons">
         <button type="submit" class="primary" disabled={kind === "respond" && text === ""}>{kind === "reject" ? words.sendRefusal : words.sendAnswer}</button>
         {canCancel && <button type="button" onClick={onCancel}>{words.cancel}</button>}
@@ -212,7 +213,7 @@ function WordsForm({ kind, canCancel, onDone, onCancel }: { kind: "reject" | "re
   );
 }
 
-function OtherCard({ value, onAnswer, isSent }: { value: unknown; onAnswer: (answer: unknown) => void; isSent: boolean }) {
+function OtherCard({ value, onAnswer, isSent, canTakeFocus }: { value: unknown; onAnswer: (answer: unknown) => void; isSent: boolean; canTakeFocus: boolean }) {
   const [text, setText] = useState("");
   const [isJson, setJson] = useState(false);
   const [error, setError] = useState("");
@@ -226,10 +227,10 @@ function OtherCard({ value, onAnswer, isSent }: { value: unknown; onAnswer: (ans
   }
   return (
     <section class="interrupt" aria-label={words.graphAsks}>
-      <h3>{words.graphAsks}</h3>
+      <h2>{words.graphAsks}</h2>
       {typeof value === "string" ? <Markdown text={value} /> : <JsonView value={value} />}
       <form onSubmit={submit} onKeyDown={(event) => { if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !isJson) submit(event); }}>
-        <AutoFocus when rows={2} value={text} onText={setText} label={words.yourAnswer} />
+        <AutoFocus when={canTakeFocus} rows={2} value={text} onText={setText} label={words.yourAnswer} />
         {error && <small class="error" role="alert">{words.notJson} {error}</small>}
         <div class="buttons">
           <button type="submit" class="primary" disabled={isSent}>{words.sendAnswer}</button>

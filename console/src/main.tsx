@@ -13,16 +13,19 @@ import { Icon } from "./icons.tsx";
 import { Inspector } from "./inspector.tsx";
 import { newId } from "./ids.ts";
 import { isTyping } from "./interrupts.tsx";
+import Compare from "./compare.tsx";
 import Crons from "./crons.tsx";
 import { KeyboardHelp, Palette, type Command } from "./palette.tsx";
+import { Requests } from "./requests.tsx";
 import Runs from "./runs.tsx";
 import Server from "./server.tsx";
 import Store from "./store.tsx";
 import { href, navigate, route, setQuery, start } from "./router.ts";
-import { assistants, caller, changed, changes, info, isReachable, readAll, signOut, watchChanges } from "./server-state.ts";
+import { assistants, caller, changed, changes, info, isReachable, isTouched, readAll, signOut, watchChanges } from "./server-state.ts";
 import { SignIn } from "./sign-in.tsx";
-import { ThreadList, ThreadsView, waitingCount } from "./threads.tsx";
+import { ThreadList, ThreadsView } from "./threads.tsx";
 import { Toasts, Waiting } from "./ui.tsx";
+import WaitingRoom, { questionsOf, waitingThreads, watchQuestions } from "./waiting.tsx";
 import { words } from "./words.ts";
 
 type Theme = "auto" | "light" | "dark";
@@ -72,21 +75,25 @@ function newConversation(): Conversation {
   return current;
 }
 
+type DialogName = "" | "palette" | "help" | "requests";
+
 function Frame() {
-  const [dialog, setDialog] = useState<"" | "palette" | "help">("");
+  const [dialog, setDialog] = useState<DialogName>("");
   const { view } = route.value;
   const actions: Command[] = [
     { label: words.theme[theme.value] as string, hint: words.action, run: nextTheme },
     { label: words.toggleInspector, hint: "i", run: toggleInspector },
     { label: words.help, hint: "?", run: () => setDialog("help") },
+    { label: words.compareAssistants, hint: words.action, run: () => navigate("compare") },
+    { label: words.requestsTitle, hint: words.action, run: () => setDialog("requests") },
     ...exportCommands(),
     ...(caller.value?.identity ? [{ label: words.signOut, hint: words.action, run: () => void signOut() }] : []),
   ];
   useKeys(setDialog);
+  const waiting = questionsOf(waitingThreads.value).length;
   useEffect(() => {
-    const waiting = waitingCount.value;
     document.title = `${waiting > 0 ? `(${waiting}) ` : ""}${words.views[view] ?? words.product} · ${words.product}`;
-  }, [view, waitingCount.value]);
+  }, [view, waiting]);
   if (needsSignIn.value) return <SignIn />;
   return (
     <>
@@ -96,6 +103,7 @@ function Frame() {
       <div class="content" id="content" tabIndex={-1}>{isReady.value ? <View /> : <Waiting what={words.loading} />}</div>
       {dialog === "palette" && <Palette actions={actions} onClose={() => setDialog("")} />}
       {dialog === "help" && <KeyboardHelp onClose={() => setDialog("")} />}
+      {dialog === "requests" && <Requests onClose={() => setDialog("")} />}
       <Toasts />
     </>
   );
@@ -114,7 +122,7 @@ function toggleInspector(): void {
   setQuery({ inspect: isOpen ? null : "1", step: null, run: null }, { replace: true });
 }
 
-function useKeys(setDialog: (update: (before: "" | "palette" | "help") => "" | "palette" | "help") => void): void {
+function useKeys(setDialog: (update: (before: DialogName) => DialogName) => void): void {
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       const hasControl = event.ctrlKey || event.metaKey;
@@ -144,6 +152,7 @@ function plainKey(event: KeyboardEvent, showHelp: () => void): void {
 function Header({ onPalette, onHelp }: { onPalette: () => void; onHelp: () => void }) {
   const { view } = route.value;
   const shown = view === "threads" && route.value.id !== "" ? "" : view;
+  const waiting = questionsOf(waitingThreads.value).length;
   return (
     <header class="header">
       <div class="bar">
@@ -154,12 +163,12 @@ function Header({ onPalette, onHelp }: { onPalette: () => void; onHelp: () => vo
         {caller.value?.identity && <span class="who muted" dir="auto">{caller.value.display_name || caller.value.identity}</span>}
         {isThread() && <button type="button" class="quiet" aria-label={words.toggleInspector} title={`${words.toggleInspector} (i)`} onClick={toggleInspector}><Icon name="side" /></button>}
         <button type="button" class="quiet" aria-label={words.theme[theme.value]} title={words.theme[theme.value]} onClick={nextTheme}><Icon name={theme.value} /></button>
-        <button type="button" class="quiet" aria-label={words.help} title={words.help} onClick={onHelp}>?</button>
+        <button type="button" class="quiet keyboard" aria-label={words.help} title={words.help} onClick={onHelp}>?</button>
         {caller.value?.identity && <button type="button" class="quiet" onClick={() => void signOut()}>{words.signOut}</button>}
       </div>
       <nav aria-label={words.menu} class="views">
         {Object.entries(words.views).map(([name, label]) => (
-          <a key={name} href={href(name)} aria-current={shown === name ? "page" : undefined}>{label}{name === "threads" && waitingCount.value > 0 && <span class="badge" title={words.waitingForYou}> {waitingCount.value}</span>}</a>
+          <a key={name} href={href(name)} aria-current={shown === name ? "page" : undefined}>{label}{name === "waiting" && waiting > 0 && <> <span class="badge">{waiting}</span></>}</a>
         ))}
       </nav>
     </header>
@@ -208,7 +217,7 @@ function View() {
   return Part ? <Part /> : <main class="page"><h1>{words.noSuchView}</h1></main>;
 }
 
-const PARTS: Record<string, ComponentType> = { runs: Runs, assistants: Assistants, crons: Crons, store: Store, server: Server };
+const PARTS: Record<string, ComponentType> = { waiting: WaitingRoom, compare: Compare, runs: Runs, assistants: Assistants, crons: Crons, store: Store, server: Server };
 
 function ChatView() {
   const { id } = route.value;
@@ -216,7 +225,7 @@ function ChatView() {
   const hasSide = id !== "" && ["inspect", "run", "step"].some((name) => route.value.query.has(name));
   const change = changes.value;
   useEffect(() => {
-    if (!id || conversation.live.value || conversation.isLoading.value) return;
+    if (!id || conversation.live.value || conversation.isLoading.value || !isTouched(conversation.threadId)) return;
     void conversation.refresh().catch(() => undefined);
   }, [change]);
   return (
@@ -233,5 +242,6 @@ start();
 render(<Frame />, document.getElementById("app") as HTMLElement);
 void readAll().finally(() => {
   isReady.value = true;
+  watchQuestions();
   void watchChanges();
 });

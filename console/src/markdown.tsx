@@ -7,6 +7,8 @@ import { memo } from "./memo.ts";
 import { words } from "./words.ts";
 
 const MAX_CHARS = 200_000;
+/** Of a text that is shown as it is. The browser would take seconds to lay out a line of a megabyte. */
+const MAX_PLAIN_CHARS = 50_000;
 
 const SANITIZE = {
   RETURN_TRUSTED_TYPE: true as const,
@@ -63,7 +65,7 @@ function blocksOf(text: string): Block[] {
 /** Text as Markdown. Only blocks whose source changed are rendered again, so that a stream stays cheap. */
 export function Markdown({ text }: { text: string }) {
   const blocks = useMemo(() => (text.length > MAX_CHARS ? null : parsed(text)), [text]);
-  if (blocks === null) return <pre class="plain" dir="auto">{text}</pre>;
+  if (blocks === null) return <pre class="plain" dir="auto" tabIndex={0}>{text.length > MAX_PLAIN_CHARS ? `${text.slice(0, MAX_PLAIN_CHARS)}… ${words.cut}` : text}</pre>;
   return (
     <div class="markdown" dir="auto">
       {blocks.map(({ token }, index) =>

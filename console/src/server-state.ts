@@ -2,24 +2,29 @@
 
 import { signal } from "@preact/signals";
 import { ApiError, events, get, needsSignIn, post, send, type Assistant, type Info, type Schemas } from "./api.ts";
+import type { Me } from "./api-types.ts";
 import { pause, visible } from "./follow.ts";
-
-export interface Caller {
-  identity: string | null;
-  display_name?: string | null;
-  scopes: string[] | null;
-}
+import type { ServerEvent } from "./sse.ts";
 
 export const info = signal<Info | null>(null);
-export const caller = signal<Caller | null>(null);
+export const caller = signal<Me | null>(null);
 export const assistants = signal<Assistant[]>([]);
 /** Grows when threads or runs changed, here or elsewhere. Lists read themselves again. */
 export const changes = signal(0);
+/** The threads because of which `changes` grew last. Null: any may have changed. */
+let touched: Set<string> | null = null;
 /** False while the server does not answer. */
 export const isReachable = signal(true);
 
+/** Lists read themselves again at once, because of what was done here. */
 export function changed(): void {
+  touched = null;
   changes.value++;
+}
+
+/** Whether the last change may be one of this thread. */
+export function isTouched(threadId: string): boolean {
+  return touched === null || touched.has(threadId);
 }
 
 /** Whether the caller may do this: `threads.create` and such. Without scopes everybody may. */
@@ -42,7 +47,7 @@ export async function readInfo(): Promise<void> {
 export async function readAll(): Promise<void> {
   await readInfo();
   try {
-    caller.value = await get<Caller>("/me");
+    caller.value = await get<Me>("/me");
   } catch (error) {
     caller.value = null;
     if (error instanceof ApiError && error.status === 401) return;
@@ -82,77 +87,98 @@ export function isChat(found: Schemas): boolean {
 }
 
 const POLL_MS = 4000;
+const HIDDEN_MS = 60_000;
+/** Lists are read again at most once in this time, however much changes. */
+const READ_EVERY_MS = 1000;
+/** Runs without a thread leave no row, so no event tells of the slots that they hold. */
+const INFO_EVERY_MS = 10_000;
 const LOCK = "threadkeep-changes";
 const CHANNEL = "threadkeep-changes";
 
-/** Keeps lists current. One tab of the browser holds the stream of changes and tells the others. */
+/** The threads that changed since lists were last read. Null: any may have. */
+let collected: Set<string> | null = new Set();
+let timer: ReturnType<typeof setTimeout> | null = null;
+let readAt = 0;
+
+/** Has lists read again soon, because of these threads. Null: because of any. */
+function collect(ids: string[] | null): void {
+  if (ids === null) collected = null;
+  else for (const id of ids) collected?.add(id);
+  timer ??= setTimeout(() => {
+    timer = null;
+    readAt = Date.now();
+    touched = collected;
+    collected = new Set();
+    void readInfo();
+    changes.value++;
+  }, Math.max(150, readAt + READ_EVERY_MS - Date.now()));
+}
+
+/** Keeps lists current by the stream of changes. One tab of the browser that is seen holds it, and tells the others. */
 export async function watchChanges(): Promise<void> {
   const channel = new BroadcastChannel(CHANNEL);
-  channel.onmessage = () => changed();
+  channel.onmessage = (message) => collect(message.data as string[] | null);
+  const tell = (ids: string[] | null) => {
+    collect(ids);
+    channel.postMessage(ids);
+  };
+  setInterval(() => {
+    if (document.visibilityState === "visible" && !needsSignIn.value) void readInfo();
+  }, INFO_EVERY_MS);
   const forever = new AbortController().signal;
-  const read = async () => {
-    let hasStream = true;
-    for (;;) {
-      await visible(forever);
+  let hasStream = true;
+  const hold = async () => {
+    // A tab that waited for the lock may have been hidden meanwhile.
+    while (document.visibilityState === "visible") {
       if (needsSignIn.value || !hasStream) await poll();
       else {
-        const outcome = await readChanges(channel);
+        const outcome = await readChanges(tell);
         hasStream = outcome !== "missing";
         if (outcome === "failed") await poll();
       }
     }
   };
-  if (navigator.locks) void pollWhileNotFirst(forever);
-  if (navigator.locks) await navigator.locks.request(LOCK, read);
-  else await read();
-}
-
-let isFirst = false;
-
-/** The tab that holds the stream may be asleep. The others look for themselves now and then. */
-async function pollWhileNotFirst(forever: AbortSignal): Promise<void> {
   for (;;) {
-    await pause(POLL_MS * 4, forever);
     await visible(forever);
-    if (!isFirst && !needsSignIn.value) changed();
+    if (navigator.locks) await navigator.locks.request(LOCK, hold);
+    else await hold();
   }
 }
 
 async function poll(): Promise<void> {
-  isFirst = true;
   await pause(POLL_MS, new AbortController().signal);
   if (document.visibilityState === "visible" && !needsSignIn.value) {
     await readInfo();
-    changed();
+    if (isReachable.value) collect(null);
   }
 }
 
-/** Reads the stream of changes to its end. An older server has none. */
-async function readChanges(channel: BroadcastChannel): Promise<"ended" | "failed" | "missing"> {
-  isFirst = true;
+let lastEventId: string | null = null;
+
+/** Reads the stream of changes until it ends, or the tab has been hidden for a minute. An older server has none. */
+async function readChanges(tell: (ids: string[] | null) => void): Promise<"ended" | "failed" | "missing"> {
   const abort = new AbortController();
-  const hide = () => {
-    if (document.visibilityState === "hidden") setTimeout(() => document.visibilityState === "hidden" && abort.abort(), 60_000);
+  let hiding: ReturnType<typeof setTimeout> | undefined;
+  const look = () => {
+    clearTimeout(hiding);
+    if (document.visibilityState === "hidden") hiding = setTimeout(() => abort.abort(), HIDDEN_MS);
   };
-  document.addEventListener("visibilitychange", hide);
-  let timer: ReturnType<typeof setTimeout> | null = null;
+  document.addEventListener("visibilitychange", look);
   try {
-    for await (const items of events("/events", null, abort.signal)) {
+    for await (const items of events("/events", lastEventId, abort.signal)) {
       isReachable.value = true;
-      if (!items.some((item) => "name" in item)) continue;
-      timer ??= setTimeout(() => {
-        timer = null;
-        void readInfo();
-        changed();
-        channel.postMessage("");
-      }, 150);
+      const told = items.filter((item): item is ServerEvent => "name" in item);
+      lastEventId = told.findLast((event) => event.id !== "")?.id ?? lastEventId;
+      if (told.some((event) => event.name === "gap")) tell(null);
+      else if (told.length > 0) tell(told.map((event) => (JSON.parse(event.data) as { thread_id: string }).thread_id));
     }
-    return "ended";
+    return abort.signal.aborted ? "ended" : "failed";
   } catch (error) {
     if (abort.signal.aborted) return "ended";
     if (!(error instanceof ApiError)) isReachable.value = false;
-    return error instanceof ApiError && error.status === 404 ? "missing" : "failed";
+    return error instanceof ApiError && [403, 404].includes(error.status) ? "missing" : "failed";
   } finally {
-    document.removeEventListener("visibilitychange", hide);
+    clearTimeout(hiding);
+    document.removeEventListener("visibilitychange", look);
   }
 }

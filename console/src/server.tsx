@@ -1,5 +1,6 @@
 /** Whether the server is well: slots, queue, runs, errors and delays of the last 15 minutes, from /metrics. */
 
+import type { OwnApiKey } from "./api-types.ts";
 import { signal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { ApiError, get, send } from "./api.ts";
@@ -189,23 +190,12 @@ function Cell({ value }: { value: unknown }) {
   return <span dir="auto">{Array.isArray(value) ? value.join(", ") : value === null || value === undefined ? "–" : String(value)}</span>;
 }
 
-interface ApiKey {
-  key_id: string;
-  prefix: string;
-  name: string;
-  scopes: string[];
-  created_at: string;
-  last_used_at: string | null;
-  revoked_at: string | null;
-  is_current: boolean;
-}
-
 /** The caller's own API keys, to look at and to revoke. */
 function Keys() {
-  const loaded = useLoaded((abort) => (info.value?.auth?.kind === "api_key" ? get<ApiKey[]>("/api-keys", abort) : Promise.resolve([])), info.value?.auth?.kind ?? "");
+  const loaded = useLoaded((abort) => (info.value?.auth?.kind === "api_key" ? get<OwnApiKey[]>("/api-keys", abort) : Promise.resolve([])), info.value?.auth?.kind ?? "");
   const keys = loaded.value ?? [];
   if (keys.length === 0) return null;
-  async function revoke(key: ApiKey) {
+  async function revoke(key: OwnApiKey) {
     if (!confirm(words.revokeQuestion(key.name || key.prefix))) return;
     await send("DELETE", `/api-keys/${key.key_id}`).catch((error: Error) => toast(error.message));
     loaded.again();

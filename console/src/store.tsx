@@ -1,5 +1,6 @@
 /** The store: namespaces as a tree, and the items in them. */
 
+import type { Item } from "./api-types.ts";
 import { useState } from "preact/hooks";
 import { post, send } from "./api.ts";
 import { JsonInput } from "./form.tsx";
@@ -7,13 +8,6 @@ import { route, setQuery } from "./router.ts";
 import { may } from "./server-state.ts";
 import { Dialog, Empty, Problem, Time, toast, useLoaded, Waiting } from "./ui.tsx";
 import { words } from "./words.ts";
-
-interface Item {
-  namespace: string[];
-  key: string;
-  value: Record<string, unknown>;
-  updated_at: string;
-}
 
 interface Branch {
   label: string;

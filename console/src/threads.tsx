@@ -7,12 +7,13 @@ import { textOf } from "./messages.ts";
 import { href, navigate, route } from "./router.ts";
 import { assistants, changed, changes, may } from "./server-state.ts";
 import { Dialog, Empty, Problem, Time, toast, Waiting } from "./ui.tsx";
+import { waitingThreads } from "./waiting.tsx";
 import { words } from "./words.ts";
 
 const PAGE = 50;
 const UNDO_S = 10;
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
-const SELECT = ["thread_id", "title", "created_at", "updated_at", "status", "metadata", "interrupts"];
+export const SELECT = ["thread_id", "title", "created_at", "updated_at", "status", "metadata", "interrupts"];
 const EXTRACT = { first: "values.messages[0].content" };
 
 export interface ThreadSearch {
@@ -48,20 +49,24 @@ function bodyOf(search: ThreadSearch, limit: number): Record<string, unknown> {
   };
 }
 
-/** Threads that match, waiting ones first. Text is looked for in titles. */
+/** Threads that match. Text is looked for in titles. */
 export async function searchThreads(search: ThreadSearch, limit: number, abort?: AbortSignal): Promise<{ threads: Thread[]; total: number }> {
   const text = search.text.trim().toLowerCase();
   const isById = UUID.test(text);
   const found = await page<Thread>("/threads/search", bodyOf(search, text && !isById ? Math.max(limit, 200) : limit), abort);
-  const waiting = search.status || isById ? { items: [] } : await page<Thread>("/threads/search", bodyOf({ ...search, status: "interrupted" }, PAGE), abort);
-  const ids = new Set(found.items.map((thread) => thread.thread_id));
-  const all = [...found.items, ...waiting.items.filter((thread) => isWaiting(thread) && !ids.has(thread.thread_id))];
-  return { threads: text && !isById ? all.filter((thread) => thread.title != null || matches(thread, text)) : all, total: found.total };
+  return { threads: text && !isById ? found.items.filter((thread) => thread.title != null || matches(thread, text)) : found.items, total: found.total };
 }
 
 function matches(thread: Thread, text: string): boolean {
   const title = titleOf(thread).toLowerCase();
   return text.split(/\s+/).every((word) => title.includes(word)) || thread.thread_id.includes(text) || JSON.stringify(thread.metadata).toLowerCase().includes(text);
+}
+
+/** The threads that wait for a person are in the list however old they are. */
+function withWaiting(threads: Thread[], search: ThreadSearch): Thread[] {
+  if (search.status || search.text) return threads;
+  const ids = new Set(threads.map((thread) => thread.thread_id));
+  return [...threads, ...waitingThreads.value.filter((thread) => !ids.has(thread.thread_id) && (!search.graph || thread.metadata.graph_id === search.graph))];
 }
 
 interface Group {
@@ -84,8 +89,6 @@ function groupsOf(threads: Thread[], now: Date): Group[] {
   return [...groups].map(([title, list]) => ({ title, threads: list }));
 }
 
-export const waitingCount = signal(0);
-
 export function ThreadList({ shownId, wide }: { shownId: string; wide: boolean }) {
   const [search, setSearch] = useState<ThreadSearch>({ text: "", status: "", graph: "" });
   const [limit, setLimit] = useState(PAGE);
@@ -100,7 +103,6 @@ export function ThreadList({ shownId, wide }: { shownId: string; wide: boolean }
         (found) => {
           setResult(found);
           setError(null);
-          if (!search.text && !search.status) waitingCount.value = found.threads.filter(isWaiting).length;
         },
         (problem: Error) => !abort.signal.aborted && setError(problem),
       );
@@ -110,7 +112,7 @@ export function ThreadList({ shownId, wide }: { shownId: string; wide: boolean }
       abort.abort();
     };
   }, [search, limit, change]);
-  const shown = (result?.threads ?? []).filter((thread) => !deleted.value.has(thread.thread_id));
+  const shown = withWaiting(result?.threads ?? [], search).filter((thread) => !deleted.value.has(thread.thread_id));
   return (
     <nav class="threads" aria-label={words.threads}>
       <div class="threads-head">
@@ -265,5 +267,5 @@ export function removeThreads(ids: string[], shownId: string): void {
 }
 
 export function ThreadsView() {
-  return <main class="page"><ThreadList shownId={route.value.id} wide /></main>;
+  return <main class="page"><h1 class="unseen">{words.threads}</h1><ThreadList shownId={route.value.id} wide /></main>;
 }

@@ -10,7 +10,7 @@ export const words = {
   product: "Threadkeep",
   skip: "Skip to content",
   menu: "Views",
-  views: { "": "Chat", threads: "Threads", runs: "Runs", assistants: "Assistants", crons: "Crons", store: "Store", server: "Server" } as Record<string, string>,
+  views: { "": "Chat", threads: "Threads", waiting: "Waiting", runs: "Runs", assistants: "Assistants", crons: "Crons", store: "Store", server: "Server" } as Record<string, string>,
   assistant: "Assistant",
   find: "Find or do…",
   help: "Keyboard",
@@ -129,6 +129,36 @@ export const words = {
   breakpoint: (nodes: string) => `Paused before ${nodes}`,
   goOn: "Continue",
 
+  // The waiting room
+  waitsForYou: "A question waits for you",
+  nothingWaits: "Nothing waits for you",
+  nothingWaitsHelp: "Questions of all threads are listed here, the oldest first.",
+  waitingKeys: "j and k go to the next and the previous question. Enter goes into it.",
+  notify: "Notify me of new questions",
+  notifying: "New questions are notified while the tab is hidden",
+
+  // Compare
+  compare: "Compare",
+  compareAssistants: "Compare two assistants",
+  oneVersion: "Version",
+  sides: { left: "Left", right: "Right" },
+  oneLine: "Nothing to compare yet",
+  oneLineHelp: "A thread has two lines after an edit, an answer that was asked for again, or a second run.",
+  runBoth: "Run both",
+  inputHelp: "A message, or the input of the graph as a JSON object. Each side runs on a new thread.",
+
+  // Playback
+  playBack: "Play back",
+  playback: "Playback",
+  play: "Play",
+  speed: "Speed",
+  noEvents: "The events of this run are no longer kept.",
+
+  // Requests
+  requestsTitle: "Copy an action as curl or Python",
+  noRequests: "This page has changed nothing yet.",
+  requestsHelp: "The latest requests of this page that changed something. A key is read from THREADKEEP_KEY.",
+
   // General
   loading: "Loading…",
   copy: "Copy",
@@ -160,6 +190,7 @@ export const words = {
     ["m", "Write a message"],
     ["i", "Show or hide the inspector"],
     ["a e r w", "Approve, edit, reject, answer"],
+    ["j k", "Next and previous question that waits"],
     ["?", "This list"],
   ] as [string, string][],
 

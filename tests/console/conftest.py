@@ -14,7 +14,14 @@ from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
 CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--host-resolver-rules=MAP rebound.example 127.0.0.1",
+)
 SEEN_MS = 10_000
 """The longest that a test waits for something to be seen."""
 

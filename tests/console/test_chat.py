@@ -1,6 +1,7 @@
 """A chat on the page: what is said, stopped, asked again and kept, also over a reload."""
 
 import re
+import time
 
 import httpx
 from playwright.async_api import Page, expect
@@ -9,6 +10,8 @@ from console_page import choose_assistant, log, message_box, open_thread, say, u
 from graphs import Gate
 
 WORDS = "one two three four"
+SLOWER = 3
+"""By which a limit of the issue is widened here, because tests run beside others on two cores."""
 
 
 async def test_answer_streams_and_a_reload_in_the_middle_shows_the_same(console: str, page: Page, gate: Gate) -> None:
@@ -35,8 +38,10 @@ async def test_stop_keeps_what_was_read_and_the_next_message_goes_on(console: st
     await page.goto(console)
     await say(page, "please wait")
     await expect(log(page)).to_contain_text("one two")
+    began = time.monotonic()
     await page.get_by_role("button", name="Stop").click()
     await until_shown(page, "please wait", "one two")
+    assert time.monotonic() - began < 1 * SLOWER
     await expect(log(page).get_by_text("Stopped")).to_be_visible()
     thread = await open_thread(page)
     async with httpx.AsyncClient(base_url=console.removesuffix("console/")) as http:
@@ -167,6 +172,10 @@ async def test_eight_tabs_share_the_connections_of_one_browser(console: str, pag
     for tab in tabs:
         await expect(log(tab)).to_contain_text("one two")
     gate.open()
+    began = time.monotonic()
+    for tab in tabs:
+        await expect(log(tab)).to_contain_text(WORDS)
+    assert time.monotonic() - began < 1 * SLOWER
     for tab in tabs:
         await until_shown(tab, "please wait", WORDS)
 

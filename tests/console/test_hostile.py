@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 from playwright.async_api import Browser, expect
 
-from console_page import Watch, log
+from console_page import Watch, choose_assistant, log, say
 
 SCRIPT = "document.documentElement.dataset.broken='yes'"
 URL = "https://evil.example/x"
@@ -122,6 +122,39 @@ async def test_hostile_text_runs_nothing_and_loads_nothing(console: str, browser
     assert set(links) <= {"https:", "http:", "mailto:"}
     pictures = await page.locator(".markdown img").evaluate_all("pictures => pictures.map(picture => picture.src)")
     assert [source for source in pictures if not source.startswith("data:image/")] == []
+    assert watch.errors == []
+    assert watch.foreign() == []
+    assert [each for each in watch.violations if not each.startswith(PARSED)] == []
+    await context.close()
+
+
+async def test_hostile_questions_errors_and_file_names_run_nothing(console: str, browser: Browser) -> None:
+    """Issue: whatever a graph asks, however it fails, and however a file is called; a line of a megabyte freezes nothing."""
+    context = await browser.new_context()
+    page = await context.new_page()
+    watch = Watch(page)
+    everything = "\n\n".join(ELEMENTS + MARKDOWN[:16])
+    await page.goto(console)
+    await page.locator('input[type="file"]').set_input_files(
+        [{"name": f"{ELEMENTS[1][:80]}.txt", "mimeType": "text/plain", "buffer": everything.encode()}]
+    )
+    await choose_assistant(page, "asking")
+    await say(page, everything)
+    question = page.locator(".interrupt")
+    await expect(question.first).to_be_visible()
+    await expect(question).to_have_count(1)
+    await question.get_by_label("Your answer", exact=True).fill(everything)
+    await question.get_by_role("button", name="Send answer").click()
+    await expect(page.get_by_role("alert").filter(has_text="The run failed.")).to_be_visible(timeout=20_000)
+    await page.wait_for_url("**/threads/*")
+    await page.goto(f"{page.url.partition('?')[0]}?inspect=1")
+    await page.get_by_label("Run", exact=True).select_option(index=1)  # the answer's run failed before its first step
+    await page.get_by_role("region", name="Steps").get_by_role("button").last.click()
+    await expect(page.locator(".step-detail")).to_be_visible()
+
+    assert await page.evaluate("document.documentElement.dataset.broken ?? null") is None
+    inside = page.locator("main").locator("script, iframe, object, embed, [onerror], [onload]")
+    assert await inside.count() == 0
     assert watch.errors == []
     assert watch.foreign() == []
     assert [each for each in watch.violations if not each.startswith(PARSED)] == []

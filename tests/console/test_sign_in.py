@@ -1,7 +1,9 @@
 """Sign-in on the page: the key is nowhere that a script can read, and each caller sees their own."""
 
+import time
 from collections.abc import AsyncIterator
 
+import jwt
 import pytest
 from playwright.async_api import Browser, Page, expect
 
@@ -10,6 +12,8 @@ from console_graphs import CONSOLE_GRAPHS
 from console_page import log, message_box, open_thread, say, until_shown
 from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
+
+ISSUER, SECRET = "https://issuer.example", "a-secret-of-thirty-two-bytes-....."
 
 
 @pytest.fixture
@@ -47,10 +51,52 @@ async def test_two_users_see_nothing_of_each_other(
     await context.close()
 
 
-async def test_key_is_in_no_storage_and_sign_out_forgets_it(guarded: str, page: Page, make_key: MakeKey) -> None:
+@pytest.fixture
+async def by_token(settings: Settings) -> AsyncIterator[str]:
+    """The console of a server that knows its callers by tokens."""
+    graphs = {name: as_loaded_graph(name, graph, where="tests") for name, graph in CONSOLE_GRAPHS.items()}
+    with_tokens = {
+        "auth_type": "jwt",
+        "jwt_issuer": ISSUER,
+        "jwt_audience": "threadkeep",
+        "jwt_secret": SECRET,
+    }
+    async with serving(Settings(**{**settings.model_dump(), **with_tokens}), graphs) as url:
+        yield f"{url}/console/"
+
+
+def token(identity: str) -> str:
+    claims = {"iss": ISSUER, "aud": "threadkeep", "sub": identity, "exp": time.time() + 600}
+    return jwt.encode(claims, SECRET, "HS256")
+
+
+async def test_two_users_of_tokens_see_nothing_of_each_other(by_token: str, page: Page, browser: Browser) -> None:
+    """Issue: with JWT as with keys."""
+    await sign_in(page, by_token, token("ada"))
+    await say(page, "for Ada alone")
+    await until_shown(page, "for Ada alone", "one two three four")
+    thread = await open_thread(page)
+
+    context = await browser.new_context()
+    other = await context.new_page()
+    await sign_in(other, by_token, token("bob"))
+    await expect(other.get_by_text("No threads yet")).to_be_visible()
+    await other.goto(f"{by_token}threads/{thread}")
+    await expect(other.get_by_role("alert")).to_contain_text("not found")
+    await context.close()
+
+
+async def test_key_is_in_no_storage_and_sign_out_forgets_it(
+    guarded: str, page: Page, make_key: MakeKey, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     key = await make_key("ada")
     await sign_in(page, guarded, key)
     await expect(message_box(page)).to_be_visible()
+    assert key not in caplog.text
+    assert key not in " ".join(urls)
     kept = await page.evaluate(
         "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href, document.body.innerHTML])"
     )
