@@ -17,7 +17,10 @@ LINES: tuple[Literal["1x", "2x"], ...] = ("1x", "2x")
 SCRIPT_S = 30.0
 """The longest that a script may take."""
 
-_missing = shutil.which("node") is None or not (FOLDER / "node_modules" / ".package-lock.json").exists()
+_packaged = next(FOLDER.glob("node_modules/node-*/bin/node"), None)
+NODE = str(_packaged) if _packaged else shutil.which("node")
+"""Node 22, which the newest clients need, from its npm package if there is one for this machine."""
+_missing = NODE is None or not (FOLDER / "node_modules" / ".package-lock.json").exists()
 needs_node = pytest.mark.skipif(_missing, reason="node or its packages are missing: make clients")
 
 
@@ -35,7 +38,7 @@ async def run_script(
     A line that it prints is a wish, where `wishes` has it: what belongs to it is done at once.
     """
     said = ["", ""]
-    command = ["node", *options, f"{name}.mjs", url, line, *more]
+    command = [str(NODE), *options, f"{name}.mjs", url, line, *more]
     # No proxy or option of the machine's reaches the script.
     async with await anyio.open_process(command, cwd=FOLDER, env={"PATH": os.environ["PATH"]}) as process:
 
