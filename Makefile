@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk dist lock clean
+.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk dist lock clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -80,6 +80,9 @@ peers: .venv/serve ## Install the servers that `make bench` measures beside ours
 
 reference: .venv/serve .venv-reference/made ## Compare the answers with those of LangGraph's own server
 	@$(BIN)/python tests/reference/compare.py $(ARGS)
+
+conformance: .venv/dev clients ## Run the official scenarios of MCP that hold
+	@PYTHONPATH=tests $(BIN)/python tests/mcp_conformance.py
 
 schema: .venv/dev ## Write docs/schema.sql anew from the migrations
 	@$(BIN)/python tests/schema.py

@@ -131,7 +131,7 @@ async def _body(http: httpx.AsyncClient, operation: str) -> Any:
     if "/v1/" in operation:
         return {"model": "endless", "messages": [{"role": "user", "content": "when?"}], "input": "when?"}
     if operation == "POST /mcp":
-        params = {"name": "endless", "arguments": {"messages": "when?"}}
+        params = {"name": "endless", "arguments": {"messages": []}}
         return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
     if "/a2a/" in operation:
         message = {"messageId": "one", "role": "ROLE_USER", "parts": [{"text": "when?"}]}
