@@ -154,6 +154,11 @@ async def test_versions(rpc: Rpc) -> None:
     assert (error["code"], error["data"]) == (-32009, info("VERSION_NOT_SUPPORTED", supportedVersions="1.0, 0.3"))
 
 
+async def test_info_lists_the_surface(http: httpx.AsyncClient) -> None:
+    """Contract: `/info`."""
+    assert "a2a" in (await http.get("/info")).json()["surfaces"]
+
+
 async def test_an_unknown_agent_is_404(http: httpx.AsyncClient) -> None:
     """Contract: for cards and methods. A JSON-RPC error rides along."""
     for name in ("nobody", UNKNOWN):
@@ -194,4 +199,5 @@ async def test_the_surface_may_be_turned_off(without_a2a: httpx.AsyncClient) -> 
 
     assert answer.status_code == 404
     assert [(await without_a2a.get(path)).status_code for path in paths] == [404, 404]
+    assert "a2a" not in (await without_a2a.get("/info")).json()["surfaces"]
     assert "/a2a/{assistant_id}" not in (await without_a2a.get("/openapi.json")).json()["paths"]

@@ -84,6 +84,15 @@ async def test_the_same_message_again_is_the_same_task(rpc: Rpc) -> None:
     assert listed["totalSize"] == 1
 
 
+async def test_an_id_that_a_client_uses_twice_is_no_repetition(rpc: Rpc) -> None:
+    """TCK, CORE-HIST-005: the same messageId with another text is another message."""
+    task = await send(rpc, "chat", said("hello", messageId="twice"))
+    for text in ("red", "blue", "done"):
+        task = await send(rpc, "chat", said(text, messageId="twice", taskId=task["id"]))
+
+    assert task["artifacts"][0]["parts"] == [{"text": "red, blue"}]
+
+
 async def test_fields_may_have_the_names_of_the_proto(rpc: Rpc) -> None:
     """Contract: what the TCK sends. Unknown fields are passed over, and null is the same as absent."""
     sent: Any = {"message_id": str(uuid4()), "role": "ROLE_USER", "parts": [{"text": "hi", "media_type": "text/plain"}]}
@@ -143,6 +152,8 @@ async def test_a_graph_without_messages_takes_and_gives_data(rpc: Rpc) -> None:
     assert task["artifacts"][0]["parts"] == [{"data": {"total": 3}}]
     assert again["artifacts"][0]["parts"] == [{"data": {"total": 5}}]
     assert (await rpc("sum", "GetTask", {"id": task["id"]}))["result"] == task
+    long = await send(rpc, "sum", said(parts=[{"data": {"numbers": [10**30, 1]}}]))
+    assert long["artifacts"][0]["parts"] == [{"data": {"total": 10**30 + 1}}]
     for parts in ([{"text": "1"}], [{"data": 1}, {"data": 2}]):
         error = (await rpc("sum", "SendMessage", said(parts=parts)))["error"]
         assert error["code"] in {-32602, -32005}

@@ -236,6 +236,24 @@ async def test_a_task_that_waits_for_input_is_canceled(rpc: Rpc) -> None:
     assert (await rpc("ask", "GetTask", {"id": asked["id"]}))["result"]["status"] == task["status"]
 
 
+async def test_a_subscription_to_a_task_that_waits_goes_on_with_it(
+    http: httpx.AsyncClient, elsewhere: httpx.AsyncClient, rpc: Rpc
+) -> None:
+    """TCK, STREAM-SUB-002: the stream stays open until the task is answered or canceled, at any process."""
+    for method, text in (("SendMessage", "You chose 'this'."), ("CancelTask", "")):
+        asked = (await rpc("ask", "SendMessage", said()))["result"]["task"]
+        params = said("this", taskId=asked["id"]) if method == "SendMessage" else {"id": asked["id"]}
+        with anyio.fail_after(WAIT_S):
+            async with stream(elsewhere, "ask", "SubscribeToTask", {"id": asked["id"]}) as followed:
+                told = [await anext(followed)]
+                answer = (await rpc("ask", method, params))["result"]
+                told += [event async for event in followed]
+
+        assert told[0]["task"] == asked
+        assert told[-1]["statusUpdate"]["status"] == answer.get("task", answer)["status"]
+        assert artifact_of(told) == text
+
+
 async def test_an_answer_and_a_cancel_at_once(rpc: Rpc) -> None:
     """Ours: the question has an answer, or the task is canceled, and never both."""
     for _ in range(3):

@@ -156,7 +156,7 @@ class RunChain:
     chain_id: UUID | None = None
     """The id of its first run. None: the run begins a chain."""
     message_id: str | None = None
-    """The client's id of the message that starts the run."""
+    """The client's id of the message that starts the run, and a digest of what it says."""
 
     def mark(self, run_id: UUID) -> dict[str, str]:
         """The metadata that makes the run a part of the chain."""

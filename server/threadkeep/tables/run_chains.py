@@ -11,6 +11,7 @@ from uuid import UUID
 
 from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
+from threadkeep.postgres.listen import notify, thread_topic
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables import task_pushes
@@ -198,6 +199,7 @@ async def cancel_waiting(conn: Conn, filters: Filters, run: ChainRun) -> bool:
     )
     if cursor.rowcount:
         await task_pushes.enqueue(conn, run.run_id)
+        await notify(conn, thread_topic(run.thread_id))
     return cursor.rowcount == 1
 
 

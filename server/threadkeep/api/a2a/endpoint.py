@@ -41,7 +41,7 @@ from threadkeep.api.a2a.rpc import (
     read_request,
 )
 from threadkeep.api.a2a.send import SendRequest, SentTask, read_send_request, send
-from threadkeep.api.a2a.streams import task_events
+from threadkeep.api.a2a.streams import subscription_events, task_events
 from threadkeep.api.a2a.task_methods import (
     cancel_task,
     get_task,
@@ -202,7 +202,7 @@ async def stream_message(method: MethodCall) -> Response:
 async def subscribe(method: MethodCall) -> Response:
     """SubscribeToTask: follow a task from what it has said so far."""
     found = await require_active_task(method.call, method.name, method.params)
-    return _stream(method, task_events(found.tasks, found.chain, TaskView()), None)
+    return _stream(method, subscription_events(found.tasks, found.chain), None)
 
 
 def _stream(method: MethodCall, events: AsyncGenerator[Result], started: RunHandle | None) -> Response:

@@ -1,6 +1,7 @@
 """Messages: the parts of A2A as LangChain's content blocks, in both directions."""
 
 import binascii
+import hashlib
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ class SentMessage:
     def content(self) -> str | list[Block]:
         """The content of a message of LangChain."""
         return message_content([block_of_part(part) for part in self.parts])
+
+    @property
+    def key(self) -> str:
+        """The same for a message that is sent again: its id, and a digest of its parts. Some clients use an id twice."""
+        return f"{self.message_id} {hashlib.sha256(json.dumps(self.parts)).hexdigest()[:32]}"
 
     def stored(self, *, without_raw: bool) -> dict[str, Any]:
         """The message as a run keeps it. `without_raw`: the bytes of files are in the run's input already."""

@@ -156,7 +156,7 @@ async def _sent_before(sending: _Sending, chains: ChainReader, agent: Agent) -> 
     if sending.readable is None or sending.thread_id is None:
         return None
     async with sending.call.state.pool.connection() as conn:
-        chain_id = await run_chains.run_of_message(conn, sending.thread_id, sending.sent.message.message_id)
+        chain_id = await run_chains.run_of_message(conn, sending.thread_id, sending.sent.message.key)
     run = await chains.newest(chain_id) if chain_id else None
     return run if run is not None and is_task_of(run, agent) else None
 
@@ -207,7 +207,7 @@ def _answer(sending: _Sending, agent: Agent, request: RunRequest, task: ChainRun
     answering = replace(
         _request(sending, task),
         configurable=_configurable(sending, without_raw=False, **asked),
-        key=answer_key(task, sending.sent.message.message_id),
+        key=answer_key(task, sending.sent.message.key),
     )
     return replace(request, **_parts_of(answering), spec=request.spec.model_copy(update=changes))
 
@@ -263,7 +263,7 @@ def _request(sending: _Sending, task: ChainRun | None) -> RunRequest:
         thread_id=sending.thread_id or NO_THREAD,
         create_thread=not message.task_id,
         marks=run_marks(SOURCE, {name: value for name, value in own.items() if value}),
-        chain=RunChain(chain_id=task and task.chain_id, message_id=message.message_id),
+        chain=RunChain(chain_id=task and task.chain_id, message_id=message.key),
         resumable=True,
         read_by_caller=not sending.sent.immediate,
         configurable=_configurable(sending, without_raw=True),
@@ -289,15 +289,15 @@ def _configurable(sending: _Sending, *, without_raw: bool, **more: Any) -> dict[
 
 def _message_key(sending: _Sending) -> IdempotencyKey:
     """Makes two requests with the same message on the same context one. A client's own key has no space."""
-    identity, message_id = sending.call.caller.identity or "", sending.sent.message.message_id
-    digest = hashlib.sha256(message_id.encode()).digest()
+    identity, message = sending.call.caller.identity or "", sending.sent.message
+    digest = hashlib.sha256(message.key.encode()).digest()
     name = f"a2a message {sending.thread_id} {digest.hex()}"
     return IdempotencyKey(principal=identity, key=name, request_sha256=digest)
 
 
-def answer_key(task: ChainRun, message_id: str) -> IdempotencyKey:
+def answer_key(task: ChainRun, message_key: str) -> IdempotencyKey:
     """Lets a question have one answer, or its task be canceled, whoever is first."""
-    digest = hashlib.sha256(message_id.encode()).digest()
+    digest = hashlib.sha256(message_key.encode()).digest()
     return IdempotencyKey(principal="", key=f"a2a answer {task.run_id}", request_sha256=digest)
 
 

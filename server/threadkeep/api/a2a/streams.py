@@ -52,7 +52,35 @@ async def task_events(
     reading = await _begin(tasks, chain[-1], started)
     parts = reading.artifact.parts or await tasks.parts(chain[:-1])
     yield {"task": task_fields(chain, parts, view)}
-    ids = TaskIds.of(chain[-1])
+    async with aclosing(_run_events(tasks, reading, started)) as events:
+        async for event in events:
+            yield event
+
+
+async def subscription_events(tasks: TaskReader, chain: list[ChainRun]) -> AsyncGenerator[Fields]:
+    """Yield the same as `task_events`. If the task waits for input, wait until it goes on, is canceled or is over."""
+    waiting, view = chain[-1], TaskView()
+    if waiting.state != "input_required":
+        async with aclosing(task_events(tasks, chain, view)) as events:
+            async for event in events:
+                yield event
+        return
+    yield {"task": await tasks.task_of(chain, view)}
+    newest = await tasks.chains.moved_on(waiting)
+    if newest is None:
+        raise task_not_found(waiting.chain_id)
+    if newest.run_id == waiting.run_id:
+        if newest.state != "input_required":  # else this process stops
+            yield status_update(newest)
+        return
+    async with aclosing(_run_events(tasks, _RunReading(run=newest, artifact=ArtifactReader()), None)) as events:
+        async for event in events:
+            yield event
+
+
+async def _run_events(tasks: TaskReader, reading: _RunReading, started: RunHandle | None) -> AsyncGenerator[Fields]:
+    """Yield what a run and those after it add to the task, and the status at the end."""
+    ids = TaskIds.of(reading.run)
     handle = started or tasks.chains.handle(reading.run)
     while True:
         async with aclosing(_updates(handle, reading, ids)) as updates:

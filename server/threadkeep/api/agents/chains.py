@@ -11,13 +11,18 @@ from uuid import UUID
 
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.base.problems import NotFound, ServiceUnavailable
+from threadkeep.postgres.listen import thread_topic
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.service import RunHandle
-from threadkeep.tables import run_chains
+from threadkeep.tables import queue, run_chains
 from threadkeep.tables.run_chains import ACTIVE, ChainRun
 
 NO_THREAD: Final = UUID(int=0)
 """Stands for the thread of a task that does not exist, so that a caller is authorized all the same."""
+FOLLOW_S: Final = 60.0
+"""Seconds for which the thread of a chain is followed at a time."""
+POLL_S: Final = 5.0
+"""Seconds between two looks at a chain of which no notification comes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,24 @@ class ChainReader:
                 raise ServiceUnavailable("the server is stopping")
             await self.handle(run).ended()
         raise NotFound("Task not found")
+
+    async def moved_on(self, waiting: ChainRun) -> ChainRun | None:
+        """The newest run of a chain, when its run `waiting` no longer waits for input. None if it was deleted.
+
+        The run itself, still waiting, if this process stops.
+        """
+        state = self.call.state
+        with state.wakeups.subscribe(thread_topic(waiting.thread_id)) as signal:
+            while True:
+                async with state.pool.shielded(self.filters) as conn:
+                    # While the thread is followed, each new run of it sends a notification.
+                    await queue.record_thread_events(conn, self.filters, waiting.thread_id, FOLLOW_S)
+                    newest = await run_chains.newest_run(conn, self.filters, waiting.chain_id)
+                if newest is None or newest.run_id != waiting.run_id or newest.state != "input_required":
+                    return newest
+                if state.signals.leaving.is_set():
+                    return newest
+                await signal.wait(POLL_S)
 
 
 async def authorize_chain(call: AuthorizedRequest[Any, Any], chain_id: UUID | None) -> tuple[ChainReader, UUID | None]:
