@@ -40,7 +40,7 @@ TokenStream = Callable[[httpx.AsyncClient], Awaitable[int]]
 Ask = Callable[[Connection], Awaitable[bytes]]
 
 
-async def _tokens(http: httpx.AsyncClient, path: str, body: object, mark: str) -> int:
+async def tokens(http: httpx.AsyncClient, path: str, body: object, mark: str) -> int:
     tokens = 0
     async with http.stream("POST", path, json=body) as answer:
         async for line in answer.aiter_lines():
@@ -50,13 +50,13 @@ async def _tokens(http: httpx.AsyncClient, path: str, body: object, mark: str) -
 
 async def runs_stream(http: httpx.AsyncClient) -> int:
     """A stream of the LangGraph API. The tokens that came."""
-    return await _tokens(http, "/runs/stream", RUN, "event: messages")
+    return await tokens(http, "/runs/stream", RUN, "event: messages")
 
 
 async def chat_stream(http: httpx.AsyncClient) -> int:
     """A stream of the OpenAI API. The tokens that came."""
     body = {"model": "words", "stream": True, **HELLO}
-    return await _tokens(http, "/v1/chat/completions", body, '"content":')
+    return await tokens(http, "/v1/chat/completions", body, '"content":')
 
 
 async def runs_wait(connection: Connection) -> bytes:
@@ -70,7 +70,7 @@ async def chat(connection: Connection) -> bytes:
     return await connection.post("/v1/chat/completions", dumped(body))
 
 
-async def _token_cost(server: Server, stream: TokenStream, seconds: float) -> float:
+async def token_cost(server: Server, stream: TokenStream, seconds: float) -> float:
     """CPU milliseconds of the server a token."""
     began = server.cpu_s()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as http:
@@ -102,7 +102,7 @@ async def measured(server: Server, seconds: float, rounds: int) -> dict[str, flo
     costs: list[float] = []
     rates: list[float] = []
     for _ in range(rounds + 1):
-        before, after = [await _token_cost(server, each, seconds) for each in (runs_stream, chat_stream)]
+        before, after = [await token_cost(server, each, seconds) for each in (runs_stream, chat_stream)]
         costs.append(after / before)
         before, after = [await _rate(server, each, seconds) for each in (runs_wait, chat)]
         rates.append(after / before)
@@ -114,12 +114,12 @@ def table(found: Mapping[str, float]) -> list[str]:
     return [
         f"| {CLIENTS} clients | measured | must |",
         "|---|---|---|",
-        f"| CPU of a token of `/v1/chat/completions`, over one of `/runs/stream` | {found['tokens']:.2f}x | ≤ {MOST}x{_missed(found['tokens'] > MOST)} |",
-        f"| completions on new threads a second, over `/runs/wait` | {found['answers']:.2f}x | ≥ {LEAST}x{_missed(found['answers'] < LEAST)} |",
+        f"| CPU of a token of `/v1/chat/completions`, over one of `/runs/stream` | {found['tokens']:.2f}x | ≤ {MOST}x{missed(found['tokens'] > MOST)} |",
+        f"| completions on new threads a second, over `/runs/wait` | {found['answers']:.2f}x | ≥ {LEAST}x{missed(found['answers'] < LEAST)} |",
     ]
 
 
-def _missed(is_missed: bool) -> str:
+def missed(is_missed: bool) -> str:
     return ", **missed**" if is_missed else ""
 
 

@@ -329,6 +329,10 @@ BEGIN
         IF NOT thread_found OR new_thread_only THEN
             RETURN;
         END IF;
+        SELECT runs.run_id INTO active_run_id FROM runs WHERE runs.run_id = create_run.run_id;
+        IF FOUND THEN
+            RETURN;
+        END IF;
         SELECT runs.run_id INTO active_run_id
           FROM runs
          WHERE runs.thread_id = create_run.thread_id AND runs.status IN ('pending', 'running')

@@ -32,7 +32,7 @@ def listed(kind: Literal["Body", "Query"], route: str) -> list[str]:
 def fields(kind: Any) -> list[str]:
     """The fields of a model, or of the items of a list of them."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return sorted(kind.model_fields)
+        return sorted(field.alias or name for name, field in kind.model_fields.items())
     return fields(get_args(kind)[0]) if kind else []
 
 

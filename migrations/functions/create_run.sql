@@ -1,6 +1,7 @@
 -- Create a run on its thread. It is `running` if a process can start it at once and no other run executes or is due there,
 -- else `pending`. With `new_thread_metadata` a missing thread is created. With `new_thread_only` there is no run if the thread
--- exists. The thread is locked until the transaction ends.
+-- exists. The thread is locked until the transaction ends. If there is a run with this id, none is created, and
+-- `active_run_id` is the id.
 -- Each statement sees the rows that were committed before it, also during the wait for the lock. Postgres finds rows only by
 -- key, even with a plan that was made while the tables were small (enable_seqscan).
 CREATE OR REPLACE FUNCTION create_run(
@@ -65,6 +66,10 @@ BEGIN
     created_at := clock_timestamp(); -- not now(), because the lock may have taken time
     IF NOT thread_created THEN
         IF NOT thread_found OR new_thread_only THEN
+            RETURN;
+        END IF;
+        SELECT runs.run_id INTO active_run_id FROM runs WHERE runs.run_id = create_run.run_id;
+        IF FOUND THEN
             RETURN;
         END IF;
         SELECT runs.run_id INTO active_run_id

@@ -197,6 +197,7 @@ class Http(_Section):
     disable_webhooks: bool = False
     disable_mcp: bool = False
     disable_a2a: bool = False
+    disable_agui: bool = False
     disable_ui: bool = False
     disable_openai: bool = False
     cors: Cors | None = None

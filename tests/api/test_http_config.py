@@ -129,6 +129,7 @@ async def test_cors_takes_the_place_of_the_default(settings: Settings, tmp_path:
         ("disable_store", [("GET", "/store/items"), ("POST", "/store/namespaces")]),
         ("disable_meta", [("GET", "/info"), ("GET", "/metrics"), ("GET", "/docs"), ("GET", "/openapi.json")]),
         ("disable_mcp", [("POST", "/mcp")]),
+        ("disable_agui", [("POST", "/ag-ui/chain")]),
         ("disable_a2a", [("POST", "/a2a/x"), ("GET", "/.well-known/agent-card.json")]),
     ],
 )

@@ -54,6 +54,7 @@ TOOL_CALL: Final = {
     "method": "tools/call",
     "params": {"name": "chain", "arguments": {"items": []}},
 }
+PAGE: Final = {"threadId": "{chat_thread_id}", "runId": "one", "messages": [], "state": {"items": []}}
 COMMANDS: Final[Mapping[str, Any]] = {
     "run.start": RUN | {"multitask_strategy": "interrupt"},
     "input.respond": {"interrupt_id": "x", "response": 1},
@@ -141,6 +142,7 @@ CASES: Final[Mapping[str, Case]] = {
         {"id": 1, "method": "run.start", "params": COMMANDS["run.start"]},
     ),
     "POST /a2a/{assistant_id}": Case("task.send", [NAMED, STRANGE_ASSISTANT, CREATES], SEND_MESSAGE),
+    "POST /ag-ui/{assistant_id}": Case("page.run", [STRANGE_ASSISTANT, CREATES], PAGE),
     "GET /v1/models": ONE,
     "GET /v1/models/{model}": ONE,
     "POST /v1/chat/completions": Case("chat.create", [NAMED, STRANGE_ASSISTANT, CREATES], CHAT),

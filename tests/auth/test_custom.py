@@ -115,6 +115,7 @@ BODIES: dict[str, Any] = {
         "method": "SendMessage",
         "params": {"message": {"messageId": "one", "role": "ROLE_USER", "parts": [{"data": {"items": []}}]}},
     },
+    "POST /ag-ui/{assistant_id}": {"threadId": "one", "runId": "one", "messages": [], "state": {"items": []}},
     "POST /v1/chat/completions": {"model": "chain", "messages": [{"role": "user", "content": "hello"}]},
     "POST /v1/responses": {"model": "chain", "input": "hello"},
     "POST /v1/conversations/{conversation_id}": {"metadata": {}},
@@ -148,6 +149,7 @@ async def test_each_event_fires_for_each_of_its_routes(settings: Settings, tmp_p
 
     first = {name(operation): [operation.event] for operation in GUARDED}
     first["POST /v1/responses/{response_id}/cancel"] = ["threads.read"]  # the response is read before it is cancelled
+    first["POST /ag-ui/{assistant_id}"] = ["threads.read"]  # the thread is always named, and read before
     assert fired == first
 
 

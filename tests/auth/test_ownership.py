@@ -183,6 +183,7 @@ def _sent(**more: str) -> dict[str, Any]:
     return _rpc("SendMessage", message={"messageId": "1", "role": "ROLE_USER", "parts": [{"data": {}}], **more})
 
 
+PAGE = {"threadId": "{thread_id}", "runId": "one", "messages": []}
 SEND = _sent()
 FOREIGN_ASSISTANT = RUN | {"assistant_id": "{assistant_id}"}
 ON_THREAD = [
@@ -370,6 +371,11 @@ CASES: dict[str, list[Case]] = {
         Case(body=_rpc("tools/list"), status=200),
         Case(body=_rpc("tools/call", name="chain", arguments={"items": [], "thread_id": "{thread_id}"}), status=200),
         Case(body=_rpc("tools/call", name="chain", arguments={"resume": 1, "thread_id": "{thread_id}"}), status=200),
+    ],
+    "POST /ag-ui/{assistant_id}": [
+        Case(body=PAGE | {"threadId": "notes"}),
+        Case(path="/ag-ui/chain", body=PAGE),
+        Case(path="/ag-ui/chain", body=PAGE | {"runId": "{run_id}"}),
     ],
     "GET /v1/models": [Case(status=200)],
     "GET /v1/models/{model}": [Case()],

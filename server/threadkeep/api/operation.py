@@ -66,6 +66,7 @@ Switch: TypeAlias = Literal[
     "disable_meta",
     "disable_mcp",
     "disable_a2a",
+    "disable_agui",
     "disable_openai",
     "disable_ui",
 ]

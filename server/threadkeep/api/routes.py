@@ -9,6 +9,8 @@ from typing import Any
 from threadkeep.api import api_keys, console, events, identity, query, shapes, workers
 from threadkeep.api.a2a import cards
 from threadkeep.api.a2a import endpoint as a2a
+from threadkeep.api.agui import runs as agui_runs
+from threadkeep.api.agui.run_input import RunBody, RunQuery
 from threadkeep.api.langgraph import (
     assistants,
     crons,
@@ -935,6 +937,22 @@ MCP = (
         switches=("disable_mcp", "disable_runs"),
     ),
 )
+
+AG_UI = (
+    Operation(
+        "POST /ag-ui/{assistant_id}",
+        agui_runs.run,
+        "threads.create_run",
+        "run",
+        event_stream_response(NotFound),
+        body=RunBody,
+        query=RunQuery,
+        switches=("disable_agui", "disable_runs"),
+        route_path="/ag-ui/{assistant_id:path}",
+        authorized_by="service",
+    ),
+)
+
 API_KEYS = (
     Operation(
         "GET /api-keys",
@@ -994,6 +1012,7 @@ TABLE: tuple[Operation, ...] = (
     *STATELESS_RUNS,
     *THREAD_RUNS,
     *OPENAI,
+    *AG_UI,
     *THREADS,
     *SYSTEM,
     *ASSISTANTS,

@@ -53,6 +53,7 @@ Operation: TypeAlias = Literal[
     "chat.create",
     "response.create",
     "task.send",
+    "page.run",
     "response.cancel",
     "tool.call",
 ]
@@ -112,6 +113,7 @@ PERMISSIONS: Final[Mapping[Operation, tuple[Permission, ...]]] = {
     "thread.command": (Permission("threads.read", "thread"), *RUN_START),
     "chat.create": (Permission("threads.read", "thread", "a thread is named"), *RUN_START),
     "response.create": (Permission("threads.read", "thread", "a thread is named"), *RUN_START),
+    "page.run": (Permission("threads.read", "thread"), *RUN_START),
     "task.send": (Permission("threads.read", "thread", "a thread is named"), *RUN_START),
     "response.cancel": (Permission("threads.read", "thread"), Permission("threads.update", "thread")),
     "tool.call": (Permission("threads.read", "thread", "a question is answered"), *RUN_START),

@@ -22,7 +22,7 @@ from threadkeep.base.flag import OneShotEvent
 from threadkeep.persistence.group_commit import Fence, GroupCommit
 from threadkeep.persistence.write_behind import WriteBehind
 from threadkeep.runs.event_log import EventLog
-from threadkeep.runs.request import GraphRunOptions
+from threadkeep.runs.request import GraphRunOptions, SurfaceRunOptions
 from threadkeep.tables.queue import ClaimedRun
 from threadkeep.tables.runs import CancelAction, FinalStatus
 
@@ -100,7 +100,7 @@ class Execution:
             thread_id=claimed.thread_id,
             assistant_id=claimed.assistant_id,
             graph_id=claimed.graph_id,
-            spec=GraphRunOptions.model_validate_json(claimed.kwargs.raw),
+            spec=SurfaceRunOptions.model_validate_json(claimed.kwargs.raw),
             metadata=claimed.metadata.load(),
             attempt=claimed.attempt,
             user=claimed.principal.load() if claimed.principal else None,

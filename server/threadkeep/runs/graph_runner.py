@@ -21,12 +21,13 @@ from threadkeep.graphs import Graph, is_local
 from threadkeep.persistence.checkpointer import NEW_THREAD_KEY, WRITE_BEHIND_KEY, NewThreadHint
 from threadkeep.persistence.encoding import NotKept
 from threadkeep.runs.execution import Execution
-from threadkeep.runs.message_events import with_message_events
+from threadkeep.runs.message_events import with_all_events, with_message_events
 from threadkeep.runs.request import (
     Command,
     GraphRunOptions,
     SendCommand,
     StreamMode,
+    SurfaceRunOptions,
     client_keys,
     without_reserved_keys,
 )
@@ -95,6 +96,7 @@ async def _restore_last_checkpoint(graph: Graph, config: RunnableConfig, output:
 
 async def _stream(graph: Graph, config: RunnableConfig, execution: Execution, output: GraphOutput) -> None:
     spec, log = execution.spec, execution.log
+    is_direct = is_local(graph) and _has_direct_events(spec)
     events: StreamEvents | None = None
     async with aclosing(_chunks(graph, config, execution)) as chunks:
         async for chunk in chunks:
@@ -105,7 +107,7 @@ async def _stream(graph: Graph, config: RunnableConfig, execution: Execution, ou
                 output.add(value)
             elif mode == "checkpoints" and not namespace:
                 output.checkpointed = value["values"]
-            if log.is_wanted:
+            if log.is_wanted and not is_direct:
                 events = events or StreamEvents(spec.stream_mode)
                 for name, data in events.of_chunk(namespace, mode, value):
                     log.append(name, await json.dumps_in_pieces(data))
@@ -117,10 +119,18 @@ def _chunks(graph: Graph, config: RunnableConfig, execution: Execution) -> Async
     if "events" in execution.spec.stream_mode:
         return _langchain_events(graph, config, execution, arguments)
     spec = execution.spec
-    if is_local(graph) and _has_direct_messages(spec):
+    if is_local(graph) and _has_direct_events(spec):
+        arguments["stream_mode"] = [mode for mode in arguments["stream_mode"] if mode in {"values", "checkpoints"}]
+        config = with_all_events(config, execution)
+    elif is_local(graph) and _has_direct_messages(spec):
         arguments["stream_mode"].remove("messages")
         config = with_message_events(config, execution)
     return runnable.astream(graph_input(execution), config, subgraphs=execution.spec.stream_subgraphs, **arguments)
+
+
+def _has_direct_events(spec: GraphRunOptions) -> bool:
+    """Whether all events go to the log without LangGraph's queue."""
+    return isinstance(spec, SurfaceRunOptions) and spec.direct_events
 
 
 def _has_direct_messages(spec: GraphRunOptions) -> bool:

@@ -3,24 +3,45 @@
 LangGraph's stream mode `messages` passes each token through a queue, and wakes two tasks for it. That costs more than the
 token's event itself. Its callback handler works as well without the queue. The order of events stays the same if the other
 modes of the stream tell of whole steps only.
+
+A surface may want all events without the queue (`SurfaceRunOptions`). Then LangGraph is given what a subgraph gets from its
+parent: a stream and a writer. It calls both at once, so the order of all events stays as LangGraph makes it.
 """
 
 import asyncio
 import threading
 import time
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
+from langgraph._internal._constants import CONFIG_KEY_RUNTIME, CONFIG_KEY_STREAM  # keys of a subgraph's config
 from langgraph.pregel._messages import StreamMessagesHandler
+from langgraph.pregel.protocol import StreamProtocol
+from langgraph.runtime import Runtime
 
 from threadkeep.base import json
 from threadkeep.runs.execution import Execution
-from threadkeep.runs.stream_events import StreamEvents
+from threadkeep.runs.stream_events import NamedEvent, StreamEvents, event_name
+
+NODES: Final = "nodes"
+"""The name of the events that tell when a node of the graph itself, or of a subgraph, starts and ends."""
 
 
 def with_message_events(config: RunnableConfig, execution: Execution) -> RunnableConfig:
     """The config with a handler that adds messages to the run's log. Call it in the event loop of the graph."""
     return {**config, "callbacks": [MessageEvents(execution)]}
+
+
+def with_all_events(config: RunnableConfig, execution: Execution) -> RunnableConfig:
+    """The config with which a graph adds all its events to the run's log. Call it in the event loop of the graph."""
+    events = AllEvents(execution)
+    parent = {
+        CONFIG_KEY_STREAM: StreamProtocol(events.take, {"values", "tasks"}),
+        CONFIG_KEY_RUNTIME: Runtime(stream_writer=events.write),
+    }
+    configurable = {**config.get("configurable", {}), **parent}
+    return {**config, "configurable": configurable, "callbacks": [events]}
 
 
 class MessageEvents(StreamMessagesHandler):
@@ -53,5 +74,33 @@ class MessageEvents(StreamMessagesHandler):
             execution.first_chunk_at = time.monotonic()
         if not execution.log.is_wanted or execution.log.state != "open":  # a task that was abandoned may still speak
             return
-        for name, data in self._events.of_chunk(namespace, mode, value):
+        for name, data in self._named(namespace, mode, value):
             execution.log.append(name, json.dumps(data))
+
+    def _named(self, namespace: tuple[str, ...], mode: Any, value: Any) -> Iterable[NamedEvent]:
+        return self._events.of_chunk(namespace, mode, value)
+
+
+class AllEvents(MessageEvents):
+    """LangGraph's handler for the messages of a graph and its subgraphs, beside its stream of all other events."""
+
+    def on_chain_start(self, *args: Any, **options: Any) -> Any:
+        """Note the messages that a node gets, of subgraphs too."""
+        return StreamMessagesHandler.on_chain_start(self, *args, **options)
+
+    def take(self, chunk: Any) -> None:
+        """Add the event of a chunk. Of a task only its node is told, because its input is the whole state."""
+        namespace, mode, value = chunk
+        if mode == "tasks":
+            self._take((namespace, NODES, {"id": value["id"], "name": value["name"], "ended": "result" in value}))
+        elif not namespace:
+            self._take(chunk)
+
+    def write(self, value: Any) -> None:
+        """Add what a node writes."""
+        self._take(((), "custom", value))
+
+    def _named(self, namespace: tuple[str, ...], mode: Any, value: Any) -> Iterable[NamedEvent]:
+        if mode == "messages":
+            return super()._named(namespace, mode, value)
+        return [(event_name(mode, namespace), value)]

@@ -137,6 +137,14 @@ class GraphRunOptions(BaseModel):
         return Checkpoint(checkpoint_id=self.checkpoint_id) if self.checkpoint_id else None
 
 
+class SurfaceRunOptions(GraphRunOptions):
+    """The parameters of a graph's run with those that only an API surface sets."""
+
+    direct_events: bool = False
+    """Its events are the messages of the graph and its subgraphs, its values, what nodes write, and when nodes start and end.
+    They go to the log as they come (`runs/message_events.py`). `stream_mode` holds for a graph that runs elsewhere."""
+
+
 def without_reserved_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """A client's `configurable` without the keys that only the server sets."""
     configurable: dict[str, Any] | None = config.get("configurable")

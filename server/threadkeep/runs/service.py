@@ -15,7 +15,6 @@ from typing import Any, Final, TypeAlias, cast
 from uuid import UUID
 
 import anyio
-from psycopg.errors import UniqueViolation
 from pydantic import BaseModel
 
 from threadkeep.auth.authenticator import AuthValue
@@ -24,7 +23,15 @@ from threadkeep.auth.caller import Caller
 from threadkeep.base import ids, json
 from threadkeep.base.fair_limiter import ANONYMOUS
 from threadkeep.base.json import RawJson
-from threadkeep.base.problems import ContentTooLarge, Forbidden, NotFound, ServiceUnavailable, ThreadBusy, ThreadExists
+from threadkeep.base.problems import (
+    ContentTooLarge,
+    Forbidden,
+    IdempotencyKeyInUse,
+    NotFound,
+    ServiceUnavailable,
+    ThreadBusy,
+    ThreadExists,
+)
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
@@ -35,7 +42,7 @@ from threadkeep.runs.executor import Executor
 from threadkeep.runs.follow import Follower
 from threadkeep.runs.idempotency import GONE, IdempotencyKeys, KeyedResult
 from threadkeep.runs.quotas import Quotas
-from threadkeep.runs.request import GraphRunOptions, RunRequest, check_config
+from threadkeep.runs.request import GraphRunOptions, RunRequest, SurfaceRunOptions, check_config
 from threadkeep.runs.slots import Slot, Slots
 from threadkeep.runs.webhook_policy import WebhookPolicy
 from threadkeep.tables import cancels, idempotency_keys, run_creation, runs, threads
@@ -49,10 +56,19 @@ from threadkeep.tables.threads import Ttl
 log = logging.getLogger(__name__)
 
 SPEC_FIELDS: Final = set(GraphRunOptions.model_fields)
+STORED_FIELDS: Final = set(SurfaceRunOptions.model_fields)
 NOT_CREATED: Final = RunCreation(
     run=None, thread_found=False, thread_created=False, record_events=False, active_run_id=None, superseded_run_ids=()
 )
 LOST_IN_CRASH: Final = "the database crashed before the run was on disk: send it again"
+
+
+class _RunExists(IdempotencyKeyInUse):
+    """A run with the id of the new run exists on its thread. Without an id of its own, two requests used one key."""
+
+    def __init__(self, new: NewRun) -> None:
+        super().__init__("another request with this Idempotency-Key was let in at the same time")
+        self.ids = new.thread_id, new.run_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,22 +366,11 @@ class RunService:
         request = authorized.request
         if request.run_id is None:
             return await self._admit_by_key(caller, authorized, open_run, prepare)
-        if (run := await self._run_of_id(authorized)) is not None:
-            return self.handle_of(authorized.threads, run)
         try:
             return await self._admit_by_key(caller, authorized, open_run, prepare)
-        except UniqueViolation:  # the same request came twice at once
-            if (run := await self._run_of_id(authorized)) is None:
-                raise NotFound("Thread or assistant not found.") from None
-            return self.handle_of(authorized.threads, run)
-
-    async def _run_of_id(self, authorized: Authorized) -> Run | None:
-        """The run that an earlier request with the same id made."""
-        request = authorized.request
-        if request.run_id is None or request.thread_id is None:
-            return None
-        async with self.pool.connection(authorized.threads) as conn:
-            return await runs.get(conn, authorized.threads, request.thread_id, request.run_id)
+        except _RunExists as existing:
+            thread_id, run_id = existing.ids
+        return self.handle_of(authorized.threads, await self._row(authorized.threads, thread_id, run_id))
 
     async def _admit_by_key(
         self,
@@ -498,7 +503,11 @@ class RunService:
         return creation
 
     async def _create_in(self, conn: Conn, admitted: Admitted) -> RunCreation:
-        return await run_creation.create_run_in_transaction(conn, admitted.filters, self._new_run(admitted, None))
+        new = self._new_run(admitted, None)
+        creation = await run_creation.create_run_in_transaction(conn, admitted.filters, new)
+        if creation.run is None and creation.active_run_id == new.run_id:
+            raise _RunExists(new)
+        return creation
 
     def _count_thread(self, admitted: Admitted, creation: RunCreation) -> None:
         if creation.thread_created and admitted.user is not None and admitted.request.may_leave_thread:
@@ -520,7 +529,7 @@ class RunService:
             metadata=request.metadata,
             marks=_marks(request, run_id),
             assistant_metadata=assistant.metadata,
-            kwargs=json.dumps(spec.model_dump(include=SPEC_FIELDS, exclude_none=True)),
+            kwargs=json.dumps(spec.model_dump(include=STORED_FIELDS, exclude_none=True)),
             multitask_strategy=request.multitask_strategy,
             delay_s=request.after_s,
             ephemeral=request.temporary,
@@ -533,7 +542,6 @@ class RunService:
             principal=json.dumps(admitted.user) if admitted.user is not None else None,
             holder=_holder(admitted.user),
             idempotency_key=request.key,
-            is_unique=request.run_id is not None,
             worker_id=worker_id,
         )
 
@@ -544,6 +552,8 @@ class RunService:
             raise NotFound("Thread or assistant not found.")
         if creation.run is None and new.new_thread_only:
             raise ThreadExists("The thread exists.")
+        if creation.run is None and creation.active_run_id == new.run_id:
+            raise _RunExists(new)
         if creation.run is None:
             raise ThreadBusy(
                 "Thread is already running a task. Wait for it to finish or choose a different multitask strategy.",

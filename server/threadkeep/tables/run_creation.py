@@ -67,8 +67,6 @@ class NewRun:
     """The identity of that user, for the round robin."""
     idempotency_key: IdempotencyKey | None = None
     """The reserved Idempotency-Key of the request."""
-    is_unique: bool = False
-    """Its id follows from the request, so another request may insert the same. Then UniqueViolation is raised."""
     worker_id: UUID | None = None
     """The process that starts it at once if its thread is free. None: it waits for a worker."""
 
@@ -78,14 +76,14 @@ class RunCreation:
     """The result of creating a `NewRun`."""
 
     run: Run | None
-    """None if there is no such thread, it was to be a new one, or it is busy and the strategy is `reject`."""
+    """None if there is no such thread, it was to be a new one, it is busy and the strategy is `reject`, or the run exists."""
     thread_found: bool
     thread_created: bool
     """The thread was created for this run and is empty."""
     record_events: bool
     """Its events must be recorded, by request or because the thread has a reader."""
     active_run_id: UUID | None
-    """The run that was running or pending on the thread."""
+    """The run that was running or pending on the thread, or the run with this id."""
     superseded_run_ids: Sequence[UUID]
     """The running runs that the new run cancelled."""
 
@@ -184,7 +182,7 @@ class RunCreator:
             return await retry_after_conflict(partial(self._create_run, filters, new))
 
     async def _create_run(self, filters: Filters, new: NewRun) -> RunCreation:
-        if new.idempotency_key is not None or new.is_unique:  # a failure must not affect the other runs of a batch
+        if new.idempotency_key is not None:
             async with self.transaction(filters, new.holder) as conn:
                 return await create_run_in_transaction(conn, filters, new)
         restriction = self._pool.restriction(filters)

@@ -99,6 +99,27 @@ async def status(conn: Conn, run_id: UUID) -> RunStatus | None:
     return row[0] if row else None
 
 
+async def set_mark(conn: Conn, filters: Filters, run_id: UUID, path: Sequence[str], value: str) -> bool:
+    """Set a text in the metadata of a run that has not ended. Whether there is such a run of the caller's."""
+    cursor = await conn.execute(
+        """
+        UPDATE runs
+           SET metadata = jsonb_set(runs.metadata, %(path)s::text[], to_jsonb(%(value)s::text))
+          FROM threads
+         WHERE run_id = %(run_id)s AND runs.status IN ('pending', 'running') AND threads.thread_id = runs.thread_id
+           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
+        """,
+        {
+            "path": list(path),
+            "value": value,
+            "run_id": run_id,
+            "project": conn.project_id,
+            "match": filters.jsonb,
+        },
+    )
+    return cursor.rowcount == 1
+
+
 async def record_events(conn: Conn, run_id: UUID) -> RunStatus | None:
     """Return the same as `status`, and record the run's events from now on in its process."""
     cursor = await conn.execute(

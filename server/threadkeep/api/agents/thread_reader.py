@@ -1,6 +1,6 @@
 """Thread reader: reads a thread on behalf of a caller, also after the runs before have ended."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 from uuid import UUID
@@ -49,6 +49,13 @@ class ThreadReader:
             with anyio.move_on_after(SETTLE_S):
                 await service.follower.ended(self.filters, newest.run_id)
         return thread
+
+    async def look(self, thread_id: UUID, run_ids: Sequence[UUID]) -> tuple[list[Run], Thread | None]:
+        """Those of the runs that the thread has, and the thread as it is now. None if there is none of the caller's."""
+        async with self.call.state.pool.connection(self.filters) as conn:
+            several = await runs.get_several(conn, self.filters, run_ids)
+            thread = await threads.get(conn, self.filters, thread_id)
+        return [run for run in several if run.thread_id == thread_id], thread
 
     async def thread(self, thread_id: UUID) -> Thread | None:
         """The thread as it is now. None if there is none of the caller's."""

@@ -20,6 +20,7 @@ _SWITCHES: Final[Mapping[str, Callable[[Http], bool]]] = {
     "openai": lambda http: http.disable_openai,
     "mcp": lambda http: http.disable_mcp or http.disable_runs,
     "a2a": lambda http: http.disable_a2a or http.disable_runs,
+    "ag-ui": lambda http: http.disable_agui or http.disable_runs,
 }
 """Surface -> whether langgraph.json disables it."""
 CHECK_S = 1.0

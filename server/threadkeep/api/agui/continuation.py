@@ -1,0 +1,211 @@
+"""Continuation: how a request of a page continues a thread.
+
+Pages send all messages each time. Messages that the thread has no id of are new. If the last one is the user's and the thread
+has it, the answer is made anew from the checkpoint before it. If the graph waits for answers, `resume` must have all of them.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+from uuid import UUID
+
+import orjson
+
+from threadkeep.api.agents.assistants import resolve_agent
+from threadkeep.api.agents.content import fields_of, messages_of
+from threadkeep.api.agents.marks import marks_of
+from threadkeep.api.agents.message_graphs import MESSAGES
+from threadkeep.api.agents.questions import Question, questions_of
+from threadkeep.api.agents.thread_reader import ThreadReader
+from threadkeep.api.agui.errors import RunRefused
+from threadkeep.api.agui.messages import Message, message_ids
+from threadkeep.api.agui.run_input import RunInput
+from threadkeep.base import json
+from threadkeep.runs.request import Command
+from threadkeep.runs.service import Authorized
+from threadkeep.tables.idempotency_keys import IdempotencyKey
+from threadkeep.tables.runs import Run
+from threadkeep.tables.threads import Thread
+from threadkeep.threads import history
+from threadkeep.threads.history import HistoryRequest, State
+
+PAGE: Final = 20
+"""Checkpoints that are read at once."""
+RESUME_MARK: Final = "resume"
+"""The mark of a run that has the digest of its answers."""
+
+
+class SameRun(Exception):
+    """An earlier request with the same answers has made the run."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """A thread at which a request arrives."""
+
+    reader: ThreadReader
+    thread_id: UUID
+    thread: Thread | None
+    """None: there is none yet."""
+    input_keys: frozenset[str]
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The state of the thread."""
+        return fields_of(self.thread.values.load() if self.thread is not None and self.thread.values else None)
+
+    @property
+    def questions(self) -> list[Question]:
+        """What the graph waits for."""
+        return questions_of(self.thread.interrupts.load()) if self.thread is not None else []
+
+
+async def continued(reader: ThreadReader, sent: RunInput, authorized: Authorized, thread: Thread | None) -> Authorized:
+    """The request of the run, with its input by the state of `thread` as soon as no run goes on there.
+
+    NotFound if the caller has no such agent. RunRefused if the thread can't be continued like this. SameRun if it was continued like this before.
+    """
+    call, request = reader.call, authorized.request
+    assistant = await resolve_agent(call, authorized.assistants, request.assistant)
+    thread_id = cast("UUID", request.thread_id)
+    if sent.is_answer:
+        await _refuse_repetition(reader, thread_id, sent)
+    place = _Place(
+        reader=reader,
+        thread_id=thread_id,
+        thread=thread if thread is None or thread.status != "busy" else await reader.settled(thread_id),
+        input_keys=await call.state.message_graphs.input_keys(assistant.graph_id),
+    )
+    if sent.is_answer:
+        return await _answered(place, sent, authorized)
+    if place.questions:
+        raise RunRefused("the graph waits for answers: send `resume`", "interrupted")
+    spec = request.spec
+    changes = await _input(place, sent, _sent_messages(spec.input))
+    return replace(authorized, request=replace(request, spec=spec.model_copy(update=changes)))
+
+
+async def _input(place: _Place, sent: RunInput, messages: Sequence[Message]) -> dict[str, Any]:
+    """The input of the run, and the checkpoint that it starts from."""
+    state = _changed_keys(place, sent)
+    if MESSAGES not in place.input_keys:
+        return {"input": state}
+    held = set(message_ids(messages_of(place.values)))
+    new = [message for message in messages if message["id"] not in held]
+    last = messages[-1] if messages else None
+    if last is None or last["role"] != "user" or last["id"] not in held or place.thread is None:
+        return {"input": {**state, MESSAGES: new}}
+    checkpoint_id = await _checkpoint_before(place.reader, place.thread, last["id"])
+    return {"input": {**state, MESSAGES: [*new, last]}, "checkpoint_id": checkpoint_id}
+
+
+def _changed_keys(place: _Place, sent: RunInput) -> dict[str, Any]:
+    """The keys of the client's state that the input has. One that is as in the thread would go through its reducer again."""
+    wanted = {**fields_of(sent.state), **sent.special_keys}
+    known = place.values
+    return {
+        key: value
+        for key, value in wanted.items()
+        if key in place.input_keys and key != MESSAGES and not (key in known and known[key] == value)
+    }
+
+
+async def _answered(place: _Place, sent: RunInput, authorized: Authorized) -> Authorized:
+    """The request that resumes the graph with the answers. Two requests for the same questions make one run."""
+    request, questions = authorized.request, place.questions
+    newest = await place.reader.newest_run(place.thread_id)
+    answers = _all_answers(place, sent, questions, newest)
+    held = set(message_ids(messages_of(place.values)))
+    if any(message["role"] == "user" and message["id"] not in held for message in sent.messages):
+        raise RunRefused("answers and a new message can't be sent together", "interrupted")
+    update = _changed_keys(place, sent)
+    command = Command(resume=answers, update=update or None)
+    key = IdempotencyKey(
+        principal="",  # the key of A2A's answers, so that of all answers to a question one wins
+        key=f"a2a answer {newest.run_id if newest else place.thread_id}",
+        request_sha256=answers_digest(sent),
+    )
+    spec = request.spec.model_copy(update={"input": None, "command": command})
+    return replace(authorized, request=replace(request, spec=spec, key=key))
+
+
+def _all_answers(place: _Place, sent: RunInput, questions: Sequence[Question], newest: Run | None) -> Any:
+    """What the graph is resumed with. RunRefused if an answer is missing, or answers what is not asked."""
+    asked = {question.interrupt_id for question in questions}
+    answers = sent.answers
+    if answers is None:
+        older = sent.older_answer
+        if not asked and place.thread is not None and place.thread.status == "interrupted":
+            return older  # it stopped before or after a node, which asks nothing
+        answers = fields_of(older)
+        if len(asked) == 1 and answers.keys() != asked:
+            return {next(iter(asked)): older}
+    if answers.keys() == asked and asked:
+        return dict(answers)
+    if newest is not None and _digest_of(newest) == answers_digest(sent).hex():
+        raise SameRun(newest)
+    if unknown := next((each for each in answers if each not in asked), None):
+        raise RunRefused(f"the thread does not wait for an answer to {unknown!r}", "unknown_interrupt")
+    if not asked:
+        raise RunRefused("the thread does not wait for an answer", "unknown_interrupt")
+    missing = next(each for each in asked if each not in answers)
+    raise RunRefused(f"the answer to {missing!r} is missing", "missing_answer")
+
+
+async def _refuse_repetition(reader: ThreadReader, thread_id: UUID, sent: RunInput) -> None:
+    """Raise SameRun if the run that goes on has these answers, so that the request does not wait for its end."""
+    newest = await reader.newest_run(thread_id)
+    is_active = newest is not None and newest.status in {"pending", "running"}
+    if newest is not None and is_active and _digest_of(newest) == answers_digest(sent).hex():
+        raise SameRun(newest)
+
+
+def answers_digest(sent: RunInput) -> bytes:
+    """The digest of the answers of a request."""
+    answers = sent.older_answer if sent.answers is None else dict(sent.answers)
+    return hashlib.sha256(orjson.dumps(answers, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+def _digest_of(run: Run) -> str | None:
+    """The digest of the answers that a run was started with."""
+    return (marks_of(run.metadata.load(), "ag-ui") or {}).get(RESUME_MARK)
+
+
+def _sent_messages(graph_input: object) -> list[Message]:
+    """The messages of the request, as handlers of a project's own `Auth` left them."""
+    found: object = fields_of(graph_input).get(MESSAGES)
+    return cast("list[Message]", found) if isinstance(found, list) else []
+
+
+async def _checkpoint_before(reader: ThreadReader, thread: Thread, message_id: str) -> str | None:
+    """The newest checkpoint whose state does not have the message. None if each one has it."""
+
+    def render(state: State) -> dict[str, object]:
+        messages: Sequence[Any] = fields_of(state["values"]).get(MESSAGES) or ()
+        return {
+            "id": state["checkpoint_id"],
+            "parent": state["parent_checkpoint_id"],
+            "source": cast("Mapping[str, Any]", state["metadata"] or {}).get("source"),
+            "has": message_id in [_id_of(message) for message in messages],
+        }
+
+    before: str | None = None
+    while True:
+        request = HistoryRequest(limit=PAGE, before=before)
+        page = await history.page(reader.call.state.threads, reader.tenant, thread, request, render)
+        states = [json.loads(state) for state in page.states]
+        if without := next((state for state in states if not state["has"]), None):
+            # An input is put on a checkpoint of its own, on which the state is still that of the one before.
+            return (without["parent"] if without["source"] == "input" else None) or without["id"]
+        if not states:
+            return None
+        before = states[-1]["id"]
+
+
+def _id_of(message: Any) -> str | None:
+    return cast("Message", message).get("id") if isinstance(message, dict) else getattr(message, "id", None)

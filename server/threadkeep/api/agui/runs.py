@@ -1,0 +1,235 @@
+"""Runs: the endpoint of AG-UI, and the stream that it answers with."""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID, uuid4, uuid5
+
+import anyio
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from threadkeep.api.agents.assistants import agent_id
+from threadkeep.api.agents.content import fields_of
+from threadkeep.api.agents.marks import marks_of, run_marks
+from threadkeep.api.agents.questions import questions_of
+from threadkeep.api.agents.run_end import run_end
+from threadkeep.api.agents.thread_ids import NAMESPACE, named_thread_id
+from threadkeep.api.agents.thread_reader import ThreadReader
+from threadkeep.api.agui.continuation import RESUME_MARK, SameRun, answers_digest, continued
+from threadkeep.api.agui.errors import RunRefused
+from threadkeep.api.agui.events import MODES, RunEvents, RunHead, error_frame
+from threadkeep.api.agui.run_input import RunBody, RunInput, RunQuery, read_input
+from threadkeep.api.langgraph.runs import RESERVED_CONFIG_KEYS
+from threadkeep.api.operation import AuthorizedRequest
+from threadkeep.api.responses import run_headers
+from threadkeep.api.streaming import EventStream, StreamReader
+from threadkeep.base.problems import (
+    IdempotencyKeyInUse,
+    IdempotencyKeyReused,
+    Problem,
+    ServiceUnavailable,
+    ValidationFailed,
+)
+from threadkeep.postgres.retry import TRANSIENT_ERRORS
+from threadkeep.runs.request import Command, GraphRunOptions, RunRequest, SurfaceRunOptions
+from threadkeep.runs.service import Authorized, RunHandle
+from threadkeep.tables import runs
+
+log = logging.getLogger(__name__)
+
+GRACE_S: Final = 5.0
+"""Seconds after which the run of a client that has gone is stopped, unless it comes back."""
+KEY_TRIES, KEY_WAIT_S = 50, 0.1
+"""How often, and after how many seconds, a request asks again whether another one has answered the same question."""
+READER_MARK: Final = "reader"
+"""The mark of a run that names the newest connection of the client. Only its end stops the run."""
+
+Call = AuthorizedRequest[RunBody, RunQuery]
+
+
+async def run(call: Call) -> Response:
+    """POST /ag-ui/{assistant_id}: run an assistant on the thread of a page, and stream the events of AG-UI.
+
+    The same `threadId` and `runId` is the same run: its events come again from the first one on. If the client goes away
+    and does not come back within 5 seconds, the run is stopped, unless `on_disconnect` is `continue`.
+    """
+    sent = read_input(call.body)
+    agent_id(call.assistants, call.request.path_params["assistant_id"])
+    head = RunHead(thread_id=sent.thread_id, run_id=sent.run_id, parent_run_id=sent.parent_run_id)
+    reader_id = str(uuid4())
+    try:
+        handle = await _handle(call, sent, reader_id)
+    except RunRefused as refusal:
+        return RunStream(_refused(head, refusal), call)
+    reading = StreamReader(handle.execution, call.state.settings)
+    frames = _frames(call, handle, RunEvents(head), reading)
+    is_own = await _take_up(call, handle, reader_id)
+    left = Left(call, handle, reader_id) if is_own and call.query.on_disconnect == "cancel" else None
+    return RunStream(frames, call, headers=run_headers(handle.thread_id, handle.run_id), left=left, reading=reading)
+
+
+async def _handle(call: Call, sent: RunInput, reader_id: str) -> RunHandle:
+    """The run that the request names, or a new one. NotFound if the agent or the thread is not the caller's."""
+    service = call.state.runs
+    thread_id = named_thread_id(call, sent.thread_id, "threadId")
+    value: dict[str, Any] = {"thread_id": thread_id, "run_id": None, "metadata": {}}
+    readable = await call.authorize("threads.read", value)
+    authorized = await service.authorize(call.caller, _request(call, sent, thread_id, reader_id))
+    reader = ThreadReader(call=call, filters=readable.narrowed(authorized.threads))
+    existing, thread = await reader.look(thread_id, _run_ids(authorized.request, sent.run_id))
+    if existing:
+        return service.handle_of(reader.filters, existing[0])
+    looks = [thread]
+
+    async def prepare(allowed: Authorized) -> Authorized:
+        seen = looks.pop() if looks else await reader.thread(thread_id)  # another try has to look again
+        return await continued(reader, sent, allowed, seen)
+
+    for _ in range(KEY_TRIES):
+        try:
+            return await service.start_authorized(call.caller, authorized, prepare)
+        except SameRun as same:
+            return service.handle_of(reader.filters, same.run)
+        except IdempotencyKeyReused:
+            raise RunRefused("the question has another answer already", "unknown_interrupt") from None
+        except IdempotencyKeyInUse:  # another request with an answer is being let in
+            await anyio.sleep(KEY_WAIT_S)
+    raise RunRefused("another answer to the question is still being let in", "unknown_interrupt")
+
+
+def _run_ids(request: RunRequest, run_id: str) -> list[UUID]:
+    """The ids that the run may have: one that follows from the client's, or the client's own, of any surface."""
+    ids = [] if request.run_id is None else [request.run_id]
+    try:
+        return [*ids, UUID(run_id)]
+    except ValueError:
+        return ids
+
+
+def _request(call: Call, sent: RunInput, thread_id: UUID, reader_id: str) -> RunRequest:
+    """The run as far as it is known before the thread is read."""
+    own = {"thread_id": sent.thread_id, "run_id": sent.run_id, READER_MARK: reader_id}
+    if sent.is_answer:
+        own[RESUME_MARK] = answers_digest(sent).hex()
+    metadata: dict[str, Any] = sent.config.get("metadata") or {}
+    return RunRequest(
+        spec=_spec(sent),
+        assistant=call.request.path_params["assistant_id"],
+        thread_id=thread_id,
+        run_id=uuid5(NAMESPACE, "\n".join(("run", call.state.settings.project_id, str(thread_id), sent.run_id))),
+        metadata={key: value for key, value in metadata.items() if key not in RESERVED_CONFIG_KEYS},
+        marks=run_marks("ag-ui", own),
+        create_thread=True,
+        resumable=True,
+        read_by_caller=True,
+        configurable={**call.forwarded_headers, "ag_ui": sent.page},
+    )
+
+
+def _spec(sent: RunInput) -> GraphRunOptions:
+    """What the graph is called with. Handlers of a project's own `Auth` see it. ValidationFailed."""
+    fields: dict[str, Any] = {"config": sent.config, "stream_mode": list(MODES), "direct_events": True}
+    if sent.is_answer:
+        fields["command"] = Command(resume=sent.older_answer if sent.answers is None else dict(sent.answers))
+    else:
+        fields["input"] = {**fields_of(sent.state), "messages": sent.messages}
+    try:
+        return SurfaceRunOptions(**fields)
+    except ValidationError as error:
+        raise ValidationFailed(f"forwardedProps.config: {error.errors()[0]['msg']}") from None
+
+
+async def _take_up(call: Call, handle: RunHandle, reader_id: str) -> bool:
+    """Make this connection the newest one of the run. False if another surface started the run, which goes on by itself."""
+    if handle.run is None:
+        return False
+    marks = marks_of(handle.run.metadata.load(), "ag-ui")
+    if marks is None:
+        return False
+    if marks.get(READER_MARK) != reader_id:
+        async with call.state.pool.connection(handle.filters) as conn:
+            await runs.set_mark(conn, handle.filters, handle.run_id, ("ag_ui", READER_MARK), reader_id)
+    return True
+
+
+async def _frames(call: Call, handle: RunHandle, events: RunEvents, reading: StreamReader) -> AsyncGenerator[bytes]:
+    """The frames of a run. They end without an event if this process stops, so that the client comes back."""
+    yield events.head.frame()
+    try:
+        async with aclosing(handle.events()) as items:
+            async for item in items:
+                reading.position = item.position
+                if frames := events.read(item):
+                    yield frames
+        end = await run_end(handle)
+        if end.is_success and events.is_incomplete:
+            await _read_state(call, handle, events)
+        yield events.finish(end)
+    except ServiceUnavailable:
+        if not call.state.signals.leaving.is_set():
+            yield error_frame("the run was deleted", "deleted")
+    except TRANSIENT_ERRORS:
+        log.warning("the database went away from a stream", exc_info=True)
+        yield error_frame(ServiceUnavailable().detail, ServiceUnavailable.code)
+
+
+async def _read_state(call: Call, handle: RunHandle, events: RunEvents) -> None:
+    """Let the end tell the state of the thread, because the events are no longer kept, or do not have it."""
+    thread = await ThreadReader(call=call, filters=handle.filters).thread(handle.thread_id)
+    if thread is not None and thread.values is not None:
+        events.set_state(thread.values.load(), questions_of(thread.interrupts.load()))
+
+
+async def _refused(head: RunHead, refusal: RunRefused) -> AsyncGenerator[bytes]:
+    """The frames of a run that was not started."""
+    yield head.frame() + error_frame(refusal.detail, refusal.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What to do when the client of a run has gone."""
+
+    call: Call
+    handle: RunHandle
+    reader_id: str
+
+    def stop_soon(self) -> None:
+        """Stop the run after a grace, unless it has ended or a client has come back to any process. Returns at once."""
+        self.call.state.runs.cancel_later(self.handle, GRACE_S, "the client disconnected", self._is_newest)
+
+    async def _is_newest(self) -> bool:
+        handle = self.handle
+        async with self.call.state.pool.connection(handle.filters) as conn:
+            row = await runs.get(conn, handle.filters, handle.thread_id, handle.run_id)
+        marks = row and marks_of(row.metadata.load(), "ag-ui")
+        return marks is not None and marks.get(READER_MARK) == self.reader_id
+
+
+class RunStream(EventStream):
+    """Sends the frames of a run. Lines end in LF alone, because clients split a stream at an empty line of that kind."""
+
+    heartbeat = b": heartbeat\n\n"
+    shutdown_retry = b": the server is stopping\n\n"
+
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes],
+        call: Call,
+        *,
+        headers: dict[str, str] | None = None,
+        left: Left | None = None,
+        reading: StreamReader | None = None,
+    ) -> None:
+        """`left`: what happens to the run if the client goes away. None: nothing."""
+        super().__init__(frames, call, headers=headers or {}, cancels=left.handle if left else None, reading=reading)
+        self._left = left
+
+    async def _cancel(self) -> None:
+        if self._left is not None:
+            self._left.stop_soon()
+
+    def _refusal(self, problem: Problem) -> bytes:
+        return error_frame(problem.detail, problem.code)

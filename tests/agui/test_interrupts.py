@@ -1,0 +1,144 @@
+"""Questions of a graph: told by the outcome and by the older event, answered once."""
+
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import httpx
+import pytest
+from langgraph_sdk import get_client
+
+from agui.pages import Page, of_type, text
+from agui_graphs import SCHEMA
+
+
+def answer(interrupt: Any, payload: Any) -> list[dict[str, Any]]:
+    """The `resume` of one answer."""
+    return [{"interruptId": interrupt["id"], "status": "resolved", "payload": payload}]
+
+
+async def test_a_question_is_told_by_the_outcome_and_by_the_older_event(http: httpx.AsyncClient) -> None:
+    """Contract, Questions: reason, message, schema, raw value; both snapshots before it."""
+    page = Page(http, "form")
+    events = await page.say("hello")
+    (interrupt,) = events[-1]["outcome"]["interrupts"]
+    (older,) = of_type(events, "CUSTOM")
+
+    assert interrupt == {
+        "id": interrupt["id"],
+        "reason": "order",
+        "message": "Which size?",
+        "responseSchema": SCHEMA,
+        "metadata": {"langgraph": {"raw": {"message": "Which size?", "reason": "order", "responseSchema": SCHEMA}}},
+    }
+    assert (older["name"], older["value"]) == (
+        "on_interrupt",
+        '{"message":"Which size?","reason":"order","responseSchema":{"type":"object","properties":{"size":{"type":"string"}},'
+        '"required":["size"]}}',
+    )
+    assert [event["type"] for event in events[-4:]] == ["STATE_SNAPSHOT", "MESSAGES_SNAPSHOT", "CUSTOM", "RUN_FINISHED"]
+
+
+async def test_questions_of_one_node_are_answered_one_after_the_other(http: httpx.AsyncClient) -> None:
+    """Contract, Questions: by `resume`; the same answer to two questions is two answers."""
+    page = Page(http, "form")
+    first = (await page.say("hello"))[-1]["outcome"]["interrupts"][0]
+    second = (await page.run(resume=answer(first, {"size": "L"})))[-1]["outcome"]["interrupts"][0]
+    events = await page.run(resume=answer(second, {"size": "L"}))
+
+    assert (second["reason"], second["message"]) == ("input_required", "Really?")
+    assert text(events) == "{'size': 'L'}, {'size': 'L'}|"
+    assert events[-1]["outcome"] == {"type": "success"}
+
+
+async def test_several_questions_are_answered_together(http: httpx.AsyncClient) -> None:
+    """Contract, Questions: `resume` must answer every open one; `cancelled` is an answer."""
+    page = Page(http, "ask/two")
+    interrupts = (await page.say("hello"))[-1]["outcome"]["interrupts"]
+    left, right = sorted(interrupts, key=lambda each: each["message"])
+    missing = await page.run(resume=answer(left, "L"))
+    unknown = await page.run(resume=[*answer(left, "L"), *answer(right, "R"), *answer({"id": "x"}, 1)])
+    events = await page.run(resume=[*answer(left, "L"), {"interruptId": right["id"], "status": "cancelled"}])
+
+    assert (left["message"], left["reason"]) == ("left?", "langgraph:interrupt")
+    assert [each[-1].get("code") for each in (missing, unknown)] == ["missing_answer", "unknown_interrupt"]
+    assert sorted(text(events).strip("|").split("|")) == ["left L", "right {'status': 'cancelled'}"]
+
+
+async def test_a_new_message_is_no_answer(http: httpx.AsyncClient, url: str) -> None:
+    """Contract, Questions: RUN_ERROR, and nothing has changed."""
+    page = Page(http, "ask")
+    interrupt = (await page.say("hello"))[-1]["outcome"]["interrupts"][0]
+    asked = page.messages
+    refused = [await page.say("and more"), await page.run(resume=answer(interrupt, "x"))]
+    page.messages = asked
+    async with get_client(url=url, api_key=None) as client:
+        runs = await client.runs.list(page.thread_id)
+
+    assert [events[-1]["code"] for events in refused] == ["interrupted", "interrupted"]
+    assert len(runs) == 1
+    assert text(await page.run(resume=answer(interrupt, "blue"))) == "You chose 'blue'.|"
+
+
+async def test_older_clients_answer_by_forwarded_props(http: httpx.AsyncClient) -> None:
+    """Contract, What clients do: CopilotKit's hooks resume by `forwardedProps.command.resume`."""
+    page = Page(http, "ask")
+    await page.say("hello")
+    events = await page.run(forwardedProps={"command": {"resume": "blue"}})
+    both = Page(http, "ask/two")
+    interrupts = (await both.say("hello"))[-1]["outcome"]["interrupts"]
+    bare = await both.run(forwardedProps={"command": {"resume": "blue"}})
+    by_id = {interrupt["id"]: "blue" for interrupt in interrupts}
+
+    assert text(events) == "You chose 'blue'.|"
+    assert bare[-1]["code"] == "missing_answer"
+    assert sorted(text(await both.run(forwardedProps={"command": {"resume": by_id}})).strip("|").split("|")) == [
+        "left blue",
+        "right blue",
+    ]
+
+
+async def test_decisions_answer_a_human_in_the_loop(http: httpx.AsyncClient) -> None:
+    """Contract, Questions out: one decision for each action."""
+    page = Page(http, "approval")
+    interrupt = (await page.say("hello"))[-1]["outcome"]["interrupts"][0]
+    decisions = {"decisions": [{"type": "approve"}]}
+
+    assert interrupt["responseSchema"]["required"] == ["decisions"]
+    assert interrupt["reason"] == "input_required"
+    assert text(await page.run(resume=answer(interrupt, decisions))) == "[{'type': 'approve'}]|"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_the_same_answer_again_is_the_same_run(http: httpx.AsyncClient, url: str, at_once: bool) -> None:
+    """Contract, Questions: with another run id, at the same time and later. Another answer is refused."""
+    page = Page(http, "ask")
+    interrupt = (await page.say("hello"))[-1]["outcome"]["interrupts"][0]
+    told: list[list[dict[str, Any]]] = []
+
+    async def resume(payload: str) -> None:
+        told.append(await page.run(resume=answer(interrupt, payload), runId=str(uuid4())))
+
+    if at_once:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(resume, "blue")
+    else:
+        for _ in range(3):
+            await resume("blue")
+    refused = await page.run(resume=answer(interrupt, "red"))
+    async with get_client(url=url, api_key=None) as client:
+        runs = await client.runs.list(page.thread_id)
+
+    assert [text(events) for events in told] == ["You chose 'blue'.|"] * 3
+    assert refused[-1]["code"] == "unknown_interrupt"
+    assert len(runs) == 2
+
+
+async def test_a_question_and_no_answer_is_told_again_by_the_same_run(http: httpx.AsyncClient) -> None:
+    """Contract, Coming back: the same run id after its end."""
+    page = Page(http, "ask")
+    run_id = str(uuid4())
+    first = await page.say("hello", runId=run_id)
+
+    assert await page.run(runId=run_id) == first
