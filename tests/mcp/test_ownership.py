@@ -136,6 +136,15 @@ async def test_scopes_hold_here_too(
     assert [tools.status_code, call.status_code, answer.status_code] == statuses
 
 
+async def test_an_answer_names_its_run(ada: httpx.AsyncClient) -> None:
+    """Ours: `Content-Location`, by which the log has the ids of the run."""
+    answer = await post(ada, "tools/call", {"name": "count", "arguments": {"name": "x"}})
+    thread_id = answer.json()["result"]["structuredContent"]["thread_id"]
+    run = (await ada.get(answer.headers["content-location"])).json()
+
+    assert (run["thread_id"], run["metadata"]["source"]) == (thread_id, "mcp")
+
+
 async def test_quotas_count_here_too(module_settings: Settings) -> None:
     """Contract, Who: 429 with `Retry-After`."""
     loaded = {"count": as_loaded_graph("count", MCP_GRAPHS["count"], where="tests")}

@@ -7,7 +7,9 @@ from typing import Any
 
 import anyio
 import httpx
+import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from conftest import WAIT_S, serving
 from faults.servers import Place, Quick, Replica, free_port, replicas
@@ -143,6 +145,35 @@ async def test_a_client_without_forms_is_told_how_to_answer(http: httpx.AsyncCli
 
     assert (ended["status"], "inputRequests" in ended) == ("completed", False)
     assert "What is your name?" in ended["result"]["content"][0]["text"]
+
+
+async def test_a_run_that_the_server_lost_fails_its_task(http: httpx.AsyncClient, module_settings: Settings) -> None:
+    """Contract, Tasks: `failed` with an error only where the server lost the run."""
+    task_id = (await begin(http, "count"))["taskId"]
+    await settled(http, task_id)
+    async with await psycopg.AsyncConnection.connect(str(module_settings.database_uri), autocommit=True) as conn:
+        await conn.execute(
+            "UPDATE runs SET status = 'error', error = %(error)s WHERE run_id = %(run_id)s",
+            {"run_id": task_id, "error": Jsonb({"error": "WorkerDied", "message": "the process died each time"})},
+        )
+    ended = await get(http, task_id)
+
+    assert (ended["status"], "result" in ended) == ("failed", False)
+    assert ended["error"] == {"code": -32603, "message": "WorkerDied: the process died each time"}
+
+
+async def test_a_state_that_one_process_sealed_is_opened_by_another(
+    http: httpx.AsyncClient, elsewhere: httpx.AsyncClient
+) -> None:
+    """Contract, Questions: the key is in Postgres, and all replicas share it."""
+    params: dict[str, Any] = {"name": "name", "arguments": {"name": "x"}}
+    forms = {"elicitation": {}}
+    asked = (await post(elsewhere, "tools/call", params, capabilities=forms)).json()["result"]
+    (key,) = asked["inputRequests"]
+    answers = {"requestState": asked["requestState"], "inputResponses": {key: accept(answer="Ada")}}
+    result = (await post(http, "tools/call", params | answers, capabilities=forms)).json()["result"]
+
+    assert result["structuredContent"]["answers"] == ["Ada"]
 
 
 async def test_a_graph_that_raises_completes_its_task(http: httpx.AsyncClient) -> None:

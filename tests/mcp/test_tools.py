@@ -28,7 +28,7 @@ async def test_tools_are_the_assistants_in_a_stable_order(url: str, http: httpx.
     made = (await http.post("/assistants/search", json={"graph_id": "count", "sort_by": "created_at"})).json()
     ids = {assistant["name"]: assistant["assistant_id"].replace("-", "")[:8] for assistant in made}
     assert names[16:] == ["Ada_s_tool", f"echo-{ids['echo']}", f"Untitled-{ids['Untitled']}"]
-    assert tools[16].description == "What it does."
+    assert (tools[16].title, tools[16].description) == ("Ada's  tool", "What it does.")
     assert all(tool.description for tool in tools)
 
 

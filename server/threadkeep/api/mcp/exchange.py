@@ -47,7 +47,7 @@ from starlette.types import Receive, Scope, Send
 from threadkeep.api.body import LARGE_BYTES, parse_json
 from threadkeep.api.mcp.server import build_server
 from threadkeep.api.operation import AuthorizedRequest
-from threadkeep.api.responses import json_response, until_gone
+from threadkeep.api.responses import json_response, run_headers, until_gone
 from threadkeep.api.streaming import EventStream
 from threadkeep.base import json
 from threadkeep.base.problems import Problem, ServiceUnavailable, ValidationFailed
@@ -190,6 +190,11 @@ class Exchange:
         self._server = server
         self._request = request
         self._unsent: deque[bytes] = deque(maxlen=MAX_UNSENT)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer: the path of the run that the request has started, which the log has too."""
+        return {} if self.handle is None else run_headers(self.handle.thread_id, self.handle.run_id)
 
     def started(self, handle: RunHandle) -> None:
         """The request has started a run."""
@@ -335,7 +340,7 @@ class ExchangeResponse(Response):
         if not self._accepts.json:
             response = Response(frame_of(message), media_type=SSE)
         else:
-            response = json_response(message, self._status(message))
+            response = json_response(message, self._status(message), self._exchange.headers)
         await response(scope, receive, send)
 
     def _status(self, message: Message) -> int:
@@ -349,7 +354,7 @@ class _MessageStream(EventStream):
     """The notifications of an exchange and then its response, as SSE."""
 
     def __init__(self, exchange: Exchange, work: "asyncio.Future[Message]", cancels: RunHandle | None) -> None:
-        super().__init__(_frames(exchange, work), exchange.call, headers={}, cancels=cancels)
+        super().__init__(_frames(exchange, work), exchange.call, headers=exchange.headers, cancels=cancels)
         self._exchange = exchange
 
     def _refusal(self, problem: Problem) -> bytes:

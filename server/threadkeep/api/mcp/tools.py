@@ -36,6 +36,8 @@ class NamedAssistant:
     """An assistant with the name and description of its tool."""
 
     name: str
+    title: str | None = None
+    """The assistant's name as it is. None: it is not read."""
     description: str | None
     assistant: ResolvedAssistant
     filters: Filters
@@ -47,6 +49,8 @@ class Tool:
     """A tool of a caller."""
 
     name: str
+    title: str
+    """The name for people, with any characters."""
     description: str
     assistant: ResolvedAssistant
     schemas: ToolSchemas
@@ -56,6 +60,7 @@ class Tool:
         """The tool as `tools/list` has it."""
         return {
             "name": self.name,
+            "title": self.title,
             "description": self.description,
             "inputSchema": self.schemas.input_schema,
             "outputSchema": self.schemas.output_schema,
@@ -151,7 +156,7 @@ async def _others(call: AuthorizedRequest[Any, Any]) -> list[NamedAssistant]:
 
 
 def _named(name: str, description: str | None, row: Assistant, filters: Filters) -> NamedAssistant:
-    return NamedAssistant(name=name, description=description, assistant=resolved(row), filters=filters)
+    return NamedAssistant(name=name, title=row.name, description=description, assistant=resolved(row), filters=filters)
 
 
 class _Permission:
@@ -202,6 +207,7 @@ async def _tool(call: AuthorizedRequest[Any, Any], named: NamedAssistant) -> Too
     tenant = Tenant.of(call.caller.user, named.filters)
     return Tool(
         name=named.name,
+        title=named.title or named.name,
         description=named.description or f"Run the agent {named.name}.",
         assistant=named.assistant,
         schemas=NO_SCHEMAS if loaded is None else await call.state.mcp.schemas.get(loaded, named.assistant, tenant),
