@@ -61,6 +61,7 @@ async def tell(place: Place) -> list[Frame]:
         page = await browser.new_page(viewport=SIZE)  # type: ignore[arg-type]
         try:
             await page.goto(f"{server.url}/console/")
+            await page.emulate_media(reduced_motion="reduce")
             story = Story(page)
             await story.type("$ make serve\nconsole at http://127.0.0.1:2024/console/")
             await say(page, "Tell me what you are")

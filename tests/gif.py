@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 COLOURS = 64
+FREQUENT = 40
+"""Colours that are chosen for being frequent alone."""
 BITS = 6
 """Bits of a colour's number."""
 
@@ -75,8 +77,19 @@ def palette_of(images: Sequence[Pixels]) -> Pixels:
         packed = _packed(image)
         for colour, times in zip(*np.unique(packed, return_counts=True), strict=True):
             counted[int(colour)] = counted.get(int(colour), 0) + int(times)
-    chosen = sorted(counted, key=lambda colour: -counted[colour])[:COLOURS]
+    ranked = sorted(counted, key=lambda colour: -counted[colour])
+    # A small sign may have a colour that is like no frequent one: the rest is the most frequent of each part of the cube.
+    chosen, taken = ranked[:FREQUENT], set(map(_part, ranked[:FREQUENT]))
+    for colour in ranked[FREQUENT:]:
+        if len(chosen) < COLOURS and _part(colour) not in taken:
+            chosen.append(colour)
+            taken.add(_part(colour))
     return np.array([(colour >> 16, colour >> 8 & 255, colour & 255) for colour in chosen], np.uint8)
+
+
+def _part(colour: int) -> int:
+    """One of 512 parts of the cube of colours."""
+    return colour & 0xE0E0E0
 
 
 def _packed(image: Pixels) -> NDArray[np.uint32]:

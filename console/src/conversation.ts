@@ -455,7 +455,11 @@ class LiveCollector {
   private take(event: ServerEvent): void {
     if (event.name === "metadata") {
       const attempt = attemptOf(event);
-      if (attempt > (this.live.value?.attempt ?? 1)) this.collector = new MessageCollector();
+      if (attempt > (this.live.value?.attempt ?? 1)) {
+        // It says all of it again, so nothing is missing of what the attempt before it had not yet told.
+        this.collector = new MessageCollector();
+        this.pending.hasGap = false;
+      }
       this.pending.attempt = attempt;
       if (this.live.value) this.live.value = { ...this.live.value, run: { ...this.live.value.run, status: "running" } };
     } else if (event.name === "messages") {

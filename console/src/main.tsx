@@ -162,7 +162,7 @@ function Header({ onPalette, onHelp }: { onPalette: () => void; onHelp: () => vo
         <Load />
         {caller.value?.identity && <span class="who muted" dir="auto">{caller.value.display_name || caller.value.identity}</span>}
         {isThread() && <button type="button" class="quiet" aria-label={words.toggleInspector} title={`${words.toggleInspector} (i)`} onClick={toggleInspector}><Icon name="side" /></button>}
-        <button type="button" class="quiet" aria-label={words.theme[theme.value]} title={words.theme[theme.value]} onClick={nextTheme}><Icon name={theme.value} /></button>
+        <button type="button" class="quiet keyboard" aria-label={words.theme[theme.value]} title={words.theme[theme.value]} onClick={nextTheme}><Icon name={theme.value} /></button>
         <button type="button" class="quiet keyboard" aria-label={words.help} title={words.help} onClick={onHelp}>?</button>
         {caller.value?.identity && <button type="button" class="quiet" onClick={() => void signOut()}>{words.signOut}</button>}
       </div>

@@ -87,6 +87,7 @@ export function isChat(found: Schemas): boolean {
 }
 
 const POLL_MS = 4000;
+const AGAIN_MS = 1000;
 const HIDDEN_MS = 60_000;
 /** Lists are read again at most once in this time, however much changes. */
 const READ_EVERY_MS = 1000;
@@ -130,11 +131,11 @@ export async function watchChanges(): Promise<void> {
   const hold = async () => {
     // A tab that waited for the lock may have been hidden meanwhile.
     while (document.visibilityState === "visible") {
-      if (needsSignIn.value || !hasStream) await poll();
+      if (needsSignIn.value || !hasStream) await poll(POLL_MS);
       else {
         const outcome = await readChanges(tell);
         hasStream = outcome !== "missing";
-        if (outcome === "failed") await poll();
+        if (outcome === "failed") await poll(AGAIN_MS);
       }
     }
   };
@@ -145,8 +146,8 @@ export async function watchChanges(): Promise<void> {
   }
 }
 
-async function poll(): Promise<void> {
-  await pause(POLL_MS, new AbortController().signal);
+async function poll(milliseconds: number): Promise<void> {
+  await pause(milliseconds, new AbortController().signal);
   if (document.visibilityState === "visible" && !needsSignIn.value) {
     await readInfo();
     if (isReachable.value) collect(null);

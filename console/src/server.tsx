@@ -111,7 +111,7 @@ export default function Server() {
       <div class="charts">{CHARTS.map((chart) => <ChartView key={chart.title} chart={chart} />)}</div>
       <Workers />
       <Keys />
-      {info.value && <p class="muted">Threadkeep {info.value.version} · LangGraph {info.value.langgraph_py_version} · {words.bodyLimit(Math.floor(info.value.limits.body_bytes / 1048576))}</p>}
+      {info.value && <p class="muted version">Threadkeep {info.value.version} · LangGraph {info.value.langgraph_py_version} · {words.bodyLimit(Math.floor(info.value.limits.body_bytes / 1048576))}</p>}
     </main>
   );
 }
@@ -203,7 +203,7 @@ function Keys() {
   return (
     <section>
       <h2>{words.apiKeys} {caller.value?.identity && <span class="muted">{caller.value.identity}</span>}</h2>
-      <table>
+      <div class="table-scroll" tabIndex={0} role="region" aria-label={words.apiKeys}><table>
         <thead><tr><th>{words.name}</th><th>{words.prefix}</th><th>{words.scopes}</th><th>{words.lastUsed}</th><th><span class="unseen">{words.action}</span></th></tr></thead>
         <tbody>
           {keys.map((key) => (
@@ -214,7 +214,7 @@ function Keys() {
             </tr>
           ))}
         </tbody>
-      </table>
+      </table></div>
     </section>
   );
 }

@@ -89,7 +89,7 @@ function Items({ path, round, onChange }: { path: string[]; round: number; onCha
       {!loaded.value && !loaded.error && <Waiting what={words.loading} />}
       {loaded.value && items.length === 0 && <Empty title={words.noItems}><p class="muted">{words.noItemsHelp}</p></Empty>}
       {items.length > 0 && (
-        <table>
+        <div class="table-scroll" tabIndex={0} role="region" aria-label={words.views.store}><table>
           <thead><tr><th>{words.namespace}</th><th>{words.key}</th><th>{words.value}</th><th>{words.changed}</th><th><span class="unseen">{words.action}</span></th></tr></thead>
           <tbody>
             {items.map((item) => (
@@ -99,7 +99,7 @@ function Items({ path, round, onChange }: { path: string[]; round: number; onCha
               </tr>
             ))}
           </tbody>
-        </table>
+        </table></div>
       )}
       {items.length >= limit && <button type="button" class="quiet" onClick={() => setLimit(limit + PAGE)}>{words.showMore}</button>}
       {editing && <ItemDialog item={editing === "new" ? null : editing} path={path} onClose={() => setEditing(null)} onSaved={() => { setEditing(null); onChange(); }} />}

@@ -124,7 +124,7 @@ export default function WaitingRoom() {
   return (
     <main class="page">
       <div class="page-head"><h1>{words.views.waiting}</h1><Notify /></div>
-      {questions.length === 0 ? <Empty title={words.nothingWaits}><p class="muted">{words.nothingWaitsHelp}</p></Empty> : <p class="muted">{words.waitingKeys}</p>}
+      {questions.length === 0 ? <Empty title={words.nothingWaits}><p class="muted">{words.nothingWaitsHelp}</p></Empty> : <p class="muted keyboard">{words.waitingKeys}</p>}
       <ol class="questions" ref={list}>
         {questions.map((question, index) => (
           <QuestionRow key={question.interrupt.id} question={question} isOpen={index === at} onOpen={() => setChosen(index)} onAnswer={(value) => void send(question, value)} />

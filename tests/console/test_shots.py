@@ -39,7 +39,12 @@ async def built_in(settings: Settings) -> AsyncIterator[str]:
 
 
 async def converse(page: Page, console: str) -> str:
-    """A conversation with a tool, a failed run and a question; the id of the first."""
+    """Conversations, one with a tool, a failed run and a question; the id of that with the tool."""
+    for text in ("What time is it in Europe/Berlin?", "Remember that Bob prefers tea."):
+        await page.goto(console)
+        await say(page, text)
+        await expect(page.locator("article.ai").last).to_be_visible()
+        await expect(page.locator(".live")).to_have_count(0)
     await page.goto(console)
     await say(page, "My name is Ada. What is 17 * 23?")
     await expect(page.locator(".markdown").last).to_contain_text("391")
