@@ -49,6 +49,17 @@ def test_compose_runs_the_server_as_the_role_that_the_script_makes() -> None:
     assert script in services["postgres"]["volumes"]
 
 
+def test_compose_of_open_webui_calls_the_server() -> None:
+    """No container engine runs here, so only its names are compared with those of compose.yaml."""
+    server: Any = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["server"]
+    chat: Any = yaml.safe_load((ROOT / "docs/examples/compose.open-webui.yaml").read_text())["services"]["chat"]
+
+    assert chat["environment"]["OPENAI_API_BASE_URL"] == f"http://server:{server['environment']['PORT']}/v1"
+    assert chat["environment"]["ENABLE_FORWARD_USER_INFO_HEADERS"] == "true"
+    assert chat["profiles"] == ["chat"]
+    assert set(chat["depends_on"]) == {"server"}
+
+
 @pytest.fixture
 def compose_database(tmp_path: Path) -> Iterator[str]:
     """A Postgres that was made as the one of compose.yaml. The superuser's URI."""
