@@ -6,9 +6,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import psycopg
 import pytest
 
 from a2a_api.conftest import Rpc, said
+from threadkeep.settings import Settings
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -278,6 +280,19 @@ async def test_times_of_tasks_order_lists(rpc: Rpc) -> None:
         "pageSize": 50,
         "totalSize": 0,
     }
+
+
+async def test_a_task_outlives_its_events(rpc: Rpc, module_settings: Settings) -> None:
+    """Ours: after the events of its runs were deleted, the artifact comes from the thread or its checkpoints."""
+    first = await send(rpc, "echo", text="one")
+    second = await send(rpc, "echo", said("two", contextId=first["contextId"]))
+    failed = await send(rpc, "fail")
+    async with await psycopg.AsyncConnection.connect(str(module_settings.database_uri), autocommit=True) as conn:
+        await conn.execute("DELETE FROM run_events")
+        await conn.execute("UPDATE runs SET deleted_events_until = 100 WHERE record_events")
+
+    for agent, task in (("echo", first), ("echo", second), ("fail", failed)):
+        assert (await rpc(agent, "GetTask", {"id": task["id"]}))["result"] == task
 
 
 async def test_an_id_of_a_task_is_that_of_its_first_run(rpc: Rpc) -> None:

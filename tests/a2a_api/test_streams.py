@@ -175,6 +175,51 @@ async def test_a_client_that_does_not_wait(rpc: Rpc, gate: Gate) -> None:
     assert len(again["result"]["task"]["history"]) == 2
 
 
+@pytest.fixture(scope="module")
+async def small(module_settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server that executes one run, and gives small answers."""
+    changes = {"run_slots": 1, "max_waiting": 0, "slot_reserve": 0, "answer_bytes": 64 * 1024}
+    graphs = {name: loaded_graphs()[name] for name in ("gated", "plain")}
+    async with (
+        serving(module_settings.model_copy(update=changes), graphs) as url,
+        httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http,
+    ):
+        yield http
+
+
+async def test_a_full_server_says_when_to_come_again(small: httpx.AsyncClient, gate: Gate) -> None:
+    """Contract: 503 with Retry-After, and a JSON-RPC error rides along. Reads take no slot."""
+    async with stream(small, "gated", "SendStreamingMessage", said()) as results:
+        task_id = (await anext(results))["task"]["id"]
+        await anext(results)
+        body = {"jsonrpc": "2.0", "id": 5, "method": "SendMessage", "params": said()}
+        refused = await small.post("/a2a/gated", json=body)
+        read = await small.post("/a2a/gated", json=body | {"method": "GetTask", "params": {"id": task_id}})
+        gate.open()
+        events = [event async for event in results]
+
+    assert (refused.status_code, refused.json()["id"], refused.json()["error"]["code"]) == (503, 5, -32603)
+    assert int(refused.headers["retry-after"]) > 0
+    assert read.json()["result"]["id"] == task_id
+    assert events[-1]["statusUpdate"]["status"]["state"] == "TASK_STATE_COMPLETED"
+
+
+async def test_a_page_ends_before_it_is_too_large(small: httpx.AsyncClient) -> None:
+    """Ours: at most as many bytes as an answer may have, and at least one task."""
+
+    async def call(method: str, params: Any) -> Any:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        return (await small.post("/a2a/plain", json=body)).json()["result"]
+
+    context, text = str(uuid4()), "x" * 40_000
+    tasks = [(await call("SendMessage", said(text, contextId=context)))["task"]["id"] for _ in range(3)]
+    first = await call("ListTasks", {"contextId": context})
+    second = await call("ListTasks", {"contextId": context, "pageToken": first["nextPageToken"]})
+
+    assert [task["id"] for task in first["tasks"]] == [tasks[2]]
+    assert ([task["id"] for task in second["tasks"]], first["totalSize"]) == ([tasks[1]], 3)
+
+
 async def test_two_requests_with_one_message_at_once(http: httpx.AsyncClient, rpc: Rpc) -> None:
     """Contract: the same messageId on the same context is one task, whoever is first."""
     sent, tasks = said("once", contextId=str(uuid4())), list[Any]()

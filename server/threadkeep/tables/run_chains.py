@@ -116,6 +116,20 @@ async def runs_of(conn: Conn, filters: Filters, chain_ids: Sequence[UUID]) -> li
     return await cursor.fetchall()
 
 
+async def sizes(conn: Conn, chain_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """The bytes of what the runs of chains were given. The caller must already have access to them."""
+    cursor = await conn.execute(
+        """
+        SELECT chain_id, sum(octet_length(kwargs::text))
+          FROM runs
+         WHERE chain_id = ANY(%(chain_ids)s)
+         GROUP BY chain_id
+        """,
+        {"chain_ids": list(chain_ids)},
+    )
+    return {row[0]: int(row[1]) for row in await cursor.fetchall()}
+
+
 async def search(
     conn: Conn, filters: Filters, chains: ChainFilter, *, after: ChainPosition | None, limit: int
 ) -> list[ChainRun]:

@@ -17,7 +17,7 @@ from threadkeep.api.a2a.errors import (
 )
 from threadkeep.api.a2a.fields import Fields
 from threadkeep.api.a2a.messages import Part, SentMessage, check_media, is_one_of, read_message
-from threadkeep.api.a2a.tasks import KEY, MESSAGE_MODE, TaskView, has_ended, open_questions, question_parts
+from threadkeep.api.a2a.tasks import DATA_OUTPUT, KEY, MESSAGE_MODE, TaskView, has_ended, open_questions, question_parts
 from threadkeep.api.agents.assistants import agent_id, resolve_agent
 from threadkeep.api.agents.chains import NO_THREAD, ChainReader, parse_chain_id, thread_of_chain
 from threadkeep.api.agents.marks import run_marks
@@ -25,8 +25,9 @@ from threadkeep.api.agents.questions import Question, actions_of, text_answer
 from threadkeep.api.agents.thread_ids import named_thread_id
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.base import ids
-from threadkeep.base.problems import IdempotencyKeyInUse, IdempotencyKeyReused, NotFound
+from threadkeep.base.problems import Conflict, IdempotencyKeyInUse, IdempotencyKeyReused, NotFound
 from threadkeep.postgres.tenancy import Filters
+from threadkeep.runs.calling_run import CALLING_RUN, CallingRun
 from threadkeep.runs.request import Command, GraphRunOptions, RunChain, RunRequest
 from threadkeep.runs.service import Authorized, RunHandle
 from threadkeep.tables import run_chains
@@ -102,7 +103,8 @@ async def send(call: AuthorizedRequest[Any, Any], name: str, sent: SendRequest) 
     """
     agent_id(call.assistants, name)
     sending = await _read_context(call, name, sent)
-    authorized = await call.state.runs.authorize(call.caller, _request(sending, None))
+    _refuse_own_thread(sending)
+    authorized = await call.state.runs.authorize(call.caller, _request(sending))
     assistant = await resolve_agent(call, authorized.assistants, name)
     agent = await agent_of(call, name, assistant)
     _check(agent, sent)
@@ -135,6 +137,13 @@ async def _read_context(call: AuthorizedRequest[Any, Any], name: str, sent: Send
         value: dict[str, Any] = {"thread_id": thread_id or NO_THREAD, "run_id": task_id, "metadata": {}}
         readable = await call.authorize("threads.read", value)
     return _Sending(call=call, name=name, sent=sent, task_id=task_id, thread_id=thread_id, readable=readable)
+
+
+def _refuse_own_thread(sending: _Sending) -> None:
+    """Conflict if a graph would wait for a task on the thread of its own run."""
+    run: CallingRun | None = sending.call.request.scope.get(CALLING_RUN)
+    if run is not None and not sending.sent.immediate and sending.thread_id in run.threads:
+        raise Conflict("a run can't wait for its own thread, or for that of a run which waits for it")
 
 
 def _check(agent: Agent, sent: SendRequest) -> None:
@@ -185,7 +194,7 @@ def _completed(sending: _Sending, agent: Agent, authorized: Authorized, task: Ch
     """The request of the run, by the state of the task."""
     if task is not None and task.state == "input_required":
         return _answer(sending, agent, authorized.request, task)
-    request = _request(sending, task)
+    request = _request(sending, agent, task)
     changes: dict[str, Any] = {"stream_mode": _modes(agent)}
     if agent.takes_messages:
         changes["input"] = authorized.request.spec.input
@@ -205,7 +214,7 @@ def _answer(sending: _Sending, agent: Agent, request: RunRequest, task: ChainRun
         "command": Command(resume=_resume(questions, sending.sent.message)),
     }
     answering = replace(
-        _request(sending, task),
+        _request(sending, agent, task),
         configurable=_configurable(sending, without_raw=False, **asked),
         key=answer_key(task, sending.sent.message.key),
     )
@@ -252,11 +261,14 @@ def _answer_value(message: SentMessage) -> Any:
     return values[0] if len(values) == 1 else message.content
 
 
-def _request(sending: _Sending, task: ChainRun | None) -> RunRequest:
-    """The run as far as it is known before the thread is read."""
+def _request(sending: _Sending, agent: Agent | None = None, task: ChainRun | None = None) -> RunRequest:
+    """The run as far as it is known before the agent and the thread are read."""
     message = sending.sent.message
     user_message = {"role": "user", "content": message.content, "id": message.message_id}
-    own = {"context_id": sending.context_id if task is None else _context_name(task)}
+    own = {
+        "context_id": sending.context_id if task is None else _context_name(task),
+        "output": DATA_OUTPUT if agent is not None and not agent.takes_messages else None,
+    }
     return RunRequest(
         spec=GraphRunOptions(input={"messages": [user_message]}),
         assistant=sending.name,

@@ -163,10 +163,23 @@ async def list_tasks(call: AuthorizedRequest[Any, Any], name: str, params: Field
     newest, total = await with_search_timeout(
         _search(chains, selection, after, size + 1), call.state.settings.search_timeout_s
     )
-    runs = by_chain(await chains.runs(*(run.chain_id for run in newest[:size])))
+    listed = await _that_fit(chains, newest[:size])
+    runs = by_chain(await chains.runs(*(run.chain_id for run in listed)))
     tasks = TaskReader(chains=chains)
-    found = [await tasks.task_of(runs[run.chain_id], view) for run in newest[:size] if run.chain_id in runs]
-    return _page(found, _token(newest[size - 1]) if len(newest) > size else "", size, total)
+    found = [await tasks.task_of(runs[run.chain_id], view) for run in listed if run.chain_id in runs]
+    return _page(found, _token(listed[-1]) if len(newest) > len(listed) else "", size, total)
+
+
+async def _that_fit(chains: ChainReader, newest: list[ChainRun]) -> list[ChainRun]:
+    """The first tasks whose messages fit into an answer, but at least one."""
+    async with chains.call.state.pool.shielded(chains.filters) as conn:
+        sizes = await run_chains.sizes(conn, [run.chain_id for run in newest])
+    total, budget = 0, chains.call.state.settings.answer_bytes
+    for count, run in enumerate(newest):
+        total += sizes.get(run.chain_id, 0)
+        if total > budget and count:
+            return newest[:count]
+    return newest
 
 
 async def _search(

@@ -30,6 +30,8 @@ ARTIFACT_ID: Final = "answer"
 """A task has one artifact, so its id is always the same."""
 MESSAGE_MODE: Final = "messages-tuple"
 """The stream mode of a run whose answer is a message."""
+DATA_OUTPUT: Final = "data"
+"""The `output` in the metadata of a run whose answer is its output, and not a message."""
 STATES: Final[Mapping[ChainState, str]] = {
     "submitted": "TASK_STATE_SUBMITTED",
     "working": "TASK_STATE_WORKING",
@@ -134,12 +136,12 @@ def history_of(chain: Sequence[ChainRun]) -> list[Fields]:
     """The messages of a task: what the client sent, and the questions that were answered."""
     history: list[Fields] = []
     for run in chain:
-        stored = _stored(run)
-        ids = TaskIds.of(run)
+        kwargs: dict[str, Any] = run.kwargs.load()
+        stored, ids = _stored(kwargs), TaskIds.of(run)
         if isinstance(question := stored.get("question"), list):
             history.append(agent_message(f"{stored.get('answers')}-status", cast("list[Part]", question), ids))
         if isinstance(message := stored.get("message"), dict):
-            history.append(_user_message(run, cast("Fields", message), ids))
+            history.append(_user_message(_input_content(kwargs), cast("Fields", message), ids))
     return history
 
 
@@ -148,9 +150,8 @@ def agent_message(message_id: str, parts: Sequence[Part], ids: TaskIds) -> Field
     return {"messageId": message_id, **ids.fields, "role": "ROLE_AGENT", "parts": list(parts)}
 
 
-def _user_message(run: ChainRun, message: Fields, ids: TaskIds) -> Fields:
-    """A message of the client, with the bytes of its files from the input of the run."""
-    content = _input_content(run)
+def _user_message(content: Sequence[dict[str, Any]], message: Fields, ids: TaskIds) -> Fields:
+    """A message of the client, with the bytes of its files from the content of the run's input."""
     parts: list[Part] = []
     for index, part in enumerate(cast("list[Part]", message.get("parts") or [])):
         if part.keys() & {"text", "url", "data", "raw"}:
@@ -161,16 +162,15 @@ def _user_message(run: ChainRun, message: Fields, ids: TaskIds) -> Fields:
     return {**message, **ids.fields, "role": "ROLE_USER", "parts": parts}
 
 
-def _input_content(run: ChainRun) -> list[dict[str, Any]]:
+def _input_content(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The blocks of the message that is the input of a run."""
-    messages = messages_of(run.kwargs.load().get("input"))
+    messages = messages_of(kwargs.get("input"))
     content: object = messages[0].get("content") if messages else None
     return cast("list[dict[str, Any]]", content) if isinstance(content, list) else []
 
 
-def _stored(run: ChainRun) -> Fields:
+def _stored(kwargs: Mapping[str, Any]) -> Fields:
     """What the request left in the run's configuration."""
-    kwargs: dict[str, Any] = run.kwargs.load()
     config: dict[str, Any] = kwargs.get("config") or {}
     configurable: dict[str, Any] = config.get("configurable") or {}
     stored: object = configurable.get(KEY)
@@ -188,8 +188,9 @@ def _status_message(run: ChainRun) -> Fields | None:
         parts = question_parts(open_questions(run))
     elif run.state == "failed":
         error: Any = (run.error.load() if run.error else None) or {}
-        reason = ": ".join(str(error[name]) for name in ("error", "message") if error.get(name))
-        parts = [{"text": reason or "The run failed."}]
+        reason = ": ".join(str(error[name]) for name in ("error", "message") if error.get(name)) or "The run failed."
+        request = f" (request {error['request_id']})" if error.get("request_id") else ""
+        parts = [{"text": f"{reason}{request}"}]
     else:
         return None
     return agent_message(f"{run.run_id}-status", parts, TaskIds.of(run))
@@ -281,4 +282,4 @@ class TaskReader:
 
 def answers_with_messages(run: ChainRun) -> bool:
     """Whether the answer of a run is a message, and not its output."""
-    return MESSAGE_MODE in cast("list[str]", run.kwargs.load().get("stream_mode") or [])
+    return _marks(run).get("output") != DATA_OUTPUT
