@@ -98,6 +98,13 @@ async def ask_form(state: Form) -> Any:
     return {"answers": [interrupt({"message": "Who are you?", "requestedSchema": schema})]}
 
 
+async def ask_nested(state: Form) -> Any:
+    """Ask with a schema that no form of MCP has."""
+    point = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+    schema = {"type": "object", "properties": {"at": point}, "required": ["at"]}
+    return {"answers": [interrupt({"message": "Where?", "response_schema": schema})]}
+
+
 async def approve(state: Form) -> Any:
     """Ask as LangChain's human in the loop does."""
     actions = [{"name": "send", "args": {"to": "ada"}}, {"name": "delete", "args": {}}]
@@ -175,6 +182,7 @@ MCP_GRAPHS: dict[str, Any] = {
     "name": chain(Form, ask_name),
     "twice": chain(Form, ask_twice),
     "form": chain(Form, ask_form),
+    "nested": chain(Form, ask_nested),
     "approve": chain(Form, approve),
     "both": both(),
     "fail": counting(fail),

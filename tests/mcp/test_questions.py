@@ -48,6 +48,18 @@ async def test_a_question_is_asked_and_its_answer_goes_on(url: str) -> None:
     assert form.structured_content["answers"] == [{"age": 36, "fine": True}]
 
 
+async def test_a_schema_that_no_form_has_is_asked_for_as_json(url: str) -> None:
+    """Contract, Questions: forms have no nesting. An answer that does not fit is asked for again."""
+    replies = iter([accept(answer="there"), accept(answer='{"at": {}}'), accept(answer='{"at": {"x": 1}}')])
+    asked, callback = _asking(lambda _: next(replies))
+    async with client(url, MODERN, elicitation_callback=callback) as mcp:
+        result = await mcp.call_tool("nested", {})
+
+    assert [params.message.splitlines()[0] for params in asked] == ["Where?"] * 3
+    assert '"x"' in asked[0].message
+    assert result.structured_content["answers"] == [{"at": {"x": 1}}]
+
+
 async def test_several_questions_are_asked_at_once(url: str) -> None:
     """Contract, Questions: one elicitation for each pending interrupt."""
     asked, callback = _asking(lambda params: accept(answer=params.message.removesuffix("?")))
@@ -81,7 +93,7 @@ async def test_who_declines_leaves_the_thread_waiting(url: str, http: httpx.Asyn
     after = (await http.get(f"/threads/{thread['thread_id']}")).json()
     runs = (await http.get(f"/threads/{thread['thread_id']}/runs")).json()
 
-    assert result.is_error
+    assert (result.is_error, thread["thread_id"] in result.content[0].text) == (True, True)
     assert (after["status"], len(runs)) == ("interrupted", 1)
 
 

@@ -24,11 +24,11 @@ async def test_tools_are_the_assistants_in_a_stable_order(url: str, http: httpx.
 
     names = [tool.name for tool in tools]
     assert names[:4] == ["echo", "report", "count", "wait"]
-    assert names[15] == "odd_name_"
+    assert names[16] == "odd_name_"
     made = (await http.post("/assistants/search", json={"graph_id": "count", "sort_by": "created_at"})).json()
     ids = {assistant["name"]: assistant["assistant_id"].replace("-", "")[:8] for assistant in made}
-    assert names[16:] == ["Ada_s_tool", f"echo-{ids['echo']}", f"Untitled-{ids['Untitled']}"]
-    assert (tools[16].title, tools[16].description) == ("Ada's  tool", "What it does.")
+    assert names[17:] == ["Ada_s_tool", f"echo-{ids['echo']}", f"Untitled-{ids['Untitled']}"]
+    assert (tools[17].title, tools[17].description) == ("Ada's  tool", "What it does.")
     assert all(tool.description for tool in tools)
 
 

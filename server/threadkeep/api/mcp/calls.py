@@ -163,13 +163,14 @@ async def _retry(call: ToolCall, state: str) -> Result:
     waiting = await _waiting(call, filters, thread_id)
     if waiting.run_id != run_id or not waiting.questions:
         return await _present(call, thread_id, waiting.run_id)
-    answers |= await _new_answers(call, [each for each in waiting.questions if each.interrupt_id not in answers])
+    unanswered = [each for each in waiting.questions if each.interrupt_id not in answers]
+    answers |= await _new_answers(call, thread_id, unanswered)
     if still_open := [each for each in waiting.questions if each.interrupt_id not in answers]:
         return _input_required(thread_id, run_id, still_open, answers)
     return await _answer(call, waiting, answers)
 
 
-async def _new_answers(call: ToolCall, open_questions: Sequence[Question]) -> dict[str, Any]:
+async def _new_answers(call: ToolCall, thread_id: UUID, open_questions: Sequence[Question]) -> dict[str, Any]:
     """The answers that the client sent and that fit. ToolError if the user declined one."""
     found: dict[str, Any] = {}
     for question in open_questions:
@@ -179,7 +180,9 @@ async def _new_answers(call: ToolCall, open_questions: Sequence[Question]) -> di
         try:
             answer = await answer_of(question, cast("dict[str, Any]", response))
         except Refused:
-            raise ToolError("The user did not answer. Nothing was done, and the conversation waits.") from None
+            raise ToolError(
+                f"The user did not answer. Nothing was done, and the conversation with thread_id {thread_id} waits."
+            ) from None
         if answer is not None:
             found[question.interrupt_id] = answer.value
     return found

@@ -1,7 +1,7 @@
 """Elicitation: the questions of a graph as forms of MCP, and what a user sent as answers to them.
 
 A form of MCP has only texts, numbers, booleans and choices. A question with such a schema is asked by it, and the graph gets
-the whole content. Any other question is asked for a text. LangChain's human in the loop is asked for a decision on each action.
+the whole content. A question with another schema is asked for JSON as a text, and any other question for a text. LangChain's human in the loop is asked for a decision on each action.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,14 @@ from threadkeep.api.agents.questions import (
     DECISIONS,
     Question,
     actions_of,
+    parsed,
     question_schema,
     question_text,
     text_answer,
 )
 from threadkeep.api.mcp.arguments import first_error
 from threadkeep.api.mcp.schemas import JsonSchema
+from threadkeep.base import json
 
 ANSWER: Final = "answer"
 """The field of a form that asks for a text."""
@@ -45,7 +47,11 @@ class Refused(Exception):
 
 def elicitation(question: Question) -> dict[str, Any]:
     """A question as a request of `elicitation/create`."""
-    params = {"mode": "form", "message": question_text(question), "requestedSchema": form_schema(question)}
+    schema, own = form_schema(question), question_schema(question)
+    message = question_text(question)
+    if schema is FREE_FORM and own is not None:
+        message = f"{message}\nThe answer must be JSON that fits the schema {json.dumps(own).decode()}"
+    params = {"mode": "form", "message": message, "requestedSchema": schema}
     return {"method": "elicitation/create", "params": params}
 
 
@@ -70,7 +76,13 @@ async def answer_of(question: Question, response: Mapping[str, Any]) -> Answer |
     schema = form_schema(question)
     if await first_error(schema, fields) is not None:
         return None
-    return Answer(value=fields[ANSWER] if schema is FREE_FORM else fields)
+    if schema is not FREE_FORM:
+        return Answer(value=fields)
+    own = question_schema(question)
+    if own is None:
+        return Answer(value=fields[ANSWER])
+    value = parsed(fields[ANSWER])
+    return Answer(value=value) if await first_error(own, value) is None else None
 
 
 def _is_form(schema: JsonSchema) -> bool:

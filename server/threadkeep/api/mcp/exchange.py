@@ -47,7 +47,7 @@ from starlette.types import Receive, Scope, Send
 from threadkeep.api.body import LARGE_BYTES, parse_json
 from threadkeep.api.mcp.server import build_server
 from threadkeep.api.operation import AuthorizedRequest
-from threadkeep.api.responses import json_response, run_headers, until_gone
+from threadkeep.api.responses import encoded_json_response, json_response, run_headers, until_gone
 from threadkeep.api.streaming import EventStream
 from threadkeep.base import json
 from threadkeep.base.problems import Problem, ServiceUnavailable, ValidationFailed
@@ -264,6 +264,11 @@ def frame_of(message: Message) -> bytes:
     return b"event: message\r\ndata: %b\r\n\r\n" % json.dumps(message)
 
 
+async def large_frame_of(message: Message) -> bytes:
+    """A message that may be large as a frame of SSE. Other tasks run while it is encoded."""
+    return b"event: message\r\ndata: %b\r\n\r\n" % await json.dumps_in_pieces(message)
+
+
 class ExchangeResponse(Response):
     """Sends the answer: JSON if it comes soon and without a notification before it, else SSE."""
 
@@ -338,9 +343,10 @@ class ExchangeResponse(Response):
 
     async def _send_json(self, message: Message, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._accepts.json:
-            response = Response(frame_of(message), media_type=SSE)
+            response = Response(await large_frame_of(message), media_type=SSE)
         else:
-            response = json_response(message, self._status(message), self._exchange.headers)
+            encoded = await json.dumps_in_pieces(message)
+            response = encoded_json_response(encoded, self._status(message), self._exchange.headers)
         await response(scope, receive, send)
 
     def _status(self, message: Message) -> int:
@@ -373,7 +379,7 @@ async def _frames(exchange: Exchange, work: "asyncio.Future[Message]") -> AsyncG
     for frame in exchange.unsent():
         yield frame
     try:
-        yield frame_of(work.result())
+        yield await large_frame_of(work.result())
     except Problem as problem:
         yield frame_of(_problem(exchange, problem))
     except TRANSIENT_ERRORS:

@@ -38,7 +38,8 @@ def failure_text(output: RunOutput) -> str:
 async def run_result(tool: Tool, output: RunOutput, thread_id: UUID) -> Result:
     """The result of a run that came to its end."""
     message = _last_answer(output.values) if tool.schemas.gives_messages else None
-    content = [text_content(_json(output.values))] if message is None else message_content(message)
+    encoded = await json.dumps_in_pieces(output.values) if message is None else b""
+    content = [text_content(encoded.decode())] if message is None else message_content(message)
     return await _result(tool, output, thread_id, content)
 
 
