@@ -94,6 +94,17 @@ async def test_a_long_call_is_a_task_which_every_process_tells(
     assert ended[0]["result"]["isError"] is False
 
 
+async def test_the_ttl_of_a_task_is_that_of_its_thread(http: httpx.AsyncClient) -> None:
+    """Contract, Tasks: `ttlMs`: null or the thread's, told from the creation of the task."""
+    made = (await http.post("/threads", json={"ttl": 60})).json()
+    params = {"name": "count", "arguments": {"name": "x", "thread_id": made["thread_id"]}}
+    task = (await post(http, "tools/call", params, capabilities=TASKS)).json()["result"]
+    ended = await settled(http, task["taskId"])
+
+    assert 3_500_000 < task["ttlMs"] <= 3_600_000
+    assert 3_500_000 < ended["ttlMs"] <= 3_660_000
+
+
 async def test_a_quick_call_is_no_task(elsewhere: httpx.AsyncClient) -> None:
     """Contract, Tasks: quick calls answer at once; a question before that is `input_required`."""
     params = {"name": "count", "arguments": {"name": "x"}}
