@@ -7,6 +7,8 @@ import httpx
 import psycopg
 import pytest
 
+from threadkeep.tables import thread_search
+
 RUN = {"assistant_id": "speaking", "if_not_exists": "create"}
 
 
@@ -103,6 +105,24 @@ async def test_query_goes_with_other_conditions(http: httpx.AsyncClient) -> None
     page = await http.post("/threads/search", json={"query": "rome", "limit": 2, "select": ["title"]})
     assert (page.json(), page.headers["x-pagination-total"]) == ([{"title": "weather in Rome"}] * 2, "3")
     assert (await http.post("/threads/search", json={"query": "x" * 501})).status_code == 422
+
+
+@pytest.mark.parametrize("condition", ["ids", "metadata", "status"])
+async def test_conditions_count_before_the_newest_are_chosen(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, condition: str
+) -> None:
+    """Ours: an old thread is found behind many newer ones with the same words, if it alone meets a condition."""
+    monkeypatch.setattr(thread_search, "MAX_TITLED", 2)
+    created = await http.post("/threads", json={"metadata": {"title": "rain in Rome", "topic": "old"}})
+    old = created.json()["thread_id"]
+    for _ in range(3):
+        await http.post("/threads", json={"metadata": {"title": "rain in Rome"}})
+    if condition == "status":
+        run: dict[str, object] = {"assistant_id": "failing", "input": {"items": []}}
+        await http.post(f"/threads/{old}/runs/wait", json=run)
+    wanted: dict[str, object] = {"ids": [old], "metadata": {"topic": "old"}, "status": "error"}
+
+    assert await _found(http, "rome", **{condition: wanted[condition]}) == {old}
 
 
 async def test_graphs_without_messages_have_no_title(http: httpx.AsyncClient, database: str) -> None:

@@ -18,8 +18,8 @@ from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
 from threadkeep.tables.threads import Thread
 
 MAX_PATTERNS = 8
-MAX_TITLED: Final = 10_000
-"""Threads that a search by title finds."""
+MAX_TITLED: Final = 1_000
+"""Threads that a search by title finds. With 10,000, the statement that reads them took 150 ms."""
 MAX_WORDS: Final = 20
 SPECIAL, BACKSLASHED = r"[%_\\]", r"\\\g<0>"
 
@@ -163,8 +163,13 @@ async def search(
     return Page(items=await cursor.fetchall(), total=total)
 
 
-async def find_by_title(pool: Pool, filters: Filters, query: str, *, timeout_s: float) -> list[UUID]:
-    """The threads whose title has a word that begins with each word of `query`: the newest `MAX_TITLED`. SearchTimeout.
+async def find_by_title(
+    pool: Pool, filters: Filters, query: str, search: ThreadFilter, *, timeout_s: float
+) -> list[UUID]:
+    """The newest `MAX_TITLED` threads whose title has a word that begins with each word of `query`. SearchTimeout.
+
+    They have the ids, the status and the metadata of `search`. Its condition on values is left to the statement that reads
+    the rows.
 
     Row-level security would keep Postgres from using the index, because a search for words is not leakproof. So this looks
     without it, by its own condition, and finds ids alone. The statement that reads the rows has it.
@@ -175,6 +180,9 @@ async def find_by_title(pool: Pool, filters: Filters, query: str, *, timeout_s: 
             SELECT thread_id
               FROM threads
              WHERE project_id = %(project)s AND metadata @> %(match)s
+               AND metadata @> %(metadata)s AND (%(status)s::text IS NULL OR status = %(status)s)
+               AND (%(ids)s::uuid[] IS NULL OR thread_id = ANY(%(ids)s))
+               AND (ephemeral_until IS NULL OR status = 'busy')
                AND title IS NOT NULL AND to_tsvector('simple', title) @@ to_tsquery('simple', %(words)s)
              ORDER BY created_at DESC
              LIMIT %(limit)s
@@ -182,6 +190,9 @@ async def find_by_title(pool: Pool, filters: Filters, query: str, *, timeout_s: 
             {
                 "project": conn.project_id,
                 "match": filters.jsonb,
+                "metadata": Jsonb(search.metadata or {}),
+                "status": search.status,
+                "ids": None if search.ids is None else list(search.ids),
                 "words": title_query(query),
                 "limit": MAX_TITLED,
             },

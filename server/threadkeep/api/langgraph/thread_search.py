@@ -1,6 +1,7 @@
 """Thread search: search and count threads, and select the fields to return."""
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
@@ -96,9 +97,8 @@ def _extract(alias: str, path: str) -> Extract:
 async def search(call: AuthorizedRequest[ThreadSearch, None]) -> Response:
     """POST /threads/search: search threads."""
     body, settings = call.body, call.state.settings
-    conditions = ThreadFilter(
-        ids=await _ids(call, body.ids), metadata=body.metadata, values=body.values, status=body.status
-    )
+    wanted = ThreadFilter(ids=body.ids, metadata=body.metadata, values=body.values, status=body.status)
+    conditions = await _titled(call, wanted)
     request = body.page_request(settings.answer_bytes)
     page = await thread_search.search(
         call.state.pool, call.filters, conditions, request, timeout_s=settings.search_timeout_s
@@ -109,22 +109,21 @@ async def search(call: AuthorizedRequest[ThreadSearch, None]) -> Response:
     return await bounded_page(page.items, request.page, lambda thread: select_fields(thread, fields), total=page.total)
 
 
-async def _ids(call: AuthorizedRequest[Any, None], ids: list[UUID] | None) -> list[UUID] | None:
-    """The ids that are searched for, as far as their titles match."""
+async def _titled(call: AuthorizedRequest[Any, None], conditions: ThreadFilter) -> ThreadFilter:
+    """The conditions, with the ids of the threads whose titles match."""
     query: str | None = call.body.query
     if not query or not query.strip():
-        return ids
+        return conditions
     state = call.state
-    titled = await thread_search.find_by_title(
-        state.pool, call.filters, query, timeout_s=state.settings.search_timeout_s
+    ids = await thread_search.find_by_title(
+        state.pool, call.filters, query, conditions, timeout_s=state.settings.search_timeout_s
     )
-    return titled if ids is None else [each for each in titled if each in set(ids)]
+    return replace(conditions, ids=ids)
 
 
 async def count(call: AuthorizedRequest[CountBody, None]) -> Response:
     """POST /threads/count: count threads."""
-    conditions = ThreadFilter(
-        ids=await _ids(call, None), metadata=call.body.metadata, values=call.body.values, status=call.body.status
-    )
+    wanted = ThreadFilter(metadata=call.body.metadata, values=call.body.values, status=call.body.status)
+    conditions = await _titled(call, wanted)
     async with search_connection(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
         return json_response(await thread_search.count(conn, call.filters, conditions))
