@@ -86,6 +86,15 @@ async def test_the_same_message_again_is_the_same_task(rpc: Rpc) -> None:
     assert listed["totalSize"] == 1
 
 
+async def test_the_same_message_for_another_agent_is_another_task(rpc: Rpc) -> None:
+    """Ours: two agents may talk in one context."""
+    sent = said("hello", contextId=str(uuid4()))
+    tasks = [await send(rpc, agent, sent) for agent in ("echo", "plain", "echo", "plain")]
+
+    assert tasks[0]["id"] == tasks[2]["id"] != tasks[1]["id"] == tasks[3]["id"]
+    assert tasks[1]["artifacts"][0]["parts"] == [{"text": "a plain dict"}]
+
+
 async def test_an_id_that_a_client_uses_twice_is_no_repetition(rpc: Rpc) -> None:
     """TCK, CORE-HIST-005: the same messageId with another text is another message."""
     task = await send(rpc, "chat", said("hello", messageId="twice"))

@@ -69,17 +69,25 @@ async def thread_of(conn: Conn, chain_id: UUID) -> UUID | None:
     return row[0] if row else None
 
 
-async def run_of_message(conn: Conn, thread_id: UUID, message_id: str) -> UUID | None:
-    """The id of the chain whose run a message of a client has started on the thread, whoever owns it. None: no run."""
+async def chain_of_message(conn: Conn, thread_id: UUID, assistant_id: UUID, message_id: str) -> UUID | None:
+    """The chain of an assistant that has a run which this message has started on the thread, whoever owns it.
+
+    None if there is no such run.
+    """
     cursor = await conn.execute(
         """
         SELECT chain_id
           FROM runs
          WHERE thread_id = %(thread_id)s AND metadata -> 'chain' ->> 'message_id' = %(message_id)s
-           AND chain_id IS NOT NULL AND project_id = %(project)s
+           AND chain_id IS NOT NULL AND project_id = %(project)s AND assistant_id = %(assistant_id)s
          LIMIT 1
         """,
-        {"thread_id": thread_id, "message_id": message_id, "project": conn.project_id},
+        {
+            "thread_id": thread_id,
+            "message_id": message_id,
+            "assistant_id": assistant_id,
+            "project": conn.project_id,
+        },
     )
     row = await cursor.fetchone()
     return row[0] if row else None

@@ -119,7 +119,7 @@ async def send(call: AuthorizedRequest[Any, Any], name: str, sent: SendRequest) 
             return await _start(sending, authorized, chains, _completed(sending, agent, authorized, task))
         except IdempotencyKeyReused:  # another message answers the question, or the task is being canceled
             if anyio.current_time() > give_up_at:
-                raise
+                raise unsupported("The question of this task was answered already") from None
             await anyio.sleep(TWIN_POLL_S)
 
 
@@ -164,8 +164,9 @@ async def _sent_before(sending: _Sending, chains: ChainReader, agent: Agent) -> 
     """The newest run of the task that the same message has started before. None: there is none."""
     if sending.readable is None or sending.thread_id is None:
         return None
+    assistant_id, message = agent.assistant.assistant_id, sending.sent.message
     async with sending.call.state.pool.connection() as conn:
-        chain_id = await run_chains.run_of_message(conn, sending.thread_id, sending.sent.message.key)
+        chain_id = await run_chains.chain_of_message(conn, sending.thread_id, assistant_id, message.key)
     run = await chains.newest(chain_id) if chain_id else None
     return run if run is not None and is_task_of(run, agent) else None
 
@@ -279,7 +280,7 @@ def _request(sending: _Sending, agent: Agent | None = None, task: ChainRun | Non
         resumable=True,
         read_by_caller=not sending.sent.immediate,
         configurable=_configurable(sending, without_raw=True),
-        key=_message_key(sending),
+        key=_message_key(sending, agent) if agent is not None else None,
     )
 
 
@@ -299,11 +300,11 @@ def _configurable(sending: _Sending, *, without_raw: bool, **more: Any) -> dict[
     return {**sending.call.forwarded_headers, KEY: own}
 
 
-def _message_key(sending: _Sending) -> IdempotencyKey:
-    """Makes two requests with the same message on the same context one. A client's own key has no space."""
+def _message_key(sending: _Sending, agent: Agent) -> IdempotencyKey:
+    """Makes two requests with the same message for the same agent and context one. A client's own key has no space."""
     identity, message = sending.call.caller.identity or "", sending.sent.message
     digest = hashlib.sha256(message.key.encode()).digest()
-    name = f"a2a message {sending.thread_id} {digest.hex()}"
+    name = f"a2a message {agent.assistant.assistant_id} {sending.thread_id} {digest.hex()}"
     return IdempotencyKey(principal=identity, key=name, request_sha256=digest)
 
 
