@@ -5,7 +5,8 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from a2a.client import Client
+from a2a.client import Client, ClientConfig, ClientFactory
+from a2a.helpers import new_text_message
 from a2a.types import a2a_pb2 as pb
 from a2a.utils.errors import TaskNotCancelableError, TaskNotFoundError, UnsupportedOperationError
 
@@ -101,6 +102,16 @@ async def test_the_python_sdk_sends_and_gets_parts(http: httpx.AsyncClient, vers
     del numbers.message.parts[:]
     numbers.message.parts.add().data.struct_value.update({"numbers": [1, 2]})
     assert (await task_of(total, numbers)).artifacts[0].parts[0].data.struct_value["total"] == 3
+
+
+async def test_the_first_steps_of_the_guide(url: str) -> None:
+    """docs/how-to/a2a.md. Ours: a helper of the SDK that calls the client an agent is understood too."""
+    client = await ClientFactory(ClientConfig()).create_from_url(f"{url}/a2a/echo")
+    async with client:
+        for text in (new_text_message("hello", role=pb.Role.ROLE_USER), new_text_message("hello")):
+            events = [event async for event in client.send_message(pb.SendMessageRequest(message=text))]
+            assert events[-1].status_update.status.state == STATE.TASK_STATE_COMPLETED
+            assert events[0].task.history[0].role == text.role
 
 
 _missing = not (FOLDER / "node_modules" / "@a2a-js" / "sdk").exists()

@@ -28,7 +28,8 @@ Part: TypeAlias = dict[str, Any]
 """A part as 1.0 has it."""
 CONTENTS: Final = ("text", "raw", "url", "data")
 """Of these fields a part has exactly one."""
-USER_ROLES: Final = ("ROLE_USER", 1)
+ROLES: Final = {"ROLE_USER": "ROLE_USER", 1: "ROLE_USER", "ROLE_AGENT": "ROLE_AGENT", 2: "ROLE_AGENT"}
+"""The roles by their names and numbers. A client is the user, but helpers of `a2a-sdk` say that it is the agent."""
 TYPES: Final = dict(types_map)
 """Suffix of a filename -> media type, as Python knows it without the files of the system."""
 UNKNOWN_MEDIA: Final = "application/octet-stream"
@@ -47,7 +48,7 @@ class SentMessage:
     """Empty: a new task."""
     parts: Sequence[Part]
     details: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """`metadata`, `extensions` and `referenceTaskIds`, if they were sent."""
+    """`metadata`, `extensions` and `referenceTaskIds`, if they were sent, and a `role` that is not the user's."""
 
     @property
     def content(self) -> str | list[Block]:
@@ -70,12 +71,14 @@ def read_message(fields: Fields) -> SentMessage:
     message_id = fields.required_text("messageId")
     if len(message_id) > MAX_ID:
         raise fields.refusal("messageId", f"must have at most {MAX_ID} characters")
-    if fields.get("role") not in USER_ROLES:
+    role = ROLES.get(fields.get("role")) if isinstance(fields.get("role"), str | int) else None
+    if role is None:
         raise fields.refusal("role", "must be ROLE_USER")
     parts = [_read_part(part) for part in fields.messages("parts")]
     if not parts:
         raise fields.refusal("parts", "must have at least one part")
     details: dict[str, Any] = {
+        "role": "" if role == "ROLE_USER" else role,
         "metadata": fields.struct("metadata"),
         "extensions": fields.texts("extensions"),
         "referenceTaskIds": fields.texts("referenceTaskIds"),

@@ -159,7 +159,7 @@ def _user_message(content: Sequence[dict[str, Any]], message: Fields, ids: TaskI
         else:
             block = content[index] if index < len(content) else {}
             parts.append({"raw": block.get("base64", ""), **part})
-    return {**message, **ids.fields, "role": "ROLE_USER", "parts": parts}
+    return {"role": "ROLE_USER", **message, **ids.fields, "parts": parts}
 
 
 def _input_content(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
