@@ -118,6 +118,14 @@ async def _look(state: MessagesState) -> Any:
     return {"messages": [AIMessage("", tool_calls=[call], id="looks"), result, AIMessage("nice", id="says")]}
 
 
+class Leak(Exception):
+    """An error whose text is for nobody."""
+
+
+async def _leak(state: MessagesState) -> Any:
+    raise Leak("a password")
+
+
 class Number(TypedDict):
     """A state without messages."""
 
@@ -135,6 +143,7 @@ AGUI_GRAPHS: dict[str, Any] = {
     "form": single(_ask_form),
     "gate": StateGraph(Page).add_node("gate", _gated).add_edge(START, "gate").add_edge("gate", END),
     "chat": single(_chat),
+    "leak": single(_leak),
     "look": single(_look),
     "double": StateGraph(Number).add_node("double", _double).add_edge(START, "double").add_edge("double", END),
 }

@@ -100,9 +100,13 @@ async def test_leaving_stops_the_run_unless_the_client_comes_back(
             await until(events, "TEXT_MESSAGE_END")
     other = Page(elsewhere, "gate", thread_id=back.thread_id, messages=back.messages)
     async with other.stream(runId=run_ids[back.thread_id]) as again:
+        async with back.stream(runId=run_ids[back.thread_id]) as beside:  # a newer connection goes before an older one
+            await until(beside, "TEXT_MESSAGE_START")
         (run,) = await client.runs.list(left.thread_id)
-        await client.runs.join(left.thread_id, run["run_id"])
+        with anyio.fail_after(WAIT_S * 3):
+            await client.runs.join(left.thread_id, run["run_id"])
         took = anyio.current_time() - began
+        await anyio.sleep(1)  # the grace of the connection that went last
         gate.open()
         told = [event async for event in again]
     ended = await left.run(runId=run_ids[left.thread_id])

@@ -275,6 +275,16 @@ async def test_a_graph_that_raises_is_a_run_error(http: httpx.AsyncClient, agent
     }
 
 
+async def test_the_text_of_an_unknown_error_is_told_to_nobody(http: httpx.AsyncClient) -> None:
+    """Contract, Errors of graphs: a request id in its place. The replay tells the same."""
+    page, run_id = Page(http, "leak"), str(uuid4())
+    events = await page.say("hello", runId=run_id)
+
+    assert events[-1]["code"] == "Leak"
+    assert events[-1]["message"].startswith("Leak: An internal error occurred (request id: ")
+    assert await page.run(runId=run_id) == events
+
+
 async def test_the_run_tells_where_it_came_from_and_the_langgraph_api_reads_it(
     http: httpx.AsyncClient, url: str
 ) -> None:

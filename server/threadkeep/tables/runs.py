@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from psycopg import sql
@@ -118,6 +118,32 @@ async def set_mark(conn: Conn, filters: Filters, run_id: UUID, path: Sequence[st
         },
     )
     return cursor.rowcount == 1
+
+
+async def remove_mark(conn: Conn, filters: Filters, run_id: UUID, path: Sequence[str]) -> dict[str, Any] | None:
+    """Remove a mark from the metadata of a run that has not ended, and return the object that had it.
+
+    None if there is no such run of the caller's.
+    """
+    cursor = await conn.execute(
+        """
+        UPDATE runs
+           SET metadata = runs.metadata #- %(path)s::text[]
+          FROM threads
+         WHERE run_id = %(run_id)s AND runs.status IN ('pending', 'running') AND threads.thread_id = runs.thread_id
+           AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
+        RETURNING runs.metadata #> %(parent)s::text[]
+        """,
+        {
+            "path": list(path),
+            "parent": list(path[:-1]),
+            "run_id": run_id,
+            "project": conn.project_id,
+            "match": filters.jsonb,
+        },
+    )
+    row = await cursor.fetchone()
+    return (row[0].load() if row[0] else {}) if row else None
 
 
 async def record_events(conn: Conn, run_id: UUID) -> RunStatus | None:

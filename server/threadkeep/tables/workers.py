@@ -57,6 +57,15 @@ async def search(conn: Conn) -> list[WorkerProcess]:
     return await cursor.fetchall()
 
 
+async def any_lives(conn: Conn, worker_ids: Sequence[UUID]) -> bool:
+    """Whether one of these processes has a row: it runs, or has been silent for less than its lease."""
+    cursor = await conn.execute(
+        "SELECT EXISTS (SELECT FROM workers WHERE worker_id = ANY(%(worker_ids)s))", {"worker_ids": list(worker_ids)}
+    )
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
 async def create(conn: Conn, worker_id: UUID, graph_ids: Iterable[str], *, run_slots: int | None = None) -> None:
     """Insert the row of this process, with the graphs that it serves and how many it runs at once."""
     await conn.execute(

@@ -36,7 +36,7 @@ from threadkeep.base.problems import (
 from threadkeep.postgres.retry import TRANSIENT_ERRORS
 from threadkeep.runs.request import Command, GraphRunOptions, RunRequest, SurfaceRunOptions
 from threadkeep.runs.service import Authorized, RunHandle
-from threadkeep.tables import runs
+from threadkeep.tables import runs, workers
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ GRACE_S: Final = 5.0
 """Seconds after which the run of a client that has gone is stopped, unless it comes back."""
 KEY_TRIES, KEY_WAIT_S = 50, 0.1
 """How often, and after how many seconds, a request asks again whether another one has answered the same question."""
-READER_MARK: Final = "reader"
-"""The mark of a run that names the newest connection of the client. Only its end stops the run."""
+READERS_MARK: Final = "readers"
+"""The mark of a run with the connections of its client: id -> the process that has it."""
 
 Call = AuthorizedRequest[RunBody, RunQuery]
 
@@ -111,7 +111,8 @@ def _run_ids(request: RunRequest, run_id: str) -> list[UUID]:
 
 def _request(call: Call, sent: RunInput, thread_id: UUID, reader_id: str) -> RunRequest:
     """The run as far as it is known before the thread is read."""
-    own = {"thread_id": sent.thread_id, "run_id": sent.run_id, READER_MARK: reader_id}
+    readers = {reader_id: str(call.state.runs.executor.lease.worker_id)}
+    own: dict[str, Any] = {"thread_id": sent.thread_id, "run_id": sent.run_id, READERS_MARK: readers}
     if sent.is_answer:
         own[RESUME_MARK] = answers_digest(sent).hex()
     metadata: dict[str, Any] = sent.config.get("metadata") or {}
@@ -143,16 +144,21 @@ def _spec(sent: RunInput) -> GraphRunOptions:
 
 
 async def _take_up(call: Call, handle: RunHandle, reader_id: str) -> bool:
-    """Make this connection the newest one of the run. False if another surface started the run, which goes on by itself."""
+    """Note this connection with the run. False if another surface started the run, which goes on by itself."""
     if handle.run is None:
         return False
     marks = marks_of(handle.run.metadata.load(), "ag-ui")
     if marks is None:
         return False
-    if marks.get(READER_MARK) != reader_id:
+    if reader_id not in (marks.get(READERS_MARK) or {}):
+        worker_id = str(call.state.runs.executor.lease.worker_id)
         async with call.state.pool.connection(handle.filters) as conn:
-            await runs.set_mark(conn, handle.filters, handle.run_id, ("ag_ui", READER_MARK), reader_id)
+            await runs.set_mark(conn, handle.filters, handle.run_id, _reader_path(reader_id), worker_id)
     return True
+
+
+def _reader_path(reader_id: str) -> tuple[str, str, str]:
+    return "ag_ui", READERS_MARK, reader_id
 
 
 async def _frames(call: Call, handle: RunHandle, events: RunEvents, reading: StreamReader) -> AsyncGenerator[bytes]:
@@ -197,15 +203,18 @@ class Left:
     reader_id: str
 
     def stop_soon(self) -> None:
-        """Stop the run after a grace, unless it has ended or a client has come back to any process. Returns at once."""
-        self.call.state.runs.cancel_later(self.handle, GRACE_S, "the client disconnected", self._is_newest)
+        """Stop the run after a grace, unless it has ended or a client follows it at any process. Returns at once."""
+        self.call.state.runs.cancel_later(self.handle, GRACE_S, "the client disconnected", self._was_last)
 
-    async def _is_newest(self) -> bool:
-        handle = self.handle
-        async with self.call.state.pool.connection(handle.filters) as conn:
-            row = await runs.get(conn, handle.filters, handle.thread_id, handle.run_id)
-        marks = row and marks_of(row.metadata.load(), "ag-ui")
-        return marks is not None and marks.get(READER_MARK) == self.reader_id
+    async def _was_last(self) -> bool:
+        """Remove this connection. Whether the run has no other one at a process that lives."""
+        pool, handle = self.call.state.pool, self.handle
+        async with pool.connection(handle.filters) as conn:
+            others = await runs.remove_mark(conn, handle.filters, handle.run_id, _reader_path(self.reader_id))
+        if not others:
+            return others is not None
+        async with pool.connection() as conn:
+            return not await workers.any_lives(conn, [UUID(worker_id) for worker_id in others.values()])
 
 
 class RunStream(EventStream):
