@@ -314,6 +314,8 @@ async def scope(ctx, value):
     async with guarded(settings, tmp_path, BY_NAME, handlers) as http:
         thread = (await http.post("/threads", json={"metadata": {"a": 1}})).json()
         run = (await http.post(f"/threads/{thread['thread_id']}/runs", json=RUN)).json()
+        page = {"threadId": "page", "runId": "one", "messages": [], "state": {"items": ["sent"]}}
+        events = (await http.post("/ag-ui/chain", json=page)).text
         await http.put("/store/items", json=ITEM)
         item = (await http.get("/store/items?namespace=n&key=k")).json()
         listed = (await http.post("/store/namespaces", json={})).json()
@@ -321,6 +323,8 @@ async def scope(ctx, value):
 
     assert thread["metadata"] == {"a": 1, "by": "ada", "team": "blue", "may": ["read"]}
     assert (run["metadata"]["by"], run["kwargs"]["input"]) == ("ada", {"items": ["written"]})
+    assert '"written"' in events
+    assert '"sent"' not in events
     assert item["namespace"] == ["ada", "n"]
     assert listed == {"namespaces": [["ada", "n"]]}
     assert found == {"items": []}

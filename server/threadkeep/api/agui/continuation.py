@@ -86,27 +86,31 @@ async def continued(reader: ThreadReader, sent: RunInput, authorized: Authorized
     if place.questions:
         raise RunRefused("the graph waits for answers: send `resume`", "interrupted")
     spec = request.spec
-    changes = await _input(place, sent, _sent_messages(spec.input))
+    changes = await _input(place, sent, fields_of(spec.input))
     return replace(authorized, request=replace(request, spec=spec.model_copy(update=changes)))
 
 
-async def _input(place: _Place, sent: RunInput, messages: Sequence[Message]) -> dict[str, Any]:
-    """The input of the run, and the checkpoint that it starts from."""
-    state = _changed_keys(place, sent)
+async def _input(place: _Place, sent: RunInput, graph_input: Mapping[str, Any]) -> dict[str, Any]:
+    """The input of the run, and the checkpoint that it starts from.
+
+    `graph_input` has the state and the messages of the request, as handlers of a project's own `Auth` left them.
+    """
+    state = _changed_keys(place, sent, graph_input)
     if MESSAGES not in place.input_keys:
         return {"input": state}
+    messages = messages_of(graph_input)
     held = set(message_ids(messages_of(place.values)))
-    new = [message for message in messages if message["id"] not in held]
+    new = [message for message in messages if message.get("id") not in held]
     last = messages[-1] if messages else None
-    if last is None or last["role"] != "user" or last["id"] not in held or place.thread is None:
+    if last is None or last.get("role") != "user" or last.get("id") not in held or place.thread is None:
         return {"input": {**state, MESSAGES: new}}
     checkpoint_id = await _checkpoint_before(place.reader, place.thread, last["id"])
     return {"input": {**state, MESSAGES: [*new, last]}, "checkpoint_id": checkpoint_id}
 
 
-def _changed_keys(place: _Place, sent: RunInput) -> dict[str, Any]:
-    """The keys of the client's state that the input has. One that is as in the thread would go through its reducer again."""
-    wanted = {**fields_of(sent.state), **sent.special_keys}
+def _changed_keys(place: _Place, sent: RunInput, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the client's state that the input of the graph has. One that is as in the thread would go through its reducer again."""
+    wanted = {**state, **sent.special_keys}
     known = place.values
     return {
         key: value
@@ -123,7 +127,7 @@ async def _answered(place: _Place, sent: RunInput, authorized: Authorized) -> Au
     held = set(message_ids(messages_of(place.values)))
     if any(message["role"] == "user" and message["id"] not in held for message in sent.messages):
         raise RunRefused("answers and a new message can't be sent together", "interrupted")
-    update = _changed_keys(place, sent)
+    update = _changed_keys(place, sent, fields_of(sent.state))
     command = Command(resume=answers, update=update or None)
     key = IdempotencyKey(
         principal="",  # the key of A2A's answers, so that of all answers to a question one wins
@@ -174,12 +178,6 @@ def answers_digest(sent: RunInput) -> bytes:
 def _digest_of(run: Run) -> str | None:
     """The digest of the answers that a run was started with."""
     return (marks_of(run.metadata.load(), "ag-ui") or {}).get(RESUME_MARK)
-
-
-def _sent_messages(graph_input: object) -> list[Message]:
-    """The messages of the request, as handlers of a project's own `Auth` left them."""
-    found: object = fields_of(graph_input).get(MESSAGES)
-    return cast("list[Message]", found) if isinstance(found, list) else []
 
 
 async def _checkpoint_before(reader: ThreadReader, thread: Thread, message_id: str) -> str | None:

@@ -184,9 +184,10 @@ async def _frames(call: Call, handle: RunHandle, events: RunEvents, reading: Str
 
 async def _read_state(call: Call, handle: RunHandle, events: RunEvents) -> None:
     """Let the end tell the state of the thread, because the events are no longer kept, or do not have it."""
-    thread = await ThreadReader(call=call, filters=handle.filters).thread(handle.thread_id)
-    if thread is not None and thread.values is not None:
-        events.set_state(thread.values.load(), questions_of(thread.interrupts.load()))
+    async with call.state.pool.connection(handle.filters) as conn:
+        stored = await runs.get_result(conn, handle.filters, handle.thread_id, handle.run_id)
+    if stored is not None and stored.values is not None:
+        events.set_state(stored.values.load(), questions_of(stored.interrupts.load()))
 
 
 async def _refused(head: RunHead, refusal: RunRefused) -> AsyncGenerator[bytes]:
