@@ -85,6 +85,15 @@ for await (const event of gated.resubscribeTask({ id: gone.id, tenant: "" })) {
 assert.equal(missing.at(-1).value.status.state, TaskState.TASK_STATE_COMPLETED);
 
 const waiting = taskOf(await ask.sendMessage(said("hello")));
+const config = { tenant: "", id: "mine", taskId: waiting.id, url: "https://hooks.example/a", token: "t" };
+const made = await ask.createTaskPushNotificationConfig({ ...config, authentication: undefined });
+assert.deepEqual([made.id, made.taskId, made.url, made.token], ["mine", waiting.id, config.url, "t"]);
+const kept = await ask.getTaskPushNotificationConfig({ tenant: "", taskId: waiting.id, id: "mine" });
+assert.equal(kept.url, config.url);
+const all = { tenant: "", taskId: waiting.id, pageSize: 0, pageToken: "" };
+assert.equal((await ask.listTaskPushNotificationConfig(all)).configs.length, 1);
+await ask.deleteTaskPushNotificationConfig({ tenant: "", taskId: waiting.id, id: "mine" });
+assert.equal((await ask.listTaskPushNotificationConfig(all)).configs.length, 0);
 const canceled = await ask.cancelTask({ id: waiting.id, tenant: "", metadata: undefined });
 assert.equal(canceled.status.state, TaskState.TASK_STATE_CANCELED);
 await assert.rejects(ask.getTask({ id: randomUUID(), tenant: "" }));
