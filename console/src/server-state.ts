@@ -89,8 +89,9 @@ export function isChat(found: Schemas): boolean {
 const POLL_MS = 4000;
 const AGAIN_MS = 1000;
 const HIDDEN_MS = 60_000;
-/** Lists are read again at most once in this time, however much changes. */
+/** Lists are read again at most once in this time, and less often while changes go on and on. */
 const READ_EVERY_MS = 1000;
+const READ_LATEST_MS = 5000;
 /** Runs without a thread leave no row, so no event tells of the slots that they hold. */
 const INFO_EVERY_MS = 10_000;
 const LOCK = "threadkeep-changes";
@@ -100,19 +101,33 @@ const CHANNEL = "threadkeep-changes";
 let collected: Set<string> | null = new Set();
 let timer: ReturnType<typeof setTimeout> | null = null;
 let readAt = 0;
+let readEveryMs = READ_EVERY_MS;
+
+let infoTimer: ReturnType<typeof setTimeout> | null = null;
+
+/** Reads the load again, at most once a second. It costs the server next to nothing. */
+function readInfoSoon(): void {
+  infoTimer ??= setTimeout(() => {
+    infoTimer = null;
+    void readInfo();
+  }, READ_EVERY_MS);
+}
 
 /** Has lists read again soon, because of these threads. Null: because of any. */
 function collect(ids: string[] | null): void {
   if (ids === null) collected = null;
   else for (const id of ids) collected?.add(id);
-  timer ??= setTimeout(() => {
+  readInfoSoon();
+  if (timer) return;
+  const quietMs = Date.now() - readAt;
+  readEveryMs = quietMs > 2 * readEveryMs ? READ_EVERY_MS : Math.min(READ_LATEST_MS, readEveryMs * 2);
+  timer = setTimeout(() => {
     timer = null;
     readAt = Date.now();
     touched = collected;
     collected = new Set();
-    void readInfo();
     changes.value++;
-  }, Math.max(150, readAt + READ_EVERY_MS - Date.now()));
+  }, Math.max(150, readEveryMs - quietMs));
 }
 
 /** Keeps lists current by the stream of changes. One tab of the browser that is seen holds it, and tells the others. */

@@ -24,8 +24,8 @@ NAMES: Final[Mapping[type[StreamItem], str]] = {
 async def stream(call: AuthorizedRequest[None, None]) -> Response:
     """GET /events: stream which threads and runs have changed, in any process, until the client disconnects.
 
-    `thread` and `run` have the row's ids and its present status, `thread_deleted` has an id. Several changes within a
-    quarter of a second are one event. `gap` means that changes before it are not told, so read again what you show. It is
+    `thread` and `run` have the row's ids and its present status, `thread_deleted` has an id. Several changes of a
+    row within a moment are one event. `gap` means that changes before it are not told, so read again what you show. It is
     the first event, unless `Last-Event-ID` names an event after which this process knows all changes.
     """
     last_event_id = call.request.headers.get("last-event-id", "").strip() or None

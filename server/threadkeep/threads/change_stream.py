@@ -45,6 +45,8 @@ WANTED_S: Final = 75.0
 """Seconds for which changes are noted after a process has said that it has a stream."""
 LINGER_S: Final = 60.0
 """Seconds after the end of a process's last stream for which changes are noted, so that a client may come back."""
+ECHO_S: Final = 2.0
+"""Most seconds that a stream waits for its process to hear its own announcement."""
 SEND_S: Final = 0.2
 """Seconds for which notes are collected before they are sent."""
 MAX_NOTES: Final = 1_000
@@ -55,10 +57,14 @@ METADATA_BYTES: Final = 2_000
 """Of a deleted thread. If it has more, all streams tell of a gap."""
 LOG_CHANGES: Final = 5_000
 """Changes that a process keeps for streams that are slow or come back."""
-MAX_BATCH: Final = 500
+MAX_BATCH: Final = 200
 """Changes that a stream reads at once. If there are more, it tells of a gap."""
 PAUSE_S: Final = 0.25
 """Least seconds between two reads of one stream."""
+LONG_PAUSE_S: Final = 1.5
+"""Most seconds between two reads of a stream because of its own changes. A busy server has many, and lists need not show each."""
+ROWS_PER_S: Final = 40
+"""Changes that a stream reads in a second, as far as `LONG_PAUSE_S` allows."""
 READS_PER_S: Final = 100
 """Reads of all streams of a process in a second. With more streams, each reads less often."""
 SILENCE_S: Final = 60.0
@@ -183,8 +189,12 @@ class ChangeFeed:
                 if items := await retry_conflicts(partial(self._read, filters, changed)):
                     yield ChangeBatch(items=items, event_id=event_id)
                 if changed:
-                    await anyio.sleep(max(PAUSE_S, self._streams / READS_PER_S))
+                    await anyio.sleep(self._pause_s(len(changed)))
                 await signal.wait(SILENCE_S)
+
+    def _pause_s(self, rows: int) -> float:
+        """Seconds until the next read of a stream that has read so many changes."""
+        return max(PAUSE_S, min(rows / ROWS_PER_S, LONG_PAUSE_S), self._streams / READS_PER_S)
 
     @contextmanager
     def _stream(self) -> Generator[None]:
@@ -213,7 +223,9 @@ class ChangeFeed:
             self._lose()
         self._note_for(WANTED_S)
         if not self._wakeups.polls:
-            await self._notify([f"{WANTED} {self._pool.project_id}"])
+            with self._wakeups.subscribe(WANTED) as heard:
+                await self._notify([f"{WANTED} {self._pool.project_id}"])
+                await heard.wait(ECHO_S)  # when this process hears it, it is on its way to all
         self._announced_at = now
 
     def _hear_wanted(self, project_id: str | None) -> None:
