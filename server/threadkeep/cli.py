@@ -1,4 +1,4 @@
-"""The command line: `threadkeep serve`, `migrate`, `keys`, `bench` and `version`."""
+"""The command line: `threadkeep serve`, `dev`, `migrate`, `keys`, `bench` and `version`."""
 
 import sys
 from collections.abc import Generator, Mapping
@@ -35,6 +35,35 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
         from threadkeep import serving
 
         serving.serve(prepared)
+
+
+@main.command()
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+@click.option("--host", help="The address to listen on (HOST; 127.0.0.1).")
+@click.option("--port", type=int, help="The port to listen on (PORT; 2024).")
+@click.option("--debug-port", type=int, help="Let a debugger connect to this port. Needs threadkeep[debug].")
+@click.option("--wait-for-client", is_flag=True, help="Start after a debugger has connected.")
+@click.option("--open", "open_page", is_flag=True, help="Open the console in a browser.")
+def dev(config: Path | None, host: str | None, port: int | None, debug_port: int | None, **flags: bool) -> None:
+    """Serve like `serve`, and reload the project after each change of its files.
+
+    Runs in progress go on. Errors of graphs are told in full.
+    """
+    overrides = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+    if flags["wait_for_client"] and debug_port is None:
+        raise click.UsageError("--wait-for-client needs --debug-port")
+    with report_startup_errors():
+        from threadkeep.dev import DevOptions, develop
+
+        develop(
+            DevOptions(
+                config=_project_file(config),
+                overrides={**overrides, "expose_errors": True},
+                debug_port=debug_port,
+                wait_for_client=flags["wait_for_client"],
+                open_page=flags["open_page"],
+            )
+        )
 
 
 @main.command()

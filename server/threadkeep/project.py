@@ -12,7 +12,8 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
@@ -344,6 +345,17 @@ def split_target(target: str) -> tuple[str, str]:
     if not name.isidentifier() or not (place.endswith(".py") or is_module):
         raise ValueError(f"{target!r} is neither ./file.py:name nor package.module:name")
     return place, name
+
+
+@contextmanager
+def environment_restored() -> Generator[None]:
+    """Restore the environment after the block, as if no project had set its variables."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def set_environment(project: Project, env: Mapping[str, str] | None = None) -> None:

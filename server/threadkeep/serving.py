@@ -11,8 +11,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -132,13 +133,21 @@ class Started:
             await send({"type": "lifespan.startup.failed", "message": ""})
 
 
-def serve(prepared: Prepared) -> None:
-    """Serve until a signal. Raise StartupError if something cannot be loaded."""
+OnReady = Callable[[Callable[[], None], str], None]
+"""Called when a server is ready, with its greeting and its URL."""
+
+
+def serve(prepared: Prepared, listener: socket.socket | None = None, on_ready: OnReady | None = None) -> None:
+    """Serve until a signal. Raise StartupError if something cannot be loaded.
+
+    `listener` is a bound socket that stays open. By default one is opened for `host` and `port`.
+    """
     project, chosen = prepared.project, prepared.settings
     loopback.install()  # before the graphs' modules create clients
     loading.check_start(chosen, project)
     loaded = load_graphs(project, chosen)
-    with listening_socket(chosen) as listener, open_database(prepared) as uri:
+    opened = listening_socket(chosen) if listener is None else nullcontext(listener)
+    with opened as bound, open_database(prepared) as uri:
         anyio.run(_migrate, chosen.database_direct_uri or uri, store_index_config(project))
         app = Started(create_app(chosen, uri, loaded, project))
         server = Server(
@@ -152,12 +161,13 @@ def serve(prepared: Prepared) -> None:
             )
         )
         server.shutdown_delay_s = chosen.shutdown_delay_s
-        port, prefix = listener.getsockname()[1], project.http.mount_prefix or ""
+        port, prefix = bound.getsockname()[1], project.http.mount_prefix or ""
         addresses = Addresses(database=uri, port=port, prefix=prefix.rstrip("/"), has_console=is_served(project.http))
-        server.greet = lambda: print_startup_message(chosen, sorted(loaded), addresses)
+        greet = partial(print_startup_message, chosen, sorted(loaded), addresses)
+        server.greet = greet if on_ready is None else partial(on_ready, greet, addresses.url(chosen))
         logging.getLogger("uvicorn.error").addFilter(_is_not_start_failure)
         tune_garbage_collector()
-        server.run(sockets=[listener])
+        server.run(sockets=[bound])
         if app.failure is not None:
             raise app.failure
         if not server.started:
@@ -253,11 +263,15 @@ class Addresses:
     prefix: str
     has_console: bool
 
+    def url(self, chosen: Settings) -> str:
+        """The server's URL, without a slash at its end."""
+        host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
+        return f"http://{host}:{self.port}{self.prefix}"
+
 
 def print_startup_message(chosen: Settings, names: list[str], addresses: Addresses) -> None:
     """Print how to call the server, for the person who started it."""
-    host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
-    url = f"http://{host}:{addresses.port}{addresses.prefix}"
+    url = addresses.url(chosen)
     example = """-H 'content-type: application/json' -d '{"query": "My name is Ada."}'"""
     print(f"\nThreadkeep serves {', '.join(names)} on {url}\n", flush=True)  # noqa: T201 - for the person who started it
     if addresses.has_console:
