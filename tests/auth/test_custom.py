@@ -316,6 +316,9 @@ async def scope(ctx, value):
         run = (await http.post(f"/threads/{thread['thread_id']}/runs", json=RUN)).json()
         page = {"threadId": "page", "runId": "one", "messages": [], "state": {"items": ["sent"]}}
         events = (await http.post("/ag-ui/chain", json=page)).text
+        sent = {"messageId": "one", "role": "ROLE_USER", "parts": [{"data": {"items": ["sent"]}}]}
+        rpc = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": sent}}
+        task = (await http.post("/a2a/chain", json=rpc)).json()["result"]["task"]
         await http.put("/store/items", json=ITEM)
         item = (await http.get("/store/items?namespace=n&key=k")).json()
         listed = (await http.post("/store/namespaces", json={})).json()
@@ -323,6 +326,7 @@ async def scope(ctx, value):
 
     assert thread["metadata"] == {"a": 1, "by": "ada", "team": "blue", "may": ["read"]}
     assert (run["metadata"]["by"], run["kwargs"]["input"]) == ("ada", {"items": ["written"]})
+    assert task["artifacts"][0]["parts"] == [{"data": {"items": ["written", "first", "second"]}}]
     assert '"written"' in events
     assert '"sent"' not in events
     assert item["namespace"] == ["ada", "n"]

@@ -26,7 +26,7 @@ from threadkeep.api.agents.thread_ids import named_thread_id
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.base import ids
 from threadkeep.base.problems import Conflict, IdempotencyKeyInUse, IdempotencyKeyReused, NotFound
-from threadkeep.postgres.tenancy import Filters
+from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
 from threadkeep.runs.calling_run import CALLING_RUN, CallingRun
 from threadkeep.runs.request import Command, GraphRunOptions, RunChain, RunRequest
 from threadkeep.runs.service import Authorized, RunHandle
@@ -88,6 +88,8 @@ class _Sending:
     """None: the message names a task that does not exist."""
     readable: Filters | None
     """What the caller may read. None: the message names neither a task nor a context."""
+    has_data_input: bool = False
+    """The agent takes no messages, and the message has data for it."""
 
     @property
     def context_id(self) -> str | None:
@@ -103,6 +105,7 @@ async def send(call: AuthorizedRequest[Any, Any], name: str, sent: SendRequest) 
     """
     agent_id(call.assistants, name)
     sending = await _read_context(call, name, sent)
+    sending.has_data_input = await _has_data_input(call, name, sent.message.parts)
     _refuse_own_thread(sending)
     authorized = await call.state.runs.authorize(call.caller, _request(sending))
     assistant = await resolve_agent(call, authorized.assistants, name)
@@ -137,6 +140,20 @@ async def _read_context(call: AuthorizedRequest[Any, Any], name: str, sent: Send
         value: dict[str, Any] = {"thread_id": thread_id or NO_THREAD, "run_id": task_id, "metadata": {}}
         readable = await call.authorize("threads.read", value)
     return _Sending(call=call, name=name, sent=sent, task_id=task_id, thread_id=thread_id, readable=readable)
+
+
+async def _has_data_input(call: AuthorizedRequest[Any, Any], name: str, parts: Sequence[Part]) -> bool:
+    """Whether the input is data, for the handlers of a project's own `Auth`. The caller is not told of the agent by this."""
+    try:
+        assistant = await call.assistants.resolve(UNRESTRICTED, name)
+    except NotFound:
+        return False
+    return _is_data(parts) and not await call.state.message_graphs.takes_messages(assistant.graph_id)
+
+
+def _is_data(parts: Sequence[Part]) -> bool:
+    """Whether a message is one part with data."""
+    return len(parts) == 1 and "data" in parts[0]
 
 
 def _refuse_own_thread(sending: _Sending) -> None:
@@ -196,11 +213,10 @@ def _completed(sending: _Sending, agent: Agent, authorized: Authorized, task: Ch
     if task is not None and task.state == "input_required":
         return _answer(sending, agent, authorized.request, task)
     request = _request(sending, agent, task)
-    changes: dict[str, Any] = {"stream_mode": _modes(agent)}
-    if agent.takes_messages:
-        changes["input"] = authorized.request.spec.input
-    else:
-        changes["input"] = _only_data(sending.sent.message.parts)
+    changes: dict[str, Any] = {"stream_mode": _modes(agent), "input": authorized.request.spec.input}
+    if not agent.takes_messages:
+        if not _is_data(sending.sent.message.parts):
+            raise invalid_params("message.parts", "this agent takes exactly one data part: the input of its graph")
         request = replace(request, configurable=_configurable(sending, without_raw=False))
     return replace(authorized.request, **_parts_of(request), spec=authorized.request.spec.model_copy(update=changes))
 
@@ -232,13 +248,6 @@ def _modes(agent: Agent) -> list[str]:
     return [MESSAGE_MODE, "updates"] if agent.takes_messages else ["updates"]
 
 
-def _only_data(parts: Sequence[Part]) -> Any:
-    """The input of a graph that takes no messages."""
-    if len(parts) != 1 or "data" not in parts[0]:
-        raise invalid_params("message.parts", "this agent takes exactly one data part: the input of its graph")
-    return parts[0]["data"]
-
-
 def _resume(questions: Sequence[Question], message: SentMessage) -> Any:
     """What the graph is resumed with: interrupt id -> answer. The answer alone if the graph has stopped without a question."""
     answer = _answer_value(message)
@@ -266,12 +275,13 @@ def _request(sending: _Sending, agent: Agent | None = None, task: ChainRun | Non
     """The run as far as it is known before the agent and the thread are read."""
     message = sending.sent.message
     user_message = {"role": "user", "content": message.content, "id": message.message_id}
+    graph_input = message.parts[0]["data"] if sending.has_data_input else {"messages": [user_message]}
     own = {
         "context_id": sending.context_id if task is None else _context_name(task),
         "output": DATA_OUTPUT if agent is not None and not agent.takes_messages else None,
     }
     return RunRequest(
-        spec=GraphRunOptions(input={"messages": [user_message]}),
+        spec=GraphRunOptions(input=graph_input),
         assistant=sending.name,
         thread_id=sending.thread_id or NO_THREAD,
         create_thread=not message.task_id,
