@@ -142,3 +142,21 @@ async def test_a_question_and_no_answer_is_told_again_by_the_same_run(http: http
     first = await page.say("hello", runId=run_id)
 
     assert await page.run(runId=run_id) == first
+
+
+async def test_integers_of_any_size_are_answers(http: httpx.AsyncClient) -> None:
+    """Contract, Who: never a 5xx for what a client sent."""
+    page = Page(http, "ask")
+    interrupt = (await page.say("hello"))[-1]["outcome"]["interrupts"][0]
+
+    assert text(await page.run(resume=answer(interrupt, {"n": 10**30}))) == f"You chose {{'n': {10**30}}}.|"
+
+
+async def test_calls_with_integers_of_any_size_go_in_and_come_out(http: httpx.AsyncClient) -> None:
+    """Contract, Messages: as they were sent."""
+    call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": f'{{"n":{10**30}}}'}}
+    page = Page(http, "silent", messages=[{"id": "1", "role": "assistant", "toolCalls": [call]}])
+    page.messages.append({"id": "2", "role": "tool", "toolCallId": "c", "content": "done"})
+    await page.say("hello")
+
+    assert page.messages[0]["toolCalls"] == [call]

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-import orjson
-
 from threadkeep.api.agents.content import fields_of
+from threadkeep.base import json
 
 TEXT_KEYS: Final = ("message", "question", "prompt")
 """Keys of a value that hold the question, the first one first."""
@@ -34,7 +33,7 @@ def questions_of(interrupts: object) -> list[Question]:
 
 def question_text(question: Question, keys: Sequence[str] = TEXT_KEYS) -> str:
     """A question as text: its value if that is text, else the text under one of `keys`, else its JSON."""
-    value = question.value
+    value: object = question.value
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
@@ -44,7 +43,7 @@ def question_text(question: Question, keys: Sequence[str] = TEXT_KEYS) -> str:
         for key in keys:
             if isinstance(asked.get(key), str):
                 return asked[key]
-    return orjson.dumps(value).decode()
+    return json.dumps(value).decode()
 
 
 def question_schema(question: Question) -> dict[str, Any] | None:
@@ -96,8 +95,8 @@ def text_answer(question: Question, text: str) -> Any:
 def parsed(text: str) -> Any:
     """What a text is as JSON, or the text itself."""
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return json.loads(text)
+    except ValueError:
         return text
 
 
@@ -109,5 +108,5 @@ def resume_value(questions: Sequence[Question], answers: Mapping[str, Any]) -> A
 def _action_text(action: Mapping[str, Any]) -> str:
     arguments = action.get("args", action.get("arguments", {}))
     described = action.get("description")
-    line = f"- {action.get('name', action.get('action', ''))}({orjson.dumps(arguments).decode()})"
+    line = f"- {action.get('name', action.get('action', ''))}({json.dumps(arguments).decode()})"
     return f"{line}: {described}" if isinstance(described, str) else line

@@ -5,12 +5,11 @@ has it, the answer is made anew from the checkpoint before it. If the graph wait
 """
 
 import hashlib
+import json as stdlib_json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 from uuid import UUID
-
-import orjson
 
 from threadkeep.api.agents.assistants import resolve_agent
 from threadkeep.api.agents.content import fields_of, messages_of
@@ -172,7 +171,7 @@ async def _refuse_repetition(reader: ThreadReader, thread_id: UUID, sent: RunInp
 def answers_digest(sent: RunInput) -> bytes:
     """The digest of the answers of a request."""
     answers = sent.older_answer if sent.answers is None else dict(sent.answers)
-    return hashlib.sha256(orjson.dumps(answers, option=orjson.OPT_SORT_KEYS)).digest()
+    return hashlib.sha256(stdlib_json.dumps(answers, sort_keys=True).encode()).digest()  # integers may have any size
 
 
 def _digest_of(run: Run) -> str | None:

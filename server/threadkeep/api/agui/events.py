@@ -197,7 +197,7 @@ class RunEvents:
             yield from self._add_call(speaker, chunk)
         if message["type"] == "ai":
             for call in message.get("tool_calls") or ():
-                arguments = orjson.dumps(call.get("args") or {}).decode()
+                arguments = json.dumps(call.get("args") or {}).decode()
                 yield from self._add_call(speaker, {**call, "args": arguments, "index": call.get("id")})
         if message["type"] == "ai" or message.get("chunk_position") == "last":
             yield from self._end_message(speaker)

@@ -6,8 +6,6 @@ Both are JSON. AG-UI's answers of an assistant are text alone, so other parts of
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-import orjson
-
 from threadkeep.api.agents.content import (
     Block,
     Media,
@@ -20,6 +18,7 @@ from threadkeep.api.agents.content import (
     text_of,
 )
 from threadkeep.api.agents.pieces import text_pieces
+from threadkeep.base import json
 
 Message = dict[str, Any]
 
@@ -119,8 +118,8 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
 def _arguments(text: str) -> dict[str, Any]:
     """The arguments of a call. Those that are no object, because a stream was cut off, are kept as text."""
     try:
-        arguments: object = orjson.loads(text or "{}")
-    except orjson.JSONDecodeError:
+        arguments: object = json.loads(text or "{}")
+    except ValueError:
         arguments = text
     return cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {"arguments": arguments}
 
@@ -151,7 +150,7 @@ def _client_message(message: Message, message_id: str) -> Message | None:
 
 def client_call(call: Mapping[str, Any]) -> dict[str, Any]:
     """A call of a message of a state in the form of AG-UI."""
-    arguments = orjson.dumps(call.get("args") or {}).decode()
+    arguments = json.dumps(call.get("args") or {}).decode()
     return {"id": str(call.get("id")), "type": "function", "function": {"name": call["name"], "arguments": arguments}}
 
 
@@ -166,7 +165,7 @@ def _part(block: Block) -> dict[str, Any]:
         return {"type": "text", "text": block["text"]}
     source = _source(block)
     if block["type"] not in PARTS or source is None:
-        return {"type": "text", "text": orjson.dumps(block.get("value", block)).decode()}
+        return {"type": "text", "text": json.dumps(block.get("value", block)).decode()}
     mime_type = block.get("mime_type")
     if mime_type or source["type"] == "data":
         source["mimeType"] = mime_type or DEFAULT_MIME
