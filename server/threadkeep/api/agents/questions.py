@@ -36,14 +36,12 @@ def question_text(question: Question, keys: Sequence[str] = TEXT_KEYS) -> str:
     value: object = question.value
     if isinstance(value, str):
         return value
-    if isinstance(value, dict):
-        asked = cast("dict[str, Any]", value)
-        if actions := actions_of(question):
-            return "\n".join(["Approve these actions?", *(_action_text(action) for action in actions)])
-        for key in keys:
-            if isinstance(asked.get(key), str):
-                return asked[key]
-    return json.dumps(value).decode()
+    if actions := actions_of(question):
+        return "\n".join(["Approve these actions?", *(_action_text(action) for action in actions)])
+    asked = fields_of(value)
+    texts = (asked[key] for key in keys if isinstance(asked.get(key), str))
+    text = next(texts, None)
+    return json.dumps(value).decode() if text is None else text
 
 
 def question_schema(question: Question) -> dict[str, Any] | None:
