@@ -1,4 +1,4 @@
-"""The command line: `threadkeep serve`, `dev`, `migrate`, `keys`, `bench` and `version`."""
+"""The command line: `threadkeep serve`, `dev`, `new`, `check`, `migrate`, `keys`, `bench` and `version`."""
 
 import sys
 from collections.abc import Generator, Mapping
@@ -64,6 +64,33 @@ def dev(config: Path | None, host: str | None, port: int | None, debug_port: int
                 open_page=flags["open_page"],
             )
         )
+
+
+@main.command()
+@click.argument("name", type=click.Path(path_type=Path))
+@click.option("--template", type=click.Choice(["chat", "tools", "rag", "approval"]), default="chat", show_default=True)
+def new(name: Path, template: str) -> None:
+    """Write a small project into the folder NAME. It runs offline, and has a test."""
+    from threadkeep.new_project import create_project
+
+    with report_startup_errors():
+        for path in create_project(name, template):
+            click.echo(f"  {path}")
+    click.echo(f"\nNext:\n  cd {name}\n  threadkeep dev --open")
+
+
+@main.command()
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+def check(config: Path | None) -> None:
+    """Load the project and its graphs, and look at the database. Exit with 1 if a server could not start."""
+    with report_startup_errors():
+        prepared = _prepared(config)
+
+        from threadkeep import checking
+
+        for line in checking.check(prepared):
+            click.echo(line)
+    click.secho("a server can start", fg="green")
 
 
 @main.command()

@@ -1,0 +1,40 @@
+"""Check: whether a server could start, without starting one."""
+
+from collections.abc import Generator
+
+import psycopg
+
+from threadkeep import serving
+from threadkeep.auth import loading
+from threadkeep.base.problems import StartupError
+from threadkeep.postgres import start_errors
+from threadkeep.preparing import Prepared, patient
+
+
+def check(prepared: Prepared) -> Generator[str]:
+    """Yield a line for each part that was found in order. Raise StartupError at the first that is not."""
+    project, chosen = prepared.project, prepared.settings
+    yield f"project   {chosen.project_id}, in {project.root}" if not project.builtin else "project   the built-in agent"
+    loading.check_start(chosen, project)
+    yield f"callers   {loading.auth_type_of(chosen, project)}"
+    loaded = serving.load_graphs(project, chosen)
+    yield f"graphs    {', '.join(sorted(loaded))}"
+    with serving.open_database(prepared) as uri:
+        yield f"postgres  {_database(uri, chosen.max_connections)}"
+    pending = serving.migrate(prepared, check=True)
+    yield f"tables    {len(pending)} migrations will be applied at the start" if pending else "tables    up to date"
+
+
+def _database(uri: str, needed: int) -> str:
+    """The version of the database. StartupError if it has too few connections for one process."""
+    with start_errors.in_a_line(uri), psycopg.connect(patient(uri), autocommit=True) as conn:
+        row = conn.execute(
+            """
+            SELECT current_setting('server_version') AS version,
+                   current_setting('max_connections')::int AS connections
+            """
+        ).fetchone()
+    version, connections = row if row is not None else ("", 0)
+    if connections < needed:
+        raise StartupError(f"Postgres allows {connections} connections, and one process may use {needed}")
+    return f"{version}, {connections} connections, of which a process uses at most {needed}"
