@@ -21,7 +21,7 @@ import Runs from "./runs.tsx";
 import Server from "./server.tsx";
 import Store from "./store.tsx";
 import { href, navigate, route, setQuery, start } from "./router.ts";
-import { assistants, caller, changed, changes, info, isReachable, isTouched, readAll, signOut, watchChanges } from "./server-state.ts";
+import { assistants, caller, changed, changes, info, isReachable, isTouched, may, readAll, signOut, watchChanges } from "./server-state.ts";
 import { SignIn } from "./sign-in.tsx";
 import { ThreadList, ThreadsView } from "./threads.tsx";
 import { Toasts, Waiting } from "./ui.tsx";
@@ -167,7 +167,7 @@ function Header({ onPalette, onHelp }: { onPalette: () => void; onHelp: () => vo
         {caller.value?.identity && <button type="button" class="quiet" onClick={() => void signOut()}>{words.signOut}</button>}
       </div>
       <nav aria-label={words.menu} class="views">
-        {Object.entries(words.views).map(([name, label]) => (
+        {Object.entries(words.views).filter(([name]) => isOffered(name)).map(([name, label]) => (
           <a key={name} href={href(name)} aria-current={shown === name ? "page" : undefined}>{label}{name === "waiting" && waiting > 0 && <> <span class="badge">{waiting}</span></>}</a>
         ))}
       </nav>
@@ -213,8 +213,16 @@ function View() {
   const { view, id } = route.value;
   if (view === "" || (view === "threads" && id !== "")) return <ChatView />;
   if (view === "threads") return <ThreadsView />;
+  if (!isOffered(view)) return <main class="page"><h1>{words.views[view]}</h1><p class="muted">{words.mayNotSee}</p></main>;
   const Part = PARTS[view];
   return Part ? <Part /> : <main class="page"><h1>{words.noSuchView}</h1></main>;
+}
+
+/** What a caller must be allowed to, so that a view shows anything. */
+const NEEDED: Record<string, string> = { waiting: "threads.search", runs: "threads.search", assistants: "assistants.search", crons: "crons.search", store: "store.search" };
+
+function isOffered(view: string): boolean {
+  return NEEDED[view] === undefined || may(NEEDED[view]);
 }
 
 const PARTS: Record<string, ComponentType> = { waiting: WaitingRoom, compare: Compare, runs: Runs, assistants: Assistants, crons: Crons, store: Store, server: Server };

@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { navigate } from "./router.ts";
-import { assistants } from "./server-state.ts";
+import { assistants, may } from "./server-state.ts";
 import { searchThreads, titleOf } from "./threads.tsx";
 import { Dialog } from "./ui.tsx";
 import { words } from "./words.ts";
@@ -27,6 +27,7 @@ export function Palette({ actions, onClose }: { actions: Command[]; onClose: () 
   const list = useRef<HTMLUListElement>(null);
   useEffect(() => input.current?.focus(), []);
   useEffect(() => {
+    if (!may("threads.search")) return;
     const abort = new AbortController();
     const timer = setTimeout(() => {
       searchThreads({ text, status: "", graph: "" }, 20, abort.signal).then(

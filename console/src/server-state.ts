@@ -58,8 +58,8 @@ export async function readAll(): Promise<void> {
 
 export async function signIn(credential: string): Promise<void> {
   await send("POST", "/console/session", { body: { credential } });
+  await readAll(); // before the views are shown, which depend on what the caller may do
   needsSignIn.value = false;
-  await readAll();
 }
 
 export async function signOut(): Promise<void> {
@@ -142,7 +142,7 @@ export async function watchChanges(): Promise<void> {
     if (document.visibilityState === "visible" && !needsSignIn.value) void readInfo();
   }, INFO_EVERY_MS);
   const forever = new AbortController().signal;
-  let hasStream = true;
+  let hasStream = may("threads.search");
   const hold = async () => {
     // A tab that waited for the lock may have been hidden meanwhile.
     while (document.visibilityState === "visible") {

@@ -97,6 +97,7 @@ export function ThreadList({ shownId, wide }: { shownId: string; wide: boolean }
   const [selected, setSelected] = useState(new Set<string>());
   const change = changes.value;
   useEffect(() => {
+    if (!may("threads.search")) return;
     const abort = new AbortController();
     const timer = setTimeout(() => {
       searchThreads(search, limit, abort.signal).then(
@@ -129,7 +130,8 @@ export function ThreadList({ shownId, wide }: { shownId: string; wide: boolean }
       )}
       <div class="threads-scroll">
         {error && <Problem error={error} again={changed} />}
-        {!result && !error && <Waiting what={words.loading} />}
+        {!may("threads.search") && <p class="muted pad">{words.mayNotList}</p>}
+        {!result && !error && may("threads.search") && <Waiting what={words.loading} />}
         {result && shown.length === 0 && !error && (search.text || search.status || search.graph ? <p class="muted pad">{words.noThreadFound}</p> : <Empty title={words.noThreads}><p class="muted">{words.noThreadsHelp}</p></Empty>)}
         {groupsOf(shown, new Date()).map((group) => (
           <section key={group.title}>

@@ -103,12 +103,13 @@ export function Waiting({ what }: { what: string }) {
   return isLate ? <p class="muted waiting" role="status">{what}</p> : null;
 }
 
-export function Problem({ error, again }: { error: Error & { requestId?: string | null }; again?: () => void }) {
+/** An error, and a button that tries again if that may help. */
+export function Problem({ error, again }: { error: Error & { requestId?: string | null; status?: number }; again?: () => void }) {
   return (
     <div class="problem" role="alert">
       <p dir="auto">{error.message}</p>
       {error.requestId && <p class="muted">{words.requestId} <Id value={error.requestId} /></p>}
-      {again && <button type="button" onClick={again}>{words.again}</button>}
+      {again && error.status !== 403 && <button type="button" onClick={again}>{words.again}</button>}
     </div>
   );
 }

@@ -113,6 +113,8 @@ export const words = {
   asJson: "JSON",
   required: "Required",
   notJson: "Not valid JSON.",
+  mayNotSee: "Your key may not see this.",
+  mayNotList: "Your key may read threads by their address, but not list them.",
   mayNotRun: "Your key may read threads but not start runs.",
 
   // Interrupts
