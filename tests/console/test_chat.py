@@ -10,7 +10,7 @@ from console_page import choose_assistant, log, message_box, open_thread, say, u
 from graphs import Gate
 
 WORDS = "one two three four"
-SLOWER = 3
+SLOWER = 12
 """By which a limit of the issue is widened here, because tests run beside others on two cores."""
 
 

@@ -78,13 +78,15 @@ class Attackers:
 
 
 def _is_problem(answer: httpx.Response) -> bool:
-    """Whether a refusal has the form of its API: that of OpenAI below `/v1/`."""
+    """Whether a refusal has the form of its API: that of OpenAI below `/v1/`, that of JSON-RPC at MCP and A2A."""
     body = answer.json() if answer.headers.get("content-type") == "application/json" else None
     if not isinstance(body, dict):
         return False
     if {"detail", "code"} <= body.keys():
         return True
     error = body.get("error")
-    return (
-        answer.url.path.startswith("/v1/") and isinstance(error, dict) and {"message", "type", "code"} <= error.keys()
-    )
+    if not isinstance(error, dict):
+        return False
+    if answer.url.path.startswith(("/mcp", "/a2a/")):
+        return body.get("jsonrpc") == "2.0" and {"message", "code"} <= error.keys()
+    return answer.url.path.startswith("/v1/") and {"message", "type", "code"} <= error.keys()

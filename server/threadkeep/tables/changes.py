@@ -1,11 +1,10 @@
 """Changes: the caller's rows among those that have changed, as they are now."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from threadkeep.base import json
 from threadkeep.postgres import rows
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import Filters
@@ -68,19 +67,3 @@ async def runs_of(conn: Conn, filters: Filters, run_ids: Sequence[UUID]) -> list
         {"run_ids": list(run_ids), "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchall()
-
-
-async def deleted_of(conn: Conn, filters: Filters, metadata: Mapping[UUID, str]) -> list[UUID]:
-    """The threads that were the caller's, among deleted ones with their metadata as JSON.
-
-    They are checked twice, because row-level security does not apply to rows that are gone.
-    """
-    cursor = await conn.execute(
-        """
-        SELECT thread_id
-          FROM unnest(%(thread_ids)s::uuid[], %(metadata)s::text[]) AS deleted (thread_id, metadata)
-         WHERE metadata::jsonb @> %(match)s
-        """,
-        {"thread_ids": list(metadata), "metadata": list(metadata.values()), "match": filters.jsonb},
-    )
-    return [row[0] for row in await cursor.fetchall() if filters.include(json.loads(metadata[row[0]]))]

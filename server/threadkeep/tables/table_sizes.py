@@ -22,6 +22,7 @@ MEASURED: Final = (
     "task_pushes",
     "idempotency_keys",
     "api_keys",
+    "sealing_keys",
     "workers",
     "crash_markers",
 )

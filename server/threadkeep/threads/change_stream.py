@@ -324,7 +324,7 @@ async def _rows(conn: Conn, filters: Filters, changed: Sequence[Change]) -> list
     }
     run_ids = list({change.run_id for change in changed if change.run_id is not None})
     thread_ids = list({change.thread_id for change in changed if change.thread_id is not None})
-    deleted = await changes.deleted_of(conn, filters, metadata) if metadata else []
+    deleted = [thread_id for thread_id, stored in metadata.items() if filters.include(json.loads(stored))]
     threads = await changes.threads_of(conn, filters, thread_ids, run_ids)
     runs = await changes.runs_of(conn, filters, run_ids) if run_ids else []
     there = {thread.thread_id for thread in threads}
