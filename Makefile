@@ -30,8 +30,8 @@ help: ## Say what there is to make
 serve: .venv/serve ## Run the server, with a Postgres of its own unless DATABASE_URI is set
 	@$(BIN)/threadkeep serve $(ARGS)
 
-test: .venv/dev ## Run the tests, three files at once: they mostly wait
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+test: .venv/dev ## Run the tests, four files at once: they mostly wait
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 clients: tests/clients/node_modules ## Install the JavaScript clients that some tests drive
 

@@ -39,6 +39,34 @@ MakeKey = Callable[..., Awaitable[str]]
 TEMPLATE = "threadkeep_template"
 WAIT_S = 5.0
 """The longest that a test waits for anything."""
+LONG_FILES = (
+    "test_projects.py",
+    "hostile/test_stored.py",
+    "auth/test_permissions.py",
+    "test_serve.py",
+    "races/test_model.py",
+    "hostile/test_corpus.py",
+    "faults/test_stops.py",
+    "faults/test_kills.py",
+    "console/test_large.py",
+    "console/test_accessible.py",
+    "auth/test_ownership.py",
+    "test_start_errors.py",
+    "mcp/test_tasks.py",
+    "test_stop.py",
+    "auth/test_start.py",
+    "api/test_protocol_stop.py",
+    "clients/test_generated.py",
+    "faults/test_large_answers.py",
+    "test_dev.py",
+    "test_commands.py",
+)
+"""The files that take longest. They come first, so that no process is left with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {str(Path(__file__).parent / name): number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(str(item.path), len(order)))
 
 
 @pytest.fixture(scope="session")
