@@ -11,6 +11,10 @@ HEAD = """# Where the answers differ from LangGraph's own server
 this one, and compares the answers field by field, with ids and times replaced by names. This page is what it found:
 {count} fields that differ, and why. Everything else is equal. It is generated; the reasons are in
 tests/reference/differences.toml.
+
+The answers of MCP and A2A differ as a whole, because a thread is behind each of them here. The guides tell how:
+[MCP](how-to/mcp.md#differences-from-langgraphs-own-server), [A2A](how-to/a2a.md#differences-from-langgraphs-own-server). The
+reference has no OpenAI API and no AG-UI.
 """
 WIDTH = 110
 """The longest answer that a line shows, in characters."""
