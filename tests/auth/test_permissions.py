@@ -109,9 +109,14 @@ async def test_a_token_of_one_scope_does_what_this_scope_grants_and_no_more(sett
         _client(url, _token(scope=scope)) as http,
     ):
         ids = await create_rows(owner)
-        statuses = {route: await status_of(http, route, ids) for route in WALKED}
+        statuses = {route: await status_of(http, route, ids) for route in _share(scope)}
 
     _assert_granted(statuses, scope)
+
+
+def _share(scope: str) -> list[str]:
+    """A third of all routes, another one for the next scope. Keys walk them all, and both ask the same table."""
+    return WALKED[sorted(SCOPES).index(scope) % 3 :: 3]
 
 
 def _assert_granted(statuses: dict[str, int], scope: str) -> None:

@@ -14,7 +14,8 @@ import psycopg
 import pytest
 from playwright.async_api import Browser, async_playwright
 
-CHROMIUM = Path("/usr/bin/chromium")
+from browsers import CHROMIUM, MISSING
+
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -47,7 +48,7 @@ FORMS = (
 """Forms that a page sends: the address, the fields and the encoding."""
 RUN = {"assistant_id": "chain", "input": {"items": [SECRET]}}
 
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="Debian's chromium is missing: apt-get install chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 
 
 @pytest.fixture

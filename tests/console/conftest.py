@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from browsers import CHROMIUM, MISSING
 from conftest import serving
 from console_graphs import CONSOLE_GRAPHS
 from console_page import Watch
 from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
-CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -31,11 +31,11 @@ expect.set_options(timeout=SEEN_MS)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests of this folder that need the browser are skipped without it."""
     for item in items:
-        if item.path.parent == Path(__file__).parent and not CHROMIUM.exists() and item.path.name != "test_build.py":
-            item.add_marker(pytest.mark.skip(reason="Debian's chromium is missing: apt-get install chromium"))
+        if item.path.parent == Path(__file__).parent and CHROMIUM is None and item.path.name != "test_build.py":
+            item.add_marker(pytest.mark.skip(reason=MISSING))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # for the session it would keep an event loop, beside which others can't run theirs
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -54,7 +54,9 @@ async def console(settings: Settings) -> AsyncIterator[str]:
 @pytest.fixture
 async def page(browser: Browser) -> AsyncIterator[Page]:
     """A page of a browser session of its own. It raises no error, breaks no policy and calls no other host."""
-    context: Any = await browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
+    context: Any = await browser.new_context(
+        viewport={"width": 1280, "height": 800}, locale="en-US", permissions=["clipboard-read", "clipboard-write"]
+    )
     context.set_default_timeout(SEEN_MS)
     page = await context.new_page()
     watch = Watch(page)
