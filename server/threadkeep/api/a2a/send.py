@@ -21,7 +21,7 @@ from threadkeep.api.a2a.tasks import DATA_OUTPUT, KEY, MESSAGE_MODE, TaskView, h
 from threadkeep.api.agents.assistants import agent_id, resolve_agent
 from threadkeep.api.agents.chains import NO_THREAD, ChainReader, parse_chain_id, thread_of_chain
 from threadkeep.api.agents.marks import run_marks
-from threadkeep.api.agents.questions import Question, actions_of, text_answer
+from threadkeep.api.agents.questions import Question, actions_of, answer_key, text_answer
 from threadkeep.api.agents.thread_ids import named_thread_id
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.base import ids
@@ -233,7 +233,7 @@ def _answer(sending: _Sending, agent: Agent, request: RunRequest, task: ChainRun
     answering = replace(
         _request(sending, agent, task),
         configurable=_configurable(sending, without_raw=False, **asked),
-        key=answer_key(task, sending.sent.message.key),
+        key=task_answer_key(task, sending.sent.message.key),
     )
     return replace(request, **_parts_of(answering), spec=request.spec.model_copy(update=changes))
 
@@ -318,10 +318,9 @@ def _message_key(sending: _Sending, agent: Agent) -> IdempotencyKey:
     return IdempotencyKey(principal=identity, key=name, request_sha256=digest)
 
 
-def answer_key(task: ChainRun, message_key: str) -> IdempotencyKey:
-    """Lets a question have one answer, or its task be canceled, whoever is first."""
-    digest = hashlib.sha256(message_key.encode()).digest()
-    return IdempotencyKey(principal="", key=f"a2a answer {task.run_id}", request_sha256=digest)
+def task_answer_key(task: ChainRun, message_key: str) -> IdempotencyKey:
+    """Lets the question of a task have one answer, or the task be canceled, whoever is first."""
+    return answer_key(task.run_id, hashlib.sha256(message_key.encode()).digest())
 
 
 async def _start(sending: _Sending, authorized: Authorized, chains: ChainReader, request: RunRequest) -> SentTask:

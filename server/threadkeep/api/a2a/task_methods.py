@@ -15,7 +15,7 @@ import anyio
 from threadkeep.api.a2a.agents import Agent, agent_of
 from threadkeep.api.a2a.errors import not_cancelable, task_not_found, unsupported
 from threadkeep.api.a2a.fields import Fields
-from threadkeep.api.a2a.send import SOURCE, answer_key, is_task_of
+from threadkeep.api.a2a.send import SOURCE, is_task_of, task_answer_key
 from threadkeep.api.a2a.tasks import STATES, TaskReader, TaskView, has_ended
 from threadkeep.api.agents.assistants import find_agent
 from threadkeep.api.agents.chains import ChainReader, authorize_chain, by_chain, parse_chain_id
@@ -125,7 +125,7 @@ async def _cancel(chains: ChainReader, chain_id: UUID) -> None:
 
 async def _cancel_waiting(chains: ChainReader, run: ChainRun) -> None:
     """Let the open question of a task take no answer. Does nothing if an answer is quicker."""
-    service, key = chains.call.state.runs, answer_key(run, CANCEL)
+    service, key = chains.call.state.runs, task_answer_key(run, CANCEL)
     try:
         async with service.keys.once(key, (run.thread_id,), ()) as result:
             if not result.replayed:

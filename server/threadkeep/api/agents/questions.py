@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
+from uuid import UUID
 
 from threadkeep.api.agents.content import fields_of
 from threadkeep.base import json
+from threadkeep.tables.idempotency_keys import IdempotencyKey
 
 TEXT_KEYS: Final = ("message", "question", "prompt")
 """Keys of a value that hold the question, the first one first."""
@@ -108,3 +110,8 @@ def _action_text(action: Mapping[str, Any]) -> str:
     described = action.get("description")
     line = f"- {action.get('name', action.get('action', ''))}({json.dumps(arguments).decode()})"
     return f"{line}: {described}" if isinstance(described, str) else line
+
+
+def answer_key(run_id: UUID, request_sha256: bytes) -> IdempotencyKey:
+    """Lets a question of a run have one answer, by whichever surface, or be canceled. A client's own key has no space."""
+    return IdempotencyKey(principal="", key=f"answer {run_id}", request_sha256=request_sha256)

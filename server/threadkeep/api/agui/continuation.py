@@ -15,7 +15,7 @@ from threadkeep.api.agents.assistants import resolve_agent
 from threadkeep.api.agents.content import fields_of, messages_of
 from threadkeep.api.agents.marks import marks_of
 from threadkeep.api.agents.message_graphs import MESSAGES
-from threadkeep.api.agents.questions import Question, questions_of
+from threadkeep.api.agents.questions import Question, answer_key, questions_of
 from threadkeep.api.agents.thread_reader import ThreadReader
 from threadkeep.api.agui.errors import RunRefused
 from threadkeep.api.agui.messages import Message, message_ids
@@ -23,7 +23,6 @@ from threadkeep.api.agui.run_input import RunInput
 from threadkeep.base import json
 from threadkeep.runs.request import Command
 from threadkeep.runs.service import Authorized
-from threadkeep.tables.idempotency_keys import IdempotencyKey
 from threadkeep.tables.runs import Run
 from threadkeep.tables.threads import Thread
 from threadkeep.threads import history
@@ -128,11 +127,7 @@ async def _answered(place: _Place, sent: RunInput, authorized: Authorized) -> Au
         raise RunRefused("answers and a new message can't be sent together", "interrupted")
     update = _changed_keys(place, sent, fields_of(sent.state))
     command = Command(resume=answers, update=update or None)
-    key = IdempotencyKey(
-        principal="",  # the key of A2A's answers, so that of all answers to a question one wins
-        key=f"a2a answer {newest.run_id if newest else place.thread_id}",
-        request_sha256=answers_digest(sent),
-    )
+    key = answer_key(newest.run_id if newest else place.thread_id, answers_digest(sent))
     spec = request.spec.model_copy(update={"input": None, "command": command})
     return replace(authorized, request=replace(request, spec=spec, key=key))
 

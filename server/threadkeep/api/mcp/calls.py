@@ -16,7 +16,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS
 
 from threadkeep.api.agents.marks import run_marks
-from threadkeep.api.agents.questions import Question, question_schema, questions_of, text_answer
+from threadkeep.api.agents.questions import Question, answer_key, question_schema, questions_of, text_answer
 from threadkeep.api.mcp.arguments import ToolError, first_error, read_arguments, unknown_thread
 from threadkeep.api.mcp.capabilities import can_elicit, declares_tasks
 from threadkeep.api.mcp.elicitation import Refused, answer_of, requests_of
@@ -224,9 +224,7 @@ async def _checked(question: Question, answer: Any) -> Any:
 async def _answer(call: ToolCall, waiting: Waiting, answers: Mapping[str, Any]) -> Result:
     """Resume the thread once. The same answers again get the same run, and others the thread's present result."""
     digest = hashlib.sha256(json.dumps(sorted(answers.items()))).digest()
-    key = IdempotencyKey(
-        principal=call.request.caller.identity or "", key=f"mcp-answer:{waiting.run_id}", request_sha256=digest
-    )
+    key = answer_key(waiting.run_id, digest)
     spec = GraphRunOptions(command=Command(resume=dict(answers)))
     for _ in range(IN_USE_ATTEMPTS):
         try:
