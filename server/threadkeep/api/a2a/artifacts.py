@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, cast
 import orjson
 
 from threadkeep.api.a2a.messages import Part, parts_of_message
+from threadkeep.api.agents.pieces import returned_messages
 
 AI_TYPES: Final = frozenset({"ai", "AIMessageChunk"})
 AI_ROLES: Final = frozenset({"ai", "assistant"})
@@ -141,26 +142,11 @@ def last_message_parts(messages: Sequence[Mapping[str, Any]]) -> list[Part]:
 
 def _plain_messages(update: object) -> list[dict[str, Any]]:
     """The AI messages of a node's update after the last one of anybody else."""
-    returned: Any = cast("dict[str, Any]", update).get("messages") if isinstance(update, dict) else None
-    is_several = isinstance(returned, list) and not _is_pair(cast("object", returned))
     found: list[dict[str, Any]] = []
-    for each in cast("list[Any]", returned if is_several else [returned]):
-        message = _as_dict(each)
+    for message in returned_messages(update):
         role = message.get("role") or message.get("type")
         if role in AI_ROLES:
             found.append(message)
         elif role != "tool":
             found.clear()
     return found
-
-
-def _as_dict(message: Any) -> dict[str, Any]:
-    """A message that a node returned: an object, or a pair of role and content."""
-    if isinstance(message, dict):
-        return cast("dict[str, Any]", message)
-    return {"role": message[0], "content": message[1]} if _is_pair(message) else {}
-
-
-def _is_pair(value: object) -> bool:
-    pair = cast("list[object]", value) if isinstance(value, list) else []
-    return len(pair) == 2 and all(isinstance(each, str) for each in pair)

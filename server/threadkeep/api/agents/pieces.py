@@ -1,4 +1,4 @@
-"""Pieces: the texts of a message, or of a piece of one that a model streams."""
+"""Pieces: the texts of a message, or of a piece of one that a model streams, and the messages that a node returns."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias, cast
@@ -46,3 +46,22 @@ def _block_texts(block: Any) -> Iterator[tuple[TextKind, str]]:
         summary = cast("list[dict[str, Any]]", known.get("summary") or [])
         if text := text or "\n\n".join(part.get("text", "") for part in summary):
             yield "reasoning", text
+
+
+def returned_messages(update: object) -> list[dict[str, Any]]:
+    """The messages of a node's update as objects. A message that is neither an object nor a pair becomes an empty one."""
+    returned: Any = cast("dict[str, Any]", update).get("messages") if isinstance(update, dict) else None
+    is_several = isinstance(returned, list) and not _is_pair(cast("object", returned))
+    return [_as_dict(message) for message in cast("list[Any]", returned if is_several else [returned])]
+
+
+def _as_dict(message: Any) -> dict[str, Any]:
+    """A message that a node returned: an object, or a pair of role and content."""
+    if isinstance(message, dict):
+        return cast("dict[str, Any]", message)
+    return {"role": message[0], "content": message[1]} if _is_pair(message) else {}
+
+
+def _is_pair(value: object) -> bool:
+    pair = cast("list[object]", value) if isinstance(value, list) else []
+    return len(pair) == 2 and all(isinstance(each, str) for each in pair)

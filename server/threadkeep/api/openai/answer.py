@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 import orjson
 
-from threadkeep.api.agents.pieces import text_pieces
+from threadkeep.api.agents.pieces import returned_messages, text_pieces
 from threadkeep.api.agents.questions import Question, question_text
 from threadkeep.api.openai.question_calls import QUESTION_KEYS, QUESTION_TOOL, call_id_of
 
@@ -327,27 +327,11 @@ class AnswerReader:
 
 def _plain_messages(update: object) -> list[dict[str, Any]]:
     """The messages of a node's update that are plain dicts or pairs, after the last one that is not the assistant's."""
-    returned: Any = cast("dict[str, Any]", update).get("messages") if isinstance(update, dict) else None
-    is_several = isinstance(returned, list) and not _is_pair(cast("object", returned))
-    several = cast("list[Any]", returned if is_several else [returned])
     found: list[dict[str, Any]] = []
-    for each in several:
-        message = _as_dict(each)
+    for message in returned_messages(update):
         role = message.get("role") or message.get("type")
         if role in ASSISTANT_ROLES or role == "tool":
             found.append({**message, "role": role})
         else:
             found.clear()
     return found
-
-
-def _as_dict(message: Any) -> dict[str, Any]:
-    """A message that a node returned: an object, or a pair of role and content."""
-    if isinstance(message, dict):
-        return cast("dict[str, Any]", message)
-    return {"role": message[0], "content": message[1]} if _is_pair(message) else {}
-
-
-def _is_pair(value: object) -> bool:
-    pair = cast("list[object]", value) if isinstance(value, list) else []
-    return len(pair) == 2 and all(isinstance(each, str) for each in pair)
