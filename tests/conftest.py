@@ -157,6 +157,20 @@ def settings(database: str, tmp_path: Path) -> Settings:
     return Settings(database_uri=database, data_dir=tmp_path, host="127.0.0.1", port=0)
 
 
+@pytest.fixture(scope="module")
+def module_settings(
+    postgres: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """The defaults, on a database of the file's own."""
+    path = Path(request.node.path)
+    name = f"test_{path.parent.name}_{path.stem}"
+    with psycopg.connect(postgres, autocommit=True) as conn:
+        conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        conn.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    uri = psycopg.conninfo.make_conninfo(postgres, dbname=name)
+    return Settings(database_uri=uri, data_dir=tmp_path_factory.mktemp(name), host="127.0.0.1", port=0)
+
+
 @pytest.fixture
 def make_key(database: str) -> MakeKey:
     """Makes the key of an identity, as `threadkeep keys create` does."""

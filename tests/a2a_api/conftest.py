@@ -1,18 +1,16 @@
 """Fixtures: one server of the graphs of A2A for each file of tests, and the clients of it."""
 
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
-import psycopg
 import pytest
 from a2a.client import A2ACardResolver, Client, ClientConfig, ClientFactory
 from a2a.types import a2a_pb2 as pb
 
 from a2a_graphs import A2A_GRAPHS
-from conftest import TEMPLATE, WAIT_S, serving
+from conftest import WAIT_S, serving
 from threadkeep.graphs import LoadedGraph, as_loaded_graph
 from threadkeep.settings import Settings
 
@@ -22,19 +20,6 @@ Rpc = Callable[..., Any]
 def loaded_graphs() -> dict[str, LoadedGraph]:
     """The graphs of A2A."""
     return {name: as_loaded_graph(name, graph, where="tests") for name, graph in A2A_GRAPHS.items()}
-
-
-@pytest.fixture(scope="module")
-def module_settings(
-    postgres: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
-    """The defaults, on a database of the file's own."""
-    name = f"test_a2a_{Path(request.node.path).stem}"
-    with psycopg.connect(postgres, autocommit=True) as conn:
-        conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    uri = psycopg.conninfo.make_conninfo(postgres, dbname=name)
-    return Settings(database_uri=uri, data_dir=tmp_path_factory.mktemp(name), host="127.0.0.1", port=0)
 
 
 @pytest.fixture(scope="module")

@@ -1,30 +1,15 @@
 """Fixtures: one server of the graphs of the OpenAI API for each file of tests, and OpenAI's client of it."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
-import psycopg
 import pytest
 from openai import AsyncOpenAI
 
-from conftest import TEMPLATE, WAIT_S, serving
+from conftest import WAIT_S, serving
 from openai_graphs import OPENAI_GRAPHS
 from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
-
-
-@pytest.fixture(scope="module")
-def module_settings(
-    postgres: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
-    """The defaults, on a database of the file's own."""
-    name = f"test_{Path(request.node.path).stem}"
-    with psycopg.connect(postgres, autocommit=True) as conn:
-        conn.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    uri = psycopg.conninfo.make_conninfo(postgres, dbname=name)
-    return Settings(database_uri=uri, data_dir=tmp_path_factory.mktemp(name), host="127.0.0.1", port=0)
 
 
 @pytest.fixture(scope="module")
