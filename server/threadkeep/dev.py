@@ -1,7 +1,7 @@
 """Development: serves a project, and again whenever one of its files changes.
 
 A parent process has imported the libraries, holds the listening socket, and never imports the project. Each change forks a
-new server, which imports the project in a fresh process within a second. When it is ready, the old one is told to stop. Its
+new server, which imports the project in a fresh process. When it is ready, the old one is told to stop. Its
 runs end there, or return to the queue and go on from their last checkpoint in the new one. If the new server cannot start,
 its error is shown in full, and the old one goes on.
 """
