@@ -11,7 +11,7 @@ import threadkeep
 PACKAGE = Path(threadkeep.__file__).parent
 LAYERS = (
     {"base"},
-    {"settings", "project", "importing", "sdk_cache"},
+    {"settings", "project", "importing", "sdk_cache", "progress"},
     {"postgres"},
     {"tables"},
     {"persistence"},
