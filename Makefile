@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk dist lock clean
+.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk words dist lock clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -89,6 +89,9 @@ schema: .venv/dev ## Write docs/schema.sql anew from the migrations
 
 walk: .venv/dev ## Count the files that five requests enter, and write docs/design.md anew
 	@PYTHONPATH=tests $(BIN)/python tests/walk.py
+
+words: .venv/dev ## Count the words that make README and docs hard to read, and print the ten worst sentences
+	@$(BIN)/python tests/words.py $(ARGS)
 
 dist: .venv/build ## Build the wheel and the source archive into dist/
 	@$(BIN)/python -m hatchling build --clean
