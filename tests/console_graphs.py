@@ -20,6 +20,7 @@ REVIEW = {
         {"action_name": "delete_file", "allowed_decisions": ["approve", "reject"]},
     ],
 }
+MANY = {"action_requests": [{"name": f"step_{number}", "args": {}} for number in range(20)]}
 INBOX = [
     {
         "action_request": {"action": "book", "args": {"day": "Monday"}},
@@ -107,6 +108,7 @@ CONSOLE_GRAPHS: dict[str, Any] = {
     "agent": PROTOCOL_GRAPHS["agent"],
     "echo": _one_node(_echo),
     "review": _asking(REVIEW),
+    "many": _asking(MANY),
     "inbox": _asking(INBOX),
     "plain": _asking("which?"),
     "asking": _one_node(_ask_and_fail),

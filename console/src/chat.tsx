@@ -198,7 +198,7 @@ function Switcher({ fork, conversation }: { fork: Fork; conversation: Conversati
 function Editor({ message, onDone, onCancel }: { message: Message; onDone: (text: string) => void; onCancel: () => void }) {
   const [text, setText] = useState(textOf(message.content));
   const element = useRef<HTMLTextAreaElement>(null);
-  useEffect(() => element.current?.focus(), []);
+  useLayoutEffect(() => element.current?.focus(), []);  // before the next key
   return (
     <form class="editor" onSubmit={(event) => { event.preventDefault(); onDone(text); }} onKeyDown={(event) => {
       if (event.key === "Escape") { event.stopPropagation(); onCancel(); }

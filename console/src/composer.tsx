@@ -50,7 +50,8 @@ export function Composer({ draftKey, isRunning, isStopping, onSend, onStop }: Co
     if (text) sessionStorage.setItem(key, text);
     else sessionStorage.removeItem(key);
   }, [text]);
-  useEffect(() => {
+  // Before the next key: after a short cut to a new chat a quick hand writes at once.
+  useLayoutEffect(() => {
     const isAnswering = document.activeElement?.closest(".interrupt") != null;
     if (matchMedia("(min-width: 700px)").matches && !isAnswering) area.current?.focus();
     const take = (event: Event) => {

@@ -1,6 +1,6 @@
 /** Questions of a graph to a person: the two known forms, and any other value. */
 
-import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Interrupt } from "./api.ts";
 import { JsonInput } from "./form.tsx";
 import { Markdown } from "./markdown.tsx";
@@ -16,6 +16,8 @@ interface Action {
 
 type Decision = Record<string, unknown>;
 type Form = "review" | "inbox" | "other";
+/** The form that is open in a card, if one is. */
+type Mode = "" | "edit" | "reject" | "respond";
 
 /** What is asked for, in one form. LangChain's middleware and the older agent inbox differ in names only. */
 export function actionsOf(value: unknown): { form: Form; actions: Action[] } {
@@ -58,23 +60,36 @@ function inboxDecision(decision: Decision, action: Action): Decision {
 export function InterruptCard({ interrupt, onAnswer, isFirst, canTakeFocus = true }: { interrupt: Interrupt; onAnswer: (answer: unknown) => void; isFirst: boolean; canTakeFocus?: boolean }) {
   const { form, actions } = actionsOf(interrupt.value);
   const [decisions, setDecisions] = useState<(Decision | null)[]>(actions.map(() => null));
+  const [modes, setModes] = useState<Mode[]>(actions.map((action) => (takesWordsOnly(action) ? "respond" : "")));
   const [isSent, setSent] = useState(false);
+  // The decisions as they are now: a second key may come before the page is drawn with the first.
+  const decided = useRef(decisions);
   function answer(value: unknown) {
     setSent(true);
     onAnswer(value);
   }
   function decide(index: number, decision: Decision) {
-    const next = decisions.map((each, at) => (at === index ? decision : each));
+    if (decided.current[index] !== null) return;
+    const next = decided.current.map((each, at) => (at === index ? decision : each));
+    decided.current = next;
     setDecisions(next);
     if (next.some((each) => each === null)) return;
     answer(form === "review" ? { decisions: next } : next.map((each, at) => inboxDecision(each as Decision, actions[at] as Action)));
   }
+  const setMode = (index: number, mode: Mode) => setModes((before) => before.map((each, at) => (at === index ? mode : each)));
+  function choose(index: number, name: string) {
+    if (!actions[index]?.allowed.includes(name)) return;
+    if (name === "approve" || name === "ignore") decide(index, { type: name });
+    else setMode(index, name as Mode);
+  }
+  useDecisionKeys(isFirst && !isSent, (name) => choose(decided.current.indexOf(null), name));
   if (form === "other") return <OtherCard value={interrupt.value} onAnswer={answer} isSent={isSent} canTakeFocus={canTakeFocus} />;
   return (
     <>
       {actions.map((action, index) => (
-        <ActionCard key={index} action={action} decision={decisions[index] ?? null} isSent={isSent} hasKeys={isFirst && decisions.findIndex((each) => each === null) === index}
-          canTakeFocus={canTakeFocus} place={actions.length > 1 ? `${index + 1}/${actions.length}` : ""} onDecide={(decision) => decide(index, decision)} />
+        <ActionCard key={index} action={action} decision={decisions[index] ?? null} mode={modes[index] ?? ""} isSent={isSent} isNext={isFirst && decisions.indexOf(null) === index}
+          canTakeFocus={canTakeFocus} place={actions.length > 1 ? `${index + 1}/${actions.length}` : ""} onDecide={(decision) => decide(index, decision)}
+          onChoose={(name) => choose(index, name)} onCancel={() => setMode(index, "")} />
       ))}
     </>
   );
@@ -95,41 +110,63 @@ function isIdle(): boolean {
   return active === document.body || active === null || (active instanceof HTMLTextAreaElement && active.value === "");
 }
 
+/** Whether the focus is on a card that stands before this one. */
+function isAtDecided(section: HTMLElement | null): boolean {
+  const active = document.activeElement?.closest(".interrupt");
+  return !!active && !!section && active !== section && (active.compareDocumentPosition(section) & Node.DOCUMENT_POSITION_FOLLOWING) !== 0;
+}
+
+/** Whether an element is a question, one of the waiting room, or the conversation that holds it. */
+function isAtQuestion(target: EventTarget | null): boolean {
+  return target instanceof Element && (target.closest(".interrupt, .question") !== null || target.matches(".log"));
+}
+
+/** Tells of each decision's key that is pressed in a question, and of none that is typed, held down, or pressed elsewhere. */
+function useDecisionKeys(isOn: boolean, onName: (name: string) => void): void {
+  // Before the next key, as all that moves the focus here: an effect after the drawing comes too late for a quick hand.
+  useLayoutEffect(() => {
+    if (!isOn) return;
+    const onKey = (event: KeyboardEvent) => {
+      const name = KEYS[event.key];
+      if (!name || event.repeat || event.metaKey || event.ctrlKey || event.altKey) return;
+      if (isTyping(event) || !isAtQuestion(event.target) || document.querySelector("dialog[open]")) return;
+      event.preventDefault();
+      onName(name);
+    };
+    // While it is captured, because the page's own keys leave alone what was taken here.
+    addEventListener("keydown", onKey, true);
+    return () => removeEventListener("keydown", onKey, true);
+  });
+}
+
+/** Whether an action takes words and has nothing that could be edited instead. */
+function takesWordsOnly(action: Action): boolean {
+  return action.allowed.includes("respond") && !action.allowed.includes("edit");
+}
+
 interface ActionProps {
   action: Action;
   decision: Decision | null;
+  mode: Mode;
   isSent: boolean;
-  hasKeys: boolean;
+  isNext: boolean;
   canTakeFocus: boolean;
   place: string;
   onDecide: (decision: Decision) => void;
+  onChoose: (name: string) => void;
+  onCancel: () => void;
 }
 
-function ActionCard({ action, decision, isSent, hasKeys, canTakeFocus, place, onDecide }: ActionProps) {
-  const onlyWords = action.allowed.includes("respond") && !action.allowed.includes("edit");
-  const [mode, setMode] = useState<"" | "edit" | "reject" | "respond">(onlyWords ? "respond" : "");
+function ActionCard({ action, decision, mode, isSent, isNext, canTakeFocus, place, onDecide, onChoose, onCancel }: ActionProps) {
+  const onlyWords = takesWordsOnly(action);
   const isOpen = decision === null && !isSent;
-  function choose(name: string) {
-    if (!action.allowed.includes(name)) return;
-    if (name === "approve" || name === "ignore") onDecide({ type: name });
-    else setMode(name as typeof mode);
-  }
   const section = useRef<HTMLElement>(null);
-  useEffect(() => {
-    if (canTakeFocus && hasKeys && !onlyWords && isIdle()) section.current?.focus();
-  }, [hasKeys]);
-  useEffect(() => {
-    if (!hasKeys || !isOpen) return;
-    const onKey = (event: KeyboardEvent) => {
-      if (isTyping(event) || event.metaKey || event.ctrlKey || event.altKey || document.querySelector("dialog[open]")) return;
-      const name = KEYS[event.key];
-      if (!name || !action.allowed.includes(name)) return;
-      event.preventDefault();
-      choose(name);
-    };
-    addEventListener("keydown", onKey);
-    return () => removeEventListener("keydown", onKey);
-  });
+  const isFirstView = useRef(true);
+  useLayoutEffect(() => {
+    // A card that follows another takes over the focus that the other has, or lost with its button.
+    if (isNext && !onlyWords && (canTakeFocus || !isFirstView.current) && (isIdle() || isAtDecided(section.current))) section.current?.focus();
+    isFirstView.current = false;
+  }, [isNext]);
   return (
     <section class="interrupt" ref={section} tabIndex={-1} aria-label={words.wantsAnswer(action.name)}>
       <h2><span dir="auto">{words.wantsAnswer(action.name)}</span> <span class="muted">{place}</span></h2>
@@ -139,13 +176,13 @@ function ActionCard({ action, decision, isSent, hasKeys, canTakeFocus, place, on
         <p class="muted">{words.decided[String(decision.type)]}</p>
       ) : (
         <>
-          {mode === "edit" && <EditForm args={action.args} onCancel={() => setMode("")} onDone={(args) => onDecide({ type: "edit", edited_action: { name: action.name, args } })} />}
+          {mode === "edit" && <EditForm args={action.args} onCancel={onCancel} onDone={(args) => onDecide({ type: "edit", edited_action: { name: action.name, args } })} />}
           {(mode === "reject" || mode === "respond") && (
-            <WordsForm kind={mode} takesFocus={canTakeFocus || mode !== "respond" || !onlyWords} canCancel={!onlyWords} onCancel={() => setMode("")} onDone={(message) => onDecide(message || mode === "respond" ? { type: mode, message } : { type: mode })} />
+            <WordsForm kind={mode} takesFocus={canTakeFocus || mode !== "respond" || !onlyWords} canCancel={!onlyWords} onCancel={onCancel} onDone={(message) => onDecide(message || mode === "respond" ? { type: mode, message } : { type: mode })} />
           )}
           <div class="buttons">
             {action.allowed.filter((name) => name !== mode && words.decisions[name]).map((name) => (
-              <button key={name} type="button" disabled={!isOpen} class={name === "approve" && mode === "" ? "primary" : ""} onClick={() => choose(name)}>
+              <button key={name} type="button" disabled={!isOpen} class={name === "approve" && mode === "" ? "primary" : ""} onClick={() => onChoose(name)}>
                 {words.decisions[name]} <kbd>{SHORTCUTS[name]}</kbd>
               </button>
             ))}

@@ -125,6 +125,7 @@ function toggleInspector(): void {
 function useKeys(setDialog: (update: (before: DialogName) => DialogName) => void): void {
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
+      if (event.defaultPrevented) return;
       const hasControl = event.ctrlKey || event.metaKey;
       if (hasControl && event.key.toLowerCase() === "k") { event.preventDefault(); setDialog((before) => (before === "palette" ? "" : "palette")); }
       else if (hasControl && event.shiftKey && event.key.toLowerCase() === "o") { event.preventDefault(); navigate(""); }

@@ -1,6 +1,6 @@
 /** The command palette: threads, views and actions by a few letters. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { navigate } from "./router.ts";
 import { assistants, may } from "./server-state.ts";
 import { searchThreads, titleOf } from "./threads.tsx";
@@ -25,7 +25,7 @@ export function Palette({ actions, onClose }: { actions: Command[]; onClose: () 
   const [chosen, setChosen] = useState(0);
   const input = useRef<HTMLInputElement>(null);
   const list = useRef<HTMLUListElement>(null);
-  useEffect(() => input.current?.focus(), []);
+  useLayoutEffect(() => input.current?.focus(), []);
   useEffect(() => {
     if (!may("threads.search")) return;
     const abort = new AbortController();

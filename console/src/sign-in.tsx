@@ -1,6 +1,6 @@
 /** Sign-in: the key or token is sent once, and is nowhere in the page after that. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { ApiError } from "./api.ts";
 import { info, signIn } from "./server-state.ts";
 import { words } from "./words.ts";
@@ -9,7 +9,7 @@ export function SignIn() {
   const input = useRef<HTMLInputElement>(null);
   const [error, setError] = useState("");
   const [isSending, setSending] = useState(false);
-  useEffect(() => input.current?.focus(), []);
+  useLayoutEffect(() => input.current?.focus(), []);
   async function submit(event: Event) {
     event.preventDefault();
     const credential = input.current?.value.trim() ?? "";

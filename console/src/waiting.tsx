@@ -1,7 +1,7 @@
 /** The waiting room: all questions of all threads in one queue, to be gone through by the keyboard. */
 
 import { effect, signal } from "@preact/signals";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { get, needsSignIn, page, post, type Interrupt, type Thread } from "./api.ts";
 import { STREAM_MODES } from "./conversation.ts";
 import { InterruptCard, isTyping } from "./interrupts.tsx";
@@ -97,7 +97,8 @@ export default function WaitingRoom() {
     list.current?.children[index]?.scrollIntoView({ block: "nearest" });
     (list.current?.children[index] as HTMLElement | undefined)?.focus();
   };
-  useEffect(() => {
+  // Both before the next key, so that each of two quick ones goes a step.
+  useLayoutEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       if (isTyping(event) || event.metaKey || event.ctrlKey || event.altKey || document.querySelector("dialog[open]")) return;
       const step = { j: 1, k: -1 }[event.key];
@@ -108,7 +109,7 @@ export default function WaitingRoom() {
     addEventListener("keydown", onKey);
     return () => removeEventListener("keydown", onKey);
   });
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (document.activeElement === document.body) (list.current?.children[at] as HTMLElement | undefined)?.focus();
   }, [questions.length]);
   async function send(question: Question, value: unknown) {

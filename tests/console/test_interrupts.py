@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import pytest
 from playwright.async_api import Browser, Page, expect
 
@@ -52,11 +53,63 @@ async def test_two_actions_are_decided_by_the_keyboard_on_another_process(
     await expect(page.locator(".interrupt")).to_have_count(0)
 
 
+async def press_at_once(page: Page, *keys: str) -> None:
+    """Press keys at once: none waits for what the one before it did to the page."""
+    session = await page.context.new_cdp_session(page)
+    async with anyio.create_task_group() as group:
+        for key in keys:
+            for kind in ("keyDown", "keyUp"):
+                group.start_soon(session.send, "Input.dispatchKeyEvent", {"type": kind, "key": key, "text": key})
+
+
+async def test_keys_pressed_at_once_decide_one_action_each(console: str, page: Page) -> None:
+    """Earlier a second key was lost: it came before the second card had the focus."""
+    await ask(page, console, "many")
+    await expect(page.locator(".interrupt").first).to_be_focused()
+    await press_at_once(page, *["a"] * 19)
+    await expect(page.locator(".interrupt").last).to_be_focused()
+    await expect(page.locator(".interrupt").last.get_by_role("button", name="Approve")).to_be_visible()
+    await page.keyboard.press("r")
+    await page.keyboard.press("Enter")
+    decisions = [{"type": "approve"}] * 19 + [{"type": "reject"}]
+    await expect(log(page)).to_contain_text(str({"decisions": decisions}))
+
+
+async def test_keys_of_one_moment_decide_no_action_twice(console: str, page: Page) -> None:
+    """Two keys of one task of the browser, quicker than any hand: a refusal's words are never taken for a decision."""
+    await ask(page, console, "review")
+    await page.locator(".interrupt").first.evaluate(
+        """card => ['a', 'a', 'a', 'a'].forEach(key =>
+            card.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true})))"""
+    )
+    await expect(log(page)).to_contain_text("{'decisions': [{'type': 'approve'}, {'type': 'approve'}]}")
+    await ask(page, console, "review")
+    await expect(page.locator(".interrupt").first).to_be_focused()
+    await press_at_once(page, "r", "a", "a")
+    await expect(page.get_by_label("Reason (optional)")).to_have_value("aa")
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".interrupt").last).to_be_focused()
+    await page.get_by_role("link", name="New chat").focus()
+    await page.keyboard.press("a")
+    await expect(page.locator(".interrupt").last.get_by_role("button", name="Approve")).to_be_visible()
+    await page.locator(".interrupt").last.get_by_role("button", name="Approve").click()
+    await expect(log(page)).to_contain_text("{'decisions': [{'type': 'reject', 'message': 'aa'}, {'type': 'approve'}]}")
+
+
 async def test_older_form_is_answered(console: str, page: Page) -> None:
     await ask(page, console, "inbox")
     await page.get_by_role("button", name="Approve").click()
     await expect(log(page)).to_contain_text("'type': 'accept'")
     await expect(log(page)).to_contain_text("'args': {'day': 'Monday'}")
+
+
+async def test_key_of_a_decision_is_not_one_of_the_page_too(console: str, page: Page) -> None:
+    """`i` ignores the action that asks, and leaves the inspector alone."""
+    await ask(page, console, "inbox")
+    await expect(page.locator(".interrupt")).to_be_focused()
+    await page.keyboard.press("i")
+    await expect(log(page)).to_contain_text("'type': 'ignore'")
+    assert "inspect" not in page.url
 
 
 @pytest.mark.parametrize(
