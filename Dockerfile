@@ -1,5 +1,5 @@
-# Built from the locks, by hash. The image holds no data: set DATABASE_URI to a Postgres. It listens on all addresses,
-# so say how callers are known, too: AUTH_TYPE=api_key, for instance; without that it does not start.
+# Built from the locks, by hash. The image has no embedded Postgres and holds no data: set DATABASE_URI to a Postgres, or
+# it does not start. It listens on all addresses, so say how callers are known, too, such as by AUTH_TYPE=api_key.
 # The digest decides, the tag says which version it is. A newer one: docker buildx imagetools inspect python:3.13-slim
 FROM python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS base
 
@@ -8,10 +8,11 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /source
 RUN python -m venv /opt/threadkeep && python -m venv /opt/build
 COPY requirements/ requirements/
-RUN /opt/threadkeep/bin/pip install --quiet --require-hashes --only-binary :all: --requirement requirements/serve.txt --requirement requirements/embedded.txt \
+RUN /opt/threadkeep/bin/pip install --quiet --require-hashes --only-binary :all: --requirement requirements/serve.txt \
  && /opt/build/bin/pip install --quiet --require-hashes --only-binary :all: --requirement requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY migrations/ migrations/
+COPY templates/ templates/
 COPY server/ server/
 RUN /opt/build/bin/python -m hatchling build --target wheel --directory /wheel \
  && /opt/threadkeep/bin/pip install --quiet --no-index --no-deps /wheel/*.whl

@@ -93,14 +93,16 @@ walk: .venv/dev ## Count the files that five requests enter, and write docs/desi
 words: .venv/dev ## Count the words that make README and docs hard to read, and print the ten worst sentences
 	@$(BIN)/python tests/words.py $(ARGS)
 
-dist: .venv/build ## Build the wheel and the source archive into dist/
-	@$(BIN)/python -m hatchling build --clean
+dist: .venv/dist ## Build the wheel and the source archive into dist/, check them, and serve from the wheel
+	@$(BIN)/python tests/dist.py $(ARGS)
 
 lock: .venv/lock ## Write requirements/*.txt anew; ARGS=--upgrade takes newer releases
-	@$(COMPILE) --extra embedded --group dev pyproject.toml --output-file requirements/dev.txt
-	@$(COMPILE) --constraint requirements/dev.txt pyproject.toml --output-file requirements/serve.txt
+	@$(COMPILE) --group dev pyproject.toml --output-file requirements/dev.txt
+	@$(COMPILE) --constraint requirements/dev.txt --excludes requirements/serve-excludes.in pyproject.toml \
+		--output-file requirements/serve.txt
 	@$(COMPILE) --constraint requirements/dev.txt requirements/embedded.in --output-file requirements/embedded.txt
 	@$(COMPILE) --constraint requirements/dev.txt requirements/build.in --output-file requirements/build.txt
+	@$(COMPILE) --constraint requirements/dev.txt requirements/dist.in --output-file requirements/dist.txt
 	@$(COMPILE) requirements/lock.in --output-file requirements/lock.txt
 	@$(COMPILE) requirements/generators.in --output-file requirements/generators.txt
 	@$(COMPILE) --constraint requirements/serve.txt requirements/reference.in --output-file requirements/reference.txt
@@ -124,7 +126,7 @@ clean: ## Remove both .venv and everything that was built; data stays
 	@echo "installing what the server needs"
 	@$(LOCKED) requirements/serve.txt
 	@case "$$(ldd --version 2>&1)" in \
-		*musl*) echo "there is no embedded Postgres for musl: set DATABASE_URI" ;; \
+		*musl*) echo "there is no embedded Postgres for musl: set DATABASE_URI (docs/quickstart.md#alpine)" ;; \
 		*) $(LOCKED) requirements/embedded.txt ;; \
 	esac
 	@$(INSTALL) --no-index --no-deps --no-build-isolation --editable .
@@ -164,6 +166,10 @@ console/node_modules: console/package-lock.json
 	@$(PEERS_PYTHON) -m venv .venv-peers
 	@.venv-peers/$(LOCKED:.venv/%=%) requirements/build.txt
 	@.venv-peers/$(LOCKED:.venv/%=%) requirements/peers.txt
+	@touch $@
+
+.venv/dist: .venv/build requirements/dist.txt
+	@$(LOCKED) requirements/dist.txt
 	@touch $@
 
 .venv/lock: .venv/made requirements/lock.txt

