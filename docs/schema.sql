@@ -1296,7 +1296,8 @@ CREATE TABLE threads (
     title text GENERATED ALWAYS AS ("left"(COALESCE(NULLIF((metadata ->> 'title'::text), ''::text), first_message), 120)) STORED,
     CONSTRAINT threads_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
     CONSTRAINT ttl_has_strategy_and_minutes CHECK (((ttl_strategy IS NULL) = (ttl_minutes IS NULL)))
-);
+)
+WITH (fillfactor='40');
 ALTER TABLE ONLY threads ALTER COLUMN "values" SET STORAGE EXTERNAL;
 
 COMMENT ON COLUMN threads."values" IS 'the state after the last run as it was written: json, not jsonb, and taken apart only to search it';

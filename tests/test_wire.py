@@ -23,6 +23,13 @@ LARGE: dict[str, Any] = {
     "keys": {1: ["j" * 200_000], (2, 3): "k"},
     "integers": {"items": [2**70] * 3000},
     "small": {"items": [1, 2, 3]},
+    "long text": {
+        "a": "\u00e4\u0000\\\n" * 300_000,
+        "b": "m" * 499_999 + "\ud83d\ude00" + "n" * 9,
+        "c": "\ud83d" * 600_000,
+    },
+    "message objects": {"messages": [{"role": "user", "content": "o" * 1_200_000, "p": None}, {"q": 1}] * 2},
+    "message parts": {"messages": [HumanMessage([{"type": "text", "text": "r" * 1_200_000}], id="1")]},
 }
 
 
@@ -76,7 +83,18 @@ async def test_pieces_of_a_large_value_make_the_same_json(name: str) -> None:
     assert await json.dumps_in_pieces(LARGE[name]) == json.dumps(LARGE[name])
 
 
-async def test_other_tasks_run_between_the_pieces() -> None:
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"items": list(range(5000))},
+        {"text": "s" * 20_000_000},
+        {"messages": [HumanMessage("t" * 20_000_000)]},
+        {"messages": [HumanMessage([{"type": "text", "text": "t" * 20_000_000}])]},
+        {"messages": [{"role": "user", "content": "u" * 20_000_000}]},
+    ],
+    ids=["items", "text", "message", "message part", "message object"],
+)
+async def test_other_tasks_run_between_the_pieces(value: dict[str, Any]) -> None:
     """Ours: they get their turn again and again."""
     turns = 0
 
@@ -88,7 +106,7 @@ async def test_other_tasks_run_between_the_pieces() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(count)
-        await json.dumps_in_pieces({"items": list(range(5000))})
+        await json.dumps_in_pieces(value)
         tasks.cancel_scope.cancel()
 
     assert turns >= 40

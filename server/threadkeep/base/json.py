@@ -39,10 +39,13 @@ LONG_TEXT: Final = 100_000
 """Characters."""
 MANY_ITEMS: Final = 1000
 SAMPLE_ITEMS: Final = 4
+SAMPLE_DEPTH: Final = 2
 PIECE_ITEMS: Final = 100
 """The most items of a list that are encoded at once."""
-PIECE_DEPTH: Final = 2
-"""A value is taken apart to this depth: a state, and the values of its channels."""
+PIECE_CHARACTERS: Final = 500_000
+"""The most characters of a text that are encoded at once. This takes about one millisecond."""
+PIECE_DEPTH: Final = 5
+"""A value is taken apart to this depth: a state, the values of its channels, their messages, and the parts of a message."""
 MESSAGES: Final[frozenset[type[BaseMessage]]] = frozenset({AIMessage, HumanMessage, SystemMessage, ToolMessage})
 """Types whose fields are their whole JSON, if an instance has no extra fields."""
 
@@ -94,8 +97,15 @@ async def dumps_in_pieces(value: object) -> bytes:
 
 
 async def _pieces(value: object, depth: int) -> AsyncGenerator[bytes]:
-    """The parts of an encoded value. Each takes a few milliseconds, unless one text alone takes longer."""
-    if depth < PIECE_DEPTH and _has_text_keys(value):
+    """The parts of an encoded value. Each takes a few milliseconds."""
+    value = _fields(value)
+    if type(value) is str and len(value) > LONG_TEXT:
+        yield b'"'
+        for part in _parts(value):
+            yield dumps(part)[1:-1]
+            await anyio.lowlevel.checkpoint()
+        yield b'"'
+    elif depth < PIECE_DEPTH and _has_text_keys(value):
         for number, (key, item) in enumerate(value.items()):
             yield b"%b%b:" % (b"," if number else b"{", dumps(key))
             async for piece in _pieces(item, depth + 1):
@@ -104,12 +114,42 @@ async def _pieces(value: object, depth: int) -> AsyncGenerator[bytes]:
     elif depth < PIECE_DEPTH and type(value) is list and value:
         for number, batch in enumerate(_batches(cast("list[object]", value))):
             yield b"," if number else b"["
-            yield dumps(batch)[1:-1]
-            await anyio.lowlevel.checkpoint()
+            async for piece in _batch_pieces(batch, depth + 1):
+                yield piece
         yield b"]"
     else:
         yield dumps(cast("object", value))
         await anyio.lowlevel.checkpoint()
+
+
+async def _batch_pieces(batch: list[object], depth: int) -> AsyncGenerator[bytes]:
+    """The parts of some items of a list, without its brackets. Only the last item can be long."""
+    *items, last = batch
+    if not _seems_large(last):
+        items = batch
+    if items:
+        yield dumps(items)[1:-1]
+        await anyio.lowlevel.checkpoint()
+    if items is not batch:
+        yield b"," if items else b""
+        async for piece in _pieces(last, depth):
+            yield piece
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text in parts. A pair of surrogates stays together, because it is one character in JSON."""
+    start = 0
+    while start < len(text):
+        end = start + PIECE_CHARACTERS
+        if "\ud800" <= text[end - 1 : end] <= "\udbff":
+            end += 1
+        yield text[start:end]
+        start = end
+
+
+def _fields(value: object) -> object:
+    """The fields of a message, or the value itself."""
+    return _default(value) if type(value) in MESSAGES else value
 
 
 def _has_text_keys(value: object) -> TypeGuard[dict[str, object]]:
@@ -122,9 +162,10 @@ def _has_text_keys(value: object) -> TypeGuard[dict[str, object]]:
 def _batches(items: Sequence[object]) -> Iterator[list[object]]:
     """The items in order, each large one alone."""
     batch: list[object] = []
+    looks_into_objects = len(items) <= MANY_ITEMS  # each look costs as much as the encoding of a small object
     for item in items:
         batch.append(item)
-        if len(batch) == PIECE_ITEMS or _is_long(item):
+        if len(batch) == PIECE_ITEMS or _is_long(item) or (looks_into_objects and _has_long_field(item)):
             yield batch
             batch = []
     if batch:
@@ -133,9 +174,11 @@ def _batches(items: Sequence[object]) -> Iterator[list[object]]:
 
 def _seems_large(value: object) -> bool:
     """Estimate quickly whether a state is large, by its newest items."""
-    if type(value) is dict:
-        return any(_is_long(item) for item in cast("dict[object, object]", value).values())
-    return _is_long(value)
+    return _is_long(value) or _has_long_field(value)
+
+
+def _has_long_field(value: object) -> bool:
+    return type(value) is dict and any(_is_long(item) for item in cast("dict[object, object]", value).values())
 
 
 def _is_long(value: object, depth: int = 0) -> bool:
@@ -143,10 +186,11 @@ def _is_long(value: object, depth: int = 0) -> bool:
     content: object = value.content if isinstance(value, BaseMessage) else value
     if isinstance(content, (str, bytes)):
         return len(content) > LONG_TEXT
-    if type(content) is not list or depth > PIECE_DEPTH:
+    if type(content) is not list or depth > SAMPLE_DEPTH:
         return False
     items = cast("list[object]", content)
-    return len(items) > MANY_ITEMS or any(_is_long(item, depth + 1) for item in items[-SAMPLE_ITEMS:])
+    newest = items[-SAMPLE_ITEMS:]
+    return len(items) > MANY_ITEMS or any(_is_long(item, depth + 1) or _has_long_field(item) for item in newest)
 
 
 def replace_nul(encoded: bytes) -> bytes:
