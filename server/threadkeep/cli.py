@@ -1,4 +1,4 @@
-"""The command line: `threadkeep serve`, `dev`, `new`, `check`, `migrate`, `keys`, `bench` and `version`."""
+"""The command line: `threadkeep serve`, `dev`, `new`, `check`, `migrate`, `adopt`, `keys`, `bench` and `version`."""
 
 import sys
 from collections.abc import Generator, Mapping
@@ -107,6 +107,35 @@ def migrate(config: Path | None, *, check: bool) -> None:
     verb = "to apply" if check else "applied"
     click.echo(f"{verb}: {', '.join(names)}" if names else "up to date")
     if check and names:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--from", "source", required=True, help="The URI of the database to take over: postgresql://...")
+@click.option("--graph", help="The graph of all threads. By default the one whose nodes they have run.")
+@click.option("--owner", help="The identity that owns the threads and items, if the server authenticates callers.")
+@click.option("--owner-key", help="The key of checkpoint metadata with a thread's owner, e.g. user_id.")
+@click.option(
+    "--only", multiple=True, help="Only threads whose id at the source matches this pattern, e.g. 'support-*'."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Take over at most this many threads in this call.")
+@click.option("--dry-run", is_flag=True, help="Change nothing. Tell what would be taken over.")
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+def adopt(config: Path | None, **options: Any) -> None:
+    """Take over existing threads with their history. Call it again to go on after an interruption.
+
+    Servers may run meanwhile. Exits with 1 if something could not be taken over.
+    """
+    with report_startup_errors():
+        prepared = _prepared(config)
+
+        from threadkeep.adopt import command
+        from threadkeep.adopt.options import AdoptOptions
+
+        report = command.adopt(prepared, AdoptOptions(**options))
+    for line in report.lines:
+        click.echo(line)
+    if report.skipped:
         sys.exit(1)
 
 
