@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk words dist lock clean
+.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk words dist lock deploytools deploycheck clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -25,7 +25,7 @@ POSTGRES ?= /usr/lib/postgresql/15/bin
 CORE := tests/api tests/auth tests/databases tests/duties tests/persistence tests/postgres tests/runs tests/tables tests/threads
 
 help: ## Say what there is to make
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "%-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: .venv/serve ## Run the server, with a Postgres of its own unless DATABASE_URI is set
 	@$(BIN)/threadkeep serve $(ARGS)
@@ -84,6 +84,11 @@ reference: .venv/serve .venv-reference/made ## Compare the answers with those of
 conformance: .venv/dev clients ## Run the official scenarios of MCP that hold
 	@PYTHONPATH=tests $(BIN)/python tests/mcp_conformance.py
 
+deploytools: .venv-deploy/made ## Install what checks deploy/ and Dockerfiles: Helm's renderer, Kubernetes' schemas, hadolint
+
+deploycheck: .venv/dev deploytools ## Check deploy/ and the Dockerfiles that `threadkeep dockerfile` writes
+	@$(BIN)/python -m pytest tests/test_dockerfile.py $(ARGS)
+
 schema: .venv/dev ## Write docs/schema.sql anew from the migrations
 	@$(BIN)/python tests/schema.py
 
@@ -105,12 +110,13 @@ lock: .venv/lock ## Write requirements/*.txt anew; ARGS=--upgrade takes newer re
 	@$(COMPILE) --constraint requirements/dev.txt requirements/dist.in --output-file requirements/dist.txt
 	@$(COMPILE) requirements/lock.in --output-file requirements/lock.txt
 	@$(COMPILE) requirements/generators.in --output-file requirements/generators.txt
+	@$(COMPILE) requirements/deploy.in --output-file requirements/deploy.txt
 	@$(COMPILE) --constraint requirements/serve.txt requirements/reference.in --output-file requirements/reference.txt
 	@$(subst --python-version 3.11,--python-version 3.12,$(COMPILE)) requirements/peers.in \
 		--output-file requirements/peers.txt
 
 clean: ## Remove both .venv and everything that was built; data stays
-	@rm -rf .venv .venv-reference .venv-peers .venv-generators dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules console/node_modules
+	@rm -rf .venv .venv-reference .venv-peers .venv-generators .venv-deploy dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules console/node_modules
 
 .venv/made:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: python3-venv)" >&2; exit 1; }
@@ -158,6 +164,13 @@ console/node_modules: console/package-lock.json
 	@$(BIN)/python -m venv .venv-generators
 	@.venv-generators/$(LOCKED:.venv/%=%) requirements/build.txt
 	@.venv-generators/$(LOCKED:.venv/%=%) requirements/generators.txt
+	@touch $@
+
+.venv-deploy/made: .venv/made requirements/deploy.txt
+	@echo "installing what checks deploy/"
+	@$(BIN)/python -m venv .venv-deploy
+	@.venv-deploy/bin/python -m pip -qq --disable-pip-version-check install --require-hashes --no-deps --only-binary :all: \
+		--requirement requirements/deploy.txt
 	@touch $@
 
 .venv-peers/made: .venv/serve requirements/peers.txt

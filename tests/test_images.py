@@ -19,8 +19,8 @@ from threadkeep.postgres import embedded, migrate
 from threadkeep.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-FILES = ("Dockerfile", "compose.yaml", "docs/examples/compose.tls.yaml")
-OUR_OWN = {"threadkeep", "base"}
+FILES = ("Dockerfile", "compose.yaml", "docs/examples/compose.project.yaml", "docs/examples/compose.tls.yaml")
+OUR_OWN = {"threadkeep", "base", "my-agent"}
 PINNED = re.compile(r"[a-z]+:[\w.-]+@sha256:[0-9a-f]{64}")
 
 
@@ -34,7 +34,7 @@ def test_base_images_are_pinned_by_digest() -> None:
     ]
 
     assert [image for image in found if not PINNED.fullmatch(image)] == []
-    assert len(found) == 3
+    assert len(found) == 4
 
 
 def test_compose_runs_the_server_as_the_role_that_the_script_makes() -> None:
@@ -47,6 +47,22 @@ def test_compose_runs_the_server_as_the_role_that_the_script_makes() -> None:
     assert uris == {"postgres": None, "migrate": uri, "server": uri}
     assert "POSTGRES_USER" not in services["postgres"]["environment"]
     assert script in services["postgres"]["volumes"]
+
+
+def test_compose_of_a_project_makes_the_same_role_and_holds_no_secret() -> None:
+    """Issue: compose with your own graphs. It is a copy of compose.yaml that needs no clone."""
+    compose: Any = yaml.safe_load((ROOT / "docs/examples/compose.project.yaml").read_text())
+    ours: Any = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    services = compose["services"]
+    uri = "postgresql://threadkeep:${POSTGRES_PASSWORD:?choose a password}@postgres:5432/threadkeep"
+
+    assert (
+        compose["configs"]["create-server-role"]["content"].strip()
+        == (ROOT / "docker" / "create-server-role.sql").read_text().strip()
+    )
+    assert services["postgres"]["image"] == ours["services"]["postgres"]["image"]
+    assert {services[name]["environment"]["DATABASE_URI"] for name in ("migrate", "server")} == {uri}
+    assert services["server"]["stop_grace_period"] == ours["services"]["server"]["stop_grace_period"]
 
 
 def test_compose_of_open_webui_calls_the_server() -> None:

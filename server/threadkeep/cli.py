@@ -1,4 +1,4 @@
-"""The command line: `threadkeep serve`, `dev`, `new`, `check`, `migrate`, `adopt`, `keys`, `bench` and `version`."""
+"""Commands: `threadkeep serve`, `dev`, `new`, `check`, `dockerfile`, `migrate`, `adopt`, `keys`, `bench` and `version`."""
 
 import sys
 from collections.abc import Generator, Mapping
@@ -91,6 +91,30 @@ def check(config: Path | None) -> None:
         for line in checking.check(prepared):
             click.echo(line)
     click.secho("a server can start", fg="green")
+
+
+@main.command()
+@click.option("--output", type=click.Path(path_type=Path), help="The file to write. By default it is printed.")
+@click.option("--base", help="The base image. By default that of langgraph.json, or Python's own.")
+@click.option("--threadkeep", "requirement", help="What pip installs: a requirement, or a wheel in the build context.")
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+def dockerfile(output: Path | None, base: str | None, requirement: str | None, config: Path | None) -> None:
+    """Write a Dockerfile for the project of a langgraph.json, and a .dockerignore if there is none."""
+    from threadkeep.base import logs
+    from threadkeep.dockerfile import ImageOptions, describe_image, write_image
+    from threadkeep.project import load_project
+
+    logs.configure("warning", as_json=None)
+    file = config or Path(PROJECT_FILE)
+    with report_startup_errors():
+        named = {"requirement": requirement} if requirement else {}
+        image = describe_image(load_project(file), ImageOptions(base=base, config=file.name, **named))
+        if output is None:
+            click.echo(image.text, nl=False)
+        for path in write_image(image, output) if output else ():
+            click.echo(f"  {path}")
+    for note in image.notes:
+        click.echo(note, err=True)
 
 
 @main.command()
