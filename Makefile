@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk words dist lock deploytools deploycheck clean
+.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk words docs dist lock deploytools deploycheck clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -98,6 +98,10 @@ walk: .venv/dev ## Count the files that five requests enter, and write docs/desi
 words: .venv/dev ## Count the words that make README and docs hard to read, and print the ten worst sentences
 	@$(BIN)/python tests/words.py $(ARGS)
 
+docs: .venv-docs/made ## Build the site of docs/ into build/site, and check its links; needs no network
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	@.venv-docs/bin/python docs/site/check.py build/site
+
 dist: .venv/dist ## Build the wheel and the source archive into dist/, check them, and serve from the wheel
 	@$(BIN)/python tests/dist.py $(ARGS)
 
@@ -111,12 +115,13 @@ lock: .venv/lock ## Write requirements/*.txt anew; ARGS=--upgrade takes newer re
 	@$(COMPILE) requirements/lock.in --output-file requirements/lock.txt
 	@$(COMPILE) requirements/generators.in --output-file requirements/generators.txt
 	@$(COMPILE) requirements/deploy.in --output-file requirements/deploy.txt
+	@$(COMPILE) requirements/docs.in --output-file requirements/docs.txt
 	@$(COMPILE) --constraint requirements/serve.txt requirements/reference.in --output-file requirements/reference.txt
 	@$(subst --python-version 3.11,--python-version 3.12,$(COMPILE)) requirements/peers.in \
 		--output-file requirements/peers.txt
 
 clean: ## Remove both .venv and everything that was built; data stays
-	@rm -rf .venv .venv-reference .venv-peers .venv-generators .venv-deploy dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules console/node_modules
+	@rm -rf .venv .venv-reference .venv-peers .venv-generators .venv-deploy .venv-docs dist build .pytest_cache .ruff_cache .hypothesis tests/clients/node_modules console/node_modules
 
 .venv/made:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: python3-venv)" >&2; exit 1; }
@@ -171,6 +176,13 @@ console/node_modules: console/package-lock.json
 	@$(BIN)/python -m venv .venv-deploy
 	@.venv-deploy/bin/python -m pip -qq --disable-pip-version-check install --require-hashes --no-deps --only-binary :all: \
 		--requirement requirements/deploy.txt
+	@touch $@
+
+.venv-docs/made: .venv/build requirements/docs.txt
+	@echo "installing what the site of docs/ needs"
+	@$(BIN)/python -m venv .venv-docs
+	@.venv-docs/$(LOCKED:.venv/%=%) requirements/build.txt
+	@.venv-docs/$(LOCKED:.venv/%=%) requirements/docs.txt
 	@touch $@
 
 .venv-peers/made: .venv/serve requirements/peers.txt

@@ -1,27 +1,30 @@
-"""Plots: SVG as text, that reads on light and on dark."""
+"""Plots: SVG as text, readable in light and dark and on a phone."""
 
 from collections.abc import Sequence
 from html import escape
 
-LEFT, WIDTH, PITCH = 290.0, 720.0, 34.0
+WIDTH, PITCH = 480.0, 50.0
+STYLE = (
+    "text{font:15px system-ui,sans-serif;fill:#1f2328}rect{fill:#8b94a0}.ours{fill:#2f7ed8}"
+    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}}"
+)
 
 
 def bars(rows: Sequence[tuple[str, float]]) -> str:
-    """A bar a row, its number behind it."""
+    """Draw a bar a row, its title above it and its number after it."""
     highest = max(value for _, value in rows)
     parts: list[str] = []
     for place, (title, value) in enumerate(rows):
-        top = place * PITCH + 8
-        length = max(1.0, (WIDTH - LEFT - 70) * value / highest)
-        colour = "#2f7ed8" if title.startswith("Threadkeep") else "#8b94a0"
+        top = place * PITCH
+        length = max(1.0, (WIDTH - 60) * value / highest)
+        ours = ' class="ours"' if title.startswith("Threadkeep") else ""
         parts += [
-            f'<text x="{LEFT - 10}" y="{top + 16}" text-anchor="end">{escape(title)}</text>',
-            f'<rect x="{LEFT}" y="{top}" width="{length:.1f}" height="22" rx="3" fill="{colour}"/>',
-            f'<text x="{LEFT + length + 8:.1f}" y="{top + 16}">{value:,.0f}</text>',
+            f'<text x="0" y="{top + 16}">{escape(title)}</text>',
+            f'<rect x="0" y="{top + 22}" width="{length:.1f}" height="18" rx="3"{ours}/>',
+            f'<text x="{length + 8:.1f}" y="{top + 37}">{value:,.0f}</text>',
         ]
-    height = len(rows) * PITCH + 10
-    style = 'font-family="sans-serif" font-size="13" fill="#7a828c"'
+    height = len(rows) * PITCH
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" {style}>'
-        f"{''.join(parts)}</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:.0f} {height:.0f}" width="{WIDTH:.0f}" role="img">'
+        f"<style>{STYLE}</style>{''.join(parts)}</svg>\n"
     )

@@ -1,4 +1,4 @@
-"""The page on the protocol: every route and every field is there, and none that is not."""
+"""The documents: the page on the protocol has every route and field, links lead somewhere, and pages are found."""
 
 import importlib.metadata
 import json
@@ -112,3 +112,29 @@ def test_every_target_that_a_page_names_can_be_made() -> None:
 
     assert {*declared, *named} - targets == set()
     assert {"serve", "test", "faults"} <= named
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of the headings, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title)).lower() for title in titles]
+    return {"", *(title.strip().replace(" ", "-") for title in plain)}
+
+
+def _broken_links(page: Path) -> list[str]:
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    broken: list[str] = []
+    for link in re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", text):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (target.suffix == ".md" and anchor not in _anchors(target)):
+            broken.append(f"{page.relative_to(ROOT)}: {link}")
+    return broken
+
+
+def test_every_link_of_a_page_leads_somewhere() -> None:
+    """Issue: 0 broken links, to files and to headings."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+    assert [link for page in pages for link in _broken_links(page)] == []

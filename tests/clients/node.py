@@ -20,8 +20,9 @@ SCRIPT_S = 30.0
 _packaged = next(FOLDER.glob("node_modules/node-*/bin/node"), None)
 NODE = str(_packaged) if _packaged else shutil.which("node")
 """Node 22, which the newest clients need, from its npm package if there is one for this machine."""
-_missing = NODE is None or not (FOLDER / "node_modules" / ".package-lock.json").exists()
-needs_node = pytest.mark.skipif(_missing, reason="node or its packages are missing: make clients")
+HAS_NODE = NODE is not None and (FOLDER / "node_modules" / ".package-lock.json").exists()
+"""Whether Node and the packages of this folder are installed."""
+needs_node = pytest.mark.skipif(not HAS_NODE, reason="node or its packages are missing: make clients")
 
 
 async def run_script(

@@ -1,0 +1,126 @@
+"""Every code block of README, quickstart, tutorials and guides runs as it stands, or is listed here with a reason."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from clients.node import HAS_NODE
+from code_blocks import ROOT, Block, Session, blocks, parse, read_page
+from conftest import TEMPLATE, free_port
+
+NOT_YET = {
+    "a2a.md",
+    "ag-ui.md",
+    "authentication.md",
+    "backups.md",
+    "capacity.md",
+    "develop.md",
+    "docker.md",
+    "high-availability.md",
+    "kubernetes.md",
+    "mcp.md",
+    "moving.md",
+    "observability.md",
+    "openai.md",
+}
+"""Guides whose blocks are not run yet."""
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "quickstart.md",
+    *sorted((ROOT / "docs" / "tutorials").glob("*.md")),
+    *sorted(page for page in (ROOT / "docs" / "how-to").glob("*.md") if page.name not in NOT_YET),
+]
+NOT_RUN = {
+    "README.md: docker compose up --detach": "needs a Docker daemon; tests/test_images.py tries its database",
+    "docs/quickstart.md: pip install --no-deps --require-hashes -r requirements/serve.txt": "`make dist` runs the like",
+    "docs/how-to/concurrency-report.md: threadkeep bench --out report": "takes a minute; tests/test_concurrency_report.py",
+    "docs/how-to/concurrency-report.md: threadkeep bench --url http://127.0.0.1:2024 --out report": "the same",
+    'docs/how-to/your-own-graphs.md: .venv/bin/python -m pip install -e ".[models]"': "needs a model's key",
+    "docs/how-to/clients.md: const chat = useStream({": "a part of a React component",
+}
+"""Blocks that do not run here, and why. They are parsed all the same."""
+
+SCRIPTS = {"js", "jsx"}
+RUN = {"sh", "python"} | ({"js"} if HAS_NODE else set())
+PARSED = {"json", "yaml", "ini", "text"}
+
+
+def _escapes(block: Block) -> bool:
+    return block.name not in NOT_RUN and (block.language == "jsx" or block.language not in RUN | SCRIPTS | PARSED)
+
+
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def new_database(postgres: str) -> Callable[[], str]:
+    """Makes a migrated and empty database, and returns its URI."""
+    number = iter(range(100))
+
+    def make() -> str:
+        name = f"code_blocks_{next(number)}"
+        with psycopg.connect(postgres, autocommit=True) as conn:
+            conn.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        return make_conninfo(postgres, dbname=name)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def new_session(
+    new_database: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Session]]:
+    """Makes a reader of a page. All are closed at the end."""
+    sessions: list[Session] = []
+
+    def make(port: int | None = None) -> Session:
+        session = Session(tmp_path_factory.mktemp("reader"), new_database(), port or free_port())
+        sessions.append(session)
+        return session
+
+    yield make
+    for session in sessions:
+        session.close()
+
+
+@pytest.fixture(scope="module")
+async def built_in_agent(new_session: Callable[..., Session]) -> int:
+    """The port of a server of the built-in agent, for the pages that start none."""
+    session = new_session()
+    _ = await session.run(Block("tests", "sh", None, "threadkeep serve"))
+    return session.port
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+async def test_a_reader_can_do_what_the_page_says(
+    page: Path, new_session: Callable[..., Session], built_in_agent: int
+) -> None:
+    """Issue: every code block runs verbatim, and prints what the page promises."""
+    starts_servers = any(block.serves and block.name not in NOT_RUN for block in blocks(page))
+    session = new_session(None if starts_servers else built_in_agent)
+
+    try:
+        await read_page(page, session, set(NOT_RUN), RUN)
+    finally:
+        await session.close_clients()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_every_block_is_run_or_parsed(page: Path) -> None:
+    """Ours: no block escapes by its language, and those that are not run are at least well formed."""
+    strange = [block.name for block in blocks(page) if _escapes(block)]
+
+    for block in blocks(page):
+        if HAS_NODE or block.language not in SCRIPTS:
+            parse(block)
+
+    assert strange == []
+
+
+def test_each_block_that_is_not_run_exists() -> None:
+    """Ours: a reason goes with its block."""
+    assert set(NOT_RUN) - {block.name for page in PAGES for block in blocks(page)} == set()
