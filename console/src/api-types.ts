@@ -74,6 +74,7 @@ export interface Info {
   surfaces: string[];
   host: Record<string, string | null>;
   server: string;
+  role: "all" | "api";
   auth: AuthInfo;
   row_level_security: boolean;
   limits: Limits;

@@ -107,6 +107,16 @@ class AppConfig:
     auth: loading.AuthConfig
 
     @property
+    def executed_graphs(self) -> Sequence[str]:
+        """The graphs whose runs this process executes: all, or none in the role `api`."""
+        return tuple(self.graphs) if self.settings.executes_runs else ()
+
+    @property
+    def run_slots(self) -> int:
+        """The number of graphs that run at once in this process."""
+        return self.settings.run_slots if self.settings.executes_runs else 0
+
+    @property
     def direct_uri(self) -> str:
         """The database without a transaction pooler, for LISTEN and the heartbeat."""
         return self.settings.database_direct_uri or self.uri
@@ -204,7 +214,12 @@ def create_app(
     page_guard = mount.page_guard(project.http, settings, served, authenticates=auth.auth_type != "none")
     return Starlette(
         routes=mount.mount_routes(project.http, to_routes(served), custom),
-        middleware=[mount.cors_policy(project.http, settings.host), requests, page_guard],
+        middleware=[
+            mount.cors_policy(project.http, settings.host),
+            requests,
+            *mount.role_guard(project.http, settings),
+            page_guard,
+        ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )
@@ -344,10 +359,8 @@ def _give_nodes_threads(run_slots: int) -> None:
 def _slots(plan: AppConfig, presence: Presence) -> Slots:
     """Return the slots of this process, which principals share."""
     settings = plan.settings
-    reserve = quarter(settings.run_slots) if settings.slot_reserve is None else settings.slot_reserve
-    limiter = FairLimiter(
-        settings.run_slots, reserve=reserve, max_waiting=settings.max_waiting, is_alone=presence.is_alone
-    )
+    reserve = quarter(plan.run_slots) if settings.slot_reserve is None else settings.slot_reserve
+    limiter = FairLimiter(plan.run_slots, reserve=reserve, max_waiting=settings.max_waiting, is_alone=presence.is_alone)
     return Slots(limiter, timeout_s=settings.queue_timeout_s, waited=plan.metrics.admission_wait.observe)
 
 
@@ -423,6 +436,7 @@ def _run_service(plan: AppConfig, parts: OpenResources) -> RunService:
         metadata_bytes=settings.metadata_bytes,
         batch_bytes=settings.answer_bytes,
         max_recursion=settings.max_recursion,
+        executes_runs=settings.executes_runs,
     )
 
 
@@ -432,29 +446,18 @@ def _duties(plan: AppConfig, parts: OpenResources, state: AppState) -> Sequence[
     reaper = LeaseReaper(
         pool=api_pool, executions=executions, lease=lease, settings=plan.settings, metrics=plan.metrics
     )
-    worker = Worker(
+    replacement = LeaseReplacement(
         pool=api_pool,
-        graph_ids=tuple(plan.graphs),
-        slots=parts.slots,
-        executor=state.runs.executor,
         lease=lease,
-        signals=parts.signals,
-        metrics=plan.metrics,
-        wakeups=parts.wakeups,
+        graph_ids=plan.executed_graphs,
+        run_slots=plan.run_slots,
+        executions=executions,
+        reaper=reaper,
     )
     return (
-        LeaseReplacement(
-            pool=api_pool,
-            lease=lease,
-            graph_ids=tuple(plan.graphs),
-            run_slots=plan.settings.run_slots,
-            executions=executions,
-            reaper=reaper,
-        ),
-        worker,
+        replacement,
+        *_run_duties(plan, parts, state),
         UnservedRuns(pool=api_pool, metrics=plan.metrics),
-        CancelledRuns(pool=api_pool, executions=executions, lease=lease),
-        FollowedRuns(pool=api_pool, executions=executions, recorder=parts.recorder),
         reaper,
         ThreadExpiry(pool=api_pool, checkpoints=parts.checkpoints, ttl=plan.project.checkpointer.ttl),
         Cleanup(pool=api_pool, settings=plan.settings, wakeups=parts.wakeups),
@@ -462,6 +465,28 @@ def _duties(plan: AppConfig, parts: OpenResources, state: AppState) -> Sequence[
         CronScheduler(pool=api_pool, graphs=plan.graphs, runs=state.runs),
         state.changes,
         parts.sender,
+    )
+
+
+def _run_duties(plan: AppConfig, parts: OpenResources, state: AppState) -> Sequence[Duty]:
+    """Return the duties of a process that runs graphs. The role `api` has none of them."""
+    if not plan.settings.executes_runs:
+        return ()
+    worker = Worker(
+        pool=parts.pool,
+        graph_ids=plan.executed_graphs,
+        slots=parts.slots,
+        executor=state.runs.executor,
+        lease=parts.lease,
+        presence=parts.presence,
+        signals=parts.signals,
+        metrics=plan.metrics,
+        wakeups=parts.wakeups,
+    )
+    return (
+        worker,
+        CancelledRuns(pool=parts.pool, executions=parts.executions, lease=parts.lease),
+        FollowedRuns(pool=parts.pool, executions=parts.executions, recorder=parts.recorder),
     )
 
 
@@ -480,12 +505,19 @@ def _shutdown(plan: AppConfig, parts: OpenResources) -> Shutdown:
 async def _announce(plan: AppConfig, parts: OpenResources) -> None:
     """Register this process as a worker, and the graphs that it serves."""
     async with parts.pool.connection() as conn:
-        await workers.create(conn, parts.lease.worker_id, plan.graphs, run_slots=plan.settings.run_slots)
+        await workers.create(conn, parts.lease.worker_id, plan.executed_graphs, run_slots=plan.run_slots)
         await assistants.ensure_system_assistants(
             conn, {name: graph.description for name, graph in plan.graphs.items()}
         )
         other_projects = await threads.other_projects(conn)
-    log.info("project served", extra={"project": parts.pool.project_id, "graphs": sorted(plan.graphs)})
+        unserved = set(plan.graphs) - await workers.executed_graphs(conn)
+    served = {"project": parts.pool.project_id, "graphs": sorted(plan.graphs), "role": plan.settings.role}
+    log.info("project served", extra=served)
+    if unserved:
+        log.warning(
+            "no live process runs these graphs: their runs wait in the queue until one of role worker or all starts",
+            extra={"graphs": sorted(unserved)},
+        )
     if other_projects:
         log.warning(
             "the database holds threads of other projects and none of this one: THREADKEEP_PROJECT chooses one",

@@ -1,6 +1,7 @@
 """Check: whether a server could start, without starting one."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from typing import Final
 
 import psycopg
 
@@ -9,6 +10,13 @@ from threadkeep.auth import loading
 from threadkeep.base.problems import StartupError
 from threadkeep.postgres import start_errors
 from threadkeep.preparing import Prepared, patient
+from threadkeep.settings import Role
+
+ROLES: Final[Mapping[Role, str]] = {
+    "all": "all: it serves the API and runs graphs",
+    "api": "api: it serves the API, and runs wait for processes of the role worker or all",
+    "worker": "worker: it runs graphs and serves only health checks",
+}
 
 
 def check(prepared: Prepared) -> Generator[str]:
@@ -16,6 +24,7 @@ def check(prepared: Prepared) -> Generator[str]:
     project, chosen = prepared.project, prepared.settings
     yield f"project   {chosen.project_id}, in {project.root}" if not project.builtin else "project   the built-in agent"
     loading.check_start(chosen, project)
+    yield f"role      {ROLES[chosen.role]}"
     yield f"callers   {loading.auth_type_of(chosen, project)}"
     loaded = serving.load_graphs(project, chosen)
     yield f"graphs    {', '.join(sorted(loaded))}"

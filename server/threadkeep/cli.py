@@ -26,9 +26,14 @@ def main() -> None:
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 @click.option("--host", help="The address to listen on (HOST; 127.0.0.1).")
 @click.option("--port", type=int, help="The port to listen on (PORT; 2024).")
-def serve(config: Path | None, host: str | None, port: int | None) -> None:
+@click.option(
+    "--role",
+    type=click.Choice(["all", "api", "worker"]),
+    help="api: run no graphs. worker: run graphs and serve only health checks (THREADKEEP_ROLE; all).",
+)
+def serve(config: Path | None, **options: Any) -> None:
     """Serve the graphs of a langgraph.json, or the built-in agent if there is none."""
-    overrides = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+    overrides = {name: value for name, value in options.items() if value is not None}
     with report_startup_errors():
         prepared = _prepared(config, overrides)
 

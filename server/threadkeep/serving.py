@@ -272,8 +272,13 @@ class Addresses:
 def print_startup_message(chosen: Settings, names: list[str], addresses: Addresses) -> None:
     """Print how to call the server, for the person who started it."""
     url = addresses.url(chosen)
+    if chosen.role == "worker":
+        print(f"\nThreadkeep runs {', '.join(names)}, and its health is on {url}/readyz\n", flush=True)  # noqa: T201
+        return
     example = """-H 'content-type: application/json' -d '{"query": "My name is Ada."}'"""
     print(f"\nThreadkeep serves {', '.join(names)} on {url}\n", flush=True)  # noqa: T201 - for the person who started it
+    if chosen.role == "api":
+        print("  role      api: processes of the role worker or all run the graphs")  # noqa: T201
     if addresses.has_console:
         print(f"  console   {url}/console")  # noqa: T201
     print(f"  ask       curl -s {url}/query {example}")  # noqa: T201

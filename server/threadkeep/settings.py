@@ -106,6 +106,8 @@ LEVELS: Final[Mapping[str, str]] = {
 BUILTIN_PROJECT: Final = "threadkeep"
 """The project of the built-in agent."""
 AuthType: TypeAlias = Literal["none", "api_key", "jwt", "custom"]
+Role: TypeAlias = Literal["all", "api", "worker"]
+"""Whether a process serves the API, runs graphs, or does both."""
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -128,6 +130,8 @@ class Settings(BaseModel):
     project: str | None = Field(default=None, max_length=200, validation_alias="THREADKEEP_PROJECT")
     """The project id of the rows that this process reads and writes, if projects share a database. None: the project's name."""
 
+    role: Role = Field(default="all", validation_alias="THREADKEEP_ROLE")
+    """`api`: serve the API and run no graph. `worker`: run graphs and serve only health checks and metrics. `all`: both."""
     run_slots: int = Field(
         default=12, ge=1, le=1000, validation_alias=AliasChoices("THREADKEEP_RUN_SLOTS", "N_JOBS_PER_WORKER")
     )
@@ -300,6 +304,11 @@ class Settings(BaseModel):
     """The URL of an OpenAI-compatible API for `model`."""
     offline_pause_s: float = Field(default=0.02, ge=0, le=10, validation_alias="THREADKEEP_OFFLINE_PAUSE")
     """Seconds that the offline model pauses before each streamed word."""
+
+    @property
+    def executes_runs(self) -> bool:
+        """Whether this process runs graphs."""
+        return self.role != "api"
 
     @property
     def project_id(self) -> str:

@@ -16,7 +16,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - what a project's own routes raise
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router, compile_path
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from threadkeep.api.authentication import AuthenticatedRoute
 from threadkeep.api.browser_guards import (
@@ -28,10 +31,12 @@ from threadkeep.api.browser_guards import (
 )
 from threadkeep.api.errors import EXCEPTION_HANDLERS, on_no_json, render_router_error
 from threadkeep.api.operation import Operation
+from threadkeep.api.responses import json_response
 from threadkeep.auth.jwks import is_loopback
 from threadkeep.base.problems import StartupError
 from threadkeep.importing import import_target, reason
 from threadkeep.project import Cors, Http, Project
+from threadkeep.runs.calling_run import CALLING_RUN
 from threadkeep.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,6 +68,34 @@ ALWAYS_SERVED = frozenset({"/ok", "/livez", "/readyz", "/metrics", "/docs", "/op
 
 FOR_APPS: Mapping[Any, Any] = {RouterError: render_router_error, JSONDecodeError: on_no_json}
 """Handlers for an application without its own. They answer JSON with the status of the error."""
+
+
+class HealthOnly:
+    """Answers only health checks and metrics, for a process of the role `worker`. Its graphs still reach the whole API."""
+
+    def __init__(self, app: ASGIApp, paths: frozenset[str]) -> None:
+        self._app = app
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or CALLING_RUN in scope or scope["path"] in self._paths:
+            await self._app(scope, receive, send)
+            return
+        refusal: ASGIApp = WebSocketClose() if scope["type"] == "websocket" else _not_here()
+        await refusal(scope, receive, send)
+
+
+def _not_here() -> Response:
+    text = "This process only runs graphs (THREADKEEP_ROLE=worker). Ask one of the role api or all."
+    return json_response({"detail": text, "code": "not-found"}, 404)
+
+
+def role_guard(http: Http, settings: Settings) -> list[Middleware]:
+    """Return the middleware for a process of the role `worker`. Other roles need none."""
+    if settings.role != "worker":
+        return []
+    prefix, paths = mount_prefix(http), (*PROBES, "/metrics")
+    return [Middleware(HealthOnly, paths=frozenset((*paths, *(prefix + path for path in paths))))]
 
 
 def enabled_operations(http: Http, table: Iterable[Operation]) -> list[Operation]:

@@ -106,6 +106,8 @@ class Info(TypedDict):
     """The further APIs that are served, beside the LangGraph API."""
     host: dict[str, str | None]
     server: str
+    role: Literal["all", "api"]
+    """`api`: this process runs no graphs. Others take its runs from the queue."""
     auth: AuthInfo
     row_level_security: bool
     """Whether row-level security of Postgres hides the rows of other principals."""

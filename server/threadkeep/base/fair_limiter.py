@@ -136,7 +136,7 @@ class FairLimiter:
         """`reserve`: places that a principal leaves free unless `is_alone` is true for it. `max_waiting=None`: no limit."""
         self._limiter = anyio.CapacityLimiter(total)
         self.total = total
-        self._reserve = min(reserve, total - 1)
+        self._reserve = max(0, min(reserve, total - 1))
         self._max_waiting = max_waiting
         self._is_alone = is_alone
         self._held = Counter[str]()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+from threadkeep.auth.presence import Presence
 from threadkeep.base.fair_limiter import ANONYMOUS
 from threadkeep.base.metrics import Metrics
 from threadkeep.base.signals import ProcessSignals
@@ -37,6 +38,7 @@ class Worker:
     slots: Slots
     executor: Executor
     lease: Lease
+    presence: Presence
     signals: ProcessSignals
     metrics: Metrics
     wakeups: NotificationHub
@@ -67,6 +69,8 @@ class Worker:
             if claimed is None:
                 return False
             self.served = _holder(claimed)
+            if claimed.principal:  # a process of the role `worker` gets no requests that would show who is active
+                self.presence.saw(self.served)
             slot.assign(self.served)
             if claimed.waited_s is not None and claimed.attempt == 1:
                 self.metrics.queue_wait.observe(claimed.waited_s)

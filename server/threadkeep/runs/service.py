@@ -4,7 +4,8 @@ An API surface turns its request into a `RunRequest`, and a `RunHandle` into byt
 this order: authorization of each resource, quota, idempotency, webhook policy, assistant, slot or queue.
 
 A foreground run takes its slot before it gets its row. So a row is never `running` without a slot. If its thread is
-busy, the run waits in the queue, and its slot is released at once.
+busy, the run waits in the queue, and its slot is released at once. A process of the role `api` runs no graph, so there
+each run waits in the queue for a process that does.
 """
 
 import logging
@@ -185,9 +186,11 @@ class RunService:
     batch_bytes: int
     """The most bytes that assistants may add to the runs of a batch, because its answer contains all of them."""
     max_recursion: int
+    executes_runs: bool = True
+    """False: all runs wait in the queue for another process."""
 
     async def start(self, caller: Caller, request: RunRequest) -> RunHandle:
-        """Start a run now, or put it in the queue if its thread is busy.
+        """Start a run now. Put it in the queue if its thread is busy, or if this process runs no graphs.
 
         QueueFull if there is no slot, NotFound if there is no thread, ThreadBusy if the strategy is `reject`, ThreadExists
         if the thread was to be a new one.
@@ -200,6 +203,8 @@ class RunService:
         self, caller: Caller, authorized: Authorized, prepare: Prepare | None = None
     ) -> RunHandle:
         """Start a run for an authorized request. `prepare` completes the request unless its idempotency key was used."""
+        if not self.executes_runs:
+            return await self.enqueue_authorized(caller, authorized, prepare)
         if caller.identity is None:
             return await self._admit(caller, authorized, self._start, prepare)
         with self.quotas.hold_run(caller.identity):

@@ -93,7 +93,7 @@ class Slots:
 
     @property
     def total(self) -> int:
-        """The number of graphs that may run at once."""
+        """The number of graphs that may run at once. 0 if this process runs no graphs."""
         return self._limiter.total
 
     @property
@@ -126,7 +126,8 @@ class Slots:
         """QueueFull if the queue has no room for `holder`, or the process is stopping."""
         if self.draining:
             raise QueueFull("the server is stopping")
-        self._limiter.refuse_if_full(holder)
+        if self.total:  # without slots, runs wait in Postgres, whose queue has its own limit
+            self._limiter.refuse_if_full(holder)
 
     async def acquire(self, holder: str = ANONYMOUS, *, timeout_s: float | None = None) -> Slot:
         """Take a slot after a wait of at most `timeout_s` seconds (default: the queue's limit).

@@ -32,7 +32,7 @@ class WorkerProcess:
     heartbeat_age_s: float
     """Seconds since its last heartbeat, by the clock of Postgres."""
     graph_ids: Sequence[str]
-    """The graphs that it serves."""
+    """The graphs that it runs. Empty: it has the role `api`."""
     run_slots: int | None
     """Graphs that it runs at once. null: a process of an earlier version."""
     running: int
@@ -57,6 +57,14 @@ async def search(conn: Conn) -> list[WorkerProcess]:
     return await cursor.fetchall()
 
 
+async def executed_graphs(conn: Conn) -> set[str]:
+    """The graphs of the project whose runs a live process claims."""
+    cursor = await conn.execute(
+        "SELECT DISTINCT unnest(graph_ids) FROM workers WHERE project_id = %(project)s", {"project": conn.project_id}
+    )
+    return {row[0] for row in await cursor.fetchall()}
+
+
 async def any_lives(conn: Conn, worker_ids: Sequence[UUID]) -> bool:
     """Whether one of these processes has a row: it runs, or has been silent for less than its lease."""
     cursor = await conn.execute(
@@ -67,7 +75,7 @@ async def any_lives(conn: Conn, worker_ids: Sequence[UUID]) -> bool:
 
 
 async def create(conn: Conn, worker_id: UUID, graph_ids: Iterable[str], *, run_slots: int | None = None) -> None:
-    """Insert the row of this process, with the graphs that it serves and how many it runs at once."""
+    """Insert the row of this process, with the graphs whose runs it claims, and how many it runs at once."""
     await conn.execute(
         """
         WITH marker AS (INSERT INTO crash_markers (worker_id) VALUES (%(worker_id)s))

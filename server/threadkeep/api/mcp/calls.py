@@ -129,7 +129,7 @@ async def _follow(call: ToolCall, handle: RunHandle) -> Result:
     if not call.may_become_task:
         return await _finished(call, handle, await read_output(handle, call.request.state.threads, on_event))
     output: RunOutput | None = None
-    if handle.execution is not None:  # a run in the queue is not done soon
+    if handle.execution is not None or not call.request.state.settings.executes_runs:  # else it waits for its thread
         with anyio.move_on_after(call.request.state.settings.mcp_task_after_s):
             output = await read_output(handle, call.request.state.threads, on_event)
     if output is None:

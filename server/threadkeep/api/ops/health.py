@@ -91,6 +91,7 @@ async def info(call: AuthorizedRequest[None, None]) -> Response:
             "surfaces": [name for name, is_off in _SWITCHES.items() if not is_off(call.state.project.http)],
             "host": {"kind": "self-hosted", "project_id": None, "revision_id": None, "tenant_id": None},
             "server": "threadkeep",
+            "role": settings.role,
             "auth": {"kind": call.state.auth_type},
             "row_level_security": call.state.pool.row_security,
             "database": {
