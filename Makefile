@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk words docs dist lock deploytools deploycheck clean
+.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk words docs dist model lock deploytools deploycheck clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -105,6 +105,9 @@ docs: .venv-docs/made ## Build the site of docs/ into build/site, and check its 
 dist: .venv/dist ## Build the wheel and the source archive into dist/, check them, and serve from the wheel
 	@$(BIN)/python tests/dist.py $(ARGS)
 
+model: .venv/model ## Serve examples/local-model, and show its tokens as they come; a small model of 130 MB
+	@PYTHONPATH=tests $(BIN)/python tests/local_model.py $(ARGS)
+
 lock: .venv/lock ## Write requirements/*.txt anew; ARGS=--upgrade takes newer releases
 	@$(COMPILE) --group dev pyproject.toml --output-file requirements/dev.txt
 	@$(COMPILE) --constraint requirements/dev.txt --excludes requirements/serve-excludes.in pyproject.toml \
@@ -112,6 +115,7 @@ lock: .venv/lock ## Write requirements/*.txt anew; ARGS=--upgrade takes newer re
 	@$(COMPILE) --constraint requirements/dev.txt requirements/embedded.in --output-file requirements/embedded.txt
 	@$(COMPILE) --constraint requirements/dev.txt requirements/build.in --output-file requirements/build.txt
 	@$(COMPILE) --constraint requirements/dev.txt requirements/dist.in --output-file requirements/dist.txt
+	@$(COMPILE) --no-deps requirements/model.in --output-file requirements/model.txt
 	@$(COMPILE) requirements/lock.in --output-file requirements/lock.txt
 	@$(COMPILE) requirements/generators.in --output-file requirements/generators.txt
 	@$(COMPILE) requirements/deploy.in --output-file requirements/deploy.txt
@@ -195,6 +199,10 @@ console/node_modules: console/package-lock.json
 
 .venv/dist: .venv/build requirements/dist.txt
 	@$(LOCKED) requirements/dist.txt
+	@touch $@
+
+.venv/model: .venv/dev requirements/model.txt
+	@$(LOCKED) requirements/model.txt
 	@touch $@
 
 .venv/lock: .venv/made requirements/lock.txt

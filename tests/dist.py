@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 START_S = 120
 """Seconds for a first start: Postgres makes its data, and migrations are applied."""
 STOP_S = 60
-STARTED = re.compile(r"^Threadkeep serves agent on (http://\S+)$", re.MULTILINE)
+STARTED = re.compile(r"^Threadkeep serves .+ on (http://\S+)$", re.MULTILINE)
 ASSET = re.compile(r'(?:src|href)="([^"/][^":]*)"')
 
 
@@ -81,7 +81,8 @@ def _try_wheel(wheel: Path, python: str, folder: Path) -> None:
     project = folder / "first"
     _ = _run([str(programs / "threadkeep"), "new", str(project)])
     _tell("written", "a project by `threadkeep new`")
-    with _serving(programs, folder) as (url, environment):
+    environment = {**_clean_environment(), "THREADKEEP_DATA_DIR": str(folder / "data")}
+    with serving([str(programs / "threadkeep"), "serve", "--port", "0"], environment, folder) as url:
         asked = _json(f"{url}/query", {"query": "My name is Ada."})
         again = _json(f"{url}/query", {"query": "What is my name?", "thread_id": asked["thread_id"]})
         if again["response"] != "Your name is Ada.":
@@ -93,14 +94,13 @@ def _try_wheel(wheel: Path, python: str, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _serving(programs: Path, folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """`threadkeep serve` with a Postgres of its own. Its URL, and the environment that it runs in."""
-    environment = {**_clean_environment(), "THREADKEEP_DATA_DIR": str(folder / "data")}
-    command, log = [str(programs / "threadkeep"), "serve", "--port", "0"], folder / "log"
+def serving(command: list[str], environment: dict[str, str], folder: Path) -> Iterator[str]:
+    """A server in a process of its own, which works in the folder. Its URL."""
+    log = folder / "log"
     with log.open("w") as output:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
-        yield _url(server, log), environment
+        yield _url(server, log)
     finally:
         server.terminate()
         if server.wait(STOP_S) != 0:
