@@ -148,6 +148,7 @@ def migrate(config: Path | None, *, check: bool) -> None:
     "--only", multiple=True, help="Only threads whose id at the source matches this pattern, e.g. 'support-*'."
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Take over at most this many threads in this call.")
+@click.option("--enable-crons", is_flag=True, help="Switch the crons on. By default they are taken over switched off.")
 @click.option("--dry-run", is_flag=True, help="Change nothing. Tell what would be taken over.")
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
 def adopt(config: Path | None, **options: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 import anyio
 
 from threadkeep import serving
-from threadkeep.adopt import postgres_source, saver
+from threadkeep.adopt import aegra, postgres_source, saver
 from threadkeep.adopt.options import AdoptOptions
 from threadkeep.adopt.report import Report
 from threadkeep.adopt.target import Target, open_target
@@ -58,5 +58,9 @@ async def take_over(
 
 async def _from_postgres(target: Target, step: Step) -> None:
     async with postgres_source.open_source(target.options.source) as source:
+        if await aegra.is_aegra(source):
+            target.report.source = "Aegra's database"
+            await aegra.adopt(target, source, step)
+            return
         target.report.source = "the tables of LangGraph's saver"
         await saver.adopt(target, source, step)

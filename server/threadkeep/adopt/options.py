@@ -24,6 +24,8 @@ class AdoptOptions:
     limit: int | None = None
     """The most threads in this call."""
     dry_run: bool = False
+    enable_crons: bool = False
+    """Switch the crons on."""
     headers: Mapping[str, str] | None = None
     """Headers of requests to a server."""
 

@@ -3,10 +3,10 @@
 An item that exists here is never overwritten. If the project's store has an index, the vectors are computed anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from langgraph.store.base import PutOp
 
@@ -118,12 +118,31 @@ async def _insert(conn: Conn, item: SourceItem, prefix: str, principal: str | No
     )
 
 
-async def adopt_table(target: Target, source: SourceConn, step: Step, *, same: bool) -> None:
-    """Take over the table of LangGraph's PostgresStore. Nothing is to do if it is this server's own table."""
-    found = await postgres_source.columns(source, "store")
-    if not found or (same and target.store_prefix(target.options.owner) is None):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The owner of an item at the source, and its namespace without the owner."""
+
+    owner: str | None
+    prefix: str
+    """The labels with periods between them."""
+
+
+PlaceOf: TypeAlias = Callable[[str], Place]
+"""Finds the place of an item by its prefix at the source."""
+
+
+def _unowned(prefix: str) -> Place:
+    return Place(owner=None, prefix=prefix)
+
+
+async def adopt_table(
+    target: Target, source: SourceConn, step: Step, *, same: bool = False, place: PlaceOf = _unowned
+) -> None:
+    """Take over the table of LangGraph's PostgresStore. Nothing is to do if it is this server's own table (`same`)."""
+    columns = await postgres_source.columns(source, "store")
+    if not columns or (same and target.store_prefix(target.options.owner) is None):
         return
-    if "ttl_minutes" not in found:
+    if "ttl_minutes" not in columns:
         target.report.skip("store items", "all", "the table is of an older store: call its setup() first")
         return
     async with source.transaction(), source.cursor("adopted_items") as cursor:
@@ -138,10 +157,11 @@ async def adopt_table(target: Target, source: SourceConn, step: Step, *, same: b
             {"same": same, "label": LABEL, "digest_label": DIGEST_LABEL, "exact_key": KEY},
         )
         while rows := await cursor.fetchmany(PAGE):
-            await adopt_items(target, [_item(row) for row in rows])
+            await adopt_items(target, [_item(row, place) for row in rows])
             step(0, f"{target.report.taken['store items']:,} store items")
 
 
-def _item(row: Mapping[str, Any]) -> SourceItem:
+def _item(row: Mapping[str, Any], place: PlaceOf) -> SourceItem:
     fields = {name: value for name, value in row.items() if name != "prefix"}
-    return SourceItem(namespace=tuple(row["prefix"].split(".")), **fields)
+    at = place(row["prefix"])
+    return SourceItem(namespace=tuple(at.prefix.split(".")), owner=at.owner, **fields)

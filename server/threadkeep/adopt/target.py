@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 Write: TypeAlias = Callable[[Conn, UUID], Awaitable[int]]
 """Writes the checkpoints of a thread into the caller's transaction, and returns their number."""
 LEFT_OUT: Final = (NoGraph, Problem, StateTooLarge, NotKept, psycopg.DatabaseError)
-"""Reasons to leave out one thread and go on. A lost connection (OperationalError) ends the call."""
+"""Reasons to leave out one row and go on, unless a connection is lost (`lost`)."""
 
 
 class LeftOut(NoGraph):
@@ -92,7 +92,8 @@ class Target:
 
     def owner_of(self, source_owner: str | None) -> str | None:
         """The owner of a row. LeftOut if callers could not see it without one."""
-        owner = self.options.owner or source_owner
+        names = (self.options.owner, source_owner)
+        owner = next(filter(None, reversed(names) if self.options.owner_key else names), None)
         if owner is None and self.auth_type in BUILT_IN:
             raise LeftOut(f"it has no owner, and with AUTH_TYPE={self.auth_type} nobody would see it: use --owner")
         return owner
@@ -168,10 +169,10 @@ async def adopt_thread(target: Target, thread: SourceThread, write: Write) -> bo
             report.here["threads"] += 1
             return False
         count = thread.checkpoints if target.options.dry_run else await _write(target, thread, row, write, step)
-    except psycopg.OperationalError:
-        raise
     except LEFT_OUT as reason:
-        report.skip("threads", thread.original_id, _words(reason))
+        if lost(reason):
+            raise
+        report.skip("threads", thread.original_id, words(reason))
         return False
     report.taken["threads"] += 1
     report.taken["checkpoints"] += count
@@ -275,7 +276,13 @@ async def _settle(target: Target, conn: Conn, row: AdoptedThread) -> str | None:
     return None
 
 
-def _words(reason: Exception) -> str:
+def lost(reason: Exception) -> bool:
+    """Whether a database could not be used any more, so that the call ends."""
+    return isinstance(reason, psycopg.OperationalError)
+
+
+def words(reason: Exception) -> str:
+    """The reason in the report."""
     if isinstance(reason, psycopg.Error):
         return reason.diag.message_primary or type(reason).__name__
     return reason.detail if isinstance(reason, Problem) else str(reason)
