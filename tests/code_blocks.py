@@ -24,7 +24,6 @@ import anyio
 import anyio.to_thread
 import httpx
 import yaml
-from langgraph_sdk.client import LangGraphClient, SyncLangGraphClient
 
 from clients.node import NODE
 
@@ -34,6 +33,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 SERVE = re.compile(r"^(?:\w+=\S+ )*(?:make serve|threadkeep serve|threadkeep dev)\b[^&|]*$")
+METRIC = re.compile(r"\b((?:threadkeep|http)_\w+?)(?:_count|_bucket)?\b(?=[{\[ )])")
 START_S, BLOCK_S = 120.0, 150.0
 CLIENTS = ROOT / "tests" / "clients"
 SYNTAX = """
@@ -88,6 +88,9 @@ def parse(block: Block) -> None:
         list(yaml.safe_load_all(block.text))
     elif block.language in {"js", "jsx"}:
         subprocess.run([str(NODE), "-e", SYNTAX], input=block.text, text=True, check=True, cwd=CLIENTS)
+    elif block.language == "promql":
+        table = (ROOT / block.page).read_text()
+        assert [name for name in METRIC.findall(block.text) if f"`{name}" not in table] == []
     elif block.language == "ini":
         configparser.ConfigParser().read_string("[top]\n" + block.text)
 
@@ -98,6 +101,7 @@ class Session:
     def __init__(self, folder: Path, database: str, port: int) -> None:
         self.folder = folder
         self.port = port
+        self.database = database
         programs = folder / "programs"
         programs.mkdir(parents=True)
         (programs / "make").write_text(MAKE)
@@ -109,6 +113,7 @@ class Session:
             "DATABASE_URI": database,
             "PORT": str(port),
             "LOG_JSON": "true",
+            "BROWSER": "true",  # a command that opens a browser opens none
         }
         self._namespace: dict[str, Any] = {"__name__": "__main__"}
         self._shell = subprocess.Popen(
@@ -119,10 +124,13 @@ class Session:
     async def close_clients(self) -> None:
         """Close what the page has opened, in the event loop of its blocks."""
         for value in self._namespace.values():
-            if isinstance(value, LangGraphClient):
-                await value.aclose()
-            elif isinstance(value, SyncLangGraphClient):
-                value.close()
+            close = getattr(value, "aclose", None) or getattr(value, "close", None)
+            if isinstance(value, type) or not callable(close):
+                continue
+            with contextlib.suppress(Exception):
+                closing: Any = close()
+                if inspect.isawaitable(closing):
+                    await closing
 
     def close(self) -> None:
         """End the shell and all that it started."""

@@ -12,19 +12,12 @@ from code_blocks import ROOT, Block, Session, blocks, parse, read_page
 from conftest import TEMPLATE, free_port
 
 NOT_YET = {
-    "a2a.md",
-    "ag-ui.md",
-    "authentication.md",
     "backups.md",
     "capacity.md",
-    "develop.md",
     "docker.md",
     "high-availability.md",
     "kubernetes.md",
-    "mcp.md",
     "moving.md",
-    "observability.md",
-    "openai.md",
 }
 """Guides whose blocks are not run yet."""
 PAGES = [
@@ -45,7 +38,7 @@ NOT_RUN = {
 
 SCRIPTS = {"js", "jsx"}
 RUN = {"sh", "python"} | ({"js"} if HAS_NODE else set())
-PARSED = {"json", "yaml", "ini", "text"}
+PARSED = {"json", "yaml", "ini", "promql", "text"}
 
 
 def _escapes(block: Block) -> bool:
@@ -77,8 +70,9 @@ def new_session(
     """Makes a reader of a page. All are closed at the end."""
     sessions: list[Session] = []
 
-    def make(port: int | None = None) -> Session:
-        session = Session(tmp_path_factory.mktemp("reader"), new_database(), port or free_port())
+    def make(server: Session | None = None) -> Session:
+        port, database = (server.port, server.database) if server else (free_port(), new_database())
+        session = Session(tmp_path_factory.mktemp("reader"), database, port)
         sessions.append(session)
         return session
 
@@ -88,16 +82,16 @@ def new_session(
 
 
 @pytest.fixture(scope="module")
-async def built_in_agent(new_session: Callable[..., Session]) -> int:
-    """The port of a server of the built-in agent, for the pages that start none."""
+async def built_in_agent(new_session: Callable[..., Session]) -> Session:
+    """A session with a server of the built-in agent, for the pages that start none."""
     session = new_session()
     _ = await session.run(Block("tests", "sh", None, "threadkeep serve"))
-    return session.port
+    return session
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 async def test_a_reader_can_do_what_the_page_says(
-    page: Path, new_session: Callable[..., Session], built_in_agent: int
+    page: Path, new_session: Callable[..., Session], built_in_agent: Session
 ) -> None:
     """Issue: every code block runs verbatim, and prints what the page promises."""
     starts_servers = any(block.serves and block.name not in NOT_RUN for block in blocks(page))
