@@ -9,8 +9,6 @@ PENDING = {
     "docs/compatibility.md",
     "docs/design.md",
     "docs/glossary.md",
-    "docs/operations.md",
-    "docs/protocol.md",
 }
 """Pages that are not rewritten yet."""
 
