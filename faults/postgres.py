@@ -40,7 +40,7 @@ class Postgres:
 
     async def start(self) -> None:
         """Start it on the data that it left, and wait until it takes connections."""
-        await anyio.to_thread.run_sync(embedded._ensure_running, self.cluster)
+        await anyio.to_thread.run_sync(embedded.ensure_running, self.cluster)
 
     async def execute(self, *statements: str) -> list[Any]:
         """As the superuser, each in a transaction of its own; the rows of the last."""
@@ -65,11 +65,11 @@ async def own_postgres(folder: Path) -> AsyncGenerator[Postgres]:
 
 
 def _make(data: Path) -> Postgres:
-    cluster = embedded._cluster(data, durable=False)
-    with embedded._locked(cluster) as lock:
-        embedded._ensure_data(cluster, lock)
-        embedded._ensure_running(cluster)
-        embedded._ensure_database(cluster)
+    cluster = embedded.find_cluster(data, durable=False)
+    with embedded.locked(cluster) as lock:
+        embedded.ensure_data(cluster, lock)
+        embedded.ensure_running(cluster)
+        embedded.ensure_database(cluster)
     anyio.run(migrate.migrate, cluster.uri())
     return Postgres(cluster, cluster.uri(), cluster.uri("postgres"), cluster.socket_folder)
 

@@ -21,18 +21,21 @@ def cluster_of(binaries: Path) -> Iterator[str]:
         os_user.create_private_directory(user, cluster.data)
         os_user.create_private_directory(user, cluster.socket_folder)
         options = f"-c listen_addresses= -c unix_socket_directories={cluster.socket_folder} -c fsync=off"
-        _run(cluster, "initdb", f"--pgdata={cluster.data}", "--username=threadkeep", "--encoding=UTF8", "--no-sync")
-        _run(
+        run_program(
+            cluster, "initdb", f"--pgdata={cluster.data}", "--username=threadkeep", "--encoding=UTF8", "--no-sync"
+        )
+        run_program(
             *(cluster, "pg_ctl", "start", "--wait", f"--pgdata={cluster.data}", f"--log={cluster.data}/server.log"),
             f"--options={options} -c max_connections=200",
         )
         try:
             yield cluster.uri("postgres")
         finally:
-            _run(cluster, "pg_ctl", "stop", "--wait", "--mode=immediate", f"--pgdata={cluster.data}")
+            run_program(cluster, "pg_ctl", "stop", "--wait", "--mode=immediate", f"--pgdata={cluster.data}")
             shutil.rmtree(cluster.socket_folder, ignore_errors=True)
 
 
-def _run(cluster: Cluster, *command: str) -> None:
+def run_program(cluster: Cluster, *command: str) -> None:
+    """Run a program of the cluster, which must be successful."""
     done = cluster.run(*command)
     assert done.returncode == 0, done.stdout

@@ -21,7 +21,7 @@ LAYERS = (
     {"duties"},
     {"api"},
     {"app", "agent", "offline_model"},
-    {"serving", "preparing", "key_commands", "dev", "new_project", "checking", "adopt", "dockerfile", "cli"},
+    {"serving", "preparing", "key_commands", "backups", "dev", "new_project", "checking", "adopt", "dockerfile", "cli"},
 )
 """From the lowest to the highest. A module imports from its own layer or a lower one."""
 RANKS = {folder: rank for rank, layer in enumerate(LAYERS) for folder in layer}

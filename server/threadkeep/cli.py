@@ -1,4 +1,4 @@
-"""Commands: `threadkeep serve`, `dev`, `new`, `check`, `dockerfile`, `migrate`, `adopt`, `keys`, `bench` and `version`."""
+"""Commands: `threadkeep serve`, `dev`, `new`, `check`, `dockerfile`, `migrate`, `adopt`, `backup`, `restore`, `keys` and others."""
 
 import sys
 from collections.abc import Generator, Mapping
@@ -167,6 +167,53 @@ def adopt(config: Path | None, **options: Any) -> None:
         click.echo(line)
     if report.skipped:
         sys.exit(1)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+def backup(file: Path | None, config: Path | None, *, force: bool) -> None:
+    """Write all threads, runs, store items and other rows of the server into FILE. Servers may go on meanwhile.
+
+    The default FILE is threadkeep-DATE-TIME.dump. Only you can read it.
+    """
+    with report_startup_errors():
+        prepared = _prepared(config)
+
+        from threadkeep import backups
+
+        click.echo(backups.backup(prepared, file, force=force))
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--force", "--clean", is_flag=True, help="Replace the threads and all other rows that are there.")
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+def restore(file: Path, config: Path | None, *, force: bool) -> None:
+    """Bring the rows of the backup FILE into the database. Stop all servers first."""
+    with report_startup_errors():
+        prepared = _prepared(config)
+
+        from threadkeep import backups
+
+        for line in backups.restore(prepared, file, force=force):
+            click.echo(line)
+
+
+@main.command("upgrade-postgres")
+@click.option(
+    "--old-programs", type=click.Path(path_type=Path), help="The folder of the PostgreSQL that made the data."
+)
+@click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
+def upgrade_postgres(old_programs: Path | None, config: Path | None) -> None:
+    """Bring the data of the embedded Postgres to a new major version. Stop all servers first."""
+    with report_startup_errors():
+        prepared = _prepared(config)
+
+        from threadkeep import backups
+
+        click.echo(backups.upgrade_postgres(prepared, old_programs))
 
 
 @main.group()

