@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk words docs dist model lock deploytools deploycheck clean
+.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk words docs blocks dist model lock deploytools deploycheck clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -97,6 +97,9 @@ walk: .venv/dev ## Count the files that five requests enter, and write docs/desi
 
 words: .venv/dev ## Count the words that make README and docs hard to read, and print the ten worst sentences
 	@$(BIN)/python tests/words.py $(ARGS)
+
+blocks: .venv/dev ## Run every code block of README, quickstart, tutorials and guides
+	@BLOCKS=all $(BIN)/python -m pytest tests/test_code_blocks.py $(ARGS)
 
 docs: .venv-docs/made ## Build the site of docs/ into build/site, and check its links; needs no network
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet

@@ -157,7 +157,7 @@ def main() -> int:
     if chosen.write:
         report.put(
             "protocol",
-            [f"Medians of {chosen.rounds} rounds, by `{command()}`; v2 is to cost at most {LIMIT}x:", "", *lines],
+            [f"Medians of {chosen.rounds} rounds, by `{command()}`. v2 must cost at most {LIMIT}x:", "", *lines],
         )
     return int(found["v2"] > LIMIT * found["v1"])
 

@@ -83,9 +83,9 @@ def scale(results: Mapping[str, Any]) -> list[str]:
         "",
         *_table("what", [_without(one, "streams: ") for one in rounds], OF_SCALE),
         "",
-        f"1,000 streams open at once: all had their first token after {streams['opened_s']:.1f} s; then, with a token a"
-        f" second each, a token is {streams['p50_ms']:.1f} ms old at the median and {streams['p99_ms']:.1f} ms at p99;"
-        f" a stream takes {streams['kb_each']:.0f} kB.",
+        f"1,000 streams open at once: all had their first token after {streams['opened_s']:.1f} s. Then each gets a token"
+        f" a second. A token is {streams['p50_ms']:.1f} ms old at the median and {streams['p99_ms']:.1f} ms at p99."
+        f" A stream takes {streams['kb_each']:.0f} kB.",
     ]
 
 
@@ -111,7 +111,7 @@ def put(name: str, lines: Sequence[str]) -> None:
 
 def _head(results: Mapping[str, Any]) -> list[str]:
     return [
-        f"{results['machine']}; medians of {len(results['rounds'])} rounds, by `{results['command']}`:",
+        f"{results['machine']}. Medians of {len(results['rounds'])} rounds, by `{results['command']}`:",
         "",
     ]
 
@@ -128,7 +128,7 @@ def _ceiling(rounds: Rounds) -> list[str]:
     most = 2000 / (server + postgres + client)
     return [
         f"A stateful run takes {server:.1f} ms of CPU in the server, {postgres:.1f} in Postgres and {client:.1f} in the load's"
-        f" own process: two cores give {most:.0f} runs a second at most, {most / rate:.2f} times what one process gives here.",
+        f" own process. So two cores give {most:.0f} runs a second at most, {most / rate:.2f} times the rate of one process.",
         "",
     ]
 

@@ -1,5 +1,6 @@
 """Every code block of README, quickstart, tutorials and guides runs as it stands, or is listed here with a reason."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,6 +38,8 @@ NOT_RUN = {
 """Blocks that do not run here, and why. They are parsed all the same."""
 
 SCRIPTS = {"js", "jsx"}
+SLOW = {"authentication.md", "develop.md", "encryption.md"}
+"""Guides that call many commands, each a process of its own. `make blocks` runs them too."""
 RUN = {"sh", "python"} | ({"js"} if HAS_NODE else set())
 PARSED = {"json", "yaml", "ini", "promql", "text"}
 
@@ -94,6 +97,8 @@ async def test_a_reader_can_do_what_the_page_says(
     page: Path, new_session: Callable[..., Session], built_in_agent: Session
 ) -> None:
     """Issue: every code block runs verbatim, and prints what the page promises."""
+    if page.name in SLOW and os.environ.get("BLOCKS") != "all":
+        pytest.skip("make blocks")
     starts_servers = any(block.serves and block.name not in NOT_RUN for block in blocks(page))
     session = new_session(None if starts_servers else built_in_agent)
 

@@ -5,8 +5,6 @@ from pathlib import Path
 import words
 
 PENDING = {
-    "docs/benchmarks.md",
-    "docs/compatibility.md",
     "docs/design.md",
     "docs/glossary.md",
 }
