@@ -2,7 +2,7 @@
 # ARGS is handed on: make serve ARGS="--port 8000", make test ARGS="-k threads", make lock ARGS=--upgrade.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk words docs blocks dist model lock deploytools deploycheck clean
+.PHONY: help serve test clients conformance generators console types story consolecheck shots check faults databases core bench scale peers reference schema walk words messages docs blocks dist model lock deploytools deploycheck clean
 
 # The first that runs: a pyenv shim may be there and fail, and Debian's python3 may come without venv.
 FIND_PYTHON = for name in python3.13 python3.12 python3.11 python3; do \
@@ -104,6 +104,9 @@ blocks: .venv/dev ## Run every code block of README, quickstart, tutorials and g
 docs: .venv-docs/made ## Build the site of docs/ into build/site, and check its links; needs no network
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
 	@.venv-docs/bin/python docs/site/check.py build/site
+
+messages: .venv/dev ## Print every error, refusal and log line of the server
+	@$(BIN)/python tests/messages.py
 
 dist: .venv/dist ## Build the wheel and the source archive into dist/, check them, and serve from the wheel
 	@$(BIN)/python tests/dist.py $(ARGS)

@@ -209,7 +209,7 @@ async def test_facts_without_a_store_are_a_clear_error() -> None:
     """Ours: a graph run without a store still answers."""
     said = await agent.build().ainvoke(user("remember that I like tea"))
 
-    assert said["messages"][-1].text.startswith("remember failed: facts can't be kept here")
+    assert said["messages"][-1].text.startswith("remember failed: facts can't be stored")
 
 
 async def test_several_tools_run_in_one_turn(graph: Any) -> None:

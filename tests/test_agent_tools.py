@@ -86,4 +86,4 @@ async def test_an_unknown_zone_is_an_error_for_the_model(zone: str) -> None:
     told = await agent.clock.ainvoke(ToolCall(name="clock", args={"zone": zone}, id="c", type="tool_call"))
 
     assert told.status == "error"
-    assert "there is no time zone" in told.text
+    assert "is not known: use an IANA name" in told.text

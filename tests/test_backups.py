@@ -204,7 +204,11 @@ def test_what_is_no_backup_is_refused(settings: Settings, make_database: MakeDat
     programs = client_programs.find_client_programs(15)
     uri = empty.database_uri
     programs.start("pg_dump", "--format=custom", f"--file={theirs}", uri=uri).wait()
-    for file, reason in ((text, "can't be read"), (theirs, "not a backup of Threadkeep"), (tmp_path / "no", "no file")):
+    for file, reason in (
+        (text, "can't be read"),
+        (theirs, "not a backup of Threadkeep"),
+        (tmp_path / "no", "does not exist"),
+    ):
         with pytest.raises(StartupError, match=reason):
             backups.restore(prepared(settings), file, force=False)
 

@@ -138,7 +138,7 @@ async def test_a_missing_file_or_module_stops_the_start(load: LOAD, tmp_path: Pa
     """Ours: the text names the key, the target and the reason."""
     assert (
         await refusal(load, "", "./gone.py:graph")
-        == f"graphs.a: ./gone.py:graph: there is no file {tmp_path / 'gone.py'}"
+        == f"graphs.a: ./gone.py:graph: the file {tmp_path / 'gone.py'} does not exist"
     )
     assert (
         await refusal(load, "", "gone.away:graph")
@@ -152,8 +152,8 @@ async def test_a_missing_file_or_module_stops_the_start(load: LOAD, tmp_path: Pa
         ("1 / 0", "ZeroDivisionError: division by zero (broken.py, line 1)"),
         (
             "import no_such_module",
-            "ModuleNotFoundError: No module named 'no_such_module' (broken.py, line 1); the server installs nothing: "
-            "is it installed where the server runs?",
+            "ModuleNotFoundError: No module named 'no_such_module' (broken.py, line 1): the server installs nothing, "
+            "so install the package where the server runs",
         ),
         ("raise SystemExit(3)", "SystemExit: 3 (broken.py, line 1)"),
         ("def", "SyntaxError: invalid syntax (broken.py, line 1)"),
@@ -252,7 +252,7 @@ async def test_a_missing_name_tells_of_near_ones(load: LOAD) -> None:
     """Ours: most of them are misspelt."""
     assert (
         await refusal(load, "", "./agent.py:buidler")
-        == "graphs.a: ./agent.py:buidler: ./agent.py has no buidler; there is builder"
+        == "graphs.a: ./agent.py:buidler: ./agent.py has no buidler: did you mean builder?"
     )
     assert await refusal(load, "", "./agent.py:qqqq") == "graphs.a: ./agent.py:qqqq: ./agent.py has no qqqq"
 
@@ -316,15 +316,15 @@ async def test_a_remote_graph_passes_as_it_is(load: LOAD) -> None:
         ),
         (
             "def graph(model: str, tools): ...",
-            "found a function that asks for model, tools; a factory gets a RunnableConfig and a ServerRuntime at most",
+            "found a function with the parameters model, tools: a factory gets only a RunnableConfig and a ServerRuntime",
         ),
         (
             "def graph(model: str): ...",
-            "found a function that asks for model; a factory gets a RunnableConfig and a ServerRuntime at most",
+            "found a function with the parameters model: a factory gets only a RunnableConfig and a ServerRuntime",
         ),
         (
             "async def graph(): yield builder",
-            "found a generator function; decorate it with contextlib.asynccontextmanager or contextmanager",
+            "found a generator function: decorate it with contextlib.asynccontextmanager or contextmanager",
         ),
         (
             "graph = StateGraph(State)",
@@ -341,7 +341,7 @@ async def test_a_factory_that_makes_no_graph_fails_the_run(load: LOAD) -> None:
     """Ours: it is called for a run, and its fault is the run's."""
     loaded = (await load("def graph(): return 5", a="./agent.py:graph"))["a"]
 
-    with pytest.raises(TypeError, match="the factory of graph a made an object of type int, which is no graph"):
+    with pytest.raises(TypeError, match="the factory of graph a made an object of type int, which is not a graph"):
         async with loaded.open(thread(), durable=True):
             pass
 
@@ -463,7 +463,7 @@ async def test_what_the_user_compiled_is_left_alone(load: LOAD, caplog: pytest.L
         await graph.ainvoke({}, thread())
     assert (set(own.storage), set(saver.storage)) == (set(), {"t"})
     (line,) = [each for each in caplog.records if each.levelno == logging.WARNING]
-    assert line.getMessage() == "a graph's own persistence is replaced"
+    assert line.getMessage() == "a graph's own persistence is replaced by Postgres"
     assert (line.__dict__["graph_id"], line.__dict__["replaced"]) == ("a", ["InMemorySaver"])
 
 

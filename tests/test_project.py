@@ -128,11 +128,11 @@ def test_a_byte_order_mark_is_no_fault(write: WRITE) -> None:
         ({"graphs": {"a": {"description": "x"}}}, "graphs.a.path: Field required"),
         (
             {"graphs": {"a": "./a.ts:graph"}},
-            "graphs.a.path: Value error, './a.ts:graph' is neither ./file.py:name nor package.module:name",
+            "graphs.a.path: Value error, './a.ts:graph' must be ./file.py:name or package.module:name",
         ),
         (
             {"graphs": {"a": "./a.py"}},
-            "graphs.a.path: Value error, './a.py' is neither ./file.py:name nor package.module:name",
+            "graphs.a.path: Value error, './a.py' must be ./file.py:name or package.module:name",
         ),
         (
             {"http": {"disable_mcp": "perhaps"}},
@@ -143,8 +143,8 @@ def test_a_byte_order_mark_is_no_fault(write: WRITE) -> None:
             {"checkpointer": {"ttl": {"strategy": "keep"}}},
             "checkpointer.ttl.strategy: Input should be 'delete' or 'keep_latest'",
         ),
-        ({"env": [".env"]}, "env: Value error, is neither an object of strings nor the path of a file"),
-        ({"env": {"A": {}}}, "env: Value error, is neither an object of strings nor the path of a file"),
+        ({"env": [".env"]}, "env: Value error, must be an object of strings or the path of a file"),
+        ({"env": {"A": {}}}, "env: Value error, must be an object of strings or the path of a file"),
         ({"dependencies": "."}, "dependencies: Input should be a valid tuple"),
     ],
 )
@@ -237,7 +237,7 @@ def test_keys_that_do_nothing_are_told_in_one_warning(write: WRITE, caplog: pyte
     project.load_project(write(ui={}, grpahs={}, http={"cors": {"allow_origin": ["*"]}}))
 
     (line,) = caplog.records
-    assert (line.levelname, line.getMessage()) == ("WARNING", "keys that do nothing on this server are ignored")
+    assert (line.levelname, line.getMessage()) == ("WARNING", "keys without an effect on this server are ignored")
     assert line.__dict__["keys"] == ["grpahs", "http.cors.allow_origin", "ui"]
 
 
@@ -287,7 +287,7 @@ def test_a_missing_folder_stops_the_start(write: WRITE, tmp_path: Path) -> None:
     with pytest.raises(StartupError) as refused:
         project.set_environment(project.load_project(write(dependencies=["./gone"])))
 
-    assert str(refused.value) == f"{tmp_path / 'langgraph.json'}: dependencies: there is no folder ./gone"
+    assert str(refused.value) == f"{tmp_path / 'langgraph.json'}: dependencies: the folder ./gone does not exist"
 
 
 def test_distributions_that_are_not_installed_are_named(write: WRITE, caplog: pytest.LogCaptureFixture) -> None:
@@ -328,7 +328,7 @@ def test_a_target_is_a_place_and_a_name(target: str, parts: tuple[str, str]) -> 
 )
 def test_other_forms_are_no_target(target: str) -> None:
     """Ours: refused when the file is read."""
-    with pytest.raises(ValueError, match=r"neither \./file\.py:name nor package\.module:name"):
+    with pytest.raises(ValueError, match=r"must be \./file\.py:name or package\.module:name"):
         project.split_target(target)
 
 

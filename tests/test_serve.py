@@ -216,7 +216,7 @@ async def test_a_projects_env_is_for_its_graphs_and_steers_no_server(tmp_path: P
     assert seen == app
     assert told["settings read"]["from_project"] == ["THREADKEEP_DATA_DIR", "THREADKEEP_LOG_LEVEL"]
     assert told["settings read"]["left_to_the_project"] == sorted(app.keys() - {"TOKEN", "PGOPTIONS"})
-    assert told["variables that do nothing on this server are ignored"]["variables"] == ["REDIS_URI"]
+    assert told["variables without an effect on this server are ignored"]["variables"] == ["REDIS_URI"]
     assert "secret" not in (tmp_path / "log").read_text()
 
 

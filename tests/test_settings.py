@@ -83,19 +83,21 @@ def test_libpq_of_the_server_is_not_told_what_is_for_the_app(monkeypatch: pytest
 
 def test_a_setting_of_the_projects_that_is_misspelt_stops_the_start() -> None:
     """Ours: as one of the process."""
-    with pytest.raises(StartupError, match="unknown setting THREADKEEP_RUN_SLOT; did you mean THREADKEEP_RUN_SLOTS"):
+    with pytest.raises(
+        StartupError, match="the setting THREADKEEP_RUN_SLOT is not known: did you mean THREADKEEP_RUN_SLOTS"
+    ):
         settings.load_settings(project={"THREADKEEP_RUN_SLOT": "3"})
 
 
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
-        ("sqlite:///app.db", "it is no address of a Postgres: that begins with postgresql://"),
-        ("mongodb+srv://h/a", "it is no address of a Postgres: that begins with postgresql://"),
-        ("postgresql://h/a?pgbouncer=true", "libpq has no parameter pgbouncer; leave it out"),
+        ("sqlite:///app.db", "it is not the address of a Postgres: begin it with postgresql://"),
+        ("mongodb+srv://h/a", "it is not the address of a Postgres: begin it with postgresql://"),
+        ("postgresql://h/a?pgbouncer=true", "libpq has no parameter pgbouncer: remove it"),
         (
             "postgresql+asyncpg://h/a?schema=b",
-            "libpq has no parameter schema; for a schema of its own say options=-csearch_path%3DNAME",
+            "libpq has no parameter schema: to choose a schema, write options=-csearch_path%3DNAME",
         ),
         ("postgresql://h/a?connection_limit=5", "libpq has no parameter connection_limit"),
         ("host=h pool=1", "libpq has no parameter pool"),
@@ -108,7 +110,7 @@ def test_an_address_that_is_none_is_told_in_a_line(monkeypatch: pytest.MonkeyPat
     with pytest.raises(StartupError) as refused:
         settings.load_settings()
 
-    hint = "; if it is another program's, set DATABASE_URI, which goes over it"
+    hint = ": if another program uses this variable, set DATABASE_URI, which has priority"
     assert str(refused.value) == f"settings: DATABASE_URL: {reason}{hint}"
 
 

@@ -53,7 +53,7 @@ def closed_port() -> int:
         return found.getsockname()[1]
 
 
-NO_DATABASE = 'database "nope" does not exist; CREATE DATABASE makes it'
+NO_DATABASE = 'database "nope" does not exist: create it with CREATE DATABASE'
 NO_ROLE = 'role "nobody" does not exist'
 
 
@@ -77,12 +77,12 @@ async def test_each_mistake_in_an_address_is_told_in_its_words(postgres: str, tm
     uris = {
         make_conninfo(postgres, user="nobody"): NO_ROLE,
         f"postgresql://app:secret@127.0.0.1:{port}/d": f"database 127.0.0.1:{port}/d: connection to server at "
-        f'"127.0.0.1", port {port} failed: Connection refused; is Postgres running there?',
+        f'"127.0.0.1", port {port} failed: Connection refused: check that Postgres runs there',
         "postgresql://app:secret@no-such-host.invalid/d": "database no-such-host.invalid/d: its host is not known",
-        "postgresql://app:se@cret@127.0.0.1/d": "database: its host is not known: an @ in a user's name or a password "
-        "is written %40",
+        "postgresql://app:se@cret@127.0.0.1/d": "database: its host is not known: write an @ in a user's name or a "
+        "password as %40",
         "postgresql://app:secret@127.0.0.1/d?pgbouncer=true": "settings: DATABASE_URI: libpq has no parameter "
-        "pgbouncer; leave it out",
+        "pgbouncer: remove it",
     }
     for uri, reason in uris.items():
         line, logged = await refusal(tmp_path, "migrate", DATABASE_URI=uri)
@@ -124,7 +124,7 @@ async def test_tables_of_another_program_are_told_and_left_alone(postgres: str, 
         before = conn.execute(RELATIONS).fetchall()
     for command in ("serve", "migrate"):
         line, _ = await refusal(tmp_path, command, DATABASE_URI=uri)
-        assert line.startswith(f"the schema public has {taken} of another program, and nothing of it was changed: ")
+        assert line.startswith(f"the schema public has {taken} of another program, and nothing was changed: ")
         assert "?options=-csearch_path%3Dthreadkeep" in line
     with psycopg.connect(uri) as conn:
         assert conn.execute(RELATIONS).fetchall() == before
@@ -163,7 +163,7 @@ app = Starlette(lifespan=lifespan)
 @pytest.mark.parametrize(
     ("config", "source", "reason"),
     [
-        ({}, "import langchain_nowhere", "No module named 'langchain_nowhere' (graph.py, line 1); the server installs"),
+        ({}, "import langchain_nowhere", "No module named 'langchain_nowhere' (graph.py, line 1): the server installs"),
         ({}, "graph = 1 / 0", "graphs.g: ./graph.py:graph: ZeroDivisionError: division by zero (graph.py, line 1)"),
         ({"graphs": {"g": 5}}, GRAPH, "graphs.g: Input should be a valid dictionary"),
         (
@@ -192,6 +192,6 @@ async def test_keys_and_dependencies_that_do_nothing_are_named(postgres: str, tm
     _, logged = await refusal(tmp_path, "migrate", DATABASE_URI=make_conninfo(postgres, dbname="nope"))
     told = {one["message"]: one for one in logged}
 
-    assert told["keys that do nothing on this server are ignored"]["keys"] == ["grpahs", "http.mount"]
+    assert told["keys without an effect on this server are ignored"]["keys"] == ["grpahs", "http.mount"]
     assert told["keys that only build an image are ignored"]["keys"] == ["python_version"]
     assert told["dependencies of the project are not installed"]["dependencies"] == ["no-such-thing"]

@@ -31,7 +31,7 @@ BEGIN
 END
 $$;
 
--- Try to lock a thread. True if another transaction has locked it. False also if there is no such thread.
+-- Try to lock a thread. True if another transaction has locked it. False also if the thread does not exist.
 CREATE OR REPLACE FUNCTION is_locked_elsewhere(thread uuid) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM FROM threads WHERE thread_id = thread FOR NO KEY UPDATE SKIP LOCKED;

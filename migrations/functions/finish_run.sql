@@ -17,7 +17,7 @@ CREATE OR REPLACE FUNCTION finish_run(
     in_batch boolean DEFAULT false
 ) RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
-    asked text;
+    requested_action text;
     is_busy boolean;
     has_no_title boolean;
     ended_at timestamptz;
@@ -26,14 +26,14 @@ BEGIN
       FROM threads
      WHERE thread_id = of_thread
        FOR NO KEY UPDATE;
-    SELECT cancel_action INTO asked
+    SELECT cancel_action INTO requested_action
       FROM runs
      WHERE run_id = finished_run AND status = 'running' AND worker_id = holder
        FOR NO KEY UPDATE;
     IF NOT FOUND OR NOT EXISTS (SELECT FROM crash_markers WHERE worker_id = holder) THEN
         RETURN false;
     END IF;
-    IF asked = 'rollback' OR delete_run THEN
+    IF requested_action = 'rollback' OR delete_run THEN
         IF in_batch THEN
             RETURN NULL;
         END IF;
@@ -43,7 +43,7 @@ BEGIN
     ended_at := clock_timestamp();
     is_busy := EXISTS (SELECT FROM runs WHERE thread_id = of_thread AND status = 'pending');
     IF has_no_title AND position('"messages"' IN thread_values::text) > 0 THEN
-        -- In a statement of its own, because Postgres computes the title again in each one that sets a part of it.
+        -- A separate statement, because Postgres computes the title again in each statement that sets a part of it.
         UPDATE threads
            SET first_message = first_human_message_of_text(thread_values)
          WHERE thread_id = of_thread AND first_human_message_of_text(thread_values) IS NOT NULL;

@@ -27,7 +27,7 @@ BEGIN
 END
 $$;
 
--- The same of a state as it was written, which may hold what jsonb can't. Then there is no title.
+-- The same for a state as text. If jsonb can't store it, the thread has no title.
 CREATE OR REPLACE FUNCTION first_human_message_of_text(state json) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF state IS NULL OR position('"messages"' IN state::text) = 0 THEN

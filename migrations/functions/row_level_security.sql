@@ -1,7 +1,7 @@
--- Row-level security for requests, which switch to the role `threadkeep_tenant` in each transaction. Every other role sees what
--- its rights on the tables let it see: the owner, and a server that has been given SELECT, INSERT, UPDATE and DELETE alone. So
--- the policies of the tenant are restrictive, beside one for everybody. A function, because LangGraph's tables are made after ours, and because not every
--- role may do all of it: it does what is left to do, as far as the role that migrates may.
+-- Row-level security for requests, which switch to the role `threadkeep_tenant` in each transaction. Every other role, such
+-- as the owner or a server's own role, sees all rows that its rights on the tables allow. So the policies of the tenant are
+-- restrictive, and a permissive policy exists for everybody. This is a function, because LangGraph creates its tables after
+-- ours, and because the migrating role may not have every right. It makes only the changes that are missing and allowed.
 CREATE OR REPLACE FUNCTION enable_row_level_security() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     own       CONSTANT text := $e$project_id = current_setting('threadkeep.project', true)

@@ -1,6 +1,6 @@
 -- The state of a chain of runs as a task, from its newest run and the open interrupts of the thread. The interrupts belong to
--- that run unless a later run of the thread has begun. A question that was answered or dropped by such a run is no longer
--- open, and the task is then completed.
+-- that run unless a later run of the thread has begun. If such a run has answered or dropped the
+-- question, it is no longer open, and the task is completed.
 CREATE OR REPLACE FUNCTION chain_state(
     run_status text,
     reason_of_cancel text,

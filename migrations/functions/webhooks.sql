@@ -36,7 +36,7 @@ CREATE OR REPLACE TRIGGER run_finished_webhook
 EXECUTE FUNCTION enqueue_webhook();
 
 -- Insert a delivery for each push notification config of a task whose newest run has ended or asks, or for one config. It has the
--- state and what the state does not keep: the open interrupts and the output. A later change of the same run takes the place of one
+-- state, and the parts that the state does not keep: the open interrupts and the output. A later change of the same run takes the place of one
 -- that is not sent yet.
 CREATE OR REPLACE FUNCTION enqueue_task_pushes(of_run uuid, only_config text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET enable_seqscan = off AS $$

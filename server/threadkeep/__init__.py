@@ -1,4 +1,4 @@
-"""Threadkeep: a self-hosted agent server for LangGraph graphs, on Postgres alone."""
+"""Threadkeep: a self-hosted agent server for LangGraph graphs, which needs only Postgres."""
 
 import os
 

@@ -63,7 +63,7 @@ def merge_messages(conversation: list[AnyMessage], update: Any) -> list[AnyMessa
     try:
         return cast("list[AnyMessage]", add_messages(cast("Any", conversation), update))
     except (ValueError, TypeError, NotImplementedError):
-        raise ValueError("each message has a `role` or a `type`, and `content`") from None
+        raise ValueError("each message must have a `role` or a `type`, and `content`") from None
 
 
 class Conversation(TypedDict):
@@ -93,7 +93,7 @@ def graph_of(model: BaseChatModel) -> Pregel[Any, Any, Any, Any]:
         unanswered = _unanswered(state["messages"])
         messages = [message for message in state["messages"] if message.id not in unanswered]
         if not messages:
-            raise ValueError("the input is an object with `messages`: a list of messages, or a string")
+            raise ValueError("the input must be an object with `messages`: a list of messages, or a string")
         removed = [RemoveMessage(id=message_id) for message_id in unanswered]
         if _model_calls(messages) >= MAX_MODEL_CALLS:
             return {"messages": [*removed, AIMessage(f"I stopped after {MAX_MODEL_CALLS} model calls.")]}
@@ -181,7 +181,7 @@ def _simulated_latency_s(config: RunnableConfig) -> float | None:
     if latency_s is None:
         return None
     if isinstance(latency_s, bool) or not isinstance(latency_s, int | float) or math.isnan(latency_s):
-        raise ValueError("`simulated_latency_s` is a number of seconds from 0 to 10")
+        raise ValueError("`simulated_latency_s` must be a number of seconds from 0 to 10")
     return min(10.0, max(0.0, float(latency_s)))
 
 
@@ -203,11 +203,11 @@ async def calculator(expression: str) -> str:
     if len(expression) > EXPRESSION_CHARS:
         raise ToolException(f"the expression is longer than {EXPRESSION_CHARS} characters")
     if not re.fullmatch(r"[\d.eE+\-*/%()\s_]+", expression):
-        raise ToolException("only numbers, brackets and + - * / // % ** are understood")
+        raise ToolException("the expression may contain only numbers, brackets and + - * / // % **")
     try:
         value = _value(ast.parse(expression.strip(), mode="eval").body)
     except (SyntaxError, MemoryError, RecursionError):
-        raise ToolException("this is not a complete expression") from None
+        raise ToolException("the expression is not complete") from None
     except ZeroDivisionError:
         raise ToolException("division by zero") from None
     except OverflowError:
@@ -228,7 +228,7 @@ def _value(node: ast.expr) -> int | float:
         case ast.BinOp(left=first, op=op, right=second) if type(op) in BINARY:
             return _bounded(BINARY[type(op)](_value(first), _value(second)))
         case _:
-            raise ToolException("only numbers, brackets and + - * / // % ** are understood")
+            raise ToolException("the expression may contain only numbers, brackets and + - * / // % **")
 
 
 BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -244,7 +244,7 @@ BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 def _power(base: int | float, exponent: int | float) -> int | float:
     """Return the power. Refuse a result that would be too large before it is computed."""
     if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > NUMBER_BITS:
-        raise ToolException(f"the result is too large: numbers here have up to {NUMBER_BITS} bits")
+        raise ToolException(f"the result is too large: a number may have at most {NUMBER_BITS} bits")
     return base**exponent
 
 
@@ -255,19 +255,19 @@ def _bounded(value: object) -> int | float:
         case float() if math.isfinite(value):
             return value
         case int() | float():
-            raise ToolException(f"the result is too large: numbers here have up to {NUMBER_BITS} bits")
+            raise ToolException(f"the result is too large: a number may have at most {NUMBER_BITS} bits")
         case _:
             raise ToolException("the result is not a real number")
 
 
 @tool
 async def clock(zone: str = "UTC") -> str:
-    """Tell the time in a time zone: an IANA name such as Europe/Berlin, or the city of one."""
+    """Return the time in a time zone: an IANA name such as Europe/Berlin, or only its city."""
     requested = zone.strip().replace(" ", "_").lower()
     # The zones are files. They are read at first use, which would block the event loop.
     name = (await anyio.to_thread.run_sync(_zones)).get(requested)
     if name is None:
-        raise ToolException(f"there is no time zone {zone[:80]!r}; an IANA name such as Europe/Berlin is needed")
+        raise ToolException(f"the time zone {zone[:80]!r} is not known: use an IANA name such as Europe/Berlin")
     now = datetime.now(await anyio.to_thread.run_sync(zoneinfo.ZoneInfo, name))
     return f"{now:%A %Y-%m-%d %H:%M:%S} in {name} (UTC{now:%z})"
 
@@ -283,7 +283,7 @@ def _zones() -> dict[str, str]:
 async def remember(fact: str) -> str:
     """Keep a fact for the user. Facts belong to the user and are there in all of the user's threads."""
     if not fact.strip() or len(fact) > FACT_CHARS:
-        raise ToolException(f"a fact has 1 to {FACT_CHARS} characters")
+        raise ToolException(f"a fact must have 1 to {FACT_CHARS} characters")
     key = hashlib.sha256(fact.strip().encode(errors="surrogatepass")).hexdigest()[:32]
     await _store().aput(_namespace(), key, {"fact": fact.strip()}, index=False)
     return f"I keep in mind that {fact.strip()}."
@@ -291,7 +291,7 @@ async def remember(fact: str) -> str:
 
 @tool
 async def recall() -> str:
-    """Give back the facts kept for the user, from all of the user's threads; at most the last 100 of them."""
+    """Return the facts stored for the user, from all of the user's threads. At most the last 100 of them."""
     items = await _store().asearch(_namespace(), limit=FACTS)
     facts = [str(item.value.get("fact", "")) for item in sorted(items, key=lambda item: item.created_at)]
     if not facts:
@@ -302,7 +302,7 @@ async def recall() -> str:
 def _store() -> BaseStore:
     store = cast("BaseStore | None", get_store())
     if store is None:
-        raise ToolException("facts can't be kept here: this server runs the agent without a store")
+        raise ToolException("facts can't be stored: this server runs the agent without a store")
     return store
 
 
@@ -334,7 +334,7 @@ def _ask(questions: Sequence[str]) -> list[str]:
         return [reply if isinstance(reply, str) else json.dumps(reply, ensure_ascii=False)] * len(questions)
     decisions = cast("dict[str, Any]", reply)["decisions"]
     if not isinstance(decisions, list) or len(cast("list[Any]", decisions)) != len(questions):
-        raise ValueError(f"`decisions` is a list of {len(questions)}: one for each question")
+        raise ValueError(f"`decisions` must be a list of {len(questions)} decisions, one for each question")
     return [_answer_of(decision) for decision in cast("list[Any]", decisions)]
 
 
@@ -349,7 +349,7 @@ def _answer_of(decision: Any) -> str:
             return str(fields.get("message") or "no")
         case _:
             raise ValueError(
-                f"a decision has a `type`, which is one of {', '.join(ANSWERS)}; `respond` has a `message`"
+                f"a decision must have a `type` of {', '.join(ANSWERS)}, and `respond` must have a `message`"
             )
 
 

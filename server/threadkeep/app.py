@@ -340,7 +340,7 @@ async def _pooler(plan: AppConfig) -> Pooler:
     pooler = "transaction" if direct else await session.detect_pooler(plan.uri)
     if pooler == "transaction":
         log.warning(
-            "a transaction pooler is in front of Postgres: no statement is prepared",
+            "Postgres is behind a transaction pooler: statements are not prepared",
             extra={"wake_ups": "LISTEN at DATABASE_DIRECT_URI" if direct else "polling, which is slower"},
         )
     return pooler
@@ -520,6 +520,6 @@ async def _announce(plan: AppConfig, parts: OpenResources) -> None:
         )
     if other_projects:
         log.warning(
-            "the database holds threads of other projects and none of this one: THREADKEEP_PROJECT chooses one",
+            "the database has threads of other projects and none of this one: THREADKEEP_PROJECT chooses the project",
             extra={"project": parts.pool.project_id, "other_projects": other_projects},
         )

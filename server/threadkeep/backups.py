@@ -49,7 +49,7 @@ def backup(prepared: Prepared, file: Path | None, *, force: bool) -> str:
             conn.execute("SET LOCAL statement_timeout = 0")
             counts = _counts(conn)
             if not _has_journal(conn):
-                raise StartupError("this database has no tables of Threadkeep: there is nothing to back up")
+                raise StartupError("this database has no tables of Threadkeep: check DATABASE_URI")
             with progress("Back up", unit="bytes") as step:
                 archives.dump(conn, target, opened, step)
     return f"backed up {_listed(counts)} to {target_file} ({target_file.stat().st_size:,} bytes)"
@@ -62,7 +62,7 @@ def restore(prepared: Prepared, file: Path, *, force: bool) -> list[str]:
     backup is of another schema. Then nothing is changed.
     """
     if not file.is_file():
-        raise StartupError(f"there is no file {file}")
+        raise StartupError(f"the file {file} does not exist: check its path")
     with _database(prepared) as (conn, target):
         archive = archives.read(file, target.programs)
         _refuse_other_schema(conn, archive)
@@ -173,7 +173,7 @@ def _refuse_other_schema(conn: Connection, archive: Archive) -> None:
     row = conn.execute("SELECT current_schema()").fetchone()
     schema = row[0] if row else None
     if schema is None:
-        raise StartupError("the search path of this database names no schema that exists: CREATE SCHEMA makes it")
+        raise StartupError("the search path of this database names no schema that exists: create it with CREATE SCHEMA")
     if schema != archive.schema:
         raise StartupError(
             f"{archive.file} has the tables of the schema {archive.schema}, and here they are in {schema}: restore into a "

@@ -45,5 +45,7 @@ def _database(uri: str, needed: int) -> str:
         ).fetchone()
     version, connections = row if row is not None else ("", 0)
     if connections < needed:
-        raise StartupError(f"Postgres allows {connections} connections, and one process may use {needed}")
+        raise StartupError(
+            f"Postgres allows {connections} connections, and one process may use {needed}: raise max_connections"
+        )
     return f"{version}, {connections} connections, of which a process uses at most {needed}"

@@ -19,7 +19,7 @@ PROJECT_FILE = "langgraph.json"
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Threadkeep: a self-hosted agent server for LangGraph graphs, on Postgres alone."""
+    """Threadkeep: a self-hosted agent server for LangGraph graphs, which needs only Postgres."""
 
 
 @main.command()
@@ -52,7 +52,7 @@ def serve(config: Path | None, **options: Any) -> None:
 def dev(config: Path | None, host: str | None, port: int | None, debug_port: int | None, **flags: bool) -> None:
     """Serve like `serve`, and reload the project after each change of its files.
 
-    Runs in progress go on. Errors of graphs are told in full.
+    Runs in progress continue. Errors of graphs are shown in full.
     """
     overrides = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     if flags["wait_for_client"] and debug_port is None:
@@ -284,9 +284,9 @@ def rotate_encryption(config: Path | None) -> None:
         from threadkeep import key_commands
 
         rows = key_commands.rotate_encryption(prepared)
-    click.echo(f"encrypted anew: {rows.rotated}, already up to date: {rows.current}")
+    click.echo(f"encrypted with the new key: {rows.rotated}, already up to date: {rows.current}")
     if rows.changed or rows.unreadable:
-        click.echo(f"in use, to be done again: {rows.changed}, of a key that is not given: {rows.unreadable}", err=True)
+        click.echo(f"in use, run this again: {rows.changed}, encrypted with a missing key: {rows.unreadable}", err=True)
         sys.exit(1)
 
 

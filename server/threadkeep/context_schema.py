@@ -37,7 +37,7 @@ def context_of(schema: Any, context: Mapping[str, Any], *, is_asked_for: bool) -
     try:
         return schema(**accepted)
     except Exception as refusal:  # noqa: BLE001 - a constructor is the author's code, and the client sent no context
-        log.debug("a graph's context has no defaults", extra={"error_type": type(refusal).__name__})
+        log.debug("context of a graph has no defaults", extra={"error_type": type(refusal).__name__})
         return None
 
 

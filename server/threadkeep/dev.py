@@ -1,9 +1,9 @@
 """Development: serves a project, and again whenever one of its files changes.
 
 A parent process has imported the libraries, holds the listening socket, and never imports the project. Each change forks a
-new server, which imports the project in a fresh process. When it is ready, the old one is told to stop. Its
-runs end there, or return to the queue and go on from their last checkpoint in the new one. If the new server cannot start,
-its error is shown in full, and the old one goes on.
+new server, which imports the project in a fresh process. When it is ready, the old server gets a signal to stop. Its
+runs end there, or return to the queue and continue from their last checkpoint in the new server. If the new server cannot start,
+its error is shown in full, and the old server continues.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ READY: Final = b"+"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevOptions:
-    """What `threadkeep dev` was asked for."""
+    """The options of `threadkeep dev`."""
 
     config: Path | None
     overrides: Mapping[str, Any]
@@ -52,7 +52,7 @@ class _Child:
 
     pid: int
     status: int | None = None
-    """The status of its end, as `os.waitpid` tells it. None: it runs."""
+    """Its exit status from `os.waitpid`. None: it runs."""
 
     def has_ended(self, *, wait: bool = False) -> bool:
         if self.status is None:
@@ -61,7 +61,7 @@ class _Child:
         return self.status is not None
 
     def stop(self) -> None:
-        """Ask it to stop. Its streams are told, and its runs get time to end."""
+        """Send SIGTERM (graceful shutdown). Its streams end, and its runs get time to end."""
         if not self.has_ended():
             os.kill(self.pid, signal.SIGTERM)
 
@@ -120,7 +120,7 @@ class _Reloader:
 
 
 def develop(options: DevOptions) -> None:
-    """Serve a project until a signal, and serve it anew after each change. Raise StartupError if it can't begin."""
+    """Serve a project until a signal, and restart it after each change. Raise StartupError if it can't start."""
     if not hasattr(os, "fork"):
         raise StartupError("threadkeep dev needs fork, which this system does not have: use threadkeep serve")
     prepared = _prepared(options)
@@ -169,7 +169,7 @@ def _serve_and_exit(options: DevOptions, listener: socket.socket, pipe: int, *, 
 
 
 def _on_ready(options: DevOptions, pipe: int, *, greets: bool) -> Callable[[Callable[[], None], str], None]:
-    """What a server does when it is ready, given its greeting and its URL."""
+    """Called when the server is ready, with its greeting and its URL."""
 
     def ready(greet: Callable[[], None], url: str) -> None:
         os.write(pipe, READY)
@@ -217,7 +217,7 @@ def _watched(prepared: Prepared) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _signals_as_exceptions() -> Generator[None]:
-    """Let SIGTERM end the block as Ctrl-C does."""
+    """Make SIGTERM end the block, as Ctrl-C does."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt

@@ -199,11 +199,11 @@ def _image_keys(project: Project) -> ImageKeys:
         lines = [f"{'.'.join(str(part) for part in item['loc'][:1])}: {item['msg']}" for item in error.errors()]
         raise StartupError("langgraph.json: " + "; ".join(lines)) from None
     if keys.source is not None:
-        raise StartupError("langgraph.json: source: not supported; list the folder in `dependencies`")
+        raise StartupError("langgraph.json: source: not supported: list the folder in `dependencies`")
     if keys.image_distro == "wolfi":
-        raise StartupError("langgraph.json: image_distro: wolfi is not supported; name an image with --base")
+        raise StartupError("langgraph.json: image_distro: wolfi is not supported: name an image with --base")
     if keys.pip_config_file and keys.pip_installer == "uv":
-        raise StartupError("langgraph.json: pip_config_file: uv does not read it; set pip_installer to pip")
+        raise StartupError("langgraph.json: pip_config_file: uv does not read it: set pip_installer to pip")
     return keys
 
 
@@ -212,7 +212,7 @@ def _is_folder(project: Project, dependency: str) -> bool:
     if (project.root / dependency).is_dir():
         return True
     if dependency.startswith("."):
-        raise StartupError(f"langgraph.json: dependencies: there is no folder {dependency}")
+        raise StartupError(f"langgraph.json: dependencies: the folder {dependency} does not exist")
     return False
 
 
@@ -236,7 +236,7 @@ def _check_files(draft: _Draft, folders: Iterable[Path]) -> None:
     for key, name in (("pip_config_file", draft.keys.pip_config_file), ("--threadkeep", draft.wheel)):
         base = project.root if key == "pip_config_file" else draft.context
         if name and not (base / name).is_file():
-            raise StartupError(f"{key}: there is no file {base / name}")
+            raise StartupError(f"{key}: the file {base / name} does not exist")
 
 
 def _local_folders(paths: Iterable[Path], context: Path) -> list[LocalFolder]:
@@ -305,7 +305,7 @@ def _base_image(draft: _Draft) -> str:
     keys = draft.keys
     named = draft.options.base or keys.base_image
     if named and named.startswith(PLATFORM_IMAGES):
-        raise StartupError(f"base_image: {named} holds another server; remove the key, or name an image with --base")
+        raise StartupError(f"base_image: {named} has another server: remove the key, or name an image with --base")
     version = keys.python_version or PYTHON
     base = named or f"python:{version}-{DISTROS[keys.image_distro or 'debian']}"
     if named is None and keys.image_distro != "bookworm" and version in PINNED:

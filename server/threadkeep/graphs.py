@@ -194,7 +194,7 @@ class LoadedGraph:
             result = stack.enter_context(cast("AbstractContextManager[object]", result))
         graph = _as_graph(result)
         if graph is None:
-            raise TypeError(f"the factory of graph {self.graph_id} made {_kind(result)}, which is no graph")
+            raise TypeError(f"the factory of graph {self.graph_id} made {_kind(result)}, which is not a graph")
         return graph
 
     def _runtime(self, factory: GraphFactory, config: RunnableConfig, call: FactoryCall) -> object:
@@ -224,7 +224,10 @@ class LoadedGraph:
     def _warn_replaced(self, *parts: object) -> None:
         names = [type(part).__name__ for part in parts if not isinstance(part, bool | None)]
         if names and not self._has_warned:
-            log.warning("a graph's own persistence is replaced", extra={"graph_id": self.graph_id, "replaced": names})
+            log.warning(
+                "a graph's own persistence is replaced by Postgres",
+                extra={"graph_id": self.graph_id, "replaced": names},
+            )
             self._has_warned = True
 
 
@@ -309,7 +312,7 @@ def _as_factory(target: object) -> GraphFactory | str:
     if not callable(target) or isinstance(target, (type, Runnable)):
         return f"found {_kind(cast('object', target))}, which is neither a graph nor a function that makes one"
     if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
-        return "found a generator function; decorate it with contextlib.asynccontextmanager or contextmanager"
+        return "found a generator function: decorate it with contextlib.asynccontextmanager or contextmanager"
     parameters = [item for item in _signature(target).parameters.values() if item.kind.name[:3] != "VAR"]
     kinds: dict[str, FactoryParameter] = {
         item.name: kind for item in parameters if (kind := _kind_of(item)) is not None
@@ -319,7 +322,7 @@ def _as_factory(target: object) -> GraphFactory | str:
         kinds[required.pop().name] = "config"
     if required:
         names = ", ".join(item.name for item in required)
-        return f"found a function that asks for {names}; a factory gets a RunnableConfig and a ServerRuntime at most"
+        return f"found a function with the parameters {names}: a factory gets only a RunnableConfig and a ServerRuntime"
     return GraphFactory(
         call=target,
         parameters=kinds,

@@ -38,7 +38,7 @@ def import_target(root: Path, target: str, *, key: str) -> object:
         return getattr(module, name)
     except AttributeError:
         near = difflib.get_close_matches(name, [other for other in vars(module) if not other.startswith("__")])
-        hint = f"; there is {', '.join(near)}" if near else ""
+        hint = f": did you mean {', '.join(near)}?" if near else ""
         raise StartupError(f"{key}: {target}: {place} has no {name}{hint}") from None
 
 
@@ -59,7 +59,7 @@ def _is_within(filename: str, root: Path) -> bool:
 
 def _module(root: Path, place: str, where: str) -> ModuleType:
     if place.endswith(".py") and locate(root, place) is None:
-        raise StartupError(f"{where}: there is no file {root / place}")
+        raise StartupError(f"{where}: the file {root / place} does not exist")
     try:
         if place.endswith(".py"):
             return _import_file(root, cast("Path", locate(root, place)).resolve())
@@ -68,7 +68,7 @@ def _module(root: Path, place: str, where: str) -> ModuleType:
         log.debug("a module of the project can't be imported", extra={"target": place}, exc_info=True)
         hint = ""
         if isinstance(error, ModuleNotFoundError) and error.name and error.name != place.partition(".")[0]:
-            hint = "; the server installs nothing: is it installed where the server runs?"
+            hint = ": the server installs nothing, so install the package where the server runs"
         raise StartupError(f"{where}: {reason(error, root)}{hint}") from error
 
 
@@ -177,7 +177,7 @@ def _files(module: ModuleType) -> Iterator[str]:
 
 def _executed(spec: ModuleSpec | None) -> ModuleType:
     if spec is None or spec.loader is None:
-        raise ImportError("this is no Python file")
+        raise ImportError("this is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:

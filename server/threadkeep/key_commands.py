@@ -47,7 +47,7 @@ def revoke_key(prepared: Prepared, key_name: str) -> str:
     """Revoke the keys with this id or prefix and return a message. Raise StartupError if there is none."""
     revoked = _with_database(prepared, lambda conn: api_keys.revoke(conn, key_name))
     if not revoked:
-        raise StartupError(f"there is no key {key_name} that could be revoked")
+        raise StartupError(f"no active key has the id or prefix {key_name}")
     for key in revoked:
         audit.info("key revoked", extra={"principal": key.identity, "prefix": key.prefix})
     return "revoked " + ", ".join(f"{key.prefix} of {key.identity}" for key in revoked)
@@ -56,7 +56,7 @@ def revoke_key(prepared: Prepared, key_name: str) -> str:
 def rotate_encryption(prepared: Prepared) -> Rotation:
     """Encrypt checkpoints with the first key of LANGGRAPH_AES_KEY. Raise StartupError if there is no key."""
     if not (keys := prepared.settings.aes_keys):
-        raise StartupError("LANGGRAPH_AES_KEY is not set: there is no key to encrypt with")
+        raise StartupError("LANGGRAPH_AES_KEY is not set: set it to the key that encrypts")
     rotation = _with_database(prepared, lambda conn: key_rotation.rotate(conn, AesGcmCipher(keys)))
     audit.info(
         "encryption keys rotated", extra={"rotated_rows": rotation.rotated, "unreadable_rows": rotation.unreadable}

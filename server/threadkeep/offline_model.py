@@ -134,7 +134,7 @@ def _opening(message: AIMessage) -> AIMessageChunk:
 
 @dataclass(frozen=True, slots=True)
 class PlannedToolCall:
-    """A tool that a message asks for, with its arguments."""
+    """A tool that a message requests, and its arguments."""
 
     tool: str
     args: dict[str, str]

@@ -77,7 +77,7 @@ def _check_encoding(conn: psycopg.Connection) -> None:
     row = conn.execute("SELECT current_setting('server_encoding'), current_database()").fetchone()
     if row is not None and row[0] != "UTF8":
         raise StartupError(
-            f"the database {row[1]} has the encoding {row[0]}, which can't keep every text: the server needs UTF8, as in "
+            f"the database {row[1]} has the encoding {row[0]}, which can't store every text: the server needs UTF8, as in "
             "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
         )
 
@@ -88,7 +88,7 @@ def _log_origins(file: Path | None, variables: Mapping[str, str]) -> None:
         log.info("settings read", extra=origins)
     idle = settings.without_effect(variables) + (project.platform_names() if file else [])
     if idle:
-        log.warning("variables that do nothing on this server are ignored", extra={"variables": idle})
+        log.warning("variables without an effect on this server are ignored", extra={"variables": idle})
 
 
 def patient(uri: str) -> str:

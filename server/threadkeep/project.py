@@ -1,6 +1,6 @@
 """The project: reads a user's `langgraph.json`.
 
-No unsupported key is ignored silently. If the key cannot change what a run does, it is logged. Otherwise it stops the
+No unsupported key is ignored silently. A key that cannot change the result of a run is logged. Any other key stops the
 start.
 """
 
@@ -262,7 +262,7 @@ class Project(_Section):
         variables = _object(value)
         if isinstance(value, Mapping) and all(type(item) in {str, int, float} for item in variables.values()):
             return {name: str(item) for name, item in variables.items()}
-        raise ValueError("is neither an object of strings nor the path of a file")
+        raise ValueError("must be an object of strings or the path of a file")
 
 
 def load_project(path: Path) -> Project:
@@ -343,7 +343,7 @@ def split_target(target: str) -> tuple[str, str]:
     place, _, name = target.rpartition(":")
     is_module = all(part.isidentifier() for part in place.split("."))
     if not name.isidentifier() or not (place.endswith(".py") or is_module):
-        raise ValueError(f"{target!r} is neither ./file.py:name nor package.module:name")
+        raise ValueError(f"{target!r} must be ./file.py:name or package.module:name")
     return place, name
 
 
@@ -377,7 +377,9 @@ def set_environment(project: Project, env: Mapping[str, str] | None = None) -> N
             add_to_path(folder)
             add_to_path(folder / "src")
         elif dependency.startswith("."):
-            raise StartupError(f"{project.root / 'langgraph.json'}: dependencies: there is no folder {dependency}")
+            raise StartupError(
+                f"{project.root / 'langgraph.json'}: dependencies: the folder {dependency} does not exist"
+            )
         elif not _is_installed(dependency):
             missing.append(dependency)
     if missing:
@@ -397,7 +399,7 @@ def refuse_replaced(project: Project, *, strict: bool) -> None:
     keys = [key for key, harmless in REPLACED.items() if (value := _at(project, key)) and value not in harmless]
     if keys and strict:
         raise StartupError(
-            f"{', '.join(keys)}: the store and the checkpointer are Postgres (THREADKEEP_STRICT_PERSISTENCE)"
+            f"{', '.join(keys)}: the store and the checkpointer are always Postgres: remove the key, or unset THREADKEEP_STRICT_PERSISTENCE"
         )
     if keys:
         log.warning("Postgres is used in place of the project's own persistence", extra={"keys": keys})
@@ -443,7 +445,7 @@ def _log_ignored(project: Project) -> None:
     if build:
         log.info("keys that only build an image are ignored", extra={"keys": sorted(build)})
     if unknown > build:
-        log.warning("keys that do nothing on this server are ignored", extra={"keys": sorted(unknown - build)})
+        log.warning("keys without an effect on this server are ignored", extra={"keys": sorted(unknown - build)})
 
 
 def variables(project: Project) -> Mapping[str, str]:

@@ -191,7 +191,7 @@ class SdkCache:
     ) -> SwrResult:
         """Return a value no older than `max_age`. If it is older than `fresh_for`, also reload it in the background."""
         if fresh_for < timedelta(0) or max_age <= timedelta(0) or min(fresh_for, MAX_AGE) > max_age:
-            raise ValueError("0 <= fresh_for <= max_age is asked for, and max_age > 0")
+            raise ValueError("fresh_for and max_age must satisfy 0 <= fresh_for <= max_age and max_age > 0")
         swr = Swr(self.memory, SWR_PREFIX + key, loader, min(max_age, MAX_AGE), model)
         entry = self.memory.get(swr.key)
         if entry is None or self.memory.age_s(entry) >= swr.max_age.total_seconds():
@@ -215,7 +215,7 @@ async def _reload_quietly(swr: Swr) -> None:
     try:
         await swr.reload()
     except Exception:
-        log.debug("a stale value could not be loaded anew", extra={"key": swr.key}, exc_info=True)
+        log.debug("stale value not reloaded", extra={"key": swr.key}, exc_info=True)
 
 
 @asynccontextmanager

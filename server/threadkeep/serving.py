@@ -171,7 +171,7 @@ def serve(prepared: Prepared, listener: socket.socket | None = None, on_ready: O
         if app.failure is not None:
             raise app.failure
         if not server.started:
-            raise StartupError("the server could not start; the log says why")
+            raise StartupError("the server could not start: read the log for the reason")
     _leave()
 
 
@@ -249,8 +249,8 @@ def listening_socket(chosen: Settings) -> Generator[socket.socket]:
         try:
             listener.bind((chosen.host, chosen.port))
         except OSError as error:
-            reason = error.strerror or "it can't be bound"
-            raise StartupError(f"{chosen.host}:{chosen.port}: {reason}; choose another with --port") from None
+            reason = error.strerror or "the address can't be bound"
+            raise StartupError(f"{chosen.host}:{chosen.port}: {reason}: choose another port with --port") from None
         yield listener
 
 
@@ -270,13 +270,13 @@ class Addresses:
 
 
 def print_startup_message(chosen: Settings, names: list[str], addresses: Addresses) -> None:
-    """Print how to call the server, for the person who started it."""
+    """Print how to call the server."""
     url = addresses.url(chosen)
     if chosen.role == "worker":
         print(f"\nThreadkeep runs {', '.join(names)}, and its health is on {url}/readyz\n", flush=True)  # noqa: T201
         return
     example = """-H 'content-type: application/json' -d '{"query": "My name is Ada."}'"""
-    print(f"\nThreadkeep serves {', '.join(names)} on {url}\n", flush=True)  # noqa: T201 - for the person who started it
+    print(f"\nThreadkeep serves {', '.join(names)} on {url}\n", flush=True)  # noqa: T201 - at the terminal
     if chosen.role == "api":
         print("  role      api: processes of the role worker or all run the graphs")  # noqa: T201
     if addresses.has_console:

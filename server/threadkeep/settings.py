@@ -248,7 +248,7 @@ class Settings(BaseModel):
     public_url: str | None = Field(
         default=None, pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?$", validation_alias="THREADKEEP_PUBLIC_URL"
     )
-    """The URL at which clients reach the server, for what names it: agent cards. None: the host of the request."""
+    """The URL at which clients reach the server. Agent cards name it. None: the host of the request."""
     head_bytes: int = Field(default=64 * 1024, ge=1024, validation_alias="THREADKEEP_HEAD_BYTES")
     """The largest head of a request (first line and headers), in bytes. A larger one gets 431."""
     head_lines: int = Field(default=100, ge=10, validation_alias="THREADKEEP_HEAD_LINES")
@@ -342,7 +342,7 @@ class Settings(BaseModel):
     def _names_without_ports(cls, value: str | None) -> str | None:
         for name in (value or "").split(","):
             if not re.fullmatch(r"\*|(\*\.)?[\w.-]+|\[?[0-9A-Fa-f:.]+\]?|", name.strip()):
-                raise ValueError(f"{name.strip()!r} is no host name: give names without scheme and port")
+                raise ValueError(f"{name.strip()!r} is not a host name: write names without scheme and port")
         return value
 
     @field_validator("log_level", mode="before")
@@ -355,7 +355,7 @@ class Settings(BaseModel):
     def _state_key_length(cls, value: SecretStr | None) -> SecretStr | None:
         keys = _split_keys(value)
         if any(len(key) < STATE_KEY_BYTES for key in keys) or len(set(keys)) < len(keys):
-            raise ValueError(f"each key must have {STATE_KEY_BYTES} bytes or more, and no key may stand there twice")
+            raise ValueError(f"each key must have {STATE_KEY_BYTES} bytes or more, and no key may occur twice")
         return value
 
     @property
@@ -367,7 +367,9 @@ class Settings(BaseModel):
     @classmethod
     def _key_length(cls, value: SecretStr | None) -> SecretStr | None:
         if any(len(key) not in AES_KEY_BYTES for key in _aes_keys(value)):
-            raise ValueError("LANGGRAPH_AES_KEY: each key must be 16, 24 or 32 bytes long; several have commas between")
+            raise ValueError(
+                "LANGGRAPH_AES_KEY: each key must have 16, 24 or 32 bytes, and commas separate several keys"
+            )
         return value
 
     @property
@@ -478,7 +480,7 @@ def _lines(error: ValidationError, names: Mapping[str, str]) -> Iterable[str]:
         message = item["msg"].removeprefix("Value error, ")
         hint = ""
         if names.get(setting) == "DATABASE_URL":
-            hint = "; if it is another program's, set DATABASE_URI, which goes over it"
+            hint = ": if another program uses this variable, set DATABASE_URI, which has priority"
         yield f"{names.get(setting, setting)}: {message}{hint}"
 
 
@@ -525,4 +527,4 @@ def _refuse_unknown(names: Iterable[str]) -> None:
     for name in names:
         if name not in setting_names:
             nearest = difflib.get_close_matches(name, setting_names, n=1, cutoff=0)
-            raise StartupError(f"unknown setting {name}; did you mean {nearest[0]}?")
+            raise StartupError(f"the setting {name} is not known: did you mean {nearest[0]}?")

@@ -1,4 +1,4 @@
-"""The concurrency report: what many turns at once cost on a running server, measured from outside over HTTP.
+"""The concurrency report: measures the cost of many turns at once on a running server, from outside over HTTP.
 
 It measures by the wire alone, so that any server of this API is measured the same way.
 """

@@ -1,6 +1,6 @@
-"""Charts: small SVG drawings as text, coloured by the page's classes so that light and dark are its affair alone.
+"""Charts: small SVG drawings as text. The page's CSS classes colour them, so that the page alone decides light or dark.
 
-Lengths are in the drawing's own units, `WIDTH` to a full line; the page scales them.
+Lengths are in the drawing's own units, and a full line has `WIDTH` of them. The page scales the drawing.
 """
 
 import math
@@ -11,7 +11,7 @@ from html import escape
 WIDTH = 880.0
 RIGHT = 24.0
 AXIS = 26.0
-"""The height of an axis's numbers."""
+"""The height of the numbers of an axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,12 @@ class Pair:
     sequential_s: float
     concurrent_s: float
     speed_up: float
-    """As its source gives it; the quotient of rounded seconds may differ."""
+    """The ratio from its source. The quotient of the rounded seconds may differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One request on the time line: when sent, when it began to run, when answered, in seconds."""
+    """One request on the time line: the seconds at which it was sent, began to run and was answered."""
 
     label: str
     sent_s: float
@@ -37,17 +37,17 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From seconds to places along the drawing."""
+    """Turns seconds into positions in the drawing."""
 
     left: float
     highest: float
 
     def at(self, value: float) -> float:
-        """Where `value` is drawn."""
+        """Return the position of `value`."""
         return self.left + (WIDTH - RIGHT - self.left) * value / self.highest
 
     def ticks(self) -> list[float]:
-        """Round numbers from 0 on, four to eight of them."""
+        """Return four to eight round numbers from 0 on."""
         rough = self.highest / 5
         unit = 10 ** math.floor(math.log10(rough))
         step = next(factor * unit for factor in (1, 2, 2.5, 5, 10) if factor * unit >= rough)
@@ -55,7 +55,7 @@ class Axis:
 
 
 def pairs(rows: Sequence[Pair], name: str) -> str:
-    """Two bars a row: one after the other as the whole length, at once as its share."""
+    """Draw two bars in a row: the sequential time with the full length, and the concurrent time as its share."""
     start, full, height = 190.0, WIDTH - 190.0 - 150.0, 74.0
     parts: list[str] = []
     for place, row in enumerate(rows):
@@ -73,7 +73,7 @@ def pairs(rows: Sequence[Pair], name: str) -> str:
 
 
 def time_line(rows: Sequence[Span], name: str) -> str:
-    """A row each request: pale while it waits for a slot, full while it runs."""
+    """Draw a row for each request: pale while it waits for a slot, full while it runs."""
     pitch = 22.0
     axis = Axis(left=60, highest=max(row.answered_s for row in rows))
     bottom = len(rows) * pitch + 6
@@ -107,7 +107,7 @@ def time_line(rows: Sequence[Span], name: str) -> str:
 
 
 def histogram(values: Sequence[float], name: str) -> str:
-    """How many values fall into each of forty equal parts of the way from 0 to the highest."""
+    """Draw a histogram: forty equal intervals from 0 to the highest value."""
     bins, height = 40, 170.0
     axis = Axis(left=40, highest=max(values))
     counts = [0] * bins
@@ -133,7 +133,7 @@ def histogram(values: Sequence[float], name: str) -> str:
 
 
 def level(points: Sequence[tuple[float, int]], cap: int, name: str) -> str:
-    """A number over time as a stair, under the line it must not cross."""
+    """Draw a number over time as steps, and the limit that it must not exceed."""
     height, top = 150.0, 24.0
     axis = Axis(left=40, highest=max(0.001, points[-1][0]))
     highest = max(cap, *(value for _, value in points))
@@ -156,7 +156,7 @@ def level(points: Sequence[tuple[float, int]], cap: int, name: str) -> str:
 
 
 def _grid(axis: Axis, bottom: float) -> list[str]:
-    """A faint line and a number at each tick."""
+    """Draw a faint line and a number at each tick."""
     parts: list[str] = []
     for tick in axis.ticks():
         x = axis.at(tick)
@@ -171,7 +171,7 @@ def _bar(x: float, y: float, width: float, height: float, kind: str, hint: str) 
 
 
 def _seconds(value: float) -> str:
-    """Hundredths where there are any."""
+    """Return the number with hundredths if it has any."""
     return f"{value:.2f}".rstrip("0").rstrip(".") + " s"
 
 

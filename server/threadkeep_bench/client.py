@@ -1,6 +1,6 @@
-"""The wire, as much of it as the report needs: a turn on a thread, timed, and what the server tells of itself.
+"""The client of the report: sends timed turns on threads, and reads the server's limits and load.
 
-A request that fails is a turn without an answer, with its reason; it never ends the measurement.
+A request that fails is a turn without an answer, with its reason. It never ends the measurement.
 """
 
 import time
@@ -13,11 +13,11 @@ import httpx
 from pydantic import BaseModel, Field
 
 REQUEST_S = 60.0
-"""The longest wait for one answer; a server's own line (30 s by default) ends sooner."""
+"""Seconds to wait for one answer. A server's own queue timeout (30 s by default) ends sooner."""
 POOLS = 32
-"""httpx looks at every connection of a pool for each request: with 200 in one, the client would be what is measured."""
+"""httpx looks at every connection of a pool for each request. With 200 in one pool, the client would be measured, not the server."""
 FORGET_S = 10.0
-"""The time given to deleting the threads that the report made."""
+"""Seconds for the deletion of the threads that the report made."""
 
 
 class Block(BaseModel):
@@ -33,14 +33,14 @@ class Message(BaseModel):
 
     @property
     def text(self) -> str:
-        """The content as plain text."""
+        """Return the content as plain text."""
         if isinstance(self.content, str):
             return self.content
         return "".join(part if isinstance(part, str) else part.text for part in self.content)
 
 
 class Values(BaseModel):
-    """What `/runs/wait` answers: the final values, or an error in their place."""
+    """The answer of `/runs/wait`: the final values, or an error in their place."""
 
     messages: list[Message] = Field(default_factory=list[Message])
     error: dict[str, object] | None = Field(default=None, alias="__error__")
@@ -53,13 +53,13 @@ class Thread(BaseModel):
 
 
 class Limits(BaseModel):
-    """The limits that a server tells; other servers of this API tell none."""
+    """The limits in a server's `/info`. Other servers of this API have none."""
 
     run_slots: int | None = None
 
 
 class Load(BaseModel):
-    """The load that a server tells."""
+    """The load in a server's `/info`."""
 
     running: int | None = None
 
@@ -74,32 +74,32 @@ class Info(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A question put to a thread; times are this process's monotonic clock."""
+    """A question to a thread. Times are from this process's monotonic clock."""
 
     question: str
     sent_s: float
     answered_s: float
     conversation: tuple[str, ...] = ()
-    """The text of every message of the thread after the turn, oldest first; empty where no answer came."""
+    """The text of every message of the thread after the turn, oldest first. Empty if there was no answer."""
     error: str | None = None
 
     @property
     def latency_s(self) -> float:
-        """From sending to the whole answer."""
+        """Seconds from the request to the end of the response."""
         return self.answered_s - self.sent_s
 
     @property
     def answered(self) -> bool:
-        """An answer came and stands behind the question that was asked."""
+        """Return whether the thread has an answer after this question."""
         return self.question in self.conversation[:-1]
 
 
 class NoAnswerError(Exception):
-    """The server answered, and not with a run's values."""
+    """The server's answer does not have the values of a run."""
 
 
 class Client:
-    """One server; `forget` deletes the threads made through it."""
+    """One server. `forget` deletes the threads that this client has made."""
 
     def __init__(self, pools: Sequence[httpx.AsyncClient]) -> None:
         self._pools = pools
@@ -107,12 +107,12 @@ class Client:
         self.threads: list[str] = []
 
     async def info(self) -> Info:
-        """What the server tells of itself; the fields of one that tells nothing are None."""
+        """Return the server's `/info`. Fields that it does not have are None."""
         answer = await self._send("GET", "/info")
         return Info.model_validate_json(answer.content) if answer.is_success else Info()
 
     async def thread(self) -> str:
-        """Make a thread."""
+        """Create a thread."""
         answer = await self._send("POST", "/threads", {})
         answer.raise_for_status()
         thread_id = Thread.model_validate_json(answer.content).thread_id
@@ -120,7 +120,7 @@ class Client:
         return thread_id
 
     async def turn(self, question: str, latency_s: float, *, thread_id: str | None = None) -> Turn:
-        """Ask, on a new thread unless one is named, and wait for the answer, which takes the model `latency_s`."""
+        """Ask on the named thread or on a new one, and wait for the answer. It takes the model `latency_s` seconds."""
         sent_s = time.perf_counter()
         conversation: tuple[str, ...] = ()
         error = None
@@ -138,7 +138,7 @@ class Client:
         )
 
     async def forget(self) -> None:
-        """Delete the threads made so far, as far as the server lets us in `FORGET_S` seconds."""
+        """Delete the threads made so far. Give up after `FORGET_S` seconds."""
         with anyio.move_on_after(FORGET_S):
             for thread_id in self.threads:
                 try:
@@ -164,7 +164,7 @@ class Client:
         return tuple(message.text for message in values.messages)
 
     async def _send(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """Send by the least busy pool, the first of equals, whose connections are open already."""
+        """Send by the least busy pool. Among equals, the first pool has open connections."""
         place = min(range(len(self._pools)), key=self._busy.__getitem__)
         self._busy[place] += 1
         try:
@@ -175,7 +175,7 @@ class Client:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncGenerator[Client]:
-    """A client of the server at `url`, and of nothing else: proxies named by the environment are not used."""
+    """Yield a client of the server at `url`. Proxies that the environment names are not used."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     trust = httpx.create_ssl_context(trust_env=False)
     async with AsyncExitStack() as stack:

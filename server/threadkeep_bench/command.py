@@ -1,4 +1,4 @@
-"""`threadkeep bench`: measure, print the table, write the files, and say by the exit code whether all promises held."""
+"""`threadkeep bench`: measures, prints the table and writes the files. The exit code says whether all promises held."""
 
 import signal
 import sys
@@ -25,19 +25,19 @@ HELD, BROKEN, NOT_MEASURED = 0, 1, 2
 
 
 class Progress:
-    """What is going on, on `stream`: a line that is written over on a terminal, a line each elsewhere."""
+    """Writes the present step to `stream`. On a terminal it overwrites one line, elsewhere each step has a line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._terminal = stream.isatty()
 
     def say(self, text: str) -> None:
-        """Tell the next step."""
+        """Show the next step."""
         self._stream.write(f"\r\x1b[K{text} …" if self._terminal else f"{text}\n")
         self._stream.flush()
 
     def done(self) -> None:
-        """Leave the terminal's line empty."""
+        """Clear the terminal's line."""
         if self._terminal:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
@@ -46,11 +46,11 @@ class Progress:
 def run(
     *, url: str | None, out: Path, latency_s: float = 1.5, rounds: int = 3, command: Sequence[str] = COMMAND
 ) -> int:
-    """Measure the server at `url`, or one started by `command` where it is None; write two files into `out`.
+    """Measure the server at `url`, or if it is None, one started by `command`. Write two files into `out`.
 
-    The exit code: 0 where every promise that could be tested held, 1 where one broke, 2 where nothing could be
-    measured. `latency_s` is the simulated latency of the seven equal answers, the others' in proportion; below about
-    1 the server's own milliseconds weigh more than the promises allow for.
+    Return the exit code: 0 if every tested promise held, 1 if one broke, 2 if nothing could be measured. `latency_s` is
+    the simulated latency of the seven equal answers, and those of the others are in proportion. Below about 1 the
+    server's own milliseconds weigh more than the promises allow.
     """
     out.mkdir(parents=True, exist_ok=True)
     plan = Plan(latency_s=latency_s, rounds=rounds)
@@ -66,7 +66,7 @@ def run(
 
 
 async def _outcome(url: str | None, plan: Plan, progress: Progress, command: Sequence[str]) -> Measured | str:
-    """What was measured, or why nothing was."""
+    """Return the measurement, or the reason why it failed."""
     outcome: Measured | str = "stopped by a signal"
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_cancel_on_a_signal, tasks.cancel_scope)
@@ -79,9 +79,9 @@ async def _outcome(url: str | None, plan: Plan, progress: Progress, command: Seq
 
 
 async def _cancel_on_a_signal(scope: anyio.CancelScope) -> None:
-    """SIGTERM and Ctrl-C end the report in order, so that a server it started is stopped too."""
+    """End the report in order on SIGTERM and Ctrl-C, so that a server that it started is stopped too."""
     if sys.platform == "win32":
-        return  # its event loop takes no signals; Ctrl-C is a KeyboardInterrupt there
+        return  # its event loop has no signal handlers, and Ctrl-C is a KeyboardInterrupt there
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
             scope.cancel()

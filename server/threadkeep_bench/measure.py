@@ -1,4 +1,4 @@
-"""The order of things: which server is asked, for what, and when it is killed."""
+"""The order of the measurement: the scenarios, and the kill and restart of the server between them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,13 +13,13 @@ from threadkeep_bench.plan import NAMES, Burst, Measured, Memory, Plan
 from threadkeep_bench.serve import COMMAND, serving
 
 LIMIT_S = 600.0
-"""The longest a report may take in all; then TimeoutError."""
+"""Seconds for the whole report. Then TimeoutError."""
 PERSISTENT = 3
-"""Threads that are told a name before the kill, and asked after it."""
+"""Threads that get a name before the kill, and a question about it afterwards."""
 
 
 async def measure_at(url: str, plan: Plan, say: Callable[[str], None]) -> Measured:
-    """Measure the server at `url`, which is not killed; the threads made there are deleted."""
+    """Measure the server at `url` without killing it. The threads made there are deleted."""
     with anyio.fail_after(LIMIT_S):
         async with connected(url) as client:
             try:
@@ -30,7 +30,7 @@ async def measure_at(url: str, plan: Plan, say: Callable[[str], None]) -> Measur
 
 
 async def measure_own(plan: Plan, say: Callable[[str], None], *, command: Sequence[str] = COMMAND) -> Measured:
-    """Start a server and measure it, kill it, and start it again on the same data with a slot for each of the burst."""
+    """Start a server, measure it, and kill it. Then start it again on the same data with a slot for each turn of the burst."""
     with anyio.fail_after(LIMIT_S):
         async with anyio.TemporaryDirectory(prefix="threadkeep-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
@@ -47,7 +47,7 @@ async def measure_own(plan: Plan, say: Callable[[str], None], *, command: Sequen
 async def _again(
     folder: Path, command: Sequence[str], thread_ids: list[str], plan: Plan, say: Callable[[str], None]
 ) -> tuple[Memory, Burst]:
-    """Ask the last threads made before the kill, and put the burst to a server with a slot for each."""
+    """Ask the last threads made before the kill, and send the burst to the server with a slot for each turn."""
     slots = scenarios.BURST
     async with serving(folder, command=command, run_slots=slots) as server, connected(server.url) as client:
         client.threads.extend(thread_ids)

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no script, no font, no picture from anywhere."""
+"""The report as one HTML page without scripts, fonts or pictures from elsewhere."""
 
 import statistics
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ text { fill: var(--ink); font-size: 14px; font-variant-numeric: tabular-nums; }
 
 
 def page(measured: Measured, verdicts: Sequence[Verdict], at: datetime) -> str:
-    """The whole page."""
+    """Return the whole page."""
     body = [
         _head(measured, verdicts, at),
         _tiles(measured),
@@ -149,7 +149,7 @@ def _bursts(measured: Measured) -> str:
 
 
 def _burst(burst: Burst) -> str:
-    """The last round. The client can't see a run begin: it is put so that each ran as long as one alone."""
+    """Draw the last round. A client can't see the start of a run, so each run gets the length of a run alone."""
     turns = burst.at_once[-1]
     first = min(turn.sent_s for turn in turns)
     ordered = sorted(turns, key=lambda turn: turn.answered_s)
@@ -173,7 +173,7 @@ def _burst(burst: Burst) -> str:
 
 
 def _began_s(turn: Turn, alone_s: float) -> float:
-    """When the run began; a wait below a tenth of a run is the server's work, not its line."""
+    """Return the start of the run. A wait below a tenth of a run is the server's own work and not its queue."""
     waited_s = turn.latency_s - alone_s
     return turn.sent_s + waited_s if waited_s > alone_s / 10 else turn.sent_s
 

@@ -1,4 +1,4 @@
-"""The plan: how much is asked for, and what was measured when it had been done. Nothing here waits or sends."""
+"""The plan: the amounts of the measurement, and its results. Nothing here waits or sends."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threadkeep_bench.client import Turn
 
 SIMPLE, MIDDLE, COMPLEX = 0.3, 0.6, 1.0
-"""How long a question takes the model, as a share of the longest."""
+"""The model's time for a question, as a share of the longest."""
 
 QUESTIONS: tuple[tuple[str, float], ...] = (
     ("Say hello to a customer who has just signed up.", SIMPLE),
@@ -26,92 +26,92 @@ NAMES = (
     *("Lorenzo", "Mirjam", "Nuria", "Oskar", "Petronella", "Quentin", "Rosalind", "Stefan", "Tamara", "Ulrike"),
     *("Veronica", "Wanda", "Yusuf"),
 )
-"""What the threads are told; no name is part of another."""
+"""The names that the threads get. No name is part of another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The amounts. With the defaults a report takes about a minute."""
+    """The amounts of the measurement. With the defaults a report takes about a minute."""
 
     latency_s: float = 1.5
-    """The simulated latency of each of the seven answers of equal length."""
+    """Simulated latency in seconds of each of the seven equal answers."""
     rounds: int = 3
-    """How often seven at once are measured; the median counts."""
+    """Rounds of seven turns at once. The median counts."""
     many: int = 200
     """Turns of the large burst."""
     many_share: float = 1 / 6
-    """How long each of those takes, as a share of `latency_s`; short, for they come in many waves."""
+    """The latency of each turn of the burst, as a share of `latency_s`. It is short, because the burst runs in many waves."""
 
     @property
     def burst_rounds(self) -> int:
-        """How often fifteen at once are measured: once less, for a round takes four times as long."""
+        """Return the rounds of fifteen turns at once: one less, because a round takes four times as long."""
         return max(1, self.rounds - 1)
 
     @property
     def mixed_latency_s(self) -> float:
-        """Of the longest of the seven answers of mixed length."""
+        """Latency in seconds of the longest of the seven answers of mixed length."""
         return self.latency_s * 2 / 3
 
     @property
     def burst_latency_s(self) -> float:
-        """Of each of the 15: longer, for the share that is the server's own is looked for to 5 %."""
+        """Latency in seconds of each of the 15 turns. It is longer, because the server's own share is measured to 5 %."""
         return 2 * self.latency_s
 
     @property
     def many_latency_s(self) -> float:
-        """Of each of the many."""
+        """Latency in seconds of each turn of the burst."""
         return self.many_share * self.latency_s
 
 
 def span_s(turns: Sequence[Turn]) -> float:
-    """From the first question sent to the last answer."""
+    """Return the seconds from the first question to the last answer."""
     return max(turn.answered_s for turn in turns) - min(turn.sent_s for turn in turns)
 
 
 def answered(turns: Sequence[Turn]) -> int:
-    """How many questions got their own answer."""
+    """Return the number of questions that got their own answer."""
     return sum(turn.answered for turn in turns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Race:
-    """The same turns one after the other, and at once."""
+    """The same turns sequentially and at once."""
 
     shares: tuple[float, ...]
-    """How long each takes, as a share of the longest."""
+    """The latency of each turn, as a share of the longest."""
     in_turn: tuple[Turn, ...]
     at_once: tuple[tuple[Turn, ...], ...]
-    """One tuple a round."""
+    """One tuple for each round."""
 
     @property
     def sequential_s(self) -> float:
-        """One after the other."""
+        """Return the seconds of the sequential turns."""
         return span_s(self.in_turn)
 
     @property
     def concurrent_s(self) -> float:
-        """At once; the median of the rounds."""
+        """Return the seconds of the turns at once, the median of the rounds."""
         return statistics.median(span_s(turns) for turns in self.at_once)
 
     @property
     def speed_up(self) -> float:
-        """How much sooner all are done."""
+        """Return the speed-up: sequential seconds over seconds at once."""
         return self.sequential_s / self.concurrent_s
 
     @property
     def possible(self) -> float:
-        """The speed-up of a server that costs nothing: the sum over the longest."""
+        """Return the speed-up of a server without any cost: the sum of the latencies over the longest."""
         return sum(self.shares) / max(self.shares)
 
     @property
     def complete(self) -> bool:
-        """Every turn got its answer."""
+        """Return whether every turn got its answer."""
         return all(turn.answered for turns in (self.in_turn, *self.at_once) for turn in turns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burst:
-    """Fifteen equal turns at once, beside one alone."""
+    """Fifteen equal turns at once, compared with one alone."""
 
     slots: int | None
     alone: Turn
@@ -119,22 +119,22 @@ class Burst:
 
     @property
     def alone_s(self) -> float:
-        """The latency of one alone."""
+        """Return the latency of one turn alone."""
         return self.alone.latency_s
 
     @property
     def mean_s(self) -> float:
-        """The mean latency of those at once; the median of the rounds."""
+        """Return the mean latency of the turns at once, the median of the rounds."""
         return statistics.median(statistics.fmean(turn.latency_s for turn in turns) for turns in self.at_once)
 
     @property
     def overhead(self) -> float:
-        """What company costs on average: 0.2 is 20 % more than alone."""
+        """Return the average overhead of the turns at once: 0.2 is 20 % more than alone."""
         return self.mean_s / self.alone_s - 1
 
     @property
     def allowed(self) -> float:
-        """What the slots alone cost, where some must wait for a second wave, and 5 % for the server."""
+        """Return the allowed overhead: the second wave that the slots force, and 5 % for the server."""
         if self.slots is None:
             return 0.25
         size = len(self.at_once[0])
@@ -142,47 +142,47 @@ class Burst:
 
     @property
     def fewest_answered(self) -> int:
-        """In the worst round."""
+        """Return the number of answers in the worst round."""
         return min(answered(turns) for turns in self.at_once)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flood:
-    """Many turns at once, and how many graphs ran meanwhile."""
+    """Many turns at once, and the number of graphs that ran meanwhile."""
 
     latency_s: float
     turns: tuple[Turn, ...]
     samples: tuple[tuple[float, int], ...]
-    """When, on the clock of the turns, and how many graphs the server told were running."""
+    """Pairs: the time on the clock of the turns, and the number of running graphs in the server's load."""
 
     @property
     def most_running(self) -> int | None:
-        """By the server's word; None where it tells no load."""
+        """Return the highest number of running graphs that the server reported. None if it reports no load."""
         return max((running for _, running in self.samples), default=None)
 
     @property
     def mean_running(self) -> float:
-        """By the clock: so many graphs of `latency_s` seconds ran at once on average, whatever the server tells."""
+        """Return the average number of graphs at once, computed from the clock and `latency_s`, not from the server's report."""
         return answered(self.turns) * self.latency_s / span_s(self.turns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Threads that were each told a name, and then asked for it."""
+    """Threads that got a name each, and then a question about it."""
 
     names: tuple[str, ...]
     asked: tuple[Turn, ...]
 
     @property
     def remembered(self) -> int:
-        """Threads whose answer says their own name."""
+        """Return the number of threads that answered with their own name."""
         return sum(
             turn.answered and name in turn.conversation[-1] for name, turn in zip(self.names, self.asked, strict=True)
         )
 
     @property
     def leaked(self) -> int:
-        """Threads in which another's name is found anywhere."""
+        """Return the number of threads with another thread's name anywhere."""
         return sum(
             any(other in text for other in self.names if other != name for text in turn.conversation)
             for name, turn in zip(self.names, self.asked, strict=True)
@@ -191,24 +191,24 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """All that one report measured."""
+    """All measurements of one report."""
 
     url: str
     version: str
     started: bool
-    """The report started the server itself, and so could kill it."""
+    """The report started the server itself, so it could kill it."""
     plan: Plan
     equal: Race
     mixed: Race
     burst: Burst
     roomy: Burst | None
-    """The burst on a server with a slot for each turn; None where there was none."""
+    """The burst on a server with a slot for each turn. None if it was not measured."""
     flood: Flood
     isolation: Memory
     persistence: Memory | None
-    """None where the server could not be killed."""
+    """None if the server could not be killed."""
 
     @property
     def simulates(self) -> bool:
-        """The server's agent took as long as it was told to."""
+        """Return whether the server's agent took the requested latency."""
         return self.burst.alone_s >= 0.99 * self.plan.burst_latency_s

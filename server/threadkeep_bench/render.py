@@ -15,12 +15,12 @@ NOT_SIMULATED = "The server's agent did not take as long as it was told to: the 
 
 
 def word(verdict: bool | None) -> str:
-    """The verdict in one or two words."""
+    """Return the verdict in one or two words."""
     return {True: "held", False: "BROKEN", None: "not tested"}[verdict]
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """One line a promise, in columns."""
+    """Return one line for each promise, in columns."""
     rows = [
         HEAD,
         *(
@@ -35,7 +35,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
 
 
 def as_json(measured: Measured, verdicts: Sequence[Verdict], at: datetime) -> bytes:
-    """Every figure and every turn; times of turns in seconds from the first question of their group."""
+    """Return every figure and every turn. Times of turns are seconds after the first question of their group."""
     return orjson.dumps(
         {
             "measured_at": at,

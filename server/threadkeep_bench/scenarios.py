@@ -1,4 +1,4 @@
-"""The scenarios: what is done to the server, each bounded in count, and each answer in time by the client."""
+"""The scenarios of the measurement. The number of turns is limited, and the client limits the time of each answer."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,11 +12,11 @@ from threadkeep_bench.plan import NAMES, QUESTIONS, Burst, Flood, Memory, Plan, 
 BURST = 15
 """Turns of the burst, as in the original test."""
 SAMPLE_S = 0.02
-"""Between two looks at the server's load."""
+"""Seconds between two reads of the server's load."""
 
 
 async def at_once(turns: Sequence[Callable[[], Awaitable[Turn]]]) -> tuple[Turn, ...]:
-    """Start all turns together and wait for the last; in the order given."""
+    """Start all turns together and wait for the last one. Return their results in the given order."""
     results: dict[int, Turn] = {}
 
     async def run(place: int) -> None:
@@ -29,12 +29,12 @@ async def at_once(turns: Sequence[Callable[[], Awaitable[Turn]]]) -> tuple[Turn,
 
 
 async def warm_up(client: Client) -> None:
-    """Open connections and fill caches on both sides; nothing of it is counted."""
+    """Open connections and fill caches on both sides, without counting this."""
     await at_once([lambda: client.turn("Good morning.", 0.0)] * BURST)
 
 
 async def race(client: Client, plan: Plan, *, mixed: bool) -> Race:
-    """Seven turns, each on its own thread: one after the other, then at once in each round."""
+    """Measure seven turns on a thread each: sequentially, then at once in each round."""
     shares = tuple(share if mixed else 1.0 for _, share in QUESTIONS)
     longest_s = plan.mixed_latency_s if mixed else plan.latency_s
     turns = [
@@ -47,7 +47,7 @@ async def race(client: Client, plan: Plan, *, mixed: bool) -> Race:
 
 
 async def burst(client: Client, plan: Plan) -> Burst:
-    """One turn alone, then fifteen at once in each round, on threads that are there already."""
+    """Measure one turn alone, then fifteen at once in each round, on existing threads."""
     alone = await _reports(client, plan, 1)
     together = [await _reports(client, plan, BURST) for _ in range(plan.burst_rounds)]
     return Burst(slots=(await client.info()).limits.run_slots, alone=alone[0], at_once=tuple(together))
@@ -66,7 +66,7 @@ async def _reports(client: Client, plan: Plan, count: int) -> tuple[Turn, ...]:
 
 
 async def flood(client: Client, plan: Plan) -> Flood:
-    """Many turns at once, while the server's load is read every `SAMPLE_S` seconds."""
+    """Measure many turns at once, and read the server's load every `SAMPLE_S` seconds."""
     samples: list[tuple[float, int]] = []
     turns: tuple[Turn, ...] = ()
     async with anyio.create_task_group() as watch:
@@ -79,12 +79,12 @@ async def flood(client: Client, plan: Plan) -> Flood:
 
 
 async def _sample(client: Client, samples: list[tuple[float, int]]) -> None:
-    """Read the load until cancelled; end at once where the server tells none."""
+    """Read the load until cancelled. Return at once if the server has none."""
     while True:
         try:
             running = (await client.info()).load.running
         except httpx.HTTPError:
-            continue  # one look is lost; those before and after count
+            continue  # one read is lost, and the reads before and after it count
         if running is None:
             return
         samples.append((time.perf_counter(), running))
@@ -92,7 +92,7 @@ async def _sample(client: Client, samples: list[tuple[float, int]]) -> None:
 
 
 async def tell(client: Client, count: int) -> list[str]:
-    """Tell `count` new threads a name each, at once; the threads, in the order of `NAMES`."""
+    """Send a name to each of `count` new threads at once. Return the threads in the order of `NAMES`."""
     threads = [await client.thread() for _ in range(count)]
     await at_once(
         [
@@ -104,7 +104,7 @@ async def tell(client: Client, count: int) -> list[str]:
 
 
 async def ask(client: Client, threads: Sequence[str]) -> Memory:
-    """Ask each of the threads that were told for its name, at once."""
+    """Ask each thread for its name, all at once."""
     answers = await at_once(
         [lambda thread_id=thread_id: client.turn("What is my name?", 0.0, thread_id=thread_id) for thread_id in threads]
     )

@@ -1,4 +1,4 @@
-"""A server of our own, started for the report on a free port of loopback, killed or stopped by it."""
+"""A server that the report starts on a free loopback port, and kills or stops."""
 
 import os
 import signal
@@ -18,15 +18,15 @@ from threadkeep.base.problems import StartupError
 
 COMMAND = (sys.executable, "-m", "threadkeep", "serve")
 READY_S = 60.0
-"""The longest a start may take; the first one makes a database."""
+"""Seconds for a start. The first start creates a database."""
 STOP_S = 30.0
-"""The longest a stop may take after SIGTERM; then SIGKILL."""
+"""Seconds for a stop after SIGTERM. Then SIGKILL."""
 LOG_LINES = 20
-"""What is shown of the output of a server that failed to start."""
+"""The number of output lines that are shown if a server fails to start."""
 
 
 class NotStarted(StartupError):
-    """The server did not become ready; the text ends with the last lines of its output."""
+    """The server did not become ready. The text ends with the last lines of its output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Server:
     log_path: Path
 
     async def kill(self) -> None:
-        """SIGKILL, as a crash would: nothing is flushed or said goodbye to."""
+        """Send SIGKILL. As in a crash, nothing is flushed and no connection is closed in order."""
         self.process.kill()
         await self.process.wait()
 
@@ -47,7 +47,7 @@ class Server:
 async def serving(
     folder: Path, *, command: Sequence[str] = COMMAND, run_slots: int | None = None
 ) -> AsyncGenerator[Server]:
-    """A server that is ready, with its data in `folder`; stopped at the end. NotStarted where it does not come up."""
+    """Yield a ready server with its data in `folder`, and stop it at the end. Raise NotStarted if it does not become ready."""
     server = await _start(folder, command, run_slots)
     try:
         await _ready(server)
@@ -74,7 +74,7 @@ async def _start(folder: Path, command: Sequence[str], run_slots: int | None) ->
 
 
 def _environment(folder: Path, run_slots: int | None) -> dict[str, str]:
-    """This process's environment, handed on: so a DATABASE_URI is used as it is. The model is always the offline one."""
+    """Return this process's environment for the server, including a DATABASE_URI. The model is always the offline model."""
     overrides = {"THREADKEEP_DATA_DIR": str(folder / "data"), "HOST": "127.0.0.1", "AUTH_TYPE": "none", "MODEL": ""}
     environment = os.environ | overrides
     return environment if run_slots is None else environment | {"THREADKEEP_RUN_SLOTS": str(run_slots)}
@@ -94,7 +94,7 @@ async def _ready(server: Server) -> None:
                     return
                 await anyio.sleep(0.1)
     why = "was not ready in time" if server.process.returncode is None else f"ended with {server.process.returncode}"
-    raise NotStarted(f"the server {why}; its last words:\n{await _last_words(server.log_path)}")
+    raise NotStarted(f"the server {why}. Its last lines:\n{await _last_words(server.log_path)}")
 
 
 async def _answers(http: httpx.AsyncClient) -> bool:
@@ -110,7 +110,7 @@ async def _last_words(log_path: Path) -> str:
 
 
 async def _stop(process: Process) -> None:
-    """SIGTERM and wait; a no-op on a process that has ended."""
+    """Send SIGTERM and wait. Do nothing if the process has ended."""
     if process.returncode is None:
         process.send_signal(signal.SIGTERM)
         with anyio.move_on_after(STOP_S):

@@ -1,4 +1,4 @@
-"""The verdicts: what is promised, what was measured, and what the original test measured."""
+"""The verdicts: each promise beside the measurement and the result of the original test."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ ORIGINAL_SEQUENTIAL_S = 32.0
 ORIGINAL_OVERHEAD = 0.546
 
 SPEED_UP = 6.5
-"""Of seven equal turns; 7 is what a server that costs nothing would reach."""
+"""The speed-up of seven equal turns. A server without any cost would reach 7."""
 NOT_TOLD = "not tested: the server tells no load"
 NEEDS_A_KILL = "not tested: needs a restart"
 NEEDS_SLOTS = "not tested: needs 15 slots"
@@ -25,11 +25,11 @@ class Verdict:
     promise: str
     original: str
     held: bool | None
-    """None where it could not be tested."""
+    """None if it could not be tested."""
 
 
 def judge(measured: Measured) -> list[Verdict]:
-    """Every promise, in the order of the scenarios."""
+    """Return the verdict on every promise, in the order of the scenarios."""
     return [
         _equal(measured.equal),
         _mixed(measured.mixed),
@@ -55,7 +55,7 @@ def _equal(race: Race) -> Verdict:
 
 
 def _mixed(race: Race) -> Verdict:
-    """The longest turn bounds the speed-up of a mixed set, so the same share of what is possible is promised."""
+    """Return the verdict on mixed turns. The longest turn limits the speed-up, so the promise is the same share of the possible speed-up."""
     least = race.possible * SPEED_UP / len(race.shares)
     return Verdict(
         subject="7 at once, mixed length: speed-up",
@@ -112,7 +112,7 @@ def _flood_answered(flood: Flood) -> Verdict:
 
 
 def _cap(measured: Measured) -> Verdict:
-    """Held by the server's word and by the clock: more graphs than slots would be done sooner than slots allow."""
+    """Return the verdict on the slots, by the server's report and by the clock: with more graphs than slots, the burst would end too soon."""
     flood, slots = measured.flood, measured.burst.slots
     subject = f"{len(flood.turns)} at once: most graphs running"
     if slots is None or flood.most_running is None:

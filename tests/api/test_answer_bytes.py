@@ -120,7 +120,7 @@ async def test_a_state_above_the_limit_is_refused_with_the_reason(client: LangGr
     thread_id = await _counted(client, ANSWER_BYTES, steps=1)
 
     for read in (client.threads.get_state(thread_id), client.threads.get_history(thread_id)):
-        with pytest.raises(UnprocessableEntityError, match="an answer holds at most 1,000,000"):
+        with pytest.raises(UnprocessableEntityError, match="an answer may have at most 1,000,000"):
             await read
 
 
@@ -130,7 +130,7 @@ async def test_a_state_whose_json_alone_is_above_the_limit_is_refused(client: La
     await client.runs.wait(thread_id, "counting", input={"blob": "\t" * 600_000})
 
     for read in (client.threads.get_state(thread_id), client.threads.get_history(thread_id)):
-        with pytest.raises(UnprocessableEntityError, match="an answer holds at most 1,000,000"):
+        with pytest.raises(UnprocessableEntityError, match="an answer may have at most 1,000,000"):
             await read
 
 
@@ -243,7 +243,7 @@ async def test_an_item_that_no_answer_holds_is_refused(client: LangGraphClient) 
     await client.store.put_item(["notes"], "large", {"text": "x" * ANSWER_BYTES})
 
     for read in (client.store.get_item(["notes"], "large"), client.store.search_items(["notes"])):
-        with pytest.raises(UnprocessableEntityError, match="an answer holds at most 1,000,000"):
+        with pytest.raises(UnprocessableEntityError, match="an answer may have at most 1,000,000"):
             await read
 
 

@@ -295,7 +295,7 @@ async def test_chosen_headers_reach_the_graph_and_secret_ones_never(settings: Se
         ({"cors": {"allow_origins": ["*"], "allow_credentials": True}}, "http.cors: allow_credentials"),
         ({"cors": {"allow_origin_regex": ".*", "allow_credentials": True}}, "http.cors: allow_credentials"),
         ({"cors": {"allow_origin_regex": "("}}, "http.cors.allow_origin_regex"),
-        ({"app": "./custom.py:closed"}, "http.app: ./custom.py:closed is no application"),
+        ({"app": "./custom.py:closed"}, "http.app: ./custom.py:closed is not a Starlette or FastAPI application"),
         ({"app": "./custom.py:missing"}, "has no missing"),
         ({"mount_prefix": "pre"}, "http.mount_prefix"),
         ({"mount_prefix": "/{x}"}, "http.mount_prefix"),

@@ -180,7 +180,7 @@ async def test_vectors_are_made_once_and_keep_their_length(settings: Settings, t
     assert await _migrated(settings, _project(tmp_path)) == ["vectors"]
     assert await _migrated(settings, _project(tmp_path)) == []
 
-    with pytest.raises(StartupError, match=r"store\.index\.dims is 8, and the database holds vectors of 64"):
+    with pytest.raises(StartupError, match=r"store\.index\.dims is 8, but the vectors in the database have 64"):
         await _migrated(settings, _project(tmp_path, dims=8))
 
 

@@ -299,7 +299,7 @@ async def test_state_of_a_busy_thread_is_not_changed(client: LangGraphClient, ga
         await client.threads.update_state(thread_id, {"items": ["mine"]}, as_node="gate")
 
     assert refused.value.response.json() == {
-        "detail": "Thread is running a task: its state can be updated when that has ended.",
+        "detail": "Thread is running a task: its state can be updated after the task has ended.",
         "code": "thread-busy",
         "run_id": run["run_id"],
     }

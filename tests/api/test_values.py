@@ -102,7 +102,7 @@ async def test_value_that_cannot_be_kept_ends_the_run_before_its_checkpoint(clie
     answer: Any = await client.runs.wait(thread_id, "holding", input={}, raise_error=False)
 
     assert answer["__error__"]["error"] == "NotKept"
-    assert answer["__error__"]["message"] == "the channel 'held': an object of type builtins.object can't be kept"
+    assert answer["__error__"]["message"] == "the channel 'held': an object of type builtins.object can't be stored"
     thread: Any = await client.threads.get(thread_id)
     state = await client.threads.get_state(thread_id)
     assert thread["status"] == "error"

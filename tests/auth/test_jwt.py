@@ -308,13 +308,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({}, "exactly one of"),
     ({"jwt_secret": SECRET, "jwt_public_key": pem(RSA)}, "exactly one of"),
     ({"jwt_secret": "short"}, "at least 32 bytes"),
-    ({"jwt_public_key": "no key"}, "no public key in PEM"),
+    ({"jwt_public_key": "no key"}, "not a public key in PEM format"),
     ({"jwt_public_key": pem(RSA), "jwt_algorithms": "none"}, "none is not possible"),
     ({"jwt_public_key": pem(RSA), "jwt_algorithms": "RS256,HS256"}, "HS256 is not possible"),
-    ({"jwt_public_key": pem(RSA), "jwt_algorithms": "ES256"}, "for this kind of key"),
+    ({"jwt_public_key": pem(RSA), "jwt_algorithms": "ES256"}, "this kind of key can't be used with ES256"),
     ({"jwt_secret": SECRET, "jwt_algorithms": "RS256"}, "RS256 is not possible"),
-    ({"jwt_jwks_url": "http://issuer.example/jwks"}, "only https"),
-    ({"jwt_jwks_url": "file:///etc/passwd"}, "only https"),
+    ({"jwt_jwks_url": "http://issuer.example/jwks"}, "use an https address"),
+    ({"jwt_jwks_url": "file:///etc/passwd"}, "use an https address"),
 ]
 
 

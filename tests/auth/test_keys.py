@@ -162,7 +162,7 @@ async def test_key_with_scopes_does_that_and_no_more(
     assert (read.status_code, put.status_code) == (200, 204)
     assert (made.status_code, made.json()) == (
         403,
-        {"detail": "the key's scopes don't reach threads.create", "code": "forbidden"},
+        {"detail": "the key's scopes do not include threads.create", "code": "forbidden"},
     )
 
 
@@ -210,7 +210,7 @@ async def test_secret_is_nowhere_in_the_database_and_its_use_is_written_down(
 
 def test_scope_that_is_none_is_refused_when_the_key_is_made() -> None:
     """Ours: a scope that is misspelt would be a key that opens nothing, or a limit that is none."""
-    with pytest.raises(ValueError, match=r"no scope threads\.rad"):
+    with pytest.raises(ValueError, match=r"unknown scope threads\.rad"):
         generate_key("ada", "", ("threads.rad",), None)
 
 

@@ -118,5 +118,5 @@ async def test_server_without_keys_says_so(http: httpx.AsyncClient) -> None:
     info = (await http.get("/info")).json()["auth"]
 
     assert [answer.status_code for answer in answers] == [404, 404]
-    assert answers[0].json()["detail"] == "callers of this server are not known by API keys"
+    assert answers[0].json()["detail"] == "this server does not authenticate by API keys"
     assert info == {"kind": "none"}

@@ -244,7 +244,7 @@ async def test_a_thread_that_stays_is_made_with_its_own_permission(
     async with _client(keyed_url, {"x-api-key": key}) as http:
         answer = await http.post(path, json=body | cron | {"query": "hello"})
 
-    assert (answer.status_code, answer.json()["detail"]) == (403, "the key's scopes don't reach threads.create")
+    assert (answer.status_code, answer.json()["detail"]) == (403, "the key's scopes do not include threads.create")
 
 
 def _client(url: str, headers: dict[str, str]) -> httpx.AsyncClient:

@@ -100,7 +100,7 @@ async def test_runs_of_the_protocol_v2_wait_in_the_same_queue(
             gate.open()
 
     assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert answers[2].json()["detail"] == "1 runs wait already; at most 1 may"
+    assert answers[2].json()["detail"] == "you have 1 runs in the queue: at most 1 are allowed"
 
 
 async def test_what_waits_in_the_queue_is_counted(two: list[httpx.AsyncClient]) -> None:

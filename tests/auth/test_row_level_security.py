@@ -200,7 +200,7 @@ async def test_a_role_that_may_not_be_taken_is_told_of_and_filters_hold_alone(
             with caplog.at_level(logging.WARNING, logger="threadkeep"):
                 await enable_row_security(pool, tables=TENANT_TABLES, needed=True)
             assert not pool.row_security
-            assert "there is no row-level security behind the filters" in caplog.text
+            assert "row-level security is off: only the filters of statements separate tenants" in caplog.text
             async with pool.connection(BOB) as conn:
                 made = await threads.create(conn, NewThread(thread_id=uuid4(), metadata=BOB.metadata_filter))
                 assert made is not None

@@ -40,8 +40,8 @@ def threadkeep(folder: Path, *arguments: str, **settings: str) -> subprocess.Com
     ("settings", "line"),
     [
         ({"AUTH_TYPE": "oauth"}, "settings: AUTH_TYPE: Input should be 'none', 'api_key', 'jwt' or 'custom'"),
-        ({"HOST": EVERYWHERE}, "HOST=0.0.0.0 can be reached by others, and nobody is asked who they are"),
-        ({"HOST": EVERYWHERE, "AUTH_TYPE": "none"}, "or say ALLOW_UNAUTHENTICATED=true"),
+        ({"HOST": EVERYWHERE}, "HOST=0.0.0.0 is open to other machines, and authentication is off"),
+        ({"HOST": EVERYWHERE, "AUTH_TYPE": "none"}, "or ALLOW_UNAUTHENTICATED=true"),
         ({"AUTH_TYPE": "custom"}, "AUTH_TYPE=custom needs auth.path in langgraph.json"),
         (
             {
@@ -69,8 +69,8 @@ def test_start_is_refused_in_a_line(tmp_path: Path, settings: dict[str, str], li
     ("door", "settings", "line"),
     [
         ("raise RuntimeError('broken')", {}, "auth.path: ./door.py:auth: RuntimeError: broken"),
-        ("auth = None", {}, "auth.path: ./door.py:auth: this is no langgraph_sdk.Auth"),
-        ("", {"AUTH_TYPE": "none"}, "AUTH_TYPE=none would pass over the auth of langgraph.json"),
+        ("auth = None", {}, "auth.path: ./door.py:auth: this is not a langgraph_sdk.Auth"),
+        ("", {"AUTH_TYPE": "none"}, "AUTH_TYPE=none contradicts the auth of langgraph.json"),
     ],
     ids=["raises", "is none", "passed over"],
 )
@@ -120,7 +120,7 @@ def test_a_project_with_an_auth_is_guarded_by_it_unless_told_otherwise(tmp_path:
 
     assert loading.auth_type_of(Settings(), project) == "custom"
     assert loading.auth_type_of(Settings(), builtin_project()) == "none"
-    with pytest.raises(StartupError, match="AUTH_TYPE=api_key would pass over"):
+    with pytest.raises(StartupError, match="AUTH_TYPE=api_key contradicts"):
         loading.auth_type_of(Settings(auth_type="api_key"), project)
 
 

@@ -21,7 +21,7 @@ from threadkeep.postgres.pool import open_runs_pool
 from threadkeep.settings import Settings
 
 CAP = 3
-REFUSAL = {"detail": "at most 3 items in the store; delete some first", "code": "too-many-requests"}
+REFUSAL = {"detail": "at most 3 items are allowed in the store: delete some first", "code": "too-many-requests"}
 
 
 class Notes(TypedDict):

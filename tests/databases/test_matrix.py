@@ -75,7 +75,7 @@ async def test_a_transaction_pooler_alone_is_noticed_and_polled(
 
     assert info["database"] == {"pooler": "transaction", "wake_ups": "polling"}
     assert [one.msg for one in caplog.records if "pooler" in one.msg] == [
-        "a transaction pooler is in front of Postgres: no statement is prepared"
+        "Postgres is behind a transaction pooler: statements are not prepared"
     ]
 
 
@@ -196,7 +196,9 @@ async def test_a_role_that_may_only_read_and_write_rows(
     caplog.clear()
     async with open_api_pool(settings, uri) as pool:
         await enable_row_security(pool, tables=TENANT_TABLES, needed=True)
-    assert [one.msg for one in caplog.records] == ["there is no row-level security behind the filters"]
+    assert [one.msg for one in caplog.records] == [
+        "row-level security is off: only the filters of statements separate tenants"
+    ]
 
 
 async def test_a_role_that_may_only_read_and_write_rows_switches_to_the_tenant_if_it_may(

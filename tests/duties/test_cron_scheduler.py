@@ -240,8 +240,8 @@ async def test_cron_whose_graph_is_gone_holds_up_nobody(
     assert await _runs(process) == [sound]
     warnings = {record.getMessage() for record in caplog.records if record.levelname == "WARNING"}
     assert warnings == {
-        "cron passed over: its assistant or graph is gone",
-        "cron passed over: its run is refused",
+        "cron skipped: its assistant or graph does not exist",
+        "cron skipped: its run was refused",
     }
 
 

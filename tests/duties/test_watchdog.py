@@ -51,7 +51,7 @@ async def test_a_node_that_blocks_the_loop_is_named(settings: Settings, caplog: 
 
     assert answer.json() == {"items": ["counted"]}
     blocked, over = told[:2]
-    assert (blocked["msg"], over["msg"]) == ("a node blocks the event loop", "the event loop turns again")
+    assert (blocked["msg"], over["msg"]) == ("a node blocks the event loop", "the event loop runs again")
     named = {name: blocked[name] for name in ("node", "graph_id", "thread_id", "run_id")}
     run_id = answer.headers["content-location"].rpartition("/")[2]
     assert named == {"node": "counting", "graph_id": "blocking", "thread_id": thread, "run_id": run_id}

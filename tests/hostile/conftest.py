@@ -7,7 +7,7 @@ import pytest
 
 from threadkeep.settings import Settings
 
-TELLING = ("cron passed over: its run is refused",)
+TELLING = ("cron skipped: its run was refused",)
 """Lines that are no errors, and tell of something stored that fails each time."""
 OF_THE_PROTOCOL = ("run failed", "Invalid UTF-8 sequence received from client.")
 """Errors that are right: a graph fails on its input, and uvicorn closes a socket with 1007."""

@@ -82,7 +82,7 @@ async def test_body_that_does_not_come_is_not_waited_for(server: str) -> None:
     head, _, body = said.partition(b"\r\n\r\n")
     assert statuses(said) == [408]
     assert b"connection: close" in head.lower()
-    assert json.loads(body) == {"detail": "the body did not come within 0.3 s", "code": "body-timeout"}
+    assert json.loads(body) == {"detail": "the body did not arrive within 0.3 s", "code": "body-timeout"}
 
 
 async def test_trickling_body_is_not_waited_for(server: str) -> None:

@@ -116,10 +116,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("echo", {"messages": ""}, "messages"),
     ("echo", {"messages": [{"role": "x", "content": "y"}]}, "messages[0].role"),
     ("echo", {"messages": [{"role": "user"}]}, "messages[0].content"),
-    ("echo", {"messages": "x", "thread_id": "no id"}, "Leave thread_id out"),
-    ("echo", {"messages": "x", "thread_id": str(uuid.UUID(int=7))}, "Leave thread_id out"),
+    ("echo", {"messages": "x", "thread_id": "no id"}, "Omit thread_id"),
+    ("echo", {"messages": "x", "thread_id": str(uuid.UUID(int=7))}, "Omit thread_id"),
     ("name", {"resume": "x"}, "thread_id"),
-    ("name", {"resume": "x", "thread_id": str(uuid.UUID(int=7))}, "Leave thread_id out"),
+    ("name", {"resume": "x", "thread_id": str(uuid.UUID(int=7))}, "Omit thread_id"),
 ]
 
 

@@ -117,7 +117,7 @@ async def test_rows_of_a_key_that_is_not_given_are_left_and_told(
 
     assert done.returncode == 1
     assert done.stdout == "encrypted anew: 0, already up to date: 0\n"
-    assert f"of a key that is not given: {len(await _rows(database))}" in done.stderr
+    assert f"encrypted with a missing key: {len(await _rows(database))}" in done.stderr
     assert answer.json()["values"] == {"rows": ["row"]}
 
 

@@ -67,7 +67,7 @@ async def test_run_that_leaves_too_large_a_state_ends_as_error(settings: Setting
         after = await _run(http, thread_id, 3)
 
     assert failed["__error__"]["error"] == "StateTooLarge"
-    assert "at most 1,048,576 are kept" in failed["__error__"]["message"]
+    assert "at most 1,048,576 can be stored" in failed["__error__"]["message"]
     assert (row["status"], thread["status"]) == ("error", "error")
     assert state["text"] == before["text"]
     assert len(str(thread["values"])) < CAP
@@ -154,7 +154,7 @@ async def test_checkpoints_from_before_the_key_are_still_read(settings: Settings
 @pytest.mark.parametrize("key", ["short", "k" * 33, "é" * 31])
 def test_key_of_another_length_stops_the_start(settings: Settings, key: str) -> None:
     """Ours: and it is not told in the message."""
-    with pytest.raises(ValidationError, match="must be 16, 24 or 32 bytes long") as caught:
+    with pytest.raises(ValidationError, match="must have 16, 24 or 32 bytes") as caught:
         Settings(aes_key=key)  # pyright: ignore[reportArgumentType]
     assert key not in str(caught.value)
 

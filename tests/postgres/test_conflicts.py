@@ -194,7 +194,7 @@ async def test_a_duty_that_is_deadlocked_is_repeated(patient: Settings, caplog: 
         await deadlocked(other, (lock_checkpoints, LOCK_THREAD), expire, thread_id)
 
     assert await _deadlocks(patient) == 1
-    assert not [record for record in caplog.records if "duty" in record.msg]
+    assert not [record for record in caplog.records if "background task" in record.msg]
 
 
 async def test_serializable_transactions_that_contend_all_succeed(
@@ -230,4 +230,6 @@ async def test_serializable_transactions_that_contend_all_succeed(
     assert thread["values"]["items"] == ITEMS * AT_ONCE
     assert {f"key{number}" for number in range(AT_ONCE)} <= thread["metadata"].keys()
     told = [record.msg for record in caplog.records if record.name.startswith("threadkeep")]
-    assert not [message for message in told if "database" in message or "duty" in message or "failed" in message]
+    assert not [
+        message for message in told if "database" in message or "background task" in message or "failed" in message
+    ]

@@ -59,7 +59,7 @@ async def test_who_waits_while_nobody_gets_a_connection_is_refused_in_time(setti
     async with open_api_pool(one, str(settings.database_uri)) as pool:
         async with pool.connection():
             pool.timeout = 0.2
-            with anyio.fail_after(5), pytest.raises(PoolTimeout, match="no connection was given back"):
+            with anyio.fail_after(5), pytest.raises(PoolTimeout, match="no connection became free"):
                 await _divided(pool, 1)
             pool.timeout = 5.0
 

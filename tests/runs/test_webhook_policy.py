@@ -29,7 +29,7 @@ BLOCKED = [
     ("http://[fe80::1%25eth0]/", "Invalid webhook hostname 'fe80::1%25eth0'"),
     ("http://0177.0.0.1/", "Invalid webhook URL"),
     ("http://\uff11\uff12\uff17.0.0.1/", "Invalid webhook URL"),
-    ("http://example.com/" + "x" * 2048, "Webhook URL is above 2048 characters"),
+    ("http://example.com/" + "x" * 2048, "Webhook URL has more than 2048 characters"),
     *[
         (f"http://{host}/", "Webhook host blocked: loopback IP range")
         for host in (
@@ -125,7 +125,7 @@ def test_policy_is_what_the_project_says() -> None:
         ("https://evilexample.org/", "Webhook host blocked: domain not allowed"),
         ("https://hooks.example.com:22/", "Webhook host blocked: port 22 not allowed"),
         ("http://hooks.example.com/", "Webhook host blocked: port 80 not allowed"),
-        ("https://hooks.example.com/" + "x" * 40, "Webhook URL is above 40 characters"),
+        ("https://hooks.example.com/" + "x" * 40, "Webhook URL has more than 40 characters"),
     ):
         with pytest.raises(ValidationFailed) as refused:
             policy.check(url)

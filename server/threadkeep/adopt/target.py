@@ -95,7 +95,7 @@ class Target:
         names = (self.options.owner, source_owner)
         owner = next(filter(None, reversed(names) if self.options.owner_key else names), None)
         if owner is None and self.auth_type in BUILT_IN:
-            raise LeftOut(f"it has no owner, and with AUTH_TYPE={self.auth_type} nobody would see it: use --owner")
+            raise LeftOut(f"it has no owner, and with AUTH_TYPE={self.auth_type} no caller could see it: use --owner")
         return owner
 
     def store_prefix(self, owner: str | None) -> str | None:

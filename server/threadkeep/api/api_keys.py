@@ -1,4 +1,4 @@
-"""API keys: a caller's own, to look at and to revoke. They are made by `threadkeep keys create` alone."""
+"""API keys: callers list and revoke their own keys. Only `threadkeep keys create` creates keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,9 +48,9 @@ class ListQuery(BaseModel):
 
 
 async def search(call: AuthorizedRequest[None, ListQuery]) -> Response:
-    """GET /api-keys: list the caller's API keys, the newest first, revoked ones too.
+    """GET /api-keys: list your API keys, the newest first, including revoked keys.
 
-    A key that has scopes sees itself alone. 404 if callers are not known by API keys.
+    With a key that has scopes you see only that key. 404 if the server does not authenticate by API keys.
     """
     owner = _owner(call)
     async with call.state.pool.connection() as conn:
@@ -59,9 +59,9 @@ async def search(call: AuthorizedRequest[None, ListQuery]) -> Response:
 
 
 async def revoke(call: AuthorizedRequest[None, None]) -> Response:
-    """DELETE /api-keys/{key_id}: revoke one of the caller's API keys. It opens nothing after 5 seconds.
+    """DELETE /api-keys/{key_id}: revoke one of your API keys. It is refused within 5 seconds.
 
-    A key that has scopes can revoke itself alone. 404 if the caller has no such valid key.
+    With a key that has scopes you can revoke only that key. 404 if you have no valid key with this id.
     """
     owner = _owner(call)
     try:
@@ -75,12 +75,12 @@ async def revoke(call: AuthorizedRequest[None, None]) -> Response:
 
 
 def _owner(call: AuthorizedRequest[Any, Any]) -> KeyOwner:
-    """Whose keys the caller may see. NotFound if there are none, because callers are known by something else."""
+    """Return the owner of the keys that the caller may see. Raise NotFound if the server does not use API keys."""
     principal = call.caller.principal
     if principal is None or not isinstance(call.caller.authenticator, ApiKeyAuthenticator):
-        raise NotFound("callers of this server are not known by API keys")
-    shown = hash_secret(credentials(call.request)) if call.caller.slot is None else b""
-    return KeyOwner(identity=principal.identity, current_sha256=shown, is_limited=bool(principal.permissions))
+        raise NotFound("this server does not authenticate by API keys")
+    current_sha256 = hash_secret(credentials(call.request)) if call.caller.slot is None else b""
+    return KeyOwner(identity=principal.identity, current_sha256=current_sha256, is_limited=bool(principal.permissions))
 
 
 def _shown(key: ApiKey, *, is_current: bool) -> OwnApiKey:

@@ -24,7 +24,7 @@ async def authenticate(authenticator: Authenticator, request: Request[Any]) -> t
     """Return the caller, and the request to use from now on.
 
     If the authenticator reads the body, the returned request replays it. A request from within a graph has the user of
-    its run, whatever credentials it contains. Raise Unauthenticated or another Problem if the caller is refused.
+    its run, and its credentials are ignored. Raise Unauthenticated or another Problem if the caller is refused.
     """
     if (run := request.scope.get(CALLING_RUN)) is not None:
         request.scope["principal"] = of_user(run.user)

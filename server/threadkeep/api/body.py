@@ -73,7 +73,7 @@ async def read_bytes(request: Request[Any]) -> bytes:
             return await _counted(request, settings.max_body_bytes)
     except TimeoutError:
         pass
-    raise BodyTimeout(f"the body did not come within {settings.body_timeout_s:g} s", headers={"connection": "close"})
+    raise BodyTimeout(f"the body did not arrive within {settings.body_timeout_s:g} s", headers={"connection": "close"})
 
 
 async def _counted(request: Request[Any], limit: int) -> bytes:
@@ -91,12 +91,12 @@ async def _counted(request: Request[Any], limit: int) -> bytes:
             if len(read) > limit:
                 raise _too_large(limit)
     except ClientDisconnect:
-        raise ValidationFailed("the body ended too soon") from None
+        raise ValidationFailed("the client disconnected before the end of the body") from None
     return bytes(read)
 
 
 def _too_large(limit: int) -> ContentTooLarge:
-    return ContentTooLarge(f"the body is above {limit} bytes", headers={"connection": "close"})
+    return ContentTooLarge(f"the body has more than {limit} bytes", headers={"connection": "close"})
 
 
 def parse_json(raw: bytes) -> object:
@@ -147,9 +147,9 @@ def _refuse_many(text: bytes) -> None:
     """Raise ValidationFailed if there are too many keys or containers, not counting the contents of strings."""
     bare = STRING.sub(b"", text)
     if bare.count(b":") > MAX_KEYS:
-        raise ValidationFailed(f"the body holds more than {MAX_KEYS} keys")
+        raise ValidationFailed(f"the body has more than {MAX_KEYS} keys")
     if bare.count(b"{") + bare.count(b"[") > MAX_CONTAINERS:
-        raise ValidationFailed(f"the body holds more than {MAX_CONTAINERS} objects and arrays")
+        raise ValidationFailed(f"the body has more than {MAX_CONTAINERS} objects and arrays")
 
 
 def _may_hold_long_integer(text: bytes) -> bool:
@@ -174,7 +174,7 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValidationFailed(f"the key {key[:100]!r} stands twice in an object")
+                raise ValidationFailed(f"the key {key[:100]!r} occurs twice in an object")
             seen.add(key)
     return fields
 
@@ -229,16 +229,20 @@ class _Integers:
             return int(digits)
         length = len(digits.lstrip("-"))
         if length > MAX_INTEGER_DIGITS:
-            raise ValidationFailed(f"an integer has at most {MAX_INTEGER_DIGITS:,} digits; send it as a string")
+            raise ValidationFailed(
+                f"an integer may have at most {MAX_INTEGER_DIGITS:,} digits: send a longer one as a string"
+            )
         number = int(digits)
         if not -(2**63) <= number < 2**64:
             if not self.long_digits and STRING.sub(b"", self._text).count(b",") >= MAX_VALUES_BESIDE:
                 raise ValidationFailed(
-                    f"a body with an integer above 64 bits holds at most {MAX_VALUES_BESIDE:,} values; send it as a string"
+                    f"a body with an integer above 64 bits may have at most {MAX_VALUES_BESIDE:,} values: send the integer as a string"
                 )
             self.long_digits += length
             if self.long_digits > MAX_LONG_DIGITS:
-                raise ValidationFailed(f"the integers above 64 bits have more than {MAX_LONG_DIGITS:,} digits together")
+                raise ValidationFailed(
+                    f"the integers above 64 bits have more than {MAX_LONG_DIGITS:,} digits in total: send them as strings"
+                )
         return number
 
 

@@ -172,7 +172,7 @@ class PageGuard:
                 host = value.decode("latin-1")
                 if self._hosts is not None and not self._hosts.allows(host) and scope["path"] not in self._probes:
                     return MisdirectedRequest(
-                        "this server has no such name; its operator can add it to THREADKEEP_HOSTS"
+                        "the Host header does not name this server: its operator can add the name to THREADKEEP_HOSTS"
                     )
             elif name == b"origin":
                 origin = value.decode("latin-1")
@@ -180,7 +180,9 @@ class PageGuard:
                 site = value
         if (origin is None and site is None) or not self._is_foreign(scope, origin, site, host):
             return None
-        return Forbidden("pages of this origin may not call; the operator can name it in http.cors of langgraph.json")
+        return Forbidden(
+            "pages of this origin may not call this server: its operator can allow the origin in http.cors of langgraph.json"
+        )
 
     def _is_foreign(self, scope: Scope, origin: str | None, site: bytes | None, host: str) -> bool:
         """Whether the page has an origin that CORS does not allow. A page cannot forge `Sec-Fetch-Site`."""
@@ -251,4 +253,4 @@ def _refuse_other_media(scope: Scope) -> None:
     else:
         refused = media in SIMPLE_MEDIA
     if refused:
-        raise UnsupportedMediaType("a write has to be sent as application/json")
+        raise UnsupportedMediaType("a write must have the content type application/json")

@@ -21,7 +21,7 @@ def _bounded(condition: dict[str, Any]) -> dict[str, Any]:
         if keys > MAX_CONDITION_KEYS:
             raise PydanticCustomError(
                 "too_many_conditions",
-                "must not hold more than {limit} keys and elements",
+                "must not have more than {limit} keys and elements",
                 {"limit": MAX_CONDITION_KEYS},
             )
         level = [child for container in level for child in children(container) if isinstance(child, (dict, list))]

@@ -1,4 +1,4 @@
-"""Connections: uvicorn's HTTP and WebSocket protocols, with bounds on what a client may send.
+"""Connections: uvicorn's HTTP and WebSocket protocols, with limits for requests.
 
 uvicorn limits neither the head of a request nor the rest of a body that no endpoint reads. Both arrive before the caller
 is authenticated, so the limits apply to every caller, and also to WebSocket handshakes.
@@ -38,7 +38,7 @@ PROBLEMS: Final = {400: "bad-request", 408: "head-timeout", 431: "head-too-large
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits of what a client may send."""
+    """The limits of a request."""
 
     head_bytes: int
     head_lines: int
@@ -165,7 +165,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what the parser cannot read. uvicorn would write even into the response to an earlier request."""
+        """Refuse bytes that the parser cannot read. uvicorn would write even into the response to an earlier request."""
         del msg
         too_large = self._reading is Reading.HEAD and (
             len(self.headers) > self.limits.head_lines or self._head_bytes() > self.limits.head_bytes
@@ -200,7 +200,7 @@ class HttpProtocol(HttpToolsProtocol):
         detail = {
             400: "the request is malformed",
             408: f"the head of the request did not come within {self.limits.head_timeout_s:g} s",
-            431: f"the head of the request is above {self.limits.head_bytes} bytes or {self.limits.head_lines} lines",
+            431: f"the head of the request has more than {self.limits.head_bytes} bytes or {self.limits.head_lines} lines",
         }[status]
         body = json.dumps({"detail": detail, "code": PROBLEMS[status]})
         head = (

@@ -1,7 +1,7 @@
 """Console: the built-in page, and the session of a browser.
 
-Addresses in the page are relative, so that it works below any prefix: a file is found by the last segment of a path,
-whatever stands before it, and every other path below `/console` is the page itself.
+Addresses in the page are relative, so that it works below any prefix. A file is found by the last segment of its path.
+Every other path below `/console` is the page itself.
 """
 
 from typing import Any, Final
@@ -41,19 +41,19 @@ async def file(call: AuthorizedRequest[None, None]) -> Response:
     A last segment with a period is the name of a file, and 404 if there is no such file.
     """
     files, name = call.state.console, call.request.path_params["path"].rpartition("/")[2]
-    found = files.get(name)
-    if found is None and "." in name:
-        raise NotFound("the console has no such file")
-    return _sent(found or files[INDEX], call.request)
+    page_file = files.get(name)
+    if page_file is None and "." in name:
+        raise NotFound("the console does not have this file")
+    return _sent(page_file or files[INDEX], call.request)
 
 
-def _sent(found: ConsoleFile, request: Request[Any]) -> Response:
+def _sent(page_file: ConsoleFile, request: Request[Any]) -> Response:
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if found.headers["etag"] in known:
-        return Response(status_code=304, headers=dict(found.headers))
-    if found.compressed is not None and _takes_gzip(request):
-        return Response(found.compressed, headers={**found.headers, "content-encoding": "gzip"})
-    return Response(found.body, headers=dict(found.headers))
+    if page_file.headers["etag"] in known:
+        return Response(status_code=304, headers=dict(page_file.headers))
+    if page_file.compressed is not None and _takes_gzip(request):
+        return Response(page_file.compressed, headers={**page_file.headers, "content-encoding": "gzip"})
+    return Response(page_file.body, headers=dict(page_file.headers))
 
 
 def _takes_gzip(request: Request[Any]) -> bool:
@@ -77,7 +77,7 @@ async def sign_in(call: AuthorizedRequest[CredentialBody, None]) -> Response:
     if not session_cookie.is_credential(credential):
         raise ValidationFailed("a key or token has only visible ASCII characters, with single spaces between words")
     if len(session_cookie.encoded(credential)) > session_cookie.MAX_CREDENTIAL_BYTES:
-        raise ContentTooLarge("browsers keep no cookie as large as this token")
+        raise ContentTooLarge("the token is too large for a cookie")
     request = call.request
     principal = await authenticator.authenticate(_with_header(request, credential))
     request.scope["principal"] = principal  # for the log
@@ -92,8 +92,8 @@ def _with_header(request: Request[Any], credential: str) -> Request[Any]:
         for name, value in request.scope["headers"]
         if name not in session_cookie.CREDENTIAL_HEADERS and name != b"cookie"
     ]
-    shown = [*others, session_cookie.credential_header(credential, authenticator)]
-    return Request({**request.scope, "headers": shown}, replay_body(b"", request.receive))
+    headers = [*others, session_cookie.credential_header(credential, authenticator)]
+    return Request({**request.scope, "headers": headers}, replay_body(b"", request.receive))
 
 
 async def sign_out(call: AuthorizedRequest[None, None]) -> Response:

@@ -42,13 +42,13 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsoleFile:
-    """One file, as it is sent."""
+    """A file of the page in the form in which it is sent."""
 
     body: bytes
     compressed: bytes | None
     """With gzip. None: it is not worth it."""
     headers: Mapping[str, str]
-    """Of each answer, one that says that nothing has changed included."""
+    """Headers of each response, including 304."""
 
 
 def is_served(http: Http) -> bool:
@@ -57,7 +57,7 @@ def is_served(http: Http) -> bool:
 
 
 def read_files(http: Http) -> Mapping[str, ConsoleFile]:
-    """The files of the page, by name. None at all if there is no page."""
+    """Return the files of the page by name. Empty if the page was not built."""
     if not is_served(http):
         return {}
     paths = sorted(path for path in FOLDER.iterdir() if path.is_file() and not path.name.startswith("."))

@@ -89,7 +89,7 @@ async def render_database_error(request: Request[Any], error: Exception) -> Resp
 
 async def render_conflict(request: Request[Any], error: Exception) -> Response:
     """Render the error of a transaction that conflicted with others in every retry."""
-    log.warning("a request conflicted with others for too long", exc_info=error)
+    log.warning("request refused: its transaction conflicted with others too often", exc_info=error)
     return await render_problem(request, TransactionConflict())
 
 

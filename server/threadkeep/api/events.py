@@ -1,4 +1,4 @@
-"""Events: one stream that tells a caller which of its threads and runs have changed."""
+"""Events: a stream of the changes of a caller's threads and runs."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -22,18 +22,18 @@ NAMES: Final[Mapping[type[StreamItem], str]] = {
 
 
 async def stream(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /events: stream which threads and runs have changed, in any process, until the client disconnects.
+    """GET /events: stream the changes of your threads and runs, in any process, until you disconnect.
 
-    `thread` and `run` have the row's ids and its present status, `thread_deleted` has an id. Several changes of a
-    row within a moment are one event. `gap` means that changes before it are not told, so read again what you show. It is
-    the first event, unless `Last-Event-ID` names an event after which this process knows all changes.
+    `thread` and `run` have the row's ids and its present status, `thread_deleted` has an id. Several changes of a row
+    within a moment are one event. After `gap`, read your lists again, because changes before it are missing. It is the
+    first event, unless this process knows all changes after the event that your `Last-Event-ID` names.
     """
     last_event_id = call.request.headers.get("last-event-id", "").strip() or None
     return EventStream(_frames(call.state.changes.follow(call.filters, last_event_id)), call, headers={})
 
 
 async def _frames(batches: AsyncGenerator[ChangeBatch]) -> AsyncGenerator[bytes]:
-    """Yield the events as SSE. The last event of a batch has the id, so that a client does not go on within a batch."""
+    """Yield the events as SSE. The last event of a batch has the id, so that a client does not resume within a batch."""
     async with aclosing(batches) as source:
         async for batch in source:
             *others, last = batch.items

@@ -1,4 +1,4 @@
-"""Identity: who the server takes its caller for."""
+"""Identity: shows callers their own identity and scopes."""
 
 from starlette.responses import Response
 
@@ -7,9 +7,9 @@ from threadkeep.api.responses import json_response
 
 
 async def me(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /me: who is calling, and which scopes limit them.
+    """GET /me: read your identity and your scopes.
 
-    Without authentication `identity` is null. `scopes` is null if the key or token may do everything, and if a project's
+    Without authentication `identity` is null. `scopes` is null if your key or token may do everything, or if the project's
     own `Auth` decides.
     """
     principal, authenticator = call.caller.principal, call.caller.authenticator

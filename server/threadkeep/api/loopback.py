@@ -1,7 +1,7 @@
 """Loopback: in a graph, `langgraph_sdk.get_client()` without a URL reaches this server without a network socket.
 
 A request passes through the whole application, like one from outside. It has the caller and the slot of the run whose
-graph sends it (`runs/calling_run.py`), whatever headers the client sends.
+graph sends it (`runs/calling_run.py`), even if its headers say otherwise.
 """
 
 import asyncio

@@ -107,7 +107,9 @@ def cors_policy(http: Http, host: str) -> Middleware:
     """Return the CORS middleware for `origins(http, host)`. Raise StartupError if every origin could send credentials."""
     chosen, allowed = http.cors or Cors(), origins(http, host)
     if chosen.allow_credentials and allowed.allows(UNKNOWN_ORIGIN):
-        raise StartupError("http.cors: allow_credentials with every origin would let any site act as its visitor")
+        raise StartupError(
+            "http.cors: allow_credentials with every origin lets any site act as its visitor: name the origins"
+        )
     return Middleware(
         BrowserSecurityMiddleware,
         allow_origins=allowed.names,
@@ -174,7 +176,7 @@ def mount_prefix(http: Http) -> str:
     """Return the prefix of all routes, or an empty string. Raise StartupError if `mount_prefix` is not a path."""
     path = (http.mount_prefix or "").rstrip("/")
     if path and not re.fullmatch(r"(/[\w.~-]+)+", path):
-        raise StartupError(f"http.mount_prefix: {http.mount_prefix!r} is no path such as /agents")
+        raise StartupError(f"http.mount_prefix: {http.mount_prefix!r} is not a path such as /agents")
     return path
 
 
@@ -197,7 +199,7 @@ def load_custom_app(project: Project) -> Starlette | None:
         return None
     app = import_target(project.root, target, key="http.app")
     if not isinstance(app, Starlette):
-        raise StartupError(f"http.app: {target} is no application of Starlette or of what is built on it")
+        raise StartupError(f"http.app: {target} is not a Starlette or FastAPI application")
     custom = copy.copy(app)
     custom.router = Router(app.router.routes)  # a copied router would still call the original application
     custom.router.lifespan_context = app.router.lifespan_context
@@ -224,13 +226,15 @@ async def custom_lifespan(custom: Starlette | None, root: Path) -> AsyncGenerato
 def check_http_config(http: Http, *, has_authenticator: bool) -> None:
     """Raise StartupError if ignoring a key would leave routes unprotected. Log other keys without effect."""
     if http.enable_custom_route_auth and not has_authenticator:
-        raise StartupError("http.enable_custom_route_auth: there is no authentication that could guard http.app")
+        raise StartupError(
+            "http.enable_custom_route_auth: authentication is off, so http.app would be open: set AUTH_TYPE"
+        )
     ignored = {
         "http.logging_headers": http.logging_headers.includes,
         "http.middleware_order": http.middleware_order,
     }
     if keys := sorted(key for key, value in ignored.items() if value):
-        log.warning("keys that do nothing on this server are ignored", extra={"keys": keys})
+        log.warning("keys without an effect on this server are ignored", extra={"keys": keys})
 
 
 def _path(route: BaseRoute) -> str:

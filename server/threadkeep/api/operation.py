@@ -222,7 +222,7 @@ def _uuid(request: Request[Any], name: str, kind: str) -> UUID:
 def _refuse_own_thread(run: CallingRun, request: Request[Any]) -> None:
     """Raise Conflict if a run would wait for its own end."""
     if "thread_id" in request.path_params and _uuid(request, "thread_id", "thread") in run.threads:
-        raise Conflict("a run can't wait for its own thread, or for that of a run which waits for it")
+        raise Conflict("a run can't wait for its own thread, or for the thread of a run that waits for it")
 
 
 def _plain(body: object) -> object:

@@ -46,9 +46,9 @@ class QueryInterrupted(Problem):
 
 
 async def query(call: AuthorizedRequest[QueryBody, None]) -> Response:
-    """POST /query: ask one question and get one answer.
+    """POST /query: send one question and get one answer.
 
-    Without a body, the fields may be query parameters.
+    You may also send the fields as query parameters, without a body.
     """
     handle: RunHandle | None = None
     with anyio.move_on_after(call.state.settings.query_timeout_s):
@@ -95,7 +95,7 @@ def _checked(handle: RunHandle, answer: object) -> Any:
     if cause := state.get("__error__"):
         raise QueryRunFailed("the agent failed", cause=cause, **run)
     if interrupts := state.get("__interrupt__"):
-        raise QueryInterrupted("the agent waits for an answer; resume it with a run", interrupts=interrupts, **run)
+        raise QueryInterrupted("the agent waits for an answer: resume it with a run", interrupts=interrupts, **run)
     return state
 
 

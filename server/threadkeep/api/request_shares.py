@@ -63,6 +63,6 @@ class HeldResponse(Response):
         try:
             await self._response(scope, receive, send_in_time)
         except TimeoutError:  # the response is incomplete, so the server closes the connection
-            log.warning("a client did not read its answer and was cut")
+            log.warning("connection closed: the client did not read its response")
         finally:
             self._place.release()

@@ -189,7 +189,7 @@ class RunResult(Response):
         except CONFLICTS:
             self._settle(TransactionConflict())
         except TRANSIENT_ERRORS:
-            log.warning("the database went away from an answer that waits", exc_info=True)
+            log.warning("response ended: the database connection was lost", exc_info=True)
             self._settle(ServiceUnavailable())
 
     async def _give_up(self) -> None:
@@ -201,7 +201,7 @@ class RunResult(Response):
     async def _refuse(self) -> None:
         """Answer with a problem once the caller's access is revoked."""
         problem = await self._caller.until_refused()
-        log.info("an answer was withheld: its caller is no longer let in")
+        log.info("response withheld: its caller no longer has access")
         self._settle(problem)
         if self._cancels:
             await self._cancel()

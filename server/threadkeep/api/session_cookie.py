@@ -1,6 +1,6 @@
 """Session cookie: a browser's key or token, where no script can read it.
 
-The console sends what a person shows once, and from then on the browser sends it as a cookie. The cookie stands for a
+The console sends the user's key or token once, and from then on the browser sends it as a cookie. The cookie stands for a
 header of the request only if the page that asks is our own: `SameSite=Strict` is about sites, and another port of this
 machine is the same site.
 """
@@ -17,9 +17,9 @@ from threadkeep.base.problems import Forbidden
 
 NAME: Final = "threadkeep"
 SECURE_NAME: Final = "__Host-threadkeep"
-"""Over TLS. A browser takes a cookie of this name from this host alone, and over TLS alone."""
+"""The name of the cookie over TLS. A browser accepts it only from this host and only over TLS."""
 MAX_CREDENTIAL_BYTES: Final = 3_800
-"""As it stands in the cookie. Browsers keep no cookie above 4,096 bytes."""
+"""Largest encoded credential. Browsers keep no cookie above 4,096 bytes."""
 CREDENTIAL_HEADERS: Final = frozenset({b"authorization", b"x-api-key"})
 
 
@@ -40,7 +40,7 @@ def cleared_cookies() -> list[str]:
 
 
 def is_secure(request: Request[Any]) -> bool:
-    """Whether the browser speaks TLS, also to a proxy that does not tell us."""
+    """Return whether the browser uses TLS, even if a proxy in front does not say so."""
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
 
 
@@ -80,7 +80,7 @@ def refuse_foreign_page(request: Request[Any]) -> None:
         return
     if site is None and origin is not None and is_origin_of(request.headers.get("host", ""), origin):
         return
-    raise Forbidden("only the console's own pages may sign in or out")
+    raise Forbidden("only pages of the console may sign in or out")
 
 
 def _credential(request: Request[Any]) -> str | None:
@@ -94,7 +94,7 @@ def _credential(request: Request[Any]) -> str | None:
 
 
 def is_credential(text: str) -> bool:
-    """Whether `text` can stand in a header: visible ASCII, and single spaces between its words."""
+    """Return whether `text` may be in a header: visible ASCII, with single spaces between words."""
     return text.isascii() and text.isprintable() and bool(text) and text == " ".join(text.split())
 
 

@@ -58,7 +58,7 @@ class WebSocketOperation:
         except Problem as problem:
             await close_with_problem(websocket, problem)
         except CONFLICTS as error:
-            log.warning("a request conflicted with others for too long", exc_info=error)
+            log.warning("request refused: its transaction conflicted with others too often", exc_info=error)
             await close_with_problem(websocket, TransactionConflict())
         except DATABASE as error:
             log.warning("the database did not answer", exc_info=error)

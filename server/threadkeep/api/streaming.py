@@ -39,7 +39,7 @@ SHUTDOWN_WRITE_S = 0.5
 SLOW_CHECK_S = 1.0
 """Seconds between two checks whether the client reads."""
 UNFILTERED_EVENTS = frozenset({"metadata", "error"})
-"""Events that are sent whatever the filter is."""
+"""Events that are sent with every filter."""
 
 HEADERS = {
     "cache-control": "no-store",
@@ -184,13 +184,13 @@ class EventStream(Response):
             is_behind = since is not None and self._reading is not None and self._reading.is_too_slow
             behind = behind + 1 if is_behind else 0
             if behind >= 2 or (since is not None and time.monotonic() - since > timeout_s):
-                log.warning("a client did not read its stream and was cut")
+                log.warning("stream closed: its client did not read it")
                 answering.cancel()
 
     async def _refuse(self, send: Send, answering: anyio.CancelScope) -> None:
         """End the stream with an `error` event once the caller's access is revoked."""
         problem = await self._until_refused()
-        log.info("a stream was closed: its caller is no longer let in")
+        log.info("stream closed: its caller no longer has access")
         with anyio.move_on_after(SHUTDOWN_WRITE_S):
             await self._write(send, self._refusal(problem))
             async with self._sending:

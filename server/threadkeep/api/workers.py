@@ -10,7 +10,7 @@ from threadkeep.tables import workers
 async def search(call: AuthorizedRequest[None, None]) -> Response:
     """GET /workers: list the processes that serve this project, the oldest first.
 
-    A process without a heartbeat for `THREADKEEP_LEASE` seconds is taken off the list, and others take over its runs. At most
+    A process without a heartbeat for `THREADKEEP_LEASE` seconds is removed from the list, and others recover its runs. At most
     1,000 are listed.
     """
     async with call.state.pool.connection() as conn:

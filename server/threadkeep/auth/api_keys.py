@@ -100,7 +100,7 @@ class ApiKeyAuthenticator:
             async with self._pool.connection() as conn:
                 await api_keys.record_use(conn, key.key_id)
         except (psycopg.Error, PoolTimeout):
-            log.warning("the use of a key could not be written down", extra={"key_id": str(key.key_id)})
+            log.warning("last use of an API key not recorded", extra={"key_id": str(key.key_id)})
 
 
 def _caller(key: ValidApiKey) -> Principal:
@@ -121,7 +121,7 @@ def generate_key(identity: str, name: str, scopes: tuple[str, ...], lives_s: flo
     """Return a new secret, which is shown only once, and its row. Raise ValueError for an invalid identity or scope."""
     principal(identity)
     if wrong := sorted(set(scopes) - SCOPES):
-        raise ValueError(f"there is no scope {wrong[0]}; there are {', '.join(sorted(SCOPES))}")
+        raise ValueError(f"unknown scope {wrong[0]}: use {', '.join(sorted(SCOPES))}")
     secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
     return secret, NewApiKey(
         key_id=ids.uuid7(),

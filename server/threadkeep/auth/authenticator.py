@@ -44,7 +44,7 @@ class Authenticator(Protocol):
 
     @property
     def credential_header(self) -> CredentialHeader:
-        """The header by which it knows its callers, for those who can only name a key or token: the console."""
+        """The header that has the credential. The console needs it, because its users enter only a key or token."""
         ...
 
     def granted_scopes(self, principal: Principal) -> Sequence[str] | None:
@@ -73,7 +73,7 @@ def credentials(connection: HTTPConnection) -> str:
         return token
     if token := key.decode("latin-1").strip():
         return token
-    raise Unauthenticated("a token is needed: Authorization: Bearer …, or x-api-key", challenge=CHALLENGE)
+    raise Unauthenticated("credentials are missing: send Authorization: Bearer …, or x-api-key", challenge=CHALLENGE)
 
 
 def invalid_credentials() -> Unauthenticated:

@@ -45,7 +45,7 @@ class Caller:
         if self.authenticator is None:
             return UNRESTRICTED
         if self.principal is None:
-            raise Forbidden("the path is for anybody, and shows nobody's")
+            raise Forbidden("this path is public and shows no data of users")
         return await self.authenticator.authorize(self.principal, event, value)
 
     async def check(self) -> None:
@@ -55,7 +55,7 @@ class Caller:
             return
         current = await authenticator.authenticate(self.connection)
         if (current.identity, current.permissions) != (principal.identity, principal.permissions):
-            raise Unauthenticated("what this caller may do has changed", challenge=CHALLENGE)
+            raise Unauthenticated("the caller's permissions have changed: send the request again", challenge=CHALLENGE)
 
     async def until_refused(self) -> Problem:
         """Wait until the caller's access is revoked, and return the problem.
@@ -70,12 +70,12 @@ class Caller:
             try:
                 await self.check()
             except (ServiceUnavailable, *TRANSIENT_ERRORS):
-                log.warning("an open stream's caller can't be asked for", exc_info=True)
+                log.warning("caller of an open stream not checked: the authenticator does not answer", exc_info=True)
             except Problem as problem:
                 return problem
             except Exception:  # a failure of the project's own authenticate grants no access
-                log.exception("an open stream's caller can't be asked for")
-                return ServiceUnavailable("it can't be said who is calling")
+                log.exception("caller of an open stream not checked: the authenticator failed")
+                return ServiceUnavailable("the caller can't be authenticated now: send the request again")
 
     async def guard(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Return or raise the result of `work`. If the caller's access is revoked before, cancel it and raise the problem."""

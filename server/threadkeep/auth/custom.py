@@ -63,7 +63,7 @@ class CustomAuthenticator:
         self._is_async = inspect.iscoroutinefunction(inspect.unwrap(self._authenticate))
 
     def granted_scopes(self, principal: Principal) -> Sequence[str] | None:
-        """None: only the project's handlers know what a principal may do."""
+        """None: only the project's handlers know a principal's permissions."""
         del principal
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
@@ -130,18 +130,18 @@ def load_custom_authenticator(project: Project, recheck_s: float) -> CustomAuthe
     where = f"auth.path: {target}"
     auth = import_target(project.root, target, key="auth.path")
     if not isinstance(auth, Auth):
-        raise StartupError(f"{where}: this is no langgraph_sdk.Auth")
+        raise StartupError(f"{where}: this is not a langgraph_sdk.Auth")
     authenticate: Any = auth._authenticate_handler  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - the SDK has it for servers
     if authenticate is None:
-        raise StartupError(f"{where}: it has no @auth.authenticate, so nobody could be known")
+        raise StartupError(f"{where}: it has no @auth.authenticate, so no caller could be authenticated")
     _check_parameters(where, authenticate)
     for resource, action in auth._handlers:  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001 - the same
         if resource not in RESOURCES or action not in ACTIONS:
             raise StartupError(
-                f"{where}: a handler of {resource}.{action} would never be called: there is no such event"
+                f"{where}: the handler of {resource}.{action} is never called, because this event does not exist"
             )
     if project.auth.cache:
-        log.warning("auth.cache is ignored: authenticate is asked each time")
+        log.warning("auth.cache is ignored: authenticate is called for each request")
     return CustomAuthenticator(auth, recheck_s)
 
 
@@ -152,5 +152,5 @@ def _check_parameters(where: str, authenticate: Callable[..., Any]) -> None:
         is_available = name in AuthenticateArguments.NAMES and parameter.kind is not parameter.POSITIONAL_ONLY
         if not is_available and parameter.default is parameter.empty:
             raise StartupError(
-                f"{where}: authenticate asks for {name!r}; it may ask, by name, for {', '.join(sorted(AuthenticateArguments.NAMES))}"
+                f"{where}: authenticate has the parameter {name!r}: it may have, by name, {', '.join(sorted(AuthenticateArguments.NAMES))}"
             )

@@ -108,7 +108,7 @@ def parse_principal(result: object) -> Principal:
     if not isinstance(identity, str):
         raise InvalidAuthResult("authenticate returned no identity")
     if isinstance(permissions, (str, Mapping)) or not isinstance(permissions, Iterable):
-        raise InvalidAuthResult("permissions are no list")
+        raise InvalidAuthResult("permissions are not a list")
     try:
         user: dict[str, Any] = json.loads(json.dumps(fields))
         granted = tuple(str(permission) for permission in cast("Iterable[object]", permissions))
@@ -122,7 +122,7 @@ def _mapping_of_pair(pair: tuple[object, ...]) -> dict[str, Any]:
     if hasattr(pair, "_fields"):  # a named tuple is a user
         return _mapping(cast("Any", pair)._asdict())
     if len(pair) != 2:
-        raise InvalidAuthResult(f"authenticate returned a tuple of {len(pair)}; a pair is the scopes and the user")
+        raise InvalidAuthResult(f"authenticate returned a tuple of {len(pair)} values: return the scopes and the user")
     scopes, user = pair
     return {**_mapping(user), "permissions": getattr(scopes, "scopes", scopes)}
 
@@ -169,7 +169,7 @@ def parse_filters(result: object) -> Filters:
 
 def _key(key: object) -> str:
     if not isinstance(key, str) or key.startswith("$"):
-        raise InvalidAuthResult(f"a filter has the key {key!r}; $or and $and are not supported")
+        raise InvalidAuthResult(f"a filter has the key {key!r}: $or and $and are not supported")
     return key
 
 
@@ -185,7 +185,7 @@ def _condition(condition: object) -> object:
     if operator == "$contains":
         is_collection = isinstance(operand, (list, tuple, set, frozenset))
         return [_plain(item) for item in cast("Iterable[object]", operand if is_collection else [operand])]
-    raise InvalidAuthResult(f"a filter has the operator {operator!r}; there are $eq and $contains")
+    raise InvalidAuthResult(f"a filter has the operator {operator!r}: use $eq or $contains")
 
 
 def _plain(value: object) -> object:
@@ -194,6 +194,4 @@ def _plain(value: object) -> object:
         return str(value)
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    raise InvalidAuthResult(
-        f"a filter compares with {type(value).__name__}; texts, numbers, booleans and null are compared"
-    )
+    raise InvalidAuthResult(f"a filter compares with {type(value).__name__}: use a string, number, boolean or null")

@@ -61,7 +61,7 @@ class JwkSet:
         try:
             keys = await self._keys.get_or_read(None, self._fetch_or_warn)
         except JwksUnavailable:
-            raise ServiceUnavailable("the issuer of tokens does not answer", retry_after_s=int(RETRY_S)) from None
+            raise ServiceUnavailable("the issuer of the tokens does not answer", retry_after_s=int(RETRY_S)) from None
         if matches := _of(keys, kid):
             return matches
         try:
@@ -86,10 +86,10 @@ class JwkSet:
         try:
             document = cast("object", orjson.loads(raw))
         except orjson.JSONDecodeError:
-            raise JwksUnavailable("it does not answer with JSON") from None
+            raise JwksUnavailable("its answer is not JSON") from None
         keys = cast("dict[str, object]", document).get("keys") if isinstance(document, dict) else None
         if not isinstance(keys, list):
-            raise JwksUnavailable("what it answers has no keys")
+            raise JwksUnavailable("its answer has no keys")
         return [cast("Jwk", key) for key in cast("list[object]", keys) if isinstance(key, dict)]
 
 
@@ -121,7 +121,7 @@ def check_jwks_url(url: str) -> None:
         return
     if parts.scheme == "http" and parts.hostname and is_loopback(parts.hostname):
         return
-    raise StartupError("THREADKEEP_JWT_JWKS_URL: only https addresses: who can change the keys can be anybody")
+    raise StartupError("THREADKEEP_JWT_JWKS_URL: use an https address, because keys from http can be replaced")
 
 
 def is_loopback(host: str) -> bool:

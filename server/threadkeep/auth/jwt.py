@@ -185,8 +185,8 @@ def _algorithms(settings: Settings) -> frozenset[str]:
     chosen = frozenset(name.strip() for name in setting.split(",") if name.strip())
     if wrong := sorted(chosen - possible):
         raise StartupError(
-            f"THREADKEEP_JWT_ALGORITHMS: {wrong[0]} is not possible with this kind of key; "
-            f"there are {', '.join(sorted(possible))}"
+            f"THREADKEEP_JWT_ALGORITHMS: {wrong[0]} is not possible with this kind of key: "
+            f"use {', '.join(sorted(possible))}"
         )
     return chosen
 
@@ -195,12 +195,12 @@ def _public_key(text: str, algorithms: frozenset[str]) -> object:
     try:
         key = load_pem_public_key(text.replace("\\n", "\n").encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise StartupError("THREADKEEP_JWT_PUBLIC_KEY: this is no public key in PEM") from None
+        raise StartupError("THREADKEEP_JWT_PUBLIC_KEY: this is not a public key in PEM format") from None
     kinds = {RSAPublicKey: "RSA", EllipticCurvePublicKey: "EC", Ed25519PublicKey: "OKP", Ed448PublicKey: "OKP"}
     kind = next((name for of, name in kinds.items() if isinstance(key, of)), None)
     if not any(KEY_TYPES[name] == kind for name in algorithms):
         raise StartupError(
-            f"THREADKEEP_JWT_PUBLIC_KEY: none of {', '.join(sorted(algorithms))} is for this kind of key"
+            f"THREADKEEP_JWT_PUBLIC_KEY: this kind of key can't be used with {', '.join(sorted(algorithms))}"
         )
     return key
 
@@ -208,5 +208,5 @@ def _public_key(text: str, algorithms: frozenset[str]) -> object:
 def _secret(settings: Settings) -> bytes:
     secret = settings.jwt_secret.get_secret_value().encode() if settings.jwt_secret else b""
     if len(secret) < MIN_SECRET_BYTES:
-        raise StartupError(f"THREADKEEP_JWT_SECRET: at least {MIN_SECRET_BYTES} bytes")
+        raise StartupError(f"THREADKEEP_JWT_SECRET: the secret must have at least {MIN_SECRET_BYTES} bytes")
     return secret

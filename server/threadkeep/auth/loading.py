@@ -44,7 +44,7 @@ def auth_type_of(settings: Settings, project: Project) -> AuthType:
     if chosen == "custom" and not has_auth:
         raise StartupError("AUTH_TYPE=custom needs auth.path in langgraph.json")
     if chosen != "custom" and has_auth:
-        raise StartupError(f"AUTH_TYPE={chosen} would pass over the auth of langgraph.json: take one of the two away")
+        raise StartupError(f"AUTH_TYPE={chosen} contradicts the auth of langgraph.json: remove one of the two")
     return chosen
 
 
@@ -63,8 +63,8 @@ def check_start(settings: Settings, project: Project) -> None:
     kind = auth_type_of(settings, project)
     if kind == "none" and not settings.allow_unauthenticated and not is_loopback(settings.host):
         raise StartupError(
-            f"HOST={settings.host} can be reached by others, and nobody is asked who they are: set AUTH_TYPE=api_key "
-            "(threadkeep keys create), AUTH_TYPE=jwt, or auth in langgraph.json; or say ALLOW_UNAUTHENTICATED=true"
+            f"HOST={settings.host} is open to other machines, and authentication is off: set AUTH_TYPE=api_key "
+            "(threadkeep keys create), AUTH_TYPE=jwt, or auth in langgraph.json, or ALLOW_UNAUTHENTICATED=true"
         )
     if kind == "jwt":
         anyio.run(_jwt_authenticator(settings).open)

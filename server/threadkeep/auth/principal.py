@@ -86,5 +86,5 @@ def principal(
 def of_user(user: Mapping[str, Any] | None) -> Principal:
     """Return the principal of a run's user. Raise Unauthenticated if the run was started without authentication."""
     if user is None:
-        raise Unauthenticated("the run that calls has no user")
+        raise Unauthenticated("the calling run has no user")
     return principal(user["identity"], str(user.get("display_name") or ""), tuple(user["permissions"]), user=user)

@@ -34,7 +34,7 @@ def granted_events(scopes: tuple[str, ...]) -> frozenset[str]:
 def check_key_scopes(scopes: tuple[str, ...], event: AuthEvent) -> None:
     """Raise Forbidden if the scopes of an API key do not grant the event. A key without scopes may do everything."""
     if scopes and event not in granted_events(scopes):
-        raise Forbidden(f"the key's scopes don't reach {event}")
+        raise Forbidden(f"the key's scopes do not include {event}")
 
 
 def check_token_scopes(claims: Mapping[str, Any], event: AuthEvent, policy: ScopePolicy) -> None:
@@ -49,7 +49,7 @@ def check_token_scopes(claims: Mapping[str, Any], event: AuthEvent, policy: Scop
     if not limits and policy == "required":
         raise Forbidden(f"the token has no scopes, and {event} needs one")
     if not all(event in granted_events(scopes) for scopes in limits):
-        raise Forbidden(f"the token's scopes don't reach {event}")
+        raise Forbidden(f"the token's scopes do not include {event}")
 
 
 def token_events(claims: Mapping[str, Any], policy: ScopePolicy) -> frozenset[str]:
@@ -79,4 +79,4 @@ def _scopes(claim: object) -> tuple[str, ...]:
         return tuple(claim.split())
     if isinstance(claim, list) and all(isinstance(scope, str) for scope in cast("Iterable[object]", claim)):
         return tuple(cast("list[str]", claim))
-    raise ValueError("a claim of scopes is a text or a list of texts")
+    raise ValueError("a claim of scopes must be a string or a list of strings")

@@ -1,1 +1,1 @@
-"""Base: what every other folder uses, and what uses none of them."""
+"""Base: every other folder uses it, and it uses none of them."""

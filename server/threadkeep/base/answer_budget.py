@@ -32,4 +32,4 @@ class AnswerBudget:
             raise self._too_large(self.used, name)
 
     def _too_large(self, size: int, name: str) -> AnswerTooLarge:
-        return AnswerTooLarge(f"{name} takes {size:,} bytes; an answer holds at most {self.limit:,}")
+        return AnswerTooLarge(f"{name} takes {size:,} bytes: an answer may have at most {self.limit:,}")

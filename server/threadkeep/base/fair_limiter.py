@@ -197,7 +197,7 @@ class FairLimiter:
             self._leave(holder, waiter)
             raise
         if waiter.place is None:
-            raise QueueFull("the queue is full, mostly of your own requests", retry_after_s=2)
+            raise QueueFull("the queue is full, mostly with your own requests", retry_after_s=2)
         return waiter.place
 
     async def acquire_first(self, holder: str) -> Place:

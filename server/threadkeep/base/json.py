@@ -45,7 +45,7 @@ PIECE_ITEMS: Final = 100
 PIECE_CHARACTERS: Final = 500_000
 """The most characters of a text that are encoded at once. This takes about one millisecond."""
 PIECE_DEPTH: Final = 5
-"""A value is taken apart to this depth: a state, the values of its channels, their messages, and the parts of a message."""
+"""A value is split to this depth: a state, the values of its channels, their messages, and the parts of a message."""
 MESSAGES: Final[frozenset[type[BaseMessage]]] = frozenset({AIMessage, HumanMessage, SystemMessage, ToolMessage})
 """Types whose fields are their whole JSON, if an instance has no extra fields."""
 
@@ -160,7 +160,7 @@ def _has_text_keys(value: object) -> TypeGuard[dict[str, object]]:
 
 
 def _batches(items: Sequence[object]) -> Iterator[list[object]]:
-    """The items in order, each large one alone."""
+    """Return the items in order. Each large item is alone in its group."""
     batch: list[object] = []
     looks_into_objects = len(items) <= MANY_ITEMS  # each look costs as much as the encoding of a small object
     for item in items:
@@ -224,7 +224,7 @@ def dumps_plain(value: object) -> bytes:
 
 
 def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def digits(value: int) -> str:
@@ -287,7 +287,7 @@ def _by_duck(value: object) -> object:
 
 
 def _of_numpy(value: Any) -> object:
-    """Return plain values for what orjson refuses: arrays of other orders or types, and complex, text and time scalars."""
+    """Return plain values for objects that orjson refuses: arrays of other orders or types, and complex, text and time scalars."""
     kind, size = (value.dtype.kind, value.dtype.itemsize) if hasattr(value, "dtype") else ("", 0)
     if kind in {"m", "M"}:
         return value.astype(str).tolist()

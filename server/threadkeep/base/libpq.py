@@ -24,8 +24,8 @@ NO_EMPTY_VALUE: Final[Mapping[str, str]] = {
 """Parameter that has no compiled default and refuses an empty value -> the value that it has by default."""
 UNKNOWN: Final = re.compile(r'invalid (?:URI query parameter|connection option)(?:: | )"(\w+)"')
 HINTS: Final[Mapping[str, str]] = {
-    "schema": "; for a schema of its own say options=-csearch_path%3DNAME",
-    "pgbouncer": "; leave it out",
+    "schema": ": to choose a schema, write options=-csearch_path%3DNAME",
+    "pgbouncer": ": remove it",
 }
 """Parameter of other programs -> a hint how to replace it for libpq."""
 
@@ -48,7 +48,7 @@ def plain(uri: str) -> str:
     if "://" not in uri:
         return _read(uri)
     if not is_postgres(uri):
-        raise ValueError("it is no address of a Postgres: that begins with postgresql://")
+        raise ValueError("it is not the address of a Postgres: begin it with postgresql://")
     return _read(f"{scheme(uri)}://{uri.split('://', 1)[1]}")
 
 

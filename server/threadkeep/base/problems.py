@@ -70,7 +70,7 @@ class TransactionConflict(Conflict):
     code = "transaction-conflict"
 
     def __init__(
-        self, detail: str = "other requests changed the same at once: send it again", /, *, retry_after_s: int = 1
+        self, detail: str = "other requests changed the same rows: send the request again", /, *, retry_after_s: int = 1
     ) -> None:
         super().__init__(detail, headers={"retry-after": str(retry_after_s)})
 

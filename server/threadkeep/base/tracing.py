@@ -39,7 +39,7 @@ def open_tracing(environment: Mapping[str, str]) -> "Tracing | None":
     if not any(environment.get(name) for name in EXPORTER_VARIABLES) or _is_off(environment):
         return None
     if importlib.util.find_spec("opentelemetry") is None or importlib.util.find_spec("opentelemetry.sdk") is None:
-        log.warning("no traces are sent: the extra otel is not installed")
+        log.warning("traces are not sent: the extra otel is not installed")
         return None
     return Tracing(_provider(environment))
 

@@ -66,5 +66,5 @@ class Cleanup:
             if age_s := self.settings.keep_webhooks_s:
                 webhooks = await webhook_deliveries.delete_old(conn, age_s=age_s, limit=BATCH_SIZE)
         if webhooks:
-            log.warning("webhooks were too old to be sent", extra={"deleted": webhooks})
+            log.warning("webhooks dropped: too old to be sent", extra={"deleted": webhooks})
         return runs == RUNS_BATCH or webhooks == BATCH_SIZE

@@ -52,7 +52,7 @@ class CronScheduler:
             except TRANSIENT_ERRORS:
                 raise
             except Exception:
-                log.exception("cron could not be fired", extra={"cron_id": str(cron.cron_id)})
+                log.exception("cron not fired", extra={"cron_id": str(cron.cron_id)})
         async with self.pool.connection() as conn:
             next_s = await crons.seconds_to_next(conn, now)
         return POLL_S if next_s is None else max(0.0, min(POLL_S, next_s))
@@ -82,10 +82,10 @@ class CronScheduler:
             admitted = Admitted(request=_request(cron), filters=filters, assistant=assistant, user=user)
             run = await self.runs.fire(conn, admitted)
         except (ValidationError, Problem) as refused:
-            log.warning("cron passed over: its run is refused", extra=fields | {"error_type": type(refused).__name__})
+            log.warning("cron skipped: its run was refused", extra=fields | {"error_type": type(refused).__name__})
             return
         if run is None:
-            log.info("cron passed over: its thread is busy", extra=fields)
+            log.info("cron skipped: its thread is busy", extra=fields)
             return
         log.info("cron fired", extra=fields | {"run_id": str(run.run_id)})
 
@@ -96,7 +96,7 @@ async def _assistant(assistants: AssistantCache, due: DueCron) -> ResolvedAssist
         return await assistants.resolve(UNRESTRICTED, str(due.assistant_id))
     except Problem:
         fields = {"cron_id": str(due.cron_id), "assistant_id": str(due.assistant_id)}
-        log.warning("cron passed over: its assistant or graph is gone", extra=fields)
+        log.warning("cron skipped: its assistant or graph does not exist", extra=fields)
         return None
 
 
@@ -121,5 +121,5 @@ async def _next(cron: ClaimedCron, now: datetime) -> datetime | None:
         zone = await cron_schedule.load_timezone(cron.timezone)
         return cron_schedule.next_run_date(cron.schedule, zone, now, cron.end_time)
     except Problem:
-        log.warning("cron stopped: its schedule has no next date here", extra={"cron_id": str(cron.cron_id)})
+        log.warning("cron stopped: its schedule has no next date", extra={"cron_id": str(cron.cron_id)})
         return None

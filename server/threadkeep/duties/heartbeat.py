@@ -69,7 +69,7 @@ class _Heartbeat:
                         self._renew(conn)
             except psycopg.Error:
                 self._lease.failed_at = time.monotonic()
-                log.warning("the heartbeat's connection was lost", exc_info=True)
+                log.warning("heartbeat connection lost", exc_info=True)
                 self.stop.wait(min(1.0, self._every_s))
 
     def _connect(self) -> psycopg.Connection:
@@ -113,7 +113,7 @@ class LeaseReplacement:
         if not self.lease.is_lost:
             return
         if run_count := self._drop_runs():
-            log.error("the lease is lost: its runs are put back in the queue", extra={"runs_stopped": run_count})
+            log.error("lease lost: its runs return to the queue", extra={"runs_stopped": run_count})
         new_id = uuid4()
         async with self.pool.connection() as conn:
             await workers.create(conn, new_id, self.graph_ids, run_slots=self.run_slots)

@@ -40,4 +40,4 @@ class LeaseReaper:
             await workers.requeue_orphaned_runs(conn, self.lease.worker_id, executed, settings.lease_s)
         if orphans:
             self.metrics.run_recoveries.inc(len(orphans))
-            log.warning("runs of dead processes were recovered", extra={"run_ids": [str(run_id) for run_id in orphans]})
+            log.warning("runs of dead processes recovered", extra={"run_ids": [str(run_id) for run_id in orphans]})

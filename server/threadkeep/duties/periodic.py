@@ -46,8 +46,8 @@ async def repeat(duty: Duty, wakeups: NotificationHub) -> None:
                 next_s = await retry_conflicts(duty.run_once)
                 pause_s = duty.interval_s if next_s is None else max(0.0, min(duty.interval_s, next_s))
             except TRANSIENT_ERRORS:
-                log.warning("a duty waits for the database", exc_info=True, extra={"duty": name})
+                log.warning("background task waits for the database", exc_info=True, extra={"duty": name})
             except Exception:
-                log.exception("a duty failed and is tried again", extra={"duty": name})
+                log.exception("background task failed and will be retried", extra={"duty": name})
                 await anyio.sleep(FAILURE_PAUSE_S)
             await signal.wait(pause_s)

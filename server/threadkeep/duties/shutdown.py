@@ -61,7 +61,7 @@ class Shutdown:
             await self.commits.drain()  # before another process continues from the last checkpoint
             requeued = await retry_conflicts(self._requeue)
         if requeued:
-            log.info("runs were put back in the queue", extra={"run_count": requeued})
+            log.info("runs returned to the queue", extra={"run_count": requeued})
 
     async def _requeue(self) -> int:
         async with self.pool.connection() as conn:

@@ -76,7 +76,7 @@ class StoreSweep:
     async def run_once(self) -> None:
         """Delete the items that have expired by now."""
         if swept := await self.store.sweep_ttl():
-            log.info("expired items were swept", extra={"deleted": swept})
+            log.info("expired store items deleted", extra={"deleted": swept})
 
 
 def _embeddings(project: Project, embed: str) -> Any:
@@ -97,10 +97,10 @@ def _of_provider(embed: str) -> Embeddings:
         init = importlib.import_module("langchain.embeddings").init_embeddings
     except ImportError:
         raise StartupError(
-            f"store.index.embed: {embed}: an embedding by provider needs langchain: pip install 'threadkeep[models]'"
+            f"store.index.embed: {embed}: an embedding named by its provider needs langchain: pip install 'threadkeep[models]'"
         ) from None
     try:
         return init(embed)
     except Exception as error:
-        log.exception("the embedding can't be made", extra={"embedding": embed})
+        log.exception("embedding not created", extra={"embedding": embed})
         raise StartupError(f"store.index.embed: {embed}: {type(error).__name__}: {error}") from error

@@ -72,7 +72,7 @@ def _watch(lag: LoopLag, thread_id: int, stop: threading.Event) -> None:
             reported = last
             _warn(thread_id, silent_s)
         elif reported and last != reported:
-            log.warning("the event loop turns again", extra={"blocked_s": round(last - reported - CHECK_S, 1)})
+            log.warning("the event loop runs again", extra={"blocked_s": round(last - reported - CHECK_S, 1)})
             reported = 0.0
 
 

@@ -49,7 +49,7 @@ class Notification:
 
 
 TaskRenderer: TypeAlias = Callable[[Delivery], Awaitable[Notification | None]]
-"""Makes the notification of a task. None: nobody wants it any more."""
+"""Makes the notification of a task. None: the notification is no longer needed."""
 DeliveryOutcome: TypeAlias = Literal["sent", "again", "never"]
 
 
@@ -105,7 +105,7 @@ class WebhookSender:
         try:
             await self.send(delivery)
         except Exception:
-            log.exception("webhook could not be sent", extra={"run_id": str(delivery.run_id)})
+            log.exception("webhook not sent", extra={"run_id": str(delivery.run_id)})
         finally:
             place.release()
             self._wakeups.publish(WEBHOOK_DUE)

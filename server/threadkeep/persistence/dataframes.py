@@ -78,7 +78,7 @@ def _of_numpy(value: Any) -> Parts | None:
     if not isinstance(value, numpy.ndarray):
         return None
     if type(value) not in {numpy.ndarray, numpy.memmap}:
-        raise TypeError(f"an array of type {type(value).__module__}.{type(value).__qualname__} can't be kept")
+        raise TypeError(f"an array of type {type(value).__module__}.{type(value).__qualname__} can't be stored")
     order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
     if value.dtype.kind in NUMPY_TYPES:
         return Parts(EXT_NUMPY_ARRAY, [value.dtype.str, list(value.shape), order, value.tobytes(order)])
@@ -90,7 +90,7 @@ def _of_numpy(value: Any) -> Parts | None:
 def _described(dtype: Any) -> Any:
     """The name or the fields of a dtype, in the form of `numpy.save`."""
     if dtype.hasobject and dtype.kind != "O":
-        raise TypeError("an array of structures that hold objects can't be kept")
+        raise TypeError("an array of structures that contain objects can't be stored")
     return importlib.import_module("numpy.lib.format").dtype_to_descr(dtype)
 
 
@@ -158,7 +158,7 @@ def _column(column: Any) -> dict[str, Any]:
     if getattr(dtype, "tz", None) is not None:
         return {"dtype": name, "values": column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()}
     if not name.startswith(EXTENSION_TYPES) or "pyarrow]" in name:
-        raise TypeError(f"a column of pandas' type {name[:100]} can't be kept")
+        raise TypeError(f"a column of pandas' type {name[:100]} can't be stored")
     values = [None if missing else part for part, missing in zip(column.astype(object), column.isna(), strict=True)]
     return {"dtype": name, "values": values}
 

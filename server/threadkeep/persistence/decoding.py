@@ -139,7 +139,7 @@ class Decoder:
         if place not in self._refused and len(self._refused) < MANY:
             self._refused.add(place)
             log.warning(
-                "a checkpoint names a type that is not allowed; its plain value is read instead",
+                "a checkpoint names a type that is not allowed: its plain value is read instead",
                 extra={"type": ".".join(place)[:200]},
             )
 
@@ -230,7 +230,7 @@ def dataclass(kind: Any, fields: Mapping[str, Any]) -> Any:
     """
     names = {field.name for field in dataclasses.fields(kind)}
     if not fields.keys() <= names:
-        raise TypeError(f"{kind.__qualname__} has no longer the fields {sorted(fields.keys() - names)}")
+        raise TypeError(f"{kind.__qualname__} no longer has the fields {sorted(fields.keys() - names)}")
     try:
         instance = kind(
             **{field.name: fields[field.name] for field in dataclasses.fields(kind) if _is_given(field, fields)}
@@ -245,7 +245,7 @@ def dataclass(kind: Any, fields: Mapping[str, Any]) -> Any:
 def attrs_object(kind: Any, names: Sequence[str], fields: Mapping[str, Any]) -> Any:
     """An object of a class that attrs made, as it was: no converter and no validator runs."""
     if fields.keys() - set(names):
-        raise TypeError(f"{kind.__qualname__} has no longer the fields {sorted(fields.keys() - set(names))}")
+        raise TypeError(f"{kind.__qualname__} no longer has the fields {sorted(fields.keys() - set(names))}")
     if set(names) - fields.keys():
         return kind(**{name.lstrip("_"): part for name, part in fields.items()})
     made = kind.__new__(kind)
@@ -303,5 +303,5 @@ def _attempted(make: Callable[[], Any], otherwise: Any) -> Any:
     try:
         return make()
     except Exception as failure:  # a row may hold anything, and a constructor is foreign code
-        log.warning("a value of a checkpoint can't be made again; its plain value is read instead", exc_info=failure)
+        log.warning("a checkpoint's value can't be restored: its plain value is read instead", exc_info=failure)
         return otherwise

@@ -48,7 +48,7 @@ FACTORIES: Final[Mapping[object, str]] = {
 """The allowed factories of a defaultdict, and their encoding."""
 URLS: Final = (_BaseUrl, _BaseMultiHostUrl, Url, MultiHostUrl)
 
-ENDLESS: Final = "a value can't be kept that contains itself, or is nested too deeply"
+ENDLESS: Final = "a value that contains itself, or is nested too deeply, can't be stored"
 
 Place = tuple[str, str]
 
@@ -121,7 +121,7 @@ def _as_langgraph(value: object) -> ormsgpack.Ext:
         return cast("ormsgpack.Ext", _msgpack_default(value))
     except TypeError:
         kind = type(value)
-        raise NotKept(f"an object of type {kind.__module__}.{kind.__qualname__} can't be kept") from None
+        raise NotKept(f"an object of type {kind.__module__}.{kind.__qualname__} can't be stored") from None
 
 
 def _message(message: Any) -> ormsgpack.Ext:
@@ -211,13 +211,13 @@ def _dict(value: Mapping[Any, Any]) -> ormsgpack.Ext:
 def _default_dict(value: "defaultdict[Any, Any]") -> ormsgpack.Ext:
     factory = FACTORIES.get(cast("Any", value.default_factory))
     if factory is None:
-        raise NotKept("a defaultdict can't be kept whose values are made by a function")
+        raise NotKept("a defaultdict with a function as its factory can't be stored")
     return _single(value, dict(value), factory)
 
 
 def _integer(value: int) -> ormsgpack.Ext:
     if value.bit_length() > MAX_INTEGER_BITS:
-        raise NotKept(f"an integer of {value.bit_length():,} bits can't be kept; at most {MAX_INTEGER_BITS:,}")
+        raise NotKept(f"an integer of {value.bit_length():,} bits can't be stored: at most {MAX_INTEGER_BITS:,}")
     return _single(value, json.digits(value))
 
 

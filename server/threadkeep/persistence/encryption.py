@@ -41,13 +41,13 @@ class AesGcmCipher(CipherProtocol):
     def decrypt_and_locate(self, ciphername: str, ciphertext: bytes) -> tuple[bytes, int]:
         """The plaintext, and the position of its key. DecryptionFailed if no key is right."""
         if ciphername != NAME:
-            raise DecryptionFailed(f"encrypted by {ciphername[:20]!r}, which is not read here")
+            raise DecryptionFailed(f"encrypted by {ciphername[:20]!r}, which this server does not support")
         for position, cipher in enumerate(self._ciphers):
             try:
                 return cipher.decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], None), position
             except self._invalid:
                 continue
-        raise DecryptionFailed("encrypted with another key, or changed since")
+        raise DecryptionFailed("encrypted with another key, or changed afterwards")
 
 
 def encrypted_serializer(plain: JsonPlusSerializer, keys: Sequence[bytes]) -> JsonPlusSerializer | EncryptedSerializer:

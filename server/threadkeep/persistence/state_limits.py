@@ -41,4 +41,4 @@ def _is_long(value: object) -> bool:
 def check_channel_size(channel: str, size: int, cap: int) -> None:
     """StateTooLarge if the value of a channel is above the limit."""
     if size > cap:
-        raise StateTooLarge(f"the channel {channel[:100]!r} holds {size:,} bytes; at most {cap:,} are kept")
+        raise StateTooLarge(f"the channel {channel[:100]!r} has {size:,} bytes: at most {cap:,} can be stored")

@@ -279,7 +279,7 @@ class Store(AsyncPostgresStore):
         except psycopg.Error as error:
             if error.sqlstate != "TK003":
                 raise
-            detail = f"at most {self._limits.items_per_principal} items in the store; delete some first"
+            detail = f"at most {self._limits.items_per_principal} items are allowed in the store: delete some first"
             raise TooManyRequests(detail, retry_after_s=FULL_RETRY_S) from None
 
     async def _writes(self, puts: Sequence[Indexed]) -> list[tuple[Any, Any]]:
@@ -330,7 +330,7 @@ class Store(AsyncPostgresStore):
         lengths = {len(vector) for vector in vectors}
         if len(vectors) != len(texts) or lengths - {dims}:
             raise RuntimeError(
-                f"store.index.embed made {len(vectors)} vectors of {sorted(lengths)} numbers for {len(texts)} texts; "
+                f"store.index.embed made {len(vectors)} vectors of {sorted(lengths)} numbers for {len(texts)} texts: "
                 f"store.index.dims is {dims}"
             )
         return vectors
@@ -422,7 +422,7 @@ def _dumps(value: object, limit: int) -> bytes:
     """Encode a value as JSON. ContentTooLarge above `limit` bytes."""
     encoded = json.dumps(value)
     if len(encoded) > limit:
-        raise ContentTooLarge(f"the value of an item has {len(encoded):,} bytes; the store keeps at most {limit:,}")
+        raise ContentTooLarge(f"the value of an item has {len(encoded):,} bytes: the store accepts at most {limit:,}")
     return encoded
 
 

@@ -84,7 +84,7 @@ class WriteBehind:
         if (failure := self.failure) is not None:
             raise failure
         if self._closed:
-            raise RuntimeError("the run has ended, and its graph still writes")
+            raise RuntimeError("the run has ended, but its graph still writes")
         rows.fence = self.fence
 
     async def write(self, rows: WriteSet) -> None:

@@ -92,7 +92,7 @@ class BatchWriter(Generic[Item, Result]):
         """The batch that is being written."""
         self._filled = anyio.Event()
         """Set if the queue is not empty."""
-        self._wanted = anyio.Event()
+        self._caller_waits = anyio.Event()
         """Set if a caller waits for an item of the queue."""
 
     @asynccontextmanager
@@ -127,9 +127,9 @@ class BatchWriter(Generic[Item, Result]):
         """Write the queue until cancelled. A running transaction is finished first."""
         while True:
             await self._filled.wait()
-            if not self._wanted.is_set():
+            if not self._caller_waits.is_set():
                 with anyio.move_on_after(LINGER_S):
-                    await self._wanted.wait()
+                    await self._caller_waits.wait()
             if batch := self._take():
                 began = time.monotonic()
                 with anyio.CancelScope(shield=True):
@@ -138,7 +138,7 @@ class BatchWriter(Generic[Item, Result]):
                 self._committed(len(batch), time.monotonic() - began)
 
     def _want(self) -> None:
-        self._wanted.set()
+        self._caller_waits.set()
 
     def _take(self) -> list[PendingWrite[Item, Result]]:
         """Take the next batch from the queue, and update the events."""
@@ -152,7 +152,7 @@ class BatchWriter(Generic[Item, Result]):
             batch.append(pending)
             total += self._size(pending.item)
         if not self._queue:
-            self._filled, self._wanted = anyio.Event(), anyio.Event()
+            self._filled, self._caller_waits = anyio.Event(), anyio.Event()
         return batch
 
     async def _write_batch(self, batch: list[PendingWrite[Item, Result]]) -> None:

@@ -38,12 +38,12 @@ class Connection(AsyncConnection[Any]):
     project_id: str = ""
     """The project whose rows this connection reads and writes. Several projects may share a database."""
     changes: list[Change] | None = None
-    """What its user has changed. None: no process has a change stream, so nothing is noted."""
+    """The rows that this connection has changed. None: no process has a change stream, so nothing is noted."""
 
     def note_change(
         self, thread_id: UUID | None = None, run_id: UUID | None = None, deleted_metadata: str | None = None
     ) -> None:
-        """Tell the change streams of all processes of a change, after the connection is given back. Without ids: of any."""
+        """Announce a change to the change streams of all processes, after the connection is released. Without ids: of unknown rows."""
         if self.changes is not None:
             self.changes.append(Change(thread_id, run_id, deleted_metadata))
 

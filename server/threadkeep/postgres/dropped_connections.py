@@ -23,4 +23,4 @@ async def check_connection(conn: Conn) -> None:
         pool = conn._pool  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - how a connection knows its pool
         if isinstance(pool, AsyncConnectionPool):
             await pool.drain()
-        raise OperationalError("the connection was cut")
+        raise OperationalError("the connection was closed")

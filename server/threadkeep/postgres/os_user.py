@@ -73,7 +73,7 @@ def _system_user() -> OsUser:
         subprocess.run([useradd, "--system", OURS], check=False, capture_output=True)  # noqa: S603 - fixed words
     if user := _by_name(OURS) or _by_name(LAST):
         return user
-    raise StartupError("Postgres does not run as root, and there is no other user: set DATABASE_URI")
+    raise StartupError("Postgres does not run as root, and this machine has no other user for it: set DATABASE_URI")
 
 
 def grant_search(user: OsUser, *ends: Path) -> None:
@@ -110,7 +110,7 @@ def create_private_directory(user: OsUser, path: Path) -> None:
             os.chown(path, user.uid, user.gid, follow_symlinks=False)
         return
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != user.uid or stat.S_IMODE(status.st_mode) & 0o077:
-        raise StartupError(f"{path} is not a folder of {user.name} alone: remove it")
+        raise StartupError(f"{path} is not a private folder of {user.name}: remove it")
 
 
 def is_unrelated_process(pid: int, folder: Path) -> bool:

@@ -153,5 +153,5 @@ async def check_max_connections(pool: Pool, settings: Settings) -> None:
         raise StartupError(
             f"this process may open {settings.max_connections} connections (THREADKEEP_API_CONNECTIONS "
             f"{settings.api_connections} + THREADKEEP_RUN_CONNECTIONS {settings.run_connections} + 2), "
-            f"and Postgres gives {usable}: lower them or raise its max_connections"
+            f"and Postgres allows {usable}: lower these settings or raise its max_connections"
         )

@@ -63,7 +63,7 @@ async def retry(work: Callable[[], Awaitable[Result]], *, conflicts: bool = True
             if not is_transient(failure) or is_conflict(failure) or time.monotonic() > end:
                 raise
             if pause_s == MIN_BACKOFF_S:
-                log.warning("the database is away; a write waits for it", exc_info=True)
+                log.warning("the database does not answer: a write waits for it", exc_info=True)
         await anyio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - it spreads the load and is no secret
         pause_s = min(pause_s * 2, MAX_BACKOFF_S)
 
@@ -87,7 +87,7 @@ async def retry_after_conflict(work: Callable[[], Awaitable[Result]]) -> Result:
         except CONFLICTS as conflict:
             if time.monotonic() > end:
                 raise
-            log.debug("a transaction conflicts with another one", extra={"sqlstate": conflict.sqlstate})
+            log.debug("transaction conflicts with another one and is retried", extra={"sqlstate": conflict.sqlstate})
 
 
 def is_transient(failure: BaseException) -> bool:

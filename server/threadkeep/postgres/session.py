@@ -134,5 +134,5 @@ async def check_shared_sessions(conn: AsyncConnection[Any]) -> None:
         wrong.append('search_path to the name of the schema in place of "$user"')
     if wrong:
         raise StartupError(
-            f"behind a transaction pooler the role itself needs other settings: ALTER ROLE ... SET {' and '.join(wrong)}"
+            f"behind a transaction pooler the database role needs other settings: ALTER ROLE ... SET {' and '.join(wrong)}"
         )

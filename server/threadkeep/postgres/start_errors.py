@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 UNKNOWN_HOST: Final = re.compile(r"failed to resolve host|could not translate host name|Name or service not known")
 HINTS: Final[tuple[tuple[str, str], ...]] = (
-    (r"Connection refused|No such file or directory", "is Postgres running there?"),
-    (r"timeout expired|timed out|not receive", "can this machine reach it?"),
-    (r"too many (clients|connections)|connection slots", "close some, or raise its max_connections"),
-    (r'database ".*" does not exist', "CREATE DATABASE makes it"),
-    (r"unsupported startup parameter", "the pooler takes no options: give them to the role, by ALTER ROLE ... SET"),
-    (r"no pg_hba\.conf entry", "its pg_hba.conf has to allow it"),
+    (r"Connection refused|No such file or directory", "check that Postgres runs there"),
+    (r"timeout expired|timed out|not receive", "check that this machine can reach it"),
+    (r"too many (clients|connections)|connection slots", "close some, or raise max_connections"),
+    (r'database ".*" does not exist', "create it with CREATE DATABASE"),
+    (r"unsupported startup parameter", "the pooler accepts no options: set them with ALTER ROLE ... SET"),
+    (r"no pg_hba\.conf entry", "allow it in pg_hba.conf"),
 )
 """Patterns of messages of libpq and Postgres, and hints for the operator."""
 
@@ -68,17 +68,17 @@ def _place(uri: str) -> str:
 
 def _words(error: BaseException, uri: str) -> str:
     if isinstance(error, InsufficientPrivilege):
-        return f"{_message(error)}: grant it to the role, or run `threadkeep migrate` as one that may"
+        return f"{_message(error)}: grant it to the role, or run `threadkeep migrate` as a role that has it"
     if isinstance(error, PoolTimeout):
-        return "no connection could be made in time: does it have enough of them?"
+        return "no connection was made in time: check that its max_connections is large enough"
     host = str(conninfo_to_dict(uri).get("host") or "")
     if UNKNOWN_HOST.search(str(error)):
         if "@" in host:
-            return "its host is not known: an @ in a user's name or a password is written %40"
+            return "its host is not known: write an @ in a user's name or a password as %40"
         return "its host is not known"
     message = _message(error)
     hint = next((hint for words, hint in HINTS if re.search(words, message)), None)
-    return message + (f"; {hint}" if hint else "")
+    return message + (f": {hint}" if hint else "")
 
 
 def _message(error: BaseException) -> str:

@@ -40,4 +40,4 @@ async def with_search_timeout(search: Awaitable[T], timeout_s: float) -> T:
 
 
 def _too_long(timeout_s: float) -> SearchTimeout:
-    return SearchTimeout(f"the search took over {timeout_s:g} s; narrow it")
+    return SearchTimeout(f"the search took more than {timeout_s:g} s: narrow it")

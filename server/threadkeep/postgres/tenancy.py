@@ -80,7 +80,7 @@ class Filters:
         if not self.metadata_filter:
             return other
         if any(self.metadata_filter.get(key, value) != value for key, value in other.metadata_filter.items()):
-            raise Forbidden("these permissions are for different rows")
+            raise Forbidden("these operations have different filters: send them in separate requests")
         return Filters({**self.metadata_filter, **other.metadata_filter}, self.store_prefix or other.store_prefix)
 
     def in_common(self, other: "Filters") -> "Filters":
@@ -170,7 +170,7 @@ class TenantPool(AsyncConnectionPool[Conn]):
         return conn
 
     async def putconn(self, conn: Conn) -> None:
-        """Give a connection back, and tell of its changes, because its transaction has ended."""
+        """Release a connection and announce its changes, because its transaction has ended."""
         changes, conn.changes = conn.changes, None
         await super().putconn(conn)
         if changes and self.tell_changes is not None:
@@ -198,7 +198,7 @@ class TenantPool(AsyncConnectionPool[Conn]):
             async with asyncio.timeout(None) as stalled:
                 return await super().getconn(PATIENCE_S)
         except TimeoutError:
-            raise PoolTimeout(f"no connection was given back for {self.timeout:.0f} s") from None
+            raise PoolTimeout(f"no connection became free within {self.timeout:.0f} s") from None
         finally:
             timer.cancel()
 
@@ -258,7 +258,9 @@ async def enable_row_security(*pools: TenantPool, tables: Sequence[str], needed:
     for pool in pools:
         pool.row_security = obstacle is None
     if obstacle is not None and needed:
-        log.warning("there is no row-level security behind the filters", extra={"reason": obstacle})
+        log.warning(
+            "row-level security is off: only the filters of statements separate tenants", extra={"reason": obstacle}
+        )
 
 
 async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:

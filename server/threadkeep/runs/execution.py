@@ -8,7 +8,7 @@ opening ──► running ──► finishing ──► finished
 
 `opening`: the graph is being built. `running`: the graph runs. `finishing`: the graph has ended, no more events are
 added, and the final state is being written. `finished`: the final state is in Postgres, or the run has no row. `lost`:
-another process executes the run, or will. This process drops what it has not written.
+another process executes the run, or will. This process drops everything that it has not written.
 """
 
 import asyncio

@@ -75,7 +75,7 @@ class Follower:
     async def recorded_events(self, filters: Filters, run_id: UUID, after: int = 0) -> AsyncGenerator[LogItem, None]:
         """The run's events behind position `after` as they are recorded, until it ends.
 
-        What this yields is in Postgres. After the death of the process that executes the run, a reader in another process
+        Each event is in Postgres before it is yielded. After the death of the process that executes the run, a reader in another process
         gets the same events.
         """
         async with aclosing(self._stored(filters, run_id, after, until_executed=False)) as items:

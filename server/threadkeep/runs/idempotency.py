@@ -86,7 +86,7 @@ class IdempotencyKeys:
             yield result
         except UniqueViolation:  # two requests used the same key: one took over the other's reservation
             await self._release(key, reservation)
-            raise IdempotencyKeyInUse("another request with this Idempotency-Key was let in at the same time") from None
+            raise IdempotencyKeyInUse("another request with this Idempotency-Key started at the same time") from None
         except BaseException:
             await self._release(key, reservation)
             raise
@@ -96,9 +96,9 @@ class IdempotencyKeys:
             reserved = await idempotency_keys.reserve(conn, key, reservation)
             stored = reserved or await idempotency_keys.get(conn, key)
         if stored is not None and stored.request_sha256 != key.request_sha256:
-            raise IdempotencyKeyReused("this Idempotency-Key was sent with another request")
+            raise IdempotencyKeyReused("this Idempotency-Key was sent with a different request")
         if stored is None or (reserved is None and not stored.completed):
-            raise IdempotencyKeyInUse("the first request with this Idempotency-Key is still being let in")
+            raise IdempotencyKeyInUse("the first request with this Idempotency-Key is still being processed")
         return stored
 
     async def _release(self, key: IdempotencyKey, reservation: Reservation) -> None:

@@ -136,7 +136,7 @@ class AbandonedTasks:
         self.total += 1
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, ids))
-        log.error("a graph does not stop: its task was abandoned", extra={**ids, "abandoned_tasks": self.running})
+        log.error("graph does not stop: its task was abandoned", extra={**ids, "abandoned_tasks": self.running})
 
     def _ended(self, ids: Mapping[str, str], task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

@@ -1,11 +1,11 @@
-"""Message events: adds the messages of a graph to the event log of its run as they come.
+"""Message events: adds the messages of a graph to the event log of its run while they are streamed.
 
 LangGraph's stream mode `messages` passes each token through a queue, and wakes two tasks for it. That costs more than the
 token's event itself. Its callback handler works as well without the queue. The order of events stays the same if the other
-modes of the stream tell of whole steps only.
+modes of the stream have an event only for each step.
 
-A surface may want all events without the queue (`SurfaceRunOptions`). Then LangGraph is given what a subgraph gets from its
-parent: a stream and a writer. It calls both at once, so the order of all events stays as LangGraph makes it.
+A surface may want all events without the queue (`SurfaceRunOptions`). Then LangGraph gets a stream and a writer, as a
+subgraph gets them from its parent. It calls both at once, so the order of all events stays the same.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ class MessageEvents(StreamMessagesHandler):
     """LangGraph's handler for the mode `messages`, which adds events to a run's log."""
 
     def __init__(self, execution: Execution) -> None:
-        # A graph drops its caller's handlers that stream one graph only. This handler is its own, but comes in the config.
+        # A graph drops its caller's handlers that stream only one graph. This handler belongs to the graph, but is in the config.
         super().__init__(self._take, subgraphs=True)
         self._execution = execution
         self._events = StreamEvents(execution.spec.stream_mode)
@@ -89,7 +89,7 @@ class AllEvents(MessageEvents):
         return StreamMessagesHandler.on_chain_start(self, *args, **options)
 
     def take(self, chunk: Any) -> None:
-        """Add the event of a chunk. Of a task only its node is told, because its input is the whole state."""
+        """Add the event of a chunk. The event of a task has only its node, because the task's input is the whole state."""
         namespace, mode, value = chunk
         if mode == "tasks":
             self._take((namespace, NODES, {"id": value["id"], "name": value["name"], "ended": "result" in value}))
@@ -97,7 +97,7 @@ class AllEvents(MessageEvents):
             self._take(chunk)
 
     def write(self, value: Any) -> None:
-        """Add what a node writes."""
+        """Add the values that a node writes."""
         self._take(((), "custom", value))
 
     def _named(self, namespace: tuple[str, ...], mode: Any, value: Any) -> Iterable[NamedEvent]:

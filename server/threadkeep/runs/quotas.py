@@ -79,20 +79,20 @@ class Quotas:
         if identity is None or not cap:
             return
         if await principal_rows.lock_and_count(conn, table, identity) >= cap:
-            raise TooManyRequests(f"at most {cap} {table}; delete some first", retry_after_s=ROWS_RETRY_S)
+            raise TooManyRequests(f"at most {cap} {table} are allowed: delete some first", retry_after_s=ROWS_RETRY_S)
 
     def hold_stream(self, identity: str) -> "Counted":
         """Count a long response until it ends. TooManyRequests if the principal has too many open."""
         cap = self._settings.max_streams_per_principal
         if cap and self._streams.get(identity, 0) >= cap:
-            raise TooManyRequests(f"{cap} streams and waits are open already")
+            raise TooManyRequests(f"you have {cap} open streams and waits: close one first")
         return Counted(self._streams, identity)
 
     def hold_run(self, identity: str) -> "Counted":
         """Count a foreground run while it is being started. TooManyRequests if the principal has too many."""
         cap = self._settings.max_runs_per_principal
         if cap and self._starting.get(identity, 0) + self._executions.count_of(identity) >= cap:
-            raise TooManyRequests(f"{cap} runs go on already")
+            raise TooManyRequests(f"you have {cap} unfinished runs: wait for one to end")
         return Counted(self._starting, identity)
 
     async def check_queue(self, identity: str | None, runs: int) -> None:
@@ -106,7 +106,8 @@ class Quotas:
             raise QueueFull("the queue is full", retry_after_s=QUEUE_RETRY_S)
         if share and backlog.principal + runs > share:
             raise TooManyRequests(
-                f"{backlog.principal} runs wait already; at most {share} may", retry_after_s=QUEUE_RETRY_S
+                f"you have {backlog.principal} runs in the queue: at most {share} are allowed",
+                retry_after_s=QUEUE_RETRY_S,
             )
         backlog.total += runs
         backlog.principal += runs
@@ -207,4 +208,6 @@ class MinuteShares:
 
     def _refusal(self, tokens: float) -> TooManyRequests:
         wait_s = max(1, round((1 - tokens) * 60 / self._share))
-        return TooManyRequests(f"more than {self._share} {self._counted} within a minute", retry_after_s=wait_s)
+        return TooManyRequests(
+            f"more than {self._share} {self._counted} within a minute: slow down", retry_after_s=wait_s
+        )

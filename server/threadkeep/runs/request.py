@@ -141,7 +141,7 @@ class SurfaceRunOptions(GraphRunOptions):
     """The parameters of a graph's run with those that only an API surface sets."""
 
     direct_events: bool = False
-    """Its events are the messages of the graph and its subgraphs, its values, what nodes write, and when nodes start and end.
+    """Its events are the messages of the graph and its subgraphs, its values, the nodes' writes, and the nodes' starts and ends.
     They go to the log as they come (`runs/message_events.py`). `stream_mode` holds for a graph that runs elsewhere."""
 
 
@@ -164,7 +164,7 @@ class RunChain:
     chain_id: UUID | None = None
     """The id of its first run. None: the run begins a chain."""
     message_id: str | None = None
-    """The client's id of the message that starts the run, and a digest of what it says."""
+    """The client's id of the message that starts the run, and a digest of its content."""
 
     def mark(self, run_id: UUID) -> dict[str, str]:
         """The metadata that makes the run a part of the chain."""
@@ -260,9 +260,9 @@ def check_config(config: Mapping[str, Any], max_recursion: int) -> None:
     if _integer(options.get("max_concurrency", 1)) < 1:
         raise _refusal("max_concurrency must be an integer above 0")
     if not isinstance(options.get("run_name", ""), str):
-        raise _refusal("run_name must be a text")
+        raise _refusal("run_name must be a string")
     if not _are_texts(options.get("tags", [])):
-        raise _refusal("tags must be a list of texts")
+        raise _refusal("tags must be a list of strings")
 
 
 def _integer(value: object) -> int:

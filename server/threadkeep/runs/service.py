@@ -68,7 +68,7 @@ class _RunExists(IdempotencyKeyInUse):
     """A run with the id of the new run exists on its thread. Without an id of its own, two requests used one key."""
 
     def __init__(self, new: NewRun) -> None:
-        super().__init__("another request with this Idempotency-Key was let in at the same time")
+        super().__init__("another request with this Idempotency-Key started at the same time")
         self.ids = new.thread_id, new.run_id
 
 
@@ -330,7 +330,7 @@ class RunService:
                 if await is_left():
                     await handle.cancel(reason)
             except Exception:
-                log.exception("a run without a client was not stopped", extra={"run_id": str(handle.run_id)})
+                log.exception("run without a client not stopped", extra={"run_id": str(handle.run_id)})
 
         self.executor.executions.start_task(cancel(), name=f"cancel {handle.run_id} later")
 
@@ -404,7 +404,7 @@ class RunService:
     ) -> list[Run]:
         filters = authorized[0].threads
         if any(item.threads != filters for item in authorized):
-            raise Forbidden("these can't be asked for together")
+            raise Forbidden("these runs can't be created in one request: send them separately")
         thread_ids = tuple(ids.uuid7() for _ in authorized)
         async with self.keys.once(key, thread_ids, [ids.uuid7() for _ in authorized]) as result:
             if not result.replayed:
@@ -457,8 +457,8 @@ class RunService:
         added = sum(count * assistants[assistant_id].size_bytes for assistant_id, count in counts.items())
         if added > self.batch_bytes:
             raise ContentTooLarge(
-                f"the assistants would add {added:,} bytes to the runs of this batch; at most {self.batch_bytes:,} may be "
-                "added: send fewer runs at once"
+                f"the assistants would add {added:,} bytes to the runs of this batch, and at most {self.batch_bytes:,} "
+                "are allowed: send fewer runs at once"
             )
 
     async def _start(self, admitted: Admitted) -> RunHandle:

@@ -34,7 +34,7 @@ class Slot:
     def transfer(self) -> "Slot":
         """Return the same slot for another owner. Releasing this object then does nothing."""
         if self._place is None:
-            raise RuntimeError("the slot was given back")
+            raise RuntimeError("the slot was released")
         other, self._place = Slot(self._place, self._limiter), None
         return other
 

@@ -55,10 +55,10 @@ def reading() -> Generator[None]:
     try:
         yield
     except REFUSALS as refusal:
-        log.info("a state does not fit its graph", extra={"error_type": type(refusal).__name__})
+        log.info("a state does not match the schema of its graph", extra={"error_type": type(refusal).__name__})
         report = error_report(refusal)
         raise StateInvalid(
-            f"the thread's state does not fit its graph: {report['error']}: {report['message']}"
+            f"the thread's state does not match the schema of its graph: {report['error']}: {report['message']}"
         ) from refusal
 
 

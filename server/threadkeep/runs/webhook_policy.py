@@ -68,7 +68,7 @@ class WebhookPolicy:
     def resolve_url(self, url: str) -> httpx.URL:
         """Parse `url`, and return the URL to call. ValidationFailed if it must not be called."""
         if len(url) > self.max_url:
-            raise ValidationFailed(f"Webhook URL is above {self.max_url} characters")
+            raise ValidationFailed(f"Webhook URL has more than {self.max_url} characters")
         try:
             parsed = httpx.URL(url)
         except (httpx.InvalidURL, ValueError):
@@ -143,7 +143,7 @@ def _filled(name: str, template: str, prefix: str, environment: Mapping[str, str
 
     value = VARIABLE.sub(variable, template)
     if "\r" in value or "\n" in value or not name.isascii():
-        raise StartupError(f"webhooks.headers.{name}: is no header")
+        raise StartupError(f"webhooks.headers.{name}: is not a valid header")
     return value
 
 

@@ -128,7 +128,7 @@ async def revoke(conn: Conn, id_or_prefix: str) -> list[ApiKey]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyOwner:
-    """Who asks for keys: an identity, by one of its keys."""
+    """The caller of an operation on keys: an identity and its present key."""
 
     identity: str
     current_sha256: bytes

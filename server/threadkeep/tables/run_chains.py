@@ -60,7 +60,7 @@ class ChainPosition:
 
 
 async def thread_of(conn: Conn, chain_id: UUID) -> UUID | None:
-    """The thread of a chain, whoever owns it, so that the caller can be authorized. None if there is no such chain."""
+    """Return the thread of any owner's chain, so that the caller can be authorized, or None."""
     cursor = await conn.execute(
         "SELECT thread_id FROM runs WHERE chain_id = %(chain_id)s AND project_id = %(project)s LIMIT 1",
         {"chain_id": chain_id, "project": conn.project_id},
@@ -70,7 +70,7 @@ async def thread_of(conn: Conn, chain_id: UUID) -> UUID | None:
 
 
 async def chain_of_message(conn: Conn, thread_id: UUID, assistant_id: UUID, message_id: str) -> UUID | None:
-    """The chain of an assistant that has a run which this message has started on the thread, whoever owns it.
+    """Return the assistant's chain with a run that this message has started on the thread, of any owner.
 
     None if there is no such run.
     """
@@ -125,7 +125,7 @@ async def runs_of(conn: Conn, filters: Filters, chain_ids: Sequence[UUID]) -> li
 
 
 async def sizes(conn: Conn, chain_ids: Sequence[UUID]) -> dict[UUID, int]:
-    """The bytes of what the runs of chains were given. The caller must already have access to them."""
+    """Return the size of the inputs of chains' runs in bytes. The caller must already have access to them."""
     cursor = await conn.execute(
         """
         SELECT chain_id, sum(octet_length(kwargs::text))

@@ -36,7 +36,7 @@ STATUS_CONDITIONS: Final[Mapping[RunStatus | None, LiteralString]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunMatch:
-    """A run and its times, without what it was given."""
+    """A run and its times, without its input."""
 
     run_id: UUID
     thread_id: UUID
@@ -57,12 +57,12 @@ class RunMatch:
     attempt: int
     """How often it was begun."""
     error: RawJson | None
-    """Why it failed, as far as `THREADKEEP_EXPOSE_ERRORS` lets it be told."""
+    """The error of the run, with the details that `THREADKEEP_EXPOSE_ERRORS` allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFilter:
-    """What to look for among runs. None: any."""
+    """The conditions of a search. None: any value."""
 
     status: RunStatus | None = None
     assistant_id: UUID | None = None
@@ -88,7 +88,7 @@ class RunFilter:
 
 
 def _id_at(time: datetime | None, margin: timedelta) -> UUID | None:
-    """The lowest id that was made at a time, or None if there is no such time."""
+    """Return the lowest id of a time, or None if ids can't represent the time."""
     if time is None:
         return None
     millisecond = int(time.timestamp() * 1000) + int(margin.total_seconds() * 1000)

@@ -23,5 +23,5 @@ async def get_or_create(conn: Conn, purpose: str, new_key: bytes) -> bytes:
     )
     row = await cursor.fetchone()
     if row is None:
-        raise RuntimeError("the key was deleted while it was made")
+        raise RuntimeError("the key was deleted while it was created")
     return bytes(row[0])

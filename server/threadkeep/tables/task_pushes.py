@@ -1,4 +1,4 @@
-"""Task pushes: who is told when a task of A2A has ended or asks.
+"""Task pushes: the webhooks that are called when a task of A2A ends or asks.
 
 A trigger (`migrations/functions/webhooks.sql`) inserts a webhook delivery for each of them in the transaction that ends the run.
 """
@@ -20,13 +20,13 @@ class TaskPush:
     config_id: str
     thread_id: UUID
     protocol: str
-    """The version of the protocol by which the receiver is told."""
+    """The version of the protocol for the receiver."""
     url: str
     token: str | None = field(default=None, repr=False)
     scheme: str | None = None
     credentials: str | None = field(default=None, repr=False)
     principal: str = ""
-    """The identity of its creator, who alone is told the secrets."""
+    """The identity of its creator. Only the creator sees the secrets."""
 
 
 async def put(conn: Conn, push: TaskPush, *, most: int) -> bool:
@@ -67,7 +67,7 @@ async def put(conn: Conn, push: TaskPush, *, most: int) -> bool:
 
 
 async def enqueue(conn: Conn, run_id: UUID, config_id: str | None = None) -> None:
-    """Tell the state of the task whose newest run this is, if the run has ended: to all configs, or to one."""
+    """If the run has ended, notify all configs of its task, or one config, of the task's state. It must be the task's newest run."""
     await conn.execute(
         "SELECT enqueue_task_pushes(%(run_id)s, %(config_id)s)", {"run_id": run_id, "config_id": config_id}
     )

@@ -161,7 +161,7 @@ async def newest_with(conn: Conn, filters: Filters, thread_id: UUID, mark: Mappi
 
 
 async def parent_of_run(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> str | None:
-    """The id of the checkpoint that a run has started from; None if it began an empty thread."""
+    """Return the id of the checkpoint from which a run started, or None if the thread was empty."""
     cursor = await conn.execute(
         """
         SELECT parent_checkpoint_id

@@ -25,7 +25,7 @@ class WorkerProcess:
     """A process that serves the project."""
 
     worker_id: UUID
-    """Its lease. A process that lost its lease goes on with another id."""
+    """Its lease. A process that lost its lease continues with another id."""
     started_at: datetime
     """When it took this lease."""
     heartbeat_at: datetime
@@ -177,7 +177,7 @@ async def requeue_orphaned_runs(conn: Conn, worker_id: UUID, executed: Sequence[
 
 
 def _noted(conn: Conn, runs: int) -> int:
-    """Tell the change streams that some runs were requeued. Returns their number."""
+    """Announce to the change streams that some runs were requeued. Returns their number."""
     if runs:
         conn.note_change()
     return runs

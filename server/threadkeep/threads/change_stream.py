@@ -1,9 +1,10 @@
-"""Change stream: which of a caller's threads and runs have changed, in any process of the project.
+"""Change stream: the changes of a caller's threads and runs, in any process of the project.
 
-While a process has a stream, it says so to all processes twice a minute, and their connections note what they change. A
-process sends its notes by NOTIFY a few times a second, in a transaction of its own, so that a run executes no further
-statement. Each process keeps the newest changes of all processes in one log. A stream is a position in this log, and reads
-the caller's rows among the changed ones. If changes were lost, it tells of a gap, and the client reads everything again.
+While a process has a stream, it announces that to all processes twice a minute. Their connections then note the rows that
+they change. A process sends its notes by NOTIFY a few times a second, in a separate transaction, so that a run executes no
+further statement. Each process keeps the newest changes of all processes in one log. A stream is a position in this log,
+and reads the caller's rows among the changed rows. If changes were lost, the stream has a `gap`, and the client reads its
+lists again.
 """
 
 import itertools
@@ -32,33 +33,33 @@ from threadkeep.tables.changes import ChangedRun, ChangedThread
 log = logging.getLogger(__name__)
 
 NOTED: Final = "changes-noted"
-"""Topic: this process has notes to send. It is published in the process alone."""
+"""Topic: this process has notes to send. It is published only inside the process."""
 CHANGES: Final = "changes"
 """Topic with content: the notes of a process."""
 WANTED: Final = "changes-wanted"
 """Topic with content: a process of this project has a stream."""
 ASKED: Final = "changes-asked"
-"""Topic with content: a process of this project has begun to listen, and asks whether changes are wanted."""
+"""Topic with content: a process of this project has begun to listen, and asks whether a process has a stream."""
 
 WANTED_EVERY_S: Final = 30.0
 WANTED_S: Final = 75.0
 """Seconds for which changes are noted after a process has said that it has a stream."""
 LINGER_S: Final = 60.0
-"""Seconds after the end of a process's last stream for which changes are noted, so that a client may come back."""
+"""Seconds for which changes are noted after a process's last stream has ended, so that a client may reconnect."""
 ECHO_S: Final = 2.0
 """Most seconds that a stream waits for its process to hear its own announcement."""
 SEND_S: Final = 0.2
 """Seconds for which notes are collected before they are sent."""
 MAX_NOTES: Final = 1_000
-"""Notes that a process sends at once. If there are more, all streams tell of a gap."""
+"""Notes that a process sends at once. If there are more, all streams get a gap."""
 PAYLOAD_BYTES: Final = 7_500
 """Postgres allows 8,000 bytes in a notification."""
 METADATA_BYTES: Final = 2_000
-"""Of a deleted thread. If it has more, all streams tell of a gap."""
+"""Largest number of characters of a deleted thread's JSON. Above it, all streams get a gap."""
 LOG_CHANGES: Final = 5_000
-"""Changes that a process keeps for streams that are slow or come back."""
+"""Changes that a process keeps for slow and resumed streams."""
 MAX_BATCH: Final = 200
-"""Changes that a stream reads at once. If there are more, it tells of a gap."""
+"""Changes that a stream reads at once. If there are more, it gets a gap."""
 PAUSE_S: Final = 0.25
 """Least seconds between two reads of one stream."""
 LONG_PAUSE_S: Final = 1.5
@@ -72,12 +73,12 @@ POLLED_GAP_S: Final = 5.0
 """Seconds between two gaps, if a pooler does not forward NOTIFY, so that nothing is known of other processes."""
 
 UNKNOWN: Final = Change()
-"""Something has changed, and nobody knows what."""
+"""Unknown rows have changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """Changes before this one are not told. The client has to read again what it shows."""
+    """Changes before this one are missing. The client must read its lists again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ StreamItem: TypeAlias = ChangedThread | ChangedRun | DeletedThread | Gap
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeBatch:
-    """Events for a client, and the id from which a later stream goes on after all of them."""
+    """Events for a client, and the id after which a later stream resumes."""
 
     items: Sequence[StreamItem]
     event_id: str
@@ -113,7 +114,7 @@ class ChangeLog:
             self.last += 1
 
     def after(self, position: int) -> list[Change]:
-        """The changes after a position. `UNKNOWN` is among them if some are lost, or too many to tell."""
+        """Return the changes after a position. `UNKNOWN` is among them if some are lost, or if there are too many."""
         missed = self.last - position
         if missed > min(len(self._changes), MAX_BATCH):
             return [UNKNOWN]
@@ -151,13 +152,13 @@ class ChangeFeed:
         """Monotonic time until which the connections of this process note changes."""
         self._announced_at = float("-inf")
         self._is_asked = False
-        """A process does not know whether changes are wanted."""
+        """A process does not know whether any process has a stream."""
         self._asks = not wakeups.polls
         """This process does not know it."""
         wakeups.readers |= {CHANGES: self._hear, WANTED: self._hear_wanted, ASKED: self._hear_asked}
 
     async def run_once(self) -> float | None:
-        """Say that there are streams, if it is time to. Send what was noted."""
+        """Announce this process's streams if it is time. Send the noted changes."""
         now = time.monotonic()
         if self._asks:
             await self._notify([f"{ASKED} {self._pool.project_id}"])
@@ -177,7 +178,7 @@ class ChangeFeed:
         return None
 
     async def follow(self, filters: Filters, last_event_id: str | None) -> AsyncGenerator[ChangeBatch]:
-        """Yield the caller's changes after an event, or from now on. Begins with a gap, unless it goes on from that event."""
+        """Yield the caller's changes after an event, or from now on. Begins with a gap unless it resumes after that event."""
         with self._wakeups.subscribe(CHANGES) as signal, self._stream():
             await self._announce()
             position = None if last_event_id is None else self._log.position_of(last_event_id)
@@ -223,9 +224,9 @@ class ChangeFeed:
             self._lose()
         self._note_for(WANTED_S)
         if not self._wakeups.polls:
-            with self._wakeups.subscribe(WANTED) as heard:
+            with self._wakeups.subscribe(WANTED) as wanted:
                 await self._notify([f"{WANTED} {self._pool.project_id}"])
-                await heard.wait(ECHO_S)  # when this process hears it, it is on its way to all
+                await wanted.wait(ECHO_S)  # when this process hears it, it is on its way to all
         self._announced_at = now
 
     def _hear_wanted(self, project_id: str | None) -> None:
@@ -233,7 +234,7 @@ class ChangeFeed:
             self._note_for(WANTED_S)
 
     def _hear_asked(self, project_id: str | None) -> None:
-        """Announce again if a process asks. None: this process listens anew, and has to ask."""
+        """Announce again if a process asks. None: this process has reconnected and must ask."""
         if project_id is None:
             self._asks = not self._wakeups.polls
         elif project_id == self._pool.project_id:
@@ -290,7 +291,7 @@ class ChangeFeed:
 
 
 def _short(change: Change) -> Change:
-    """The change as it is sent: unknown, if it would be too long."""
+    """Return the change in the form in which it is sent: unknown if it would be too long."""
     if change.deleted_metadata is not None and len(change.deleted_metadata.encode()) > METADATA_BYTES:
         return UNKNOWN
     return change

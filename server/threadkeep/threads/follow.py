@@ -157,7 +157,7 @@ class _StateUpdates:
             state = (await history.get_state(self._parts, self._tenant, thread)).state
         except (AnswerTooLarge, StateInvalid) as refusal:
             fields = {"thread_id": str(self._thread_id), "reason": refusal.code}
-            log.warning("a state can't be told of", extra=fields)
+            log.warning("state of a thread not sent to its stream", extra=fields)
             return None
         previous, self._seen = self._seen, state["checkpoint_id"]
         metadata = cast("dict[str, object]", state["metadata"])

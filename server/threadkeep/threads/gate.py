@@ -30,7 +30,7 @@ async def held(pool: Pool, filters: Filters, thread_id: UUID, *, within_s: float
             raise NotFound(f"Thread with ID {thread_id} not found")
         if run_id := await threads.active_run_id(conn, thread_id):
             raise ThreadBusy(
-                "Thread is running a task: its state can be updated when that has ended.", run_id=str(run_id)
+                "Thread is running a task: its state can be updated after the task has ended.", run_id=str(run_id)
             )
         yield conn
 

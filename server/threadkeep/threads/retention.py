@@ -94,7 +94,7 @@ class ThreadExpiry:
         try:
             await _prune(self.checkpoints, conn, [thread_id])
         except NotImplementedError:
-            log.warning("a thread can't be pruned: its graph uses a DeltaChannel", extra={"thread_id": str(thread_id)})
+            log.warning("thread not pruned: its graph uses a DeltaChannel", extra={"thread_id": str(thread_id)})
 
 
 async def _prune(checkpoints: Checkpointer, conn: Conn, thread_ids: Sequence[UUID]) -> None:

@@ -227,10 +227,10 @@ async def _apply(graph: Graph, config: RunnableConfig, supersteps: Sequence[Supe
         with anyio.fail_after(UPDATE_TIMEOUT_S):
             return await isolate(partial(graph.abulk_update_state, config, updates))
     except CLIENT_ERRORS as refusal:
-        log.info("an update of a state was refused", extra={"error_type": type(refusal).__name__})
+        log.info("state update refused", extra={"error_type": type(refusal).__name__})
         raise InvalidRequest(error_report(refusal)["message"]) from None
     except TimeoutError:
-        raise UpdateTimeout(f"the graph took over {UPDATE_TIMEOUT_S:g} s to update its state") from None
+        raise UpdateTimeout(f"the graph took more than {UPDATE_TIMEOUT_S:g} s to update its state") from None
 
 
 async def _settle(conn: Conn, graph: Graph, thread_id: UUID) -> Thread:

@@ -48,5 +48,5 @@ async def agent_of(call: AuthorizedRequest[Any, Any], name: str, assistant: Reso
 
 
 def named_agent(call: AuthorizedRequest[Any, Any]) -> str:
-    """The name of the agent in the path. A slash at its end is passed over, because clients that join URLs make one."""
+    """The name of the agent in the path. A slash at its end is ignored, because clients that join URLs add one."""
     return str(call.request.path_params["assistant_id"]).removesuffix("/")

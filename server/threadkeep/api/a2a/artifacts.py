@@ -1,4 +1,4 @@
-"""Artifacts: what a run says, from the events of the run.
+"""Artifacts: the output of a run, read from its events.
 
 The reader is a pure function of the events. So every reader of the same run gets the same pieces, during the run, after it
 and in another process. Two models may speak at once. Then the second message waits until the first one has ended.
@@ -18,7 +18,7 @@ AI_ROLES: Final = frozenset({"ai", "assistant"})
 
 
 class Piece(NamedTuple):
-    """Parts that are added to the artifact, or that begin it anew."""
+    """Parts that are appended to the artifact, or that replace it."""
 
     parts: Sequence[Part]
     append: bool
@@ -26,7 +26,7 @@ class Piece(NamedTuple):
 
 @dataclass(slots=True)
 class _Speech:
-    """A message of a model that is not told to its end."""
+    """A model's message that is not yet complete."""
 
     node: str
     parts: list[Part] = field(default_factory=list[Part])
@@ -41,8 +41,8 @@ class ArtifactReader:
         self.parts: list[Part] = []
         """The artifact so far."""
         self._open: dict[str, _Speech] = {}
-        """Messages that are coming in or wait, by id. The first one is being told."""
-        self._told: str | None = None
+        """Incomplete and waiting messages by id. The first message is being streamed."""
+        self._streamed_id: str | None = None
         """The id of the message that the artifact has."""
         self._seen: set[str] = set()
         self._unnamed = 0
@@ -55,7 +55,7 @@ class ArtifactReader:
         if name == "updates":
             return [*self._read_updates(cast("dict[str, Any]", orjson.loads(data)))]
         if name == "metadata" and orjson.loads(data).get("attempt", 1) > 1:
-            self._open, self._told = {}, None  # another process executes the run again, from its last checkpoint
+            self._open, self._streamed_id = {}, None  # another process executes the run again, from its last checkpoint
         return []
 
     def _read_message(self, message: dict[str, Any], node: str) -> Iterator[Piece]:
@@ -69,7 +69,7 @@ class ArtifactReader:
             yield from self._end(message_id)
 
     def _read_updates(self, updates: dict[str, Any]) -> Iterator[Piece]:
-        """What nodes returned. It ends their messages, and has those that are plain dicts."""
+        """Read the values that nodes returned. They end the nodes' messages, and contain the messages that are plain dicts."""
         for node, returned in updates.items():
             for message_id in [key for key, speech in self._open.items() if speech.node == node]:
                 yield from self._end(message_id)
@@ -78,7 +78,7 @@ class ArtifactReader:
                     yield from self._read_plain(message)
 
     def _read_plain(self, message: Mapping[str, Any]) -> Iterator[Piece]:
-        """A message that a node returned as a dict, which LangGraph's `messages` mode does not tell."""
+        """Read a message that a node returned as a dict. LangGraph's `messages` mode does not stream it."""
         message_id = message.get("id")
         if not isinstance(message_id, str):
             self._unnamed += 1
@@ -98,9 +98,9 @@ class ArtifactReader:
         yield self._tell(message_id, parts)
 
     def _tell(self, message_id: str, parts: Sequence[Part]) -> Piece:
-        append = self._told == message_id
+        append = self._streamed_id == message_id
         if not append:
-            self._told, self.parts = message_id, []
+            self._streamed_id, self.parts = message_id, []
         for part in parts:
             _append(self.parts, part)
         return Piece(parts, append)
@@ -141,12 +141,12 @@ def last_message_parts(messages: Sequence[Mapping[str, Any]]) -> list[Part]:
 
 
 def _plain_messages(update: object) -> list[dict[str, Any]]:
-    """The AI messages of a node's update after the last one of anybody else."""
-    found: list[dict[str, Any]] = []
+    """Return the AI messages of a node's update after its last other message."""
+    messages_after: list[dict[str, Any]] = []
     for message in returned_messages(update):
         role = message.get("role") or message.get("type")
         if role in AI_ROLES:
-            found.append(message)
+            messages_after.append(message)
         elif role != "tool":
-            found.clear()
-    return found
+            messages_after.clear()
+    return messages_after

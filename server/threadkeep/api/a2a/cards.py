@@ -1,7 +1,7 @@
-"""Agent cards: what an agent is and how it is reached, in one document for 1.0 and 0.3.
+"""Agent cards: describe an agent and its address, in one document for A2A 1.0 and 0.3.
 
-The cards of graphs' own assistants are public, because a client learns there how to authenticate. The card of any other
-assistant is for those who may read the assistant.
+The cards of graphs' own assistants are public, because a client learns there how to authenticate. The card of another
+assistant needs the permission to read the assistant.
 """
 
 import hashlib
@@ -64,7 +64,7 @@ async def well_known_card(call: AuthorizedRequest[None, CardQuery]) -> Response:
 
 
 async def card_fields(call: AuthorizedRequest[Any, Any], agent: Agent) -> dict[str, Any]:
-    """The card of an agent, for a caller who may see it."""
+    """Return the card of an agent that the caller may see."""
     row = await _row(call, agent)
     url = agent_url(call, agent.name)
     has_auth = call.state.authenticator is not None
@@ -117,7 +117,7 @@ async def _card_response(call: AuthorizedRequest[Any, Any], name: str) -> Respon
 
 
 async def _authenticated(call: AuthorizedRequest[Any, Any]) -> AuthorizedRequest[Any, Any]:
-    """The request of a caller who has authenticated. Unauthenticated if they have not."""
+    """Authenticate the caller and return the request. Raise Unauthenticated."""
     state, run = call.state, cast("CallingRun | None", call.request.scope.get(CALLING_RUN))
     if state.authenticator is None:
         return call

@@ -119,7 +119,7 @@ Method = Callable[[MethodCall], Awaitable[Response]]
 async def endpoint(call: AuthorizedRequest[None, None]) -> Response:
     """POST /a2a/{assistant_id}: call a method of A2A 1.0 or 0.3 of an agent.
 
-    A task is a run, and the runs that answer its questions. A context is a thread. SendStreamingMessage and
+    A task is a run together with the runs that answer its questions. A context is a thread. SendStreamingMessage and
     SubscribeToTask answer with a stream of events.
     """
     raw = await call.read_body()
@@ -155,7 +155,7 @@ async def send_message(method: MethodCall) -> Response:
 
 
 async def _send(method: MethodCall) -> tuple[SendRequest, SentTask]:
-    """Start the run of a message, and store the push notification config that came with it."""
+    """Start the run of a message, and store its push notification config."""
     request = read_send_request(method.params)
     configuration = method.params.message("configuration")
     push = configuration.message("taskPushNotificationConfig") if configuration is not None else None
@@ -200,15 +200,15 @@ async def stream_message(method: MethodCall) -> Response:
 
 
 async def subscribe(method: MethodCall) -> Response:
-    """SubscribeToTask: follow a task from what it has said so far."""
-    found = await require_active_task(method.call, method.name, method.params)
-    return _stream(method, subscription_events(found.tasks, found.chain), None)
+    """SubscribeToTask: send the present state of a task, and then its events."""
+    active = await require_active_task(method.call, method.name, method.params)
+    return _stream(method, subscription_events(active.tasks, active.chain), None)
 
 
 def _stream(method: MethodCall, events: AsyncGenerator[Result], started: RunHandle | None) -> Response:
     async def rendered() -> AsyncGenerator[Result]:
-        async with aclosing(events) as told:
-            async for event in told:
+        async with aclosing(events) as source:
+            async for event in source:
                 yield method.event(event)
 
     return task_stream(method.call, method.rpc_id, rendered(), started)
@@ -230,7 +230,7 @@ async def stop_task(method: MethodCall) -> Response:
 
 
 async def extended_card(method: MethodCall) -> Response:
-    """GetExtendedAgentCard: the card again, for a caller who has authenticated."""
+    """GetExtendedAgentCard: return the same card to an authenticated caller."""
     agent = await require_agent(method.call, method.name)
     if method.call.state.authenticator is None:
         raise unsupported("The agent has no extended card, because this server does not authenticate its callers")
@@ -250,10 +250,10 @@ async def read_push(method: MethodCall) -> Response:
 
 async def list_pushes(method: MethodCall) -> Response:
     """ListTaskPushNotificationConfigs."""
-    found = await list_configs(method.call, method.name, method.params)
+    configs_page = await list_configs(method.call, method.name, method.params)
     if method.dialect == "0.3":
-        return method.answer([legacy.push_config_out(config) for config in found["configs"]])
-    return method.answer(found)
+        return method.answer([legacy.push_config_out(config) for config in configs_page["configs"]])
+    return method.answer(configs_page)
 
 
 async def delete_push(method: MethodCall) -> Response:
@@ -292,7 +292,7 @@ LEGACY_METHODS: Final[Mapping[str, Method]] = {
 
 
 def _method(name: str) -> tuple[Method, Dialect]:
-    """The method of a name, and the dialect of its parameters. A2AError if there is none."""
+    """Return the method with a name, and the protocol version of its parameters. Raise A2AError if the method is unknown."""
     if (method := METHODS.get(name)) is not None:
         return method, "1.0"
     if (method := LEGACY_METHODS.get(name)) is not None:

@@ -1,4 +1,4 @@
-"""Errors of A2A: JSON-RPC errors, whose `data` tells the reason by the types of google.rpc (A2A 1.0, sections 5.4 and 9.5)."""
+"""Errors of A2A: JSON-RPC errors with the reason in `data`, in the types of google.rpc (A2A 1.0, sections 5.4 and 9.5)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
@@ -68,7 +68,7 @@ def unsupported(message: str, **metadata: str) -> A2AError:
 
 
 def push_not_supported() -> A2AError:
-    """The error for what needs push notifications."""
+    """The error for a method that needs push notifications."""
     return A2AError(-32003, "Push notifications are not supported")
 
 

@@ -1,7 +1,7 @@
 """Fields: reads the objects of a request as ProtoJSON does.
 
 A field may have its JSON name or the name of the proto (`taskId`, `task_id`). Null is the same as absent, and unknown fields
-are passed over. An error names the field by its place in the request.
+are ignored. An error names the field by its place in the request.
 """
 
 import re
@@ -18,7 +18,7 @@ class Fields:
     """An object of a request."""
 
     def __init__(self, value: object, place: str) -> None:
-        """`place`: where the object is in the request. A2AError if it is no object."""
+        """`place` is the path of the object in the request. Raise A2AError if it is not an object."""
         if not isinstance(value, Mapping):
             raise invalid_params(place or "params", "must be an object")
         self._value = cast("Mapping[str, Any]", value)
@@ -88,10 +88,10 @@ class Fields:
 
     def required_message(self, name: str) -> "Fields":
         """An object with fields, which must be there."""
-        found = self.message(name)
-        if found is None:
+        message = self.message(name)
+        if message is None:
             raise self.refusal(name, "is required")
-        return found
+        return message
 
     def items(self, name: str) -> list[Any]:
         """A list. Empty if it is absent."""

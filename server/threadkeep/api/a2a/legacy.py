@@ -7,7 +7,7 @@ from threadkeep.api.a2a.errors import invalid_params
 
 Fields = dict[str, Any]
 WRAPPED: Final = "data_part_compat"
-"""The mark of the SDKs on data that is no object, which 0.3 does not have."""
+"""The SDKs' key for data that is not an object, because 0.3 has only objects."""
 FINAL_STATES: Final = frozenset({"completed", "failed", "canceled", "rejected", "input-required", "auth-required"})
 """States after which a stream ends."""
 STATE_PREFIX: Final = "TASK_STATE_"
@@ -98,8 +98,8 @@ def _message_in(message: Mapping[str, Any]) -> Fields:
     role = {"user": "ROLE_USER", "agent": "ROLE_AGENT"}.get(str(message.get("role")), "")
     parts: Any = message.get("parts")
     if isinstance(parts, list):
-        found = cast("list[Any]", parts)
-        parts = [_part_in(_object(part, f"message.parts[{index}]"), index) for index, part in enumerate(found)]
+        part_list = cast("list[Any]", parts)
+        parts = [_part_in(_object(part, f"message.parts[{index}]"), index) for index, part in enumerate(part_list)]
     return {**message, "role": role, "parts": parts}
 
 

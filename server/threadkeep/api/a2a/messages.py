@@ -114,7 +114,7 @@ def _base64(fields: Fields) -> str:
 
 
 def check_media(parts: Sequence[Part], modes: Collection[str]) -> None:
-    """A2AError if a part has a media type that is none of `modes`."""
+    """Raise A2AError if a part has a media type that is not in `modes`."""
     for part in parts:
         if not is_one_of(media_of(part), modes):
             raise unsupported_content(media_of(part))

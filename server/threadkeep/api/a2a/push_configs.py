@@ -1,4 +1,4 @@
-"""Push notification configs: who is told when a task has ended or asks. They are webhooks of the task."""
+"""Push notification configs: the webhooks of a task. They are called when the task ends or asks a question."""
 
 import re
 from collections.abc import Sequence
@@ -101,14 +101,16 @@ async def put_config(
 async def put_first_config(
     call: AuthorizedRequest[Any, Any], sent: SentTask, config: PushConfig, protocol: Dialect
 ) -> None:
-    """Store the config that came with a message. If the task has ended meanwhile, tell it at once."""
+    """Store the config of a message. If the task has ended meanwhile, notify the receiver at once."""
     chains = sent.chains
     run = await chains.newest(sent.chain_id)
     if run is None:
         raise task_not_found(sent.chain_id)
     push = config.row(run, protocol, call.caller.identity or "")
     if not await retry_conflicts(partial(_put, chains, push, run.run_id)):
-        raise invalid_params("configuration.taskPushNotificationConfig", f"a task has at most {MAX_CONFIGS} of them")
+        raise invalid_params(
+            "configuration.taskPushNotificationConfig", f"a task has at most {MAX_CONFIGS} push notification configs"
+        )
 
 
 async def _put(chains: ChainReader, push: TaskPush, told_of: UUID | None) -> bool:
@@ -126,25 +128,25 @@ async def create_config(
     """CreateTaskPushNotificationConfig: add a config to a task, or replace the one of the same id."""
     task_id = params.required_text("taskId")
     config = read_push_config(call, params)
-    found, chains = await _changeable(call, name, task_id)
-    return config_fields(call, await put_config(call, chains, found.newest, config, protocol))
+    task, chains = await _changeable(call, name, task_id)
+    return config_fields(call, await put_config(call, chains, task.newest, config, protocol))
 
 
 async def get_config(call: AuthorizedRequest[Any, Any], name: str, params: Fields) -> dict[str, Any]:
     """GetTaskPushNotificationConfig: read a config. Without an id, the only one."""
     configs = await _configs(call, name, params)
     config_id = params.text("id")
-    found = [each for each in configs if each.config_id == config_id or not config_id]
-    if not found:
+    matches = [each for each in configs if each.config_id == config_id or not config_id]
+    if not matches:
         raise task_not_found(params.text("taskId"))
-    return config_fields(call, found[0])
+    return config_fields(call, matches[0])
 
 
 async def list_configs(call: AuthorizedRequest[Any, Any], name: str, params: Fields) -> dict[str, Any]:
     """ListTaskPushNotificationConfigs: the configs of a task, by their ids."""
     size, after = params.integer("pageSize", least=0, most=MAX_PAGE) or MAX_PAGE, params.text("pageToken")
-    found = sorted(await _configs(call, name, params), key=lambda each: each.config_id)
-    configs = [each for each in found if each.config_id > after]
+    sorted_configs = sorted(await _configs(call, name, params), key=lambda each: each.config_id)
+    configs = [each for each in sorted_configs if each.config_id > after]
     token = configs[size - 1].config_id if len(configs) > size else ""
     return {"configs": [config_fields(call, each) for each in configs[:size]], "nextPageToken": token}
 
@@ -152,29 +154,29 @@ async def list_configs(call: AuthorizedRequest[Any, Any], name: str, params: Fie
 async def delete_config(call: AuthorizedRequest[Any, Any], name: str, params: Fields) -> None:
     """DeleteTaskPushNotificationConfig: nothing more is sent to a config. It need not be there."""
     task_id, config_id = params.required_text("taskId"), params.required_text("id")
-    found, chains = await _changeable(call, name, task_id)
+    task, chains = await _changeable(call, name, task_id)
     async with call.state.pool.connection(chains.filters) as conn:
-        await task_pushes.delete(conn, chains.filters, found.newest.chain_id, config_id)
+        await task_pushes.delete(conn, chains.filters, task.newest.chain_id, config_id)
 
 
 async def _configs(call: AuthorizedRequest[Any, Any], name: str, params: Fields) -> Sequence[TaskPush]:
-    found = await require_task(call, name, params.required_text("taskId"))
-    filters = found.tasks.chains.filters
+    task = await require_task(call, name, params.required_text("taskId"))
+    filters = task.tasks.chains.filters
     async with call.state.pool.connection(filters) as conn:
-        return await task_pushes.listed(conn, filters, found.newest.chain_id)
+        return await task_pushes.listed(conn, filters, task.newest.chain_id)
 
 
 async def _changeable(call: AuthorizedRequest[Any, Any], name: str, task_id: str) -> tuple[FoundTask, ChainReader]:
-    """A task of the caller, who was authorized to change it."""
-    found = await require_task(call, name, task_id)
-    run = found.newest
+    """A task that the caller is authorized to change."""
+    task = await require_task(call, name, task_id)
+    run = task.newest
     value: dict[str, Any] = {"thread_id": run.thread_id, "run_id": run.run_id, "metadata": {}, "action": None}
     allowed = await call.authorize("threads.update", value)
-    return found, ChainReader(call=call, filters=found.tasks.chains.filters.narrowed(allowed))
+    return task, ChainReader(call=call, filters=task.tasks.chains.filters.narrowed(allowed))
 
 
 def config_fields(call: AuthorizedRequest[Any, Any], push: TaskPush) -> dict[str, Any]:
-    """A config as 1.0 has it. Its secrets are told to its creator alone."""
+    """Return a config in the form of 1.0. Only its creator sees the secrets."""
     fields: dict[str, Any] = {"id": push.config_id, "taskId": str(push.chain_id), "url": push.url}
     is_own = push.principal == (call.caller.identity or "")
     if push.token and is_own:

@@ -1,4 +1,4 @@
-"""Push sender: the body and the headers by which a task is told to the receiver of a push notification config."""
+"""Push sender: makes the body and headers of a push notification about a task."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -22,9 +22,9 @@ TOKEN_HEADER = "X-A2A-Notification-Token"  # noqa: S105 - the name of the header
 
 
 async def render_task(pool: Pool, delivery: Delivery) -> Notification | None:
-    """The notification of a task in the state that the delivery was made for. None if the config or the task is gone."""
-    told: dict[str, Any] = delivery.body.load()
-    chain_id = UUID(told["chain_id"])
+    """The notification of a task in the state that the delivery was made for. None if the config or the task was deleted."""
+    state: dict[str, Any] = delivery.body.load()
+    chain_id = UUID(state["chain_id"])
     async with pool.connection() as conn:
         push = await task_pushes.read(conn, chain_id, delivery.config_id)
         runs = await run_chains.runs_of(conn, UNRESTRICTED, [chain_id])
@@ -33,24 +33,24 @@ async def render_task(pool: Pool, delivery: Delivery) -> Notification | None:
         return None
     chain[-1] = replace(
         chain[-1],
-        state=told["state"],
-        interrupts=RawJson(json.dumps(told["interrupts"])),
-        updated_at=datetime.fromisoformat(told["updated_at"]),
+        state=state["state"],
+        interrupts=RawJson(json.dumps(state["interrupts"])),
+        updated_at=datetime.fromisoformat(state["updated_at"]),
     )
-    task = task_fields(chain, await _parts(pool, chain, told), TaskView())
+    task = task_fields(chain, await _parts(pool, chain, state), TaskView())
     return _notification(push, task)
 
 
 def _until(runs: list[ChainRun], run_id: UUID) -> list[ChainRun]:
-    """The runs up to the one that the notification is about. Empty if it is gone."""
+    """The task's runs up to the run of the notification. Empty if that run was deleted."""
     places = [index for index, run in enumerate(runs) if run.run_id == run_id]
     return runs[: places[0] + 1] if places else []
 
 
-async def _parts(pool: Pool, chain: list[ChainRun], told: dict[str, Any]) -> list[Part]:
+async def _parts(pool: Pool, chain: list[ChainRun], state: dict[str, Any]) -> list[Part]:
     """The parts of the artifact, as the task has them."""
     if not answers_with_messages(chain[-1]):
-        return [{"data": told["values"]}] if told["state"] == "completed" else []
+        return [{"data": state["values"]}] if state["state"] == "completed" else []
     for run in reversed(chain):
         parts, _ = await spoken_parts(pool, UNRESTRICTED, run)
         if parts:

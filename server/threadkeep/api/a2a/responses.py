@@ -16,7 +16,7 @@ from threadkeep.runs.service import RunHandle
 
 
 class TaskResult(RunResult):
-    """Waits until a task has ended or asks, and sends it. The task goes on if the client leaves."""
+    """Waits until a task has ended or asks, and sends it. If the client disconnects, the task continues."""
 
     def __init__(
         self, call: AuthorizedRequest[Any, Any], rpc_id: RpcId, handle: RunHandle, work: Callable[[], Awaitable[Fields]]
@@ -48,7 +48,7 @@ def task_stream(
     events: AsyncGenerator[Fields],
     started: RunHandle | None,
 ) -> AnswerStream:
-    """The stream of a task. The task goes on if the client leaves. `started`: the run that the request has started."""
+    """The stream of a task. If the client disconnects, the task continues. `started` is the run that the request has started."""
 
     def render(problem: Problem) -> bytes:
         return frame(encode_error(rpc_id, error_of_problem(problem)))
@@ -59,9 +59,9 @@ def task_stream(
 
 async def _frames(rpc_id: RpcId, events: AsyncGenerator[Fields]) -> AsyncGenerator[bytes]:
     """The frames of a task's events, and of an error in the middle of them."""
-    async with aclosing(events) as told:
+    async with aclosing(events) as source:
         try:
-            async for event in told:
+            async for event in source:
                 yield frame(encode_result(rpc_id, event))
         except A2AError as error:
             yield frame(encode_error(rpc_id, error))

@@ -29,13 +29,13 @@ class RpcRequest:
 
 
 async def parse_body(raw: bytes) -> dict[str, Any]:
-    """The object of a request. A2AError if the body is no JSON, or no object."""
+    """Return the object of a request. Raise A2AError if the body is not a JSON object."""
     try:
         body = parse_json(raw) if len(raw) <= LARGE_BYTES else await to_thread.run_sync(parse_json, raw)
     except ValidationFailed as problem:
         raise A2AError(PARSE_ERROR, f"Invalid JSON payload: {problem.detail}") from None
     if not isinstance(body, dict):
-        raise A2AError(INVALID_REQUEST, "Request payload validation error: one JSON-RPC request is wanted")
+        raise A2AError(INVALID_REQUEST, "Request payload validation error: the body must be one JSON-RPC request")
     return cast("dict[str, Any]", body)
 
 
@@ -60,7 +60,7 @@ def read_request(body: Mapping[str, Any]) -> RpcRequest:
 
 
 def check_version(request: Request[Any]) -> None:
-    """A2AError if the client asks for a version that is not served. Without a version the method decides."""
+    """Raise A2AError if the client requests an unsupported version. Without a version the method decides."""
     version = request.headers.get(VERSION_HEADER) or request.query_params.get(VERSION_HEADER) or ""
     if version and not VERSIONS.fullmatch(version.strip()):
         message = f"The version {version[:20]!r} is not supported: use 1.0 or 0.3"

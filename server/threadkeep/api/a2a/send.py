@@ -36,7 +36,7 @@ from threadkeep.tables.run_chains import ChainRun
 
 SOURCE: Final = "a2a"
 TWIN_S: Final = 10.0
-"""The longest wait for a request that is being let in, with the same message or with another answer."""
+"""Seconds to wait for an unfinished request with the same message or with another answer."""
 TWIN_POLL_S: Final = 0.05
 
 
@@ -87,13 +87,13 @@ class _Sending:
     thread_id: UUID | None
     """None: the message names a task that does not exist."""
     readable: Filters | None
-    """What the caller may read. None: the message names neither a task nor a context."""
+    """The filters of the rows that the caller may read. None: the message names neither a task nor a context."""
     has_data_input: bool = False
     """The agent takes no messages, and the message has data for it."""
 
     @property
     def context_id(self) -> str | None:
-        """The client's own name of the context, if that is no thread's id."""
+        """The client's own name of the context, if it is not the id of a thread."""
         named = self.sent.message.context_id
         return named if named and named != str(self.thread_id) else None
 
@@ -101,7 +101,7 @@ class _Sending:
 async def send(call: AuthorizedRequest[Any, Any], name: str, sent: SendRequest) -> SentTask:
     """Start the run of a message. A message that was sent before on the same context starts nothing.
 
-    A2AError, Forbidden, NotFound if there is no such agent, QueueFull.
+    Raise A2AError, Forbidden, QueueFull, or NotFound if the agent does not exist.
     """
     agent_id(call.assistants, name)
     sending = await _read_context(call, name, sent)
@@ -122,7 +122,7 @@ async def send(call: AuthorizedRequest[Any, Any], name: str, sent: SendRequest) 
             return await _start(sending, authorized, chains, _completed(sending, agent, authorized, task))
         except IdempotencyKeyReused:  # another message answers the question, or the task is being canceled
             if anyio.current_time() > give_up_at:
-                raise unsupported("The question of this task was answered already") from None
+                raise unsupported("The question of this task has already been answered") from None
             await anyio.sleep(TWIN_POLL_S)
 
 
@@ -143,7 +143,7 @@ async def _read_context(call: AuthorizedRequest[Any, Any], name: str, sent: Send
 
 
 async def _has_data_input(call: AuthorizedRequest[Any, Any], name: str, parts: Sequence[Part]) -> bool:
-    """Whether the input is data, for the handlers of a project's own `Auth`. The caller is not told of the agent by this."""
+    """Return whether the input is data, for the handlers of a project's own `Auth`. The answer does not depend on the agent."""
     try:
         assistant = await call.assistants.resolve(UNRESTRICTED, name)
     except NotFound:
@@ -160,11 +160,11 @@ def _refuse_own_thread(sending: _Sending) -> None:
     """Conflict if a graph would wait for a task on the thread of its own run."""
     run: CallingRun | None = sending.call.request.scope.get(CALLING_RUN)
     if run is not None and not sending.sent.immediate and sending.thread_id in run.threads:
-        raise Conflict("a run can't wait for its own thread, or for that of a run which waits for it")
+        raise Conflict("a run can't wait for its own thread, or for the thread of a run that waits for it")
 
 
 def _check(agent: Agent, sent: SendRequest) -> None:
-    """A2AError if the agent does not take what was sent, or gives nothing that the client accepts."""
+    """Raise A2AError if the agent does not accept the content, or the client accepts none of the agent's output types."""
     check_media(sent.message.parts, agent.input_modes)
     accepted = [mode.strip().lower() for mode in sent.output_modes]
     known = [mode for mode in accepted if "/" in mode]
@@ -178,7 +178,7 @@ def _overlap(mode: str, modes: Sequence[str]) -> bool:
 
 
 async def _sent_before(sending: _Sending, chains: ChainReader, agent: Agent) -> ChainRun | None:
-    """The newest run of the task that the same message has started before. None: there is none."""
+    """Return the newest run of the task if the same message has started it before, else None."""
     if sending.readable is None or sending.thread_id is None:
         return None
     assistant_id, message = agent.assistant.assistant_id, sending.sent.message
@@ -202,9 +202,9 @@ async def _task_of(sending: _Sending, chains: ChainReader, agent: Agent) -> Chai
     if run is None or not is_task_of(run, agent):
         raise task_not_found(message.task_id)
     if message.context_id and named_thread_id(sending.call, message.context_id, "contextId") != run.thread_id:
-        raise invalid_params("message.contextId", "is not the context of this task")
+        raise invalid_params("message.contextId", "must be the context of this task")
     if has_ended(run):
-        raise unsupported("The task has ended and takes no more messages", taskId=message.task_id)
+        raise unsupported("The task has ended and accepts no more messages: start a new task", taskId=message.task_id)
     return run
 
 
@@ -216,7 +216,7 @@ def _completed(sending: _Sending, agent: Agent, authorized: Authorized, task: Ch
     changes: dict[str, Any] = {"stream_mode": _modes(agent), "input": authorized.request.spec.input}
     if not agent.takes_messages:
         if not _is_data(sending.sent.message.parts):
-            raise invalid_params("message.parts", "this agent takes exactly one data part: the input of its graph")
+            raise invalid_params("message.parts", "this agent accepts exactly one data part: the input of its graph")
         request = replace(request, configurable=_configurable(sending, without_raw=False))
     return replace(authorized.request, **_parts_of(request), spec=authorized.request.spec.model_copy(update=changes))
 
@@ -224,7 +224,7 @@ def _completed(sending: _Sending, agent: Agent, authorized: Authorized, task: Ch
 def _answer(sending: _Sending, agent: Agent, request: RunRequest, task: ChainRun) -> RunRequest:
     """The request of a run that answers the question of a task."""
     questions = open_questions(task)
-    asked = {"question": question_parts(questions), "answers": str(task.run_id)}
+    question_keys = {"question": question_parts(questions), "answers": str(task.run_id)}
     changes: dict[str, Any] = {
         "stream_mode": _modes(agent),
         "input": None,
@@ -232,14 +232,14 @@ def _answer(sending: _Sending, agent: Agent, request: RunRequest, task: ChainRun
     }
     answering = replace(
         _request(sending, agent, task),
-        configurable=_configurable(sending, without_raw=False, **asked),
+        configurable=_configurable(sending, without_raw=False, **question_keys),
         key=task_answer_key(task, sending.sent.message.key),
     )
     return replace(request, **_parts_of(answering), spec=request.spec.model_copy(update=changes))
 
 
 def _parts_of(request: RunRequest) -> dict[str, Any]:
-    """What of a request does not come from authorization."""
+    """The parts of a run request that do not depend on authorization."""
     names = ("thread_id", "create_thread", "marks", "chain", "configurable", "key")
     return {name: getattr(request, name) for name in names}
 
@@ -249,7 +249,7 @@ def _modes(agent: Agent) -> list[str]:
 
 
 def _resume(questions: Sequence[Question], message: SentMessage) -> Any:
-    """What the graph is resumed with: interrupt id -> answer. The answer alone if the graph has stopped without a question."""
+    """Return the value that resumes the graph: interrupt id -> answer. Only the answer if the graph stopped without a question."""
     answer = _answer_value(message)
     if not questions:
         return answer
@@ -272,7 +272,7 @@ def _answer_value(message: SentMessage) -> Any:
 
 
 def _request(sending: _Sending, agent: Agent | None = None, task: ChainRun | None = None) -> RunRequest:
-    """The run as far as it is known before the agent and the thread are read."""
+    """Return the run request before the agent and the thread are read."""
     message = sending.sent.message
     user_message = {"role": "user", "content": message.content, "id": message.message_id}
     graph_input = message.parts[0]["data"] if sending.has_data_input else {"messages": [user_message]}
@@ -300,7 +300,7 @@ def _context_name(task: ChainRun) -> str | None:
 
 
 def _configurable(sending: _Sending, *, without_raw: bool, **more: Any) -> dict[str, Any]:
-    """What the graph gets in `configurable`, and what the task's history is made of."""
+    """The keys of `configurable`. The graph reads them, and the task's history is made from them."""
     sent = sending.sent
     own: dict[str, Any] = {"message": sent.message.stored(without_raw=without_raw), **more}
     if sent.metadata:
@@ -319,12 +319,12 @@ def _message_key(sending: _Sending, agent: Agent) -> IdempotencyKey:
 
 
 def task_answer_key(task: ChainRun, message_key: str) -> IdempotencyKey:
-    """Lets the question of a task have one answer, or the task be canceled, whoever is first."""
+    """Return the key that allows one answer to a task's question, or one cancel of the task. The first request wins."""
     return answer_key(task.run_id, hashlib.sha256(message_key.encode()).digest())
 
 
 async def _start(sending: _Sending, authorized: Authorized, chains: ChainReader, request: RunRequest) -> SentTask:
-    """Start the run, or wait for its twin: a request with the same message that is being let in."""
+    """Start the run, or wait for an unfinished request with the same message."""
     service, caller = sending.call.state.runs, sending.call.caller
     start = service.start_soon_authorized if sending.sent.immediate else service.start_authorized
     give_up_at = anyio.current_time() + TWIN_S
@@ -351,4 +351,4 @@ def _gone(sending: _Sending) -> Exception:
     """The error for a thread that was deleted meanwhile, or that is another user's."""
     if sending.sent.message.task_id:
         return task_not_found(sending.sent.message.task_id)
-    return invalid_params("message.contextId", "there is no such context")
+    return invalid_params("message.contextId", "the context does not exist")

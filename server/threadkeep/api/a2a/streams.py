@@ -1,7 +1,7 @@
 """Streams: the events of a task, from the task itself to the status in which it has ended or asks.
 
-What is told of a run is a pure function of its events. So all readers see the same order, in every process, and a reader that
-comes later gets what the artifact holds so far, and then exactly what is missing.
+The stream of a run is a pure function of its events. So all readers see the same order, in every process. A reader that
+comes later gets the artifact so far, and then exactly the missing events.
 """
 
 from collections.abc import AsyncGenerator
@@ -30,7 +30,7 @@ from threadkeep.tables.run_chains import ACTIVE, ChainRun
 
 @dataclass(slots=True, kw_only=True)
 class _RunReading:
-    """How far a run of a task has been told."""
+    """The position of a reader in a run of a task."""
 
     run: ChainRun
     artifact: ArtifactReader
@@ -58,7 +58,7 @@ async def task_events(
 
 
 async def subscription_events(tasks: TaskReader, chain: list[ChainRun]) -> AsyncGenerator[Fields]:
-    """Yield the same as `task_events`. If the task waits for input, wait until it goes on, is canceled or is over."""
+    """Yield the same as `task_events`. If the task waits for input, wait until it continues, is canceled or has ended."""
     waiting, view = chain[-1], TaskView()
     if waiting.state != "input_required":
         async with aclosing(task_events(tasks, chain, view)) as events:
@@ -79,7 +79,7 @@ async def subscription_events(tasks: TaskReader, chain: list[ChainRun]) -> Async
 
 
 async def _run_events(tasks: TaskReader, reading: _RunReading, started: RunHandle | None) -> AsyncGenerator[Fields]:
-    """Yield what a run and those after it add to the task, and the status at the end."""
+    """Yield the additions of a run and of later runs to the task, and the status at the end."""
     ids = TaskIds.of(reading.run)
     handle = started or tasks.chains.handle(reading.run)
     while True:
@@ -101,7 +101,7 @@ async def _run_events(tasks: TaskReader, reading: _RunReading, started: RunHandl
 
 
 async def _begin(tasks: TaskReader, run: ChainRun, started: RunHandle | None) -> _RunReading:
-    """Read what is recorded of the run, unless this request has started it."""
+    """Read the recorded events of the run, unless this request has started it."""
     reading = _RunReading(run=run, artifact=ArtifactReader())
     if started is not None or run.status == "pending":
         return reading
@@ -117,7 +117,7 @@ async def _begin(tasks: TaskReader, run: ChainRun, started: RunHandle | None) ->
 
 
 async def _updates(handle: RunHandle, reading: _RunReading, ids: TaskIds) -> AsyncGenerator[Fields]:
-    """Yield what a run adds to the artifact until it has ended."""
+    """Yield the additions of a run to the artifact until it ends."""
     has_messages = answers_with_messages(reading.run)
     async with aclosing(handle.events(reading.position)) as items:
         async for item in items:
@@ -130,7 +130,7 @@ async def _updates(handle: RunHandle, reading: _RunReading, ids: TaskIds) -> Asy
 
 
 async def _last_parts(tasks: TaskReader, run: ChainRun, reading: _RunReading) -> list[Part]:
-    """The whole artifact, if it was not told as it came: an output, or what a gap in the events has hidden."""
+    """Return the whole artifact if it was not streamed: it is an output, or events are missing."""
     if answers_with_messages(run) and not reading.has_gap:
         return []
     return await tasks.parts_of_run(run)

@@ -34,7 +34,7 @@ CANCEL_S: Final = 10.0
 """The longest that a cancel waits for the end of a run."""
 CANCEL_POLL_S: Final = 0.05
 CANCEL: Final = " cancel"
-"""Stands for a cancel among the messages that may answer a question. No client can send a message of this id."""
+"""The message id of a cancel, among the messages that may answer a question. No client can send this id."""
 REASON: Final = "the task was canceled"
 STATE_NUMBERS: Final = (
     "TASK_STATE_UNSPECIFIED",
@@ -71,7 +71,7 @@ async def require_agent(call: AuthorizedRequest[Any, Any], name: str) -> Agent:
 
 
 async def require_task(call: AuthorizedRequest[Any, Any], name: str, task_id: str) -> FoundTask:
-    """A task of the agent. A2AError if the caller has no such task."""
+    """Return a task of the agent. Raise A2AError if the caller has no such task."""
     agent = await require_agent(call, name)
     chain_id = parse_chain_id(task_id)
     chains, thread_id = await authorize_chain(call, chain_id)
@@ -82,31 +82,31 @@ async def require_task(call: AuthorizedRequest[Any, Any], name: str, task_id: st
 
 
 async def get_task(call: AuthorizedRequest[Any, Any], name: str, params: Fields) -> dict[str, Any]:
-    """GetTask: the task as it is now."""
+    """GetTask: return the present state of a task."""
     task_id = params.required_text("id")
     view = TaskView(history_length=params.integer("historyLength", least=0))
-    found = await require_task(call, name, task_id)
-    return await found.tasks.task_of(found.chain, view)
+    task = await require_task(call, name, task_id)
+    return await task.tasks.task_of(task.chain, view)
 
 
 async def cancel_task(call: AuthorizedRequest[Any, Any], name: str, params: Fields) -> dict[str, Any]:
-    """CancelTask: stop what runs, or let the open question take no answer."""
+    """CancelTask: stop the task's run, or close its open question."""
     task_id = params.required_text("id")
     params.struct("metadata")
-    found = await require_task(call, name, task_id)
-    value: dict[str, Any] = {"thread_id": found.newest.thread_id, "run_id": found.newest.run_id, "metadata": {}}
+    task = await require_task(call, name, task_id)
+    value: dict[str, Any] = {"thread_id": task.newest.thread_id, "run_id": task.newest.run_id, "metadata": {}}
     allowed = await call.authorize("threads.update", {**value, "action": "interrupt"})
-    chains = ChainReader(call=call, filters=found.tasks.chains.filters.narrowed(allowed))
+    chains = ChainReader(call=call, filters=task.tasks.chains.filters.narrowed(allowed))
     with anyio.move_on_after(CANCEL_S):
-        await _cancel(chains, found.newest.chain_id)
-    chain = await chains.runs(found.newest.chain_id)
+        await _cancel(chains, task.newest.chain_id)
+    chain = await chains.runs(task.newest.chain_id)
     if not chain:
         raise task_not_found(task_id)
     return await TaskReader(chains=chains).task_of(chain, TaskView())
 
 
 async def _cancel(chains: ChainReader, chain_id: UUID) -> None:
-    """Cancel a task, also one that starts to wait or to go on meanwhile. A2AError if it has ended by itself."""
+    """Cancel a task, even if it begins to wait or to run meanwhile. Raise A2AError if it has ended."""
     service, has_tried = chains.call.state.runs, False
     while (newest := await chains.newest(chain_id)) is not None:
         if newest.state == "canceled" and has_tried:
@@ -124,7 +124,7 @@ async def _cancel(chains: ChainReader, chain_id: UUID) -> None:
 
 
 async def _cancel_waiting(chains: ChainReader, run: ChainRun) -> None:
-    """Let the open question of a task take no answer. Does nothing if an answer is quicker."""
+    """Close the open question of a task, so that it accepts no answer. Does nothing if an answer came first."""
     service, key = chains.call.state.runs, task_answer_key(run, CANCEL)
     try:
         async with service.keys.once(key, (run.thread_id,), ()) as result:
@@ -166,8 +166,8 @@ async def list_tasks(call: AuthorizedRequest[Any, Any], name: str, params: Field
     listed = await _that_fit(chains, newest[:size])
     runs = by_chain(await chains.runs(*(run.chain_id for run in listed)))
     tasks = TaskReader(chains=chains)
-    found = [await tasks.task_of(runs[run.chain_id], view) for run in listed if run.chain_id in runs]
-    return _page(found, _token(listed[-1]) if len(newest) > len(listed) else "", size, total)
+    page_tasks = [await tasks.task_of(runs[run.chain_id], view) for run in listed if run.chain_id in runs]
+    return _page(page_tasks, _token(listed[-1]) if len(newest) > len(listed) else "", size, total)
 
 
 async def _that_fit(chains: ChainReader, newest: list[ChainRun]) -> list[ChainRun]:
@@ -230,12 +230,12 @@ def _position(params: Fields) -> ChainPosition | None:
         time, run_id = urlsafe_b64decode(text.encode()).decode().split(" ")
         return ChainPosition(updated_at=datetime.fromisoformat(time), run_id=UUID(run_id))
     except (binascii.Error, ValueError):
-        raise params.refusal("pageToken", "is not a token of this server") from None
+        raise params.refusal("pageToken", "must be a token that this server has returned") from None
 
 
 async def require_active_task(call: AuthorizedRequest[Any, Any], name: str, params: Fields) -> FoundTask:
     """The task of a subscription. A2AError if it has ended."""
-    found = await require_task(call, name, params.required_text("id"))
-    if has_ended(found.newest):
-        raise unsupported("The task has ended: read it by GetTask", taskId=str(found.newest.chain_id))
-    return found
+    task = await require_task(call, name, params.required_text("id"))
+    if has_ended(task.newest):
+        raise unsupported("The task has ended: read it with GetTask", taskId=str(task.newest.chain_id))
+    return task

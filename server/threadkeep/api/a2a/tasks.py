@@ -25,7 +25,7 @@ from threadkeep.tables.run_events import PAGE_SIZE, RunEvent
 Fields = dict[str, Any]
 """An object as 1.0 has it."""
 KEY: Final = "a2a"
-"""The key of `configurable`, and of a run's metadata, that has what belongs to A2A."""
+"""The key of A2A's own values, in `configurable` and in the metadata of a run."""
 ARTIFACT_ID: Final = "answer"
 """A task has one artifact, so its id is always the same."""
 MESSAGE_MODE: Final = "messages-tuple"
@@ -62,7 +62,7 @@ class TaskIds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """What a caller wants to see of a task."""
+    """The parts of a task that a caller requests."""
 
     history_length: int | None = None
     """The most messages of the history. None: all."""
@@ -91,12 +91,12 @@ def status_fields(run: ChainRun) -> Fields:
 
 
 def status_update(run: ChainRun) -> Fields:
-    """The event that tells the status of a task."""
+    """Return the event with the status of a task."""
     return {"statusUpdate": {**TaskIds.of(run).fields, "status": status_fields(run)}}
 
 
 def artifact_update(ids: TaskIds, parts: Sequence[Part], *, append: bool, last: bool = False) -> Fields:
-    """The event that adds parts to the artifact, or begins it anew."""
+    """Return the event that appends parts to the artifact, or replaces it."""
     artifact = {"artifactId": ARTIFACT_ID, "parts": list(parts)}
     update: Fields = {**ids.fields, "artifact": artifact, "append": append}
     return {"artifactUpdate": {**update, "lastChunk": True} if last else update}
@@ -133,7 +133,7 @@ def question_parts(questions: Sequence[Question]) -> list[Part]:
 
 
 def history_of(chain: Sequence[ChainRun]) -> list[Fields]:
-    """The messages of a task: what the client sent, and the questions that were answered."""
+    """The messages of a task: the client's messages and the questions that were answered."""
     history: list[Fields] = []
     for run in chain:
         kwargs: dict[str, Any] = run.kwargs.load()
@@ -170,7 +170,7 @@ def _input_content(kwargs: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _stored(kwargs: Mapping[str, Any]) -> Fields:
-    """What the request left in the run's configuration."""
+    """Return A2A's values in the run's `configurable`."""
     config: dict[str, Any] = kwargs.get("config") or {}
     configurable: dict[str, Any] = config.get("configurable") or {}
     stored: object = configurable.get(KEY)
@@ -183,7 +183,7 @@ def _marks(run: ChainRun) -> Fields:
 
 
 def _status_message(run: ChainRun) -> Fields | None:
-    """What the status says: the question, or why the task failed."""
+    """Return the message of the status: the question, or the reason of a failure."""
     if run.state == "input_required":
         parts = question_parts(open_questions(run))
     elif run.state == "failed":
@@ -214,7 +214,7 @@ async def recorded_events(
 
 
 async def spoken_parts(pool: Pool, filters: Filters, run: ChainRun) -> tuple[list[Part], int]:
-    """What a run has said by its recorded events, and the position of the last one. 0: there are none."""
+    """Return the output of a run in its recorded events, and the position of the last event. 0: there are none."""
     reader, position = ArtifactReader(), 0
     async with aclosing(recorded_events(pool, filters, run)) as events:
         async for event in events:
@@ -230,7 +230,7 @@ class TaskReader:
     chains: ChainReader
 
     async def task(self, chain_id: UUID, view: TaskView) -> Fields | None:
-        """The task as it is now. None if the caller has no such task."""
+        """Return the present task, or None if the caller has no such task."""
         chain = await self.chains.runs(chain_id)
         return await self.task_of(chain, view) if chain else None
 
@@ -246,7 +246,7 @@ class TaskReader:
         return []
 
     async def parts_of_run(self, run: ChainRun) -> list[Part]:
-        """What a run has said so far, or its output."""
+        """Return the output of a run so far."""
         if not answers_with_messages(run):
             return [{"data": await self._output(run)}] if run.state == "completed" else []
         parts, position = await spoken_parts(self.chains.call.state.pool, self.chains.filters, run)
@@ -255,7 +255,7 @@ class TaskReader:
         return last_message_parts(messages_of(await self._output(run)))  # its events were deleted
 
     async def _output(self, run: ChainRun) -> Any:
-        """The output of a run that has ended. None if its state is no longer kept, or is too large."""
+        """Return the output of a finished run. None if its state was deleted or is too large."""
         filters, pool = self.chains.filters, self.chains.call.state.pool
         async with pool.shielded(filters) as conn:
             end = await thread_runs.run_end(conn, filters, run.thread_id, run.run_id)

@@ -17,7 +17,7 @@ from threadkeep.runs.service import RunHandle
 HEAD_S: Final = 5.0
 """The longest that the head of a stream waits for the first frame."""
 END: Final = b""
-"""Stands for the end of the frames."""
+"""Marks the end of the frames."""
 
 ErrorFrame = Callable[[Problem], bytes]
 
@@ -46,7 +46,7 @@ class AnswerStream(EventStream):
         super().__init__(frames, call, headers=dict(headers), cancels=cancels, reading=reading)
         self._all_frames = frames
         self._refused: asyncio.Future[Problem] | None = None
-        """Done as soon as the caller would no longer be let in."""
+        """Done when the caller's access is revoked."""
         self._render_frame = render_frame
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +68,7 @@ class AnswerStream(EventStream):
             await self._all_frames.aclose()
 
     async def _is_gone(self, receive: Receive, first: "asyncio.Future[bytes]") -> bool:
-        """Wait for the first frame, for some seconds, until the caller is refused, or until the client has gone.
+        """Wait for the first frame, at most some seconds. A refused caller or a disconnected client ends the wait.
 
         Then its run is cancelled.
         """
@@ -93,7 +93,7 @@ class AnswerStream(EventStream):
             yield self._render_frame(ServiceUnavailable())
 
     async def _until_refused(self) -> Problem:
-        """The same question goes on, so that the head's wait delays no refusal."""
+        """The check that began before the head continues, so that the wait for the head delays no refusal."""
         return await asyncio.shield(cast("asyncio.Future[Problem]", self._refused))
 
     def _refusal(self, problem: Problem) -> bytes:

@@ -18,11 +18,11 @@ from threadkeep.tables import queue, run_chains
 from threadkeep.tables.run_chains import ACTIVE, ChainRun
 
 NO_THREAD: Final = UUID(int=0)
-"""Stands for the thread of a task that does not exist, so that a caller is authorized all the same."""
+"""The thread of a task that does not exist. It lets the caller be authorized in the same way."""
 FOLLOW_S: Final = 60.0
 """Seconds for which the thread of a chain is followed at a time."""
 POLL_S: Final = 5.0
-"""Seconds between two looks at a chain of which no notification comes."""
+"""Seconds between two reads of a chain without a notification."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class ChainReader:
     filters: Filters
 
     async def newest(self, chain_id: UUID) -> ChainRun | None:
-        """The newest run of a chain. None if the caller has no such chain."""
+        """Return the newest run of a chain, or None if the caller has no such chain."""
         async with self.call.state.pool.shielded(self.filters) as conn:
             return await run_chains.newest_run(conn, self.filters, chain_id)
 
@@ -79,7 +79,7 @@ class ChainReader:
 
 
 async def authorize_chain(call: AuthorizedRequest[Any, Any], chain_id: UUID | None) -> tuple[ChainReader, UUID | None]:
-    """Authorize the caller to read the thread of a chain. The reader, and the thread. None: there is no such chain.
+    """Authorize the caller to read the thread of a chain. Return the reader and the thread, which is None if the chain does not exist.
 
     Whether the caller may see the chain is decided by the reader's filters. Forbidden.
     """
@@ -89,7 +89,7 @@ async def authorize_chain(call: AuthorizedRequest[Any, Any], chain_id: UUID | No
 
 
 async def thread_of_chain(call: AuthorizedRequest[Any, Any], chain_id: UUID | None) -> UUID | None:
-    """The thread of a chain, whoever owns it, for authorization. None if there is no such chain."""
+    """Return the thread of any owner's chain, for authorization, or None."""
     if chain_id is None:
         return None
     async with call.state.pool.connection() as conn:
@@ -97,7 +97,7 @@ async def thread_of_chain(call: AuthorizedRequest[Any, Any], chain_id: UUID | No
 
 
 def parse_chain_id(text: str) -> UUID | None:
-    """The id in a text. None if it is no id."""
+    """Return the id in a text, or None if the text is not an id."""
     try:
         return UUID(text)
     except ValueError:

@@ -53,7 +53,7 @@ def type_of_mime(mime_type: str | None) -> MediaType:
 
 
 def message_content(blocks: Sequence[Block]) -> str | list[Block]:
-    """The content of a message. Text alone is a plain string, because graphs and models expect that."""
+    """The content of a message. Content with only text is a plain string, because graphs and models expect that."""
     if all(block["type"] == "text" for block in blocks):
         return "\n".join(block["text"] for block in blocks)
     return list(blocks)
@@ -85,8 +85,8 @@ def fields_of(value: object) -> dict[str, Any]:
 
 def messages_of(values: object) -> list[dict[str, Any]]:
     """The messages of a state, as JSON. Those that a graph keeps as something else are left out."""
-    found: object = fields_of(values).get("messages")
-    several = cast("list[object]", found) if isinstance(found, list) else []
+    messages: object = fields_of(values).get("messages")
+    several = cast("list[object]", messages) if isinstance(messages, list) else []
     return [cast("dict[str, Any]", each) for each in several if isinstance(each, dict)]
 
 

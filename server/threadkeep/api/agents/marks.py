@@ -1,4 +1,4 @@
-"""Marks: the metadata by which a run, and the thread that it creates, tell which surface they came from."""
+"""Marks: metadata of a run and of its new thread that names the surface that started them."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
@@ -9,13 +9,13 @@ SOURCE: Final = "source"
 
 
 def run_marks(surface: Surface, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The metadata of a run of a surface. `own`: what the surface needs to find it again, under a key of its own."""
+    """Return the metadata of a run of a surface. `own` are the values by which the surface finds the run, under its own key."""
     marks: dict[str, Any] = {SOURCE: surface}
     return {**marks, surface.replace("-", "_"): dict(own)} if own else marks
 
 
 def marks_of(metadata: Mapping[str, Any], surface: Surface) -> Mapping[str, Any] | None:
-    """What a surface has put on a run. None if another surface, or the LangGraph API, started it."""
+    """Return the values that a surface has put on a run. None if another surface or the LangGraph API started it."""
     if metadata.get(SOURCE) != surface:
         return None
     return metadata.get(surface.replace("-", "_")) or {}

@@ -29,11 +29,11 @@ class MessageGraphs:
             await self.input_keys(graph_id)
 
     async def takes_messages(self, graph_id: str) -> bool:
-        """Whether the input of a graph has `messages`. False if there is no such graph."""
+        """Return whether the input of a graph has `messages`. False if the graph does not exist."""
         return MESSAGES in await self.input_keys(graph_id)
 
     async def input_keys(self, graph_id: str) -> frozenset[str]:
-        """The keys of a graph's input. Empty if there is no such graph, or if its input is not an object."""
+        """Return the keys of a graph's input. Empty if the graph does not exist, or if its input is not an object."""
         if graph_id not in self._known:
             async with self._looking:
                 if graph_id not in self._known:
@@ -48,9 +48,7 @@ class MessageGraphs:
             async with loaded.open({}, durable=False, access="assistants.read", tenant=SERVER) as graph:
                 return frozenset(_input_keys(graph))
         except Exception:  # the factory is the project's code
-            log.exception(
-                "the input of a graph is not known, because it could not be made", extra={"graph_id": graph_id}
-            )
+            log.exception("input schema not known: the graph could not be built", extra={"graph_id": graph_id})
             return frozenset()
 
 

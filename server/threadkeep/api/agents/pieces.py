@@ -1,4 +1,4 @@
-"""Pieces: the texts of a message, or of a piece of one that a model streams, and the messages that a node returns."""
+"""Pieces: read the texts of a message or of a streamed chunk, and the messages that a node returns."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias, cast

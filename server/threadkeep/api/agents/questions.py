@@ -28,8 +28,8 @@ class Question:
 
 def questions_of(interrupts: object) -> list[Question]:
     """The questions of a thread's row, which has them by task, or of a state, which has a list."""
-    found = cast("Mapping[str, list[Any]]", interrupts).values() if isinstance(interrupts, Mapping) else [interrupts]
-    listed = [each for several in found for each in cast("list[dict[str, Any]]", several or [])]
+    groups = cast("Mapping[str, list[Any]]", interrupts).values() if isinstance(interrupts, Mapping) else [interrupts]
+    listed = [each for several in groups for each in cast("list[dict[str, Any]]", several or [])]
     return [Question(each["id"], each.get("value")) for each in listed]
 
 
@@ -40,8 +40,8 @@ def question_text(question: Question, keys: Sequence[str] = TEXT_KEYS) -> str:
         return value
     if actions := actions_of(question):
         return "\n".join(["Approve these actions?", *(_action_text(action) for action in actions)])
-    asked = fields_of(value)
-    texts = (asked[key] for key in keys if isinstance(asked.get(key), str))
+    fields = fields_of(value)
+    texts = (fields[key] for key in keys if isinstance(fields.get(key), str))
     text = next(texts, None)
     return json.dumps(value).decode() if text is None else text
 
@@ -50,8 +50,8 @@ def question_schema(question: Question) -> dict[str, Any] | None:
     """The JSON schema of an answer: the question's own, or that of a decision on each action. None if it has none."""
     if actions := actions_of(question):
         return decisions_schema(len(actions))
-    found = (fields_of(question.value).get(key) for key in SCHEMA_KEYS)
-    return next((cast("dict[str, Any]", schema) for schema in found if isinstance(schema, dict)), None)
+    schemas = (fields_of(question.value).get(key) for key in SCHEMA_KEYS)
+    return next((cast("dict[str, Any]", schema) for schema in schemas if isinstance(schema, dict)), None)
 
 
 def decisions_schema(count: int) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def actions_of(question: Question) -> list[dict[str, Any]]:
 
 
 def text_answer(question: Question, text: str) -> Any:
-    """A text as the answer: what it is as JSON, else itself; a decision on each action if these are to be approved."""
+    """Return the answer in a text: its JSON value, else the text. If actions need approval: a decision on each action."""
     actions = actions_of(question)
     answer = parsed(text)
     if not actions or (isinstance(answer, dict) and DECISIONS in answer):
@@ -93,7 +93,7 @@ def text_answer(question: Question, text: str) -> Any:
 
 
 def parsed(text: str) -> Any:
-    """What a text is as JSON, or the text itself."""
+    """Return the JSON value of a text, or the text itself if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
@@ -101,7 +101,7 @@ def parsed(text: str) -> Any:
 
 
 def resume_value(questions: Sequence[Question], answers: Mapping[str, Any]) -> Any:
-    """What the graph is resumed with: the bare answer to the only question, else interrupt id -> answer."""
+    """Return the value that resumes the graph: the answer to the only question, else interrupt id -> answer."""
     return answers[questions[0].interrupt_id] if len(questions) == 1 else dict(answers)
 
 

@@ -1,4 +1,4 @@
-"""Run end: how a run ended whose events were read to the end."""
+"""Run end: the end of a run, after all its events were read."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,11 @@ class RunEnd:
 
     status: RunStatus
     error: dict[str, Any] | None = None
-    """`error` and `message`, as the LangGraph API tells them. It may have a `request_id`."""
+    """`error` and `message`, as in the LangGraph API, and perhaps a `request_id`."""
 
     @property
     def is_success(self) -> bool:
-        """It came to its end, or stopped to ask."""
+        """The run succeeded, or it stopped at an interrupt."""
         return self.status == "success"
 
     @property
@@ -32,7 +32,7 @@ class RunEnd:
 
 
 async def run_end(handle: RunHandle) -> RunEnd:
-    """How a run ended whose events have been read to the end. ServiceUnavailable if this process stops before."""
+    """Return the end of a run after all its events were read. Raise ServiceUnavailable if this process stops first."""
     outcome = handle.execution and handle.execution.outcome
     if outcome is not None:
         failed = outcome.status in {"error", "timeout"}

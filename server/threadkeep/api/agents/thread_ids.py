@@ -1,4 +1,4 @@
-"""Thread ids: the thread that a client's text stands for."""
+"""Thread ids: turn a client's name of a thread into a thread id."""
 
 from typing import Any, Final
 from uuid import UUID, uuid5
@@ -13,7 +13,7 @@ MAX_TEXT: Final = 255
 
 
 def derived_thread_id(text: str, project: str, identity: str | None) -> UUID:
-    """The id of the thread that `text` stands for: a UUID is the id itself, another text one of the principal's threads.
+    """Return the id of the thread named `text`. A UUID is the id itself. Other texts give each principal a thread of its own.
 
     The same text never means the thread of another principal or project.
     """
@@ -24,7 +24,7 @@ def derived_thread_id(text: str, project: str, identity: str | None) -> UUID:
 
 
 def named_thread_id(call: AuthorizedRequest[Any, Any], text: str, name: str) -> UUID:
-    """The id of the thread that the caller calls `text`, from the field `name`. ValidationFailed if it is no such text."""
+    """Return the id of the thread that the caller names `text` in the field `name`. Raise ValidationFailed if the text is not valid."""
     if not 1 <= len(text) <= MAX_TEXT:
         raise ValidationFailed(f"{name} must have 1 to {MAX_TEXT} characters")
     return derived_thread_id(text, call.state.settings.project_id, call.caller.identity)

@@ -36,7 +36,7 @@ class ThreadReader:
         return Tenant.of(self.call.caller.user, self.filters)
 
     async def settled(self, thread_id: UUID) -> Thread | None:
-        """The thread, when the runs that go on there have ended. None if there is none of the caller's."""
+        """Wait for the thread's active runs to end, and return the thread. None if the caller has no such thread."""
         service, thread = self.call.state.runs, None
         for _ in range(MAX_RUNS_BEFORE):
             async with service.pool.connection(self.filters) as conn:
@@ -51,24 +51,24 @@ class ThreadReader:
         return thread
 
     async def look(self, thread_id: UUID, run_ids: Sequence[UUID]) -> tuple[list[Run], Thread | None]:
-        """Those of the runs that the thread has, and the thread as it is now. None if there is none of the caller's."""
+        """Return those of the runs that the thread has, and the present thread. None if the caller has no such thread."""
         async with self.call.state.pool.connection(self.filters) as conn:
             several = await runs.get_several(conn, self.filters, run_ids)
             thread = await threads.get(conn, self.filters, thread_id)
         return [run for run in several if run.thread_id == thread_id], thread
 
     async def thread(self, thread_id: UUID) -> Thread | None:
-        """The thread as it is now. None if there is none of the caller's."""
+        """Return the present thread, or None if the caller has no such thread."""
         async with self.call.state.pool.connection(self.filters) as conn:
             return await threads.get(conn, self.filters, thread_id)
 
     async def run(self, thread_id: UUID, run_id: UUID) -> Run | None:
-        """A run of the thread. None if there is none of the caller's."""
+        """Return a run of the thread, or None if the caller has no such run."""
         async with self.call.state.pool.connection(self.filters) as conn:
             return await runs.get(conn, self.filters, thread_id, run_id)
 
     async def newest_run(self, thread_id: UUID) -> Run | None:
-        """The newest run of the thread, from which its questions come. None if there is none of the caller's."""
+        """Return the newest run of the thread, or None. The thread's questions come from this run."""
         async with self.call.state.pool.connection(self.filters) as conn:
             newest = await thread_runs.newest_run(conn, self.filters, thread_id)
             return newest and await runs.get(conn, self.filters, thread_id, newest.run_id)

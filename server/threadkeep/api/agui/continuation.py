@@ -49,7 +49,7 @@ class _Place:
     reader: ThreadReader
     thread_id: UUID
     thread: Thread | None
-    """None: there is none yet."""
+    """None: the thread does not exist yet."""
     input_keys: frozenset[str]
 
     @property
@@ -59,14 +59,14 @@ class _Place:
 
     @property
     def questions(self) -> list[Question]:
-        """What the graph waits for."""
+        """The questions that the graph waits for."""
         return questions_of(self.thread.interrupts.load()) if self.thread is not None else []
 
 
 async def continued(reader: ThreadReader, sent: RunInput, authorized: Authorized, thread: Thread | None) -> Authorized:
-    """The request of the run, with its input by the state of `thread` as soon as no run goes on there.
+    """Wait until the thread has no active run, and return the run's request with the input for the thread's state.
 
-    NotFound if the caller has no such agent. RunRefused if the thread can't be continued like this. SameRun if it was continued like this before.
+    Raise NotFound if the caller has no such agent, RunRefused if the thread can't be continued by this request, and SameRun if the same request has continued it before.
     """
     call, request = reader.call, authorized.request
     assistant = await resolve_agent(call, authorized.assistants, request.assistant)
@@ -82,7 +82,7 @@ async def continued(reader: ThreadReader, sent: RunInput, authorized: Authorized
     if sent.is_answer:
         return await _answered(place, sent, authorized)
     if place.questions:
-        raise RunRefused("the graph waits for answers: send `resume`", "interrupted")
+        raise RunRefused("the graph waits for answers: send them in `resume`", "interrupted")
     spec = request.spec
     changes = await _input(place, sent, fields_of(spec.input))
     return replace(authorized, request=replace(request, spec=spec.model_copy(update=changes)))
@@ -97,22 +97,22 @@ async def _input(place: _Place, sent: RunInput, graph_input: Mapping[str, Any]) 
     if MESSAGES not in place.input_keys:
         return {"input": state}
     messages = messages_of(graph_input)
-    held = set(message_ids(messages_of(place.values)))
-    new = [message for message in messages if message.get("id") not in held]
+    known_ids = set(message_ids(messages_of(place.values)))
+    new = [message for message in messages if message.get("id") not in known_ids]
     last = messages[-1] if messages else None
-    if last is None or last.get("role") != "user" or last.get("id") not in held or place.thread is None:
+    if last is None or last.get("role") != "user" or last.get("id") not in known_ids or place.thread is None:
         return {"input": {**state, MESSAGES: new}}
     checkpoint_id = await _checkpoint_before(place.reader, place.thread, last["id"])
     return {"input": {**state, MESSAGES: [*new, last]}, "checkpoint_id": checkpoint_id}
 
 
 def _changed_keys(place: _Place, sent: RunInput, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of the client's state that the input of the graph has. One that is as in the thread would go through its reducer again."""
-    wanted = {**state, **sent.special_keys}
+    """Return the keys of the client's state that belong in the graph's input. Unchanged keys are left out, because a reducer would apply them again."""
+    client_state = {**state, **sent.special_keys}
     known = place.values
     return {
         key: value
-        for key, value in wanted.items()
+        for key, value in client_state.items()
         if key in place.input_keys and key != MESSAGES and not (key in known and known[key] == value)
     }
 
@@ -122,9 +122,9 @@ async def _answered(place: _Place, sent: RunInput, authorized: Authorized) -> Au
     request, questions = authorized.request, place.questions
     newest = await place.reader.newest_run(place.thread_id)
     answers = _all_answers(place, sent, questions, newest)
-    held = set(message_ids(messages_of(place.values)))
-    if any(message["role"] == "user" and message["id"] not in held for message in sent.messages):
-        raise RunRefused("answers and a new message can't be sent together", "interrupted")
+    known_ids = set(message_ids(messages_of(place.values)))
+    if any(message["role"] == "user" and message["id"] not in known_ids for message in sent.messages):
+        raise RunRefused("a request can't contain both answers and a new message", "interrupted")
     update = _changed_keys(place, sent, fields_of(sent.state))
     command = Command(resume=answers, update=update or None)
     key = answer_key(newest.run_id if newest else place.thread_id, answers_digest(sent))
@@ -133,30 +133,30 @@ async def _answered(place: _Place, sent: RunInput, authorized: Authorized) -> Au
 
 
 def _all_answers(place: _Place, sent: RunInput, questions: Sequence[Question], newest: Run | None) -> Any:
-    """What the graph is resumed with. RunRefused if an answer is missing, or answers what is not asked."""
-    asked = {question.interrupt_id for question in questions}
+    """Return the value that resumes the graph. Raise RunRefused if an answer is missing or has no question."""
+    open_ids = {question.interrupt_id for question in questions}
     answers = sent.answers
     if answers is None:
         older = sent.older_answer
-        if not asked and place.thread is not None and place.thread.status == "interrupted":
+        if not open_ids and place.thread is not None and place.thread.status == "interrupted":
             return older  # it stopped before or after a node, which asks nothing
         answers = fields_of(older)
-        if len(asked) == 1 and answers.keys() != asked:
-            return {next(iter(asked)): older}
-    if answers.keys() == asked and asked:
+        if len(open_ids) == 1 and answers.keys() != open_ids:
+            return {next(iter(open_ids)): older}
+    if answers.keys() == open_ids and open_ids:
         return dict(answers)
     if newest is not None and _digest_of(newest) == answers_digest(sent).hex():
         raise SameRun(newest)
-    if unknown := next((each for each in answers if each not in asked), None):
+    if unknown := next((each for each in answers if each not in open_ids), None):
         raise RunRefused(f"the thread does not wait for an answer to {unknown!r}", "unknown_interrupt")
-    if not asked:
+    if not open_ids:
         raise RunRefused("the thread does not wait for an answer", "unknown_interrupt")
-    missing = next(each for each in asked if each not in answers)
+    missing = next(each for each in open_ids if each not in answers)
     raise RunRefused(f"the answer to {missing!r} is missing", "missing_answer")
 
 
 async def _refuse_repetition(reader: ThreadReader, thread_id: UUID, sent: RunInput) -> None:
-    """Raise SameRun if the run that goes on has these answers, so that the request does not wait for its end."""
+    """Raise SameRun if the active run has these answers, so that the request does not wait for its end."""
     newest = await reader.newest_run(thread_id)
     is_active = newest is not None and newest.status in {"pending", "running"}
     if newest is not None and is_active and _digest_of(newest) == answers_digest(sent).hex():

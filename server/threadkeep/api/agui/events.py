@@ -31,11 +31,11 @@ AI_TYPES: Final = frozenset({"ai", "AIMessageChunk"})
 TOKEN_HEAD: Final = b'[{"content":'
 """How the event of a token begins."""
 UNKNOWN: Final[Any] = object()
-"""Stands for a state that is not known yet."""
+"""A state that is not known yet."""
 
 
 def frame(event: Mapping[str, Any]) -> bytes:
-    """An event as an SSE frame. Its lines end in LF alone, because clients split a stream at an empty line of that kind."""
+    """Return an event as an SSE frame. Its lines end in LF, because AG-UI clients split a stream at two LF."""
     return b"data: %b\n\n" % json.dumps(event)
 
 
@@ -73,7 +73,7 @@ class _Speaker:
     """A frame with a piece of its text, up to the text."""
     has_open_text: bool = False
     token_tail: bytes | None = None
-    """What follows the text in the event of a token. It is the same for all tokens of a message."""
+    """The bytes after the text in a token's event. They are the same for all tokens of a message."""
     reasoning_id: str | None = None
     """The reasoning that is open."""
     reasonings: int = 0
@@ -93,7 +93,7 @@ class RunEvents:
         self._last_speaker: _Speaker | None = None
         """The speaker of the last event of a message, while its text is open."""
         self._seen: set[str] = set()
-        """The ids of the messages that were told, or that the thread had before."""
+        """The ids of the messages that were sent, or that the thread had before."""
         self._knows_history = False
         self._state: Any = UNKNOWN
         """The values without messages, as the client has them."""
@@ -125,7 +125,7 @@ class RunEvents:
         return b""
 
     def finish(self, end: RunEnd) -> bytes:
-        """The frames of the end: what is still open, both snapshots, the questions, and how the run ended."""
+        """Return the last frames: the ends of open messages, both snapshots, the questions, and the end of the run."""
         return b"".join(self._finish(end))
 
     def set_state(self, values: Any, questions: Sequence[Question]) -> None:
@@ -155,7 +155,7 @@ class RunEvents:
     def _read_token(self, data: bytes) -> bytes:
         """The frame of one more token of the message that spoke last. Empty if the event is something else.
 
-        Most events are tokens, and they differ in their text alone. So they are not parsed.
+        Most events are tokens, and only their text differs. So they are not parsed.
         """
         speaker = self._last_speaker
         if speaker is None or speaker.token_tail is None or not data.endswith(speaker.token_tail):
@@ -167,7 +167,7 @@ class RunEvents:
         return b"%b%b}\n\n" % (speaker.content_head, text)
 
     def _read_message(self, data: bytes) -> bytes:
-        """A message of a node, or a piece of one that a model streams."""
+        """Read a message of a node, or a chunk of a model's message."""
         message, metadata = cast("tuple[dict[str, Any], dict[str, Any]]", orjson.loads(data))
         if message["type"] not in AI_TYPES:
             return b"".join(self._result(message)) if message["type"] == "tool" else b""
@@ -263,7 +263,7 @@ class RunEvents:
             yield frame({"type": "STEP_FINISHED", "stepName": node})
 
     def _read_values(self, values: Any) -> Iterator[bytes]:
-        """The state after a step. Messages of it that nobody streamed are told now."""
+        """Read the state after a step. Send its messages that were not streamed."""
         self._add_questions(values)
         before = self._state
         self._set_values(values)
@@ -287,9 +287,9 @@ class RunEvents:
         self._messages = messages_of(fields) if MESSAGES in fields else None
 
     def _add_questions(self, values: Any) -> None:
-        asked: object = fields_of(values).get(INTERRUPT)
+        interrupts: object = fields_of(values).get(INTERRUPT)
         known = {question.interrupt_id for question in self.questions}
-        self.questions += [each for each in questions_of(asked) if each.interrupt_id not in known]
+        self.questions += [each for each in questions_of(interrupts) if each.interrupt_id not in known]
 
     def _unstreamed(self, messages: Sequence[dict[str, Any]]) -> Iterator[bytes]:
         for message, message_id in zip(messages, message_ids(messages), strict=True):
@@ -348,7 +348,7 @@ def interrupt(question: Question) -> dict[str, Any]:
 
 
 def _token_tail(message: Mapping[str, Any], data: bytes) -> bytes | None:
-    """What follows the text in the event of a token. None if the event says more than a text, or ends the message."""
+    """Return the bytes after the text in a token's event. None if the event has more than a text, or ends the message."""
     content: object = message.get("content")
     if not isinstance(content, str) or message.get("tool_call_chunks") or message.get("additional_kwargs"):
         return None

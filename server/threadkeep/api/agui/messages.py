@@ -1,6 +1,6 @@
 """Messages: those of AG-UI as the input of a graph, and those of a state as AG-UI has them.
 
-Both are JSON. AG-UI's answers of an assistant are text alone, so other parts of them are not told.
+Both are JSON. An assistant's answer in AG-UI has only text, so other parts are not sent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from threadkeep.base import json
 Message = dict[str, Any]
 
 LEFT_OUT: Final = frozenset({"activity", "reasoning"})
-"""Roles of messages that are no part of a thread."""
+"""Roles of messages that do not belong to a thread."""
 ROLES: Final[Mapping[str, str]] = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
 """LangChain's type -> AG-UI's role."""
 MEDIA: Final[Mapping[str, MediaType]] = {"image": "image", "audio": "audio", "video": "video", "document": "file"}
@@ -55,16 +55,16 @@ def upgraded(message: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**fields_of(message), "content": [_upgraded_part(part) for part in cast("list[object]", content)]}
 
 
-def client_messages(held: Sequence[Message]) -> list[Message]:
+def client_messages(messages: Sequence[Message]) -> list[Message]:
     """The messages of a state in the form of AG-UI. Those of other roles are left out."""
-    ids = message_ids(held)
-    several = [_client_message(message, each) for message, each in zip(held, ids, strict=True)]
+    ids = message_ids(messages)
+    several = [_client_message(message, each) for message, each in zip(messages, ids, strict=True)]
     return [message for message in several if message is not None]
 
 
-def message_ids(held: Sequence[Message]) -> list[str]:
+def message_ids(messages: Sequence[Message]) -> list[str]:
     """The ids of the messages of a state. One without an id is known by its place."""
-    return [str(message.get("id") or f"message-{index}") for index, message in enumerate(held)]
+    return [str(message.get("id") or f"message-{index}") for index, message in enumerate(messages)]
 
 
 def tool_content(message: Message) -> str | list[dict[str, Any]]:
@@ -116,7 +116,7 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(text: str) -> dict[str, Any]:
-    """The arguments of a call. Those that are no object, because a stream was cut off, are kept as text."""
+    """Return the arguments of a call. If a stream was cut off, they are not an object, and their text is used."""
     try:
         arguments: object = json.loads(text or "{}")
     except ValueError:
@@ -130,22 +130,22 @@ def _client_message(message: Message, message_id: str) -> Message | None:
         role = message["role"]
     if role is None:
         return None
-    told: Message = {"id": message_id, "role": role}
+    fields: Message = {"id": message_id, "role": role}
     if role == "tool":
         error = {"error": text_of(message.get("content"))} if message.get("status") == "error" else {}
         call_id = str(message.get("tool_call_id") or "")
-        return {**told, "content": tool_content(message), "toolCallId": call_id, **error}
+        return {**fields, "content": tool_content(message), "toolCallId": call_id, **error}
     if isinstance(name := message.get("name"), str):
-        told["name"] = name
+        fields["name"] = name
     if role == "user":
-        told["content"] = _user_content(message)
-        return told
+        fields["content"] = _user_content(message)
+        return fields
     if role == "system" and fields_of(message.get("additional_kwargs")).get("__openai_role__") == "developer":
-        told["role"] = "developer"
-    told["content"] = "".join(text for kind, text in text_pieces(message) if kind != "reasoning")
+        fields["role"] = "developer"
+    fields["content"] = "".join(text for kind, text in text_pieces(message) if kind != "reasoning")
     if role == "assistant" and (calls := message.get("tool_calls")):
-        told["toolCalls"] = [client_call(call) for call in calls]
-    return told
+        fields["toolCalls"] = [client_call(call) for call in calls]
+    return fields
 
 
 def client_call(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _user_content(message: Message) -> str | list[dict[str, Any]]:
 
 
 def _part(block: Block) -> dict[str, Any]:
-    """A block as a part. What AG-UI has no part for is told as its JSON."""
+    """Return a content block as a part. A block without a part in AG-UI becomes its JSON."""
     if block["type"] == "text":
         return {"type": "text", "text": block["text"]}
     source = _source(block)

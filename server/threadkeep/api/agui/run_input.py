@@ -47,7 +47,7 @@ class RunQuery(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     on_disconnect: Literal["cancel", "continue"] = "cancel"
-    """What happens to the run some seconds after the client has gone, unless it comes back."""
+    """The action on the run a few seconds after the client has disconnected, unless it reconnects."""
 
 
 class _Command(BaseModel):
@@ -67,13 +67,13 @@ class _ForwardedProps(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInput:
-    """What a request asks for."""
+    """A request, as this server reads it."""
 
     thread_id: str
     run_id: str
     parent_run_id: str | None
     messages: list[Message]
-    """As a graph's input has them, without those that are no part of a thread."""
+    """In the form of a graph's input, without messages that do not belong to a thread."""
     state: Any
     tools: list[dict[str, Any]]
     context: list[dict[str, Any]]
@@ -81,7 +81,7 @@ class RunInput:
     answers: Mapping[str, Any] | None
     """Interrupt id -> answer. None: the request has no `resume`."""
     older_answer: Any
-    """`command.resume` of `forwardedProps`, by which older clients answer. None: there is none."""
+    """`command.resume` in `forwardedProps`, in which older clients send answers. None: the client sent no answer there."""
     forwarded_props: Any
 
     @property
@@ -91,7 +91,7 @@ class RunInput:
 
     @property
     def page(self) -> dict[str, Any]:
-        """What every graph finds as `ag_ui` in its `configurable`."""
+        """The value of `ag_ui` in `configurable`, for every graph."""
         props = {} if self.forwarded_props is None else {"forwarded_props": self.forwarded_props}
         return {"tools": self.tools, "context": self.context, **props}
 
@@ -106,7 +106,7 @@ class RunInput:
 
 
 def read_input(body: RunBody) -> RunInput:
-    """The request of a body. ValidationFailed names the place of what AG-UI does not allow."""
+    """Read a body. ValidationFailed names the field that AG-UI does not allow."""
     sent = _checked(body)
     for name in ("threadId", "runId"):
         if not 1 <= len(sent[name]) <= MAX_TEXT:
@@ -151,5 +151,5 @@ def _answers(resume: list[dict[str, Any]] | None) -> dict[str, Any] | None:
         for entry in resume
     }
     if len(answers) < len(resume):
-        raise ValidationFailed("resume answers an interrupt twice")
+        raise ValidationFailed("`resume` answers an interrupt twice")
     return answers

@@ -41,7 +41,7 @@ from threadkeep.tables import runs, workers
 log = logging.getLogger(__name__)
 
 GRACE_S: Final = 5.0
-"""Seconds after which the run of a client that has gone is stopped, unless it comes back."""
+"""Seconds between a client's disconnect and the stop of its run, unless the client reconnects."""
 KEY_TRIES, KEY_WAIT_S = 50, 0.1
 """How often, and after how many seconds, a request asks again whether another one has answered the same question."""
 READERS_MARK: Final = "readers"
@@ -53,8 +53,8 @@ Call = AuthorizedRequest[RunBody, RunQuery]
 async def run(call: Call) -> Response:
     """POST /ag-ui/{assistant_id}: run an assistant on the thread of a page, and stream the events of AG-UI.
 
-    The same `threadId` and `runId` is the same run: its events come again from the first one on. If the client goes away
-    and does not come back within 5 seconds, the run is stopped, unless `on_disconnect` is `continue`.
+    If you send the same `threadId` and `runId` again, you get the events of the same run from its first one. If you
+    disconnect and do not come back within 5 seconds, the run is stopped, unless `on_disconnect` is `continue`.
     """
     sent = read_input(call.body)
     agent_id(call.assistants, call.request.path_params["assistant_id"])
@@ -94,14 +94,14 @@ async def _handle(call: Call, sent: RunInput, reader_id: str) -> RunHandle:
         except SameRun as same:
             return service.handle_of(reader.filters, same.run)
         except IdempotencyKeyReused:
-            raise RunRefused("the question has another answer already", "unknown_interrupt") from None
-        except IdempotencyKeyInUse:  # another request with an answer is being let in
+            raise RunRefused("the question already has another answer", "unknown_interrupt") from None
+        except IdempotencyKeyInUse:  # another request with an answer is being processed
             await anyio.sleep(KEY_WAIT_S)
-    raise RunRefused("another answer to the question is still being let in", "unknown_interrupt")
+    raise RunRefused("another answer to the question is still being processed", "unknown_interrupt")
 
 
 def _run_ids(request: RunRequest, run_id: str) -> list[UUID]:
-    """The ids that the run may have: one that follows from the client's, or the client's own, of any surface."""
+    """Return the possible ids of the run: one made from the client's id, or the client's own id, of any surface."""
     ids = [] if request.run_id is None else [request.run_id]
     try:
         return [*ids, UUID(run_id)]
@@ -110,7 +110,7 @@ def _run_ids(request: RunRequest, run_id: str) -> list[UUID]:
 
 
 def _request(call: Call, sent: RunInput, thread_id: UUID, reader_id: str) -> RunRequest:
-    """The run as far as it is known before the thread is read."""
+    """Return the run request before the thread is read."""
     readers = {reader_id: str(call.state.runs.executor.lease.worker_id)}
     own: dict[str, Any] = {"thread_id": sent.thread_id, "run_id": sent.run_id, READERS_MARK: readers}
     if sent.is_answer:
@@ -131,7 +131,7 @@ def _request(call: Call, sent: RunInput, thread_id: UUID, reader_id: str) -> Run
 
 
 def _spec(sent: RunInput) -> GraphRunOptions:
-    """What the graph is called with. Handlers of a project's own `Auth` see it. ValidationFailed."""
+    """Return the options of the graph's call. Handlers of a project's own `Auth` see them. Raise ValidationFailed."""
     fields: dict[str, Any] = {"config": sent.config, "stream_mode": list(MODES), "direct_events": True}
     if sent.is_answer:
         fields["command"] = Command(resume=sent.older_answer if sent.answers is None else dict(sent.answers))
@@ -144,7 +144,7 @@ def _spec(sent: RunInput) -> GraphRunOptions:
 
 
 async def _take_up(call: Call, handle: RunHandle, reader_id: str) -> bool:
-    """Note this connection with the run. False if another surface started the run, which goes on by itself."""
+    """Record this connection on the run. Return False if another surface started the run, which then continues without readers."""
     if handle.run is None:
         return False
     marks = marks_of(handle.run.metadata.load(), "ag-ui")
@@ -162,7 +162,7 @@ def _reader_path(reader_id: str) -> tuple[str, str, str]:
 
 
 async def _frames(call: Call, handle: RunHandle, events: RunEvents, reading: StreamReader) -> AsyncGenerator[bytes]:
-    """The frames of a run. They end without an event if this process stops, so that the client comes back."""
+    """Yield the frames of a run. If this process stops, they end without an event, so that the client reconnects."""
     yield events.head.frame()
     try:
         async with aclosing(handle.events()) as items:
@@ -178,12 +178,12 @@ async def _frames(call: Call, handle: RunHandle, events: RunEvents, reading: Str
         if not call.state.signals.leaving.is_set():
             yield error_frame("the run was deleted", "deleted")
     except TRANSIENT_ERRORS:
-        log.warning("the database went away from a stream", exc_info=True)
+        log.warning("stream ended: the database connection was lost", exc_info=True)
         yield error_frame(ServiceUnavailable().detail, ServiceUnavailable.code)
 
 
 async def _read_state(call: Call, handle: RunHandle, events: RunEvents) -> None:
-    """Let the end tell the state of the thread, because the events are no longer kept, or do not have it."""
+    """Take the state at the end from the thread, because its events were deleted or do not contain it."""
     async with call.state.pool.connection(handle.filters) as conn:
         stored = await runs.get_result(conn, handle.filters, handle.thread_id, handle.run_id)
     if stored is not None and stored.values is not None:
@@ -197,7 +197,7 @@ async def _refused(head: RunHead, refusal: RunRefused) -> AsyncGenerator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What to do when the client of a run has gone."""
+    """A client that has disconnected from its run. The run is stopped unless a client follows it."""
 
     call: Call
     handle: RunHandle
@@ -208,7 +208,7 @@ class Left:
         self.call.state.runs.cancel_later(self.handle, GRACE_S, "the client disconnected", self._was_last)
 
     async def _was_last(self) -> bool:
-        """Remove this connection. Whether the run has no other one at a process that lives."""
+        """Remove this connection. Return whether the run has no other connection at a live process."""
         pool, handle = self.call.state.pool, self.handle
         async with pool.connection(handle.filters) as conn:
             others = await runs.remove_mark(conn, handle.filters, handle.run_id, _reader_path(self.reader_id))
@@ -219,7 +219,7 @@ class Left:
 
 
 class RunStream(EventStream):
-    """Sends the frames of a run. Lines end in LF alone, because clients split a stream at an empty line of that kind."""
+    """Sends the frames of a run. Lines end in LF, because AG-UI clients split a stream at two LF."""
 
     heartbeat = b": heartbeat\n\n"
     shutdown_retry = b": the server is stopping\n\n"
@@ -233,7 +233,7 @@ class RunStream(EventStream):
         left: Left | None = None,
         reading: StreamReader | None = None,
     ) -> None:
-        """`left`: what happens to the run if the client goes away. None: nothing."""
+        """`left` is called if the client disconnects. None: nothing happens."""
         super().__init__(frames, call, headers=headers or {}, cancels=left.handle if left else None, reading=reading)
         self._left = left
 

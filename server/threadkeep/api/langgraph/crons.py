@@ -199,7 +199,7 @@ async def _require_cron(call: AuthorizedRequest[Any, Any]) -> Cron:
 
 
 async def delete(call: AuthorizedRequest[None, None]) -> Response:
-    """DELETE /runs/crons/{cron_id}: delete a cron. The runs that it started stay."""
+    """DELETE /runs/crons/{cron_id}: delete a cron. Its runs are not deleted."""
     cron_id = call.cron_id
     async with call.state.pool.connection(call.filters) as conn:
         is_deleted = await crons.delete(conn, call.filters, cron_id)

@@ -22,7 +22,7 @@ JsonSchema = dict[str, Any]
 
 ANYTHING: Final[JsonSchema] = {}
 MAX_DEPTH: Final = 8
-"""The depth to which a refused type is taken apart, because a type that contains itself has no end."""
+"""The depth to which the parts of a refused type are read, because a type may contain itself."""
 MARKS: Final = (Annotated, Required, NotRequired, ReadOnly)
 """Wrappers of a field's type that do not change its values."""
 UNIONS: Final = (Union, types.UnionType)

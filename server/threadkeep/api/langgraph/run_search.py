@@ -53,12 +53,12 @@ class RunSearch(BaseModel):
 
 
 async def search(call: AuthorizedRequest[RunSearch, None]) -> Response:
-    """POST /runs/search: search the runs of all the caller's threads, the newest first.
+    """POST /runs/search: search the runs of all your threads, the newest first.
 
-    `x-pagination-next` is the offset at which the listing goes on, if there are more.
+    If there are more runs, the header `x-pagination-next` is the offset of the next page.
     """
     body, settings = call.body, call.state.settings
-    wanted = RunFilter(
+    run_filter = RunFilter(
         status=body.status,
         assistant_id=None if body.assistant_id is None else call.assistants.id_of(body.assistant_id),
         graph_id=body.graph_id,
@@ -67,9 +67,9 @@ async def search(call: AuthorizedRequest[RunSearch, None]) -> Response:
         created_after=body.created_after,
         created_before=body.created_before,
     )
-    # One more than is asked for tells whether there are more.
+    # One more row than requested shows whether there is a next page.
     more = PageRequest(limit=body.limit + 1, offset=body.offset, answer_bytes=settings.answer_bytes)
-    rows = await run_search.search(call.state.pool, call.filters, wanted, more, timeout_s=settings.search_timeout_s)
+    rows = await run_search.search(call.state.pool, call.filters, run_filter, more, timeout_s=settings.search_timeout_s)
     page = PageRequest(limit=body.limit, offset=body.offset, answer_bytes=settings.answer_bytes)
     fields: list[str] = list(body.select or [])
     return await bounded_page(rows[: body.limit], page, lambda run: select_fields(run, fields))

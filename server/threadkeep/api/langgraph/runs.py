@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 @functools.cache
 def _warn_without_effect(field: str) -> None:
     """Log once that a field in requests has no effect."""
-    log.warning("a field of LangSmith's has no effect on this server", extra={"field": field})
+    log.warning("a LangSmith field has no effect on this server", extra={"field": field})
 
 
 class RunBody(GraphRunOptions):

@@ -40,7 +40,7 @@ def _labels(labels: list[str]) -> list[str]:
         if not label or "." in label:
             raise ValueError(f"Namespace label {label[:100]!r} must be a non-empty string without periods")
     if len(".".join(labels).encode()) > MAX_NAMESPACE_BYTES:
-        raise ValueError(f"a namespace takes at most {MAX_NAMESPACE_BYTES} bytes")
+        raise ValueError(f"a namespace may have at most {MAX_NAMESPACE_BYTES} bytes")
     return labels
 
 
@@ -54,7 +54,7 @@ def _own_root(labels: list[str]) -> list[str]:
 
 def _key(key: str) -> str:
     if len(key.encode()) > MAX_KEY_BYTES:
-        raise ValueError(f"a key takes at most {MAX_KEY_BYTES} bytes")
+        raise ValueError(f"a key may have at most {MAX_KEY_BYTES} bytes")
     return key
 
 
@@ -63,9 +63,9 @@ def _filter(conditions: dict[str, Any]) -> dict[str, Any]:
         names = cast("dict[str, Any]", condition) if isinstance(condition, dict) else {}
         operators = {name for name in names if name.startswith("$")}
         if unknown := operators - OPERATORS:
-            raise ValueError(f"Unsupported operator: {min(unknown)}; there are {', '.join(sorted(OPERATORS))}")
+            raise ValueError(f"Unsupported operator: {min(unknown)}. Use one of {', '.join(sorted(OPERATORS))}")
         if operators and len(operators) < len(names):
-            raise ValueError("operators and plain keys can't stand side by side")
+            raise ValueError("a condition can't have both operators and plain keys")
     return conditions
 
 
@@ -156,7 +156,7 @@ async def get(call: AuthorizedRequest[None, ItemQuery]) -> Response:
 
 
 async def delete(call: AuthorizedRequest[ItemKey, None]) -> Response:
-    """DELETE /store/items: delete an item. It is no error if it does not exist."""
+    """DELETE /store/items: delete an item. If it does not exist, nothing happens."""
     await _store(call).adelete(tuple(call.body.namespace), call.body.key)
     return no_content_response()
 

@@ -97,8 +97,8 @@ def _extract(alias: str, path: str) -> Extract:
 async def search(call: AuthorizedRequest[ThreadSearch, None]) -> Response:
     """POST /threads/search: search threads."""
     body, settings = call.body, call.state.settings
-    wanted = ThreadFilter(ids=body.ids, metadata=body.metadata, values=body.values, status=body.status)
-    conditions = await _titled(call, wanted)
+    thread_filter = ThreadFilter(ids=body.ids, metadata=body.metadata, values=body.values, status=body.status)
+    conditions = await _titled(call, thread_filter)
     request = body.page_request(settings.answer_bytes)
     page = await thread_search.search(
         call.state.pool, call.filters, conditions, request, timeout_s=settings.search_timeout_s
@@ -123,7 +123,7 @@ async def _titled(call: AuthorizedRequest[Any, None], conditions: ThreadFilter) 
 
 async def count(call: AuthorizedRequest[CountBody, None]) -> Response:
     """POST /threads/count: count threads."""
-    wanted = ThreadFilter(metadata=call.body.metadata, values=call.body.values, status=call.body.status)
-    conditions = await _titled(call, wanted)
+    thread_filter = ThreadFilter(metadata=call.body.metadata, values=call.body.values, status=call.body.status)
+    conditions = await _titled(call, thread_filter)
     async with search_connection(call.state.pool, call.filters, call.state.settings.search_timeout_s) as conn:
         return json_response(await thread_search.count(conn, call.filters, conditions))

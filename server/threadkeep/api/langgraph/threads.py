@@ -124,7 +124,7 @@ def _ttl_fields(ttl: Ttl, expires_at: object) -> dict[str, object]:
 
 
 async def update(call: AuthorizedRequest[ThreadPatch, None]) -> Response:
-    """PATCH /threads/{thread_id}: update a thread. Metadata is merged. The owner metadata stays."""
+    """PATCH /threads/{thread_id}: update a thread. Your metadata is merged with its metadata. The owner stays the same."""
     body, limit = call.body, call.state.settings.metadata_bytes
     json.check_bytes(limit, metadata=body.metadata)
     change = Change(metadata=body.metadata, ttl=body.ttl.to_ttl if body.ttl else None, metadata_bytes=limit)

@@ -1,4 +1,4 @@
-"""Arguments: what a call of a tool asks for, checked against the tool's schema.
+"""Arguments: reads the arguments of a tool call and checks them against the tool's schema.
 
 A wrong argument is an error of the tool, not of the protocol, because models read it and send better arguments.
 """
@@ -23,7 +23,7 @@ MAX_DETAIL: Final = 500
 ROLES: Final = frozenset({"user", "human", "assistant", "ai", "system", "developer", "tool", "function"})
 """Roles of messages that LangChain knows."""
 BROKEN_SCHEMAS: Final = (SchemaError, Unresolvable, ValueError, TypeError, RecursionError)
-"""What a validator raises for a schema that a graph's author wrote by hand and wrongly."""
+"""The errors of a validator for an invalid schema that a graph's author wrote by hand."""
 
 
 class ToolError(Exception):
@@ -32,37 +32,37 @@ class ToolError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolArguments:
-    """What a call asks for."""
+    """The arguments of a call, as this server reads them."""
 
     input: Any
     thread_id: UUID | None = None
     """The thread to continue. None: a new one."""
     resume: Any = None
-    """The answer to what the thread waits for. None: the call sends new input."""
+    """The answer to the thread's question. None: the call sends new input."""
 
 
 async def read_arguments(schemas: ToolSchemas, arguments: Mapping[str, Any]) -> ToolArguments:
-    """Read the arguments of a call. ToolError names what is wrong."""
-    given = dict(arguments)
-    thread_id = _thread_id(given.pop(THREAD_ID, None)) if schemas.has_thread_argument else None
-    resume = given.pop(RESUME, None) if schemas.has_resume_argument else None
+    """Read the arguments of a call. ToolError names the wrong argument."""
+    rest = dict(arguments)
+    thread_id = _thread_id(rest.pop(THREAD_ID, None)) if schemas.has_thread_argument else None
+    resume = rest.pop(RESUME, None) if schemas.has_resume_argument else None
     if resume is not None:
         if thread_id is None:
             raise ToolError("resume answers a question of an earlier call: send the thread_id of its result too")
         return ToolArguments(input=None, thread_id=thread_id, resume=resume)
-    messages = _messages(given.pop(MESSAGES, None)) if schemas.takes_messages else None
+    messages = _messages(rest.pop(MESSAGES, None)) if schemas.takes_messages else None
     if not schemas.takes_anything:
-        _refuse_unknown(schemas, given)
-        await _check(schemas, given)
-    graph_input: Any = given if schemas.takes_object else given.get(INPUT)
+        _refuse_unknown(schemas, rest)
+        await _check(schemas, rest)
+    graph_input: Any = rest if schemas.takes_object else rest.get(INPUT)
     if messages is not None:
-        graph_input = {**given, MESSAGES: messages}
+        graph_input = {**rest, MESSAGES: messages}
     return ToolArguments(input=graph_input, thread_id=thread_id)
 
 
 def unknown_thread() -> ToolError:
     """The error for a thread that does not exist or that the caller may not use."""
-    return ToolError("There is no such thread_id. Leave thread_id out to begin a new conversation.")
+    return ToolError("The thread_id does not exist. Omit thread_id to begin a new conversation.")
 
 
 def _thread_id(text: object) -> UUID | None:
@@ -81,7 +81,7 @@ def _messages(sent: object) -> list[dict[str, Any]]:
     if isinstance(sent, str) and sent:
         return [{"role": "user", "content": sent}]
     if not isinstance(sent, list) or not sent:
-        raise ToolError("messages: must be a text, which is the message to the agent")
+        raise ToolError("messages: must be a string: the message to the agent")
     return [_message(index, each) for index, each in enumerate(cast("list[object]", sent))]
 
 
@@ -95,22 +95,22 @@ def _message(index: int, sent: object) -> dict[str, Any]:
     return {**message, "role": role}
 
 
-def _refuse_unknown(schemas: ToolSchemas, given: Mapping[str, Any]) -> None:
+def _refuse_unknown(schemas: ToolSchemas, rest: Mapping[str, Any]) -> None:
     schema = schemas.input_schema
     if schema.get("additionalProperties") or "patternProperties" in schema:
         return
     known = schema["properties"].keys()
-    if unknown := next((name for name in given if name not in known), None):
-        raise ToolError(f"{unknown[:100]}: there is no such argument; there are {', '.join(known)}")
+    if unknown := next((name for name in rest if name not in known), None):
+        raise ToolError(f"{unknown[:100]}: is not an argument. Use {', '.join(known)}")
 
 
-async def _check(schemas: ToolSchemas, given: Mapping[str, Any]) -> None:
+async def _check(schemas: ToolSchemas, rest: Mapping[str, Any]) -> None:
     """ToolError if the arguments do not fit the schema."""
     left_out = {MESSAGES} if schemas.takes_messages else set[str]()
     properties = {name: each for name, each in schemas.input_schema["properties"].items() if name not in left_out}
     required = [name for name in schemas.input_schema.get("required", ()) if name not in left_out]
     schema = {**schemas.input_schema, "properties": properties, "required": required}
-    if (error := await first_error(schema, given)) is not None:
+    if (error := await first_error(schema, rest)) is not None:
         raise ToolError(error)
 
 

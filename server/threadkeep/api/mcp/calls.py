@@ -1,8 +1,7 @@
-"""Calls: a call of a tool is a run. It begins a thread, continues one, or answers what a thread waits for.
+"""Calls: a call of a tool is a run. It begins a thread, continues one, or answers a thread's question.
 
-A client that can be asked gets a question as an elicitation, and calls again with the answers. What it sends back with them
-(`requestState`) names the run that asks, and holds the answers so far. A question is answered once: the answering run has an
-idempotency key of the run that asks.
+A client with elicitation gets the question as a form, and calls again with the answers. Its `requestState` names the run that
+asks, and contains the answers so far. A question has one answer: the answering run has an idempotency key of the run that asks.
 """
 
 import hashlib
@@ -52,7 +51,7 @@ class ToolCall:
     state: str | None
     """The `requestState` of a call with answers, opened."""
     responses: Mapping[str, Any] | None
-    """Question -> what the client sent."""
+    """Question -> the client's answer."""
 
     @property
     def request(self) -> AuthorizedRequest[Any, Any]:
@@ -60,7 +59,7 @@ class ToolCall:
 
     @property
     def can_elicit(self) -> bool:
-        """The client can be asked."""
+        """The client supports elicitation."""
         return can_elicit(self.exchange)
 
     @property
@@ -100,7 +99,7 @@ async def call_tool(call: ToolCall) -> Result:
 async def _start(
     call: ToolCall, spec: GraphRunOptions, thread_id: UUID | None, key: IdempotencyKey | None = None
 ) -> RunHandle:
-    """Start the run of a call. ToolError if there is no such thread."""
+    """Start the run of a call. Raise ToolError if the thread does not exist."""
     request = RunRequest(
         spec=spec.model_copy(update={"stream_mode": list(MODES if call.wants_progress else MODES[:1])}),
         assistant=str(call.tool.assistant.assistant_id),
@@ -123,7 +122,7 @@ async def _start(
 
 
 async def _follow(call: ToolCall, handle: RunHandle) -> Result:
-    """Wait for the end of a run, and tell its progress meanwhile. A call that takes long becomes a task."""
+    """Wait for the end of a run, and send its progress. A long call becomes a task."""
     progress = ProgressReader(call.exchange.tell_progress)
     on_event = progress.read if call.wants_progress else None
     if not call.may_become_task:
@@ -156,9 +155,9 @@ def _input_required(
 
 
 async def _retry(call: ToolCall, state: str) -> Result:
-    """A call with answers to what an earlier one has asked."""
-    asked: dict[str, Any] = json.loads(state)
-    thread_id, run_id, answers = UUID(asked["thread_id"]), UUID(asked["run_id"]), asked["answers"]
+    """A call with answers to the questions of an earlier call."""
+    state_fields: dict[str, Any] = json.loads(state)
+    thread_id, run_id, answers = UUID(state_fields["thread_id"]), UUID(state_fields["run_id"]), state_fields["answers"]
     filters = await _readable(call, thread_id)
     waiting = await _waiting(call, filters, thread_id)
     if waiting.run_id != run_id or not waiting.questions:
@@ -172,7 +171,7 @@ async def _retry(call: ToolCall, state: str) -> Result:
 
 async def _new_answers(call: ToolCall, thread_id: UUID, open_questions: Sequence[Question]) -> dict[str, Any]:
     """The answers that the client sent and that fit. ToolError if the user declined one."""
-    found: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     for question in open_questions:
         response: object = (call.responses or {}).get(question.interrupt_id)
         if not isinstance(response, dict):
@@ -184,16 +183,16 @@ async def _new_answers(call: ToolCall, thread_id: UUID, open_questions: Sequence
                 f"The user did not answer. Nothing was done, and the conversation with thread_id {thread_id} waits."
             ) from None
         if answer is not None:
-            found[question.interrupt_id] = answer.value
-    return found
+            answers[question.interrupt_id] = answer.value
+    return answers
 
 
 async def _resume(call: ToolCall, thread_id: UUID, resume: Any) -> Result:
-    """A call that answers by its arguments, of a client that can't be asked."""
+    """A call that answers a question by its arguments, because its client does not support elicitation."""
     filters = await _readable(call, thread_id)
     waiting = await _waiting(call, filters, thread_id)
     if not waiting.questions:
-        raise ToolError("The conversation waits for no answer. Leave resume out, and send the other arguments.")
+        raise ToolError("The conversation does not wait for an answer. Omit resume and send the other arguments.")
     if waiting.graph_id != call.tool.assistant.graph_id:
         raise ToolError(f"The question was asked by another agent than {call.tool.name}.")
     return await _answer(call, waiting, await _resume_answers(waiting.questions, resume))
@@ -202,12 +201,12 @@ async def _resume(call: ToolCall, thread_id: UUID, resume: Any) -> Result:
 async def _resume_answers(questions: Sequence[Question], resume: Any) -> dict[str, Any]:
     """Interrupt id -> answer. ToolError if one is missing, unknown, or does not fit its schema."""
     ids = [question.interrupt_id for question in questions]
-    given: dict[str, Any] = cast("dict[str, Any]", resume) if isinstance(resume, dict) else {}
+    answers: dict[str, Any] = cast("dict[str, Any]", resume) if isinstance(resume, dict) else {}
     if len(questions) == 1:
-        given = given if given.keys() == set(ids) else {ids[0]: resume}
-    elif given.keys() != set(ids):
+        answers = answers if answers.keys() == set(ids) else {ids[0]: resume}
+    elif answers.keys() != set(ids):
         raise ToolError(f"resume: must be an object with an answer for each of {', '.join(ids)}")
-    return {question.interrupt_id: await _checked(question, given[question.interrupt_id]) for question in questions}
+    return {question.interrupt_id: await _checked(question, answers[question.interrupt_id]) for question in questions}
 
 
 async def _checked(question: Question, answer: Any) -> Any:
@@ -236,7 +235,7 @@ async def _answer(call: ToolCall, waiting: Waiting, answers: Mapping[str, Any]) 
             continue
         call.exchange.started(handle)
         return await _follow(call, handle)
-    raise IdempotencyKeyInUse("another request gives an answer to the same question")
+    raise IdempotencyKeyInUse("another request is answering the same question")
 
 
 async def _present(call: ToolCall, thread_id: UUID, run_id: UUID | None) -> Result:
@@ -263,14 +262,14 @@ async def _readable(call: ToolCall, thread_id: UUID) -> Filters:
 
 
 async def _waiting(call: ToolCall, filters: Filters, thread_id: UUID) -> Waiting:
-    """The newest run of a thread, and what it waits for. ToolError if there is no such thread."""
+    """Return the newest run of a thread and the questions that it waits for. Raise ToolError if the thread does not exist."""
     async with call.request.state.pool.connection(filters) as conn:
         thread = await threads.get_without_values(conn, filters, thread_id)
         newest = await thread_runs.newest_run(conn, filters, thread_id)
     if thread is None:
         raise unknown_thread()
     if newest is None:
-        raise ToolError("The conversation waits for no answer. Leave resume out, and send the other arguments.")
+        raise ToolError("The conversation does not wait for an answer. Omit resume and send the other arguments.")
     questions = questions_of(thread.interrupts.load()) if thread.status == "interrupted" else []
     graph_id = str(thread.metadata.load().get("graph_id", ""))
     return Waiting(thread_id=thread_id, run_id=newest.run_id, graph_id=graph_id, questions=questions)

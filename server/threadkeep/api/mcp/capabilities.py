@@ -1,4 +1,4 @@
-"""Capabilities: what the client of a request can do. Since 2026-07-28 each request says so."""
+"""Capabilities: the abilities of a request's client. Since 2026-07-28 each request declares them."""
 
 from typing import TYPE_CHECKING, Final
 

@@ -1,7 +1,7 @@
-"""Elicitation: the questions of a graph as forms of MCP, and what a user sent as answers to them.
+"""Elicitation: the questions of a graph as forms of MCP, and the user's answers to them (interrupts, human in the loop).
 
-A form of MCP has only texts, numbers, booleans and choices. A question with such a schema is asked by it, and the graph gets
-the whole content. A question with another schema is asked for JSON as a text, and any other question for a text. LangChain's human in the loop is asked for a decision on each action.
+A form of MCP has only texts, numbers, booleans and choices. A question with such a schema becomes that form, and the graph gets
+the whole content. For another schema the form has a text field for JSON, and for any other question a text field. LangChain's human in the loop asks for a decision on each action.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from threadkeep.api.mcp.schemas import JsonSchema
 from threadkeep.base import json
 
 ANSWER: Final = "answer"
-"""The field of a form that asks for a text."""
+"""The text field of a form."""
 FREE_FORM: Final[JsonSchema] = {
     "type": "object",
     "properties": {ANSWER: {"type": "string", "title": "Answer"}},
@@ -36,7 +36,7 @@ DECISION_TYPES: Final = ("approve", "reject")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a user sent for one question."""
+    """Return the user's answer to one question."""
 
     value: Any
 

@@ -1,7 +1,7 @@
 """Exchange: one JSON-RPC message of a client, and its answer as JSON or, from the first notification on, as SSE.
 
 The header `MCP-Protocol-Version` decides the era. From 2026-07-28 on each request describes itself, and a closed connection
-cancels it. Before, a client begins with a handshake, of which this server keeps nothing, and a run goes on without its client.
+cancels it. Before, a client begins with a handshake, of which this server stores nothing, and a run continues without its client.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ class Protocol:
         self.server: Server[Any] = build_server(keys, project_id)
 
     async def respond(self, call: Call, raw: bytes) -> Response:
-        """Answer one message. A message that is no request is answered at once."""
+        """Answer one message. A notification is answered at once."""
         try:
             message = parse_json(raw) if len(raw) <= LARGE_BYTES else await to_thread.run_sync(parse_json, raw)
         except ValidationFailed as invalid:
@@ -101,7 +101,7 @@ class Protocol:
 
 
 class _Accept:
-    """What a client reads. Without the header, JSON."""
+    """The media types that a client accepts. Without the header, JSON."""
 
     def __init__(self, header: str) -> None:
         types = {part.split(";")[0].strip().lower() for part in header.split(",")}
@@ -182,10 +182,10 @@ class Exchange:
         self.handle: RunHandle | None = None
         """The run that the request has started."""
         self.stays = False
-        """The run goes on without the client: it is told of a task."""
+        """The run continues without the client, because it has become a task."""
         self.opened = anyio.Event()
         """Set when the run has started, or the request has ended. Before that a disconnect is not looked for."""
-        self.told = anyio.Event()
+        self.notified = anyio.Event()
         """Set when there is a notification to send."""
         self._server = server
         self._request = request
@@ -236,16 +236,16 @@ class Exchange:
         self.tell(method, params)
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Send a progress, if the client has asked for it."""
+        """Send the progress if the client has requested it."""
         self.tell_progress(progress, total, message)
 
     def tell(self, method: str, params: Mapping[str, Any] | None) -> None:
         """Send a notification before the response."""
         self._unsent.append(frame_of({"jsonrpc": "2.0", "method": method, "params": dict(params or {})}))
-        self.told.set()
+        self.notified.set()
 
     def tell_progress(self, progress: float, total: float | None, message: str | None) -> None:
-        """Send a progress, if the client has asked for it."""
+        """Send the progress if the client has requested it."""
         if self.progress_token is None:
             return
         fields = {"progressToken": self.progress_token, "progress": progress, "total": total, "message": message}
@@ -255,7 +255,7 @@ class Exchange:
         """Take the notifications that are not sent yet, as SSE frames."""
         frames = list(self._unsent)
         self._unsent.clear()
-        self.told = anyio.Event()
+        self.notified = anyio.Event()
         return frames
 
 
@@ -270,7 +270,7 @@ async def large_frame_of(message: Message) -> bytes:
 
 
 class ExchangeResponse(Response):
-    """Sends the answer: JSON if it comes soon and without a notification before it, else SSE."""
+    """Sends the answer: JSON if it is ready soon and has no notification before it, else SSE."""
 
     def __init__(self, exchange: Exchange, accepts: _Accept) -> None:
         self._exchange = exchange
@@ -290,7 +290,7 @@ class ExchangeResponse(Response):
                 await self._until_streamed(work, ends, receive)
             if self._gone:
                 return
-            if work.done() and not (exchange.told.is_set() and self._accepts.sse):
+            if work.done() and not (exchange.notified.is_set() and self._accepts.sse):
                 await self._send_json(work.result(), scope, receive, send)
                 return
             stream = _MessageStream(exchange, work, cancels=self._cancelled_run())
@@ -310,10 +310,10 @@ class ExchangeResponse(Response):
     ) -> None:
         """Wait until the answer is there or becomes a stream. Problem if the caller is refused or the process leaves."""
         exchange, (refused, leaving) = self._exchange, ends
-        told = asyncio.ensure_future(exchange.told.wait())
+        ready = asyncio.ensure_future(exchange.notified.wait())
         waited: set[asyncio.Future[Any]] = {work, *ends}
         if self._accepts.sse:
-            waited.add(told)
+            waited.add(ready)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch, receive, tasks.cancel_scope)
@@ -321,7 +321,7 @@ class ExchangeResponse(Response):
                 await asyncio.wait(waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 tasks.cancel_scope.cancel()
         finally:
-            told.cancel()
+            ready.cancel()
         if self._gone or work.done():
             return
         if refused.done():
@@ -369,11 +369,11 @@ class _MessageStream(EventStream):
 
 async def _frames(exchange: Exchange, work: "asyncio.Future[Message]") -> AsyncGenerator[bytes]:
     while not work.done():
-        told = asyncio.ensure_future(exchange.told.wait())
+        ready = asyncio.ensure_future(exchange.notified.wait())
         try:
-            await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, ready}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            told.cancel()
+            ready.cancel()
         for frame in exchange.unsent():
             yield frame
     for frame in exchange.unsent():

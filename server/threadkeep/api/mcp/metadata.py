@@ -27,7 +27,7 @@ class ResourceMetadata(TypedDict):
 
 
 async def resource_metadata(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /.well-known/oauth-protected-resource: where a client of MCP gets a token. Only if callers show a JWT."""
+    """GET /.well-known/oauth-protected-resource: tell an MCP client which issuer gives it a token. Exists only with AUTH_TYPE=jwt."""
     issuer = call.state.settings.jwt_issuer
     if call.state.auth_type != "jwt" or issuer is None:
         raise NotFound("Not Found")
@@ -50,7 +50,7 @@ def address_of(request: Request[Any], path: str) -> str:
 
 
 def challenge_of(request: Request[Any]) -> str | None:
-    """What `WWW-Authenticate` says beside the scheme. None: there is no metadata."""
+    """Return the parameters of `WWW-Authenticate`, or None if there is no metadata."""
     if request.scope["state"]["threadkeep"].auth_type != "jwt":
         return None
     return f'resource_metadata="{address_of(request, WELL_KNOWN + MCP_PATH)}"'

@@ -15,13 +15,13 @@ from threadkeep.runs.graph_runner import INTERRUPT
 from threadkeep.runs.request import StreamMode
 
 MODES: Final[tuple[StreamMode, ...]] = ("values", "updates", "custom")
-"""The stream modes of a run whose progress is told."""
+"""The stream modes of a run with progress."""
 Tell = Callable[[float, float | None, str | None], None]
 """Sends a progress, the total and a message."""
 
 
 class ProgressReader:
-    """Reads the events of a run, and tells its progress."""
+    """Reads the events of a run and sends its progress."""
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
@@ -30,7 +30,7 @@ class ProgressReader:
         self._is_told_by_graph = False
 
     def read(self, event: LogEvent) -> None:
-        """Tell the progress that an event is, if it is one."""
+        """Send the progress of an event, if the event has one."""
         if event.name == "custom":
             self._read_custom(orjson.loads(event.data))
         elif event.name == "updates" and not self._is_told_by_graph:

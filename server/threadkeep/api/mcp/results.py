@@ -1,4 +1,4 @@
-"""Results: what a run gave, as the result of a tool.
+"""Results: the output of a run as the result of a tool.
 
 `content` is for models, `structuredContent` for programs. Clients refuse a structured result that does not fit the tool's
 output schema, so a value that does not fit is only in the text.
@@ -21,7 +21,7 @@ COMPLETE: Final = "complete"
 
 
 async def tool_result(tool: Tool, output: RunOutput, thread_id: UUID) -> Result:
-    """What a run gave, for a client that can't be asked."""
+    """Return the output of a run for a client without elicitation."""
     if not output.is_success:
         return error_result(failure_text(output), thread_id)
     if output.questions:
@@ -36,7 +36,7 @@ def failure_text(output: RunOutput) -> str:
 
 
 async def run_result(tool: Tool, output: RunOutput, thread_id: UUID) -> Result:
-    """The result of a run that came to its end."""
+    """Return the result of a run that has succeeded."""
     message = _last_answer(output.values) if tool.schemas.gives_messages else None
     encoded = await json.dumps_in_pieces(output.values) if message is None else b""
     content = [text_content(encoded.decode())] if message is None else message_content(message)
@@ -44,7 +44,7 @@ async def run_result(tool: Tool, output: RunOutput, thread_id: UUID) -> Result:
 
 
 async def question_result(tool: Tool, output: RunOutput, thread_id: UUID) -> Result:
-    """The result of a run that waits for an answer, for a client that can't be asked: how to answer by another call."""
+    """Return the result of a run that waits for an answer, for a client without elicitation: how to answer by another call."""
     text = question_help(tool, output.questions, thread_id)
     return await _result(tool, output, thread_id, [text_content(text)])
 
@@ -58,7 +58,7 @@ def error_result(text: str, thread_id: UUID | None = None) -> Result:
 
 
 def question_help(tool: Tool, questions: Sequence[Question], thread_id: UUID) -> str:
-    """What the graph asks, and how to answer."""
+    """Return the graph's question and how to answer it."""
     several = len(questions) > 1
     lines = ["The agent asks:" if not several else "The agent asks several questions:"]
     for question in questions:
@@ -107,12 +107,12 @@ def _as_object(values: object, properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _last_answer(values: object) -> dict[str, Any] | None:
-    """The last message of the model. None if there is none."""
+    """Return the last message of the model, or None."""
     return next((each for each in reversed(messages_of(values)) if each.get("type") in {"ai", "AIMessageChunk"}), None)
 
 
 def _block_content(block: Mapping[str, Any]) -> dict[str, Any]:
-    """A block of LangChain as one of MCP. Data at a URL is a link, and what MCP has no block for is JSON."""
+    """A block of LangChain as one of MCP. Data at a URL becomes a link, and a block without a counterpart in MCP becomes JSON."""
     kind, data, mime_type = block["type"], block.get("base64"), block.get("mime_type")
     if kind == "text":
         return text_content(block["text"])

@@ -1,4 +1,4 @@
-"""Run output: what one run gave, whichever process executed it and whatever came later on its thread."""
+"""Run output: the output of one run, from any process, even after later runs on its thread."""
 
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
@@ -32,18 +32,18 @@ class RunOutput:
     values: Any = None
     """The output of the graph so far."""
     questions: list[Question] = field(default_factory=list[Question])
-    """What the graph waits for."""
+    """The questions that the graph waits for."""
 
     @property
     def is_success(self) -> bool:
-        """It came to its end, or stopped to ask."""
+        """The run succeeded, or it stopped at an interrupt."""
         return self.end.is_success
 
 
 async def read_output(handle: RunHandle, parts: ThreadParts, on_event: OnEvent | None = None) -> RunOutput:
     """Wait for the end of a run. ServiceUnavailable if this process stops first.
 
-    A run of this process tells its own outcome. Without it, or for a reader of the events, the run's event log is read.
+    A run of this process has its outcome in memory. Otherwise, or if the events have a reader, the run's event log is read.
     """
     execution = handle.execution
     if execution is not None and on_event is None and (outcome := await execution.wait_result()) is not None:
@@ -82,7 +82,7 @@ def _split(values: Any) -> tuple[Any, list[Question]]:
 
 
 class _ValuesReader:
-    """Keeps the last values of a run and its interrupts, each of which comes in an event of its own."""
+    """Keeps the last values of a run and its interrupts. Each interrupt has its own event."""
 
     def __init__(self) -> None:
         self.is_broken = True
@@ -111,7 +111,7 @@ class _ValuesReader:
 
 
 async def _of_checkpoint(handle: RunHandle, parts: ThreadParts, end: RunEnd) -> RunOutput:
-    """The state at the last checkpoint of a run whose events are no longer kept."""
+    """Return the state at the last checkpoint of a run without stored events."""
     filters, thread_id = handle.filters, handle.thread_id
     async with handle.follower.pool.connection(filters) as conn:
         thread = await threads.get_without_values(conn, filters, thread_id)

@@ -57,9 +57,9 @@ class ToolSchemas:
     input_schema: JsonSchema
     output_schema: JsonSchema
     takes_messages: bool
-    """`messages` are LangChain's, and a text stands for them."""
+    """`messages` are LangChain's messages. A text may replace them."""
     gives_messages: bool
-    """The result is what the last message of the model says."""
+    """The result is the text of the model's last message."""
     takes_object: bool
     """If not, the graph's input is the argument `input`."""
     takes_anything: bool
@@ -106,32 +106,32 @@ async def _make(loaded: LoadedGraph, assistant: ResolvedAssistant, tenant: Tenan
                 await graph_schemas(graph) if is_local(graph) else UNKNOWN, is_remote=not is_local(graph)
             )
     except Exception:  # the factory is the project's code
-        log.exception("the schema of a tool is not known, because its graph could not be made", extra=ids)
+        log.exception("schema of a tool not known: its graph could not be built", extra=ids)
         return tool_schemas(UNKNOWN, is_remote=False)
 
 
 def tool_schemas(schemas: Mapping[str, Any], *, is_remote: bool = False) -> ToolSchemas:
-    """The schemas of a tool from those of a graph. A graph on another server is taken for a chat."""
-    given, made = schemas["input_schema"], schemas["output_schema"]
-    taken, takes_object = _as_object(given, INPUT)
-    output, _ = _as_object(made, OUTPUT)
-    takes_messages = is_remote or _has_messages(taken)
+    """Return the schemas of a tool, graph_output from those of a graph. A graph on another server counts as a chat."""
+    graph_input, graph_output = schemas["input_schema"], schemas["output_schema"]
+    tool_input, takes_object = _as_object(graph_input, INPUT)
+    output, _ = _as_object(graph_output, OUTPUT)
+    takes_messages = is_remote or _has_messages(tool_input)
     gives_messages = is_remote or _has_messages(output)
-    own = taken["properties"].keys()
+    own = tool_input["properties"].keys()
     if takes_messages:
-        taken["properties"][MESSAGES] = MESSAGES_SCHEMA
+        tool_input["properties"][MESSAGES] = MESSAGES_SCHEMA
     if THREAD_ID not in own:
-        taken["properties"][THREAD_ID] = THREAD_SCHEMA
-        taken["properties"].setdefault(RESUME, RESUME_SCHEMA)
+        tool_input["properties"][THREAD_ID] = THREAD_SCHEMA
+        tool_input["properties"].setdefault(RESUME, RESUME_SCHEMA)
     return ToolSchemas(
-        input_schema=_without_unused_definitions(taken),
+        input_schema=_without_unused_definitions(tool_input),
         output_schema=_output_schema(output, is_chat=takes_messages and gives_messages),
         takes_messages=takes_messages,
         gives_messages=gives_messages,
         takes_object=takes_object,
-        takes_anything=given is None,
-        has_thread_argument=taken["properties"][THREAD_ID] is THREAD_SCHEMA,
-        has_resume_argument=taken["properties"].get(RESUME) is RESUME_SCHEMA,
+        takes_anything=graph_input is None,
+        has_thread_argument=tool_input["properties"][THREAD_ID] is THREAD_SCHEMA,
+        has_resume_argument=tool_input["properties"].get(RESUME) is RESUME_SCHEMA,
     )
 
 
@@ -145,11 +145,11 @@ def _as_object(schema: JsonSchema | None, name: str) -> tuple[JsonSchema, bool]:
     if isinstance(reference, str) and reference.startswith(DEFINITIONS):
         root = {**definitions.get(reference.removeprefix(DEFINITIONS), {}), "$defs": definitions}
     if root.get("type") == "object" or "properties" in root:
-        kept = {key: value for key, value in root.items() if key not in {"title", "type", "properties", "$defs"}}
+        keywords = {key: value for key, value in root.items() if key not in {"title", "type", "properties", "$defs"}}
         return {
             "type": "object",
             "properties": dict(root.get("properties") or {}),
-            **kept,
+            **keywords,
             **({"$defs": definitions} if definitions else {}),
         }, True
     inner = {key: value for key, value in schema.items() if key != "$defs"}
@@ -167,11 +167,11 @@ def _output_schema(output: JsonSchema, *, is_chat: bool) -> JsonSchema:
     """The schema of the structured result. Only `thread_id` is required: a graph may leave a key of its output unwritten."""
     if is_chat:
         return {"type": "object", "properties": {THREAD_ID: RESULT_THREAD_SCHEMA}, "required": [THREAD_ID]}
-    kept = {key: value for key, value in output.items() if key not in {"required", "additionalProperties"}}
+    relaxed = {key: value for key, value in output.items() if key not in {"required", "additionalProperties"}}
     own = output["properties"]
     if THREAD_ID in own:
-        return _without_unused_definitions(kept)
-    made = {**kept, "properties": {**own, THREAD_ID: RESULT_THREAD_SCHEMA}, "required": [THREAD_ID]}
+        return _without_unused_definitions(relaxed)
+    made = {**relaxed, "properties": {**own, THREAD_ID: RESULT_THREAD_SCHEMA}, "required": [THREAD_ID]}
     return _without_unused_definitions(made)
 
 
@@ -184,9 +184,9 @@ def _without_unused_definitions(schema: JsonSchema) -> JsonSchema:
         name = waiting.pop()
         used.add(name)
         waiting |= set(_references(definitions.get(name))) - used
-    kept = {name: definition for name, definition in definitions.items() if name in used}
+    used_definitions = {name: definition for name, definition in definitions.items() if name in used}
     bare = {key: value for key, value in schema.items() if key != "$defs"}
-    return {**bare, "$defs": kept} if kept else bare
+    return {**bare, "$defs": used_definitions} if used_definitions else bare
 
 
 def _references(schema: object) -> Iterator[str]:

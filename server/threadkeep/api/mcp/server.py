@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from threadkeep.api.mcp.exchange import Exchange
 
 Context: TypeAlias = ServerRequestContext[Any, Any]
-"""Of a request. `_exchange` is what it belongs to."""
+"""The session of one request. `_exchange` is the request."""
 STATE_TTL_S: Final = 86_400.0
 """Seconds for which a `requestState` is valid."""
 LIST_TTL_MS: Final = 5_000
@@ -34,7 +34,7 @@ INSTRUCTIONS: Final = (
 
 
 def build_server(keys: Sequence[bytes], project_id: str) -> Server[Any]:
-    """The server. `keys` seal what clients carry: the first one seals, all of them open."""
+    """The server. `keys` encrypt the state that clients carry: the first key encrypts, and all keys decrypt."""
     server: Server[Any] = Server(
         "threadkeep",
         version=__version__,
@@ -63,7 +63,7 @@ def _principal(context: Context) -> str | None:
 async def _list_tools(context: Context, params: PaginatedRequestParams | None) -> Any:
     """All tools are on one page."""
     if params is not None and params.cursor is not None:
-        raise MCPError(INVALID_PARAMS, "There is no such cursor: all tools are on one page")
+        raise MCPError(INVALID_PARAMS, "The cursor is not valid: all tools are on one page")
     tools = await list_tools(_exchange(context).call)
     return {"tools": [tool.definition for tool in tools], "ttlMs": LIST_TTL_MS, "cacheScope": "private", **COMPLETE}
 
@@ -95,7 +95,7 @@ async def _call_tool(context: Context, params: CallToolRequestParams) -> Any:
 
 
 def _responses(context: Context) -> Mapping[str, Any] | None:
-    """What the client sent for each question, as it sent it."""
+    """The client's unchanged answer to each question."""
     return (context.params or {}).get("inputResponses")
 
 

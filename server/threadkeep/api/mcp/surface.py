@@ -1,4 +1,4 @@
-"""MCP surface: what the server keeps for MCP. The first request loads the protocol, so that a server without MCP pays nothing."""
+"""MCP surface: the state that MCP requests share. The first request loads the protocol, so a server without MCP pays nothing."""
 
 import importlib
 import secrets
@@ -23,7 +23,7 @@ PROTOCOL_MODULE: Final = "threadkeep.api.mcp.exchange"
 
 @dataclass(slots=True, kw_only=True)
 class McpSurface:
-    """What the requests of one server share."""
+    """The state that the requests of one server share."""
 
     settings: Settings
     pool: Pool

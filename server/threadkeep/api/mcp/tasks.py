@@ -1,7 +1,7 @@
 """Tasks: calls that take long, by the extension `io.modelcontextprotocol/tasks`.
 
 A task is the chain of runs that a call began (`agents/chains.py`): its id is that of the first run, and its state is that of
-the newest one. So any process tells it, also after a restart. An answer resumes what it answers. Until every question has an
+the newest one. So any process can return it, even after a restart. An answer resumes the run that asked. Until every question has an
 answer, the task waits for the others.
 """
 
@@ -95,7 +95,7 @@ class OpenQuestion:
 
 
 async def created_task(exchange: "Exchange", handle: RunHandle) -> Result:
-    """The result of a call that is not done yet. Its run is on disk, and goes on without the client."""
+    """Return the result of an unfinished call. Its run is on disk, and continues without the client."""
     run = handle.run
     if run is None:
         raise RuntimeError("the run of a task has a row")
@@ -115,7 +115,7 @@ async def get_task(exchange: "Exchange", params: TaskParams) -> Result:
 
 
 async def update_task(exchange: "Exchange", params: TaskUpdateParams) -> Result:
-    """`tasks/update`: answer questions of a task. An answer to what is not open, or that does not fit, changes nothing."""
+    """`tasks/update`: answer questions of a task. An answer without an open question, or with a wrong schema, changes nothing."""
     task = await _find(exchange, params.task_id)
     answers: dict[str, Any] = {}
     for each in await _open_questions(task):
@@ -135,7 +135,7 @@ async def update_task(exchange: "Exchange", params: TaskUpdateParams) -> Result:
 
 
 async def cancel_task(exchange: "Exchange", params: TaskParams) -> Result:
-    """`tasks/cancel`: stop a task. One that has ended stays as it is."""
+    """`tasks/cancel`: stop a task. A finished task does not change."""
     task = await _find(exchange, params.task_id)
     call = exchange.call
     for run in task.runs:
@@ -163,7 +163,7 @@ async def _find(exchange: "Exchange", task_id: str) -> Task:
 
 
 async def _state(task: Task) -> dict[str, Any]:
-    """The status of a task with what belongs to it."""
+    """The status of a task and its result, error or questions."""
     if open_questions := await _open_questions(task):
         if can_elicit(task.exchange):
             requests = {each.key: elicitation(each.question) for each in open_questions}
@@ -184,7 +184,7 @@ async def _state(task: Task) -> dict[str, Any]:
 
 
 async def _open_questions(task: Task) -> list[OpenQuestion]:
-    """What the task waits for: the questions of the last run that asked, without those that later runs answer."""
+    """Return the open questions of a task: those of the last run that asked, without the questions that later runs answer."""
     if task.newest.state == "input_required":
         asking, answering = task.newest, []
     elif task.newest.state in ACTIVE:
@@ -275,8 +275,8 @@ async def _cancel_waiting(task: Task) -> None:
 
 async def _ttl_ms(conn: Conn, filters: Filters, thread_id: UUID, created_at: datetime) -> int | None:
     """Milliseconds from the creation of a task for which it is stored. None: without limit."""
-    found = await threads.get_ttl(conn, filters, thread_id)
-    return None if found is None else max(0, int((found[1] - created_at).total_seconds() * 1000))
+    ttl = await threads.get_ttl(conn, filters, thread_id)
+    return None if ttl is None else max(0, int((ttl[1] - created_at).total_seconds() * 1000))
 
 
 def _fields(task_id: UUID, created_at: datetime, updated_at: datetime, ttl_ms: int | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Tools: the assistants that a caller may run, each under a name of its own.
 
-A graph's own assistant has the graph's name. Graphs come first, in the order of langgraph.json, and then the other assistants
+A graph's own assistant has the graph's name. Graphs are first, in the order of langgraph.json, and then the other assistants
 by their creation. So a name never changes because of a newer assistant.
 """
 
@@ -37,7 +37,7 @@ class NamedAssistant:
 
     name: str
     title: str | None = None
-    """The assistant's name as it is. None: it is not read."""
+    """The assistant's own name. None: it was not read."""
     description: str | None
     assistant: ResolvedAssistant
     filters: Filters
@@ -68,7 +68,7 @@ class Tool:
 
 
 async def list_tools(call: AuthorizedRequest[Any, Any]) -> list[Tool]:
-    """The tools that the caller may run. Forbidden if its scopes let it run none."""
+    """Return the tools that the caller may run. Raise Forbidden if its scopes allow none."""
     named = [*await _graphs(call), *await _others(call)]
     return [await _tool(call, each) for each in named]
 
@@ -95,26 +95,26 @@ async def _own_assistant(call: AuthorizedRequest[Any, Any], graph_id: str) -> Re
 
 def graph_names(graph_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The names of the tools of graphs."""
-    taken: set[str] = set()
+    used_names: set[str] = set()
     for graph_id in graph_ids:
-        yield graph_id, _free_name(graph_id, assistants.system_id(graph_id), taken)
+        yield graph_id, _free_name(graph_id, assistants.system_id(graph_id), used_names)
 
 
-def _free_name(name: str, assistant_id: UUID, taken: set[str]) -> str:
-    """A name that is not taken, which is then taken. Digits of the id tell apart what would have the same name."""
+def _free_name(name: str, assistant_id: UUID, used_names: set[str]) -> str:
+    """Return a free name and reserve it. Digits of the id separate assistants that would have the same name."""
     base = OTHER_CHARACTERS.sub("_", name)[:MAX_NAME] or UNNAMED
     for digits in ("", assistant_id.hex[:8], assistant_id.hex):
         suffix = f"-{digits}" if digits else ""
         chosen = base[: MAX_NAME - len(suffix)] + suffix
-        if chosen not in taken and (suffix or base != UNNAMED):
+        if chosen not in used_names and (suffix or base != UNNAMED):
             break
-    taken.add(chosen)
+    used_names.add(chosen)
     return chosen
 
 
 async def _graphs(call: AuthorizedRequest[Any, Any]) -> list[NamedAssistant]:
     """The graphs' own assistants that the caller may run."""
-    found: list[NamedAssistant] = []
+    graph_assistants: list[NamedAssistant] = []
     permission = _Permission(call)
     async with call.state.pool.connection() as conn:
         rows = {
@@ -125,10 +125,10 @@ async def _graphs(call: AuthorizedRequest[Any, Any]) -> list[NamedAssistant]:
         row = rows[graph_id]
         if row is not None and await permission.filters(row.assistant_id) is not None:
             description = row.description or call.state.graphs[graph_id].description
-            found.append(_named(name, description, row, UNRESTRICTED))
-    if call.state.graphs and not found and permission.refusal is not None:
+            graph_assistants.append(_named(name, description, row, UNRESTRICTED))
+    if call.state.graphs and not graph_assistants and permission.refusal is not None:
         raise permission.refusal
-    return found
+    return graph_assistants
 
 
 async def _others(call: AuthorizedRequest[Any, Any]) -> list[NamedAssistant]:
@@ -143,16 +143,16 @@ async def _others(call: AuthorizedRequest[Any, Any]) -> list[NamedAssistant]:
     selection = AssistantFilter(served=graphs, metadata=value.get("metadata"))  # a handler may have narrowed the search
     async with call.state.pool.connection(filters) as conn:
         rows = await assistants.search(conn, filters, selection, order=("created_at", "asc"), page=page)
-    taken = {name for _, name in graph_names(graphs)}
-    found: list[NamedAssistant] = []
+    used_names = {name for _, name in graph_names(graphs)}
+    named: list[NamedAssistant] = []
     for row in (each.row for each in rows):
         if call.assistants.is_of_graph(row.assistant_id):
             continue
-        name = _free_name(row.name, row.assistant_id, taken)
+        name = _free_name(row.name, row.assistant_id, used_names)
         readable = await permission.filters(row.assistant_id)
         if readable is not None and readable.include(row.metadata.load()):
-            found.append(_named(name, row.description, row, readable))
-    return found
+            named.append(_named(name, row.description, row, readable))
+    return named
 
 
 def _named(name: str, description: str | None, row: Assistant, filters: Filters) -> NamedAssistant:
@@ -191,7 +191,7 @@ class _Permission:
 
 
 async def tool_of_run(call: AuthorizedRequest[Any, Any], run: ChainRun) -> Tool:
-    """The tool that a run of the caller executes. Its assistant may have gone meanwhile."""
+    """Return the tool that a run of the caller executes. Its assistant may have been deleted."""
     try:
         assistant = await call.assistants.resolve(UNRESTRICTED, str(run.assistant_id))
     except NotFound:

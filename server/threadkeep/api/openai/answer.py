@@ -1,4 +1,4 @@
-"""Answer: from the events of a run to what it said, item by item. All outputs of the OpenAI API are made by this reader.
+"""Answer: reads the items of an answer from the events of a run. All outputs of the OpenAI API come from this reader.
 
 The events are those of the stream modes `messages-tuple` and `updates`. The reader is a pure function of them: every reader
 of the same log gets the same pieces, while the run goes on, after it, and in another process.
@@ -31,7 +31,7 @@ LIMIT_REASONS: Final[Mapping[str, str]] = {
     "refusal": "content_filter",
     "SAFETY": "content_filter",
 }
-"""Why a model stopped too soon, by what providers say."""
+"""The reason for which a model stopped too soon, by the providers' words."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,13 +47,13 @@ class Item:
     pieces: list[str] = field(default_factory=list[str])
     ended: bool = False
     cut_off: bool = False
-    """It did not come to its end: the process that executed the run has died."""
+    """The item is incomplete, because the process that executed the run has died."""
     output: str | None = None
-    """What an own call returned."""
+    """The result of a tool call that the graph made itself."""
     failed: bool = False
     """An own call raised an error."""
     is_question: bool = False
-    """The graph asks it. It is no message of the state."""
+    """A question of the graph. It is not a message of the state."""
     is_unnamed: bool = False
     """A node returned it without an id. In the state it has an id that is not known here."""
 
@@ -118,9 +118,9 @@ class AnswerReader:
         self._seen = set(input_ids)
         self._speakers: dict[str, _Speaker] = {}
         self._queue: deque[Item] = deque()
-        """Items that are not told to their end. The first one is being told."""
+        """Incomplete items. The first item is being sent."""
         self._undecided: dict[str, Item] = {}
-        """Calls that nobody has answered yet, by id."""
+        """Calls without a result, by id."""
         self._unnamed = 0
         """Messages without an id."""
 
@@ -136,18 +136,18 @@ class AnswerReader:
         return ()
 
     def finish(self, *, success: bool) -> Sequence[Piece]:
-        """The pieces that the end of the run adds: what is still open, the client's calls and the graph's questions."""
-        told = [*self._end_all()]
+        """Return the pieces at the end of the run: open items, the client's calls and the graph's questions."""
+        pieces = [*self._end_all()]
         if not success:
-            return told
+            return pieces
         if not self.questions:
             for item in self._undecided.values():
                 item.kind = "call"
-                told += self._whole(item)
-            return told
+                pieces += self._whole(item)
+            return pieces
         for question in self.questions:
-            told += self._whole(self._question_item(question))
-        return told
+            pieces += self._whole(self._question_item(question))
+        return pieces
 
     def _question_item(self, question: Question) -> Item:
         """A question as text, or as a call of the tool that a client declares for questions."""
@@ -184,7 +184,7 @@ class AnswerReader:
             yield from self._end_message(message_id)
 
     def _observe(self, message: dict[str, Any]) -> None:
-        """Keep what is told at the end."""
+        """Store the parts that are sent at the end."""
         if usage := message.get("usage_metadata"):
             self.usage.add(usage)
         if response := message.get("response_metadata"):
@@ -202,7 +202,7 @@ class AnswerReader:
         yield from self._grow(item, text)
 
     def _add_call(self, message_id: str, speaker: _Speaker, piece: dict[str, Any]) -> Iterator[Piece]:
-        """A call, or a piece of one. A client's is told as it comes, another one when it is known whose it is."""
+        """Read a call or a chunk of a call. A client's call is sent at once. An unknown call waits until its owner is known."""
         key: object = piece.get("index")
         item = speaker.calls.get(key)
         if item is None or (piece.get("id") and piece["id"] != item.call_id):
@@ -238,7 +238,7 @@ class AnswerReader:
             yield from self._whole(item)
 
     def _read_updates(self, updates: dict[str, Any]) -> Iterator[Piece]:
-        """What nodes returned. Messages that LangGraph's own mode does not tell of: those that are plain dicts."""
+        """Read the values that nodes returned. They have the messages that are plain dicts, which LangGraph's mode `messages` omits."""
         for node, returned in updates.items():
             if node == "__interrupt__":
                 self._add_questions(returned)
@@ -249,9 +249,9 @@ class AnswerReader:
                 for message in _plain_messages(update):
                     yield from self._read_plain(message)
 
-    def _add_questions(self, asked: object) -> None:
+    def _add_questions(self, interrupts: object) -> None:
         known = {question.interrupt_id for question in self.questions}
-        for each in cast("list[dict[str, Any]]", asked) if isinstance(asked, list) else []:
+        for each in cast("list[dict[str, Any]]", interrupts) if isinstance(interrupts, list) else []:
             if each["id"] not in known:
                 self.questions.append(Question(each["id"], each.get("value")))
 
@@ -272,7 +272,7 @@ class AnswerReader:
         yield from self._read_chunk(message_id, speaker, {**message, "type": "ai"})
 
     def _restart(self) -> Iterator[Piece]:
-        """Another process executes the run again, from its last checkpoint. What was told stays as it is."""
+        """Another process executes the run again from its last checkpoint. Items that were sent stay as they are."""
         for item in self._queue:
             item.cut_off = not item.ended
         self._undecided = {}
@@ -314,7 +314,7 @@ class AnswerReader:
             yield from self._tell()
 
     def _tell(self) -> Iterator[Piece]:
-        """What has waited until the item before it ended."""
+        """Return the pieces that waited for the end of the item before them."""
         while self._queue:
             item = self._queue[0]
             yield Piece("began", item)
@@ -326,12 +326,12 @@ class AnswerReader:
 
 
 def _plain_messages(update: object) -> list[dict[str, Any]]:
-    """The messages of a node's update that are plain dicts or pairs, after the last one that is not the assistant's."""
-    found: list[dict[str, Any]] = []
+    """Return the plain dicts or pairs among the messages of a node's update, after the last one of another role."""
+    messages_after: list[dict[str, Any]] = []
     for message in returned_messages(update):
         role = message.get("role") or message.get("type")
         if role in ASSISTANT_ROLES or role == "tool":
-            found.append({**message, "role": role})
+            messages_after.append({**message, "role": role})
         else:
-            found.clear()
-    return found
+            messages_after.clear()
+    return messages_after

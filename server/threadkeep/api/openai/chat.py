@@ -42,7 +42,7 @@ THREAD_REQUIRED = "the graph asks a question: name a thread (X-Thread-Id), so th
 
 
 class StreamOptions(BaseModel):
-    """What a stream has beside the answer."""
+    """The options of a stream."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -57,11 +57,11 @@ class ChatBody(SettingsBody):
     messages: list[dict[str, Any]]
     stream_options: StreamOptions | None = None
     n: int | None = None
-    """1 alone."""
+    """Only 1."""
     logprobs: bool | None = None
     """Refused if true."""
     modalities: list[str] | None = None
-    """Text alone."""
+    """Only text."""
     functions: list[Any] | None = None
     """Refused: use `tools`."""
     function_call: str | dict[str, Any] | None = None
@@ -97,7 +97,7 @@ class ChatAnswer(TypedDict):
 
 @dataclass(slots=True)
 class _ChatRun:
-    """What a request asks for, and what was decided about its history."""
+    """A request and the decision about its history."""
 
     call: AuthorizedRequest[ChatBody, None]
     messages: list[Message]
@@ -125,10 +125,10 @@ class _ChatRun:
 
 
 async def create(call: AuthorizedRequest[ChatBody, None]) -> Response:
-    """POST /v1/chat/completions: have a graph answer messages, as a chat completion or as a stream of its chunks.
+    """POST /v1/chat/completions: send messages to a graph and get a chat completion, or a stream of its chunks.
 
-    `X-Thread-Id` names a thread that keeps the conversation. With `X-Conversation-Id` the client sends the whole
-    conversation each time, and the thread follows it. Without a thread nothing is kept.
+    `X-Thread-Id` names a thread that stores the conversation. With `X-Conversation-Id` you send the whole
+    conversation each time, and the thread follows it. Without a thread nothing is stored.
     """
     body = call.body
     _check(body)
@@ -146,17 +146,21 @@ async def create(call: AuthorizedRequest[ChatBody, None]) -> Response:
 
 
 def _check(body: ChatBody) -> None:
-    """InvalidParameter if the body asks for what this server can't do."""
+    """Raise InvalidParameter if the body has a parameter that this server does not support."""
     check_metadata(body.metadata)
     if not body.messages:
         raise InvalidParameter("must have at least one message", param="messages")
-    refuse((body.n or 1) != 1, "n", "only one answer is made")
-    refuse(body.logprobs, "logprobs", "graphs tell no probabilities")
-    refuse(body.top_logprobs, "top_logprobs", "graphs tell no probabilities")
+    refuse((body.n or 1) != 1, "n", "the server returns exactly one answer")
+    refuse(body.logprobs, "logprobs", "graphs do not return probabilities")
+    refuse(body.top_logprobs, "top_logprobs", "graphs do not return probabilities")
     refuse("audio" in (body.modalities or ()), "modalities", "answers are text")
     refuse(body.functions, "functions", "use tools")
     refuse(body.function_call, "function_call", "use tool_choice")
-    refuse(body.web_search_options, "web_search_options", "the server searches nothing: give the graph a tool")
+    refuse(
+        body.web_search_options,
+        "web_search_options",
+        "the server does not search the web: give the graph a tool for it",
+    )
 
 
 def _named(call: AuthorizedRequest[ChatBody, None]) -> NamedThread | None:
@@ -217,7 +221,7 @@ def _system(chat: _ChatRun) -> str | None:
 
 
 def _request(chat: _ChatRun) -> RunRequest:
-    """The run as far as it is known before the thread is read."""
+    """Return the run request before the thread is read."""
     call, named = chat.call, chat.named
     settings = {"api": "chat", **call.body.settings("messages", "stream_options", "tools")}
     if chat.tools:
@@ -257,7 +261,7 @@ async def _frames(
 
 
 async def _end(handle: RunHandle, reader: AnswerReader, head: CompletionHead) -> Sequence[Piece]:
-    """The last pieces of the answer. RunFailed, or InvalidParameter if the graph asks and there is no thread."""
+    """Return the last pieces of the answer. Raise RunFailed, or InvalidParameter if the graph asks a question without a thread."""
     end = await run_end(handle)
     if not end.is_success:
         raise failure_of(end)

@@ -23,7 +23,7 @@ def created_at(run_id: UUID) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionHead:
-    """What the completion and all of its chunks have in common."""
+    """The fields that the completion and all its chunks share."""
 
     run_id: UUID
     thread_id: UUID | None
@@ -39,11 +39,11 @@ class CompletionHead:
         }
 
     def extension(self, reader: AnswerReader) -> dict[str, Any]:
-        """The field `langgraph`: where the conversation is, and what it waits for."""
+        """The field `langgraph`: the thread, the run and the open questions of the conversation."""
         return {
             "thread_id": str(self.thread_id) if self.thread_id else None,
             "run_id": str(self.run_id),
-            "interrupts": [{"id": asked.interrupt_id, "value": asked.value} for asked in reader.questions],
+            "interrupts": [{"id": question.interrupt_id, "value": question.value} for question in reader.questions],
         }
 
 
@@ -135,7 +135,7 @@ class ChatChunks:
         return frames
 
     def last_frames(self, pieces: Sequence[Piece]) -> bytes:
-        """The frames of the last pieces, the reason why the answer ends, and the usage if it is wanted."""
+        """Return the frames of the last pieces, the finish reason, and the usage if the client requested it."""
         frames = self.frames(pieces)
         extension = {"langgraph": self.head.extension(self._reader)}
         frames += self._frame({}, finish_reason(self._deltas, self._reader), extension)

@@ -1,8 +1,8 @@
 """Conversation history: how the messages of a request continue a thread.
 
-If the thread owns the history, what follows the last message of the assistant is appended. If the client owns it, the client
-sends the whole conversation each time, and may have changed it. Then the texts of its user are compared with those that
-led to the checkpoints of the thread (docs/decisions/0024-client-histories.md).
+If the thread owns the history, the messages after the last one of the assistant are appended. If the client owns it, it sends
+the whole conversation each time, and may have changed it. Then its user's texts are compared with the texts that led to the
+checkpoints of the thread (docs/decisions/0024-client-histories.md).
 """
 
 import hashlib
@@ -23,7 +23,7 @@ DIGEST_KEY: Final = "openai_history"
 """The key of `configurable`, and so of the metadata of a run's checkpoints, that has the digest of the client's user texts."""
 
 Outcome: TypeAlias = Literal["imported", "appended", "forked", "restarted", "aside"]
-"""What was done with the client's history, as `x-threadkeep-history` tells."""
+"""The use of the client's history, as `x-threadkeep-history` reports it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +72,11 @@ class Continuation:
 
     outcome: Outcome
     messages: Sequence[Message]
-    """What is new to the thread."""
+    """The messages that the thread does not have yet."""
     checkpoint_id: str | None = None
     """The checkpoint to start from. None: the newest one."""
     questions: Sequence[Question] = ()
-    """What the graph waits for at this checkpoint. The messages are the answer."""
+    """The questions at this checkpoint. The messages are the answer."""
     answered_thread: Thread | None = None
     """The thread, if the questions of this checkpoint have an answer already."""
     held: Sequence[Mapping[str, Any]] = ()
@@ -86,11 +86,11 @@ class Continuation:
 async def continue_thread(reader: ThreadReader, named: NamedThread, sent: SentMessages) -> Continuation:
     """How the messages continue the thread that a request names."""
     thread = await reader.settled(named.thread_id)
-    held = messages_of(thread.values.load()) if thread is not None and thread.values else []
-    if thread is None or not held:
+    thread_messages = messages_of(thread.values.load()) if thread is not None and thread.values else []
+    if thread is None or not thread_messages:
         return Continuation(outcome="imported", messages=sent.all)
     questions = questions_of(thread.interrupts.load())
-    appended = Continuation(outcome="appended", messages=sent.new, questions=questions, held=held)
+    appended = Continuation(outcome="appended", messages=sent.new, questions=questions, held=thread_messages)
     if named.owner == "thread":
         return appended
     return await _reconcile(reader, thread, sent, appended)
@@ -98,17 +98,17 @@ async def continue_thread(reader: ThreadReader, named: NamedThread, sent: SentMe
 
 async def _reconcile(reader: ThreadReader, thread: Thread, sent: SentMessages, appended: Continuation) -> Continuation:
     """How the client's conversation continues the thread, by the texts of its user."""
-    asked, held = user_texts(sent.before), user_texts(appended.held)
+    client_texts, thread_texts = user_texts(sent.before), user_texts(appended.held)
     newest = await reader.newest_mark(thread, DIGEST_KEY)
-    if newest == digest_of(asked) or (newest is None and held == asked):
+    if newest == digest_of(client_texts) or (newest is None and thread_texts == client_texts):
         return appended
-    if not asked:
-        if held[:1] == user_texts(sent.new)[:1]:
+    if not client_texts:
+        if thread_texts[:1] == user_texts(sent.new)[:1]:
             return await _from_the_start(reader, thread, sent, "restarted")
         return Continuation(outcome="aside", messages=sent.all)
-    if older := await reader.newest_with(thread, {DIGEST_KEY: digest_of(asked)}):
+    if older := await reader.newest_with(thread, {DIGEST_KEY: digest_of(client_texts)}):
         return await fork(reader, thread, older, sent.new)
-    if asked == held[-len(asked) :]:
+    if client_texts == thread_texts[-len(client_texts) :]:
         return appended
     return await _from_the_start(reader, thread, sent, "imported")
 
@@ -129,6 +129,6 @@ async def fork(reader: ThreadReader, thread: Thread, checkpoint_id: str, message
 async def _from_the_start(reader: ThreadReader, thread: Thread, sent: SentMessages, outcome: Outcome) -> Continuation:
     """All messages from the first checkpoint on. If that has messages already, they are removed."""
     first = await reader.first(thread)
-    held = messages_of((await reader.state_at(thread, first))["values"])
-    removal = [{"role": "remove", "content": "", "id": "__remove_all__"}] if held else []
+    first_messages = messages_of((await reader.state_at(thread, first))["values"])
+    removal = [{"role": "remove", "content": "", "id": "__remove_all__"}] if first_messages else []
     return Continuation(outcome=outcome, messages=[*removal, *sent.all], checkpoint_id=first)

@@ -72,7 +72,7 @@ def _message(message: Mapping[str, Any], role: str, parts: list[Any], thread_id:
 
 
 def _spoken(message: Mapping[str, Any], thread_id: UUID | None) -> Iterator[dict[str, Any]]:
-    """What an assistant's message says: reasoning, and text or a refusal."""
+    """The content of an assistant's message: reasoning, and text or a refusal."""
     pieces = text_pieces(message)
     key = str(message.get("id"))
     if reasoning := "".join(text for kind, text in pieces if kind == "reasoning"):

@@ -85,7 +85,7 @@ class ItemAnswer(TypedDict):
 
 
 async def create(call: AuthorizedRequest[ConversationBody, None]) -> Response:
-    """POST /v1/conversations: make a conversation, with its first items."""
+    """POST /v1/conversations: create a conversation with its first items."""
     metadata = call.filters.without_owner(call.body.metadata or {})
     check_metadata(metadata)
     graph_id = await _default_graph(call)
@@ -95,10 +95,10 @@ async def create(call: AuthorizedRequest[ConversationBody, None]) -> Response:
     new = NewThread(thread_id=thread_id, metadata=call.filters.with_owner(marks), ttl=call.state.runs.thread_ttl)
     messages = response_messages(call.body.items or [], thread_id)
     if messages and graph_id is None:
-        raise InvalidParameter("no graph of this server takes messages", param="items")
+        raise InvalidParameter("no graph of this server accepts messages", param="items")
     thread = await updates.create_thread(call.state.threads, call.tenant, new, _steps(messages))
     if thread is None:
-        raise ResourceNotFound("The conversation could not be made.")
+        raise ResourceNotFound("The conversation could not be created.")
     call.state.quotas.count_thread(call.caller.identity)
     return json_response(_conversation(thread), headers=headers_of(call))
 
@@ -134,7 +134,7 @@ async def delete(call: AuthorizedRequest[None, None]) -> Response:
 
 
 async def list_items(call: AuthorizedRequest[None, ListQuery]) -> Response:
-    """GET /v1/conversations/{conversation_id}/items: list the messages, calls and results of the newest state."""
+    """GET /v1/conversations/{conversation_id}/items: list the messages, tool calls and results of the newest state."""
     return json_response(page(await _items(call), call.query), headers=headers_of(call))
 
 
@@ -159,14 +159,14 @@ async def get_item(call: AuthorizedRequest[None, None]) -> Response:
 
 
 async def delete_item(call: AuthorizedRequest[None, None]) -> Response:
-    """DELETE /v1/conversations/{conversation_id}/items/{item_id}: remove the message that an item is."""
+    """DELETE /v1/conversations/{conversation_id}/items/{item_id}: delete an item: its message is removed from the state."""
     named = str(call.request.path_params["item_id"])
     thread = await _thread(call)
     messages = messages_of(thread.values.load()) if thread.values else []
-    found = _messages_of_item(thread, messages, named)
-    if not found:
+    message_ids = _messages_of_item(thread, messages, named)
+    if not message_ids:
         raise _item_not_found(named)
-    await _change(call, [{"role": "remove", "content": "", "id": message_id} for message_id in found])
+    await _change(call, [{"role": "remove", "content": "", "id": message_id} for message_id in message_ids])
     return json_response(_conversation(thread), headers=headers_of(call))
 
 
@@ -197,7 +197,7 @@ async def _items(call: AuthorizedRequest[Any, Any]) -> list[dict[str, Any]]:
 
 
 def _messages_of_item(thread: Thread, messages: Sequence[Mapping[str, Any]], named: str) -> list[str]:
-    """The ids of the messages that go with an item: of a call the one that calls, and its result."""
+    """Return the ids of an item's messages: for a call, the message that calls and its result."""
     item = parse_item_id(named)
     if item is None or item.thread_id != thread.thread_id:
         return []
@@ -205,7 +205,7 @@ def _messages_of_item(thread: Thread, messages: Sequence[Mapping[str, Any]], nam
 
 
 def _keys(message: Mapping[str, Any]) -> list[Any]:
-    """What the ids of the items of a message are made of."""
+    """The parts of the item ids of a message."""
     calls = [call.get("id") for call in message.get("tool_calls") or ()]
     return [message.get("id"), message.get("tool_call_id"), *calls]
 

@@ -49,7 +49,7 @@ class InvalidParameter(OpenAIProblem):
 
 
 class ResourceNotFound(OpenAIProblem):
-    """There is no such thing, or it is another user's."""
+    """The resource does not exist, or you may not see it."""
 
     status, code = 404, "not-found"
 
@@ -67,7 +67,7 @@ class RunFailed(OpenAIProblem):
 
 
 class RunTimedOut(OpenAIProblem):
-    """The run took longer than a run may take."""
+    """The run exceeded its time limit."""
 
     status, code = 504, "timeout"
 
@@ -76,7 +76,7 @@ class RunTimedOut(OpenAIProblem):
 
 
 class ErrorFields(TypedDict):
-    """What is wrong with a request, or why it failed."""
+    """The error of a request."""
 
     message: str
     type: str
@@ -91,7 +91,7 @@ class ErrorBody(TypedDict):
 
 
 def unknown_model(model: str) -> ResourceNotFound:
-    """The problem of a `model` that is none of the caller's."""
+    """Return the problem of a `model` that the caller does not have."""
     detail = f"The model {model[:200]!r} does not exist or you do not have access to it."
     return ResourceNotFound(detail, param="model", code="model_not_found")
 

@@ -30,7 +30,7 @@ MEDIA_PARTS: Final = frozenset({"image_url", "input_audio"})
 
 
 def chat_messages(sent: Sequence[object]) -> list[Message]:
-    """The messages of a chat completion. InvalidParameter names the place of what can't be read."""
+    """The messages of a chat completion. InvalidParameter names the invalid field."""
     return [_chat_message(message, f"messages[{index}]") for index, message in enumerate(sent)]
 
 
@@ -134,20 +134,20 @@ def _part(sent: object, where: str) -> dict[str, Any]:
 def _image(part: Mapping[str, Any], where: str) -> dict[str, Any]:
     """An image of the Responses API in the shape of Chat Completions. The server fetches no address."""
     if not isinstance(url := part.get("image_url"), str):
-        raise InvalidParameter("must have 'image_url'; files of an id are not supported", param=where)
+        raise InvalidParameter("must have 'image_url': a file id is not supported", param=where)
     detail = {"detail": part["detail"]} if isinstance(part.get("detail"), str) else {}
     return {"type": "image_url", "image_url": {"url": url, **detail}}
 
 
 def _file(file: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(file.get("file_data"), str):
-        raise InvalidParameter("must have 'file_data'; files of an id are not supported", param=where)
+        raise InvalidParameter("must have 'file_data': a file id is not supported", param=where)
     names = ("filename", "file_data")
     return {"type": "file", "file": {name: file[name] for name in names if isinstance(file.get(name), str)}}
 
 
 def require_object(sent: object, where: str) -> dict[str, Any]:
-    """The object at a place, without what is null. InvalidParameter if there is none."""
+    """Return the object at a place, without its null fields. Raise InvalidParameter if there is none."""
     if sent is None:
         raise InvalidParameter("is required", param=where, code="missing_required_parameter")
     if not isinstance(sent, dict):

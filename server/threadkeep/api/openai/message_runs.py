@@ -24,7 +24,7 @@ from threadkeep.threads.updates import ThreadStateUpdate, ThreadUpdate
 SYSTEM_ID: Final = "openai-system"
 """The id of the system's message on a thread: a newer text takes the place of an older one."""
 INSTRUCTIONS_ID: Final = "openai-instructions"
-"""The id of a system's message that has the `instructions` of a response, which hold for this response alone."""
+"""The id of the system message with the `instructions` of a response. They apply only to this response."""
 COPY_NODE: Final = "__copy__"
 """LangGraph's name for an update that copies a checkpoint."""
 
@@ -33,7 +33,7 @@ Continue = Callable[[Authorized], Awaitable[Continuation]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadInput:
-    """What a request sends to a thread beside its messages."""
+    """The values that a request sends to a thread in addition to its messages."""
 
     system: str | None = None
     """The text of the system's messages. None: none was sent."""
@@ -44,7 +44,7 @@ class ThreadInput:
 
 
 def prepare_run(call: AuthorizedRequest[Any, Any], model: str, sent: ThreadInput, continuation: Continue) -> Prepare:
-    """What completes the request of a run: its model, and its input by the state of the thread."""
+    """Return the function that completes a run's request with its model, and its input for the state of the thread."""
 
     async def prepare(authorized: Authorized) -> Authorized:
         assistant = await resolve_model(call, authorized.assistants, model)
@@ -68,8 +68,8 @@ async def _input(
     spec = authorized.request.spec
     system = _system_messages(continued.held, sent)
     if not continued.questions:
-        kept = _kept_by_handlers(spec, continued.messages)
-        return {"input": {"messages": [*system, *kept]}, "checkpoint_id": continued.checkpoint_id}
+        new_messages = _kept_by_handlers(spec, continued.messages)
+        return {"input": {"messages": [*system, *new_messages]}, "checkpoint_id": continued.checkpoint_id}
     answers = answers_to(continued.questions, continued.messages)
     resume, checkpoint_id = resume_value(continued.questions, answers), continued.checkpoint_id
     if continued.answered_thread is not None and checkpoint_id is not None:
@@ -84,7 +84,7 @@ async def _input(
 
 
 def _with_answer(configurable: Mapping[str, Any], messages: Sequence[Message]) -> dict[str, Any]:
-    """The run's `configurable` with the messages that are the answer: they are no input of the graph."""
+    """Return the run's `configurable` with the messages of the answer, because these are not an input of the graph."""
     return {**configurable, "openai": {**configurable["openai"], "answer": list(messages)}}
 
 
@@ -95,9 +95,9 @@ def _kept_by_handlers(spec: GraphRunOptions, messages: Sequence[Message]) -> lis
     return [left.get(message["id"], message) for message in messages]
 
 
-def _system_messages(held: Sequence[Mapping[str, Any]], sent: ThreadInput) -> list[Message]:
+def _system_messages(thread_messages: Sequence[Mapping[str, Any]], sent: ThreadInput) -> list[Message]:
     """The change of the system's message that a request makes. There is at most one."""
-    known = {message["id"]: message for message in held if message.get("id") in {SYSTEM_ID, INSTRUCTIONS_ID}}
+    known = {message["id"]: message for message in thread_messages if message.get("id") in {SYSTEM_ID, INSTRUCTIONS_ID}}
     text = "\n\n".join(part for part in (sent.instructions, sent.system) if part)
     if not text:
         return [_removal(INSTRUCTIONS_ID)] if INSTRUCTIONS_ID in known and sent.has_instructions else []
@@ -134,7 +134,7 @@ class _Copy:
         before = (await self.reader.state_at(self.thread, self.original))["tasks"]
         after = (await self.reader.state_at(self.thread, copy))["tasks"]
         return {
-            Interrupt.from_ns(None, f"{twin['name']}:{twin['id']}").id: answers[asked["id"]]
+            Interrupt.from_ns(None, f"{twin['name']}:{twin['id']}").id: answers[interrupt["id"]]
             for task, twin in zip(before, after, strict=True)
-            for asked in task["interrupts"]
+            for interrupt in task["interrupts"]
         }

@@ -37,7 +37,7 @@ class ModelList(TypedDict):
 
 
 async def list_models(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /v1/models: list the models: the assistants of the caller whose graph takes messages."""
+    """GET /v1/models: list the models: your assistants whose graph accepts messages."""
     state, page = call.state, PageRequest(limit=MAX_MODELS, offset=0, answer_bytes=call.state.settings.answer_bytes)
     served = [graph_id for graph_id in state.graphs if await state.message_graphs.takes_messages(graph_id)]
     async with state.pool.connection(call.filters) as conn:

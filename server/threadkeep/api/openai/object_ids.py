@@ -24,7 +24,7 @@ PREFIXES: Final[dict[Kind, str]] = {
 NO_THREAD: Final = UUID(int=0)
 ITEM_ID: Final = re.compile(r"(msg|rs|fc|fco|mcp)_([0-9a-f]{32})([\w-]+)")
 RUN_KEY: Final = re.compile(r"([0-9a-f]{32})/(.+)")
-"""Of an item that is no message of the state: a question, or a message that has no id there."""
+"""The index of an item that is not a message of the state: a question, or a message without an id."""
 
 
 def response_id(run_id: UUID) -> str:
@@ -52,16 +52,16 @@ def thread_of_conversation(named: str) -> UUID:
 
 @dataclass(frozen=True, slots=True)
 class ItemId:
-    """What the id of an item says."""
+    """The parts of an item id."""
 
     thread_id: UUID
     key: str
 
     @property
     def run_id(self) -> UUID | None:
-        """The run, of an item that is no message of the state."""
-        found = RUN_KEY.fullmatch(self.key)
-        return UUID(found[1]) if found else None
+        """The run of an item that is not a message of the state."""
+        match = RUN_KEY.fullmatch(self.key)
+        return UUID(match[1]) if match else None
 
 
 def item_id(prefix: str, thread_id: UUID | None, key: str) -> str:
@@ -80,13 +80,13 @@ def id_of_item(item: Item, thread_id: UUID | None, run_id: UUID) -> str:
 
 
 def parse_item_id(named: str) -> ItemId | None:
-    """What the id of an item says. None if it is none of ours."""
-    found = ITEM_ID.fullmatch(named)
-    if found is None:
+    """Return the parts of an item id, or None if this server did not make it."""
+    match = ITEM_ID.fullmatch(named)
+    if match is None:
         return None
-    padded = found[3] + "=" * (-len(found[3]) % 4)
+    padded = match[3] + "=" * (-len(match[3]) % 4)
     try:
-        return ItemId(UUID(found[2]), urlsafe_b64decode(padded).decode())
+        return ItemId(UUID(match[2]), urlsafe_b64decode(padded).decode())
     except (binascii.Error, ValueError):
         return None
 

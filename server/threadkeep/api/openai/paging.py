@@ -1,4 +1,4 @@
-"""Paging: the lists of the OpenAI API, which go on after the id of an item."""
+"""Paging: the lists of the OpenAI API, which continue after the id of an item."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -36,13 +36,13 @@ def item_list(items: Sequence[Mapping[str, Any]]) -> ItemList:
 
 
 def page(items: Sequence[Mapping[str, Any]], query: ListQuery) -> ItemList:
-    """A page of items, which are given from the oldest to the newest. InvalidParameter if `after` is none of them."""
+    """Return a page of `items`, which are ordered from the oldest. Raise InvalidParameter if `after` is not the id of an item."""
     ordered = list(items) if query.order == "asc" else list(reversed(items))
     start = 0
     if query.after is not None:
         places = [index for index, item in enumerate(ordered) if item["id"] == query.after]
         if not places:
-            raise InvalidParameter("is not the id of an item of this list", param="after")
+            raise InvalidParameter("must be the id of an item of this list", param="after")
         start = places[0] + 1
     return _list(ordered[start : start + query.limit], has_more=len(ordered) > start + query.limit)
 

@@ -22,21 +22,24 @@ def call_id_of(question: Question) -> str:
 def answers_to(questions: Sequence[Question], messages: Sequence[Message]) -> dict[str, Any]:
     """Interrupt id -> answer, of the messages that a client sent after its last one of the assistant.
 
-    InvalidParameter if tool messages answer what is not asked, or not all that is asked.
+    Raise InvalidParameter if a tool message has no question, or a question has no tool message.
     """
-    given = {message["tool_call_id"]: message for message in messages if message["role"] == "tool"}
-    if given:
-        return _tool_answers(questions, given)
+    results_by_call = {message["tool_call_id"]: message for message in messages if message["role"] == "tool"}
+    if results_by_call:
+        return _tool_answers(questions, results_by_call)
     texts = [text_of(message["content"]) for message in messages if message["role"] == "user"]
     if not texts:
         raise InvalidParameter("the last message must be the user's: the graph waits for an answer", param="messages")
     return {question.interrupt_id: text_answer(question, texts[-1]) for question in questions}
 
 
-def _tool_answers(questions: Sequence[Question], given: Mapping[str, Message]) -> dict[str, Any]:
-    asked = {call_id_of(question): question for question in questions}
-    if unknown := next((call_id for call_id in given if call_id not in asked), None):
+def _tool_answers(questions: Sequence[Question], results_by_call: Mapping[str, Message]) -> dict[str, Any]:
+    questions_by_call = {call_id_of(question): question for question in questions}
+    if unknown := next((call_id for call_id in results_by_call if call_id not in questions_by_call), None):
         raise InvalidParameter(f"the thread does not wait for an answer to {unknown!r}", param="tool_call_id")
-    if missing := next((call_id for call_id in asked if call_id not in given), None):
+    if missing := next((call_id for call_id in questions_by_call if call_id not in results_by_call), None):
         raise InvalidParameter(f"the answer to {missing!r} is missing", param="tool_call_id")
-    return {asked[call_id].interrupt_id: parsed(text_of(message["content"])) for call_id, message in given.items()}
+    return {
+        questions_by_call[call_id].interrupt_id: parsed(text_of(message["content"]))
+        for call_id, message in results_by_call.items()
+    }

@@ -94,6 +94,6 @@ def tool_names(tools: list[dict[str, Any]]) -> frozenset[str]:
 
 
 def refuse(condition: object, param: str, reason: str) -> None:
-    """InvalidParameter if something is asked for that this server can't do."""
+    """Raise InvalidParameter with the reason if `condition` holds."""
     if condition:
         raise InvalidParameter(reason, param=param, code="unsupported_parameter")

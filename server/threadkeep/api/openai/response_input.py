@@ -21,10 +21,10 @@ ROLES: Final = {"user": "user", "assistant": "assistant", "system": "system", "d
 
 
 def response_messages(sent: str | Sequence[object], thread_id: UUID | None) -> list[Message]:
-    """The messages that the input of a response is. References must have been replaced by their items.
+    """Return the input of a response as messages. References must have been replaced by their items.
 
-    An item that has an id of the thread keeps its message's id, so that it is not there twice. InvalidParameter names
-    the place of what can't be read.
+    An item with an id of the thread keeps its message's id, so that the message is not added twice. InvalidParameter names
+    the invalid item.
     """
     if isinstance(sent, str):
         return [new_message("user", sent)]

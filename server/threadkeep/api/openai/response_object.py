@@ -1,4 +1,4 @@
-"""Response object: a response as the OpenAI API tells it, with every field that strict clients want."""
+"""Response object: the JSON of a response, with every field that strict clients require."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from threadkeep.api.openai.object_ids import conversation_id, response_id
 from threadkeep.tables.runs import Run
 
 API: Final = "responses"
-"""What `configurable.openai.api` says in the run of a response."""
+"""The value of `configurable.openai.api` in the run of a response."""
 Status: TypeAlias = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 DEFAULTS: Final[Mapping[str, Any]] = {
     "background": False,
@@ -38,11 +38,11 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "truncation": "disabled",
     "user": None,
 }
-"""What is told of a field that was not sent."""
+"""The values of fields that the request did not have."""
 
 
 class ResponseAnswer(TypedDict):
-    """A response. Further fields tell back what was sent."""
+    """A response. Further fields repeat those of the request."""
 
     id: str
     object: Literal["response"]
@@ -59,13 +59,13 @@ class ResponseAnswer(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseHead:
-    """What all tellings of a response have in common."""
+    """The fields that all events of a response share."""
 
     run_id: UUID
     thread_id: UUID | None
-    """None: nothing is kept."""
+    """None: nothing is stored."""
     settings: Mapping[str, Any]
-    """What was sent, as `configurable.openai` has it."""
+    """The fields of the request, as `configurable.openai` has them."""
     graph_id: str
 
     @classmethod
@@ -81,7 +81,7 @@ class ResponseHead:
 
     @property
     def is_background(self) -> bool:
-        """It has a stream that can be taken up again."""
+        """Its stream can be resumed."""
         return self.settings.get("background") is True
 
     @property
@@ -90,10 +90,10 @@ class ResponseHead:
         return frozenset(tool["function"]["name"] for tool in self.settings.get("tools", ()))
 
     def fields(self, status: Status, output: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-        """The response while it goes on."""
-        told = {name: self.settings.get(name, default) for name, default in DEFAULTS.items()}
-        if told["conversation"] is not None and self.thread_id is not None:
-            told["conversation"] = {"id": conversation_id(self.thread_id)}
+        """Return the unfinished response."""
+        repeated = {name: self.settings.get(name, default) for name, default in DEFAULTS.items()}
+        if repeated["conversation"] is not None and self.thread_id is not None:
+            repeated["conversation"] = {"id": conversation_id(self.thread_id)}
         return {
             "id": response_id(self.run_id),
             "object": "response",
@@ -108,7 +108,7 @@ class ResponseHead:
             "text": {"format": {"type": "text"}, **self.settings.get("text", {})},
             "reasoning": {"effort": None, "summary": None, **self.settings.get("reasoning", {})},
             "usage": None,
-            **told,
+            **repeated,
             "langgraph": {
                 "thread_id": str(self.thread_id) if self.thread_id else None,
                 "run_id": str(self.run_id),

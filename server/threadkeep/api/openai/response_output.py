@@ -30,7 +30,7 @@ Fields = dict[str, Any]
 
 
 class Event(NamedTuple):
-    """An event of a response, as it is sent."""
+    """An event of a response in the form in which it is sent."""
 
     number: int
     frame: bytes
@@ -148,10 +148,10 @@ def output_of(pieces: Sequence[Piece], output: ResponseOutput) -> list[Fields]:
 
 def _part(item: Item, text: str | None = None) -> Fields:
     """The content part of a message."""
-    shown = item.text if text is None else text
+    content = item.text if text is None else text
     if item.kind == "refusal":
-        return {"type": "refusal", "refusal": shown}
-    return {"type": "output_text", "text": shown, "annotations": [], "logprobs": []}
+        return {"type": "refusal", "refusal": content}
+    return {"type": "output_text", "text": content, "annotations": [], "logprobs": []}
 
 
 def _summary(item: Item, text: str | None = None) -> Fields:

@@ -1,4 +1,4 @@
-"""Responses: a run on a thread, which is kept, resumed by its id, and may go on in the background."""
+"""Responses: a response is a run on a stored thread. It is resumed by its id, and may run in the background."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -77,7 +77,7 @@ class ResponseBody(SettingsBody):
 
     input: str | list[dict[str, Any]]
     instructions: str | None = None
-    """The system's text for this response alone."""
+    """The system message for this response only."""
     previous_response_id: str | None = None
     conversation: str | ConversationRef | None = None
     background: bool | None = None
@@ -123,7 +123,7 @@ class DeletedResponse(TypedDict):
 
 @dataclass(slots=True, kw_only=True)
 class _ResponseRun:
-    """What a request asks for, and where."""
+    """A request and the place where it continues."""
 
     call: AuthorizedRequest[ResponseBody, None]
     tools: list[dict[str, Any]]
@@ -133,7 +133,7 @@ class _ResponseRun:
     """The thread, if a header or the metadata name it."""
     previous_run: UUID | None = None
     readable: Filters | None = None
-    """What the caller may read. None: nothing has to be read."""
+    """The filters of the rows that the caller may read. None: nothing has to be read."""
     messages: list[Message] = field(default_factory=list[Message])
     outcome: Outcome | None = None
 
@@ -147,7 +147,7 @@ class _ResponseRun:
         return self.body.is_stored and self.outcome != "aside"
 
     def head(self, handle: RunHandle) -> ResponseHead:
-        """What all tellings of the response have in common."""
+        """The fields that all events of the response share."""
         head = ResponseHead.of_run(handle.run) if handle.run is not None else None
         thread_id = handle.thread_id if self.is_kept else None
         if head is not None:
@@ -166,17 +166,17 @@ class _ResponseRun:
 
 
 async def create(call: AuthorizedRequest[ResponseBody, None]) -> Response:
-    """POST /v1/responses: have a graph answer, on a thread that is kept, and perhaps in the background.
+    """POST /v1/responses: create a response of a graph on a stored thread, in the background if you like.
 
     `previous_response_id` continues from the checkpoint at which that response ended. `conversation` continues the newest
-    state of a thread. With `store: false` nothing is kept.
+    state of a thread. With `store: false` nothing is stored.
     """
-    asked = await _read(call)
-    handle = await _start(asked)
-    head = asked.head(handle)
+    response_run = await _read(call)
+    handle = await _start(response_run)
+    head = response_run.head(handle)
     reader = reader_of(head)
     output = ResponseOutput(head, reader)
-    body, headers = call.body, asked.headers(handle)
+    body, headers = call.body, response_run.headers(handle)
     if body.background and not body.stream:
         return json_response(head.fields("queued"), headers=headers)
     if not body.stream:
@@ -190,15 +190,15 @@ async def create(call: AuthorizedRequest[ResponseBody, None]) -> Response:
 
 
 async def get(call: AuthorizedRequest[None, ResponseQuery]) -> Response:
-    """GET /v1/responses/{response_id}: read a response, or follow the events of one in the background.
+    """GET /v1/responses/{response_id}: read a response, or stream the events of a background response.
 
-    The events have the same numbers for every reader. `starting_after` names the last one that the client has.
+    The events have the same numbers for every reader. `starting_after` is the number of the last event that you have.
     """
     stored = await _stored(call)
     if not call.query.stream:
         return json_response(await stored.fields(), headers=headers_of(call))
     if not stored.head.is_background:
-        raise InvalidParameter("only a response in the background has a stream that can be taken up", param="stream")
+        raise InvalidParameter("only the stream of a background response can be resumed", param="stream")
     reader = reader_of(stored.head, stored.run)
     output = ResponseOutput(stored.head, reader)
     events = events_of(stored.handle, stored.handle.recorded_events(), output, reader)
@@ -208,7 +208,7 @@ async def get(call: AuthorizedRequest[None, ResponseQuery]) -> Response:
 
 
 async def cancel(call: AuthorizedRequest[None, None]) -> Response:
-    """POST /v1/responses/{response_id}/cancel: stop a response. One that has ended is answered as it is."""
+    """POST /v1/responses/{response_id}/cancel: stop a response. A response that has ended is returned unchanged."""
     named = _named(call)
     run_id = require_response(named)
     thread_id = await thread_of_response(call, run_id)
@@ -222,9 +222,9 @@ async def cancel(call: AuthorizedRequest[None, None]) -> Response:
 
 
 async def delete(call: AuthorizedRequest[None, None]) -> Response:
-    """DELETE /v1/responses/{response_id}: delete a response. One that goes on is stopped first.
+    """DELETE /v1/responses/{response_id}: delete a response. If it is unfinished, it is stopped first.
 
-    A thread that was made by a response goes with its last one.
+    A thread that a response has created is deleted with its last response.
     """
     run_id = require_response(_named(call))
     thread_id = await thread_of_response(call, run_id)
@@ -234,7 +234,7 @@ async def delete(call: AuthorizedRequest[None, None]) -> Response:
 
 
 async def input_items(call: AuthorizedRequest[None, ListQuery]) -> Response:
-    """GET /v1/responses/{response_id}/input_items: list what the request of a response sent."""
+    """GET /v1/responses/{response_id}/input_items: list the input items of a response."""
     stored = await _stored(call)
     return json_response(page(stored.input_items(), call.query), headers=headers_of(call))
 
@@ -252,50 +252,54 @@ async def _stored(call: AuthorizedRequest[Any, Any]) -> StoredResponse:
 
 
 async def _read(call: AuthorizedRequest[ResponseBody, None]) -> _ResponseRun:
-    """Read a request, with what it refers to. InvalidParameter, ResourceNotFound, Forbidden."""
+    """Read a request and the response or conversation that it names. Raise InvalidParameter, ResourceNotFound or Forbidden."""
     body = call.body
     _check(body)
     assistant_of(call.assistants, body.model)
-    asked = _ResponseRun(call=call, tools=chat_tools(body.tools))
-    await _find_thread(asked)
-    read_from = asked.thread_id or first_reference(body.input)
+    response_run = _ResponseRun(call=call, tools=chat_tools(body.tools))
+    await _find_thread(response_run)
+    read_from = response_run.thread_id or first_reference(body.input)
     if read_from is not None:
         value: dict[str, Any] = {"thread_id": read_from, "run_id": None, "metadata": {}}
-        asked.readable = await call.authorize("threads.read", value)
-        sent = await References(call, {read_from: asked.readable}).replace(body.input)
+        response_run.readable = await call.authorize("threads.read", value)
+        sent = await References(call, {read_from: response_run.readable}).replace(body.input)
     else:
         sent = body.input
-    asked.messages = response_messages(sent, asked.thread_id)
-    return asked
+    response_run.messages = response_messages(sent, response_run.thread_id)
+    return response_run
 
 
 def _check(body: ResponseBody) -> None:
-    """InvalidParameter if the body asks for what this server can't do, or contradicts itself."""
+    """Raise InvalidParameter if the body has an unsupported parameter or contradicts itself."""
     check_metadata(body.metadata)
-    refuse(body.prompt, "prompt", "the server keeps no prompts: send instructions")
-    refuse(body.top_logprobs, "top_logprobs", "graphs tell no probabilities")
-    refuse(body.background and not body.is_stored, "background", "a response in the background has to be stored")
+    refuse(body.prompt, "prompt", "the server stores no prompts: send instructions")
+    refuse(body.top_logprobs, "top_logprobs", "graphs do not return probabilities")
+    refuse(
+        body.background and not body.is_stored, "background", "a background response must be stored: set store to true"
+    )
     if body.conversation_id and body.previous_response_id:
         raise InvalidParameter("can't be used with conversation", param="previous_response_id")
     if not body.input:
         raise InvalidParameter("must not be empty", param="input")
 
 
-async def _find_thread(asked: _ResponseRun) -> None:
+async def _find_thread(response_run: _ResponseRun) -> None:
     """Find out which thread the request names, by any of the ways."""
-    call, body = asked.call, asked.body
+    call, body = response_run.call, response_run.body
     if body.previous_response_id is not None:
-        asked.previous_run = run_of_response(body.previous_response_id)
-        if asked.previous_run is None:
+        response_run.previous_run = run_of_response(body.previous_response_id)
+        if response_run.previous_run is None:
             raise _previous_not_found(body.previous_response_id)
-        asked.thread_id = await thread_of_response(call, asked.previous_run)
+        response_run.thread_id = await thread_of_response(call, response_run.previous_run)
     elif body.conversation_id is not None:
-        asked.thread_id = thread_of_conversation(body.conversation_id)
+        response_run.thread_id = thread_of_conversation(body.conversation_id)
     elif body.is_stored:
         settings, identity = call.state.settings, call.caller.identity
         metadata = body.metadata or {}
-        asked.named = named_thread(call.request.headers, metadata, project=settings.project_id, identity=identity)
-        asked.thread_id = asked.named.thread_id if asked.named else None
+        response_run.named = named_thread(
+            call.request.headers, metadata, project=settings.project_id, identity=identity
+        )
+        response_run.thread_id = response_run.named.thread_id if response_run.named else None
 
 
 def _previous_not_found(named: str) -> InvalidParameter:
@@ -303,52 +307,52 @@ def _previous_not_found(named: str) -> InvalidParameter:
     return InvalidParameter(detail, param="previous_response_id", code="previous_response_not_found")
 
 
-async def _start(asked: _ResponseRun) -> RunHandle:
+async def _start(response_run: _ResponseRun) -> RunHandle:
     """Authorize the caller, and start the run, or put it in the queue if it is for the background."""
-    call, service = asked.call, asked.call.state.runs
-    authorized = await service.authorize(call.caller, _request(asked))
+    call, service = response_run.call, response_run.call.state.runs
+    authorized = await service.authorize(call.caller, _request(response_run))
 
     async def continuation(allowed: Authorized) -> Continuation:
-        continued = await _continue(asked, allowed)
-        asked.outcome = continued.outcome
+        continued = await _continue(response_run, allowed)
+        response_run.outcome = continued.outcome
         return continued
 
-    system = [text_of(message["content"]) for message in asked.messages if message["role"] == "system"]
+    system = [text_of(message["content"]) for message in response_run.messages if message["role"] == "system"]
     sent = ThreadInput(
-        system="\n\n".join(system) or None, instructions=asked.body.instructions or None, has_instructions=True
+        system="\n\n".join(system) or None, instructions=response_run.body.instructions or None, has_instructions=True
     )
-    prepare = prepare_run(call, asked.body.model, sent, continuation)
-    start = service.enqueue_authorized if asked.body.background else service.start_authorized
+    prepare = prepare_run(call, response_run.body.model, sent, continuation)
+    start = service.enqueue_authorized if response_run.body.background else service.start_authorized
     return await start(call.caller, authorized, prepare)
 
 
-async def _continue(asked: _ResponseRun, allowed: Authorized) -> Continuation:
-    """How the input continues what the request names."""
-    spoken = [message for message in asked.messages if message["role"] != "system"]
-    if asked.readable is None or asked.thread_id is None:
+async def _continue(response_run: _ResponseRun, allowed: Authorized) -> Continuation:
+    """Return how the input continues the response or conversation that the request names."""
+    spoken = [message for message in response_run.messages if message["role"] != "system"]
+    if response_run.readable is None or response_run.thread_id is None:
         return Continuation(outcome="imported", messages=spoken)
-    reader = ThreadReader(call=asked.call, filters=asked.readable.narrowed(allowed.threads))
-    if asked.previous_run is not None:
-        return await _continue_response(asked, reader, asked.previous_run, spoken)
-    if asked.named is not None:
-        return await continue_thread(reader, asked.named, split_messages(asked.messages))
-    thread = await reader.settled(asked.thread_id)
+    reader = ThreadReader(call=response_run.call, filters=response_run.readable.narrowed(allowed.threads))
+    if response_run.previous_run is not None:
+        return await _continue_response(response_run, reader, response_run.previous_run, spoken)
+    if response_run.named is not None:
+        return await continue_thread(reader, response_run.named, split_messages(response_run.messages))
+    thread = await reader.settled(response_run.thread_id)
     if thread is None:
-        raise NotFound(f"Conversation with id {asked.body.conversation_id!r} not found.")
-    held = messages_of(thread.values.load()) if thread.values else []
-    if not asked.body.is_stored:
-        return Continuation(outcome="imported", messages=[*_as_input(held), *spoken])
+        raise NotFound(f"Conversation with id {response_run.body.conversation_id!r} not found.")
+    thread_messages = messages_of(thread.values.load()) if thread.values else []
+    if not response_run.body.is_stored:
+        return Continuation(outcome="imported", messages=[*_as_input(thread_messages), *spoken])
     return Continuation(
-        outcome="appended", messages=spoken, questions=questions_of(thread.interrupts.load()), held=held
+        outcome="appended", messages=spoken, questions=questions_of(thread.interrupts.load()), held=thread_messages
     )
 
 
 async def _continue_response(
-    asked: _ResponseRun, reader: ThreadReader, run_id: UUID, spoken: Sequence[Message]
+    response_run: _ResponseRun, reader: ThreadReader, run_id: UUID, spoken: Sequence[Message]
 ) -> Continuation:
-    """From the checkpoint at which a response ended, whatever has come after it."""
-    service, named = asked.call.state.runs, str(asked.body.previous_response_id)
-    previous = await reader.run(asked.thread_id or NO_RUN, run_id)
+    """Continue from the checkpoint at which a response ended, even if the thread has newer checkpoints."""
+    service, named = response_run.call.state.runs, str(response_run.body.previous_response_id)
+    previous = await reader.run(response_run.thread_id or NO_RUN, run_id)
     if previous is None:
         raise _previous_not_found(named)
     ended = await settled_run(service.handle_of(reader.filters, previous))
@@ -359,7 +363,7 @@ async def _continue_response(
     if checkpoint_id is None:
         raise _previous_not_found(named)
     continued = await fork(reader, thread, checkpoint_id, spoken)
-    if not asked.body.is_stored:
+    if not response_run.body.is_stored:
         return replace(
             continued, checkpoint_id=None, questions=(), messages=[*_as_input(continued.held), *spoken], held=()
         )
@@ -368,45 +372,45 @@ async def _continue_response(
     return continued
 
 
-def _as_input(held: Sequence[Mapping[str, Any]]) -> list[Message]:
+def _as_input(thread_messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     """Messages of a state as the input of a run without a thread."""
     names = ("content", "id", "name", "tool_calls", "tool_call_id")
     roles = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
     return [
         {"role": roles[each["type"]], **{name: each[name] for name in names if each.get(name) is not None}}
-        for each in held
+        for each in thread_messages
         if each.get("type") in roles
     ]
 
 
-def _settings(asked: _ResponseRun) -> dict[str, Any]:
-    """What was sent, for the graph and for retrievals."""
-    body = asked.body
+def _settings(response_run: _ResponseRun) -> dict[str, Any]:
+    """Return the fields of the request, for the graph and for later reads."""
+    body = response_run.body
     settings: dict[str, Any] = {"api": API, "model": body.model, **body.settings("input", "tools")}
-    if asked.tools:
-        settings["tools"] = asked.tools
-    if asked.named is not None and asked.thread_id is not None:
-        settings["conversation"] = str(asked.thread_id)
+    if response_run.tools:
+        settings["tools"] = response_run.tools
+    if response_run.named is not None and response_run.thread_id is not None:
+        settings["conversation"] = str(response_run.thread_id)
     return settings
 
 
-def _request(asked: _ResponseRun) -> RunRequest:
-    """The run as far as it is known before the thread is read."""
-    call, body = asked.call, asked.body
-    is_new = body.is_stored and asked.thread_id is None
+def _request(response_run: _ResponseRun) -> RunRequest:
+    """Return the run request before the thread is read."""
+    call, body = response_run.call, response_run.body
+    is_new = body.is_stored and response_run.thread_id is None
     minutes = call.state.settings.response_ttl_s / 60
-    marks = {DIGEST_KEY: split_messages(asked.messages).digest} if _is_clients(asked.named) else {}
+    marks = {DIGEST_KEY: split_messages(response_run.messages).digest} if _is_clients(response_run.named) else {}
     return RunRequest(
-        spec=GraphRunOptions(input={"messages": asked.messages}),
+        spec=GraphRunOptions(input={"messages": response_run.messages}),
         assistant=body.model,
-        thread_id=asked.thread_id if body.is_stored else None,
-        create_thread=asked.named is not None,
+        thread_id=response_run.thread_id if body.is_stored else None,
+        create_thread=response_run.named is not None,
         temporary=not body.is_stored,
         metadata=THREAD_MARK if is_new else {},
         thread_ttl=Ttl(strategy="delete", minutes=minutes) if is_new and minutes else None,
         resumable=body.is_stored,
         read_by_caller=not body.background,
-        configurable={**call.forwarded_headers, "openai": _settings(asked), **marks},
+        configurable={**call.forwarded_headers, "openai": _settings(response_run), **marks},
         key=call.idempotency_key,
     )
 

@@ -1,4 +1,4 @@
-"""Run answer: follows a run, and tells what it says and as which error it failed."""
+"""Run answer: follows a run and returns its answer, or the error with which it failed."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -19,11 +19,11 @@ async def answer_pieces(
 ) -> AsyncGenerator[tuple[int, Sequence[Piece]]]:
     """The position of each event of a run, and the pieces that it adds to the answer.
 
-    ResourceNotFound if events are missing, so that an answer with a hole is never taken for a whole one.
+    Raise ResourceNotFound if events are missing, so that an incomplete answer never looks complete.
     """
     async with aclosing(events) as items:
         async for item in items:
             if isinstance(item, Gap):
-                raise ResourceNotFound("Events of this response are no longer kept: read it without a stream.")
+                raise ResourceNotFound("The events of this response are no longer stored: read it without a stream.")
             if pieces := reader.read(item.name, item.data):
                 yield item.position, pieces

@@ -50,7 +50,7 @@ def _not_found(named: str) -> ResourceNotFound:
 
 
 def require_head(run: Run | None, named: str) -> ResponseHead:
-    """What a run is as a response. ResourceNotFound if it is none."""
+    """Return a run as a response. Raise ResourceNotFound if the run is not a response."""
     head = ResponseHead.of_run(run) if run is not None else None
     if head is None:
         raise _not_found(named)
@@ -58,10 +58,10 @@ def require_head(run: Run | None, named: str) -> ResponseHead:
 
 
 async def thread_of_response(call: AuthorizedRequest[Any, Any], run_id: UUID) -> UUID:
-    """The thread of a response, for authorization. Who may see the response is decided after that."""
+    """Return the thread of a response, for authorization. The caller's right to see it is checked afterwards."""
     async with call.state.pool.connection() as conn:
-        found = await runs.get_several(conn, UNRESTRICTED, [run_id])
-    return found[0].thread_id if found and ResponseHead.of_run(found[0]) is not None else NO_RUN
+        found_runs = await runs.get_several(conn, UNRESTRICTED, [run_id])
+    return found_runs[0].thread_id if found_runs and ResponseHead.of_run(found_runs[0]) is not None else NO_RUN
 
 
 def reader_of(head: ResponseHead, run: Run | None = None) -> AnswerReader:
@@ -101,7 +101,7 @@ async def _ended_at(handle: RunHandle) -> int:
 
 
 async def read_run(handle: RunHandle) -> Run | None:
-    """The row of the run as it is now. None if it is gone."""
+    """Return the present row of the run, or None if it was deleted."""
     async with handle.follower.pool.connection(handle.filters) as conn:
         return await runs.get(conn, handle.filters, handle.thread_id, handle.run_id)
 
@@ -109,7 +109,7 @@ async def read_run(handle: RunHandle) -> Run | None:
 async def frames_of(
     events: AsyncGenerator[tuple[int, list[Event]]], *, after: int = -1, reading: StreamReader | None = None
 ) -> AsyncGenerator[bytes]:
-    """The frames of the events whose number is above `after`, and the end of the stream. `reading` is told how far it is."""
+    """Yield the frames of the events with a number above `after`, and the end of the stream. `reading` gets the position."""
     async for position, several in events:
         if reading is not None and position:
             reading.position = position
@@ -120,7 +120,7 @@ async def frames_of(
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response that was given before, for a caller who may see it."""
+    """A stored response that the caller may see."""
 
     reader: ThreadReader
     handle: RunHandle
@@ -129,7 +129,7 @@ class StoredResponse:
 
     @classmethod
     async def of(cls, call: AuthorizedRequest[Any, Any], handle: RunHandle, named: str) -> "StoredResponse":
-        """The response of a run. ResourceNotFound if it is none."""
+        """Return the response of a run. Raise ResourceNotFound if the run is not a response."""
         run = await read_run(handle)
         head = require_head(run, named)
         if run is None:
@@ -137,7 +137,7 @@ class StoredResponse:
         return cls(ThreadReader(call=call, filters=handle.filters), handle, run, head)
 
     async def fields(self) -> dict[str, Any]:
-        """The response as it is now."""
+        """Return the present response."""
         output = ResponseOutput(self.head, reader := reader_of(self.head, self.run))
         if self.run.status not in FINAL:
             await self._read_recorded(output, reader)
@@ -151,7 +151,7 @@ class StoredResponse:
         async with self.handle.follower.pool.connection(self.handle.filters) as conn:
             stored = await runs.get_result(conn, self.handle.filters, self.run.thread_id, self.run.run_id)
         if stored is None:
-            raise ResourceNotFound("The response is gone.")
+            raise ResourceNotFound("The response was deleted.")
         return RunEnd(status=stored.status, error=stored.error.load() if stored.error else None)
 
     async def _read_recorded(self, output: ResponseOutput, reader: AnswerReader) -> bool:
@@ -167,13 +167,13 @@ class StoredResponse:
                 return position > 0
 
     async def _read_state(self, output: ResponseOutput, reader: AnswerReader, end: RunEnd) -> None:
-        """Read what the run has added to its thread. What is not in the state, such as reasoning of a router, is lost."""
+        """Read what the run has added to its thread. Content that is not in the state, such as a router's reasoning, is lost."""
         thread = await self.thread()
         last = await self.reader.newest_with(thread, {"run_id": str(self.run.run_id)})
         if last is None:
             return
-        state, held = await self.reader.state_at(thread, last), await self._held_before(thread)
-        known = {message.get("id") for message in [*held, *input_messages(self.run)]}
+        state, before = await self.reader.state_at(thread, last), await self._held_before(thread)
+        known = {message.get("id") for message in [*before, *input_messages(self.run)]}
         for message in messages_of(state["values"]):
             if message.get("id") not in known:
                 output.events(reader.read("messages", json.dumps([message, {}])))
@@ -187,15 +187,15 @@ class StoredResponse:
         return [] if parent is None else messages_of((await self.reader.state_at(thread, parent))["values"])
 
     async def thread(self) -> threads.Thread:
-        """The response's thread. ResourceNotFound if it is gone."""
+        """Return the response's thread. Raise ResourceNotFound if it was deleted."""
         async with self.handle.follower.pool.connection(self.handle.filters) as conn:
             thread = await threads.get(conn, self.handle.filters, self.run.thread_id)
         if thread is None:
-            raise ResourceNotFound("The response is gone.")
+            raise ResourceNotFound("The response was deleted.")
         return thread
 
     def input_items(self) -> list[dict[str, Any]]:
-        """What the request sent."""
+        """Return the items of the request."""
         return message_items(input_messages(self.run), self.run.thread_id, self.head.graph_id)
 
 
@@ -205,7 +205,7 @@ class References:
 
     call: AuthorizedRequest[Any, Any]
     granted: dict[UUID, Filters]
-    """What the caller may read, by the thread that was asked for. Each further thread is asked for by itself."""
+    """The filters for the thread that the caller asked for. Each further thread is authorized separately."""
 
     async def replace(self, sent: str | Sequence[object]) -> str | list[object]:
         """The input of a request with the items in the place of references. InvalidParameter if one is not found."""
@@ -237,7 +237,7 @@ class References:
         return newest if named in newest else await self._look_in_history(reader, thread, named)
 
     async def _reader(self, thread_id: UUID) -> ThreadReader:
-        """What reads a thread for the caller. Forbidden."""
+        """Return the reader of a thread for the caller. Raise Forbidden."""
         if thread_id not in self.granted:
             value: dict[str, Any] = {"thread_id": thread_id, "run_id": None, "metadata": {}}
             self.granted[thread_id] = await self.call.authorize("threads.read", value)
@@ -276,8 +276,8 @@ def first_reference(sent: str | Sequence[object]) -> UUID | None:
     """The thread of the first item that a request refers to by its id."""
     for index, item in enumerate(() if isinstance(sent, str) else sent):
         if (named := _referenced(item, index)) is not None:
-            found = parse_item_id(named)
-            return found.thread_id if found else NO_RUN
+            parsed = parse_item_id(named)
+            return parsed.thread_id if parsed else NO_RUN
     return None
 
 
@@ -291,7 +291,7 @@ def _by_id(items: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 async def settled_run(handle: RunHandle, *, within_s: float = SETTLE_S) -> Run | None:
-    """The run, when it has ended, or after some seconds. None if it is gone."""
+    """Wait for the end of the run, at most some seconds, and return the run. None if it was deleted."""
     with anyio.move_on_after(within_s):
         await handle.ended()
     return await read_run(handle)

@@ -51,9 +51,9 @@ class AnswerResult(Response):
             await encoded_json_response(encoded, headers=self._headers)(scope, receive, send)
 
     async def _watched(self, work: "asyncio.Future[bytes]", receive: Receive) -> bytes | None:
-        """The object, when it is made. None if the client has gone before.
+        """Wait for the object and return it. None if the client has disconnected.
 
-        Problem if the work fails, the caller is no longer let in, or this process leaves.
+        Raise Problem if the work fails, the caller's access is revoked, or this process stops.
         """
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_gone, receive, tasks.cancel_scope, self._cancel)

@@ -17,7 +17,7 @@ TEMPORARY: Final = "local:"
 """How Open WebUI names a temporary chat."""
 
 Owner: TypeAlias = Literal["thread", "client"]
-"""Who has the whole conversation: the thread, or the client, which then sends all of it."""
+"""The owner of the whole conversation: the thread, or the client, which then sends all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ def named_thread(
 ) -> NamedThread | None:
     """The thread that a request names, or None. InvalidParameter if the name is too long.
 
-    A UUID is the id of the thread. Another name stands for a thread of the caller, whose id follows from both.
+    A UUID is the id of the thread. For another name, the id is made from the caller and the name.
     """
     if headers.get(TASK_HEADER):
         return None

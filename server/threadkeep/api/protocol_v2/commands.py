@@ -122,7 +122,7 @@ async def input_respond(call: AuthorizedRequest[Any, Any], params: Params) -> Co
     thread = await require_thread(call)
     run = await _wait_for_newest(call)
     if run is None:
-        raise CommandError("no_such_interrupt", "No run of this thread has asked anything.")
+        raise CommandError("no_such_interrupt", "No run of this thread waits for an answer.")
     if run.status not in {"pending", "running"}:
         async with call.state.pool.connection(call.filters) as conn:
             thread = await threads.get(conn, call.filters, thread.thread_id) or thread
@@ -205,7 +205,7 @@ def _answers(params: Params) -> dict[str, Any]:
             raise CommandError("invalid_argument", "each answer needs an interrupt_id and a response")
         answers[fields["interrupt_id"]] = fields["response"]
     if not answers:
-        raise CommandError("invalid_argument", "there is no answer")
+        raise CommandError("invalid_argument", "the command has no answer")
     return answers
 
 

@@ -182,7 +182,7 @@ class _SocketSession:
     async def _unsubscribe(self, call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
         del call
         if self._subscriptions.pop(str(params.get("subscription_id")), None) is None:
-            raise CommandError("no_such_subscription", "There is no such subscription on this connection.")
+            raise CommandError("no_such_subscription", "The subscription does not exist on this connection.")
         return CommandResult({})
 
     async def _reconnect(self, call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
@@ -253,7 +253,7 @@ class _SocketSession:
     async def _end_with_the_access(self) -> None:
         """Close the socket once the caller's access is revoked."""
         problem = await self._call.caller.until_refused()
-        log.info("a socket was closed: its caller is no longer let in")
+        log.info("socket closed: its caller no longer has access")
         await self._close(problem)
 
     async def _send(self, frame: bytes) -> None:

@@ -71,5 +71,5 @@ def read_object(raw: bytes) -> dict[str, Any]:
     except ValidationFailed as problem:
         raise InvalidRequest(problem.detail) from None
     if not isinstance(value, dict):
-        raise InvalidRequest("a JSON object is wanted")
+        raise InvalidRequest("the body must be a JSON object")
     return cast("dict[str, Any]", value)

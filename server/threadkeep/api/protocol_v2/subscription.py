@@ -66,7 +66,7 @@ def _channels(value: object) -> frozenset[str]:
         raise InvalidRequest("channels must be a list of one channel or more")
     for channel in channels:
         if not isinstance(channel, str) or not (channel in CHANNELS or _is_named(channel)):
-            raise InvalidRequest(f"unknown channel; there are {', '.join(sorted(CHANNELS))} and custom:<name>")
+            raise InvalidRequest(f"unknown channel: use {', '.join(sorted(CHANNELS))} or custom:<name>")
     return frozenset(cast("list[str]", channels))
 
 
