@@ -40,11 +40,17 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
     """Turn links to files outside docs/ into links of the site."""
     del config, files
-    if page.file.src_uri.startswith(("decisions/", "changelog")):
-        page.meta["search"] = {"boost": 0.1}  # a search should find the guide before its reasons and its history
+    page.meta["search"] = {"boost": _boost(page.file.src_uri)}
     if page.file.generated_by is not None:
         return markdown
     return _with_links(markdown, f"docs/{page.file.src_uri}", page.file.src_uri)
+
+
+def _boost(name: str) -> float:
+    """How much a page counts in a search: you should find a guide before its reasons, its history and long tables."""
+    if name.startswith(("decisions/", "changelog", "differences", "benchmarks")):
+        return 0.1
+    return 2 if name.startswith(("how-to/", "tutorials/", "operations")) else 1
 
 
 def _linked(markdown: str, source: str) -> list[str]:
