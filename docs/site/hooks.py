@@ -19,6 +19,8 @@ ROOT_PAGES = {
     "CONTRIBUTING.md": "contributing.md",
 }
 """Names in the repository, and names in the site."""
+SOURCE = "https://github.com/threadkeep/threadkeep"
+"""For links to folders, of which there is no copy."""
 COPIES = "repository"
 """The folder of the site for copies of other files."""
 LINK = re.compile(r"(\]\()(?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?(\))")
@@ -85,6 +87,8 @@ def _with_links(markdown: str, source: str, name: str) -> str:
             target = f"{COPIES}/{path}.txt"
         elif path.startswith("docs/"):
             target = path.removeprefix("docs/")
+        elif (ROOT / path).is_dir():
+            return f"{match[1]}{SOURCE}/tree/main/{path}{match[4]}"
         else:
             return match[0]
         relative = posixpath.relpath(target, posixpath.dirname(name) or ".")
