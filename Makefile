@@ -98,6 +98,9 @@ walk: .venv/dev ## Count the files that five requests enter, and write docs/desi
 words: .venv/dev ## Count the words that make README and docs hard to read, and print the ten worst sentences
 	@$(BIN)/python tests/words.py $(ARGS)
 
+terms: docs ## Look thirty terms up in the site and in the code, and print where they lead
+	@.venv-docs/bin/python tests/search_terms.py
+
 blocks: .venv/dev ## Run every code block of README, quickstart, tutorials and guides
 	@BLOCKS=all $(BIN)/python -m pytest tests/test_code_blocks.py $(ARGS)
 

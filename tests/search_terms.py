@@ -1,7 +1,7 @@
 """Search terms: whether a newcomer finds the right page and module for a term of the field.
 
-Each term is searched once in the index of the built site (`make docs`), and once in the code, as `grep -rci` does. Prints
-a table, and exits with 1 if a term leads elsewhere.
+`make terms` searches each term once in the index of the site, and once in the code, as `grep -rci` does. It prints a table,
+and fails if a term leads elsewhere.
 """
 
 import json
@@ -43,7 +43,7 @@ TERMS: Mapping[str, tuple[str, str, str]] = {
     "connection pooler": ("operations", "pooler", "postgres/session.py"),
     "migrations": ("operations", "migration", "postgres/migrate.py"),
     "double texting": ("background-runs", "double texting", "tables/run_creation.py"),
-    "resumable streams": ("protocol", "resumable", "runs/event_log.py"),
+    "resumable streams": ("protocol", "resumable stream", "runs/event_log.py"),
 }
 """A term, the page that it should lead to, the pattern for grep, and the module that it should lead to."""
 NEAR_PAGES, NEAR_FILES = 2, 6

@@ -1,5 +1,6 @@
 """The documents: the page on the protocol has every route and field, links lead somewhere, and pages are found."""
 
+import ast
 import importlib.metadata
 import json
 import re
@@ -138,3 +139,50 @@ def test_every_link_of_a_page_leads_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
     assert [link for page in pages for link in _broken_links(page)] == []
+
+
+def _pattern(node: ast.expr) -> str:
+    """The text of an expression. An `…` stands for each part that differs from case to case."""
+    match node:
+        case ast.Constant():
+            return str(node.value)
+        case ast.JoinedStr():
+            return "".join(_pattern(part) for part in node.values)
+        case ast.BinOp():
+            return _pattern(node.left) + _pattern(node.right)
+        case _:
+            return "…"
+
+
+COMMANDS = {"adopt", "archives", "backup", "client_programs", "dockerfile", "restore", "upgrade"}
+"""Parts of names of modules of commands. Their guides name their errors."""
+
+
+def _is_of_a_command(name: str) -> bool:
+    return any(command in name for command in COMMANDS)
+
+
+def _start_errors() -> set[str]:
+    """The texts of every StartupError of the server, without those that only pass on the text of another error."""
+    server = ROOT / "server" / "threadkeep"
+    modules = [path for path in server.rglob("*.py") if not _is_of_a_command(path.relative_to(server).as_posix())]
+    calls = [
+        node
+        for path in modules
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "StartupError" and node.args
+    ]
+    texts = {re.sub("…+", "…", _pattern(node.args[0]).replace("`", "")) for node in calls}
+    return {text for text in texts if re.search("[a-z]", text)}
+
+
+def test_troubleshooting_has_a_cure_for_each_error_at_the_start() -> None:
+    """Issue: each start-up error and its cure, and none that the server does not have."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    section = page[page.index("## The server does not start") : page.index("## A request is refused")]
+    shown = {re.sub("…+", "…", text) for text in re.findall(r"^\| `(.+?)` \| .+ \|$", section, re.MULTILINE)}
+
+    assert sorted(_start_errors() - shown) == []
+    assert [
+        text for text in sorted(shown - _start_errors()) if re.search("[a-z]{4}", text.replace("graphs.", ""))
+    ] == []

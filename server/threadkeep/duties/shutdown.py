@@ -1,4 +1,4 @@
-"""Shutdown: drains a process that must stop.
+"""Graceful shutdown: drains a process that must stop.
 
 The process immediately reports that it is not ready, and claims no more runs. For a while it still accepts requests,
 because load balancers check readiness only at intervals. Runs get a grace period. The remaining runs are stopped and

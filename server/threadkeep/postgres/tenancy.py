@@ -1,4 +1,4 @@
-"""Tenancy: restricts statements to the rows of a tenant, by their own conditions and by row-level security.
+"""Multitenancy: restricts statements to the rows of a tenant, by their own conditions and by row-level security.
 
 Every statement on a tenant's rows takes `Filters`, which only an authenticator creates. Each contains
 `metadata @> %(match)s` and `project_id = %(project)s`, because all connections of a process belong to one project. A

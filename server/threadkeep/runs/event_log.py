@@ -1,4 +1,4 @@
-"""Event log: the events of one run in the process that executes it.
+"""Event log: the events of one run in the process that executes it, for live and resumable streams.
 
 The log is a ring of the latest events, stored as JSON and shared by all readers. Each reader has its own position and
 never slows the run down. A reader that falls behind the ring gets a gap. The recorder (`runs/event_recorder.py`) is one

@@ -1,4 +1,4 @@
-"""Quotas: the limits for each principal, and the limit of the queue.
+"""Quotas: the limits for each principal (rate limits among them), and the limit of the queue.
 
 Requests, new threads, streams and foreground runs are counted in the process that serves them. Pending runs are counted
 in Postgres for all processes, at most once a second. Crons and assistants are counted in the transaction that creates

@@ -1,4 +1,4 @@
-"""Run creation: inserts runs, which start at once or wait in the queue.
+"""Run creation: inserts runs, which start at once or wait in the queue. The multitask strategy (double texting) decides.
 
 The thread is locked first, so its active run can't change meanwhile. Concurrent requests are inserted by one statement,
 each under the row-level security of its own caller. If a thread is locked by another transaction, its run is inserted

@@ -1,4 +1,4 @@
-"""Workers: one row for each process, which is the lease for all its runs. A heartbeat renews it.
+"""Workers: one row for each process, which is the lease for all its runs. A heartbeat renews it. Also the fencing.
 
 If the row is deleted, the other processes consider the process dead. Its runs return to the queue, and its later writes
 for them are refused (`check_leases`). A deleted row never returns. Only the clock of Postgres is used.

@@ -1,7 +1,7 @@
 """History: the states of a thread, read through its graph, because only the graph can interpret its channels.
 
 A read takes no slot. It first reads the sizes of the checkpoints. So an answer above the limit is refused before large
-values are in memory.
+values are in memory. Time travel is a run or an update from one of these states.
 """
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
