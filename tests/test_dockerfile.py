@@ -53,7 +53,7 @@ AGENT = """
 import os
 from typing import TypedDict
 
-import greetings
+import test_greetings
 import prices
 from langgraph.graph import END, START, StateGraph
 
@@ -63,7 +63,7 @@ class State(TypedDict):
 
 
 async def answer(state: State) -> dict:
-    return {"said": f"{greetings.WORD} {prices.PRICE} {os.environ.get('TOKEN')}"}
+    return {"said": f"{test_greetings.WORD} {prices.PRICE} {os.environ.get('TOKEN')}"}
 
 
 graph = StateGraph(State).add_node(answer).add_edge(START, "answer").add_edge("answer", END).compile()
@@ -107,22 +107,23 @@ def monorepo(tmp_path: Path, server_wheel: Path) -> Path:
     """A project that depends on itself, on a folder beside it and on a package. The folder that has both."""
     folder = tmp_path / "code"
     shop, shared, wheels = folder / "shop", folder / "shared code", folder / "wheels"
-    keys = {"dependencies": [".", "../shared code", "greetings"], "env": {"TOKEN": "top-secret"}}
-    write(shop, **keys, dockerfile_lines=["ENV LEVEL=high"])
+    keys = {"dependencies": [".", "../shared code", "threadkeep-test-greetings"], "env": {"TOKEN": "top-secret"}}
+    write(shop, **keys, dockerfile_lines=["ENV LEVEL=high"], pip_config_file="pip.conf")
+    (shop / "pip.conf").write_text("# top-secret\n")
     (shop / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-        '[project]\nname = "shop"\nversion = "1.0"\ndependencies = ["extras"]\n'
+        '[project]\nname = "shop"\nversion = "1.0"\ndependencies = ["threadkeep-test-prices"]\n'
     )
     (shop / "backend.py").write_text(BACKEND)
     shared.mkdir()
-    (shared / "prices.py").write_text("import extras\n\nPRICE = extras.PRICE\n")
+    (shared / "prices.py").write_text("import test_prices\n\nPRICE = test_prices.PRICE\n")
     (shared / "requirements.txt").write_text("-r more/all.txt\n")
     (shared / "more").mkdir()
-    (shared / "more" / "all.txt").write_text("greetings==1.0\n")
+    (shared / "more" / "all.txt").write_text("threadkeep-test-greetings==1.0\n")
     wheels.mkdir()
     shutil.copy(server_wheel, wheels)
-    _wheel(wheels, "greetings", greetings="WORD = 'hello'")
-    _wheel(wheels, "extras", extras="PRICE = 7")
+    _wheel(wheels, "threadkeep_test_greetings", test_greetings="WORD = 'hello'")
+    _wheel(wheels, "threadkeep_test_prices", test_prices="PRICE = 7")
     return folder
 
 
@@ -307,11 +308,15 @@ def test_command_writes_the_file_and_tells_what_to_know(tmp_path: Path) -> None:
     ignored = (tmp_path / ".dockerignore").read_text().split()
     (tmp_path / "Dockerfile").write_text("FROM mine\n")
     refused = _command(tmp_path, "--output", "Dockerfile")
+    (tmp_path / ".dockerignore").write_text(".git\n")
+    lacking = _command(tmp_path).stderr
 
     assert done.returncode == 0, done.stderr
     assert "FROM python:3.13 AS base" in written
     assert "Pin it: docker buildx imagetools inspect python:3.13" in done.stderr
     assert {".env", ".env.live", ".git"} <= set(ignored)
+    assert "Your .dockerignore lacks these lines: .venv" in lacking
+    assert ".env.live" in lacking
     assert (refused.returncode, (tmp_path / "Dockerfile").read_text()) == (1, "FROM mine\n")
 
 

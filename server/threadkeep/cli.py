@@ -106,7 +106,7 @@ def check(config: Path | None) -> None:
 def dockerfile(output: Path | None, base: str | None, requirement: str | None, config: Path | None) -> None:
     """Write a Dockerfile for the project of a langgraph.json, and a .dockerignore if there is none."""
     from threadkeep.base import logs
-    from threadkeep.dockerfile import ImageOptions, describe_image, write_image
+    from threadkeep.dockerfile import ImageOptions, describe_image, missing_ignores, write_image
     from threadkeep.project import load_project
 
     logs.configure("warning", as_json=None)
@@ -118,6 +118,8 @@ def dockerfile(output: Path | None, base: str | None, requirement: str | None, c
             click.echo(image.text, nl=False)
         for path in write_image(image, output) if output else ():
             click.echo(f"  {path}")
+    if missing := missing_ignores(image):
+        click.echo(f"Your .dockerignore lacks these lines: {' '.join(missing)}", err=True)
     for note in image.notes:
         click.echo(note, err=True)
 

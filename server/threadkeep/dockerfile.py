@@ -176,6 +176,15 @@ def write_image(image: Image, output: Path) -> list[Path]:
     return [output, ignore]
 
 
+def missing_ignores(image: Image) -> list[str]:
+    """Return the lines that the .dockerignore of the build context lacks. Empty if there is no such file."""
+    file = image.context / ".dockerignore"
+    if not file.is_file():
+        return []
+    lines = {line.strip() for line in file.read_text().splitlines()}
+    return [] if "*" in lines else [line for line in image.dockerignore.split() if line not in lines]
+
+
 def _draft(project: Project, options: ImageOptions) -> _Draft:
     keys = _image_keys(project)
     local = [name for name in project.dependencies if _is_folder(project, name)]
@@ -392,13 +401,19 @@ def _copy_code(draft: _Draft) -> list[str]:
     folders = dict.fromkeys([draft.root, *(folder.path for folder in draft.folders)])
     outer = [path for path in folders if not any(other in path.parents for other in folders)]
     lines = [_copy([path], path) for path in outer]
-    env = draft.project.env
-    config = draft.root / draft.options.config
-    if isinstance(env, str):
-        lines.append(f"RUN rm -f {shlex.quote(str(PLACE / draft.root / env))}")
-    elif env:
-        lines.append(f'RUN python -c "{WITHOUT_ENV}" {shlex.quote(str(config))}')
+    if secret_files := _secret_files(draft):
+        lines.append("RUN rm -f " + shlex.join(str(PLACE / path) for path in secret_files))
+    if draft.project.env and not isinstance(draft.project.env, str):
+        config = shlex.quote(str(draft.root / draft.options.config))
+        lines.append(f'RUN python -c "{WITHOUT_ENV}" {config}')
     return lines
+
+
+def _secret_files(draft: _Draft) -> list[PurePosixPath]:
+    """Files with secrets that langgraph.json names. A .dockerignore of your own may have let them in."""
+    env = draft.project.env
+    names = (env if isinstance(env, str) else None, draft.keys.pip_config_file)
+    return [draft.root / name for name in names if name]
 
 
 def _install_code(draft: _Draft) -> list[str]:
@@ -471,7 +486,5 @@ def _relative(path: Path, context: Path) -> PurePosixPath:
 
 
 def _dockerignore(draft: _Draft) -> str:
-    env = draft.project.env
-    secret = [str(draft.root / env)] if isinstance(env, str) else []
-    config = [str(draft.root / draft.keys.pip_config_file)] if draft.keys.pip_config_file else []
-    return "\n".join(dict.fromkeys([*IGNORED, *secret, *config, "Dockerfile", ".dockerignore"])) + "\n"
+    secret_files = [str(path) for path in _secret_files(draft)]
+    return "\n".join(dict.fromkeys([*IGNORED, *secret_files, "Dockerfile", ".dockerignore"])) + "\n"

@@ -4,6 +4,7 @@ It reads a JSON object from standard input: by name, the values of a release. It
 the notes, what Kubernetes' schemas say against them, and the error if there is one.
 """
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -28,11 +29,17 @@ def render(chart: Any, values: dict[str, Any]) -> dict[str, Any]:
     notes = next(text for name, text in files.items() if name.endswith("NOTES.txt"))
     texts = [text for name, text in files.items() if name.endswith(".yaml")]
     objects = [item for text in texts for item in yaml.safe_load_all(text) if item is not None]
-    return {"objects": objects, "notes": notes, "complaints": [text for item in objects for text in complaints(item)]}
+    return {
+        "objects": objects,
+        "notes": notes,
+        "complaints": [text for item in objects for text in complaints(json.dumps(item))],
+    }
 
 
-def complaints(item: dict[str, Any]) -> list[str]:
-    """What the schemas of Kubernetes say against an object. Unknown fields are complaints too."""
+@functools.cache
+def complaints(text: str) -> list[str]:
+    """What the schemas of Kubernetes say against an object in JSON. Unknown fields are complaints too."""
+    item: dict[str, Any] = json.loads(text)
     found: list[str] = []
     for version in () if item["kind"] in OF_OPERATORS else KUBERNETES:
         try:
