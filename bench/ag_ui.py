@@ -1,29 +1,20 @@
-"""AG-UI against the LangGraph API: what a streamed token costs.
+"""AG-UI against the LangGraph API: the cost of a streamed token.
 
 Starts a server of its own on an embedded Postgres. Twelve clients stream the graph `words` by `/runs/stream`
-(`messages-tuple`), by `/threads/{id}/runs/stream` with `stream_resumable`, and by `/ag-ui/words`, in turns. Prints the ratios;
-with --write they go into docs/benchmarks.md.
+(`messages-tuple`), by `/threads/{id}/runs/stream` with `stream_resumable`, and by `/ag-ui/words`, in turns. Prints the ratios.
+With --write they go into docs/benchmarks.md.
 """
 
-import argparse
-import os
 import statistics
 import sys
-import tempfile
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 
-import anyio
 import httpx
-import uvloop
 
-import report
-import servers
 from openai_api import CLIENTS, MOST, missed, runs_stream, token_cost, tokens
-from run import command
+from parts import Part, main, on_a_server
 from servers import Server
-from threadkeep.postgres import embedded, migrate
 
 HELLO = {"role": "user", "content": "hello"}
 RESUMABLE = {
@@ -59,36 +50,23 @@ async def measured(server: Server, seconds: float, rounds: int) -> dict[str, flo
     return {"plain": statistics.median(plain[1:]), "resumable": statistics.median(resumable[1:])}
 
 
-def table(found: Mapping[str, float]) -> list[str]:
+def table(ratios: Mapping[str, float]) -> list[str]:
     """The ratios as Markdown."""
     return [
         f"| {CLIENTS} clients, CPU of a token of `/ag-ui` | measured | must |",
         "|---|---|---|",
-        f"| over one of `/runs/stream` | {found['plain']:.2f}x | ≤ {MOST}x{missed(found['plain'] > MOST)} |",
-        f"| over one of a stream that can be rejoined (`stream_resumable`) | {found['resumable']:.2f}x | |",
+        f"| over one of `/runs/stream` | {ratios['plain']:.2f}x | ≤ {MOST}x{missed(ratios['plain'] > MOST)} |",
+        f"| over one of a stream that can be rejoined (`stream_resumable`) | {ratios['resumable']:.2f}x | |",
     ]
 
 
-def main() -> int:
-    """Measure, print, write; 1 if the ratio is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
-    chosen = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        embedded.embedded_postgres(Path(folder)) as uri,
-    ):
-        anyio.run(migrate.migrate, uri)
-        with servers.ours(os.environ.get("DATABASE_URI", uri)) as server:
-            found = uvloop.run(measured(server, chosen.seconds, chosen.rounds))
-    lines = table(found)
-    print("\n".join(lines))
-    if chosen.write:
-        report.put("ag-ui", [f"Medians of {chosen.rounds} rounds, by `{command()}`:", "", *lines])
-    return int(found["plain"] > MOST)
-
+PART = Part(
+    section="ag-ui",
+    description=__doc__,
+    measure=on_a_server(measured),
+    table=table,
+    is_missed=lambda ratios: ratios["plain"] > MOST,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(PART))

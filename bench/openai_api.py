@@ -5,27 +5,19 @@ Starts a server of its own on an embedded Postgres. Twelve clients stream the gr
 and by `/v1/chat/completions`, in turns. Prints the ratios; with --write they go into docs/benchmarks.md.
 """
 
-import argparse
-import os
 import statistics
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 
 import anyio
 import httpx
-import uvloop
 
-import report
-import servers
 from connection import Connection, connected, dumped
+from parts import Part, main, on_a_server
 from protocol import at_once
-from run import command
 from servers import Server
-from threadkeep.postgres import embedded, migrate
 
 CLIENTS = 12
 MOST = 1.3
@@ -109,13 +101,13 @@ async def measured(server: Server, seconds: float, rounds: int) -> dict[str, flo
     return {"tokens": statistics.median(costs[1:]), "answers": statistics.median(rates[1:])}
 
 
-def table(found: Mapping[str, float]) -> list[str]:
+def table(ratios: Mapping[str, float]) -> list[str]:
     """The ratios as Markdown."""
     return [
         f"| {CLIENTS} clients | measured | must |",
         "|---|---|---|",
-        f"| CPU of a token of `/v1/chat/completions`, over one of `/runs/stream` | {found['tokens']:.2f}x | ≤ {MOST}x{missed(found['tokens'] > MOST)} |",
-        f"| completions on new threads a second, over `/runs/wait` | {found['answers']:.2f}x | ≥ {LEAST}x{missed(found['answers'] < LEAST)} |",
+        f"| CPU of a token of `/v1/chat/completions`, over one of `/runs/stream` | {ratios['tokens']:.2f}x | ≤ {MOST}x{missed(ratios['tokens'] > MOST)} |",
+        f"| completions on new threads a second, over `/runs/wait` | {ratios['answers']:.2f}x | ≥ {LEAST}x{missed(ratios['answers'] < LEAST)} |",
     ]
 
 
@@ -123,26 +115,13 @@ def missed(is_missed: bool) -> str:
     return ", **missed**" if is_missed else ""
 
 
-def main() -> int:
-    """Measure, print, write; 1 if a ratio is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
-    chosen = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        embedded.embedded_postgres(Path(folder)) as uri,
-    ):
-        anyio.run(migrate.migrate, uri)
-        with servers.ours(os.environ.get("DATABASE_URI", uri)) as server:
-            found = uvloop.run(measured(server, chosen.seconds, chosen.rounds))
-    lines = table(found)
-    print("\n".join(lines))
-    if chosen.write:
-        report.put("openai", [f"Medians of {chosen.rounds} rounds, by `{command()}`:", "", *lines])
-    return int(found["tokens"] > MOST or found["answers"] < LEAST)
-
+PART = Part(
+    section="openai",
+    description=__doc__,
+    measure=on_a_server(measured),
+    table=table,
+    is_missed=lambda ratios: ratios["tokens"] > MOST or ratios["answers"] < LEAST,
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(PART))

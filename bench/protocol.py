@@ -6,7 +6,6 @@ v2 (`run.start`, then the events of a thread), in turns, and compares the CPU ti
 with --write it goes into docs/benchmarks.md.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -24,8 +23,7 @@ import anyio
 import httpx
 import psutil
 
-import report
-from run import command
+from parts import Part, Ratios, main
 
 FOLDER = Path(__file__).parent / "graphs"
 GIVEN = {"messages": [{"role": "user", "content": "hello"}]}
@@ -76,15 +74,15 @@ WAYS: dict[str, Way] = {"v1": v1, "v1, every mode, resumable": v1_everything, "v
 
 async def measure(port: int, server: psutil.Process, clients: int, seconds: float, rounds: int) -> dict[str, float]:
     """CPU milliseconds of the server a token, the median of the rounds, by way."""
-    found: dict[str, list[float]] = {name: [] for name in WAYS}
+    ratios: dict[str, list[float]] = {name: [] for name in WAYS}
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, limits=limits) as http:
         for _ in range(rounds + 1):
             for name, way in WAYS.items():
                 before = _cpu(server)
                 tokens = await at_once(http, way, clients, seconds)
-                found[name].append((_cpu(server) - before) * 1000 / tokens)
-    return {name: statistics.median(costs[1:]) for name, costs in found.items()}
+                ratios[name].append((_cpu(server) - before) * 1000 / tokens)
+    return {name: statistics.median(costs[1:]) for name, costs in ratios.items()}
 
 
 def _cpu(server: psutil.Process) -> float:
@@ -108,7 +106,7 @@ async def at_once(http: httpx.AsyncClient, way: Way, clients: int, seconds: floa
     return total
 
 
-def measured(clients: int, seconds: float, rounds: int) -> dict[str, float]:
+def measured(seconds: float, rounds: int) -> dict[str, float]:
     """CPU milliseconds a token by way, of a server that is started for it."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
@@ -121,15 +119,15 @@ def measured(clients: int, seconds: float, rounds: int) -> dict[str, float]:
         ) as server:
             try:
                 _wait(port)
-                found = asyncio.run(measure(port, psutil.Process(server.pid), clients, seconds, rounds))
+                ratios = asyncio.run(measure(port, psutil.Process(server.pid), CLIENTS, seconds, rounds))
             finally:
                 server.terminate()
-    return found
+    return ratios
 
 
-def table(found: dict[str, float]) -> list[str]:
+def table(ratios: Ratios) -> list[str]:
     """The ways, and what they cost, as Markdown."""
-    rows = [f"| {name} | {cost:.3f} | {cost / found['v1']:.2f}x |" for name, cost in found.items()]
+    rows = [f"| {name} | {cost:.3f} | {cost / ratios['v1']:.2f}x |" for name, cost in ratios.items()]
     return [f"| {CLIENTS} token streams | CPU ms a token | of v1 |", "|---|---|---|", *rows]
 
 
@@ -144,23 +142,14 @@ def _wait(port: int) -> None:
     raise RuntimeError("the server did not start")
 
 
-def main() -> int:
-    """Measure, print, write; 1 where v2 costs too much."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
-    chosen = parser.parse_args()
-    found = measured(CLIENTS, chosen.seconds, chosen.rounds)
-    lines = table(found)
-    print("\n".join(lines))
-    if chosen.write:
-        report.put(
-            "protocol",
-            [f"Medians of {chosen.rounds} rounds, by `{command()}`. v2 must cost at most {LIMIT}x:", "", *lines],
-        )
-    return int(found["v2"] > LIMIT * found["v1"])
-
+PART = Part(
+    section="protocol",
+    description=__doc__,
+    measure=measured,
+    table=table,
+    is_missed=lambda ratios: ratios["v2"] > LIMIT * ratios["v1"],
+    note=f". v2 must cost at most {LIMIT}x",
+)
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(PART))

@@ -1,4 +1,5 @@
-"""Request shares: limit the expensive requests that this process answers at once, with a fair queue over principals.
+"""Request shares: limit the expensive requests that this process answers at once, with a fair queue over principals
+(backpressure).
 
 The caller decides the cost of a search or of a large read. These requests therefore share a part of the connections and
 of the memory for responses. Other requests stay fast, however many searches are running.

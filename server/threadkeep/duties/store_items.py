@@ -1,4 +1,4 @@
-"""Store items: the store's settings from langgraph.json, and the deletion of expired items."""
+"""Store items: the store's settings from langgraph.json (vector search, time to live), and the deletion of expired items."""
 
 import functools
 import importlib

@@ -1,4 +1,4 @@
-"""Encryption: encrypts checkpoints at rest by AES-GCM. Only the server's environment has the keys.
+"""Encryption at rest: encrypts checkpoints by AES-GCM. Only the server's environment has the keys.
 
 The type column of each row names the cipher, so older rows can still be read. It does not name the key. Decryption tries
 each key, and the authentication tag shows which one is right.

@@ -1,4 +1,6 @@
-"""Store: the items that graphs and clients use across threads. It is LangGraph's store on the pool of running graphs.
+"""Store: the items that graphs and clients use across threads (long-term memory), with vector search.
+
+It is LangGraph's store on the pool of running graphs.
 
 Tables and rows are those of LangGraph's store. It differs for concurrent operations. They also share one round trip, but
 an operation that fails does not fail the others. An embedding, which may take seconds, blocks no other operation and no

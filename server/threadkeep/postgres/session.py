@@ -1,4 +1,4 @@
-"""Session: the settings of every connection, and the detection of a pooler between the server and Postgres.
+"""Session: the settings of every connection, and the detection of a connection pooler in front of Postgres.
 
 A role, a database and PGOPTIONS may change the settings of a session. So a connection sets the values that the server's
 statements rely on. Behind a transaction pooler each transaction may get another session. There nothing is set or prepared,

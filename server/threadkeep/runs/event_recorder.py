@@ -1,4 +1,4 @@
-"""Event recorder: writes the events of runs to `run_events`, for later readers and other processes.
+"""Event recorder: writes the events of runs to `run_events`, for resumable streams and readers in other processes.
 
 Only some runs are recorded: background runs, resumable runs, and runs that have a reader in another process. The
 recorder reads the ring as any reader does. It writes early if the ring is nearly full. One statement writes the events

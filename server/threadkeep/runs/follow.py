@@ -1,4 +1,4 @@
-"""Follow: the events and the answer of a run, in this process or another, during the run or later.
+"""Follow: the events and the answer of a run, in this process or another, during the run or later (resumable streams).
 
 In the executing process a reader reads the ring of the event log. In other processes, or after the run, it reads
 `run_events`. LISTEN wakes it, and it also polls slowly. If the run starts in this process, the reader changes to the

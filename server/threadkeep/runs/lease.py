@@ -1,4 +1,4 @@
-"""Lease: the id under which this process executes runs, valid until other processes consider it dead."""
+"""Lease: the id under which this process executes runs, valid until other processes consider it dead (fencing)."""
 
 import time
 from dataclasses import dataclass, field

@@ -17,9 +17,9 @@ from threadkeep.base.ttl_cache import TtlCache
 from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.runs.execution import Executions
 from threadkeep.settings import Settings
-from threadkeep.tables import principal_rows, queue_length
+from threadkeep.tables import principal_rows, queue_depth
 from threadkeep.tables.principal_rows import CappedTable
-from threadkeep.tables.queue_length import PendingCounts
+from threadkeep.tables.queue_depth import PendingCounts
 
 COUNT_TTL_S = 1.0
 """Seconds for which a count of the queue is used."""
@@ -114,7 +114,7 @@ class Quotas:
 
     async def _count_queue(self, identity: str | None) -> PendingCounts:
         async with self._pool.connection() as conn:  # without filters, because the runs of other principals count too
-            return await queue_length.count_pending(conn, identity, at_most=self._settings.max_queued)
+            return await queue_depth.count_pending(conn, identity, at_most=self._settings.max_queued)
 
 
 class Counted:

@@ -1,4 +1,4 @@
-"""Slots: the limit of graphs that run at once in this process, and the admission queue.
+"""Slots: the limit of graphs that run at once in this process, and the admission queue (backpressure).
 
 A slot is held exactly while a graph runs. Principals share the slots by the rules of `base/fair_limiter.py`. The queue
 has a limit in length and in time. If it is full, a request is refused at once, which is backpressure.

@@ -1,4 +1,4 @@
-"""History: the states of a thread, read through its graph, because only the graph can interpret its channels.
+"""History: the states of a thread (time travel), read through its graph, because only the graph can interpret its channels.
 
 A read takes no slot. It first reads the sizes of the checkpoints. So an answer above the limit is refused before large
 values are in memory. Time travel is a run or an update from one of these states.

@@ -1,4 +1,4 @@
-"""Thread state: read a thread's current or earlier state, list its history, and update it without a run."""
+"""Thread state: read a thread's current or earlier state, list its history, and update it without a run (time travel)."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, cast
