@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tarfile
@@ -105,6 +106,16 @@ def serving(command: list[str], environment: dict[str, str], folder: Path) -> It
         server.terminate()
         if server.wait(STOP_S) != 0:
             sys.stderr.write(log.read_text())
+        _stop_postgres(Path(environment["THREADKEEP_DATA_DIR"]) / "postgres" / "postmaster.pid")
+
+
+def _stop_postgres(pid_file: Path) -> None:
+    """Stop a Postgres that the server has left, which it does if a client is slow to leave. The data is deleted next."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(int(pid_file.read_text().split()[0]), signal.SIGINT)
+        deadline = time.monotonic() + STOP_S
+        while pid_file.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)  # noqa: TID251 - no event loop runs here
 
 
 def _url(server: subprocess.Popen[bytes], log: Path) -> str:
