@@ -11,7 +11,7 @@ import threadkeep
 PACKAGE = Path(threadkeep.__file__).parent
 LAYERS = (
     {"base"},
-    {"settings", "project", "importing", "sdk_cache", "progress"},
+    {"settings", "project", "importing", "sdk_cache", "progress", "child_process"},
     {"postgres"},
     {"tables"},
     {"persistence"},
@@ -21,7 +21,19 @@ LAYERS = (
     {"duties"},
     {"api"},
     {"app", "agent", "offline_model"},
-    {"serving", "preparing", "key_commands", "backups", "dev", "new_project", "checking", "adopt", "dockerfile", "cli"},
+    {
+        "serving",
+        "preparing",
+        "key_commands",
+        "backups",
+        "dev",
+        "new_project",
+        "supervisor",
+        "checking",
+        "adopt",
+        "dockerfile",
+        "cli",
+    },
 )
 """From the lowest to the highest. A module imports from its own layer or a lower one."""
 RANKS = {folder: rank for rank, layer in enumerate(LAYERS) for folder in layer}

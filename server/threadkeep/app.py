@@ -35,6 +35,7 @@ from threadkeep.api.routes import CONSOLE, SOCKETS, TABLE
 from threadkeep.auth import Authenticator, loading
 from threadkeep.auth.presence import Presence
 from threadkeep.base.fair_limiter import FairLimiter, quarter
+from threadkeep.base.metric_sums import Siblings
 from threadkeep.base.metrics import Metrics
 from threadkeep.base.signals import ProcessSignals
 from threadkeep.base.tracing import Tracing
@@ -105,6 +106,8 @@ class AppConfig:
     tracing: Tracing | None
     console: Mapping[str, ConsoleFile]
     auth: loading.AuthConfig
+    siblings: Siblings | None = None
+    """The other processes on the same port."""
 
     @property
     def executed_graphs(self) -> Sequence[str]:
@@ -153,12 +156,17 @@ def _store_limits(settings: Settings) -> StoreLimits:
 
 
 def create_app(
-    settings: Settings, uri: str, graphs: Mapping[str, LoadedGraph], project: Project | None = None
+    settings: Settings,
+    uri: str,
+    graphs: Mapping[str, LoadedGraph],
+    project: Project | None = None,
+    *,
+    siblings: Siblings | None = None,
 ) -> Starlette:
     """Return the application that serves `graphs` with the migrated Postgres at `uri`.
 
-    `project` configures `http`, `store`, `checkpointer` and `webhooks`. Raise StartupError if something in it cannot be
-    loaded.
+    `project` configures `http`, `store`, `checkpointer` and `webhooks`. `siblings` are the other processes on its port.
+    Raise StartupError if something in the project cannot be loaded.
     """
     project = project or builtin_project()
     if settings.project is None:
@@ -196,6 +204,7 @@ def create_app(
         metrics_guarded=metrics.requires_authentication(settings, has_authenticator=auth.auth_type != "none"),
         tracing=opened_tracing(environment("OTEL_")),
         console=page,
+        siblings=siblings,
     )
 
     @asynccontextmanager
@@ -207,6 +216,7 @@ def create_app(
             open_state(plan) as state,
         ):
             app.state.stopping, app.state.hurried = state.signals.stopping, state.signals.hurried
+            app.state.executions = state.runs.executor.executions
             loopback_server.state = {**custom_state, STATE: state}
             yield loopback_server.state
 
@@ -245,6 +255,8 @@ async def open_state(plan: AppConfig) -> AsyncGenerator[AppState]:
         await tenancy.enable_row_security(parts.pool, parts.runs_pool, tables=TENANT_TABLES, needed=authenticates)
         await _announce(plan, parts)
         state = _state(plan, parts)
+        if plan.siblings is not None:
+            plan.siblings.provide(state.metrics_exporter.values)
         parts.sender.task_renderer = partial(render_task, parts.pool)
         shutdown = _shutdown(plan, parts)
         lag = LoopLag(plan.metrics)
@@ -400,6 +412,7 @@ def _state(plan: AppConfig, parts: OpenResources) -> AppState:
             abandoned=runs.executor.abandoned,
             lease=parts.lease,
             metrics=plan.metrics,
+            siblings=plan.siblings,
             requires_authentication=plan.metrics_guarded,
         ),
         console=plan.console,

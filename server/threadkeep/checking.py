@@ -24,18 +24,18 @@ def check(prepared: Prepared) -> Generator[str]:
     project, chosen = prepared.project, prepared.settings
     yield f"project   {chosen.project_id}, in {project.root}" if not project.builtin else "project   the built-in agent"
     loading.check_start(chosen, project)
-    yield f"role      {ROLES[chosen.role]}"
+    yield f"role      {ROLES[chosen.role]}{f', in {chosen.workers} processes' if chosen.workers > 1 else ''}"
     yield f"callers   {loading.auth_type_of(chosen, project)}"
     loaded = serving.load_graphs(project, chosen)
     yield f"graphs    {', '.join(sorted(loaded))}"
     with serving.open_database(prepared) as uri:
-        yield f"postgres  {_database(uri, chosen.max_connections)}"
+        yield f"postgres  {_database(uri, chosen.max_connections * chosen.workers)}"
     pending = serving.migrate(prepared, check=True)
     yield f"tables    {len(pending)} migrations will be applied at the start" if pending else "tables    up to date"
 
 
 def _database(uri: str, needed: int) -> str:
-    """The version of the database. StartupError if it has too few connections for one process."""
+    """The version of the database. StartupError if it has too few connections for the server's processes."""
     with start_errors.in_a_line(uri), psycopg.connect(patient(uri), autocommit=True) as conn:
         row = conn.execute(
             """
@@ -46,6 +46,6 @@ def _database(uri: str, needed: int) -> str:
     version, connections = row if row is not None else ("", 0)
     if connections < needed:
         raise StartupError(
-            f"Postgres allows {connections} connections, and one process may use {needed}: raise max_connections"
+            f"Postgres allows {connections} connections, and the server may use {needed}: raise max_connections"
         )
-    return f"{version}, {connections} connections, of which a process uses at most {needed}"
+    return f"{version}, {connections} connections, of which the server uses at most {needed}"

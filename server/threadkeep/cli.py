@@ -31,11 +31,17 @@ def main() -> None:
     type=click.Choice(["all", "api", "worker"]),
     help="api: run no graphs. worker: run graphs and serve only health checks (THREADKEEP_ROLE; all).",
 )
+@click.option("--workers", type=int, help="The number of processes on the port (THREADKEEP_WORKERS; 1).")
 def serve(config: Path | None, **options: Any) -> None:
     """Serve the graphs of a langgraph.json, or the built-in agent if there is none."""
     overrides = {name: value for name, value in options.items() if value is not None}
     with report_startup_errors():
         prepared = _prepared(config, overrides)
+
+        if prepared.settings.workers > 1:
+            from threadkeep import supervisor
+
+            sys.exit(supervisor.supervise(prepared))
 
         from threadkeep import serving
 

@@ -7,7 +7,9 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -18,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 import anyio
+import click
 import uvicorn
 from langgraph.store.postgres.base import PostgresIndexConfig
 from starlette.applications import Starlette
@@ -31,6 +34,7 @@ from threadkeep.app import create_app
 from threadkeep.auth import loading
 from threadkeep.base import libpq
 from threadkeep.base.problems import StartupError
+from threadkeep.child_process import ParentLink
 from threadkeep.duties.store_items import store_index_config
 from threadkeep.graphs import LoadedGraph
 from threadkeep.postgres import embedded, start_errors
@@ -64,7 +68,13 @@ class Server(uvicorn.Server):
     """Seconds for which the listeners stay open after the first signal."""
     greet: Callable[[], None] = staticmethod(lambda: None)
     """Called after the start."""
+    tell_runs: Callable[[int, int], None] | None = None
+    """Called after the first signal, with the number of runs in progress and the signal."""
+    is_hurried: Callable[[], bool] | None = None
+    """Whether a further signal ends the process at once. None: the second one does."""
+    _signal: int = 0
     _signalled_at: float | None = None
+    _has_told_runs: bool = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start like uvicorn, but do not end the process on a failure. The caller reports it and closes all resources."""
@@ -77,8 +87,11 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain at the first signal. End the process at once at the second one."""
-        del sig, frame
+        del frame
         is_second, self._signalled_at = self._signalled_at is not None, self._signalled_at or time.monotonic()
+        self._signal = self._signal or sig
+        if self.is_hurried is not None:
+            is_second = is_second and self.is_hurried()
         app: Any = self.config.app
         if event := getattr(app.state, "hurried" if is_second else "stopping", None):
             event.set()
@@ -98,6 +111,10 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop listening. It is delayed after the signal, so that load balancers notice the stop first."""
+        if self._signalled_at is not None and not self._has_told_runs and self.tell_runs is not None:
+            self._has_told_runs = True
+            app: Any = self.config.app
+            self.tell_runs(len(getattr(app.state, "executions", ())), self._signal)
         if self._signalled_at is not None and time.monotonic() - self._signalled_at >= self.shutdown_delay_s:
             self.should_exit = True
         return await super().on_tick(counter)
@@ -133,7 +150,8 @@ class Started:
             await send({"type": "lifespan.startup.failed", "message": ""})
 
 
-OnReady = Callable[[Callable[[], None], str], None]
+Greeting = Callable[[], None]
+OnReady = Callable[[Greeting, str], None]
 """Called when a server is ready, with its greeting and its URL."""
 
 
@@ -142,37 +160,89 @@ def serve(prepared: Prepared, listener: socket.socket | None = None, on_ready: O
 
     `listener` is a bound socket that stays open. By default one is opened for `host` and `port`.
     """
-    project, chosen = prepared.project, prepared.settings
-    loopback.install()  # before the graphs' modules create clients
-    loading.check_start(chosen, project)
-    loaded = load_graphs(project, chosen)
-    opened = listening_socket(chosen) if listener is None else nullcontext(listener)
+    loaded = load(prepared)
+    opened = listening_socket(prepared.settings) if listener is None else nullcontext(listener)
     with opened as bound, open_database(prepared) as uri:
-        anyio.run(_migrate, chosen.database_direct_uri or uri, store_index_config(project))
-        app = Started(create_app(chosen, uri, loaded, project))
-        server = Server(
-            uvicorn_config(
-                app,
-                chosen,
-                forwarded_allow_ips=prepared.trusted_proxies,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=int(chosen.drain_s) + STREAMS_END_S,
-                lifespan="on",
-            )
-        )
-        server.shutdown_delay_s = chosen.shutdown_delay_s
-        port, prefix = bound.getsockname()[1], project.http.mount_prefix or ""
-        addresses = Addresses(database=uri, port=port, prefix=prefix.rstrip("/"), has_console=is_served(project.http))
-        greet = partial(print_startup_message, chosen, sorted(loaded), addresses)
-        server.greet = greet if on_ready is None else partial(on_ready, greet, addresses.url(chosen))
-        logging.getLogger("uvicorn.error").addFilter(_is_not_start_failure)
-        tune_garbage_collector()
-        server.run(sockets=[bound])
-        if app.failure is not None:
-            raise app.failure
-        if not server.started:
-            raise StartupError("the server could not start: read the log for the reason")
+        migrate_at(prepared, uri)
+        serve_at(prepared, loaded, bound, uri, on_ready)
     _leave()
+
+
+def load(prepared: Prepared) -> Mapping[str, LoadedGraph]:
+    """Load the project's graphs. Raise StartupError if one cannot be loaded, or if nobody would be asked who they are."""
+    loopback.install()  # before the graphs' modules create clients
+    loading.check_start(prepared.settings, prepared.project)
+    return load_graphs(prepared.project, prepared.settings)
+
+
+def migrate_at(prepared: Prepared, uri: str) -> list[str]:
+    """Bring the tables of the database at `uri` up to date, and return the names of the applied files."""
+    index = store_index_config(prepared.project)
+    return anyio.run(_migrate, prepared.settings.database_direct_uri or uri, index)
+
+
+def serve_at(
+    prepared: Prepared,
+    loaded: Mapping[str, LoadedGraph],
+    bound: socket.socket,
+    uri: str,
+    on_ready: OnReady | None = None,
+    parent: ParentLink | None = None,
+) -> None:
+    """Serve the graphs on a bound socket and a migrated database until a signal. Raise StartupError as `serve` does.
+
+    `parent` is set in a process that has a supervisor.
+    """
+    project, chosen = prepared.project, prepared.settings
+    app = Started(create_app(chosen, uri, loaded, project, siblings=parent))
+    server = _server(app, prepared, parent)
+    port, prefix = bound.getsockname()[1], project.http.mount_prefix or ""
+    addresses = Addresses(database=uri, port=port, prefix=prefix.rstrip("/"), has_console=is_served(project.http))
+    greet = partial(print_startup_message, chosen, sorted(loaded), addresses)
+    server.greet = greet if on_ready is None else partial(on_ready, greet, addresses.url(chosen))
+    logging.getLogger("uvicorn.error").addFilter(_is_not_start_failure)
+    tune_garbage_collector()
+    server.run(sockets=[bound])
+    if app.failure is not None:
+        raise app.failure
+    if not server.started:
+        raise StartupError("the server could not start: read the log for the reason")
+
+
+def _server(app: "Started", prepared: Prepared, parent: ParentLink | None) -> Server:
+    chosen = prepared.settings
+    server = Server(
+        uvicorn_config(
+            app,
+            chosen,
+            forwarded_allow_ips=prepared.trusted_proxies,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=int(chosen.drain_s) + STREAMS_END_S,
+            lifespan="on",
+        )
+    )
+    server.shutdown_delay_s = chosen.shutdown_delay_s
+    if parent is None:
+        server.tell_runs = lambda runs, received: tell_of_stop(runs, chosen.drain_s, received)
+        return server
+    # A service manager may send its signal to all processes, beside what the supervisor passes on.
+    server.is_hurried = lambda: parent.is_hurried
+    server.tell_runs = lambda runs, _: parent.tell_runs(runs)
+    return server
+
+
+def tell_of_stop(runs: int, drain_s: float, received: int) -> None:
+    """Tell how many runs are in progress, and how long the server waits for them."""
+    if not runs:
+        return
+    if not sys.stderr.isatty():
+        log.info("waiting for runs", extra={"runs": runs, "at_most_s": drain_s})
+        return
+    again = "Press Ctrl-C again" if received == signal.SIGINT else "Send the signal again"
+    which = "1 run. {} to stop now: it continues from its last checkpoint."
+    if runs > 1:
+        which = f"{runs} runs. {{}} to stop now: they continue from their last checkpoint."
+    click.echo(f"Waiting up to {drain_s:g} s for {which.format(again)}", err=True)
 
 
 def _is_not_start_failure(record: logging.LogRecord) -> bool:
@@ -276,7 +346,8 @@ def print_startup_message(chosen: Settings, names: list[str], addresses: Address
         print(f"\nThreadkeep runs {', '.join(names)}, and its health is on {url}/readyz\n", flush=True)  # noqa: T201
         return
     example = """-H 'content-type: application/json' -d '{"query": "My name is Ada."}'"""
-    print(f"\nThreadkeep serves {', '.join(names)} on {url}\n", flush=True)  # noqa: T201 - at the terminal
+    processes = f" with {chosen.workers} processes" if chosen.workers > 1 else ""
+    print(f"\nThreadkeep serves {', '.join(names)} on {url}{processes}\n", flush=True)  # noqa: T201 - at the terminal
     if chosen.role == "api":
         print("  role      api: processes of the role worker or all run the graphs")  # noqa: T201
     if addresses.has_console:

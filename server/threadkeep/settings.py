@@ -132,6 +132,8 @@ class Settings(BaseModel):
 
     role: Role = Field(default="all", validation_alias="THREADKEEP_ROLE")
     """`api`: serve the API and run no graph. `worker`: run graphs and serve only health checks and metrics. `all`: both."""
+    workers: int = Field(default=1, ge=1, le=256, validation_alias="THREADKEEP_WORKERS")
+    """Number of processes that serve on the port, with this role."""
     run_slots: int = Field(
         default=12, ge=1, le=1000, validation_alias=AliasChoices("THREADKEEP_RUN_SLOTS", "N_JOBS_PER_WORKER")
     )

@@ -78,12 +78,12 @@ class LoadSnapshot:
     slots: int
     running: int
     admission_waiting: int
-    queue_depth: int | None
-    """Due runs in the queue of all processes. None if Postgres did not answer in time."""
-    queue_oldest_age_s: float | None
-    """Seconds for which the oldest of them has been due."""
     heartbeat_age_s: float
     """Seconds since the last heartbeat of this process."""
+    queue_depth: int | None = None
+    """Due runs in the queue of all processes. None if Postgres did not answer in time."""
+    queue_oldest_age_s: float | None = None
+    """Seconds for which the oldest of them has been due."""
     table_rows: Mapping[str, int] = field(default_factory=dict[str, int])
     """Estimated rows by table. Empty if Postgres did not answer in time."""
     abandoned_tasks: int = 0
@@ -154,7 +154,12 @@ class Metrics:
 
     def set_load(self, load: LoadSnapshot) -> None:
         """Set the gauges to `load`."""
-        self._load.show(load)
+        self._load.show_process(load)
+        self._load.show_database(load)
+
+    def set_process_load(self, load: LoadSnapshot) -> None:
+        """Set the gauges of this process to `load`, and leave those of the database."""
+        self._load.show_process(load)
 
     def _of_routes(self, routes: Iterable[tuple[str, str]]) -> dict[tuple[str, str], RouteMetrics]:
         labels = ("http_request_method", "http_route")
@@ -217,20 +222,22 @@ class _LoadGauges:
         self._most = gauge("db_client_connection_max", "Connections that a pool may have", pool)
         self._waiting = gauge("db_client_connection_pending_requests", "Waits for a connection of a pool", pool)
 
-    def show(self, load: LoadSnapshot) -> None:
+    def show_process(self, load: LoadSnapshot) -> None:
         self._slots.set(load.slots)
         self._running.set(load.running)
         self._line.set(load.admission_waiting)
         self._stuck.set(load.abandoned_tasks)
-        self._queued.set(math.nan if load.queue_depth is None else load.queue_depth)
-        self._oldest.set(math.nan if load.queue_oldest_age_s is None else load.queue_oldest_age_s)
         self._heartbeat.set(load.heartbeat_age_s)
-        self._table_rows.clear()
-        for table, rows in load.table_rows.items():
-            self._table_rows.labels(table).set(rows)
         for name, pool in load.pools.items():
             stats = pool.get_stats()
             self._connections.labels(name, "idle").set(stats["pool_available"])
             self._connections.labels(name, "used").set(stats["pool_size"] - stats["pool_available"])
             self._waiting.labels(name).set(stats["requests_waiting"])
             self._most.labels(name).set(stats["pool_max"])
+
+    def show_database(self, load: LoadSnapshot) -> None:
+        self._queued.set(math.nan if load.queue_depth is None else load.queue_depth)
+        self._oldest.set(math.nan if load.queue_oldest_age_s is None else load.queue_oldest_age_s)
+        self._table_rows.clear()
+        for table, rows in load.table_rows.items():
+            self._table_rows.labels(table).set(rows)

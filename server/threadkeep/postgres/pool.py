@@ -128,7 +128,7 @@ async def check_sessions(pool: Pool) -> None:
 
 
 async def check_max_connections(pool: Pool, settings: Settings) -> None:
-    """StartupError if Postgres does not allow as many connections as this process may open.
+    """StartupError if Postgres does not allow as many connections as this process and its siblings may open.
 
     The role and the database may have lower limits than the server. The limits of a pooler are unknown, so they are not
     checked.
@@ -149,9 +149,10 @@ async def check_max_connections(pool: Pool, settings: Settings) -> None:
             )
         ).fetchone()
     usable = row[0] if row else 0
-    if settings.max_connections > usable:
+    if settings.max_connections * settings.workers > usable:
+        who = "this process" if settings.workers == 1 else f"each of {settings.workers} processes"
         raise StartupError(
-            f"this process may open {settings.max_connections} connections (THREADKEEP_API_CONNECTIONS "
+            f"{who} may open {settings.max_connections} connections (THREADKEEP_API_CONNECTIONS "
             f"{settings.api_connections} + THREADKEEP_RUN_CONNECTIONS {settings.run_connections} + 2), "
             f"and Postgres allows {usable}: lower these settings or raise its max_connections"
         )

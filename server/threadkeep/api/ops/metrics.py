@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import anyio
@@ -38,7 +38,10 @@ def requires_authentication(settings: Settings, *, has_authenticator: bool) -> b
 
 
 async def metrics(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /metrics: read the metrics of this process in Prometheus format, or OpenMetrics if `Accept` asks for it."""
+    """GET /metrics: read the metrics in Prometheus format, or OpenMetrics if `Accept` asks for it.
+
+    They are those of all processes of one `threadkeep serve`.
+    """
     request, scrape = call.request, call.state.metrics_exporter
     if scrape.requires_authentication and (authenticator := call.state.authenticator):
         await authenticate(authenticator, request)
@@ -59,7 +62,9 @@ async def serve_metrics_port(scrape: MetricsExporter, settings: Settings) -> Asy
     hosts = allowed_hosts(settings) if is_loopback(settings.host) else None
     guard = Middleware(PageGuard, origins=AllowedOrigins(names=frozenset()), hosts=hosts)
     app = Starlette(routes=[Route("/metrics", answer)], middleware=[guard])
-    with _bound(settings.host, settings.metrics_port) as listener:
+    shared = None if scrape.siblings is None else scrape.siblings.metrics_listener
+    bound = metrics_socket(settings.host, settings.metrics_port) if shared is None else nullcontext(shared)
+    with bound as listener:
         server = _MetricsServer(uvicorn_config(app, settings, lifespan="off"))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.serve, [listener], name="metrics")
@@ -76,7 +81,8 @@ class _MetricsServer(uvicorn.Server):
 
 
 @contextmanager
-def _bound(host: str, port: int) -> Generator[socket.socket]:
+def metrics_socket(host: str, port: int) -> Generator[socket.socket]:
+    """Yield a socket that is bound to `THREADKEEP_METRICS_PORT`. Raise StartupError if the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
