@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from comparing import Difference
 from known import Known, written
 
-HEAD = """# Where the answers differ from LangGraph's own server
+HEAD = """# Differences from LangGraph's own server
 
 `make reference` sends the same {steps} requests to LangGraph's development server (langgraph-api {version}) and to
-this one, and compares the answers field by field, with ids and times replaced by names. This page is what it found:
-{count} fields that differ, and why. Everything else is equal. It is generated; the reasons are in
+this one, and compares the answers field by field, with ids and times replaced by names. You see here the
+{count} fields that differ, and why. Everything else is equal. The page is generated. Its reasons are in
 tests/reference/differences.toml.
 
-The answers of MCP and A2A differ as a whole, because a thread is behind each of them here. The guides tell how:
+The answers of MCP and A2A differ as a whole, because each of them has a thread here. The guides list the differences:
 [MCP](how-to/mcp.md#differences-from-langgraphs-own-server), [A2A](how-to/a2a.md#differences-from-langgraphs-own-server). The
 reference has no OpenAI API and no AG-UI.
 """
