@@ -148,7 +148,9 @@ def migrate(config: Path | None, *, check: bool) -> None:
 
 
 @main.command()
-@click.option("--from", "source", required=True, help="The URI of the database to take over: postgresql://...")
+@click.option(
+    "--from", "source", required=True, help="A postgresql:// URI of a database, or the URL of a running server."
+)
 @click.option("--graph", help="The graph of all threads. By default the one whose nodes they have run.")
 @click.option("--owner", help="The identity that owns the threads and items, if the server authenticates callers.")
 @click.option("--owner-key", help="The key of checkpoint metadata with a thread's owner, e.g. user_id.")
@@ -156,10 +158,12 @@ def migrate(config: Path | None, *, check: bool) -> None:
     "--only", multiple=True, help="Only threads whose id at the source matches this pattern, e.g. 'support-*'."
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Take over at most this many threads in this call.")
+@click.option("--api-key", help="The x-api-key of requests to a running server.")
+@click.option("--header", "headers", multiple=True, help="A header of requests to a running server, 'name: value'.")
 @click.option("--enable-crons", is_flag=True, help="Switch the crons on. By default they are taken over switched off.")
 @click.option("--dry-run", is_flag=True, help="Change nothing. Tell what would be taken over.")
 @click.option("--config", type=click.Path(path_type=Path), help=f"The project file; by default ./{PROJECT_FILE}.")
-def adopt(config: Path | None, **options: Any) -> None:
+def adopt(config: Path | None, headers: tuple[str, ...], **options: Any) -> None:
     """Take over existing threads with their history. Call it again to go on after an interruption.
 
     Servers may run meanwhile. Exits with 1 if something could not be taken over.
@@ -168,9 +172,9 @@ def adopt(config: Path | None, **options: Any) -> None:
         prepared = _prepared(config)
 
         from threadkeep.adopt import command
-        from threadkeep.adopt.options import AdoptOptions
+        from threadkeep.adopt.options import AdoptOptions, parsed_headers
 
-        report = command.adopt(prepared, AdoptOptions(**options))
+        report = command.adopt(prepared, AdoptOptions(headers=parsed_headers(headers), **options))
     for line in report.lines:
         click.echo(line)
     if report.skipped:

@@ -7,7 +7,7 @@ from typing import Final
 import anyio
 
 from threadkeep import serving
-from threadkeep.adopt import aegra, postgres_source, saver
+from threadkeep.adopt import aegra, postgres_source, running_server, saver
 from threadkeep.adopt.options import AdoptOptions
 from threadkeep.adopt.report import Report
 from threadkeep.adopt.target import Target, open_target
@@ -41,7 +41,9 @@ def source_of(uri: str) -> Work:
     """The work for a URI. StartupError if no source has this kind of URI."""
     if uri.startswith(POSTGRES) or ("://" not in uri and "=" in uri):  # libpq also takes `host=... dbname=...`
         return _from_postgres
-    raise StartupError("--from: it must be a postgresql:// URI")
+    if uri.startswith(("http://", "https://")):
+        return _from_server
+    raise StartupError("--from: it must be a postgresql:// URI of a database, or an http(s):// URL of a server")
 
 
 async def take_over(
@@ -64,3 +66,9 @@ async def _from_postgres(target: Target, step: Step) -> None:
             return
         target.report.source = "the tables of LangGraph's saver"
         await saver.adopt(target, source, step)
+
+
+async def _from_server(target: Target, step: Step) -> None:
+    target.report.source = "a running server"
+    async with running_server.open_server(target) as client:
+        await running_server.adopt(target, client, step)

@@ -26,6 +26,7 @@ class AdoptOptions:
     dry_run: bool = False
     enable_crons: bool = False
     """Switch the crons on."""
+    api_key: str | None = None
     headers: Mapping[str, str] | None = None
     """Headers of requests to a server."""
 
@@ -34,12 +35,12 @@ class AdoptOptions:
         return not self.only or any(fnmatchcase(thread_id, pattern) for pattern in self.only)
 
 
-def parsed_headers(pairs: tuple[str, ...], api_key: str | None) -> dict[str, str]:
-    """The headers of `--header 'name: value'` and `--api-key`. StartupError if one has no name."""
-    headers = {"x-api-key": api_key} if api_key else {}
+def parsed_headers(pairs: tuple[str, ...]) -> dict[str, str]:
+    """The headers of `--header 'name: value'`. StartupError if one has no name."""
+    headers: dict[str, str] = {}
     for pair in pairs:
         name, colon, value = pair.partition(":")
         if not colon or not name.strip():
-            raise StartupError(f"--header {pair.split(' ')[0]!r}: it must be 'name: value'")
+            raise StartupError("--header: it must be 'name: value'")
         headers[name.strip().lower()] = value.strip()
     return headers
