@@ -2,7 +2,6 @@
 
 import re
 from functools import cache
-from pathlib import Path
 
 import messages
 from messages import Message
@@ -18,12 +17,6 @@ CURE = re.compile(
 )
 """A setting, a flag, a place in a file, or a verb that says what to do."""
 MAX_WORDS = 25
-
-
-PAGE = Path(__file__).parents[1] / "docs" / "troubleshooting.md"
-ROW = re.compile(r"^\| `([^|]+)` \|", re.MULTILINE)
-UNSEEN = {"settings: …", "database…: …", "graphs.…: …: …"}
-"""Rows for a whole family of messages. Each text is put together from parts."""
 
 
 @cache
@@ -80,18 +73,3 @@ def test_an_error_at_the_start_says_how_to_mend_it() -> None:
     starts = [message for message in collected() if message.kind == "start" and message.writer != "echo"]
 
     assert places(*(message for message in starts if not CURE.search(message.text))) == []
-
-
-def test_each_message_on_the_page_of_troubles_exists() -> None:
-    """docs/troubleshooting.md quotes the errors at the start. `…` stands for the parts that differ."""
-    section = PAGE.read_text().partition("## The server does not start")[2].partition("\n## ")[0]
-    shapes = {_shape(re.sub(r"\{[^}]*\}", "…", message.text)) for message in collected()}
-    quoted = set(ROW.findall(section)) - UNSEEN
-
-    assert len(quoted) > 50
-    assert sorted(quote for quote in quoted if _shape(quote) not in shapes) == []
-
-
-def _shape(text: str) -> str:
-    """A text without backticks, and with each run of differing parts as one."""
-    return re.sub(r"…(?:[:., ]*…)*", "…", text.replace("`", ""))
