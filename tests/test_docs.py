@@ -186,3 +186,19 @@ def test_troubleshooting_has_a_cure_for_each_error_at_the_start() -> None:
     assert [
         text for text in sorted(shown - _start_errors()) if re.search("[a-z]{4}", text.replace("graphs.", ""))
     ] == []
+
+
+def test_the_glossary_names_modules_that_exist() -> None:
+    """Issue 21: a reader goes from a term to the code."""
+    page = (ROOT / "docs" / "glossary.md").read_text()
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \|.*\|(.*)\|.*\|$", page, re.MULTILINE)
+    named = [(term, path) for term, where in rows for path in re.findall(r"`([\w./]+(?:\.py|/))`", where)]
+    wrong = [
+        (term, path)
+        for term, path in named
+        if not any((at / path).exists() for at in (ROOT / "server/threadkeep", ROOT))
+    ]
+
+    assert len(named) > 80
+    assert wrong == []
+    assert [term.lower() for term, _ in rows] == sorted(term.lower() for term, _ in rows)
