@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import anyio
 import anyio.abc
@@ -24,6 +24,8 @@ from langgraph_sdk.client import LangGraphClient
 import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
 from clean_database import CleanDatabase
 from clusters import cluster_of
+from faults import forks
+from faults.servers import Replica
 from graphs import GRAPHS, Gate
 from threadkeep.api.connections import uvicorn_config
 from threadkeep.app import create_app
@@ -39,6 +41,20 @@ MakeKey = Callable[..., Awaitable[str]]
 TEMPLATE = "threadkeep_template"
 WAIT_S = 5.0
 """The longest that a test waits for anything."""
+ACTIVE_RUNS = "SELECT 1 FROM runs WHERE status IN ('pending', 'running') LIMIT 1"
+EMPTY: tuple[LiteralString, ...] = (
+    "DELETE FROM crons",
+    "DELETE FROM threads",
+    "DELETE FROM assistants WHERE NOT is_system",
+    "DELETE FROM checkpoints",
+    "DELETE FROM checkpoint_blobs",
+    "DELETE FROM checkpoint_writes",
+    "DELETE FROM store",
+    "DELETE FROM store_item_counts",
+    "DELETE FROM idempotency_keys",
+    "DELETE FROM webhook_deliveries",
+)
+"""What takes away all rows that clients have made. The server's own, such as its heartbeat, stay."""
 LONG_FILES = (
     "test_projects.py",
     "hostile/test_stored.py",
@@ -82,6 +98,14 @@ def _small_certificate_store(tmp_path_factory: pytest.TempPathFactory) -> Iterat
     path.write_text(first + end)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(path))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_starts() -> Iterator[None]:
+    """The servers of `faults` are forks of one process. `make faults` starts each afresh."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replica, "launch", staticmethod(forks.start))
         yield
 
 
@@ -174,6 +198,11 @@ def module_settings(
 @pytest.fixture
 def make_key(database: str) -> MakeKey:
     """Makes the key of an identity, as `threadkeep keys create` does."""
+    return key_maker(database)
+
+
+def key_maker(database: str) -> MakeKey:
+    """As the fixture `make_key`, for any database."""
 
     async def make(identity: str, *scopes: str, lives_s: float | None = None) -> str:
         secret, row = generate_key(identity, "test", scopes, lives_s)
@@ -231,6 +260,30 @@ async def url(settings: Settings) -> AsyncIterator[str]:
     """The URL of a server of the test graphs."""
     async with serving(settings) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+async def file_server(module_settings: Settings) -> AsyncIterator[str]:
+    """The URL of a server of the test graphs that lives as long as the file's tests."""
+    async with serving(module_settings) as url:
+        yield url
+
+
+@pytest.fixture
+async def emptied_server(file_server: str, module_settings: Settings) -> AsyncIterator[str]:
+    """The URL of the file's server, whose database holds nothing of another test.
+
+    A server of its own costs a test 0.2 s of CPU time. Files whose tests need none return this one from their `url`.
+    """
+    yield file_server
+    Gate.open_all()
+    uri = str(module_settings.database_uri)
+    async with await psycopg.AsyncConnection.connect(uri, autocommit=True) as conn:
+        with anyio.fail_after(WAIT_S * 4):
+            while (await (await conn.execute(ACTIVE_RUNS)).fetchone()) is not None:
+                await anyio.sleep(0.01)
+        for statement in EMPTY:
+            await conn.execute(statement)
 
 
 @pytest.fixture

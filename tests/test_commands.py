@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from conftest import serving
+from faults import forks
 from threadkeep import graphs, project
 from threadkeep.graphs import LoadedGraph
 from threadkeep.new_project import TEMPLATES, create_project
@@ -25,10 +26,7 @@ INPUTS = {
 
 
 def _threadkeep(*arguments: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "threadkeep", *arguments]
-    return subprocess.run(
-        command, cwd=cwd, env=_environment(**environment), capture_output=True, text=True, check=False
-    )
+    return forks.run(*arguments, cwd=cwd, env=_environment(**environment))
 
 
 def _environment(**changes: str) -> dict[str, str]:

@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import psycopg
 import pytest
 
 from conftest import free_port
+from faults import forks
 from threadkeep import tables
 
 LEASE_S = 2.0
@@ -88,10 +88,10 @@ async def running(folder: Path, database: str, **environment: str) -> AsyncItera
         "THREADKEEP_LINGER": "0.5",
         **environment,
     }
-    command = [sys.executable, "-m", "threadkeep", "serve", "--config", str(folder / "langgraph.json")]
+    command = ("serve", "--config", str(folder / "langgraph.json"))
     with (folder / "log").open("ab") as output:
         process = await anyio.to_thread.run_sync(
-            lambda: subprocess.Popen(command, cwd=folder, env=said, stdout=output, stderr=output)
+            lambda: forks.start(*command, cwd=folder, env=said, stdout=output, stderr=output)
         )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from conftest import free_port
+from faults import forks
 
 
 @asynccontextmanager
@@ -28,9 +29,7 @@ async def serving_process(
     environment = {name: value for name, value in said.items() if value is not None}
     with (folder / "log").open("ab") as output:
         process = await anyio.to_thread.run_sync(
-            lambda: subprocess.Popen(
-                [sys.executable, "-m", "threadkeep", "serve"], cwd=folder, env=environment, stdout=output, stderr=output
-            )
+            lambda: forks.start("serve", cwd=folder, env=environment, stdout=output, stderr=output)
         )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
@@ -135,12 +134,10 @@ async def test_busy_port_is_an_error(database: str, tmp_path: Path) -> None:
 async def test_unknown_setting_stops_the_start(tmp_path: Path) -> None:
     """Ours: a misspelt setting is not in force, so it must not look as if."""
     environment = {**os.environ, "THREADKEEP_RUN_SLOT": "3"}
-    done = await anyio.run_process(
-        [sys.executable, "-m", "threadkeep", "serve"], check=False, env=environment, cwd=str(tmp_path)
-    )
+    done = await anyio.to_thread.run_sync(lambda: forks.run("serve", cwd=tmp_path, env=environment))
 
     assert done.returncode == 1
-    assert "did you mean THREADKEEP_RUN_SLOTS?" in done.stderr.decode()
+    assert "did you mean THREADKEEP_RUN_SLOTS?" in done.stderr
 
 
 async def test_stream_of_a_run_that_was_taken_over_goes_on_behind_what_was_told(database: str, tmp_path: Path) -> None:

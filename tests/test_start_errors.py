@@ -3,14 +3,15 @@
 import json
 import os
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
-import anyio
+import anyio.to_thread
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+
+from faults import forks
 
 GRAPH = """
 from typing_extensions import TypedDict
@@ -37,13 +38,10 @@ def write(folder: Path, config: dict[str, Any], **files: str) -> None:
 async def refusal(folder: Path, command: str, **environment: str) -> tuple[str, list[dict[str, Any]]]:
     """The line with which a command refuses to start, and what was logged before it."""
     said = {**os.environ, "HOME": str(folder), "THREADKEEP_DATA_DIR": str(folder / "data"), **environment}
-    with anyio.fail_after(60):
-        done = await anyio.run_process(
-            [sys.executable, "-m", "threadkeep", *COMMANDS[command]], check=False, env=said, cwd=str(folder)
-        )
-    *logged, line = done.stderr.decode().splitlines()
-    assert (done.returncode, done.stdout) == (1, b""), done.stderr.decode()
-    assert line.startswith("threadkeep: "), done.stderr.decode()
+    done = await anyio.to_thread.run_sync(lambda: forks.run(*COMMANDS[command], cwd=folder, env=said))
+    *logged, line = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert line.startswith("threadkeep: "), done.stderr
     return line.removeprefix("threadkeep: "), [json.loads(one) for one in logged]
 
 

@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import anyio.to_thread
 import pytest
 
+from faults import forks
 from threadkeep.auth import loading
 from threadkeep.base.problems import StartupError
 from threadkeep.project import Project, builtin_project
@@ -25,15 +25,7 @@ graph = StateGraph(dict).add_node("same", lambda state: state).add_edge(START, "
 def threadkeep(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """`threadkeep` in a process of its own, ended."""
     environment = {**os.environ, "HOME": str(folder), "LOG_LEVEL": "error", "PORT": "0", **settings}
-    return subprocess.run(
-        [sys.executable, "-m", "threadkeep", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return forks.run(*arguments, cwd=folder, env=environment)
 
 
 @pytest.mark.parametrize(

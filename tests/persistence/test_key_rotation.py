@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from langgraph.graph import START, StateGraph
 
 from conftest import WAIT_S, serving
+from faults import forks
 from threadkeep.graphs import as_loaded_graph
 from threadkeep.persistence import key_rotation
 from threadkeep.persistence.encryption import AesGcmCipher
@@ -73,8 +73,7 @@ async def _rotate(database: str, *keys: str) -> key_rotation.Rotation:
 
 def _command(folder: Path, database: str, keys: str) -> Callable[[], subprocess.CompletedProcess[str]]:
     environment = {**os.environ, "DATABASE_URI": database, "LANGGRAPH_AES_KEY": keys}
-    command = [sys.executable, "-m", "threadkeep", "keys", "rotate-encryption"]
-    return lambda: subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return lambda: forks.run("keys", "rotate-encryption", cwd=folder, env=environment)
 
 
 async def test_keys_are_rotated_by_a_command_beside_a_running_server(

@@ -1,0 +1,187 @@
+"""Processes of `threadkeep` that need no second to start: they are forked from one that has imported it all.
+
+Nine tenths of a start's CPU time are imports, which are the same each time. A fork has a pid, environment, folder, output and
+exit code of its own, as a fresh interpreter has, and runs `python -m threadkeep` from its first line.
+"""
+
+import atexit
+import gc
+import importlib
+import inspect
+import json
+import os
+import random
+import runpy
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+COMMAND: Final = (sys.executable, "-m", "threadkeep")
+IMPORTED: Final = (
+    *("threadkeep.agent", "threadkeep.app", "threadkeep.checking", "threadkeep.cli", "threadkeep.key_commands"),
+    *("threadkeep.preparing", "threadkeep.serving", "anyio._backends._asyncio", "httpcore", "langgraph.func"),
+    *("uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto"),
+)
+"""What a server has imported when it is ready. `uvloop` comes with `uvicorn.loops.auto`."""
+READ_AT_IMPORT: Final = ("LANGCHAIN_", "LANGGRAPH_DEFAULT_", "LANGSMITH_", "OTEL_", "PYTHONDEV")
+"""Variables that a library may read when it is imported. With them a process is started afresh."""
+MAX_BYTES: Final = 1 << 20
+
+
+class _ForkServer:
+    """The process that forks. It ends when the process that started it does."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            number = theirs.fileno()
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", __file__, str(number)], pass_fds=[number], stdin=subprocess.DEVNULL
+            )
+
+    def ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> Any:
+        """Return the answer to a request: a pid, or the status of one that has ended, or None."""
+        with self._lock:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
+            answer = self._socket.recv(MAX_BYTES)
+        if not answer:
+            raise ChildProcessError("the process that forks has ended")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """End the process that forks. Those that it has forked go on."""
+        self._socket.close()
+        self._process.wait()
+
+
+class Forked(subprocess.Popen[Any]):
+    """A process of `threadkeep`, as `subprocess.Popen` starts one, but forked if it can be."""
+
+    _server: ClassVar[_ForkServer | None] = None
+    _is_fork = False
+
+    def _execute_child(self, *parts: Any) -> None:  # of Popen: its pipes are there, and the process is not
+        start = inspect.signature(subprocess.Popen._execute_child).bind(self, *parts).arguments  # type: ignore[attr-defined]
+        environment: Mapping[str, str] = os.environ if start["env"] is None else start["env"]
+        if sys.platform != "linux" or any(name.startswith(READ_AT_IMPORT) for name in environment):
+            super()._execute_child(*parts)  # type: ignore[misc]
+            return
+        ends = {name: start[name] for name in ("p2cread", "c2pwrite", "errwrite")}
+        request = {
+            "arguments": list(start["args"][len(COMMAND) :]),
+            "folder": os.fspath(start["cwd"] or Path.cwd()),
+            "environment": dict(environment),
+            "own_session": start["start_new_session"],
+        }
+        try:
+            if Forked._server is None:
+                Forked._server = _ForkServer()
+                atexit.register(Forked._server.close)
+            self.pid = Forked._server.ask(
+                request, [number if end == -1 else end for number, end in enumerate(ends.values())]
+            )
+        finally:
+            self._close_pipe_fds(*(start[n] for n in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")))  # type: ignore[attr-defined] # fmt: skip
+        self._is_fork = self._child_created = True
+
+    def _internal_poll(self, *parts: Any, **named: Any) -> int | None:
+        if not self._is_fork:
+            return super()._internal_poll(*parts, **named)  # type: ignore[misc]
+        if self.returncode is None and not (parts or named):  # with arguments it is only collected as garbage
+            pid, status = self._try_wait(os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        if not self._is_fork:
+            return super()._try_wait(wait_flags)  # type: ignore[misc]
+        assert Forked._server is not None
+        if not wait_flags & os.WNOHANG:
+            self._wait_for_end()
+        status = Forked._server.ask({"wait": self.pid})
+        return (0, 0) if status is None else (self.pid, status)
+
+    def _wait_for_end(self) -> None:
+        end = os.pidfd_open(self.pid)
+        try:
+            select.select([end], [], [])
+        finally:
+            os.close(end)
+
+
+def start(*arguments: str, **options: Any) -> subprocess.Popen[Any]:
+    """Start `threadkeep` with these arguments, and the options of `subprocess.Popen`."""
+    return Forked([*COMMAND, *arguments], **options)
+
+
+def run(*arguments: str, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `threadkeep` to its end, and return its exit code and output."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with start(*arguments, **pipes, **options) as process:
+        try:
+            out, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+
+def _serve_forks(requests: socket.socket) -> dict[str, Any] | None:
+    """Fork for each request. Return the request in the fork, and None in the process that forks when it is to end."""
+    while True:
+        text, descriptors, _, _ = socket.recv_fds(requests, MAX_BYTES, 3)
+        if not text:
+            return None
+        request = json.loads(text)
+        if "wait" in request:
+            pid, status = os.waitpid(request["wait"], os.WNOHANG)
+            requests.send(json.dumps(status if pid else None).encode())
+            continue
+        pid = os.fork()
+        if pid == 0:
+            return request | {"descriptors": descriptors}
+        for each in descriptors:
+            os.close(each)
+        requests.send(json.dumps(pid).encode())
+
+
+def _become(request: dict[str, Any], own_path: list[str]) -> None:
+    """Make this fork what a fresh `python -m threadkeep` would be before its first line."""
+    if request["own_session"]:
+        os.setsid()
+    for number, each in enumerate(request["descriptors"]):
+        os.dup2(each, number)
+    os.closerange(3, 256)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    added = request["environment"].get("PYTHONPATH", "")
+    sys.path[:] = [request["folder"], *filter(None, added.split(os.pathsep)), *own_path]
+    sys.argv = ["threadkeep", *request["arguments"]]
+    random.seed()
+
+
+def _main() -> None:
+    requests = socket.socket(fileno=int(sys.argv[1]))
+    own_path = [each for each in sys.path if each not in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    for name in IMPORTED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    request = _serve_forks(requests)
+    if request is None:
+        return
+    requests.detach()
+    _become(request, own_path)
+    runpy.run_module("threadkeep", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main()
