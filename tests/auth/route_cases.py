@@ -4,6 +4,7 @@ A route that is not here fails `test_permissions.py`. `docs/how-to/authenticatio
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -218,35 +219,56 @@ def _needs(event: str, operation: Operation | None) -> str:
     return "<br>".join(needed)
 
 
-async def create_rows(http: httpx.AsyncClient) -> dict[str, str]:
-    """One of everything: an assistant, a thread with a state and a run, a cron and an item."""
+THREAD: Final = frozenset({"thread_id", "run_id", "cron_id", "checkpoint_id"})
+ALL: Final = THREAD | {"model", "chat_thread_id", "response_id", "conversation_id", "item_id", "item"}
+DELETE_THREADS: Final = {"POST /threads/prune", "DELETE /threads/{thread_id}", "DELETE /assistants/{assistant_id}"}
+
+
+def names_of(route: str) -> set[str]:
+    """The rows that the request of a route or of a socket command is about, by the names of their ids."""
+    case = CASES.get(route)
+    template = [SOCKET, COMMANDS[route.removeprefix("WS ")]] if case is None else [route, case.body, case.query]
+    names = set(re.findall(r"{(\w+)}", json.dumps(template)))
+    if route in DELETE_THREADS:
+        names |= {"thread_id", "cron_id"}
+    return names | {"item"} if "/store/" in route else names
+
+
+async def create_rows(http: httpx.AsyncClient, names: Collection[str] = ALL) -> dict[str, str]:
+    """An assistant, and one of everything that is named: a thread with a state and a run, a cron, an item and so on."""
     assistant = (await http.post("/assistants", json={"graph_id": "chain"})).json()["assistant_id"]
-    model = (await http.post("/assistants", json={"graph_id": "speaking"})).json()["assistant_id"]
+    ids = {"assistant_id": assistant, "namespace": str(uuid4()), "key_id": str(uuid4())}
+    if not THREAD.isdisjoint(names):
+        ids |= await _create_thread(http, assistant, names)
+    if not {"model", "response_id"}.isdisjoint(names):
+        ids["model"] = (await http.post("/assistants", json={"graph_id": "speaking"})).json()["assistant_id"]
+    if "chat_thread_id" in names:
+        ids["chat_thread_id"] = (await http.post("/threads", json={})).json()["thread_id"]
+    if "response_id" in names:
+        body = {"model": ids["model"], "input": "hello"}
+        ids["response_id"] = (await http.post("/v1/responses", json=body)).json()["id"]
+    if not {"conversation_id", "item_id"}.isdisjoint(names):
+        items = [{"role": "user", "content": "hello"}]
+        ids["conversation_id"] = (await http.post("/v1/conversations", json={"items": items})).json()["id"]
+        there = await http.get(f"/v1/conversations/{ids['conversation_id']}/items")
+        ids["item_id"] = there.json()["data"][0]["id"]
+    if "item" in names:
+        await http.put("/store/items", json=ITEM | {"value": {"text": "hers"}})
+    return ids
+
+
+async def _create_thread(http: httpx.AsyncClient, assistant: str, names: Collection[str]) -> dict[str, str]:
     thread = (await http.post("/threads", json={})).json()["thread_id"]
-    chat = (await http.post("/threads", json={})).json()["thread_id"]
-    response = (await http.post("/v1/responses", json={"model": model, "input": "hello"})).json()["id"]
-    items = [{"role": "user", "content": "hello"}]
-    conversation = (await http.post("/v1/conversations", json={"items": items})).json()["id"]
-    item = (await http.get(f"/v1/conversations/{conversation}/items")).json()["data"][0]["id"]
     run = await http.post(f"/threads/{thread}/runs", json={"assistant_id": assistant, "input": {"items": []}})
-    await http.get(f"/threads/{thread}/runs/{run.json()['run_id']}/join")
-    cron = await http.post(f"/threads/{thread}/runs/crons", json=CRON | {"assistant_id": assistant})
-    await http.put("/store/items", json=ITEM | {"value": {"text": "hers"}})
-    state = (await http.get(f"/threads/{thread}/state")).json()
-    return {
-        "assistant_id": assistant,
-        "model": model,
-        "chat_thread_id": chat,
-        "response_id": response,
-        "conversation_id": conversation,
-        "item_id": item,
-        "thread_id": thread,
-        "run_id": run.json()["run_id"],
-        "cron_id": cron.json()["cron_id"],
-        "checkpoint_id": state["checkpoint"]["checkpoint_id"],
-        "namespace": str(uuid4()),
-        "key_id": str(uuid4()),
-    }
+    ids = {"thread_id": thread, "run_id": run.json()["run_id"]}
+    await http.get(f"/threads/{thread}/runs/{ids['run_id']}/join")
+    if "cron_id" in names:
+        cron = await http.post(f"/threads/{thread}/runs/crons", json=CRON | {"assistant_id": assistant})
+        ids["cron_id"] = cron.json()["cron_id"]
+    if "checkpoint_id" in names:
+        state = (await http.get(f"/threads/{thread}/state")).json()
+        ids["checkpoint_id"] = state["checkpoint"]["checkpoint_id"]
+    return ids
 
 
 async def status_of(http: httpx.AsyncClient, route: str, ids: Mapping[str, str]) -> int:
