@@ -5,6 +5,7 @@ from typing import Any
 
 import anyio
 import httpx
+import pytest
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
 from langgraph_sdk import get_client
@@ -14,6 +15,12 @@ from conftest import serving
 from graphs import Gate, Items
 from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
+
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
 
 
 @dataclass

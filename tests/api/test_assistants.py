@@ -12,6 +12,13 @@ from langgraph_sdk.schema import Assistant, Config
 
 from threadkeep.tables.assistants import system_id
 
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
 

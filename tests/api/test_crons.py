@@ -12,6 +12,13 @@ from langgraph_sdk.errors import BadRequestError, NotFoundError, UnprocessableEn
 
 from threadkeep.tables.assistants import system_id
 
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
 NEW_YEAR = "0 0 1 1 *"
 CHAIN = str(system_id("chain"))
 

@@ -5,6 +5,13 @@ from typing import Any
 import httpx
 import pytest
 
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
 LARGE = {"note": "x" * 66_000}
 HALF = {"note": "x" * 40_000}
 OTHER_HALF = {"more": "x" * 40_000}

@@ -25,11 +25,17 @@ def loaded() -> dict[str, Any]:
     return {name: as_loaded_graph(name, graph, where="tests") for name, graph in PROTOCOL_GRAPHS.items()}
 
 
-@pytest.fixture
-async def url(settings: Settings) -> AsyncIterator[str]:
-    """A server of the protocol's graphs."""
-    async with serving(settings, loaded()) as url:
+@pytest.fixture(scope="module")
+async def file_server(module_settings: Settings) -> AsyncIterator[str]:
+    """A server of the graphs of the protocol, for all tests of this file."""
+    async with serving(module_settings, loaded()) as url:
         yield url
+
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """The file's server, without rows of another test."""
+    return emptied_server
 
 
 async def send(http: httpx.AsyncClient, thread_id: str, method: str, **params: Any) -> Any:

@@ -12,6 +12,13 @@ from conftest import WAIT_S, serving
 from graphs import Gate
 from threadkeep.settings import Settings
 
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
 RUN = {"assistant_id": "chain", "input": {"items": []}}
 
 

@@ -9,6 +9,12 @@ from langgraph_sdk.errors import ConflictError, NotFoundError
 from graphs import Gate
 
 
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
 async def test_wait_answers_with_the_final_values(client: LangGraphClient) -> None:
     """Protocol: POST …/runs/wait."""
     thread = await client.threads.create()

@@ -18,6 +18,13 @@ from threadkeep.postgres import migrate
 from threadkeep.project import Project
 from threadkeep.settings import Settings
 
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
 DIMS = 64
 EMBEDDING = """
 import hashlib

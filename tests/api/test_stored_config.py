@@ -3,8 +3,14 @@
 import httpx
 import pytest
 
-from conftest import WAIT_S, serving
-from threadkeep.settings import Settings
+from conftest import WAIT_S
+
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
 
 NO_OBJECTS = ["abc", [1], 5, True]
 
@@ -14,9 +20,9 @@ NO_OBJECTS = ["abc", [1], 5, True]
     "path",
     ["/runs", "/runs/wait", "/runs/crons", "/threads/{}/runs", "/threads/{}/runs/wait", "/threads/{}/runs/crons"],
 )
-async def test_configurable_that_is_no_object_is_refused(settings: Settings, path: str, configurable: object) -> None:
+async def test_configurable_that_is_no_object_is_refused(url: str, path: str, configurable: object) -> None:
     """Ours: a cron of it would be stored, and would fail each time."""
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
         body = {"assistant_id": "chain", "schedule": "* * * * *", "config": {"configurable": configurable}}
         answer = await http.post(path.format(thread_id), json=body)
@@ -25,9 +31,9 @@ async def test_configurable_that_is_no_object_is_refused(settings: Settings, pat
     assert "configurable must be an object" in answer.json()["detail"]
 
 
-async def test_configurable_of_an_assistant_must_be_an_object_too(settings: Settings) -> None:
+async def test_configurable_of_an_assistant_must_be_an_object_too(url: str) -> None:
     """Ours: every run of it would fail."""
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         made = [
             await http.post("/assistants", json={"graph_id": "chain", "config": {"configurable": each}})
             for each in NO_OBJECTS
@@ -36,9 +42,9 @@ async def test_configurable_of_an_assistant_must_be_an_object_too(settings: Sett
     assert [answer.status_code for answer in made] == [422] * len(NO_OBJECTS)
 
 
-async def test_event_id_that_no_run_had_is_told_as_a_gap(settings: Settings) -> None:
+async def test_event_id_that_no_run_had_is_told_as_a_gap(url: str) -> None:
     """Ours: the stream goes on from now, and does not break."""
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
         headers = {"last-event-id": "999999999999999-0"}
         async with http.stream("GET", f"/threads/{thread_id}/stream", headers=headers) as answer:
@@ -57,9 +63,9 @@ async def test_event_id_that_no_run_had_is_told_as_a_gap(settings: Settings) -> 
     [{"tags": "abc"}, {"tags": [1]}, {"metadata": "abc"}, {"metadata": [1]}, "abc", [1], None],
     ids=str,
 )
-async def test_config_with_parts_of_another_type_is_refused(settings: Settings, config: object) -> None:
+async def test_config_with_parts_of_another_type_is_refused(url: str, config: object) -> None:
     """Issue: wherever a run's config stands: each run of it would fail."""
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
         body = {"assistant_id": "chain", "schedule": "* * * * *", "config": config}
         paths = ("/runs", f"/threads/{thread_id}/runs/wait", f"/threads/{thread_id}/runs/stream", "/runs/crons")
@@ -73,9 +79,9 @@ async def test_config_with_parts_of_another_type_is_refused(settings: Settings, 
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10**9, True, "5"])
-async def test_recursion_limit_of_an_assistant_is_capped_too(settings: Settings, limit: int) -> None:
+async def test_recursion_limit_of_an_assistant_is_capped_too(url: str, limit: int) -> None:
     """Issue: the cap holds whichever way it comes; every run of the assistant would fail."""
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         body = {"graph_id": "chain", "config": {"recursion_limit": limit}}
         made = (await http.post("/assistants", json={"graph_id": "chain"})).json()["assistant_id"]
         found = [await http.post("/assistants", json=body), await http.patch(f"/assistants/{made}", json=body)]
@@ -84,9 +90,9 @@ async def test_recursion_limit_of_an_assistant_is_capped_too(settings: Settings,
 
 
 @pytest.mark.parametrize("config", [*NO_OBJECTS, *({"configurable": each} for each in NO_OBJECTS)], ids=str)
-async def test_config_of_a_thread_must_be_an_object_too(settings: Settings, config: object) -> None:
+async def test_config_of_a_thread_must_be_an_object_too(url: str, config: object) -> None:
     """Issue: where it has no effect, one that is no object is a mistake all the same."""
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         thread_id = (await http.post("/threads", json={"metadata": {"graph_id": "chain"}})).json()["thread_id"]
         found = [
             await http.post("/threads", json={"config": config}),
@@ -102,9 +108,9 @@ async def test_config_of_a_thread_must_be_an_object_too(settings: Settings, conf
 
 
 @pytest.mark.parametrize("config", [*NO_OBJECTS, *({"configurable": each} for each in NO_OBJECTS)], ids=str)
-async def test_config_of_an_answer_must_be_an_object_too(settings: Settings, config: object) -> None:
+async def test_config_of_an_answer_must_be_an_object_too(url: str, config: object) -> None:
     """Issue: an answer by the protocol v2 goes on with the config of the run that asked."""
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
         run = {"assistant_id": "asking", "input": {"items": []}, "config": {"configurable": {"kept": 1}}}
         asked = (await http.post(f"/threads/{thread_id}/runs/wait", json=run)).json()
@@ -116,9 +122,9 @@ async def test_config_of_an_answer_must_be_an_object_too(settings: Settings, con
     assert (told.json()["type"], told.json()["error"]) == ("error", "invalid_argument")
 
 
-async def test_state_that_its_graph_refuses_is_told(settings: Settings) -> None:
+async def test_state_that_its_graph_refuses_is_told(url: str) -> None:
     """409 with the reason while the thread has an input that its reducer refuses. The next run mends it."""
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         thread = f"/threads/{(await http.post('/threads', json={})).json()['thread_id']}"
         bad = {"assistant_id": "chain", "input": {"items": "no list"}}
         failed = (await http.post(f"{thread}/runs/wait", json=bad)).json()
@@ -134,9 +140,9 @@ async def test_state_that_its_graph_refuses_is_told(settings: Settings) -> None:
     assert mended.json()["values"]["items"] == ["x", "first", "second"]
 
 
-async def test_cron_with_a_number_above_64_bits_can_be_changed(settings: Settings) -> None:
+async def test_cron_with_a_number_above_64_bits_can_be_changed(url: str) -> None:
     """jsonb gives 1e308 back as an integer, which has to be written again."""
-    async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         body = {"assistant_id": "chain", "schedule": "0 0 1 1 *", "input": {"items": [1e308]}}
         made = (await http.post("/runs/crons", json=body)).json()
         changed = await http.patch(f"/runs/crons/{made['cron_id']}", json={"enabled": False})

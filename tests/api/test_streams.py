@@ -11,6 +11,12 @@ from langgraph_sdk.client import LangGraphClient
 from graphs import Gate
 
 
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
 async def events(client: LangGraphClient, graph: str, given: Any, **options: Any) -> list[tuple[str, Any]]:
     """All events of a run on a new thread."""
     thread = await client.threads.create()

@@ -8,6 +8,12 @@ from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.errors import UnprocessableEntityError
 
 
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
 async def _conversation(client: LangGraphClient, **metadata: Any) -> str:
     thread = await client.threads.create(metadata=metadata)
     await client.runs.wait(thread["thread_id"], "chain", input={"items": ["in"]})

@@ -7,7 +7,21 @@ import httpx
 import psycopg
 import pytest
 
+from threadkeep.settings import Settings
 from threadkeep.tables import thread_search
+
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
+@pytest.fixture
+def database(module_settings: Settings) -> str:
+    """The database of the file's server."""
+    return str(module_settings.database_uri)
+
 
 RUN = {"assistant_id": "speaking", "if_not_exists": "create"}
 

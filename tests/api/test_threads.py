@@ -15,6 +15,13 @@ from graphs import Gate, delta_graph
 from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
 SUPERSTEPS: Any = [
     {"updates": [{"values": {"items": ["in"]}, "as_node": "__input__"}]},
     {"updates": [{"values": {"items": ["first"]}, "as_node": "first"}]},

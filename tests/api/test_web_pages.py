@@ -19,6 +19,19 @@ from threadkeep.api.routes import SOCKETS, TABLE
 from threadkeep.project import Project
 from threadkeep.settings import Settings
 
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
+@pytest.fixture
+def database(module_settings: Settings) -> str:
+    """The database of the file's server."""
+    return str(module_settings.database_uri)
+
+
 EVIL = "https://evil.example"
 HERE = "http://localhost:3000"
 FOREIGN: tuple[Mapping[str, str], ...] = (

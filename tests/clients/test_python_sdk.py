@@ -20,6 +20,13 @@ from graphs import Gate
 from threadkeep.settings import Settings
 from threadkeep.tables.assistants import system_id
 
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
 RESOURCES = ("assistants.", "threads.", "runs.", "crons.", "store.")
 ELSEWHERE = {"threads.stream"}
 """The protocol v2, which has tests of its own: `test_js_protocol.py`, `tests/api/test_protocol_python.py`."""

@@ -21,6 +21,13 @@ from graphs import GRAPHS, Items
 from threadkeep.graphs import as_loaded_graph
 from threadkeep.settings import Settings
 
+
+@pytest.fixture
+def url(emptied_server: str) -> str:
+    """One server for all tests of this file."""
+    return emptied_server
+
+
 EMPTY: Any = {"items": []}
 DONE = {"items": ["first", "second"]}
 
