@@ -150,9 +150,9 @@ async def check_max_connections(pool: Pool, settings: Settings) -> None:
         ).fetchone()
     usable = row[0] if row else 0
     if settings.max_connections * settings.workers > usable:
-        who = "this process" if settings.workers == 1 else f"each of {settings.workers} processes"
+        processes = "this process" if settings.workers == 1 else f"each of {settings.workers} processes"
         raise StartupError(
-            f"{who} may open {settings.max_connections} connections (THREADKEEP_API_CONNECTIONS "
+            f"{processes} may open {settings.max_connections} connections (THREADKEEP_API_CONNECTIONS "
             f"{settings.api_connections} + THREADKEEP_RUN_CONNECTIONS {settings.run_connections} + 2), "
             f"and Postgres allows {usable}: lower these settings or raise its max_connections"
         )
