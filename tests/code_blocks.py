@@ -33,6 +33,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 SERVE = re.compile(r"^(?:\w+=\S+ )*(?:make serve|threadkeep serve|threadkeep dev)\b[^&|]*$")
+STATEMENT = re.compile(r"(?:ALTER|CREATE|GRANT|SELECT|INSERT|UPDATE|DELETE|DROP|REVOKE) \w")
 INSTRUCTION = re.compile(r"(?:FROM|COPY|WORKDIR|ENV|RUN|USER|CMD|ENTRYPOINT|ARG|EXPOSE) \S")
 METRIC = re.compile(r"\b((?:threadkeep|http)_\w+?)(?:_count|_bucket)?\b(?=[{\[ )])")
 START_S, BLOCK_S = 120.0, 150.0
@@ -94,6 +95,9 @@ def parse(block: Block) -> None:
     elif block.language == "promql":
         table = (ROOT / block.page).read_text()
         assert [name for name in METRIC.findall(block.text) if f"`{name}" not in table] == []
+    elif block.language == "sql":
+        statements = block.text.split(";")
+        assert [one for one in statements if one.strip() and not STATEMENT.match(one.strip())] == []
     elif block.language == "ini":
         configparser.ConfigParser().read_string("[top]\n" + block.text)
 

@@ -30,11 +30,14 @@ NOT_RUN = {
     "docs/how-to/docker.md: make dist": "builds the wheel: tests/test_dist.py",
     "docs/how-to/docker.md: POSTGRES_PASSWORD=… docker compose up --build --detach": "needs a Docker daemon",
     "docs/how-to/docker.md: IMAGE_STEPS=index make test ARGS=tests/test_dockerfile.py": "is a test itself",
+    "docs/how-to/high-availability.md: apt-get install patroni etcd-server haproxy postgresql-15": "needs two machines: "
+    "make faults",
     "docs/how-to/kubernetes.md: kubectl create namespace agents": "needs a cluster",
     "docs/how-to/monitoring.md: promtool check rules deploy/prometheus/alerts.yaml": "needs promtool",
     "docs/how-to/moving.md: threadkeep adopt --from postgresql://app@db.internal/app --dry-run": "needs a source: tests/adopt",
     "docs/how-to/moving.md: threadkeep adopt --from postgresql://app@db.internal/app": "the same",
     "docs/how-to/moving.md: threadkeep adopt --from postgresql://app@db.internal/app --owner-key user_id": "the same",
+    "docs/how-to/moving.md: threadkeep adopt --from http://127.0.0.1:2024": "needs a running LangGraph server: tests/adopt",
     "docs/how-to/moving.md: threadkeep adopt --from postgresql://aegra@db.internal/aegra": "the same",
     "docs/how-to/observability.md: OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 threadkeep serve": "needs a receiver: "
     "tests/test_tracing.py",
@@ -48,7 +51,7 @@ SCRIPTS = {"js", "jsx"}
 SLOW = {"authentication.md", "backups.md", "develop.md", "encryption.md"}
 """Guides that call many commands, each a process of its own. `make blocks` runs them too."""
 RUN = {"sh", "python"} | ({"js"} if HAS_NODE else set())
-PARSED = {"dockerfile", "json", "yaml", "ini", "promql", "text"}
+PARSED = {"dockerfile", "json", "yaml", "ini", "promql", "sql", "text"}
 
 
 def _escapes(block: Block) -> bool:
