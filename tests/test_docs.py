@@ -202,3 +202,12 @@ def test_the_glossary_names_modules_that_exist() -> None:
     assert len(named) > 80
     assert wrong == []
     assert [term.lower() for term, _ in rows] == sorted(term.lower() for term, _ in rows)
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    """Ours: a page that nobody finds is not read. Decisions are found by their list."""
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    navigation = set(re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+
+    assert {page for page in pages - navigation if not page.startswith("decisions/")} == set()
+    assert navigation - pages == {"index.md", "security.md", "changelog.md", "contributing.md"}
