@@ -124,7 +124,7 @@ def test_the_command_tells_what_it_did(source: str, database: str, tmp_path: Pat
     project = {"dependencies": ["."], "graphs": {name: f"./agent.py:{name}" for name in ("memory", "order")}}
     (tmp_path / "langgraph.json").write_text(json.dumps(project))
     (tmp_path / "agent.py").write_text(
-        "from adopt_apps import BUILDERS\nmemory, order = [build() for build in BUILDERS.values()]\n"
+        "from adopt_graphs import BUILDERS\nmemory, order = [build() for build in BUILDERS.values()]\n"
     )
     server = Path(threadkeep.__file__).parents[1]
     paths = os.pathsep.join([str(server), str(Path(__file__).parents[1])])

@@ -22,10 +22,10 @@ QUIET = {"LANGSMITH_TRACING": "false", "LANGGRAPH_CLI_NO_ANALYTICS": "1", "LOG_L
 
 
 @contextmanager
-def reference(folder: Path, program: Path) -> Generator[str]:
+def reference(folder: Path, program: Path, served: Path = PROJECT) -> Generator[str]:
     """The URL of LangGraph's development server; it writes beside its project, so it gets a copy."""
     project = shutil.copytree(
-        PROJECT, folder / "project", ignore=shutil.ignore_patterns("__pycache__", ".langgraph_api")
+        served, folder / "project", ignore=shutil.ignore_patterns("__pycache__", ".langgraph_api")
     )
     port = _free_port()
     command = [str(program), "dev", "--no-browser", "--no-reload", "--n-jobs-per-worker", "10", "--port", str(port)]

@@ -172,11 +172,16 @@ async def _history(client: LangGraphClient, thread: SourceThread, newest: Any) -
             thread.original_id, checkpoint_id=newest["checkpoint"]["checkpoint_id"], subgraphs=True
         )
     yield newest
-    before = newest["checkpoint"]["checkpoint_id"]
+    before: Any = _before(newest)
     while page := await client.threads.get_history(thread.original_id, limit=STATES, before=before):
         for snapshot in page:
             yield cast("Row", snapshot)
-        before = str(page[-1]["checkpoint"]["checkpoint_id"])
+        before = _before(page[-1])
+
+
+def _before(snapshot: Any) -> dict[str, object]:
+    """The position in a history after a state. LangGraph's own server takes only a config here."""
+    return {"configurable": {"checkpoint_id": snapshot["checkpoint"]["checkpoint_id"], "checkpoint_ns": ""}}
 
 
 async def _adopt_items(target: Target, client: LangGraphClient) -> None:
