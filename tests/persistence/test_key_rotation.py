@@ -96,9 +96,9 @@ async def test_keys_are_rotated_by_a_command_beside_a_running_server(
         runs = [await _run(http, thread_id) for thread_id in thread_ids]
 
     assert (done.returncode, again.returncode) == (0, 0), done.stderr + again.stderr
-    assert done.stdout.startswith("encrypted anew: ")
-    assert not done.stdout.startswith("encrypted anew: 0")
-    assert again.stdout == f"encrypted anew: 0, already up to date: {len(rows)}\n"
+    assert done.stdout.startswith("encrypted with the new key: ")
+    assert not done.stdout.startswith("encrypted with the new key: 0")
+    assert again.stdout == f"encrypted with the new key: 0, already up to date: {len(rows)}\n"
     assert {kind.partition("+")[2] for kind, _ in rows} == {"aes-gcm"}
     assert before == during == after
     assert runs == [{"rows": ["row", "row"]}] * 3
@@ -115,7 +115,7 @@ async def test_rows_of_a_key_that_is_not_given_are_left_and_told(
         answer = await http.get(f"/threads/{thread_id}/state")
 
     assert done.returncode == 1
-    assert done.stdout == "encrypted anew: 0, already up to date: 0\n"
+    assert done.stdout == "encrypted with the new key: 0, already up to date: 0\n"
     assert f"encrypted with a missing key: {len(await _rows(database))}" in done.stderr
     assert answer.json()["values"] == {"rows": ["row"]}
 
