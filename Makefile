@@ -143,6 +143,7 @@ clean: ## Remove both .venv and everything that was built; data stays
 	@touch $@
 
 .venv/build: .venv/made requirements/build.txt
+	@echo "installing what builds packages"
 	@$(LOCKED) requirements/build.txt
 	@touch $@
 
@@ -162,10 +163,12 @@ clean: ## Remove both .venv and everything that was built; data stays
 	@touch $@
 
 tests/clients/node_modules: tests/clients/package-lock.json
+	@echo "installing the JavaScript clients"
 	@npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@
 
 console/node_modules: console/package-lock.json
+	@echo "installing what builds the console"
 	@npm ci --prefix console --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@
 
@@ -215,5 +218,6 @@ console/node_modules: console/package-lock.json
 	@touch $@
 
 .venv/lock: .venv/made requirements/lock.txt
+	@echo "installing what writes the locks"
 	@$(LOCKED) requirements/lock.txt
 	@touch $@

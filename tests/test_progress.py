@@ -78,3 +78,17 @@ def test_a_failure_tells_how_far_it_came() -> None:
     with pytest.raises(KeyboardInterrupt):
         prune()
     assert stream.text.splitlines()[-1] == "Prune: 4 of 10 runs, stopped after N s"
+
+
+def test_parts_are_counted_and_timed() -> None:
+    """Issue 20: each migration with its name and its time."""
+    stream = Stream(is_terminal=False, awaited="0002")
+    with progress("Migrate", total=2, unit="files", stream=stream, silent_s=0.05) as step:
+        with step.part("0001_first"):
+            pass
+        with step.part("0002_second"):
+            assert stream.was_written.wait(20)
+
+    assert "Migrate: 1 of 2 files, 0002_second, N s" in stream.text
+    assert list(step.seconds) == ["0001_first", "0002_second"]
+    assert step.seconds["0002_second"] > step.seconds["0001_first"]

@@ -174,11 +174,7 @@ def create_app(
     auth, serializer = loading.load_auth(settings, project), strict_serializer(project)
     mount.check_http_config(project.http, has_authenticator=auth.auth_type != "none")
     custom = mount.load_custom_app(project)
-    described = [
-        operation
-        for operation in mount.enabled_operations(project.http, TABLE)
-        if operation.path != "/metrics" or metrics.serves_metrics(settings)
-    ]
+    described = described_operations(settings, project)
     page = read_files(project.http)
     served = [*described, *(CONSOLE if page else ())]
     plan = AppConfig(
@@ -191,7 +187,7 @@ def create_app(
         webhooks=webhook_policy.webhook_policy(project, environment(project.webhooks.env_prefix)),
         docs=docs.build_docs(
             docs.Described(
-                served=tuple(described),
+                served=described,
                 prefix=mount.mount_prefix(project.http),
                 kind=auth.auth_type,
                 auth=project.auth,
@@ -233,6 +229,20 @@ def create_app(
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )
+
+
+def described_operations(settings: Settings, project: Project) -> tuple[Operation, ...]:
+    """Return the operations of the API that this project serves."""
+    return tuple(
+        operation
+        for operation in mount.enabled_operations(project.http, TABLE)
+        if operation.path != "/metrics" or metrics.serves_metrics(settings)
+    )
+
+
+def warm_up(settings: Settings, project: Project) -> None:
+    """Make what is the same in all servers of a project, in a parent from which they are forked."""
+    docs.warm_up(described_operations(settings, project), mount.mount_prefix(project.http))
 
 
 def to_routes(served: Sequence[Operation]) -> list[BaseRoute]:

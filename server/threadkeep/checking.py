@@ -30,7 +30,7 @@ def check(prepared: Prepared) -> Generator[str]:
     yield f"graphs    {', '.join(sorted(loaded))}"
     with serving.open_database(prepared) as uri:
         yield f"postgres  {_database(uri, chosen.max_connections * chosen.workers)}"
-    pending = serving.migrate(prepared, check=True)
+    pending = serving.pending(prepared)
     yield f"tables    {len(pending)} migrations will be applied at the start" if pending else "tables    up to date"
 
 

@@ -157,6 +157,8 @@ class ParentLink:
         self.link = link
         self.is_hurried = False
         """The parent has asked for the end at once."""
+        self.has_siblings = True
+        """Whether the parent sums the metrics of several children."""
         self.metrics_listener: socket.socket | None = None
         self._values: Callable[[], Values] = dict
         self._sums: dict[int, Future[Values]] = {}

@@ -140,11 +140,13 @@ def migrate(config: Path | None, *, check: bool) -> None:
 
         from threadkeep import serving
 
-        names = serving.migrate(prepared, check=check)
-    verb = "to apply" if check else "applied"
-    click.echo(f"{verb}: {', '.join(names)}" if names else "up to date")
-    if check and names:
-        sys.exit(1)
+        if check:
+            names = serving.pending(prepared)
+            click.echo(f"to apply: {', '.join(names)}" if names else "up to date")
+            sys.exit(1 if names else 0)
+        applied = serving.migrate(prepared)
+    told = [f"{name} ({seconds:.1f} s)" if seconds >= 0.1 else name for name, seconds in applied.items()]
+    click.echo(f"applied: {', '.join(told)}" if told else "up to date")
 
 
 @main.command()

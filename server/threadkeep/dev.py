@@ -1,21 +1,21 @@
 """Development: serves a project, and again whenever one of its files changes.
 
-A parent process has imported the libraries, holds the listening socket, and never imports the project. Each change forks a
-new server, which imports the project in a fresh process. When it is ready, the old server gets a signal to stop. Its
-runs end there, or return to the queue and continue from their last checkpoint in the new server. If the new server cannot start,
-its error is shown in full, and the old server continues.
+A parent process has imported the libraries, holds the listening socket and the embedded Postgres, has migrated the
+database, and never imports the project. Each change forks a new server, which imports the project in a fresh process. When
+it is ready, the old one is told to stop, and closes its idle connections at once. Its runs end there, or return to the
+queue and go on from their last checkpoint in the new one. If the new server cannot start, its error is shown in full, and
+the old one goes on.
 """
 
 import contextlib
 import os
 import signal
 import socket
-import sys
 import time
-import traceback
 import webbrowser
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +23,13 @@ import click
 
 from threadkeep import project, serving
 from threadkeep.base.problems import StartupError
+from threadkeep.child_process import Child, ParentLink, fork
 from threadkeep.preparing import Prepared, prepare
 
-LOOK_S: Final = 0.2
+LOOK_S: Final = 0.1
 """Seconds between two looks at the files."""
 NOT_WATCHED: Final = frozenset({"__pycache__", "node_modules", "venv", "site-packages", "build", "dist"})
 """Folders without files of the project. Hidden folders are not watched either."""
-READY: Final = b"+"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,24 +46,24 @@ class DevOptions:
     """Open the console in a browser after the first start."""
 
 
-@dataclass(slots=True)
-class _Child:
-    """A server in a forked process."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """The socket and the migrated database that all servers use."""
 
-    pid: int
-    status: int | None = None
-    """Its exit status from `os.waitpid`. None: it runs."""
+    listener: socket.socket
+    uri: str
+    prepared: Prepared
+    """The project and the settings for which the database was opened."""
 
-    def has_ended(self, *, wait: bool = False) -> bool:
-        if self.status is None:
-            pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
-            self.status = status if pid else None
-        return self.status is not None
+    def fits(self, prepared: Prepared) -> bool:
+        """Whether a changed project or file of variables still uses this database."""
+        return _database_of(prepared) == _database_of(self.prepared)
 
-    def stop(self) -> None:
-        """Send SIGTERM (graceful shutdown). Its streams end, and its runs get time to end."""
-        if not self.has_ended():
-            os.kill(self.pid, signal.SIGTERM)
+
+def _database_of(prepared: Prepared) -> tuple[object, ...]:
+    chosen = prepared.settings
+    index = prepared.project.store.index if prepared.project.store else None
+    return chosen.database_uri, chosen.database_direct_uri, chosen.data_path, prepared.foreign, index
 
 
 @dataclass(slots=True)
@@ -71,9 +71,9 @@ class _Reloader:
     """The parent process."""
 
     options: DevOptions
-    listener: socket.socket
-    current: _Child | None = None
-    stopping: list[_Child] = field(default_factory=list[_Child])
+    place: _Place
+    current: Child | None = None
+    stopping: list[Child] = field(default_factory=list[Child])
     is_first: bool = True
 
     def replace_server(self) -> None:
@@ -100,23 +100,40 @@ class _Reloader:
             self.current = None
 
     def stop_all(self) -> None:
-        """Stop all servers and wait for them."""
+        """Stop all servers and wait for them. A second Ctrl-C ends them at once."""
         children = [*self.stopping, *([self.current] if self.current else [])]
         for child in children:
             child.stop()
+        try:
+            self._wait(children)
+        except KeyboardInterrupt:
+            for child in children:
+                child.link.send(do="hurry")
+            self._wait(children)
+
+    def _wait(self, children: list[Child]) -> None:
         for child in children:
+            while (messages := child.link.receive()) is not None:
+                for message in messages:
+                    if "runs" in message:
+                        serving.tell_of_stop(message["runs"], self.place.prepared.settings.drain_s, signal.SIGINT)
             child.has_ended(wait=True)
 
-    def _fork(self) -> tuple[_Child, bool]:
+    def _fork(self) -> tuple[Child, bool]:
         """Start a server. Returns it, and whether it became ready."""
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(reading)
-            _serve_and_exit(self.options, self.listener, writing, greets=self.is_first)
-        os.close(writing)
-        with os.fdopen(reading, "rb") as pipe:
-            return _Child(pid), pipe.read(1) == READY  # the pipe is closed if the child ends
+        others = [*self.stopping, *([self.current] if self.current else [])]
+        child = fork(partial(_serve, self.options, self.place, greets=self.is_first), others)
+        while (messages := child.link.receive()) is not None:
+            for message in messages:
+                match message:
+                    case {"ready": True}:
+                        return child, True
+                    case {"refused": reason, "cause": cause}:
+                        click.echo(cause, err=True, nl=False)
+                        _tell(reason, fg="red")
+                    case _:
+                        pass
+        return child, False
 
 
 def develop(options: DevOptions) -> None:
@@ -125,9 +142,12 @@ def develop(options: DevOptions) -> None:
         raise StartupError("threadkeep dev needs fork, which this system does not have: use threadkeep serve")
     prepared = _prepared(options)
     stamps = _stamps(prepared)
-    with serving.listening_socket(prepared.settings) as listener:
-        overrides = {**options.overrides, "port": listener.getsockname()[1]}
-        reloader = _Reloader(replace(options, overrides=overrides), listener)
+    with serving.listening_socket(prepared.settings) as listener, serving.open_database(prepared) as uri:
+        serving.migrate_at(prepared, uri)
+        serving.warm_up(prepared)
+        overrides = {**options.overrides, "port": listener.getsockname()[1], "shutdown_delay_s": 0}
+        place = _Place(listener=listener, uri=uri, prepared=prepared)
+        reloader = _Reloader(replace(options, overrides=overrides), place)
         with _signals_as_exceptions(), contextlib.suppress(KeyboardInterrupt):
             try:
                 reloader.replace_server()
@@ -147,39 +167,26 @@ def _prepared(options: DevOptions) -> Prepared:
         return prepare(options.config, options.overrides)
 
 
-def _serve_and_exit(options: DevOptions, listener: socket.socket, pipe: int, *, greets: bool) -> None:
-    """Serve in a forked process, and end the process."""
-    code = 1
-    try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        _listen_for_debugger(options)
-        serving.serve(prepare(options.config, options.overrides), listener, _on_ready(options, pipe, greets=greets))
-        code = 0
-    except StartupError as refused:
-        if refused.__cause__ is not None:
-            traceback.print_exception(refused.__cause__)
-        _tell(str(refused), fg="red")
-    except BaseException:  # noqa: BLE001 - the process ends here, whatever it was
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def _serve(options: DevOptions, place: _Place, parent: ParentLink, *, greets: bool) -> None:
+    """Serve in a forked process."""
+    parent.has_siblings = False
+    _listen_for_debugger(options)
+    prepared = prepare(options.config, options.overrides)
 
-
-def _on_ready(options: DevOptions, pipe: int, *, greets: bool) -> Callable[[Callable[[], None], str], None]:
-    """Called when the server is ready, with its greeting and its URL."""
-
-    def ready(greet: Callable[[], None], url: str) -> None:
-        os.write(pipe, READY)
-        os.close(pipe)
+    def ready(greet: serving.Greeting, url: str) -> None:
+        parent.link.send(ready=True)
         if greets:
             greet()
             if options.open_page:
                 webbrowser.open(f"{url}/console")
 
-    return ready
+    loaded = serving.load(prepared)
+    if place.fits(prepared):
+        serving.serve_at(prepared, loaded, place.listener, place.uri, ready, parent)
+        return
+    with serving.open_database(prepared) as uri:
+        serving.migrate_at(prepared, uri)
+        serving.serve_at(prepared, loaded, place.listener, uri, ready, parent)
 
 
 def _listen_for_debugger(options: DevOptions) -> None:

@@ -17,6 +17,7 @@ from threadkeep.postgres import migrate as migrations
 from threadkeep.postgres.connection import Connection
 from threadkeep.postgres.pool import Conn
 from threadkeep.preparing import Prepared, patient
+from threadkeep.progress import progress
 from threadkeep.tables import api_keys
 from threadkeep.tables.api_keys import ApiKey
 
@@ -57,7 +58,8 @@ def rotate_encryption(prepared: Prepared) -> Rotation:
     """Encrypt checkpoints with the first key of LANGGRAPH_AES_KEY. Raise StartupError if there is no key."""
     if not (keys := prepared.settings.aes_keys):
         raise StartupError("LANGGRAPH_AES_KEY is not set: set it to the key that encrypts")
-    rotation = _with_database(prepared, lambda conn: key_rotation.rotate(conn, AesGcmCipher(keys)))
+    with progress("Encrypt checkpoints", unit="rows") as step:
+        rotation = _with_database(prepared, lambda conn: key_rotation.rotate(conn, AesGcmCipher(keys), step))
     audit.info(
         "encryption keys rotated", extra={"rotated_rows": rotation.rotated, "unreadable_rows": rotation.unreadable}
     )

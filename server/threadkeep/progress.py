@@ -44,12 +44,23 @@ class Step:
     """The number of units that are done."""
     current: str = ""
     """What is done now, for example the name of a file."""
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+    """How long each `part` took."""
 
     def __call__(self, count: int = 1, current: str | None = None) -> None:
         """Add `count` units, and show `current` as what is done now. An empty text shows nothing more."""
         self.done += count
         if current is not None:
             self.current = current
+
+    @contextmanager
+    def part(self, name: str) -> Generator[None]:
+        """Show `name` as what is done in the block, and count it as one unit. Its time is kept in `seconds`."""
+        began = time.monotonic()
+        self(0, name)
+        yield
+        self.seconds[name] = time.monotonic() - began
+        self(1, "")
 
     @property
     def elapsed_s(self) -> float:

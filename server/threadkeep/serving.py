@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -26,11 +26,10 @@ from langgraph.store.postgres.base import PostgresIndexConfig
 from starlette.applications import Starlette
 from starlette.types import Message, Receive, Scope, Send
 
-from threadkeep import agent, graphs
+from threadkeep import agent, app, graphs
 from threadkeep.api import loopback
 from threadkeep.api.connections import uvicorn_config
 from threadkeep.api.console_files import is_served
-from threadkeep.app import create_app
 from threadkeep.auth import loading
 from threadkeep.base import libpq
 from threadkeep.base.problems import StartupError
@@ -40,6 +39,7 @@ from threadkeep.graphs import LoadedGraph
 from threadkeep.postgres import embedded, start_errors
 from threadkeep.postgres import migrate as migrations
 from threadkeep.preparing import Prepared, patient
+from threadkeep.progress import Step, progress
 from threadkeep.project import Project
 from threadkeep.settings import Settings
 
@@ -155,16 +155,12 @@ OnReady = Callable[[Greeting, str], None]
 """Called when a server is ready, with its greeting and its URL."""
 
 
-def serve(prepared: Prepared, listener: socket.socket | None = None, on_ready: OnReady | None = None) -> None:
-    """Serve until a signal. Raise StartupError if something cannot be loaded.
-
-    `listener` is a bound socket that stays open. By default one is opened for `host` and `port`.
-    """
+def serve(prepared: Prepared) -> None:
+    """Serve until a signal. Raise StartupError if something cannot be loaded."""
     loaded = load(prepared)
-    opened = listening_socket(prepared.settings) if listener is None else nullcontext(listener)
-    with opened as bound, open_database(prepared) as uri:
+    with listening_socket(prepared.settings) as bound, open_database(prepared) as uri:
         migrate_at(prepared, uri)
-        serve_at(prepared, loaded, bound, uri, on_ready)
+        serve_at(prepared, loaded, bound, uri)
     _leave()
 
 
@@ -194,8 +190,9 @@ def serve_at(
     `parent` is set in a process that has a supervisor.
     """
     project, chosen = prepared.project, prepared.settings
-    app = Started(create_app(chosen, uri, loaded, project, siblings=parent))
-    server = _server(app, prepared, parent)
+    siblings = parent if parent is not None and parent.has_siblings else None
+    started = Started(app.create_app(chosen, uri, loaded, project, siblings=siblings))
+    server = _server(started, prepared, parent)
     port, prefix = bound.getsockname()[1], project.http.mount_prefix or ""
     addresses = Addresses(database=uri, port=port, prefix=prefix.rstrip("/"), has_console=is_served(project.http))
     greet = partial(print_startup_message, chosen, sorted(loaded), addresses)
@@ -203,17 +200,17 @@ def serve_at(
     logging.getLogger("uvicorn.error").addFilter(_is_not_start_failure)
     tune_garbage_collector()
     server.run(sockets=[bound])
-    if app.failure is not None:
-        raise app.failure
+    if started.failure is not None:
+        raise started.failure
     if not server.started:
         raise StartupError("the server could not start: read the log for the reason")
 
 
-def _server(app: "Started", prepared: Prepared, parent: ParentLink | None) -> Server:
+def _server(started: "Started", prepared: Prepared, parent: ParentLink | None) -> Server:
     chosen = prepared.settings
     server = Server(
         uvicorn_config(
-            app,
+            started,
             chosen,
             forwarded_allow_ips=prepared.trusted_proxies,
             timeout_keep_alive=KEEP_ALIVE_S,
@@ -245,6 +242,13 @@ def tell_of_stop(runs: int, drain_s: float, received: int) -> None:
     click.echo(f"Waiting up to {drain_s:g} s for {which.format(again)}", err=True)
 
 
+def warm_up(prepared: Prepared) -> None:
+    """Prepare this process for forks of servers: they start faster, and share more memory."""
+    app.warm_up(prepared.settings, prepared.project)
+    gc.collect()
+    gc.freeze()  # so that the collector of a child touches, and copies, none of this memory
+
+
 def _is_not_start_failure(record: logging.LogRecord) -> bool:
     """Drop uvicorn's line about a failed start, because the reason is shown separately."""
     return not record.getMessage().startswith("Application startup failed")
@@ -267,15 +271,22 @@ def _leave() -> None:
         os._exit(0)
 
 
-def migrate(prepared: Prepared, *, check: bool) -> list[str]:
-    """Apply the pending migrations and return their names. With `check`, only return the names."""
-    index = store_index_config(prepared.project)
+def pending(prepared: Prepared) -> list[str]:
+    """Return the names of the pending migrations."""
     with open_database(prepared) as uri:
-        return anyio.run(_pending if check else _migrate, prepared.settings.database_direct_uri or uri, index)
+        return anyio.run(_pending, prepared.settings.database_direct_uri or uri, store_index_config(prepared.project))
 
 
-async def _migrate(uri: str, index: PostgresIndexConfig | None) -> list[str]:
-    return await migrations.migrate(patient(uri), index=index)
+def migrate(prepared: Prepared) -> dict[str, float]:
+    """Apply the pending migrations. Return the seconds that each took, by name."""
+    index = store_index_config(prepared.project)
+    with open_database(prepared) as uri, progress("Migrate", unit="files") as step:
+        names = anyio.run(_migrate, prepared.settings.database_direct_uri or uri, index, step)
+    return {name: step.seconds.get(name, 0.0) for name in names}
+
+
+async def _migrate(uri: str, index: PostgresIndexConfig | None, step: Step | None = None) -> list[str]:
+    return await migrations.migrate(patient(uri), index=index, step=step)
 
 
 async def _pending(uri: str, index: PostgresIndexConfig | None) -> list[str]:

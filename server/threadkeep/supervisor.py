@@ -7,7 +7,6 @@ loop is blocked accepts nothing, and a process that dies leaves no connection un
 """
 
 import contextlib
-import gc
 import itertools
 import logging
 import os
@@ -274,8 +273,7 @@ def supervise(prepared: Prepared) -> int:
     ):
         serving.migrate_at(prepared, uri)
         workers = [_Worker(number) for number in range(1, chosen.workers + 1)]
-        gc.collect()
-        gc.freeze()  # so that the collector of a child touches, and copies, none of this memory
+        serving.warm_up(prepared)
         supervisor = _Supervisor(
             prepared, listener, metrics_listener, uri, workers, _MetricSums(workers), wakes, signals=received
         )

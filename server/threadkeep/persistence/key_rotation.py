@@ -17,6 +17,7 @@ from psycopg.rows import DictRow, dict_row
 
 from threadkeep.persistence.encryption import AesGcmCipher, DecryptionFailed
 from threadkeep.postgres.pool import Conn
+from threadkeep.progress import Step
 
 TABLES: Final[Mapping[LiteralString, tuple[LiteralString, ...]]] = {
     "checkpoint_blobs": ("thread_id", "checkpoint_ns", "channel", "version"),
@@ -44,14 +45,19 @@ class Rotation:
     """Rows that no key can decrypt. They are not changed."""
 
 
-async def rotate(conn: Conn, cipher: AesGcmCipher) -> Rotation:
-    """Encrypt all values with the first key. `rotated` counts all passes, and the other counts only the last one."""
+async def rotate(conn: Conn, cipher: AesGcmCipher, step: Step | None = None) -> Rotation:
+    """Encrypt all values with the first key. `rotated` counts all passes, and the other counts only the last one.
+
+    `step` is told how many rows were read, and of which table.
+    """
     rotated, counts = 0, Rotation()
     for _ in range(MAX_PASSES):
         counts = Rotation()
         for table, key in TABLES.items():
             async for batch in _batches(conn, table, key):
                 await _rotate_batch(conn, cipher, table, batch, counts)
+                if step is not None:
+                    step(len(batch), table)
         rotated += counts.rotated
         if not counts.rotated and not counts.changed:
             break

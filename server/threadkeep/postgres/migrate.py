@@ -29,6 +29,7 @@ from psycopg.rows import DictRow, class_row, dict_row, scalar_row, tuple_row
 from threadkeep import __version__
 from threadkeep.base.problems import StartupError
 from threadkeep.postgres import session
+from threadkeep.progress import Step
 
 log = logging.getLogger(__name__)
 
@@ -145,10 +146,13 @@ VECTORS = LibrarySchema(
 """The tables of the store's vector index."""
 
 
-async def migrate(uri: str, *, index: PostgresIndexConfig | None = None, folder: Path | None = None) -> list[str]:
+async def migrate(
+    uri: str, *, index: PostgresIndexConfig | None = None, folder: Path | None = None, step: Step | None = None
+) -> list[str]:
     """Migrate the database to this release, and return the names of the applied files.
 
-    With `index` it also creates the store's vector tables. `folder` replaces our own migrations. StartupError if an
+    With `index` it also creates the store's vector tables. `folder` replaces our own migrations. `step` is told which file
+    is being applied. StartupError if an
     applied file was edited or deleted, if a file fails, if `index` needs pgvector and it is missing, if the vector tables
     have other dimensions, or if another process still migrates after `LOCK_WAIT_S`.
     """
@@ -158,7 +162,7 @@ async def migrate(uri: str, *, index: PostgresIndexConfig | None = None, folder:
         applied: list[str] = []
         if await _behind(conn, release, _libraries(index)) or await _lacks_row_level_security(conn):
             async with _locked(uri):
-                applied = await _apply(conn, release, index)
+                applied = await _apply(conn, release, index, step or Step(title="Migrate", total=None, unit="files"))
         if index is not None:
             await _refuse_other_vectors(conn, index)
         return applied
@@ -364,26 +368,40 @@ async def _refuse_foreign(
         )
 
 
-async def _apply(conn: AsyncConnection[DictRow], release: Release, index: PostgresIndexConfig | None) -> list[str]:
+async def _apply(
+    conn: AsyncConnection[DictRow], release: Release, index: PostgresIndexConfig | None, step: Step
+) -> list[str]:
     await _refuse_foreign(conn, release, _libraries(index))
     behind = await _behind(conn, release, _libraries(index))
+    step.total = len(behind)
     await conn.execute(JOURNALS)
     for migration in release.migrations:
         if migration.name in behind:
-            await _apply_migration(conn, migration)
+            with step.part(migration.name):
+                await _apply_migration(conn, migration)
     await _mend_indexes(conn)
-    if CHECKPOINTS.name in behind:
-        await AsyncPostgresSaver(conn).setup()
-    if STORE.name in behind:
-        await AsyncPostgresStore(conn).setup()
-    if VECTORS.name in behind:
-        await _make_vectors(conn, index)
+    for library in _libraries(index):
+        if library.name in behind:
+            with step.part(library.name):
+                await _migrate_library(conn, library, index)
     for file in release.functions:
         if file.name in behind:
-            await _apply_functions(conn, file)
+            with step.part(file.name):
+                await _apply_functions(conn, file)
     if await _can_enable_row_level_security(conn):
         await conn.execute("SELECT enable_row_level_security()")
     return behind
+
+
+async def _migrate_library(
+    conn: AsyncConnection[DictRow], library: LibrarySchema, index: PostgresIndexConfig | None
+) -> None:
+    if library is CHECKPOINTS:
+        await AsyncPostgresSaver(conn).setup()
+    elif library is STORE:
+        await AsyncPostgresStore(conn).setup()
+    else:
+        await _make_vectors(conn, index)
 
 
 async def _lacks_row_level_security(conn: AsyncConnection[object]) -> bool:

@@ -52,10 +52,15 @@ def _spec(described: Described) -> bytes:
     served, prefix = described.served, described.prefix
     if described.kind == "none" and described.app is None:
         return _encoded(served, prefix)
-    document = add_security(openapi.document(served, prefix), served, described.kind, described.auth)
+    document = add_security(json.loads(_encoded(served, prefix)), served, described.kind, described.auth)
     if described.app is not None:
         document = merged(document, described.app, described.reserved)
     return json.dumps(document)
+
+
+def warm_up(served: tuple[Operation, ...], prefix: str) -> None:
+    """Make the document, which takes some 0.3 s, so that servers that are forked later have it."""
+    _encoded(served, prefix)
 
 
 @functools.cache
