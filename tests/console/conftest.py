@@ -43,12 +43,18 @@ async def browser() -> AsyncIterator[Browser]:
         await browser.close()
 
 
-@pytest.fixture
-async def console(settings: Settings) -> AsyncIterator[str]:
-    """The address of the console of a server of the console's graphs."""
+@pytest.fixture(scope="module")
+async def file_server(module_settings: Settings) -> AsyncIterator[str]:
+    """A server of the console's graphs, for all tests of a file."""
     graphs = {name: as_loaded_graph(name, graph, where="tests") for name, graph in CONSOLE_GRAPHS.items()}
-    async with serving(settings, graphs) as url:
-        yield f"{url}/console/"
+    async with serving(module_settings, graphs) as url:
+        yield url
+
+
+@pytest.fixture
+def console(emptied_server: str) -> str:
+    """The address of the console of the file's server, which has no rows of another test."""
+    return f"{emptied_server}/console/"
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from threadkeep.settings import Settings
 
 
 @pytest.fixture
-async def elsewhere(settings: Settings) -> AsyncIterator[str]:
+async def elsewhere(module_settings: Settings) -> AsyncIterator[str]:
     """The console of another process on the same database."""
     graphs = {name: as_loaded_graph(name, graph, where="tests") for name, graph in CONSOLE_GRAPHS.items()}
-    async with serving(settings, graphs) as url:
+    async with serving(module_settings, graphs) as url:
         yield f"{url}/console/"
 
 
