@@ -1,5 +1,8 @@
 """Fixtures: a real Postgres for the session, a database for each test, a real server in the test's own event loop."""
 
+import threadkeep  # before langgraph, whose strict msgpack it turns on
+
+# isort: split
 import functools
 import os
 import socket
@@ -21,7 +24,6 @@ from langgraph.graph import StateGraph
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
-import threadkeep  # noqa: F401 - before langgraph, whose strict msgpack it turns on
 from clean_database import CleanDatabase
 from clusters import cluster_of
 from faults import forks
@@ -57,25 +59,27 @@ EMPTY: tuple[LiteralString, ...] = (
 """What takes away all rows that clients have made. The server's own, such as its heartbeat, stay."""
 LONG_FILES = (
     "test_projects.py",
+    "hostile/test_corpus.py",
+    "races/test_model.py",
     "hostile/test_stored.py",
     "auth/test_permissions.py",
+    "console/test_chat.py",
+    "console/test_accessible.py",
+    "console/test_large.py",
+    "test_commands.py",
+    "auth/test_ownership.py",
     "test_serve.py",
-    "races/test_model.py",
-    "hostile/test_corpus.py",
     "faults/test_stops.py",
     "faults/test_kills.py",
-    "console/test_large.py",
-    "console/test_accessible.py",
-    "auth/test_ownership.py",
-    "test_start_errors.py",
     "mcp/test_tasks.py",
+    "test_dev.py",
     "test_stop.py",
-    "auth/test_start.py",
     "api/test_protocol_stop.py",
     "clients/test_generated.py",
     "faults/test_large_answers.py",
-    "test_dev.py",
-    "test_commands.py",
+    "faults/test_outages.py",
+    "faults/test_growth.py",
+    "console/test_survival.py",
 )
 """The files that take longest. They come first, so that no process is left with one at the end."""
 
@@ -103,9 +107,13 @@ def _small_certificate_store(tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_starts() -> Iterator[None]:
-    """The servers of `faults` are forks of one process. `make faults` starts each afresh."""
+    """The servers of `faults` are forks of one process, which `make faults` starts afresh. Schemas are read once.
+
+    A server of the test graphs reads the types of their states at its start, which takes 10 ms of CPU time.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Replica, "launch", staticmethod(forks.start))
+        patch.setattr(threadkeep.graphs, "state_types", functools.lru_cache(256)(threadkeep.graphs.state_types))
         yield
 
 

@@ -135,9 +135,15 @@ async def test_unknown_setting_stops_the_start(tmp_path: Path) -> None:
     """Ours: a misspelt setting is not in force, so it must not look as if."""
     environment = {**os.environ, "THREADKEEP_RUN_SLOT": "3"}
     done = await anyio.to_thread.run_sync(lambda: forks.run("serve", cwd=tmp_path, env=environment))
+    fresh = await anyio.run_process(done.args, check=False, env=environment, cwd=str(tmp_path))
 
     assert done.returncode == 1
     assert "did you mean THREADKEEP_RUN_SLOTS?" in done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (
+        fresh.returncode,
+        fresh.stdout.decode(),
+        fresh.stderr.decode(),
+    ), "a fork is not as a fresh process"
 
 
 async def test_stream_of_a_run_that_was_taken_over_goes_on_behind_what_was_told(database: str, tmp_path: Path) -> None:
