@@ -1,6 +1,7 @@
 """`threadkeep adopt` from a running server, by its API. The source is a Threadkeep on a database of its own."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ from langgraph_sdk.client import LangGraphClient
 from adopt_apps import Adopt, served_graphs
 from conftest import serving
 from threadkeep.base.problems import StartupError
+from threadkeep.project import Http, Project
 from threadkeep.settings import Settings
 
 
@@ -120,6 +122,14 @@ async def test_values_of_the_history_are_stored_once(
     with psycopg.connect(database) as conn:
         rows = conn.execute("SELECT count(*) FROM checkpoint_blobs WHERE channel = 'steps' AND checkpoint_ns = ''")
         assert rows.fetchone() == (3,)
+
+
+async def test_a_server_without_a_store_is_taken_over(module_settings: Settings, adopt: Adopt, tmp_path: Path) -> None:
+    project = Project.model_construct(root=tmp_path, graphs={}, http=Http(disable_store=True))
+    async with serving(module_settings, served_graphs(), project) as url:
+        report = await adopt(url)
+
+    assert [(kind, reason[:23]) for kind, reason in report.skipped] == [("store items", "the source answered 404")]
 
 
 async def test_a_server_that_is_not_there_is_told_in_one_line(adopt: Adopt) -> None:

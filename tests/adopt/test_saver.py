@@ -161,6 +161,21 @@ async def test_a_dry_run_writes_nothing(source: str, adopt: Adopt, database: str
     assert _rows(database) == before
 
 
+async def test_a_dry_run_makes_no_tables(source: str, adopt: Adopt, settings: Settings) -> None:
+    async with open_app(source) as app:
+        await _moved(app)
+    async with AsyncPostgresStore.from_conn_string(source) as store:
+        await store.setup()
+        await store.aput(("memories",), "tea", {"likes": "tea"})
+    fresh = settings.model_copy(update={"database_uri": source, "auth_type": "api_key"})
+
+    report = await adopt(source, into=fresh, dry_run=True, owner="ada")
+
+    assert (report.taken["threads"], report.taken["store items"], report.skipped) == (2, 1, {})
+    with psycopg.connect(source) as conn:
+        assert conn.execute("SELECT to_regclass('threads')").fetchone() == (None,)
+
+
 async def test_each_owner_sees_its_own_threads_and_items(
     source: str, adopt: Adopt, settings: Settings, make_key: MakeKey
 ) -> None:

@@ -42,5 +42,7 @@ def parsed_headers(pairs: tuple[str, ...]) -> dict[str, str]:
         name, colon, value = pair.partition(":")
         if not colon or not name.strip():
             raise StartupError("--header: it must be 'name: value'")
+        if name.strip().lower() == "x-api-key":
+            raise StartupError("--header: use --api-key for x-api-key")
         headers[name.strip().lower()] = value.strip()
     return headers

@@ -1,6 +1,6 @@
 """Running server: takes over a server of the LangGraph API, by the API: LangGraph's own, or another Threadkeep."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Final, TypeAlias, cast
@@ -12,6 +12,7 @@ from langgraph_sdk.client import LangGraphClient
 
 from threadkeep.adopt import saver, store_items
 from threadkeep.adopt.assistants import SourceAssistant, adopt_assistant
+from threadkeep.adopt.report import Kind
 from threadkeep.adopt.schedules import SourceCron, adopt_cron
 from threadkeep.adopt.snapshots import SnapshotWriter, same_next
 from threadkeep.adopt.store_items import SourceItem
@@ -33,6 +34,8 @@ CONNECT_S: Final = 10.0
 THREAD_FIELDS: Final = ("thread_id", "metadata", "status", "created_at", "updated_at")
 
 Row: TypeAlias = Mapping[str, Any]
+Part: TypeAlias = Callable[[Target, LangGraphClient], Awaitable[None]]
+"""Takes over all rows of one kind."""
 Search: TypeAlias = Callable[[int], Awaitable[Any]]
 """Returns the page that begins at an offset."""
 
@@ -70,9 +73,12 @@ async def adopt(target: Target, client: LangGraphClient, step: Step) -> None:
     await _adopt_threads(target, client, step)
     if target.report.is_cut or not everything:
         return
-    await _adopt_items(target, client)
-    async for row in _rows(lambda offset: client.crons.search(limit=PAGE, offset=offset)):
-        await adopt_cron(target, _cron(row))
+    parts: Sequence[tuple[Kind, Part]] = (("store items", _adopt_items), ("crons", _adopt_crons))
+    for kind, work in parts:
+        try:
+            await work(target, client)
+        except httpx.HTTPStatusError as refused:  # a server may have neither
+            target.report.skip(kind, "all", f"the source answered {_answer(refused)}")
 
 
 async def _rows(search: Search) -> AsyncGenerator[Row]:
@@ -193,6 +199,11 @@ async def _adopt_items(target: Target, client: LangGraphClient) -> None:
             return
         await store_items.adopt_items(target, [_item(item) for item in items])
         offset += len(items)
+
+
+async def _adopt_crons(target: Target, client: LangGraphClient) -> None:
+    async for row in _rows(lambda offset: client.crons.search(limit=PAGE, offset=offset)):
+        await adopt_cron(target, _cron(row))
 
 
 def _item(row: Row) -> SourceItem:
