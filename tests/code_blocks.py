@@ -122,6 +122,7 @@ class Session:
             "LOG_JSON": "true",
             "BROWSER": "true",  # a command that opens a browser opens none
         }
+        self._log = folder / "server-0.log"
         self._namespace: dict[str, Any] = {"__name__": "__main__"}
         self._shell = subprocess.Popen(
             ["bash", "-e"], cwd=folder, env=self.environment, text=True, bufsize=1, start_new_session=True,
@@ -197,15 +198,15 @@ class Session:
         return done.stdout
 
     async def _serve(self, command: str) -> str:
-        """Start a server, wait until it is ready, and return what it has printed."""
-        number = len(list(self.folder.glob("server-*.log")))
-        log = self.folder / f"server-{number}.log"
-        self._in_shell(f"{command} > {log} 2>&1 & disown")
-        with anyio.fail_after(START_S):
-            async with httpx.AsyncClient() as http:
+        """Start a server unless it runs already, wait until it is ready, and return what it has printed."""
+        async with httpx.AsyncClient() as http:
+            if not await self._ready(http):
+                self._log = self.folder / f"server-{len(list(self.folder.glob('server-*.log')))}.log"
+                self._in_shell(f"{command} > {self._log} 2>&1 & disown")
+            with anyio.fail_after(START_S):
                 while not await self._ready(http):
                     await anyio.sleep(0.05)
-        return log.read_text()
+        return self._log.read_text()
 
     async def _ready(self, http: httpx.AsyncClient) -> bool:
         try:

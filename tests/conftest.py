@@ -58,6 +58,7 @@ EMPTY: tuple[LiteralString, ...] = (
 )
 """What takes away all rows that clients have made. The server's own, such as its heartbeat, stay."""
 LONG_FILES = (
+    "test_code_blocks.py",
     "test_projects.py",
     "hostile/test_corpus.py",
     "races/test_model.py",

@@ -96,10 +96,18 @@ def new_session(
 
 @pytest.fixture(scope="module")
 async def built_in_agent(new_session: Callable[..., Session]) -> Session:
-    """A session with a server of the built-in agent, for the pages that start none."""
+    """A session with a server of the built-in agent, as README starts it, for the pages that start none."""
     session = new_session()
-    _ = await session.run(Block("tests", "sh", None, "threadkeep serve"))
+    _ = await session.run(Block("README.md", "sh", None, "make serve"))
     return session
+
+
+def _session(page: Path, new_session: Callable[..., Session], built_in_agent: Session) -> Session:
+    """A reader of the page: README's is the one of the built-in agent, and others get its server unless they start one."""
+    if page.name == "README.md":
+        return built_in_agent
+    starts_a_server = any(block.serves and block.name not in NOT_RUN for block in blocks(page))
+    return new_session(None if starts_a_server else built_in_agent)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
@@ -109,9 +117,7 @@ async def test_a_reader_can_do_what_the_page_says(
     """Issue: every code block runs verbatim, and prints what the page promises."""
     if page.name in SLOW and os.environ.get("BLOCKS") != "all":
         pytest.skip("make blocks")
-    starts_servers = any(block.serves and block.name not in NOT_RUN for block in blocks(page))
-    session = new_session(None if starts_servers else built_in_agent)
-
+    session = _session(page, new_session, built_in_agent)
     try:
         await read_page(page, session, set(NOT_RUN), RUN)
     finally:
