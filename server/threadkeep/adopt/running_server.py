@@ -34,8 +34,8 @@ CONNECT_S: Final = 10.0
 THREAD_FIELDS: Final = ("thread_id", "metadata", "status", "created_at", "updated_at")
 
 Row: TypeAlias = Mapping[str, Any]
-Part: TypeAlias = Callable[[Target, LangGraphClient], Awaitable[None]]
-"""Takes over all rows of one kind."""
+Part: TypeAlias = tuple[Kind, Callable[[Target, LangGraphClient], Awaitable[None]]]
+"""A kind of rows, and the function that takes over all of them."""
 Search: TypeAlias = Callable[[int], Awaitable[Any]]
 """Returns the page that begins at an offset."""
 
@@ -73,7 +73,7 @@ async def adopt(target: Target, client: LangGraphClient, step: Step) -> None:
     await _adopt_threads(target, client, step)
     if target.report.is_cut or not everything:
         return
-    parts: Sequence[tuple[Kind, Part]] = (("store items", _adopt_items), ("crons", _adopt_crons))
+    parts: Sequence[Part] = (("store items", _adopt_items), ("crons", _adopt_crons))
     for kind, work in parts:
         try:
             await work(target, client)
