@@ -157,6 +157,8 @@ class FairLimiter:
         free = self.total - self.taken + freed
         if free <= 0:
             return False
+        # Without authentication all callers are one principal, so nothing is reserved for others. The worker checks
+        # each principal itself.
         if holder in {ANONYMOUS, BACKGROUND} or not self._reserve:
             return True
         places = self._held[holder]
@@ -190,6 +192,7 @@ class FairLimiter:
         waiter = _Waiter()
         self._queue.append(holder, waiter)
         self._count_waiting(holder, 1)
+        # A place may be free for this holder although earlier waiters may not have it.
         self._dispatch()
         try:
             await waiter.changed.wait()
@@ -237,6 +240,7 @@ class FairLimiter:
         self._limiter.release_on_behalf_of(place)
         self._count(place.holder, -1)
         self._dispatch()
+        # It is removed before the call, because the call may register the next one.
         on_release, self._on_release = self._on_release, None
         if on_release is not None:
             on_release()
@@ -276,6 +280,7 @@ class FairLimiter:
 
     def _leave(self, holder: str, waiter: _Waiter) -> None:
         """Remove a cancelled waiter, which may already have been granted a place or refused."""
+        # The place was granted in the same moment as the cancellation. It goes to the next waiter.
         if waiter.place is not None:
             waiter.place.release()
         elif not waiter.refused:
@@ -290,6 +295,7 @@ class FairLimiter:
         if (longest := self._longest(holder)) is not None:
             waiter = self._queue.pop_newest(longest)
             self._count_waiting(longest, -1)
+            # The waiter raises QueueFull in its own task.
             waiter.refused = True
             waiter.changed.set()
 

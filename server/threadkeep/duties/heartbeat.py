@@ -68,6 +68,7 @@ class _Heartbeat:
                     while not self.stop.wait(self._every_s):
                         self._renew(conn)
             except psycopg.Error:
+                # After an outage all processes look dead. The reaper then waits for one lease before it judges them.
                 self._lease.failed_at = time.monotonic()
                 log.warning("heartbeat connection lost", exc_info=True)
                 self.stop.wait(min(1.0, self._every_s))
@@ -86,7 +87,9 @@ class _Heartbeat:
             return
         if renewed:
             self._lease.renewed_at = time.monotonic()
+        # A process that stops has deleted its row itself.
         elif not self.stop.is_set():
+            # The lease belongs to the event loop, and this is another thread.
             self._loop.call_soon_threadsafe(self._lose, worker_id)
 
     def _lose(self, worker_id: UUID) -> None:
@@ -118,6 +121,7 @@ class LeaseReplacement:
         async with self.pool.connection() as conn:
             await workers.create(conn, new_id, self.graph_ids, run_slots=self.run_slots)
             await workers.delete(conn, self.lease.worker_id)  # so that the reaper finds its runs
+        # Only after the commit: a run that is claimed now must name a row that exists.
         self.lease.replace(new_id)
         await self.reaper.run_once()
 

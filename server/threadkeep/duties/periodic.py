@@ -50,4 +50,5 @@ async def repeat(duty: Duty, wakeups: NotificationHub) -> None:
             except Exception:
                 log.exception("background task failed and will be retried", extra={"duty": name})
                 await anyio.sleep(FAILURE_PAUSE_S)
+            # A notification during the round is not lost: the signal is then already set.
             await signal.wait(pause_s)

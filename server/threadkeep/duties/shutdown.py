@@ -54,7 +54,9 @@ class Shutdown:
         self.slots.drain()
         with anyio.move_on_after(self.settings.drain_s if within_s is None else within_s, shield=True):
             await self._ended_or_hurried()
+        # Streams end after the runs, so that their clients get as many events as possible.
         self.signals.leaving.set()
+        # Their graphs stop without a final write, because the runs return to the queue.
         self.executions.lose_running()
         requeued = 0
         with anyio.move_on_after(REQUEUE_TIMEOUT_S, shield=True):
@@ -66,6 +68,7 @@ class Shutdown:
     async def _requeue(self) -> int:
         async with self.pool.connection() as conn:
             requeued = await workers.requeue_runs(conn, self.lease.worker_id)
+            # Without its row, Postgres refuses any late write of this process.
             await workers.delete(conn, self.lease.worker_id)
         return requeued
 

@@ -54,6 +54,7 @@ class Worker:
         while await self.claim_one() or any(self.slots.is_free(holder) for holder in self.held_back):
             pass
         if self.held_back:
+            # No notification comes for a run that stays in the queue because of its principal.
             self.slots.tell_of_release(partial(self.wakeups.publish, RUN_PENDING))
         async with self.pool.connection() as conn:
             return await queue.seconds_to_next(conn, self.graph_ids, self.held_back)
@@ -62,9 +63,11 @@ class Worker:
         """Start one pending run. False if there is none to start, or the process is stopping."""
         self.held_back = ()
         async with self.pool.connection() as conn:
+            # A look without a slot, because an idle worker must not keep a slot from requests.
             if self.signals.stopping.is_set() or not await queue.has_due_run(conn, self.graph_ids):
                 return False
         async with self.slots.acquire_unbounded() as slot:
+            # The wait for the slot may have been long.
             claimed = None if self.signals.stopping.is_set() else await self._claim()
             if claimed is None:
                 return False
@@ -72,6 +75,7 @@ class Worker:
             if claimed.principal:  # a process of the role `worker` gets no requests that would show who is active
                 self.presence.saw(self.served)
             slot.assign(self.served)
+            # A recovered run has also waited for its dead process, which is not the queue's time.
             if claimed.waited_s is not None and claimed.attempt == 1:
                 self.metrics.queue_wait.observe(claimed.waited_s)
             self.executor.start_claimed(claimed, slot.transfer(), read_by_caller=True)

@@ -135,6 +135,7 @@ async def write_all(conn: Conn, batch: list[WriteSet]) -> Mapping[str, bool]:
         _statement(tuple(merged), undo=bool(undo)),
         [*columns, run_ids, worker_ids, *undo_columns, deferred, *end_columns(ends)],
     )
+    # For the change streams of other processes. It is sent when the connection is released.
     for end in ends:
         conn.note_change(end.of_thread, end.finished_run)
     row = await cursor.fetchone()
@@ -149,6 +150,7 @@ def add_writes(rows: WriteSet, early: Sequence[WriteSet]) -> None:
             writes.setdefault(_key(row, 6), row)
         for row in early_rows.upserts:
             writes[_key(row, 6)] = row
+    # The checkpoint is new, so it has no rows that an insert would have to keep.
     if any(early_rows.upserts for early_rows in early):
         rows.upserts = list(writes.values())
     else:

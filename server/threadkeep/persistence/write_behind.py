@@ -98,6 +98,7 @@ class WriteBehind:
         try:
             await write.result()
         finally:
+            # A cancelled graph leaves its write in `_awaited`. `close_and_settle` waits for it.
             if write.done:
                 self._awaited.discard(write)
 
@@ -143,5 +144,6 @@ class WriteBehind:
         await self.flush()
 
     def _forget_written(self) -> None:
+        # A failed write stays, so that each later write raises its error.
         while self._pending and self._pending[0].done and self._pending[0].error is None:
             self._bytes -= self._pending.popleft().item.size_bytes

@@ -116,6 +116,7 @@ class BatchWriter(Generic[Item, Result]):
         try:
             return await pending.result()
         finally:
+            # It has no effect on a write that was already sent.
             pending.cancelled = True
 
     async def drain(self) -> None:
@@ -132,6 +133,7 @@ class BatchWriter(Generic[Item, Result]):
                     await self._caller_waits.wait()
             if batch := self._take():
                 began = time.monotonic()
+                # Postgres may already have committed. Only the end of the call tells which result the callers get.
                 with anyio.CancelScope(shield=True):
                     await self._write_batch(batch)
                 self._batch = ()
@@ -146,12 +148,14 @@ class BatchWriter(Generic[Item, Result]):
         total = 0
         while self._queue and total < self._most:
             pending = self._queue.pop()
+            # It was not sent, and its caller no longer waits. So it need not be written.
             if pending.cancelled:
                 pending.set_result(None)
                 continue
             batch.append(pending)
             total += self._size(pending.item)
         if not self._queue:
+            # An anyio event can't be cleared, so each round needs new ones.
             self._filled, self._caller_waits = anyio.Event(), anyio.Event()
         return batch
 
@@ -159,6 +163,7 @@ class BatchWriter(Generic[Item, Result]):
         try:
             results = await self._write_all([pending.item for pending in batch])
         except Exception as failure:  # noqa: BLE001 - the caller of the item gets the error
+            # If Postgres is unavailable, single writes would fail too.
             if len(batch) > 1 and (is_conflict(failure) or not is_transient(failure)):
                 for pending in batch:
                     await self._write_batch([pending])

@@ -144,6 +144,7 @@ async def _listen(uri: str, wakeups: NotificationHub) -> None:
         try:
             async with _connected(uri) as conn:
                 await conn.execute("LISTEN threadkeep")
+                # Notifications were lost while there was no connection, so every waiting task looks once.
                 wakeups.publish_all()
                 await _forward(conn.notifies(), wakeups)
         except psycopg.OperationalError:

@@ -62,6 +62,7 @@ async def retry(work: Callable[[], Awaitable[Result]], *, conflicts: bool = True
         except TRANSIENT_ERRORS as failure:
             if not is_transient(failure) or is_conflict(failure) or time.monotonic() > end:
                 raise
+            # Once for each outage, not for each attempt.
             if pause_s == MIN_BACKOFF_S:
                 log.warning("the database does not answer: a write waits for it", exc_info=True)
         await anyio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - it spreads the load and is no secret

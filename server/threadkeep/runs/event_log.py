@@ -78,6 +78,7 @@ class EventLog:
         event = LogEvent(self.last_position, name, data)
         self._ring.append(event)
         self._bytes += len(data)
+        # The newest event stays even if it alone is above the limit. Otherwise no reader would ever get it.
         while len(self._ring) > RING_EVENTS or (self._bytes > RING_BYTES and len(self._ring) > 1):
             self._bytes -= len(self._ring.popleft().data)
         if self.last_position % BATCH_EVENTS == 0 or self.is_crowded:
@@ -124,6 +125,7 @@ class EventLog:
         if oldest > position + 1:
             items.append(Gap(oldest - 1))
         fresh = min(len(self._ring), self.last_position - position)
+        # Positions have no holes, so the number of new events gives their place from the end of the ring.
         items.extend(self._ring[index] for index in range(len(self._ring) - fresh, len(self._ring)))
         return items
 

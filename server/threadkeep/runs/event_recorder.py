@@ -70,6 +70,7 @@ class EventRecorder:
                 await self.write(_batch(execution.run_id, worker_id, items[start : start + BATCH_EVENTS]))
             if items:
                 position = items[-1].position
+            # The log is sealed, so no event will follow.
             elif events.state != "open":
                 return
             else:
@@ -108,6 +109,7 @@ class FollowedRuns:
             followed = await runs.runs_to_record(conn, unrecorded)
         for run_id in followed:
             execution = self.executions.get(run_id)
+            # The run may have ended, or another caller may have begun to record it, during the query.
             if execution is not None and execution.log.recording is None and execution.log.state == "open":
                 self.recorder.record(execution)
 
@@ -117,6 +119,7 @@ async def _wait_for_beat(events: EventLog) -> None:
     if events.recording is None or events.state != "open" or events.is_crowded:
         return
     hurry = events.recording.hurry = anyio.Event()
+    # The remainder lets all runs of this process write at the same moment, and so in one transaction.
     with anyio.move_on_after(BEAT_S - anyio.current_time() % BEAT_S):
         await hurry.wait()
 

@@ -150,6 +150,7 @@ class Execution:
 
     def cancel(self, action: CancelAction, reason: str) -> None:
         """Stop the graph. Only the first call sets the action and the reason."""
+        # A finished run can't be cancelled, and a second cancel does not change the action of the first.
         if self.cancellation is None and self.outcome is None:
             self.cancellation = Cancellation(action, reason)
             self.stop.set()
@@ -213,6 +214,7 @@ class Executions:
 
     def start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run `work` in a task of its own. The end of the request does not cancel it."""
+        # asyncio keeps only weak references to tasks, so the set holds them.
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

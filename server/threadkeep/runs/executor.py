@@ -111,11 +111,13 @@ class Executor:
 
     async def _execute(self, execution: Execution, slot: Slot) -> None:
         """Run the graph, release the slot, and write the final state. Raises nothing."""
+        # The graph's calls of the store and of this server have no argument for their run. They find it here.
         current_run.enter(_calling_run(execution, slot))
         try:
             first = {"run_id": execution.ids["run_id"], "attempt": execution.attempt}
             execution.log.append("metadata", json.dumps(first))
             result = await self._run(execution)
+            # Before the final write, so that a slow Postgres does not keep the slot from the next graph.
             slot.release()
             if result is not None and not execution.is_lost:
                 await self._finish(execution, result)
@@ -233,10 +235,13 @@ class Executor:
         _tell_error(execution, result)
         execution.begin_finish()
         if execution.log.recording is not None:
+            # Readers in other processes stop at the final status. So all events must be in Postgres before it.
             await execution.log.recording.done.wait()
         try:
             written = await self._write_end(execution, result.ending)
         except Exception as failure:
+            # One of the run's writes has failed, so the run ends as an error. Any other failure is an outage that lasted
+            # longer than the retries.
             is_own_write = execution.writes is not None and execution.writes.failure is failure
             if not (is_own_write or is_fenced(failure)):
                 raise
@@ -253,6 +258,7 @@ class Executor:
 
         False if another process owns the run.
         """
+        # A stateless run has no row, so its end is only in memory.
         if execution.claimed is None or execution.writes is None:
             return True
         end = queue.finish_request(

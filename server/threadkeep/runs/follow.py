@@ -56,6 +56,7 @@ class Follower:
         execution = execution or self.executions.get(run_id)
         while True:
             if execution is not None:
+                # Without a reader a run adds no events to its log.
                 execution.log.is_wanted = True
             source = (
                 self._stored(filters, run_id, position)
@@ -67,8 +68,10 @@ class Follower:
                     position = item.position
                     yield item
             previous, execution = execution, self.executions.get(run_id)
+            # The stored events have ended with the run, and it has not begun again in this process.
             if previous is None and execution is None:
                 return
+            # Without an outcome this process has lost the run, so its next events are in Postgres.
             if previous is not None and (previous.outcome is not None or self.signals.stopping.is_set()):
                 return
 
@@ -94,6 +97,7 @@ class Follower:
                     raise NotFound("Run not found")
                 if stored.status in FINAL:
                     return _answer_of(stored)
+                # If the run has begun in this process meanwhile, the next round waits for its execution.
                 if self.executions.get(run_id) is None:
                     await signal.wait(POLL_S)
 
@@ -159,6 +163,7 @@ class Follower:
                 for row in page:
                     position = row.position
                     yield _event(row)
+                # A full page: more events may be stored already.
                 if len(page) == PAGE_SIZE:
                     continue
                 if status is None or status in FINAL or (until_executed and self.executions.get(run_id) is not None):

@@ -28,6 +28,7 @@ class Slot:
 
     def release(self) -> None:
         """Release the slot for the next run. A second call does nothing."""
+        # A request of the graph may still be waiting. It must not take the slot again.
         self._is_over = True
         self._release()
 
