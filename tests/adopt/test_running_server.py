@@ -94,8 +94,9 @@ def _last(state: Any) -> str:
 
 
 async def test_a_run_goes_on_from_a_point_in_the_middle(
-    there: tuple[str, LangGraphClient], adopt: Adopt, settings: Settings
+    there: tuple[str, LangGraphClient], adopt: Adopt, settings: Settings, database: str
 ) -> None:
+    """Each value of the history is stored once."""
     url, source = there
     _, order = await _fill(source)
     history = await source.threads.get_history(order, limit=100)
@@ -103,25 +104,14 @@ async def test_a_run_goes_on_from_a_point_in_the_middle(
 
     await adopt(url, only=(order,))
 
+    with psycopg.connect(database) as conn:
+        rows = conn.execute("SELECT count(*) FROM checkpoint_blobs WHERE channel = 'steps' AND checkpoint_ns = ''")
+        assert rows.fetchone() == (3,)
     async with serving(settings, served_graphs()) as here, get_client(url=here, api_key=None) as client:
         for state, steps in zip(history[1:], ((["ordered", "priced"]), (["ordered", "priced"])), strict=True):
             again: Any = await client.runs.wait(order, "order", input=None, checkpoint=state["checkpoint"])
             assert again["steps"] == steps
             assert again["__interrupt__"][0]["value"] == "Who approves?"
-
-
-async def test_values_of_the_history_are_stored_once(
-    there: tuple[str, LangGraphClient], adopt: Adopt, database: str
-) -> None:
-    """A channel keeps its version while its value stays."""
-    url, source = there
-    _, order = await _fill(source)
-
-    await adopt(url, only=(order,))
-
-    with psycopg.connect(database) as conn:
-        rows = conn.execute("SELECT count(*) FROM checkpoint_blobs WHERE channel = 'steps' AND checkpoint_ns = ''")
-        assert rows.fetchone() == (3,)
 
 
 async def test_a_server_without_a_store_is_taken_over(module_settings: Settings, adopt: Adopt, tmp_path: Path) -> None:
