@@ -152,6 +152,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._reading is Reading.REFUSED:
             if is_last:
                 self.transport.close()
+        # The endpoint has answered without reading the body. The rest of it is read and dropped.
         elif self._reading is Reading.BODY and not self._is_answering():
             self._dropped = 0
             self._cancel_deadline()
@@ -208,6 +209,7 @@ class HttpProtocol(HttpToolsProtocol):
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
+        # The client can still read the response, and a close with unread bytes would send a reset.
         self.transport.write_eof()
         self._deadline = self.loop.call_later(DROPPED_HEAD_S, self.transport.close)
         self._drop(self._pending - self.limits.head_bytes, DROPPED_HEAD_BYTES)

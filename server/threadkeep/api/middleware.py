@@ -77,6 +77,7 @@ class RequestMiddleware:
             await self._app(scope, receive, response.send)
         except Exception:
             log.exception("request failed")
+            # After the head was sent, the connection can only be closed.
             if response.status == 0:
                 await _internal_error(scope, response.request_id)(scope, receive, response.send)
         finally:

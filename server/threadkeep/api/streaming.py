@@ -122,6 +122,7 @@ class EventStream(Response):
         render_error: Callable[[Problem], object] = error_report,
     ) -> None:
         super().__init__(headers=HEADERS | headers)
+        # `Response` sets it for its empty body.
         del self.headers["content-length"]
         self._frames = frames
         self._call = call
@@ -151,6 +152,7 @@ class EventStream(Response):
                 async for frame in frames:
                     await self._write(send, frame)
             if signals.leaving.is_set() and not (self._reading and self._reading.has_ended):
+                # Without an end of the body, the client sees a lost connection and resumes at another process.
                 await self._write(send, self.shutdown_retry)
             else:
                 async with self._sending:
@@ -171,6 +173,7 @@ class EventStream(Response):
     async def _beat(self, send: Send) -> None:
         while True:
             await anyio.sleep(self.heartbeat_s)
+            # A client that does not read would get the heartbeat only after the frame that it blocks.
             if self._silent and self._blocked_since is None:
                 await self._write(send, self.heartbeat)
             self._silent = True
@@ -196,6 +199,7 @@ class EventStream(Response):
             async with self._sending:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         answering.cancel()
+        # `answering.cancel()` has cancelled this task too.
         with anyio.CancelScope(shield=True):
             await self._cancel()
 

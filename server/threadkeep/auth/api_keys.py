@@ -72,6 +72,7 @@ class ApiKeyAuthenticator:
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         """Return the owner of the request's key. Raise Unauthenticated if the key is missing or not valid."""
         secret = credentials(connection)
+        # Most wrong credentials do not have this form, and then need neither a hash nor a statement.
         if len(secret) != LENGTH or not secret.startswith(PREFIX):
             raise invalid_credentials()
         hashed = hash_secret(secret)
@@ -88,8 +89,10 @@ class ApiKeyAuthenticator:
         async with self._pool.connection() as conn:
             key = await api_keys.find_valid(conn, hashed)
         if key is None:
+            # Otherwise the cache would return the old principal while Postgres is unavailable.
             self._cache.forget(hashed)
             raise invalid_credentials()
+        # One write in a while, and not one for each request.
         if not key.recently_used:
             await self._touch(key)
         return CachedPrincipal(_caller(key), math.inf if key.expires_in_s is None else key.expires_in_s)

@@ -65,6 +65,8 @@ class JwkSet:
         if matches := _of(keys, kid):
             return matches
         try:
+            # The issuer may have rotated its keys. The cache limits these fetches, so that invented ids do not flood
+            # the issuer.
             return _of(await self._keys_for_unknown.get_or_read(None, self._fetch_for_unknown), kid)
         except JwksUnavailable:
             return []

@@ -98,6 +98,7 @@ class JwtAuthenticator:
         token = credentials(connection)
         if len(token) > MAX_TOKEN_LENGTH:
             raise invalid_credentials()
+        # The cache does not contain the tokens themselves.
         hashed = hashlib.sha256(token.encode()).digest()
         verified = self._verified.get(hashed) or await self._verified.get_or_read(hashed, partial(self._verify, token))
         return verified.caller
@@ -109,6 +110,7 @@ class JwtAuthenticator:
             return Verified(_caller(claims), int(claims["exp"]) + self._rules.leeway_s - time.time())
         except (pyjwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError) as error:
             log.info("a token was refused", extra={"error_type": type(error).__name__})
+            # A client does not learn which check failed.
             raise invalid_credentials() from None
 
     async def authorize(self, principal: Principal, event: AuthEvent, value: AuthValue) -> Filters:
@@ -117,6 +119,7 @@ class JwtAuthenticator:
         return owner_filters(principal, event, value)
 
     async def _claims(self, token: str) -> Mapping[str, Any]:
+        # The header is not trusted. It only picks one of the operator's algorithms and one of the issuer's keys.
         head = pyjwt.get_unverified_header(token)
         algorithm = head.get("alg")
         if not isinstance(algorithm, str) or algorithm not in self._rules.algorithms:

@@ -190,6 +190,8 @@ class Checkpointer(AsyncPostgresSaver):
         configurable = config.get("configurable", {})
         place = (configurable["thread_id"], configurable["checkpoint_ns"], configurable["checkpoint_id"])
         packed = await self._packed(writes, lambda: self._dump_writes(*place, task_id, task_path, writes))
+        # As in LangGraph's saver: errors, interrupts and resumes replace the earlier write of their task. Other
+        # writes are kept.
         replaces = all(channel in WRITES_IDX_MAP for channel, _ in writes)
         rows = WriteSet(upserts=packed) if replaces else WriteSet(inserts=packed)
         run: WriteBehind | None = configurable.get(WRITE_BEHIND_KEY)
@@ -206,6 +208,7 @@ class Checkpointer(AsyncPostgresSaver):
         """
         writes: WriteBehind | None = configurable.get(WRITE_BEHIND_KEY)
         rows.synchronous_commit = configurable.get(DURABILITY_KEY, "sync") == "sync"
+        # Upserts are errors and interrupts. The graph must not continue before they are stored.
         if writes is not None and not rows.synchronous_commit and not rows.upserts:
             await writes.submit(rows)
             return
@@ -214,6 +217,7 @@ class Checkpointer(AsyncPostgresSaver):
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """The checkpoint in `config`, or the thread's newest. NotFound if a run starts at a missing checkpoint."""
         configurable = config.get("configurable", {})
+        # The run has just created its thread, so there is nothing to read. This saves a round trip.
         if (hint := configurable.get(NEW_THREAD_KEY)) and hint.is_first_read(configurable):
             return None
         await _caught_up(config)
@@ -257,12 +261,14 @@ class Checkpointer(AsyncPostgresSaver):
         """
         large = any(channel in self._large or seems_large(value) for channel, value in values)
         try:
+            # A thread costs more than a small value.
             packed = await to_thread.run_sync(dump) if large else dump()
         except NotKept:
             raise self._refused(values) from None
         for (channel, _), row in zip(values, packed, strict=True):
             size = len(row[-1] or b"")
             check_channel_size(channel, size, self.max_channel_bytes)
+            # `seems_large` only estimates. A channel with one large value will probably have more.
             if size > THREAD_OFFLOAD_BYTES and len(self._large) < MAX_TRACKED_CHANNELS:
                 self._large.add(channel)
         return packed

@@ -221,6 +221,7 @@ async def _connected(uri: str) -> AsyncGenerator[AsyncConnection[DictRow]]:
         backend = await (await conn.execute("SELECT pg_backend_pid() AS number")).fetchone()
         if backend is not None and backend["number"] == conn.info.backend_pid:  # there is no pooler
             await conn.execute(session.SET_UP, session.PARAMETERS)
+            # A migration may take longer than a request.
             await conn.execute("SET statement_timeout = 0")
             await conn.execute("SET idle_in_transaction_session_timeout = 0")
         yield conn
@@ -242,6 +243,7 @@ async def _locked(uri: str) -> AsyncGenerator[None]:
         try:
             yield
         finally:
+            # The end of the connection would release the lock too, but only when Postgres notices it.
             with move_on_after(5, shield=True):
                 await conn.rollback()
 
@@ -276,6 +278,7 @@ async def _behind(conn: AsyncConnection[object], release: Release, libraries: tu
 
 async def _outdated(conn: AsyncConnection[object], release: Release, applied: dict[int, Applied]) -> list[SqlFile]:
     """The files of functions to apply. Files of a newer release are not replaced, because older releases can use them."""
+    # A newer release has migrated the database. Its functions also serve this release.
     if max(applied, default=0) > release.newest:
         return []
     applied_files = await _function_files(conn)

@@ -77,6 +77,7 @@ async def _open(settings: Settings, uri: str, pooler: Pooler, purpose: _Purpose)
     pool = TenantPool(
         session.conninfo(uri),
         connection_class=Connection,
+        # Behind a transaction pooler the next transaction may have another session, without the prepared statement.
         kwargs={"autocommit": True, "prepare_threshold": None if pooler == "transaction" else 2},
         min_size=1,
         max_size=purpose.size,
@@ -86,6 +87,7 @@ async def _open(settings: Settings, uri: str, pooler: Pooler, purpose: _Purpose)
         name=purpose.name,
         configure=configure,
         check=check_connection,
+        # psycopg warns if a pool is opened by its constructor.
         open=False,
     )
     pool.project_id, pool.pooler = settings.project_id, pooler

@@ -129,11 +129,13 @@ def _contains(container: object, part: object) -> bool:
             any(_contains(element, part_element) for element in cast("Sequence[object]", container))
             for part_element in cast("Sequence[object]", part)
         )
+    # In Python True equals 1. In jsonb it does not.
     return type(container) is type(part) and container == part
 
 
 async def _restrict(conn: Conn, restriction: Restriction) -> None:
     """Begin a transaction that sees only the rows of `restriction`."""
+    # The connection is in autocommit mode, and local settings need a transaction to end with.
     await conn.execute("BEGIN")
     await conn.execute(
         """
@@ -245,6 +247,7 @@ class TenantPool(AsyncConnectionPool[Conn]):
                 return
             await _restrict(conn, restriction)
             yield conn
+            # In the pipeline, so that the commit needs no further round trip.
             await conn.execute("COMMIT")
 
 
@@ -283,6 +286,7 @@ async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:
             "GRANT it again)"
         )
     try:
+        # The only way to learn whether this role may switch to the tenant's role.
         async with conn.transaction():
             await conn.execute("SELECT set_config('role', 'threadkeep_tenant', true)")
     except psycopg.Error as error:

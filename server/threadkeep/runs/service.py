@@ -354,6 +354,7 @@ class RunService:
         await self._row(filters, thread_id, run_id)
         target = RunSelection(thread_id=thread_id, run_ids=[run_id])
         await self._cancel(filters, target, "interrupt", "the run was deleted")
+        # A running run may be in another process, which has to end it first.
         await self.follower.ended(filters, run_id)
         async with self.pool.connection(filters) as conn:
             await runs.delete(conn, filters, thread_id, run_id)
@@ -403,6 +404,7 @@ class RunService:
         self, caller: Caller, authorized: Sequence[Authorized], key: IdempotencyKey
     ) -> list[Run]:
         filters = authorized[0].threads
+        # The batch is one transaction with one set of filters.
         if any(item.threads != filters for item in authorized):
             raise Forbidden("these runs can't be created in one request: send them separately")
         thread_ids = tuple(ids.uuid7() for _ in authorized)
@@ -435,9 +437,11 @@ class RunService:
         """Check the request, and resolve its assistant."""
         request = authorized.request
         self._check(request)
+        # Only a check. The thread counts later, when it was created.
         if request.may_leave_thread:
             self.quotas.refuse_thread(caller.identity)
         assistant = await self.assistants.resolve(authorized.assistants, request.assistant)
+        # The assistant's config may be older than the present limits, so it is checked together with the request's.
         check_config({**assistant.config, **request.spec.config}, self.max_recursion)
         return Admitted(
             request=request, filters=authorized.threads, assistant=assistant, user=caller.user, parent=caller.slot
@@ -478,6 +482,7 @@ class RunService:
             assistant_id=assistant.assistant_id,
             graph_id=assistant.graph_id,
             spec=assistant.applied_to(request.graph_spec),
+            # No row is written that row-level security could check, so the owner is added here.
             metadata=metadata if admitted.filters is UNRESTRICTED else admitted.filters.with_owner(metadata),
             user=admitted.user,
             log=EventLog(is_wanted=request.read_by_caller),
@@ -489,6 +494,7 @@ class RunService:
         """Create the row and start the run. A disconnect in between does not leave a `running` row without an execution."""
         new, execution = self._new_run(admitted, self.executor.lease.worker_id), None
         creation = NOT_CREATED
+        # Between the commit and the start of the execution no cancellation may come, or the row would stay `running`.
         with anyio.CancelScope(shield=True):
             creation = await self.run_creator.create_run(admitted.filters, new)
             if creation.run is not None and creation.run.status == "running":
@@ -525,6 +531,7 @@ class RunService:
         if self.executor.tracing is not None:
             self.executor.tracing.link_run(str(run_id))
         spec = assistant.applied_to(request.graph_spec)
+        # A background run has no reader yet, and a repeated request begins its stream at the first event.
         is_recorded = request.resumable or request.key is not None or worker_id is None
         return NewRun(
             run_id=run_id,

@@ -190,6 +190,7 @@ class RunCreator:
         arguments = json.dumps(_arguments(self._pool.project_id, filters, new))
         request = _RunCreationRequest(new.thread_id, next(self._numbers), arguments, match, new.run_id)
         writer = self._writers[new.synchronous_commit, match is not None]
+        # None: another transaction has locked the thread. This run then waits alone.
         if (row := await writer.write(request, new.holder)) is not None:
             return _creation(new, row)
         async with self._places.hold(new.holder, PATIENCE_S), self._pool.pipeline(filters) as conn:
@@ -207,6 +208,7 @@ class RunCreator:
 @asynccontextmanager
 async def open_run_creator(pool: Pool, is_alone: Callable[[str], bool] = lambda _: False) -> AsyncGenerator[RunCreator]:
     """Yield a creator of runs on `pool`. Its writers stop when the block ends. `is_alone` as in `FairLimiter`."""
+    # Runs that wait for a locked thread keep a connection. The other half stays free for all other requests.
     places = max(1, pool.max_size // 2)
     writers: dict[Kind, RunCreationWriter] = {
         (flushed, restricted): BatchWriter(partial(_create_all, pool), size=lambda _: 1, most=MAX_BATCH_SIZE)
@@ -221,6 +223,7 @@ async def open_run_creator(pool: Pool, is_alone: Callable[[str], bool] = lambda 
 
 async def _create_all(pool: Pool, requests: list[_RunCreationRequest]) -> list[_RunCreationRow | None]:
     """Create a batch of runs and return their rows. None if the thread is locked, so that other runs do not wait for it."""
+    # By thread id, so that two processes lock the threads in the same order.
     ordered = sorted(requests)
     async with pool.connection() as conn:
         cursor = await conn.cursor(row_factory=rows.row_factory(_BatchRow)).execute(
