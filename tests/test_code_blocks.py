@@ -1,6 +1,7 @@
 """Every code block of README, quickstart, tutorials and guides runs as it stands, or is listed here with a reason."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -117,6 +118,8 @@ async def test_a_reader_can_do_what_the_page_says(
     """Issue: every code block runs verbatim, and prints what the page promises."""
     if page.name in SLOW and os.environ.get("BLOCKS") != "all":
         pytest.skip("make blocks")
+    if shutil.which("lsof") is None and any("lsof" in block.text for block in blocks(page)):
+        pytest.skip("lsof is missing")
     session = _session(page, new_session, built_in_agent)
     try:
         await read_page(page, session, set(NOT_RUN), RUN)
