@@ -39,7 +39,24 @@ async def test_two_versions_of_an_answer_are_compared_word_by_word(console: str,
     await expect(page.locator("del")).to_have_text(["milk", "milk"])
 
 
-async def test_one_input_to_two_assistants_and_two_versions(console: str, page: Page) -> None:
+async def test_one_input_to_two_versions_of_an_assistant(console: str, page: Page) -> None:
+    """Issue: each side runs its own version, and the assistant is afterwards what it was."""
+    async with get_client(url=api(console), api_key=None) as client:
+        made = await client.assistants.create("echo", name="Mine")
+        await client.assistants.update(made["assistant_id"], graph_id="speaker")
+        await page.goto(f"{console}compare")
+        for side, version in (("Left", "1"), ("Right", "2")):
+            await page.get_by_label(f"Assistant, {side}").select_option(label="Mine")
+            await page.get_by_label(f"Version, {side}").select_option(value=version)
+        await page.get_by_label("Input").fill("one two")
+        await page.get_by_role("button", name="Run both").click()
+        table = page.get_by_role("table", name="Compare")
+        await expect(table.locator("ins")).to_have_text([re.compile("three four")])
+        now = await client.assistants.get(made["assistant_id"])
+    assert (now["version"], now["graph_id"]) == (2, "speaker")
+
+
+async def test_one_input_to_two_assistants(console: str, page: Page) -> None:
     """Issue: side by side, each on a thread of its own."""
     await page.goto(f"{console}compare")
     await page.get_by_label("Assistant, Left").select_option(label="echo")

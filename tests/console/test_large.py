@@ -131,10 +131,39 @@ async def test_thread_of_2000_messages_opens_within_half_a_second(large: str, pa
     await expect(page.get_by_role("button", name="Show 1920 earlier messages")).to_be_visible()
 
 
+async def test_page_is_usable_within_300_ms(large: str, page: Page) -> None:
+    """Issue: from the first byte that is asked for to the message box that has the focus, at the best of three loads."""
+    await page.add_init_script(
+        """{ const look = () => document.activeElement?.id === 'message'
+               ? globalThis.usable = performance.now() : requestAnimationFrame(look);
+             look(); }"""
+    )
+    took_ms: list[float] = []
+    for _ in range(3):
+        await page.goto(large)
+        await expect(message_box(page)).to_be_focused()
+        took_ms.append(
+            await page.evaluate(
+                "new Promise(done => { const look = () => globalThis.usable ? done(usable) : requestAnimationFrame(look); look(); })"
+            )
+        )
+    assert min(took_ms) < 300 * SLOWER, took_ms
+
+
+async def _heap_mb(page: Page) -> float:
+    """The megabytes of the page's objects, without garbage."""
+    session = await page.context.new_cdp_session(page)
+    await session.send("HeapProfiler.collectGarbage")
+    await session.send("Performance.enable")
+    metrics = (await session.send("Performance.getMetrics"))["metrics"]
+    return next(each["value"] for each in metrics if each["name"] == "JSHeapUsedSize") / 1e6
+
+
 async def test_10000_tokens_make_no_long_frame(large: str, page: Page) -> None:
-    """Issue: no frame is longer than 50 ms, by what the browser itself calls a long task."""
+    """Issue: no frame is longer than 50 ms, by what the browser itself calls a long task. The page grows by 60 MB at most."""
     await page.goto(large)
     await expect(message_box(page)).to_be_visible()
+    heap_mb = await _heap_mb(page)
     await page.evaluate(
         """() => { globalThis.long = [];
              new PerformanceObserver(list => long.push(...list.getEntries().map(each => each.duration))).observe({type: 'longtask'}); }"""
@@ -143,6 +172,7 @@ async def test_10000_tokens_make_no_long_frame(large: str, page: Page) -> None:
     await expect(log(page)).to_contain_text(f"token{TOKENS - 1}", timeout=60_000)
     durations = sorted(await page.evaluate("long"))
     assert [each for each in durations if each > 50 * SLOWER] == [], durations[-5:]
+    assert await _heap_mb(page) - heap_mb < 60
 
 
 async def test_slots_shown_are_those_of_the_metrics_while_12_runs_go_on(large: str, page: Page, gate: Gate) -> None:
