@@ -1,4 +1,4 @@
-"""One keep-alive HTTP connection, without an HTTP library: on two cores a client that is slow would be what is measured."""
+"""One keep-alive HTTP connection without an HTTP library. On two cores a slow client would be measured instead of the server."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ class Connection(asyncio.Protocol):
         self._woken.set()
 
     async def post(self, path: str, body: bytes) -> bytes:
-        """The answer's body, chunks and all; RuntimeError where the status is not 200."""
+        """Return the body of the answer with its chunk headers. Raise RuntimeError if the status is not 200."""
         self._send(path, body)
         head = await self._head()
         length = next((int(line[15:]) for line in head if line.startswith("content-length:")), None)
@@ -45,7 +45,7 @@ class Connection(asyncio.Protocol):
         return content
 
     async def stream(self, path: str, body: bytes) -> AsyncGenerator[bytes]:
-        """What the answer holds, as it comes, until its end; RuntimeError where the status is not 200."""
+        """Yield the pieces of the answer until its end. Raise RuntimeError if the status is not 200."""
         self._send(path, body)
         head = await self._head()
         if " 200 " not in head[0]:

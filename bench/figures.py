@@ -1,4 +1,4 @@
-"""What is to be shown: each figure, out of what a round measured, with what it must be and what we aim at."""
+"""The figures: each one is computed from the measurements of a round, and has a limit and an aim."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Figure:
 
     name: str
     needs: Sequence[str]
-    """What a round must have measured."""
+    """The names of the measurements that the figure needs."""
     of: Callable[..., float]
-    """The figure, out of what it needs."""
+    """Computes the figure from its measurements."""
     must: float
     aim: float
     at_least: bool = True
@@ -24,7 +24,7 @@ class Figure:
     unit: str = "x"
 
     def value(self, rounds: Sequence[Round]) -> float | None:
-        """The median over the rounds; None where it was not measured."""
+        """Return the median over the rounds, or None if it was not measured."""
         found = [self.of(*(one[name] for name in self.needs)) for one in rounds if set(self.needs) <= set(one)]
         return median(found) if found else None
 
@@ -179,7 +179,7 @@ SCALE = [
 
 
 def table(figures: Sequence[Figure], rounds: Sequence[Round]) -> list[str]:
-    """The lines of a Markdown table of what was measured."""
+    """Return the lines of a Markdown table of the measurements."""
     lines = ["| figure | measured | must | aim | reached |", "|---|---|---|---|---|"]
     for one in figures:
         value = one.value(rounds)

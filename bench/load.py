@@ -1,7 +1,7 @@
-"""A load on servers of the LangGraph API, from a process of its own; prints JSON.
+"""A load on servers of the LangGraph API, from a separate process. Prints JSON.
 
-KIND: `stateless`; `new thread` (a thread for each run, one request); `two requests` (the same, the thread made by a
-request of its own); `same thread` (one thread a client, again and again). Clients take the ports and the keys in turn.
+KIND is `stateless`, `new thread` (a thread for each run, in one request), `two requests` (the same, with a separate request
+for the thread), or `same thread` (one thread for each client). Clients take the ports and the keys in turn.
 """
 
 import argparse
@@ -30,7 +30,7 @@ class Load:
     end: float
     runs: int
     keys: list[str] = field(default_factory=list[str])
-    """API keys; none: the server asks for none."""
+    """API keys. Empty: the server has no authentication."""
     latencies: list[float] = field(default_factory=list[float])
 
     def goes_on(self) -> bool:
@@ -39,7 +39,7 @@ class Load:
 
 
 async def run_once(connection: Connection, kind: str, thread_id: str) -> None:
-    """One run of the graph, its answer looked at; RuntimeError where it is not the right one."""
+    """Make one run of the graph and check its answer. Raise RuntimeError if it is wrong."""
     if kind == "stateless":
         answer = await connection.post("/runs/wait", STATELESS)
     else:

@@ -1,8 +1,8 @@
-"""The OpenAI API against the LangGraph API: what a streamed token costs, and how many answers on new threads there are.
+"""The OpenAI API against the LangGraph API: the cost of a streamed token, and the rate of answers on new threads.
 
 Starts a server of its own on an embedded Postgres. Twelve clients stream the graph `words` by `/runs/stream`
 (`messages-tuple`) and by `/v1/chat/completions`, and then ask the graph `echo` on new threads by `/threads/{id}/runs/wait`
-and by `/v1/chat/completions`, in turns. Prints the ratios; with --write they go into docs/benchmarks.md.
+and by `/v1/chat/completions`, in turns. Prints the ratios. With --write they go into docs/benchmarks.md.
 """
 
 import statistics

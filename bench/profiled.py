@@ -1,8 +1,8 @@
 """Where the server's time goes under load, by module: `python bench/profiled.py --kind "new thread"`.
 
-py-spy (`pip install py-spy`; it may need root) looks at a server that `load.py` keeps busy. Prints the share of each
-part's own frames (self), and of all samples in which it is on the stack (with what it calls), then the lines and
-functions that cost most; with --write the parts, of stateless and of stateful runs, go into docs/benchmarks.md.
+py-spy (`pip install py-spy`; it may need root) samples a server that `load.py` keeps busy. Prints the share of each
+part's own frames (self), and of all samples with the part on the stack (total), then the lines and functions with the
+highest cost. With --write the parts, of stateless and of stateful runs, go into docs/benchmarks.md.
 """
 
 import argparse
@@ -87,7 +87,7 @@ class Profile:
 
     @classmethod
     def of(cls, stacks: str) -> "Profile":
-        """What py-spy's raw format holds."""
+        """The samples in py-spy's raw format."""
         found = cls(Counter(), Counter(), Counter(), Counter())
         for one in stacks.splitlines():
             stack, _, count = one.rpartition(" ")
@@ -114,7 +114,7 @@ class Profile:
         return lines
 
     def hottest(self) -> list[str]:
-        """The lines that cost most themselves, the functions of ours that do with what they call."""
+        """Return the lines with the highest own cost, and our functions with the highest total cost."""
         whole = self.own.total()
         lines = [f"{count / whole:6.1%}  {name}" for name, count in self.lines.most_common(20)]
         functions = [f"{count / whole:6.1%}  {name}" for name, count in self.functions.most_common(25)]

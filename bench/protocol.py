@@ -1,9 +1,9 @@
-"""The protocol v2 against v1: what a token costs the server that twelve threads stream at once.
+"""The protocol v2 against v1: the server's cost of a token, with twelve streaming threads.
 
 Starts a server of its own on an embedded Postgres, lets twelve clients stream the graph `words` through v1
 (`/runs/stream`, messages and values), through v1 with all that v2 streams (every mode, subgraphs, resumable), and through
-v2 (`run.start`, then the events of a thread), in turns, and compares the CPU time of the server's process. Prints a table;
-with --write it goes into docs/benchmarks.md.
+v2 (`run.start`, then the events of a thread), in turns, and compares the CPU time of the server's process. Prints a table.
+With --write it goes into docs/benchmarks.md.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ Way = Callable[[httpx.AsyncClient], Awaitable[int]]
 
 
 async def v1(http: httpx.AsyncClient) -> int:
-    """A run of v1; the tokens that came."""
+    """Make a run of v1. Return the number of tokens."""
     return await _run(http, {"stream_mode": ["messages-tuple", "values"]})
 
 
@@ -56,7 +56,7 @@ async def _run(http: httpx.AsyncClient, more: dict[str, object]) -> int:
 
 
 async def v2(http: httpx.AsyncClient) -> int:
-    """A run of v2, watched to its end; the tokens that came."""
+    """Make a run of v2 and follow it to its end. Return the number of tokens."""
     thread, tokens = f"/threads/{uuid.uuid4()}", 0
     params = {"assistant_id": "words", "input": GIVEN}
     started = await http.post(f"{thread}/commands", json={"id": 1, "method": "run.start", "params": params})
@@ -126,7 +126,7 @@ def measured(seconds: float, rounds: int) -> dict[str, float]:
 
 
 def table(ratios: Ratios) -> list[str]:
-    """The ways, and what they cost, as Markdown."""
+    """Return the ways and their costs as Markdown."""
     rows = [f"| {name} | {cost:.3f} | {cost / ratios['v1']:.2f}x |" for name, cost in ratios.items()]
     return [f"| {CLIENTS} token streams | CPU ms a token | of v1 |", "|---|---|---|", *rows]
 

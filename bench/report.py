@@ -51,12 +51,12 @@ def keep(name: str, results: Mapping[str, Any]) -> None:
 
 
 def rates(rounds: Rounds) -> list[str]:
-    """A table of every load: runs a second, latency, and where its CPU time went."""
+    """Return a table of every load: runs a second, latency, and CPU time by part."""
     return _table("load", rounds, COLUMNS)
 
 
 def speed(results: Mapping[str, Any]) -> list[str]:
-    """What `bench/run.py` found, as Markdown."""
+    """Return the results of `bench/run.py` as Markdown."""
     rounds: Rounds = results["rounds"]
     return [
         *_head(results),
@@ -72,7 +72,7 @@ def speed(results: Mapping[str, Any]) -> list[str]:
 
 
 def scale(results: Mapping[str, Any]) -> list[str]:
-    """What `bench/scale.py` found, as Markdown."""
+    """Return the results of `bench/scale.py` as Markdown."""
     rounds: Rounds = results["rounds"]
     streams = {
         name: median(one[f"streams: {name}"] for one in rounds) for name in ("opened_s", "p50_ms", "p99_ms", "kb_each")
@@ -117,7 +117,7 @@ def _head(results: Mapping[str, Any]) -> list[str]:
 
 
 def _ceiling(rounds: Rounds) -> list[str]:
-    """How many runs a second two cores could give, were they never idle: what more processes can't go beyond."""
+    """Return the runs a second of two cores that are never idle. More processes can't exceed it."""
     parts = [
         _median(rounds, f"ours, new thread, 24: {name}")
         for name in ("cpu_ms", "postgres_cpu_ms", "client_cpu_ms", "rate")
@@ -134,7 +134,7 @@ def _ceiling(rounds: Rounds) -> list[str]:
 
 
 def _table(title: str, rounds: Rounds, columns: Mapping[str, tuple[str, int]]) -> list[str]:
-    """A line a label, a column a measure; `LABEL: MEASURE` is what a round names them."""
+    """Return a table with a line for each label and a column for each measure. A round names them `LABEL: MEASURE`."""
     labels = dict.fromkeys(
         name.rpartition(": ")[0] for one in rounds for name in one if name.rpartition(": ")[2] in columns
     )

@@ -1,6 +1,6 @@
-"""`make bench`: what the server costs beyond the graph itself, beside its peers, on one Postgres, as ratios.
+"""`make bench`: the server's cost without the graph, beside its peers, on one Postgres, as ratios.
 
-Interleaved rounds, medians; machines differ and drift, so only the ratios of one run mean something. Prints the table,
+It takes medians of interleaved rounds. Machines differ and drift, so only the ratios of one run have a meaning. Prints the table,
 writes bench/results/speed.json and, with --write, its part of docs/benchmarks.md. `--core` leaves the peers, memory
 and the second process out.
 """
@@ -54,14 +54,14 @@ BATCHES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What one command measures with."""
+    """The options of one command."""
 
     uri: str
     seconds: float
     core: bool
     server: Server
     keyed: Server
-    """The same, for callers with API keys."""
+    """The server with API keys."""
     peers: list[Server]
 
     def round(self) -> dict[str, float]:
@@ -96,7 +96,7 @@ class Bench:
         return {f"{case}, {clients}: {name}": value for case, one in cases.items() for name, value in one.items()}
 
     def _load(self, under_load: list[Server], label: str, kind: str, clients: int) -> dict[str, float]:
-        """The load's own figures, and what the servers and Postgres spent on a run."""
+        """Return the load's own figures, and the cost of a run for the servers and for Postgres."""
         ports = ",".join(str(one.port) for one in under_load)
         postgres = servers.postgres(self.uri)
         before = sum(one.cpu_s() for one in under_load), postgres.cpu_s() if postgres else 0
@@ -143,7 +143,7 @@ def main() -> None:
 
 
 def started_peers(stack: ExitStack, folder: Path, uri: str) -> list[Server]:
-    """Those that are installed and start; of the others a line says why not."""
+    """Yield the peers that are installed and start. For the others a line says the reason."""
     found: list[Server] = []
     for program, opened in (
         (servers.REFERENCE, servers.dev_server(folder)),
@@ -184,7 +184,7 @@ def database() -> Generator[str]:
 
 
 def output(script: str, *arguments: object) -> dict[str, float]:
-    """What a script of the bench prints; RuntimeError with its last words where it fails."""
+    """Return the output of a script of the benchmark. Raise RuntimeError with its last lines if it fails."""
     command = [sys.executable, str(HERE / script), *map(str, arguments)]
     done = subprocess.run(command, check=False, capture_output=True, timeout=300)
     if done.returncode != 0:
@@ -199,17 +199,17 @@ def empty(uri: str) -> None:
 
 
 def say(line: str) -> None:
-    """To whoever waits."""
+    """Show the progress."""
     print(line, file=sys.stderr, flush=True)
 
 
 def machine() -> str:
-    """What it was measured on."""
+    """Return a description of the machine."""
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def command() -> str:
-    """What was typed."""
+    """Return the command line."""
     return " ".join(["python", "bench/" + Path(sys.argv[0]).name, *sys.argv[1:]])
 
 

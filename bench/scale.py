@@ -1,4 +1,4 @@
-"""`make scale`: what a run costs as things grow: long threads, big state, a full database, many streams, a wide graph.
+"""`make scale`: the cost of a run under growth: long threads, big state, a full database, many streams, a wide graph.
 
 Each pair is measured in interleaved rounds on one server. Prints the table, writes bench/results/scale.json and, with
 --write, its part of docs/benchmarks.md.
@@ -49,7 +49,7 @@ FILL = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """What one command measures with."""
+    """The options of one command."""
 
     uri: str
     server: Server
@@ -59,7 +59,7 @@ class Scale:
     turns: int
 
     def round(self) -> dict[str, float]:
-        """Everything once; the databases one after the other."""
+        """Measure everything once, and the databases one after the other."""
         empty(self.uri)
         self._load(self.server, "warm-up")
         found = self._load(self.server, "empty") | self._load(self.full, "filled")
@@ -82,7 +82,7 @@ class Scale:
         return _medians(found)
 
     async def big_state(self) -> dict[str, float]:
-        """A turn on a thread that holds 10 MB beside one that holds nothing; and how long small runs then wait."""
+        """Measure a turn on a thread with 10 MB, a turn on an empty thread, and the wait of small runs meanwhile."""
         threads = {"state of 10 MB": BIG_BYTES, "state of 10 B": 10}
         found: dict[str, list[float]] = {name: [] for name in threads}
         async with connected(self.server.port) as connection:
@@ -140,7 +140,7 @@ async def open_streams(port: int) -> dict[str, float]:
 
 
 async def _turn(connection: Connection, thread_id: str, graph: str = "echo", given: object = None) -> float:
-    """One run; how long it took, in seconds."""
+    """Make one run. Return its seconds."""
     body = dumped(
         {
             "assistant_id": graph,

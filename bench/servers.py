@@ -1,4 +1,4 @@
-"""The servers that are measured: ours and its peers, each a process on a free port of loopback, and what they cost."""
+"""The measured servers: ours and its peers, each as a process on a free loopback port, and their costs."""
 
 import json
 import os
@@ -30,7 +30,7 @@ AEGRA = Path(__file__).parent.parent / ".venv-peers" / "bin" / "uvicorn"
 START_S = 90.0
 STOP_S = 30.0
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
-"""What a server gets of this environment: nothing that would set it up differently."""
+"""Return the environment of a server, without variables that would configure it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """Its processes, where it runs on this machine."""
+    """Its processes, if it runs on this machine."""
 
     postmaster: psutil.Process
 
@@ -70,7 +70,7 @@ class Postgres:
 
 
 def _own_cpu_s(process: psutil.Process) -> float:
-    """What ended meanwhile counts with its parent from then on."""
+    """The time of a process that has ended counts with its parent."""
     try:
         return sum(process.cpu_times()[:2])
     except psutil.NoSuchProcess:
@@ -78,7 +78,7 @@ def _own_cpu_s(process: psutil.Process) -> float:
 
 
 def postgres(uri: str) -> Postgres | None:
-    """The Postgres behind `uri`; None where it is another machine's or another user's."""
+    """Return the Postgres of `uri`, or None if it belongs to another machine or user."""
     with psycopg.connect(uri) as conn:
         row = conn.execute("SELECT pg_backend_pid()").fetchone()
         try:
@@ -90,7 +90,7 @@ def postgres(uri: str) -> Postgres | None:
 
 @contextmanager
 def ours(uri: str, *, keys: tuple[str, ...] = (), **settings: str) -> Generator[Server]:
-    """This server on the database `uri`; with `keys`, it asks for them."""
+    """Run this server on the database `uri`. With `keys` it authenticates by API keys."""
     port = _free_port()
     command = [sys.executable, "-m", "threadkeep", "serve", "--config", str(GRAPHS / "langgraph.json")]
     env = {"DATABASE_URI": uri, "PORT": str(port), "LOG_LEVEL": "info", "LOG_JSON": "true", **settings}
@@ -113,7 +113,7 @@ async def make_keys(uri: str, number: int) -> tuple[str, ...]:
 
 @contextmanager
 def dev_server(folder: Path) -> Generator[Server]:
-    """LangGraph's development server, which keeps everything in memory; it writes beside its project: a copy."""
+    """Run LangGraph's development server, which keeps everything in memory. It writes beside its project, so it gets a copy."""
     project = shutil.copytree(GRAPHS, folder / "dev", ignore=shutil.ignore_patterns("__pycache__"))
     port = _free_port()
     options = ["--no-browser", "--no-reload", "--n-jobs-per-worker", "12", "--port", str(port)]
@@ -124,7 +124,7 @@ def dev_server(folder: Path) -> Generator[Server]:
 
 @contextmanager
 def aegra(folder: Path, uri: str) -> Generator[Server]:
-    """Aegra on a database of its own in the same Postgres; its queue in process, for it has no Redis here."""
+    """Run Aegra on its own database in the same Postgres. Its queue is in process, because it has no Redis here."""
     project = shutil.copytree(GRAPHS, folder / "aegra", ignore=shutil.ignore_patterns("__pycache__"))
     with psycopg.connect(uri, autocommit=True) as conn:
         conn.execute("DROP DATABASE IF EXISTS aegra WITH (FORCE)")

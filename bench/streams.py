@@ -1,6 +1,6 @@
-"""Token streams: how old a token is when a client has it. A process of its own; prints JSON, in milliseconds.
+"""Token streams: the age of a token at the client, in a separate process. Prints JSON, in milliseconds.
 
-The graph puts the machine's monotonic clock into each token; this compares it with its own, which is the same clock.
+The graph puts the machine's monotonic clock into each token. This process compares it with the same clock.
 """
 
 import argparse

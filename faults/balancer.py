@@ -1,4 +1,4 @@
-"""Balancer: three servers behind nginx, in turn and without stickiness; one of them is killed under load."""
+"""Balancer: three servers behind nginx, in turn and without stickiness. One of them is killed under load."""
 
 import random
 import re
@@ -22,7 +22,7 @@ CLIENTS = 12
 
 
 async def scenario(place: Place, *, seconds: float = 4) -> Findings:
-    """Load through nginx; runs that one server executes are followed and cancelled through the others."""
+    """Send load through nginx. Runs of one server are followed and cancelled through the others."""
     found = Findings("three servers behind nginx, round robin, one killed under load and started again")
     if shutil.which("nginx") is None:
         found.skipped = "nginx is not installed"
@@ -71,7 +71,7 @@ async def _follow_and_cancel(url: str, found: Findings) -> None:
 
 @asynccontextmanager
 async def nginx(folder: Path, fleet: Sequence[Replica]) -> AsyncGenerator[str]:
-    """nginx with the configuration of the documentation, on plain HTTP; its URL."""
+    """Run nginx with the configuration of the documentation on plain HTTP, and yield its URL."""
     port = free_port()
     config = folder / "nginx.conf"
     config.write_text(_configured(EXAMPLE.read_text(), folder, port, [replica.port for replica in fleet]))
@@ -81,7 +81,7 @@ async def nginx(folder: Path, fleet: Sequence[Replica]) -> AsyncGenerator[str]:
 
 
 def _configured(example: str, folder: Path, port: int, ports: Sequence[int]) -> str:
-    """The example with this scenario's addresses, and without what needs a certificate."""
+    """Return the example with this scenario's addresses and without certificates."""
     servers = "\n".join(f"        server 127.0.0.1:{one};" for one in ports)
     text = re.sub(r"^ +server 127\.0\.0\.1:2024;.*$", servers, example, flags=re.MULTILINE)
     text = re.sub(r"    server \{\n        listen 80;.*?\n    \}\n", "", text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Findings: what a scenario measured, and what it found broken."""
+"""Findings: the measurements of a scenario, and the promises that it found broken."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class Findings:
-    """Of one scenario. It goes on after a broken promise, so that all of them are told."""
+    """The findings of one scenario. It continues after a broken promise, so that all of them are reported."""
 
     did: str
     figures: dict[str, Any] = field(default_factory=dict[str, Any])

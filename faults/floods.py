@@ -30,7 +30,7 @@ AT_ONCE: Final = 24
 MOST: Final = 3.0
 """By how much the other principal's p95 may grow."""
 LEAD_S: Final = 2.0
-"""How long a flood goes on before it is measured."""
+"""Seconds of a flood before the measurement."""
 RUN: Final[dict[str, Any]] = {"assistant_id": "counting", "input": {"until": 5, "pause_s": 0.05}}
 """A run that waits for a quarter of a second, as for a quick model."""
 SLOW: Final[dict[str, Any]] = {"assistant_id": "counting", "input": {"until": 20, "pause_s": 0.05}}
@@ -41,7 +41,7 @@ async def scenario(place: Place, *, samples: int = 30) -> Findings:
     found = Findings(f"one principal floods in {len(WAYS)} ways, another one makes {samples} runs under each")
     flooding, served = await _key(place, "flooding"), await _key(place, "served")
     async with replicas(place, 1, {"AUTH_TYPE": "api_key"}) as [replica]:
-        await _measure(replica, served, 5)  # what the first requests fill is filled
+        await _measure(replica, served, 5)  # the caches of the first requests are filled
         alone, refused = await _measure(replica, served, samples)
         found.figures["alone, p95 in s"] = round(alone, 3)
         for way in WAYS:
@@ -113,7 +113,7 @@ async def _let_crons_come_due(place: Place) -> None:
 
 
 async def _forget(place: Place) -> None:
-    """Take away what the flood has left in the queue, so that the next one is measured alone."""
+    """Remove the flood's runs from the queue, so that the next flood is measured alone."""
     async with await psycopg.AsyncConnection.connect(place.database, autocommit=True) as conn:
         await conn.execute("DELETE FROM crons")
         await conn.execute("DELETE FROM runs WHERE status = 'pending'")
@@ -124,7 +124,7 @@ async def _forget(place: Place) -> None:
 
 
 async def flood(url: str, key: str, way: str) -> None:
-    """Ask again and again, whatever the answers are."""
+    """Send requests until the end, and ignore the answers."""
 
     async def ask(http: httpx.AsyncClient) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""Graphs of the scenarios: what they do is written to a journal that no crash takes along."""
+"""Graphs of the scenarios. They write their steps to a journal that survives every crash."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 
 class Talk(TypedDict, total=False):
-    """A conversation: each run adds what it heard, step by step."""
+    """A conversation: each run adds its input, step by step."""
 
     items: Annotated[list[str], operator.add]
     marker: str
@@ -27,13 +27,13 @@ class Talk(TypedDict, total=False):
 
 
 class Inside(TypedDict, total=False):
-    """What `inside` sees."""
+    """The state of `inside`."""
 
     tasks: int
 
 
 class Count(TypedDict, total=False):
-    """What `counting` is asked for."""
+    """The input of `counting`."""
 
     until: int
     pause_s: float
@@ -41,7 +41,7 @@ class Count(TypedDict, total=False):
 
 
 def _journal(node: str, config: RunnableConfig) -> None:
-    """Append a line in one write: who did what when. The monotonic clock is the same for all processes of a machine."""
+    """Append a line in one write: the run, the step and the time. The monotonic clock is the same for all processes of a machine."""
     configurable = config.get("configurable", {})
     line = {
         "at": time.monotonic(),

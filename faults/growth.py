@@ -1,4 +1,4 @@
-"""Growth: many runs, with retention on; the database does not grow with their number."""
+"""Growth: many runs with retention. The database does not grow with their number."""
 
 import itertools
 import math
@@ -21,7 +21,7 @@ ATTEMPTS: Final = 10
 AGE_S: Final = 3.0
 """How long events and idempotency keys are kept here."""
 GONE_S: Final = 90.0
-"""After the last run: the ages, the rounds of the clean-up, and what a busy machine adds."""
+"""Seconds after the last run: the ages, the rounds of the clean-up, and an allowance for a busy machine."""
 TABLES: Final = (
     "threads",
     "runs",
@@ -37,7 +37,7 @@ RUN: Final[dict[str, Any]] = {"assistant_id": "counting", "input": {"until": 3}}
 
 
 async def scenario(place: Place, *, runs: int = 5000, minutes: float = math.inf) -> Findings:
-    """Make `runs` stateless runs, each with an idempotency key and recorded events; then nothing of them is left.
+    """Make `runs` stateless runs, each with an idempotency key and recorded events. Then check that all their rows are deleted.
 
     After `minutes` no further run is made.
     """

@@ -1,4 +1,4 @@
-"""Kills: `kill -9` in the middle of runs, round after round; what was acknowledged is done, once, and soon."""
+"""Kills: `kill -9` in the middle of runs, round after round. Acknowledged runs are done once and soon."""
 
 import random
 import time
@@ -16,11 +16,11 @@ from faults.traffic import Ledger, Talker, audit, settled
 CLIENTS = 8
 QUICK = Quick()
 SLACK_S = 1.5
-"""What a machine with two cores may take on top, while a server starts on it."""
+"""An allowance for a machine with two cores on which a server starts."""
 
 
 async def scenario(place: Place, *, rounds: int = 20, count: int = 1, quick: Quick = QUICK) -> Findings:
-    """Kill one of `count` servers again and again under load, start it anew, and look at what is left."""
+    """Kill one of `count` servers again and again under load, restart it, and check the result."""
     found = Findings(f"{rounds} times kill -9 under load, {count} server(s)")
     ledger, until, chosen = Ledger(), anyio.Event(), random.Random(rounds)
     killed: list[tuple[datetime, Sequence[str]]] = []
@@ -49,7 +49,7 @@ async def scenario(place: Place, *, rounds: int = 20, count: int = 1, quick: Qui
 
 
 async def _kill(database: str, replica: Replica, starts: list[float]) -> tuple[datetime, Sequence[str]]:
-    """Kill it and start it again; when that was by Postgres's clock, and which runs were cut off."""
+    """Kill it and start it again. Return the time by Postgres's clock, and the interrupted runs."""
     await replica.kill()
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
         row = await (await conn.execute("SELECT clock_timestamp()")).fetchone()

@@ -1,4 +1,4 @@
-"""Large answers: histories, searches and heads of 100 MB; the process stays small, and its event loop answers meanwhile.
+"""Large answers: histories, searches and heads of 100 MB. The process stays small, and its event loop answers meanwhile.
 
 The time of `/livez` is compared with its time before, because a machine that is busy with other things makes both slow.
 """
@@ -21,7 +21,7 @@ STATE_MB = 2
 GROWTH_MB = 64
 """The promise: how much the process may grow for one of these requests."""
 LIVENESS_S = 0.1
-"""The promise: how long `/livez` may take meanwhile, above what it takes anyway."""
+"""The promise: the seconds that `/livez` may take meanwhile, beyond its normal time."""
 SAMPLE_S = 0.02
 
 Send = Callable[[httpx.AsyncClient], Awaitable[int]]
@@ -29,7 +29,7 @@ Send = Callable[[httpx.AsyncClient], Awaitable[int]]
 
 @dataclass(slots=True)
 class Sample:
-    """What a process needed while it answered."""
+    """The memory and time of a process while it answered."""
 
     growth_mb: int = 0
     slowest_s: float = 0.0

@@ -33,7 +33,7 @@ CUT = """
 
 @dataclass(slots=True)
 class Seen:
-    """What a client that asks again and again is answered."""
+    """The answers to a client that repeats a request."""
 
     live: list[int] = field(default_factory=list[int])
     ready: list[int] = field(default_factory=list[int])
@@ -51,7 +51,7 @@ class Seen:
                 tasks.start_soon(ask, http)
 
     async def keep_looking(self, http: httpx.AsyncClient, seconds: float) -> None:
-        """For so long; what is still to be answered then is waited for."""
+        """Seconds. Then it waits for the last answers."""
         end = time.monotonic() + seconds
 
         async def again(ask: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
@@ -86,7 +86,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Loaded:
-    """A server under load, and what is seen of it."""
+    """A server under load, and its observations."""
 
     replica: Replica
     ledger: Ledger
@@ -113,7 +113,7 @@ class Loaded:
 
 @asynccontextmanager
 async def under_load(folder: Path, postgres: Postgres, uri: str, found: Findings) -> AsyncGenerator[Loaded]:
-    """A server with clients on it; when the block ends they stop, and what they were told is looked for."""
+    """A server with clients on it; when the block ends they stop, and their acknowledged runs are checked."""
     place, until = Place(folder, uri), anyio.Event()
     async with replicas(place, 1, SETTINGS) as [replica]:
         loaded = Loaded(replica, Ledger(), replica.pid, found)
@@ -155,7 +155,7 @@ async def _outage(postgres: Postgres, loaded: Loaded, mode: Literal["fast", "imm
 
 
 async def cut(place: Place, *, times: int = 5) -> Findings:
-    """Every connection is cut, again and again; Postgres itself goes on."""
+    """Cut every connection again and again, while Postgres keeps running."""
     found = Findings(f"{times} times pg_terminate_backend of every connection, under load")
     async with (
         own_postgres(place.folder) as postgres,

@@ -57,7 +57,7 @@ async def _spread(conn: psycopg.AsyncConnection, table: str) -> None:
 
 
 async def _refusal(conn: psycopg.AsyncConnection, table: str) -> str:
-    """What Postgres says to the same of a table that is not ready for it."""
+    """Postgres's error for a table that is not a partitioned one."""
     try:
         await conn.execute(
             f"CREATE TABLE {table}_spread (LIKE {table} INCLUDING ALL) PARTITION BY HASH (thread_id)".encode()

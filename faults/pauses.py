@@ -1,4 +1,4 @@
-"""Pauses: a process that stands still for longer than its lease, and goes on. What it then writes is refused."""
+"""Pauses: a process is stopped for longer than its lease, and continues. Its later writes are refused."""
 
 import signal
 import time
@@ -55,7 +55,7 @@ async def _round(place: Place, a: Replica, pause_s: float, found: Findings) -> S
 
 
 async def _start(replica: Replica, way: str, pause_s: float) -> str:
-    """Start a run on `replica`; the client of a foreground one leaves, the run goes on."""
+    """Start a run on `replica`. The client of a foreground run disconnects, and the run continues."""
     body = {"assistant_id": "stepping", "input": {"marker": way, "pause_s": pause_s}}
     async with httpx.AsyncClient(base_url=replica.url, timeout=TIMEOUT) as http:
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
@@ -69,7 +69,7 @@ async def _start(replica: Replica, way: str, pause_s: float) -> str:
 
 
 async def _of_one_process(database: str, threads: Sequence[str]) -> list[tuple[str, str]]:
-    """Thread and run of what goes on in the process of the last of `threads`: who took the queued one is open."""
+    """Return thread and run of the active runs in the process of the last of `threads`. Either process may have the queued run."""
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
         with anyio.fail_after(10):
             while True:
@@ -101,7 +101,7 @@ async def _all_taken_over(database: str, runs: Sequence[str]) -> bool:
 
 
 async def _until_idle(replica: Replica, found: Findings) -> float:
-    """How long the late process goes on with what is no longer its own."""
+    """Seconds for which the late process continues with lost runs."""
     began = time.monotonic()
     async with httpx.AsyncClient(base_url=replica.url, timeout=TIMEOUT) as http:
         with anyio.move_on_after(15):
@@ -113,7 +113,7 @@ async def _until_idle(replica: Replica, found: Findings) -> float:
 
 
 async def _judge(place: Place, replica: Replica, runs: Sequence[tuple[str, str]], found: Findings) -> None:
-    """One history, of whole steps in order; one outcome."""
+    """Check that there is one history of whole steps in order, and one outcome."""
     async with await psycopg.AsyncConnection.connect(place.database, autocommit=True) as conn:
         forks = await (await conn.execute(FORKS)).fetchall()
         ends = await (

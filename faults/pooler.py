@@ -73,7 +73,7 @@ async def _sessions(postgres: Postgres) -> int:
 
 @asynccontextmanager
 async def pgbouncer(folder: Path, postgres: Postgres) -> AsyncGenerator[str]:
-    """PgBouncer before `postgres`, as the user who runs that; its URI."""
+    """Run PgBouncer in front of `postgres` as the same user, and yield its URI."""
     port, user = free_port(), postgres.cluster.user
     config = postgres.socket_folder / "pgbouncer.ini"
     await anyio.Path(config).write_text(CONFIG.format(host=postgres.socket_folder, port=port, sessions=SESSIONS))

@@ -1,4 +1,4 @@
-"""Postgres: one of a scenario's own, to be stopped, crashed and started again; and a TCP proxy to stand before it."""
+"""Postgres: a scenario's own one, to be stopped, crashed and started again, and a TCP proxy in front of it."""
 
 import asyncio
 import socket
@@ -31,7 +31,7 @@ class Postgres:
     socket_folder: Path
 
     async def stop(self, mode: Literal["fast", "immediate"]) -> None:
-        """`fast` cuts every connection; `immediate` is a crash, after which it recovers."""
+        """`fast` cuts every connection. `immediate` is a crash with a recovery."""
         await anyio.to_thread.run_sync(self._stop, mode)
 
     def _stop(self, mode: str) -> None:
@@ -43,7 +43,7 @@ class Postgres:
         await anyio.to_thread.run_sync(embedded.ensure_running, self.cluster)
 
     async def execute(self, *statements: str) -> list[Any]:
-        """As the superuser, each in a transaction of its own; the rows of the last."""
+        """Execute statements as the superuser, each in its own transaction. Return the rows of the last."""
         rows: list[Any] = []
         async with await psycopg.AsyncConnection.connect(self.admin_uri, autocommit=True) as conn:
             for statement in statements:
@@ -54,7 +54,7 @@ class Postgres:
 
 @asynccontextmanager
 async def own_postgres(folder: Path) -> AsyncGenerator[Postgres]:
-    """A migrated one, running; it is stopped at the end, whoever is connected."""
+    """Yield a running, migrated Postgres. It is stopped at the end, even with connections."""
     with tempfile.TemporaryDirectory(dir=folder) as data:
         postgres = await anyio.to_thread.run_sync(_make, Path(data))
         try:
@@ -108,18 +108,18 @@ class Unix(ByteStream):
 
 @dataclass(slots=True)
 class Proxy:
-    """A network between the server and Postgres. What is on its way may be delayed, or never arrive."""
+    """A network between the server and Postgres. Bytes may be delayed, or never arrive."""
 
     port: int
     target: str
     delay_s: float = 0.0
-    """Before each piece of what Postgres answers."""
+    """Seconds before each piece of Postgres's answers."""
     swallows: bool = False
     """A black hole: connections stay open, new ones are taken, and nothing arrives."""
     _wakes: anyio.Event = field(default_factory=anyio.Event)
 
     def close_hole(self) -> None:
-        """Let everything pass from now on; what was swallowed is gone, and so are its connections."""
+        """Let everything pass from now on. Swallowed bytes and their connections are lost."""
         self.swallows = False
         self._wakes.set()
         self._wakes = anyio.Event()

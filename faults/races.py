@@ -45,7 +45,7 @@ async def _threads(fleet: Sequence[Replica], count: int) -> list[str]:
 
 
 async def _send(fleet: Sequence[Replica], ledger: Ledger, threads: Sequence[str]) -> None:
-    """A run on each of `threads`, all at once; every second one waits for its answer."""
+    """Start a run on each of `threads` at once. Every second request waits for its answer."""
     limit = anyio.CapacityLimiter(AT_ONCE)
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=AT_ONCE)) as http:
 
@@ -84,7 +84,7 @@ async def _in_order(place: Place, replica: Replica, ledger: Ledger, found: Findi
 
 
 def _one_at_a_time(place: Place, found: Findings) -> None:
-    """By the journal: what a thread's runs did, one after the other and never in between."""
+    """Check by the journal that the runs of a thread followed each other without overlap."""
     steps: dict[str, list[str]] = defaultdict(list)
     for line in sorted(place.told(), key=lambda line: line["at"]):
         steps[str(line["thread_id"])].append(str(line["run_id"]))

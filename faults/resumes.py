@@ -16,7 +16,7 @@ EVENTS = 40
 
 @dataclass(slots=True)
 class Read:
-    """What a reader got of a stream, over all its connections."""
+    """The events that a reader got of a stream, over all its connections."""
 
     ids: list[int] = field(default_factory=list[int])
     numbers: list[int] = field(default_factory=list[int])
@@ -50,7 +50,7 @@ class Read:
 
 
 async def scenario(place: Place, *, pause_s: float = 0.06) -> Findings:
-    """Three ways in which the one who executed a run dies between two halves of its stream."""
+    """Three ways in which the executing process dies between two halves of a stream."""
     found = Findings("streams read half on A and, after kill -9 of A, to the end on B by Last-Event-ID")
     async with replicas(place, 2, Quick().settings) as (a, b):
         ended = await _half(a, pause_s=0.0)
@@ -88,7 +88,7 @@ async def _half(replica: Replica, *, pause_s: float) -> tuple[str, Read]:
 
 
 async def _queued(replica: Replica, *, pause_s: float) -> tuple[str, Read]:
-    """A run from the queue; either server may execute it."""
+    """Start a run from the queue. Either server may execute it."""
     body = {"assistant_id": "counting", "input": {"until": EVENTS, "pause_s": pause_s * 2}, "stream_mode": ["custom"]}
     async with httpx.AsyncClient(base_url=replica.url, timeout=TIMEOUT) as http:
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
@@ -110,7 +110,7 @@ async def _rest(replica: Replica, location: str, read: Read) -> None:
 
 
 def _judge(found: Findings, name: str, read: Read) -> None:
-    """No gap and no repeat within an attempt; a new attempt is told, and tells all from its beginning."""
+    """Check that an attempt has no gap and no repeat, and that a new attempt has an event and begins again."""
     turns = [
         number
         for number, (before, now) in enumerate(zip(read.numbers, read.numbers[1:], strict=False), 1)
@@ -119,13 +119,13 @@ def _judge(found: Findings, name: str, read: Read) -> None:
     found.figures[f"{name}: events"] = len(read.numbers)
     found.figures[f"{name}: attempts told"] = read.attempts
     found.expect(read.ended, f"{name}: the stream did not end")
-    # What the first attempt may have told others and could no longer write is a gap before the second.
+    # Events of the first attempt that others may have read but that were never written are a gap before the second.
     found.expect(read.gaps <= len(read.attempts) - 1, f"{name}: {read.gaps} gaps")
     found.expect(read.ids == sorted(set(read.ids)), f"{name}: ids do not go up")
     found.expect(
         read.numbers[-1:] == [EVENTS - 1] and read.numbers[:1] == [0], f"{name}: not the whole: {read.numbers}"
     )
-    # What comes from its beginning again is a new attempt, and there are no more of these than were told.
+    # A stream that begins again is a new attempt, and there are only as many as there are events for them.
     found.expect(len(turns) <= len(read.attempts) - 1, f"{name}: gaps or repeats that were not told: {read.numbers}")
     found.expect(
         all(read.numbers[turn] == 0 for turn in turns), f"{name}: an attempt is not told whole: {read.numbers}"

@@ -1,4 +1,4 @@
-"""`make faults`: every scenario, one after the other, each on a database of its own; a table and, with `--json`, a file.
+"""`make faults`: every scenario in turn, each on its own database. Prints a table and, with `--json`, writes a file.
 
     make faults ARGS="kills races --json faults.json"
     make faults ARGS="growth --runs 200000"
@@ -77,7 +77,7 @@ OPT_IN = {"failover"}
 
 
 def main() -> None:
-    """Run the scenarios that were named, or all, and print what came of them."""
+    """Run the named scenarios, or all, and print the results."""
     chosen = _arguments()
     plan = model.Plan(minutes=chosen.minutes or 10, seed=chosen.seed, only=frozenset(chosen.only))
     SCENARIOS["model"] = partial(model.scenario, plan=plan)
@@ -121,7 +121,7 @@ def _list(text: str) -> list[str]:
 
 
 def _run(name: str, uri: str, folder: Path) -> dict[str, Any]:
-    """One scenario; a scenario that fails itself is a broken promise too."""
+    """Run one scenario. A scenario that fails itself is a broken promise too."""
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     try:

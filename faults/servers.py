@@ -1,4 +1,4 @@
-"""Servers: `threadkeep serve` as processes of their own, started, killed, stopped and continued; programs beside them."""
+"""Servers: `threadkeep serve` as processes that are started, killed, stopped and continued, and programs beside them."""
 
 import json
 import os
@@ -25,14 +25,14 @@ OURS = ("THREADKEEP_", "PG", "DATABASE_", "POSTGRES_", "LANGGRAPH_", "LANGSMITH_
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a scenario happens: a folder of its own and a migrated database of its own."""
+    """The place of a scenario: its own folder and its own migrated database."""
 
     folder: Path
     database: str
 
     @property
     def journal(self) -> Path:
-        """What the graphs wrote of what they did."""
+        """The lines that the graphs wrote."""
         return self.folder / "journal"
 
     def told(self) -> list[dict[str, str | float]]:
@@ -46,7 +46,7 @@ def _fresh(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
 
 @dataclass(slots=True)
 class Replica:
-    """One server on one port; it may be started again."""
+    """One server on one port. It may be started again."""
 
     place: Place
     settings: dict[str, str]
@@ -71,7 +71,7 @@ class Replica:
         return self.process.pid
 
     async def start(self, *, wait: bool = True) -> float:
-        """Start it and, unless told otherwise, wait until it is ready; how long that took, in seconds."""
+        """Start it and, unless told otherwise, wait until it is ready. Return the seconds."""
         began = time.monotonic()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         environment |= {
@@ -119,13 +119,13 @@ class Replica:
         os.kill(self.pid, number)
 
     async def kill(self) -> None:
-        """`kill -9`, and wait until it is gone."""
+        """`kill -9`, and wait for its end."""
         if self.process is not None:
             self.process.kill()
             await anyio.to_thread.run_sync(self.process.wait)
 
     async def exited(self, within_s: float) -> int | None:
-        """Its exit code, or None where it does not end in time."""
+        """Return its exit code, or None if it does not end in time."""
         assert self.process is not None
         process = self.process
         with anyio.move_on_after(within_s):
@@ -150,7 +150,7 @@ def _project(place: Place) -> Path:
 async def program(
     command: Sequence[str], port: int, log: Path, *, stop: signal.Signals, **options: Any
 ) -> AsyncGenerator[None]:
-    """A program beside the servers, from when it listens on `port` until the block ends; `stop` ends it."""
+    """A program beside the servers, from the time when it listens on `port` until the block ends. `stop` ends it."""
     with log.open("ab") as output:
         process = await anyio.to_thread.run_sync(
             lambda: subprocess.Popen(command, stdout=output, stderr=output, **options)
@@ -204,7 +204,7 @@ class Quick:
 
 @asynccontextmanager
 async def replicas(place: Place, count: int, settings: dict[str, str]) -> AsyncGenerator[list[Replica]]:
-    """So many servers on one database, all ready; killed at the end."""
+    """Yield that many ready servers on one database, and kill them at the end."""
     fleet = [Replica(place, settings, free_port()) for _ in range(count)]
     try:
         async with anyio.create_task_group() as tasks:

@@ -17,7 +17,7 @@ from faults.traffic import BUSY, TIMEOUT, Ledger, audit, settled
 
 DRAIN_S = 3.0
 GRACE_S = 10.0
-"""On top of the drain: streams end, what is left is put back, connections and pools are closed."""
+"""Seconds in addition to the drain: streams end, unfinished runs return to the queue, and connections and pools are closed."""
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Streams:
     opened: int = 0
     ended: int = 0
     told: int = 0
-    """Cut behind the word that the server stops, and when to come again: the run goes on elsewhere."""
+    """The stream ends with a comment that the server stops, and with `retry`. The run continues elsewhere."""
     cut: list[str] = field(default_factory=list[str])
     runs: list[str] = field(default_factory=list[str])
 
@@ -105,7 +105,7 @@ async def terminated(place: Place, *, count: int = 100, drain_s: float = DRAIN_S
 
 
 async def _finish_elsewhere(place: Place, replica: Replica, streams: Streams, found: Findings) -> None:
-    """The next process executes what was put back."""
+    """Check that the next process executes the requeued runs."""
     await replica.start()
     found.expect(await settled(place.database, 30), "a run that was put back does not end")
     ends = await _statuses(place.database, streams.runs)
@@ -145,7 +145,7 @@ class Patient:
                 self.ledger.acknowledged[run_id] = (thread_id, marker)
 
     async def _insist(self, http: httpx.AsyncClient, path: str, body: Any) -> httpx.Response | None:
-        """The first answer that is not `come again`; a connection that was refused has sent nothing."""
+        """Return the first answer that is not `Retry-After`. A refused connection has sent nothing."""
         with anyio.move_on_after(20):
             while True:
                 url = self.chosen.choice(self.fleet).url
@@ -165,7 +165,7 @@ class Patient:
 
 
 async def rolling(place: Place, *, count: int = 3, clients: int = 8) -> Findings:
-    """Each of the servers is told to stop and started anew, one after the other; no request fails."""
+    """Stop and restart each server in turn. No request fails."""
     found = Findings(f"a rolling restart of {count} servers under load")
     ledger, until, failed, codes = Ledger(), anyio.Event(), Counter[str](), list[int | None]()
     async with replicas(

@@ -1,4 +1,4 @@
-"""Storms: clients that connect and vanish, at every point at which a client can; nothing of theirs stays."""
+"""Storms: clients that connect and vanish, at every possible point. They leave nothing behind."""
 
 import random
 from collections import Counter
@@ -23,18 +23,18 @@ WAYS = ("stream", "stream kept", "wait", "join", "head", "body", "silent")
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a process holds."""
+    """The resources of a process."""
 
     slots: int
     waiting: int
     files: int
     tasks: int
     sessions: int
-    """Of Postgres, that are in use. Idle ones are not counted, nor their files: a pool keeps what it once needed."""
+    """Connections to Postgres that are in use. Idle ones are not counted, nor their files: a pool keeps what it once needed."""
 
 
 async def scenario(place: Place, *, clients: int = 300) -> Findings:
-    """`clients` of every kind, each gone after a moment; then what the process holds is what it held before."""
+    """`clients` of every kind, each gone after a moment. Then the process has the same resources as before."""
     found = Findings(f"{clients} clients that connect and vanish")
     settings = Quick().settings | {"THREADKEEP_RUN_SLOTS": "12"}
     async with replicas(place, 1, settings) as [replica], _client(replica) as http:
@@ -85,7 +85,7 @@ async def _hang_up(stream: SocketStream) -> None:
 
 
 def _request(way: str, thread_id: str) -> bytes:
-    """What is sent before the client vanishes; the last three are never whole."""
+    """The bytes that are sent before the client vanishes. The last three are never complete."""
     body: dict[str, Any] = {
         "assistant_id": "counting",
         "input": {"until": 10, "pause_s": 0.04},
@@ -105,7 +105,7 @@ def _request(way: str, thread_id: str) -> bytes:
 
 
 async def _until_quiet(place: Place, replica: Replica, http: httpx.AsyncClient, files: int = 0) -> Held:
-    """What it holds when nothing goes on any more: every run has ended, and what was let go of is gone."""
+    """Return its resources when all runs have ended and all released resources are closed."""
     with anyio.move_on_after(40):
         while await open_runs(place.database):
             await anyio.sleep(0.1)

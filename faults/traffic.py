@@ -1,4 +1,4 @@
-"""Traffic: clients that talk while things break, and a ledger of what the server has acknowledged."""
+"""Traffic: clients that send requests during faults, and a ledger of the acknowledged requests."""
 
 import itertools
 import random
@@ -20,7 +20,7 @@ BUSY = (502, 503, 504)
 
 @dataclass(slots=True)
 class Ledger:
-    """What was sent, and what of it was acknowledged."""
+    """The requests, and which of them were acknowledged."""
 
     sent: dict[str, str] = field(default_factory=dict[str, str])
     """marker: thread"""
@@ -56,7 +56,7 @@ class Talker:
     chosen: random.Random = field(default_factory=lambda: random.Random(0))
 
     async def talk(self, until: anyio.Event) -> None:
-        """Go on until told to stop; whatever the servers do."""
+        """Continue until stopped, even if the servers fail."""
         async with httpx.AsyncClient(timeout=TIMEOUT) as http:
             thread_id = await self.thread(http, until)
             while not until.is_set():
@@ -95,7 +95,7 @@ class Talker:
         answer = await http.post(path, json=body)
         if answer.status_code == 200:
             self.ledger.acknowledged[answer.json()["run_id"]] = sent
-            await anyio.sleep(self.pause_s)  # what is only put in the queue comes back at once
+            await anyio.sleep(self.pause_s)  # a request that only enqueues returns at once
         return answer.status_code
 
     async def _wait(self, http: httpx.AsyncClient, path: str, body: Any, sent: tuple[str, str]) -> object:
@@ -131,7 +131,7 @@ async def open_runs(database: str) -> int:
 
 
 async def settled(database: str, within_s: float) -> bool:
-    """Wait until every run has ended; False where one does not in time."""
+    """Wait until every run has ended. False if one does not end in time."""
     with anyio.move_on_after(within_s):
         while await open_runs(database):
             await anyio.sleep(0.1)
@@ -140,7 +140,7 @@ async def settled(database: str, within_s: float) -> bool:
 
 
 async def audit(database: str, url: str, ledger: Ledger, found: Findings) -> None:
-    """Look at what is left: runs that were told of have ended, messages are there once, no thread is busy."""
+    """Check the result: acknowledged runs have ended, each message exists once, and no thread is busy."""
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
         runs = dict(await (await conn.execute("SELECT run_id::text, status FROM runs")).fetchall())
         busy = await (await conn.execute("SELECT count(*) FROM threads WHERE status = 'busy'")).fetchone()

@@ -1,4 +1,4 @@
-"""The words inside the code: docstrings and comments of the server, and the texts that users see at `/docs`."""
+"""The words inside the code: docstrings and comments of the server, the benchmark and the faults, and the texts that users see at `/docs`."""
 
 import ast
 import inspect
@@ -16,13 +16,15 @@ from threadkeep.api.routes import TABLE
 from threadkeep.base import problems
 from threadkeep.base.problems import Problem
 
-SERVER = Path(__file__).parents[1] / "server"
+FOLDERS = [Path(__file__).parents[1] / name for name in ("server", "bench", "faults")]
 DIRECTIVES = ("noqa", "pyright", "type:", "!")
 
 
 @cache
 def docstrings_and_comments() -> str:
-    return "\n\n".join(text for path in sorted(SERVER.rglob("*.py")) for text in _texts(path.read_text()))
+    return "\n\n".join(
+        text for folder in FOLDERS for path in sorted(folder.rglob("*.py")) for text in _texts(path.read_text())
+    )
 
 
 def _texts(source: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The graph that is measured: one node, one message in, one message out. What remains is the server's own cost."""
+"""The measured graph: one node, one message in, one message out. So the measurement is the server's own cost."""
 
 from langchain_core.messages import AIMessage
 from langgraph.graph import END, START, MessagesState, StateGraph

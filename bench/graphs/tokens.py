@@ -1,4 +1,4 @@
-"""Graphs that stream: each token is the machine's own clock, so that who receives it knows how old it is.
+"""Graphs that stream: each token is the machine's clock, so that a client knows its age.
 
 `tokens` writes them itself (stream mode `custom`); in `model` a chat model does (`messages-tuple`), which adds what
 LangChain's callbacks cost. Between two tokens is a pause, as with a model, so that twelve streams don't fill a core.

@@ -1,4 +1,4 @@
-"""A graph whose model says 200 words, one by one and as fast as a good model does: what a token costs, not a run."""
+"""A graph whose model streams 200 words, as fast as a good model: it shows the cost of a token and not of a run."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -64,7 +64,7 @@ UNREACHABLE = "http://127.0.0.1:9/"
 
 @dataclass(slots=True)
 class Scene:
-    """What the clients share."""
+    """The state that the clients share."""
 
     fleet: Sequence[Replica]
     ledger: Ledger
@@ -383,7 +383,7 @@ class Client:
         return await self._send(operation, "POST", f"{self._url(operation)}{path}", json=operation.about.pop("body"))
 
     async def _send(self, operation: Operation, method: str, url: str, **options: Any) -> httpx.Response | None:
-        """Send a request and note the answer; None if the connection was lost."""
+        """Send a request and record the answer. None if the connection was lost."""
         try:
             answer = await self.http.request(method, url, **options)
         except httpx.TransportError as failure:
@@ -415,7 +415,7 @@ def _run_id(answer: httpx.Response) -> str:
 
 
 def _note_repeats(operation: Operation, answers: Sequence[httpx.Response | None]) -> None:
-    """What several answers to one idempotent request say together."""
+    """Combine several answers to one idempotent request."""
     made = [_run_id(answer) for answer in answers if answer is not None and answer.status_code == 200]
     operation.about["repeats"] = [answer.status_code if answer is not None else 0 for answer in answers]
     operation.about["made"] = sorted(set(made))

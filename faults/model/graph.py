@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 
 class Conversation(TypedDict, total=False):
-    """A log of tokens, and what the run is to do."""
+    """A log of tokens, and the commands of the run."""
 
     log: Annotated[list[str], operator.add]
     token: str

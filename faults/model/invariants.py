@@ -1,4 +1,4 @@
-"""The invariants: what the ledger promises against what Postgres recorded and the servers now show.
+"""The invariants: compare the promises in the ledger with Postgres's records and the servers' present answers.
 
 All of them are checked while nothing goes on. A check that cannot tell which of two orders two things happened in
 allows both.
@@ -37,7 +37,7 @@ class Verified:
 
 @dataclass(slots=True)
 class Model:
-    """What may have come of the operations in the ledger."""
+    """The possible results of the operations in the ledger."""
 
     ledger: Ledger
     observed: Observed
@@ -68,7 +68,7 @@ class Model:
             self._report("changes", thread_id, text)
 
     def check_copy(self, copy_id: str, shown: Shown) -> None:
-        """Compare a copy with what its source held when it was copied."""
+        """Compare a copy with its source at the time of the copy."""
         operation = self.ledger.copies[copy_id]
         source = operation.thread_id
         self._check_log(source, copy_id, shown.log)
@@ -83,7 +83,7 @@ class Model:
             self._report("changes", source, text)
 
     def accept(self, thread_id: str, shown: Shown | None) -> None:
-        """Take the thread as verified: from now on only what comes on top is checked one by one."""
+        """Take the thread as verified: from now on only additions are checked one by one."""
         epoch = self.observed.current(thread_id)
         self.verified.pop(thread_id, None)
         if epoch is not None and shown is not None:
@@ -152,7 +152,7 @@ class Model:
             self._report("changes", thread_id, f"{whose}acknowledged and missing: {_some(lost)}", lost)
 
     def _check_log(self, thread_id: str, shown_id: str, log: list[str]) -> None:
-        """What holds for any log of the thread's, at any time: each token once, in order, and the thread's own."""
+        """Check a log of the thread: each token once, in order, and only the thread's own."""
         whose = "" if shown_id == thread_id else f"in the copy {shown_id[-6:]}: "
         twice = [token for token, times in Counter(log).items() if times > 1 and not token.startswith("c")]
         if twice:
@@ -229,7 +229,7 @@ class Model:
                 self._report("changes", thread_id, text, [operation.token])
 
     def _check_forked(self, thread_id: str, log: list[str]) -> None:
-        """A fork begins with what the checkpoint held at which it was asked for."""
+        """Check that a fork begins with the content of its checkpoint."""
         for operation in self.ledger.operations[thread_id]:
             if operation.kind in {"fork_run", "fork_update"} and operation.token in log:
                 before = log[: log.index(operation.token)]
@@ -246,7 +246,7 @@ class Model:
     # Runs
 
     def check_runs(self, threads: Iterable[str]) -> None:
-        """What became of every run that was acknowledged or inserted since the last check."""
+        """Check the result of every run that was acknowledged or inserted since the last check."""
         for run_id, old, new in self.observed.fresh_moves:
             if (old, new) not in LEGAL:
                 run = self.observed.runs[run_id]

@@ -1,4 +1,4 @@
-"""The ledger: every operation that a client sent, and what the answer promised."""
+"""The ledger: every operation that a client sent, and the promise in its answer."""
 
 import itertools
 import math
@@ -31,7 +31,7 @@ class Operation:
     status: int = 0
     """Of the answer. 0: the connection was lost, and the operation may or may not have happened."""
     settled: float = NEVER
-    """Whatever is sent after this moment comes after this operation in the log."""
+    """An operation that is sent after this moment follows this one in the log."""
     run_id: str = ""
     about: dict[str, Any] = field(default_factory=dict[str, Any])
 
@@ -73,7 +73,7 @@ class Violation:
     at: float = NEVER
     """When it happened, wall-clock seconds, if that is known."""
     journal: Sequence[str] = ()
-    """What happened near that time on the thread."""
+    """The operations near that time on the thread."""
 
     def __str__(self) -> str:
         lines = "".join(f"\n      {line}" for line in self.journal)
@@ -88,7 +88,7 @@ class Ledger:
     """Invariants to report. Empty: all."""
     began: float = field(default_factory=time.time)
     operations: dict[str, list[Operation]] = field(default_factory=lambda: defaultdict(list))
-    """By thread, since it was last verified; those of no thread under the empty name."""
+    """By thread, since it was last verified. Operations without a thread have an empty name."""
     of_token: dict[str, Operation] = field(default_factory=dict[str, Operation])
     of_thread: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Every token that was ever sent to a thread."""
@@ -140,7 +140,7 @@ class Ledger:
             )
 
     def explain(self, recorded: Mapping[str, Sequence[tuple[float, str]]]) -> None:
-        """Give each violation of this round its journal. `recorded` is what Postgres recorded, by thread."""
+        """Give each violation of this round its journal. `recorded` has Postgres's records by thread."""
         for violation in self.violations:
             if violation.round == self.round and not violation.journal:
                 violation.journal = self._near(violation, recorded.get(violation.thread_id, []))

@@ -61,7 +61,7 @@ class Epoch:
     thread_id: str
     name: str | None
     created: float
-    """When its row was inserted, wall-clock seconds. Every earlier thread of this id is gone by then."""
+    """When its row was inserted, wall-clock seconds. Every earlier thread with this id was deleted by then."""
     created_seq: int
     ttl_s: float | None
     deleted: float | None = None
@@ -113,7 +113,7 @@ class ObservedRun:
 
 @dataclass(slots=True)
 class Observed:
-    """What Postgres recorded so far."""
+    """Postgres's records so far."""
 
     database: str
     epochs: dict[str, list[Epoch]] = field(default_factory=dict[str, list[Epoch]])
@@ -122,7 +122,7 @@ class Observed:
     fresh_moves: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
     """(run, old status, new status) since the last reading."""
     lines: dict[str, list[tuple[float, str]]] = field(default_factory=dict[str, list[tuple[float, str]]])
-    """Since the last reading, for people: by thread, when and what."""
+    """The records since the last read, for people: by thread, with their times."""
     _seq: int = 0
 
     async def install(self) -> None:
@@ -131,7 +131,7 @@ class Observed:
             await conn.execute(INSTALL)
 
     async def read(self) -> None:
-        """Take in what was recorded since. Call it only while nothing goes on: rows commit out of order."""
+        """Read the new records. Call it only while nothing goes on: rows commit out of order."""
         async with await psycopg.AsyncConnection.connect(self.database, autocommit=True) as conn:
             cursor = conn.cursor(row_factory=dict_row)
             await cursor.execute(
@@ -152,12 +152,12 @@ class Observed:
             (self._thread if row["run_id"] is None else self._run)(row)
 
     def current(self, thread_id: str) -> Epoch | None:
-        """The thread as it is now; None if there is none."""
+        """Return the present thread, or None."""
         epochs = self.epochs.get(thread_id)
         return epochs[-1] if epochs and epochs[-1].deleted is None else None
 
     def during(self, thread_id: str, since: float, until: float) -> Epoch | None:
-        """The one thread of this id that was there from `since` to `until`; None if that is not certain."""
+        """Return the only thread with this id from `since` to `until`, or None if that is not certain."""
         for epoch in self.epochs.get(thread_id, []):
             if epoch.created < since and (epoch.deleted is None or epoch.deleted > until):
                 return epoch

@@ -23,16 +23,16 @@ from faults.model.tables import Spans, Tables, journal, rows
 from faults.servers import Place, Quick, replicas
 
 SHOWN = 12
-"""Violations that are told in full."""
+"""Violations that are reported in full."""
 STOP_S = 30.0
-"""What a server may take to stop in order."""
+"""Seconds for the orderly stop of a server."""
 QUIET_S = 120.0
 """The longest wait until every run has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to do, and how long."""
+    """The options of a scenario."""
 
     minutes: float = 10.0
     seed: int | None = None
@@ -48,7 +48,7 @@ class Plan:
     """Operations to choose from (`WEIGHTS`), each in every round. Empty: all, some of them in each round."""
     kills: bool = True
     first_round: int = 0
-    """Where to begin: the choices of a round follow from the seed and its number alone."""
+    """The first seed. The choices of a round depend only on the seed and its number."""
     tamper: Callable[[Place, Sequence[str]], Awaitable[None]] | None = None
     """Breaks something by hand on these threads before each check, to see whether the model finds it."""
 
@@ -93,7 +93,7 @@ class Race:
         return random.Random(f"{self.seed} {self.ledger.round} {whose}")
 
     async def _fresh_threads(self) -> None:
-        """Other threads: what is wrong with one must not be reported again and again."""
+        """Use other threads, so that a violation on one is not reported again and again."""
         self._ever = [] if self._broken_before else self._ever
         self._broken_before = False
         self.scene.threads = [str(uuid4()) for _ in range(self.plan.threads)]
@@ -121,13 +121,13 @@ class Race:
         self._broken_before = len(self.ledger.violations) > violations
 
     def _kinds(self, chosen: random.Random) -> Sequence[str]:
-        """Some kinds of operations: those that delete and fork hide what others lose, if they are always there."""
+        """Choose some kinds of operations. Deletions and forks in every round would hide losses of others."""
         if self.plan.kinds:
             return sorted(self.plan.kinds)
         return [kind for kind in WEIGHTS if kind in ALWAYS or chosen.random() < 0.5]
 
     async def _look(self, over: anyio.Event) -> None:
-        """Check what holds at any time."""
+        """Check the invariants that hold at any time."""
         while not over.is_set():
             await self.tables.check_running(self.scene.threads)
             await self.tables.check_forks(self.scene.threads)
@@ -217,7 +217,7 @@ class Race:
 
 
 async def scenario(place: Place, plan: Plan | None = None) -> Findings:
-    """Rounds of random operations on a few threads through two servers. What came of them is told."""
+    """Rounds of random operations on a few threads through two servers. The violations are reported."""
     plan = plan or Plan()
     seed = random.randrange(10**6) if plan.seed is None else plan.seed
     found = Findings(f"random operations on {plan.threads} threads, seed {seed}, {plan.minutes:g} minutes")
@@ -229,7 +229,7 @@ async def scenario(place: Place, plan: Plan | None = None) -> Findings:
 
 
 def _tell(race: Race, found: Findings) -> None:
-    """What was done, and which violations came of it."""
+    """Return the number of operations, and their violations."""
     ledger, observed = race.ledger, race.model.observed
     found.figures |= {
         "seed": race.seed,

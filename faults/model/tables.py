@@ -1,4 +1,4 @@
-"""The tables: what must not be in Postgres, by SQL."""
+"""The tables: finds rows that must not be in Postgres, by SQL."""
 
 import json
 from collections import defaultdict
@@ -97,12 +97,12 @@ class Tables:
                 self.ledger.report("forks", self._source(thread_id), text, at=made_at(checkpoint_id))
 
     def _source(self, thread_id: str) -> str:
-        """What is wrong with a copy's checkpoints is most often wrong with the thread that was copied."""
+        """A fault in a copy's checkpoints is most often a fault of the copied thread."""
         copied = self.ledger.copies.get(thread_id)
         return copied.thread_id if copied else thread_id
 
     async def check_leftovers(self, threads: Sequence[str]) -> None:
-        """Nothing is there of deleted threads, of runs that are gone, or of checkpoints that are not there."""
+        """Check that deleted threads, runs and checkpoints have left no rows."""
         counts = await rows(self.database, LEFTOVERS, threads=list(threads))
         by_thread: dict[str, list[str]] = defaultdict(list)
         for thread_id, table, count in counts:
