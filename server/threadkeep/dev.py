@@ -28,6 +28,8 @@ from threadkeep.preparing import Prepared, prepare
 
 LOOK_S: Final = 0.1
 """Seconds between two looks at the files."""
+DEBUGGER_LEAVES_S: Final = 30.0
+"""Seconds that a debugger may take to leave a server that has ended."""
 NOT_WATCHED: Final = frozenset({"__pycache__", "node_modules", "venv", "site-packages", "build", "dist"})
 """Folders without files of the project. Hidden folders are not watched either."""
 
@@ -81,6 +83,8 @@ class _Reloader:
         if self.options.debug_port is not None and self.current is not None:
             self.current.stop()
             self.current.has_ended(wait=True)
+            self.current = None
+            _tell("reloading: disconnect the debugger, and connect it again", fg="green")
         child, is_ready = self._fork()
         if not is_ready:
             child.has_ended(wait=True)
@@ -197,10 +201,30 @@ def _listen_for_debugger(options: DevOptions) -> None:
     except ImportError:
         raise StartupError("--debug-port needs debugpy: pip install 'threadkeep[debug]'") from None
     module: Any = debugpy
+    _wait_for_port(options.debug_port)
     module.listen(("127.0.0.1", options.debug_port))
     if options.wait_for_client:
         _tell(f"waiting for a debugger on port {options.debug_port}", fg="yellow")
         module.wait_for_client()
+
+
+def _wait_for_port(port: int) -> None:
+    """Wait until the debugger has left the server before, because its adapter keeps the port as long as it is connected.
+
+    Raise StartupError if the port stays in use.
+    """
+    deadline = time.monotonic() + DEBUGGER_LEAVES_S
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise StartupError(f"--debug-port {port}: {error.strerror}: choose another port") from None
+            else:
+                return
+        time.sleep(LOOK_S)  # noqa: TID251 - there is no event loop yet
 
 
 def _stamps(prepared: Prepared) -> dict[str, int]:
