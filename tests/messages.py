@@ -41,11 +41,15 @@ def collect() -> list[Message]:
     """Return all messages in the order of modules and lines."""
     trees = {path: ast.parse(path.read_text()) for path in sorted(SERVER.rglob("*.py"))}
     errors = _errors(trees.values())
+    constants = {
+        name: texts for tree in trees.values() for name, texts in _assigned(tree.body).items() if name.isupper()
+    }
     return [
         message
         for path, tree in trees.items()
         for message in sorted(
-            set(_Module(str(path.relative_to(SERVER)), tree, errors).messages()), key=lambda message: message.line
+            set(_Module(str(path.relative_to(SERVER)), tree, errors, constants).messages()),
+            key=lambda message: (message.line, message.text),
         )
     ]
 
@@ -83,11 +87,14 @@ def _name(node: ast.expr) -> str:
 class _Module:
     """The messages of one module."""
 
-    def __init__(self, module: str, tree: ast.Module, errors: frozenset[str]) -> None:
+    def __init__(
+        self, module: str, tree: ast.Module, errors: frozenset[str], constants: dict[str, list[ast.expr]]
+    ) -> None:
+        """`constants` of all modules, because a module may import a text from another one."""
         self._module = module
         self._tree = tree
         self._errors = errors
-        self._constants = _assigned(tree.body)
+        self._constants = {**constants, **_assigned(tree.body)}
 
     def messages(self) -> Iterator[Message]:
         """Yield the messages of the module's own body and of each function."""

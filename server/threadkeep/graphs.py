@@ -132,6 +132,7 @@ class LoadedGraph:
         self._checkpointer = checkpointer
         self._store = store
         self._durable = self._stateless = None
+        # A copy for each principal costs more than the look-up. A new bind also forgets the old copies.
         self._of_principal = functools.lru_cache(STORE_COPIES)(self._scoped)
         if not isinstance(self._source, GraphFactory):
             self._durable = self._join(self._source, durable=True)
@@ -186,6 +187,7 @@ class LoadedGraph:
         args = [value for name, value in arguments.items() if name in factory.positional]
         kwargs = {name: value for name, value in arguments.items() if name not in factory.positional}
         result = factory.call(*args, **kwargs)
+        # A plain function may return a coroutine too, so the result decides and not the kind of the function.
         if inspect.isawaitable(result):
             result = await result
         if isinstance(result, AbstractAsyncContextManager):
@@ -214,6 +216,7 @@ class LoadedGraph:
             return cast("Graph", ServedRemoteGraph.of(cast("RemoteGraph", graph))) if _is_remote(graph) else graph
         joined: Any = copy.copy(graph)
         self._warn_replaced(joined.checkpointer, joined.store)
+        # Also for a graph without a thread: the user's own checkpointer must not write anywhere.
         joined.checkpointer = None
         joined.context_schema = runtime_class(joined.context_schema)
         joined.store = self._store

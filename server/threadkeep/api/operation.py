@@ -186,6 +186,7 @@ class AuthorizedRequest(Generic[BodyT, QueryT]):
             return None
         if not IDEMPOTENCY_KEY.fullmatch(header):
             raise ValidationFailed("Idempotency-Key must be 1 to 255 visible ASCII characters")
+        # The parsed body and not its bytes: a client may order its keys differently in a repeated request.
         parts = [self.request.method, self.request.url.path, _plain(self.body)]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
         return IdempotencyKey(principal=self.caller.identity or "", key=header, request_sha256=digest)
@@ -333,6 +334,7 @@ class Operation:
         """Authenticate the caller, read the request, authorize it, and call the endpoint."""
         state = state_of(request)
         run: CallingRun | None = request.scope.get(CALLING_RUN)
+        # Only a request that waits for a run can wait for itself.
         if run is not None and self.kind in LONG:
             _refuse_own_thread(run, request)
         slot = run and run.slot
@@ -345,6 +347,7 @@ class Operation:
             return await self._answered(request, caller)
         counted = state.quotas.hold_stream(principal.identity)
         try:
+            # A long response counts until its end, which comes after this function has returned.
             return CountedResponse(await self._answered(request, caller), counted)
         except BaseException:
             counted.end()
@@ -391,6 +394,7 @@ class Operation:
             return await self.endpoint(call)
         if call.caller.authenticator is None:
             return await self.endpoint(replace(call, authorized=UNRESTRICTED))
+        # The endpoint shows callers only data about themselves, so no handler decides on it.
         if self.event == "caller":
             return await self.endpoint(call)
         return await self.endpoint(await self._authorized(call))

@@ -84,6 +84,7 @@ class WebhookSender:
 
     async def _claim(self) -> tuple[Place, Delivery] | None:
         """A place in the limiter, and the delivery of the next principal. None if nothing may be sent now."""
+        # Before the claim, because the lease of a claimed delivery runs while it waits.
         place = await self._limiter.acquire(BACKGROUND)
         delivery = None
         try:
@@ -113,6 +114,7 @@ class WebhookSender:
     async def send(self, delivery: Delivery) -> None:
         """Make one attempt. Then delete or reschedule the delivery."""
         verdict: DeliveryOutcome = "never"
+        # A process that died during an attempt did not delete the delivery, so the number is checked here too.
         if delivery.attempt <= MAX_ATTEMPTS and self._policy.enabled:
             notification = await self._notification(delivery)
             verdict = "never" if notification is None else await self._post(delivery, notification)
@@ -207,6 +209,7 @@ async def _status(
     headers = {**policy.headers, **notification.headers, **host}
     failure: httpx.TransportError = httpx.ConnectError("the name has no address")
     for address in addresses:
+        # The checked address itself: a second look-up of the name could return a private address.
         at = url.copy_with(host=address)
         content = notification.content
         request = client.build_request("POST", at, content=content, headers=headers, extensions=certified)
@@ -215,6 +218,7 @@ async def _status(
         except httpx.ConnectError as refused:
             failure = refused
             continue
+        # The receiver decides the size of its body, and only the status counts.
         await answer.aclose()
         return answer.status_code
     raise failure

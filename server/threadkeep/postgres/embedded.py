@@ -240,6 +240,7 @@ def ensure_running(cluster: Cluster) -> None:
     os_user.create_private_directory(cluster.user, cluster.socket_folder)
     journal = cluster.data / "server.log"
     if journal.exists():
+        # An error at the start shows the log, which should have only this start.
         journal.replace(journal.with_suffix(".log.old"))
     deadline = time.monotonic() + START_S
     for _ in range(ATTEMPTS):
@@ -298,6 +299,7 @@ def _stop(cluster: Cluster) -> None:
     if not cluster.data.exists():
         return
     with locked(cluster):
+        # Another server has already stopped it, or it has crashed.
         if ping(cluster) != pq.Ping.OK:
             return
         if has_other_clients(cluster):
@@ -307,6 +309,7 @@ def _stop(cluster: Cluster) -> None:
         if stopped.returncode != 0:
             log.warning("embedded Postgres did not stop in time", extra={"reason": stopped.stdout.strip()})
             return
+        # It is in /tmp, where nothing else would remove it.
         shutil.rmtree(cluster.socket_folder, ignore_errors=True)
 
 

@@ -22,7 +22,7 @@ from threadkeep.settings import Settings
 from threadkeep.tables import idempotency_keys
 from threadkeep.tables.idempotency_keys import IdempotencyKey, Reservation, StoredKey
 
-GONE: Final = "what this Idempotency-Key made is gone"
+GONE: Final = "the rows that this Idempotency-Key created were deleted"
 RESERVATION_S = 60.0
 """Seconds that admission may take, without the wait for a slot."""
 RELEASE_TIMEOUT_S = 5.0
@@ -106,5 +106,7 @@ class IdempotencyKeys:
             async with self.pool.connection() as conn:
                 await idempotency_keys.release(conn, key, reservation.reservation)
 
+        # A disconnect has cancelled this task. Without the release a repeated request would get 409 until the
+        # reservation ends.
         with anyio.move_on_after(RELEASE_TIMEOUT_S, shield=True):
             await retry_conflicts(release)

@@ -121,6 +121,7 @@ class AbandonedTasks:
         """
         loop = asyncio.get_running_loop()
         task = loop.create_task(graph, name=f"graph of run {ids.get('run_id')}")
+        # One event for all ends: the graph's own end, a cancel, and the time limit.
         task.add_done_callback(lambda _: stop.set())
         timeout = loop.call_later(limits.timeout_s, stop.set)
         await stop.wait()
@@ -149,6 +150,7 @@ class AbandonedTasks:
 
 async def _cancelled(task: "asyncio.Task[None]", grace_s: float) -> bool:
     """Cancel a task several times. False if it still runs after `grace_s` seconds."""
+    # A node may swallow one cancellation, for example in an `except` around its request.
     for _ in range(CANCELS):
         task.cancel()
         ended, _pending = await asyncio.wait([task], timeout=grace_s / CANCELS)

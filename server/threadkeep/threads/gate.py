@@ -28,6 +28,7 @@ async def held(pool: Pool, filters: Filters, thread_id: UUID, *, within_s: float
     async with pool.connection(filters) as conn, conn.transaction():
         if not await threads.lock(conn, filters, thread_id, within_s=within_s):
             raise NotFound(f"Thread with ID {thread_id} not found")
+        # A separate statement after the lock. It sees a run that was committed during the wait for the lock.
         if run_id := await threads.active_run_id(conn, thread_id):
             raise ThreadBusy(
                 "Thread is running a task: its state can be updated after the task has ended.", run_id=str(run_id)

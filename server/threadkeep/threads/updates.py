@@ -176,9 +176,11 @@ async def copy_thread(parts: ThreadParts, tenant: Tenant, thread_id: UUID, marks
             raise NotFound(f"Thread with ID {thread_id} not found")
         if await _has_graph(parts, conn, thread_id, loaded):
             thread, source_busy = await thread_checkpoints.copy_thread(conn, thread_id, ids.uuid7(), marks)
+            # The row of an idle thread already matches its checkpoints, and was copied with them.
             if graph is None or not source_busy:
                 return thread
             return await _settle(conn, gate.in_transaction(graph, conn), thread.thread_id)
+    # Another graph has run on the thread since it was read, so it is opened again with that graph.
     return await copy_thread(parts, tenant, thread_id, marks)
 
 
