@@ -190,7 +190,7 @@ class ChangeFeed:
                 if items := await retry_conflicts(partial(self._read, filters, changed)):
                     yield ChangeBatch(items=items, event_id=event_id)
                 if changed:
-                    await anyio.sleep(self._pause_s(len(changed)))
+                    await anyio.sleep(self._pause_s(MAX_BATCH if UNKNOWN in changed else len(changed)))
                 await signal.wait(SILENCE_S)
 
     def _pause_s(self, rows: int) -> float:
