@@ -78,6 +78,7 @@ async def read_bytes(request: Request[Any]) -> bytes:
 
 async def _counted(request: Request[Any], limit: int) -> bytes:
     content_length = request.headers.get("content-length", "")
+    # The number of digits first, because Python does not parse integers of more than 4,300 digits.
     if (
         content_length.isascii()
         and content_length.isdecimal()
@@ -109,6 +110,7 @@ def parse_json(raw: bytes) -> object:
         value = cast("object", orjson.loads(text))
     except orjson.JSONDecodeError:
         value = _INVALID
+    # Only a body with this many brackets can be too deep, and most bodies have fewer.
     if value is not _INVALID and containers > MAX_DEPTH and _is_deep(value):
         raise ValidationFailed(f"the body is nested more than {MAX_DEPTH} levels deep")
     if _may_hold_long_integer(text):

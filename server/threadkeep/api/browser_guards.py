@@ -78,6 +78,7 @@ class AllowedHosts:
         try:
             address = ip_address(name)
         except ValueError:
+            # Browsers resolve all names below localhost to this machine.
             return name.endswith(".localhost") or self._has_wildcard_for(name)
         return self.any_address or address.is_loopback
 
@@ -109,6 +110,8 @@ class BrowserSecurityMiddleware(CORSMiddleware):
             if message["type"] == "http.response.start":
                 _guard(message)
                 if not from_page:
+                    # A cache must not give this response to a page. For requests with an Origin, Starlette adds the
+                    # header.
                     message["headers"].append(VARY)
             await send(message)
 

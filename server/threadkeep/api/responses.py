@@ -138,6 +138,7 @@ class RunResult(Response):
         """Whether the head has been sent."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Most runs end soon. They are answered without the cost of a task group.
         if (answer := await self._early_answer()) is not None:
             await encoded_json_response(answer, headers=self._headers)(scope, receive, send)
             return
@@ -157,6 +158,7 @@ class RunResult(Response):
             elif isinstance(self._body, bytes):
                 await encoded_json_response(self._body, headers=self._headers)(scope, receive, send)
             tasks.cancel_scope.cancel()
+        # Nothing was sent, so the surface renders the problem with its own status.
         if isinstance(self._body, Problem) and not self._has_begun:
             raise self._body
 
@@ -214,6 +216,7 @@ class RunResult(Response):
     async def _beat(self, send: Send) -> None:
         self._has_begun = True
         head = encoded_json_response(b"", headers=self._headers)
+        # The length is not known yet.
         del head.headers["content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": head.raw_headers})
         while not self._ready.is_set():

@@ -88,6 +88,7 @@ def _credential(request: Request[Any]) -> str | None:
         cookies = SimpleCookie("; ".join(request.headers.getlist("cookie")))
     except CookieError:
         return None
+    # Over TLS only the secure cookie counts, because any page of this host without TLS could set the other one.
     names = (SECURE_NAME,) if request.url.scheme == "https" else (SECURE_NAME, NAME)
     values = [unquote(cookies[name].value, errors="strict") for name in names if name in cookies]
     return next((value for value in values if is_credential(value)), None)

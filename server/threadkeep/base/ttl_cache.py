@@ -84,6 +84,7 @@ class TtlCache(Generic[Key, Value]):
                 return await self._read(key, read)
             if entry is not None and now < entry.usable_until:
                 return entry.value
+            # If the reading caller was cancelled, there is no outcome, and the loop makes this caller read.
             await running.over.wait()
             if isinstance(running.outcome, Exception):
                 raise running.outcome
@@ -108,6 +109,7 @@ class TtlCache(Generic[Key, Value]):
     async def _read(self, key: Key, read: Callable[[], Awaitable[Value]]) -> Value:
         """Read a value for this caller and all callers that wait meanwhile."""
         running = self._reads[key] = _Read[Value]()
+        # A value is as old as the beginning of its read, not its end.
         began = self._clock()
         try:
             value = await self._attempt(key, read)
@@ -121,6 +123,7 @@ class TtlCache(Generic[Key, Value]):
             return value
         finally:
             running.over.set()
+            # `forget` may have removed this read, and a newer one may have taken its place.
             if self._reads.get(key) is running:
                 del self._reads[key]
 

@@ -116,6 +116,7 @@ class Decoder:
         return _attempted(lambda: self._made(code, (module, name), payload, further), payload)
 
     def _made(self, code: int, place: Place, payload: Any, further: Sequence[Any]) -> Any:
+        # From the safest to the most general. Only the last step calls a class that a row names.
         if (plain := PLAIN_TYPES.get(place)) is not None:
             return plain(payload, further)
         if (url := _url(place)) is not None:
@@ -136,6 +137,7 @@ class Decoder:
         return self._all or place in self._listed or place in SAFE_MSGPACK_TYPES
 
     def _refuse(self, place: Place) -> None:
+        # Once for each type. Rows may invent any number of names, so the set is limited.
         if place not in self._refused and len(self._refused) < MANY:
             self._refused.add(place)
             log.warning(

@@ -195,6 +195,7 @@ class Store(AsyncPostgresStore):
                 if not pending.done:  # no other caller has executed it
                     await _run_waiting(gathering)
         finally:
+            # The caller was cancelled before its operation was executed.
             if pending in gathering.waiting:
                 gathering.waiting.remove(pending)
         if pending.error is not None:
@@ -207,6 +208,7 @@ class Store(AsyncPostgresStore):
         try:
             results = await super().abatch([pending.op for pending in batch])
         except Exception as error:  # noqa: BLE001 - the caller of the operation gets it
+            # One bad operation has failed the batch. While Postgres is away, single operations would fail too.
             if len(batch) > 1 and not _is_away(error):
                 for pending in batch:
                     await self.run([pending])
@@ -262,6 +264,8 @@ class Store(AsyncPostgresStore):
                     results[index] = [_found(row) for row in await cursor.fetchall()]
                 await self._batch_list_namespaces_ops(grouped_ops.get(ListNamespacesOp, []), results, cursor)
                 if writes and self.principal is not None:
+                    # Before the writes: it locks the principal's count, so that parallel puts can't exceed the limit
+                    # together.
                     await self._count_for(self.principal, cursor)
                 for query, params in writes:
                     await cursor.execute(query, params)
@@ -302,6 +306,7 @@ class Store(AsyncPostgresStore):
             statements.append(_drop_vectors(ordered))
         if embedding is not None:
             query, texts = embedding
+            # No connection is held here, because an embedding may take seconds.
             vectors = await self._embed([text_params[-1] for text_params in texts])
             rows = zip(texts, vectors, strict=True)
             statements.append((query, [param for text_params, vector in rows for param in (*text_params[:-1], vector)]))
@@ -321,6 +326,8 @@ class Store(AsyncPostgresStore):
         for place, question in questions:
             op: SearchOp = searches[place][1]
             params: list[Any] = statements[place][1]
+            # The inner limit of LangGraph's statement does not contain the offset, so it would stop within the first
+            # page.
             params[-3] = params[-3] * (1 + math.ceil(op.offset / op.limit))
             [vector] = await self._embed([question])
             params[:] = [vector if param is PLACEHOLDER else param for param in params]

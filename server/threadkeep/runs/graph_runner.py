@@ -107,6 +107,7 @@ async def _stream(graph: Graph, config: RunnableConfig, execution: Execution, ou
                 output.add(value)
             elif mode == "checkpoints" and not namespace:
                 output.checkpointed = value["values"]
+            # Without a reader nothing is encoded, which is most of the cost of an event.
             if log.is_wanted and not is_direct:
                 events = events or StreamEvents(spec.stream_mode)
                 for name, data in events.of_chunk(namespace, mode, value):
@@ -166,6 +167,7 @@ def graph_config(execution: Execution) -> RunnableConfig:
         configurable[WRITE_BEHIND_KEY] = execution.writes
         if execution.claimed.thread_created:
             configurable[NEW_THREAD_KEY] = NewThreadHint()
+    # After the client's keys, so that no client can claim to be another user.
     configurable |= NOBODY if execution.user is None else auth_configurable(execution.user)
     if start := execution.spec.start_checkpoint:
         configurable["checkpoint_id"] = start.checkpoint_id

@@ -205,6 +205,7 @@ async def finish(pool: Pool, end: FinishRequest) -> bool:
 
     It waits for the lock of the thread. Most runs are finished together with checkpoints (`persistence/group_commit.py`).
     """
+    # psycopg would send bytes as bytea, which Postgres does not cast to json.
     arguments = {name: part.decode() if isinstance(part, bytes) else part for name, part in asdict(end).items()}
     async with pool.connection() as conn:
         cursor = await conn.execute(

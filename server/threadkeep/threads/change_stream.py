@@ -123,6 +123,7 @@ class ChangeLog:
     def position_of(self, event_id: str) -> int | None:
         """The position with this event id, or None if the log of this process has none."""
         epoch, _, number = event_id.partition("-")
+        # The id may be of another process, of an earlier start, or invented by a client.
         if epoch != self.epoch or not number.isascii() or not number.isdigit() or len(number) > 15:
             return None
         return int(number) if int(number) <= self.last else None
@@ -169,9 +170,12 @@ class ChangeFeed:
         if now > self._wanted_until:
             self._stop_noting()
         if self._notes:
+            # Changes gather, so that a busy process sends a few notifications a second and not one for each run.
             await anyio.sleep(SEND_S)
             notes, self._notes = self._notes, []
             await self._send([UNKNOWN] if len(notes) > MAX_NOTES else list(dict.fromkeys(notes)))
+        # Without LISTEN the notes of other processes do not arrive. The clients then read their lists again at
+        # intervals.
         if self._wakeups.polls and self._streams:
             self._lose()
             return POLLED_GAP_S
@@ -220,6 +224,7 @@ class ChangeFeed:
         now = time.monotonic()
         if now - self._announced_at < WANTED_EVERY_S and not is_asked:
             return
+        # Until now the connections may have noted nothing, so the streams have missed changes.
         if now - self._announced_at > WANTED_S:
             self._lose()
         self._note_for(WANTED_S)

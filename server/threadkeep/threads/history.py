@@ -109,6 +109,7 @@ async def get_state(
     config = checkpoint_config(thread.thread_id, at)
     budget = AnswerBudget(parts.answer_bytes)
     async with open_graph(loaded, tenant, thread.thread_id) as graph:
+        # The states of a RemoteGraph are on another server, so their sizes are not known.
         if is_local(graph):
             await _take_state(budget, parts, tenant, thread, at)
         state = thread_state(await snapshot_of(graph, config))
