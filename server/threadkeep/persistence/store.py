@@ -326,8 +326,8 @@ class Store(AsyncPostgresStore):
         for place, question in questions:
             op: SearchOp = searches[place][1]
             params: list[Any] = statements[place][1]
-            # The inner limit of LangGraph's statement does not contain the offset, so it would stop within the first
-            # page.
+            # The inner limit of LangGraph's statement does not contain the offset, so later pages would be
+            # empty.
             params[-3] = params[-3] * (1 + math.ceil(op.offset / op.limit))
             [vector] = await self._embed([question])
             params[:] = [vector if param is PLACEHOLDER else param for param in params]
