@@ -23,7 +23,13 @@ from typing import Any, ClassVar, Final
 
 COMMAND: Final = (sys.executable, "-m", "threadkeep")
 IMPORTED: Final = (
-    *("threadkeep.agent", "threadkeep.app", "threadkeep.checking", "threadkeep.cli", "threadkeep.key_commands"),
+    *(
+        "threadkeep.agent",
+        "threadkeep.app",
+        "threadkeep.commands.checking",
+        "threadkeep.cli",
+        "threadkeep.commands.key_commands",
+    ),
     *("threadkeep.preparing", "threadkeep.serving", "anyio._backends._asyncio", "httpcore", "langgraph.func"),
     *("uvicorn.lifespan.on", "uvicorn.loops.auto", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto"),
 )

@@ -7,7 +7,7 @@ from typing import Any
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 
 from adopt_graphs import BUILDERS
-from threadkeep.adopt.report import Report
+from threadkeep.commands.adopt.report import Report
 from threadkeep.graphs import LoadedGraph, as_loaded_graph
 
 Adopt = Callable[..., Awaitable[Report]]

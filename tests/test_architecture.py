@@ -21,19 +21,9 @@ LAYERS = (
     {"duties"},
     {"api"},
     {"app", "agent", "offline_model"},
-    {
-        "serving",
-        "preparing",
-        "key_commands",
-        "backups",
-        "dev",
-        "new_project",
-        "supervisor",
-        "checking",
-        "adopt",
-        "dockerfile",
-        "cli",
-    },
+    {"serving", "preparing", "supervisor"},
+    {"commands"},
+    {"cli"},
 )
 """From the lowest to the highest. A module imports from its own layer or a lower one."""
 RANKS = {folder: rank for rank, layer in enumerate(LAYERS) for folder in layer}

@@ -19,8 +19,8 @@ from psycopg.conninfo import make_conninfo
 
 from clusters import run_program
 from conftest import WAIT_S, Gate, serving
-from threadkeep import backups
 from threadkeep.base.problems import StartupError
+from threadkeep.commands import backups
 from threadkeep.postgres import client_programs, embedded, migrate, os_user
 from threadkeep.postgres.embedded import Cluster
 from threadkeep.preparing import Prepared

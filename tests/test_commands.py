@@ -13,8 +13,8 @@ import pytest
 from conftest import serving
 from faults import forks
 from threadkeep import graphs, project
+from threadkeep.commands.new_project import TEMPLATES, create_project
 from threadkeep.graphs import LoadedGraph
-from threadkeep.new_project import TEMPLATES, create_project
 from threadkeep.settings import Settings
 
 INPUTS = {

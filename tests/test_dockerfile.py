@@ -25,8 +25,9 @@ import pytest
 import dockerfile_steps
 from conftest import WAIT_S, free_port
 from dockerfile_steps import Build, Stage
-from threadkeep import dockerfile, project
+from threadkeep import project
 from threadkeep.base.problems import StartupError
+from threadkeep.commands import dockerfile
 
 ROOT = Path(__file__).parents[1]
 HADOLINT = ROOT / ".venv-deploy" / "bin" / "hadolint"

@@ -19,11 +19,11 @@ from websockets.typing import Origin
 
 from conftest import serving
 from test_serve import serving_process
-from threadkeep import key_commands
 from threadkeep.api.audit import MAX_UNAUTHENTICATED, AuditLog
 from threadkeep.auth.api_keys import PREFIX_LENGTH, generate_key
 from threadkeep.base import ids
 from threadkeep.base.logs import JsonFormatter, TextFormatter, bind
+from threadkeep.commands import key_commands
 from threadkeep.preparing import prepare
 from threadkeep.settings import Settings
 from threadkeep.tables import api_keys

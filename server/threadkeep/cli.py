@@ -64,7 +64,7 @@ def dev(config: Path | None, host: str | None, port: int | None, debug_port: int
     if flags["wait_for_client"] and debug_port is None:
         raise click.UsageError("--wait-for-client needs --debug-port")
     with report_startup_errors():
-        from threadkeep.dev import DevOptions, develop
+        from threadkeep.commands.dev import DevOptions, develop
 
         develop(
             DevOptions(
@@ -82,7 +82,7 @@ def dev(config: Path | None, host: str | None, port: int | None, debug_port: int
 @click.option("--template", type=click.Choice(["chat", "tools", "rag", "approval"]), default="chat", show_default=True)
 def new(name: Path, template: str) -> None:
     """Write a small project into the folder NAME. It runs offline, and has a test."""
-    from threadkeep.new_project import create_project
+    from threadkeep.commands.new_project import create_project
 
     with report_startup_errors():
         for path in create_project(name, template):
@@ -97,7 +97,7 @@ def check(config: Path | None) -> None:
     with report_startup_errors():
         prepared = _prepared(config)
 
-        from threadkeep import checking
+        from threadkeep.commands import checking
 
         for line in checking.check(prepared):
             click.echo(line)
@@ -112,7 +112,7 @@ def check(config: Path | None) -> None:
 def dockerfile(output: Path | None, base: str | None, requirement: str | None, config: Path | None) -> None:
     """Write a Dockerfile for the project of a langgraph.json, and a .dockerignore if there is none."""
     from threadkeep.base import logs
-    from threadkeep.dockerfile import ImageOptions, describe_image, missing_ignores, write_image
+    from threadkeep.commands.dockerfile import ImageOptions, describe_image, missing_ignores, write_image
     from threadkeep.project import load_project
 
     logs.configure("warning", as_json=None)
@@ -173,8 +173,8 @@ def adopt(config: Path | None, headers: tuple[str, ...], **options: Any) -> None
     with report_startup_errors():
         prepared = _prepared(config)
 
-        from threadkeep.adopt import command
-        from threadkeep.adopt.options import AdoptOptions, parsed_headers
+        from threadkeep.commands.adopt import command
+        from threadkeep.commands.adopt.options import AdoptOptions, parsed_headers
 
         report = command.adopt(prepared, AdoptOptions(headers=parsed_headers(headers), **options))
     for line in report.lines:
@@ -195,7 +195,7 @@ def backup(file: Path | None, config: Path | None, *, force: bool) -> None:
     with report_startup_errors():
         prepared = _prepared(config)
 
-        from threadkeep import backups
+        from threadkeep.commands import backups
 
         click.echo(backups.backup(prepared, file, force=force))
 
@@ -209,7 +209,7 @@ def restore(file: Path, config: Path | None, *, force: bool) -> None:
     with report_startup_errors():
         prepared = _prepared(config)
 
-        from threadkeep import backups
+        from threadkeep.commands import backups
 
         for line in backups.restore(prepared, file, force=force):
             click.echo(line)
@@ -225,7 +225,7 @@ def upgrade_postgres(old_programs: Path | None, config: Path | None) -> None:
     with report_startup_errors():
         prepared = _prepared(config)
 
-        from threadkeep import backups
+        from threadkeep.commands import backups
 
         click.echo(backups.upgrade_postgres(prepared, old_programs))
 
@@ -254,7 +254,7 @@ def create_key(
     with report_startup_errors():
         prepared = _prepared(config)
 
-        from threadkeep import key_commands
+        from threadkeep.commands import key_commands
 
         click.echo(key_commands.create_key(prepared, identity, name, scopes, lives_s))
 
@@ -266,7 +266,7 @@ def list_keys(config: Path | None) -> None:
     with report_startup_errors():
         prepared = _prepared(config)
 
-        from threadkeep import key_commands
+        from threadkeep.commands import key_commands
 
         for line in key_commands.format_keys(prepared):
             click.echo(line)
@@ -280,7 +280,7 @@ def revoke_key(key: str, config: Path | None) -> None:
     with report_startup_errors():
         prepared = _prepared(config)
 
-        from threadkeep import key_commands
+        from threadkeep.commands import key_commands
 
         click.echo(key_commands.revoke_key(prepared, key))
 
@@ -295,7 +295,7 @@ def rotate_encryption(config: Path | None) -> None:
     with report_startup_errors():
         prepared = _prepared(config)
 
-        from threadkeep import key_commands
+        from threadkeep.commands import key_commands
 
         rows = key_commands.rotate_encryption(prepared)
     click.echo(f"encrypted with the new key: {rows.rotated}, already up to date: {rows.current}")

@@ -6,9 +6,9 @@ import psycopg
 import pytest
 
 from adopt_apps import Adopt, served_graphs
-from threadkeep.adopt import command
-from threadkeep.adopt.options import AdoptOptions
-from threadkeep.adopt.report import Report
+from threadkeep.commands.adopt import command
+from threadkeep.commands.adopt.options import AdoptOptions
+from threadkeep.commands.adopt.report import Report
 from threadkeep.preparing import Prepared
 from threadkeep.progress import Step
 from threadkeep.project import builtin_project

@@ -18,8 +18,8 @@ from langgraph_sdk.client import LangGraphClient
 import threadkeep
 from adopt_apps import Adopt, App, open_app, served_graphs
 from conftest import MakeKey, serving
-from threadkeep.adopt.ids import NAMESPACE
 from threadkeep.base.problems import StartupError
+from threadkeep.commands.adopt.ids import NAMESPACE
 from threadkeep.settings import Settings
 
 TABLES = ("threads", "checkpoints", "checkpoint_blobs", "checkpoint_writes", "store", "assistants")

@@ -14,14 +14,14 @@ from uuid import UUID
 
 import psycopg
 
-from threadkeep.adopt.graph_choice import GraphChoice, NoGraph
-from threadkeep.adopt.ids import thread_id_of
-from threadkeep.adopt.options import AdoptOptions
-from threadkeep.adopt.report import Report
 from threadkeep.app import strict_serializer
 from threadkeep.auth import loading
 from threadkeep.auth.ownership import BUILT_IN, OWNER, store_prefix_of_run
 from threadkeep.base.problems import Problem
+from threadkeep.commands.adopt.graph_choice import GraphChoice, NoGraph
+from threadkeep.commands.adopt.ids import thread_id_of
+from threadkeep.commands.adopt.options import AdoptOptions
+from threadkeep.commands.adopt.report import Report
 from threadkeep.duties.store_items import store_index_config, store_opener
 from threadkeep.graphs import LoadedGraph, is_local
 from threadkeep.persistence import encryption, group_commit

@@ -11,10 +11,10 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from threadkeep.adopt.ids import thread_id_of
-from threadkeep.adopt.target import LEFT_OUT, LeftOut, Target, lost, words
 from threadkeep.auth.ownership import OWNER
 from threadkeep.auth.principal import principal
+from threadkeep.commands.adopt.ids import thread_id_of
+from threadkeep.commands.adopt.target import LEFT_OUT, LeftOut, Target, lost, words
 from threadkeep.duties import cron_schedule
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import UNRESTRICTED, Filters

@@ -12,8 +12,8 @@ from anyio import to_thread
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from psycopg.rows import dict_row
 
-from threadkeep.adopt.postgres_source import SourceConn
 from threadkeep.base import json
+from threadkeep.commands.adopt.postgres_source import SourceConn
 from threadkeep.persistence.group_commit import WriteSet, write_all
 from threadkeep.persistence.state_limits import THREAD_OFFLOAD_BYTES
 from threadkeep.postgres.pool import Conn

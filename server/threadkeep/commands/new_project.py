@@ -30,6 +30,6 @@ def create_project(folder: Path, template: str) -> list[Path]:
 
 def _templates() -> Path:
     """The folder of the templates, in the wheel or in the checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     shipped = package / "templates"
     return shipped if shipped.is_dir() else package.parents[1] / "templates"

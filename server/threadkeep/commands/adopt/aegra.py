@@ -3,12 +3,12 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final, LiteralString
 
-from threadkeep.adopt import postgres_source, saver, store_items
-from threadkeep.adopt.assistants import SourceAssistant, adopt_assistant
-from threadkeep.adopt.postgres_source import PAGE, SourceConn
-from threadkeep.adopt.schedules import SourceCron, adopt_cron
-from threadkeep.adopt.store_items import Place
-from threadkeep.adopt.target import SourceThread, Target, adopt_thread
+from threadkeep.commands.adopt import postgres_source, saver, store_items
+from threadkeep.commands.adopt.assistants import SourceAssistant, adopt_assistant
+from threadkeep.commands.adopt.postgres_source import PAGE, SourceConn
+from threadkeep.commands.adopt.schedules import SourceCron, adopt_cron
+from threadkeep.commands.adopt.store_items import Place
+from threadkeep.commands.adopt.target import SourceThread, Target, adopt_thread
 from threadkeep.progress import Step
 
 SOURCE: Final = "aegra"

@@ -7,10 +7,10 @@ from uuid import UUID
 
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 
-from threadkeep.adopt import checkpoint_tables, postgres_source, store_items
-from threadkeep.adopt.ids import thread_id_of
-from threadkeep.adopt.postgres_source import SourceConn
-from threadkeep.adopt.target import SourceThread, Target, adopt_thread
+from threadkeep.commands.adopt import checkpoint_tables, postgres_source, store_items
+from threadkeep.commands.adopt.ids import thread_id_of
+from threadkeep.commands.adopt.postgres_source import SourceConn
+from threadkeep.commands.adopt.target import SourceThread, Target, adopt_thread
 from threadkeep.postgres.pool import Conn
 from threadkeep.progress import Step
 

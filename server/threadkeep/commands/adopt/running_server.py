@@ -10,16 +10,16 @@ import httpx
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
-from threadkeep.adopt import saver, store_items
-from threadkeep.adopt.assistants import SourceAssistant, adopt_assistant
-from threadkeep.adopt.report import Kind
-from threadkeep.adopt.schedules import SourceCron, adopt_cron
-from threadkeep.adopt.snapshots import SnapshotWriter, same_next
-from threadkeep.adopt.store_items import SourceItem
-from threadkeep.adopt.target import LeftOut, SourceThread, Target, adopt_thread
 from threadkeep.auth.ownership import OWNER
 from threadkeep.base import json
 from threadkeep.base.problems import StartupError
+from threadkeep.commands.adopt import saver, store_items
+from threadkeep.commands.adopt.assistants import SourceAssistant, adopt_assistant
+from threadkeep.commands.adopt.report import Kind
+from threadkeep.commands.adopt.schedules import SourceCron, adopt_cron
+from threadkeep.commands.adopt.snapshots import SnapshotWriter, same_next
+from threadkeep.commands.adopt.store_items import SourceItem
+from threadkeep.commands.adopt.target import LeftOut, SourceThread, Target, adopt_thread
 from threadkeep.postgres.pool import Conn
 from threadkeep.progress import Step
 from threadkeep.threads import gate, history

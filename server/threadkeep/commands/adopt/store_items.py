@@ -10,11 +10,11 @@ from typing import Any, Final, TypeAlias
 
 from langgraph.store.base import PutOp
 
-from threadkeep.adopt import postgres_source
-from threadkeep.adopt.postgres_source import SourceConn
-from threadkeep.adopt.target import LeftOut, Target
 from threadkeep.auth.ownership import DIGEST_LABEL, LABEL
 from threadkeep.base import json
+from threadkeep.commands.adopt import postgres_source
+from threadkeep.commands.adopt.postgres_source import SourceConn
+from threadkeep.commands.adopt.target import LeftOut, Target
 from threadkeep.persistence.item_values import KEY
 from threadkeep.postgres.pool import Conn
 from threadkeep.progress import Step

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from threadkeep.adopt.ids import thread_id_of
-from threadkeep.adopt.target import LEFT_OUT, LeftOut, Target, lost, words
 from threadkeep.auth.ownership import OWNER
+from threadkeep.commands.adopt.ids import thread_id_of
+from threadkeep.commands.adopt.target import LEFT_OUT, LeftOut, Target, lost, words
 from threadkeep.postgres.tenancy import UNRESTRICTED
 from threadkeep.tables import assistants
 from threadkeep.tables.adopted_threads import SOURCE_KEY

@@ -7,11 +7,11 @@ from typing import Final
 import anyio
 
 from threadkeep import serving
-from threadkeep.adopt import aegra, postgres_source, running_server, saver
-from threadkeep.adopt.options import AdoptOptions
-from threadkeep.adopt.report import Report
-from threadkeep.adopt.target import Target, open_target
 from threadkeep.base.problems import StartupError
+from threadkeep.commands.adopt import aegra, postgres_source, running_server, saver
+from threadkeep.commands.adopt.options import AdoptOptions
+from threadkeep.commands.adopt.report import Report
+from threadkeep.commands.adopt.target import Target, open_target
 from threadkeep.graphs import LoadedGraph
 from threadkeep.postgres import start_errors
 from threadkeep.preparing import Prepared

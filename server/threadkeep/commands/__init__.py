@@ -1,0 +1,1 @@
+"""Commands beside `serve`: a module or package for each. `cli.py` has their options."""
