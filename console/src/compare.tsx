@@ -122,7 +122,7 @@ function Lines({ threadId }: { threadId: string }) {
   );
 }
 
-/** A version of an assistant. One that is not current runs with its settings in the request. */
+/** A version of an assistant. One that is not current runs as its graph with its settings in the request. */
 interface Choice {
   assistant: Assistant;
   version: AssistantVersion | null;
@@ -222,7 +222,7 @@ async function ask({ assistant, version }: Choice, text: string, show: (attempt:
   const began = Date.now();
   const isOther = version !== null && version.version !== assistant.version;
   const settings = isOther ? (Object.keys(version.context ?? {}).length > 0 ? { context: version.context } : { config: version.config }) : {};
-  const body = { assistant_id: assistant.assistant_id, input: inputOf(text), if_not_exists: "create", stream_mode: STREAM_MODES, stream_resumable: true, ...settings };
+  const body = { assistant_id: isOther ? version.graph_id : assistant.assistant_id, input: inputOf(text), if_not_exists: "create", stream_mode: STREAM_MODES, stream_resumable: true, ...settings };
   const run = await post<Run>(`/threads/${threadId}/runs`, body, abort);
   const collector = new MessageCollector();
   const attempt: Attempt = { parts: [], threadId, status: "running", tookMs: null };

@@ -101,7 +101,7 @@ async def test_commands_count_as_requests(settings: Settings, make_key: MakeKey)
 
     assert [answer["id"] for answer in answers] == [0, 1, 2, 3]
     assert [answer["error"] for answer in answers] == ["unknown_command"] * 2 + ["unknown_error"] * 2
-    assert answers[3]["message"] == "more than 3 requests within a minute"
+    assert answers[3]["message"] == "more than 3 requests within a minute: slow down"
 
 
 async def test_what_is_switched_off_is_off_on_the_socket_too(settings: Settings) -> None:
