@@ -44,12 +44,16 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True)
 def _same_process() -> Iterator[None]:
-    """Leave `sys.path` and `sys.modules` as they were."""
-    path, modules = sys.path.copy(), set(sys.modules)
+    """Leave `sys.path` and `sys.modules` as they were. Graph files that other tests loaded are out of the way meanwhile."""
+    path, modules = sys.path.copy(), sys.modules.copy()
+    for name in modules:
+        if name.startswith("graph_file__"):
+            del sys.modules[name]
     yield
     sys.path[:] = path
-    for name in set(sys.modules) - modules:
+    for name in set(sys.modules) - set(modules):
         del sys.modules[name]
+    sys.modules.update(modules)
 
 
 @pytest.fixture
