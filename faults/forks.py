@@ -70,7 +70,17 @@ class Forked(subprocess.Popen[Any]):
     """A process of `threadkeep`, as `subprocess.Popen` starts one, but forked if it can be."""
 
     _server: ClassVar[_ForkServer | None] = None
+    _server_lock: ClassVar = threading.Lock()
     _is_fork = False
+
+    @classmethod
+    def _fork_server(cls) -> _ForkServer:
+        """The one that forks, started by the first thread that needs it. Only it can wait for its forks."""
+        with cls._server_lock:
+            if cls._server is None:
+                cls._server = _ForkServer()
+                atexit.register(cls._server.close)
+            return cls._server
 
     def _execute_child(self, *parts: Any) -> None:  # of Popen: its pipes are there, and the process is not
         start = inspect.signature(subprocess.Popen._execute_child).bind(self, *parts).arguments  # type: ignore[attr-defined]
@@ -86,10 +96,7 @@ class Forked(subprocess.Popen[Any]):
             "own_session": start["start_new_session"],
         }
         try:
-            if Forked._server is None:
-                Forked._server = _ForkServer()
-                atexit.register(Forked._server.close)
-            self.pid = Forked._server.ask(
+            self.pid = Forked._fork_server().ask(
                 request, [number if end == -1 else end for number, end in enumerate(ends.values())]
             )
         finally:
@@ -108,10 +115,9 @@ class Forked(subprocess.Popen[Any]):
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
         if not self._is_fork:
             return super()._try_wait(wait_flags)  # type: ignore[misc]
-        assert Forked._server is not None
         if not wait_flags & os.WNOHANG:
             self._wait_for_end()
-        status = Forked._server.ask({"wait": self.pid})
+        status = Forked._fork_server().ask({"wait": self.pid})
         return (0, 0) if status is None else (self.pid, status)
 
     def _wait_for_end(self) -> None:
@@ -140,22 +146,36 @@ def run(*arguments: str, timeout: float = 60, **options: Any) -> subprocess.Comp
 
 
 def _serve_forks(requests: socket.socket) -> dict[str, Any] | None:
-    """Fork for each request. Return the request in the fork, and None in the process that forks when it is to end."""
+    """Fork for each request. Return the request in the fork, and None in the process that forks when it is to end.
+
+    The status of an ended fork is kept, because two threads may ask for it, and the kernel tells it once.
+    """
+    ended: dict[int, int] = {}
     while True:
         text, descriptors, _, _ = socket.recv_fds(requests, MAX_BYTES, 3)
         if not text:
             return None
         request = json.loads(text)
         if "wait" in request:
-            pid, status = os.waitpid(request["wait"], os.WNOHANG)
-            requests.send(json.dumps(status if pid else None).encode())
+            requests.send(json.dumps(_status(request["wait"], ended)).encode())
             continue
         pid = os.fork()
         if pid == 0:
             return request | {"descriptors": descriptors}
+        ended.pop(pid, None)  # an earlier process had this pid
         for each in descriptors:
             os.close(each)
         requests.send(json.dumps(pid).encode())
+
+
+def _status(pid: int, ended: dict[int, int]) -> int | None:
+    """The status of a fork, or None if it goes on."""
+    if pid not in ended:
+        has_ended, status = os.waitpid(pid, os.WNOHANG)
+        if not has_ended:
+            return None
+        ended[pid] = status
+    return ended[pid]
 
 
 def _become(request: dict[str, Any], own_path: list[str]) -> None:
