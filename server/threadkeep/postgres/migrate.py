@@ -14,6 +14,7 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import LiteralString
 
@@ -177,13 +178,21 @@ async def pending(uri: str, *, index: PostgresIndexConfig | None = None, folder:
 
 async def is_current(conn: AsyncConnection[object], *, folder: Path | None = None) -> bool:
     """Whether all files of this release are applied. Migrations are compared only by number."""
-    release = await to_thread.run_sync(read_migrations, folder)
+    release = await (
+        to_thread.run_sync(_own_release) if folder is None else to_thread.run_sync(read_migrations, folder)
+    )
     applied = await _applied(conn)
     if any(migration.number not in applied for migration in release.migrations):
         return False
     if {file.name for file in release.functions} - (await _function_files(conn)).keys():
         return False
     return not [library for library in LIBRARIES if await _is_behind(conn, library)]
+
+
+@cache
+def _own_release() -> Release:
+    """The files of this release, read once, because each readiness probe compares them."""
+    return read_migrations()
 
 
 def read_migrations(folder: Path | None = None) -> Release:
