@@ -32,6 +32,7 @@ PROCESSES: Final = ("workers", "crash_markers")
 """Tables whose rows are not dumped."""
 JOURNAL: Final = re.compile(r"^\d+; \d+ \d+ TABLE (.+) threadkeep_migrations ", re.MULTILINE)
 VECTORS: Final = re.compile(r"^\d+; \d+ \d+ TABLE .+ store_vectors ", re.MULTILINE)
+# The schema exists already, rights come after the commit (`restore_rights`), and migrations make the policies.
 NOT_RESTORED: Final = re.compile(
     r"^\d+; \d+ \d+ (?:SCHEMA|EXTENSION|POLICY|ROW SECURITY|ACL|DEFAULT ACL|PUBLICATION TABLE|COMMENT \S+ (?:POLICY|SCHEMA)) "
 )
@@ -102,7 +103,7 @@ def dump(conn: psycopg.Connection[Any], target: Target, file: IO[bytes], on_byte
     """Write an archive of the snapshot that the transaction of `conn` sees. StartupError if pg_dump fails."""
     row = conn.execute(
         """
-        SELECT pg_export_snapshot(), current_schema(), array(
+        SELECT pg_export_snapshot(), current_schema(), array( -- so that pg_dump sees what the counts have counted
             SELECT relname
               FROM pg_class
              WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
@@ -115,6 +116,7 @@ def dump(conn: psycopg.Connection[Any], target: Target, file: IO[bytes], on_byte
     ).fetchone()
     snapshot, schema, others = cast("tuple[str, str, list[str]]", row)
     arguments = [
+        # Without the timeout pg_dump would wait for ever for a table that a long ALTER TABLE has locked.
         *("--format=custom", f"--snapshot={snapshot}", "--lock-wait-timeout=60s", "--no-publications"),
         "--no-toast-compression",  # the embedded Postgres has no LZ4, and connections choose it where it is possible
         f"--schema={_pattern(schema)}",
@@ -169,12 +171,14 @@ def restore(conn: psycopg.Connection[Any], archive: Archive, target: Target, on_
     `conn` only reads. StartupError if a statement fails, for example because a view of another program needs a table.
     """
     names = own_names()
+    # pg_dump selects tables, but no functions and types. So the archive has those of other programs too.
     taken = _definitions_of_others(conn, names)
     entries = [
         entry
         for entry in archive.entries
         if not NOT_RESTORED.match(entry) and not ((match := DEFINITION.match(entry)) and match[1] in taken)
     ]
+    # A server that starts meanwhile waits with its migrations, and does not make tables in the middle of the restore.
     preface = [f"SELECT pg_advisory_xact_lock({migrate.LOCK})", *_drops(conn, names)]
     if archive.has_vectors:
         preface.append("CREATE EXTENSION IF NOT EXISTS vector")
@@ -249,7 +253,7 @@ def _execute(script: Script, target: Target, messages: IO[bytes], on_bytes: OnBy
     The input of psql only ends if pg_restore was successful. Otherwise psql is killed, because it would commit its part.
     """
     options = ["--no-psqlrc", "--quiet", "--file=-"]
-    if script.is_transaction:
+    if script.is_transaction:  # otherwise the right of a role that does not exist fails alone
         options += ["--single-transaction", "--set=ON_ERROR_STOP=1"]
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
     psql = target.programs.start("psql", *options, uri=target.uri, stdin=pipe, stdout=null, stderr=messages)
@@ -266,6 +270,7 @@ def _copy_statements(script: Script, programs: ClientPrograms, sink: IO[bytes], 
     """Write the statements of the script's entries. StartupError if pg_restore fails."""
     with tempfile.NamedTemporaryFile("w", suffix=".list") as chosen, tempfile.TemporaryFile() as messages:
         chosen.write("\n".join(script.entries) + "\n")
+        # pg_restore opens the file by its name, so the buffer must be written before.
         chosen.flush()
         arguments = (
             "--file=-",
@@ -277,6 +282,7 @@ def _copy_statements(script: Script, programs: ClientPrograms, sink: IO[bytes], 
         source = programs.start("pg_restore", *arguments, stdout=subprocess.PIPE, stderr=messages)
         with ended(source):
             output = cast("IO[bytes]", source.stdout)
+            # The line is among the settings at the top. In the rows below, the same bytes would be data.
             first = output.read(HEAD_BYTES)
             sink.write(first.replace(UNKNOWN_BEFORE_17, b""))
             while piece := output.read(COPY_BYTES):

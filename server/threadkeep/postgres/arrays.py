@@ -11,9 +11,10 @@ from psycopg import AsyncConnection
 from psycopg.adapt import Buffer, Dumper
 from psycopg.pq import Format
 
+# The dimensions, whether there are nulls, the type of the items, their number, and the index of the first one.
 HEADER = Struct("!iiIii")
 LENGTH = Struct("!i")
-NUMBER = Struct("!ii")
+NUMBER = Struct("!ii")  # the length of an integer, which is always 4, and the integer
 NULL = LENGTH.pack(-1)
 TEXT_OID, TEXTS_OID = 25, 1009
 BYTES_OID, BLOBS_OID = 17, 1001
@@ -37,6 +38,7 @@ class TextsDumper(Dumper):
     oid = TEXTS_OID
 
     def dump(self, obj: Texts) -> Buffer:
+        # Nearly all items are strings, and the comparison of types costs less than a call of `_text`.
         return _packed(TEXT_OID, [item.encode() if type(item) is str else _text(item) for item in obj])
 
 
@@ -73,5 +75,6 @@ def _packed(oid: int, items: Sequence[bytes | None]) -> bytes:
 
 def register(conn: AsyncConnection[object]) -> None:
     """Register these types with `conn`."""
+    # psycopg chooses a dumper by class. A plain list would get its own one, which inspects each item.
     for kind, dumper in ((Texts, TextsDumper), (Blobs, BlobsDumper), (Ints, IntsDumper)):
         conn.adapters.register_dumper(kind, dumper)

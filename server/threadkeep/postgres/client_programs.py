@@ -47,8 +47,10 @@ class ClientPrograms:
             parameters = conninfo_to_dict(uri)
             if password := parameters.pop("password", None):
                 environment["PGPASSWORD"] = str(password)
+            # Without it, a program would ask on the terminal, and a container would hang.
             command += ["--no-password", f"--dbname={make_conninfo(**_text_values(parameters))}"]
         popen = subprocess.Popen[bytes]
+        # `first_error` and callers search the output for English words.
         return popen(command, env={**environment, "LC_ALL": "C"}, **streams)
 
 
@@ -59,6 +61,7 @@ def _text_values(parameters: dict[str, Any]) -> dict[str, str]:
 def find_client_programs(server_major: int) -> ClientPrograms:
     """Return the newest programs on this machine. StartupError if they are older than the server."""
     installed = [programs for folder in _folders() if (programs := _read(folder)) is not None]
+    # Of equal ones it is the first, which is that of the wheel.
     newest = max(installed, key=lambda programs: programs.major, default=None)
     if newest is None or newest.major < server_major:
         there = f"the newest pg_dump here is of PostgreSQL {newest.major}" if newest else "there is no pg_dump here"
@@ -97,6 +100,8 @@ def major_version(program: Path) -> int | None:
     """The major version of a program of PostgreSQL. None if it does not run here."""
     try:
         result = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+        # The output is `pg_dump (PostgreSQL) 18.1 (Debian ...)`. A test version such as `18beta1` has no number, and is
+        # left out.
         return int(result.stdout.split(") ", 1)[-1].split(".")[0].split()[0])
     except (OSError, subprocess.CalledProcessError, ValueError, IndexError):
         return None
@@ -113,6 +118,7 @@ def ended(process: subprocess.Popen[bytes]) -> Generator[None]:
         process.wait()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
+                # A close writes the rest of the buffer first, and the process that read it has ended.
                 with suppress(BrokenPipeError):
                     stream.close()
 

@@ -59,8 +59,11 @@ class Connection(AsyncConnection[Any]):
     async def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:  # noqa: ASYNC109 - psycopg's own
         """Wait as psycopg does, but with a limit. OperationalError if nothing arrives."""
         try:
+            # psycopg itself waits without a limit, and a TCP keepalive does not notice a server whose kernel still
+            # answers.
             return await super().wait(gen, interval, RESPONSE_TIMEOUT_S if timeout is None else timeout)
         except psycopg.OperationalError:
+            # The statement may still run in Postgres. Its late result would be taken for that of the next statement.
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 await self.close()
             raise

@@ -17,8 +17,10 @@ async def check_connection(conn: Conn) -> None:
 
     The pool then replaces all idle connections, because they may be closed too.
     """
-    poll = select.poll()
+    poll = select.poll()  # select.select refuses descriptors above 1023
     poll.register(conn.pgconn.socket, select.POLLIN | select.POLLHUP | select.POLLERR)
+    # Postgres sends nothing to an idle connection but notices and changed parameters. If it was one, a live connection
+    # is replaced, which is harmless.
     if conn.closed or poll.poll(0):
         pool = conn._pool  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - how a connection knows its pool
         if isinstance(pool, AsyncConnectionPool):

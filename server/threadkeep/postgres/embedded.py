@@ -50,9 +50,11 @@ NO_PID = 2**31 - 1
 INITDB = (
     f"--username={NAME}",
     "--encoding=UTF8",
+    # Postgres's own provider sorts alike on each machine. A locale of the C library changes with its version.
     "--locale=C",
     "--locale-provider=builtin",
     "--builtin-locale=C.UTF-8",
+    # The socket is in a folder that only this user may enter, so no password is needed.
     "--auth-local=trust",
     "--auth-host=reject",
     "--no-instructions",
@@ -112,9 +114,10 @@ class Cluster:
             [str(self.binaries / program), *args],
             user=self.user.switch_to,
             group=None if self.user.switch_to is None else self.user.gid,
+            # Without this, the program would keep the groups of root.
             extra_groups=None if self.user.switch_to is None else [],
             env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
-            cwd="/",
+            cwd="/",  # the other user may not be allowed to enter the present folder
             start_new_session=True,
             pass_fds=() if hold is None else (hold,),
             stdin=subprocess.DEVNULL,
@@ -190,6 +193,7 @@ def ensure_data(cluster: Cluster, lock: int) -> None:
             cure = _cure(made_by, version)
             raise StartupError(f"{cluster.data} was made by PostgreSQL {made_by}, and this is {version}: {cure}")
         return
+    # It gets its name only after initdb has succeeded, so a killed initdb leaves no data folder that looks complete.
     fresh = cluster.home / "postgres.new"
     shutil.rmtree(fresh, ignore_errors=True)  # left by an interrupted start
     os_user.create_private_directory(cluster.user, fresh)
@@ -248,6 +252,7 @@ def ensure_running(cluster: Cluster) -> None:
         if _start(cluster, journal):
             return
         time.sleep(0.2)  # noqa: TID251 - there is no event loop yet
+        # It rejects connections during a recovery, also of a start that another process made and that pg_ctl gave up.
         while (state := ping(cluster)) == pq.Ping.REJECT and time.monotonic() < deadline:
             time.sleep(0.2)  # noqa: TID251 - there is no event loop yet
         if state == pq.Ping.OK:
@@ -261,9 +266,10 @@ def _start(cluster: Cluster, journal: Path) -> bool:
         "listen_addresses": "",
         "unix_socket_directories": str(cluster.socket_folder),
         "unix_socket_permissions": "0700",
-        "port": "5432",
+        "port": "5432",  # without TCP it is only a part of the name of the socket file
         **({} if cluster.durable else NOT_DURABLE),
     }
+    # On the command line they have priority over a postgresql.conf that was edited.
     options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
     started = cluster.run(
         *("pg_ctl", "start", f"--pgdata={cluster.data}", f"--log={journal}", f"--timeout={START_S}"),
@@ -284,6 +290,7 @@ def _forget_stale_pid(cluster: Cluster) -> None:
     if not pid.isdigit() or not os_user.is_unrelated_process(int(pid), cluster.data):
         return
     file.write_text(f"{NO_PID}\n{rest}")
+    # The lock file of the socket has the same pid, and would refuse the start as well.
     for socket_file in cluster.socket_folder.iterdir():
         socket_file.unlink()
 

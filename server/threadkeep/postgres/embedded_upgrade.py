@@ -69,7 +69,7 @@ def _planned(cluster: Cluster) -> Upgraded:
     version_file = cluster.data / "PG_VERSION"
     if not version_file.exists():
         raise StartupError(f"{cluster.home} has no data of an embedded Postgres: check THREADKEEP_DATA_DIR")
-    old_major = int(float(version_file.read_text().strip()))
+    old_major = int(float(version_file.read_text().strip()))  # before PostgreSQL 10 it is, for example, 9.6
     if old_major >= new_major:
         raise StartupError(
             f"{cluster.data} was made by PostgreSQL {old_major}, and this is {new_major}: nothing to upgrade"
@@ -112,10 +112,11 @@ def _swap(old: Cluster, new: Cluster, done: Upgraded) -> None:
 
 def _remove_leftovers(new: Cluster) -> None:
     """Remove what an interrupted upgrade left."""
+    # A killed command leaves its new Postgres running, which would hold the folder.
     if new.data.exists():
         _stop(new)
     shutil.rmtree(new.home, ignore_errors=True)
-    new.home.mkdir(mode=0o711)
+    new.home.mkdir(mode=0o711)  # under root, the user of Postgres must pass through it
 
 
 def _run_old(old: Cluster) -> None:
@@ -129,6 +130,7 @@ def _copy(old: Cluster, new: Cluster, programs: ClientPrograms, on_bytes: OnByte
     """Copy all roles and databases, and gather the statistics of the planner."""
     with psycopg.connect(old.conninfo("postgres"), autocommit=True) as conn:
         names = conn.execute(
+            # initdb has made the others in the new data too.
             "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres'"
         ).fetchall()
     roles = _Pipe(old.conninfo("postgres"), new.conninfo("postgres"), programs, on_bytes)
@@ -139,6 +141,7 @@ def _copy(old: Cluster, new: Cluster, programs: ClientPrograms, on_bytes: OnByte
         pipe.run(
             ("pg_dump", "--format=custom", "--no-toast-compression"), ("pg_restore", "--create", "--exit-on-error")
         )
+        # Until autovacuum comes, plans without statistics would read whole tables.
         with psycopg.connect(new.conninfo(name), autocommit=True) as conn:
             conn.execute("ANALYZE")
 
@@ -155,6 +158,7 @@ class _Pipe:
     def run(self, dump: tuple[str, ...], restore: tuple[str, ...]) -> None:
         """Run both. StartupError if one fails."""
         pipe, null, start = subprocess.PIPE, subprocess.DEVNULL, self.programs.start
+        # A file and no pipe: nobody reads the messages before both have ended, and a full pipe would stop them.
         with tempfile.TemporaryFile() as messages:
             reader = start(*dump, uri=self.source, stdout=pipe, stderr=messages)
             with ended(reader):
@@ -171,6 +175,7 @@ class _Pipe:
                 sink.write(piece)
                 self.on_bytes(len(piece))
         writer.wait()
+        # If the writer ended early, the reader waits for room in the pipe. The close ends it.
         output.close()
         reader.wait()
 

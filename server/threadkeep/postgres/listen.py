@@ -63,6 +63,8 @@ class WakeEvent:
         with anyio.move_on_after(timeout_s):
             await self._event.wait()
         woken = self._event.is_set()
+        # An anyio event can't be cleared. Nothing is awaited after the check, so no wake-up is lost between the two
+        # lines.
         self._event = anyio.Event()
         return woken
 
@@ -86,7 +88,7 @@ class NotificationHub:
             yield signal
         finally:
             self._signals[topic].discard(signal)
-            if not self._signals[topic]:
+            if not self._signals[topic]:  # each run and thread has a topic of its own, so the mapping would grow
                 del self._signals[topic]
 
     def topics(self) -> list[str]:
@@ -165,6 +167,8 @@ async def _connected(uri: str) -> AsyncGenerator[AsyncConnection]:
 
 
 async def _forward(notifies: AsyncGenerator[Notify], wakeups: NotificationHub) -> None:
+    # A cancellation must end the generator here. The garbage collector would do it later, when the connection is
+    # closed.
     async with aclosing(notifies) as notifications:
         async for notify in notifications:
             wakeups.forward(notify.payload)

@@ -129,6 +129,7 @@ CHECKPOINTS = LibrarySchema(
     name="checkpoints",
     tables=("checkpoint_migrations", "checkpoints", "checkpoint_blobs", "checkpoint_writes"),
     versions="SELECT max(v) AS v FROM checkpoint_migrations",
+    # LangGraph numbers its steps from 0, in the order of the list.
     version=len(AsyncPostgresSaver.MIGRATIONS) - 1,
 )
 STORE = LibrarySchema(
@@ -184,6 +185,7 @@ async def is_current(conn: AsyncConnection[object], *, folder: Path | None = Non
     applied = await _applied(conn)
     if any(migration.number not in applied for migration in release.migrations):
         return False
+    # Their checksums are not compared: in a rolling update, files of the newer release also serve this process.
     if {file.name for file in release.functions} - (await _function_files(conn)).keys():
         return False
     return not [library for library in LIBRARIES if await _is_behind(conn, library)]
@@ -225,6 +227,7 @@ def _read_file(path: Path) -> Migration:
 
 @asynccontextmanager
 async def _connected(uri: str) -> AsyncGenerator[AsyncConnection[DictRow]]:
+    # Nothing is prepared, because a transaction pooler may send the next statement to another session.
     conn = await AsyncConnection[DictRow].connect(uri, autocommit=True, prepare_threshold=None, row_factory=dict_row)
     async with conn:
         backend = await (await conn.execute("SELECT pg_backend_pid() AS number")).fetchone()
@@ -326,7 +329,7 @@ async def _applied(conn: AsyncConnection[object]) -> dict[int, Applied]:
 def _refuse_changed(applied: dict[int, Applied], release: Release) -> None:
     by_number = {row.number: row for row in release.migrations}
     for number, row in sorted(applied.items()):
-        if number > release.newest:
+        if number > release.newest:  # a newer release has applied it, and keeps its tables usable for this one
             continue
         if number not in by_number:
             raise StartupError(
@@ -356,6 +359,7 @@ async def _refuse_foreign(
     statements = [statement for file in files for statement in MADE.findall(file.statements)]
     tables = [name.decode() for kind, name in statements if not kind]
     for library in libraries:
+        # Without this journal, tables with these names were not created by LangGraph.
         if not await _are_there(conn, library.tables[0]):
             tables += library.tables[1:]
     functions = [name.decode() for kind, name in statements if kind] if not applied else []
@@ -384,6 +388,7 @@ async def _apply(
     conn: AsyncConnection[DictRow], release: Release, index: PostgresIndexConfig | None, step: Step
 ) -> list[str]:
     await _refuse_foreign(conn, release, _libraries(index))
+    # Again under the lock: the process that held it before may have applied some of the files.
     behind = await _behind(conn, release, _libraries(index))
     step.total = len(behind)
     await conn.execute(JOURNALS)
@@ -391,6 +396,7 @@ async def _apply(
         if migration.name in behind:
             with step.part(migration.name):
                 await _apply_migration(conn, migration)
+    # Before LangGraph's own steps, whose IF NOT EXISTS would accept an invalid index.
     await _mend_indexes(conn)
     for library in _libraries(index):
         if library.name in behind:
@@ -400,6 +406,7 @@ async def _apply(
         if file.name in behind:
             with step.part(file.name):
                 await _apply_functions(conn, file)
+    # Each time, because LangGraph may have created tables after the file of functions was applied.
     if await _can_enable_row_level_security(conn):
         await conn.execute("SELECT enable_row_level_security()")
     return behind
@@ -457,6 +464,7 @@ async def _apply_functions(conn: AsyncConnection[DictRow], file: SqlFile) -> Non
 async def _make_vectors(conn: AsyncConnection[DictRow], index: PostgresIndexConfig | None) -> None:
     try:
         await AsyncPostgresStore(conn, index=index).setup()
+    # Older versions of Postgres report a missing extension as an undefined file.
     except (FeatureNotSupported, UndefinedFile, InsufficientPrivilege) as error:
         raise StartupError(
             "store.index needs the extension pgvector, which this Postgres does not have: "
@@ -469,7 +477,7 @@ async def _refuse_other_vectors(conn: AsyncConnection[object], index: PostgresIn
     async with conn.cursor(row_factory=scalar_row) as cursor:
         await cursor.execute(
             """
-            SELECT atttypmod
+            SELECT atttypmod -- pgvector stores the dimensions here
               FROM pg_attribute
              WHERE attrelid = to_regclass('store_vectors') AND attname = 'embedding' AND NOT attisdropped
             """
@@ -540,5 +548,6 @@ async def _invalid_indexes(conn: AsyncConnection[object], library: LibrarySchema
 async def _mend_indexes(conn: AsyncConnection[DictRow]) -> None:
     for library in (*LIBRARIES, VECTORS):
         for invalid in await _invalid_indexes(conn, library):
+            # Otherwise the writes of running servers would wait for the whole rebuild.
             await conn.execute(sql.SQL("REINDEX INDEX CONCURRENTLY {}").format(invalid))
             log.warning("index rebuilt", extra={"index": invalid.as_string()})

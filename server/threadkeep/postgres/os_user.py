@@ -71,6 +71,7 @@ def _system_user() -> OsUser:
         return user
     if useradd := shutil.which("useradd"):
         subprocess.run([useradd, "--system", OURS], check=False, capture_output=True)  # noqa: S603 - fixed words
+    # `useradd` may have failed, for example on a read-only file system. Then `nobody` remains.
     if user := _by_name(OURS) or _by_name(LAST):
         return user
     raise StartupError("Postgres does not run as root, and this machine has no other user for it: set DATABASE_URI")
@@ -92,6 +93,7 @@ def grant_search(user: OsUser, *ends: Path) -> None:
 
 
 def _may_search(user: OsUser, status: os.stat_result) -> bool:
+    # As in the kernel, only the first class that fits counts. An owner without the right gets nothing from the group.
     if status.st_uid == user.uid:
         return bool(status.st_mode & stat.S_IXUSR)
     if status.st_gid == user.gid:
@@ -104,6 +106,7 @@ def create_private_directory(user: OsUser, path: Path) -> None:
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
+        # The parent may be /tmp. There, a symbolic link of another user could lead to a folder that looks right.
         status = path.lstat()
     else:
         if user.switch_to is not None:
@@ -119,6 +122,7 @@ def is_unrelated_process(pid: int, folder: Path) -> bool:
     False if it can't be inspected. It then belongs to another user, and Postgres itself recognises that.
     """
     try:
+        # Each process of Postgres has its data folder as the working directory.
         return not folder.samefile(psutil.Process(pid).cwd())
     except psutil.ZombieProcess:
         return True

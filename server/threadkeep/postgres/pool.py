@@ -66,6 +66,7 @@ async def _open(settings: Settings, uri: str, pooler: Pooler, purpose: _Purpose)
     parameters: Mapping[str, list[str]] | None = None
 
     async def configure(conn: Conn) -> None:
+        # Connections that open at the same time may each ask once. They get the same answer.
         nonlocal parameters
         conn.project_id = settings.project_id
         await purpose.configure(conn)
@@ -143,8 +144,8 @@ async def check_max_connections(pool: Pool, settings: Settings) -> None:
                 """
                 SELECT LEAST(
                          current_setting('max_connections')::int
-                           - current_setting('superuser_reserved_connections')::int,
-                         (SELECT NULLIF(rolconnlimit, -1) FROM pg_roles WHERE rolname = session_user),
+                           - current_setting('superuser_reserved_connections')::int, -- only a superuser gets these
+                         (SELECT NULLIF(rolconnlimit, -1) FROM pg_roles WHERE rolname = session_user), -- -1: no limit
                          (SELECT NULLIF(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
                        ) AS usable
                 """
@@ -155,6 +156,7 @@ async def check_max_connections(pool: Pool, settings: Settings) -> None:
         processes = "this process" if settings.workers == 1 else f"each of {settings.workers} processes"
         raise StartupError(
             f"{processes} may open {settings.max_connections} connections (THREADKEEP_API_CONNECTIONS "
+            # The other two connections are those of the listener and of the heartbeat.
             f"{settings.api_connections} + THREADKEEP_RUN_CONNECTIONS {settings.run_connections} + 2), "
             f"and Postgres allows {usable}: lower these settings or raise its max_connections"
         )

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 TRANSIENT_ERRORS = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
-    ReadOnlySqlTransaction,
+    ReadOnlySqlTransaction,  # after a failover, until the address leads to the new primary
     PoolTimeout,
     TooManyRequests,
 )
@@ -60,6 +60,7 @@ async def retry(work: Callable[[], Awaitable[Result]], *, conflicts: bool = True
         try:
             return await (retry_conflicts(work) if conflicts else work())
         except TRANSIENT_ERRORS as failure:
+            # A conflict that comes here has been retried for 10 s already, or its caller handles it.
             if not is_transient(failure) or is_conflict(failure) or time.monotonic() > end:
                 raise
             # Once for each outage, not for each attempt.
@@ -93,6 +94,7 @@ async def retry_after_conflict(work: Callable[[], Awaitable[Result]]) -> Result:
 
 def is_transient(failure: BaseException) -> bool:
     """Whether the operation may succeed later."""
+    # psycopg makes it an OperationalError, but a row that is too large for its index is so at each attempt.
     return isinstance(failure, TRANSIENT_ERRORS) and not isinstance(failure, ProgramLimitExceeded)
 
 

@@ -18,6 +18,7 @@ def row_factory(kind: type[Row]) -> Callable[[AsyncCursor[Any]], Callable[[Seque
 
     def factory(cursor: AsyncCursor[Any]) -> Callable[[Sequence[Any]], Row]:
         names = [column.name for column in cursor.description or ()]
+        # Once for each result. A dictionary for each row would look every name up again.
         places = [(name, names.index(name)) for name in field_names if name in names]
 
         def make(row: Sequence[Any]) -> Row:

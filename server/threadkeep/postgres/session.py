@@ -23,13 +23,13 @@ IDLE_IN_TRANSACTION_MS: Final = 10_000
 
 SETTINGS: Final[Mapping[str, str]] = {
     "bytea_output": "hex",
-    "datestyle": "ISO, MDY",
-    "default_transaction_isolation": "read committed",
+    "datestyle": "ISO, MDY",  # psycopg parses no times in other styles
+    "default_transaction_isolation": "read committed",  # a statement after a lock must see what the lock waited for
     "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
-    "idle_session_timeout": "0",
-    "intervalstyle": "postgres",
-    "lock_timeout": "0",
-    "row_security": "on",
+    "idle_session_timeout": "0",  # a pool holds idle connections
+    "intervalstyle": "postgres",  # psycopg parses no intervals in other styles
+    "lock_timeout": "0",  # requests may wait for the lock of a thread as long as a statement may take
+    "row_security": "on",  # with off, Postgres refuses each statement that a policy would filter
     "statement_timeout": str(STATEMENT_TIMEOUT_MS),
     "timezone": "UTC",
     "transaction_timeout": "0",
@@ -83,6 +83,7 @@ async def detect_pooler(uri: str) -> Pooler:
     get another backend for each transaction, also one that another connection has just used.
     """
     try:
+        # If a pooler has one session, the first connection waits for the one that the second holds in its transaction.
         with anyio.fail_after(PROBE_S):
             async with await _connect(uri) as first:
                 if await _backend(first) == first.info.backend_pid:
@@ -108,6 +109,8 @@ async def _compare(first: AsyncConnection[Any], second: AsyncConnection[Any]) ->
     for _ in range(PROBES):
         backend = await _backend(first)
         async with second.transaction():
+            # The open transaction holds its session. So a transaction pooler must give the first connection another
+            # one.
             if await _backend(second) == backend or await _backend(first) != backend:
                 return "transaction"
     return "session"

@@ -36,13 +36,14 @@ def in_a_line(uri: str) -> Generator[None]:
     """Turn a database error into StartupError. `uri` is the database that the block uses."""
     try:
         yield
-    except (psycopg.Error, PoolTimeout, ExceptionGroup) as error:
+    except (psycopg.Error, PoolTimeout, ExceptionGroup) as error:  # task groups wrap the errors of their tasks
         leaves = list(_leaves(error))
         for refused in leaves:
             if isinstance(refused, StartupError):
+                # A refusal already has a text for the operator, and explains more than the database error beside it.
                 raise refused from None
         failure = next((leaf for leaf in leaves if isinstance(leaf, (psycopg.Error, PoolTimeout))), None)
-        if failure is None:
+        if failure is None:  # the group has only other faults, which need their traceback
             raise
         log.debug("the database can't be used", exc_info=error)
         raise StartupError(f"database{_place(uri)}: {_words(failure, uri)}") from error
@@ -87,4 +88,5 @@ def _message(error: BaseException) -> str:
         return error.diag.message_primary
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and "Is the server running" not in line]
     last = lines[-1] if lines else type(error).__name__
+    # libpq writes "connection to server ... failed: FATAL:  reason", or only one of the two prefixes.
     return re.sub(r"^.*?(?:FATAL|failed):\s+", "", re.sub(r"^.*?FATAL:\s+", "", last))

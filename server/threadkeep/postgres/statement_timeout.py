@@ -27,6 +27,7 @@ async def search_connection(pool: Pool, filters: Filters, timeout_s: float) -> A
 
 async def set_statement_timeout(conn: Conn, timeout_s: float) -> None:
     """Limit each further statement of this transaction."""
+    # Postgres takes 0 as no limit at all, so a short time is rounded up.
     await conn.execute(
         "SELECT set_config('statement_timeout', %(ms)s, true)", {"ms": str(max(1, round(timeout_s * 1000)))}
     )

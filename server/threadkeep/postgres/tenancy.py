@@ -61,6 +61,7 @@ class Filters:
     """The settings of row-level security. None: all rows."""
 
     def __post_init__(self) -> None:
+        # Once for each object, and not for each connection. The class is frozen, so an assignment is refused.
         object.__setattr__(self, "restriction", _restriction(self.metadata_filter, self.store_prefix))
 
     @property
@@ -173,6 +174,7 @@ class TenantPool(AsyncConnectionPool[Conn]):
 
     async def putconn(self, conn: Conn) -> None:
         """Release a connection and announce its changes, because its transaction has ended."""
+        # The pool may hand the connection to another task before `putconn` returns.
         changes, conn.changes = conn.changes, None
         await super().putconn(conn)
         if changes and self.tell_changes is not None:
@@ -197,6 +199,7 @@ class TenantPool(AsyncConnectionPool[Conn]):
 
         timer = loop.call_later(self.timeout / LOOKS, look)
         try:
+            # Only `look` sets a deadline, so a wait that makes progress is cancelled by nothing.
             async with asyncio.timeout(None) as stalled:
                 return await super().getconn(PATIENCE_S)
         except TimeoutError:
@@ -230,7 +233,7 @@ class TenantPool(AsyncConnectionPool[Conn]):
     async def _restricted(self, restriction: Restriction, wait_s: float | None) -> AsyncGenerator[Conn]:
         """Open a restricted connection. The pool commits the transaction at the end, or rolls it back after an exception."""
         async with super().connection(wait_s) as conn:
-            async with conn.pipeline():
+            async with conn.pipeline():  # one round trip for both statements
                 await _restrict(conn, restriction)
             yield conn
 
@@ -275,7 +278,7 @@ async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:
           FROM unnest(%(tables)s::text[]) AS name
          WHERE row_security_active(to_regclass(name))
            AND (NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(name) AND polname = 'everybody')
-                OR pg_has_role(to_regrole('threadkeep_tenant'), 'USAGE'))
+                OR pg_has_role(to_regrole('threadkeep_tenant'), 'USAGE')) -- an heir gets the tenant's policies
         """,
         names,
     )
@@ -295,9 +298,9 @@ async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:
         """
         SELECT coalesce(string_agg(name, ', '), '')
           FROM unnest(%(tables)s::text[]) AS name
-          LEFT JOIN pg_class ON pg_class.oid = to_regclass(name)
+          LEFT JOIN pg_class ON pg_class.oid = to_regclass(name) -- so that a missing table counts too
          WHERE relrowsecurity IS NOT TRUE
-            OR NOT has_table_privilege('threadkeep_tenant', pg_class.oid, 'DELETE')
+            OR NOT has_table_privilege('threadkeep_tenant', pg_class.oid, 'DELETE') -- all rights are granted together
         """,
         names,
     )
