@@ -11,6 +11,7 @@ _current: Final[ContextVar[object | None]] = ContextVar("current_run", default=N
 
 def enter(run: object) -> None:
     """Make `run` the current run of this task and of the tasks that it starts."""
+    # Nothing resets it, because each run has a task of its own, and the value ends with the task.
     _current.set(run)
 
 

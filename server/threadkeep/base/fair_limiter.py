@@ -28,62 +28,63 @@ class RoundRobinQueue(Generic[Entry]):
     """A queue that serves holders round robin, and the entries of one holder in FIFO order."""
 
     def __init__(self) -> None:
-        self._lines: OrderedDict[str, deque[Entry]] = OrderedDict()
-        """Holder -> entries. The first holder is served next. No list is empty."""
+        self._entries: OrderedDict[str, deque[Entry]] = OrderedDict()
+        """The entries by holder. The first holder is served next. No deque is empty."""
 
     def __bool__(self) -> bool:
-        return bool(self._lines)
+        return bool(self._entries)
 
     def __contains__(self, holder: str) -> bool:
         """Whether the holder has an entry."""
-        return holder in self._lines
+        return holder in self._entries
 
     def append(self, holder: str, entry: Entry) -> None:
         """Add an entry at the end of the holder's entries."""
-        line = self._lines.get(holder)
-        if line is None:
-            line = self._lines[holder] = deque()
-        line.append(entry)
+        entries = self._entries.get(holder)
+        if entries is None:
+            entries = self._entries[holder] = deque()
+        entries.append(entry)
 
     def turn(self, may_have: Callable[[str], bool]) -> str | None:
         """Return the next holder for which `may_have` is true, or None."""
-        return next((holder for holder in self._lines if may_have(holder)), None)
+        return next((holder for holder in self._entries if may_have(holder)), None)
 
     def pop(self, holder: str | None = None) -> Entry:
         """Remove and return the first entry of a holder, by default of the next one. The holder moves to the end."""
-        lines = self._lines
+        by_holder = self._entries
         if holder is None:
-            holder = next(iter(lines))
-        line = lines[holder]
-        entry = line.popleft()
-        if not line:
-            del lines[holder]
-        elif len(lines) > 1:
-            lines.move_to_end(holder)
+            holder = next(iter(by_holder))
+        entries = by_holder[holder]
+        entry = entries.popleft()
+        if not entries:
+            del by_holder[holder]
+        # Most queues have one holder, and this test is cheaper than a move.
+        elif len(by_holder) > 1:
+            by_holder.move_to_end(holder)
         return entry
 
     def pop_newest(self, holder: str) -> Entry:
         """Remove and return the last entry of the holder."""
-        entry = self._lines[holder].pop()
+        entry = self._entries[holder].pop()
         self._drop_if_empty(holder)
         return entry
 
     def remove(self, holder: str, entry: Entry) -> None:
         """Remove an entry of the holder."""
-        self._lines[holder].remove(entry)
+        self._entries[holder].remove(entry)
         self._drop_if_empty(holder)
 
     def newest(self) -> list[Entry]:
         """Return the last entry of each holder."""
-        return [line[-1] for line in self._lines.values()]
+        return [entries[-1] for entries in self._entries.values()]
 
     def lengths(self) -> dict[str, int]:
         """Return the number of entries by holder."""
-        return {holder: len(line) for holder, line in self._lines.items()}
+        return {holder: len(entries) for holder, entries in self._entries.items()}
 
     def _drop_if_empty(self, holder: str) -> None:
-        if not self._lines[holder]:
-            del self._lines[holder]
+        if not self._entries[holder]:
+            del self._entries[holder]
 
 
 def quarter(total: int) -> int:
@@ -136,6 +137,7 @@ class FairLimiter:
         """`reserve`: places that a principal leaves free unless `is_alone` is true for it. `max_waiting=None`: no limit."""
         self._limiter = anyio.CapacityLimiter(total)
         self.total = total
+        # Below `total`, so that each principal can have a place. `total` is 0 in a process that runs no graphs.
         self._reserve = max(0, min(reserve, total - 1))
         self._max_waiting = max_waiting
         self._is_alone = is_alone
@@ -162,6 +164,8 @@ class FairLimiter:
         if holder in {ANONYMOUS, BACKGROUND} or not self._reserve:
             return True
         places = self._held[holder]
+        # The multiple is (total - reserve) / reserve, so a lone principal stops at `total - reserve` places.
+        # Both sides are multiplied by `reserve`, because a division would round.
         leaves_enough = (places + 1) * self._reserve <= (self.total - self._reserve) * (free - 1)
         return places == 0 or leaves_enough or self._is_alone(holder)
 
@@ -171,6 +175,7 @@ class FairLimiter:
 
     def held_back(self) -> list[str]:
         """Return the holders to which the place of `BACKGROUND` must not be assigned."""
+        # `freed=1`: the place of `BACKGROUND` counts as taken, but it is the one that the holder would get.
         return [holder for holder in self._held if not self.may_take(holder, freed=1)]
 
     def tell_of_release(self, on_release: Callable[[], None]) -> None:
@@ -253,12 +258,14 @@ class FairLimiter:
 
     def _grant(self, holder: str) -> Place:
         place = Place(self, holder)
+        # The place is the borrower, because anyio allows a borrower one token, and a task may hold several places.
         self._limiter.acquire_on_behalf_of_nowait(place)
         self._count(holder, 1)
         return place
 
     def _count(self, holder: str, change: int) -> None:
         self._held[holder] += change
+        # `held_back` goes through all holders, so principals that hold nothing must not stay.
         if not self._held[holder]:
             del self._held[holder]
 

@@ -21,6 +21,7 @@ class OneShotEvent:
     def set(self) -> None:
         """Wake all waiting tasks. A second call does nothing."""
         self._is_set = True
+        # The list does not change during the loop, because a woken task runs only later.
         for waiting in self._waiting:
             _wake(waiting)
 
@@ -38,9 +39,11 @@ class OneShotEvent:
             self._waiting.remove(waiting)
             if late is not None:
                 late.cancel()
+        # A timeout sets the same future, so only the flag tells whether the event was set.
         return self._is_set
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:
+    # A cancelled future stays in the list until its task runs again, and setting its result would raise.
     if not waiting.done():
         waiting.set_result(None)

@@ -29,6 +29,7 @@ REPLACEMENT_ESCAPE = b"\\ufffd"
 MAX_DEPTH = 200
 LONG_INTEGER: Final = re.compile(rb"\d{19}")
 """Matches every integer above 64 bits, and few other values."""
+# Python refuses more than 4,300 digits in `str` and `int`, because their time grows with the square.
 FEW_DIGITS: Final = 10**4000
 MAX_DIGITS: Final = 130_000
 """Digits in an integer. Postgres accepts 131,072 in JSON."""
@@ -73,12 +74,13 @@ class Unserializable(ValueError):
 def dumps(value: object) -> bytes:
     """Return `value` as one line of JSON that Postgres accepts. Raise Unserializable if it contains itself.
 
-    NUL becomes U+FFFD, as in LangGraph's server, because jsonb refuses it. A lone surrogate becomes `?`, because UTF-8
-    cannot encode it.
+    NUL becomes U+FFFD, as in LangGraph's server, because jsonb refuses it. A lone surrogate becomes U+FFFD too, because
+    UTF-8 can't encode it.
     """
     try:
         encoded = orjson.dumps(value, _default, OPTIONS)
     except (TypeError, ValueError, RecursionError):
+        # Rare: a surrogate, an integer above 64 bits, or an unusual key. `_plain` copies the whole value.
         encoded = orjson.dumps(_plain(value, MAX_DEPTH), _default, OPTIONS)
     return replace_nul(encoded)
 
@@ -261,6 +263,7 @@ def _default(value: object) -> object:
 
 def _model(value: BaseModel) -> object:
     try:
+        # pydantic warns of each field whose value has another type, and graphs may set such values.
         return value.model_dump(warnings=False)
     except Exception:  # noqa: BLE001 - a serializer is code of the graph's author
         return dict(value.__dict__)
@@ -328,6 +331,7 @@ def _plain(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, (bool, float, RawJson, date, time)):
         return value
     if type(value).__module__ == "numpy":
+        # orjson refuses an array in the other byte order.
         return value if hasattr(value, "dtype") and value.dtype.isnative else _of_numpy(value)
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()

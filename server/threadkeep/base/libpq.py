@@ -68,6 +68,7 @@ def pinned(uri: str, foreign: Collection[str]) -> str:
     if not foreign:
         return uri
     parameters = conninfo_to_dict(uri)
+    # `service` itself can't be unset: libpq looks for a service with an empty name, and fails.
     everything = "PGSERVICE" in foreign  # a service sets every parameter that the URI does not
     defaults: dict[str, str] = {}
     for option in pq.Conninfo.get_defaults():

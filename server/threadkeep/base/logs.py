@@ -45,6 +45,7 @@ def configure(level: str, *, as_json: bool | None, project: Path | None = None) 
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     handler.addFilter(DebugOfOwnModules(project))
+    # `force`, because otherwise nothing happens if imported code has already configured the root logger.
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -66,6 +67,7 @@ class DebugOfOwnModules(logging.Filter):
         is_own = self._is_own_by_name.get(name)
         if is_own is None:
             package = name.partition(".")[0]
+            # A logger may be named below its module. Then only its package is a module.
             is_own = package == "threadkeep" or self._is_of_project(name) or self._is_of_project(package)
             self._is_own_by_name[name] = is_own
         return is_own

@@ -62,11 +62,13 @@ def values_of(registry: CollectorRegistry) -> Values:
 def _counted(metric: Metric) -> Values:
     groups: dict[tuple[tuple[str, str], ...], list[Sample]] = {}
     for sample in metric.samples:
+        # The buckets of a histogram stay together: an empty bucket is needed beside one that has counted.
         labels = {name: value for name, value in sample.labels.items() if name != "le"}
         groups.setdefault(_labels(labels), []).append(sample)
     return {
         _key(metric, sample): sample.value
         for group in groups.values()
+        # `_created` is never 0, so it would keep label sets that have counted nothing.
         if any(sample.value for sample in group if not sample.name.endswith(CREATED))
         for sample in group
     }
@@ -89,15 +91,16 @@ def sum_of(parts: Iterable[Values]) -> Values:
     return sums
 
 
-def _joined(key: Key, one: float, other: float) -> float:
+def _joined(key: Key, first: float, second: float) -> float:
     metric, sample, _ = key
     if metric in LOWEST or sample.endswith(CREATED):
-        return min(one, other)
-    return max(one, other) if metric in HIGHEST else one + other
+        return min(first, second)
+    return max(first, second) if metric in HIGHEST else first + second
 
 
 def counted_for_ever(values: Values) -> Values:
     """Return the values that count on after the end of their process: those of counters and histograms."""
+    # The sample of a gauge has the name of its metric. Others have a suffix such as `_total` or `_bucket`.
     return {key: value for key, value in values.items() if key[0] != key[1] and not key[1].endswith(CREATED)}
 
 
@@ -116,6 +119,7 @@ class SummedRegistry:
         for metric in self.own.collect():
             if others := by_metric.get(metric.name):
                 own = {_key(metric, sample): sample.value for sample in metric.samples}
+                # Each collection makes new metric objects, so this does not change the counters of this process.
                 metric.samples = [Sample(key[1], dict(key[2]), value) for key, value in sum_of((own, others)).items()]
             yield metric
 

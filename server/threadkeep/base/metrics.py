@@ -95,6 +95,7 @@ class Metrics:
     """All metrics of one application."""
 
     def __init__(self, graphs: Iterable[str] = (), routes: Iterable[tuple[str, str]] = ()) -> None:
+        # Not prometheus_client's global registry, because two applications in one process would share their counts.
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
@@ -128,6 +129,7 @@ class Metrics:
             ["graph_id"],
             registry=registry,
         )
+        # A scrape before the first count already finds a 0 for each graph.
         self.show_unserved({})
         self._load = _LoadGauges(registry)
 
@@ -139,6 +141,7 @@ class Metrics:
         """Return the metrics of a method and path template. Requests without a route share one for each HTTP method."""
         if metrics := self.routes.get(pair):
             return metrics
+        # A client may invent methods and paths. Each would become a time series that is never removed.
         return self.routes.get((pair[0], NO_ROUTE)) or self.routes[OTHER_METHOD, NO_ROUTE]
 
     def observe_group_commit(self, writes: int, seconds: float) -> None:
@@ -148,6 +151,7 @@ class Metrics:
 
     def show_unserved(self, runs: dict[str, int]) -> None:
         """Set the number of due runs by graph, for graphs that no live process serves."""
+        # Without this a graph that is served again would keep its last number.
         self._unserved.clear()
         for graph_id, number in (dict.fromkeys(self._graphs, 0) | runs).items():
             self._unserved.labels(graph_id).set(number)
@@ -206,8 +210,8 @@ class _LoadGauges:
         pool = "db_client_connection_pool_name"
         self._slots = gauge("threadkeep_run_slots", "Graphs that may run at once")
         self._running = gauge("threadkeep_run_slots_in_use", "Graphs that run now")
-        self._stuck = gauge("threadkeep_abandoned_tasks", "Graphs that ignored their cancellation and still run")
-        self._line = gauge("threadkeep_admission_queue_length", "Requests that wait for a slot")
+        self._abandoned = gauge("threadkeep_abandoned_tasks", "Graphs that ignored their cancellation and still run")
+        self._admission_queue = gauge("threadkeep_admission_queue_length", "Requests that wait for a slot")
         self._queued = gauge(
             "threadkeep_run_queue_depth", "Due runs in the queue of all processes; NaN while Postgres does not answer"
         )
@@ -219,23 +223,24 @@ class _LoadGauges:
         self._connections = gauge(
             "db_client_connection_count", "Connections of a pool", pool, "db_client_connection_state"
         )
-        self._most = gauge("db_client_connection_max", "Connections that a pool may have", pool)
+        self._max_connections = gauge("db_client_connection_max", "Connections that a pool may have", pool)
         self._waiting = gauge("db_client_connection_pending_requests", "Waits for a connection of a pool", pool)
 
     def show_process(self, load: LoadSnapshot) -> None:
         self._slots.set(load.slots)
         self._running.set(load.running)
-        self._line.set(load.admission_waiting)
-        self._stuck.set(load.abandoned_tasks)
+        self._admission_queue.set(load.admission_waiting)
+        self._abandoned.set(load.abandoned_tasks)
         self._heartbeat.set(load.heartbeat_age_s)
         for name, pool in load.pools.items():
             stats = pool.get_stats()
             self._connections.labels(name, "idle").set(stats["pool_available"])
             self._connections.labels(name, "used").set(stats["pool_size"] - stats["pool_available"])
             self._waiting.labels(name).set(stats["requests_waiting"])
-            self._most.labels(name).set(stats["pool_max"])
+            self._max_connections.labels(name).set(stats["pool_max"])
 
     def show_database(self, load: LoadSnapshot) -> None:
+        # NaN, because 0 would look like an empty queue while Postgres does not answer.
         self._queued.set(math.nan if load.queue_depth is None else load.queue_depth)
         self._oldest.set(math.nan if load.queue_oldest_age_s is None else load.queue_oldest_age_s)
         self._table_rows.clear()

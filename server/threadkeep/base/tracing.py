@@ -38,6 +38,7 @@ def open_tracing(environment: Mapping[str, str]) -> "Tracing | None":
     """Return tracing as the standard variables configure it, or None without a receiver or without the extra."""
     if not any(environment.get(name) for name in EXPORTER_VARIABLES) or _is_off(environment):
         return None
+    # Libraries may install only OpenTelemetry's API. `find_spec` raises for the SDK if its parent package is missing.
     if importlib.util.find_spec("opentelemetry") is None or importlib.util.find_spec("opentelemetry.sdk") is None:
         log.warning("traces are not sent: the extra otel is not installed")
         return None
@@ -59,7 +60,9 @@ def _provider(environment: Mapping[str, str]) -> "TracerProvider":
 
     has_name = "OTEL_SERVICE_NAME" in environment or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     provider = TracerProvider(
-        resource=Resource.create({} if has_name else {"service.name": "threadkeep"}), shutdown_on_exit=False
+        resource=Resource.create({} if has_name else {"service.name": "threadkeep"}),
+        # No hook at exit, because it would wait for the receiver without a limit. `close` has one.
+        shutdown_on_exit=False,
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
@@ -130,6 +133,7 @@ class Tracing:
     async def close(self) -> None:
         """Send the remaining spans."""
         with anyio.move_on_after(FLUSH_S, shield=True):
+            # A thread can't be cancelled, so after the limit it is left behind.
             await anyio.to_thread.run_sync(self._provider.shutdown, abandon_on_cancel=True)
 
 

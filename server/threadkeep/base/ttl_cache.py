@@ -30,6 +30,7 @@ class _Read(Generic[Value]):
     """A read in progress, and its outcome for the waiting callers."""
 
     over: anyio.Event = field(default_factory=anyio.Event)
+    # In a tuple, because None may itself be a value.
     outcome: tuple[Value] | Exception | None = None
     """None if the read is over: its caller was cancelled, and a waiting caller must read."""
     is_outdated: bool = False
