@@ -263,6 +263,49 @@ async def test_a_thread_that_exists_here_is_left_alone(
     assert (kind, reason) == ("threads", "a thread with this id exists here, and does not come from this source")
 
 
+async def test_a_client_cannot_have_the_thread_of_another_owner_filled_for_itself(
+    source: str, adopt: Adopt, settings: Settings, make_key: MakeKey
+) -> None:
+    """Clients write metadata, so Bob may create a thread that looks as if it had been adopted without a state."""
+    taken = "0c7a1b52-3a59-4b8e-8d0e-9f0f6a1c2d3e"
+    async with open_app(source) as app:
+        await app.say(taken, "My name is Ada", user_id="ada")
+    secured = settings.model_copy(update={"auth_type": "api_key"})
+    async with (
+        serving(secured, served_graphs()) as url,
+        get_client(url=url, api_key=await make_key("bob")) as bob,
+        get_client(url=url, api_key=await make_key("ada")) as ada,
+    ):
+        await bob.threads.create(thread_id=taken, metadata={"adopted_from": "langgraph-postgres"})
+
+        report = await adopt(source, into=secured, owner_key="user_id")
+
+        question: Any = {"messages": [{"role": "user", "content": "Who am I?"}]}
+        answer = await _ask(bob, taken, assistant_id="memory", input=question)
+        assert answer["messages"][-1]["content"] == "I do not know you."
+        assert await ada.threads.search() == []
+    assert [reason for _, reason in report.skipped] == ["a thread with this id belongs to another owner here"]
+
+
+async def test_a_thread_of_another_project_is_neither_changed_nor_counted(
+    source: str, adopt: Adopt, settings: Settings, database: str
+) -> None:
+    """Two projects of one database may take over one source. A thread id exists once in a database."""
+    async with open_app(source) as app:
+        await app.say("ada", "My name is Ada")
+        await adopt(source)
+        await app.say("ada", "Hello")
+    before = _rows(database)
+    other = settings.model_copy(update={"project": "other"})
+    assert other.project_id != settings.project_id
+
+    report = await adopt(source, into=other)
+
+    assert (report.taken["threads"], report.here["threads"]) == (0, 0)
+    assert [reason for _, reason in report.skipped] == ["a thread with this id belongs to another project"]
+    assert _rows(database) | {"assistants": 0} == before | {"assistants": 0}
+
+
 async def test_a_checkpoint_that_cannot_be_read_leaves_the_thread_without_values(source: str, adopt: Adopt) -> None:
     async with open_app(source) as app:
         await app.say("ada", "My name is Ada")

@@ -305,12 +305,25 @@ class Store(AsyncPostgresStore):
         if self.index_config is not None:
             statements.append(_drop_vectors(ordered))
         if embedding is not None:
-            query, texts = embedding
-            # No connection is held here, because an embedding may take seconds.
-            vectors = await self._embed([text_params[-1] for text_params in texts])
-            rows = zip(texts, vectors, strict=True)
-            statements.append((query, [param for text_params, vector in rows for param in (*text_params[:-1], vector)]))
+            statements.append(await self._vectors(*embedding))
         return statements
+
+    async def vector_statement(self, puts: Sequence[PutOp]) -> Statement | None:
+        """The statement that stores only the vectors of puts with their whole namespaces. None if there are none.
+
+        Their rows must exist. Callers that insert rows themselves execute it in the same transaction.
+        """
+        if self.index_config is None or not puts:
+            return None
+        prepare = cast("Any", self._prepare_batch_PUT_queries)
+        _, embedding = prepare([(place, _as_indexed(op)) for place, op in enumerate(puts)])
+        return None if embedding is None else await self._vectors(*embedding)
+
+    async def _vectors(self, query: Any, texts: Sequence[Sequence[str]]) -> Statement:
+        """The statement that stores the vectors of texts. Call it without a connection: an embedding may take seconds."""
+        vectors = await self._embed([text_params[-1] for text_params in texts])
+        rows = zip(texts, vectors, strict=True)
+        return query, [param for text_params, vector in rows for param in (*text_params[:-1], vector)]
 
     def _as_stored(self, op: PutOp) -> PutOp:
         if op.value is None:

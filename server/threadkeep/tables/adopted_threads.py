@@ -14,6 +14,8 @@ from psycopg.types.json import Jsonb
 from threadkeep.postgres import rows
 from threadkeep.postgres.pool import Conn
 
+OWNER_KEY: Final = "owner"
+"""The key of metadata with the thread's owner (`auth.ownership`)."""
 SOURCE_KEY: Final = "adopted_from"
 """The key of metadata with the kind of the source."""
 ORIGINAL_KEY: Final = "original_thread_id"
@@ -29,6 +31,7 @@ class AdoptedThread:
     """A thread to adopt."""
 
     thread_id: UUID
+    project_id: str
     metadata: Mapping[str, Any]
     created_at: datetime | None
     """None: now."""
@@ -39,6 +42,8 @@ class AdoptedThread:
 class ThreadHere:
     """A thread that exists here with the id of a thread of the source."""
 
+    project_id: str
+    owner: str | None
     adopted_from: str | None
     """None: it was not adopted."""
     adopted_checkpoint_id: str | None
@@ -50,7 +55,8 @@ async def find(conn: Conn, thread_id: UUID) -> ThreadHere | None:
     cursor = conn.cursor(row_factory=rows.row_factory(ThreadHere))
     await cursor.execute(
         """
-        SELECT metadata ->> %(source_key)s AS adopted_from, metadata ->> %(checkpoint_key)s AS adopted_checkpoint_id,
+        SELECT project_id, metadata ->> %(owner_key)s AS owner, metadata ->> %(source_key)s AS adopted_from,
+               metadata ->> %(checkpoint_key)s AS adopted_checkpoint_id,
                (SELECT checkpoint_id
                   FROM checkpoints
                  WHERE checkpoints.thread_id = %(text_id)s AND checkpoint_ns = ''
@@ -62,6 +68,7 @@ async def find(conn: Conn, thread_id: UUID) -> ThreadHere | None:
         {
             "thread_id": thread_id,
             "text_id": str(thread_id),
+            "owner_key": OWNER_KEY,
             "source_key": SOURCE_KEY,
             "checkpoint_key": CHECKPOINT_KEY,
         },
@@ -88,7 +95,7 @@ async def create(conn: Conn, thread: AdoptedThread) -> bool:
         VALUES (%(thread_id)s, %(project)s, %(metadata)s)
         ON CONFLICT (thread_id) DO NOTHING
         """,
-        {"thread_id": thread.thread_id, "project": conn.project_id, "metadata": Jsonb(dict(thread.metadata))},
+        {"thread_id": thread.thread_id, "project": thread.project_id, "metadata": Jsonb(dict(thread.metadata))},
     )
     return cursor.rowcount == 1
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
+import psycopg
 from langgraph.store.base import PutOp
 
 from threadkeep.auth.ownership import DIGEST_LABEL, LABEL
@@ -43,62 +44,109 @@ class SourceItem:
         return "/".join((*self.namespace, self.key))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _PlacedItem:
+    """An item and its place here."""
+
+    source: SourceItem
+    labels: tuple[str, ...]
+    principal: str | None
+    """The identity that it counts for."""
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The prefix and the key, by which there is one item."""
+        return ".".join(self.labels), self.source.key
+
+
 async def adopt_items(target: Target, items: Sequence[SourceItem]) -> None:
-    """Take over items in one transaction, and report the result."""
-    written: list[tuple[SourceItem, str]] = []
-    async with target.pool.connection() as conn, conn.transaction():
-        for item in items:
-            try:
-                owner = target.owner_of(item.owner)
-            except LeftOut as reason:
-                target.report.skip("store items", item.name, str(reason))
-                continue
-            labels = (*filter(None, [target.store_prefix(owner)]), *item.namespace)
-            prefix = ".".join(labels)
-            if await _adopt_item(target, conn, item, prefix, owner):
-                written.append((item, prefix))
-    if target.store.index_config is not None and not target.options.dry_run:
-        await target.store.abatch([_put(item, prefix) for item, prefix in written])
+    """Take over items with their vectors, and report the result."""
+    placed = _placed(target, items)
+    while placed:
+        # Two namespaces of the source may be one here. The first item of a place decides.
+        firsts: dict[tuple[str, str], _PlacedItem] = {}
+        for item in placed:
+            firsts.setdefault(item.place, item)
+        await _adopt_distinct(target, list(firsts.values()))
+        placed = [item for item in placed if firsts[item.place] is not item]
 
 
-def _put(item: SourceItem, prefix: str) -> PutOp:
-    return PutOp(tuple(prefix.split(".")), item.key, json.loads(item.value))
+async def _adopt_distinct(target: Target, items: Sequence[_PlacedItem]) -> None:
+    """Take over items of different places in one transaction."""
+    while True:
+        states = await _states(target, items)
+        new = [item for item in items if item not in states]
+        if target.options.dry_run or await _insert_all(target, new):
+            break  # else a client has just created one of them
+    report = target.report
+    report.taken["store items"] += len(new)
+    for item, is_same in states.items():
+        if is_same:
+            report.here["store items"] += 1
+        else:
+            report.skip("store items", item.source.name, "an item with this key exists here with another value")
 
 
-async def _adopt_item(target: Target, conn: Conn, item: SourceItem, prefix: str, owner: str | None) -> bool:
-    """Whether the item was new here."""
-    state = None if target.is_empty else await _state(conn, item, prefix)
-    if state == "same":
-        target.report.here["store items"] += 1
-        return False
-    if state == "other":
-        target.report.skip("store items", item.name, "an item with this key exists here with another value")
-        return False
-    if not target.options.dry_run:
-        await _insert(conn, item, prefix, owner if target.store_prefix(owner) else None)
-    target.report.taken["store items"] += 1
-    return True
+def _placed(target: Target, items: Sequence[SourceItem]) -> list[_PlacedItem]:
+    """The items that have an owner if they need one, in the order in which clients put theirs."""
+    placed: list[_PlacedItem] = []
+    for item in items:
+        try:
+            owner = target.owner_of(item.owner)
+        except LeftOut as reason:
+            target.report.skip("store items", item.name, str(reason))
+            continue
+        space = target.store_prefix(owner)
+        labels = (*filter(None, [space]), *item.namespace)
+        placed.append(_PlacedItem(source=item, labels=labels, principal=owner if space else None))
+    return sorted(placed, key=lambda item: (item.labels, item.source.key))
 
 
-async def _state(conn: Conn, item: SourceItem, prefix: str) -> str | None:
-    """Whether an item with this key has the `same` value here, or an `other` one. None: there is none."""
+async def _states(target: Target, items: Sequence[_PlacedItem]) -> dict[_PlacedItem, bool]:
+    """The items whose key exists here, and whether the value here is the same."""
+    if target.is_empty:
+        return {}
+    async with target.pool.connection() as conn:
+        states = {item: await _state(conn, item) for item in items}
+    return {item: is_same for item, is_same in states.items() if is_same is not None}
+
+
+async def _state(conn: Conn, item: _PlacedItem) -> bool | None:
+    """Whether the item here has the same value. None: there is none."""
     cursor = await conn.execute(
         """
-        SELECT CASE WHEN value - %(exact_key)s::text = %(value)s::jsonb THEN 'same' ELSE 'other' END
+        SELECT value - %(exact_key)s::text = %(value)s::jsonb
           FROM store
          WHERE prefix = %(prefix)s AND key = %(key)s
         """,
-        {"prefix": prefix, "key": item.key, "value": item.value, "exact_key": KEY},
+        {"prefix": item.place[0], "key": item.source.key, "value": item.source.value, "exact_key": KEY},
     )
     row = await cursor.fetchone()
     return row[0] if row else None
 
 
-async def _insert(conn: Conn, item: SourceItem, prefix: str, principal: str | None) -> None:
-    """Insert the item, unless a client has just created it. It counts for the principal."""
-    if principal is not None:
-        await conn.execute("SELECT change_store_items(%(principal)s, NULL)", {"principal": principal})
-    await conn.execute(
+async def _insert_all(target: Target, items: Sequence[_PlacedItem]) -> bool:
+    """Insert the items with their vectors. False if one of them exists by now, and then nothing is inserted.
+
+    A vector belongs to one value. So the vector of an item must not meet a value that a client has put meanwhile.
+    """
+    puts = [PutOp(item.labels, item.source.key, json.loads(item.source.value)) for item in items]
+    vectors = await target.store.vector_statement(puts)
+    async with target.pool.connection() as conn, conn.transaction():
+        for item in items:
+            if not await _insert(conn, item):
+                raise psycopg.Rollback
+        if vectors is not None:
+            await conn.execute(*vectors)
+        return True
+    return False
+
+
+async def _insert(conn: Conn, item: _PlacedItem) -> bool:
+    """Insert the item, which counts for its principal. False if it exists."""
+    if item.principal is not None:
+        await conn.execute("SELECT change_store_items(%(principal)s, NULL)", {"principal": item.principal})
+    cursor = await conn.execute(
         """
         INSERT INTO store (prefix, key, value, created_at, updated_at, expires_at, ttl_minutes, principal)
         VALUES (%(prefix)s, %(key)s, %(value)s::jsonb, coalesce(%(created_at)s, now()), coalesce(%(updated_at)s, now()),
@@ -106,16 +154,17 @@ async def _insert(conn: Conn, item: SourceItem, prefix: str, principal: str | No
         ON CONFLICT (prefix, key) DO NOTHING
         """,
         {
-            "prefix": prefix,
-            "key": item.key,
-            "value": item.value,
-            "created_at": item.created_at,
-            "updated_at": item.updated_at,
-            "expires_at": item.expires_at,
-            "ttl_minutes": item.ttl_minutes,
-            "principal": principal,
+            "prefix": item.place[0],
+            "key": item.source.key,
+            "value": item.source.value,
+            "created_at": item.source.created_at,
+            "updated_at": item.source.updated_at,
+            "expires_at": item.source.expires_at,
+            "ttl_minutes": item.source.ttl_minutes,
+            "principal": item.principal,
         },
     )
+    return cursor.rowcount == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

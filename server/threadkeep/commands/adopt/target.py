@@ -164,7 +164,7 @@ async def adopt_thread(target: Target, thread: SourceThread, write: Write) -> bo
     report = target.report
     try:
         row = _row(target, thread)
-        step = _decide(await target.find(row.thread_id), thread)
+        step = _decide(await target.find(row.thread_id), thread, row)
         if step == "here":
             report.here["threads"] += 1
             return False
@@ -194,6 +194,7 @@ def _row(target: Target, thread: SourceThread) -> AdoptedThread:
         marks[OWNER] = owner
     return AdoptedThread(
         thread_id=thread_id_of(thread.original_id),
+        project_id=target.settings.project_id,
         metadata={**thread.metadata, **marks},
         created_at=thread.created_at,
         updated_at=thread.updated_at,
@@ -210,10 +211,18 @@ def _assistant_id(thread: SourceThread, graph_id: str) -> str:
 Step: TypeAlias = Literal["create", "replace", "here"]
 
 
-def _decide(here: ThreadHere | None, thread: SourceThread) -> Step:
-    """The way to take over a thread. LeftOut if it would overwrite something."""
+def _decide(here: ThreadHere | None, thread: SourceThread, row: AdoptedThread) -> Step:
+    """The way to take over a thread. LeftOut if it would overwrite something, or show it to another owner.
+
+    Clients write metadata, and so may set the marks of an adopted thread. Nobody but the server writes the owner.
+    """
     if here is None:
         return "create"
+    if here.project_id != row.project_id:
+        raise LeftOut("a thread with this id belongs to another project")
+    owner = row.metadata.get(OWNER)  # anything without authentication
+    if isinstance(owner, str | None) and here.owner != owner:
+        raise LeftOut("a thread with this id belongs to another owner here")
     if thread.in_place:
         return "here"
     if here.adopted_from != thread.source:
@@ -251,7 +260,7 @@ async def _clear(conn: Conn, thread: SourceThread, row: AdoptedThread) -> None:
     """Lock the thread and delete its checkpoints. LeftOut if a run has used it."""
     is_there = await threads.lock(conn, UNRESTRICTED, row.thread_id, within_s=IDLE_MS / 1000)
     here = await adopted_threads.find(conn, row.thread_id)
-    if not is_there or here is None or _decide(here, thread) != "replace":
+    if not is_there or here is None or _decide(here, thread, row) != "replace":
         raise LeftOut("it was just changed here")
     if await adopted_threads.has_runs(conn, row.thread_id):
         raise LeftOut("it has been used here and at the source since it was taken over: it stays as it is here")
