@@ -1,5 +1,7 @@
 """Questions of a graph: told by the outcome and by the older event, answered once."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -8,8 +10,14 @@ import httpx
 import pytest
 from langgraph_sdk import get_client
 
-from agui.pages import Page, of_type, text
+from agui.conftest import LOADED
+from agui.pages import Page, of_type, text, user
 from agui_graphs import SCHEMA
+from conftest import WAIT_S, serving
+from graphs import Gate
+from threadkeep.api.agents.message_graphs import MessageGraphs
+from threadkeep.runs.idempotency import IdempotencyKeys, KeyedResult
+from threadkeep.settings import Settings
 
 
 def answer(interrupt: Any, payload: Any) -> list[dict[str, Any]]:
@@ -133,6 +141,80 @@ async def test_the_same_answer_again_is_the_same_run(http: httpx.AsyncClient, ur
     assert [text(events) for events in told] == ["You chose 'blue'.|"] * 3
     assert refused[-1]["code"] == "unknown_interrupt"
     assert len(runs) == 2
+
+
+async def test_an_equal_answer_that_saw_the_thread_before_the_first_one_is_the_same_run(
+    http: httpx.AsyncClient, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contract, Questions: the same run, although the first answer has ended since the thread was read."""
+    page = Page(http, "ask")
+    interrupt = (await page.say("hello"))[-1]["outcome"]["interrupts"][0]
+    input_keys, has_read, may_go_on = MessageGraphs.input_keys, anyio.Event(), anyio.Event()
+    told: list[list[dict[str, Any]]] = []
+
+    async def held(self: MessageGraphs, graph_id: str) -> frozenset[str]:
+        if not has_read.is_set():
+            has_read.set()
+            await may_go_on.wait()
+        return await input_keys(self, graph_id)
+
+    async def resume() -> None:
+        told.append(await page.run(resume=answer(interrupt, "blue"), runId=str(uuid4())))
+
+    monkeypatch.setattr(MessageGraphs, "input_keys", held)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(resume)
+        await has_read.wait()
+        await resume()
+        may_go_on.set()
+    async with get_client(url=url, api_key=None) as client:
+        runs = await client.runs.list(page.thread_id)
+
+    assert [text(events) for events in told] == ["You chose 'blue'.|"] * 2
+    assert len(runs) == 2
+
+
+async def test_equal_answers_wait_for_the_slot_of_the_first_one(
+    module_settings: Settings, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Contract, Questions: however long the first answer waits for a slot, the others become the same run."""
+    calls, in_use = 0, anyio.Event()
+    once = IdempotencyKeys.once
+
+    @asynccontextmanager
+    async def counted(self: IdempotencyKeys, *arguments: Any) -> AsyncIterator[KeyedResult]:
+        nonlocal calls
+        calls += 1
+        if calls > 60:
+            in_use.set()
+        async with once(self, *arguments) as result:
+            yield result
+
+    monkeypatch.setattr(IdempotencyKeys, "once", counted)
+    monkeypatch.setattr("threadkeep.api.agents.repeated_requests.POLL_S", 0.001)
+    monkeypatch.setattr("threadkeep.api.agui.runs.KEY_WAIT_S", 0.001, raising=False)
+    changes = {"run_slots": 1, "slot_reserve": 0}
+    told: list[list[dict[str, Any]]] = []
+    async with (
+        serving(module_settings.model_copy(update=changes), LOADED) as url,
+        httpx.AsyncClient(base_url=url, timeout=WAIT_S * 2) as http,
+    ):
+        page, other = Page(http, "ask"), Page(http, "gate", messages=[user("x")])
+        interrupt = (await page.say("hello"))[-1]["outcome"]["interrupts"][0]
+
+        async def resume() -> None:
+            told.append(await page.run(resume=answer(interrupt, "blue"), runId=str(uuid4())))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(other.run)
+            await gate.entered()
+            for _ in range(2):
+                tasks.start_soon(resume)
+            with anyio.move_on_after(WAIT_S):
+                await in_use.wait()
+            gate.open()
+
+    assert [text(events) for events in told] == ["You chose 'blue'.|"] * 2
 
 
 async def test_a_question_and_no_answer_is_told_again_by_the_same_run(http: httpx.AsyncClient) -> None:

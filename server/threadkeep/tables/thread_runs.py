@@ -133,6 +133,40 @@ async def newest_run(conn: Conn, filters: Filters, thread_id: UUID) -> NewestRun
     return await cursor.fetchone()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingThread:
+    """The questions of a thread, and the run that asks them."""
+
+    status: str
+    interrupts: RawJson
+    """By task."""
+    metadata: RawJson
+    run_id: UUID | None
+    """The newest run. None if the thread has no run: it is a copy, or its runs were deleted."""
+
+
+async def waiting_thread(conn: Conn, filters: Filters, thread_id: UUID) -> WaitingThread | None:
+    """The thread's questions and its newest run at one moment. None if the caller has no such thread.
+
+    It is one statement, because another answer may start a run between two: that run would then seem to ask the questions.
+    """
+    cursor = conn.cursor(row_factory=rows.row_factory(WaitingThread))
+    await cursor.execute(
+        """
+        SELECT status, interrupts, metadata,
+               (SELECT run_id
+                  FROM runs
+                 WHERE runs.thread_id = threads.thread_id
+                 ORDER BY queue_position DESC
+                 LIMIT 1) AS run_id
+          FROM threads
+         WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
+        """,
+        {"thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
+    )
+    return await cursor.fetchone()
+
+
 async def run_end(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> RunEnd | None:
     """The run's status and its thread's status. None if the run was deleted."""
     cursor = conn.cursor(row_factory=rows.row_factory(RunEnd))

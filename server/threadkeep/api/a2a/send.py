@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -22,10 +23,11 @@ from threadkeep.api.agents.assistants import agent_id, resolve_agent
 from threadkeep.api.agents.chains import NO_THREAD, ChainReader, parse_chain_id, thread_of_chain
 from threadkeep.api.agents.marks import run_marks
 from threadkeep.api.agents.questions import Question, actions_of, answer_key, text_answer
+from threadkeep.api.agents.repeated_requests import start_once
 from threadkeep.api.agents.thread_ids import named_thread_id
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.base import ids
-from threadkeep.base.problems import Conflict, IdempotencyKeyInUse, IdempotencyKeyReused, NotFound
+from threadkeep.base.problems import Conflict, IdempotencyKeyReused, NotFound
 from threadkeep.postgres.tenancy import UNRESTRICTED, Filters
 from threadkeep.runs.calling_run import CALLING_RUN, CallingRun
 from threadkeep.runs.request import Command, GraphRunOptions, RunChain, RunRequest
@@ -326,19 +328,13 @@ def task_answer_key(task: ChainRun, message_key: str) -> IdempotencyKey:
 async def _start(sending: _Sending, authorized: Authorized, chains: ChainReader, request: RunRequest) -> SentTask:
     """Start the run, or wait for an unfinished request with the same message."""
     service, caller = sending.call.state.runs, sending.call.caller
-    start = service.start_soon_authorized if sending.sent.immediate else service.start_authorized
-    give_up_at = anyio.current_time() + TWIN_S
-    while True:
-        try:
-            handle = await start(caller, replace(authorized, request=request))
-        except IdempotencyKeyInUse:
-            if anyio.current_time() > give_up_at:
-                raise
-            await anyio.sleep(TWIN_POLL_S)
-        except NotFound:
-            raise _gone(sending) from None
-        else:
-            return SentTask(chains=chains, chain_id=_chain_of(handle), handle=handle)
+    admit = service.start_soon_authorized if sending.sent.immediate else service.start_authorized
+    start = partial(admit, caller, replace(authorized, request=request))
+    try:
+        handle = await start_once(sending.call, chains.filters, cast("UUID", sending.thread_id), start)
+    except NotFound:
+        raise _gone(sending) from None
+    return SentTask(chains=chains, chain_id=_chain_of(handle), handle=handle)
 
 
 def _chain_of(handle: RunHandle) -> UUID:

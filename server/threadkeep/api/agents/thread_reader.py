@@ -13,6 +13,7 @@ from threadkeep.graphs import Tenant
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.tables import runs, thread_checkpoints, thread_runs, threads
 from threadkeep.tables.runs import Run
+from threadkeep.tables.thread_runs import WaitingThread
 from threadkeep.tables.threads import Thread
 from threadkeep.threads import history
 from threadkeep.threads.history import CheckpointRef
@@ -72,6 +73,11 @@ class ThreadReader:
         async with self.call.state.pool.connection(self.filters) as conn:
             newest = await thread_runs.newest_run(conn, self.filters, thread_id)
             return newest and await runs.get(conn, self.filters, thread_id, newest.run_id)
+
+    async def waiting(self, thread_id: UUID) -> WaitingThread | None:
+        """Return the thread's questions and its newest run at one moment. None if the caller has no such thread."""
+        async with self.call.state.pool.connection(self.filters) as conn:
+            return await thread_runs.waiting_thread(conn, self.filters, thread_id)
 
     async def newest(self, thread: Thread) -> str | None:
         """The newest checkpoint of the thread."""

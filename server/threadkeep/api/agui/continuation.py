@@ -24,6 +24,7 @@ from threadkeep.base import json
 from threadkeep.runs.request import Command
 from threadkeep.runs.service import Authorized
 from threadkeep.tables.runs import Run
+from threadkeep.tables.thread_runs import WaitingThread
 from threadkeep.tables.threads import Thread
 from threadkeep.threads import history
 from threadkeep.threads.history import HistoryRequest, State
@@ -119,26 +120,29 @@ def _changed_keys(place: _Place, sent: RunInput, state: Mapping[str, Any]) -> di
 
 async def _answered(place: _Place, sent: RunInput, authorized: Authorized) -> Authorized:
     """The request that resumes the graph with the answers. Two requests for the same questions make one run."""
-    request, questions = authorized.request, place.questions
-    newest = await place.reader.newest_run(place.thread_id)
-    answers = _all_answers(place, sent, questions, newest)
+    request, waiting = authorized.request, await place.reader.waiting(place.thread_id)
+    run_id = waiting.run_id if waiting is not None else None
+    newest = await place.reader.run(place.thread_id, run_id) if run_id is not None else None
+    answers = _all_answers(waiting, sent, newest)
     known_ids = set(message_ids(messages_of(place.values)))
     if any(message["role"] == "user" and message["id"] not in known_ids for message in sent.messages):
         raise RunRefused("a request can't contain both answers and a new message", "interrupted")
     update = _changed_keys(place, sent, fields_of(sent.state))
     command = Command(resume=answers, update=update or None)
-    key = answer_key(newest.run_id if newest else place.thread_id, answers_digest(sent))
+    key = answer_key(run_id or place.thread_id, answers_digest(sent))
     spec = request.spec.model_copy(update={"input": None, "command": command})
     return replace(authorized, request=replace(request, spec=spec, key=key))
 
 
-def _all_answers(place: _Place, sent: RunInput, questions: Sequence[Question], newest: Run | None) -> Any:
+def _all_answers(waiting: WaitingThread | None, sent: RunInput, newest: Run | None) -> Any:
     """Return the value that resumes the graph. Raise RunRefused if an answer is missing or has no question."""
+    is_waiting = waiting is not None and waiting.status == "interrupted"
+    questions = questions_of(waiting.interrupts.load()) if waiting is not None and is_waiting else []
     open_ids = {question.interrupt_id for question in questions}
     answers = sent.answers
     if answers is None:
         older = sent.older_answer
-        if not open_ids and place.thread is not None and place.thread.status == "interrupted":
+        if not open_ids and is_waiting:
             return older  # it stopped before or after a node, which asks nothing
         answers = fields_of(older)
         if len(open_ids) == 1 and answers.keys() != open_ids:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID, uuid4, uuid5
 
-import anyio
 from pydantic import ValidationError
 from starlette.responses import Response
 
@@ -15,6 +14,7 @@ from threadkeep.api.agents.assistants import agent_id
 from threadkeep.api.agents.content import fields_of
 from threadkeep.api.agents.marks import marks_of, run_marks
 from threadkeep.api.agents.questions import questions_of
+from threadkeep.api.agents.repeated_requests import start_once
 from threadkeep.api.agents.run_end import run_end
 from threadkeep.api.agents.thread_ids import NAMESPACE, named_thread_id
 from threadkeep.api.agents.thread_reader import ThreadReader
@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 
 GRACE_S: Final = 5.0
 """Seconds between a client's disconnect and the stop of its run, unless the client reconnects."""
-KEY_TRIES, KEY_WAIT_S = 50, 0.1
-"""How often, and after how many seconds, a request asks again whether another one has answered the same question."""
 READERS_MARK: Final = "readers"
 """The mark of a run with the connections of its client: id -> the process that has it."""
 
@@ -88,16 +86,17 @@ async def _handle(call: Call, sent: RunInput, reader_id: str) -> RunHandle:
         seen = looks.pop() if looks else await reader.thread(thread_id)  # another try has to look again
         return await continued(reader, sent, allowed, seen)
 
-    for _ in range(KEY_TRIES):
-        try:
-            return await service.start_authorized(call.caller, authorized, prepare)
-        except SameRun as same:
-            return service.handle_of(reader.filters, same.run)
-        except IdempotencyKeyReused:
-            raise RunRefused("the question already has another answer", "unknown_interrupt") from None
-        except IdempotencyKeyInUse:  # another request with an answer is being processed
-            await anyio.sleep(KEY_WAIT_S)
-    raise RunRefused("another answer to the question is still being processed", "unknown_interrupt")
+    async def start() -> RunHandle:
+        return await service.start_authorized(call.caller, authorized, prepare)
+
+    try:
+        return await start_once(call, reader.filters, thread_id, start)
+    except SameRun as same:
+        return service.handle_of(reader.filters, same.run)
+    except IdempotencyKeyReused:
+        raise RunRefused("the question already has another answer", "unknown_interrupt") from None
+    except IdempotencyKeyInUse:
+        raise RunRefused("another answer to the question is still being processed", "unknown_interrupt") from None
 
 
 def _run_ids(request: RunRequest, run_id: str) -> list[UUID]:

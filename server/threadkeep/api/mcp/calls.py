@@ -7,7 +7,8 @@ asks, and contains the answers so far. A question has one answer: the answering 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import anyio
@@ -16,6 +17,7 @@ from mcp_types import INVALID_PARAMS
 
 from threadkeep.api.agents.marks import run_marks
 from threadkeep.api.agents.questions import Question, answer_key, question_schema, questions_of, text_answer
+from threadkeep.api.agents.repeated_requests import start_once
 from threadkeep.api.mcp.arguments import ToolError, first_error, read_arguments, unknown_thread
 from threadkeep.api.mcp.capabilities import can_elicit, declares_tasks
 from threadkeep.api.mcp.elicitation import Refused, answer_of, requests_of
@@ -26,19 +28,15 @@ from threadkeep.api.mcp.tasks import created_task
 from threadkeep.api.mcp.tools import Tool
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.base import json
-from threadkeep.base.problems import IdempotencyKeyInUse, IdempotencyKeyReused, NotFound
+from threadkeep.base.problems import IdempotencyKeyReused, NotFound
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.request import Command, GraphRunOptions, RunChain, RunRequest
 from threadkeep.runs.service import RunHandle
-from threadkeep.tables import thread_runs, threads
+from threadkeep.tables import thread_runs
 from threadkeep.tables.idempotency_keys import IdempotencyKey
 
 if TYPE_CHECKING:
     from threadkeep.api.mcp.exchange import Exchange
-
-IN_USE_S: Final = 0.1
-"""Seconds between two attempts while another request gives the same answer."""
-IN_USE_ATTEMPTS: Final = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +78,8 @@ class Waiting:
     run_id: UUID
     graph_id: str
     questions: Sequence[Question]
+    filters: Filters
+    """The filters by which the caller may read it."""
 
 
 async def call_tool(call: ToolCall) -> Result:
@@ -225,17 +225,13 @@ async def _answer(call: ToolCall, waiting: Waiting, answers: Mapping[str, Any]) 
     digest = hashlib.sha256(json.dumps(sorted(answers.items()))).digest()
     key = answer_key(waiting.run_id, digest)
     spec = GraphRunOptions(command=Command(resume=dict(answers)))
-    for _ in range(IN_USE_ATTEMPTS):
-        try:
-            handle = await _start(call, spec, waiting.thread_id, key)
-        except IdempotencyKeyReused:
-            return await _present(call, waiting.thread_id, None)
-        except IdempotencyKeyInUse:
-            await anyio.sleep(IN_USE_S)
-            continue
-        call.exchange.started(handle)
-        return await _follow(call, handle)
-    raise IdempotencyKeyInUse("another request is answering the same question")
+    start = partial(_start, call, spec, waiting.thread_id, key)
+    try:
+        handle = await start_once(call.request, waiting.filters, waiting.thread_id, start)
+    except IdempotencyKeyReused:
+        return await _present(call, waiting.thread_id, None)
+    call.exchange.started(handle)
+    return await _follow(call, handle)
 
 
 async def _present(call: ToolCall, thread_id: UUID, run_id: UUID | None) -> Result:
@@ -264,12 +260,11 @@ async def _readable(call: ToolCall, thread_id: UUID) -> Filters:
 async def _waiting(call: ToolCall, filters: Filters, thread_id: UUID) -> Waiting:
     """Return the newest run of a thread and the questions that it waits for. Raise ToolError if the thread does not exist."""
     async with call.request.state.pool.connection(filters) as conn:
-        thread = await threads.get_without_values(conn, filters, thread_id)
-        newest = await thread_runs.newest_run(conn, filters, thread_id)
+        thread = await thread_runs.waiting_thread(conn, filters, thread_id)
     if thread is None:
         raise unknown_thread()
-    if newest is None:
+    if thread.run_id is None:
         raise ToolError("The conversation does not wait for an answer. Omit resume and send the other arguments.")
     questions = questions_of(thread.interrupts.load()) if thread.status == "interrupted" else []
     graph_id = str(thread.metadata.load().get("graph_id", ""))
-    return Waiting(thread_id=thread_id, run_id=newest.run_id, graph_id=graph_id, questions=questions)
+    return Waiting(thread_id=thread_id, run_id=thread.run_id, graph_id=graph_id, questions=questions, filters=filters)
