@@ -825,7 +825,7 @@ CREATE TABLE run_undo_log (
     task_path text
 );
 
-COMMENT ON TABLE run_undo_log IS 'rows of checkpoint_writes as they were before a run changed those of an earlier run';
+COMMENT ON TABLE run_undo_log IS 'rows of checkpoint_writes before a run changed those of an earlier run';
 
 COMMENT ON COLUMN run_undo_log.existed IS 'false: there was no such row, and a rollback deletes it';
 
@@ -1014,9 +1014,9 @@ CREATE TABLE api_keys (
     CONSTRAINT api_keys_secret_sha256_check CHECK ((octet_length(secret_sha256) = 32))
 );
 
-COMMENT ON COLUMN api_keys.prefix IS 'how the secret begins, to tell keys apart';
+COMMENT ON COLUMN api_keys.prefix IS 'the first characters of the secret, to tell keys apart';
 
-COMMENT ON COLUMN api_keys.scopes IS 'auth events such as threads.read or threads.*; none: all';
+COMMENT ON COLUMN api_keys.scopes IS 'auth events such as threads.read or threads.*; empty: all';
 
 CREATE TABLE assistant_versions (
     project_id text NOT NULL,
@@ -1042,14 +1042,14 @@ CREATE TABLE assistants (
     context jsonb_object DEFAULT '{}'::jsonb NOT NULL,
     metadata jsonb_object DEFAULT '{}'::jsonb NOT NULL,
     is_system boolean DEFAULT false NOT NULL,
+    principal text,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    principal text
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
-COMMENT ON COLUMN assistants.is_system IS 'the assistant that a graph has of its own: everybody may read it and run it';
+COMMENT ON COLUMN assistants.is_system IS 'the server created it for its graph: every caller may read and run it';
 
-COMMENT ON COLUMN assistants.principal IS 'identity of its creator; NULL if authentication was off; in no column that an API shows';
+COMMENT ON COLUMN assistants.principal IS 'identity of its creator, for the cap of each principal; NULL if authentication was off; no API shows it';
 
 CREATE TABLE checkpoint_blobs (
     thread_id text NOT NULL,
@@ -1090,7 +1090,7 @@ CREATE UNLOGGED TABLE crash_markers (
     worker_id uuid NOT NULL
 );
 
-COMMENT ON TABLE crash_markers IS 'one row a process: Postgres has not crashed since it took its lease';
+COMMENT ON TABLE crash_markers IS 'one row for each process: Postgres has not crashed since the process took its lease';
 
 CREATE TABLE crons (
     cron_id uuid NOT NULL,
@@ -1115,9 +1115,9 @@ CREATE TABLE crons (
 
 COMMENT ON COLUMN crons.principal IS 'the user of its runs';
 
-COMMENT ON COLUMN crons.metadata_filter IS 'which threads its runs may use: those that its owner may use';
+COMMENT ON COLUMN crons.metadata_filter IS 'the metadata that a thread must have for its runs: its owner''s permissions';
 
-COMMENT ON COLUMN crons.next_run_date IS 'the one fire time to come; the process that fires it moves it on in the same transaction';
+COMMENT ON COLUMN crons.next_run_date IS 'the next time to start a run; the same transaction starts the run and moves this time on';
 
 CREATE TABLE idempotency_keys (
     project_id text NOT NULL,
@@ -1133,15 +1133,15 @@ CREATE TABLE idempotency_keys (
     expires_at timestamp with time zone NOT NULL
 );
 
-COMMENT ON COLUMN idempotency_keys.principal IS 'whose key it is; empty if authentication is off';
+COMMENT ON COLUMN idempotency_keys.principal IS 'identity of the caller; empty if authentication is off';
 
 COMMENT ON COLUMN idempotency_keys.request_sha256 IS 'of method, path and body';
 
-COMMENT ON COLUMN idempotency_keys.result_ids IS 'of the runs or the cron that are made, in order; of a thread none';
+COMMENT ON COLUMN idempotency_keys.result_ids IS 'of the runs or the cron that the request creates, in order; empty for a thread';
 
-COMMENT ON COLUMN idempotency_keys.completed IS 'set in the transaction that makes what the ids name';
+COMMENT ON COLUMN idempotency_keys.completed IS 'set in the transaction that creates the rows with these ids';
 
-COMMENT ON COLUMN idempotency_keys.worker_id IS 'the process that makes it; if that is dead, another may';
+COMMENT ON COLUMN idempotency_keys.worker_id IS 'the process that handles the request; if it is dead, another process may';
 
 CREATE TABLE run_events (
     run_id uuid NOT NULL,
@@ -1167,33 +1167,33 @@ CREATE TABLE runs (
     run_after timestamp with time zone DEFAULT now() NOT NULL,
     ephemeral boolean DEFAULT false NOT NULL,
     record_events boolean DEFAULT true NOT NULL,
+    deleted_events_until integer,
     cancel_action cancel_action,
     cancel_reason text,
     error jsonb,
     output_keys jsonb,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    started_at timestamp with time zone,
-    finished_at timestamp with time zone,
-    deleted_events_until integer,
     chain_id uuid GENERATED ALWAYS AS (
 CASE
     WHEN ((((metadata)::jsonb -> 'chain'::text) ->> 'run_id'::text) = (run_id)::text) THEN ((((metadata)::jsonb -> 'chain'::text) ->> 'id'::text))::uuid
     ELSE NULL::uuid
 END) STORED,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    started_at timestamp with time zone,
+    finished_at timestamp with time zone,
     CONSTRAINT finished_run_has_end CHECK ((((status)::text = ANY (ARRAY['pending'::text, 'running'::text])) = (finished_at IS NULL))),
     CONSTRAINT running_run_has_worker CHECK ((((status)::text = 'running'::text) = (worker_id IS NOT NULL)))
 );
 
-COMMENT ON COLUMN runs.principal IS 'the user who asked, as graphs see them; in no column that an API shows';
+COMMENT ON COLUMN runs.principal IS 'the user that requested it, as graphs see it; no API shows it';
 
-COMMENT ON COLUMN runs.ephemeral IS 'the thread goes with the run: a stateless run whose on_completion is delete';
+COMMENT ON COLUMN runs.ephemeral IS 'the thread is deleted with it: a stateless run whose on_completion is delete';
 
 COMMENT ON COLUMN runs.record_events IS 'its events are written to run_events';
 
-COMMENT ON COLUMN runs.output_keys IS 'keys of the thread''s values that the run answers with (an array), or the one whose value it is (a string); JSON''s null: all; NULL: its graph did not come to an end';
-
 COMMENT ON COLUMN runs.deleted_events_until IS 'its events up to this position were deleted; NULL: none were';
+
+COMMENT ON COLUMN runs.output_keys IS 'the keys of the thread''s values that it answers with (an array), or the one key whose value it answers with (a string); JSON null: all; NULL: its graph did not finish';
 
 COMMENT ON COLUMN runs.chain_id IS 'id of the first run of its chain; NULL: it is in no chain';
 
@@ -1210,11 +1210,10 @@ CREATE TABLE sealing_keys (
     project_id text NOT NULL,
     purpose text NOT NULL,
     key bytea NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT sealing_keys_key_check CHECK ((octet_length(key) >= 32))
 );
 
-COMMENT ON COLUMN sealing_keys.purpose IS 'what it seals: a key has one purpose';
+COMMENT ON COLUMN sealing_keys.purpose IS 'the kind of data that it seals: a key has one purpose';
 
 CREATE TABLE store (
     prefix text NOT NULL,
@@ -1234,7 +1233,7 @@ CREATE TABLE store_item_counts (
     items bigint NOT NULL
 );
 
-COMMENT ON TABLE store_item_counts IS 'items of the store by the identity that put them first, of all projects';
+COMMENT ON TABLE store_item_counts IS 'store items of all projects by the identity that first put them';
 
 CREATE TABLE store_migrations (
     v integer NOT NULL
@@ -1250,15 +1249,14 @@ CREATE TABLE task_pushes (
     token text,
     scheme text,
     credentials text,
-    principal text DEFAULT ''::text NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    principal text DEFAULT ''::text NOT NULL
 );
 
 COMMENT ON TABLE task_pushes IS 'push notification configs of A2A';
 
-COMMENT ON COLUMN task_pushes.protocol IS 'version of the protocol by which the receiver is told';
+COMMENT ON COLUMN task_pushes.protocol IS 'version of the protocol of the notifications';
 
-COMMENT ON COLUMN task_pushes.principal IS 'identity of its creator, who alone is told the secrets; empty if authentication is off';
+COMMENT ON COLUMN task_pushes.principal IS 'identity of its creator, and only the creator may read the secrets; empty if authentication is off';
 
 CREATE TABLE threadkeep_functions (
     name text NOT NULL,
@@ -1279,10 +1277,11 @@ CREATE TABLE threads (
     project_id text NOT NULL,
     status thread_status DEFAULT 'idle'::text NOT NULL,
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    config jsonb_object DEFAULT '{}'::jsonb NOT NULL,
     "values" json,
     interrupts jsonb_object DEFAULT '{}'::jsonb NOT NULL,
     error jsonb,
+    first_message text,
+    title text GENERATED ALWAYS AS ("left"(COALESCE(NULLIF((metadata ->> 'title'::text), ''::text), first_message), 120)) STORED,
     ttl_strategy ttl_strategy,
     ttl_minutes ttl_minutes,
     expires_at timestamp with time zone,
@@ -1292,59 +1291,57 @@ CREATE TABLE threads (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     state_updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    first_message text,
-    title text GENERATED ALWAYS AS ("left"(COALESCE(NULLIF((metadata ->> 'title'::text), ''::text), first_message), 120)) STORED,
     CONSTRAINT threads_metadata_check CHECK ((jsonb_typeof(metadata) = 'object'::text)),
     CONSTRAINT ttl_has_strategy_and_minutes CHECK (((ttl_strategy IS NULL) = (ttl_minutes IS NULL)))
 )
 WITH (fillfactor='40');
 ALTER TABLE ONLY threads ALTER COLUMN "values" SET STORAGE EXTERNAL;
 
-COMMENT ON COLUMN threads."values" IS 'the state after the last run as it was written: json, not jsonb, and taken apart only to search it';
-
-COMMENT ON COLUMN threads.expires_at IS '`updated_at` and the time to live, set by a trigger';
-
-COMMENT ON COLUMN threads.ttl_pruned_at IS 'when `keep_latest` last took the old checkpoints, which does not change `updated_at`';
-
-COMMENT ON COLUMN threads.ephemeral_until IS 'made for one run: after the run no search finds it, and after this it is deleted';
-
-COMMENT ON COLUMN threads.record_events_until IS 'a client follows the whole thread: until then the events of its runs are recorded';
+COMMENT ON COLUMN threads."values" IS 'the state after the last run as it was written: json, because jsonb would change it, and only searches parse it';
 
 COMMENT ON COLUMN threads.first_message IS 'beginning of the first human message in `messages` of an input or of the state';
 
 COMMENT ON COLUMN threads.title IS '`title` of the metadata, or else the first message';
 
+COMMENT ON COLUMN threads.expires_at IS '`updated_at` plus the TTL, set by a trigger';
+
+COMMENT ON COLUMN threads.ttl_pruned_at IS 'when `keep_latest` last deleted old checkpoints, which does not change `updated_at`';
+
+COMMENT ON COLUMN threads.ephemeral_until IS 'created for one run: searches do not return it, and it is deleted after this time';
+
+COMMENT ON COLUMN threads.record_events_until IS 'a client follows the whole thread: the events of its runs are recorded until then';
+
 CREATE TABLE webhook_deliveries (
     run_id uuid NOT NULL,
+    config_id text DEFAULT ''::text NOT NULL,
     thread_id uuid NOT NULL,
     project_id text NOT NULL,
+    principal text DEFAULT ''::text NOT NULL,
     url text NOT NULL,
     body jsonb NOT NULL,
     attempt integer DEFAULT 0 NOT NULL,
     send_after timestamp with time zone DEFAULT now() NOT NULL,
-    principal text DEFAULT ''::text NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    config_id text DEFAULT ''::text NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
-COMMENT ON TABLE webhook_deliveries IS 'without a foreign key to runs: the webhook of a run that is deleted at its end is sent too';
+COMMENT ON TABLE webhook_deliveries IS 'without a foreign key to runs, because the webhook of a run that is deleted at its end is sent too';
 
-COMMENT ON COLUMN webhook_deliveries.config_id IS 'the push notification config of a task that is told; empty: the webhook of the run';
+COMMENT ON COLUMN webhook_deliveries.config_id IS 'the push notification config of a task; empty: the webhook of the run';
 
 CREATE TABLE workers (
     worker_id uuid NOT NULL,
     project_id text NOT NULL,
     graph_ids text[] NOT NULL,
-    heartbeat_at timestamp with time zone DEFAULT now() NOT NULL,
+    run_slots integer,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
-    run_slots integer
+    heartbeat_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 COMMENT ON COLUMN workers.graph_ids IS 'the graphs that the process serves: it claims no runs of others';
 
-COMMENT ON COLUMN workers.started_at IS 'when the process took this lease';
-
 COMMENT ON COLUMN workers.run_slots IS 'graphs that the process runs at once; NULL: a process of an earlier version';
+
+COMMENT ON COLUMN workers.started_at IS 'when the process took this lease';
 
 ALTER TABLE ONLY api_keys
     ADD CONSTRAINT api_keys_pkey PRIMARY KEY (key_id);

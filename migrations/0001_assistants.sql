@@ -1,13 +1,13 @@
--- What a column may hold is said by its type. Postgres reads the text of a table's CHECK constraints anew for each
--- statement that writes to it, and that of a domain once a session (docs/decisions/0020-cheap-statements.md).
+-- A rule for a single column is a domain, because it is cheaper. Postgres reads the CHECK constraints of a table again for
+-- each statement that writes to it, but those of a domain once in a session (docs/decisions/0020-cheap-statements.md).
 CREATE DOMAIN jsonb_object AS jsonb CHECK (jsonb_typeof(VALUE) = 'object');
 CREATE DOMAIN version_number AS integer CHECK (VALUE >= 1);
 
--- Several projects may share a database. `project_id` says whose a row is. A process reads and writes the rows of its own
--- project alone.
+-- Several projects may share a database. `project_id` is the project that owns a row. A process reads and writes only the
+-- rows of its own project.
 
--- Assistants: a graph with a configuration. Each graph has one of its own, made at the start, whose id follows from the
--- graph's name: several projects may have it.
+-- Assistants: graphs with a configuration. At the start, the server creates a system assistant for each graph. Its id is
+-- derived from the graph's name, so several projects may have the same id.
 CREATE TABLE assistants (
     project_id   text           NOT NULL,
     assistant_id uuid           NOT NULL,
@@ -19,15 +19,19 @@ CREATE TABLE assistants (
     context      jsonb_object   NOT NULL DEFAULT '{}',
     metadata     jsonb_object   NOT NULL DEFAULT '{}',
     is_system    boolean        NOT NULL DEFAULT false,
+    principal    text,
     created_at   timestamptz    NOT NULL DEFAULT now(),
     updated_at   timestamptz    NOT NULL DEFAULT now(),
     PRIMARY KEY (project_id, assistant_id)
 );
-COMMENT ON COLUMN assistants.is_system IS 'the assistant that a graph has of its own: everybody may read it and run it';
+COMMENT ON COLUMN assistants.is_system IS 'the server created it for its graph: every caller may read and run it';
+COMMENT ON COLUMN assistants.principal IS
+    'identity of its creator, for the cap of each principal; NULL if authentication was off; no API shows it';
 CREATE INDEX assistants_graph_id ON assistants (project_id, graph_id, created_at DESC);
 CREATE INDEX assistants_metadata ON assistants USING gin (metadata jsonb_path_ops);
+CREATE INDEX assistants_principal ON assistants (project_id, principal) WHERE principal IS NOT NULL;
 
--- Every version that an assistant has had, the current one included.
+-- All versions of each assistant, with the current one.
 CREATE TABLE assistant_versions (
     project_id   text           NOT NULL,
     assistant_id uuid           NOT NULL,

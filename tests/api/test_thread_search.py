@@ -111,6 +111,7 @@ async def test_client_may_take_a_part_of_each_thread(client: LangGraphClient) ->
         "user": "metadata.user",
         "nothing": "values.items[7].content",
         "all": "values",
+        "config": "config",
     }
 
     (selected,) = await client.threads.search(select=["thread_id", "status"])
@@ -121,7 +122,7 @@ async def test_client_may_take_a_part_of_each_thread(client: LangGraphClient) ->
     values = {"items": ["in", "first", "second"]}
     assert extracted == {
         "thread_id": thread_id,
-        "extracted": {"first": "in", "last": "second", "user": "ada", "nothing": None, "all": values},
+        "extracted": {"first": "in", "last": "second", "user": "ada", "nothing": None, "all": values, "config": {}},
     }
     assert whole == {**await client.threads.get(thread_id), "extracted": {"user": "ada"}}
 

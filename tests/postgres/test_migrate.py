@@ -1,5 +1,6 @@
 """Migrations: applied once, by one process at a time, and never edited."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Generator
@@ -9,6 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from anyio import Path as AsyncPath
+from anyio import to_thread
 from psycopg import AsyncConnection, sql
 
 from threadkeep.base.problems import StartupError
@@ -254,13 +256,44 @@ async def test_a_schema_of_its_own_beside_tables_of_the_same_name(uri: str) -> N
         assert policies == [("own",)]
 
 
-async def test_a_database_of_an_older_development_version_is_refused_with_what_to_do(uri: str) -> None:
-    """Ours: nothing is released before 0.1, and no table is converted."""
+async def test_a_database_of_an_older_development_version_is_refused_with_what_to_do(
+    uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ours: nothing is released before 0.1, and no table is converted. More files do not make that database newer."""
     await migrate.migrate(uri)
     with psycopg.connect(uri, autocommit=True) as conn:
-        conn.execute(
-            "UPDATE threadkeep_migrations SET name = '0001_threads_and_runs', checksum = 'other' WHERE number = 1"
-        )
+        conn.execute("UPDATE threadkeep_migrations SET checksum = 'other'")
+        conn.execute("INSERT INTO threadkeep_migrations (number, name, checksum) VALUES (16, '0016_room', 'other')")
+    caplog.clear()
 
-    with pytest.raises(StartupError, match="start with an empty database"):
+    with pytest.raises(StartupError) as refusal:
         await migrate.migrate(uri)
+
+    assert str(refusal.value) == (
+        "migration 0001_assistants was changed after it was applied to this database. Before 0.1 the tables may change: "
+        "start with an empty database (another THREADKEEP_DATA_DIR, or CREATE DATABASE)"
+    )
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+async def test_a_schema_with_any_table_of_ours_is_refused_and_not_changed(uri: str) -> None:
+    """Ours: also an unlogged one, and before the first statement that changes the schema."""
+    files = (await to_thread.run_sync(migrate.read_migrations)).migrations
+    tables = sorted(
+        {
+            match.decode()
+            for file in files
+            for match in re.findall(rb"^CREATE .*TABLE (\w+)", file.statements, re.MULTILINE)
+        }
+    )
+    assert {"threads", "crash_markers"} <= set(tables)
+    for table in tables:
+        with psycopg.connect(uri, autocommit=True) as conn:
+            conn.execute(sql.SQL("CREATE TABLE {} (theirs text)").format(sql.Identifier(table)))
+
+        with pytest.raises(StartupError, match=f"the schema public has {table} of another program"):
+            await migrate.migrate(uri)
+
+        assert relations(uri) == {table}
+        with psycopg.connect(uri, autocommit=True) as conn:
+            conn.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(table)))

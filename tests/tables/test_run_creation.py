@@ -1,6 +1,7 @@
 """Runs that are opened at once."""
 
 import itertools
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -113,6 +114,22 @@ async def test_a_batch_creates_the_same_rows_as_a_single_call(api: Pool, opening
         batched, single = [await _rows_of(conn, run) for run in (new, other)]
     assert batched == single
     assert (batched["run multitask_strategy"], batched["run principal"]) == ("reject", {"identity": "ada"})
+
+
+async def test_a_batch_reads_every_argument_of_create_run_under_its_name(api: Pool) -> None:
+    """Ours: the keys of a request are those of `create_run`, in its order, because a key that is not read is lost."""
+    async with api.connection() as conn:
+        cursor = await conn.execute("SELECT proargnames[1:pronargs] FROM pg_proc WHERE proname = 'create_run'")
+        arguments = await cursor.fetchone()
+        cursor = await conn.execute("SELECT prosrc FROM pg_proc WHERE proname = 'create_runs'")
+        source = await cursor.fetchone()
+
+    assert arguments is not None
+    assert source is not None
+    record = re.search(r"AS r\((.*?)\),", source[0], re.DOTALL)
+    assert record is not None
+    assert re.findall(r"(\w+) \w+(?:,|$)", record[1]) == arguments[0]
+    assert re.findall(r"\br\.(\w+)", source[0]) == arguments[0]
 
 
 async def _rows_of(conn: Conn, new: NewRun) -> dict[str, Any]:

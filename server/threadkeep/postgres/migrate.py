@@ -46,7 +46,7 @@ ADVICE = (
     "Before 0.1 the tables may change: start with an empty database (another THREADKEEP_DATA_DIR, or CREATE DATABASE)"
 )
 
-MADE = re.compile(rb"^CREATE (?:TABLE|(?:OR REPLACE )?(FUNCTION)) (\w+)", re.MULTILINE)
+MADE = re.compile(rb"^CREATE (?:(?:UNLOGGED )?TABLE|(?:OR REPLACE )?(FUNCTION)) (\w+)", re.MULTILINE)
 """Finds the objects that a file creates: a function if there is a first group, else a table."""
 
 JOURNALS: LiteralString = """
@@ -153,16 +153,16 @@ async def migrate(
 ) -> list[str]:
     """Migrate the database to this release, and return the names of the applied files.
 
-    With `index` it also creates the store's vector tables. `folder` replaces our own migrations. `step` is told which file
-    is being applied. StartupError if an
-    applied file was edited or deleted, if a file fails, if `index` needs pgvector and it is missing, if the vector tables
-    have other dimensions, or if another process still migrates after `LOCK_WAIT_S`.
+    With `index` it also creates the store's vector tables. `folder` replaces our own migrations. `step` shows the file that
+    is being applied. StartupError if an applied file was edited or deleted, if a file fails, if `index` needs pgvector and
+    it is missing, if the vector tables have other dimensions, or if another process still migrates after `LOCK_WAIT_S`.
     """
     release = await to_thread.run_sync(read_migrations, folder)
     async with _connected(uri) as conn:
+        behind = await _behind(conn, release, _libraries(index))
         _tell_newer(await _applied(conn), release)
         applied: list[str] = []
-        if await _behind(conn, release, _libraries(index)) or await _lacks_row_level_security(conn):
+        if behind or await _lacks_row_level_security(conn):
             async with _locked(uri):
                 applied = await _apply(conn, release, index, step or Step(title="Migrate", total=None, unit="files"))
         if index is not None:

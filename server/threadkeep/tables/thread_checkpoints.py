@@ -25,10 +25,10 @@ async def copy_thread(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mappi
         WITH source AS (
             SELECT * FROM threads WHERE thread_id = %(source_id)s
         ), copied AS (
-            INSERT INTO threads (thread_id, project_id, status, metadata, config, "values", interrupts, error,
+            INSERT INTO threads (thread_id, project_id, status, metadata, "values", interrupts, error,
                                  ttl_strategy, ttl_minutes, first_message)
             SELECT %(thread_id)s, project_id, CASE status WHEN 'busy' THEN 'idle' ELSE status END, metadata || %(marks)s,
-                   config, "values", interrupts, error, ttl_strategy, ttl_minutes, first_message
+                   "values", interrupts, error, ttl_strategy, ttl_minutes, first_message
               FROM source
             RETURNING *
         ), checkpoints_copied AS (

@@ -132,12 +132,12 @@ async def search(
     """A page of the matching threads and their number, in one round trip. SearchTimeout as in `search_connection`."""
     listing = sql.SQL(
         """
-        SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, interrupts, error, title,
+        SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, interrupts, error, title,
                CASE WHEN %(with_values)s AND pg_column_size("values") <= %(answer_bytes)s THEN "values" END AS "values",
                CASE WHEN %(with_values)s THEN coalesce(pg_column_size("values"), 0) ELSE 0 END AS values_bytes,
                (SELECT jsonb_object_agg(item.alias, CASE item.root WHEN 'values' THEN ("values" #> item.path)::jsonb
                                                                   WHEN 'metadata' THEN metadata #> item.path
-                                                                  WHEN 'config' THEN config #> item.path
+                                                                  WHEN 'config' THEN '{{}}'::jsonb #> item.path
                                                                   WHEN 'interrupts' THEN interrupts #> item.path END)
                   FROM jsonb_to_recordset(%(extract)s) AS item(alias text, root text, path text[])) AS extracted
           FROM threads
@@ -156,7 +156,7 @@ async def search(
         counted = await _count(conn, filters, search)
         cursor = conn.cursor(row_factory=sized(ThreadMatch if page_request.extract else Thread))
         parameters = search.parameters | page_request.parameters | {"project": conn.project_id, "match": filters.jsonb}
-        columns = ("metadata", "config", "interrupts", "error", "extracted")
+        columns = ("metadata", "interrupts", "error", "extracted")
         # A plan for any conditions would read every thread, because each condition may be absent.
         await cursor.execute(bounded(listing, *columns, apart="values_bytes"), parameters, prepare=False)
     (total,) = await counted.fetchone() or (0,)

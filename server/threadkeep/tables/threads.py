@@ -5,7 +5,7 @@ Other modules search threads (`thread_search`), change a run and its thread toge
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -28,7 +28,8 @@ class Thread:
     state_updated_at: datetime
     metadata: RawJson
     status: str
-    config: RawJson
+    config: RawJson = field(default_factory=lambda: RawJson(b"{}"))
+    """Always empty, so it is no column. The protocol has it."""
     values: RawJson | None
     """The state after the last run. None before the first."""
     interrupts: RawJson
@@ -108,7 +109,7 @@ async def get_without_values(conn: Conn, filters: Filters, thread_id: UUID) -> T
     cursor = conn.cursor(row_factory=rows.row_factory(Thread))
     await cursor.execute(
         """
-        SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, NULL AS "values", interrupts,
+        SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, NULL AS "values", interrupts,
                error, title
           FROM threads
          WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
@@ -122,7 +123,7 @@ async def get_bounded(conn: Conn, filters: Filters, thread_id: UUID, most_bytes:
     """The thread and the bytes of its `values`. Values above `most_bytes` are None. None as in `get`."""
     cursor = await conn.execute(
         """
-        SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, config, interrupts, error, title,
+        SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, interrupts, error, title,
                CASE WHEN pg_column_size("values") <= %(most_bytes)s THEN "values" END AS "values",
                coalesce(pg_column_size("values"), 0) AS values_bytes
           FROM threads

@@ -1,4 +1,4 @@
--- API keys. The secret is nowhere: only its SHA-256, which says nothing of 256 random bits.
+-- API keys. The secret is stored nowhere. Its SHA-256 reveals nothing, because the secret has 256 random bits.
 CREATE TABLE api_keys (
     key_id        uuid        PRIMARY KEY,
     secret_sha256 bytea       NOT NULL UNIQUE CHECK (octet_length(secret_sha256) = 32),
@@ -11,5 +11,5 @@ CREATE TABLE api_keys (
     last_used_at  timestamptz,
     revoked_at    timestamptz
 );
-COMMENT ON COLUMN api_keys.prefix IS 'how the secret begins, to tell keys apart';
-COMMENT ON COLUMN api_keys.scopes IS 'auth events such as threads.read or threads.*; none: all';
+COMMENT ON COLUMN api_keys.prefix IS 'the first characters of the secret, to tell keys apart';
+COMMENT ON COLUMN api_keys.scopes IS 'auth events such as threads.read or threads.*; empty: all';
