@@ -3,7 +3,11 @@
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
+from psycopg.types.json import Jsonb
+
+from threadkeep.settings import Settings
 
 
 @pytest.fixture
@@ -70,6 +74,20 @@ async def test_metadata_of_an_assistant_do_not_grow_by_merging(http: httpx.Async
     assert (await http.get(f"/assistants/{assistant_id}")).json()["version"] == 1
     missing = await http.patch("/assistants/00000000-0000-0000-0000-000000000000", json={"metadata": HALF})
     assert missing.status_code == 404
+
+
+async def test_an_assistant_above_a_lowered_limit_can_be_renamed(
+    http: httpx.AsyncClient, module_settings: Settings
+) -> None:
+    """Ours: the operator has lowered the limit. A change of another field was refused for metadata that it did not send."""
+    assistant_id = await _assistant(http, {})
+    async with await psycopg.AsyncConnection.connect(str(module_settings.database_uri)) as conn:
+        await conn.execute("UPDATE assistants SET metadata = %s WHERE assistant_id = %s", [Jsonb(LARGE), assistant_id])
+
+    renamed = await http.patch(f"/assistants/{assistant_id}", json={"name": "renamed"})
+
+    assert (renamed.status_code, renamed.json().get("name")) == (200, "renamed")
+    assert _is_refused(await http.patch(f"/assistants/{assistant_id}", json={"metadata": {"a": 1}}), "metadata")
 
 
 @pytest.mark.parametrize("field", ["metadata", "config", "context"])

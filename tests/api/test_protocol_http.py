@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import anyio
 import httpx
+import psycopg
 import pytest
 from websockets.asyncio.client import connect
 
@@ -311,6 +312,30 @@ async def test_the_tree_shows_the_graphs_that_go_on(http: httpx.AsyncClient, gat
     assert [(child["status"], child["graph_name"]) for child in tree["children"]] == [("started", "agent")]
     assert after["error"] == "no_such_run"
     assert [child["status"] for child in of_run["result"]["tree"]["children"]] == ["completed"]
+
+
+async def test_the_tree_of_a_run_is_found_behind_any_number_of_others(
+    http: httpx.AsyncClient, module_settings: Settings
+) -> None:
+    """Ours: the thousand oldest runs were searched, so a newer one was `no_such_run`."""
+    thread_id = (await http.post("/threads", json={})).json()["thread_id"]
+    async with await psycopg.AsyncConnection.connect(str(module_settings.database_uri)) as conn:
+        await conn.execute(
+            """
+            INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, finished_at)
+            SELECT gen_random_uuid(), project_id, thread_id, gen_random_uuid(), 'crew', 'success', now()
+              FROM threads, generate_series(1, 1000)
+             WHERE thread_id = %s
+            """,
+            [thread_id],
+        )
+    started = await send(http, thread_id, "run.start", assistant_id="crew", input=said("hello"))
+    await watch(http, thread_id)
+    of_run = await send(http, thread_id, "agent.getTree", run_id=started["result"]["run_id"])
+    of_nothing = await send(http, thread_id, "agent.getTree", run_id="not an id")
+
+    assert of_run["result"]["tree"]["status"] == "completed"
+    assert of_nothing["error"] == "no_such_run"
 
 
 @pytest.mark.parametrize(

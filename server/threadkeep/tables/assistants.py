@@ -92,15 +92,15 @@ async def ensure_system_assistants(conn: Conn, descriptions: Mapping[str, str | 
         )
         await conn.execute(
             """
-            WITH made AS (
+            WITH created AS (
                 INSERT INTO assistants (project_id, assistant_id, graph_id, name, description, metadata, is_system)
                 VALUES (%(project)s, %(assistant_id)s, %(graph_id)s, %(graph_id)s, %(description)s, %(metadata)s, true)
-                ON CONFLICT (project_id, assistant_id) DO NOTHING
+                ON CONFLICT (project_id, assistant_id) DO NOTHING -- processes may start together
                 RETURNING *
             )
             INSERT INTO assistant_versions (project_id, assistant_id, version, graph_id, name, description, config,
                                             context, metadata)
-            SELECT project_id, assistant_id, version, graph_id, name, description, config, context, metadata FROM made
+            SELECT project_id, assistant_id, version, graph_id, name, description, config, context, metadata FROM created
             """,
             {
                 "project": conn.project_id,
@@ -117,20 +117,20 @@ async def create(conn: Conn, new: NewAssistant) -> Assistant | None:
     cursor = conn.cursor(row_factory=rows.row_factory(Assistant))
     await cursor.execute(
         """
-        WITH made AS (
+        WITH created AS (
             INSERT INTO assistants (project_id, assistant_id, graph_id, name, description, config, context, metadata,
                                     principal)
             VALUES (%(project)s, %(assistant_id)s, %(graph_id)s, %(name)s, %(description)s, %(config)s, %(context)s,
                     %(metadata)s, %(principal)s)
             ON CONFLICT (project_id, assistant_id) DO NOTHING
             RETURNING *
-        ), noted AS (
+        ), version_added AS (
             INSERT INTO assistant_versions (project_id, assistant_id, version, graph_id, name, description, config,
                                             context, metadata, created_at)
             SELECT project_id, assistant_id, version, graph_id, name, description, config, context, metadata, created_at
-              FROM made
+              FROM created
         )
-        SELECT * FROM made
+        SELECT * FROM created
         """,
         {
             "project": conn.project_id,
@@ -138,6 +138,7 @@ async def create(conn: Conn, new: NewAssistant) -> Assistant | None:
             "graph_id": new.graph_id,
             "name": new.name,
             "description": new.description,
+            # Older clients read `config.configurable`, newer ones `context`. Both have the same values.
             "config": Jsonb({**new.config, "configurable": new.context} if new.context else new.config),
             "context": Jsonb(new.context),
             "metadata": Jsonb(new.metadata),
@@ -155,12 +156,13 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Assis
     """
     async with pool.pipeline(filters) as conn:
         cursor = conn.cursor(row_factory=rows.row_factory(Assistant))
+        # A separate statement: `max(version)` below must also see a version that was inserted during the wait.
         await lock(conn, assistant_id)
         await cursor.execute(
             """
             WITH changed AS (
                 UPDATE assistants
-                   SET version     = 1 + (SELECT max(version) FROM assistant_versions
+                   SET version     = 1 + (SELECT max(version) FROM assistant_versions -- a restored row has a lower one
                                            WHERE project_id = %(project)s AND assistant_id = %(assistant_id)s),
                        graph_id    = coalesce(%(graph_id)s, graph_id),
                        name        = coalesce(%(name)s, name),
@@ -174,9 +176,10 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Assis
                                           ELSE metadata || (%(metadata)s::jsonb - %(reserved)s::text[]) END,
                        updated_at  = now()
                  WHERE assistant_id = %(assistant_id)s AND project_id = %(project)s AND metadata @> %(match)s
-                   AND octet_length((metadata || %(metadata)s)::text) <= %(metadata_bytes)s
+                   AND (%(metadata)s::jsonb = '{}' -- the limit may have been lowered since
+                        OR octet_length((metadata || %(metadata)s)::text) <= %(metadata_bytes)s)
                 RETURNING *
-            ), noted AS (
+            ), version_added AS (
                 INSERT INTO assistant_versions (project_id, assistant_id, version, graph_id, name, description, config,
                                                 context, metadata, created_at)
                 SELECT project_id, assistant_id, version, graph_id, name, description, config, context, metadata,
@@ -205,6 +208,7 @@ async def update(pool: Pool, filters: Filters, assistant_id: UUID, change: Assis
 async def lock(conn: Conn, assistant_id: UUID) -> None:
     """Lock the assistant until the transaction ends, so that the next statement sees its current row."""
     await conn.execute(
+        # Without a filter, because it returns nothing. The next statement has the filter.
         "SELECT FROM assistants WHERE project_id = %(project)s AND assistant_id = %(assistant_id)s FOR UPDATE",
         {"project": conn.project_id, "assistant_id": assistant_id},
     )
@@ -300,7 +304,7 @@ async def search(
           FROM assistants
          WHERE project_id = %(project)s AND (metadata @> %(match)s OR is_system) AND metadata @> %(metadata)s
            AND graph_id = ANY(%(served)s) AND (%(graph_id)s::text IS NULL OR graph_id = %(graph_id)s)
-           AND (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(name)) > 0)
+           AND (%(name)s::text IS NULL OR position(lower(%(name)s) IN lower(name)) > 0) -- LIKE would have wildcards
          ORDER BY {order}
          LIMIT %(limit)s OFFSET %(offset)s
         """

@@ -46,11 +46,29 @@ async def list_thread_runs(conn: Conn, filters: Filters, thread_id: UUID, *, pos
          WHERE thread_id = %(thread_id)s
            AND threads.project_id = %(project)s AND threads.metadata @> %(match)s AND queue_position > %(position)s
          ORDER BY queue_position
-         LIMIT 1000
+         LIMIT 1000 -- the reader continues after the last one
         """,
         {"thread_id": thread_id, "position": position, "project": conn.project_id, "match": filters.jsonb},
     )
     return await cursor.fetchall()
+
+
+async def get_thread_run(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID | None) -> ThreadRun | None:
+    """The thread's run with this id, or without an id its first pending or running one. None if there is none."""
+    cursor = conn.cursor(row_factory=rows.row_factory(ThreadRun))
+    await cursor.execute(
+        """
+        SELECT run_id, queue_position, graph_id, runs.status, run_after <= now() AS due
+          FROM runs JOIN threads USING (thread_id)
+         WHERE thread_id = %(thread_id)s AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
+           AND CASE WHEN %(run_id)s::uuid IS NULL THEN runs.status IN ('pending', 'running')
+                    ELSE run_id = %(run_id)s END
+         ORDER BY queue_position
+         LIMIT 1
+        """,
+        {"thread_id": thread_id, "run_id": run_id, "project": conn.project_id, "match": filters.jsonb},
+    )
+    return await cursor.fetchone()
 
 
 async def record_thread_events(
@@ -73,10 +91,10 @@ async def record_thread_events(
                    min(queue_position) FILTER (
                        WHERE finished_at IS NULL OR finished_at > now() - make_interval(secs => %(recent_s)s)
                    ) - 1,
-                   max(queue_position) - (watched.status = 'interrupted')::int,
+                   max(queue_position) - (watched.status = 'interrupted')::int, -- minus 1 selects the newest run too
                    0
                )
-          FROM watched LEFT JOIN runs USING (thread_id)
+          FROM watched LEFT JOIN runs USING (thread_id) -- a thread without runs has a row too
          GROUP BY watched.thread_id, watched.status
         """,
         {

@@ -124,7 +124,7 @@ async def get_bounded(conn: Conn, filters: Filters, thread_id: UUID, most_bytes:
     cursor = await conn.execute(
         """
         SELECT thread_id, created_at, updated_at, state_updated_at, metadata, status, interrupts, error, title,
-               CASE WHEN pg_column_size("values") <= %(most_bytes)s THEN "values" END AS "values",
+               CASE WHEN pg_column_size("values") <= %(most_bytes)s THEN "values" END AS "values", -- not read for it
                coalesce(pg_column_size("values"), 0) AS values_bytes
           FROM threads
          WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
@@ -178,7 +178,8 @@ async def update(conn: Conn, filters: Filters, thread_id: UUID, change: Change) 
                ttl_minutes  = coalesce(%(minutes)s, ttl_minutes),
                updated_at   = now()
          WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
-           AND (%(metadata)s::jsonb = '{}' OR octet_length((metadata || %(metadata)s)::text) <= %(metadata_bytes)s)
+           AND (%(metadata)s::jsonb = '{}' -- the limit may have been lowered since
+                OR octet_length((metadata || %(metadata)s)::text) <= %(metadata_bytes)s)
         RETURNING *
         """,
         {
@@ -207,8 +208,10 @@ async def delete(
     match = (
         filters.metadata_filter
         if of_assistant is None
+        # Each run writes its assistant into the metadata of its thread.
         else {**filters.metadata_filter, "assistant_id": str(of_assistant)}
     )
+    # Read before the deletion, because a stream decides by the metadata whose thread it was.
     owners = dict[UUID, str]() if conn.changes is None else await _metadata(conn, filters, thread_ids)
     cursor = await conn.execute(
         "SELECT delete_threads(of_project => %(project)s, thread_ids => %(thread_ids)s::uuid[], match => %(match)s)",
@@ -216,7 +219,7 @@ async def delete(
     )
     deleted = [row[0] for row in await cursor.fetchall()]
     for thread_id in deleted:
-        if thread_id in owners:
+        if thread_id in owners:  # an ephemeral thread is in no list, so its deletion is no news
             conn.note_change(thread_id, deleted_metadata=owners[thread_id])
     return deleted
 
@@ -251,7 +254,9 @@ async def delete_without_runs(conn: Conn, filters: Filters, thread_id: UUID, mar
         if await cursor.fetchone() is None:
             return False
         cursor = await conn.execute(
-            "SELECT FROM runs WHERE thread_id = %(thread_id)s LIMIT 1", {"thread_id": thread_id}
+            # A statement after the lock, which also sees a run that was created during the wait for it.
+            "SELECT FROM runs WHERE thread_id = %(thread_id)s LIMIT 1",
+            {"thread_id": thread_id},
         )
         if await cursor.fetchone() is not None:
             return False
@@ -277,7 +282,7 @@ async def update_summary(conn: Conn, thread_id: UUID, summary: ThreadSummary) ->
         {
             "thread_id": thread_id,
             "status": summary.status,
-            "values": summary.values.decode(),
+            "values": summary.values.decode(),  # psycopg would send bytes as bytea
             "interrupts": Jsonb(summary.interrupts),
         },
     )
@@ -311,7 +316,7 @@ async def lock(conn: Conn, filters: Filters, thread_id: UUID, *, within_s: float
     """
     cursor = await conn.execute(
         """
-        SELECT set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true)
+        SELECT set_config('idle_in_transaction_session_timeout', %(idle_ms)s, true) -- no round trip of its own
           FROM threads
          WHERE thread_id = %(thread_id)s AND project_id = %(project)s AND metadata @> %(match)s
            FOR NO KEY UPDATE
@@ -337,7 +342,7 @@ async def lock_idle(conn: Conn, filters: Filters, thread_ids: Sequence[UUID]) ->
           FROM threads
          WHERE thread_id = ANY(%(thread_ids)s)
            AND project_id = %(project)s AND metadata @> %(match)s AND status <> 'busy'
-         ORDER BY thread_id
+         ORDER BY thread_id -- all transactions lock threads in this order, so none wait in a circle
            FOR NO KEY UPDATE
         """,
         {"thread_ids": list(thread_ids), "project": conn.project_id, "match": filters.jsonb},

@@ -7,6 +7,7 @@ apply to any request (no such thread, no slot, not allowed), the status and furt
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, cast
+from uuid import UUID
 
 import anyio
 from pydantic import BaseModel, ConfigDict, Field
@@ -147,9 +148,14 @@ async def input_respond(call: AuthorizedRequest[Any, Any], params: Params) -> Co
 async def get_tree(call: AuthorizedRequest[Any, Any], params: Params) -> CommandResult:
     """Return a run's graph and the subgraphs that have started so far. Without `run_id`, use the active run."""
     thread = await require_thread(call)
-    tree = await run_tree(call.state.runs.follower, call.filters, thread.thread_id, params.get("run_id"))
+    no_run = CommandError("no_such_run", "No active run is bound to this thread.")
+    try:
+        run_id = None if params.get("run_id") is None else UUID(str(params["run_id"]))
+    except ValueError:
+        raise no_run from None
+    tree = await run_tree(call.state.runs.follower, call.filters, thread.thread_id, run_id)
     if tree is None:
-        raise CommandError("no_such_run", "No active run is bound to this thread.")
+        raise no_run
     return CommandResult({"tree": tree})
 
 

@@ -19,11 +19,10 @@ LIFECYCLE = frozenset({"lifecycle"})
 Node = dict[str, Any]
 
 
-async def run_tree(follower: Follower, filters: Filters, thread_id: UUID, run_id: object) -> Node | None:
+async def run_tree(follower: Follower, filters: Filters, thread_id: UUID, run_id: UUID | None) -> Node | None:
     """Return the tree of a run by its id, or without an id of the active run. Return None if there is no such run."""
     async with follower.pool.connection(filters) as conn:
-        rows = await thread_runs.list_thread_runs(conn, filters, thread_id, position=0)
-        run = next((row for row in rows if _matches(row, run_id)), None)
+        run = await thread_runs.get_thread_run(conn, filters, thread_id, run_id)
         if run is None:
             return None
         ending = await thread_runs.run_end(conn, filters, thread_id, run.run_id)
@@ -36,10 +35,6 @@ async def run_tree(follower: Follower, filters: Filters, thread_id: UUID, run_id
     if ending is not None and ending.status in FINAL:
         events += translation.translate_end(ending)
     return _build_tree(run, [event for event in events if event.channel == "lifecycle"])
-
-
-def _matches(run: ThreadRun, run_id: object) -> bool:
-    return run.status not in FINAL if run_id is None else str(run.run_id) == run_id
 
 
 async def _log(follower: Follower, filters: Filters, run_id: UUID) -> list[LogEvent]:
