@@ -53,6 +53,7 @@ class ThreadHere:
 async def find(conn: Conn, thread_id: UUID) -> ThreadHere | None:
     """The thread with this id, of any project and owner."""
     cursor = conn.cursor(row_factory=rows.row_factory(ThreadHere))
+    # Without a project, because an id is unique in the whole database.
     await cursor.execute(
         """
         SELECT project_id, metadata ->> %(owner_key)s AS owner, metadata ->> %(source_key)s AS adopted_from,
@@ -78,6 +79,7 @@ async def find(conn: Conn, thread_id: UUID) -> ThreadHere | None:
 
 async def allow_long_copy(conn: Conn) -> None:
     """Lift the time limits of statements until the transaction ends, because a thread may be large."""
+    # Local to the transaction, because the connection goes back to a pool.
     await conn.execute(
         """
         SELECT set_config('statement_timeout', '0', true),
@@ -119,6 +121,7 @@ async def forget_checkpoints(conn: Conn, thread: AdoptedThread) -> None:
 
 async def set_times(conn: Conn, thread: AdoptedThread) -> None:
     """Set the times of the thread to those at the source. It is the last statement on the row."""
+    # Last, because the other statements set `updated_at` to the present.
     await conn.execute(
         """
         UPDATE threads

@@ -59,7 +59,7 @@ async def create(conn: Conn, new: NewApiKey) -> None:
         """
         INSERT INTO api_keys (key_id, secret_sha256, prefix, name, identity, scopes, expires_at)
         VALUES (%(key_id)s, %(secret_sha256)s, %(prefix)s, %(name)s, %(identity)s, %(scopes)s,
-                now() + make_interval(secs => %(lifetime_s)s))
+                now() + make_interval(secs => %(lifetime_s)s)) -- NULL makes it NULL, so the key never expires
         """,
         {
             "key_id": new.key_id,
@@ -94,6 +94,7 @@ async def find_valid(conn: Conn, secret_sha256: bytes) -> ValidApiKey | None:
 
 async def record_use(conn: Conn, key_id: UUID) -> None:
     """Record the use of a key, at most once a minute."""
+    # The caller has looked before. But several requests may come here at once, and one write is enough.
     await conn.execute(
         """
         UPDATE api_keys
@@ -107,6 +108,7 @@ async def record_use(conn: Conn, key_id: UUID) -> None:
 async def search(conn: Conn) -> list[ApiKey]:
     """All keys, also revoked ones, the newest first."""
     cursor = conn.cursor(row_factory=rows.row_factory(ApiKey))
+    # Without a project: a key is valid for all projects of its database.
     await cursor.execute("SELECT * FROM api_keys ORDER BY created_at DESC, key_id DESC")
     return await cursor.fetchall()
 
@@ -114,6 +116,7 @@ async def search(conn: Conn) -> list[ApiKey]:
 async def revoke(conn: Conn, id_or_prefix: str) -> list[ApiKey]:
     """Revoke the keys with this id or prefix, and return those that were not revoked before."""
     cursor = conn.cursor(row_factory=rows.row_factory(ApiKey))
+    # The argument may be no UUID, so the id is compared as text.
     await cursor.execute(
         """
         UPDATE api_keys
@@ -154,13 +157,14 @@ async def list_of_owner(conn: Conn, owner: KeyOwner, *, limit: int, offset: int)
         """,
         owner.parameters | {"limit": limit, "offset": offset},
     )
+    # A row has one column more than ApiKey, at its end.
     make = rows.row_factory(ApiKey)(cursor)
     return [(make(row), row[-1]) for row in await cursor.fetchall()]
 
 
 async def revoke_of_owner(conn: Conn, owner: KeyOwner, key_id: UUID) -> bool:
     """Revoke a valid key that `owner` may see. False if there is none."""
-    done = await conn.execute(
+    cursor = await conn.execute(
         """
         UPDATE api_keys
            SET revoked_at = now()
@@ -169,4 +173,4 @@ async def revoke_of_owner(conn: Conn, owner: KeyOwner, key_id: UUID) -> bool:
         """,
         owner.parameters | {"key_id": key_id},
     )
-    return done.rowcount == 1
+    return cursor.rowcount == 1

@@ -47,7 +47,7 @@ async def search(
           FROM assistant_versions AS version
           JOIN assistants AS assistant USING (project_id, assistant_id)
          WHERE assistant_id = %(assistant_id)s
-           AND project_id = %(project)s AND (assistant.metadata @> %(match)s OR assistant.is_system)
+           AND project_id = %(project)s AND (assistant.metadata @> %(match)s OR assistant.is_system) -- by the present owner
            AND version.metadata @> %(metadata)s
          ORDER BY version.version DESC
          LIMIT %(limit)s OFFSET %(offset)s
@@ -71,11 +71,12 @@ async def restore(pool: Pool, filters: Filters, assistant_id: UUID, version: int
     """
     async with pool.pipeline(filters) as conn:
         cursor = conn.cursor(row_factory=rows.row_factory(Assistant))
+        # As a change does: otherwise a concurrent change could continue from the row before this version.
         await assistants.lock(conn, assistant_id)
         await cursor.execute(
             """
             UPDATE assistants AS assistant
-               SET version     = version.version,
+               SET version     = version.version, -- a restore makes no new version
                    graph_id    = version.graph_id,
                    name        = version.name,
                    description = version.description,

@@ -72,7 +72,7 @@ async def cancel_requests(
         SELECT live.run_id, coalesce(runs.cancel_action, 'interrupt'),
                CASE WHEN runs.run_id IS NULL THEN 'the thread was deleted'
                     ELSE coalesce(runs.cancel_reason, 'cancelled') END
-          FROM unnest(%(run_ids)s::uuid[]) AS live (run_id) LEFT JOIN runs ON runs.run_id = live.run_id
+          FROM unnest(%(run_ids)s::uuid[]) AS live (run_id) LEFT JOIN runs ON runs.run_id = live.run_id -- for deleted runs
          WHERE (runs.run_id IS NULL AND EXISTS (SELECT FROM crash_markers WHERE worker_id = %(worker_id)s))
             OR (runs.worker_id = %(worker_id)s AND runs.status = 'running' AND runs.cancel_action IS NOT NULL)
         """,

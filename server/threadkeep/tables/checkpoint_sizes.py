@@ -42,14 +42,14 @@ async def sizes(conn: Conn, filters: Filters, thread_id: UUID, listing: Listing)
         SELECT checkpoint_id,
                (octet_length(checkpoint::text) + octet_length(metadata::text)
                 + coalesce((SELECT sum(octet_length(stored.blob))
-                              FROM jsonb_each_text(checkpoint -> 'channel_versions') AS held (channel, version)
+                              FROM jsonb_each_text(checkpoint -> 'channel_versions') AS wanted (channel, version)
                              CROSS JOIN LATERAL (
                                 SELECT blob
-                                  FROM checkpoint_blobs AS kept
-                                 WHERE kept.thread_id = checkpoints.thread_id
-                                   AND kept.checkpoint_ns = checkpoints.checkpoint_ns
-                                   AND kept.channel = held.channel AND kept.version = held.version
-                                 LIMIT 1
+                                  FROM checkpoint_blobs AS blobs
+                                 WHERE blobs.thread_id = checkpoints.thread_id
+                                   AND blobs.checkpoint_ns = checkpoints.checkpoint_ns
+                                   AND blobs.channel = wanted.channel AND blobs.version = wanted.version
+                                 LIMIT 1 -- keeps Postgres from a join that reads all blobs of the thread
                              ) AS stored), 0)
                 + coalesce((SELECT sum(octet_length(written.blob))
                               FROM checkpoint_writes AS written
@@ -96,15 +96,15 @@ async def newest_below(conn: Conn, filters: Filters, thread_id: UUID, namespaces
                                 WHERE threads.thread_id = %(of_thread)s
                                   AND threads.project_id = %(project)s AND threads.metadata @> %(match)s)
                    AND EXISTS (SELECT
-                                 FROM unnest(%(namespaces)s::text[]) AS asked (namespace)
-                                WHERE checkpoint_ns = namespace OR starts_with(checkpoint_ns, namespace || '|'))
+                                 FROM unnest(%(namespaces)s::text[]) AS listed (namespace)
+                                WHERE checkpoint_ns = namespace OR starts_with(checkpoint_ns, namespace || '|')) -- nested
                  ORDER BY checkpoint_ns, checkpoint_id DESC) AS newest
          CROSS JOIN LATERAL (
-                SELECT octet_length(newest.checkpoint::text) + coalesce(sum(octet_length(kept.blob)), 0) AS bytes
-                  FROM jsonb_each_text(newest.checkpoint -> 'channel_versions') AS held (channel, version)
-                  JOIN checkpoint_blobs AS kept
-                    ON kept.thread_id = %(thread_id)s AND kept.checkpoint_ns = newest.checkpoint_ns
-                   AND kept.channel = held.channel AND kept.version = held.version
+                SELECT octet_length(newest.checkpoint::text) + coalesce(sum(octet_length(blobs.blob)), 0) AS bytes
+                  FROM jsonb_each_text(newest.checkpoint -> 'channel_versions') AS wanted (channel, version)
+                  JOIN checkpoint_blobs AS blobs
+                    ON blobs.thread_id = %(thread_id)s AND blobs.checkpoint_ns = newest.checkpoint_ns
+                   AND blobs.channel = wanted.channel AND blobs.version = wanted.version
          ) AS stored
         """,
         {

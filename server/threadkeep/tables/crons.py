@@ -168,7 +168,7 @@ async def create(conn: Conn, cron_id: UUID, new: NewCron) -> Cron | None:
         WITH thread AS (
             SELECT FROM threads
              WHERE thread_id = %(thread_id)s::uuid AND project_id = %(project)s AND metadata @> %(match)s
-               FOR KEY SHARE
+               FOR KEY SHARE -- a deletion of the thread waits until the cron is inserted, and deletes it too
         )
         INSERT INTO crons (cron_id, project_id, assistant_id, thread_id, schedule, timezone, end_time, enabled,
                            on_run_completed, payload, metadata, next_run_date, principal, metadata_filter)
@@ -182,7 +182,7 @@ async def create(conn: Conn, cron_id: UUID, new: NewCron) -> Cron | None:
         | {
             "project": conn.project_id,
             "match": new.runs.jsonb,
-            "metadata": Jsonb(new.filters.with_owner(new.definition.metadata)),
+            "metadata": Jsonb(new.filters.with_owner(new.definition.metadata)),  # replaces that of the definition
         },
     )
     cron = await cursor.fetchone()
@@ -249,6 +249,7 @@ async def update(
 async def delete(conn: Conn, filters: Filters, cron_id: UUID) -> bool:
     """Delete the cron, but not its runs. False if the caller has no such cron."""
     cursor = await conn.execute(
+        # The scheduler gets no notification. At worst it wakes once and finds no cron that is due.
         "DELETE FROM crons WHERE cron_id = %(cron_id)s AND project_id = %(project)s AND metadata @> %(match)s",
         {"cron_id": cron_id, "project": conn.project_id, "match": filters.jsonb},
     )
@@ -323,7 +324,7 @@ async def claim(conn: Conn, cron_id: UUID) -> ClaimedCron | None:
         """
         SELECT *
           FROM crons
-         WHERE cron_id = %(cron_id)s AND enabled AND next_run_date <= now()
+         WHERE cron_id = %(cron_id)s AND enabled AND next_run_date <= now() -- it may have been fired since
            FOR NO KEY UPDATE SKIP LOCKED
         """,
         {"cron_id": cron_id},
@@ -345,7 +346,7 @@ async def seconds_to_next(conn: Conn, since: datetime) -> float | None:
         """
         SELECT extract(epoch FROM min(next_run_date) - now())::float
           FROM crons
-         WHERE project_id = %(project)s AND enabled AND next_run_date > %(since)s
+         WHERE project_id = %(project)s AND enabled AND next_run_date > %(since)s -- not those that just failed
         """,
         {"project": conn.project_id, "since": since},
     )

@@ -53,26 +53,28 @@ async def reserve(conn: Conn, key: IdempotencyKey, reservation: Reservation) -> 
     An abandoned key keeps its ids. So if the first request still continues, only one of the two can create the rows.
     """
     cursor = conn.cursor(row_factory=rows.row_factory(StoredKey))
+    # A conflict locks the row, so one of two requests decides after the other. An expired key is free for any request,
+    # and an abandoned one only for the same.
     await cursor.execute(
         """
-        INSERT INTO idempotency_keys AS held
+        INSERT INTO idempotency_keys AS stored
                (project_id, principal, key, request_sha256, thread_ids, result_ids, reservation_id, worker_id,
                 reserved_until, expires_at)
         VALUES (%(project)s, %(principal)s, %(key)s, %(request)s, %(thread_ids)s, %(ids)s, %(reservation)s,
                 %(worker_id)s, now() + make_interval(secs => %(reservation_s)s), now() + make_interval(secs => %(ttl_s)s))
         ON CONFLICT (project_id, principal, key) DO UPDATE
            SET request_sha256 = EXCLUDED.request_sha256,
-               thread_ids     = CASE WHEN held.expires_at < now() THEN EXCLUDED.thread_ids ELSE held.thread_ids END,
-               result_ids     = CASE WHEN held.expires_at < now() THEN EXCLUDED.result_ids ELSE held.result_ids END,
+               thread_ids     = CASE WHEN stored.expires_at < now() THEN EXCLUDED.thread_ids ELSE stored.thread_ids END,
+               result_ids     = CASE WHEN stored.expires_at < now() THEN EXCLUDED.result_ids ELSE stored.result_ids END,
                completed      = false,
                reservation_id = EXCLUDED.reservation_id,
                worker_id      = EXCLUDED.worker_id,
                reserved_until = EXCLUDED.reserved_until,
                expires_at     = EXCLUDED.expires_at
-         WHERE held.expires_at < now()
-            OR (NOT held.completed AND held.request_sha256 = EXCLUDED.request_sha256
-                AND (held.reserved_until < now()
-                     OR NOT EXISTS (SELECT FROM workers WHERE workers.worker_id = held.worker_id)))
+         WHERE stored.expires_at < now()
+            OR (NOT stored.completed AND stored.request_sha256 = EXCLUDED.request_sha256
+                AND (stored.reserved_until < now()
+                     OR NOT EXISTS (SELECT FROM workers WHERE workers.worker_id = stored.worker_id)))
         RETURNING request_sha256, thread_ids, result_ids, completed
         """,
         {
@@ -135,7 +137,7 @@ async def release(conn: Conn, key: IdempotencyKey, reservation: UUID) -> None:
         """
         DELETE FROM idempotency_keys
          WHERE project_id = %(project)s AND principal = %(principal)s AND key = %(key)s
-           AND reservation_id = %(reservation)s AND NOT completed
+           AND reservation_id = %(reservation)s AND NOT completed -- another request may have taken it over
         """,
         {"project": conn.project_id, "principal": key.principal, "key": key.key, "reservation": reservation},
     )
@@ -151,7 +153,7 @@ async def delete_expired(conn: Conn, limit: int) -> int:
              WHERE project_id = %(project)s AND expires_at < now()
              ORDER BY expires_at
              LIMIT %(limit)s
-               FOR UPDATE SKIP LOCKED)
+               FOR UPDATE SKIP LOCKED) -- processes clean up at the same time
         """,
         {"project": conn.project_id, "limit": limit},
     )

@@ -26,6 +26,7 @@ COUNTS: Final[Mapping[CappedTable, LiteralString]] = {
 async def lock_and_count(conn: Conn, table: CappedTable, identity: str) -> int:
     """Lock the principal against other new rows of the table, and count its rows."""
     await conn.execute(
+        # Two principals with the same hash only wait for each other.
         "SELECT pg_advisory_xact_lock(hashtextextended(%(name)s::text, 0))",
         {"name": f"threadkeep {table} {conn.project_id} {identity}"},
     )

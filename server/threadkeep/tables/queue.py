@@ -87,6 +87,8 @@ class FinishRequest:
     delete_run: bool
 
 
+# Each argument is an array of text with a cast. `Texts` packs it once, and a group commit has other arguments before
+# these.
 FINISH_RUNS: Final = """
     finish_runs(
         finished_runs => %s::text[]::uuid[], of_threads => %s::text[]::uuid[], holders => %s::text[]::uuid[],
@@ -100,11 +102,12 @@ FINISH_RUNS: Final = """
 
 def end_columns(ends: Sequence[FinishRequest]) -> list[Texts]:
     """The arguments of `FINISH_RUNS`."""
-    return [Texts(getattr(end, field.name) for end in ends) for field in fields(FinishRequest)]
+    return [Texts(getattr(end, field.name) for end in ends) for field in fields(FinishRequest)]  # in the order above
 
 
 async def lock_thread(conn: Conn, thread_id: UUID) -> None:
     """Lock the thread's row until the transaction ends. No other process changes its runs meanwhile."""
+    # NO KEY: an insert of a run or a cron has a foreign key to the thread, and need not wait for this lock.
     await conn.execute(
         "SELECT FROM threads WHERE thread_id = %(thread_id)s FOR NO KEY UPDATE", {"thread_id": thread_id}
     )

@@ -18,6 +18,7 @@ class PendingCounts:
 async def count_pending(conn: Conn, identity: str | None, *, at_most: int) -> PendingCounts:
     """Count the pending runs. The index `runs_pending_principal` finds those of the principal."""
     cursor = conn.cursor(row_factory=rows.row_factory(PendingCounts))
+    # The total is counted only up to a limit, because a backlog may have millions of runs.
     await cursor.execute(
         """
         SELECT (SELECT count(*)
@@ -52,6 +53,7 @@ async def unserved(conn: Conn, *, limit: int) -> dict[str, int]:
 
     A due cron counts as a run.
     """
+    # No process fires the crons of a graph that none serves, so they stay due.
     cursor = await conn.execute(
         """
         SELECT graph_id, count(*)

@@ -14,7 +14,7 @@ from threadkeep.postgres import rows
 from threadkeep.postgres.listen import notify, thread_topic
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import Filters
-from threadkeep.tables import task_pushes
+from threadkeep.tables import queue, task_pushes
 from threadkeep.tables.runs import Run
 
 ChainState: TypeAlias = Literal["submitted", "working", "input_required", "completed", "failed", "canceled"]
@@ -153,8 +153,8 @@ async def search(
            AND (%(thread_id)s::uuid IS NULL OR runs.thread_id = %(thread_id)s)
            AND (%(updated_from)s::timestamptz IS NULL OR runs.updated_at >= %(updated_from)s)
            AND (%(after_time)s::timestamptz IS NULL
-                OR (runs.updated_at, runs.run_id) < (%(after_time)s, %(after_run)s::uuid))
-           AND NOT EXISTS (SELECT FROM runs AS later
+                OR (runs.updated_at, runs.run_id) < (%(after_time)s, %(after_run)s::uuid)) -- the order of the listing
+           AND NOT EXISTS (SELECT FROM runs AS later -- only the newest run of a chain
                             WHERE later.chain_id = runs.chain_id AND later.queue_position > runs.queue_position)
            AND (%(state)s::text IS NULL OR chain_state(runs.status, cancel_reason, runs.thread_id, queue_position, threads.interrupts) = %(state)s)
          ORDER BY runs.updated_at DESC, runs.run_id DESC
@@ -166,6 +166,7 @@ async def search(
             "after_run": after and after.run_id,
             "limit": limit,
         },
+        # As in `thread_search`: each condition may be absent, so a plan for any conditions would be bad.
         prepare=False,
     )
     return await cursor.fetchall()
@@ -198,9 +199,7 @@ async def cancel_waiting(conn: Conn, filters: Filters, run: ChainRun) -> bool:
 
     The thread is locked until the transaction ends, so no answer starts meanwhile.
     """
-    await conn.execute(
-        "SELECT FROM threads WHERE thread_id = %(thread_id)s FOR NO KEY UPDATE", {"thread_id": run.thread_id}
-    )
+    await queue.lock_thread(conn, run.thread_id)
     cursor = await conn.execute(
         """
         UPDATE runs
@@ -220,6 +219,7 @@ async def cancel_waiting(conn: Conn, filters: Filters, run: ChainRun) -> bool:
         },
     )
     if cursor.rowcount:
+        # The run ended long ago, so the trigger of its end does not fire again.
         await task_pushes.enqueue(conn, run.run_id)
         await notify(conn, thread_topic(run.thread_id))
     return cursor.rowcount == 1

@@ -172,6 +172,7 @@ class RunCreator:
         self._writers = writers
         self._places = places
         """Limits the runs that are created on a connection of their own."""
+        # Unique, so that a comparison of two requests ends before their arguments.
         self._numbers = itertools.count()
 
     async def create_run(self, filters: Filters, new: NewRun) -> RunCreation:
@@ -183,12 +184,14 @@ class RunCreator:
 
     async def _create_run(self, filters: Filters, new: NewRun) -> RunCreation:
         if new.idempotency_key is not None:
+            # The key is completed in the transaction of its run, and a batch has one transaction for many callers.
             async with self.transaction(filters, new.holder) as conn:
                 return await create_run_in_transaction(conn, filters, new)
         restriction = self._pool.restriction(filters)
         match = None if restriction is None else restriction.match
         arguments = json.dumps(_arguments(self._pool.project_id, filters, new))
         request = _RunCreationRequest(new.thread_id, next(self._numbers), arguments, match, new.run_id)
+        # A statement has one kind: it waits for the disk or not, and switches to the role of row-level security or not.
         writer = self._writers[new.synchronous_commit, match is not None]
         # None: another transaction has locked the thread. This run then waits alone.
         if (row := await writer.write(request, new.holder)) is not None:
@@ -225,6 +228,7 @@ async def _create_all(pool: Pool, requests: list[_RunCreationRequest]) -> list[_
     """Create a batch of runs and return their rows. None if the thread is locked, so that other runs do not wait for it."""
     # By thread id, so that two processes lock the threads in the same order.
     ordered = sorted(requests)
+    # Without filters: the function itself switches to the role of row-level security, for the caller of each run.
     async with pool.connection() as conn:
         cursor = await conn.cursor(row_factory=rows.row_factory(_BatchRow)).execute(
             "SELECT * FROM create_runs(requests => %(requests)b::text[]::jsonb[], restriction => %(restriction)b::text[])",
@@ -234,8 +238,10 @@ async def _create_all(pool: Pool, requests: list[_RunCreationRequest]) -> list[_
             },
         )
         rows_by_number = {ordered[row.ordinal - 1].number: row for row in await cursor.fetchall()}
+        # Also for refused runs. A stream reads the rows themselves, so a note too many costs one lookup.
         for request in ordered:
             conn.note_change(request.thread_id, request.run_id)
+    # The batch writer expects the results in the order of its callers, not in that of the threads.
     return [rows_by_number.get(request.number) for request in requests]
 
 
@@ -268,6 +274,7 @@ async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_RunCr
             metadata => %(metadata)s::jsonb, record_events => %(record_events)s)
         """,
         {
+            # psycopg would send bytes as bytea, which Postgres does not cast to jsonb.
             name: json.dumps(cast("object", value)).decode() if isinstance(value, JSON) else value
             for name, value in values.items()
         },
@@ -295,7 +302,7 @@ def _run(new: NewRun, answer: _RunCreationRow) -> Run | None:
         thread_id=new.thread_id,
         assistant_id=new.assistant_id,
         created_at=answer.created_at,
-        updated_at=answer.created_at,
+        updated_at=answer.created_at,  # a new row has one time
         status=answer.status,
         metadata=answer.merged_metadata,
         kwargs=RawJson(new.kwargs),
@@ -312,7 +319,7 @@ def _arguments(project_id: str, filters: Filters, new: NewRun) -> _Arguments:
         assistant_id=new.assistant_id,
         graph_id=new.graph_id,
         assistant_metadata=new.assistant_metadata,
-        kwargs=RawJson(new.kwargs),
+        kwargs=RawJson(new.kwargs),  # it is JSON already
         principal=None if new.principal is None else RawJson(new.principal),
         multitask_strategy=new.multitask_strategy,
         delay_s=new.delay_s,
@@ -323,7 +330,7 @@ def _arguments(project_id: str, filters: Filters, new: NewRun) -> _Arguments:
         # The run's metadata, with the owner keys that the caller's filter requires.
         new_thread_metadata=filters.with_owner(new.metadata) if new.create_thread else None,
         new_thread_only=new.new_thread_only,
-        ttl_strategy=ttl and ttl.strategy,
+        ttl_strategy=ttl and ttl.strategy,  # an existing thread keeps its own
         ttl_minutes=ttl and ttl.minutes,
         ephemeral_s=new.ephemeral_ttl_s if new.create_thread and new.ephemeral else None,
         metadata=filters.without_owner({**new.metadata, **new.marks}),  # the thread's metadata has the owner keys

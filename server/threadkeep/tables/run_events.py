@@ -39,32 +39,32 @@ async def append(conn: Conn, batches: Sequence[RunEventBatch]) -> None:
     An existing position does not change. Events of a deleted run, or of a run that another worker owns, are dropped. The
     flush is deferred, because the flush of the run's result covers them.
     """
-    rows = [(place, event) for place, batch in enumerate(batches, 1) for event in batch.events]
+    numbered = [(place, event) for place, batch in enumerate(batches, 1) for event in batch.events]
     await conn.execute(
         """
         WITH run AS (
-            SELECT runs.run_id, held.place
-              FROM unnest(%(run_ids)b::uuid[], %(worker_ids)b::uuid[]) WITH ORDINALITY AS held(run_id, worker_id, place)
-              JOIN runs ON runs.run_id = held.run_id AND runs.worker_id = held.worker_id
-             ORDER BY runs.run_id
-               FOR KEY SHARE OF runs
+            SELECT runs.run_id, batch.place
+              FROM unnest(%(run_ids)b::uuid[], %(worker_ids)b::uuid[]) WITH ORDINALITY AS batch(run_id, worker_id, place)
+              JOIN runs ON runs.run_id = batch.run_id AND runs.worker_id = batch.worker_id
+             ORDER BY runs.run_id -- all transactions lock runs in this order
+               FOR KEY SHARE OF runs -- a transaction that takes the run away locks it FOR UPDATE
         ), added AS (
             INSERT INTO run_events (run_id, position, event, data)
             SELECT run.run_id, item.position, item.event, item.data
               FROM unnest(%(places)b, %(positions)b, %(events)b, string_to_array(%(lines)s, E'\n'))
                    AS item(place, position, event, data)
               JOIN run ON run.place = item.place
-            ON CONFLICT DO NOTHING
+            ON CONFLICT DO NOTHING -- a retry after a lost reply
         )
         SELECT pg_notify('threadkeep', 'run:' || run_id), set_config('synchronous_commit', 'off', true) FROM run
         """,
         {
             "run_ids": Texts(batch.run_id for batch in batches),
             "worker_ids": Texts(batch.worker_id for batch in batches),
-            "places": Ints(place for place, _ in rows),
-            "positions": Ints(event.position for _, event in rows),
-            "events": Texts(event.event for _, event in rows),
-            "lines": "\n".join(event.data for _, event in rows),  # an array of text is escaped by Python, at length
+            "places": Ints(place for place, _ in numbered),
+            "positions": Ints(event.position for _, event in numbered),
+            "events": Texts(event.event for _, event in numbered),
+            "lines": "\n".join(event.data for _, event in numbered),  # an array of text is escaped by Python, at length
         },
     )
 
@@ -126,7 +126,7 @@ async def delete_old(conn: Conn, *, age_s: float, limit: int) -> int:
             SELECT run_id, max(position) AS position FROM deleted GROUP BY run_id
         )
         UPDATE runs
-           SET deleted_events_until = coalesce(last_position.position, 0)
+           SET deleted_events_until = coalesce(last_position.position, 0) -- 0 marks a run without events as done
           FROM old LEFT JOIN last_position USING (run_id)
          WHERE runs.run_id = old.run_id
         """,

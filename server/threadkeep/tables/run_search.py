@@ -92,6 +92,7 @@ def _id_at(time: datetime | None, margin: timedelta) -> UUID | None:
     if time is None:
         return None
     millisecond = int(time.timestamp() * 1000) + int(margin.total_seconds() * 1000)
+    # A client may name the year 1 or 9999, and an id has 48 bits for its time.
     return UUID(int=min(max(millisecond, 0), 2**48 - 1) << 80)
 
 
@@ -113,11 +114,11 @@ async def search(
           FROM runs JOIN threads USING (thread_id)
          WHERE runs.project_id = %(project)s AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
            AND {status}
-           AND runs.run_id >= %(first_id)s AND runs.run_id <= %(last_id)s
+           AND runs.run_id >= %(first_id)s AND runs.run_id <= %(last_id)s -- limits the part of the index that is read
            AND (%(assistant_id)s::uuid IS NULL OR runs.assistant_id = %(assistant_id)s)
            AND (%(graph_id)s::text IS NULL OR runs.graph_id = %(graph_id)s)
            AND (%(thread_id)s::uuid IS NULL OR runs.thread_id = %(thread_id)s)
-           AND (%(created_after)s::timestamptz IS NULL OR runs.created_at > %(created_after)s)
+           AND (%(created_after)s::timestamptz IS NULL OR runs.created_at > %(created_after)s) -- decides exactly
            AND (%(created_before)s::timestamptz IS NULL OR runs.created_at < %(created_before)s)
            AND runs.metadata @> %(metadata)s
          ORDER BY runs.run_id DESC
@@ -127,5 +128,6 @@ async def search(
     async with search_connection(pool, filters, timeout_s) as conn:
         cursor = conn.cursor(row_factory=sized(RunMatch))
         parameters = search.parameters | page.parameters | {"project": conn.project_id, "match": filters.jsonb}
+        # A plan for any conditions would read every run, because each condition may be absent.
         await cursor.execute(bounded(listing, "metadata", "error"), parameters, prepare=False)
     return await cursor.fetchall()

@@ -52,7 +52,7 @@ async def get(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Ru
     await cursor.execute(
         """
         SELECT runs.*
-          FROM runs JOIN threads USING (thread_id)
+          FROM runs JOIN threads USING (thread_id) -- the thread has the owner
          WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s
            AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
         """,
@@ -82,7 +82,7 @@ async def get_result(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID
     await cursor.execute(
         """
         SELECT runs.status, runs.error, threads.interrupts,
-               output_of(threads."values", runs.output_keys, thread_id) AS "values"
+               output_of(threads."values", runs.output_keys, thread_id) AS "values" -- a run stores only its keys
           FROM runs JOIN threads USING (thread_id)
          WHERE run_id = %(run_id)s AND thread_id = %(thread_id)s
            AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
@@ -104,7 +104,7 @@ async def set_mark(conn: Conn, filters: Filters, run_id: UUID, path: Sequence[st
     cursor = await conn.execute(
         """
         UPDATE runs
-           SET metadata = jsonb_set(runs.metadata, %(path)s::text[], to_jsonb(%(value)s::text))
+           SET metadata = jsonb_set(runs.metadata, %(path)s::text[], to_jsonb(%(value)s::text)) -- adds only the last key
           FROM threads
          WHERE run_id = %(run_id)s AND runs.status IN ('pending', 'running') AND threads.thread_id = runs.thread_id
            AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
@@ -125,6 +125,7 @@ async def remove_mark(conn: Conn, filters: Filters, run_id: UUID, path: Sequence
 
     None if there is no such run of the caller's.
     """
+    # The rest of the object tells the caller whether this was the last mark in it.
     cursor = await conn.execute(
         """
         UPDATE runs
@@ -148,12 +149,13 @@ async def remove_mark(conn: Conn, filters: Filters, run_id: UUID, path: Sequence
 
 async def record_events(conn: Conn, run_id: UUID) -> RunStatus | None:
     """Return the same as `status`, and record the run's events from now on in its process."""
+    # A second reader sends no notification, because the process records the run already.
     cursor = await conn.execute(
         """
         WITH marked AS (
             UPDATE runs SET record_events = true
              WHERE run_id = %(run_id)s AND status = 'running' AND NOT record_events
-            RETURNING pg_notify('threadkeep', 'watch')
+            RETURNING pg_notify('threadkeep', 'watch') -- the topic RECORD
         )
         SELECT status, (SELECT count(*) FROM marked) FROM runs WHERE run_id = %(run_id)s
         """,
@@ -218,7 +220,7 @@ async def delete(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) ->
         DELETE FROM runs USING threads
          WHERE runs.thread_id = threads.thread_id
            AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
-           AND runs.thread_id = %(thread_id)s AND run_id = %(run_id)s AND finished_at IS NOT NULL
+           AND runs.thread_id = %(thread_id)s AND run_id = %(run_id)s AND finished_at IS NOT NULL -- its events cascade
         """,
         {"run_id": run_id, "thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
@@ -237,11 +239,12 @@ async def search(
           FROM runs JOIN threads USING (thread_id)
          WHERE thread_id = %(thread_id)s AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
            AND (%(status)s::text IS NULL OR runs.status = %(status)s)
-         ORDER BY queue_position DESC
+         ORDER BY queue_position DESC -- unique, unlike a time, and an index has this order
          LIMIT %(limit)s OFFSET %(offset)s
         """
     )
     await cursor.execute(
+        # Only these columns have any size. The others are small.
         bounded(listing, "kwargs", "metadata"),
         {"thread_id": thread_id, "status": status, "project": conn.project_id, "match": filters.jsonb}
         | page.parameters,

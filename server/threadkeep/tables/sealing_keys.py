@@ -17,6 +17,7 @@ async def get_or_create(conn: Conn, purpose: str, new_key: bytes) -> bytes:
         """,
         {"project": conn.project_id, "purpose": purpose, "key": new_key},
     )
+    # DO NOTHING returns no row. A separate statement also sees the key of a process that was quicker.
     cursor = await conn.execute(
         "SELECT key FROM sealing_keys WHERE project_id = %(project)s AND purpose = %(purpose)s",
         {"project": conn.project_id, "purpose": purpose},

@@ -30,11 +30,12 @@ MEASURED: Final = (
 
 async def read(conn: Conn) -> dict[str, int]:
     """The estimated number of rows by table, for all projects in the database."""
+    # A count would read each table at every scrape of the metrics.
     cursor = await conn.execute(
         """
         SELECT name, pg_stat_get_live_tuples(to_regclass(name))
           FROM unnest(%(names)s::text[]) AS name
-         WHERE to_regclass(name) IS NOT NULL
+         WHERE to_regclass(name) IS NOT NULL -- without a vector index there is no store_vectors
         """,
         {"names": list(MEASURED)},
     )

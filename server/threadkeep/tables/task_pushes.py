@@ -10,6 +10,7 @@ from uuid import UUID
 from threadkeep.postgres import rows
 from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import Filters
+from threadkeep.tables import queue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,7 @@ class TaskPush:
     protocol: str
     """The version of the protocol for the receiver."""
     url: str
-    token: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)  # a secret is in no log
     scheme: str | None = None
     credentials: str | None = field(default=None, repr=False)
     principal: str = ""
@@ -34,9 +35,7 @@ async def put(conn: Conn, push: TaskPush, *, most: int) -> bool:
 
     The thread is locked until the transaction ends, so that the end of a run sees the config or happened before.
     """
-    await conn.execute(
-        "SELECT FROM threads WHERE thread_id = %(thread_id)s FOR NO KEY UPDATE", {"thread_id": push.thread_id}
-    )
+    await queue.lock_thread(conn, push.thread_id)
     cursor = await conn.execute(
         """
         INSERT INTO task_pushes (chain_id, config_id, project_id, thread_id, protocol, url, token, scheme, credentials,
@@ -44,7 +43,7 @@ async def put(conn: Conn, push: TaskPush, *, most: int) -> bool:
         SELECT %(chain_id)s, %(config_id)s, %(project)s, %(thread_id)s, %(protocol)s, %(url)s, %(token)s, %(scheme)s,
                %(credentials)s, %(principal)s
          WHERE (SELECT count(*) FROM task_pushes
-                 WHERE chain_id = %(chain_id)s AND config_id <> %(config_id)s) < %(most)s
+                 WHERE chain_id = %(chain_id)s AND config_id <> %(config_id)s) < %(most)s -- exact, because of the lock
         ON CONFLICT (chain_id, config_id) DO UPDATE
            SET protocol = EXCLUDED.protocol, url = EXCLUDED.url, token = EXCLUDED.token, scheme = EXCLUDED.scheme,
                credentials = EXCLUDED.credentials, principal = EXCLUDED.principal
@@ -77,6 +76,7 @@ async def read(conn: Conn, chain_id: UUID, config_id: str) -> TaskPush | None:
     """A config, for the server itself. None if it was deleted."""
     cursor = conn.cursor(row_factory=rows.row_factory(TaskPush))
     await cursor.execute(
+        # No filter: the sender has no caller. Configs that were deleted meanwhile get no notification.
         "SELECT * FROM task_pushes WHERE chain_id = %(chain_id)s AND config_id = %(config_id)s",
         {"chain_id": chain_id, "config_id": config_id},
     )

@@ -20,6 +20,7 @@ async def copy_thread(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mappi
     `marks` overwrite its metadata. Returns the new thread, and whether the source was busy, so that its checkpoints may be
     newer than its row. A single statement sees one snapshot, even if a run writes meanwhile.
     """
+    # A copy has no runs, so the copy of a busy thread is idle.
     cursor = await conn.execute(
         """
         WITH source AS (
@@ -35,7 +36,7 @@ async def copy_thread(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mappi
             INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint,
                                      metadata)
             SELECT %(to)s, c.checkpoint_ns, c.checkpoint_id, c.parent_checkpoint_id, c.type, c.checkpoint,
-                   CASE WHEN c.metadata ? 'thread_id'
+                   CASE WHEN c.metadata ? 'thread_id' -- LangGraph writes the id into it
                         THEN jsonb_set(c.metadata, '{thread_id}', to_jsonb(%(to)s::text)) ELSE c.metadata END
               FROM source JOIN checkpoints AS c ON c.thread_id = %(from)s
         ), blobs_copied AS (
@@ -51,6 +52,7 @@ async def copy_thread(conn: Conn, source_id: UUID, thread_id: UUID, marks: Mappi
         SELECT copied.*, source.status = 'busy' AS source_busy FROM copied, source
         """,
         {
+            # LangGraph's tables have ids of threads as text, and our own have them as uuid.
             "source_id": source_id,
             "from": str(source_id),
             "thread_id": thread_id,
@@ -116,13 +118,14 @@ async def storage_size(conn: Conn, filters: Filters, thread_id: UUID) -> Checkpo
 
 async def newest_mark(conn: Conn, filters: Filters, thread_id: UUID, key: str) -> str | None:
     """The text under `key` in the metadata of the thread's newest checkpoint. None if there is none."""
+    # The ids have different types, so the tables can't be joined by USING.
     cursor = await conn.execute(
         """
         SELECT checkpoints.metadata ->> %(key)s
           FROM checkpoints JOIN threads ON threads.thread_id = %(thread_id)s
-         WHERE checkpoints.thread_id = %(of_thread)s AND checkpoint_ns = ''
+         WHERE checkpoints.thread_id = %(of_thread)s AND checkpoint_ns = '' -- without the subgraphs
            AND threads.project_id = %(project)s AND threads.metadata @> %(match)s
-         ORDER BY checkpoint_id DESC
+         ORDER BY checkpoint_id DESC -- ids begin with a time
          LIMIT 1
         """,
         {

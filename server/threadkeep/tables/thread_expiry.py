@@ -19,7 +19,7 @@ async def lock_expired(conn: Conn, strategy: str, limit: int) -> list[UUID]:
         SELECT thread_id
           FROM threads
          WHERE project_id = %(project)s AND ttl_strategy = %(strategy)s AND expires_at < now() AND status <> 'busy'
-           AND (ttl_pruned_at IS NULL OR ttl_pruned_at < updated_at)
+           AND (ttl_pruned_at IS NULL OR ttl_pruned_at < updated_at) -- pruning does not change `updated_at`
          ORDER BY expires_at
          LIMIT %(limit)s
            FOR UPDATE SKIP LOCKED
@@ -31,6 +31,8 @@ async def lock_expired(conn: Conn, strategy: str, limit: int) -> list[UUID]:
 
 async def lock_ephemeral(conn: Conn, limit: int) -> list[UUID]:
     """Lock up to `limit` expired ephemeral threads, in the same way. A thread with an unsent webhook is skipped."""
+    # A delivery is inserted by the end of a run. Before that the thread is busy, so this condition needs no second
+    # check.
     cursor = await conn.execute(
         """
         SELECT thread_id
@@ -59,7 +61,7 @@ async def keep_temporary(conn: Conn, topics: Sequence[str], ttl_s: float) -> Non
               FROM threads
               JOIN followed USING (thread_id)
              WHERE project_id = %(project)s AND ephemeral_until < now() + make_interval(secs => %(ttl_s)s)
-               FOR UPDATE OF threads SKIP LOCKED
+               FOR UPDATE OF threads SKIP LOCKED -- the next round extends a locked one
         )
         UPDATE threads
            SET ephemeral_until = now() + make_interval(secs => %(ttl_s)s)
@@ -67,7 +69,7 @@ async def keep_temporary(conn: Conn, topics: Sequence[str], ttl_s: float) -> Non
          WHERE threads.thread_id = extended.thread_id
         """,
         {
-            "run_ids": _ids(topics, "run:"),
+            "run_ids": _ids(topics, "run:"),  # only readers subscribe to these topics
             "thread_ids": _ids(topics, "thread:"),
             "project": conn.project_id,
             "ttl_s": ttl_s,

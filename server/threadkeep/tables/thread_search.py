@@ -48,7 +48,9 @@ class ThreadFilter:
 
 def like_patterns(value: object) -> list[str]:
     """LIKE patterns that match the text of every JSON that contains `value`: its longest keys and strings."""
+    # Long words occur in the fewest threads, and each pattern reads the whole text.
     words = sorted(set(_words(value)), key=len, reverse=True)[:MAX_PATTERNS]
+    # The column is JSON as text, so a word is searched for with its quotes and escapes.
     encoded = [json.dumps(word).decode() for word in words]
     return [f"%{re.sub(SPECIAL, BACKSLASHED, word)}%" for word in encoded]
 
@@ -147,7 +149,7 @@ async def search(
            AND (%(values)s::jsonb IS NULL
                 OR CASE WHEN "values"::text LIKE ALL(%(words)s::text[]) THEN "values"::jsonb @> %(values)s END)
            AND (%(status)s::text IS NULL OR status = %(status)s)
-           AND (ephemeral_until IS NULL OR status = 'busy')
+           AND (ephemeral_until IS NULL OR status = 'busy') -- a stateless run is listed while it runs
          ORDER BY {order}
          LIMIT %(limit)s OFFSET %(offset)s
         """
@@ -156,9 +158,11 @@ async def search(
         counted = await _count(conn, filters, search)
         cursor = conn.cursor(row_factory=sized(ThreadMatch if page_request.extract else Thread))
         parameters = search.parameters | page_request.parameters | {"project": conn.project_id, "match": filters.jsonb}
+        # `values` are not converted to text for their size. What is stored of them counts.
         columns = ("metadata", "interrupts", "error", "extracted")
         # A plan for any conditions would read every thread, because each condition may be absent.
         await cursor.execute(bounded(listing, *columns, apart="values_bytes"), parameters, prepare=False)
+    # In the pipeline the result was not there yet.
     (total,) = await counted.fetchone() or (0,)
     return Page(items=await cursor.fetchall(), total=total)
 
@@ -203,6 +207,7 @@ async def find_by_title(
 
 def title_query(query: str) -> str:
     """Every word of `query` as the beginning of a word, in the language of `to_tsquery`."""
+    # In quotes, so that & and ! in a word are no operators.
     words = [word.replace("\\", "\\\\").replace("'", "''") for word in query.split()[:MAX_WORDS]]
     return " & ".join(f"'{word}':*" for word in words)
 

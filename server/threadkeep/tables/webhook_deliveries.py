@@ -41,12 +41,13 @@ async def claim(
     in `held_back` are skipped.
     """
     cursor = conn.cursor(row_factory=rows.row_factory(Delivery))
+    # After the last principal the round begins again. A second statement runs only then.
     turns = [None] if after_principal is None else [after_principal, None]
     for previous in turns:
         await cursor.execute(
             """
             UPDATE webhook_deliveries
-               SET attempt = attempt + 1, send_after = now() + make_interval(secs => %(lease_s)s)
+               SET attempt = attempt + 1, send_after = now() + make_interval(secs => %(lease_s)s) -- before it is sent
              WHERE (run_id, config_id) = (
                 SELECT run_id, config_id
                   FROM webhook_deliveries
@@ -83,7 +84,7 @@ async def delete(conn: Conn, delivery: Delivery) -> None:
     await conn.execute(
         """
         DELETE FROM webhook_deliveries
-         WHERE run_id = %(run_id)s AND config_id = %(config_id)s AND (config_id = '' OR attempt > 0)
+         WHERE run_id = %(run_id)s AND config_id = %(config_id)s AND (config_id = '' OR attempt > 0) -- a change sets it to 0
         """,
         {"run_id": delivery.run_id, "config_id": delivery.config_id},
     )

@@ -78,7 +78,7 @@ async def create(conn: Conn, worker_id: UUID, graph_ids: Iterable[str], *, run_s
     """Insert the row of this process, with the graphs whose runs it claims, and how many it runs at once."""
     await conn.execute(
         """
-        WITH marker AS (INSERT INTO crash_markers (worker_id) VALUES (%(worker_id)s))
+        WITH marker AS (INSERT INTO crash_markers (worker_id) VALUES (%(worker_id)s)) -- never one row without the other
         INSERT INTO workers (worker_id, project_id, graph_ids, run_slots)
         VALUES (%(worker_id)s, %(project)s, %(graph_ids)s, %(run_slots)s)
         """,
@@ -96,6 +96,7 @@ def renew(conn: Connection[Any], worker_id: UUID) -> bool:
 
     It is lost if another process deleted it, or if Postgres crashed and may have lost the latest writes.
     """
+    # The heartbeat has a thread and a connection of its own, so a graph that blocks the event loop does not stop it.
     row = conn.execute(
         """
         UPDATE workers
@@ -110,6 +111,7 @@ def renew(conn: Connection[Any], worker_id: UUID) -> bool:
 
 def is_lease_lost(failure: BaseException) -> bool:
     """Whether Postgres refused a write because the process has lost its lease (function `check_leases`)."""
+    # psycopg has no classes for SQLSTATEs of our own.
     return isinstance(failure, psycopg.Error) and failure.sqlstate == "TK001"
 
 
@@ -144,7 +146,7 @@ async def delete_expired(conn: Conn, own_id: UUID, lease_s: float) -> int:
               FROM workers
              WHERE project_id = %(project)s AND heartbeat_at < now() - make_interval(secs => %(lease_s)s)
                AND worker_id <> %(own_id)s
-               FOR UPDATE SKIP LOCKED
+               FOR UPDATE SKIP LOCKED -- a transaction that writes for a run holds KEY SHARE (`check_leases`)
         ), markers_gone AS (
             DELETE FROM crash_markers USING silent WHERE crash_markers.worker_id = silent.worker_id
         )
@@ -157,9 +159,10 @@ async def delete_expired(conn: Conn, own_id: UUID, lease_s: float) -> int:
 
 async def requeue_runs(conn: Conn, worker_id: UUID) -> int:
     """Return the running runs of a stopping process to the queue. The attempt does not count. Returns their number."""
+    # The process has stopped its graphs: no run is executed any more, and none needs a grace period.
     cursor = await conn.execute("SELECT requeue_runs(%(worker_id)s, '{}', 0, false)", {"worker_id": worker_id})
     row = await cursor.fetchone()
-    return _noted(conn, row[0] if row else 0)
+    return _note_requeued(conn, row[0] if row else 0)
 
 
 async def requeue_orphaned_runs(conn: Conn, worker_id: UUID, executed: Sequence[UUID], grace_s: float) -> int:
@@ -169,15 +172,17 @@ async def requeue_orphaned_runs(conn: Conn, worker_id: UUID, executed: Sequence[
     seconds ago are returned.
     """
     cursor = await conn.execute(
+        # A run that was claimed a moment ago is not in `executed` yet, so it gets a grace period.
         "SELECT requeue_runs(%(worker_id)s, %(executed)s::uuid[], %(grace_s)s, true)",
         {"worker_id": worker_id, "executed": list(executed), "grace_s": grace_s},
     )
     row = await cursor.fetchone()
-    return _noted(conn, row[0] if row else 0)
+    return _note_requeued(conn, row[0] if row else 0)
 
 
-def _noted(conn: Conn, runs: int) -> int:
+def _note_requeued(conn: Conn, runs: int) -> int:
     """Announce to the change streams that some runs were requeued. Returns their number."""
+    # The function returns no ids. A note without ids is a gap, after which clients read their lists again.
     if runs:
         conn.note_change()
     return runs
