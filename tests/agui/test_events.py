@@ -302,6 +302,25 @@ async def test_the_run_tells_where_it_came_from_and_the_langgraph_api_reads_it(
     assert [message["id"] for message in thread["values"]["messages"]] == [each["id"] for each in page.messages]
 
 
+async def test_a_client_of_the_langgraph_api_gets_the_events_of_its_protocol(http: httpx.AsyncClient, url: str) -> None:
+    """Contract, For all three: what AG-UI starts is seen by the LangGraph API, without AG-UI's own events."""
+    page = Page(http, "steps")
+    await page.say("hello")
+    async with get_client(url=url, api_key=None) as client:
+        (run,) = await client.runs.list(page.thread_id)
+        joined = [part async for part in client.runs.join_stream(page.thread_id, run["run_id"], last_event_id="-1")]
+        nodes: dict[str, Any] = {"stream_mode": "nodes", "last_event_id": "-1"}
+        modes = [part.event async for part in client.runs.join_stream(page.thread_id, run["run_id"], **nodes)]
+        async for part in await client.threads.join_stream(page.thread_id, last_event_id="-1"):
+            modes.append(part.event)
+            if part.event == "metadata" and part.data.get("status") == "run_done":
+                break
+
+    assert {part.event for part in joined} == {"metadata", "messages", "values", "custom"}
+    assert set(modes) == {"metadata", "messages", "values", "custom"}
+    assert joined[-1].data["log"] == ["counted", "worker 0", "worker 1", "worker 2"]
+
+
 async def test_a_run_of_another_surface_can_be_watched(http: httpx.AsyncClient, url: str) -> None:
     """Contract: a conversation is a thread, whoever asks."""
     async with get_client(url=url, api_key=None) as client:

@@ -24,7 +24,7 @@ from threadkeep.runs.event_log import Gap, LogItem
 from threadkeep.runs.execution import Execution
 from threadkeep.runs.failures import error_report
 from threadkeep.runs.service import RunHandle
-from threadkeep.runs.stream_events import mode_of
+from threadkeep.runs.stream_events import is_public, mode_of
 from threadkeep.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,8 @@ async def run_frames(
                 reading.position = item.position
             if isinstance(item, Gap):
                 yield b": gap until %d\r\n\r\n" % item.position
+            elif not is_public(item.name):
+                continue
             elif modes is None or item.name in UNFILTERED_EVENTS or mode_of(item.name) in modes:
                 yield encode_event(item.name, item.data, str(item.position) if with_ids else "")
 

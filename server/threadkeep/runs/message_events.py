@@ -12,7 +12,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph._internal._constants import CONFIG_KEY_RUNTIME, CONFIG_KEY_STREAM  # keys of a subgraph's config
@@ -22,10 +22,7 @@ from langgraph.runtime import Runtime
 
 from threadkeep.base import json
 from threadkeep.runs.execution import Execution
-from threadkeep.runs.stream_events import NamedEvent, StreamEvents, event_name
-
-NODES: Final = "nodes"
-"""The name of the events that tell when a node of the graph itself, or of a subgraph, starts and ends."""
+from threadkeep.runs.stream_events import NODES, NamedEvent, StreamEvents, event_name
 
 
 def with_message_events(config: RunnableConfig, execution: Execution) -> RunnableConfig:

@@ -4,7 +4,7 @@ The event names are the protocol's: a mode, followed by the subgraph's namespace
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 from langchain_core.messages import BaseMessage, BaseMessageChunk, message_chunk_to_message
 from langgraph.types import StreamMode as GraphMode
@@ -17,8 +17,16 @@ Namespace: TypeAlias = tuple[str, ...]
 NamedEvent: TypeAlias = tuple[str, object]
 """An event's name and its data."""
 
+NODES: Final = "nodes"
+"""The name of the events that tell when a node of the graph itself, or of a subgraph, starts and ends. They are for surfaces
+that read the log themselves (`SurfaceRunOptions`), because the LangGraph API has no such event."""
 INTERNAL_PREFIXES = ("__pregel", "langgraph_auth")
 """Keys of `configurable` that never leave the server."""
+
+
+def is_public(event: str) -> bool:
+    """Whether readers of the LangGraph API get the event."""
+    return not event.startswith(NODES)
 
 
 def mode_of(event: str) -> str:

@@ -17,6 +17,7 @@ from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.event_log import LogEvent
 from threadkeep.runs.follow import Follower
+from threadkeep.runs.stream_events import is_public
 from threadkeep.tables import queue, runs, threads
 from threadkeep.tables.runs import RunPosition
 from threadkeep.threads import history
@@ -131,7 +132,7 @@ async def _run(
 
 
 def _wants(name: str, modes: Collection[ThreadMode]) -> bool:
-    return "run_modes" in modes or ("lifecycle" in modes and name == "metadata")
+    return ("run_modes" in modes and is_public(name)) or ("lifecycle" in modes and name == "metadata")
 
 
 class _StateUpdates:

@@ -21,8 +21,8 @@ from threadkeep.api.agui.state_delta import state_delta
 from threadkeep.base import json
 from threadkeep.runs.event_log import Gap, LogItem
 from threadkeep.runs.graph_runner import INTERRUPT
-from threadkeep.runs.message_events import NODES
 from threadkeep.runs.request import StreamMode
+from threadkeep.runs.stream_events import NODES
 
 MODES: Final[tuple[StreamMode, ...]] = ("messages-tuple", "values", "tasks", "custom")
 """The stream modes of a run of AG-UI, if its graph runs elsewhere."""
