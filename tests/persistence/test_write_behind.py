@@ -20,6 +20,7 @@ from threadkeep.persistence.checkpointer import DURABILITY_KEY, WRITE_BEHIND_KEY
 from threadkeep.persistence.group_commit import Fence, GroupCommit, WriteSet
 from threadkeep.persistence.write_behind import MAX_PENDING_WRITES, WriteBehind
 from threadkeep.postgres import pool
+from threadkeep.postgres.batch_writer import PendingWrite
 from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.tenancy import UNRESTRICTED
 from threadkeep.settings import Settings
@@ -115,6 +116,23 @@ async def test_nothing_is_written_behind_what_could_not_be(api: Pool, commits: G
     assert await good.finish_run(_end(other)) is True
 
     assert writes.failure is not None
+    assert await _status(api, claimed.run_id) == "running"
+    assert await _status(api, other.run_id) == "success"
+
+
+async def test_run_that_lost_a_write_in_an_outage_fails_no_other(api: Pool, commits: GroupCommit) -> None:
+    """Ours: ends that share a transaction after the outage."""
+    claimed, other = await _running(api), await _running(api)
+    missing = PendingWrite[WriteSet, Any](_blob(claimed.thread_id, 0), lambda: None)
+    missing.set_result(None, psycopg.OperationalError("no answer for 30 s"))
+    end = commits.submit(WriteSet(run_result=_end(claimed), fence=Fence(claimed.run_id, WORKER), depends_on=(missing,)))
+    good = commits.submit(WriteSet(run_result=_end(other), fence=Fence(other.run_id, WORKER)))
+
+    with pytest.raises(psycopg.OperationalError) as lost:
+        await end.result()
+
+    assert lost.value is missing.error
+    assert await good.result() is True
     assert await _status(api, claimed.run_id) == "running"
     assert await _status(api, other.run_id) == "success"
 

@@ -37,6 +37,10 @@ Row = TypeVar("Row", bound=Sequence[Any])
 KINDS: Final = {"t": Texts, "b": Blobs, "n": Ints}
 
 
+class DependencyFailed(Exception):
+    """A write in a batch depends on a failed write. The batch writer then writes the rows of each caller separately."""
+
+
 class Fence(NamedTuple):
     """A run and the lease of the process that executes it. Writes are refused once either is lost."""
 
@@ -105,7 +109,8 @@ async def _write_patiently(pool: Pool, batch: list[WriteSet]) -> list[bool | Non
     """
     for dependency in (dependency for rows in batch for dependency in rows.depends_on):
         if dependency.error is not None:
-            raise dependency.error
+            # In a batch another error, because a transient one would fail all its callers without a second try.
+            raise dependency.error if len(batch) == 1 else DependencyFailed
 
     async def write() -> Mapping[str, bool]:
         async with pool.connection() as conn:
@@ -128,6 +133,7 @@ async def write_all(conn: Conn, batch: list[WriteSet]) -> Mapping[str, bool]:
     run_ids, worker_ids = Texts(fence.run_id for fence in fences), Texts(fence.worker_id for fence in fences)
     ends = [rows.run_result for rows in batch if rows.run_result]
     deferred = not any(rows.synchronous_commit for rows in batch)
+    # A key may be written twice in a batch, but its earlier content is logged once.
     undo = list({row: row for rows in batch for row in rows.undo})
     undo_columns = _columns(undo, "tttttn") if undo else []
     cursor = conn.cursor(row_factory=dict_row)
@@ -236,6 +242,7 @@ def _statement(kinds: tuple[str, ...], *, undo: bool) -> bytes:
     """The statement with only the inserts of `kinds`, because an insert without rows also takes time."""
     inserts = [sql.SQL("{} AS ({})").format(sql.Identifier(kind), INSERTS[kind][0]) for kind in kinds]
     main = LAST.format(UNDO if undo else sql.SQL(""), sql.SQL(FINISH_RUNS))
+    # Bytes, because psycopg would otherwise compose the statement again for each batch.
     return (sql.SQL("WITH {} {}").format(sql.SQL(", ").join(inserts), main) if inserts else main).as_bytes(None)
 
 
