@@ -273,6 +273,18 @@ async def test_operations_of_one_batch_stand_or_fall_together(store: Store) -> N
     assert await store.abatch([GetOp(("a",), "good"), GetOp(("a",), "bad")]) == [None, None]
 
 
+async def test_floats_of_any_size_stay_floats(store: Store) -> None:
+    """Ours: jsonb returns 1e23 as an integer, and as one with another value."""
+    numbers = [1e16, -1e23, 1.5e300, 5e-324, 9_007_199_254_740_993.0, 1e5]
+    await store.aput(("a",), "k", {"numbers": numbers, "text": "3e5:4e6"})
+
+    item = await store.aget(("a",), "k")
+
+    assert item is not None
+    assert item.value == {"numbers": numbers, "text": "3e5:4e6"}
+    assert [type(number) for number in item.value["numbers"]] == [float] * len(numbers)
+
+
 @pytest.mark.parametrize("more", [{}, {"half": "\ud83d"}])
 async def test_text_that_postgres_does_not_take_is_kept(store: Store, more: dict[str, str]) -> None:
     """Ours: a model's output may hold NUL, which comes back, and lone surrogates, which no UTF-8 holds."""

@@ -5,6 +5,7 @@ not need it.
 """
 
 import json as stdlib
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import Any, Final, cast
@@ -20,6 +21,8 @@ from threadkeep.persistence.serializer import Serializer
 
 KEY: Final = "__threadkeep_written__"
 MARK: Final = f'"{KEY}"'.encode()
+LARGE_FLOAT: Final = re.compile(rb"\de\+\d")
+"""A float with a positive exponent, as orjson writes it."""
 
 
 def stored(value: Mapping[str, Any], serializer: Serializer) -> dict[str, Any]:
@@ -66,5 +69,8 @@ def is_plain(value: object) -> bool:
         if b"null" in encoded:  # orjson writes it for infinity too
             stdlib.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
+        return False
+    # Of 1e16 and above, jsonb returns the digits, which are read as an integer, often of another value.
+    if b"e+" in encoded and LARGE_FLOAT.search(encoded):  # the first search is much faster
         return False
     return json.NUL_ESCAPE not in encoded
