@@ -71,6 +71,7 @@ NEW_THREAD_KEY = "__pregel_threadkeep_fresh"
 Packed = TypeVar("Packed", bound=Sequence[Any])
 Result = TypeVar("Result")
 
+# All elements of an array have one type, so texts are converted to bytes.
 SELECT: Final = """
     SELECT thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id, checkpoint, metadata,
            (SELECT array_agg(ARRAY[convert_to(referenced.channel, 'UTF8'), convert_to(blob.type, 'UTF8'), blob.blob])
@@ -121,6 +122,7 @@ class Checkpointer(AsyncPostgresSaver):
         *,
         channel_bytes: int = DEFAULT_MAX_CHANNEL_BYTES,
     ) -> None:
+        # LangGraph's type allows only psycopg's pool. Only `_cursor` uses it, and is replaced below.
         super().__init__(cast("Any", pool), serde=serde or Serializer())
         self._pool = pool
         self.filters = UNRESTRICTED
@@ -141,6 +143,7 @@ class Checkpointer(AsyncPostgresSaver):
     async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow]]:
         async with (
             self._pool.connection(self.filters) as conn,
+            # Binary, because bytes as text would be twice as long.
             conn.cursor(binary=True, row_factory=dict_row) as cursor,
         ):
             if not pipeline:
@@ -198,6 +201,7 @@ class Checkpointer(AsyncPostgresSaver):
         if run is not None and run.hold_early(place[1:], rows):
             return
         if run is not None and run.is_inherited(place[1:]):
+            # The checkpoint is an earlier run's. A rollback of this run must restore its writes.
             rows.undo = [(str(run.fence.run_id), *place, task_id, row[5]) for row in packed]
         await self._write(configurable, rows)
 
@@ -207,6 +211,7 @@ class Checkpointer(AsyncPostgresSaver):
         Each step is flushed to disk, unless the run has a lower durability. The run's result is always flushed.
         """
         writes: WriteBehind | None = configurable.get(WRITE_BEHIND_KEY)
+        # LangGraph passes no durability for a state update, which is flushed.
         rows.synchronous_commit = configurable.get(DURABILITY_KEY, "sync") == "sync"
         # Upserts are errors and interrupts. The graph must not continue before they are stored.
         if writes is not None and not rows.synchronous_commit and not rows.upserts:
@@ -222,6 +227,7 @@ class Checkpointer(AsyncPostgresSaver):
             return None
         await _caught_up(config)
         with _readable(config):
+            # `super()` without arguments does not work inside a lambda.
             checkpoint = await self._read(lambda: super(Checkpointer, self).aget_tuple(config))
         if (
             checkpoint is None
@@ -237,6 +243,7 @@ class Checkpointer(AsyncPostgresSaver):
     async def alist(self, config: RunnableConfig | None, **options: Any) -> AsyncIterator[CheckpointTuple]:
         """Yield the checkpoints of a thread, the newest first, as LangGraph's saver does."""
         await _caught_up(config)
+        # A reader may stop early. Without `aclosing` the connection would stay open until garbage collection.
         async with aclosing(cast("AsyncGenerator[CheckpointTuple]", super().alist(config, **options))) as checkpoints:
             with _readable(config or {}):
                 async for checkpoint in checkpoints:
@@ -319,6 +326,7 @@ class TransactionCheckpoints(Checkpointer):
     """Reads and writes in the caller's transaction on one connection, together with its other statements."""
 
     def __init__(self, checkpoints: Checkpointer, conn: Conn) -> None:
+        # It shares all parts of the original. `__init__` would create new ones.
         self.__dict__.update(checkpoints.__dict__)
         self._conn = conn
 
@@ -326,7 +334,9 @@ class TransactionCheckpoints(Checkpointer):
     async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow]]:
         del pipeline
         cursor: AsyncCursor[DictRow] = _CursorInTransaction(self._conn, row_factory=dict_row)
+        # The class takes no `binary`, which only `conn.cursor` has.
         cursor.format = Format.BINARY
+        # The caller's connection may be one of the API, which returns JSON as text.
         set_json_loads(json.loads, cursor)
         async with cursor:
             yield cursor
@@ -394,6 +404,7 @@ def _split(values: dict[str, Any], *, all_apart: bool) -> tuple[dict[str, Any], 
     blobs: dict[str, Any] = {}
     for channel, value in values.items():
         if isinstance(value, _DeltaSnapshot):
+            # As in LangGraph's saver: the checkpoint's JSON only marks the channel.
             inline[channel], blobs[channel] = True, value
         elif value is None or (not all_apart and type(value) in PRIMITIVES and _is_plain(value)):
             inline[channel] = value
@@ -404,6 +415,7 @@ def _split(values: dict[str, Any], *, all_apart: bool) -> tuple[dict[str, Any], 
 
 def _is_plain(value: str | float) -> bool:
     if isinstance(value, str):
+        # `isascii` reads one bit of the string, and the other test encodes all of it.
         return len(value) <= THREAD_OFFLOAD_BYTES and "\0" not in value and (value.isascii() or _is_utf8(value))
     return abs(value) < FLOAT_LIMIT if isinstance(value, float) else value.bit_length() < 64
 

@@ -60,6 +60,7 @@ def array(written: Any) -> Any:
     """Create a writable array from `[type, shape, order, bytes]`."""
     numpy: Any = importlib.import_module("numpy")
     dtype, shape, order, content = written
+    # `frombuffer` shares the bytes, which can't be written.
     return numpy.frombuffer(content, dtype=numpy.dtype(dtype)).reshape(shape, order=order).copy(order=order)
 
 
@@ -73,17 +74,20 @@ def _of_numpy(value: Any) -> Parts | None:
     numpy = sys.modules["numpy"]
     if isinstance(value, numpy.generic):
         plain = value.item() if value.dtype.kind in "biufcSU" and value.dtype.itemsize <= WIDEST else str(value)
+        # These three are for LangGraph's decoder. Ours uses the dtype and the bytes, which lose no precision.
         place = ["numpy", type(value).__name__, plain]
         return Parts(EXT_CONSTRUCTOR_SINGLE_ARG, [*place, _described(value.dtype), value.tobytes()])
     if not isinstance(value, numpy.ndarray):
         return None
     if type(value) not in {numpy.ndarray, numpy.memmap}:
         raise TypeError(f"an array of type {type(value).__module__}.{type(value).__qualname__} can't be stored")
+    # An array with one dimension has both flags.
     order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
     if value.dtype.kind in NUMPY_TYPES:
         return Parts(EXT_NUMPY_ARRAY, [value.dtype.str, list(value.shape), order, value.tobytes(order)])
     shape, described = list(value.shape), _described(value.dtype)
     content = value.ravel().tolist() if value.dtype.hasobject else value.tobytes(order)
+    # LangGraph's decoder reads only `value.tolist()`, and ours the parts after it.
     return Parts(EXT_CONSTRUCTOR_SINGLE_ARG, ["numpy", "array", value.tolist(), described, content, shape, order])
 
 
@@ -156,6 +160,7 @@ def _column(column: Any) -> dict[str, Any]:
     if type(dtype).__module__.partition(".")[0] == "numpy":
         return {"dtype": name, "values": column.to_numpy()}
     if getattr(dtype, "tz", None) is not None:
+        # numpy has no time zones, so the column is stored in UTC. The dtype names its zone.
         return {"dtype": name, "values": column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()}
     if not name.startswith(EXTENSION_TYPES) or "pyarrow]" in name:
         raise TypeError(f"a column of pandas' type {name[:100]} can't be stored")
@@ -203,12 +208,14 @@ def _made_index(pandas: Any, written: Mapping[str, Any]) -> Any:
     if kind == "levels":
         levels = [_made_index(pandas, level) for level in written["values"]]
         return pandas.MultiIndex(levels=levels, codes=written["codes"], names=names)
+    # The frequency of a period index is a part of its dtype.
     index = pandas.Index(_made_column(pandas, written), name=names[0])
     return index if not written.get("freq") or kind.startswith("period[") else type(index)(index, freq=written["freq"])
 
 
 def _made_frame(pandas: Any, written: Mapping[str, Any]) -> Any:
     index = _made_index(pandas, written["index"])
+    # By position first, because names of columns may be equal.
     columns = {place: _made_column(pandas, column) for place, column in enumerate(written["data"])}
     frame = pandas.DataFrame(columns, index=index)
     frame.columns = _made_index(pandas, written["columns"])
@@ -224,6 +231,7 @@ def _made_moment(kind: str) -> Callable[[Any, Any], Any]:
     def make(pandas: Any, written: Mapping[str, Any]) -> Any:
         if written["value"] is None:
             return pandas.NaT
+        # pandas may choose another unit for the object, so it is converted back.
         moment = getattr(pandas, kind)(written["value"], unit=written["unit"]).as_unit(written["unit"])
         return moment if written["zone"] is None else moment.tz_localize("UTC").tz_convert(written["zone"])
 

@@ -95,6 +95,7 @@ class Decoder:
         return ormsgpack.unpackb(written, ext_hook=self._value, option=OPTION)
 
     def _value(self, code: int, data: bytes) -> Any:
+        # First, because most values of a long thread are messages.
         if code == EXT_PYDANTIC_V2 and (message := _message(data)) is not None:
             return message
         if code in CODES:
@@ -196,6 +197,7 @@ def model(kind: type[BaseModel], fields: Any, further: Sequence[Any]) -> BaseMod
     if details.get("whole") and fields.keys() - extra == kind.model_fields.keys():
         return _restored(kind, fields, details)
     try:
+        # Fields are stored under their names, and a model with aliases would accept only these.
         return kind.model_validate(fields, by_name=True)
     except ValidationError:
         return kind.model_construct(**fields)
@@ -235,7 +237,7 @@ def dataclass(kind: Any, fields: Mapping[str, Any]) -> Any:
         raise TypeError(f"{kind.__qualname__} no longer has the fields {sorted(fields.keys() - names)}")
     try:
         instance = kind(
-            **{field.name: fields[field.name] for field in dataclasses.fields(kind) if _is_given(field, fields)}
+            **{field.name: fields[field.name] for field in dataclasses.fields(kind) if _is_init_argument(field, fields)}
         )
     except Exception:  # noqa: BLE001 - a constructor is the graph author's code
         instance = kind.__new__(kind)
@@ -249,6 +251,7 @@ def attrs_object(kind: Any, names: Sequence[str], fields: Mapping[str, Any]) -> 
     if fields.keys() - set(names):
         raise TypeError(f"{kind.__qualname__} no longer has the fields {sorted(fields.keys() - set(names))}")
     if set(names) - fields.keys():
+        # attrs removes the underscores of private names in its constructor.
         return kind(**{name.lstrip("_"): part for name, part in fields.items()})
     made = kind.__new__(kind)
     for name, part in fields.items():
@@ -256,13 +259,14 @@ def attrs_object(kind: Any, names: Sequence[str], fields: Mapping[str, Any]) -> 
     return made
 
 
-def _is_given(field: "dataclasses.Field[Any]", fields: Mapping[str, Any]) -> bool:
+def _is_init_argument(field: "dataclasses.Field[Any]", fields: Mapping[str, Any]) -> bool:
     return field.init and field.name in fields
 
 
 def plain_subclass(kind: Any, payload: Any) -> Any:
     """Create an instance of a subclass of a plain type with this value, without calling its own constructor."""
     base: Any = next(base for base in PLAIN if issubclass(kind, base))
+    # An immutable object gets its value only in `__new__`.
     if base not in MUTABLE:
         return base.__new__(kind, payload)
     instance = kind.__new__(kind)
@@ -292,6 +296,7 @@ def _called(code: int, target: Any, payload: Any) -> Any:
     if code == EXT_CONSTRUCTOR_SINGLE_ARG:
         return target(payload)
     if code == EXT_CONSTRUCTOR_POS_ARGS:
+        # `Send` accepts its timeout only by name.
         return Send(*payload[:2], timeout=payload[2]) if target is Send and len(payload) > 2 else target(*payload)
     if code == EXT_CONSTRUCTOR_KW_ARGS:
         return target(**payload)

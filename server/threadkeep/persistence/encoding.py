@@ -33,6 +33,7 @@ from threadkeep.base import json
 from threadkeep.persistence import dataframes, messages
 from threadkeep.persistence.project_types import attrs_names
 
+# Passed to `encoded`, because msgpack would store subclasses as their base, and tuples as lists.
 ANY_KEYS: Final = (
     _option | ormsgpack.OPT_PASSTHROUGH_SUBCLASS | ormsgpack.OPT_PASSTHROUGH_BIG_INT | ormsgpack.OPT_PASSTHROUGH_TUPLE
 )
@@ -91,6 +92,7 @@ def encoded(value: object) -> ormsgpack.Ext:
     for kinds, encode in BY_CLASS:
         if isinstance(value, kinds):
             return encode(cast("Any", value))
+    # `is_dataclass` is also true for the class itself.
     if dataclasses.is_dataclass(value) and kind is not type:
         return _with_attributes(value, [field.name for field in dataclasses.fields(value)])
     names = attrs_names(kind)
@@ -143,6 +145,7 @@ def _known_model(model: BaseModel) -> ormsgpack.Ext:
 def _with_fields(model: BaseModel, place: Place, *details: object) -> ormsgpack.Ext:
     """Encode its fields unchanged, because `model_dump` would turn models inside it into dictionaries."""
     try:
+        # LangGraph's format names a method after the fields. Its decoder ignores further parts.
         return _constructed(EXT_PYDANTIC_V2, place, _fields(model), "model_validate_json", *details)
     except NotKept:  # a field's own serializer may have another form
         return _constructed(EXT_PYDANTIC_V2, place, model.model_dump(), "model_validate_json")
@@ -189,6 +192,7 @@ def _packed(value: object) -> ormsgpack.Fragment | None:
 
 
 def _enum(member: Enum) -> ormsgpack.Ext:
+    # The value may have no encoding. Our decoder then finds the member by its name.
     return _single(member, _packed(member.value), member.name)
 
 
@@ -264,6 +268,7 @@ BY_CLASS: Final[tuple[tuple[type[Any] | tuple[type[Any], ...], Callable[[Any], o
     (defaultdict, _default_dict),
     (dict, _dict),
     (list, lambda value: _single(value, list(value))),
+    # A subclass may have a `__str__` of its own.
     (str, lambda value: _single(value, str.__str__(value))),
     (bytes, lambda value: _single(value, bytes(value))),
     (int, lambda value: _single(value, int(value))),

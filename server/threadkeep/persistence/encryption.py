@@ -27,10 +27,12 @@ class AesGcmCipher(CipherProtocol):
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - takes 9 MB, and few servers have a key
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
 
+        # A value that is shorter than a nonce raises ValueError.
         self._invalid = (InvalidTag, ValueError)
         self._ciphers = [AESGCM(key) for key in keys]
 
     def encrypt(self, plaintext: bytes) -> tuple[str, bytes]:
+        # Random, because processes share the key but no counter.
         nonce = os.urandom(NONCE_BYTES)
         return NAME, nonce + self._ciphers[0].encrypt(nonce, plaintext, None)
 

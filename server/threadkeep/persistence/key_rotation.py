@@ -68,6 +68,7 @@ async def rotate(conn: Conn, cipher: AesGcmCipher, step: Step | None = None) -> 
 async def _batches(conn: Conn, table: LiteralString, key: tuple[LiteralString, ...]) -> AsyncGenerator[list[DictRow]]:
     """Yield batches of rows with a value, in the order of the primary key."""
     columns = sql.SQL(", ").join(map(sql.Identifier, key))
+    # The first row always fits. Others are left out after the byte limit, so that large values do not fill the memory.
     select = sql.SQL(
         """
         SELECT {columns}, type, blob
@@ -83,9 +84,6 @@ async def _batches(conn: Conn, table: LiteralString, key: tuple[LiteralString, .
          ORDER BY {columns}
         """
     )
-    start = sql.SQL("({columns}) > ({values})").format(
-        columns=columns, values=sql.SQL(", ").join(map(sql.Placeholder, key))
-    )
     condition, last_key = sql.SQL("TRUE"), dict[str, Any]()
     while True:
         query = select.format(columns=columns, table=sql.Identifier(table), condition=condition)
@@ -95,7 +93,15 @@ async def _batches(conn: Conn, table: LiteralString, key: tuple[LiteralString, .
         if not batch:
             return
         yield batch
-        condition, last_key = start, {name: batch[-1][name] for name in key}
+        condition, last_key = _after(key), {name: batch[-1][name] for name in key}
+
+
+def _after(key: tuple[LiteralString, ...]) -> sql.Composed:
+    """The condition for the rows after the last one of a batch."""
+    separator = sql.SQL(", ")
+    return sql.SQL("({columns}) > ({values})").format(
+        columns=separator.join(map(sql.Identifier, key)), values=separator.join(map(sql.Placeholder, key))
+    )
 
 
 async def _rotate_batch(
@@ -109,6 +115,7 @@ async def _rotate_batch(
         sql.SQL("{column} = {value}").format(column=sql.Identifier(name), value=sql.Placeholder(name))
         for name in TABLES[table]
     )
+    # UPDATE can't skip locked rows, so a subquery locks them. The hash stands for the old bytes, which may be large.
     update = sql.SQL(
         """
         UPDATE {table} SET type = %(new_type)s, blob = %(new_blob)s
@@ -131,6 +138,7 @@ def _reencrypted(cipher: AesGcmCipher, batch: list[DictRow], counts: Rotation) -
     for row in batch:
         kind, _, cipher_name = row["type"].partition("+")
         try:
+            # -1 for a value that is not encrypted yet.
             plain, position = cipher.decrypt_and_locate(cipher_name, row["blob"]) if cipher_name else (row["blob"], -1)
         except DecryptionFailed:
             counts.unreadable += 1
@@ -140,6 +148,7 @@ def _reencrypted(cipher: AesGcmCipher, batch: list[DictRow], counts: Rotation) -
             continue
         name, encrypted = cipher.encrypt(plain)
         digest = sha256(row["blob"]).digest()
+        # The update does not need the old bytes, which may be large.
         del row["blob"]
         changes.append({**row, "sha256": digest, "new_type": f"{kind}+{name}", "new_blob": encrypted})
     return changes

@@ -32,12 +32,14 @@ def decode_message(written: Any) -> BaseMessage | None:
     try:
         module, name, fields, _ = written
         kind, its_module, names = BY_NAME[name]
+        # Missing fields have defaults and further ones are extras, and both are pydantic's work.
         if module != its_module or fields.keys() != names or not _is_settled(kind, fields):
             return None
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
     message = kind.__new__(kind)
     _set(message, "__dict__", fields)
+    # A copy, because pydantic adds each field that is assigned.
     _set(message, "__pydantic_fields_set__", names.copy())
     _set(message, "__pydantic_extra__", {})
     _set(message, "__pydantic_private__", None)
@@ -57,6 +59,7 @@ def _is_settled(kind: type[BaseMessage], fields: Mapping[str, Any]) -> bool:
         and type(fields["response_metadata"]) is dict
         and type(fields["id"]) in TEXT_OR_NONE
         and type(fields["name"]) in TEXT_OR_NONE
+        # LangChain's validator would make `tool_calls` from these.
     ) or (additional and cast("dict[str, object]", additional).get("tool_calls")):
         return False
     if kind is AIMessage:

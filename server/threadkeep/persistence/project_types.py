@@ -54,6 +54,7 @@ class ProjectTypes:
     """The classes that are defined in the project's folders or in the packages of its graphs."""
 
     def __init__(self, folders: Iterable[Path] = (), packages: Iterable[str] = ()) -> None:
+        # A module's `__file__` may contain a symbolic link or not.
         self._folders = frozenset(path for folder in folders for path in (folder.absolute(), folder.resolve()))
         self._packages = frozenset(packages)
         self._known: dict[tuple[str, str], type[Any] | None] = {}
@@ -79,10 +80,10 @@ class ProjectTypes:
         if key not in self._known:
             if len(self._known) > 10_000:  # names come from rows, which may hold anything
                 self._known.clear()
-            self._known[key] = self._found(module, name)
+            self._known[key] = self._resolve(module, name)
         return self._known[key]
 
-    def _found(self, module: str, name: str) -> type[Any] | None:
+    def _resolve(self, module: str, name: str) -> type[Any] | None:
         loaded = sys.modules.get(module) or self._imported(module, name)
         if loaded is None or not self._is_own(module, getattr(loaded, "__file__", None)):
             return None
@@ -90,6 +91,7 @@ class ProjectTypes:
             kind: object = reduce(getattr, name.split("."), loaded)
         except AttributeError:
             return None
+        # Otherwise a row could name a class of a library that a file of the project imports.
         if not isinstance(kind, type) or kind.__module__ != module or kind.__qualname__ != name:
             return None
         return kind if is_value_class(cast("type[Any]", kind)) else None
@@ -131,6 +133,7 @@ class ProjectTypes:
 
 
 def _defines(file: Path, name: str) -> bool:
+    # Bytes, because a file may declare its own encoding.
     tree = ast.parse(file.read_bytes())
     return any(isinstance(statement, ast.ClassDef) and statement.name == name for statement in tree.body)
 

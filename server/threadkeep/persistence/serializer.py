@@ -24,6 +24,7 @@ class Serializer(JsonPlusSerializer):
     def with_msgpack_allowlist(self, extra_allowlist: Iterable[tuple[str, ...] | type]) -> "Serializer":
         """Return this serializer with further types."""
         widened = cast("Serializer", super().with_msgpack_allowlist(extra_allowlist))
+        # LangGraph has copied this object with its decoder, which has the old list.
         widened.allow()
         return widened
 
@@ -33,6 +34,7 @@ class Serializer(JsonPlusSerializer):
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
         """Encode a value. Returns type and bytes. NotKept if it can't be encoded."""
+        # LangGraph's format has types of its own for these.
         if obj is None or type(obj) in {bytes, bytearray}:
             return super().dumps_typed(obj)
         return "msgpack", pack(obj)

@@ -47,6 +47,7 @@ from threadkeep.postgres.pool import Conn, Pool
 from threadkeep.postgres.retry import retry_in_run
 from threadkeep.postgres.tenancy import UNRESTRICTED, Filters, Restriction
 
+# jsonb also orders values of different types, so the types are compared first.
 COMPARISONS: Mapping[str, str] = {
     "$gt": "(jsonb_typeof(value->%s) = jsonb_typeof(%s::jsonb) AND value->%s > %s::jsonb)",
     "$gte": "(jsonb_typeof(value->%s) = jsonb_typeof(%s::jsonb) AND value->%s >= %s::jsonb)",
@@ -135,6 +136,7 @@ class Store(AsyncPostgresStore):
 
         None is the whole store. New items count for `principal`. Puts raise TooManyRequests if it has too many.
         """
+        # The copies share `_gathering`, so that operations of all tenants take turns.
         scoped = copy.copy(self)
         scoped.space, scoped.filters, scoped.principal = space, filters, principal
         return scoped
@@ -261,7 +263,7 @@ class Store(AsyncPostgresStore):
                 await self._batch_get_ops(grouped_ops.get(GetOp, []), results, cursor)
                 for index, query, params in searches:
                     await cursor.execute(query, params)
-                    results[index] = [_found(row) for row in await cursor.fetchall()]
+                    results[index] = [_search_item(row) for row in await cursor.fetchall()]
                 await self._batch_list_namespaces_ops(grouped_ops.get(ListNamespacesOp, []), results, cursor)
                 if writes and self.principal is not None:
                     # Before the writes: it locks the principal's count, so that parallel puts can't exceed the limit
@@ -283,6 +285,7 @@ class Store(AsyncPostgresStore):
         try:
             yield
         except psycopg.Error as error:
+            # `functions/store_items.sql` raises it.
             if error.sqlstate != "TK003":
                 raise
             detail = f"at most {self._limits.items_per_principal} items are allowed in the store: delete some first"
@@ -297,6 +300,7 @@ class Store(AsyncPostgresStore):
         prepare = cast("Any", self._prepare_batch_PUT_queries)
         prepared, embedding = prepare(ordered)
         if embedding is not None:
+            # Prepared again, because the exact encoding of a value must not be embedded.
             _, embedding = prepare([(place, _as_indexed(op)) for place, op in ordered])
         limit = self._limits.item_bytes
         statements: list[tuple[Any, Any]] = [
@@ -421,7 +425,7 @@ def _is_away(error: Exception) -> bool:
     return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
 
 
-def _found(row: Mapping[str, Any]) -> SearchItem:
+def _search_item(row: Mapping[str, Any]) -> SearchItem:
     score = row["score"]
     return SearchItem(
         namespace=tuple(row["prefix"].split(".")),

@@ -38,6 +38,7 @@ class StoredItem:
 
     def namespace(self, space: str | None) -> list[str]:
         """The labels, without the store prefix."""
+        # LangGraph allows no period in a label.
         labels = self.prefix.split(".")
         return labels if space is None else labels[1:]
 
@@ -54,6 +55,7 @@ async def get(store: Store, op: GetOp) -> StoredItem | None:
 
 async def search(store: Store, op: SearchOp, answer_bytes: int) -> list[SizedRow[StoredItem]]:
     """A page of matching items with at most `answer_bytes` bytes, or only the first. `refresh_ttl` as in `get`."""
+    # LangGraph's statement would also refresh items that the byte limit leaves out. `_refresh` does not.
     listing, params = _with_names(*await store.search_statement(store.labelled(op)._replace(refresh_ttl=False)))
     async with _cursor(store) as cursor:
         cursor.row_factory = sized(StoredItem)

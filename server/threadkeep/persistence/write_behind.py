@@ -138,6 +138,7 @@ class WriteBehind:
         failed write that was written behind.
         """
         self.close()
+        # A copy, because each write leaves the set when it ends.
         for write in list(self._awaited):
             await write.wait()
         self._awaited.clear()
