@@ -32,12 +32,15 @@ def merged(document: Schema, custom: Starlette, reserved: Iterable[str]) -> Sche
     used_ids = {entry["operationId"] for path in document["paths"].values() for entry in path.values()}
     for path, operations in _renamed(description.get("paths", {}), names).items():
         if path not in reserved:
+            # A path item of OpenAPI also has keys that are not methods, such as `parameters` and `summary`.
             entries = {method: entry for method, entry in operations.items() if method in METHODS}
             document["paths"][path] = document["paths"].get(path, {}) | _with_free_ids(entries, used_ids)
     for kind, components in description.get("components", {}).items():
         renamed = _renamed(components, names)
         if kind == "schemas":
             renamed = {names[name]: schema for name, schema in renamed.items()}
+        # Only schemas are renamed. In the other kinds the component of the server wins, because its operations refer to
+        # it.
         document["components"][kind] = {**renamed, **document["components"].get(kind, {})}
     tag_names = {tag["name"] for tag in document["tags"]}
     document["tags"] += [tag for tag in description.get("tags", []) if tag["name"] not in tag_names]
@@ -45,11 +48,13 @@ def merged(document: Schema, custom: Starlette, reserved: Iterable[str]) -> Sche
 
 
 def _description(custom: Starlette) -> Schema:
+    # FastAPI is not a dependency of the server, so its class cannot be imported for a check.
     describe = getattr(custom, "openapi", None)
     if callable(describe):
         return cast("Callable[[], Schema]", describe)()
     paths: dict[str, Schema] = {}
     for path, route in _routes(custom.routes):
+        # OpenAPI does not know the converters of Starlette, such as `{id:int}`.
         plain = PARAMETER.sub(r"{\1}", path)
         paths.setdefault(plain, {}).update(_operations(path, route))
     return {"paths": paths}
@@ -69,6 +74,7 @@ def _operations(path: str, route: Route) -> Iterator[tuple[str, Schema]]:
         handlers = {name: getattr(route.endpoint, name) for name in METHODS if hasattr(route.endpoint, name)}
     else:
         methods = sorted(name.lower() for name in route.methods or ["GET"])
+        # Starlette adds HEAD to every route with GET, although the project does not declare it.
         handlers = {name: route.endpoint for name in methods if name != "head"}
     for method, handler in handlers.items():
         name = route.name if len(handlers) == 1 else f"{route.name}_{method}"
@@ -92,6 +98,7 @@ def _operation(path: str, name: str, handler: Any) -> Schema:
 def _with_free_ids(operations: Schema, used_ids: set[str]) -> Schema:
     for entry in operations.values():
         if "operationId" in entry:
+            # OpenAPI requires unique ids, because generated clients name their functions by them.
             while entry["operationId"] in used_ids:
                 entry["operationId"] += "_of_app"
             used_ids.add(entry["operationId"])

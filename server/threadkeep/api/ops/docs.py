@@ -39,6 +39,7 @@ class Described:
 def build_docs(described: Described) -> ApiDocs:
     """Return the OpenAPI document, the page that shows it, and the page's Content-Security-Policy."""
     page = resources.files("threadkeep.api.ops").joinpath("docs.html").read_text("utf-8")
+    # The policy allows the inline script and style of the page by their hashes, so an injected script does not run.
     script, style = (_hash(page, tag) for tag in ("script", "style"))
     return ApiDocs(
         spec=_spec(described),
@@ -52,6 +53,8 @@ def _spec(described: Described) -> bytes:
     served, prefix = described.served, described.prefix
     if described.kind == "none" and described.app is None:
         return _encoded(served, prefix)
+    # Decoded from the cached bytes, because the next functions change the document and several applications share the
+    # cache.
     document = add_security(json.loads(_encoded(served, prefix)), served, described.kind, described.auth)
     if described.app is not None:
         document = merged(document, described.app, described.reserved)

@@ -17,6 +17,7 @@ from threadkeep.postgres.retry import TRANSIENT_ERRORS
 from threadkeep.project import Http
 
 _SWITCHES: Final[Mapping[str, Callable[[Http], bool]]] = {
+    # Without runs, the OpenAI API still serves models and conversations.
     "openai": lambda http: http.disable_openai,
     "mcp": lambda http: http.disable_mcp or http.disable_runs,
     "a2a": lambda http: http.disable_a2a or http.disable_runs,
@@ -47,6 +48,7 @@ async def ok(call: AuthorizedRequest[None, OkQuery]) -> Response:
 async def root(call: AuthorizedRequest[None, OkQuery]) -> Response:
     """GET /: whether the server answers. A browser is sent to the console."""
     if call.state.console and "text/html" in call.request.headers.get("accept", ""):
+        # A cache must not answer a health check with the redirect for a browser.
         return Response(status_code=307, headers={"location": _console_location(call), "vary": "Accept"})
     return await ok(call)
 
@@ -73,7 +75,9 @@ async def readyz(call: AuthorizedRequest[None, None]) -> Response:
     answers = await _database_answers(state.pool)
     checks = {
         "database": answers,
+        # Without Postgres there is no second wait, because probes have short timeouts.
         "migrations": answers and await _is_migrated(state.pool),
+        # The load balancer stops sending requests to this process, while the requests in progress are still answered.
         "accepting": not state.signals.stopping.is_set(),
     }
     ready = all(checks.values())
@@ -96,6 +100,7 @@ async def info(call: AuthorizedRequest[None, None]) -> Response:
             "row_level_security": call.state.pool.row_security,
             "database": {
                 "pooler": call.state.pool.pooler,
+                # Without LISTEN, for example with PgBouncer, processes find new rows only by polling.
                 "wake_ups": "polling" if call.state.wakeups.polls else "listen",
             },
             "limits": {

@@ -43,6 +43,7 @@ async def metrics(call: AuthorizedRequest[None, None]) -> Response:
     They are those of all processes of one `threadkeep serve`.
     """
     request, scrape = call.request, call.state.metrics_exporter
+    # The route is public for the route table, because settings decide whether it requires a caller.
     if scrape.requires_authentication and (authenticator := call.state.authenticator):
         await authenticate(authenticator, request)
     return await scrape.respond(request.headers.get("accept", ""))
@@ -62,6 +63,7 @@ async def serve_metrics_port(scrape: MetricsExporter, settings: Settings) -> Asy
     hosts = allowed_hosts(settings) if is_loopback(settings.host) else None
     guard = Middleware(PageGuard, origins=AllowedOrigins(names=frozenset()), hosts=hosts)
     app = Starlette(routes=[Route("/metrics", answer)], middleware=[guard])
+    # Two processes cannot bind one port. The supervisor binds it, and its processes share the listener.
     shared = None if scrape.siblings is None else scrape.siblings.metrics_listener
     bound = metrics_socket(settings.host, settings.metrics_port) if shared is None else nullcontext(shared)
     with bound as listener:
@@ -85,6 +87,7 @@ def metrics_socket(host: str, port: int) -> Generator[socket.socket]:
     """Yield a socket that is bound to `THREADKEEP_METRICS_PORT`. Raise StartupError if the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
+        # After a restart the port still has connections of the last process in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))

@@ -335,9 +335,11 @@ def _responses(operation: Operation, parts: _Parts) -> Iterator[tuple[str, Schem
     for status in (answer.status, *answer.other_responses):
         response: Schema = {"description": HTTPStatus(status).phrase}
         schema = parts.schemas.get((operation.method, operation.path, str(status)), {"type": "string"})
+        # A status without a shape has no body, for example 204.
         media = answer.media_type if status == answer.status else answer.other_responses[status] and "application/json"
         if media:
             response["content"] = {media: _stream(schema) if media == "text/event-stream" else {"schema": schema}}
+        # The body may be None, or an alias such as `RunBatch`, which is not a class.
         if PageBody in getattr(operation.body, "__mro__", ()):
             response["headers"] = TOTALS
         yield str(status), response
@@ -347,10 +349,12 @@ def _responses(operation: Operation, parts: _Parts) -> Iterator[tuple[str, Schem
     later: set[int] = set()
     for kind in _refusals(operation):
         by_status.setdefault(kind.status, []).append(inspect.getdoc(kind) or "")
+        # Only these problems are sent with the header.
         if "retry_after_s" in inspect.signature(kind).parameters:
             later.add(kind.status)
     problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     for status, texts in by_status.items():
+        # OpenAPI has one entry for each status, and here the other shape describes it.
         if status not in answer.other_responses:
             refusal: Schema = {"description": " ".join(texts), "content": problem}
             yield str(status), refusal | ({"headers": RETRY_AFTER} if status in later else {})
@@ -375,6 +379,7 @@ def _refusals(operation: Operation) -> Iterator[type[Problem]]:
         kinds[ValidationFailed] = None
     if operation.documented_body:
         kinds |= dict.fromkeys((BodyTimeout, ContentTooLarge))
+    # `JsonWrites` refuses writes with another content type on all routes of the server, even without a body.
     if operation.method != "GET":
         kinds[UnsupportedMediaType] = None
         if operation.event != "public":

@@ -54,6 +54,7 @@ def type_schemas(types: Mapping[KeyT, tuple[Any, Mode]]) -> tuple[dict[KeyT, Sch
     adapters: list[tuple[KeyT, Mode, TypeAdapter[Any]]] = [
         (key, mode, TypeAdapter(kind)) for key, (kind, mode) in types.items()
     ]
+    # In one call, because pydantic then gives different names to two types that have the same name.
     schemas, definitions = TypeAdapter.json_schemas(
         adapters, ref_template="#/components/schemas/{model}", schema_generator=SchemaGenerator
     )
@@ -92,6 +93,7 @@ def _json_type(name: str, hint: Any) -> Any:
 
 def _described(schema: Schema, kind: type) -> Schema:
     """Return the JSON schema of `kind` with the docstrings below its attributes."""
+    # An inherited field has its docstring in the base class. The nearest class wins.
     for base in kind.__mro__:
         for name, text in _attribute_docs(base).items():
             if name in schema.get("properties", {}):
@@ -117,6 +119,7 @@ def _docs_of_class(tree: ast.ClassDef) -> Iterator[tuple[str, str]]:
     for statement, following in zip(tree.body, tree.body[1:], strict=False):
         match statement, following:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                # Readers of the document see JSON.
                 yield name, re.sub(r"\bNone\b", "null", inspect.cleandoc(text))
             case _:
                 pass
@@ -128,6 +131,7 @@ def referenced_components(components: Schema, mentioning: object) -> Schema:
     open_ends = _refs(mentioning)
     while open_ends:
         referenced |= {name: components[name] for name in open_ends}
+        # A type may refer to itself.
         open_ends = _refs([referenced[name] for name in open_ends]) - referenced.keys()
     return dict(sorted(referenced.items()))
 

@@ -87,6 +87,7 @@ class MetricsExporter:
             try:
                 async with self.pools["api"].connection() as conn:
                     return *await queue_depth.queue_depth(conn), await table_sizes.read(conn)
+            # A scrape without these gauges is better than none, above all while Postgres is down.
             except (psycopg.Error, PoolTimeout, TooManyRequests):
                 pass
         return None, None, {}

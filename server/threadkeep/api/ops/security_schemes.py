@@ -30,6 +30,7 @@ def add_security(document: Schema, table: Iterable[Operation], kind: AuthType, a
     problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     refusal = {"description": inspect.getdoc(Unauthenticated) or "", "content": problem}
     for operation in table:
+        # Not every operation is in the document: `/` is left out.
         entry = document["paths"].get(operation.path, {}).get(operation.method.lower())
         if entry is not None and operation.event != "public":
             entry["security"] = security
@@ -37,5 +38,6 @@ def add_security(document: Schema, table: Iterable[Operation], kind: AuthType, a
     paths = cast("Mapping[str, Mapping[str, Any]]", configured.get("paths") or {})
     for path, operations in paths.items():
         for method, fields in operations.items():
+            # The project may describe paths that a switch disables. Their fields are dropped.
             document["paths"].get(path, {}).get(method, {}).update(fields)
     return document
