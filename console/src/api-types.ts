@@ -46,6 +46,11 @@ export interface Cron {
   user_id?: string | null;
 }
 
+export interface DatabaseInfo {
+  pooler: "none" | "session" | "transaction";
+  wake_ups: "listen" | "polling";
+}
+
 export interface Edge {
   source: string;
   target: string;
@@ -77,6 +82,7 @@ export interface Info {
   role: "all" | "api";
   auth: AuthInfo;
   row_level_security: boolean;
+  database: DatabaseInfo;
   limits: Limits;
   load: Load;
 }

@@ -140,6 +140,34 @@ def test_rows_and_bodies_are_described_by_what_stands_in_the_source(spec: dict[s
     assert schemas["Command"]["properties"]["resume"]["description"].startswith("The answer")
 
 
+@pytest.mark.parametrize("path", ["/info", "/ok?check_db=1", "/livez", "/readyz", "/me", "/workers"])
+async def test_answers_have_no_fields_that_the_document_lacks(
+    http: httpx.AsyncClient, spec: dict[str, Any], path: str
+) -> None:
+    """Ours: `database` of `/info` was not in the document, so generated clients did not have it."""
+    response = await http.get(path)
+    documented = spec["paths"][path.partition("?")[0]]["get"]["responses"]["200"]["content"]["application/json"]
+
+    assert response.status_code == 200
+    assert _undocumented(response.json(), documented["schema"], spec) == []
+
+
+def _undocumented(value: object, schema: dict[str, Any], spec: dict[str, Any], place: str = "") -> list[str]:
+    """The places of fields that an object schema with properties does not have."""
+    if "$ref" in schema:
+        schema = spec["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    if isinstance(value, list):
+        return [error for item in value for error in _undocumented(item, schema["items"], spec, f"{place}[]")]
+    properties = schema.get("properties")
+    if not isinstance(value, dict) or properties is None:
+        return []
+    lacking = [f"{place}.{name}" for name in value if name not in properties]
+    inner = [(name, item) for name, item in value.items() if name in properties]
+    return lacking + [
+        error for name, item in inner for error in _undocumented(item, properties[name], spec, f"{place}.{name}")
+    ]
+
+
 async def test_what_is_disabled_is_not_described_and_the_prefix_is_named(settings: Settings, tmp_path: Path) -> None:
     """Ours: the spec tells of this server, not of all that there could be."""
     project = _project(tmp_path, mount_prefix="/pre", disable_store=True)

@@ -90,10 +90,19 @@ class Load(TypedDict):
 
 
 class AuthInfo(TypedDict):
-    """How callers are known."""
+    """How callers authenticate."""
 
     kind: Literal["none", "api_key", "jwt", "custom"]
     """`custom`: by the `auth` of langgraph.json."""
+
+
+class DatabaseInfo(TypedDict):
+    """How this process is connected to Postgres."""
+
+    pooler: Literal["none", "session", "transaction"]
+    """The connection pooler in front of Postgres, by the time for which a connection keeps its session."""
+    wake_ups: Literal["listen", "polling"]
+    """How processes hear of new rows: by notifications, or only by polling."""
 
 
 class Info(TypedDict):
@@ -111,6 +120,7 @@ class Info(TypedDict):
     auth: AuthInfo
     row_level_security: bool
     """Whether row-level security of Postgres hides the rows of other principals."""
+    database: DatabaseInfo
     limits: Limits
     load: Load
 
