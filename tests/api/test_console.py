@@ -235,6 +235,18 @@ async def test_sign_out_forgets_everything(settings: Settings, make_key: MakeKey
     ]
 
 
+async def test_cookie_that_is_no_credential_is_ignored(settings: Settings, make_key: MakeKey) -> None:
+    """Ours: a cookie whose bytes were not UTF-8 was answered with 500. The other cookie still counts."""
+    key = await make_key("ada")
+    values = ["%ff", "%c3%28", "a%00b", "a%0d%0ax%3a%20y", "%D0%BA", ""]
+    async with browser(settings, auth_type="api_key") as http:
+        answers = [await http.get("/me", headers={**OWN, "cookie": f"threadkeep={value}"}) for value in values]
+        beside = await http.get("/me", headers={**OWN, "cookie": f"__Host-threadkeep=%ff; threadkeep={key}"})
+
+    assert [answer.status_code for answer in answers] == [401] * len(values)
+    assert (beside.status_code, beside.json()["identity"]) == (200, "ada")
+
+
 async def test_session_ends_with_its_key(
     settings: Settings, make_key: MakeKey, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,8 @@
 """Session cookie: a browser's key or token, where no script can read it.
 
-The console sends the user's key or token once, and from then on the browser sends it as a cookie. The cookie stands for a
-header of the request only if the page that asks is our own: `SameSite=Strict` is about sites, and another port of this
-machine is the same site.
+The console sends the user's key or token once. Then the browser sends it as a cookie. The cookie replaces the header only
+in requests of the server's own pages. `SameSite=Strict` is not enough, because another port of this machine is the same
+site.
 """
 
 from http.cookies import CookieError, SimpleCookie
@@ -24,17 +24,17 @@ CREDENTIAL_HEADERS: Final = frozenset({b"authorization", b"x-api-key"})
 
 
 def encoded(credential: str) -> str:
-    """`credential` as a cookie may hold it."""
+    """Return `credential` in the characters of a cookie."""
     return quote(credential, safe="._-~")
 
 
 def set_cookie(request: Request[Any], credential: str) -> str:
-    """The `Set-Cookie` that keeps `credential` until the browser is closed."""
+    """Return the `Set-Cookie` that stores `credential` until the browser is closed."""
     return _cookie(SECURE_NAME if is_secure(request) else NAME, encoded(credential), secure=is_secure(request))
 
 
 def cleared_cookies() -> list[str]:
-    """Each `Set-Cookie` that makes a browser forget it."""
+    """Return the `Set-Cookie` headers that delete both cookies."""
     names = ((NAME, False), (SECURE_NAME, True))
     return [f"{_cookie(name, '', secure=secure)}; Max-Age=0" for name, secure in names]
 
@@ -45,8 +45,10 @@ def is_secure(request: Request[Any]) -> bool:
 
 
 def with_credential(request: Request[Any], authenticator: Authenticator) -> Request[Any]:
-    """`request` with the header that its cookie stands for, or as it is: it has none, shows something else, or is not
-    of a page of ours."""
+    """Return `request` with the credential of its cookie as a header.
+
+    It is returned unchanged if it has no cookie or has a header with credentials, or if no page of this server sent it.
+    """
     headers = cast("list[tuple[bytes, bytes]]", request.scope["headers"])
     if any(name in CREDENTIAL_HEADERS for name, _ in headers) or not _is_own_page(request):
         return request
@@ -54,27 +56,30 @@ def with_credential(request: Request[Any], authenticator: Authenticator) -> Requ
     if credential is None:
         return request
     request.scope["headers"] = [*headers, credential_header(credential, authenticator)]
+    # Starlette caches the headers of a request.
     return Request(request.scope, request.receive)
 
 
 def credential_header(credential: str, authenticator: Authenticator) -> tuple[bytes, bytes]:
-    """The header by which the authenticator knows its callers."""
+    """Return the header from which the authenticator reads credentials."""
     if authenticator.credential_header == "x-api-key":
         return b"x-api-key", credential.encode("latin-1")
+    # A user may paste the whole header, such as `Bearer …`.
     has_scheme = " " in credential
     return b"authorization", (credential if has_scheme else f"Bearer {credential}").encode("latin-1")
 
 
 def _is_own_page(request: Request[Any]) -> bool:
-    """Whether a page of this very server asks. No page can forge `Sec-Fetch-Site`."""
+    """Whether a page of this server sent the request. No page can forge `Sec-Fetch-Site`."""
     if request.headers.get("sec-fetch-site") != "same-origin":
         return False
     origin = request.headers.get("origin")
+    # Browsers send no Origin with a GET of the same origin.
     return origin is None or is_origin_of(request.headers.get("host", ""), origin)
 
 
 def refuse_foreign_page(request: Request[Any]) -> None:
-    """Forbidden if a page that is not ours asks, one that `http.cors` allows included. Programs may ask."""
+    """Raise Forbidden for a page of another origin, even if `http.cors` allows it. Programs are not refused."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if (site is None and origin is None) or _is_own_page(request):
         return
@@ -90,7 +95,8 @@ def _credential(request: Request[Any]) -> str | None:
         return None
     # Over TLS only the secure cookie counts, because any page of this host without TLS could set the other one.
     names = (SECURE_NAME,) if request.url.scheme == "https" else (SECURE_NAME, NAME)
-    values = [unquote(cookies[name].value, errors="strict") for name in names if name in cookies]
+    # Bytes that are not UTF-8 become characters that no credential has.
+    values = [unquote(cookies[name].value, errors="replace") for name in names if name in cookies]
     return next((value for value in values if is_credential(value)), None)
 
 
