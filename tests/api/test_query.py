@@ -1,9 +1,12 @@
 """POST /query: one question, one answer."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
+from langgraph.graph import StateGraph
+from typing_extensions import TypedDict
 
 from conftest import serving
 from threadkeep import agent
@@ -63,3 +66,46 @@ async def test_agent_that_asks_back_says_so(http: httpx.AsyncClient) -> None:
 
     assert (answer.status_code, answer.json()["code"]) == (409, "interrupted")
     assert answer.json()["interrupts"][0]["value"]["action_requests"][0]["args"] == {"question": "Whether to go on?"}
+
+
+MESSAGES: dict[str, tuple[Any, str]] = {
+    "texts": (["one", "two"], "two"),
+    "pair": ([["user", "hi"], ["assistant", "hello"]], '["assistant","hello"]'),
+    "blocks": (
+        [
+            {
+                "role": "assistant",
+                "content": [{"type": "text", "text": "In "}, "this context", {"type": "text", "text": 5}],
+            }
+        ],
+        "In this context",
+    ),
+    "no content": ([{"role": "assistant"}], '{"role":"assistant"}'),
+    "null": ([{"role": "assistant", "content": None}], "null"),
+    "object": ({"first": "x"}, '{"first":"x"}'),
+    "text": ("all of it", "all of it"),
+    "numbers": ([1, 2], "2"),
+}
+"""Question -> the `messages` of the state, and the response."""
+
+
+class AnyMessages(TypedDict):
+    messages: Any
+
+
+async def _answer(state: AnyMessages) -> AnyMessages:
+    return {"messages": MESSAGES[state["messages"][-1]["content"]][0]}
+
+
+async def test_messages_of_any_shape_have_a_response(settings: Settings) -> None:
+    """Ours: texts among content blocks and messages that are not objects were answered with 500."""
+    graph: Any = (
+        StateGraph(AnyMessages).add_node("answer", _answer).set_entry_point("answer").set_finish_point("answer")
+    )
+    graphs = {"agent": as_loaded_graph("agent", graph.compile(), where="tests")}
+    async with serving(settings, graphs) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
+        answers = {question: await http.post("/query", json={"query": question}) for question in MESSAGES}
+
+    assert {question: answer.json().get("response") for question, answer in answers.items()} == {
+        question: text for question, (_, text) in MESSAGES.items()
+    }

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from threadkeep.api.agents.pieces import text_pieces
 from threadkeep.api.body import parse_json, read_bytes, read_query, validate
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.responses import json_response, run_headers
@@ -58,8 +59,10 @@ async def query(call: AuthorizedRequest[QueryBody, None]) -> Response:
             {"response": _text(answer), "thread_id": handle.thread_id, "run_id": handle.run_id},
             headers=run_headers(handle.thread_id, handle.run_id),
         )
+    # The time limit includes the wait for a slot, so there may be no run yet.
     if handle is None:
         raise QueryTimeout("Request timeout")
+    # Outside of the block, whose expired scope would cancel this call too.
     await handle.cancel("the query ran over its time limit")
     raise QueryTimeout("Request timeout", thread_id=str(handle.thread_id), run_id=str(handle.run_id))
 
@@ -103,7 +106,10 @@ def _text(answer: Any) -> str:
     """Return the text of the last message. For a graph without messages, return its state as JSON."""
     content: Any = answer
     if isinstance(answer, dict) and (messages := cast("dict[str, Any]", answer).get("messages")):
-        content = messages[-1]["content"]
-    if isinstance(content, list):
-        return "".join(block["text"] for block in cast("list[Any]", content) if "text" in block)
-    return content if isinstance(content, str) else json.dumps(content).decode()
+        # The graph defines what its messages are. They need be neither a list nor objects.
+        content = cast("list[Any]", messages)[-1] if isinstance(messages, list) else messages
+        if isinstance(content, dict) and "content" in content:
+            content = cast("dict[str, Any]", content)["content"]
+            if isinstance(content, list):
+                return "".join(text for kind, text in text_pieces({"content": content}) if kind == "text")
+    return content if isinstance(content, str) else json.dumps(cast("object", content)).decode()

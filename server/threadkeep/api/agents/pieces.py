@@ -37,15 +37,24 @@ def _block_texts(block: Any) -> Iterator[tuple[TextKind, str]]:
         return
     known = cast("dict[str, Any]", block)
     kind = known.get("type")
-    if kind in {"text", "output_text"} and (text := known.get("text")):
+    # A graph may put any JSON there.
+    if kind in {"text", "output_text"} and isinstance(text := known.get("text"), str) and text:
         yield "text", text
-    elif kind == "refusal" and (text := known.get("refusal")):
+    elif kind == "refusal" and isinstance(text := known.get("refusal"), str) and text:
         yield "refusal", text
-    elif kind in {"reasoning", "thinking"}:
-        text = known.get("reasoning") or known.get("thinking")
-        summary = cast("list[dict[str, Any]]", known.get("summary") or [])
-        if text := text or "\n\n".join(part.get("text", "") for part in summary):
-            yield "reasoning", text
+    elif kind in {"reasoning", "thinking"} and (text := _reasoning(known)):
+        yield "reasoning", text
+
+
+def _reasoning(block: dict[str, Any]) -> str:
+    """The text of a block of reasoning: its own, else the parts of its summary."""
+    text = block.get("reasoning") or block.get("thinking")
+    if isinstance(text, str):
+        return text
+    summary = block.get("summary")
+    parts = cast("list[Any]", summary) if isinstance(summary, list) else []
+    texts = [cast("dict[str, Any]", part).get("text") for part in parts if isinstance(part, dict)]
+    return "\n\n".join(each for each in texts if isinstance(each, str))
 
 
 def returned_messages(update: object) -> list[dict[str, Any]]:
