@@ -21,21 +21,21 @@ from threadkeep.tables.api_keys import ApiKey, KeyOwner
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnApiKey:
-    """An API key of the caller. The key itself is nowhere: the database holds its hash."""
+    """An API key of the caller, without the key itself, of which the database has only a hash."""
 
     key_id: UUID
     prefix: str
     """How the key begins."""
     name: str
     scopes: Sequence[str]
-    """None: the key may do everything."""
+    """Empty: the key may do everything."""
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
     """To the minute."""
     revoked_at: datetime | None
     is_current: bool
-    """It is the key of this very request."""
+    """Whether this request was sent with the key."""
 
 
 class ListQuery(BaseModel):
@@ -54,6 +54,7 @@ async def search(call: AuthorizedRequest[None, ListQuery]) -> Response:
     """
     owner = _owner(call)
     async with call.state.pool.connection() as conn:
+        # Keys have no owner metadata, so no filters apply. The owner is a condition of the statement.
         keys = await api_keys.list_of_owner(conn, owner, limit=call.query.limit, offset=call.query.offset)
     return json_response([_shown(key, is_current=is_current) for key, is_current in keys])
 
@@ -79,6 +80,7 @@ def _owner(call: AuthorizedRequest[Any, Any]) -> KeyOwner:
     principal = call.caller.principal
     if principal is None or not isinstance(call.caller.authenticator, ApiKeyAuthenticator):
         raise NotFound("this server does not authenticate by API keys")
+    # A request of a graph has the user of its run, and its own credentials are ignored.
     current_sha256 = hash_secret(credentials(call.request)) if call.caller.slot is None else b""
     return KeyOwner(identity=principal.identity, current_sha256=current_sha256, is_limited=bool(principal.permissions))
 

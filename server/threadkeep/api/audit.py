@@ -22,10 +22,11 @@ AUDIT: Final = "threadkeep.audit"
 """The key of an ASGI scope with the application's `AuditLog`."""
 
 
-def takes_away(operation: Any) -> bool:
-    """Whether an operation takes something away. `caller`: an API key of theirs."""
+def is_deletion(operation: Any) -> bool:
+    """Whether an operation deletes rows, or revokes an API key of the caller."""
     if operation is None:
         return False
+    # The event `caller` has one operation with DELETE, which revokes a key.
     return operation.event in DELETE_EVENTS or (operation.event == "caller" and operation.method == "DELETE")
 
 
@@ -41,10 +42,11 @@ class AuditLog:
         """Write a line if the request was refused because of its caller, or deleted something."""
         if status in MESSAGE_BY_STATUS:
             self._refused(MESSAGE_BY_STATUS[status], _fields(scope, operation, status, ids))
-        elif takes_away(operation) and status < 300:
+        elif is_deletion(operation) and status < 300:
             log.info("removed", extra=_fields(scope, operation, status, ids))
 
     def _refused(self, sentence: str, fields: dict[str, object]) -> None:
+        # A flood comes from unauthenticated callers, so only their lines are limited.
         if fields["principal"] is not None or self._may_log(fields):
             log.warning(sentence, extra=fields)
 

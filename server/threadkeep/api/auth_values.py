@@ -73,8 +73,10 @@ def auth_value(event: AuthEvent, ids: Mapping[str, UUID], body: BaseModel | None
     if event.startswith("store."):
         value["namespace"] = next((_labels(getattr(body, name)) for name in NAMESPACES if hasattr(body, name)), ())
         return {**value, **ids}
+    # Handlers write the owner into this object, even if the request has no metadata.
     value["metadata"] = value.get("metadata") or {}
     if event in RUN_FIELDS:
+        # Defaults are left out, so that a handler sees only the fields of the client.
         spec = {name for name in KWARGS if name in (body.model_fields_set if body else ())}
         value["kwargs" if event == "threads.create_run" else "payload"] = {
             name: _plain(getattr(body, name)) for name in sorted(spec)
@@ -97,9 +99,11 @@ def apply_value(event: AuthEvent, value: AuthValue, body: ModelT) -> ModelT:
         del changes["metadata"]  # an unset field stays unset
     for name in NAMESPACES:
         if "namespace" in value and name in type(body).model_fields:
+            # `model_copy` validates nothing.
             changes[name] = _checked(value["namespace"])
     kwargs = cast("dict[str, Any]", value.get("kwargs") or value.get("payload") or {})
     names = [name for name in kwargs if name in type(body).model_fields]
+    # Nested models were shown as plain objects. They stay as they are, because a copy would not parse them again.
     changes |= {name: kwargs[name] for name in names if not isinstance(getattr(body, name), BaseModel)}
     return body.model_copy(update=changes) if changes else body
 

@@ -29,6 +29,7 @@ async def authenticate(authenticator: Authenticator, request: Request[Any]) -> t
     if (run := request.scope.get(CALLING_RUN)) is not None:
         request.scope["principal"] = of_user(run.user)
         return request.scope["principal"], request
+    # Programs send no cookie, so they do not pay for the parsing.
     if any(name == b"cookie" for name, _ in request.scope["headers"]):
         request = with_credential(request, authenticator)
     if authenticator.reads_body:
@@ -88,4 +89,5 @@ async def _refuse(refused: Exception, scope: Scope, receive: Receive, send: Send
         render = next(EXCEPTION_HANDLERS[kind] for kind in type(refused).__mro__ if kind in EXCEPTION_HANDLERS)
         await (await render(Request(scope), refused))(scope, receive, send)
         return
+    # The socket is not accepted yet, so the server answers the handshake with 403.
     await WebSocket(scope, receive, send).close(POLICY_VIOLATION)

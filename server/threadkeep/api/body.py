@@ -97,6 +97,7 @@ async def _counted(request: Request[Any], limit: int) -> bytes:
 
 
 def _too_large(limit: int) -> ContentTooLarge:
+    # The rest of the body may be large, so the connection serves no further request.
     return ContentTooLarge(f"the body has more than {limit} bytes", headers={"connection": "close"})
 
 
@@ -117,7 +118,9 @@ def parse_json(raw: bytes) -> object:
         return _read_exactly(text, value)
     if value is _INVALID:
         raise ValidationFailed(INVALID)
+    # orjson keeps the last of repeated keys, so its value then has fewer keys than the text.
     if keys > 1 and keys != _keys(orjson.dumps(value)):
+        # The result is dropped. The counts may also differ without a repeated key, for example by a colon in a string.
         json.loads(text, object_pairs_hook=_unrepeated, parse_int=_nothing, parse_float=_nothing)
     return value
 
@@ -162,6 +165,7 @@ def _may_hold_long_integer(text: bytes) -> bool:
         if (start := zeros.find(LONG_INTEGER_PATTERN, end)) < 0:
             return False
         sign = text[start - 1 : start] == b"-"
+        # At the start of the text the slice is empty, which is a place for a number too.
         if text[start - 1 - sign : start - sign] in BEFORE_NUMBER:
             return True
         if (end := zeros.find(b" ", start)) < 0:
@@ -195,7 +199,7 @@ def _read_exactly(text: bytes, orjson_value: object) -> object:
                 object_pairs_hook=_unrepeated,
                 parse_int=integers.read,
                 parse_float=_finite,
-                parse_constant=_finite,
+                parse_constant=_finite,  # NaN and Infinity
             ),
         )
         if orjson_value is _INVALID and SURROGATE.search(text):

@@ -91,6 +91,7 @@ def _name_of(host: str) -> str:
     """Return a `Host` header in lower case, without its port and without the brackets of an IPv6 address."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
+    # A complete name may end in the period of the DNS root.
     return host.partition(":")[0].lower().removesuffix(".")
 
 
@@ -104,6 +105,7 @@ class BrowserSecurityMiddleware(CORSMiddleware):
     """Starlette's CORS, and security headers on every response. Requests without an Origin, which are most, skip CORS."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Starlette passes WebSockets and the lifespan on unchanged.
         from_page = any(name == b"origin" for name, _ in scope["headers"]) if scope["type"] == "http" else True
 
         async def send_guarded(message: Message) -> None:
@@ -181,6 +183,7 @@ class PageGuard:
                 origin = value.decode("latin-1")
             elif name == b"sec-fetch-site":
                 site = value
+        # Programs send neither header.
         if (origin is None and site is None) or not self._is_foreign(scope, origin, site, host):
             return None
         return Forbidden(
@@ -189,6 +192,7 @@ class PageGuard:
 
     def _is_foreign(self, scope: Scope, origin: str | None, site: bytes | None, host: str) -> bool:
         """Whether the page has an origin that CORS does not allow. A page cannot forge `Sec-Fetch-Site`."""
+        # A proxy may change `Host`, so the header that a page cannot forge counts first.
         if site == b"same-origin":
             return False
         if origin is None:
@@ -218,6 +222,7 @@ async def _refuse(problem: Problem, scope: Scope, receive: Receive, send: Send) 
     if DENIAL in scope.get("extensions", {}):
         await websocket.send_denial_response(await render_problem(cast("Request[Any]", websocket), problem))
     else:
+        # A server without the extension answers the handshake with 403.
         await websocket.close()
 
 

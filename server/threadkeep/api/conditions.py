@@ -18,7 +18,9 @@ def _bounded(condition: dict[str, Any]) -> dict[str, Any]:
     level: list[object] = [condition]
     for _ in range(MAX_CONDITION_DEPTH):
         keys += sum(len(children(container)) for container in level)
+        # Checked at each level, so that a large condition is not read to its end.
         if keys > MAX_CONDITION_KEYS:
+            # pydantic would put "Value error" before the text of a ValueError.
             raise PydanticCustomError(
                 "too_many_conditions",
                 "must not have more than {limit} keys and elements",

@@ -23,4 +23,5 @@ def matching_headers(headers: Headers, names: HeaderNames) -> Mapping[str, str]:
 
 
 def _is_any(name: str, patterns: tuple[str, ...]) -> bool:
+    # Starlette has header names in lower case. `fnmatch` would depend on the operating system.
     return any(fnmatchcase(name, pattern.lower()) for pattern in patterns)

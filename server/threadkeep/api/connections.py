@@ -128,6 +128,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._pending = 0
         self._cancel_deadline()
         super().on_headers_complete()
+        # After a response with `connection: close`, uvicorn closes the transport of the cycle at once.
         if (cycle := self._cycle) is not None:  # None: a WebSocket's handshake
             cycle.transport = cast("asyncio.Transport", self._answers)
 
@@ -298,7 +299,9 @@ def uvicorn_config(app: ASGIApp, settings: Settings, **options: Any) -> uvicorn.
         app,
         http=bounded,
         ws=SocketProtocol,
+        # A command on a socket has the limit of a body.
         ws_max_size=settings.max_body_bytes,
+        # uvicorn would configure logging anew, and log each request a second time.
         log_config=None,
         access_log=False,
         server_header=False,

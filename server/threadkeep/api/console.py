@@ -31,14 +31,15 @@ class CredentialBody(BaseModel):
 async def open_page(call: AuthorizedRequest[None, None]) -> Response:
     """GET /console: go to the page, whose relative addresses need the slash at the end."""
     query = call.request.url.query
+    # Relative, because a proxy may have put more before the path.
     location = "console/" + (f"?{query}" if query else "")
     return Response(status_code=307, headers={**SECURITY_HEADERS, "location": location})
 
 
 async def file(call: AuthorizedRequest[None, None]) -> Response:
-    """GET /console/{path}: a file of the page, or the page itself for each other path below it.
+    """GET /console/{path}: read a file of the page, or the page itself for any other path.
 
-    A last segment with a period is the name of a file, and 404 if there is no such file.
+    If the last segment has a period, it is the name of a file. 404 if the page has no such file.
     """
     files, name = call.state.console, call.request.path_params["path"].rpartition("/")[2]
     page_file = files.get(name)
@@ -48,8 +49,9 @@ async def file(call: AuthorizedRequest[None, None]) -> Response:
 
 
 def _sent(page_file: ConsoleFile, request: Request[Any]) -> Response:
-    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-    if page_file.headers["etag"] in known:
+    # A proxy that compresses a response makes its tag weak.
+    tags = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if page_file.headers["etag"] in tags:
         return Response(status_code=304, headers=dict(page_file.headers))
     if page_file.compressed is not None and _takes_gzip(request):
         return Response(page_file.compressed, headers={**page_file.headers, "content-encoding": "gzip"})
@@ -65,9 +67,9 @@ def _takes_gzip(request: Request[Any]) -> bool:
 
 
 async def sign_in(call: AuthorizedRequest[CredentialBody, None]) -> Response:
-    """POST /console/session: keep a key or a token in a cookie that no script can read.
+    """POST /console/session: store a key or a token in a cookie that no script can read.
 
-    The cookie stands for the header only in requests of the console itself. It ends with the browser, with
+    The cookie replaces the header only in requests of the console itself. It ends with the browser, with
     `DELETE /console/session`, or when the key or token is no longer valid. 401 if it is not valid now.
     """
     session_cookie.refuse_foreign_page(call.request)
@@ -85,7 +87,7 @@ async def sign_in(call: AuthorizedRequest[CredentialBody, None]) -> Response:
 
 
 def _with_header(request: Request[Any], credential: str) -> Request[Any]:
-    """The request as it would be if it showed `credential`, and nothing else."""
+    """Return the request with `credential` in its header, and without other credentials, cookies and body."""
     authenticator = request.scope["state"]["threadkeep"].authenticator
     others = [
         (name, value)
@@ -93,13 +95,15 @@ def _with_header(request: Request[Any], credential: str) -> Request[Any]:
         if name not in session_cookie.CREDENTIAL_HEADERS and name != b"cookie"
     ]
     headers = [*others, session_cookie.credential_header(credential, authenticator)]
+    # The body has been read already, and it is no body of the request that is authenticated.
     return Request({**request.scope, "headers": headers}, replay_body(b"", request.receive))
 
 
 async def sign_out(call: AuthorizedRequest[None, None]) -> Response:
-    """DELETE /console/session: forget the key or token, and all that the page keeps in the browser."""
+    """DELETE /console/session: delete the key or token, and all data of the page in the browser."""
     session_cookie.refuse_foreign_page(call.request)
     response = Response(status_code=204, headers={"clear-site-data": '"cookies", "storage"'})
+    # Without TLS, browsers ignore `Clear-Site-Data`.
     for cookie in session_cookie.cleared_cookies():
         response.headers.append("set-cookie", cookie)
     return response

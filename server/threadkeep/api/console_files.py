@@ -66,8 +66,10 @@ def read_files(http: Http) -> Mapping[str, ConsoleFile]:
 
 def _file(path: Path) -> ConsoleFile:
     body = path.read_bytes()
+    # Without a time in the header, all processes send the same bytes.
     compressed = gzip.compress(body, 9, mtime=0) if path.suffix in COMPRESSED else None
     kind = mimetypes.types_map.get(path.suffix, "application/octet-stream")
+    # Python 3.11 has another type for scripts, the outdated one.
     kind = {".js": "text/javascript", ".mjs": "text/javascript"}.get(path.suffix, kind)
     headers = {
         **SECURITY_HEADERS,

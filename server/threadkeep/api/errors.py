@@ -7,8 +7,6 @@ import logging
 from http import HTTPStatus
 from typing import Any, cast
 
-from psycopg.errors import QueryCanceled
-from psycopg_pool import PoolClosed
 from starlette.exceptions import HTTPException as RouterError  # noqa: TID251 - what starlette's own router raises
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,10 +28,12 @@ async def render_problem(request: Request[Any], error: Exception) -> Response:
     problem = cast("Problem", error)
     if is_openai(request):
         return render_openai_problem(request, problem)
+    # The request was refused before its JSON-RPC message was read, so the id of the message is not known.
     if is_a2a(request) and "error" not in problem.fields:
         add_rpc_error(problem, None)
     fields: dict[str, object] = {"detail": problem.detail, "code": problem.code, **problem.fields}
     if isinstance(problem, QueryTimeout):
+        # The original API of `/query` has the text here.
         fields["error"] = problem.detail
     return json_response(fields, problem.status, problem.headers)
 
@@ -42,6 +42,7 @@ async def render_router_error(request: Request[Any], error: Exception) -> Respon
     """Render an HTTPException: an unknown path or method, or an error of a route of the project's own application."""
     refused = cast("RouterError", error)
     status, headers = refused.status_code, dict(refused.headers or {})
+    # A route of the project may raise any status. HTTP allows no body with these.
     if status < HTTPStatus.OK or status in BODILESS:
         return Response(status_code=status, headers=headers)
     if is_openai(request):
@@ -97,8 +98,7 @@ EXCEPTION_HANDLERS: dict[Any, Any] = {
     Problem: render_problem,
     RouterError: render_router_error,
     **dict.fromkeys(TRANSIENT_ERRORS, render_database_error),
+    # Starlette takes the handler of the nearest class, so conflicts do not get that of OperationalError.
     **dict.fromkeys(CONFLICTS, render_conflict),
-    QueryCanceled: render_database_error,
-    PoolClosed: render_database_error,
 }
 """For `Starlette(exception_handlers=…)`."""

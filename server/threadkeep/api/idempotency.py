@@ -32,6 +32,7 @@ async def create_thread_once(
         async with call.state.runs.keys.once(key, (new.thread_id,), ()) as claim:
             if not claim.replayed:
                 keyed = replace(new, thread_id=claim.thread_id)
+                # The same transaction creates the thread and completes the key. A crash leaves both or neither.
                 if thread := await updates.create_thread(call.state.threads, call.tenant, keyed, supersteps, key):
                     return _counted(call, thread)
                 raise _Taken
@@ -53,10 +54,13 @@ def _counted(call: AuthorizedRequest[Any, Any], thread: Thread | None) -> Thread
 async def create_cron_once(call: AuthorizedRequest[Any, Any], new: NewCron) -> Cron | None:
     """Create a cron, at most once per idempotency key. Without a key, return None if its thread does not exist."""
     key, pool = call.idempotency_key, call.state.pool
+    # Row-level security has one scope for a connection, but the statement has two filters: of crons and of their runs.
     visible = new.filters.in_common(new.runs)
     hold_row, identity = call.state.quotas.hold_row, call.caller.identity
     if key is None:
         async with pool.connection(visible) as conn, conn.transaction():
+            # Before the insert: it locks the count of the principal, so that parallel requests cannot exceed the limit
+            # together.
             await hold_row(conn, "crons", identity)
             return await crons.create(conn, ids.uuid7(), new)
     async with call.state.runs.keys.once(key, (), (ids.uuid7(),)) as claim:

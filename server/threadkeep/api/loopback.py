@@ -30,6 +30,7 @@ _servers: list["LoopbackServer"] = []
 def install() -> None:
     """Make clients without a URL use this transport, whether they are created before or after the server."""
     loose: Any = sdk
+    # The SDK calls this function for each client, so a client of the module level gets the transport too.
     loose.get_asgi_transport = lambda: LoopbackTransport
 
 
@@ -57,9 +58,11 @@ class LoopbackServer:
 
     async def answer(self, request: httpx.Request, run: CallingRun | None) -> httpx.Response:
         """Return the application's response. It may be called in any event loop, because a sync node may run its own."""
+        # Before the change of loops, because a streamed body belongs to the loop of the graph.
         body = await request.aread()
         if asyncio.get_running_loop() is self.loop:
             return await self._answer(request, body, run)
+        # A stream cannot cross loops, so the response is read to its end first.
         buffered = asyncio.run_coroutine_threadsafe(self._buffered(request, body, run), self.loop)
         return await asyncio.wrap_future(buffered)
 
@@ -72,10 +75,12 @@ class LoopbackServer:
     async def _answer(self, request: httpx.Request, body: bytes, run: CallingRun | None) -> httpx.Response:
         exchange = _Exchange(body)
         scope = self._scope(request, run)
+        # A new task inherits the current context. That of the graph has the variables of its run.
         self.context.copy().run(self.tasks.start_soon, exchange.run, self.app(scope, exchange.receive, exchange.send))
         try:
             await exchange.began.wait()
         except BaseException:
+            # The graph was cancelled. The application sees a client that has disconnected.
             exchange.left.set()
             raise
         if exchange.status is None:
@@ -94,6 +99,7 @@ class LoopbackServer:
             "raw_path": self.prefix.encode() + request.url.raw_path.partition(b"?")[0],
             "query_string": request.url.query,
             "root_path": "",
+            # The guard against DNS rebinding accepts this name in every configuration.
             "headers": [(b"host", b"localhost"), *headers],
             "server": ("localhost", None),
             "client": ("loopback", 0),
@@ -118,6 +124,7 @@ class _Exchange(httpx.AsyncByteStream):
     async def run(self, answering: Awaitable[None]) -> None:
         """Run the application. `RequestMiddleware` has already logged an exception and answered 500."""
         try:
+            # Its end is the end of the body for the reader.
             with self._put:
                 await answering
         except Exception:  # noqa: BLE001, S110 - see above

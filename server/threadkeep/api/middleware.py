@@ -70,6 +70,7 @@ class RequestMiddleware:
             finally:
                 operation = _operation(scope)
                 ids_of_request = {"request_id": request_id, **_ids(scope, response)}
+                # Only the router knows the operation, so the span gets its name at the end.
                 self._tracing.end_request(span, operation and _name(operation), response.status, ids_of_request)
 
     async def _answered(self, scope: Scope, receive: Receive, response: "_Response") -> None:
@@ -92,6 +93,7 @@ class RequestMiddleware:
             await self._app(scope, receive, closing.send)
         except Exception:
             log.exception("request failed")
+            # A socket that was closed or refused takes no second close.
             if closing.status in {0, 101}:
                 await closing.send({"type": "websocket.close", "code": CLOSE_BASE + 500, "reason": "internal-error"})
         finally:
@@ -109,11 +111,12 @@ class RequestMiddleware:
 
     def _record(self, scope: Scope, response: "_Response") -> None:
         operation, request_ids, duration_s = _operation(scope), _ids(scope, response), response.duration_s()
+        # A label with the path would let clients create any number of time series.
         pair = (operation.method, operation.path) if operation else (scope["method"], NO_ROUTE)
         self._metrics.route(pair).observe(
             response.status, first_byte_s=response.time_to_first_byte_s, duration_s=duration_s
         )
-        if response.status in MESSAGE_BY_STATUS or (operation is not None and _may_take_away(operation)):
+        if response.status in MESSAGE_BY_STATUS or _may_delete(operation):
             self._audit.record(scope, operation, response.status, request_ids)
         if scope["path"] in UNLOGGED_PATHS:
             return
@@ -127,9 +130,9 @@ class RequestMiddleware:
         log.info("request", extra={**fields, **request_ids, "duration_s": round(duration_s, 4)})
 
 
-def _may_take_away(operation: Operation) -> bool:
-    """Whether it is worth to ask the audit log, which most requests never enter."""
-    return operation.event in DELETE_EVENTS or operation.method == "DELETE"
+def _may_delete(operation: Operation | None) -> bool:
+    """Whether the operation may delete something. Only then the audit log is called."""
+    return operation is not None and (operation.event in DELETE_EVENTS or operation.method == "DELETE")
 
 
 class _Closing:
@@ -182,6 +185,7 @@ class _Response:
         if message["type"] == "http.response.start":
             pairs = cast("list[tuple[bytes, bytes]]", message["headers"])
             headers = dict(pairs)
+            # The application of the project may set the header itself.
             if REQUEST_ID in headers:
                 pairs = [pair for pair in pairs if pair[0] != REQUEST_ID]
             message["headers"] = [*pairs, (REQUEST_ID, self.request_id.encode())]

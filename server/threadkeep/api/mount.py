@@ -117,6 +117,7 @@ def cors_policy(http: Http, host: str) -> Middleware:
         allow_methods=chosen.allow_methods or ["*"],
         allow_headers=chosen.allow_headers or ["*"],
         allow_credentials=chosen.allow_credentials,
+        # For allowed origins only: `preflight_response` takes the permission away from other ones.
         allow_private_network=True,
         expose_headers=list(dict.fromkeys((*EXPOSED_HEADERS, *(name.lower() for name in chosen.expose_headers)))),
         max_age=chosen.max_age,
@@ -151,6 +152,7 @@ def page_guard(http: Http, settings: Settings, served: Iterable[Operation], *, a
     return Middleware(
         PageGuard,
         origins=origins(http, settings.host),
+        # DNS rebinding gives a page no credentials, so with authentication every name is safe.
         hosts=None if authenticates else allowed_hosts(settings),
         probes=frozenset(probes),
         no_documents=[compile_path(prefix + path)[0] for path in documents],
@@ -183,6 +185,7 @@ def mount_prefix(http: Http) -> str:
 def _around(custom: Starlette, routes: Sequence[BaseRoute], *, authenticated: bool) -> list[BaseRoute]:
     """Mount the server's routes after the project's, inside the project's middleware and error handlers."""
     always_served = [route for route in routes if _path(route) in ALWAYS_SERVED]
+    # Inside the application of the project, whose own handlers would otherwise render the problems of the server.
     core = ExceptionMiddleware(Router(routes), EXCEPTION_HANDLERS)
     # A path of ALWAYS_SERVED that is switched off stays unserved, even if the project has a route for it.
     custom_routes: list[BaseRoute] = [route for route in custom.router.routes if _path(route) not in ALWAYS_SERVED]
@@ -200,9 +203,11 @@ def load_custom_app(project: Project) -> Starlette | None:
     app = import_target(project.root, target, key="http.app")
     if not isinstance(app, Starlette):
         raise StartupError(f"http.app: {target} is not a Starlette or FastAPI application")
+    # Two servers in one process must not add their routes to the same application.
     custom = copy.copy(app)
     custom.router = Router(app.router.routes)  # a copied router would still call the original application
     custom.router.lifespan_context = app.router.lifespan_context
+    # Starlette builds the stack once. The copied stack would still lead to the original router.
     custom.middleware_stack = None
     custom.exception_handlers = {**FOR_APPS, **app.exception_handlers}
     return custom
@@ -220,7 +225,7 @@ async def custom_lifespan(custom: Starlette | None, root: Path) -> AsyncGenerato
         except Exception as error:
             log.debug("the lifespan of http.app failed", exc_info=True)
             raise StartupError(f"http.app: its lifespan raised {reason(error, root)}") from error
-        yield state or {}
+        yield state or {}  # a lifespan may yield None
 
 
 def check_http_config(http: Http, *, has_authenticator: bool) -> None:

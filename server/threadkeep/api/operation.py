@@ -188,6 +188,7 @@ class AuthorizedRequest(Generic[BodyT, QueryT]):
             raise ValidationFailed("Idempotency-Key must be 1 to 255 visible ASCII characters")
         # The parsed body and not its bytes: a client may order its keys differently in a repeated request.
         parts = [self.request.method, self.request.url.path, _plain(self.body)]
+        # `default`: bodies have UUIDs and times, which are compared as text.
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).digest()
         return IdempotencyKey(principal=self.caller.identity or "", key=header, request_sha256=digest)
 
@@ -327,6 +328,7 @@ class Operation:
         """Answer a request as an ASGI application, which the router calls directly."""
         response = await self.respond(Request(scope, receive, send))
         run: CallingRun | None = scope.get(CALLING_RUN)
+        # The run that waits for this response gives its slot back, or nested runs could wait for each other for ever.
         async with run.slot.aside() if run is not None and self.kind in LONG else nullcontext():
             await response(scope, receive, send)
 
@@ -377,6 +379,7 @@ class Operation:
     @property
     def _is_repeatable(self) -> bool:
         """Whether it may run again after a transaction conflict: it starts no run, and does not parse its body itself."""
+        # The stream of a body can be read only once.
         return self.kind not in STARTING and (self.custom_body is None or self.body_parser is not None)
 
     async def _called(self, call: AuthorizedRequest[Any, Any]) -> Response:

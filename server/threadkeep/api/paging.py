@@ -79,6 +79,7 @@ async def bounded_list(
     too large.
     """
     budget, items = AnswerBudget(request.answer_bytes), list[bytes]()
+    # Postgres returns the first row in any case. It is refused before it is encoded.
     if rows and rows[0].bytes > request.answer_bytes:
         budget.take_all(rows[0].bytes, f"the entry at offset {request.offset}")
     for sized in rows:
@@ -88,6 +89,7 @@ async def bounded_list(
         items.append(item)
     end = request.offset + len(items)
     headers = {} if total is None else {"x-pagination-total": str(total)}
+    # Each row has the number of rows on its page before the limit in bytes.
     listed = rows[0].listed if rows else 0
     if items and (len(items) < listed or (total is not None and end < total)):
         headers["x-pagination-next"] = str(end)

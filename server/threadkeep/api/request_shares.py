@@ -31,6 +31,7 @@ class RequestShares:
     def __init__(self, settings: Settings, is_alone: Callable[[str], bool]) -> None:
         """`is_alone` tells whether a principal is the only one with requests."""
         self._settings = settings
+        # The other half of the connections stays free for other requests.
         totals = {"search": settings.api_connections // 2, "state": settings.run_connections // 2}
         self._limiters = {
             load: FairLimiter(max(1, total), reserve=quarter(max(1, total)), max_waiting=MAX_WAITING, is_alone=is_alone)

@@ -57,6 +57,7 @@ class PiecesResponse(Response):
     def _parts(self) -> Iterator[bytes]:
         """Yield the pieces in parts of about `PART_BYTES`, and free them as they are sent."""
         part = bytearray()
+        # Each piece is popped from the end, which frees it at once.
         self._pieces.reverse()
         while self._pieces:
             piece = self._pieces.pop()
@@ -147,6 +148,7 @@ class RunResult(Response):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_gone, receive, tasks.cancel_scope, on_disconnect)
             tasks.start_soon(self._settle_with, self._find)
+            # The result, the end of the process and a revoked access may coincide. The first one is the answer.
             tasks.start_soon(self._give_up)
             tasks.start_soon(self._refuse)
             with anyio.move_on_after(HEARTBEAT_S):

@@ -115,6 +115,7 @@ SYSTEM = (
     Operation(
         "GET /workers",
         workers.search,
+        # LangGraph has no event for processes. A caller that may list assistants may list them.
         "assistants.search",
         "read",
         json_response(list[WorkerProcess]),
@@ -126,10 +127,12 @@ SYSTEM = (
         "threads.search",
         "stream",
         event_stream_response(),
+        # The stream has changes of threads and of runs, so either switch disables it.
         switches=("disable_threads", "disable_runs"),
     ),
     Operation(
         "GET /metrics",
+        # `public` for the table. By its settings, the endpoint itself requires a caller.
         metrics.metrics,
         "public",
         "public",
@@ -308,6 +311,7 @@ THREADS = (
         threads.get,
         "threads.read",
         "read",
+        # A thread has its values, which may be megabytes, so it counts as a state.
         json_response(shapes.ThreadWithTtl, AnswerTooLarge),
         query=threads.ThreadQuery,
         switches=("disable_threads",),
@@ -332,6 +336,7 @@ THREADS = (
     ),
     Operation(
         "POST /threads/{thread_id}/copy",
+        # The endpoint also asks for `threads.create`.
         threads.copy,
         "threads.read",
         "write",
@@ -418,6 +423,7 @@ THREAD_RUNS = (
     ),
     Operation(
         "POST /threads/{thread_id}/commands",
+        # Most commands only need to read the thread. The service authorizes those that start runs.
         commands.command,
         "threads.read",
         "write",
@@ -494,6 +500,7 @@ THREAD_RUNS = (
     ),
     Operation(
         "GET /threads/{thread_id}/runs/{run_id}/join",
+        # `stream`: the response stays open until the run has ended.
         existing_runs.join,
         "threads.read",
         "stream",
@@ -517,6 +524,7 @@ THREAD_RUNS = (
         existing_runs.cancel,
         "threads.update",
         "write",
+        # 200 with `wait`, after the run has stopped.
         empty_response(status=202, other_responses={200: shapes.EmptyObject}),
         query=existing_runs.CancelQuery,
         switches=("disable_runs",),
@@ -589,6 +597,7 @@ STATELESS_RUNS = (
 CRONS = (
     Operation(
         "POST /runs/crons",
+        # langgraph.json has no switch for crons, which exist only to start runs.
         crons.create,
         "crons.create",
         "write",
@@ -713,6 +722,7 @@ QUERY = (
         switches=("disable_runs",),
         authorized_by="service",
         custom_body=query.QueryBody,
+        # The question may come as query parameters, without a body.
         body_parser=query.read_query_body,
     ),
 )
@@ -753,6 +763,7 @@ OPENAI = (
         "read",
         openai_response(models.Model),
         switches=("disable_openai", "disable_assistants"),
+        # The name of a graph may contain a slash.
         route_path="/v1/models/{model:path}",
     ),
     Operation(
@@ -767,6 +778,7 @@ OPENAI = (
     ),
     Operation(
         "GET /v1/responses/{response_id}",
+        # `stream`: with `stream=true` the response follows the run.
         responses.get,
         "threads.read",
         "stream",
@@ -896,6 +908,7 @@ A2A = (
     ),
     Operation(
         "POST /a2a/{assistant_id}",
+        # `stream`: some methods wait for a run, and others follow it.
         a2a.endpoint,
         "threads.create_run",
         "stream",
@@ -918,6 +931,7 @@ MCP = (
         switches=("disable_mcp", "disable_runs"),
         authorized_by="service",
         custom_body=mcp.McpMessage,
+        # MCP clients find the authorization server by this parameter (RFC 9728).
         challenge=mcp_metadata.challenge_of,
     ),
     Operation(
@@ -929,6 +943,7 @@ MCP = (
         switches=("disable_mcp", "disable_runs"),
     ),
     Operation(
+        # RFC 9728 puts the path of a resource after the well-known part. Some clients ask without it.
         "GET /.well-known/oauth-protected-resource/mcp",
         mcp_metadata.resource_metadata,
         "public",
@@ -990,6 +1005,7 @@ CONSOLE = (
     ),
     Operation(
         "POST /console/session",
+        # The credential is in the body, so the caller is not known before.
         console.sign_in,
         "public",
         "public",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NotRequired, TypeAlias
 
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
 from threadkeep.tables.threads import Thread
 

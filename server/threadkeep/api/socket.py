@@ -33,6 +33,7 @@ CLOSE_CODES: Final = {
     400: "invalid_argument",
 }
 """HTTP status -> error code of the protocol v2. All others are `unknown_error`."""
+# `TooManyRequests` is that of the pool, whose queue is full. The problem of the same name is about quotas.
 DATABASE: Final = (psycopg.OperationalError, PoolTimeout, PoolClosed, TooManyRequests)
 
 Endpoint = Callable[[AuthorizedRequest[None, None], WebSocket], Awaitable[None]]

@@ -43,6 +43,7 @@ UNFILTERED_EVENTS = frozenset({"metadata", "error"})
 
 HEADERS = {
     "cache-control": "no-store",
+    # nginx would collect events before it sends them.
     "x-accel-buffering": "no",
     "content-type": "text/event-stream; charset=utf-8",
 }

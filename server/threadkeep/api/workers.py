@@ -13,5 +13,6 @@ async def search(call: AuthorizedRequest[None, None]) -> Response:
     A process without a heartbeat for `THREADKEEP_LEASE` seconds is removed from the list, and others recover its runs. At most
     1,000 are listed.
     """
+    # Processes belong to the project and not to a principal, so no filters apply.
     async with call.state.pool.connection() as conn:
         return json_response(await workers.search(conn))
