@@ -63,7 +63,9 @@ async def test_values_are_shown_as_what_they_are(client: LangGraphClient) -> Non
         "complex": "(1+2j)", "span": "P1DT2H", "bytes": "AP8=", "set": [1, 2], "deque": [1], "counts": {"a": 1},
         "pair": [1, [2, 3]], "big": BIG, "box": box, "colour": "red", "level": 1, "point": {"x": 1, "y": box},
         "answer": {"city": "Rome", "box": box, "pair": [1, 2]}, "inner": {"depth": 1},
-        "by_id": {"00000000-0000-0000-0000-000000000007": box, "(1, 2)": 3},
+        "by_id": {"00000000-0000-0000-0000-000000000007": box, "(1, 2)": 3}, "clock": "01:02:00+00:00", "money": "1.50",
+        "old": {"city": "Rome", "box": {"city": "Oslo", "box": None}}, "pattern": "a+",
+        "send": {"node": "node", "args": {"set": [1]}},
     }  # fmt: skip
 
 

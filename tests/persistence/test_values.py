@@ -15,8 +15,11 @@ from zoneinfo import ZoneInfo
 
 import ormsgpack
 import pytest
+from langchain_core.agents import AgentAction, AgentFinish
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
+from langchain_core.prompt_values import ChatPromptValue
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import Interrupt, Send
 from pydantic import AnyUrl, HttpUrl, SecretStr
@@ -74,6 +77,8 @@ PLAIN: list[Any] = [
     {1: "a", None: "b", 1.5: "c", "d": "d", b"e": "e"}, {UUID(int=7): 1, dt.date(2026, 1, 2): 2, Decimal("1.5"): 3, (1, 2): 4},
     {"deep": [{UUID(int=7): {2**70: 1}}]},
     Interrupt(value={"ask": Decimal(1)}, id="1"), Send("node", {"amount": Decimal(1), "pair": (1, 2)}),
+    AgentFinish({"a": 1}, "log"), AgentAction(tool="t", tool_input={"a": 1}, log="l"), ChatPromptValue(messages=[AIMessage("x")]),
+    LLMResult(generations=[[ChatGeneration(message=AIMessage("x"))]]), ChatResult(generations=[]),
     Document(page_content="x", metadata={"at": dt.date(2026, 1, 2)}), AIMessage("x", additional_kwargs={"amount": 2**70}),
 ]  # fmt: skip
 
@@ -93,7 +98,7 @@ async def test_types_of_the_project_come_back_as_they_were(serializer: Serialize
         box, kinds.Frozen("x", (box,)), kinds.Answer(city="Rome", box=box), kinds.Answer(city="Rome", box=kinds.Answer(city="Oslo")),
         kinds.Renamed(cityName="Rome"), kinds.Open(more=box), kinds.Numbers([1, 2]), kinds.Generically[int](value=1),
         kinds.Generically[kinds.Box](value=box), kinds.Checked(3), kinds.Outer.Inner(1), kinds.Outer.Kind.A,
-        kinds.Priced("pen", box, 2), kinds.Fixed("x"),
+        kinds.Priced("pen", box, 2), kinds.Fixed("x"), kinds.Money("1.50"), kinds.Share(1, 3), kinds.Old(city="Rome", box=1),
         ToolMessage("done", tool_call_id="1", artifact=kinds.Answer(city="Rome")),
         {kinds.Colour.RED: 1, kinds.Frozen("x"): 2, kinds.Point(1, 2): 3, kinds.Name("n"): 4},
     ]  # fmt: skip
@@ -121,6 +126,22 @@ async def test_what_a_constructor_made_is_not_made_twice(serializer: Serializer,
     assert _same(serializer, priced).name == "as it was left"
     told = serializer.loads_typed(serializer.dumps_typed(kinds.Told(client=object())))
     assert told == kinds.Told(client="a client")
+
+
+@pytest.mark.parametrize("zone", [None, ZoneInfo("Europe/Rome"), dt.UTC])
+@pytest.mark.parametrize("fold", [0, 1])
+def test_datetime_keeps_its_zone_and_which_of_two_hours_it_is(
+    serializer: Serializer, zone: dt.tzinfo | None, fold: int
+) -> None:
+    """An offset is not a zone: a day later the clock may have changed."""
+    back = _same(serializer, dt.datetime(2026, 10, 25, 2, 30, tzinfo=zone, fold=fold))
+
+    assert (back.tzinfo, back.fold) == (zone, fold)
+
+
+def test_lone_surrogate_in_a_key_is_replaced_as_in_a_value(serializer: Serializer) -> None:
+    """No UTF-8 holds it."""
+    assert serializer.loads_typed(serializer.dumps_typed({"a\ud800": {"b\udc00": "c\ud800"}})) == {"a?": {"b?": "c?"}}
 
 
 @pytest.mark.parametrize(

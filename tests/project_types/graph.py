@@ -1,6 +1,7 @@
 """Graphs that fill a state with values of every kind, stop to ask, and then look whether all is as it was."""
 
 import datetime as dt
+import re
 from collections import defaultdict, deque
 from decimal import Decimal
 from typing import Any
@@ -9,7 +10,7 @@ from uuid import UUID
 import kinds
 from langgraph.config import get_store
 from langgraph.graph import START, StateGraph
-from langgraph.types import interrupt
+from langgraph.types import Send, interrupt
 from pydantic import BaseModel, HttpUrl
 from typing_extensions import TypedDict
 
@@ -39,6 +40,11 @@ def values() -> dict[str, Any]:
         "answer": kinds.Answer(city="Rome", box=box),
         "inner": kinds.Outer.Inner(1),
         "by_id": {UUID(int=7): box, (1, 2): 3},
+        "clock": dt.time(1, 2, tzinfo=dt.UTC),
+        "money": kinds.Money("1.50"),
+        "old": kinds.Old(city="Rome", box=kinds.Old(city="Oslo")),
+        "pattern": re.compile("a+"),
+        "send": Send("node", {"set": {1}}),
     }
 
 

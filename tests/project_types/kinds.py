@@ -2,11 +2,14 @@
 
 import enum
 from dataclasses import InitVar, dataclass, field
+from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import attrs
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, RootModel, field_serializer
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic.v1 import BaseModel as BaseModelV1
 
 Value = TypeVar("Value")
 
@@ -37,6 +40,21 @@ class Point(NamedTuple):
 
 class Name(str):
     __slots__ = ()
+
+
+class Money(Decimal):
+    """An amount."""
+
+
+class Share(Fraction):
+    """A part of one."""
+
+
+class Old(BaseModelV1):
+    """A model of pydantic's first version."""
+
+    city: str
+    box: Any = None
 
 
 class Bag(dict[str, Any]):

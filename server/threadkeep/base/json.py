@@ -6,6 +6,7 @@ index and rows. A value without a JSON form is encoded as its text.
 
 import json as stdlib
 import re
+import sys
 from base64 import b64encode
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,21 +19,25 @@ import anyio.lowlevel
 import orjson
 from anyio import to_thread
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langgraph.types import Send
 from pydantic import BaseModel
+from pydantic.v1 import BaseModel as BaseModelV1
 from pydantic_core import to_jsonable_python
 
 from threadkeep.base.problems import ContentTooLarge
 
-OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+OPTIONS = orjson.OPT_NON_STR_KEYS
 NUL_ESCAPE = b"\\u0000"
 REPLACEMENT_ESCAPE = b"\\ufffd"
 MAX_DEPTH = 200
+ENDLESS: Final = "the value is nested too deeply, or contains itself"
 LONG_INTEGER: Final = re.compile(rb"\d{19}")
 """Matches every integer above 64 bits, and few other values."""
 # Python refuses more than 4,300 digits in `str` and `int`, because their time grows with the square.
 FEW_DIGITS: Final = 10**4000
 MAX_DIGITS: Final = 130_000
 """Digits in an integer. Postgres accepts 131,072 in JSON."""
+WORD_BYTES: Final = 8
 NAMED_KEYS: Final = {None: "null", True: "true", False: "false"}
 INLINE_BYTES = 64 * 1024
 """Larger values are encoded in a thread."""
@@ -67,22 +72,37 @@ class RawJson:
         return loads(self.raw)
 
 
+SCALARS: Final = (str, int, float, date, time, RawJson)
+
+
 class Unserializable(ValueError):
     """A value of a graph that has no JSON form, because it is nested too deeply or contains itself."""
 
 
 def dumps(value: object) -> bytes:
-    """Return `value` as one line of JSON that Postgres accepts. Raise Unserializable if it contains itself.
+    """Return `value` as one line of JSON that Postgres accepts. Raise Unserializable, and nothing else, if it has none.
 
-    NUL becomes U+FFFD, as in LangGraph's server, because jsonb refuses it. A lone surrogate becomes U+FFFD too, because
-    UTF-8 can't encode it.
+    NUL becomes U+FFFD, as in LangGraph's server, because jsonb refuses it. A lone surrogate becomes `?`, as in a
+    checkpoint, because UTF-8 cannot encode it.
     """
     try:
         encoded = orjson.dumps(value, _default, OPTIONS)
     except (TypeError, ValueError, RecursionError):
         # Rare: a surrogate, an integer above 64 bits, or an unusual key. `_plain` copies the whole value.
-        encoded = orjson.dumps(_plain(value, MAX_DEPTH), _default, OPTIONS)
+        encoded = _dumps_slowly(value)
     return replace_nul(encoded)
+
+
+def _dumps_slowly(value: object) -> bytes:
+    """Encode what orjson refused. Every failure is Unserializable, because the end of a run depends on this."""
+    try:
+        return orjson.dumps(_plain(value, MAX_DEPTH), _default, OPTIONS)
+    except Unserializable:
+        raise
+    except RecursionError:
+        raise Unserializable(ENDLESS) from None
+    except Exception as failure:
+        raise Unserializable(f"the value has no JSON form: {type(failure).__name__}") from failure
 
 
 async def dumps_apart(value: object, *, size: int) -> bytes:
@@ -242,16 +262,30 @@ def integer(text: str) -> int:
 
 
 def _default(value: object) -> object:
-    """Return a value that orjson can encode, for a type that it does not know.
+    """Return a value that orjson can encode, for a type that it does not know: the name of the type if its code fails."""
+    try:
+        return _shown(value)
+    except RecursionError:
+        raise
+    except Exception:  # noqa: BLE001 - attributes, iteration and `__str__` are code of the graph's author
+        return f"<{type(value).__module__}.{type(value).__qualname__}>"
+
+
+def _shown(value: object) -> object:
+    """Return the JSON form of a value by its type.
 
     Messages come first, because a long state is mostly messages and pydantic's `model_dump` is several times slower.
     """
     if type(value) in MESSAGES and not cast("BaseMessage", value).__pydantic_extra__:
         return value.__dict__
+    if isinstance(value, float):  # a subclass, such as numpy's
+        return float(value)
     if isinstance(value, RawJson):
         return orjson.Fragment(value.raw)
     if isinstance(value, BaseModel):
         return _model(value)
+    if isinstance(value, BaseModelV1):
+        return dict(value.__dict__)
     if isinstance(value, Mapping):
         return dict(cast("Mapping[object, object]", value))
     if isinstance(value, (set, frozenset, deque)):
@@ -276,8 +310,6 @@ def _by_duck(value: object) -> object:
         return value.isoformat()
     if isinstance(value, timedelta):
         return cast("object", to_jsonable_python(value))  # ISO 8601, as in pydantic
-    if isinstance(value, float):
-        return float(value)
     if (attributes := getattr(cast("object", type(value)), "__attrs_attrs__", None)) is not None:
         return {field.name: getattr(value, field.name, None) for field in cast("Iterable[Any]", attributes)}
     if callable(fields := getattr(value, "_asdict", None)):  # a NamedTuple, which orjson does not encode as a tuple
@@ -286,17 +318,43 @@ def _by_duck(value: object) -> object:
         return list(cast("tuple[object, ...]", value))
     if isinstance(value, type) and issubclass(value, BaseModel):
         return value.model_json_schema()
+    if isinstance(value, re.Pattern):
+        return cast("re.Pattern[Any]", value).pattern
+    if isinstance(value, Send):
+        return {"node": value.node, "args": value.arg}
     return repr(value) if isinstance(value, BaseException) else str(cast("object", value))
 
 
 def _of_numpy(value: Any) -> object:
-    """Return plain values for objects that orjson refuses: arrays of other orders or types, and complex, text and time scalars."""
+    """Return the JSON of numbers, and plain values for what orjson refuses or shows otherwise, such as a date that is none."""
     kind, size = (value.dtype.kind, value.dtype.itemsize) if hasattr(value, "dtype") else ("", 0)
+    if kind in {"b", "i", "u"} and not value.shape:  # a number, and often one of many
+        return value.tolist()
+    if _is_plain_numpy(value):
+        return orjson.Fragment(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
     if kind in {"m", "M"}:
-        return value.astype(str).tolist()
+        return _dates(value.astype(str).tolist())
     if kind == "f" and size > 8:  # no plain number has this precision
         return value.astype("float64").tolist()
     return value.tolist() if kind and not (kind == "c" and size > 16) else str(value)
+
+
+def _is_plain_numpy(value: Any) -> bool:
+    """Whether orjson encodes the numbers as they are."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None or dtype.kind not in "biuf" or not dtype.isnative or dtype.itemsize > WORD_BYTES:
+        return False
+    numpy = sys.modules["numpy"]
+    return isinstance(value, numpy.generic) or (
+        type(value) is numpy.ndarray and bool(value.ndim) and value.flags.c_contiguous
+    )
+
+
+def _dates(text: object) -> object:
+    """Return the text of dates and spans. NaT is null, as in pandas."""
+    if isinstance(text, list):
+        return [_dates(part) for part in cast("list[object]", text)]
+    return None if text == "NaT" else text
 
 
 def _of_pandas(value: Any) -> object:
@@ -321,18 +379,14 @@ LIBRARIES: Final[Mapping[str, Callable[[Any], object]]] = {"numpy": _of_numpy, "
 def _plain(value: Any, depth: int) -> Any:
     """Convert a value that orjson refused, slowly: replace surrogates, keep huge integers, and turn keys into strings."""
     if depth == 0:
-        raise Unserializable("the value is nested too deeply, or contains itself")
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        raise Unserializable(ENDLESS)
     if isinstance(value, Enum):
         return _plain(value.value, depth - 1)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return RawJson(digits(value))  # an integer of any length, which orjson would refuse
-    if value is None or isinstance(value, (bool, float, RawJson, date, time)):
-        return value
+    if value is None or isinstance(value, SCALARS):
+        return _plain_scalar(value)
     if type(value).__module__ == "numpy":
-        # orjson refuses an array in the other byte order.
-        return value if hasattr(value, "dtype") and value.dtype.isnative else _of_numpy(value)
+        # Rare: a surrogate, an integer above 64 bits, or an unusual key. `_plain` copies the whole value.
+        return value if _is_plain_numpy(value) else _plain(_of_numpy(value), depth - 1)
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()
         return {_plain(_key(key), depth - 1): _plain(item, depth - 1) for key, item in items}
@@ -341,6 +395,17 @@ def _plain(value: Any, depth: int) -> Any:
     if fields := getattr(value, "__dataclass_fields__", None):
         return {name: _plain(getattr(value, name), depth - 1) for name in fields}
     return _plain(_default(value), depth - 1)
+
+
+def _plain_scalar(value: object) -> object:
+    if isinstance(value, str):
+        joined = value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        return joined.encode(errors="replace").decode()
+    if isinstance(value, (date, time)):  # orjson refuses a time with a zone, and some zones
+        return value.isoformat()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return RawJson(digits(value))  # an integer of any length, which orjson would refuse
+    return value
 
 
 def _key(key: object) -> str:

@@ -10,11 +10,13 @@ import importlib
 import logging
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from enum import Enum
 from fractions import Fraction
 from functools import reduce
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Final, cast
+from zoneinfo import ZoneInfo
 
 import ormsgpack
 import pydantic_core
@@ -46,6 +48,20 @@ CODES: Final = frozenset(
 """Extensions that hold `[module, name, payload]`."""
 MUTABLE: Final[frozenset[Any]] = frozenset({bytearray, list, dict, set, deque})
 MANY: Final = 1000
+
+LANGCHAIN_TYPES: Final = frozenset(
+    {
+        *(("langchain_core.agents", name) for name in ("AgentAction", "AgentActionMessageLog", "AgentFinish")),
+        *(("langchain_core.prompt_values", name) for name in ("ChatPromptValue", "StringPromptValue")),
+        ("langchain_core.outputs.generation", "Generation"),
+        ("langchain_core.outputs.generation", "GenerationChunk"),
+        ("langchain_core.outputs.chat_generation", "ChatGeneration"),
+        ("langchain_core.outputs.chat_generation", "ChatGenerationChunk"),
+        ("langchain_core.outputs.chat_result", "ChatResult"),
+        ("langchain_core.outputs.llm_result", "LLMResult"),
+    }
+)
+"""Results of models and agents, which LangGraph's own list misses. They hold values alone."""
 
 Place = tuple[str, str]
 Listed = set[tuple[str, ...]] | bool | None
@@ -135,7 +151,7 @@ class Decoder:
         return _called(code, target, payload)
 
     def _is_listed(self, place: Place) -> bool:
-        return self._all or place in self._listed or place in SAFE_MSGPACK_TYPES
+        return self._all or place in self._listed or place in SAFE_MSGPACK_TYPES or place in LANGCHAIN_TYPES
 
     def _refuse(self, place: Place) -> None:
         # Once for each type. Rows may invent any number of names, so the set is limited.
@@ -178,14 +194,24 @@ class Decoder:
         """Call a method of LangGraph's own list. It has only one, which parses a datetime."""
         written = self.unpack(data)
         try:
-            module, name, payload, method, *_ = written
+            module, name, payload, method, *further = written
         except (TypeError, ValueError):
             return None
         if (module, name, method) not in SAFE_MSGPACK_METHODS:
             self._refuse((str(module), f"{name}.{method}"))
             return payload
-        target: Any = getattr(importlib.import_module(module), name)
-        return _attempted(lambda: getattr(target, method)(payload), payload)
+        return _attempted(lambda: _date_and_time(payload, further), payload)
+
+
+def _date_and_time(written: str, further: Sequence[Any]) -> datetime:
+    """Return a datetime in its named zone, if the zone is known here."""
+    parsed = datetime.fromisoformat(written)
+    if not further:
+        return parsed
+    zone, fold = further
+    if isinstance(zone, str):
+        parsed = parsed.replace(tzinfo=_attempted(lambda: ZoneInfo(zone), parsed.tzinfo))
+    return parsed.replace(fold=fold)
 
 
 def model(kind: type[BaseModel], fields: Any, further: Sequence[Any]) -> BaseModel:

@@ -7,10 +7,13 @@ reads `[module, name, payload]`. Further parts are for our own decoder (decoding
 import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, Final, cast
+from zoneinfo import ZoneInfo
 
 import ormsgpack
 from langgraph.checkpoint.serde._msgpack import SAFE_MSGPACK_TYPES
@@ -19,6 +22,7 @@ from langgraph.checkpoint.serde.jsonplus import (
     EXT_CONSTRUCTOR_POS_ARGS,
     EXT_CONSTRUCTOR_SINGLE_ARG,
     EXT_DELTA_SNAPSHOT,
+    EXT_METHOD_SINGLE_ARG,
     EXT_PYDANTIC_V2,
     _msgpack_default,  # pyright: ignore[reportPrivateUsage] - the encoder of unknown values has no public name
     _option,  # pyright: ignore[reportPrivateUsage]
@@ -208,6 +212,13 @@ def _tuple(value: tuple[object, ...]) -> ormsgpack.Ext:
     return _constructed(EXT_CONSTRUCTOR_KW_ARGS, place_of(value), dict(zip(names, value, strict=True)))
 
 
+def _datetime(value: datetime) -> ormsgpack.Ext:
+    """Encode a datetime as LangGraph does, with the name of its zone, which is more than its offset."""
+    zone = value.tzinfo.key if isinstance(value.tzinfo, ZoneInfo) else None
+    further = (zone, value.fold) if zone is not None or value.fold else ()
+    return ormsgpack.Ext(EXT_METHOD_SINGLE_ARG, pack([*place_of(value), value.isoformat(), "fromisoformat", *further]))
+
+
 def _dict(value: Mapping[Any, Any]) -> ormsgpack.Ext:
     return _single(value, dict(value))
 
@@ -251,9 +262,11 @@ EXACT: Final[Mapping[type[Any], Callable[[Any], ormsgpack.Ext]]] = {
     slice: _positional("start", "stop", "step"),
     complex: _positional("real", "imag"),
     Fraction: _positional("numerator", "denominator"),
+    datetime: _datetime,
     PurePosixPath: lambda value: _single(value, str(value)),
     PureWindowsPath: lambda value: _single(value, str(value)),
     defaultdict: _default_dict,
+    **dict.fromkeys((Decimal, date, time, timedelta), _as_langgraph),
     _DeltaSnapshot: lambda snapshot: ormsgpack.Ext(EXT_DELTA_SNAPSHOT, pack(snapshot.value)),
 }
 """Encoders of exact types. Subclasses have other encoders."""
@@ -273,6 +286,11 @@ BY_CLASS: Final[tuple[tuple[type[Any] | tuple[type[Any], ...], Callable[[Any], o
     (bytes, lambda value: _single(value, bytes(value))),
     (int, lambda value: _single(value, int(value))),
     (float, lambda value: _single(value, float(value))),
+    (Decimal, lambda value: _single(value, Decimal(value))),
+    (Fraction, lambda value: _single(value, Fraction(value))),
+    (datetime, lambda value: _single(value, datetime.combine(value, value.timetz()))),
+    (date, lambda value: _single(value, date.fromordinal(value.toordinal()))),
+    (timedelta, lambda value: _single(value, value + timedelta())),
 )
 """Encoders by base class. The first match is used. Dataclasses have no common base class."""
 
@@ -285,12 +303,17 @@ def _with_native_keys(value: Any) -> Any:
         return tuple(_with_native_keys(part) for part in cast("tuple[Any, ...]", value))
     if type(value) is not dict:
         return value
-    entries = {key: _with_native_keys(part) for key, part in cast("dict[Any, Any]", value).items()}
+    entries = {_utf8(key): _with_native_keys(part) for key, part in cast("dict[Any, Any]", value).items()}
     if all(_is_native(key) for key in entries):
         return entries
     return _constructed(
         EXT_CONSTRUCTOR_POS_ARGS, ("builtins", "dict"), [[[key, part] for key, part in entries.items()]]
     )
+
+
+def _utf8(key: object) -> object:
+    """Replace lone surrogates in a key, because UTF-8 can't encode them. msgpack does so in values only."""
+    return key.encode(errors="replace").decode() if type(key) is str else key
 
 
 def _is_native(key: object) -> bool:

@@ -13,7 +13,9 @@ import sys
 import sysconfig
 from collections import deque
 from collections.abc import Iterable
+from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from functools import reduce
 from pathlib import Path
 from typing import Any, Final, cast
@@ -30,7 +32,10 @@ INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
 """Names of folders with installed code."""
 STANDARD_LIBRARY: Final = Path(sysconfig.get_path("stdlib"))
 """Excluded too, because a virtual environment may be in the project's folder."""
-PLAIN: Final[tuple[Any, ...]] = (str, bytes, bytearray, int, float, list, tuple, dict, set, frozenset, deque)
+PLAIN: Final[tuple[Any, ...]] = (
+    *(str, bytes, bytearray, int, float, list, tuple, dict, set, frozenset, deque),
+    *(Decimal, Fraction),
+)
 """Classes that hold only their value. A project's subclass of one is a project type."""
 OURS: Final = "threadkeep"
 
