@@ -1,14 +1,20 @@
 """What MCP, A2A and AG-UI share: ids of threads, contents of messages, questions and marks."""
 
+import subprocess
+import sys
 from typing import Any
 from uuid import UUID
 
 import pytest
+from langchain_core.runnables import RunnableConfig
+from langgraph.graph import MessagesState, StateGraph
 
 from threadkeep.api.agents.content import Media, content_blocks, media_block, message_content, text_block
 from threadkeep.api.agents.marks import marks_of, run_marks
+from threadkeep.api.agents.message_graphs import MessageGraphs
 from threadkeep.api.agents.questions import Question, question_schema, question_text, questions_of, text_answer
 from threadkeep.api.agents.thread_ids import derived_thread_id
+from threadkeep.graphs import as_loaded_graph
 
 THREAD = "0198c0de-0000-7000-8000-000000000001"
 ACTIONS = {
@@ -150,3 +156,34 @@ def test_a_run_tells_which_surface_it_came_from() -> None:
     assert marks_of(marks, "ag-ui") == {"run_id": "r"}
     assert marks_of(marks, "a2a") is None
     assert run_marks("mcp") == {"source": "mcp"}
+
+
+def test_the_media_type_of_a_filename_does_not_depend_on_the_machine() -> None:
+    """Ours: a file of the system, such as `/etc/mime.types`, may have been read before."""
+    code = (
+        "import mimetypes, sys; mimetypes.init(); mimetypes.add_type('application/x-mine', '.mine');"
+        "from threadkeep.api.a2a.messages import TYPES; sys.exit('.mine' in TYPES or TYPES['.pdf'] != 'application/pdf')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_a_graph_that_could_not_be_built_is_built_again_later() -> None:
+    """Ours: a factory that needs a service which is away at the start makes an agent without messages only for a while."""
+    builds = 0
+
+    def factory(config: RunnableConfig) -> Any:
+        nonlocal builds
+        del config
+        builds += 1
+        if builds == 1:
+            raise ConnectionError("the service is away")
+        return StateGraph(MessagesState).add_node("a", lambda _state: {}).set_entry_point("a").compile()
+
+    loaded = {"late": as_loaded_graph("late", factory, where="tests")}
+    at_once, later = MessageGraphs(loaded, retry_s=0.0), MessageGraphs(loaded)
+    assert [await at_once.takes_messages("late") for _ in range(3)] == [False, True, True]
+    assert builds == 2
+
+    builds = 0
+    assert [await later.takes_messages("late") for _ in range(3)] == [False, False, False]
+    assert builds == 1

@@ -50,20 +50,24 @@ class AnswerStream(EventStream):
         self._render_frame = render_frame
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A task of its own: the wait for the first frame may end by a timeout, which must not cancel the generator.
         task = asyncio.ensure_future(anext(self._all_frames, END))
         refused = self._refused = asyncio.ensure_future(self._call.caller.until_refused())
         try:
             if not await self._is_gone(receive, task):
                 if refused.done():
                     await self._cancel()
+                    # No byte was sent, so the refusal can have its own status.
                     raise refused.result()
                 if task.done() and (failure := task.exception()) is not None:
                     raise failure
-                self._frames = self._told(task)
+                # The base class sends these. They begin with the frame that is already being awaited.
+                self._frames = self._frames_or_problem(task)
                 await super().__call__(scope, receive, send)
         finally:
             task.cancel()
             refused.cancel()
+            # Both have to stop before `aclose`, which raises if the generator is still running.
             await asyncio.gather(task, refused, return_exceptions=True)
             await self._all_frames.aclose()
 
@@ -74,19 +78,23 @@ class AnswerStream(EventStream):
         """
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(until_gone, receive, tasks.cancel_scope, self._cancel if self._cancels else None)
+            # `asyncio.wait` and not a task group: the losing task goes on in the stream.
             ends = {first, cast("asyncio.Future[Any]", self._refused)}
             await asyncio.wait(ends, timeout=HEAD_S, return_when=asyncio.FIRST_COMPLETED)
+            # Reached only if the client is still connected. Otherwise `until_gone` has cancelled the scope before the
+            # `return`.
             tasks.cancel_scope.cancel()
             return False
         return True
 
-    async def _told(self, first: "asyncio.Future[bytes]") -> AsyncGenerator[bytes]:
+    async def _frames_or_problem(self, first: "asyncio.Future[bytes]") -> AsyncGenerator[bytes]:
         """The frames, and a problem in the middle of them as the last frame."""
         try:
             frame = await first
             while frame:
                 yield frame
                 frame = await anext(self._all_frames, END)
+        # The head has status 200 by now, so the problem can only be a frame.
         except Problem as problem:
             yield self._render_frame(problem)
         except TRANSIENT_ERRORS:

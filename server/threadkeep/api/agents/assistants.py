@@ -24,6 +24,7 @@ async def find_agent(call: AuthorizedRequest[Any, Any], id_or_graph: str) -> Res
     """The agent, after the caller was authorized to read it. NotFound, or Forbidden without the scope."""
     assistant_id = agent_id(call.assistants, id_or_graph)
     filters = UNRESTRICTED
+    # A graph's own assistant is not looked up with filters, because those of a project's `Auth` may hide it.
     if not call.assistants.is_of_graph(assistant_id):
         filters = await call.authorize("assistants.read", {"assistant_id": assistant_id, "metadata": {}})
     return await resolve_agent(call, filters, id_or_graph)
@@ -35,6 +36,7 @@ async def resolve_agent(call: AuthorizedRequest[Any, Any], filters: Filters, id_
     try:
         return await call.assistants.resolve(filters, id_or_graph)
     except NotFound:
+        # The same text for all cases: a caller must not learn which assistants of others exist.
         raise unknown_agent(id_or_graph) from None
 
 

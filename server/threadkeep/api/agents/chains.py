@@ -6,15 +6,18 @@ The id of a task is that of the first run of its chain, and its state is that of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from threadkeep.api.operation import AuthorizedRequest
-from threadkeep.base.problems import NotFound, ServiceUnavailable
+from threadkeep.base.problems import IdempotencyKeyInUse, IdempotencyKeyReused, NotFound, ServiceUnavailable
 from threadkeep.postgres.listen import thread_topic
+from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.service import RunHandle
-from threadkeep.tables import queue, run_chains
+from threadkeep.tables import idempotency_keys, queue, run_chains
+from threadkeep.tables.idempotency_keys import IdempotencyKey
 from threadkeep.tables.run_chains import ACTIVE, ChainRun
 
 NO_THREAD: Final = UUID(int=0)
@@ -51,9 +54,11 @@ class ChainReader:
 
         ServiceUnavailable if this process stops first.
         """
+        # The end of a run is not the end of its chain: an answer may have made another run meanwhile.
         while run := await self.newest(chain_id):
             if run.state not in ACTIVE:
                 return run
+            # Other processes may execute the run for a long time, and this one closes its connections soon.
             if self.call.state.signals.leaving.is_set():
                 raise ServiceUnavailable("the server is stopping")
             await self.handle(run).ended()
@@ -65,6 +70,7 @@ class ChainReader:
         The run itself, still waiting, if this process stops.
         """
         state = self.call.state
+        # Subscribed before the first read, so that no change between the read and the wait is missed.
         with state.wakeups.subscribe(thread_topic(waiting.thread_id)) as signal:
             while True:
                 async with state.pool.shielded(self.filters) as conn:
@@ -75,6 +81,7 @@ class ChainReader:
                     return newest
                 if state.signals.leaving.is_set():
                     return newest
+                # A notification may be lost, so the chain is read again after a while without one.
                 await signal.wait(POLL_S)
 
 
@@ -94,6 +101,29 @@ async def thread_of_chain(call: AuthorizedRequest[Any, Any], chain_id: UUID | No
         return None
     async with call.state.pool.connection() as conn:
         return await run_chains.thread_of(conn, chain_id)
+
+
+async def close_question(chains: ChainReader, run: ChainRun, key: IdempotencyKey) -> bool:
+    """Cancel a chain that waits for an answer, so that it accepts none. Return False if an answer came first.
+
+    `key` is the `answer_key` of the run, with a digest that only a cancel has. The caller must be authorized to update the thread.
+    """
+    try:
+        async with chains.call.state.runs.keys.once(key, (run.thread_id,), ()) as result:
+            # A repeated cancel has the same key. The first one has already marked the chain.
+            if not result.replayed:
+                await retry_conflicts(partial(_mark_canceled, chains, run, key))
+    except (IdempotencyKeyInUse, IdempotencyKeyReused):
+        return False
+    return True
+
+
+async def _mark_canceled(chains: ChainReader, run: ChainRun, key: IdempotencyKey) -> None:
+    pool, filters = chains.call.state.pool, chains.filters
+    async with pool.connection(filters) as conn, conn.transaction():
+        await run_chains.cancel_waiting(conn, filters, run)
+        # In the transaction of the mark: after a crash the chain is canceled and its key used, or neither.
+        await idempotency_keys.complete(conn, key)
 
 
 def parse_chain_id(text: str) -> UUID | None:

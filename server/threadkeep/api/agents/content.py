@@ -92,10 +92,13 @@ def messages_of(values: object) -> list[dict[str, Any]]:
 
 def _standard(message: Mapping[str, Any], content: list[str | Block]) -> list[Block]:
     """The blocks as LangChain translates those of each provider."""
+    # Only these two translate blocks of providers. The message itself is dropped again.
     kind = AIMessage if message.get("type") == "ai" else HumanMessage
     try:
+        # LangChain finds the provider, whose blocks it must translate, in the metadata.
         made = kind(content=cast("Any", content), response_metadata=message.get("response_metadata") or {})
         return [cast("Block", {**block}) for block in made.content_blocks]
+    # A state may have any content. One strange block must not make the whole thread unreadable.
     except REFUSALS:
         return [text_block(part) if isinstance(part, str) else _unknown(part) for part in content]
 
@@ -108,6 +111,7 @@ def _unknown(part: Block) -> Block:
 def _plain(block: Block) -> Block:
     """The block without LangChain's own id, which is another one each time, and with the name of a file in its place."""
     value: object = block.get("value")
+    # LangChain translates the thinking of a model only if it knows the model's provider.
     if block["type"] == "non_standard" and isinstance(value, dict) and "thinking" in value:
         return {"type": "reasoning", "reasoning": cast("dict[str, Any]", value)["thinking"]}
     extras = cast("dict[str, Any]", block.get("extras") or {})

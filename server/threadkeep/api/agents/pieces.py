@@ -9,6 +9,7 @@ TextKind: TypeAlias = Literal["text", "refusal", "reasoning"]
 def text_pieces(message: Mapping[str, Any]) -> list[tuple[TextKind, str]]:
     """The texts of a message or of a piece of one, in order."""
     content = message.get("content")
+    # The fast path: nearly every token of a stream is this.
     if isinstance(content, str) and not message.get("additional_kwargs"):
         return [("text", content)] if content else []
     return [*_texts(message)]
@@ -51,6 +52,7 @@ def _reasoning(block: dict[str, Any]) -> str:
     text = block.get("reasoning") or block.get("thinking")
     if isinstance(text, str):
         return text
+    # OpenAI's models give summaries of their reasoning instead of the reasoning.
     summary = block.get("summary")
     parts = cast("list[Any]", summary) if isinstance(summary, list) else []
     texts = [cast("dict[str, Any]", part).get("text") for part in parts if isinstance(part, dict)]
@@ -60,6 +62,7 @@ def _reasoning(block: dict[str, Any]) -> str:
 def returned_messages(update: object) -> list[dict[str, Any]]:
     """The messages of a node's update as objects. A message that is neither an object nor a pair becomes an empty one."""
     returned: Any = cast("dict[str, Any]", update).get("messages") if isinstance(update, dict) else None
+    # `add_messages` takes a single message too, and a pair is one message and not a list of two.
     is_several = isinstance(returned, list) and not _is_pair(cast("object", returned))
     return [_as_dict(message) for message in cast("list[Any]", returned if is_several else [returned])]
 

@@ -28,6 +28,7 @@ class Question:
 
 def questions_of(interrupts: object) -> list[Question]:
     """The questions of a thread's row, which has them by task, or of a state, which has a list."""
+    # Both forms come here, because an open question is read from a row and a new one from an event.
     groups = cast("Mapping[str, list[Any]]", interrupts).values() if isinstance(interrupts, Mapping) else [interrupts]
     listed = [each for several in groups for each in cast("list[dict[str, Any]]", several or [])]
     return [Question(each["id"], each.get("value")) for each in listed]
@@ -38,6 +39,7 @@ def question_text(question: Question, keys: Sequence[str] = TEXT_KEYS) -> str:
     value: object = question.value
     if isinstance(value, str):
         return value
+    # Before the keys: the JSON of actions would hide from the user what is to be approved.
     if actions := actions_of(question):
         return "\n".join(["Approve these actions?", *(_action_text(action) for action in actions)])
     fields = fields_of(value)
@@ -87,6 +89,7 @@ def text_answer(question: Question, text: str) -> Any:
     answer = parsed(text)
     if not actions or (isinstance(answer, dict) and DECISIONS in answer):
         return cast("Any", answer)
+    # A client with a text field alone can't send a list of decisions. Any other text is the reason of a refusal.
     if text.strip().lower().startswith(APPROVALS):
         return {DECISIONS: [{"type": "approve"} for _ in actions]}
     return {DECISIONS: [{"type": "reject", "message": text} for _ in actions]}
@@ -102,6 +105,7 @@ def parsed(text: str) -> Any:
 
 def resume_value(questions: Sequence[Question], answers: Mapping[str, Any]) -> Any:
     """Return the value that resumes the graph: the answer to the only question, else interrupt id -> answer."""
+    # LangGraph takes a bare value only if one interrupt is open.
     return answers[questions[0].interrupt_id] if len(questions) == 1 else dict(answers)
 
 
@@ -114,4 +118,5 @@ def _action_text(action: Mapping[str, Any]) -> str:
 
 def answer_key(run_id: UUID, request_sha256: bytes) -> IdempotencyKey:
     """Lets a question of a run have one answer, by whichever surface, or be canceled. A client's own key has no space."""
+    # No principal: two users who share a thread must not both answer the question.
     return IdempotencyKey(principal="", key=f"answer {run_id}", request_sha256=request_sha256)

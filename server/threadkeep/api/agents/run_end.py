@@ -33,6 +33,7 @@ class RunEnd:
 
 async def run_end(handle: RunHandle) -> RunEnd:
     """Return the end of a run after all its events were read. Raise ServiceUnavailable if this process stops first."""
+    # A run of this process is answered from memory. It also covers runs that have no row.
     outcome = handle.execution and handle.execution.outcome
     if outcome is not None:
         failed = outcome.status in {"error", "timeout"}
@@ -40,6 +41,7 @@ async def run_end(handle: RunHandle) -> RunEnd:
     if handle.run is not None:
         async with handle.follower.pool.connection(handle.filters) as conn:
             stored = await runs.get_result(conn, handle.filters, handle.thread_id, handle.run_id)
+        # Not final: this process stopped following before another process ended the run.
         if stored is not None and stored.status in FINAL:
             return RunEnd(status=stored.status, error=stored.error.load() if stored.error else None)
     raise ServiceUnavailable("the server is stopping")

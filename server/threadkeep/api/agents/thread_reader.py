@@ -39,11 +39,13 @@ class ThreadReader:
     async def settled(self, thread_id: UUID) -> Thread | None:
         """Wait for the thread's active runs to end, and return the thread. None if the caller has no such thread."""
         service, thread = self.call.state.runs, None
+        # Each end may let a queued run of the thread start. A busy thread must not hold the request forever.
         for _ in range(MAX_RUNS_BEFORE):
             async with service.pool.connection(self.filters) as conn:
                 thread = await threads.get(conn, self.filters, thread_id)
                 if thread is None or thread.status != "busy":
                     return thread
+                # The newest run, because the runs of a thread end in their order.
                 newest = await thread_runs.newest_run(conn, self.filters, thread_id)
             if newest is None:
                 return thread
@@ -56,6 +58,7 @@ class ThreadReader:
         async with self.call.state.pool.connection(self.filters) as conn:
             several = await runs.get_several(conn, self.filters, run_ids)
             thread = await threads.get(conn, self.filters, thread_id)
+        # A client's run id may be that of a run on another thread, which this request is not about.
         return [run for run in several if run.thread_id == thread_id], thread
 
     async def thread(self, thread_id: UUID) -> Thread | None:
@@ -102,4 +105,5 @@ class ThreadReader:
         """The state at a checkpoint. AnswerTooLarge."""
         at = CheckpointRef(checkpoint_id=checkpoint_id)
         read = await history.get_state(self.call.state.threads, self.tenant, thread, at)
+        # Through JSON, because a client sees messages as JSON and not as objects. A large state is encoded in a thread.
         return cast("dict[str, Any]", json.loads(await json.dumps_apart(read.state, size=read.bytes)))
