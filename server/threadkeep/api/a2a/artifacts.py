@@ -65,12 +65,15 @@ class ArtifactReader:
         self._seen.add(message_id)
         parts = parts_of_message(message)
         yield from self._add(message_id, node, parts)
+        # A whole message is its own end. Of chunks, LangChain marks the last one.
         if message["type"] == "ai" or message.get("chunk_position") == "last":
             yield from self._end(message_id)
 
     def _read_updates(self, updates: dict[str, Any]) -> Iterator[Piece]:
         """Read the values that nodes returned. They end the nodes' messages, and contain the messages that are plain dicts."""
         for node, returned in updates.items():
+            # A list, because `_end` deletes entries. A model without the mark of the last chunk ends here, with its
+            # node.
             for message_id in [key for key, speech in self._open.items() if speech.node == node]:
                 yield from self._end(message_id)
             for update in cast("list[Any]", returned) if isinstance(returned, list) else [returned]:
@@ -92,6 +95,7 @@ class ArtifactReader:
         if not parts:
             return
         speech = self._open.setdefault(message_id, _Speech(node))
+        # One artifact can't show two messages at once, so the second one waits.
         if next(iter(self._open)) != message_id:
             speech.parts += parts
             return
@@ -99,6 +103,7 @@ class ArtifactReader:
 
     def _tell(self, message_id: str, parts: Sequence[Part]) -> Piece:
         append = self._streamed_id == message_id
+        # A later message replaces the artifact: the answer of an agent is its last message.
         if not append:
             self._streamed_id, self.parts = message_id, []
         for part in parts:
@@ -110,6 +115,7 @@ class ArtifactReader:
         if speech is None:
             return
         speech.ended = True
+        # Waiting messages may have ended too, and are sent now in the order in which they began.
         while self._open and (first := next(iter(self._open.items())))[1].ended:
             del self._open[first[0]]
             if self._open:

@@ -77,6 +77,7 @@ async def card_fields(call: AuthorizedRequest[Any, Any], agent: Agent) -> dict[s
         "supportedInterfaces": [
             {"url": url, "protocolBinding": "JSONRPC", "protocolVersion": version} for version in PROTOCOLS
         ],
+        # This field and some others are those of 0.3. Each version ignores the other's fields.
         "url": url,
         "preferredTransport": "JSONRPC",
         "protocolVersion": "0.3.0",
@@ -110,6 +111,7 @@ async def _card_response(call: AuthorizedRequest[Any, Any], name: str) -> Respon
     encoded = json.dumps(await card_fields(known, agent))
     etag = f'"{hashlib.sha256(encoded).hexdigest()[:32]}"'
     cache = f"{'public' if is_public else 'private'}, max-age={MAX_AGE_S}"
+    # The card has the host in its URLs, so a shared cache must not mix hosts.
     headers = {"etag": etag, "cache-control": cache, "vary": "Host" if is_public else "Authorization, Host"}
     if etag in call.request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
@@ -122,6 +124,7 @@ async def _authenticated(call: AuthorizedRequest[Any, Any]) -> AuthorizedRequest
     if state.authenticator is None:
         return call
     principal, request = await authenticate(state.authenticator, call.request)
+    # A public route counts no requests. So an authenticated one has to be counted here.
     state.quotas.count_request(principal.identity, has_others=principal.has_others)
     caller = Caller(principal, state.authenticator, run and run.slot, connection=request)
     return replace(call, request=request, caller=caller)
@@ -130,6 +133,7 @@ async def _authenticated(call: AuthorizedRequest[Any, Any]) -> AuthorizedRequest
 async def _row(call: AuthorizedRequest[Any, Any], agent: Agent) -> Assistant:
     """The assistant's row. The caller was authorized to read it."""
     async with call.state.pool.connection() as conn:
+        # No filters: the caller may read a graph's own assistant even if a filter hides it.
         row = await assistants.get(conn, UNRESTRICTED, agent.assistant.assistant_id)
     if row is None:
         raise unknown_agent(agent.name)
@@ -168,5 +172,6 @@ def _both_forms(scheme: Mapping[str, Any]) -> dict[str, Any]:
     wrapper = WRAPPERS.get(str(scheme.get("type")))
     if wrapper is None:
         return dict(scheme)
+    # 1.0 says `location` instead of `in`, and the wrapper's name instead of `type`.
     own = {name: value for name, value in scheme.items() if name not in {"type", "in"}}
     return {**scheme, wrapper: own | ({"location": scheme["in"]} if "in" in scheme else {})}

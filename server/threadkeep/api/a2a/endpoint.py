@@ -126,8 +126,10 @@ async def endpoint(call: AuthorizedRequest[None, None]) -> Response:
     rpc_id: RpcId = None
     try:
         body = await parse_body(raw)
+        # The id is read before the rest is checked, so that the error for a wrong request has its id.
         rpc_id = id_of(body)
         request = read_request(body)
+        # Before the method, because an unknown version may have methods that are unknown here.
         check_version(call.request)
         method, dialect = _method(request.method)
         params = legacy.params_of(request.method, request.params) if dialect == "0.3" else request.params
@@ -140,6 +142,7 @@ async def endpoint(call: AuthorizedRequest[None, None]) -> Response:
     except Problem as problem:
         if problem.status in IN_RPC:
             return encoded_json_response(encode_error(rpc_id, error_of_problem(problem)))
+        # 401, 429 and 503 keep their status for proxies and retries. A JSON-RPC client reads `error` in the same body.
         add_rpc_error(problem, rpc_id)
         raise
 
@@ -149,9 +152,10 @@ async def send_message(method: MethodCall) -> Response:
     request, sent = await _send(method)
     tasks = TaskReader(chains=sent.chains)
     if request.immediate:
-        return method.answer(method.sent(await _now(tasks, sent, request.view)))
+        return method.answer(method.sent(await _present_task(tasks, sent, request.view)))
+    # A repeated message starts no run. Its request waits for the run that the first request started.
     handle = sent.handle or await _handle(sent)
-    return TaskResult(method.call, method.rpc_id, handle, partial(_settled, method, sent, request.view))
+    return TaskResult(method.call, method.rpc_id, handle, partial(_settled_task, method, sent, request.view))
 
 
 async def _send(method: MethodCall) -> tuple[SendRequest, SentTask]:
@@ -159,6 +163,7 @@ async def _send(method: MethodCall) -> tuple[SendRequest, SentTask]:
     request = read_send_request(method.params)
     configuration = method.params.message("configuration")
     push = configuration.message("taskPushNotificationConfig") if configuration is not None else None
+    # Read before the run starts, so that a wrong config starts nothing.
     config = read_push_config(method.call, push) if push is not None else None
     sent = await send(method.call, method.name, request)
     if config is not None:
@@ -174,15 +179,16 @@ async def _handle(sent: SentTask) -> RunHandle:
     return sent.chains.handle(newest)
 
 
-async def _settled(method: MethodCall, sent: SentTask, view: TaskView) -> Result:
+async def _settled_task(method: MethodCall, sent: SentTask, view: TaskView) -> Result:
     try:
         await sent.chains.settled(sent.chain_id)
     except NotFound:
+        # The thread was deleted during the wait. The method has run, so a 404 of the endpoint would be wrong.
         raise task_not_found(sent.chain_id) from None
-    return method.sent(await _now(TaskReader(chains=sent.chains), sent, view))
+    return method.sent(await _present_task(TaskReader(chains=sent.chains), sent, view))
 
 
-async def _now(tasks: TaskReader, sent: SentTask, view: TaskView) -> Result:
+async def _present_task(tasks: TaskReader, sent: SentTask, view: TaskView) -> Result:
     task = await tasks.task(sent.chain_id, view)
     if task is None:
         raise task_not_found(sent.chain_id)
@@ -207,6 +213,7 @@ async def subscribe(method: MethodCall) -> Response:
 
 def _stream(method: MethodCall, events: AsyncGenerator[Result], started: RunHandle | None) -> Response:
     async def rendered() -> AsyncGenerator[Result]:
+        # `async for` does not close a generator that is left early, and this one is subscribed to the run.
         async with aclosing(events) as source:
             async for event in source:
                 yield method.event(event)
@@ -233,6 +240,7 @@ async def extended_card(method: MethodCall) -> Response:
     """GetExtendedAgentCard: return the same card to an authenticated caller."""
     agent = await require_agent(method.call, method.name)
     if method.call.state.authenticator is None:
+        # The card says `extendedAgentCard: false` in this case, and A2A then wants this error.
         raise unsupported("The agent has no extended card, because this server does not authenticate its callers")
     return method.answer(await card_fields(method.call, agent))
 
@@ -252,6 +260,7 @@ async def list_pushes(method: MethodCall) -> Response:
     """ListTaskPushNotificationConfigs."""
     configs_page = await list_configs(method.call, method.name, method.params)
     if method.dialect == "0.3":
+        # 0.3 has no pages: the result is the list itself.
         return method.answer([legacy.push_config_out(config) for config in configs_page["configs"]])
     return method.answer(configs_page)
 
@@ -259,6 +268,7 @@ async def list_pushes(method: MethodCall) -> Response:
 async def delete_push(method: MethodCall) -> Response:
     """DeleteTaskPushNotificationConfig."""
     await delete_config(method.call, method.name, method.params)
+    # The result is null in 0.3, and an empty message in 1.0.
     return method.answer(None if method.dialect == "0.3" else {})
 
 

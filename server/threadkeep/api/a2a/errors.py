@@ -85,6 +85,7 @@ def invalid_params(field: str, description: str) -> A2AError:
 
 def error_of_problem(problem: Problem) -> A2AError:
     """The JSON-RPC error that goes with a Problem."""
+    # A2A has no statuses, so the code tells whose fault it is: of the parameters, the request or the server.
     if problem.status in {400, 422}:
         places = cast("Sequence[Mapping[str, Any]]", problem.fields.get("errors") or ())
         named = ".".join(str(part) for part in places[0]["loc"]) if places else problem.fields.get("field")

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from threadkeep.api.a2a.errors import A2AError, invalid_params
 
 UPPER: Final = re.compile(r"[A-Z]")
+# No int32 has more digits, and `int()` is slow on a long text.
 INTEGER: Final = re.compile(r"-?[0-9]{1,10}")
 
 
@@ -61,6 +62,7 @@ class Fields:
     def integer(self, name: str, *, least: int, most: int | None = None) -> int | None:
         """An integer, also in a string. None if it is absent."""
         value = self.get(name)
+        # ProtoJSON accepts `"5"` and `5.0` for an integer.
         if isinstance(value, str) and INTEGER.fullmatch(value):
             value = int(value)
         if isinstance(value, float) and value.is_integer():

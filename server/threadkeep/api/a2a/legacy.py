@@ -25,6 +25,7 @@ def params_of(method: str, params: Mapping[str, Any]) -> Fields:
     if method == "tasks/pushNotificationConfig/set":
         config = _object(params.get("pushNotificationConfig"), "pushNotificationConfig")
         return {"taskId": params.get("taskId"), **_push_config_in(config)}
+    # In these methods `id` is the task. 1.0 has `taskId`, and `id` for the config.
     if method.startswith("tasks/pushNotificationConfig/"):
         return {"taskId": params.get("id"), "id": params.get("pushNotificationConfigId")}
     return dict(params)
@@ -53,6 +54,7 @@ def event_out(event: Mapping[str, Any]) -> Fields:
         update = event["statusUpdate"]
         status = _status_out(update["status"])
         final = status["state"] in FINAL_STATES
+        # Clients of 0.3 read until `final`. 1.0 ends the stream instead.
         return {"kind": "status-update", **update, "status": status, "final": final}
     update = event["artifactUpdate"]
     return {"kind": "artifact-update", **update, "artifact": _artifact_out(update["artifact"])}
@@ -72,6 +74,7 @@ def _configuration_in(configuration: Mapping[str, Any]) -> Fields:
         "acceptedOutputModes": configuration.get("acceptedOutputModes"),
         "historyLength": configuration.get("historyLength"),
     }
+    # 0.3 says `blocking` and 1.0 the opposite. Without either field the server waits in both.
     if (blocking := configuration.get("blocking")) is not None:
         if not isinstance(blocking, bool):
             raise invalid_params("configuration.blocking", "must be true or false")
@@ -90,6 +93,7 @@ def _push_config_in(config: Mapping[str, Any]) -> Fields:
         if not isinstance(schemes, list) or not schemes:
             raise invalid_params("pushNotificationConfig.authentication.schemes", "must name a scheme")
         credentials = authentication.get("credentials")
+        # 0.3 allows several schemes, but a notification has one Authorization header.
         fields["authentication"] = {"scheme": cast("list[Any]", schemes)[0], "credentials": credentials}
     return fields
 
@@ -115,6 +119,7 @@ def _part_in(part: Mapping[str, Any], index: int) -> Fields:
         return {"data": data, "metadata": metadata}
     if kind == "file":
         file = _object(part.get("file"), f"message.parts[{index}].file")
+        # Neither field: the url of None is refused later as a part without content.
         content = {"raw": file.get("bytes")} if file.get("bytes") is not None else {"url": file.get("uri")}
         return {**content, "mediaType": file.get("mimeType"), "filename": file.get("name"), "metadata": metadata}
     raise invalid_params(f"message.parts[{index}].kind", "must be text, file or data")
@@ -131,6 +136,7 @@ def _part_out(part: Mapping[str, Any]) -> Fields:
         fields: Fields = {"kind": "text", "text": part["text"]}
     elif "data" in part:
         data = part["data"]
+        # 0.3 has only objects here. The SDKs undo this by the same key.
         if not isinstance(data, dict):
             data, metadata = {"value": data}, {**metadata, WRAPPED: True}
         fields = {"kind": "data", "data": data}

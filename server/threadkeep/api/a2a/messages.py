@@ -6,7 +6,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from mimetypes import types_map
+from mimetypes import MimeTypes
 from pathlib import PurePosixPath
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
@@ -30,7 +30,8 @@ CONTENTS: Final = ("text", "raw", "url", "data")
 """Of these fields a part has exactly one."""
 ROLES: Final = {"ROLE_USER": "ROLE_USER", 1: "ROLE_USER", "ROLE_AGENT": "ROLE_AGENT", 2: "ROLE_AGENT"}
 """The roles by their names and numbers. A client is the user, but helpers of `a2a-sdk` say that it is the agent."""
-TYPES: Final = dict(types_map)
+# A table of its own: the module-wide one also has the files of the system, and another name there on each machine.
+TYPES: Final = MimeTypes().types_map[True]
 """Suffix of a filename -> media type, as Python knows it without the files of the system."""
 UNKNOWN_MEDIA: Final = "application/octet-stream"
 MAX_ID: Final = 255
@@ -93,6 +94,7 @@ def read_message(fields: Fields) -> SentMessage:
 
 
 def _read_part(fields: Fields) -> Part:
+    # Null is the same as absent, except for `data`: null is a JSON value.
     names = [name for name in CONTENTS if fields.get(name) is not None or (name == "data" and fields.has(name))]
     if len(names) != 1:
         raise fields.refusal(names[1] if names else "text", "a part has exactly one of text, raw, url and data")
@@ -106,6 +108,7 @@ def _read_part(fields: Fields) -> Part:
 
 def _base64(fields: Fields) -> str:
     """The bytes of a file in standard base64. ProtoJSON also allows the URL-safe form, and no padding."""
+    # The form is normalized, because `base64` of LangChain's blocks goes to model providers, which read only one.
     text = fields.text("raw").replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return b64encode(b64decode(text + "=" * (-len(text) % 4), validate=True)).decode()
@@ -158,10 +161,12 @@ def _part_of_block(block: Block) -> Part | None:
     if kind in {"text", "text-plain"} and isinstance(text := block.get("text"), str):
         return {"text": text} if text else None
     if kind == "non_standard":
+        # A model's block of its own kind has no part of A2A, but is JSON.
         return {"data": block.get("value")}
     if kind not in MEDIA_TYPES:
         return None
     content = {"raw": block.get("base64"), "url": block.get("url")}
     fields = {**content, "filename": block.get("filename"), "mediaType": block.get("mime_type")}
     part = {name: value for name, value in fields.items() if value}
+    # A file by a provider's id has no bytes and no URL. The client at least gets the block.
     return part if "raw" in part or "url" in part else {"data": block}

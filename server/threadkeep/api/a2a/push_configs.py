@@ -11,7 +11,7 @@ from threadkeep.api.a2a.errors import invalid_params, push_not_supported, task_n
 from threadkeep.api.a2a.fields import Fields
 from threadkeep.api.a2a.rpc import Dialect
 from threadkeep.api.a2a.send import SentTask
-from threadkeep.api.a2a.task_methods import FoundTask, require_task
+from threadkeep.api.a2a.task_methods import VisibleTask, require_task
 from threadkeep.api.agents.chains import ChainReader
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.base import ids
@@ -28,6 +28,7 @@ MAX_SECRET: Final = 4096
 MAX_PAGE: Final = 100
 SCHEME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 """A token of HTTP (RFC 9110)."""
+# A line break in a value could add a header to the notification.
 HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]*")
 
 
@@ -76,6 +77,7 @@ def read_push_config(call: AuthorizedRequest[Any, Any], fields: Fields) -> PushC
         raise authentication.refusal("scheme", "must be the name of a scheme of HTTP, such as Bearer")
     try:
         policy.check(config.url)
+    # The policy knows webhooks, not A2A. The client needs the name of its field.
     except ValidationFailed as refused:
         raise fields.refusal("url", refused.detail) from None
     return config
@@ -113,12 +115,15 @@ async def put_first_config(
         )
 
 
-async def _put(chains: ChainReader, push: TaskPush, told_of: UUID | None) -> bool:
+async def _put(chains: ChainReader, push: TaskPush, ended_run_id: UUID | None) -> bool:
+    # `put` locks the thread until the commit. So a run ends before it, or sees the config.
     async with chains.call.state.pool.connection(chains.filters) as conn, conn.transaction():
         if not await task_pushes.put(conn, push, most=MAX_CONFIGS):
             return False
-        if told_of is not None:
-            await task_pushes.enqueue(conn, told_of, push.config_id)
+        # The end of a run notifies the configs that exist then. A run that ended before this config has to be made up
+        # for.
+        if ended_run_id is not None:
+            await task_pushes.enqueue(conn, ended_run_id, push.config_id)
     return True
 
 
@@ -166,7 +171,7 @@ async def _configs(call: AuthorizedRequest[Any, Any], name: str, params: Fields)
         return await task_pushes.listed(conn, filters, task.newest.chain_id)
 
 
-async def _changeable(call: AuthorizedRequest[Any, Any], name: str, task_id: str) -> tuple[FoundTask, ChainReader]:
+async def _changeable(call: AuthorizedRequest[Any, Any], name: str, task_id: str) -> tuple[VisibleTask, ChainReader]:
     """A task that the caller is authorized to change."""
     task = await require_task(call, name, task_id)
     run = task.newest
@@ -178,6 +183,7 @@ async def _changeable(call: AuthorizedRequest[Any, Any], name: str, task_id: str
 def config_fields(call: AuthorizedRequest[Any, Any], push: TaskPush) -> dict[str, Any]:
     """Return a config in the form of 1.0. Only its creator sees the secrets."""
     fields: dict[str, Any] = {"id": push.config_id, "taskId": str(push.chain_id), "url": push.url}
+    # Several principals may share a thread. The secrets belong to the receiver of one of them.
     is_own = push.principal == (call.caller.identity or "")
     if push.token and is_own:
         fields["token"] = push.token

@@ -26,11 +26,13 @@ async def render_task(pool: Pool, delivery: Delivery) -> Notification | None:
     state: dict[str, Any] = delivery.body.load()
     chain_id = UUID(state["chain_id"])
     async with pool.connection() as conn:
+        # The delivery has no secrets. They are read now, so a deleted config sends nothing.
         push = await task_pushes.read(conn, chain_id, delivery.config_id)
         runs = await run_chains.runs_of(conn, UNRESTRICTED, [chain_id])
     chain = _until(runs, delivery.run_id)
     if push is None or not chain:
         return None
+    # The task may have gone on since. The notification shows the state of its time.
     chain[-1] = replace(
         chain[-1],
         state=state["state"],

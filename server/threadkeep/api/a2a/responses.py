@@ -26,6 +26,7 @@ class TaskResult(RunResult):
         self._rpc_id = rpc_id
         self._work = work
 
+    # A run's early result is the graph's output. A task is more, and must be read from its rows.
     async def _early_answer(self) -> bytes | None:
         return None
 
@@ -39,6 +40,7 @@ class TaskResult(RunResult):
             raise
 
     def _late_problem(self, problem: Problem) -> bytes:
+        # The head was sent with status 200, so the problem can only be in the body.
         return encode_error(self._rpc_id, error_of_problem(problem))
 
 
@@ -53,6 +55,7 @@ def task_stream(
     def render(problem: Problem) -> bytes:
         return frame(encode_error(rpc_id, error_of_problem(problem)))
 
+    # Without an execution only the write timeout closes the stream of a slow client.
     reading = StreamReader(started.execution, call.state.settings) if started is not None else None
     return AnswerStream(_frames(rpc_id, events), call, render, headers={}, reading=reading)
 

@@ -31,9 +31,11 @@ class RpcRequest:
 async def parse_body(raw: bytes) -> dict[str, Any]:
     """Return the object of a request. Raise A2AError if the body is not a JSON object."""
     try:
+        # Parsing a large body would block the event loop.
         body = parse_json(raw) if len(raw) <= LARGE_BYTES else await to_thread.run_sync(parse_json, raw)
     except ValidationFailed as problem:
         raise A2AError(PARSE_ERROR, f"Invalid JSON payload: {problem.detail}") from None
+    # A list would be a batch of JSON-RPC. A2A does not use batches.
     if not isinstance(body, dict):
         raise A2AError(INVALID_REQUEST, "Request payload validation error: the body must be one JSON-RPC request")
     return cast("dict[str, Any]", body)
@@ -42,6 +44,7 @@ async def parse_body(raw: bytes) -> dict[str, Any]:
 def id_of(body: Mapping[str, Any]) -> RpcId:
     """The id of a request: a string or a number. None if it has none, or something else."""
     rpc_id = body.get("id")
+    # Python's bool is an int, but `true` is not an id.
     return rpc_id if isinstance(rpc_id, str | int | float) and not isinstance(rpc_id, bool) else None
 
 
@@ -61,6 +64,7 @@ def read_request(body: Mapping[str, Any]) -> RpcRequest:
 
 def check_version(request: Request[Any]) -> None:
     """Raise A2AError if the client requests an unsupported version. Without a version the method decides."""
+    # A2A allows a query parameter of the same name, for clients that can't set a header.
     version = request.headers.get(VERSION_HEADER) or request.query_params.get(VERSION_HEADER) or ""
     if version and not VERSIONS.fullmatch(version.strip()):
         message = f"The version {version[:20]!r} is not supported: use 1.0 or 0.3"

@@ -107,18 +107,22 @@ async def send(call: AuthorizedRequest[Any, Any], name: str, sent: SendRequest) 
     """
     agent_id(call.assistants, name)
     sending = await _read_context(call, name, sent)
+    # Before the authorization, because the handlers of a project's `Auth` see and may change the input.
     sending.has_data_input = await _has_data_input(call, name, sent.message.parts)
+    # Such a request would wait for its own run until a timeout.
     _refuse_own_thread(sending)
     authorized = await call.state.runs.authorize(call.caller, _request(sending))
     assistant = await resolve_agent(call, authorized.assistants, name)
     agent = await agent_of(call, name, assistant)
     _check(agent, sent)
+    # The answer shows the thread, so the caller needs both permissions: to run on it and to read it.
     filters = authorized.threads if sending.readable is None else sending.readable.narrowed(authorized.threads)
     chains = ChainReader(call=call, filters=filters)
     give_up_at = anyio.current_time() + TWIN_S
+    # Each round reads the task again, because the other request may have changed its state.
     while True:
-        if (known := await _sent_before(sending, chains, agent)) is not None:
-            return SentTask(chains=chains, chain_id=known.chain_id, handle=None)
+        if (repeated := await _sent_before(sending, chains, agent)) is not None:
+            return SentTask(chains=chains, chain_id=repeated.chain_id, handle=None)
         task = await _task_of(sending, chains, agent)
         try:
             return await _start(sending, authorized, chains, _completed(sending, agent, authorized, task))
@@ -132,6 +136,7 @@ async def _read_context(call: AuthorizedRequest[Any, Any], name: str, sent: Send
     """Find the thread that the message names, and authorize the caller to read it."""
     message = sent.message
     task_id = parse_chain_id(message.task_id)
+    # Chosen here, because the authorization of the run needs the id of its new thread.
     thread_id: UUID | None = ids.uuid7()
     if message.task_id:
         thread_id = await thread_of_chain(call, task_id)
@@ -139,6 +144,7 @@ async def _read_context(call: AuthorizedRequest[Any, Any], name: str, sent: Send
         thread_id = named_thread_id(call, message.context_id, "contextId")
     readable = None
     if message.task_id or message.context_id:
+        # A handler is called even if there is no such task. So its refusal does not tell whether the task exists.
         value: dict[str, Any] = {"thread_id": thread_id or NO_THREAD, "run_id": task_id, "metadata": {}}
         readable = await call.authorize("threads.read", value)
     return _Sending(call=call, name=name, sent=sent, task_id=task_id, thread_id=thread_id, readable=readable)
@@ -170,6 +176,7 @@ def _check(agent: Agent, sent: SendRequest) -> None:
     check_media(sent.message.parts, agent.input_modes)
     accepted = [mode.strip().lower() for mode in sent.output_modes]
     known = [mode for mode in accepted if "/" in mode]
+    # Some clients send words such as `text`. Only a list of media types alone can exclude the agent's.
     if accepted == known and known and not any(_overlap(mode, agent.output_modes) for mode in known):
         raise unsupported_content(known[0])
 
@@ -184,6 +191,7 @@ async def _sent_before(sending: _Sending, chains: ChainReader, agent: Agent) -> 
     if sending.readable is None or sending.thread_id is None:
         return None
     assistant_id, message = agent.assistant.assistant_id, sending.sent.message
+    # Without filters: row-level security would keep Postgres from the index on jsonb. `newest` below checks the access.
     async with sending.call.state.pool.connection() as conn:
         chain_id = await run_chains.chain_of_message(conn, sending.thread_id, assistant_id, message.key)
     run = await chains.newest(chain_id) if chain_id else None
@@ -214,12 +222,12 @@ def _completed(sending: _Sending, agent: Agent, authorized: Authorized, task: Ch
     """The request of the run, by the state of the task."""
     if task is not None and task.state == "input_required":
         return _answer(sending, agent, authorized.request, task)
+    # Built again, now with the parts that depend on the agent and the task.
     request = _request(sending, agent, task)
-    changes: dict[str, Any] = {"stream_mode": _modes(agent), "input": authorized.request.spec.input}
-    if not agent.takes_messages:
-        if not _is_data(sending.sent.message.parts):
-            raise invalid_params("message.parts", "this agent accepts exactly one data part: the input of its graph")
-        request = replace(request, configurable=_configurable(sending, without_raw=False))
+    changes: dict[str, Any] = {"stream_mode": _modes(agent)}
+    if not agent.takes_messages and not _is_data(sending.sent.message.parts):
+        raise invalid_params("message.parts", "this agent accepts exactly one data part: the input of its graph")
+    # The input is that of the authorized request, because a handler of the project's `Auth` may have changed it.
     return replace(authorized.request, **_parts_of(request), spec=authorized.request.spec.model_copy(update=changes))
 
 
@@ -234,7 +242,9 @@ def _answer(sending: _Sending, agent: Agent, request: RunRequest, task: ChainRun
     }
     answering = replace(
         _request(sending, agent, task),
+        # An answer is not the run's input. So the bytes of its files are stored here, or nowhere.
         configurable=_configurable(sending, without_raw=False, **question_keys),
+        # Replaces the key of the message: this one lets a question have one answer over all surfaces.
         key=task_answer_key(task, sending.sent.message.key),
     )
     return replace(request, **_parts_of(answering), spec=request.spec.model_copy(update=changes))
@@ -256,9 +266,11 @@ def _resume(questions: Sequence[Question], message: SentMessage) -> Any:
     if not questions:
         return answer
     ids_of_questions = {question.interrupt_id for question in questions}
+    # Data that names every question has an answer for each of them. Any other answer is given to all.
     if len(questions) > 1 and isinstance(answer, dict) and ids_of_questions == cast("dict[str, Any]", answer).keys():
         return cast("dict[str, Any]", answer)
     answers: dict[str, Any] = {
+        # Text is parsed only for approvals. A client that means JSON sends a part with data.
         question.interrupt_id: text_answer(question, answer)
         if isinstance(answer, str) and actions_of(question)
         else answer
@@ -285,10 +297,13 @@ def _request(sending: _Sending, agent: Agent | None = None, task: ChainRun | Non
     return RunRequest(
         spec=GraphRunOptions(input=graph_input),
         assistant=sending.name,
+        # The authorization still runs for a task that does not exist, and then finds nothing.
         thread_id=sending.thread_id or NO_THREAD,
+        # The thread of a task exists. If it was deleted meanwhile, the message must not create it again.
         create_thread=not message.task_id,
         marks=run_marks(SOURCE, {name: value for name, value in own.items() if value}),
         chain=RunChain(chain_id=task and task.chain_id, message_id=message.key),
+        # A task is read at every process and after its end, so its events are always recorded.
         resumable=True,
         read_by_caller=not sending.sent.immediate,
         configurable=_configurable(sending, without_raw=True),
@@ -328,6 +343,7 @@ def task_answer_key(task: ChainRun, message_key: str) -> IdempotencyKey:
 async def _start(sending: _Sending, authorized: Authorized, chains: ChainReader, request: RunRequest) -> SentTask:
     """Start the run, or wait for an unfinished request with the same message."""
     service, caller = sending.call.state.runs, sending.call.caller
+    # A client that does not wait gets its answer from the queue too. Another client would wait for a slot anyway.
     admit = service.start_soon_authorized if sending.sent.immediate else service.start_authorized
     start = partial(admit, caller, replace(authorized, request=request))
     try:

@@ -50,6 +50,7 @@ async def task_events(
         yield status_update(chain[-1])
         return
     reading = await _begin(tasks, chain[-1], started)
+    # The first event has the artifact so far, as GetTask would show it: a new run has said nothing yet.
     parts = reading.artifact.parts or await tasks.parts(chain[:-1])
     yield {"task": task_fields(chain, parts, view)}
     async with aclosing(_run_events(tasks, reading, started)) as events:
@@ -86,6 +87,7 @@ async def _run_events(tasks: TaskReader, reading: _RunReading, started: RunHandl
         async with aclosing(_updates(handle, reading, ids)) as updates:
             async for update in updates:
                 yield update
+        # The events end if the run ended, or if this process stops. Only the rows tell which.
         newest = await tasks.chains.newest(reading.run.chain_id)
         if newest is None:
             raise task_not_found(reading.run.chain_id)
@@ -94,6 +96,7 @@ async def _run_events(tasks: TaskReader, reading: _RunReading, started: RunHandl
             continue
         if newest.state in ACTIVE:  # this process stops
             return
+        # Before the status, because a final status ends the stream.
         if parts := await _last_parts(tasks, newest, reading):
             yield artifact_update(ids, parts, append=False, last=True)
         yield status_update(newest)
@@ -106,6 +109,7 @@ async def _begin(tasks: TaskReader, run: ChainRun, started: RunHandle | None) ->
     if started is not None or run.status == "pending":
         return reading
     async with tasks.chains.call.state.pool.shielded(tasks.chains.filters) as conn:
+        # A fixed end: a fast run could otherwise add events forever while its past is read.
         until = await run_events.last_position(conn, run.run_id)
     pool, filters = tasks.chains.call.state.pool, tasks.chains.filters
     async with aclosing(recorded_events(pool, filters, run, until)) as events:

@@ -1,12 +1,10 @@
 """Task methods: read, list, cancel and subscribe to tasks."""
 
 import binascii
-import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,13 +16,11 @@ from threadkeep.api.a2a.fields import Fields
 from threadkeep.api.a2a.send import SOURCE, is_task_of, task_answer_key
 from threadkeep.api.a2a.tasks import STATES, TaskReader, TaskView, has_ended
 from threadkeep.api.agents.assistants import find_agent
-from threadkeep.api.agents.chains import ChainReader, authorize_chain, by_chain, parse_chain_id
+from threadkeep.api.agents.chains import ChainReader, authorize_chain, by_chain, close_question, parse_chain_id
 from threadkeep.api.agents.thread_ids import named_thread_id
 from threadkeep.api.operation import AuthorizedRequest
-from threadkeep.base.problems import IdempotencyKeyInUse, IdempotencyKeyReused
-from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.postgres.statement_timeout import with_search_timeout
-from threadkeep.tables import idempotency_keys, run_chains
+from threadkeep.tables import run_chains
 from threadkeep.tables.cancels import RunSelection
 from threadkeep.tables.run_chains import ACTIVE, ChainFilter, ChainPosition, ChainRun, ChainState
 
@@ -49,11 +45,10 @@ STATE_NUMBERS: Final = (
 )
 """The states by their numbers in the proto, which ProtoJSON also takes."""
 CHAIN_STATES: Final[Mapping[str, ChainState]] = {name: state for state, name in STATES.items()}
-NANOSECONDS: Final = re.compile(r"(\.[0-9]{6})[0-9]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundTask:
+class VisibleTask:
     """A task that the caller may see."""
 
     agent: Agent
@@ -70,15 +65,16 @@ async def require_agent(call: AuthorizedRequest[Any, Any], name: str) -> Agent:
     return await agent_of(call, name, await find_agent(call, name))
 
 
-async def require_task(call: AuthorizedRequest[Any, Any], name: str, task_id: str) -> FoundTask:
+async def require_task(call: AuthorizedRequest[Any, Any], name: str, task_id: str) -> VisibleTask:
     """Return a task of the agent. Raise A2AError if the caller has no such task."""
     agent = await require_agent(call, name)
     chain_id = parse_chain_id(task_id)
     chains, thread_id = await authorize_chain(call, chain_id)
     chain = await chains.runs(chain_id) if chain_id is not None and thread_id is not None else []
+    # Another agent's task is not found either, because each agent has its own endpoint.
     if not chain or not is_task_of(chain[-1], agent):
         raise task_not_found(task_id)
-    return FoundTask(agent=agent, tasks=TaskReader(chains=chains), chain=chain)
+    return VisibleTask(agent=agent, tasks=TaskReader(chains=chains), chain=chain)
 
 
 async def get_task(call: AuthorizedRequest[Any, Any], name: str, params: Fields) -> dict[str, Any]:
@@ -95,8 +91,10 @@ async def cancel_task(call: AuthorizedRequest[Any, Any], name: str, params: Fiel
     params.struct("metadata")
     task = await require_task(call, name, task_id)
     value: dict[str, Any] = {"thread_id": task.newest.thread_id, "run_id": task.newest.run_id, "metadata": {}}
+    # To read a task is not enough to cancel it.
     allowed = await call.authorize("threads.update", {**value, "action": "interrupt"})
     chains = ChainReader(call=call, filters=task.tasks.chains.filters.narrowed(allowed))
+    # A node that ignores cancellation must not hold the request. The answer then shows the task still working.
     with anyio.move_on_after(CANCEL_S):
         await _cancel(chains, task.newest.chain_id)
     chain = await chains.runs(task.newest.chain_id)
@@ -109,36 +107,23 @@ async def _cancel(chains: ChainReader, chain_id: UUID) -> None:
     """Cancel a task, even if it begins to wait or to run meanwhile. Raise A2AError if it has ended."""
     service, has_tried = chains.call.state.runs, False
     while (newest := await chains.newest(chain_id)) is not None:
+        # Only a cancel of this request is a success. A task that was canceled before is an error in A2A.
         if newest.state == "canceled" and has_tried:
             return
         if has_ended(newest):
             raise not_cancelable(chain_id)
         has_tried = True
         if newest.state == "input_required":
-            await _cancel_waiting(chains, newest)
+            # If an answer came first, the next round finds its run, or the question again if the answer failed.
+            if not await close_question(chains, newest, task_answer_key(newest, CANCEL)):
+                await anyio.sleep(CANCEL_POLL_S)
             continue
+        # All active runs: a message to a working task adds a run that is pending behind the first.
         run_ids = [run.run_id for run in await chains.runs(chain_id) if run.state in ACTIVE]
         target = RunSelection(thread_id=newest.thread_id, run_ids=run_ids)
         await service.cancel_authorized(chains.filters, target, "interrupt", REASON)
+        # Then the loop looks again, because the run may have asked a question before the cancel reached it.
         await chains.handle(newest).ended()
-
-
-async def _cancel_waiting(chains: ChainReader, run: ChainRun) -> None:
-    """Close the open question of a task, so that it accepts no answer. Does nothing if an answer came first."""
-    service, key = chains.call.state.runs, task_answer_key(run, CANCEL)
-    try:
-        async with service.keys.once(key, (run.thread_id,), ()) as result:
-            if not result.replayed:
-                await retry_conflicts(partial(_mark_canceled, chains, run, key))
-    except (IdempotencyKeyInUse, IdempotencyKeyReused):
-        await anyio.sleep(CANCEL_POLL_S)
-
-
-async def _mark_canceled(chains: ChainReader, run: ChainRun, key: idempotency_keys.IdempotencyKey) -> None:
-    pool, filters = chains.call.state.pool, chains.filters
-    async with pool.connection(filters) as conn, conn.transaction():
-        await run_chains.cancel_waiting(conn, filters, run)
-        await idempotency_keys.complete(conn, key)
 
 
 async def list_tasks(call: AuthorizedRequest[Any, Any], name: str, params: Fields) -> dict[str, Any]:
@@ -158,25 +143,29 @@ async def list_tasks(call: AuthorizedRequest[Any, Any], name: str, params: Field
         state=CHAIN_STATES.get(status),
         updated_from=since,
     )
+    # Tasks are never rejected and never wait for authentication. The query would read a missing state as any state.
     if status not in {"", STATE_NUMBERS[0], *CHAIN_STATES}:
         return _page([], "", size, 0)
     newest, total = await with_search_timeout(
-        _search(chains, selection, after, size + 1), call.state.settings.search_timeout_s
+        # One more than the page has, to know whether there is another page.
+        _search(chains, selection, after, size + 1),
+        call.state.settings.search_timeout_s,
     )
-    listed = await _that_fit(chains, newest[:size])
+    listed = await _fitting_tasks(chains, newest[:size])
     runs = by_chain(await chains.runs(*(run.chain_id for run in listed)))
     tasks = TaskReader(chains=chains)
     page_tasks = [await tasks.task_of(runs[run.chain_id], view) for run in listed if run.chain_id in runs]
     return _page(page_tasks, _token(listed[-1]) if len(newest) > len(listed) else "", size, total)
 
 
-async def _that_fit(chains: ChainReader, newest: list[ChainRun]) -> list[ChainRun]:
+async def _fitting_tasks(chains: ChainReader, newest: list[ChainRun]) -> list[ChainRun]:
     """The first tasks whose messages fit into an answer, but at least one."""
     async with chains.call.state.pool.shielded(chains.filters) as conn:
         sizes = await run_chains.sizes(conn, [run.chain_id for run in newest])
     total, budget = 0, chains.call.state.settings.answer_bytes
     for count, run in enumerate(newest):
         total += sizes.get(run.chain_id, 0)
+        # The first task is always in the page, or the client could never get past a large one.
         if total > budget and count:
             return newest[:count]
     return newest
@@ -186,6 +175,7 @@ async def _search(
     chains: ChainReader, selection: ChainFilter, after: ChainPosition | None, limit: int
 ) -> tuple[list[ChainRun], int]:
     async with chains.call.state.pool.connection(chains.filters) as conn:
+        # A2A requires `totalSize`, so each page counts again.
         total = await run_chains.count(conn, chains.filters, selection)
         return await run_chains.search(conn, chains.filters, selection, after=after, limit=limit), total
 
@@ -210,7 +200,8 @@ def _time(params: Fields) -> datetime | None:
     if not text:
         return None
     try:
-        time = datetime.fromisoformat(NANOSECONDS.sub(r"\1", text))
+        # ProtoJSON has up to nine digits of a second. Python drops those after the sixth.
+        time = datetime.fromisoformat(text)
     except ValueError:
         raise params.refusal("statusTimestampAfter", "must be a time such as 2026-01-02T03:04:05Z") from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
@@ -233,7 +224,7 @@ def _position(params: Fields) -> ChainPosition | None:
         raise params.refusal("pageToken", "must be a token that this server has returned") from None
 
 
-async def require_active_task(call: AuthorizedRequest[Any, Any], name: str, params: Fields) -> FoundTask:
+async def require_active_task(call: AuthorizedRequest[Any, Any], name: str, params: Fields) -> VisibleTask:
     """The task of a subscription. A2AError if it has ended."""
     task = await require_task(call, name, params.required_text("id"))
     if has_ended(task.newest):

@@ -78,6 +78,7 @@ def task_fields(chain: Sequence[ChainRun], parts: Sequence[Part], view: TaskView
         task["artifacts"] = [{"artifactId": ARTIFACT_ID, "parts": list(parts)}]
     history = history_of(chain)
     if view.history_length is not None:
+        # `history[-0:]` would be the whole history.
         history = history[-view.history_length :] if view.history_length else []
     return task | ({"history": history} if history else {})
 
@@ -129,6 +130,7 @@ def question_parts(questions: Sequence[Question]) -> list[Part]:
             parts.append({"data": {"interrupt_id": question.interrupt_id, "value": question.value}})
         elif not isinstance(question.value, str):
             parts.append({"data": question.value})
+    # A graph that stops before or after a node (`interrupt_before`) asks no question.
     return parts or [{"text": "The agent waits for a message to go on."}]
 
 
@@ -139,6 +141,7 @@ def history_of(chain: Sequence[ChainRun]) -> list[Fields]:
         kwargs: dict[str, Any] = run.kwargs.load()
         stored, ids = _stored(kwargs), TaskIds.of(run)
         if isinstance(question := stored.get("question"), list):
+            # The id is that of the message in the status that asked, so a client does not show the question twice.
             history.append(agent_message(f"{stored.get('answers')}-status", cast("list[Part]", question), ids))
         if isinstance(message := stored.get("message"), dict):
             history.append(_user_message(_input_content(kwargs), cast("Fields", message), ids))
@@ -157,8 +160,10 @@ def _user_message(content: Sequence[dict[str, Any]], message: Fields, ids: TaskI
         if part.keys() & {"text", "url", "data", "raw"}:
             parts.append(part)
         else:
+            # The bytes were stored once, in the run's input. Its blocks are in the order of the parts.
             block = content[index] if index < len(content) else {}
             parts.append({"raw": block.get("base64", ""), **part})
+    # A stored role replaces this one. It exists only if the client called itself the agent.
     return {"role": "ROLE_USER", **message, **ids.fields, "parts": parts}
 
 
@@ -202,6 +207,7 @@ async def recorded_events(
     """Yield the recorded events of a run, up to the position `until`."""
     position = 0
     while True:
+        # A connection for each page: the reader may be slow, and must not hold one.
         async with pool.shielded(filters) as conn:
             page = await run_events.read(conn, run.run_id, position)
         for event in page:
@@ -262,6 +268,7 @@ class TaskReader:
             stored = await runs.get_result(conn, filters, run.thread_id, run.run_id)
         if end is None or stored is None:
             return None
+        # The thread's values are this run's output only until a later run changes them.
         if end.newest:
             return stored.values.load() if stored.values else None
         return await self._output_at_checkpoint(run)
@@ -275,6 +282,7 @@ class TaskReader:
             return None
         try:
             state = await reader.state_at(thread, checkpoint_id)
+        # A task without its artifact is still a task. An error would hide its state.
         except (AnswerTooLarge, CheckpointUnreadable, StateInvalid):
             return None
         return output_of(state["values"], json.loads(run.output_keys.raw) if run.output_keys else None)
