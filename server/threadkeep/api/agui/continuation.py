@@ -73,10 +73,12 @@ async def continued(reader: ThreadReader, sent: RunInput, authorized: Authorized
     assistant = await resolve_agent(call, authorized.assistants, request.assistant)
     thread_id = cast("UUID", request.thread_id)
     if sent.is_answer:
+        # Before `settled`, which would wait for the end of the very run that this request has started before.
         await _refuse_repetition(reader, thread_id, sent)
     place = _Place(
         reader=reader,
         thread_id=thread_id,
+        # The state of a busy thread changes until its run ends, so nothing can be compared with it yet.
         thread=thread if thread is None or thread.status != "busy" else await reader.settled(thread_id),
         input_keys=await call.state.message_graphs.input_keys(assistant.graph_id),
     )
@@ -99,11 +101,13 @@ async def _input(place: _Place, sent: RunInput, graph_input: Mapping[str, Any]) 
         return {"input": state}
     messages = messages_of(graph_input)
     known_ids = set(message_ids(messages_of(place.values)))
+    # Known messages are not sent to the graph again, because their reducer would replace the thread's by the page's.
     new = [message for message in messages if message.get("id") not in known_ids]
     last = messages[-1] if messages else None
     if last is None or last.get("role") != "user" or last.get("id") not in known_ids or place.thread is None:
         return {"input": {**state, MESSAGES: new}}
     checkpoint_id = await _checkpoint_before(place.reader, place.thread, last["id"])
+    # Usually `new` is empty here. The last message is sent again, because that checkpoint does not have it.
     return {"input": {**state, MESSAGES: [*new, last]}, "checkpoint_id": checkpoint_id}
 
 
@@ -125,10 +129,12 @@ async def _answered(place: _Place, sent: RunInput, authorized: Authorized) -> Au
     newest = await place.reader.run(place.thread_id, run_id) if run_id is not None else None
     answers = _all_answers(waiting, sent, newest)
     known_ids = set(message_ids(messages_of(place.values)))
+    # LangGraph takes a resume or an input. A new message would be lost without this error.
     if any(message["role"] == "user" and message["id"] not in known_ids for message in sent.messages):
         raise RunRefused("a request can't contain both answers and a new message", "interrupted")
     update = _changed_keys(place, sent, fields_of(sent.state))
     command = Command(resume=answers, update=update or None)
+    # The run that asked names the question. An answer over another surface has the same key.
     key = answer_key(run_id or place.thread_id, answers_digest(sent))
     spec = request.spec.model_copy(update={"input": None, "command": command})
     return replace(authorized, request=replace(request, spec=spec, key=key))
@@ -145,10 +151,12 @@ def _all_answers(waiting: WaitingThread | None, sent: RunInput, newest: Run | No
         if not open_ids and is_waiting:
             return older  # it stopped before or after a node, which asks nothing
         answers = fields_of(older)
+        # An older client sends the bare answer, which may itself be an object.
         if len(open_ids) == 1 and answers.keys() != open_ids:
             return {next(iter(open_ids)): older}
     if answers.keys() == open_ids and open_ids:
         return dict(answers)
+    # A page that has lost its connection sends its answers again. The newest run is the one that they started.
     if newest is not None and _digest_of(newest) == answers_digest(sent).hex():
         raise SameRun(newest)
     if unknown := next((each for each in answers if each not in open_ids), None):
@@ -162,6 +170,7 @@ def _all_answers(waiting: WaitingThread | None, sent: RunInput, newest: Run | No
 async def _refuse_repetition(reader: ThreadReader, thread_id: UUID, sent: RunInput) -> None:
     """Raise SameRun if the active run has these answers, so that the request does not wait for its end."""
     newest = await reader.newest_run(thread_id)
+    # An ended run with these answers is no repetition if the graph asks the same question again.
     is_active = newest is not None and newest.status in {"pending", "running"}
     if newest is not None and is_active and _digest_of(newest) == answers_digest(sent).hex():
         raise SameRun(newest)
@@ -187,6 +196,7 @@ async def _checkpoint_before(reader: ThreadReader, thread: Thread, message_id: s
             "id": state["checkpoint_id"],
             "parent": state["parent_checkpoint_id"],
             "source": cast("Mapping[str, Any]", state["metadata"] or {}).get("source"),
+            # Only this much of each state is kept, because a page of states may be large.
             "has": message_id in [_id_of(message) for message in messages],
         }
 

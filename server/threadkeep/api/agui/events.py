@@ -36,6 +36,7 @@ UNKNOWN: Final[Any] = object()
 
 def frame(event: Mapping[str, Any]) -> bytes:
     """Return an event as an SSE frame. Its lines end in LF, because AG-UI clients split a stream at two LF."""
+    # `json.dumps` and not orjson: states may have integers above 64 bits.
     return b"data: %b\n\n" % json.dumps(event)
 
 
@@ -107,10 +108,13 @@ class RunEvents:
     def read(self, item: LogItem) -> bytes:
         """The frames of one event of the run. Empty if there are none."""
         if isinstance(item, Gap):
+            # The lost events may have had messages. So those of the next state are taken for known, not sent late and
+            # out of order.
             self._knows_history, self.is_incomplete = False, True
             return b"".join(self._restart())
         mode, _, namespace = item.name.partition("|")
         if mode == "messages":
+            # Nearly all events are plain tokens, so the cheap reading comes first.
             return self._read_token(item.data) or self._read_message(item.data)
         if mode == "custom":
             return frame(_custom(json.loads(item.data)))
@@ -141,8 +145,10 @@ class RunEvents:
         if self._state is not UNKNOWN:
             yield frame({"type": "STATE_SNAPSHOT", "snapshot": self._state})
         if self._messages is not None:
+            # It also corrects the page if pieces were missing, for example after a gap.
             yield frame({"type": "MESSAGES_SNAPSHOT", "messages": client_messages(self._messages)})
         for question in self.questions:
+            # For clients before 1.0. Newer ones read the interrupts in `outcome`.
             yield frame({"type": "CUSTOM", "name": "on_interrupt", "value": _older_value(question)})
         yield frame({"type": "RUN_FINISHED", **self.head.ids, "outcome": self._outcome()})
 
@@ -161,6 +167,7 @@ class RunEvents:
         if speaker is None or speaker.token_tail is None or not data.endswith(speaker.token_tail):
             return b""
         text = data[len(TOKEN_HEAD) : -len(speaker.token_tail)]
+        # Without a backslash the JSON string has no escapes, so its bytes can be copied. An empty text sends no event.
         is_plain = len(text) > 2 and text[:1] == b'"' and b"\\" not in text and text.find(b'"', 1) == len(text) - 1
         if not is_plain or not data.startswith(TOKEN_HEAD):
             return b""
@@ -178,6 +185,7 @@ class RunEvents:
                 return b""
             speaker = self._new_speaker(message_id, str(metadata.get("langgraph_checkpoint_ns", "")))
         frames = b"".join(self._read_chunk(speaker, message))
+        # Only an open text can take a bare token. Any other chunk may have to open or close something first.
         self._last_speaker = speaker if speaker.has_open_text else None
         speaker.token_tail = _token_tail(message, data) if speaker.has_open_text else None
         return frames
@@ -186,6 +194,7 @@ class RunEvents:
         self._seen.add(message_id)
         head = {"type": "TEXT_MESSAGE_CONTENT", "messageId": message_id}
         content_head = b'data: %b,"delta":' % orjson.dumps(head)[:-1]
+        # A checkpoint namespace is `node:task`, after a bar for each subgraph. The last task streams the message.
         task_id = namespace.rpartition(":")[2]
         speaker = self._speakers[message_id] = _Speaker(message_id, task_id, content_head)
         return speaker
@@ -198,6 +207,7 @@ class RunEvents:
         if message["type"] == "ai":
             for call in message.get("tool_calls") or ():
                 arguments = json.dumps(call.get("args") or {}).decode()
+                # Calls of a whole message have no index. Their ids tell them apart.
                 yield from self._add_call(speaker, {**call, "args": arguments, "index": call.get("id")})
         if message["type"] == "ai" or message.get("chunk_position") == "last":
             yield from self._end_message(speaker)
@@ -224,6 +234,7 @@ class RunEvents:
         """A call, or a piece of one. The first piece has its name."""
         index: object = chunk.get("index")
         call_id = speaker.calls.get(index)
+        # Some providers number all calls 0, so an id that differs begins another call.
         if call_id is None or (chunk.get("id") and chunk["id"] != call_id):
             yield from self._end_reasoning(speaker)
             yield from self._end_text(speaker)  # clients before 1.0 take no call while a text is open
@@ -243,6 +254,7 @@ class RunEvents:
         if message_id in self._seen:
             return
         self._seen.add(message_id)
+        # Calls that stay in it are tools of the page, which answers them in its next request.
         self._unanswered.pop(call_id, None)
         result = {"type": "TOOL_CALL_RESULT", "messageId": message_id, "toolCallId": call_id, "role": "tool"}
         yield frame({**result, "content": tool_content(message)})
@@ -257,6 +269,7 @@ class RunEvents:
                 if is_first:
                     yield frame({"type": "STEP_STARTED", "stepName": node})
             return
+        # A model without a mark on its last chunk leaves its message open. The end of its task closes it.
         for speaker in [each for each in self._speakers.values() if each.task_id == task_id]:
             yield from self._end_message(speaker)
         if self._tasks.pop(task_id, None) is not None and node not in self._tasks.values():
@@ -268,6 +281,7 @@ class RunEvents:
         before = self._state
         self._set_values(values)
         messages = self._messages or []
+        # The first state of a run has the thread's old messages. They are not news to the page.
         if self._knows_history:
             yield from self._unstreamed(messages)
         self._seen.update(message_ids(messages))
@@ -310,6 +324,7 @@ class RunEvents:
     def _close_all(self) -> Iterator[bytes]:
         for speaker in [*self._speakers.values()]:
             yield from self._end_message(speaker)
+        # `dict.fromkeys` and not a set, because all readers must get the same order.
         for node in dict.fromkeys(self._tasks.values()):
             yield frame({"type": "STEP_FINISHED", "stepName": node})
         self._tasks = {}

@@ -140,8 +140,10 @@ def _client_message(message: Message, message_id: str) -> Message | None:
     if role == "user":
         fields["content"] = _user_content(message)
         return fields
+    # LangChain turns a developer message into a system message with this key.
     if role == "system" and fields_of(message.get("additional_kwargs")).get("__openai_role__") == "developer":
         fields["role"] = "developer"
+    # Not `text_of`, which puts line breaks between parts: streamed pieces were sent without.
     fields["content"] = "".join(text for kind, text in text_pieces(message) if kind != "reasoning")
     if role == "assistant" and (calls := message.get("tool_calls")):
         fields["toolCalls"] = [client_call(call) for call in calls]

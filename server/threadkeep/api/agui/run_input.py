@@ -139,6 +139,7 @@ def _checked(body: RunBody) -> dict[str, Any]:
     from ag_ui.core.types import RunAgentInput  # noqa: PLC0415 - at the first request
 
     sent = body.model_dump(by_alias=True, exclude_none=True)
+    # Before the check, because the types of 1.0 refuse `binary`.
     sent["messages"] = [upgraded(message) for message in sent["messages"]]
     return validate(RunAgentInput, sent).model_dump(by_alias=True)
 
@@ -150,6 +151,7 @@ def _answers(resume: list[dict[str, Any]] | None) -> dict[str, Any] | None:
         entry["interruptId"]: entry.get("payload") if entry["status"] == "resolved" else dict(CANCELLED)
         for entry in resume
     }
+    # The dict has dropped one of two answers with the same id. Neither may win silently.
     if len(answers) < len(resume):
         raise ValidationFailed("`resume` answers an interrupt twice")
     return answers

@@ -55,6 +55,7 @@ async def run(call: Call) -> Response:
     disconnect and do not come back within 5 seconds, the run is stopped, unless `on_disconnect` is `continue`.
     """
     sent = read_input(call.body)
+    # 404 for an unknown agent, before anything is looked up or answered with a stream.
     agent_id(call.assistants, call.request.path_params["assistant_id"])
     head = RunHead(thread_id=sent.thread_id, run_id=sent.run_id, parent_run_id=sent.parent_run_id)
     reader_id = str(uuid4())
@@ -74,12 +75,14 @@ async def _handle(call: Call, sent: RunInput, reader_id: str) -> RunHandle:
     service = call.state.runs
     thread_id = named_thread_id(call, sent.thread_id, "threadId")
     value: dict[str, Any] = {"thread_id": thread_id, "run_id": None, "metadata": {}}
+    # The stream shows the state of the thread, so the permission to run on it is not enough.
     readable = await call.authorize("threads.read", value)
     authorized = await service.authorize(call.caller, _request(call, sent, thread_id, reader_id))
     reader = ThreadReader(call=call, filters=readable.narrowed(authorized.threads))
     existing, thread = await reader.look(thread_id, _run_ids(authorized.request, sent.run_id))
     if existing:
         return service.handle_of(reader.filters, existing[0])
+    # The thread was read just now, so the first try needs no second query.
     looks = [thread]
 
     async def prepare(allowed: Authorized) -> Authorized:
@@ -119,7 +122,10 @@ def _request(call: Call, sent: RunInput, thread_id: UUID, reader_id: str) -> Run
         spec=_spec(sent),
         assistant=call.request.path_params["assistant_id"],
         thread_id=thread_id,
+        # Made from the client's id, so a repeated request finds its run by the primary key. Another thread's is another
+        # run.
         run_id=uuid5(NAMESPACE, "\n".join(("run", call.state.settings.project_id, str(thread_id), sent.run_id))),
+        # A client must not set the keys by which the server names the run.
         metadata={key: value for key, value in metadata.items() if key not in RESERVED_CONFIG_KEYS},
         marks=run_marks("ag-ui", own),
         create_thread=True,
@@ -149,6 +155,7 @@ async def _take_up(call: Call, handle: RunHandle, reader_id: str) -> bool:
     marks = marks_of(handle.run.metadata.load(), "ag-ui")
     if marks is None:
         return False
+    # The request that has started the run wrote its connection with the row already.
     if reader_id not in (marks.get(READERS_MARK) or {}):
         worker_id = str(call.state.runs.executor.lease.worker_id)
         async with call.state.pool.connection(handle.filters) as conn:
@@ -164,16 +171,19 @@ async def _frames(call: Call, handle: RunHandle, events: RunEvents, reading: Str
     """Yield the frames of a run. If this process stops, they end without an event, so that the client reconnects."""
     yield events.head.frame()
     try:
+        # From the first event, also if the client comes back: the page builds its messages anew from the events.
         async with aclosing(handle.events()) as items:
             async for item in items:
                 reading.position = item.position
                 if frames := events.read(item):
                     yield frames
         end = await run_end(handle)
+        # The page must end with the true state, and a gap or deleted events do not have it.
         if end.is_success and events.is_incomplete:
             await _read_state(call, handle, events)
         yield events.finish(end)
     except ServiceUnavailable:
+        # A stopping process is no failure: without an end of the body the client reconnects elsewhere.
         if not call.state.signals.leaving.is_set():
             yield error_frame("the run was deleted", "deleted")
     except TRANSIENT_ERRORS:
@@ -212,8 +222,10 @@ class Left:
         async with pool.connection(handle.filters) as conn:
             others = await runs.remove_mark(conn, handle.filters, handle.run_id, _reader_path(self.reader_id))
         if not others:
+            # None: the run has ended or was deleted, so there is nothing to stop.
             return others is not None
         async with pool.connection() as conn:
+            # A process that crashed left its connections in the marks. They must not hold the run for good.
             return not await workers.any_lives(conn, [UUID(worker_id) for worker_id in others.values()])
 
 

@@ -35,6 +35,7 @@ def _compare_arrays(before: list[Any], after: list[Any], path: str, operations: 
     common = min(len(before), len(after))
     for index in range(common):
         _compare(before[index], after[index], f"{path}/{index}", operations)
+    # From the end, because each removal moves the items after it.
     operations.extend({"op": "remove", "path": f"{path}/{index}"} for index in range(len(before) - 1, common - 1, -1))
     operations.extend({"op": "add", "path": f"{path}/-", "value": value} for value in after[common:])
 
