@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,16 @@ async def update(http: httpx.AsyncClient, task_id: str, **responses: Any) -> Non
     params = {"taskId": task_id, "inputResponses": responses}
     answer = (await post(http, "tasks/update", params, capabilities=FORMS)).json()
     assert {key: value for key, value in answer["result"].items() if key != "_meta"} == {"resultType": "complete"}
+
+
+async def runs_of(http: httpx.AsyncClient, task_id: str) -> list[dict[str, Any]]:
+    """The runs of the thread of a task, the oldest first."""
+    threads = (await http.post("/threads/search", json={"limit": 100})).json()
+    for thread in threads:
+        runs = (await http.get(f"/threads/{thread['thread_id']}/runs")).json()
+        if any(run["run_id"] == task_id for run in runs):
+            return sorted(runs, key=lambda run: run["created_at"])
+    return []
 
 
 def accept(**content: Any) -> dict[str, Any]:
@@ -219,6 +230,45 @@ async def test_a_declined_question_cancels_its_task(http: httpx.AsyncClient) -> 
     await update(http, task_id, **{key: {"action": "decline"}})
 
     assert (await get(http, task_id, FORMS))["status"] == "cancelled"
+
+
+async def test_a_question_has_one_answer_by_whichever_method(http: httpx.AsyncClient) -> None:
+    """Ours: answers by `tasks/update` and by another call at once make one run."""
+    for _ in range(5):
+        task_id = (await begin(http, "name", FORMS))["taskId"]
+        (key,) = (await settled(http, task_id, FORMS))["inputRequests"]
+        thread_id = (await runs_of(http, task_id))[0]["thread_id"]
+        params = {"name": "name", "arguments": {"name": "x", "thread_id": thread_id, "resume": "by a call"}}
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(update, http, task_id, **{key: accept(answer="by an update")}))
+            group.start_soon(post, http, "tools/call", params)
+        ended = await settled(http, task_id, FORMS)
+
+        assert len(await runs_of(http, task_id)) == 2
+        assert ended["status"] == "completed"
+
+
+async def test_a_question_is_answered_or_its_task_is_cancelled(
+    http: httpx.AsyncClient, module_settings: Settings
+) -> None:
+    """Ours: an answer and a cancel at once. No run answers a question that was cancelled."""
+    for _ in range(5):
+        task_id = (await begin(http, "name", FORMS))["taskId"]
+        (key,) = (await settled(http, task_id, FORMS))["inputRequests"]
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(post, http, "tasks/cancel", {"taskId": task_id}, capabilities=TASKS))
+            group.start_soon(partial(update, http, task_id, **{key: accept(answer="x")}))
+        await settled(http, task_id, FORMS)
+    async with await psycopg.AsyncConnection.connect(str(module_settings.database_uri), autocommit=True) as conn:
+        cursor = await conn.execute(
+            """
+            SELECT count(*)
+              FROM runs AS asking JOIN runs AS answer USING (thread_id)
+             WHERE asking.cancel_reason = 'the task was canceled while it waited'
+               AND answer.queue_position > asking.queue_position
+            """
+        )
+        assert await cursor.fetchone() == (0,)
 
 
 async def test_tasks_are_for_clients_that_know_them(http: httpx.AsyncClient) -> None:

@@ -46,11 +46,13 @@ async def read_arguments(schemas: ToolSchemas, arguments: Mapping[str, Any]) -> 
     rest = dict(arguments)
     thread_id = _thread_id(rest.pop(THREAD_ID, None)) if schemas.has_thread_argument else None
     resume = rest.pop(RESUME, None) if schemas.has_resume_argument else None
+    # Null counts as no answer, because models fill every argument of a schema.
     if resume is not None:
         if thread_id is None:
             raise ToolError("resume answers a question of an earlier call: send the thread_id of its result too")
         return ToolArguments(input=None, thread_id=thread_id, resume=resume)
     messages = _messages(rest.pop(MESSAGES, None)) if schemas.takes_messages else None
+    # Without a known schema every argument goes to the graph, which refuses it itself.
     if not schemas.takes_anything:
         _refuse_unknown(schemas, rest)
         await _check(schemas, rest)
@@ -97,6 +99,7 @@ def _message(index: int, sent: object) -> dict[str, Any]:
 
 def _refuse_unknown(schemas: ToolSchemas, rest: Mapping[str, Any]) -> None:
     schema = schemas.input_schema
+    # A model that invents an argument must learn it. JSON Schema alone would ignore the argument.
     if schema.get("additionalProperties") or "patternProperties" in schema:
         return
     known = schema["properties"].keys()
@@ -106,6 +109,7 @@ def _refuse_unknown(schemas: ToolSchemas, rest: Mapping[str, Any]) -> None:
 
 async def _check(schemas: ToolSchemas, rest: Mapping[str, Any]) -> None:
     """ToolError if the arguments do not fit the schema."""
+    # The schema says text, but `_messages` has accepted a list too. So it is not checked again.
     left_out = {MESSAGES} if schemas.takes_messages else set[str]()
     properties = {name: each for name, each in schemas.input_schema["properties"].items() if name not in left_out}
     required = [name for name in schemas.input_schema.get("required", ()) if name not in left_out]
@@ -122,9 +126,11 @@ async def first_error(schema: JsonSchema, value: object) -> str | None:
 
 
 def _first_error(schema: JsonSchema, value: object) -> str | None:
+    # `jsonschema` has no complete types.
     loose: Any = exceptions
     try:
         error: Any = loose.best_match(_validator(schema).iter_errors(value))
+    # An author's mistake in the schema must not stop every call.
     except BROKEN_SCHEMAS:
         return None
     if error is None:
@@ -143,6 +149,7 @@ async def misfits(schema: JsonSchema, value: Mapping[str, Any]) -> set[str]:
 def _misfits(schema: JsonSchema, value: Mapping[str, Any]) -> set[str]:
     try:
         errors = list(_validator(schema).iter_errors(value))
+    # Nothing can be shown to fit, and a client throws away a result of which one value does not.
     except BROKEN_SCHEMAS:
         return set(value)
     return {str(error.absolute_path[0]) for error in errors if error.absolute_path}

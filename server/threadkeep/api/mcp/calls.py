@@ -106,9 +106,12 @@ async def _start(
         thread_id=thread_id,
         metadata=run_marks("mcp"),
         marks={"mcp": {"tool": call.tool.name}},
+        # Decided before the run starts: a run can't be made the first of a chain later.
         chain=RunChain() if call.may_become_task else None,
+        # A task is read by any process after the end of this request, so it needs recorded events.
         resumable=call.may_become_task,
         read_by_caller=call.wants_progress,
+        # Nothing leaves the server before the end, so the run's row need not be on disk before the run starts.
         is_answered_at_end=not call.wants_progress,
         configurable={**call.request.forwarded_headers, "mcp": {"tool": call.tool.name}},
         key=key,
@@ -116,6 +119,7 @@ async def _start(
     try:
         return await call.request.state.runs.start(call.request.caller, request)
     except NotFound:
+        # Then only the assistant can be missing: it was deleted after the tool was found.
         if thread_id is None:
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {call.tool.name}") from None
         raise unknown_thread() from None
@@ -128,6 +132,7 @@ async def _follow(call: ToolCall, handle: RunHandle) -> Result:
     if not call.may_become_task:
         return await _finished(call, handle, await read_output(handle, call.request.state.threads, on_event))
     output: RunOutput | None = None
+    # A queued run that waits for its thread may take as long as any other run. It becomes a task at once.
     if handle.execution is not None or not call.request.state.settings.executes_runs:  # else it waits for its thread
         with anyio.move_on_after(call.request.state.settings.mcp_task_after_s):
             output = await read_output(handle, call.request.state.threads, on_event)
@@ -137,6 +142,7 @@ async def _follow(call: ToolCall, handle: RunHandle) -> Result:
 
 
 async def _finished(call: ToolCall, handle: RunHandle, output: RunOutput) -> Result:
+    # A form needs no task or stream: the client repeats the call with the answers.
     if output.is_success and output.questions and call.can_elicit:
         return _input_required(handle.thread_id, handle.run_id, output.questions, {})
     return await tool_result(call.tool, output, handle.thread_id)
@@ -160,9 +166,11 @@ async def _retry(call: ToolCall, state: str) -> Result:
     thread_id, run_id, answers = UUID(state_fields["thread_id"]), UUID(state_fields["run_id"]), state_fields["answers"]
     filters = await _readable(call, thread_id)
     waiting = await _waiting(call, filters, thread_id)
+    # Somebody has answered before. A client that repeats the call still wants the result.
     if waiting.run_id != run_id or not waiting.questions:
         return await _present(call, thread_id, waiting.run_id)
     unanswered = [each for each in waiting.questions if each.interrupt_id not in answers]
+    # Earlier answers are in the sealed state, because the server stores nothing between the two calls.
     answers |= await _new_answers(call, thread_id, unanswered)
     if still_open := [each for each in waiting.questions if each.interrupt_id not in answers]:
         return _input_required(thread_id, run_id, still_open, answers)
@@ -203,6 +211,7 @@ async def _resume_answers(questions: Sequence[Question], resume: Any) -> dict[st
     ids = [question.interrupt_id for question in questions]
     answers: dict[str, Any] = cast("dict[str, Any]", resume) if isinstance(resume, dict) else {}
     if len(questions) == 1:
+        # With one question a client need not know its id. Its answer may be an object too.
         answers = answers if answers.keys() == set(ids) else {ids[0]: resume}
     elif answers.keys() != set(ids):
         raise ToolError(f"resume: must be an object with an answer for each of {', '.join(ids)}")
@@ -214,6 +223,7 @@ async def _checked(question: Question, answer: Any) -> Any:
     schema = question_schema(question)
     if schema is None:
         return answer
+    # Models often write an object as a string of JSON.
     value = text_answer(question, answer) if isinstance(answer, str) else answer
     if (error := await first_error(schema, value)) is not None:
         raise ToolError(f"resume: does not fit the JSON schema {json.dumps(schema).decode()}: {error}")
@@ -222,12 +232,14 @@ async def _checked(question: Question, answer: Any) -> Any:
 
 async def _answer(call: ToolCall, waiting: Waiting, answers: Mapping[str, Any]) -> Result:
     """Resume the thread once. The same answers again get the same run, and others the thread's present result."""
+    # Sorted, because a client may repeat the answers in another order.
     digest = hashlib.sha256(json.dumps(sorted(answers.items()))).digest()
     key = answer_key(waiting.run_id, digest)
     spec = GraphRunOptions(command=Command(resume=dict(answers)))
     start = partial(_start, call, spec, waiting.thread_id, key)
     try:
         handle = await start_once(call.request, waiting.filters, waiting.thread_id, start)
+    # Another answer came first. The client gets the result of that one, and not an error that it can't cure.
     except IdempotencyKeyReused:
         return await _present(call, waiting.thread_id, None)
     call.exchange.started(handle)
@@ -240,6 +252,7 @@ async def _present(call: ToolCall, thread_id: UUID, run_id: UUID | None) -> Resu
     if run_id is None:
         run_id = (await _waiting(call, filters, thread_id)).run_id
     try:
+        # Not `started`: the run belongs to another request and must not be cancelled with this client.
         handle = await call.request.state.runs.follow(call.request.caller, thread_id, run_id)
     except NotFound:
         raise unknown_thread() from None
@@ -247,6 +260,7 @@ async def _present(call: ToolCall, thread_id: UUID, run_id: UUID | None) -> Resu
     output = await read_output(handle, call.request.state.threads)
     waiting = await _waiting(call, filters, thread_id)
     open_ids = {question.interrupt_id for question in waiting.questions}
+    # The events of the run have the questions that it asked. Some of them may have answers now.
     still_open = [question for question in output.questions if question.interrupt_id in open_ids]
     return await _finished(call, handle, replace(output, questions=still_open))
 

@@ -36,7 +36,7 @@ DECISION_TYPES: Final = ("approve", "reject")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Return the user's answer to one question."""
+    """The user's answer to one question."""
 
     value: Any
 
@@ -60,6 +60,7 @@ def form_schema(question: Question) -> JsonSchema:
     if actions := actions_of(question):
         return _decisions_form(len(actions))
     schema = question_schema(question)
+    # A client refuses a form with nested fields, so such a question is asked for JSON.
     return schema if schema is not None and _is_form(schema) else FREE_FORM
 
 
@@ -82,6 +83,7 @@ async def answer_of(question: Question, response: Mapping[str, Any]) -> Answer |
     if own is None:
         return Answer(value=fields[ANSWER])
     value = parsed(fields[ANSWER])
+    # The form is only a text field here, so the answer still has to fit the question's own schema.
     return Answer(value=value) if await first_error(own, value) is None else None
 
 
@@ -98,6 +100,7 @@ def _is_field(described: object) -> bool:
     if fields.get("type") == "array":
         items: object = fields.get("items")
         choices = cast("dict[str, Any]", items) if isinstance(items, dict) else {}
+        # MCP has lists of choices, but no lists of free values.
         return "enum" in choices or "anyOf" in choices
     return fields.get("type") in FIELD_TYPES
 

@@ -76,10 +76,12 @@ class Protocol:
     async def respond(self, call: Call, raw: bytes) -> Response:
         """Answer one message. A notification is answered at once."""
         try:
+            # Parsing a large body would block the event loop.
             message = parse_json(raw) if len(raw) <= LARGE_BYTES else await to_thread.run_sync(parse_json, raw)
         except ValidationFailed as invalid:
             return _rejection(None, PARSE_ERROR, f"Parse error: {invalid.detail}")
         version = call.request.headers.get(MCP_PROTOCOL_VERSION_HEADER)
+        # An unknown version counts as modern, because only that era has an error that lists the versions.
         is_modern = version is not None and version not in HANDSHAKE_PROTOCOL_VERSIONS
         if not isinstance(message, dict):
             return _rejection(None, INVALID_REQUEST, "The body must be one JSON-RPC request or notification")
@@ -130,6 +132,7 @@ def _acknowledged(fields: Mapping[str, Any], version: str | None) -> Response:
 def _modern_rejection(call: Call, request: JSONRPCRequest, fields: Mapping[str, Any]) -> Response | None:
     """The answer to a request whose headers and envelope are not as 2026-07-28 has them."""
     headers = {name: value.strip(" \t") for name, value in call.request.headers.items()}  # RFC 9110, 5.5
+    # The raw pairs: the dict above has dropped all but the last of two headers.
     if (duplicate := find_duplicated_routing_header(call.request.headers.items())) is not None:
         return _rejection(request.id, HEADER_MISMATCH, f"{duplicate} header appears more than once")
     verdict = classify_inbound_request(fields, headers=headers)
@@ -137,6 +140,7 @@ def _modern_rejection(call: Call, request: JSONRPCRequest, fields: Mapping[str, 
         return _rejected(request.id, verdict)
     if request.method in TASK_METHODS:
         task_id = (request.params or {}).get("taskId")
+        # The package checks this header only for the methods that it knows itself.
         if task_id is not None and decode_header_value(headers.get(MCP_NAME_HEADER)) != task_id:
             return _rejection(request.id, HEADER_MISMATCH, f"{MCP_NAME_HEADER} header does not match params.taskId")
     return None
@@ -166,6 +170,7 @@ class Exchange:
     def __init__(
         self, server: Server[Any], call: Call, request: JSONRPCRequest, version: str | None, *, is_modern: bool
     ) -> None:
+        # In the handshake era the capabilities were sent in another request, which this server has forgotten.
         meta: Mapping[str, Any] = (request.params or {}).get("_meta") or {} if is_modern else {}
         self.call = call
         self.is_modern = is_modern
@@ -189,6 +194,7 @@ class Exchange:
         """Set when there is a notification to send."""
         self._server = server
         self._request = request
+        # Progress may be dropped: the next one has a higher number anyway.
         self._unsent: deque[bytes] = deque(maxlen=MAX_UNSENT)
 
     @property
@@ -212,10 +218,12 @@ class Exchange:
                 connection=self.connection,
                 lifespan_state={},
             )
+        # Before the general case: these have an HTTP status that proxies and clients act on.
         except (Problem, *TRANSIENT_ERRORS):
             raise
         except Exception as failure:
             error = handler_exception_to_error_data(failure)
+            # None: a fault of this server. It is logged and answered as on every other route.
             if error is None:
                 raise
             return _error(self.request_id, error.code, error.message, error.data)
@@ -290,6 +298,7 @@ class ExchangeResponse(Response):
                 await self._until_streamed(work, ends, receive)
             if self._gone:
                 return
+            # With a notification before it, even a ready answer is a stream.
             if work.done() and not (exchange.notified.is_set() and self._accepts.sse):
                 await self._send_json(work.result(), scope, receive, send)
                 return
@@ -298,6 +307,7 @@ class ExchangeResponse(Response):
         finally:
             for task in (work, *ends):
                 task.cancel()
+            # Awaited, or a task would end after its request with an exception that is never read.
             await asyncio.gather(work, *ends, return_exceptions=True)
 
     def _cancelled_run(self) -> RunHandle | None:
@@ -317,6 +327,7 @@ class ExchangeResponse(Response):
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._watch, receive, tasks.cancel_scope)
+                # A client of JSON alone has no heartbeat. It waits as long as its call takes.
                 timeout = HEAD_S if self._accepts.sse else None
                 await asyncio.wait(waited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 tasks.cancel_scope.cancel()
@@ -327,6 +338,7 @@ class ExchangeResponse(Response):
         if refused.done():
             await self._cancel()
             raise cast("Problem", refused.result())
+        # Nothing was sent yet. So the client gets a status with which it tries again at another process.
         if leaving.done():
             raise ServiceUnavailable("the server is stopping")
 
@@ -343,6 +355,7 @@ class ExchangeResponse(Response):
 
     async def _send_json(self, message: Message, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._accepts.json:
+            # One frame is a whole stream.
             response = Response(await large_frame_of(message), media_type=SSE)
         else:
             encoded = await json.dumps_in_pieces(message)

@@ -1,6 +1,6 @@
 """Metadata of the MCP endpoint as a resource that needs a token (RFC 9728): where a client gets one.
 
-It is served if callers show a JWT. A request without a valid token is answered with the address of the metadata.
+It is served if callers authenticate with a JWT. A request without a valid token is answered with the address of the metadata.
 """
 
 from typing import Any, Final
@@ -29,6 +29,7 @@ class ResourceMetadata(TypedDict):
 async def resource_metadata(call: AuthorizedRequest[None, None]) -> Response:
     """GET /.well-known/oauth-protected-resource: tell an MCP client which issuer gives it a token. Exists only with AUTH_TYPE=jwt."""
     issuer = call.state.settings.jwt_issuer
+    # With API keys there is no issuer. A client that finds metadata would begin a login that can't succeed.
     if call.state.auth_type != "jwt" or issuer is None:
         raise NotFound("Not Found")
     metadata: ResourceMetadata = {

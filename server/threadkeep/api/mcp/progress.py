@@ -33,6 +33,7 @@ class ProgressReader:
         """Send the progress of an event, if the event has one."""
         if event.name == "custom":
             self._read_custom(orjson.loads(event.data))
+        # Steps and the graph's own numbers have other scales. Mixed, the progress would jump.
         elif event.name == "updates" and not self._is_told_by_graph:
             for node in cast("dict[str, Any]", orjson.loads(event.data)):
                 if node != INTERRUPT:
@@ -48,6 +49,7 @@ class ProgressReader:
         self._advance(progress, _number(fields.get("total")), message if isinstance(message, str) else None)
 
     def _advance(self, progress: float, total: float | None, message: str | None) -> None:
+        # The protocol forbids a progress that does not increase.
         if progress > self._last:
             self._last = progress
             self._tell(progress, total, message)

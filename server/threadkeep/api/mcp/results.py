@@ -90,11 +90,13 @@ async def _result(tool: Tool, output: RunOutput, thread_id: UUID, content: list[
 
 
 async def _structured(tool: Tool, values: object, thread_id: UUID) -> dict[str, Any]:
+    # The text of a chat is in `content`. A program that wants the state reads the thread.
     if tool.schemas.is_chat:
         return {THREAD_ID: str(thread_id)}
     properties = tool.schemas.output_schema["properties"]
     made = _as_object(values, properties)
     structured = {THREAD_ID: str(thread_id), **made}
+    # A graph may write values that its schema forbids. They are dropped here and remain in the text.
     wrong = await misfits(tool.schemas.output_schema, structured)
     return {name: value for name, value in structured.items() if name not in wrong}
 

@@ -46,6 +46,7 @@ async def read_output(handle: RunHandle, parts: ThreadParts, on_event: OnEvent |
     A run of this process has its outcome in memory. Otherwise, or if the events have a reader, the run's event log is read.
     """
     execution = handle.execution
+    # The cheap way: no event is decoded.
     if execution is not None and on_event is None and (outcome := await execution.wait_result()) is not None:
         return _of_outcome(outcome)
     reader = _ValuesReader()
@@ -57,6 +58,7 @@ async def read_output(handle: RunHandle, parts: ThreadParts, on_event: OnEvent |
             reader.read(item)
             if on_event is not None:
                 on_event(item)
+    # The outcome has the whole state. The last `values` event of a stream may be older.
     if execution is not None and execution.outcome is not None:
         return _of_outcome(execution.outcome)
     end = await run_end(handle)
@@ -97,6 +99,7 @@ class _ValuesReader:
             return
         self.is_broken = False
         self._last = event.data
+        # Parsing each state would be slow. A state that only mentions the word is parsed in vain.
         if INTERRUPT.encode() in event.data:
             for question in _split(orjson.loads(event.data))[1]:
                 self._questions[question.interrupt_id] = question
@@ -116,6 +119,7 @@ async def _of_checkpoint(handle: RunHandle, parts: ThreadParts, end: RunEnd) -> 
     async with handle.follower.pool.connection(filters) as conn:
         thread = await threads.get_without_values(conn, filters, thread_id)
         newest = await thread_runs.newest_run(conn, filters, thread_id)
+        # The thread's row has the values of its newest run, so no checkpoint has to be read.
         if newest is not None and newest.run_id == handle.run_id:
             stored = await runs.get_result(conn, filters, thread_id, handle.run_id)
             values = stored.values.load() if stored is not None and stored.values is not None else None

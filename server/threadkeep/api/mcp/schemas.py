@@ -87,6 +87,7 @@ class SchemaCache:
 
     async def get(self, loaded: LoadedGraph, assistant: ResolvedAssistant, tenant: Tenant) -> ToolSchemas:
         """The schemas of an assistant's tool for a caller."""
+        # A compiled graph is the same for all assistants and callers. A factory may build another one.
         key = (loaded.graph_id,) if loaded.is_static else _key(assistant, tenant)
         return self._known.get(key) or await self._known.get_or_read(key, partial(_make, loaded, assistant, tenant))
 
@@ -111,7 +112,7 @@ async def _make(loaded: LoadedGraph, assistant: ResolvedAssistant, tenant: Tenan
 
 
 def tool_schemas(schemas: Mapping[str, Any], *, is_remote: bool = False) -> ToolSchemas:
-    """Return the schemas of a tool, graph_output from those of a graph. A graph on another server counts as a chat."""
+    """Return the schemas of a tool, made from those of a graph. A graph on another server counts as a chat."""
     graph_input, graph_output = schemas["input_schema"], schemas["output_schema"]
     tool_input, takes_object = _as_object(graph_input, INPUT)
     output, _ = _as_object(graph_output, OUTPUT)
@@ -122,6 +123,7 @@ def tool_schemas(schemas: Mapping[str, Any], *, is_remote: bool = False) -> Tool
         tool_input["properties"][MESSAGES] = MESSAGES_SCHEMA
     if THREAD_ID not in own:
         tool_input["properties"][THREAD_ID] = THREAD_SCHEMA
+        # An answer needs a thread, so without the argument `thread_id` there is none for `resume`.
         tool_input["properties"].setdefault(RESUME, RESUME_SCHEMA)
     return ToolSchemas(
         input_schema=_without_unused_definitions(tool_input),
@@ -130,6 +132,7 @@ def tool_schemas(schemas: Mapping[str, Any], *, is_remote: bool = False) -> Tool
         gives_messages=gives_messages,
         takes_object=takes_object,
         takes_anything=graph_input is None,
+        # Compared by identity: the graph may have a key of this name and even an equal schema.
         has_thread_argument=tool_input["properties"][THREAD_ID] is THREAD_SCHEMA,
         has_resume_argument=tool_input["properties"].get(RESUME) is RESUME_SCHEMA,
     )
@@ -143,6 +146,7 @@ def _as_object(schema: JsonSchema | None, name: str) -> tuple[JsonSchema, bool]:
     root = schema
     reference = schema.get("$ref")
     if isinstance(reference, str) and reference.startswith(DEFINITIONS):
+        # Pydantic puts a recursive model below `$defs`. MCP wants an object at the root.
         root = {**definitions.get(reference.removeprefix(DEFINITIONS), {}), "$defs": definitions}
     if root.get("type") == "object" or "properties" in root:
         keywords = {key: value for key, value in root.items() if key not in {"title", "type", "properties", "$defs"}}
@@ -167,6 +171,7 @@ def _output_schema(output: JsonSchema, *, is_chat: bool) -> JsonSchema:
     """The schema of the structured result. Only `thread_id` is required: a graph may leave a key of its output unwritten."""
     if is_chat:
         return {"type": "object", "properties": {THREAD_ID: RESULT_THREAD_SCHEMA}, "required": [THREAD_ID]}
+    # Clients check the result against this schema and refuse all of it if a key is missing or new.
     relaxed = {key: value for key, value in output.items() if key not in {"required", "additionalProperties"}}
     own = output["properties"]
     if THREAD_ID in own:
@@ -191,6 +196,7 @@ def _without_unused_definitions(schema: JsonSchema) -> JsonSchema:
 
 def _references(schema: object) -> Iterator[str]:
     """The names of the definitions that a schema refers to, at any depth."""
+    # A stack and not recursion, because a schema may be nested deeply.
     level = [schema]
     while level:
         part = level.pop()

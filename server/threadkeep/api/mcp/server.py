@@ -48,6 +48,7 @@ def build_server(keys: Sequence[bytes], project_id: str) -> Server[Any]:
     server.add_request_handler("tasks/cancel", TaskParams, _cancel_task)
     server.extensions = {TASKS: {}}
     security = RequestStateSecurity(keys=list(keys), ttl=STATE_TTL_S, bind_principal=_principal)
+    # The audience keeps states of another project with the same operator's keys out.
     server.middleware = [RequestStateBoundary(security, default_audience=project_id)]  # requests have spans already
     return server
 
@@ -90,12 +91,14 @@ async def _call_tool(context: Context, params: CallToolRequestParams) -> Any:
     )
     try:
         return await call_tool(call)
+    # A result and not an error of the protocol: hosts show models only results.
     except ToolError as error:
         return error_result(str(error))
 
 
 def _responses(context: Context) -> Mapping[str, Any] | None:
     """The client's unchanged answer to each question."""
+    # From the raw parameters, because the package parses the answers into types of its own.
     return (context.params or {}).get("inputResponses")
 
 

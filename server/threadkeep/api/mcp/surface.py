@@ -40,10 +40,12 @@ class McpSurface:
         return self._protocol
 
     async def _load(self) -> "exchange.Protocol":
+        # The key is in Postgres, so that any process opens the state that another one has sealed.
         keys = self.settings.state_keys or (await self._shared_key(),)
         module = await to_thread.run_sync(importlib.import_module, PROTOCOL_MODULE)
         return cast("exchange.Protocol", module.Protocol(keys, self.settings.project_id))
 
     async def _shared_key(self) -> bytes:
         async with self.pool.connection() as conn:
+            # Of two processes that start at once, the second gets the key of the first.
             return await sealing_keys.get_or_create(conn, PURPOSE, secrets.token_bytes(sealing_keys.KEY_BYTES))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import UUID
 
+import anyio
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INTERNAL_ERROR,
@@ -22,9 +23,9 @@ from mcp_types import (
 )
 from pydantic import Field
 
-from threadkeep.api.agents.chains import ChainReader, authorize_chain, parse_chain_id
+from threadkeep.api.agents.chains import ChainReader, authorize_chain, close_question, parse_chain_id
 from threadkeep.api.agents.marks import SOURCE, run_marks
-from threadkeep.api.agents.questions import Question
+from threadkeep.api.agents.questions import Question, answer_key
 from threadkeep.api.agents.run_end import RunEnd
 from threadkeep.api.mcp.capabilities import TASKS, can_elicit, declares_tasks
 from threadkeep.api.mcp.elicitation import Answer, Refused, answer_of, elicitation
@@ -37,7 +38,7 @@ from threadkeep.postgres.pool import Conn
 from threadkeep.postgres.tenancy import Filters
 from threadkeep.runs.request import Command, GraphRunOptions, RunChain, RunRequest
 from threadkeep.runs.service import RunHandle
-from threadkeep.tables import run_chains, threads
+from threadkeep.tables import threads
 from threadkeep.tables.idempotency_keys import IdempotencyKey
 from threadkeep.tables.run_chains import ACTIVE, ChainRun
 
@@ -49,6 +50,10 @@ POLL_INTERVAL_MS: Final = 1_000
 WORKER_DIED: Final = "WorkerDied"
 """The error of a run that the server has lost (`tables/workers.py`)."""
 SOURCE_NAME: Final = "mcp"
+CANCEL: Final = hashlib.sha256(b"mcp cancel").digest()
+"""The digest of a cancel, among those of the answers to a question."""
+CANCEL_TRIES: Final = 100
+CANCEL_POLL_S: Final = 0.05
 
 
 class TaskParams(RequestParams):
@@ -99,6 +104,7 @@ async def created_task(exchange: "Exchange", handle: RunHandle) -> Result:
     run = handle.run
     if run is None:
         raise RuntimeError("the run of a task has a row")
+    # From here on a disconnect must not cancel the run: the client gets its result by `tasks/get`.
     exchange.stays = True
     async with exchange.call.state.pool.connection(handle.filters) as conn:
         ttl_ms = await _ttl_ms(conn, handle.filters, run.thread_id, run.created_at)
@@ -118,33 +124,41 @@ async def update_task(exchange: "Exchange", params: TaskUpdateParams) -> Result:
     """`tasks/update`: answer questions of a task. An answer without an open question, or with a wrong schema, changes nothing."""
     task = await _find(exchange, params.task_id)
     answers: dict[str, Any] = {}
-    for each in await _open_questions(task):
+    open_questions = await _open_questions(task)
+    for each in open_questions:
         response: object = params.input_responses.get(each.key)
         if not isinstance(response, dict):
             continue
         try:
             answer = await answer_of(each.question, cast("dict[str, Any]", response))
         except Refused:
-            await _cancel_waiting(task)
+            await _close_question(task)
             return {}
         if isinstance(answer, Answer):
             answers[each.question.interrupt_id] = answer.value
     if answers:
-        await _resume(task, answers)
+        await _resume(task, answers, is_complete=len(answers) == len(open_questions))
     return {}
 
 
 async def cancel_task(exchange: "Exchange", params: TaskParams) -> Result:
     """`tasks/cancel`: stop a task. A finished task does not change."""
-    task = await _find(exchange, params.task_id)
-    call = exchange.call
+    for _ in range(CANCEL_TRIES):
+        task = await _find(exchange, params.task_id)
+        await _cancel_active_runs(task)
+        if task.newest.state != "input_required" or await _close_question(task):
+            break
+        # An answer came first. The next round cancels its run.
+        await anyio.sleep(CANCEL_POLL_S)
+    return {}
+
+
+async def _cancel_active_runs(task: Task) -> None:
+    call = task.exchange.call
     for run in task.runs:
         if run.state in ACTIVE:
             reason = "the task was cancelled"
             await call.state.runs.cancel_if_active(call.caller, run.thread_id, run.run_id, reason=reason)
-    if task.newest.state == "input_required":
-        await _cancel_waiting(task)
-    return {}
 
 
 async def _find(exchange: "Exchange", task_id: str) -> Task:
@@ -168,6 +182,7 @@ async def _state(task: Task) -> dict[str, Any]:
         if can_elicit(task.exchange):
             requests = {each.key: elicitation(each.question) for each in open_questions}
             return {"status": "input_required", "inputRequests": requests}
+        # This client can't be asked, so the text of the result tells how to answer by another call.
         output = RunOutput(end=RunEnd(status="success"), questions=[each.question for each in open_questions])
         return {"status": "completed", "result": await tool_result(await _tool(task), output, task.thread_id)}
     state = task.newest.state
@@ -176,6 +191,7 @@ async def _state(task: Task) -> dict[str, Any]:
     if state == "canceled":
         return {"status": "cancelled", "statusMessage": "The task was cancelled."}
     output = await _output(task, task.newest)
+    # MCP's `failed` is a fault of the server. A graph that raised is a completed task with an error for the model.
     if (output.end.error or {}).get("error") == WORKER_DIED:
         error = {"code": INTERNAL_ERROR, "message": failure_text(output)}
         return {"status": "failed", "statusMessage": error["message"], "error": error}
@@ -191,11 +207,13 @@ async def _open_questions(task: Task) -> list[OpenQuestion]:
         ended = [run for run in task.runs if run.state not in ACTIVE]
         if not ended:
             return []
+        # Some answers are given. The other questions stay open while the run that got these works.
         asking, answering = ended[-1], [run for run in task.runs if run.queue_position > ended[-1].queue_position]
     else:
         return []
     questions = (await _output(task, asking)).questions
     answered_now = {interrupt_id for run in answering for interrupt_id in _answered_by(run)}
+    # Runs up to the question alone: an answer that is on its way must not change the key of its own question.
     before = [run for run in task.runs if run.queue_position <= asking.queue_position]
     return [
         OpenQuestion(key=_key(question, before), question=question)
@@ -225,11 +243,10 @@ async def _tool(task: Task) -> Tool:
     return await tool_of_run(task.exchange.call, task.newest)
 
 
-async def _resume(task: Task, answers: Mapping[str, Any]) -> None:
-    """Put the run that gives these answers on its way. The same answers again change nothing."""
+async def _resume(task: Task, answers: Mapping[str, Any], *, is_complete: bool) -> None:
+    """Start the run that gives these answers, soon. The same answers again change nothing."""
     call, newest = task.exchange.call, task.newest
-    names = hashlib.sha256(json.dumps(sorted(answers))).hexdigest()[:16]
-    digest = hashlib.sha256(json.dumps(sorted(answers.items()))).digest()
+    # The name is stored, because the tool may have been renamed or deleted since.
     tool: str = newest.metadata.load().get(SOURCE_NAME, {}).get("tool", "")
     request = RunRequest(
         spec=GraphRunOptions(command=Command(resume=dict(answers))),
@@ -240,11 +257,7 @@ async def _resume(task: Task, answers: Mapping[str, Any]) -> None:
         chain=RunChain(chain_id=task.first.run_id),
         resumable=True,
         configurable={**call.forwarded_headers, SOURCE_NAME: {"tool": tool}},
-        key=IdempotencyKey(
-            principal=call.caller.identity or "",
-            key=f"mcp-answer:{_asking(task).run_id}:{names}",
-            request_sha256=digest,
-        ),
+        key=_answer_key(task, answers, is_complete=is_complete),
     )
     try:
         await call.state.runs.start_soon(call.caller, request)
@@ -254,13 +267,23 @@ async def _resume(task: Task, answers: Mapping[str, Any]) -> None:
         raise MCPError(INVALID_PARAMS, "Task not found") from None
 
 
+def _answer_key(task: Task, answers: Mapping[str, Any], *, is_complete: bool) -> IdempotencyKey:
+    """Return the key that lets questions have one answer. If the answers are all that are open, it is that of all surfaces."""
+    asking, digest = _asking(task), hashlib.sha256(json.dumps(sorted(answers.items()))).digest()
+    if is_complete and asking is task.newest:
+        return answer_key(asking.run_id, digest)
+    # Two requests may answer different questions of the run, so the key names the questions.
+    names = hashlib.sha256(json.dumps(sorted(answers))).hexdigest()[:16]
+    return IdempotencyKey(principal="", key=f"mcp-answer:{asking.run_id}:{names}", request_sha256=digest)
+
+
 def _asking(task: Task) -> ChainRun:
     """The last run of the task that has ended."""
     return next((run for run in reversed(task.runs) if run.state not in ACTIVE), task.newest)
 
 
-async def _cancel_waiting(task: Task) -> None:
-    """End a task that waits. Its thread waits on, and the task takes no answer any more."""
+async def _close_question(task: Task) -> bool:
+    """End a task that waits, so that it accepts no answer. Return False if an answer came first. The thread waits on."""
     call = task.exchange.call
     value: dict[str, Any] = {
         "thread_id": task.thread_id,
@@ -269,8 +292,9 @@ async def _cancel_waiting(task: Task) -> None:
         "metadata": {},
     }
     filters = task.reader.filters.narrowed(await call.authorize("threads.update", value))
-    async with call.state.pool.connection(filters) as conn, conn.transaction():
-        await run_chains.cancel_waiting(conn, filters, task.newest)
+    return await close_question(
+        replace(task.reader, filters=filters), task.newest, answer_key(task.newest.run_id, CANCEL)
+    )
 
 
 async def _ttl_ms(conn: Conn, filters: Filters, thread_id: UUID, created_at: datetime) -> int | None:

@@ -103,6 +103,7 @@ def graph_names(graph_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _free_name(name: str, assistant_id: UUID, used_names: set[str]) -> str:
     """Return a free name and reserve it. Digits of the id separate assistants that would have the same name."""
     base = OTHER_CHARACTERS.sub("_", name)[:MAX_NAME] or UNNAMED
+    # The id and not a counter, so that the deletion of one assistant does not rename another.
     for digits in ("", assistant_id.hex[:8], assistant_id.hex):
         suffix = f"-{digits}" if digits else ""
         chosen = base[: MAX_NAME - len(suffix)] + suffix
@@ -126,6 +127,7 @@ async def _graphs(call: AuthorizedRequest[Any, Any]) -> list[NamedAssistant]:
         if row is not None and await permission.filters(row.assistant_id) is not None:
             description = row.description or call.state.graphs[graph_id].description
             graph_assistants.append(_named(name, description, row, UNRESTRICTED))
+    # Not one tool may be run: an empty list would hide that the caller lacks a scope.
     if call.state.graphs and not graph_assistants and permission.refusal is not None:
         raise permission.refusal
     return graph_assistants
@@ -136,18 +138,22 @@ async def _others(call: AuthorizedRequest[Any, Any]) -> list[NamedAssistant]:
     value: dict[str, Any] = {"graph_id": None, "limit": MAX_ASSISTANTS, "offset": 0, "metadata": {}}
     try:
         filters = await call.authorize("assistants.search", value)
+    # Without the permission to search, the caller still has the graphs' tools.
     except Forbidden:
         return []
     graphs, permission = list(call.state.graphs), _Permission(call)
+    # The graphs' own assistants are rows too, and are skipped below.
     page = PageRequest(limit=MAX_ASSISTANTS + len(graphs), offset=0, answer_bytes=call.state.settings.answer_bytes)
     selection = AssistantFilter(served=graphs, metadata=value.get("metadata"))  # a handler may have narrowed the search
     async with call.state.pool.connection(filters) as conn:
         rows = await assistants.search(conn, filters, selection, order=("created_at", "asc"), page=page)
+    # Graphs first: their names must not depend on the assistants that users create.
     used_names = {name for _, name in graph_names(graphs)}
     named: list[NamedAssistant] = []
     for row in (each.row for each in rows):
         if call.assistants.is_of_graph(row.assistant_id):
             continue
+        # Before the permission, so that a name does not depend on the caller.
         name = _free_name(row.name, row.assistant_id, used_names)
         readable = await permission.filters(row.assistant_id)
         if readable is not None and readable.include(row.metadata.load()):
@@ -177,6 +183,7 @@ class _Permission:
         if authenticator is None:
             return UNRESTRICTED
         is_own = self._call.assistants.is_of_graph(assistant_id)
+        # A project's handler may decide by the id of the assistant, so its decision is asked for each.
         if authenticator.reads_values or is_own not in self._known:
             self._known[is_own] = await self._decide(assistant_id)
         return self._known[is_own]
