@@ -1,11 +1,14 @@
 """`langgraph_sdk.cache` in a server: values, their lives, and stale-while-revalidate."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from langgraph.graph import START, StateGraph
 from langgraph_sdk import get_client
@@ -115,6 +118,28 @@ async def test_swr_loads_once_for_all_who_wait(cache: SdkCache) -> None:
         load.gate.set()
 
     assert (values, load.calls) == ([{"call": 1}] * 5, 1)
+
+
+async def test_swr_in_a_loop_of_another_thread_loads_for_itself(cache: SdkCache) -> None:
+    """Ours: a sync node that calls `asyncio.run` must not wait for an event of the server's loop."""
+    loader = Counting()
+    loader.gate = anyio.Event()
+
+    async def at_once() -> Any:
+        return {"call": "of the node"}
+
+    def node() -> Any:
+        return asyncio.run(cache.swr("k", at_once, fresh_for=MINUTE, max_age=MINUTE)).value
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(cache.swr, "k", loader, fresh_for=MINUTE, max_age=MINUTE))
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(WAIT_S):
+            value = await anyio.to_thread.run_sync(node, abandon_on_cancel=True)
+        loader.gate.set()
+
+    assert value == {"call": "of the node"}
+    assert (await cache.swr("k", at_once, fresh_for=MINUTE, max_age=MINUTE)).value == value
 
 
 async def test_swr_mutates(cache: SdkCache) -> None:

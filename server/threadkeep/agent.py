@@ -43,6 +43,7 @@ from typing_extensions import TypedDict  # pydantic needs this one for the input
 from threadkeep.base.problems import StartupError
 from threadkeep.offline_model import OfflineModel
 
+# A model may call tools forever. LangGraph's recursion limit would end such a run with an error instead of an answer.
 MAX_MODEL_CALLS = 8
 """Largest number of model calls for one input."""
 
@@ -89,11 +90,13 @@ def graph_of(model: BaseChatModel) -> Pregel[Any, Any, Any, Any]:
     bound = model.bind_tools(TOOLS)
 
     async def call_model(state: Conversation, config: RunnableConfig) -> dict[str, Any]:
+        # Checked for every model, so that a wrong value fails in the same way before and after MODEL is set.
         answer_s = _simulated_latency_s(config)
         unanswered = _unanswered(state["messages"])
         messages = [message for message in state["messages"] if message.id not in unanswered]
         if not messages:
             raise ValueError("the input must be an object with `messages`: a list of messages, or a string")
+        # Also removed from the thread: otherwise each later turn would have to leave them out again.
         removed = [RemoveMessage(id=message_id) for message_id in unanswered]
         if _model_calls(messages) >= MAX_MODEL_CALLS:
             return {"messages": [*removed, AIMessage(f"I stopped after {MAX_MODEL_CALLS} model calls.")]}
@@ -118,6 +121,7 @@ def _planned(state: Conversation) -> list[Send] | str:
     questions = [call for call in calls if _is_question(call)]
     batches = [[call] for call in calls if not _is_question(call)]
     if questions:
+        # The place of the first question, so that results come in the order of the calls.
         batches.insert(calls.index(questions[0]), questions)
     return [Send("tools", batch) for batch in batches] or END
 
@@ -167,7 +171,9 @@ async def _call_tool(call: ToolCall) -> ToolMessage:
     if called_tool is None:
         text = f"there is no tool {call['name']}; the tools are {', '.join(TOOLS_BY_NAME)}"
         return ToolMessage(text, tool_call_id=call["id"], name=call["name"], status="error", id=str(uuid4()))
+    # With a whole call, and not only its arguments, LangChain returns a message and not a bare value.
     result = await called_tool.ainvoke(ToolCall(name=call["name"], args=call["args"], id=call["id"], type="tool_call"))
+    # LangChain sets no id, and the reducer would choose another one each time that it applies the stored result.
     return cast("ToolMessage", result).model_copy(update={"id": str(uuid4())})
 
 
@@ -180,6 +186,7 @@ def _simulated_latency_s(config: RunnableConfig) -> float | None:
     latency_s = config.get("configurable", {}).get("simulated_latency_s")
     if latency_s is None:
         return None
+    # A bool is an int, and NaN would silently become 0.
     if isinstance(latency_s, bool) or not isinstance(latency_s, int | float) or math.isnan(latency_s):
         raise ValueError("`simulated_latency_s` must be a number of seconds from 0 to 10")
     return min(10.0, max(0.0, float(latency_s)))
@@ -200,12 +207,14 @@ def _language_model(model: str, base_url: str | None) -> BaseChatModel:
 @tool
 async def calculator(expression: str) -> str:
     """Calculate an arithmetic expression of numbers, brackets and + - * / // % **."""
+    # The model writes the expression from a user's text. It runs in the event loop, so its size is bounded first.
     if len(expression) > EXPRESSION_CHARS:
         raise ToolException(f"the expression is longer than {EXPRESSION_CHARS} characters")
     if not re.fullmatch(r"[\d.eE+\-*/%()\s_]+", expression):
         raise ToolException("the expression may contain only numbers, brackets and + - * / // % **")
     try:
         value = _value(ast.parse(expression.strip(), mode="eval").body)
+    # Python's parser raises the last two for deeply nested brackets.
     except (SyntaxError, MemoryError, RecursionError):
         raise ToolException("the expression is not complete") from None
     except ZeroDivisionError:
@@ -217,6 +226,7 @@ async def calculator(expression: str) -> str:
 
 def _value(node: ast.expr) -> int | float:
     match node:
+        # `True` is an int for Python, but not a number here.
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return _bounded(value)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
@@ -275,6 +285,7 @@ async def clock(zone: str = "UTC") -> str:
 @cache
 def _zones() -> dict[str, str]:
     """Return every zone by its name and by its city, both in lower case."""
+    # Sorted, so that two zones with one city always give the same one.
     names = sorted(zoneinfo.available_timezones())
     return {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}
 
@@ -284,7 +295,9 @@ async def remember(fact: str) -> str:
     """Keep a fact for the user. Facts belong to the user and are there in all of the user's threads."""
     if not fact.strip() or len(fact) > FACT_CHARS:
         raise ToolException(f"a fact must have 1 to {FACT_CHARS} characters")
+    # The same fact again has the same key and is stored once, also if a run is repeated after a crash.
     key = hashlib.sha256(fact.strip().encode(errors="surrogatepass")).hexdigest()[:32]
+    # No vector: facts are read by namespace, and an index would call the embedding model for nothing.
     await _store().aput(_namespace(), key, {"fact": fact.strip()}, index=False)
     return f"I keep in mind that {fact.strip()}."
 
@@ -309,6 +322,7 @@ def _store() -> BaseStore:
 def _namespace() -> tuple[str, ...]:
     """Return the namespace of the user's facts. The user is quoted, because a label must not contain a period."""
     configurable = get_config().get("configurable", {})
+    # The authenticated user first. A client may send any `user_id`.
     user = configurable.get("langgraph_auth_user_id") or configurable.get("user_id") or "anonymous"
     return ("facts", quote(str(user), safe="", errors="surrogatepass").replace(".", "%2E"))
 

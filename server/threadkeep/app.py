@@ -170,12 +170,14 @@ def create_app(
     """
     project = project or builtin_project()
     if settings.project is None:
+        # Tests and `dev` come here without `prepare`, which sets the project otherwise.
         settings = settings.model_copy(update={"project": identity(project)})
     auth, serializer = loading.load_auth(settings, project), strict_serializer(project)
     mount.check_http_config(project.http, has_authenticator=auth.auth_type != "none")
     custom = mount.load_custom_app(project)
     described = described_operations(settings, project)
     page = read_files(project.http)
+    # The console's routes are pages and not operations, so the OpenAPI document has none of them.
     served = [*described, *(CONSOLE if page else ())]
     plan = AppConfig(
         settings=settings,
@@ -211,6 +213,7 @@ def create_app(
             mount.custom_lifespan(custom, project.root) as custom_state,
             open_state(plan) as state,
         ):
+            # uvicorn's signal handler has only the application, so it finds the events there.
             app.state.stopping, app.state.hurried = state.signals.stopping, state.signals.hurried
             app.state.executions = state.runs.executor.executions
             loopback_server.state = {**custom_state, STATE: state}
@@ -221,6 +224,7 @@ def create_app(
     return Starlette(
         routes=mount.mount_routes(project.http, to_routes(served), custom),
         middleware=[
+            # Outermost, so that a page can read the errors of all the others.
             mount.cors_policy(project.http, settings.host),
             requests,
             *mount.role_guard(project.http, settings),
@@ -259,13 +263,16 @@ def to_routes(served: Sequence[Operation]) -> list[BaseRoute]:
 async def open_state(plan: AppConfig) -> AsyncGenerator[AppState]:
     """Open all resources that requests and background duties share, for the length of the block."""
     async with opened(plan) as parts:
+        # Behind a pooler that shares sessions, settings of the role replace those that a session would set.
         await pool.check_sessions(parts.pool)
         await pool.check_max_connections(parts.pool, plan.settings)
         authenticates = parts.authenticator is not None
         await tenancy.enable_row_security(parts.pool, parts.runs_pool, tables=TENANT_TABLES, needed=authenticates)
+        # Before the heartbeat and the duties, which update the row of this process.
         await _announce(plan, parts)
         state = _state(plan, parts)
         if plan.siblings is not None:
+            # The supervisor may ask from here on. Before, a child has no values to tell.
             plan.siblings.provide(state.metrics_exporter.values)
         parts.sender.task_renderer = partial(render_task, parts.pool)
         shutdown = _shutdown(plan, parts)
@@ -277,6 +284,7 @@ async def open_state(plan: AppConfig) -> AsyncGenerator[AppState]:
                 parts.lease,
                 plan.settings.lease_s,
                 parts.wakeups,
+                # Behind a transaction pooler a session belongs to others between two statements.
                 own_session=plan.settings.database_direct_uri is not None or parts.pool.pooler != "transaction",
             ),
             watchdog(lag),
@@ -287,14 +295,18 @@ async def open_state(plan: AppConfig) -> AsyncGenerator[AppState]:
             ):
                 tasks.start_soon(shutdown.drain_when_told, name="shutdown")
                 if not plan.project.http.disable_openai:
+                    # In the background: a slow factory must not delay the start.
                     tasks.start_soon(state.message_graphs.look_at_all, name="message graphs")
                 for duty in (lag, *_duties(plan, parts, state)):
                     tasks.start_soon(repeat, duty, parts.wakeups, name=type(duty).__name__)
                 yield state
+                # The duties end before the drain, so that none claims another run meanwhile.
                 tasks.cancel_scope.cancel()
             await shutdown.drain()
+            # The pools close after this block. A run that still writes needs its connections until then.
             await parts.executions.all_ended()
     if plan.tracing is not None:
+        # Last, because the end of a run is a span too. It may wait for a collector that does not answer.
         await plan.tracing.close()
 
 
@@ -327,10 +339,12 @@ async def opened(plan: AppConfig) -> AsyncGenerator[OpenResources]:
     settings, executions, lease, presence = plan.settings, Executions(), Lease(), Presence()
     _give_nodes_threads(settings.run_slots)
     pooler = await _pooler(plan)
+    # LISTEN needs a session of its own, which such a pooler does not give.
     polls = pooler == "transaction" and settings.database_direct_uri is None
     async with (
         pool.open_api_pool(settings, plan.uri, pooler) as api_pool,
         pool.open_runs_pool(settings, plan.uri, pooler) as runs_pool,
+        # After the pool, in which API keys are read.
         plan.auth.open(api_pool) as authenticator,
         polling() if polls else run_listener(plan.direct_uri) as wakeups,
         run_creation.open_run_creator(api_pool, presence.is_alone) as run_creator,
@@ -359,6 +373,7 @@ async def opened(plan: AppConfig) -> AsyncGenerator[OpenResources]:
 async def _pooler(plan: AppConfig) -> Pooler:
     """Return the kind of pooler in front of Postgres. Log a warning if it makes the server slower."""
     direct = plan.settings.database_direct_uri is not None
+    # A direct URI means that the other one is a pooler, so nothing has to be detected.
     pooler = "transaction" if direct else await session.detect_pooler(plan.uri)
     if pooler == "transaction":
         log.warning(
@@ -533,6 +548,7 @@ async def _announce(plan: AppConfig, parts: OpenResources) -> None:
             conn, {name: graph.description for name, graph in plan.graphs.items()}
         )
         other_projects = await threads.other_projects(conn)
+        # After `create`, so that the graphs of this process count.
         unserved = set(plan.graphs) - await workers.executed_graphs(conn)
     served = {"project": parts.pool.project_id, "graphs": sorted(plan.graphs), "role": plan.settings.role}
     log.info("project served", extra=served)

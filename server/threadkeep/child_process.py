@@ -48,6 +48,7 @@ class Link:
     def send(self, **message: Any) -> bool:
         """Send a message. False if the other process has ended or does not read."""
         line = json.dumps(message).encode() + b"\n"
+        # The event loop, a scrape and the reader thread send. Two messages must not mix within a line.
         with self._sending:
             try:
                 self.socket.sendall(line)
@@ -59,12 +60,14 @@ class Link:
         """Return the messages that have arrived. None if the other process has closed its end."""
         try:
             received = self.socket.recv(READ_BYTES)
+        # Only the parent's end has a timeout, for `sendall`. Nothing to read within it is no failure.
         except TimeoutError:
             return iter(())
         except OSError:
             return None
         if not received:
             return None
+        # A read ends anywhere. The last part is the beginning of a line, or empty.
         *lines, self._unread = (self._unread + received).split(b"\n")
         return map(json.loads, lines)
 
@@ -105,13 +108,16 @@ def fork(serve: Callable[["ParentLink"], None], others: Iterable[Child]) -> Chil
     ours, theirs = socket.socketpair()
     sys.stdout.flush()
     sys.stderr.flush()
+    # Nothing is buffered by now, or parent and child would both print it.
     pid = os.fork()
     if pid == 0:
+        # A copy that stays open would hide the parent's death: the child would never read an end of file.
         ours.close()
         for sibling in others:
             sibling.link.socket.close()
         _serve_and_exit(serve, ParentLink(Link(theirs)))
     theirs.close()
+    # After the fork: the child's end has no timeout, because its thread waits for messages forever.
     ours.settimeout(SEND_S)
     return Child(pid, Link(ours))
 
@@ -120,6 +126,7 @@ def _serve_and_exit(serve: Callable[["ParentLink"], None], parent: "ParentLink")
     """Serve in a forked process, and end the process."""
     code = 1
     try:
+        # The parent's handlers and its wake-up socket were inherited. A signal here would wake the parent.
         signal.set_wakeup_fd(-1)
         for received in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
             signal.signal(received, signal.SIG_DFL)
@@ -143,6 +150,7 @@ def _traceback(cause: BaseException | None) -> str:
 def _end(code: int) -> None:
     """End the process as Python does, but without a wait for threads of nodes that still run."""
     with contextlib.suppress(BaseException):
+        # `sys.exit` would first join the threads of nodes, which may never end.
         atexit._run_exitfuncs()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - it has no public name
     logging.shutdown()
     sys.stdout.flush()

@@ -69,6 +69,7 @@ def dev(config: Path | None, host: str | None, port: int | None, debug_port: int
         develop(
             DevOptions(
                 config=_project_file(config),
+                # A developer needs the text of each error. In production it may contain data of others.
                 overrides={**overrides, "expose_errors": True},
                 debug_port=debug_port,
                 wait_for_client=flags["wait_for_client"],
@@ -145,8 +146,8 @@ def migrate(config: Path | None, *, check: bool) -> None:
             click.echo(f"to apply: {', '.join(names)}" if names else "up to date")
             sys.exit(1 if names else 0)
         applied = serving.migrate(prepared)
-    told = [f"{name} ({seconds:.1f} s)" if seconds >= 0.1 else name for name, seconds in applied.items()]
-    click.echo(f"applied: {', '.join(told)}" if told else "up to date")
+    lines = [f"{name} ({seconds:.1f} s)" if seconds >= 0.1 else name for name, seconds in applied.items()]
+    click.echo(f"applied: {', '.join(lines)}" if lines else "up to date")
 
 
 @main.command()

@@ -62,6 +62,7 @@ def accepts_any_key(schema: Any) -> bool:
     if is_pydantic(schema):
         return _pydantic_config(schema).get("extra") != "forbid"  # the model itself drops ignored keys
     if dataclasses.is_dataclass(schema):
+        # A dataclass with its own `__init__` may take any key.
         return any(parameter.kind is parameter.VAR_KEYWORD for parameter in _parameters(schema).values())
     return not is_typeddict(schema) or getattr(schema, "__extra_items__", NO_EXTRA_ITEMS) is not NO_EXTRA_ITEMS
 
@@ -77,6 +78,7 @@ def is_pydantic(schema: Any) -> bool:
 def declared_names(schema: Any) -> frozenset[str]:
     """Return the keys that set a field of the schema: names, and the aliases that pydantic reads."""
     if is_pydantic(schema):
+        # A pydantic dataclass has its fields under another name than a model.
         fields: Mapping[str, FieldInfo] = getattr(schema, "model_fields", None) or schema.__pydantic_fields__
         aliases = (alias for field in fields.values() for alias in (field.alias, field.validation_alias))
         return frozenset(fields).union(*map(_first_words, aliases))
@@ -97,6 +99,7 @@ def runtime_class(schema: Any) -> Any:
         return schema
     origin, arguments = get_origin(schema), get_args(schema)
     if origin in (Union, types.UnionType):
+        # `Ctx | None` is a common way to say that the context may be left out.
         classes = [member for member in arguments if member is not types.NoneType]
         return runtime_class(classes[0]) if len(classes) == 1 else None
     if origin is Annotated:

@@ -157,6 +157,7 @@ class LoadedGraph:
             return self._make_and_open(config, FactoryCall(access, context, tenant), durable=durable)
         if not tenant.has_store_of_its_own:
             return nullcontext(ready)
+        # Not cached: a restriction belongs to one request, so the copy is used once.
         if tenant.filters.restriction is not None:
             return nullcontext(_for_tenant(ready, tenant))
         return nullcontext(self._of_principal(tenant.store_prefix, tenant.principal, durable))
@@ -175,6 +176,7 @@ class LoadedGraph:
             config = {**config, "configurable": {**config.get("configurable", {}), **auth_configurable(user)}}
         try:
             async with AsyncExitStack() as stack:
+                # The factory's context manager stays open during the run, and is closed when the caller's block ends.
                 graph = await self._make(stack, factory, config, self._runtime(factory, config, call))
                 yield _for_tenant(self._join(graph, durable=durable), call.tenant)
         except (SystemExit, KeyboardInterrupt) as error:  # in a task, these would stop the event loop
@@ -225,6 +227,7 @@ class LoadedGraph:
         return joined
 
     def _warn_replaced(self, *parts: object) -> None:
+        # `True` and `False` are no checkpointers: a subgraph says with them whether it inherits one.
         names = [type(part).__name__ for part in parts if not isinstance(part, bool | None)]
         if names and not self._has_warned:
             log.warning(
@@ -273,6 +276,7 @@ def state_types(graph: Graph) -> set[tuple[str, ...]]:
     loose: Any = graph
     types: set[tuple[str, ...]] = set()
     for part in [loose, *(subgraph for _, subgraph in loose.get_subgraphs(recurse=True) if is_local(subgraph))]:
+        # A graph that was not made by a StateGraph has channels, but no builder.
         schemas = [*part.builder.schemas] if hasattr(part, "builder") else []
         types |= build_serde_allowlist(schemas=[*schemas, part.context_schema], channels=part.channels)
     return types
@@ -312,6 +316,7 @@ def _as_graph(target: object) -> Graph | None:
 
 def _as_factory(target: object) -> GraphFactory | str:
     """Return the factory, or the reason why the target is not one."""
+    # A class and a Runnable are callable too, but a call of them makes no graph.
     if not callable(target) or isinstance(target, (type, Runnable)):
         return f"found {_kind(cast('object', target))}, which is neither a graph nor a function that makes one"
     if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
@@ -321,6 +326,7 @@ def _as_factory(target: object) -> GraphFactory | str:
         item.name: kind for item in parameters if (kind := _kind_of(item)) is not None
     }
     required = [item for item in parameters if item.name not in kinds and item.default is item.empty]
+    # A factory's only parameter is the config in LangGraph's server too, whatever its name.
     if len(parameters) == len(required) == 1 and _words(required[0]) & CONFIG_ANNOTATIONS:
         kinds[required.pop().name] = "config"
     if required:
@@ -337,6 +343,7 @@ def _as_factory(target: object) -> GraphFactory | str:
 def _signature(call: Callable[..., object]) -> inspect.Signature:
     """Return the signature with annotations as types, or as strings if one names an object missing at runtime."""
     try:
+        # Files with `from __future__ import annotations` have only strings.
         return inspect.signature(call, eval_str=True)
     except (NameError, AttributeError, TypeError):
         return inspect.signature(call)

@@ -64,9 +64,11 @@ def _module(root: Path, place: str, where: str) -> ModuleType:
         if place.endswith(".py"):
             return _import_file(root, cast("Path", locate(root, place)).resolve())
         return importlib.import_module(place)
+    # A script of a project may call `sys.exit` at import. It must not end the server without a reason.
     except (Exception, SystemExit) as error:
         log.debug("a module of the project can't be imported", extra={"target": place}, exc_info=True)
         hint = ""
+        # The project's own module is missing for another reason than a package that was not installed.
         if isinstance(error, ModuleNotFoundError) and error.name and error.name != place.partition(".")[0]:
             hint = ": the server installs nothing, so install the package where the server runs"
         raise StartupError(f"{where}: {reason(error, root)}{hint}") from error
@@ -86,6 +88,7 @@ def _import_file(root: Path, path: Path) -> ModuleType:
     if not _is_importable(package):
         names[0] = _import_package(root, package).__name__
     module = importlib.import_module(".".join(names))
+    # Another module of that name is loaded already. The file that langgraph.json names is the right one.
     return module if module.__file__ == str(path) else _import_alone(root, path)
 
 
@@ -126,6 +129,7 @@ def _is_importable(package: Path) -> bool:
     """Whether `import` of the folder's name finds this folder."""
     if "." in package.name:
         return False
+    # A loaded module wins over `sys.path`, as in an `import` statement.
     loaded = sys.modules.get(package.name)
     spec = loaded.__spec__ if loaded is not None else PathFinder.find_spec(package.name)
     locations = (spec and spec.submodule_search_locations) or []
@@ -157,6 +161,7 @@ def _import_alone(root: Path, path: Path) -> ModuleType:
 def _name_of_place(root: Path, path: Path, file: str | None) -> tuple[str, ModuleType | None]:
     """Return a module's name, made from its path below `root`, and the module if it is already loaded."""
     place = os.path.relpath(path, root.resolve()).removesuffix(".py")
+    # The prefix keeps a project's `json.py` from replacing a module of the library.
     name = "graph_file__" + re.sub(r"\W", "_", place)
     loaded = sys.modules.get(name)
     if loaded is not None and [*_files(loaded)] != [
@@ -179,10 +184,12 @@ def _executed(spec: ModuleSpec | None) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError("this is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    # Before it is executed: dataclasses and pickle look their module up by name.
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
+        # Half of a module must not be found by the next import.
         del sys.modules[spec.name]
         raise
     return module

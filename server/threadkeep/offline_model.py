@@ -148,6 +148,7 @@ def answer(messages: Sequence[BaseMessage], tools: Iterable[str]) -> AIMessage:
     results = [message for message in turn if isinstance(message, ToolMessage)]
     planned = [call for call in _next_calls(text, results) if call.tool in available][:MAX_TOOL_CALLS]
     calls = [
+        # The id follows from the conversation, so that the same input gives the same output in tests.
         ToolCall(name=call.tool, args=call.args, id=f"call_{len(messages)}_{index}", type="tool_call")
         for index, call in enumerate(planned)
     ]
@@ -156,6 +157,7 @@ def answer(messages: Sequence[BaseMessage], tools: Iterable[str]) -> AIMessage:
 
 
 def _read(message: BaseMessage) -> str:
+    # Phones write a curly apostrophe, and the rules have straight ones.
     return message.text[:MAX_INPUT_CHARS].replace("\u2019", "'")
 
 

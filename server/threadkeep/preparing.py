@@ -42,8 +42,10 @@ def prepare(file: Path | None, overrides: Mapping[str, Any]) -> Prepared:
 
     Raise StartupError if one of these is not valid, or if the database does not answer.
     """
+    # Twice: the project is read, and may be refused, before the settings are known.
     logs.configure(settings.early_log_level(), as_json=None)
     loaded_project = project.load_project(file) if file else project.from_environment() or project.builtin_project()
+    # Read but not yet set, because the settings must tell the process's own variables from the project's.
     variables = project.variables(loaded_project)
     chosen = settings.load_settings(overrides, variables)
     if chosen.project is None:
@@ -54,10 +56,12 @@ def prepare(file: Path | None, overrides: Mapping[str, Any]) -> Prepared:
     prepared = Prepared(
         project=project.with_mount(loaded_project, chosen.mount_prefix, chosen.cors_allow_origins),
         settings=chosen,
+        # Before `set_environment`, after which the origin of a variable can't be told.
         foreign=libpq.foreign_names(variables, settings.environment("PG")),
         trusted_proxies=settings.environment("FORWARDED_ALLOW_IPS").get("FORWARDED_ALLOW_IPS", "127.0.0.1"),
     )
     project.set_environment(loaded_project, variables)
+    # LangGraph's imports take seconds. A wrong password is shown before them.
     _connect(chosen)
     return prepared
 

@@ -367,6 +367,7 @@ def set_environment(project: Project, env: Mapping[str, str] | None = None) -> N
     imports. Nothing is installed. Missing distributions are named in the log.
     """
     for name, value in (variables(project) if env is None else env).items():
+        # The operator's variables win over those of the project's file.
         os.environ.setdefault(name, value)
     missing: list[str] = []
     for folder in (project.root, project.root / "src", Path.cwd()):
@@ -420,6 +421,7 @@ def add_to_path(folder: Path) -> None:
 
 def _content(path: Path) -> Mapping[str, object]:
     try:
+        # Editors on Windows write a byte order mark, which `json` refuses.
         content: object = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise StartupError(f"{path}: can't be read: {error.strerror}") from None
@@ -469,5 +471,6 @@ def _is_installed(dependency: str) -> bool:
         importlib.metadata.distribution(name[0])
     except importlib.metadata.PackageNotFoundError:
         module = name[0].replace("-", "_")
+        # A package may be on the path without being installed, as in a monorepo.
         return module.isidentifier() and importlib.util.find_spec(module) is not None
     return True

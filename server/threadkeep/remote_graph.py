@@ -36,6 +36,7 @@ class ServedRemoteGraph(RemoteGraph):
     @classmethod
     def of(cls, graph: RemoteGraph) -> Self:
         """Return the same graph, adapted for this server."""
+        # Not the constructor, which would make new clients without the user's headers and keys.
         served = cls.__new__(cls)
         vars(served).update(vars(graph))
         return served
@@ -51,7 +52,9 @@ class ServedRemoteGraph(RemoteGraph):
         if configurable.get("checkpoint_id"):
             arguments["checkpoint_id"] = configurable["checkpoint_id"]
         remote: Any = super()
+        # The other server sees only that this connection ends, and by default its run would go on.
         chunks = remote.astream(input, cast("RunnableConfig", remote_config), on_disconnect="cancel", **arguments)
+        # Closes the connection if the run is cancelled between two chunks, and so cancels the other run.
         async with aclosing(cast("AsyncGenerator[Any, None]", chunks)):
             async for chunk in chunks:
                 if isinstance(chunk, StreamPart):
@@ -102,6 +105,8 @@ class ServedRemoteGraph(RemoteGraph):
         """Update the thread's state on the other server, in order. Return the config of the last checkpoint."""
         at = self._remote_config(config)
         for update in chain.from_iterable(updates):
+            # One after the other, because RemoteGraph has no call for several updates. Each starts at the checkpoint
+            # before.
             at = await self.aupdate_state(at, update.values, update.as_node)
         return cast(
             "RunnableConfig", {"configurable": _configurable(at) | {"thread_id": _configurable(config)["thread_id"]}}
@@ -112,6 +117,7 @@ class ServedRemoteGraph(RemoteGraph):
         return cast("RunnableConfig", {"configurable": {**configurable, "thread_id": self._thread_id(configurable)}})
 
     def _thread_id(self, configurable: Mapping[str, Any]) -> str:
+        # Another id: the other server may be this one, and its thread would be the one that the run has locked.
         return str(uuid5(UUID(configurable["thread_id"]), f"remote graph {self.assistant_id}"))
 
 

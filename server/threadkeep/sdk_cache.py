@@ -46,6 +46,8 @@ class Entry:
 class Load:
     """A load in progress, and its outcome for the waiting callers."""
 
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    """The event loop of the caller that loads. Callers in another loop can't wait for it."""
     over: anyio.Event = field(default_factory=anyio.Event)
     outcome: bytes | Exception | None = None
     """None if the load is over: it was cancelled."""
@@ -80,9 +82,11 @@ class MemoryCache:
         raw = json.dumps_plain(value)
         if len(raw) > self._max_bytes:
             raise ValueError(f"a value of {len(raw)} bytes is larger than the whole cache")
+        # The load began before this value was set, so its result is older.
         if running := self._loads.get(key):
             running.is_outdated = True
         now = self._clock()
+        # First, so that the size of the old value does not count, and the new one is the last to be dropped.
         self._drop(key)
         life = MAX_AGE if ttl is None or ttl <= timedelta(0) else min(ttl, MAX_AGE)
         self._entries[key] = Entry(raw, now, now + life.total_seconds())
@@ -92,8 +96,12 @@ class MemoryCache:
         return raw
 
     async def load(self, key: str, loader: Loader, ttl: timedelta) -> bytes:
-        """Store the result of `loader` and return its JSON. Concurrent callers share one call. Raise what `loader` raises."""
+        """Store the result of `loader` and return its JSON. Concurrent callers in a loop share one call. Raise what `loader` raises."""
+        # A loop, because a load that was cancelled has no outcome. One of the callers then loads.
         while running := self._loads.get(key):
+            if running.loop is not asyncio.get_running_loop():
+                # A sync node may have a loop in its thread, which an event of another loop would never wake.
+                return self.put(key, await loader(), ttl)
             await running.over.wait()
             if isinstance(running.outcome, Exception):
                 raise running.outcome
@@ -106,6 +114,7 @@ class MemoryCache:
             running.outcome = error
             raise
         finally:
+            # Before the event, so that a caller that wakes finds no load in progress.
             del self._loads[key]
             running.over.set()
         return running.outcome
@@ -115,6 +124,7 @@ class MemoryCache:
         return key in self._loads
 
     def _loaded(self, key: str, value: object, ttl: timedelta, running: Load) -> bytes:
+        # The value that was set meanwhile wins, unless it has expired already.
         entry = self.get(key) if running.is_outdated else None
         return entry.raw if entry is not None else self.put(key, value, ttl)
 
@@ -223,6 +233,7 @@ async def opened() -> AsyncGenerator[SdkCache]:
     """Replace the functions of the SDK while the block runs."""
     loose: Any = sdk
     names = {"_cache_get": "cache_get", "_cache_set": "cache_set", "_api_swr": "swr"}
+    # Restored at the end, because a process may open several servers, as in the tests.
     originals = {name: getattr(loose, name) for name in names}
     async with anyio.create_task_group() as tasks:
         cache = SdkCache(tasks, asyncio.get_running_loop())

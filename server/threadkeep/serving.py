@@ -80,6 +80,7 @@ class Server(uvicorn.Server):
         """Start like uvicorn, but do not end the process on a failure. The caller reports it and closes all resources."""
         try:
             await super().startup(sockets)
+        # uvicorn exits here. But the embedded Postgres has to be stopped, and the reason has to be shown.
         except SystemExit:
             self.should_exit = True
         if self.started:
@@ -88,6 +89,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain at the first signal. End the process at once at the second one."""
         del frame
+        # Only flags and events are set: a signal handler may interrupt any line of the loop.
         is_second, self._signalled_at = self._signalled_at is not None, self._signalled_at or time.monotonic()
         self._signal = self._signal or sig
         if self.is_hurried is not None:
@@ -99,6 +101,7 @@ class Server(uvicorn.Server):
             self.should_exit = True  # it has not started
         if is_second:
             self.force_exit = self.should_exit = True
+            # A node that blocks the event loop would hold the process forever.
             last = threading.Timer(FORCE_STOP_S, os._exit, [1])
             last.daemon = True
             last.start()
@@ -107,11 +110,13 @@ class Server(uvicorn.Server):
         """Run like uvicorn, but do not wait for remaining tasks. A graph that ignores its cancellation stays in its loop."""
         loop = (self.config.get_loop_factory() or asyncio.new_event_loop)()
         asyncio.set_event_loop(loop)
+        # Not `asyncio.run`, which waits for every task that is left.
         loop.run_until_complete(self.serve(sockets=sockets))
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop listening. It is delayed after the signal, so that load balancers notice the stop first."""
         if self._signalled_at is not None and not self._has_told_runs and self.tell_runs is not None:
+            # In a tick and not in the signal handler, because it writes to the log.
             self._has_told_runs = True
             app: Any = self.config.app
             self.tell_runs(len(getattr(app.state, "executions", ())), self._signal)
@@ -137,6 +142,7 @@ class Started:
 
         async def watched(message: Message) -> None:
             nonlocal started
+            # Starlette sends the traceback with a failure, and uvicorn would log it. It is dropped here.
             started = started or message["type"] == "lifespan.startup.complete"
             if started:
                 await send(message)
@@ -159,6 +165,7 @@ def serve(prepared: Prepared) -> None:
     """Serve until a signal. Raise StartupError if something cannot be loaded."""
     loaded = load(prepared)
     with listening_socket(prepared.settings) as bound, open_database(prepared) as uri:
+        # After the port is bound: a second server on the same port must not migrate.
         migrate_at(prepared, uri)
         serve_at(prepared, loaded, bound, uri)
     _leave()
@@ -214,6 +221,7 @@ def _server(started: "Started", prepared: Prepared, parent: ParentLink | None) -
             chosen,
             forwarded_allow_ips=prepared.trusted_proxies,
             timeout_keep_alive=KEEP_ALIVE_S,
+            # Longer than the drain, because a stream ends after its run.
             timeout_graceful_shutdown=int(chosen.drain_s) + STREAMS_END_S,
             lifespan="on",
         )
@@ -224,6 +232,7 @@ def _server(started: "Started", prepared: Prepared, parent: ParentLink | None) -
         return server
     # A service manager may send its signal to all processes, beside what the supervisor passes on.
     server.is_hurried = lambda: parent.is_hurried
+    # The supervisor sums the runs of all processes, and prints one line.
     server.tell_runs = lambda runs, _: parent.tell_runs(runs)
     return server
 
@@ -322,6 +331,7 @@ def listening_socket(chosen: Settings) -> Generator[socket.socket]:
     """Yield the bound socket. It is bound before slow steps. Raise StartupError if the port is taken."""
     family = socket.AF_INET6 if ":" in chosen.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
+        # Otherwise a restart fails while old connections are in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # connections inherit it: one whose client reads nothing is closed
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(chosen.write_timeout_s * 1000))

@@ -389,6 +389,7 @@ class Settings(BaseModel):
         together = self.api_connections + self.run_connections
         if self.pool_max_size is not None and self.pool_max_size < together:
             api = max(1, self.pool_max_size * self.api_connections // together)
+            # The model is frozen for everybody else.
             object.__setattr__(self, "api_connections", api)
             object.__setattr__(self, "run_connections", self.pool_max_size - api)
         return self
@@ -443,6 +444,7 @@ def load_settings(overrides: Mapping[str, Any] | None = None, project: Mapping[s
 
     `project` are the variables of the project's `env`, before they are set. Variables of the process have priority.
     """
+    # Before the values are checked: a misspelt name is the likely cause of a missing value.
     _refuse_unknown(name for name in (*os.environ, *project) if name.startswith(PREFIX))
     values: dict[str, Any] = {}
     names: dict[str, str] = {}

@@ -107,6 +107,7 @@ class _MetricSums:
 
     def has_ended(self, worker: _Worker) -> None:
         """Keep the counters of a process that has ended."""
+        # Counters must not fall when a process ends, because Prometheus takes a fall for a reset.
         self.ended, worker.values = sum_of([self.ended, counted_for_ever(worker.values)]), {}
         for request in self.requests.values():
             request.waits_for.discard(worker.number)
@@ -136,6 +137,7 @@ class _Supervisor:
     def run(self) -> None:
         """Supervise until a signal. Raise StartupError if the first process can't start."""
         self.selector.register(self.wakes, selectors.EVENT_READ)
+        # One alone: if the project can't be loaded, the command ends with one error and not with N.
         self._start(self.workers[0])
         while not self.signals or any(worker.child for worker in self.workers):
             for key, _ in self.selector.select(LOOK_S):
@@ -181,6 +183,7 @@ class _Supervisor:
 
     def _follow(self, worker: _Worker, message: Message) -> None:
         if "values" in message:
+            # Kept for scrapes in which this process does not answer in time.
             worker.values = from_json(message["values"])
         match message:
             case {"ready": pid}:
@@ -244,15 +247,16 @@ class _Supervisor:
                 self.exit_code = 1
             return
         if not self.has_started:
-            raise StartupError(f"the first process ended with {_told(child.exit_code)} before it was ready")
+            raise StartupError(f"the first process ended with {_ending(child.exit_code)} before it was ready")
         self._plan_restart(worker, child)
 
     def _plan_restart(self, worker: _Worker, child: Child) -> None:
         has_lasted = time.monotonic() - worker.started_at >= STEADY_S or child.exit_code == 0
         worker.failures = 0 if has_lasted else worker.failures + 1
+        # 0.5 s, then twice as long each time. Without a pause a broken process would use a whole core.
         pause_s = min(MAX_PAUSE_S, 2.0 ** (worker.failures - 2)) if worker.failures else 0.0
         worker.start_at = time.monotonic() + pause_s
-        fields = {"worker": worker.number, "pid": child.pid, "ended_with": _told(child.exit_code), "pause_s": pause_s}
+        fields = {"worker": worker.number, "pid": child.pid, "ended_with": _ending(child.exit_code), "pause_s": pause_s}
         log.log(logging.INFO if child.exit_code == 0 else logging.ERROR, "process ended: restarting it", extra=fields)
 
 
@@ -273,6 +277,7 @@ def supervise(prepared: Prepared) -> int:
     ):
         serving.migrate_at(prepared, uri)
         workers = [_Worker(number) for number in range(1, chosen.workers + 1)]
+        # After the migration and right before the first fork, so that all of this memory is shared.
         serving.warm_up(prepared)
         supervisor = _Supervisor(
             prepared, listener, metrics_listener, uri, workers, _MetricSums(workers), wakes, signals=received
@@ -280,6 +285,7 @@ def supervise(prepared: Prepared) -> int:
         try:
             supervisor.run()
         finally:
+            # An exception of the supervisor leaves nobody to restart or stop the processes.
             supervisor.kill_all()
     return supervisor.exit_code
 
@@ -312,6 +318,7 @@ def _note_child(number: int, frame: FrameType | None) -> None:
 
 def _serve(supervisor: _Supervisor, number: int, parent: ParentLink, *, greets: bool) -> None:
     """Serve in a child."""
+    # The parent's socket was inherited. The child's signals are not for it.
     supervisor.wakes.close()
     parent.metrics_listener = supervisor.metrics_listener
     logs.bind(worker=str(number))
@@ -327,6 +334,6 @@ def _serve(supervisor: _Supervisor, number: int, parent: ParentLink, *, greets: 
     parent.tell_last_values()
 
 
-def _told(exit_code: int) -> str:
+def _ending(exit_code: int) -> str:
     """How a process ended, for the log."""
     return f"exit code {exit_code}" if exit_code >= 0 else signal.Signals(-exit_code).name
