@@ -315,6 +315,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"jwt_secret": SECRET, "jwt_algorithms": "RS256"}, "RS256 is not possible"),
     ({"jwt_jwks_url": "http://issuer.example/jwks"}, "use an https address"),
     ({"jwt_jwks_url": "file:///etc/passwd"}, "use an https address"),
+    ({"jwt_jwks_url": "https://issuer.example:port/jwks"}, "THREADKEEP_JWT_JWKS_URL: this is not a URL"),
+    ({"jwt_jwks_url": "https:///jwks"}, "use an https address, because"),
 ]
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -42,7 +41,12 @@ class JwkSet:
         check_jwks_url(url)
         self._url = url
         self._keys: TtlCache[None, list[Jwk]] = TtlCache(
-            capacity=1, ttl_s=REFRESH_S, grace_s=MAX_AGE_S - REFRESH_S, retry_s=RETRY_S, clock=clock
+            # In the grace period the cache answers with the old keys, while one request fetches new ones.
+            capacity=1,
+            ttl_s=REFRESH_S,
+            grace_s=MAX_AGE_S - REFRESH_S,
+            retry_s=RETRY_S,
+            clock=clock,
         )
         self._keys_for_unknown: TtlCache[None, list[Jwk]] = TtlCache(
             capacity=1, ttl_s=RETRY_S, retry_s=RETRY_S, clock=clock
@@ -69,10 +73,12 @@ class JwkSet:
             # the issuer.
             return _of(await self._keys_for_unknown.get_or_read(None, self._fetch_for_unknown), kid)
         except JwksUnavailable:
+            # The known keys are still valid, so only this token is refused, and not every request with 503.
             return []
 
     async def _fetch_for_unknown(self) -> list[Jwk]:
         keys = await self._fetch_or_warn()
+        # Otherwise tokens with known ids would be verified with the older keys until these expire.
         self._keys.put(None, keys)
         return keys
 
@@ -103,7 +109,9 @@ async def _get(url: str) -> bytes:
     """Return the body at `url`, limited in time and size. Redirects are not followed. Raise JwksUnavailable."""
     read = bytearray()
     try:
+        # The timeout of httpx is one for each read, so a server that sends a byte at a time would never reach it.
         with anyio.fail_after(TIMEOUT_S):
+            # Streamed, because the size is not known before. httpx itself would read a body of any size.
             async with httpx.AsyncClient(timeout=TIMEOUT_S) as http, http.stream("GET", url) as response:
                 if response.status_code != 200:
                     raise JwksUnavailable(f"it answers {response.status_code}")
@@ -118,10 +126,13 @@ async def _get(url: str) -> bytes:
 
 def check_jwks_url(url: str) -> None:
     """Raise StartupError unless the URL is https or on this machine, so that nobody can replace the issuer's keys."""
-    parts = urlsplit(url)
-    if parts.scheme == "https" and parts.hostname:
+    try:
+        address = httpx.URL(url)  # the parser of the later request, so that both see the same host
+    except httpx.InvalidURL as error:
+        raise StartupError(f"THREADKEEP_JWT_JWKS_URL: this is not a URL: {error}") from None
+    if address.scheme == "https" and address.host:
         return
-    if parts.scheme == "http" and parts.hostname and is_loopback(parts.hostname):
+    if address.scheme == "http" and is_loopback(address.host):
         return
     raise StartupError("THREADKEEP_JWT_JWKS_URL: use an https address, because keys from http can be replaced")
 
