@@ -76,6 +76,7 @@ class ApiKeyAuthenticator:
         if len(secret) != LENGTH or not secret.startswith(PREFIX):
             raise invalid_credentials()
         hashed = hash_secret(secret)
+        # `get` first, because it needs no coroutine, and nearly every request has a cached key.
         cached = self._cache.get(hashed) or await self._cache.get_or_read(hashed, partial(self._find, hashed))
         return cached.principal
 
@@ -122,7 +123,7 @@ def hash_secret(secret: str) -> bytes:
 
 def generate_key(identity: str, name: str, scopes: tuple[str, ...], lives_s: float | None) -> tuple[str, NewApiKey]:
     """Return a new secret, which is shown only once, and its row. Raise ValueError for an invalid identity or scope."""
-    principal(identity)
+    principal(identity)  # raises ValueError
     if wrong := sorted(set(scopes) - SCOPES):
         raise ValueError(f"unknown scope {wrong[0]}: use {', '.join(sorted(SCOPES))}")
     secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)

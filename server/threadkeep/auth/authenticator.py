@@ -63,6 +63,7 @@ class Authenticator(Protocol):
 def credentials(connection: HTTPConnection) -> str:
     """Return the token of `Authorization: Bearer …`, or of `x-api-key`. Raise Unauthenticated if there is neither."""
     authorization = key = b""
+    # The raw headers: `connection.headers` would look through all of them for each of the two names.
     for name, value in connection.scope["headers"]:
         if name == b"authorization":
             authorization = authorization or value
@@ -71,6 +72,7 @@ def credentials(connection: HTTPConnection) -> str:
     scheme, _, credentials = authorization.decode("latin-1").partition(" ")
     if scheme.lower() == "bearer" and (token := credentials.strip()):
         return token
+    # After `Authorization`, which may have another scheme, for example the one of a proxy.
     if token := key.decode("latin-1").strip():
         return token
     raise Unauthenticated("credentials are missing: send Authorization: Bearer …, or x-api-key", challenge=CHALLENGE)

@@ -54,6 +54,7 @@ class Caller:
         if authenticator is None or principal is None or self.connection is None or not authenticator.recheck_s:
             return
         current = await authenticator.authenticate(self.connection)
+        # Streams were authorized with the earlier permissions, and are not authorized again.
         if (current.identity, current.permissions) != (principal.identity, principal.permissions):
             raise Unauthenticated("the caller's permissions have changed: send the request again", challenge=CHALLENGE)
 
@@ -64,7 +65,7 @@ class Caller:
         """
         if self.authenticator is None or not self.authenticator.recheck_s:
             await anyio.sleep_forever()
-            raise AssertionError
+            raise AssertionError  # never reached, which the type of sleep_forever does not say
         while True:
             await anyio.sleep(self.authenticator.recheck_s)
             try:
@@ -79,6 +80,7 @@ class Caller:
 
     async def guard(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Return or raise the result of `work`. If the caller's access is revoked before, cancel it and raise the problem."""
+        # For the type checker. One of the two tasks always replaces it.
         outcome: Result | Exception = ServiceUnavailable()
         async with anyio.create_task_group() as tasks:
 

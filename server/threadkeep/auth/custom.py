@@ -60,6 +60,7 @@ class CustomAuthenticator:
         self.credential_header: CredentialHeader = (
             "authorization" if "authorization" in self._parameters else "x-api-key"
         )
+        # A decorator of the project may have wrapped the coroutine function in a plain one.
         self._is_async = inspect.iscoroutinefunction(inspect.unwrap(self._authenticate))
 
     def granted_scopes(self, principal: Principal) -> Sequence[str] | None:
@@ -76,11 +77,14 @@ class CustomAuthenticator:
             if self._is_async:
                 user = await self._authenticate(**arguments)
             else:
+                # A plain function may block, for example in a request to an issuer.
                 user = await anyio.to_thread.run_sync(lambda: self._authenticate(**arguments))
+                # An object with an async `__call__` is no coroutine function, but returns an awaitable.
                 user = await user if inspect.isawaitable(user) else user
             return parse_principal(user)
         except (HTTPException, RouterError) as refused:
             raise _problem_of(refused) from None
+        # These are no Exceptions: they would end the whole server, for the code of one request.
         except (SystemExit, KeyboardInterrupt) as error:
             raise InvalidAuthResult(f"authenticate raised {type(error).__name__}") from error
 
@@ -147,6 +151,7 @@ def load_custom_authenticator(project: Project, recheck_s: float) -> CustomAuthe
 
 def _check_parameters(where: str, authenticate: Callable[..., Any]) -> None:
     for name, parameter in inspect.signature(authenticate).parameters.items():
+        # These may be empty, so nothing has to be given for them.
         if parameter.kind in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}:
             continue
         is_available = name in AuthenticateArguments.NAMES and parameter.kind is not parameter.POSITIONAL_ONLY

@@ -102,14 +102,17 @@ def parse_principal(result: object) -> Principal:
     A user is a string, a mapping or an object. Older projects return a pair of scopes and user.
     """
     fields = _mapping_of_pair(cast("tuple[object, ...]", result)) if isinstance(result, tuple) else _mapping(result)
+    # Any other value than True refuses, also a string such as "false".
     if fields.get("is_authenticated", True) is not True:
         raise Unauthenticated("Unauthorized", challenge=CHALLENGE)
     identity, permissions = fields.get("identity"), fields.get("permissions") or ()
     if not isinstance(identity, str):
         raise InvalidAuthResult("authenticate returned no identity")
+    # A string is iterable too, and its characters would become permissions.
     if isinstance(permissions, (str, Mapping)) or not isinstance(permissions, Iterable):
         raise InvalidAuthResult("permissions are not a list")
     try:
+        # The user is stored with runs as JSON. So each graph gets what another process would read.
         user: dict[str, Any] = json.loads(json.dumps(fields))
         granted = tuple(str(permission) for permission in cast("Iterable[object]", permissions))
         return principal(identity, str(fields.get("display_name") or ""), granted, user=user)
@@ -134,12 +137,14 @@ def _mapping(user: object) -> dict[str, Any]:
         return {str(key): value for key, value in cast("Mapping[object, Any]", user).items()}
     if isinstance(user, BaseModel):
         return user.model_dump()
+    # A class with `__slots__` has no `__dict__`, but its dataclass fields or its usual attributes.
     attributes: dict[str, Any] = {}
     if dataclasses.is_dataclass(user) and not isinstance(user, type):
         attributes = {field.name: getattr(user, field.name) for field in dataclasses.fields(user)}
     elif hasattr(user, "__dict__"):
         attributes = {name: value for name, value in vars(user).items() if not name.startswith("_")}
     usual = {name: value for name in DEFAULT_PARAMETERS if (value := _attribute(user, name)) is not None}
+    # Starlette's SimpleUser has only a display name.
     return {"identity": usual.get("display_name"), **attributes, **usual}
 
 
@@ -168,6 +173,7 @@ def parse_filters(result: object) -> Filters:
 
 
 def _key(key: object) -> str:
+    # As a plain key it would match no row, and the author would not know why.
     if not isinstance(key, str) or key.startswith("$"):
         raise InvalidAuthResult(f"a filter has the key {key!r}: $or and $and are not supported")
     return key

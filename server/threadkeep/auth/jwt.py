@@ -96,10 +96,12 @@ class JwtAuthenticator:
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         """Return the principal of the request's token. Raise Unauthenticated if it is missing or not valid."""
         token = credentials(connection)
+        # Before the hash and the signature, which take time in proportion to the length.
         if len(token) > MAX_TOKEN_LENGTH:
             raise invalid_credentials()
         # The cache does not contain the tokens themselves.
         hashed = hashlib.sha256(token.encode()).digest()
+        # `get` first, because it needs no coroutine, and nearly every request has a cached token.
         verified = self._verified.get(hashed) or await self._verified.get_or_read(hashed, partial(self._verify, token))
         return verified.caller
 
@@ -107,6 +109,7 @@ class JwtAuthenticator:
         """Verify a token and return its principal. Raise Unauthenticated if it is not valid."""
         try:
             claims = await self._claims(token)
+            # The cache must not accept a token for longer than its issuer does.
             return Verified(_caller(claims), int(claims["exp"]) + self._rules.leeway_s - time.time())
         except (pyjwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError) as error:
             log.info("a token was refused", extra={"error_type": type(error).__name__})
@@ -137,16 +140,18 @@ class JwtAuthenticator:
         return pyjwt.decode(
             token,
             key,
-            algorithms=[algorithm],
+            algorithms=[algorithm],  # never a list, from which the token could choose
             audience=list(rules.audience),
             issuer=rules.issuer,
             leeway=rules.leeway_s,
+            # PyJWT checks `exp` only if the token has it, so a token without it would be valid for ever.
             options={"require": ["exp", "sub", "iss", "aud"]},
         )
 
 
 def _signs(key: Jwk, algorithm: str) -> bool:
     """Whether a key is for signatures with this algorithm."""
+    # RFC 7517 makes `use` and `alg` optional, so a key without them is for signatures with any algorithm of its type.
     if key.get("kty") != KEY_TYPES.get(algorithm) or key.get("use", "sig") != "sig":
         return False
     return key.get("alg", algorithm) == algorithm
@@ -183,6 +188,7 @@ def load_jwt_authenticator(settings: Settings) -> JwtAuthenticator:
 
 
 def _algorithms(settings: Settings) -> frozenset[str]:
+    # Never both kinds: with a public key as the secret of HMAC, anybody could sign tokens.
     possible = HMAC_ALGORITHMS if settings.jwt_secret else frozenset(KEY_TYPES)
     setting = settings.jwt_algorithms or ("HS256" if settings.jwt_secret else "RS256,ES256")
     chosen = frozenset(name.strip() for name in setting.split(",") if name.strip())
@@ -196,7 +202,7 @@ def _algorithms(settings: Settings) -> frozenset[str]:
 
 def _public_key(text: str, algorithms: frozenset[str]) -> object:
     try:
-        key = load_pem_public_key(text.replace("\\n", "\n").encode())
+        key = load_pem_public_key(text.replace("\\n", "\n").encode())  # env files write line breaks as \n
     except (ValueError, UnsupportedAlgorithm):
         raise StartupError("THREADKEEP_JWT_PUBLIC_KEY: this is not a public key in PEM format") from None
     kinds = {RSAPublicKey: "RSA", EllipticCurvePublicKey: "EC", Ed25519PublicKey: "OKP", Ed448PublicKey: "OKP"}

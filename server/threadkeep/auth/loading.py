@@ -32,6 +32,7 @@ class AuthConfig:
     @asynccontextmanager
     async def open(self, pool: Pool) -> AsyncGenerator[Authenticator | None]:
         """Open the authenticator for the block. Yield None if authentication is off. Raise StartupError."""
+        # Not `isinstance(..., JwtAuthenticator)`, because that would import it for all servers.
         if self.authenticator is not None and not isinstance(self.authenticator, CustomAuthenticator):
             await self.authenticator.open()
         yield ApiKeyAuthenticator(pool) if self.auth_type == "api_key" else self.authenticator
@@ -67,7 +68,7 @@ def check_start(settings: Settings, project: Project) -> None:
             "(threadkeep keys create), AUTH_TYPE=jwt, or auth in langgraph.json, or ALLOW_UNAUTHENTICATED=true"
         )
     if kind == "jwt":
-        anyio.run(_jwt_authenticator(settings).open)
+        anyio.run(_jwt_authenticator(settings).open)  # fetches the keys, so that the start fails and not each request
 
 
 def _jwt_authenticator(settings: Settings) -> "JwtAuthenticator":

@@ -34,6 +34,7 @@ def owner_filters(principal: Principal, event: AuthEvent, value: AuthValue) -> F
     """Set the owner of a row that is written, and return the filters of the principal's rows."""
     resource, action = event.split(".")
     if resource != "store" and action in WRITE_ACTIONS:
+        # The key comes last, so a client can't name another owner.
         value["metadata"] = {**(value.get("metadata") or {}), OWNER: principal.identity}
     return _filters(principal.identity)
 
@@ -47,6 +48,7 @@ def _filters(identity: str) -> Filters:
 @lru_cache(REMEMBERED)
 def store_prefix_of(identity: str) -> str:
     """Return the store prefix of an identity. It is unique and has no period."""
+    # A period separates the labels of a namespace, and `quote` never encodes it.
     plain = LABEL + quote(identity, safe="@+ ").replace(".", "%2E")
     if len(plain) <= MAX_LABEL:
         return plain
@@ -55,5 +57,6 @@ def store_prefix_of(identity: str) -> str:
 
 def store_prefix_of_run(auth_type: str | None, metadata: Mapping[str, Any]) -> str | None:
     """Return the store prefix of a run's owner. None under custom or no authentication: the run sees the whole store."""
+    # Otherwise clients may write this key themselves, so it names nobody.
     owner = metadata.get(OWNER) if auth_type in BUILT_IN else None
     return store_prefix_of(owner) if isinstance(owner, str) else None

@@ -23,6 +23,7 @@ class User(dict[str, Any]):
     def __getattr__(self, name: str) -> Any:
         try:
             return self[name]
+        # `hasattr`, `copy` and `pickle` expect an AttributeError for a name that is missing.
         except KeyError:
             raise AttributeError(name) from None
 
@@ -78,7 +79,7 @@ def principal(
         identity=identity,
         display_name=display_name or identity,
         permissions=permissions,
-        user={**(user or {}), **fields},
+        user={**(user or {}), **fields},  # the fields last, so that no claim replaces the identity
         has_others=has_others,
     )
 

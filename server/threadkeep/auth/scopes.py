@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias, cast, get_args
 from threadkeep.auth.authorization import AuthEvent
 from threadkeep.base.problems import Forbidden
 
-ALL_EVENTS: Final = frozenset(get_args(AuthEvent)) - {"public", "caller"}
+ALL_EVENTS: Final = frozenset(get_args(AuthEvent)) - {"public", "caller"}  # no scope is needed for these two
 SCOPES: Final = ALL_EVENTS | {f"{event.split('.')[0]}.*" for event in ALL_EVENTS}
 """All valid scopes."""
 OPENID_SCOPES: Final = frozenset({"openid", "profile", "email", "address", "phone", "offline_access"})
@@ -45,6 +45,7 @@ def check_token_scopes(claims: Mapping[str, Any], event: AuthEvent, policy: Scop
     """
     if policy == "ignored":
         return
+    # An issuer adds `openid` to each token of a login. Alone, it would take away all rights.
     limits = [scopes for scopes in _claimed(claims) if not scopes or not OPENID_SCOPES.issuperset(scopes)]
     if not limits and policy == "required":
         raise Forbidden(f"the token has no scopes, and {event} needs one")
