@@ -124,6 +124,48 @@ async def test_a_backup_beside_a_run_is_restored_into_another_database(
     assert execute(other, tenant.format(tables)) == [(4,)]
 
 
+ORPHANS = """
+    SELECT (SELECT count(*) FROM threads), (SELECT count(*) FROM runs), (SELECT count(*) FROM checkpoints),
+           (SELECT count(*) FROM checkpoints WHERE thread_id NOT IN (SELECT thread_id::text FROM threads)),
+           (SELECT count(*) FROM checkpoint_writes WHERE thread_id NOT IN (SELECT thread_id::text FROM threads)),
+           (SELECT count(*) FROM run_events WHERE run_id NOT IN (SELECT run_id FROM runs))
+"""
+
+
+async def test_a_backup_beside_deletes_and_runs_has_whole_threads_only(
+    settings: Settings, make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    """Ours: the file has the state of one moment, and the message counts the rows of the same moment."""
+    file, other, backed_up = tmp_path / "all.dump", make_database("backup_deletes"), anyio.Event()
+    deleted = 0
+
+    async def use(http: httpx.AsyncClient) -> None:
+        nonlocal deleted
+        while not backed_up.is_set():
+            thread_id = await a_thread(http)
+            await a_turn(http, thread_id)
+            await http.post(f"/threads/{thread_id}/runs", json=CHAIN)
+            assert (await http.delete(f"/threads/{thread_id}")).status_code == 204
+            deleted += 1
+
+    async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
+        thread_id = await a_thread(http)
+        await a_turn(http, thread_id)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(use, http)
+            told = await in_thread(backups.backup, prepared(settings), file, force=False)
+            backed_up.set()
+        assert deleted > 0
+    await in_thread(backups.restore, prepared(other), file, force=False)
+
+    [(threads, runs, checkpoints, *orphans)] = execute(other, ORPHANS)
+    assert told.startswith(f"backed up {threads} threads, {runs} runs, {checkpoints} checkpoints, "), told
+    assert orphans == [0, 0, 0]
+    async with serving(other) as url, httpx.AsyncClient(base_url=url, timeout=20) as http:
+        assert await a_turn(http, thread_id) == OUTPUT * 2
+
+
 async def test_a_restore_replaces_rows_only_if_it_is_forced_and_no_server_runs(
     settings: Settings, make_database: MakeDatabase, tmp_path: Path
 ) -> None:
