@@ -5,18 +5,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import anyio
 import httpx
+import psycopg
 import pytest
+from psycopg_pool import PoolTimeout
 
 from conftest import WAIT_S, MakeKey, serving
 from graphs import Gate
 from threadkeep.postgres.connection import Change
+from threadkeep.postgres.listen import NotificationHub
+from threadkeep.postgres.pool import open_api_pool, open_runs_pool
 from threadkeep.project import Project
 from threadkeep.settings import Settings
 from threadkeep.threads import change_stream
-from threadkeep.threads.change_stream import LOG_CHANGES, MAX_BATCH, UNKNOWN, ChangeLog, payloads
+from threadkeep.threads.change_stream import LOG_CHANGES, MAX_BATCH, UNKNOWN, ChangeFeed, ChangeLog, payloads
 
 RUN = {"assistant_id": "chain", "input": {"items": []}}
 
@@ -249,6 +254,31 @@ def test_a_log_tells_of_what_it_has_lost() -> None:
     assert log.after(0) == [UNKNOWN]
     assert log.position_of(log.event_id) == log.last
     assert log.position_of(f"{log.epoch}-{log.last + 1}") is None
+
+
+async def test_changes_that_could_not_be_sent_are_a_gap(settings: Settings) -> None:
+    """Ours: for the streams of other processes, after a round without a free connection."""
+    uri = str(settings.database_uri)
+    single = settings.model_copy(update={"api_connections": 1})
+    async with (
+        open_api_pool(single, uri) as api,
+        open_runs_pool(settings, uri) as runs,
+        await psycopg.AsyncConnection.connect(uri, autocommit=True) as other,
+    ):
+        feed = ChangeFeed(api, runs, NotificationHub())
+        await feed.run_once()
+        await other.execute("LISTEN threadkeep")
+        feed._note([Change(thread_id=UUID(int=1))])
+        api.timeout = 0.2
+        async with api.connection():
+            with pytest.raises(PoolTimeout):
+                await feed.run_once()
+        feed._note([Change(thread_id=UUID(int=2))])
+        await feed.run_once()
+        sent = [notify.payload async for notify in other.notifies(timeout=WAIT_S, stop_after=1)]
+
+    [[lost, noted]] = [json.loads(payload.partition(" ")[2])[1] for payload in sent]
+    assert (lost, noted) == ([None, None, None], [str(UUID(int=2)), None, None])
 
 
 def test_notifications_fit_into_what_postgres_allows() -> None:

@@ -39,9 +39,10 @@ CHANGES: Final = "changes"
 WANTED: Final = "changes-wanted"
 """Topic with content: a process of this project has a stream."""
 ASKED: Final = "changes-asked"
-"""Topic with content: a process of this project has begun to listen, and asks whether a process has a stream."""
+"""Topic with content: a process of this project has begun to listen, and the processes with a stream must announce it."""
 
 WANTED_EVERY_S: Final = 30.0
+"""Seconds between two announcements of a process that has a stream."""
 WANTED_S: Final = 75.0
 """Seconds for which changes are noted after a process has said that it has a stream."""
 LINGER_S: Final = 60.0
@@ -55,7 +56,7 @@ MAX_NOTES: Final = 1_000
 PAYLOAD_BYTES: Final = 7_500
 """Postgres allows 8,000 bytes in a notification."""
 METADATA_BYTES: Final = 2_000
-"""Largest number of characters of a deleted thread's JSON. Above it, all streams get a gap."""
+"""The most bytes of a deleted thread's metadata. Above them, all streams get a gap."""
 LOG_CHANGES: Final = 5_000
 """Changes that a process keeps for slow and resumed streams."""
 MAX_BATCH: Final = 200
@@ -69,6 +70,7 @@ ROWS_PER_S: Final = 40
 READS_PER_S: Final = 100
 """Reads of all streams of a process in a second. With more streams, each reads less often."""
 SILENCE_S: Final = 60.0
+"""Seconds after which a stream without a notification reads the log."""
 POLLED_GAP_S: Final = 5.0
 """Seconds between two gaps, if a pooler does not forward NOTIFY, so that nothing is known of other processes."""
 
@@ -152,28 +154,28 @@ class ChangeFeed:
         self._wanted_until = float("-inf")
         """Monotonic time until which the connections of this process note changes."""
         self._announced_at = float("-inf")
-        self._is_asked = False
-        """A process does not know whether any process has a stream."""
-        self._asks = not wakeups.polls
-        """This process does not know it."""
+        self._must_announce = False
+        """Another process has begun to listen, and does not know whether a process has a stream."""
+        self._must_ask = not wakeups.polls
+        """This process has begun to listen, and does not know it either."""
         wakeups.readers |= {CHANGES: self._hear, WANTED: self._hear_wanted, ASKED: self._hear_asked}
 
     async def run_once(self) -> float | None:
         """Announce this process's streams if it is time. Send the noted changes."""
         now = time.monotonic()
-        if self._asks:
+        if self._must_ask:
             await self._notify([f"{ASKED} {self._pool.project_id}"])
-            self._asks = False
+            # Only after the message was sent, so that a round that failed asks again.
+            self._must_ask = False
         if self._streams or now < self._used_until:
-            await self._announce(is_asked=self._is_asked)
-            self._is_asked = False
+            await self._announce(is_required=self._must_announce)
+            self._must_announce = False
         if now > self._wanted_until:
             self._stop_noting()
         if self._notes:
             # Changes gather, so that a busy process sends a few notifications a second and not one for each run.
             await anyio.sleep(SEND_S)
-            notes, self._notes = self._notes, []
-            await self._send([UNKNOWN] if len(notes) > MAX_NOTES else list(dict.fromkeys(notes)))
+            await self._send_notes()
         # Without LISTEN the notes of other processes do not arrive. The clients then read their lists again at
         # intervals.
         if self._wakeups.polls and self._streams:
@@ -190,11 +192,13 @@ class ChangeFeed:
                 position = self._log.last
                 yield ChangeBatch(items=[Gap()], event_id=self._log.event_id)
             while True:
+                # All three at once, because the log grows while the rows are read.
                 changed, position, event_id = self._log.after(position), self._log.last, self._log.event_id
                 if items := await retry_conflicts(partial(self._read, filters, changed)):
                     yield ChangeBatch(items=items, event_id=event_id)
                 if changed:
                     await anyio.sleep(self._pause_s(MAX_BATCH if UNKNOWN in changed else len(changed)))
+                # No notification is lost here: one that came during the read has already set the signal.
                 await signal.wait(SILENCE_S)
 
     def _pause_s(self, rows: int) -> float:
@@ -216,19 +220,21 @@ class ChangeFeed:
             return []
         if UNKNOWN in changed:
             return [Gap()]
+        # Shielded, because clients often disconnect, and a cancelled statement costs its connection.
         async with self._pool.shielded(filters) as conn:
             return await _rows(conn, filters, changed)
 
-    async def _announce(self, *, is_asked: bool = False) -> None:
+    async def _announce(self, *, is_required: bool = False) -> None:
         """Have all processes note their changes from now on, if some may not do so, or may stop soon."""
         now = time.monotonic()
-        if now - self._announced_at < WANTED_EVERY_S and not is_asked:
+        if now - self._announced_at < WANTED_EVERY_S and not is_required:
             return
         # Until now the connections may have noted nothing, so the streams have missed changes.
         if now - self._announced_at > WANTED_S:
             self._lose()
         self._note_for(WANTED_S)
         if not self._wakeups.polls:
+            # Subscribed first, because the echo may come before `_notify` returns.
             with self._wakeups.subscribe(WANTED) as wanted:
                 await self._notify([f"{WANTED} {self._pool.project_id}"])
                 await wanted.wait(ECHO_S)  # when this process hears it, it is on its way to all
@@ -241,9 +247,9 @@ class ChangeFeed:
     def _hear_asked(self, project_id: str | None) -> None:
         """Announce again if a process asks. None: this process has reconnected and must ask."""
         if project_id is None:
-            self._asks = not self._wakeups.polls
+            self._must_ask = not self._wakeups.polls
         elif project_id == self._pool.project_id:
-            self._is_asked = True
+            self._must_announce = True
         self._wakeups.publish(NOTED)
 
     def _note_for(self, seconds: float) -> None:
@@ -257,9 +263,20 @@ class ChangeFeed:
 
     def _note(self, changed: Sequence[Change]) -> None:
         """Keep the changes of a connection until they are sent."""
+        # One more than `MAX_NOTES` already shows that there are too many, so the list grows no further.
         if len(self._notes) <= MAX_NOTES:
             self._notes += [_short(change) for change in changed]
         self._wakeups.publish(NOTED)
+
+    async def _send_notes(self) -> None:
+        """Send the noted changes. If that fails, the next round sends a gap instead of them."""
+        notes, self._notes = self._notes, []
+        try:
+            await self._send([UNKNOWN] if len(notes) > MAX_NOTES else list(dict.fromkeys(notes)))
+        except BaseException:
+            # Not the notes again, because a note that Postgres refuses would fail each later round.
+            self._notes.insert(0, UNKNOWN)
+            raise
 
     async def _send(self, notes: Sequence[Change]) -> None:
         """Send the notes to all processes, this one included."""
@@ -333,5 +350,7 @@ async def _rows(conn: Conn, filters: Filters, changed: Sequence[Change]) -> list
     deleted = [thread_id for thread_id, stored in metadata.items() if filters.include(json.loads(stored))]
     threads = await changes.threads_of(conn, filters, thread_ids, run_ids)
     runs = await changes.runs_of(conn, filters, run_ids) if run_ids else []
-    there = {thread.thread_id for thread in threads}
-    return [*(DeletedThread(thread_id=each) for each in deleted if each not in there), *threads, *runs]
+    existing = {thread.thread_id for thread in threads}
+    # A client may have created the thread again, with the same id.
+    gone = [DeletedThread(thread_id=thread_id) for thread_id in deleted if thread_id not in existing]
+    return [*gone, *threads, *runs]
