@@ -68,6 +68,7 @@ async def follow_thread(
     with follower.wakeups.subscribe(thread_topic(thread_id)) as signal:
         position, running = await _start(follower, filters, thread_id, resume_from)
         states = _StateUpdates(parts, tenant, thread_id, enabled="state_update" in modes)
+        # The state before the stream is not new, so the result is dropped.
         await states.newest()
         while True:
             new_runs = await retry_conflicts(partial(_recorded_runs, follower, filters, thread_id, position))
@@ -75,12 +76,14 @@ async def follow_thread(
                 return
             recorded, running = running + new_runs, []
             for run in recorded:
+                # The active runs are older than the position.
                 position = max(position, run.queue_position)
                 async with aclosing(_run(follower, filters, run, modes=modes, resume_from=resume_from)) as events:
                     async for event in events:
                         yield event
             if (update := await states.newest()) is not None:
                 yield update
+            # Runs may have begun while the others were followed, so there is no wait after them.
             if not recorded:
                 await signal.wait(POLL_S)
 
@@ -102,6 +105,7 @@ async def _start(
     async with follower.pool.connection(filters) as conn:
         if resume_from is None:
             return await runs.last_position(conn, thread_id), await runs.list_positions(conn, thread_id, position=None)
+        # The id has the time of a process, and the row that of Postgres. A second covers a small difference.
         created_at = datetime.fromtimestamp(resume_from.millisecond / 1000, UTC) - timedelta(seconds=1)
         return await runs.last_position(conn, thread_id, created_before=created_at), []
 
@@ -115,6 +119,7 @@ async def _run(
     resume_from: ThreadPosition | None,
 ) -> AsyncGenerator[ThreadEvent]:
     """Yield one run's events and its end. Events up to `resume_from` are skipped."""
+    # A run id is a UUID of version 7, whose first 48 bits are the milliseconds of its creation.
     millisecond = run.run_id.int >> 80
     if resume_from is not None and millisecond < resume_from.millisecond:
         return

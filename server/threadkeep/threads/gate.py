@@ -45,6 +45,7 @@ def in_transaction(graph: Graph, conn: Conn) -> Graph:
     checkpointer = getattr(graph, "checkpointer", None)
     if not isinstance(checkpointer, Checkpointer):
         return graph
+    # All requests share the loaded graph, so its own checkpointer must not change.
     bound: Any = copy.copy(graph)
     bound.checkpointer = TransactionCheckpoints(checkpointer, conn)
     return bound

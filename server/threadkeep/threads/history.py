@@ -116,6 +116,7 @@ async def get_state(
         if subgraphs and (namespaces := _waiting_subgraphs(state)):
             if is_local(graph):
                 await _take_subgraphs(budget, parts, tenant, thread, namespaces)
+            # A second read, because only the first one shows which subgraphs wait, and how large their states are.
             state = thread_state(await snapshot_of(graph, config, subgraphs=True))
     return ReadState(state, budget.used)
 
@@ -158,6 +159,7 @@ async def page(
     answer = _Answer(parts.answer_bytes, render)
     async with open_graph(loaded, tenant, thread.thread_id) as graph:
         if not is_local(graph):
+            # The sizes are unknown, so the page is one piece.
             await answer.read(graph, thread, request, Piece(request.limit, 0))
             return answer.page
         async with parts.pool.connection(tenant.filters) as conn:
@@ -178,6 +180,7 @@ class _Answer:
     """Collects the states of a page."""
 
     def __init__(self, limit: int, render: Callable[[State], object]) -> None:
+        # Two budgets, because the JSON of a state may be larger than its stored bytes.
         self._stored, self._encoded = AnswerBudget(limit), AnswerBudget(limit)
         self._render = render
         self._states: list[bytes] = []
@@ -213,6 +216,7 @@ class _Answer:
             limit=piece.checkpoints,
         )
         with reading():
+            # `_encode` stops early at a state that does not fit. `aclosing` then ends the query at once.
             async with aclosing(cast("AsyncGenerator[StateSnapshot]", history)) as snapshots:
                 await self._encode(snapshots, piece)
 

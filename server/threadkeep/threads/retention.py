@@ -53,6 +53,7 @@ async def prune(parts: ThreadParts, filters: Filters, thread_ids: Sequence[UUID]
         try:
             await _prune(parts.checkpoints, conn, free)
         except NotImplementedError:
+            # The exception leaves the transaction, which rolls back what was already deleted.
             raise UnsupportedField(
                 "keep_latest can't prune a thread whose graph uses a DeltaChannel", field="strategy"
             ) from None
@@ -82,10 +83,12 @@ class ThreadExpiry:
             if deleted:
                 await threads.delete(conn, UNRESTRICTED, deleted)
         async with self.pool.connection() as conn, conn.transaction():
+            # In a transaction of its own, so that threads that can't be pruned do not undo the deletions.
             pruned = await thread_expiry.lock_expired(conn, "keep_latest", min(limit, PRUNE_BATCH))
             for thread_id in pruned:
                 await self._prune_if_possible(conn, thread_id)
             if pruned:
+                # Also the threads that can't be pruned, because each round would find them first.
                 await thread_expiry.mark_pruned(conn, pruned)
         if deleted or pruned:
             log.info("threads expired", extra={"deleted": len(deleted), "pruned": len(pruned)})

@@ -104,11 +104,13 @@ async def update_state(parts: ThreadParts, tenant: Tenant, thread_id: UUID, chan
     ):
         if await _has_graph(parts, conn, thread_id, loaded):
             graph = gate.in_transaction(opened, conn)
+            # LangGraph returns an empty state for a checkpoint that does not exist.
             if change.checkpoint.checkpoint_id and (await snapshots.snapshot_of(graph, config)).created_at is None:
                 raise NotFound(f"Checkpoint {change.checkpoint.checkpoint_id} not found")
             added = await _apply(graph, config, change.supersteps)
             await _settle(conn, graph, thread_id)
             return added
+    # Another graph has run on the thread since it was read. The lock is released, and that graph is opened.
     return await update_state(parts, tenant, thread_id, change)
 
 
@@ -138,6 +140,7 @@ async def create_thread(
     ):
         if await threads.create(conn, new) is None:
             return None
+        # No other transaction sees the new row. The lock only sets the limit for a blocked process.
         await threads.lock(conn, UNRESTRICTED, new.thread_id, within_s=HOLD_S)
         graph = gate.in_transaction(opened, conn)
         await _apply(graph, _update_config(new.thread_id, new.metadata), supersteps)
