@@ -474,6 +474,19 @@ async def test_headers_and_fields_are_the_projects(
     assert receiver.got[0][1]["authorization"] == "Bearer abc"
 
 
+async def test_header_of_the_project_is_sent_once_in_any_case(settings: Settings, receiver: Receiver) -> None:
+    """Ours: a request with two `Host` headers would not be sent at all."""
+    chosen = project(headers={"Host": "elsewhere.example", "Content-Type": "application/vnd.run+json"})
+
+    async with connected(settings, chosen) as client:
+        await client.runs.wait(None, "chain", input={}, webhook=receiver.url)
+        await receiver.has(1)
+
+    [(_, headers, _)] = receiver.got
+    assert headers["host"] == receiver.url.removeprefix("http://")
+    assert headers["content-type"] == "application/vnd.run+json"
+
+
 async def test_project_may_turn_webhooks_off(settings: Settings, receiver: Receiver, database: str) -> None:
     """Protocol: `http.disable_webhooks`: the run is executed, and nothing is sent."""
     off = project()

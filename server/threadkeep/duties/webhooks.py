@@ -204,9 +204,11 @@ async def _status(
     notification: Notification,
 ) -> int:
     """The response status of the first address that accepts a connection. The response body is not read."""
-    host = {"host": url.netloc.decode("ascii")}
     certified = {"sni_hostname": url.raw_host.decode("ascii")}
-    headers = {**policy.headers, **notification.headers, **host}
+    # `Headers` ignores case. With a dict, a `Host` of the project would be a second one, and the request would fail.
+    headers = httpx.Headers(policy.headers)
+    headers.update(notification.headers)
+    headers["host"] = url.netloc.decode("ascii")
     failure: httpx.TransportError = httpx.ConnectError("the name has no address")
     for address in addresses:
         # The checked address itself: a second look-up of the name could return a private address.
