@@ -44,6 +44,7 @@ class ConfigBody(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     tags: list[str] | None = None
+    # Strict: a stored `"5"` or `5.0` would fail each later run of the assistant.
     recursion_limit: StrictInt | None = None
     max_concurrency: StrictInt | None = None
     run_name: str | None = None
@@ -71,6 +72,7 @@ class AssistantFields(BaseModel):
     def resolve_context(self) -> dict[str, Any] | None:
         """The context, from `context` or `config.configurable`, or None. Raise InvalidRequest if both are set."""
         configurable = self.config.configurable if self.config else None
+        # LangGraph's server refuses both with this text.
         if self.context and configurable:
             raise InvalidRequest(
                 "Cannot specify both configurable and context. Prefer setting context alone. Context was introduced "
@@ -139,11 +141,13 @@ class RestoreVersionBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
+    # The column is an integer, and a larger number would be an error of Postgres.
     version: int = Field(ge=1, le=2**31 - 1)
 
 
 def _depth(value: object) -> bool | int:
     """Parse `xray`: a boolean, or a depth greater than 0. `1` is a depth, not `true`."""
+    # pydantic alone would read `1` as true.
     text = str(value).lower()
     if text in {"true", "false"}:
         return text == "true"
@@ -176,6 +180,7 @@ async def create(call: AuthorizedRequest[AssistantBody, None]) -> Response:
     new = NewAssistant(
         assistant_id=body.assistant_id or uuid4(),
         graph_id=body.graph_id,
+        # An empty name is a name.
         name="Untitled" if body.name is None else body.name,
         description=body.description,
         config=body.config_without_configurable or {},
@@ -184,9 +189,12 @@ async def create(call: AuthorizedRequest[AssistantBody, None]) -> Response:
         principal=call.caller.identity,
     )
     async with call.state.pool.connection(call.filters) as conn, conn.transaction():
+        # Before the insert: it locks the count of the principal, so that parallel requests cannot exceed the limit
+        # together.
         await call.state.quotas.hold_row(conn, "assistants", call.caller.identity)
         assistant = await assistants.create(conn, new)
     if assistant is None and body.if_exists == "do_nothing":
+        # The assistant that exists may belong to another principal, so reading it needs a permission of its own.
         readable = await call.authorize("assistants.read", {"assistant_id": new.assistant_id, "metadata": {}})
         async with call.state.pool.connection(readable) as conn:
             assistant = await assistants.get(conn, readable, new.assistant_id)
@@ -225,6 +233,7 @@ async def update(call: AuthorizedRequest[AssistantPatch, None]) -> Response:
     )
     assistant = await assistants.update(call.state.pool, call.filters, assistant_id, change)
     if assistant is None:
+        # The update cannot tell its two reasons apart, and only a refused request pays for the second query.
         raise await _not_updated(call)
     call.assistants.invalidate(assistant_id)
     return json_response(assistant)
@@ -236,12 +245,14 @@ async def delete(call: AuthorizedRequest[None, DeleteQuery]) -> Response:
     `delete_threads` deletes its threads in the same transaction.
     """
     assistant_id, with_threads = call.assistant_id, call.query.delete_threads
+    # The permission for the threads comes first. Without it, the assistant stays too.
     deletable = await _deletable_threads(call) if with_threads else call.filters
     async with call.state.pool.connection(call.filters.in_common(deletable)) as conn, conn.transaction():
         if not await assistants.delete(conn, call.filters, assistant_id):
             raise NotFound(f"Assistant with ID {assistant_id} not found")
         if with_threads:
             its = await assistants.assistant_thread_ids(conn, deletable, assistant_id)
+            # A run may use a thread with another assistant meanwhile. `of_assistant` is checked again after the lock.
             await threads.delete(conn, deletable, its, of_assistant=assistant_id)
     call.assistants.invalidate(assistant_id)
     return no_content_response()
@@ -278,6 +289,7 @@ async def versions(call: AuthorizedRequest[VersionsBody, None]) -> Response:
     page = PageRequest(limit=body.limit, offset=body.offset, answer_bytes=call.state.settings.answer_bytes)
     async with call.state.pool.connection(call.filters) as conn:
         rows = await assistant_versions.search(conn, call.filters, assistant_id, body.metadata or {}, page)
+        # An offset after the last version gives no rows either.
         if not rows and await assistants.get(conn, call.filters, assistant_id) is None:
             raise NotFound(f"Assistant {assistant_id} not found")
     return await bounded_page(rows, page)
@@ -288,6 +300,7 @@ async def set_latest_version(call: AuthorizedRequest[RestoreVersionBody, None]) 
     assistant_id, version = call.assistant_id, call.body.version
     assistant = await assistant_versions.restore(call.state.pool, call.filters, assistant_id, version)
     if assistant is None:
+        # No row was changed: either there is no such assistant, or no such version.
         await _require_assistant(call, f"Assistant {assistant_id} not found")
         raise NotFound(f"Version {version} not found for assistant {assistant_id}")
     call.assistants.invalidate(assistant_id)

@@ -53,6 +53,7 @@ CronOrder = Literal["cron_id", "assistant_id", "thread_id", "created_at", "updat
 
 def _in_utc(value: datetime) -> datetime:
     """Convert a time to UTC. A time without an offset is in UTC."""
+    # Near the first and the last year of datetime, a change of the time zone overflows.
     if value.year < 1900 or value.year > 9000:
         raise ValueError("is out of range")
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -100,6 +101,7 @@ class CronPatch(BaseModel):
     @property
     def set_fields(self) -> dict[str, Any]:
         """The fields that the client set, without those that null does not change."""
+        # As JSON, because the fields become a part of the stored payload.
         fields = self.model_dump(mode="json", exclude_unset=True)
         return {name: value for name, value in fields.items() if value is not None or name in NULLABLE_FIELDS}
 
@@ -159,6 +161,7 @@ async def update(call: AuthorizedRequest[CronPatch, None]) -> Response:
     cron_id, changes = call.cron_id, call.body.set_fields
     if not changes:
         raise InvalidRequest("Request body cannot be empty")
+    # Before the transaction: a handler of the project may take long, and a connection and a lock would wait for it.
     runs = await _authorized_runs(call, await _require_cron(call), changes)
     async with call.state.pool.connection(call.filters) as conn, conn.transaction():
         cron = await crons.lock(conn, call.filters, cron_id)
@@ -168,6 +171,7 @@ async def update(call: AuthorizedRequest[CronPatch, None]) -> Response:
         definition = await _definition(
             call, body, payload, thread_id=cron.thread_id, now=await crons.database_time(conn)
         )
+        # A fire time that is due stays due. A new one would skip it.
         if not SCHEDULE_FIELDS & changes.keys():
             definition = replace(definition, next_run_date=cron.next_run_date)
         updated = await crons.update(conn, call.filters, cron_id, definition, runs=runs)
@@ -215,8 +219,10 @@ async def _create(call: AuthorizedRequest[CronBody, None], thread_id: UUID | Non
     check_config({**assistant.config, **(body.config or {})}, call.state.settings.max_recursion)
     payload = {**body.model_dump(mode="json", exclude_unset=True), "assistant_id": str(assistant.assistant_id)}
     if body.checkpoint_during is not None:
+        # Fires read the payload as `GraphRunOptions`, which lack the deprecated field.
         payload["durability"] = body.run_spec.durability
     async with call.state.pool.connection() as conn:
+        # Fire times follow the clock of Postgres, because clocks of processes differ.
         now = await crons.database_time(conn)
     new = NewCron(
         assistant_id=assistant.assistant_id,
@@ -273,6 +279,7 @@ async def _definition(
         payload=payload,
         metadata=body.metadata,
         next_run_date=cron_schedule.next_run_date(body.schedule, zone, now, body.end_time),
+        # A run of a cron has no request, so the user of its graph is stored here.
         principal=call.caller.user,
     )
 

@@ -19,7 +19,7 @@ from threadkeep.tables.cancels import ACTIVE, RunSelection
 from threadkeep.tables.runs import CancelAction
 
 
-def split_modes(value: object) -> object:
+def split_parameter(value: object) -> object:
     """Split a query parameter into a list: a repeated key, words with commas, or a JSON list (JS SDK 2.0). Empty is None."""
     if isinstance(value, str):
         return [word.strip(' []"') for word in value.split(",") if word.strip(' []"')] or None
@@ -31,7 +31,7 @@ class JoinQuery(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    stream_mode: Annotated[list[str] | None, BeforeValidator(split_modes)] = None
+    stream_mode: Annotated[list[str] | None, BeforeValidator(split_parameter)] = None
     cancel_on_disconnect: bool = False
 
 
@@ -66,7 +66,7 @@ class ListQuery(BaseModel):
     limit: int = Field(default=10, ge=1, le=1000)
     offset: int = Field(default=0, ge=0, le=MAX_OFFSET)
     status: str | None = None
-    select: Annotated[list[RunField] | None, BeforeValidator(split_modes)] = None
+    select: Annotated[list[RunField] | None, BeforeValidator(split_parameter)] = None
 
 
 class CancelRunsQuery(BaseModel):
@@ -90,6 +90,7 @@ class CancelRunsBody(BaseModel):
     def selection(self) -> RunSelection:
         """The selected runs. Raise InvalidRequest unless exactly one of the two ways is used."""
         by_ids = self.thread_id is not None and bool(self.run_ids)
+        # Both or neither.
         if by_ids == (self.status is not None):
             raise InvalidRequest("give either status, or thread_id and run_ids")
         if self.status is None:
@@ -99,6 +100,7 @@ class CancelRunsBody(BaseModel):
 
 async def list_runs(call: AuthorizedRequest[None, ListQuery]) -> Response:
     """GET /threads/{thread_id}/runs: list a thread's runs, newest first."""
+    # Without this query, the list of an unknown thread would be empty.
     await require_thread(call)
     query = call.query
     page = PageRequest(limit=query.limit, offset=query.offset, answer_bytes=call.state.settings.answer_bytes)
@@ -135,6 +137,7 @@ async def join_stream(call: AuthorizedRequest[None, JoinQuery]) -> Response:
     stream starts with the next event.
     """
     handle = await _followed(call)
+    # Only this process can tell how far the client is behind, and only of a run that it executes.
     reading = StreamReader(handle.execution, call.state.settings)
     return EventStream(
         run_frames(
@@ -172,6 +175,7 @@ def parse_last_event_id(call: AuthorizedRequest[Any, Any]) -> int | None:
     if not header:
         return None
     digits = header.removeprefix("-").split("-", 1)[0]
+    # An id that is not ours replays everything: events twice are better than events lost.
     if not digits.isascii() or not digits.isdigit() or len(digits) > 9 or header.startswith("-"):
         return 0
     return int(digits)

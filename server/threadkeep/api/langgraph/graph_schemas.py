@@ -49,15 +49,15 @@ async def graph_drawing(
         drawing = (await graph.aget_graph(xray=xray)).to_json()
     for node in drawing["nodes"]:
         if isinstance(described := node.get("data"), dict):
-            cast("dict[str, Any]", described).pop(
-                "id", None
-            )  # the import path of a class, which is of no use to a client
+            # The import path of a class, which is of no use to a client.
+            cast("dict[str, Any]", described).pop("id", None)
     return drawing
 
 
 async def assistant_schemas(graphs: Graphs, tenant: Tenant, assistant: Assistant) -> dict[str, Any]:
     """Return `graph_id` and the five schemas of the assistant's graph, with the graph id in their titles."""
     async with open_graph(graphs, tenant, assistant) as graph:
+        # A copy, because other requests use the same graph under its own name.
         titled = copy.copy(graph)
         titled.name = assistant.graph_id
         return {"graph_id": assistant.graph_id, **await graph_schemas(titled)}
@@ -71,6 +71,7 @@ async def subgraph_schemas(
         if not is_local(graph):
             return {}
         loose: Any = graph
+        # LangGraph finds a nested namespace only if it recurses.
         deep = recurse or "|" in (namespace or "")
         subgraphs = loose.aget_subgraphs(namespace=namespace, recurse=deep)
         return {name: await graph_schemas(subgraph) async for name, subgraph in subgraphs}
@@ -83,6 +84,7 @@ async def graph_schemas(graph: Graph) -> dict[str, Schema]:
     context = _context(graph.context_schema)
     schemas: dict[str, Schema] = {}
     for name, make in (("input_schema", _input), ("output_schema", _output), ("state_schema", _state)):
+        # pydantic makes a schema without a pause, so other requests get their turn here.
         await anyio.lowlevel.checkpoint()
         schemas[name] = make(graph)
     return schemas | {"config_schema": context or {}, "context_schema": context}
@@ -134,6 +136,7 @@ def _of_channels(graph: Graph, suffix: str, names: Iterable[str] | None) -> Sche
     if names is None:
         return None
     channels = cast("Mapping[str, Any]", graph.channels)
+    # Managed values stand among the channels, but they are not in the state and have no type.
     fields = {name: channels[name].UpdateType for name in names if isinstance(channels.get(name), BaseChannel)}
     title = graph.get_name(suffix)
     return first(lambda: _at_once(title, fields), lambda: of_fields(title, fields))

@@ -44,9 +44,8 @@ def first(*ways: Callable[[], JsonSchema | None]) -> JsonSchema | None:
     """
     for way in ways:
         try:
-            with warnings.catch_warnings(
-                action="ignore", category=PydanticJsonSchemaWarning
-            ):  # a default without a JSON form
+            # pydantic warns of a default without a JSON form.
+            with warnings.catch_warnings(action="ignore", category=PydanticJsonSchemaWarning):
                 described = way()
         except Exception:
             log.debug("a type has no JSON schema of its own", exc_info=True)
@@ -74,6 +73,7 @@ def _by_pydantic(annotation: Any, at: str) -> JsonSchema:
     document = model.model_json_schema(schema_generator=LenientJsonSchema, ref_template=f"{at}/$defs/{{model}}")
     described: JsonSchema = document["properties"]["value"]
     described.pop("default", None)
+    # pydantic has made this title from the name of the field above.
     if described.get("title") == "Value":
         del described["title"]
     definitions: dict[str, JsonSchema] = document.get("$defs", {})
@@ -106,6 +106,7 @@ def _of_collection(kind: type[object], arguments: tuple[Any, ...], at: str, dept
     if not issubclass(kind, (Sequence, Set)):
         return None
     described: JsonSchema = {"type": "array"}
+    # A tuple has a type for each place, unless its second one is an ellipsis.
     if kind is not tuple or arguments[1:] == (...,):
         described["items"] = of_type(arguments[0], at=f"{at}/items", depth=depth + 1)
     return described | ({"uniqueItems": True} if issubclass(kind, Set) else {})
@@ -120,6 +121,7 @@ def _fields(annotation: Any) -> dict[str, tuple[Any, bool]] | None:
     declared = cast("Any", annotation)
     if issubclass(declared, BaseModel):
         return {field.alias or name: (field.annotation, field.is_required()) for name, field in _of_model(declared)}
+    # A dataclass has its annotations as texts if its module postpones them.
     hints = _hints(declared)
     if dataclasses.is_dataclass(declared):
         return {
@@ -149,6 +151,7 @@ def _hints(annotation: Any) -> Mapping[str, Any]:
 
 def _hint(annotation: Any, name: str) -> Any:
     alone = type(annotation.__name__, (), {"__annotations__": {name: annotation.__annotations__[name]}})
+    # Names in the annotation are resolved in this module.
     alone.__module__ = annotation.__module__
     try:
         return typing.get_type_hints(alone, include_extras=True)[name]

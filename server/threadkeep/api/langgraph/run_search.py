@@ -45,6 +45,7 @@ class RunSearch(BaseModel):
     graph_id: Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)] | None = None
     thread_id: UUID | None = None
     metadata: MetadataCondition | None = None
+    # A time without a zone would mean the zone of the session in Postgres.
     created_after: AwareDatetime | None = None
     created_before: AwareDatetime | None = None
     limit: int = Field(default=10, ge=1, le=1000)

@@ -59,6 +59,7 @@ class RunBody(GraphRunOptions):
                 _warn_without_effect(name)
         if self.context and self.config.get("configurable"):
             raise InvalidRequest("Cannot specify both configurable and context. Prefer setting context alone.")
+        # The newer field wins if a client sends both.
         if self.checkpoint_during is not None and "durability" not in self.model_fields_set:
             return self.model_copy(update={"durability": "async" if self.checkpoint_during else "exit"})
         return self
@@ -121,6 +122,7 @@ async def create_batch(call: AuthorizedRequest[list[StatelessRunBody], None]) ->
     key = call.idempotency_key  # its digest covers the whole body
     requests = [_without_thread(call, body, key) for body in call.body]
     runs = await call.state.runs.enqueue_batch(call.caller, requests)
+    # The kwargs are most of a run, so their size decides whether it is encoded in a thread.
     return json_pieces(joined([await json.dumps_apart(run, size=len(run.kwargs.raw)) for run in runs]))
 
 
@@ -157,6 +159,7 @@ def _without_thread(
     *,
     read_by_caller: bool = False,
 ) -> RunRequest:
+    # A new thread has no interrupt to resume from.
     if body.command and body.command.resume is not None:
         raise InvalidRequest("You must provide a thread_id when resuming.")
     return RunRequest(

@@ -47,6 +47,7 @@ def _labels(labels: list[str]) -> list[str]:
 def _own_root(labels: list[str]) -> list[str]:
     if not labels:
         raise ValueError("Namespace cannot be empty.")
+    # LangGraph refuses this root too, but by an exception that would be a 500.
     if labels[0] == RESERVED_NAMESPACE:
         raise ValueError(f'Root label for namespace cannot be "{RESERVED_NAMESPACE}"')
     return labels
@@ -133,6 +134,7 @@ class NamespaceSearch(BaseModel):
 async def put(call: AuthorizedRequest[PutBody, None]) -> Response:
     """PUT /store/items: create an item or replace its value."""
     body = call.body
+    # `null` means never, and an absent field means the default of langgraph.json.
     ttl = body.ttl if "ttl" in body.model_fields_set else NOT_PROVIDED
     await _store(call).aput(tuple(body.namespace), body.key, body.value, index=body.index, ttl=ttl)
     return no_content_response()
@@ -169,6 +171,7 @@ async def search(call: AuthorizedRequest[ItemSearch, None]) -> Response:
     body, settings = call.body, call.state.settings
     op = SearchOp(
         tuple(body.namespace_prefix),
+        # An empty text would be embedded and compared.
         query=body.query or None,
         filter=body.filter,
         limit=body.limit,
@@ -212,6 +215,7 @@ def _of_query(namespace: str | list[str]) -> tuple[str, ...]:
 def _refreshes(call: AuthorizedRequest[Any, Any], requested: bool | None) -> bool:
     """Whether a read renews the item's TTL: as requested, else as langgraph.json configures it."""
     config = cast("dict[str, Any]", call.state.store.ttl_config or {})
+    # True is the default of LangGraph.
     return bool(config.get("refresh_on_read", True)) if requested is None else requested
 
 

@@ -83,6 +83,7 @@ class ThreadSearch(PageBody):
         return ThreadPageRequest(
             order=(self.sort_by, self.sort_order),
             page=self.page(answer_bytes),
+            # Values may be megabytes, so Postgres reads them only for clients that ask for them.
             with_values=not self.select or "values" in self.select,
             extract=[_extract(alias, path) for alias, path in (self.extract or {}).items()],
         )
@@ -105,19 +106,22 @@ async def search(call: AuthorizedRequest[ThreadSearch, None]) -> Response:
     )
     fields: list[str] = list(body.select or [])
     if fields and body.extract:
+        # `select` cannot name it, and must not remove it.
         fields.append("extracted")
     return await bounded_page(page.items, request.page, lambda thread: select_fields(thread, fields), total=page.total)
 
 
 async def _titled(call: AuthorizedRequest[Any, None], conditions: ThreadFilter) -> ThreadFilter:
-    """The conditions, with the ids of the threads whose titles match."""
+    """Return the conditions. If the body has a `query`, they contain the ids of the threads whose titles match."""
     query: str | None = call.body.query
     if not query or not query.strip():
         return conditions
     state = call.state
+    # A statement of its own, because row-level security keeps Postgres from using the index of words.
     ids = await thread_search.find_by_title(
         state.pool, call.filters, query, conditions, timeout_s=state.settings.search_timeout_s
     )
+    # No ids match no thread, and None would match all.
     return replace(conditions, ids=ids)
 
 

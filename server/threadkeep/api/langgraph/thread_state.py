@@ -56,7 +56,7 @@ Select = Annotated[list[Annotated[str, AfterValidator(_field)]] | None, BeforeVa
 def _id_of(reference: object) -> object:
     """Return the id of a checkpoint from a client's reference: an id, a checkpoint object, or a config with one."""
     if not isinstance(reference, Mapping):
-        return reference or None
+        return reference or None  # an empty id means the newest checkpoint
     checkpoint = cast("Mapping[str, object]", reference)
     configurable = checkpoint.get("configurable")
     if configurable is not None and not isinstance(configurable, Mapping):
@@ -128,6 +128,7 @@ async def get(call: AuthorizedRequest[None, StateQuery]) -> Response:
 
 async def get_at(call: AuthorizedRequest[None, StateQuery]) -> Response:
     """GET /threads/{thread_id}/state/{checkpoint_id}: read the state at a checkpoint."""
+    # A parameter of the path has no model of its own, but the same limits.
     body: CheckpointBody = validate(CheckpointBody, {"checkpoint_id": call.request.path_params["checkpoint_id"]})
     return await _state(call, body.checkpoint, call.query)
 
@@ -177,6 +178,7 @@ async def _history(call: AuthorizedRequest[Any, Any], request: HistoryRequest, s
 async def _state(call: AuthorizedRequest[Any, Any], at: CheckpointRef, query: StateQuery) -> Response:
     thread = await require_thread(call)
     sized = await history.get_state(call.state.threads, call.tenant, thread, at, subgraphs=query.subgraphs)
+    # The size of the whole state decides, although the selection may be small.
     encoded = await dumps_apart(_selected(sized.state, query.select), size=sized.bytes)
     AnswerBudget(call.state.settings.answer_bytes).take_all(len(encoded), "the state")
     return json_pieces([encoded])
@@ -189,6 +191,7 @@ def _selected(state: dict[str, object], select: list[str] | None) -> dict[str, o
     fields = {name: state[name] for name in STATE_FIELDS if name in select}
     keys = [name.removeprefix("values.") for name in select if name.startswith("values.")]
     values = state["values"]
+    # `values` itself includes all its keys.
     if keys and "values" not in fields:
         by_key = cast("Mapping[str, object]", values if isinstance(values, Mapping) else {})
         fields["values"] = {key: by_key[key] for key in keys if key in by_key}

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 from starlette.responses import Response
 
-from threadkeep.api.langgraph.existing_runs import split_modes
+from threadkeep.api.langgraph.existing_runs import split_parameter
 from threadkeep.api.langgraph.threads import require_thread
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.streaming import EventStream, encode_event
@@ -20,7 +20,7 @@ CLOCKS_DIFFER_MS: Final = 60_000
 GAP: Final = b": gap, the events from now on follow\r\n\r\n"
 EVENT_ID: Final = re.compile(r"(\d{1,15})-(\d{1,9})")
 
-ThreadStreamModes = Annotated[list[ThreadMode] | None, BeforeValidator(split_modes)]
+ThreadStreamModes = Annotated[list[ThreadMode] | None, BeforeValidator(split_parameter)]
 
 
 class ThreadStreamQuery(BaseModel):
@@ -38,8 +38,10 @@ async def stream(call: AuthorizedRequest[None, ThreadStreamQuery]) -> Response:
     `Last-Event-ID` replays the events after it.
     """
     thread = await require_thread(call)
+    # `run_modes` is the default of the SDKs.
     modes: set[ThreadMode] = {*(call.query.stream_mode or ()), *(call.query.stream_modes or ())} or {"run_modes"}
     last_position = _last_position(call)
+    # No event has an id from the future. The client would otherwise get no event until then.
     has_gap = last_position is not None and last_position.millisecond > time.time() * 1000 + CLOCKS_DIFFER_MS
     events = follow_thread(
         call.state.runs.follower,

@@ -19,7 +19,7 @@ from threadkeep.threads import retention, updates
 from threadkeep.threads.updates import Superstep
 
 MAX_TTL_MINUTES = 10 * 365 * 24 * 60
-"""Minutes."""
+"""Ten years."""
 
 
 class TtlBody(BaseModel):
@@ -95,6 +95,7 @@ async def create(call: AuthorizedRequest[ThreadBody, None]) -> Response:
     )
     thread = await idempotency.create_thread_once(call, new, body.supersteps)
     if thread is None and body.if_exists == "do_nothing":
+        # The thread that exists may belong to another principal, so reading it needs a permission of its own.
         readable = await call.authorize("threads.read", {"thread_id": new.thread_id, "metadata": {}})
         async with call.state.pool.connection(readable) as conn:
             thread = await threads.get(conn, readable, new.thread_id)
@@ -112,6 +113,7 @@ async def get(call: AuthorizedRequest[None, ThreadQuery]) -> Response:
     if sized_thread is None:
         raise _missing(thread_id)
     thread, values_bytes = sized_thread
+    # Postgres has left out values above the limit, and returned their size.
     budget.take_all(values_bytes, "the thread")
     fields: dict[str, object] = {name: getattr(thread, name) for name in Thread.__dataclass_fields__}
     if call.query.includes_ttl:
@@ -130,11 +132,13 @@ async def update(call: AuthorizedRequest[ThreadPatch, None]) -> Response:
     change = Change(metadata=body.metadata, ttl=body.ttl.to_ttl if body.ttl else None, metadata_bytes=limit)
     async with call.state.pool.connection(call.filters) as conn:
         thread = await threads.update(conn, call.filters, call.thread_id, change)
+        # The update cannot tell its two reasons apart. Only a refused request pays for the second query.
         if thread is None and await threads.get(conn, call.filters, call.thread_id) is not None:
             raise json.too_large("metadata", limit)
     if thread is None:
         raise NotFound("Not Found")
     return (
+        # The SDKs send this preference (RFC 7240) to save the answer.
         no_content_response() if "return=minimal" in call.request.headers.get("prefer", "") else json_response(thread)
     )
 
@@ -149,6 +153,7 @@ async def delete(call: AuthorizedRequest[None, None]) -> Response:
 async def copy(call: AuthorizedRequest[None, None]) -> Response:
     """POST /threads/{thread_id}/copy: create a thread with the same checkpoints. Runs are not copied."""
     call.state.quotas.refuse_thread(call.caller.identity)
+    # A handler writes the owner of the copy into this object.
     auth_value: dict[str, Any] = {"metadata": {}}
     creatable = await call.authorize("threads.create", auth_value)
     owner_metadata = {**auth_value["metadata"], **creatable.metadata_filter}
