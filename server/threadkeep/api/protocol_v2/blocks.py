@@ -38,12 +38,15 @@ class _StreamingBlock:
         self._pieces = [block.get(self._field) or ""] if self._field else []
 
     def add(self, block: Block) -> None:
+        # A block that does not grow arrives complete each time, so the newest one replaces it.
         if self._field is None or self._block.get("type") != block.get("type"):
             self._block, self._field = dict(block), _growing(block)
             self._pieces = [block.get(self._field) or ""] if self._field else []
             return
         self._pieces.append(block.get(self._field) or "")
+        # Most pieces have nothing else to merge.
         if len(block) > PLAIN_TEXT_KEYS:
+            # Later pieces of a call have None as its id and name.
             self._block.update({key: value for key, value in block.items() if value is not None})
 
     def complete(self) -> Block:
@@ -108,6 +111,7 @@ def _uniform(message: Block) -> list[Block]:
     except (ValueError, TypeError, KeyError, AttributeError):
         text = message.get("content")
         return [{"type": "text", "text": text}] if isinstance(text, str) else []
+    # For a complete message, `content_blocks` leaves the invalid calls out.
     if kind is AIMessage:
         blocks.extend({"type": "invalid_tool_call", **call} for call in built.invalid_tool_calls)
     return blocks
@@ -146,8 +150,10 @@ def _complete(block: Block) -> Block:
     if kind not in CHUNKS:
         return block if kind == "text" and "index" not in block else {k: v for k, v in block.items() if k != "index"}
     call = {"id": block.get("id"), "name": block.get("name")}
+    # A call without arguments arrives with an empty text.
     raw = block.get("args") or "{}"
     try:
+        # A stream may end within the arguments, and a model may write anything.
         args = cast("object", json.loads(raw))
     except ValueError:
         args = None

@@ -124,8 +124,10 @@ async def input_respond(call: AuthorizedRequest[Any, Any], params: Params) -> Co
     run = await _wait_for_newest(call)
     if run is None:
         raise CommandError("no_such_interrupt", "No run of this thread waits for an answer.")
+    # The interrupts of an active run are not stored yet, so the answers cannot be checked.
     if run.status not in {"pending", "running"}:
         async with call.state.pool.connection(call.filters) as conn:
+            # Read again, because the run that has ended meanwhile has written its interrupts.
             thread = await threads.get(conn, call.filters, thread.thread_id) or thread
         interrupts_by_task = cast("dict[str, list[Params]]", thread.interrupts.load() or {})
         interrupt_ids = {interrupt["id"] for interrupts in interrupts_by_task.values() for interrupt in interrupts}
@@ -140,6 +142,7 @@ async def input_respond(call: AuthorizedRequest[Any, Any], params: Params) -> Co
         "config": _merge_config(run_kwargs.get("config"), config),
         "metadata": params.get("metadata") or {},
     }
+    # A run may have only one of the two.
     if run_kwargs.get("context") and not fields["config"].get("configurable"):
         fields["context"] = run_kwargs["context"]
     return await _run(call, fields)
@@ -188,6 +191,7 @@ async def _run(call: AuthorizedRequest[Any, Any], fields: Params) -> CommandResu
     except (InvalidRequest, NotFound, ValidationFailed, UnsupportedField, ThreadBusy) as problem:
         raise CommandError(CLOSE_CODES.get(problem.status, "unknown_error"), problem.detail) from None
     async with call.state.pool.connection(handle.filters) as conn:
+        # The new run may wait after other runs, whose events the client gets first.
         first_position = await thread_runs.first_active_position(conn, handle.thread_id, handle.run_id)
     return CommandResult({"run_id": str(handle.run_id)}, events.first_seq(first_position))
 
@@ -202,6 +206,7 @@ def _with_checkpoint(fields: Params) -> Params:
 
 def _answers(params: Params) -> dict[str, Any]:
     """Return the answers by interrupt id. Raise CommandError if there is none or one is malformed."""
+    # A single answer stands in the parameters themselves.
     responses = params.get("responses", [params])
     entries = cast("list[object]", responses) if isinstance(responses, list) else []
     answers: dict[str, Any] = {}

@@ -112,6 +112,7 @@ class _SocketSession:
         """The next frame, or None if it is a binary frame, which the protocol does not have."""
         try:
             return await self._websocket.receive_text()
+        # Starlette reads the key `text`, which a binary frame does not have.
         except KeyError:
             return None
 
@@ -128,6 +129,7 @@ class _SocketSession:
         if not await self._has_access(body):
             return
         await self._send(json.dumps(await self._execute(body)))
+        # The new reader starts after the response, so that the client knows its subscription before the first event.
         if self._following.cancel_called:
             self._following = anyio.CancelScope()
             self._tasks.start_soon(self._follow, self._following)
@@ -195,6 +197,7 @@ class _SocketSession:
 
     async def _follow(self, scope: anyio.CancelScope) -> None:
         """Serve all subscriptions until a new one is added."""
+        # The previous reader may still be within its shield.
         async with self._turn:
             with scope:
                 await self._serve()
@@ -209,13 +212,16 @@ class _SocketSession:
             self._call.filters,
             self._call.thread_id,
             recent=self._recent,
+            # One subscription without a position needs the recent runs, so the reader starts with them for all.
             since=min(places) if len(places) == len(subscriptions) and places else None,
             channels=frozenset[str]().union(*(active.subscription.families for active in subscriptions)),
         )
+        # `_leave` finds the reason out, and tells the client.
         with suppress(NotFound, *DATABASE):
             async with aclosing(events) as items:
                 async for item in items:
                     await checkpoint_if_cancelled()  # the rest of the loop may never await outside the shield
+                    # A cancelled send would leave open whether the client has the event.
                     with anyio.CancelScope(shield=True):
                         await self._deliver(item, subscriptions)
 
@@ -228,6 +234,7 @@ class _SocketSession:
         if any(active.subscription.wants(item) for active in lacking):
             await self._send(item.encode())
         for active in lacking:
+            # Also for an event that the filter drops, so that a new reader does not start before it.
             active.delivered_seq = item.seq
 
     async def _leave(self) -> None:
@@ -271,6 +278,7 @@ class _SocketSession:
         self._tasks.cancel_scope.cancel()
 
     async def _end(self, code: int) -> None:
+        # Without the lock, which a blocked frame may hold.
         with anyio.move_on_after(1):
             await self._websocket.close(code)
         self._tasks.cancel_scope.cancel()

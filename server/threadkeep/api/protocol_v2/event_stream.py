@@ -39,8 +39,10 @@ async def stream(call: AuthorizedRequest[None, None]) -> Response:
 
     `since` replays the events after it.
     """
+    # Read here, because the errors of the protocol have another form and status than those of a model.
     params = read_object(await call.read_body())
     requested, since = subscription.parse_subscription(params), subscription.parse_since(params)
+    # Before the response begins, so that an unknown thread is answered with 404.
     recent = await record_thread_events(call.state.runs.follower, call.filters, call.thread_id)
     events = follow_protocol(
         call.state.runs.follower, call.filters, call.thread_id, recent=recent, since=since, channels=requested.families

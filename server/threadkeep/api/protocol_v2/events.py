@@ -38,6 +38,7 @@ class ProtocolEvent(NamedTuple):
 
     def encode(self) -> bytes:
         """Return the event as one line of JSON."""
+        # `data` may be large and is JSON already, so the rest is put around it without decoding it.
         node = b',"node":' + orjson.dumps(self.node) if self.node else b""
         return b"".join(
             (
@@ -58,6 +59,7 @@ class ProtocolEvent(NamedTuple):
 
 def first_seq(queue_position: int) -> int:
     """Return the seq before a run's first event."""
+    # The bits wrap after 2**29 runs. `queue_position` finds the run again.
     return (queue_position & ((1 << RUN_BITS) - 1)) * RUN_SPAN
 
 

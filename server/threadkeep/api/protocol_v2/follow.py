@@ -63,6 +63,7 @@ async def follow_protocol(
     `record_thread_events`. Events outside `channels` may be among them. It ends when the process stops. Raise NotFound
     if the thread is deleted.
     """
+    # Before the first read, so that no run starts unnoticed in between.
     with follower.wakeups.subscribe(thread_topic(thread_id)) as signal:
         floor, since = (
             (recent, None) if since is None else await _floor(follower, filters, thread_id, recent=recent, since=since)
@@ -73,6 +74,7 @@ async def follow_protocol(
             run = next((row for row in thread_runs_ahead if row.run_id not in finished_ids and row.due), None)
             if run is None:
                 if not await _woken(follower, signal):
+                    # Prolongs the recording, and raises NotFound if the thread was deleted.
                     await record_thread_events(follower, filters, thread_id)
                 thread_runs_ahead = await _runs(follower, filters, thread_id, floor)
                 continue
@@ -81,11 +83,13 @@ async def follow_protocol(
                     if isinstance(item, Gap) or since is None or events.is_new(item.seq, since):
                         yield item
             finished_ids.add(run.run_id)
+            # Only the first run moves the floor. An earlier one may be delayed, and come later.
             if thread_runs_ahead[0].run_id == run.run_id:
                 floor = run.queue_position
 
 
 async def _runs(follower: Follower, filters: Filters, thread_id: UUID, floor: int) -> list[ThreadRun]:
+    # Clients disconnect at any time, and a statement that is cancelled would cost its connection.
     async with follower.pool.shielded(filters) as conn:
         return await thread_runs.list_thread_runs(conn, filters, thread_id, position=floor)
 
@@ -130,6 +134,7 @@ async def _run(
                     continue
                 for event in translation.translate(item, live=position > replayed):
                     yield event
+        # The log also ends if the process of the run has died. Another process then continues the run.
         ending = await _ending(follower, filters, thread_id, run_id)
         if ending is None or ending.status in FINAL:
             for event in translation.translate_end(ending):
@@ -147,6 +152,7 @@ async def _ending(follower: Follower, filters: Filters, thread_id: UUID, run_id:
 async def _replayed(follower: Follower, filters: Filters, run_id: UUID) -> int:
     """Return the position of the last event that existed before the reader."""
     if (execution := follower.executions.get(run_id)) is not None:
+        # Without a reader, the executor encodes no events.
         execution.log.is_wanted = True
         return execution.log.last_position
     async with follower.pool.shielded(filters) as conn:

@@ -76,6 +76,7 @@ class _ChunkTemplate(NamedTuple):
         if namespace != self.namespace or not (data.startswith(BEGIN) and data.endswith(self.end)):
             return None
         text = data[len(BEGIN) : -len(self.end)]
+        # An inner quote would be the end of the text, and a backslash at its end would escape the quote that follows.
         return b'"%b"' % text if text and b'"' not in text and not text.endswith(b"\\") else None
 
 
@@ -107,7 +108,11 @@ class MessageAssembler:
             raw = orjson.dumps(text)
             if data.startswith(BEGIN[:-1] + raw):
                 self._repeated = _ChunkTemplate(
-                    namespace, data[len(BEGIN) + len(raw) - 2 :], node, self._open[key].blocks
+                    # From the closing quote of the text: `raw` has both quotes, and BEGIN has the opening one.
+                    namespace,
+                    data[len(BEGIN) + len(raw) - 2 :],
+                    node,
+                    self._open[key].blocks,
                 )
             return node, [DELTA % raw]
         events = self._of_chunk(key, message, node, has_id=has_id)
@@ -142,6 +147,7 @@ class MessageAssembler:
             events.append(opened.start(role, message))
         opened.observe(message)
         events.extend(opened.blocks.add(message))
+        # Only chunks say whether more of them follow.
         if not chunk or message.get("chunk_position") == "last":
             events.extend(self._open.pop(key).finish())
         return events
@@ -168,6 +174,7 @@ def _add_usage(usage: dict[str, Any], increment: dict[str, Any]) -> dict[str, An
     """Return the sum of two token usages, because providers send them in pieces."""
     total = dict(usage)
     for key, value in increment.items():
+        # As langchain-core does it: counts are added, and newer details replace older ones.
         if isinstance(value, dict):
             total[key] = {**total.get(key, {}), **cast("dict[str, Any]", value)}
         elif isinstance(value, int):

@@ -25,7 +25,7 @@ class SubgraphTracker:
     def __init__(self) -> None:
         self._names: dict[Namespace, str] = {}
         """Names of all subgraphs that have started."""
-        self._open: dict[Namespace, None] = {}
+        self._open: dict[Namespace, None] = {}  # a set in the order of the starts
         self._tool_calls: dict[str, str] = {}
         """Task id -> id of the tool call that the task executes."""
 
@@ -51,6 +51,7 @@ class SubgraphTracker:
 
     def close(self, status: str, error: str | None) -> list[SubgraphEvent]:
         """Return the ends of all open subgraphs, because the run has ended."""
+        # Inner subgraphs end before outer ones.
         return [self._ended(namespace, status, error) for namespace in sorted(self._open, key=len, reverse=True)]
 
     def _inside(self, namespace: Namespace) -> list[Namespace]:
@@ -61,6 +62,7 @@ class SubgraphTracker:
     def _started(self, namespace: Namespace, task: Mapping[str, Any] | None) -> SubgraphEvent:
         node, _, task_id = namespace[-1].partition(":")
         metadata = cast("Mapping[str, object]", (task or {}).get("metadata") or {})
+        # LangChain names its agents here, and the node may have any name.
         agent = metadata.get("lc_agent_name")
         name = self._names[namespace] = str(agent or node)
         self._open[namespace] = None
@@ -92,7 +94,6 @@ def _result(task: Mapping[str, Any]) -> tuple[str, str | None]:
     if task.get("interrupts"):
         return "interrupted", None
     if error := task.get("error"):
-        return "failed", str(cast("dict[str, object]", error).get("message", "")) if isinstance(error, dict) else str(
-            error
-        )
+        fields = cast("dict[str, object]", error) if isinstance(error, dict) else {"message": error}
+        return "failed", str(fields.get("message", ""))
     return "completed", None

@@ -88,6 +88,7 @@ def _namespace(value: object) -> Namespace:
 
 
 def _non_negative(name: str, value: object) -> int | None:
+    # For `isinstance`, true is an integer.
     if value is not None and not (type(value) is int and 0 <= value <= MAX_SEQ):
         raise InvalidRequest(f"{name} must be a whole number of 0 or more")
     return value

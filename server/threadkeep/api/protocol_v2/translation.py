@@ -19,9 +19,10 @@ from threadkeep.runs.event_log import LogEvent
 from threadkeep.tables.thread_runs import RunEnd, ThreadRun
 
 INTERRUPT: Final = "__interrupt__"
-UUID7, UUID6 = 7, 6
+UUID7, UUID6 = 7, 6  # versions of UUIDs (RFC 9562)
+# From the epoch of UUIDv6, the first day of the Gregorian calendar, to 1970.
 EPOCH_1582_MS: Final = 12_219_292_800_000
-CHECKPOINT: Final = ("source", "step")
+CHECKPOINT_METADATA: Final = ("source", "step")
 DELETED_RUN: Final = RunEnd(
     status="interrupted",
     error=None,
@@ -30,9 +31,9 @@ DELETED_RUN: Final = RunEnd(
     interrupts=json.RawJson(b"{}"),
     newest=False,
 )
-FIRST_STATE: Final = 0
+SUBGRAPH_START_INDEX: Final = 0
 """The number of an entry's first event, if that is the start of a subgraph."""
-OWN_METADATA_KEYS: Final = 1
+FIRST_OWN_INDEX: Final = 1
 """The number of the first event of the entry itself."""
 
 
@@ -69,12 +70,13 @@ class RunTranslator:
         mode, _, path = entry.name.partition("|")
         namespace: Namespace = tuple(path.split("|")) if path else ()
         if live:
+            # The clocks of processes differ, and the times within a run must not go back.
             self._clock = max(self._clock, int(time.time() * 1000))
         translated: list[ProtocolEvent] = []
         if mode == "metadata":
             return self._started(entry)
         if namespace and mode != "tasks" and not self._has_tasks:
-            translated.extend(self._changes(entry, FIRST_STATE, self._subgraphs.observe(namespace)))
+            translated.extend(self._changes(entry, SUBGRAPH_START_INDEX, self._subgraphs.observe(namespace)))
         translate = self._translators.get(mode)
         if translate is not None:
             translated.extend(translate(entry, namespace))
@@ -82,6 +84,7 @@ class RunTranslator:
 
     def translate_end(self, ending: RunEnd | None) -> list[ProtocolEvent]:
         """Return the events of the run's end: open messages, open subgraphs, open interrupts, status. None: it was deleted."""
+        # A run that was cancelled in the queue has no log, but clients expect its start.
         started = [] if self._attempts or ending is None else [self._running()]
         ending = ending or DELETED_RUN
         status, error = self._outcome(ending)
@@ -121,7 +124,7 @@ class RunTranslator:
         self._attempts += 1
         if self._attempts > 1:
             return [
-                self._numbered("messages", namespace, data, entry, OWN_METADATA_KEYS + index, node)
+                self._numbered("messages", namespace, data, entry, FIRST_OWN_INDEX + index, node)
                 for index, (namespace, node, data) in enumerate(
                     self._messages.close("another process took the run over")
                 )
@@ -134,12 +137,13 @@ class RunTranslator:
 
     def _values(self, entry: LogEvent, namespace: Namespace) -> list[ProtocolEvent]:
         data, interrupts = entry.data, list[dict[str, Any]]()
+        # Values may be megabytes, so they are decoded only if they may contain an interrupt.
         if b'"__interrupt__"' in data:
             values = cast("dict[str, Any]", json.loads(data))
             interrupts = cast("list[dict[str, Any]]", values.pop(INTERRUPT, None) or [])
             data = json.dumps(values)
-        values_event = self._numbered("values", namespace, data, entry, OWN_METADATA_KEYS)
-        seq = events.event_seq(self._position, entry.position, OWN_METADATA_KEYS + 1)
+        values_event = self._numbered("values", namespace, data, entry, FIRST_OWN_INDEX)
+        seq = events.event_seq(self._position, entry.position, FIRST_OWN_INDEX + 1)
         return [values_event, *self._requests(namespace, interrupts, seq)]
 
     def _requests(self, namespace: Namespace, interrupts: list[dict[str, Any]], seq: int) -> list[ProtocolEvent]:
@@ -162,7 +166,7 @@ class RunTranslator:
         by_node = cast("dict[str, Any]", json.loads(entry.data))
         updates = [{"node": node, "values": values} for node, values in by_node.items() if node != INTERRUPT]
         return [
-            self._numbered("updates", namespace, json.dumps(update), entry, OWN_METADATA_KEYS + index)
+            self._numbered("updates", namespace, json.dumps(update), entry, FIRST_OWN_INDEX + index)
             for index, update in enumerate(updates)
         ]
 
@@ -171,7 +175,7 @@ class RunTranslator:
             return []
         node, payloads = self._messages.translate(namespace, entry.data)
         return [
-            self._numbered("messages", namespace, data, entry, OWN_METADATA_KEYS + index, node)
+            self._numbered("messages", namespace, data, entry, FIRST_OWN_INDEX + index, node)
             for index, data in enumerate(payloads)
         ]
 
@@ -182,27 +186,29 @@ class RunTranslator:
         written = cast("object", json.loads(entry.data))
         name = cast("dict[str, object]", written).get("name") if isinstance(written, dict) else None
         if not (isinstance(name, str) and name):
-            return [self._numbered("custom", namespace, b'{"payload":' + entry.data + b"}", entry, OWN_METADATA_KEYS)]
+            return [self._numbered("custom", namespace, b'{"payload":' + entry.data + b"}", entry, FIRST_OWN_INDEX)]
         fields = cast("dict[str, object]", written)
+        # An object with further keys is sent as a whole.
         payload = fields["payload"] if fields.keys() == {"name", "payload"} else fields
         data = json.dumps({"name": name, "payload": payload})
-        return [self._numbered(f"custom:{name}", namespace, data, entry, OWN_METADATA_KEYS)]
+        return [self._numbered(f"custom:{name}", namespace, data, entry, FIRST_OWN_INDEX)]
 
     def _tool(self, entry: LogEvent, namespace: Namespace) -> list[ProtocolEvent]:
-        return [self._numbered("tools", namespace, entry.data, entry, OWN_METADATA_KEYS)]
+        return [self._numbered("tools", namespace, entry.data, entry, FIRST_OWN_INDEX)]
 
     def _task(self, entry: LogEvent, namespace: Namespace) -> list[ProtocolEvent]:
         self._has_tasks = True
-        task_event = self._numbered("tasks", namespace, entry.data, entry, OWN_METADATA_KEYS)
+        task_event = self._numbered("tasks", namespace, entry.data, entry, FIRST_OWN_INDEX)
+        # Without a subscriber the task need not be decoded.
         if "lifecycle" not in self._channels:
             return [task_event]
         task = cast("dict[str, Any]", json.loads(entry.data))
         started = self._subgraphs.observe(namespace, task)
         ended = self._subgraphs.observe_task(namespace, task)
         return [
-            *self._changes(entry, FIRST_STATE, started),
+            *self._changes(entry, SUBGRAPH_START_INDEX, started),
             task_event,
-            *self._changes(entry, OWN_METADATA_KEYS + 1, ended),
+            *self._changes(entry, FIRST_OWN_INDEX + 1, ended),
         ]
 
     def _checkpoint(self, entry: LogEvent, namespace: Namespace) -> list[ProtocolEvent]:
@@ -213,10 +219,13 @@ class RunTranslator:
             return []
         self._clock = max(self._clock, uuid_timestamp_ms(checkpoint_id) or 0)
         metadata = cast("dict[str, Any]", checkpoint.get("metadata") or {})
-        payload: dict[str, Any] = {"id": checkpoint_id, **{key: metadata[key] for key in CHECKPOINT if key in metadata}}
+        payload: dict[str, Any] = {
+            "id": checkpoint_id,
+            **{key: metadata[key] for key in CHECKPOINT_METADATA if key in metadata},
+        }
         if parent_id := _checkpoint_id(checkpoint.get("parent_config")):
             payload["parent_id"] = parent_id
-        return [self._numbered("checkpoints", namespace, json.dumps(payload), entry, OWN_METADATA_KEYS)]
+        return [self._numbered("checkpoints", namespace, json.dumps(payload), entry, FIRST_OWN_INDEX)]
 
     def _changes(self, entry: LogEvent, index: int, changes: list[SubgraphEvent]) -> list[ProtocolEvent]:
         return [self._lifecycle(change, events.event_seq(self._position, entry.position, index)) for change in changes]
@@ -257,5 +266,6 @@ def uuid_timestamp_ms(identifier: UUID | str) -> int | None:
     if uuid.version == UUID7:
         return uuid.int >> 80
     if uuid.version == UUID6:
+        # 60 bits, in units of 100 ns. The version stands between the upper 48 and the lower 12.
         return (((uuid.int >> 80) << 12) | ((uuid.int >> 64) & 0xFFF)) // 10_000 - EPOCH_1582_MS
     return None

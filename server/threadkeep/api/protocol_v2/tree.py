@@ -43,6 +43,7 @@ async def _log(follower: Follower, filters: Filters, run_id: UUID) -> list[LogEv
         return [item for item in execution.log.events_after(0) if isinstance(item, LogEvent)]
     log: list[LogEvent] = []
     async with follower.pool.connection(filters) as conn:
+        # A page has a limited size, so a long log needs several.
         while page := await stored_events.read(conn, run_id, log[-1].position if log else 0):
             log += [LogEvent(item.position, item.event, item.data.encode()) for item in page]
     return log
@@ -56,6 +57,7 @@ def _build_tree(run: ThreadRun, events: list[ProtocolEvent]) -> Node:
         node = nodes.get(event.namespace)
         if node is None:
             node = nodes[event.namespace] = {"namespace": list(event.namespace), "children": []}
+            # The translator starts the outer subgraphs first, so the parent exists.
             nodes[event.namespace[:-1]]["children"].append(node)
         node["status"] = payload["event"]
         node["graph_name"] = payload.get("graph_name", run.graph_id)
