@@ -31,7 +31,7 @@ COUNTED: Final[Mapping[str, str]] = {
     "api_keys": "API keys",
 }
 """Table -> the name of its rows in messages."""
-KEPT: Final = ("threads", "store", "crons", "api_keys")
+PROTECTED: Final = ("threads", "store", "crons", "api_keys")
 """Tables whose rows `restore` deletes only with `force`."""
 
 
@@ -42,9 +42,11 @@ def backup(prepared: Prepared, file: Path | None, *, force: bool) -> str:
     time. StartupError if the file exists and not `force`, or if there is no pg_dump for this database.
     """
     target_file = file or Path(f"threadkeep-{datetime.now(UTC):%Y%m%d-%H%M%S}.dump")
+    # The file first, so that one that can't be written is refused before the database is started.
     with _new_file(target_file, force=force) as opened, _database(prepared) as (conn, target):
-        conn.isolation_level = IsolationLevel.REPEATABLE_READ
+        conn.isolation_level = IsolationLevel.REPEATABLE_READ  # the counts and pg_dump see the same rows
         with conn.transaction():
+            # This transaction does nothing while pg_dump uses its snapshot.
             conn.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             conn.execute("SET LOCAL statement_timeout = 0")
             counts = _counts(conn)
@@ -73,6 +75,7 @@ def restore(prepared: Prepared, file: Path, *, force: bool) -> list[str]:
         with progress("Restore", unit="bytes") as step:
             archives.restore(conn, archive, target, step)
         applied = anyio.run(_migrate, target.uri, prepared.project)
+        # After the migrations, which create the role of row-level security that may be among the rights.
         missing = archives.restore_rights(archive, target)
         messages = [f"restored {_listed(_counts(conn))} from {file}"]
     if applied:
@@ -98,8 +101,9 @@ def upgrade_postgres(prepared: Prepared, old_programs: Path | None) -> str:
 def _new_file(path: Path, *, force: bool) -> Generator[IO[bytes]]:
     """Open a file with another name, and rename it to `path` after the block. Delete it if the block fails."""
     _refuse_existing(path, force=force)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # a rename needs the same file system
     try:
+        # A backup contains everything, so no other user may read it, not even for a moment.
         opened = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise StartupError(f"{path} can't be written: {error.strerror}") from None
@@ -107,9 +111,10 @@ def _new_file(path: Path, *, force: bool) -> Generator[IO[bytes]]:
         with os.fdopen(opened, "wb") as file:
             yield file
             os.fsync(file.fileno())
+        # Again, because a dump takes long, and another file may have got this name.
         _refuse_existing(path, force=force)
         partial.replace(path)
-    except BaseException:
+    except BaseException:  # also after Ctrl-C
         partial.unlink(missing_ok=True)
         raise
 
@@ -125,10 +130,11 @@ def _refuse_existing(path: Path, *, force: bool) -> None:
 def _database(prepared: Prepared) -> Generator[tuple[Connection, Target]]:
     """Yield a connection in autocommit mode, and the database with its programs."""
     with serving.open_database(prepared) as uri:
+        # pg_dump keeps a session for all its transactions, which a transaction pooler does not give.
         direct = prepared.settings.database_direct_uri or uri
         with start_errors.in_a_line(direct), psycopg.connect(patient(direct), autocommit=True) as conn:
             conn.execute("SET statement_timeout = 0")
-            programs = client_programs.find_client_programs(conn.info.server_version // 10_000)
+            programs = client_programs.find_client_programs(conn.info.server_version // 10_000)  # 180001 is 18.1
             yield conn, Target(uri=direct, programs=programs)
 
 
@@ -221,6 +227,6 @@ def _refuse_use(conn: Connection, lease_s: float) -> None:
 
 def _refuse_rows(conn: Connection) -> None:
     """StartupError if the tables have rows that a restore would delete."""
-    counts = {table: count for table, count in _counts(conn).items() if table in KEPT and count}
+    counts = {table: count for table, count in _counts(conn).items() if table in PROTECTED and count}
     if counts:
         raise StartupError(f"this database has {_listed(counts)}: --force replaces them by the backup")

@@ -92,6 +92,7 @@ class _Reloader:
             return
         if self.current is not None:
             self.current.stop()
+            # It is not waited for, because its runs may go on for the grace period.
             self.stopping.append(self.current)
             _tell("reloaded", fg="green")
         self.current, self.is_first = child, False
@@ -146,9 +147,11 @@ def develop(options: DevOptions) -> None:
         raise StartupError("threadkeep dev needs fork, which this system does not have: use threadkeep serve")
     prepared = _prepared(options)
     stamps = _stamps(prepared)
+    # The socket first, so that a port in use is refused before the database is started.
     with serving.listening_socket(prepared.settings) as listener, serving.open_database(prepared) as uri:
         serving.migrate_at(prepared, uri)
         serving.warm_up(prepared)
+        # Port 0 would name another port in each server. No load balancer has to notice a stop, so nothing is delayed.
         overrides = {**options.overrides, "port": listener.getsockname()[1], "shutdown_delay_s": 0}
         place = _Place(listener=listener, uri=uri, prepared=prepared)
         reloader = _Reloader(replace(options, overrides=overrides), place)
@@ -173,7 +176,8 @@ def _prepared(options: DevOptions) -> Prepared:
 
 def _serve(options: DevOptions, place: _Place, parent: ParentLink, *, greets: bool) -> None:
     """Serve in a forked process."""
-    parent.has_siblings = False
+    parent.has_siblings = False  # this parent does not sum metrics
+    # Before the project is imported, so that breakpoints at its top are reached.
     _listen_for_debugger(options)
     prepared = prepare(options.config, options.overrides)
 
@@ -216,6 +220,7 @@ def _wait_for_port(port: int) -> None:
     deadline = time.monotonic() + DEBUGGER_LEAVES_S
     while True:
         with socket.socket() as probe:
+            # Closed connections of the adapter keep the port in TIME_WAIT, which does not prevent a listener.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
@@ -240,6 +245,7 @@ def _watched(prepared: Prepared) -> Iterator[Path]:
     """The Python files of the project, its langgraph.json and its file of variables."""
     root = prepared.project.root
     for folder, folders, files in os.walk(root):
+        # In place: os.walk enters only the folders that are left in its own list.
         folders[:] = [name for name in folders if not name.startswith(".") and name not in NOT_WATCHED]
         for name in files:
             if name.endswith(".py") or name == "langgraph.json" or name.startswith(".env"):

@@ -42,6 +42,7 @@ DEPENDENCIES_OF: Final = (
 )
 """A Python program that prints the dependencies of the pyproject.toml files in its arguments."""
 WITHOUT_ENV: Final = (
+    # Editors on Windows begin a file with a byte order mark, which `json` alone refuses.
     "import json, pathlib, sys; file = pathlib.Path(sys.argv[1]); content = json.loads(file.read_text('utf-8-sig'));"
     " content.pop('env', None); file.write_text(json.dumps(content, indent=2))"
 )
@@ -76,10 +77,10 @@ class ImageKeys(BaseModel):
     @property
     def removed_tools(self) -> list[str]:
         """The packaging tools that the image does not keep."""
-        kept = self.keep_pkg_tools
-        if isinstance(kept, bool):
-            return [] if kept else list(TOOLS)
-        return [tool for tool in TOOLS if tool not in kept]
+        choice = self.keep_pkg_tools
+        if isinstance(choice, bool):
+            return [] if choice else list(TOOLS)
+        return [tool for tool in TOOLS if tool not in choice]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +183,7 @@ def missing_ignores(image: Image) -> list[str]:
     if not file.is_file():
         return []
     lines = {line.strip() for line in file.read_text().splitlines()}
+    # With `*` the file lists what is let in, so the rest is left out already.
     return [] if "*" in lines else [line for line in image.dockerignore.split() if line not in lines]
 
 
@@ -190,9 +192,9 @@ def _draft(project: Project, options: ImageOptions) -> _Draft:
     local = [name for name in project.dependencies if _is_folder(project, name)]
     paths = list(dict.fromkeys((project.root / name).resolve() for name in local))
     root = project.root.resolve()
-    context = Path(os.path.commonpath([root, *paths]))
+    context = Path(os.path.commonpath([root, *paths]))  # COPY takes nothing from outside of the build context
     draft = _Draft(
-        project=project.model_copy(update={"root": root}),
+        project=project.model_copy(update={"root": root}),  # paths below it are compared with resolved ones
         keys=keys,
         options=options,
         context=context,
@@ -262,12 +264,14 @@ def _local_folder(path: Path, table: Mapping[str, Any], local_names: set[str], c
     names = tuple(here / name for name in files)
     main = (here / "requirements.txt",) if files else ()
     dependencies = _project_table(table).get("dependencies")
+    # A dependency on another local folder can't be installed before the code of that folder is there.
     is_static = isinstance(dependencies, list) and not any(
         _normalized(str(line)) in local_names for line in cast("list[object]", dependencies)
     )
     pyproject = here / "pyproject.toml" if is_static else None
     return LocalFolder(
         path=here,
+        # Copied before the code, so that a change of the code does not install the dependencies again.
         early_files=(() if is_late else names) + ((pyproject,) if pyproject else ()),
         requirements=() if is_late else main,
         late_requirements=main if is_late else (),
@@ -372,9 +376,11 @@ def _base_stage(draft: _Draft, base: str) -> list[str]:
 def _build_stage(draft: _Draft) -> list[str]:
     lines = ["FROM base AS build", f"WORKDIR {PLACE}"]
     if draft.keys.pip_installer == "uv":
+        # An environment of its own, which is not copied into the image.
         lines.append("RUN python -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir uv")
     lines += _install_dependencies(draft)
     lines += _copy_code(draft)
+    # In this stage, so that no layer of the final image contains the package.
     return [*lines, *_install_code(draft), f"RUN python -m pip uninstall --quiet --yes {LEFT_OUT}"]
 
 
@@ -399,6 +405,7 @@ def _install_dependencies(draft: _Draft) -> list[str]:
 
 def _copy_code(draft: _Draft) -> list[str]:
     folders = dict.fromkeys([draft.root, *(folder.path for folder in draft.folders)])
+    # A folder inside another one comes with it.
     outer = [path for path in folders if not any(other in path.parents for other in folders)]
     lines = [_copy([path], path) for path in outer]
     if secret_files := _secret_files(draft):
@@ -422,6 +429,7 @@ def _install_code(draft: _Draft) -> list[str]:
     for folder in draft.folders:
         arguments += [word for file in folder.late_requirements for word in ("--requirement", str(file))]
         arguments += ["--editable", f"./{folder.path}"] if folder.is_package else []
+    # The server again, so that no dependency of the code replaces it by another version.
     return [_install(draft, [_server(draft), *arguments])] if arguments else []
 
 
@@ -437,8 +445,9 @@ def _final_stage(draft: _Draft) -> list[str]:
         f"COPY --from=build {PLACE} {PLACE}",
         f"ENV HOST=0.0.0.0 PORT=2024 THREADKEEP_PROJECT={json.dumps(_project_id(draft), ensure_ascii=False)}",
         f"WORKDIR {place}",
-        "USER 10001:10001",
+        "USER 10001:10001",  # Kubernetes compares only numbers, for `runAsNonRoot`
         "EXPOSE 2024",
+        # By Python, because slim images have no curl.
         "HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \\",
         '  CMD ["python", "-c", "import os, urllib.request; '
         'urllib.request.urlopen(f\'http://127.0.0.1:{os.getenv(\\"PORT\\")}/livez\', timeout=4)"]',
@@ -449,6 +458,7 @@ def _final_stage(draft: _Draft) -> list[str]:
 
 def _project_id(draft: _Draft) -> str:
     """The project id for ENV, which has the folder's name outside of the image."""
+    # Docker would replace $NAME by the value of a variable.
     return identity(draft.project).replace("$", "\\$")
 
 
@@ -457,7 +467,7 @@ def _remove_tools(tools: list[str]) -> list[str]:
     if not tools:
         return []
     ours = " ".join(reversed(tools))  # pip last: it removes itself
-    places = " ".join(f"/usr/local/lib/python3.*/site-packages/{tool}*" for tool in tools)
+    places = " ".join(f"/usr/local/lib/python3.*/site-packages/{tool}*" for tool in tools)  # of the base image
     programs = " /usr/local/bin/pip*" if "pip" in tools else ""
     return [f"RUN python -m pip uninstall --quiet --yes {ours} && rm -rf {places}{programs}"]
 
@@ -477,7 +487,9 @@ def _server(draft: _Draft) -> str:
 
 def _copy(sources: Iterable[PurePosixPath], target: PurePosixPath) -> str:
     names = [str(path) for path in (*sources, target)]
+    # Several files need a folder as their target, and only a slash says that it is one.
     names[-1] += "/"
+    # Only the form of a JSON array takes names with spaces.
     return "COPY " + (json.dumps(names) if any(" " in name for name in names) else " ".join(names))
 
 

@@ -67,6 +67,7 @@ def rotate_encryption(prepared: Prepared) -> Rotation:
 
 
 def _table_row(key: ApiKey) -> tuple[str, ...]:
+    # Only for this table. For requests, the clock of Postgres decides.
     expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
     state = "revoked" if key.revoked_at else "expired" if expired else "valid"
     times = (key.created_at, key.expires_at, key.last_used_at)
@@ -78,10 +79,11 @@ def _table_row(key: ApiKey) -> tuple[str, ...]:
 def _with_database(prepared: Prepared, act: Callable[[Conn], Awaitable[T]]) -> T:
     """Migrate the project's database, call `act` on a connection to it, and return the result."""
     with serving.open_database(prepared) as uri:
-        return anyio.run(_acted, prepared.settings.database_direct_uri or uri, act)
+        return anyio.run(_migrate_and_act, prepared.settings.database_direct_uri or uri, act)
 
 
-async def _acted(uri: str, act: Callable[[Conn], Awaitable[T]]) -> T:
+async def _migrate_and_act(uri: str, act: Callable[[Conn], Awaitable[T]]) -> T:
+    # A key may be needed before the first start of a server.
     await migrations.migrate(patient(uri))
     async with await Connection.connect(patient(uri), autocommit=True) as conn:
         return await act(conn)

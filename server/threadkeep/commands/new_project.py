@@ -17,12 +17,14 @@ def create_project(folder: Path, template: str) -> list[Path]:
         raise StartupError(f"{folder} exists already: choose another name, or empty it")
     source = _templates() / template
     written: list[Path] = []
+    # Python writes such folders if the tests of a template run in their own place.
     for path in sorted(path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
         place = path.relative_to(source)
         target = folder / place.with_name(
             place.name.replace(HIDDEN, ".", 1) if place.name.startswith(HIDDEN) else place.name
         )
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Without the rights of the installed file, which may be read-only.
         shutil.copyfile(path, target)
         written.append(target)
     return written

@@ -59,6 +59,7 @@ async def adopt(target: Target, source: SourceConn, step: Step) -> None:
         return
     users = await _users(source)
     await store_items.adopt_table(target, source, step, place=lambda prefix: _place(prefix, users, target))
+    # This server's own table has the same name, and may be in the same database. It has no such column.
     if "claimed_until" in await postgres_source.columns(source, "crons"):
         async for row in _rows(source, READ_CRONS):
             await adopt_cron(target, _cron(row))
@@ -66,7 +67,7 @@ async def adopt(target: Target, source: SourceConn, step: Step) -> None:
 
 async def _rows(source: SourceConn, query: LiteralString) -> AsyncGenerator[Mapping[str, Any]]:
     """The rows of a query, in pages in the order of their ids."""
-    after = ""
+    after = ""  # ids are texts, and every text is greater
     while True:
         cursor = await source.execute(query, {"after": after, "limit": PAGE})
         page = await cursor.fetchall()
@@ -101,6 +102,7 @@ async def _adopt_thread(target: Target, source: SourceConn, row: Mapping[str, An
     if row["status"] == "busy":
         target.report.skip("threads", row["id"], "a run is in progress at the source: call again when it has ended")
         return
+    # One snapshot for the row's newest checkpoint and its copy.
     async with source.transaction():
         newest = await postgres_source.head(source, row["id"], target.options.owner_key or saver.NO_KEY)
         thread = _thread(row, newest or {})

@@ -86,7 +86,7 @@ async def _pipe_encrypted(
     """Copy rows whose last two columns are the type and the value."""
     read, write, types = table
     async with source.cursor().copy(read, ids) as rows, conn.cursor().copy(write) as into:
-        rows.set_types(types)
+        rows.set_types(types)  # the binary format does not contain the types
         into.set_types(types)
         async for row in rows.rows():
             await into.write_row((*row[:-2], *await _encrypted(encrypts, *row[-2:])))
@@ -96,8 +96,10 @@ async def _encrypted(
     encrypts: EncryptedSerializer, kind: str | None, value: bytes | None
 ) -> tuple[str | None, bytes | None]:
     """The type and the value of a row. A value that is already encrypted, or is none, stays as it is."""
+    # LangGraph's serializer names an encrypted value by its type, a plus sign and the cipher.
     if kind is None or kind == "empty" or "+" in kind or value is None:
         return kind, value
+    # A large value would block the event loop, and a small one costs less than a thread.
     if len(value) > THREAD_OFFLOAD_BYTES:
         name, encrypted = await to_thread.run_sync(encrypts.cipher.encrypt, value)
     else:
@@ -109,6 +111,7 @@ async def _checkpoints(
     source: SourceConn, ids: Mapping[str, str], encrypts: EncryptedSerializer
 ) -> AsyncGenerator[WriteSet]:
     """The checkpoints with their primitive values as encrypted blobs, in pages."""
+    # A cursor with a name is one of the server. Otherwise all rows would be read at once.
     async with source.cursor("adopted_checkpoints", row_factory=dict_row) as cursor:
         cursor.itersize = PAGE
         await cursor.execute(

@@ -42,6 +42,7 @@ class GraphChoice:
             return named
         if len(self.nodes) == 1:
             return next(iter(self.nodes))
+        # Without a node that has run, every graph would fit.
         fitting = [name for name, nodes in self.nodes.items() if seen_nodes and nodes.issuperset(seen_nodes)]
         if len(fitting) == 1:
             return fitting[0]

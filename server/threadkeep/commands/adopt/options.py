@@ -32,6 +32,7 @@ class AdoptOptions:
 
     def selects(self, thread_id: str) -> bool:
         """Whether a thread is to be taken over."""
+        # `fnmatch` would ignore case on some systems.
         return not self.only or any(fnmatchcase(thread_id, pattern) for pattern in self.only)
 
 
@@ -43,6 +44,6 @@ def parsed_headers(pairs: tuple[str, ...]) -> dict[str, str]:
         if not colon or not name.strip():
             raise StartupError("--header: it must be 'name: value'")
         if name.strip().lower() == "x-api-key":
-            raise StartupError("--header: use --api-key for x-api-key")
+            raise StartupError("--header: use --api-key for x-api-key")  # the client refuses it as a header
         headers[name.strip().lower()] = value.strip()
     return headers

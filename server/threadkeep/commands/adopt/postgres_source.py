@@ -32,6 +32,7 @@ async def open_source(uri: str) -> AsyncGenerator[SourceConn]:
         source: SourceConn = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
         source.row_factory = dict_row
     async with source:
+        # psycopg adds both settings to each BEGIN, so they hold in all transactions.
         await source.set_read_only(True)
         await source.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
         await source.execute("SET statement_timeout = 0")
@@ -73,6 +74,7 @@ async def is_same_table(source: SourceConn, conn: Conn) -> bool:
 
     A lock that the source takes is seen by the other connection only in the same database.
     """
+    # Random, so that two calls at once do not see each other's lock.
     key = secrets.randbits(62)
     async with source.transaction():
         cursor = await source.execute(
@@ -82,7 +84,7 @@ async def is_same_table(source: SourceConn, conn: Conn) -> bool:
         same = await conn.execute(
             """
             SELECT FROM pg_locks
-             WHERE locktype = 'advisory' AND (classid::bigint << 32) + objid::bigint = %(key)s
+             WHERE locktype = 'advisory' AND (classid::bigint << 32) + objid::bigint = %(key)s -- the halves of the key
                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                AND to_regclass('checkpoints')::oid = %(oid)s
             """,

@@ -52,8 +52,8 @@ class Report:
             lines.append(
                 "already here: " + ", ".join(f"{self.here[kind]:,} {kind}" for kind in KINDS if self.here[kind])
             )
-        lines += _told("not taken over", self.skipped)
-        lines += _told("taken over in part", self.notes)
+        lines += _reason_lines("not taken over", self.skipped)
+        lines += _reason_lines("taken over in part", self.notes)
         if self.is_cut:
             lines.append("there is more: call the command again to go on")
         return lines
@@ -66,7 +66,7 @@ def _add(reasons: dict[tuple[Kind, str], Reason], kind: Kind, name: str, reason:
         entry.examples.append(name)
 
 
-def _told(title: str, reasons: dict[tuple[Kind, str], Reason]) -> list[str]:
+def _reason_lines(title: str, reasons: dict[tuple[Kind, str], Reason]) -> list[str]:
     lines: list[str] = []
     for (kind, reason), entry in reasons.items():
         more = ", ..." if entry.count > len(entry.examples) else ""

@@ -101,6 +101,7 @@ async def _count(client: LangGraphClient) -> int | None:
 async def _adopt_threads(target: Target, client: LangGraphClient, step: Step) -> None:
     def search(offset: int) -> Awaitable[Any]:
         select = cast("Any", list(THREAD_FIELDS))
+        # The oldest first: a thread that is created meanwhile comes at the end and shifts no page.
         return client.threads.search(limit=PAGE, offset=offset, sort_by="created_at", sort_order="asc", select=select)
 
     async for row in _rows(search):
@@ -153,6 +154,7 @@ def _writer(target: Target, client: LangGraphClient, thread: SourceThread, newes
         config = history.checkpoint_config(thread_id)
         async with loaded.open(config, durable=True, access="threads.update") as opened:
             graph = gate.in_transaction(opened, conn)
+            # `in_transaction` returns a graph that it can't bind as it is.
             if graph is opened:
                 raise LeftOut("its graph runs on another server")
             writer = SnapshotWriter(graph=graph, thread_id=str(thread_id))
@@ -160,6 +162,7 @@ def _writer(target: Target, client: LangGraphClient, thread: SourceThread, newes
             async for snapshot in _history(client, thread, newest):
                 await writer.write(snapshot)
                 count += 1
+            # The same nodes must be next as at the source, or a run would continue elsewhere.
             actual = (await graph.aget_state(config)).next
         if not same_next(newest["next"], actual):
             target.report.note("threads", thread.original_id, LOST_NEXT)
@@ -174,6 +177,7 @@ LOST_NEXT: Final = "its next tasks were made by Send or by a join, which the API
 async def _history(client: LangGraphClient, thread: SourceThread, newest: Any) -> AsyncGenerator[Row]:
     """The states up to the newest one that was read first. This one comes with the states of its subgraphs."""
     if newest["tasks"]:
+        # A history has no states of subgraphs.
         newest = await client.threads.get_state(
             thread.original_id, checkpoint_id=newest["checkpoint"]["checkpoint_id"], subgraphs=True
         )
@@ -193,8 +197,8 @@ def _before(snapshot: Any) -> dict[str, object]:
 async def _adopt_items(target: Target, client: LangGraphClient) -> None:
     offset = 0
     while True:
-        found = await client.store.search_items((), limit=PAGE, offset=offset)
-        items = cast("list[Row]", found["items"])
+        page = await client.store.search_items((), limit=PAGE, offset=offset)
+        items = cast("list[Row]", page["items"])
         if not items:
             return
         await store_items.adopt_items(target, [_item(item) for item in items])

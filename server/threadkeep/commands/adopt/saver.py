@@ -29,6 +29,7 @@ async def adopt(target: Target, source: SourceConn, step: Step) -> None:
         same = await postgres_source.is_same_table(source, conn)
     step.total = await postgres_source.count_threads(source)
     await _adopt_threads(target, source, step, same=same)
+    # Items belong to no thread, so a selection of threads selects none of them.
     if not target.report.is_cut and not target.options.only:
         await store_items.adopt_table(target, source, step, same=same)
 
@@ -84,7 +85,7 @@ def copier(target: Target, source: SourceConn, thread: SourceThread) -> Any:
     encrypts = serde if isinstance(serde, EncryptedSerializer) else None
 
     async def copy(conn: Conn, thread_id: UUID) -> int:
-        if not thread.in_place:
+        if not thread.in_place:  # otherwise the rows are there already, and only the thread is new
             await checkpoint_tables.copy_rows(source, conn, thread.original_id, thread_id, encrypts)
         return thread.checkpoints
 

@@ -84,6 +84,7 @@ async def _adopt(target: Target, cron: SourceCron) -> bool:
 
 
 def _is_to_enable(target: Target, cron: SourceCron, here: Cron) -> bool:
+    # A change by a client sets `updated_at`, and its decision stays.
     untouched = here.created_at == here.updated_at
     return target.options.enable_crons and cron.enabled and not here.enabled and untouched
 
@@ -122,6 +123,7 @@ async def _definition(target: Target, conn: Conn, cron: SourceCron, assistant_id
     run = {key: value for key, value in cron.payload.items() if key not in SOURCE_FIELDS}
     schedule: dict[str, Any] = {"schedule": cron.schedule, "timezone": cron.timezone, "enabled": enabled}
     payload = {**run, **schedule, "assistant_id": str(assistant_id)}
+    # Only to refuse a body that runs of this server would not accept.
     GraphRunOptions.model_validate(payload)
     return CronDefinition(
         schedule=cron.schedule,

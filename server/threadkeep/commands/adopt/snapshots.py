@@ -63,12 +63,14 @@ class SnapshotWriter:
         place = _Place(self.graph, self.thread_id, "", parent_id)
         versions = await _put(place, snapshot, known)
         if parent_id is not None:
+            # Of several children of a fork the newest counts, which comes first.
             self._children.setdefault(parent_id, versions)
         await self._put_tasks(place, snapshot)
 
     async def _put_tasks(self, place: "_Place", snapshot: Snapshot) -> None:
         """Write the interrupts and errors of tasks, and the states of subgraphs that wait, at any depth."""
         tasks: Sequence[Snapshot] = snapshot.get("tasks") or ()
+        # Most states have neither, and then the graph need not be asked for the ids of tasks.
         if not any(task.get("interrupts") or task.get("error") for task in tasks):
             return
         config = place.config(snapshot["checkpoint"]["checkpoint_id"])
@@ -77,6 +79,7 @@ class SnapshotWriter:
             waiting = ids.get(task["name"])
             if not waiting:
                 continue
+            # Tasks of one node, as Send makes them, have the same order at the source.
             task_id = waiting.pop(0)
             if writes := _writes(task):
                 await place.saver.aput_writes(config, writes, task_id)
@@ -127,6 +130,7 @@ async def _put(place: _Place, snapshot: Snapshot, known: Versions) -> Versions:
         "ts": snapshot["created_at"],
         "channel_values": {channel: stored(place.graph, channel, value) for channel, value in written.items()},
         "channel_versions": {channel: version for channel, (_, version) in versions.items()},
+        # The API does not return it. Only the channels of the next nodes have a value to start with, so only these run.
         "versions_seen": {},
     }
     await place.saver.aput(place.config(place.parent_id), checkpoint, cast("Any", metadata), cast("Any", new))
@@ -203,6 +207,7 @@ def _versions(values: Mapping[str, Any], step: int, known: Versions) -> Versions
     versions: Versions = {}
     for channel, value in values.items():
         digest = sha256(json.dumps(value)).digest()
+        # LangGraph takes a random fraction. This one is the same for the same value in each call.
         fraction = int.from_bytes(digest[:6], "big")
         new = (digest, f"{step - FIRST_STEP + 1:032}.{fraction:016}")
         versions[channel] = known[channel] if known.get(channel, (b"",))[0] == digest else new

@@ -194,6 +194,7 @@ async def adopt_table(
     if "ttl_minutes" not in columns:
         target.report.skip("store items", "all", "the table is of an older store: call its setup() first")
         return
+    # A cursor of the server, because all items together may be larger than the memory.
     async with source.transaction(), source.cursor("adopted_items") as cursor:
         await cursor.execute(
             """

@@ -93,6 +93,7 @@ class Target:
     def owner_of(self, source_owner: str | None) -> str | None:
         """The owner of a row. LeftOut if callers could not see it without one."""
         names = (self.options.owner, source_owner)
+        # With `--owner-key` the source names the owner, and `--owner` is for threads without the key.
         owner = next(filter(None, reversed(names) if self.options.owner_key else names), None)
         if owner is None and self.auth_type in BUILT_IN:
             raise LeftOut(f"it has no owner, and with AUTH_TYPE={self.auth_type} no caller could see it: use --owner")
@@ -274,8 +275,10 @@ async def _settle(target: Target, conn: Conn, row: AdoptedThread) -> str | None:
         async with loaded.open(config, durable=True, access="threads.read") as graph:
             if not is_local(graph):
                 return "its graph runs on another server, so its values are not read"
+            # Only this transaction sees the new checkpoints.
             snapshot = await snapshots.snapshot_of(gate.in_transaction(graph, conn), config)
             summary = snapshots.thread_summary(snapshot)
+    # The transaction has failed, so the thread can't be written even without its values.
     except psycopg.Error:
         raise
     except Exception as failure:  # noqa: BLE001 - a row may hold anything, and a factory is its author's code
