@@ -88,6 +88,7 @@ async def test_task_and_context_have_to_match(rpc: Rpc) -> None:
         (said(parts=[{}]), "message.parts[0].text"),
         (said(parts=[{"text": "a", "url": "b"}]), "message.parts[0].url"),
         (said(parts=[{"raw": "not base64!", "mediaType": "image/png"}]), "message.parts[0].raw"),
+        (said(parts=[{"raw": "\N{SNOWMAN}", "mediaType": "image/png"}]), "message.parts[0].raw"),
         (said(contextId="x" * 256), "params"),
         (said() | {"configuration": {"historyLength": -1}}, "configuration.historyLength"),
         (said() | {"configuration": {"returnImmediately": "yes"}}, "configuration.returnImmediately"),

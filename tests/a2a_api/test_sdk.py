@@ -56,6 +56,17 @@ async def test_the_python_sdk(http: httpx.AsyncClient, version: str) -> None:
     assert canceled.status.state == STATE.TASK_STATE_CANCELED
 
 
+async def test_the_python_sdk_reads_any_text_from_a_stream(http: httpx.AsyncClient) -> None:
+    """Contract, What clients do: it takes U+2028, U+2029 and U+0085 for ends of lines."""
+    client = await sdk_client(http, "echo")
+    *events, last = await events_of(client, message("a\u2028b\u2029c\x85d \N{SNOWMAN}"))
+
+    assert text_of(events[0].task.history[0].parts) == "a\u2028b\u2029c\x85d \N{SNOWMAN}"
+    told = "".join(text_of(event.artifact_update.artifact.parts) for event in events[1:])
+    assert told == "You said: a\u2028b\u2029c\x85d \N{SNOWMAN}"
+    assert last.status_update.status.state == STATE.TASK_STATE_COMPLETED
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_the_python_sdk_streams_and_subscribes(http: httpx.AsyncClient, version: str, gate: Gate) -> None:
     """Contract: no event with an empty payload; what is missing after the client left."""

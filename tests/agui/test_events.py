@@ -34,6 +34,16 @@ async def test_a_text_is_streamed_and_kept_under_one_id(http: httpx.AsyncClient)
     assert types(events)[-3:] == ["STATE_SNAPSHOT", "MESSAGES_SNAPSHOT", "RUN_FINISHED"]
 
 
+async def test_any_text_is_read_by_a_client_that_splits_lines_as_python_does(http: httpx.AsyncClient) -> None:
+    """Contract, Events: U+2028, U+2029 and U+0085 end no line, in ids neither."""
+    page, said = Page(http, "echo", thread_id="\u2028"), "a\u2028b\u2029c\x85d \N{SNOWMAN}"
+    events = await page.say(said)
+
+    assert text(events) == f"You said: {said}|"
+    assert [message["content"] for message in page.messages] == [said, f"You said: {said}"]
+    assert (await page.run(resume=[{"interruptId": "x", "status": "cancelled"}]))[-1]["code"] == "unknown_interrupt"
+
+
 async def test_only_new_messages_go_in(http: httpx.AsyncClient) -> None:
     """Contract, Messages: pages send all of them each time."""
     page = Page(http, "echo")

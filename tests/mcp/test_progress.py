@@ -42,6 +42,17 @@ async def test_a_graph_that_tells_its_progress_is_believed(http: httpx.AsyncClie
     assert messages[-1]["result"]["structuredContent"]["calls"] == 1
 
 
+async def test_any_text_is_read_by_a_client_that_splits_lines_as_python_does(http: httpx.AsyncClient) -> None:
+    """Contract, Transport: U+2028, U+2029 and U+0085 end no line of a stream."""
+    said = "a\u2028b\u2029c\x85d"
+    params = {"name": "echo", "arguments": {"messages": said}, "_meta": {"progressToken": "\u2028"}}
+    lines = (await post(http, "tools/call", params)).text.splitlines()
+    *told, last = [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data")]
+
+    assert {message["params"]["progressToken"] for message in told} == {"\u2028"}
+    assert last["result"]["content"][0]["text"] == f"You said: {said}"
+
+
 async def test_nobody_is_told_who_did_not_ask(http: httpx.AsyncClient) -> None:
     """Contract, Tools: progress where `progressToken` is given. A client that reads no stream gets JSON."""
     plain = await post(http, "tools/call", {"name": "progress", "arguments": {"name": "x"}})

@@ -29,6 +29,8 @@ from threadkeep.base.problems import ContentTooLarge
 OPTIONS = orjson.OPT_NON_STR_KEYS
 NUL_ESCAPE = b"\\u0000"
 REPLACEMENT_ESCAPE = b"\\ufffd"
+LINE_ENDS: Final = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
+"""Characters that end a line for some clients, in UTF-8 -> their escapes in JSON."""
 MAX_DEPTH = 200
 ENDLESS: Final = "the value is nested too deeply, or contains itself"
 LONG_INTEGER: Final = re.compile(rb"\d{19}")
@@ -221,6 +223,18 @@ def replace_nul(encoded: bytes) -> bytes:
         return encoded
     halves = encoded.split(b"\\\\")
     return b"\\\\".join(half.replace(NUL_ESCAPE, REPLACEMENT_ESCAPE) for half in halves)
+
+
+def one_line(frames: bytes) -> bytes:
+    """Escape the characters of JSON that Python's `splitlines` takes for the end of a line.
+
+    `httpx` splits there in `aiter_lines`, which `a2a-sdk` and other clients read streams by. SSE itself allows them.
+    """
+    if b"\xe2\x80" not in frames and b"\xc2\x85" not in frames:
+        return frames
+    for character, escaped in LINE_ENDS:
+        frames = frames.replace(character, escaped)
+    return frames
 
 
 def loads(raw: bytes | str) -> Any:

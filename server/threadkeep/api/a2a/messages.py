@@ -1,6 +1,5 @@
 """Messages: the parts of A2A as LangChain's content blocks, in both directions."""
 
-import binascii
 import hashlib
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Mapping, Sequence
@@ -112,7 +111,7 @@ def _base64(fields: Fields) -> str:
     text = fields.text("raw").replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return b64encode(b64decode(text + "=" * (-len(text) % 4), validate=True)).decode()
-    except binascii.Error:
+    except ValueError:  # binascii.Error, or a character that is not ASCII
         raise fields.refusal("raw", "must be base64") from None
 
 

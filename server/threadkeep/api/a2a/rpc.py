@@ -88,4 +88,4 @@ def add_rpc_error(problem: Problem, rpc_id: RpcId) -> None:
 
 def frame(encoded: bytes) -> bytes:
     """An answer as an event of a stream."""
-    return b"data: " + encoded + b"\n\n"
+    return b"data: " + json.one_line(encoded) + b"\n\n"

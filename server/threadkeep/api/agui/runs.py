@@ -26,6 +26,7 @@ from threadkeep.api.langgraph.runs import RESERVED_CONFIG_KEYS
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.responses import run_headers
 from threadkeep.api.streaming import EventStream, StreamReader
+from threadkeep.base import json
 from threadkeep.base.problems import (
     IdempotencyKeyInUse,
     IdempotencyKeyReused,
@@ -169,19 +170,19 @@ def _reader_path(reader_id: str) -> tuple[str, str, str]:
 
 async def _frames(call: Call, handle: RunHandle, events: RunEvents, reading: StreamReader) -> AsyncGenerator[bytes]:
     """Yield the frames of a run. If this process stops, they end without an event, so that the client reconnects."""
-    yield events.head.frame()
+    yield json.one_line(events.head.frame())
     try:
         # From the first event, also if the client comes back: the page builds its messages anew from the events.
         async with aclosing(handle.events()) as items:
             async for item in items:
                 reading.position = item.position
                 if frames := events.read(item):
-                    yield frames
+                    yield json.one_line(frames)
         end = await run_end(handle)
         # The page must end with the true state, and a gap or deleted events do not have it.
         if end.is_success and events.is_incomplete:
             await _read_state(call, handle, events)
-        yield events.finish(end)
+        yield json.one_line(events.finish(end))
     except ServiceUnavailable:
         # A stopping process is no failure: without an end of the body the client reconnects elsewhere.
         if not call.state.signals.leaving.is_set():
@@ -201,7 +202,7 @@ async def _read_state(call: Call, handle: RunHandle, events: RunEvents) -> None:
 
 async def _refused(head: RunHead, refusal: RunRefused) -> AsyncGenerator[bytes]:
     """The frames of a run that was not started."""
-    yield head.frame() + error_frame(refusal.detail, refusal.reason)
+    yield json.one_line(head.frame() + error_frame(refusal.detail, refusal.reason))
 
 
 @dataclass(frozen=True, slots=True)

@@ -269,12 +269,12 @@ class Exchange:
 
 def frame_of(message: Message) -> bytes:
     """A message as a frame of SSE."""
-    return b"event: message\r\ndata: %b\r\n\r\n" % json.dumps(message)
+    return b"event: message\r\ndata: %b\r\n\r\n" % json.one_line(json.dumps(message))
 
 
 async def large_frame_of(message: Message) -> bytes:
     """A message that may be large as a frame of SSE. Other tasks run while it is encoded."""
-    return b"event: message\r\ndata: %b\r\n\r\n" % await json.dumps_in_pieces(message)
+    return b"event: message\r\ndata: %b\r\n\r\n" % json.one_line(await json.dumps_in_pieces(message))
 
 
 class ExchangeResponse(Response):
