@@ -293,7 +293,7 @@ async def open_state(plan: AppConfig) -> AsyncGenerator[AppState]:
                 metrics.serve_metrics_port(state.metrics_exporter, plan.settings),
                 anyio.create_task_group() as tasks,
             ):
-                tasks.start_soon(shutdown.drain_when_told, name="shutdown")
+                tasks.start_soon(shutdown.drain_on_signal, name="shutdown")
                 if not plan.project.http.disable_openai:
                     # In the background: a slow factory must not delay the start.
                     tasks.start_soon(state.message_graphs.look_at_all, name="message graphs")

@@ -41,6 +41,7 @@ class Cleanup:
 
     async def run_once(self) -> None:
         """Extend the threads that have a reader in this process. Then delete batches until nothing is left."""
+        # First, because a reader may have come after the thread expired.
         if followed := self.wakeups.topics():
             async with self.pool.connection() as conn:
                 await thread_expiry.keep_temporary(conn, followed, FOLLOWED_S)

@@ -24,6 +24,7 @@ async def load_timezone(name: str | None) -> tzinfo:
     if name is None:
         return UTC
     try:
+        # It reads a file.
         return await anyio.to_thread.run_sync(ZoneInfo, name)
     except (KeyError, ValueError, OSError):  # an unknown name, an invalid name, a folder of zones
         raise ValidationFailed(
@@ -47,6 +48,7 @@ def next_fire_time(schedule: str, zone: tzinfo, start: datetime) -> datetime:
     """The first fire time after `start`, in UTC. ValidationFailed if the schedule is invalid or has no fire time."""
     fields = ALIASES.get(schedule.strip().lower(), schedule).split()
     if len(fields) == 6:
+        # CronSim expects the seconds first.
         fields = [fields[5], *fields[:5]]
     try:
         for fire_time in CronSim(" ".join(fields), start.astimezone(zone)):

@@ -49,6 +49,7 @@ class CronScheduler:
         for cron in due:
             try:
                 await self._fire(assistants, cron)
+            # Each other cron would fail too, so the round ends. A later round fires them.
             except TRANSIENT_ERRORS:
                 raise
             except Exception:
@@ -62,6 +63,7 @@ class CronScheduler:
 
         The thread is locked before the cron. The deletion of a thread with its crons uses the same order.
         """
+        # Before the transaction, because it takes a connection of its own.
         assistant = await _assistant(assistants, due)
         async with self.pool.connection() as conn, conn.transaction():
             if due.thread_id is not None:

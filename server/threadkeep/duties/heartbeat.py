@@ -74,6 +74,7 @@ class _Heartbeat:
                 self.stop.wait(min(1.0, self._every_s))
 
     def _connect(self) -> psycopg.Connection:
+        # Nothing is prepared, because a transaction pooler may give the next statement another session.
         conn = psycopg.connect(session.conninfo(self._uri), autocommit=True, prepare_threshold=None)
         if self.own_session:
             conn.execute(session.SET_UP, session.PARAMETERS)

@@ -40,7 +40,7 @@ class Shutdown:
     pool: Pool
     lease: Lease
 
-    async def drain_when_told(self) -> None:
+    async def drain_on_signal(self) -> None:
         """Wait for the stop signal and the shutdown delay, which still accepts requests. Then drain."""
         await self.signals.stopping.wait()
         lingered_s = min(self.settings.shutdown_delay_s, self.settings.drain_s)

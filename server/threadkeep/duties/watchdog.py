@@ -41,14 +41,15 @@ class LoopLag:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.last_turn = time.monotonic()
-        self._waits = False
+        self._has_record = False
 
     async def run_once(self) -> None:
         """Record the time. The delay is the time since the last record beyond `CHECK_S` seconds."""
         previous, self.last_turn = self.last_turn, time.monotonic()
-        if self._waits:
+        # Before the first round there is no record to compare with, and the start itself may take long.
+        if self._has_record:
             self._metrics.loop_lag.observe(max(0.0, self.last_turn - previous - CHECK_S))
-        self._waits = True
+        self._has_record = True
 
 
 @contextmanager
@@ -68,6 +69,7 @@ def _watch(lag: LoopLag, thread_id: int, stop: threading.Event) -> None:
     while not stop.wait(CHECK_S):
         last = lag.last_turn
         silent_s = time.monotonic() - last - CHECK_S
+        # One warning for each block, however long it takes.
         if silent_s > BLOCKED_S and last != reported:
             reported = last
             _warn(thread_id, silent_s)
