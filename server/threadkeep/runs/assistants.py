@@ -78,7 +78,9 @@ class AssistantCache:
         assistant_id = self.id_of(id_or_graph)
         if self.is_of_graph(assistant_id):
             filters = UNRESTRICTED
+        # Sorted, because a dict with the same entries in another order is the same filter.
         key = (orjson.dumps(filters.metadata_filter, option=orjson.OPT_SORT_KEYS), assistant_id)
+        # `get` first, because a hit then creates no coroutine and no partial.
         return self._known.get(key) or await self._known.get_or_read(key, partial(self._read, filters, assistant_id))
 
     async def _read(self, filters: Filters, assistant_id: UUID) -> ResolvedAssistant:

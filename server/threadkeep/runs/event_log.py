@@ -132,10 +132,12 @@ class EventLog:
     def is_lagging(self, position: int, *, events: int, size: int) -> bool:
         """Whether more than `events` events or `size` bytes were added after `position`."""
         count = self.last_position - position
+        # `if count`, because a slice from -0 would be the whole ring.
         return count > events or sum(len(event.data) for event in list(self._ring)[-count:] if count) > size
 
     async def wait_change(self) -> None:
         """Wait until an event is added, or the log is sealed or closed."""
+        # Created only for a reader that waits, because most events come while no reader waits.
         if self._changed is None:
             self._changed = anyio.Event()
         await self._changed.wait()

@@ -62,6 +62,7 @@ class EventRecorder:
             recording.done.set()
 
     async def _write_all(self, execution: Execution) -> None:
+        # The lease of now: under a later one this process must not write for the run.
         events, worker_id = execution.log, self._lease.worker_id
         position = events.starts_after
         while not execution.is_lost:
@@ -128,6 +129,7 @@ def _batch(run_id: UUID, worker_id: UUID, items: list[LogItem]) -> RunEventBatch
     events = [
         RunEvent(position=item.position, event=item.name, data=item.data.decode())
         for item in items
+        # A gap stands for events that left the ring before they were written, so there is nothing to store.
         if isinstance(item, LogEvent)
     ]
     return RunEventBatch(run_id, worker_id, events)

@@ -178,6 +178,7 @@ class Executions:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[Execution]:
+        # A copy, because runs begin and end while a caller waits inside its loop.
         return iter(list(self._executions.values()))
 
     def __len__(self) -> int:

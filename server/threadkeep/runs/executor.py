@@ -313,6 +313,7 @@ def _error(output: GraphOutput, error: Mapping[str, str], status: Literal["error
     if output.state is not None:
         try:
             values = json.dumps(output.state)
+        # This may be the error itself. The thread then keeps its values.
         except json.Unserializable:
             values = None
     ending = RunFinalState(

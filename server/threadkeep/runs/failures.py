@@ -53,6 +53,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
     while pending:
         failure = pending.pop()
         if isinstance(failure, BaseExceptionGroup):
+            # Reversed, because the last one is taken next, and the order of the group must stay.
             pending.extend(reversed(cast("BaseExceptionGroup[BaseException]", failure).exceptions))
         else:
             yield failure

@@ -55,14 +55,12 @@ class Follower:
         position = await self._newest(filters, run_id) if start_position is None else start_position
         execution = execution or self.executions.get(run_id)
         while True:
-            if execution is not None:
+            if execution is None:
+                source = self._stored(filters, run_id, position)
+            else:
                 # Without a reader a run adds no events to its log.
                 execution.log.is_wanted = True
-            source = (
-                self._stored(filters, run_id, position)
-                if execution is None
-                else self._ring(filters, execution, position, in_batches=in_batches)
-            )
+                source = self._ring(filters, execution, position, in_batches=in_batches)
             async with aclosing(source) as items:
                 async for item in items:
                     position = item.position
@@ -76,10 +74,10 @@ class Follower:
                 return
 
     async def recorded_events(self, filters: Filters, run_id: UUID, after: int = 0) -> AsyncGenerator[LogItem, None]:
-        """The run's events behind position `after` as they are recorded, until it ends.
+        """Yield the run's events after position `after` as they are recorded, until it ends.
 
-        Each event is in Postgres before it is yielded. After the death of the process that executes the run, a reader in another process
-        gets the same events.
+        Each event is in Postgres before it is yielded. If the executing process dies, a reader in another process gets
+        the same events.
         """
         async with aclosing(self._stored(filters, run_id, after, until_executed=False)) as items:
             async for item in items:
@@ -185,6 +183,7 @@ class Follower:
         """The stored result. If the run still runs, mark it as followed, so that its end sends a notification."""
         async with self.pool.connection(filters) as conn:
             stored = await runs.get_result(conn, filters, thread_id, run_id)
+            # The run may have ended between the two statements.
             if stored is not None and stored.status not in FINAL and await runs.record_events(conn, run_id) in FINAL:
                 stored = await runs.get_result(conn, filters, thread_id, run_id)
         return stored

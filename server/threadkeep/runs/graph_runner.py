@@ -88,6 +88,7 @@ async def run_graph(graph: Graph, config: RunnableConfig, execution: Execution, 
 
 async def _restore_last_checkpoint(graph: Graph, config: RunnableConfig, output: GraphOutput) -> None:
     """Replace the output with the last checkpoint's, because a streamed value could not be stored in a checkpoint."""
+    # Without the other keys, because the run may have begun at an older checkpoint, which they would select.
     configurable = config.get("configurable", {})
     thread_keys = {key: configurable[key] for key in ("thread_id", WRITE_BEHIND_KEY)} | {"checkpoint_ns": ""}
     snapshot = await graph.aget_state({"configurable": thread_keys})
@@ -146,6 +147,7 @@ async def _langchain_events(
     """Yield the graph's chunks, and log LangChain's events. The chunks are the root run's stream events."""
     runnable, log = cast("Any", graph), execution.log
     root, subgraphs = execution.ids["run_id"], execution.spec.stream_subgraphs
+    # Always with subgraphs, because only then does a chunk contain its namespace.
     events = runnable.astream_events(graph_input(execution), config, version="v2", subgraphs=True, **arguments)
     async for event in events:
         if event["event"] == "on_chain_stream" and event["run_id"] == root:
@@ -178,13 +180,14 @@ def graph_config(execution: Execution) -> RunnableConfig:
         "run_id": execution.run_id,
         "run_name": execution.graph_id,
     }
+    # The client's keys last, because its `run_name` replaces the graph's name. None of them is a key of the server.
     return cast("RunnableConfig", config | client_keys(client_config))
 
 
 def graph_input(execution: Execution) -> Any:
     """The input of the graph. A command takes precedence over an input, because agent-chat-ui sends both."""
     command = execution.spec.command
-    return graph_command(command) if command and command.is_empty else execution.spec.input
+    return graph_command(command) if command and command.has_content else execution.spec.input
 
 
 def call_arguments(graph: Graph, execution: Execution) -> dict[str, Any]:
@@ -241,6 +244,7 @@ def output_of(state: Any, keys: OutputKeys) -> Any:
 
 def graph_modes(modes: Iterable[StreamMode]) -> list[GraphMode]:
     """The stream modes for the graph. They always contain `values`, because the run's answer is made from them."""
+    # A dict, because it has no duplicates and keeps the order, which a set does not.
     stream_modes: dict[GraphMode, None] = {"values": None}
     for mode in modes:
         if mode in {"messages", "messages-tuple"}:

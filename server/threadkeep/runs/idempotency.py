@@ -63,9 +63,9 @@ class IdempotencyKeys:
     ) -> AsyncGenerator[KeyedResult]:
         """Yield the ids that the block creates its rows with, or those of an earlier request with the same key.
 
-        `result_ids` are the ids of the new rows, and `thread_ids` those of their threads. The block must complete `key` in the transaction that
-        creates the rows. If the block raises, the key is released. IdempotencyKeyReused if the key belongs to another
-        request, IdempotencyKeyInUse if the first request is still in admission.
+        `result_ids` are the ids of the new rows, and `thread_ids` those of their threads. The transaction that creates the
+        rows must also complete `key`. If the block raises, the key is released. IdempotencyKeyReused if the key belongs to
+        another request, IdempotencyKeyInUse if the first request is still in admission.
         """
         reservation = Reservation(
             reservation=uuid4(),
@@ -87,6 +87,7 @@ class IdempotencyKeys:
         except UniqueViolation:  # two requests used the same key: one took over the other's reservation
             await self._release(key, reservation)
             raise IdempotencyKeyInUse("another request with this Idempotency-Key started at the same time") from None
+        # Also for a cancellation, which is no Exception.
         except BaseException:
             await self._release(key, reservation)
             raise
@@ -94,6 +95,7 @@ class IdempotencyKeys:
     async def _reserve(self, key: IdempotencyKey, reservation: Reservation) -> StoredKey:
         async with self.pool.connection() as conn:
             reserved = await idempotency_keys.reserve(conn, key, reservation)
+            # A later statement, because only this one sees the row of a transaction that `reserve` waited for.
             stored = reserved or await idempotency_keys.get(conn, key)
         if stored is not None and stored.request_sha256 != key.request_sha256:
             raise IdempotencyKeyReused("this Idempotency-Key was sent with a different request")

@@ -57,6 +57,7 @@ async def isolate(work: Callable[[], Awaitable[Result]]) -> Result:
     try:
         return await work()
     except anyio.get_cancelled_exc_class():
+        # A cancelled scope of the server has this deadline. Otherwise code of the graph has raised the exception.
         if anyio.current_effective_deadline() == -math.inf:
             raise
         raise GraphEscape("a node of the graph cancelled itself") from None

@@ -32,4 +32,5 @@ class Lease:
 
     def replace(self, worker_id: UUID) -> None:
         """Continue with a new id whose row exists."""
+        # The heartbeat reads `worker_id` in its own thread, so it must already have a row.
         self.worker_id, self.is_lost = worker_id, False

@@ -109,6 +109,7 @@ class Quotas:
                 f"you have {backlog.principal} runs in the queue: at most {share} are allowed",
                 retry_after_s=QUEUE_RETRY_S,
             )
+        # The cached count itself changes, so that requests within its second count too.
         backlog.total += runs
         backlog.principal += runs
 
@@ -190,6 +191,7 @@ class MinuteShares:
         """Take one token, even if there is none."""
         if self._share:
             now = time.monotonic()
+            # It may fall below zero, because the thread was already created. The principal then waits longer.
             self._record(identity, self._left_now(identity, now) - 1, now)
 
     def _record(self, identity: str, tokens: float, now: float) -> None:

@@ -60,7 +60,7 @@ class Command(BaseModel):
     """The nodes to continue at."""
 
     @property
-    def is_empty(self) -> bool:
+    def has_content(self) -> bool:
         """Whether any field is set. LangGraph refuses an empty command, so the server ignores it."""
         return self.resume is not None or self.update is not None or bool(self.goto)
 
@@ -267,6 +267,7 @@ def check_config(config: Mapping[str, Any], max_recursion: int) -> None:
 
 def _integer(value: object) -> int:
     """The value, or 0 if it is not an integer."""
+    # Not `isinstance`, because True is an int too.
     return value if type(value) is int else 0
 
 

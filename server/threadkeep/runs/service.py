@@ -252,6 +252,7 @@ class RunService:
         transaction commits. Raises QueueFull, TooManyRequests or ValidationFailed.
         """
         await self.quotas.check_queue(None if admitted.user is None else admitted.user["identity"], 1)
+        # The cron may be older than the present limits.
         self._check(admitted.request)
         check_config({**admitted.assistant.config, **admitted.request.spec.config}, self.max_recursion)
         creation = await self._create_and_count(conn, admitted)
@@ -265,6 +266,7 @@ class RunService:
         conditions = _conditions(request, is_own=self.assistants.is_of_graph(assistant_id))
         threads = assistants = UNRESTRICTED
         for permission in permissions("run.start", conditions):
+            # Only a custom authenticator reads the value, which takes a dump of the whole request.
             value = _value(permission.event, request, assistant_id) if caller.authenticator.reads_values else {}
             filters = await caller.authorize(permission.event, value)
             if permission.resource == "assistant":
@@ -493,6 +495,7 @@ class RunService:
     async def _start_with_row(self, admitted: Admitted, slot: Slot) -> RunHandle:
         """Create the row and start the run. A disconnect in between does not leave a `running` row without an execution."""
         new, execution = self._new_run(admitted, self.executor.lease.worker_id), None
+        # For the type checker, which expects that a cancel scope may suppress an exception.
         creation = NOT_CREATED
         # Between the commit and the start of the execution no cancellation may come, or the row would stay `running`.
         with anyio.CancelScope(shield=True):
@@ -547,6 +550,7 @@ class RunService:
             ephemeral=request.temporary,
             ephemeral_ttl_s=self.ephemeral_ttl_s,
             record_events=is_recorded,
+            # A client that reads events hears of the run before its end. So a crash must not lose its row.
             synchronous_commit=(request.read_by_caller and not request.is_answered_at_end) or is_recorded,
             create_thread=request.create_thread or request.thread_id is None,
             new_thread_only=request.new_thread_only,
@@ -578,6 +582,7 @@ class RunService:
         return creation.run
 
     def _handle(self, filters: Filters, run: Run | None, execution: Execution | None = None) -> RunHandle:
+        # One of the two is never None: a run without a row is executed in this process.
         source = cast("Run | Execution", run or execution)
         run_id, thread_id = source.run_id, source.thread_id
 

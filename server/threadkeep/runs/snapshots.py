@@ -106,6 +106,7 @@ def checkpoint_ids(config: RunnableConfig | None) -> dict[str, object] | None:
         "thread_id": configurable["thread_id"],
         "checkpoint_ns": configurable.get("checkpoint_ns", ""),
     }
+    # A waiting subgraph has only a namespace, because its config has no checkpoint yet.
     return checkpoint | {key: configurable[key] for key in ("checkpoint_id", "checkpoint_map") if configurable.get(key)}
 
 

@@ -74,6 +74,7 @@ class WebhookPolicy:
         except (httpx.InvalidURL, ValueError):
             raise ValidationFailed("Invalid webhook URL") from None
         self._check_scheme(parsed)
+        # A name with a period at its end is the same host. `raw_host` is ASCII, also of an international name.
         host = parsed.raw_host.decode("ascii").rstrip(".").lower()
         if not HOST.fullmatch(host):
             raise ValidationFailed(f"Invalid webhook hostname {host!r}")
@@ -142,6 +143,7 @@ def _filled(name: str, template: str, prefix: str, environment: Mapping[str, str
         return environment[match[1]]
 
     value = VARIABLE.sub(variable, template)
+    # A line break would add a header or end the head of the request.
     if "\r" in value or "\n" in value or not name.isascii():
         raise StartupError(f"webhooks.headers.{name}: is not a valid header")
     return value
@@ -157,10 +159,12 @@ def _literal(host: str) -> Address | None:
     if host == "localhost" or host.endswith(".localhost"):
         return IPv4Address("127.0.0.1")
     try:
+        # `fe80::1%eth0` names a network interface, and only the address counts.
         return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         pass
     try:
+        # The resolver reads the same short and hexadecimal notations.
         return IPv4Address(socket.inet_aton(host))
     except OSError:
         return None
@@ -181,5 +185,6 @@ def _is_never_a_host(address: Address) -> bool:
     """Whether no policy allows the address: link-local, multicast, unspecified or reserved."""
     if isinstance(address, IPv6Address) and address.is_site_local:
         return True
+    # 0.0.0.0/8 is never a destination (RFC 1122), and `is_unspecified` is true only for 0.0.0.0.
     zero = isinstance(address, IPv4Address) and int(address) < 1 << 24
     return zero or address.is_link_local or address.is_multicast or address.is_unspecified or address.is_reserved
