@@ -43,10 +43,11 @@ async def measured(server: Server, seconds: float, rounds: int) -> dict[str, flo
     plain: list[float] = []
     resumable: list[float] = []
     for _ in range(rounds + 1):
+        # In turns within a round, so that a machine that drifts slows all three.
         streams = (runs_stream, resumable_stream, page_stream)
-        one, kept, page = [await token_cost(server, each, seconds) for each in streams]
-        plain.append(page / one)
-        resumable.append(page / kept)
+        v1_cost, resumable_cost, page_cost = [await token_cost(server, each, seconds) for each in streams]
+        plain.append(page_cost / v1_cost)
+        resumable.append(page_cost / resumable_cost)
     return {"plain": statistics.median(plain[1:]), "resumable": statistics.median(resumable[1:])}
 
 

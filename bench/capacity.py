@@ -31,6 +31,7 @@ class Cost:
     def runs_a_second(self, server_cores: float, postgres_cores: float, graph_ms: float = 0) -> float:
         """Runs a second that the cores can make. `graph_ms` is the CPU of your graph, beyond that of the small one."""
         by_server = BUSY * server_cores * 1000 / (self.server_ms + graph_ms)
+        # A stateless run executes no statement, so Postgres sets no limit.
         if not self.postgres_ms:
             return by_server
         return min(by_server, BUSY * postgres_cores * 1000 / self.postgres_ms)
@@ -50,6 +51,7 @@ def main() -> None:
     _ = parser.add_argument("--postgres-cores", type=float, default=2)
     _ = parser.add_argument("--graph-ms", type=float, default=0, help="CPU of a run of your graph, in ms")
     chosen = parser.parse_args()
+    # One process uses one core: Python executes one thread at a time.
     processes = max(1, round(chosen.server_cores))
     print(f"{'run':<14}{'server ms':>10}{'Postgres ms':>13}{'runs/s':>9}")
     for kind, cost in costs(PAGE.read_text()).items():

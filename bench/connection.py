@@ -36,9 +36,11 @@ class Connection(asyncio.Protocol):
         """Return the body of the answer with its chunk headers. Raise RuntimeError if the status is not 200."""
         self._send(path, body)
         head = await self._head()
+        # None: the answer comes in chunks, and ends with one of length 0.
         length = next((int(line[15:]) for line in head if line.startswith("content-length:")), None)
         while not self._complete(length):
             await self._more()
+        # The chunk headers stay in it. The callers only look for a text.
         content, self._received = bytes(self._received), bytearray()
         if " 200 " not in head[0]:
             raise RuntimeError(f"{path}: {head[0]}: {content[:300]!r}")
@@ -50,11 +52,14 @@ class Connection(asyncio.Protocol):
         head = await self._head()
         if " 200 " not in head[0]:
             raise RuntimeError(f"{path}: {head[0]}")
+        tail = b""
         while True:
             part, self._received = bytes(self._received), bytearray()
             if part:
                 yield part
-            if part.endswith(CHUNKS_END):
+            # Kept over the pieces, because the end of the answer may arrive in two of them.
+            tail = (tail + part)[-len(CHUNKS_END) :]
+            if tail == CHUNKS_END:
                 return
             if not self._received:
                 await self._more()
@@ -76,6 +81,7 @@ class Connection(asyncio.Protocol):
     async def _head(self) -> list[str]:
         while (end := self._received.find(HEAD_END)) < 0:
             await self._more()
+        # Lower case, because header names may have any.
         head = self._received[:end].decode().lower().split("\r\n")
         del self._received[: end + 4]
         return head
@@ -86,6 +92,7 @@ class Connection(asyncio.Protocol):
     async def _more(self) -> None:
         if self._closed:
             raise RuntimeError("the server hung up")
+        # No data is lost between the two lines, because nothing else runs before the `await`.
         self._woken.clear()
         await self._woken.wait()
 

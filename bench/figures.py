@@ -25,8 +25,10 @@ class Figure:
 
     def value(self, rounds: Sequence[Round]) -> float | None:
         """Return the median over the rounds, or None if it was not measured."""
-        found = [self.of(*(one[name] for name in self.needs)) for one in rounds if set(self.needs) <= set(one)]
-        return median(found) if found else None
+        # A peer that is not installed has no measurements. Its figures are left out, and the others stay.
+        complete = [measured for measured in rounds if set(self.needs) <= set(measured)]
+        values = [self.of(*(measured[name] for name in self.needs)) for measured in complete]
+        return median(values) if values else None
 
     def verdict(self, value: float) -> str:
         """How `value` stands."""
@@ -181,15 +183,17 @@ SCALE = [
 def table(figures: Sequence[Figure], rounds: Sequence[Round]) -> list[str]:
     """Return the lines of a Markdown table of the measurements."""
     lines = ["| figure | measured | must | aim | reached |", "|---|---|---|---|---|"]
-    for one in figures:
-        value = one.value(rounds)
+    for figure in figures:
+        value = figure.value(rounds)
         if value is None:
-            lines.append(f"| {one.name} | not measured | {_bound(one, one.must)} | {_bound(one, one.aim)} | |")
+            lines.append(
+                f"| {figure.name} | not measured | {_bound(figure, figure.must)} | {_bound(figure, figure.aim)} | |"
+            )
             continue
-        bounds = f"{_bound(one, one.must)} | {_bound(one, one.aim)}"
-        lines.append(f"| {one.name} | {value:.2f}{one.unit} | {bounds} | {one.verdict(value)} |")
+        bounds = f"{_bound(figure, figure.must)} | {_bound(figure, figure.aim)}"
+        lines.append(f"| {figure.name} | {value:.2f}{figure.unit} | {bounds} | {figure.verdict(value)} |")
     return lines
 
 
-def _bound(one: Figure, value: float) -> str:
-    return f"{'≥' if one.at_least else '≤'} {value:g}{one.unit}"
+def _bound(figure: Figure, value: float) -> str:
+    return f"{'≥' if figure.at_least else '≤'} {value:g}{figure.unit}"

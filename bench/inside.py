@@ -50,7 +50,9 @@ async def measured(saver: Any, seconds: float, clients: int, **options: Any) -> 
 async def main(uri: str, seconds: float, clients: int) -> None:
     """All cases once, one after the other."""
     settings = Settings()
+    # As `AsyncPostgresSaver.from_conn_string` sets them. With other values the stock saver would be slower.
     arguments = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+    # The same number of connections for both savers.
     size = settings.run_connections
     async with (
         AsyncConnectionPool(uri, min_size=size, max_size=size, kwargs=arguments, open=False) as pool,
@@ -59,12 +61,12 @@ async def main(uri: str, seconds: float, clients: int) -> None:
     ):
         ours = Checkpointer(own_pool, commits)
         stock = AsyncPostgresSaver(pool)  # pyright: ignore[reportArgumentType] - a pool of dict rows
-        found: dict[str, dict[str, float]] = {}
+        figures: dict[str, dict[str, float]] = {}
         for durability in ("async", "exit"):
-            found[f"stock saver, {durability}"] = await measured(stock, seconds, clients, durability=durability)
-            found[f"our saver, {durability}"] = await measured(ours, seconds, clients, durability=durability)
-        found["no saver"] = await measured(None, seconds, clients)  # last: next the server is measured without one
-    print(json.dumps(found))
+            figures[f"stock saver, {durability}"] = await measured(stock, seconds, clients, durability=durability)
+            figures[f"our saver, {durability}"] = await measured(ours, seconds, clients, durability=durability)
+        figures["no saver"] = await measured(None, seconds, clients)  # last: next the server is measured without one
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

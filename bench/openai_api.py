@@ -67,6 +67,7 @@ async def token_cost(server: Server, stream: TokenStream, seconds: float) -> flo
     began = server.cpu_s()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as http:
         tokens = await at_once(http, stream, CLIENTS, seconds)
+    # CPU and not time: the graph pauses between words, so all streams take equally long.
     return (server.cpu_s() - began) * 1000 / tokens
 
 
@@ -94,6 +95,7 @@ async def measured(server: Server, seconds: float, rounds: int) -> dict[str, flo
     costs: list[float] = []
     rates: list[float] = []
     for _ in range(rounds + 1):
+        # One right after the other: machines drift, and only the ratio within a round has a meaning.
         before, after = [await token_cost(server, each, seconds) for each in (runs_stream, chat_stream)]
         costs.append(after / before)
         before, after = [await _rate(server, each, seconds) for each in (runs_wait, chat)]

@@ -16,6 +16,7 @@ def bars(rows: Sequence[tuple[str, float]]) -> str:
     parts: list[str] = []
     for place, (title, value) in enumerate(rows):
         top = place * PITCH
+        # 60: the number after the longest bar needs room.
         length = max(1.0, (WIDTH - 60) * value / highest)
         ours = ' class="ours"' if title.startswith("Threadkeep") else ""
         parts += [

@@ -19,13 +19,13 @@ import servers
 from run import HERE, command, database
 
 LOOP = "Python and the loop"
+FOLDERS = ("api", "auth", "base", "duties", "persistence", "postgres", "runs", "tables", "threads")
+"""Folders of the server that run under load."""
 PARTS = {
     "/threadkeep/cli.py": LOOP,
     "/threadkeep/__main__.py": LOOP,
     "/threadkeep/serving.py": LOOP,
-    "/threadkeep/db/": "threadkeep.db",
-    "/threadkeep/engine/": "threadkeep.engine",
-    "/threadkeep/api/": "threadkeep.api",
+    **{f"/threadkeep/{folder}/": f"threadkeep.{folder}" for folder in FOLDERS},
     "/threadkeep/": "threadkeep, the rest",
     "bench/graphs/": "the graph",
     "/langgraph/checkpoint/": "langgraph.checkpoint",
@@ -40,6 +40,7 @@ PARTS = {
     "/asyncio/": "asyncio",
     "/logging/": "logging",
 }
+OURS = tuple(f"/threadkeep/{folder}/" for folder in FOLDERS)
 RATE = 200
 """Samples a second."""
 
@@ -70,6 +71,7 @@ def recorded(kind: str, clients: int, seconds: int) -> str:
         load = [sys.executable, str(HERE / "load.py"), str(server.port), kind, str(clients)]
         record = [spy, "record", "--pid", str(server.process.pid), "--format", "raw", "--full-filenames"]
         options = ["--rate", str(RATE), "--duration", str(seconds), "--output", str(raw)]
+        # Two seconds longer, because py-spy needs some time to start, and would else sample an idle server.
         with subprocess.Popen([*load, "--seconds", str(seconds + 2)], stdout=subprocess.DEVNULL) as loading:
             subprocess.run([*record, *options], check=True, capture_output=True)
             loading.wait()
@@ -88,17 +90,18 @@ class Profile:
     @classmethod
     def of(cls, stacks: str) -> "Profile":
         """The samples in py-spy's raw format."""
-        found = cls(Counter(), Counter(), Counter(), Counter())
-        for one in stacks.splitlines():
-            stack, _, count = one.rpartition(" ")
+        profile = cls(Counter(), Counter(), Counter(), Counter())
+        for line in stacks.splitlines():
+            stack, _, count = line.rpartition(" ")
             frames = stack.split(";")
             if "threading.py" not in frames[-1]:  # the heartbeat's thread waits
-                found._add(frames, int(count))
-        return found
+                profile._add(frames, int(count))
+        return profile
 
     def _add(self, frames: list[str], weight: int) -> None:
         self.own[_part(frames[-1])] += weight
         self.lines[_short(frames[-1])] += weight
+        # A set: a part that is on the stack several times counts once.
         for part in {_part(frame) for frame in frames}:
             self.total[part] += weight
         for name in {_short(frame).rpartition(":")[0] for frame in frames if _is_ours(frame)}:
@@ -109,6 +112,7 @@ class Profile:
         whole = self.own.total()
         lines = ["| part | self | with what it calls |", "|---|---|---|"]
         for part, count in self.own.most_common():
+            # Every sample is below the event loop, so its share would always be 100 %.
             below = "" if part == LOOP else f"{self.total[part] / whole:.1%}"
             lines.append(f"| {part} | {count / whole:.1%} | {below} |")
         return lines
@@ -122,10 +126,11 @@ class Profile:
 
 
 def _is_ours(frame: str) -> bool:
-    return any(part in frame for part in ("/threadkeep/db/", "/threadkeep/engine/", "/threadkeep/api/"))
+    return any(part in frame for part in OURS)
 
 
 def _part(frame: str) -> str:
+    # The first match counts, so folders stand before the package that contains them.
     return next((part for path, part in PARTS.items() if path in frame), LOOP)
 
 

@@ -26,8 +26,8 @@ import psutil
 from parts import Part, Ratios, main
 
 FOLDER = Path(__file__).parent / "graphs"
-GIVEN = {"messages": [{"role": "user", "content": "hello"}]}
-STREAM = {"assistant_id": "words", "input": GIVEN, "if_not_exists": "create"}
+HELLO = {"messages": [{"role": "user", "content": "hello"}]}
+STREAM = {"assistant_id": "words", "input": HELLO, "if_not_exists": "create"}
 EVERY = ["values", "updates", "messages-tuple", "custom", "tasks", "checkpoints", "tools"]
 CHANNELS = ["values", "messages", "lifecycle", "input", "tools", "updates", "custom", "tasks", "checkpoints"]
 CLIENTS = 12
@@ -58,12 +58,13 @@ async def _run(http: httpx.AsyncClient, more: dict[str, object]) -> int:
 async def v2(http: httpx.AsyncClient) -> int:
     """Make a run of v2 and follow it to its end. Return the number of tokens."""
     thread, tokens = f"/threads/{uuid.uuid4()}", 0
-    params = {"assistant_id": "words", "input": GIVEN}
+    params = {"assistant_id": "words", "input": HELLO}
     started = await http.post(f"{thread}/commands", json={"id": 1, "method": "run.start", "params": params})
     started.raise_for_status()
     async with http.stream("POST", f"{thread}/stream/events", json={"channels": CHANNELS}) as answer:
         async for line in answer.aiter_lines():
             tokens += '"text-delta"' in line
+            # The cheap test first: most lines are tokens, and parsing them would slow the client.
             if line.startswith("data: ") and '"completed"' in line and json.loads(line[6:])["method"] == "lifecycle":
                 return tokens
     raise RuntimeError("the stream ended before its run")
@@ -82,6 +83,7 @@ async def measure(port: int, server: psutil.Process, clients: int, seconds: floa
                 before = _cpu(server)
                 tokens = await at_once(http, way, clients, seconds)
                 ratios[name].append((_cpu(server) - before) * 1000 / tokens)
+    # Without the first round, in which caches and pools are filled.
     return {name: statistics.median(costs[1:]) for name, costs in ratios.items()}
 
 
@@ -111,8 +113,10 @@ def measured(seconds: float, rounds: int) -> dict[str, float]:
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+        # Only now can the server bind the port.
         free.close()
         serve = [sys.executable, "-m", "threadkeep", "serve", "--port", str(port)]
+        # Nothing else is inherited: a developer's own settings would be measured.
         environment = {"PATH": os.environ["PATH"], "HOME": folder, "THREADKEEP_DATA_DIR": folder}
         with subprocess.Popen(
             serve, cwd=FOLDER, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -75,13 +75,14 @@ def scale(results: Mapping[str, Any]) -> list[str]:
     """Return the results of `bench/scale.py` as Markdown."""
     rounds: Rounds = results["rounds"]
     streams = {
-        name: median(one[f"streams: {name}"] for one in rounds) for name in ("opened_s", "p50_ms", "p99_ms", "kb_each")
+        name: median(measured[f"streams: {name}"] for measured in rounds)
+        for name in ("opened_s", "p50_ms", "p99_ms", "kb_each")
     }
     return [
         *_head(results),
         *figures.table(figures.SCALE, rounds),
         "",
-        *_table("what", [_without(one, "streams: ") for one in rounds], OF_SCALE),
+        *_table("what", [_without(measured, "streams: ") for measured in rounds], OF_SCALE),
         "",
         f"1,000 streams open at once: all had their first token after {streams['opened_s']:.1f} s. Then each gets a token"
         f" a second. A token is {streams['p50_ms']:.1f} ms old at the median and {streams['p99_ms']:.1f} ms at p99."
@@ -125,6 +126,7 @@ def _ceiling(rounds: Rounds) -> list[str]:
     if None in parts:
         return []
     server, postgres, client, rate = (part or 0 for part in parts)
+    # Two cores have 2,000 ms of CPU a second.
     most = 2000 / (server + postgres + client)
     return [
         f"A stateful run takes {server:.1f} ms of CPU in the server, {postgres:.1f} in Postgres and {client:.1f} in the load's"
@@ -136,8 +138,9 @@ def _ceiling(rounds: Rounds) -> list[str]:
 def _table(title: str, rounds: Rounds, columns: Mapping[str, tuple[str, int]]) -> list[str]:
     """Return a table with a line for each label and a column for each measure. A round names them `LABEL: MEASURE`."""
     labels = dict.fromkeys(
-        name.rpartition(": ")[0] for one in rounds for name in one if name.rpartition(": ")[2] in columns
+        name.rpartition(": ")[0] for measured in rounds for name in measured if name.rpartition(": ")[2] in columns
     )
+    # A column without a single value would only widen the table.
     wanted = {key: value for key, value in columns.items() if any(f"{label}: {key}" in rounds[0] for label in labels)}
     lines = [f"| {title} | {' | '.join(name for name, _ in wanted.values())} |", "|---" * (len(wanted) + 1) + "|"]
     for label in labels:
@@ -151,9 +154,9 @@ def _cell(value: float | None, digits: int) -> str:
 
 
 def _median(rounds: Rounds, name: str) -> float | None:
-    found = [one[name] for one in rounds if name in one]
-    return median(found) if found else None
+    values = [measured[name] for measured in rounds if name in measured]
+    return median(values) if values else None
 
 
-def _without(one: Mapping[str, float], prefix: str) -> dict[str, float]:
-    return {name: value for name, value in one.items() if not name.startswith((prefix, "warm-up"))}
+def _without(measured: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {name: value for name, value in measured.items() if not name.startswith((prefix, "warm-up"))}

@@ -67,49 +67,55 @@ class Bench:
     def round(self) -> dict[str, float]:
         """Everything once, one after the other, beginning with empty tables."""
         empty(self.uri)
-        found = self._inside(1) | self._inside(12)
+        figures = self._inside(1) | self._inside(12)
         for kind, clients in CORE if self.core else [*CORE, *MORE]:
-            found |= self._load([self.server], f"ours, {kind}, {clients}", kind, clients)
+            figures |= self._load([self.server], f"ours, {kind}, {clients}", kind, clients)
         for graph, kind in STREAMS if self.core else [*STREAMS, *MORE_STREAMS]:
-            found |= self._streams(self.server, graph, kind)
-        found |= self._with_keys()
+            figures |= self._streams(self.server, graph, kind)
+        figures |= self._with_keys()
         for peer in self.peers:
             for kind, clients in OF_PEERS:
-                found |= self._load([peer], f"{peer.name}, {kind}, {clients}", kind, clients)
+                figures |= self._load([peer], f"{peer.name}, {kind}, {clients}", kind, clients)
         if not self.core:
             with servers.ours(self.uri) as second:
+                # The first server has been under load for minutes, and the second one has just started.
                 self._load([second], "warm-up", "new thread", 12)
-                found |= self._load([self.server], "ours, new thread, 24", "new thread", 24)
-                found |= self._load([self.server, second], "two of ours, new thread, 24", "new thread", 24)
-        return found
+                figures |= self._load([self.server], "ours, new thread, 24", "new thread", 24)
+                figures |= self._load([self.server, second], "two of ours, new thread, 24", "new thread", 24)
+        return figures
 
     def _with_keys(self) -> dict[str, float]:
         """The load by callers with an API key each, and the same without beside it, in turns: machines drift."""
-        found: dict[str, float] = {}
+        figures: dict[str, float] = {}
         for kind, clients in WITH_KEYS:
             for server, label in ((self.server, "without keys"), (self.keyed, "with API keys")):
-                found |= self._load([server], f"ours {label}, {kind}, {clients}", kind, clients)
-        return found
+                figures |= self._load([server], f"ours {label}, {kind}, {clients}", kind, clients)
+        return figures
 
     def _inside(self, clients: int) -> dict[str, float]:
         cases = output("inside.py", self.uri, self.seconds, clients)
-        return {f"{case}, {clients}: {name}": value for case, one in cases.items() for name, value in one.items()}
+        return {
+            f"{case}, {clients}: {name}": value for case, of_case in cases.items() for name, value in of_case.items()
+        }
 
     def _load(self, under_load: list[Server], label: str, kind: str, clients: int) -> dict[str, float]:
         """Return the load's own figures, and the cost of a run for the servers and for Postgres."""
-        ports = ",".join(str(one.port) for one in under_load)
+        ports = ",".join(str(server.port) for server in under_load)
         postgres = servers.postgres(self.uri)
-        before = sum(one.cpu_s() for one in under_load), postgres.cpu_s() if postgres else 0
+        # Of the processes, so that the cost of the load's own process is not counted.
+        before = sum(server.cpu_s() for server in under_load), postgres.cpu_s() if postgres else 0
         keys = ",".join(under_load[0].keys)
-        found = output("load.py", ports, kind, clients, "--seconds", self.seconds, *(["--keys", keys] if keys else []))
-        found["cpu_ms"] = (sum(one.cpu_s() for one in under_load) - before[0]) * 1000 / found["runs"]
+        figures = output(
+            "load.py", ports, kind, clients, "--seconds", self.seconds, *(["--keys", keys] if keys else [])
+        )
+        figures["cpu_ms"] = (sum(server.cpu_s() for server in under_load) - before[0]) * 1000 / figures["runs"]
         if postgres:
-            found["postgres_cpu_ms"] = (postgres.cpu_s() - before[1]) * 1000 / found["runs"]
-        return {f"{label}: {name}": value for name, value in found.items()}
+            figures["postgres_cpu_ms"] = (postgres.cpu_s() - before[1]) * 1000 / figures["runs"]
+        return {f"{label}: {name}": value for name, value in figures.items()}
 
     def _streams(self, server: Server, graph: str, kind: str) -> dict[str, float]:
-        found = output("streams.py", server.port, graph, kind, 12, "--seconds", self.seconds)
-        return {f"{server.name}, {graph}, {kind}, 12: {name}": value for name, value in found.items()}
+        figures = output("streams.py", server.port, graph, kind, 12, "--seconds", self.seconds)
+        return {f"{server.name}, {graph}, {kind}, 12: {name}": value for name, value in figures.items()}
 
 
 def main() -> None:
@@ -134,7 +140,8 @@ def main() -> None:
             rounds.append(bench.round())
         if not chosen.core:
             idle |= growth(uri, server)
-        rounds = [one | idle for one in rounds]
+        # Measured once, but in each round, because the report takes medians over rounds.
+        rounds = [measured | idle for measured in rounds]
     results = {"machine": machine(), "command": command(), "rounds": rounds}
     report.keep("speed", results)
     print("\n".join(report.speed(results)))
@@ -144,7 +151,7 @@ def main() -> None:
 
 def started_peers(stack: ExitStack, folder: Path, uri: str) -> list[Server]:
     """Yield the peers that are installed and start. For the others a line says the reason."""
-    found: list[Server] = []
+    peers: list[Server] = []
     for program, opened in (
         (servers.REFERENCE, servers.dev_server(folder)),
         (servers.AEGRA, servers.aegra(folder, uri)),
@@ -153,10 +160,10 @@ def started_peers(stack: ExitStack, folder: Path, uri: str) -> list[Server]:
             say(f"without a peer: {program} is not there, `make peers` says why")
             continue
         try:
-            found.append(stack.enter_context(opened))
+            peers.append(stack.enter_context(opened))
         except RuntimeError as error:
             say(f"without a peer: {error}")
-    return found
+    return peers
 
 
 def growth(uri: str, server: Server) -> dict[str, float]:
@@ -164,6 +171,7 @@ def growth(uri: str, server: Server) -> dict[str, float]:
     say("memory")
     empty(uri)
     output("load.py", server.port, "new thread", 12, "--runs", WARM_UP)
+    # After a warm-up, in which pools, caches and the allocator's arenas grow to their size.
     sizes = [server.memory_mb()]
     for _ in range(BATCHES):
         output("load.py", server.port, "new thread", 12, "--runs", 1000)

@@ -30,6 +30,7 @@ BIG_BYTES = 10_000_000
 THREADS = 10_000
 CHECKPOINTS = 1_000_000
 SAY = [{"role": "user", "content": "hello"}]
+# Filled by SQL: a million checkpoints by runs would take an hour.
 FILL = """
     INSERT INTO threads (thread_id, project_id, metadata, "values")
     SELECT gen_random_uuid(), 'graphs', jsonb_build_object('topic', n), '{"messages": []}' FROM generate_series(1, %(threads)s) AS n;
@@ -62,10 +63,10 @@ class Scale:
         """Measure everything once, and the databases one after the other."""
         empty(self.uri)
         self._load(self.server, "warm-up")
-        found = self._load(self.server, "empty") | self._load(self.full, "filled")
+        figures = self._load(self.server, "empty") | self._load(self.full, "filled")
         for part in (self.long_threads, self.big_state, self.wide):
-            found |= uvloop.run(part())
-        return found
+            figures |= uvloop.run(part())
+        return figures
 
     async def long_threads(self) -> dict[str, float]:
         """A thread's second turn beside its 200th, the turns of both in turn."""
@@ -73,26 +74,26 @@ class Scale:
         async with connected(self.server.port) as connection:
             for _ in range(LONG - 1):
                 await _turn(connection, long)
-            found: dict[str, list[float]] = {"turn 2": [], f"turn {LONG}": []}
+            times: dict[str, list[float]] = {"turn 2": [], f"turn {LONG}": []}
             for _ in range(self.turns):
                 short = str(uuid.uuid4())
                 await _turn(connection, short)
-                found["turn 2"].append(await _turn(connection, short))
-                found[f"turn {LONG}"].append(await _turn(connection, long))
-        return _medians(found)
+                times["turn 2"].append(await _turn(connection, short))
+                times[f"turn {LONG}"].append(await _turn(connection, long))
+        return _medians(times)
 
     async def big_state(self) -> dict[str, float]:
-        """Measure a turn on a thread with 10 MB, a turn on an empty thread, and the wait of small runs meanwhile."""
+        """A turn on a thread with a state of 10 MB beside one on a thread with 10 B, in turns."""
         threads = {"state of 10 MB": BIG_BYTES, "state of 10 B": 10}
-        found: dict[str, list[float]] = {name: [] for name in threads}
+        times: dict[str, list[float]] = {name: [] for name in threads}
         async with connected(self.server.port) as connection:
             ids = {name: str(uuid.uuid4()) for name in threads}
             for name, size in threads.items():
                 await _turn(connection, ids[name], "large", {"bytes": size})
             for _ in range(min(5, self.turns)):
                 for name in threads:
-                    found[name].append(await _turn(connection, ids[name], "large", {"items": []}))
-        return _medians(found)
+                    times[name].append(await _turn(connection, ids[name], "large", {"items": []}))
+        return _medians(times)
 
     async def wide(self) -> dict[str, float]:
         """A graph of 200 nodes at once on a thread."""
@@ -101,8 +102,8 @@ class Scale:
         return _medians({"fan-out of 200 nodes": turns})
 
     def _load(self, server: Server, label: str) -> dict[str, float]:
-        found = output("load.py", server.port, "new thread", 12, "--seconds", self.seconds)
-        return {f"{label}, new thread, 12: {name}": value for name, value in found.items()}
+        figures = output("load.py", server.port, "new thread", 12, "--seconds", self.seconds)
+        return {f"{label}, new thread, 12: {name}": value for name, value in figures.items()}
 
 
 async def open_streams(port: int) -> dict[str, float]:
@@ -130,6 +131,7 @@ async def open_streams(port: int) -> dict[str, float]:
             while first < STREAMS:  # noqa: ASYNC110 - counted by a thousand tasks
                 await anyio.sleep(0.05)
             opened_s = time.monotonic() - began
+            # The first tokens were held up by the start of a thousand runs.
             ages.clear()
             await anyio.sleep(5)
             tasks.cancel_scope.cancel()
@@ -153,8 +155,8 @@ async def _turn(connection: Connection, thread_id: str, graph: str = "echo", giv
     return time.perf_counter() - began
 
 
-def _medians(found: dict[str, list[float]]) -> dict[str, float]:
-    return {f"{name}: p50_ms": statistics.median(times) * 1000 for name, times in found.items()}
+def _medians(times: dict[str, list[float]]) -> dict[str, float]:
+    return {f"{name}: p50_ms": statistics.median(seconds) * 1000 for name, seconds in times.items()}
 
 
 def main() -> None:
@@ -179,7 +181,7 @@ def main() -> None:
             before = server.memory_mb()
             once = uvloop.run(open_streams(server.port))
             once["streams: kb_each"] = (server.memory_mb() - before) * 1000 / STREAMS
-    results = {"machine": machine(), "command": command(), "rounds": [one | once for one in rounds]}
+    results = {"machine": machine(), "command": command(), "rounds": [measured | once for measured in rounds]}
     report.keep("scale", results)
     print("\n".join(report.scale(results)))
     if chosen.write:
@@ -194,9 +196,12 @@ def filled(uri: str, checkpoints: int) -> Generator[str]:
         admin.execute("DROP DATABASE IF EXISTS threadkeep_full WITH (FORCE)")
         admin.execute("CREATE DATABASE threadkeep_full")
         anyio.run(migrate.migrate, full_uri)
+        # A client cursor, because a prepared statement can't consist of several statements.
         with psycopg.connect(full_uri, autocommit=True) as conn, psycopg.ClientCursor(conn) as cursor:
             cursor.execute(FILL, {"threads": THREADS, "checkpoints": checkpoints})
+            # Otherwise autovacuum would run during the measurement, and the planner would know nothing of the rows.
             cursor.execute("VACUUM ANALYZE")
+            # Otherwise Postgres would write the filled tables to disk during the measurement.
             cursor.execute("CHECKPOINT")
         yield full_uri
         admin.execute("DROP DATABASE threadkeep_full WITH (FORCE)")

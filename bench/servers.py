@@ -29,8 +29,8 @@ REFERENCE = Path(__file__).parent.parent / ".venv-reference" / "bin" / "langgrap
 AEGRA = Path(__file__).parent.parent / ".venv-peers" / "bin" / "uvicorn"
 START_S = 90.0
 STOP_S = 30.0
-KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
-"""Return the environment of a server, without variables that would configure it."""
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+"""Variables of this process that a server gets. Any other one might configure it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +50,11 @@ class Server:
 
     def memory_mb(self) -> float:
         """Resident memory, its children's too."""
-        return sum(one.memory_info().rss for one in self._family()) / 1e6
+        return sum(process.memory_info().rss for process in self._family()) / 1e6
 
     def cpu_s(self) -> float:
         """CPU seconds so far, its children's too."""
-        return sum(sum(one.cpu_times()[:2]) for one in self._family())
+        return sum(sum(process.cpu_times()[:2]) for process in self._family())
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class Postgres:
     def cpu_s(self) -> float:
         """CPU seconds so far, those of connections that have ended too."""
         own = self.postmaster.cpu_times()
+        # The first four are user, system, and those of children that have ended.
         return sum(own[:4]) + sum(map(_own_cpu_s, self.postmaster.children()))
 
 
@@ -73,6 +74,7 @@ def _own_cpu_s(process: psutil.Process) -> float:
     """The time of a process that has ended counts with its parent."""
     try:
         return sum(process.cpu_times()[:2])
+    # The process of a connection that ended since. Its time counts with the postmaster.
     except psutil.NoSuchProcess:
         return 0
 
@@ -148,6 +150,7 @@ def _url(uri: str, name: str) -> str:
     parts = conninfo_to_dict(uri)
     user, password, host = (quote(str(parts.get(key) or ""), safe="") for key in ("user", "password", "host"))
     who = f"{user}:{password}" if password else user
+    # A folder of sockets has to be a parameter, because a slash ends the host of a URL.
     if host.startswith("%2F"):
         return f"postgresql://{who}@/{name}?host={unquote(host)}"
     return f"postgresql://{who}@{host}:{parts.get('port') or 5432}/{name}"
@@ -157,11 +160,11 @@ def _url(uri: str, name: str) -> str:
 def _running(
     name: str, command: Sequence[str], port: int, cwd: Path, env: Mapping[str, str], *, keys: tuple[str, ...] = ()
 ) -> Generator[Server]:
-    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    inherited = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     began = time.monotonic()
     with (
         tempfile.TemporaryFile() as log,
-        subprocess.Popen(command, cwd=cwd, env=kept | dict(env), stdout=log, stderr=subprocess.STDOUT) as process,
+        subprocess.Popen(command, cwd=cwd, env=inherited | dict(env), stdout=log, stderr=subprocess.STDOUT) as process,
     ):
         try:
             if not _is_up(process, port, keys):

@@ -29,11 +29,11 @@ class Ages:
 
     def figures(self) -> dict[str, float]:
         """Medians and 99th percentiles, in milliseconds."""
-        found: dict[str, float] = {"streams": len(self.first), "tokens": len(self.every)}
+        figures: dict[str, float] = {"streams": len(self.first), "tokens": len(self.every)}
         for name, ages in (("first", self.first), ("every", self.every)):
-            found[f"{name}_p50_ms"] = statistics.median(ages) / 1e6
-            found[f"{name}_p99_ms"] = statistics.quantiles(ages, n=100, method="inclusive")[98] / 1e6
-        return found
+            figures[f"{name}_p50_ms"] = statistics.median(ages) / 1e6
+            figures[f"{name}_p99_ms"] = statistics.quantiles(ages, n=100, method="inclusive")[98] / 1e6
+        return figures
 
 
 async def _read(port: int, graph: str, path: str, ages: Ages) -> None:
@@ -48,6 +48,7 @@ async def _read(port: int, graph: str, path: str, ages: Ages) -> None:
     rest, seen = b"", False
     async with connected(port) as connection, aclosing(connection.stream(path, body)) as parts:
         async for part in parts:
+            # Before the parsing, so that the client's own work does not make tokens older.
             now = time.monotonic_ns()
             rest += part
             for token in TOKEN.finditer(rest):
@@ -56,6 +57,7 @@ async def _read(port: int, graph: str, path: str, ages: Ages) -> None:
                 if not seen:
                     ages.first.append(age)
                 seen = True
+            # The last token may be cut in two: from its `<` on, it is kept for the next piece.
             rest = rest[max(rest.rfind(b">"), rest.rfind(b"<") - 1) + 1 :]
     if not seen:
         raise RuntimeError(f"a stream without a token: {rest[:300]!r}")

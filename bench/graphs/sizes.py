@@ -22,6 +22,7 @@ class State(TypedDict, total=False):
 
 
 async def _fill(state: State) -> State:
+    # Only the first turn sets it, so that the large channel is not written again by the others.
     return {"kept": "x" * state.get("bytes", 0), "items": [1]} if "bytes" in state else {"items": [1]}
 
 
