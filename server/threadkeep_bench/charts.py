@@ -48,9 +48,11 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Return four to eight round numbers from 0 on."""
+        # Rounded up below to 1, 2, 2.5 or 5 of its power of ten, because people read those easily.
         rough = self.highest / 5
         unit = 10 ** math.floor(math.log10(rough))
         step = next(factor * unit for factor in (1, 2, 2.5, 5, 10) if factor * unit >= rough)
+        # 1e-9: a division such as 0.6 / 0.2 gives a little less than 3, and the last tick would be missing.
         return [step * place for place in range(int(self.highest / step + 1e-9) + 1)]
 
 
@@ -112,6 +114,7 @@ def histogram(values: Sequence[float], name: str) -> str:
     axis = Axis(left=40, highest=max(values))
     counts = [0] * bins
     for value in values:
+        # The highest value is at the end of the last interval, not at the beginning of one more.
         counts[min(bins - 1, int(value / axis.highest * bins))] += 1
     parts = _grid(axis, height)
     for place, count in enumerate(counts):
@@ -135,6 +138,7 @@ def histogram(values: Sequence[float], name: str) -> str:
 def level(points: Sequence[tuple[float, int]], cap: int, name: str) -> str:
     """Draw a number over time as steps, and the limit that it must not exceed."""
     height, top = 150.0, 24.0
+    # One sample alone has the time 0, which would be a division by zero.
     axis = Axis(left=40, highest=max(0.001, points[-1][0]))
     highest = max(cap, *(value for _, value in points))
 
@@ -166,6 +170,7 @@ def _grid(axis: Axis, bottom: float) -> list[str]:
 
 
 def _bar(x: float, y: float, width: float, height: float, kind: str, hint: str) -> str:
+    # A bar of no width could not be seen, nor pointed at for its title.
     shape = f'x="{x:.1f}" y="{y:.1f}" width="{max(1.0, width):.1f}" height="{height:.1f}" rx="3"'
     return f'<rect class="{kind}" {shape}><title>{escape(hint)}</title></rect>'
 

@@ -91,6 +91,7 @@ class Turn:
     @property
     def answered(self) -> bool:
         """Return whether the thread has an answer after this question."""
+        # Not the last message: that one must be the answer. The offline model quotes the question in it.
         return self.question in self.conversation[:-1]
 
 
@@ -125,8 +126,10 @@ class Client:
         conversation: tuple[str, ...] = ()
         error = None
         try:
+            # The timeout of httpx is for each read, so a server that sends a byte now and then would never end.
             with anyio.fail_after(REQUEST_S):
                 conversation = await self._run(thread_id or await self.thread(), question, latency_s)
+        # ValueError is pydantic's, for an answer that is no JSON of this API.
         except (httpx.HTTPError, NoAnswerError, TimeoutError, ValueError) as reason:
             error = f"{type(reason).__name__}: {reason}"
         return Turn(
@@ -143,6 +146,7 @@ class Client:
             for thread_id in self.threads:
                 try:
                     await self._send("DELETE", f"/threads/{thread_id}")
+                # A server that does not answer would fail for each of the other threads too.
                 except httpx.HTTPError:
                     return
         self.threads.clear()
@@ -176,7 +180,9 @@ class Client:
 @asynccontextmanager
 async def connected(url: str) -> AsyncGenerator[Client]:
     """Yield a client of the server at `url`. Proxies that the environment names are not used."""
+    # httpx's default of 100 connections would queue the burst in the client.
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    # One for all pools: each context reads the certificates again, which takes some tens of milliseconds.
     trust = httpx.create_ssl_context(trust_env=False)
     async with AsyncExitStack() as stack:
         pools = [

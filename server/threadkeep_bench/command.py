@@ -62,13 +62,16 @@ def run(
         return NOT_MEASURED
     verdicts = judge(outcome)
     _write(outcome, verdicts, out)
+    # `is False`, because None means that a promise could not be tested.
     return BROKEN if any(verdict.held is False for verdict in verdicts) else HELD
 
 
 async def _outcome(url: str | None, plan: Plan, progress: Progress, command: Sequence[str]) -> Measured | str:
     """Return the measurement, or the reason why it failed."""
+    # This value stays if the scope is cancelled before the measurement has ended.
     outcome: Measured | str = "stopped by a signal"
     async with anyio.create_task_group() as tasks:
+        # Python's own handler would end the process at once, and the server of the report would stay.
         tasks.start_soon(_cancel_on_a_signal, tasks.cancel_scope)
         try:
             outcome = await _measure(url, plan, progress, command)

@@ -25,6 +25,7 @@ async def measure_at(url: str, plan: Plan, say: Callable[[str], None]) -> Measur
             try:
                 return await _measure(client, url, plan, say)
             finally:
+                # Also after Ctrl-C: the threads are on a server that others use.
                 with anyio.CancelScope(shield=True):
                     await client.forget()
 
@@ -32,11 +33,13 @@ async def measure_at(url: str, plan: Plan, say: Callable[[str], None]) -> Measur
 async def measure_own(plan: Plan, say: Callable[[str], None], *, command: Sequence[str] = COMMAND) -> Measured:
     """Start a server, measure it, and kill it. Then start it again on the same data with a slot for each turn of the burst."""
     with anyio.fail_after(LIMIT_S):
+        # A process of a killed Postgres may still write while the folder is deleted.
         async with anyio.TemporaryDirectory(prefix="threadkeep-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             say("starting a server")
             async with serving(folder, command=command) as server, connected(server.url) as client:
                 measured = await _measure(client, server.url, plan, say)
+                # Right before the kill, so that nothing but the commit of these runs can have saved the names.
                 await scenarios.tell(client, PERSISTENT)
                 say("killing the server, and starting it again on the same data")
                 await server.kill()
@@ -50,6 +53,7 @@ async def _again(
     """Ask the last threads made before the kill, and send the burst to the server with a slot for each turn."""
     slots = scenarios.BURST
     async with serving(folder, command=command, run_slots=slots) as server, connected(server.url) as client:
+        # So that `forget` also deletes the threads of the first client, which is gone.
         client.threads.extend(thread_ids)
         persistence = await scenarios.ask(client, thread_ids[-PERSISTENT:])
         await scenarios.warm_up(client)

@@ -150,6 +150,7 @@ def _bursts(measured: Measured) -> str:
 
 def _burst(burst: Burst) -> str:
     """Draw the last round. A client can't see the start of a run, so each run gets the length of a run alone."""
+    # The last round has the warmest caches, and a picture of all rounds would show nothing.
     turns = burst.at_once[-1]
     first = min(turn.sent_s for turn in turns)
     ordered = sorted(turns, key=lambda turn: turn.answered_s)
@@ -181,6 +182,7 @@ def _began_s(turn: Turn, alone_s: float) -> float:
 def _flood(flood: Flood, slots: int | None) -> str:
     size = len(flood.turns)
     latencies = [turn.latency_s for turn in flood.turns if turn.answered]
+    # Nothing was answered: the table of promises says so, and a histogram can't be drawn.
     if not latencies:
         return ""
     text = (

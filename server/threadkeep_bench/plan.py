@@ -136,8 +136,10 @@ class Burst:
     def allowed(self) -> float:
         """Return the allowed overhead: the second wave that the slots force, and 5 % for the server."""
         if self.slots is None:
+            # Without the slots the waves can't be computed, so this is a guess for servers that tell no limits.
             return 0.25
         size = len(self.at_once[0])
+        # Turn n runs in wave ceil(n / slots), and each wave takes as long as one turn alone.
         return statistics.fmean(math.ceil((place + 1) / self.slots) for place in range(size)) - 1 + 0.05
 
     @property
@@ -171,21 +173,22 @@ class Memory:
     """Threads that got a name each, and then a question about it."""
 
     names: tuple[str, ...]
-    asked: tuple[Turn, ...]
+    turns: tuple[Turn, ...]
 
     @property
     def remembered(self) -> int:
         """Return the number of threads that answered with their own name."""
         return sum(
-            turn.answered and name in turn.conversation[-1] for name, turn in zip(self.names, self.asked, strict=True)
+            turn.answered and name in turn.conversation[-1] for name, turn in zip(self.names, self.turns, strict=True)
         )
 
     @property
     def leaked(self) -> int:
         """Return the number of threads with another thread's name anywhere."""
         return sum(
+            # The whole conversation, because another thread's name may also be in a message before the answer.
             any(other in text for other in self.names if other != name for text in turn.conversation)
-            for name, turn in zip(self.names, self.asked, strict=True)
+            for name, turn in zip(self.names, self.turns, strict=True)
         )
 
 
@@ -211,4 +214,5 @@ class Measured:
     @property
     def simulates(self) -> bool:
         """Return whether the server's agent took the requested latency."""
+        # 1 % less, because the clocks of two processes differ a little.
         return self.burst.alone_s >= 0.99 * self.plan.burst_latency_s

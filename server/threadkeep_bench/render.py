@@ -86,7 +86,7 @@ def _memory(memory: Memory) -> dict[str, object]:
         "threads": len(memory.names),
         "remembered": memory.remembered,
         "leaked": memory.leaked,
-        "turns": _turns(memory.asked),
+        "turns": _turns(memory.turns),
     }
 
 

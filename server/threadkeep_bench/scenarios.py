@@ -38,6 +38,7 @@ async def race(client: Client, plan: Plan, *, mixed: bool) -> Race:
     shares = tuple(share if mixed else 1.0 for _, share in QUESTIONS)
     longest_s = plan.mixed_latency_s if mixed else plan.latency_s
     turns = [
+        # Defaults, because a lambda reads the loop's variables only when it is called.
         lambda question=question, share=share: client.turn(question, share * longest_s)
         for (question, _), share in zip(QUESTIONS, shares, strict=True)
     ]
@@ -74,6 +75,7 @@ async def flood(client: Client, plan: Plan) -> Flood:
         turns = await at_once(
             [lambda order=order: client.turn(f"Order {order}.", plan.many_latency_s) for order in range(plan.many)]
         )
+        # The sampling never ends by itself.
         watch.cancel_scope.cancel()
     return Flood(latency_s=plan.many_latency_s, turns=turns, samples=tuple(samples))
 
@@ -108,4 +110,4 @@ async def ask(client: Client, threads: Sequence[str]) -> Memory:
     answers = await at_once(
         [lambda thread_id=thread_id: client.turn("What is my name?", 0.0, thread_id=thread_id) for thread_id in threads]
     )
-    return Memory(names=NAMES[: len(threads)], asked=answers)
+    return Memory(names=NAMES[: len(threads)], turns=answers)

@@ -53,6 +53,7 @@ async def serving(
         await _ready(server)
         yield server
     finally:
+        # A server must not outlive its report, also if the report is cancelled.
         with anyio.CancelScope(shield=True):
             await _stop(server.process)
 
@@ -60,6 +61,7 @@ async def serving(
 async def _start(folder: Path, command: Sequence[str], run_slots: int | None) -> Server:
     port = _free_port()
     log_path = folder / "server.log"
+    # Appended: the second start must not delete the output of the first one, which was killed.
     async with await anyio.open_file(log_path, "ab") as log:
         process = await anyio.open_process(
             [*command, "--port", str(port)],
@@ -76,6 +78,7 @@ async def _start(folder: Path, command: Sequence[str], run_slots: int | None) ->
 def _environment(folder: Path, run_slots: int | None) -> dict[str, str]:
     """Return this process's environment for the server, including a DATABASE_URI. The model is always the offline model."""
     overrides = {"THREADKEEP_DATA_DIR": str(folder / "data"), "HOST": "127.0.0.1", "AUTH_TYPE": "none", "MODEL": ""}
+    # `MODEL` is empty and not left out: a developer's own variable would call a real model.
     environment = os.environ | overrides
     return environment if run_slots is None else environment | {"THREADKEEP_RUN_SLOTS": str(run_slots)}
 

@@ -50,6 +50,7 @@ def _equal(race: Race) -> Verdict:
         measured=f"{race.speed_up:.2f}x",
         promise=f"at least {SPEED_UP}x",
         original=f"{ORIGINAL_SPEED_UP}x",
+        # A server that refuses turns would be fast, so all of them must be answered.
         held=race.complete and race.speed_up >= SPEED_UP,
     )
 
@@ -117,12 +118,14 @@ def _cap(measured: Measured) -> Verdict:
     subject = f"{len(flood.turns)} at once: most graphs running"
     if slots is None or flood.most_running is None:
         return Verdict(subject=subject, measured=NOT_TOLD, promise="the slots", original="not tried", held=None)
+    # Without the simulated latency the clock says nothing about the number of graphs.
     by_clock = flood.mean_running if measured.simulates else 0.0
     return Verdict(
         subject=subject,
         measured=f"{flood.most_running} ({flood.mean_running:.1f} by the clock)",
         promise=f"at most {slots}",
         original="not tried",
+        # 2 % for the time between the end of a run and its answer at the client.
         held=flood.most_running <= slots and by_clock <= slots * 1.02,
     )
 
