@@ -38,21 +38,21 @@ SLOW: Final[dict[str, Any]] = {"assistant_id": "counting", "input": {"until": 20
 
 async def scenario(place: Place, *, samples: int = 30) -> Findings:
     """Measure `samples` runs of one principal alone, and as many under each flood of another one."""
-    found = Findings(f"one principal floods in {len(WAYS)} ways, another one makes {samples} runs under each")
+    findings = Findings(f"one principal floods in {len(WAYS)} ways, another one makes {samples} runs under each")
     flooding, served = await _key(place, "flooding"), await _key(place, "served")
     async with replicas(place, 1, {"AUTH_TYPE": "api_key"}) as [replica]:
         await _measure(replica, served, 5)  # the caches of the first requests are filled
         alone, refused = await _measure(replica, served, samples)
-        found.figures["alone, p95 in s"] = round(alone, 3)
+        findings.figures["alone, p95 in s"] = round(alone, 3)
         for way in WAYS:
             async with _flood(place, replica, flooding, way):
                 p95, refused_now = await _measure(replica, served, samples)
             refused += refused_now
-            found.figures[f"{way}, p95 to that of alone"] = round(p95 / alone, 2)
-            found.expect(p95 < MOST * alone, f"{way}: p95 is {p95:.3f} s, alone {alone:.3f} s")
-    found.figures["refused"] = refused
-    found.expect(refused == 0, f"{refused} requests of the other principal were refused")
-    return found
+            findings.figures[f"{way}, p95 to that of alone"] = round(p95 / alone, 2)
+            findings.expect(p95 < MOST * alone, f"{way}: p95 is {p95:.3f} s, alone {alone:.3f} s")
+    findings.figures["refused"] = refused
+    findings.expect(refused == 0, f"{refused} requests of the other principal were refused")
+    return findings
 
 
 async def _key(place: Place, identity: str) -> str:
@@ -72,6 +72,7 @@ async def _measure(replica: Replica, key: str, samples: int) -> tuple[float, int
             answer = await http.post("/runs/wait", json=RUN)
             seconds.append(time.monotonic() - began)
             refused += answer.status_code != 200
+    # The last of 19 cuts in twenty parts is the 95th percentile.
     return statistics.quantiles(seconds, n=20)[-1], refused
 
 
@@ -93,6 +94,7 @@ async def _flood(place: Place, replica: Replica, key: str, way: str) -> AsyncGen
     finally:
         process.kill()
         with anyio.CancelScope(shield=True):
+            # Before the rows are deleted: a request in flight would add more.
             await anyio.to_thread.run_sync(process.wait)
             await _forget(place)
 
@@ -100,6 +102,7 @@ async def _flood(place: Place, replica: Replica, key: str, way: str) -> AsyncGen
 def _started(place: Place, url: str, key: str, way: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "faults.floods", url, way]
     with (place.folder / f"flood-{way}").open("ab") as output:
+        # The key is not an argument, because every user of the machine can list those.
         return subprocess.Popen(command, env={**os.environ, "FLOOD_KEY": key}, stdout=output, stderr=output)
 
 
@@ -108,6 +111,7 @@ async def _let_crons_come_due(place: Place) -> None:
     async with await psycopg.AsyncConnection.connect(place.database, autocommit=True) as conn:
         while True:
             await conn.execute("UPDATE crons SET next_run_date = now() WHERE next_run_date > now()")
+            # The scheduler sleeps until the next cron that it knows of.
             await conn.execute("SELECT pg_notify('threadkeep', 'crons')")
             await anyio.sleep(0.2)
 
@@ -130,6 +134,7 @@ async def flood(url: str, key: str, way: str) -> None:
         while True:
             try:
                 answer = await http.request(*_asked(way)[:2], json=_asked(way)[2])
+                # A flood that never paused would only measure how fast the server refuses.
                 if answer.status_code in {429, 503}:
                     await anyio.sleep(0.05)
             except httpx.TransportError:

@@ -44,15 +44,20 @@ class _ForkServer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        # Packets keep the limits of messages, so a request needs no length before it.
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             number = theirs.fileno()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", __file__, str(number)], pass_fds=[number], stdin=subprocess.DEVNULL
+                # `-P`: without it this folder is first on the path, and `faults/graphs.py` would be a top-level module.
+                [sys.executable, "-P", __file__, str(number)],
+                pass_fds=[number],
+                stdin=subprocess.DEVNULL,
             )
 
     def ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> Any:
         """Return the answer to a request: a pid, or the status of one that has ended, or None."""
+        # Two threads may start processes at once, and each must get its own answer.
         with self._lock:
             socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
             answer = self._socket.recv(MAX_BYTES)
@@ -83,6 +88,7 @@ class Forked(subprocess.Popen[Any]):
             return cls._server
 
     def _execute_child(self, *parts: Any) -> None:  # of Popen: its pipes are there, and the process is not
+        # Bound by name, because the order of these parameters differs between versions of Python.
         start = inspect.signature(subprocess.Popen._execute_child).bind(self, *parts).arguments  # type: ignore[attr-defined]
         environment: Mapping[str, str] = os.environ if start["env"] is None else start["env"]
         if sys.platform != "linux" or any(name.startswith(READ_AT_IMPORT) for name in environment):
@@ -97,7 +103,9 @@ class Forked(subprocess.Popen[Any]):
         }
         try:
             self.pid = Forked._fork_server().ask(
-                request, [number if end == -1 else end for number, end in enumerate(ends.values())]
+                # -1 means that the stream is inherited, so our own descriptor of that number is sent.
+                request,
+                [number if end == -1 else end for number, end in enumerate(ends.values())],
             )
         finally:
             self._close_pipe_fds(*(start[n] for n in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")))  # type: ignore[attr-defined] # fmt: skip
@@ -121,6 +129,7 @@ class Forked(subprocess.Popen[Any]):
         return (0, 0) if status is None else (self.pid, status)
 
     def _wait_for_end(self) -> None:
+        # `waitpid` is only for the parent, which is the process that forks. A pidfd becomes readable for anybody.
         end = os.pidfd_open(self.pid)
         try:
             select.select([end], [], [])
@@ -184,13 +193,16 @@ def _become(request: dict[str, Any], own_path: list[str]) -> None:
         os.setsid()
     for number, each in enumerate(request["descriptors"]):
         os.dup2(each, number)
+    # Also the socket of the process that forks, which a server must not hold open.
     os.closerange(3, 256)
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
     added = request["environment"].get("PYTHONPATH", "")
+    # As `python -m` does: the folder first, then PYTHONPATH, then the interpreter's own.
     sys.path[:] = [request["folder"], *filter(None, added.split(os.pathsep)), *own_path]
     sys.argv = ["threadkeep", *request["arguments"]]
+    # Otherwise all forks would draw the same numbers, and try the same ports and delays.
     random.seed()
 
 
@@ -200,10 +212,12 @@ def _main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     gc.collect()
+    # The collector of a fork would otherwise touch, and so copy, all of this memory.
     gc.freeze()
     request = _serve_forks(requests)
     if request is None:
         return
+    # Its descriptor is closed, or has another meaning, after `_become`.
     requests.detach()
     _become(request, own_path)
     runpy.run_module("threadkeep", run_name="__main__", alter_sys=True)

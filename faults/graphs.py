@@ -50,6 +50,7 @@ def _journal(node: str, config: RunnableConfig) -> None:
         "thread_id": configurable.get("thread_id"),
         "run_id": str(configurable.get("run_id") or config.get("metadata", {}).get("run_id")),
     }
+    # Not a Python file, whose buffer a kill would lose. An append of one line is never mixed with another process's.
     journal = os.open(os.environ["FAULTS_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(journal, json.dumps(line).encode() + b"\n")
@@ -86,6 +87,7 @@ async def _count(state: Count, config: RunnableConfig) -> Count:
     _journal("count", config)
     write = get_stream_writer()
     for number in range(state["until"]):
+        # A reader sees a lost or repeated event by its number.
         write({"number": number})
         await anyio.sleep(state.get("pause_s", 0))
     return {"counted": state["until"]}
@@ -98,6 +100,7 @@ async def _look(state: Inside) -> Inside:  # noqa: ARG001 - the form of a node
 
 async def _die(state: Talk) -> Talk:
     """End the process, as running out of memory would."""
+    # Not `sys.exit`: the server must survive an exception, so this has to end the process itself.
     os._exit(len(state["marker"]))
 
 
@@ -130,6 +133,7 @@ class _Teller(BaseChatModel):
 
 
 async def _tell(state: MessagesState, config: RunnableConfig) -> Any:
+    # Only the first attempt hangs, so that the second one can end the run.
     teller = _Teller(hangs=config.get("metadata", {}).get("run_attempt") == 1)
     return {"messages": [await teller.ainvoke(state["messages"])]}
 

@@ -41,30 +41,31 @@ async def scenario(place: Place, *, runs: int = 5000, minutes: float = math.inf)
 
     After `minutes` no further run is made.
     """
-    found = Findings(f"up to {runs} stateless runs with retention on")
+    findings = Findings(f"up to {runs} stateless runs with retention on")
     ages = {"THREADKEEP_KEEP_EVENTS": f"{AGE_S:g}", "THREADKEEP_IDEMPOTENCY": f"{AGE_S:g}"}
     peaks = dict.fromkeys(TABLES, 0)
     async with (
-        replicas(place, 2, Quick().settings | ages) as [one, two],
+        replicas(place, 2, Quick().settings | ages) as [first, second],
         await psycopg.AsyncConnection.connect(place.database, autocommit=True) as conn,
     ):
         began = time.monotonic()
         async with anyio.create_task_group() as tasks:
             done = anyio.Event()
             tasks.start_soon(_watch, place, peaks, done)
-            made, failed = await _run_all([one.url, two.url], _numbers(runs, began + 60 * minutes))
+            made, failed = await _run_all([first.url, second.url], _numbers(runs, began + 60 * minutes))
             done.set()
-        found.figures |= {"runs": made, "runs a second": round(made / (time.monotonic() - began))}
+        findings.figures |= {"runs": made, "runs a second": round(made / (time.monotonic() - began))}
         left = await _left(conn)
+        # Clean-up runs in rounds, so the rows go some time after their age.
         with anyio.move_on_after(GONE_S):
             while any(left.values()):
                 await anyio.sleep(0.5)
                 left = await _left(conn)
         size = await (await conn.execute("SELECT pg_database_size(current_database()) / 1000000")).fetchone()
-    found.figures |= {"most rows": peaks, "rows left": left, "database, MB": size and size[0]}
-    found.expect(failed == 0, f"{failed} runs were refused or failed")
-    found.expect(not any(left.values()), f"rows are left: {left}")
-    return found
+    findings.figures |= {"most rows": peaks, "rows left": left, "database, MB": size and size[0]}
+    findings.expect(failed == 0, f"{failed} runs were refused or failed")
+    findings.expect(not any(left.values()), f"rows are left: {left}")
+    return findings
 
 
 def _numbers(runs: int, end: float) -> Iterator[int]:
@@ -78,6 +79,7 @@ async def _run_all(urls: list[str], numbers: Iterator[int]) -> tuple[int, int]:
 
     async def ask(http: httpx.AsyncClient) -> None:
         nonlocal made, failed
+        # All clients take from one iterator, so that each number is used once.
         for number in numbers:
             made += 1
             failed += not await _is_answered(http, urls[number % len(urls)])
@@ -90,6 +92,7 @@ async def _run_all(urls: list[str], numbers: Iterator[int]) -> tuple[int, int]:
 
 async def _is_answered(http: httpx.AsyncClient, url: str) -> bool:
     """Whether a run is answered with 200. The same request is sent again if a busy machine lost it."""
+    # With the key a repeated request makes no second run, so the count stays right.
     headers = {"idempotency-key": str(uuid4())}
     for _ in range(ATTEMPTS):
         with suppress(httpx.TransportError):

@@ -38,22 +38,24 @@ class Sample:
 
 async def scenario(place: Place, *, total_mb: int = TOTAL_MB) -> Findings:
     """Each kind of request once: memory grows by less than 64 MB, and the event loop is not blocked for 100 ms."""
-    found = Findings(f"histories, searches and heads of {total_mb} MB")
+    findings = Findings(f"histories, searches and heads of {total_mb} MB")
     async with replicas(place, 1, {}) as [replica], httpx.AsyncClient(base_url=replica.url, timeout=300) as http:
         requests = await _prepare(http, total_mb)
         for send in requests.values():  # pools, caches and arenas are filled by the first
             await send(http)
         quiet = await _measure(replica, http, _idle)
-        found.figures["slowest /livez while idle"] = round(quiet.slowest_s, 3)
+        findings.figures["slowest /livez while idle"] = round(quiet.slowest_s, 3)
         for name, send in requests.items():
             sample = await _measure(replica, http, send)
-            found.figures[name] = (
+            findings.figures[name] = (
                 f"{sample.answered_mb} MB answered, +{sample.growth_mb} MB, slowest /livez {sample.slowest_s:.3f} s"
             )
-            found.expect(sample.growth_mb < GROWTH_MB, f"{name}: the process grew by {sample.growth_mb} MB")
+            findings.expect(sample.growth_mb < GROWTH_MB, f"{name}: the process grew by {sample.growth_mb} MB")
             limit_s = LIVENESS_S + quiet.slowest_s
-            found.expect(sample.slowest_s < limit_s, f"{name}: /livez took {sample.slowest_s:.3f} s of {limit_s:.3f}")
-    return found
+            findings.expect(
+                sample.slowest_s < limit_s, f"{name}: /livez took {sample.slowest_s:.3f} s of {limit_s:.3f}"
+            )
+    return findings
 
 
 async def _prepare(http: httpx.AsyncClient, total_mb: int) -> dict[str, Send]:
@@ -97,9 +99,11 @@ async def _measure(replica: Replica, http: httpx.AsyncClient, send: Send) -> Sam
 @asynccontextmanager
 async def _watched(replica: Replica, sample: Sample) -> AsyncGenerator[None]:
     """Note the peak of the process's memory and the slowest answer of `/livez` until the block ends."""
+    # Resident memory never shrinks reliably, so each request is compared with the value right before it.
     before = _resident_mb(replica.pid)
 
     async def watch() -> None:
+        # A client of its own: a connection that waits for 100 MB would delay `/livez` here and not in the server.
         async with httpx.AsyncClient(base_url=replica.url, timeout=60) as http:
             while True:
                 began = time.monotonic()
@@ -130,6 +134,7 @@ async def _read(http: httpx.AsyncClient, method: str, path: str, body: object) -
     size = 0
     async with http.stream(method, path, json=body) as answer:
         answer.raise_for_status()
+        # Dropped at once, so that this process does not need the memory either.
         async for part in answer.aiter_raw():
             size += len(part)
     return size
@@ -157,6 +162,7 @@ async def _send_head(http: httpx.AsyncClient, total_mb: int, separator: bytes) -
             for _ in range(total_mb):
                 with anyio.fail_after(10):
                     await stream.send(part)
+        # The server has closed the connection, or reads no more. Both are the refusal that is expected.
         except (anyio.BrokenResourceError, TimeoutError):
             return 0
     raise AssertionError(f"a head of {total_mb} MB was taken")

@@ -91,7 +91,7 @@ class Loaded:
     replica: Replica
     ledger: Ledger
     pid: int
-    found: Findings
+    findings: Findings
 
     async def watched(self, seconds: float) -> Seen:
         """Look at it for so long."""
@@ -112,11 +112,11 @@ class Loaded:
 
 
 @asynccontextmanager
-async def under_load(folder: Path, postgres: Postgres, uri: str, found: Findings) -> AsyncGenerator[Loaded]:
+async def under_load(folder: Path, postgres: Postgres, uri: str, findings: Findings) -> AsyncGenerator[Loaded]:
     """A server with clients on it; when the block ends they stop, and their acknowledged runs are checked."""
     place, until = Place(folder, uri), anyio.Event()
     async with replicas(place, 1, SETTINGS) as [replica]:
-        loaded = Loaded(replica, Ledger(), replica.pid, found)
+        loaded = Loaded(replica, Ledger(), replica.pid, findings)
         async with anyio.create_task_group() as tasks:
             for number in range(CLIENTS):
                 talker = Talker(lambda: [replica.url], loaded.ledger, pause_s=0.3, chosen=random.Random(number))
@@ -125,67 +125,71 @@ async def under_load(folder: Path, postgres: Postgres, uri: str, found: Findings
             yield loaded
             await anyio.sleep(0.7)
             until.set()
-        found.expect(await settled(postgres.uri, 40), "a run that was acknowledged does not end")
-        await audit(postgres.uri, replica.url, loaded.ledger, found)
-        found.expect(replica.pid == loaded.pid and await replica.exited(0) is None, "the process has ended")
-        told = {str(error)[:160] for error in loaded.ledger.errors}
-        found.expect(not told, f"{len(loaded.ledger.errors)} runs were told to have failed: {sorted(told)[:3]}")
-        found.expect("500" not in loaded.ledger.answered, "a client was answered 500")
+        findings.expect(await settled(postgres.uri, 40), "a run that was acknowledged does not end")
+        await audit(postgres.uri, replica.url, loaded.ledger, findings)
+        findings.expect(replica.pid == loaded.pid and await replica.exited(0) is None, "the process has ended")
+        errors = {str(error)[:160] for error in loaded.ledger.errors}
+        findings.expect(not errors, f"{len(loaded.ledger.errors)} runs were told to have failed: {sorted(errors)[:3]}")
+        findings.expect("500" not in loaded.ledger.answered, "a client was answered 500")
 
 
 async def stopped(place: Place, *, mode: Literal["fast", "immediate"], seconds: float = 10) -> Findings:
     """Postgres is stopped for a while."""
-    found = Findings(f"Postgres stopped ({mode}) for {seconds:g} s under load, and started")
+    findings = Findings(f"Postgres stopped ({mode}) for {seconds:g} s under load, and started")
     async with (
         own_postgres(place.folder) as postgres,
-        under_load(place.folder, postgres, postgres.uri, found) as loaded,
+        under_load(place.folder, postgres, postgres.uri, findings) as loaded,
     ):
         await _outage(postgres, loaded, mode, seconds)
-    return found
+    return findings
 
 
 async def _outage(postgres: Postgres, loaded: Loaded, mode: Literal["fast", "immediate"], seconds: float) -> None:
     await postgres.stop(mode)
     async with anyio.create_task_group() as tasks:
+        # The outage lasts at least this long, also if the watching ends sooner.
         tasks.start_soon(anyio.sleep, seconds)
+        # Requests wait this long for a connection. One that is sent later could succeed after the outage.
         seen = await loaded.watched(max(0.5, seconds - POOL_WAIT_S))
     await postgres.start()
-    await _back(loaded, loaded.found)
-    _meanwhile(seen, loaded.found)
+    await _back(loaded, loaded.findings)
+    _meanwhile(seen, loaded.findings)
 
 
 async def cut(place: Place, *, times: int = 5) -> Findings:
     """Cut every connection again and again, while Postgres keeps running."""
-    found = Findings(f"{times} times pg_terminate_backend of every connection, under load")
+    findings = Findings(f"{times} times pg_terminate_backend of every connection, under load")
     async with (
         own_postgres(place.folder) as postgres,
-        under_load(place.folder, postgres, postgres.uri, found) as loaded,
+        under_load(place.folder, postgres, postgres.uri, findings) as loaded,
     ):
         for _ in range(times):
             await postgres.execute(CUT)
             await anyio.sleep(0.5)
-        await _back(loaded, found)
-    return found
+        await _back(loaded, findings)
+    return findings
 
 
 async def read_only(place: Place, *, seconds: float = 5) -> Findings:
     """The database takes no writes for a while, as a standby or a full disk would."""
-    found = Findings(f"a read-only database for {seconds:g} s under load")
+    findings = Findings(f"a read-only database for {seconds:g} s under load")
     async with (
         own_postgres(place.folder) as postgres,
-        under_load(place.folder, postgres, postgres.uri, found) as loaded,
+        under_load(place.folder, postgres, postgres.uri, findings) as loaded,
     ):
         seen = await _without_writes(postgres, loaded, seconds)
-        await _back(loaded, found)
-        _judge_read_only(seen, found)
-    return found
+        await _back(loaded, findings)
+        _judge_read_only(seen, findings)
+    return findings
 
 
 async def _without_writes(postgres: Postgres, loaded: Loaded, seconds: float) -> Seen:
+    # The server's own sessions must be affected too, which a setting of the role would not do before a reconnect.
     await postgres.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
     await anyio.sleep(0.2)  # a session learns of it when it is next idle
     seen = await loaded.watched(seconds)
     await postgres.execute(
+        # This session is read-only too by now, and `ALTER SYSTEM RESET` would be refused.
         "SET default_transaction_read_only = off",
         "ALTER SYSTEM RESET default_transaction_read_only",
         "SELECT pg_reload_conf()",
@@ -193,33 +197,33 @@ async def _without_writes(postgres: Postgres, loaded: Loaded, seconds: float) ->
     return seen
 
 
-def _judge_read_only(seen: Seen, found: Findings) -> None:
-    found.figures["writes meanwhile"] = sorted(set(seen.wrote))
-    found.figures["reads meanwhile"] = sorted(set(seen.read))
-    found.expect(set(seen.wrote) == {503}, f"writes to a read-only database: {sorted(set(seen.wrote))}")
-    found.expect(set(seen.read) == {200}, f"reads of a read-only database: {sorted(set(seen.read))}")
-    found.expect(set(seen.live) == {200}, f"liveness: {sorted(set(seen.live))}")
-    found.expect(not seen.without_retry_after, f"{seen.without_retry_after} times 503 without Retry-After")
+def _judge_read_only(seen: Seen, findings: Findings) -> None:
+    findings.figures["writes meanwhile"] = sorted(set(seen.wrote))
+    findings.figures["reads meanwhile"] = sorted(set(seen.read))
+    findings.expect(set(seen.wrote) == {503}, f"writes to a read-only database: {sorted(set(seen.wrote))}")
+    findings.expect(set(seen.read) == {200}, f"reads of a read-only database: {sorted(set(seen.read))}")
+    findings.expect(set(seen.live) == {200}, f"liveness: {sorted(set(seen.live))}")
+    findings.expect(not seen.without_retry_after, f"{seen.without_retry_after} times 503 without Retry-After")
 
 
 async def one_after_the_other(place: Place, *, seconds: float = 1) -> Findings:
     """Connections cut, no writes, slow answers, a crash: all of it under the same load, each of them short."""
-    found = Findings("Postgres cut off, read-only, slow and crashed, one after the other under load")
+    findings = Findings("Postgres cut off, read-only, slow and crashed, one after the other under load")
     async with (
         own_postgres(place.folder) as postgres,
         proxied(postgres.uri) as (proxy, uri),
-        under_load(place.folder, postgres, uri, found) as loaded,
+        under_load(place.folder, postgres, uri, findings) as loaded,
     ):
         await postgres.execute(CUT)
-        await _back(loaded, found)
-        _judge_read_only(await _without_writes(postgres, loaded, seconds), found)
-        await _back(loaded, found)
+        await _back(loaded, findings)
+        _judge_read_only(await _without_writes(postgres, loaded, seconds), findings)
+        await _back(loaded, findings)
         proxy.delay_s = 0.05
         seen = await loaded.watched(seconds)
         proxy.delay_s = 0
-        found.expect(set(seen.wrote) == {200}, f"writes to a slow Postgres: {sorted(set(seen.wrote))}")
+        findings.expect(set(seen.wrote) == {200}, f"writes to a slow Postgres: {sorted(set(seen.wrote))}")
         await _outage(postgres, loaded, "immediate", seconds)
-    return found
+    return findings
 
 
 async def slow(place: Place, *, seconds: float = 5, delay_s: float = 0.05) -> Findings:
@@ -231,12 +235,12 @@ async def slow(place: Place, *, seconds: float = 5, delay_s: float = 0.05) -> Fi
         proxy.delay_s = 0
         return seen
 
-    found = Findings(f"Postgres answers {delay_s * 1000:g} ms late for {seconds:g} s")
-    seen = await _through_proxy(place, found, disturb)
-    found.figures["slowest write s"] = round(seen.slowest_s, 2)
-    found.expect(set(seen.live) == {200}, f"liveness: {sorted(set(seen.live))}")
-    found.expect(set(seen.wrote) == {200}, f"writes: {sorted(set(seen.wrote))}")
-    return found
+    findings = Findings(f"Postgres answers {delay_s * 1000:g} ms late for {seconds:g} s")
+    seen = await _through_proxy(place, findings, disturb)
+    findings.figures["slowest write s"] = round(seen.slowest_s, 2)
+    findings.expect(set(seen.live) == {200}, f"liveness: {sorted(set(seen.live))}")
+    findings.expect(set(seen.wrote) == {200}, f"writes: {sorted(set(seen.wrote))}")
+    return findings
 
 
 async def black_hole(place: Place, *, seconds: float = 15) -> Findings:
@@ -251,37 +255,39 @@ async def black_hole(place: Place, *, seconds: float = 15) -> Findings:
                 proxy.close_hole()
 
             tasks.start_soon(end)
+            # Twice: a swallowed statement has to time out before its request waits for another connection.
             return await loaded.watched(seconds - 2 * POOL_WAIT_S)
 
-    found = Findings(f"a black hole before Postgres for {seconds:g} s")
-    seen = await _through_proxy(place, found, disturb)
-    _meanwhile(seen, found)
-    return found
+    findings = Findings(f"a black hole before Postgres for {seconds:g} s")
+    seen = await _through_proxy(place, findings, disturb)
+    _meanwhile(seen, findings)
+    return findings
 
 
-async def _through_proxy(place: Place, found: Findings, disturb: Callable[[Proxy, Loaded], Awaitable[Seen]]) -> Seen:
+async def _through_proxy(place: Place, findings: Findings, disturb: Callable[[Proxy, Loaded], Awaitable[Seen]]) -> Seen:
     async with (
         own_postgres(place.folder) as postgres,
         proxied(postgres.uri) as (proxy, uri),
-        under_load(place.folder, postgres, uri, found) as loaded,
+        under_load(place.folder, postgres, uri, findings) as loaded,
     ):
         seen = await disturb(proxy, loaded)
-        await _back(loaded, found)
+        await _back(loaded, findings)
     return seen
 
 
-async def _back(loaded: Loaded, found: Findings) -> None:
+async def _back(loaded: Loaded, findings: Findings) -> None:
     took = await loaded.until_success()
-    found.figures["first success after s"] = round(took, 2)
-    found.expect(took <= BACK_S, f"the first success came {took:.1f} s after Postgres")
+    findings.figures["first success after s"] = round(took, 2)
+    findings.expect(took <= BACK_S, f"the first success came {took:.1f} s after Postgres")
 
 
-def _meanwhile(seen: Seen, found: Findings) -> None:
+def _meanwhile(seen: Seen, findings: Findings) -> None:
     """Alive, not ready, and each request answered with when to come again."""
-    found.figures["answers meanwhile"] = sorted(set(seen.wrote))
-    found.figures["slowest answer s"] = round(seen.slowest_s, 2)
-    found.figures["slowest /livez s"] = round(seen.slowest_live_s, 2)
-    found.expect(set(seen.live) == {200}, f"liveness: {sorted(set(seen.live))}")
-    found.expect(set(seen.ready) == {503}, f"readiness: {sorted(set(seen.ready))}")
-    found.expect(set(seen.wrote) == {503}, f"writes: {sorted(set(seen.wrote))}")
-    found.expect(not seen.without_retry_after, f"{seen.without_retry_after} times 503 without Retry-After")
+    findings.figures["answers meanwhile"] = sorted(set(seen.wrote))
+    findings.figures["slowest answer s"] = round(seen.slowest_s, 2)
+    findings.figures["slowest /livez s"] = round(seen.slowest_live_s, 2)
+    findings.expect(set(seen.live) == {200}, f"liveness: {sorted(set(seen.live))}")
+    # Not ready, so that a load balancer sends requests elsewhere. Alive, so that nothing restarts the process.
+    findings.expect(set(seen.ready) == {503}, f"readiness: {sorted(set(seen.ready))}")
+    findings.expect(set(seen.wrote) == {503}, f"writes: {sorted(set(seen.wrote))}")
+    findings.expect(not seen.without_retry_after, f"{seen.without_retry_after} times 503 without Retry-After")

@@ -17,12 +17,12 @@ PARTS = 4
 
 async def scenario(place: Place, *, seconds: float = 2) -> Findings:
     """Spread the checkpoints' tables over hash partitions, serve from them, and say why the others can't be."""
-    found = Findings(f"the tables spread by thread_id over {PARTS} hash partitions")
+    findings = Findings(f"the tables spread by thread_id over {PARTS} hash partitions")
     async with await psycopg.AsyncConnection.connect(place.database, autocommit=True) as conn:
         for table in BY_THREAD:
             await _spread(conn, table)
         for table in NOT_YET:
-            found.figures[f"{table} as it is"] = await _refusal(conn, table)
+            findings.figures[f"{table} as it is"] = await _refusal(conn, table)
     ledger, until = Ledger(), anyio.Event()
     async with replicas(place, 1, Quick().settings) as fleet:
         async with anyio.create_task_group() as tasks:
@@ -32,19 +32,20 @@ async def scenario(place: Place, *, seconds: float = 2) -> Findings:
             await anyio.sleep(seconds)
             await ledger.first_answer()
             until.set()
-        found.expect(await settled(place.database, 20), "a run does not end")
-        await audit(place.database, fleet[0].url, ledger, found)
+        findings.expect(await settled(place.database, 20), "a run does not end")
+        await audit(place.database, fleet[0].url, ledger, findings)
     used = await _rows(place.database)
-    found.figures["rows a partition"] = used
-    found.expect(sum(map(bool, used)) > 1, f"rows are in one partition alone: {used}")
-    found.expect(set(ledger.answered) == {"200"}, f"requests that failed: {dict(ledger.answered)}")
-    return found
+    findings.figures["rows a partition"] = used
+    findings.expect(sum(map(bool, used)) > 1, f"rows are in one partition alone: {used}")
+    findings.expect(set(ledger.answered) == {"200"}, f"requests that failed: {dict(ledger.answered)}")
+    return findings
 
 
 async def _spread(conn: psycopg.AsyncConnection, table: str) -> None:
     """Put a partitioned table with the same columns, keys, indexes and policies in the place of an empty one."""
     await conn.execute(f"ALTER TABLE {table} RENAME TO {table}_whole".encode())
     await conn.execute(
+        # Postgres can't make an existing table a partitioned one.
         f"CREATE TABLE {table} (LIKE {table}_whole INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)"
         " PARTITION BY HASH (thread_id)".encode()
     )

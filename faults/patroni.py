@@ -84,6 +84,7 @@ class Node:
     def kill(self) -> None:
         """`kill -9` of Patroni and Postgres, as the end of a machine."""
         if self.process is not None:
+            # Patroni first, or it would start the killed Postgres again.
             self.process.kill()
             self.process.wait()
         with suppress(FileNotFoundError, ProcessLookupError, ValueError):
@@ -115,12 +116,14 @@ class Cluster:
     def options(self) -> dict[str, Any]:
         """For the programs: the user who runs them."""
         switch = self.user.switch_to is not None
+        # Without the empty list the program keeps the groups of root.
         others: list[str] | None = [] if switch else None
         return {
             "cwd": "/",
             "user": self.user.switch_to,
             "group": self.user.gid if switch else None,
             "extra_groups": others,
+            # Ctrl-C in the terminal must not reach the programs before the scenario ends them.
             "start_new_session": True,
         }
 
@@ -141,6 +144,7 @@ class Cluster:
     def write(self, name: str, text: str, addresses: Mapping[str, str]) -> Path:
         """Write a file of the examples with the addresses of this machine."""
         for example, here in addresses.items():
+            # An example that was edited must not leave a node on the addresses of the documentation.
             assert example in text, example
             text = text.replace(example, here)
         path = self.home / name
@@ -153,6 +157,7 @@ async def patroni_cluster(folder: Path) -> AsyncGenerator[Cluster]:
     """Two nodes, the first one primary and the second one synchronous, with an empty database `threadkeep`."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
         home = Path(name)
+        # Postgres refuses to run as root.
         user = os_user.choose_os_user(home / "none", PROGRAMS)
         os_user.grant_search(user, home)
         cluster = Cluster(home=home, user=user, nodes=(Node(name="pg1", home=home), Node(name="pg2", home=home)))
@@ -160,6 +165,7 @@ async def patroni_cluster(folder: Path) -> AsyncGenerator[Cluster]:
         os.chown(home, user.uid, user.gid)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(_etcd(cluster))
+            # Registered before the nodes start, so that a failed start leaves no process.
             stack.callback(_kill_all, cluster)
             await _bootstrap(cluster)
             await stack.enter_async_context(_haproxy(cluster))
@@ -211,6 +217,7 @@ async def _bootstrap(cluster: Cluster) -> None:
     await cluster.start(first)
     await first.until("/primary")
     async with await psycopg.AsyncConnection.connect(first.uri(), autocommit=True) as conn:
+        # CREATEROLE is needed for the role of row-level security.
         await conn.execute("CREATE ROLE threadkeep LOGIN CREATEROLE PASSWORD 'secret'")
         await conn.execute("CREATE DATABASE threadkeep OWNER threadkeep")
     await cluster.start(second)
@@ -221,6 +228,7 @@ async def _until_checked(cluster: Cluster) -> None:
     """Wait until HAProxy has checked both nodes. Before that it gives each of them every second connection."""
     primary = 0
     with anyio.fail_after(READY_S):
+        # Four in a row: one or two may be luck while half of the connections go to the standby.
         while primary < 4:
             async with await psycopg.AsyncConnection.connect(cluster.through_proxy, autocommit=True) as conn:
                 row = await (await conn.execute("SELECT pg_is_in_recovery()")).fetchone()

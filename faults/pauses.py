@@ -19,25 +19,26 @@ WAYS = ("background", "wait", "stream")
 
 async def scenario(place: Place, *, pause_s: float = 0.5, rounds: int = 3) -> Findings:
     """Stop a process in the middle of its runs, have another take them over, and continue the first meanwhile."""
-    found = Findings(f"{rounds} times SIGSTOP for longer than the lease, then SIGCONT while another runs the same")
+    findings = Findings(f"{rounds} times SIGSTOP for longer than the lease, then SIGCONT while another runs the same")
     notices: list[float] = []
     async with replicas(place, 2, Quick().settings) as (a, b):
         for _ in range(rounds):
-            runs = await _round(place, a, pause_s, found)
+            runs = await _round(place, a, pause_s, findings)
             if not runs:
                 break
-            notices.append(await _until_idle(a, found))
-            found.expect(await settled(place.database, 20), "a run does not end")
-            await _judge(place, b, runs, found)
-            await _still_of_use(a, found)
-    found.figures["longest until the late process let go, s"] = round(max(notices, default=-1), 2)
-    return found
+            notices.append(await _until_idle(a, findings))
+            findings.expect(await settled(place.database, 20), "a run does not end")
+            await _judge(place, b, runs, findings)
+            await _still_of_use(a, findings)
+    findings.figures["longest until the late process let go, s"] = round(max(notices, default=-1), 2)
+    return findings
 
 
-async def _round(place: Place, a: Replica, pause_s: float, found: Findings) -> Sequence[tuple[str, str]]:
+async def _round(place: Place, a: Replica, pause_s: float, findings: Findings) -> Sequence[tuple[str, str]]:
     """Runs of A that another has taken over while A goes on: pairs of thread and run."""
     runs = await _of_one_process(place.database, [await _start(a, way, pause_s) for way in WAYS])
     await anyio.sleep(pause_s * 1.5)  # some steps are done, and none of the runs has ended
+    # Unlike a kill, its connections stay open and its tasks continue later. So only fencing can stop its writes.
     a.tell(signal.SIGSTOP)
     began = time.monotonic()
     try:
@@ -46,11 +47,12 @@ async def _round(place: Place, a: Replica, pause_s: float, found: Findings) -> S
                 await anyio.sleep(0.05)
         await anyio.sleep(pause_s)  # B is in the middle of them
     except TimeoutError:
-        found.expect(False, "runs of a process that stands still are not taken over")
+        findings.expect(False, "runs of a process that stands still are not taken over")
         return []
     finally:
+        # Also after a failure: a stopped process can't be ended in an orderly way.
         a.tell(signal.SIGCONT)
-    found.figures["taken over after s"] = round(time.monotonic() - began - pause_s, 2)
+    findings.figures["taken over after s"] = round(time.monotonic() - began - pause_s, 2)
     return runs
 
 
@@ -63,6 +65,7 @@ async def _start(replica: Replica, way: str, pause_s: float) -> str:
         if way == "background":
             await http.post(path, json=body)
         else:
+            # The client leaves by this timeout. The run is by then in process A, which the test needs.
             with anyio.move_on_after(0.3):
                 await http.post(f"{path}/{way}", json=body | {"on_disconnect": "continue"})
     return thread_id
@@ -100,7 +103,7 @@ async def _all_taken_over(database: str, runs: Sequence[str]) -> bool:
     return row == (len(runs),)
 
 
-async def _until_idle(replica: Replica, found: Findings) -> float:
+async def _until_idle(replica: Replica, findings: Findings) -> float:
     """Seconds for which the late process continues with lost runs."""
     began = time.monotonic()
     async with httpx.AsyncClient(base_url=replica.url, timeout=TIMEOUT) as http:
@@ -108,11 +111,11 @@ async def _until_idle(replica: Replica, found: Findings) -> float:
             while (await http.get("/info")).json()["load"]["running"]:
                 await anyio.sleep(0.05)
             return time.monotonic() - began
-    found.expect(False, "the late process keeps its slots")
+    findings.expect(False, "the late process keeps its slots")
     return time.monotonic() - began
 
 
-async def _judge(place: Place, replica: Replica, runs: Sequence[tuple[str, str]], found: Findings) -> None:
+async def _judge(place: Place, replica: Replica, runs: Sequence[tuple[str, str]], findings: Findings) -> None:
     """Check that there is one history of whole steps in order, and one outcome."""
     async with await psycopg.AsyncConnection.connect(place.database, autocommit=True) as conn:
         forks = await (await conn.execute(FORKS)).fetchall()
@@ -121,8 +124,9 @@ async def _judge(place: Place, replica: Replica, runs: Sequence[tuple[str, str]]
                 "SELECT status, attempt FROM runs WHERE run_id = ANY(%s::uuid[])", [[run_id for _, run_id in runs]]
             )
         ).fetchall()
-    found.expect(not forks, f"{len(forks)} histories fork: a late checkpoint was written")
-    found.expect(set(ends) == {("success", 2)}, f"ends: {ends}")
+    findings.expect(not forks, f"{len(forks)} histories fork: a late checkpoint was written")
+    # Two attempts: the one that was lost and the one that took over. A third would mean another takeover.
+    findings.expect(set(ends) == {("success", 2)}, f"ends: {ends}")
     async with httpx.AsyncClient(base_url=replica.url, timeout=TIMEOUT) as http:
         for thread_id, _ in runs:
             state: Any = (await http.get(f"/threads/{thread_id}/state")).json()
@@ -130,21 +134,21 @@ async def _judge(place: Place, replica: Replica, runs: Sequence[tuple[str, str]]
             items = state["values"]["items"]
             steps = [item.split(" by ")[0] for item in items]
             by = [item.split(" by ")[1] for item in items]
-            found.expect(steps == [f"step {number}" for number in range(STEPS)], f"steps of a thread: {items}")
+            findings.expect(steps == [f"step {number}" for number in range(STEPS)], f"steps of a thread: {items}")
             # Whose step comes once is not asked for again: first those of the one, then those of the other.
-            found.expect(by == sorted(by, key=by.index), f"a late process wrote between the other's steps: {items}")
-            found.expect(thread["status"] == "idle", f"a thread is {thread['status']}")
-            found.expect(
+            findings.expect(by == sorted(by, key=by.index), f"a late process wrote between the other's steps: {items}")
+            findings.expect(thread["status"] == "idle", f"a thread is {thread['status']}")
+            findings.expect(
                 thread["values"] == state["values"], "a thread's values are not those of its newest checkpoint"
             )
 
 
-async def _still_of_use(replica: Replica, found: Findings) -> None:
+async def _still_of_use(replica: Replica, findings: Findings) -> None:
     """The process that was late takes runs of its own again."""
     body = {"assistant_id": "talking", "input": {"marker": "after", "pause_s": 0}}
     async with httpx.AsyncClient(base_url=replica.url, timeout=TIMEOUT) as http:
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
         answer = await http.post(f"/threads/{thread_id}/runs/wait", json=body)
-    found.expect(
+    findings.expect(
         answer.status_code == 200 and "__error__" not in answer.json(), f"the late process: {answer.text[:300]}"
     )

@@ -36,31 +36,34 @@ max_client_conn = 500
 
 async def scenario(place: Place, *, seconds: float = 4) -> Findings:
     """Two servers under load, every statement but those of LISTEN, heartbeat and migrations through the pooler."""
-    found = Findings(f"two servers behind PgBouncer in transaction mode with {SESSIONS} sessions, under load")
+    findings = Findings(f"two servers behind PgBouncer in transaction mode with {SESSIONS} sessions, under load")
     if shutil.which("pgbouncer") is None:
-        found.skipped = "pgbouncer is not installed"
-        return found
+        findings.skipped = "pgbouncer is not installed"
+        return findings
     ledger, until = Ledger(), anyio.Event()
     async with own_postgres(place.folder) as postgres, pgbouncer(place.folder, postgres) as uri:
         await postgres.execute(
-            "ALTER ROLE threadkeep SET timezone = 'UTC'", "ALTER ROLE threadkeep SET statement_timeout = '30s'"
+            # Sessions are shared, so the server's own settings of them can't be set at the connect. It demands them of
+            # the role.
+            "ALTER ROLE threadkeep SET timezone = 'UTC'",
+            "ALTER ROLE threadkeep SET statement_timeout = '30s'",
         )
         settings = Quick().settings | {"DATABASE_DIRECT_URI": postgres.uri}
         async with replicas(Place(place.folder, uri), 2, settings) as fleet:
             async with anyio.create_task_group() as tasks:
                 for number in range(CLIENTS):
-                    talker = Talker(lambda: [one.url for one in fleet], ledger, chosen=random.Random(number))
+                    talker = Talker(lambda: [replica.url for replica in fleet], ledger, chosen=random.Random(number))
                     tasks.start_soon(talker.talk, until)
                 await anyio.sleep(seconds / 2)
-                found.figures["sessions of the pooler"] = await _sessions(postgres)
+                findings.figures["sessions of the pooler"] = await _sessions(postgres)
                 await fleet[1].kill()
                 await fleet[1].start()
                 await anyio.sleep(seconds / 2)
                 until.set()
-            found.expect(await settled(postgres.uri, 20), "a run that was acknowledged does not end")
-            await audit(postgres.uri, fleet[0].url, ledger, found)
-    found.expect("500" not in ledger.answered, "a client was answered 500")
-    return found
+            findings.expect(await settled(postgres.uri, 20), "a run that was acknowledged does not end")
+            await audit(postgres.uri, fleet[0].url, ledger, findings)
+    findings.expect("500" not in ledger.answered, "a client was answered 500")
+    return findings
 
 
 async def _sessions(postgres: Postgres) -> int:
@@ -80,7 +83,9 @@ async def pgbouncer(folder: Path, postgres: Postgres) -> AsyncGenerator[str]:
     if user.switch_to is not None:
         os.chown(config, user.switch_to, user.gid)
     group = None if user.switch_to is None else user.gid
+    # Without the empty list the program keeps the groups of root.
     others = None if user.switch_to is None else []
+    # The user may not be allowed to enter the folder of the tests.
     options = {"cwd": "/", "user": user.switch_to, "group": group, "extra_groups": others}
     command = ["pgbouncer", str(config)]
     async with program(command, port, folder / "log-pgbouncer", stop=signal.SIGKILL, **options):

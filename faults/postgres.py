@@ -65,6 +65,7 @@ async def own_postgres(folder: Path) -> AsyncGenerator[Postgres]:
 
 
 def _make(data: Path) -> Postgres:
+    # Without fsync. A crash of Postgres alone loses nothing, because the operating system keeps what was written.
     cluster = embedded.find_cluster(data, durable=False)
     with embedded.locked(cluster) as lock:
         embedded.ensure_data(cluster, lock)
@@ -122,6 +123,7 @@ class Proxy:
         """Let everything pass from now on. Swallowed bytes and their connections are lost."""
         self.swallows = False
         self._wakes.set()
+        # An event can't be cleared. Connections of a later hole wait for this new one.
         self._wakes = anyio.Event()
 
     async def serve(self, listener: socket.socket) -> None:
@@ -154,6 +156,7 @@ class Proxy:
                 await sink.send(piece)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass
+        # The end of one direction ends the other, as a closed connection does.
         both.cancel()
 
 
@@ -169,5 +172,6 @@ async def proxied(uri: str) -> AsyncGenerator[tuple[Proxy, str]]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(proxy.serve, listener)
             address = f"127.0.0.1:{proxy.port}/{parts['dbname']}"
+            # Postgres offers no TLS on a socket file, so a request for it would only cost a round trip.
             yield proxy, f"postgresql://{parts['user']}@{address}?sslmode=disable&gssencmode=disable"
             tasks.cancel_scope.cancel()

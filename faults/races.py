@@ -19,24 +19,24 @@ AT_ONCE = 50
 
 async def scenario(place: Place, *, on_one: int = 50, on_many: int = 500, threads: int = 100) -> Findings:
     """`on_one` runs at once on one thread, then `on_many` over `threads`, each to the other server in turn."""
-    found = Findings(f"{on_one} runs at once on one thread, {on_many} over {threads} threads, two servers")
+    findings = Findings(f"{on_one} runs at once on one thread, {on_many} over {threads} threads, two servers")
     ledger = Ledger()
     async with replicas(place, 2, Quick().settings) as fleet:
         began = time.monotonic()
         [alone] = await _threads(fleet, 1)
         await _send(fleet, ledger, [alone] * on_one)
-        found.expect(await settled(place.database, 60), "a run on the one thread does not end")
-        found.figures["s on one thread"] = round(time.monotonic() - began, 1)
+        findings.expect(await settled(place.database, 60), "a run on the one thread does not end")
+        findings.figures["s on one thread"] = round(time.monotonic() - began, 1)
         began = time.monotonic()
         many = await _threads(fleet, threads)
         await _send(fleet, ledger, [many[number % threads] for number in range(on_many)])
-        found.expect(await settled(place.database, 90), "a run on the many threads does not end")
-        found.figures["s on many threads"] = round(time.monotonic() - began, 1)
-        await audit(place.database, fleet[0].url, ledger, found)
-        found.expect(set(ledger.answered) == {"200"}, f"requests that failed: {dict(ledger.answered)}")
-        await _in_order(place, fleet[0], ledger, found)
-    _one_at_a_time(place, found)
-    return found
+        findings.expect(await settled(place.database, 90), "a run on the many threads does not end")
+        findings.figures["s on many threads"] = round(time.monotonic() - began, 1)
+        await audit(place.database, fleet[0].url, ledger, findings)
+        findings.expect(set(ledger.answered) == {"200"}, f"requests that failed: {dict(ledger.answered)}")
+        await _in_order(place, fleet[0], ledger, findings)
+    _one_at_a_time(place, findings)
+    return findings
 
 
 async def _threads(fleet: Sequence[Replica], count: int) -> list[str]:
@@ -49,11 +49,13 @@ async def _send(fleet: Sequence[Replica], ledger: Ledger, threads: Sequence[str]
     limit = anyio.CapacityLimiter(AT_ONCE)
     async with httpx.AsyncClient(timeout=TIMEOUT, limits=httpx.Limits(max_connections=AT_ONCE)) as http:
 
-        async def one(number: int, thread_id: str) -> None:
+        async def send(number: int, thread_id: str) -> None:
             marker = ledger.marker(thread_id)
             body = {"assistant_id": "talking", "input": {"marker": marker, "pause_s": 0.01}}
             way = "/wait" if number % 2 else ""
+            # More connections at once would wait in httpx's pool until they time out.
             async with limit:
+                # Halved, because `number % 2` decides the kind: both servers must get both kinds.
                 url = fleet[number // 2 % 2].url
                 answer = await http.post(f"{url}/threads/{thread_id}/runs{way}", json=body)
             ledger.answered[str(answer.status_code)] += 1
@@ -63,10 +65,10 @@ async def _send(fleet: Sequence[Replica], ledger: Ledger, threads: Sequence[str]
 
         async with anyio.create_task_group() as tasks:
             for number, thread_id in enumerate(threads):
-                tasks.start_soon(one, number, thread_id)
+                tasks.start_soon(send, number, thread_id)
 
 
-async def _in_order(place: Place, replica: Replica, ledger: Ledger, found: Findings) -> None:
+async def _in_order(place: Place, replica: Replica, ledger: Ledger, findings: Findings) -> None:
     """Each thread holds its messages in the order in which Postgres took them."""
     async with await psycopg.AsyncConnection.connect(place.database, autocommit=True) as conn:
         rows = await (
@@ -79,19 +81,20 @@ async def _in_order(place: Place, replica: Replica, ledger: Ledger, found: Findi
             expected = [f"said {marker}" for _, marker in of_thread]
             items = (await http.get(f"/threads/{thread_id}/state")).json()["values"]["items"]
             said = [item for item in items if item.startswith("said")]
-            found.expect(said == expected, f"thread {thread_id} is not in the order of its runs: {said[:5]}")
-    found.figures["threads"] = len({thread for thread, _ in ledger.acknowledged.values()})
+            findings.expect(said == expected, f"thread {thread_id} is not in the order of its runs: {said[:5]}")
+    findings.figures["threads"] = len({thread for thread, _ in ledger.acknowledged.values()})
 
 
-def _one_at_a_time(place: Place, found: Findings) -> None:
+def _one_at_a_time(place: Place, findings: Findings) -> None:
     """Check by the journal that the runs of a thread followed each other without overlap."""
     steps: dict[str, list[str]] = defaultdict(list)
-    for line in sorted(place.told(), key=lambda line: line["at"]):
+    for line in sorted(place.journal_lines(), key=lambda line: line["at"]):
         steps[str(line["thread_id"])].append(str(line["run_id"]))
     mixed = [
         thread_id
         for thread_id, runs in steps.items()
+        # Each run must be one block of lines. Two runs at once would alternate.
         if len(list(itertools.groupby(runs))) != len(set(runs)) or any(runs.count(run) != 3 for run in set(runs))
     ]
-    found.figures["steps run"] = sum(map(len, steps.values()))
-    found.expect(not mixed, f"threads on which two runs went on at once, or a step ran twice: {mixed[:5]}")
+    findings.figures["steps run"] = sum(map(len, steps.values()))
+    findings.expect(not mixed, f"threads on which two runs went on at once, or a step ran twice: {mixed[:5]}")

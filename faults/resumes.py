@@ -34,6 +34,7 @@ class Read:
         async for line in answer.aiter_lines():
             name = line.removeprefix("event: ") if line.startswith("event: ") else name
             data = line.removeprefix("data: ").encode() if line.startswith("data: ") else data
+            # A gap is a comment, which the official SDKs skip.
             self.gaps += line.startswith(": gap")
             if line.startswith("id: "):
                 self._note(int(line.removeprefix("id: ")), name, orjson.loads(data))
@@ -51,10 +52,11 @@ class Read:
 
 async def scenario(place: Place, *, pause_s: float = 0.06) -> Findings:
     """Three ways in which the executing process dies between two halves of a stream."""
-    found = Findings("streams read half on A and, after kill -9 of A, to the end on B by Last-Event-ID")
+    findings = Findings("streams read half on A and, after kill -9 of A, to the end on B by Last-Event-ID")
     async with replicas(place, 2, Quick().settings) as (a, b):
         ended = await _half(a, pause_s=0.0)
         await _until_ended(b, ended[0])
+        # Slower than the others, so that it still runs when A dies.
         elsewhere = await _queued(a, pause_s=pause_s)
         async with (
             httpx.AsyncClient(timeout=TIMEOUT) as http,
@@ -62,13 +64,14 @@ async def scenario(place: Place, *, pause_s: float = 0.06) -> Findings:
         ):
             await elsewhere[1].take(followed, until=2)
         running = await _half(a, pause_s=pause_s)
+        # After all first halves were read, so that one kill serves the three ways.
         await a.kill()
         for name, (location, read) in {"ended": ended, "running": running, "background": elsewhere}.items():
             await _rest(b, location, read)
-            _judge(found, name, read)
-    found.expect(ended[1].attempts == [1], f"a run that had ended was begun again: {ended[1].attempts}")
-    found.expect(running[1].attempts == [1, 2], f"the restart of the run was not told: {running[1].attempts}")
-    return found
+            _judge(findings, name, read)
+    findings.expect(ended[1].attempts == [1], f"a run that had ended was begun again: {ended[1].attempts}")
+    findings.expect(running[1].attempts == [1, 2], f"the restart of the run was not told: {running[1].attempts}")
+    return findings
 
 
 async def _half(replica: Replica, *, pause_s: float) -> tuple[str, Read]:
@@ -109,24 +112,24 @@ async def _rest(replica: Replica, location: str, read: Read) -> None:
                 await read.take(answer)
 
 
-def _judge(found: Findings, name: str, read: Read) -> None:
+def _judge(findings: Findings, name: str, read: Read) -> None:
     """Check that an attempt has no gap and no repeat, and that a new attempt has an event and begins again."""
     turns = [
         number
         for number, (before, now) in enumerate(zip(read.numbers, read.numbers[1:], strict=False), 1)
         if now != before + 1
     ]
-    found.figures[f"{name}: events"] = len(read.numbers)
-    found.figures[f"{name}: attempts told"] = read.attempts
-    found.expect(read.ended, f"{name}: the stream did not end")
+    findings.figures[f"{name}: events"] = len(read.numbers)
+    findings.figures[f"{name}: attempts told"] = read.attempts
+    findings.expect(read.ended, f"{name}: the stream did not end")
     # Events of the first attempt that others may have read but that were never written are a gap before the second.
-    found.expect(read.gaps <= len(read.attempts) - 1, f"{name}: {read.gaps} gaps")
-    found.expect(read.ids == sorted(set(read.ids)), f"{name}: ids do not go up")
-    found.expect(
+    findings.expect(read.gaps <= len(read.attempts) - 1, f"{name}: {read.gaps} gaps")
+    findings.expect(read.ids == sorted(set(read.ids)), f"{name}: ids do not go up")
+    findings.expect(
         read.numbers[-1:] == [EVENTS - 1] and read.numbers[:1] == [0], f"{name}: not the whole: {read.numbers}"
     )
     # A stream that begins again is a new attempt, and there are only as many as there are events for them.
-    found.expect(len(turns) <= len(read.attempts) - 1, f"{name}: gaps or repeats that were not told: {read.numbers}")
-    found.expect(
+    findings.expect(len(turns) <= len(read.attempts) - 1, f"{name}: gaps or repeats that were not told: {read.numbers}")
+    findings.expect(
         all(read.numbers[turn] == 0 for turn in turns), f"{name}: an attempt is not told whole: {read.numbers}"
     )

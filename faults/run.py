@@ -80,6 +80,7 @@ def main() -> None:
     """Run the named scenarios, or all, and print the results."""
     chosen = _arguments()
     plan = model.Plan(minutes=chosen.minutes or 10, seed=chosen.seed, only=frozenset(chosen.only))
+    # Only these two have options.
     SCENARIOS["model"] = partial(model.scenario, plan=plan)
     SCENARIOS["growth"] = partial(growth.scenario, runs=chosen.runs, minutes=chosen.minutes or math.inf)
     results: dict[str, Any] = {}
@@ -125,26 +126,27 @@ def _run(name: str, uri: str, folder: Path) -> dict[str, Any]:
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        found = anyio.run(SCENARIOS[name], _place(name, uri, folder))
+        findings = anyio.run(SCENARIOS[name], _place(name, uri, folder))
     except Exception as failure:  # noqa: BLE001 - the others are still to be run
-        found = Findings(name, broken=["".join(traceback.format_exception(failure)[-6:])])
+        findings = Findings(name, broken=["".join(traceback.format_exception(failure)[-6:])])
     seconds = round(time.monotonic() - began, 1)
-    verdict = f"skipped: {found.skipped}" if found.skipped else "BROKEN" if found.broken else "holds"
-    print(f"\n{name}: {found.did}: {verdict} ({seconds} s)")
-    for label, figure in found.figures.items():
+    verdict = f"skipped: {findings.skipped}" if findings.skipped else "BROKEN" if findings.broken else "holds"
+    print(f"\n{name}: {findings.did}: {verdict} ({seconds} s)")
+    for label, figure in findings.figures.items():
         print(f"  {label:34} {figure}")
-    for promise in found.broken:
+    for promise in findings.broken:
         print(f"  BROKEN: {promise}")
     return {
-        "did": found.did,
+        "did": findings.did,
         "seconds": seconds,
-        "figures": found.figures,
-        "broken": found.broken,
-        "skipped": found.skipped,
+        "figures": findings.figures,
+        "broken": findings.broken,
+        "skipped": findings.skipped,
     }
 
 
 def _place(name: str, uri: str, folder: Path) -> Place:
+    # A database for each scenario, because some break or count all rows.
     database = "faults_" + name.replace("-", "_")
     with psycopg.connect(uri, autocommit=True) as conn:
         conn.execute(f"CREATE DATABASE {database}".encode())

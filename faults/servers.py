@@ -35,7 +35,7 @@ class Place:
         """The lines that the graphs wrote."""
         return self.folder / "journal"
 
-    def told(self) -> list[dict[str, str | float]]:
+    def journal_lines(self) -> list[dict[str, str | float]]:
         """The lines of the journal."""
         return [json.loads(line) for line in self.journal.read_text().splitlines()] if self.journal.exists() else []
 
@@ -73,10 +73,12 @@ class Replica:
     async def start(self, *, wait: bool = True) -> float:
         """Start it and, unless told otherwise, wait until it is ready. Return the seconds."""
         began = time.monotonic()
+        # A developer's own settings would change the results.
         environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         environment |= {
             "DATABASE_URI": self.place.database,
             "FAULTS_JOURNAL": str(self.place.journal),
+            # A server that looks for a data folder or a `.pgpass` must not find the developer's.
             "HOME": str(self.place.folder),
             "LOG_LEVEL": "info",
             "LOG_JSON": "true",
@@ -91,6 +93,7 @@ class Replica:
                     env=environment,
                     stdout=output,
                     stderr=output,
+                    # Ctrl-C in the terminal must not reach the servers before the scenario ends them.
                     start_new_session=True,
                 )
             )
@@ -107,6 +110,7 @@ class Replica:
                     await anyio.sleep(0.05)
 
     async def _is_ready(self, http: httpx.AsyncClient) -> bool:
+        # A server that can't start would otherwise be waited for in vain. Its log has the reason.
         if self.process is None or self.process.poll() is not None:
             raise AssertionError(self.log.read_text()[-4000:])
         try:
@@ -179,9 +183,9 @@ async def _until_listening(process: subprocess.Popen[bytes], port: int, log: Pat
 
 def free_port() -> int:
     """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,7 @@ class Quick:
         return {
             "THREADKEEP_LEASE": f"{self.lease_s:g}",
             "THREADKEEP_SWEEP": f"{self.sweep_s:g}",
+            # The default of three attempts would end runs that are killed again and again.
             "THREADKEEP_MAX_ATTEMPTS": "30",
             **self.environment,
         }
@@ -212,6 +217,7 @@ async def replicas(place: Place, count: int, settings: dict[str, str]) -> AsyncG
                 tasks.start_soon(replica.start)
         yield fleet
     finally:
+        # Servers that stay after an interrupted scenario would hold its database and its ports.
         with anyio.CancelScope(shield=True):
             for replica in fleet:
                 await replica.kill()

@@ -52,6 +52,7 @@ class Streams:
                     last = line or last
                 self.ended += 1
         except httpx.TransportError as failure:
+            # The server tells the client to reconnect, and then leaves the body without an end.
             if last.startswith("retry: "):
                 self.told += 1
             else:
@@ -60,8 +61,9 @@ class Streams:
 
 async def terminated(place: Place, *, count: int = 100, drain_s: float = DRAIN_S) -> Findings:
     """SIGTERM while `count` streams are open: half of their runs end in time, half do not."""
-    found = Findings(f"SIGTERM under {count} open streams, {drain_s:g} s of grace")
+    findings = Findings(f"SIGTERM under {count} open streams, {drain_s:g} s of grace")
     settings = Quick().settings | {
+        # A slot for each stream, or the later ones would only wait.
         "THREADKEEP_RUN_SLOTS": str(count),
         "THREADKEEP_DRAIN": f"{drain_s:g}",
         "THREADKEEP_LINGER": "0.3",
@@ -85,7 +87,7 @@ async def terminated(place: Place, *, count: int = 100, drain_s: float = DRAIN_S
             if code is None:
                 await replica.kill()
         left = await _statuses(place.database, streams.runs)
-        found.figures |= {
+        findings.figures |= {
             "streams": streams.opened,
             "ended": streams.ended,
             "told to come again": streams.told,
@@ -94,23 +96,24 @@ async def terminated(place: Place, *, count: int = 100, drain_s: float = DRAIN_S
             "took s": round(took, 2),
             "left behind": dict(left),
         }
-        found.expect(code == 0, f"the exit code is {code}")
-        found.expect(streams.opened == count, f"only {streams.opened} streams were opened")
-        found.expect(not streams.cut, f"streams that were cut without a word: {dict(Counter(streams.cut))}")
-        found.expect(streams.ended >= left["success"], f"{left['success']} runs ended, {streams.ended} streams did")
-        found.expect(set(left) <= {"success", "pending"}, f"runs neither finished nor put back: {dict(left)}")
-        found.expect(left["success"] >= count // 2, f"runs that had time did not end: {dict(left)}")
-        await _finish_elsewhere(place, replica, streams, found)
-    return found
+        findings.expect(code == 0, f"the exit code is {code}")
+        findings.expect(streams.opened == count, f"only {streams.opened} streams were opened")
+        findings.expect(not streams.cut, f"streams that were cut without a word: {dict(Counter(streams.cut))}")
+        # A run that succeeded must not leave a reader without its end.
+        findings.expect(streams.ended >= left["success"], f"{left['success']} runs ended, {streams.ended} streams did")
+        findings.expect(set(left) <= {"success", "pending"}, f"runs neither finished nor put back: {dict(left)}")
+        findings.expect(left["success"] >= count // 2, f"runs that had time did not end: {dict(left)}")
+        await _finish_elsewhere(place, replica, streams, findings)
+    return findings
 
 
-async def _finish_elsewhere(place: Place, replica: Replica, streams: Streams, found: Findings) -> None:
+async def _finish_elsewhere(place: Place, replica: Replica, streams: Streams, findings: Findings) -> None:
     """Check that the next process executes the requeued runs."""
     await replica.start()
-    found.expect(await settled(place.database, 30), "a run that was put back does not end")
+    findings.expect(await settled(place.database, 30), "a run that was put back does not end")
     ends = await _statuses(place.database, streams.runs)
-    found.figures["ends"] = dict(ends)
-    found.expect(set(ends) == {"success"}, f"runs that did not succeed after the restart: {dict(ends)}")
+    findings.figures["ends"] = dict(ends)
+    findings.expect(set(ends) == {"success"}, f"runs that did not succeed after the restart: {dict(ends)}")
 
 
 async def _statuses(database: str, runs: list[str]) -> Counter[str]:
@@ -151,6 +154,7 @@ class Patient:
                 url = self.chosen.choice(self.fleet).url
                 try:
                     answer = await http.post(f"{url}{path}", json=body)
+                # Nothing was sent, so the request can't have had an effect.
                 except httpx.ConnectError:
                     await anyio.sleep(0.02)
                     continue
@@ -166,7 +170,7 @@ class Patient:
 
 async def rolling(place: Place, *, count: int = 3, clients: int = 8) -> Findings:
     """Stop and restart each server in turn. No request fails."""
-    found = Findings(f"a rolling restart of {count} servers under load")
+    findings = Findings(f"a rolling restart of {count} servers under load")
     ledger, until, failed, codes = Ledger(), anyio.Event(), Counter[str](), list[int | None]()
     async with replicas(
         place, count, Quick().settings | {"THREADKEEP_DRAIN": "5", "THREADKEEP_LINGER": "0.5"}
@@ -182,9 +186,9 @@ async def rolling(place: Place, *, count: int = 3, clients: int = 8) -> Findings
                 await replica.start()
             await anyio.sleep(0.5)
             until.set()
-        found.expect(await settled(place.database, 20), "a run that was acknowledged does not end")
-        await audit(place.database, fleet[0].url, ledger, found)
-    found.figures |= {"exit codes": codes, "failed": dict(failed)}
-    found.expect(codes == [0] * count, f"exit codes: {codes}")
-    found.expect(not failed, f"requests that failed: {dict(failed)}")
-    return found
+        findings.expect(await settled(place.database, 20), "a run that was acknowledged does not end")
+        await audit(place.database, fleet[0].url, ledger, findings)
+    findings.figures |= {"exit codes": codes, "failed": dict(failed)}
+    findings.expect(codes == [0] * count, f"exit codes: {codes}")
+    findings.expect(not failed, f"requests that failed: {dict(failed)}")
+    return findings

@@ -101,6 +101,7 @@ class Talker:
     async def _wait(self, http: httpx.AsyncClient, path: str, body: Any, sent: tuple[str, str]) -> object:
         answer = await http.post(f"{path}/wait", json=body)
         if answer.status_code == 200:
+            # Not acknowledged: the server said that the run failed, after its head with status 200.
             if error := answer.json().get("__error__"):
                 self.ledger.errors.append(error)
                 return "error"
@@ -139,7 +140,7 @@ async def settled(database: str, within_s: float) -> bool:
     return False
 
 
-async def audit(database: str, url: str, ledger: Ledger, found: Findings) -> None:
+async def audit(database: str, url: str, ledger: Ledger, findings: Findings) -> None:
     """Check the result: acknowledged runs have ended, each message exists once, and no thread is busy."""
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
         runs = dict(await (await conn.execute("SELECT run_id::text, status FROM runs")).fetchall())
@@ -155,8 +156,9 @@ async def audit(database: str, url: str, ledger: Ledger, found: Findings) -> Non
     heard = {marker: items.get(thread_id, []).count(f"heard {marker}") for marker, thread_id in ledger.sent.items()}
     acknowledged = {marker for _, marker in ledger.acknowledged.values()}
     missing = [marker for marker in acknowledged if said[marker] == 0 or heard[marker] == 0]
+    # Also of requests without an answer: they may have happened once, but never twice.
     doubled = [marker for marker in said if said[marker] > 1 or heard[marker] > 1]
-    found.figures |= {
+    findings.figures |= {
         "messages sent": len(ledger.sent),
         "acknowledged": len(ledger.acknowledged),
         "answers": dict(ledger.answered),
@@ -164,12 +166,13 @@ async def audit(database: str, url: str, ledger: Ledger, found: Findings) -> Non
         "lost": len(missing),
         "doubled": len(doubled),
     }
-    found.expect(not lost, f"runs that were acknowledged are not there: {lost[:5]}")
-    found.expect(set(ends) <= {"success"}, f"acknowledged runs that did not succeed: {dict(ends)}")
-    found.expect(not missing, f"messages that were acknowledged are not on their thread: {missing[:5]}")
-    found.expect(not doubled, f"messages that are on their thread twice: {doubled[:5]}")
-    found.expect(busy == (0,), f"threads that stay busy: {busy}")
-    found.expect(not forks, f"histories that fork: {forks[:5]}")
+    findings.expect(not lost, f"runs that were acknowledged are not there: {lost[:5]}")
+    # A 200 was a promise. Nothing but success may follow, whatever broke meanwhile.
+    findings.expect(set(ends) <= {"success"}, f"acknowledged runs that did not succeed: {dict(ends)}")
+    findings.expect(not missing, f"messages that were acknowledged are not on their thread: {missing[:5]}")
+    findings.expect(not doubled, f"messages that are on their thread twice: {doubled[:5]}")
+    findings.expect(busy == (0,), f"threads that stay busy: {busy}")
+    findings.expect(not forks, f"histories that fork: {forks[:5]}")
 
 
 FORKS = """

@@ -89,9 +89,11 @@ class Client:
         while not until.is_set():
             thread_id = self.chosen.choice(self.scene.threads)
             [kind] = self.chosen.choices(self.scene.kinds, weights)
+            # Otherwise most operations of a round would only be answered 404.
             if thread_id in self.scene.ledger.missing and self.chosen.random() < 0.5:
                 kind = "make"
             await getattr(self, f"_{kind}")(thread_id)
+            # Cubed: most pauses are nearly zero, because races need requests that come together.
             await anyio.sleep(self.chosen.random() ** 3 * 0.1)
 
     # Runs
@@ -111,6 +113,7 @@ class Client:
 
     async def _heavy(self, thread_id: str) -> None:
         operation = self._run(thread_id)
+        # A large checkpoint takes long to write, which widens the window for every race with that write.
         operation.about["body"]["input"]["blob"] = "x" * self.chosen.randint(1_000_000, 3_000_000)
         await self._queued(operation)
 
@@ -155,6 +158,7 @@ class Client:
         async with anyio.create_task_group() as tasks:
             for replica in servers[:2]:
                 tasks.start_soon(send, replica)
+                # 0 still lets the other request begin first.
                 await anyio.sleep(0 if at_once else self.chosen.random() * 0.2)
         await send(servers[2])
         _note_repeats(operation, answers)
@@ -172,6 +176,7 @@ class Client:
         }
         if after_s:
             body["after_seconds"] = operation.about["after_s"] = after_s
+        # Such a run may create the thread anew at the moment in which another client deletes it.
         if self.chosen.random() < 0.1:
             body["if_not_exists"] = "create"
             body["metadata"]["epoch"] = operation.about["makes"] = f"e{operation.token}"
@@ -197,6 +202,7 @@ class Client:
         answer = await self._post(operation, f"/threads/{operation.thread_id}/runs")
         if answer is not None and answer.status_code == 200:
             operation.run_id = answer.json()["run_id"]
+            # A delayed run takes its place in the log when it begins, so its answer promises no order.
             operation.settled = operation.answered if "after_s" not in operation.about else operation.settled
 
     async def _foreground(self, operation: Operation) -> None:
@@ -209,6 +215,7 @@ class Client:
         if isinstance(values, dict) and "__error__" in values:
             operation.about["error"] = values["__error__"]
         elif isinstance(values, dict):
+            # The client saw its own token in the answer. That is the strongest promise of a run.
             operation.about["witnessed"] = operation.token in values.get("log", [])
 
     async def _streamed(self, operation: Operation) -> None:
@@ -263,6 +270,7 @@ class Client:
             return None
         state = self.chosen.choice(answer.json())
         at = state["checkpoint"]["checkpoint_id"]
+        # Noted before the fork is sent: the check for second children may run meanwhile.
         self.scene.ledger.forked_at.add(at)
         return {"at": at, "log_there": (state["values"] or {}).get("log", [])}
 
@@ -336,6 +344,7 @@ class Client:
             copied = answer.json()["thread_id"]
             operation.about["copy"] = copied
             self.scene.ledger.copies[copied] = operation
+            # A copy has no older checkpoints if its source has lost them.
             if thread_id in self.scene.ledger.pruned:
                 self.scene.ledger.pruned.add(copied)
 
@@ -397,8 +406,8 @@ class Client:
         ledger = self.scene.ledger
         ledger.answers[f"{operation.kind} {status}"] += 1
         if status not in EXPECTED[operation.kind]:
-            said = f"{operation.kind} {operation.token} was answered {status} {text}"
-            ledger.report("answers", operation.thread_id, said, [operation.token])
+            text_of_violation = f"{operation.kind} {operation.token} was answered {status} {text}"
+            ledger.report("answers", operation.thread_id, text_of_violation, [operation.token])
         elif status == 404 and '"Thread' in text and operation.thread_id:
             ledger.missing.add(operation.thread_id)
 
@@ -406,6 +415,7 @@ class Client:
         """The connection was lost: whether the operation happened is not known."""
         ledger = self.scene.ledger
         ledger.answers[f"{operation.kind} lost"] += 1
+        # A lost connection is what a kill does. A silence of two minutes is a fault of the server.
         if isinstance(failure, (httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout)):
             ledger.report("answers", operation.thread_id, f"{operation.kind} {operation.token} was not answered")
 
@@ -422,6 +432,7 @@ def _note_repeats(operation: Operation, answers: Sequence[httpx.Response | None]
     if made:
         operation.run_id, operation.status = made[0], 200
         operation.settled = operation.answered
+    # One request was lost, so none of the others' refusals says that nothing was done.
     elif None in answers:
         operation.status = 0
     for answer in answers:

@@ -43,6 +43,7 @@ def _span(node: str, config: RunnableConfig) -> Generator[None]:
 
 
 def _write(line: dict[str, Any]) -> None:
+    # Unbuffered, so that a kill loses no line, and appended in one write, so that lines of processes do not mix.
     journal = os.open(os.environ["FAULTS_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(journal, json.dumps(line).encode() + b"\n")
@@ -67,6 +68,7 @@ async def _ask(_state: Conversation) -> Conversation:
 
 async def _done(state: Conversation, config: RunnableConfig) -> Conversation:
     with _span("done", config):
+        # The blob is dropped at the end, or each later checkpoint of the thread would be large too.
         return {"log": [f"{state['token']}!"], "blob": ""}
 
 

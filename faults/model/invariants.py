@@ -88,6 +88,7 @@ class Model:
         self.verified.pop(thread_id, None)
         if epoch is not None and shown is not None:
             self.verified[thread_id] = Verified(epoch, shown.log)
+        # The ledger would grow, and each check would become slower, over an hour of rounds.
         self.ledger.operations[thread_id].clear()
 
     def expected(self, thread_id: str, epoch: Epoch, before: float, copy: Operation | None = None) -> set[str]:
@@ -111,10 +112,12 @@ class Model:
             in_time = operation.sent > epoch.created and (epoch.deleted is None or operation.answered < epoch.deleted)
             return operation.acknowledged and in_time and operation.answered < before
         runs = self.observed.of_token.get(operation.token, [])
+        # Without exactly one run that succeeded there, the answer may belong to an earlier thread of this id.
         if len(runs) != 1 or runs[0].epoch is not epoch or runs[0].status != "success" or runs[0].rolled_back:
             return False
         if operation.kind == "resume" and not operation.about.get("witnessed"):
             return False  # there was nothing to answer
+        # For a copy the time matters: a run may have succeeded after it was made.
         return before == NEVER or (operation.answered < before and "witnessed" in operation.about)
 
     def _forks(self, thread_id: str, epoch: Epoch, before: float) -> list[Operation]:
@@ -154,6 +157,7 @@ class Model:
     def _check_log(self, thread_id: str, shown_id: str, log: list[str]) -> None:
         """Check a log of the thread: each token once, in order, and only the thread's own."""
         whose = "" if shown_id == thread_id else f"in the copy {shown_id[-6:]}: "
+        # A cron adds its token with each of its runs.
         twice = [token for token, times in Counter(log).items() if times > 1 and not token.startswith("c")]
         if twice:
             self._report("changes", thread_id, f"{whose}more than once: {_some(twice)}", map(_base, twice))
@@ -173,6 +177,7 @@ class Model:
             operation = self.ledger.of_token.get(token)
             if operation is None or operation.kind == "cron" or not operation.about.get("witnessed", True):
                 continue
+            # Only operations that did not overlap have an order. Of two that were open at once either may be first.
             if newest is not None and operation.settled < newest.sent:
                 text = f"{whose}{newest.token} stands before {token}, which was acknowledged before it was sent"
                 self._report("changes", thread_id, text, [newest.token, token])
@@ -291,6 +296,7 @@ class Model:
 
     def _cancels(self, run: ObservedRun) -> set[str]:
         """How the run may have been cancelled: by a request, or by a newer run."""
+        # A cancel that was sent after the end can't be its cause.
         ended = min(run.finished or NEVER, run.deleted or NEVER)
         actions = {
             operation.about["action"]
@@ -306,6 +312,8 @@ class Model:
             for other in self.observed.runs.values()
             if other.thread_id == run.thread_id
             and other.strategy in {"interrupt", "rollback"}
+            # By the order of statements and not by time: a newer run supersedes only those that were in the queue
+            # before it.
             and run.inserted_seq < other.inserted_seq < last
         }
 
@@ -328,7 +336,9 @@ class Model:
         at = epoch.deleted or 0
         candidates = [*self.ledger.operations[thread_id], *self.ledger.operations[""]]
         return self._expired(thread_id, epoch) or any(
-            _deletes(operation, epoch) and operation.sent <= at <= operation.answered for operation in candidates
+            # The deletion must lie between the request and its answer, or somebody else made it.
+            _deletes(operation, epoch) and operation.sent <= at <= operation.answered
+            for operation in candidates
         )
 
     def _expired(self, thread_id: str, epoch: Epoch) -> bool:
@@ -354,6 +364,7 @@ class Model:
                 text = f"{operation.kind} {operation.token} was answered 404 while the thread was there"
                 self._report("answers", thread_id, text, [operation.token])
             rejected = operation.kind in {"update", "fork_update"} or operation.about.get("strategy") == "reject"
+            # A repeated request may also get 409 for its key.
             if operation.status == 409 and rejected and "repeats" not in operation.about and self._was_idle(operation):
                 text = f"{operation.kind} {operation.token} was answered 409 while no run was on the thread"
                 self._report("answers", thread_id, text, [operation.token])
@@ -371,6 +382,7 @@ class Model:
             return True
         return any(
             other.acknowledged and other.answered < operation.sent
+            # Sent before: its success may belong to the thread of this id that was deleted.
             if other.sent > epoch.created or other.about.get("makes") == epoch.name
             else False
             for other in self.ledger.operations[operation.thread_id]

@@ -113,7 +113,9 @@ class Ledger:
             operation.token = f"{prefix}{next(self._numbers)}"
             self.of_token[operation.token] = operation
             self.of_thread[operation.thread_id].add(operation.token)
+        # Last, so that everything of the operation is noted before any of its effects can be observed.
         operation.sent = time.time()
+        # Reads promise nothing, and most operations are preceded by one.
         if operation.kind != "read":
             self.operations[operation.thread_id].append(operation)
         self.done[operation.kind] += 1
@@ -153,4 +155,5 @@ class Ledger:
         sent = [operation.sent for operation in operations if operation.token in violation.tokens]
         at = min([violation.at, *sent])
         first = max(0, sum(line[0] < at for line in lines) - JOURNAL_LINES // 2)
+        # Half of the lines before the violation, and more of them if it is near the end.
         return [line for _, line in lines[max(0, min(first, len(lines) - JOURNAL_LINES)) :][:JOURNAL_LINES]]

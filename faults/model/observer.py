@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 FINAL = frozenset({"success", "error", "timeout", "interrupted"})
+# `running` to `pending` is a takeover or a requeue. A final status never changes.
 LEGAL = frozenset(
     {("pending", "running"), ("pending", "interrupted"), ("running", "pending")} | {("running", end) for end in FINAL}
 )
@@ -147,6 +148,7 @@ class Observed:
             rows = await cursor.fetchall()
         self.fresh_moves, self.lines = [], {}
         for row in rows:
+            # Read only while nothing goes on: a row with a smaller number may commit later, and would be skipped.
             self._seq = row["seq"]
             self.lines.setdefault(row["thread_id"], []).append((row["at"], _line(row)))
             (self._thread if row["run_id"] is None else self._run)(row)

@@ -90,6 +90,7 @@ class Race:
 
     def _random(self, whose: object) -> random.Random:
         """The choices of one part of this round: they do not depend on how fast the others are."""
+        # A generator for each part. With one for all, the speed of the servers would decide who draws which number.
         return random.Random(f"{self.seed} {self.ledger.round} {whose}")
 
     async def _fresh_threads(self) -> None:
@@ -149,6 +150,7 @@ class Race:
                 replica.tell(signal.SIGTERM)
                 await replica.exited(STOP_S)
             await replica.kill()
+            # After the wait for its end, so that no line of the journal can be later.
             self.spans.killed[pid] = time.monotonic()
             self.ledger.kills += 1
             await replica.start()
@@ -164,14 +166,15 @@ class Race:
                 await anyio.sleep(0.2)
         for thread_id, run_id, status in active:
             self.ledger.report("status", thread_id, f"run {run_id[-6:]} stays {status}")
+        # Rows of ended runs are still deleted: events, webhooks, and threads whose TTL is over.
         await anyio.sleep(1)
 
     async def _active(self) -> list[tuple[str, str, str]]:
-        found = await rows(
+        active = await rows(
             self.place.database,
             "SELECT thread_id::text, run_id::text, status FROM runs WHERE status IN ('pending', 'running')",
         )
-        return [(thread_id, run_id, status) for thread_id, run_id, status in found]
+        return [(thread_id, run_id, status) for thread_id, run_id, status in active]
 
     async def _check(self, began: float) -> None:
         """All invariants."""
@@ -191,6 +194,7 @@ class Race:
         await self.tables.check_forks([*threads, *copies])
         await self.tables.check_parents([*threads, *copies])
         for copy_id in copies:
+            # Deleted and then checked for leftovers, because a copy has rows in the same tables.
             await self.http.delete(f"{self.scene.fleet[0].url}/threads/{copy_id}")
         self._ever += copies
         await self.tables.check_leftovers(self._ever)
@@ -202,6 +206,7 @@ class Race:
         self.ledger.operations[""].clear()
 
     async def _shown(self, thread_id: str) -> Shown | None:
+        # Any server: all must show the same when everything is quiet.
         url = f"{random.choice(self.scene.fleet).url}/threads/{thread_id}"
         thread, state = await self.http.get(url), await self.http.get(f"{url}/state")
         if thread.status_code != 200 or state.status_code != 200:
@@ -220,18 +225,18 @@ async def scenario(place: Place, plan: Plan | None = None) -> Findings:
     """Rounds of random operations on a few threads through two servers. The violations are reported."""
     plan = plan or Plan()
     seed = random.randrange(10**6) if plan.seed is None else plan.seed
-    found = Findings(f"random operations on {plan.threads} threads, seed {seed}, {plan.minutes:g} minutes")
+    findings = Findings(f"random operations on {plan.threads} threads, seed {seed}, {plan.minutes:g} minutes")
     print(f"model: seed {seed}", flush=True)
     async with _race(place, plan, seed) as race:
         await race.run()
-    _tell(race, found)
-    return found
+    _tell(race, findings)
+    return findings
 
 
-def _tell(race: Race, found: Findings) -> None:
+def _tell(race: Race, findings: Findings) -> None:
     """Return the number of operations, and their violations."""
     ledger, observed = race.ledger, race.model.observed
-    found.figures |= {
+    findings.figures |= {
         "seed": race.seed,
         "rounds": race.rounds,
         "operations": dict(sorted(ledger.done.items())),
@@ -242,9 +247,9 @@ def _tell(race: Race, found: Findings) -> None:
         "kills": ledger.kills,
         "violations": dict(Counter(violation.invariant for violation in ledger.violations)),
     }
-    found.broken += [str(violation) for violation in ledger.violations[:SHOWN]]
+    findings.broken += [str(violation) for violation in ledger.violations[:SHOWN]]
     if len(ledger.violations) > SHOWN:
-        found.broken.append(f"and {len(ledger.violations) - SHOWN} more")
+        findings.broken.append(f"and {len(ledger.violations) - SHOWN} more")
 
 
 @asynccontextmanager

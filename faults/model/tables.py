@@ -69,13 +69,13 @@ class Tables:
 
     async def forkable(self, threads: Sequence[str]) -> set[str]:
         """The checkpoints of these threads at which a client asked for a fork, and which are still there."""
-        kept = await rows(
+        present = await rows(
             self.database,
             "SELECT checkpoint_id FROM checkpoints WHERE thread_id = ANY(%(threads)s) AND checkpoint_id = ANY(%(places)s)",
             threads=list(threads),
             places=list(self.ledger.forked_at),
         )
-        return {checkpoint_id for (checkpoint_id,) in kept}
+        return {checkpoint_id for (checkpoint_id,) in present}
 
     async def check_parents(self, threads: Sequence[str]) -> None:
         """Each checkpoint's parent is there, unless the thread was pruned."""
@@ -107,8 +107,8 @@ class Tables:
         by_thread: dict[str, list[str]] = defaultdict(list)
         for thread_id, table, count in counts:
             by_thread[thread_id].append(f"{count} {table}")
-        for thread_id, found in by_thread.items():
-            self.ledger.report("leftovers", thread_id, f"left of a deleted thread: {', '.join(found)}")
+        for thread_id, tables in by_thread.items():
+            self.ledger.report("leftovers", thread_id, f"left of a deleted thread: {', '.join(tables)}")
         own = [thread_id for thread_id in threads if thread_id not in self.ledger.copies]
         for thread_id, run_id, count in await rows(self.database, OF_GONE_RUNS, threads=own):
             run = self.observed.runs.get(run_id)
@@ -197,11 +197,13 @@ class Spans:
 
     def _overlap(self, other: dict[str, Any], line: dict[str, Any]) -> bool:
         """Whether `other`, which has not ended, must have stopped before `line`."""
+        # A killed process writes no end of its node.
         if self.killed.get(other["pid"], line["at"]) < line["at"]:
             return False
         runs = self.observed.runs.get(other["run_id"]), self.observed.runs.get(line["run_id"])
         if runs[0] is None or runs[1] is None:
             return False
+        # A run that was taken over may still be in a node of the late process, which fencing keeps from writing.
         return runs[0].epoch is runs[1].epoch and not runs[0].taken_over
 
 
@@ -214,4 +216,5 @@ def made_at(checkpoint_id: str) -> float:
     """When a checkpoint was made, by its id, a UUID of version 6: wall-clock seconds."""
     digits = checkpoint_id.replace("-", "")
     ticks = int(digits[:12] + digits[13:16], 16)
+    # 100 ns since the beginning of the Gregorian calendar, less those until 1970.
     return (ticks - 0x01B2_1DD2_1381_4000) / 1e7
