@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
@@ -12,6 +13,31 @@ from threadkeep.graphs import LoadedGraph, as_loaded_graph
 
 Adopt = Callable[..., Awaitable[Report]]
 """Runs `threadkeep adopt` with these graphs: the source, and options by name."""
+
+
+AEGRA_TABLES = """
+    CREATE TABLE assistant (
+        assistant_id text PRIMARY KEY, name text NOT NULL, description text, graph_id text NOT NULL,
+        config jsonb DEFAULT '{}', context jsonb DEFAULT '{}', user_id text NOT NULL, metadata jsonb DEFAULT '{}');
+    CREATE TABLE thread (
+        thread_id text PRIMARY KEY, status text DEFAULT 'idle', metadata_json jsonb DEFAULT '{}', user_id text NOT NULL,
+        created_at timestamptz DEFAULT '2025-01-02 03:04:05+00', updated_at timestamptz DEFAULT '2025-02-03 04:05:06+00');
+    CREATE TABLE crons (
+        cron_id text PRIMARY KEY, assistant_id text NOT NULL, thread_id text, user_id text NOT NULL,
+        schedule text NOT NULL, payload jsonb DEFAULT '{}', metadata jsonb DEFAULT '{}', on_run_completed text,
+        enabled boolean DEFAULT true, end_time timestamptz, claimed_until timestamptz);
+"""
+"""The tables of an Aegra server that are read, beside those of LangGraph's saver."""
+PROJECT = """
+{"dependencies": ["."], "graphs": {"memory": "./agent.py:memory", "order": "./agent.py:order"}}
+"""
+AGENT = "from adopt_graphs import BUILDERS\nmemory, order = [build() for build in BUILDERS.values()]\n"
+
+
+def write_project(folder: Path, langgraph_json: str = PROJECT) -> None:
+    """Write the project with these graphs. Its PYTHONPATH needs the folder of this file."""
+    (folder / "langgraph.json").write_text(langgraph_json)
+    (folder / "agent.py").write_text(AGENT)
 
 
 def served_graphs() -> dict[str, LoadedGraph]:

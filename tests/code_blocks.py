@@ -1,7 +1,7 @@
 """Code blocks of the documents: finds them, and runs them verbatim against a real server.
 
 A block of `sh` runs in one bash for the page, a block of `python` in one namespace for the page, as in `python -m asyncio`.
-A block of `text` after either is the output that the page promises. Only the port is replaced. `make serve` and
+A block of `text` after either is the output that the page promises. Only the port and hosts are replaced. `make serve` and
 `threadkeep serve` run in the background, as in a terminal of their own. A block with a title is a file of the project.
 """
 
@@ -109,6 +109,8 @@ class Session:
         self.folder = folder
         self.port = port
         self.database = database
+        self.replaced: dict[str, str] = {}
+        """Hosts that the page names, and what stands for them here."""
         programs = folder / "programs"
         programs.mkdir(parents=True)
         (programs / "make").write_text(MAKE)
@@ -152,6 +154,8 @@ class Session:
     async def run(self, block: Block) -> str:
         """What the block prints. Raise an error if it fails."""
         text = re.sub(r"\b2024\b", str(self.port), block.text)
+        for host, here in self.replaced.items():
+            text = text.replace(host, here)
         with anyio.fail_after(BLOCK_S):
             if block.title is not None:
                 return self._as_file(block.title, text)
@@ -173,6 +177,10 @@ class Session:
         else:
             path.write_text(text)
         return ""
+
+    def tell(self, text: str) -> str:
+        """Do something in the shell that the page does not say, and return what it prints."""
+        return self._in_shell(text)
 
     def _in_shell(self, text: str) -> str:
         assert self._shell.stdin is not None

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+import moving
 from clients.node import HAS_NODE
 from code_blocks import ROOT, Block, Session, blocks, parse, read_page
 from conftest import TEMPLATE, free_port
@@ -35,11 +36,8 @@ NOT_RUN = {
     "make faults",
     "docs/how-to/kubernetes.md: kubectl create namespace agents": "needs a cluster",
     "docs/how-to/monitoring.md: promtool check rules deploy/prometheus/alerts.yaml": "needs promtool",
-    "docs/how-to/moving.md: threadkeep adopt --from postgresql://app@db.internal/app --dry-run": "needs a source: tests/adopt",
-    "docs/how-to/moving.md: threadkeep adopt --from postgresql://app@db.internal/app": "the same",
-    "docs/how-to/moving.md: threadkeep adopt --from postgresql://app@db.internal/app --owner-key user_id": "the same",
-    "docs/how-to/moving.md: threadkeep adopt --from http://127.0.0.1:2024": "needs a running LangGraph server: tests/adopt",
-    "docs/how-to/moving.md: threadkeep adopt --from postgresql://aegra@db.internal/aegra": "the same",
+    "docs/how-to/moving.md: threadkeep adopt --from https://my-deployment.example.com --api-key "
+    '"$LANGSMITH_API_KEY" --owner ada': "needs a deployment: tests/adopt/test_running_server.py",
     "docs/how-to/observability.md: OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 threadkeep serve": "needs a receiver: "
     "tests/test_tracing.py",
     "docs/how-to/systemd.md: useradd --system --no-create-home --shell /usr/sbin/nologin threadkeep": "needs root",
@@ -49,7 +47,7 @@ NOT_RUN = {
 """Blocks that do not run here, and why. They are parsed all the same."""
 
 SCRIPTS = {"js", "jsx"}
-SLOW = {"authentication.md", "backups.md", "develop.md", "encryption.md"}
+SLOW = {"authentication.md", "backups.md", "develop.md", "encryption.md", "moving.md"}
 """Guides that call many commands, each a process of its own. `make blocks` runs them too."""
 RUN = {"sh", "python"} | ({"js"} if HAS_NODE else set())
 PARSED = {"dockerfile", "json", "yaml", "ini", "promql", "sql", "text"}
@@ -113,7 +111,7 @@ def _session(page: Path, new_session: Callable[..., Session], built_in_agent: Se
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 async def test_a_reader_can_do_what_the_page_says(
-    page: Path, new_session: Callable[..., Session], built_in_agent: Session
+    page: Path, new_session: Callable[..., Session], built_in_agent: Session, postgres: str
 ) -> None:
     """Issue: every code block runs verbatim, and prints what the page promises."""
     if page.name in SLOW and os.environ.get("BLOCKS") != "all":
@@ -121,6 +119,10 @@ async def test_a_reader_can_do_what_the_page_says(
     if shutil.which("lsof") is None and any("lsof" in block.text for block in blocks(page)):
         pytest.skip("lsof is missing")
     session = _session(page, new_session, built_in_agent)
+    if page.name == "moving.md":
+        running, session = new_session(), new_session()
+        session.port = running.port
+        await moving.prepare(session, running, postgres)
     try:
         await read_page(page, session, set(NOT_RUN), RUN)
     finally:

@@ -7,23 +7,11 @@ from langgraph.store.postgres.aio import AsyncPostgresStore
 from langgraph_sdk import get_client
 from psycopg.types.json import Jsonb
 
-from adopt_apps import Adopt, open_app, served_graphs
+from adopt_apps import AEGRA_TABLES, Adopt, open_app, served_graphs
 from conftest import MakeKey, serving
 from threadkeep.settings import Settings
 from threadkeep.tables.assistants import system_id
 
-TABLES = """
-    CREATE TABLE assistant (
-        assistant_id text PRIMARY KEY, name text NOT NULL, description text, graph_id text NOT NULL,
-        config jsonb DEFAULT '{}', context jsonb DEFAULT '{}', user_id text NOT NULL, metadata jsonb DEFAULT '{}');
-    CREATE TABLE thread (
-        thread_id text PRIMARY KEY, status text DEFAULT 'idle', metadata_json jsonb DEFAULT '{}', user_id text NOT NULL,
-        created_at timestamptz DEFAULT '2025-01-02 03:04:05+00', updated_at timestamptz DEFAULT '2025-02-03 04:05:06+00');
-    CREATE TABLE crons (
-        cron_id text PRIMARY KEY, assistant_id text NOT NULL, thread_id text, user_id text NOT NULL,
-        schedule text NOT NULL, payload jsonb DEFAULT '{}', metadata jsonb DEFAULT '{}', on_run_completed text,
-        enabled boolean DEFAULT true, end_time timestamptz, claimed_until timestamptz);
-"""
 ADA, BOB, EMPTY, BUSY = (f"0c7a1b52-3a59-4b8e-8d0e-9f0f6a1c2d3{digit}" for digit in "0123")
 POLITE, OTHER, NIGHTLY = (f"0c7a1b52-3a59-4b8e-8d0e-9f0f6a1c2d3{digit}" for digit in "456")
 
@@ -38,7 +26,7 @@ async def _fill(source: str) -> None:
         await store.aput(("users", "ada", "memories"), "tea", {"likes": "tea"})
     threads = [(ADA, "ada", "memory", "idle"), (BOB, "bob", "order", "interrupted")]
     with psycopg.connect(source) as conn:
-        conn.execute(TABLES)
+        conn.execute(AEGRA_TABLES)
         for thread_id, user, graph, status in [*threads, (EMPTY, "bob", None, "idle"), (BUSY, "bob", "order", "busy")]:
             conn.execute(
                 "INSERT INTO thread (thread_id, user_id, metadata_json, status) VALUES (%s, %s, %s, %s)",

@@ -17,7 +17,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 import threadkeep
-from adopt_apps import Adopt, open_app, served_graphs
+from adopt_apps import Adopt, open_app, served_graphs, write_project
 from conftest import WAIT_S, serving
 from faults import forks
 from threadkeep.commands.adopt.ids import thread_id_of
@@ -29,7 +29,6 @@ PROJECT = """
 {"dependencies": ["."], "graphs": {"memory": "./agent.py:memory", "order": "./agent.py:order"},
  "store": {"index": {"dims": 2, "embed": "./embedding.py:embed", "fields": ["text"]}}}
 """
-AGENT = "from adopt_graphs import BUILDERS\nmemory, order = [build() for build in BUILDERS.values()]\n"
 EMBEDDING = """
 from pathlib import Path
 from time import sleep
@@ -165,8 +164,7 @@ async def test_a_run_waits_for_a_thread_that_is_copied_again_and_goes_on_from_th
 
 
 def _project(folder: Path) -> None:
-    (folder / "langgraph.json").write_text(PROJECT)
-    (folder / "agent.py").write_text(AGENT)
+    write_project(folder, PROJECT)
     (folder / "embedding.py").write_text(EMBEDDING)
 
 

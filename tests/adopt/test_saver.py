@@ -1,6 +1,5 @@
 """`threadkeep adopt` from the database of an application with LangGraph's own saver."""
 
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 import threadkeep
-from adopt_apps import Adopt, App, open_app, served_graphs
+from adopt_apps import Adopt, App, open_app, served_graphs, write_project
 from conftest import MakeKey, serving
 from threadkeep.base.problems import StartupError
 from threadkeep.commands.adopt.ids import NAMESPACE
@@ -121,11 +120,7 @@ async def test_a_call_that_is_stopped_leaves_no_half_of_a_thread(source: str, ad
 
 def test_the_command_tells_what_it_did(source: str, database: str, tmp_path: Path) -> None:
     anyio.run(_prepare, source)
-    project = {"dependencies": ["."], "graphs": {name: f"./agent.py:{name}" for name in ("memory", "order")}}
-    (tmp_path / "langgraph.json").write_text(json.dumps(project))
-    (tmp_path / "agent.py").write_text(
-        "from adopt_graphs import BUILDERS\nmemory, order = [build() for build in BUILDERS.values()]\n"
-    )
+    write_project(tmp_path)
     server = Path(threadkeep.__file__).parents[1]
     paths = os.pathsep.join([str(server), str(Path(__file__).parents[1])])
     command = [sys.executable, "-m", "threadkeep", "adopt", "--from", source]

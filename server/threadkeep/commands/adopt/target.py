@@ -165,7 +165,7 @@ async def adopt_thread(target: Target, thread: SourceThread, write: Write) -> bo
     report = target.report
     try:
         row = _row(target, thread)
-        step = _decide(await target.find(row.thread_id), thread, row)
+        step = _decide(target, await target.find(row.thread_id), thread, row)
         if step == "here":
             report.here["threads"] += 1
             return False
@@ -212,18 +212,12 @@ def _assistant_id(thread: SourceThread, graph_id: str) -> str:
 Step: TypeAlias = Literal["create", "replace", "here"]
 
 
-def _decide(here: ThreadHere | None, thread: SourceThread, row: AdoptedThread) -> Step:
-    """The way to take over a thread. LeftOut if it would overwrite something, or show it to another owner.
-
-    Clients write metadata, and so may set the marks of an adopted thread. Nobody but the server writes the owner.
-    """
+def _decide(target: Target, here: ThreadHere | None, thread: SourceThread, row: AdoptedThread) -> Step:
+    """The way to take over a thread. LeftOut if it would overwrite something, or show it to another owner."""
     if here is None:
         return "create"
     if here.project_id != row.project_id:
         raise LeftOut("a thread with this id belongs to another project")
-    owner = row.metadata.get(OWNER)  # anything without authentication
-    if isinstance(owner, str | None) and here.owner != owner:
-        raise LeftOut("a thread with this id belongs to another owner here")
     if thread.in_place:
         return "here"
     if here.adopted_from != thread.source:
@@ -232,7 +226,21 @@ def _decide(here: ThreadHere | None, thread: SourceThread, row: AdoptedThread) -
         return "here"
     if here.adopted_checkpoint_id != here.newest_checkpoint_id:
         raise LeftOut("it has changed here and at the source since it was taken over: it stays as it is here")
+    if not _is_of_owner(target, here, row):
+        raise LeftOut("a thread with this id belongs to another owner here")
     return "replace"
+
+
+def _is_of_owner(target: Target, here: ThreadHere, row: AdoptedThread) -> bool:
+    """Whether the thread here belongs to the owner at the source.
+
+    Clients write metadata, so they may create a thread that looks adopted. Only the built-in methods of authentication make
+    sure that a client's thread has an owner.
+    """
+    owner = row.metadata.get(OWNER)
+    if target.auth_type == "custom" and owner is not None:
+        return here.owner == owner
+    return here.owner in (None, owner)
 
 
 async def _write(target: Target, thread: SourceThread, row: AdoptedThread, write: Write, step: Step) -> int:
@@ -242,7 +250,7 @@ async def _write(target: Target, thread: SourceThread, row: AdoptedThread, write
         if step == "create":
             await _create(conn, thread, row)
         else:
-            await _clear(conn, thread, row)
+            await _clear(target, conn, thread, row)
         count = await write(conn, row.thread_id)
         if thread.newest_checkpoint_id is not None and (reason := await _settle(target, conn, row)):
             target.report.note("threads", thread.original_id, reason)
@@ -257,11 +265,11 @@ async def _create(conn: Conn, thread: SourceThread, row: AdoptedThread) -> None:
         raise LeftOut("a thread with this id was just created here")
 
 
-async def _clear(conn: Conn, thread: SourceThread, row: AdoptedThread) -> None:
+async def _clear(target: Target, conn: Conn, thread: SourceThread, row: AdoptedThread) -> None:
     """Lock the thread and delete its checkpoints. LeftOut if a run has used it."""
     is_there = await threads.lock(conn, UNRESTRICTED, row.thread_id, within_s=IDLE_MS / 1000)
     here = await adopted_threads.find(conn, row.thread_id)
-    if not is_there or here is None or _decide(here, thread, row) != "replace":
+    if not is_there or here is None or _decide(target, here, thread, row) != "replace":
         raise LeftOut("it was just changed here")
     if await adopted_threads.has_runs(conn, row.thread_id):
         raise LeftOut("it has been used here and at the source since it was taken over: it stays as it is here")
