@@ -115,6 +115,7 @@ class AnswerReader:
         """`length` or `content_filter` if the last model stopped for that."""
         self.questions: list[Question] = []
         self._client_tools = frozenset(client_tools)
+        # A node may return the messages of the input again.
         self._seen = set(input_ids)
         self._speakers: dict[str, _Speaker] = {}
         self._queue: deque[Item] = deque()
@@ -126,12 +127,14 @@ class AnswerReader:
 
     def read(self, name: str, data: bytes) -> Sequence[Piece]:
         """The pieces that one event of the run adds."""
+        # The events of a subgraph have its namespace after the bar.
         if name == "messages" or name.startswith("messages|"):
             message, metadata = cast("tuple[dict[str, Any], dict[str, Any]]", orjson.loads(data))
             return self._read_message(message, str(metadata.get("langgraph_node", "")))
         if name == "updates":
             return [*self._read_updates(cast("dict[str, Any]", orjson.loads(data)))]
         if name == "metadata":
+            # Each attempt begins with this event.
             return [*self._restart()] if orjson.loads(data).get("attempt", 1) > 1 else ()
         return ()
 
@@ -141,6 +144,7 @@ class AnswerReader:
         if not success:
             return pieces
         if not self.questions:
+            # No tool of the graph has answered these calls, so they are for the client.
             for item in self._undecided.values():
                 item.kind = "call"
                 pieces += self._whole(item)
@@ -178,6 +182,7 @@ class AnswerReader:
             yield from self._add_call(message_id, speaker, piece)
         if message["type"] == "ai":
             for call in message.get("tool_calls") or ():
+                # A complete call has no index, so its id takes the place.
                 whole = call | {"args": orjson.dumps(call.get("args") or {}).decode(), "index": call.get("id")}
                 yield from self._add_call(message_id, speaker, whole)
         if message["type"] == "ai" or message.get("chunk_position") == "last":
@@ -190,6 +195,7 @@ class AnswerReader:
         if response := message.get("response_metadata"):
             reason = response.get("finish_reason") or response.get("stop_reason")
             if reason is not None:
+                # The last model decides, so an ordinary reason takes an earlier limit back.
                 self.limit_reason = LIMIT_REASONS.get(str(reason))
 
     def _add_text(self, message_id: str, speaker: _Speaker, kind: Kind, text: str) -> Iterator[Piece]:
@@ -205,8 +211,10 @@ class AnswerReader:
         """Read a call or a chunk of a call. A client's call is sent at once. An unknown call waits until its owner is known."""
         key: object = piece.get("index")
         item = speaker.calls.get(key)
+        # A provider may give several calls the same index.
         if item is None or (piece.get("id") and piece["id"] != item.call_id):
             item = self._new_item(message_id, speaker, "own_call")
+            # A provider may give calls no id, but a client needs one for its result.
             item.call_id = piece.get("id") or f"call_{message_id}_{item.number}"
             item.name = piece.get("name") or ""
             speaker.calls[key] = item
@@ -243,6 +251,7 @@ class AnswerReader:
             if node == "__interrupt__":
                 self._add_questions(returned)
                 continue
+            # A node that has returned says no more, even if its model has sent no last chunk.
             for message_id in [key for key, speaker in self._speakers.items() if speaker.node == node]:
                 yield from self._end_message(message_id)
             for update in cast("list[Any]", returned) if isinstance(returned, list) else [returned]:
@@ -258,6 +267,7 @@ class AnswerReader:
     def _read_plain(self, message: dict[str, Any]) -> Iterator[Piece]:
         """A message that a node returned as a dict."""
         message_id = message.get("id")
+        # The message was streamed before, or is of the input.
         if message_id in self._seen:
             return
         is_unnamed = not isinstance(message_id, str)
@@ -280,6 +290,7 @@ class AnswerReader:
         self._speakers = {}
 
     def _end_all(self) -> Iterator[Piece]:
+        # A copy, because the end of a message removes its speaker.
         for message_id in [*self._speakers]:
             yield from self._end_message(message_id)
 
@@ -333,5 +344,6 @@ def _plain_messages(update: object) -> list[dict[str, Any]]:
         if role in ASSISTANT_ROLES or role == "tool":
             messages_after.append({**message, "role": role})
         else:
+            # A node may return its whole input. Only the messages after the last one of a user are new.
             messages_after.clear()
     return messages_after

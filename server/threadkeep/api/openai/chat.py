@@ -172,15 +172,19 @@ def _named(call: AuthorizedRequest[ChatBody, None]) -> NamedThread | None:
 async def _start(chat: _ChatRun) -> RunHandle:
     """Authorize the caller, and start the run that continues the conversation."""
     call, named = chat.call, chat.named
+    # An unknown model is refused before any permission or thread is looked at.
     assistant_of(call.assistants, call.body.model)
     readable = None
     if named is not None:
         value: dict[str, Any] = {"thread_id": named.thread_id, "run_id": None, "metadata": {}}
+        # The run continues what the thread contains, so the caller must be allowed to read it.
         readable = await call.authorize("threads.read", value)
     authorized = await call.state.runs.authorize(call.caller, _request(chat))
+    # Without an answer in it, the conversation is most likely new. This saves the reads of the thread.
     if named is not None and chat.sent.new and not chat.sent.before and call.idempotency_key is None:
         try:
             return await _start_conversation(chat, authorized)
+        # It is not new, so the thread is read below.
         except ThreadExists:
             pass
 
@@ -216,6 +220,7 @@ async def _start_conversation(chat: _ChatRun, authorized: Authorized) -> RunHand
 
 def _system(chat: _ChatRun) -> str | None:
     """The text of the system for a thread. Without a thread its messages stay where they are."""
+    # A thread has one system message. A newer text replaces it.
     texts = [text_of(message["content"]) for message in chat.messages if message["role"] == "system"]
     return "\n\n".join(texts) if texts and chat.named is not None else None
 
@@ -243,6 +248,7 @@ def _request(chat: _ChatRun) -> RunRequest:
 async def _completion(handle: RunHandle, reader: AnswerReader, head: CompletionHead) -> bytes:
     """The completion, when the run has ended. RunFailed."""
     completion = ChatCompletion(head, reader)
+    # Nothing is sent before the end, so the events may come many at a time.
     async for _, pieces in answer_pieces(handle.events(in_batches=True), reader):
         completion.add(pieces)
     completion.add(await _end(handle, reader, head))
@@ -265,6 +271,7 @@ async def _end(handle: RunHandle, reader: AnswerReader, head: CompletionHead) ->
     end = await run_end(handle)
     if not end.is_success:
         raise failure_of(end)
+    # Without a thread nothing is stored, so no later request could answer.
     if reader.questions and head.thread_id is None:
         raise InvalidParameter(THREAD_REQUIRED, param="messages", code="thread_required")
     return reader.finish(success=True)

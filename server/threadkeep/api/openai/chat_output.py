@@ -12,12 +12,14 @@ from threadkeep.base import json
 
 BETWEEN_MESSAGES: Final = "\n\n"
 DONE: Final = b"data: [DONE]\n\n"
+# `reasoning_content` is not of OpenAI. DeepSeek has introduced it, and clients read it.
 FIELDS: Final = {"text": "content", "refusal": "refusal", "reasoning": "reasoning_content"}
 """The field of a delta for each kind of text."""
 
 
 def created_at(run_id: UUID) -> int:
     """When a run was created, in seconds: its id says it."""
+    # The first 48 bits of a UUIDv7 are milliseconds since 1970.
     return (run_id.int >> 80) // 1000
 
 
@@ -118,6 +120,7 @@ class ChatChunks:
         self._deltas = ChatDeltas()
         self._fields = head.fields("chat.completion.chunk")
         self._begun = False
+        # Nearly all frames are pieces of text, so the JSON around the piece is encoded once.
         self._text_start = b"data: %b" % orjson.dumps(self._fields)[:-1] + (
             b',"choices":[{"index":0,"delta":{"content":'
         )
@@ -128,6 +131,7 @@ class ChatChunks:
         """The frames of some pieces."""
         frames = b"" if self._begun else self._first()
         for delta in self._deltas.deltas(pieces):
+            # The template fits only a delta with text alone.
             if len(delta) == 1 and "content" in delta:
                 frames += self._text_start + json.dumps(delta["content"]) + self._text_end
             else:
@@ -140,6 +144,7 @@ class ChatChunks:
         extension = {"langgraph": self.head.extension(self._reader)}
         frames += self._frame({}, finish_reason(self._deltas, self._reader), extension)
         if self._include_usage:
+            # The chunk with the usage has no choice.
             usage: dict[str, Any] = {"choices": [], "usage": usage_fields(self._reader.usage)}
             frames += b"data: %b\n\n" % json.dumps(self._fields | usage)
         return frames + DONE
@@ -147,10 +152,12 @@ class ChatChunks:
     def _first(self) -> bytes:
         self._begun = True
         extension = {"langgraph": self.head.extension(self._reader)}
+        # As the first chunk of OpenAI.
         return self._frame({"role": "assistant", "content": ""}, None, extension)
 
     def _frame(self, delta: dict[str, Any], reason: str | None = None, more: dict[str, Any] | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        # OpenAI sends null in all chunks but the last, if the client wants the usage.
         usage = {"usage": None} if self._include_usage else {}
         return b"data: %b\n\n" % json.dumps({**self._fields, "choices": [choice], **usage, **(more or {})})
 
@@ -186,6 +193,7 @@ class ChatCompletion:
         refusal = "".join(self._texts.get("refusal", ())) or None
         message: dict[str, Any] = {
             "role": "assistant",
+            # Clients expect text, except beside calls.
             "content": None if not text and self._calls else text,
             "refusal": refusal,
             "annotations": [],

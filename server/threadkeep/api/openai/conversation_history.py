@@ -85,6 +85,7 @@ class Continuation:
 
 async def continue_thread(reader: ThreadReader, named: NamedThread, sent: SentMessages) -> Continuation:
     """How the messages continue the thread that a request names."""
+    # The client may send the next message before the last run has ended.
     thread = await reader.settled(named.thread_id)
     thread_messages = messages_of(thread.values.load()) if thread is not None and thread.values else []
     if thread is None or not thread_messages:
@@ -98,16 +99,21 @@ async def continue_thread(reader: ThreadReader, named: NamedThread, sent: SentMe
 
 async def _reconcile(reader: ThreadReader, thread: Thread, sent: SentMessages, appended: Continuation) -> Continuation:
     """How the client's conversation continues the thread, by the texts of its user."""
+    # Texts of the assistant are not compared, because chat interfaces cut reasoning out of them.
     client_texts, thread_texts = user_texts(sent.before), user_texts(appended.held)
     newest = await reader.newest_mark(thread, DIGEST_KEY)
+    # Runs of other APIs leave no digest, so there the texts themselves are compared.
     if newest == digest_of(client_texts) or (newest is None and thread_texts == client_texts):
         return appended
     if not client_texts:
+        # The user asks the first question again.
         if thread_texts[:1] == user_texts(sent.new)[:1]:
             return await _from_the_start(reader, thread, sent, "restarted")
+        # A prompt of the interface, for example for a title. It is no part of the conversation.
         return Continuation(outcome="aside", messages=sent.all)
     if older := await reader.newest_with(thread, {DIGEST_KEY: digest_of(client_texts)}):
         return await fork(reader, thread, older, sent.new)
+    # The client has cut old messages away.
     if client_texts == thread_texts[-len(client_texts) :]:
         return appended
     return await _from_the_start(reader, thread, sent, "imported")
@@ -130,5 +136,6 @@ async def _from_the_start(reader: ThreadReader, thread: Thread, sent: SentMessag
     """All messages from the first checkpoint on. If that has messages already, they are removed."""
     first = await reader.first(thread)
     first_messages = messages_of((await reader.state_at(thread, first))["values"])
+    # The id with which LangGraph removes all messages.
     removal = [{"role": "remove", "content": "", "id": "__remove_all__"}] if first_messages else []
     return Continuation(outcome=outcome, messages=[*removal, *sent.all], checkpoint_id=first)

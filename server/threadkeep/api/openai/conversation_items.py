@@ -26,6 +26,7 @@ def message_items(
     messages: Sequence[Mapping[str, Any]], thread_id: UUID | None, server_label: str
 ) -> list[dict[str, Any]]:
     """The items that messages are, in order. A call of the graph's own tools and its result are one item."""
+    # A result comes after its call, but is a part of the item of the call.
     results = {str(message.get("tool_call_id")): message for message in messages if _role(message) == "tool"}
     items: list[dict[str, Any]] = []
     for message in messages:
@@ -46,6 +47,7 @@ def _items(
             else:
                 yield _own_call(call, result, thread_id, server_label)
     elif role == "tool":
+        # The result of a tool of the graph is in the item of its call.
         if _is_clients(message):
             yield _result(message, thread_id)
     elif role is not None:
@@ -99,6 +101,7 @@ def _input_parts(content: object) -> list[dict[str, Any]]:
 
 
 def _input_part(part: Any) -> dict[str, Any]:
+    # LangChain allows plain texts among the parts.
     if isinstance(part, str):
         return {"type": "input_text", "text": part}
     if part.get("type") == "image_url":

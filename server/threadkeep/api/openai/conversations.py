@@ -86,6 +86,7 @@ class ItemAnswer(TypedDict):
 
 async def create(call: AuthorizedRequest[ConversationBody, None]) -> Response:
     """POST /v1/conversations: create a conversation with its first items."""
+    # Handlers of authorization have added the owner to the metadata of the body. It belongs to that of the thread.
     metadata = call.filters.without_owner(call.body.metadata or {})
     check_metadata(metadata)
     graph_id = await _default_graph(call)
@@ -94,6 +95,7 @@ async def create(call: AuthorizedRequest[ConversationBody, None]) -> Response:
     marks: dict[str, Any] = {METADATA_KEY: metadata} | ({"graph_id": graph_id} if graph_id else {})
     new = NewThread(thread_id=thread_id, metadata=call.filters.with_owner(marks), ttl=call.state.runs.thread_ttl)
     messages = response_messages(call.body.items or [], thread_id)
+    # Without a graph, no reducer can put the messages into a state.
     if messages and graph_id is None:
         raise InvalidParameter("no graph of this server accepts messages", param="items")
     thread = await updates.create_thread(call.state.threads, call.tenant, new, _steps(messages))
@@ -166,6 +168,7 @@ async def delete_item(call: AuthorizedRequest[None, None]) -> Response:
     message_ids = _messages_of_item(thread, messages, named)
     if not message_ids:
         raise _item_not_found(named)
+    # LangGraph reads this role as a RemoveMessage.
     await _change(call, [{"role": "remove", "content": "", "id": message_id} for message_id in message_ids])
     return json_response(_conversation(thread), headers=headers_of(call))
 
@@ -222,11 +225,13 @@ def _steps(messages: Sequence[Mapping[str, Any]]) -> list[Superstep]:
     if not messages:
         return []
     added = ThreadStateUpdate(values={"messages": [dict(message) for message in messages]}, as_node=INPUT_NODE)
+    # Without the second step, the first node of the graph would be next.
     return [Superstep(updates=[added]), Superstep(updates=[ThreadStateUpdate(as_node=END_NODE)])]
 
 
 async def _default_graph(call: AuthorizedRequest[Any, Any]) -> str | None:
     """The graph of a conversation on which none has run yet."""
+    # The sort is stable, so the other graphs stay in the order of langgraph.json.
     ordered = sorted(call.state.graphs, key=lambda graph_id: graph_id != DEFAULT_GRAPH)
     for graph_id in ordered:
         if await call.state.message_graphs.takes_messages(graph_id):

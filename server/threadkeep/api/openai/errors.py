@@ -111,6 +111,7 @@ def render_openai_problem(request: Request[Any], problem: Problem) -> Response:
     """The answer to a request that a problem ends."""
     status = openai_status(problem)
     headers = {**problem.headers, **_rate_limits(request, status)}
+    # A problem with this header passes, and the SDKs wait for that time.
     if (status >= 500 or status in RETRIED) and "retry-after" not in headers:
         headers["x-should-retry"] = "false"
     return json_response(error_body(problem), status, headers)
@@ -141,10 +142,12 @@ def _code(problem: Problem) -> str | None:
     if isinstance(problem, OpenAIProblem):
         return problem.openai_code
     if errors := _errors(problem):
+        # OpenAI names one fault. pydantic may find several.
         kind = str(errors[0]["type"])
         if kind == "missing":
             return "missing_required_parameter"
-        return "invalid_type" if kind.endswith(("_type", "_parsing", "_attributes_type")) else "invalid_value"
+        # Names of pydantic, such as `string_type` and `int_parsing`.
+        return "invalid_type" if kind.endswith(("_type", "_parsing")) else "invalid_value"
     if problem.status == 503:
         return "overloaded" if problem.code == "overloaded" else "unavailable"
     if problem.status in {400, 422}:

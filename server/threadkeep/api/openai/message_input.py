@@ -19,6 +19,7 @@ ROLES: Final[Mapping[str, str]] = {
     "user": "user",
     "assistant": "assistant",
     "system": "system",
+    # The newer name of OpenAI for the same role.
     "developer": "system",
     "tool": "tool",
 }
@@ -87,7 +88,7 @@ def parsed_arguments(sent: object, where: str) -> dict[str, Any]:
     try:
         arguments = cast("object", orjson.loads(sent or "{}")) if isinstance(sent, str) else sent
     except orjson.JSONDecodeError:
-        arguments = ""
+        arguments = ""  # refused below, like each value that is not an object
     if arguments is None:
         return {}
     if not isinstance(arguments, dict):
@@ -99,6 +100,7 @@ def read_content(sent: object, where: str, *, may_be_null: bool = False) -> str 
     """A content: a string, or parts if some of them are not text."""
     if isinstance(sent, str):
         return sent
+    # A message with calls may have no content.
     if sent is None and may_be_null:
         return ""
     if sent is None:
@@ -152,6 +154,7 @@ def require_object(sent: object, where: str) -> dict[str, Any]:
         raise InvalidParameter("is required", param=where, code="missing_required_parameter")
     if not isinstance(sent, dict):
         raise InvalidParameter("must be an object", param=where, code="invalid_type")
+    # Clients with typed requests send null for each absent field.
     return {key: value for key, value in cast("dict[str, Any]", sent).items() if value is not None}
 
 

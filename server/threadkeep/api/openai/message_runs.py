@@ -55,6 +55,7 @@ def prepare_run(call: AuthorizedRequest[Any, Any], model: str, sent: ThreadInput
         changes: dict[str, Any] = {"stream_mode": list(MODES), "stream_subgraphs": streams_subgraphs(assistant)}
         changes |= await _input(call, authorized, continued, sent)
         if "command" in changes:
+            # A retrieval of the response must show the answer as its input.
             request = replace(request, configurable=_with_answer(request.configurable, continued.messages))
         return replace(authorized, request=replace(request, spec=request.spec.model_copy(update=changes)))
 
@@ -68,11 +69,13 @@ async def _input(
     spec = authorized.request.spec
     system = _system_messages(continued.held, sent)
     if not continued.questions:
+        # Handlers have seen the input of the request, before the thread showed which messages are new.
         new_messages = _kept_by_handlers(spec, continued.messages)
         return {"input": {"messages": [*system, *new_messages]}, "checkpoint_id": continued.checkpoint_id}
     answers = answers_to(continued.questions, continued.messages)
     resume, checkpoint_id = resume_value(continued.questions, answers), continued.checkpoint_id
     if continued.answered_thread is not None and checkpoint_id is not None:
+        # The copy is written, so it needs the permission of the run and not that of reading.
         reader = ThreadReader(call=call, filters=authorized.threads)
         copy = _Copy(reader, continued.answered_thread, checkpoint_id)
         checkpoint_id = await copy.make()
@@ -135,6 +138,7 @@ class _Copy:
         after = (await self.reader.state_at(self.thread, copy))["tasks"]
         return {
             Interrupt.from_ns(None, f"{twin['name']}:{twin['id']}").id: answers[interrupt["id"]]
+            # A copy of a checkpoint has the same tasks in the same order.
             for task, twin in zip(before, after, strict=True)
             for interrupt in task["interrupts"]
         }

@@ -41,6 +41,7 @@ async def list_models(call: AuthorizedRequest[None, None]) -> Response:
     state, page = call.state, PageRequest(limit=MAX_MODELS, offset=0, answer_bytes=call.state.settings.answer_bytes)
     served = [graph_id for graph_id in state.graphs if await state.message_graphs.takes_messages(graph_id)]
     async with state.pool.connection(call.filters) as conn:
+        # The API has no pages for models.
         rows = await assistants.search(
             conn, call.filters, AssistantFilter(served=served), order=("created_at", "asc"), page=page
         )
@@ -91,6 +92,7 @@ def headers_of(call: AuthorizedRequest[Any, Any]) -> dict[str, str]:
 def _model(call: AuthorizedRequest[Any, Any], row: Assistant) -> Model:
     own = call.assistants.is_of_graph(row.assistant_id)
     return {
+        # Clients show the id as the name of the model, so a graph has its readable one.
         "id": row.graph_id if own else str(row.assistant_id),
         "object": "model",
         "created": int(row.created_at.timestamp()),

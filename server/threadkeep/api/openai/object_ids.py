@@ -66,6 +66,7 @@ class ItemId:
 
 def item_id(prefix: str, thread_id: UUID | None, key: str) -> str:
     """The id of an item of a thread, by the id of its message or its call."""
+    # Clients put ids into paths, where `=` would be escaped.
     encoded = urlsafe_b64encode(key.encode()).rstrip(b"=").decode()
     return f"{prefix}_{(thread_id or NO_THREAD).hex}{encoded}"
 
@@ -74,6 +75,7 @@ def id_of_item(item: Item, thread_id: UUID | None, run_id: UUID) -> str:
     """The id of an item of an answer."""
     if item.kind == "own_call" or (item.kind == "call" and not item.is_question):
         return item_id(PREFIXES[item.kind], thread_id, item.call_id)
+    # A message may have several texts, with calls between them.
     key = f"{item.message_id}#{item.number}" if item.number else item.message_id
     key = f"{run_id.hex}/{key}" if item.is_question or item.is_unnamed else key
     return item_id(PREFIXES[item.kind], thread_id, key)

@@ -35,6 +35,7 @@ def answers_to(questions: Sequence[Question], messages: Sequence[Message]) -> di
 
 def _tool_answers(questions: Sequence[Question], results_by_call: Mapping[str, Message]) -> dict[str, Any]:
     questions_by_call = {call_id_of(question): question for question in questions}
+    # The graph would resume with the other answers, and this one would be lost.
     if unknown := next((call_id for call_id in results_by_call if call_id not in questions_by_call), None):
         raise InvalidParameter(f"the thread does not wait for an answer to {unknown!r}", param="tool_call_id")
     if missing := next((call_id for call_id in questions_by_call if call_id not in results_by_call), None):

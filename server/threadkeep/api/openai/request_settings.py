@@ -78,6 +78,7 @@ def _chat_tool(tool: dict[str, Any], where: str) -> dict[str, Any]:
     if tool.get("type") != "function":
         text = f"tools of type {str(tool.get('type'))[:100]!r} are not supported: only functions are"
         raise InvalidParameter(text, param=f"{where}.type", code="unsupported_value")
+    # In the Responses API, the tool itself has the fields of the function.
     function: object = tool.get("function", tool)
     if not isinstance(function, dict):
         raise InvalidParameter("must be an object", param=f"{where}.function", code="invalid_type")

@@ -44,6 +44,7 @@ def _add_item(messages: list[Message], item: dict[str, Any], where: str, thread_
         messages.append(_result(require_text(item, "call_id", where), item.get("output"), f"{where}.output"))
     elif kind == "mcp_call":
         _add_own_call(messages, item, where)
+    # Clients send all items of an answer back. A graph has no message for reasoning, so it is dropped.
     elif kind != "reasoning":
         raise InvalidParameter(f"items of type {str(kind)[:100]!r} are not supported", param=where)
 
@@ -54,6 +55,7 @@ def _message(item: Mapping[str, Any], where: str, thread_id: UUID | None) -> Mes
         raise InvalidParameter(f"must be one of {', '.join(ROLES)}", param=f"{where}.role")
     message = new_message(ROLES[role], read_content(item.get("content"), f"{where}.content"))
     known = parse_item_id(item["id"]) if isinstance(item.get("id"), str) else None
+    # An item of a run, such as a question, is not a message of the state.
     if known is not None and known.thread_id == thread_id and known.run_id is None:
         message["id"] = known.key
     return message
@@ -79,6 +81,7 @@ def _result(call_id: str, output: object, where: str) -> Message:
 def _add_own_call(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
     """A call of a tool of the graph's own, which a client sends back: the call and its result."""
     known = parse_item_id(require_text(item, "id", where))
+    # The item of another server has an id that cannot be read.
     call_id = known.key if known is not None else f"call_{ids.uuid7().hex}"
     _add_call(messages, call_id, item, where)
     failed = item.get("error")

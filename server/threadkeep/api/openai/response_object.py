@@ -91,6 +91,7 @@ class ResponseHead:
 
     def fields(self, status: Status, output: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
         """Return the unfinished response."""
+        # Strict clients refuse a response that lacks a field.
         repeated = {name: self.settings.get(name, default) for name, default in DEFAULTS.items()}
         if repeated["conversation"] is not None and self.thread_id is not None:
             repeated["conversation"] = {"id": conversation_id(self.thread_id)}
@@ -126,6 +127,7 @@ class ResponseHead:
             {"id": each.interrupt_id, "value": each.value} for each in reader.questions
         ]
         if status == "completed":
+            # OpenAI leaves it null for all other ends.
             fields["completed_at"] = ended_at
         elif status == "incomplete":
             reason = "max_output_tokens" if reader.limit_reason == "length" else "content_filter"

@@ -76,6 +76,7 @@ class ResponseOutput:
         events = self.events(self.reader.finish(success=end.is_success))
         response = self.head.ended(end, self.reader, self.items, ended_at)
         status = final_status(end, self.reader)
+        # OpenAI has no event for a response that was cancelled.
         kind = "incomplete" if status == "cancelled" else status
         events.append(self._event(f"response.{kind}", {"response": response}))
         return events, response
@@ -107,6 +108,7 @@ class ResponseOutput:
     def _began(self, item: Item) -> list[Event]:
         place = self._place(item)
         kind, extra = DELTAS[item.kind], PLACES[item.kind]
+        # All deltas of an item share this beginning.
         fields = orjson.dumps({"type": kind, **place, **extra, **({"logprobs": []} if item.kind == "text" else {})})
         self._delta_start = b"event: %b\ndata: %b" % (kind.encode(), fields[:-1] + b',"sequence_number":')
         added = {"output_index": place["output_index"], "item": self._item(item, is_new=True)}
@@ -128,6 +130,7 @@ class ResponseOutput:
         if item.kind in {"text", "refusal"}:
             return fields | {"role": "assistant", "content": [] if is_new else [_part(item)]}
         if item.kind == "reasoning":
+            # Reasoning is shown as a summary, the only readable form of it in this API.
             return fields | {"summary": [] if is_new else [_summary(item)], "encrypted_content": None}
         fields |= {"name": item.name, "arguments": "" if is_new else item.text}
         if item.kind == "call":
@@ -164,6 +167,7 @@ TYPES: Final[dict[Kind, str]] = {
     "refusal": "message",
     "reasoning": "reasoning",
     "call": "function_call",
+    # The type for calls that a client shows, but must not execute.
     "own_call": "mcp_call",
 }
 PART: Final[Fields] = {"content_index": 0}

@@ -182,7 +182,9 @@ async def create(call: AuthorizedRequest[ResponseBody, None]) -> Response:
     if not body.stream:
         return AnswerResult(lambda: _response(handle, output), call, handle, headers)
     if body.background:
+        # Only recorded events, because the client may resume at another process, which has no others.
         events = events_of(handle, handle.recorded_events(), output, reader)
+        # Without `cancels`: a background response goes on if its client disconnects.
         return AnswerStream(frames_of(events), call, output.error_frame, headers=headers)
     reading = StreamReader(handle.execution, call.state.settings)
     frames = frames_of(events_of(handle, handle.events(), output, reader), reading=reading)
@@ -202,6 +204,7 @@ async def get(call: AuthorizedRequest[None, ResponseQuery]) -> Response:
     reader = reader_of(stored.head, stored.run)
     output = ResponseOutput(stored.head, reader)
     events = events_of(stored.handle, stored.handle.recorded_events(), output, reader)
+    # The first event has the number 0.
     after = -1 if call.query.starting_after is None else call.query.starting_after
     frames = frames_of(events, after=after)
     return AnswerStream(frames, call, output.error_frame, headers=headers_of(call))
@@ -215,6 +218,7 @@ async def cancel(call: AuthorizedRequest[None, None]) -> Response:
     value: dict[str, Any] = {"thread_id": thread_id, "run_id": run_id, "metadata": {}}
     readable = await call.authorize("threads.read", value)
     handle = await call.state.runs.cancel_if_active(call.caller, thread_id, run_id, reason="the response was cancelled")
+    # The right to cancel is not the right to read the answer.
     handle = replace(handle, filters=handle.filters.narrowed(readable))
     await settled_run(handle, within_s=CANCEL_S)
     stored = await StoredResponse.of(call, handle, named)
@@ -258,6 +262,7 @@ async def _read(call: AuthorizedRequest[ResponseBody, None]) -> _ResponseRun:
     assistant_of(call.assistants, body.model)
     response_run = _ResponseRun(call=call, tools=chat_tools(body.tools))
     await _find_thread(response_run)
+    # A request that names neither reads nothing, so it needs no permission to read.
     read_from = response_run.thread_id or first_reference(body.input)
     if read_from is not None:
         value: dict[str, Any] = {"thread_id": read_from, "run_id": None, "metadata": {}}
@@ -317,6 +322,7 @@ async def _start(response_run: _ResponseRun) -> RunHandle:
         response_run.outcome = continued.outcome
         return continued
 
+    # System messages are kept apart: a thread has one, and a newer one replaces it.
     system = [text_of(message["content"]) for message in response_run.messages if message["role"] == "system"]
     sent = ThreadInput(
         system="\n\n".join(system) or None, instructions=response_run.body.instructions or None, has_instructions=True
@@ -340,6 +346,7 @@ async def _continue(response_run: _ResponseRun, allowed: Authorized) -> Continua
     if thread is None:
         raise NotFound(f"Conversation with id {response_run.body.conversation_id!r} not found.")
     thread_messages = messages_of(thread.values.load()) if thread.values else []
+    # Nothing may be written to the thread, so its messages are input of a run without a thread.
     if not response_run.body.is_stored:
         return Continuation(outcome="imported", messages=[*_as_input(thread_messages), *spoken])
     return Continuation(
@@ -367,6 +374,7 @@ async def _continue_response(
         return replace(
             continued, checkpoint_id=None, questions=(), messages=[*_as_input(continued.held), *spoken], held=()
         )
+    # The questions are still open, so they can be answered without a copy of the checkpoint.
     if continued.questions and thread.status == "interrupted" and checkpoint_id == await reader.newest(thread):
         return replace(continued, answered_thread=None)
     return continued
@@ -390,6 +398,7 @@ def _settings(response_run: _ResponseRun) -> dict[str, Any]:
     if response_run.tools:
         settings["tools"] = response_run.tools
     if response_run.named is not None and response_run.thread_id is not None:
+        # The response then names its conversation, as if the body had named it.
         settings["conversation"] = str(response_run.thread_id)
     return settings
 

@@ -25,5 +25,6 @@ async def answer_pieces(
         async for item in items:
             if isinstance(item, Gap):
                 raise ResourceNotFound("The events of this response are no longer stored: read it without a stream.")
+            # Many events add nothing to an answer.
             if pieces := reader.read(item.name, item.data):
                 yield item.position, pieces

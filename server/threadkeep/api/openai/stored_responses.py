@@ -111,6 +111,7 @@ async def frames_of(
 ) -> AsyncGenerator[bytes]:
     """Yield the frames of the events with a number above `after`, and the end of the stream. `reading` gets the position."""
     async for position, several in events:
+        # The first and the last events of a response are not made from an event of the run.
         if reading is not None and position:
             reading.position = position
         if frames := b"".join(event.frame for event in several if event.number > after):
@@ -152,6 +153,7 @@ class StoredResponse:
             stored = await runs.get_result(conn, self.handle.filters, self.run.thread_id, self.run.run_id)
         if stored is None:
             raise ResourceNotFound("The response was deleted.")
+        # Postgres has the end, whichever process executed the run.
         return RunEnd(status=stored.status, error=stored.error.load() if stored.error else None)
 
     async def _read_recorded(self, output: ResponseOutput, reader: AnswerReader) -> bool:
@@ -159,6 +161,7 @@ class StoredResponse:
         position = 0
         while True:
             async with self.handle.follower.pool.connection(self.handle.filters) as conn:
+                # Only the read of a page holds a connection.
                 page = await run_events.read(conn, self.run.run_id, position)
             for row in page:
                 position = row.position
@@ -173,9 +176,11 @@ class StoredResponse:
         if last is None:
             return
         state, before = await self.reader.state_at(thread, last), await self._held_before(thread)
+        # The state has all messages of the thread. The run added those that are new and were not its input.
         known = {message.get("id") for message in [*before, *input_messages(self.run)]}
         for message in messages_of(state["values"]):
             if message.get("id") not in known:
+                # Read like a streamed message, so that both ways give the same items and ids.
                 output.events(reader.read("messages", json.dumps([message, {}])))
         if end.is_success:
             reader.questions = questions_of(state["interrupts"])
@@ -233,6 +238,7 @@ class References:
             return {}
         if item.run_id is not None and (run := await reader.run(item.thread_id, item.run_id)) is not None:
             return _by_id(await self._output(reader, run))
+        # Most references are to the newest state, and the history costs more.
         newest = _by_id(state_items(thread, messages_of(thread.values.load() if thread.values else None)))
         return newest if named in newest else await self._look_in_history(reader, thread, named)
 
@@ -267,6 +273,7 @@ class References:
 def _referenced(item: object, index: int) -> str | None:
     """The id that an item refers to. None if it is an item itself."""
     sent = require_object(item, f"input[{index}]")
+    # The type of a reference is optional.
     if sent.get("type") == "item_reference" or sent.keys() == {"id"}:
         return str(sent.get("id"))
     return None

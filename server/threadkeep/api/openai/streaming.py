@@ -68,11 +68,13 @@ class AnswerResult(Response):
         if self._problem is not None:
             if not work.done():
                 await self._cancel()
+            # Raised after the task group, because it would wrap the problem in a group.
             raise self._problem
         return self._encoded
 
     async def _give_up(self, work: anyio.CancelScope) -> None:
         await self._call.state.signals.leaving.wait()
+        # A result that comes now is still sent.
         await anyio.sleep(SOON_S)
         self._problem = ServiceUnavailable("the server is stopping")
         work.cancel()

@@ -1,4 +1,4 @@
-"""Thread names: which thread a request is about, and whether the thread or the client has the whole conversation."""
+"""Thread names: the thread that a request names, and whether the thread or the client has the whole conversation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,14 +37,16 @@ def named_thread(
     """
     if headers.get(TASK_HEADER):
         return None
-    name, owner, place = headers.get(THREAD_HEADER, ""), "thread", THREAD_HEADER
+    name, place = headers.get(THREAD_HEADER, ""), THREAD_HEADER
+    owner: Owner = "thread"
     if not name:
         name, place = metadata.get("thread_id") or "", "metadata.thread_id"
     if not name:
         owner = "client"
         name, place = next(((headers[each], each) for each in CONVERSATION_HEADERS if headers.get(each)), ("", ""))
+    # A temporary chat must not be stored.
     if not name or name.startswith(TEMPORARY):
         return None
     if len(name) > MAX_TEXT:
         raise InvalidParameter(f"must have at most {MAX_TEXT} characters", param=place)
-    return NamedThread(derived_thread_id(name, project, identity), "client" if owner == "client" else "thread")
+    return NamedThread(derived_thread_id(name, project, identity), owner)
