@@ -65,16 +65,17 @@ def usage_fields(usage: Usage) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class ChatDeltas:
-    """Turns pieces of an answer into deltas. The graph's own calls are left out: a client would execute them."""
+    """Turns pieces of an answer into deltas. The graph's own calls are left out, because a client would execute them."""
 
-    _calls: dict[int, int] = field(default_factory=dict[int, int])
-    """The index of each call, by the identity of its item."""
+    # By the items themselves: an `id()` is used again after its item was freed, so calls would share an index.
+    _calls: dict[Item, int] = field(default_factory=dict[Item, int])
+    """The index of each call, by its item."""
     _last_message: dict[str, str] = field(default_factory=dict[str, str])
-    """By field, the message that the text so far is of."""
+    """Field -> the id of the message of its latest text."""
 
     @property
     def has_calls(self) -> bool:
-        """The client is to execute a tool."""
+        """Whether the client has to execute a tool."""
         return bool(self._calls)
 
     def deltas(self, pieces: Sequence[Piece]) -> Iterator[dict[str, Any]]:
@@ -89,8 +90,8 @@ class ChatDeltas:
     def _call(self, piece: Piece) -> dict[str, Any]:
         item = piece.item
         if piece.step == "grew":
-            return {"index": self._calls[id(item)], "function": {"arguments": piece.text}}
-        index = self._calls[id(item)] = len(self._calls)
+            return {"index": self._calls[item], "function": {"arguments": piece.text}}
+        index = self._calls[item] = len(self._calls)
         return {
             "index": index,
             "id": item.call_id,
