@@ -7,6 +7,9 @@ import openai as sdk
 import pytest
 from openai import AsyncOpenAI
 
+from conftest import serving
+from threadkeep.settings import Settings
+
 ITEMS: list[Any] = [
     {"role": "user", "content": "one"},
     {"role": "assistant", "content": "You said: one"},
@@ -104,3 +107,31 @@ async def test_at_most_20_items_come_at_a_time(openai: AsyncOpenAI) -> None:
         with pytest.raises(sdk.BadRequestError) as refused:
             await openai.conversations.items.create(made.id, items=items)
         assert refused.value.param == "items"
+
+
+async def test_metadata_of_a_conversation_has_the_limit_of_a_thread(
+    openai: AsyncOpenAI, http: httpx.AsyncClient
+) -> None:
+    """Ours: a conversation whose metadata would be too large was answered as one that does not exist."""
+    thread = (await http.post("/threads", json={"metadata": {"note": "x" * 60_000}})).json()
+    conversation = await openai.conversations.retrieve(thread["thread_id"])
+    large = {f"key{number}": "x" * 512 for number in range(16)}
+
+    with pytest.raises(sdk.APIStatusError) as refused:
+        await openai.conversations.update(conversation.id, metadata=large)
+    with pytest.raises(sdk.NotFoundError):
+        await openai.conversations.update("conv_" + "0" * 32, metadata=large)
+
+    assert (refused.value.status_code, refused.value.code) == (413, "request_too_large")
+    assert (await openai.conversations.retrieve(conversation.id)).metadata == {}
+
+
+async def test_new_conversation_has_the_limit_too(settings: Settings) -> None:
+    """Ours: a limit below that of OpenAI held for threads alone."""
+    limited = settings.model_copy(update={"metadata_bytes": 1024})
+    async with serving(limited) as url, httpx.AsyncClient(base_url=url) as http:
+        answer = await http.post("/v1/conversations", json={"metadata": {"note": "x" * 512, "more": "x" * 512}})
+        small = await http.post("/v1/conversations", json={"metadata": {"note": "x" * 512}})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+    assert small.status_code == 200

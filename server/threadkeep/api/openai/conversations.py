@@ -18,7 +18,7 @@ from threadkeep.api.openai.response_input import response_messages
 from threadkeep.api.openai.stored_responses import state_items
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.responses import json_response
-from threadkeep.base import ids
+from threadkeep.base import ids, json
 from threadkeep.tables import threads
 from threadkeep.tables.threads import Change, NewThread, Thread
 from threadkeep.threads import retention, updates
@@ -93,6 +93,7 @@ async def create(call: AuthorizedRequest[ConversationBody, None]) -> Response:
     call.state.quotas.refuse_thread(call.caller.identity)
     thread_id = ids.uuid7()
     marks: dict[str, Any] = {METADATA_KEY: metadata} | ({"graph_id": graph_id} if graph_id else {})
+    json.check_bytes(call.state.settings.metadata_bytes, metadata=marks)
     new = NewThread(thread_id=thread_id, metadata=call.filters.with_owner(marks), ttl=call.state.runs.thread_ttl)
     messages = response_messages(call.body.items or [], thread_id)
     # Without a graph, no reducer can put the messages into a state.
@@ -117,6 +118,9 @@ async def update(call: AuthorizedRequest[ConversationPatch, None]) -> Response:
     change = Change(metadata={METADATA_KEY: metadata}, metadata_bytes=call.state.settings.metadata_bytes)
     async with call.state.pool.connection(call.filters) as conn:
         thread = await threads.update(conn, call.filters, thread_id_of(call), change)
+        # The update cannot tell its two reasons apart. Only a refused request pays for the second query.
+        if thread is None and await threads.get_without_values(conn, call.filters, thread_id_of(call)) is not None:
+            raise json.too_large("metadata", change.metadata_bytes)
     if thread is None:
         raise _not_found(call)
     return json_response(_conversation(thread), headers=headers_of(call))
