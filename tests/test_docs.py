@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from threadkeep.api.operation import Operation
 from threadkeep.api.routes import TABLE
+from threadkeep.runs.request import StreamMode
 
 PAGE = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text()
 ROUTE = re.compile(r"`((?:GET|POST|PUT|PATCH|DELETE) /[^`]*)`")
@@ -49,6 +50,13 @@ def test_every_field_of_a_route_is_on_the_page_and_no_other(operation: Operation
     """Ours: what is read of a request can be read of, and what a client finds here is read."""
     assert listed("Body", name(operation)) == fields(operation.documented_body)
     assert listed("Query", name(operation)) == fields(operation.query)
+
+
+def test_the_page_lists_every_stream_mode() -> None:
+    """Ours: the row of `stream_mode` names the modes that a run accepts, and no other."""
+    [row] = re.findall(r"^\| `stream_mode` \| One or several of ([^|]*) \|", PAGE, re.MULTILINE)
+
+    assert sorted(re.findall(r"`([\w-]+)`", row)) == sorted(get_args(StreamMode))
 
 
 def test_tables_of_fields_are_of_routes_that_are_served() -> None:

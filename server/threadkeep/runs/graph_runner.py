@@ -36,6 +36,7 @@ from threadkeep.tables.queue import OutputKeys
 
 INTERRUPT: Final = "__interrupt__"
 MESSAGE_MODES: Final = frozenset({"messages", "messages-tuple"})
+"""Modes that are made from LangGraph's mode `messages`."""
 STEP_MODES: Final = MESSAGE_MODES | {"updates", "values"}
 """Messages, and modes whose chunks come at the end of a step."""
 
@@ -247,7 +248,7 @@ def graph_modes(modes: Iterable[StreamMode]) -> list[GraphMode]:
     # A dict, because it has no duplicates and keeps the order, which a set does not.
     stream_modes: dict[GraphMode, None] = {"values": None}
     for mode in modes:
-        if mode in {"messages", "messages-tuple"}:
+        if mode in MESSAGE_MODES:
             stream_modes["messages"] = None
         elif mode != "events":
             stream_modes[cast("GraphMode", mode)] = None
