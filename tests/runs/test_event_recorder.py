@@ -1,5 +1,6 @@
 """Events of several runs that are written together."""
 
+from contextlib import aclosing
 from uuid import UUID
 
 import anyio
@@ -7,15 +8,20 @@ import psycopg
 
 from new_runs import new_run
 from threadkeep.base import ids
+from threadkeep.base.signals import ProcessSignals
 from threadkeep.postgres import pool
+from threadkeep.postgres.listen import NotificationHub
 from threadkeep.postgres.tenancy import UNRESTRICTED
+from threadkeep.runs.event_log import RING_EVENTS, EventLog, Gap
 from threadkeep.runs.event_recorder import recording
-from threadkeep.runs.execution import Executions
+from threadkeep.runs.execution import Execution, Executions, Outcome
+from threadkeep.runs.follow import Follower
 from threadkeep.runs.lease import Lease
+from threadkeep.runs.request import GraphRunOptions
 from threadkeep.settings import Settings
 from threadkeep.tables import run_events
 from threadkeep.tables.run_creation import create_run_in_transaction
-from threadkeep.tables.run_events import RunEvent, RunEventBatch
+from threadkeep.tables.run_events import PAGE_SIZE, RunEvent, RunEventBatch
 
 WORKER = ids.uuid7()
 
@@ -52,6 +58,43 @@ async def test_a_batch_that_fails_fails_alone(settings: Settings) -> None:
 
     assert failed == [runs[1]]
     assert found == [['"good"'], [], ['"good too"']]
+
+
+async def test_events_that_have_left_the_ring_are_read_in_pages(settings: Settings) -> None:
+    """Ours: a slow reader of a long run holds one page in memory, and not all that it has missed."""
+    missed = 2 * PAGE_SIZE
+    async with pool.open_api_pool(settings, str(settings.database_uri)) as api:
+        run_id = await _run(api)
+        execution = _ended(run_id, missed + RING_EVENTS)
+        async with api.connection() as conn:
+            await run_events.append(conn, [RunEventBatch(run_id, WORKER, _said(*["1"] * missed))])
+        follower = Follower(pool=api, wakeups=NotificationHub(), executions=Executions(), signals=ProcessSignals())
+        async with aclosing(follower.events(UNRESTRICTED, run_id, 0, execution)) as events:
+            first = await anext(events)
+            async with api.connection() as conn:
+                await conn.execute("DELETE FROM run_events WHERE position > %s", [PAGE_SIZE])
+            items = [first, *[item async for item in events]]
+
+    positions = [item.position for item in items]
+    assert positions == [*range(1, PAGE_SIZE + 1), *range(missed, missed + RING_EVENTS + 1)]
+    assert [item for item in items if isinstance(item, Gap)] == [Gap(missed)]
+
+
+def _ended(run_id: UUID, events: int) -> Execution:
+    """An execution in this process that has ended after so many events."""
+    execution = Execution(
+        run_id=run_id,
+        thread_id=ids.uuid7(),
+        assistant_id=ids.uuid7(),
+        graph_id="chain",
+        spec=GraphRunOptions(),
+        log=EventLog(is_wanted=True),
+    )
+    for _ in range(events):
+        execution.log.append("custom", b"1")
+    execution.begin_finish()
+    execution.finish(Outcome("success", b"{}"))
+    return execution
 
 
 def _said(*data: str) -> list[RunEvent]:

@@ -131,21 +131,23 @@ class Follower:
         async with aclosing(execution.log.follow(position, in_batches=in_batches)) as ring:
             async for item in ring:
                 if isinstance(item, Gap):
-                    for missed in await self._between(filters, execution.run_id, position, item.position):
-                        position = missed.position
-                        yield missed
+                    # In pages, because a reader may have missed many more events than the ring holds.
+                    while position < item.position and (
+                        page := await self._between(filters, execution.run_id, position, item.position)
+                    ):
+                        for missed in page:
+                            position = missed.position
+                            yield missed
                     if position >= item.position:
                         continue
                 position = item.position
                 yield item
 
     async def _between(self, filters: Filters, run_id: UUID, position: int, until: int) -> list[LogEvent]:
-        events: list[LogEvent] = []
+        """A page of the stored events after `position`, up to `until`."""
         async with self.pool.connection(filters) as conn:
-            while position < until and (page := await run_events.read(conn, run_id, position)):
-                events.extend(_event(row) for row in page)
-                position = page[-1].position
-        return [event for event in events if event.position <= until]
+            page = await run_events.read(conn, run_id, position)
+        return [_event(row) for row in page if row.position <= until]
 
     async def _stored(
         self, filters: Filters, run_id: UUID, position: int, *, until_executed: bool = True
