@@ -104,6 +104,20 @@ async def test_an_id_that_a_client_uses_twice_is_no_repetition(rpc: Rpc) -> None
     assert task["artifacts"][0]["parts"] == [{"text": "red, blue"}]
 
 
+async def test_a_message_with_a_used_id_replaces_no_other(http: httpx.AsyncClient, rpc: Rpc) -> None:
+    """Ours: LangGraph's reducer would put a message in the place of one with the same id."""
+    thread_id = str(uuid4())
+    first = said("first", messageId="used", contextId=thread_id)
+    for sent in (first, said("second", messageId="used", contextId=thread_id), first):
+        await send(rpc, "echo", sent)
+    await send(rpc, "plain", first)
+    messages = (await http.get(f"/threads/{thread_id}/state")).json()["values"]["messages"]
+
+    texts = [message["content"] for message in messages if message["type"] == "human"]
+    assert texts == ["first", "second", "first"]
+    assert messages[0]["id"] == "used"
+
+
 async def test_fields_may_have_the_names_of_the_proto(rpc: Rpc) -> None:
     """Contract: what the TCK sends. Unknown fields are passed over, and null is the same as absent."""
     sent: Any = {"message_id": str(uuid4()), "role": "ROLE_USER", "parts": [{"text": "hi", "media_type": "text/plain"}]}

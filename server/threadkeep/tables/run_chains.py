@@ -93,6 +93,21 @@ async def chain_of_message(conn: Conn, thread_id: UUID, assistant_id: UUID, mess
     return row[0] if row else None
 
 
+async def has_message(conn: Conn, thread_id: UUID, client_id: str) -> bool:
+    """Whether a run on the thread, of any owner, was started by a message with this id, whatever its content was."""
+    cursor = await conn.execute(
+        """
+        SELECT EXISTS (SELECT FROM runs
+                        WHERE thread_id = %(thread_id)s AND chain_id IS NOT NULL AND project_id = %(project)s
+                          AND starts_with(metadata -> 'chain' ->> 'message_id', %(beginning)s))
+        """,
+        # The mark has the digest of the content after the id (`SentMessage.key`).
+        {"thread_id": thread_id, "project": conn.project_id, "beginning": f"{client_id} "},
+    )
+    row = await cursor.fetchone()
+    return row is not None and row[0]
+
+
 async def newest_run(conn: Conn, filters: Filters, chain_id: UUID) -> ChainRun | None:
     """The newest run of a chain. None if the caller has no such chain."""
     cursor = conn.cursor(row_factory=rows.row_factory(ChainRun))

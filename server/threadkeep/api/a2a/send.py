@@ -90,6 +90,8 @@ class _Sending:
     """None: the message names a task that does not exist."""
     readable: Filters | None
     """The filters of the rows that the caller may read. None: the message names neither a task nor a context."""
+    has_used_id: bool = False
+    """An earlier message on the thread has the same id."""
     has_data_input: bool = False
     """The agent takes no messages, and the message has data for it."""
 
@@ -147,7 +149,12 @@ async def _read_context(call: AuthorizedRequest[Any, Any], name: str, sent: Send
         # A handler is called even if there is no such task. So its refusal does not tell whether the task exists.
         value: dict[str, Any] = {"thread_id": thread_id or NO_THREAD, "run_id": task_id, "metadata": {}}
         readable = await call.authorize("threads.read", value)
-    return _Sending(call=call, name=name, sent=sent, task_id=task_id, thread_id=thread_id, readable=readable)
+    sending = _Sending(call=call, name=name, sent=sent, task_id=task_id, thread_id=thread_id, readable=readable)
+    if readable is not None and thread_id is not None:
+        # Of any owner: the answer changes nothing but the id of the caller's own message.
+        async with call.state.pool.connection() as conn:
+            sending.has_used_id = await run_chains.has_message(conn, thread_id, message.message_id)
+    return sending
 
 
 async def _has_data_input(call: AuthorizedRequest[Any, Any], name: str, parts: Sequence[Part]) -> bool:
@@ -288,7 +295,9 @@ def _answer_value(message: SentMessage) -> Any:
 def _request(sending: _Sending, agent: Agent | None = None, task: ChainRun | None = None) -> RunRequest:
     """Return the run request before the agent and the thread are read."""
     message = sending.sent.message
-    user_message = {"role": "user", "content": message.content, "id": message.message_id}
+    # LangGraph's reducer would put this message in the place of an earlier one with the same id.
+    message_id = message.key if sending.has_used_id else message.message_id
+    user_message = {"role": "user", "content": message.content, "id": message_id}
     graph_input = message.parts[0]["data"] if sending.has_data_input else {"messages": [user_message]}
     own = {
         "context_id": sending.context_id if task is None else _context_name(task),
