@@ -30,7 +30,7 @@ from threadkeep.base.problems import ServiceUnavailable, StartupError
 log = logging.getLogger(__name__)
 
 SEND_S: Final = 1.0
-"""Seconds that a message may take to be sent. A parent or child that does not read must not hold up the other."""
+"""Seconds that a message of the parent may take to be sent. A child that does not read must not hold up the others."""
 SUMS_S: Final = 3.0
 """Seconds that the parent may take to sum the metrics of all children."""
 READ_BYTES: Final = 1024 * 1024

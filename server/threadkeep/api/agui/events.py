@@ -234,7 +234,7 @@ class RunEvents:
         """A call, or a piece of one. The first piece has its name."""
         index: object = chunk.get("index")
         call_id = speaker.calls.get(index)
-        # Some providers number all calls 0, so an id that differs begins another call.
+        # Another id under the same index begins another call.
         if call_id is None or (chunk.get("id") and chunk["id"] != call_id):
             yield from self._end_reasoning(speaker)
             yield from self._end_text(speaker)  # clients before 1.0 take no call while a text is open
