@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from clusters import run_program
 from conftest import WAIT_S, Gate, serving
 from threadkeep.base.problems import StartupError
 from threadkeep.commands import backups
-from threadkeep.postgres import client_programs, embedded, migrate, os_user
+from threadkeep.postgres import archives, client_programs, embedded, migrate, os_user
+from threadkeep.postgres.archives import Target
 from threadkeep.postgres.embedded import Cluster
 from threadkeep.preparing import Prepared
 from threadkeep.project import Project
@@ -257,6 +259,33 @@ def test_what_is_no_backup_is_refused(settings: Settings, make_database: MakeDat
     with pytest.raises(StartupError, match="no tables of Threadkeep"):
         backups.backup(prepared(empty), tmp_path / "empty.dump", force=False)
     assert file_names(tmp_path) == {"text", "theirs.dump"}
+
+
+def test_an_archive_that_can_not_be_read_to_its_end_changes_nothing(make_database: MakeDatabase, tmp_path: Path) -> None:
+    """Ours: the end of its input let psql commit what it had, unless it was killed first."""
+    settings = make_database("backup_unreadable")
+    uri, file = settings.database_uri or "", tmp_path / "own.dump"
+    anyio.run(partial(migrate.migrate, uri))
+    backups.backup(prepared(settings), file, force=False)
+    execute(settings, "INSERT INTO threads (thread_id, project_id) VALUES (gen_random_uuid(), 'here')")
+    programs = client_programs.find_client_programs(15)
+    archive = archives.read(file, programs)
+    # The shells are killed, and not the psql in one of them. So it always reads the end of its input.
+    broken = tmp_path / "programs"
+    broken.mkdir()
+    for name, end in (("psql", ""), ("pg_restore", "exit 1\n")):
+        (broken / name).write_text(f'#!/bin/sh\n"{programs.folder / name}" "$@"\n{end}')
+        (broken / name).chmod(0o755)
+
+    with psycopg.connect(uri, autocommit=True) as conn:
+        with pytest.raises(StartupError, match="the database is as before"):
+            archives.restore(conn, archive, Target(uri=uri, programs=replace(programs, folder=broken)), lambda _: None)
+        while conn.execute(
+            "SELECT FROM pg_stat_activity WHERE application_name = 'psql' AND datname = current_database()"
+        ).fetchone():
+            conn.execute("SELECT pg_sleep(0.02)")
+
+    assert execute(settings, "SELECT count(*) FROM threads") == [(1,)]
 
 
 def test_programs_older_than_the_server_are_not_used() -> None:

@@ -250,18 +250,20 @@ def _drops(conn: psycopg.Connection[Any], names: Names) -> list[str]:
 def _execute(script: Script, target: Target, messages: IO[bytes], on_bytes: OnBytes) -> bool:
     """Execute a script by psql, and return whether it was successful. StartupError if the archive can't be read.
 
-    The input of psql only ends if pg_restore was successful. Otherwise psql is killed, because it would commit its part.
+    A transaction is committed only if pg_restore was successful.
     """
-    options = ["--no-psqlrc", "--quiet", "--file=-"]
+    options, begin, commit = ["--no-psqlrc", "--quiet", "--file=-"], b"", b""
     if script.is_transaction:  # otherwise the right of a role that does not exist fails alone
-        options += ["--single-transaction", "--set=ON_ERROR_STOP=1"]
+        # Not --single-transaction, with which psql commits at the end of its input, also after a failure of pg_restore.
+        options, begin, commit = [*options, "--set=ON_ERROR_STOP=1"], b"BEGIN;\n", b"COMMIT;\n"
     pipe, null = subprocess.PIPE, subprocess.DEVNULL
     psql = target.programs.start("psql", *options, uri=target.uri, stdin=pipe, stdout=null, stderr=messages)
     statements = cast("IO[bytes]", psql.stdin)
     with ended(psql):
         with suppress(BrokenPipeError), statements as sink:  # psql ended early, and its message tells why
-            sink.write("".join(f"{statement};\n" for statement in script.preface).encode())
+            sink.write(begin + "".join(f"{statement};\n" for statement in script.preface).encode())
             _copy_statements(script, target.programs, sink, on_bytes)
+            sink.write(commit)
         psql.wait()
     return psql.returncode == 0
 
