@@ -261,7 +261,9 @@ def test_what_is_no_backup_is_refused(settings: Settings, make_database: MakeDat
     assert file_names(tmp_path) == {"text", "theirs.dump"}
 
 
-def test_an_archive_that_can_not_be_read_to_its_end_changes_nothing(make_database: MakeDatabase, tmp_path: Path) -> None:
+def test_an_archive_that_can_not_be_read_to_its_end_changes_nothing(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
     """Ours: the end of its input let psql commit what it had, unless it was killed first."""
     settings = make_database("backup_unreadable")
     uri, file = settings.database_uri or "", tmp_path / "own.dump"

@@ -7,14 +7,16 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from threadkeep.base.problems import StartupError
-from threadkeep.postgres import os_user
-from threadkeep.postgres.embedded import embedded_postgres
+from threadkeep.postgres import embedded_upgrade, os_user
+from threadkeep.postgres.embedded import embedded_postgres, find_cluster
+from threadkeep.postgres.embedded_upgrade import Upgraded
 
 SERVER = """
 import signal, sys
@@ -189,6 +191,32 @@ def test_an_interrupted_first_start_leaves_nothing_half_made(home: Path) -> None
 
     with embedded_postgres(home, durable=False) as uri:
         assert answers(uri)
+
+
+def test_the_next_start_finishes_an_upgrade_that_was_killed_between_its_renames(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: no data had the name of the data folder, so the next start made an empty database."""
+    with embedded_postgres(home / "upgrade", durable=False) as uri, psycopg.connect(uri) as conn:
+        conn.execute("CREATE TABLE parrots AS SELECT 'Polly' AS name")
+    old = find_cluster(home, durable=False)
+    old.data.mkdir()
+    (old.data / "PG_VERSION").write_text("15\n")
+    rename = Path.rename
+
+    def killed_at_last(path: Path, target: Path) -> Path:
+        if target == old.data:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    new, done = replace(old, home=home / "upgrade"), Upgraded(old_major=15, new_major=18, old_data=home / "postgres.15")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed_at_last)
+        with pytest.raises(KeyboardInterrupt):
+            embedded_upgrade._swap(old, new, done)
+
+    with embedded_postgres(home, durable=False) as uri:
+        assert answer(uri, "SELECT name FROM parrots") == "Polly"
 
 
 def test_data_of_another_major_version_is_refused(home: Path) -> None:

@@ -44,6 +44,9 @@ ATTEMPTS = 20
 SHUTDOWN_CHECK_S = 1.0
 """Seconds for which a closed connection may still be listed."""
 
+UPGRADED = "upgrade/complete"
+"""The folder of upgraded data, in the home of a cluster, until it takes the place of the old data."""
+
 NO_PID = 2**31 - 1
 """Higher than any pid of any system."""
 
@@ -187,6 +190,7 @@ def locked(cluster: Cluster) -> Generator[int]:
 def ensure_data(cluster: Cluster, lock: int) -> None:
     """Make the data folder if there is none. StartupError if another major version made it."""
     version = own_version(cluster)
+    finish_upgrade(cluster)
     if cluster.data.exists():
         made_by = (cluster.data / "PG_VERSION").read_text().strip()
         if made_by != version:
@@ -204,6 +208,14 @@ def ensure_data(cluster: Cluster, lock: int) -> None:
         raise StartupError(f"initdb failed: {initdb.stdout.strip()}")
     fresh.rename(cluster.data)
     sync_folder(cluster.home)
+
+
+def finish_upgrade(cluster: Cluster) -> None:
+    """Put upgraded data in its place, if an upgrade was killed after the old data had left that place."""
+    complete = cluster.home / UPGRADED
+    if complete.exists() and not cluster.data.exists():
+        complete.rename(cluster.data)
+        sync_folder(cluster.home)
 
 
 def _cure(made_by: str, version: str) -> str:

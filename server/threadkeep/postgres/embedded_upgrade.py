@@ -46,6 +46,7 @@ def upgrade(data_dir: Path, old_folder: Path | None, foreign: frozenset[str], on
     """
     cluster = replace(embedded.find_cluster(data_dir, durable=True), foreign=foreign)
     with embedded.locked(cluster) as lock:
+        embedded.finish_upgrade(cluster)
         done = _planned(cluster)
         old = replace(cluster, binaries=_old_programs(done, old_folder))
         os_user.grant_search(cluster.user, old.binaries)
@@ -103,9 +104,12 @@ def _swap(old: Cluster, new: Cluster, done: Upgraded) -> None:
     flushed = new.run("initdb", "--sync-only", f"--pgdata={new.data}")
     if flushed.returncode != 0:
         raise StartupError(f"the new data can't be written, and the old data stays as it is: {flushed.stdout.strip()}")
-    place = old.data
-    place.rename(done.old_data)
-    new.data.rename(place)
+    complete = old.home / embedded.UPGRADED
+    # This name says that nothing is missing. If this process dies before the last rename, the next start does it.
+    new.data.rename(complete)
+    embedded.sync_folder(new.home)
+    old.data.rename(done.old_data)
+    complete.rename(old.data)
     embedded.sync_folder(old.home)
     shutil.rmtree(new.home)
 
