@@ -67,14 +67,7 @@ class IdempotencyKeys:
         rows must also complete `key`. If the block raises, the key is released. IdempotencyKeyReused if the key belongs to
         another request, IdempotencyKeyInUse if the first request is still in admission.
         """
-        reservation = Reservation(
-            reservation=uuid4(),
-            worker_id=self.lease.worker_id,
-            thread_ids=thread_ids,
-            result_ids=list(result_ids),
-            reservation_s=self.settings.queue_timeout_s + RESERVATION_S,
-            ttl_s=self.settings.idempotency_ttl_s,
-        )
+        reservation = self._reservation(thread_ids, result_ids)
         stored = await retry_conflicts(partial(self._reserve, key, reservation))
         result = KeyedResult(
             key=key, thread_ids=tuple(stored.thread_ids), result_ids=tuple(stored.result_ids), replayed=stored.completed
@@ -91,6 +84,31 @@ class IdempotencyKeys:
         except BaseException:
             await self._release(key, reservation)
             raise
+
+    @asynccontextmanager
+    async def held(self, key: IdempotencyKey) -> AsyncGenerator[None]:
+        """Keep other requests with the key out while the block runs. Afterwards the key is as free as before.
+
+        IdempotencyKeyReused if the key belongs to another request, IdempotencyKeyInUse if the same request has it.
+        """
+        reservation = self._reservation((), ())
+        stored = await retry_conflicts(partial(self._reserve, key, reservation))
+        if stored.completed:
+            raise IdempotencyKeyReused("this Idempotency-Key has created its rows")
+        try:
+            yield
+        finally:
+            await self._release(key, reservation)
+
+    def _reservation(self, thread_ids: Sequence[UUID], result_ids: Sequence[UUID]) -> Reservation:
+        return Reservation(
+            reservation=uuid4(),
+            worker_id=self.lease.worker_id,
+            thread_ids=thread_ids,
+            result_ids=list(result_ids),
+            reservation_s=self.settings.queue_timeout_s + RESERVATION_S,
+            ttl_s=self.settings.idempotency_ttl_s,
+        )
 
     async def _reserve(self, key: IdempotencyKey, reservation: Reservation) -> StoredKey:
         async with self.pool.connection() as conn:

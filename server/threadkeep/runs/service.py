@@ -214,11 +214,13 @@ class RunService:
         """Start a run now if a slot is free, else put it in the queue. For a client that does not wait for it."""
         return await self.start_soon_authorized(caller, await self.authorize(caller, request))
 
-    async def start_soon_authorized(self, caller: Caller, authorized: Authorized) -> RunHandle:
-        """Start an authorized run now if a slot is free, else put it in the queue."""
+    async def start_soon_authorized(
+        self, caller: Caller, authorized: Authorized, prepare: Prepare | None = None
+    ) -> RunHandle:
+        """Start an authorized run now if a slot is free, else put it in the queue. `prepare` as in `start_authorized`."""
         if authorized.request.after_s > 0 or not self.slots.is_free(_holder(caller.user)):
-            return await self.enqueue_authorized(caller, authorized)
-        return await self.start_authorized(caller, authorized)
+            return await self.enqueue_authorized(caller, authorized, prepare)
+        return await self.start_authorized(caller, authorized, prepare)
 
     async def enqueue(self, caller: Caller, request: RunRequest) -> RunHandle:
         """Put a run in the queue, for any process with a free slot. NotFound and ThreadBusy as in `start`."""

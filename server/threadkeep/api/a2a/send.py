@@ -20,7 +20,16 @@ from threadkeep.api.a2a.fields import Fields
 from threadkeep.api.a2a.messages import Part, SentMessage, check_media, is_one_of, read_message
 from threadkeep.api.a2a.tasks import DATA_OUTPUT, KEY, MESSAGE_MODE, TaskView, has_ended, open_questions, question_parts
 from threadkeep.api.agents.assistants import agent_id, resolve_agent
-from threadkeep.api.agents.chains import NO_THREAD, ChainReader, parse_chain_id, thread_of_chain
+from threadkeep.api.agents.chains import (
+    ANSWER_POLL_S,
+    ANSWER_S,
+    NO_THREAD,
+    ChainMovedOn,
+    ChainReader,
+    parse_chain_id,
+    require_waiting,
+    thread_of_chain,
+)
 from threadkeep.api.agents.marks import run_marks
 from threadkeep.api.agents.questions import Question, actions_of, answer_key, text_answer
 from threadkeep.api.agents.repeated_requests import start_once
@@ -37,9 +46,6 @@ from threadkeep.tables.idempotency_keys import IdempotencyKey
 from threadkeep.tables.run_chains import ChainRun
 
 SOURCE: Final = "a2a"
-TWIN_S: Final = 10.0
-"""Seconds to wait for an unfinished request with the same message or with another answer."""
-TWIN_POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,18 +126,22 @@ async def send(call: AuthorizedRequest[Any, Any], name: str, sent: SendRequest) 
     # The answer shows the thread, so the caller needs both permissions: to run on it and to read it.
     filters = authorized.threads if sending.readable is None else sending.readable.narrowed(authorized.threads)
     chains = ChainReader(call=call, filters=filters)
-    give_up_at = anyio.current_time() + TWIN_S
+    give_up_at = anyio.current_time() + ANSWER_S
     # Each round reads the task again, because the other request may have changed its state.
     while True:
         if (repeated := await _sent_before(sending, chains, agent)) is not None:
             return SentTask(chains=chains, chain_id=repeated.chain_id, handle=None)
         task = await _task_of(sending, chains, agent)
         try:
-            return await _start(sending, authorized, chains, _completed(sending, agent, authorized, task))
-        except IdempotencyKeyReused:  # another message answers the question, or the task is being canceled
+            completed = replace(authorized, request=_completed(sending, agent, authorized, task))
+            return await _start(sending, completed, chains, task)
+        except (
+            IdempotencyKeyReused,
+            ChainMovedOn,
+        ):  # another message answers the question, or the task is being canceled
             if anyio.current_time() > give_up_at:
                 raise unsupported("The question of this task has already been answered") from None
-            await anyio.sleep(TWIN_POLL_S)
+            await anyio.sleep(ANSWER_POLL_S)
 
 
 async def _read_context(call: AuthorizedRequest[Any, Any], name: str, sent: SendRequest) -> _Sending:
@@ -252,7 +262,7 @@ def _answer(sending: _Sending, agent: Agent, request: RunRequest, task: ChainRun
         # An answer is not the run's input. So the bytes of its files are stored here, or nowhere.
         configurable=_configurable(sending, without_raw=False, **question_keys),
         # Replaces the key of the message: this one lets a question have one answer over all surfaces.
-        key=task_answer_key(task, sending.sent.message.key),
+        key=answer_key(task.run_id, hashlib.sha256(sending.sent.message.key.encode()).digest()),
     )
     return replace(request, **_parts_of(answering), spec=request.spec.model_copy(update=changes))
 
@@ -344,17 +354,15 @@ def _message_key(sending: _Sending, agent: Agent) -> IdempotencyKey:
     return IdempotencyKey(principal=identity, key=name, request_sha256=digest)
 
 
-def task_answer_key(task: ChainRun, message_key: str) -> IdempotencyKey:
-    """Return the key that allows one answer to a task's question, or one cancel of the task. The first request wins."""
-    return answer_key(task.run_id, hashlib.sha256(message_key.encode()).digest())
-
-
-async def _start(sending: _Sending, authorized: Authorized, chains: ChainReader, request: RunRequest) -> SentTask:
+async def _start(sending: _Sending, authorized: Authorized, chains: ChainReader, task: ChainRun | None) -> SentTask:
     """Start the run, or wait for an unfinished request with the same message."""
     service, caller = sending.call.state.runs, sending.call.caller
     # A client that does not wait gets its answer from the queue too. Another client would wait for a slot anyway.
     admit = service.start_soon_authorized if sending.sent.immediate else service.start_authorized
-    start = partial(admit, caller, replace(authorized, request=request))
+    prepare = None
+    if task is not None and task.state == "input_required":
+        prepare = partial(require_waiting, chains, task)
+    start = partial(admit, caller, authorized, prepare)
     try:
         handle = await start_once(sending.call, chains.filters, cast("UUID", sending.thread_id), start)
     except NotFound:

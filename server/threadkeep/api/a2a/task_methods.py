@@ -13,10 +13,17 @@ import anyio
 from threadkeep.api.a2a.agents import Agent, agent_of
 from threadkeep.api.a2a.errors import not_cancelable, task_not_found, unsupported
 from threadkeep.api.a2a.fields import Fields
-from threadkeep.api.a2a.send import SOURCE, is_task_of, task_answer_key
+from threadkeep.api.a2a.send import SOURCE, is_task_of
 from threadkeep.api.a2a.tasks import STATES, TaskReader, TaskView, has_ended
 from threadkeep.api.agents.assistants import find_agent
-from threadkeep.api.agents.chains import ChainReader, authorize_chain, by_chain, close_question, parse_chain_id
+from threadkeep.api.agents.chains import (
+    ANSWER_POLL_S,
+    ChainReader,
+    authorize_chain,
+    by_chain,
+    close_question,
+    parse_chain_id,
+)
 from threadkeep.api.agents.thread_ids import named_thread_id
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.postgres.statement_timeout import with_search_timeout
@@ -28,9 +35,6 @@ DEFAULT_PAGE: Final = 50
 MAX_PAGE: Final = 100
 CANCEL_S: Final = 10.0
 """The longest that a cancel waits for the end of a run."""
-CANCEL_POLL_S: Final = 0.05
-CANCEL: Final = " cancel"
-"""The message id of a cancel, among the messages that may answer a question. No client can send this id."""
 REASON: Final = "the task was canceled"
 STATE_NUMBERS: Final = (
     "TASK_STATE_UNSPECIFIED",
@@ -115,8 +119,8 @@ async def _cancel(chains: ChainReader, chain_id: UUID) -> None:
         has_tried = True
         if newest.state == "input_required":
             # If an answer came first, the next round finds its run, or the question again if the answer failed.
-            if not await close_question(chains, newest, task_answer_key(newest, CANCEL)):
-                await anyio.sleep(CANCEL_POLL_S)
+            if not await close_question(chains, newest):
+                await anyio.sleep(ANSWER_POLL_S)
             continue
         # All active runs: a message to a working task adds a run that is pending behind the first.
         run_ids = [run.run_id for run in await chains.runs(chain_id) if run.state in ACTIVE]

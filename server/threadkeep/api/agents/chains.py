@@ -4,28 +4,38 @@ The id of a task is that of the first run of its chain, and its state is that of
 (`tables/run_chains.py`). An unknown task and another user's give the same answer.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
+from threadkeep.api.agents.questions import answer_key
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.base.problems import IdempotencyKeyInUse, IdempotencyKeyReused, NotFound, ServiceUnavailable
 from threadkeep.postgres.listen import thread_topic
 from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.postgres.tenancy import Filters
-from threadkeep.runs.service import RunHandle
-from threadkeep.tables import idempotency_keys, queue, run_chains
-from threadkeep.tables.idempotency_keys import IdempotencyKey
+from threadkeep.runs.service import Authorized, RunHandle
+from threadkeep.tables import queue, run_chains
 from threadkeep.tables.run_chains import ACTIVE, ChainRun
 
+ANSWER_S: Final = 10.0
+"""The longest that an answer waits for another request that answers or cancels the same chain."""
+ANSWER_POLL_S: Final = 0.05
+CLOSE: Final = hashlib.sha256(b" close").digest()
+"""Stands for the digest of an answer in the key of a request that closes a question. No answer has it."""
 NO_THREAD: Final = UUID(int=0)
 """The thread of a task that does not exist. It lets the caller be authorized in the same way."""
 FOLLOW_S: Final = 60.0
 """Seconds for which the thread of a chain is followed at a time."""
 POLL_S: Final = 5.0
 """Seconds between two reads of a chain without a notification."""
+
+
+class ChainMovedOn(Exception):
+    """The chain no longer waits at the run whose question is answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,27 +113,33 @@ async def thread_of_chain(call: AuthorizedRequest[Any, Any], chain_id: UUID | No
         return await run_chains.thread_of(conn, chain_id)
 
 
-async def close_question(chains: ChainReader, run: ChainRun, key: IdempotencyKey) -> bool:
-    """Cancel a chain that waits for an answer, so that it accepts none. Return False if an answer came first.
+async def require_waiting(chains: ChainReader, run: ChainRun, authorized: Authorized) -> Authorized:
+    """Return the request of an answer unchanged if the chain still waits at `run`. Raise ChainMovedOn.
 
-    `key` is the `answer_key` of the run, with a digest that only a cancel has. The caller must be authorized to update the thread.
+    It is called while the request holds the `answer_key`, so no other answer and no cancel comes between.
+    """
+    newest = await chains.newest(run.chain_id)
+    if newest is None or newest.run_id != run.run_id or newest.state != "input_required":
+        raise ChainMovedOn
+    return authorized
+
+
+async def close_question(chains: ChainReader, run: ChainRun) -> bool:
+    """Cancel a chain that waits for an answer, so that it accepts none. Return False if an answer came first, or may come first.
+
+    The thread waits on, and other surfaces may answer. The caller must be authorized to update the thread.
     """
     try:
-        async with chains.call.state.runs.keys.once(key, (run.thread_id,), ()) as result:
-            # A repeated cancel has the same key. The first one has already marked the chain.
-            if not result.replayed:
-                await retry_conflicts(partial(_mark_canceled, chains, run, key))
+        # The key is free afterwards: `require_waiting` refuses later answers to the chain, and those of other surfaces count.
+        async with chains.call.state.runs.keys.held(answer_key(run.run_id, CLOSE)):
+            return await retry_conflicts(partial(_mark_canceled, chains, run))
     except (IdempotencyKeyInUse, IdempotencyKeyReused):
         return False
-    return True
 
 
-async def _mark_canceled(chains: ChainReader, run: ChainRun, key: IdempotencyKey) -> None:
-    pool, filters = chains.call.state.pool, chains.filters
-    async with pool.connection(filters) as conn, conn.transaction():
-        await run_chains.cancel_waiting(conn, filters, run)
-        # In the transaction of the mark: after a crash the chain is canceled and its key used, or neither.
-        await idempotency_keys.complete(conn, key)
+async def _mark_canceled(chains: ChainReader, run: ChainRun) -> bool:
+    async with chains.call.state.pool.connection(chains.filters) as conn, conn.transaction():
+        return await run_chains.cancel_waiting(conn, chains.filters, run)
 
 
 def parse_chain_id(text: str) -> UUID | None:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 from uuid import UUID
 
@@ -23,7 +24,15 @@ from mcp_types import (
 )
 from pydantic import Field
 
-from threadkeep.api.agents.chains import ChainReader, authorize_chain, close_question, parse_chain_id
+from threadkeep.api.agents.chains import (
+    ANSWER_POLL_S,
+    ChainMovedOn,
+    ChainReader,
+    authorize_chain,
+    close_question,
+    parse_chain_id,
+    require_waiting,
+)
 from threadkeep.api.agents.marks import SOURCE, run_marks
 from threadkeep.api.agents.questions import Question, answer_key
 from threadkeep.api.agents.run_end import RunEnd
@@ -50,10 +59,8 @@ POLL_INTERVAL_MS: Final = 1_000
 WORKER_DIED: Final = "WorkerDied"
 """The error of a run that the server has lost (`tables/workers.py`)."""
 SOURCE_NAME: Final = "mcp"
-CANCEL: Final = hashlib.sha256(b"mcp cancel").digest()
-"""The digest of a cancel, among those of the answers to a question."""
-CANCEL_TRIES: Final = 100
-CANCEL_POLL_S: Final = 0.05
+TRIES: Final = 100
+"""How often an answer or a cancel looks at a task that another request is answering or cancelling."""
 
 
 class TaskParams(RequestParams):
@@ -122,34 +129,40 @@ async def get_task(exchange: "Exchange", params: TaskParams) -> Result:
 
 async def update_task(exchange: "Exchange", params: TaskUpdateParams) -> Result:
     """`tasks/update`: answer questions of a task. An answer without an open question, or with a wrong schema, changes nothing."""
-    task = await _find(exchange, params.task_id)
+    for _ in range(TRIES):
+        task = await _find(exchange, params.task_id)
+        if await _update(task, params):
+            break
+        # Another request answers or cancels. If it answers other questions, the next round adds these answers.
+        await anyio.sleep(ANSWER_POLL_S)
+    return {}
+
+
+async def _update(task: Task, params: TaskUpdateParams) -> bool:
+    """Give the answers that fit open questions. Return False if another request is answering or cancelling."""
     answers: dict[str, Any] = {}
-    open_questions = await _open_questions(task)
-    for each in open_questions:
+    for each in await _open_questions(task):
         response: object = params.input_responses.get(each.key)
         if not isinstance(response, dict):
             continue
         try:
             answer = await answer_of(each.question, cast("dict[str, Any]", response))
         except Refused:
-            await _close_question(task)
-            return {}
+            return await _close_question(task)
         if isinstance(answer, Answer):
             answers[each.question.interrupt_id] = answer.value
-    if answers:
-        await _resume(task, answers, is_complete=len(answers) == len(open_questions))
-    return {}
+    return not answers or await _resume(task, answers)
 
 
 async def cancel_task(exchange: "Exchange", params: TaskParams) -> Result:
     """`tasks/cancel`: stop a task. A finished task does not change."""
-    for _ in range(CANCEL_TRIES):
+    for _ in range(TRIES):
         task = await _find(exchange, params.task_id)
         await _cancel_active_runs(task)
         if task.newest.state != "input_required" or await _close_question(task):
             break
         # An answer came first. The next round cancels its run.
-        await anyio.sleep(CANCEL_POLL_S)
+        await anyio.sleep(ANSWER_POLL_S)
     return {}
 
 
@@ -243,8 +256,8 @@ async def _tool(task: Task) -> Tool:
     return await tool_of_run(task.exchange.call, task.newest)
 
 
-async def _resume(task: Task, answers: Mapping[str, Any], *, is_complete: bool) -> None:
-    """Start the run that gives these answers, soon. The same answers again change nothing."""
+async def _resume(task: Task, answers: Mapping[str, Any]) -> bool:
+    """Start the run that gives these answers, soon. Return False if another request is answering or cancelling."""
     call, newest = task.exchange.call, task.newest
     # The name is stored, because the tool may have been renamed or deleted since.
     tool: str = newest.metadata.load().get(SOURCE_NAME, {}).get("tool", "")
@@ -257,22 +270,25 @@ async def _resume(task: Task, answers: Mapping[str, Any], *, is_complete: bool) 
         chain=RunChain(chain_id=task.first.run_id),
         resumable=True,
         configurable={**call.forwarded_headers, SOURCE_NAME: {"tool": tool}},
-        key=_answer_key(task, answers, is_complete=is_complete),
+        key=_answer_key(task, answers),
     )
+    prepare = partial(require_waiting, task.reader, newest) if newest.state == "input_required" else None
     try:
-        await call.state.runs.start_soon(call.caller, request)
-    except (IdempotencyKeyInUse, IdempotencyKeyReused):
-        return  # another request has answered
+        authorized = await call.state.runs.authorize(call.caller, request)
+        await call.state.runs.start_soon_authorized(call.caller, authorized, prepare)
+    except (IdempotencyKeyInUse, IdempotencyKeyReused, ChainMovedOn):
+        return False
     except NotFound:
         raise MCPError(INVALID_PARAMS, "Task not found") from None
+    return True
 
 
-def _answer_key(task: Task, answers: Mapping[str, Any], *, is_complete: bool) -> IdempotencyKey:
-    """Return the key that lets questions have one answer. If the answers are all that are open, it is that of all surfaces."""
+def _answer_key(task: Task, answers: Mapping[str, Any]) -> IdempotencyKey:
+    """Return the key that lets questions have one answer. The first answers to a run have the key of all surfaces."""
     asking, digest = _asking(task), hashlib.sha256(json.dumps(sorted(answers.items()))).digest()
-    if is_complete and asking is task.newest:
+    if asking is task.newest:
         return answer_key(asking.run_id, digest)
-    # Two requests may answer different questions of the run, so the key names the questions.
+    # Answers to other questions of the run are being given. So the key names the questions.
     names = hashlib.sha256(json.dumps(sorted(answers))).hexdigest()[:16]
     return IdempotencyKey(principal="", key=f"mcp-answer:{asking.run_id}:{names}", request_sha256=digest)
 
@@ -292,9 +308,7 @@ async def _close_question(task: Task) -> bool:
         "metadata": {},
     }
     filters = task.reader.filters.narrowed(await call.authorize("threads.update", value))
-    return await close_question(
-        replace(task.reader, filters=filters), task.newest, answer_key(task.newest.run_id, CANCEL)
-    )
+    return await close_question(replace(task.reader, filters=filters), task.newest)
 
 
 async def _ttl_ms(conn: Conn, filters: Filters, thread_id: UUID, created_at: datetime) -> int | None:
