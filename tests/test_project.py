@@ -128,11 +128,11 @@ def test_a_byte_order_mark_is_no_fault(write: WRITE) -> None:
         ({"graphs": {"a": {"description": "x"}}}, "graphs.a.path: Field required"),
         (
             {"graphs": {"a": "./a.ts:graph"}},
-            "graphs.a.path: Value error, './a.ts:graph' must be ./file.py:name or package.module:name",
+            "graphs.a.path: './a.ts:graph' must be ./file.py:name or package.module:name",
         ),
         (
             {"graphs": {"a": "./a.py"}},
-            "graphs.a.path: Value error, './a.py' must be ./file.py:name or package.module:name",
+            "graphs.a.path: './a.py' must be ./file.py:name or package.module:name",
         ),
         (
             {"http": {"disable_mcp": "perhaps"}},
@@ -143,9 +143,12 @@ def test_a_byte_order_mark_is_no_fault(write: WRITE) -> None:
             {"checkpointer": {"ttl": {"strategy": "keep"}}},
             "checkpointer.ttl.strategy: Input should be 'delete' or 'keep_latest'",
         ),
-        ({"env": [".env"]}, "env: Value error, must be an object of strings or the path of a file"),
-        ({"env": {"A": {}}}, "env: Value error, must be an object of strings or the path of a file"),
-        ({"dependencies": "."}, "dependencies: Input should be a valid tuple"),
+        ({"env": [".env"]}, "env: must be an object of strings or the path of a file"),
+        ({"env": {"A": {}}}, "env: must be an object of strings or the path of a file"),
+        ({"dependencies": "."}, "dependencies: must be a list"),
+        ({"env": {"A=B": "1"}}, "env: 'A=B' can't be a variable: a name has no =, and nothing has a NUL"),
+        ({"env": {"": "1"}}, "env: '' can't be a variable: a name has no =, and nothing has a NUL"),
+        ({"env": {"A": "x\0y"}}, "env: 'A' can't be a variable: a name has no =, and nothing has a NUL"),
     ],
 )
 def test_a_wrong_value_stops_the_start_and_is_named(write: WRITE, keys: dict[str, object], reason: str) -> None:

@@ -25,7 +25,7 @@ async def say(state: State) -> State:
 
 graph = StateGraph(State).add_node(say).add_edge(START, "say").compile()
 """
-COMMANDS = {"serve": ["serve", "--port", "0"], "migrate": ["migrate"], "keys": ["keys", "list"]}
+COMMANDS = {"serve": ["serve", "--port", "0"], "migrate": ["migrate"], "keys": ["keys", "list"], "check": ["check"]}
 
 
 def write(folder: Path, config: dict[str, Any], **files: str) -> None:
@@ -55,7 +55,7 @@ NO_DATABASE = 'database "nope" does not exist: create it with CREATE DATABASE'
 NO_ROLE = 'role "nobody" does not exist'
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["serve", "migrate", "keys"])
 async def test_a_database_that_is_not_there_is_told_by_every_command(
     postgres: str, tmp_path: Path, command: str
 ) -> None:
@@ -88,7 +88,7 @@ async def test_each_mistake_in_an_address_is_told_in_its_words(postgres: str, tm
         assert "cret" not in line + json.dumps(logged)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["serve", "migrate", "keys"])
 async def test_an_encoding_that_can_not_keep_every_text_is_told(postgres: str, tmp_path: Path, command: str) -> None:
     """Issue: SQL_ASCII made every run answer 404."""
     write(tmp_path, {})
@@ -156,6 +156,52 @@ async def lifespan(app):
 
 app = Starlette(lifespan=lifespan)
 """
+
+
+LEAVING = FAILING.replace('raise RuntimeError("no cache")', "raise SystemExit(3)")
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "reason"),
+    [
+        ({"auth": {"path": "./nowhere.py:auth"}}, {}, "auth.path: ./nowhere.py:auth: the file "),
+        ({"auth": {"path": "./graph.py:graph"}}, {}, "auth.path: ./graph.py:graph: this is not a langgraph_sdk.Auth"),
+        ({"http": {"app": "./nowhere.py:app"}}, {}, "http.app: ./nowhere.py:app: the file "),
+        (
+            {"store": {"index": {"dims": 3, "embed": "./nowhere.py:embed"}}},
+            {},
+            "store.index.embed: ./nowhere.py:embed: ",
+        ),
+        ({}, {"graph": "raise RuntimeError('two\\n  lines')"}, "graph: RuntimeError: two lines (graph.py, line 1)"),
+        (
+            {},
+            {"graph": "raise ExceptionGroup('all', [ValueError('one'), ExceptionGroup('more', [KeyError('two')])])"},
+            "graph: ExceptionGroup: ValueError: one; ExceptionGroup: KeyError: 'two' (graph.py, line 1)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "check"])
+async def test_a_mistake_in_the_project_is_told_before_a_database_is_started(
+    tmp_path: Path, command: str, config: dict[str, Any], files: dict[str, str], reason: str
+) -> None:
+    """Ours: each takes less than a second, and the folder of the embedded Postgres is not even made."""
+    write(tmp_path, config, **files)
+    said = {**os.environ, "HOME": str(tmp_path), "THREADKEEP_DATA_DIR": str(tmp_path / "data")}
+    done = await anyio.to_thread.run_sync(lambda: forks.run(*COMMANDS[command], cwd=tmp_path, env=said))
+
+    assert done.returncode == 1
+    assert reason in done.stderr.splitlines()[-1], done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+async def test_a_lifespan_that_leaves_is_told_with_the_embedded_postgres_too(tmp_path: Path) -> None:
+    """Ours: without the groups of what was being opened."""
+    write(tmp_path, {"http": {"app": "./web.py:app"}}, web=LEAVING)
+    line, logged = await refusal(tmp_path, "serve")
+
+    assert line == "http.app: its lifespan raised SystemExit: 3 (web.py, line 7)"
+    assert "Traceback" not in json.dumps(logged)
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,15 @@ from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Final, cast
 
 from threadkeep.base.problems import StartupError
 from threadkeep.project import add_to_path, locate, split_target
 
 log = logging.getLogger(__name__)
+
+MAX_INNER: Final = 10
+"""The most errors of a group that are named."""
 
 
 def import_target(root: Path, target: str, *, key: str) -> object:
@@ -44,11 +47,21 @@ def import_target(root: Path, target: str, *, key: str) -> object:
 
 def reason(error: BaseException, root: Path) -> str:
     """Return the type and text of an error of the project's code, with the project's last line in its traceback."""
-    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    text = _in_a_line(error)
     lines = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_within(frame.filename, root)]
     if not lines or isinstance(error, SyntaxError):  # the text of a SyntaxError contains its place
         return text
     return f"{text} ({os.path.relpath(lines[-1].filename, root)}, line {lines[-1].lineno})"
+
+
+def _in_a_line(error: BaseException) -> str:
+    """Return type and text, and those of the inner errors of a group."""
+    if isinstance(error, BaseExceptionGroup):
+        inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        text = "; ".join(_in_a_line(part) for part in inner[:MAX_INNER])
+    else:
+        text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def _is_within(filename: str, root: Path) -> bool:

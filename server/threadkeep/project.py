@@ -15,13 +15,16 @@ import tomllib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from threadkeep.base.problems import StartupError
 from threadkeep.settings import BUILTIN_PROJECT
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 log = logging.getLogger(__name__)
 
@@ -260,9 +263,13 @@ class Project(_Section):
         if isinstance(value, str):
             return value
         variables = _object(value)
-        if isinstance(value, Mapping) and all(type(item) in {str, int, float} for item in variables.values()):
-            return {name: str(item) for name, item in variables.items()}
-        raise ValueError("must be an object of strings or the path of a file")
+        if not isinstance(value, Mapping) or any(type(item) not in {str, int, float} for item in variables.values()):
+            raise ValueError("must be an object of strings or the path of a file")
+        texts = {name: str(item) for name, item in variables.items()}
+        for name, text in texts.items():
+            if not name or "=" in name or "\0" in name + text:
+                raise ValueError(f"{name!r} can't be a variable: a name has no =, and nothing has a NUL")
+        return texts
 
 
 def load_project(path: Path) -> Project:
@@ -293,10 +300,17 @@ def _checked(where: str, content: Mapping[str, object], root: Path) -> Project:
     try:
         project = Project.model_validate({**content, "root": root})
     except ValidationError as error:
-        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {_words(item)}" for item in error.errors()]
         raise StartupError(f"{where}: " + "; ".join(lines)) from None
     _log_ignored(project)
     return project
+
+
+def _words(error: "ErrorDetails") -> str:
+    """Return pydantic's reason in the words of JSON."""
+    if error["type"] == "tuple_type":
+        return "must be a list"
+    return error["msg"].removeprefix("Value error, ")
 
 
 def with_mount(project: Project, prefix: str | None, origins: str | None) -> Project:

@@ -30,6 +30,7 @@ from threadkeep import agent, app, graphs
 from threadkeep.api import loopback
 from threadkeep.api.connections import uvicorn_config
 from threadkeep.api.console_files import is_served
+from threadkeep.api.mount import load_custom_app
 from threadkeep.auth import loading
 from threadkeep.base import libpq
 from threadkeep.base.problems import StartupError
@@ -175,7 +176,16 @@ def load(prepared: Prepared) -> Mapping[str, LoadedGraph]:
     """Load the project's graphs. Raise StartupError if one cannot be loaded, or if nobody would be asked who they are."""
     loopback.install()  # before the graphs' modules create clients
     loading.check_start(prepared.settings, prepared.project)
-    return load_graphs(prepared.project, prepared.settings)
+    loaded = load_graphs(prepared.project, prepared.settings)
+    check_targets(prepared)
+    return loaded
+
+
+def check_targets(prepared: Prepared) -> None:
+    """Import what langgraph.json names besides graphs. Raise StartupError before a database is started for nothing."""
+    loading.load_auth(prepared.settings, prepared.project)
+    load_custom_app(prepared.project)
+    store_index_config(prepared.project)
 
 
 def migrate_at(prepared: Prepared, uri: str) -> list[str]:
@@ -322,7 +332,7 @@ def open_database(prepared: Prepared) -> Generator[str]:
         with start_errors.in_a_line(chosen.database_direct_uri or chosen.database_uri):
             yield chosen.database_uri
         return
-    with embedded.embedded_postgres(chosen.data_path, foreign=prepared.foreign) as uri:
+    with embedded.embedded_postgres(chosen.data_path, foreign=prepared.foreign) as uri, start_errors.in_a_line(uri):
         yield libpq.pinned(uri, prepared.foreign)
 
 

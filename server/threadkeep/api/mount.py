@@ -222,7 +222,7 @@ async def custom_lifespan(custom: Starlette | None, root: Path) -> AsyncGenerato
     async with AsyncExitStack() as stack:
         try:
             state = await stack.enter_async_context(custom.router.lifespan_context(custom))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.debug("the lifespan of http.app failed", exc_info=True)
             raise StartupError(f"http.app: its lifespan raised {reason(error, root)}") from error
         yield state or {}  # a lifespan may yield None

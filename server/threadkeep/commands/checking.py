@@ -27,6 +27,7 @@ def check(prepared: Prepared) -> Generator[str]:
     yield f"role      {ROLES[chosen.role]}{f', in {chosen.workers} processes' if chosen.workers > 1 else ''}"
     yield f"callers   {loading.auth_type_of(chosen, project)}"
     loaded = serving.load_graphs(project, chosen)
+    serving.check_targets(prepared)
     yield f"graphs    {', '.join(sorted(loaded))}"
     with serving.open_database(prepared) as uri:
         yield f"postgres  {_database(uri, chosen.max_connections * chosen.workers)}"
