@@ -6,13 +6,13 @@ an error frame, and 4000 + the HTTP status as close code. `browser_guards` refus
 
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast
 
 import psycopg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from threadkeep.api import auth_values
 from threadkeep.api.operation import AuthorizedRequest, state_of
@@ -51,7 +51,12 @@ class WebSocketOperation:
     async def __call__(self, websocket: WebSocket) -> None:
         """Accept the socket, authorize the caller and call the endpoint."""
         websocket.scope["endpoint"] = self  # for the log and the audit, as the router does for other operations
-        await websocket.accept()
+        # A client may leave at any time, also before it has read why it is refused.
+        with suppress(WebSocketDisconnect):
+            await websocket.accept()
+            await self._serve(websocket)
+
+    async def _serve(self, websocket: WebSocket) -> None:
         try:
             call = await self._call(websocket)
             with _counted(call, websocket):

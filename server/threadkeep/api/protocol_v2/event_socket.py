@@ -6,13 +6,14 @@ subscriptions do not get their events again.
 """
 
 import logging
-from contextlib import aclosing, suppress
+from collections.abc import Generator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from threadkeep.api.audit import refused_command
 from threadkeep.api.operation import AuthorizedRequest
@@ -103,7 +104,7 @@ class _SocketSession:
             try:
                 while (text := await self._receive_text()) is not None:
                     await self._command(text)
-                await self._websocket.close(UNSUPPORTED_DATA, "commands are text frames")
+                await self._end(UNSUPPORTED_DATA, "commands are text frames")
             except WebSocketDisconnect:
                 pass
             self._tasks.cancel_scope.cancel()
@@ -267,18 +268,37 @@ class _SocketSession:
         """Send one frame. If the client does not read it within SEND_TIMEOUT_S, close the socket."""
         with anyio.move_on_after(SEND_TIMEOUT_S) as limit:
             async with self._sending:
-                await self._websocket.send_text(frame.decode())
+                if self._is_open:
+                    with self._ending_if_gone():
+                        await self._websocket.send_text(frame.decode())
         if limit.cancelled_caught:
             await self._end(TRY_AGAIN)
 
     async def _close(self, problem: Problem) -> None:
         with anyio.move_on_after(SEND_TIMEOUT_S):
             async with self._sending:
-                await close_with_problem(self._websocket, problem)
+                if self._is_open:
+                    with self._ending_if_gone():
+                        await close_with_problem(self._websocket, problem)
         self._tasks.cancel_scope.cancel()
 
-    async def _end(self, code: int) -> None:
+    async def _end(self, code: int, reason: str | None = None) -> None:
         # Without the lock, which a blocked frame may hold.
-        with anyio.move_on_after(1):
-            await self._websocket.close(code)
+        with anyio.move_on_after(1), self._ending_if_gone():
+            if self._is_open:
+                await self._websocket.close(code, reason)
         self._tasks.cancel_scope.cancel()
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether a frame may still be sent. A task may wait for the lock while another one closes the socket."""
+        return self._websocket.application_state is WebSocketState.CONNECTED
+
+    @contextmanager
+    def _ending_if_gone(self) -> Generator[None]:
+        """End the session if the client leaves while a frame waits for it."""
+        try:
+            yield
+        # In a task of the group, the exception would end the session as a fault of the server.
+        except WebSocketDisconnect:
+            self._tasks.cancel_scope.cancel()
