@@ -213,6 +213,8 @@ async def test_postgres_without_pgvector_is_refused_clearly(settings: Settings, 
         ({"embed": "./embedding.py:missing"}, "has no missing"),
         ({"embed": "./embedding.py:Wordy"}, "neither an Embeddings object nor a function"),
         ({"embed": "nobody:model"}, r"store\.index\.embed: nobody:model"),
+        # Models of Amazon Bedrock have periods and a colon in their names.
+        ({"embed": "bedrock:amazon.titan-v2:0"}, r"titan-v2:0: (an embedding named by its provider|[A-Z]\w+Error)"),
         ({"dims": 5000}, "at most 4000 dimensions"),
     ],
 )

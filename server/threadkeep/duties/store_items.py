@@ -81,7 +81,8 @@ class StoreSweep:
 
 def _embeddings(project: Project, embed: str) -> Any:
     """The `Embeddings` or function at a target such as `./file.py:name`. Other text is `provider:model`."""
-    place, _, name = embed.rpartition(":")
+    # The first colon, because a model's name may have a colon and periods too (`bedrock:amazon.titan-embed-text-v2:0`).
+    place, _, name = embed.partition(":")
     if not place.endswith(".py") and "." not in place:
         return _of_provider(embed)
     embeddings = import_target(project.root, embed, key="store.index.embed")
