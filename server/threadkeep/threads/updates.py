@@ -131,10 +131,9 @@ async def create_thread(
     graph_id: object = new.metadata.get("graph_id")
     if not graph_id:
         raise InvalidRequest("supersteps need a graph: set 'graph_id' in the metadata")
+    loaded = history.require_graph(parts.graphs, graph_id)
     async with (
-        history.open_graph(
-            history.require_graph(parts.graphs, graph_id), tenant, new.thread_id, "threads.update"
-        ) as opened,
+        history.open_graph(loaded, tenant, new.thread_id, "threads.update") as opened,
         parts.pool.connection(tenant.filters) as conn,
         conn.transaction(),
     ):
