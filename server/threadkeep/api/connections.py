@@ -5,6 +5,8 @@ is authenticated, so the limits apply to every caller, and also to WebSocket han
 
 - A head has a maximum size, number of lines and time. Beyond them the response is 431 or 408, and the connection is
   closed.
+- The head of a response is sent together with the first part of its body. uvicorn makes a system call for each, and those
+  calls are the most expensive part of a small response.
 - A response such as 401 or 413 may be sent before the body has arrived. The rest of the body is then read and dropped,
   up to a size and a time. If the connection were closed at once, the client would see a reset instead of the response.
 """
@@ -32,6 +34,8 @@ DROPPED_BODY_BYTES: Final = 512 * 1024 * 1024
 DROPPED_HEAD_BYTES: Final = 64 * 1024
 DROPPED_HEAD_S: Final = 1.0
 """The same limits after the refusal of a head, which is smaller."""
+MAX_JOINED_BYTES: Final = 64 * 1024
+"""A larger part of a body is written by itself, because joining copies it."""
 PROBLEMS: Final = {400: "bad-request", 408: "head-timeout", 431: "head-too-large"}
 """Status -> `code` of the refusal."""
 
@@ -77,8 +81,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Close a connection that never sends anything like an idle one. uvicorn would keep it open."""
-        super().connection_made(transport)
         self._answers = AnswerTransport(transport, self)
+        super().connection_made(cast("asyncio.Transport", self._answers.joined))
         self._wait_for_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -131,6 +135,7 @@ class HttpProtocol(HttpToolsProtocol):
         # After a response with `connection: close`, uvicorn closes the transport of the cycle at once.
         if (cycle := self._cycle) is not None:  # None: a WebSocket's handshake
             cycle.transport = cast("asyncio.Transport", self._answers)
+            self._answers.joined.hold_next()
 
     def on_body(self, body: bytes) -> None:
         self._pending = 0
@@ -241,14 +246,63 @@ class HttpProtocol(HttpToolsProtocol):
             self._deadline = None
 
 
+class JoiningTransport:
+    """A transport that joins the next write with the one after it, if that comes in the same round of the event loop."""
+
+    __slots__ = ("_held", "_loop", "_next_is_held", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._next_is_held = False
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the transport's."""
+        return getattr(self._transport, name)
+
+    def hold_next(self) -> None:
+        """Hold the next write back."""
+        self._next_is_held = True
+
+    def write(self, data: bytes) -> None:
+        """Write `data` after everything that was held back."""
+        if self._next_is_held:
+            self._next_is_held = False
+            self._held += data
+            # The first part of a stream may come much later than its head, for which the client waits.
+            self._loop.call_soon(self.flush)
+            return
+        if self._held and len(data) <= MAX_JOINED_BYTES:
+            data, self._held = self._held + data, b""
+        self.flush()
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write everything that was held back."""
+        if self._held:
+            data, self._held = self._held, b""
+            self._transport.write(data)
+
+    def write_eof(self) -> None:
+        self.flush()
+        self._transport.write_eof()
+
+    def close(self) -> None:
+        """Close the connection after all writes."""
+        self.flush()
+        self._transport.close()
+
+
 class AnswerTransport:
     """The transport of a response. Its `close` waits for the body of the request."""
 
-    __slots__ = ("_protocol", "is_closing", "write")
+    __slots__ = ("_protocol", "is_closing", "joined", "write")
 
     def __init__(self, transport: asyncio.Transport, protocol: HttpProtocol) -> None:
         self._protocol = protocol
-        self.write = transport.write
+        self.joined = JoiningTransport(transport, protocol.loop)
+        self.write = self.joined.write
         self.is_closing = transport.is_closing
 
     def close(self) -> None:

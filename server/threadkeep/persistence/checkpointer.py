@@ -6,9 +6,10 @@ its pool, writes by group commit, and serialises small values without a thread.
 """
 
 import copy
+import inspect
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -52,6 +53,7 @@ log = logging.getLogger(__name__)
 DEFAULT_MAX_CHANNEL_BYTES = 16 * 1024 * 1024
 """The default limit for the value of a channel."""
 MAX_TRACKED_CHANNELS = 10_000
+MAX_ALLOWLISTS = 100
 FLOAT_LIMIT: Final = 1e16
 """From here on jsonb returns a float as an integer with another value. NaN and infinity are not below it."""
 PRIMITIVES = frozenset({str, int, float, bool})
@@ -130,6 +132,8 @@ class Checkpointer(AsyncPostgresSaver):
         self._commits = commits
         self._large: set[str] = set()
         """Channels that have had large values."""
+        self._widened: dict[int, tuple[Collection[tuple[str, ...]], SerializerProtocol]] = {}
+        """Identity of a graph's allowlist -> the list, and the serializer with its types. Copies share it."""
 
     def scoped(self, filters: Filters) -> "Checkpointer":
         """A checkpointer whose reads see only a caller's threads. Its writes are not restricted."""
@@ -138,6 +142,21 @@ class Checkpointer(AsyncPostgresSaver):
         scoped = copy.copy(self)
         scoped.filters = filters
         return scoped
+
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> "Checkpointer":
+        """A copy that also reads the types in a graph's allowlist. LangGraph asks for one in each run."""
+        known = self._widened.get(id(extra_allowlist))
+        if known is None:
+            serde = cast("Checkpointer", super().with_allowlist(extra_allowlist)).serde
+            if len(self._widened) >= MAX_ALLOWLISTS:  # a factory makes a graph, and so a list, for each run
+                self._widened.clear()
+            # The list is kept too, because another list could get the identity of one that is gone.
+            known = self._widened[id(extra_allowlist)] = (extra_allowlist, serde)
+        if known[1] is self.serde:
+            return self
+        widened = copy.copy(self)
+        widened.serde = known[1]
+        return widened
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow]]:
@@ -204,6 +223,9 @@ class Checkpointer(AsyncPostgresSaver):
             # The checkpoint is an earlier run's. A rollback of this run must restore its writes.
             rows.undo = [(str(run.fence.run_id), *place, task_id, row[5]) for row in packed]
         await self._write(configurable, rows)
+
+    # LangGraph looks at the parameters in each run. Without this, `inspect` works them out from the code each time.
+    cast("Any", aput_writes).__signature__ = inspect.signature(aput_writes)
 
     async def _write(self, configurable: Mapping[str, Any], rows: WriteSet) -> None:
         """Pass `rows` to the group commit, and wait unless they are written behind.

@@ -105,7 +105,8 @@ class BatchWriter(Generic[Item, Result]):
 
     def submit(self, item: Item, holder: str = ANONYMOUS) -> PendingWrite[Item, Result]:
         """Submit `item`. It is written after all earlier items of `holder`."""
-        pending = PendingWrite[Item, Result](item, self._want)
+        # `PendingWrite[Item, Result](...)` would cost more than the object, because `typing` makes the call in Python.
+        pending: PendingWrite[Item, Result] = PendingWrite(item, self._want)
         self._queue.append(holder, pending)
         self._filled.set()
         return pending
@@ -144,7 +145,8 @@ class BatchWriter(Generic[Item, Result]):
 
     def _take(self) -> list[PendingWrite[Item, Result]]:
         """Take the next batch from the queue, and update the events."""
-        self._batch = batch = list[PendingWrite[Item, Result]]()
+        batch: list[PendingWrite[Item, Result]] = []
+        self._batch = batch
         total = 0
         while self._queue and total < self._most:
             pending = self._queue.pop()

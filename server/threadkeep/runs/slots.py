@@ -24,7 +24,8 @@ class Slot:
         self._is_over = False
         self._waits = 0
         """The number of its own requests that the graph waits for."""
-        self._resuming = anyio.Lock()
+        self._resuming: anyio.Lock | None = None
+        """Made by the first request of the graph that waits, because most graphs make none."""
 
     def release(self) -> None:
         """Release the slot for the next run. A second call does nothing."""
@@ -64,6 +65,7 @@ class Slot:
 
     async def _resume(self) -> None:
         """Take a slot again if the graph waits for no other run."""
+        self._resuming = self._resuming or anyio.Lock()
         async with self._resuming:  # of several requests that end at once, one takes the slot
             if self._waits or self._is_over or self._place is not None:
                 return
