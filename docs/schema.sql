@@ -156,12 +156,14 @@ DECLARE
     held int;
     lost uuid;
 BEGIN
-    SELECT count(*) INTO held FROM (
-        SELECT
+    -- Runs are found by their key alone. With worker and status in the condition, Postgres may read all running runs of the
+    -- worker again for each lease.
+    SELECT count(*) FILTER (WHERE is_owned) INTO held FROM (
+        SELECT runs.status = 'running' AND runs.worker_id = lease.worker_id AS is_owned
           FROM unnest(run_ids, worker_ids) AS lease (run_id, worker_id)
           JOIN workers ON workers.worker_id = lease.worker_id
           JOIN crash_markers ON crash_markers.worker_id = lease.worker_id
-          JOIN runs ON runs.run_id = lease.run_id AND runs.worker_id = lease.worker_id AND runs.status = 'running'
+          JOIN runs ON runs.run_id = lease.run_id
          ORDER BY lease.run_id
            FOR KEY SHARE OF workers, runs
     ) AS leases;
@@ -292,7 +294,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION create_run(project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s double precision, ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb, new_thread_metadata jsonb, new_thread_only boolean, ttl_strategy text, ttl_minutes double precision, ephemeral_s double precision, metadata jsonb, record_events boolean, OUT merged_metadata jsonb, OUT events_recorded boolean, OUT thread_found boolean, OUT thread_created boolean, OUT active_run_id uuid, OUT status text, OUT created_at timestamp with time zone, OUT superseded_run_ids uuid[]) RETURNS record
+CREATE FUNCTION create_run(project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s double precision, ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb, new_thread_metadata jsonb, new_thread_only boolean, ttl_strategy text, ttl_minutes double precision, ephemeral_s double precision, metadata jsonb, record_events boolean, in_batch boolean DEFAULT false, OUT merged_metadata jsonb, OUT events_recorded boolean, OUT thread_found boolean, OUT thread_created boolean, OUT active_run_id uuid, OUT status text, OUT created_at timestamp with time zone, OUT superseded_run_ids uuid[]) RETURNS record
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     AS $$
@@ -314,6 +316,10 @@ BEGIN
             RETURNING threads.metadata, false INTO thread_metadata, thread_is_followed;
             thread_created := FOUND;
             EXIT WHEN thread_created;
+        END IF;
+        IF in_batch AND is_locked_elsewhere(create_run.thread_id) THEN
+            thread_found := NULL;
+            RETURN;
         END IF;
         SELECT threads.metadata, coalesce(threads.record_events_until > now(), false)
           INTO thread_metadata, thread_is_followed
@@ -352,14 +358,16 @@ BEGIN
     events_recorded := record_events OR status = 'pending' OR thread_is_followed;
     merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
     INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
-                      multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, started_at,
-                      created_at, updated_at)
+                      multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, chain_id,
+                      started_at, created_at, updated_at)
     VALUES (create_run.run_id, create_run.project_id, create_run.thread_id, create_run.assistant_id,
             create_run.graph_id, create_run.status, merged_metadata, create_run.kwargs, create_run.principal,
             create_run.multitask_strategy,
             CASE create_run.status WHEN 'running' THEN 1 ELSE 0 END,
             CASE create_run.status WHEN 'running' THEN create_run.worker_id END,
             create_run.created_at + make_interval(secs => delay_s), create_run.ephemeral, events_recorded,
+            CASE WHEN merged_metadata -> 'chain' ->> 'run_id' = create_run.run_id::text
+                 THEN (merged_metadata -> 'chain' ->> 'id')::uuid END,
             CASE create_run.status WHEN 'running' THEN create_run.created_at END,
             create_run.created_at, create_run.created_at);
     IF active_run_id IS NOT NULL AND create_run.multitask_strategy IN ('interrupt', 'rollback') THEN
@@ -392,7 +400,6 @@ BEGIN
         IF is_restricted THEN
             PERFORM set_config('threadkeep.metadata_filter', restriction[i], true);
         END IF;
-        CONTINUE WHEN is_locked_elsewhere((requests[i] ->> 'thread_id')::uuid);
         RETURN QUERY
         SELECT i, created.*
           FROM jsonb_to_record(requests[i]) AS r(
@@ -406,7 +413,8 @@ BEGIN
                    r.assistant_metadata, r.kwargs, r.principal, r.multitask_strategy, r.delay_s,
                    r.ephemeral, r.synchronous_commit, r.worker_id, r.metadata_filter,
                    r.new_thread_metadata, r.new_thread_only, r.ttl_strategy, r.ttl_minutes,
-                   r.ephemeral_s, r.metadata, r.record_events) AS created;
+                   r.ephemeral_s, r.metadata, r.record_events, in_batch => true) AS created
+         WHERE created.thread_found IS NOT NULL;
     END LOOP;
 END
 $$;
@@ -680,19 +688,31 @@ CREATE FUNCTION finish_run(finished_run uuid, of_thread uuid, holder uuid, run_s
     AS $$
 DECLARE
     requested_action text;
+    is_owned boolean;
     is_busy boolean;
     has_no_title boolean;
     ended_at timestamptz;
 BEGIN
-    SELECT first_message IS NULL AND ephemeral_until IS NULL INTO has_no_title
-      FROM threads
-     WHERE thread_id = of_thread
-       FOR NO KEY UPDATE;
-    SELECT cancel_action INTO requested_action
+    IF in_batch THEN
+        SELECT first_message IS NULL AND ephemeral_until IS NULL INTO has_no_title
+          FROM threads
+         WHERE thread_id = of_thread
+           FOR NO KEY UPDATE SKIP LOCKED;
+        IF NOT FOUND THEN -- locked or deleted, which the run's own transaction finds out
+            RETURN NULL;
+        END IF;
+    ELSE
+        SELECT first_message IS NULL AND ephemeral_until IS NULL INTO has_no_title
+          FROM threads
+         WHERE thread_id = of_thread
+           FOR NO KEY UPDATE;
+    END IF;
+    -- By the key alone. With the status in the condition, Postgres may read all running runs by one of the partial indexes.
+    SELECT cancel_action, status = 'running' AND worker_id = holder INTO requested_action, is_owned
       FROM runs
-     WHERE run_id = finished_run AND status = 'running' AND worker_id = holder
+     WHERE run_id = finished_run
        FOR NO KEY UPDATE;
-    IF NOT FOUND OR NOT EXISTS (SELECT FROM crash_markers WHERE worker_id = holder) THEN
+    IF is_owned IS NOT TRUE OR NOT EXISTS (SELECT FROM crash_markers WHERE worker_id = holder) THEN
         RETURN false;
     END IF;
     IF requested_action = 'rollback' OR delete_run THEN
@@ -703,7 +723,9 @@ BEGIN
         RETURN true;
     END IF;
     ended_at := clock_timestamp();
-    is_busy := EXISTS (SELECT FROM runs WHERE thread_id = of_thread AND status = 'pending');
+    -- No other run of the thread is running. With `status = 'pending'`, Postgres may read the whole queue.
+    is_busy := EXISTS (SELECT FROM runs
+                        WHERE thread_id = of_thread AND status IN ('pending', 'running') AND run_id <> finished_run);
     IF has_no_title AND position('"messages"' IN thread_values::text) > 0 THEN
         -- A separate statement, because Postgres computes the title again in each statement that sets a part of it.
         UPDATE threads
@@ -740,7 +762,6 @@ DECLARE
     results jsonb := '{}';
 BEGIN
     FOR i IN 1 .. cardinality(finished_runs) LOOP
-        CONTINUE WHEN is_locked_elsewhere(of_threads[i]);
         results := results || jsonb_build_object(
             finished_runs[i],
             finish_run(finished_runs[i], of_threads[i], holders[i], run_statuses[i], thread_statuses[i],
@@ -1172,11 +1193,7 @@ CREATE TABLE runs (
     cancel_reason text,
     error jsonb,
     output_keys jsonb,
-    chain_id uuid GENERATED ALWAYS AS (
-CASE
-    WHEN ((((metadata)::jsonb -> 'chain'::text) ->> 'run_id'::text) = (run_id)::text) THEN ((((metadata)::jsonb -> 'chain'::text) ->> 'id'::text))::uuid
-    ELSE NULL::uuid
-END) STORED,
+    chain_id uuid,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     started_at timestamp with time zone,
@@ -1446,8 +1463,6 @@ CREATE UNIQUE INDEX one_running_run_per_thread ON runs USING btree (thread_id) W
 CREATE INDEX runs_chain_assistant ON runs USING btree (project_id, assistant_id, updated_at DESC, run_id DESC) WHERE (chain_id IS NOT NULL);
 
 CREATE INDEX runs_chain_id ON runs USING btree (chain_id, queue_position) WHERE (chain_id IS NOT NULL);
-
-CREATE INDEX runs_chain_message ON runs USING btree (thread_id, ((((metadata)::jsonb -> 'chain'::text) ->> 'message_id'::text))) WHERE (chain_id IS NOT NULL);
 
 CREATE INDEX runs_events_to_delete ON runs USING btree (project_id, finished_at) WHERE ((finished_at IS NOT NULL) AND record_events AND (deleted_events_until IS NULL));
 

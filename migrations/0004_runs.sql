@@ -29,9 +29,7 @@ CREATE TABLE runs (
     cancel_reason        text,
     error                jsonb,
     output_keys          jsonb,
-    chain_id             uuid               GENERATED ALWAYS AS (
-        CASE WHEN metadata -> 'chain' ->> 'run_id' = run_id::text THEN (metadata -> 'chain' ->> 'id')::uuid END
-    ) STORED,
+    chain_id             uuid,
     created_at           timestamptz        NOT NULL DEFAULT now(),
     updated_at           timestamptz        NOT NULL DEFAULT now(),
     started_at           timestamptz,
@@ -58,7 +56,6 @@ CREATE INDEX runs_worker_id ON runs (worker_id) WHERE status = 'running';
 CREATE INDEX runs_events_to_delete ON runs (project_id, finished_at)
  WHERE finished_at IS NOT NULL AND record_events AND deleted_events_until IS NULL;
 CREATE INDEX runs_chain_id ON runs (chain_id, queue_position) WHERE chain_id IS NOT NULL;
-CREATE INDEX runs_chain_message ON runs (thread_id, (metadata -> 'chain' ->> 'message_id')) WHERE chain_id IS NOT NULL;
 CREATE INDEX runs_chain_assistant ON runs (project_id, assistant_id, updated_at DESC, run_id DESC)
  WHERE chain_id IS NOT NULL;
 

@@ -7,12 +7,14 @@ DECLARE
     held int;
     lost uuid;
 BEGIN
-    SELECT count(*) INTO held FROM (
-        SELECT
+    -- Runs are found by their key alone. With worker and status in the condition, Postgres may read all running runs of the
+    -- worker again for each lease.
+    SELECT count(*) FILTER (WHERE is_owned) INTO held FROM (
+        SELECT runs.status = 'running' AND runs.worker_id = lease.worker_id AS is_owned
           FROM unnest(run_ids, worker_ids) AS lease (run_id, worker_id)
           JOIN workers ON workers.worker_id = lease.worker_id
           JOIN crash_markers ON crash_markers.worker_id = lease.worker_id
-          JOIN runs ON runs.run_id = lease.run_id AND runs.worker_id = lease.worker_id AND runs.status = 'running'
+          JOIN runs ON runs.run_id = lease.run_id
          ORDER BY lease.run_id
            FOR KEY SHARE OF workers, runs
     ) AS leases;

@@ -1,7 +1,8 @@
 -- Create a run on its thread. It is `running` if a process can start it at once and no other run executes or is due there,
 -- else `pending`. With `new_thread_metadata` a missing thread is created. With `new_thread_only` there is no run if the thread
 -- exists. The thread is locked until the transaction ends. If there is a run with this id, none is created, and
--- `active_run_id` is the id.
+-- `active_run_id` is the id. In a batch it never waits for the thread: if another transaction has locked it, there is no run,
+-- and `thread_found` is NULL.
 -- Each statement sees the rows that were committed before it, also during the wait for the lock. Postgres finds rows only by
 -- key, even with a plan that was made while the tables were small (enable_seqscan).
 CREATE OR REPLACE FUNCTION create_run(
@@ -26,6 +27,7 @@ CREATE OR REPLACE FUNCTION create_run(
     ephemeral_s float,
     metadata jsonb,
     record_events boolean,
+    in_batch boolean DEFAULT false,
     OUT merged_metadata jsonb,
     OUT events_recorded boolean,
     OUT thread_found boolean,
@@ -53,6 +55,10 @@ BEGIN
             RETURNING threads.metadata, false INTO thread_metadata, thread_is_followed;
             thread_created := FOUND;
             EXIT WHEN thread_created;
+        END IF;
+        IF in_batch AND is_locked_elsewhere(create_run.thread_id) THEN
+            thread_found := NULL;
+            RETURN;
         END IF;
         SELECT threads.metadata, coalesce(threads.record_events_until > now(), false)
           INTO thread_metadata, thread_is_followed
@@ -91,14 +97,16 @@ BEGIN
     events_recorded := record_events OR status = 'pending' OR thread_is_followed;
     merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
     INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
-                      multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, started_at,
-                      created_at, updated_at)
+                      multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, chain_id,
+                      started_at, created_at, updated_at)
     VALUES (create_run.run_id, create_run.project_id, create_run.thread_id, create_run.assistant_id,
             create_run.graph_id, create_run.status, merged_metadata, create_run.kwargs, create_run.principal,
             create_run.multitask_strategy,
             CASE create_run.status WHEN 'running' THEN 1 ELSE 0 END,
             CASE create_run.status WHEN 'running' THEN create_run.worker_id END,
             create_run.created_at + make_interval(secs => delay_s), create_run.ephemeral, events_recorded,
+            CASE WHEN merged_metadata -> 'chain' ->> 'run_id' = create_run.run_id::text
+                 THEN (merged_metadata -> 'chain' ->> 'id')::uuid END,
             CASE create_run.status WHEN 'running' THEN create_run.created_at END,
             create_run.created_at, create_run.created_at);
     IF active_run_id IS NOT NULL AND create_run.multitask_strategy IN ('interrupt', 'rollback') THEN
@@ -146,7 +154,6 @@ BEGIN
         IF is_restricted THEN
             PERFORM set_config('threadkeep.metadata_filter', restriction[i], true);
         END IF;
-        CONTINUE WHEN is_locked_elsewhere((requests[i] ->> 'thread_id')::uuid);
         RETURN QUERY
         SELECT i, created.*
           FROM jsonb_to_record(requests[i]) AS r(
@@ -160,7 +167,8 @@ BEGIN
                    r.assistant_metadata, r.kwargs, r.principal, r.multitask_strategy, r.delay_s,
                    r.ephemeral, r.synchronous_commit, r.worker_id, r.metadata_filter,
                    r.new_thread_metadata, r.new_thread_only, r.ttl_strategy, r.ttl_minutes,
-                   r.ephemeral_s, r.metadata, r.record_events) AS created;
+                   r.ephemeral_s, r.metadata, r.record_events, in_batch => true) AS created
+         WHERE created.thread_found IS NOT NULL;
     END LOOP;
 END
 $$;

@@ -1,6 +1,7 @@
 -- Finish a run that a process executes, and update its thread. False if another process owns the run. Without values the
 -- thread's values do not change. If a rollback was requested meanwhile, the run is rolled back. In a batch it then returns
--- null and does nothing, because other statements of the batch still write for the run.
+-- null and does nothing, because other statements of the batch still write for the run. So it does if another transaction has
+-- locked the thread, because the other runs of the batch must not wait.
 CREATE OR REPLACE FUNCTION finish_run(
     finished_run uuid,
     of_thread uuid,
@@ -18,19 +19,31 @@ CREATE OR REPLACE FUNCTION finish_run(
 ) RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     requested_action text;
+    is_owned boolean;
     is_busy boolean;
     has_no_title boolean;
     ended_at timestamptz;
 BEGIN
-    SELECT first_message IS NULL AND ephemeral_until IS NULL INTO has_no_title
-      FROM threads
-     WHERE thread_id = of_thread
-       FOR NO KEY UPDATE;
-    SELECT cancel_action INTO requested_action
+    IF in_batch THEN
+        SELECT first_message IS NULL AND ephemeral_until IS NULL INTO has_no_title
+          FROM threads
+         WHERE thread_id = of_thread
+           FOR NO KEY UPDATE SKIP LOCKED;
+        IF NOT FOUND THEN -- locked or deleted, which the run's own transaction finds out
+            RETURN NULL;
+        END IF;
+    ELSE
+        SELECT first_message IS NULL AND ephemeral_until IS NULL INTO has_no_title
+          FROM threads
+         WHERE thread_id = of_thread
+           FOR NO KEY UPDATE;
+    END IF;
+    -- By the key alone. With the status in the condition, Postgres may read all running runs by one of the partial indexes.
+    SELECT cancel_action, status = 'running' AND worker_id = holder INTO requested_action, is_owned
       FROM runs
-     WHERE run_id = finished_run AND status = 'running' AND worker_id = holder
+     WHERE run_id = finished_run
        FOR NO KEY UPDATE;
-    IF NOT FOUND OR NOT EXISTS (SELECT FROM crash_markers WHERE worker_id = holder) THEN
+    IF is_owned IS NOT TRUE OR NOT EXISTS (SELECT FROM crash_markers WHERE worker_id = holder) THEN
         RETURN false;
     END IF;
     IF requested_action = 'rollback' OR delete_run THEN
@@ -41,7 +54,9 @@ BEGIN
         RETURN true;
     END IF;
     ended_at := clock_timestamp();
-    is_busy := EXISTS (SELECT FROM runs WHERE thread_id = of_thread AND status = 'pending');
+    -- No other run of the thread is running. With `status = 'pending'`, Postgres may read the whole queue.
+    is_busy := EXISTS (SELECT FROM runs
+                        WHERE thread_id = of_thread AND status IN ('pending', 'running') AND run_id <> finished_run);
     IF has_no_title AND position('"messages"' IN thread_values::text) > 0 THEN
         -- A separate statement, because Postgres computes the title again in each statement that sets a part of it.
         UPDATE threads
@@ -70,7 +85,7 @@ BEGIN
 END
 $$;
 
--- Finish several runs, except on threads that another transaction has locked. Returns the results of finish_run by run.
+-- Finish several runs. Returns the results of finish_run by run.
 CREATE OR REPLACE FUNCTION finish_runs(
     finished_runs uuid[],
     of_threads uuid[],
@@ -89,7 +104,6 @@ DECLARE
     results jsonb := '{}';
 BEGIN
     FOR i IN 1 .. cardinality(finished_runs) LOOP
-        CONTINUE WHEN is_locked_elsewhere(of_threads[i]);
         results := results || jsonb_build_object(
             finished_runs[i],
             finish_run(finished_runs[i], of_threads[i], holders[i], run_statuses[i], thread_statuses[i],

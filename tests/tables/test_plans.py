@@ -84,9 +84,10 @@ class Plans:
         """Large tables that some plan reads."""
         return {name for plan in self._all() for name in _tables(plan["Plan"])} & LARGE
 
-    def conditions(self, table: str) -> list[str]:
-        """By what each plan finds its rows in `table`."""
-        return [found for plan in self._all() for found in _conditions(plan["Plan"], table)]
+    def conditions(self, table: str, query: str = "") -> list[str]:
+        """The conditions by which each plan finds its rows in `table`. Only of statements that contain `query`."""
+        plans = [plan["Plan"] for plan in self._all() if query in plan["Query Text"]]
+        return [condition for plan in plans for condition in _conditions(plan, table)]
 
     def _all(self) -> list[dict[str, Any]]:
         with psycopg.connect(self.uri) as conn:
@@ -163,8 +164,14 @@ async def test_a_run_from_its_opening_to_its_end_reads_no_table_whole(settings: 
             await _asked(http, "POST", f"/threads/{thread_id}/runs/wait", RUN)
             await _asked(http, "POST", f"/threads/{thread_id}/runs/stream", RUN)
             await _asked(http, "POST", f"/threads/{thread_id}/runs/wait", RUN | {"multitask_strategy": "rollback"})
+    by_statement = {name: plans.conditions("runs", name) for name in ("finished_run", "AS lease")}
+
     assert plans.scans() == set()
     assert {"threads", "runs", "checkpoints"} <= plans.tables()
+    # By the run or its thread, not by an index of all runs that wait or execute.
+    for conditions in by_statement.values():
+        assert conditions
+        assert [condition for condition in conditions if not re.search(r"\b(run_id|thread_id) = ", condition)] == []
 
 
 async def test_a_background_run_and_its_events_read_no_table_whole(settings: Settings, plans: Plans) -> None:

@@ -117,7 +117,10 @@ async def test_a_batch_creates_the_same_rows_as_a_single_call(api: Pool, opening
 
 
 async def test_a_batch_reads_every_argument_of_create_run_under_its_name(api: Pool) -> None:
-    """Ours: the keys of a request are those of `create_run`, in its order, because a key that is not read is lost."""
+    """Ours: the keys of a request are those of `create_run`, in its order, because a key that is not read is lost.
+
+    The batch sets the last argument, `in_batch`, itself.
+    """
     async with api.connection() as conn:
         cursor = await conn.execute("SELECT proargnames[1:pronargs] FROM pg_proc WHERE proname = 'create_run'")
         arguments = await cursor.fetchone()
@@ -128,8 +131,10 @@ async def test_a_batch_reads_every_argument_of_create_run_under_its_name(api: Po
     assert source is not None
     record = re.search(r"AS r\((.*?)\),", source[0], re.DOTALL)
     assert record is not None
-    assert re.findall(r"(\w+) \w+(?:,|$)", record[1]) == arguments[0]
-    assert re.findall(r"\br\.(\w+)", source[0]) == arguments[0]
+    *from_request, set_by_batch = arguments[0]
+    assert set_by_batch == "in_batch"
+    assert re.findall(r"(\w+) \w+(?:,|$)", record[1]) == from_request
+    assert re.findall(r"\br\.(\w+)", source[0]) == from_request
 
 
 async def _rows_of(conn: Conn, new: NewRun) -> dict[str, Any]:
