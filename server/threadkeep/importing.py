@@ -56,12 +56,11 @@ def reason(error: BaseException, root: Path) -> str:
 
 def _in_a_line(error: BaseException) -> str:
     """Return type and text, and those of the inner errors of a group."""
+    name, text = type(error).__name__, " ".join(str(error).split())
     if isinstance(error, BaseExceptionGroup):
         inner = cast("BaseExceptionGroup[BaseException]", error).exceptions
         text = "; ".join(_in_a_line(part) for part in inner[:MAX_INNER])
-    else:
-        text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}".rstrip(": ")
+    return f"{name}: {text}".rstrip(": ")
 
 
 def _is_within(filename: str, root: Path) -> bool:
