@@ -149,7 +149,8 @@ async def _listen(uri: str, wakeups: NotificationHub) -> None:
                 # Notifications were lost while there was no connection, so every waiting task looks once.
                 wakeups.publish_all()
                 await _forward(conn.notifies(), wakeups)
-        except psycopg.OperationalError:
+        # TimeoutError: a host with many addresses may take longer than the whole limit, each within its own.
+        except (psycopg.OperationalError, TimeoutError):
             log.warning("listening connection lost", exc_info=True)
         await anyio.sleep(RECONNECT_S)
 
