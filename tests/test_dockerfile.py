@@ -264,6 +264,27 @@ def test_key_has_its_line(tmp_path: Path, keys: dict[str, object], line: str) ->
     assert line in describe(write(tmp_path, **keys)).text
 
 
+def test_the_build_command_finds_the_secret_from_the_build_context(tmp_path: Path) -> None:
+    """Ours: with a folder beside the project, the command is called one folder above pip.conf."""
+    (tmp_path / "shared").mkdir()
+    file = write(tmp_path / "project", dependencies=[".", "../shared"], pip_config_file="pip.conf")
+    (tmp_path / "project" / "pip.conf").touch()
+
+    command = next(line for line in describe(file).text.splitlines() if "docker build" in line)
+
+    assert "--secret id=pip_config,src=project/pip.conf --file project/Dockerfile" in command
+
+
+def test_a_dockerignore_may_have_names_with_spaces(tmp_path: Path) -> None:
+    """Ours: a line was compared word by word."""
+    image = describe(write(tmp_path, env="live secrets"))
+    (tmp_path / ".dockerignore").write_text(image.dockerignore)
+
+    assert dockerfile.missing_ignores(image) == []
+    (tmp_path / ".dockerignore").write_text(image.dockerignore.replace("live secrets\n", ""))
+    assert dockerfile.missing_ignores(image) == ["live secrets"]
+
+
 def test_packaging_tools_stay_if_they_are_asked_for(tmp_path: Path) -> None:
     """Protocol: `keep_pkg_tools`, true for all."""
     text = describe(write(tmp_path, keep_pkg_tools=True)).text

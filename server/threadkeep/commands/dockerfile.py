@@ -184,7 +184,7 @@ def missing_ignores(image: Image) -> list[str]:
         return []
     lines = {line.strip() for line in file.read_text().splitlines()}
     # With `*` the file lists what is let in, so the rest is left out already.
-    return [] if "*" in lines else [line for line in image.dockerignore.split() if line not in lines]
+    return [] if "*" in lines else [line for line in image.dockerignore.splitlines() if line not in lines]
 
 
 def _draft(project: Project, options: ImageOptions) -> _Draft:
@@ -352,7 +352,8 @@ def _note_keys(draft: _Draft) -> None:
 
 
 def _header(draft: _Draft) -> list[str]:
-    secret = f"--secret id=pip_config,src={draft.keys.pip_config_file} " if draft.keys.pip_config_file else ""
+    pip_file = draft.keys.pip_config_file
+    secret = f"--secret id=pip_config,src={draft.root / pip_file} " if pip_file else ""
     file = "" if draft.root == PurePosixPath() else f"--file {draft.root}/Dockerfile "
     place = "" if not file else f", in {draft.context.name}/"
     return [
