@@ -12,6 +12,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from faults import forks
+from threadkeep.base.problems import StartupError
+from threadkeep.commands.adopt import postgres_source
 
 GRAPH = """
 from typing_extensions import TypedDict
@@ -49,6 +51,17 @@ def closed_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
+
+
+@pytest.mark.parametrize("uri", ["postgresql://ada:secret@[bad/db", "postgres://ada:secret%zz@h/db", "dbname secret="])
+async def test_a_source_of_adopt_that_is_no_uri_is_refused_without_its_password(uri: str) -> None:
+    """Ours: libpq's message has the whole URI, and came with a traceback."""
+    with pytest.raises(StartupError, match=r"^--from: libpq can't read this URI") as refused:
+        async with postgres_source.open_source(uri):
+            pass
+
+    assert refused.value.__cause__ is None
+    assert "secret" not in str(refused.value)
 
 
 NO_DATABASE = 'database "nope" does not exist: create it with CREATE DATABASE'

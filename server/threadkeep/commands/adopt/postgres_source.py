@@ -27,7 +27,12 @@ SAVER_TABLES: Final = ("checkpoints", "checkpoint_blobs", "checkpoint_writes")
 @asynccontextmanager
 async def open_source(uri: str) -> AsyncGenerator[SourceConn]:
     """Open the source. StartupError in one line if it can't be reached, or is lost later."""
-    conninfo = make_conninfo(patient(uri), client_encoding="UTF8", application_name="threadkeep adopt")
+    try:
+        conninfo = make_conninfo(patient(uri), client_encoding="UTF8", application_name="threadkeep adopt")
+    except psycopg.ProgrammingError:  # its text contains the password
+        raise StartupError(
+            "--from: libpq can't read this URI: write an @, / or % in a user's name or a password as %40, %2F or %25"
+        ) from None
     with start_errors.in_a_line(uri):
         source: SourceConn = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
         source.row_factory = dict_row
