@@ -8,7 +8,9 @@ from pathlib import Path
 
 import anyio.to_thread
 import httpx
+import psycopg
 import pytest
+from psycopg import sql
 
 from conftest import serving
 from faults import forks
@@ -90,6 +92,20 @@ def test_check_tells_what_it_found(tmp_path: Path, database: str) -> None:
     assert found["callers"] == "none"
     assert "connections" in found["postgres"]
     assert checked.stdout.endswith("a server can start\n")
+
+
+def test_check_counts_the_connections_that_a_start_counts(tmp_path: Path, database: str) -> None:
+    """Ours: it only looked at max_connections, and a server then refused to start."""
+    create_project(tmp_path / "mine", "chat")
+    with psycopg.connect(database, autocommit=True) as conn:
+        name = sql.Identifier(conn.info.dbname)
+        conn.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 5").format(name))
+        checked = _threadkeep("check", cwd=tmp_path / "mine", DATABASE_URI=database)
+        conn.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(name))
+
+    assert checked.returncode == 1
+    assert "this process may open 16 connections" in checked.stderr.splitlines()[-1]
+    assert "and Postgres allows 5" in checked.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

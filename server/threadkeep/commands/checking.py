@@ -3,14 +3,14 @@
 from collections.abc import Generator, Mapping
 from typing import Final
 
-import psycopg
+import anyio
 
 from threadkeep import serving
 from threadkeep.auth import loading
-from threadkeep.base.problems import StartupError
-from threadkeep.postgres import start_errors
+from threadkeep.postgres import pool, session, start_errors
+from threadkeep.postgres.connection import Connection
 from threadkeep.preparing import Prepared, patient
-from threadkeep.settings import Role
+from threadkeep.settings import Role, Settings
 
 ROLES: Final[Mapping[Role, str]] = {
     "all": "all: it serves the API and runs graphs",
@@ -30,23 +30,19 @@ def check(prepared: Prepared) -> Generator[str]:
     serving.check_targets(prepared)
     yield f"graphs    {', '.join(sorted(loaded))}"
     with serving.open_database(prepared) as uri:
-        yield f"postgres  {_database(uri, chosen.max_connections * chosen.workers)}"
+        yield f"postgres  {anyio.run(_database, uri, chosen)}"
     pending = serving.pending(prepared)
     yield f"tables    {len(pending)} migrations will be applied at the start" if pending else "tables    up to date"
 
 
-def _database(uri: str, needed: int) -> str:
-    """The version of the database. StartupError if it has too few connections for the server's processes."""
-    with start_errors.in_a_line(uri), psycopg.connect(patient(uri), autocommit=True) as conn:
-        row = conn.execute(
-            """
-            SELECT current_setting('server_version') AS version,
-                   current_setting('max_connections')::int AS connections
-            """
-        ).fetchone()
-    version, connections = row if row is not None else ("", 0)
-    if connections < needed:
-        raise StartupError(
-            f"Postgres allows {connections} connections, and the server may use {needed}: raise max_connections"
-        )
-    return f"{version}, {connections} connections, of which the server uses at most {needed}"
+async def _database(uri: str, chosen: Settings) -> str:
+    """The version and the connections of the database. StartupError if the server's processes may open more."""
+    needed = chosen.max_connections * chosen.workers
+    with start_errors.in_a_line(uri):
+        pooler = await session.detect_pooler(uri)
+        async with await Connection.connect(patient(uri), autocommit=True) as conn:
+            version = conn.info.parameter_status("server_version")
+            if pooler != "none":
+                return f"{version}, behind a pooler, to which the server opens at most {needed} connections"
+            usable = await pool.usable_connections(conn, chosen)
+    return f"{version}, {usable} connections, of which the server uses at most {needed}"

@@ -131,26 +131,29 @@ async def check_sessions(pool: Pool) -> None:
 
 
 async def check_max_connections(pool: Pool, settings: Settings) -> None:
-    """StartupError if Postgres does not allow as many connections as this process and its siblings may open.
-
-    The role and the database may have lower limits than the server. The limits of a pooler are unknown, so they are not
-    checked.
-    """
+    """StartupError if Postgres does not allow enough connections. The limits of a pooler are unknown and not checked."""
     if pool.pooler != "none":
         return
     async with pool.connection() as conn:
-        row = await (
-            await conn.execute(
-                """
-                SELECT LEAST(
-                         current_setting('max_connections')::int
-                           - current_setting('superuser_reserved_connections')::int, -- only a superuser gets these
-                         (SELECT NULLIF(rolconnlimit, -1) FROM pg_roles WHERE rolname = session_user), -- -1: no limit
-                         (SELECT NULLIF(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
-                       ) AS usable
-                """
-            )
-        ).fetchone()
+        await usable_connections(conn, settings)
+
+
+async def usable_connections(conn: Conn, settings: Settings) -> int:
+    """Return how many connections Postgres allows this role in this database.
+
+    StartupError if this process and its siblings may open more.
+    """
+    cursor = await conn.execute(
+        """
+        SELECT LEAST(
+                 current_setting('max_connections')::int
+                   - current_setting('superuser_reserved_connections')::int, -- only a superuser gets these
+                 (SELECT NULLIF(rolconnlimit, -1) FROM pg_roles WHERE rolname = session_user), -- -1: no limit
+                 (SELECT NULLIF(datconnlimit, -1) FROM pg_database WHERE datname = current_database())
+               ) AS usable
+        """
+    )
+    row = await cursor.fetchone()
     usable = row[0] if row else 0
     if settings.max_connections * settings.workers > usable:
         processes = "this process" if settings.workers == 1 else f"each of {settings.workers} processes"
@@ -160,3 +163,4 @@ async def check_max_connections(pool: Pool, settings: Settings) -> None:
             f"{settings.api_connections} + THREADKEEP_RUN_CONNECTIONS {settings.run_connections} + 2), "
             f"and Postgres allows {usable}: lower these settings or raise its max_connections"
         )
+    return usable
