@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -106,6 +106,10 @@ class AppConfig:
     tracing: Tracing | None
     console: Mapping[str, ConsoleFile]
     auth: loading.AuthConfig
+    custom_app: Starlette | None
+    """The project's own application (`http.app`)."""
+    served: Sequence[Operation]
+    """The operations and the pages of the console."""
     siblings: Siblings | None = None
     """The other processes on the same port."""
 
@@ -172,14 +176,27 @@ def create_app(
     if settings.project is None:
         # Tests and `dev` come here without `prepare`, which sets the project otherwise.
         settings = settings.model_copy(update={"project": identity(project)})
+    config = _app_config(settings, uri, graphs, project, siblings)
+    return Starlette(
+        routes=mount.mount_routes(project.http, to_routes(config.served), config.custom_app),
+        middleware=_middleware(config),
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=_lifespan(config),
+    )
+
+
+def _app_config(
+    settings: Settings, uri: str, graphs: Mapping[str, LoadedGraph], project: Project, siblings: Siblings | None
+) -> AppConfig:
+    """Load all that the project and the settings name. Raise StartupError."""
     auth, serializer = loading.load_auth(settings, project), strict_serializer(project)
     mount.check_http_config(project.http, has_authenticator=auth.auth_type != "none")
-    custom = mount.load_custom_app(project)
+    custom_app = mount.load_custom_app(project)
     described = described_operations(settings, project)
-    page = read_files(project.http)
+    console = read_files(project.http)
     # The console's routes are pages and not operations, so the OpenAPI document has none of them.
-    served = [*described, *(CONSOLE if page else ())]
-    plan = AppConfig(
+    served = [*described, *(CONSOLE if console else ())]
+    return AppConfig(
         settings=settings,
         uri=uri,
         graphs=graphs,
@@ -187,31 +204,56 @@ def create_app(
         open_store=store_opener(project, _store_limits(settings), serializer),
         serializer=serializer,
         webhooks=webhook_policy.webhook_policy(project, environment(project.webhooks.env_prefix)),
-        docs=docs.build_docs(
-            docs.Described(
-                served=described,
-                prefix=mount.mount_prefix(project.http),
-                kind=auth.auth_type,
-                auth=project.auth,
-                app=custom,
-                reserved=mount.ALWAYS_SERVED,
-            )
-        ),
+        docs=_docs(project, auth, described, custom_app),
         auth=auth,
         metrics=Metrics(graphs, [(operation.method, operation.path) for operation in served]),
         metrics_guarded=metrics.requires_authentication(settings, has_authenticator=auth.auth_type != "none"),
         tracing=opened_tracing(environment("OTEL_")),
-        console=page,
+        console=console,
+        custom_app=custom_app,
+        served=served,
         siblings=siblings,
     )
+
+
+def _docs(
+    project: Project, auth: loading.AuthConfig, described: tuple[Operation, ...], custom_app: Starlette | None
+) -> ApiDocs:
+    return docs.build_docs(
+        docs.Described(
+            served=described,
+            prefix=mount.mount_prefix(project.http),
+            kind=auth.auth_type,
+            auth=project.auth,
+            app=custom_app,
+            reserved=mount.ALWAYS_SERVED,
+        )
+    )
+
+
+def _middleware(config: AppConfig) -> list[Middleware]:
+    """Return the middleware, the outermost first."""
+    http, settings = config.project.http, config.settings
+    return [
+        # Outermost, so that a page can read the errors of all the others.
+        mount.cors_policy(http, settings.host),
+        Middleware(RequestMiddleware, metrics=config.metrics, tracing=config.tracing),
+        *mount.role_guard(http, settings),
+        mount.page_guard(http, settings, config.served, authenticates=config.auth.auth_type != "none"),
+    ]
+
+
+def _lifespan(config: AppConfig) -> Callable[[Starlette], AbstractAsyncContextManager[Mapping[str, Any]]]:
+    """Return the function that opens all resources for as long as the application is served."""
+    project = config.project
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[Mapping[str, Any]]:
         async with (
             loopback.opened(app, mount.mount_prefix(project.http)) as loopback_server,
             sdk_cache.opened(),
-            mount.custom_lifespan(custom, project.root) as custom_state,
-            open_state(plan) as state,
+            mount.custom_lifespan(config.custom_app, project.root) as custom_state,
+            open_state(config) as state,
         ):
             # uvicorn's signal handler has only the application, so it finds the events there.
             app.state.stopping, app.state.hurried = state.signals.stopping, state.signals.hurried
@@ -219,20 +261,7 @@ def create_app(
             loopback_server.state = {**custom_state, STATE: state}
             yield loopback_server.state
 
-    requests = Middleware(RequestMiddleware, metrics=plan.metrics, tracing=plan.tracing)
-    page_guard = mount.page_guard(project.http, settings, served, authenticates=auth.auth_type != "none")
-    return Starlette(
-        routes=mount.mount_routes(project.http, to_routes(served), custom),
-        middleware=[
-            # Outermost, so that a page can read the errors of all the others.
-            mount.cors_policy(project.http, settings.host),
-            requests,
-            *mount.role_guard(project.http, settings),
-            page_guard,
-        ],
-        exception_handlers=EXCEPTION_HANDLERS,
-        lifespan=lifespan,
-    )
+    return lifespan
 
 
 def described_operations(settings: Settings, project: Project) -> tuple[Operation, ...]:
