@@ -82,6 +82,8 @@ class Shutdown:
         while self.executions or self.slots.running:
             if self.executions:
                 await self.executions.next_ended()
-            else:  # a run has a slot but no execution yet: requeued now, it would run twice if its client repeats the request
+            # A run has a slot but no execution yet. If it were requeued now and its client repeats the request, it would
+            # run twice.
+            else:
                 await anyio.sleep(ADMISSION_POLL_S)
         waiting.cancel()

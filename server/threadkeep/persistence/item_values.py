@@ -62,7 +62,10 @@ def shown(raw: bytes | str) -> RawJson:
 
 
 def is_plain(value: object) -> bool:
-    """Whether jsonb stores the value unchanged: strings without NUL, numbers of 64 bits, lists, objects with string keys."""
+    """Whether jsonb returns the value unchanged.
+
+    It does for strings without NUL, integers of 64 bits, floats below 1e16, lists, and objects with string keys.
+    """
     try:
         ormsgpack.packb(value, option=TEXT_KEYS)
         encoded = orjson.dumps(value)

@@ -1,11 +1,11 @@
 """Store: the items that graphs and clients use across threads (long-term memory), with vector search.
 
-It is LangGraph's store on the pool of running graphs.
+It is LangGraph's store, with the same tables and rows, on the pool of running graphs. It adds:
 
-Tables and rows are those of LangGraph's store. It differs for concurrent operations. They also share one round trip, but
-an operation that fails does not fail the others. An embedding, which may take seconds, blocks no other operation and no
-connection. A scoped store is the part of one tenant: its namespaces begin with a store prefix, which the caller never
-sees. Items count for the principal that first put them (`functions/store_items.sql`), and each principal has a limit.
+- Concurrent operations share one round trip, and an operation that fails does not fail the others.
+- An embedding, which may take seconds, blocks no other operation and no connection.
+- A scoped store is the part of one tenant. Its namespaces begin with a store prefix, which the caller never sees.
+- Items count for the principal that first put them (`functions/store_items.sql`), and each principal has a limit.
 """
 
 import copy

@@ -90,6 +90,7 @@ class Executor:
         if execution.claimed is not None:
             if execution.claimed.record_events:
                 self.recorder.record(execution)
+            # Readers in this process that wait for the run in Postgres change to its log now.
             self.notifications.publish(run_topic(execution.run_id))
         self.executions.start_task(self._measure(execution, slot), name=f"run {execution.ids['run_id']}")
         return execution
@@ -170,6 +171,7 @@ class Executor:
         limits = Limits(self.settings.run_timeout_s, self.settings.stop_grace_s)
         if await self.abandoned.run(work, execution.stop, limits, execution.ids):
             return None
+        # The graph of a lost run was stopped too, which the caller checks first.
         return "cancelled" if execution.cancellation else "timeout"
 
     async def _read_result(self, graph: Graph, execution: Execution, output: GraphOutput, stop: Stop | None) -> Result:
@@ -232,7 +234,7 @@ class Executor:
 
         If the write fails or another process owns the run, the readers read the result from Postgres.
         """
-        _tell_error(execution, result)
+        _append_error(execution, result)
         execution.begin_finish()
         if execution.log.recording is not None:
             # Readers in other processes stop at the final status. So all events must be in Postgres before it.
@@ -246,7 +248,7 @@ class Executor:
             if not (is_own_write or is_fenced(failure)):
                 raise
             result = self._failed(execution, failure, GraphOutput())
-            _tell_error(execution, result)
+            _append_error(execution, result)
             written = not execution.is_lost and await self._write_end(execution, result.ending, alone=True)
         if written:
             execution.finish(Outcome(result.ending.status, result.answer))
@@ -284,6 +286,7 @@ async def _interrupted(graph: Graph, execution: Execution, output: GraphOutput) 
     if output.interrupts:
         answer = await json.dumps_in_pieces(add_key(output.answer, INTERRUPT, output.interrupts))
     if execution.is_durable:
+        # The thread's row has the interrupts by task, and the chunks of a graph do not name the tasks.
         snapshot = await snapshots.snapshot_of(graph, _thread_config(execution))
         status: ThreadStatus = "interrupted" if snapshot.next else "idle"
         ending = replace(ending, thread_status=status, interrupts=snapshots.interrupts(snapshot))
@@ -331,7 +334,7 @@ def _cancel_error(action: CancelAction, reason: str) -> Mapping[str, str]:
     return {"error": "UserRollback" if action == "rollback" else "UserInterrupt", "message": reason}
 
 
-def _tell_error(execution: Execution, result: Result) -> None:
+def _append_error(execution: Execution, result: Result) -> None:
     """Add the error event. A lost run gets none, because another process executes it again."""
     if result.ending.error is not None and execution.cancellation is None and not execution.is_lost:
         execution.log.append("error", json.dumps(result.ending.error))

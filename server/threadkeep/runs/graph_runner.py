@@ -205,6 +205,7 @@ def call_arguments(graph: Graph, execution: Execution) -> dict[str, Any]:
     if spec.interrupt_after:
         arguments["interrupt_after"] = spec.interrupt_after
     if execution.is_durable:
+        # Only with a checkpointer, because LangGraph warns of a durability without one.
         arguments["durability"] = spec.durability
     context = _context(graph.context_schema, spec)
     if context is not None:

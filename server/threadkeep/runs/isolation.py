@@ -70,6 +70,7 @@ async def isolate(work: Callable[[], Awaitable[Result]]) -> Result:
 
 
 def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> "asyncio.Task[Any]":
+    # The class itself, because `create_task` would call this factory again.
     if not _inside.get():
         return asyncio.Task(coroutine, loop=loop, **options)
     task = asyncio.Task(_wrapped(coroutine), loop=loop, **options)

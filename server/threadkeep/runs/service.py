@@ -207,6 +207,7 @@ class RunService:
             return await self.enqueue_authorized(caller, authorized, prepare)
         if caller.identity is None:
             return await self._admit(caller, authorized, self._start, prepare)
+        # Counted only until the run has an execution, which `hold_run` also counts.
         with self.quotas.hold_run(caller.identity):
             return await self._admit(caller, authorized, self._start, prepare)
 
@@ -240,6 +241,7 @@ class RunService:
         """
         authorized = [await self.authorize(caller, request) for request in requests]
         await self.quotas.check_queue(caller.identity, len(requests))
+        # One key is for the whole batch, so each request has it.
         if (key := requests[0].key) is not None:
             return await self._enqueue_batch_once(caller, authorized, key)
         admitted = [await self._checked(caller, item) for item in authorized]  # check all before creating the first
@@ -471,6 +473,7 @@ class RunService:
 
     async def _start(self, admitted: Admitted) -> RunHandle:
         if admitted.request.leaves_nothing:
+            # Without `async with`, because nothing is awaited before the executor owns the slot.
             slot = await self.slots.take_for(_holder(admitted.user), admitted.parent)
             return self._start_in_memory(admitted, slot)
         async with self.slots.slot(_holder(admitted.user), admitted.parent) as slot:

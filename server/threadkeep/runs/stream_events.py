@@ -98,6 +98,7 @@ def _described(task: dict[str, Any]) -> dict[str, Any]:
 def _debugged(payload: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint with ids in the form of a thread's state, also for the subgraphs of its tasks."""
     cleaned = _clean_checkpoint(payload)
+    # These tasks are copies. Those of the graph do not change.
     for task in cleaned["tasks"]:
         if isinstance(task.get("state"), dict):
             task["checkpoint"] = checkpoint_ids(task.pop("state"))

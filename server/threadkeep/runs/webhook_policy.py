@@ -178,6 +178,7 @@ def _embedded(address: Address) -> Address:
         return inside
     if any(address in network for network in NAT64_NETWORKS):
         return IPv4Address(int(address) & 0xFFFFFFFF)
+    # The second address is that of the client, and the first that of its server.
     return address.teredo[1] if address.teredo else address
 
 
