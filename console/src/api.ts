@@ -4,6 +4,7 @@ import { signal } from "@preact/signals";
 import type * as types from "./api-types.ts";
 import { EventParser, type StreamItem } from "./sse.ts";
 
+// The shortest match: a thread's address may have the word once more.
 const CONSOLE = /^(.*?)\/console(?:\/|$)/;
 
 /** The path before `/console`: empty, or the prefix at which the server is mounted. */
@@ -31,6 +32,7 @@ async function errorOf(response: Response): Promise<ApiError> {
   try {
     problem = JSON.parse(text) as typeof problem;
   } catch {
+    // A proxy in front of the server answers with HTML.
     problem = { detail: text.slice(0, 500) };
   }
   const retryAfter = Number(response.headers.get("retry-after") ?? "");
@@ -59,6 +61,7 @@ const READS = /\/(search|count|history|versions|namespaces)$/;
 export const sent = signal<SentRequest[]>([]);
 
 function remember(method: string, path: string, body: unknown): void {
+  // `/console/session` has the credential in its body, which must not be shown again.
   if (method === "GET" || READS.test(path) || path.startsWith("/console/")) return;
   const number = (sent.value[0]?.number ?? 0) + 1;
   sent.value = [{ number, at: new Date().toISOString(), method, path: root + path, body }, ...sent.value.slice(0, MAX_SENT - 1)];
@@ -88,12 +91,14 @@ export async function send(method: string, path: string, options: RequestOptions
   });
   if (response.ok) return response;
   const error = await errorOf(response);
+  // Set here for all views: a session may end at any request.
   if (error.status === 401) needsSignIn.value = true;
   throw error;
 }
 
 async function json<T>(response: Response): Promise<T> {
   const text = await response.text();
+  // 204 has no body. A response that waited for a run begins with line breaks.
   return (text.trim() === "" ? null : JSON.parse(text)) as T;
 }
 
@@ -136,6 +141,7 @@ export async function* events(path: string, lastEventId: string | null, abort: A
       if (items.length > 0) yield items;
     }
   } finally {
+    // Ends the request if the reader of the events stops early. The server then frees the stream.
     await reader.cancel().catch(() => undefined);
   }
 }

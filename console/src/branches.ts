@@ -26,6 +26,7 @@ export class CheckpointTree {
   /** `rows` in any order. A row whose parent is not among them is a root. */
   constructor(rows: Iterable<CheckpointRow>) {
     for (const row of rows) this.rows.set(row.checkpoint_id, row);
+    // Ids of checkpoints sort by time, so the children of each are in the order in which they were made.
     for (const id of [...this.rows.keys()].sort()) {
       const parent = this.parentOf(id);
       const siblings = this.childIds.get(parent);
@@ -66,6 +67,7 @@ export class CheckpointTree {
   path(leaf: string | null): string[] {
     const path: string[] = [];
     const seen = new Set<string>();
+    // `seen` ends a circle, which a copied or damaged thread could have.
     for (let id = leaf; id !== null && this.rows.has(id) && !seen.has(id); id = this.parentOf(id)) {
       seen.add(id);
       path.push(id);

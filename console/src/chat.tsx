@@ -52,6 +52,7 @@ function useStickToEnd(deps: unknown[]) {
   const [isAway, setAway] = useState(false);
   useLayoutEffect(() => {
     const log = element.current;
+    // Before the drawing, or the reader would see the log jump.
     if (log && isAtEnd.current) log.scrollTop = log.scrollHeight;
     else onScroll();
   }, deps);
@@ -285,10 +286,12 @@ function RemnantView({ remnant, conversation, assistant }: { remnant: Remnant; c
 
 function Live({ live, conversation, results }: { live: LiveRun; conversation: Conversation; results: Map<string, Message> }) {
   const known = new Set(conversation.messages.value.map((message) => message.id));
+  // The state has the input only after the first checkpoint. Until then it is shown from the request.
   const asked = inputMessages(live.run.kwargs.input).filter((message) => message.id === undefined || !known.has(message.id));
   const own = live.messages.filter((message) => !known.has(message.id));
   const calls = new Set([...conversation.messages.value, ...own].flatMap((message) => message.tool_calls?.map((call) => call.id) ?? []));
   const shown = own.filter((message) => !(message.tool_call_id && calls.has(message.tool_call_id)));
+  // The stream sends the input's own messages too.
   const isInput = (message: Message) => asked.some((each) => each.id !== undefined && each.id === message.id);
   return (
     <>
@@ -363,6 +366,7 @@ function Announcer({ messages, live }: { messages: Message[]; live: LiveRun | nu
   const text = textOf((live?.messages.at(-1) ?? messages.at(-1))?.content);
   const whole = live ? (/^[\s\S]*[.!?:\n](?=\s|$)/.exec(text)?.[0] ?? "") : text;
   const told = useRef({ from: "", sentences: [] as string[] });
+  // Only whole sentences: a screen reader would begin anew with each token.
   if (live && whole !== told.current.from) {
     const isLonger = whole.startsWith(told.current.from);
     const added = isLonger ? whole.slice(told.current.from.length) : whole;

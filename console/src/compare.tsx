@@ -142,6 +142,7 @@ function Answers() {
   const [text, setText] = useState("");
   const [attempts, setAttempts] = useState<(Attempt | null)[]>([null, null]);
   const abort = useMemo(() => new AbortController(), []);
+  // Stops the reading when the view is left. The runs continue.
   useEffect(() => () => abort.abort(), []);
   const isRunning = attempts.some((each) => each?.status === "running");
   async function run(event: Event) {
@@ -221,6 +222,7 @@ async function ask({ assistant, version }: Choice, text: string, show: (attempt:
   const threadId = newId();
   const began = Date.now();
   const isOther = version !== null && version.version !== assistant.version;
+  // The server refuses a request with both.
   const settings = isOther ? (Object.keys(version.context ?? {}).length > 0 ? { context: version.context } : { config: version.config }) : {};
   const body = { assistant_id: isOther ? version.graph_id : assistant.assistant_id, input: inputOf(text), if_not_exists: "create", stream_mode: STREAM_MODES, stream_resumable: true, ...settings };
   const run = await post<Run>(`/threads/${threadId}/runs`, body, abort);

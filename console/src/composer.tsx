@@ -52,6 +52,7 @@ export function Composer({ draftKey, isRunning, isStopping, onSend, onStop }: Co
   }, [text]);
   // Before the next key: after a short cut to a new chat a quick hand writes at once.
   useLayoutEffect(() => {
+    // A question that has the focus keeps it, because its keys would be typed into the box.
     const isAnswering = document.activeElement?.closest(".interrupt") != null;
     if (matchMedia("(min-width: 700px)").matches && !isAnswering) area.current?.focus();
     const take = (event: Event) => {
@@ -64,6 +65,7 @@ export function Composer({ draftKey, isRunning, isStopping, onSend, onStop }: Co
   useLayoutEffect(() => {
     const element = area.current;
     if (!element) return;
+    // First, because `scrollHeight` never shrinks below the present height.
     element.style.height = "auto";
     element.style.height = `${Math.min(element.scrollHeight, 240)}px`;
   }, [text]);
@@ -84,6 +86,7 @@ export function Composer({ draftKey, isRunning, isStopping, onSend, onStop }: Co
       return;
     }
     const limit = info.value?.limits.body_bytes ?? Infinity;
+    // Checked here, because a browser whose body is refused while it is sent may only see a lost connection.
     if (new Blob([JSON.stringify(draft)]).size + OVERHEAD_BYTES > limit) {
       toast(words.tooLarge(limit));
       return;
@@ -95,6 +98,7 @@ export function Composer({ draftKey, isRunning, isStopping, onSend, onStop }: Co
     setSending(false);
     if (!isDone) {
       isNextWanted.current = false;
+      // The reader may have written on meanwhile. Nothing of it may be lost.
       setText((before) => (before ? `${draft.text}\n\n${before}` : draft.text));
       setFiles((before) => [...files, ...before]);
     }

@@ -56,6 +56,7 @@ export function inputMessages(input: unknown): Message[] {
 }
 
 function typeOf(role: unknown): string {
+  // Clients of OpenAI's form say `role`, and LangChain says `type`.
   return { user: "human", assistant: "ai" }[String(role)] ?? String(role ?? "human");
 }
 
@@ -141,10 +142,12 @@ export class Conversation {
       get<ThreadState>(`${this.path}/state${leaf ? `/${leaf}` : ""}`, this.closed.signal),
       get<Run[]>(`${this.path}/runs?limit=${RUNS}`, this.closed.signal),
     ]);
+    // Together, so that no drawing shows the new state beside the old run.
     batch(() => {
       this.state.value = state;
       this.runs.value = runs;
       this.loadError.value = null;
+      // Only now: the state that was read has the messages of the run, so nothing disappears in between.
       if (this.live.value && FINAL.has(runs.find((run) => run.run_id === this.live.value?.run.run_id)?.status ?? "")) this.live.value = null;
     });
     this.takeNext(runs);
@@ -154,6 +157,7 @@ export class Conversation {
 
   /** Follows the run that goes on, and lists those that wait after it. */
   private takeNext(runs: Run[]): void {
+    // The server lists the newest first, and the queue runs the oldest first.
     const active = runs.filter((run) => !FINAL.has(run.status)).reverse();
     const first = active.find((run) => run.status === "running") ?? active[0];
     this.queue.value = active.filter((run) => run !== first);
@@ -168,6 +172,7 @@ export class Conversation {
   private async readCheckpoints(): Promise<void> {
     const rows: CheckpointRow[] = [];
     let before: string | null = null;
+    // A thread may have any number of checkpoints. More than these could not be shown anyway.
     for (let pages = 0; pages < MAX_PAGES; pages++) {
       const found: { items: ThreadState[]; next: string | null } = await page<ThreadState>(
         `${this.path}/history`,
@@ -199,6 +204,7 @@ export class Conversation {
     const state = await get<ThreadState>(`${this.path}/state/${checkpointId}?select=values.messages`, this.closed.signal);
     const messages = isMessageList(state.values?.messages) ? state.values.messages : [];
     const ids = messages.map((message) => message.id ?? "");
+    // For good: a checkpoint never changes.
     this.known.set(checkpointId, ids);
     return ids;
   }
@@ -206,6 +212,7 @@ export class Conversation {
   /** What failed and stopped runs had said, from their events. */
   private async readRemnants(runs: Run[]): Promise<void> {
     const shown = this.remnants.value.filter(({ run }) => runs.some((each) => each.run_id === run.run_id));
+    // Each run is read once, because a run that has ended gets no more events.
     const missing = runs.filter((run) => ["error", "timeout", "interrupted"].includes(run.status) && !shown.some((each) => each.run.run_id === run.run_id));
     const read = await Promise.all(missing.slice(0, MAX_REMNANTS).map((run) => this.remnantOf(run)));
     this.remnants.value = [...shown, ...read];
@@ -225,6 +232,7 @@ export class Conversation {
   }
 
   private async follow(run: Run): Promise<void> {
+    // One stream for each conversation. The end of a run looks for the next one.
     if (this.isFollowing || this.isClosed) return;
     this.isFollowing = true;
     const collector = new LiveCollector(run, this.live);
@@ -233,6 +241,7 @@ export class Conversation {
     this.isFollowing = false;
     if (this.isClosed) return;
     if (ended && ended.status !== "success") {
+      // For the thread's error, which the runs do not have.
       this.thread.value = await get<Thread>(this.path, this.closed.signal).catch(() => this.thread.value);
     }
     await this.settle();
@@ -245,6 +254,7 @@ export class Conversation {
         await this.refresh();
         break;
       } catch (error) {
+        // A server that restarts is back within ten seconds. A refusal would stay one.
         if (this.isClosed || (error instanceof ApiError && error.status < 500) || attempt > 20) break;
         await new Promise((resolve) => setTimeout(resolve, 500));
       }
@@ -256,6 +266,7 @@ export class Conversation {
   private async start(body: Record<string, unknown>, again: () => void): Promise<boolean> {
     this.failure.value = null;
     try {
+      // Resumable, because a tab may be loaded again, or lose its connection, in the middle of the run.
       const request = { stream_mode: STREAM_MODES, stream_resumable: true, multitask_strategy: "enqueue", if_not_exists: "create", ...body };
       const run = await post<Run>(`${this.path}/runs`, request);
       this.runs.value = [run, ...this.runs.value];
@@ -283,6 +294,7 @@ export class Conversation {
   /** Answers interrupts: for each id of one, its answer. Interrupts that get none stay open. */
   async resume(assistantId: string, answers: Record<string, unknown>): Promise<boolean> {
     if (await this.isAnswered(Object.keys(answers))) return false;
+    // `reject`: an answer that waits behind another person's answer would meet another question.
     const body = { assistant_id: assistantId, command: { resume: answers }, multitask_strategy: "reject" };
     const isDone = await this.start(body, () => void this.resume(assistantId, answers));
     if (!isDone && (await this.isAnswered(Object.keys(answers)))) this.failure.value = null;
@@ -295,6 +307,7 @@ export class Conversation {
     const thread = await get<Thread>(this.path).catch(() => null);
     if (!state || !thread) return false;
     const open = new Set(state.tasks.flatMap((task) => task.interrupts.map((each) => each.id)));
+    // A busy thread is being answered, although its last checkpoint still has the question.
     if (thread.status !== "busy" && ids.every((id) => open.has(id))) return false;
     await this.refresh();
     this.answeredElsewhere.value = true;
@@ -313,6 +326,7 @@ export class Conversation {
     const isDone = await this.start(body, () => void this.runFrom(assistantId, checkpointId, options));
     if (isDone) {
       this.shownLeaf.value = null;
+      // Without its tasks: their questions belong to the other line.
       this.state.value = { ...state, tasks: [] };
     }
     return isDone;
@@ -329,6 +343,7 @@ export class Conversation {
     try {
       await send("POST", `${this.path}/runs/${runId}/cancel?action=interrupt`);
     } catch (error) {
+      // The run has ended meanwhile, which is what was wanted.
       if (!(error instanceof ApiError && (error.status === 404 || error.status === 409))) throw error;
     }
     this.queue.value = this.queue.value.filter((run) => run.run_id !== runId);
@@ -418,6 +433,7 @@ export class Conversation {
 function collected(received: ServerEvent[]): MessageCollector {
   let collector = new MessageCollector();
   for (const event of received) {
+    // Another process has begun the run again, and sends all of it once more.
     if (event.name === "metadata" && attemptOf(event) > 1) collector = new MessageCollector();
     if (event.name === "messages") collector.add((JSON.parse(event.data) as [Message])[0]);
   }
@@ -442,6 +458,7 @@ class LiveCollector {
     run: Run,
     private readonly live: { value: LiveRun | null },
   ) {
+    // `start` has set it already, so that the message appears before the first event.
     if (live.value?.run.run_id !== run.run_id) live.value = newLive(run);
   }
 

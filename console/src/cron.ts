@@ -17,6 +17,7 @@ function valuesOf(field: string, place: number): Set<number> | null {
     const last = match[2] ? numberOf(match[2], place) : match[1] === "*" || match[3] ? highest : first;
     const step = Number(match[3] ?? 1);
     if (first === null || last === null || step < 1 || first < lowest || last > highest) return null;
+    // Sunday is 0 and 7.
     for (let value = first; value <= last; value += step) values.add(place === 4 ? value % 7 : value);
   }
   return values;
@@ -40,6 +41,7 @@ function localTime(format: Intl.DateTimeFormat, time: number): LocalTime {
   const parts = Object.fromEntries(format.formatToParts(time).map((part) => [part.type, part.value]));
   return {
     minute: Number(parts.minute),
+    // Some browsers write midnight as 24.
     hour: Number(parts.hour) % 24,
     day: Number(parts.day),
     month: Number(parts.month),
@@ -63,6 +65,7 @@ export function nextTimes(schedule: string, zone: string, after: number, amount:
     if (!months.has(local.month)) return false;
     const anyDay = fields[2] === "*";
     const anyWeekday = fields[4] === "*";
+    // As cron does: with both fields set, either one is enough.
     if (!anyDay && !anyWeekday) return days.has(local.day) || weekdays.has(local.weekday);
     return days.has(local.day) && weekdays.has(local.weekday);
   };
@@ -71,6 +74,7 @@ export function nextTimes(schedule: string, zone: string, after: number, amount:
   const end = after + MAX_DAYS * DAY_MS;
   while (times.length < amount && time < end) {
     const local = localTime(format, time);
+    // By hours and not by days, because a day with a change of the clock has 23 or 25 of them.
     if (!isDay(local)) time += Math.max(1, 60 - local.minute) * MINUTE_MS;
     else if (!hours.has(local.hour)) time += (60 - local.minute) * MINUTE_MS;
     else {

@@ -19,6 +19,7 @@ export function diffJson(before: Json | undefined, after: Json | undefined, path
   else if (after === undefined) changes.push({ path, kind: "removed", before });
   else if (Array.isArray(before) && Array.isArray(after)) diffLists(before, after, path, changes);
   else if (isObject(before) && isObject(after)) diffObjects(before, after, path, changes);
+  // Also for values of two types, such as a list that became an object.
   else if (JSON.stringify(before) !== JSON.stringify(after)) changes.push({ path, kind: "changed", before, after });
   return changes;
 }
@@ -29,6 +30,7 @@ function isObject(value: Json): value is { [key: string]: Json } {
 
 function diffObjects(before: { [key: string]: Json }, after: { [key: string]: Json }, path: string, changes: Change[]): void {
   for (const key of new Set([...Object.keys(before), ...Object.keys(after)])) {
+    // A key with a period would look like two.
     const part = /^[A-Za-z_]\w*$/.test(key) ? (path ? `.${key}` : key) : `[${JSON.stringify(key)}]`;
     diffJson(before[key], after[key], path + part, changes);
   }
@@ -36,6 +38,7 @@ function diffObjects(before: { [key: string]: Json }, after: { [key: string]: Js
 
 function idsOf(list: Json[]): string[] | null {
   const ids = list.map((item) => (isObject(item) && typeof item.id === "string" ? item.id : null));
+  // One item without an id, or with another's, and the list is compared by position.
   return ids.includes(null) || new Set(ids).size !== ids.length ? null : (ids as string[]);
 }
 
@@ -78,6 +81,7 @@ export function diffWords(before: string, after: string): Words[] {
 /** For each pair of positions, how long the longest common rest is, in one flat table. */
 function commonLengths(a: string[], b: string[]): Uint16Array {
   const width = b.length + 1;
+  // Two bytes are enough for 2,000 words, and one flat table is far smaller than lists of lists.
   const lengths = new Uint16Array((a.length + 1) * width);
   for (let i = a.length - 1; i >= 0; i--) {
     for (let j = b.length - 1; j >= 0; j--) {

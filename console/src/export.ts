@@ -25,11 +25,13 @@ function sectionOf(message: Message): string {
 
 /** The file holds all it shows. Its policy lets it run nothing and load nothing. */
 export function htmlOf(title: string, messages: Message[]): string {
+  // The file is opened without this server, so only its own policy protects the reader.
   const policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
   return `<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="${policy}"><title>${escaped(title)}</title><style>${STYLE}</style><h1 dir="auto">${escaped(title)}</h1>${messages.map(sectionOf).join("")}</html>\n`;
 }
 
 export function exportThread(title: string, messages: Message[], format: ExportFormat): void {
+  // A title may have characters that file systems do not allow.
   const name = `${title.replace(/[^\p{L}\p{N} _-]/gu, "").trim().slice(0, 60) || "thread"}.${format}`;
   if (format === "html") saveFile(htmlOf(title, messages), name, "text/html");
   else if (format === "json") saveFile(JSON.stringify(messages, null, 2), name, "application/json");

@@ -12,8 +12,10 @@ export interface Listener {
   onConnection(connection: Connection): void;
 }
 
+// Not at once: people switch tabs for a moment, and a new connection would read events again.
 const HIDDEN_MS = 60_000;
 const TURN_MS = 500;
+// Two of the six connections stay free for other requests of the tabs.
 const STREAMS_AT_ONCE = 4;
 const LOCK = "threadkeep-stream-";
 
@@ -73,6 +75,7 @@ async function withConnection(abort: AbortSignal, read: (turn: AbortController) 
   const endWatch = abortIfHidden(turn);
   try {
     if (!navigator.locks) return await read(turn);
+    // Random, or all tabs would wait for the first lock.
     const start = Math.floor(Math.random() * STREAMS_AT_ONCE);
     for (let index = 0; index < STREAMS_AT_ONCE; index++) {
       const name = LOCK + ((start + index) % STREAMS_AT_ONCE);
@@ -89,6 +92,7 @@ async function withConnection(abort: AbortSignal, read: (turn: AbortController) 
 async function inTurn(turn: AbortController, read: (turn: AbortController) => Promise<void>): Promise<true> {
   const timer = setInterval(() => {
     void navigator.locks.query().then(({ pending }) => {
+      // Another tab waits. This one gives up its turn, and continues later at its last event.
       if (pending?.some((each) => each.name?.startsWith(LOCK))) turn.abort();
     });
   }, TURN_MS);
@@ -103,6 +107,7 @@ async function inTurn(turn: AbortController, read: (turn: AbortController) => Pr
 /** Follows a run to its end and returns the run, or null if it is gone or `abort` was given. */
 export async function followRun(threadId: string, runId: string, listener: Listener, abort: AbortSignal): Promise<Run | null> {
   const path = `/threads/${threadId}/runs/${runId}`;
+  // From before the first event. Without an id the server would send only what comes from now on.
   let lastEventId = "-1";
   let failures = 0;
   const read = async (turn: AbortController) => {
@@ -110,6 +115,7 @@ export async function followRun(threadId: string, runId: string, listener: Liste
       failures = 0;
       listener.onConnection("open");
       const received = items.filter((item): item is ServerEvent => "name" in item);
+      // The server tells of a gap in a comment, which the official SDKs skip.
       if (items.some((item) => "comment" in item && item.comment.startsWith("gap until"))) listener.onGap();
       lastEventId = received.findLast((item) => item.id !== "")?.id ?? lastEventId;
       if (received.length > 0) listener.onEvents(received);
@@ -119,15 +125,18 @@ export async function followRun(threadId: string, runId: string, listener: Liste
     try {
       await visible(abort);
       await withConnection(abort, read);
+      // The stream has no event for its end, and it also ends if the server stops.
       const run = await get<Run>(path, abort);
       if (FINAL.has(run.status)) return run;
     } catch (error) {
       if (abort.aborted) return null;
+      // Deleted or not allowed: another attempt gets the same answer.
       if (error instanceof ApiError && error.status < 500 && error.status !== 429) return null;
       if (error instanceof DOMException && error.name === "AbortError") continue; // a turn that ended
       listener.onConnection("lost");
       failures++;
       const retryS = error instanceof ApiError ? (error.retryAfterS ?? 0) : 0;
+      // At most three seconds, because a person is looking at it.
       await pause(Math.max(retryS * 1000, Math.min(250 * 2 ** failures, 3000)), abort);
     }
   }

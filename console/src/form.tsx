@@ -8,9 +8,11 @@ import { words } from "./words.ts";
 /** The schema with `$ref` and single-member `allOf`/`anyOf` followed. */
 function resolved(schema: Schema, root: Schema): Schema {
   let current = schema;
+  // A schema may refer to itself.
   for (let depth = 0; depth < 20; depth++) {
     const ref = current.$ref;
     const options = (current.anyOf ?? current.oneOf) as Schema[] | undefined;
+    // Pydantic writes an optional field as the type or null.
     const others = options?.filter((each) => each.type !== "null");
     const all = current.allOf as Schema[] | undefined;
     let inner: Schema | undefined;
@@ -97,6 +99,7 @@ function Fields({ schema, root, value, onChange }: { schema: Schema; root: Schem
         <Field key={name} label={typeof each.title === "string" && each.title ? each.title : name} schema={each} root={root} value={current[name]} required={required.includes(name)}
           onChange={(next) => {
             const changed = { ...current, [name]: next };
+            // An emptied field is left out, because `null` is a value that many schemas do not allow.
             if (next === undefined) delete changed[name];
             onChange(changed);
           }} />

@@ -20,7 +20,9 @@ interface Layout {
 const HEIGHT = 30;
 
 async function layoutOf(drawing: GraphDrawing): Promise<Layout> {
+  // Loaded with the first drawing, because the layout is large.
   const { Graph, layout } = await import("./dagre.ts");
+  // Two nodes may have several edges between them, one for each condition.
   const graph = new Graph({ multigraph: true });
   graph.setGraph({ rankdir: "TB", nodesep: 26, ranksep: 34, marginx: 8, marginy: 8 });
   graph.setDefaultEdgeLabel(() => ({}));
@@ -115,6 +117,7 @@ function download(svg: SVGSVGElement, name: string): void {
   const originals = svg.querySelectorAll("rect, text, path");
   copied.querySelectorAll("rect, text, path").forEach((element, index) => {
     const style = getComputedStyle(originals[index] as Element);
+    // The file has no style sheet, so its colours must be attributes.
     element.setAttribute("fill", style.fill);
     element.setAttribute("stroke", style.stroke);
   });

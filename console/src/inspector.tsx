@@ -34,6 +34,7 @@ export function stepsOf(tree: CheckpointTree, run: Run): Step[] {
     const row = tree.rows.get(id) as CheckpointRow;
     const parent = row.parent_id ? tree.rows.get(row.parent_id) : undefined;
     const isOfRun = parent?.run_id === run.run_id;
+    // A checkpoint does not name the nodes that made it, but its parent names those to run next.
     const names = row.source === "loop" && parent?.next.length ? parent.next : [row.source];
     const endMs = timeOf(row);
     return { checkpoint_id: id, names, startMs: isOfRun ? timeOf(parent) : Math.min(endMs, Date.parse(run.created_at)), endMs };
@@ -53,6 +54,7 @@ export function Inspector({ conversation, assistant }: InspectorProps) {
   const tree = conversation.tree.value;
   const liveStep = live?.node ?? "";
   useEffect(() => {
+    // A new node means a new checkpoint. No event tells of checkpoints, because their mode is not streamed.
     if (live) void conversation.readTree();
   }, [liveStep, live?.run.run_id]);
   const steps = useMemo(() => (tree && run ? stepsOf(tree, run) : []), [tree, run]);

@@ -69,10 +69,12 @@ export function InterruptCard({ interrupt, onAnswer, isFirst, canTakeFocus = tru
     onAnswer(value);
   }
   function decide(index: number, decision: Decision) {
+    // A second click or key must not change what was decided.
     if (decided.current[index] !== null) return;
     const next = decided.current.map((each, at) => (at === index ? decision : each));
     decided.current = next;
     setDecisions(next);
+    // The graph is resumed once, with the decisions on all of its actions.
     if (next.some((each) => each === null)) return;
     answer(form === "review" ? { decisions: next } : next.map((each, at) => inboxDecision(each as Decision, actions[at] as Action)));
   }

@@ -50,6 +50,7 @@ let current: Conversation | null = null;
 const currentId = signal("");
 
 function tellCurrent(): void {
+  // After the drawing that called this: a signal must not change while it is being drawn.
   queueMicrotask(() => {
     currentId.value = current?.threadId ?? "";
   });
@@ -57,6 +58,7 @@ function tellCurrent(): void {
 
 /** The conversation of a thread: the one that is shown already, if it is of the same thread. */
 function conversationOf(threadId: string): Conversation {
+  // The first message navigates to the thread's address, and its conversation goes on there.
   if (current?.threadId === threadId && !current.isClosed) return current;
   current?.close();
   current = new Conversation(threadId, changed);
@@ -125,6 +127,7 @@ function toggleInspector(): void {
 function useKeys(setDialog: (update: (before: DialogName) => DialogName) => void): void {
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
+      // A question or a dialog has used this key.
       if (event.defaultPrevented) return;
       const hasControl = event.ctrlKey || event.metaKey;
       if (hasControl && event.key.toLowerCase() === "k") { event.preventDefault(); setDialog((before) => (before === "palette" ? "" : "palette")); }

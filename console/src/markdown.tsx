@@ -10,6 +10,7 @@ const MAX_CHARS = 200_000;
 /** Of a text that is shown as it is. The browser would take seconds to lay out a line of a megabyte. */
 const MAX_PLAIN_CHARS = 50_000;
 
+// Texts come from models and tools, so whatever a page could be harmed by is forbidden twice: here and by the policy.
 const SANITIZE = {
   RETURN_TRUSTED_TYPE: true as const,
   FORBID_TAGS: ["style", "form", "input", "button", "textarea", "select", "iframe", "svg", "math", "audio", "video", "source", "dialog", "template"],
@@ -110,6 +111,7 @@ function Code({ text, language }: { text: string; language: string }) {
   useEffect(() => {
     const target = element.current;
     if (!target) return;
+    // Plain at first: the code is readable before the highlighter has been loaded.
     target.textContent = text;
     if (!name || text.length > 20_000) return;
     let isCurrent = true;

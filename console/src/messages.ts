@@ -62,6 +62,7 @@ export function reasoningOf(message: Message): string {
   return parts.join("");
 }
 
+// No SVG: it may contain scripts.
 const PICTURE_TYPES = /^(image\/(png|jpeg|gif|webp|avif))$/;
 
 /** The pictures of a message as `data:` addresses, and the addresses of pictures that are elsewhere. */
@@ -99,10 +100,12 @@ export class MessageCollector {
   /** Adds a chunk, or takes a whole message in place of its chunks. */
   add(chunk: Message): void {
     const id = chunk.id ?? "";
+    // Chunks without an id can't be told apart.
     if (id === "") return;
     const known = this.messages.get(id);
     if (!known) this.order.push(id);
     const isChunk = chunk.type.endsWith("Chunk");
+    // A node may return the whole message after its chunks, and then has the last word.
     this.messages.set(id, isChunk ? merge(known, chunk) : { ...chunk });
   }
 
@@ -135,6 +138,7 @@ function mergeContent(before: string | ContentBlock[], added: string | ContentBl
   if (typeof added === "string" && added === "") return before;
   const blocks = blocksOf(before).map((block) => ({ ...block }));
   for (const block of blocksOf(added)) {
+    // Providers number the blocks of a message, and send the pieces of each under its number.
     const same = block.index === undefined ? undefined : blocks.find((each) => each.index === block.index && each.type === block.type);
     const last = same ?? (block.index === undefined && blocks.at(-1)?.type === block.type && block.type === "text" ? blocks.at(-1) : undefined);
     if (last) mergeBlock(last, block);
@@ -152,6 +156,7 @@ function mergeBlock(into: ContentBlock, block: ContentBlock): void {
 function mergeCalls(before: ToolCallChunk[], added: ToolCallChunk[]): ToolCallChunk[] {
   const calls = before.map((call) => ({ ...call }));
   for (const chunk of added) {
+    // The index first: only the first piece of a call has an id.
     const same = calls.find((call) => (chunk.index != null ? call.index === chunk.index : chunk.id != null && call.id === chunk.id));
     if (!same) calls.push({ ...chunk });
     else {

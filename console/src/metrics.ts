@@ -41,6 +41,7 @@ export function quantile(before: Sample[], after: Sample[], name: string, share:
     }
   };
   add(after, 1);
+  // Buckets only grow, so the difference is what was counted between the readings.
   add(before, -1);
   const bounds = [...counts.keys()].sort((a, b) => a - b);
   const total = counts.get(Infinity) ?? 0;
@@ -50,6 +51,7 @@ export function quantile(before: Sample[], after: Sample[], name: string, share:
   for (const bound of bounds) {
     const count = counts.get(bound) as number;
     if (count >= share * total) {
+      // The last bucket has no upper end, so nothing between the two can be estimated.
       if (bound === Infinity) return lowerBound;
       return count === lowerCount ? bound : lowerBound + ((bound - lowerBound) * (share * total - lowerCount)) / (count - lowerCount);
     }

@@ -43,6 +43,7 @@ export function Palette({ actions, onClose }: { actions: Command[]; onClose: () 
   const wanted = text.toLowerCase().split(/\s+/).filter(Boolean);
   const fixed = fixedCommands(actions).filter((each) => wanted.every((word) => each.label.toLowerCase().includes(word)));
   const commands = [...fixed.slice(0, text ? 8 : 14), ...threads];
+  // The list may have become shorter since.
   const at = Math.min(chosen, commands.length - 1);
   useEffect(() => list.current?.querySelector("[aria-selected=true]")?.scrollIntoView({ block: "nearest" }), [at]);
   function run(command: Command | undefined) {

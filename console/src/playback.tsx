@@ -48,6 +48,7 @@ function Player({ timed, steps, startMs, endMs }: { timed: TimedEvent[]; steps: 
     if (atMs >= endMs) setPlaying(false);
   }, [atMs >= endMs]);
   const count = timed.filter((each) => each.atMs <= atMs).length;
+  // From the beginning each time, because the slider may also go back.
   const messages = useMemo(() => shownBy(timed.slice(0, count)), [timed, count]);
   const step = steps.findLast((each) => each.startMs - startMs <= atMs);
   const play = () => {

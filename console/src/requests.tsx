@@ -7,6 +7,7 @@ import { words } from "./words.ts";
 
 /** A text that a shell takes as one word, whatever is in it. */
 export function shellWord(text: string): string {
+  // Within single quotes a shell reads everything literally, except a single quote.
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 

@@ -25,6 +25,7 @@ export function href(path: string): string {
 
 export function navigate(path: string, options: { replace?: boolean } = {}): void {
   const address = href(path);
+  // Or the Back button would seem to do nothing.
   if (address === location.pathname + location.search) return;
   if (options.replace) history.replaceState(null, "", address);
   else history.pushState(null, "", address);
@@ -50,6 +51,7 @@ export function start(): void {
   });
   document.addEventListener("click", (event) => {
     const link = event.target instanceof Element ? event.target.closest("a") : null;
+    // A modifier key opens a new tab or window, which is the browser's work.
     if (!link || event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey) return;
     if (link.target || link.hasAttribute("download") || link.origin !== location.origin) return;
     if (!link.pathname.startsWith(`${root}/console/`)) return;

@@ -42,6 +42,7 @@ export default function Runs() {
   }, [status, assistant, limit, change]);
   const open = (runs ?? []).filter((run) => !FINAL.has(run.status));
   async function cancel(list: Run[]) {
+    // A run that has ended meanwhile must not keep the others from being cancelled.
     const results = await Promise.allSettled(list.map((run) => send("POST", `/threads/${run.thread_id}/runs/${run.run_id}/cancel?action=interrupt`)));
     toast(words.canceled(results.filter((each) => each.status === "fulfilled").length));
     setSelected(new Set());

@@ -40,6 +40,7 @@ export async function readInfo(): Promise<void> {
     info.value = await get<Info>("/info");
     isReachable.value = true;
   } catch (error) {
+    // Any answer shows that the server is there. Only a failed connection shows the opposite.
     isReachable.value = error instanceof ApiError;
   }
 }
@@ -70,11 +71,13 @@ export async function signOut(): Promise<void> {
 const schemas = new Map<string, Promise<Schemas>>();
 
 export function schemasOf(assistantId: string): Promise<Schemas> {
+  // With the version, because a factory may build another graph for other settings.
   const key = `${assistantId} ${assistants.value.find((each) => each.assistant_id === assistantId)?.version ?? ""}`;
   let found = schemas.get(key);
   if (!found) {
     found = get<Schemas>(`/assistants/${assistantId}/schemas`);
     schemas.set(key, found);
+    // A failure is not kept: the graph may be built at the next attempt.
     found.catch(() => schemas.delete(key));
   }
   return found;
@@ -120,6 +123,7 @@ function collect(ids: string[] | null): void {
   readInfoSoon();
   if (timer) return;
   const quietMs = Date.now() - readAt;
+  // Doubled while changes go on, so that many tabs do not load a busy server.
   readEveryMs = quietMs > 2 * readEveryMs ? READ_EVERY_MS : Math.min(READ_LATEST_MS, readEveryMs * 2);
   timer = setTimeout(() => {
     timer = null;
@@ -127,6 +131,7 @@ function collect(ids: string[] | null): void {
     touched = collected;
     collected = new Set();
     changes.value++;
+  // At least 150 ms, because changes come in groups: a run changes its thread several times.
   }, Math.max(150, readEveryMs - quietMs));
 }
 
@@ -156,6 +161,7 @@ export async function watchChanges(): Promise<void> {
   };
   for (;;) {
     await visible(forever);
+    // One tab holds the stream and tells the others, because a browser has six connections for all tabs.
     if (navigator.locks) await navigator.locks.request(LOCK, hold);
     else await hold();
   }
@@ -185,6 +191,7 @@ async function readChanges(tell: (ids: string[] | null) => void): Promise<"ended
       isReachable.value = true;
       const told = items.filter((item): item is ServerEvent => "name" in item);
       lastEventId = told.findLast((event) => event.id !== "")?.id ?? lastEventId;
+      // Some changes were not kept, so any thread may have changed.
       if (told.some((event) => event.name === "gap")) tell(null);
       else if (told.length > 0) tell(told.map((event) => (JSON.parse(event.data) as { thread_id: string }).thread_id));
     }

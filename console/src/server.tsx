@@ -44,8 +44,10 @@ let last: { at: number; samples: Sample[] } | null = null;
 let isReading = false;
 
 function pointOf(samples: Sample[], at: number): Point {
+  // The first reading has nothing to be compared with, so its rates are unknown and not huge.
   const before = last?.samples ?? samples;
   const seconds = last ? (at - last.at) / 1000 : 0;
+  // Not below zero: counters begin again when the server restarts.
   const rate = (name: string, labels?: Record<string, string>) => (seconds > 0 ? Math.max(0, sumOf(samples, name, labels) - sumOf(before, name, labels)) / seconds : null);
   const serverErrors = (list: Sample[]) => list.filter((each) => each.name === "http_server_request_duration_seconds_count" && each.labels.http_response_status_code?.startsWith("5")).reduce((sum, each) => sum + each.value, 0);
   const lag = quantile(before, samples, "threadkeep_event_loop_lag_seconds", 0.95);
@@ -75,6 +77,7 @@ function sum(a: number | null, b: number | null): number | null {
 }
 
 async function read(): Promise<void> {
+  // A slow server must not be asked again before it has answered.
   if (isReading) return;
   isReading = true;
   try {
@@ -132,6 +135,7 @@ function ChartView({ chart }: { chart: Chart }) {
   const values = shown.flatMap((point) => chart.series.map((each) => point.values[each.key] ?? 0)).filter((value) => !Number.isNaN(value));
   const most = Math.max(1e-9, ...values);
   const end = shown.at(-1)?.at ?? 0;
+  // At least a minute wide, or two points would fill the chart.
   const start = Math.min(shown[0]?.at ?? 0, end - 60_000);
   const line = (key: string) =>
     shown

@@ -22,6 +22,7 @@ export function SignIn() {
       setError(problem instanceof ApiError && problem.status === 401 ? words.refused : (problem as Error).message);
       setSending(false);
     }
+    // The credential must not stay in the page. The field is not a state of the component for the same reason.
     if (input.current) input.current.value = "";
   }
   const kind = info.value?.auth?.kind ?? "custom";

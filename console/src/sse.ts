@@ -27,6 +27,7 @@ export class EventParser {
   push(text: string): StreamItem[] {
     const items: StreamItem[] = [];
     let input = text;
+    // The line was ended by the `\r` before. This is the rest of `\r\n`.
     if (this.endedWithCarriageReturn && input.startsWith("\n")) input = input.slice(1);
     if (input === "") return items;
     this.endedWithCarriageReturn = input.endsWith("\r");
@@ -57,6 +58,7 @@ export class EventParser {
     const isEmpty = this.data.length === 0;
     this.name = "";
     this.data = [];
+    // Not as in the standard, which keeps the last id: callers want the id of the event itself.
     this.id = "";
     return isEmpty ? null : event;
   }

@@ -72,6 +72,7 @@ function Items({ path, round, onChange }: { path: string[]; round: number; onCha
   const [editing, setEditing] = useState<Item | "new" | null>(null);
   const loaded = useLoaded((abort) => post<{ items: Item[] }>("/store/items/search", { namespace_prefix: path, limit, ...(text.trim() ? { query: text.trim() } : {}) }, abort), `${text} ${limit} ${round}`);
   const needle = text.trim().toLowerCase();
+  // A store without an index ignores `query`, so the page searches in the items that it got.
   const items = (loaded.value?.items ?? []).filter((item) => needle === "" || "score" in item || `${item.key} ${JSON.stringify(item.value)}`.toLowerCase().includes(needle));
   async function remove(item: Item) {
     if (!confirm(words.deleteQuestion(item.key))) return;

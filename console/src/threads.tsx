@@ -53,6 +53,7 @@ function bodyOf(search: ThreadSearch, limit: number): Record<string, unknown> {
 export async function searchThreads(search: ThreadSearch, limit: number, abort?: AbortSignal): Promise<{ threads: Thread[]; total: number }> {
   const text = search.text.trim().toLowerCase();
   const isById = UUID.test(text);
+  // An older server ignores `query`. So more threads are read, and filtered here.
   const found = await page<Thread>("/threads/search", bodyOf(search, text && !isById ? Math.max(limit, 200) : limit), abort);
   return { threads: text && !isById ? found.items.filter((thread) => thread.title != null || matches(thread, text)) : found.items, total: found.total };
 }
@@ -107,6 +108,7 @@ export function ThreadList({ shownId, wide }: { shownId: string; wide: boolean }
         },
         (problem: Error) => !abort.signal.aborted && setError(problem),
       );
+    // Not for every key that is typed.
     }, search.text ? 200 : 0);
     return () => {
       clearTimeout(timer);
@@ -242,6 +244,7 @@ export function removeThreads(ids: string[], shownId: string): void {
     clearTimeout(timer);
     removeEventListener("pagehide", commit);
     for (const id of ids) {
+      // `keepalive`: the request must survive the page that is being closed.
       send("DELETE", `/threads/${id}`, { keepalive: true }).catch((error: Error) => {
         restore();
         toast(error.message);
@@ -253,6 +256,7 @@ export function removeThreads(ids: string[], shownId: string): void {
     changed();
   };
   const timer = setTimeout(commit, UNDO_S * 1000);
+  // Closing the tab does not undo the deletion.
   addEventListener("pagehide", commit);
   const close = toast(words.deleted(ids.length), {
     seconds: UNDO_S,

@@ -12,6 +12,7 @@ export interface TimedEvent {
 /** The times of a run's events: those of a step are spread evenly over it. `updates` is the last event of a step. */
 export function timesOf(events: ServerEvent[], steps: Step[], startMs: number): TimedEvent[] {
   const made = steps.filter((step) => step.endMs > step.startMs || step.names.length > 0);
+  // The first steps, such as the input, send no `updates`. So the last ones belong to the events.
   const loops = made.slice(-Math.max(1, events.filter((event) => event.name === "updates").length));
   const timed: TimedEvent[] = [];
   let group: ServerEvent[] = [];

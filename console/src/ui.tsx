@@ -57,6 +57,7 @@ export function Id({ value }: { value: string }) {
 }
 
 export function copy(text: string): void {
+  // Browsers have no clipboard on pages of plain HTTP from another machine.
   void navigator.clipboard?.writeText(text).then(() => toast(words.copied));
 }
 
@@ -130,6 +131,7 @@ export function Dialog({ label, onClose, children, wide }: { label: string; onCl
     const before = document.activeElement;
     if (dialog && !dialog.open) dialog.showModal();
     return () => {
+      // Back to the element that opened the dialog, for people who use the keyboard.
       if (before instanceof HTMLElement) before.focus();
     };
   }, []);
@@ -179,6 +181,7 @@ export function useLoaded<T>(load: (abort: AbortSignal) => Promise<T>, key: stri
   useEffect(() => {
     const abort = new AbortController();
     load(abort.signal).then(
+      // An answer to an older key must not replace that of the present one.
       (value) => !abort.signal.aborted && setResult({ key, value, error: null }),
       (error: Error) => !abort.signal.aborted && setResult((before) => ({ key, value: before.key === key ? before.value : null, error })),
     );
@@ -191,6 +194,7 @@ export function useLoaded<T>(load: (abort: AbortSignal) => Promise<T>, key: stri
 /** Calls a function now and then while the tab is seen. */
 export function useInterval(run: () => void, milliseconds: number): void {
   const latest = useRef(run);
+  // The interval is not started anew for each drawing, but calls the newest function.
   latest.current = run;
   useEffect(() => {
     const timer = setInterval(() => {

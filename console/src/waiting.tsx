@@ -45,6 +45,7 @@ async function read(): Promise<void> {
 
 /** Shows a notification for each new question, if the browser was allowed to. */
 function tell(waiting: Thread[]): void {
+  // Somebody who looks at the page sees the question there.
   if (document.visibilityState === "visible" || !isNotifying()) return;
   const known = new Set(questionsOf(waitingThreads.value).map(({ interrupt }) => interrupt.id));
   for (const { thread, interrupt } of questionsOf(waiting)) {
@@ -74,11 +75,13 @@ export function watchQuestions(): void {
 
 /** Answers a question of any thread. False if somebody else did so before. */
 async function answer({ thread, interrupt }: Question, value: unknown): Promise<boolean> {
+  // The list may be some seconds old, and another person may have answered.
   const now = await get<Thread>(`/threads/${thread.thread_id}`);
   if (!questionsOf([now]).some((each) => each.interrupt.id === interrupt.id)) return false;
   await post(`/threads/${thread.thread_id}/runs`, {
     assistant_id: thread.metadata.assistant_id ?? thread.metadata.graph_id,
     command: { resume: { [interrupt.id]: value } },
+    // Of two answers at once, the second is refused and not queued behind another question.
     multitask_strategy: "reject",
     stream_mode: STREAM_MODES,
     stream_resumable: true,
