@@ -1,8 +1,9 @@
 """Graphs of which the tests of the OpenAI API get each kind of answer: real and small."""
 
 import asyncio
+import operator
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
@@ -13,6 +14,7 @@ from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
+from typing_extensions import TypedDict
 
 from graphs import GRAPHS, Gate
 
@@ -81,6 +83,64 @@ async def _describe(state: MessagesState, config: RunnableConfig) -> Any:
 
 async def _plain(state: MessagesState) -> Any:
     return {"messages": [{"role": "assistant", "content": "a plain dict"}]}
+
+
+async def _plain_call(state: MessagesState) -> Any:
+    """A call in a plain dict, as OpenAI's own client returns it."""
+    function = {"name": "weather", "arguments": '{"city": "Oslo"}'}
+    call = {"id": "call-1", "type": "function", "function": function}
+    return {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}]}
+
+
+ODD_FIELDS: list[dict[str, Any]] = [
+    {"tool_calls": "x"},
+    {
+        "tool_calls": [
+            5,
+            {"id": 7, "name": 8, "args": "x"},
+            {"function": "f"},
+            {"id": "a", "function": {"arguments": 5}},
+        ]
+    },
+    {"tool_call_chunks": [5, {"index": [], "args": 5}]},
+    {"additional_kwargs": "x"},
+    {"usage_metadata": "x"},
+    {"usage_metadata": {"input_tokens": "x", "input_token_details": 5, "output_token_details": {"reasoning": "x"}}},
+    {"response_metadata": "x"},
+    {"response_metadata": {"finish_reason": ["length"]}},
+    {"content": {"a": 1}},
+    {
+        "content": [
+            5,
+            "text",
+            {"type": "image_url", "image_url": "u"},
+            {"type": "image_url"},
+            {"type": "file"},
+            {"type": 5},
+        ]
+    },
+    {"id": 5},
+    {"id": ["x"]},
+    {"role": ["assistant"]},
+    {"type": ["ai"]},
+    {
+        "role": "user",
+        "content": [5, {"type": "image_url", "image_url": "u"}, {"type": "file", "file": 5}, {"type": "file"}],
+    },
+    {"role": "tool", "tool_call_id": ["x"], "content": 5},
+]
+
+
+class Anything(TypedDict):
+    """Messages that no reducer has read."""
+
+    messages: Annotated[list[Any], operator.add]
+
+
+async def _odd(state: Anything) -> Any:
+    """Fields of a plain dict with values of other types. The user's text is their number."""
+    fields = ODD_FIELDS[int(state["messages"][-1]["content"])]
+    return {"messages": [{"role": "assistant", "content": "odd"} | fields]}
 
 
 async def _silent(state: MessagesState) -> Any:
@@ -206,7 +266,9 @@ OPENAI_GRAPHS: dict[str, Any] = {
     "gated": single(_gated),
     "hidden": single(_hidden),
     "parent": _parent(),
+    "odd": StateGraph(Anything).add_node("node", _odd).add_edge(START, "node").add_edge("node", END),
     "plain": single(_plain),
+    "plain-call": single(_plain_call),
     "refuse": single(_refuse),
     "silent": single(_silent),
     "think": single(_think),

@@ -1,9 +1,45 @@
-"""Pieces: read the texts of a message or of a streamed chunk, and the messages that a node returns."""
+"""Pieces: read the texts and calls of a message or of a streamed chunk, and the messages that a node returns.
+
+A message may be a plain dict that a graph has made up. A field with a value of another type counts as absent.
+"""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
+
+import orjson
 
 TextKind: TypeAlias = Literal["text", "refusal", "reasoning"]
+
+
+class Call(NamedTuple):
+    """A call of a tool."""
+
+    call_id: str | None
+    name: str
+    arguments: str
+    """JSON."""
+
+
+def calls_of(message: Mapping[str, Any]) -> list[Call]:
+    """The calls of a complete message, in the form of LangChain or in that of OpenAI's own client."""
+    calls = message.get("tool_calls")
+    listed = cast("list[object]", calls) if isinstance(calls, list) else []
+    return [_call(cast("dict[str, Any]", call)) for call in listed if isinstance(call, dict)]
+
+
+def _call(call: Mapping[str, Any]) -> Call:
+    function = call.get("function")
+    if isinstance(function, dict):
+        fields = cast("dict[str, Any]", function)
+        name, arguments = fields.get("name"), fields.get("arguments")
+    else:
+        name, arguments = call.get("name"), call.get("args")
+    call_id = call.get("id")
+    return Call(
+        call_id=call_id if isinstance(call_id, str) else None,
+        name=name if isinstance(name, str) else "",
+        arguments=arguments if isinstance(arguments, str) else orjson.dumps(arguments or {}).decode(),
+    )
 
 
 def text_pieces(message: Mapping[str, Any]) -> list[tuple[TextKind, str]]:
@@ -16,7 +52,9 @@ def text_pieces(message: Mapping[str, Any]) -> list[tuple[TextKind, str]]:
 
 
 def _texts(message: Mapping[str, Any]) -> Iterator[tuple[TextKind, str]]:
-    if extra := message.get("additional_kwargs"):
+    extra = message.get("additional_kwargs")
+    if isinstance(extra, dict):
+        extra = cast("dict[str, Any]", extra)
         if isinstance(reasoning := extra.get("reasoning_content"), str) and reasoning:
             yield "reasoning", reasoning
         if isinstance(refusal := extra.get("refusal"), str) and refusal:

@@ -14,7 +14,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 import orjson
 
-from threadkeep.api.agents.pieces import returned_messages, text_pieces
+from threadkeep.api.agents.content import fields_of
+from threadkeep.api.agents.pieces import calls_of, returned_messages, text_pieces
 from threadkeep.api.agents.questions import Question, question_text
 from threadkeep.api.openai.question_calls import QUESTION_KEYS, QUESTION_TOOL, call_id_of
 
@@ -94,15 +95,17 @@ class Usage:
 
     def add(self, usage: Mapping[str, Any]) -> None:
         """Count the `usage_metadata` of a message, or of a piece of one."""
-        self.input_tokens += usage.get("input_tokens") or 0
-        self.output_tokens += usage.get("output_tokens") or 0
-        details: dict[str, Any] = {
-            **(usage.get("input_token_details") or {}),
-            **(usage.get("output_token_details") or {}),
-        }
-        self.cached_tokens += details.get("cache_read") or 0
-        self.cache_write_tokens += details.get("cache_creation") or 0
-        self.reasoning_tokens += details.get("reasoning") or 0
+        self.input_tokens += _count(usage, "input_tokens")
+        self.output_tokens += _count(usage, "output_tokens")
+        details = {**fields_of(usage.get("input_token_details")), **fields_of(usage.get("output_token_details"))}
+        self.cached_tokens += _count(details, "cache_read")
+        self.cache_write_tokens += _count(details, "cache_creation")
+        self.reasoning_tokens += _count(details, "reasoning")
+
+
+def _count(usage: Mapping[str, Any], name: str) -> int:
+    count = usage.get(name)
+    return count if isinstance(count, int) else 0
 
 
 class AnswerReader:
@@ -165,7 +168,7 @@ class AnswerReader:
         kind = message.get("type")
         if kind == "tool":
             return [*self._read_result(message)]
-        if kind not in {"ai", "AIMessageChunk"}:
+        if kind not in ("ai", "AIMessageChunk"):
             return ()
         message_id = str(message.get("id"))
         self._seen.add(message_id)
@@ -178,21 +181,22 @@ class AnswerReader:
         self._observe(message)
         for kind, text in text_pieces(message):
             yield from self._add_text(message_id, speaker, kind, text)
-        for piece in message.get("tool_call_chunks") or ():
-            yield from self._add_call(message_id, speaker, piece)
         if message["type"] == "ai":
-            for call in message.get("tool_calls") or ():
+            for call_id, name, arguments in calls_of(message):
                 # A complete call has no index, so its id takes the place.
-                whole = call | {"args": orjson.dumps(call.get("args") or {}).decode(), "index": call.get("id")}
+                whole = {"id": call_id, "name": name, "args": arguments, "index": call_id}
                 yield from self._add_call(message_id, speaker, whole)
+        else:
+            for piece in message.get("tool_call_chunks") or ():
+                yield from self._add_call(message_id, speaker, piece)
         if message["type"] == "ai" or message.get("chunk_position") == "last":
             yield from self._end_message(message_id)
 
     def _observe(self, message: dict[str, Any]) -> None:
         """Store the parts that are sent at the end."""
         if usage := message.get("usage_metadata"):
-            self.usage.add(usage)
-        if response := message.get("response_metadata"):
+            self.usage.add(fields_of(usage))
+        if response := fields_of(message.get("response_metadata")):
             reason = response.get("finish_reason") or response.get("stop_reason")
             if reason is not None:
                 # The last model decides, so an ordinary reason takes an earlier limit back.
@@ -267,13 +271,13 @@ class AnswerReader:
     def _read_plain(self, message: dict[str, Any]) -> Iterator[Piece]:
         """A message that a node returned as a dict."""
         message_id = message.get("id")
-        # The message was streamed before, or is of the input.
-        if message_id in self._seen:
-            return
         is_unnamed = not isinstance(message_id, str)
         if not isinstance(message_id, str):
             self._unnamed += 1
             message_id = f"unnamed-{self._unnamed}"
+        # The message was streamed before, or is of the input.
+        elif message_id in self._seen:
+            return
         self._seen.add(message_id)
         if message["role"] == "tool":
             yield from self._read_result(message)
@@ -340,7 +344,7 @@ def _plain_messages(update: object) -> list[dict[str, Any]]:
     """Return the plain dicts or pairs among the messages of a node's update, after the last one of another role."""
     messages_after: list[dict[str, Any]] = []
     for message in returned_messages(update):
-        role = message.get("role") or message.get("type")
+        role = str(message.get("role") or message.get("type"))
         if role in ASSISTANT_ROLES or role == "tool":
             messages_after.append({**message, "role": role})
         else:

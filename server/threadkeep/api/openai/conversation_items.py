@@ -4,10 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 from uuid import UUID
 
-import orjson
-
-from threadkeep.api.agents.content import text_of
-from threadkeep.api.agents.pieces import text_pieces
+from threadkeep.api.agents.content import fields_of, text_of
+from threadkeep.api.agents.pieces import Call, calls_of, text_pieces
 from threadkeep.api.openai.message_input import CLIENT_RESULT
 from threadkeep.api.openai.object_ids import item_id
 
@@ -40,8 +38,8 @@ def _items(
     role = _role(message)
     if role == "assistant":
         yield from _spoken(message, thread_id)
-        for call in message.get("tool_calls") or ():
-            result = results.get(str(call.get("id")))
+        for call in calls_of(message):
+            result = results.get(str(call.call_id))
             if result is None or _is_clients(result):
                 yield _call(call, thread_id)
             else:
@@ -97,29 +95,29 @@ def _input_parts(content: object) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [{"type": "input_text", "text": content}]
     parts = cast("list[Any]", content) if isinstance(content, list) else []
-    return [_input_part(part) for part in parts]
-
-
-def _input_part(part: Any) -> dict[str, Any]:
     # LangChain allows plain texts among the parts.
-    if isinstance(part, str):
-        return {"type": "input_text", "text": part}
+    blocks = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+    return [_input_part(cast("dict[str, Any]", block)) for block in blocks if isinstance(block, dict)]
+
+
+def _input_part(part: dict[str, Any]) -> dict[str, Any]:
     if part.get("type") == "image_url":
-        image = part["image_url"]
+        # LangChain takes the address of an image in place of the object, too.
+        image = fields_of(part.get("image_url")) or {"url": part.get("image_url")}
         return {"type": "input_image", "image_url": image.get("url"), "detail": image.get("detail", "auto")}
-    if part.get("type") == "file":
-        return {"type": "input_file", **part["file"]}
+    if part.get("type") == "file" and "file" in part:
+        return {"type": "input_file", **fields_of(part["file"])}
     return {**part, "type": "input_text"} if part.get("type") == "text" else part
 
 
-def _call(call: Mapping[str, Any], thread_id: UUID | None) -> dict[str, Any]:
+def _call(call: Call, thread_id: UUID | None) -> dict[str, Any]:
     return {
-        "id": item_id("fc", thread_id, str(call.get("id"))),
+        "id": item_id("fc", thread_id, str(call.call_id)),
         "type": "function_call",
         "status": "completed",
-        "call_id": call.get("id"),
-        "name": call.get("name"),
-        "arguments": orjson.dumps(call.get("args") or {}).decode(),
+        "call_id": call.call_id,
+        "name": call.name,
+        "arguments": call.arguments,
     }
 
 
@@ -134,17 +132,15 @@ def _result(message: Mapping[str, Any], thread_id: UUID | None) -> dict[str, Any
     }
 
 
-def _own_call(
-    call: Mapping[str, Any], result: Mapping[str, Any], thread_id: UUID | None, server_label: str
-) -> dict[str, Any]:
+def _own_call(call: Call, result: Mapping[str, Any], thread_id: UUID | None, server_label: str) -> dict[str, Any]:
     failed, text = result.get("status") == "error", text_of(result.get("content"))
     return {
-        "id": item_id("mcp", thread_id, str(call.get("id"))),
+        "id": item_id("mcp", thread_id, str(call.call_id)),
         "type": "mcp_call",
         "status": "failed" if failed else "completed",
         "server_label": server_label,
-        "name": call.get("name"),
-        "arguments": orjson.dumps(call.get("args") or {}).decode(),
+        "name": call.name,
+        "arguments": call.arguments,
         "approval_request_id": None,
         "output": None if failed else text,
         "error": text if failed else None,

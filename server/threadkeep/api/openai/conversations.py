@@ -9,6 +9,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from threadkeep.api.agents.content import messages_of
+from threadkeep.api.agents.pieces import calls_of
 from threadkeep.api.openai.errors import InvalidParameter, ResourceNotFound
 from threadkeep.api.openai.models import headers_of
 from threadkeep.api.openai.object_ids import conversation_id, parse_item_id, thread_of_conversation
@@ -213,7 +214,7 @@ def _messages_of_item(thread: Thread, messages: Sequence[Mapping[str, Any]], nam
 
 def _keys(message: Mapping[str, Any]) -> list[Any]:
     """The parts of the item ids of a message."""
-    calls = [call.get("id") for call in message.get("tool_calls") or ()]
+    calls = [call.call_id for call in calls_of(message)]
     return [message.get("id"), message.get("tool_call_id"), *calls]
 
 

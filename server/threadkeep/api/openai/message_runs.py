@@ -25,6 +25,7 @@ SYSTEM_ID: Final = "openai-system"
 """The id of the system's message on a thread: a newer text takes the place of an older one."""
 INSTRUCTIONS_ID: Final = "openai-instructions"
 """The id of the system message with the `instructions` of a response. They apply only to this response."""
+SYSTEM_IDS: Final = (SYSTEM_ID, INSTRUCTIONS_ID)
 COPY_NODE: Final = "__copy__"
 """LangGraph's name for an update that copies a checkpoint."""
 
@@ -100,7 +101,7 @@ def _kept_by_handlers(spec: GraphRunOptions, messages: Sequence[Message]) -> lis
 
 def _system_messages(thread_messages: Sequence[Mapping[str, Any]], sent: ThreadInput) -> list[Message]:
     """The change of the system's message that a request makes. There is at most one."""
-    known = {message["id"]: message for message in thread_messages if message.get("id") in {SYSTEM_ID, INSTRUCTIONS_ID}}
+    known = {message["id"]: message for message in thread_messages if message.get("id") in SYSTEM_IDS}
     text = "\n\n".join(part for part in (sent.instructions, sent.system) if part)
     if not text:
         return [_removal(INSTRUCTIONS_ID)] if INSTRUCTIONS_ID in known and sent.has_instructions else []

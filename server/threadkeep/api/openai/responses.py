@@ -385,9 +385,9 @@ def _as_input(thread_messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     names = ("content", "id", "name", "tool_calls", "tool_call_id")
     roles = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool"}
     return [
-        {"role": roles[each["type"]], **{name: each[name] for name in names if each.get(name) is not None}}
+        {"role": roles[str(each["type"])], **{name: each[name] for name in names if each.get(name) is not None}}
         for each in thread_messages
-        if each.get("type") in roles
+        if str(each.get("type")) in roles
     ]
 
 

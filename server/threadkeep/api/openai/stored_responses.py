@@ -177,9 +177,9 @@ class StoredResponse:
             return
         state, before = await self.reader.state_at(thread, last), await self._held_before(thread)
         # The state has all messages of the thread. The run added those that are new and were not its input.
-        known = {message.get("id") for message in [*before, *input_messages(self.run)]}
+        known = {str(message.get("id")) for message in [*before, *input_messages(self.run)]}
         for message in messages_of(state["values"]):
-            if message.get("id") not in known:
+            if str(message.get("id")) not in known:
                 # Read like a streamed message, so that both ways give the same items and ids.
                 output.events(reader.read("messages", json.dumps([message, {}])))
         if end.is_success:

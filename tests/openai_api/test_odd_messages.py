@@ -1,0 +1,45 @@
+"""Messages of a state that a graph has made up: plain dicts, and fields with values of other types."""
+
+from typing import Any
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+
+from openai_graphs import ODD_FIELDS
+
+WEATHER: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+
+
+@pytest.mark.parametrize("tools", [WEATHER, []], ids=["declared", "not declared"])
+async def test_call_of_a_plain_dict_has_its_name_and_arguments(openai: AsyncOpenAI, tools: Any) -> None:
+    """Ours: a node may return the message of OpenAI's own client, whose calls have another form."""
+    asked: Any = {"model": "plain-call", "messages": [{"role": "user", "content": "hello"}]} | (
+        {"tools": tools} if tools else {}
+    )
+    choice = (await openai.chat.completions.create(**asked)).choices[0]
+    chunks = [chunk async for chunk in await openai.chat.completions.create(stream=True, **asked)]
+
+    calls: Any = choice.message.tool_calls
+    functions: Any = [call.function for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert [(call.id, call.function.name, call.function.arguments) for call in calls] == [
+        ("call-1", "weather", '{"city": "Oslo"}')
+    ]
+    assert functions[0].name == "weather"
+    assert "".join(function.arguments for function in functions) == '{"city": "Oslo"}'
+
+
+@pytest.mark.parametrize("number", range(len(ODD_FIELDS)))
+async def test_odd_fields_fail_no_request(http: httpx.AsyncClient, number: int) -> None:
+    """Ours: a field with a value of another type was answered with 500, also when its conversation was read later."""
+    made = (await http.post("/v1/conversations", json={})).json()["id"]
+    asked: dict[str, Any] = {"model": "odd", "input": str(number), "conversation": made}
+    response = await http.post("/v1/responses", json=asked)
+    messages = [{"role": "user", "content": str(number)}]
+    completion = await http.post("/v1/chat/completions", json={"model": "odd", "messages": messages})
+    items = await http.get(f"/v1/conversations/{made}/items")
+    again = await http.get(f"/v1/responses/{response.json()['id']}")
+
+    answers = [response, completion, items, again]
+    assert [answer.status_code for answer in answers] == [200] * 4, [answer.text for answer in answers]
+    assert again.json()["status"] in {"completed", "incomplete"}
