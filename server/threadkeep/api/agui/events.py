@@ -13,7 +13,7 @@ import orjson
 
 from threadkeep.api.agents.content import fields_of, messages_of
 from threadkeep.api.agents.message_graphs import MESSAGES
-from threadkeep.api.agents.pieces import text_pieces
+from threadkeep.api.agents.pieces import calls_of, text_pieces
 from threadkeep.api.agents.questions import Question, question_schema, question_text, questions_of
 from threadkeep.api.agents.run_end import RunEnd
 from threadkeep.api.agui.messages import client_messages, message_ids, tool_content
@@ -202,13 +202,14 @@ class RunEvents:
     def _read_chunk(self, speaker: _Speaker, message: dict[str, Any]) -> Iterator[bytes]:
         for kind, text in text_pieces(message):
             yield from self._add_reasoning(speaker, text) if kind == "reasoning" else self._add_text(speaker, text)
-        for chunk in message.get("tool_call_chunks") or ():
-            yield from self._add_call(speaker, chunk)
         if message["type"] == "ai":
-            for call in message.get("tool_calls") or ():
-                arguments = json.dumps(call.get("args") or {}).decode()
+            for call_id, name, arguments in calls_of(message):
                 # Calls of a whole message have no index. Their ids tell them apart.
-                yield from self._add_call(speaker, {**call, "args": arguments, "index": call.get("id")})
+                whole = {"id": call_id, "name": name, "args": arguments, "index": call_id}
+                yield from self._add_call(speaker, whole)
+        else:
+            for chunk in message.get("tool_call_chunks") or ():
+                yield from self._add_call(speaker, chunk)
         if message["type"] == "ai" or message.get("chunk_position") == "last":
             yield from self._end_message(speaker)
 
@@ -310,7 +311,8 @@ class RunEvents:
             if message_id in self._seen:
                 continue
             kind = message.get("type") or message.get("role")
-            if kind in {"ai", "assistant"}:
+            # Not a set, because a graph may put any JSON there.
+            if kind in ("ai", "assistant"):
                 yield from self._read_chunk(self._new_speaker(message_id, ""), {**message, "type": "ai"})
             elif kind == "tool":
                 yield from self._result({**message, "id": message_id})

@@ -17,7 +17,7 @@ from threadkeep.api.agents.content import (
     text_block,
     text_of,
 )
-from threadkeep.api.agents.pieces import text_pieces
+from threadkeep.api.agents.pieces import Call, calls_of, text_pieces
 from threadkeep.base import json
 
 Message = dict[str, Any]
@@ -145,15 +145,15 @@ def _client_message(message: Message, message_id: str) -> Message | None:
         fields["role"] = "developer"
     # Not `text_of`, which puts line breaks between parts: streamed pieces were sent without.
     fields["content"] = "".join(text for kind, text in text_pieces(message) if kind != "reasoning")
-    if role == "assistant" and (calls := message.get("tool_calls")):
+    if role == "assistant" and (calls := calls_of(message)):
         fields["toolCalls"] = [client_call(call) for call in calls]
     return fields
 
 
-def client_call(call: Mapping[str, Any]) -> dict[str, Any]:
+def client_call(call: Call) -> dict[str, Any]:
     """A call of a message of a state in the form of AG-UI."""
-    arguments = json.dumps(call.get("args") or {}).decode()
-    return {"id": str(call.get("id")), "type": "function", "function": {"name": call["name"], "arguments": arguments}}
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": str(call.call_id), "type": "function", "function": function}
 
 
 def _user_content(message: Message) -> str | list[dict[str, Any]]:
