@@ -91,6 +91,7 @@ async def allow_long_copy(conn: Conn) -> None:
 
 async def create(conn: Conn, thread: AdoptedThread) -> bool:
     """Create the thread without a state. False if the id is already used."""
+    # `set_times` notes the change, because it is the last statement on the row.
     cursor = await conn.execute(
         """
         INSERT INTO threads (thread_id, project_id, metadata)
@@ -104,6 +105,7 @@ async def create(conn: Conn, thread: AdoptedThread) -> bool:
 
 async def forget_checkpoints(conn: Conn, thread: AdoptedThread) -> None:
     """Delete the checkpoints of a locked thread, which are about to be copied again, and note the new newest one."""
+    # LangGraph's tables have no foreign keys, so no row goes with another one.
     await conn.execute(
         """
         WITH old_checkpoints AS (DELETE FROM checkpoints WHERE thread_id = %(text_id)s),

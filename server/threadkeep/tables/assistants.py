@@ -83,6 +83,7 @@ async def ensure_system_assistants(conn: Conn, descriptions: Mapping[str, str | 
     A client can compute the id before the graph exists. An assistant that a client created with it is deleted.
     """
     for graph_id, description in descriptions.items():
+        # First, because an assistant of a client with this id would keep the graph's own from being created.
         await conn.execute(
             """
             DELETE FROM assistants

@@ -181,6 +181,7 @@ async def create(conn: Conn, cron_id: UUID, new: NewCron) -> Cron | None:
         | {"cron_id": cron_id, "assistant_id": new.assistant_id, "thread_id": new.thread_id}
         | {
             "project": conn.project_id,
+            # The thread belongs to the runs, so their filter applies to it, and not that of the cron.
             "match": new.runs.jsonb,
             "metadata": Jsonb(new.filters.with_owner(new.definition.metadata)),  # replaces that of the definition
         },
@@ -238,6 +239,7 @@ async def update(
          WHERE cron_id = %(cron_id)s AND project_id = %(project)s AND metadata @> %(match)s
         RETURNING *
         """,
+        # Without authentication a change has no user. The cron then keeps the one that it has.
         definition.parameters
         | {"cron_id": cron_id, "project": conn.project_id, "match": filters.jsonb, "runs": runs.jsonb},
     )
@@ -301,6 +303,7 @@ async def list_due(conn: Conn, at: datetime, graph_ids: Sequence[str]) -> Sequen
     It contains the crons of the graphs, and crons whose assistant was deleted.
     """
     cursor = conn.cursor(row_factory=rows.row_factory(DueCron))
+    # Any process advances a cron whose assistant is gone, so that it is not due for ever.
     await cursor.execute(
         """
         SELECT cron_id, thread_id, assistant_id, metadata_filter

@@ -224,6 +224,7 @@ async def finish(pool: Pool, end: FinishRequest) -> bool:
             arguments,
         )
         row = await cursor.fetchone()
+        # Also if the end was refused: a stream reads the row itself, and so sees its true state.
         conn.note_change(end.of_thread, end.finished_run)
     return bool(row and row[0])
 

@@ -215,6 +215,7 @@ async def cancel_waiting(conn: Conn, filters: Filters, run: ChainRun) -> bool:
     The thread is locked until the transaction ends, so no answer starts meanwhile.
     """
     await queue.lock_thread(conn, run.thread_id)
+    # clock_timestamp(), because now() is the time before the wait for the lock.
     cursor = await conn.execute(
         """
         UPDATE runs

@@ -295,6 +295,7 @@ def _creation(new: NewRun, row: _RunCreationRow | None) -> RunCreation:
 
 def _run(new: NewRun, answer: _RunCreationRow) -> Run | None:
     """The run's row, or None if it was not created."""
+    # They are NULL together. The type checker needs all three.
     if answer.status is None or answer.merged_metadata is None or answer.created_at is None:
         return None
     return Run(

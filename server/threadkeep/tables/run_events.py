@@ -39,6 +39,7 @@ async def append(conn: Conn, batches: Sequence[RunEventBatch]) -> None:
     An existing position does not change. Events of a deleted run, or of a run that another worker owns, are dropped. The
     flush is deferred, because the flush of the run's result covers them.
     """
+    # The arrays have one item for each event, and the place says to which batch it belongs.
     numbered = [(place, event) for place, batch in enumerate(batches, 1) for event in batch.events]
     await conn.execute(
         """
@@ -71,6 +72,7 @@ async def append(conn: Conn, batches: Sequence[RunEventBatch]) -> None:
 
 async def last_position(conn: Conn, run_id: UUID) -> int:
     """The position of the newest event, even if it was deleted. 0 if there is none."""
+    # Deleted events count too, so that no position is used twice.
     cursor = await conn.execute(
         """
         SELECT coalesce((SELECT max(position) FROM run_events WHERE run_id = %(run_id)s),

@@ -82,6 +82,7 @@ class RunFilter:
             "metadata": Jsonb(self.metadata or {}),
             "created_after": self.created_after,
             "created_before": self.created_before,
+            # Without a time all ids are in the range, so the primary key can be read in any case.
             "first_id": _id_at(self.created_after, -CLOCKS_DIFFER) or UUID(int=0),
             "last_id": _id_at(self.created_before, CLOCKS_DIFFER) or UUID(int=2**128 - 1),
         }

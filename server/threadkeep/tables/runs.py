@@ -49,6 +49,7 @@ class StoredResult:
 async def get(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) -> Run | None:
     """The run, or None if the caller has no such run on that thread."""
     cursor = conn.cursor(row_factory=rows.row_factory(Run))
+    # The row factory leaves out the columns that `Run` does not have.
     await cursor.execute(
         """
         SELECT runs.*
@@ -224,6 +225,7 @@ async def delete(conn: Conn, filters: Filters, thread_id: UUID, run_id: UUID) ->
         """,
         {"run_id": run_id, "thread_id": thread_id, "project": conn.project_id, "match": filters.jsonb},
     )
+    # The run has no row any more, so only its thread can show to whom the change belongs.
     conn.note_change(thread_id)
     return cursor.rowcount == 1
 

@@ -36,6 +36,7 @@ async def put(conn: Conn, push: TaskPush, *, most: int) -> bool:
     The thread is locked until the transaction ends, so that the end of a run sees the config or happened before.
     """
     await queue.lock_thread(conn, push.thread_id)
+    # A config with this id does not count, because it is replaced.
     cursor = await conn.execute(
         """
         INSERT INTO task_pushes (chain_id, config_id, project_id, thread_id, protocol, url, token, scheme, credentials,

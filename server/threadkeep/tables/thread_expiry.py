@@ -14,6 +14,7 @@ async def lock_expired(conn: Conn, strategy: str, limit: int) -> list[UUID]:
 
     A pruned thread (`keep_latest`) expires again only after a later update.
     """
+    # As strong as the lock of `delete_threads`, which may follow in this transaction.
     cursor = await conn.execute(
         """
         SELECT thread_id

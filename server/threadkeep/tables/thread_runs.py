@@ -79,6 +79,7 @@ async def record_thread_events(
     Returns the queue position before the first run that is running, pending, or ended within `recent_s` seconds. If the
     thread is interrupted, its newest run always counts as recent.
     """
+    # An interrupted thread shows its newest run of any age, because that run has asked the question.
     cursor = await conn.execute(
         """
         WITH watched AS (

@@ -190,6 +190,7 @@ async def update(conn: Conn, filters: Filters, thread_id: UUID, change: Change) 
             "minutes": change.ttl.minutes if change.ttl else None,
             "project": conn.project_id,
             "match": filters.jsonb,
+            # A change of the owner is left out, and the rest of the change applies.
             "reserved": filters.owner_keys,
         },
     )

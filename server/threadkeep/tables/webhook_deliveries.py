@@ -44,6 +44,7 @@ async def claim(
     # After the last principal the round begins again. A second statement runs only then.
     turns = [None] if after_principal is None else [after_principal, None]
     for previous in turns:
+        # The subquery locks the row before the update, so two senders never claim the same one.
         await cursor.execute(
             """
             UPDATE webhook_deliveries

@@ -59,6 +59,7 @@ async def search(conn: Conn) -> list[WorkerProcess]:
 
 async def executed_graphs(conn: Conn) -> set[str]:
     """The graphs of the project whose runs a live process claims."""
+    # A process of the role `api` has no graphs, so `unnest` returns no row for it.
     cursor = await conn.execute(
         "SELECT DISTINCT unnest(graph_ids) FROM workers WHERE project_id = %(project)s", {"project": conn.project_id}
     )
