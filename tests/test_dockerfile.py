@@ -275,6 +275,31 @@ def test_the_build_command_finds_the_secret_from_the_build_context(tmp_path: Pat
     assert "--secret id=pip_config,src=project/pip.conf --file project/Dockerfile" in command
 
 
+@pytest.mark.parametrize("line", ["-r ../common.txt", "--constraint=../common.txt"])
+def test_requirements_outside_of_the_build_context_are_refused(tmp_path: Path, line: str) -> None:
+    """Ours: docker build would refuse the file without saying why it is needed."""
+    file = write(tmp_path / "project", dependencies=["."])
+    (tmp_path / "project" / "requirements.txt").write_text(f"{line}\n")
+    (tmp_path / "common.txt").write_text("anyio\n")
+
+    with pytest.raises(StartupError, match=r"requirements.txt refers to ../common.txt, which lies outside"):
+        describe(file)
+
+
+@pytest.mark.parametrize("local", ["", "./lib\n"])
+def test_requirements_beside_the_project_are_copied_once(tmp_path: Path, local: str) -> None:
+    """Ours: a file outside of the folders was missing if the code was needed, and a circle had no end."""
+    (tmp_path / "shared").mkdir()
+    file = write(tmp_path / "project", dependencies=[".", "../shared"])
+    (tmp_path / "project" / "requirements.txt").write_text(f"-r ../common.txt\n{local}")
+    (tmp_path / "common.txt").write_text("-c project/requirements.txt\nanyio\n")
+
+    lines = describe(file).text.splitlines()
+
+    assert lines.count("COPY common.txt ./") == 1
+    assert ("COPY project/requirements.txt project/" in lines) is (not local)
+
+
 def test_a_dockerignore_may_have_names_with_spaces(tmp_path: Path) -> None:
     """Ours: a line was compared word by word."""
     image = describe(write(tmp_path, env="live secrets"))

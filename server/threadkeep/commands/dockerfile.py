@@ -6,6 +6,7 @@ of `env`. A key that has no meaning here is named in a comment of the file, or s
 
 import json
 import os
+import posixpath
 import re
 import shlex
 import tomllib
@@ -261,7 +262,7 @@ def _local_folders(paths: Iterable[Path], context: Path) -> list[LocalFolder]:
 def _local_folder(path: Path, table: Mapping[str, Any], local_names: set[str], context: Path) -> LocalFolder:
     files, is_late = _requirement_files(path)
     here = _relative(path, context)
-    names = tuple(here / name for name in files)
+    names = tuple(_in_context(here, name) for name in files)
     main = (here / "requirements.txt",) if files else ()
     dependencies = _project_table(table).get("dependencies")
     # A dependency on another local folder can't be installed before the code of that folder is there.
@@ -272,7 +273,7 @@ def _local_folder(path: Path, table: Mapping[str, Any], local_names: set[str], c
     return LocalFolder(
         path=here,
         # Copied before the code, so that a change of the code does not install the dependencies again.
-        early_files=(() if is_late else names) + ((pyproject,) if pyproject else ()),
+        early_files=(*(name for name in names if not is_late or here not in name.parents), *filter(None, [pyproject])),
         requirements=() if is_late else main,
         late_requirements=main if is_late else (),
         pyproject=pyproject,
@@ -290,10 +291,21 @@ def _requirement_files(folder: Path) -> tuple[list[str], bool]:
         names.append(name)
         for line in (folder / name).read_text().splitlines():
             if referred := REFERRED.match(line.strip()):
-                parent = PurePosixPath(name).parent
-                waiting.append(str(parent / referred[1]))
+                # Normalized, so that each file has one name, and files that refer to each other come to an end.
+                waiting.append(posixpath.normpath(PurePosixPath(name).parent / referred[1]))
             needs_code = needs_code or bool(NEEDS_CODE.match(line.strip()))
     return names, needs_code
+
+
+def _in_context(folder: PurePosixPath, name: str) -> PurePosixPath:
+    """The path of a requirements file of a folder in the build context. StartupError if it lies outside."""
+    path = PurePosixPath(posixpath.normpath(folder / name))
+    if ".." in path.parts:
+        raise StartupError(
+            f"{folder / 'requirements.txt'} refers to {name}, which lies outside of the folders that the image holds: list "
+            "its folder in `dependencies`"
+        )
+    return path
 
 
 def _pyproject(file: Path) -> Mapping[str, Any]:
@@ -388,7 +400,7 @@ def _build_stage(draft: _Draft) -> list[str]:
 def _install_dependencies(draft: _Draft) -> list[str]:
     """What changes seldom: the server, packages, and the dependencies of folders. Code comes after it."""
     lines: list[str] = []
-    files = [file for folder in draft.folders for file in folder.early_files]
+    files = dict.fromkeys(file for folder in draft.folders for file in folder.early_files)
     for parent in dict.fromkeys(file.parent for file in files):  # COPY keeps no folders of several files
         lines += [_copy([file for file in files if file.parent == parent], parent)]
     arguments = [_server(draft), *draft.packages]
