@@ -282,6 +282,19 @@ async def test_every_kind_of_graph_runs(load: LOAD, kind: str) -> None:
     assert await said((await load(kind, graph="./agent.py:graph"))["graph"]) == "graph_file__agent"
 
 
+async def test_a_factory_may_read_configurable_whatever_it_is_called_for(load: LOAD) -> None:
+    """Ours: the server calls it to describe the graph, too, when nobody has sent a config."""
+    source = """
+        def graph(config):
+            name = config["configurable"].get("name", "nobody")
+            return StateGraph(State).add_node("say", lambda _: {"said": name}).set_entry_point("say")
+    """
+    loaded = (await load(source, a="./agent.py:graph"))["a"]
+
+    async with loaded.open({}, durable=False, access="assistants.read") as graph:
+        assert await graph.ainvoke({}) == {"said": "nobody"}
+
+
 async def test_an_entrypoint_runs_and_remembers(load: LOAD) -> None:
     """Protocol: the functional API."""
     source = """

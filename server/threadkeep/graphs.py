@@ -172,8 +172,10 @@ class LoadedGraph:
         self, config: RunnableConfig, call: FactoryCall, *, durable: bool
     ) -> AsyncGenerator[Graph, None]:
         factory = cast("GraphFactory", self._source)
-        if (user := call.tenant.user) is not None:
-            config = {**config, "configurable": {**config.get("configurable", {}), **auth_configurable(user)}}
+        user = call.tenant.user
+        # A factory may read `config["configurable"]` at any time, as on the reference, also to describe the graph.
+        values = {**config.get("configurable", {}), **(auth_configurable(user) if user is not None else {})}
+        config = {**config, "configurable": values}
         try:
             async with AsyncExitStack() as stack:
                 # The factory's context manager stays open during the run, and is closed when the caller's block ends.

@@ -56,6 +56,14 @@ async def test_several_modes_come_in_one_stream(client: LangGraphClient) -> None
     ]
 
 
+async def test_mode_lifecycle_of_the_sdks_is_accepted(client: LangGraphClient) -> None:
+    """Ours: both SDKs have it, and LangGraph sends nothing in it (langgraph issue 7986)."""
+    modes: Any = ["values", "lifecycle"]
+    found = await events(client, "writing", {"items": []}, stream_mode=modes)
+
+    assert found[1:] == [("values", {"items": []}), ("values", {"items": ["written"]})]
+
+
 async def test_tokens_come_one_by_one_with_their_metadata(client: LangGraphClient) -> None:
     """Protocol: `messages-tuple`."""
     messages = {"messages": [{"role": "user", "content": "hi"}]}

@@ -18,8 +18,19 @@ from threadkeep.tables.idempotency_keys import IdempotencyKey
 from threadkeep.tables.threads import Ttl
 
 StreamMode: TypeAlias = Literal[
-    "values", "updates", "messages", "messages-tuple", "custom", "debug", "tasks", "checkpoints", "events", "tools"
+    "values",
+    "updates",
+    "messages",
+    "messages-tuple",
+    "custom",
+    "debug",
+    "tasks",
+    "checkpoints",
+    "events",
+    "tools",
+    "lifecycle",
 ]
+"""LangGraph sends nothing in the mode `lifecycle`. It is accepted because both SDKs have it."""
 Nodes: TypeAlias = Literal["*"] | list[str]
 MultitaskStrategy: TypeAlias = Literal["reject", "enqueue", "interrupt", "rollback"]
 """The rule for a new run on a busy thread."""
