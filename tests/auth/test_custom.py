@@ -448,6 +448,16 @@ def test_user_may_be_an_object() -> None:
         parse_principal({"identity": "ada", "is_authenticated": False})
 
 
+@pytest.mark.parametrize("identity", [7, UUID(int=7)])
+def test_identity_may_be_the_key_of_a_row(identity: Any) -> None:
+    """Ours: databases number their users, and the reference takes any identity."""
+    found = parse_principal({"identity": identity, "role": "x"})
+
+    assert found.identity == str(identity)
+    assert found.user is not None
+    assert found.user["identity"] == str(identity)
+
+
 @pytest.mark.parametrize(
     "returned",
     [
@@ -508,8 +518,10 @@ def test_auth_file_that(tmp_path: Path, code: str) -> None:
         custom.load_custom_authenticator(project(tmp_path, code), 5)
 
 
-async def test_own_routes_are_behind_the_same_door(settings: Settings, tmp_path: Path) -> None:
-    """Protocol: `http.enable_custom_route_auth`."""
+@pytest.mark.parametrize("arguments", ["authorization", "authorization, body", "authorization, request"])
+async def test_own_routes_are_behind_the_same_door(settings: Settings, tmp_path: Path, arguments: str) -> None:
+    """Protocol: `http.enable_custom_route_auth`. A route reads its body even if `authenticate` has read it."""
+    door = BY_NAME.replace("(authorization)", f"({arguments})", 1)
     (tmp_path / "web.py").write_text(
         "from starlette.applications import Starlette\n"
         "from starlette.responses import PlainTextResponse\n"
@@ -524,7 +536,7 @@ async def test_own_routes_are_behind_the_same_door(settings: Settings, tmp_path:
         "app = Starlette(routes=[Route('/hello', hello, methods=['POST']), inner, WebSocketRoute('/socket', socket)])\n"
     )
     http_key = {"app": "./web.py:app", "enable_custom_route_auth": True}
-    async with guarded(settings, tmp_path, BY_NAME, http=http_key) as http:
+    async with guarded(settings, tmp_path, door, http=http_key) as http:
         known = await http.post("/hello", content=b"you")
         unknown = await http.post("/hello", headers={"authorization": ""})
         inner = await http.get("/inner/hello", headers={"authorization": ""})

@@ -33,8 +33,12 @@ async def authenticate(authenticator: Authenticator, request: Request[Any]) -> t
     if any(name == b"cookie" for name, _ in request.scope["headers"]):
         request = with_credential(request, authenticator)
     if authenticator.reads_body:
-        request = Request(request.scope, replay_body(await read_bytes(request), request.receive))
-    principal = await authenticator.authenticate(request)
+        body, receive = await read_bytes(request), request.receive
+        principal = await authenticator.authenticate(Request(request.scope, replay_body(body, receive)))
+        # The authenticator has used its replay up. A route of http.app would wait for the body for ever.
+        request = Request(request.scope, replay_body(body, receive))
+    else:
+        principal = await authenticator.authenticate(request)
     request.scope["principal"] = principal  # for the log and the audit
     return principal, request
 

@@ -106,6 +106,8 @@ def parse_principal(result: object) -> Principal:
     if fields.get("is_authenticated", True) is not True:
         raise Unauthenticated("Unauthorized", challenge=CHALLENGE)
     identity, permissions = fields.get("identity"), fields.get("permissions") or ()
+    if isinstance(identity, (int, UUID)) and not isinstance(identity, bool):  # the key of a user's row
+        identity = fields["identity"] = str(identity)
     if not isinstance(identity, str):
         raise InvalidAuthResult("authenticate returned no identity")
     # A string is iterable too, and its characters would become permissions.
