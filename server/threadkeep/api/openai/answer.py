@@ -42,7 +42,7 @@ class Item:
     kind: Kind
     message_id: str
     number: int = 0
-    """Which one of its kind it is in its message, from 0."""
+    """Its number among the items of its kind in its message, from 0."""
     call_id: str = ""
     name: str = ""
     pieces: list[str] = field(default_factory=list[str])
@@ -52,7 +52,7 @@ class Item:
     output: str | None = None
     """The result of a tool call that the graph made itself."""
     failed: bool = False
-    """An own call raised an error."""
+    """Whether a tool of the graph raised an error."""
     is_question: bool = False
     """A question of the graph. It is not a message of the state."""
     is_unnamed: bool = False
@@ -74,7 +74,7 @@ class Piece(NamedTuple):
 
 @dataclass(slots=True)
 class _Speaker:
-    """A message of a model that is coming in."""
+    """A message that a model is still streaming."""
 
     open_item: Item | None = None
     calls: dict[object, Item] = field(default_factory=dict[object, Item])
@@ -129,7 +129,7 @@ class AnswerReader:
         """Messages without an id."""
 
     def read(self, name: str, data: bytes) -> Sequence[Piece]:
-        """The pieces that one event of the run adds."""
+        """Return the pieces that one event of the run adds."""
         # The events of a subgraph have its namespace after the bar.
         if name == "messages" or name.startswith("messages|"):
             message, metadata = cast("tuple[dict[str, Any], dict[str, Any]]", orjson.loads(data))
@@ -157,7 +157,7 @@ class AnswerReader:
         return pieces
 
     def _question_item(self, question: Question) -> Item:
-        """A question as text, or as a call of the tool that a client declares for questions."""
+        """Return a question as text, or as a call if the client has declared the tool for questions."""
         message_id = call_id_of(question)
         if QUESTION_TOOL not in self._client_tools:
             return Item("text", message_id, pieces=[question_text(question, QUESTION_KEYS)], is_question=True)
@@ -241,7 +241,7 @@ class AnswerReader:
         return Item(kind, message_id, number, is_unnamed=speaker.is_unnamed)
 
     def _read_result(self, message: dict[str, Any]) -> Iterator[Piece]:
-        """The result of a tool: the call was the graph's own."""
+        """Read the result of a tool. Its call was of the graph itself, so call and result are one item."""
         item = self._undecided.pop(str(message.get("tool_call_id")), None)
         if item is not None:
             content = message.get("content")
@@ -269,7 +269,7 @@ class AnswerReader:
                 self.questions.append(Question(each["id"], each.get("value")))
 
     def _read_plain(self, message: dict[str, Any]) -> Iterator[Piece]:
-        """A message that a node returned as a dict."""
+        """Read a message that a node returned as a plain dict."""
         message_id = message.get("id")
         is_unnamed = not isinstance(message_id, str)
         if not isinstance(message_id, str):
@@ -304,7 +304,7 @@ class AnswerReader:
             yield from self._end(speaker.open_item)
 
     def _whole(self, item: Item) -> Iterator[Piece]:
-        """An item that is there already."""
+        """Add an item that is already complete."""
         item.ended = True
         self._queue.append(item)
         if len(self._queue) == 1:

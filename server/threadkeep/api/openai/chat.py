@@ -111,11 +111,11 @@ class _ChatRun:
         self.sent = split_messages(self.messages)
 
     def thread_id(self, handle: RunHandle) -> UUID | None:
-        """The thread on which the run is. None if it has none that stays."""
+        """Return the thread of the run, or None if the run has no thread that is kept."""
         return None if self.named is None or self.outcome == "aside" else handle.thread_id
 
     def headers(self, handle: RunHandle) -> dict[str, str]:
-        """The headers of the answer."""
+        """Return the headers of the response."""
         headers = headers_of(self.call)
         if self.outcome is not None:
             headers["x-threadkeep-history"] = self.outcome
@@ -205,7 +205,7 @@ async def _start(chat: _ChatRun) -> RunHandle:
 
 
 async def _start_conversation(chat: _ChatRun, authorized: Authorized) -> RunHandle:
-    """Start the first run of a new thread, without reading the thread before. ThreadExists if it is not new."""
+    """Start the first run of a new thread, without reading the thread before. Raise ThreadExists if it is not new."""
     call, imported = chat.call, Continuation(outcome="imported", messages=chat.sent.all)
     first = replace(authorized, request=replace(authorized.request, new_thread_only=True))
 
@@ -219,7 +219,7 @@ async def _start_conversation(chat: _ChatRun, authorized: Authorized) -> RunHand
 
 
 def _system(chat: _ChatRun) -> str | None:
-    """The text of the system for a thread. Without a thread its messages stay where they are."""
+    """Return the text of the system messages for a thread. Without a thread they stay among the messages."""
     # A thread has one system message. A newer text replaces it.
     texts = [text_of(message["content"]) for message in chat.messages if message["role"] == "system"]
     return "\n\n".join(texts) if texts and chat.named is not None else None
@@ -246,7 +246,7 @@ def _request(chat: _ChatRun) -> RunRequest:
 
 
 async def _completion(handle: RunHandle, reader: AnswerReader, head: CompletionHead) -> bytes:
-    """The completion, when the run has ended. RunFailed."""
+    """Wait for the end of the run, and return the completion as JSON. Raise RunFailed."""
     completion = ChatCompletion(head, reader)
     # Nothing is sent before the end, so the events may come many at a time.
     async for _, pieces in answer_pieces(handle.events(in_batches=True), reader):
@@ -258,7 +258,7 @@ async def _completion(handle: RunHandle, reader: AnswerReader, head: CompletionH
 async def _frames(
     handle: RunHandle, reader: AnswerReader, chunks: ChatChunks, reading: StreamReader
 ) -> AsyncGenerator[bytes]:
-    """The frames of a streamed completion. RunFailed, also in the middle of it."""
+    """Yield the frames of a streamed completion. Raise RunFailed, also after some frames."""
     async for position, pieces in answer_pieces(handle.events(), reader):
         reading.position = position
         if frames := chunks.frames(pieces):

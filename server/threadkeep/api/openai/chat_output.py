@@ -18,7 +18,7 @@ FIELDS: Final = {"text": "content", "refusal": "refusal", "reasoning": "reasonin
 
 
 def created_at(run_id: UUID) -> int:
-    """When a run was created, in seconds: its id says it."""
+    """Return the time at which a run was created, from its id, in seconds."""
     # The first 48 bits of a UUIDv7 are milliseconds since 1970.
     return (run_id.int >> 80) // 1000
 
@@ -32,7 +32,7 @@ class CompletionHead:
     model: str
 
     def fields(self, kind: str) -> dict[str, Any]:
-        """The first fields of an object of a kind."""
+        """Return the first fields of an object of a kind."""
         return {
             "id": f"chatcmpl-{self.run_id.hex}",
             "object": kind,
@@ -41,7 +41,7 @@ class CompletionHead:
         }
 
     def extension(self, reader: AnswerReader) -> dict[str, Any]:
-        """The field `langgraph`: the thread, the run and the open questions of the conversation."""
+        """Return the field `langgraph`: the thread, the run and the open questions."""
         return {
             "thread_id": str(self.thread_id) if self.thread_id else None,
             "run_id": str(self.run_id),
@@ -50,7 +50,7 @@ class CompletionHead:
 
 
 def usage_fields(usage: Usage) -> dict[str, Any]:
-    """Tokens as Chat Completions counts them."""
+    """Return the tokens in the fields of Chat Completions."""
     return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
@@ -65,7 +65,7 @@ def usage_fields(usage: Usage) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class ChatDeltas:
-    """Turns pieces of an answer into deltas. The graph's own calls are left out, because a client would execute them."""
+    """Turns pieces of an answer into deltas. Calls of the graph itself are left out: a client would execute them."""
 
     # By the items themselves: an `id()` is used again after its item was freed, so calls would share an index.
     _calls: dict[Item, int] = field(default_factory=dict[Item, int])
@@ -79,7 +79,7 @@ class ChatDeltas:
         return bool(self._calls)
 
     def deltas(self, pieces: Sequence[Piece]) -> Iterator[dict[str, Any]]:
-        """The deltas of some pieces."""
+        """Yield the deltas of some pieces."""
         for piece in pieces:
             item = piece.item
             if item.kind == "call" and piece.step != "ended":
@@ -100,14 +100,14 @@ class ChatDeltas:
         }
 
     def _separated(self, item: Item, text: str) -> str:
-        """The text, with a blank line before it if it is of another message than the text before."""
+        """Return the text, after a blank line if the text before it is of another message."""
         name = FIELDS[item.kind]
         last, self._last_message[name] = self._last_message.get(name), item.message_id
         return text if last in {None, item.message_id} else BETWEEN_MESSAGES + text
 
 
 def finish_reason(deltas: ChatDeltas, reader: AnswerReader) -> str:
-    """Why the answer ends."""
+    """Return the reason for the end of the answer."""
     return "tool_calls" if deltas.has_calls else reader.limit_reason or "stop"
 
 
@@ -129,7 +129,7 @@ class ChatChunks:
         self._text_end = b'},"logprobs":null,"finish_reason":null}]%b}\n\n' % usage
 
     def frames(self, pieces: Sequence[Piece]) -> bytes:
-        """The frames of some pieces."""
+        """Return the frames of some pieces."""
         frames = b"" if self._begun else self._first()
         for delta in self._deltas.deltas(pieces):
             # The template fits only a delta with text alone.
@@ -189,7 +189,7 @@ class ChatCompletion:
             self._calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
 
     def body(self) -> bytes:
-        """The completion as JSON, when the run has ended."""
+        """Return the completion as JSON, after the end of the run."""
         text = "".join(self._texts.get("content", ()))
         refusal = "".join(self._texts.get("refusal", ())) or None
         message: dict[str, Any] = {

@@ -31,7 +31,7 @@ class SentMessages:
     """The messages of a request, without those of the system."""
 
     before: Sequence[Message]
-    """Up to the last one of the assistant."""
+    """Up to the last message of the assistant."""
     new: Sequence[Message]
     """After it."""
 
@@ -41,24 +41,24 @@ class SentMessages:
 
     @property
     def digest(self) -> str:
-        """Of all user texts."""
+        """The digest of all texts of the user."""
         return digest_of(user_texts(self.all))
 
 
 def split_messages(messages: Sequence[Message]) -> SentMessages:
-    """The messages before and after the end of the assistant's last one."""
+    """Split the messages after the last one of the assistant. System messages are left out."""
     spoken = [message for message in messages if message["role"] != "system"]
     end = max((index + 1 for index, message in enumerate(spoken) if message["role"] == "assistant"), default=0)
     return SentMessages(before=spoken[:end], new=spoken[end:])
 
 
 def user_texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The texts of the user, of a request's messages or of a state's."""
+    """Return the texts of the user, from the messages of a request or of a state."""
     return [text_of(message.get("content")) for message in messages if _is_user(message)]
 
 
 def digest_of(texts: Sequence[str]) -> str:
-    """A digest of texts."""
+    """Return a digest of texts."""
     return hashlib.sha256(orjson.dumps(texts)).hexdigest()
 
 
@@ -84,7 +84,7 @@ class Continuation:
 
 
 async def continue_thread(reader: ThreadReader, named: NamedThread, sent: SentMessages) -> Continuation:
-    """How the messages continue the thread that a request names."""
+    """Decide how the messages continue the thread that a request names."""
     # The client may send the next message before the last run has ended.
     thread = await reader.settled(named.thread_id)
     thread_messages = messages_of(thread.values.load()) if thread is not None and thread.values else []
@@ -98,7 +98,7 @@ async def continue_thread(reader: ThreadReader, named: NamedThread, sent: SentMe
 
 
 async def _reconcile(reader: ThreadReader, thread: Thread, sent: SentMessages, appended: Continuation) -> Continuation:
-    """How the client's conversation continues the thread, by the texts of its user."""
+    """Decide by the texts of the user how the conversation of a client continues the thread."""
     # Texts of the assistant are not compared, because chat interfaces cut reasoning out of them.
     client_texts, thread_texts = user_texts(sent.before), user_texts(appended.held)
     newest = await reader.newest_mark(thread, DIGEST_KEY)
@@ -120,7 +120,7 @@ async def _reconcile(reader: ThreadReader, thread: Thread, sent: SentMessages, a
 
 
 async def fork(reader: ThreadReader, thread: Thread, checkpoint_id: str, messages: Sequence[Message]) -> Continuation:
-    """The messages from a checkpoint on, whose questions may have been answered before."""
+    """Continue with the messages from a checkpoint. Its questions may have an answer already."""
     state = await reader.state_at(thread, checkpoint_id)
     return Continuation(
         outcome="forked",
@@ -133,7 +133,7 @@ async def fork(reader: ThreadReader, thread: Thread, checkpoint_id: str, message
 
 
 async def _from_the_start(reader: ThreadReader, thread: Thread, sent: SentMessages, outcome: Outcome) -> Continuation:
-    """All messages from the first checkpoint on. If that has messages already, they are removed."""
+    """Continue with all messages from the first checkpoint. Its own messages are removed."""
     first = await reader.first(thread)
     first_messages = messages_of((await reader.state_at(thread, first))["values"])
     # The id with which LangGraph removes all messages.

@@ -23,7 +23,7 @@ MESSAGE_ROLES: Final[Mapping[str, str]] = {
 def message_items(
     messages: Sequence[Mapping[str, Any]], thread_id: UUID | None, server_label: str
 ) -> list[dict[str, Any]]:
-    """The items that messages are, in order. A call of the graph's own tools and its result are one item."""
+    """Return messages as items, in order. A call of a tool of the graph and its result are one item."""
     # A result comes after its call, but is a part of the item of the call.
     results = {str(message.get("tool_call_id")): message for message in messages if _role(message) == "tool"}
     items: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ def _message(message: Mapping[str, Any], role: str, parts: list[Any], thread_id:
 
 
 def _spoken(message: Mapping[str, Any], thread_id: UUID | None) -> Iterator[dict[str, Any]]:
-    """The content of an assistant's message: reasoning, and text or a refusal."""
+    """Yield the items of the content of an assistant's message: its reasoning, and its text or refusal."""
     pieces = text_pieces(message)
     key = str(message.get("id"))
     if reasoning := "".join(text for kind, text in pieces if kind == "reasoning"):

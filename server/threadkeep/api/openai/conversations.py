@@ -179,7 +179,7 @@ async def delete_item(call: AuthorizedRequest[None, None]) -> Response:
 
 
 def thread_id_of(call: AuthorizedRequest[Any, Any]) -> UUID:
-    """The thread that the conversation of the path is. ResourceNotFound if this is not the id of one."""
+    """Return the thread of the conversation of the path. Raise ResourceNotFound if its id is malformed."""
     return thread_of_conversation(str(call.request.path_params["conversation_id"]))
 
 
@@ -213,7 +213,7 @@ def _messages_of_item(thread: Thread, messages: Sequence[Mapping[str, Any]], nam
 
 
 def _keys(message: Mapping[str, Any]) -> list[Any]:
-    """The parts of the item ids of a message."""
+    """Return the keys of the ids of the items of a message."""
     calls = [call.call_id for call in calls_of(message)]
     return [message.get("id"), message.get("tool_call_id"), *calls]
 
@@ -226,7 +226,7 @@ async def _change(call: AuthorizedRequest[Any, Any], messages: Sequence[Mapping[
 
 
 def _steps(messages: Sequence[Mapping[str, Any]]) -> list[Superstep]:
-    """The steps that make messages a part of a state, after which no node is to run."""
+    """Return the steps that add messages to a state. After them no node runs."""
     if not messages:
         return []
     added = ThreadStateUpdate(values={"messages": [dict(message) for message in messages]}, as_node=INPUT_NODE)
@@ -235,7 +235,7 @@ def _steps(messages: Sequence[Mapping[str, Any]]) -> list[Superstep]:
 
 
 async def _default_graph(call: AuthorizedRequest[Any, Any]) -> str | None:
-    """The graph of a conversation on which none has run yet."""
+    """Return the graph of a conversation without runs, or None if no graph takes messages."""
     # The sort is stable, so the other graphs stay in the order of langgraph.json.
     ordered = sorted(call.state.graphs, key=lambda graph_id: graph_id != DEFAULT_GRAPH)
     for graph_id in ordered:

@@ -97,7 +97,7 @@ def unknown_model(model: str) -> ResourceNotFound:
 
 
 def error_body(problem: Problem) -> ErrorBody:
-    """A problem as the OpenAI API describes it."""
+    """Return a problem in the form of the OpenAI API."""
     fields: ErrorFields = {
         "message": problem.detail,
         "type": _type(problem.status),
@@ -108,7 +108,7 @@ def error_body(problem: Problem) -> ErrorBody:
 
 
 def render_openai_problem(request: Request[Any], problem: Problem) -> Response:
-    """The answer to a request that a problem ends."""
+    """Return the response to a request that ended with a problem."""
     status = openai_status(problem)
     headers = {**problem.headers, **_rate_limits(request, status)}
     # A problem with this header passes, and the SDKs wait for that time.
@@ -118,7 +118,7 @@ def render_openai_problem(request: Request[Any], problem: Problem) -> Response:
 
 
 def render_openai_status(status: int, detail: str, headers: dict[str, str]) -> Response:
-    """The answer to a path that is not served, to a method that a path does not have, or to a fault of the server."""
+    """Return the response for an unknown path, an unknown method, or a fault of the server."""
     code = "unknown_url" if status == HTTPStatus.NOT_FOUND else OPENAI_CODES.get(status)
     fields: ErrorFields = {"message": detail, "type": _type(status), "param": None, "code": code}
     retry = {"x-should-retry": "false"} if status >= 500 else {}
@@ -126,7 +126,7 @@ def render_openai_status(status: int, detail: str, headers: dict[str, str]) -> R
 
 
 def openai_status(problem: Problem) -> int:
-    """The status of a problem. OpenAI has no 422, and a 409 for a busy thread would be sent again by the SDKs."""
+    """Return the status of a problem. OpenAI has no 422, and the SDKs would repeat a request that gets 409."""
     if isinstance(problem, ThreadBusy):
         return 503
     return 400 if problem.status == 422 else problem.status
@@ -167,7 +167,7 @@ def _errors(problem: Problem) -> list[dict[str, Any]]:
 
 
 def place(parts: list[int | str]) -> str:
-    """A place in a body as OpenAI writes it: `messages[0].content[1]`."""
+    """Return a place in a body in OpenAI's form: `messages[0].content[1]`."""
     text = ""
     for part in parts:
         if isinstance(part, int):
@@ -186,7 +186,7 @@ def _rate_limits(request: Request[Any], status: int) -> dict[str, str]:
 
 
 def rate_limit_headers(share: Any) -> dict[str, str]:
-    """How many requests the caller may still send within a minute. Empty if they are not limited."""
+    """Return the headers with the rest of the caller's requests in this minute. Empty if there is no limit."""
     if share is None:
         return {}
     return {

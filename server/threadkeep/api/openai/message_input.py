@@ -24,14 +24,14 @@ ROLES: Final[Mapping[str, str]] = {
     "tool": "tool",
 }
 CLIENT_RESULT: Final = "client-"
-"""How the ids of the results begin that a client's tools returned."""
+"""The beginning of the ids of results of the client's tools."""
 TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
 MEDIA_PARTS: Final = frozenset({"image_url", "input_audio"})
 """Parts that are handed to the graph as they are."""
 
 
 def chat_messages(sent: Sequence[object]) -> list[Message]:
-    """The messages of a chat completion. InvalidParameter names the invalid field."""
+    """Return the messages of a chat completion. Raise InvalidParameter, which names the invalid field."""
     return [_chat_message(message, f"messages[{index}]") for index, message in enumerate(sent)]
 
 
@@ -55,17 +55,17 @@ def _chat_message(sent: object, where: str) -> Message:
 
 
 def client_result(call_id: str) -> Message:
-    """The fields of a message that say that a tool of the client has returned it."""
+    """Return the fields of a message with the result of a tool of the client."""
     return {"tool_call_id": call_id, "id": f"{CLIENT_RESULT}{ids.uuid7()}"}
 
 
 def new_message(role: str, content: object) -> Message:
-    """A message with a new id."""
+    """Return a message with a new id."""
     return {"role": role, "content": content, "id": str(ids.uuid7())}
 
 
 def tool_calls(sent: object, where: str) -> list[dict[str, Any]]:
-    """The calls of an assistant's message, with their arguments parsed."""
+    """Return the calls of an assistant's message, with their arguments parsed. Raise InvalidParameter."""
     if sent is None:
         return []
     if not isinstance(sent, list):
@@ -84,7 +84,7 @@ def _tool_call(sent: object, where: str) -> dict[str, Any]:
 
 
 def parsed_arguments(sent: object, where: str) -> dict[str, Any]:
-    """The arguments of a call, which clients send as JSON in a string."""
+    """Parse the arguments of a call, which clients send as JSON in a string. Raise InvalidParameter."""
     try:
         arguments = cast("object", orjson.loads(sent or "{}")) if isinstance(sent, str) else sent
     except orjson.JSONDecodeError:
@@ -97,7 +97,7 @@ def parsed_arguments(sent: object, where: str) -> dict[str, Any]:
 
 
 def read_content(sent: object, where: str, *, may_be_null: bool = False) -> str | list[Any]:
-    """A content: a string, or parts if some of them are not text."""
+    """Return a content as a string, or as parts if some of them are not text. Raise InvalidParameter."""
     if isinstance(sent, str):
         return sent
     # A message with calls may have no content.
@@ -134,7 +134,7 @@ def _part(sent: object, where: str) -> dict[str, Any]:
 
 
 def _image(part: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """An image of the Responses API in the shape of Chat Completions. The server fetches no address."""
+    """Return an image of the Responses API in the form of Chat Completions. The server fetches no address."""
     if not isinstance(url := part.get("image_url"), str):
         raise InvalidParameter("must have 'image_url': a file id is not supported", param=where)
     detail = {"detail": part["detail"]} if isinstance(part.get("detail"), str) else {}
@@ -159,7 +159,7 @@ def require_object(sent: object, where: str) -> dict[str, Any]:
 
 
 def require_text(sent: Mapping[str, Any], name: str, where: str, *, may_be_empty: bool = False) -> str:
-    """A string of an object. InvalidParameter if it is missing, or is not a string."""
+    """Return a string of an object. Raise InvalidParameter if it is missing or not a string."""
     text: object = sent.get(name)
     if text is None or (text == "" and not may_be_empty):
         raise InvalidParameter("is required", param=f"{where}.{name}", code="missing_required_parameter")

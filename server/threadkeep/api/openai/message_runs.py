@@ -66,7 +66,7 @@ def prepare_run(call: AuthorizedRequest[Any, Any], model: str, sent: ThreadInput
 async def _input(
     call: AuthorizedRequest[Any, Any], authorized: Authorized, continued: Continuation, sent: ThreadInput
 ) -> dict[str, Any]:
-    """The input or the command of the run, and the checkpoint that it starts from."""
+    """Return the input or the command of the run, and the checkpoint from which it starts."""
     spec = authorized.request.spec
     system = _system_messages(continued.held, sent)
     if not continued.questions:
@@ -93,14 +93,14 @@ def _with_answer(configurable: Mapping[str, Any], messages: Sequence[Message]) -
 
 
 def _kept_by_handlers(spec: GraphRunOptions, messages: Sequence[Message]) -> list[Message]:
-    """The messages, as handlers of a project's own `Auth` left them."""
+    """Return the messages with the changes that handlers of the project's `Auth` have made."""
     sent = cast("dict[str, list[Message]]", spec.input or {})
     left = {message.get("id"): message for message in sent.get("messages", ())}
     return [left.get(message["id"], message) for message in messages]
 
 
 def _system_messages(thread_messages: Sequence[Mapping[str, Any]], sent: ThreadInput) -> list[Message]:
-    """The change of the system's message that a request makes. There is at most one."""
+    """Return the messages that change the one system message of the thread, as the request asks."""
     known = {message["id"]: message for message in thread_messages if message.get("id") in SYSTEM_IDS}
     text = "\n\n".join(part for part in (sent.instructions, sent.system) if part)
     if not text:
@@ -125,7 +125,7 @@ class _Copy:
     original: str
 
     async def make(self) -> str:
-        """Copy the checkpoint. The id of the copy."""
+        """Copy the checkpoint, and return the id of the copy."""
         change = ThreadUpdate(
             checkpoint=CheckpointRef(checkpoint_id=self.original), update=ThreadStateUpdate(as_node=COPY_NODE)
         )
@@ -134,7 +134,7 @@ class _Copy:
         return cast("Any", config)["configurable"]["checkpoint_id"]
 
     async def renamed(self, answers: Mapping[str, Any], copy: str) -> dict[str, Any]:
-        """The answers by the ids that the same questions will have after the copy: they follow from the tasks."""
+        """Return the answers by the ids of the same questions in the copy. The ids follow from its tasks."""
         before = (await self.reader.state_at(self.thread, self.original))["tasks"]
         after = (await self.reader.state_at(self.thread, copy))["tasks"]
         return {

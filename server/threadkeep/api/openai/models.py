@@ -16,7 +16,7 @@ from threadkeep.tables import assistants
 from threadkeep.tables.assistants import Assistant, AssistantFilter
 
 MAX_MODELS: Final = 1000
-"""The most that a list has."""
+"""Largest number of models in a list."""
 
 
 class Model(TypedDict):
@@ -61,14 +61,14 @@ async def get_model(call: AuthorizedRequest[None, None]) -> Response:
 
 
 def assistant_of(known: AssistantCache, model: str) -> UUID:
-    """The id of the assistant that a request calls a model: by its id, or by the name of a graph. ResourceNotFound."""
+    """Return the assistant of a model: its id, or the name of a graph. Raise ResourceNotFound."""
     if (assistant_id := known.find_id(model)) is None:
         raise unknown_model(model)
     return assistant_id
 
 
 async def resolve_model(call: AuthorizedRequest[Any, Any], filters: Any, model: str) -> ResolvedAssistant:
-    """The assistant that a request calls a model. ResourceNotFound if the caller has none, or it takes no messages."""
+    """Return the assistant of a model. Raise ResourceNotFound if the caller has none or it takes no messages."""
     try:
         assistant = await call.assistants.resolve(filters, model)
     except NotFound:
@@ -85,7 +85,7 @@ def streams_subgraphs(assistant: ResolvedAssistant) -> bool:
 
 
 def headers_of(call: AuthorizedRequest[Any, Any]) -> dict[str, str]:
-    """The headers of every answer: how many requests the caller may still send."""
+    """Return the headers of every response: the rest of the caller's requests."""
     return rate_limit_headers(call.state.quotas.request_share(call.caller.identity))
 
 

@@ -1,7 +1,7 @@
 """Object ids: of responses, conversations and the items of both.
 
-A response is a run, and a conversation is a thread. An item's id names its thread and, in it, its message or call. So an
-id that was told in a stream is found again in a retrieval, in a conversation, and as an `item_reference`.
+A response is a run, and a conversation is a thread. The id of an item contains its thread and its message or call. An id
+from a stream is therefore valid in a retrieval, in a conversation, and as an `item_reference`.
 """
 
 import binascii
@@ -28,22 +28,22 @@ RUN_KEY: Final = re.compile(r"([0-9a-f]{32})/(.+)")
 
 
 def response_id(run_id: UUID) -> str:
-    """The id of the response that a run is."""
+    """Return the id of a run as a response."""
     return f"resp_{run_id.hex}"
 
 
 def run_of_response(named: str) -> UUID | None:
-    """The run that a response is. None if this is not the id of a response."""
+    """Return the run of a response, or None if `named` is not the id of a response."""
     return _uuid(named.removeprefix("resp_")) if named.startswith("resp_") else None
 
 
 def conversation_id(thread_id: UUID) -> str:
-    """The id of the conversation that a thread is."""
+    """Return the id of a thread as a conversation."""
     return f"conv_{thread_id.hex}"
 
 
 def thread_of_conversation(named: str) -> UUID:
-    """The thread that a conversation is, by its own id or that of the thread. ResourceNotFound."""
+    """Return the thread of a conversation, from its id or the thread's id. Raise ResourceNotFound."""
     thread_id = _uuid(named.removeprefix("conv_"))
     if thread_id is None:
         raise ResourceNotFound(f"Conversation with id {named[:100]!r} not found.")
@@ -59,20 +59,20 @@ class ItemId:
 
     @property
     def run_id(self) -> UUID | None:
-        """The run of an item that is not a message of the state."""
+        """The run of an item that is not a message of the state, else None."""
         match = RUN_KEY.fullmatch(self.key)
         return UUID(match[1]) if match else None
 
 
 def item_id(prefix: str, thread_id: UUID | None, key: str) -> str:
-    """The id of an item of a thread, by the id of its message or its call."""
+    """Return the id of an item of a thread, from the id of its message or its call."""
     # Clients put ids into paths, where `=` would be escaped.
     encoded = urlsafe_b64encode(key.encode()).rstrip(b"=").decode()
     return f"{prefix}_{(thread_id or NO_THREAD).hex}{encoded}"
 
 
 def id_of_item(item: Item, thread_id: UUID | None, run_id: UUID) -> str:
-    """The id of an item of an answer."""
+    """Return the id of an item of an answer."""
     if item.kind == "own_call" or (item.kind == "call" and not item.is_question):
         return item_id(PREFIXES[item.kind], thread_id, item.call_id)
     # A message may have several texts, with calls between them.

@@ -31,7 +31,7 @@ class ItemList(TypedDict):
 
 
 def item_list(items: Sequence[Mapping[str, Any]]) -> ItemList:
-    """All items as a page."""
+    """Return all items as one page."""
     return _list(items, has_more=False)
 
 

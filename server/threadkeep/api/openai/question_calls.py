@@ -15,12 +15,12 @@ QUESTION_KEYS: Final = ("question", "message", "prompt", "text")
 
 
 def call_id_of(question: Question) -> str:
-    """The id of the call that a question is to a client with the question tool."""
+    """Return the id of the call that a client with the question tool gets for a question."""
     return f"call_{question.interrupt_id}"
 
 
 def answers_to(questions: Sequence[Question], messages: Sequence[Message]) -> dict[str, Any]:
-    """Interrupt id -> answer, of the messages that a client sent after its last one of the assistant.
+    """Return interrupt id -> answer, from the messages after the last one of the assistant.
 
     Raise InvalidParameter if a tool message has no question, or a question has no tool message.
     """

@@ -50,12 +50,12 @@ class SettingsBody(BaseModel):
         return {key: value for key, value in cast("dict[str, object]", body).items() if value is not None}
 
     def settings(self, *without: str) -> dict[str, Any]:
-        """The fields that were sent, without some of them."""
+        """Return the fields that were sent, except those in `without`."""
         return self.model_dump(exclude_none=True, exclude={"model", "stream", *without})
 
 
 def check_metadata(metadata: Mapping[str, Any] | None) -> None:
-    """InvalidParameter if `metadata` is not of the size and the types that OpenAI allows."""
+    """Raise InvalidParameter if `metadata` has another size or other types than OpenAI allows."""
     if metadata is None:
         return
     if len(metadata) > MAX_PAIRS:
@@ -70,7 +70,7 @@ def check_metadata(metadata: Mapping[str, Any] | None) -> None:
 
 
 def chat_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    """The tools of a request in the shape of Chat Completions. InvalidParameter for tools that OpenAI would execute."""
+    """Return the tools in the form of Chat Completions. Raise InvalidParameter for tools that OpenAI executes."""
     return [_chat_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools or [])]
 
 
@@ -90,7 +90,7 @@ def _chat_tool(tool: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def tool_names(tools: list[dict[str, Any]]) -> frozenset[str]:
-    """The names of a client's tools, in the shape of Chat Completions."""
+    """Return the names of tools in the form of Chat Completions."""
     return frozenset(tool["function"]["name"] for tool in tools)
 
 

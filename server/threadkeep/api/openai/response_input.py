@@ -62,7 +62,7 @@ def _message(item: Mapping[str, Any], where: str, thread_id: UUID | None) -> Mes
 
 
 def _add_call(messages: list[Message], call_id: str, item: Mapping[str, Any], where: str) -> None:
-    """A call joins the assistant's message before it, or is one of its own."""
+    """Add a call to the assistant's message before it, or as a message of its own."""
     call = {
         "type": "tool_call",
         "name": require_text(item, "name", where),
@@ -79,7 +79,7 @@ def _result(call_id: str, output: object, where: str) -> Message:
 
 
 def _add_own_call(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
-    """A call of a tool of the graph's own, which a client sends back: the call and its result."""
+    """Add a call of a tool of the graph, which a client has sent back, and its result."""
     known = parse_item_id(require_text(item, "id", where))
     # The item of another server has an id that cannot be read.
     call_id = known.key if known is not None else f"call_{ids.uuid7().hex}"

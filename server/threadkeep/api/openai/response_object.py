@@ -70,7 +70,7 @@ class ResponseHead:
 
     @classmethod
     def of_run(cls, run: Run) -> "ResponseHead | None":
-        """Of a stored run. None if it is not the run of a response."""
+        """Return the head of a stored run, or None if the run is not a response."""
         kwargs: dict[str, Any] = run.kwargs.load()
         sent: object = kwargs.get("config", {}).get("configurable", {}).get("openai")
         settings = cast("dict[str, Any]", sent) if isinstance(sent, dict) else {}
@@ -81,7 +81,7 @@ class ResponseHead:
 
     @property
     def is_background(self) -> bool:
-        """Its stream can be resumed."""
+        """Whether the response runs in the background, so that its stream can be resumed."""
         return self.settings.get("background") is True
 
     @property
@@ -120,7 +120,7 @@ class ResponseHead:
     def ended(
         self, end: RunEnd, reader: AnswerReader, output: Sequence[Mapping[str, Any]], ended_at: int
     ) -> dict[str, Any]:
-        """The response after its run has ended."""
+        """Return the response after the end of its run."""
         status = final_status(end, reader)
         fields = self.fields(status, output) | {"usage": usage_fields(reader.usage)}
         fields["langgraph"]["interrupts"] = [
@@ -138,7 +138,7 @@ class ResponseHead:
 
 
 def final_status(end: RunEnd, reader: AnswerReader) -> Status:
-    """The status of a response whose run has ended."""
+    """Return the status of a response after the end of its run."""
     if end.status == "interrupted":
         return "cancelled"
     if not end.is_success:
@@ -147,12 +147,12 @@ def final_status(end: RunEnd, reader: AnswerReader) -> Status:
 
 
 def error_fields(message: str) -> dict[str, Any]:
-    """The error of a response. Without `type` the AI SDK would report a broken answer instead of it."""
+    """Return the error of a response. Without `type`, the AI SDK would report a malformed response."""
     return {"code": "server_error", "message": message, "type": "server_error", "param": None}
 
 
 def usage_fields(usage: Usage) -> dict[str, Any]:
-    """Tokens as the Responses API counts them."""
+    """Return the tokens in the fields of the Responses API."""
     return {
         "input_tokens": usage.input_tokens,
         "input_tokens_details": {
@@ -166,6 +166,6 @@ def usage_fields(usage: Usage) -> dict[str, Any]:
 
 
 def _response_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool in the shape of the Responses API, in which nothing may be missing."""
+    """Return a tool in the form of the Responses API, with all its fields."""
     function: Mapping[str, Any] = tool["function"]
     return {"type": "function"} | {name: function.get(name) for name in ("name", "description", "parameters", "strict")}

@@ -46,23 +46,23 @@ class ResponseOutput:
         self.reader = reader
         self._next_number = 0
         self._is_open = False
-        """The event that says that the response is in progress is made."""
+        """Whether the event `response.in_progress` has been made."""
         self._delta_start = b""
 
     def created(self) -> list[Event]:
-        """The first event, before the run has said anything."""
+        """Return the first event, which comes before the events of the run."""
         status = "queued" if self.head.is_background else "in_progress"
         return [self._event("response.created", {"response": self.head.fields(status)})]
 
     def opened(self) -> list[Event]:
-        """The second event, once."""
+        """Return the second event, or nothing if it was returned before."""
         if self._is_open:
             return []
         self._is_open = True
         return [self._event("response.in_progress", {"response": self.head.fields("in_progress")})]
 
     def events(self, pieces: Sequence[Piece]) -> list[Event]:
-        """The events of some pieces."""
+        """Return the events of some pieces."""
         events = self.opened()
         for piece in pieces:
             if piece.step == "grew":
@@ -72,7 +72,7 @@ class ResponseOutput:
         return events
 
     def finished(self, end: RunEnd, ended_at: int) -> tuple[list[Event], Fields]:
-        """The last events, and the response."""
+        """Return the last events, and the response."""
         events = self.events(self.reader.finish(success=end.is_success))
         response = self.head.ended(end, self.reader, self.items, ended_at)
         status = final_status(end, self.reader)
@@ -82,7 +82,7 @@ class ResponseOutput:
         return events, response
 
     def error_frame(self, problem: Problem) -> bytes:
-        """A problem in the middle of the events, which then have no end."""
+        """Return the frame of a problem in the middle of the events. No other event follows."""
         error = error_body(problem)["error"]
         fields = {"code": error["code"], "message": error["message"], "param": error["param"]}
         return self._event("error", {**fields}).frame
@@ -94,7 +94,7 @@ class ResponseOutput:
         return Event(number, b"event: %b\ndata: %b\n\n" % (kind.encode(), data))
 
     def _delta(self, piece: Piece) -> Event:
-        """An event of a piece of text. There are many, so only the number and the text are encoded."""
+        """Return the event of a piece of text. There are many, so only the number and the text are encoded."""
         number = self._next_number
         self._next_number += 1
         return Event(number, b'%b%d,"delta":%b}\n\n' % (self._delta_start, number, json.dumps(piece.text)))
@@ -124,7 +124,7 @@ class ResponseOutput:
         return [*events, self._event("response.output_item.done", done)]
 
     def _item(self, item: Item, *, is_new: bool) -> Fields:
-        """An output item, when it begins or when it has ended."""
+        """Return an output item, at its beginning or at its end."""
         status = "in_progress" if is_new else "incomplete" if item.cut_off else "completed"
         fields: Fields = {"id": self._id(item), "type": TYPES[item.kind], "status": status}
         if item.kind in {"text", "refusal"}:
@@ -144,13 +144,13 @@ class ResponseOutput:
 
 
 def output_of(pieces: Sequence[Piece], output: ResponseOutput) -> list[Fields]:
-    """The output items after some more pieces."""
+    """Return the output items after some more pieces."""
     output.events(pieces)
     return output.items
 
 
 def _part(item: Item, text: str | None = None) -> Fields:
-    """The content part of a message."""
+    """Return the content part of a message."""
     content = item.text if text is None else text
     if item.kind == "refusal":
         return {"type": "refusal", "refusal": content}

@@ -61,7 +61,7 @@ from threadkeep.tables.threads import Ttl
 THREAD_MARK: Final = {"openai_response": True}
 """The metadata of a thread that was made by a response. It goes with its last response."""
 CANCEL_S: Final = 10.0
-"""The longest that a cancel waits for the end of the run."""
+"""Seconds that a cancellation waits for the end of the run."""
 
 
 class ConversationRef(BaseModel):
@@ -98,7 +98,7 @@ class ResponseBody(SettingsBody):
 
     @property
     def conversation_id(self) -> str | None:
-        """The conversation that is named, in either form."""
+        """The id of the conversation that the request names, in either form."""
         return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
 
 
@@ -143,11 +143,11 @@ class _ResponseRun:
 
     @property
     def is_kept(self) -> bool:
-        """The run has a thread that stays."""
+        """Whether the run has a thread that is kept."""
         return self.body.is_stored and self.outcome != "aside"
 
     def head(self, handle: RunHandle) -> ResponseHead:
-        """The fields that all events of the response share."""
+        """Return the fields that all events of the response share."""
         head = ResponseHead.of_run(handle.run) if handle.run is not None else None
         thread_id = handle.thread_id if self.is_kept else None
         if head is not None:
@@ -156,7 +156,7 @@ class _ResponseRun:
         return ResponseHead(run_id=handle.run_id, thread_id=thread_id, settings=_settings(self), graph_id=graph_id)
 
     def headers(self, handle: RunHandle) -> dict[str, str]:
-        """The headers of the answer."""
+        """Return the headers of the response."""
         headers = headers_of(self.call)
         if self.named is not None and self.outcome is not None:
             headers["x-threadkeep-history"] = self.outcome
@@ -248,7 +248,7 @@ def _named(call: AuthorizedRequest[Any, Any]) -> str:
 
 
 async def _stored(call: AuthorizedRequest[Any, Any]) -> StoredResponse:
-    """The response of the path. ResourceNotFound if the caller has none of that id."""
+    """Return the response of the path. Raise ResourceNotFound if the caller has no such response."""
     run_id = require_response(_named(call))
     thread_id = await thread_of_response(call, run_id)
     handle = await call.state.runs.follow(call.caller, thread_id, run_id)
@@ -289,7 +289,7 @@ def _check(body: ResponseBody) -> None:
 
 
 async def _find_thread(response_run: _ResponseRun) -> None:
-    """Find out which thread the request names, by any of the ways."""
+    """Set the thread that the request names: by a response, a conversation, a header or the metadata."""
     call, body = response_run.call, response_run.body
     if body.previous_response_id is not None:
         response_run.previous_run = run_of_response(body.previous_response_id)
@@ -429,7 +429,7 @@ def _is_clients(named: NamedThread | None) -> bool:
 
 
 async def _response(handle: RunHandle, output: ResponseOutput) -> bytes:
-    """The response as JSON, when the run has ended."""
+    """Wait for the end of the run, and return the response as JSON."""
     async for _, pieces in answer_pieces(handle.events(), output.reader):
         output.events(pieces)
     _, response = await finish(handle, output)

@@ -10,14 +10,14 @@ from threadkeep.runs.event_log import Gap, LogItem
 
 
 def failure_of(end: RunEnd) -> OpenAIProblem:
-    """The failure of a run as an error of a request."""
+    """Return the failure of a run as a problem."""
     return RunTimedOut(end.message) if end.status == "timeout" else RunFailed(end.message)
 
 
 async def answer_pieces(
     events: AsyncGenerator[LogItem], reader: AnswerReader
 ) -> AsyncGenerator[tuple[int, Sequence[Piece]]]:
-    """The position of each event of a run, and the pieces that it adds to the answer.
+    """Yield the position of each event of a run, and the pieces that it adds to the answer.
 
     Raise ResourceNotFound if events are missing, so that an incomplete answer never looks complete.
     """

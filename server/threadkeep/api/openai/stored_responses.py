@@ -1,4 +1,4 @@
-"""Stored responses: a response that was given before, from its run, the run's events and the thread's checkpoints."""
+"""Stored responses: an earlier response, from its run, the run's events and the thread's checkpoints."""
 
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -34,11 +34,11 @@ from threadkeep.threads.history import HistoryRequest
 
 NO_RUN = UUID(int=0)
 HISTORY_STATES = 200
-"""States of a thread that an item is looked for in."""
+"""Largest number of states in which an item is searched."""
 
 
 def require_response(named: str) -> UUID:
-    """The run that a response is. ResourceNotFound if this is not the id of a response."""
+    """Return the run of a response. Raise ResourceNotFound if `named` is not the id of a response."""
     run_id = run_of_response(named)
     if run_id is None:
         raise _not_found(named)
@@ -65,12 +65,12 @@ async def thread_of_response(call: AuthorizedRequest[Any, Any], run_id: UUID) ->
 
 
 def reader_of(head: ResponseHead, run: Run | None = None) -> AnswerReader:
-    """The reader of a response's answer."""
+    """Return the reader of a response's answer."""
     return AnswerReader(head.tool_names, [message["id"] for message in input_messages(run)] if run else ())
 
 
 def input_messages(run: Run) -> list[dict[str, Any]]:
-    """The messages that a request sent: the input of its run, or its answer to a question."""
+    """Return the messages of the request: the input of its run, or its answer to a question."""
     kwargs: dict[str, Any] = run.kwargs.load()
     if (answer := kwargs["config"]["configurable"]["openai"].get("answer")) is not None:
         return answer
@@ -80,7 +80,7 @@ def input_messages(run: Run) -> list[dict[str, Any]]:
 async def events_of(
     handle: RunHandle, events: AsyncGenerator[LogItem], output: ResponseOutput, reader: AnswerReader
 ) -> AsyncGenerator[tuple[int, list[Event]]]:
-    """The events of a response, with the position of the run's event that they are made of."""
+    """Yield the events of a response, with the position of the event of the run that they come from."""
     yield 0, output.created()
     async for position, pieces in answer_pieces(events, reader):
         yield position, output.events(pieces)
@@ -89,13 +89,13 @@ async def events_of(
 
 
 async def finish(handle: RunHandle, output: ResponseOutput) -> tuple[list[Event], dict[str, Any]]:
-    """The last events of a response, and the response, when its run's events have been read."""
+    """Return the last events of a response, and the response, after the events of its run."""
     end = await run_end(handle)
     return output.finished(end, await _ended_at(handle))
 
 
 async def _ended_at(handle: RunHandle) -> int:
-    """When the run ended, in seconds: of a stored one as Postgres knows it, so that it is always the same."""
+    """Return the end of the run in seconds. Of a stored run it is that of Postgres, so it is always the same."""
     run = handle.run and await read_run(handle)
     return int(run.updated_at.timestamp()) if run else int(time.time())
 
@@ -213,7 +213,7 @@ class References:
     """The filters for the thread that the caller asked for. Each further thread is authorized separately."""
 
     async def replace(self, sent: str | Sequence[object]) -> str | list[object]:
-        """The input of a request with the items in the place of references. InvalidParameter if one is not found."""
+        """Return the input with the items in place of references. Raise InvalidParameter if one does not exist."""
         if isinstance(sent, str):
             return sent
         known: dict[str, dict[str, Any]] = {}
@@ -228,7 +228,7 @@ class References:
         return items
 
     async def _look(self, named: str) -> Mapping[str, dict[str, Any]]:
-        """The items of the state, or of the run, that the item is in."""
+        """Return the items of the state or the run that contains the item."""
         item = parse_item_id(named)
         if item is None:
             return {}
@@ -259,7 +259,7 @@ class References:
     async def _look_in_history(
         self, reader: ThreadReader, thread: threads.Thread, named: str
     ) -> Mapping[str, dict[str, Any]]:
-        """The items of an older state: the message is on another branch of the thread."""
+        """Return the items of an older state with the item. Its message is on another branch of the thread."""
         parts, tenant = self.call.state.threads, reader.tenant
         request = HistoryRequest(limit=HISTORY_STATES)
         page = await history.page(parts, tenant, thread, request, lambda state: {"values": state["values"]})
@@ -271,7 +271,7 @@ class References:
 
 
 def _referenced(item: object, index: int) -> str | None:
-    """The id that an item refers to. None if it is an item itself."""
+    """Return the id that an item refers to, or None if it is not a reference."""
     sent = require_object(item, f"input[{index}]")
     # The type of a reference is optional.
     if sent.get("type") == "item_reference" or sent.keys() == {"id"}:
@@ -280,7 +280,7 @@ def _referenced(item: object, index: int) -> str | None:
 
 
 def first_reference(sent: str | Sequence[object]) -> UUID | None:
-    """The thread of the first item that a request refers to by its id."""
+    """Return the thread of the first item that a request refers to, or None if there is none."""
     for index, item in enumerate(() if isinstance(sent, str) else sent):
         if (named := _referenced(item, index)) is not None:
             parsed = parse_item_id(named)
@@ -289,7 +289,7 @@ def first_reference(sent: str | Sequence[object]) -> UUID | None:
 
 
 def state_items(thread: threads.Thread, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The items that the messages of a thread's state are."""
+    """Return the messages of a thread's state as items."""
     return message_items(messages, thread.thread_id, str(thread.metadata.load().get("graph_id", "")))
 
 

@@ -1,4 +1,4 @@
-"""Streaming: answers of the OpenAI API that take as long as a run does, as SSE and as one JSON object."""
+"""Streaming: responses of the OpenAI API that wait for a run, as SSE and as one JSON object."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,12 +18,12 @@ from threadkeep.runs.service import RunHandle
 
 
 def error_frame(problem: Problem) -> bytes:
-    """A failure in the middle of a stream of a chat completion. The stream ends without `[DONE]`."""
+    """Return the frame of a failure in the middle of a chat completion. The stream ends without `[DONE]`."""
     return b"data: %b\n\n" % json.dumps(error_body(problem))
 
 
 class AnswerResult(Response):
-    """Sends one JSON object when the run has ended. The run is cancelled if the client goes away before."""
+    """Sends one JSON object after the end of the run. If the client disconnects before, the run is cancelled."""
 
     def __init__(
         self,

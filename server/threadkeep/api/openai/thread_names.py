@@ -12,9 +12,9 @@ THREAD_HEADER: Final = "x-thread-id"
 CONVERSATION_HEADERS: Final = ("x-conversation-id", "x-openwebui-chat-id")
 """Headers of chat interfaces, which send the whole conversation each time."""
 TASK_HEADER: Final = "x-openwebui-task"
-"""Open WebUI asks for titles and tags in the name of the chat. They are not a part of it."""
+"""Open WebUI asks for titles and tags under the name of the chat. They are not part of its conversation."""
 TEMPORARY: Final = "local:"
-"""How Open WebUI names a temporary chat."""
+"""The beginning of the name of a temporary chat of Open WebUI."""
 
 Owner: TypeAlias = Literal["thread", "client"]
 """The owner of the whole conversation: the thread, or the client, which then sends all of it."""
@@ -31,7 +31,7 @@ class NamedThread:
 def named_thread(
     headers: Mapping[str, str], metadata: Mapping[str, Any], *, project: str, identity: str | None
 ) -> NamedThread | None:
-    """The thread that a request names, or None. InvalidParameter if the name is too long.
+    """Return the thread that a request names, or None. Raise InvalidParameter if the name is too long.
 
     A UUID is the id of the thread. For another name, the id is made from the caller and the name.
     """
