@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from threadkeep.base import json
 from threadkeep.base.json import RawJson
 from threadkeep.postgres import rows
 from threadkeep.postgres.pool import Conn
@@ -69,26 +70,43 @@ async def claim(
 
 
 async def reschedule(conn: Conn, delivery: Delivery, *, after_s: float) -> None:
-    """Make the delivery due again in `after_s` seconds."""
+    """Make the delivery due again in `after_s` seconds, unless a later state of its task has taken its place."""
     await conn.execute(
         """
         UPDATE webhook_deliveries
            SET send_after = now() + make_interval(secs => %(after_s)s)
          WHERE run_id = %(run_id)s AND config_id = %(config_id)s
+           AND (%(sent_body)s::text IS NULL OR body = %(sent_body)s::jsonb)
         """,
-        {"run_id": delivery.run_id, "config_id": delivery.config_id, "after_s": after_s},
+        {
+            "run_id": delivery.run_id,
+            "config_id": delivery.config_id,
+            "sent_body": _replaceable_body(delivery),
+            "after_s": after_s,
+        },
     )
 
 
 async def delete(conn: Conn, delivery: Delivery) -> None:
-    """Delete a delivery that was sent or is given up, unless a later change of its task has taken its place."""
+    """Delete a delivery that was sent or is given up, unless a later state of its task has taken its place."""
     await conn.execute(
         """
         DELETE FROM webhook_deliveries
-         WHERE run_id = %(run_id)s AND config_id = %(config_id)s AND (config_id = '' OR attempt > 0) -- a change sets it to 0
+         WHERE run_id = %(run_id)s AND config_id = %(config_id)s
+           AND (%(sent_body)s::text IS NULL OR body = %(sent_body)s::jsonb)
         """,
-        {"run_id": delivery.run_id, "config_id": delivery.config_id},
+        {
+            "run_id": delivery.run_id,
+            "config_id": delivery.config_id,
+            "sent_body": _replaceable_body(delivery),
+        },
     )
+
+
+def _replaceable_body(delivery: Delivery) -> str | None:
+    """The body as JSON, if another one may take its place. None: the webhook of a run has one body."""
+    # The number of the attempt does not tell two states apart, because it begins anew with each.
+    return json.dumps(delivery.body).decode() if delivery.config_id else None
 
 
 async def delete_old(conn: Conn, *, age_s: float, limit: int) -> int:
