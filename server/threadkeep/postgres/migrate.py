@@ -46,7 +46,7 @@ ADVICE = (
     "Before 0.1 the tables may change: start with an empty database (another THREADKEEP_DATA_DIR, or CREATE DATABASE)"
 )
 
-MADE = re.compile(rb"^CREATE (?:(?:UNLOGGED )?TABLE|(?:OR REPLACE )?(FUNCTION)) (\w+)", re.MULTILINE)
+CREATED = re.compile(rb"^CREATE (?:(?:UNLOGGED )?TABLE|(?:OR REPLACE )?(FUNCTION)) (\w+)", re.MULTILINE)
 """Finds the objects that a file creates: a function if there is a first group, else a table."""
 
 JOURNALS: LiteralString = """
@@ -160,7 +160,7 @@ async def migrate(
     release = await to_thread.run_sync(read_migrations, folder)
     async with _connected(uri) as conn:
         behind = await _behind(conn, release, _libraries(index))
-        _tell_newer(await _applied(conn), release)
+        _warn_if_newer(await _applied(conn), release)
         applied: list[str] = []
         if behind or await _lacks_row_level_security(conn):
             async with _locked(uri):
@@ -311,7 +311,7 @@ def _parts(version: str) -> tuple[int, ...]:
 
 
 async def _function_files(conn: AsyncConnection[object]) -> dict[str, AppliedFunctions]:
-    if not await _are_there(conn, "threadkeep_functions"):
+    if not await _exist(conn, "threadkeep_functions"):
         return {}
     async with conn.cursor(row_factory=class_row(AppliedFunctions)) as cursor:
         await cursor.execute("SELECT name, checksum, release FROM threadkeep_functions")
@@ -319,7 +319,7 @@ async def _function_files(conn: AsyncConnection[object]) -> dict[str, AppliedFun
 
 
 async def _applied(conn: AsyncConnection[object]) -> dict[int, Applied]:
-    if not await _are_there(conn, "threadkeep_migrations"):
+    if not await _exist(conn, "threadkeep_migrations"):
         return {}
     async with conn.cursor(row_factory=class_row(Applied)) as cursor:
         await cursor.execute("SELECT number, name, checksum FROM threadkeep_migrations")
@@ -340,7 +340,7 @@ def _refuse_changed(applied: dict[int, Applied], release: Release) -> None:
             raise StartupError(f"migration {name} was changed after it was applied to this database. {ADVICE}")
 
 
-def _tell_newer(applied: dict[int, Applied], release: Release) -> None:
+def _warn_if_newer(applied: dict[int, Applied], release: Release) -> None:
     newer = sorted(row.name for row in applied.values() if row.number > release.newest)
     if newer:
         log.warning("the database is newer than this release", extra={"newer_migrations": newer})
@@ -356,11 +356,11 @@ async def _refuse_foreign(
     applied, applied_functions = await _applied(conn), await _function_files(conn)
     files = [file for file in release.migrations if file.number not in applied]
     files += [file for file in release.functions if file.name not in applied_functions]
-    statements = [statement for file in files for statement in MADE.findall(file.statements)]
+    statements = [statement for file in files for statement in CREATED.findall(file.statements)]
     tables = [name.decode() for kind, name in statements if not kind]
     for library in libraries:
         # Without this journal, tables with these names were not created by LangGraph.
-        if not await _are_there(conn, library.tables[0]):
+        if not await _exist(conn, library.tables[0]):
             tables += library.tables[1:]
     functions = [name.decode() for kind, name in statements if kind] if not applied else []
     async with conn.cursor(row_factory=tuple_row) as cursor:
@@ -507,14 +507,14 @@ async def _apply_migration(conn: AsyncConnection[DictRow], migration: Migration)
 
 
 async def _is_behind(conn: AsyncConnection[object], library: LibrarySchema) -> bool:
-    if not await _are_there(conn, *library.tables):
+    if not await _exist(conn, *library.tables):
         return True
     async with conn.cursor(row_factory=scalar_row) as cursor:
         version = await (await cursor.execute(library.versions)).fetchone()
     return version is None or version < library.version or bool(await _invalid_indexes(conn, library))
 
 
-async def _are_there(conn: AsyncConnection[object], *tables: str) -> bool:
+async def _exist(conn: AsyncConnection[object], *tables: str) -> bool:
     async with conn.cursor(row_factory=scalar_row) as cursor:
         await cursor.execute(
             """

@@ -32,7 +32,7 @@ Conn: TypeAlias = Connection
 PATIENCE_S: Final = 120.0
 """The longest wait for a connection while other requests get one, because high load is not an outage."""
 
-LOOKS: Final = 5
+PROGRESS_CHECKS: Final = 5
 """Checks for progress before such a wait ends."""
 
 LAST: Final = "\U0010ffff"
@@ -181,25 +181,25 @@ class TenantPool(AsyncConnectionPool[Conn]):
             self.tell_changes(changes)
 
     async def _in_turn(self) -> Conn:
-        """Wait for a connection. PoolTimeout if no request gets one for `timeout` seconds of the pool.
+        """Wait for a connection. PoolTimeout if no request gets one for the `timeout` of the pool, in seconds.
 
         It checks several times, because a single check after the event loop was blocked would find no progress.
         """
         loop = asyncio.get_running_loop()
-        handed_out, looks = self._handed_out, 0
+        handed_out, idle_checks = self._handed_out, 0
 
-        def look() -> None:
-            nonlocal timer, handed_out, looks
-            looks = looks + 1 if handed_out == self._handed_out else 0
+        def check_progress() -> None:
+            nonlocal timer, handed_out, idle_checks
+            idle_checks = idle_checks + 1 if handed_out == self._handed_out else 0
             handed_out = self._handed_out
-            if looks == LOOKS:
+            if idle_checks == PROGRESS_CHECKS:
                 stalled.reschedule(loop.time())
             else:
-                timer = loop.call_later(self.timeout / LOOKS, look)
+                timer = loop.call_later(self.timeout / PROGRESS_CHECKS, check_progress)
 
-        timer = loop.call_later(self.timeout / LOOKS, look)
+        timer = loop.call_later(self.timeout / PROGRESS_CHECKS, check_progress)
         try:
-            # Only `look` sets a deadline, so a wait that makes progress is cancelled by nothing.
+            # Only `check_progress` sets a deadline, so a wait that makes progress is cancelled by nothing.
             async with asyncio.timeout(None) as stalled:
                 return await super().getconn(PATIENCE_S)
         except TimeoutError:
