@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypedDict
 
+import anyio
 import httpx
 import psycopg
 import pytest
@@ -114,6 +115,28 @@ async def test_thread_whose_checkpoint_is_poisoned_says_so_and_harms_no_other(
     assert ran["__error__"] == {"error": "CheckpointUnreadable", "message": "checkpoint unreadable"}
     assert found == {bad, good}
     assert (other.status_code, deleted.status_code) == (200, 204)
+
+
+async def test_poisoned_state_is_left_out_of_the_stream_of_its_thread(settings: Settings, database: str) -> None:
+    """Ours: the events of runs go on."""
+    async with _served(settings) as http, anyio.create_task_group() as tasks:
+        thread_id = await _thread(http)
+        await _run(http, thread_id, 3)
+        await _execute(database, POISONS["garbage"].format(thread_id))
+        modes = {"stream_mode": "state_update,run_modes"}
+        async with http.stream("GET", f"/threads/{thread_id}/stream", params=modes) as answer:
+            tasks.start_soon(_run, http, thread_id, 3)
+            with anyio.fail_after(WAIT_S):
+                names = [line async for line in _until(answer, "event: error") if line.startswith("event:")]
+
+    assert names == ["event: metadata", "event: error"]
+
+
+async def _until(answer: httpx.Response, last: str) -> AsyncIterator[str]:
+    async for line in answer.aiter_lines():
+        yield line
+        if line == last:
+            return
 
 
 async def test_with_a_key_checkpoints_are_unreadable_at_rest_and_read_back(settings: Settings, database: str) -> None:

@@ -13,7 +13,7 @@ from threadkeep.api.langgraph.threads import require_thread
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.api.streaming import EventStream, encode_event
 from threadkeep.base.problems import ValidationFailed
-from threadkeep.threads.follow import ThreadEvent, ThreadMode, ThreadPosition, follow_thread
+from threadkeep.threads.follow import ThreadEvent, ThreadMode, ThreadPosition, ThreadStream
 
 CLOCKS_DIFFER_MS: Final = 60_000
 """Milliseconds by which the clock of the process that created a run may be ahead of this process's clock."""
@@ -43,14 +43,15 @@ async def stream(call: AuthorizedRequest[None, ThreadStreamQuery]) -> Response:
     last_position = _last_position(call)
     # No event has an id from the future. The client would otherwise get no event until then.
     has_gap = last_position is not None and last_position.millisecond > time.time() * 1000 + CLOCKS_DIFFER_MS
-    events = follow_thread(
-        call.state.runs.follower,
-        call.state.threads,
-        call.tenant,
-        thread.thread_id,
+    # The stream begins before the response does. So a client that has the response misses no run that it starts.
+    events = await ThreadStream(
+        follower=call.state.runs.follower,
+        parts=call.state.threads,
+        tenant=call.tenant,
+        thread_id=thread.thread_id,
         modes=modes,
         resume_from=None if has_gap else last_position,
-    )
+    ).begin()
     return EventStream(_frames(events, has_gap=has_gap), call, headers={})
 
 
