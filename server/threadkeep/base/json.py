@@ -251,6 +251,16 @@ def loads(raw: bytes | str) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+async def loads_apart(raw: bytes) -> Any:
+    """Decode like `loads`, but in a thread if the value is large."""
+    return loads(raw) if len(raw) <= INLINE_BYTES else await to_thread.run_sync(loads, raw)
+
+
+def seems_large(value: object) -> bool:
+    """Estimate quickly whether a decoded value is large."""
+    return _seems_large(value)
+
+
 def dumps_plain(value: object) -> bytes:
     """Encode plain JSON values, with integers of any size. Raise TypeError or ValueError for other values."""
     try:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, cast
 
 import orjson
+from anyio import to_thread
 
 from threadkeep.api.a2a.messages import Part, parts_of_message
 from threadkeep.api.agents.pieces import returned_messages
+from threadkeep.base import json
 
 AI_TYPES: Final = frozenset({"ai", "AIMessageChunk"})
 AI_ROLES: Final = frozenset({"ai", "assistant"})
@@ -46,6 +48,12 @@ class ArtifactReader:
         """The id of the message that the artifact has."""
         self._seen: set[str] = set()
         self._unnamed = 0
+
+    async def read_apart(self, name: str, data: bytes) -> list[Piece]:
+        """The pieces that an event adds. A large event is read in a thread."""
+        if len(data) <= json.INLINE_BYTES:
+            return self.read(name, data)
+        return await to_thread.run_sync(self.read, name, data)
 
     def read(self, name: str, data: bytes) -> list[Piece]:
         """The pieces that an event adds."""

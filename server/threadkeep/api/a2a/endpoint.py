@@ -92,9 +92,9 @@ class MethodCall:
     params: Fields
     dialect: Dialect
 
-    def answer(self, result: object) -> Response:
+    async def answer(self, result: object) -> Response:
         """The answer with a result."""
-        return encoded_json_response(encode_result(self.rpc_id, result))
+        return encoded_json_response(await encode_result(self.rpc_id, result))
 
     def task(self, task: Result) -> Result:
         """A task in the client's dialect."""
@@ -152,7 +152,7 @@ async def send_message(method: MethodCall) -> Response:
     request, sent = await _send(method)
     tasks = TaskReader(chains=sent.chains)
     if request.immediate:
-        return method.answer(method.sent(await _present_task(tasks, sent, request.view)))
+        return await method.answer(method.sent(await _present_task(tasks, sent, request.view)))
     # A repeated message starts no run. Its request waits for the run that the first request started.
     handle = sent.handle or await _handle(sent)
     return TaskResult(method.call, method.rpc_id, handle, partial(_settled_task, method, sent, request.view))
@@ -223,17 +223,17 @@ def _stream(method: MethodCall, events: AsyncGenerator[Result], started: RunHand
 
 async def read_task(method: MethodCall) -> Response:
     """GetTask."""
-    return method.answer(method.task(await get_task(method.call, method.name, method.params)))
+    return await method.answer(method.task(await get_task(method.call, method.name, method.params)))
 
 
 async def search_tasks(method: MethodCall) -> Response:
     """ListTasks."""
-    return method.answer(await list_tasks(method.call, method.name, method.params))
+    return await method.answer(await list_tasks(method.call, method.name, method.params))
 
 
 async def stop_task(method: MethodCall) -> Response:
     """CancelTask."""
-    return method.answer(method.task(await cancel_task(method.call, method.name, method.params)))
+    return await method.answer(method.task(await cancel_task(method.call, method.name, method.params)))
 
 
 async def extended_card(method: MethodCall) -> Response:
@@ -242,18 +242,18 @@ async def extended_card(method: MethodCall) -> Response:
     if method.call.state.authenticator is None:
         # The card says `extendedAgentCard: false` in this case, and A2A then wants this error.
         raise unsupported("The agent has no extended card, because this server does not authenticate its callers")
-    return method.answer(await card_fields(method.call, agent))
+    return await method.answer(await card_fields(method.call, agent))
 
 
 async def create_push(method: MethodCall) -> Response:
     """CreateTaskPushNotificationConfig."""
     config = await create_config(method.call, method.name, method.params, method.dialect)
-    return method.answer(method.push_config(config))
+    return await method.answer(method.push_config(config))
 
 
 async def read_push(method: MethodCall) -> Response:
     """GetTaskPushNotificationConfig."""
-    return method.answer(method.push_config(await get_config(method.call, method.name, method.params)))
+    return await method.answer(method.push_config(await get_config(method.call, method.name, method.params)))
 
 
 async def list_pushes(method: MethodCall) -> Response:
@@ -261,15 +261,15 @@ async def list_pushes(method: MethodCall) -> Response:
     configs_page = await list_configs(method.call, method.name, method.params)
     if method.dialect == "0.3":
         # 0.3 has no pages: the result is the list itself.
-        return method.answer([legacy.push_config_out(config) for config in configs_page["configs"]])
-    return method.answer(configs_page)
+        return await method.answer([legacy.push_config_out(config) for config in configs_page["configs"]])
+    return await method.answer(configs_page)
 
 
 async def delete_push(method: MethodCall) -> Response:
     """DeleteTaskPushNotificationConfig."""
     await delete_config(method.call, method.name, method.params)
     # The result is null in 0.3, and an empty message in 1.0.
-    return method.answer(None if method.dialect == "0.3" else {})
+    return await method.answer(None if method.dialect == "0.3" else {})
 
 
 METHODS: Final[Mapping[str, Method]] = {

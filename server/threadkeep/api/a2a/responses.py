@@ -32,7 +32,7 @@ class TaskResult(RunResult):
 
     async def _answer(self) -> bytes:
         try:
-            return encode_result(self._rpc_id, await self._work())
+            return await encode_result(self._rpc_id, await self._work())
         except A2AError as error:
             return encode_error(self._rpc_id, error)
         except Problem as problem:
@@ -65,6 +65,6 @@ async def _frames(rpc_id: RpcId, events: AsyncGenerator[Fields]) -> AsyncGenerat
     async with aclosing(events) as source:
         try:
             async for event in source:
-                yield frame(encode_result(rpc_id, event))
+                yield frame(await encode_result(rpc_id, event))
         except A2AError as error:
             yield frame(encode_error(rpc_id, error))

@@ -71,9 +71,9 @@ def check_version(request: Request[Any]) -> None:
         raise A2AError(-32009, message, metadata={"supportedVersions": "1.0, 0.3"})
 
 
-def encode_result(rpc_id: RpcId, result: object) -> bytes:
-    """The answer of a method."""
-    return json.dumps({"jsonrpc": "2.0", "id": rpc_id, "result": result})
+async def encode_result(rpc_id: RpcId, result: object) -> bytes:
+    """The answer of a method. Other tasks run while a large one is encoded."""
+    return await json.dumps_in_pieces({"jsonrpc": "2.0", "id": rpc_id, "result": result})
 
 
 def encode_error(rpc_id: RpcId, error: A2AError) -> bytes:

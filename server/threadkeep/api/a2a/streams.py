@@ -116,7 +116,7 @@ async def _begin(tasks: TaskReader, run: ChainRun, started: RunHandle | None) ->
         async for event in events:
             reading.position = event.position
             if answers_with_messages(run):
-                reading.artifact.read(event.event, event.data.encode())
+                await reading.artifact.read_apart(event.event, event.data.encode())
     return reading
 
 
@@ -129,7 +129,7 @@ async def _updates(handle: RunHandle, reading: _RunReading, ids: TaskIds) -> Asy
             if isinstance(item, Gap):
                 reading.has_gap = True
             elif has_messages:
-                for piece in reading.artifact.read(item.name, item.data):
+                for piece in await reading.artifact.read_apart(item.name, item.data):
                     yield artifact_update(ids, piece.parts, append=piece.append)
 
 

@@ -225,7 +225,7 @@ async def spoken_parts(pool: Pool, filters: Filters, run: ChainRun) -> tuple[lis
     async with aclosing(recorded_events(pool, filters, run)) as events:
         async for event in events:
             position = event.position
-            reader.read(event.event, event.data.encode())
+            await reader.read_apart(event.event, event.data.encode())
     return reader.parts, position
 
 
@@ -270,7 +270,7 @@ class TaskReader:
             return None
         # The thread's values are this run's output only until a later run changes them.
         if end.newest:
-            return stored.values.load() if stored.values else None
+            return await json.loads_apart(stored.values.raw) if stored.values else None
         return await self._output_at_checkpoint(run)
 
     async def _output_at_checkpoint(self, run: ChainRun) -> Any:

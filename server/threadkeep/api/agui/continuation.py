@@ -52,11 +52,8 @@ class _Place:
     thread: Thread | None
     """None: the thread does not exist yet."""
     input_keys: frozenset[str]
-
-    @property
-    def values(self) -> Mapping[str, Any]:
-        """The state of the thread."""
-        return fields_of(self.thread.values.load() if self.thread is not None and self.thread.values else None)
+    values: Mapping[str, Any]
+    """The state of the thread."""
 
     @property
     def questions(self) -> list[Question]:
@@ -75,11 +72,15 @@ async def continued(reader: ThreadReader, sent: RunInput, authorized: Authorized
     if sent.is_answer:
         # Before `settled`, which would wait for the end of the very run that this request has started before.
         await _refuse_repetition(reader, thread_id, sent)
+    if thread is not None and thread.status == "busy":
+        # The state of a busy thread changes until its run ends, so nothing can be compared with it yet.
+        thread = await reader.settled(thread_id)
+    values = await json.loads_apart(thread.values.raw) if thread is not None and thread.values else None
     place = _Place(
         reader=reader,
         thread_id=thread_id,
-        # The state of a busy thread changes until its run ends, so nothing can be compared with it yet.
-        thread=thread if thread is None or thread.status != "busy" else await reader.settled(thread_id),
+        thread=thread,
+        values=fields_of(values),
         input_keys=await call.state.message_graphs.input_keys(assistant.graph_id),
     )
     if sent.is_answer:

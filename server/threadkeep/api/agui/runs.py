@@ -1,12 +1,13 @@
 """Runs: the endpoint of AG-UI, and the stream that it answers with."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4, uuid5
 
+from anyio import to_thread
 from pydantic import ValidationError
 from starlette.responses import Response
 
@@ -35,6 +36,7 @@ from threadkeep.base.problems import (
     ValidationFailed,
 )
 from threadkeep.postgres.retry import TRANSIENT_ERRORS
+from threadkeep.runs.event_log import Gap
 from threadkeep.runs.request import Command, GraphRunOptions, RunRequest, SurfaceRunOptions
 from threadkeep.runs.service import Authorized, RunHandle
 from threadkeep.tables import runs, workers
@@ -47,6 +49,7 @@ READERS_MARK: Final = "readers"
 """The mark of a run with the connections of its client: id -> the process that has it."""
 
 Call = AuthorizedRequest[RunBody, RunQuery]
+Item = TypeVar("Item")
 
 
 async def run(call: Call) -> Response:
@@ -171,18 +174,21 @@ def _reader_path(reader_id: str) -> tuple[str, str, str]:
 async def _frames(call: Call, handle: RunHandle, events: RunEvents, reading: StreamReader) -> AsyncGenerator[bytes]:
     """Yield the frames of a run. If this process stops, they end without an event, so that the client reconnects."""
     yield json.one_line(events.head.frame())
+    largest = 0
     try:
         # From the first event, also if the client comes back: the page builds its messages anew from the events.
         async with aclosing(handle.events()) as items:
             async for item in items:
                 reading.position = item.position
-                if frames := events.read(item):
+                size = 0 if isinstance(item, Gap) else len(item.data)
+                largest = max(largest, size)
+                if frames := await _apart(size, events.read, item):
                     yield json.one_line(frames)
         end = await run_end(handle)
         # The page must end with the true state, and a gap or deleted events do not have it.
         if end.is_success and events.is_incomplete:
             await _read_state(call, handle, events)
-        yield json.one_line(events.finish(end))
+        yield json.one_line(await _apart(largest, events.finish, end))
     except ServiceUnavailable:
         # A stopping process is no failure: without an end of the body the client reconnects elsewhere.
         if not call.state.signals.leaving.is_set():
@@ -192,12 +198,17 @@ async def _frames(call: Call, handle: RunHandle, events: RunEvents, reading: Str
         yield error_frame(ServiceUnavailable().detail, ServiceUnavailable.code)
 
 
+async def _apart(size: int, read: Callable[[Item], bytes], item: Item) -> bytes:
+    """Call `read`, in a thread if it has to read a large state, whose difference to the one before takes long."""
+    return read(item) if size <= json.INLINE_BYTES else await to_thread.run_sync(read, item)
+
+
 async def _read_state(call: Call, handle: RunHandle, events: RunEvents) -> None:
     """Take the state at the end from the thread, because its events were deleted or do not contain it."""
     async with call.state.pool.connection(handle.filters) as conn:
         stored = await runs.get_result(conn, handle.filters, handle.thread_id, handle.run_id)
     if stored is not None and stored.values is not None:
-        events.set_state(stored.values.load(), questions_of(stored.interrupts.load()))
+        events.set_state(await json.loads_apart(stored.values.raw), questions_of(stored.interrupts.load()))
 
 
 async def _refused(head: RunHead, refusal: RunRefused) -> AsyncGenerator[bytes]:

@@ -16,8 +16,6 @@ from referencing.exceptions import Unresolvable
 from threadkeep.api.mcp.schemas import INPUT, MESSAGES, RESUME, THREAD_ID, JsonSchema, ToolSchemas
 from threadkeep.base import json
 
-INLINE_BYTES: Final = 64 * 1024
-"""JSON up to this size is checked in the event loop. Larger values are checked in a thread."""
 MAX_DETAIL: Final = 500
 """Characters of an error."""
 ROLES: Final = frozenset({"user", "human", "assistant", "ai", "system", "developer", "tool", "function"})
@@ -120,7 +118,7 @@ async def _check(schemas: ToolSchemas, rest: Mapping[str, Any]) -> None:
 
 async def first_error(schema: JsonSchema, value: object) -> str | None:
     """The place and the reason of the most telling error of a value. None if it fits the schema."""
-    if len(json.dumps(value)) <= INLINE_BYTES:
+    if not json.seems_large(value):
         return _first_error(schema, value)
     return await to_thread.run_sync(_first_error, schema, value)
 
@@ -141,7 +139,7 @@ def _first_error(schema: JsonSchema, value: object) -> str | None:
 
 async def misfits(schema: JsonSchema, value: Mapping[str, Any]) -> set[str]:
     """The keys of an object whose values do not fit the schema."""
-    if len(json.dumps(value)) <= INLINE_BYTES:
+    if not json.seems_large(value):
         return _misfits(schema, value)
     return await to_thread.run_sync(_misfits, schema, value)
 

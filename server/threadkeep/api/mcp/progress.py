@@ -8,8 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-import orjson
-
+from threadkeep.base import json
 from threadkeep.runs.event_log import LogEvent
 from threadkeep.runs.graph_runner import INTERRUPT
 from threadkeep.runs.request import StreamMode
@@ -29,13 +28,13 @@ class ProgressReader:
         self._steps = 0
         self._is_told_by_graph = False
 
-    def read(self, event: LogEvent) -> None:
+    async def read(self, event: LogEvent) -> None:
         """Send the progress of an event, if the event has one."""
         if event.name == "custom":
-            self._read_custom(orjson.loads(event.data))
+            self._read_custom(await json.loads_apart(event.data))
         # Steps and the graph's own numbers have other scales. Mixed, the progress would jump.
         elif event.name == "updates" and not self._is_told_by_graph:
-            for node in cast("dict[str, Any]", orjson.loads(event.data)):
+            for node in cast("dict[str, Any]", await json.loads_apart(event.data)):
                 if node != INTERRUPT:
                     self._steps += 1
                     self._advance(self._steps, None, node)

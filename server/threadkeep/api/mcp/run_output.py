@@ -1,6 +1,6 @@
 """Run output: the output of one run, from any process, even after later runs on its thread."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
@@ -21,7 +21,7 @@ from threadkeep.threads.history import CheckpointRef, ThreadParts
 
 VALUES: Final = "values"
 EMPTY: Final = b"{}"
-OnEvent = Callable[[LogEvent], None]
+OnEvent = Callable[[LogEvent], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,27 +48,27 @@ async def read_output(handle: RunHandle, parts: ThreadParts, on_event: OnEvent |
     execution = handle.execution
     # The cheap way: no event is decoded.
     if execution is not None and on_event is None and (outcome := await execution.wait_result()) is not None:
-        return _of_outcome(outcome)
+        return await _of_outcome(outcome)
     reader = _ValuesReader()
     async with aclosing(handle.events()) as items:
         async for item in items:
             if isinstance(item, Gap):
                 reader.is_broken = True
                 continue
-            reader.read(item)
+            await reader.read(item)
             if on_event is not None:
-                on_event(item)
+                await on_event(item)
     # The outcome has the whole state. The last `values` event of a stream may be older.
     if execution is not None and execution.outcome is not None:
-        return _of_outcome(execution.outcome)
+        return await _of_outcome(execution.outcome)
     end = await run_end(handle)
     if end.is_success and reader.is_broken:
         return await _of_checkpoint(handle, parts, end)
-    return RunOutput(end=end, values=reader.values, questions=reader.questions)
+    return RunOutput(end=end, values=await reader.values(), questions=reader.questions)
 
 
-def _of_outcome(outcome: Outcome) -> RunOutput:
-    answer: Any = json.loads(outcome.answer)
+async def _of_outcome(outcome: Outcome) -> RunOutput:
+    answer: Any = await json.loads_apart(outcome.answer)
     if outcome.status in {"error", "timeout"}:
         return RunOutput(end=RunEnd(status=outcome.status, error=answer.get("__error__")))
     values, questions = _split(answer)
@@ -92,7 +92,7 @@ class _ValuesReader:
         self._last: bytes | None = None
         self._questions: dict[str, Question] = {}
 
-    def read(self, event: LogEvent) -> None:
+    async def read(self, event: LogEvent) -> None:
         if event.name == "metadata" and orjson.loads(event.data).get("attempt", 1) > 1:
             self._last, self._questions = None, {}
         if event.name != VALUES:
@@ -101,12 +101,11 @@ class _ValuesReader:
         self._last = event.data
         # Parsing each state would be slow. A state that only mentions the word is parsed in vain.
         if INTERRUPT.encode() in event.data:
-            for question in _split(orjson.loads(event.data))[1]:
+            for question in _split(await json.loads_apart(event.data))[1]:
                 self._questions[question.interrupt_id] = question
 
-    @property
-    def values(self) -> Any:
-        return None if self._last is None else _split(json.loads(self._last))[0]
+    async def values(self) -> Any:
+        return None if self._last is None else _split(await json.loads_apart(self._last))[0]
 
     @property
     def questions(self) -> list[Question]:
@@ -122,7 +121,7 @@ async def _of_checkpoint(handle: RunHandle, parts: ThreadParts, end: RunEnd) -> 
         # The thread's row has the values of its newest run, so no checkpoint has to be read.
         if newest is not None and newest.run_id == handle.run_id:
             stored = await runs.get_result(conn, filters, thread_id, handle.run_id)
-            values = stored.values.load() if stored is not None and stored.values is not None else None
+            values = await json.loads_apart(stored.values.raw) if stored is not None and stored.values else None
             return RunOutput(end=end, values=values, questions=questions_of(stored.interrupts.load() if stored else {}))
         mark = {"run_id": str(handle.run_id)}
         checkpoint_id = await thread_checkpoints.newest_with(conn, filters, thread_id, mark)
@@ -130,5 +129,5 @@ async def _of_checkpoint(handle: RunHandle, parts: ThreadParts, end: RunEnd) -> 
         return RunOutput(end=end)
     at = CheckpointRef(checkpoint_id=checkpoint_id)
     read = await history.get_state(parts, Tenant(filters=filters), thread, at)
-    state = cast("Mapping[str, Any]", json.loads(await json.dumps_apart(read.state, size=read.bytes)))
+    state = cast("Mapping[str, Any]", await json.loads_apart(await json.dumps_apart(read.state, size=read.bytes)))
     return RunOutput(end=end, values=state["values"], questions=questions_of(state["interrupts"]))
