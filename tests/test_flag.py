@@ -5,7 +5,7 @@ import anyio
 from threadkeep.base.flag import OneShotEvent
 
 
-async def test_all_who_wait_are_woken_and_later_ones_do_not_wait() -> None:
+async def test_all_waiting_tasks_are_woken_and_later_ones_do_not_wait() -> None:
     """Ours."""
     flag, woken = OneShotEvent(), list[bool]()
 
@@ -24,7 +24,7 @@ async def test_all_who_wait_are_woken_and_later_ones_do_not_wait() -> None:
     assert woken == [True, True, True]
 
 
-async def test_who_waits_for_so_long_alone_is_told_that_it_is_not_set() -> None:
+async def test_a_wait_with_a_time_limit_reports_that_the_flag_is_not_set() -> None:
     """Ours: and leaves nothing behind, nor does one that is cancelled."""
     flag = OneShotEvent()
     with anyio.fail_after(5):

@@ -190,7 +190,7 @@ async def test_a_search_for_threads_ends_before_the_limit_and_goes_on(
     assert len(found) == 3
 
 
-async def test_a_thread_that_no_answer_holds_is_refused_with_its_place(
+async def test_a_thread_above_the_answer_limit_is_refused_with_its_position(
     client: LangGraphClient, http: httpx.AsyncClient
 ) -> None:
     await _counted(client, ANSWER_BYTES, steps=1)
@@ -207,7 +207,7 @@ async def test_a_thread_that_no_answer_holds_is_refused_with_its_place(
     assert len(selected.json()) == 2
 
 
-async def test_what_compresses_well_counts_in_full(http: httpx.AsyncClient) -> None:
+async def test_compressed_values_count_with_their_full_size(http: httpx.AsyncClient) -> None:
     thread_id = (await http.post("/threads", json={})).json()["thread_id"]
     asked = {"assistant_id": "counting", "input": {"blob": "x" * 300_000}}
     for _ in range(5):
@@ -239,7 +239,7 @@ async def test_items_are_listed_in_bounded_pages(client: LangGraphClient, http: 
     assert {tuple(item["namespace"]) for page in pages for item in page} == {("notes",)}
 
 
-async def test_an_item_that_no_answer_holds_is_refused(client: LangGraphClient) -> None:
+async def test_an_item_above_the_answer_limit_is_refused(client: LangGraphClient) -> None:
     await client.store.put_item(["notes"], "large", {"text": "x" * ANSWER_BYTES})
 
     for read in (client.store.get_item(["notes"], "large"), client.store.search_items(["notes"])):

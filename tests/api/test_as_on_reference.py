@@ -56,7 +56,7 @@ async def test_server_goes_on_when_a_running_run_is_deleted(client: LangGraphCli
         await client.threads.delete(thread["thread_id"])
 
 
-async def test_question_stays_open_when_only_the_other_one_is_answered(client: LangGraphClient) -> None:
+async def test_a_question_stays_open_if_only_the_other_one_is_answered(client: LangGraphClient) -> None:
     """Protocol: resume by interrupt id; what was not answered is asked again."""
     thread = await client.threads.create()
     thread_id = thread["thread_id"]
@@ -93,7 +93,7 @@ async def test_run_has_the_metadata_of_its_assistant_and_thread_and_of_both_fiel
     ).items()
 
 
-async def test_context_has_its_defaults_where_nothing_is_given(settings: Settings) -> None:
+async def test_context_has_its_defaults_without_values(settings: Settings) -> None:
     """Protocol: a graph with a context schema finds a context."""
     graphs = {"greeter": as_loaded_graph("greeter", _greeter(), where="tests")}
     async with serving(settings, graphs) as url, get_client(url=url, api_key=None) as client:
@@ -102,7 +102,7 @@ async def test_context_has_its_defaults_where_nothing_is_given(settings: Setting
         assert said == {"items": ["hi"]}
 
 
-async def test_empty_command_is_as_good_as_none(client: LangGraphClient) -> None:
+async def test_an_empty_command_is_ignored(client: LangGraphClient) -> None:
     """Protocol: `command: {}` goes on from where the thread stands."""
     thread = await client.threads.create()
     await client.runs.wait(thread["thread_id"], "chain", input={"items": []})
@@ -142,7 +142,7 @@ async def test_events_name_the_graph_and_leave_its_own_chunks_to_the_other_modes
     assert [part.data for part in parts if part.event == "values"] == [{"items": []}, {"items": ["written"]}]
 
 
-async def test_debug_tells_the_ids_of_checkpoints_and_errors_by_their_class(client: LangGraphClient) -> None:
+async def test_debug_has_the_ids_of_checkpoints_and_the_classes_of_errors(client: LangGraphClient) -> None:
     """Protocol: stream mode `debug`."""
     thread = await client.threads.create()
     streamed = client.runs.stream(thread["thread_id"], "failing", input={"items": []}, stream_mode="debug")
@@ -156,7 +156,7 @@ async def test_debug_tells_the_ids_of_checkpoints_and_errors_by_their_class(clie
     assert failed["error"] == {"error": "ValueError", "message": "the node failed"}
 
 
-async def test_threads_are_found_the_lately_used_first(client: LangGraphClient) -> None:
+async def test_a_search_returns_the_latest_used_threads_first(client: LangGraphClient) -> None:
     """Protocol: a search that says no order."""
     older = await client.threads.create()
     newer = await client.threads.create()

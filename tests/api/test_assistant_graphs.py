@@ -172,7 +172,7 @@ async def test_xray_draws_subgraphs_too_as_deep_as_asked(client: LangGraphClient
 
 
 @pytest.mark.parametrize("xray", ["0", "-1", "deep"])
-async def test_xray_that_is_neither_is_refused(http: httpx.AsyncClient, xray: str) -> None:
+async def test_an_xray_that_is_no_number_or_boolean_is_refused(http: httpx.AsyncClient, xray: str) -> None:
     """Protocol: 422, for 0 too."""
     response = await http.get("/assistants/plain/graph", params={"xray": xray})
 

@@ -40,7 +40,7 @@ async def test_new_assistant_is_untitled_and_has_its_first_version(client: LangG
     assert made["created_at"] == made["updated_at"]
 
 
-async def test_assistant_keeps_what_it_was_made_with(client: LangGraphClient) -> None:
+async def test_an_assistant_keeps_its_fields(client: LangGraphClient) -> None:
     """Protocol: POST /assistants, every field."""
     assistant_id = str(uuid.uuid4())
     made = await client.assistants.create(
@@ -85,7 +85,7 @@ async def test_keys_that_only_the_server_sets_are_left_out(client: LangGraphClie
     assert made["config"] == {"configurable": {"model": "small"}}
 
 
-async def test_id_that_is_taken_is_a_conflict_unless_the_client_does_not_mind(client: LangGraphClient) -> None:
+async def test_a_taken_id_is_a_conflict_unless_the_client_allows_it(client: LangGraphClient) -> None:
     """Protocol: `if_exists`."""
     made = await client.assistants.create("chain", name="first")
     taken = made["assistant_id"]
@@ -156,7 +156,7 @@ async def test_change_merges_metadata_and_replaces_all_else(client: LangGraphCli
         ({"name": "new"}, {"recursion_limit": 7, "configurable": {"a": 1}}, {"a": 1}),
     ],
 )
-async def test_change_of_one_leaves_the_mirror_true(
+async def test_a_change_of_configurable_or_context_changes_the_other(
     client: LangGraphClient, change: dict[str, Any], config: Config, context: dict[str, Any]
 ) -> None:
     """Ours: the reference lets the two drift apart."""
@@ -220,7 +220,7 @@ async def test_earlier_version_comes_back_whole(client: LangGraphClient) -> None
         await client.assistants.set_latest(assistant_id, 99)
 
 
-async def test_search_pages_through_what_matches(client: LangGraphClient, http: httpx.AsyncClient) -> None:
+async def test_a_search_pages_through_all_matches(client: LangGraphClient, http: httpx.AsyncClient) -> None:
     """Protocol: POST /assistants/search, newest first, with pagination headers. Ours: the total is the true one."""
     made = [await client.assistants.create("chain", metadata={"mine": True}) for _ in range(5)]
 
@@ -277,7 +277,7 @@ async def test_deleted_assistant_is_gone_and_its_threads_stay(client: LangGraphC
     assert (await client.threads.get(thread["thread_id"]))["metadata"]["assistant_id"] == assistant_id
 
 
-async def test_deleted_assistant_takes_its_threads_along_where_asked(client: LangGraphClient) -> None:
+async def test_threads_of_a_deleted_assistant_are_deleted_on_request(client: LangGraphClient) -> None:
     """Protocol: `?delete_threads=true`: those whose metadata names it, and no others."""
     made = await client.assistants.create("chain")
     its, others = await client.threads.create(), await client.threads.create()
@@ -315,7 +315,7 @@ async def test_change_reaches_the_next_run(client: LangGraphClient) -> None:
 @pytest.mark.parametrize(
     ("named", "status"), [(NOBODY, 404), ("no-id-and-no-graph", 422)], ids=["nobody's", "malformed"]
 )
-async def test_id_of_nobody_is_not_found_and_a_bad_one_is_refused(
+async def test_an_unknown_id_is_not_found_and_an_invalid_one_is_refused(
     client: LangGraphClient, named: str, status: int
 ) -> None:
     """Protocol: 404 and 422, in every path."""

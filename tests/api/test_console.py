@@ -95,7 +95,7 @@ async def test_file_is_found_by_the_last_segment_and_kept_for_ever(http: httpx.A
     assert answer.headers["content-security-policy"] == POLICY
 
 
-async def test_files_are_compressed_for_who_takes_it(http: httpx.AsyncClient) -> None:
+async def test_files_are_compressed_for_clients_that_accept_it(http: httpx.AsyncClient) -> None:
     """Issue 17: gzip, made once."""
     path = "/console/app.0a1b2c3d.js"
     async with http.stream("GET", path, headers={"accept-encoding": "br, gzip;q=0.5"}) as answer:
@@ -117,7 +117,7 @@ async def test_files_are_compressed_for_who_takes_it(http: httpx.AsyncClient) ->
         "/console/..%2fserving.py",
     ],
 )
-async def test_what_is_no_file_of_the_page_is_not_there(http: httpx.AsyncClient, path: str) -> None:
+async def test_other_files_are_not_found(http: httpx.AsyncClient, path: str) -> None:
     """Ours: a file that is missing is no page, and no path leads out of the folder."""
     assert (await http.get(path)).status_code == 404
 
@@ -269,7 +269,7 @@ async def test_session_ends_with_its_key(
     [("tk_" + "A" * 43, 401), ("", 422), ("x" * 16_385, 422), ("x" * 4_000, 413), ("a\r\nx: y", 422), ("ключ", 422)],
     ids=["unknown", "empty", "long", "too large for a cookie", "two lines", "no ASCII"],
 )
-async def test_what_is_no_key_is_not_kept(settings: Settings, credential: str, status: int) -> None:
+async def test_an_invalid_key_is_not_stored(settings: Settings, credential: str, status: int) -> None:
     """Issue 17: sign-in refuses what would not open anything, and sets no cookie."""
     async with browser(settings, auth_type="api_key") as http:
         answer = await _sign_in(http, credential)
@@ -287,7 +287,7 @@ async def test_what_is_no_key_is_not_kept(settings: Settings, credential: str, s
     ],
     ids=str,
 )
-async def test_foreign_page_signs_nobody_in_or_out(
+async def test_a_foreign_page_cannot_sign_in_or_out(
     settings: Settings, make_key: MakeKey, headers: dict[str, str]
 ) -> None:
     """Issue 17: no page can put its visitor into somebody else's session, nor end theirs."""

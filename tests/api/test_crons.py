@@ -33,7 +33,7 @@ def _next_new_year(zone: ZoneInfo | None = None) -> str:
     return datetime(now.year + 1, 1, 1, tzinfo=zone or UTC).astimezone(UTC).isoformat()
 
 
-async def test_new_cron_says_when_it_runs_next_and_what(client: LangGraphClient) -> None:
+async def test_a_new_cron_has_its_next_date_and_its_payload(client: LangGraphClient) -> None:
     """Protocol: POST /runs/crons answers with the cron."""
     made = _cron(
         await client.crons.create(
@@ -114,7 +114,7 @@ async def test_sixth_field_is_seconds(client: LangGraphClient) -> None:
         {"schedule": NEW_YEAR, "webhook": "http://127.0.0.1/"},
     ],
 )
-async def test_what_can_never_run_is_refused(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+async def test_a_cron_that_can_never_run_is_refused(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
     """Protocol: 422. Ours: for a date that never comes and a missing schedule, too."""
     answer = await http.post("/runs/crons", json={"assistant_id": "chain", **body})
 
@@ -144,7 +144,7 @@ async def test_unknown_thread_and_cron_are_not_found(client: LangGraphClient, ht
     assert (await http.get("/runs/crons/x")).json()["detail"] == "Invalid cron ID: must be a UUID"
 
 
-async def test_update_changes_what_is_named_and_the_next_date(client: LangGraphClient) -> None:
+async def test_an_update_changes_the_named_fields_and_the_next_date(client: LangGraphClient) -> None:
     """Protocol: PATCH merges metadata, replaces the rest, and computes the next date anew."""
     made = _cron(
         await client.crons.create("chain", schedule=NEW_YEAR, metadata={"a": 1}, webhook="https://example.com")
@@ -192,7 +192,7 @@ async def test_end_time_can_be_set_and_cleared(client: LangGraphClient) -> None:
     assert (cleared["end_time"], cleared["next_run_date"]) == (None, _next_new_year())
 
 
-async def test_update_that_says_nothing_or_nonsense_is_refused(client: LangGraphClient) -> None:
+async def test_an_empty_or_senseless_update_is_refused(client: LangGraphClient) -> None:
     """Protocol: `{}` is 400, a bad schedule 422; the cron stays as it was."""
     made = _cron(await client.crons.create("chain", schedule=NEW_YEAR, context={"a": 1}))
 
@@ -206,7 +206,9 @@ async def test_update_that_says_nothing_or_nonsense_is_refused(client: LangGraph
     assert await client.crons.search() == [made]
 
 
-async def test_search_finds_by_what_a_cron_is_and_counts_all(client: LangGraphClient, http: httpx.AsyncClient) -> None:
+async def test_a_search_finds_crons_by_their_fields_and_counts_all(
+    client: LangGraphClient, http: httpx.AsyncClient
+) -> None:
     """Protocol: search, count, select, sort. Ours: the total is the true one."""
     thread = await client.threads.create()
     first = _cron(await client.crons.create("chain", schedule=NEW_YEAR, metadata={"n": 1}))

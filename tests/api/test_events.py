@@ -87,7 +87,7 @@ async def _keyed(url: str, key: str) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-async def test_a_thread_and_its_run_are_told_from_beginning_to_end(http: httpx.AsyncClient, gate: Gate) -> None:
+async def test_the_changes_of_a_thread_and_its_run_are_streamed(http: httpx.AsyncClient, gate: Gate) -> None:
     """Issue 17: the values are those of now, with the title."""
     async with following(http) as events:
         thread_id = await _new(http, title="Notes")
@@ -107,7 +107,7 @@ async def test_a_thread_and_its_run_are_told_from_beginning_to_end(http: httpx.A
         assert ("thread", "busy") in {(name, data["status"]) for name, data, _ in events.told if name == "thread"}
 
 
-async def test_changes_of_another_process_are_told(replicas: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> None:
+async def test_changes_of_another_process_are_streamed(replicas: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> None:
     """Issue 17: a process that began to note only when this one asked."""
     here, there = replicas
     async with following(here) as events:
@@ -117,7 +117,9 @@ async def test_changes_of_another_process_are_told(replicas: tuple[httpx.AsyncCl
         await events.until(lambda each: each.runs().get(run_id) == "success")
 
 
-async def test_a_process_that_starts_later_tells_its_changes_too(settings: Settings, http: httpx.AsyncClient) -> None:
+async def test_changes_of_a_process_that_starts_later_are_streamed_too(
+    settings: Settings, http: httpx.AsyncClient
+) -> None:
     """Ours: it asks whether a process has a stream."""
     async with (
         following(http) as events,
@@ -130,7 +132,7 @@ async def test_a_process_that_starts_later_tells_its_changes_too(settings: Setti
 
 
 @pytest.mark.parametrize("change", ["patch", "state", "copy", "delete run", "cancel", "conversation"])
-async def test_every_kind_of_change_is_told(http: httpx.AsyncClient, change: str) -> None:
+async def test_every_kind_of_change_is_streamed(http: httpx.AsyncClient, change: str) -> None:
     """Issue 17: whatever route changes a thread or a run."""
     thread_id = await _new(http)
     run = (await http.post(f"/threads/{thread_id}/runs", json=RUN)).json()
@@ -156,7 +158,7 @@ async def test_every_kind_of_change_is_told(http: httpx.AsyncClient, change: str
             assert events.runs() == {later["run_id"]: "interrupted"}
 
 
-async def test_a_deleted_thread_is_told(replicas: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> None:
+async def test_a_deleted_thread_is_streamed(replicas: tuple[httpx.AsyncClient, httpx.AsyncClient]) -> None:
     """Issue 17: its id, once, on the process that deleted it and on the other one."""
     here, there = replicas
     thread_id = await _new(here)
@@ -221,7 +223,7 @@ async def test_an_unknown_last_event_is_a_gap(http: httpx.AsyncClient, event_id:
         await events.until(lambda each: each.names() == ["gap"])
 
 
-async def test_more_changes_than_a_stream_may_hear_are_a_gap(
+async def test_more_changes_than_a_stream_may_hold_are_a_gap(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Issue 17: bounded in bytes."""
@@ -241,7 +243,7 @@ async def test_a_large_thread_is_deleted_with_a_gap(http: httpx.AsyncClient) -> 
         await events.until(lambda each: each.names() == ["gap", "gap"])
 
 
-def test_a_log_tells_of_what_it_has_lost() -> None:
+def test_a_log_reports_dropped_changes() -> None:
     """Ours: the newest changes are kept, and a reader behind them, or far behind, is told so."""
     log = ChangeLog()
     log.add([Change()] * (LOG_CHANGES + 10))
@@ -281,7 +283,7 @@ async def test_changes_that_could_not_be_sent_are_a_gap(settings: Settings) -> N
     assert (lost, noted) == ([None, None, None], [str(UUID(int=2)), None, None])
 
 
-def test_notifications_fit_into_what_postgres_allows() -> None:
+def test_notifications_fit_into_postgres_limit() -> None:
     """Ours: 8,000 bytes with the topic, whatever the metadata."""
     notes = [Change(deleted_metadata=json.dumps({"name": "ü" * 450})) for _ in range(100)]
 
@@ -299,7 +301,7 @@ async def test_without_threads_or_runs_there_are_no_events(settings: Settings, s
         assert (await http.get("/events")).status_code == 404
 
 
-async def test_a_run_sends_nothing_more_while_it_is_told_of(
+async def test_changes_of_several_runs_share_a_notification(
     http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Issue 17: a run costs no statement and no NOTIFY more; a process sends its notes together."""

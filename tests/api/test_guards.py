@@ -48,7 +48,7 @@ def _frames(raw: bytes) -> list[dict[bytes, bytes]]:
 
 
 @pytest.mark.parametrize("path", ["/runs/stream", "/threads/{}/runs/stream"])
-async def test_nothing_that_a_graph_says_ends_a_frame(evil: httpx.AsyncClient, path: str) -> None:
+async def test_no_output_of_a_graph_ends_a_frame(evil: httpx.AsyncClient, path: str) -> None:
     """Ours: data is one line of JSON; names of nodes lose what ends a line."""
     thread_id = (await evil.post("/threads", json={})).json()["thread_id"]
     modes = ["values", "updates", "custom", "messages-tuple", "debug", "tasks", "checkpoints", "events"]
@@ -82,7 +82,9 @@ ASKED: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ASKED)
-async def test_each_answer_says_what_it_is_not(http: httpx.AsyncClient, method: str, path: str, body: Any) -> None:
+async def test_each_response_has_nosniff_and_other_security_headers(
+    http: httpx.AsyncClient, method: str, path: str, body: Any
+) -> None:
     """Ours: errors and streams too: no other type, no page, nothing to keep."""
     answer = await http.request(method, path, content=body)
 
@@ -101,7 +103,7 @@ async def test_page_has_a_policy_of_its_own(http: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("host", "allowed"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("192.0.2.1", False)]
 )
-async def test_pages_of_this_machine_may_call_only_a_server_that_nobody_else_reaches(
+async def test_pages_of_this_machine_may_call_only_a_server_that_others_cannot_reach(
     settings: Settings, host: str, allowed: bool
 ) -> None:
     """Ours: once bound to a network, only what `http.cors` names."""

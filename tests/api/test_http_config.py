@@ -133,7 +133,7 @@ async def test_cors_takes_the_place_of_the_default(settings: Settings, tmp_path:
         ("disable_a2a", [("POST", "/a2a/x"), ("GET", "/.well-known/agent-card.json")]),
     ],
 )
-async def test_what_is_disabled_is_not_there_and_the_rest_is(
+async def test_disabled_routes_are_not_found_and_others_are(
     settings: Settings, tmp_path: Path, switch: str, gone: list[tuple[str, str]]
 ) -> None:
     """Protocol: `http.disable_*`."""
@@ -148,7 +148,7 @@ async def test_what_is_disabled_is_not_there_and_the_rest_is(
     assert health == [200, 200, 200]
 
 
-async def test_runs_stay_where_threads_are_disabled(settings: Settings, tmp_path: Path) -> None:
+async def test_runs_stay_if_threads_are_disabled(settings: Settings, tmp_path: Path) -> None:
     """Ours: each switch takes away its own routes."""
     async with _http(settings, _project(tmp_path, disable_threads=True)) as http:
         answer = await http.post(f"/threads/{'0' * 32}/runs", json={"assistant_id": "chain", "input": {}})
@@ -301,7 +301,7 @@ async def test_chosen_headers_reach_the_graph_and_secret_ones_never(settings: Se
         ({"mount_prefix": "/{x}"}, "http.mount_prefix"),
     ],
 )
-async def test_what_can_not_be_honoured_stops_the_start(
+async def test_an_unsupported_setting_stops_the_start(
     settings: Settings, tmp_path: Path, http: dict[str, Any], reason: str
 ) -> None:
     """Ours: nothing falls back to open."""
@@ -311,7 +311,7 @@ async def test_what_can_not_be_honoured_stops_the_start(
         await anyio.to_thread.run_sync(create_app, settings, "", {}, project)
 
 
-async def test_what_does_nothing_is_said_in_the_log(
+async def test_settings_without_effect_are_logged(
     settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ours: a key without effect is no silent one."""

@@ -75,7 +75,7 @@ async def test_wait_that_is_sent_again_answers_the_same(http: httpx.AsyncClient,
 
 
 @pytest.mark.parametrize("stateless", [False, True])
-async def test_stream_that_is_sent_again_is_told_from_its_beginning(
+async def test_a_repeated_stream_request_gets_the_stream_from_its_beginning(
     http: httpx.AsyncClient, *, stateless: bool
 ) -> None:
     """Ours: such a run keeps its events."""
@@ -123,7 +123,7 @@ async def test_key_of_another_request_is_refused(http: httpx.AsyncClient) -> Non
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256, "caf\u00e9"])
-async def test_key_that_is_none_is_refused(http: httpx.AsyncClient, key: str) -> None:
+async def test_an_invalid_key_is_refused(http: httpx.AsyncClient, key: str) -> None:
     """Ours: 1 to 255 visible ASCII characters."""
     answer = await http.post("/threads", json={}, headers={"idempotency-key": key.encode("latin-1")})  # pyright: ignore[reportArgumentType] - bytes are sent as they are
 
@@ -140,7 +140,7 @@ async def test_refused_run_leaves_the_key_free(http: httpx.AsyncClient) -> None:
     assert (refused.status_code, accepted.status_code) == (404, 200)
 
 
-async def test_request_that_is_still_being_let_in_is_a_conflict(settings: Settings, gate: Gate) -> None:
+async def test_a_request_that_is_still_being_admitted_is_a_conflict(settings: Settings, gate: Gate) -> None:
     """Ours: while the first waits for a slot, the second is told to come again."""
     narrow = settings.model_copy(update={"run_slots": 1})
     found: list[httpx.Response] = []
@@ -222,7 +222,7 @@ async def test_expired_key_is_free(http: httpx.AsyncClient, settings: Settings) 
     assert first["thread_id"] != second["thread_id"]
 
 
-async def test_what_a_key_made_and_is_gone_is_not_made_again(http: httpx.AsyncClient) -> None:
+async def test_deleted_results_of_a_key_are_not_created_again(http: httpx.AsyncClient) -> None:
     """Ours: the thread was deleted since; a late repetition does not bring it back."""
     thread_id = (await http.post("/threads", json={}, headers=keyed("gone"))).json()["thread_id"]
     await http.delete(f"/threads/{thread_id}")

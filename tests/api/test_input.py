@@ -25,7 +25,7 @@ async def test_many_brackets_side_by_side_are_not_deep(http: httpx.AsyncClient) 
     assert (await http.post("/threads", json={"metadata": metadata})).json()["metadata"] == metadata
 
 
-async def test_nul_in_a_query_becomes_what_it_becomes_in_a_body(http: httpx.AsyncClient) -> None:
+async def test_nul_is_handled_alike_in_a_query_and_in_a_body(http: httpx.AsyncClient) -> None:
     """Protocol: U+FFFD. Ours: in queries too, for neither can be stored."""
     await http.put("/store/items", json={"namespace": ["a"], "key": "k\0", "value": {"n": 1}})
     thread_id = (await http.post("/threads", json={})).json()["thread_id"]
@@ -48,7 +48,7 @@ async def test_item_lives_for_a_time_that_postgres_can_tell(http: httpx.AsyncCli
 
 
 @pytest.mark.parametrize("goto", [{}, 5, [["first"]], {"node": 5}])
-async def test_jump_to_what_is_no_node_is_refused(http: httpx.AsyncClient, goto: object) -> None:
+async def test_a_jump_to_an_unknown_node_is_refused(http: httpx.AsyncClient, goto: object) -> None:
     """Protocol: a name, a `{"node", "input"}`, or a list of these."""
     thread_id = (await http.post("/threads", json={"metadata": {"graph_id": "chain"}})).json()["thread_id"]
     bodies = {"state": {"command": {"goto": goto}}, "runs/wait": RUN | {"command": {"goto": goto}}}

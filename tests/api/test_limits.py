@@ -15,7 +15,7 @@ async def _status(http: httpx.AsyncClient, found: list[httpx.Response]) -> None:
     found.append(await http.post("/runs/wait", json=RUN))
 
 
-async def test_never_more_graphs_run_than_there_are_slots(settings: Settings, gate: Gate) -> None:
+async def test_no_more_graphs_run_than_there_are_slots(settings: Settings, gate: Gate) -> None:
     """Ours: the capacity limiter holds exactly while a graph runs."""
     few = settings.model_copy(update={"run_slots": 3})
     found: list[httpx.Response] = []
@@ -35,7 +35,9 @@ async def test_never_more_graphs_run_than_there_are_slots(settings: Settings, ga
     assert load == {"running": 0, "waiting": 0}
 
 
-async def test_beyond_the_line_requests_are_told_at_once_to_come_again(settings: Settings, gate: Gate) -> None:
+async def test_requests_beyond_the_queue_limit_are_refused_at_once_with_retry_after(
+    settings: Settings, gate: Gate
+) -> None:
     """Ours: a bounded line; 503 with Retry-After behind it, and nobody else suffers."""
     short = settings.model_copy(update={"run_slots": 1, "max_waiting": 2})
     found: list[httpx.Response] = []
@@ -63,7 +65,7 @@ async def test_beyond_the_line_requests_are_told_at_once_to_come_again(settings:
     assert sorted(answer.status_code for answer in found) == [200] * 3 + [503] * 17
 
 
-async def test_who_waits_too_long_is_told_to_come_again(settings: Settings, gate: Gate) -> None:
+async def test_a_request_that_waits_too_long_is_refused_with_retry_after(settings: Settings, gate: Gate) -> None:
     """Ours: the line is bounded in time too."""
     hasty = settings.model_copy(update={"run_slots": 1, "queue_timeout_s": 0.2})
     found: list[httpx.Response] = []

@@ -57,7 +57,7 @@ async def url(settings: Settings) -> AsyncIterator[str]:
         yield url
 
 
-async def test_of_an_input_they_are_the_same_everywhere(http: httpx.AsyncClient) -> None:
+async def test_long_integers_of_an_input_are_the_same_everywhere(http: httpx.AsyncClient) -> None:
     """Issue: integers of any size are the same in thread, state, history and stream. The client's own are so, too."""
     thread_id = (await http.post("/threads", json={"metadata": OBJECT})).json()["thread_id"]
     run = {"assistant_id": "doubling", "input": {"sent": OBJECT}, "context": {"limit": 2**65}, "metadata": OBJECT}
@@ -79,7 +79,7 @@ async def test_of_an_input_they_are_the_same_everywhere(http: httpx.AsyncClient)
     assert queued["kwargs"]["input"] == {"sent": OBJECT}
 
 
-async def test_wherever_a_client_may_put_one_they_are_kept(http: httpx.AsyncClient) -> None:
+async def test_long_integers_are_kept_in_every_field(http: httpx.AsyncClient) -> None:
     """Issue: likewise in answers to a question, state updates, commands, assistants, crons, searches and the store."""
     thread_id = (await http.post("/threads", json={})).json()["thread_id"]
     run = {"assistant_id": "asking", "input": {"sent": OBJECT}}
@@ -112,7 +112,7 @@ async def test_wherever_a_client_may_put_one_they_are_kept(http: httpx.AsyncClie
     assert others == []
 
 
-async def test_in_the_protocol_v2_they_are_the_same(http: httpx.AsyncClient) -> None:
+async def test_long_integers_are_the_same_in_protocol_v2(http: httpx.AsyncClient) -> None:
     """Issue: commands, values, and the arguments of tool calls, which come as text."""
     thread_id = (await http.post("/threads", json={})).json()["thread_id"]
     await send(http, thread_id, "run.start", assistant_id="doubling", input={"sent": OBJECT})
@@ -141,7 +141,9 @@ async def test_in_the_protocol_v2_they_are_the_same(http: httpx.AsyncClient) -> 
         ("/threads", {"ttl": 10**400}),
     ],
 )
-async def test_fields_with_a_range_refuse_them(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+async def test_fields_with_a_range_refuse_long_integers(
+    http: httpx.AsyncClient, path: str, body: dict[str, Any]
+) -> None:
     """Ours: 422, as for any number out of range."""
     answer = await http.post(path, json=body)
 

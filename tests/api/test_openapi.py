@@ -30,7 +30,7 @@ def _project(root: Path, **http: Any) -> Project:
     return Project.model_validate({"root": root, "graphs": {"g": "g.py:g"}, "http": http})
 
 
-async def test_spec_is_what_the_server_says_of_itself(http: httpx.AsyncClient, spec: dict[str, Any]) -> None:
+async def test_the_server_serves_its_spec(http: httpx.AsyncClient, spec: dict[str, Any]) -> None:
     """Protocol: /openapi.json, OpenAPI 3.1."""
     answer = await http.get("/openapi.json")
 
@@ -48,7 +48,7 @@ def test_every_route_is_described_and_nothing_else(spec: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("operation", DESCRIBED, ids=lambda one: f"{one.method} {one.path}")
-def test_operation_says_what_it_is_takes_and_answers(spec: dict[str, Any], operation: Any) -> None:
+def test_an_operation_describes_its_purpose_request_and_responses(spec: dict[str, Any], operation: Any) -> None:
     """Ours: a line of the table without a docstring or a shape is not finished."""
     entry = spec["paths"][operation.path][operation.method.lower()]
     success = entry["responses"][str(operation.response.status)]
@@ -129,7 +129,7 @@ def test_bodies_have_no_defaults_that_clients_would_send(spec: dict[str, Any]) -
     assert [name for name, schema in body.items() if "default" in schema] == []
 
 
-def test_rows_and_bodies_are_described_by_what_stands_in_the_source(spec: dict[str, Any]) -> None:
+def test_rows_and_bodies_are_described_by_their_docstrings(spec: dict[str, Any]) -> None:
     """Ours: JSON columns are objects, docstrings under attributes are descriptions, `select` makes fields optional."""
     schemas = spec["components"]["schemas"]
 
@@ -168,7 +168,7 @@ def _undocumented(value: object, schema: dict[str, Any], spec: dict[str, Any], p
     ]
 
 
-async def test_what_is_disabled_is_not_described_and_the_prefix_is_named(settings: Settings, tmp_path: Path) -> None:
+async def test_disabled_routes_are_not_described_and_the_prefix_is_named(settings: Settings, tmp_path: Path) -> None:
     """Ours: the spec tells of this server, not of all that there could be."""
     project = _project(tmp_path, mount_prefix="/pre", disable_store=True)
     async with (

@@ -128,7 +128,7 @@ async def test_events_have_places_that_go_up_and_stay_below_what_javascript_coun
     assert answer["id"] == 7
 
 
-async def test_since_brings_what_comes_behind_wherever_it_points(http: httpx.AsyncClient) -> None:
+async def test_since_returns_the_events_after_any_position(http: httpx.AsyncClient) -> None:
     """Ours: from each place on, exactly the rest."""
     thread_id = str(uuid4())
     await send(http, thread_id, "run.start", assistant_id="agent", input=said("hello"))
@@ -139,7 +139,7 @@ async def test_since_brings_what_comes_behind_wherever_it_points(http: httpx.Asy
         assert _placed(rest) == _placed(whole[index + 1 :])
 
 
-async def test_what_was_streamed_is_there_after_a_restart(settings: Settings) -> None:
+async def test_streamed_events_are_there_after_a_restart(settings: Settings) -> None:
     """Ours: the same events under the same ids from a process that never ran the graph."""
     thread_id = str(uuid4())
     async with serving(settings, loaded()) as url, httpx.AsyncClient(base_url=url) as http:
@@ -220,7 +220,7 @@ async def test_namespaces_and_depth_choose_graphs(http: httpx.AsyncClient) -> No
     assert [one["event"] for one in data(below, "lifecycle")] == ["started", "interrupted"]
 
 
-async def test_a_question_in_a_subgraph_is_told_once_and_answered(http: httpx.AsyncClient) -> None:
+async def test_a_question_in_a_subgraph_is_sent_once_and_answered(http: httpx.AsyncClient) -> None:
     """Protocol: by its id, with an update of the state beside the answer."""
     thread_id = str(uuid4())
     await send(http, thread_id, "run.start", assistant_id="nested", input={"text": "it is"})
@@ -236,7 +236,7 @@ async def test_a_question_in_a_subgraph_is_told_once_and_answered(http: httpx.As
     assert data(events, "values", [])[-1] == {"text": "it is told so"}
 
 
-async def test_blocks_that_are_no_text_are_told_too(http: httpx.AsyncClient) -> None:
+async def test_blocks_other_than_text_are_sent_too(http: httpx.AsyncClient) -> None:
     """Protocol: each block has its start, its deltas and its whole; what is large comes with the whole."""
     thread_id = str(uuid4())
     await send(http, thread_id, "run.start", assistant_id="thinking", input=said("hello"))
@@ -252,7 +252,7 @@ async def test_blocks_that_are_no_text_are_told_too(http: httpx.AsyncClient) -> 
     assert (wholes[0]["reasoning"], wholes[1]["text"], wholes[2]["base64"]) == ("so, well", "here it is", "AAAA")
 
 
-async def test_parallel_messages_of_one_node_are_told_apart(http: httpx.AsyncClient) -> None:
+async def test_parallel_messages_of_one_node_are_kept_apart(http: httpx.AsyncClient) -> None:
     """Protocol: while several come in, each event names its message."""
     thread_id = str(uuid4())
     await send(http, thread_id, "run.start", assistant_id="two_voices", input=said("hello"))
@@ -357,7 +357,7 @@ async def test_the_tree_of_a_run_is_found_behind_any_number_of_others(
         ),
     ],
 )
-async def test_what_the_protocol_has_a_code_for_comes_in_its_envelope(
+async def test_errors_with_a_code_of_the_protocol_use_its_envelope(
     http: httpx.AsyncClient, method: str, params: dict[str, Any], code: str
 ) -> None:
     """Protocol: 200, with the command's id and the error's code."""
@@ -371,7 +371,7 @@ async def test_what_the_protocol_has_a_code_for_comes_in_its_envelope(
     "body",
     ["", "{", "[]", '{"method": "run.start"}', '{"id": 1}', '{"id": "1", "method": 2}', '{"id": -1, "method": "x"}'],
 )
-async def test_a_command_that_is_none_is_refused(http: httpx.AsyncClient, body: str) -> None:
+async def test_an_unknown_command_is_refused(http: httpx.AsyncClient, body: str) -> None:
     """Protocol: 400 without an id or a method."""
     answer = await http.post(f"/threads/{uuid4()}/commands", content=body)
 
@@ -411,7 +411,7 @@ async def test_an_unknown_thread_is_not_found(http: httpx.AsyncClient) -> None:
     assert tree.json()["message"] == tree.json()["detail"]
 
 
-async def test_a_place_that_the_thread_has_not_come_to_is_as_good_as_none(http: httpx.AsyncClient) -> None:
+async def test_a_position_after_the_end_of_the_thread_is_ignored(http: httpx.AsyncClient) -> None:
     """Ours: an unknown place replays, and is never answered by silence."""
     thread_id = str(uuid4())
     await send(http, thread_id, "run.start", assistant_id="telling", input={"text": "it is"})
@@ -420,7 +420,7 @@ async def test_a_place_that_the_thread_has_not_come_to_is_as_good_as_none(http: 
     assert _placed(await watch(http, thread_id, since=2**53 - 1)) == _placed(whole)
 
 
-async def test_a_failed_and_a_cancelled_run_say_so(http: httpx.AsyncClient, gate: Gate) -> None:
+async def test_failed_and_cancelled_runs_have_their_status(http: httpx.AsyncClient, gate: Gate) -> None:
     """Protocol: lifecycle `failed` with the error, `interrupted` for what was stopped; open messages end in an error."""
     failed, stopped = str(uuid4()), str(uuid4())
     await send(http, failed, "run.start", assistant_id="failing", input={"items": []})

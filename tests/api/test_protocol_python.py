@@ -97,7 +97,7 @@ async def test_a_named_custom_channel_has_its_own_events(client: LangGraphClient
     assert told == [{"name": "progress", "payload": {"done": 1}}]
 
 
-async def test_a_tool_call_is_told_from_its_first_argument_to_its_output(
+async def test_a_tool_call_is_streamed_from_its_first_argument_to_its_output(
     client: LangGraphClient, transport: Any
 ) -> None:
     """Protocol: a message's tool calls come in pieces, and the tool's own run on `tools`."""
@@ -139,7 +139,7 @@ async def test_a_subgraph_has_a_handle_of_its_own(client: LangGraphClient, trans
     assert (names, spoken) == (["agent"], [["one ", "two ", "three ", "four"]])
 
 
-async def test_an_interrupt_is_told_with_its_value_and_answered(client: LangGraphClient, transport: Any) -> None:
+async def test_an_interrupt_is_streamed_with_its_value_and_answered(client: LangGraphClient, transport: Any) -> None:
     """Protocol: `thread.interrupts` has the question (the reference leaves `value` empty), `run.respond` goes on."""
     with anyio.fail_after(10):
         async with client.threads.stream(assistant_id="asking_text", transport=transport) as thread:
@@ -154,7 +154,7 @@ async def test_an_interrupt_is_told_with_its_value_and_answered(client: LangGrap
     assert output == {"text": "it is told Ada"}
 
 
-async def test_a_failed_run_says_why(client: LangGraphClient, transport: Any) -> None:
+async def test_a_failed_run_has_its_reason(client: LangGraphClient, transport: Any) -> None:
     """Protocol: lifecycle `failed` carries the error's text."""
     with anyio.fail_after(10):
         async with client.threads.stream(assistant_id="failing", transport=transport) as thread:

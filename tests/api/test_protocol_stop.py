@@ -23,7 +23,7 @@ def start(seconds: float) -> dict[str, Any]:
     return {"id": 1, "method": "run.start", "params": params}
 
 
-async def test_stream_tells_the_end_of_a_run_that_ends_in_time(database: str, tmp_path: Path) -> None:
+async def test_a_stream_has_the_end_of_a_run_that_ends_in_time(database: str, tmp_path: Path) -> None:
     """Ours: a run that the drain lets end is told whole; then comes the farewell."""
     thread = "/threads/00000000-0000-4000-8000-000000000001"
     async with serving_process(tmp_path, DATABASE_URI=database, THREADKEEP_LINGER="0.2") as (process, http):

@@ -44,7 +44,7 @@ async def test_question_may_come_as_query_parameters(http: httpx.AsyncClient) ->
     assert "391" in answer.json()["response"]
 
 
-async def test_thread_of_nobody_is_not_found(http: httpx.AsyncClient) -> None:
+async def test_a_missing_thread_is_not_found(http: httpx.AsyncClient) -> None:
     """Ours: a mistyped id does not silently begin a new conversation."""
     answer = await http.post("/query", json={"query": "hi", "thread_id": "6b1c5b0e-3f4e-4b5e-9a53-3b8b8f4d7c11"})
 
@@ -60,7 +60,7 @@ async def test_bad_question_gets_a_clear_error(http: httpx.AsyncClient, body: by
     assert set(answer.json()) >= {"detail", "code"}
 
 
-async def test_agent_that_asks_back_says_so(http: httpx.AsyncClient) -> None:
+async def test_a_question_of_the_agent_is_reported(http: httpx.AsyncClient) -> None:
     """Ours: an interrupt can't be answered here; the answer says where."""
     answer = await http.post("/query", json={"query": "Ask a human whether to go on."})
 

@@ -107,7 +107,7 @@ async def test_client_may_ask_for_as_many_steps_as_langgraph_gives(client: LangG
     assert answer["n"] == STEPS
 
 
-async def test_limit_that_is_reached_is_told(client: LangGraphClient) -> None:
+async def test_a_reached_limit_is_reported(client: LangGraphClient) -> None:
     """LangGraph's own words, with the number."""
     answer: Any = await client.runs.wait(None, "counting", input={}, config={"recursion_limit": 3}, raise_error=False)
 

@@ -46,7 +46,7 @@ async def test_runs_of_all_threads_are_found_newest_first(http: httpx.AsyncClien
     assert "x-pagination-next" not in rest.headers
 
 
-async def test_run_is_told_with_its_times(http: httpx.AsyncClient) -> None:
+async def test_a_run_has_its_times(http: httpx.AsyncClient) -> None:
     """Issue 17: status, times, durations, wait, attempt and error."""
     await _run(http, metadata={"note": "x"})
     [run] = (await http.post("/runs/search", json={})).json()
@@ -62,7 +62,7 @@ async def test_run_is_told_with_its_times(http: httpx.AsyncClient) -> None:
     assert 0 < run["duration_s"] < WAIT_S
 
 
-async def test_failed_run_says_why(http: httpx.AsyncClient) -> None:
+async def test_a_failed_run_has_its_error(http: httpx.AsyncClient) -> None:
     """Issue 17: the type and text of an error, as far as they may be told."""
     await _run(http, assistant_id="failing")
     [run] = (await http.post("/runs/search", json={"status": "error"})).json()
@@ -105,12 +105,12 @@ async def test_runs_are_narrowed(http: httpx.AsyncClient) -> None:
     ],
     ids=str,
 )
-async def test_what_is_no_search_is_refused(http: httpx.AsyncClient, body: object) -> None:
+async def test_an_invalid_search_is_refused(http: httpx.AsyncClient, body: object) -> None:
     """Ours: a filter that would be ignored is an error."""
     assert (await http.post("/runs/search", json=body)).status_code == 422
 
 
-async def test_times_at_the_ends_of_the_calendar_find_what_they_should(http: httpx.AsyncClient) -> None:
+async def test_times_at_the_ends_of_the_calendar_find_the_right_runs(http: httpx.AsyncClient) -> None:
     """Ours: any time that can be written can be asked for."""
     run = await _run(http)
     ends = {"created_after": "0001-01-01T00:00:00+14:00", "created_before": "9999-12-31T23:59:59.999999-14:00"}

@@ -43,7 +43,7 @@ async def test_wait_answers_whatever_modes_were_asked_for(http: httpx.AsyncClien
     assert (await http.post("/runs/wait", json=body)).json() == {"items": ["first", "second"]}
 
 
-async def test_failed_run_tells_its_owner_why(client: LangGraphClient, http: httpx.AsyncClient) -> None:
+async def test_the_owner_of_a_failed_run_gets_its_reason(client: LangGraphClient, http: httpx.AsyncClient) -> None:
     """Protocol: 200 with `__error__`; run and thread are `error`, and the thread can go on."""
     thread = await client.threads.create()
     path = f"/threads/{thread['thread_id']}/runs/wait"
@@ -103,7 +103,7 @@ async def test_interrupting_run_stops_the_one_before(client: LangGraphClient, ga
     assert (await client.runs.get(thread["thread_id"], first["run_id"]))["status"] == "interrupted"
 
 
-async def test_rolling_back_run_takes_the_one_before_away(client: LangGraphClient, gate: Gate) -> None:
+async def test_a_run_with_rollback_deletes_the_previous_run(client: LangGraphClient, gate: Gate) -> None:
     """Protocol: `multitask_strategy="rollback"`: run and checkpoints are gone."""
     thread = await client.threads.create()
     await client.runs.wait(thread["thread_id"], "chain", input={"items": ["zero"]})
@@ -121,7 +121,7 @@ async def test_rolling_back_run_takes_the_one_before_away(client: LangGraphClien
         await client.runs.get(thread["thread_id"], first["run_id"])
 
 
-async def test_rolling_back_run_takes_pending_runs_away(client: LangGraphClient, gate: Gate) -> None:
+async def test_a_run_with_rollback_deletes_pending_runs(client: LangGraphClient, gate: Gate) -> None:
     """Protocol: `multitask_strategy="rollback"`: also runs that had not begun are gone."""
     thread = await client.threads.create()
     first = await client.runs.create(thread["thread_id"], "gated", input={"items": ["one"]})
@@ -257,7 +257,7 @@ async def test_delayed_run_stays_pending_until_its_time(client: LangGraphClient)
     ("field", "value"),
     [("config", {"recursion_limit": 10**9}), ("stream_mode", ["bogus"])],
 )
-async def test_what_is_not_supported_is_refused_by_name(http: httpx.AsyncClient, field: str, value: object) -> None:
+async def test_an_unsupported_field_is_refused_by_name(http: httpx.AsyncClient, field: str, value: object) -> None:
     """Ours: a documented field is never accepted and ignored."""
     answer = await http.post("/runs/wait", json={"assistant_id": "chain", "input": {}, field: value})
 

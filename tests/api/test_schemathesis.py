@@ -110,14 +110,14 @@ def _wait_until_ready(process: subprocess.Popen[bytes], http: httpx.Client) -> N
 
 @spec.parametrize()
 @bounded
-def test_answers_are_those_of_the_spec(case: Case, http: httpx.Client) -> None:
+def test_answers_conform_to_the_spec(case: Case, http: httpx.Client) -> None:
     """Ours: whatever is sent, an answer has a status and a shape that the spec names, and none is a 500."""
     case.call_and_validate(base_url=str(http.base_url), headers=dict(http.headers), checks=CHECKS, timeout=WAIT_S)
 
 
 @spec.parametrize()
 @bounded
-def test_answers_about_what_there_is_are_those_of_the_spec(case: Case, http: httpx.Client) -> None:
+def test_answers_for_existing_rows_conform_to_the_spec(case: Case, http: httpx.Client) -> None:
     """Ours: the same where threads, runs, crons and assistants are found, and runs do run."""
     _name_what_there_is(case, http)
     case.call_and_validate(base_url=str(http.base_url), headers=dict(http.headers), checks=CHECKS, timeout=WAIT_S)

@@ -93,7 +93,7 @@ async def _unread(url: str, request: bytes) -> socket.socket:
     return connection
 
 
-async def test_client_that_reads_nothing_is_cut_and_finds_the_rest(url: str) -> None:
+async def test_a_client_that_reads_nothing_is_disconnected_and_can_read_the_rest(url: str) -> None:
     """Ours: past its bound the connection ends, the run does not; `Last-Event-ID` goes on without a gap."""
     body: dict[str, Any] = {
         "assistant_id": "ticking",
@@ -136,7 +136,7 @@ def _drained(connection: socket.socket) -> bytes:
     return bytes(received)
 
 
-async def test_client_that_reads_is_not_cut_however_much_comes(url: str) -> None:
+async def test_a_client_that_reads_is_not_disconnected_during_a_large_stream(url: str) -> None:
     """Ours: a burst is not slowness."""
     body = {"assistant_id": "ticking", "input": {"ticks": 0}, "stream_mode": "custom"}
     async with httpx.AsyncClient(base_url=url, timeout=WAIT_S * 2) as http:

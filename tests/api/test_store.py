@@ -157,7 +157,7 @@ async def test_expired_item_is_hidden_at_once_and_deleted_by_the_sweep(
     assert await store.sweep_ttl() == 0
 
 
-async def test_reading_an_item_puts_its_end_off_unless_told_not_to(client: LangGraphClient, database: str) -> None:
+async def test_reading_an_item_extends_its_life_unless_disabled(client: LangGraphClient, database: str) -> None:
     """Protocol: `refresh_ttl`. Ours: a time below half a minute does not become none at all."""
     await client.store.put_item(["a"], key="k", value={}, ttl=0.4)  # pyright: ignore[reportArgumentType]
     put = await _end_of(database, "k")
@@ -202,7 +202,7 @@ def _note_in_a_thread(state: Notes, runtime: Runtime[Any]) -> Notes:
     return {"seen": [item.value["n"] if item else None]}
 
 
-async def test_what_one_thread_wrote_another_one_and_every_client_reads(settings: Settings) -> None:
+async def test_an_item_of_one_thread_is_read_by_other_threads_and_clients(settings: Settings) -> None:
     """Ours: the store of a graph's nodes, synchronous ones too, is the one behind /store."""
     graphs = {}
     for name, node in (("noting", _note), ("blocking", _note_in_a_thread)):
@@ -241,7 +241,7 @@ async def test_operations_that_come_together_fail_one_by_one(store: Store) -> No
     assert sorted(failed) == ["DataError", "NotKept"]
 
 
-async def test_caller_that_goes_away_takes_no_other_along(store: Store, database: str) -> None:
+async def test_a_cancelled_caller_does_not_fail_others(store: Store, database: str) -> None:
     """Ours: whoever waits first does the work of all, and may be cancelled in the middle of it."""
     answers: list[str] = []
 

@@ -133,7 +133,7 @@ async def test_filter_looks_into_values(client: LangGraphClient, wanted: dict[st
 
 
 @pytest.mark.parametrize("wanted", [{"year": {"$near": 1}}, {"year": {"$gt": 1, "main": 2}}])
-async def test_operator_that_is_none_is_refused(http: httpx.AsyncClient, wanted: dict[str, Any]) -> None:
+async def test_an_unknown_operator_is_refused(http: httpx.AsyncClient, wanted: dict[str, Any]) -> None:
     """Ours: what is not understood is never silently left out."""
     answer = await http.post("/store/items/search", json={"filter": wanted})
 
@@ -161,7 +161,7 @@ async def test_query_finds_by_meaning(indexed: LangGraphClient) -> None:
     assert second == [found[1]["key"]]
 
 
-async def test_item_is_not_found_by_what_it_held_before(indexed: LangGraphClient) -> None:
+async def test_an_item_is_not_found_by_its_previous_value(indexed: LangGraphClient) -> None:
     """Ours: putting an item again, and `index`, replace all that it was found by."""
     await _put_books(indexed)
     await indexed.store.put_item(["books"], key="sea", value={"title": "x", "note": "unfindable"}, index=False)
@@ -218,7 +218,7 @@ async def test_postgres_without_pgvector_is_refused_clearly(settings: Settings, 
         ({"dims": 5000}, "at most 4000 dimensions"),
     ],
 )
-async def test_index_that_can_not_be_had_stops_the_start(tmp_path: Path, index: dict[str, Any], reason: str) -> None:
+async def test_an_unavailable_index_stops_the_start(tmp_path: Path, index: dict[str, Any], reason: str) -> None:
     """Ours: nothing falls back to a search that finds something else."""
     project = _project(tmp_path, **index)
 

@@ -42,7 +42,7 @@ async def test_configurable_of_an_assistant_must_be_an_object_too(url: str) -> N
     assert [answer.status_code for answer in made] == [422] * len(NO_OBJECTS)
 
 
-async def test_event_id_that_no_run_had_is_told_as_a_gap(url: str) -> None:
+async def test_an_unknown_event_id_is_reported_as_a_gap(url: str) -> None:
     """Ours: the stream goes on from now, and does not break."""
     async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
@@ -122,7 +122,7 @@ async def test_config_of_an_answer_must_be_an_object_too(url: str, config: objec
     assert (told.json()["type"], told.json()["error"]) == ("error", "invalid_argument")
 
 
-async def test_state_that_its_graph_refuses_is_told(url: str) -> None:
+async def test_a_state_that_its_graph_refuses_is_reported(url: str) -> None:
     """409 with the reason while the thread has an input that its reducer refuses. The next run mends it."""
     async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         thread = f"/threads/{(await http.post('/threads', json={})).json()['thread_id']}"

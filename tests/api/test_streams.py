@@ -24,7 +24,7 @@ async def events(client: LangGraphClient, graph: str, given: Any, **options: Any
     return [(part.event, part.data) async for part in parts]
 
 
-async def test_stream_begins_with_metadata_and_tells_the_state_after_each_step(client: LangGraphClient) -> None:
+async def test_a_stream_begins_with_metadata_and_has_the_state_after_each_step(client: LangGraphClient) -> None:
     """Protocol: `values`, the default mode; no `end` event."""
     (first, *others) = await events(client, "chain", {"items": ["in"]})
 
@@ -90,7 +90,7 @@ async def test_messages_mode_sends_the_message_so_far(client: LangGraphClient) -
     assert found[-1][1][0]["type"] == "ai"
 
 
-async def test_tasks_checkpoints_and_debug_tell_the_machinery(client: LangGraphClient) -> None:
+async def test_tasks_checkpoints_and_debug_have_their_events(client: LangGraphClient) -> None:
     """Protocol: `tasks`, `checkpoints`, `debug`; a checkpoint's config holds the ids and nothing of the server's."""
     found = await events(client, "chain", {"items": []}, stream_mode=["tasks", "checkpoints", "debug"])
 
@@ -113,7 +113,7 @@ async def test_events_mode_is_langchains_own(client: LangGraphClient) -> None:
     assert [data for name, data in found if name == "values"][-1] == {"items": ["first", "second"]}
 
 
-async def test_subgraphs_speak_under_their_namespace(client: LangGraphClient) -> None:
+async def test_events_of_subgraphs_have_their_namespace(client: LangGraphClient) -> None:
     """Protocol: `stream_subgraphs`: the name carries the namespace."""
     found = await events(client, "parent", {"items": []}, stream_mode="updates", stream_subgraphs=True)
 
@@ -122,7 +122,7 @@ async def test_subgraphs_speak_under_their_namespace(client: LangGraphClient) ->
     assert dict(await events(client, "parent", {"items": []}, stream_mode="updates")).keys() == {"metadata", "updates"}
 
 
-async def test_interrupt_is_the_last_thing_that_is_told(client: LangGraphClient) -> None:
+async def test_an_interrupt_is_the_last_event(client: LangGraphClient) -> None:
     """Protocol: `__interrupt__` in values and updates."""
     found = await events(client, "asking", {"items": []}, stream_mode=["values", "updates"])
 
@@ -168,7 +168,7 @@ async def test_frames_headers_and_ids_are_as_the_clients_read_them(http: httpx.A
     assert rest.text.count("\r\nid: ") == 2
 
 
-async def test_reader_who_joins_a_running_run_gets_what_comes_from_then_on(client: LangGraphClient, gate: Gate) -> None:
+async def test_a_reader_that_joins_a_running_run_gets_its_further_events(client: LangGraphClient, gate: Gate) -> None:
     """Protocol: join stream, live."""
     thread = await client.threads.create()
     run = await client.runs.create(thread["thread_id"], "gated", input={"items": []})

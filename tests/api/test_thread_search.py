@@ -20,7 +20,7 @@ async def _conversation(client: LangGraphClient, **metadata: Any) -> str:
     return thread["thread_id"]
 
 
-async def test_threads_are_found_by_what_they_hold(client: LangGraphClient) -> None:
+async def test_threads_are_found_by_their_content(client: LangGraphClient) -> None:
     """Protocol: containment in metadata and values, status, ids; `values` is a 500 on the reference where one is null."""
     empty = (await client.threads.create(metadata={"user": "ada", "tags": ["a", "b"]}))["thread_id"]
     full = await _conversation(client, user="ada")
@@ -74,7 +74,7 @@ async def test_values_are_found_by_containment_whatever_their_text(
     assert await client.threads.count(values={"items": [found]}) == 1
 
 
-async def test_pages_tell_how_many_there_are(client: LangGraphClient, http: httpx.AsyncClient) -> None:
+async def test_pages_have_the_total_number(client: LangGraphClient, http: httpx.AsyncClient) -> None:
     """Protocol: the newest first; `x-pagination-total`, here the true total."""
     made = [(await client.threads.create(metadata={"n": number}))["thread_id"] for number in range(5)]
 
@@ -91,7 +91,7 @@ async def test_pages_tell_how_many_there_are(client: LangGraphClient, http: http
 
 
 @pytest.mark.parametrize("field", ["thread_id", "created_at", "updated_at", "state_updated_at"])
-async def test_order_is_the_clients(client: LangGraphClient, field: Any) -> None:
+async def test_the_client_chooses_the_order(client: LangGraphClient, field: Any) -> None:
     """Protocol: `sort_by` and `sort_order`."""
     made = [(await client.threads.create())["thread_id"] for _ in range(3)]
 
@@ -137,7 +137,7 @@ async def test_client_may_take_a_part_of_each_thread(client: LangGraphClient) ->
         {f"x{number}": "values" for number in range(11)},
     ],
 )
-async def test_what_can_not_be_extracted_is_refused(client: LangGraphClient, extract: dict[str, str]) -> None:
+async def test_an_invalid_extract_is_refused(client: LangGraphClient, extract: dict[str, str]) -> None:
     """Ours: bounded in number and depth, from four columns only; the reference answers null to a path it can't read."""
     with pytest.raises(UnprocessableEntityError):
         await client.threads.search(extract=extract)
@@ -146,7 +146,7 @@ async def test_what_can_not_be_extracted_is_refused(client: LangGraphClient, ext
 @pytest.mark.parametrize(
     "wanted", [{"limit": 0}, {"limit": 1001}, {"offset": -1}, {"status": "done"}, {"ids": ["zz"]}, {"select": ["row"]}]
 )
-async def test_search_without_sense_is_refused(client: LangGraphClient, wanted: dict[str, Any]) -> None:
+async def test_a_senseless_search_is_refused(client: LangGraphClient, wanted: dict[str, Any]) -> None:
     """Protocol: 422."""
     with pytest.raises(UnprocessableEntityError):
         await client.threads.search(**wanted)

@@ -91,7 +91,7 @@ async def test_metadata_of_a_change_by_hand_names_thread_and_graph(client: LangG
     }  # fmt: skip
 
 
-async def test_state_and_history_tell_each_step(client: LangGraphClient) -> None:
+async def test_state_and_history_show_each_step(client: LangGraphClient) -> None:
     """Protocol: GET state, POST history: newest first, with exact parents and the tasks' results."""
     thread_id = await _ran(client)
 
@@ -144,7 +144,7 @@ async def test_state_at_a_checkpoint(client: LangGraphClient) -> None:
 
 
 @pytest.mark.parametrize("unknown", ["6749b60b-acee-48fc-a23d-b413de28ff84", "zzz"])
-async def test_checkpoint_that_is_not_there_has_an_empty_state(client: LangGraphClient, unknown: str) -> None:
+async def test_a_missing_checkpoint_has_an_empty_state(client: LangGraphClient, unknown: str) -> None:
     """Protocol: 200, the checkpoint named; but nothing can be put on it."""
     thread_id = await _ran(client)
     named = {"thread_id": thread_id, "checkpoint_ns": "", "checkpoint_id": unknown}
@@ -190,7 +190,7 @@ async def test_no_client_reaches_another_thread(client: LangGraphClient, http: h
     assert await client.threads.get_state(theirs) == before
 
 
-async def test_update_adds_a_checkpoint_and_the_row_tells_of_it(client: LangGraphClient) -> None:
+async def test_an_update_adds_a_checkpoint_and_changes_the_row(client: LangGraphClient) -> None:
     """Protocol: POST state; `as_node` decides what is next."""
     thread_id = await _ran(client)
     before = await client.threads.get(thread_id)
@@ -261,7 +261,7 @@ async def test_branch_from_a_checkpoint_leaves_the_rest(client: LangGraphClient)
     assert await client.runs.wait(thread_id, "chain", input=None) == {"items": ["in", "other", "second"]}
 
 
-async def test_update_that_has_no_sense_is_refused(client: LangGraphClient, http: httpx.AsyncClient) -> None:
+async def test_a_senseless_update_is_refused(client: LangGraphClient, http: httpx.AsyncClient) -> None:
     """Protocol: 400; the state stays, and the client reads why."""
     fresh = (await client.threads.create())["thread_id"]
     with pytest.raises(BadRequestError, match="has no assigned graph ID"):
@@ -286,9 +286,7 @@ async def test_update_that_has_no_sense_is_refused(client: LangGraphClient, http
     assert (await client.threads.update_state(thread_id, None))["checkpoint"] != before["checkpoint"]
 
 
-async def test_id_that_postgres_can_not_hold_is_no_failure_of_it(
-    client: LangGraphClient, http: httpx.AsyncClient
-) -> None:
+async def test_an_id_that_postgres_cannot_store_is_refused(client: LangGraphClient, http: httpx.AsyncClient) -> None:
     """Ours: refused in a path; in a query U+FFFD stands for NUL, as it does in a body."""
     thread_id = await _ran(client)
 
@@ -403,7 +401,7 @@ async def test_update_of_a_subgraph_leaves_the_thread_its_own_values(nested: Lan
     assert (await _row(nested, thread_id))[:2] == ("interrupted", {"items": ["in"]})
 
 
-async def test_graph_that_is_no_longer_served_is_told(client: LangGraphClient) -> None:
+async def test_a_graph_that_is_no_longer_served_is_reported(client: LangGraphClient) -> None:
     """Protocol: 404 that lists the graphs; never an empty state."""
     thread_id = (await client.threads.create(graph_id="gone"))["thread_id"]
 

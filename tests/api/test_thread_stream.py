@@ -76,7 +76,7 @@ async def test_thread_stream_goes_on_over_runs_and_is_picked_up_where_it_was_lef
     assert again.events == reader.events[3:]
 
 
-async def test_lifecycle_mode_tells_beginnings_and_ends_only(client: LangGraphClient) -> None:
+async def test_lifecycle_mode_has_only_starts_and_ends(client: LangGraphClient) -> None:
     """Protocol: `stream_mode=lifecycle`."""
     thread_id = (await client.threads.create())["thread_id"]
     reader = Reader(client, thread_id, stream_mode=["lifecycle"])

@@ -40,7 +40,7 @@ async def test_new_thread_is_idle_and_empty(client: LangGraphClient) -> None:
     assert uuid.UUID(thread["thread_id"]).version == 7
 
 
-async def test_id_that_is_taken_is_a_conflict_unless_the_client_does_not_mind(client: LangGraphClient) -> None:
+async def test_a_taken_id_is_a_conflict_unless_the_client_allows_it(client: LangGraphClient) -> None:
     """Protocol: `if_exists`."""
     thread_id = str(uuid.uuid4())
     made = await client.threads.create(thread_id=thread_id, metadata={"n": 1})
@@ -55,7 +55,7 @@ async def test_id_that_is_taken_is_a_conflict_unless_the_client_does_not_mind(cl
     ("given", "strategy", "minutes"),
     [(90, "delete", 90), ({"ttl": 0.5}, "delete", 0.5), ({"ttl": 5, "strategy": "keep_latest"}, "keep_latest", 5)],
 )
-async def test_time_to_live_is_told_to_who_asks(
+async def test_the_time_to_live_is_returned_on_request(
     client: LangGraphClient, given: Any, strategy: str, minutes: float
 ) -> None:
     """Protocol: `ttl`, and `include=ttl`, which the in-memory reference does not answer."""
@@ -70,7 +70,7 @@ async def test_time_to_live_is_told_to_who_asks(
     assert datetime.fromisoformat(ttl["expires_at"]) == ends
 
 
-async def test_thread_without_a_time_to_live_says_so(client: LangGraphClient) -> None:
+async def test_a_thread_without_a_time_to_live_has_none(client: LangGraphClient) -> None:
     """Ours: null, not a missing field."""
     thread = await client.threads.create()
 
@@ -94,7 +94,7 @@ async def test_metadata_are_merged(client: LangGraphClient) -> None:
     assert shown["updated_at"] > thread["updated_at"]
 
 
-async def test_thread_that_is_not_there_is_not_found(client: LangGraphClient, http: httpx.AsyncClient) -> None:
+async def test_an_unknown_thread_id_is_not_found(client: LangGraphClient, http: httpx.AsyncClient) -> None:
     """Protocol: 404 wherever a thread is named, 422 where that is no UUID."""
     nobody = str(uuid.uuid4())
     methods: list[Any] = [
@@ -271,7 +271,7 @@ async def test_thread_whose_values_are_spread_over_its_checkpoints_is_not_pruned
         assert (await client.threads.get_state(thread_id))["values"] == values
 
 
-async def test_storage_is_told_by_table_and_channel(client: LangGraphClient, http: httpx.AsyncClient) -> None:
+async def test_storage_is_listed_by_table_and_channel(client: LangGraphClient, http: httpx.AsyncClient) -> None:
     """Protocol: GET …/storage."""
     thread_id = (await client.threads.create())["thread_id"]
     empty = (await http.get(f"/threads/{thread_id}/storage")).json()

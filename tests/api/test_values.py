@@ -51,7 +51,7 @@ async def test_values_are_as_they_were_after_an_interrupt_in_another_process(
     assert answer["told"] == {"amount": "Decimal", "level": "Level", "big": "int"}
 
 
-async def test_values_are_shown_as_what_they_are(client: LangGraphClient) -> None:
+async def test_values_are_shown_by_their_type(client: LangGraphClient) -> None:
     """JSON that says it: bytes are base64, models and dataclasses objects, an enum its value."""
     thread_id = (await client.threads.create())["thread_id"]
     answer: Any = await client.runs.wait(thread_id, "filling", input={})
@@ -112,7 +112,7 @@ async def test_value_that_cannot_be_kept_ends_the_run_before_its_checkpoint(clie
     assert state["next"] == ["hold_more"]
 
 
-async def test_state_that_does_not_fit_its_schema_is_told_with_the_reason(http: httpx.AsyncClient) -> None:
+async def test_a_state_that_does_not_fit_its_schema_is_refused_with_the_reason(http: httpx.AsyncClient) -> None:
     """4xx, never 500: by a run that spoiled it, by bad input, and by an update, which changes nothing."""
     for graph, given in (("spoiling", {}), ("checked", {"count": "many"})):
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
@@ -153,7 +153,7 @@ async def test_store_keeps_values_as_they_were(client: LangGraphClient, settings
     assert [found["value"] for found in listed["items"]] == [item["value"]]
 
 
-async def test_client_cannot_write_what_the_store_would_make_values_of(http: httpx.AsyncClient) -> None:
+async def test_a_client_cannot_write_the_reserved_key_of_values(http: httpx.AsyncClient) -> None:
     """The key beside which a value is written is reserved."""
     item = {"namespace": ["values"], "key": "mine", "value": {KEY: "forged", "n": 1}}
     refused = await http.put("/store/items", json=item)

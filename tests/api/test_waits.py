@@ -14,7 +14,7 @@ from threadkeep.settings import Settings
 from threadkeep.tables.run_creation import create_run_in_transaction
 
 
-async def test_client_who_waits_hears_only_of_a_run_that_is_in_postgres(settings: Settings, gate: Gate) -> None:
+async def test_a_waiting_client_gets_only_a_run_that_is_in_postgres(settings: Settings, gate: Gate) -> None:
     """Ours: acknowledged means in Postgres. A crash may take what was not flushed; 503, and not a 200 with an error."""
     answers: list[httpx.Response] = []
 
@@ -38,7 +38,7 @@ async def test_client_who_waits_hears_only_of_a_run_that_is_in_postgres(settings
     assert "content-location" not in answer.headers
 
 
-async def test_reader_of_a_run_whose_end_is_refused_hears_no_error(settings: Settings, gate: Gate) -> None:
+async def test_a_reader_of_a_run_whose_end_is_refused_gets_no_error(settings: Settings, gate: Gate) -> None:
     """Ours: a run that is made again has not failed. With a crash the lease is lost, and its end is the first to learn."""
     events: list[str] = []
 
@@ -62,7 +62,7 @@ async def test_reader_of_a_run_whose_end_is_refused_hears_no_error(settings: Set
     assert events[-2:] == ["event: values", 'data: {"items":["gated"]}']
 
 
-async def test_only_a_run_that_begins_at_once_is_opened_without_a_flush(settings: Settings) -> None:
+async def test_only_a_run_that_starts_at_once_is_created_without_a_flush(settings: Settings) -> None:
     """Ours: a run that waits in the queue may be begun, and told of, by any process."""
     thread_id, seen = ids.uuid7(), list[object]()
     async with pool.open_api_pool(settings, str(settings.database_uri)) as api_pool:

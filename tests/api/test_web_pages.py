@@ -109,7 +109,7 @@ async def test_no_route_takes_a_write_that_needs_no_preflight(
     assert len(found) == len(WRITES)
 
 
-async def test_a_page_names_the_type_of_what_it_writes(http: httpx.AsyncClient) -> None:
+async def test_a_page_must_name_the_type_of_its_body(http: httpx.AsyncClient) -> None:
     """Issue: `fetch` can send a body without a type."""
     found = await statuses(http, WRITES, {"origin": HERE}, b"{}")
 
@@ -258,7 +258,7 @@ async def test_origins_that_cors_names_may_call_and_no_others(settings: Settings
         ("agents.internal", None, "agents.internal", 200),
     ],
 )
-async def test_the_operator_says_which_names_the_server_has(
+async def test_the_operator_sets_the_names_of_the_server(
     settings: Settings, host: str, hosts: str | None, asked: str, status: int
 ) -> None:
     """Issue: THREADKEEP_HOSTS. Ours: an address is no name, so a server on every address answers for all of them."""
@@ -311,7 +311,7 @@ async def test_clients_that_are_not_browsers_notice_nothing(http: httpx.AsyncCli
 
 
 @pytest.mark.parametrize("headers", [{"origin": EVIL}, {"sec-fetch-site": "cross-site"}, {}], ids=str)
-async def test_a_form_asks_nothing(http: httpx.AsyncClient, database: str, headers: Mapping[str, str]) -> None:
+async def test_a_form_cannot_start_a_run(http: httpx.AsyncClient, database: str, headers: Mapping[str, str]) -> None:
     """Issue: `/query` takes its question from the address, and a form can have any address."""
     form = {"content-type": "application/x-www-form-urlencoded", **headers}
     answers = [

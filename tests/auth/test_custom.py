@@ -165,7 +165,7 @@ async def test_body_that_authenticate_reads_is_bounded_too(settings: Settings, t
         assert (await http.post("/threads", content=b" " * 2000)).status_code == 413
 
 
-async def test_refusal_is_told_in_the_projects_words(settings: Settings, tmp_path: Path) -> None:
+async def test_a_refusal_has_the_text_of_the_project(settings: Settings, tmp_path: Path) -> None:
     """Protocol: 401 with its headers (the reference drops them)."""
     async with guarded(settings, tmp_path, BY_NAME) as http:
         answer = await http.post("/threads", json={}, headers={"authorization": ""})
@@ -495,7 +495,7 @@ async def record(ctx, value):
 
 
 @pytest.mark.parametrize("returned", [(), ("ada",), (["read"], "ada", 1), ("read", "ada"), (["read"], None)])
-def test_other_tuples_are_nobody(returned: object) -> None:
+def test_other_tuples_are_not_authenticated(returned: object) -> None:
     """Ours: a text is no list of scopes."""
     with pytest.raises(InvalidAuthResult):
         parse_principal(returned)
@@ -519,7 +519,7 @@ def test_auth_file_that(tmp_path: Path, code: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", ["authorization", "authorization, body", "authorization, request"])
-async def test_own_routes_are_behind_the_same_door(settings: Settings, tmp_path: Path, arguments: str) -> None:
+async def test_own_routes_use_the_same_authentication(settings: Settings, tmp_path: Path, arguments: str) -> None:
     """Protocol: `http.enable_custom_route_auth`. A route reads its body even if `authenticate` has read it."""
     door = BY_NAME.replace("(authorization)", f"({arguments})", 1)
     (tmp_path / "web.py").write_text(
@@ -554,7 +554,7 @@ async def test_own_routes_are_behind_the_same_door(settings: Settings, tmp_path:
     assert (ours.status_code, threads.status_code) == (200, 200)
 
 
-async def test_preflight_and_spec_need_nobody(settings: Settings, tmp_path: Path) -> None:
+async def test_preflight_and_spec_need_no_authentication(settings: Settings, tmp_path: Path) -> None:
     """Protocol: a browser's preflight has no token; the spec says how to bring one."""
     says = {"path": "./door.py:auth", "openapi": {"securitySchemes": {"mine": {"type": "http", "scheme": "bearer"}}}}
     async with guarded(settings, tmp_path, BY_NAME, auth=says) as http:

@@ -181,7 +181,7 @@ async def test_key_that_is_new_is_fetched_once_and_not_for_each_stranger(setting
     assert issuer.asked == 2
 
 
-async def test_issuer_that_is_away_closes_no_door_at_once_but_in_the_end(issuer: Issuer) -> None:
+async def test_tokens_are_accepted_for_a_while_without_the_issuer_and_then_refused(issuer: Issuer) -> None:
     """Issue: an outage never opens; keys that were fetched lately still count. Who knows no key asks not each time."""
     now = 0.0
     keys = jwks.JwkSet(issuer.url, lambda: now)
@@ -204,7 +204,7 @@ async def test_issuer_that_is_away_closes_no_door_at_once_but_in_the_end(issuer:
     assert len(await keys.keys_for("one")) == 1
 
 
-async def test_while_no_keys_are_known_requests_are_told_to_come_again(
+async def test_requests_get_retry_after_while_no_keys_are_known(
     settings: Settings, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Issue: an outage never opens."""

@@ -50,7 +50,7 @@ async def test_every_route_but_the_public_ones_asks_for_a_key(stranger: httpx.As
     ],
     ids=str,
 )
-async def test_what_is_no_key_opens_nothing(stranger: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def test_a_request_with_an_invalid_key_gets_401(stranger: httpx.AsyncClient, headers: dict[str, str]) -> None:
     """Promise: what is not known stays outside."""
     encoded = {name: value.encode("latin-1") for name, value in headers.items()}
 
@@ -76,7 +76,7 @@ async def test_official_client_sends_its_key_either_way(keyed_url: str, make_key
     assert same["metadata"]["owner"] == "ada"
 
 
-async def test_what_is_ada_s_is_not_bob_s(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> None:
+async def test_a_caller_does_not_see_the_rows_of_another(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> None:
     """Issue: 404 for what is not yours; nothing of it in a search."""
     thread_id = (await ada.post("/threads", json={"metadata": {"owner": "bob", "kind": "note"}})).json()["thread_id"]
 
@@ -227,7 +227,7 @@ def test_cache_of_keys_is_bounded() -> None:
     assert ApiKeyAuthenticator.reads_body is False
 
 
-async def test_not_found_is_told_as_the_sdk_knows_it(keyed_url: str, ada: httpx.AsyncClient, make_key: MakeKey) -> None:
+async def test_not_found_is_the_sdks_own_error(keyed_url: str, ada: httpx.AsyncClient, make_key: MakeKey) -> None:
     """Protocol: what is not yours is not there."""
     thread_id = (await ada.post("/threads", json={})).json()["thread_id"]
     async with get_client(url=keyed_url, api_key=await make_key("bob")) as client:

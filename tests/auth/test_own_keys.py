@@ -19,7 +19,7 @@ async def caller(url: str, key: str) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-async def test_caller_learns_who_they_are(keyed_url: str, make_key: MakeKey) -> None:
+async def test_a_caller_can_read_their_identity(keyed_url: str, make_key: MakeKey) -> None:
     """Issue 17: a key without scopes may do everything; others say what they may do, event by event."""
     keys = [await make_key("ada"), await make_key("ada", "threads.*"), await make_key("ada", "store.get")]
     said: list[object] = []
@@ -92,7 +92,7 @@ async def test_revoked_key_opens_nothing_on_another_process(
     assert shown["revoked_at"] is not None
 
 
-async def test_nobody_revokes_a_key_of_somebody_else(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> None:
+async def test_a_caller_cannot_revoke_the_key_of_another(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> None:
     """Issue 17: another identity's key is not there."""
     [key] = (await ada.get("/api-keys")).json()
     answers = [await bob.delete(f"/api-keys/{each}") for each in (key["key_id"], "0" * 32, "x")]

@@ -423,13 +423,13 @@ def test_every_route_has_a_case() -> None:
     assert wanted == CASES.keys()
 
 
-async def test_what_is_somebody_elses_is_not_there_and_stays_as_it_is(world: World, database: str) -> None:
+async def test_rows_of_another_user_are_not_found_and_not_changed(world: World, database: str) -> None:
     """Issue: every route x a foreign id in path, query and body: 404 or nothing at all, and nothing changed."""
     assert await _leaks(world, database) == []
 
 
 @pytest.mark.parametrize("world", ["api_key"], indirect=True)
-async def test_behind_filters_that_were_forgotten_everywhere_there_is_still_a_wall(
+async def test_row_level_security_holds_without_any_filter(
     world: World, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Issue: row-level security is a second wall, so that a forgotten filter still shows nothing."""
@@ -440,7 +440,7 @@ async def test_behind_filters_that_were_forgotten_everywhere_there_is_still_a_wa
 
 
 @pytest.mark.parametrize("world", ["api_key"], indirect=True)
-async def test_filters_hold_where_there_is_no_wall(
+async def test_filters_hold_without_row_level_security(
     world: World, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: where the database's role allows no row-level security, everything stays whose it is all the same."""

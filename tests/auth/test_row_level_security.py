@@ -76,7 +76,7 @@ async def _furnish(database: str) -> UUID:
     return thread_id
 
 
-async def test_an_unfiltered_statement_of_somebody_else_finds_nothing(pool: Pool, database: str) -> None:
+async def test_an_unfiltered_statement_of_another_user_finds_nothing(pool: Pool, database: str) -> None:
     """Issue: written by Ada, read by Bob through a deliberately unfiltered query: nothing."""
     await _furnish(database)
 
@@ -85,7 +85,7 @@ async def test_an_unfiltered_statement_of_somebody_else_finds_nothing(pool: Pool
     assert await _counts(pool) == dict.fromkeys(TENANT_TABLES, 1) | {"checkpoints": 2}
 
 
-async def test_an_unfiltered_write_of_somebody_else_changes_nothing(pool: Pool, database: str) -> None:
+async def test_an_unfiltered_write_of_another_user_changes_nothing(pool: Pool, database: str) -> None:
     """Ours: the wall stands before writing too."""
     thread_id = await _furnish(database)
 
@@ -184,7 +184,7 @@ async def test_the_store_gathers_operations_of_several_callers_and_mixes_none_up
         assert sorted(await store.alist_namespaces()) == [("owner:ada", "memories"), ("owner:bob", "memories")]
 
 
-async def test_a_role_that_may_not_be_taken_is_told_of_and_filters_hold_alone(
+async def test_without_the_right_to_the_role_a_warning_is_logged_and_filters_hold_alone(
     settings: Settings, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ours: row-level security is on where the database's role allows it; a line at the start says where not."""
@@ -215,7 +215,7 @@ async def _administer(uri: str, *statements: str) -> None:
             await conn.execute(statement)  # pyright: ignore[reportArgumentType] - the tests' own
 
 
-async def test_a_database_without_the_wall_gets_it_at_the_next_start(database: str) -> None:
+async def test_a_database_without_row_level_security_gets_it_at_the_next_start(database: str) -> None:
     """Ours: the role may have been out of reach when the tables were made."""
     tables = [
         sql.SQL("ALTER TABLE {} DISABLE ROW LEVEL SECURITY").format(sql.Identifier(name)) for name in TENANT_TABLES

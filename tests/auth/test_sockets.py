@@ -40,7 +40,9 @@ async def close_code(socket: ClientConnection) -> int | None:
 
 
 @pytest.mark.parametrize("path", [one.path for one in SOCKETS])
-async def test_nobody_is_told_so_and_closed(keyed_url: str, ada: httpx.AsyncClient, path: str) -> None:
+async def test_a_socket_without_credentials_is_closed_with_the_reason(
+    keyed_url: str, ada: httpx.AsyncClient, path: str
+) -> None:
     """Issue: without a key, or with a wrong one, 4401, whatever the path names."""
     thread_id = (await ada.post("/threads", json={})).json()["thread_id"]
     codes: list[int | None] = []
@@ -53,7 +55,7 @@ async def test_nobody_is_told_so_and_closed(keyed_url: str, ada: httpx.AsyncClie
 
 @pytest.mark.parametrize("path", [one.path for one in SOCKETS])
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda each: each["method"])
-async def test_somebody_elses_thread_is_not_there(
+async def test_a_thread_of_another_user_is_not_found(
     keyed_url: str, ada: httpx.AsyncClient, make_key: MakeKey, path: str, command: dict[str, Any]
 ) -> None:
     """Issue: an error that says no more than of a thread that there is not, and nothing changed."""
@@ -104,7 +106,7 @@ async def test_commands_count_as_requests(settings: Settings, make_key: MakeKey)
     assert answers[3]["message"] == "more than 3 requests within a minute: slow down"
 
 
-async def test_what_is_switched_off_is_off_on_the_socket_too(settings: Settings) -> None:
+async def test_disabled_routes_are_disabled_on_the_socket_too(settings: Settings) -> None:
     """Issue: `http.disable_runs` takes the commands that start runs away from the socket, and leaves its events."""
     switched = BUILTIN.model_copy(update={"http": BUILTIN.http.model_copy(update={"disable_runs": True})})
     async with serving(settings, project=switched) as url, httpx.AsyncClient(base_url=url) as http:

@@ -128,7 +128,7 @@ async def test_run_that_another_process_executes_knows_its_user(settings: Settin
     assert answer.json() == {"by_config": ADA, "by_runtime": "ada"}
 
 
-async def test_client_can_not_say_who_it_is(ada: httpx.AsyncClient, settings: Settings) -> None:
+async def test_a_client_cannot_set_its_own_identity(ada: httpx.AsyncClient, settings: Settings) -> None:
     """Promise: reserved `configurable` keys are overwritten, and dropped where authentication is off."""
     forged = {
         "langgraph_auth_user": {"identity": "eve"},
@@ -145,7 +145,7 @@ async def test_client_can_not_say_who_it_is(ada: httpx.AsyncClient, settings: Se
     assert off == [{"by_config": NOBODY, "by_runtime": ""}] * 2
 
 
-async def test_user_is_told_to_nobody_else(
+async def test_the_user_is_shown_to_no_other_caller(
     ada: httpx.AsyncClient, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Promise: not in runs, events, checkpoints or logs."""
@@ -177,7 +177,7 @@ async def test_user_is_told_to_nobody_else(
         assert ada.headers["x-api-key"] not in text
 
 
-async def test_user_of_a_cron_is_who_made_it(ada: httpx.AsyncClient) -> None:
+async def test_the_user_of_a_cron_is_its_creator(ada: httpx.AsyncClient) -> None:
     """Ours: a run on a schedule is its owner's too."""
     thread_id = (await ada.post("/threads", json={})).json()["thread_id"]
     cron = await ada.post(f"/threads/{thread_id}/runs/crons", json=RUN | {"schedule": "* * * * * *"})

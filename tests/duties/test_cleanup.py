@@ -20,7 +20,7 @@ async def execute(uri: str, statement: Any) -> list[tuple[Any, ...]]:
         return await cursor.fetchall() if cursor.description else []
 
 
-async def test_thread_of_a_stateless_run_goes_soon_after_it_unless_somebody_follows_it(
+async def test_the_thread_of_a_stateless_run_is_deleted_soon_unless_a_client_follows_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: within 15 seconds. A client that still reads keeps it."""
@@ -61,7 +61,7 @@ async def test_thread_of_a_stateless_run_stays_for_the_age_that_is_set(settings:
     assert 3500 < seconds <= 3600
 
 
-async def test_what_is_over_is_deleted_and_the_rest_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_expired_rows_are_deleted_and_others_stay(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ours: a temporary thread goes with its run, its events and its checkpoints; a key with nothing."""
     monkeypatch.setattr(cleanup, "CLEANUP_S", 0.05)
     uri = str(settings.database_uri)
@@ -132,7 +132,9 @@ async def test_idempotency_key_has_the_age_that_is_set(settings: Settings) -> No
     assert 3500 < seconds <= 3600
 
 
-async def test_nothing_goes_by_age_if_the_age_is_zero(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_deleted_by_age_if_the_age_is_zero(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cleanup, "CLEANUP_S", 0.05)
     uri = str(settings.database_uri)
     chosen = settings.model_copy(update={"keep_events_s": 0, "keep_webhooks_s": 0})

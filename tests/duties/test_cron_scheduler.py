@@ -96,7 +96,7 @@ async def test_each_tick_is_fired_once_by_however_many_processes(client: LangGra
         assert await _runs(first) == made
 
 
-async def test_ticks_that_nobody_saw_are_made_up_for_by_one_run(client: LangGraphClient, process: AppState) -> None:
+async def test_missed_ticks_are_replaced_by_one_run(client: LangGraphClient, process: AppState) -> None:
     """Ours: after three days of silence a cron of every minute runs once."""
     cron_id = await _made(client, schedule="* * * * *")
     await _due(process, cron_id, timedelta(days=3))
@@ -132,7 +132,7 @@ async def test_tick_of_a_process_that_dies_while_it_fires_is_left_to_another(
     assert (meanwhile, await _runs(process)) == (before, [*before, cron_id])
 
 
-async def test_near_tick_is_not_slept_through(client: LangGraphClient, gate: Gate) -> None:
+async def test_a_tick_in_the_near_future_is_not_missed(client: LangGraphClient, gate: Gate) -> None:
     """Ours: a new cron wakes the scheduler, which looks by itself only each five seconds."""
     assert cron_scheduler.POLL_S == 5
     await client.crons.create("gated", schedule="* * * * * *", input={})
@@ -184,7 +184,7 @@ async def test_cron_on_a_thread_goes_on_with_it(client: LangGraphClient, process
     assert state["values"] == {"items": ["in", "first", "second"] * 2}
 
 
-async def test_tick_on_a_busy_thread_is_passed_over_where_the_cron_says_reject(
+async def test_a_tick_on_a_busy_thread_is_skipped_if_the_strategy_is_reject(
     client: LangGraphClient, process: AppState, gate: Gate
 ) -> None:
     """Protocol: `multitask_strategy`. Ours: that tick is gone, the next one comes."""
@@ -224,7 +224,7 @@ async def test_disabled_and_ended_crons_do_not_fire(client: LangGraphClient, pro
     assert await _runs(process) == []
 
 
-async def test_cron_whose_graph_is_gone_holds_up_nobody(
+async def test_a_cron_without_its_graph_does_not_delay_others(
     client: LangGraphClient, process: AppState, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ours: it is passed over with a warning, and the others run."""
@@ -300,7 +300,7 @@ async def test_runs_of_crons_count_as_their_owners(settings: Settings, gate: Gat
     assert 3 <= number <= 3 + 2, "what waits, and what two processes with a slot each have begun"
 
 
-async def test_cron_that_asks_for_more_steps_than_allowed_by_now_is_passed_over(settings: Settings) -> None:
+async def test_a_cron_above_a_lowered_recursion_limit_is_skipped(settings: Settings) -> None:
     """Issue: the cap of `recursion_limit` held for the creation of a cron, and not for its runs."""
     above: Any = {"recursion_limit": 51}
     async with serving(settings) as url, get_client(url=url, api_key=None) as client:

@@ -150,7 +150,7 @@ async def _none_left(uri: str) -> None:
                 await anyio.sleep(0.01)
 
 
-async def test_end_of_a_run_is_told_with_its_row_and_its_values(
+async def test_a_webhook_has_the_row_and_the_values_of_the_run(
     telling: LangGraphClient, receiver: Receiver, database: str
 ) -> None:
     """Protocol: the run, when it ran, what it left. Ours: nothing of who asked for it."""
@@ -187,7 +187,7 @@ async def test_end_of_a_run_is_told_with_its_row_and_its_values(
     assert len(receiver.got) == 1
 
 
-async def test_failed_run_is_told_with_its_error(telling: LangGraphClient, receiver: Receiver) -> None:
+async def test_the_webhook_of_a_failed_run_has_its_error(telling: LangGraphClient, receiver: Receiver) -> None:
     """Protocol: `error` stands in the body of a run that failed."""
     thread = await telling.threads.create()
     await telling.runs.wait(thread["thread_id"], "failing", input={}, webhook=receiver.url, raise_error=False)
@@ -217,7 +217,7 @@ async def _answer(state: Held) -> dict[str, Any]:
     return {"answer": "yes"}
 
 
-async def test_output_alone_is_told(settings: Settings, receiver: Receiver) -> None:
+async def test_a_webhook_has_only_the_output_of_the_graph(settings: Settings, receiver: Receiver) -> None:
     """A webhook tells what a wait answers with, not the whole state; of a failed run too."""
     graph = StateGraph(Held, output_schema=Told)
     graph.add_node("answer", _answer)
@@ -234,7 +234,7 @@ async def test_output_alone_is_told(settings: Settings, receiver: Receiver) -> N
         assert (await client.threads.get(thread_id))["values"] == {"answer": "yes", "private": "fail"}
 
 
-async def test_every_kind_of_run_tells_once(telling: LangGraphClient, receiver: Receiver, database: str) -> None:
+async def test_every_kind_of_run_sends_one_webhook(telling: LangGraphClient, receiver: Receiver, database: str) -> None:
     """Protocol: wait, stream and background, with a thread and without, and what waits and is cancelled."""
     thread_id = (await telling.threads.create())["thread_id"]
 
@@ -294,7 +294,7 @@ async def test_webhook_outlives_the_process_that_ran_its_run(
     assert body["status"] == "success"
 
 
-async def test_webhook_that_is_held_comes_due_when_its_holder_is_silent(process: AppState) -> None:
+async def test_a_claimed_webhook_is_due_again_after_its_sender_died(process: AppState) -> None:
     """Ours: nobody else sends it meanwhile."""
     async with process.pool.connection() as conn, conn.transaction():  # so that the process does not see it
         await _put(conn, "http://localhost/")
@@ -344,7 +344,7 @@ async def _rest(process: AppState, run_id: UUID) -> timedelta | None:
         (503, 3, False),
     ],
 )
-async def test_address_that_is_overloaded_is_tried_three_times(
+async def test_an_overloaded_address_is_tried_three_times(
     process: AppState, receiver: Receiver, status: int, attempt: int, again: bool
 ) -> None:
     """Protocol: again on 429 and 5xx. Ours: a redirect is not followed."""
@@ -362,7 +362,7 @@ async def test_address_that_is_overloaded_is_tried_three_times(
     assert [path for path, _, _ in receiver.got] == ["/"]
 
 
-async def test_address_that_is_silent_is_given_up_in_time(
+async def test_an_address_that_does_not_answer_is_given_up_in_time(
     process: AppState, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: five seconds for all of a try; here a tenth of one."""
@@ -379,14 +379,14 @@ async def test_address_that_is_silent_is_given_up_in_time(
     assert (await _rest(process, delivery.run_id) or timedelta.max) <= timedelta(seconds=1)
 
 
-async def test_name_is_judged_by_the_addresses_it_has(process: AppState) -> None:
+async def test_the_policy_checks_the_addresses_of_a_name(process: AppState) -> None:
     """Ours: what a name resolves to is judged when it is called, and that very address is called."""
     assert await webhooks._addresses(process.runs.webhooks, httpx.URL("http://localhost:1")) != []
     with pytest.raises(ValidationFailed, match="loopback"):
         await webhooks._addresses(WebhookPolicy(), httpx.URL("http://localhost:1"))
 
 
-async def test_name_that_changes_its_address_reaches_only_the_one_that_was_judged(
+async def test_a_name_that_changes_its_address_reaches_only_the_checked_one(
     process: AppState, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: a name is resolved once, and the address that was judged is called: DNS rebinding comes too late."""
@@ -448,7 +448,7 @@ def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
     return files
 
 
-async def test_refused_address_refuses_the_run(client: LangGraphClient, http: httpx.AsyncClient) -> None:
+async def test_a_run_with_a_refused_address_is_refused(client: LangGraphClient, http: httpx.AsyncClient) -> None:
     """Protocol: 422 with the reference's words; of a batch, nothing is started."""
     with pytest.raises(UnprocessableEntityError) as refused:
         await client.runs.create(None, "chain", input={}, webhook="http://127.0.0.1/")

@@ -12,7 +12,7 @@ from faults import forks
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 
 
-def test_status_of_a_fork_is_told_to_each_thread_that_asks() -> None:
+def test_each_thread_that_waits_for_a_fork_gets_its_status() -> None:
     """Ours: the second question ended the process that forks, and with it every later test of the worker."""
     process = forks.start("no-such-command", stderr=subprocess.DEVNULL)
     _at_once(process.wait)

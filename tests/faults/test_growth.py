@@ -4,7 +4,7 @@ from faults import growth
 from faults.servers import Place
 
 
-async def test_nothing_of_stateless_runs_is_left(place: Place) -> None:
+async def test_stateless_runs_leave_no_rows(place: Place) -> None:
     """Issue: events and idempotency keys stayed, and the database grew with the number of runs."""
     found = await growth.scenario(place, runs=40)
 

@@ -4,14 +4,14 @@ from faults import kills
 from faults.servers import Place, Quick
 
 
-async def test_what_was_acknowledged_is_done_once_though_servers_are_killed(place: Place) -> None:
+async def test_acknowledged_runs_are_executed_once_although_servers_are_killed(place: Place) -> None:
     """Ours: every run ends, every message is there once, no thread stays busy, and that within lease and sweep."""
     found = await kills.scenario(place, rounds=2, count=2, quick=Quick(lease_s=1.5, sweep_s=0.3))
 
     assert found.broken == []
 
 
-async def test_run_that_kills_its_process_is_not_tried_for_ever(place: Place) -> None:
+async def test_a_run_that_kills_its_process_is_retried_a_limited_number_of_times(place: Place) -> None:
     """Ours: the attempt is counted before the graph begins; then it is an error, and the thread of use again."""
     found = await kills.fatal(place, attempts=2)
 

@@ -13,7 +13,7 @@ def _judge(found: Findings) -> None:
     assert found.broken == []
 
 
-async def test_three_servers_behind_nginx_are_one(place: Place) -> None:
+async def test_three_servers_behind_nginx_act_as_one(place: Place) -> None:
     """Ours: round robin without stickiness, with the configuration of the documentation, and one server killed."""
     _judge(await balancer.scenario(place, seconds=2))
 

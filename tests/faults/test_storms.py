@@ -4,7 +4,7 @@ from faults import storms
 from faults.servers import Place
 
 
-async def test_clients_that_vanish_leave_nothing_behind(place: Place) -> None:
+async def test_clients_that_disconnect_leave_nothing_behind(place: Place) -> None:
     """Ours: slots, file handles, tasks and connections are what they were, wherever the clients went."""
     found = await storms.scenario(place, clients=56)
 

@@ -25,7 +25,7 @@ REPEATED = {
 
 
 @pytest.mark.parametrize("how", REPEATED)
-def test_key_that_stands_twice_is_refused(how: str) -> None:
+def test_a_duplicate_key_is_refused(how: str) -> None:
     """Ours: readers differ in which of the two they take."""
     with pytest.raises(ValidationFailed, match="occurs twice in an object"):
         parse_json(REPEATED[how])
@@ -80,7 +80,7 @@ KEPT: list[Any] = [
 
 @pytest.mark.parametrize("value", KEPT)
 @pytest.mark.parametrize("options", [{}, {"indent": 1}, {"separators": (" , ", " : ")}, {"ensure_ascii": False}])
-def test_what_is_let_through_is_what_was_sent(value: Any, options: dict[str, Any]) -> None:
+def test_an_accepted_body_is_decoded_unchanged(value: Any, options: dict[str, Any]) -> None:
     """Ours: however it was written."""
     assert parse_json(json.dumps(value, **options).encode()) == value
 
@@ -137,7 +137,7 @@ def _is_refused(value: Any) -> bool:
 
 @given(value=VALUES)
 @settings(max_examples=400, deadline=None, derandomize=True, database=None)
-def test_decoder_refuses_what_would_change_and_nothing_else(value: Any) -> None:
+def test_the_decoder_refuses_only_values_that_would_change(value: Any) -> None:
     """Ours: against Python's own reader."""
     text = _written(value)
     try:

@@ -143,7 +143,7 @@ async def test_a_sockets_long_header_is_taken(server: str) -> None:
 
 
 @pytest.mark.parametrize("start", [b"G", GET, UPGRADE], ids=["one byte", "request", "socket"])
-async def test_head_that_does_not_come_is_cut(server: str, start: bytes) -> None:
+async def test_a_head_that_does_not_arrive_is_cut_off(server: str, start: bytes) -> None:
     """Issue: 408 and close when its time is over."""
     async with await connected(server) as stream:
         await stream.send(start)

@@ -74,7 +74,7 @@ async def test_head_without_end_is_cut_off(server: str) -> None:
     assert statuses(said) in ([400], [431], [])
 
 
-async def test_body_that_does_not_come_is_not_waited_for(server: str) -> None:
+async def test_a_body_that_does_not_arrive_is_cut_off(server: str) -> None:
     """Ours: 408 as JSON, and the connection is closed."""
     with anyio.fail_after(WAIT_S):
         said = await exchange(server, POST + b"Content-Length: 10\r\n\r\n{")
@@ -85,7 +85,7 @@ async def test_body_that_does_not_come_is_not_waited_for(server: str) -> None:
     assert json.loads(body) == {"detail": "the body did not arrive within 0.3 s", "code": "body-timeout"}
 
 
-async def test_trickling_body_is_not_waited_for(server: str) -> None:
+async def test_a_trickling_body_is_cut_off(server: str) -> None:
     """Ours: the deadline is for the whole body, not for each byte of it."""
     host, port = server.removeprefix("http://").split(":")
     said = b""
@@ -123,7 +123,7 @@ async def test_body_above_the_limit_is_not_read_to_its_end(server: str, body: by
     assert statuses(await exchange(server, *parts)) == [413]
 
 
-async def test_body_that_ends_too_soon_is_nobodys(server: str) -> None:
+async def test_a_body_that_ends_too_soon_is_not_used(server: str) -> None:
     """Ours: a client that hangs up within its body made nothing."""
     host, port = server.removeprefix("http://").split(":")
     async with await anyio.connect_tcp(host, int(port)) as stream:

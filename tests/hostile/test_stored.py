@@ -53,7 +53,7 @@ class TwoSteps:
             self.failed.append(f"{case.name}: {answer}")
 
 
-async def test_nothing_that_is_stored_breaks_what_reads_it(patient: Settings, errors: list[str]) -> None:
+async def test_no_stored_value_breaks_its_readers(patient: Settings, errors: list[str]) -> None:
     """Issue: no 5xx, no failing cron, no assistant whose runs fail for ever, no trace in the log."""
     limits = httpx.Limits(max_connections=ATTACKERS * 2)
     async with serving(patient) as url, httpx.AsyncClient(base_url=url, timeout=ANSWER_S, limits=limits) as http:

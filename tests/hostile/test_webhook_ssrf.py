@@ -88,7 +88,7 @@ async def ear() -> AsyncIterator[Ear]:
         tasks.cancel_scope.cancel()
 
 
-async def test_no_spelling_of_a_closed_address_is_called(settings: Settings, database: str, ear: Ear) -> None:
+async def test_no_spelling_of_a_forbidden_address_is_called(settings: Settings, database: str, ear: Ear) -> None:
     """Ours: refused before the run begins, whether it is on a thread, without one, kept, or a cron's."""
     answers: list[tuple[str, int]] = []
     async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
@@ -106,7 +106,7 @@ async def test_no_spelling_of_a_closed_address_is_called(settings: Settings, dat
         assert await (await conn.execute("SELECT count(*) FROM runs")).fetchone() == (0,)
 
 
-async def test_name_of_this_machine_is_judged_by_where_it_leads(settings: Settings, ear: Ear) -> None:
+async def test_a_name_of_this_machine_is_checked_by_its_address(settings: Settings, ear: Ear) -> None:
     """Ours: a name is looked up when it is called, each of its addresses judged, and that very one called."""
     async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         body = RUN | {"webhook": f"http://{socket.gethostname()}:{ear.port}/hook"}

@@ -40,7 +40,7 @@ async def stock(database: str) -> AsyncIterator[AsyncPostgresSaver]:
         yield AsyncPostgresSaver(conn)
 
 
-async def test_it_keeps_the_contract_of_checkpointers(ours: Checkpointer) -> None:
+async def test_the_checkpointer_passes_langgraphs_conformance_tests(ours: Checkpointer) -> None:
     """LangGraph: langgraph-checkpoint-conformance."""
 
     @checkpointer_test(name="Checkpoints")
@@ -80,7 +80,7 @@ def _named_thread(config: RunnableConfig) -> dict[str, str]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(values=values, writes=st.lists(st.tuples(st.sampled_from(["a", "b", "__error__"]), plain), max_size=3))
-async def test_what_one_saver_wrote_the_other_reads_the_same(
+async def test_each_saver_reads_the_checkpoints_of_the_other(
     ours: Checkpointer, stock: AsyncPostgresSaver, values: dict[str, Any], writes: list[tuple[str, Any]]
 ) -> None:
     """Ours: a database can go to the stock saver and come back."""
@@ -103,7 +103,7 @@ async def test_what_one_saver_wrote_the_other_reads_the_same(
 
 
 @pytest.mark.parametrize("value", [math.inf, 2**70, "NUL \0 within", {"deep": {"set": {1, 2}}}, b"bytes"])
-async def test_what_json_can_not_hold_comes_back_as_it_was(ours: Checkpointer, value: object) -> None:
+async def test_values_that_json_cannot_hold_are_restored_unchanged(ours: Checkpointer, value: object) -> None:
     """Ours: never half saved."""
     config: RunnableConfig = {"configurable": {"thread_id": str(uuid.uuid4()), "checkpoint_ns": ""}}
     checkpoint, versions = _checkpoint({"value": value}, "1")
@@ -115,7 +115,7 @@ async def test_what_json_can_not_hold_comes_back_as_it_was(ours: Checkpointer, v
     assert found.checkpoint["channel_values"] == {"value": value}
 
 
-async def test_write_that_fails_fails_alone(pool: Pool) -> None:
+async def test_a_failed_write_does_not_fail_others(pool: Pool) -> None:
     """Ours: a bad row never takes its batch along."""
     good = ("thread", "", "channel", "1", "msgpack", b"1")
     bad = ("thread\0", "", "channel", "1", "msgpack", b"1")

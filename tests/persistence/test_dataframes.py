@@ -68,7 +68,7 @@ def test_arrays_of_objects_and_structures() -> None:
         _again(np.ma.array([1, 2], mask=[True, False]))
 
 
-def test_what_numpy_is_shown_as() -> None:
+def test_numpy_values_are_shown_as_json() -> None:
     """Numbers and lists, not texts."""
     shown = {
         "array": np.arange(4).reshape(2, 2).T,
@@ -129,7 +129,7 @@ def test_tables_columns_and_indexes_of_pandas() -> None:
         _again(pd.Series(pd.arrays.SparseArray([0, 1])))
 
 
-def test_what_pandas_is_shown_as() -> None:
+def test_pandas_values_are_shown_as_json() -> None:
     """A table by its columns, index and rows."""
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"a": [1, 2], "at": pd.to_datetime(["2026-01-01", None])}, index=["x", "y"])

@@ -104,7 +104,7 @@ async def test_keys_are_rotated_by_a_command_beside_a_running_server(
     assert runs == [{"rows": ["row", "row"]}] * 3
 
 
-async def test_rows_of_a_key_that_is_not_given_are_left_and_told(
+async def test_rows_of_an_unknown_key_are_left_unchanged_and_reported(
     settings: Settings, database: str, tmp_path: Path
 ) -> None:
     """They are readable again as soon as the key is given."""
@@ -152,7 +152,7 @@ async def test_rotation_goes_on_after_it_was_cut_short(
     assert (again.rotated, again.current, again.unreadable) == (0, count, 0)
 
 
-async def test_rotation_waits_for_no_lock_and_tells_what_it_passed_over(settings: Settings, database: str) -> None:
+async def test_rotation_skips_locked_rows_and_reports_them(settings: Settings, database: str) -> None:
     """A row that a run has locked is left for another time."""
     async with _served(settings, OLD) as http:
         await _thread(http)

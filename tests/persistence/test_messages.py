@@ -66,7 +66,7 @@ def _inside(found: list[BaseMessage]) -> list[tuple[object, ...]]:
     ],
     ids=lambda message: message.text or "calls",
 )
-def test_what_is_more_than_plain_is_left_to_pydantic(message: BaseMessage) -> None:
+def test_a_message_with_further_fields_is_left_to_pydantic(message: BaseMessage) -> None:
     """Ours: as the stock serializer has it."""
     written = OURS.dumps_typed([message])
 
@@ -108,7 +108,7 @@ def test_message_that_was_changed_in_place_is_written_as_it_is_now() -> None:
     ],
     ids=str,
 )
-def test_fields_that_a_constructor_would_look_at_are_left_to_it(changed: Mapping[str, Any]) -> None:
+def test_fields_that_a_constructor_checks_are_left_to_it(changed: Mapping[str, Any]) -> None:
     """Ours: a row that was tampered with becomes no message that pydantic would not have made."""
     fields = AIMessage("hello", id="1").model_dump()
 
@@ -116,7 +116,7 @@ def test_fields_that_a_constructor_would_look_at_are_left_to_it(changed: Mapping
     assert messages.decode_message([*messages.KINDS[AIMessage], {**fields, **changed}, HOW]) is None
 
 
-def test_only_messages_are_made_by_name() -> None:
+def test_only_messages_are_created_by_name() -> None:
     """Ours: whatever a row names."""
     assert messages.decode_message(["os", "system", {"command": "true"}, HOW]) is None
 

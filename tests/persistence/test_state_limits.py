@@ -91,7 +91,7 @@ POISONS = {
 
 
 @pytest.mark.parametrize("poison", POISONS)
-async def test_thread_whose_checkpoint_is_poisoned_says_so_and_harms_no_other(
+async def test_a_thread_with_an_unreadable_checkpoint_fails_alone_with_an_error(
     settings: Settings, database: str, poison: str
 ) -> None:
     """Ours: a JSON error of its own; it can be found and deleted; others work."""

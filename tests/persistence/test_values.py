@@ -84,12 +84,12 @@ PLAIN: list[Any] = [
 
 
 @pytest.mark.parametrize("value", PLAIN, ids=lambda value: type(value).__name__)
-def test_plain_value_comes_back_as_it_was(serializer: Serializer, value: Any) -> None:
+def test_a_plain_value_is_restored_unchanged(serializer: Serializer, value: Any) -> None:
     """The same value, of the same type, however deep."""
     _same(serializer, value)
 
 
-async def test_types_of_the_project_come_back_as_they_were(serializer: Serializer, kinds: Any) -> None:
+async def test_types_of_the_project_are_restored_unchanged(serializer: Serializer, kinds: Any) -> None:
     """Dataclasses, enums, models, NamedTuples and nested types, though nothing lists them."""
     box = kinds.Box(kinds.Colour.RED)
     values = [
@@ -107,7 +107,7 @@ async def test_types_of_the_project_come_back_as_they_were(serializer: Serialize
     assert _same(serializer, kinds.Answer(city="Rome")).model_fields_set == {"city"}
 
 
-async def test_what_a_constructor_made_is_not_made_twice(serializer: Serializer, kinds: Any) -> None:
+async def test_the_result_of_a_constructor_is_not_constructed_twice(serializer: Serializer, kinds: Any) -> None:
     """Fields are as they were left; what is no field is there again."""
     made = kinds.Made(1, seed=2)
     back = _same(serializer, made)
@@ -166,7 +166,7 @@ def test_value_that_contains_itself_is_refused(serializer: Serializer) -> None:
 
 
 @pytest.mark.parametrize("value", [{"a": [1, Decimal(1)]}, range(3), 2**70, 1j, (1, 2), HttpUrl("https://example.com")])
-def test_stock_serializer_reads_what_is_written(serializer: Serializer, value: Any) -> None:
+def test_the_stock_serializer_reads_our_values(serializer: Serializer, value: Any) -> None:
     """A database can go to the stock saver: its reader makes the same values if it allows all."""
     assert JsonPlusSerializer(allowed_msgpack_modules=True).loads_typed(serializer.dumps_typed(value)) == value
 
@@ -199,7 +199,9 @@ POISON: list[tuple[str, str]] = [
 @pytest.mark.usefixtures("kinds")
 @pytest.mark.parametrize("place", POISON, ids=".".join)
 @pytest.mark.parametrize("code", range(8))
-def test_row_that_names_anything_else_makes_nothing(serializer: Serializer, place: tuple[str, str], code: int) -> None:
+def test_a_row_that_names_another_object_creates_nothing(
+    serializer: Serializer, place: tuple[str, str], code: int
+) -> None:
     """Code from elsewhere stays refused, and so is what the project merely imports, or defines without holding values."""
     for payload in ("echo", ["echo"], {"command": "echo"}):
         for further in ([], ["RED"], ["__init__", {"whole": True, "set": [], "extra": [], "private": {}}]):

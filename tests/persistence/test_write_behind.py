@@ -66,7 +66,7 @@ async def checkpoints(settings: Settings, commits: GroupCommit) -> AsyncIterator
         yield Checkpointer(runs, commits)
 
 
-async def test_what_nobody_waits_for_goes_with_the_end_of_its_run(
+async def test_writes_without_a_waiting_caller_are_committed_with_the_end_of_the_run(
     api: Pool, commits: GroupCommit, batches: list[int]
 ) -> None:
     """Ours: one transaction for a short run, however many steps it had."""
@@ -82,7 +82,7 @@ async def test_what_nobody_waits_for_goes_with_the_end_of_its_run(
     assert await _status(api, claimed.run_id) == "success"
 
 
-async def test_it_is_written_soon_though_nobody_waits(api: Pool, commits: GroupCommit) -> None:
+async def test_writes_are_committed_soon_although_no_caller_waits(api: Pool, commits: GroupCommit) -> None:
     """Ours: a step of a long run is kept long before the run ends."""
     claimed = await _running(api)
     await _writes(commits, claimed).submit(_blob(claimed.thread_id, 0))
@@ -93,7 +93,7 @@ async def test_it_is_written_soon_though_nobody_waits(api: Pool, commits: GroupC
     assert await _blobs(api) == 1
 
 
-async def test_run_waits_where_it_outruns_postgres(api: Pool, commits: GroupCommit) -> None:
+async def test_a_run_that_is_faster_than_postgres_waits(api: Pool, commits: GroupCommit) -> None:
     """Ours: what is on the way is bounded."""
     claimed = await _running(api)
     writes = _writes(commits, claimed)
@@ -104,7 +104,7 @@ async def test_run_waits_where_it_outruns_postgres(api: Pool, commits: GroupComm
     assert await _blobs(api) == MAX_PENDING_WRITES + 1
 
 
-async def test_nothing_is_written_behind_what_could_not_be(api: Pool, commits: GroupCommit) -> None:
+async def test_nothing_is_written_after_a_failed_write(api: Pool, commits: GroupCommit) -> None:
     """Ours: a run whose checkpoint is refused has not succeeded, and others do not notice."""
     claimed, other = await _running(api), await _running(api)
     writes, good = _writes(commits, claimed), _writes(commits, other)
@@ -137,7 +137,7 @@ async def test_run_that_lost_a_write_in_an_outage_fails_no_other(api: Pool, comm
     assert await _status(api, other.run_id) == "success"
 
 
-async def test_who_writes_on_is_told_of_what_could_not_be_written(api: Pool, commits: GroupCommit) -> None:
+async def test_the_next_write_reports_an_earlier_failed_write(api: Pool, commits: GroupCommit) -> None:
     """Ours: a long run stops at its next step, not at its end."""
     writes = _writes(commits, await _running(api))
     await writes.submit(_blob("a NUL \0", 0))
@@ -149,7 +149,7 @@ async def test_who_writes_on_is_told_of_what_could_not_be_written(api: Pool, com
         await writes.flush()
 
 
-async def test_graph_that_was_left_behind_writes_nothing_more(api: Pool, commits: GroupCommit) -> None:
+async def test_an_abandoned_graph_writes_nothing_more(api: Pool, commits: GroupCommit) -> None:
     """Ours: its run is closed."""
     claimed = await _running(api)
     writes = _writes(commits, claimed)
@@ -175,7 +175,7 @@ async def test_writes_of_a_lost_lease_are_refused_with_the_end(api: Pool, commit
     assert await _status(api, claimed.run_id) == "running"
 
 
-async def test_end_on_a_thread_that_somebody_holds_keeps_no_other_waiting(api: Pool, commits: GroupCommit) -> None:
+async def test_the_end_of_a_run_on_a_locked_thread_does_not_delay_others(api: Pool, commits: GroupCommit) -> None:
     """Ours: it is said to be held, and is then closed alone, behind whoever holds the thread."""
     held, free = await _running(api), await _running(api)
     async with api.connection() as conn, conn.transaction():

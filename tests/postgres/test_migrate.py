@@ -155,7 +155,7 @@ async def test_an_index_left_invalid_is_mended(uri: str, folder: Path) -> None:
     assert await is_current(uri, folder)
 
 
-async def test_who_waits_too_long_for_another_process_gives_up(
+async def test_a_process_that_waits_too_long_for_another_one_gives_up(
     uri: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: every wait has an end."""

@@ -65,7 +65,7 @@ async def http(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.mark.parametrize("graph", ["alone", "together"])
 @pytest.mark.parametrize("stateless", [False, True], ids=["thread", "stateless"])
-async def test_run_out_of_time_is_closed_though_its_node_goes_on(
+async def test_a_run_over_its_time_limit_ends_although_its_node_goes_on(
     http: httpx.AsyncClient, graph: str, stateless: bool
 ) -> None:
     """Ours: a swallowed cancellation costs its own run, no slot, and nobody else's time."""
@@ -85,7 +85,7 @@ async def test_run_out_of_time_is_closed_though_its_node_goes_on(
 
 
 @pytest.mark.parametrize("graph", ["alone", "together"])
-async def test_cancelled_run_is_closed_though_its_node_goes_on(http: httpx.AsyncClient, graph: str) -> None:
+async def test_a_cancelled_run_ends_although_its_node_goes_on(http: httpx.AsyncClient, graph: str) -> None:
     """Ours: the same where a client cancels."""
     thread_id = (await http.post("/threads", json={})).json()["thread_id"]
     run = {"assistant_id": graph, "input": {"wish": "deaf"}}

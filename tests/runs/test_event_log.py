@@ -8,7 +8,7 @@ import anyio.lowlevel
 from threadkeep.runs.event_log import EventLog, LogEvent
 
 
-async def test_reader_who_is_behind_an_attempt_that_has_said_nothing_waits_for_it() -> None:
+async def test_a_reader_waits_for_an_attempt_that_has_no_events_yet() -> None:
     """Ours: a second attempt counts on from a higher position. Its first readers must not keep the event loop from it:
     they did, and with it the server stood still."""
     log = EventLog(is_wanted=True, starts_after=1_000)

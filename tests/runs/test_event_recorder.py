@@ -26,7 +26,7 @@ from threadkeep.tables.run_events import PAGE_SIZE, RunEvent, RunEventBatch
 WORKER = ids.uuid7()
 
 
-async def test_runs_that_come_together_are_one_statement_and_each_gets_its_own(settings: Settings) -> None:
+async def test_concurrent_runs_share_a_statement_and_each_gets_its_own_result(settings: Settings) -> None:
     """Ours: a run that is another worker's gets none, and takes nothing from the others."""
     async with pool.open_api_pool(settings, str(settings.database_uri)) as api:
         runs = [await _run(api) for _ in range(3)]
@@ -39,7 +39,7 @@ async def test_runs_that_come_together_are_one_statement_and_each_gets_its_own(s
     assert found == [['"0"', '"more"'], [], ['"2"', '"more"']]
 
 
-async def test_a_batch_that_fails_fails_alone(settings: Settings) -> None:
+async def test_a_failed_batch_does_not_fail_others(settings: Settings) -> None:
     """Ours: the others of the same statement are written all the same."""
     failed: list[UUID] = []
 

@@ -94,7 +94,7 @@ async def test_temporary_run_is_joined_elsewhere_and_after_its_end(
     assert 0 < left[0].total_seconds() <= 8
 
 
-async def test_thread_that_is_deleted_elsewhere_takes_its_run_along(
+async def test_a_thread_that_another_process_deletes_ends_its_run(
     replicas: tuple[httpx.AsyncClient, httpx.AsyncClient], gate: Gate
 ) -> None:
     """Ours: the run is stopped in the process that executes it, and its slot is free again."""

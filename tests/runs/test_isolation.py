@@ -145,7 +145,7 @@ async def test_exception_group_tells_its_inner_exceptions(settings: Settings, na
 
 
 @pytest.mark.parametrize(("wish", "told"), [("a\0b", "a�b"), ("plain", "plain")])
-async def test_what_json_can_not_hold_is_replaced(http: httpx.AsyncClient, wish: str, told: str) -> None:
+async def test_a_value_that_json_cannot_hold_is_replaced(http: httpx.AsyncClient, wish: str, told: str) -> None:
     """Protocol: NUL becomes U+FFFD."""
     answer = await http.post("/runs/wait", json={"assistant_id": "bad", "input": {"wish": wish}})
 
@@ -153,7 +153,7 @@ async def test_what_json_can_not_hold_is_replaced(http: httpx.AsyncClient, wish:
 
 
 @pytest.mark.parametrize("expose", [False, True])
-async def test_text_of_a_librarys_error_is_told_only_where_the_operator_says_so(
+async def test_the_text_of_a_library_error_is_shown_only_if_the_operator_allows_it(
     settings: Settings, expose: bool
 ) -> None:
     """Ours: otherwise its class, and a request id to ask the operator by; never a trace."""
@@ -175,7 +175,7 @@ async def test_text_of_a_librarys_error_is_told_only_where_the_operator_says_so(
     assert answer.json()["__error__"] == (shown if expose else hidden)
 
 
-async def test_edge_that_leaves_ends_its_request_alone(settings: Settings) -> None:
+async def test_an_edge_that_raises_system_exit_ends_only_its_request(settings: Settings) -> None:
     """Ours: a state is updated in the request, and its edges are the project's code."""
 
     def leave(state: Wish) -> str:
@@ -198,7 +198,7 @@ async def test_edge_that_leaves_ends_its_request_alone(settings: Settings) -> No
 
 
 @pytest.mark.parametrize("raised", [SystemExit(1), KeyboardInterrupt()], ids=["SystemExit", "KeyboardInterrupt"])
-async def test_factory_that_leaves_ends_its_run_alone(settings: Settings, raised: BaseException) -> None:
+async def test_a_factory_that_raises_system_exit_ends_only_its_run(settings: Settings, raised: BaseException) -> None:
     """Ours: a factory that calls `sys.exit`, for a key that is missing, stops no server."""
 
     def make(config: dict[str, Any]) -> Any:

@@ -121,7 +121,7 @@ async def test_a_graph_runs_another_one(client: LangGraphClient, graph: str) -> 
 
 
 @pytest.mark.parametrize("graph", CALLING)
-async def test_as_many_as_there_are_slots_wait_for_runs_of_their_own(client: LangGraphClient, graph: str) -> None:
+async def test_graphs_in_all_slots_can_wait_for_runs_of_their_own(client: LangGraphClient, graph: str) -> None:
     """Issue: no deadlock of slots. A graph that waits for a run lets others run meanwhile."""
     said: list[Any] = []
 
@@ -149,7 +149,7 @@ async def test_one_slot_is_enough(settings: Settings) -> None:
     assert load == {"running": 0, "waiting": 0}
 
 
-async def test_a_graph_that_would_wait_for_itself_is_told(client: LangGraphClient) -> None:
+async def test_a_graph_that_would_wait_for_itself_gets_an_error(client: LangGraphClient) -> None:
     """Ours: a thread has one run at a time, so that a wait for a further one would never end."""
     thread = await client.threads.create()
     with anyio.fail_after(WAIT_S):
@@ -174,7 +174,7 @@ async def test_a_graph_calls_as_the_user_of_its_run(settings: Settings, make_key
     assert nobody.status_code == 401
 
 
-async def test_outside_of_a_server_there_is_none() -> None:
+async def test_there_is_no_loopback_client_outside_of_a_server() -> None:
     """Ours: it is told in words."""
     with pytest.raises(httpx.ConnectError, match="inside a running server only"):
         await EARLY.threads.create()

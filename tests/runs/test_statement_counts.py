@@ -158,7 +158,9 @@ def _asks() -> Mapping[str, Ask]:
 
 
 @pytest.mark.parametrize("name", list(COSTS))
-async def test_a_request_costs_so_many_statements_and_round_trips(name: str, settings: Settings, folder: Path) -> None:
+async def test_requests_cost_a_fixed_number_of_statements_and_round_trips(
+    name: str, settings: Settings, folder: Path
+) -> None:
     """Ours: a run on a thread costs two round trips, one more where there is a state to read, a stateless one none."""
     least = await _least(name, settings, folder, {})
 

@@ -86,7 +86,7 @@ def test_address_that_must_not_be_reached_is_refused(url: str, reason: str) -> N
 
 
 @pytest.mark.parametrize("address", [url for url, reason in BLOCKED if reason.endswith("blocked IP range")])
-def test_no_policy_opens_a_clouds_metadata(address: str) -> None:
+def test_no_policy_allows_the_metadata_address_of_a_cloud(address: str) -> None:
     """Ours: nor link-local, multicast or reserved addresses."""
     with pytest.raises(ValidationFailed):
         WebhookPolicy(allow_loopback=True, allow_private=True).check(address)
@@ -107,7 +107,7 @@ def test_public_address_is_allowed(url: str) -> None:
     WebhookPolicy().check(url)
 
 
-def test_policy_is_what_the_project_says() -> None:
+def test_the_policy_follows_the_project() -> None:
     """Protocol: `webhooks.url`. Ours: private networks are closed unless opened in so many words."""
     said = {
         "allowed_domains": ["hooks.example.com", "*.example.org"],
@@ -133,7 +133,7 @@ def test_policy_is_what_the_project_says() -> None:
     policy.check_address(ipaddress.ip_address("10.0.0.1"))
 
 
-def test_https_is_wanted_where_a_project_speaks_of_webhooks_and_not_of_http() -> None:
+def test_https_is_required_if_a_project_configures_webhooks_without_http() -> None:
     """Protocol: as on the reference."""
     spoken = project({"headers": {"x": "1"}})
 
@@ -144,7 +144,7 @@ def test_https_is_wanted_where_a_project_speaks_of_webhooks_and_not_of_http() ->
 
 
 @pytest.mark.parametrize("value", ["${{ env.HOME }}", "${{ env.LG_WEBHOOK_MISSING }}", "a\r\nb: c"])
-def test_header_that_can_not_be_filled_stops_the_start(value: str) -> None:
+def test_a_header_without_a_value_stops_the_start(value: str) -> None:
     """Ours: nothing but what has the prefix gets out, and nothing is sent half."""
     with pytest.raises(StartupError):
         webhook_policy.webhook_policy(project({"headers": {"x": value}}), {"HOME": "/root"})

@@ -155,7 +155,7 @@ async def test_a_state_is_read_without_those_before_it(settings: Settings, plans
     assert all("(version = " in condition for condition in found)
 
 
-async def test_a_run_from_its_opening_to_its_end_reads_no_table_whole(settings: Settings, plans: Plans) -> None:
+async def test_a_run_scans_no_table(settings: Settings, plans: Plans) -> None:
     """Ours: open, checkpoint, stream and finish cost the same whatever else is in the database."""
     thread_id = uuid.uuid4()
     async with _asking(settings) as http:
@@ -174,7 +174,7 @@ async def test_a_run_from_its_opening_to_its_end_reads_no_table_whole(settings: 
         assert [condition for condition in conditions if not re.search(r"\b(run_id|thread_id) = ", condition)] == []
 
 
-async def test_a_background_run_and_its_events_read_no_table_whole(settings: Settings, plans: Plans) -> None:
+async def test_a_background_run_and_its_events_scan_no_table(settings: Settings, plans: Plans) -> None:
     """Ours: claim, events, join and cancel go by index."""
     thread_id = uuid.uuid4()
     async with _asking(settings) as http:
@@ -189,7 +189,7 @@ async def test_a_background_run_and_its_events_read_no_table_whole(settings: Set
     assert {"threads", "runs", "run_events"} <= plans.tables()
 
 
-async def test_what_is_read_of_a_thread_reads_no_table_whole(settings: Settings, plans: Plans) -> None:
+async def test_reads_of_a_thread_scan_no_table(settings: Settings, plans: Plans) -> None:
     """Ours: a thread, its state, its history, its runs and its copy cost what the thread holds."""
     thread_id = uuid.uuid4()
     async with _asking(settings) as http:
@@ -256,7 +256,7 @@ async def test_a_turn_changes_no_index_of_threads(database: str) -> None:
     ] == []
 
 
-async def test_the_store_reads_no_table_whole(settings: Settings, plans: Plans) -> None:
+async def test_the_store_scans_no_table(settings: Settings, plans: Plans) -> None:
     """Ours: items and namespaces are found by prefix."""
     async with _asking(settings) as http:
         for number in range(REPEATED):
@@ -267,7 +267,7 @@ async def test_the_store_reads_no_table_whole(settings: Settings, plans: Plans) 
     assert plans.scans() == set()
 
 
-async def test_sweeps_read_no_table_whole(settings: Settings, plans: Plans) -> None:
+async def test_sweeps_scan_no_table(settings: Settings, plans: Plans) -> None:
     """Ours: what is looked for every few seconds is found by index: expired threads, lost runs, due work."""
     async with _asking(settings, reaper_interval_s=0.1, lease_s=1.0):
         with anyio.fail_after(WAIT_S):

@@ -72,7 +72,7 @@ def _of(found: RunCreation | psycopg.Error) -> tuple[str | None, bool]:
     return found.run and found.run.status, found.thread_created
 
 
-async def test_each_gets_its_own_answer(openings: RunCreator) -> None:
+async def test_each_request_of_a_batch_gets_its_own_result(openings: RunCreator) -> None:
     """Ours: on threads of their own all begin, and of one thread the first."""
     thread = ids.uuid7()
     wanted = [
@@ -161,7 +161,7 @@ async def _rows_of(conn: Conn, new: NewRun) -> dict[str, Any]:
     }
 
 
-async def test_one_that_can_not_be_opened_takes_no_other_along(openings: RunCreator) -> None:
+async def test_a_run_that_cannot_be_created_does_not_fail_others(openings: RunCreator) -> None:
     """Ours: an id that is taken fails alone."""
     taken = new_run(ids.uuid7(), WORKER)
     await openings.create_run(UNRESTRICTED, taken)
@@ -173,7 +173,7 @@ async def test_one_that_can_not_be_opened_takes_no_other_along(openings: RunCrea
     assert [_of(first), _of(third)] == [("running", True)] * 2
 
 
-async def test_one_on_a_thread_that_somebody_holds_keeps_no_other_waiting(api: Pool, openings: RunCreator) -> None:
+async def test_a_run_on_a_locked_thread_does_not_delay_others(api: Pool, openings: RunCreator) -> None:
     """Ours: it waits for the thread by itself."""
     held = ids.uuid7()
     await openings.create_run(UNRESTRICTED, new_run(held, WORKER))
@@ -193,7 +193,7 @@ async def test_one_on_a_thread_that_somebody_holds_keeps_no_other_waiting(api: P
     assert [_of(one) for one in waiting] == [("pending", False)]
 
 
-async def test_run_on_a_thread_that_is_not_there_is_not_opened(openings: RunCreator) -> None:
+async def test_a_run_on_a_missing_thread_is_not_created(openings: RunCreator) -> None:
     """Ours: nor are the others kept."""
     absent = replace(new_run(ids.uuid7(), WORKER), create_thread=False)
 
@@ -204,7 +204,7 @@ async def test_run_on_a_thread_that_is_not_there_is_not_opened(openings: RunCrea
     assert _of(other) == ("running", True)
 
 
-async def test_two_processes_that_make_the_same_threads_do_not_wait_for_each_other(api: Pool) -> None:
+async def test_two_processes_that_create_the_same_threads_do_not_deadlock(api: Pool) -> None:
     """Ours: however they come, one of the two begins on each thread, and the other waits in line."""
     async with open_run_creator(api) as here, open_run_creator(api) as there:
         for _ in range(5):
@@ -262,7 +262,7 @@ async def row_security(api: Pool) -> None:
 
 
 @pytest.mark.usefixtures("row_security")
-async def test_runs_of_several_callers_are_opened_in_one_transaction_each_on_their_own_threads(
+async def test_runs_of_several_callers_are_created_in_one_transaction_on_their_own_threads(
     api: Pool, openings: RunCreator
 ) -> None:
     """Issue 14: with API keys as fast as without; whose thread it is, is asked for each."""
@@ -287,7 +287,7 @@ async def test_runs_of_several_callers_are_opened_in_one_transaction_each_on_the
 
 
 @pytest.mark.usefixtures("row_security")
-async def test_row_level_security_holds_for_each_run_that_is_opened_with_others(
+async def test_row_level_security_holds_for_each_run_of_a_batch(
     api: Pool, openings: RunCreator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: where the statement forgets whose thread it is, Postgres does not; and the connection is nobody's afterwards."""
@@ -306,7 +306,7 @@ async def test_row_level_security_holds_for_each_run_that_is_opened_with_others(
 
 
 @pytest.mark.usefixtures("row_security")
-async def test_a_run_on_a_thread_that_another_transaction_holds_is_opened_under_row_level_security_too(
+async def test_a_run_on_a_locked_thread_is_created_under_row_level_security_too(
     api: Pool, openings: RunCreator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ours: it is opened alone, once the thread is free."""

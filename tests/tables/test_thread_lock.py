@@ -194,7 +194,9 @@ async def test_a_write_of_a_deleted_run_is_refused(api: Pool, commits: GroupComm
 
 
 @pytest.mark.parametrize("action", ["delete", "requeue", "roll back"])
-async def test_who_takes_a_run_away_waits_for_its_write(api: Pool, commits: GroupCommit, action: str) -> None:
+async def test_a_transaction_that_takes_a_run_away_waits_for_its_write(
+    api: Pool, commits: GroupCommit, action: str
+) -> None:
     """Ours: a write that is being committed comes before, and the next one is refused."""
     run = await _claimed(api, ids.uuid7())
     writes = _writes(commits, run)
@@ -226,7 +228,7 @@ async def test_who_takes_a_run_away_waits_for_its_write(api: Pool, commits: Grou
     assert workers.is_fenced(refused.value)
 
 
-async def test_what_a_cancelled_graph_no_longer_waits_for_is_waited_for(api: Pool, commits: GroupCommit) -> None:
+async def test_the_end_of_a_run_waits_for_writes_that_its_cancelled_graph_left(api: Pool, commits: GroupCommit) -> None:
     """Ours: a rollback comes after all that the run handed in, also what its graph would have waited for."""
     run = await _claimed(api, ids.uuid7())
     writes = _writes(commits, run)

@@ -118,7 +118,7 @@ async def test_thread_that_was_pruned_is_left_alone_until_it_is_touched(process:
     assert await _checkpoints(process, thread_id) == 1
 
 
-async def test_busy_thread_is_spared(process: AppState, settings: Settings) -> None:
+async def test_a_busy_thread_is_not_expired(process: AppState, settings: Settings) -> None:
     """Ours: a run that takes longer than its thread was to live ends in peace."""
     spared = [await _thread(process, strategy) for strategy in ("delete", "keep_latest")]
     async with process.pool.connection() as conn:
@@ -130,7 +130,7 @@ async def test_busy_thread_is_spared(process: AppState, settings: Settings) -> N
     assert [await _checkpoints(process, one) for one in spared] == [3, 3]
 
 
-async def test_replicas_that_sweep_at_once_do_not_meet(process: AppState, settings: Settings) -> None:
+async def test_replicas_that_sweep_at_once_take_different_threads(process: AppState, settings: Settings) -> None:
     """Ours: locked rows are passed over."""
     there = [await _thread(process, strategy) for strategy in ("delete", "keep_latest") * 4]
     await _later(settings, 61)

@@ -223,7 +223,7 @@ async def test_thread_that_expires_leaves_nothing(
 @pytest.mark.parametrize(
     ("graph", "answers"), [("answered", ["a"]), ("asking_then", ["a"]), ("asking_twice", ["a", "b"])]
 )
-async def test_rolled_back_answer_was_never_given(
+async def test_a_rolled_back_answer_leaves_no_trace(
     http: httpx.AsyncClient, settings: Settings, gate: Gate, graph: str, answers: list[str], durability: str
 ) -> None:
     """Ours: LangGraph writes an answer to the checkpoint of the run that asked; a rollback takes it back from there."""
@@ -257,7 +257,7 @@ async def test_rolled_back_answer_was_never_given(
     assert await _sql(settings, "SELECT * FROM run_undo_log") == []
 
 
-async def test_rollback_waits_for_a_write_that_is_on_its_way(
+async def test_a_rollback_waits_for_a_write_in_progress(
     http: httpx.AsyncClient, settings: Settings, gate: Gate
 ) -> None:
     """Ours: with durability `sync` a checkpoint may be committed after its graph was cancelled."""
