@@ -171,6 +171,16 @@ app = Starlette(lifespan=lifespan)
 """
 
 
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
+async def test_an_address_of_another_machine_is_told_without_a_word_of_ports(tmp_path: Path, host: str) -> None:
+    """Ours: another port would not help."""
+    write(tmp_path, {})
+    line, _ = await refusal(tmp_path, "serve", HOST=host, ALLOW_UNAUTHENTICATED="true")
+
+    assert line.startswith(f"{host}:0: ")
+    assert line.endswith(": choose an address of this machine with --host")
+
+
 LEAVING = FAILING.replace('raise RuntimeError("no cache")', "raise SystemExit(3)")
 
 

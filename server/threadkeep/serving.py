@@ -4,6 +4,7 @@ Graphs are imported before the event loop runs, because imports may block.
 """
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -351,7 +352,9 @@ def listening_socket(chosen: Settings) -> Generator[socket.socket]:
             listener.bind((chosen.host, chosen.port))
         except OSError as error:
             reason = error.strerror or "the address can't be bound"
-            raise StartupError(f"{chosen.host}:{chosen.port}: {reason}: choose another port with --port") from None
+            is_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
+            hint = "choose another port with --port" if is_port else "choose an address of this machine with --host"
+            raise StartupError(f"{chosen.host}:{chosen.port}: {reason}: {hint}") from None
         yield listener
 
 
