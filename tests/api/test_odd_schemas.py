@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import InitVar, dataclass, field
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
+import attrs
 import pytest
 from langgraph.graph import START, StateGraph
 from langgraph.runtime import Runtime
@@ -12,6 +13,7 @@ from langgraph_sdk.client import LangGraphClient
 from langgraph_sdk.runtime import ServerRuntime
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import TypedDict
 
 from conftest import serving
@@ -23,6 +25,21 @@ Value = TypeVar("Value")
 
 class Client:
     """No type that pydantic knows."""
+
+
+class Old(BaseModelV1):
+    """A model of pydantic's first version, of which LangGraph makes no object."""
+
+    user: str = "anon"
+    more: list[int] = []
+
+
+@attrs.define
+class Made:
+    """A class of attrs, of which LangGraph makes no object either."""
+
+    user: str
+    todo: "Todo | None" = None
 
 
 class Raising:
@@ -119,6 +136,8 @@ CONTEXTS: dict[str, Any] = {
     "open": Open,
     "closed": Closed,
     "aliased": Aliased,
+    "old": Old,
+    "attrs": Made,
     "raising": dataclass(
         type("Raises", (), {"__annotations__": {"user": str, "odd": Raising}, "user": "anon", "odd": None})
     ),
@@ -223,7 +242,7 @@ async def test_context_of_any_schema_reaches_its_graph(client: LangGraphClient) 
     usual = [anon, ada, ada]
     wanted = dict.fromkeys([*CONTEXTS, "made"], usual)
     wanted |= {name: [None, ada, ada] for name in ("plain", "extended", "required")}
-    wanted |= {name: [None, whole, whole] for name in ("none", "keys", "any_keys")}
+    wanted |= {name: [None, whole, whole] for name in ("none", "keys", "any_keys", "old", "attrs")}
     wanted |= {"open": [anon, whole, whole]}
     assert told == wanted
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, NotRequired, Required, Union, cast, ge
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.json_schema import GenerateJsonSchema, PydanticJsonSchemaWarning
+from pydantic.v1 import BaseModel as BaseModelV1
 from typing_extensions import ReadOnly, is_typeddict
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,29 @@ def of_fields(title: str, fields: Mapping[str, Any], required: Sequence[str] = (
 
 def of_type(annotation: Any, *, at: str = "#", depth: int = 0) -> JsonSchema:
     """Return the schema of a type. The parts without a schema allow any value."""
-    described = first(lambda: _by_pydantic(annotation, at), lambda: _by_parts(annotation, at, depth))
+    described = first(
+        lambda: _by_its_library(annotation, at, depth),
+        lambda: _by_pydantic(annotation, at),
+        lambda: _by_parts(annotation, at, depth),
+    )
     return ANYTHING if described is None else described
+
+
+def _by_its_library(annotation: Any, at: str, depth: int) -> JsonSchema | None:
+    """Return the schema of a class of attrs or a model of pydantic 1. pydantic 2 would allow any value for them."""
+    if not isinstance(annotation, type) or depth == MAX_DEPTH:
+        return None
+    declared = cast("type[Any]", annotation)
+    if issubclass(declared, BaseModelV1):
+        return declared.schema(ref_template=f"{at}/definitions/{{model}}")
+    attributes = declared.__dict__.get("__attrs_attrs__")
+    if attributes is None:
+        return None
+    hints = _hints(declared)
+    fields = {
+        each.name: (hints.get(each.name, Any), repr(each.default) == "NOTHING") for each in attributes if each.init
+    }
+    return _of_fields(declared.__name__, fields, at, depth)
 
 
 def _by_pydantic(annotation: Any, at: str) -> JsonSchema:
