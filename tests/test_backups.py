@@ -290,6 +290,17 @@ def test_an_archive_that_can_not_be_read_to_its_end_changes_nothing(
     assert execute(settings, "SELECT count(*) FROM threads") == [(1,)]
 
 
+def test_the_rest_of_a_killed_backup_is_in_nobodys_way(settings: Settings, tmp_path: Path) -> None:
+    """Ours: in a container each process has the same id, and so each backup had the same temporary file."""
+    (tmp_path / f".own.dump.{os.getpid()}.partial").touch()
+    anyio.run(partial(migrate.migrate, settings.database_uri or ""))
+
+    backups.backup(prepared(settings), tmp_path / "own.dump", force=False)
+
+    assert stat.S_IMODE((tmp_path / "own.dump").stat().st_mode) == 0o600
+    assert file_names(tmp_path) == {"own.dump", f".own.dump.{os.getpid()}.partial"}
+
+
 def test_programs_older_than_the_server_are_not_used() -> None:
     """Issue: one line tells what to install."""
     with pytest.raises(

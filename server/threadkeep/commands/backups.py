@@ -1,6 +1,7 @@
 """The commands `threadkeep backup`, `restore` and `upgrade-postgres`, without the parsing of their options."""
 
 import os
+import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -101,12 +102,12 @@ def upgrade_postgres(prepared: Prepared, old_programs: Path | None) -> str:
 def _new_file(path: Path, *, force: bool) -> Generator[IO[bytes]]:
     """Open a file with another name, and rename it to `path` after the block. Delete it if the block fails."""
     _refuse_existing(path, force=force)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # a rename needs the same file system
     try:
-        # A backup contains everything, so no other user may read it, not even for a moment.
-        opened = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        # Beside the file, because a rename needs the same file system. `mkstemp` lets no other user read it.
+        opened, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     except OSError as error:
         raise StartupError(f"{path} can't be written: {error.strerror}") from None
+    partial = Path(name)
     try:
         with os.fdopen(opened, "wb") as file:
             yield file
