@@ -125,3 +125,9 @@ async def test_a_server_without_a_store_is_taken_over(module_settings: Settings,
 async def test_a_server_that_is_not_there_is_told_in_one_line(adopt: Adopt) -> None:
     with pytest.raises(StartupError, match="--from: the server can't be reached: ConnectError"):
         await adopt("http://127.0.0.1:1")
+
+
+async def test_an_address_that_is_no_url_is_told_in_one_line(adopt: Adopt) -> None:
+    """Ours: a port that is no number came with a traceback."""
+    with pytest.raises(StartupError, match="--from: this is not a URL: Invalid port: 'port'"):
+        await adopt("http://127.0.0.1:port")

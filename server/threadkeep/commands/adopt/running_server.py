@@ -44,6 +44,10 @@ Search: TypeAlias = Callable[[int], Awaitable[Any]]
 async def open_server(target: Target) -> AsyncGenerator[LangGraphClient]:
     """Open a client of the server. StartupError in one line if it can't be reached, or is lost later."""
     options = target.options
+    try:
+        httpx.URL(options.source)
+    except httpx.InvalidURL as error:  # not an httpx.HTTPError
+        raise StartupError(f"--from: this is not a URL: {error}") from None
     client = get_client(
         url=options.source, api_key=options.api_key, headers=dict(options.headers or {}), timeout=TIMEOUT_S
     )
