@@ -43,3 +43,31 @@ async def test_odd_fields_fail_no_request(http: httpx.AsyncClient, number: int) 
     answers = [response, completion, items, again]
     assert [answer.status_code for answer in answers] == [200] * 4, [answer.text for answer in answers]
     assert again.json()["status"] in {"completed", "incomplete"}
+
+
+@pytest.mark.parametrize("kind", [["text"], {"text": 1}, 5, True, None], ids=str)
+async def test_part_whose_type_is_not_a_text_is_refused(http: httpx.AsyncClient, kind: object) -> None:
+    """Ours: a list or an object as the type was answered with 500."""
+    conversation = (await http.post("/v1/conversations", json={})).json()["id"]
+    message = {"role": "user", "content": [{"type": kind, "text": "x"}]}
+    result = {"type": "function_call_output", "call_id": "x", "output": [{"type": kind}]}
+    answers = [
+        await http.post("/v1/chat/completions", json={"model": "echo", "messages": [message]}),
+        await http.post("/v1/responses", json={"model": "echo", "input": [message]}),
+        await http.post("/v1/responses", json={"model": "echo", "input": [result]}),
+        await http.post(f"/v1/conversations/{conversation}/items", json={"items": [message]}),
+    ]
+
+    places = ["messages[0].content[0].type", "input[0].content[0].type", "input[0].output[0].type"]
+    assert [answer.status_code for answer in answers] == [400] * 4
+    assert [answer.json()["error"]["param"] for answer in answers] == [*places, places[1]]
+
+
+async def test_items_that_are_no_messages_add_nothing(http: httpx.AsyncClient) -> None:
+    """Ours: clients send reasoning back. Alone it was answered with 500."""
+    path = f"/v1/conversations/{(await http.post('/v1/conversations', json={})).json()['id']}/items"
+    reasoning = {"id": "rs_1", "type": "reasoning", "summary": []}
+    added = await http.post(path, json={"items": [reasoning]})
+
+    assert (added.status_code, added.json()["data"]) == (200, [])
+    assert (await http.get(path)).json()["data"] == []

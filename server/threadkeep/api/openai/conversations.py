@@ -151,7 +151,9 @@ async def add_items(call: AuthorizedRequest[ItemsBody, None]) -> Response:
         raise InvalidParameter("must have at least one item", param="items")
     thread = await _thread(call)
     messages = response_messages(call.body.items, thread.thread_id)
-    await _change(call, messages)
+    # Items such as reasoning are not messages, so nothing may be left to add.
+    if messages:
+        await _change(call, messages)
     added: ItemList = item_list(state_items(thread, messages))
     return json_response(added, headers=headers_of(call))
 

@@ -117,7 +117,7 @@ def read_content(sent: object, where: str, *, may_be_null: bool = False) -> str 
 
 def _part(sent: object, where: str) -> dict[str, Any]:
     part = require_object(sent, where)
-    kind = part.get("type")
+    kind = require_text(part, "type", where)
     if kind in TEXT_PARTS:
         return {"type": "text", "text": require_text(part, "text", where, may_be_empty=True)}
     if kind == "refusal":
@@ -130,7 +130,7 @@ def _part(sent: object, where: str) -> dict[str, Any]:
         return _image(part, where)
     if kind in {"file", "input_file"}:
         return _file(require_object(part.get("file"), where) if kind == "file" else part, where)
-    raise InvalidParameter(f"parts of type {str(kind)[:100]!r} are not supported", param=where)
+    raise InvalidParameter(f"parts of type {kind[:100]!r} are not supported", param=where)
 
 
 def _image(part: Mapping[str, Any], where: str) -> dict[str, Any]:
