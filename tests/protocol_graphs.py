@@ -11,6 +11,7 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.tools import tool
 from langgraph.config import get_stream_writer
+from langgraph.func import entrypoint
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
@@ -156,7 +157,14 @@ def _crew() -> StateGraph[Any, Any, Any, Any]:
     return graph
 
 
+@entrypoint()
+async def _returning(value: Any) -> Any:
+    """A graph whose state is any value."""
+    return value
+
+
 PROTOCOL_GRAPHS: dict[str, Any] = {
+    "returning": _returning,
     "agent": _agent(),
     "crew": _crew(),
     "thinking": _messages(_think),

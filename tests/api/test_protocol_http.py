@@ -195,6 +195,16 @@ async def test_a_run_of_v1_is_watched_as_far_as_its_modes_go(http: httpx.AsyncCl
     assert text == "one two three four"
 
 
+@pytest.mark.parametrize("value", [["__interrupt__"], {"deep": {"__interrupt__": 1}}, "__interrupt__", 5], ids=str)
+async def test_values_of_any_type_are_told(http: httpx.AsyncClient, value: object) -> None:
+    """Ours: a list that has the name of the key of interrupts ended the stream."""
+    thread_id = str(uuid4())
+    await send(http, thread_id, "run.start", assistant_id="returning", input=value)
+    events = await watch(http, thread_id)
+
+    assert data(events, "values") == [value]
+
+
 async def test_a_run_started_here_is_joined_by_v1(http: httpx.AsyncClient) -> None:
     """Ours: and the other way round."""
     thread_id = str(uuid4())

@@ -139,9 +139,12 @@ class RunTranslator:
         data, interrupts = entry.data, list[dict[str, Any]]()
         # Values may be megabytes, so they are decoded only if they may contain an interrupt.
         if b'"__interrupt__"' in data:
-            values = cast("dict[str, Any]", json.loads(data))
-            interrupts = cast("list[dict[str, Any]]", values.pop(INTERRUPT, None) or [])
-            data = json.dumps(values)
+            values = cast("object", json.loads(data))
+            # The state of a graph may be any value, and the bytes may stand deeper in it.
+            if isinstance(values, dict) and INTERRUPT in values:
+                fields = cast("dict[str, Any]", values)
+                interrupts = cast("list[dict[str, Any]]", fields.pop(INTERRUPT) or [])
+                data = json.dumps(fields)
         values_event = self._numbered("values", namespace, data, entry, FIRST_OWN_INDEX)
         seq = events.event_seq(self._position, entry.position, FIRST_OWN_INDEX + 1)
         return [values_event, *self._requests(namespace, interrupts, seq)]
