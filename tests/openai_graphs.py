@@ -131,6 +131,22 @@ ODD_FIELDS: list[dict[str, Any]] = [
 ]
 
 
+LONG = 10**400
+
+
+class LongState(MessagesState):
+    """A state with an integer that is longer than any float."""
+
+    long: int
+
+
+async def _long(state: LongState) -> Any:
+    """Return a long integer, and ask one back."""
+    if state["messages"][-1].content == "ask":
+        interrupt({"question": "how many?", "most": LONG})
+    return {"long": LONG, "messages": [{"role": "assistant", "content": "many"}]}
+
+
 class Anything(TypedDict):
     """Messages that no reducer has read."""
 
@@ -265,6 +281,7 @@ OPENAI_GRAPHS: dict[str, Any] = {
     "fail-late": single(_fail_late),
     "gated": single(_gated),
     "hidden": single(_hidden),
+    "long": StateGraph(LongState).add_node("node", _long).add_edge(START, "node").add_edge("node", END),
     "parent": _parent(),
     "odd": StateGraph(Anything).add_node("node", _odd).add_edge(START, "node").add_edge("node", END),
     "plain": single(_plain),

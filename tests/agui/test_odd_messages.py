@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from agui.pages import Page, of_type
-from openai_graphs import ODD_FIELDS
+from openai_graphs import LONG, ODD_FIELDS
 
 
 async def test_call_of_a_plain_dict_has_its_name_and_arguments(http: httpx.AsyncClient) -> None:
@@ -16,6 +16,15 @@ async def test_call_of_a_plain_dict_has_its_name_and_arguments(http: httpx.Async
     assert (start["toolCallId"], start["toolCallName"]) == ("call-1", "weather")
     assert "".join(event["delta"] for event in arguments) == '{"city":"Oslo"}'
     assert events[-1]["type"] == "RUN_FINISHED"
+
+
+async def test_integers_of_any_size_are_read(http: httpx.AsyncClient) -> None:
+    """Ours: a node that returned a long integer."""
+    page = Page(http, "long")
+    events = await page.say("hello")
+
+    assert events[-1]["type"] == "RUN_FINISHED"
+    assert page.state == {"long": LONG}
 
 
 @pytest.mark.parametrize("number", range(len(ODD_FIELDS)))

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from openai_graphs import ODD_FIELDS
+from openai_graphs import LONG, ODD_FIELDS
 
 WEATHER: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 
@@ -61,6 +61,29 @@ async def test_part_whose_type_is_not_a_text_is_refused(http: httpx.AsyncClient,
     places = ["messages[0].content[0].type", "input[0].content[0].type", "input[0].output[0].type"]
     assert [answer.status_code for answer in answers] == [400] * 4
     assert [answer.json()["error"]["param"] for answer in answers] == [*places, places[1]]
+
+
+async def test_integers_of_any_size_are_read(openai: AsyncOpenAI, http: httpx.AsyncClient) -> None:
+    """Ours: a node that returned a long integer failed the response, and a question lost its digits."""
+    messages: list[Any] = [{"role": "user", "content": "hello"}]
+    answer = await openai.chat.completions.create(model="long", messages=messages)
+    asked = {"model": "long", "input": "ask"}
+    response = (await http.post("/v1/responses", json=asked)).json()
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": f'{{"n": {LONG}}}'}}
+    called = [
+        *messages,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "x"},
+    ]
+    echoed = await http.post("/v1/chat/completions", json={"model": "echo", "messages": called})
+    path = f"/v1/conversations/{(await openai.conversations.create()).id}/items"
+    item = {"type": "function_call", "call_id": "c", "name": "f", "arguments": f'{{"n":{LONG}}}'}
+    added = await http.post(path, json={"items": [item]})
+
+    assert answer.choices[0].message.content == "many"
+    assert response["langgraph"]["interrupts"][0]["value"] == {"question": "how many?", "most": LONG}
+    assert (echoed.status_code, added.status_code) == (200, 200)
+    assert [each["arguments"] for each in (await http.get(path)).json()["data"]] == [item["arguments"]]
 
 
 async def test_items_that_are_no_messages_add_nothing(http: httpx.AsyncClient) -> None:

@@ -6,7 +6,7 @@ A message may be a plain dict that a graph has made up. A field with a value of 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
-import orjson
+from threadkeep.base import json
 
 TextKind: TypeAlias = Literal["text", "refusal", "reasoning"]
 
@@ -38,7 +38,7 @@ def _call(call: Mapping[str, Any]) -> Call:
     return Call(
         call_id=call_id if isinstance(call_id, str) else None,
         name=name if isinstance(name, str) else "",
-        arguments=arguments if isinstance(arguments, str) else orjson.dumps(arguments or {}).decode(),
+        arguments=arguments if isinstance(arguments, str) else json.dumps(arguments or {}).decode(),
     )
 
 

@@ -18,6 +18,7 @@ from threadkeep.api.agents.content import fields_of
 from threadkeep.api.agents.pieces import calls_of, returned_messages, text_pieces
 from threadkeep.api.agents.questions import Question, question_text
 from threadkeep.api.openai.question_calls import QUESTION_KEYS, QUESTION_TOOL, call_id_of
+from threadkeep.base import json
 
 Kind: TypeAlias = Literal["text", "refusal", "reasoning", "call", "own_call"]
 """`call`: of a tool of the client. `own_call`: of a tool that the graph has executed itself."""
@@ -132,10 +133,10 @@ class AnswerReader:
         """Return the pieces that one event of the run adds."""
         # The events of a subgraph have its namespace after the bar.
         if name == "messages" or name.startswith("messages|"):
-            message, metadata = cast("tuple[dict[str, Any], dict[str, Any]]", orjson.loads(data))
+            message, metadata = cast("tuple[dict[str, Any], dict[str, Any]]", json.loads(data))
             return self._read_message(message, str(metadata.get("langgraph_node", "")))
         if name == "updates":
-            return [*self._read_updates(cast("dict[str, Any]", orjson.loads(data)))]
+            return [*self._read_updates(cast("dict[str, Any]", json.loads(data)))]
         if name == "metadata":
             # Each attempt begins with this event.
             return [*self._restart()] if orjson.loads(data).get("attempt", 1) > 1 else ()
@@ -161,7 +162,7 @@ class AnswerReader:
         message_id = call_id_of(question)
         if QUESTION_TOOL not in self._client_tools:
             return Item("text", message_id, pieces=[question_text(question, QUESTION_KEYS)], is_question=True)
-        arguments = [orjson.dumps(question.value).decode()]
+        arguments = [json.dumps(question.value).decode()]
         return Item("call", message_id, call_id=message_id, name=QUESTION_TOOL, pieces=arguments, is_question=True)
 
     def _read_message(self, message: dict[str, Any], node: str) -> Sequence[Piece]:
@@ -245,7 +246,7 @@ class AnswerReader:
         item = self._undecided.pop(str(message.get("tool_call_id")), None)
         if item is not None:
             content = message.get("content")
-            item.output = content if isinstance(content, str) else orjson.dumps(content).decode()
+            item.output = content if isinstance(content, str) else json.dumps(content).decode()
             item.failed = message.get("status") == "error"
             yield from self._whole(item)
 

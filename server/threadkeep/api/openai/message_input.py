@@ -7,10 +7,8 @@ string, because graphs and models expect that. Other parts keep OpenAI's shape, 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 
-import orjson
-
 from threadkeep.api.openai.errors import InvalidParameter
-from threadkeep.base import ids
+from threadkeep.base import ids, json
 
 Message: TypeAlias = dict[str, Any]
 """A message as a graph's input has it."""
@@ -86,8 +84,8 @@ def _tool_call(sent: object, where: str) -> dict[str, Any]:
 def parsed_arguments(sent: object, where: str) -> dict[str, Any]:
     """Parse the arguments of a call, which clients send as JSON in a string. Raise InvalidParameter."""
     try:
-        arguments = cast("object", orjson.loads(sent or "{}")) if isinstance(sent, str) else sent
-    except orjson.JSONDecodeError:
+        arguments = cast("object", json.loads(sent or "{}")) if isinstance(sent, str) else sent
+    except ValueError:
         arguments = ""  # refused below, like each value that is not an object
     if arguments is None:
         return {}
