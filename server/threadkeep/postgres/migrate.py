@@ -363,6 +363,19 @@ async def _refuse_foreign(
         if not await _exist(conn, library.tables[0]):
             tables += library.tables[1:]
     functions = [name.decode() for kind, name in statements if kind] if not applied else []
+    schema, names = await _names_in_use(conn, tables, functions)
+    if names:
+        raise StartupError(
+            f"the schema {schema} has {names} of another program, and nothing was changed: give Threadkeep a schema "
+            "of its own (CREATE SCHEMA threadkeep, and ?options=-csearch_path%3Dthreadkeep in DATABASE_URI) or another "
+            "database"
+        )
+
+
+async def _names_in_use(
+    conn: AsyncConnection[object], tables: list[str], functions: list[str]
+) -> tuple[str | None, str | None]:
+    """The current schema, and those of the names that it has already. None: there is none."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(
             """
@@ -375,13 +388,7 @@ async def _refuse_foreign(
             """,
             {"tables": tables, "functions": functions},
         )
-        schema, names = await cursor.fetchone() or (None, None)
-    if names:
-        raise StartupError(
-            f"the schema {schema} has {names} of another program, and nothing was changed: give Threadkeep a schema "
-            "of its own (CREATE SCHEMA threadkeep, and ?options=-csearch_path%3Dthreadkeep in DATABASE_URI) or another "
-            "database"
-        )
+        return await cursor.fetchone() or (None, None)
 
 
 async def _apply(

@@ -260,6 +260,7 @@ async def enable_row_security(*pools: TenantPool, tables: Sequence[str], needed:
     StartupError if the policies would hide rows from the server itself.
     """
     async with pools[0].connection() as conn:
+        await _refuse_hidden_rows(conn, tables)
         obstacle = await _obstacle(conn, tables)
     for pool in pools:
         pool.row_security = obstacle is None
@@ -269,9 +270,8 @@ async def enable_row_security(*pools: TenantPool, tables: Sequence[str], needed:
         )
 
 
-async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:
-    """The reason why row-level security can't be used. None if it can."""
-    names = {"tables": list(tables)}
+async def _refuse_hidden_rows(conn: Conn, tables: Sequence[str]) -> None:
+    """StartupError if the policies would hide rows from the server itself."""
     hidden = await conn.execute(
         """
         SELECT
@@ -280,7 +280,7 @@ async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:
            AND (NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = to_regclass(name) AND polname = 'everybody')
                 OR pg_has_role(to_regrole('threadkeep_tenant'), 'USAGE')) -- an heir gets the tenant's policies
         """,
-        names,
+        {"tables": list(tables)},
     )
     if hidden.rowcount:
         raise StartupError(
@@ -288,6 +288,10 @@ async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:
             "owner of the tables, and let the role inherit nothing of threadkeep_tenant (ALTER ROLE ... NOINHERIT, then "
             "GRANT it again)"
         )
+
+
+async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:
+    """The reason why row-level security can't be used. None if it can."""
     try:
         # The only way to learn whether this role may switch to the tenant's role.
         async with conn.transaction():
@@ -302,7 +306,7 @@ async def _obstacle(conn: Conn, tables: Sequence[str]) -> str | None:
          WHERE relrowsecurity IS NOT TRUE
             OR NOT has_table_privilege('threadkeep_tenant', pg_class.oid, 'DELETE') -- all rights are granted together
         """,
-        names,
+        {"tables": list(tables)},
     )
     row = await cursor.fetchone()
     return f"not on the tables {row[0]}" if row and row[0] else None
