@@ -74,6 +74,8 @@ class Server(uvicorn.Server):
     """Called after the first signal, with the number of runs in progress and the signal."""
     is_hurried: Callable[[], bool] | None = None
     """Whether a further signal ends the process at once. None: the second one does."""
+    end_by_force: Callable[[], None] = staticmethod(partial(os._exit, 1))
+    """Ends the process although its event loop is blocked."""
     _signal: int = 0
     _signalled_at: float | None = None
     _has_told_runs: bool = False
@@ -104,7 +106,7 @@ class Server(uvicorn.Server):
         if is_second:
             self.force_exit = self.should_exit = True
             # A node that blocks the event loop would hold the process forever.
-            last = threading.Timer(FORCE_STOP_S, os._exit, [1])
+            last = threading.Timer(FORCE_STOP_S, self.end_by_force)
             last.daemon = True
             last.start()
 
@@ -239,6 +241,8 @@ def _server(started: "Started", prepared: Prepared, parent: ParentLink | None) -
     )
     server.shutdown_delay_s = chosen.shutdown_delay_s
     if parent is None:
+        if chosen.database_uri is None:
+            server.end_by_force = partial(embedded.exec_stop, chosen.data_path, prepared.foreign)
         server.tell_runs = lambda runs, received: tell_of_stop(runs, chosen.drain_s, received)
         return server
     # A service manager may send its signal to all processes, beside what the supervisor passes on.

@@ -3,7 +3,6 @@
 import os
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID
@@ -54,17 +53,26 @@ async def clients(module_settings: Settings) -> AsyncIterator[tuple[LangGraphCli
         yield client, elsewhere
 
 
+Act = Callable[[], Awaitable[object]]
+
+
 @pytest.fixture
-def held(source: str) -> Callable[[], Any]:
-    """Holds whatever copies checkpoints of the source, in the middle of a thread."""
+def beside_a_copy(source: str, adopt: Adopt, module_settings: Settings) -> Callable[[str, Act], Awaitable[None]]:
+    """Does something with a thread in the middle of its second copy, and waits for both."""
 
-    @asynccontextmanager
-    async def hold() -> AsyncIterator[None]:
-        async with await psycopg.AsyncConnection.connect(source) as holder:
+    async def act_beside(thread_id: str, act: Act) -> None:
+        async with open_app(source) as app:
+            await app.say(thread_id, "My name is Ada")
+            await adopt(source, into=module_settings)
+            await app.say(thread_id, "there")
+        async with anyio.create_task_group() as tasks, await psycopg.AsyncConnection.connect(source) as holder:
             await holder.execute("LOCK TABLE checkpoint_writes")
-            yield
+            tasks.start_soon(lambda: adopt(source, into=module_settings))
+            await _until(_waiting(source))
+            tasks.start_soon(act)
+            await _until(_waiting(source, least=2))
 
-    return hold
+    return act_beside
 
 
 async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -74,7 +82,7 @@ async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 def _waiting(uri: str, least: int = 1) -> Callable[[], Awaitable[bool]]:
-    """Whether so many statements wait for a lock in a database."""
+    """Whether so many statements wait for a lock in the cluster of a database."""
 
     async def look() -> bool:
         async with await psycopg.AsyncConnection.connect(uri, autocommit=True) as conn:
@@ -119,44 +127,22 @@ async def test_both_servers_serve_what_was_taken_over_beside_them(
 
 
 async def test_a_delete_waits_for_a_thread_that_is_copied_again_and_leaves_nothing_of_it(
-    source: str,
-    adopt: Adopt,
     module_settings: Settings,
     clients: tuple[LangGraphClient, LangGraphClient],
-    held: Callable[[], Any],
+    beside_a_copy: Callable[[str, Act], Awaitable[None]],
 ) -> None:
-    async with open_app(source) as app:
-        await app.say(ADA, "My name is Ada")
-        await adopt(source, into=module_settings)
-        await app.say(ADA, "Hello")
-    async with anyio.create_task_group() as tasks, held():
-        tasks.start_soon(lambda: adopt(source, into=module_settings))
-        await _until(_waiting(source))
-        tasks.start_soon(clients[1].threads.delete, ADA)
-        await _until(_waiting(str(module_settings.database_uri), least=2))
+    await beside_a_copy(ADA, lambda: clients[1].threads.delete(ADA))
 
     assert _count(module_settings, ADA) == [0, 0, 0, 0]
 
 
 async def test_a_run_waits_for_a_thread_that_is_copied_again_and_goes_on_from_the_copy(
-    source: str,
-    adopt: Adopt,
-    module_settings: Settings,
-    clients: tuple[LangGraphClient, LangGraphClient],
-    held: Callable[[], Any],
+    clients: tuple[LangGraphClient, LangGraphClient], beside_a_copy: Callable[[str, Act], Awaitable[None]]
 ) -> None:
-    async with open_app(source) as app:
-        await app.say(BOB, "My name is Bob")
-        await adopt(source, into=module_settings)
-        await app.say(BOB, "there")
-    async with anyio.create_task_group() as tasks, held():
-        tasks.start_soon(lambda: adopt(source, into=module_settings))
-        await _until(_waiting(source))
-        tasks.start_soon(_run, clients[1], BOB, "here")
-        await _until(_waiting(str(module_settings.database_uri), least=2))
+    await beside_a_copy(BOB, lambda: _run(clients[1], BOB, "here"))
 
     history = await clients[0].threads.get_history(BOB, limit=100)
-    assert await _said(clients[0], BOB) == ["My name is Bob", "there", "here"]
+    assert await _said(clients[0], BOB) == ["My name is Ada", "there", "here"]
     assert [(state["parent_checkpoint"] or {}).get("checkpoint_id") for state in history] == [
         *(state["checkpoint"]["checkpoint_id"] for state in history[1:]),
         None,

@@ -1,20 +1,25 @@
 """The embedded Postgres: started, shared, left running and stopped, with real processes."""
 
+import contextlib
 import os
 import re
 import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 
+from conftest import free_port
+from faults import forks
 from threadkeep.base.problems import StartupError
-from threadkeep.postgres import embedded_upgrade, os_user
+from threadkeep.postgres import embedded_upgrade, os_user, session
 from threadkeep.postgres.embedded import embedded_postgres, find_cluster
 from threadkeep.postgres.embedded_upgrade import Upgraded
 
@@ -28,6 +33,20 @@ with embedded_postgres(Path(sys.argv[1]), durable=False) as uri:
     sys.stdin.read()
 """
 """Runs until its standard input ends."""
+
+BLOCKING = """
+import time
+
+from langgraph.graph import StateGraph
+
+
+async def block(state: dict) -> dict:
+    time.sleep(600)
+    return state
+
+
+graph = StateGraph(dict).add_node("block", block).set_entry_point("block").compile()
+"""
 
 Server = subprocess.Popen[str]
 
@@ -182,6 +201,71 @@ def test_ctrl_c_does_not_reach_postgres(serve: Callable[[], Server]) -> None:
         os.killpg(server.pid, signal.SIGINT)
         server.wait(timeout=30)
         assert conn.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_closed_terminal_stops_postgres_too(serve: Callable[[], Server]) -> None:
+    """Ours: SIGHUP is a stop, as SIGTERM is."""
+    server = serve()
+    uri = uri_of(server)
+    server.send_signal(signal.SIGHUP)
+
+    assert server.wait(timeout=30) == 128 + signal.SIGTERM
+    assert not answers(uri)
+
+
+def test_a_signal_in_the_middle_of_the_start_leaves_nothing_that_runs(home: Path, serve: Callable[[], Server]) -> None:
+    """Ours: Postgres may be there already, and its server not yet."""
+    server = serve()
+    deadline = time.monotonic() + 60
+    while not (home / "postgres" / "postmaster.pid").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)  # noqa: TID251 - there is no event loop
+    server.send_signal(signal.SIGTERM)
+
+    assert server.wait(timeout=60) == 128 + signal.SIGTERM
+    assert not (home / "postgres" / "postmaster.pid").exists()
+
+
+def test_a_statement_that_still_runs_does_not_keep_postgres(home: Path) -> None:
+    """Ours: under load the statements of a server that ends may take longer than it."""
+    with embedded_postgres(home, durable=False) as uri:
+        conn = psycopg.connect(uri, application_name=session.APPLICATION)
+        conn.pgconn.send_query(b"SELECT pg_sleep(600)")
+        conn.close()
+
+    assert not answers(uri)
+
+
+def test_a_server_whose_event_loop_is_blocked_stops_postgres_at_the_second_signal(home: Path) -> None:
+    """Ours: it ends by force, without the clean-up of its main thread."""
+    (home / "langgraph.json").write_text('{"dependencies": ["."], "graphs": {"blocking": "./blocking.py:graph"}}')
+    (home / "blocking.py").write_text(BLOCKING)
+    port = str(free_port())
+    environment = {**os.environ, "THREADKEEP_DATA_DIR": str(home), "PORT": port, "LOG_LEVEL": "warning"}
+    server = forks.start("serve", cwd=home, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=1) as http:
+            _wait_until_ready(http)
+            with pytest.raises(httpx.ReadTimeout):
+                http.post("/runs/wait", json={"assistant_id": "blocking", "input": {}})
+        for _ in range(2):
+            server.send_signal(signal.SIGTERM)
+            time.sleep(0.3)  # noqa: TID251 - two signals at once are one
+        assert server.wait(timeout=30) == 1
+    finally:
+        server.kill()
+        server.wait()
+    assert not answers(find_cluster(home, durable=True).uri())
+
+
+def _wait_until_ready(http: httpx.Client) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.TransportError):
+            if http.get("/readyz").status_code == 200:
+                return
+        time.sleep(0.05)  # noqa: TID251 - there is no event loop
+    raise AssertionError("the server did not start")
 
 
 def test_an_interrupted_first_start_leaves_nothing_half_made(home: Path) -> None:

@@ -105,7 +105,7 @@ class _Reloader:
             self.current = None
 
     def stop_all(self) -> None:
-        """Stop all servers and wait for them. A second Ctrl-C ends them at once."""
+        """Stop all servers and wait for them. A second Ctrl-C ends them at once, and a third one kills them."""
         children = [*self.stopping, *([self.current] if self.current else [])]
         for child in children:
             child.stop()
@@ -115,6 +115,9 @@ class _Reloader:
             for child in children:
                 child.link.send(do="hurry")
             self._wait(children)
+        finally:
+            for child in children:
+                child.kill()
 
     def _wait(self, children: list[Child]) -> None:
         for child in children:

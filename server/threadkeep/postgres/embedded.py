@@ -14,18 +14,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote
+from uuid import uuid4
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
-from threadkeep.base import libpq
+from threadkeep.base import libpq, signals
 from threadkeep.base.problems import StartupError
-from threadkeep.postgres import client_programs, os_user
+from threadkeep.postgres import client_programs, os_user, session
 
 if sys.platform != "win32":
     import fcntl
@@ -46,6 +48,18 @@ SHUTDOWN_CHECK_S = 1.0
 
 UPGRADED = "upgrade/complete"
 """The folder of upgraded data, in the home of a cluster, until it takes the place of the old data."""
+
+LEFTOVERS_END_S = 10.0
+"""Seconds in which connections that no server uses any more end after they were told to."""
+
+SERVER = "threadkeep server "
+"""The beginning of the application name of the connection that each server holds as long as it uses the cluster."""
+
+PING_S = 5
+"""Seconds that Postgres may take to accept a connection. A refusal comes at once."""
+
+PINGS = 6
+"""The most pings without an answer until Postgres counts as ended."""
 
 NO_PID = 2**31 - 1
 """Higher than any pid of any system."""
@@ -136,21 +150,48 @@ def embedded_postgres(data_dir: Path, *, durable: bool = True, foreign: frozense
     """Run Postgres on `data_dir`, and yield the URI of its database `threadkeep`.
 
     At the end Postgres is stopped, unless another client is connected, such as another server on the same data or psql.
-    If the caller is killed, Postgres keeps running, and the next start finds it. Without `durable` (tests) a crash of the
-    machine loses data. `foreign` are variables of libpq to ignore. StartupError if Postgres can't be started.
+    SIGTERM and SIGHUP end the block too, unless the caller handles them itself. If the caller is killed by SIGKILL, Postgres
+    keeps running, and the next start finds it. Without `durable` (tests) a crash of the machine loses data. `foreign` are
+    variables of libpq to ignore. StartupError if Postgres can't be started.
     """
     cluster = replace(find_cluster(data_dir, durable=durable), foreign=foreign)
-    with locked(cluster) as lock:
-        ensure_data(cluster, lock)
-        ensure_running(cluster)
-        ensure_database(cluster)
-        # Open until the end, so that another server that stops sees this client.
-        presence = psycopg.connect(cluster.conninfo(), autocommit=True)
-    try:
+    with signals.as_exits(), ExitStack() as stack:
+        own_name = f"{_own_names()}{uuid4().hex[:8]}"
+        # A signal in the middle of the start would leave Postgres running.
+        with signals.deferred(), locked(cluster) as lock:
+            ensure_data(cluster, lock)
+            stack.callback(_stop, cluster, own_name)
+            ensure_running(cluster)
+            ensure_database(cluster)
+            # Open until the end, so that another server that stops sees this client.
+            presence = psycopg.connect(cluster.conninfo(), autocommit=True, application_name=own_name)
+            stack.callback(presence.close)
         yield cluster.uri()
-    finally:
-        presence.close()
-        _stop(cluster)
+
+
+def _own_names() -> str:
+    """The beginning of the application names of this process."""
+    return f"{SERVER}{os.getpid()} "
+
+
+def exec_stop(data_dir: Path, foreign: frozenset[str]) -> NoReturn:
+    """Replace this process by one that stops Postgres as `embedded_postgres` does, and exits with 1.
+
+    It is for a process whose main thread does not return. Its connections end with its program.
+    """
+    try:
+        os.execv(sys.executable, [sys.executable, "-c", STOP, str(data_dir), *foreign])  # noqa: S606 - our own arguments
+    except OSError:
+        os._exit(1)
+
+
+STOP = f"import sys; from {__name__} import stop_left; stop_left(sys.argv[1], *sys.argv[2:]); sys.exit(1)"
+"""The program of `exec_stop`."""
+
+
+def stop_left(data_dir: str, *foreign: str) -> None:
+    """Stop the Postgres that this process used when it was another program."""
+    _stop(replace(find_cluster(Path(data_dir), durable=True), foreign=frozenset(foreign)), _own_names())
 
 
 def find_cluster(data_dir: Path, *, durable: bool) -> Cluster:
@@ -246,7 +287,18 @@ def sync_folder(folder: Path) -> None:
 
 def ping(cluster: Cluster) -> pq.Ping:
     """Whether Postgres accepts connections."""
-    return pq.Ping(pq.PGconn.ping(make_conninfo(cluster.conninfo(), connect_timeout=5).encode()))
+    return pq.Ping(pq.PGconn.ping(make_conninfo(cluster.conninfo(), connect_timeout=PING_S).encode()))
+
+
+def is_running(cluster: Cluster) -> bool:
+    """Whether Postgres runs. On a machine under load it may take a while to answer."""
+    for _ in range(PINGS):
+        asked_at = time.monotonic()
+        if (state := ping(cluster)) != pq.Ping.NO_RESPONSE:
+            return state == pq.Ping.OK
+        if time.monotonic() - asked_at < PING_S / 2:
+            return False
+    return False
 
 
 def ensure_running(cluster: Cluster) -> None:
@@ -314,14 +366,14 @@ def ensure_database(cluster: Cluster) -> None:
             conn.execute("CREATE DATABASE threadkeep")
 
 
-def _stop(cluster: Cluster) -> None:
+def _stop(cluster: Cluster, own_names: str) -> None:
     if not cluster.data.exists():
         return
-    with locked(cluster):
+    with signals.deferred(), locked(cluster):
         # Another server has already stopped it, or it has crashed.
-        if ping(cluster) != pq.Ping.OK:
+        if not is_running(cluster):
             return
-        if has_other_clients(cluster):
+        if has_other_clients(cluster, own_names):
             log.info("embedded Postgres not stopped: a client is connected", extra={"data_dir": str(cluster.data)})
             return
         stopped = cluster.run("pg_ctl", "stop", f"--pgdata={cluster.data}", "--mode=fast", "--wait", "--silent")
@@ -332,17 +384,36 @@ def _stop(cluster: Cluster) -> None:
         shutil.rmtree(cluster.socket_folder, ignore_errors=True)
 
 
-def has_other_clients(cluster: Cluster) -> bool:
-    """Whether another client is connected. Connections that were just closed get a moment to end."""
-    deadline = time.monotonic() + SHUTDOWN_CHECK_S
+def has_other_clients(cluster: Cluster, own_names: str | None = None) -> bool:
+    """Whether another client is connected. Connections that were just closed get a moment to end.
+
+    Application names that begin with `own_names` do not count. If no other server is there, connections of servers are left
+    over, for example in the middle of a statement, and are ended.
+    """
+    began = time.monotonic()
     with psycopg.connect(cluster.conninfo("postgres"), autocommit=True) as conn:
-        while conn.execute(
-            """
-            SELECT 1 FROM pg_stat_activity
-             WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
-            """
-        ).fetchone():
-            if time.monotonic() > deadline:
+        while names := _other_names(conn, own_names):
+            age_s = time.monotonic() - began
+            are_left_over = names == {session.APPLICATION}
+            if age_s > (LEFTOVERS_END_S if are_left_over else SHUTDOWN_CHECK_S):
                 return True
+            if are_left_over and age_s > SHUTDOWN_CHECK_S:
+                conn.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %(name)s",
+                    {"name": session.APPLICATION},
+                )
             conn.execute("SELECT pg_sleep(0.02)")
     return False
+
+
+def _other_names(conn: psycopg.Connection[tuple[str]], own_names: str | None) -> set[str]:
+    """The application names of the other connections."""
+    rows = conn.execute(
+        """
+        SELECT application_name FROM pg_stat_activity
+         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+           AND NOT coalesce(starts_with(application_name, %(own_names)s), false)
+        """,
+        {"own_names": own_names},
+    )
+    return {row[0] for row in rows}

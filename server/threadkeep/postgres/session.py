@@ -52,6 +52,8 @@ PARAMETERS: Final[Mapping[str, list[str]]] = {"names": list(SETTINGS), "values":
 LZ4: Final[Mapping[str, str]] = {"default_toast_compression": "lz4"}
 """For the values of a thread, which are compressed at each turn: it is several times faster than Postgres's own method."""
 
+APPLICATION: Final = "threadkeep"
+"""The application name of every connection of a server."""
 CONNECT_S: Final = 5
 PROBE_S: Final = 10.0
 """Seconds for the detection of a pooler."""
@@ -66,7 +68,7 @@ def conninfo(uri: str) -> str:
     """
     return make_conninfo(
         uri,
-        application_name="threadkeep",
+        application_name=APPLICATION,
         client_encoding="UTF8",
         connect_timeout=CONNECT_S,
         keepalives_idle=10,
