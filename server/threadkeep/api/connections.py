@@ -249,13 +249,14 @@ class HttpProtocol(HttpToolsProtocol):
 class JoiningTransport:
     """A transport that joins the next write with the one after it, if that comes in the same round of the event loop."""
 
-    __slots__ = ("_held", "_loop", "_next_is_held", "_transport")
+    __slots__ = ("_held", "_loop", "_next_is_held", "_transport", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._next_is_held = False
         self._held = b""
+        self.is_closing = transport.is_closing
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the transport's."""

@@ -98,7 +98,7 @@ async def _restore_last_checkpoint(graph: Graph, config: RunnableConfig, output:
 
 async def _stream(graph: Graph, config: RunnableConfig, execution: Execution, output: GraphOutput) -> None:
     spec, log = execution.spec, execution.log
-    is_direct = is_local(graph) and _has_direct_events(spec)
+    is_direct = _has_direct_events(spec) and is_local(graph)
     events: StreamEvents | None = None
     async with aclosing(_chunks(graph, config, execution)) as chunks:
         async for chunk in chunks:
@@ -122,10 +122,10 @@ def _chunks(graph: Graph, config: RunnableConfig, execution: Execution) -> Async
     if "events" in execution.spec.stream_mode:
         return _langchain_events(graph, config, execution, arguments)
     spec = execution.spec
-    if is_local(graph) and _has_direct_events(spec):
+    if _has_direct_events(spec) and is_local(graph):
         arguments["stream_mode"] = [mode for mode in arguments["stream_mode"] if mode in {"values", "checkpoints"}]
         config = with_all_events(config, execution)
-    elif is_local(graph) and _has_direct_messages(spec):
+    elif _has_direct_messages(spec) and is_local(graph):
         arguments["stream_mode"].remove("messages")
         config = with_message_events(config, execution)
     return runnable.astream(graph_input(execution), config, subgraphs=execution.spec.stream_subgraphs, **arguments)
