@@ -1,6 +1,7 @@
 """Wire: from Python to JSON."""
 
 import json as stdlib
+from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, timezone
 from enum import StrEnum
 from typing import Any
@@ -142,6 +143,29 @@ async def test_other_tasks_run_between_the_pieces(value: dict[str, Any]) -> None
         tasks.cancel_scope.cancel()
 
     assert turns >= 40
+
+
+@dataclass
+class Parent:
+    """One whose child knows it."""
+
+    name: str
+    amounts: Any
+    child: Any = None
+
+
+def test_an_event_that_has_no_end_is_shortened() -> None:
+    """Ours: a run must not fail because somebody watches."""
+    parent, deep = Parent("p", np.array([1, 2])), [1]
+    parent.child = {"parent": parent, "level": Word.YES, "many": 2**70}
+    for _ in range(600):
+        deep = [deep]
+
+    child = {"parent": f"<{__name__}.Parent>", "level": "yes", "many": 2**70}
+    assert json.loads(json.dumps_shortened([parent])) == [{"name": "p", "amounts": [1, 2], "child": child}]
+    assert json.loads(json.dumps_shortened(_itself())) == ["l" * 200_000, "<builtins.list>"]
+    assert json.dumps_shortened(deep) == b"[" * 20 + b'"<builtins.list>"' + b"]" * 20
+    assert json.dumps_shortened({"a": {1, 2}}) == json.dumps({"a": {1, 2}})
 
 
 async def test_a_value_that_contains_itself_is_refused_in_pieces_too() -> None:

@@ -112,6 +112,17 @@ async def test_value_that_cannot_be_kept_ends_the_run_before_its_checkpoint(clie
     assert state["next"] == ["hold_more"]
 
 
+async def test_run_does_not_fail_because_somebody_watches(client: LangGraphClient) -> None:
+    """An event without an end is shortened. Without a reader nothing would be encoded, and the run would succeed."""
+    parts = [
+        (part.event, part.data)
+        async for part in client.runs.stream(None, "telling", input={}, stream_mode=["custom", "values"])
+    ]
+
+    custom = {"name": "a child knows its parent", "child": {"parent": "<builtins.dict>"}}
+    assert parts[1:] == [("custom", custom), ("values", {"told": "all"})]
+
+
 async def test_a_state_that_does_not_fit_its_schema_is_refused_with_the_reason(http: httpx.AsyncClient) -> None:
     """4xx, never 500: by a run that spoiled it, by bad input, and by an update, which changes nothing."""
     for graph, given in (("spoiling", {}), ("checked", {"count": "many"})):

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import kinds
-from langgraph.config import get_store
+from langgraph.config import get_store, get_stream_writer
 from langgraph.graph import START, StateGraph
 from langgraph.types import Send, interrupt
 from pydantic import BaseModel, HttpUrl
@@ -97,6 +97,13 @@ async def hold_more(state: State) -> State:
     return {"held": {"deep": [object()]}}
 
 
+async def tell(state: State) -> State:
+    known: dict[str, Any] = {"name": "a child knows its parent", "child": {}}
+    known["child"]["parent"] = known
+    get_stream_writer()(known)
+    return {"told": "all"}
+
+
 class Checked(BaseModel):
     """A state that refuses what is no number."""
 
@@ -119,5 +126,6 @@ filling = _chain(State, fill, ask, look)
 keeping = _chain(State, keep)
 recalling = _chain(State, recall)
 holding = _chain(State, hold, hold_more)
+telling = _chain(State, tell)
 checked = _chain(Checked, count)
 spoiling = _chain(Checked, spoil, count)

@@ -32,6 +32,7 @@ REPLACEMENT_ESCAPE = b"\\ufffd"
 LINE_ENDS: Final = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 """Characters that end a line for some clients, in UTF-8 -> their escapes in JSON."""
 MAX_DEPTH = 200
+SHORT_DEPTH: Final = 20
 ENDLESS: Final = "the value is nested too deeply, or contains itself"
 LONG_INTEGER: Final = re.compile(rb"\d{19}")
 """Matches every integer above 64 bits, and few other values."""
@@ -91,6 +92,7 @@ def dumps(value: object) -> bytes:
         encoded = orjson.dumps(value, _default, OPTIONS)
     except (TypeError, ValueError, RecursionError):
         # Rare: a surrogate, an integer above 64 bits, or an unusual key. `_plain` copies the whole value.
+        # Rare: a surrogate, an integer above 64 bits, or an unusual key. `_plain` copies the whole value.
         encoded = _dumps_slowly(value)
     return replace_nul(encoded)
 
@@ -105,6 +107,17 @@ def _dumps_slowly(value: object) -> bytes:
         raise Unserializable(ENDLESS) from None
     except Exception as failure:
         raise Unserializable(f"the value has no JSON form: {type(failure).__name__}") from failure
+
+
+def dumps_shortened(value: object) -> bytes:
+    """Encode like `dumps`, but replace a part that would not end by the name of its type.
+
+    An event is only shown. Its run must not fail because somebody watches, for example an object that knows its parent.
+    """
+    try:
+        return dumps(value)
+    except Unserializable:
+        return dumps(_shortened(value, SHORT_DEPTH, {}))
 
 
 async def dumps_apart(value: object, *, size: int) -> bytes:
@@ -292,7 +305,7 @@ def _default(value: object) -> object:
     except RecursionError:
         raise
     except Exception:  # noqa: BLE001 - attributes, iteration and `__str__` are code of the graph's author
-        return f"<{type(value).__module__}.{type(value).__qualname__}>"
+        return _name(value)
 
 
 def _shown(value: object) -> object:
@@ -409,7 +422,6 @@ def _plain(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, SCALARS):
         return _plain_scalar(value)
     if type(value).__module__ == "numpy":
-        # Rare: a surrogate, an integer above 64 bits, or an unusual key. `_plain` copies the whole value.
         return value if _is_plain_numpy(value) else _plain(_of_numpy(value), depth - 1)
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()
@@ -419,6 +431,27 @@ def _plain(value: Any, depth: int) -> Any:
     if fields := getattr(value, "__dataclass_fields__", None):
         return {name: _plain(getattr(value, name), depth - 1) for name in fields}
     return _plain(_default(value), depth - 1)
+
+
+def _shortened(value: Any, depth: int, shown: dict[int, object]) -> object:
+    """Return plain values in which each object occurs once. `shown` also keeps them, because a free id is used again."""
+    if value is None or isinstance(value, (*SCALARS, Enum, orjson.Fragment)) or _is_plain_numpy(value):
+        return value
+    if depth == 0 or id(value) in shown:
+        return _name(value)
+    shown[id(value)] = value
+    if isinstance(value, Mapping):
+        items = cast("Mapping[object, object]", value).items()
+        return {_key(key): _shortened(item, depth - 1, shown) for key, item in items}
+    if type(value) in {list, tuple, set, frozenset, deque}:
+        return [_shortened(item, depth - 1, shown) for item in value]
+    if fields := getattr(value, "__dataclass_fields__", None):
+        return {name: _shortened(getattr(value, name, None), depth - 1, shown) for name in fields}
+    return _shortened(_default(value), depth, shown)
+
+
+def _name(value: object) -> str:
+    return f"<{type(value).__module__}.{type(value).__qualname__}>"
 
 
 def _plain_scalar(value: object) -> object:

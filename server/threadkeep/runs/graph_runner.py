@@ -113,7 +113,15 @@ async def _stream(graph: Graph, config: RunnableConfig, execution: Execution, ou
             if log.is_wanted and not is_direct:
                 events = events or StreamEvents(spec.stream_mode)
                 for name, data in events.of_chunk(namespace, mode, value):
-                    log.append(name, await json.dumps_in_pieces(data))
+                    log.append(name, await _written(data))
+
+
+async def _written(data: object) -> bytes:
+    """Encode an event. One that does not end is shortened, because a run must not fail for being watched."""
+    try:
+        return await json.dumps_in_pieces(data)
+    except json.Unserializable:
+        return json.dumps_shortened(data)
 
 
 def _chunks(graph: Graph, config: RunnableConfig, execution: Execution) -> AsyncGenerator[Any, None]:
@@ -158,7 +166,7 @@ async def _langchain_events(
             elif not namespace:
                 yield chunk
         elif log.is_wanted:
-            log.append("events", json.dumps(event))
+            log.append("events", json.dumps_shortened(event))
 
 
 def graph_config(execution: Execution) -> RunnableConfig:

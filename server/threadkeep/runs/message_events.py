@@ -72,7 +72,7 @@ class MessageEvents(StreamMessagesHandler):
         if not execution.log.is_wanted or execution.log.state != "open":  # a task that was abandoned may still speak
             return
         for name, data in self._named(namespace, mode, value):
-            execution.log.append(name, json.dumps(data))
+            execution.log.append(name, json.dumps_shortened(data))
 
     def _named(self, namespace: tuple[str, ...], mode: Any, value: Any) -> Iterable[NamedEvent]:
         return self._events.of_chunk(namespace, mode, value)
