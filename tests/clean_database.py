@@ -51,7 +51,7 @@ CATALOGS: Final[tuple[LiteralString, ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a database holds beside the rows of tests."""
+    """The rows of a database before the first test."""
 
     catalogs: str
     filled_tables: tuple[str, ...]

@@ -42,7 +42,7 @@ MakeKey = Callable[..., Awaitable[str]]
 
 TEMPLATE = "threadkeep_template"
 WAIT_S = 5.0
-"""The longest that a test waits for anything."""
+"""The most seconds that a test waits for anything."""
 ACTIVE_RUNS = "SELECT 1 FROM runs WHERE status IN ('pending', 'running') LIMIT 1"
 EMPTY: tuple[LiteralString, ...] = (
     "DELETE FROM crons",
@@ -56,7 +56,7 @@ EMPTY: tuple[LiteralString, ...] = (
     "DELETE FROM idempotency_keys",
     "DELETE FROM webhook_deliveries",
 )
-"""What takes away all rows that clients have made. The server's own, such as its heartbeat, stay."""
+"""The statement that deletes the rows that clients created. Rows of the server, such as its heartbeat, stay."""
 LONG_FILES = (
     "test_code_blocks.py",
     "test_projects.py",
@@ -120,7 +120,7 @@ def _quick_starts() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the machine's reaches a test."""
+    """No setting of the machine applies in a test."""
     for name in list(os.environ):
         if name.startswith(
             ("THREADKEEP_", "PG", "AUTH_", "ALLOW_", "DATABASE_", "POSTGRES_", "LANGGRAPH_API", "LANGSMITH_")
@@ -186,7 +186,7 @@ def gate() -> Iterator[Gate]:
 
 @pytest.fixture
 def settings(database: str, tmp_path: Path) -> Settings:
-    """The defaults, on the test's database."""
+    """The default settings, on the test's database."""
     return Settings(database_uri=database, data_dir=tmp_path, host="127.0.0.1", port=0)
 
 
@@ -194,7 +194,7 @@ def settings(database: str, tmp_path: Path) -> Settings:
 def module_settings(
     postgres: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
-    """The defaults, on a database of the file's own."""
+    """The default settings, on a database of the file's own."""
     path = Path(request.node.path)
     name = f"test_{path.parent.name}_{path.stem}"
     with psycopg.connect(postgres, autocommit=True) as conn:
@@ -304,7 +304,7 @@ async def client(url: str) -> AsyncIterator[LangGraphClient]:
 
 @pytest.fixture
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """For what the official client does not show."""
+    """An HTTP client, for details that the official client hides."""
     async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         yield http
 

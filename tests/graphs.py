@@ -16,7 +16,7 @@ from langgraph.types import interrupt
 
 
 class Gate:
-    """What the graph `gated` waits at. `Gate.latest` is the running test's."""
+    """The gate of the graph `gated`. `Gate.latest` is the running test's."""
 
     current: ClassVar[ContextVar["Gate"]] = ContextVar("gate")
     latest: ClassVar["Gate | None"] = None

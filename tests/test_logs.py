@@ -1,4 +1,4 @@
-"""Logs: what a line holds, what none ever holds, and the audit's own."""
+"""Logs: the fields of a line, values that no line contains, and the audit log."""
 
 import contextvars
 import json
@@ -112,7 +112,7 @@ async def test_a_request_id_that_is_unsafe_is_replaced(http: httpx.AsyncClient, 
 
 
 async def test_a_removal_is_a_line_of_the_audit(http: httpx.AsyncClient, kept: _Kept) -> None:
-    """Ours: who took what away."""
+    """Ours: the audit log has the caller and the deleted row."""
     thread = (await http.post("/threads", json={"metadata": {"secret": SECRET}})).json()["thread_id"]
 
     await http.delete(f"/threads/{thread}")
@@ -148,7 +148,7 @@ async def test_callers_who_are_not_let_in_are_told_of(settings: Settings, kept: 
 
 
 async def test_lines_name_the_caller(settings: Settings, kept: _Kept) -> None:
-    """Ours: who removed what, and whom a scope kept from it."""
+    """Ours: the audit log has deletions and refused deletions."""
     guarded = settings.model_copy(update={"auth_type": "api_key"})
     keys = {"ada": await _key(settings, "ada"), "bob": await _key(settings, "bob", "threads.read")}
     async with serving(guarded) as url, httpx.AsyncClient(base_url=url) as http:
@@ -329,7 +329,7 @@ def _formatted_in_a_request(record: logging.LogRecord) -> str:
 
 
 def test_a_line_for_people_is_one_line() -> None:
-    """Ours: nobody forges a second one by what they send."""
+    """Ours: no request can forge a second line."""
     record = logging.makeLogRecord(
         {"msg": "request", "levelname": "INFO", "path": "/a\r\n00:00:00 error forged\x1b[2J"}
     )

@@ -1,4 +1,4 @@
-"""Metrics: what is counted, under bounded names, and who may read it."""
+"""Metrics: counts with bounded names, and the access to them."""
 
 import math
 import re
@@ -184,7 +184,7 @@ async def test_a_stream_that_ended_is_not_open(http: httpx.AsyncClient) -> None:
 
 
 async def test_group_commits_and_the_loop_are_measured(http: httpx.AsyncClient) -> None:
-    """Ours: what a run waits for."""
+    """Ours: the waits of a run."""
     thread = (await http.post("/threads", json={})).json()
     await http.post(f"/threads/{thread['thread_id']}/runs/wait", json=RUN)
 
@@ -280,7 +280,7 @@ async def test_guarded_metrics_are_for_known_callers(settings: Settings) -> None
 def test_who_gets_metrics_follows_from_the_address(
     host: str, metrics: Literal["public", "auth"] | None, guarded: bool
 ) -> None:
-    """Ours: open on this machine, guarded elsewhere, unless somebody said otherwise."""
+    """Ours: open on this machine, guarded elsewhere, unless a setting says otherwise."""
     assert requires_authentication(Settings(host=host, metrics=metrics), has_authenticator=True) is guarded
 
 

@@ -1,4 +1,4 @@
-"""The server as a process: what it keeps when it is killed, and how it stops when it is told to."""
+"""The server as a process: the rows that survive a kill, and the stop by a signal."""
 
 import json
 import os
@@ -120,7 +120,7 @@ async def test_told_to_stop_it_ends_its_runs_and_exits_with_0(
 
 
 async def test_busy_port_is_an_error(database: str, tmp_path: Path) -> None:
-    """Ours: not another port, which nobody would look for."""
+    """Ours: it does not take another port, which no client would find."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -147,7 +147,7 @@ async def test_unknown_setting_stops_the_start(tmp_path: Path) -> None:
 
 
 async def test_stream_of_a_run_that_was_taken_over_goes_on_behind_what_was_told(database: str, tmp_path: Path) -> None:
-    """Ours: ids go up over attempts, nothing twice; that the run began anew is told by its `metadata`."""
+    """Ours: ids rise over attempts, and no event comes twice. A `metadata` event marks the new attempt."""
     fast = {"DATABASE_URI": database, "THREADKEEP_LEASE": "1", "THREADKEEP_SWEEP": "0.3"}
     run = {
         "assistant_id": "agent",

@@ -1,4 +1,4 @@
-"""What the environment may say."""
+"""Settings: the variables of the environment."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_a_project_sets_the_server_by_its_own_names_and_the_platforms() -> None:
 
 
 def test_a_variable_of_the_process_goes_over_the_projects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours: by whichever of a setting's names, and it is told which was read from where."""
+    """Ours: any name of a setting counts, and the log says which one was read from where."""
     monkeypatch.setenv("LOG_LEVEL", "critical")
     monkeypatch.setenv("DATABASE_URL", "postgresql://process@db/a")
     said = {"THREADKEEP_LOG_LEVEL": "debug", "DATABASE_URI": "postgresql://project@db/a", "MOUNT_PREFIX": "/pre"}

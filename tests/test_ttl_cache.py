@@ -1,4 +1,4 @@
-"""TTL cache: how long values are given, who reads, and what those get who wait."""
+"""TTL cache: the life of values, the reader of a missing value, and the results of waiting callers."""
 
 import math
 from dataclasses import dataclass, field
@@ -91,7 +91,7 @@ async def test_no_value_outlives_what_it_says_of_itself(clock: Clock) -> None:
 
 
 async def _at_once(cache: TtlCache[str, int], source: Source, callers: int) -> list[object]:
-    """What callers get who want the same key at once: a value or an exception."""
+    """The results of callers that want the same key at once: values or exceptions."""
     outcomes: list[object] = []
 
     async def call() -> None:

@@ -57,7 +57,7 @@ async def test_server_goes_on_when_a_running_run_is_deleted(client: LangGraphCli
 
 
 async def test_a_question_stays_open_if_only_the_other_one_is_answered(client: LangGraphClient) -> None:
-    """Protocol: resume by interrupt id; what was not answered is asked again."""
+    """Protocol: resume by interrupt id. Unanswered questions are asked again."""
     thread = await client.threads.create()
     thread_id = thread["thread_id"]
     asked: Any = await client.runs.wait(thread_id, "two_questions", input={"items": []})

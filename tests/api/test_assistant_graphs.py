@@ -1,4 +1,4 @@
-"""An assistant's graph: its nodes and edges, and the JSON schemas of what it takes and gives."""
+"""An assistant's graph: its nodes and edges, and the JSON schemas of its input and output."""
 
 import operator
 from collections.abc import AsyncIterator
@@ -29,13 +29,13 @@ class Items(TypedDict):
 
 
 class Question(TypedDict):
-    """What is asked."""
+    """The input."""
 
     question: str
 
 
 class Answer(TypedDict):
-    """What is answered."""
+    """The output."""
 
     answer: str
 
@@ -52,14 +52,14 @@ class Opaque:
 
 @dataclass
 class Who:
-    """Who asks."""
+    """The user."""
 
     user: str
     depth: int = 3
 
 
 class Choice(TypedDict, total=False):
-    """What is chosen."""
+    """The choice."""
 
     model: str
 
@@ -180,7 +180,7 @@ async def test_an_xray_that_is_no_number_or_boolean_is_refused(http: httpx.Async
 
 
 async def test_factory_makes_the_graph_of_the_assistants_configuration(client: LangGraphClient) -> None:
-    """Ours: an assistant's drawing is that of what it runs."""
+    """Ours: the drawing of an assistant is that of the graph that it runs."""
     made = await client.assistants.create("made", {"configurable": {"name": "chosen"}})
 
     own = await client.assistants.get_graph("made")
@@ -233,14 +233,14 @@ async def test_schemas_tell_input_output_state_and_context_apart(client: LangGra
     schemas = await client.assistants.get_schemas("asked")
 
     assert schemas["input_schema"] == {
-        "description": "What is asked.",
+        "description": "The input.",
         "properties": {"question": {"title": "Question", "type": "string"}},
         "required": ["question"],
         "title": "Question",
         "type": "object",
     }
     assert schemas["output_schema"] == {
-        "description": "What is answered.",
+        "description": "The output.",
         "properties": {"answer": {"title": "Answer", "type": "string"}},
         "required": ["answer"],
         "title": "Answer",
@@ -259,7 +259,7 @@ async def test_schemas_tell_input_output_state_and_context_apart(client: LangGra
         schemas["config_schema"]
         == schemas["context_schema"]
         == {
-            "description": "Who asks.",
+            "description": "The user.",
             "properties": {
                 "user": {"title": "User", "type": "string"},
                 "depth": {"default": 3, "title": "Depth", "type": "integer"},
@@ -274,7 +274,7 @@ async def test_schemas_tell_input_output_state_and_context_apart(client: LangGra
 async def test_schemas_of_an_entrypoint_are_those_of_its_function(client: LangGraphClient) -> None:
     """Protocol: the functional API."""
     context = {
-        "description": "What is chosen.",
+        "description": "The choice.",
         "properties": {"model": {"title": "Model", "type": "string"}},
         "title": "Choice",
         "type": "object",

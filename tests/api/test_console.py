@@ -28,7 +28,7 @@ POLICY = (
 )
 SECRET = "a secret of more than thirty-two bytes, shared"
 OWN = {"sec-fetch-site": "same-origin"}
-"""What a browser says of a request of our own page."""
+"""The headers of a browser for a request of our own page."""
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ async def test_head_of_the_page_has_no_body(http: httpx.AsyncClient) -> None:
 
 
 async def test_browsers_are_sent_to_the_console_and_programs_are_not(http: httpx.AsyncClient) -> None:
-    """Issue 17: `GET /` stays what it was for programs."""
+    """Issue 17: `GET /` is unchanged for programs."""
     person = await http.get("/", headers={"accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     program = await http.get("/")
     slash = await http.get("/console", params={"a": "b"})
@@ -221,7 +221,7 @@ async def test_cookie_over_tls_is_for_this_host_alone(settings: Settings, make_k
 
 
 async def test_sign_out_forgets_everything(settings: Settings, make_key: MakeKey) -> None:
-    """Issue 17: the cookies go, and what the page kept."""
+    """Issue 17: the cookies and the stored data of the page are deleted."""
     async with browser(settings, auth_type="api_key") as http:
         await _sign_in(http, await make_key("ada"))
         out = await http.delete("/console/session")
@@ -290,7 +290,7 @@ async def test_an_invalid_key_is_not_stored(settings: Settings, credential: str,
 async def test_a_foreign_page_cannot_sign_in_or_out(
     settings: Settings, make_key: MakeKey, headers: dict[str, str]
 ) -> None:
-    """Issue 17: no page can put its visitor into somebody else's session, nor end theirs."""
+    """Issue 17: a foreign page can neither start a session in its visitor's browser nor end one."""
     key = await make_key("mallory")
     async with browser(settings, auth_type="api_key") as http:
         answers = [await _sign_in(http, key, **headers), await http.delete("/console/session", headers=headers)]

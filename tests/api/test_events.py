@@ -1,4 +1,4 @@
-"""The change stream: a caller hears of its own threads and runs, whoever changes them, and of nobody else's."""
+"""The change stream: a caller gets the changes of its own threads and runs only, by any process."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,7 +27,7 @@ RUN = {"assistant_id": "chain", "input": {"items": []}}
 
 
 class Events:
-    """What one stream has told: name, data and id of each event."""
+    """The events of one stream: name, data and id of each."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, Any, str]] = []
@@ -57,7 +57,7 @@ class Events:
         return {data["thread_id"] for name, data, _ in self.told if name != "gap"}
 
     def runs(self) -> dict[str, str]:
-        """The last status that was told of each run."""
+        """The last status of each run in the stream."""
         return {data["run_id"]: data["status"] for name, data, _ in self.told if name == "run"}
 
     @property
@@ -206,7 +206,7 @@ async def test_streams_of_a_principal_are_bounded(settings: Settings, make_key: 
 
 
 async def test_a_stream_goes_on_after_its_last_event(http: httpx.AsyncClient) -> None:
-    """Issue 17: what changed meanwhile is told, and nothing before."""
+    """Issue 17: the stream has the changes since the last event, and no earlier ones."""
     async with following(http) as events:
         first = await _new(http)
         await events.until(lambda each: first in each.threads())
@@ -244,7 +244,7 @@ async def test_a_large_thread_is_deleted_with_a_gap(http: httpx.AsyncClient) -> 
 
 
 def test_a_log_reports_dropped_changes() -> None:
-    """Ours: the newest changes are kept, and a reader behind them, or far behind, is told so."""
+    """Ours: the newest changes are kept. A reader that is further behind gets a gap."""
     log = ChangeLog()
     log.add([Change()] * (LOG_CHANGES + 10))
     position = log.last

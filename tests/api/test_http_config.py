@@ -101,7 +101,7 @@ async def _allowed(http: httpx.AsyncClient, origin: str) -> str | None:
 
 
 async def test_without_cors_only_pages_of_this_machine_may_call(http: httpx.AsyncClient) -> None:
-    """Ours: a page on the internet can't use a server on somebody's laptop."""
+    """Ours: a page on the internet can't use a server on a user's laptop."""
     assert await _allowed(http, "http://localhost:3000") == "http://localhost:3000"
     assert await _allowed(http, "https://app.example") is None
 
@@ -262,7 +262,7 @@ async def _tell(state: MessagesState, config: RunnableConfig) -> Any:
 
 
 async def test_chosen_headers_reach_the_graph_and_secret_ones_never(settings: Settings, tmp_path: Path) -> None:
-    """Protocol: `http.configurable_headers`. Ours: what a proxy says goes over what the body says."""
+    """Protocol: `http.configurable_headers`. Ours: the headers of a proxy take precedence over the body."""
     graph = StateGraph(MessagesState)
     graph.add_node("tell", _tell)
     graph.add_edge(START, "tell")

@@ -42,7 +42,7 @@ async def test_same_request_gets_the_same_thread(http: httpx.AsyncClient) -> Non
 
 
 async def test_thread_whose_id_is_taken_leaves_the_key_free(http: httpx.AsyncClient) -> None:
-    """Ours: what was refused made nothing, so it may be tried again."""
+    """Ours: a refused request created nothing, so it may be repeated."""
     body = {"thread_id": await new_thread(http)}
     refused = [await http.post("/threads", json=body, headers=keyed("taken")) for _ in range(2)]
 
@@ -141,7 +141,7 @@ async def test_refused_run_leaves_the_key_free(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_request_that_is_still_being_admitted_is_a_conflict(settings: Settings, gate: Gate) -> None:
-    """Ours: while the first waits for a slot, the second is told to come again."""
+    """Ours: while the first request waits for a slot, the second gets `Retry-After`."""
     narrow = settings.model_copy(update={"run_slots": 1})
     found: list[httpx.Response] = []
     async with (
@@ -203,7 +203,7 @@ async def test_key_of_a_process_that_died_is_taken_over_with_its_ids(
 
 
 async def test_taken_key_whose_run_comes_late_makes_no_second_run(http: httpx.AsyncClient, settings: Settings) -> None:
-    """Ours: the first was only slow: its run is there, so the one who took the key over makes none."""
+    """Ours: the first process was only slow. Its run exists, so the process that took the key over creates none."""
     uri = str(settings.database_uri)
     run_id = (await http.post("/runs", json=CHAIN, headers=keyed("late"))).json()["run_id"]
     await execute(uri, "UPDATE idempotency_keys SET completed = false, worker_id = gen_random_uuid()")

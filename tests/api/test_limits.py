@@ -1,4 +1,4 @@
-"""Limits: how many graphs run at once, who waits, and who is told to come again."""
+"""Limits: graphs that run at once, requests that wait, and requests that are refused with `Retry-After`."""
 
 import anyio
 import httpx
@@ -38,7 +38,7 @@ async def test_no_more_graphs_run_than_there_are_slots(settings: Settings, gate:
 async def test_requests_beyond_the_queue_limit_are_refused_at_once_with_retry_after(
     settings: Settings, gate: Gate
 ) -> None:
-    """Ours: a bounded line; 503 with Retry-After behind it, and nobody else suffers."""
+    """Ours: the queue is bounded. Beyond it the answer is 503 with `Retry-After`, and other requests are served."""
     short = settings.model_copy(update={"run_slots": 1, "max_waiting": 2})
     found: list[httpx.Response] = []
     async with (
@@ -87,7 +87,7 @@ async def test_a_request_that_waits_too_long_is_refused_with_retry_after(setting
 
 
 async def test_run_over_its_time_is_stopped(settings: Settings, gate: Gate) -> None:
-    """Ours: status `timeout`, told to who waits, and the slot is free again."""
+    """Ours: the waiting client gets the status `timeout`, and the slot is released."""
     hasty = settings.model_copy(update={"run_timeout_s": 0.2})
     async with serving(hasty) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]

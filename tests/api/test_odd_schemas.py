@@ -148,7 +148,7 @@ CONTEXTS: dict[str, Any] = {
 
 
 class Todo(typing.TypedDict):
-    """What is to be done."""
+    """The task."""
 
     content: str
     done: typing.NotRequired[bool]

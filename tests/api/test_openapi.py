@@ -122,7 +122,7 @@ def test_refusals_that_pass_say_when_to_try_again(spec: dict[str, Any]) -> None:
 
 
 def test_bodies_have_no_defaults_that_clients_would_send(spec: dict[str, Any]) -> None:
-    """Ours: a generated client sends what was set, and its types ask for no more than is required."""
+    """Ours: a generated client sends only the fields that were set, and requires only the required ones."""
     body = spec["components"]["schemas"]["ThreadRunBody"]["properties"]
 
     assert body["durability"]["x-default"] == "async"

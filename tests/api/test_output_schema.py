@@ -26,13 +26,13 @@ ALL = {"question": "why", "private": "for the graph alone", "answer": "WHY"}
 
 
 class In(TypedDict):
-    """What is asked."""
+    """The input."""
 
     question: str
 
 
 class Out(TypedDict):
-    """What is told."""
+    """The output."""
 
     answer: str
 

@@ -24,7 +24,7 @@ def start(seconds: float) -> dict[str, Any]:
 
 
 async def test_a_stream_has_the_end_of_a_run_that_ends_in_time(database: str, tmp_path: Path) -> None:
-    """Ours: a run that the drain lets end is told whole; then comes the farewell."""
+    """Ours: a run that ends within the drain is streamed to its end. Then the stream is closed."""
     thread = "/threads/00000000-0000-4000-8000-000000000001"
     async with serving_process(tmp_path, DATABASE_URI=database, THREADKEEP_LINGER="0.2") as (process, http):
         (await http.post(f"{thread}/commands", json=start(1))).raise_for_status()
@@ -42,7 +42,7 @@ async def test_a_stream_has_the_end_of_a_run_that_ends_in_time(database: str, tm
 async def test_socket_is_closed_with_the_code_that_says_come_again(
     database: str, tmp_path: Path, seconds: float, *, ends: bool
 ) -> None:
-    """Ours: 1012, behind the end of a run that came in time; of one that did not, no end is told."""
+    """Ours: code 1012 after the end of a run that ends in time. There is no end of a run that does not."""
     quick = {"DATABASE_URI": database, "THREADKEEP_LINGER": "0.2", "THREADKEEP_DRAIN": "5" if ends else "1"}
     found: list[str | bytes] = []
     async with serving_process(tmp_path, **quick) as (process, http):

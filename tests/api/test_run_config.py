@@ -99,7 +99,7 @@ async def url(settings: Settings, graphs: Mapping[str, LoadedGraph]) -> AsyncIte
 
 @pytest.mark.parametrize("limit", [None, STEPS + 1, 10_007])
 async def test_client_may_ask_for_as_many_steps_as_langgraph_gives(client: LangGraphClient, limit: int | None) -> None:
-    """Issue: a graph that nobody limits has 10,007 steps."""
+    """Issue: without a limit a graph has 10,007 steps."""
     config: Any = {} if limit is None else {"recursion_limit": limit}
 
     answer: Any = await client.runs.wait(None, "counting", input={}, config=config)

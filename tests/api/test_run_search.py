@@ -63,7 +63,7 @@ async def test_a_run_has_its_times(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_failed_run_has_its_error(http: httpx.AsyncClient) -> None:
-    """Issue 17: the type and text of an error, as far as they may be told."""
+    """Issue 17: the type and text of an error, as far as clients may see them."""
     await _run(http, assistant_id="failing")
     [run] = (await http.post("/runs/search", json={"status": "error"})).json()
 
@@ -171,7 +171,7 @@ async def test_processes_and_their_heartbeats_are_listed(settings: Settings, dat
 
 
 async def test_runs_of_a_process_are_counted(http: httpx.AsyncClient, gate: Gate) -> None:
-    """Issue 17: what a process is doing."""
+    """Issue 17: the work of a process."""
     await http.post(f"/threads/{uuid4()}/runs", json=RUN | {"assistant_id": "gated", "if_not_exists": "create"})
     with anyio.fail_after(WAIT_S):
         while [worker["running"] for worker in (await http.get("/workers")).json()] != [1]:

@@ -1,4 +1,4 @@
-"""The spec against the server: what a machine makes up from the one, the other answers as the one says."""
+"""The spec against the server: requests generated from the spec get responses that conform to it."""
 
 import json
 import os
@@ -124,7 +124,7 @@ def test_answers_for_existing_rows_conform_to_the_spec(case: Case, http: httpx.C
 
 
 def _name_what_there_is(case: Case, http: httpx.Client) -> None:
-    """Put ids of what is there, and what a graph takes, in the place of some of what was made up."""
+    """Replace some generated values by the ids of existing rows and by valid inputs."""
     for name in sorted(case.path_parameters, key=lambda name: name not in {"thread_id", "conversation_id"}):
         case.path_parameters[name] = _made(name, case, http)
     bodies = case.body if isinstance(case.body, list) else [case.body]

@@ -28,7 +28,7 @@ from threadkeep.settings import Settings
 
 EVENTS = 400
 SIZE = 32 * 1024
-"""Together more than what the kernel takes of a connection that nobody reads."""
+"""Together more than the kernel buffers for a connection without a reader."""
 
 
 POURED = 60
@@ -69,7 +69,7 @@ def _single(node: Any) -> StateGraph[Any, Any, Any, Any]:
 
 @pytest.fixture
 async def url(settings: Settings) -> AsyncIterator[str]:
-    """A server of a graph that says much; what a stream may be behind is little."""
+    """A server of a graph with much output, whose streams may fall behind only a little."""
     graphs = {name: as_loaded_graph(name, _single(node), where="tests") for name, node in NODES.items()}
     async with serving(settings.model_copy(update={"max_unsent_events": 20}), graphs) as url:
         yield url
@@ -122,7 +122,7 @@ async def test_a_client_that_reads_nothing_is_disconnected_and_can_read_the_rest
 
 
 def _drained(connection: socket.socket) -> bytes:
-    """What the server sent, read at last, until the connection ends."""
+    """All that the server sent until the connection ended."""
     connection.setblocking(True)
     connection.settimeout(WAIT_S)
     received = bytearray()

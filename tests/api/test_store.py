@@ -62,7 +62,7 @@ async def test_item_that_is_not_there_is_null_and_its_namespace_stays_unknown(ht
 
 
 async def test_namespace_may_come_as_several_parameters(http: httpx.AsyncClient) -> None:
-    """Ours: what a form encoder makes of a list."""
+    """Ours: the result of a form encoder for a list."""
     await http.put("/store/items", json={"namespace": ["a", "b"], "key": "k", "value": {"n": 1}})
 
     answer = await http.get("/store/items?namespace=a&namespace=b&key=k")
@@ -182,7 +182,7 @@ async def _end_of(database: str, key: str) -> datetime:
 
 
 class Notes(TypedDict):
-    """What a run saw."""
+    """The items that a run read."""
 
     seen: Annotated[list[Any], operator.add]
 

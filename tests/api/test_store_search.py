@@ -1,4 +1,4 @@
-"""Search of the store: by what is in the items, and by meaning where langgraph.json names an index."""
+"""Search of the store: by the content of items, and by meaning if langgraph.json configures an index."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -134,7 +134,7 @@ async def test_filter_looks_into_values(client: LangGraphClient, wanted: dict[st
 
 @pytest.mark.parametrize("wanted", [{"year": {"$near": 1}}, {"year": {"$gt": 1, "main": 2}}])
 async def test_an_unknown_operator_is_refused(http: httpx.AsyncClient, wanted: dict[str, Any]) -> None:
-    """Ours: what is not understood is never silently left out."""
+    """Ours: an unknown operator is never ignored."""
     answer = await http.post("/store/items/search", json={"filter": wanted})
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
@@ -227,7 +227,7 @@ async def test_an_unavailable_index_stops_the_start(tmp_path: Path, index: dict[
 
 
 async def test_project_without_an_index_asks_for_none(tmp_path: Path) -> None:
-    """Ours: no vector tables unless somebody wants them."""
+    """Ours: there are no vector tables without an index."""
     project = Project.model_validate({"root": tmp_path, "graphs": {"g": "g.py:g"}})
 
     assert store_index_config(project) is None

@@ -62,7 +62,7 @@ async def test_threads_are_found_by_their_content(client: LangGraphClient) -> No
 async def test_values_are_found_by_containment_whatever_their_text(
     client: LangGraphClient, held: Any, found: Any, missed: Any
 ) -> None:
-    """Ours: what is looked for is first looked for as text; that leaves none out, and lets none in."""
+    """Ours: the search compares the text first, which leaves out no match and adds none."""
     other, thread_id = [(await client.threads.create())["thread_id"] for _ in range(2)]
     await client.runs.wait(other, "chain", input={"items": [{}]})
     await client.runs.wait(thread_id, "chain", input={"items": [held]})

@@ -211,7 +211,7 @@ async def test_an_update_adds_a_checkpoint_and_changes_the_row(client: LangGraph
 
 
 async def test_update_settles_a_failed_thread(client: LangGraphClient) -> None:
-    """Ours: what the failed node was to write is there now, so its error is no longer the thread's."""
+    """Ours: the update replaces the write of the failed node, so the thread has no error any more."""
     thread_id = await _ran_failing(client)
 
     await client.threads.update_state(thread_id, {"items": ["mended"]}, as_node="fail")

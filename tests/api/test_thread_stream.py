@@ -25,7 +25,7 @@ def _status(data: Any) -> Any:
 
 
 class Reader:
-    """Collects what a thread's stream says."""
+    """Collects the events of a thread's stream."""
 
     def __init__(self, client: LangGraphClient, thread_id: str, **options: Any) -> None:
         self.parts: list[Any] = []
@@ -39,7 +39,7 @@ class Reader:
             self._fresh = anyio.Event()
 
     async def ended(self, runs: int) -> None:
-        """Wait until so many runs have been told as done."""
+        """Wait until the stream has the ends of so many runs."""
         with anyio.fail_after(5):
             while sum(_status(part.data) == "run_done" for part in self.parts) < runs:
                 await self._fresh.wait()
@@ -90,7 +90,7 @@ async def test_lifecycle_mode_has_only_starts_and_ends(client: LangGraphClient) 
 
 
 async def test_thread_stream_is_picked_up_within_the_second_of_two_quick_runs(client: LangGraphClient) -> None:
-    """Protocol: `Last-Event-ID`: nothing of what was told comes again, of no run."""
+    """Protocol: `Last-Event-ID`: no event of any run is repeated."""
     thread_id = (await client.threads.create())["thread_id"]
     reader = Reader(client, thread_id)
     async with anyio.create_task_group() as tasks:

@@ -132,7 +132,7 @@ async def test_deleted_thread_is_gone_with_its_state(client: LangGraphClient) ->
 
 
 async def test_thread_is_made_in_the_state_that_supersteps_leave(client: LangGraphClient) -> None:
-    """Protocol: `supersteps`; the row tells what the state tells."""
+    """Protocol: `supersteps`. The row agrees with the state."""
     made = await client.threads.create(supersteps=SUPERSTEPS, graph_id="chain")
 
     state = await client.threads.get_state(made["thread_id"])
@@ -250,7 +250,7 @@ async def test_prune_may_keep_the_newest_checkpoint(client: LangGraphClient, htt
 
 
 async def test_busy_thread_keeps_its_checkpoints(client: LangGraphClient, gate: Gate) -> None:
-    """Ours: a run is not to lose what it stands on."""
+    """Ours: a run does not lose the checkpoint that it continues from."""
     thread_id = (await client.threads.create())["thread_id"]
     await client.runs.create(thread_id, "gated", input={"items": ["in"]})
     await gate.entered()
@@ -259,7 +259,7 @@ async def test_busy_thread_keeps_its_checkpoints(client: LangGraphClient, gate: 
 
 
 async def test_thread_whose_values_are_spread_over_its_checkpoints_is_not_pruned(settings: Settings) -> None:
-    """Ours: LangGraph can't prune a DeltaChannel; the client is told, and nothing is lost."""
+    """Ours: LangGraph can't prune a DeltaChannel. The client gets an error, and nothing is lost."""
     graphs = {"delta": as_loaded_graph("delta", delta_graph(), where="tests")}
     async with serving(settings, graphs) as url, get_client(url=url, api_key=None) as client:
         thread_id = (await client.threads.create())["thread_id"]

@@ -1,4 +1,4 @@
-"""Values of every kind, over HTTP: they outlive an interrupt, are shown as what they are, and are the same everywhere."""
+"""Values of every kind, over HTTP: they survive an interrupt, and are the same everywhere."""
 
 import json
 from collections.abc import AsyncIterator

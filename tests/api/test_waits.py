@@ -1,4 +1,4 @@
-"""What a client that waits is told of a run that a crash of Postgres took, or took back."""
+"""The response to a waiting client if a crash of Postgres loses its run."""
 
 import anyio
 import httpx
@@ -63,7 +63,7 @@ async def test_a_reader_of_a_run_whose_end_is_refused_gets_no_error(settings: Se
 
 
 async def test_only_a_run_that_starts_at_once_is_created_without_a_flush(settings: Settings) -> None:
-    """Ours: a run that waits in the queue may be begun, and told of, by any process."""
+    """Ours: any process may start a queued run and report it."""
     thread_id, seen = ids.uuid7(), list[object]()
     async with pool.open_api_pool(settings, str(settings.database_uri)) as api_pool:
         for _ in range(2):

@@ -49,7 +49,7 @@ SIMPLE = (
     "application/x-www-form-urlencoded",
     "multipart/form-data; boundary=x",
 )
-"""What a page sends without a preflight."""
+"""The content types that a page can send without a preflight."""
 LINK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 RUN = b'{"assistant_id":"chain","input":{"items":[]}}'
 

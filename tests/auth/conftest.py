@@ -1,4 +1,4 @@
-"""Fixtures: a server that asks for API keys, and clients who have one."""
+"""Fixtures: a server with API keys, and clients that have one."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any

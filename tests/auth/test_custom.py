@@ -1,4 +1,4 @@
-"""A project's own `langgraph_sdk.Auth`: what its functions get, what follows from what they return, and how they fail."""
+"""A project's own `langgraph_sdk.Auth`: the arguments of its functions, the effect of their results, and their failures."""
 
 import copy
 from collections.abc import AsyncIterator
@@ -187,7 +187,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("code", FAULTS.values(), ids=FAULTS)
 async def test_authenticate_that_fails_opens_nothing(settings: Settings, tmp_path: Path, code: str) -> None:
-    """Issue: fails closed, and tells nobody how."""
+    """Issue: it fails closed, and shows no details."""
     door = f"\n@auth.authenticate\nasync def authenticate(authorization):\n    {code}\n"
     async with guarded(settings, tmp_path, door) as http:
         answer = await http.post("/threads", json={})
@@ -418,7 +418,7 @@ def test_filter_of(returned: Any, match: dict[str, Any]) -> None:
     ids=str,
 )
 def test_filter_that_is_not_understood_is_no_filter(returned: Any) -> None:
-    """Ours: what is not understood lets nobody through."""
+    """Ours: an unknown result refuses the request."""
     with pytest.raises(InvalidAuthResult):
         parse_filters(copy.deepcopy(returned))
 

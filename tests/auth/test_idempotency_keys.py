@@ -1,4 +1,4 @@
-"""Idempotency keys have an owner: the same key of somebody else is another key."""
+"""Idempotency keys have an owner: the same key of another principal is another key."""
 
 import httpx
 import pytest
@@ -11,7 +11,7 @@ RUN = {"assistant_id": "chain", "input": {"items": ["in"]}}
 async def test_same_key_of_another_principal_is_another(
     ada: httpx.AsyncClient, bob: httpx.AsyncClient, path: str
 ) -> None:
-    """Ours: a key tells nobody of what it made for somebody else, and stands in nobody's way."""
+    """Ours: a key of one principal neither shows its results to another nor blocks the other's key."""
     body = {} if path == "/threads" else RUN
 
     def of(answer: httpx.Response) -> str:

@@ -58,7 +58,7 @@ def part(value: object) -> str:
 
 @dataclass
 class Issuer:
-    """What the issuer's address answers, and how often it was asked."""
+    """The answer of the issuer's address, and the number of its requests."""
 
     keys: list[dict[str, Any]] = field(default_factory=lambda: [jwk(RSA, "one"), jwk(EC, "two")])
     status: int = 200
@@ -182,7 +182,7 @@ async def test_key_that_is_new_is_fetched_once_and_not_for_each_stranger(setting
 
 
 async def test_tokens_are_accepted_for_a_while_without_the_issuer_and_then_refused(issuer: Issuer) -> None:
-    """Issue: an outage never opens; keys that were fetched lately still count. Who knows no key asks not each time."""
+    """Issue: an outage never allows access. Recent keys still count. Without a key the issuer is not asked each time."""
     now = 0.0
     keys = jwks.JwkSet(issuer.url, lambda: now)
     await keys.open()
@@ -221,7 +221,7 @@ async def test_requests_get_retry_after_while_no_keys_are_known(
 
 
 async def test_token_is_accepted_no_longer_than_it_lives(settings: Settings, issuer: Issuer) -> None:
-    """Ours: what is remembered of a token ends with it."""
+    """Ours: the cache of a token ends with the token."""
     async with asking(settings, jwt_jwks_url=issuer.url, jwt_leeway_s=0) as http:
         shown = token(exp=time.time() + 2)
         assert await status(http, shown) == 200

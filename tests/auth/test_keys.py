@@ -1,4 +1,4 @@
-"""API keys: who comes in with one, what of it all they see, and when a key ends."""
+"""API keys: authentication, the rows that a caller sees, and the end of a key."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -51,7 +51,7 @@ async def test_every_route_but_the_public_ones_asks_for_a_key(stranger: httpx.As
     ids=str,
 )
 async def test_a_request_with_an_invalid_key_gets_401(stranger: httpx.AsyncClient, headers: dict[str, str]) -> None:
-    """Promise: what is not known stays outside."""
+    """Promise: unknown callers are refused."""
     encoded = {name: value.encode("latin-1") for name, value in headers.items()}
 
     answer = await stranger.post("/threads", json={}, headers=encoded)
@@ -77,7 +77,7 @@ async def test_official_client_sends_its_key_either_way(keyed_url: str, make_key
 
 
 async def test_a_caller_does_not_see_the_rows_of_another(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> None:
-    """Issue: 404 for what is not yours; nothing of it in a search."""
+    """Issue: 404 for another user's rows, and no search returns them."""
     thread_id = (await ada.post("/threads", json={"metadata": {"owner": "bob", "kind": "note"}})).json()["thread_id"]
 
     foreign = await bob.get(f"/threads/{thread_id}")
@@ -90,7 +90,7 @@ async def test_a_caller_does_not_see_the_rows_of_another(ada: httpx.AsyncClient,
 
 
 async def test_owner_is_the_server_s_to_write(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> None:
-    """Promise: nobody gives a thread away, or takes one."""
+    """Promise: a caller can neither give a thread away nor take one."""
     thread_id = (await ada.post("/threads", json={})).json()["thread_id"]
 
     patched = (await ada.patch(f"/threads/{thread_id}", json={"metadata": {"owner": "bob", "more": 1}})).json()
@@ -126,7 +126,7 @@ async def test_a_name_two_use_in_the_store_is_two_items(ada: httpx.AsyncClient, 
 
 
 async def test_everybody_runs_a_graph_by_its_name(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> None:
-    """Ours: a graph's own assistant is everybody's to run and nobody's to change."""
+    """Ours: every caller may run the assistant of a graph, and none may change it."""
     for http in (ada, bob):
         answer = await http.post("/runs/wait", json={"assistant_id": "chain", "input": {}})
         assert answer.status_code == 200, answer.text
@@ -138,7 +138,7 @@ async def test_everybody_runs_a_graph_by_its_name(ada: httpx.AsyncClient, bob: h
 
 
 async def test_a_query_goes_on_in_the_callers_own_thread_only(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> None:
-    """Issue: /query is behind the same door, with the id in its body."""
+    """Issue: /query uses the same authentication, with the id in its body."""
     thread_id = (await ada.post("/query", json={"query": "hello"})).json()["thread_id"]
 
     foreign = await bob.post("/query", json={"query": "hello", "thread_id": thread_id})
@@ -151,7 +151,7 @@ async def test_a_query_goes_on_in_the_callers_own_thread_only(ada: httpx.AsyncCl
 async def test_key_with_scopes_does_that_and_no_more(
     stranger: httpx.AsyncClient, ada: httpx.AsyncClient, make_key: MakeKey
 ) -> None:
-    """Issue: scopes; beyond them it is a 403 that names what is missing."""
+    """Issue: beyond its scopes a key gets a 403 that names the missing ones."""
     reading = {"x-api-key": await make_key("ada", "threads.read", "store.*")}
     thread_id = (await ada.post("/threads", json={})).json()["thread_id"]
 
@@ -228,7 +228,7 @@ def test_cache_of_keys_is_bounded() -> None:
 
 
 async def test_not_found_is_the_sdks_own_error(keyed_url: str, ada: httpx.AsyncClient, make_key: MakeKey) -> None:
-    """Protocol: what is not yours is not there."""
+    """Protocol: another user's rows are not found."""
     thread_id = (await ada.post("/threads", json={})).json()["thread_id"]
     async with get_client(url=keyed_url, api_key=await make_key("bob")) as client:
         with pytest.raises(NotFoundError):
@@ -238,7 +238,7 @@ async def test_not_found_is_the_sdks_own_error(keyed_url: str, ada: httpx.AsyncC
 async def test_key_that_expires_is_believed_no_longer_than_it_lives(
     stranger: httpx.AsyncClient, make_key: MakeKey
 ) -> None:
-    """Ours: what is remembered of a key ends with it."""
+    """Ours: the cache of a key ends with the key."""
     key = {"x-api-key": await make_key("ada", lives_s=0.5)}
     assert (await stranger.post("/threads/count", json={}, headers=key)).status_code == 200
     with anyio.fail_after(WAIT_S):

@@ -1,4 +1,4 @@
-"""A caller's own view: who they are, and their API keys."""
+"""A caller's own view: their identity and their API keys."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

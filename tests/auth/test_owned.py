@@ -1,4 +1,4 @@
-"""Owned: what a principal of the built-in authentication makes is theirs, wherever it is made, and stays so."""
+"""Ownership: rows that a principal of the built-in authentication creates belong to it on every route."""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,7 +22,7 @@ STATUS = re.compile(rb"HTTP/1\.1 (\d+)")
 
 
 class Said(TypedDict, total=False):
-    """What is to be remembered, and all that is."""
+    """The note to remember, and all notes."""
 
     text: str
     remembered: list[str]

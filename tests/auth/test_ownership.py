@@ -1,4 +1,4 @@
-"""Ownership: what is one principal's is nobody else's, on every route, by whichever door they come in."""
+"""Ownership: no principal reaches the rows of another, on any route, with any kind of authentication."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -58,7 +58,7 @@ async def own_namespace(ctx, value):
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """A server, Ada, who has one of everything, and Bob, who has a thread."""
+    """A server, Ada with a row of every kind, and Bob with a thread."""
 
     ada: httpx.AsyncClient
     bob: httpx.AsyncClient
@@ -69,7 +69,7 @@ class World:
 async def world(
     request: pytest.FixtureRequest, settings: Settings, make_key: MakeKey, tmp_path: Path
 ) -> AsyncIterator[World]:
-    """The world, behind each kind of door."""
+    """The world, with each kind of authentication."""
     kind: str = request.param
     project = None
     if kind == "custom":
@@ -100,7 +100,7 @@ async def _made(http: httpx.AsyncClient, method: str, path: str, body: object) -
 
 
 async def _furnished(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> dict[str, str]:
-    """Make what the cases aim at; its ids by name."""
+    """Create the rows of the cases, and return their ids by name."""
     told = {"metadata": {"note": SECRET}}
     assistant = await _made(ada, "POST", "/assistants", {"graph_id": "chain", "context": {"note": SECRET}, **told})
     thread = (await _made(ada, "POST", "/threads", told))["thread_id"]
@@ -142,7 +142,7 @@ async def _furnished(ada: httpx.AsyncClient, bob: httpx.AsyncClient) -> dict[str
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What Bob asks, with `{names}` of ids in path and body, and what he may be told."""
+    """Bob's request, with `{names}` of ids in path and body, and the response that he may get."""
 
     path: str | None = None
     """None: that of the route, all of whose ids are Ada's."""
@@ -432,7 +432,7 @@ async def test_rows_of_another_user_are_not_found_and_not_changed(world: World, 
 async def test_row_level_security_holds_without_any_filter(
     world: World, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Issue: row-level security is a second wall, so that a forgotten filter still shows nothing."""
+    """Issue: row-level security hides the rows if a statement lacks its filter."""
     assert (await world.bob.get("/info")).json()["row_level_security"] is True
     monkeypatch.setattr(Filters, "jsonb", property(lambda _: Jsonb({})))
 
@@ -476,7 +476,7 @@ def _filled(template: Any, ids: Mapping[str, str]) -> Any:
 
 
 async def _asked(world: World, method: str, path: str, case: Case) -> object:
-    """What is wrong with the answer; None: nothing."""
+    """The fault of the answer. None: there is none."""
     asked = _filled(_path(path, case), world.ids)
     body, query = _filled(case.body, world.ids), _filled(dict(case.query), world.ids)
     content = {"json": body} if body is not None else {}

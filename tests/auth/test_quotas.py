@@ -38,7 +38,7 @@ def _is_too_many(answer: httpx.Response) -> bool:
 
 
 async def test_requests_a_minute_are_counted(settings: Settings, make_key: MakeKey) -> None:
-    """Ours: 429 with Retry-After, told before anything is read; another principal's are not touched."""
+    """Ours: 429 with `Retry-After` before the body is read. Other principals are not affected."""
     chosen = settings.model_copy(update={"auth_type": "api_key", "max_requests_per_principal": 5})
     async with serving(chosen) as url, httpx.AsyncClient(base_url=url) as http:
         ada, bob = {"x-api-key": await make_key("ada")}, {"x-api-key": await make_key("bob")}
@@ -75,7 +75,7 @@ async def test_open_streams_and_runs_are_counted_until_they_end(two: list[httpx.
 
 
 async def test_runs_of_the_protocol_v2_are_counted(two: list[httpx.AsyncClient], gate: Gate) -> None:
-    """Ours: what a command starts counts while it goes on, as what v1 starts does."""
+    """Ours: a run that a command starts counts until its end, as one of v1 does."""
     ada, bob = two
     command = {"id": 1, "method": "run.start", "params": RUN}
     answers = [await http.post(f"/threads/{uuid4()}/commands", json=command) for http in (ada, ada, ada, bob)]
@@ -104,7 +104,7 @@ async def test_runs_of_the_protocol_v2_wait_in_the_same_queue(
 
 
 async def test_what_waits_in_the_queue_is_counted(two: list[httpx.AsyncClient]) -> None:
-    """Ours: beyond one's own share 429, beyond the queue's length 503; a batch counts as what it holds."""
+    """Ours: 429 above the own share, 503 above the queue's length. A batch counts as its runs."""
     ada, bob = two
     later = RUN | {"after_seconds": 3600}
     mine = [await ada.post("/runs", json=later) for _ in range(4)]
@@ -118,7 +118,7 @@ async def test_what_waits_in_the_queue_is_counted(two: list[httpx.AsyncClient]) 
 
 
 async def test_without_authentication_nobody_is_counted(settings: Settings) -> None:
-    """Ours: who can't be told from others has no share of their own."""
+    """Ours: callers without an identity have no share of their own."""
     chosen = settings.model_copy(update={"max_requests_per_principal": 1, **CAPS})
     async with serving(chosen) as url, httpx.AsyncClient(base_url=url) as http:
         later = RUN | {"after_seconds": 3600}

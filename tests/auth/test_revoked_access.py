@@ -1,4 +1,4 @@
-"""What is open is asked again: a caller who is no longer let in loses their streams, answers and sockets within 5 s."""
+"""Revoked access: a caller without access loses open streams, waits and sockets within 5 s."""
 
 import json
 import time
@@ -106,7 +106,7 @@ def revoke_key(database: str) -> Callable[[str], Awaitable[None]]:
 
 
 def test_the_promise_is_five_seconds() -> None:
-    """Issue 15: what is remembered of a caller and the time between two questions come to 5 s at most."""
+    """Issue 15: the cache of a caller and the time between two checks are at most 5 s together."""
     assert api_keys.CACHE_TTL_S + api_keys.STALE_IF_ERROR_S + RECHECK_S <= 5
     assert JWT_FRESH_S + RECHECK_S <= 5
     assert Settings().auth_recheck_s <= 5
@@ -123,7 +123,7 @@ async def _started(http: httpx.AsyncClient, endless: Endless) -> dict[str, str]:
 
 
 async def _body(http: httpx.AsyncClient, operation: str) -> Any:
-    """What the operation asks for."""
+    """The permissions of the operation."""
     if operation.startswith("GET"):
         return None
     if operation == "POST /query":

@@ -86,7 +86,7 @@ async def test_an_unfiltered_statement_of_another_user_finds_nothing(pool: Pool,
 
 
 async def test_an_unfiltered_write_of_another_user_changes_nothing(pool: Pool, database: str) -> None:
-    """Ours: the wall stands before writing too."""
+    """Ours: row-level security applies to writes too."""
     thread_id = await _furnish(database)
 
     assert await _changed(pool, 'UPDATE threads SET metadata = \'{"owner": "bob"}\'') == 0
@@ -153,7 +153,7 @@ async def test_a_connection_that_goes_back_is_nobodys(
 
 
 async def test_without_a_principal_nothing_is_sent_beside_the_statement(pool: Pool) -> None:
-    """Ours: without authentication nobody pays for row-level security."""
+    """Ours: without authentication row-level security costs nothing."""
     for filters in (UNRESTRICTED, Filters({})):
         async with pool.connection(filters) as conn:
             cursor = await conn.execute("SELECT current_user = session_user AND now() = statement_timestamp()")
@@ -163,7 +163,7 @@ async def test_without_a_principal_nothing_is_sent_beside_the_statement(pool: Po
 async def test_the_store_gathers_operations_of_several_callers_and_mixes_none_up(
     settings: Settings, database: str
 ) -> None:
-    """Ours: whoever comes first does the work of all who wait, each with row-level security of their own."""
+    """Ours: the first waiting request creates the runs of all, each under its own row-level security."""
     async with open_api_pool(settings, database) as api_pool, open_runs_pool(settings, database) as runs_pool:
         await enable_row_security(api_pool, runs_pool, tables=TENANT_TABLES, needed=True)
         store = Store(runs_pool)

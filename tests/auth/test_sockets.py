@@ -1,4 +1,4 @@
-"""WebSockets ask who is calling, as every route does: what is somebody else's is not there."""
+"""WebSockets authenticate the caller as every route does, and hide other users' threads."""
 
 import json
 from contextlib import suppress
@@ -92,7 +92,7 @@ async def test_open_sockets_count_as_streams(settings: Settings, make_key: MakeK
 
 
 async def test_commands_count_as_requests(settings: Settings, make_key: MakeKey) -> None:
-    """Ours: the opening is one, and each command; what is too much is refused, and the socket stays."""
+    """Ours: the opening and each command count as requests. A command too many is refused, and the socket stays open."""
     chosen = settings.model_copy(update={"auth_type": "api_key", "max_requests_per_principal": 3})
     path = "/threads/00000000-0000-4000-8000-000000000001/stream/events"
     answers: list[dict[str, Any]] = []

@@ -112,7 +112,7 @@ async def _entered(folder: Path, times: int = 1) -> list[int]:
 
 
 async def _statuses(http: httpx.AsyncClient, run: str, headers: dict[str, str]) -> list[int]:
-    """What a caller gets who reads, joins, streams, cancels and deletes a run."""
+    """The statuses of a caller for reading, joining, streaming, cancelling and deleting a run."""
     operations = [("GET", run), ("GET", f"{run}/join"), ("GET", f"{run}/stream")]
     operations += [("POST", f"{run}/cancel"), ("DELETE", run)]
     return [(await http.request(method, path, headers=headers)).status_code for method, path in operations]

@@ -1,4 +1,4 @@
-"""The start, as a process: what can't load or would be open to others stops it with a clear line; keys by command."""
+"""The start, as a process: a clear line refuses a setup that can't load or that others could reach. Keys by command."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The user in graphs: who asked for a run is told to its graph, wherever it is executed, and to nobody else."""
+"""The user in graphs: a graph gets the user of its run in any process, and no other caller does."""
 
 from collections.abc import AsyncIterator
 from typing import Any, TypedDict

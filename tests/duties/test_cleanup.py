@@ -62,7 +62,7 @@ async def test_thread_of_a_stateless_run_stays_for_the_age_that_is_set(settings:
 
 
 async def test_expired_rows_are_deleted_and_others_stay(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours: a temporary thread goes with its run, its events and its checkpoints; a key with nothing."""
+    """Ours: a temporary thread is deleted with its run, events and checkpoints. A key is deleted alone."""
     monkeypatch.setattr(cleanup, "CLEANUP_S", 0.05)
     uri = str(settings.database_uri)
     async with serving(settings) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:

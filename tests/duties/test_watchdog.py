@@ -32,7 +32,7 @@ def _blocking() -> StateGraph[Items]:
 
 
 def _told(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """What was said of the node and then; a busy machine may have stood still before."""
+    """The log lines from the node on, because a busy machine may have blocked the loop before."""
     records = [vars(record) for record in caplog.records if record.name == "threadkeep.duties.watchdog"]
     return list(itertools.dropwhile(lambda record: "node" not in record, records))
 

@@ -1,4 +1,4 @@
-"""Webhooks: whoever a run named is told once that it has ended, and nobody else."""
+"""Webhooks: the address that a run names gets one request after its end."""
 
 import json
 import socket
@@ -47,7 +47,7 @@ from threadkeep.tables.webhook_deliveries import Delivery
 
 
 class Receiver:
-    """An HTTP server that keeps what it is sent."""
+    """An HTTP server that records its requests."""
 
     def __init__(self, listener: socket.socket, scheme: str = "http") -> None:
         self.listener = listener
@@ -153,7 +153,7 @@ async def _none_left(uri: str) -> None:
 async def test_a_webhook_has_the_row_and_the_values_of_the_run(
     telling: LangGraphClient, receiver: Receiver, database: str
 ) -> None:
-    """Protocol: the run, when it ran, what it left. Ours: nothing of who asked for it."""
+    """Protocol: the run, its times and its values. Ours: nothing about its user."""
     thread = await telling.threads.create(metadata={"topic": "x"})
     url = f"{receiver.url}/done?token=1"
     await telling.runs.wait(
@@ -200,7 +200,7 @@ async def test_the_webhook_of_a_failed_run_has_its_error(telling: LangGraphClien
 
 
 class Told(TypedDict):
-    """What the graph `narrow` answers with."""
+    """The output of the graph `narrow`."""
 
     answer: str
 
@@ -218,7 +218,7 @@ async def _answer(state: Held) -> dict[str, Any]:
 
 
 async def test_a_webhook_has_only_the_output_of_the_graph(settings: Settings, receiver: Receiver) -> None:
-    """A webhook tells what a wait answers with, not the whole state; of a failed run too."""
+    """A webhook has the same values as a wait, not the whole state. So has the webhook of a failed run."""
     graph = StateGraph(Held, output_schema=Told)
     graph.add_node("answer", _answer)
     graph.add_edge(START, "answer")
@@ -235,7 +235,7 @@ async def test_a_webhook_has_only_the_output_of_the_graph(settings: Settings, re
 
 
 async def test_every_kind_of_run_sends_one_webhook(telling: LangGraphClient, receiver: Receiver, database: str) -> None:
-    """Protocol: wait, stream and background, with a thread and without, and what waits and is cancelled."""
+    """Protocol: wait, stream and background, with and without a thread, and a queued run that is cancelled."""
     thread_id = (await telling.threads.create())["thread_id"]
 
     async def streamed(where: str | None, webhook: str) -> None:
@@ -295,7 +295,7 @@ async def test_webhook_outlives_the_process_that_ran_its_run(
 
 
 async def test_a_claimed_webhook_is_due_again_after_its_sender_died(process: AppState) -> None:
-    """Ours: nobody else sends it meanwhile."""
+    """Ours: no other process sends it meanwhile."""
     async with process.pool.connection() as conn, conn.transaction():  # so that the process does not see it
         await _put(conn, "http://localhost/")
         first = await webhook_deliveries.claim(conn, lease_s=60)
@@ -310,7 +310,7 @@ async def test_a_claimed_webhook_is_due_again_after_its_sender_died(process: App
 
 
 async def _put(conn: Any, url: str, *, delayed: bool = False) -> Delivery:
-    """A webhook to be sent; `delayed`: not by the process's own sender."""
+    """A webhook to send. `delayed`: the process's own sender does not send it."""
     run_id, body = uuid4(), {"kwargs": {}, "values": {}}
     await conn.execute(
         """
@@ -323,7 +323,7 @@ async def _put(conn: Any, url: str, *, delayed: bool = False) -> Delivery:
 
 
 async def _rest(process: AppState, run_id: UUID) -> timedelta | None:
-    """How long it is put off for; None: it is done with."""
+    """The seconds until the next try. None: there is no further try."""
     async with process.pool.connection() as conn:
         cursor = await conn.execute("SELECT send_after - now() FROM webhook_deliveries WHERE run_id = %s", (run_id,))
         row = await cursor.fetchone()
@@ -365,7 +365,7 @@ async def test_an_overloaded_address_is_tried_three_times(
 async def test_an_address_that_does_not_answer_is_given_up_in_time(
     process: AppState, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ours: five seconds for all of a try; here a tenth of one."""
+    """Ours: a try has five seconds in all, and a tenth of a second here."""
     assert webhooks.TIMEOUT_S == 5
     monkeypatch.setattr(webhooks, "TIMEOUT_S", 0.1)
     receiver.hold = anyio.Event()
@@ -380,7 +380,7 @@ async def test_an_address_that_does_not_answer_is_given_up_in_time(
 
 
 async def test_the_policy_checks_the_addresses_of_a_name(process: AppState) -> None:
-    """Ours: what a name resolves to is judged when it is called, and that very address is called."""
+    """Ours: the address of a name is checked at the call, and the checked address is called."""
     assert await webhooks._addresses(process.runs.webhooks, httpx.URL("http://localhost:1")) != []
     with pytest.raises(ValidationFailed, match="loopback"):
         await webhooks._addresses(WebhookPolicy(), httpx.URL("http://localhost:1"))
@@ -428,7 +428,7 @@ async def test_certificate_is_that_of_the_name_though_an_address_is_called(
 
 
 def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate that vouches for itself, for `name` and no address; and its key."""
+    """A self-signed certificate for `name` without an address, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -449,7 +449,7 @@ def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 async def test_a_run_with_a_refused_address_is_refused(client: LangGraphClient, http: httpx.AsyncClient) -> None:
-    """Protocol: 422 with the reference's words; of a batch, nothing is started."""
+    """Protocol: 422 with the reference's words. No run of a batch is started."""
     with pytest.raises(UnprocessableEntityError) as refused:
         await client.runs.create(None, "chain", input={}, webhook="http://127.0.0.1/")
     batch = [{"assistant_id": "chain"}, {"assistant_id": "chain", "webhook": "http://127.0.0.1/"}]
@@ -502,7 +502,7 @@ async def test_project_may_turn_webhooks_off(settings: Settings, receiver: Recei
 async def test_webhook_of_a_rolled_back_run_is_sent_too(
     telling: LangGraphClient, receiver: Receiver, gate: Gate
 ) -> None:
-    """Ours: its row is gone, and its end is told."""
+    """Ours: its row is deleted, and its webhook is sent."""
     thread = await telling.threads.create()
     run = await telling.runs.create(thread["thread_id"], "gated", input={}, webhook=receiver.url)
     await gate.entered()
@@ -515,7 +515,7 @@ async def test_webhook_of_a_rolled_back_run_is_sent_too(
 
 
 async def test_webhooks_are_served_round_robin_over_principals(process: AppState) -> None:
-    """Issue: the webhooks of one who floods were sent before those of all others."""
+    """Issue: the webhooks of a principal with many runs were sent before those of all others."""
     order: list[str] = []
     async with process.pool.connection() as conn, conn.transaction():  # so that the process does not see them
         for principal in ["a", "a", "a", "b", "b", "c"]:

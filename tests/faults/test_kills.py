@@ -12,7 +12,7 @@ async def test_acknowledged_runs_are_executed_once_although_servers_are_killed(p
 
 
 async def test_a_run_that_kills_its_process_is_retried_a_limited_number_of_times(place: Place) -> None:
-    """Ours: the attempt is counted before the graph begins; then it is an error, and the thread of use again."""
+    """Ours: the attempt is counted before the graph begins. After the last one the run is an error, and the thread is free."""
     found = await kills.fatal(place, attempts=2)
 
     assert found.broken == []

@@ -11,7 +11,7 @@ EVENTS = 16
 
 
 async def test_a_takeover_does_not_renumber_the_events_of_a_response(place: Place) -> None:
-    """Issue 18: numbers that were sent before a crash stay what they were, in every process."""
+    """Issue 18: sequence numbers that were sent before a crash stay the same in every process."""
     async with replicas(place, 1, Quick().settings) as (first,), _client(first) as here:
         seen: list[Any] = []
         stream = await here.responses.create(model="telling", input="hello", background=True, stream=True)

@@ -1,4 +1,4 @@
-"""More than one server, behind nginx and behind PgBouncer; tables in parts."""
+"""Several servers behind nginx and PgBouncer, and partitioned tables."""
 
 import pytest
 

@@ -5,7 +5,7 @@ from faults.servers import Place
 
 
 async def test_sigterm_under_open_streams_ends_them_in_order(place: Place) -> None:
-    """Ours: exit code 0 within the grace; every run has finished or is put back, and then finishes elsewhere."""
+    """Ours: exit code 0 within the grace. Every run has finished, or is requeued and finishes elsewhere."""
     found = await stops.terminated(place, count=24, drain_s=1)
 
     assert found.broken == []

@@ -5,7 +5,7 @@ from faults.servers import Place
 
 
 async def test_clients_that_disconnect_leave_nothing_behind(place: Place) -> None:
-    """Ours: slots, file handles, tasks and connections are what they were, wherever the clients went."""
+    """Ours: slots, file handles, tasks and connections are as before, at any moment of the disconnect."""
     found = await storms.scenario(place, clients=56)
 
     assert found.broken == []

@@ -1,4 +1,4 @@
-"""Corpus: requests that mean harm, made from the table of routes: every route x what is no good for it."""
+"""Corpus: hostile requests, made from the table of routes: every route with every bad value."""
 
 import json
 from collections.abc import Iterator, Mapping

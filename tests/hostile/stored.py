@@ -1,4 +1,4 @@
-"""Stored: what a first request leaves behind, and the requests that read it afterwards."""
+"""Stored: requests that store hostile values, and requests that read them afterwards."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping

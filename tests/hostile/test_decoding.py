@@ -1,4 +1,4 @@
-"""The decoder at the door: what it refuses, and that what it lets through is what was sent."""
+"""The decoder of bodies: its refusals, and the exact value of each accepted body."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Heads and bodies without end: each connection is bounded before anybody is asked who they are."""
+"""Endless heads and bodies: each connection is bounded before its caller is authenticated."""
 
 import json
 from collections.abc import AsyncIterator, Iterable
@@ -258,7 +258,7 @@ async def test_body_of_a_stranger_is_answered_to_httpx(settings: Settings) -> No
 
 
 async def test_rest_of_an_answered_body_is_bounded_in_size(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours: what nobody reads is not read for ever."""
+    """Ours: the rest of an answered body is not read without a limit."""
     monkeypatch.setattr(connections, "DROPPED_BODY_BYTES", 1_000_000)
     async with await connected(server) as stream:
         await stream.send(POST + b"Content-Length: 999999999999\r\n\r\n")

@@ -1,4 +1,4 @@
-"""What a client stores never breaks what reads it: two requests, of which the second is innocent."""
+"""Stored values never break their readers: one request stores, and an innocent one reads."""
 
 import json
 from collections import Counter

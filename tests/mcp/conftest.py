@@ -21,6 +21,6 @@ async def url(module_settings: Settings) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    """For what the official client does not show."""
+    """An HTTP client, for details that the official client hides."""
     async with httpx.AsyncClient(base_url=url, timeout=WAIT_S * 2) as http:
         yield http

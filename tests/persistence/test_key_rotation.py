@@ -123,7 +123,7 @@ async def test_rows_of_an_unknown_key_are_left_unchanged_and_reported(
 async def test_rotation_goes_on_after_it_was_cut_short(
     settings: Settings, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches are committed one by one, and what a first run has done is not done again."""
+    """Each batch is committed alone, and a second rotation does not repeat the work of the first."""
     async with _served(settings, OLD) as http:
         for _ in range(3):
             await _thread(http)

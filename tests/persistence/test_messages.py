@@ -1,4 +1,4 @@
-"""Messages past pydantic: what comes of them is what would have come of them through it."""
+"""Messages that are decoded without pydantic equal those that pydantic makes."""
 
 import uuid
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""State that can't be kept: too large, unreadable, or of another key. It costs its own thread, and nobody else's."""
+"""State that can't be stored or read: too large, damaged, or of another key. Only its own thread is affected."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -94,7 +94,7 @@ POISONS = {
 async def test_a_thread_with_an_unreadable_checkpoint_fails_alone_with_an_error(
     settings: Settings, database: str, poison: str
 ) -> None:
-    """Ours: a JSON error of its own; it can be found and deleted; others work."""
+    """Ours: the thread has a JSON error of its own, and can be found and deleted. Others work."""
     async with _served(settings) as http:
         bad, good = await _thread(http), await _thread(http)
         for thread_id in (bad, good):
@@ -176,7 +176,7 @@ async def test_checkpoints_from_before_the_key_are_still_read(settings: Settings
 
 @pytest.mark.parametrize("key", ["short", "k" * 33, "é" * 31])
 def test_key_of_another_length_stops_the_start(settings: Settings, key: str) -> None:
-    """Ours: and it is not told in the message."""
+    """Ours: the message does not contain the key."""
     with pytest.raises(ValidationError, match="must have 16, 24 or 32 bytes") as caught:
         Settings(aes_key=key)  # pyright: ignore[reportArgumentType]
     assert key not in str(caught.value)

@@ -108,7 +108,7 @@ async def test_types_of_the_project_are_restored_unchanged(serializer: Serialize
 
 
 async def test_the_result_of_a_constructor_is_not_constructed_twice(serializer: Serializer, kinds: Any) -> None:
-    """Fields are as they were left; what is no field is there again."""
+    """Fields are restored, and other attributes are created again."""
     made = kinds.Made(1, seed=2)
     back = _same(serializer, made)
     assert (back.count, back.double) == (4, 8)
@@ -202,7 +202,7 @@ POISON: list[tuple[str, str]] = [
 def test_a_row_that_names_another_object_creates_nothing(
     serializer: Serializer, place: tuple[str, str], code: int
 ) -> None:
-    """Code from elsewhere stays refused, and so is what the project merely imports, or defines without holding values."""
+    """Code of other packages is refused. So are objects that the project only imports, or that hold no values."""
     for payload in ("echo", ["echo"], {"command": "echo"}):
         for further in ([], ["RED"], ["__init__", {"whole": True, "set": [], "extra": [], "private": {}}]):
             row = ormsgpack.packb(ormsgpack.Ext(code, ormsgpack.packb([*place, payload, *further])))

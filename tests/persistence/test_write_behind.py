@@ -1,4 +1,4 @@
-"""What a run writes behind itself, and its end behind that."""
+"""Write-behind: writes of a run that its graph does not wait for, and the end of the run after them."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -94,7 +94,7 @@ async def test_writes_are_committed_soon_although_no_caller_waits(api: Pool, com
 
 
 async def test_a_run_that_is_faster_than_postgres_waits(api: Pool, commits: GroupCommit) -> None:
-    """Ours: what is on the way is bounded."""
+    """Ours: the writes in progress are bounded."""
     claimed = await _running(api)
     writes = _writes(commits, claimed)
 
@@ -198,7 +198,7 @@ async def test_the_end_of_a_run_on_a_locked_thread_does_not_delay_others(api: Po
 async def test_large_states_of_several_runs_go_in_several_transactions(
     commits: GroupCommit, batches: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ours: a transaction is bounded in bytes, too, and so is what waits for it."""
+    """Ours: a transaction and its waiting writes are bounded in bytes, too."""
     monkeypatch.setattr(group_commit, "ROW_BYTES", 1)  # so that 2,000 of them fill a transaction
 
     handed = [
@@ -243,7 +243,7 @@ async def test_writes_before_their_checkpoint_are_saved_with_it(
 async def test_writes_whose_checkpoint_never_comes_are_not_saved(
     api: Pool, commits: GroupCommit, checkpoints: Checkpointer
 ) -> None:
-    """Ours: nobody would read or delete them."""
+    """Ours: no reader would find them, and no sweep would delete them."""
     claimed = await _running(api)
     writes = _writes(commits, claimed)
     config = _config(claimed, writes, "async")

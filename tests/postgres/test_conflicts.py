@@ -34,7 +34,7 @@ def patient(settings: Settings) -> Settings:
 
 @asynccontextmanager
 async def other_session(settings: Settings) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-    """A transaction of somebody else's, which never looks for a deadlock itself, so that the server's is taken back."""
+    """Another program's transaction. It never checks for a deadlock, so Postgres rolls the server's one back."""
     async with await psycopg.AsyncConnection.connect(str(settings.database_uri)) as conn:
         await conn.execute("SET deadlock_timeout = '1h'")
         await conn.commit()

@@ -1,4 +1,4 @@
-"""Filters: what makes a row the caller's, as Postgres understands it."""
+"""Filters: the conditions in Postgres by which a row belongs to a caller."""
 
 from typing import Any
 from uuid import uuid4
@@ -40,7 +40,7 @@ SHARED = {"members": ["ada"]}
 async def test_what_is_written_is_what_the_caller_may_see(
     database: str, match: dict[str, Any], given: dict[str, Any], stamped: dict[str, Any]
 ) -> None:
-    """Ours: nobody can make what they can't find again, nor make it somebody else's."""
+    """Ours: a caller can't create a row that they can't find again, nor give it to another owner."""
     assert Filters(match).with_owner(given) == stamped
     async with await psycopg.AsyncConnection.connect(database) as conn:
         cursor = await conn.execute("SELECT %s @> %s", [Jsonb(stamped), Jsonb(match)])

@@ -78,7 +78,7 @@ async def test_an_empty_database_is_brought_up_to_date_once(uri: str, folder: Pa
 
 
 async def test_a_new_file_is_applied_on_top(uri: str, folder: Path) -> None:
-    """Ours: forward only, and only what is new."""
+    """Ours: migrations go forward only, and only new files are applied."""
     await migrate.migrate(uri, folder=folder)
     await AsyncPath(folder / "0003_beaks.sql").write_text("CREATE TABLE beaks (name text)")
 
@@ -99,7 +99,7 @@ def test_three_processes_migrate_an_empty_database_at_once(uri: str, folder: Pat
 
 
 async def test_an_edited_file_is_refused_by_name(uri: str, folder: Path) -> None:
-    """Ours: what a database went through is what the files say."""
+    """Ours: the files always describe the migrations that a database has had."""
     await migrate.migrate(uri, folder=folder)
     await AsyncPath(folder / "0001_parrots.sql").write_text("CREATE TABLE parrots (name text NOT NULL)")
 
@@ -234,7 +234,7 @@ async def test_functions_that_fail_are_named(uri: str, folder: Path) -> None:
 
 
 async def test_a_schema_of_its_own_beside_tables_of_the_same_name(uri: str) -> None:
-    """Ours: the current schema counts, and what somebody else has in `public` is neither used nor touched."""
+    """Ours: only the current schema is used. Tables of another program in `public` are not changed."""
     with psycopg.connect(uri, autocommit=True) as conn:
         for table in ("threads", "runs", "checkpoints", "checkpoint_migrations", "store", "threadkeep_migrations"):
             conn.execute(sql.SQL("CREATE TABLE public.{} (theirs text)").format(sql.Identifier(table)))

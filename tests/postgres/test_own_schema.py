@@ -1,4 +1,4 @@
-"""A server whose tables are in a schema of their own, beside tables of the same names that are somebody else's."""
+"""A server whose tables are in their own schema, beside another program's tables of the same names."""
 
 from collections.abc import Iterator
 

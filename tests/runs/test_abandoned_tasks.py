@@ -1,4 +1,4 @@
-"""A graph that does not stop when it is told to is left behind: its run is closed, and its slot is another's."""
+"""Abandoned tasks: if a graph ignores its cancellation, its run ends and its slot is released."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,13 +15,13 @@ from threadkeep.settings import Settings
 
 
 class Wish(TypedDict):
-    """What the node is to do."""
+    """The action of the node."""
 
     wish: str
 
 
 class Deaf:
-    """What holds deaf nodes, so that a test can end them."""
+    """Holds nodes that ignore cancellation, so that a test can end them."""
 
     heard = 0
     released: asyncio.Event
@@ -68,7 +68,7 @@ async def http(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 async def test_a_run_over_its_time_limit_ends_although_its_node_goes_on(
     http: httpx.AsyncClient, graph: str, stateless: bool
 ) -> None:
-    """Ours: a swallowed cancellation costs its own run, no slot, and nobody else's time."""
+    """Ours: a swallowed cancellation ends its own run. It keeps no slot and delays no other run."""
     thread_id = (await http.post("/threads", json={})).json()["thread_id"]
     path = "/runs/wait" if stateless else f"/threads/{thread_id}/runs/wait"
 

@@ -1,4 +1,4 @@
-"""The ring of a run, and those who read it."""
+"""Event log: the ring of a run's events, and its readers."""
 
 from contextlib import aclosing
 

@@ -14,7 +14,7 @@ ENDED = {"items": ["in", "gated"]}
 
 
 async def running(http: httpx.AsyncClient, gate: Gate, tasks: anyio.abc.TaskGroup) -> str:
-    """The path of a run in the foreground of `http`'s process, which nobody asked to keep."""
+    """The path of a foreground run in the process of `http`, whose events are not recorded."""
     thread_id = (await http.post("/threads", json={})).json()["thread_id"]
 
     async def wait() -> None:
@@ -29,7 +29,7 @@ async def running(http: httpx.AsyncClient, gate: Gate, tasks: anyio.abc.TaskGrou
 async def test_run_of_another_process_is_followed(
     replicas: tuple[httpx.AsyncClient, httpx.AsyncClient], gate: Gate
 ) -> None:
-    """Ours: a foreground run that is not resumable is kept from the moment on in which somebody asks elsewhere."""
+    """Ours: the events of a foreground run are recorded as soon as a client asks another process for them."""
     http, elsewhere = replicas
     told: list[str] = []
     with anyio.fail_after(WAIT_S):
@@ -47,7 +47,7 @@ async def test_run_of_another_process_is_followed(
 async def test_run_of_another_process_is_joined_without_a_delay(
     replicas: tuple[httpx.AsyncClient, httpx.AsyncClient], gate: Gate
 ) -> None:
-    """Ours: who joins elsewhere is woken by the run's end, not by the slow look behind it."""
+    """Ours: the end of the run wakes a client that joined at another process, before the slow poll does."""
     http, elsewhere = replicas
     found: list[object] = []
     with anyio.fail_after(WAIT_S - 1):

@@ -62,7 +62,7 @@ RETURNED: dict[str, Callable[[], Any]] = {
 
 
 class Wish(TypedDict):
-    """What the node is to do."""
+    """The action of the node."""
 
     wish: Any
 
@@ -76,7 +76,7 @@ async def _fulfil(state: Wish) -> Wish:
 
 @pytest.fixture
 async def http(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """A server of a graph that does what it is told."""
+    """A server of a graph whose input chooses its action."""
     graph = StateGraph(Wish)
     graph.add_node("fulfil", _fulfil)
     graph.add_edge(START, "fulfil")
@@ -104,7 +104,7 @@ async def test_run_ends_as_error_and_the_thread_can_go_on(http: httpx.AsyncClien
 
 
 class ProviderError(Exception):
-    """Of a library: its text may hold what a client must not see."""
+    """An error of a library. Its text may contain secrets."""
 
 
 GROUPS: dict[str, tuple[BaseExceptionGroup[Any], str]] = {
@@ -123,7 +123,7 @@ GROUPS: dict[str, tuple[BaseExceptionGroup[Any], str]] = {
 
 @pytest.mark.parametrize("name", GROUPS)
 async def test_exception_group_tells_its_inner_exceptions(settings: Settings, name: str) -> None:
-    """Issue: TaskGroups and MCP clients raise groups. Each inner exception is told by the rule for any other."""
+    """Issue: TaskGroups and MCP clients raise groups. Each inner exception is reported like any other."""
     group, message = GROUPS[name]
 
     async def fail(state: Wish) -> Wish:
@@ -156,7 +156,7 @@ async def test_a_value_that_json_cannot_hold_is_replaced(http: httpx.AsyncClient
 async def test_the_text_of_a_library_error_is_shown_only_if_the_operator_allows_it(
     settings: Settings, expose: bool
 ) -> None:
-    """Ours: otherwise its class, and a request id to ask the operator by; never a trace."""
+    """Ours: otherwise the client gets the class and a request id for the operator. It never gets a trace."""
 
     async def fail(state: Wish) -> Wish:
         raise ProviderError("the key sk-123 is wrong")

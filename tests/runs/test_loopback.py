@@ -157,7 +157,7 @@ async def test_a_graph_that_would_wait_for_itself_gets_an_error(client: LangGrap
 
 
 async def test_a_graph_calls_as_the_user_of_its_run(settings: Settings, make_key: MakeKey) -> None:
-    """Issue: as the calling user, and nobody else's threads are seen."""
+    """Issue: the graph calls as its user, and sees only that user's threads."""
     keyed = settings.model_copy(update={"auth_type": "api_key"})
     ada, bob = await make_key("ada"), await make_key("bob")
     async with (
@@ -175,6 +175,6 @@ async def test_a_graph_calls_as_the_user_of_its_run(settings: Settings, make_key
 
 
 async def test_there_is_no_loopback_client_outside_of_a_server() -> None:
-    """Ours: it is told in words."""
+    """Ours: the error says so."""
     with pytest.raises(httpx.ConnectError, match="inside a running server only"):
         await EARLY.threads.create()

@@ -109,7 +109,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
 
 
 async def _in_process(graph: Graph) -> list[tuple[str, str]]:
-    """Mode and text of what LangGraph itself streams."""
+    """Mode and text of LangGraph's own stream."""
     told: list[tuple[str, str]] = []
     async for mode, chunk in graph.astream(ASKED, stream_mode=MODES):
         told.append((mode, chunk[0].text if mode == "messages" else _keys(chunk)))
@@ -130,7 +130,7 @@ async def _served(http: httpx.AsyncClient) -> list[tuple[str, str]]:
 
 
 def _keys(chunk: dict[str, Any]) -> str:
-    """What a chunk of a whole step is about."""
+    """The content of a chunk of a whole step."""
     messages: Any = chunk.get("messages")
     return f"{len(messages)} messages" if messages is not None else " ".join(sorted(chunk))
 

@@ -174,7 +174,7 @@ async def test_a_worker_serves_health_checks_and_metrics_only(worker: httpx.Asyn
 async def test_runs_wait_for_a_worker_and_the_queue_has_its_limit(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Issue 20: a start with the role `api` warns if nobody works. Beyond the queue's limit the answer is 503."""
+    """Issue 20: a start with the role `api` warns if there is no worker. Above the queue's limit the answer is 503."""
     lonely = _of_role(settings, "api", max_queued=1, max_waiting=0)
     with caplog.at_level(logging.WARNING):
         async with serving(lonely) as url, httpx.AsyncClient(base_url=url, timeout=WAIT_S * 2) as http:

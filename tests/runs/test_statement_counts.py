@@ -46,7 +46,7 @@ class Traffic:
     round_trips: list[list[str]] = field(default_factory=list[list[str]])
 
     def cost(self) -> list[str]:
-        """What each round trip is for."""
+        """The purpose of each round trip."""
         return [" + ".join(map(_name, one)) for one in self.round_trips]
 
     def __str__(self) -> str:

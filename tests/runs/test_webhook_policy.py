@@ -145,6 +145,6 @@ def test_https_is_required_if_a_project_configures_webhooks_without_http() -> No
 
 @pytest.mark.parametrize("value", ["${{ env.HOME }}", "${{ env.LG_WEBHOOK_MISSING }}", "a\r\nb: c"])
 def test_a_header_without_a_value_stops_the_start(value: str) -> None:
-    """Ours: nothing but what has the prefix gets out, and nothing is sent half."""
+    """Ours: only variables with the prefix are sent, and no value is sent in part."""
     with pytest.raises(StartupError):
         webhook_policy.webhook_policy(project({"headers": {"x": value}}), {"HOME": "/root"})

@@ -1,4 +1,4 @@
-"""What Postgres does for each statement of ours on a filled database, told by its own `auto_explain`.
+"""The plans of our statements on a filled database, by Postgres's own `auto_explain`.
 
 The statements are those that a server sends while a client uses it, with their own parameters; none is copied here.
 """
@@ -70,7 +70,7 @@ def database(postgres: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """What was planned since it was made."""
+    """The plans since this object was created."""
 
     uri: str
     """Of a database whose plans are not logged."""
@@ -190,7 +190,7 @@ async def test_a_background_run_and_its_events_scan_no_table(settings: Settings,
 
 
 async def test_reads_of_a_thread_scan_no_table(settings: Settings, plans: Plans) -> None:
-    """Ours: a thread, its state, its history, its runs and its copy cost what the thread holds."""
+    """Ours: reading or copying a thread costs as much as the thread holds."""
     thread_id = uuid.uuid4()
     async with _asking(settings) as http:
         await _asked(http, "POST", f"/threads/{thread_id}/runs/wait", RUN)
@@ -268,7 +268,7 @@ async def test_the_store_scans_no_table(settings: Settings, plans: Plans) -> Non
 
 
 async def test_sweeps_scan_no_table(settings: Settings, plans: Plans) -> None:
-    """Ours: what is looked for every few seconds is found by index: expired threads, lost runs, due work."""
+    """Ours: periodic searches for expired threads, lost runs and due work use an index."""
     async with _asking(settings, reaper_interval_s=0.1, lease_s=1.0):
         with anyio.fail_after(WAIT_S):
             while not {"threads", "runs"} <= plans.tables():

@@ -46,7 +46,7 @@ async def openings(api: Pool) -> AsyncIterator[RunCreator]:
 
 
 async def _all(openings: RunCreator, *wanted: NewRun) -> list[RunCreation | psycopg.Error]:
-    """What becomes of runs that are asked for at once."""
+    """The results of runs that are requested at once."""
     return await _all_of(openings, *((UNRESTRICTED, new) for new in wanted))
 
 
@@ -265,7 +265,7 @@ async def row_security(api: Pool) -> None:
 async def test_runs_of_several_callers_are_created_in_one_transaction_on_their_own_threads(
     api: Pool, openings: RunCreator
 ) -> None:
-    """Issue 14: with API keys as fast as without; whose thread it is, is asked for each."""
+    """Issue 14: with API keys as fast as without. The owner of the thread is checked for each run."""
     hers, new = ids.uuid7(), [new_run(ids.uuid7(), WORKER) for _ in range(3)]
     await openings.create_run(ADA, new_run(hers, WORKER))
 
@@ -290,7 +290,7 @@ async def test_runs_of_several_callers_are_created_in_one_transaction_on_their_o
 async def test_row_level_security_holds_for_each_run_of_a_batch(
     api: Pool, openings: RunCreator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ours: where the statement forgets whose thread it is, Postgres does not; and the connection is nobody's afterwards."""
+    """Ours: Postgres checks the owner even if the statement does not. The connection keeps no role afterwards."""
     hers, his = ids.uuid7(), ids.uuid7()
     await _all_of(openings, (ADA, new_run(hers, WORKER)), (BOB, new_run(his, WORKER)))
     monkeypatch.setattr(Filters, "jsonb", property(lambda _: Jsonb({})))
@@ -327,7 +327,7 @@ async def test_a_run_on_a_locked_thread_is_created_under_row_level_security_too(
 
 
 async def test_a_misspelt_argument_is_refused_by_postgres(api: Pool) -> None:
-    """Ours: functions have typed arguments with names, in place of JSON whose keys nobody checks."""
+    """Ours: functions have named arguments with types, because nothing checks the keys of JSON."""
     async with api.connection() as conn:
         with pytest.raises(psycopg.errors.UndefinedFunction):
             await conn.execute("SELECT * FROM claim_run(claimer => %s, positions_per_atempt => 1)", [WORKER])

@@ -1,4 +1,4 @@
-"""Schema: docs/schema.sql is what the migrations make."""
+"""Schema: docs/schema.sql equals the schema of a migrated database."""
 
 import os
 

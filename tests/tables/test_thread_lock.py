@@ -1,4 +1,4 @@
-"""Two transactions that meet at a thread: the one that comes later waits, and decides by what the first has done."""
+"""Two transactions on one thread: the later one waits, and sees the changes of the first."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -229,7 +229,7 @@ async def test_a_transaction_that_takes_a_run_away_waits_for_its_write(
 
 
 async def test_the_end_of_a_run_waits_for_writes_that_its_cancelled_graph_left(api: Pool, commits: GroupCommit) -> None:
-    """Ours: a rollback comes after all that the run handed in, also what its graph would have waited for."""
+    """Ours: a rollback comes after all writes of the run, also those that its graph would have waited for."""
     run = await _claimed(api, ids.uuid7())
     writes = _writes(commits, run)
     cancelled = anyio.CancelScope()

@@ -1,4 +1,4 @@
-"""What of threads goes when their time to live is over."""
+"""Retention: the rows that are deleted when the time to live of a thread is over."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -65,7 +65,7 @@ async def _later(settings: Settings, minutes: int) -> None:
 
 
 async def _checkpoints(process: AppState, thread_id: UUID) -> int | None:
-    """How many the thread has; None where it is gone."""
+    """The number of the thread's checkpoints. None if the thread is deleted."""
     async with process.pool.connection() as conn:
         thread = await threads.get(conn, UNRESTRICTED, thread_id)
     if thread is None:

@@ -1,4 +1,4 @@
-"""What a client does to a thread while a run executes on it, in this process or in another one."""
+"""Changes of a thread while a run executes on it, in this process or in another one."""
 
 import itertools
 import operator
@@ -109,7 +109,7 @@ async def http(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def elsewhere(settings: Settings, http: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncClient]:
-    """Another process, which is told to claim nothing: what is started at the first one executes there."""
+    """Another process that claims no runs, so runs execute in the process that starts them."""
     async with _server(settings) as elsewhere:
         yield elsewhere
 
@@ -170,7 +170,7 @@ class Deletion(NamedTuple):
 async def test_thread_deleted_during_a_run_leaves_nothing(
     http: httpx.AsyncClient, elsewhere: httpx.AsyncClient, settings: Settings, gate: Gate, deletion: Deletion
 ) -> None:
-    """Ours: the run is told to stop, what it still writes is refused, and the same id made anew is empty."""
+    """Ours: the run is cancelled, its later writes are refused, and a new thread with the same id is empty."""
     delete, here, durability = deletion
     assistant = (await http.post("/assistants", json={"graph_id": "stepping"})).json()["assistant_id"]
     thread_id = (await http.post("/threads", json={})).json()["thread_id"]
@@ -193,7 +193,7 @@ async def test_thread_deleted_during_a_run_leaves_nothing(
 async def test_thread_that_expires_leaves_nothing(
     http: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ours: a webhook that could not be sent yet goes with its thread; the thread of a stateless run waits for it."""
+    """Ours: an unsent webhook is deleted with its thread. The thread of a stateless run waits for the webhook."""
     monkeypatch.setattr(cleanup, "CLEANUP_S", 0.05)
     with_webhook = {"assistant_id": "chain", "input": {"items": []}, "webhook": "https://nowhere.invalid/"}
     kept = (await http.post("/threads", json={"ttl": 60})).json()["thread_id"]
