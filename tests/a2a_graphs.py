@@ -66,7 +66,21 @@ async def _gated(state: MessagesState) -> Any:
     return {"messages": [await Script(pieces=chunks).ainvoke("")]}
 
 
-NAMES = ("approval", "ask", "ask/two", "echo", "fail", "fail-late", "hidden", "parent", "plain", "think", "twice")
+NAMES = (
+    "approval",
+    "ask",
+    "ask/two",
+    "echo",
+    "fail",
+    "fail-late",
+    "hidden",
+    "long",
+    "odd",
+    "parent",
+    "plain",
+    "think",
+    "twice",
+)
 A2A_GRAPHS: dict[str, Any] = {name: OPENAI_GRAPHS[name] for name in NAMES} | {
     "chat": single(_chat),
     "gated": single(_gated),

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from a2a_api.conftest import Rpc, said
+from openai_graphs import ODD_FIELDS
 from threadkeep.settings import Settings
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -49,6 +50,22 @@ async def test_a_task_is_a_run_and_a_context_is_a_thread(http: httpx.AsyncClient
     assert run["metadata"]["source"] == "a2a"
     thread = (await http.get(f"/threads/{task['contextId']}")).json()
     assert "chain" not in thread["metadata"]
+
+
+async def test_integers_of_any_size_are_read(rpc: Rpc) -> None:
+    """Ours: a node that returned a long integer failed the request."""
+    task = await send(rpc, "long")
+
+    assert task["status"]["state"] == "TASK_STATE_COMPLETED"
+    assert task["artifacts"][0]["parts"] == [{"text": "many"}]
+
+
+@pytest.mark.parametrize("number", range(len(ODD_FIELDS)))
+async def test_messages_that_a_graph_made_up_fail_no_task(rpc: Rpc, number: int) -> None:
+    """Ours: fields of a plain dict with values of other types."""
+    task = await send(rpc, "odd", text=str(number))
+
+    assert task["status"]["state"] == "TASK_STATE_COMPLETED"
 
 
 async def test_a_context_goes_on(rpc: Rpc) -> None:

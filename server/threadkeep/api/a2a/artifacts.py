@@ -15,8 +15,9 @@ from threadkeep.api.a2a.messages import Part, parts_of_message
 from threadkeep.api.agents.pieces import returned_messages
 from threadkeep.base import json
 
-AI_TYPES: Final = frozenset({"ai", "AIMessageChunk"})
-AI_ROLES: Final = frozenset({"ai", "assistant"})
+# Not sets: a graph may put any JSON in the place of a type, and a set would have to hash it.
+AI_TYPES: Final = ("ai", "AIMessageChunk")
+AI_ROLES: Final = ("ai", "assistant")
 
 
 class Piece(NamedTuple):
@@ -58,10 +59,10 @@ class ArtifactReader:
     def read(self, name: str, data: bytes) -> list[Piece]:
         """The pieces that an event adds."""
         if name == "messages" or name.startswith("messages|"):
-            message, metadata = cast("tuple[dict[str, Any], dict[str, Any]]", orjson.loads(data))
+            message, metadata = cast("tuple[dict[str, Any], dict[str, Any]]", json.loads(data))
             return [*self._read_message(message, str(metadata.get("langgraph_node", "")))]
         if name == "updates":
-            return [*self._read_updates(cast("dict[str, Any]", orjson.loads(data)))]
+            return [*self._read_updates(cast("dict[str, Any]", json.loads(data)))]
         if name == "metadata" and orjson.loads(data).get("attempt", 1) > 1:
             self._open, self._streamed_id = {}, None  # another process executes the run again, from its last checkpoint
         return []
@@ -147,7 +148,7 @@ def last_message_parts(messages: Sequence[Mapping[str, Any]]) -> list[Part]:
     """The parts of the last AI message of a state that has content, after the last message of the user."""
     for message in reversed(messages):
         kind = message.get("type") or message.get("role")
-        if kind in {"human", "user"}:
+        if kind in ("human", "user"):
             return []
         if kind in AI_ROLES and (parts := parts_of_message({**message, "type": "ai"})):
             return parts
