@@ -303,7 +303,7 @@ async def open_state(plan: AppConfig) -> AsyncGenerator[AppState]:
         if plan.siblings is not None:
             # The supervisor may ask from here on. Before, a child has no values to tell.
             plan.siblings.provide(state.metrics_exporter.values)
-        parts.sender.task_renderer = partial(render_task, parts.pool)
+        parts.sender.task_renderer = partial(render_task, parts.pool, plan.settings.aes_keys)
         shutdown = _shutdown(plan, parts)
         lag = LoopLag(plan.metrics)
         with (

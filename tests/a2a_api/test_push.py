@@ -16,6 +16,9 @@ from conftest import WAIT_S, serving
 from duties.test_webhooks import Receiver, listening
 from graphs import Gate
 from threadkeep.auth.api_keys import generate_key
+from threadkeep.persistence.encryption import AesGcmCipher
+from threadkeep.persistence.key_rotation import rotate
+from threadkeep.postgres.connection import Connection
 from threadkeep.project import Http, Project, Webhooks
 from threadkeep.settings import Settings
 from threadkeep.tables import api_keys
@@ -66,6 +69,41 @@ async def test_a_task_is_told_when_it_asks_and_when_it_has_ended(rpc: Rpc, recei
     assert headers["content-type"] == "application/a2a+json"
     assert headers["x-a2a-notification-token"] == "secret-token"
     assert headers["authorization"] == "Bearer secret-credentials"
+
+
+async def test_secrets_are_encrypted_at_rest(settings: Settings, receiver: Receiver) -> None:
+    """docs/how-to/encryption.md: with a key of the operator, and sent and told back as they were. Rotated like checkpoints."""
+    key, new = "k" * 16, "n" * 16
+    settings = Settings.model_validate({**settings.model_dump(exclude_unset=True), "aes_key": key})
+    secrets = {"token": "secret-token", "authentication": {"scheme": "Bearer", "credentials": "secret-credentials"}}
+    stored = "SELECT token || credentials FROM task_pushes WHERE chain_id = %(task_id)s"
+    async with (
+        serving(settings, loaded_graphs(), project(settings)) as url,
+        httpx.AsyncClient(base_url=url) as http,
+        await Connection.connect(str(settings.database_uri), autocommit=True) as conn,
+    ):
+
+        async def call(method: str, params: Any) -> Any:
+            body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+            return (await http.post("/a2a/ask", json=body)).json()["result"]
+
+        task_id = (await call("SendMessage", said()))["task"]["id"]
+        made = await call(CONFIG, {"taskId": task_id, "url": f"{receiver.url}/hook", **secrets})
+        read = await call("GetTaskPushNotificationConfig", {"taskId": task_id, "id": made["id"]})
+        await call("SendMessage", said("this", taskId=task_id))
+        await receiver.has(1)
+        sealed = await (await conn.execute(stored, {"task_id": task_id})).fetchone()
+        rotation = await rotate(conn, AesGcmCipher((new.encode(), key.encode())))
+        rotated = await (await conn.execute(stored, {"task_id": task_id})).fetchone()
+
+    assert made == read == {"id": made["id"], "taskId": task_id, "url": f"{receiver.url}/hook", **secrets}
+    _, headers, _ = receiver.got[0]
+    assert headers["x-a2a-notification-token"] == "secret-token"
+    assert headers["authorization"] == "Bearer secret-credentials"
+    assert "secret" not in str(sealed)
+    assert rotation.unreadable == 0
+    assert rotated != sealed
+    assert "secret" not in str(rotated)
 
 
 async def test_data_failures_and_cancels_are_told(rpc: Rpc, receiver: Receiver, gate: Gate) -> None:

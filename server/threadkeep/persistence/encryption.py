@@ -5,7 +5,9 @@ each key, and the authentication tag shows which one is right.
 """
 
 import os
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from langgraph.checkpoint.serde.base import CipherProtocol
@@ -14,6 +16,8 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 NAME: Final = "aes-gcm"
 NONCE_BYTES: Final = 12
+SEALED: Final = f"\x01{NAME}:"
+"""Begins each encrypted text. No value of an HTTP header, which may be such a text, has this control character."""
 
 
 class DecryptionFailed(ValueError):
@@ -50,6 +54,39 @@ class AesGcmCipher(CipherProtocol):
             except self._invalid:
                 continue
         raise DecryptionFailed("encrypted with another key, or changed afterwards")
+
+
+@lru_cache(maxsize=4)
+def cipher_of(keys: tuple[bytes, ...]) -> AesGcmCipher:
+    """The cipher with these keys."""
+    return AesGcmCipher(keys)
+
+
+def seal_text(keys: tuple[bytes, ...], text: str | None) -> str | None:
+    """Encrypt a text for a text column. Without keys it stays as it is."""
+    return text if text is None or not keys else seal_with(cipher_of(keys), text)
+
+
+def seal_with(cipher: AesGcmCipher, text: str) -> str:
+    """Encrypt a text for a text column."""
+    return SEALED + b64encode(cipher.encrypt(text.encode())[1]).decode()
+
+
+def open_text(keys: tuple[bytes, ...], stored: str | None) -> str | None:
+    """Decrypt a text of `seal_text`, or return a text that was stored without keys. DecryptionFailed if no key is right."""
+    if stored is None or not stored.startswith(SEALED):
+        return stored
+    if not keys:
+        raise DecryptionFailed("encrypted, and LANGGRAPH_AES_KEY is not set")
+    return open_with(cipher_of(keys), stored)[0]
+
+
+def open_with(cipher: AesGcmCipher, stored: str) -> tuple[str, int]:
+    """Decrypt a sealed text. Return it and the position of its key, which is -1 for a text that is not sealed."""
+    if not stored.startswith(SEALED):
+        return stored, -1
+    plain, position = cipher.decrypt_and_locate(NAME, b64decode(stored.removeprefix(SEALED)))
+    return plain.decode(), position
 
 
 def encrypted_serializer(plain: JsonPlusSerializer, keys: Sequence[bytes]) -> JsonPlusSerializer | EncryptedSerializer:

@@ -10,12 +10,13 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, LiteralString
+from uuid import UUID
 
 from anyio import to_thread
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
 
-from threadkeep.persistence.encryption import AesGcmCipher, DecryptionFailed
+from threadkeep.persistence.encryption import AesGcmCipher, DecryptionFailed, open_with, seal_with
 from threadkeep.postgres.pool import Conn
 from threadkeep.progress import Step
 
@@ -25,6 +26,8 @@ TABLES: Final[Mapping[LiteralString, tuple[LiteralString, ...]]] = {
     "run_undo_log": ("run_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"),
 }
 """The tables that hold encrypted values, with their primary keys."""
+SECRETS: Final = ("token", "credentials")
+"""The encrypted columns of `task_pushes`."""
 BATCH_ROWS: Final = 200
 BATCH_BYTES: Final = 8 * 1024 * 1024
 """The most bytes of values in one batch, unless a single value is larger."""
@@ -58,6 +61,7 @@ async def rotate(conn: Conn, cipher: AesGcmCipher, step: Step | None = None) -> 
                 await _rotate_batch(conn, cipher, table, batch, counts)
                 if step is not None:
                     step(len(batch), table)
+        await _rotate_pushes(conn, cipher, counts)
         rotated += counts.rotated
         if not counts.rotated and not counts.changed:
             break
@@ -130,6 +134,53 @@ async def _rotate_batch(
             cursor = await conn.execute(update, change, binary=True)
             counts.rotated += cursor.rowcount
             counts.changed += 1 - cursor.rowcount
+
+
+async def _rotate_pushes(conn: Conn, cipher: AesGcmCipher, counts: Rotation) -> None:
+    """Encrypt the secrets of push notification configs."""
+    last_key: dict[str, Any] = {"chain_id": UUID(int=0), "config_id": ""}
+    while True:
+        async with conn.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(
+                """
+                SELECT chain_id, config_id, token, credentials
+                  FROM task_pushes
+                 WHERE (token IS NOT NULL OR credentials IS NOT NULL)
+                   AND (chain_id, config_id) > (%(chain_id)s, %(config_id)s)
+                 ORDER BY chain_id, config_id
+                 LIMIT %(rows)s
+                """,
+                {**last_key, "rows": BATCH_ROWS},
+            )
+            batch = await cursor.fetchall()
+        if not batch:
+            return
+        for row in batch:
+            await _rotate_push(conn, cipher, row, counts)
+        last_key = {name: batch[-1][name] for name in last_key}
+
+
+async def _rotate_push(conn: Conn, cipher: AesGcmCipher, row: DictRow, counts: Rotation) -> None:
+    try:
+        opened = {name: open_with(cipher, row[name]) for name in SECRETS if row[name] is not None}
+    except DecryptionFailed:
+        counts.unreadable += 1
+        return
+    if all(position == 0 for _, position in opened.values()):
+        counts.current += 1
+        return
+    sealed = {f"new_{name}": seal_with(cipher, opened[name][0]) if name in opened else None for name in SECRETS}
+    cursor = await conn.execute(
+        """
+        UPDATE task_pushes
+           SET token = %(new_token)s, credentials = %(new_credentials)s
+         WHERE chain_id = %(chain_id)s AND config_id = %(config_id)s
+           AND token IS NOT DISTINCT FROM %(token)s AND credentials IS NOT DISTINCT FROM %(credentials)s
+        """,
+        {**row, **sealed},
+    )
+    counts.rotated += cursor.rowcount
+    counts.changed += 1 - cursor.rowcount
 
 
 def _reencrypted(cipher: AesGcmCipher, batch: list[DictRow], counts: Rotation) -> list[dict[str, Any]]:

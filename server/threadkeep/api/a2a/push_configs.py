@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -16,6 +16,7 @@ from threadkeep.api.agents.chains import ChainReader
 from threadkeep.api.operation import AuthorizedRequest
 from threadkeep.base import ids
 from threadkeep.base.problems import ValidationFailed
+from threadkeep.persistence.encryption import DecryptionFailed, open_text, seal_text
 from threadkeep.postgres.retry import retry_conflicts
 from threadkeep.tables import task_pushes
 from threadkeep.tables.run_chains import ChainRun
@@ -117,8 +118,10 @@ async def put_first_config(
 
 async def _put(chains: ChainReader, push: TaskPush, ended_run_id: UUID | None) -> bool:
     # `put` locks the thread until the commit. So a run ends before it, or sees the config.
+    keys = chains.call.state.settings.aes_keys
+    sealed = replace(push, token=seal_text(keys, push.token), credentials=seal_text(keys, push.credentials))
     async with chains.call.state.pool.connection(chains.filters) as conn, conn.transaction():
-        if not await task_pushes.put(conn, push, most=MAX_CONFIGS):
+        if not await task_pushes.put(conn, sealed, most=MAX_CONFIGS):
             return False
         # The end of a run notifies the configs that exist then. A run that ended before this config has to be made up
         # for.
@@ -168,7 +171,17 @@ async def _configs(call: AuthorizedRequest[Any, Any], name: str, params: Fields)
     task = await require_task(call, name, params.required_text("taskId"))
     filters = task.tasks.chains.filters
     async with call.state.pool.connection(filters) as conn:
-        return await task_pushes.listed(conn, filters, task.newest.chain_id)
+        pushes = await task_pushes.listed(conn, filters, task.newest.chain_id)
+    return [_opened(call, push) for push in pushes]
+
+
+def _opened(call: AuthorizedRequest[Any, Any], push: TaskPush) -> TaskPush:
+    """The config with its secrets in plain text. Secrets of a key that this server does not have are left out."""
+    keys = call.state.settings.aes_keys
+    try:
+        return replace(push, token=open_text(keys, push.token), credentials=open_text(keys, push.credentials))
+    except DecryptionFailed:
+        return replace(push, token=None, credentials=None)
 
 
 async def _changeable(call: AuthorizedRequest[Any, Any], name: str, task_id: str) -> tuple[VisibleTask, ChainReader]:

@@ -11,6 +11,7 @@ from threadkeep.api.a2a.tasks import TaskView, answers_with_messages, spoken_par
 from threadkeep.base import json
 from threadkeep.base.json import RawJson
 from threadkeep.duties.webhooks import Notification
+from threadkeep.persistence.encryption import open_text
 from threadkeep.postgres.pool import Pool
 from threadkeep.postgres.tenancy import UNRESTRICTED
 from threadkeep.tables import run_chains, task_pushes
@@ -21,8 +22,11 @@ from threadkeep.tables.webhook_deliveries import Delivery
 TOKEN_HEADER = "X-A2A-Notification-Token"  # noqa: S105 - the name of the header
 
 
-async def render_task(pool: Pool, delivery: Delivery) -> Notification | None:
-    """The notification of a task in the state that the delivery was made for. None if the config or the task was deleted."""
+async def render_task(pool: Pool, keys: tuple[bytes, ...], delivery: Delivery) -> Notification | None:
+    """The notification of a task in the state that the delivery was made for. None if the config or the task was deleted.
+
+    `keys` decrypt the secrets of the config. DecryptionFailed without the right one.
+    """
     state: dict[str, Any] = delivery.body.load()
     chain_id = UUID(state["chain_id"])
     async with pool.connection() as conn:
@@ -40,7 +44,8 @@ async def render_task(pool: Pool, delivery: Delivery) -> Notification | None:
         updated_at=datetime.fromisoformat(state["updated_at"]),
     )
     task = task_fields(chain, await _parts(pool, chain, state), TaskView())
-    return _notification(push, task)
+    secrets = {"token": open_text(keys, push.token), "credentials": open_text(keys, push.credentials)}
+    return _notification(replace(push, **secrets), task)
 
 
 def _until(runs: list[ChainRun], run_id: UUID) -> list[ChainRun]:
