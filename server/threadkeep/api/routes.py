@@ -943,7 +943,7 @@ MCP = (
         switches=("disable_mcp", "disable_runs"),
     ),
     Operation(
-        # RFC 9728 puts the path of a resource after the well-known part. MCP clients try this address first, then the root.
+        # RFC 9728 puts the path of a resource last. MCP clients try this address first, then the root.
         "GET /.well-known/oauth-protected-resource/mcp",
         mcp_metadata.resource_metadata,
         "public",
