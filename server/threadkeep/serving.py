@@ -356,9 +356,10 @@ def listening_socket(chosen: Settings) -> Generator[socket.socket]:
             listener.bind((chosen.host, chosen.port))
         except OSError as error:
             reason = error.strerror or "the address can't be bound"
-            is_port = error.errno in {errno.EADDRINUSE, errno.EACCES}
-            hint = "choose another port with --port" if is_port else "choose an address of this machine with --host"
-            raise StartupError(f"{chosen.host}:{chosen.port}: {reason}: {hint}") from None
+            address = f"{chosen.host}:{chosen.port}: {reason}"
+            if error.errno in {errno.EADDRINUSE, errno.EACCES}:
+                raise StartupError(f"{address}: choose another port with --port") from None
+            raise StartupError(f"{address}: choose an address of this machine with --host") from None
         yield listener
 
 
