@@ -11,6 +11,7 @@ import anyio.lowlevel
 import attrs
 import numpy as np
 import orjson
+import pandas as pd
 import pytest
 from langchain_core.messages import HumanMessage
 
@@ -145,6 +146,13 @@ async def test_other_tasks_run_between_the_pieces(value: dict[str, Any]) -> None
     assert turns >= 40
 
 
+class Endless(dict[str, Any]):
+    """One whose items can't be told."""
+
+    def items(self) -> Any:
+        raise RuntimeError
+
+
 @dataclass
 class Parent:
     """One whose child knows it."""
@@ -166,6 +174,9 @@ def test_an_event_that_has_no_end_is_shortened() -> None:
     assert json.loads(json.dumps_shortened(_itself())) == ["l" * 200_000, "<builtins.list>"]
     assert json.dumps_shortened(deep) == b"[" * 20 + b'"<builtins.list>"' + b"]" * 20
     assert json.dumps_shortened({"a": {1, 2}}) == json.dumps({"a": {1, 2}})
+    table = {"index": [0], "columns": ["dtype"], "data": [[1]]}
+    assert json.loads(json.dumps_shortened([deep, pd.DataFrame({"dtype": [1]})]))[1] == table
+    assert json.dumps_shortened([deep, Endless()]) == b'"<builtins.list>"'
 
 
 async def test_a_value_that_contains_itself_is_refused_in_pieces_too() -> None:

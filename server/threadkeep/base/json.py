@@ -117,7 +117,11 @@ def dumps_shortened(value: object) -> bytes:
     try:
         return dumps(value)
     except Unserializable:
+        pass
+    try:
         return dumps(_shortened(value, SHORT_DEPTH, {}))
+    except Exception:  # noqa: BLE001 - attributes and iteration are code of the graph's author
+        return dumps(_name(value))
 
 
 async def dumps_apart(value: object, *, size: int) -> bytes:
@@ -435,7 +439,9 @@ def _plain(value: Any, depth: int) -> Any:
 
 def _shortened(value: Any, depth: int, shown: dict[int, object]) -> object:
     """Return plain values in which each object occurs once. `shown` also keeps them, because a free id is used again."""
-    if value is None or isinstance(value, (*SCALARS, Enum, orjson.Fragment)) or _is_plain_numpy(value):
+    if value is None or isinstance(value, (*SCALARS, Enum, orjson.Fragment)):
+        return value
+    if type(value).__module__ == "numpy" and _is_plain_numpy(value):
         return value
     if depth == 0 or id(value) in shown:
         return _name(value)
