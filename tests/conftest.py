@@ -73,6 +73,7 @@ LONG_FILES = (
     "faults/test_stops.py",
     "faults/test_kills.py",
     "mcp/test_tasks.py",
+    "postgres/test_embedded.py",
     "test_dev.py",
     "test_stop.py",
     "api/test_protocol_stop.py",
