@@ -69,8 +69,8 @@ async def url(settings: Settings) -> AsyncIterator[str]:
 
 async def _counted(client: LangGraphClient, size: int, steps: int) -> str:
     thread_id = (await client.threads.create())["thread_id"]
-    given = {"blob": "x" * size, "steps": steps}
-    await client.runs.wait(thread_id, "counting", input=given, config={"recursion_limit": steps + 5})
+    graph_input = {"blob": "x" * size, "steps": steps}
+    await client.runs.wait(thread_id, "counting", input=graph_input, config={"recursion_limit": steps + 5})
     return thread_id
 
 
@@ -146,8 +146,8 @@ async def test_subgraphs_count_with_the_state(client: LangGraphClient) -> None:
 
 async def test_an_answer_larger_than_a_part_is_sent_whole(http: httpx.AsyncClient) -> None:
     thread_id = (await http.post("/threads", json={})).json()["thread_id"]
-    given = {"assistant_id": "counting", "input": {"blob": "x" * 900_000}}
-    await http.post(f"/threads/{thread_id}/runs/wait", json=given, timeout=WAIT_S)
+    run_body = {"assistant_id": "counting", "input": {"blob": "x" * 900_000}}
+    await http.post(f"/threads/{thread_id}/runs/wait", json=run_body, timeout=WAIT_S)
 
     answer = await http.get(f"/threads/{thread_id}/state")
 
@@ -159,11 +159,11 @@ async def _pages(http: httpx.AsyncClient, path: str, body: dict[str, Any] | None
     """All pages of a listing, each asked for at the offset that the one before named."""
     pages, offset = list[list[dict[str, Any]]](), 0
     while True:
-        asked = {"limit": 100, "offset": offset}
+        parameters = {"limit": 100, "offset": offset}
         if body is None:
-            answer = await http.get(path, params=asked)
+            answer = await http.get(path, params=parameters)
         else:
-            answer = await http.post(path, json=body | asked)
+            answer = await http.post(path, json=body | parameters)
         assert answer.status_code == 200, answer.text[:300]
         assert len(answer.content) <= ANSWER_BYTES
         items: Any = answer.json()
@@ -186,8 +186,8 @@ async def test_a_search_for_threads_ends_before_the_limit_and_goes_on(
     assert [[thread["thread_id"] for thread in page] for page in pages] == [made[:3], made[3:]]
     assert all(thread["values"]["blob"] == "x" * 300_000 for page in pages for thread in page)
     assert [len(page) for page in without_values] == [5]
-    found = await client.threads.search(limit=100)
-    assert len(found) == 3
+    matches = await client.threads.search(limit=100)
+    assert len(matches) == 3
 
 
 async def test_a_thread_above_the_answer_limit_is_refused_with_its_position(
@@ -195,11 +195,11 @@ async def test_a_thread_above_the_answer_limit_is_refused_with_its_position(
 ) -> None:
     await _counted(client, ANSWER_BYTES, steps=1)
     small = await _counted(client, 10, steps=1)
-    asked = {"sort_by": "created_at", "sort_order": "asc", "limit": 5}
+    parameters = {"sort_by": "created_at", "sort_order": "asc", "limit": 5}
 
-    refused = await http.post("/threads/search", json=asked)
-    behind = await http.post("/threads/search", json=asked | {"offset": 1})
-    selected = await http.post("/threads/search", json=asked | {"select": ["thread_id", "metadata"]})
+    refused = await http.post("/threads/search", json=parameters)
+    behind = await http.post("/threads/search", json=parameters | {"offset": 1})
+    selected = await http.post("/threads/search", json=parameters | {"select": ["thread_id", "metadata"]})
 
     assert (refused.status_code, refused.json()["code"]) == (422, "answer-too-large")
     assert refused.json()["detail"].startswith("the entry at offset 0 takes 1,00")
@@ -209,14 +209,14 @@ async def test_a_thread_above_the_answer_limit_is_refused_with_its_position(
 
 async def test_compressed_values_count_with_their_full_size(http: httpx.AsyncClient) -> None:
     thread_id = (await http.post("/threads", json={})).json()["thread_id"]
-    asked = {"assistant_id": "counting", "input": {"blob": "x" * 300_000}}
+    run_body = {"assistant_id": "counting", "input": {"blob": "x" * 300_000}}
     for _ in range(5):
-        await http.post(f"/threads/{thread_id}/runs", json=asked)
+        await http.post(f"/threads/{thread_id}/runs", json=run_body)
 
     pages = await _pages(http, f"/threads/{thread_id}/runs", None)
 
     assert [len(page) for page in pages] == [3, 2]
-    assert all(run["kwargs"]["input"] == asked["input"] for page in pages for run in page)
+    assert all(run["kwargs"]["input"] == run_body["input"] for page in pages for run in page)
 
 
 async def test_crons_are_listed_in_bounded_pages(http: httpx.AsyncClient) -> None:

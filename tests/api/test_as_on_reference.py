@@ -66,9 +66,9 @@ async def test_a_question_stays_open_if_only_the_other_one_is_answered(client: L
     answer: Any = await client.runs.wait(thread_id, "two_questions", command={"resume": {first["id"]: "a"}})
 
     assert answer == {"items": ["a"], "__interrupt__": [second]}
-    found: Any = await client.threads.get(thread_id)
-    assert found["status"] == "interrupted"
-    assert [item["value"] for several in found["interrupts"].values() for item in several] == [second["value"]]
+    thread_row: Any = await client.threads.get(thread_id)
+    assert thread_row["status"] == "interrupted"
+    assert [item["value"] for several in thread_row["interrupts"].values() for item in several] == [second["value"]]
 
 
 async def test_run_has_the_metadata_of_its_assistant_and_thread_and_of_both_fields(client: LangGraphClient) -> None:
@@ -146,13 +146,13 @@ async def test_debug_has_the_ids_of_checkpoints_and_the_classes_of_errors(client
     """Protocol: stream mode `debug`."""
     thread = await client.threads.create()
     streamed = client.runs.stream(thread["thread_id"], "failing", input={"items": []}, stream_mode="debug")
-    told = [part.data async for part in streamed if part.event == "debug"]
+    received = [part.data async for part in streamed if part.event == "debug"]
 
-    first, second = [item["payload"] for item in told if item["type"] == "checkpoint"][:2]
+    first, second = [item["payload"] for item in received if item["type"] == "checkpoint"][:2]
     assert first["parent_checkpoint"] is None
     assert second["parent_checkpoint"] == first["checkpoint"]
     assert set(first["checkpoint"]) == {"thread_id", "checkpoint_ns", "checkpoint_id"}
-    failed = told[-1]["payload"]
+    failed = received[-1]["payload"]
     assert failed["error"] == {"error": "ValueError", "message": "the node failed"}
 
 
@@ -162,5 +162,5 @@ async def test_a_search_returns_the_latest_used_threads_first(client: LangGraphC
     newer = await client.threads.create()
     await client.runs.wait(older["thread_id"], "chain", input={"items": []})
 
-    found = await client.threads.search()
-    assert [thread["thread_id"] for thread in found] == [older["thread_id"], newer["thread_id"]]
+    threads = await client.threads.search()
+    assert [thread["thread_id"] for thread in threads] == [older["thread_id"], newer["thread_id"]]

@@ -162,8 +162,8 @@ async def test_answer_is_the_output_and_state_is_whole(
     assert (await client.threads.get(thread_id))["values"] == state
     assert (await client.threads.get_state(thread_id))["values"] == state
     assert (await client.threads.get_history(thread_id))[0]["values"] == state
-    [found] = await client.threads.search(values=state) if isinstance(state, dict) else [{"values": state}]
-    assert found["values"] == state
+    [match] = await client.threads.search(values=state) if isinstance(state, dict) else [{"values": state}]
+    assert match["values"] == state
 
 
 @pytest.mark.parametrize("graph", ["narrow", "made", "parent"])
@@ -179,15 +179,15 @@ async def test_streamed_values_and_updates_are_of_the_output(
     values = [data for event, data in parts if event == "values"]
     assert values[-1] == ANSWER
     assert all(set(one) <= {"answer"} for one in values)
-    told = [data for event, data in parts if event == "updates"]
-    assert told == ([{"child": ANSWER}] if graph == "parent" else [{"think": None}, {"reply": ANSWER}])
+    received = [data for event, data in parts if event == "updates"]
+    assert received == ([{"child": ANSWER}] if graph == "parent" else [{"think": None}, {"reply": ANSWER}])
     ended = [data for event, data in parts if event == "events" and not data["parent_ids"]]
     assert ended[-1]["data"]["output"] == ANSWER
 
 
 async def _told(http: httpx.AsyncClient, method: str, url: str, end: str, **options: Any) -> list[tuple[str, Any]]:
     """Name and data of each event, up to the one whose data has `end` in it."""
-    told: list[tuple[str, Any]] = []
+    received: list[tuple[str, Any]] = []
     name = ""
     with anyio.fail_after(WAIT_S):
         async with http.stream(method, url, **options) as answer:
@@ -195,10 +195,10 @@ async def _told(http: httpx.AsyncClient, method: str, url: str, end: str, **opti
                 if line.startswith("event: "):
                     name = line.removeprefix("event: ")
                 elif line.startswith("data: "):
-                    told.append((name, json.loads(line.removeprefix("data: "))))
+                    received.append((name, json.loads(line.removeprefix("data: "))))
                     if end in line:
                         break
-    return told
+    return received
 
 
 @pytest.mark.parametrize("live", [True, False])
@@ -213,27 +213,27 @@ async def test_followers_of_a_thread_see_the_output(http: httpx.AsyncClient, liv
 
     channels = {"channels": ["values", "updates", "lifecycle"]}
     events = f"/threads/{thread_id}/stream/events"
-    told = [one["params"] for _, one in await _told(http, "POST", events, '"completed"', json=channels)]
+    received = [one["params"] for _, one in await _told(http, "POST", events, '"completed"', json=channels)]
     first = await _told(http, "GET", f"/threads/{thread_id}/stream", "run_done", headers={"last-event-id": "-1"})
 
-    assert [one["data"] for one in told if "values" in one["data"]] == [
+    assert [one["data"] for one in received if "values" in one["data"]] == [
         {"node": "think", "values": None},
         {"node": "reply", "values": ANSWER},
     ]
-    states = [one["data"] for one in told if one["data"] == {} or "answer" in one["data"]]
+    states = [one["data"] for one in received if one["data"] == {} or "answer" in one["data"]]
     assert states == [ANSWER]
     assert [data for name, data in first if name == "values"] == [ANSWER]
-    assert "private" not in str([told, *(one for one in first if one[0] in {"values", "updates"})])
+    assert "private" not in str([received, *(one for one in first if one[0] in {"values", "updates"})])
 
 
 async def test_question_comes_with_the_output(client: LangGraphClient) -> None:
     """A wait that ends in a question, then a join of it, then its answer."""
     thread_id = (await client.threads.create())["thread_id"]
-    asked: Any = await client.runs.wait(thread_id, "narrow", input={"question": "ask"})
+    answered: Any = await client.runs.wait(thread_id, "narrow", input={"question": "ask"})
     [run] = await client.runs.list(thread_id)
 
-    [question] = asked.pop("__interrupt__")
-    assert asked == {}
+    [question] = answered.pop("__interrupt__")
+    assert answered == {}
     joined: Any = await client.runs.join(thread_id, run["run_id"])
     assert joined == {"__interrupt__": [{"id": question["id"], "value": "really?"}]}
     held = {"question": "ask", "private": "for the graph alone"}
@@ -279,9 +279,9 @@ async def test_output_that_was_never_written_is_an_object_without_keys(client: L
 async def test_thread_of_a_failed_run_holds_the_whole_state(client: LangGraphClient) -> None:
     """Ours: what was reached before the error."""
     thread_id = (await client.threads.create())["thread_id"]
-    told: Any = await client.runs.wait(thread_id, "narrow", input={"question": "fail"}, raise_error=False)
+    received: Any = await client.runs.wait(thread_id, "narrow", input={"question": "fail"}, raise_error=False)
 
-    assert told == {"__error__": {"error": "ValueError", "message": "no answer"}}
+    assert received == {"__error__": {"error": "ValueError", "message": "no answer"}}
     assert (await client.threads.get(thread_id))["values"] == {"question": "fail", "private": "for the graph alone"}
 
 

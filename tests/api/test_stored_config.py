@@ -69,13 +69,13 @@ async def test_config_with_parts_of_another_type_is_refused(url: str, config: ob
         thread_id = (await http.post("/threads", json={})).json()["thread_id"]
         body = {"assistant_id": "chain", "schedule": "* * * * *", "config": config}
         paths = ("/runs", f"/threads/{thread_id}/runs/wait", f"/threads/{thread_id}/runs/stream", "/runs/crons")
-        found = [(await http.post(path, json=body)).status_code for path in paths]
-        found.append((await http.post("/runs/batch", json=[body])).status_code)
+        results = [(await http.post(path, json=body)).status_code for path in paths]
+        results.append((await http.post("/runs/batch", json=[body])).status_code)
         command = {"id": 1, "method": "run.start", "params": body}
-        told = (await http.post(f"/threads/{thread_id}/commands", json=command)).json()
+        reply = (await http.post(f"/threads/{thread_id}/commands", json=command)).json()
 
-    assert found == [422] * 5
-    assert (told["type"], told["error"]) == ("error", "invalid_argument")
+    assert results == [422] * 5
+    assert (reply["type"], reply["error"]) == ("error", "invalid_argument")
 
 
 @pytest.mark.parametrize("limit", [0, -1, 10**9, True, "5"])
@@ -84,9 +84,9 @@ async def test_recursion_limit_of_an_assistant_is_capped_too(url: str, limit: in
     async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         body = {"graph_id": "chain", "config": {"recursion_limit": limit}}
         made = (await http.post("/assistants", json={"graph_id": "chain"})).json()["assistant_id"]
-        found = [await http.post("/assistants", json=body), await http.patch(f"/assistants/{made}", json=body)]
+        results = [await http.post("/assistants", json=body), await http.patch(f"/assistants/{made}", json=body)]
 
-    assert [answer.status_code for answer in found] == [422, 422]
+    assert [answer.status_code for answer in results] == [422, 422]
 
 
 @pytest.mark.parametrize("config", [*NO_OBJECTS, *({"configurable": each} for each in NO_OBJECTS)], ids=str)
@@ -94,7 +94,7 @@ async def test_config_of_a_thread_must_be_an_object_too(url: str, config: object
     """Issue: where it has no effect, one that is no object is a mistake all the same."""
     async with httpx.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         thread_id = (await http.post("/threads", json={"metadata": {"graph_id": "chain"}})).json()["thread_id"]
-        found = [
+        results = [
             await http.post("/threads", json={"config": config}),
             await http.patch(f"/threads/{thread_id}", json={"metadata": {}, "config": config}),
             await http.post(f"/threads/{thread_id}/state", json={"values": {"items": []}, "config": config}),
@@ -104,7 +104,7 @@ async def test_config_of_a_thread_must_be_an_object_too(url: str, config: object
             for each in NO_OBJECTS
         ]
 
-    assert [answer.status_code for answer in (*found, *before)] == [422] * 7
+    assert [answer.status_code for answer in (*results, *before)] == [422] * 7
 
 
 @pytest.mark.parametrize("config", [*NO_OBJECTS, *({"configurable": each} for each in NO_OBJECTS)], ids=str)
@@ -116,10 +116,10 @@ async def test_config_of_an_answer_must_be_an_object_too(url: str, config: objec
         asked = (await http.post(f"/threads/{thread_id}/runs/wait", json=run)).json()
         params = {"interrupt_id": asked["__interrupt__"][0]["id"], "response": 1, "config": config}
         command = {"id": 1, "method": "input.respond", "params": params}
-        told = await http.post(f"/threads/{thread_id}/commands", json=command)
+        reply = await http.post(f"/threads/{thread_id}/commands", json=command)
 
-    assert told.status_code == 200
-    assert (told.json()["type"], told.json()["error"]) == ("error", "invalid_argument")
+    assert reply.status_code == 200
+    assert (reply.json()["type"], reply.json()["error"]) == ("error", "invalid_argument")
 
 
 async def test_a_state_that_its_graph_refuses_is_reported(url: str) -> None:

@@ -17,10 +17,10 @@ def url(emptied_server: str) -> str:
     return emptied_server
 
 
-async def events(client: LangGraphClient, graph: str, given: Any, **options: Any) -> list[tuple[str, Any]]:
+async def events(client: LangGraphClient, graph: str, graph_input: Any, **options: Any) -> list[tuple[str, Any]]:
     """All events of a run on a new thread."""
     thread = await client.threads.create()
-    parts = client.runs.stream(thread["thread_id"], graph, input=given, **options)
+    parts = client.runs.stream(thread["thread_id"], graph, input=graph_input, **options)
     return [(part.event, part.data) async for part in parts]
 
 
@@ -39,16 +39,19 @@ async def test_a_stream_begins_with_metadata_and_has_the_state_after_each_step(c
 
 async def test_updates_name_the_node(client: LangGraphClient) -> None:
     """Protocol: `updates`."""
-    found = await events(client, "chain", {"items": []}, stream_mode="updates")
+    received = await events(client, "chain", {"items": []}, stream_mode="updates")
 
-    assert found[1:] == [("updates", {"first": {"items": ["first"]}}), ("updates", {"second": {"items": ["second"]}})]
+    assert received[1:] == [
+        ("updates", {"first": {"items": ["first"]}}),
+        ("updates", {"second": {"items": ["second"]}}),
+    ]
 
 
 async def test_several_modes_come_in_one_stream(client: LangGraphClient) -> None:
     """Protocol: any set of modes."""
-    found = await events(client, "writing", {"items": []}, stream_mode=["updates", "custom", "values"])
+    received = await events(client, "writing", {"items": []}, stream_mode=["updates", "custom", "values"])
 
-    assert found[1:] == [
+    assert received[1:] == [
         ("values", {"items": []}),
         ("custom", {"progress": 1}),
         ("updates", {"write": {"items": ["written"]}}),
@@ -59,17 +62,17 @@ async def test_several_modes_come_in_one_stream(client: LangGraphClient) -> None
 async def test_mode_lifecycle_of_the_sdks_is_accepted(client: LangGraphClient) -> None:
     """Ours: both SDKs have it, and LangGraph sends nothing in it (langgraph issue 7986)."""
     modes: Any = ["values", "lifecycle"]
-    found = await events(client, "writing", {"items": []}, stream_mode=modes)
+    received = await events(client, "writing", {"items": []}, stream_mode=modes)
 
-    assert found[1:] == [("values", {"items": []}), ("values", {"items": ["written"]})]
+    assert received[1:] == [("values", {"items": []}), ("values", {"items": ["written"]})]
 
 
 async def test_tokens_come_one_by_one_with_their_metadata(client: LangGraphClient) -> None:
     """Protocol: `messages-tuple`."""
     messages = {"messages": [{"role": "user", "content": "hi"}]}
-    found = await events(client, "speaking", messages, stream_mode="messages-tuple")
+    received = await events(client, "speaking", messages, stream_mode="messages-tuple")
 
-    tokens = [data for name, data in found if name == "messages"]
+    tokens = [data for name, data in received if name == "messages"]
     assert "".join(chunk["content"] for chunk, _ in tokens) == "word0 word1 word2 word3 word4"
     assert len(tokens) >= 5
     chunk, metadata = tokens[0]
@@ -81,69 +84,69 @@ async def test_tokens_come_one_by_one_with_their_metadata(client: LangGraphClien
 async def test_messages_mode_sends_the_message_so_far(client: LangGraphClient) -> None:
     """Protocol: `messages`: metadata once, then partial messages."""
     messages = {"messages": [{"role": "user", "content": "hi"}]}
-    found = await events(client, "speaking", messages, stream_mode="messages")
+    received = await events(client, "speaking", messages, stream_mode="messages")
 
-    names = [name for name, _ in found[1:]]
+    names = [name for name, _ in received[1:]]
     assert names[0] == "messages/metadata"
     assert set(names[1:]) == {"messages/partial"}
-    assert found[-1][1][0]["content"] == "word0 word1 word2 word3 word4"
-    assert found[-1][1][0]["type"] == "ai"
+    assert received[-1][1][0]["content"] == "word0 word1 word2 word3 word4"
+    assert received[-1][1][0]["type"] == "ai"
 
 
 async def test_tasks_checkpoints_and_debug_have_their_events(client: LangGraphClient) -> None:
     """Protocol: `tasks`, `checkpoints`, `debug`; a checkpoint's config holds the ids and nothing of the server's."""
-    found = await events(client, "chain", {"items": []}, stream_mode=["tasks", "checkpoints", "debug"])
+    received = await events(client, "chain", {"items": []}, stream_mode=["tasks", "checkpoints", "debug"])
 
-    tasks = [data for name, data in found if name == "tasks"]
+    tasks = [data for name, data in received if name == "tasks"]
     assert [task["name"] for task in tasks] == ["first", "first", "second", "second"]
     assert tasks[1]["result"] == {"items": ["first"]}
-    checkpoints = [data for name, data in found if name == "checkpoints"]
+    checkpoints = [data for name, data in received if name == "checkpoints"]
     assert [checkpoint["next"] for checkpoint in checkpoints] == [["__start__"], ["first"], ["second"], []]
     assert {"thread_id", "checkpoint_id", "checkpoint_ns"} <= set(checkpoints[-1]["config"]["configurable"])
     assert not [key for key in checkpoints[-1]["config"]["configurable"] if key.startswith("__")]
-    assert {data["type"] for name, data in found if name == "debug"} == {"checkpoint", "task", "task_result"}
+    assert {data["type"] for name, data in received if name == "debug"} == {"checkpoint", "task", "task_result"}
 
 
 async def test_events_mode_is_langchains_own(client: LangGraphClient) -> None:
     """Protocol: `events`, beside another mode."""
-    found = await events(client, "chain", {"items": []}, stream_mode=["events", "values"])
+    received = await events(client, "chain", {"items": []}, stream_mode=["events", "values"])
 
-    kinds = [data["event"] for name, data in found if name == "events"]
+    kinds = [data["event"] for name, data in received if name == "events"]
     assert (kinds[0], kinds[-1]) == ("on_chain_start", "on_chain_end")
-    assert [data for name, data in found if name == "values"][-1] == {"items": ["first", "second"]}
+    assert [data for name, data in received if name == "values"][-1] == {"items": ["first", "second"]}
 
 
 async def test_events_of_subgraphs_have_their_namespace(client: LangGraphClient) -> None:
     """Protocol: `stream_subgraphs`: the name carries the namespace."""
-    found = await events(client, "parent", {"items": []}, stream_mode="updates", stream_subgraphs=True)
+    received = await events(client, "parent", {"items": []}, stream_mode="updates", stream_subgraphs=True)
 
-    (inner,) = [name for name, _ in found if name.startswith("updates|child:")]
-    assert dict(found)[inner] == {"inner": {"items": ["first"]}}
+    (inner,) = [name for name, _ in received if name.startswith("updates|child:")]
+    assert dict(received)[inner] == {"inner": {"items": ["first"]}}
     assert dict(await events(client, "parent", {"items": []}, stream_mode="updates")).keys() == {"metadata", "updates"}
 
 
 async def test_an_interrupt_is_the_last_event(client: LangGraphClient) -> None:
     """Protocol: `__interrupt__` in values and updates."""
-    found = await events(client, "asking", {"items": []}, stream_mode=["values", "updates"])
+    received = await events(client, "asking", {"items": []}, stream_mode=["values", "updates"])
 
-    (asked,) = dict(found)["values"]["__interrupt__"]
-    assert asked["value"] == {"question": "which?"}
-    assert set(asked) == {"value", "id", "response_schema"}
-    assert {"__interrupt__": [asked]} in [data for name, data in found if name == "updates"]
+    (interrupt,) = dict(received)["values"]["__interrupt__"]
+    assert interrupt["value"] == {"question": "which?"}
+    assert set(interrupt) == {"value", "id", "response_schema"}
+    assert {"__interrupt__": [interrupt]} in [data for name, data in received if name == "updates"]
 
 
 async def test_failure_is_an_error_event(client: LangGraphClient) -> None:
     """Protocol: the last event of a failed run."""
-    found = await events(client, "failing", {"items": []})
+    received = await events(client, "failing", {"items": []})
 
-    assert found[-1] == ("error", {"error": "ValueError", "message": "the node failed"})
+    assert received[-1] == ("error", {"error": "ValueError", "message": "the node failed"})
 
 
 async def test_stateless_stream_needs_no_thread(client: LangGraphClient) -> None:
     """Protocol: POST /runs/stream."""
-    found = [(part.event, part.data) async for part in client.runs.stream(None, "chain", input={"items": []})]
+    received = [(part.event, part.data) async for part in client.runs.stream(None, "chain", input={"items": []})]
 
-    assert found[-1] == ("values", {"items": ["first", "second"]})
+    assert received[-1] == ("values", {"items": ["first", "second"]})
 
 
 async def test_frames_headers_and_ids_are_as_the_clients_read_them(http: httpx.AsyncClient) -> None:
@@ -173,18 +176,18 @@ async def test_a_reader_that_joins_a_running_run_gets_its_further_events(client:
     thread = await client.threads.create()
     run = await client.runs.create(thread["thread_id"], "gated", input={"items": []})
     await gate.entered()
-    found: list[tuple[str, Any]] = []
+    received: list[tuple[str, Any]] = []
 
     async def read() -> None:
         joined = client.runs.join_stream(thread["thread_id"], run["run_id"])
-        found.extend([(part.event, part.data) async for part in joined])
+        received.extend([(part.event, part.data) async for part in joined])
 
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
             await _all_wait()
             gate.open()
-    assert found[-1] == ("values", {"items": ["gated"]})
+    assert received[-1] == ("values", {"items": ["gated"]})
 
 
 async def test_stateless_run_is_joined_and_stopped_by_its_headers_while_it_runs(
@@ -195,10 +198,10 @@ async def test_stateless_run_is_joined_and_stopped_by_its_headers_while_it_runs(
     async with http.stream("POST", "/runs/stream", json=body) as lost:
         await gate.entered()
     run = lost.headers["content-location"]
-    found: list[str] = []
+    received: list[str] = []
 
     async def read(path: str) -> None:
-        found.append((await http.get(path, headers={"last-event-id": "-1"})).text)
+        received.append((await http.get(path, headers={"last-event-id": "-1"})).text)
 
     with anyio.fail_after(5):
         async with anyio.create_task_group() as tasks:
@@ -206,7 +209,7 @@ async def test_stateless_run_is_joined_and_stopped_by_its_headers_while_it_runs(
             tasks.start_soon(read, f"{run}/join")
             await _all_wait()
             gate.open()
-    stream, answer = sorted(found, key=len, reverse=True)
+    stream, answer = sorted(received, key=len, reverse=True)
     assert lost.headers["location"] == f"{run}/stream"
     assert stream.startswith("event: metadata")
     assert stream.count('data: {"items":["in","gated"]}') == 1

@@ -66,11 +66,11 @@ async def statuses(
     content: bytes | None = None,
 ) -> dict[str, int]:
     """The status of each request, by its name."""
-    found: dict[str, int] = {}
+    results: dict[str, int] = {}
     for method, path in requests:
         answer = await http.request(method, filled(path), headers=headers, content=content)
-        found[f"{method} {path}"] = answer.status_code
-    return found
+        results[f"{method} {path}"] = answer.status_code
+    return results
 
 
 ROUTES = [(one.method, one.path) for one in TABLE]
@@ -80,10 +80,10 @@ WRITES = [(method, path) for method, path in ROUTES if method != "GET"]
 @pytest.mark.parametrize("headers", FOREIGN, ids=str)
 async def test_no_route_answers_a_foreign_page(http: httpx.AsyncClient, headers: Mapping[str, str]) -> None:
     """Issue: 403 on every line of the table, reads too, and a preflight allows nothing."""
-    found = await statuses(http, ROUTES, {"content-type": "application/json", **headers}, b"{}")
+    results = await statuses(http, ROUTES, {"content-type": "application/json", **headers}, b"{}")
 
-    assert found == dict.fromkeys(found, 403)
-    assert len(found) == len(TABLE)
+    assert results == dict.fromkeys(results, 403)
+    assert len(results) == len(TABLE)
 
 
 @pytest.mark.parametrize("origin", [EVIL, "null"])
@@ -103,17 +103,17 @@ async def test_no_route_takes_a_write_that_needs_no_preflight(
     http: httpx.AsyncClient, media: str, content: bytes
 ) -> None:
     """Issue: 415, whoever sends it, with and without a body."""
-    found = await statuses(http, WRITES, {"content-type": media}, content)
+    results = await statuses(http, WRITES, {"content-type": media}, content)
 
-    assert found == dict.fromkeys(found, 415)
-    assert len(found) == len(WRITES)
+    assert results == dict.fromkeys(results, 415)
+    assert len(results) == len(WRITES)
 
 
 async def test_a_page_must_name_the_type_of_its_body(http: httpx.AsyncClient) -> None:
     """Issue: `fetch` can send a body without a type."""
-    found = await statuses(http, WRITES, {"origin": HERE}, b"{}")
+    results = await statuses(http, WRITES, {"origin": HERE}, b"{}")
 
-    assert found == dict.fromkeys(found, 415)
+    assert results == dict.fromkeys(results, 415)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +127,10 @@ async def test_no_route_answers_for_a_name_that_is_not_this_machines(http: httpx
         "sec-fetch-site": "same-origin",
         "content-type": "application/json",
     }
-    found = await statuses(http, ROUTES, headers, b"{}")
+    results = await statuses(http, ROUTES, headers, b"{}")
 
-    assert found == dict.fromkeys(found, 421)
-    assert len(found) == len(TABLE)
+    assert results == dict.fromkeys(results, 421)
+    assert len(results) == len(TABLE)
 
 
 async def handshake(url: str, path: str, headers: Mapping[str, str]) -> int:
@@ -223,17 +223,17 @@ async def test_origins_that_cors_names_may_call_and_no_others(settings: Settings
     cors = {"allow_origins": ["https://app.example"], "allow_origin_regex": r"https://\w+\.preview\.example"}
     project = Project.model_validate({"root": tmp_path, "graphs": {"g": "g.py:g"}, "http": {"cors": cors}})
     private = {"access-control-request-method": "POST", "access-control-request-private-network": "true"}
-    found: dict[str, tuple[int, int, str | None]] = {}
+    results: dict[str, tuple[int, int, str | None]] = {}
     async with serving(settings, project=project) as url, httpx.AsyncClient(base_url=url) as http:
         for origin in ("https://app.example", "https://a.preview.example", HERE, "https://x.preview.example.evil"):
             answer = await http.post("/threads", json={}, headers={"origin": origin, "sec-fetch-site": "cross-site"})
             preflight = await http.options("/threads", headers={"origin": origin, **private})
             opened = await handshake(url, PATHS[0], {"origin": origin})
-            found[origin] = answer.status_code, opened, preflight.headers.get("access-control-allow-private-network")
+            results[origin] = answer.status_code, opened, preflight.headers.get("access-control-allow-private-network")
             if answer.status_code == 200:
                 assert "retry-after" in answer.headers["access-control-expose-headers"]
 
-    assert found == {
+    assert results == {
         "https://app.example": (200, 101, "true"),
         "https://a.preview.example": (200, 101, "true"),
         HERE: (403, 403, None),
@@ -272,11 +272,11 @@ async def test_probes_ask_by_any_name_where_other_machines_reach_the_server(sett
     chosen = settings.model_copy(update={"host": "0.0.0.0", "allow_unauthenticated": True})  # noqa: S104
     asked = {"host": "backend-7"}
     async with serving(chosen) as url, httpx.AsyncClient(base_url=url) as http:
-        found = {
+        results = {
             path: (await http.get(path, headers=asked)).status_code for path in ("/ok", "/livez", "/readyz", "/info")
         }
 
-    assert found == {"/ok": 200, "/livez": 200, "/readyz": 200, "/info": 421}
+    assert results == {"/ok": 200, "/livez": 200, "/readyz": 200, "/info": 421}
 
 
 async def test_callers_that_are_authenticated_may_use_any_name(settings: Settings) -> None:
@@ -296,7 +296,7 @@ async def test_clients_that_are_not_browsers_notice_nothing(http: httpx.AsyncCli
     """Issue: neither those that send no body, nor those that name another JSON type, nor those that name none."""
     thread = (await http.post("/threads", json={})).json()["thread_id"]
     query = "/query?query=hello"
-    found = [
+    results = [
         await http.post(query),
         await http.post(query, headers={"content-type": "application/json"}),
         await http.post(query, headers={"content-type": "application/octet-stream", "content-length": "0"}),
@@ -307,7 +307,7 @@ async def test_clients_that_are_not_browsers_notice_nothing(http: httpx.AsyncCli
         await http.request("DELETE", f"/threads/{thread}"),
     ]
 
-    assert [answer.status_code for answer in found] == [200] * 7 + [204]
+    assert [answer.status_code for answer in results] == [200] * 7 + [204]
 
 
 @pytest.mark.parametrize("headers", [{"origin": EVIL}, {"sec-fetch-site": "cross-site"}, {}], ids=str)

@@ -37,9 +37,9 @@ SECRET = "a-secret-of-thirty-two-bytes-....."
 
 def token(key: Any = RSA, alg: str = "RS256", kid: str | None = "one", **claims: Any) -> str:
     """A token as the issuer makes it, unless `claims` say otherwise; None takes a claim away."""
-    said = {"iss": ISSUER, "aud": AUDIENCE, "sub": "ada", "exp": time.time() + 60} | claims
+    payload = {"iss": ISSUER, "aud": AUDIENCE, "sub": "ada", "exp": time.time() + 60} | claims
     head = {"kid": kid} if kid else {}
-    return pyjwt.encode({name: value for name, value in said.items() if value is not None}, key, alg, headers=head)
+    return pyjwt.encode({name: value for name, value in payload.items() if value is not None}, key, alg, headers=head)
 
 
 def jwk(key: Any, kid: str, **more: Any) -> dict[str, Any]:
@@ -333,8 +333,8 @@ def test_settings_that_leave_open_whose_tokens_count_stop_the_start(
 async def test_address_without_keys_stops_the_start(settings: Settings, issuer: Issuer, status_code: int) -> None:
     """Issue: an unreachable JWKS."""
     issuer.status, issuer.keys = status_code, []
-    found = door.load_jwt_authenticator(
+    authenticator = door.load_jwt_authenticator(
         jwt_settings(settings, jwt_jwks_url=issuer.url if status_code == 404 else "http://127.0.0.1:9/")
     )
     with pytest.raises(StartupError, match="THREADKEEP_JWT_JWKS_URL"):
-        await found.open()
+        await authenticator.open()

@@ -223,15 +223,15 @@ async def test_body_above_the_limit_is_answered_to_httpx(url: str, headers: dict
     """Issue: 413, not a reset, whether its length is told or not."""
     json_type = {"content-type": "application/json", **headers}
     async with httpx.AsyncClient(base_url=url, timeout=WAIT_S * 4) as http:
-        found = [(await http.post("/threads", content=BODY, headers=json_type)).status_code for _ in range(4)]
-        found += [(await http.post("/threads", content=in_parts(), headers=json_type)).status_code for _ in range(4)]
+        results = [(await http.post("/threads", content=BODY, headers=json_type)).status_code for _ in range(4)]
+        results += [(await http.post("/threads", content=in_parts(), headers=json_type)).status_code for _ in range(4)]
     with httpx.Client(base_url=url, timeout=WAIT_S * 4) as http:
-        found += [
+        results += [
             (await anyio.to_thread.run_sync(lambda: http.post("/threads", content=BODY, headers=json_type))).status_code
             for _ in range(4)
         ]
 
-    assert found == [413] * 12
+    assert results == [413] * 12
 
 
 async def test_body_of_100_mb_in_chunks_is_answered_to_httpx(url: str) -> None:

@@ -34,9 +34,9 @@ async def test_concurrent_runs_share_a_statement_and_each_gets_its_own_result(se
             for number, run_id in enumerate(runs):
                 worker = ids.uuid7() if number == 1 else WORKER
                 tasks.start_soon(recorder.write, RunEventBatch(run_id, worker, _said(f'"{number}"', '"more"')))
-        found = [await _read(api, run_id) for run_id in runs]
+        results = [await _read(api, run_id) for run_id in runs]
 
-    assert found == [['"0"', '"more"'], [], ['"2"', '"more"']]
+    assert results == [['"0"', '"more"'], [], ['"2"', '"more"']]
 
 
 async def test_a_failed_batch_does_not_fail_others(settings: Settings) -> None:
@@ -54,10 +54,10 @@ async def test_a_failed_batch_does_not_fail_others(settings: Settings) -> None:
         async with recording(api, Executions(), Lease()) as recorder, anyio.create_task_group() as tasks:
             for run_id, said in zip(runs, ['"good"', '"\x00"', '"good too"'], strict=True):
                 tasks.start_soon(write, run_id, said)
-        found = [await _read(api, run_id) for run_id in runs]
+        results = [await _read(api, run_id) for run_id in runs]
 
     assert failed == [runs[1]]
-    assert found == [['"good"'], [], ['"good too"']]
+    assert results == [['"good"'], [], ['"good too"']]
 
 
 async def test_events_that_have_left_the_ring_are_read_in_pages(settings: Settings) -> None:

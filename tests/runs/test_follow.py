@@ -31,7 +31,7 @@ async def test_run_of_another_process_is_followed(
 ) -> None:
     """Ours: the events of a foreground run are recorded as soon as a client asks another process for them."""
     http, elsewhere = replicas
-    told: list[str] = []
+    received: list[str] = []
     with anyio.fail_after(WAIT_S):
         async with anyio.create_task_group() as tasks:
             path = await running(http, gate, tasks)
@@ -39,9 +39,9 @@ async def test_run_of_another_process_is_followed(
                 lines = answer.aiter_lines()
                 assert await anext(lines) == "event: metadata"
                 gate.open()
-                told += [line async for line in lines]
+                received += [line async for line in lines]
 
-    assert 'data: {"items":["in","gated"]}' in told
+    assert 'data: {"items":["in","gated"]}' in received
 
 
 async def test_run_of_another_process_is_joined_without_a_delay(
@@ -49,19 +49,19 @@ async def test_run_of_another_process_is_joined_without_a_delay(
 ) -> None:
     """Ours: the end of the run wakes a client that joined at another process, before the slow poll does."""
     http, elsewhere = replicas
-    found: list[object] = []
+    answers: list[object] = []
     with anyio.fail_after(WAIT_S - 1):
         async with anyio.create_task_group() as tasks:
             path = await running(http, gate, tasks)
 
             async def join() -> None:
-                found.append((await elsewhere.get(f"{path}/join")).json())
+                answers.append((await elsewhere.get(f"{path}/join")).json())
 
             tasks.start_soon(join)
             await anyio.sleep(0.3)
             gate.open()
 
-    assert found == [ENDED]
+    assert answers == [ENDED]
 
 
 async def test_temporary_run_is_joined_elsewhere_and_after_its_end(
@@ -69,7 +69,7 @@ async def test_temporary_run_is_joined_elsewhere_and_after_its_end(
 ) -> None:
     """Ours: POST /runs deletes its thread some seconds after the end, and no search finds it meanwhile."""
     http, elsewhere = replicas
-    found: list[object] = []
+    answers: list[object] = []
     run = (await http.post("/runs", json=GATED)).json()
     path = f"/threads/{run['thread_id']}/runs/{run['run_id']}"
     await gate.entered()
@@ -77,13 +77,13 @@ async def test_temporary_run_is_joined_elsewhere_and_after_its_end(
         for one in replicas:
 
             async def join(one: httpx.AsyncClient = one) -> None:
-                found.append((await one.get(f"{path}/join")).json())
+                answers.append((await one.get(f"{path}/join")).json())
 
             tasks.start_soon(join)
         await anyio.sleep(0.1)
         gate.open()
 
-    assert found == [ENDED, ENDED]
+    assert answers == [ENDED, ENDED]
     assert (await elsewhere.get(f"{path}/join")).json() == ENDED
     stream = await elsewhere.get(f"{path}/stream", headers={"last-event-id": "-1"})
     assert stream.text.count("event: values") == 2

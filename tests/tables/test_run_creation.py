@@ -52,24 +52,24 @@ async def _all(openings: RunCreator, *wanted: NewRun) -> list[RunCreation | psyc
 
 async def _all_of(openings: RunCreator, *wanted: tuple[Filters, NewRun]) -> list[RunCreation | psycopg.Error]:
     """The same, each asked for by a caller."""
-    found: dict[int, RunCreation | psycopg.Error] = {}
+    created: dict[int, RunCreation | psycopg.Error] = {}
 
     async def ask(number: int, filters: Filters, new: NewRun) -> None:
         try:
-            found[number] = await openings.create_run(filters, new)
+            created[number] = await openings.create_run(filters, new)
         except psycopg.Error as error:
-            found[number] = error
+            created[number] = error
 
     with anyio.fail_after(WAIT_S):
         async with anyio.create_task_group() as tasks:
             for number, (filters, new) in enumerate(wanted):
                 tasks.start_soon(ask, number, filters, new)
-    return [found[number] for number in range(len(wanted))]
+    return [created[number] for number in range(len(wanted))]
 
 
-def _of(found: RunCreation | psycopg.Error) -> tuple[str | None, bool]:
-    assert isinstance(found, RunCreation)
-    return found.run and found.run.status, found.thread_created
+def _of(created: RunCreation | psycopg.Error) -> tuple[str | None, bool]:
+    assert isinstance(created, RunCreation)
+    return created.run and created.run.status, created.thread_created
 
 
 async def test_each_request_of_a_batch_gets_its_own_result(openings: RunCreator) -> None:
@@ -82,10 +82,15 @@ async def test_each_request_of_a_batch_gets_its_own_result(openings: RunCreator)
         new_run(thread, WORKER),
     ]
 
-    found = await _all(openings, *wanted)
+    created = await _all(openings, *wanted)
 
-    assert [_of(one) for one in found] == [("running", True), ("running", True), ("running", True), ("pending", False)]
-    assert [one.run.run_id for one in found if isinstance(one, RunCreation) and one.run] == [
+    assert [_of(one) for one in created] == [
+        ("running", True),
+        ("running", True),
+        ("running", True),
+        ("pending", False),
+    ]
+    assert [one.run.run_id for one in created if isinstance(one, RunCreation) and one.run] == [
         new.run_id for new in wanted
     ]
 
@@ -197,10 +202,10 @@ async def test_a_run_on_a_missing_thread_is_not_created(openings: RunCreator) ->
     """Ours: nor are the others kept."""
     absent = replace(new_run(ids.uuid7(), WORKER), create_thread=False)
 
-    found, other = await _all(openings, absent, new_run(ids.uuid7(), WORKER))
+    created, other = await _all(openings, absent, new_run(ids.uuid7(), WORKER))
 
-    assert isinstance(found, RunCreation)
-    assert (found.run, found.thread_found) == (None, False)
+    assert isinstance(created, RunCreation)
+    assert (created.run, created.thread_found) == (None, False)
     assert _of(other) == ("running", True)
 
 
@@ -209,18 +214,18 @@ async def test_two_processes_that_create_the_same_threads_do_not_deadlock(api: P
     async with open_run_creator(api) as here, open_run_creator(api) as there:
         for _ in range(5):
             threads = [ids.uuid7() for _ in range(10)]
-            found: list[list[RunCreation | psycopg.Error]] = []
+            created: list[list[RunCreation | psycopg.Error]] = []
 
             async def ask(
-                openings: RunCreator, wanted: list[NewRun], found: list[list[RunCreation | psycopg.Error]]
+                openings: RunCreator, wanted: list[NewRun], created: list[list[RunCreation | psycopg.Error]]
             ) -> None:
-                found.append(await _all(openings, *wanted))
+                created.append(await _all(openings, *wanted))
 
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(ask, here, [new_run(one, WORKER) for one in threads], found)
-                tasks.start_soon(ask, there, [new_run(one, WORKER) for one in reversed(threads)], found)
+                tasks.start_soon(ask, here, [new_run(one, WORKER) for one in threads], created)
+                tasks.start_soon(ask, there, [new_run(one, WORKER) for one in reversed(threads)], created)
 
-            assert sorted(str(_of(one)[0]) for one in itertools.chain(*found)) == ["pending"] * 10 + ["running"] * 10
+            assert sorted(str(_of(one)[0]) for one in itertools.chain(*created)) == ["pending"] * 10 + ["running"] * 10
 
 
 async def test_principals_are_served_round_robin(api: Pool, openings: RunCreator) -> None:
@@ -269,9 +274,9 @@ async def test_runs_of_several_callers_are_created_in_one_transaction_on_their_o
     hers, new = ids.uuid7(), [new_run(ids.uuid7(), WORKER) for _ in range(3)]
     await openings.create_run(ADA, new_run(hers, WORKER))
 
-    found = await _all_of(openings, (ADA, new[0]), (BOB, new_run(hers, WORKER)), (BOB, new[1]), (ADA, new[2]))
+    created = await _all_of(openings, (ADA, new[0]), (BOB, new_run(hers, WORKER)), (BOB, new[1]), (ADA, new[2]))
 
-    assert [_of(one) for one in found] == [("running", True), (None, False), ("running", True), ("running", True)]
+    assert [_of(one) for one in created] == [("running", True), (None, False), ("running", True), ("running", True)]
     async with api.connection() as conn:
         cursor = await conn.execute(
             """
@@ -295,9 +300,9 @@ async def test_row_level_security_holds_for_each_run_of_a_batch(
     await _all_of(openings, (ADA, new_run(hers, WORKER)), (BOB, new_run(his, WORKER)))
     monkeypatch.setattr(Filters, "jsonb", property(lambda _: Jsonb({})))
 
-    found = await _all_of(openings, (BOB, new_run(hers, None)), (ADA, new_run(hers, None)), (ADA, new_run(his, None)))
+    created = await _all_of(openings, (BOB, new_run(hers, None)), (ADA, new_run(hers, None)), (ADA, new_run(his, None)))
 
-    assert [_of(one) for one in found] == [(None, False), ("pending", False), (None, False)]
+    assert [_of(one) for one in created] == [(None, False), ("pending", False), (None, False)]
     async with api.connection() as conn:
         cursor = await conn.execute(
             "SELECT current_user = session_user, coalesce(current_setting('threadkeep.metadata_filter', true), '')"
