@@ -313,6 +313,17 @@ def test_data_of_another_major_version_is_refused(home: Path) -> None:
     (home / "postgres" / "PG_VERSION").unlink()
 
 
+def test_a_folder_without_data_of_postgres_is_refused(home: Path) -> None:
+    """Ours: one line, also if the folder is another one of the same name."""
+    (home / "postgres").mkdir()
+
+    with (
+        pytest.raises(StartupError, match=r"PG_VERSION can't be used: No such file.*set THREADKEEP_DATA_DIR"),
+        embedded_postgres(home),
+    ):
+        pass
+
+
 def test_a_socket_folder_that_is_not_ours_is_refused(home: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Ours: /tmp is everybody's, and a link there may lead anywhere."""
     with embedded_postgres(home, durable=False) as uri:

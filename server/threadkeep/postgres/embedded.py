@@ -229,11 +229,11 @@ def locked(cluster: Cluster) -> Generator[int]:
 
 
 def ensure_data(cluster: Cluster, lock: int) -> None:
-    """Make the data folder if there is none. StartupError if another major version made it."""
+    """Make the data folder if there is none. StartupError if another major version, or another program, made it."""
     version = own_version(cluster)
     finish_upgrade(cluster)
     if cluster.data.exists():
-        made_by = (cluster.data / "PG_VERSION").read_text().strip()
+        made_by = _major_version(cluster)
         if made_by != version:
             cure = _cure(made_by, version)
             raise StartupError(f"{cluster.data} was made by PostgreSQL {made_by}, and this is {version}: {cure}")
@@ -249,6 +249,14 @@ def ensure_data(cluster: Cluster, lock: int) -> None:
         raise StartupError(f"initdb failed: {initdb.stdout.strip()}")
     fresh.rename(cluster.data)
     sync_folder(cluster.home)
+
+
+def _major_version(cluster: Cluster) -> str:
+    """The major version that made the data. StartupError if the folder holds no data of Postgres."""
+    try:
+        return (cluster.data / "PG_VERSION").read_text().strip()
+    except OSError as error:
+        raise StartupError(f"{error.filename} can't be used: {error.strerror}: set THREADKEEP_DATA_DIR") from None
 
 
 def finish_upgrade(cluster: Cluster) -> None:
