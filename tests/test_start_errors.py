@@ -190,6 +190,8 @@ LEAVING = FAILING.replace('raise RuntimeError("no cache")', "raise SystemExit(3)
         ({"auth": {"path": "./nowhere.py:auth"}}, {}, "auth.path: ./nowhere.py:auth: the file "),
         ({"auth": {"path": "./graph.py:graph"}}, {}, "auth.path: ./graph.py:graph: this is not a langgraph_sdk.Auth"),
         ({"http": {"app": "./nowhere.py:app"}}, {}, "http.app: ./nowhere.py:app: the file "),
+        ({"http": {"cors": {"allow_origin_regex": "("}}}, {}, "http.cors.allow_origin_regex: missing )"),
+        ({"http": {"mount_prefix": "agents"}}, {}, "http.mount_prefix: 'agents' is not a path such as /agents"),
         (
             {"store": {"index": {"dims": 3, "embed": "./nowhere.py:embed"}}},
             {},

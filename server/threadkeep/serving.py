@@ -28,10 +28,9 @@ from starlette.applications import Starlette
 from starlette.types import Message, Receive, Scope, Send
 
 from threadkeep import agent, app, graphs
-from threadkeep.api import loopback
+from threadkeep.api import loopback, mount
 from threadkeep.api.connections import uvicorn_config
 from threadkeep.api.console_files import is_served
-from threadkeep.api.mount import load_custom_app
 from threadkeep.auth import loading
 from threadkeep.base import libpq
 from threadkeep.base.problems import StartupError
@@ -185,9 +184,12 @@ def load(prepared: Prepared) -> Mapping[str, LoadedGraph]:
 
 
 def check_targets(prepared: Prepared) -> None:
-    """Import what langgraph.json names besides graphs. Raise StartupError before a database is started for nothing."""
+    """Check what langgraph.json names besides graphs. Raise StartupError before a database is started for nothing."""
+    http = prepared.project.http
+    mount.mount_prefix(http)
+    mount.cors_policy(http, prepared.settings.host)
     loading.load_auth(prepared.settings, prepared.project)
-    load_custom_app(prepared.project)
+    mount.load_custom_app(prepared.project)
     store_index_config(prepared.project)
 
 
