@@ -122,7 +122,14 @@ async def test_graphs_that_block_workers_leave_the_api_fast_and_a_killed_worker_
 
         (project / "blocked").unlink()
         slow = {"assistant_id": "blocking", "input": {"seconds": 3}}
-        runs = [(await api.post("/runs", json={**slow, "on_completion": "keep"})).json() for _ in range(4)]
+
+        async def start() -> dict[str, str]:
+            return (await api.post("/runs", json={**slow, "on_completion": "keep"})).json()
+
+        # One process could claim all runs that are in the queue before its first one blocks it.
+        runs = [await start()]
+        await _blocked(project, 1)
+        runs += [await start() for _ in range(3)]
         blocked = await _blocked(project, 2)
         assert set(blocked) == {child.pid for child in _children(supervisor)}
         times = await _times(api, ["/livez", thread, f"{thread}/state"], 2)

@@ -333,7 +333,8 @@ async def test_the_tree_of_a_run_is_found_behind_any_number_of_others(
         await conn.execute(
             """
             INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, finished_at)
-            SELECT gen_random_uuid(), project_id, thread_id, gen_random_uuid(), 'crew', 'success', now()
+            SELECT gen_random_uuid(), project_id, thread_id, gen_random_uuid(), 'crew', 'success',
+                   now() - interval '1 hour' -- a stream begins with the runs that have just ended
               FROM threads, generate_series(1, 1000)
              WHERE thread_id = %s
             """,
