@@ -282,8 +282,10 @@ def to_routes(served: Sequence[Operation]) -> list[BaseRoute]:
     """Return the routes of the operations, and of the sockets on their paths."""
     paths = {operation.path for operation in served}
     sockets = [WebSocketRoute(socket.path, socket.__call__) for socket in SOCKETS if socket.path in paths]
+    # The router compares routes in order, so the requests that run a graph come first. No other path fits theirs.
+    ordered = sorted(served, key=lambda operation: operation.kind != "run")
     routes = [
-        Route(operation.route_path or operation.path, operation, methods=[operation.method]) for operation in served
+        Route(operation.route_path or operation.path, operation, methods=[operation.method]) for operation in ordered
     ]
     return [*routes, *sockets]
 

