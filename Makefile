@@ -82,7 +82,7 @@ reference: .venv/serve .venv-reference/made ## Compare the answers with those of
 	@$(BIN)/python tests/reference/compare.py $(ARGS)
 
 conformance: .venv/dev clients ## Run the official scenarios of MCP that hold
-	@PYTHONPATH=tests $(BIN)/python tests/mcp_conformance.py
+	@PYTHONPATH=tests:. $(BIN)/python tests/mcp_conformance.py
 
 deploytools: .venv-deploy/made ## Install what checks deploy/ and Dockerfiles: Helm's renderer, Kubernetes' schemas, hadolint
 
