@@ -183,5 +183,7 @@ async def test_eight_tabs_share_the_connections_of_one_browser(console: str, pag
 async def test_draft_is_kept_for_its_thread(console: str, page: Page) -> None:
     await page.goto(console)
     await message_box(page).fill("not yet")
+    # The page stores a draft after it has drawn it.
+    await page.wait_for_function("Object.values(sessionStorage).some((draft) => draft.includes('not yet'))")
     await page.reload()
     await expect(message_box(page)).to_have_value("not yet")
