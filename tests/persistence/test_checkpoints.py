@@ -3,6 +3,7 @@
 import math
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -18,6 +19,7 @@ from psycopg.rows import dict_row
 
 from threadkeep.persistence.checkpointer import Checkpointer
 from threadkeep.persistence.group_commit import WriteSet, open_group_commit
+from threadkeep.persistence.serializer import Serializer
 from threadkeep.postgres.pool import Pool, open_runs_pool
 from threadkeep.settings import Settings
 
@@ -113,6 +115,35 @@ async def test_values_that_json_cannot_hold_are_restored_unchanged(ours: Checkpo
     found = await ours.aget_tuple(saved)
     assert found is not None
     assert found.checkpoint["channel_values"] == {"value": value}
+
+
+@dataclass
+class Apple:
+    """A type of a graph's state."""
+
+    weight: int
+
+
+@dataclass
+class Pear:
+    """A type of the state of its subgraph."""
+
+    weight: int
+
+
+async def test_a_subgraph_reads_the_types_of_its_parent_and_its_own(pool: Pool) -> None:
+    """Ours: a serializer is kept for each allowlist, so that a run does not make it again."""
+    apples, pears = [{(__name__, kind.__name__)} for kind in (Apple, Pear)]
+    values = [Apple(1), Pear(2)]
+    async with open_group_commit(pool) as commits:
+        saver = Checkpointer(pool, commits, Serializer(allowed_msgpack_modules=None))
+        written = [saver.serde.dumps_typed(value) for value in values]
+        alone = saver.with_allowlist(pears)
+        nested = saver.with_allowlist(apples).with_allowlist(pears)
+
+        assert [alone.serde.loads_typed(value) for value in written] == [{"weight": 1}, Pear(2)]
+        assert [nested.serde.loads_typed(value) for value in written] == values
+        assert saver.with_allowlist(pears).serde is alone.serde
 
 
 async def test_a_failed_write_does_not_fail_others(pool: Pool) -> None:

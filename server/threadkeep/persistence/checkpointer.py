@@ -54,6 +54,7 @@ DEFAULT_MAX_CHANNEL_BYTES = 16 * 1024 * 1024
 """The default limit for the value of a channel."""
 MAX_TRACKED_CHANNELS = 10_000
 MAX_ALLOWLISTS = 100
+"""The most allowlists whose serializers are kept."""
 FLOAT_LIMIT: Final = 1e16
 """From here on jsonb returns a float as an integer with another value. NaN and infinity are not below it."""
 PRIMITIVES = frozenset({str, int, float, bool})
@@ -133,7 +134,7 @@ class Checkpointer(AsyncPostgresSaver):
         self._large: set[str] = set()
         """Channels that have had large values."""
         self._widened: dict[int, tuple[Collection[tuple[str, ...]], SerializerProtocol]] = {}
-        """Identity of a graph's allowlist -> the list, and the serializer with its types. Copies share it."""
+        """Identity of a graph's allowlist -> the list, and this serializer with its types. Scoped copies share it."""
 
     def scoped(self, filters: Filters) -> "Checkpointer":
         """A checkpointer whose reads see only a caller's threads. Its writes are not restricted."""
@@ -156,6 +157,8 @@ class Checkpointer(AsyncPostgresSaver):
             return self
         widened = copy.copy(self)
         widened.serde = known[1]
+        # Of its own, because the serializer is another one: a subgraph adds its types to those of its parent.
+        widened._widened = {}  # noqa: SLF001 - a copy of this object
         return widened
 
     @asynccontextmanager
