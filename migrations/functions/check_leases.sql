@@ -32,11 +32,3 @@ BEGIN
     RAISE EXCEPTION 'a run is gone, has ended, or is executed by another process' USING ERRCODE = 'TK002';
 END
 $$;
-
--- Try to lock a thread. True if another transaction has locked it. False also if the thread does not exist.
-CREATE OR REPLACE FUNCTION is_locked_elsewhere(thread uuid) RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM FROM threads WHERE thread_id = thread FOR NO KEY UPDATE SKIP LOCKED;
-    RETURN NOT FOUND AND EXISTS (SELECT FROM threads WHERE thread_id = thread);
-END
-$$;

@@ -124,6 +124,14 @@ BEGIN
 END
 $$;
 
+-- Try to lock a thread. True if another transaction has locked it. False also if the thread does not exist.
+CREATE OR REPLACE FUNCTION is_locked_elsewhere(thread uuid) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM threads WHERE thread_id = thread FOR NO KEY UPDATE SKIP LOCKED;
+    RETURN NOT FOUND AND EXISTS (SELECT FROM threads WHERE thread_id = thread);
+END
+$$;
+
 -- Create several runs of one project as `create_run` does, and return each with its ordinal from 1. A request is an object
 -- with the arguments of `create_run`, because one JSON document costs the client less than twenty arrays. A run is left out
 -- if another transaction has locked its thread. `restriction` has the row-level security settings for each run. It is empty

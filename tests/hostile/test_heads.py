@@ -179,6 +179,20 @@ async def test_idle_connections_are_kept(server: str) -> None:
         assert (await silent.receive()).startswith(b"HTTP/1.1 200 ")
 
 
+async def test_heads_without_a_body_are_sent_before_the_connection_closes(server: str) -> None:
+    """Ours: a head is held back for the first part of its body, and these responses have none."""
+    stream = await connected(server)
+    async with stream:
+        await stream.send(GET.replace(b"GET", b"HEAD") + b"\r\n" + GET + b"\r\n")
+        await stream.send(GET.replace(b"GET", b"HEAD") + b"Connection: close\r\n\r\n")
+        received = await read_all(stream)
+
+    first, second, third = received.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert first.endswith(b"\r\n\r\n")
+    assert second.partition(b"\r\n\r\n")[2]  # the body of GET
+    assert third.endswith(b"\r\n\r\n")
+
+
 async def test_open_sockets_have_no_deadline(settings: Settings) -> None:
     """Ours: a socket is no idle connection, nor a head that does not end."""
     chosen = settings.model_copy(update={"head_timeout_s": 0.2})
