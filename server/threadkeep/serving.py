@@ -113,8 +113,9 @@ class Server(uvicorn.Server):
         """Run like uvicorn, but do not wait for remaining tasks. A graph that ignores its cancellation stays in its loop."""
         loop = (self.config.get_loop_factory() or asyncio.new_event_loop)()
         asyncio.set_event_loop(loop)
-        # Not `asyncio.run`, which waits for every task that is left.
-        loop.run_until_complete(self.serve(sockets=sockets))
+        with _known_to_sniffio():
+            # Not `asyncio.run`, which waits for every task that is left.
+            loop.run_until_complete(self.serve(sockets=sockets))
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop listening. It is delayed after the signal, so that load balancers notice the stop first."""
@@ -126,6 +127,24 @@ class Server(uvicorn.Server):
         if self._signalled_at is not None and time.monotonic() - self._signalled_at >= self.shutdown_delay_s:
             self.should_exit = True
         return await super().on_tick(counter)
+
+
+@contextmanager
+def _known_to_sniffio() -> Generator[None]:
+    """Name the library of this thread while the block runs.
+
+    anyio asks sniffio for it in each new scope and event. Otherwise sniffio would look for a task of asyncio each time.
+    """
+    # anyio has imported it if it is installed, and works without it.
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is None:
+        yield
+        return
+    sniffio.thread_local.name = "asyncio"
+    try:
+        yield
+    finally:
+        sniffio.thread_local.name = None
 
 
 class Started:
