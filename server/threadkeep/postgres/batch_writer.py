@@ -90,9 +90,9 @@ class BatchWriter(Generic[Item, Result]):
         self._queue = RoundRobinQueue[PendingWrite[Item, Result]]()
         self._batch: Sequence[PendingWrite[Item, Result]] = ()
         """The batch that is being written."""
-        self._filled = anyio.Event()
+        self._filled = OneShotEvent()
         """Set if the queue is not empty."""
-        self._caller_waits = anyio.Event()
+        self._caller_waits = OneShotEvent()
         """Set if a caller waits for an item of the queue."""
 
     @asynccontextmanager
@@ -129,9 +129,7 @@ class BatchWriter(Generic[Item, Result]):
         """Write the queue until cancelled. A running transaction is finished first."""
         while True:
             await self._filled.wait()
-            if not self._caller_waits.is_set():
-                with anyio.move_on_after(LINGER_S):
-                    await self._caller_waits.wait()
+            await self._caller_waits.wait(LINGER_S)
             if batch := self._take():
                 began = time.monotonic()
                 # Postgres may already have committed. Only the end of the call tells which result the callers get.
@@ -157,8 +155,8 @@ class BatchWriter(Generic[Item, Result]):
             batch.append(pending)
             total += self._size(pending.item)
         if not self._queue:
-            # An anyio event can't be cleared, so each round needs new ones.
-            self._filled, self._caller_waits = anyio.Event(), anyio.Event()
+            # Such an event can't be cleared, so each round needs new ones.
+            self._filled, self._caller_waits = OneShotEvent(), OneShotEvent()
         return batch
 
     async def _write_batch(self, batch: list[PendingWrite[Item, Result]]) -> None:
