@@ -34,6 +34,8 @@ MAX_ERRORS = 20
 LARGE_BYTES = 1024 * 1024
 """Larger bodies are parsed in a thread, so that the event loop can answer other requests."""
 
+HAS_BODY_ARRIVED: Final = "threadkeep.has_body_arrived"
+"""Key in a scope whose request was received to its end. Most are when their endpoint begins, and need no time limit."""
 DIGITS: Final = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
 """A table for `bytes.translate` that maps each digit to `0` and all other bytes to a space."""
 LONG_INTEGER_PATTERN: Final = b"0" * 19
@@ -68,6 +70,8 @@ async def read_bytes(request: Request[Any]) -> bytes:
     if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
         raise UnsupportedMediaType("the body must not be compressed")
     settings = request.scope["state"]["threadkeep"].settings
+    if request.scope.get(HAS_BODY_ARRIVED):
+        return await _counted(request, settings.max_body_bytes)
     try:
         async with asyncio.timeout(settings.body_timeout_s):  # a cancel scope of anyio costs four times as much
             return await _counted(request, settings.max_body_bytes)

@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets import http11
 
+from threadkeep.api.body import HAS_BODY_ARRIVED
 from threadkeep.base import json
 from threadkeep.settings import Settings
 
@@ -142,6 +143,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        cast("dict[str, Any]", self.scope)[HAS_BODY_ARRIVED] = True
         self._reading = Reading.BETWEEN
         self._pending = 0
         self._cancel_deadline()
