@@ -3,6 +3,18 @@
 CREATE DOMAIN cancel_action AS text
 	CONSTRAINT cancel_action_check CHECK ((VALUE = ANY (ARRAY['interrupt'::text, 'rollback'::text])));
 
+CREATE TYPE created_run AS (
+	ordinal integer,
+	merged_metadata jsonb,
+	events_recorded boolean,
+	thread_found boolean,
+	thread_created boolean,
+	active_run_id uuid,
+	status text,
+	created_at timestamp with time zone,
+	superseded_run_ids uuid[]
+);
+
 CREATE DOMAIN jsonb_object AS jsonb
 	CONSTRAINT jsonb_object_check CHECK ((jsonb_typeof(VALUE) = 'object'::text));
 
@@ -294,128 +306,108 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION create_run(project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s double precision, ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb, new_thread_metadata jsonb, new_thread_only boolean, ttl_strategy text, ttl_minutes double precision, ephemeral_s double precision, metadata jsonb, record_events boolean, in_batch boolean DEFAULT false, OUT merged_metadata jsonb, OUT events_recorded boolean, OUT thread_found boolean, OUT thread_created boolean, OUT active_run_id uuid, OUT status text, OUT created_at timestamp with time zone, OUT superseded_run_ids uuid[]) RETURNS record
+CREATE FUNCTION create_runs(requests jsonb[], restriction text[], skip_locked boolean) RETURNS SETOF created_run
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     AS $$
-#variable_conflict use_column
 DECLARE
-    mark CONSTANT jsonb := jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id);
-    thread_metadata jsonb;
-    thread_is_followed boolean := false;
+    created_runs created_run[] := '{}';
+    uninserted created_run[];
+    their_threads uuid[];
+    request record;
+    created created_run;
+    has_pending boolean := false;
+    is_unflushed boolean := false;
 BEGIN
-    thread_created := false;
-    FOR _ IN 1 .. 3 LOOP -- a thread that exists at the insert may be deleted before it is locked
-        IF new_thread_metadata IS NOT NULL THEN
-            INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until,
-                                 first_message)
-            VALUES (create_run.thread_id, create_run.project_id, 'busy', new_thread_metadata || mark,
-                    create_run.ttl_strategy, create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s),
-                    CASE WHEN ephemeral_s IS NULL THEN first_human_message(create_run.kwargs -> 'input') END)
-            ON CONFLICT (thread_id) DO NOTHING
-            RETURNING threads.metadata, false INTO thread_metadata, thread_is_followed;
-            thread_created := FOUND;
-            EXIT WHEN thread_created;
-        END IF;
-        IF in_batch AND is_locked_elsewhere(create_run.thread_id) THEN
-            thread_found := NULL;
-            RETURN;
-        END IF;
-        SELECT threads.metadata, coalesce(threads.record_events_until > now(), false)
-          INTO thread_metadata, thread_is_followed
-          FROM threads
-         WHERE threads.thread_id = create_run.thread_id AND threads.project_id = create_run.project_id
-           AND threads.metadata @> metadata_filter
-           FOR NO KEY UPDATE;
-        thread_found := FOUND;
-        EXIT WHEN thread_found OR new_thread_metadata IS NULL;
+    IF cardinality(restriction) > 0 THEN
+        PERFORM set_config('threadkeep.project', requests[1] ->> 'project_id', true),
+                set_config('role', 'threadkeep_tenant', true);
+    END IF;
+    IF EXISTS (SELECT FROM unnest(requests) AS each WHERE jsonb_typeof(each -> 'new_thread_metadata') = 'object') THEN
+        created_runs := create_threads(requests, restriction);
+    END IF;
+    uninserted := created_runs;
+    IF cardinality(created_runs) < cardinality(requests) THEN
+        their_threads := ARRAY(SELECT (requests[run.ordinal] ->> 'thread_id')::uuid FROM unnest(created_runs) AS run);
+        FOR request IN
+            SELECT *
+              FROM run_requests(requests, restriction) AS every
+             WHERE NOT EXISTS (SELECT FROM unnest(created_runs) AS run WHERE run.ordinal = every.ordinal)
+             ORDER BY ordinal
+        LOOP
+            IF request.thread_id = ANY (their_threads) THEN -- the earlier run of the thread is this one's active run
+                PERFORM insert_runs(requests, restriction, uninserted);
+                uninserted := '{}';
+            END IF;
+            IF request.match IS NOT NULL THEN
+                PERFORM set_config('threadkeep.metadata_filter', request.match, true);
+            END IF;
+            CONTINUE WHEN skip_locked AND is_locked_elsewhere(request.thread_id);
+            FOR _ IN 1 .. 3 LOOP -- a thread that existed before may be deleted before it is locked
+                created := lock_thread_for_run(
+                    request.ordinal, request.project_id, request.run_id, request.thread_id, request.assistant_id,
+                    request.graph_id, request.assistant_metadata, request.kwargs, request.multitask_strategy,
+                    request.worker_id, request.metadata_filter, request.new_thread_only, request.metadata,
+                    request.record_events);
+                EXIT WHEN created.thread_found OR request.new_thread_metadata IS NULL;
+                created := coalesce((create_threads(requests, restriction, request.ordinal))[1], created);
+                EXIT WHEN created.thread_found;
+            END LOOP;
+            created_runs := created_runs || created;
+            uninserted := uninserted || created;
+            their_threads := their_threads || request.thread_id;
+        END LOOP;
+    END IF;
+    PERFORM insert_runs(requests, restriction, uninserted);
+    FOREACH created IN ARRAY created_runs LOOP
+        has_pending := has_pending OR created.status = 'pending';
+        -- The client of such a run learns of it only at its end, which is flushed.
+        is_unflushed := is_unflushed
+            OR created.status = 'running' AND NOT (requests[created.ordinal] ->> 'synchronous_commit')::boolean;
+        RETURN NEXT created;
     END LOOP;
-    created_at := clock_timestamp(); -- not now(), because the lock may have taken time
-    IF NOT thread_created THEN
-        IF NOT thread_found OR new_thread_only THEN
-            RETURN;
-        END IF;
-        SELECT runs.run_id INTO active_run_id FROM runs WHERE runs.run_id = create_run.run_id;
-        IF FOUND THEN
-            RETURN;
-        END IF;
-        SELECT runs.run_id INTO active_run_id
-          FROM runs
-         WHERE runs.thread_id = create_run.thread_id AND runs.status IN ('pending', 'running')
-           AND runs.run_after <= create_run.created_at
-         ORDER BY runs.queue_position
-         LIMIT 1;
-        IF active_run_id IS NOT NULL AND create_run.multitask_strategy = 'reject' THEN
-            RETURN;
-        END IF;
-        UPDATE threads
-           SET status = 'busy', metadata = threads.metadata || mark, updated_at = create_run.created_at,
-               first_message = coalesce(threads.first_message, first_human_message(create_run.kwargs -> 'input'))
-         WHERE threads.thread_id = create_run.thread_id;
-    END IF;
-    thread_found := true;
-    status := CASE WHEN create_run.worker_id IS NOT NULL AND active_run_id IS NULL THEN 'running' ELSE 'pending' END;
-    events_recorded := record_events OR status = 'pending' OR thread_is_followed;
-    merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
-    INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
-                      multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, chain_id,
-                      started_at, created_at, updated_at)
-    VALUES (create_run.run_id, create_run.project_id, create_run.thread_id, create_run.assistant_id,
-            create_run.graph_id, create_run.status, merged_metadata, create_run.kwargs, create_run.principal,
-            create_run.multitask_strategy,
-            CASE create_run.status WHEN 'running' THEN 1 ELSE 0 END,
-            CASE create_run.status WHEN 'running' THEN create_run.worker_id END,
-            create_run.created_at + make_interval(secs => delay_s), create_run.ephemeral, events_recorded,
-            CASE WHEN merged_metadata -> 'chain' ->> 'run_id' = create_run.run_id::text
-                 THEN (merged_metadata -> 'chain' ->> 'id')::uuid END,
-            CASE create_run.status WHEN 'running' THEN create_run.created_at END,
-            create_run.created_at, create_run.created_at);
-    IF active_run_id IS NOT NULL AND create_run.multitask_strategy IN ('interrupt', 'rollback') THEN
-        superseded_run_ids := cancel_superseded_runs(create_run.thread_id, create_run.run_id,
-                                                     create_run.multitask_strategy);
-    END IF;
-    IF status = 'pending' THEN
+    IF has_pending THEN
         PERFORM pg_notify('threadkeep', 'pending');
-    ELSIF NOT synchronous_commit THEN -- the client learns of the run only at its end, which is flushed
-        PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
-    IF thread_is_followed THEN
-        PERFORM pg_notify('threadkeep', 'thread:' || create_run.thread_id);
+    IF is_unflushed THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
 END
 $$;
 
-CREATE FUNCTION create_runs(requests jsonb[], restriction text[]) RETURNS TABLE(ordinal integer, merged_metadata jsonb, events_recorded boolean, thread_found boolean, thread_created boolean, active_run_id uuid, status text, created_at timestamp with time zone, superseded_run_ids uuid[])
+CREATE FUNCTION create_threads(requests jsonb[], restriction text[], just integer DEFAULT NULL::integer) RETURNS created_run[]
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     AS $$
 DECLARE
-    is_restricted CONSTANT boolean := cardinality(restriction) > 0;
+    created created_run[];
 BEGIN
-    IF is_restricted THEN
-        PERFORM set_config('threadkeep.project', requests[1] ->> 'project_id', true),
-                set_config('role', 'threadkeep_tenant', true);
-    END IF;
-    FOR i IN 1 .. cardinality(requests) LOOP
-        IF is_restricted THEN
-            PERFORM set_config('threadkeep.metadata_filter', restriction[i], true);
-        END IF;
-        RETURN QUERY
-        SELECT i, created.*
-          FROM jsonb_to_record(requests[i]) AS r(
-                   project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text,
-                   assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s float,
-                   ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb,
-                   new_thread_metadata jsonb, new_thread_only boolean, ttl_strategy text, ttl_minutes float,
-                   ephemeral_s float, metadata jsonb, record_events boolean),
-               create_run(
-                   r.project_id, r.run_id, r.thread_id, r.assistant_id, r.graph_id,
-                   r.assistant_metadata, r.kwargs, r.principal, r.multitask_strategy, r.delay_s,
-                   r.ephemeral, r.synchronous_commit, r.worker_id, r.metadata_filter,
-                   r.new_thread_metadata, r.new_thread_only, r.ttl_strategy, r.ttl_minutes,
-                   r.ephemeral_s, r.metadata, r.record_events, in_batch => true) AS created
-         WHERE created.thread_found IS NOT NULL;
-    END LOOP;
+    WITH request AS (
+        SELECT DISTINCT ON (thread_id) every.*,
+               jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id) AS mark
+          FROM run_requests(requests, restriction) AS every
+         WHERE new_thread_metadata IS NOT NULL AND ordinal = coalesce(just, ordinal)
+         ORDER BY thread_id, ordinal -- so that two processes with the same threads do not wait for each other
+    ), thread AS (
+        INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until,
+                             first_message)
+        SELECT thread_id, project_id, 'busy', new_thread_metadata || mark, ttl_strategy, ttl_minutes,
+               now() + make_interval(secs => ephemeral_s),
+               CASE WHEN ephemeral_s IS NULL THEN first_human_message(kwargs -> 'input') END
+          FROM request
+         WHERE match IS NULL OR set_config('threadkeep.metadata_filter', match, true) IS NOT NULL
+        ON CONFLICT (thread_id) DO NOTHING
+        RETURNING thread_id, metadata
+    )
+    SELECT array_agg(ROW(
+               request.ordinal,
+               request.assistant_metadata || thread.metadata || request.metadata || request.mark,
+               request.record_events OR request.worker_id IS NULL, true, true, NULL,
+               CASE WHEN request.worker_id IS NULL THEN 'pending' ELSE 'running' END,
+               clock_timestamp(), NULL)::created_run)
+      INTO created
+      FROM thread JOIN request USING (thread_id);
+    RETURN coalesce(created, '{}');
 END
 $$;
 
@@ -824,12 +816,89 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION insert_runs(requests jsonb[], restriction text[], created_runs created_run[]) RETURNS void
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    AS $$
+BEGIN
+    INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
+                      multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, chain_id,
+                      started_at, created_at, updated_at)
+    SELECT request.run_id, request.project_id, request.thread_id, request.assistant_id, request.graph_id,
+           created.status, created.merged_metadata, request.kwargs, request.principal, request.multitask_strategy,
+           CASE created.status WHEN 'running' THEN 1 ELSE 0 END,
+           CASE created.status WHEN 'running' THEN request.worker_id END,
+           created.created_at + make_interval(secs => request.delay_s), request.ephemeral, created.events_recorded,
+           CASE WHEN created.merged_metadata -> 'chain' ->> 'run_id' = request.run_id::text
+                THEN (created.merged_metadata -> 'chain' ->> 'id')::uuid END,
+           CASE created.status WHEN 'running' THEN created.created_at END, created.created_at, created.created_at
+      FROM unnest(created_runs) AS created,
+           run_requests(requests[created.ordinal:created.ordinal], restriction[created.ordinal:created.ordinal]) AS request
+     WHERE created.status IS NOT NULL
+       AND (request.match IS NULL OR set_config('threadkeep.metadata_filter', request.match, true) IS NOT NULL);
+END
+$$;
+
 CREATE FUNCTION is_locked_elsewhere(thread uuid) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 BEGIN
     PERFORM FROM threads WHERE thread_id = thread FOR NO KEY UPDATE SKIP LOCKED;
     RETURN NOT FOUND AND EXISTS (SELECT FROM threads WHERE thread_id = thread);
+END
+$$;
+
+CREATE FUNCTION lock_thread_for_run(ordinal integer, project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, multitask_strategy text, worker_id uuid, metadata_filter jsonb, new_thread_only boolean, metadata jsonb, record_events boolean) RETURNS created_run
+    LANGUAGE plpgsql
+    SET enable_seqscan TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    mark CONSTANT jsonb := jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id);
+    created created_run;
+    thread_metadata jsonb;
+    thread_is_followed boolean;
+BEGIN
+    created.ordinal := lock_thread_for_run.ordinal;
+    created.thread_created := false;
+    SELECT threads.metadata, coalesce(threads.record_events_until > now(), false)
+      INTO thread_metadata, thread_is_followed
+      FROM threads
+     WHERE threads.thread_id = lock_thread_for_run.thread_id AND threads.project_id = lock_thread_for_run.project_id
+       AND threads.metadata @> metadata_filter
+       FOR NO KEY UPDATE;
+    created.thread_found := FOUND;
+    created.created_at := clock_timestamp(); -- not now(), because the lock may have taken time
+    IF NOT created.thread_found OR new_thread_only THEN
+        RETURN created;
+    END IF;
+    SELECT runs.run_id INTO created.active_run_id FROM runs WHERE runs.run_id = lock_thread_for_run.run_id;
+    IF FOUND THEN
+        RETURN created;
+    END IF;
+    SELECT runs.run_id INTO created.active_run_id
+      FROM runs
+     WHERE runs.thread_id = lock_thread_for_run.thread_id AND runs.status IN ('pending', 'running')
+       AND runs.run_after <= created.created_at
+     ORDER BY runs.queue_position
+     LIMIT 1;
+    IF created.active_run_id IS NOT NULL AND multitask_strategy = 'reject' THEN
+        RETURN created;
+    END IF;
+    UPDATE threads
+       SET status = 'busy', metadata = threads.metadata || mark, updated_at = created.created_at,
+           first_message = coalesce(threads.first_message, first_human_message(kwargs -> 'input'))
+     WHERE threads.thread_id = lock_thread_for_run.thread_id;
+    created.status := CASE WHEN worker_id IS NOT NULL AND created.active_run_id IS NULL THEN 'running' ELSE 'pending' END;
+    created.events_recorded := record_events OR created.status = 'pending' OR thread_is_followed;
+    created.merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
+    IF created.active_run_id IS NOT NULL AND multitask_strategy IN ('interrupt', 'rollback') THEN
+        created.superseded_run_ids := cancel_superseded_runs(thread_id, run_id, multitask_strategy);
+    END IF;
+    IF thread_is_followed THEN
+        PERFORM pg_notify('threadkeep', 'thread:' || thread_id);
+    END IF;
+    RETURN created;
 END
 $$;
 
@@ -983,6 +1052,19 @@ BEGIN
     PERFORM delete_run_checkpoints(of_thread, of_run);
     RETURN true;
 END
+$$;
+
+CREATE FUNCTION run_requests(requests jsonb[], restriction text[]) RETURNS TABLE(ordinal integer, match text, project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s double precision, ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb, new_thread_metadata jsonb, new_thread_only boolean, ttl_strategy text, ttl_minutes double precision, ephemeral_s double precision, metadata jsonb, record_events boolean)
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT each.ordinal::int, each.match, field.*
+      FROM unnest(requests, restriction) WITH ORDINALITY AS each(request, match, ordinal),
+           jsonb_to_record(each.request) AS field(
+               project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text,
+               assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s float,
+               ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb,
+               new_thread_metadata jsonb, new_thread_only boolean, ttl_strategy text, ttl_minutes float,
+               ephemeral_s float, metadata jsonb, record_events boolean)
 $$;
 
 CREATE FUNCTION seconds_to_next_run(of_project text, served_graphs text[], held_back text[], held_s double precision) RETURNS double precision

@@ -85,3 +85,17 @@ CREATE TABLE run_undo_log (
 );
 COMMENT ON TABLE run_undo_log IS 'rows of checkpoint_writes before a run changed those of an earlier run';
 COMMENT ON COLUMN run_undo_log.existed IS 'false: there was no such row, and a rollback deletes it';
+
+-- A run that was asked for, and its thread. Without a `status` there is no run: there is no such thread, the thread exists or
+-- has another run, or the run exists already.
+CREATE TYPE created_run AS (
+    ordinal            int,
+    merged_metadata    jsonb,
+    events_recorded    boolean,
+    thread_found       boolean,
+    thread_created     boolean,
+    active_run_id      uuid,
+    status             text,
+    created_at         timestamptz,
+    superseded_run_ids uuid[]
+);

@@ -118,7 +118,7 @@ TAKEN = {
     "threads": "CREATE TABLE threads (theirs text)",
     "store": "CREATE TABLE store (theirs text)",
     "checkpoints, runs": "CREATE VIEW runs AS SELECT 1 AS theirs; CREATE TABLE checkpoints (theirs text)",
-    "create_run": "CREATE FUNCTION create_run() RETURNS text RETURN 'theirs'",
+    "create_runs": "CREATE FUNCTION create_runs() RETURNS text RETURN 'theirs'",
 }
 
 

@@ -182,7 +182,7 @@ def test_the_migrations_that_come_with_the_package_are_found() -> None:
     release = migrate.read_migrations()
 
     assert release.migrations[0].number == 1
-    assert "functions/create_run" in {file.name for file in release.functions}
+    assert "functions/create_runs" in {file.name for file in release.functions}
 
 
 FUNCTION = "CREATE OR REPLACE FUNCTION words() RETURNS text LANGUAGE sql AS $$ SELECT {} FROM parrots LIMIT 1 $$"
@@ -242,7 +242,7 @@ async def test_a_schema_of_its_own_beside_tables_of_the_same_name(uri: str) -> N
     own = psycopg.conninfo.make_conninfo(uri, options="-c search_path=own,public")
 
     applied = await migrate.migrate(own)
-    assert {"0002_threads", "checkpoints", "store", "functions/create_run"} <= set(applied)
+    assert {"0002_threads", "checkpoints", "store", "functions/create_runs"} <= set(applied)
     assert await migrate.migrate(own) == []
 
     async with await AsyncConnection.connect(own) as conn:

@@ -2,8 +2,8 @@
 
 import itertools
 import re
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import anyio
@@ -21,6 +21,7 @@ from threadkeep.settings import Settings
 from threadkeep.tables import TENANT_TABLES, queue
 from threadkeep.tables.run_creation import (
     MAX_BATCH_SIZE,
+    Arguments,
     NewRun,
     RunCreation,
     RunCreator,
@@ -96,7 +97,7 @@ async def test_each_request_of_a_batch_gets_its_own_result(openings: RunCreator)
 
 
 async def test_a_batch_creates_the_same_rows_as_a_single_call(api: Pool, openings: RunCreator) -> None:
-    """Ours: no argument of `create_run` is lost in the requests of `create_runs`, by a misspelt key for example."""
+    """Ours: a run that is created in a transaction of its caller, with an Idempotency-Key for example, is no other run."""
     new = replace(
         new_run(ids.uuid7(), WORKER),
         metadata={"of": "run"},
@@ -121,25 +122,26 @@ async def test_a_batch_creates_the_same_rows_as_a_single_call(api: Pool, opening
     assert (batched["run multitask_strategy"], batched["run principal"]) == ("reject", {"identity": "ada"})
 
 
-async def test_a_batch_reads_every_argument_of_create_run_under_its_name(api: Pool) -> None:
-    """Ours: the keys of a request are those of `create_run`, in its order, because a key that is not read is lost.
-
-    The batch sets the last argument, `in_batch`, itself.
-    """
+async def test_every_field_of_a_request_is_read_under_its_name(api: Pool) -> None:
+    """Ours: Postgres checks no key of JSON, so a key that no function reads would be lost."""
     async with api.connection() as conn:
-        cursor = await conn.execute("SELECT proargnames[1:pronargs] FROM pg_proc WHERE proname = 'create_run'")
-        arguments = await cursor.fetchone()
-        cursor = await conn.execute("SELECT prosrc FROM pg_proc WHERE proname = 'create_runs'")
-        source = await cursor.fetchone()
+        cursor = await conn.execute("SELECT proargnames, prosrc FROM pg_proc WHERE proname = 'run_requests'")
+        requests = await cursor.fetchone()
+        cursor = await conn.execute(
+            """
+            SELECT string_agg(prosrc, '') FROM pg_proc
+             WHERE proname IN ('create_runs', 'create_threads', 'lock_thread_for_run', 'insert_runs')
+            """
+        )
+        readers = await cursor.fetchone()
 
-    assert arguments is not None
-    assert source is not None
-    record = re.search(r"AS r\((.*?)\),", source[0], re.DOTALL)
+    assert requests is not None
+    assert readers is not None
+    columns = requests[0][4:]  # after the two arguments, the ordinal and the restriction
+    record = re.search(r"AS field\((.*?)\)", requests[1], re.DOTALL)
     assert record is not None
-    *from_request, set_by_batch = arguments[0]
-    assert set_by_batch == "in_batch"
-    assert re.findall(r"(\w+) \w+(?:,|$)", record[1]) == from_request
-    assert re.findall(r"\br\.(\w+)", source[0]) == from_request
+    assert re.findall(r"(\w+) \w+(?:,|$)", record[1]) == columns == [each.name for each in fields(Arguments)]
+    assert [name for name in columns if not re.search(rf"\b{name}\b", readers[0])] == []
 
 
 async def _rows_of(conn: Conn, new: NewRun) -> dict[str, Any]:
@@ -308,6 +310,26 @@ async def test_row_level_security_holds_for_each_run_of_a_batch(
             "SELECT current_user = session_user, coalesce(current_setting('threadkeep.metadata_filter', true), '')"
         )
         assert await cursor.fetchone() == (True, "")
+
+
+@pytest.mark.usefixtures("row_security")
+async def test_row_level_security_checks_each_new_thread_of_a_batch(
+    api: Pool, openings: RunCreator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours: the threads of a batch are inserted by one statement, and each must belong to the caller of its own run."""
+    with_owner = Filters.with_owner
+
+    def with_false_owner(filters: Filters, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+        return with_owner(BOB if metadata == {"of": "bob"} else filters, metadata)
+
+    monkeypatch.setattr(Filters, "with_owner", with_false_owner)
+    wanted = [(filters, new_run(ids.uuid7(), WORKER)) for filters in (ADA, BOB) * 6]
+    stolen = replace(new_run(ids.uuid7(), WORKER), metadata={"of": "bob"})
+
+    *created, refused = await _all_of(openings, *wanted, (ADA, stolen))
+
+    assert [_of(one) for one in created] == [("running", True)] * len(wanted)
+    assert isinstance(refused, psycopg.errors.InsufficientPrivilege)
 
 
 @pytest.mark.usefixtures("row_security")

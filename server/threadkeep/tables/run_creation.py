@@ -6,12 +6,12 @@ separately and waits alone. Principals are served round robin, in the statements
 """
 
 import itertools
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 from uuid import UUID
 
 from psycopg import AsyncCursor
@@ -90,8 +90,10 @@ class RunCreation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RunCreationRow:
-    """The row that the function `create_run` returns (`migrations/functions/create_run.sql`)."""
+    """A row that the function `create_runs` returns (`migrations/functions/create_runs.sql`)."""
 
+    ordinal: int
+    """The number of its request, from 1."""
     thread_found: bool
     thread_created: bool
     active_run_id: UUID | None
@@ -103,16 +105,8 @@ class _RunCreationRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _BatchRow(_RunCreationRow):
-    """The row of one run of a batch."""
-
-    ordinal: int
-    """Its number in the batch, from 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Arguments:
-    """The arguments of the SQL function `create_run`, under the same names."""
+class Arguments:
+    """A request of the SQL function `create_runs`: the columns of `run_requests` under the same names."""
 
     project_id: str
     run_id: UUID
@@ -149,7 +143,7 @@ class _RunCreationRequest(NamedTuple):
     number: int
     """The order of arrival."""
     arguments: bytes
-    """JSON: an `_Arguments`."""
+    """JSON: an `Arguments`."""
     match: str | None
     """The caller's row-level security as JSON. None: all rows. In one statement, all requests have it or none has it."""
     run_id: UUID
@@ -158,8 +152,6 @@ class _RunCreationRequest(NamedTuple):
 RunCreationWriter: TypeAlias = BatchWriter[_RunCreationRequest, _RunCreationRow | None]
 Kind: TypeAlias = tuple[bool, bool]
 """Whether runs are flushed to disk before returning, and whether row-level security applies to them."""
-JSON: Final = (Mapping, RawJson)
-"""The types of arguments that are sent as JSON."""
 MAX_BATCH_SIZE = 100
 """The most runs in one statement."""
 
@@ -197,7 +189,7 @@ class RunCreator:
         if (row := await writer.write(request, new.holder)) is not None:
             return _creation(new, row)
         async with self._places.hold(new.holder, PATIENCE_S), self._pool.pipeline(filters) as conn:
-            cursor = await _call(conn, filters, new)
+            cursor = await _call_alone(conn, filters, new)
         return _creation(new, await cursor.fetchone())
 
     @asynccontextmanager
@@ -228,15 +220,10 @@ async def _create_all(pool: Pool, requests: list[_RunCreationRequest]) -> list[_
     """Create a batch of runs and return their rows. None if the thread is locked, so that other runs do not wait for it."""
     # By thread id, so that two processes lock the threads in the same order.
     ordered = sorted(requests)
+    restriction = [request.match for request in ordered if request.match is not None]
     # Without filters: the function itself switches to the role of row-level security, for the caller of each run.
     async with pool.connection() as conn:
-        cursor = await conn.cursor(row_factory=rows.row_factory(_BatchRow)).execute(
-            "SELECT * FROM create_runs(requests => %(requests)b::text[]::jsonb[], restriction => %(restriction)b::text[])",
-            {
-                "requests": Texts(request.arguments for request in ordered),
-                "restriction": Texts(request.match for request in ordered if request.match is not None),
-            },
-        )
+        cursor = await _call(conn, [request.arguments for request in ordered], restriction, skip_locked=True)
         rows_by_number = {ordered[row.ordinal - 1].number: row for row in await cursor.fetchall()}
         # Also for refused runs. A stream reads the rows themselves, so a note too many costs one lookup.
         for request in ordered:
@@ -245,51 +232,43 @@ async def _create_all(pool: Pool, requests: list[_RunCreationRequest]) -> list[_
     return [rows_by_number.get(request.number) for request in requests]
 
 
+async def _call(
+    conn: Conn, requests: Iterable[bytes], restriction: Iterable[str], *, skip_locked: bool
+) -> AsyncCursor[_RunCreationRow]:
+    return await conn.cursor(row_factory=rows.row_factory(_RunCreationRow)).execute(
+        """
+        SELECT *
+          FROM create_runs(requests => %(requests)b::text[]::jsonb[], restriction => %(restriction)b::text[],
+                           skip_locked => %(skip_locked)s)
+        """,
+        {"requests": Texts(requests), "restriction": Texts(restriction), "skip_locked": skip_locked},
+    )
+
+
 async def create_run_in_transaction(conn: Conn, filters: Filters, new: NewRun) -> RunCreation:
     """Create a run in the caller's transaction on `conn`. Also completes its idempotency key."""
-    cursor = await _call(conn, filters, new)
+    cursor = await _call_alone(conn, filters, new)
     creation = _creation(new, await cursor.fetchone())
     if new.idempotency_key is not None:
         await idempotency_keys.complete(conn, new.idempotency_key, new.run_id)
     return creation
 
 
-async def _call(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_RunCreationRow]:
-    arguments = _arguments(conn.project_id, filters, new)
-    values: dict[str, object] = {each.name: getattr(arguments, each.name) for each in fields(arguments)}
-    cursor = conn.cursor(row_factory=rows.row_factory(_RunCreationRow))
+async def _call_alone(conn: Conn, filters: Filters, new: NewRun) -> AsyncCursor[_RunCreationRow]:
+    """Create a run, and wait for its thread. The connection has the caller's row-level security."""
     conn.note_change(new.thread_id, new.run_id)
-    return await cursor.execute(
-        """
-        SELECT *
-          FROM create_run(
-            project_id => %(project_id)s, run_id => %(run_id)s, thread_id => %(thread_id)s,
-            assistant_id => %(assistant_id)s, graph_id => %(graph_id)s,
-            assistant_metadata => %(assistant_metadata)s::jsonb, kwargs => %(kwargs)s::jsonb,
-            principal => %(principal)s::jsonb, multitask_strategy => %(multitask_strategy)s, delay_s => %(delay_s)s,
-            ephemeral => %(ephemeral)s, synchronous_commit => %(synchronous_commit)s, worker_id => %(worker_id)s::uuid,
-            metadata_filter => %(metadata_filter)s::jsonb, new_thread_metadata => %(new_thread_metadata)s::jsonb,
-            new_thread_only => %(new_thread_only)s, ttl_strategy => %(ttl_strategy)s::text,
-            ttl_minutes => %(ttl_minutes)s::float, ephemeral_s => %(ephemeral_s)s::float,
-            metadata => %(metadata)s::jsonb, record_events => %(record_events)s)
-        """,
-        {
-            # psycopg would send bytes as bytea, which Postgres does not cast to jsonb.
-            name: json.dumps(cast("object", value)).decode() if isinstance(value, JSON) else value
-            for name, value in values.items()
-        },
-    )
+    return await _call(conn, [json.dumps(_arguments(conn.project_id, filters, new))], (), skip_locked=False)
 
 
-def _creation(new: NewRun, row: _RunCreationRow | None) -> RunCreation:
-    answer = cast("_RunCreationRow", row)  # a function that returns no set always gives a row
+def _creation(new: NewRun, answer: _RunCreationRow | None) -> RunCreation:
+    row = cast("_RunCreationRow", answer)  # without `skip_locked` no request is left out
     return RunCreation(
-        run=_run(new, answer),
-        thread_found=answer.thread_found,
-        thread_created=answer.thread_created,
-        record_events=bool(answer.events_recorded),
-        active_run_id=answer.active_run_id,
-        superseded_run_ids=answer.superseded_run_ids or (),
+        run=_run(new, row),
+        thread_found=row.thread_found,
+        thread_created=row.thread_created,
+        record_events=bool(row.events_recorded),
+        active_run_id=row.active_run_id,
+        superseded_run_ids=row.superseded_run_ids or (),
     )
 
 
@@ -311,9 +290,9 @@ def _run(new: NewRun, answer: _RunCreationRow) -> Run | None:
     )
 
 
-def _arguments(project_id: str, filters: Filters, new: NewRun) -> _Arguments:
+def _arguments(project_id: str, filters: Filters, new: NewRun) -> Arguments:
     ttl = new.thread_ttl if new.create_thread else None
-    return _Arguments(
+    return Arguments(
         project_id=project_id,
         run_id=new.run_id,
         thread_id=new.thread_id,
