@@ -163,6 +163,9 @@ $$;
 CREATE FUNCTION check_leases(run_ids uuid[], worker_ids uuid[]) RETURNS void
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 DECLARE
     held int;
@@ -309,6 +312,7 @@ $$;
 CREATE FUNCTION create_runs(requests jsonb[], restriction text[], skip_locked boolean) RETURNS SETOF created_run
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 DECLARE
     created_runs created_run[] := '{}';
@@ -377,7 +381,6 @@ $$;
 
 CREATE FUNCTION create_threads(requests jsonb[], restriction text[], just integer DEFAULT NULL::integer) RETURNS created_run[]
     LANGUAGE plpgsql
-    SET enable_seqscan TO 'off'
     AS $$
 DECLARE
     created created_run[];
@@ -674,93 +677,106 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION finish_run(finished_run uuid, of_thread uuid, holder uuid, run_status text, thread_status text, thread_values json, thread_interrupts jsonb, failure jsonb, answer_keys jsonb, ephemeral_ttl_s double precision, notify_readers boolean, delete_run boolean, in_batch boolean DEFAULT false) RETURNS boolean
+CREATE FUNCTION finish_runs(finished_runs uuid[], of_threads uuid[], holders uuid[], run_statuses text[], thread_statuses text[], thread_values json[], thread_interrupts jsonb[], failures jsonb[], answer_keys jsonb[], ephemeral_ttl_s double precision[], notify_readers boolean[], delete_run boolean[], in_batch boolean) RETURNS jsonb
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 DECLARE
-    requested_action text;
-    is_owned boolean;
-    is_busy boolean;
-    has_no_title boolean;
     ended_at timestamptz;
+    locked uuid[];
+    untitled uuid[];
+    finished int[];
+    rolled_back int[];
+    is_busy boolean;
 BEGIN
+    IF cardinality(finished_runs) = 0 THEN
+        RETURN '{}';
+    END IF;
     IF in_batch THEN
-        SELECT first_message IS NULL AND ephemeral_until IS NULL INTO has_no_title
-          FROM threads
-         WHERE thread_id = of_thread
-           FOR NO KEY UPDATE SKIP LOCKED;
-        IF NOT FOUND THEN -- locked or deleted, which the run's own transaction finds out
-            RETURN NULL;
-        END IF;
+        SELECT array_agg(thread_id), array_agg(thread_id) FILTER (WHERE has_no_title) INTO locked, untitled FROM (
+            SELECT thread_id, first_message IS NULL AND ephemeral_until IS NULL AS has_no_title
+              FROM threads
+             WHERE thread_id = ANY (of_threads)
+             ORDER BY thread_id
+               FOR NO KEY UPDATE SKIP LOCKED
+        ) AS free;
     ELSE
-        SELECT first_message IS NULL AND ephemeral_until IS NULL INTO has_no_title
-          FROM threads
-         WHERE thread_id = of_thread
-           FOR NO KEY UPDATE;
+        SELECT array_agg(thread_id), array_agg(thread_id) FILTER (WHERE has_no_title) INTO locked, untitled FROM (
+            SELECT thread_id, first_message IS NULL AND ephemeral_until IS NULL AS has_no_title
+              FROM threads
+             WHERE thread_id = ANY (of_threads)
+             ORDER BY thread_id
+               FOR NO KEY UPDATE
+        ) AS waited_for;
     END IF;
     -- By the key alone. With the status in the condition, Postgres may read all running runs by one of the partial indexes.
-    SELECT cancel_action, status = 'running' AND worker_id = holder INTO requested_action, is_owned
-      FROM runs
-     WHERE run_id = finished_run
-       FOR NO KEY UPDATE;
-    IF is_owned IS NOT TRUE OR NOT EXISTS (SELECT FROM crash_markers WHERE worker_id = holder) THEN
-        RETURN false;
-    END IF;
-    IF requested_action = 'rollback' OR delete_run THEN
-        IF in_batch THEN
-            RETURN NULL;
-        END IF;
-        PERFORM end_rolled_back_run(of_thread, finished_run);
-        RETURN true;
+    SELECT array_agg(ordinal) FILTER (WHERE is_owned AND NOT is_rolled_back),
+           array_agg(ordinal) FILTER (WHERE is_owned AND is_rolled_back)
+      INTO finished, rolled_back
+      FROM (
+        SELECT ending.ordinal, runs.cancel_action IS NOT DISTINCT FROM 'rollback' OR ending.is_deleted AS is_rolled_back,
+               runs.status = 'running' AND runs.worker_id = ending.holder
+               AND EXISTS (SELECT FROM crash_markers WHERE crash_markers.worker_id = ending.holder) AS is_owned
+          FROM unnest(finished_runs, of_threads, holders, delete_run) WITH ORDINALITY
+            AS ending (run_id, thread_id, holder, is_deleted, ordinal)
+          JOIN runs ON runs.run_id = ending.run_id
+         WHERE ending.thread_id = ANY (locked)
+         ORDER BY ending.run_id
+           FOR NO KEY UPDATE OF runs
+    ) AS ending;
+    IF rolled_back IS NOT NULL AND NOT in_batch THEN
+        PERFORM end_rolled_back_run(of_threads[ordinal], finished_runs[ordinal]) FROM unnest(rolled_back) AS ordinal;
     END IF;
     ended_at := clock_timestamp();
-    -- No other run of the thread is running. With `status = 'pending'`, Postgres may read the whole queue.
-    is_busy := EXISTS (SELECT FROM runs
-                        WHERE thread_id = of_thread AND status IN ('pending', 'running') AND run_id <> finished_run);
-    IF has_no_title AND position('"messages"' IN thread_values::text) > 0 THEN
+    IF untitled IS NOT NULL THEN
         -- A separate statement, because Postgres computes the title again in each statement that sets a part of it.
         UPDATE threads
-           SET first_message = first_human_message_of_text(thread_values)
-         WHERE thread_id = of_thread AND first_human_message_of_text(thread_values) IS NOT NULL;
+           SET first_message = first_human_message_of_text(thread_values[ordinal])
+          FROM unnest(finished) AS ordinal
+         WHERE threads.thread_id = of_threads[ordinal] AND of_threads[ordinal] = ANY (untitled)
+           AND first_human_message_of_text(thread_values[ordinal]) IS NOT NULL;
     END IF;
-    UPDATE threads
-       SET status = CASE WHEN is_busy THEN 'busy' ELSE thread_status END,
-           "values" = coalesce(thread_values, "values"),
-           interrupts = thread_interrupts, error = failure, updated_at = ended_at, state_updated_at = ended_at,
-           ephemeral_until = CASE WHEN ephemeral_ttl_s IS NULL THEN ephemeral_until
-                                  ELSE greatest(ephemeral_until, ended_at + make_interval(secs => ephemeral_ttl_s)) END
-     WHERE thread_id = of_thread;
+    WITH updated AS (
+        UPDATE threads
+           -- No other run of the thread is running. With `status = 'pending'`, Postgres may read the whole queue.
+           SET status = CASE WHEN EXISTS (SELECT FROM runs
+                                           WHERE runs.thread_id = threads.thread_id
+                                             AND runs.status IN ('pending', 'running')
+                                             AND runs.run_id <> finished_runs[ordinal]) THEN 'busy'
+                             ELSE thread_statuses[ordinal] END,
+               "values" = coalesce(thread_values[ordinal], threads."values"),
+               interrupts = thread_interrupts[ordinal], error = failures[ordinal], updated_at = ended_at,
+               state_updated_at = ended_at,
+               ephemeral_until = CASE WHEN ephemeral_ttl_s[ordinal] IS NULL THEN threads.ephemeral_until
+                                      ELSE greatest(threads.ephemeral_until,
+                                                    ended_at + make_interval(secs => ephemeral_ttl_s[ordinal])) END
+          FROM unnest(finished) AS ordinal
+         WHERE threads.thread_id = of_threads[ordinal]
+        RETURNING threads.status
+    )
+    SELECT bool_or(status = 'busy') INTO is_busy FROM updated;
     UPDATE runs -- last, because its webhook contains the thread's values
-       SET status = run_status, error = failure, output_keys = answer_keys, finished_at = ended_at,
-           updated_at = ended_at, worker_id = NULL
-     WHERE run_id = finished_run;
-    DELETE FROM run_undo_log WHERE run_id = finished_run;
+       SET status = run_statuses[ordinal], error = failures[ordinal], output_keys = answer_keys[ordinal],
+           finished_at = ended_at, updated_at = ended_at, worker_id = NULL
+      FROM unnest(finished) AS ordinal
+     WHERE runs.run_id = finished_runs[ordinal];
+    DELETE FROM run_undo_log WHERE run_id IN (SELECT finished_runs[ordinal] FROM unnest(finished) AS ordinal);
     IF is_busy THEN
         PERFORM pg_notify('threadkeep', 'pending');
     END IF;
-    IF notify_readers THEN
-        PERFORM pg_notify('threadkeep', 'run:' || finished_run);
-    END IF;
-    RETURN true;
-END
-$$;
-
-CREATE FUNCTION finish_runs(finished_runs uuid[], of_threads uuid[], holders uuid[], run_statuses text[], thread_statuses text[], thread_values json[], thread_interrupts jsonb[], failures jsonb[], answer_keys jsonb[], ephemeral_ttl_s double precision[], notify_readers boolean[], delete_run boolean[]) RETURNS jsonb
-    LANGUAGE plpgsql
-    SET enable_seqscan TO 'off'
-    AS $$
-DECLARE
-    results jsonb := '{}';
-BEGIN
-    FOR i IN 1 .. cardinality(finished_runs) LOOP
-        results := results || jsonb_build_object(
-            finished_runs[i],
-            finish_run(finished_runs[i], of_threads[i], holders[i], run_statuses[i], thread_statuses[i],
-                       thread_values[i], thread_interrupts[i], failures[i], answer_keys[i], ephemeral_ttl_s[i],
-                       notify_readers[i], delete_run[i], true));
-    END LOOP;
-    RETURN results;
+    PERFORM pg_notify('threadkeep', 'run:' || finished_runs[ordinal])
+       FROM unnest(finished) AS ordinal WHERE notify_readers[ordinal];
+    RETURN (
+        SELECT jsonb_object_agg(
+                   finished_runs[ordinal],
+                   CASE WHEN ordinal = ANY (finished) THEN true
+                        WHEN ordinal = ANY (rolled_back) THEN CASE WHEN in_batch THEN NULL ELSE true END
+                        WHEN in_batch AND of_threads[ordinal] = ANY (locked) IS NOT TRUE THEN NULL
+                        ELSE false END)
+          FROM generate_subscripts(finished_runs, 1) AS ordinal);
 END
 $$;
 
@@ -818,7 +834,6 @@ $$;
 
 CREATE FUNCTION insert_runs(requests jsonb[], restriction text[], created_runs created_run[]) RETURNS void
     LANGUAGE plpgsql
-    SET enable_seqscan TO 'off'
     AS $$
 BEGIN
     INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
@@ -850,7 +865,6 @@ $$;
 
 CREATE FUNCTION lock_thread_for_run(ordinal integer, project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, multitask_strategy text, worker_id uuid, metadata_filter jsonb, new_thread_only boolean, metadata jsonb, record_events boolean) RETURNS created_run
     LANGUAGE plpgsql
-    SET enable_seqscan TO 'off'
     AS $$
 #variable_conflict use_column
 DECLARE

@@ -1,8 +1,10 @@
 -- Fencing: lock the rows of a process and of its runs until the transaction ends. A transaction that takes a run away from
 -- its process locks the run FOR UPDATE, so it comes before or after this one.
+-- With few leases, Postgres would plan the statement anew each time (plan_cache_mode), which takes longer than to execute it.
 -- TK001: the process has lost its lease. TK002: the run was deleted, has ended, or belongs to another process.
 CREATE OR REPLACE FUNCTION check_leases(run_ids uuid[], worker_ids uuid[]) RETURNS void
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     held int;
     lost uuid;

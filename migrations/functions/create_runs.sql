@@ -7,12 +7,13 @@
 -- has its settings already. All runs have the same role, because Postgres plans the statements of a function again after a
 -- change of role. The role and the settings end with the transaction.
 -- Each statement sees the rows that were committed before it, also during the wait for a lock. Postgres finds rows only by
--- key, even with a plan that was made while the tables were small (enable_seqscan).
+-- key, even with a plan that was made while the tables were small (enable_seqscan), and does not plan statements anew for few
+-- requests. Both settings hold for the functions below, which only this one calls.
 CREATE OR REPLACE FUNCTION create_runs(
     requests jsonb[],
     restriction text[],
     skip_locked boolean
-) RETURNS SETOF created_run LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS SETOF created_run LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     created_runs created_run[] := '{}';
     uninserted created_run[];
@@ -120,7 +121,7 @@ $$;
 -- The setting of row-level security changes from row to row: Postgres computes a row, inserts and checks it, and then
 -- computes the next one.
 CREATE OR REPLACE FUNCTION create_threads(requests jsonb[], restriction text[], just int DEFAULT NULL) RETURNS created_run[]
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql AS $$
 DECLARE
     created created_run[];
 BEGIN
@@ -169,7 +170,7 @@ CREATE OR REPLACE FUNCTION lock_thread_for_run(
     new_thread_only boolean,
     metadata jsonb,
     record_events boolean
-) RETURNS created_run LANGUAGE plpgsql SET enable_seqscan = off AS $$
+) RETURNS created_run LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     mark CONSTANT jsonb := jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id);
@@ -222,7 +223,7 @@ $$;
 
 -- Insert the rows of the runs that have a status, in one statement. The settings of row-level security: see `create_threads`.
 CREATE OR REPLACE FUNCTION insert_runs(requests jsonb[], restriction text[], created_runs created_run[]) RETURNS void
-LANGUAGE plpgsql SET enable_seqscan = off AS $$
+LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
                       multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, chain_id,

@@ -139,7 +139,7 @@ async def write_all(conn: Conn, batch: list[WriteSet]) -> Mapping[str, bool]:
     cursor = conn.cursor(row_factory=dict_row)
     await cursor.execute(
         _statement(tuple(merged), undo=bool(undo)),
-        [*columns, run_ids, worker_ids, *undo_columns, deferred, *end_columns(ends)],
+        [*columns, run_ids, worker_ids, *undo_columns, deferred, *end_columns(ends), True],
     )
     # For the change streams of other processes. It is sent when the connection is released.
     for end in ends:

@@ -5,7 +5,7 @@ later statement of the same transaction (`migrations/functions/`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -70,7 +70,7 @@ class RunFinalState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishRequest:
-    """The arguments of the SQL function `finish_run`, under the same names. JSON is bytes."""
+    """One run for the SQL function `finish_runs`. Each field is an item of an array there. JSON is bytes."""
 
     finished_run: UUID
     of_thread: UUID
@@ -95,13 +95,13 @@ FINISH_RUNS: Final = """
         run_statuses => %s::text[], thread_statuses => %s::text[], thread_values => %s::text[]::json[],
         thread_interrupts => %s::text[]::jsonb[], failures => %s::text[]::jsonb[], answer_keys => %s::text[]::jsonb[],
         ephemeral_ttl_s => %s::text[]::float[], notify_readers => %s::text[]::boolean[],
-        delete_run => %s::text[]::boolean[])
+        delete_run => %s::text[]::boolean[], in_batch => %s)
 """
-"""A call for several `FinishRequest`s. `end_columns` returns its arguments."""
+"""A call for several `FinishRequest`s. `end_columns` returns its arguments but the last."""
 
 
 def end_columns(ends: Sequence[FinishRequest]) -> list[Texts]:
-    """The arguments of `FINISH_RUNS`."""
+    """The arguments of `FINISH_RUNS`, without `in_batch`."""
     return [Texts(getattr(end, field.name) for end in ends) for field in fields(FinishRequest)]  # in the order above
 
 
@@ -208,20 +208,9 @@ async def finish(pool: Pool, end: FinishRequest) -> bool:
 
     It waits for the lock of the thread. Most runs are finished together with checkpoints (`persistence/group_commit.py`).
     """
-    # psycopg would send bytes as bytea, which Postgres does not cast to json.
-    arguments = {name: part.decode() if isinstance(part, bytes) else part for name, part in asdict(end).items()}
     async with pool.connection() as conn:
         cursor = await conn.execute(
-            """
-            SELECT finish_run(
-                finished_run => %(finished_run)s, of_thread => %(of_thread)s, holder => %(holder)s,
-                run_status => %(run_status)s, thread_status => %(thread_status)s,
-                thread_values => %(thread_values)s::json, thread_interrupts => %(thread_interrupts)s::jsonb,
-                failure => %(failure)s::jsonb, answer_keys => %(answer_keys)s::jsonb,
-                ephemeral_ttl_s => %(ephemeral_ttl_s)s::float, notify_readers => %(notify_readers)s,
-                delete_run => %(delete_run)s)
-            """,
-            arguments,
+            "SELECT (" + FINISH_RUNS + " ->> %s)::boolean", [*end_columns([end]), False, str(end.finished_run)]
         )
         row = await cursor.fetchone()
         # Also if the end was refused: a stream reads the row itself, and so sees its true state.
