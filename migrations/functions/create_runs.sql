@@ -57,8 +57,15 @@ BEGIN
                 created := coalesce((create_threads(requests, restriction, request.ordinal))[1], created);
                 EXIT WHEN created.thread_found;
             END LOOP;
-            created_runs := created_runs || created;
             uninserted := uninserted || created;
+            IF created.status IS NOT NULL AND created.active_run_id IS NOT NULL
+               AND request.multitask_strategy IN ('interrupt', 'rollback') THEN
+                PERFORM insert_runs(requests, restriction, uninserted);
+                uninserted := '{}';
+                created.superseded_run_ids := cancel_superseded_runs(request.thread_id, request.run_id,
+                                                                     request.multitask_strategy);
+            END IF;
+            created_runs := created_runs || created;
             their_threads := their_threads || request.thread_id;
         END LOOP;
     END IF;
@@ -117,10 +124,10 @@ CREATE OR REPLACE FUNCTION run_requests(requests jsonb[], restriction text[]) RE
 $$;
 
 -- Create the missing threads, in one statement, and decide on their runs. Of several requests for one thread, only the first
--- creates it. With `just` it is done for the request with this ordinal.
+-- creates it. With `only_ordinal` it does so for this request alone.
 -- The setting of row-level security changes from row to row: Postgres computes a row, inserts and checks it, and then
 -- computes the next one.
-CREATE OR REPLACE FUNCTION create_threads(requests jsonb[], restriction text[], just int DEFAULT NULL) RETURNS created_run[]
+CREATE OR REPLACE FUNCTION create_threads(requests jsonb[], restriction text[], only_ordinal int DEFAULT NULL) RETURNS created_run[]
 LANGUAGE plpgsql AS $$
 DECLARE
     created created_run[];
@@ -129,7 +136,7 @@ BEGIN
         SELECT DISTINCT ON (thread_id) every.*,
                jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id) AS mark
           FROM run_requests(requests, restriction) AS every
-         WHERE new_thread_metadata IS NOT NULL AND ordinal = coalesce(just, ordinal)
+         WHERE new_thread_metadata IS NOT NULL AND ordinal = coalesce(only_ordinal, ordinal)
          ORDER BY thread_id, ordinal -- so that two processes with the same threads do not wait for each other
     ), thread AS (
         INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until,
@@ -211,9 +218,6 @@ BEGIN
     created.status := CASE WHEN worker_id IS NOT NULL AND created.active_run_id IS NULL THEN 'running' ELSE 'pending' END;
     created.events_recorded := record_events OR created.status = 'pending' OR thread_is_followed;
     created.merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
-    IF created.active_run_id IS NOT NULL AND multitask_strategy IN ('interrupt', 'rollback') THEN
-        created.superseded_run_ids := cancel_superseded_runs(thread_id, run_id, multitask_strategy);
-    END IF;
     IF thread_is_followed THEN
         PERFORM pg_notify('threadkeep', 'thread:' || thread_id);
     END IF;

@@ -28,6 +28,7 @@ import signal, sys
 from pathlib import Path
 from threadkeep.postgres.embedded import embedded_postgres
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 with embedded_postgres(Path(sys.argv[1]), durable=False) as uri:
     print(uri, flush=True)
     sys.stdin.read()
