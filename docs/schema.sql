@@ -309,94 +309,152 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION create_run(ordinal integer, project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, principal jsonb, multitask_strategy text, delay_s double precision, ephemeral boolean, synchronous_commit boolean, worker_id uuid, metadata_filter jsonb, new_thread_metadata jsonb, new_thread_only boolean, ttl_strategy text, ttl_minutes double precision, ephemeral_s double precision, metadata jsonb, record_events boolean, skip_locked boolean) RETURNS created_run
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+DECLARE
+    mark CONSTANT jsonb := jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id);
+    created created_run;
+    thread_metadata jsonb;
+    thread_is_followed boolean := false;
+BEGIN
+    created.ordinal := create_run.ordinal;
+    created.thread_created := false;
+    FOR _ IN 1 .. 3 LOOP -- a thread that exists at the insert may be deleted before it is locked
+        IF new_thread_metadata IS NOT NULL THEN
+            INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until,
+                                 first_message)
+            VALUES (create_run.thread_id, create_run.project_id, 'busy', new_thread_metadata || mark,
+                    create_run.ttl_strategy, create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s),
+                    CASE WHEN ephemeral_s IS NULL THEN first_human_message(create_run.kwargs -> 'input') END)
+            ON CONFLICT (thread_id) DO NOTHING
+            RETURNING threads.metadata INTO thread_metadata;
+            created.thread_created := FOUND;
+            EXIT WHEN created.thread_created;
+        END IF;
+        IF skip_locked AND is_locked_elsewhere(create_run.thread_id) THEN
+            RETURN created;
+        END IF;
+        SELECT threads.metadata, coalesce(threads.record_events_until > now(), false)
+          INTO thread_metadata, thread_is_followed
+          FROM threads
+         WHERE threads.thread_id = create_run.thread_id AND threads.project_id = create_run.project_id
+           AND threads.metadata @> metadata_filter
+           FOR NO KEY UPDATE;
+        created.thread_found := FOUND;
+        EXIT WHEN created.thread_found OR new_thread_metadata IS NULL;
+    END LOOP;
+    created.created_at := clock_timestamp(); -- not now(), because the lock may have taken time
+    IF NOT created.thread_created THEN
+        IF NOT created.thread_found OR new_thread_only THEN
+            RETURN created;
+        END IF;
+        SELECT runs.run_id INTO created.active_run_id FROM runs WHERE runs.run_id = create_run.run_id;
+        IF FOUND THEN
+            RETURN created;
+        END IF;
+        SELECT runs.run_id INTO created.active_run_id
+          FROM runs
+         WHERE runs.thread_id = create_run.thread_id AND runs.status IN ('pending', 'running')
+           AND runs.run_after <= created.created_at
+         ORDER BY runs.queue_position
+         LIMIT 1;
+        IF created.active_run_id IS NOT NULL AND create_run.multitask_strategy = 'reject' THEN
+            RETURN created;
+        END IF;
+        UPDATE threads
+           SET status = 'busy', metadata = threads.metadata || mark, updated_at = created.created_at,
+               first_message = coalesce(threads.first_message, first_human_message(create_run.kwargs -> 'input'))
+         WHERE threads.thread_id = create_run.thread_id;
+    END IF;
+    created.thread_found := true;
+    created.status := CASE WHEN create_run.worker_id IS NOT NULL AND created.active_run_id IS NULL THEN 'running'
+                           ELSE 'pending' END;
+    created.events_recorded := record_events OR created.status = 'pending' OR thread_is_followed;
+    created.merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
+    INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
+                      multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, chain_id,
+                      started_at, created_at, updated_at)
+    VALUES (create_run.run_id, create_run.project_id, create_run.thread_id, create_run.assistant_id,
+            create_run.graph_id, created.status, created.merged_metadata, create_run.kwargs, create_run.principal,
+            create_run.multitask_strategy,
+            CASE created.status WHEN 'running' THEN 1 ELSE 0 END,
+            CASE created.status WHEN 'running' THEN create_run.worker_id END,
+            created.created_at + make_interval(secs => delay_s), create_run.ephemeral, created.events_recorded,
+            CASE WHEN created.merged_metadata -> 'chain' ->> 'run_id' = create_run.run_id::text
+                 THEN (created.merged_metadata -> 'chain' ->> 'id')::uuid END,
+            CASE created.status WHEN 'running' THEN created.created_at END,
+            created.created_at, created.created_at);
+    IF created.active_run_id IS NOT NULL AND create_run.multitask_strategy IN ('interrupt', 'rollback') THEN
+        created.superseded_run_ids := cancel_superseded_runs(create_run.thread_id, create_run.run_id,
+                                                             create_run.multitask_strategy);
+    END IF;
+    IF created.status = 'pending' THEN
+        PERFORM pg_notify('threadkeep', 'pending');
+    ELSIF NOT synchronous_commit THEN -- the client learns of the run only at its end, which is flushed
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    IF thread_is_followed THEN
+        PERFORM pg_notify('threadkeep', 'thread:' || create_run.thread_id);
+    END IF;
+    RETURN created;
+END
+$$;
+
 CREATE FUNCTION create_runs(requests jsonb[], restriction text[], skip_locked boolean) RETURNS SETOF created_run
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     SET plan_cache_mode TO 'force_generic_plan'
     AS $$
 DECLARE
-    created_runs created_run[] := '{}';
-    uninserted created_run[];
-    their_threads uuid[];
+    together created_run[] := '{}';
     request record;
     created created_run;
-    has_pending boolean := false;
-    is_unflushed boolean := false;
 BEGIN
     IF cardinality(restriction) > 0 THEN
         PERFORM set_config('threadkeep.project', requests[1] ->> 'project_id', true),
                 set_config('role', 'threadkeep_tenant', true);
     END IF;
-    IF EXISTS (SELECT FROM unnest(requests) AS each WHERE jsonb_typeof(each -> 'new_thread_metadata') = 'object') THEN
-        created_runs := create_threads(requests, restriction);
+    IF cardinality(requests) > 2 THEN -- for fewer, single statements cost less
+        together := create_runs_on_new_threads(requests, restriction);
+        RETURN QUERY SELECT * FROM unnest(together);
+        IF cardinality(together) = cardinality(requests) THEN
+            RETURN;
+        END IF;
     END IF;
-    uninserted := created_runs;
-    IF cardinality(created_runs) < cardinality(requests) THEN
-        their_threads := ARRAY(SELECT (requests[run.ordinal] ->> 'thread_id')::uuid FROM unnest(created_runs) AS run);
-        FOR request IN
-            SELECT *
-              FROM run_requests(requests, restriction) AS every
-             WHERE NOT EXISTS (SELECT FROM unnest(created_runs) AS run WHERE run.ordinal = every.ordinal)
-             ORDER BY ordinal
-        LOOP
-            IF request.thread_id = ANY (their_threads) THEN -- the earlier run of the thread is this one's active run
-                PERFORM insert_runs(requests, restriction, uninserted);
-                uninserted := '{}';
-            END IF;
-            IF request.match IS NOT NULL THEN
-                PERFORM set_config('threadkeep.metadata_filter', request.match, true);
-            END IF;
-            CONTINUE WHEN skip_locked AND is_locked_elsewhere(request.thread_id);
-            FOR _ IN 1 .. 3 LOOP -- a thread that existed before may be deleted before it is locked
-                created := lock_thread_for_run(
-                    request.ordinal, request.project_id, request.run_id, request.thread_id, request.assistant_id,
-                    request.graph_id, request.assistant_metadata, request.kwargs, request.multitask_strategy,
-                    request.worker_id, request.metadata_filter, request.new_thread_only, request.metadata,
-                    request.record_events);
-                EXIT WHEN created.thread_found OR request.new_thread_metadata IS NULL;
-                created := coalesce((create_threads(requests, restriction, request.ordinal))[1], created);
-                EXIT WHEN created.thread_found;
-            END LOOP;
-            uninserted := uninserted || created;
-            IF created.status IS NOT NULL AND created.active_run_id IS NOT NULL
-               AND request.multitask_strategy IN ('interrupt', 'rollback') THEN
-                PERFORM insert_runs(requests, restriction, uninserted);
-                uninserted := '{}';
-                created.superseded_run_ids := cancel_superseded_runs(request.thread_id, request.run_id,
-                                                                     request.multitask_strategy);
-            END IF;
-            created_runs := created_runs || created;
-            their_threads := their_threads || request.thread_id;
-        END LOOP;
-    END IF;
-    PERFORM insert_runs(requests, restriction, uninserted);
-    FOREACH created IN ARRAY created_runs LOOP
-        has_pending := has_pending OR created.status = 'pending';
-        -- The client of such a run learns of it only at its end, which is flushed.
-        is_unflushed := is_unflushed
-            OR created.status = 'running' AND NOT (requests[created.ordinal] ->> 'synchronous_commit')::boolean;
+    FOR request IN
+        SELECT *
+          FROM run_requests(requests, restriction) AS every
+         WHERE NOT EXISTS (SELECT FROM unnest(together) AS run WHERE run.ordinal = every.ordinal)
+         ORDER BY ordinal -- runs of one thread keep their order
+    LOOP
+        IF request.match IS NOT NULL THEN
+            PERFORM set_config('threadkeep.metadata_filter', request.match, true);
+        END IF;
+        created := create_run(
+            request.ordinal, request.project_id, request.run_id, request.thread_id, request.assistant_id, request.graph_id,
+            request.assistant_metadata, request.kwargs, request.principal, request.multitask_strategy, request.delay_s,
+            request.ephemeral, request.synchronous_commit, request.worker_id, request.metadata_filter,
+            request.new_thread_metadata, request.new_thread_only, request.ttl_strategy, request.ttl_minutes,
+            request.ephemeral_s, request.metadata, request.record_events, skip_locked);
+        CONTINUE WHEN created.thread_found IS NULL;
         RETURN NEXT created;
     END LOOP;
-    IF has_pending THEN
-        PERFORM pg_notify('threadkeep', 'pending');
-    END IF;
-    IF is_unflushed THEN
-        PERFORM set_config('synchronous_commit', 'off', true);
-    END IF;
 END
 $$;
 
-CREATE FUNCTION create_threads(requests jsonb[], restriction text[], only_ordinal integer DEFAULT NULL::integer) RETURNS created_run[]
+CREATE FUNCTION create_runs_on_new_threads(requests jsonb[], restriction text[]) RETURNS created_run[]
     LANGUAGE plpgsql
     AS $$
 DECLARE
-    created created_run[];
+    created_runs created_run[];
 BEGIN
     WITH request AS (
         SELECT DISTINCT ON (thread_id) every.*,
                jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id) AS mark
           FROM run_requests(requests, restriction) AS every
-         WHERE new_thread_metadata IS NOT NULL AND ordinal = coalesce(only_ordinal, ordinal)
+         WHERE new_thread_metadata IS NOT NULL
          ORDER BY thread_id, ordinal -- so that two processes with the same threads do not wait for each other
     ), thread AS (
         INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until,
@@ -415,9 +473,32 @@ BEGIN
                request.record_events OR request.worker_id IS NULL, true, true, NULL,
                CASE WHEN request.worker_id IS NULL THEN 'pending' ELSE 'running' END,
                clock_timestamp(), NULL)::created_run)
-      INTO created
+      INTO created_runs
       FROM thread JOIN request USING (thread_id);
-    RETURN coalesce(created, '{}');
+    IF created_runs IS NULL THEN
+        RETURN '{}';
+    END IF;
+    INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
+                      multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, chain_id,
+                      started_at, created_at, updated_at)
+    SELECT request.run_id, request.project_id, request.thread_id, request.assistant_id, request.graph_id,
+           created.status, created.merged_metadata, request.kwargs, request.principal, request.multitask_strategy,
+           CASE created.status WHEN 'running' THEN 1 ELSE 0 END, request.worker_id,
+           created.created_at + make_interval(secs => request.delay_s), request.ephemeral, created.events_recorded,
+           CASE WHEN created.merged_metadata -> 'chain' ->> 'run_id' = request.run_id::text
+                THEN (created.merged_metadata -> 'chain' ->> 'id')::uuid END,
+           CASE created.status WHEN 'running' THEN created.created_at END, created.created_at, created.created_at
+      FROM unnest(created_runs) AS created,
+           run_requests(requests[created.ordinal:created.ordinal], restriction[created.ordinal:created.ordinal]) AS request
+     WHERE request.match IS NULL OR set_config('threadkeep.metadata_filter', request.match, true) IS NOT NULL;
+    PERFORM pg_notify('threadkeep', 'pending')
+      WHERE EXISTS (SELECT FROM unnest(created_runs) AS created WHERE created.status = 'pending');
+    -- The client of such a run learns of it only at its end, which is flushed.
+    PERFORM set_config('synchronous_commit', 'off', true)
+       FROM unnest(created_runs) AS created
+      WHERE created.status = 'running' AND NOT (requests[created.ordinal] ->> 'synchronous_commit')::boolean
+      LIMIT 1;
+    RETURN created_runs;
 END
 $$;
 
@@ -684,12 +765,104 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION finish_run(finished_run uuid, of_thread uuid, holder uuid, run_status text, thread_status text, thread_values json, thread_interrupts jsonb, failure jsonb, answer_keys jsonb, ephemeral_ttl_s double precision, notify_readers boolean, delete_run boolean, in_batch boolean) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    requested_action text;
+    is_owned boolean;
+    is_busy boolean;
+    has_no_title boolean;
+    ended_at timestamptz;
+BEGIN
+    IF in_batch THEN
+        SELECT first_message IS NULL AND ephemeral_until IS NULL INTO has_no_title
+          FROM threads
+         WHERE thread_id = of_thread
+           FOR NO KEY UPDATE SKIP LOCKED;
+        IF NOT FOUND THEN -- locked or deleted, which the run's own transaction finds out
+            RETURN NULL;
+        END IF;
+    ELSE
+        SELECT first_message IS NULL AND ephemeral_until IS NULL INTO has_no_title
+          FROM threads
+         WHERE thread_id = of_thread
+           FOR NO KEY UPDATE;
+    END IF;
+    -- By the key alone. With the status in the condition, Postgres may read all running runs by one of the partial indexes.
+    SELECT cancel_action, status = 'running' AND worker_id = holder INTO requested_action, is_owned
+      FROM runs
+     WHERE run_id = finished_run
+       FOR NO KEY UPDATE;
+    IF is_owned IS NOT TRUE OR NOT EXISTS (SELECT FROM crash_markers WHERE worker_id = holder) THEN
+        RETURN false;
+    END IF;
+    IF requested_action = 'rollback' OR delete_run THEN
+        IF in_batch THEN
+            RETURN NULL;
+        END IF;
+        PERFORM end_rolled_back_run(of_thread, finished_run);
+        RETURN true;
+    END IF;
+    ended_at := clock_timestamp();
+    -- No other run of the thread is running. With `status = 'pending'`, Postgres may read the whole queue.
+    is_busy := EXISTS (SELECT FROM runs
+                        WHERE thread_id = of_thread AND status IN ('pending', 'running') AND run_id <> finished_run);
+    IF has_no_title AND position('"messages"' IN thread_values::text) > 0 THEN
+        -- A separate statement, because Postgres computes the title again in each statement that sets a part of it.
+        UPDATE threads
+           SET first_message = first_human_message_of_text(thread_values)
+         WHERE thread_id = of_thread AND first_human_message_of_text(thread_values) IS NOT NULL;
+    END IF;
+    UPDATE threads
+       SET status = CASE WHEN is_busy THEN 'busy' ELSE thread_status END,
+           "values" = coalesce(thread_values, "values"),
+           interrupts = thread_interrupts, error = failure, updated_at = ended_at, state_updated_at = ended_at,
+           ephemeral_until = CASE WHEN ephemeral_ttl_s IS NULL THEN ephemeral_until
+                                  ELSE greatest(ephemeral_until, ended_at + make_interval(secs => ephemeral_ttl_s)) END
+     WHERE thread_id = of_thread;
+    UPDATE runs -- last, because its webhook contains the thread's values
+       SET status = run_status, error = failure, output_keys = answer_keys, finished_at = ended_at,
+           updated_at = ended_at, worker_id = NULL
+     WHERE run_id = finished_run;
+    DELETE FROM run_undo_log WHERE run_id = finished_run;
+    IF is_busy THEN
+        PERFORM pg_notify('threadkeep', 'pending');
+    END IF;
+    IF notify_readers THEN
+        PERFORM pg_notify('threadkeep', 'run:' || finished_run);
+    END IF;
+    RETURN true;
+END
+$$;
+
 CREATE FUNCTION finish_runs(finished_runs uuid[], of_threads uuid[], holders uuid[], run_statuses text[], thread_statuses text[], thread_values json[], thread_interrupts jsonb[], failures jsonb[], answer_keys jsonb[], ephemeral_ttl_s double precision[], notify_readers boolean[], delete_run boolean[], in_batch boolean) RETURNS jsonb
     LANGUAGE plpgsql
     SET enable_seqscan TO 'off'
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
     SET plan_cache_mode TO 'force_generic_plan'
+    AS $$
+DECLARE
+    results jsonb := '{}';
+BEGIN
+    IF in_batch AND cardinality(finished_runs) > 2 THEN -- for fewer, single statements cost less
+        RETURN finish_runs_together(finished_runs, of_threads, holders, run_statuses, thread_statuses, thread_values,
+                                    thread_interrupts, failures, answer_keys, ephemeral_ttl_s, notify_readers, delete_run);
+    END IF;
+    FOR i IN 1 .. cardinality(finished_runs) LOOP
+        results := results || jsonb_build_object(
+            finished_runs[i],
+            finish_run(finished_runs[i], of_threads[i], holders[i], run_statuses[i], thread_statuses[i],
+                       thread_values[i], thread_interrupts[i], failures[i], answer_keys[i], ephemeral_ttl_s[i],
+                       notify_readers[i], delete_run[i], in_batch));
+    END LOOP;
+    RETURN results;
+END
+$$;
+
+CREATE FUNCTION finish_runs_together(finished_runs uuid[], of_threads uuid[], holders uuid[], run_statuses text[], thread_statuses text[], thread_values json[], thread_interrupts jsonb[], failures jsonb[], answer_keys jsonb[], ephemeral_ttl_s double precision[], notify_readers boolean[], delete_run boolean[]) RETURNS jsonb
+    LANGUAGE plpgsql
     AS $$
 DECLARE
     ended_at timestamptz;
@@ -699,26 +872,13 @@ DECLARE
     rolled_back int[];
     is_busy boolean;
 BEGIN
-    IF cardinality(finished_runs) = 0 THEN
-        RETURN '{}';
-    END IF;
-    IF in_batch THEN
-        SELECT array_agg(thread_id), array_agg(thread_id) FILTER (WHERE has_no_title) INTO locked, untitled FROM (
-            SELECT thread_id, first_message IS NULL AND ephemeral_until IS NULL AS has_no_title
-              FROM threads
-             WHERE thread_id = ANY (of_threads)
-             ORDER BY thread_id
-               FOR NO KEY UPDATE SKIP LOCKED
-        ) AS free;
-    ELSE
-        SELECT array_agg(thread_id), array_agg(thread_id) FILTER (WHERE has_no_title) INTO locked, untitled FROM (
-            SELECT thread_id, first_message IS NULL AND ephemeral_until IS NULL AS has_no_title
-              FROM threads
-             WHERE thread_id = ANY (of_threads)
-             ORDER BY thread_id
-               FOR NO KEY UPDATE
-        ) AS waited_for;
-    END IF;
+    SELECT array_agg(thread_id), array_agg(thread_id) FILTER (WHERE has_no_title) INTO locked, untitled FROM (
+        SELECT thread_id, first_message IS NULL AND ephemeral_until IS NULL AS has_no_title
+          FROM threads
+         WHERE thread_id = ANY (of_threads)
+         ORDER BY thread_id
+           FOR NO KEY UPDATE SKIP LOCKED
+    ) AS free;
     -- By the key alone. With the status in the condition, Postgres may read all running runs by one of the partial indexes.
     SELECT array_agg(ordinal) FILTER (WHERE is_owned AND NOT is_rolled_back),
            array_agg(ordinal) FILTER (WHERE is_owned AND is_rolled_back)
@@ -734,9 +894,6 @@ BEGIN
          ORDER BY ending.run_id
            FOR NO KEY UPDATE OF runs
     ) AS ending;
-    IF rolled_back IS NOT NULL AND NOT in_batch THEN
-        PERFORM end_rolled_back_run(of_threads[ordinal], finished_runs[ordinal]) FROM unnest(rolled_back) AS ordinal;
-    END IF;
     ended_at := clock_timestamp();
     IF untitled IS NOT NULL THEN
         -- A separate statement, because Postgres computes the title again in each statement that sets a part of it.
@@ -780,9 +937,8 @@ BEGIN
         SELECT jsonb_object_agg(
                    finished_runs[ordinal],
                    CASE WHEN ordinal = ANY (finished) THEN true
-                        WHEN ordinal = ANY (rolled_back) THEN CASE WHEN in_batch THEN NULL ELSE true END
-                        WHEN in_batch AND of_threads[ordinal] = ANY (locked) IS NOT TRUE THEN NULL
-                        ELSE false END)
+                        WHEN ordinal = ANY (rolled_back) THEN NULL
+                        WHEN of_threads[ordinal] = ANY (locked) THEN false END)
           FROM generate_subscripts(finished_runs, 1) AS ordinal);
 END
 $$;
@@ -839,84 +995,12 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION insert_runs(requests jsonb[], restriction text[], created_runs created_run[]) RETURNS void
-    LANGUAGE plpgsql
-    AS $$
-BEGIN
-    INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
-                      multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, chain_id,
-                      started_at, created_at, updated_at)
-    SELECT request.run_id, request.project_id, request.thread_id, request.assistant_id, request.graph_id,
-           created.status, created.merged_metadata, request.kwargs, request.principal, request.multitask_strategy,
-           CASE created.status WHEN 'running' THEN 1 ELSE 0 END,
-           CASE created.status WHEN 'running' THEN request.worker_id END,
-           created.created_at + make_interval(secs => request.delay_s), request.ephemeral, created.events_recorded,
-           CASE WHEN created.merged_metadata -> 'chain' ->> 'run_id' = request.run_id::text
-                THEN (created.merged_metadata -> 'chain' ->> 'id')::uuid END,
-           CASE created.status WHEN 'running' THEN created.created_at END, created.created_at, created.created_at
-      FROM unnest(created_runs) AS created,
-           run_requests(requests[created.ordinal:created.ordinal], restriction[created.ordinal:created.ordinal]) AS request
-     WHERE created.status IS NOT NULL
-       AND (request.match IS NULL OR set_config('threadkeep.metadata_filter', request.match, true) IS NOT NULL);
-END
-$$;
-
 CREATE FUNCTION is_locked_elsewhere(thread uuid) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
 BEGIN
     PERFORM FROM threads WHERE thread_id = thread FOR NO KEY UPDATE SKIP LOCKED;
     RETURN NOT FOUND AND EXISTS (SELECT FROM threads WHERE thread_id = thread);
-END
-$$;
-
-CREATE FUNCTION lock_thread_for_run(ordinal integer, project_id text, run_id uuid, thread_id uuid, assistant_id uuid, graph_id text, assistant_metadata jsonb, kwargs jsonb, multitask_strategy text, worker_id uuid, metadata_filter jsonb, new_thread_only boolean, metadata jsonb, record_events boolean) RETURNS created_run
-    LANGUAGE plpgsql
-    AS $$
-#variable_conflict use_column
-DECLARE
-    mark CONSTANT jsonb := jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id);
-    created created_run;
-    thread_metadata jsonb;
-    thread_is_followed boolean;
-BEGIN
-    created.ordinal := lock_thread_for_run.ordinal;
-    created.thread_created := false;
-    SELECT threads.metadata, coalesce(threads.record_events_until > now(), false)
-      INTO thread_metadata, thread_is_followed
-      FROM threads
-     WHERE threads.thread_id = lock_thread_for_run.thread_id AND threads.project_id = lock_thread_for_run.project_id
-       AND threads.metadata @> metadata_filter
-       FOR NO KEY UPDATE;
-    created.thread_found := FOUND;
-    created.created_at := clock_timestamp(); -- not now(), because the lock may have taken time
-    IF NOT created.thread_found OR new_thread_only THEN
-        RETURN created;
-    END IF;
-    SELECT runs.run_id INTO created.active_run_id FROM runs WHERE runs.run_id = lock_thread_for_run.run_id;
-    IF FOUND THEN
-        RETURN created;
-    END IF;
-    SELECT runs.run_id INTO created.active_run_id
-      FROM runs
-     WHERE runs.thread_id = lock_thread_for_run.thread_id AND runs.status IN ('pending', 'running')
-       AND runs.run_after <= created.created_at
-     ORDER BY runs.queue_position
-     LIMIT 1;
-    IF created.active_run_id IS NOT NULL AND multitask_strategy = 'reject' THEN
-        RETURN created;
-    END IF;
-    UPDATE threads
-       SET status = 'busy', metadata = threads.metadata || mark, updated_at = created.created_at,
-           first_message = coalesce(threads.first_message, first_human_message(kwargs -> 'input'))
-     WHERE threads.thread_id = lock_thread_for_run.thread_id;
-    created.status := CASE WHEN worker_id IS NOT NULL AND created.active_run_id IS NULL THEN 'running' ELSE 'pending' END;
-    created.events_recorded := record_events OR created.status = 'pending' OR thread_is_followed;
-    created.merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
-    IF thread_is_followed THEN
-        PERFORM pg_notify('threadkeep', 'thread:' || thread_id);
-    END IF;
-    RETURN created;
 END
 $$;
 

@@ -15,74 +15,39 @@ CREATE OR REPLACE FUNCTION create_runs(
     skip_locked boolean
 ) RETURNS SETOF created_run LANGUAGE plpgsql SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    created_runs created_run[] := '{}';
-    uninserted created_run[];
-    their_threads uuid[];
+    together created_run[] := '{}';
     request record;
     created created_run;
-    has_pending boolean := false;
-    is_unflushed boolean := false;
 BEGIN
     IF cardinality(restriction) > 0 THEN
         PERFORM set_config('threadkeep.project', requests[1] ->> 'project_id', true),
                 set_config('role', 'threadkeep_tenant', true);
     END IF;
-    IF EXISTS (SELECT FROM unnest(requests) AS each WHERE jsonb_typeof(each -> 'new_thread_metadata') = 'object') THEN
-        created_runs := create_threads(requests, restriction);
+    IF cardinality(requests) > 2 THEN -- for fewer, single statements cost less
+        together := create_runs_on_new_threads(requests, restriction);
+        RETURN QUERY SELECT * FROM unnest(together);
+        IF cardinality(together) = cardinality(requests) THEN
+            RETURN;
+        END IF;
     END IF;
-    uninserted := created_runs;
-    IF cardinality(created_runs) < cardinality(requests) THEN
-        their_threads := ARRAY(SELECT (requests[run.ordinal] ->> 'thread_id')::uuid FROM unnest(created_runs) AS run);
-        FOR request IN
-            SELECT *
-              FROM run_requests(requests, restriction) AS every
-             WHERE NOT EXISTS (SELECT FROM unnest(created_runs) AS run WHERE run.ordinal = every.ordinal)
-             ORDER BY ordinal
-        LOOP
-            IF request.thread_id = ANY (their_threads) THEN -- the earlier run of the thread is this one's active run
-                PERFORM insert_runs(requests, restriction, uninserted);
-                uninserted := '{}';
-            END IF;
-            IF request.match IS NOT NULL THEN
-                PERFORM set_config('threadkeep.metadata_filter', request.match, true);
-            END IF;
-            CONTINUE WHEN skip_locked AND is_locked_elsewhere(request.thread_id);
-            FOR _ IN 1 .. 3 LOOP -- a thread that existed before may be deleted before it is locked
-                created := lock_thread_for_run(
-                    request.ordinal, request.project_id, request.run_id, request.thread_id, request.assistant_id,
-                    request.graph_id, request.assistant_metadata, request.kwargs, request.multitask_strategy,
-                    request.worker_id, request.metadata_filter, request.new_thread_only, request.metadata,
-                    request.record_events);
-                EXIT WHEN created.thread_found OR request.new_thread_metadata IS NULL;
-                created := coalesce((create_threads(requests, restriction, request.ordinal))[1], created);
-                EXIT WHEN created.thread_found;
-            END LOOP;
-            uninserted := uninserted || created;
-            IF created.status IS NOT NULL AND created.active_run_id IS NOT NULL
-               AND request.multitask_strategy IN ('interrupt', 'rollback') THEN
-                PERFORM insert_runs(requests, restriction, uninserted);
-                uninserted := '{}';
-                created.superseded_run_ids := cancel_superseded_runs(request.thread_id, request.run_id,
-                                                                     request.multitask_strategy);
-            END IF;
-            created_runs := created_runs || created;
-            their_threads := their_threads || request.thread_id;
-        END LOOP;
-    END IF;
-    PERFORM insert_runs(requests, restriction, uninserted);
-    FOREACH created IN ARRAY created_runs LOOP
-        has_pending := has_pending OR created.status = 'pending';
-        -- The client of such a run learns of it only at its end, which is flushed.
-        is_unflushed := is_unflushed
-            OR created.status = 'running' AND NOT (requests[created.ordinal] ->> 'synchronous_commit')::boolean;
+    FOR request IN
+        SELECT *
+          FROM run_requests(requests, restriction) AS every
+         WHERE NOT EXISTS (SELECT FROM unnest(together) AS run WHERE run.ordinal = every.ordinal)
+         ORDER BY ordinal -- runs of one thread keep their order
+    LOOP
+        IF request.match IS NOT NULL THEN
+            PERFORM set_config('threadkeep.metadata_filter', request.match, true);
+        END IF;
+        created := create_run(
+            request.ordinal, request.project_id, request.run_id, request.thread_id, request.assistant_id, request.graph_id,
+            request.assistant_metadata, request.kwargs, request.principal, request.multitask_strategy, request.delay_s,
+            request.ephemeral, request.synchronous_commit, request.worker_id, request.metadata_filter,
+            request.new_thread_metadata, request.new_thread_only, request.ttl_strategy, request.ttl_minutes,
+            request.ephemeral_s, request.metadata, request.record_events, skip_locked);
+        CONTINUE WHEN created.thread_found IS NULL;
         RETURN NEXT created;
     END LOOP;
-    IF has_pending THEN
-        PERFORM pg_notify('threadkeep', 'pending');
-    END IF;
-    IF is_unflushed THEN
-        PERFORM set_config('synchronous_commit', 'off', true);
-    END IF;
 END
 $$;
 
@@ -123,20 +88,136 @@ CREATE OR REPLACE FUNCTION run_requests(requests jsonb[], restriction text[]) RE
                ephemeral_s float, metadata jsonb, record_events boolean)
 $$;
 
--- Create the missing threads, in one statement, and decide on their runs. Of several requests for one thread, only the first
--- creates it. With `only_ordinal` it does so for this request alone.
+-- Create one run. `thread_found` is NULL if it is left out, because another transaction has locked the thread.
+CREATE OR REPLACE FUNCTION create_run(
+    ordinal int,
+    project_id text,
+    run_id uuid,
+    thread_id uuid,
+    assistant_id uuid,
+    graph_id text,
+    assistant_metadata jsonb,
+    kwargs jsonb,
+    principal jsonb,
+    multitask_strategy text,
+    delay_s float,
+    ephemeral boolean,
+    synchronous_commit boolean,
+    worker_id uuid,
+    metadata_filter jsonb,
+    new_thread_metadata jsonb,
+    new_thread_only boolean,
+    ttl_strategy text,
+    ttl_minutes float,
+    ephemeral_s float,
+    metadata jsonb,
+    record_events boolean,
+    skip_locked boolean
+) RETURNS created_run LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    mark CONSTANT jsonb := jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id);
+    created created_run;
+    thread_metadata jsonb;
+    thread_is_followed boolean := false;
+BEGIN
+    created.ordinal := create_run.ordinal;
+    created.thread_created := false;
+    FOR _ IN 1 .. 3 LOOP -- a thread that exists at the insert may be deleted before it is locked
+        IF new_thread_metadata IS NOT NULL THEN
+            INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until,
+                                 first_message)
+            VALUES (create_run.thread_id, create_run.project_id, 'busy', new_thread_metadata || mark,
+                    create_run.ttl_strategy, create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s),
+                    CASE WHEN ephemeral_s IS NULL THEN first_human_message(create_run.kwargs -> 'input') END)
+            ON CONFLICT (thread_id) DO NOTHING
+            RETURNING threads.metadata INTO thread_metadata;
+            created.thread_created := FOUND;
+            EXIT WHEN created.thread_created;
+        END IF;
+        IF skip_locked AND is_locked_elsewhere(create_run.thread_id) THEN
+            RETURN created;
+        END IF;
+        SELECT threads.metadata, coalesce(threads.record_events_until > now(), false)
+          INTO thread_metadata, thread_is_followed
+          FROM threads
+         WHERE threads.thread_id = create_run.thread_id AND threads.project_id = create_run.project_id
+           AND threads.metadata @> metadata_filter
+           FOR NO KEY UPDATE;
+        created.thread_found := FOUND;
+        EXIT WHEN created.thread_found OR new_thread_metadata IS NULL;
+    END LOOP;
+    created.created_at := clock_timestamp(); -- not now(), because the lock may have taken time
+    IF NOT created.thread_created THEN
+        IF NOT created.thread_found OR new_thread_only THEN
+            RETURN created;
+        END IF;
+        SELECT runs.run_id INTO created.active_run_id FROM runs WHERE runs.run_id = create_run.run_id;
+        IF FOUND THEN
+            RETURN created;
+        END IF;
+        SELECT runs.run_id INTO created.active_run_id
+          FROM runs
+         WHERE runs.thread_id = create_run.thread_id AND runs.status IN ('pending', 'running')
+           AND runs.run_after <= created.created_at
+         ORDER BY runs.queue_position
+         LIMIT 1;
+        IF created.active_run_id IS NOT NULL AND create_run.multitask_strategy = 'reject' THEN
+            RETURN created;
+        END IF;
+        UPDATE threads
+           SET status = 'busy', metadata = threads.metadata || mark, updated_at = created.created_at,
+               first_message = coalesce(threads.first_message, first_human_message(create_run.kwargs -> 'input'))
+         WHERE threads.thread_id = create_run.thread_id;
+    END IF;
+    created.thread_found := true;
+    created.status := CASE WHEN create_run.worker_id IS NOT NULL AND created.active_run_id IS NULL THEN 'running'
+                           ELSE 'pending' END;
+    created.events_recorded := record_events OR created.status = 'pending' OR thread_is_followed;
+    created.merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
+    INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
+                      multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, chain_id,
+                      started_at, created_at, updated_at)
+    VALUES (create_run.run_id, create_run.project_id, create_run.thread_id, create_run.assistant_id,
+            create_run.graph_id, created.status, created.merged_metadata, create_run.kwargs, create_run.principal,
+            create_run.multitask_strategy,
+            CASE created.status WHEN 'running' THEN 1 ELSE 0 END,
+            CASE created.status WHEN 'running' THEN create_run.worker_id END,
+            created.created_at + make_interval(secs => delay_s), create_run.ephemeral, created.events_recorded,
+            CASE WHEN created.merged_metadata -> 'chain' ->> 'run_id' = create_run.run_id::text
+                 THEN (created.merged_metadata -> 'chain' ->> 'id')::uuid END,
+            CASE created.status WHEN 'running' THEN created.created_at END,
+            created.created_at, created.created_at);
+    IF created.active_run_id IS NOT NULL AND create_run.multitask_strategy IN ('interrupt', 'rollback') THEN
+        created.superseded_run_ids := cancel_superseded_runs(create_run.thread_id, create_run.run_id,
+                                                             create_run.multitask_strategy);
+    END IF;
+    IF created.status = 'pending' THEN
+        PERFORM pg_notify('threadkeep', 'pending');
+    ELSIF NOT synchronous_commit THEN -- the client learns of the run only at its end, which is flushed
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    IF thread_is_followed THEN
+        PERFORM pg_notify('threadkeep', 'thread:' || create_run.thread_id);
+    END IF;
+    RETURN created;
+END
+$$;
+
+-- Create those of the runs whose threads do not exist yet, and their threads, by one statement each. A statement for each run
+-- would cost more than the run. Of several runs of one thread, only the first is created. The rows are those of `create_run`.
 -- The setting of row-level security changes from row to row: Postgres computes a row, inserts and checks it, and then
 -- computes the next one.
-CREATE OR REPLACE FUNCTION create_threads(requests jsonb[], restriction text[], only_ordinal int DEFAULT NULL) RETURNS created_run[]
+CREATE OR REPLACE FUNCTION create_runs_on_new_threads(requests jsonb[], restriction text[]) RETURNS created_run[]
 LANGUAGE plpgsql AS $$
 DECLARE
-    created created_run[];
+    created_runs created_run[];
 BEGIN
     WITH request AS (
         SELECT DISTINCT ON (thread_id) every.*,
                jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id) AS mark
           FROM run_requests(requests, restriction) AS every
-         WHERE new_thread_metadata IS NOT NULL AND ordinal = coalesce(only_ordinal, ordinal)
+         WHERE new_thread_metadata IS NOT NULL
          ORDER BY thread_id, ordinal -- so that two processes with the same threads do not wait for each other
     ), thread AS (
         INSERT INTO threads (thread_id, project_id, status, metadata, ttl_strategy, ttl_minutes, ephemeral_until,
@@ -155,95 +236,32 @@ BEGIN
                request.record_events OR request.worker_id IS NULL, true, true, NULL,
                CASE WHEN request.worker_id IS NULL THEN 'pending' ELSE 'running' END,
                clock_timestamp(), NULL)::created_run)
-      INTO created
+      INTO created_runs
       FROM thread JOIN request USING (thread_id);
-    RETURN coalesce(created, '{}');
-END
-$$;
-
--- Lock an existing thread and decide on a run on it. The run's row is inserted later.
-CREATE OR REPLACE FUNCTION lock_thread_for_run(
-    ordinal int,
-    project_id text,
-    run_id uuid,
-    thread_id uuid,
-    assistant_id uuid,
-    graph_id text,
-    assistant_metadata jsonb,
-    kwargs jsonb,
-    multitask_strategy text,
-    worker_id uuid,
-    metadata_filter jsonb,
-    new_thread_only boolean,
-    metadata jsonb,
-    record_events boolean
-) RETURNS created_run LANGUAGE plpgsql AS $$
-#variable_conflict use_column
-DECLARE
-    mark CONSTANT jsonb := jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id);
-    created created_run;
-    thread_metadata jsonb;
-    thread_is_followed boolean;
-BEGIN
-    created.ordinal := lock_thread_for_run.ordinal;
-    created.thread_created := false;
-    SELECT threads.metadata, coalesce(threads.record_events_until > now(), false)
-      INTO thread_metadata, thread_is_followed
-      FROM threads
-     WHERE threads.thread_id = lock_thread_for_run.thread_id AND threads.project_id = lock_thread_for_run.project_id
-       AND threads.metadata @> metadata_filter
-       FOR NO KEY UPDATE;
-    created.thread_found := FOUND;
-    created.created_at := clock_timestamp(); -- not now(), because the lock may have taken time
-    IF NOT created.thread_found OR new_thread_only THEN
-        RETURN created;
+    IF created_runs IS NULL THEN
+        RETURN '{}';
     END IF;
-    SELECT runs.run_id INTO created.active_run_id FROM runs WHERE runs.run_id = lock_thread_for_run.run_id;
-    IF FOUND THEN
-        RETURN created;
-    END IF;
-    SELECT runs.run_id INTO created.active_run_id
-      FROM runs
-     WHERE runs.thread_id = lock_thread_for_run.thread_id AND runs.status IN ('pending', 'running')
-       AND runs.run_after <= created.created_at
-     ORDER BY runs.queue_position
-     LIMIT 1;
-    IF created.active_run_id IS NOT NULL AND multitask_strategy = 'reject' THEN
-        RETURN created;
-    END IF;
-    UPDATE threads
-       SET status = 'busy', metadata = threads.metadata || mark, updated_at = created.created_at,
-           first_message = coalesce(threads.first_message, first_human_message(kwargs -> 'input'))
-     WHERE threads.thread_id = lock_thread_for_run.thread_id;
-    created.status := CASE WHEN worker_id IS NOT NULL AND created.active_run_id IS NULL THEN 'running' ELSE 'pending' END;
-    created.events_recorded := record_events OR created.status = 'pending' OR thread_is_followed;
-    created.merged_metadata := assistant_metadata || thread_metadata || metadata || mark;
-    IF thread_is_followed THEN
-        PERFORM pg_notify('threadkeep', 'thread:' || thread_id);
-    END IF;
-    RETURN created;
-END
-$$;
-
--- Insert the rows of the runs that have a status, in one statement. The settings of row-level security: see `create_threads`.
-CREATE OR REPLACE FUNCTION insert_runs(requests jsonb[], restriction text[], created_runs created_run[]) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
     INSERT INTO runs (run_id, project_id, thread_id, assistant_id, graph_id, status, metadata, kwargs, principal,
                       multitask_strategy, attempt, worker_id, run_after, ephemeral, record_events, chain_id,
                       started_at, created_at, updated_at)
     SELECT request.run_id, request.project_id, request.thread_id, request.assistant_id, request.graph_id,
            created.status, created.merged_metadata, request.kwargs, request.principal, request.multitask_strategy,
-           CASE created.status WHEN 'running' THEN 1 ELSE 0 END,
-           CASE created.status WHEN 'running' THEN request.worker_id END,
+           CASE created.status WHEN 'running' THEN 1 ELSE 0 END, request.worker_id,
            created.created_at + make_interval(secs => request.delay_s), request.ephemeral, created.events_recorded,
            CASE WHEN created.merged_metadata -> 'chain' ->> 'run_id' = request.run_id::text
                 THEN (created.merged_metadata -> 'chain' ->> 'id')::uuid END,
            CASE created.status WHEN 'running' THEN created.created_at END, created.created_at, created.created_at
       FROM unnest(created_runs) AS created,
            run_requests(requests[created.ordinal:created.ordinal], restriction[created.ordinal:created.ordinal]) AS request
-     WHERE created.status IS NOT NULL
-       AND (request.match IS NULL OR set_config('threadkeep.metadata_filter', request.match, true) IS NOT NULL);
+     WHERE request.match IS NULL OR set_config('threadkeep.metadata_filter', request.match, true) IS NOT NULL;
+    PERFORM pg_notify('threadkeep', 'pending')
+      WHERE EXISTS (SELECT FROM unnest(created_runs) AS created WHERE created.status = 'pending');
+    -- The client of such a run learns of it only at its end, which is flushed.
+    PERFORM set_config('synchronous_commit', 'off', true)
+       FROM unnest(created_runs) AS created
+      WHERE created.status = 'running' AND NOT (requests[created.ordinal] ->> 'synchronous_commit')::boolean
+      LIMIT 1;
+    RETURN created_runs;
 END
 $$;
 

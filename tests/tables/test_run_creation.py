@@ -97,7 +97,7 @@ async def test_each_request_of_a_batch_gets_its_own_result(openings: RunCreator)
 
 
 async def test_a_batch_creates_the_same_rows_as_a_single_call(api: Pool, openings: RunCreator) -> None:
-    """Ours: a run that is created in a transaction of its caller, with an Idempotency-Key for example, is no other run."""
+    """Ours: three new threads are inserted by one statement, and a single one by another."""
     new = replace(
         new_run(ids.uuid7(), WORKER),
         metadata={"of": "run"},
@@ -110,15 +110,20 @@ async def test_a_batch_creates_the_same_rows_as_a_single_call(api: Pool, opening
         record_events=False,
         thread_ttl=Ttl(strategy="delete", minutes=7.5),
     )
-    other = replace(new, run_id=ids.uuid7(), thread_id=ids.uuid7())
+    *batch, other = [replace(new, run_id=ids.uuid7(), thread_id=ids.uuid7()) for _ in range(4)]
 
-    await openings.create_run(ADA, new)
+    await _all_of(openings, *((ADA, run) for run in batch))
     async with api.connection(ADA) as conn, conn.transaction():
         await create_run_in_transaction(conn, ADA, other)
 
     async with api.connection() as conn:
-        batched, single = [await _rows_of(conn, run) for run in (new, other)]
+        batched, *others, single = [await _rows_of(conn, run) for run in (*batch, other)]
+        cursor = await conn.execute(
+            "SELECT count(DISTINCT xmin::text) FROM runs WHERE run_id = ANY(%s)", [[run.run_id for run in batch]]
+        )
+        assert await cursor.fetchone() == (1,)
     assert batched == single
+    assert [batched] * 2 == others
     assert (batched["run multitask_strategy"], batched["run principal"]) == ("reject", {"identity": "ada"})
 
 
@@ -130,7 +135,7 @@ async def test_every_field_of_a_request_is_read_under_its_name(api: Pool) -> Non
         cursor = await conn.execute(
             """
             SELECT string_agg(prosrc, '') FROM pg_proc
-             WHERE proname IN ('create_runs', 'create_threads', 'lock_thread_for_run', 'insert_runs')
+             WHERE proname IN ('create_run', 'create_runs_on_new_threads')
             """
         )
         readers = await cursor.fetchone()
