@@ -317,7 +317,7 @@ DECLARE
     mark CONSTANT jsonb := jsonb_build_object('graph_id', graph_id, 'assistant_id', assistant_id);
     created created_run;
     thread_metadata jsonb;
-    thread_is_followed boolean := false;
+    thread_is_followed boolean;
 BEGIN
     created.ordinal := create_run.ordinal;
     created.thread_created := false;
@@ -329,7 +329,7 @@ BEGIN
                     create_run.ttl_strategy, create_run.ttl_minutes, now() + make_interval(secs => ephemeral_s),
                     CASE WHEN ephemeral_s IS NULL THEN first_human_message(create_run.kwargs -> 'input') END)
             ON CONFLICT (thread_id) DO NOTHING
-            RETURNING threads.metadata INTO thread_metadata;
+            RETURNING threads.metadata, false INTO thread_metadata, thread_is_followed;
             created.thread_created := FOUND;
             EXIT WHEN created.thread_created;
         END IF;
