@@ -60,8 +60,8 @@ class Bench:
     seconds: float
     core: bool
     server: Server
-    keyed: Server
-    """The server with API keys."""
+    keys: tuple[str, ...]
+    """API keys, each of an identity of its own."""
     peers: list[Server]
 
     def round(self) -> dict[str, float]:
@@ -85,11 +85,18 @@ class Bench:
         return figures
 
     def _with_keys(self) -> dict[str, float]:
-        """The load by callers with an API key each, and the same without beside it, in turns: machines drift."""
+        """The load by callers with an API key each, and the same without beside it, in turns: machines drift.
+
+        Each round has two new servers, because processes of the same code differ by up to a fifth.
+        """
         figures: dict[str, float] = {}
-        for kind, clients in WITH_KEYS:
-            for server, label in ((self.server, "without keys"), (self.keyed, "with API keys")):
-                figures |= self._load([server], f"ours {label}, {kind}, {clients}", kind, clients)
+        with servers.ours(self.uri) as without, servers.ours(self.uri, keys=self.keys) as keyed:
+            pair = ((without, "without keys"), (keyed, "with API keys"))
+            for server, _ in pair:
+                self._load([server], "warm-up", "new thread", 12)
+            for kind, clients in WITH_KEYS:
+                for server, label in pair:
+                    figures |= self._load([server], f"ours {label}, {kind}, {clients}", kind, clients)
         return figures
 
     def _inside(self, clients: int) -> dict[str, float]:
@@ -129,11 +136,11 @@ def main() -> None:
     with database() as uri, ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         server = stack.enter_context(servers.ours(uri))
         idle = {"ours: memory_mb": server.memory_mb(), "ours: start_s": server.start_s}
-        keyed = stack.enter_context(servers.ours(uri, keys=anyio.run(servers.make_keys, uri, CALLERS)))
+        keys = anyio.run(servers.make_keys, uri, CALLERS)
         peers = [] if chosen.core else started_peers(stack, Path(folder), uri)
         idle |= {f"{peer.name}: memory_mb": peer.memory_mb() for peer in peers}
         idle |= {f"{peer.name}: start_s": peer.start_s for peer in peers}
-        bench = Bench(uri=uri, seconds=chosen.seconds, core=chosen.core, server=server, keyed=keyed, peers=peers)
+        bench = Bench(uri=uri, seconds=chosen.seconds, core=chosen.core, server=server, keys=keys, peers=peers)
         rounds: list[dict[str, float]] = []
         for number in range(chosen.rounds):
             say(f"round {number + 1} of {chosen.rounds}")
