@@ -30,7 +30,7 @@ async def authenticate(authenticator: Authenticator, request: Request[Any]) -> t
         request.scope["principal"] = of_user(run.user)
         return request.scope["principal"], request
     # Programs send no cookie, so they do not pay for the parsing.
-    if any(name == b"cookie" for name, _ in request.scope["headers"]):
+    if b"cookie" in dict(request.scope["headers"]):
         request = with_credential(request, authenticator)
     if authenticator.reads_body:
         body, receive = await read_bytes(request), request.receive

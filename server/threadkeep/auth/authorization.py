@@ -4,8 +4,9 @@ A line of the route table names one event. `PERMISSIONS` lists all events of an 
 or that several API surfaces offer. Each event is checked once.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal, TypeAlias
 
 AuthEvent: TypeAlias = Literal[
@@ -121,10 +122,11 @@ PERMISSIONS: Final[Mapping[Operation, tuple[Permission, ...]]] = {
 """Operation -> permissions that it needs, in the order in which they are checked (docs/how-to/authentication.md)."""
 
 
-def permissions(operation: Operation, conditions: Collection[Condition] = ()) -> list[Permission]:
+@cache
+def permissions(operation: Operation, conditions: frozenset[Condition] = frozenset()) -> tuple[Permission, ...]:
     """Return the permissions that an operation needs if these conditions hold."""
-    return [
+    return tuple(
         permission
         for permission in PERMISSIONS[operation]
         if permission.condition == "always" or permission.condition in conditions
-    ]
+    )

@@ -28,6 +28,7 @@ class Presence:
         """Record a request. `has_others`: whether other identities exist, or None if the authenticator does not know."""
         if has_others is not None:
             self._has_others = has_others
+            return  # so the last two principals do not matter
         # The same principal again does not become the one before itself.
         if self._latest is not None and self._latest.identity == identity:
             self._latest.at = time.monotonic()

@@ -76,7 +76,7 @@ class Filters:
 
     def narrowed(self, other: "Filters") -> "Filters":
         """The rows that both filters allow. Forbidden if they contradict each other."""
-        if other == self or not other.metadata_filter:
+        if other is self or other == self or not other.metadata_filter:
             return self
         if not self.metadata_filter:
             return other

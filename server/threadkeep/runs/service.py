@@ -289,7 +289,7 @@ class RunService:
     async def follow(self, caller: Caller, thread_id: UUID, run_id: UUID, *, may_cancel: bool = False) -> RunHandle:
         """A handle for an existing run. `may_cancel`: a disconnect of the client stops the run. Raises NotFound."""
         value = {"thread_id": thread_id, "run_id": run_id, "action": "interrupt"}
-        conditions: tuple[Condition, ...] = ("the run is cancelled on disconnect",) if may_cancel else ()
+        conditions: frozenset[Condition] = frozenset({"the run is cancelled on disconnect"} if may_cancel else ())
         filters = await _allowed(caller, "run.follow", value, conditions)
         if execution := self._in_memory(filters, thread_id, run_id):
             return self._handle(filters, None, execution)
@@ -630,7 +630,7 @@ class RunService:
 
 
 async def _allowed(
-    caller: Caller, operation: Operation, value: AuthValue, conditions: Sequence[Condition] = ()
+    caller: Caller, operation: Operation, value: AuthValue, conditions: frozenset[Condition] = frozenset()
 ) -> Filters:
     """The thread's filters for an operation on one of its runs. Raises Forbidden."""
     if caller.authenticator is None:
@@ -646,7 +646,7 @@ def _holder(user: Mapping[str, Any] | None) -> str:
     return ANONYMOUS if user is None else user["identity"]
 
 
-def _conditions(request: RunRequest, *, is_own: bool) -> set[Condition]:
+def _conditions(request: RunRequest, *, is_own: bool) -> frozenset[Condition]:
     """The conditions of `PERMISSIONS` that hold for a run request."""
     conditions: set[Condition] = set()
     if not is_own:
@@ -655,7 +655,7 @@ def _conditions(request: RunRequest, *, is_own: bool) -> set[Condition]:
         conditions.add("the thread may be created")
     if request.stops_others:
         conditions.add("the strategy stops other runs")
-    return conditions
+    return frozenset(conditions)
 
 
 def _value(event: AuthEvent, request: RunRequest, assistant_id: UUID) -> AuthValue:

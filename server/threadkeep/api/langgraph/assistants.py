@@ -261,7 +261,7 @@ async def delete(call: AuthorizedRequest[None, DeleteQuery]) -> Response:
 async def _deletable_threads(call: AuthorizedRequest[None, DeleteQuery]) -> Filters:
     """Return the filters of the threads that the caller may delete. Raise Forbidden if it may delete none."""
     filters = UNRESTRICTED
-    for permission in permissions("assistant.delete", ["the threads are deleted too"]):
+    for permission in permissions("assistant.delete", frozenset({"the threads are deleted too"})):
         if permission.resource == "thread":
             filters = await call.authorize(permission.event, {"thread_id": None, "run_id": None, "metadata": {}})
     return filters
