@@ -56,12 +56,12 @@ async def _kill(database: str, replica: Replica, starts: list[float]) -> tuple[d
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as conn:
         # Compared with `started_at`, which is Postgres's clock too.
         row = await (await conn.execute("SELECT clock_timestamp()")).fetchone()
-        # Its heartbeat is the one that stands still: the others' go on.
         cut = await (
             await conn.execute(
                 """
-                SELECT run_id::text FROM runs JOIN workers USING (worker_id)
-                 WHERE status = 'running' AND runs.started_at <= clock_timestamp()
+                SELECT run_id::text FROM runs
+                 WHERE status = 'running' AND started_at <= clock_timestamp()
+                    OR status = 'pending' AND attempt > 0 -- an earlier kill cut it off, and this one prolongs its wait
                 """
             )
         ).fetchall()
