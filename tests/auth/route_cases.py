@@ -198,7 +198,9 @@ def events_of(route: str) -> list[str]:
         return []
     if case.operation is None:
         return [ROUTES[route].event]
-    return list(dict.fromkeys(permission.event for permission in permissions(case.operation, frozenset(case.conditions))))
+    return list(
+        dict.fromkeys(permission.event for permission in permissions(case.operation, frozenset(case.conditions)))
+    )
 
 
 def documented_permissions() -> dict[str, str]:

@@ -149,6 +149,19 @@ async def test_every_field_of_a_request_is_read_under_its_name(api: Pool) -> Non
     assert [name for name in columns if not re.search(rf"\b{name}\b", readers[0])] == []
 
 
+async def test_a_run_is_created_with_each_field_in_its_place(api: Pool) -> None:
+    """Ours: the call of `create_run` is by position, and two fields of one type could change places."""
+    async with api.connection() as conn:
+        cursor = await conn.execute(
+            "SELECT proname, proargnames[1:pronargs], prosrc FROM pg_proc WHERE proname IN ('create_run', 'create_runs')"
+        )
+        functions = {name: (arguments, source) for name, arguments, source in await cursor.fetchall()}
+
+    call = re.search(r"create_run\((.*?)\);", functions["create_runs"][1], re.DOTALL)
+    assert call is not None
+    assert re.findall(r"(?:request\.)?(\w+)(?:,|$)", call[1]) == functions["create_run"][0]
+
+
 async def _rows_of(conn: Conn, new: NewRun) -> dict[str, Any]:
     """The columns of the run and of its thread, without those that differ between two of them: ids and times."""
     done = await conn.execute(
